@@ -1,0 +1,69 @@
+"""What can go wrong before anything is measured, and how it is told.
+
+EnergybenchError
+├─ UsageError        exit 2   the command line or the suite is wrong; carries every Problem found, not the first
+└─ CannotMeasure     exit 5   this machine cannot measure what the suite requires
+
+A Problem's code says which room to look in:
+E1xx files and TOML · E2xx keys, types, units · E3xx methods and their stacking · E4xx models and data
+E5xx sensors and devices · E6xx runs and records
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+EXIT_FINE, EXIT_REGRESSION, EXIT_USAGE, EXIT_TRIALS_FAILED = 0, 1, 2, 3
+EXIT_INCONCLUSIVE, EXIT_CANNOT_MEASURE, EXIT_INTERRUPTED = 4, 5, 130
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake: what happened, where, and what to type instead."""
+
+    code: str
+    message: str
+    where: str = ""  # "suites/cifar.toml:12:7"
+    hint: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        hint = f"\nhint: {self.hint}" if self.hint else ""
+        return f"error[{self.code}]: {place}{self.message}{hint}"
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+class EnergybenchError(Exception):
+    """Anything the user can mend; printed without a trace."""
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, problems: Problem | Iterable[Problem]) -> None:
+        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self) -> tuple[type, tuple[list[Problem]]]:
+        return type(self), (self.problems,)  # so that it crosses a process border whole
+
+
+class UsageError(EnergybenchError):
+    """Wrong command line or invalid suite."""
+
+
+class CannotMeasure(EnergybenchError):
+    """The machine lacks a sensor that the suite requires."""
+
+    exit_code = EXIT_CANNOT_MEASURE
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """A hint naming the valid word closest to `word`, or listing all of them when none is close."""
+    choices = sorted(words)
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"one of: {', '.join(choices)}" if choices else ""

@@ -1,0 +1,270 @@
+"""What a run leaves on disk: one JSON file per trial, whole or absent, and one `run.json` that explains them.
+
+    reports/<suite>/<run>/run.json               the suite as written and as resolved, the cells, the machine
+    reports/<suite>/<run>/records/*.json         one Trial each
+    reports/<suite>/<run>/witness/*.json         one Witness per cell: the unmetered, counted run
+    reports/<suite>/<run>/report.md
+
+SI units in the field names (_s _j _w _kg _flop _b, `_rel` for ratios); a missing figure is null with its reason, never 0.
+Imports no torch: records are read on machines that could never have made them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from energybench.errors import Problem, UsageError
+
+SCHEMA = 1
+MEASURED_SOURCES = frozenset({"gpu_counter", "gpu_power_integral", "rapl"})
+
+Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
+Role = Literal["baseline", "twin", "method", "control"]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+AnyModel = TypeVar("AnyModel", bound=Model)
+
+
+class Energy(Model):
+    """One sensor's figure for one window. `source` is one of MEASURED_SOURCES or `model(...)`."""
+
+    source: str
+    scope: str  # gpu | cpu | dram | machine
+    device: str = ""
+    energy_j: float | None = None
+    reason: str | None = None  # why energy_j is null
+    detail: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def measured(self) -> bool:
+        return self.source in MEASURED_SOURCES and self.energy_j is not None
+
+
+class Reading(Model):
+    """Everything the meters say of one window."""
+
+    wall_s: float
+    cpu_s: float | None = None  # CPU seconds of the process and its children
+    energy: list[Energy] = Field(default_factory=list)
+
+
+class Flag(Model):
+    """One reason to trust a number less; `flags.py` holds the list of codes."""
+
+    code: str
+    detail: str = ""
+
+
+class Claim(Model):
+    """What the paper or author promises: a saving relative to plain training, of all of it or of its backward."""
+
+    saving_rel: float
+    of: Literal["training", "backward"] = "training"
+    source: str = ""
+
+
+class Passes(Model):
+    """The loop's own tally. `keys` says what the steps did: {"plain": {"steps": 90, "samples": 11520}, ...}."""
+
+    forwards: int = 0
+    backwards: int = 0
+    updates: int = 0
+    samples_forward: int = 0
+    epochs_trained: float = 0
+    keys: dict[str, dict[str, int]] = Field(default_factory=dict)
+
+
+class Estimate(Model):
+    """The ledger of plain training and what the stack's own formulas make of it, in FLOPs of the whole run."""
+
+    plain_flop: float
+    estimated_flop: float
+    plain_by_phase: dict[str, float] = Field(default_factory=dict)
+    estimated_by_phase: dict[str, float] = Field(default_factory=dict)
+
+
+class Target(Model):
+    """When the target quality was first reached; null when it was not."""
+
+    metric: str
+    at_least: float
+    epoch: int | None = None
+    wall_s: float | None = None
+    energy: list[Energy] = Field(default_factory=list)
+
+
+class Trial(Model):
+    """One cell in one block, metered."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    trial: str  # file stem: "b0-i0-cnn-digits.ssprop"
+    workload: str
+    method: str  # the variant's label; "baseline" and "twin" are labels too
+    role: Role
+    of: str | None = None  # a control's method label
+    block: int
+    seed: int
+    invocation: int
+    position: int  # place in the block's random order
+    status: Status
+    reason: str | None = None
+    digest: str
+    started_at: str  # ISO 8601, UTC
+    device: str = "cpu"  # "cpu" or a GPU's UUID
+    settings: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
+
+    epochs: int | None = None
+    steps: int | None = None
+    samples: int | None = None  # size of the training set
+    phases: dict[str, Reading] = Field(default_factory=dict)  # setup, warmup, train, evaluate, ...
+    data_wait_s: float | None = None
+    memory_device_b: int | None = None
+    memory_resident_b: int | None = None
+    passes: Passes | None = None
+    quality: dict[str, float] = Field(default_factory=dict)
+    curve: list[dict[str, float | None]] = Field(default_factory=list)  # epoch, loss, wall_s
+    target: Target | None = None
+    estimate: Estimate | None = None
+    claim: Claim | None = None
+    diagnostics: dict[str, Any] = Field(default_factory=dict)
+    flags: list[Flag] = Field(default_factory=list)
+    weights_sha256: str | None = None
+
+    @property
+    def train(self) -> Reading | None:
+        return self.phases.get("train")
+
+
+class Counted(Model):
+    """What the independent counter saw of the steps of one kind."""
+
+    steps: int
+    samples: int
+    counted_steps: int
+    flop_per_sample: float
+    flop_per_sample_sd: float = 0.0
+
+
+class Witness(Model):
+    """One cell run once, unmetered, under the FLOP counter: block 0's seed."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    workload: str
+    method: str
+    role: Role
+    seed: int
+    digest: str
+    status: Status
+    reason: str | None = None
+    counted_flop: float | None = None
+    counted_error_flop: float = 0.0  # half width of a 95 % interval; 0 when every step was counted
+    outside_steps_flop: float = 0.0  # counted in an epoch but outside any step: probes, rounds
+    keys: dict[str, Counted] = Field(default_factory=dict)
+    by_op: dict[str, float] = Field(default_factory=dict)
+    uncounted_calls: dict[str, int] = Field(default_factory=dict)  # operations that neither counts
+    passes: Passes | None = None
+    estimate: Estimate | None = None
+    wall_s: float | None = None
+
+
+class Cell(Model):
+    """One workload × method variant, as planned."""
+
+    workload: str
+    method: str
+    role: Role
+    of: str | None = None
+    stack: list[dict[str, Any]] = Field(default_factory=list)  # [{use, parameters, source, sha256}], outermost first
+    claim: Claim | None = None
+    epochs: int | None = None  # a control's kept budget
+    digest: str = ""
+    expected_s: float | None = None
+    plain_flop: float | None = None
+    skipped: str | None = None  # why this cell is not run
+
+    @property
+    def name(self) -> str:
+        return f"{self.workload}.{self.method}"
+
+
+class Invocation(Model):
+    """One call of `energybench run` on this folder."""
+
+    number: int
+    argv: list[str]
+    started_at: str
+    ended_at: str | None = None
+    outcome: str | None = None
+
+
+class RunFile(Model):
+    """Everything that explains the records beside it."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    suite: str
+    about: str = ""
+    run: str
+    digest: str
+    stamp: list[str] = Field(default_factory=list)  # "quick", "--set ...": on every page's title
+    suite_path: str
+    suite_text: str
+    resolved: dict[str, Any]
+    cells: list[Cell] = Field(default_factory=list)
+    blocks: int
+    machine: dict[str, Any] = Field(default_factory=dict)
+    sources: dict[str, str] = Field(default_factory=dict)  # name → path used
+    data: dict[str, Any] = Field(default_factory=dict)  # name → {source, sha256, train, test, ...}
+    invocations: list[Invocation] = Field(default_factory=list)
+    finished: bool = False
+
+
+def write_json(path: Path, model: BaseModel | dict[str, Any]) -> None:
+    """Write whole or not at all: to a temporary name in the same folder, synced, then renamed."""
+    payload = model.model_dump(mode="json", by_alias=True) if isinstance(model, BaseModel) else model
+    text = json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path, kind: type[AnyModel]) -> AnyModel:
+    """Read one file back. Raises UsageError E601 when it is missing, cut short, edited or of an unknown schema."""
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(Problem("E601", f"cannot read it: {error.strerror}", str(path))) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UsageError(
+            Problem("E601", f"not a whole {kind.__name__} record: {place}: {first['msg']}", str(path),
+                    "move the file away and run again; the missing trial is repeated")
+        ) from None
+
+
+def read_folder(folder: Path) -> tuple[RunFile, list[Trial], list[Witness]]:
+    """A run and all its records, in a stable order."""
+    run = read(folder / "run.json", RunFile)
+    trials = [read(path, Trial) for path in sorted((folder / "records").glob("*.json"))]
+    witnesses = [read(path, Witness) for path in sorted((folder / "witness").glob("*.json"))]
+    return run, trials, witnesses
