@@ -187,7 +187,7 @@ class Cell(Model):
     of: str | None = None
     stack: list[dict[str, Any]] = Field(default_factory=list)  # [{use, parameters, source, sha256}], outermost first
     claim: Claim | None = None
-    epochs: int | None = None  # a control's kept budget
+    epochs: list[int] = Field(default_factory=list)  # a control's kept budget, block by block
     digest: str = ""
     expected_s: float | None = None
     plain_flop: float | None = None

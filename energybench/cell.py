@@ -1,0 +1,280 @@
+"""One trial: the only place where training meets metering. Runs in a process of its own; IN.json in, OUT.json out.
+
+    set up → warm up (a Run and methods of its own) → meter exactly the training → evaluate, outside → finish
+
+Also the witness: the same run, unmetered, under the FLOP counter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from energybench import discovery
+from energybench.loop import Diverged, Run
+from energybench.meter import Meter, Window
+from energybench.method import Method, Task, parameters
+from energybench.recipe import Recipe
+from energybench.record import Energy, Estimate, Flag, Reading, Target, Trial, Witness, write_json
+from energybench.seeds import stable_seed
+from energybench.witness import WitnessLayer
+from energybench.work import Line, Work
+from energybench.workloads import datasets, models
+from energybench.workloads.data import Data
+
+WITNESS_STEPS = 48  # counted steps per cell; every epoch contributes
+
+
+def main(in_path: str, out_path: str) -> None:
+    """Run the trial or witness that IN.json describes and write its record, whatever happens to it."""
+    spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
+    if spec.get("threads"):
+        torch.set_num_threads(spec["threads"])
+    kind = Witness if spec["mode"] == "witness" else Trial
+    record: dict[str, Any] = dict(spec["header"])
+    if kind is Trial:
+        record["started_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        (witness if kind is Witness else trial)(spec, record)
+        record.setdefault("status", "ok")
+    except Exception as error:
+        traceback.print_exc()
+        record["status"], record["reason"] = _verdict_on(error)
+    write_json(Path(out_path), kind.model_validate(record))
+
+
+def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
+    """Fill `record` step by step, so that a failure keeps what was known before it."""
+    phases: dict[str, Reading] = record.setdefault("phases", {})
+    device = torch.device(spec["device"])
+    synchronise = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
+    record["device"] = device_name(device)
+    record["environment"] = {"threads": torch.get_num_threads(), "torch": torch.__version__,
+                             "load_average": os.getloadavg()[0]}  # fmt: skip
+    with _phase(phases, "setup", synchronise):
+        train, test = datasets.open_data(spec["data"], spec["workload"]["data"], device)
+    with _phase(phases, "warmup", synchronise):
+        warm_up(build(spec, train, device), spec["warmup"])
+    with _phase(phases, "build", synchronise):
+        run = build(spec, train, device)
+        meters = open_meters(spec, device)
+    record |= {"epochs": run.epochs, "samples": len(train)}
+    record["settings"] = {"workload": spec["workload"], "methods": [{"name": m.name, **parameters(m)} for m in run.methods]}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+    window = Window(meters, synchronise)
+    goal = _Goal(spec["workload"].get("target"), window, test, phases, synchronise)
+    window.start()
+    try:
+        run.train(goal.after_epoch)
+    finally:
+        with contextlib.suppress(Exception):  # a device that failed cannot be synchronised either
+            window.stop()
+            phases["train"] = window.reading()
+        record |= {"curve": run.curve, "passes": run.tally.passes(), "steps": run.tally.steps,
+                   "data_wait_s": run.tally.data_wait_ns / 1e9, "target": goal.target}  # fmt: skip
+        for point in run.curve:
+            point["loss"] = point["loss"] if point["loss"] is not None and abs(point["loss"]) < 1e300 else None
+    with _phase(phases, "evaluate", synchronise):
+        record["quality"] = {key: value for key, value in run.evaluate(test).items() if abs(value) < 1e300}
+    record["memory_resident_b"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.type == "cuda":
+        record["memory_device_b"] = torch.cuda.max_memory_allocated(device)
+    record["estimate"] = estimate(spec, run)
+    record["diagnostics"] = {method.name: method.diagnostics() for method in run.methods}
+    record["flags"] = [Flag(code="inert", detail=m.name) for m in run.methods if m.acted is False]
+    if lost := next((e for e in phases["train"].energy if e.energy_j is None and e.source != "unavailable"), None):
+        record["status"], record["reason"] = "invalid", f"sensor lost: {lost.source} {lost.device}: {lost.reason}"
+    if dead := run.dead_layers():
+        record["status"], record["reason"] = "invalid", f"dead layer: {', '.join(dead)} was never entered"
+        record["flags"].append(Flag(code="dead_layer", detail=", ".join(dead)))
+    run.finish()
+    record["weights_sha256"] = fingerprint(run.model)
+
+
+def witness(spec: dict[str, Any], record: dict[str, Any]) -> None:
+    """The same run under the counter: no meters, no evaluation."""
+    started = time.perf_counter()
+    device = torch.device(spec["device"])
+    train, _ = datasets.open_data(spec["data"], spec["workload"]["data"], device)
+    layer = WitnessLayer(WITNESS_STEPS)
+    run = build(spec, train, device, layer)
+    run.train()
+    record |= layer.result(run)
+    record["estimate"] = estimate(spec, run)
+    record["wall_s"] = time.perf_counter() - started
+
+
+def build(spec: dict[str, Any], train: Data, device: torch.device, outermost: Method | None = None) -> Run:
+    """A fresh model, task and stack. The initial weights depend on the seed alone."""
+    base, workload, seed = Path(spec["base"]), spec["workload"], spec["header"]["seed"]
+    stack = [*([outermost] if outermost else []), *build_stack(spec["stack"])]
+    model = build_model(workload, spec["data"], base, seed)
+    return Run(build_task(workload, base), stack, Recipe.of(workload), model.to(device), train,
+               seed=seed, device=device, epochs=spec.get("epochs"))  # fmt: skip
+
+
+def build_task(workload: dict[str, Any], base: Path) -> Task:
+    return discovery.task(workload["task"], base)
+
+
+def build_model(workload: dict[str, Any], described: dict[str, Any], base: Path, seed: int) -> torch.nn.Module:
+    torch.manual_seed(stable_seed(seed, "init"))
+    settings = dict(workload["model"])
+    use = settings.pop("use")
+    shape, classes = tuple(described["shape"]), described["classes"]
+    if ".py" in use:
+        function = discovery.load_function(use, base)
+        model: torch.nn.Module = models.call(function, use, {"shape": shape, "classes": classes}, settings)
+        return model
+    return models.build(use, shape, classes, settings)
+
+
+def build_stack(stack: list[dict[str, Any]]) -> list[Method]:
+    """Methods outermost first, each with a name of its own: it keys random streams and diagnostics."""
+    methods: list[Method] = []
+    for item in stack:
+        source = discovery.Source(item["use"], Path(item["path"]), item["origin"], item.get("class_name"))
+        method = discovery.build(discovery.load(source), item["name"], item["parameters"])
+        methods.append(method)
+    return methods
+
+
+def warm_up(run: Run, amount: dict[str, Any]) -> None:
+    """Real steps that nobody bills, spread over the schedule so that every kind of step has run once."""
+    places = sorted({1, min(2, run.epochs), run.epochs // 2 + 1, run.epochs})
+    steps, deadline = 0, time.perf_counter() + (amount["count"] if amount["unit"] == "s" else 0)
+    while True:
+        run.epoch_number = places[steps % len(places)]
+        for batch in run.batches(run.data):
+            done = steps >= amount["count"] if amount["unit"] == "steps" else time.perf_counter() >= deadline
+            if done:
+                return
+            run.step_in_epoch = 0
+            run.step(batch)
+            steps += 1
+            run.epoch_number = places[steps % len(places)]
+
+
+def open_meters(spec: dict[str, Any], device: torch.device) -> list[Meter]:
+    """The device's own counter, or codecarbon's model where the suite wants energy and there is no sensor."""
+    measure = spec["measure"]
+    if measure["energy"] == "off":
+        return []
+    if device.type == "cuda":
+        from energybench.meter.nvml import NvmlCounter
+
+        try:
+            return [NvmlCounter([device_name(device)])]
+        except RuntimeError as error:
+            return [_Missing(str(error))]
+    if measure.get("model"):
+        from energybench.meter.carbon import CodecarbonModel
+
+        return [CodecarbonModel(measure["model"])]
+    return []
+
+
+def estimate(spec: dict[str, Any], run: Run) -> Estimate | None:
+    """The ledger of plain training, and what the stack's formulas make of it: innermost first, each a function of Work."""
+    if not spec.get("ledger"):
+        return None
+    lines = tuple(Line(**line) for line in spec["ledger"])
+    plain = Work(lines, epochs=run.recipe.epochs, samples=run.data.samples(run.recipe.batch))
+    work = plain.trained(run.epochs)
+    for method in reversed(run.methods):
+        work = method.estimate(work)
+    return Estimate(plain_flop=plain.flop, estimated_flop=work.flop,
+                    plain_by_phase=plain.by_phase(), estimated_by_phase=work.by_phase())  # fmt: skip
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """sha256 over every tensor of the state, in order."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class _Goal:
+    """The workload's target: evaluated after each epoch, outside the window, until it is reached."""
+
+    def __init__(self, target: dict[str, Any] | None, window: Window, test: Data, phases: dict[str, Reading],
+                 synchronise: Any) -> None:  # fmt: skip
+        self.target = Target(**target) if target else None
+        self._window, self._test, self._phases, self._synchronise = window, test, phases, synchronise
+
+    def after_epoch(self, run: Run) -> None:
+        if self.target is None or self.target.epoch is not None:
+            return
+        self._window.stop()
+        with _phase(self._phases, "evaluate", self._synchronise):
+            quality = run.evaluate(self._test)
+        reading = self._window.reading()
+        run.curve[-1] |= {self.target.metric: quality[self.target.metric], "wall_s": reading.wall_s}
+        if quality[self.target.metric] >= self.target.at_least:
+            self.target = self.target.model_copy(
+                update={"epoch": run.epoch_number, "wall_s": reading.wall_s, "energy": reading.energy}
+            )
+        self._window.start()
+
+
+class _Missing:
+    """A sensor that should be there and is not: every window says why."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def start(self) -> None: ...
+
+    def stop(self) -> list[Energy]:
+        return [Energy(source="unavailable", scope="gpu", reason=self.reason)]
+
+
+@contextlib.contextmanager
+def _phase(phases: dict[str, Reading], name: str, synchronise: Any) -> Iterator[None]:
+    window = Window([], synchronise)
+    window.start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):
+            window.stop()
+            now, before = window.reading(), phases.get(name)
+            wall_s, cpu_s = (before.wall_s, before.cpu_s or 0.0) if before else (0.0, 0.0)
+            phases[name] = Reading(wall_s=wall_s + now.wall_s, cpu_s=cpu_s + (now.cpu_s or 0.0))
+
+
+def device_name(device: torch.device) -> str:
+    if device.type != "cuda":
+        return device.type
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
+def _verdict_on(error: Exception) -> tuple[str, str]:
+    text = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, Diverged):
+        return "diverged", text
+    memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text
+    place = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        place = f" ({Path(frame.filename).name}:{frame.lineno})"
+    return ("out_of_memory" if memory else "failed"), f"{type(error).__name__}: {text}{place}"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

@@ -1,0 +1,232 @@
+"""The command line. Each verb imports what it needs when it is called, so that `--help` and `list` answer at once.
+
+Tables go to stdout, messages to stderr. Exit codes: 0 fine · 2 wrong usage or invalid suite · 3 some trials failed, the
+rest is reported · 5 this machine cannot measure what the suite asks · 130 interrupted, run again continues.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from energybench.errors import EXIT_INTERRUPTED, EnergybenchError, nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Verbs(click.Group):
+    """A group whose unknown verbs name the nearest known one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            hint = nearest(args[0], self.list_commands(ctx))
+            click.echo(f"error[E100]: there is no verb '{args[0]}'\nhint: {hint}", err=True)
+            ctx.exit(2)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="energybench", message="%(prog)s %(version)s")
+def app() -> None:
+    """Train the same model twice, once with the trick. See what the meter says."""
+
+
+def suite_options(function: Any) -> Any:
+    """What `run` and `check` share."""
+    for option in (
+        click.option("--device", metavar="NAME", help="cpu, cuda or cuda:1; by default a GPU if there is one."),
+        click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True,
+                     help="Change a setting: workload.train.epochs=2. Said in the report's title."),
+        click.option("--quick", is_flag=True, help="The suite's own [quick] overlay: a smoke test, stamped so."),
+        click.argument("suite"),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+@app.command()
+@suite_options
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder; default: reports/<suite>/<time>.")
+@click.option("--new", "fresh", is_flag=True, help="Start a new run even if an interrupted one could be continued.")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
+def run(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, out: Path | None, fresh: bool,
+        as_json: bool) -> None:  # fmt: skip
+    """Train every cell of SUITE (a file, or a shipped one's name) and report. Run again to continue."""
+    from energybench import runner
+    from energybench.progress import Progress
+    from energybench.suite import load
+
+    loaded = load(suite, quick=quick, overrides=overrides)
+    tables = console(to_stderr=as_json)
+    progress = Progress(console(to_stderr=True), tables)
+    code, folder = runner.run(loaded, out=out, fresh=fresh, device=device, progress=progress)
+    if as_json and code != EXIT_INTERRUPTED:
+        _print_json(_report(folder))
+    sys.exit(code)
+
+
+@app.command()
+@suite_options
+@click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+def check(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, as_json: bool) -> None:
+    """Validate SUITE without training or downloading, and print the plan: cells, trials, FLOPs, time."""
+    import tempfile
+
+    from energybench import runner
+    from energybench.launch import Launcher
+    from energybench.show import print_plan
+    from energybench.suite import load
+
+    try:
+        loaded = load(suite, quick=quick, overrides=overrides)
+        with tempfile.TemporaryDirectory(prefix="energybench-") as scratch:
+            launcher = Launcher()
+            launcher.warm()
+            planned = runner.plan(loaded, launcher, Path(scratch), device=device, download=False)
+    except EnergybenchError as error:
+        if as_json:
+            _print_json({"ok": False, "problems": [problem.as_dict() for problem in error.problems]})
+            sys.exit(error.exit_code)
+        raise
+    if as_json:
+        _print_json({"ok": True, **runner.plan_facts(planned)})
+    else:
+        print_plan(runner.plan_facts(planned), console())
+
+
+@app.command()
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+def show(path: Path) -> None:
+    """Print one record, or the trials of a run's folder."""
+    from energybench.show import print_record, print_run
+
+    (print_run if path.is_dir() else print_record)(path, console())
+
+
+@app.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+@click.option("--write", is_flag=True, help="Write FOLDER/report.md again from its records.")
+def report(folder: Path, as_json: bool, write: bool) -> None:
+    """Print the report of a run from its records. Needs no torch."""
+    from energybench.record import read_folder
+    from energybench.report.summary import summarise
+
+    summary = summarise(*read_folder(folder))
+    if write:
+        from energybench.report.markdown import markdown
+
+        (folder / "report.md").write_text(markdown(summary), encoding="utf-8")
+    if as_json:
+        _print_json(_report(folder))
+    else:
+        from energybench.report.terminal import render
+
+        render(summary, console())
+
+
+@app.command("list")
+@click.argument("what", required=False, type=click.Choice(["methods", "suites", "models", "data"]))
+@click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+def list_(what: str | None, as_json: bool) -> None:
+    """Methods, suites, models and data sets that can be used by name."""
+    from energybench.listing import listing, print_listing
+
+    found = listing()
+    found = {what: found[what]} if what else found
+    if as_json:
+        _print_json(found)
+    else:
+        print_listing(found)
+
+
+@app.group()
+def new() -> None:
+    """Start a file of your own."""
+
+
+@new.command("method")
+@click.argument("name")
+def new_method(name: str) -> None:
+    """Write methods/NAME.py: a method that works, to be changed."""
+    from energybench.listing import write_method
+
+    path = write_method(name, Path.cwd())
+    click.echo(f"{path} written. Try it with a suite that has:\n\n    [[method]]\n    use = \"{name}\"\n")
+
+
+@app.command()
+@click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+def doctor(as_json: bool) -> None:
+    """What this machine can measure, what it cannot, and what would change that."""
+    from energybench.doctor import examine
+    from energybench.show import print_doctor
+
+    facts = examine()
+    if as_json:
+        _print_json(facts)
+    else:
+        print_doctor(facts, console())
+
+
+@app.command()
+def schema() -> None:
+    """The suite's JSON Schema, so that an editor can complete and check one."""
+    from energybench.suite import schema_json
+
+    _print_json(schema_json())
+
+
+@app.command()
+@click.argument("in_path", metavar="IN.json", type=click.Path(exists=True, dir_okay=False))
+@click.argument("out_path", metavar="OUT.json", type=click.Path(dir_okay=False))
+def cell(in_path: str, out_path: str) -> None:
+    """Run one trial described by IN.json and write its record: what `run` does in each child process."""
+    from energybench.cell import main as run_cell
+
+    run_cell(in_path, out_path)
+
+
+def console(to_stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=to_stderr, highlight=False)
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    from energybench.record import read_folder
+    from energybench.report.summary import summarise, to_json
+
+    return to_json(summarise(*read_folder(folder)))
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json_module.dumps(value, indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """The console script: our own errors without a trace, Ctrl-C as exit 130."""
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except EnergybenchError as error:
+        for problem in error.problems:
+            click.echo(str(problem), err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:  # | head
+        sys.stderr.close()
+
+
+if __name__ == "__main__":
+    main()

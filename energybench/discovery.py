@@ -1,0 +1,237 @@
+"""Find methods by name and read what they say of themselves; load one and build it from a suite's parameters.
+
+Order of looking: a given path, `./methods`, entry points (`energybench.methods`), the methods shipped with energybench.
+Listing reads files as text, so it needs neither torch nor trust; loading runs the file and happens in a child process.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from energybench.errors import Problem, UsageError, nearest
+from energybench.method import Method, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a method comes from. `origin`: given | ./methods | entry point | shipped."""
+
+    name: str
+    path: Path
+    origin: str
+    class_name: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a method file says: its first sentence, the whole docstring, its parameters as (name, type, default)."""
+
+    name: str
+    origin: str
+    path: str
+    summary: str
+    text: str
+    parameters: tuple[tuple[str, str, str], ...]
+
+
+def shipped(kind: str) -> Path:
+    """The folder of shipped `methods` or `suites`: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "shipped" / kind
+    return inside if inside.is_dir() else package.parent / kind
+
+
+def sources(here: Path | None = None) -> dict[str, Source]:
+    """Every method that can be used by name; the first place to have it wins."""
+    found: dict[str, Source] = {}
+    for origin, files in ((("./methods"), _python_files((here or Path.cwd()) / "methods")),
+                          ("entry point", _entry_points()),
+                          ("shipped", _python_files(shipped("methods")))):  # fmt: skip
+        for name, path in files:
+            found.setdefault(name, Source(name, path, origin))
+    return found
+
+
+def find(use: str, base: Path | None = None, where: str = "") -> Source:
+    """The method that a suite names: a name, "file.py" or "file.py:Class", relative to `base`. Raises E301."""
+    file, _, class_name = use.partition(":")
+    if file.endswith(".py"):
+        path = (base or Path.cwd()) / file
+        if not path.is_file():
+            raise UsageError(Problem("E301", f"there is no file '{file}'", where, f"looked at {path}"))
+        return Source(path.stem, path.resolve(), "given", class_name or None)
+    known = sources()
+    if use not in known:
+        raise UsageError(
+            Problem("E301", f"no method is called '{use}'", where,
+                    nearest(use, known) + f"; or write your own: energybench new method {use}")
+        )
+    return known[use]
+
+
+def load(source: Source, kind: type = Method) -> type:
+    """Run a file and return its class. Raises UsageError E302 with the file's own error."""
+    try:
+        module = load_module(source.path)
+    except Exception as error:
+        line = _line_in(error, source.path)
+        raise UsageError(
+            Problem("E302", f"loading it failed: {type(error).__name__}: {error}", f"{source.path}{line}")
+        ) from error
+    own = [value for value in vars(module).values()
+           if isinstance(value, type) and issubclass(value, kind) and value.__module__ == module.__name__]  # fmt: skip
+    plain = source.name.replace("_", "").replace("-", "").lower()
+    wanted = [c for c in own if c.__name__ == source.class_name] if source.class_name else (
+        [c for c in own if c.__name__.lower() == plain] or (own if len(own) == 1 else []))  # fmt: skip
+    if not wanted:
+        names = ", ".join(c.__name__ for c in own) or "none"
+        raise UsageError(
+            Problem("E302", f"no {kind.__name__} class named after '{source.class_name or source.name}' (found: {names})",
+                    str(source.path), f'name the class: use = "{source.path.name}:ClassName"')
+        )
+    return wanted[0]
+
+
+def load_function(use: str, base: Path, where: str = "") -> Callable[..., Any]:
+    """The user's own "file.py:function" of a workload. Raises E401."""
+    file, _, name = use.partition(":")
+    path = (base / file).resolve()
+    if not path.is_file():
+        raise UsageError(Problem("E401", f"there is no file '{file}'", where, f"looked at {path}"))
+    try:
+        function = getattr(load_module(path), name or path.stem, None)
+    except Exception as error:
+        raise UsageError(
+            Problem("E401", f"loading it failed: {type(error).__name__}: {error}", f"{path}{_line_in(error, path)}")
+        ) from error
+    if not callable(function):
+        raise UsageError(Problem("E401", f"'{path.name}' has no function '{name or path.stem}'", where))
+    return function
+
+
+def load_module(path: Path) -> Any:
+    name = f"energybench_user_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while they are built
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def build(kind: type, name: str, values: dict[str, Any], where: Callable[[str], str] = lambda key: "") -> Any:
+    """A method or task from a suite's values, each checked against its field's type and unit. Collects every mistake."""
+    import pydantic
+
+    hints = get_type_hints(kind, include_extras=True)
+    own = {field.name: field for field in fields(kind) if field.init} if is_dataclass(kind) else {}
+    problems = [Problem("E303", f"'{name}' takes no parameter '{key}'", where(key), nearest(key, own) or "it takes none")
+                for key in values if key not in own]  # fmt: skip
+    settings: dict[str, Any] = {}
+    for key, field in own.items():
+        default = field.default
+        if default is MISSING:
+            default = pydantic.Field(default_factory=field.default_factory) if field.default_factory is not MISSING else ...
+        settings[key] = (hints[key], default)
+    config = pydantic.ConfigDict(strict=True, validate_default=True, arbitrary_types_allowed=True, protected_namespaces=())
+    model = pydantic.create_model(f"{name}_parameters", __config__=config, **settings)
+    try:
+        checked = model.model_validate({key: value for key, value in values.items() if key in own})
+        if not problems:
+            method = kind(**{key: getattr(checked, key) for key in own})
+            method.name = name
+            return method
+    except pydantic.ValidationError as error:
+        for detail in error.errors():
+            key = str(detail["loc"][0]) if detail["loc"] else ""
+            message = detail["msg"].removeprefix("Value error, ")
+            given = f" (given: {detail['input']!r})" if detail["type"] != "missing" else ""
+            problems.append(Problem("E304", f"'{name}' parameter '{key}': {message}{given}", where(key)))
+    except (ValueError, TypeError) as error:  # from the method's own __post_init__
+        problems.append(Problem("E304", f"'{name}': {error}", where("")))
+    raise UsageError(problems)
+
+
+def cards(here: Path | None = None) -> list[Card]:
+    """Every method's card, read without running it."""
+    return [card(source) for _, source in sorted(sources(here).items())]
+
+
+def card(source: Source) -> Card:
+    tree = ast.parse(source.path.read_text(encoding="utf-8"))
+    text = ast.get_docstring(tree) or ""
+    parameters: list[tuple[str, str, str]] = []
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list):
+            parameters += [(item.target.id, ast.unparse(item.annotation), ast.unparse(item.value) if item.value else "required")
+                           for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+                           and "ClassVar" not in ast.unparse(item.annotation)
+                           and "init=False" not in (ast.unparse(item.value) if item.value else "")]  # fmt: skip
+            break
+    summary = " ".join(text.split("\n\n")[0].split())
+    return Card(source.name, source.origin, str(source.path), summary, text, tuple(parameters))
+
+
+def _python_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    if folder.is_dir():
+        for path in sorted(folder.glob("*.py")):
+            if not path.name.startswith("_"):
+                yield path.stem, path.resolve()
+
+
+def _entry_points() -> Iterator[tuple[str, Path]]:
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group="energybench.methods"):
+        module = point.value.partition(":")[0]
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.origin:
+            yield point.name, Path(spec.origin)
+
+
+def _line_in(error: BaseException, path: Path) -> str:
+    """":12" — the last line of `path` in the error's trace."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f":{error.lineno}"
+    line, trace = "", error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = f":{trace.tb_lineno}"
+        trace = trace.tb_next
+    return line
+
+
+TASKS = {"classification": "energybench.workloads.classification:Classification"}
+
+
+def task(use: str, base: Path, where: str = "") -> Task:
+    """A workload's task by name, or the user's "file.py:Class"."""
+    if use in TASKS:
+        module, _, name = TASKS[use].partition(":")
+        return getattr(importlib.import_module(module), name)()
+    if ".py" not in use:
+        raise UsageError(Problem("E403", f"no task is called '{use}'", where, nearest(use, TASKS) + ', or "file.py:Class"'))
+    file, _, class_name = use.partition(":")
+    path = (base / file).resolve()
+    if not path.is_file():
+        raise UsageError(Problem("E403", f"there is no file '{file}'", where, f"looked at {path}"))
+    made = load(Source(path.stem, path, "given", class_name or None), Task)()
+    return made

@@ -1,0 +1,104 @@
+"""The folder of a run: found again, locked, opened, closed. A run that was interrupted is continued by the same command."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from energybench.errors import EnergybenchError, Problem, UsageError
+from energybench.record import RunFile, Trial, Witness, read, write_json
+
+
+class Folder:
+    """reports/<suite>/<run>/, or the one given with --out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def records(self) -> Path:
+        return self.path / "records"
+
+    @property
+    def witnesses(self) -> Path:
+        return self.path / "witness"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.md"
+
+    def run_file(self) -> RunFile | None:
+        file = self.path / "run.json"
+        return read(file, RunFile) if file.exists() else None
+
+    def trials(self) -> list[Trial]:
+        return [read(path, Trial) for path in sorted(self.records.glob("*.json"))]
+
+    def witnessed(self) -> list[Witness]:
+        return [read(path, Witness) for path in sorted(self.witnesses.glob("*.json"))]
+
+    def save(self, run: RunFile) -> None:
+        write_json(self.path / "run.json", run)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held for as long as a run writes here. Raises UsageError E604 while another one does."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UsageError(
+                Problem("E605", f"cannot write there: {error.strerror}", str(self.path), "name another folder with --out")
+            ) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise UsageError(
+                Problem("E604", "another energybench is running in this folder", str(self.path),
+                        "wait for it, or name another folder with --out")
+            ) from None
+        try:
+            yield
+        finally:
+            (self.path / ".lock").unlink(missing_ok=True)
+            os.close(handle)
+
+
+def choose(suite: str, digest: str, out: Path | None, fresh: bool) -> Folder:
+    """Where this run goes: `out`, the newest unfinished run of the same digest, or a new folder.
+
+    Raises UsageError E602, E603 when `out` holds a finished or a different run.
+    """
+    if out is not None:
+        folder = Folder(out)
+        run = folder.run_file()
+        if run is not None and run.digest != digest:
+            raise UsageError(
+                Problem("E603", "this folder holds a run of other settings, methods or versions; they are never mixed",
+                        str(out), "name another folder with --out")
+            )
+        if run is not None and run.finished:
+            raise UsageError(
+                Problem("E602", "this run is finished", str(out),
+                        f"read it with: energybench report {out} — or name another folder with --out")
+            )
+        return folder
+    home = Path("reports") / suite
+    if not fresh:
+        for file in sorted(home.glob("*/run.json"), reverse=True):
+            try:
+                run = read(file, RunFile)
+            except EnergybenchError:
+                continue  # not ours to mend: a new folder leaves it as it is
+            if run.digest == digest and not run.finished:
+                return Folder(file.parent)
+    stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
+    path, number = home / stamp, 2
+    while path.exists():
+        path, number = home / f"{stamp}-{number}", number + 1
+    return Folder(path)

@@ -1,0 +1,116 @@
+"""Each trial in a process of its own, forked from a server that has imported everything and computed nothing.
+
+The parent imports no torch and blocks while a trial runs. The child leads a session of its own, so that at its limit it
+is killed with everything it started; if the parent dies, the server ends, and the kernel ends the child with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+PRELOAD = "energybench.preload"
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a child ended. `reason` is None when it ended by itself with status 0."""
+
+    seconds: float
+    timed_out: bool = False
+    reason: str | None = None
+    killed: bool = False  # by a signal that we did not send
+
+
+class Launcher:
+    """Starts children one at a time. `start_seconds` is how long the server took to import."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([PRELOAD])
+
+    def warm(self) -> None:
+        """Start the server now, so that imports overlap with what the caller does next."""
+        multiprocessing.forkserver.ensure_running()
+
+    def call(self, target: str, in_path: Path, out_path: Path, *, log: Path | None = None, limit_s: float | None = None,
+             tick: Callable[[float], None] | None = None, tick_s: float = 5.0) -> Outcome:  # fmt: skip
+        """Run `module:function`(IN, OUT) in a child and wait, asleep, until it ends or its limit has passed.
+
+        log:  where its output goes; None: to ours
+        tick: called with the elapsed seconds every `tick_s`
+        """
+        started = time.monotonic()
+        child = self._context.Process(target=_child, args=(target, str(in_path), str(out_path), str(log) if log else None))
+        child.start()
+        try:
+            timed_out = not self._wait(child, started, limit_s, tick, tick_s)
+        except BaseException:
+            self._kill(child)
+            raise
+        if timed_out:
+            self._kill(child)
+            return Outcome(time.monotonic() - started, True, f"it ran past its limit of {limit_s:g} s")
+        self._sweep(child.pid)
+        code = child.exitcode
+        if not code:
+            return Outcome(time.monotonic() - started)
+        reason = f"it ended with status {code}"
+        if code < 0:
+            name = signal.Signals(-code).name
+            reason = f"it was killed by {name}" + (", most often for lack of memory" if -code == signal.SIGKILL else "")
+        return Outcome(time.monotonic() - started, False, reason, killed=code < 0)
+
+    def _wait(self, child: multiprocessing.process.BaseProcess, started: float, limit_s: float | None,
+              tick: Callable[[float], None] | None, tick_s: float) -> bool:  # fmt: skip
+        while True:
+            elapsed = time.monotonic() - started
+            left = float("inf") if limit_s is None else limit_s - elapsed
+            if left <= 0:
+                return False
+            pause = min(left, tick_s if tick else left)
+            child.join(None if pause == float("inf") else pause)
+            if child.exitcode is not None:
+                return True
+            if tick:
+                tick(time.monotonic() - started)
+
+    def _kill(self, child: multiprocessing.process.BaseProcess) -> None:
+        self._sweep(child.pid)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(child.pid or 0, signal.SIGKILL)
+        child.join()
+
+    @staticmethod
+    def _sweep(group: int | None) -> None:
+        """Whatever the child left running in its session's process group."""
+        if group:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+
+
+def _child(target: str, in_path: str, out_path: str, log: str | None) -> None:
+    os.setsid()
+    with contextlib.suppress(OSError, AttributeError):  # Linux: die with the server, and so with the parent
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if log:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        os.close(handle)
+    module, _, function = target.partition(":")
+    getattr(importlib.import_module(module), function)(in_path, out_path)
+    sys.stdout.flush()
+    sys.stderr.flush()

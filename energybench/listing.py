@@ -1,0 +1,130 @@
+"""`list` and `new`: what can be used by name, read without running it; and a first file of one's own."""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from energybench.discovery import cards, shipped, sources
+from energybench.errors import Problem, UsageError
+
+TEMPLATE = '''"""{name}: one sentence that says what it does.
+
+Paper: ... Promises: ... Composes with: ...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from energybench import Method
+
+
+@dataclass
+class {class_name}(Method):
+    """every: train on each batch but every n-th one"""
+
+    every: int = 2
+
+    def __post_init__(self) -> None:
+        if self.every < 2:
+            raise ValueError(f"every is at least 2, not {{self.every}}")
+
+    def setup(self, run):
+        self.acted = False
+        self._seen = self._trained = 0
+
+    def batches(self, run, data, inner):
+        for batch in inner(data):
+            self._seen += 1
+            if self._seen % self.every == 0:
+                run.tally.mark(self)  # it acted: a batch is left out
+                continue
+            self._trained += 1
+            yield batch
+
+    def estimate(self, work):
+        return work.trained(work.epochs * self._trained / self._seen) if self._seen else work
+'''
+
+
+def listing(here: Path | None = None) -> dict[str, list[dict[str, Any]]]:
+    """{methods, suites, models, data}: each entry has a name, a summary and where it comes from."""
+    return {
+        "methods": [{key: value for key, value in asdict(card).items() if key != "text"} for card in cards(here)],
+        "suites": _suites(here or Path.cwd()),
+        "models": _functions("models.py", "OWN") + [{"name": "<any torchvision classifier>",
+                                                     "summary": "resnet18, vit_b_16, … by torchvision's name",
+                                                     "origin": "torchvision"}],
+        "data": _functions("datasets.py", "SHIPPED") + [
+            {"name": name, "summary": "$ENERGYBENCH_DATA, or torchvision's download", "origin": "torchvision"}
+            for name in _keys("datasets.py", "TORCHVISION")
+        ] + [{"name": "<any folder>", "summary": "$ENERGYBENCH_DATA/<name>/{train,test}/<class>/*.png", "origin": "yours"}],
+    }  # fmt: skip
+
+
+def print_listing(found: dict[str, list[dict[str, Any]]]) -> None:
+    width = shutil.get_terminal_size((100, 24)).columns
+    for kind, entries in found.items():
+        click.echo(click.style(kind, bold=True))
+        longest = max((len(entry["name"]) for entry in entries), default=0)
+        for entry in entries:
+            summary = entry["summary"].removeprefix(f"{entry['name']}: ")
+            room = max(20, width - longest - 6)
+            text = summary if len(summary) <= room else summary[: room - 1].rsplit(" ", 1)[0] + " …"
+            click.echo(f"  {entry['name']:<{longest}}  {text}")
+            if entry.get("parameters"):
+                shown = ", ".join(f"{name} = {default}" for name, _, default in entry["parameters"])
+                click.echo(click.style(f"  {'':<{longest}}  {shown}", dim=True))
+
+
+def write_method(name: str, here: Path) -> Path:
+    """methods/NAME.py from a template that trains. Raises UsageError E305 for a name it cannot have."""
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+        raise UsageError(Problem("E305", f"'{name}' cannot be a method's name", hint="use letters, digits and _, as my_method"))
+    if name in sources(here):
+        raise UsageError(Problem("E305", f"there is a method '{name}' already: {sources(here)[name].path}"))
+    path = here / "methods" / f"{name}.py"
+    path.parent.mkdir(exist_ok=True)
+    class_name = "".join(part.capitalize() for part in name.split("_") if part)
+    path.write_text(TEMPLATE.format(name=name, class_name=class_name), encoding="utf-8")
+    return path.relative_to(here)
+
+
+def _suites(here: Path) -> list[dict[str, Any]]:
+    import tomllib
+
+    found: dict[str, dict[str, Any]] = {}
+    for origin, folder in (("./suites", here / "suites"), ("shipped", shipped("suites"))):
+        for path in sorted(folder.glob("*.toml")) if folder.is_dir() else []:
+            try:
+                about = tomllib.loads(path.read_text(encoding="utf-8")).get("about", "")
+            except (tomllib.TOMLDecodeError, OSError) as error:
+                about = f"cannot be read: {error}"
+            found.setdefault(path.stem, {"name": path.stem, "summary": about, "origin": origin, "path": str(path)})
+    return list(found.values())
+
+
+def _tree(file: str) -> ast.Module:
+    return ast.parse((Path(__file__).parent / "workloads" / file).read_text(encoding="utf-8"))
+
+
+def _keys(file: str, table: str) -> list[str]:
+    """The keys of a module's table of names, read as text: importing it would import torch."""
+    for node in _tree(file).body:
+        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(target, ast.Name) and target.id == table and isinstance(node.value, ast.Dict):  # type: ignore[union-attr]
+            return [str(ast.literal_eval(key)) for key in node.value.keys if key is not None]  # type: ignore[union-attr]
+    return []
+
+
+def _functions(file: str, table: str) -> list[dict[str, Any]]:
+    texts = {node.name: ast.get_docstring(node) or "" for node in _tree(file).body if isinstance(node, ast.FunctionDef)}
+    return [{"name": name, "summary": " ".join(texts.get(name, "").split("\n\n")[0].split()), "origin": "shipped"}
+            for name in _keys(file, table)]  # fmt: skip

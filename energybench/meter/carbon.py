@@ -1,0 +1,97 @@
+"""Carbon from codecarbon's tables, offline; and codecarbon's modelled power for a machine without a sensor.
+
+A modelled figure is labelled `model(codecarbon ...)`: it is time in another unit, never a measured saving.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import psutil
+
+from energybench.errors import Problem, UsageError, nearest
+from energybench.record import Energy
+
+J_PER_KWH = 3.6e6
+
+
+def intensity(zone: str) -> dict[str, Any]:
+    """{zone, intensity_kg_per_j, source, year} of a country by its ISO 3166 alpha-3 code. Raises UsageError E502."""
+    table = _table()
+    entry = table.get(zone)
+    if entry is None or not isinstance(entry.get("carbon_intensity"), (int, float)):
+        names = {str(e.get("country_name", "")).lower(): code for code, e in table.items()}
+        hint = f"did you mean '{names[zone.lower()]}'?" if zone.lower() in names else nearest(zone.upper(), table)
+        raise UsageError(Problem("E502", f"no carbon intensity is known for the country '{zone}'",
+                                 hint=hint if len(hint) < 80 else "use its ISO 3166 code of three letters, such as FRA"))  # fmt: skip
+    import codecarbon
+
+    return {
+        "zone": zone,
+        "country": entry["country_name"],
+        "intensity_kg_per_j": entry["carbon_intensity"] / 1e3 / J_PER_KWH,  # the table is in g/kWh
+        "year": entry.get("year"),
+        "source": f"codecarbon {codecarbon.__version__}, global_energy_mix.json",
+    }
+
+
+def _table() -> dict[str, Any]:
+    from codecarbon.input import DataSource
+
+    return dict(DataSource().get_global_energy_mix_data())
+
+
+def model_parameters() -> dict[str, Any]:
+    """What codecarbon assumes of this machine: {cpu, tdp_w, tdp_source, ram_w}. Slow (a table of every CPU): once a run."""
+    from codecarbon.core.cpu import TDP
+    from codecarbon.external.ram import RAM
+
+    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # what it warns of is in `tdp_source`
+    found = TDP()
+    return {
+        "cpu": found.model,
+        "tdp_w": float(found.tdp) if found.tdp else 4.0 * (psutil.cpu_count() or 1),
+        "tdp_source": "codecarbon's table" if found.tdp else "codecarbon's fallback of 4 W per thread",
+        "ram_w": float(RAM(tracking_mode="machine").total_power().W),
+    }
+
+
+class CodecarbonModel:
+    """codecarbon 3.3's CPU-load mode over one window: TDP × (0.1 + 0.9·load³) + RAM, load of the whole machine in 0–1."""
+
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        self.tdp_w, self.ram_w = parameters["tdp_w"], parameters["ram_w"]
+        self._before: tuple[float, float] = (0.0, 0.0)
+        self._clock_s = 0.0
+
+    def start(self) -> None:
+        self._before, self._clock_s = _busy_and_total(), _now_s()
+
+    def stop(self) -> list[Energy]:
+        seconds = _now_s() - self._clock_s
+        busy, total = (after - before for after, before in zip(_busy_and_total(), self._before, strict=True))
+        load = min(1.0, max(0.0, busy / total)) if total > 0 else 1.0
+        detail = {"load_rel": load, "tdp_w": self.tdp_w, "ram_w": self.ram_w}
+        return [
+            Energy(source="model(codecarbon cpu_load)", scope="cpu", device="cpu",
+                   energy_j=cpu_power_w(self.tdp_w, load) * seconds, detail=detail),
+            Energy(source="model(codecarbon ram)", scope="dram", device="ram", energy_j=self.ram_w * seconds),
+        ]  # fmt: skip
+
+
+def cpu_power_w(tdp_w: float, load: float) -> float:
+    """codecarbon's `CPU._get_power_from_cpu_load`, machine mode: held against it in the tests."""
+    return tdp_w * (0.1 + 0.9 * load**3)
+
+
+def _busy_and_total() -> tuple[float, float]:
+    times = psutil.cpu_times()
+    total = sum(times[:8]) if len(times) >= 8 else sum(times)
+    return total - times.idle - getattr(times, "iowait", 0.0), total
+
+
+def _now_s() -> float:
+    import time
+
+    return time.perf_counter()

@@ -1,0 +1,351 @@
+"""Everything about a suite that can be checked, decoded or counted before training; runs in a child process.
+
+Methods are loaded and built, stacks checked, data decoded once, models built, the ledger of plain training traced, a few
+plain steps timed for the expected duration. Every mistake is collected; nothing here is metered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from energybench import __version__, cell, discovery
+from energybench.errors import EnergybenchError, Problem
+from energybench.loop import Run
+from energybench.meter.carbon import intensity, model_parameters
+from energybench.meter.nvml import NvmlCounter
+from energybench.method import Batch, Method, Task, check_stack, parameters
+from energybench.recipe import Recipe
+from energybench.record import Cell, Claim
+from energybench.seeds import digest, stable_seed
+from energybench.torchvision_shim import import_torchvision
+from energybench.work import Line
+from energybench.workloads import datasets
+from energybench.workloads.data import Data
+
+TIMED_STEPS = 3
+
+
+def main(in_path: str, out_path: str) -> None:
+    spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
+    result = Plan(spec).result()
+    Path(out_path).write_text(json.dumps(result), encoding="utf-8")
+
+
+class Plan:
+    """Checks a suite piece by piece, so that one mistake does not hide the next."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.spec, self.base = spec, Path(spec["base"])
+        self.device = torch.device(spec["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if spec.get("threads"):
+            torch.set_num_threads(spec["threads"])
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        self.data: dict[str, dict[str, Any]] = {}
+
+    def result(self) -> dict[str, Any]:
+        stacks = {variant["label"]: self.stack(variant) for variant in self.spec["variants"]}
+        workloads = {workload["name"]: self.workload(workload) for workload in self.spec["workloads"]}
+        self.check_stacks(stacks)
+        machine = self.machine() | self.energy()
+        cells: list[Cell] = []
+        if not self.problems:
+            cells = [c for w in self.spec["workloads"] for c in self.cells(w, workloads[w["name"]], stacks)]
+        return {
+            "problems": [problem.as_dict() for problem in self.problems],
+            "notes": self.notes,
+            "device": str(self.device),
+            "workloads": workloads,
+            "cells": [c.model_dump(mode="json") for c in cells],
+            "machine": machine,
+            "digest": digest([[c.digest for c in cells], *(self.spec[key] for key in ("blocks", "seed", "twin", "stamp", "accept"))]),
+        }
+
+    # ── methods ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stack(self, variant: dict[str, Any]) -> list[tuple[dict[str, Any], Method]]:
+        """(what a cell needs to rebuild it, the method), outermost first."""
+        built: list[tuple[dict[str, Any], Method]] = []
+        for item in variant["stack"]:
+            where = item["where"]
+            try:
+                source = discovery.find(item["use"], self.base, where.get("", ""))
+                kind = discovery.load(source)
+                taken = [entry["name"] for entry, _ in built]
+                name = source.name if source.name not in taken else f"{source.name}#{taken.count(source.name) + 1}"
+                method = discovery.build(kind, name, item["parameters"],
+                                         lambda key, where=where: where.get(key, where.get("", "")))  # fmt: skip
+            except EnergybenchError as error:
+                self.problems += error.problems
+                continue
+            described = {"use": source.name, "name": name, "path": str(source.path), "origin": source.origin,
+                         "class_name": source.class_name, "sha256": source.sha256,
+                         "parameters": item["parameters"]}  # fmt: skip
+            built.append((described | {"resolved": parameters(method)}, method))
+        return built
+
+    def check_stacks(self, stacks: dict[str, list[tuple[dict[str, Any], Method]]]) -> None:
+        seen: set[tuple[str, str]] = set()
+        for pair in self.spec["pairs"]:
+            workload = next(w for w in self.spec["workloads"] if w["name"] == pair["workload"])
+            key = (pair["variant"], workload["task"])
+            if pair["skipped"] or key in seen:
+                continue
+            seen.add(key)
+            variant = next(v for v in self.spec["variants"] if v["label"] == pair["variant"])
+            try:
+                task = discovery.task(workload["task"], self.base, workload["where"].get("task", ""))
+            except EnergybenchError:
+                continue  # already reported with its workload
+            methods = [method for _, method in stacks[pair["variant"]]]
+            self.problems += check_stack(methods, task, variant["stack"][0]["where"].get("", ""))
+
+    # ── workloads ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def workload(self, workload: dict[str, Any]) -> dict[str, Any]:
+        """{data, ledger, parameters, step_s, steps}; what failed is missing and its problem collected."""
+        where, found = workload["where"], dict[str, Any]()
+        self.check_precision(workload)
+        steps = {
+            "data": ("data", lambda: self.prepare(workload)),
+            "task": ("task", lambda: discovery.task(workload["task"], self.base, where.get("task", ""))),
+            "model": ("model", lambda: cell.build_model(workload, found["data"], self.base, self.spec["seed"])),
+        }
+        for key, (table, build) in steps.items():
+            try:
+                found[key] = build()
+            except EnergybenchError as error:
+                for problem in error.problems:
+                    self.problems.append(_placed(problem, where.get(table, "")))
+                if key == "data":
+                    return {}
+            except (RuntimeError, ValueError, TypeError, IndexError, OSError) as error:
+                self.problems.append(Problem("E404", f"building the {key} failed: {type(error).__name__}: {error}",
+                                             where.get(table, "")))  # fmt: skip
+        if {"data", "task", "model"} - set(found):
+            return {}
+        return self.trace(workload, found["data"], found["task"], found["model"])
+
+    def prepare(self, workload: dict[str, Any]) -> dict[str, Any]:
+        spec = workload["data"]
+        key = digest([spec["use"], spec.get("subset"), spec.get("test_subset"), spec.get("options"), spec["resident"]])
+        if key not in self.data:
+            function = discovery.load_function(spec["use"], self.base) if ".py" in spec["use"] else None
+            self.data[key] = datasets.prepare(spec, Path(self.spec["cache"]), function=function,
+                                              download=self.spec["download"])  # fmt: skip
+        return self.data[key]
+
+    def check_precision(self, workload: dict[str, Any]) -> None:
+        if workload["train"]["precision"] == "bf16" and self.device.type == "cpu" and not native_bf16():
+            self.problems.append(
+                Problem("E405", f"'{workload['name']}' asks for bf16, which this processor emulates: 8–25× slower",
+                        workload["where"].get("train.precision", workload["where"].get("", "")),
+                        "add --set workload.train.precision=fp32, or --quick where the suite's overlay has it")
+            )
+
+    def trace(self, workload: dict[str, Any], described: dict[str, Any], task: Task, model: nn.Module) -> dict[str, Any]:
+        """The ledger of plain training and the time of a few plain steps, on real samples."""
+        recipe = Recipe.of(workload)
+        train, test = datasets.open_data(described, workload["data"], self.device)
+        where = workload["where"].get("model", "")
+        lines: tuple[Line, ...] = ()
+        try:
+            batch = next(iter(train.load([torch.arange(2)])))
+            lines = trace_task(task, model, recipe, batch, self.device)
+        except EnergybenchError as error:  # the workload still runs: its estimate is not available, and why
+            self.notes.append(f"{workload['name']}: no ledger, so no estimate: {error.problems[0].message}")
+        result: dict[str, Any] = {"data": described, "ledger": [asdict(line) for line in lines],
+                                  "parameters": sum(p.numel() for p in model.parameters()),
+                                  "steps": train.steps(recipe.batch), "epochs": recipe.epochs}  # fmt: skip
+        try:
+            run = Run(task, [], recipe, model.to(self.device), train, seed=0, device=self.device)
+            result["step_s"] = time_step(run)
+            target = workload.get("target")
+            metric = self.spec["metric"]
+            quality = run.evaluate(test.subset(torch.arange(min(2, len(test)))))
+            for name, table in [(metric, "accept")] + ([(target["metric"], "target")] if target else []):
+                if name not in quality:
+                    self.problems.append(Problem("E406", f"'{workload['name']}' has no quality '{name}'",
+                                                 workload["where"].get(table, self.spec["metric_where"]),
+                                                 f"its task reports: {', '.join(quality)}"))  # fmt: skip
+        except Exception as error:
+            self.problems.append(
+                Problem("E404", f"a first step of '{workload['name']}' failed: {type(error).__name__}: {error}", where)
+            )
+        return result
+
+    # ── cells ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def cells(self, workload: dict[str, Any], traced: dict[str, Any],
+              stacks: dict[str, list[tuple[dict[str, Any], Method]]]) -> list[Cell]:  # fmt: skip
+        name, result = workload["name"], [self.cell(workload, traced, "baseline", "baseline", [])]
+        if self.spec["twin"]:
+            result.append(self.cell(workload, traced, "twin", "twin", []))
+        for pair in (p for p in self.spec["pairs"] if p["workload"] == name):
+            variant = next(v for v in self.spec["variants"] if v["label"] == pair["variant"])
+            stack = stacks[variant["label"]]
+            made = self.cell(workload, traced, variant["label"], "method", [described for described, _ in stack])
+            made = made.model_copy(update={"claim": claim(variant, [m for _, m in stack]), "skipped": pair["skipped"]})
+            result.append(made)
+            kept = self.kept_epochs(workload, [m for _, m in stack])
+            if kept and not pair["skipped"] and variant["control"] == "matched":
+                control = self.cell(workload, traced, f"{variant['label']} matched", "control", [], kept)
+                result.append(control.model_copy(update={"of": variant["label"]}))
+        return result
+
+    def cell(self, workload: dict[str, Any], traced: dict[str, Any], label: str, role: Any,
+             stack: list[dict[str, Any]], epochs: list[int] | None = None) -> Cell:  # fmt: skip
+        settings = {key: value for key, value in workload.items() if key != "where"}
+        mean_epochs = sum(epochs) / len(epochs) if epochs else traced["epochs"]
+        per_sample = sum(line["flop"] for line in traced["ledger"])
+        return Cell(
+            workload=workload["name"], method=label, role=role, stack=stack, epochs=epochs or [],
+            digest=digest([settings, [(s["sha256"], s["resolved"]) for s in stack], epochs, traced["data"]["sha256"],
+                           user_files(settings, self.base), source_digest(), torch.__version__, str(self.device),
+                           self.spec["measure"], self.spec["warmup"], self.spec["threads"]]),
+            expected_s=traced["step_s"] * traced["steps"] * mean_epochs,
+            plain_flop=per_sample * traced["data"]["train"] * traced["epochs"] if traced["ledger"] else None,
+        )  # fmt: skip
+
+    def kept_epochs(self, workload: dict[str, Any], methods: list[Method]) -> list[int] | None:
+        """The kept budget of a stack that skips epochs, block by block; None for one that skips none."""
+        epochs, budgets = workload["train"]["epochs"], list[int]()
+        for block in range(self.spec["blocks"]):
+            seed = self.spec["seed"] + block
+            run: Any = SimpleNamespace(epochs=epochs, rng=lambda *key, s=seed: torch.Generator().manual_seed(stable_seed(s, *key)))
+            kept = [budget for method in methods if (budget := method.kept_epochs(run)) is not None]
+            if not kept:
+                return None
+            budgets.append(max(1, min(kept)))
+        return budgets
+
+    def energy(self) -> dict[str, Any]:
+        """What this machine can say about energy, and the carbon intensity that the suite asks for."""
+        measure, facts = self.spec["measure"], dict[str, Any]()
+        if measure["energy"] == "off":
+            return facts
+        if self.device.type == "cuda":
+            try:
+                NvmlCounter([cell.device_name(self.device)])
+            except RuntimeError as error:
+                facts["energy_reason"] = str(error)
+        else:
+            facts["energy_reason"] = "no energy sensor of a CPU is read yet"
+            facts["energy_model"] = model_parameters()
+        if measure["energy"] == "require" and "energy_reason" in facts:
+            self.problems.append(Problem("E501", f"this machine cannot measure energy: {facts['energy_reason']}",
+                                         self.spec["energy_where"], "energybench doctor says what it has; or: energy = \"if available\""))
+        if measure.get("carbon"):
+            try:
+                facts["carbon"] = intensity(measure["carbon"]["country"]) | {"pue": measure["carbon"]["pue"]}
+            except EnergybenchError as error:
+                self.problems += [_placed(problem, self.spec["carbon_where"]) for problem in error.problems]
+        return facts
+
+    def machine(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "platform": platform.platform(), "python": platform.python_version(), "torch": torch.__version__,
+            "torchvision": import_torchvision().__version__, "energybench": __version__, "cpu": cpu_name(),
+            "cores": len(os.sched_getaffinity(0)), "threads": torch.get_num_threads(),
+            "device": str(self.device),
+        }  # fmt: skip
+        if self.device.type == "cuda":
+            facts["gpu"] = torch.cuda.get_device_name(self.device)
+        return facts
+
+
+class TracedTask(nn.Module):
+    """A task's forward pass to its loss, as a module of tensors, so that any task can be traced."""
+
+    def __init__(self, task: Task, model: nn.Module, recipe: Recipe, batch: Batch) -> None:
+        super().__init__()
+        self.model = model
+        self.leaves, structure = tree_flatten((batch.inputs, batch.targets))
+        # A function, because the tracer copies this module deeply and functions are not copied.
+        self._rebuild = lambda leaves: tree_unflatten(list(leaves), structure)
+        self._task, self._recipe = task, recipe
+
+    def forward(self, *leaves: torch.Tensor) -> torch.Tensor:
+        inputs, targets = self._rebuild(leaves)
+        run: Any = SimpleNamespace(model=self.model, recipe=self._recipe, device=leaves[0].device, forward=None)
+        return self._task.forward(run, Batch(inputs, targets, torch.arange(len(leaves[0])))).value
+
+
+def trace_task(task: Task, model: nn.Module, recipe: Recipe, batch: Batch, device: torch.device) -> tuple[Line, ...]:
+    """The ledger of one plain training sample. Raises UsageError E403 if the model cannot be traced."""
+    from energybench.flops.ledger import ledger
+
+    traced = TracedTask(task, model, recipe, batch)
+    lines = ledger(traced, tuple(traced.leaves), device)
+    return tuple(replace(line, module=line.module.removeprefix("model").removeprefix(".")) for line in lines)
+
+
+def time_step(run: Run) -> float:
+    """Seconds of one plain gradient on a full batch: the smallest of a few, after one that is not counted."""
+    positions = run.data.cut(torch.arange(len(run.data)), run.recipe.batch)[0]
+    batch = next(iter(run.data.load([positions])))
+    times = []
+    for _ in range(TIMED_STEPS + 1):
+        started = time.perf_counter()
+        run.gradients(batch)
+        if run.device.type == "cuda":
+            torch.cuda.synchronize(run.device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def claim(variant: dict[str, Any], methods: list[Method]) -> Claim | None:
+    """The suite's claim; else the promise of the one method in the stack that makes one."""
+    if variant["claim"]:
+        return Claim(**variant["claim"])
+    promises = [promise for method in methods if (promise := method.claims()) is not None]
+    if len(promises) != 1:
+        return None  # nobody's paper promises a sum
+    saving, of, source = promises[0]
+    return Claim(saving_rel=saving, of="backward" if of == "backward" else "training", source=source)
+
+
+def native_bf16() -> bool:
+    """Whether this processor multiplies bf16 itself."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
+
+
+def cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def user_files(settings: dict[str, Any], base: Path) -> list[str]:
+    """Fingerprints of the user's own files that a workload names."""
+    uses = [settings["task"], settings["model"]["use"], settings["data"]["use"]]
+    files = [base / use.partition(":")[0] for use in uses if ".py" in use]
+    return [digest(file.read_text(encoding="utf-8")) for file in files]
+
+
+@cache
+def source_digest() -> str:
+    """A fingerprint of energybench itself."""
+    package = Path(__file__).parent
+    return digest([(str(p.relative_to(package)), p.read_text(encoding="utf-8")) for p in sorted(package.rglob("*.py"))])
+
+
+def _placed(problem: Problem, where: str) -> Problem:
+    return problem if problem.where else Problem(problem.code, problem.message, where, problem.hint)

@@ -1,0 +1,62 @@
+"""How a workload is trained: the resolved `[train]` table, its optimizer and its learning rate."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """`batch` samples per update in `accumulate` micro-batches; `decay` is weight decay as the optimizer defines it."""
+
+    epochs: int
+    batch: int
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+    betas: tuple[float, float] | None = None
+    decay: float = 0.0
+    schedule: str = "constant"
+    clip: float | None = None
+    accumulate: int = 1
+    precision: str = "fp32"
+    label_smoothing: float = 0.0
+
+    @classmethod
+    def of(cls, workload: dict[str, Any]) -> Recipe:
+        """From a resolved workload of a suite."""
+        known = {field.name for field in fields(cls)}
+        train = {key: value for key, value in workload["train"].items() if key in known and value is not None}
+        return cls(batch=workload["data"]["batch"], **train)
+
+    def lr_at(self, progress: float) -> float:
+        """The learning rate at `progress` in [0, 1] of the planned epochs: a pure function, so skipping advances it."""
+        if self.schedule == "cosine":
+            return self.lr * (1 + math.cos(math.pi * progress)) / 2
+        if self.schedule == "linear":
+            return self.lr * (1 - progress)
+        return self.lr
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        if self.precision == "bf16":
+            return torch.autocast(device.type, torch.bfloat16)
+        return nullcontext()
+
+    def build_optimizer(self, params: list[nn.Parameter]) -> Optimizer:
+        """torch's own optimizer of that name; the learning rate is set before each update."""
+        common: dict[str, Any] = {"lr": self.lr, "weight_decay": self.decay}
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(params, momentum=self.momentum, nesterov=self.nesterov, **common)
+        if self.betas is not None:
+            common["betas"] = tuple(self.betas)
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW,
+                 "adagrad": torch.optim.Adagrad, "adadelta": torch.optim.Adadelta}  # fmt: skip
+        return kinds[self.optimizer](params, **common)

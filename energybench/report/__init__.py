@@ -1,0 +1,1 @@
+"""What a run says: `summary` turns records into figures, the other rooms only print them."""

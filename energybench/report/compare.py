@@ -1,0 +1,240 @@
+"""One workload: methods held against plain training, block by block, and what each comparison is worth."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+from energybench import flags, stats
+from energybench.record import Claim, Flag, RunFile, Trial, Witness
+from energybench.report import evidence, words
+from energybench.report.evidence import Pair
+from energybench.report.shapes import Accept, Baseline, Control, Measured, Quality, Raised, Row, Workload
+from energybench.work import BACKWARD
+
+
+def raised(found: Iterable[Flag], where: str) -> tuple[Raised, ...]:
+    """One entry per code, its first detail standing for all."""
+    first: dict[str, Flag] = {}
+    for flag in found:
+        first.setdefault(flag.code, flag)
+    kinds = ((flags.kind(code), flag) for code, flag in first.items())
+    return tuple(Raised(kind.code, kind.severity, kind.sentence, flag.detail, where) for kind, flag in kinds)
+
+
+def _quality(found: Sequence[Pair], accept: Accept) -> tuple[Quality | None, stats.Mean | None]:
+    metric = accept.metric or _metric(pair.plain for pair in found)
+    if metric is None:
+        return None, None
+    both = [(pair.ours.quality.get(metric), pair.plain.quality.get(metric)) for pair in found]
+    known = [
+        (a, b) for a, b in both if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)
+    ]
+    if not known:
+        return None, None
+    ours, plain = [a for a, _ in known], [b for _, b in known]
+    higher = evidence.higher_is_better(metric)
+    sign = 1 if higher else -1
+    difference = stats.differences(ours, plain, higher)
+    bound = sign * difference.lower(stats.QUALITY) if difference.df > 0 else None
+    limit = None if accept.loses_at_most is None else -sign * accept.loses_at_most
+    fraction = higher and all(0 <= value <= 1 for value in (*ours, *plain))
+    mean_ours, mean_plain = math.fsum(ours) / len(ours), math.fsum(plain) / len(plain)
+    quality = Quality(metric, mean_plain, mean_ours, sign * difference.mean, bound, limit, fraction)
+    return quality, difference if len(known) == len(found) else None  # a block without quality proves nothing
+
+
+def _metric(trials: Iterable[Trial]) -> str | None:
+    names = sorted({name for trial in trials for name in trial.quality})
+    return "accuracy" if "accuracy" in names else next(iter(names), None)
+
+
+def _claim(claim: Claim | None, trials: Sequence[Trial], witness: Witness | None) -> float | None:
+    """A claim on the backward pass is worth its share of plain training's FLOPs."""
+    if claim is None or claim.of == "training":
+        return None if claim is None else claim.saving_rel
+    estimates = [t.estimate for t in trials if t.estimate] + (
+        [witness.estimate] if witness and witness.estimate else []
+    )
+    phases = estimates[0].plain_by_phase if estimates else {}
+    total = math.fsum(phases.values())
+    backward = math.fsum(flop for phase, flop in phases.items() if phase in BACKWARD)
+    return claim.saving_rel * backward / total if total > 0 else None
+
+
+class Bench:
+    """One workload's records, sorted into roles, and the comparisons between them."""
+
+    def __init__(
+        self, name: str, run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness]
+    ) -> None:
+        self.name, self.run, self.accept = name, run, Accept.of(run)
+        self.trials = [t for t in trials if t.workload == name]
+        self.witness = {w.method: w for w in witnesses if w.workload == name}
+        self.cells = {c.method: c for c in run.cells if c.workload == name}
+        self.plain = [t for t in self.trials if t.role == "baseline"]
+        self.plain_witness = next((w for w in self.witness.values() if w.role == "baseline"), None)
+        labels = [c.method for c in self.cells.values() if c.role == "method" and c.skipped is None]
+        labels += [t.method for t in self.trials if t.role == "method"]
+        self.methods = list(dict.fromkeys(labels))
+        against = {label: self.pairs(label) for label in self.methods}
+        twin = evidence.pairs([t for t in self.trials if t.role == "twin"], self.plain)
+        groups = [found for found in (twin, *against.values()) if len(found) > 1]
+        self.pooled = {"time": self._pool(groups, "time")}
+        metered = [found for found in groups if evidence.sensors_of(found)]
+        self.pooled["energy"] = self._pool(metered, "energy")
+        self.against = against
+        self.twin = self.compare(twin) if twin else None
+
+    def pairs(self, label: str) -> list[Pair]:
+        return evidence.pairs([t for t in self.trials if t.method == label], self.plain)
+
+    @staticmethod
+    def _pool(groups: Sequence[Sequence[Pair]], quantity: stats.Quantity) -> stats.Spread | None:
+        return stats.pool([evidence.change(found, quantity).residuals for found in groups])
+
+    def compare(self, found: Sequence[Pair], pooled: bool = True) -> tuple[stats.Paired, stats.Quantity, str]:
+        sensors = evidence.sensors_of(found)
+        quantity: stats.Quantity = "energy" if sensors else "time"
+        spread = self.pooled[quantity] if pooled else None
+        return evidence.change(found, quantity, spread), quantity, " + ".join(sorted({s for _, s in sensors}))
+
+    def flags(self) -> list[Flag]:
+        counted = self.plain_witness
+        estimate = next((t.estimate for t in self.plain if t.estimate), counted.estimate if counted else None)
+        return flags.check_workload(
+            twin=self.twin[0] if self.twin else None,
+            noise=self.accept.noise,
+            plain_flop=estimate.plain_flop if estimate else None,
+            counted_flop=counted.counted_flop if counted else None,
+            counted_error_flop=counted.counted_error_flop if counted else 0.0,
+        )
+
+    def control(self, label: str) -> tuple[Control | None, float | None, float | None]:
+        """The comparison with the matched control, and the two budgets where they lie furthest apart."""
+        ours = [t for t in self.trials if t.method == label]
+        found = evidence.pairs(ours, [t for t in self.trials if t.role == "control" and t.of == label])
+        if not found:
+            return None, None, None
+        change, quantity, scope = self.compare(found, pooled=False)
+        quality, difference = _quality(found, self.accept)
+        better = False
+        if difference is not None and change.n >= stats.FEWEST_BLOCKS:
+            word = stats.verdict(change, self.accept.noise, quantity, difference, self.accept.loses_at_most)
+            gains = difference.lower(stats.QUALITY) > 0
+            better = word in words.BETTER or (
+                gains and change.upper(stats.QUALITY) < -math.log1p(-self.accept.noise)
+            )
+        budgets = [(p.ours.passes.epochs_trained, p.plain.passes.epochs_trained)
+                   for p in found if p.ours.passes and p.plain.passes]  # fmt: skip
+        apart = max(budgets, key=lambda both: abs(both[0] - both[1]), default=(None, None))
+        return Control(found[0].plain.method, Measured.of(change, quantity, scope), quality, better), *apart
+
+    def row(self, label: str, struck: Sequence[Raised] = ()) -> Row:
+        """One method; `struck` are the workload's flags that forbid a verdict."""
+        found, witness, accept = self.against[label], self.witness.get(label), self.accept
+        own = [t for t in self.trials if t.method == label]
+        used, plain = [p.ours for p in found], [p.plain for p in found]
+        cell = self.cells.get(label)
+        claim = (cell.claim if cell else None) or next((t.claim for t in own if t.claim), None)
+        estimated = evidence.estimated_rel(used, witness)
+        counted = evidence.counted_flop(used, witness)
+        reference = evidence.counted_flop(plain, self.plain_witness)
+        counted_rel = 1 - counted / reference if counted is not None and reference else None
+        error = witness.counted_error_flop / reference if witness and reference else 0.0
+        control, kept_epochs, control_epochs = self.control(label)
+        here = [flag for trial in used for flag in flags.check_trial(trial)] + flags.check_cell(
+            blocks=len(found), trials=used, witness=witness, estimated_rel=estimated, counted_rel=counted_rel,
+            estimate_gap=accept.estimate_gap, epochs_kept=kept_epochs, epochs_control=control_epochs,
+        )  # fmt: skip
+        latest = {t.block: t for t in evidence.order(own)}
+        row = Row(
+            method=label, role="method",
+            stack=tuple(str(layer.get("use", "")) for layer in cell.stack) if cell else (),
+            n=len(found), blocks=tuple(t.block for t in used), records=tuple(t.trial for t in used),
+            claimed_rel=_claim(claim, used or own, witness), claim_rel=claim.saving_rel if claim else None,
+            claim_of=claim.of if claim else None, claim_source=claim.source if claim else "",
+            estimated_rel=estimated, counted_rel=counted_rel, counted_error_rel=error,
+            measured=None, time=None, kept_rel=None, quality=None,
+            diverged=sum(t.status == "diverged" for t in latest.values()),
+            struck=bool(struck) or flags.worst(here) == "struck",
+            verdict="no verdict", because="", detectable_rel=None, blocks_needed=None, explanation="",
+            flags=raised(here, f"{self.name}: {label}"), control=control,
+            seconds=evidence.figure(evidence.seconds(t) for t in used), energies=evidence.energies(used),
+        )  # fmt: skip
+        if found:
+            row = self._judge(row, found)
+        reasons = [flag.sentence for flag in (*struck, *row.flags) if flag.severity == "struck"]
+        reason = reasons[0] if reasons and row.verdict == "no verdict" else words.because(row, accept.noise)
+        return dataclasses.replace(row, because=reason)
+
+    def _judge(self, row: Row, found: Sequence[Pair]) -> Row:
+        """The measured side of a row, and its verdict."""
+        accept, noise = self.accept, self.accept.noise
+        change, quantity, scope = self.compare(found)
+        time = evidence.change(found, "time", self.pooled["time"])
+        quality, difference = _quality(found, accept)
+        verdict: stats.Verdict = "no verdict"
+        if not row.struck:
+            verdict = stats.verdict(change, noise, quantity, difference, accept.loses_at_most)
+            if row.diverged and verdict in (*words.BETTER, "quality unproven"):
+                verdict = "quality lost"  # what diverged has no quality, whatever the other blocks reached
+        needed = None
+        if verdict == "inconclusive" or (verdict == "no verdict" and not row.struck):
+            needed = stats.blocks_needed(change.mean, change.sd, noise)
+        elif verdict == "quality unproven" and difference is not None and accept.loses_at_most is not None:
+            needed = stats.quality_blocks_needed(difference, accept.loses_at_most)
+        estimated, enough = row.estimated_rel, change.n >= stats.FEWEST_BLOCKS
+        keeps = estimated is not None and abs(estimated) >= 3 * noise
+        return dataclasses.replace(
+            row,
+            measured=Measured.of(change, quantity, scope),
+            time=Measured.of(time, "time"),
+            kept_rel=change.saving / estimated if keeps and estimated else None,
+            quality=quality,
+            verdict=verdict,
+            detectable_rel=stats.detectable(change.sd, change.n, noise, df=change.df) if enough else None,
+            blocks_needed=None if needed is None else max(needed, change.n + 1),
+            explanation=words.explain(
+                row.method,
+                None if row.counted_rel is None else 1 - row.counted_rel,
+                math.exp(time.mean),
+                math.exp(change.mean) if quantity == "energy" else None,
+                scope,
+            ),
+        )
+
+    def baseline(self) -> Baseline:
+        used = evidence.newest(self.plain)
+        metrics = sorted({name for trial in used for name in trial.quality})
+        quality = {name: evidence.figure(t.quality.get(name) for t in used) for name in metrics}
+        estimate = next((t.estimate for t in used if t.estimate), None)
+        waits = [t.data_wait_s / evidence.seconds(t) for t in used if t.data_wait_s is not None]
+        return Baseline(
+            n=len(used),
+            seconds=evidence.figure(evidence.seconds(t) for t in used),
+            energies=evidence.energies(used),
+            quality={name: figure for name, figure in quality.items() if figure},
+            data_wait_rel=evidence.figure(waits),
+            memory_device_b=max(
+                (t.memory_device_b for t in used if t.memory_device_b is not None), default=None
+            ),
+            memory_resident_b=max(
+                (t.memory_resident_b for t in used if t.memory_resident_b is not None), default=None
+            ),
+            counted_flop=self.plain_witness.counted_flop if self.plain_witness else None,
+            plain_flop=estimate.plain_flop if estimate else None,
+        )
+
+    def workload(self) -> Workload:
+        """Everything about this workload."""
+        used, found = evidence.newest(self.plain), self.flags()
+        found += [flag for trial in used for flag in flags.check_trial(trial)]
+        found += flags.check_cell(blocks=stats.FEWEST_BLOCKS, trials=used, witness=self.plain_witness)
+        here = raised(found, self.name)
+        struck = [flag for flag in here if flag.severity == "struck"]
+        rows = tuple(self.row(label, struck) for label in self.methods)
+        twin = Measured.of(*self.twin) if self.twin else None
+        metric = self.accept.metric or _metric(self.plain)
+        return Workload(self.name, metric, self.baseline(), twin, rows, here)

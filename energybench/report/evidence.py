@@ -1,0 +1,171 @@
+"""From records to comparable values: which trials form pairs, which joules may be added, what was counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from energybench import flags, stats
+from energybench.record import Energy, Reading, Trial, Witness
+
+Sensors = frozenset[tuple[str, str]]  # (source, scope)
+PREFERENCE = (
+    "gpu_counter",
+    "rapl",
+    "gpu_power_integral",
+)  # one channel per device: the second only checks it
+LOWER_IS_BETTER = ("loss", "perplexity", "error", "fid", "mae", "mse", "bits_per")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A trial and what it is held against: one block, one invocation, one device."""
+
+    ours: Trial
+    plain: Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Mean and standard deviation (None below two) of n trials."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyFigure:
+    """One sensor's or model's joules in the training window; None with the reason when there is no figure."""
+
+    source: str
+    scope: str
+    measured: bool
+    energy_j: Figure | None
+    reason: str | None
+
+
+def unusable(trial: Trial) -> str | None:
+    """Why a trial enters no comparison; never because of its value."""
+    if trial.status != "ok":
+        return trial.reason or trial.status
+    for flag in flags.check_trial(trial):
+        if flags.kind(flag.code).severity == "invalid":
+            return f"{flags.kind(flag.code).sentence} {flag.detail}".strip()
+    if trial.train is None or not trial.train.wall_s > 0:
+        return "the record holds no training window"
+    return None
+
+
+def order(trials: Iterable[Trial]) -> list[Trial]:
+    return sorted(trials, key=lambda t: (t.workload, t.block, t.invocation, t.method, t.trial))
+
+
+def pairs(ours: Iterable[Trial], plain: Iterable[Trial]) -> list[Pair]:
+    """Each block once: its newest invocation in which both sides are usable, on the same device."""
+    partners = {(t.block, t.invocation, t.device): t for t in order(plain) if unusable(t) is None}
+    found: dict[int, Pair] = {}
+    for trial in order(ours):  # ascending invocations: the newest whole pair stays
+        partner = partners.get((trial.block, trial.invocation, trial.device))
+        if partner is not None and unusable(trial) is None:
+            found[trial.block] = Pair(trial, partner)
+    return [found[block] for block in sorted(found)]
+
+
+def newest(trials: Iterable[Trial]) -> list[Trial]:
+    """One usable trial per block: the newest."""
+    return list({t.block: t for t in order(trials) if unusable(t) is None}.values())
+
+
+def seconds(trial: Trial) -> float:
+    assert trial.train is not None
+    return trial.train.wall_s
+
+
+def measured_energy(reading: Reading | None) -> tuple[Sensors, float]:
+    """The measured sensors of a window and their sum, one channel per device; nothing modelled enters."""
+    best: dict[tuple[str, str], Energy] = {}
+    for energy in reading.energy if reading else ():
+        key = (energy.scope, energy.device)
+        if energy.measured and (
+            key not in best or PREFERENCE.index(energy.source) < PREFERENCE.index(best[key].source)
+        ):
+            best[key] = energy
+    sensors = frozenset((energy.source, energy.scope) for energy in best.values())
+    return sensors, math.fsum(energy.energy_j or 0.0 for energy in best.values())
+
+
+def sensors_of(found: Sequence[Pair]) -> Sensors:
+    """The measured sensors that every trial of these pairs shares; empty when any differs or has none."""
+    sets = {measured_energy(trial.train)[0] for pair in found for trial in (pair.ours, pair.plain)}
+    joules = all(measured_energy(t.train)[1] > 0 for pair in found for t in (pair.ours, pair.plain))
+    return next(iter(sets)) if len(sets) == 1 and joules else frozenset()
+
+
+def change(
+    found: Sequence[Pair], quantity: stats.Quantity, pooled: stats.Spread | None = None
+) -> stats.Paired:
+    def value(trial: Trial) -> float:
+        return seconds(trial) if quantity == "time" else measured_energy(trial.train)[1]
+
+    return stats.paired([value(p.ours) for p in found], [value(p.plain) for p in found], pooled)
+
+
+def higher_is_better(metric: str) -> bool:
+    return not any(word in metric.lower() for word in LOWER_IS_BETTER)
+
+
+def figure(values: Iterable[float | None]) -> Figure | None:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if not known:
+        return None
+    mean = math.fsum(known) / len(known)
+    sd = math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (len(known) - 1)) if len(known) > 1 else None
+    return Figure(mean, sd, len(known))
+
+
+def energies(trials: Sequence[Trial]) -> tuple[EnergyFigure, ...]:
+    """Every source's joules, devices of one source added within a trial, sources never."""
+    by_source: dict[tuple[str, str], list[list[Energy]]] = {}
+    for trial in trials:
+        here: dict[tuple[str, str], list[Energy]] = {}
+        for energy in trial.train.energy if trial.train else ():
+            here.setdefault((energy.source, energy.scope), []).append(energy)
+        for key, parts in here.items():
+            by_source.setdefault(key, []).append(parts)
+    result = []
+    for (source, scope), per_trial in sorted(by_source.items()):
+        whole = [parts for parts in per_trial if all(part.energy_j is not None for part in parts)]
+        reason = next((part.reason for parts in per_trial for part in parts if part.energy_j is None), None)
+        joules = figure(math.fsum(part.energy_j or 0.0 for part in parts) for parts in whole)
+        measured = bool(whole) and all(part.measured for parts in whole for part in parts)
+        result.append(EnergyFigure(source, scope, measured, joules, reason))
+    return tuple(result)
+
+
+def counted_flop(trials: Sequence[Trial], witness: Witness | None) -> float | None:
+    """Counted FLOPs of a metered run: Σ over kinds of steps, its samples × the witness's FLOPs per sample.
+
+    The mean over trials; the witness's own total where no trial has a tally that it can price.
+    """
+    if witness is None or witness.status != "ok":
+        return None
+    totals = []
+    for trial in trials:
+        kinds = trial.passes.keys if trial.passes else {}
+        if kinds and set(kinds) <= set(witness.keys):
+            parts = [tally.get("samples", 0) * witness.keys[k].flop_per_sample for k, tally in kinds.items()]
+            totals.append(math.fsum(parts) + witness.outside_steps_flop)
+    return math.fsum(totals) / len(totals) if totals else witness.counted_flop
+
+
+def estimated_rel(trials: Sequence[Trial], witness: Witness | None) -> float | None:
+    """1 − estimated / plain by the stack's own formulas, the mean over trials."""
+    known = [trial.estimate for trial in trials if trial.estimate]
+    if not known and witness and witness.estimate:
+        known = [witness.estimate]
+    known = [estimate for estimate in known if estimate.plain_flop > 0]
+    if not known:
+        return None
+    return 1 - math.fsum(e.estimated_flop / e.plain_flop for e in known) / len(known)

@@ -1,0 +1,215 @@
+"""The report as a Markdown page beside its records. The same records give the same bytes.
+
+Names come from suites and packages that others wrote: every one is escaped, so none can add a cell, a tag,
+a link, a mention or a code span.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from urllib.parse import quote
+
+from energybench.report import words
+from energybench.report.shapes import Row, Summary, Workload
+
+ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", "|": "&#124;", "`": "&#96;"}
+JOULES_PER_KWH = 3.6e6
+
+
+def escape(text: object) -> str:
+    """Text that Markdown and HTML leave as it is, on one line."""
+    line = words.plain(words.clean(str(text)))
+    line = "".join(ENTITIES.get(character, character) for character in line)
+    line = re.sub(r"([\\*_\[\]~$])", r"\\\1", line)
+    line = line.replace("://", "&#58;//").replace("www.", "www&#46;")
+    return re.sub(r"^(\s*)([#+\-=]|\d+[.)](?=\s))", lambda m: m[1] + m[2][:-1] + f"&#{ord(m[2][-1])};", line)
+
+
+def fence(text: str) -> str:
+    """A code block that its content cannot close."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    marks = "`" * max(3, longest + 1)
+    return f"{marks}text\n{text}\n{marks}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> str:
+    """A pipe table; cells are escaped already. `right` names the columns of numbers by position, "1235"."""
+    rule = ["---:" if str(index) in right else "---" for index in range(len(head))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+
+
+def _link(text: str, record: str) -> str:
+    return f"[{text}](records/{quote(record, safe='')}.json)"
+
+
+def _saving(row: Row) -> str:
+    text = words.plain(words.measured(row.measured))
+    text = text.replace("[", "\\[").replace("]", "\\]")
+    return f"~~{text}~~" if row.struck and row.measured else text
+
+
+def _row(row: Row) -> list[str]:
+    kept = row.kept_rel
+    return [
+        f"[{escape(row.method)}](records/)",
+        words.percent(row.claimed_rel),
+        words.percent(row.estimated_rel),
+        words.percent(row.counted_rel),
+        _saving(row),
+        row.measured.quantity if row.measured else words.NOTHING,
+        words.kept(kept),
+        words.quality_change(row.quality),
+        f"**{row.verdict}**",
+        " ".join(_link(str(block), record) for block, record in zip(row.blocks, row.records, strict=True))
+        or words.NOTHING,
+    ]
+
+
+def _workload(workload: Workload) -> list[str]:
+    page = [f"## {escape(workload.name)}"]
+    metric = workload.metric or "quality"
+    if not workload.rows:
+        return [*page, "No method was compared on this workload."]
+    head = ["Method", "claimed", "estimated", "counted", "measured \\[95 %\\]", "of", "kept",
+            f"{escape(metric)} Δ", "verdict", "blocks"]  # fmt: skip
+    page.append(table(head, map(_row, workload.rows), right="12346 7"))
+    page.append(
+        "Savings relative to plain training in the same block; a negative saving is a cost. "
+        "*kept* is measured / estimated. Each block links to its record."
+    )
+    page.append("### Where the saving went")
+    notes = [
+        f"- **{escape(row.method)}**: {escape(' '.join(words.notes(row, metric)))}" for row in workload.rows
+    ]
+    page.append("\n".join(notes))
+    page.append("### Quality")
+    page.append(_quality(workload))
+    return page
+
+
+def _quality(workload: Workload) -> str:
+    rows = []
+    for row in workload.rows:
+        found = row.quality
+        if found is not None:
+            limits = (found.bound, found.limit)
+            bound, limit = (words.NOTHING if v is None else words.points(v, found.fraction) for v in limits)
+            figures = (words.number(value, 4) for value in (found.baseline, found.method))
+            rows.append([escape(row.method), *figures, words.quality_change(found), bound, limit])
+    spread = [
+        f"{escape(name)} {words.number(figure.mean, 4)}"
+        + ("" if figure.sd is None else f" ± {words.number(figure.sd, 4)}")
+        + f" ({words.blocks(figure.n)})"
+        for name, figure in workload.baseline.quality.items()
+    ]
+    text = f"Plain training reaches {', '.join(spread) or 'no recorded quality'}."
+    if not rows:
+        return text
+    head = ["Method", "baseline", "method", "change", "may be as bad as", "accepted"]
+    return f"{text}\n\n{table(head, rows, right='12345')}"
+
+
+def _trust(summary: Summary) -> list[str]:
+    rows = [
+        [f"`{check.code}`" if re.fullmatch(r"\w+", check.code) else escape(check.code),
+         f"**{check.severity}**" if check.result == "raised" else check.result,
+         escape(check.where), escape(check.sentence), escape(check.detail)]
+        for check in summary.checks
+    ]  # fmt: skip
+    text = (
+        "Every reason to doubt a number, applied to this run. *invalid*: not used. *struck*: no verdict. "
+        "*marked*: read the sentence. *not checked*: the evidence is missing, so nothing is promised."
+    )
+    return [
+        "## Can these numbers be trusted?",
+        text,
+        table(["check", "result", "where", "means", "found"], rows),
+    ]
+
+
+def _energy(summary: Summary) -> list[str]:
+    carbon = summary.machine.get("carbon") or {}
+    intensity = carbon.get("intensity_kg_per_kwh")
+    if intensity is None and carbon.get("intensity_kg_per_j") is not None:
+        intensity = carbon["intensity_kg_per_j"] * JOULES_PER_KWH
+    rows = []
+    for workload in summary.workloads:
+        cells = [("plain training", workload.baseline.energies)]
+        cells += [(row.method, row.energies) for row in workload.rows]
+        for label, energies in cells:
+            for energy in energies:
+                figure, co2 = energy.energy_j, words.NOTHING
+                joules = escape(energy.reason or "no figure")
+                if figure is not None:
+                    spread = "" if figure.sd is None else f" ± {words.si(figure.sd, 'J')}"
+                    joules = f"{words.si(figure.mean, 'J')}{spread}"
+                    if intensity is not None:
+                        co2 = words.si(1000 * figure.mean / JOULES_PER_KWH * intensity, "g")
+                kind = "measured" if energy.measured else "modelled" if figure else "missing"
+                rows.append([escape(workload.name), escape(label), kind, escape(energy.source),
+                             escape(energy.scope), joules, co2])  # fmt: skip
+    page = ["## Energy and carbon"]
+    if summary.energy_note:
+        page.append(f"**{escape(summary.energy_note)}**")
+    if not rows:
+        return [*page, "No energy figure was recorded."]
+    page.append(table(["workload", "method", "kind", "source", "scope", "energy", "CO₂e"], rows, right="56"))
+    page.append(
+        "Means of one training window. Sources are listed apart and not added: two may watch one device."
+    )
+    if intensity is not None:
+        told = f"{escape(carbon.get('zone', 'unknown zone'))}, {words.number(1000 * intensity, 2)} g/kWh"
+        told += f" ({escape(carbon.get('source', 'no source'))}, {escape(carbon.get('year', 'no year'))})"
+        page.append(f"Carbon intensity: {told}. PUE {escape(carbon.get('pue', 1.0))}, not included above.")
+    return page
+
+
+def _machine(summary: Summary) -> str:
+    def line(value: object) -> str:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+    rows = [[escape(name), escape(line(value))] for name, value in sorted(summary.machine.items())]
+    return table(["machine", ""], rows) if rows else "The machine was not recorded."
+
+
+def _call(argv: Sequence[str]) -> str:
+    named = bool(argv) and argv[0].rsplit("/", 1)[-1] in ("energybench", "__main__.py")
+    return "energybench " + shlex.join(map(words.clean, argv[1:] if named else argv))
+
+
+def _again(summary: Summary) -> list[str]:
+    calls = "\n".join(map(_call, summary.invocations))
+    page = ["## How to get these numbers again", fence(calls or "not recorded")]
+    page.append(f"Run {escape(summary.run)}, digest {escape(summary.digest)}.")
+    if summary.sources:
+        rows = [[escape(name), escape(path)] for name, path in summary.sources.items()]
+        page.append(table(["used", "from"], rows))
+    return [*page, _machine(summary)]
+
+
+def markdown(summary: Summary) -> str:
+    """The whole page, ending in one newline."""
+    stamps = [*summary.stamp, *([] if summary.finished else ["unfinished"])]
+    stamp = f" ({escape(', '.join(stamps))})" if stamps else ""
+    page = [f"# {escape(summary.suite)}{stamp}", f"**{escape(summary.headline)}**"]
+    if summary.energy_note:
+        page.append(escape(summary.energy_note))
+    page += [escape(flag.sentence) for flag in summary.flags if flag.code != "modelled_energy"]
+    if summary.about:
+        page.append(escape(summary.about))
+    for workload in summary.workloads:
+        page += _workload(workload)
+    page += _trust(summary)
+    page += _energy(summary)
+    if summary.failures:
+        rows = [[_link(escape(f.trial), f.trial), f.status, escape(f.reason), "yes" if f.repeated else "no"]
+                for f in summary.failures]  # fmt: skip
+        page += ["## What failed", table(["trial", "status", "why", "repeated since"], rows)]
+    if summary.not_run:
+        rows = [[escape(n.workload), escape(n.method), escape(n.reason)] for n in summary.not_run]
+        page += ["## Not run or not counted, and why", table(["workload", "method", "why"], rows)]
+    page += _again(summary)
+    return words.plain("\n\n".join(page)) + "\n"

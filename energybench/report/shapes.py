@@ -1,0 +1,201 @@
+"""The figures of a report, as typed values: `summary` computes them, the printers read them. SI units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from energybench import flags, stats
+from energybench.record import RunFile
+from energybench.report.evidence import EnergyFigure, Figure
+
+NOISE, ESTIMATE_GAP = 0.01, 0.02  # where a suite's file names none
+
+Result = Literal["clear", "raised", "not checked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The suite's margins, as fractions."""
+
+    metric: str | None = None
+    loses_at_most: float | None = None
+    noise: float = NOISE
+    estimate_gap: float = ESTIMATE_GAP
+
+    @classmethod
+    def of(cls, run: RunFile) -> Accept:
+        found: dict[str, Any] = run.resolved.get("accept") or {}
+        quality = found.get("quality") or {}
+        return cls(
+            metric=quality.get("metric"),
+            loses_at_most=quality.get("loses_at_most"),
+            noise=found.get("noise", NOISE),
+            estimate_gap=found.get("estimate_gap", ESTIMATE_GAP),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A saving against plain training: positive is less. The bounds are the 95 % interval, if n > 1."""
+
+    quantity: stats.Quantity
+    scope: str  # "gpu", "cpu + gpu"; empty for time
+    saving_rel: float
+    low_rel: float | None
+    high_rel: float | None
+    sd_log: float | None
+    df: float
+    n: int
+
+    @classmethod
+    def of(cls, change: stats.Paired, quantity: stats.Quantity, scope: str = "") -> Measured:
+        low, high = change.saving_interval() if change.df > 0 else (None, None)
+        sd = change.sd if math.isfinite(change.sd) else None
+        return cls(quantity, scope, change.saving, low, high, sd, change.df, change.n)
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Quality against plain training, method − baseline; bound: as bad as it may be at 95 %, one-sided."""
+
+    metric: str
+    baseline: float
+    method: float
+    change: float
+    bound: float | None
+    limit: float | None  # the worst change that the suite accepts
+    fraction: bool  # print in percentage points
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The method against plain training at the budget that it kept."""
+
+    method: str
+    measured: Measured
+    quality: Quality | None
+    better: bool  # costs less at no less quality, or gains quality at no more cost; by the verdict's bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """A flag as the report shows it; `where` says of what."""
+
+    code: str
+    severity: flags.Severity
+    sentence: str
+    detail: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One entry of the list of reasons, applied to one place."""
+
+    code: str
+    where: str
+    result: Result
+    severity: flags.Severity
+    sentence: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method on one workload: the four numbers and what they are worth."""
+
+    method: str
+    role: str
+    stack: tuple[str, ...]
+    n: int
+    blocks: tuple[int, ...]
+    records: tuple[str, ...]  # file stems, one per block
+    claimed_rel: float | None  # of the whole training
+    claim_rel: float | None  # as stated
+    claim_of: str | None
+    claim_source: str
+    estimated_rel: float | None
+    counted_rel: float | None
+    counted_error_rel: float
+    measured: Measured | None
+    time: Measured | None
+    kept_rel: float | None
+    quality: Quality | None
+    diverged: int  # blocks whose newest trial diverged
+    struck: bool  # a flag of this row, or of its workload, forbids a verdict
+    verdict: stats.Verdict
+    because: str
+    detectable_rel: float | None
+    blocks_needed: int | None
+    explanation: str
+    flags: tuple[Raised, ...]
+    control: Control | None
+    seconds: Figure | None
+    energies: tuple[EnergyFigure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """Plain training's own figures."""
+
+    n: int
+    seconds: Figure | None
+    energies: tuple[EnergyFigure, ...]
+    quality: dict[str, Figure]
+    data_wait_rel: Figure | None
+    memory_device_b: int | None
+    memory_resident_b: int | None
+    counted_flop: float | None
+    plain_flop: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    name: str
+    metric: str | None
+    baseline: Baseline
+    twin: Measured | None  # plain training against itself
+    rows: tuple[Row, ...]
+    flags: tuple[Raised, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    trial: str
+    workload: str
+    method: str
+    block: int
+    status: str
+    reason: str
+    repeated: bool  # a later invocation has a usable trial of this block
+
+
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    workload: str
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    suite: str
+    about: str
+    run: str
+    stamp: tuple[str, ...]
+    finished: bool
+    blocks: int
+    headline: str
+    energy_note: str  # the first screen's word on energy that was not measured; else empty
+    accept: Accept
+    workloads: tuple[Workload, ...]
+    flags: tuple[Raised, ...]  # of the whole run
+    checks: tuple[Check, ...]
+    failures: tuple[Failure, ...]
+    not_run: tuple[NotRun, ...]
+    machine: dict[str, Any]
+    invocations: tuple[tuple[str, ...], ...]  # each call's argv
+    digest: str
+    sources: dict[str, str]

@@ -1,0 +1,164 @@
+"""Records → figures: everything a report prints, computed once. Printers only choose words and columns."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from energybench import flags, stats
+from energybench.record import RunFile, Trial, Witness
+from energybench.report import evidence, words
+from energybench.report.compare import Bench, raised
+from energybench.report.shapes import Accept, Check, Failure, NotRun, Raised, Result, Summary, Workload
+
+ENERGY_NOTE = (
+    "Energy is modelled, not measured: this machine has no energy sensor that could be read. "
+    "A modelled figure is never a saving, so methods are compared by time."
+)
+MIXED_NOTE = "Energy was measured in some trials only; pairs without the same sensors are compared by time."
+
+
+def summarise(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness]) -> Summary:
+    """Everything there is to say about a run. The order of the records does not matter."""
+    trials = evidence.order(trials)
+    witnesses = sorted(witnesses, key=lambda w: (w.workload, w.method))
+    names = dict.fromkeys([c.workload for c in run.cells] + [t.workload for t in trials])
+    workloads = tuple(Bench(name, run, trials, witnesses).workload() for name in names)
+    here = raised(flags.check_run(run, trials), "this run")
+    return Summary(
+        suite=run.suite,
+        about=run.about,
+        run=run.run,
+        stamp=tuple(run.stamp),
+        finished=run.finished,
+        blocks=run.blocks,
+        headline=words.plain(words.headline(workloads)),
+        energy_note=_energy_note(here, trials),
+        accept=Accept.of(run),
+        workloads=workloads,
+        flags=here,
+        checks=_checks(workloads, here, trials, witnesses),
+        failures=_failures(trials),
+        not_run=_not_run(run, trials) + _uncounted(witnesses),
+        machine=run.machine,
+        invocations=tuple(tuple(call.argv) for call in run.invocations),
+        digest=run.digest,
+        sources=dict(sorted(run.sources.items())),
+    )
+
+
+def _energy_note(here: Sequence[Raised], trials: Sequence[Trial]) -> str:
+    if not any(flag.code == "modelled_energy" for flag in here):
+        return ""
+    return MIXED_NOTE if any(evidence.measured_energy(t.train)[0] for t in trials) else ENERGY_NOTE
+
+
+def _failures(trials: Sequence[Trial]) -> tuple[Failure, ...]:
+    reasons = [(trial, evidence.unusable(trial)) for trial in trials]
+    good = [trial for trial, reason in reasons if reason is None]
+
+    def repeated(failed: Trial) -> bool:
+        key = (failed.workload, failed.method, failed.block)
+        return any((t.workload, t.method, t.block) == key and t.invocation > failed.invocation for t in good)
+
+    return tuple(
+        Failure(
+            trial.trial,
+            trial.workload,
+            trial.method,
+            trial.block,
+            "invalid" if trial.status == "ok" else trial.status,
+            reason,
+            repeated(trial),
+        )
+        for trial, reason in reasons
+        if reason is not None
+    )
+
+
+def _not_run(run: RunFile, trials: Sequence[Trial]) -> tuple[NotRun, ...]:
+    seen = {(t.workload, t.method, t.block) for t in trials}
+    found = []
+    for cell in run.cells:
+        missing = [str(b) for b in range(run.blocks) if (cell.workload, cell.method, b) not in seen]
+        if cell.skipped is not None:
+            found.append(NotRun(cell.workload, cell.method, cell.skipped))
+        elif missing:
+            plural = "s" * (len(missing) != 1)
+            found.append(
+                NotRun(cell.workload, cell.method, f"no trial of block{plural} {', '.join(missing)}")
+            )
+    return tuple(found)
+
+
+def _uncounted(witnesses: Sequence[Witness]) -> tuple[NotRun, ...]:
+    """Counted runs that gave no figure: their `counted` stays blank, with this reason."""
+    return tuple(
+        NotRun(w.workload, w.method, f"not counted: {w.reason or w.status}")
+        for w in witnesses
+        if w.status != "ok" or w.counted_flop is None
+    )
+
+
+def _checks(
+    workloads: Sequence[Workload],
+    here: Sequence[Raised],
+    trials: Sequence[Trial],
+    witnesses: Sequence[Witness],
+) -> tuple[Check, ...]:
+    """The whole list of reasons: raised somewhere, clear, or not checked for want of evidence."""
+    all_raised = [
+        *here,
+        *(flag for w in workloads for flag in (*w.flags, *(f for r in w.rows for f in r.flags))),
+    ]
+    for trial in trials:
+        if evidence.unusable(trial) is not None:  # set aside, so no row carries its flags
+            all_raised += raised(
+                flags.check_trial(trial), f"{trial.workload}: {trial.method}, block {trial.block}"
+            )
+    counted = any(witness.status == "ok" for witness in witnesses)
+    possible = {
+        "witness_differs": counted,
+        "uncounted_steps": counted,
+        "estimate_gap": counted,
+        "ledger_differs": counted,
+        "control_differs": any(row.control for w in workloads for row in w.rows),
+    }
+    found: list[Check] = []
+    unknown = {flag.code: flags.kind(flag.code) for flag in all_raised if flag.code not in flags.KINDS}
+    for kind in (*flags.REGISTRY, *(unknown[code] for code in sorted(unknown))):
+        places = [flag for flag in all_raised if flag.code == kind.code]
+        found += [Check(kind.code, f.where, "raised", kind.severity, kind.sentence, f.detail) for f in places]
+        if kind.code == "aa_failed":
+            found += [_aa(w) for w in workloads if not any(f.code == "aa_failed" for f in w.flags)]
+        elif not places:
+            result: Result = "clear" if possible.get(kind.code, bool(trials)) else "not checked"
+            found.append(Check(kind.code, "this run", result, kind.severity, kind.sentence, ""))
+    return tuple(found)
+
+
+def _aa(workload: Workload) -> Check:
+    """The A/A check always shows its figure: how far plain training lies from itself."""
+    kind, twin = flags.KINDS["aa_failed"], workload.twin
+    if twin is None or twin.n < stats.FEWEST_BLOCKS:
+        detail = "no twin" if twin is None else words.plain(words.blocks(twin.n))
+        return Check(kind.code, workload.name, "not checked", kind.severity, kind.sentence, detail)
+    detail = words.plain(f"{words.measured(twin)} {words.what(twin.quantity, twin.scope)}")
+    return Check(kind.code, workload.name, "clear", kind.severity, kind.sentence, detail)
+
+
+def to_json(summary: Summary) -> dict[str, Any]:
+    """Plain data for `--json`: fractions and SI units as in the names; what is not finite becomes null."""
+    return {"schema": 1, **_plain(dataclasses.asdict(summary))}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return words.plain(value) if isinstance(value, str) else value

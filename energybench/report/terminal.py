@@ -1,0 +1,222 @@
+"""The report on a terminal: the sentence that matters, one table per workload, what stands behind it.
+
+Words carry the verdict and colour repeats it. A narrow terminal loses whole columns, never a digit.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from energybench.report import words
+from energybench.report.shapes import Raised, Row, Summary, Workload
+
+STYLES = {
+    "saves": "bold green",
+    "faster": "bold green",
+    "costs more": "red",
+    "slower": "red",
+    "quality lost": "red",
+    "quality unproven": "yellow",
+}
+LABEL_LEAST = 10  # cells that a method's name needs at the very least
+LABEL_ENOUGH = 18  # before another column is given up for it
+GAP = 2  # between columns: one cell of padding, one of rule
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of figures. `rank`: the highest goes first when the terminal is narrow; 0 always stays."""
+
+    title: str
+    cells: tuple[Text, ...]
+    rank: int = 0
+    justify: str = "right"
+
+    @property
+    def width(self) -> int:
+        return max(
+            line.cell_len for text in (Text(self.title), *self.cells) for line in text.split() or [Text()]
+        )
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(words.plain(words.clean(text)), style=style)
+
+
+def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
+    quantities = {(r.measured.quantity, r.measured.scope) for r in rows if r.measured}
+    one = len(quantities) == 1
+    title = f"measured {next(iter(quantities))[0]}\n[95 %]" if one else "measured\n[95 %]"
+
+    def measured(row: Row) -> Text:
+        text = words.measured(row.measured)
+        if row.measured and not one:
+            text += words.NB + row.measured.quantity
+        return _text(text, "strike" if row.struck else "bold")
+
+    def column(name: str, cell: Iterable[str], rank: int) -> Column:
+        return Column(name, tuple(_text(text) for text in cell), rank)
+
+    quality = f"{words.clean(workload.metric or 'quality')} Δ"
+    return [
+        column("claimed", (words.percent(r.claimed_rel) for r in rows), 4),
+        column("estimated", (words.percent(r.estimated_rel) for r in rows), 2),
+        column("counted", (words.percent(r.counted_rel) for r in rows), 3),
+        Column(title, tuple(measured(row) for row in rows)),
+        column("kept", (words.kept(r.kept_rel) for r in rows), 5),
+        column(quality, (words.quality_change(r.quality) for r in rows), 1),
+        Column("verdict", tuple(_text(r.verdict, STYLES.get(r.verdict, "")) for r in rows), 0, "left"),
+    ]  # fmt: skip
+
+
+def fold(label: str, width: int) -> str:
+    """A name over several lines, broken after a separator where one is near, else anywhere."""
+    lines = [""]
+    for part in re.findall(r"[^ ,;+/_-]*[ ,;+/_-]?", words.clean(label)):
+        if len(lines[-1]) + len(part.rstrip()) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+        while len(lines[-1].rstrip()) > width:
+            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+    return "\n".join(line.rstrip() for line in lines if line.strip()) or words.NOTHING
+
+
+def _table(
+    console: Console, labels: Sequence[str], columns: Sequence[Column]
+) -> tuple[Table | None, list[str]]:
+    """The widest table that fits, and the columns it had to leave out; None where not even the least fits."""
+    longest = max((len(words.clean(label)) for label in labels), default=0)
+    kept, dropped = list(columns), []
+    while True:
+        room = console.width - sum(column.width + GAP for column in kept)
+        candidates = [column for column in kept if column.rank]
+        if room >= max(min(longest, LABEL_ENOUGH), len("Method")) or not candidates:
+            break
+        widest = max(candidates, key=lambda column: column.rank)
+        kept.remove(widest)
+        dropped.append(widest.title)
+    if room < min(longest, LABEL_LEAST):
+        return None, dropped
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, GAP - 1, 0, 0))
+    table.add_column("Method", no_wrap=True)
+    for column in kept:
+        table.add_column(Text(column.title), no_wrap=True, justify=column.justify)  # type: ignore[arg-type]
+    for index, label in enumerate(labels):
+        table.add_row(Text(fold(label, max(room, 1))), *(column.cells[index] for column in kept))
+    return table, dropped
+
+
+def _say(console: Console, text: str, style: str = "", indent: str = "", first: str | None = None) -> None:
+    """A paragraph, broken at ordinary spaces only."""
+    lines = textwrap.wrap(
+        words.clean(text),
+        max(console.width, 20),
+        initial_indent=indent if first is None else first,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+    )
+    for line in lines:
+        console.print(Text(words.plain(line), style=style), soft_wrap=True)
+
+
+def _show(console: Console, labels: Sequence[str], columns: Sequence[Column]) -> None:
+    table, dropped = _table(console, labels, columns)
+    if table is not None:
+        console.print(table)
+    else:  # too narrow for any table: one figure a line
+        for index, label in enumerate(labels):
+            _say(console, label, "bold")
+            for column in columns:
+                title = " ".join(column.title.split())
+                _say(console, f"{title}: {column.cells[index].plain.replace(' ', words.NB)}", indent="  ")
+    if table is not None and dropped:
+        _say(console, f"Left out at this width: {', '.join(dropped)}.", "dim")
+
+
+def _baseline(workload: Workload) -> str:
+    plain = workload.baseline
+    parts = [words.blocks(plain.n)]
+    if plain.seconds:
+        spread = f" ± {words.duration(plain.seconds.sd)}" if plain.seconds.sd else ""
+        parts.append(f"{words.duration(plain.seconds.mean)}{spread}".replace(" ", words.NB))
+    for energy in plain.energies:
+        if energy.energy_j:
+            how = "measured" if energy.measured else "modelled"
+            parts.append(f"{words.si(energy.energy_j.mean, 'J')} {how} ({energy.source}, {energy.scope})")
+    if workload.metric and (figure := plain.quality.get(workload.metric)):
+        parts.append(f"{workload.metric} {words.number(figure.mean, 4)}")
+    if workload.twin is not None:
+        twin = workload.twin
+        parts.append(f"against itself {words.measured(twin)} {words.what(twin.quantity, twin.scope)}")
+    return f"Plain training: {'; '.join(parts)}."
+
+
+def _flags(found: Iterable[Raised]) -> list[str]:
+    """One line per reason, naming every place."""
+    by_code: dict[str, list[Raised]] = {}
+    for flag in found:
+        by_code.setdefault(flag.code, []).append(flag)
+    return [
+        f"{flags[0].severity}: {flags[0].sentence} "
+        + "; ".join(f"{flag.where}{f' ({flag.detail})' if flag.detail else ''}" for flag in flags)
+        for flags in by_code.values()
+    ]
+
+
+def _workload(console: Console, workload: Workload) -> None:
+    console.print()
+    _say(console, workload.name, "bold underline")
+    _say(console, _baseline(workload), "dim")
+    if workload.rows:
+        console.print()
+        _show(console, [row.method for row in workload.rows], _columns(workload, workload.rows))
+        console.print()
+    for row in workload.rows:
+        notes = words.notes(row, workload.metric or "quality")
+        _say(console, f"{row.method}: {' '.join(notes)}", indent="  ", first="• ")
+    for line in _flags([*workload.flags, *(flag for row in workload.rows for flag in row.flags)]):
+        _say(console, line, "yellow", indent="  ", first="! ")
+
+
+def render(summary: Summary, console: Console) -> None:
+    """The whole report."""
+    title = f"{summary.suite} · run {summary.run}"
+    if not summary.finished:
+        title += " · unfinished"
+    _say(console, " · ".join([title, *summary.stamp]), "dim")
+    _say(console, summary.headline, "bold")
+    if summary.energy_note:
+        _say(console, summary.energy_note, "yellow")
+    for flag in summary.flags:
+        if flag.code != "modelled_energy":  # said above
+            _say(console, flag.sentence, "yellow")
+    for workload in summary.workloads:
+        _workload(console, workload)
+    lost = [failure for failure in summary.failures if not failure.repeated]
+    if lost or summary.not_run:
+        console.print()
+    for failure in lost:
+        _say(console, f"{failure.trial}: {failure.status}: {failure.reason}", "red", indent="  ", first="✗ ")
+    for missing in summary.not_run:
+        where = f"{missing.workload}: {missing.method}"
+        _say(console, f"{where}: {missing.reason}", "dim", indent="  ", first="– ")
+
+
+def partial(summary: Summary, console: Console) -> None:
+    """After a block: what is known so far, without a verdict, for looking early proves too much."""
+    for workload in summary.workloads:
+        rows = [row for row in workload.rows if row.measured is not None]
+        if not rows:
+            continue
+        _say(console, workload.name, "bold")
+        so_far = tuple(_text(f"{row.n} of {summary.blocks}") for row in rows)
+        columns = [c for c in _columns(workload, rows) if c.title.startswith("measured") or c.rank == 1]
+        _show(console, [row.method for row in rows], [*columns, Column("blocks", so_far)])

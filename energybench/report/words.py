@@ -1,0 +1,246 @@
+"""Numbers and sentences, one way of writing them. What must stay on one line is joined by no-break spaces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from energybench import stats
+
+if TYPE_CHECKING:
+    from energybench.report.shapes import Control, Measured, Quality, Row, Workload
+
+NB = "\u00a0"
+NOTHING = "–"
+BETTER = frozenset({"saves", "faster"})
+WORSE = frozenset({"costs more", "slower"})
+
+
+def plain(text: str) -> str:
+    """Ordinary spaces, once lines are broken."""
+    return text.replace(NB, " ")
+
+
+def number(value: float, decimals: int, sign: bool = False) -> str:
+    """A typographic minus, no negative zero."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{abs(value):.{decimals}f}"
+    if float(text) == 0:
+        return text
+    return f"−{text}" if value < 0 else f"+{text}" if sign else text
+
+
+def percent(value: float | None, decimals: int = 1) -> str:
+    return NOTHING if value is None else f"{number(100 * value, decimals)}{NB}%"
+
+
+def interval(low: float, high: float, decimals: int) -> str:
+    return f"[{number(100 * low, decimals)},{NB}{number(100 * high, decimals)}]"
+
+
+def measured(figure: Measured | None) -> str:
+    """31 % [27, 35]: a decimal only where the interval is narrow enough to deserve it."""
+    if figure is None:
+        return NOTHING
+    low, high = figure.low_rel, figure.high_rel
+    decimals = 1 if low is None or high is None or high - low < 0.04 else 0
+    text = percent(figure.saving_rel, decimals)
+    if figure.n < stats.FEWEST_BLOCKS or low is None or high is None:
+        return text
+    return f"{text}{NB}{interval(low, high, decimals)}"
+
+
+def points(value: float, fraction: bool) -> str:
+    """A change of quality: percentage points of a fraction, else the metric's own unit."""
+    return f"{number(100 * value, 1, sign=True)}{NB}pp" if fraction else number(value, 3, sign=True)
+
+
+def quality_change(quality: Quality | None) -> str:
+    return NOTHING if quality is None else points(quality.change, quality.fraction)
+
+
+def kept(value: float | None) -> str:
+    return NOTHING if value is None else percent(value, 0)
+
+
+def si(value: float, unit: str) -> str:
+    """Three figures with a prefix: 1.25 kJ."""
+    if value == 0 or not math.isfinite(value):
+        return f"{number(value, 0)}{NB}{unit}"
+    value = float(f"{value:.3g}")  # first, so that 999.6 becomes 1.00 k
+    power = max(-3, min(5, math.floor(math.log10(abs(value)) / 3 + 1e-12)))
+    scaled = value / 1000**power
+    decimals = max(0, 2 - math.floor(math.log10(abs(scaled)) + 1e-12))
+    prefix = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}[power]
+    return f"{number(scaled, decimals)}{NB}{prefix}{unit}"
+
+
+def duration(value: float) -> str:
+    """Seconds, minutes or hours."""
+    if value < 1:
+        return si(value, "s")
+    if value < 120:
+        return f"{number(value, 1)}{NB}s"
+    return f"{number(value / 60, 1)}{NB}min" if value < 7200 else f"{number(value / 3600, 1)}{NB}h"
+
+
+def blocks(n: int) -> str:
+    return f"{n}{NB}block{'s' * (n != 1)}"
+
+
+def _less_or_more(ratio: float, less: str, more: str, same: str) -> str:
+    share = percent(abs(ratio - 1))
+    if share == percent(0.0):
+        return same
+    return f"{share} {less if ratio < 1 else more}"
+
+
+def what(quantity: str, scope: str) -> str:
+    return "time" if quantity == "time" else f"energy ({scope})"
+
+
+def explain(
+    method: str, flop: float | None, seconds: float | None, joules: float | None, scope: str = ""
+) -> str:
+    """Where the difference came from: an identity in logs, so the factors multiply to the last figure."""
+    if seconds is None or flop is None or flop <= 0:
+        return ""
+    parts = stats.decompose(flop, seconds, joules)
+    flops = _less_or_more(flop, "fewer FLOPs", "more FLOPs", "as many FLOPs as plain training")
+    each = _less_or_more(math.exp(parts.seconds_per_flop), "less time", "more time", "the same time")
+    words = [f"{method} does {flops}", f"each takes {each}"]
+    if parts.watts is not None:
+        power = _less_or_more(math.exp(parts.watts), "less power", "more power", "the same power")
+        drawn_by = {"gpu": "card", "cpu": "processor"}.get(scope, "machine")
+        words.append(f"the {drawn_by} draws {power}")
+    total, quantity = (seconds, "time") if joules is None else (joules, what("energy", scope))
+    outcome = _less_or_more(total, f"less {quantity}", f"more {quantity}", f"the same {quantity}")
+    return f"{', '.join(words)}: {outcome}."
+
+
+def against_control(control: Control, metric: str) -> str:
+    """The matched control: is it the method, or only less training?"""
+    change = f"{measured(control.measured)} {what(control.measured.quantity, control.measured.scope)} saved"
+    gain = "" if control.quality is None else f", {metric} {quality_change(control.quality)}"
+    judged = "better than" if control.better else "not proven better than"
+    return f"Against plain training for the kept epochs: {change}{gain}; {judged} training less."
+
+
+def because(row: Row, noise: float) -> str:
+    """Why the verdict is this one, and what would change it."""
+    quality, needed = row.quality, row.blocks_needed
+    more = (
+        f"about {blocks(needed)} would decide" if needed else "no number of blocks up to 10 000 would decide"
+    )
+    match row.verdict:
+        case "inconclusive":
+            return more
+        case "no saving" | "no difference":
+            return f"the whole interval lies within ±{percent(noise)}"
+        case "no verdict" if row.n < stats.FEWEST_BLOCKS:
+            if row.diverged:
+                return f"training diverged in {blocks(row.diverged)}"
+            return f"{blocks(row.n)}, and {stats.FEWEST_BLOCKS} are the least"
+        case "quality lost" if row.diverged:
+            return f"training diverged in {blocks(row.diverged)}"
+        case "quality lost" | "quality unproven":
+            return _quality(quality, row.verdict, more)
+    return ""
+
+
+def _quality(quality: Quality | None, verdict: str, more: str) -> str:
+    if quality is None or quality.limit is None or quality.bound is None:
+        return "no quality figure in every block, or no margin in the suite"
+    limit, bound = (points(value, quality.fraction) for value in (quality.limit, quality.bound))
+    if verdict == "quality lost":
+        return f"{quality.metric} changed by {quality_change(quality)}, {limit} is accepted"
+    return f"a change of {bound} {quality.metric} cannot be excluded, {limit} is accepted; {more}"
+
+
+def notes(row: Row, metric: str) -> list[str]:
+    """What stands below the table about one method, a sentence each; flags apart."""
+    found = [f"{row.verdict}: {row.because.rstrip('.')}." if row.because else f"{row.verdict}."]
+    if row.explanation:
+        found.append(row.explanation)
+    if row.claim_of == "backward" and row.claim_rel is not None:
+        of_all = "" if row.claimed_rel is None else f", {percent(row.claimed_rel)} of the training"
+        found.append(f"Claimed: {percent(row.claim_rel)} of the backward pass{of_all}.")
+    if row.claim_source:
+        found.append(f"Claimed by: {row.claim_source}.")
+    if row.control is not None:
+        found.append(against_control(row.control, metric))
+    if row.detectable_rel is not None:
+        found.append(f"{blocks(row.n)} see savings from {percent(row.detectable_rel)}.")
+    return found
+
+
+def clean(text: str) -> str:
+    """One line without control characters: names come from files that others wrote."""
+    return "".join(c if c.isprintable() or c == NB else " " for c in text)
+
+
+def _found(row: Row, workload: Workload) -> str:
+    figure, quality = row.measured, row.quality
+    assert figure is not None
+    least = ""
+    if quality is not None and quality.limit is not None:
+        lost = points(abs(quality.limit), quality.fraction).lstrip("+")
+        least = f", with no more than {lost} of {quality.metric} lost"
+    if figure.quantity == "energy":
+        verb = f"{row.method} saves {measured(figure)} of the energy ({figure.scope}) of plain training"
+    else:
+        verb = f"{row.method} takes {measured(figure)} less time than plain training"
+    caveat = ""
+    if row.control is not None and not row.control.better:
+        caveat = " It is not proven better than plain training for the epochs that it kept."
+    return f"{verb} on {workload.name}{least}.{caveat}"
+
+
+def _worse(row: Row, workload: Workload) -> str:
+    figure = row.measured
+    assert figure is not None
+    costs = "costs more energy" if figure.quantity == "energy" else "is slower"
+    return f"{row.method} {costs} than plain training on {workload.name}: {measured(figure)} saved."
+
+
+def headline(workloads: Sequence[Workload]) -> str:
+    """The one sentence that matters first. It never promises more than a verdict does."""
+    rows = [(row, workload) for workload in workloads for row in workload.rows if row.measured is not None]
+    if not rows:
+        return "No method and its baseline both finished in one block: there is nothing to compare."
+
+    def strength(item: tuple[Row, Workload]) -> tuple[bool, float]:
+        figure = item[0].measured
+        assert figure is not None
+        return figure.quantity == "energy", figure.low_rel or -math.inf
+
+    found = [item for item in rows if item[0].verdict in BETTER]
+    if found:
+        best = max(found, key=strength)
+        others = len(found) - 1
+        more = f" {len(found)} of {len(rows)} comparisons found a saving." if others else ""
+        return _found(*best) + more
+    judged = [row for row, _ in rows if row.verdict != "no verdict"]
+    if not judged:
+        most = max(row.n for row, _ in rows)
+        if most < stats.FEWEST_BLOCKS:
+            return f"No verdict: {blocks(most)}, and {stats.FEWEST_BLOCKS} are the least."
+        return "No verdict: a check of the measurement failed, see the flags."
+    kinds = {row.measured.quantity for row in judged if row.measured}
+    first = {
+        frozenset({"time"}): "No method was proven faster",
+        frozenset({"energy"}): "No method was proven to save energy",
+    }.get(frozenset(kinds), "No method was proven to save energy or time")
+    limits = [(row.detectable_rel, row.n) for row in judged if row.detectable_rel is not None]
+    if limits:
+        limit, n = min(limits)
+        first += f": {blocks(n)} cannot see savings under {percent(limit, 0 if limit >= 0.1 else 1)}"
+    tails = [_worse(*item) for item in rows if item[0].verdict in WORSE][:1]
+    tails += [
+        f"{row.method} loses {row.quality.metric if row.quality else 'quality'} on {workload.name}."
+        for row, workload in rows
+        if row.verdict == "quality lost"
+    ][:1]
+    return " ".join([f"{first}.", *tails])

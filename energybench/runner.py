@@ -1,0 +1,300 @@
+"""`energybench run`: a suite goes in, trials run one at a time in processes of their own, a report comes out.
+
+The parent imports no torch and sleeps while a trial runs. What is on disk is always whole: the same command continues.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from energybench import schedule
+from energybench.errors import (
+    EXIT_FINE,
+    EXIT_INTERRUPTED,
+    EXIT_TRIALS_FAILED,
+    CannotMeasure,
+    Problem,
+    UsageError,
+)
+from energybench.folder import Folder, choose
+from energybench.launch import Launcher, Outcome
+from energybench.progress import Progress
+from energybench.record import Cell, Invocation, RunFile, Trial, Witness, read, write_json
+from energybench.suite import Suite, slug
+
+
+class Planned:
+    """A suite that has passed every check, with what its trials need."""
+
+    def __init__(self, suite: Suite, result: dict[str, Any], spec: dict[str, Any]) -> None:
+        self.suite, self.spec = suite, spec
+        self.workloads: dict[str, dict[str, Any]] = result["workloads"]
+        self.cells = [Cell.model_validate(cell) for cell in result["cells"]]
+        self.notes: list[str] = result["notes"]
+        self.machine: dict[str, Any] = result["machine"]
+        self.device: str = result["device"]
+        self.digest: str = result["digest"]
+
+    @property
+    def trials(self) -> int:
+        return self.suite.trials.blocks * sum(not cell.skipped for cell in self.cells)
+
+    @property
+    def witnesses(self) -> list[Cell]:
+        """One per cell whose steps are its own; twins and controls take the baseline's steps."""
+        return [cell for cell in self.cells if cell.role in ("baseline", "method") and not cell.skipped]
+
+    def expected_s(self) -> float:
+        """About how long: plain steps for every cell, a second of set-up for each process."""
+        metered = self.suite.trials.blocks * sum((c.expected_s or 0) + 1 for c in self.cells if not c.skipped)
+        return metered + sum((c.expected_s or 0) * 1.5 + 1 for c in self.witnesses)
+
+
+def plan(suite: Suite, launcher: Launcher, scratch: Path, *, device: str | None = None, download: bool = True) -> Planned:
+    """Check everything that can be checked without training, in a child. Raises UsageError with every mistake."""
+    workloads = [{**w.settings(), "where": _places(suite, ("workload", i))} for i, w in enumerate(suite.workloads)]
+    for workload in workloads:
+        workload.pop("extends", None)
+    variants = [
+        {
+            "label": variant.label,
+            "claim": variant.claim,
+            "control": variant.control,
+            "stack": [
+                {"use": layer.use, "parameters": layer.parameters,
+                 "where": {"": suite.where(layer.loc)} | {k: suite.where((*layer.loc, k)) for k in layer.parameters}}
+                for layer in variant.stack
+            ],
+        }
+        for variant in suite.variants()
+    ]  # fmt: skip
+    settings = suite.digest_source()
+    spec = {
+        "base": str(suite.path.parent), "cache": str(scratch / "data"), "workloads": workloads, "variants": variants,
+        "pairs": [{"workload": w.name, "variant": v.label, "skipped": why} for w, v, why in suite.pairs()],
+        "blocks": suite.trials.blocks, "seed": suite.trials.seed, "twin": suite.trials.twin,
+        "threads": suite.trials.threads, "warmup": settings["trials"]["warmup"], "measure": settings["measure"],
+        "metric": suite.accept.quality.metric, "metric_where": suite.where(("accept", "quality", "metric")),
+        "energy_where": suite.where(("measure", "energy")), "stamp": suite.stamp, "accept": settings["accept"],
+        "carbon_where": suite.where(("measure", "carbon", "country")), "device": device, "download": download,
+    }  # fmt: skip
+    in_path, out_path = scratch / "plan.in.json", scratch / "plan.out.json"
+    in_path.write_text(json.dumps(spec), encoding="utf-8")
+    outcome = launcher.call("energybench.plan:main", in_path, out_path)
+    if not out_path.exists():
+        raise RuntimeError(f"checking the suite failed: {outcome.reason}")
+    result = json.loads(out_path.read_text(encoding="utf-8"))
+    if result["problems"]:
+        problems = [Problem(**problem) for problem in result["problems"]]
+        raise (CannotMeasure if all(p.code == "E501" for p in problems) else UsageError)(problems)
+    return Planned(suite, result, spec)
+
+
+def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: str | None = None,
+        argv: list[str] | None = None, progress: Progress) -> tuple[int, Path]:  # fmt: skip
+    """Run what is missing of a suite and report. Returns the exit code and the run's folder."""
+    launcher = Launcher()
+    launcher.warm()
+    scratch = Path(tempfile.mkdtemp(prefix="energybench-"))
+    try:
+        with _terminate_as_interrupt():
+            progress.say(f"checking {suite.path.name}: methods, models, data")
+            planned = plan(suite, launcher, scratch, device=device)
+            folder = choose(suite.suite, planned.digest, out, fresh)
+            with folder.lock():
+                code = _Runner(planned, folder, launcher, scratch, progress, argv or sys.argv).run()
+                return code, folder.path
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def plan_facts(planned: Planned) -> dict[str, Any]:
+    """The plan as plain data, for `check` and its `--json`."""
+    return {
+        "suite": planned.suite.suite,
+        "path": str(planned.suite.path),
+        "stamp": planned.suite.stamp,
+        "blocks": planned.suite.trials.blocks,
+        "trials": planned.trials,
+        "witnesses": len(planned.witnesses),
+        "expected_s": planned.expected_s(),
+        "device": planned.device,
+        "notes": planned.notes,
+        "workloads": {
+            name: {"parameters": known["parameters"], "steps_per_epoch": known["steps"], "step_s": known["step_s"],
+                   "data": {key: value for key, value in known["data"].items() if key != "file"}}
+            for name, known in planned.workloads.items()
+        },
+        "cells": [
+            {"workload": c.workload, "method": c.method, "role": c.role, "skipped": c.skipped, "plain_flop": c.plain_flop,
+             "expected_s": c.expected_s, "epochs": c.epochs, "methods": {s["name"]: s["path"] for s in c.stack},
+             "claim": c.claim.model_dump() if c.claim else None}
+            for c in planned.cells
+        ],
+        "machine": planned.machine,
+    }  # fmt: skip
+
+
+class _Runner:
+    def __init__(self, planned: Planned, folder: Folder, launcher: Launcher, scratch: Path, progress: Progress,
+                 argv: list[str]) -> None:  # fmt: skip
+        self.planned, self.folder, self.launcher, self.scratch = planned, folder, launcher, scratch
+        self.progress, self.suite = progress, planned.suite
+        self.run_file = self._open(argv)
+
+    def run(self) -> int:
+        blocks = self.suite.trials.blocks
+        number = self.run_file.invocations[-1].number
+        done = [trial for trial in self.folder.trials()]
+        slots = schedule.missing(self.planned.cells, blocks, self.suite.trials.seed, done, number)
+        witnessed = {(w.workload, w.method): w.digest for w in self.folder.witnessed()}
+        witnesses = [c for c in self.planned.witnesses if witnessed.get((c.workload, c.method)) != c.digest]
+        for note in self.planned.notes:
+            self.progress.say(f"note: {note}")
+        self.progress.begin(self.folder.path, len(witnesses) + len(slots), resumed=bool(done),
+                            expected_s=self.planned.expected_s())  # fmt: skip
+        try:
+            for cell in witnesses:
+                self._witness(cell)
+            for block in range(blocks):
+                here = [slot for slot in slots if slot.block == block]
+                for slot in here:
+                    self._trial(slot)
+                if here and block < blocks - 1:
+                    self.progress.block(self._summary())
+        except KeyboardInterrupt:
+            self._close("interrupted", finished=False)
+            self.progress.interrupted(self.folder.path)
+            return EXIT_INTERRUPTED
+        self._close("finished", finished=True)
+        summary = self._summary()
+        from energybench.report.markdown import markdown
+
+        self.folder.report.write_text(markdown(summary), encoding="utf-8")
+        self.progress.end(summary, self.folder.report)
+        failed = [t for t in self.folder.trials() if t.status != "ok" and t.invocation == number]
+        return EXIT_TRIALS_FAILED if failed else EXIT_FINE
+
+    def _trial(self, slot: schedule.Slot) -> None:
+        cell = slot.cell
+        epochs = cell.epochs[slot.block] if cell.epochs else None
+        header = {
+            "trial": slot.trial, "workload": cell.workload, "method": cell.method, "role": cell.role, "of": cell.of,
+            "block": slot.block, "seed": self.suite.trials.seed + slot.block, "invocation": slot.invocation,
+            "position": slot.position, "digest": cell.digest, "started_at": _now(),
+            "claim": cell.claim.model_dump() if cell.claim else None,
+        }  # fmt: skip
+        self.progress.start(f"block {slot.block + 1}/{self.suite.trials.blocks}", cell.workload, cell.method)
+        out = self.folder.records / f"{slot.trial}.json"
+        outcome = self._call(cell, "trial", header, epochs, slot.trial, out, self.suite.trials.limit)
+        if not out.exists():
+            write_json(out, Trial.model_validate({**header, **_failure(outcome)}))
+        self.progress.finish(read(out, Trial))
+
+    def _witness(self, cell: Cell) -> None:
+        name = f"{slug(cell.workload)}.{slug(cell.method)}"
+        header = {"workload": cell.workload, "method": cell.method, "role": cell.role, "digest": cell.digest,
+                  "seed": self.suite.trials.seed}  # fmt: skip
+        self.progress.start("counting FLOPs", cell.workload, cell.method)
+        out = self.folder.witnesses / f"{name}.json"
+        outcome = self._call(cell, "witness", header, None, f"witness-{name}", out, 3 * self.suite.trials.limit)
+        if not out.exists():
+            write_json(out, Witness.model_validate({**header, **_failure(outcome)}))
+        self.progress.finish(read(out, Witness))
+
+    def _call(self, cell: Cell, mode: str, header: dict[str, Any], epochs: int | None, name: str, out: Path,
+              limit_s: float) -> Outcome:  # fmt: skip
+        spec = self.planned.spec
+        workload = next(w for w in spec["workloads"] if w["name"] == cell.workload)
+        known = self.planned.workloads[cell.workload]
+        in_path = self.scratch / "cell.in.json"
+        in_path.write_text(json.dumps({
+            "mode": mode, "header": header, "base": spec["base"], "epochs": epochs, "stack": cell.stack,
+            "workload": {key: value for key, value in workload.items() if key != "where"},
+            "data": known["data"], "ledger": known["ledger"], "warmup": spec["warmup"],
+            "measure": spec["measure"] | {"model": self.planned.machine.get("energy_model")},
+            "threads": spec["threads"], "device": self.planned.device,
+        }), encoding="utf-8")  # fmt: skip
+        log = self.folder.path / "logs" / f"{name}.log"
+        log.parent.mkdir(exist_ok=True)
+        out.unlink(missing_ok=True)  # a witness of other settings
+        try:
+            return self.launcher.call("energybench.cell:main", in_path, out, log=log, limit_s=limit_s,
+                                      tick=self.progress.tick)  # fmt: skip
+        finally:
+            with suppress(OSError):
+                if not log.stat().st_size:
+                    log.unlink()
+                log.parent.rmdir()
+
+    def _open(self, argv: list[str]) -> RunFile:
+        """run.json with this invocation added."""
+        run = self.folder.run_file() or self._new_run_file()
+        number = max((i.number for i in run.invocations), default=-1) + 1
+        invocation = Invocation(number=number, argv=[Path(argv[0]).name, *argv[1:]], started_at=_now())
+        run = run.model_copy(update={"invocations": [*run.invocations, invocation]})
+        self.folder.save(run)
+        return run
+
+    def _new_run_file(self) -> RunFile:
+        suite, planned = self.suite, self.planned
+        data = {name: {key: value for key, value in found["data"].items() if key != "file"}
+                | {"parameters": found["parameters"]} for name, found in planned.workloads.items()}  # fmt: skip
+        return RunFile(
+            suite=suite.suite, about=suite.about, run=self.folder.path.name, digest=planned.digest, stamp=suite.stamp,
+            suite_path=suite.path.name, suite_text=suite.text, resolved=suite.digest_source(), cells=planned.cells,
+            blocks=suite.trials.blocks, machine=planned.machine, data=data,
+            sources={s["name"]: f"{Path(s['path']).name} ({s['origin']})" for c in planned.cells for s in c.stack},
+        )  # fmt: skip
+
+    def _close(self, outcome: str, finished: bool) -> None:
+        last = self.run_file.invocations[-1].model_copy(update={"ended_at": _now(), "outcome": outcome})
+        self.run_file = self.run_file.model_copy(
+            update={"invocations": [*self.run_file.invocations[:-1], last], "finished": finished}
+        )
+        self.folder.save(self.run_file)
+
+    def _summary(self) -> Any:
+        from energybench.report.summary import summarise
+
+        return summarise(self.run_file, self.folder.trials(), self.folder.witnessed())
+
+
+def _failure(outcome: Outcome) -> dict[str, Any]:
+    status = "timeout" if outcome.timed_out else "out_of_memory" if outcome.killed and "KILL" in (outcome.reason or "") else "failed"
+    return {"status": status, "reason": outcome.reason or "it ended without a record"}
+
+
+def _places(suite: Suite, loc: tuple[str | int, ...]) -> dict[str, str]:
+    """Where each table of a workload stands, for messages."""
+    keys = ("task", "model", "data", "train", "target", "train.precision")
+    return {"": suite.where(loc)} | {key: suite.where((*loc, *key.split("."))) for key in keys}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """A scheduler's SIGTERM ends a run as Ctrl-C does: whole files, exit 130."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+

@@ -1,0 +1,52 @@
+"""Which trial runs when: every cell once per block, in a random order of the block's own.
+
+A fixed order would charge drift to whoever always comes last: 3 % drift biases AAAAABBBBB by 1.66 %, a random order by
+nothing. The order depends on the suite's seed and the block alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from energybench.record import Cell, Trial
+from energybench.seeds import stable_seed
+from energybench.suite import slug
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One trial to run."""
+
+    cell: Cell
+    block: int
+    position: int
+    invocation: int
+
+    @property
+    def trial(self) -> str:
+        return f"b{self.block}-i{self.invocation}-{slug(self.cell.workload)}.{slug(self.cell.method)}"
+
+
+def order(cells: Sequence[Cell], block: int, seed: int) -> list[Cell]:
+    """A block's cells in its own random order."""
+    shuffled = [cell for cell in cells if not cell.skipped]
+    random.Random(stable_seed(seed, "schedule", block)).shuffle(shuffled)
+    return shuffled
+
+
+def missing(cells: Sequence[Cell], blocks: int, seed: int, done: Iterable[Trial], invocation: int) -> list[Slot]:
+    """What is left to run. A block that is resumed runs its baseline again: only one invocation's trials pair up."""
+    have = {(trial.block, trial.workload, trial.method) for trial in done}
+    slots: list[Slot] = []
+    for block in range(blocks):
+        planned = order(cells, block, seed)
+        left = [cell for cell in planned if (block, cell.workload, cell.method) not in have]
+        resumed = {cell.workload for cell in left}
+        for position, cell in enumerate(planned):
+            if cell in left or (cell.role == "baseline" and cell.workload in resumed):
+                slots.append(Slot(cell, block, position, invocation))
+    return slots
+
+

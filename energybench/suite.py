@@ -1,0 +1,246 @@
+"""A suite: which methods are trained beside plain training, on which workloads, and what counts as a saving.
+
+`load` reads one TOML file, with its own `extends` and [quick] and the command line's `--set`, and raises all
+the mistakes it finds at once, each with its line. Names are the file's keys, plural for arrays of tables.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PrivateAttr, ValidationError
+
+from energybench.discovery import shipped
+from energybench.errors import Problem, UsageError, nearest
+from energybench.explain import FOLDER_NAME, explain, unfit
+from energybench.resolve import (
+    OVERLAID,
+    WORKLOAD_OVERLAID,
+    Node,
+    extend,
+    grow,
+    override,
+    quick_problems,
+    quicken,
+)
+from energybench.tables import Accept, Measure, Method, Several, Skip, Table, Trials, Workload
+from energybench.variants import MOST_CELLS, Variant, expand, matches
+from energybench.where import positions
+
+
+class Suite(Table):
+    """A suite as it runs: `extends`, the quick overlay and `--set` applied, quantities in SI units."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    suite: str = Field(pattern=FOLDER_NAME, description="its name, and its folder's in reports/")
+    about: str = ""
+    trials: Trials = Field(default_factory=Trials)
+    measure: Measure = Field(default_factory=Measure)
+    accept: Accept = Field(default_factory=Accept)
+    workloads: Several[Workload] = Field(alias="workload", min_length=1)
+    methods: Several[Method] = Field(default=(), alias="method")
+    skips: Several[Skip] = Field(default=(), alias="skip")
+    quick: dict[str, Any] = Field(default_factory=dict, exclude=True)
+
+    _path: Path = PrivateAttr(default=Path())
+    _text: str = PrivateAttr(default="")
+    _stamp: tuple[str, ...] = PrivateAttr(default=())
+    _tree: Node = PrivateAttr(default=Node({}, ""))
+
+    @property
+    def path(self) -> Path:
+        """The file, absolute."""
+        return self._path
+
+    @property
+    def text(self) -> str:
+        """The file as written."""
+        return self._text
+
+    @property
+    def stamp(self) -> list[str]:
+        """What sets this run apart from the file: "quick", "--set ..."; on every page's title."""
+        return list(self._stamp)
+
+    def where(self, loc: Sequence[str | int]) -> str:
+        """ "suites/cifar.toml:12:7", or "--set ...", of a key or of its nearest ancestor.
+
+        loc: as in the file, such as ("workload", 0, "train", "lr")
+        """
+        if len(loc) == 3 and loc[0] == "method":  # a swept parameter stands in `sweep`
+            method = self._tree.find(loc[:2])
+            if method.get(str(loc[2])) is None:
+                return method.find(("sweep", loc[2])).place
+        return self._tree.find(loc).place
+
+    def variants(self) -> list[Variant]:
+        """Every method with every choice of its sweep; with `quick`, with the first."""
+        return [self._with_claim(variant) for variant in expand(self._tree, quick="quick" in self._stamp)[0]]
+
+    def _with_claim(self, variant: Variant) -> Variant:
+        method = self.methods[int(variant.loc[1])]
+        claim = method.claims.as_claim() if method.claims else None
+        return replace(variant, claim=claim, control=method.control)
+
+    def pairs(self) -> list[tuple[Workload, Variant, str | None]]:
+        """(workload, variant, why it is skipped), workload by workload in the order of the file."""
+        variants = self.variants()
+        return [(workload, variant, self._skipped(workload, variant))
+                for workload in self.workloads for variant in variants]  # fmt: skip
+
+    def _skipped(self, workload: Workload, variant: Variant) -> str | None:
+        return next((skip.because for skip in self.skips if skip.fits(workload, variant)), None)
+
+    def digest_source(self) -> dict[str, Any]:
+        """The resolved settings, JSON-able and in SI units."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def slug(text: str) -> str:
+    """`text` for a file name: itself if it is made of [A-Za-z0-9._+=-], else that much and its hash."""
+    safe = re.sub(r"[^A-Za-z0-9._+=-]+", "-", text)[:80].strip("-.")
+    if safe and safe == text:
+        return text
+    return f"{safe}-{hashlib.blake2b(text.encode(errors='surrogatepass'), digest_size=4).hexdigest()}".lstrip(
+        "-"
+    )
+
+
+def load(
+    path_or_name: str | Path,
+    *,
+    quick: bool = False,
+    overrides: Iterable[str] = (),
+    search: Sequence[Path] | None = None,
+) -> Suite:
+    """The suite in a file, or of that name in ./suites or among those shipped, or in the folders of `search`.
+
+    overrides: the texts after --set, such as "workload.train.epochs=2"
+    Raises UsageError with every mistake found: E101–E102 the file, E201–E207 what is in it.
+    """
+    path, overrides = _find(path_or_name, search), tuple(overrides)
+    text, tree = _read(path)
+    problems = quick_problems(tree)
+    if quick and tree.get("quick") is None:
+        hint = "add [quick] with workload.train = { epochs = 2 }, or run without --quick"
+        problems.append(Problem("E203", "this suite has no [quick] overlay", tree.place, hint))
+    tree, wrong, broken = extend(tree)
+    problems += wrong
+
+    def resolve(base: Node) -> tuple[Node, Suite | None]:
+        """--set laid over; what is wrong goes into `problems`."""
+        for text in overrides:
+            base, wrong = override(base, text)
+            problems.extend(wrong)
+        found = list(unfit(base))
+        problems.extend(found)
+        suite = None
+        try:
+            suite = Suite.model_validate(base.plain())
+        except ValidationError as error:
+            seen = {problem.where for problem in found}
+            problems.extend(
+                problem for problem in explain(error, Suite, base, broken) if problem.where not in seen
+            )
+        return base, suite
+
+    plain, quickened = resolve(tree), resolve(quicken(tree))  # both, so that --quick never finds new mistakes
+    tree, suite = quickened if quick else plain
+    problems += _reference_problems(tree, suite)
+    if problems or suite is None:
+        raise UsageError(sorted(dict.fromkeys(problems), key=_line))
+    suite._path, suite._text, suite._tree = path.absolute(), text, tree
+    suite._stamp = (*(["quick"] if quick else []), *(f"--set {text}" for text in overrides))
+    return suite
+
+
+def _find(path_or_name: str | Path, search: Sequence[Path] | None) -> Path:
+    name, folders = str(path_or_name), search if search is not None else (Path("suites"), shipped("suites"))
+    if re.fullmatch(r"[\w.+-]+", name) and not name.endswith(".toml"):
+        for folder in folders:
+            if (folder / f"{name}.toml").is_file():
+                return folder / f"{name}.toml"
+        if not Path(name).is_file():
+            known = {file.stem for folder in folders for file in folder.glob("*.toml")}
+            raise UsageError(Problem("E101", f"no suite is called '{name}'", "", nearest(name, known)))
+    path = Path(name)
+    if not path.is_file():
+        what = "is a folder, not a suite" if path.is_dir() else "does not exist"
+        files = {str(file) for file in path.parent.glob("*.toml")} if not path.is_dir() else set()
+        raise UsageError(Problem("E101", f"'{name}' {what}", "", nearest(name, files)))
+    return path
+
+
+def _read(path: Path) -> tuple[str, Node]:
+    """The text, and its tree with the place of every key."""
+    shown = os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        places = positions(text) if (raw := tomllib.loads(text)) else {}
+    except OSError as error:
+        raise UsageError(Problem("E101", f"cannot read it: {error.strerror}", shown)) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            Problem("E102", f"not UTF-8 at byte {error.start}", shown, "save it as UTF-8")
+        ) from None
+    except RecursionError:
+        raise UsageError(Problem("E102", "nested too deeply", shown)) from None
+    except tomllib.TOMLDecodeError as error:
+        found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
+        last = text.rstrip().count("\n") + 1
+        message, line, column = found.groups() if found else (str(error).partition(" (at")[0], last, 1)
+        hint = 'text needs quotes: key = "value"' if "Invalid value" in message else ""
+        raise UsageError(Problem("E102", f"not TOML: {message}", f"{shown}:{line}:{column}", hint)) from None
+    return text, Node(grow(raw, places, shown).value, f"{shown}:1:1")
+
+
+def _reference_problems(tree: Node, suite: Suite | None) -> list[Problem]:
+    """Labels and sweeps; patterns that match nothing; more cells than anyone can mean."""
+    variants, problems = expand(tree)
+    workloads = [entry.text("name") for entry in tree.items("workload")]
+    if not problems and None not in workloads:
+        names = {"workload": [[name] for name in workloads if name],
+                 "method": [[variant.label, variant.entry] for variant in variants]}  # fmt: skip
+        for skip in tree.items("skip"):
+            for key, known in names.items():
+                pattern = skip.text(key)
+                if pattern and pattern != "*" and not any(matches(pattern, group) for group in known):
+                    message = f"this skips nothing: no {key} matches '{pattern}'"
+                    hint = nearest(pattern, {name for group in known for name in group})
+                    problems.append(Problem("E205", message, skip.find([key]).place, hint))
+    if suite is not None:
+        count = len(suite.workloads) * (1 + suite.trials.twin + len(variants)) * suite.trials.blocks
+        if count > MOST_CELLS:
+            message = f"this suite has {count:,} trials; at most {MOST_CELLS:,} are allowed"
+            hint = "fewer blocks, workloads or sweeps"
+            problems.append(Problem("E207", message, tree.find(["trials", "blocks"]).place, hint))
+    return problems
+
+
+def _line(problem: Problem) -> tuple[bool, list[int]]:
+    """In the order of the file, what was set last."""
+    numbers = re.search(r":(\d+):(\d+)$", problem.where)
+    return numbers is None, [int(number) for number in numbers.groups()] if numbers else []
+
+
+def schema_json() -> dict[str, Any]:
+    """The schema of a suite's file, for editors: JSON Schema 2020-12. What `extends` can give is optional."""
+    schema = copy.deepcopy(Suite.model_json_schema())
+    tables = schema["$defs"]
+    for name in ("Model", "Data", "Train"):
+        tables[name].pop("required", None)
+    tables["Workload"]["required"] = ["name"]
+    overlay = {key: schema["properties"][key] for key in OVERLAID if key != "workload"}
+    keys = {key: tables["Workload"]["properties"][key] for key in WORKLOAD_OVERLAID}
+    overlay["workload"] = {"type": "object", "properties": keys, "additionalProperties": False}
+    schema["properties"]["quick"] = {"type": "object", "properties": overlay, "additionalProperties": False,
+                                     "description": "laid over the suite by --quick"}  # fmt: skip
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

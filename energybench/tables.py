@@ -1,0 +1,212 @@
+"""The tables of a suite's file as frozen models: keys, types, units, defaults and bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+
+from energybench.explain import COUNTRY, ONE_LINE, KeyedError
+from energybench.units import Bytes, Points, Ratio, Seconds, Warmup
+from energybench.variants import Variant, matches
+
+Item = TypeVar("Item")
+Several = Annotated[tuple[Item, ...], Strict(False)]  # a TOML array; its items stay strict
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Open(Table):
+    """A table whose other keys are parameters of what it names."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Trials(Table):
+    """How often, in which order and for how long."""
+
+    blocks: int = Field(default=5, ge=1, description="one block is every cell once, on one device")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="block b uses seed + b for all its cells")
+    twin: bool = Field(default=True, description="run the baseline twice in each block: the A/A check")
+    warmup: Warmup = Field(default="20 s", validate_default=True)
+    limit: Seconds = Field(default="30 min", validate_default=True, gt=0, description="of one cell")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of a trial")
+
+
+class Carbon(Table):
+    """Where the electricity comes from."""
+
+    country: str = Field(pattern=COUNTRY, examples=["FRA"], description="ISO 3166-1 alpha-3")
+    pue: float = Field(
+        default=1.0, ge=1, description="energy of the whole data centre per energy of its machines"
+    )
+
+
+class Measure(Table):
+    energy: Literal["off", "if available", "require"] = "if available"
+    carbon: Carbon | None = None
+
+
+class Quality(Table):
+    metric: Name = "accuracy"
+    loses_at_most: Points = Field(default="0.5 pp", validate_default=True)
+
+
+class Accept(Table):
+    """What may be called a saving."""
+
+    quality: Quality = Field(default_factory=Quality)
+    noise: Ratio = Field(default="1 %", validate_default=True, description="the margin of every verdict")
+    estimate_gap: Points = Field(default="2 pp", validate_default=True)
+
+
+class Model(Open):
+    """`use` is a name or "file.py:function"; other keys are passed to it."""
+
+    use: Name = Field(examples=["resnet18"])
+
+
+class Data(Table):
+    """`use` is a name or "file.py:function"; `options` are passed to it."""
+
+    use: Name = Field(examples=["cifar10"])
+    batch: int = Field(ge=1, examples=[128], description="samples per update")
+    augment: Several[Name] = ()
+    subset: int | None = Field(default=None, ge=1, description="training samples kept")
+    test_subset: int | None = Field(default=None, ge=1)
+    resident: Bytes = Field(
+        default="2 GB", validate_default=True, description="up to here kept on the device"
+    )
+    drop_last: bool = False
+    workers: int = Field(default=2, ge=0, description="processes that decode images")
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Train(Table):
+    """The recipe of plain training, which every method shares."""
+
+    epochs: int = Field(ge=1, examples=[30])
+    optimizer: Literal["sgd", "adam", "adamw", "adagrad", "adadelta"] = "sgd"
+    lr: float = Field(gt=0, examples=[0.1])
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    nesterov: bool = False
+    betas: Annotated[tuple[Beta, Beta], Strict(False)] | None = None
+    decay: float = Field(default=0.0, ge=0, description="weight decay, as the optimizer defines it")
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
+    accumulate: int = Field(default=1, ge=1, description="micro-batches per update")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Train:
+        """A setting that the optimizer ignores is a mistake, not a default."""
+        for key in ("momentum", "nesterov"):
+            if getattr(self, key) and self.optimizer != "sgd":
+                raise KeyedError(f"{self.optimizer} has no {key}", key, 'remove it, or use optimizer = "sgd"')
+        if self.nesterov and not self.momentum:
+            raise KeyedError("nesterov needs momentum", "nesterov", "add momentum = 0.9")
+        if self.betas and self.optimizer not in ("adam", "adamw"):
+            raise KeyedError(
+                f"{self.optimizer} has no betas", "betas", 'remove them, or use optimizer = "adamw"'
+            )
+        return self
+
+
+class Target(Table):
+    """Also report the cost of reaching this quality."""
+
+    metric: Name = "accuracy"
+    at_least: float = Field(examples=[0.9])
+
+
+class Workload(Table):
+    """What is trained: model, data and recipe."""
+
+    name: Name
+    task: Name = Field(default="classification", description='a name or "file.py:Class"')
+    extends: Name | None = Field(default=None, description="a workload whose other keys it takes")
+    model: Model
+    data: Data
+    train: Train
+    target: Target | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Workload:
+        if self.train.accumulate > self.data.batch:
+            message = f"accumulate = {self.train.accumulate} splits a batch of {self.data.batch}"
+            raise KeyedError(message, "train.accumulate", f"at most {self.data.batch}")
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """JSON-able and resolved, in SI units."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class Claims(Table):
+    """What the paper or author promises."""
+
+    training: Ratio | None = None
+    backward: Ratio | None = None
+    source: str = Field(default="", alias="from")
+
+    @model_validator(mode="after")
+    def _one_promise(self) -> Claims:
+        if (self.training is None) == (self.backward is None):
+            hint = 'claims = { training = "20 %", from = "..." }'
+            raise KeyedError("a claim is about either training or backward", "backward", hint)
+        return self
+
+    def as_claim(self) -> dict[str, Any]:
+        """The fields of record.Claim."""
+        of, saving = ("training", self.training) if self.backward is None else ("backward", self.backward)
+        return {"saving_rel": saving, "of": of, "source": self.source}
+
+
+def _uses(value: Any) -> Any:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise KeyedError("expected a method, or an array of them, outermost first", "",
+                         'use = "gradsamp", or use = ["ssprop", "dropout"]')  # fmt: skip
+    return value
+
+
+class Method(Open):
+    """What changes. Other keys are the method's parameters; a stack has a table of them per method."""
+
+    use: Annotated[str | list[str], BeforeValidator(_uses)] = Field(examples=["gradsamp"])
+    name: Name | None = None
+    sweep: dict[str, Any] = Field(
+        default_factory=dict, description="parameter = [values]: one variant for each"
+    )
+    claims: Claims | None = None
+    control: Literal["matched", "none"] = Field(
+        default="matched", description="also train plainly for as long as a method that skips"
+    )
+
+
+class Skip(Table):
+    """Pairs that are not run; patterns of `*` and `?`."""
+
+    workload: Name = "*"
+    method: Name = "*"
+    because: Name = Field(examples=["this model has no convolutions"])
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> Skip:
+        if self.workload == self.method == "*":
+            raise KeyedError("this skips everything", "", 'add workload = "..." or method = "..."')
+        return self
+
+    def fits(self, workload: Workload, variant: Variant) -> bool:
+        return matches(self.workload, [workload.name]) and matches(
+            self.method, [variant.label, variant.entry]
+        )

@@ -1,0 +1,53 @@
+"""Batches whose inputs and targets are trees of tensors: cut them apart, put them together, move them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from energybench.method import Batch, Forward
+
+
+def take(tree: Any, index: Tensor | slice) -> Any:
+    """The samples at `index` of every tensor in a tree."""
+    return tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def to(tree: Any, device: torch.device) -> Any:
+    return tree_map(lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def split(batch: Batch, pieces: int) -> list[Batch]:
+    """A batch cut into `pieces` micro-batches of nearly equal size, never an empty one."""
+    if pieces == 1:
+        return [batch]
+    return [_piece(batch, slice(int(cut[0]), int(cut[-1]) + 1)) for cut in torch.arange(len(batch)).chunk(pieces)]
+
+
+def _piece(batch: Batch, where: slice) -> Batch:
+    return replace(
+        batch,
+        inputs=take(batch.inputs, where),
+        targets=take(batch.targets, where),
+        index=batch.index[where],
+        weights=None if batch.weights is None else batch.weights[where],
+        also={name: _piece(other, where) for name, other in batch.also.items()},
+    )
+
+
+def join(forwards: list[Forward], sizes: list[int]) -> Forward:
+    """The forward passes of micro-batches as if they had been one."""
+    if len(forwards) == 1:
+        return forwards[0]
+    total = sum(sizes)
+    value = torch.stack([forward.value.detach() * size / total for forward, size in zip(forwards, sizes, strict=True)])
+    each = [forward.each for forward in forwards if forward.each is not None]
+    leaves = [torch.utils._pytree.tree_flatten(forward.outputs) for forward in forwards]
+    joined = [torch.cat(parts) if isinstance(parts[0], Tensor) and parts[0].dim() else parts[0]
+              for parts in zip(*(flat for flat, _ in leaves), strict=True)]  # fmt: skip
+    outputs = torch.utils._pytree.tree_unflatten(joined, leaves[0][1])
+    return Forward(value.sum(), torch.cat(each) if len(each) == len(forwards) else None, outputs)

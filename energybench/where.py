@@ -1,0 +1,155 @@
+"""Line and column of every key in a TOML text, so that an error can say where.
+
+tomllib verifies the text and gives the values; this gives only positions, and may assume valid text.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from bisect import bisect_right
+from collections.abc import Mapping
+
+Loc = tuple[str | int, ...]
+Position = tuple[int, int]
+
+_TOKEN = re.compile(
+    r"""
+    (?P<space>   [ \t]+ | \#[^\n]* )
+  | (?P<newline> \r?\n )
+  | (?P<string>  \"{3}(?:\\[\s\S]|[^\\])*?\"{3,5} | '{3}[\s\S]*?'{3,5} | \"(?:\\.|[^\"\\\n])*\" | '[^'\n]*' )
+  | (?P<mark>    [\[\]{},=.] )
+  | (?P<bare>    [^\s\[\]{},=.\#\"']+ )
+    """,
+    re.VERBOSE,
+)
+
+
+def positions(text: str) -> dict[Loc, Position]:
+    """(line, column), from 1, of each key path of a valid TOML text.
+
+    A table's position is its key in its header, an array element's is its value; `[[name]]` gives element i
+    of `name` the position of the key in its own header. Columns count characters.
+    """
+    return _Reader(text).read()
+
+
+def locate(places: Mapping[Loc, Position], loc: Loc) -> Position:
+    """The position of `loc`, or of its nearest ancestor that has one, or of the first character."""
+    for end in range(len(loc), 0, -1):
+        if loc[:end] in places:
+            return places[loc[:end]]
+    return (1, 1)
+
+
+class _Reader:
+    """Recursive descent over the tokens; `at` is the next token that is neither blank nor a comment."""
+
+    def __init__(self, text: str) -> None:
+        self.lines = [0, *(match.end() for match in re.finditer("\n", text))]
+        self.tokens = [
+            (match.lastgroup or "", match.group(), match.start())
+            for match in _TOKEN.finditer(text)
+            if match.lastgroup != "space"
+        ]
+        self.tokens.append(("end", "", len(text)))
+        self.at = 0
+        self.found: dict[Loc, Position] = {}
+        self.elements: dict[Loc, int] = {}  # arrays of tables: how many so far
+
+    def read(self) -> dict[Loc, Position]:
+        table: Loc = ()
+        while self.kind != "end":
+            if self.kind == "newline":
+                self.at += 1
+            elif self.text == "[":
+                table = self.header()
+            else:
+                self.pair(table)
+        return self.found
+
+    @property
+    def kind(self) -> str:
+        return self.tokens[self.at][0]
+
+    @property
+    def text(self) -> str:
+        return self.tokens[self.at][1]
+
+    def position(self) -> Position:
+        offset = self.tokens[self.at][2]
+        line = bisect_right(self.lines, offset)
+        return line, offset - self.lines[line - 1] + 1
+
+    def header(self) -> Loc:
+        """`[a.b]` or `[[a.b]]`; returns the path of the table that it opens."""
+        self.at += 1
+        element = self.text == "["
+        self.at += element
+        keys = self.keys()
+        self.at += 1 + element
+        path: Loc = ()
+        for key, position in keys[:-1]:
+            self.found.setdefault((*path, key), position)
+            path = self.newest((*path, key))
+        path, position = (*path, keys[-1][0]), keys[-1][1]
+        if not element:
+            self.found[path] = position
+            return path
+        self.found.setdefault(path, position)
+        self.elements[path] = self.elements.get(path, 0) + 1
+        path = self.newest(path)
+        self.found[path] = position
+        return path
+
+    def newest(self, path: Loc) -> Loc:
+        """A path into an array of tables continues in its newest element."""
+        return (*path, self.elements[path] - 1) if path in self.elements else path
+
+    def pair(self, table: Loc) -> None:
+        """`a.b = value`"""
+        path = table
+        for key, position in self.keys():
+            path = (*path, key)
+            self.found.setdefault(path, position)
+        self.at += 1
+        self.value(path)
+
+    def keys(self) -> list[tuple[str, Position]]:
+        """A dotted key up to the mark that ends it."""
+        keys = []
+        while self.text not in ("=", "]"):
+            if self.text != ".":
+                keys.append((_key(self.text), self.position()))
+            self.at += 1
+        return keys
+
+    def value(self, path: Loc) -> None:
+        if self.text == "[":
+            self.at += 1
+            index = 0
+            while self.next_item() != "]":
+                self.found[*path, index] = self.position()
+                self.value((*path, index))
+                index += 1
+            self.at += 1
+        elif self.text == "{":
+            self.at += 1
+            while self.next_item() != "}":
+                self.pair(path)
+            self.at += 1
+        else:  # a scalar: 1.5 and 1979-05-27 07:32:00 are several tokens
+            while self.kind in ("bare", "string") or self.text == ".":
+                self.at += 1
+
+    def next_item(self) -> str:
+        """The next token across lines and commas."""
+        while self.kind == "newline" or self.text == ",":
+            self.at += 1
+        return self.text
+
+
+def _key(written: str) -> str:
+    if written[0] not in "\"'":
+        return written
+    return next(iter(tomllib.loads(f"{written} = 0")))  # tomllib knows the escapes

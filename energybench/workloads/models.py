@@ -1,0 +1,109 @@
+"""Models by name: our small ones here, every torchvision classification model by its own name, or a user's function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from energybench.errors import Problem, UsageError, nearest
+from energybench.torchvision_shim import import_torchvision
+
+Shape = tuple[int, ...]
+
+
+def cnn(shape: Shape, classes: int, channels: Sequence[int] = (16, 32), pool: bool = True) -> nn.Module:
+    """3×3 convolution, BatchNorm, ReLU and 2×2 max-pool per entry of `channels`; global mean; one linear layer."""
+    layers: list[nn.Module] = []
+    width, side = shape[0], min(shape[1:])
+    for out in channels:
+        layers += [nn.Conv2d(width, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+        if pool and side >= 4:
+            layers.append(nn.MaxPool2d(2))
+            side //= 2
+        width = out
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+
+
+def mlp(shape: Shape, classes: int, hidden: Sequence[int] = (256, 256)) -> nn.Module:
+    """Linear and ReLU per entry of `hidden`; one linear layer."""
+    width = 1
+    for extent in shape:
+        width *= extent
+    layers: list[nn.Module] = [nn.Flatten()]
+    for out in hidden:
+        layers += [nn.Linear(width, out), nn.ReLU()]
+        width = out
+    return nn.Sequential(*layers, nn.Linear(width, classes))
+
+
+def vit_tiny(shape: Shape, classes: int, patch: int = 4, layers: int = 12, heads: int = 3, width: int = 192) -> nn.Module:
+    """torchvision's VisionTransformer at DeiT-tiny's size (Touvron et al. 2021, Table 1) on small square images."""
+    vision = import_torchvision().models.vision_transformer.VisionTransformer
+    model = vision(shape[1], patch, layers, heads, width, 4 * width, num_classes=classes)
+    if shape[0] != 3:
+        model.conv_proj = nn.Conv2d(shape[0], width, patch, patch)
+    return model
+
+
+OWN: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp, "vit_tiny": vit_tiny}
+
+
+def build(use: str, shape: Shape, classes: int, parameters: dict[str, Any]) -> nn.Module:
+    """The model `use` for inputs of `shape` (C, H, W). Raises UsageError E401 for a name or parameter it cannot take."""
+    if use in OWN:
+        return call(OWN[use], use, {"shape": shape, "classes": classes}, parameters)
+    torchvision = import_torchvision()
+    known = torchvision.models.list_models(module=torchvision.models)
+    if use not in known:
+        hint = nearest(use, [*OWN, *known]) if len(use) > 2 else f"for example: {', '.join(OWN)}, resnet18"
+        if not hint.startswith("did"):
+            hint = f"ours: {', '.join(OWN)}; any torchvision classifier, such as resnet18; or \"file.py:function\""
+        raise UsageError(Problem("E401", f"no model is called '{use}'", hint=hint))
+    parameters = dict(parameters)
+    stem = parameters.pop("stem", None)
+    model = call(lambda **extra: torchvision.models.get_model(use, weights=None, num_classes=classes, **extra), use, {}, parameters)
+    if stem is not None:
+        small_stem(model, use, stem)
+    if shape[0] != 3:
+        take_channels(model, shape[0])
+    return model
+
+
+def call(function: Callable[..., Any], use: str, given: dict[str, Any], parameters: dict[str, Any]) -> Any:
+    """Call a builder with what it accepts of `given` and all of `parameters`; a refusal becomes E401."""
+    signature = inspect.signature(function).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.values())
+    if unknown := [key for key in parameters if key not in signature and not open_ended]:
+        words = [name for name in signature if name not in given]
+        raise UsageError(
+            Problem("E401", f"'{use}' takes no parameter '{unknown[0]}'", hint=nearest(unknown[0], words) or "it takes none")
+        )
+    arguments = {key: value for key, value in given.items() if key in signature or open_ended} | parameters
+    try:
+        return function(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError(Problem("E401", f"'{use}' refused its parameters: {error}")) from None
+
+
+def small_stem(model: nn.Module, use: str, stem: str) -> None:
+    """stem = "small": a 3×3 stride-1 first convolution and no max-pool, as ResNets are used on 32×32 images."""
+    conv = getattr(model, "conv1", None)
+    if stem != "small" or not isinstance(conv, nn.Conv2d) or not hasattr(model, "maxpool"):
+        raise UsageError(Problem("E401", f"'{use}' has no stem '{stem}'", hint='stem = "small" is for ResNets'))
+    model.conv1 = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+
+
+def take_channels(model: nn.Module, channels: int) -> None:
+    """Replace the first convolution by one that takes `channels` input channels."""
+    for name, conv in model.named_modules():
+        if isinstance(conv, nn.Conv2d):
+            parent = model.get_submodule(name.rpartition(".")[0])
+            fresh = nn.Conv2d(channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
+                              conv.dilation, bias=conv.bias is not None)  # fmt: skip
+            setattr(parent, name.rpartition(".")[2], fresh)
+            return

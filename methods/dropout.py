@@ -1,0 +1,48 @@
+"""dropout: zero a share p of every normalised activation while training (Srivastava et al. 2014), as ssProp combines it.
+
+Promises nothing in energy; it is the regulariser that ssProp is compared and combined with (Zhong et al., Table 6).
+Acts after every BatchNorm, or after every LayerNorm where there is none. "After the ReLU that follows" is the same
+function: scaling by a mask ≥ 0 commutes with ReLU. Composes with everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from energybench import Method
+
+
+@dataclass
+class Dropout(Method):
+    p: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p < 1:
+            raise ValueError(f"p is a share of activations in [0, 1), not {self.p}")
+
+    def setup(self, run):
+        self.acted = False
+        # A stream of its own: the model's own dropout, if it has any, draws what it draws without this method.
+        self._generator = run.rng(self.name, "mask", device=run.device)
+        modules = list(run.model.modules())
+        norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        norms = norms or [m for m in modules if isinstance(m, nn.LayerNorm)]
+        self._hooks = [norm.register_forward_hook(self._drop) for norm in norms]
+
+    def _drop(self, module, inputs, output):
+        if not module.training or self.p == 0:
+            return output
+        self.acted = True
+        keep = 1 - self.p
+        mask = torch.empty_like(output, requires_grad=False).bernoulli_(keep, generator=self._generator)
+        return output * mask.div_(keep)
+
+    def finish(self, run):
+        for hook in self._hooks:
+            hook.remove()
+
+    def diagnostics(self):
+        return {"layers": len(self._hooks)}

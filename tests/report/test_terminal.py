@@ -1,0 +1,169 @@
+"""What is printed is whole at any width, and means the same without colour."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+from synthetic import GPU, Run, Truth
+
+from energybench.record import Claim
+from energybench.report import words
+from energybench.report.shapes import Summary
+from energybench.report.summary import summarise
+from energybench.report.terminal import fold, partial, render
+
+WIDTHS = [60, 80, 100, 140, 200]
+LONG = "slow+dropout skip=random:0.25,period=12,depth=0.875"
+
+
+def example(**options: object) -> Summary:
+    run = Run(noise=0.02, quality_noise=0.001, **options)  # type: ignore[arg-type]
+    run.method("half", time=0.7, flop=0.5, claim=Claim(saving_rel=0.4, of="backward", source="Table 4"))
+    run.method(LONG, time=1.53, flop=0.9, energy=1.2).method("ssprop", time=1.002, flop=0.61)
+    run.control("half", time=0.71).skip("other", "no convolution here")
+    return summarise(*run.records())
+
+
+def printed(summary: Summary, width: int, show: object = render) -> str:
+    console = Console(width=width, record=True, file=io.StringIO(), force_terminal=False)
+    show(summary, console)  # type: ignore[operator]
+    return console.export_text()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("show", [render, partial])
+def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(width: int, show: object) -> None:
+    text = printed(example(), width, show)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize("width", [*WIDTHS, 24, 30, 40])
+@pytest.mark.parametrize("sensors", [(("model(x)", "cpu"),), (GPU,)])
+def test_every_measured_figure_and_verdict_is_whole_on_its_line_at_any_width(
+    width: int, sensors: tuple[tuple[str, str], ...]
+) -> None:
+    summary = example(sensors=sensors)
+    text = printed(summary, width)
+    for row in summary.workloads[0].rows:
+        assert words.plain(words.measured(row.measured)) in text
+        assert row.verdict in text
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_figure_in_the_notes_is_whole_on_its_line(width: int) -> None:
+    summary = example(sensors=(GPU,))
+    text = printed(summary, width)
+    for row in summary.workloads[0].rows:
+        for note in words.notes(row, "accuracy"):
+            assert all(words.plain(figure) in text for figure in note.split(" ") if words.NB in figure)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_column_is_shown_whole_or_not_at_all(width: int) -> None:
+    summary = example()
+    text = printed(summary, width)
+    table = text[text.index("Method") : text.index("• ")]
+    columns = {
+        "claimed": [words.percent(r.claimed_rel) for r in summary.workloads[0].rows],
+        "estimated": [words.percent(r.estimated_rel) for r in summary.workloads[0].rows],
+        "counted": [words.percent(r.counted_rel) for r in summary.workloads[0].rows],
+        "kept": [words.kept(r.kept_rel) for r in summary.workloads[0].rows],
+        "accuracy Δ": [words.quality_change(r.quality) for r in summary.workloads[0].rows],
+    }
+    shown = table.splitlines()[0]
+    for title, cells in columns.items():
+        if title in shown:
+            assert all(words.plain(cell) in table for cell in cells)
+        else:
+            assert title in " ".join(text[text.index("Left out at this width") :].split())
+
+
+def test_a_wide_terminal_shows_every_column_and_a_narrow_one_fewer() -> None:
+    def shown(width: int) -> int:
+        text = printed(example(), width)
+        head = next(line for line in text.splitlines() if line.startswith("Method"))
+        return sum(title in head for title in ("claimed", "estimated", "counted", "kept", "Δ", "verdict"))
+
+    counts = [shown(width) for width in WIDTHS]
+    assert counts == sorted(counts)
+    assert counts[-1] == 6
+    assert counts[0] < 6
+
+
+def test_the_headline_comes_first_and_modelled_energy_is_named_on_the_first_screen() -> None:
+    summary = example()
+    lines = printed(summary, 200).splitlines()
+    assert summary.headline in lines[1]
+    assert any("Energy is modelled" in line for line in lines[:4])
+
+
+def test_without_colour_the_words_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = io.StringIO()
+    render(example(), Console(file=out, width=100, force_terminal=True))
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", out.getvalue())
+    bare = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    assert bare == printed(example(), 100)
+
+
+def test_markup_and_escapes_in_a_name_are_printed_as_they_are_or_blanked() -> None:
+    run = Run().method("[red]x[/red]", time=0.8).method("a\x1b[31mb\nc", time=0.8)
+    text = printed(summarise(*run.records()), 140)
+    assert "[red]x[/red]" in text
+    assert "\x1b" not in text
+
+
+def test_after_a_block_no_verdict_is_given() -> None:
+    text = printed(example(), 100, partial)
+    assert "3 of 3" in text
+    assert "verdict" not in text
+    assert "slower" not in text
+
+
+def test_a_struck_row_says_why_in_words() -> None:
+    run = Run(blocks=5)
+    run.truths = [Truth("baseline", "baseline"), Truth("twin", "twin", time=0.9), Truth("half", time=0.5)]
+    text = printed(summarise(*run.records()), 140)
+    assert "no verdict" in text
+    assert "Plain training differs from itself" in text
+
+
+def test_an_empty_run_prints() -> None:
+    meta, _, _ = Run().method("half").records()
+    assert "nothing to compare" in printed(summarise(meta, [], []), 100)
+
+
+@pytest.mark.parametrize("width", [8, 12, 20])
+def test_a_name_is_folded_without_losing_a_character_but_spaces_at_a_fold(width: int) -> None:
+    lines = fold(LONG, width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert "".join(lines).replace(" ", "") == LONG.replace(" ", "")
+
+
+def test_a_number_inside_a_name_is_not_broken_where_there_is_room() -> None:
+    for line in fold(LONG, 20).splitlines():
+        assert not line.startswith(".")
+        assert "0.875" in LONG
+    assert any("0.875" in line for line in fold(LONG, 20).splitlines())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0 J"), (1.0, "1.00 J"), (999.6, "1.00 kJ"), (1234.5, "1.23 kJ"), (0.0456, "45.6 mJ"),
+        (-2500, "−2.50 kJ"), (3.6e6, "3.60 MJ"),
+    ],
+)  # fmt: skip
+def test_joules_have_three_figures_and_a_prefix(value: float, text: str) -> None:
+    assert words.plain(words.si(value, "J")) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.12345, "12.3 %"), (-0.0001, "0.0 %"), (-0.123, "−12.3 %"), (None, "–")]
+)
+def test_percent_has_a_real_minus_and_no_negative_zero(value: float | None, text: str) -> None:
+    assert words.plain(words.percent(value)) == text

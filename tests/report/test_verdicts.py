@@ -1,0 +1,156 @@
+"""Verdicts, flags and controls on synthetic runs whose truth is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from synthetic import Run, Truth
+
+from energybench.record import Passes
+from energybench.report.shapes import Row, Summary, Workload
+from energybench.report.summary import summarise
+
+
+def of(run: Run) -> Summary:
+    return summarise(*run.records())
+
+
+def only(run: Run) -> Workload:
+    (workload,) = of(run).workloads
+    return workload
+
+
+def row(run: Run, label: str = "half") -> Row:
+    return next(row for row in only(run).rows if row.method == label)
+
+
+def half(**changes: Any) -> Run:
+    return Run(**changes).method("half", time=0.8, energy=0.7, flop=0.5)
+
+
+def codes(found: Any) -> list[str]:
+    return [flag.code for flag in found]
+
+
+# Verdicts and flags
+
+
+def test_a_biased_harness_gets_no_verdict_however_good_the_method_looks() -> None:
+    run = Run(blocks=5)
+    run.truths = [
+        Truth("baseline", "baseline"),
+        Truth("twin", "twin", time=0.97),
+        Truth("half", time=0.5, flop=0.5),
+    ]
+    workload = only(run)
+    assert codes(workload.flags) == ["aa_failed"]
+    assert workload.rows[0].verdict == "no verdict"
+    assert workload.rows[0].struck
+    assert "differs from itself" in workload.rows[0].because
+
+
+def test_a_twin_that_repeats_the_baseline_passes() -> None:
+    summary = of(half())
+    assert summary.workloads[0].twin is not None
+    assert summary.workloads[0].twin.saving_rel == 0.0
+    assert [c.result for c in summary.checks if c.code == "aa_failed"] == ["clear"]
+
+
+def test_a_trial_that_did_other_work_than_was_counted_is_struck() -> None:
+    run = half()
+    passes = run.passes(run.truth("half")).model_copy(update={"updates": 59})
+    found = row(run.change("half", 0, passes=passes))
+    assert codes(found.flags) == ["witness_differs"]
+    assert found.verdict == "no verdict"
+    assert found.measured is not None
+
+
+def test_a_baseline_that_did_other_work_strikes_the_whole_workload() -> None:
+    other = Passes(forwards=1, keys={"plain": {"steps": 1, "samples": 1}})
+    workload = only(half().change("baseline", 0, passes=other))
+    assert codes(workload.flags) == ["witness_differs"]
+    assert workload.rows[0].verdict == "no verdict"
+
+
+def test_an_estimate_off_by_more_than_the_gap_is_marked_and_keeps_its_verdict() -> None:
+    found = row(Run().method("half", time=0.8, flop=0.5, estimate=0.45))
+    assert codes(found.flags) == ["estimate_gap"]
+    assert found.verdict == "faster"
+
+
+def test_losing_quality_is_not_saving() -> None:
+    found = row(Run().method("half", time=0.5, flop=0.5, quality=-0.02))
+    assert found.verdict == "quality lost"
+    assert found.quality is not None
+    assert found.quality.change == pytest.approx(-0.02)
+    assert "faster" not in of(Run().method("half", time=0.5, quality=-0.02)).headline.replace(
+        "proven faster", ""
+    )
+
+
+def test_a_method_that_diverges_in_a_block_has_lost_its_quality() -> None:
+    run = (
+        Run(blocks=5)
+        .method("half", time=0.5, flop=0.5)
+        .change("half", 4, status="diverged", reason="loss is nan")
+    )
+    found = row(run)
+    assert found.n == 4
+    assert found.verdict == "quality lost"
+    assert "diverged in 1" in found.because.replace("\u00a0", " ")
+
+
+def test_a_suite_without_a_quality_margin_proves_no_saving() -> None:
+    assert row(half(accept={"noise": 0.01})).verdict == "quality unproven"
+
+
+def test_a_block_without_its_quality_figure_leaves_the_quality_unproven() -> None:
+    assert row(half(blocks=4).change("half", 0, quality={})).verdict == "quality unproven"
+
+
+def test_lower_is_better_for_a_loss() -> None:
+    accept = {"quality": {"metric": "loss", "loses_at_most": 0.1}, "noise": 0.01}
+    run = half(accept=accept)
+    for block in range(3):
+        run.change("baseline", block, quality={"loss": 1.0}).change("half", block, quality={"loss": 1.2})
+    found = row(run)
+    assert found.verdict == "quality lost"
+    assert found.quality is not None
+    assert (found.quality.change, found.quality.limit) == (pytest.approx(0.2), pytest.approx(0.1))
+    assert not found.quality.fraction
+
+
+def test_an_inconclusive_row_says_how_many_blocks_would_decide() -> None:
+    found = row(Run(noise=0.05, seed=3).method("half", time=0.93, flop=0.5))
+    assert found.verdict == "inconclusive"
+    assert found.blocks_needed is not None
+    assert found.blocks_needed > 3
+    assert str(found.blocks_needed) in found.because
+
+
+# The matched control
+
+
+def test_a_method_is_held_against_plain_training_for_the_epochs_it_kept() -> None:
+    run = Run().method("skip", time=0.8, flop=0.8, epochs=4.8).control("skip", time=0.8, epochs=5)
+    found = row(run, "skip")
+    assert found.control is not None
+    assert found.control.measured.saving_rel == pytest.approx(0.0)
+    assert not found.control.better  # it only trained less
+    assert "control_differs" not in codes(found.flags)
+    assert "not proven better" in of(run).headline
+    assert [r.method for r in only(run).rows] == ["skip"]
+
+
+def test_a_method_that_beats_its_control_in_quality_at_no_cost_is_better_than_training_less() -> None:
+    run = Run().method("skip", time=0.8, epochs=5).control("skip", time=0.8, epochs=5, quality=-0.03)
+    found = row(run, "skip")
+    assert found.control is not None
+    assert found.control.better
+    assert "not proven better" not in of(run).headline
+
+
+def test_a_control_of_another_budget_is_marked() -> None:
+    found = row(Run().method("skip", epochs=4).control("skip", epochs=5), "skip")
+    assert "control_differs" in codes(found.flags)
