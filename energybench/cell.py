@@ -71,7 +71,10 @@ def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
         run = build(spec, train, device)
         meters = open_meters(spec, device)
     record |= {"epochs": run.epochs, "samples": len(train)}
-    record["settings"] = {"workload": spec["workload"], "methods": [{"name": m.name, **parameters(m)} for m in run.methods]}
+    record["settings"] = {
+        "workload": spec["workload"],
+        "methods": [{"name": m.name, **parameters(m)} for m in run.methods],
+    }
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -87,7 +90,9 @@ def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
         record |= {"curve": run.curve, "passes": run.tally.passes(), "steps": run.tally.steps,
                    "data_wait_s": run.tally.data_wait_ns / 1e9, "target": goal.target}  # fmt: skip
         for point in run.curve:
-            point["loss"] = point["loss"] if point["loss"] is not None and abs(point["loss"]) < 1e300 else None
+            point["loss"] = (
+                point["loss"] if point["loss"] is not None and abs(point["loss"]) < 1e300 else None
+            )
     with _phase(phases, "evaluate", synchronise):
         record["quality"] = {key: value for key, value in run.evaluate(test).items() if abs(value) < 1e300}
     record["memory_resident_b"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -96,8 +101,13 @@ def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
     record["estimate"] = estimate(spec, run)
     record["diagnostics"] = {method.name: method.diagnostics() for method in run.methods}
     record["flags"] = [Flag(code="inert", detail=m.name) for m in run.methods if m.acted is False]
-    if lost := next((e for e in phases["train"].energy if e.energy_j is None and e.source != "unavailable"), None):
-        record["status"], record["reason"] = "invalid", f"sensor lost: {lost.source} {lost.device}: {lost.reason}"
+    if lost := next(
+        (e for e in phases["train"].energy if e.energy_j is None and e.source != "unavailable"), None
+    ):
+        record["status"], record["reason"] = (
+            "invalid",
+            f"sensor lost: {lost.source} {lost.device}: {lost.reason}",
+        )
     if dead := run.dead_layers():
         record["status"], record["reason"] = "invalid", f"dead layer: {', '.join(dead)} was never entered"
         record["flags"].append(Flag(code="dead_layer", detail=", ".join(dead)))
@@ -131,7 +141,9 @@ def build_task(workload: dict[str, Any], base: Path) -> Task:
     return discovery.task(workload["task"], base)
 
 
-def build_model(workload: dict[str, Any], described: dict[str, Any], base: Path, seed: int) -> torch.nn.Module:
+def build_model(
+    workload: dict[str, Any], described: dict[str, Any], base: Path, seed: int
+) -> torch.nn.Module:
     torch.manual_seed(stable_seed(seed, "init"))
     settings = dict(workload["model"])
     use = settings.pop("use")

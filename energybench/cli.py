@@ -51,8 +51,12 @@ def suite_options(function: Any) -> Any:
 
 @app.command()
 @suite_options
-@click.option("--out", type=click.Path(path_type=Path), help="The run's folder; default: reports/<suite>/<time>.")
-@click.option("--new", "fresh", is_flag=True, help="Start a new run even if an interrupted one could be continued.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The run's folder; default: reports/<suite>/<time>."
+)
+@click.option(
+    "--new", "fresh", is_flag=True, help="Start a new run even if an interrupted one could be continued."
+)
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def run(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, out: Path | None, fresh: bool,
         as_json: bool) -> None:  # fmt: skip
@@ -157,7 +161,7 @@ def new_method(name: str) -> None:
     from energybench.listing import write_method
 
     path = write_method(name, Path.cwd())
-    click.echo(f"{path} written. Try it with a suite that has:\n\n    [[method]]\n    use = \"{name}\"\n")
+    click.echo(f'{path} written. Try it with a suite that has:\n\n    [[method]]\n    use = "{name}"\n')
 
 
 @app.command()

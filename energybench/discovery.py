@@ -74,8 +74,12 @@ def find(use: str, base: Path | None = None, where: str = "") -> Source:
     known = sources()
     if use not in known:
         raise UsageError(
-            Problem("E301", f"no method is called '{use}'", where,
-                    nearest(use, known) + f"; or write your own: energybench new method {use}")
+            Problem(
+                "E301",
+                f"no method is called '{use}'",
+                where,
+                nearest(use, known) + f"; or write your own: energybench new method {use}",
+            )
         )
     return known[use]
 
@@ -97,8 +101,12 @@ def load(source: Source, kind: type = Method) -> type:
     if not wanted:
         names = ", ".join(c.__name__ for c in own) or "none"
         raise UsageError(
-            Problem("E302", f"no {kind.__name__} class named after '{source.class_name or source.name}' (found: {names})",
-                    str(source.path), f'name the class: use = "{source.path.name}:ClassName"')
+            Problem(
+                "E302",
+                f"no {kind.__name__} class named after '{source.class_name or source.name}' (found: {names})",
+                str(source.path),
+                f'name the class: use = "{source.path.name}:ClassName"',
+            )
         )
     return wanted[0]
 
@@ -113,7 +121,11 @@ def load_function(use: str, base: Path, where: str = "") -> Callable[..., Any]:
         function = getattr(load_module(path), name or path.stem, None)
     except Exception as error:
         raise UsageError(
-            Problem("E401", f"loading it failed: {type(error).__name__}: {error}", f"{path}{_line_in(error, path)}")
+            Problem(
+                "E401",
+                f"loading it failed: {type(error).__name__}: {error}",
+                f"{path}{_line_in(error, path)}",
+            )
         ) from error
     if not callable(function):
         raise UsageError(Problem("E401", f"'{path.name}' has no function '{name or path.stem}'", where))
@@ -149,9 +161,15 @@ def build(kind: type, name: str, values: dict[str, Any], where: Callable[[str], 
     for key, field in own.items():
         default = field.default
         if default is MISSING:
-            default = pydantic.Field(default_factory=field.default_factory) if field.default_factory is not MISSING else ...
+            default = (
+                pydantic.Field(default_factory=field.default_factory)
+                if field.default_factory is not MISSING
+                else ...
+            )
         settings[key] = (hints[key], default)
-    config = pydantic.ConfigDict(strict=True, validate_default=True, arbitrary_types_allowed=True, protected_namespaces=())
+    config = pydantic.ConfigDict(
+        strict=True, validate_default=True, arbitrary_types_allowed=True, protected_namespaces=()
+    )
     model = pydantic.create_model(f"{name}_parameters", __config__=config, **settings)
     try:
         checked = model.model_validate({key: value for key, value in values.items() if key in own})
@@ -208,7 +226,7 @@ def _entry_points() -> Iterator[tuple[str, Path]]:
 
 
 def _line_in(error: BaseException, path: Path) -> str:
-    """":12" — the last line of `path` in the error's trace."""
+    """ ":12" — the last line of `path` in the error's trace."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f":{error.lineno}"
     line, trace = "", error.__traceback__
@@ -228,7 +246,9 @@ def task(use: str, base: Path, where: str = "") -> Task:
         module, _, name = TASKS[use].partition(":")
         return getattr(importlib.import_module(module), name)()
     if ".py" not in use:
-        raise UsageError(Problem("E403", f"no task is called '{use}'", where, nearest(use, TASKS) + ', or "file.py:Class"'))
+        raise UsageError(
+            Problem("E403", f"no task is called '{use}'", where, nearest(use, TASKS) + ', or "file.py:Class"')
+        )
     file, _, class_name = use.partition(":")
     path = (base / file).resolve()
     if not path.is_file():

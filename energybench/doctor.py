@@ -46,7 +46,10 @@ def _rapl() -> dict[str, Any]:
     """Told here so that nobody wonders; energybench does not read it yet."""
     domains = sorted(Path("/sys/class/powercap").glob("intel-rapl:*"))
     if not domains:
-        why, remedy = "there is no /sys/class/powercap/intel-rapl:*", "virtual machines and containers hide it"
+        why, remedy = (
+            "there is no /sys/class/powercap/intel-rapl:*",
+            "virtual machines and containers hide it",
+        )
     elif not os.access(domains[0] / "energy_uj", os.R_OK):
         why, remedy = f"{domains[0]}/energy_uj cannot be read", f"sudo chmod o+r {domains[0]}/energy_uj"
     else:
@@ -59,7 +62,14 @@ def _model() -> dict[str, Any]:
 
     facts = model_parameters()
     why = f"{facts['tdp_w']:g} W CPU ({facts['tdp_source']}) × load, {facts['ram_w']:g} W memory: an estimate, never a saving"
-    return {"name": "codecarbon's model", "measured": False, "usable": True, "why": why, "remedy": "", "parameters": facts}
+    return {
+        "name": "codecarbon's model",
+        "measured": False,
+        "usable": True,
+        "why": why,
+        "remedy": "",
+        "parameters": facts,
+    }
 
 
 def _data() -> dict[str, Any]:
@@ -84,4 +94,7 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or sys.platform
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )

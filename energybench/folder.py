@@ -52,15 +52,24 @@ class Folder:
             handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UsageError(
-                Problem("E605", f"cannot write there: {error.strerror}", str(self.path), "name another folder with --out")
+                Problem(
+                    "E605",
+                    f"cannot write there: {error.strerror}",
+                    str(self.path),
+                    "name another folder with --out",
+                )
             ) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
             raise UsageError(
-                Problem("E604", "another energybench is running in this folder", str(self.path),
-                        "wait for it, or name another folder with --out")
+                Problem(
+                    "E604",
+                    "another energybench is running in this folder",
+                    str(self.path),
+                    "wait for it, or name another folder with --out",
+                )
             ) from None
         try:
             yield
@@ -79,13 +88,21 @@ def choose(suite: str, digest: str, out: Path | None, fresh: bool) -> Folder:
         run = folder.run_file()
         if run is not None and run.digest != digest:
             raise UsageError(
-                Problem("E603", "this folder holds a run of other settings, methods or versions; they are never mixed",
-                        str(out), "name another folder with --out")
+                Problem(
+                    "E603",
+                    "this folder holds a run of other settings, methods or versions; they are never mixed",
+                    str(out),
+                    "name another folder with --out",
+                )
             )
         if run is not None and run.finished:
             raise UsageError(
-                Problem("E602", "this run is finished", str(out),
-                        f"read it with: energybench report {out} — or name another folder with --out")
+                Problem(
+                    "E602",
+                    "this run is finished",
+                    str(out),
+                    f"read it with: energybench report {out} — or name another folder with --out",
+                )
             )
         return folder
     home = Path("reports") / suite

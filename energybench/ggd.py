@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 # Many exact zeros make the likelihood unbounded as β → 0, a uniform sample as β → ∞.
@@ -92,18 +93,23 @@ class _Profile:
         shape = math.exp(log_shape)
         total, weighted = self.sums(shape)
         digamma = torch.special.digamma(torch.tensor(1 / shape, dtype=torch.float64)).item()
-        return 1 / shape + (digamma + math.log(shape * total / self.count)) / shape**2 - weighted / (shape * total)
+        return (
+            1 / shape
+            + (digamma + math.log(shape * total / self.count)) / shape**2
+            - weighted / (shape * total)
+        )
 
     def best_shape(self) -> float:
         """The most likely β of the allowed range; the likelihood may have several peaks, one of them at an end."""
-        from scipy.optimize import brentq
-
         places = [math.log(SHAPE_MIN) + i * math.log(SHAPE_MAX / SHAPE_MIN) / 12 for i in range(13)]
         scores = [self.thinned.score(place) for place in places]
         peaks = [places[0]] * (scores[0] < 0) + [places[-1]] * (scores[-1] > 0)
         for i in range(12):
             if scores[i] >= 0 > scores[i + 1]:
-                low, high = places[max(0, i - 1)], places[min(12, i + 2)]  # wider: the scan saw a part of the sample
+                low, high = (
+                    places[max(0, i - 1)],
+                    places[min(12, i + 2)],
+                )  # wider: the scan saw a part of the sample
                 if self.score(low) >= 0 > self.score(high):
                     peaks.append(float(brentq(self.score, low, high, xtol=1e-9)))
         return math.exp(max(peaks or places, key=self.mean_log_likelihood))

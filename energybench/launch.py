@@ -52,7 +52,9 @@ class Launcher:
         tick: called with the elapsed seconds every `tick_s`
         """
         started = time.monotonic()
-        child = self._context.Process(target=_child, args=(target, str(in_path), str(out_path), str(log) if log else None))
+        child = self._context.Process(
+            target=_child, args=(target, str(in_path), str(out_path), str(log) if log else None)
+        )
         child.start()
         try:
             timed_out = not self._wait(child, started, limit_s, tick, tick_s)
@@ -69,7 +71,9 @@ class Launcher:
         reason = f"it ended with status {code}"
         if code < 0:
             name = signal.Signals(-code).name
-            reason = f"it was killed by {name}" + (", most often for lack of memory" if -code == signal.SIGKILL else "")
+            reason = f"it was killed by {name}" + (
+                ", most often for lack of memory" if -code == signal.SIGKILL else ""
+            )
         return Outcome(time.monotonic() - started, False, reason, killed=code < 0)
 
     def _wait(self, child: multiprocessing.process.BaseProcess, started: float, limit_s: float | None,

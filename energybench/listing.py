@@ -87,7 +87,11 @@ def print_listing(found: dict[str, list[dict[str, Any]]]) -> None:
 def write_method(name: str, here: Path) -> Path:
     """methods/NAME.py from a template that trains. Raises UsageError E305 for a name it cannot have."""
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-        raise UsageError(Problem("E305", f"'{name}' cannot be a method's name", hint="use letters, digits and _, as my_method"))
+        raise UsageError(
+            Problem(
+                "E305", f"'{name}' cannot be a method's name", hint="use letters, digits and _, as my_method"
+            )
+        )
     if name in sources(here):
         raise UsageError(Problem("E305", f"there is a method '{name}' already: {sources(here)[name].path}"))
     path = here / "methods" / f"{name}.py"
@@ -107,7 +111,9 @@ def _suites(here: Path) -> list[dict[str, Any]]:
                 about = tomllib.loads(path.read_text(encoding="utf-8")).get("about", "")
             except (tomllib.TOMLDecodeError, OSError) as error:
                 about = f"cannot be read: {error}"
-            found.setdefault(path.stem, {"name": path.stem, "summary": about, "origin": origin, "path": str(path)})
+            found.setdefault(
+                path.stem, {"name": path.stem, "summary": about, "origin": origin, "path": str(path)}
+            )
     return list(found.values())
 
 
@@ -118,13 +124,23 @@ def _tree(file: str) -> ast.Module:
 def _keys(file: str, table: str) -> list[str]:
     """The keys of a module's table of names, read as text: importing it would import torch."""
     for node in _tree(file).body:
-        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
+        target = (
+            node.target
+            if isinstance(node, ast.AnnAssign)
+            else node.targets[0]
+            if isinstance(node, ast.Assign)
+            else None
+        )
         if isinstance(target, ast.Name) and target.id == table and isinstance(node.value, ast.Dict):  # type: ignore[union-attr]
             return [str(ast.literal_eval(key)) for key in node.value.keys if key is not None]  # type: ignore[union-attr]
     return []
 
 
 def _functions(file: str, table: str) -> list[dict[str, Any]]:
-    texts = {node.name: ast.get_docstring(node) or "" for node in _tree(file).body if isinstance(node, ast.FunctionDef)}
+    texts = {
+        node.name: ast.get_docstring(node) or ""
+        for node in _tree(file).body
+        if isinstance(node, ast.FunctionDef)
+    }
     return [{"name": name, "summary": " ".join(texts.get(name, "").split("\n\n")[0].split()), "origin": "shipped"}
             for name in _keys(file, table)]  # fmt: skip

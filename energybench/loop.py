@@ -88,7 +88,9 @@ class Run(Context):
         forwards, pieces = [], split(batch, self.recipe.accumulate)
         for piece in pieces:
             forward = self.forward(piece)
-            loss = forward.value if piece.weights is None else (forward.each * piece.weights).sum() / len(piece)
+            loss = (
+                forward.value if piece.weights is None else (forward.each * piece.weights).sum() / len(piece)
+            )
             self.backward(loss if piece is batch else loss * (len(piece) / len(batch)))
             forwards.append(forward)
         whole = join(forwards, [len(piece) for piece in pieces])
@@ -112,7 +114,9 @@ class Run(Context):
                 chain = partial(self._enter, (layer.name, verb), partial(getattr(layer, verb), self), chain)
         return partial(getattr(self, f"_whole_{verb}"), chain) if verb in ("step", "update") else chain
 
-    def _enter(self, key: tuple[str, str], call: Callable[..., Any], inner: Callable[..., Any], argument: Any) -> Any:
+    def _enter(
+        self, key: tuple[str, str], call: Callable[..., Any], inner: Callable[..., Any], argument: Any
+    ) -> Any:
         self.tally.entered[key] += 1
         return call(argument, inner)
 

@@ -196,9 +196,7 @@ def _unreachable(verb: str, owner: Method) -> set[str]:
     return nested - entered - set(owner.replaces)
 
 
-def _hidden(
-    methods: Sequence[Method], owner: Method, verb: str, hidden: list[Method], where: str
-) -> Problem:
+def _hidden(methods: Sequence[Method], owner: Method, verb: str, hidden: list[Method], where: str) -> Problem:
     names = " and ".join(f"'{layer.name}'" for layer in hidden)
     others = [layer for layer in methods if layer is not owner]
     reordered = [layer.name for layer in others] + [owner.name]
@@ -207,7 +205,9 @@ def _hidden(
         hint = f"only one of them can own `{verb}`: run them as two methods"
     else:
         hint = f"this order works: use = [{', '.join(repr(name) for name in reordered)}]".replace("'", '"')
-    return Problem("E310", f"'{owner.name}' replaces `{verb}`, so {names} inside it would never act", where, hint)
+    return Problem(
+        "E310", f"'{owner.name}' replaces `{verb}`, so {names} inside it would never act", where, hint
+    )
 
 
 def _unmet_needs(methods: Sequence[Method], task: Task, where: str) -> list[Problem]:

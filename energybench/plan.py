@@ -70,7 +70,12 @@ class Plan:
             "workloads": workloads,
             "cells": [c.model_dump(mode="json") for c in cells],
             "machine": machine,
-            "digest": digest([[c.digest for c in cells], *(self.spec[key] for key in ("blocks", "seed", "twin", "stamp", "accept"))]),
+            "digest": digest(
+                [
+                    [c.digest for c in cells],
+                    *(self.spec[key] for key in ("blocks", "seed", "twin", "stamp", "accept")),
+                ]
+            ),
         }
 
     # ── methods ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -84,7 +89,11 @@ class Plan:
                 source = discovery.find(item["use"], self.base, where.get("", ""))
                 kind = discovery.load(source)
                 taken = [entry["name"] for entry, _ in built]
-                name = source.name if source.name not in taken else f"{source.name}#{taken.count(source.name) + 1}"
+                name = (
+                    source.name
+                    if source.name not in taken
+                    else f"{source.name}#{taken.count(source.name) + 1}"
+                )
                 method = discovery.build(kind, name, item["parameters"],
                                          lambda key, where=where: where.get(key, where.get("", "")))  # fmt: skip
             except EnergybenchError as error:
@@ -121,7 +130,10 @@ class Plan:
         steps = {
             "data": ("data", lambda: self.prepare(workload)),
             "task": ("task", lambda: discovery.task(workload["task"], self.base, where.get("task", ""))),
-            "model": ("model", lambda: cell.build_model(workload, found["data"], self.base, self.spec["seed"])),
+            "model": (
+                "model",
+                lambda: cell.build_model(workload, found["data"], self.base, self.spec["seed"]),
+            ),
         }
         for key, (table, build) in steps.items():
             try:
@@ -140,7 +152,9 @@ class Plan:
 
     def prepare(self, workload: dict[str, Any]) -> dict[str, Any]:
         spec = workload["data"]
-        key = digest([spec["use"], spec.get("subset"), spec.get("test_subset"), spec.get("options"), spec["resident"]])
+        key = digest(
+            [spec["use"], spec.get("subset"), spec.get("test_subset"), spec.get("options"), spec["resident"]]
+        )
         if key not in self.data:
             function = discovery.load_function(spec["use"], self.base) if ".py" in spec["use"] else None
             self.data[key] = datasets.prepare(spec, Path(self.spec["cache"]), function=function,
@@ -150,12 +164,17 @@ class Plan:
     def check_precision(self, workload: dict[str, Any]) -> None:
         if workload["train"]["precision"] == "bf16" and self.device.type == "cpu" and not native_bf16():
             self.problems.append(
-                Problem("E405", f"'{workload['name']}' asks for bf16, which this processor emulates: 8–25× slower",
-                        workload["where"].get("train.precision", workload["where"].get("", "")),
-                        "add --set workload.train.precision=fp32, or --quick where the suite's overlay has it")
+                Problem(
+                    "E405",
+                    f"'{workload['name']}' asks for bf16, which this processor emulates: 8–25× slower",
+                    workload["where"].get("train.precision", workload["where"].get("", "")),
+                    "add --set workload.train.precision=fp32, or --quick where the suite's overlay has it",
+                )
             )
 
-    def trace(self, workload: dict[str, Any], described: dict[str, Any], task: Task, model: nn.Module) -> dict[str, Any]:
+    def trace(
+        self, workload: dict[str, Any], described: dict[str, Any], task: Task, model: nn.Module
+    ) -> dict[str, Any]:
         """The ledger of plain training and the time of a few plain steps, on real samples."""
         recipe = Recipe.of(workload)
         train, test = datasets.open_data(described, workload["data"], self.device)
@@ -182,7 +201,11 @@ class Plan:
                                                  f"its task reports: {', '.join(quality)}"))  # fmt: skip
         except Exception as error:
             self.problems.append(
-                Problem("E404", f"a first step of '{workload['name']}' failed: {type(error).__name__}: {error}", where)
+                Problem(
+                    "E404",
+                    f"a first step of '{workload['name']}' failed: {type(error).__name__}: {error}",
+                    where,
+                )
             )
         return result
 
@@ -196,8 +219,12 @@ class Plan:
         for pair in (p for p in self.spec["pairs"] if p["workload"] == name):
             variant = next(v for v in self.spec["variants"] if v["label"] == pair["variant"])
             stack = stacks[variant["label"]]
-            made = self.cell(workload, traced, variant["label"], "method", [described for described, _ in stack])
-            made = made.model_copy(update={"claim": claim(variant, [m for _, m in stack]), "skipped": pair["skipped"]})
+            made = self.cell(
+                workload, traced, variant["label"], "method", [described for described, _ in stack]
+            )
+            made = made.model_copy(
+                update={"claim": claim(variant, [m for _, m in stack]), "skipped": pair["skipped"]}
+            )
             result.append(made)
             kept = self.kept_epochs(workload, [m for _, m in stack])
             if kept and not pair["skipped"] and variant["control"] == "matched":
@@ -224,7 +251,9 @@ class Plan:
         epochs, budgets = workload["train"]["epochs"], list[int]()
         for block in range(self.spec["blocks"]):
             seed = self.spec["seed"] + block
-            run: Any = SimpleNamespace(epochs=epochs, rng=lambda *key, s=seed: torch.Generator().manual_seed(stable_seed(s, *key)))
+            run: Any = SimpleNamespace(
+                epochs=epochs, rng=lambda *key, s=seed: torch.Generator().manual_seed(stable_seed(s, *key))
+            )
             kept = [budget for method in methods if (budget := method.kept_epochs(run)) is not None]
             if not kept:
                 return None
@@ -245,8 +274,14 @@ class Plan:
             facts["energy_reason"] = "no energy sensor of a CPU is read yet"
             facts["energy_model"] = model_parameters()
         if measure["energy"] == "require" and "energy_reason" in facts:
-            self.problems.append(Problem("E501", f"this machine cannot measure energy: {facts['energy_reason']}",
-                                         self.spec["energy_where"], "energybench doctor says what it has; or: energy = \"if available\""))
+            self.problems.append(
+                Problem(
+                    "E501",
+                    f"this machine cannot measure energy: {facts['energy_reason']}",
+                    self.spec["energy_where"],
+                    'energybench doctor says what it has; or: energy = "if available"',
+                )
+            )
         if measure.get("carbon"):
             try:
                 facts["carbon"] = intensity(measure["carbon"]["country"]) | {"pue": measure["carbon"]["pue"]}
@@ -279,11 +314,15 @@ class TracedTask(nn.Module):
 
     def forward(self, *leaves: torch.Tensor) -> torch.Tensor:
         inputs, targets = self._rebuild(leaves)
-        run: Any = SimpleNamespace(model=self.model, recipe=self._recipe, device=leaves[0].device, forward=None)
+        run: Any = SimpleNamespace(
+            model=self.model, recipe=self._recipe, device=leaves[0].device, forward=None
+        )
         return self._task.forward(run, Batch(inputs, targets, torch.arange(len(leaves[0])))).value
 
 
-def trace_task(task: Task, model: nn.Module, recipe: Recipe, batch: Batch, device: torch.device) -> tuple[Line, ...]:
+def trace_task(
+    task: Task, model: nn.Module, recipe: Recipe, batch: Batch, device: torch.device
+) -> tuple[Line, ...]:
     """The ledger of one plain training sample. Raises UsageError E403 if the model cannot be traced."""
     from energybench.flops.ledger import ledger
 
@@ -344,7 +383,9 @@ def user_files(settings: dict[str, Any], base: Path) -> list[str]:
 def source_digest() -> str:
     """A fingerprint of energybench itself."""
     package = Path(__file__).parent
-    return digest([(str(p.relative_to(package)), p.read_text(encoding="utf-8")) for p in sorted(package.rglob("*.py"))])
+    return digest(
+        [(str(p.relative_to(package)), p.read_text(encoding="utf-8")) for p in sorted(package.rglob("*.py"))]
+    )
 
 
 def _placed(problem: Problem, where: str) -> Problem:

@@ -63,7 +63,11 @@ class Progress:
         place = f"b{record.block + 1}" if isinstance(record, Trial) else "counted"
         figures = _figures(record)
         style = "" if record.status == "ok" else "yellow"
-        self.console.print(Text(f"[{self._done}/{self._total}] {place} {record.workload} · {record.method}: {figures}", style))
+        self.console.print(
+            Text(
+                f"[{self._done}/{self._total}] {place} {record.workload} · {record.method}: {figures}", style
+            )
+        )
 
     def block(self, summary: Any) -> None:
         if self.quiet:
@@ -82,7 +86,9 @@ class Progress:
 
     def interrupted(self, folder: Path) -> None:
         self._clear()
-        self.console.print(Text(f"interrupted; what is finished is in {folder}. The same command continues.", "yellow"))
+        self.console.print(
+            Text(f"interrupted; what is finished is in {folder}. The same command continues.", "yellow")
+        )
 
     def _clear(self) -> None:
         if self.live:
@@ -94,7 +100,11 @@ def _figures(record: Trial | Witness) -> str:
     if record.status != "ok":
         return f"{record.status}: {record.reason}"
     if isinstance(record, Witness):
-        return f"{record.counted_flop / 1e9:.2f} GFLOP" if record.counted_flop is not None else f"{record.reason}"
+        return (
+            f"{record.counted_flop / 1e9:.2f} GFLOP"
+            if record.counted_flop is not None
+            else f"{record.reason}"
+        )
     quality = next(iter(record.quality.items()), None)
     shown = f", {quality[0]} {quality[1]:.3f}" if quality else ""
     return f"{format_seconds(record.train.wall_s)}{shown}" if record.train else "no reading"

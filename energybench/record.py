@@ -185,7 +185,9 @@ class Cell(Model):
     method: str
     role: Role
     of: str | None = None
-    stack: list[dict[str, Any]] = Field(default_factory=list)  # [{use, parameters, source, sha256}], outermost first
+    stack: list[dict[str, Any]] = Field(
+        default_factory=list
+    )  # [{use, parameters, source, sha256}], outermost first
     claim: Claim | None = None
     epochs: list[int] = Field(default_factory=list)  # a control's kept budget, block by block
     digest: str = ""
@@ -257,8 +259,12 @@ def read(path: Path, kind: type[AnyModel]) -> AnyModel:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UsageError(
-            Problem("E601", f"not a whole {kind.__name__} record: {place}: {first['msg']}", str(path),
-                    "move the file away and run again; the missing trial is repeated")
+            Problem(
+                "E601",
+                f"not a whole {kind.__name__} record: {place}: {first['msg']}",
+                str(path),
+                "move the file away and run again; the missing trial is repeated",
+            )
         ) from None
 
 

@@ -59,9 +59,13 @@ class Planned:
         return metered + sum((c.expected_s or 0) * 1.5 + 1 for c in self.witnesses)
 
 
-def plan(suite: Suite, launcher: Launcher, scratch: Path, *, device: str | None = None, download: bool = True) -> Planned:
+def plan(
+    suite: Suite, launcher: Launcher, scratch: Path, *, device: str | None = None, download: bool = True
+) -> Planned:
     """Check everything that can be checked without training, in a child. Raises UsageError with every mistake."""
-    workloads = [{**w.settings(), "where": _places(suite, ("workload", i))} for i, w in enumerate(suite.workloads)]
+    workloads = [
+        {**w.settings(), "where": _places(suite, ("workload", i))} for i, w in enumerate(suite.workloads)
+    ]
     for workload in workloads:
         workload.pop("extends", None)
     variants = [
@@ -206,7 +210,9 @@ class _Runner:
                   "seed": self.suite.trials.seed}  # fmt: skip
         self.progress.start("counting FLOPs", cell.workload, cell.method)
         out = self.folder.witnesses / f"{name}.json"
-        outcome = self._call(cell, "witness", header, None, f"witness-{name}", out, 3 * self.suite.trials.limit)
+        outcome = self._call(
+            cell, "witness", header, None, f"witness-{name}", out, 3 * self.suite.trials.limit
+        )
         if not out.exists():
             write_json(out, Witness.model_validate({**header, **_failure(outcome)}))
         self.progress.finish(read(out, Witness))
@@ -270,7 +276,13 @@ class _Runner:
 
 
 def _failure(outcome: Outcome) -> dict[str, Any]:
-    status = "timeout" if outcome.timed_out else "out_of_memory" if outcome.killed and "KILL" in (outcome.reason or "") else "failed"
+    status = (
+        "timeout"
+        if outcome.timed_out
+        else "out_of_memory"
+        if outcome.killed and "KILL" in (outcome.reason or "")
+        else "failed"
+    )
     return {"status": status, "reason": outcome.reason or "it ended without a record"}
 
 
@@ -296,5 +308,3 @@ def _terminate_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-

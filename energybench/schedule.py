@@ -36,7 +36,9 @@ def order(cells: Sequence[Cell], block: int, seed: int) -> list[Cell]:
     return shuffled
 
 
-def missing(cells: Sequence[Cell], blocks: int, seed: int, done: Iterable[Trial], invocation: int) -> list[Slot]:
+def missing(
+    cells: Sequence[Cell], blocks: int, seed: int, done: Iterable[Trial], invocation: int
+) -> list[Slot]:
     """What is left to run. A block that is resumed runs its baseline again: only one invocation's trials pair up."""
     have = {(trial.block, trial.workload, trial.method) for trial in done}
     slots: list[Slot] = []
@@ -48,5 +50,3 @@ def missing(cells: Sequence[Cell], blocks: int, seed: int, done: Iterable[Trial]
             if cell in left or (cell.role == "baseline" and cell.workload in resumed):
                 slots.append(Slot(cell, block, position, invocation))
     return slots
-
-

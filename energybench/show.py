@@ -25,7 +25,13 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
             f"({data['source']}), {known['steps_per_epoch']} steps an epoch, {format_seconds(known['step_s'])} a step"
         ))  # fmt: skip
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading, right in (("workload", False), ("method", False), ("FLOPs, plain", True), ("about", True), ("note", False)):
+    for heading, right in (
+        ("workload", False),
+        ("method", False),
+        ("FLOPs, plain", True),
+        ("about", True),
+        ("note", False),
+    ):
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for cell in facts["cells"]:
         note = cell["skipped"] or (f"{_range(cell['epochs'])} epochs" if cell["epochs"] else "")
@@ -45,7 +51,14 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
 
 def print_run(folder: Path, console: Console) -> None:
     run, trials, _ = read_folder(folder)
-    console.print(Text(" · ".join([f"{run.suite} · run {run.run}", *run.stamp, *([] if run.finished else ["unfinished"])]), "bold"))
+    console.print(
+        Text(
+            " · ".join(
+                [f"{run.suite} · run {run.run}", *run.stamp, *([] if run.finished else ["unfinished"])]
+            ),
+            "bold",
+        )
+    )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("record", "status", "train", "quality", "reason"):
         table.add_column(heading, overflow="fold")
@@ -60,11 +73,19 @@ def print_record(path: Path, console: Console) -> None:
     """The record's own JSON, with the figures that people look for first."""
     kind: type[Trial] | type[Witness] = Witness if path.parent.name == "witness" else Trial
     record = read(path, kind)
-    console.print(Text(f"{record.workload} · {record.method} · {record.status}" + (f": {record.reason}" if record.reason else ""), "bold"))
+    console.print(
+        Text(
+            f"{record.workload} · {record.method} · {record.status}"
+            + (f": {record.reason}" if record.reason else ""),
+            "bold",
+        )
+    )
     if isinstance(record, Trial):
         for name, reading in record.phases.items():
             energy = ", ".join(
-                f"{e.energy_j:.4g} J {e.scope} from {e.source}" if e.energy_j is not None else f"{e.scope}: {e.reason}"
+                f"{e.energy_j:.4g} J {e.scope} from {e.source}"
+                if e.energy_j is not None
+                else f"{e.scope}: {e.reason}"
                 for e in reading.energy
             )
             console.print(Text(f"  {name}: {format_seconds(reading.wall_s)} wall, {format_seconds(reading.cpu_s or 0)} CPU"
@@ -89,12 +110,13 @@ def print_doctor(facts: dict[str, Any], console: Console) -> None:
     data = facts["data"]
     console.print(Text(f"data: {data['folder'] or ''}{', '.join(data.get('sets', [])) and ': ' + ', '.join(data['sets'])}"
                        f"{data.get('why', '')}"), soft_wrap=True)  # fmt: skip
-    console.print(Text("versions: " + ", ".join(f"{k} {v or 'missing'}" for k, v in facts["versions"].items())), soft_wrap=True)
+    console.print(
+        Text("versions: " + ", ".join(f"{k} {v or 'missing'}" for k, v in facts["versions"].items())),
+        soft_wrap=True,
+    )
     console.print(f"disk: {format_bytes(facts['disk_free_b'])} free here")
 
 
 def _range(values: list[int]) -> str:
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low}–{high}"
-
-

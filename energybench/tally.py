@@ -14,7 +14,9 @@ class Tally:
     def __init__(self, usual_passes: int) -> None:
         self.usual_passes = usual_passes  # forwards and backwards of an ordinary step
         self.entered: Counter[tuple[str, str]] = Counter()  # (method, verb) → calls: finds dead layers
-        self.forwards = self.backwards = self.updates = self.samples_forward = self.steps = self.epochs_trained = 0
+        self.forwards = self.backwards = self.updates = self.samples_forward = self.steps = (
+            self.epochs_trained
+        ) = 0
         self.data_wait_ns = 0
         self._keys: dict[str, Counter[str]] = defaultdict(Counter)
         self._marks: set[str] = set()
@@ -36,7 +38,11 @@ class Tally:
 
     def cost_key(self) -> str:
         """What this step did so far: "plain", or its marks, with its passes where they are not the usual ones."""
-        passes = (self.forwards - self._before[0], self.backwards - self._before[1], self.updates - self._before[2])
+        passes = (
+            self.forwards - self._before[0],
+            self.backwards - self._before[1],
+            self.updates - self._before[2],
+        )
         words = sorted(self._marks)
         if passes != (self.usual_passes, self.usual_passes, 1):
             words.append("{}f{}b{}u".format(*passes))

@@ -18,14 +18,18 @@ def take(tree: Any, index: Tensor | slice) -> Any:
 
 
 def to(tree: Any, device: torch.device) -> Any:
-    return tree_map(lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf, tree)
+    return tree_map(
+        lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf, tree
+    )
 
 
 def split(batch: Batch, pieces: int) -> list[Batch]:
     """A batch cut into `pieces` micro-batches of nearly equal size, never an empty one."""
     if pieces == 1:
         return [batch]
-    return [_piece(batch, slice(int(cut[0]), int(cut[-1]) + 1)) for cut in torch.arange(len(batch)).chunk(pieces)]
+    return [
+        _piece(batch, slice(int(cut[0]), int(cut[-1]) + 1)) for cut in torch.arange(len(batch)).chunk(pieces)
+    ]
 
 
 def _piece(batch: Batch, where: slice) -> Batch:
@@ -44,7 +48,9 @@ def join(forwards: list[Forward], sizes: list[int]) -> Forward:
     if len(forwards) == 1:
         return forwards[0]
     total = sum(sizes)
-    value = torch.stack([forward.value.detach() * size / total for forward, size in zip(forwards, sizes, strict=True)])
+    value = torch.stack(
+        [forward.value.detach() * size / total for forward, size in zip(forwards, sizes, strict=True)]
+    )
     each = [forward.each for forward in forwards if forward.each is not None]
     leaves = [torch.utils._pytree.tree_flatten(forward.outputs) for forward in forwards]
     joined = [torch.cat(parts) if isinstance(parts[0], Tensor) and parts[0].dim() else parts[0]

@@ -62,13 +62,19 @@ class WitnessLayer(Method):
         for key, counts in passes.keys.items():
             seen = self._flop_per_sample.get(key, [])
             if not seen:
-                return {"passes": passes, "counted_flop": None, "reason": f"no step of the kind '{key}' was counted"}
+                return {
+                    "passes": passes,
+                    "counted_flop": None,
+                    "reason": f"no step of the kind '{key}' was counted",
+                }
             mean = sum(seen) / len(seen)
             spread = math.sqrt(sum((x - mean) ** 2 for x in seen) / (len(seen) - 1)) if len(seen) > 1 else 0.0
             keys[key] = Counted(steps=counts["steps"], samples=counts["samples"], counted_steps=len(seen),
                                 flop_per_sample=mean, flop_per_sample_sd=spread)  # fmt: skip
             total += mean * counts["samples"]
-            unseen = 1 - len(seen) / counts["steps"]  # finite population: nothing is open when all were counted
+            unseen = (
+                1 - len(seen) / counts["steps"]
+            )  # finite population: nothing is open when all were counted
             variance += unseen * (spread * counts["samples"]) ** 2 / len(seen)
         outside = self.counter.total - self._in_steps
         return {

@@ -47,7 +47,7 @@ class GradSamp(Method):
         random = self._kind in ("random", "late-random") and 0 < self._amount < 1
         if not every and not random:
             raise ValueError(
-                f"skip is \"every:P\" with P ≥ 2 or \"random:ρ\" with 0 < ρ < 1, or either after \"late-\"; not '{self.skip}'"
+                f'skip is "every:P" with P ≥ 2 or "random:ρ" with 0 < ρ < 1, or either after "late-"; not \'{self.skip}\''
             )
         if self.location not in ("median", "mean", "zero"):
             raise ValueError(f"location is median, mean or zero, not '{self.location}'")
@@ -61,7 +61,9 @@ class GradSamp(Method):
         chosen: set[int] = set()
         last = -run.epochs
         for epoch in range(first, run.epochs + 1):
-            drawn = epoch % self._amount == 0 if self._kind.endswith("every") else chance[epoch] < self._amount
+            drawn = (
+                epoch % self._amount == 0 if self._kind.endswith("every") else chance[epoch] < self._amount
+            )
             if drawn and epoch - last > self.min_real_between:
                 chosen.add(epoch)
                 last = epoch

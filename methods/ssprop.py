@@ -103,7 +103,10 @@ class SsProp(Method):
             replace_module(run.model, name, layer.dense())
 
     def diagnostics(self):
-        return {"layers": len(self._layers), "samples_by_drop_rate": {f"{k:g}": v for k, v in sorted(self._samples.items())}}
+        return {
+            "layers": len(self._layers),
+            "samples_by_drop_rate": {f"{k:g}": v for k, v in sorted(self._samples.items())},
+        }
 
 
 class SparseConv2d(nn.Conv2d):
@@ -158,7 +161,9 @@ class SparseBackward(torch.autograd.Function):
         channels = dy.abs().mean((0, 2, 3)).topk(kept(out, ctx.drop)).indices.sort().values
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         if ctx.groups == 1:
-            dx, dw = _conv_backward(dy[:, channels], x, weight[channels], ctx.geometry, 1, need_x, need_weight)
+            dx, dw = _conv_backward(
+                dy[:, channels], x, weight[channels], ctx.geometry, 1, need_x, need_weight
+            )
         else:
             dx, dw = _grouped(dy, x, weight, channels, ctx.geometry, ctx.groups, need_x, need_weight)
         if need_weight:

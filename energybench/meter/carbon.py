@@ -22,7 +22,11 @@ def intensity(zone: str) -> dict[str, Any]:
     entry = table.get(zone)
     if entry is None or not isinstance(entry.get("carbon_intensity"), (int, float)):
         names = {str(e.get("country_name", "")).lower(): code for code, e in table.items()}
-        hint = f"did you mean '{names[zone.lower()]}'?" if zone.lower() in names else nearest(zone.upper(), table)
+        hint = (
+            f"did you mean '{names[zone.lower()]}'?"
+            if zone.lower() in names
+            else nearest(zone.upper(), table)
+        )
         raise UsageError(Problem("E502", f"no carbon intensity is known for the country '{zone}'",
                                  hint=hint if len(hint) < 80 else "use its ISO 3166 code of three letters, such as FRA"))  # fmt: skip
     import codecarbon

@@ -26,7 +26,9 @@ class NvmlCounter:
             pynvml.nvmlInit()
             self._handles = {uuid: pynvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids}
             for handle in self._handles.values():
-                pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)  # probe by calling: some parts have no counter
+                pynvml.nvmlDeviceGetTotalEnergyConsumption(
+                    handle
+                )  # probe by calling: some parts have no counter
         except pynvml.NVMLError as error:
             raise RuntimeError(f"NVML: {error}") from None
         self._before: dict[str, int] = {}
@@ -76,7 +78,10 @@ def describe() -> tuple[list[dict[str, Any]], str | None]:
     except Exception as error:  # the binding raises its own types, and OSError where the library is broken
         return [], f"NVML: {error}"
     try:
-        return [_describe(pynvml, pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())], None
+        return [
+            _describe(pynvml, pynvml.nvmlDeviceGetHandleByIndex(i))
+            for i in range(pynvml.nvmlDeviceGetCount())
+        ], None
     finally:
         pynvml.nvmlShutdown()
 

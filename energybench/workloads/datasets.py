@@ -57,7 +57,12 @@ def _every_fifth(images: Tensor, labels: Tensor) -> tuple[Split, Split]:
 
 
 SHIPPED: dict[str, Callable[[], tuple[Split, Split]]] = {"digits": digits, "mnist5k": mnist5k}
-TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+TORCHVISION = {
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "mnist": "MNIST",
+    "fashion-mnist": "FashionMNIST",
+}
 
 
 def prepare(spec: dict[str, Any], cache: Path, *, function: Callable[..., Any] | None = None,
@@ -74,7 +79,9 @@ def prepare(spec: dict[str, Any], cache: Path, *, function: Callable[..., Any] |
         splits, source = SHIPPED[use](), f"{use}, shipped with a dependency"
     else:
         splits, source = _find(use, spec, download)
-    (train, test) = (_subset(part, spec.get(key)) for part, key in zip(splits, ("subset", "test_subset"), strict=True))
+    (train, test) = (
+        _subset(part, spec.get(key)) for part, key in zip(splits, ("subset", "test_subset"), strict=True)
+    )
     streamed = isinstance(train[0], list)
     if streamed and _decoded_bytes(train, test, spec) <= spec["resident"]:
         train, test, streamed = _decode(train, spec), _decode(test, spec), False
@@ -127,10 +134,18 @@ def _find(use: str, spec: dict[str, Any], download: bool) -> tuple[tuple[Split, 
         if (folder / "train").is_dir() and test:
             return (_folder(folder / "train"), _folder(test)), f"{folder} (image folder)"
     if use not in TORCHVISION:
-        known = [*SHIPPED, *TORCHVISION, *([p.name for p in place.iterdir() if p.is_dir()] if place and place.is_dir() else [])]
+        known = [
+            *SHIPPED,
+            *TORCHVISION,
+            *([p.name for p in place.iterdir() if p.is_dir()] if place and place.is_dir() else []),
+        ]
         raise UsageError(
-            Problem("E402", f"no data set is called '{use}'", hint=nearest(use, known)
-                    + f"; or lay it out as $ENERGYBENCH_DATA/{use}/train/<class>/*.png and …/test/…")
+            Problem(
+                "E402",
+                f"no data set is called '{use}'",
+                hint=nearest(use, known)
+                + f"; or lay it out as $ENERGYBENCH_DATA/{use}/train/<class>/*.png and …/test/…",
+            )
         )
     for folder in [place / use, place] if place else []:
         try:
@@ -142,11 +157,18 @@ def _find(use: str, spec: dict[str, Any], download: bool) -> tuple[tuple[Split, 
     try:
         return _torchvision(use, folder, download=download), f"{folder} (torchvision download)"
     except (RuntimeError, OSError) as error:
-        why = "it is not on this machine" if not download else f"the download failed: {str(error).splitlines()[0]}"
+        why = (
+            "it is not on this machine"
+            if not download
+            else f"the download failed: {str(error).splitlines()[0]}"
+        )
         raise UsageError(
-            Problem("E402", f"the data set '{use}' cannot be had: {why}",
-                    hint=f"lay it out as <folder>/{use}/train/<class>/*.png and <folder>/{use}/test/<class>/*.png, then: "
-                    "export ENERGYBENCH_DATA=<folder>")
+            Problem(
+                "E402",
+                f"the data set '{use}' cannot be had: {why}",
+                hint=f"lay it out as <folder>/{use}/train/<class>/*.png and <folder>/{use}/test/<class>/*.png, then: "
+                "export ENERGYBENCH_DATA=<folder>",
+            )
         ) from None
 
 
@@ -242,7 +264,9 @@ def _checksum(content: dict[str, Any]) -> str:
         inputs, targets = content[part]
         if isinstance(inputs, list):
             for file in inputs:
-                digest.update(f"{Path(file).parent.name}/{Path(file).name}:{Path(file).stat().st_size};".encode())
+                digest.update(
+                    f"{Path(file).parent.name}/{Path(file).name}:{Path(file).stat().st_size};".encode()
+                )
         for leaf in [*([] if isinstance(inputs, list) else tree_leaves(inputs)), *tree_leaves(targets)]:
             digest.update(leaf.contiguous().numpy().tobytes())
     return digest.hexdigest()

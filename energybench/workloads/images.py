@@ -20,7 +20,9 @@ class Images:
     augment:   "flip" mirrors half of the images; "cropN" shifts by up to N pixels over a black border
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], augment: Sequence[str], device: torch.device) -> None:
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], augment: Sequence[str], device: torch.device
+    ) -> None:
         self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1) * 255
         self.scale = 1 / (torch.tensor(std, device=device).view(1, -1, 1, 1) * 255)
         self.augment = [_parse(name) for name in augment]

@@ -39,7 +39,9 @@ def mlp(shape: Shape, classes: int, hidden: Sequence[int] = (256, 256)) -> nn.Mo
     return nn.Sequential(*layers, nn.Linear(width, classes))
 
 
-def vit_tiny(shape: Shape, classes: int, patch: int = 4, layers: int = 12, heads: int = 3, width: int = 192) -> nn.Module:
+def vit_tiny(
+    shape: Shape, classes: int, patch: int = 4, layers: int = 12, heads: int = 3, width: int = 192
+) -> nn.Module:
     """torchvision's VisionTransformer at DeiT-tiny's size (Touvron et al. 2021, Table 1) on small square images."""
     vision = import_torchvision().models.vision_transformer.VisionTransformer
     model = vision(shape[1], patch, layers, heads, width, 4 * width, num_classes=classes)
@@ -60,11 +62,18 @@ def build(use: str, shape: Shape, classes: int, parameters: dict[str, Any]) -> n
     if use not in known:
         hint = nearest(use, [*OWN, *known]) if len(use) > 2 else f"for example: {', '.join(OWN)}, resnet18"
         if not hint.startswith("did"):
-            hint = f"ours: {', '.join(OWN)}; any torchvision classifier, such as resnet18; or \"file.py:function\""
+            hint = (
+                f'ours: {", ".join(OWN)}; any torchvision classifier, such as resnet18; or "file.py:function"'
+            )
         raise UsageError(Problem("E401", f"no model is called '{use}'", hint=hint))
     parameters = dict(parameters)
     stem = parameters.pop("stem", None)
-    model = call(lambda **extra: torchvision.models.get_model(use, weights=None, num_classes=classes, **extra), use, {}, parameters)
+    model = call(
+        lambda **extra: torchvision.models.get_model(use, weights=None, num_classes=classes, **extra),
+        use,
+        {},
+        parameters,
+    )
     if stem is not None:
         small_stem(model, use, stem)
     if shape[0] != 3:
@@ -79,7 +88,11 @@ def call(function: Callable[..., Any], use: str, given: dict[str, Any], paramete
     if unknown := [key for key in parameters if key not in signature and not open_ended]:
         words = [name for name in signature if name not in given]
         raise UsageError(
-            Problem("E401", f"'{use}' takes no parameter '{unknown[0]}'", hint=nearest(unknown[0], words) or "it takes none")
+            Problem(
+                "E401",
+                f"'{use}' takes no parameter '{unknown[0]}'",
+                hint=nearest(unknown[0], words) or "it takes none",
+            )
         )
     arguments = {key: value for key, value in given.items() if key in signature or open_ended} | parameters
     try:
@@ -92,7 +105,9 @@ def small_stem(model: nn.Module, use: str, stem: str) -> None:
     """stem = "small": a 3×3 stride-1 first convolution and no max-pool, as ResNets are used on 32×32 images."""
     conv = getattr(model, "conv1", None)
     if stem != "small" or not isinstance(conv, nn.Conv2d) or not hasattr(model, "maxpool"):
-        raise UsageError(Problem("E401", f"'{use}' has no stem '{stem}'", hint='stem = "small" is for ResNets'))
+        raise UsageError(
+            Problem("E401", f"'{use}' has no stem '{stem}'", hint='stem = "small" is for ResNets')
+        )
     model.conv1 = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
