@@ -201,7 +201,7 @@ def open_meters(spec: dict[str, Any], device: torch.device) -> list[Meter]:
 
 
 def estimate(spec: dict[str, Any], run: Run) -> Estimate | None:
-    """The ledger of plain training, and what the stack's formulas make of it: innermost first, each a function of Work."""
+    """The ledger of plain training and what the stack's formulas make of it, innermost first."""
     if not spec.get("ledger"):
         return None
     lines = tuple(Line(**line) for line in spec["ledger"])

@@ -150,13 +150,18 @@ def load_module(path: Path) -> Any:
 
 
 def build(kind: type, name: str, values: dict[str, Any], where: Callable[[str], str] = lambda key: "") -> Any:
-    """A method or task from a suite's values, each checked against its field's type and unit. Collects every mistake."""
+    """A method or task from a suite's values, each checked against its field's type and unit; collects mistakes."""
     import pydantic
 
     hints = get_type_hints(kind, include_extras=True)
     own = {field.name: field for field in fields(kind) if field.init} if is_dataclass(kind) else {}
-    problems = [Problem("E303", f"'{name}' takes no parameter '{key}'", where(key), nearest(key, own) or "it takes none")
-                for key in values if key not in own]  # fmt: skip
+    problems = [
+        Problem(
+            "E303", f"'{name}' takes no parameter '{key}'", where(key), nearest(key, own) or "it takes none"
+        )
+        for key in values
+        if key not in own
+    ]
     settings: dict[str, Any] = {}
     for key, field in own.items():
         default = field.default
@@ -199,13 +204,23 @@ def card(source: Source) -> Card:
     parameters: list[tuple[str, str, str]] = []
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list):
-            parameters += [(item.target.id, ast.unparse(item.annotation), ast.unparse(item.value) if item.value else "required")
-                           for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-                           and "ClassVar" not in ast.unparse(item.annotation)
-                           and "init=False" not in (ast.unparse(item.value) if item.value else "")]  # fmt: skip
+            parameters = [
+                _parameter(item) for item in node.body if isinstance(item, ast.AnnAssign) and _is_field(item)
+            ]
             break
     summary = " ".join(text.split("\n\n")[0].split())
     return Card(source.name, source.origin, str(source.path), summary, text, tuple(parameters))
+
+
+def _is_field(item: ast.AnnAssign) -> bool:
+    default = ast.unparse(item.value) if item.value else ""
+    return "ClassVar" not in ast.unparse(item.annotation) and "init=False" not in default
+
+
+def _parameter(item: ast.AnnAssign) -> tuple[str, str, str]:
+    """(name, type, default), as written."""
+    default = ast.unparse(item.value) if item.value else "required"
+    return ast.unparse(item.target), ast.unparse(item.annotation), default
 
 
 def _python_files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -253,5 +268,5 @@ def task(use: str, base: Path, where: str = "") -> Task:
     path = (base / file).resolve()
     if not path.is_file():
         raise UsageError(Problem("E403", f"there is no file '{file}'", where, f"looked at {path}"))
-    made = load(Source(path.stem, path, "given", class_name or None), Task)()
+    made: Task = load(Source(path.stem, path, "given", class_name or None), Task)()
     return made

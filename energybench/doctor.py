@@ -38,7 +38,7 @@ def _nvml() -> dict[str, Any]:
     return {
         "name": "NVML energy counter", "measured": True, "usable": bool(usable), "devices": gpus,
         "why": "; ".join(f"{g['name']}, driver {g['driver']}" for g in usable) if usable else why or "no GPU",
-        "remedy": "" if usable else "a machine with an NVIDIA GPU (Volta or newer) and its driver: nvidia-smi must answer",
+        "remedy": "" if usable else "needs an NVIDIA GPU (Volta or newer) and its driver: nvidia-smi must answer",
     }  # fmt: skip
 
 
@@ -61,7 +61,8 @@ def _model() -> dict[str, Any]:
     from energybench.meter.carbon import model_parameters
 
     facts = model_parameters()
-    why = f"{facts['tdp_w']:g} W CPU ({facts['tdp_source']}) × load, {facts['ram_w']:g} W memory: an estimate, never a saving"
+    cpu = f"{facts['tdp_w']:g} W CPU ({facts['tdp_source']}) × load"
+    why = f"{cpu}, {facts['ram_w']:g} W memory: an estimate, never a saving"
     return {
         "name": "codecarbon's model",
         "measured": False,

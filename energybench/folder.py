@@ -1,4 +1,4 @@
-"""The folder of a run: found again, locked, opened, closed. A run that was interrupted is continued by the same command."""
+"""The folder of a run: found again, locked, read. A run that was interrupted is continued by the same command."""
 
 from __future__ import annotations
 

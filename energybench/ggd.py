@@ -1,4 +1,4 @@
-"""The generalized Gaussian: density β / (2σΓ(1/β)) · exp(−(|x−μ|/σ)^β). β = 2 is a normal of variance σ²/2, β = 1 Laplace.
+"""The generalized Gaussian, density β / (2σΓ(1/β)) · exp(−(|x−μ|/σ)^β): normal at β = 2, Laplace at β = 1.
 
 `scipy.stats.gennorm` is the same family (β, loc μ, scale σ); its fit takes seconds per million elements; this one
 finds where the profile score in β is zero, σ having a closed form.

@@ -56,17 +56,29 @@ class {class_name}(Method):
 
 def listing(here: Path | None = None) -> dict[str, list[dict[str, Any]]]:
     """{methods, suites, models, data}: each entry has a name, a summary and where it comes from."""
+    methods = [{key: value for key, value in asdict(card).items() if key != "text"} for card in cards(here)]
+    anywhere = {"origin": "torchvision", "summary": "$ENERGYBENCH_DATA, or torchvision's download"}
     return {
-        "methods": [{key: value for key, value in asdict(card).items() if key != "text"} for card in cards(here)],
+        "methods": methods,
         "suites": _suites(here or Path.cwd()),
-        "models": _functions("models.py", "OWN") + [{"name": "<any torchvision classifier>",
-                                                     "summary": "resnet18, vit_b_16, … by torchvision's name",
-                                                     "origin": "torchvision"}],
-        "data": _functions("datasets.py", "SHIPPED") + [
-            {"name": name, "summary": "$ENERGYBENCH_DATA, or torchvision's download", "origin": "torchvision"}
-            for name in _keys("datasets.py", "TORCHVISION")
-        ] + [{"name": "<any folder>", "summary": "$ENERGYBENCH_DATA/<name>/{train,test}/<class>/*.png", "origin": "yours"}],
-    }  # fmt: skip
+        "models": [
+            *_functions("models.py", "OWN"),
+            {
+                "name": "<torchvision's>",
+                "summary": "resnet18, vit_b_16, … any classifier by its name",
+                "origin": "torchvision",
+            },
+        ],
+        "data": [
+            *_functions("datasets.py", "SHIPPED"),
+            *({"name": name, **anywhere} for name in _table("datasets.py", "TORCHVISION")),
+            {
+                "name": "<a folder's>",
+                "summary": "$ENERGYBENCH_DATA/<name>/{train,test}/<class>/*.png",
+                "origin": "yours",
+            },
+        ],
+    }
 
 
 def print_listing(found: dict[str, list[dict[str, Any]]]) -> None:
@@ -121,18 +133,14 @@ def _tree(file: str) -> ast.Module:
     return ast.parse((Path(__file__).parent / "workloads" / file).read_text(encoding="utf-8"))
 
 
-def _keys(file: str, table: str) -> list[str]:
+def _table(file: str, name: str) -> list[str]:
     """The keys of a module's table of names, read as text: importing it would import torch."""
     for node in _tree(file).body:
-        target = (
-            node.target
-            if isinstance(node, ast.AnnAssign)
-            else node.targets[0]
-            if isinstance(node, ast.Assign)
-            else None
-        )
-        if isinstance(target, ast.Name) and target.id == table and isinstance(node.value, ast.Dict):  # type: ignore[union-attr]
-            return [str(ast.literal_eval(key)) for key in node.value.keys if key is not None]  # type: ignore[union-attr]
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not isinstance(node.value, ast.Dict):
+            continue
+        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+        if isinstance(target, ast.Name) and target.id == name:
+            return [str(ast.literal_eval(key)) for key in node.value.keys if key is not None]
     return []
 
 
@@ -143,4 +151,4 @@ def _functions(file: str, table: str) -> list[dict[str, Any]]:
         if isinstance(node, ast.FunctionDef)
     }
     return [{"name": name, "summary": " ".join(texts.get(name, "").split("\n\n")[0].split()), "origin": "shipped"}
-            for name in _keys(file, table)]  # fmt: skip
+            for name in _table(file, table)]  # fmt: skip

@@ -53,8 +53,8 @@ class Run(Context):
 
     def train(self, after_epoch: Callable[[Run], None] | None = None) -> None:
         """Raises Diverged at the end of the epoch in which the loss stops being finite."""
-        for self.epoch_number in range(1, self.epochs + 1):
-            steps, self.step_in_epoch = self.tally.steps, 0
+        for number in range(1, self.epochs + 1):
+            self.epoch_number, self.step_in_epoch, steps = number, 0, self.tally.steps
             torch.manual_seed(stable_seed(self.seed, "model", self.epoch_number))  # the model's own dropout
             self.epoch(self.data)
             self.tally.epochs_trained += self.tally.steps > steps
@@ -88,9 +88,7 @@ class Run(Context):
         forwards, pieces = [], split(batch, self.recipe.accumulate)
         for piece in pieces:
             forward = self.forward(piece)
-            loss = (
-                forward.value if piece.weights is None else (forward.each * piece.weights).sum() / len(piece)
-            )
+            loss = forward.weighted(piece.weights)
             self.backward(loss if piece is batch else loss * (len(piece) / len(batch)))
             forwards.append(forward)
         whole = join(forwards, [len(piece) for piece in pieces])

@@ -69,9 +69,17 @@ class Forward:
     each: Tensor | None
     outputs: Any
 
+    def weighted(self, weights: Tensor | None) -> Tensor:
+        """Σ wᵢℓᵢ / B: by the number of samples, never by Σ wᵢ, or importance weights would not be unbiased."""
+        if weights is None:
+            return self.value
+        if self.each is None:
+            raise TypeError("this task has no per-sample losses, so its batches cannot be weighted")
+        return (self.each * weights).sum() / len(weights)
+
 
 class Method:
-    """One energy-saving training method. Override only the verbs it changes; its dataclass fields are its parameters."""
+    """One energy-saving training method: override the verbs it changes; its dataclass fields are its parameters."""
 
     replaces: ClassVar[frozenset[str]] = frozenset()  # verbs it owns outright: never calls `inner` for them
     enters: ClassVar[frozenset[str]] = frozenset()  # verbs that a replaced verb still calls through the run

@@ -1,7 +1,7 @@
-"""Everything about a suite that can be checked, decoded or counted before training; runs in a child process.
+"""Everything about a suite that can be checked, decoded or counted before training, in a child process.
 
-Methods are loaded and built, stacks checked, data decoded once, models built, the ledger of plain training traced, a few
-plain steps timed for the expected duration. Every mistake is collected; nothing here is metered.
+Methods are loaded and built, stacks checked, data decoded once, models built, the ledger of plain training traced, a
+few plain steps timed for the expected duration. Every mistake is collected; nothing here is metered.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import os
 import platform
 import time
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -32,7 +32,6 @@ from energybench.seeds import digest, stable_seed
 from energybench.torchvision_shim import import_torchvision
 from energybench.work import Line
 from energybench.workloads import datasets
-from energybench.workloads.data import Data
 
 TIMED_STEPS = 3
 
@@ -88,18 +87,11 @@ class Plan:
             try:
                 source = discovery.find(item["use"], self.base, where.get("", ""))
                 kind = discovery.load(source)
-                taken = [entry["name"] for entry, _ in built]
-                name = (
-                    source.name
-                    if source.name not in taken
-                    else f"{source.name}#{taken.count(source.name) + 1}"
-                )
-                method = discovery.build(kind, name, item["parameters"],
-                                         lambda key, where=where: where.get(key, where.get("", "")))  # fmt: skip
+                method = discovery.build(kind, source.name, item["parameters"], partial(_placed_key, where))
             except EnergybenchError as error:
                 self.problems += error.problems
                 continue
-            described = {"use": source.name, "name": name, "path": str(source.path), "origin": source.origin,
+            described = {"use": source.name, "name": source.name, "path": str(source.path), "origin": source.origin,
                          "class_name": source.class_name, "sha256": source.sha256,
                          "parameters": item["parameters"]}  # fmt: skip
             built.append((described | {"resolved": parameters(method)}, method))
@@ -213,10 +205,12 @@ class Plan:
 
     def cells(self, workload: dict[str, Any], traced: dict[str, Any],
               stacks: dict[str, list[tuple[dict[str, Any], Method]]]) -> list[Cell]:  # fmt: skip
-        name, result = workload["name"], [self.cell(workload, traced, "baseline", "baseline", [])]
-        if self.spec["twin"]:
-            result.append(self.cell(workload, traced, "twin", "twin", []))
-        for pair in (p for p in self.spec["pairs"] if p["workload"] == name):
+        pairs = [pair for pair in self.spec["pairs"] if pair["workload"] == workload["name"]]
+        idle = pairs[0]["skipped"] if pairs and all(pair["skipped"] for pair in pairs) else None
+        roles: list[Literal["baseline", "twin"]] = ["baseline", "twin"] if self.spec["twin"] else ["baseline"]
+        result = [self.cell(workload, traced, role, role, []) for role in roles]
+        result = [made.model_copy(update={"skipped": idle}) for made in result]  # nothing to compare with
+        for pair in pairs:
             variant = next(v for v in self.spec["variants"] if v["label"] == pair["variant"])
             stack = stacks[variant["label"]]
             made = self.cell(
@@ -390,3 +384,8 @@ def source_digest() -> str:
 
 def _placed(problem: Problem, where: str) -> Problem:
     return problem if problem.where else Problem(problem.code, problem.message, where, problem.hint)
+
+
+def _placed_key(where: dict[str, str], key: str) -> str:
+    """Where a parameter stands, or else its method's table."""
+    return where.get(key, where.get("", ""))

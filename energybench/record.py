@@ -5,7 +5,7 @@
     reports/<suite>/<run>/witness/*.json         one Witness per cell: the unmetered, counted run
     reports/<suite>/<run>/report.md
 
-SI units in the field names (_s _j _w _kg _flop _b, `_rel` for ratios); a missing figure is null with its reason, never 0.
+SI units in the field names (_s _j _w _kg _flop _b, `_rel` for ratios); a missing figure is null, never 0.
 Imports no torch: records are read on machines that could never have made them.
 """
 

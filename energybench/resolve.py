@@ -16,7 +16,7 @@ from energybench.errors import Problem, nearest
 from energybench.variants import method_label, toml
 from energybench.where import Loc, Position
 
-OVERLAID = ("trials", "measure", "accept", "workload")  # what [quick] may change
+OVERLAID = ("trials", "measure", "accept", "workload", "skip")  # what [quick] may change
 WORKLOAD_OVERLAID = ("task", "model", "data", "train", "target")
 SETTABLE = ("suite", "about", "trials", "measure", "accept", "workload", "method")
 # A choice, what it is where none is written, and its keys: whoever chooses anew does not inherit them.
@@ -152,6 +152,10 @@ def quicken(tree: Node) -> Node:
             known = {inner: node for inner, node in over.value.items() if inner in WORKLOAD_OVERLAID}
             over = Node(known, over.place)
             tree = _with(tree, key, [lay(entry, over, keep_place=True) for entry in tree.items(key)])
+        elif key == "skip" and isinstance(over.value, list):  # in addition to the suite's own
+            base = tree.get(key)
+            before = base.value if base is not None and isinstance(base.value, list) else []
+            tree = Node({**tree.value, key: Node([*before, *over.value], over.place)}, tree.place)
         elif key in OVERLAID and key != "workload":
             tree = _lay_key(tree, key, over)
     return tree

@@ -139,9 +139,9 @@ def plan_facts(planned: Planned) -> dict[str, Any]:
             for name, known in planned.workloads.items()
         },
         "cells": [
-            {"workload": c.workload, "method": c.method, "role": c.role, "skipped": c.skipped, "plain_flop": c.plain_flop,
-             "expected_s": c.expected_s, "epochs": c.epochs, "methods": {s["name"]: s["path"] for s in c.stack},
-             "claim": c.claim.model_dump() if c.claim else None}
+            {"workload": c.workload, "method": c.method, "role": c.role, "skipped": c.skipped,
+             "plain_flop": c.plain_flop, "expected_s": c.expected_s, "epochs": c.epochs,
+             "methods": {s["name"]: s["path"] for s in c.stack}, "claim": c.claim.model_dump() if c.claim else None}
             for c in planned.cells
         ],
         "machine": planned.machine,
@@ -158,7 +158,7 @@ class _Runner:
     def run(self) -> int:
         blocks = self.suite.trials.blocks
         number = self.run_file.invocations[-1].number
-        done = [trial for trial in self.folder.trials()]
+        done = self.folder.trials()
         slots = schedule.missing(self.planned.cells, blocks, self.suite.trials.seed, done, number)
         witnessed = {(w.workload, w.method): w.digest for w in self.folder.witnessed()}
         witnesses = [c for c in self.planned.witnesses if witnessed.get((c.workload, c.method)) != c.digest]

@@ -19,33 +19,31 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
     title = " · ".join([f"{facts['suite']}: {facts['path']}", *facts["stamp"]])
     console.print(Text(title, "bold"), soft_wrap=True)
     for name, known in facts["workloads"].items():
-        data = known["data"]
-        console.print(Text(
-            f"{name}: {known['parameters']:,} parameters, {data['train']:,} + {data['test']:,} samples "
-            f"({data['source']}), {known['steps_per_epoch']} steps an epoch, {format_seconds(known['step_s'])} a step"
-        ))  # fmt: skip
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading, right in (
-        ("workload", False),
-        ("method", False),
-        ("FLOPs, plain", True),
-        ("about", True),
-        ("note", False),
-    ):
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    for cell in facts["cells"]:
-        note = cell["skipped"] or (f"{_range(cell['epochs'])} epochs" if cell["epochs"] else "")
-        table.add_row(Text(cell["workload"]), Text(cell["method"]), format_flop(cell["plain_flop"]) if cell["plain_flop"] else "–",
-                      "–" if cell["skipped"] else format_seconds(cell["expected_s"]), Text(note))  # fmt: skip
-    console.print(table)
+        cells = [cell for cell in facts["cells"] if cell["workload"] == name]
+        console.print()
+        console.print(Text(name, "bold"), soft_wrap=True)
+        data, steps = known["data"], known["steps_per_epoch"]
+        console.print(Text(f"{known['parameters']:,} parameters; {data['train']:,} + {data['test']:,} samples of {data['source']}; "
+                           f"{steps} steps an epoch of {format_seconds(known['step_s'])}"))  # fmt: skip
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("method", overflow="fold")
+        table.add_column("plain FLOPs", justify="right")
+        table.add_column("about", justify="right")
+        table.add_column("", overflow="fold")
+        for cell in cells:
+            note = f"{_range(cell['epochs'])} epochs" if cell["epochs"] else ""
+            flop = format_flop(cell["plain_flop"]) if cell["plain_flop"] else "–"
+            about = "not run" if cell["skipped"] else format_seconds(cell["expected_s"])
+            table.add_row(Text(cell["method"]), flop, about, Text(cell["skipped"] or note))
+        console.print(table)
     for note in facts["notes"]:
         console.print(Text(f"note: {note}", "yellow"))
     methods = {name: path for cell in facts["cells"] for name, path in cell["methods"].items()}
     for name, path in sorted(methods.items()):
         console.print(Text(f"{name}: {path}", "dim"), soft_wrap=True)
     console.print(
-        f"{facts['blocks']} blocks, {facts['trials']} trials and {facts['witnesses']} counted runs on {facts['device']}, "
-        f"about {format_seconds(facts['expected_s'])}. No mistake found."
+        f"{facts['blocks']} blocks, {facts['trials']} trials and {facts['witnesses']} counted runs "
+        f"on {facts['device']}, about {format_seconds(facts['expected_s'])}. No mistake found."
     )
 
 
@@ -88,8 +86,8 @@ def print_record(path: Path, console: Console) -> None:
                 else f"{e.scope}: {e.reason}"
                 for e in reading.energy
             )
-            console.print(Text(f"  {name}: {format_seconds(reading.wall_s)} wall, {format_seconds(reading.cpu_s or 0)} CPU"
-                               + (f", {energy}" if energy else "")))  # fmt: skip
+            times = f"{format_seconds(reading.wall_s)} wall, {format_seconds(reading.cpu_s or 0)} CPU"
+            console.print(Text(f"  {name}: {times}" + (f", {energy}" if energy else "")))
         if record.memory_resident_b:
             console.print(f"  memory: {format_bytes(record.memory_resident_b)} resident at most")
     console.print_json(json.dumps(record.model_dump(mode="json", by_alias=True)))
@@ -104,12 +102,14 @@ def print_doctor(facts: dict[str, Any], console: Console) -> None:
         console.print(Text(f"{sensor['name']}: {word}: {sensor['why']}", style), soft_wrap=True)
         if sensor["remedy"]:
             console.print(Text(f"  remedy: {sensor['remedy']}", "dim"), soft_wrap=True)
-    words = {"measured": "Energy can be measured here.",
-             "modelled": "Energy cannot be measured here: time and FLOPs are real, joules are modelled and never a saving."}  # fmt: skip
-    console.print(Text(words[facts["energy"]], "bold"))
+    measured = "Energy can be measured here."
+    modelled = (
+        "Energy cannot be measured here: time and FLOPs are real, joules are modelled and never a saving."
+    )
+    console.print(Text(measured if facts["energy"] == "measured" else modelled, "bold"))
     data = facts["data"]
-    console.print(Text(f"data: {data['folder'] or ''}{', '.join(data.get('sets', [])) and ': ' + ', '.join(data['sets'])}"
-                       f"{data.get('why', '')}"), soft_wrap=True)  # fmt: skip
+    sets = f"{data['folder']}: {', '.join(data['sets'])}" if "sets" in data else data["why"]
+    console.print(Text(f"data: {sets}"), soft_wrap=True)
     console.print(
         Text("versions: " + ", ".join(f"{k} {v or 'missing'}" for k, v in facts["versions"].items())),
         soft_wrap=True,

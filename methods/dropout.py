@@ -1,4 +1,4 @@
-"""dropout: zero a share p of every normalised activation while training (Srivastava et al. 2014), as ssProp combines it.
+"""dropout: zero a share p of every normalised activation while training (Srivastava et al. 2014), as ssProp uses it.
 
 Promises nothing in energy; it is the regulariser that ssProp is compared and combined with (Zhong et al., Table 6).
 Acts after every BatchNorm, or after every LayerNorm where there is none. "After the ReLU that follows" is the same
@@ -28,8 +28,8 @@ class Dropout(Method):
         # A stream of its own: the model's own dropout, if it has any, draws what it draws without this method.
         self._generator = run.rng(self.name, "mask", device=run.device)
         modules = list(run.model.modules())
-        norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        norms = norms or [m for m in modules if isinstance(m, nn.LayerNorm)]
+        kinds = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+        norms = next((found for kind in kinds if (found := [m for m in modules if isinstance(m, kind)])), [])
         self._hooks = [norm.register_forward_hook(self._drop) for norm in norms]
 
     def _drop(self, module, inputs, output):

@@ -47,7 +47,7 @@ class GradSamp(Method):
         random = self._kind in ("random", "late-random") and 0 < self._amount < 1
         if not every and not random:
             raise ValueError(
-                f'skip is "every:P" with P ≥ 2 or "random:ρ" with 0 < ρ < 1, or either after "late-"; not \'{self.skip}\''
+                f'skip is "every:P" with P ≥ 2 or "random:ρ" with 0 < ρ < 1, or that after "late-"; not \'{self.skip}\''
             )
         if self.location not in ("median", "mean", "zero"):
             raise ValueError(f"location is median, mean or zero, not '{self.location}'")

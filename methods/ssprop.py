@@ -4,9 +4,9 @@ Importance of channel c is the mean over batch, height and width of |∂L/∂Y|;
 most important channels alone, by smaller matrices, not by multiplying zeros. The same as ordinary autograd with ∂L/∂Y
 masked to those channels.
 
-Paper: Zhong et al., ssProp, Eq. 6–9. Promises its mean drop rate of the backward FLOPs of convolutions (80 % every second epoch: 40 %).
-Gathering and scattering are not free: narrow layers can come out slower than dense. Composes with everything that
-leaves a backward pass.
+Paper: Zhong et al., ssProp, Eq. 6–9. Promises its mean drop rate of the convolutions' backward FLOPs (80 % in every
+second epoch: 40 %). Gathering and scattering are not free: narrow layers can come out slower than dense. Composes with
+everything that leaves a backward pass.
 """
 
 from __future__ import annotations
@@ -209,8 +209,8 @@ def _grouped(dy, x, weight, channels, geometry, groups, need_x, need_weight):
         dx_part, dw_part = _conv_backward(
             dy[:, part], x[:, inputs], weight[part], geometry, len(groups_here), need_x, need_weight
         )
-        if need_x:
+        if dx is not None:
             dx[:, inputs] = dx_part
-        if need_weight:
+        if dw is not None:
             dw[rows] = dw_part
     return dx, dw

@@ -547,11 +547,21 @@ def test_the_schema_covers_every_key_of_the_shipped_suite_and_asks_for_units() -
     assert set(schema["required"]) == {"schema", "suite", "workload"}
     assert tables["Workload"]["required"] == ["name"]
     assert "required" not in tables["Train"]
-    assert set(schema["properties"]["quick"]["properties"]) == {"trials", "measure", "accept", "workload"}
+    assert set(schema["properties"]["quick"]["properties"]) == {
+        "trials", "measure", "accept", "workload", "skip",
+    }  # fmt: skip
     pattern = tables["Trials"]["properties"]["limit"]["pattern"]
     assert re.search(pattern, "30 min")
     assert not re.search(pattern, "30")
     json.dumps(schema)
+
+
+def test_the_quick_overlay_adds_its_skips_to_the_suites_own() -> None:
+    folder = [suite.shipped("suites")]
+    whole, quick = suite.load("cifar", search=folder), suite.load("cifar", search=folder, quick=True)
+    skipped = [{(w.name, v.entry) for w, v, why in loaded.pairs() if why} for loaded in (whole, quick)]
+    assert skipped[0] == {("vit-tiny-cifar10", "ssprop"), ("vit-tiny-cifar10", "ssprop+dropout")}
+    assert skipped[1] == {("vit-tiny-cifar10", v.entry) for v in quick.variants()}
 
 
 def test_the_shipped_cifar_suite_is_the_one_of_the_design() -> None:

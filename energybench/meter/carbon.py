@@ -17,7 +17,7 @@ J_PER_KWH = 3.6e6
 
 
 def intensity(zone: str) -> dict[str, Any]:
-    """{zone, intensity_kg_per_j, source, year} of a country by its ISO 3166 alpha-3 code. Raises UsageError E502."""
+    """{zone, country, intensity_kg_per_j, year, source} of an ISO 3166 alpha-3 code. Raises UsageError E502."""
     table = _table()
     entry = table.get(zone)
     if entry is None or not isinstance(entry.get("carbon_intensity"), (int, float)):
@@ -28,7 +28,7 @@ def intensity(zone: str) -> dict[str, Any]:
             else nearest(zone.upper(), table)
         )
         raise UsageError(Problem("E502", f"no carbon intensity is known for the country '{zone}'",
-                                 hint=hint if len(hint) < 80 else "use its ISO 3166 code of three letters, such as FRA"))  # fmt: skip
+                                 hint=hint if len(hint) < 80 else "use its ISO 3166 code, such as FRA"))  # fmt: skip
     import codecarbon
 
     return {
@@ -47,7 +47,7 @@ def _table() -> dict[str, Any]:
 
 
 def model_parameters() -> dict[str, Any]:
-    """What codecarbon assumes of this machine: {cpu, tdp_w, tdp_source, ram_w}. Slow (a table of every CPU): once a run."""
+    """What codecarbon assumes of this machine: {cpu, tdp_w, tdp_source, ram_w}. Slow, so once a run."""
     from codecarbon.core.cpu import TDP
     from codecarbon.external.ram import RAM
 
@@ -62,7 +62,7 @@ def model_parameters() -> dict[str, Any]:
 
 
 class CodecarbonModel:
-    """codecarbon 3.3's CPU-load mode over one window: TDP × (0.1 + 0.9·load³) + RAM, load of the whole machine in 0–1."""
+    """codecarbon 3.3's CPU-load mode over one window: TDP × (0.1 + 0.9·load³) + RAM; load of the machine, 0–1."""
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         self.tdp_w, self.ram_w = parameters["tdp_w"], parameters["ram_w"]

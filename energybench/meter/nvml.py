@@ -49,7 +49,7 @@ class NvmlCounter:
         return [self._energy(uuid, handle, seconds) for uuid, handle in self._handles.items()]
 
     def _energy(self, uuid: str, handle: Any, seconds: float) -> Energy:
-        common = {"source": "gpu_counter", "scope": "gpu", "device": uuid}
+        common: dict[str, Any] = {"source": "gpu_counter", "scope": "gpu", "device": uuid}
         try:
             joules = (self._read(handle) - self._before[uuid]) / 1e3
         except self._nvml.NVMLError as error:

@@ -58,9 +58,9 @@ class Streamed:
         return torch.tensor(index), images
 
     def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any, Any]]:
-        loader = torch.utils.data.DataLoader(
+        loader: Any = torch.utils.data.DataLoader(
             self,  # type: ignore[arg-type]
-            sampler=(index.tolist() for index in batches),  # type: ignore[arg-type]
+            sampler=(index.tolist() for index in batches),
             batch_size=None,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",

@@ -124,7 +124,7 @@ def _from_user(function: Callable[..., Any], use: str, options: dict[str, Any]) 
         raise UsageError(
             Problem("E402", f"'{use}' must return {{'train': (inputs, targets), 'test': (inputs, targets)}}")
         )
-    return tuple(result["train"]), tuple(result["test"])  # type: ignore[return-value]
+    return tuple(result["train"]), tuple(result["test"])
 
 
 def _find(use: str, spec: dict[str, Any], download: bool) -> tuple[tuple[Split, Split], str]:

@@ -1,4 +1,4 @@
-"""From uint8 images to what a model sees: normalisation and augmentation, per batch, on the device the images are on."""
+"""From uint8 images to what a model sees: normalised and augmented, per batch, on the device the images are on."""
 
 from __future__ import annotations
 

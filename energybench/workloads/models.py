@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from energybench.errors import Problem, UsageError, nearest
@@ -54,7 +56,7 @@ OWN: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp, "vit_tiny": 
 
 
 def build(use: str, shape: Shape, classes: int, parameters: dict[str, Any]) -> nn.Module:
-    """The model `use` for inputs of `shape` (C, H, W). Raises UsageError E401 for a name or parameter it cannot take."""
+    """The model `use` for inputs of `shape` (C, H, W). Raises UsageError E401 for what it does not know."""
     if use in OWN:
         return call(OWN[use], use, {"shape": shape, "classes": classes}, parameters)
     torchvision = import_torchvision()
@@ -118,7 +120,9 @@ def take_channels(model: nn.Module, channels: int) -> None:
     for name, conv in model.named_modules():
         if isinstance(conv, nn.Conv2d):
             parent = model.get_submodule(name.rpartition(".")[0])
-            fresh = nn.Conv2d(channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
-                              conv.dilation, bias=conv.bias is not None)  # fmt: skip
+            fresh = copy.deepcopy(conv)
+            shape = (conv.out_channels, channels, *conv.kernel_size)
+            fresh.in_channels, fresh.weight = channels, nn.Parameter(torch.empty(shape))
+            fresh.reset_parameters()
             setattr(parent, name.rpartition(".")[2], fresh)
             return
