@@ -149,7 +149,7 @@ def list_(what: str | None, as_json: bool) -> None:
         print_listing(found)
 
 
-@app.group()
+@app.group(cls=Verbs)
 def new() -> None:
     """Start a file of your own."""
 

@@ -52,9 +52,8 @@ class Launcher:
         tick: called with the elapsed seconds every `tick_s`
         """
         started = time.monotonic()
-        child = self._context.Process(
-            target=_child, args=(target, str(in_path), str(out_path), str(log) if log else None)
-        )
+        paths = [str(path.absolute()) if path else None for path in (in_path, out_path, log)]
+        child = self._context.Process(target=_child, args=(target, os.getcwd(), *paths))
         child.start()
         try:
             timed_out = not self._wait(child, started, limit_s, tick, tick_s)
@@ -104,11 +103,15 @@ class Launcher:
                 os.killpg(group, signal.SIGKILL)
 
 
-def _child(target: str, in_path: str, out_path: str, log: str | None) -> None:
+def _child(target: str, folder: str, in_path: str, out_path: str, log: str | None) -> None:
     os.setsid()
     with contextlib.suppress(OSError, AttributeError):  # Linux: die with the server, and so with the parent
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    preload = sys.modules.get(PRELOAD)
+    if preload and os.getppid() != preload.SERVER:  # it died before we asked
+        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.chdir(folder)  # the caller's, which the server knows only as it was at its start
     if log:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(handle, 1)

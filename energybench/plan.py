@@ -71,7 +71,7 @@ class Plan:
             "machine": machine,
             "digest": digest(
                 [
-                    [c.digest for c in cells],
+                    [c.model_dump(exclude={"stack", "expected_s", "plain_flop"}) for c in cells],
                     *(self.spec[key] for key in ("blocks", "seed", "twin", "stamp", "accept")),
                 ]
             ),

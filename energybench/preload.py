@@ -4,6 +4,8 @@ A fork after any computation (a convolution, a trace, a backward) inherits threa
 after imports alone it works. Nothing here may compute.
 """
 
+import os
+
 import torch
 import torch._dynamo
 
@@ -13,5 +15,6 @@ import energybench.plan
 from energybench.torchvision_shim import import_torchvision
 
 import_torchvision()
+SERVER = os.getpid()
 
 __all__ = ["energybench", "torch"]

@@ -252,7 +252,7 @@ def write_json(path: Path, model: BaseModel | dict[str, Any]) -> None:
 def read(path: Path, kind: type[AnyModel]) -> AnyModel:
     """Read one file back. Raises UsageError E601 when it is missing, cut short, edited or of an unknown schema."""
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_bytes())
     except OSError as error:
         raise UsageError(Problem("E601", f"cannot read it: {error.strerror}", str(path))) from None
     except ValidationError as error:

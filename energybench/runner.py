@@ -95,7 +95,8 @@ def plan(
     in_path.write_text(json.dumps(spec), encoding="utf-8")
     outcome = launcher.call("energybench.plan:main", in_path, out_path)
     if not out_path.exists():
-        raise RuntimeError(f"checking the suite failed: {outcome.reason}")
+        hint = "a file of yours that it loads may end the process; if not, this is a bug of energybench"
+        raise UsageError(Problem("E606", f"checking the suite ended early: {outcome.reason}", str(suite.path), hint))
     result = json.loads(out_path.read_text(encoding="utf-8"))
     if result["problems"]:
         problems = [Problem(**problem) for problem in result["problems"]]
@@ -185,8 +186,7 @@ class _Runner:
 
         self.folder.report.write_text(markdown(summary), encoding="utf-8")
         self.progress.end(summary, self.folder.report)
-        failed = [t for t in self.folder.trials() if t.status != "ok" and t.invocation == number]
-        return EXIT_TRIALS_FAILED if failed else EXIT_FINE
+        return EXIT_TRIALS_FAILED if summary_has_failures(self.folder.trials()) else EXIT_FINE
 
     def _trial(self, slot: schedule.Slot) -> None:
         cell = slot.cell
@@ -257,7 +257,8 @@ class _Runner:
                 | {"parameters": found["parameters"]} for name, found in planned.workloads.items()}  # fmt: skip
         return RunFile(
             suite=suite.suite, about=suite.about, run=self.folder.path.name, digest=planned.digest, stamp=suite.stamp,
-            suite_path=suite.path.name, suite_text=suite.text, resolved=suite.digest_source(), cells=planned.cells,
+            suite_path=suite.path.name, suite_text=suite.text, resolved=suite.digest_source(),
+            cells=[cell.model_copy(update={"stack": [_portable(s) for s in cell.stack]}) for cell in planned.cells],
             blocks=suite.trials.blocks, machine=planned.machine, data=data,
             sources={s["name"]: f"{Path(s['path']).name} ({s['origin']})" for c in planned.cells for s in c.stack},
         )  # fmt: skip
@@ -284,6 +285,11 @@ def _failure(outcome: Outcome) -> dict[str, Any]:
         else "failed"
     )
     return {"status": status, "reason": outcome.reason or "it ended without a record"}
+
+
+def _portable(method: dict[str, Any]) -> dict[str, Any]:
+    """A stack's entry without the folders of this machine."""
+    return method | {"path": Path(method["path"]).name}
 
 
 def _places(suite: Suite, loc: tuple[str | int, ...]) -> dict[str, str]:

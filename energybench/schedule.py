@@ -39,8 +39,13 @@ def order(cells: Sequence[Cell], block: int, seed: int) -> list[Cell]:
 def missing(
     cells: Sequence[Cell], blocks: int, seed: int, done: Iterable[Trial], invocation: int
 ) -> list[Slot]:
-    """What is left to run. A block that is resumed runs its baseline again: only one invocation's trials pair up."""
-    have = {(trial.block, trial.workload, trial.method) for trial in done}
+    """What is left to run. A block that is resumed runs its baseline again: only one invocation's trials pair up.
+
+    For the same reason a trial whose own invocation never got to the baseline of its block is not done.
+    """
+    done = list(done)
+    paired = {(t.block, t.workload, t.invocation) for t in done if t.role == "baseline"}
+    have = {(t.block, t.workload, t.method) for t in done if (t.block, t.workload, t.invocation) in paired}
     slots: list[Slot] = []
     for block in range(blocks):
         planned = order(cells, block, seed)

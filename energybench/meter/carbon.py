@@ -53,10 +53,13 @@ def model_parameters() -> dict[str, Any]:
 
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # what it warns of is in `tdp_source`
     found = TDP()
+    known = found.model is not None and found._get_cpu_power_from_registry(found.model) is not None
     return {
         "cpu": found.model,
         "tdp_w": float(found.tdp) if found.tdp else 4.0 * (psutil.cpu_count() or 1),
-        "tdp_source": "codecarbon's table" if found.tdp else "codecarbon's fallback of 4 W per thread",
+        "tdp_source": "codecarbon's table"
+        if known
+        else "codecarbon's guess of 4 W per thread: CPU unknown to it",
         "ram_w": float(RAM(tracking_mode="machine").total_power().W),
     }
 

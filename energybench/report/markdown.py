@@ -73,6 +73,7 @@ def _workload(workload: Workload) -> list[str]:
     metric = workload.metric or "quality"
     if not workload.rows:
         return [*page, "No method was compared on this workload."]
+    page.append(escape(words.baseline(workload)))
     head = ["Method", "claimed", "estimated", "counted", "measured \\[95 %\\]", "of", "kept",
             f"{escape(metric)} Δ", "verdict", "blocks"]  # fmt: skip
     page.append(table(head, map(_row, workload.rows), right="12346 7"))

@@ -67,12 +67,12 @@ def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
 
     quality = f"{words.clean(workload.metric or 'quality')} Δ"
     return [
-        column("claimed", (words.percent(r.claimed_rel) for r in rows), 4),
-        column("estimated", (words.percent(r.estimated_rel) for r in rows), 2),
-        column("counted", (words.percent(r.counted_rel) for r in rows), 3),
+        column("claimed", (words.percent(r.claimed_rel) for r in rows), 3),
+        column("estimated", (words.percent(r.estimated_rel) for r in rows), 1),
+        column("counted", (words.percent(r.counted_rel) for r in rows), 2),
         Column(title, tuple(measured(row) for row in rows)),
         column("kept", (words.kept(r.kept_rel) for r in rows), 5),
-        column(quality, (words.quality_change(r.quality) for r in rows), 1),
+        column(quality, (words.quality_change(r.quality) for r in rows), 4),  # the notes say it too
         Column("verdict", tuple(_text(r.verdict, STYLES.get(r.verdict, "")) for r in rows), 0, "left"),
     ]  # fmt: skip
 
@@ -141,24 +141,6 @@ def _show(console: Console, labels: Sequence[str], columns: Sequence[Column]) ->
         _say(console, f"Left out at this width: {', '.join(dropped)}.", "dim")
 
 
-def _baseline(workload: Workload) -> str:
-    plain = workload.baseline
-    parts = [words.blocks(plain.n)]
-    if plain.seconds:
-        spread = f" ± {words.duration(plain.seconds.sd)}" if plain.seconds.sd else ""
-        parts.append(f"{words.duration(plain.seconds.mean)}{spread}".replace(" ", words.NB))
-    for energy in plain.energies:
-        if energy.energy_j:
-            how = "measured" if energy.measured else "modelled"
-            parts.append(f"{words.si(energy.energy_j.mean, 'J')} {how} ({energy.source}, {energy.scope})")
-    if workload.metric and (figure := plain.quality.get(workload.metric)):
-        parts.append(f"{workload.metric} {words.number(figure.mean, 4)}")
-    if workload.twin is not None:
-        twin = workload.twin
-        parts.append(f"against itself {words.measured(twin)} {words.what(twin.quantity, twin.scope)}")
-    return f"Plain training: {'; '.join(parts)}."
-
-
 def _flags(found: Iterable[Raised]) -> list[str]:
     """One line per reason, naming every place."""
     by_code: dict[str, list[Raised]] = {}
@@ -174,7 +156,7 @@ def _flags(found: Iterable[Raised]) -> list[str]:
 def _workload(console: Console, workload: Workload) -> None:
     console.print()
     _say(console, workload.name, "bold underline")
-    _say(console, _baseline(workload), "dim")
+    _say(console, words.baseline(workload), "dim")
     if workload.rows:
         console.print()
         _show(console, [row.method for row in workload.rows], _columns(workload, workload.rows))

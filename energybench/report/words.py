@@ -162,6 +162,8 @@ def _quality(quality: Quality | None, verdict: str, more: str) -> str:
 def notes(row: Row, metric: str) -> list[str]:
     """What stands below the table about one method, a sentence each; flags apart."""
     found = [f"{row.verdict}: {row.because.rstrip('.')}." if row.because else f"{row.verdict}."]
+    if row.quality is not None:
+        found.append(f"{metric.capitalize()} {quality_change(row.quality)}.")
     if row.explanation:
         found.append(row.explanation)
     if row.claim_of == "backward" and row.claim_rel is not None:
@@ -174,6 +176,28 @@ def notes(row: Row, metric: str) -> list[str]:
     if row.detectable_rel is not None:
         found.append(f"{blocks(row.n)} see savings from {percent(row.detectable_rel)}.")
     return found
+
+
+def baseline(workload: Workload) -> str:
+    """Plain training's own figures, and how far it lies from itself."""
+    plain = workload.baseline
+    parts = [blocks(plain.n)]
+    if plain.seconds:
+        spread = f" ± {duration(plain.seconds.sd)}" if plain.seconds.sd else ""
+        parts.append(f"{duration(plain.seconds.mean)}{spread}".replace(" ", NB))
+    for energy in plain.energies:
+        if energy.energy_j:
+            how = "measured by" if energy.measured else "modelled by"
+            source = energy.source.removeprefix("model(").removesuffix(")")
+            parts.append(f"{si(energy.energy_j.mean, 'J')} {energy.scope}, {how} {source}")
+    if workload.metric and (figure := plain.quality.get(workload.metric)):
+        parts.append(f"{workload.metric} {number(figure.mean, 4)}")
+    if plain.data_wait_rel is not None:
+        parts.append(f"{percent(plain.data_wait_rel.mean)} of the time waiting for data")
+    if workload.twin is not None:
+        twin = workload.twin
+        parts.append(f"against itself {measured(twin)} {what(twin.quantity, twin.scope)}")
+    return f"Plain training: {'; '.join(parts)}."
 
 
 def clean(text: str) -> str:

@@ -132,7 +132,7 @@ def _find(use: str, spec: dict[str, Any], download: bool) -> tuple[tuple[Split, 
     for folder in [place / use] if place else []:
         test = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
         if (folder / "train").is_dir() and test:
-            return (_folder(folder / "train"), _folder(test)), f"{folder} (image folder)"
+            return (_folder(folder / "train"), _folder(test)), f"$ENERGYBENCH_DATA/{use}, an image folder"
     if use not in TORCHVISION:
         known = [
             *SHIPPED,
@@ -149,13 +149,15 @@ def _find(use: str, spec: dict[str, Any], download: bool) -> tuple[tuple[Split, 
         )
     for folder in [place / use, place] if place else []:
         try:
-            return _torchvision(use, folder, download=False), f"{folder} (torchvision layout)"
+            return _torchvision(
+                use, folder, download=False
+            ), f"$ENERGYBENCH_DATA, {use} as torchvision lays it out"
         except RuntimeError:
             continue
     target = place or Path("~/.cache/energybench/data").expanduser()
     folder = target / use
     try:
-        return _torchvision(use, folder, download=download), f"{folder} (torchvision download)"
+        return _torchvision(use, folder, download=download), f"{use}, downloaded by torchvision"
     except (RuntimeError, OSError) as error:
         why = (
             "it is not on this machine"
