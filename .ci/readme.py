@@ -37,7 +37,10 @@ def main(documents: list[str]) -> int:
                   f"in {time.monotonic() - started:.1f} s: {first}", flush=True)  # fmt: skip
             if result.returncode:
                 failed += 1
-                print(f"{commands}\nexit {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}", flush=True)
+                print(
+                    f"{commands}\nexit {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}",
+                    flush=True,
+                )
     print(f"{ran - failed} blocks ran, {failed} failed")
     return 1 if failed or not ran else 0
 

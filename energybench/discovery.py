@@ -220,6 +220,8 @@ def _is_field(item: ast.AnnAssign) -> bool:
 def _parameter(item: ast.AnnAssign) -> tuple[str, str, str]:
     """(name, type, default), as written."""
     default = ast.unparse(item.value) if item.value else "required"
+    if isinstance(item.value, ast.Call) and ast.unparse(item.value.func) == "Quantity":
+        default = repr(" ".join(str(ast.literal_eval(part)) for part in item.value.args))  # as a suite writes it
     return ast.unparse(item.target), ast.unparse(item.annotation), default
 
 

@@ -266,6 +266,30 @@ def _lay_key(tree: Node, key: str, over: Node) -> Node:
     return Node({**tree.value, key: new}, tree.place)
 
 
+def without(tree: Node, loc: Sequence[str | int]) -> Node:
+    """The tree less what stands at `loc`, or less the table that lacks it."""
+    if not loc:
+        return tree
+    key, rest = loc[0], loc[1:]
+    if isinstance(tree.value, dict) and key in tree.value:
+        child = tree.value[key]
+        if rest and isinstance(child.value, (dict, list)) and _holds(child, rest[0]):
+            return Node({**tree.value, str(key): without(child, rest)}, tree.place)
+        return Node({name: node for name, node in tree.value.items() if name != key}, tree.place)
+    if isinstance(tree.value, list) and isinstance(key, int) and key < len(tree.value):
+        child = tree.value[key]
+        if rest and isinstance(child.value, (dict, list)) and _holds(child, rest[0]):
+            return Node([*tree.value[:key], without(child, rest), *tree.value[key + 1 :]], tree.place)
+        return Node([*tree.value[:key], *tree.value[key + 1 :]], tree.place)
+    return tree
+
+
+def _holds(node: Node, key: str | int) -> bool:
+    if isinstance(node.value, dict):
+        return key in node.value
+    return isinstance(key, int) and key < len(node.value)
+
+
 def _with(tree: Node, key: str, entries: list[Node]) -> Node:
     """The tree with these tables in place of the tables of `key`; what is no table stays where it is."""
     node = tree.get(key)

@@ -30,10 +30,19 @@ from energybench.resolve import (
     override,
     quick_problems,
     quicken,
+    without,
 )
 from energybench.tables import Accept, Measure, Method, Several, Skip, Table, Trials, Workload
 from energybench.variants import MOST_CELLS, Variant, expand, matches
 from energybench.where import positions
+
+
+class SuiteError(UsageError):
+    """Mistakes in a suite; `rest` is the suite without them, where something is left."""
+
+    def __init__(self, problems: Iterable[Problem], rest: Suite | None = None) -> None:
+        super().__init__(problems)
+        self.rest = rest
 
 
 class Suite(Table):
@@ -124,7 +133,7 @@ def load(
     """The suite in a file, or of that name in ./suites or among those shipped, or in the folders of `search`.
 
     overrides: the texts after --set, such as "workload.train.epochs=2"
-    Raises UsageError with every mistake found: E101–E102 the file, E201–E207 what is in it.
+    Raises UsageError E101–E102 for the file; SuiteError with every mistake found in it, E201–E207.
     """
     path, overrides = _find(path_or_name, search), tuple(overrides)
     text, tree = _read(path)
@@ -156,10 +165,33 @@ def load(
     tree, suite = quickened if quick else plain
     problems += _reference_problems(tree, suite)
     if problems or suite is None:
-        raise UsageError(sorted(dict.fromkeys(problems), key=_line))
-    suite._path, suite._text, suite._tree = path.absolute(), text, tree
-    suite._stamp = (*(["quick"] if quick else []), *(f"--set {text}" for text in overrides))
+        stamp = ["quick"] if quick else []
+        rest = _salvage(tree)
+        raise SuiteError(sorted(dict.fromkeys(problems), key=_line),
+                         None if rest is None else _complete(*rest, path, text, stamp))  # fmt: skip
+    stamp = [*(["quick"] if quick else []), *(f"--set {text}" for text in overrides)]
+    return _complete(suite, tree, path, text, stamp)
+
+
+def _complete(suite: Suite, tree: Node, path: Path, text: str, stamp: list[str]) -> Suite:
+    suite._path, suite._text, suite._tree, suite._stamp = path.absolute(), text, tree, tuple(stamp)
     return suite
+
+
+def _salvage(tree: Node, tries: int = 12) -> tuple[Suite, Node] | None:
+    """What is left of an invalid suite without its mistakes, so that the next room can look for its own in it."""
+    for _ in range(tries):
+        try:
+            return Suite.model_validate(tree.plain()), tree
+        except ValidationError as error:
+            # One at a time from the end: taking one out moves what stands behind it.
+            details = [d for d in error.errors(include_url=False) if d["type"] != "too_short" or not d["input"]]
+            detail = details[-1]
+            loc = detail["loc"][:-1] if detail["type"] == "missing" else detail["loc"]
+            if not loc or loc in (("workload",), ("method",)):
+                return None
+            tree = without(tree, loc)
+    return None
 
 
 def _find(path_or_name: str | Path, search: Sequence[Path] | None) -> Path:

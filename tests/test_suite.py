@@ -556,6 +556,29 @@ def test_the_schema_covers_every_key_of_the_shipped_suite_and_asks_for_units() -
     json.dumps(schema)
 
 
+def test_what_is_right_in_an_invalid_suite_is_kept_with_its_lines(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(
+        'schema = 1\nsuite = "bad"\nblocks = 3\ntrials = { blocks = "three", seed = 7 }\n'
+        '[[workload]]\nname = "broken"\nextends = "nobody"\n'
+        '[[workload]]\nname = "whole"\nmodel = { use = "cnn" }\ndata = { use = "digits", batch = 8 }\n'
+        'train = { epochs = 1, lr = 0.1, optimzer = "sgd" }\n'
+        '[[method]]\nuse = "gradsamp"\nskip = 1\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(suite.SuiteError) as caught:
+        suite.load(file)
+    rest = caught.value.rest
+    assert rest is not None
+    assert [workload.name for workload in rest.workloads] == ["whole"]
+    assert rest.trials.seed == 7
+    assert rest.where(("workload", 0, "model")).endswith("bad.toml:10:1")
+    assert [variant.label for variant in rest.variants()] == ["gradsamp"]
+    assert {problem.where.rpartition("bad.toml:")[2] for problem in caught.value.problems} == {
+        "3:1", "4:12", "7:1", "12:33",
+    }  # fmt: skip
+
+
 def test_the_quick_overlay_adds_its_skips_to_the_suites_own() -> None:
     folder = [suite.shipped("suites")]
     whole, quick = suite.load("cifar", search=folder), suite.load("cifar", search=folder, quick=True)

@@ -1,0 +1,62 @@
+"""What documents and committed reports say is what the records say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from energybench.record import read_folder
+from energybench.report.markdown import markdown
+from energybench.report.summary import summarise
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = sorted(file.parent for file in (ROOT / "reports").glob("*/*/run.json"))
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
+def test_a_committed_report_is_what_its_records_give(folder: Path) -> None:
+    assert (folder / "report.md").read_text(encoding="utf-8") == markdown(summarise(*read_folder(folder)))
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
+def test_a_committed_run_names_no_folder_of_the_machine_that_made_it(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            text = file.read_text(encoding="utf-8")
+            assert not re.search(r"/(home|root|tmp|work|opt|usr)/", text), file
+
+
+def test_every_figure_of_the_readme_stands_in_the_report_it_links_to() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    first_screen = readme[: readme.index("Papers promise")]
+    linked = re.findall(r"\]\((reports/[^)]+/report\.md)\)", first_screen)
+    assert linked, "the README's table must link to its report"
+    report = (ROOT / linked[0]).read_text(encoding="utf-8")
+    rows = [line for line in first_screen.splitlines() if line.startswith("| ") and "%" in line]
+    assert rows
+    for row in rows:
+        for figure in re.findall(r"−?\d+(?:\.\d+)? (?:%|pp)(?: \[[^\]]+\])?", row.replace("\u00a0", " ")):
+            plain = report.replace("\\[", "[").replace("\\]", "]").replace("\u00a0", " ")
+            assert figure in plain, f"{figure!r} of {row!r} is not in {linked[0]}"
+
+
+def test_every_link_of_a_document_leads_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("reports/*/*/report.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)\)", document.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (document.parent / target.replace("%2B", "+").replace("%20", " ")).exists(), (
+                    f"{document.name}: {target}"
+                )
+
+
+def test_every_method_and_every_suite_parses_and_opens_with_its_card() -> None:
+    from energybench.discovery import cards, shipped
+    from energybench.suite import load
+
+    for card in cards(ROOT / "nowhere"):
+        assert card.text.startswith(f"{card.name}: "), card.path
+        assert "Compos" in card.text, card.path
+    for path in shipped("suites").glob("*.toml"):
+        assert load(path).workloads
