@@ -23,8 +23,9 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
         console.print()
         console.print(Text(name, "bold"), soft_wrap=True)
         data, steps = known["data"], known["steps_per_epoch"]
-        console.print(Text(f"{known['parameters']:,} parameters; {data['train']:,} + {data['test']:,} samples of {data['source']}; "
-                           f"{steps} steps an epoch of {format_seconds(known['step_s'])}"))  # fmt: skip
+        samples = f"{data['train']:,} + {data['test']:,} samples of {data['source']}"
+        pace = f"{steps} steps an epoch of {format_seconds(known['step_s'])}"
+        console.print(Text(f"{known['parameters']:,} parameters; {samples}; {pace}"))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("method", overflow="fold")
         table.add_column("plain FLOPs", justify="right")

@@ -10,7 +10,17 @@ from energybench import flags, stats
 from energybench.record import Claim, Flag, RunFile, Trial, Witness
 from energybench.report import evidence, words
 from energybench.report.evidence import Pair
-from energybench.report.shapes import Accept, Baseline, Control, Measured, Quality, Raised, Row, Workload
+from energybench.report.shapes import (
+    Accept,
+    Baseline,
+    Control,
+    Measured,
+    Quality,
+    Raised,
+    Row,
+    ToTarget,
+    Workload,
+)
 from energybench.work import BACKWARD
 
 
@@ -61,6 +71,16 @@ def _claim(claim: Claim | None, trials: Sequence[Trial], witness: Witness | None
     total = math.fsum(phases.values())
     backward = math.fsum(flop for phase, flop in phases.items() if phase in BACKWARD)
     return claim.saving_rel * backward / total if total > 0 else None
+
+
+def _to_target(found: Sequence[Pair]) -> ToTarget | None:
+    """None for a workload without a target."""
+    target = next((p.plain.target for p in found if p.plain.target is not None), None)
+    if target is None:
+        return None
+    reached, seconds, energy_j = evidence.to_target([p.ours for p in found])
+    plain = evidence.to_target([p.plain for p in found])
+    return ToTarget(target.metric, target.at_least, reached, len(found), seconds, energy_j, *plain)
 
 
 class Bench:
@@ -160,6 +180,7 @@ class Bench:
             diverged=sum(t.status == "diverged" for t in latest.values()),
             struck=bool(struck) or flags.worst(here) == "struck",
             verdict="no verdict", because="", detectable_rel=None, blocks_needed=None, explanation="",
+            to_target=_to_target(found),
             flags=raised(here, f"{self.name}: {label}"), control=control,
             seconds=evidence.figure(evidence.seconds(t) for t in used), energies=evidence.energies(used),
         )  # fmt: skip

@@ -160,6 +160,14 @@ def counted_flop(trials: Sequence[Trial], witness: Witness | None) -> float | No
     return math.fsum(totals) / len(totals) if totals else witness.counted_flop
 
 
+def to_target(trials: Sequence[Trial]) -> tuple[int, Figure | None, Figure | None]:
+    """Blocks that reached their target, and the seconds and measured joules that it took them."""
+    reached = [t.target for t in trials if t.target is not None and t.target.epoch is not None]
+    readings = [Reading(wall_s=target.wall_s or 0.0, energy=target.energy) for target in reached]
+    joules = [measured_energy(reading)[1] for reading in readings if measured_energy(reading)[0]]
+    return len(reached), figure(target.wall_s for target in reached), figure(joules)
+
+
 def estimated_rel(trials: Sequence[Trial], witness: Witness | None) -> float | None:
     """1 − estimated / plain by the stack's own formulas, the mean over trials."""
     known = [trial.estimate for trial in trials if trial.estimate]

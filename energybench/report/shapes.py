@@ -103,6 +103,21 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class ToTarget:
+    """How long until the workload's target quality was first reached; figures over the blocks that reached it."""
+
+    metric: str
+    at_least: float
+    reached: int  # of n blocks
+    n: int
+    seconds: Figure | None
+    energy_j: Figure | None  # measured only
+    plain_reached: int
+    plain_seconds: Figure | None
+    plain_energy_j: Figure | None
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One method on one workload: the four numbers and what they are worth."""
 
@@ -130,6 +145,7 @@ class Row:
     detectable_rel: float | None
     blocks_needed: int | None
     explanation: str
+    to_target: ToTarget | None
     flags: tuple[Raised, ...]
     control: Control | None
     seconds: Figure | None

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from energybench import stats
 
 if TYPE_CHECKING:
-    from energybench.report.shapes import Control, Measured, Quality, Row, Workload
+    from energybench.report.evidence import Figure
+    from energybench.report.shapes import Control, Measured, Quality, Row, ToTarget, Workload
 
 NB = "\u00a0"
 NOTHING = "–"
@@ -120,6 +121,20 @@ def explain(
     return f"{', '.join(words)}: {outcome}."
 
 
+def to_target(found: ToTarget) -> str:
+    """How long each side took to reach the workload's target quality."""
+
+    def took(reached: int, seconds: Figure | None, joules: Figure | None) -> str:
+        if not reached or seconds is None:
+            return f"in none of {blocks(found.n)}"
+        energy = "" if joules is None else f" and {si(joules.mean, 'J')}"
+        return f"after {duration(seconds.mean)}{energy} in {reached} of {blocks(found.n)}"
+
+    ours = took(found.reached, found.seconds, found.energy_j)
+    plain = took(found.plain_reached, found.plain_seconds, found.plain_energy_j)
+    return f"Reaches {found.metric} {number(found.at_least, 2)} {ours}, plain training {plain}."
+
+
 def against_control(control: Control, metric: str) -> str:
     """The matched control: is it the method, or only less training?"""
     change = f"{measured(control.measured)} {what(control.measured.quantity, control.measured.scope)} saved"
@@ -171,6 +186,8 @@ def notes(row: Row, metric: str) -> list[str]:
         found.append(f"Claimed: {percent(row.claim_rel)} of the backward pass{of_all}.")
     if row.claim_source:
         found.append(f"Claimed by: {row.claim_source}.")
+    if row.to_target is not None:
+        found.append(to_target(row.to_target))
     if row.control is not None:
         found.append(against_control(row.control, metric))
     if row.detectable_rel is not None:
