@@ -34,6 +34,7 @@ from energybench.work import Line, Work
 from energybench.workloads import datasets, models
 from energybench.workloads.data import Data
 
+FEWEST_TICKS = 50  # of an energy counter in a window that may get a verdict
 WITNESS_STEPS = 48  # counted steps per cell; every epoch contributes
 
 
@@ -99,8 +100,9 @@ def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
     if device.type == "cuda":
         record["memory_device_b"] = torch.cuda.max_memory_allocated(device)
     record["estimate"] = estimate(spec, run)
-    record["diagnostics"] = {method.name: method.diagnostics() for method in run.methods}
+    record["diagnostics"] = {m.name: finite({**m.diagnostics(), **_explained(m)}) for m in run.methods}
     record["flags"] = [Flag(code="inert", detail=m.name) for m in run.methods if m.acted is False]
+    record["flags"] += short_windows(phases["train"])
     if lost := next(
         (e for e in phases["train"].energy if e.energy_j is None and e.source != "unavailable"), None
     ):
@@ -220,6 +222,34 @@ def fingerprint(model: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _explained(method: Method) -> dict[str, str]:
+    """Why a method's estimate and its count lie apart, where it says so itself."""
+    return {"gap_because": method.gap_because} if method.gap_because else {}
+
+
+def short_windows(reading: Reading) -> list[Flag]:
+    """A counter that moves in ticks is read to one tick at the end: under 50 ticks that is over 2 % of the window."""
+    ticks = {e.device: e.detail["tick_s"] for e in reading.energy if e.detail.get("tick_s")}
+    return [
+        Flag(code="window_short", detail=f"{device}: {reading.wall_s:.2f} s at a tick of {tick_s:.3f} s")
+        for device, tick_s in ticks.items()
+        if reading.wall_s < FEWEST_TICKS * tick_s
+    ]
+
+
+def finite(value: Any) -> Any:
+    """`value` for a record: what is no finite number is null. Raises TypeError for what JSON does not have."""
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, float):
+        return value if abs(value) < 1e300 else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    raise TypeError(f"diagnostics() must be JSON-able, not {type(value).__name__}")
 
 
 class _Goal:

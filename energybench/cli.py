@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from energybench.errors import EXIT_INTERRUPTED, EnergybenchError, nearest
+from energybench.errors import EXIT_INTERRUPTED, EnergybenchError, in_order, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from energybench.runner import Planned
+    from energybench.suite import Suite
 
 
 class Verbs(click.Group):
@@ -63,9 +66,8 @@ def run(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None,
     """Train every cell of SUITE (a file, or a shipped one's name) and report. Run again to continue."""
     from energybench import runner
     from energybench.progress import Progress
-    from energybench.suite import load
 
-    loaded = load(suite, quick=quick, overrides=overrides)
+    loaded = _load(suite, quick, overrides, device)
     tables = console(to_stderr=as_json)
     progress = Progress(console(to_stderr=True), tables)
     code, folder = runner.run(loaded, out=out, fresh=fresh, device=device, progress=progress)
@@ -79,19 +81,11 @@ def run(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None,
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
 def check(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, as_json: bool) -> None:
     """Validate SUITE without training or downloading, and print the plan: cells, trials, FLOPs, time."""
-    import tempfile
-
     from energybench import runner
-    from energybench.launch import Launcher
     from energybench.show import print_plan
-    from energybench.suite import load
 
     try:
-        loaded = load(suite, quick=quick, overrides=overrides)
-        with tempfile.TemporaryDirectory(prefix="energybench-") as scratch:
-            launcher = Launcher()
-            launcher.warm()
-            planned = runner.plan(loaded, launcher, Path(scratch), device=device, download=False)
+        planned = _plan(_load(suite, quick, overrides, device), device)
     except EnergybenchError as error:
         if as_json:
             _print_json({"ok": False, "problems": [problem.as_dict() for problem in error.problems]})
@@ -194,6 +188,36 @@ def cell(in_path: str, out_path: str) -> None:
     from energybench.cell import main as run_cell
 
     run_cell(in_path, out_path)
+
+
+def _load(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None) -> Suite:
+    """The suite; or every mistake in it, those too that only show where methods and models are built."""
+    from energybench.suite import SuiteError, load
+
+    try:
+        return load(suite, quick=quick, overrides=overrides)
+    except SuiteError as error:
+        if error.rest is None:
+            raise
+        try:
+            _plan(error.rest, device)
+        except EnergybenchError as more:
+            told = {problem.where for problem in error.problems}
+            raise SuiteError(
+                in_order([*error.problems, *(p for p in more.problems if p.where not in told)])
+            ) from None
+        raise
+
+
+def _plan(suite: Suite, device: str | None) -> Planned:
+    from energybench import runner
+    from energybench.folder import scratch
+    from energybench.launch import Launcher
+
+    with scratch() as place:
+        launcher = Launcher()
+        launcher.warm()
+        return runner.plan(suite, launcher, place, device=device, download=False)
 
 
 def console(to_stderr: bool = False) -> Console:

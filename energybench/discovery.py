@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -55,11 +56,13 @@ def shipped(kind: str) -> Path:
 def sources(here: Path | None = None) -> dict[str, Source]:
     """Every method that can be used by name; the first place to have it wins."""
     found: dict[str, Source] = {}
-    for origin, files in ((("./methods"), _python_files((here or Path.cwd()) / "methods")),
-                          ("entry point", _entry_points()),
-                          ("shipped", _python_files(shipped("methods")))):  # fmt: skip
-        for name, path in files:
-            found.setdefault(name, Source(name, path, origin))
+    places = (
+        _python_files((here or Path.cwd()) / "methods", "./methods"),
+        _entry_points(),
+        _python_files(shipped("methods"), "shipped"),
+    )
+    for source in (source for place in places for source in place):
+        found.setdefault(source.name, source)
     return found
 
 
@@ -177,7 +180,9 @@ def build(kind: type, name: str, values: dict[str, Any], where: Callable[[str], 
     )
     model = pydantic.create_model(f"{name}_parameters", __config__=config, **settings)
     try:
-        checked = model.model_validate({key: value for key, value in values.items() if key in own})
+        # As JSON, where an array may become a tuple or a set; from Python's types, strict means a list only.
+        text = json.dumps({key: value for key, value in values.items() if key in own}, default=str)
+        checked = model.model_validate_json(text)
         if not problems:
             method = kind(**{key: getattr(checked, key) for key in own})
             method.name = name
@@ -202,14 +207,22 @@ def card(source: Source) -> Card:
     tree = ast.parse(source.path.read_text(encoding="utf-8"))
     text = ast.get_docstring(tree) or ""
     parameters: list[tuple[str, str, str]] = []
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list):
+    for node in tree.body:  # a helper class has no base
+        if (
+            isinstance(node, ast.ClassDef)
+            and node.bases
+            and "dataclass" in map(_decorator, node.decorator_list)
+        ):
             parameters = [
                 _parameter(item) for item in node.body if isinstance(item, ast.AnnAssign) and _is_field(item)
             ]
             break
     summary = " ".join(text.split("\n\n")[0].split())
     return Card(source.name, source.origin, str(source.path), summary, text, tuple(parameters))
+
+
+def _decorator(node: ast.expr) -> str:
+    return ast.unparse(node.func if isinstance(node, ast.Call) else node).rpartition(".")[2]
 
 
 def _is_field(item: ast.AnnAssign) -> bool:
@@ -221,25 +234,30 @@ def _parameter(item: ast.AnnAssign) -> tuple[str, str, str]:
     """(name, type, default), as written."""
     default = ast.unparse(item.value) if item.value else "required"
     if isinstance(item.value, ast.Call) and ast.unparse(item.value.func) == "Quantity":
-        default = repr(" ".join(str(ast.literal_eval(part)) for part in item.value.args))  # as a suite writes it
+        default = repr(
+            " ".join(str(ast.literal_eval(part)) for part in item.value.args)
+        )  # as a suite writes it
     return ast.unparse(item.target), ast.unparse(item.annotation), default
 
 
-def _python_files(folder: Path) -> Iterator[tuple[str, Path]]:
+def _python_files(folder: Path, origin: str) -> Iterator[Source]:
     if folder.is_dir():
         for path in sorted(folder.glob("*.py")):
             if not path.name.startswith("_"):
-                yield path.stem, path.resolve()
+                yield Source(path.stem, path.resolve(), origin)
 
 
-def _entry_points() -> Iterator[tuple[str, Path]]:
+def _entry_points() -> Iterator[Source]:
     from importlib.metadata import entry_points
 
     for point in entry_points(group="energybench.methods"):
-        module = point.value.partition(":")[0]
-        spec = importlib.util.find_spec(module)
+        module, _, class_name = point.value.partition(":")
+        try:
+            spec = importlib.util.find_spec(module)
+        except ImportError:  # its package is gone: that is nobody else's trouble
+            continue
         if spec is not None and spec.origin:
-            yield point.name, Path(spec.origin)
+            yield Source(point.name, Path(spec.origin), "entry point", class_name or None)
 
 
 def _line_in(error: BaseException, path: Path) -> str:

@@ -12,6 +12,7 @@ E5xx sensors and devices · E6xx runs and records
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -58,6 +59,16 @@ class CannotMeasure(EnergybenchError):
     """The machine lacks a sensor that the suite requires."""
 
     exit_code = EXIT_CANNOT_MEASURE
+
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Each once, in the order of the file; what stands in no line last."""
+
+    def line(problem: Problem) -> tuple[bool, list[int]]:
+        numbers = re.search(r":(\d+):(\d+)$", problem.where)
+        return numbers is None, [int(number) for number in numbers.groups()] if numbers else []
+
+    return sorted(dict.fromkeys(problems), key=line)
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -64,8 +64,8 @@ REGISTRY: tuple[Kind, ...] = (
          "On plain training the ledger and the independent counter differ by more than 0.1 %."),
     Kind("data_wait", "marked", "trial", "check_trial",
          "More than 5 % of the time was spent waiting for data: the model was not what was measured."),
-    Kind("window_short", "marked", "trial", IN_TRIAL,
-         "The window is too short for the sensor's tick."),
+    Kind("window_short", "struck", "trial", IN_TRIAL,
+         "The window is shorter than 50 ticks of the energy counter, so its ends weigh too much."),
     Kind("host_contention", "marked", "trial", "check_trial",
          "Other work on this machine took the processor away."),
     Kind("control_differs", "marked", "cell", "check_cell",
@@ -155,6 +155,18 @@ def _unpriced(trials: Sequence[Trial], witness: Witness) -> list[str]:
     return sorted({key for t in trials if t.passes for key in t.passes.keys} - set(witness.keys))
 
 
+def _gap_because(trials: Sequence[Trial]) -> str:
+    """The methods' own explanation, if they have one."""
+    told = [
+        found.get("gap_because")
+        for t in trials
+        for found in t.diagnostics.values()
+        if isinstance(found, dict)
+    ]
+    reasons = dict.fromkeys(str(reason) for reason in told if reason)
+    return f": {'; '.join(reasons)}" if reasons else ""
+
+
 def check_cell(
     *,
     blocks: int,
@@ -176,7 +188,7 @@ def check_cell(
     if estimated_rel is not None and counted_rel is not None and estimate_gap is not None:
         gap = abs(estimated_rel - counted_rel)
         if gap > estimate_gap:
-            found.append(Flag(code="estimate_gap", detail=f"{100 * gap:.1f} pp apart"))
+            found.append(Flag(code="estimate_gap", detail=f"{100 * gap:.1f} pp apart{_gap_because(trials)}"))
     if blocks < FEWEST_BLOCKS:
         found.append(Flag(code="too_few_blocks", detail=f"{blocks} block{'s' * (blocks != 1)}"))
     if epochs_kept is not None and epochs_control is not None:

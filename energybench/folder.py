@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from energybench.errors import EnergybenchError, Problem, UsageError
 from energybench.record import RunFile, Trial, Witness, read, write_json
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder for decoded data and messages between processes; what killed runs left there is removed."""
+    for alive in Path(tempfile.gettempdir()).glob("energybench-*/alive"):
+        with suppress(OSError), alive.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock of a dead process is free
+            shutil.rmtree(alive.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="energybench-"))
+    try:
+        with (folder / "alive").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Folder:
@@ -61,6 +79,8 @@ class Folder:
             ) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_at(handle, self.path / ".lock"):
+                raise BlockingIOError  # we hold the file of a run that has just ended and unlinked it
         except BlockingIOError:
             os.close(handle)
             raise UsageError(
@@ -72,10 +92,29 @@ class Folder:
                 )
             ) from None
         try:
+            self._tidy()
             yield
         finally:
             (self.path / ".lock").unlink(missing_ok=True)
             os.close(handle)
+
+    def _tidy(self) -> None:
+        """Remove what a killed run left: files half written, logs of nothing."""
+        for part in (*self.path.glob(".run.json.*.part"), *self.path.glob("*/.*.json.*.part")):
+            part.unlink()
+        logs = self.path / "logs"
+        for log in logs.glob("*.log"):
+            if not log.stat().st_size:
+                log.unlink()
+        with suppress(OSError):
+            logs.rmdir()
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def choose(suite: str, digest: str, out: Path | None, fresh: bool) -> Folder:

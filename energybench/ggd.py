@@ -30,11 +30,14 @@ class GGD:
         return math.log(self.shape / (2 * self.scale)) - math.lgamma(1 / self.shape) - z**self.shape
 
     def sample(self, size: torch.Size, generator: torch.Generator) -> Tensor:
-        """float32 draws on the generator's device: μ ± σ·G^(1/β) with G ~ Gamma(1/β, 1) and equally likely signs."""
+        """float32 draws on the generator's device: μ + σ·U·G^(1/β), U uniform in (−1, 1), G ~ Gamma(1 + 1/β, 1).
+
+        The same law as μ ± σ·G^(1/β) with G ~ Gamma(1/β, 1), which underflows for a large β and takes longer.
+        """
         device = generator.device
-        gamma = torch._standard_gamma(torch.full(size, 1 / self.shape, device=device), generator)
-        sign = torch.empty(size, device=device).bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
-        return sign.mul_(gamma.pow_(1 / self.shape)).mul_(self.scale).add_(self.location)
+        gamma = torch._standard_gamma(torch.full(size, 1 + 1 / self.shape, device=device), generator)
+        uniform = torch.empty(size, device=device).uniform_(-1, 1, generator=generator)
+        return uniform.mul_(gamma.pow_(1 / self.shape)).mul_(self.scale).add_(self.location)
 
 
 def fit(x: Tensor, location: str = "median") -> GGD:
@@ -106,12 +109,11 @@ class _Profile:
         peaks = [places[0]] * (scores[0] < 0) + [places[-1]] * (scores[-1] > 0)
         for i in range(12):
             if scores[i] >= 0 > scores[i + 1]:
-                low, high = (
-                    places[max(0, i - 1)],
-                    places[min(12, i + 2)],
-                )  # wider: the scan saw a part of the sample
-                if self.score(low) >= 0 > self.score(high):
-                    peaks.append(float(brentq(self.score, low, high, xtol=1e-9)))
+                for wider in (0, 1):  # wider, because the scan may have seen a part of the sample only
+                    low, high = places[max(0, i - wider)], places[min(12, i + 1 + wider)]
+                    if self.score(low) >= 0 > self.score(high):
+                        peaks.append(float(brentq(self.score, low, high, xtol=1e-9)))
+                        break
         return math.exp(max(peaks or places, key=self.mean_log_likelihood))
 
     @property

@@ -14,8 +14,9 @@ import multiprocessing.forkserver
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,8 @@ class Launcher:
 
     def warm(self) -> None:
         """Start the server now, so that imports overlap with what the caller does next."""
-        multiprocessing.forkserver.ensure_running()
+        with _deaf_to_interrupts():
+            multiprocessing.forkserver.ensure_running()
 
     def call(self, target: str, in_path: Path, out_path: Path, *, log: Path | None = None, limit_s: float | None = None,
              tick: Callable[[float], None] | None = None, tick_s: float = 5.0) -> Outcome:  # fmt: skip
@@ -52,6 +54,7 @@ class Launcher:
         tick: called with the elapsed seconds every `tick_s`
         """
         started = time.monotonic()
+        self.warm()  # again, if it has died
         paths = [str(path.absolute()) if path else None for path in (in_path, out_path, log)]
         child = self._context.Process(target=_child, args=(target, os.getcwd(), *paths))
         child.start()
@@ -103,12 +106,26 @@ class Launcher:
                 os.killpg(group, signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """A Ctrl-C is ours: whoever is started here ignores it from its first instruction, and ends with us."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _child(target: str, folder: str, in_path: str, out_path: str, log: str | None) -> None:
     os.setsid()
     with contextlib.suppress(OSError, AttributeError):  # Linux: die with the server, and so with the parent
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     preload = sys.modules.get(PRELOAD)
-    if preload and os.getppid() != preload.SERVER:  # it died before we asked
+    orphaned = preload is not None and os.getppid() != preload.SERVER  # the server died before we asked
+    if orphaned or not os.path.exists(in_path):  # or the caller was interrupted and has tidied up
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.chdir(folder)  # the caller's, which the server knows only as it was at its start

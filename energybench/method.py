@@ -13,6 +13,7 @@ that methods can be listed where torch is missing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -159,8 +160,16 @@ def parameters(method: Method) -> dict[str, Any]:
     if not is_dataclass(method):
         return {}
     values = {field.name: getattr(method, field.name) for field in fields(method) if field.init}
-    plain = (bool, int, float, str, list, dict)
-    return {key: v if isinstance(v, plain) else str(v) for key, v in values.items() if v is not None}
+    return {key: _plain(value) for key, value in values.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """Tables and arrays stay what they are; a quantity is written with its unit."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def overrides(layer: Method, verb: str) -> bool:
@@ -174,9 +183,9 @@ def check_stack(methods: Sequence[Method], task: Task, where: str = "") -> list[
         for verb in sorted(owner.replaces):
             hidden = [layer for layer in [*methods[position + 1 :], task] if overrides(layer, verb)]
             if hidden:
-                problems.append(_hidden(methods, owner, verb, hidden, where))
+                problems.append(_hidden(methods, task, owner, verb, hidden, where))
             lost = _unreachable(verb, owner)
-            for layer in [layer for layer in methods if layer is not owner]:
+            for layer in [layer for layer in [*methods, task] if layer is not owner]:
                 for inside in sorted(v for v in lost if overrides(layer, v)):
                     problems.append(
                         Problem(
@@ -184,7 +193,7 @@ def check_stack(methods: Sequence[Method], task: Task, where: str = "") -> list[
                             f"'{owner.name}' replaces `{verb}` and never enters `{inside}`, "
                             f"so '{layer.name}' could not act there",
                             where,
-                            f"run '{owner.name}' and '{layer.name}' as two methods",
+                            _apart(owner, layer),
                         )
                     )
     problems += _unmet_needs(methods, task, where)
@@ -204,18 +213,35 @@ def _unreachable(verb: str, owner: Method) -> set[str]:
     return nested - entered - set(owner.replaces)
 
 
-def _hidden(methods: Sequence[Method], owner: Method, verb: str, hidden: list[Method], where: str) -> Problem:
+def _hidden(methods: Sequence[Method], task: Task, owner: Method, verb: str, hidden: list[Method],
+            where: str) -> Problem:  # fmt: skip
     names = " and ".join(f"'{layer.name}'" for layer in hidden)
-    others = [layer for layer in methods if layer is not owner]
-    reordered = [layer.name for layer in others] + [owner.name]
-    owners = [layer for layer in methods if verb in layer.replaces]
-    if len(owners) > 1 or any(isinstance(layer, Task) for layer in hidden):
-        hint = f"only one of them can own `{verb}`: run them as two methods"
-    else:
-        hint = f"this order works: use = [{', '.join(repr(name) for name in reordered)}]".replace("'", '"')
-    return Problem(
-        "E310", f"'{owner.name}' replaces `{verb}`, so {names} inside it would never act", where, hint
-    )
+    message = f"'{owner.name}' replaces `{verb}`, so {names} inside it would never act"
+    order = _working_order(methods, task)
+    if order is None:
+        return Problem("E310", message, where, f"no order works: {_apart(owner, hidden[-1])}")
+    return Problem("E310", message, where, f"this order works: use = {json.dumps(order)}")
+
+
+def _working_order(methods: Sequence[Method], task: Task) -> list[str] | None:
+    """Names, outermost first, in an order in which no replaced verb hides a layer; None if there is none."""
+    left, order = list(methods), list[str]()
+    while left:
+        for layer in left:
+            inside = [other for other in [*left, task] if other is not layer]
+            if not any(overrides(other, verb) for verb in layer.replaces for other in inside):
+                break
+        else:
+            return None
+        left = [other for other in left if other is not layer]
+        order.append(layer.name)
+    return order
+
+
+def _apart(owner: Method, layer: Method) -> str:
+    if isinstance(layer, Task):
+        return f"'{owner.name}' cannot train the task '{layer.name}'"
+    return f"run '{owner.name}' and '{layer.name}' as two methods"
 
 
 def _unmet_needs(methods: Sequence[Method], task: Task, where: str) -> list[Problem]:

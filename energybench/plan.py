@@ -10,11 +10,12 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -31,7 +32,9 @@ from energybench.record import Cell, Claim
 from energybench.seeds import digest, stable_seed
 from energybench.torchvision_shim import import_torchvision
 from energybench.work import Line
-from energybench.workloads import datasets
+from energybench.workloads import datasets, images
+
+Built = TypeVar("Built")
 
 TIMED_STEPS = 3
 
@@ -85,7 +88,7 @@ class Plan:
         for item in variant["stack"]:
             where = item["where"]
             try:
-                source = discovery.find(item["use"], self.base, where.get("", ""))
+                source = discovery.find(item["use"], self.base, where.get("use", ""))
                 kind = discovery.load(source)
                 method = discovery.build(kind, source.name, item["parameters"], partial(_placed_key, where))
             except EnergybenchError as error:
@@ -111,36 +114,49 @@ class Plan:
             except EnergybenchError:
                 continue  # already reported with its workload
             methods = [method for _, method in stacks[pair["variant"]]]
-            self.problems += check_stack(methods, task, variant["stack"][0]["where"].get("", ""))
+            for problem in check_stack(methods, task, variant["stack"][0]["where"].get("", "")):
+                hint = problem.hint
+                for use in (item["use"] for item in variant["stack"] if ".py" in item["use"]):
+                    hint = hint.replace(
+                        f'"{Path(use.partition(":")[0]).stem}"', f'"{use}"'
+                    )  # as one would type it
+                self.problems.append(replace(problem, hint=hint))
 
     # ── workloads ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def workload(self, workload: dict[str, Any]) -> dict[str, Any]:
         """{data, ledger, parameters, step_s, steps}; what failed is missing and its problem collected."""
-        where, found = workload["where"], dict[str, Any]()
         self.check_precision(workload)
-        steps = {
-            "data": ("data", lambda: self.prepare(workload)),
-            "task": ("task", lambda: discovery.task(workload["task"], self.base, where.get("task", ""))),
-            "model": (
-                "model",
-                lambda: cell.build_model(workload, found["data"], self.base, self.spec["seed"]),
-            ),
-        }
-        for key, (table, build) in steps.items():
-            try:
-                found[key] = build()
-            except EnergybenchError as error:
-                for problem in error.problems:
-                    self.problems.append(_placed(problem, where.get(table, "")))
-                if key == "data":
-                    return {}
-            except (RuntimeError, ValueError, TypeError, IndexError, OSError) as error:
-                self.problems.append(Problem("E404", f"building the {key} failed: {type(error).__name__}: {error}",
-                                             where.get(table, "")))  # fmt: skip
-        if {"data", "task", "model"} - set(found):
+        self.check_augmentation(workload)
+        place = workload["where"].get("task", "")
+        data = self.attempt(workload, "data", lambda: self.prepare(workload))
+        task = self.attempt(workload, "task", lambda: discovery.task(workload["task"], self.base, place))
+        described = data or {"shape": [3, 32, 32], "classes": 10}  # so that a model's own mistakes show too
+        model = self.attempt(
+            workload, "model", lambda: cell.build_model(workload, described, self.base, self.spec["seed"])
+        )
+        if data is None or task is None or model is None:
             return {}
-        return self.trace(workload, found["data"], found["task"], found["model"])
+        return self.trace(workload, data, task, model)
+
+    def attempt(self, workload: dict[str, Any], key: str, build: Callable[[], Built]) -> Built | None:
+        """What `build` gives, or None and its mistakes collected at the workload's table `key`."""
+        where = workload["where"].get(key, "")
+        try:
+            return build()
+        except EnergybenchError as error:
+            self.problems += [_placed(problem, where) for problem in error.problems]
+        except (RuntimeError, ValueError, TypeError, IndexError, OSError) as error:
+            message = f"building the {key} failed: {type(error).__name__}: {error}"
+            self.problems.append(Problem("E404", message, where))
+        return None
+
+    def check_augmentation(self, workload: dict[str, Any]) -> None:
+        for name in workload["data"].get("augment") or []:
+            try:
+                images.parse(name)
+            except ValueError as error:
+                self.problems.append(Problem("E407", str(error), workload["where"].get("data", "")))
 
     def prepare(self, workload: dict[str, Any]) -> dict[str, Any]:
         spec = workload["data"]
@@ -233,8 +249,9 @@ class Plan:
         per_sample = sum(line["flop"] for line in traced["ledger"])
         return Cell(
             workload=workload["name"], method=label, role=role, stack=stack, epochs=epochs or [],
-            digest=digest([settings, [(s["sha256"], s["resolved"]) for s in stack], epochs, traced["data"]["sha256"],
-                           user_files(settings, self.base), source_digest(), torch.__version__, str(self.device),
+            digest=digest([settings, [(s["name"], s["sha256"], s["resolved"]) for s in stack], epochs,
+                           traced["data"]["sha256"], user_files(settings, self.base), source_digest(),
+                           torch.__version__, str(self.device),
                            self.spec["measure"], self.spec["warmup"], self.spec["threads"]]),
             expected_s=traced["step_s"] * traced["steps"] * mean_epochs,
             plain_flop=per_sample * traced["data"]["train"] * traced["epochs"] if traced["ledger"] else None,

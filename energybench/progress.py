@@ -30,7 +30,7 @@ class Progress:
     def say(self, text: str) -> None:
         if not self.quiet:
             self._clear()
-            self.console.print(Text(text, "dim"))
+            self.console.print(Text(text, "dim"), soft_wrap=True)  # a path stays whole
 
     def begin(self, folder: Path, total: int, *, resumed: bool, expected_s: float) -> None:
         self._total, self._begun = total, time.monotonic()
@@ -66,7 +66,8 @@ class Progress:
         self.console.print(
             Text(
                 f"[{self._done}/{self._total}] {place} {record.workload} · {record.method}: {figures}", style
-            )
+            ),
+            soft_wrap=True,
         )
 
     def block(self, summary: Any) -> None:
@@ -87,7 +88,8 @@ class Progress:
     def interrupted(self, folder: Path) -> None:
         self._clear()
         self.console.print(
-            Text(f"interrupted; what is finished is in {folder}. The same command continues.", "yellow")
+            Text(f"interrupted; what is finished is in {folder}. The same command continues.", "yellow"),
+            soft_wrap=True,
         )
 
     def _clear(self) -> None:

@@ -107,7 +107,7 @@ class Trial(Model):
     """One cell in one block, metered."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
-    trial: str  # file stem: "b0-i0-cnn-digits.ssprop"
+    trial: str  # file stem: "b0-i0-cnn-digits.mine"
     workload: str
     method: str  # the variant's label; "baseline" and "twin" are labels too
     role: Role

@@ -6,10 +6,8 @@ The parent imports no torch and sleeps while a trial runs. What is on disk is al
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -24,8 +22,9 @@ from energybench.errors import (
     CannotMeasure,
     Problem,
     UsageError,
+    in_order,
 )
-from energybench.folder import Folder, choose
+from energybench.folder import Folder, choose, scratch
 from energybench.launch import Launcher, Outcome
 from energybench.progress import Progress
 from energybench.record import Cell, Invocation, RunFile, Trial, Witness, read, write_json
@@ -60,7 +59,7 @@ class Planned:
 
 
 def plan(
-    suite: Suite, launcher: Launcher, scratch: Path, *, device: str | None = None, download: bool = True
+    suite: Suite, launcher: Launcher, place: Path, *, device: str | None = None, download: bool = True
 ) -> Planned:
     """Check everything that can be checked without training, in a child. Raises UsageError with every mistake."""
     workloads = [
@@ -75,7 +74,8 @@ def plan(
             "control": variant.control,
             "stack": [
                 {"use": layer.use, "parameters": layer.parameters,
-                 "where": {"": suite.where(layer.loc)} | {k: suite.where((*layer.loc, k)) for k in layer.parameters}}
+                 "where": {"": suite.where(layer.loc), "use": suite.where((*layer.loc[:2], "use"))}
+                 | {k: suite.where((*layer.loc, k)) for k in layer.parameters}}
                 for layer in variant.stack
             ],
         }
@@ -83,7 +83,7 @@ def plan(
     ]  # fmt: skip
     settings = suite.digest_source()
     spec = {
-        "base": str(suite.path.parent), "cache": str(scratch / "data"), "workloads": workloads, "variants": variants,
+        "base": str(suite.path.parent), "cache": str(place / "data"), "workloads": workloads, "variants": variants,
         "pairs": [{"workload": w.name, "variant": v.label, "skipped": why} for w, v, why in suite.pairs()],
         "blocks": suite.trials.blocks, "seed": suite.trials.seed, "twin": suite.trials.twin,
         "threads": suite.trials.threads, "warmup": settings["trials"]["warmup"], "measure": settings["measure"],
@@ -91,15 +91,17 @@ def plan(
         "energy_where": suite.where(("measure", "energy")), "stamp": suite.stamp, "accept": settings["accept"],
         "carbon_where": suite.where(("measure", "carbon", "country")), "device": device, "download": download,
     }  # fmt: skip
-    in_path, out_path = scratch / "plan.in.json", scratch / "plan.out.json"
+    in_path, out_path = place / "plan.in.json", place / "plan.out.json"
     in_path.write_text(json.dumps(spec), encoding="utf-8")
     outcome = launcher.call("energybench.plan:main", in_path, out_path)
     if not out_path.exists():
         hint = "a file of yours that it loads may end the process; if not, this is a bug of energybench"
-        raise UsageError(Problem("E606", f"checking the suite ended early: {outcome.reason}", str(suite.path), hint))
+        raise UsageError(
+            Problem("E606", f"checking the suite ended early: {outcome.reason}", str(suite.path), hint)
+        )
     result = json.loads(out_path.read_text(encoding="utf-8"))
     if result["problems"]:
-        problems = [Problem(**problem) for problem in result["problems"]]
+        problems = in_order(Problem(**problem) for problem in result["problems"])
         raise (CannotMeasure if all(p.code == "E501" for p in problems) else UsageError)(problems)
     return Planned(suite, result, spec)
 
@@ -109,17 +111,13 @@ def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: s
     """Run what is missing of a suite and report. Returns the exit code and the run's folder."""
     launcher = Launcher()
     launcher.warm()
-    scratch = Path(tempfile.mkdtemp(prefix="energybench-"))
-    try:
-        with _terminate_as_interrupt():
-            progress.say(f"checking {suite.path.name}: methods, models, data")
-            planned = plan(suite, launcher, scratch, device=device)
-            folder = choose(suite.suite, planned.digest, out, fresh)
-            with folder.lock():
-                code = _Runner(planned, folder, launcher, scratch, progress, argv or sys.argv).run()
-                return code, folder.path
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with scratch() as place, _terminate_as_interrupt():
+        progress.say(f"checking {suite.path.name}: methods, models, data")
+        planned = plan(suite, launcher, place, device=device)
+        folder = choose(suite.suite, planned.digest, out, fresh)
+        with folder.lock():
+            code = _Runner(planned, folder, launcher, place, progress, argv or sys.argv).run()
+            return code, folder.path
 
 
 def plan_facts(planned: Planned) -> dict[str, Any]:
@@ -150,9 +148,9 @@ def plan_facts(planned: Planned) -> dict[str, Any]:
 
 
 class _Runner:
-    def __init__(self, planned: Planned, folder: Folder, launcher: Launcher, scratch: Path, progress: Progress,
+    def __init__(self, planned: Planned, folder: Folder, launcher: Launcher, place: Path, progress: Progress,
                  argv: list[str]) -> None:  # fmt: skip
-        self.planned, self.folder, self.launcher, self.scratch = planned, folder, launcher, scratch
+        self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
         self.progress, self.suite = progress, planned.suite
         self.run_file = self._open(argv)
 
@@ -186,7 +184,7 @@ class _Runner:
 
         self.folder.report.write_text(markdown(summary), encoding="utf-8")
         self.progress.end(summary, self.folder.report)
-        return EXIT_TRIALS_FAILED if summary_has_failures(self.folder.trials()) else EXIT_FINE
+        return EXIT_TRIALS_FAILED if _failed(self.folder.trials()) else EXIT_FINE
 
     def _trial(self, slot: schedule.Slot) -> None:
         cell = slot.cell
@@ -222,7 +220,7 @@ class _Runner:
         spec = self.planned.spec
         workload = next(w for w in spec["workloads"] if w["name"] == cell.workload)
         known = self.planned.workloads[cell.workload]
-        in_path = self.scratch / "cell.in.json"
+        in_path = self.place / "cell.in.json"
         in_path.write_text(json.dumps({
             "mode": mode, "header": header, "base": spec["base"], "epochs": epochs, "stack": cell.stack,
             "workload": {key: value for key, value in workload.items() if key != "where"},
@@ -274,6 +272,14 @@ class _Runner:
         from energybench.report.summary import summarise
 
         return summarise(self.run_file, self.folder.trials(), self.folder.witnessed())
+
+
+def _failed(trials: list[Trial]) -> list[Trial]:
+    """The trials that failed, whenever, and that no later invocation has repeated well."""
+    good = {(t.block, t.workload, t.method): t.invocation for t in sorted(trials, key=lambda t: t.invocation)
+            if t.status == "ok"}  # fmt: skip
+    return [t for t in trials
+            if t.status != "ok" and good.get((t.block, t.workload, t.method), -1) < t.invocation]  # fmt: skip
 
 
 def _failure(outcome: Outcome) -> dict[str, Any]:

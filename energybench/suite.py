@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, ValidationError
 
 from energybench.discovery import shipped
-from energybench.errors import Problem, UsageError, nearest
+from energybench.errors import Problem, UsageError, in_order, nearest
 from energybench.explain import FOLDER_NAME, explain, unfit
 from energybench.resolve import (
     OVERLAID,
@@ -167,7 +167,7 @@ def load(
     if problems or suite is None:
         stamp = ["quick"] if quick else []
         rest = _salvage(tree)
-        raise SuiteError(sorted(dict.fromkeys(problems), key=_line),
+        raise SuiteError(in_order(problems),
                          None if rest is None else _complete(*rest, path, text, stamp))  # fmt: skip
     stamp = [*(["quick"] if quick else []), *(f"--set {text}" for text in overrides)]
     return _complete(suite, tree, path, text, stamp)
@@ -185,7 +185,9 @@ def _salvage(tree: Node, tries: int = 12) -> tuple[Suite, Node] | None:
             return Suite.model_validate(tree.plain()), tree
         except ValidationError as error:
             # One at a time from the end: taking one out moves what stands behind it.
-            details = [d for d in error.errors(include_url=False) if d["type"] != "too_short" or not d["input"]]
+            details = [
+                d for d in error.errors(include_url=False) if d["type"] != "too_short" or not d["input"]
+            ]
             detail = details[-1]
             loc = detail["loc"][:-1] if detail["type"] == "missing" else detail["loc"]
             if not loc or loc in (("workload",), ("method",)):
@@ -255,12 +257,6 @@ def _reference_problems(tree: Node, suite: Suite | None) -> list[Problem]:
             hint = "fewer blocks, workloads or sweeps"
             problems.append(Problem("E207", message, tree.find(["trials", "blocks"]).place, hint))
     return problems
-
-
-def _line(problem: Problem) -> tuple[bool, list[int]]:
-    """In the order of the file, what was set last."""
-    numbers = re.search(r":(\d+):(\d+)$", problem.where)
-    return numbers is None, [int(number) for number in numbers.groups()] if numbers else []
 
 
 def schema_json() -> dict[str, Any]:

@@ -175,14 +175,14 @@ def _uses(value: Any) -> Any:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise KeyedError("expected a method, or an array of them, outermost first", "",
-                         'use = "gradsamp", or use = ["ssprop", "dropout"]')  # fmt: skip
+                         'use = "method", or use = ["outer", "inner"]; energybench list')  # fmt: skip
     return value
 
 
 class Method(Open):
     """What changes. Other keys are the method's parameters; a stack has a table of them per method."""
 
-    use: Annotated[str | list[str], BeforeValidator(_uses)] = Field(examples=["gradsamp"])
+    use: Annotated[str | list[str], BeforeValidator(_uses)] = Field(examples=["my_method.py"])
     name: Name | None = None
     sweep: dict[str, Any] = Field(
         default_factory=dict, description="parameter = [values]: one variant for each"

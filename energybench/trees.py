@@ -24,22 +24,23 @@ def to(tree: Any, device: torch.device) -> Any:
 
 
 def split(batch: Batch, pieces: int) -> list[Batch]:
-    """A batch cut into `pieces` micro-batches of nearly equal size, never an empty one."""
+    """A batch cut into `pieces` micro-batches of nearly equal size, fewer where one would be empty."""
     if pieces == 1:
         return [batch]
-    return [
-        _piece(batch, slice(int(cut[0]), int(cut[-1]) + 1)) for cut in torch.arange(len(batch)).chunk(pieces)
-    ]
+    pieces = max(1, min(pieces, len(batch), *(len(other) for other in batch.also.values())))
+    return [_piece(batch, number, pieces) for number in range(pieces)]
 
 
-def _piece(batch: Batch, where: slice) -> Batch:
+def _piece(batch: Batch, number: int, pieces: int) -> Batch:
+    """Other domains' batches are cut too, each by its own length."""
+    where = slice(number * len(batch) // pieces, (number + 1) * len(batch) // pieces)
     return replace(
         batch,
         inputs=take(batch.inputs, where),
         targets=take(batch.targets, where),
         index=batch.index[where],
         weights=None if batch.weights is None else batch.weights[where],
-        also={name: _piece(other, where) for name, other in batch.also.items()},
+        also={name: _piece(other, number, pieces) for name, other in batch.also.items()},
     )
 
 

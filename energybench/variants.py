@@ -34,7 +34,7 @@ class Layer(NamedTuple):
 class Variant:
     """One method or stack (outermost first) with one choice of its swept parameters.
 
-    label: "gradsamp[skip=every:5]", unique in the suite;  entry: the same without its sweep, "gradsamp"
+    label: "mine[skip=every:5]", unique in the suite;  entry: the same without its sweep, "mine"
     claim: fields of record.Claim, or None
     """
 
@@ -47,7 +47,7 @@ class Variant:
 
 
 def short(use: str) -> str:
-    """The readable name of a `use`: "dropout" as it is, "here/my.py" → "my", "here/my.py:Mine" → "Mine"."""
+    """The readable name of a `use`: "mine" as it is, "here/my.py" → "my", "here/my.py:Mine" → "Mine"."""
     path, _, name = use.rpartition(":")
     if path.endswith(".py"):
         return name

@@ -53,10 +53,12 @@ class SsProp(Method):
         self.acted = False
         self._samples: Counter[float] = Counter()
         self._layers: dict[str, SparseConv2d] = {}
-        for name, module in list(run.model.named_modules()):
+        sparse: dict[nn.Module, SparseConv2d] = {}
+        for name, module in list(run.model.named_modules(remove_duplicate=False)):
             if name and type(module) is nn.Conv2d:
-                self._layers[name] = sparse = SparseConv2d.from_dense(module)
-                replace_module(run.model, name, sparse)
+                if module not in sparse:  # a layer under two names stays one, known by the first
+                    sparse[module] = self._layers[name] = SparseConv2d.from_dense(module)
+                replace_module(run.model, name, sparse[module])
 
     def gradients(self, run, batch, inner):
         drop = round(self._rate(run), 6)
@@ -99,8 +101,10 @@ class SsProp(Method):
         return mean, "backward", "ssProp, the schedule's mean drop rate"
 
     def finish(self, run):
-        for name, layer in self._layers.items():
-            replace_module(run.model, name, layer.dense())
+        dense: dict[nn.Module, nn.Conv2d] = {layer: layer.dense() for layer in self._layers.values()}
+        for name, module in list(run.model.named_modules(remove_duplicate=False)):
+            if module in dense:
+                replace_module(run.model, name, dense[module])
 
     def diagnostics(self):
         return {

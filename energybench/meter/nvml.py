@@ -56,6 +56,8 @@ class NvmlCounter:
             return Energy(**common, reason=f"NVML: {error}")
         if joules < 0:
             return Energy(**common, reason="the counter was reset during the window")
+        if joules == 0:
+            return Energy(**common, reason="the counter did not move: the window is shorter than its tick")
         error_j = joules / seconds * self._tick_s if seconds else joules
         return Energy(**common, energy_j=joules, detail={"tick_s": self._tick_s, "error_j": error_j})
 

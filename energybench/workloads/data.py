@@ -64,6 +64,7 @@ class Streamed:
             batch_size=None,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its workers' seed, which nobody uses, is not drawn from the model's stream
         )
         for index, images in loader:
             targets = self.targets[index]

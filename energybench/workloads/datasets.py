@@ -83,9 +83,11 @@ def prepare(spec: dict[str, Any], cache: Path, *, function: Callable[..., Any] |
         _subset(part, spec.get(key)) for part, key in zip(splits, ("subset", "test_subset"), strict=True)
     )
     streamed = isinstance(train[0], list)
-    if streamed and _decoded_bytes(train, test, spec) <= spec["resident"]:
-        train, test, streamed = _decode(train, spec), _decode(test, spec), False
-    content = {"train": train, "test": test, "size": _size(train[0], spec) if streamed else None}
+    size = _size(train[0], spec) if streamed else None
+    if size and 3 * size[0] * size[1] * (len(train[0]) + len(test[0])) <= spec["resident"]:
+        train, test, size = _decode(train, size), _decode(test, size), None
+        streamed = False
+    content = {"train": train, "test": test, "size": size}
     described = _describe(content, streamed)
     file = cache / f"{use.replace('/', '_').replace(':', '_')}-{described['sha256'][:12]}.pt"
     if not file.exists():
@@ -132,7 +134,7 @@ def _find(use: str, spec: dict[str, Any], download: bool) -> tuple[tuple[Split, 
     for folder in [place / use] if place else []:
         test = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
         if (folder / "train").is_dir() and test:
-            return (_folder(folder / "train"), _folder(test)), f"$ENERGYBENCH_DATA/{use}, an image folder"
+            return _folders(folder / "train", test), f"$ENERGYBENCH_DATA/{use}, an image folder"
     if use not in TORCHVISION:
         known = [
             *SHIPPED,
@@ -185,10 +187,17 @@ def _torchvision(use: str, folder: Path, download: bool) -> tuple[Split, Split]:
     return parts[0], parts[1]
 
 
-def _folder(folder: Path) -> Split:
-    source = import_torchvision().datasets.ImageFolder(str(folder))
-    files, labels = zip(*source.samples, strict=True)
-    return list(files), torch.tensor(labels)
+def _folders(train: Path, test: Path) -> tuple[Split, Split]:
+    """Labels are the training classes in alphabetical order, in both parts."""
+    parts, known = [], dict[str, int]()
+    for folder in (train, test):
+        source = import_torchvision().datasets.ImageFolder(str(folder))
+        known = known or source.class_to_idx
+        if strange := sorted(set(source.classes) - set(known)):
+            raise UsageError(Problem("E402", f"{folder} has a class that {train} lacks: '{strange[0]}'"))
+        files, labels = zip(*source.samples, strict=True)
+        parts.append((list(files), torch.tensor([known[source.classes[label]] for label in labels])))
+    return parts[0], parts[1]
 
 
 def _subset(part: Split, count: int | None) -> Split:
@@ -212,14 +221,8 @@ def _size(files: list[str], spec: dict[str, Any]) -> tuple[int, int]:
         return image.height, image.width
 
 
-def _decoded_bytes(train: Split, test: Split, spec: dict[str, Any]) -> int:
-    height, width = _size(train[0], spec)
-    return 3 * height * width * (len(train[0]) + len(test[0]))
-
-
-def _decode(part: Split, spec: dict[str, Any]) -> Split:
+def _decode(part: Split, size: tuple[int, int]) -> Split:
     files, targets = part
-    size = _size(files, spec)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter lock
         return torch.stack(list(pool.map(lambda file: read_image(Path(file), size), files))), targets
 
@@ -231,7 +234,8 @@ def _describe(content: dict[str, Any], streamed: bool) -> dict[str, Any]:
     shape = [3, *content["size"]] if streamed else list(first.shape[1:])
     mean = std = None
     if streamed:
-        sample = torch.stack([read_image(Path(file), tuple(content["size"])) for file in inputs[:256]])
+        spread = inputs[:: -(-len(inputs) // 256)]  # files are in the order of their classes
+        sample = torch.stack([read_image(Path(file), tuple(content["size"])) for file in spread])
         mean, std = _moments(sample)
     elif isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.dim() == 4:
         mean, std = _moments(inputs)
@@ -260,8 +264,8 @@ def _moments(images: Tensor) -> tuple[list[float], list[float]]:
 
 
 def _checksum(content: dict[str, Any]) -> str:
-    """Over the samples themselves; for streamed sets over the files' names, sizes and labels."""
-    digest = hashlib.sha256()
+    """Over the samples, their shapes and types; for streamed sets over the files' names, sizes and labels."""
+    digest = hashlib.sha256(str(content["size"]).encode())
     for part in ("train", "test"):
         inputs, targets = content[part]
         if isinstance(inputs, list):
@@ -270,5 +274,6 @@ def _checksum(content: dict[str, Any]) -> str:
                     f"{Path(file).parent.name}/{Path(file).name}:{Path(file).stat().st_size};".encode()
                 )
         for leaf in [*([] if isinstance(inputs, list) else tree_leaves(inputs)), *tree_leaves(targets)]:
+            digest.update(f"{tuple(leaf.shape)} {leaf.dtype};".encode())
             digest.update(leaf.contiguous().numpy().tobytes())
     return digest.hexdigest()

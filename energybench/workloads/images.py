@@ -25,7 +25,7 @@ class Images:
     ) -> None:
         self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1) * 255
         self.scale = 1 / (torch.tensor(std, device=device).view(1, -1, 1, 1) * 255)
-        self.augment = [_parse(name) for name in augment]
+        self.augment = [parse(name) for name in augment]
 
     def __call__(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         if generator is not None:
@@ -63,7 +63,8 @@ def read_image(path: Path, size: tuple[int, int]) -> Tensor:
         return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
 
 
-def _parse(name: str) -> tuple[str, int]:
+def parse(name: str) -> tuple[str, int]:
+    """("flip", 0) or ("crop", N). Raises ValueError for another name."""
     if name == "flip":
         return "flip", 0
     if match := re.fullmatch(r"crop([1-9]\d?)", name):

@@ -1,0 +1,17 @@
+"""One thread and reproducible examples: tests share a small machine with timed runs."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)
+
+settings.register_profile(
+    "energybench",
+    deadline=None,
+    max_examples=40,
+    derandomize=True,  # the same examples on every machine; `--hypothesis-profile=default` looks for new ones
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("energybench")

@@ -1,0 +1,256 @@
+"""What every method promises, whatever it does. A file put into methods/ is tested here without another word."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import tomli_w
+import torch
+from support import CPU, MODELS, assert_same_state, digits, make_run, state
+from torch import Tensor, nn
+
+from energybench import discovery
+from energybench.loop import Run
+from energybench.method import VERBS, Batch, Method, check_stack, overrides, parameters
+from energybench.plan import trace_task
+from energybench.recipe import Recipe
+from energybench.record import Passes
+from energybench.witness import WitnessLayer
+from energybench.work import Work
+from energybench.workloads.classification import Classification
+
+SOURCES = {name: s for name, s in discovery.sources().items() if s.path.parent.name == "methods"}
+EPOCHS, BATCH = 6, 32  # enough epochs for a default that acts in every fifth
+ESTIMATE_GAP = 0.02  # of plain training's FLOPs: the default of a suite's [accept]
+
+each_method = pytest.mark.parametrize("name", SOURCES)
+each_model = pytest.mark.parametrize("model", MODELS)
+
+
+@dataclass
+class Outcome:
+    run: Run
+    method: Method
+    initial: dict[str, Tensor]
+    trained: dict[str, Tensor]
+    passes: Passes
+    counted: dict[str, Any] | None
+
+
+def fresh(name: str) -> Method:
+    return discovery.build(discovery.load(SOURCES[name]), name, {})
+
+
+def train(name: str | None, model: str, *, counted: bool = False) -> Outcome:
+    methods = [fresh(name)] if name else []
+    layer = WitnessLayer(10**9)
+    run = make_run([*([layer] if counted else []), *methods], MODELS[model], epochs=EPOCHS, batch=BATCH)
+    initial = state(run.model)
+    run.train()
+    method = methods[0] if methods else Method()
+    found = layer.result(run) if counted else None
+    return Outcome(run, method, initial, state(run.model), run.tally.passes(), found)
+
+
+@cache
+def plain(name: str | None, model: str) -> Outcome:
+    """One trained run per method and model, shared by tests that only look at it."""
+    return train(name, model)
+
+
+@cache
+def witnessed(name: str | None, model: str) -> Outcome:
+    return train(name, model, counted=True)
+
+
+def ledger_of_plain_training(model: str, run: Run) -> Work:
+    batch = next(iter(run.data.load([torch.arange(2)])))
+    lines = trace_task(Classification(), MODELS[model](), Recipe(epochs=EPOCHS, batch=BATCH), batch, CPU)
+    return Work(lines, epochs=EPOCHS, samples=run.data.samples(BATCH))
+
+
+def test_there_are_methods_and_each_has_a_card_that_says_what_it_does():
+    cards = {card.name: card for card in discovery.cards()}
+    assert set(SOURCES) <= set(cards)
+    assert SOURCES
+    for name in SOURCES:
+        assert cards[name].summary.startswith(f"{name}: ")
+        built = parameters(fresh(name))
+        assert {key for key, _, _ in cards[name].parameters} == set(built)
+
+
+@each_method
+@each_model
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(name, model):
+    assert_same_state(plain(name, model).initial, plain(None, model).initial)
+    assert_same_state(plain(name, model).trained, train(name, model).trained)
+
+
+@each_method
+def test_parameters_round_trip_through_toml(name):
+    method = fresh(name)
+    text = tomli_w.dumps(parameters(method))
+    again = discovery.build(type(method), name, tomllib.loads(text))
+    assert again == method or not parameters(method)
+    assert parameters(again) == parameters(method)
+    assert again.name == method.name == name
+
+
+@each_method
+@each_model
+def test_its_estimate_stays_within_two_points_of_what_is_counted_or_says_why(name, model):
+    with_it, without = witnessed(name, model), witnessed(None, model)
+    work = ledger_of_plain_training(model, with_it.run)
+    assert with_it.counted is not None
+    assert without.counted is not None
+    estimated = with_it.method.estimate(work).flop / work.flop
+    counted = with_it.counted["counted_flop"] / without.counted["counted_flop"]
+    assert abs(estimated - counted) <= ESTIMATE_GAP or type(with_it.method).gap_because
+    assert work.flop == pytest.approx(without.counted["counted_flop"], rel=1e-3)  # else neither says anything
+
+
+@each_method
+@each_model
+def test_the_witness_sees_the_steps_and_the_weights_of_the_trial(name, model):
+    assert witnessed(name, model).passes == plain(name, model).passes
+    assert_same_state(witnessed(name, model).trained, plain(name, model).trained)
+
+
+@each_method
+@each_model
+def test_finish_leaves_a_plain_model_behind(name, model):
+    torch.manual_seed(0)
+    reference = MODELS[model]()
+    test = digits(64, test=True)
+    outcome = train(name, model)
+    before = outcome.run.evaluate(test)
+    outcome.run.finish()
+    trained = outcome.run.model
+    assert {n: type(m) for n, m in trained.named_modules()} == {
+        n: type(m) for n, m in reference.named_modules()
+    }
+    for module in trained.modules():
+        hooks = [key for key, value in vars(module).items() if "hooks" in key and value]
+        assert not hooks, f"{type(module).__name__} keeps {hooks}"
+        assert "forward" not in vars(module)
+        assert vars(module).keys() == vars(reference_of(module, trained, reference)).keys()
+    reference.load_state_dict(trained.state_dict())
+    after = make_run(model=lambda: reference).evaluate(test)
+    assert after == pytest.approx(outcome.run.evaluate(test))
+    assert after == pytest.approx(before)  # it was already resting while it was evaluated
+
+
+def reference_of(module: nn.Module, model: nn.Module, reference: nn.Module) -> nn.Module:
+    return reference.get_submodule(next(name for name, found in model.named_modules() if found is module))
+
+
+@each_method
+@each_model
+def test_it_is_entered_and_it_acts(name, model):
+    outcome = plain(name, model)
+    assert outcome.run.dead_layers() == []
+    assert outcome.method.acted is not False
+
+
+@each_method
+def test_its_training_loss_is_finite_and_falls(name):
+    losses = [point["loss"] for point in plain(name, "cnn").run.curve if point["loss"] is not None]
+    assert losses[-1] < losses[0]
+
+
+@each_method
+@each_model
+def test_two_of_it_never_share_state(name, model):
+    """A run trained between every two epochs of another, in the same process, changes neither."""
+    kind = type(fresh(name))
+    before = {key: repr(value) for key, value in vars(kind).items()}
+    first, second = fresh(name), fresh(name)
+    outer = make_run([first], MODELS[model], epochs=EPOCHS, batch=BATCH)
+    inner = make_run([second], MODELS[model], epochs=EPOCHS, batch=BATCH, seed=8)
+    outer.train(lambda run: inner.train() if run.epoch_number == 3 else None)
+    assert_same_state(state(outer.model), plain(name, model).trained)
+    assert {key: repr(value) for key, value in vars(kind).items()} == before
+    mutable = [
+        value for value in vars(first).values() if isinstance(value, (dict, list, set, torch.Generator))
+    ]
+    assert not {id(value) for value in mutable} & {id(value) for value in vars(second).values()}
+
+
+@each_method
+def test_setup_draws_nothing_from_the_stream_that_initialised_the_model(name):
+    torch.manual_seed(11)
+    expected = torch.rand(4)
+    for model in MODELS.values():
+        run = make_run([], model)
+        torch.manual_seed(11)
+        fresh(name).setup(run)
+        assert torch.equal(torch.rand(4), expected)
+
+
+@each_method
+def test_its_diagnostics_and_parameters_are_json(name):
+    outcome = plain(name, "cnn")
+    json.dumps(outcome.method.diagnostics(), allow_nan=False)
+    json.dumps(parameters(outcome.method), allow_nan=False)
+
+
+@each_method
+def test_the_epochs_it_says_it_keeps_are_the_epochs_it_trains(name):
+    outcome = plain(name, "cnn")
+    kept = fresh(name).kept_epochs(make_run([], epochs=EPOCHS))
+    assert outcome.passes.epochs_trained == (EPOCHS if kept is None else kept)
+
+
+@each_method
+def test_its_claim_is_a_share_of_training_or_of_the_backward_pass_with_a_source(name):
+    claim = fresh(name).claims()
+    if claim is not None:
+        saving, of, source = claim
+        assert 0 <= saving < 1
+        assert of in ("training", "backward")
+        assert source
+
+
+@each_method
+def test_what_it_declares_names_verbs_and_passes_that_exist(name):
+    method = fresh(name)
+    assert method.replaces | method.enters <= set(VERBS)
+    assert all(overrides(method, verb) for verb in method.replaces)
+    assert method.needs | (method.runs or frozenset()) <= {"forward", "backward", "per_sample_loss"}
+    assert check_stack([method], Classification()) == []
+
+
+class Micro(Method):
+    """Fails when a method sees a batch that is not whole."""
+
+    name = "micro"
+
+    def gradients(self, run: Run, batch: Batch, inner: Any) -> Any:
+        assert len(batch) == BATCH
+        return inner(batch)
+
+
+@each_method
+def test_it_trains_in_micro_batches_too(name):
+    run = make_run([Micro(), fresh(name), Micro()], epochs=EPOCHS, batch=BATCH, accumulate=2)
+    run.train()
+    assert run.tally.backwards == 2 * run.tally.updates
+
+
+@pytest.mark.parametrize("outer", SOURCES)
+@pytest.mark.parametrize("inner", SOURCES)
+def test_any_two_train_together_or_the_stack_is_refused(outer, inner):
+    methods = [fresh(outer), fresh(inner)]
+    if outer == inner or check_stack(methods, Classification()):
+        return
+    run = make_run(methods, epochs=EPOCHS, batch=BATCH)
+    run.train()
+    assert run.dead_layers() == []
+    run.finish()
+    types = {name: type(module) for name, module in MODELS["cnn"]().named_modules()}
+    assert {name: type(module) for name, module in run.model.named_modules()} == types

@@ -1,0 +1,441 @@
+"""The command line without a trial: words, exit codes, and what is imported when. Each call is a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from energybench.suite import Suite, schema_json
+
+ROOT = Path(__file__).resolve().parent.parent
+VERBS = ["cell", "check", "doctor", "list", "new", "report", "run", "schema", "show"]
+# An interpreter in which torch and all that is heavy cannot be imported.
+BLOCKED = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked}:
+            raise ImportError("blocked: " + name)
+sys.meta_path.insert(0, Block())
+sys.argv = ["energybench", *{arguments}]
+from energybench.cli import main
+main()
+"""
+
+
+def call(*arguments: str, cwd: Path = ROOT, blocked: tuple[str, ...] = (), **extra: str) -> Any:
+    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")} | extra
+    command = [sys.executable, "-m", "energybench", *arguments]
+    if blocked:
+        command = [sys.executable, "-c", BLOCKED.format(blocked=blocked, arguments=list(arguments))]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def on_a_terminal(*arguments: str, **extra: str) -> str:
+    """What a terminal of 80 columns is sent."""
+    parent, child = pty.openpty()
+    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")} | {
+        "TERM": "xterm",
+        **extra,
+    }
+    process = subprocess.Popen([sys.executable, "-m", "energybench", *arguments], stdout=child, stderr=child,
+                               stdin=child, env=env, cwd=ROOT, close_fds=True)  # fmt: skip
+    os.close(child)
+    sent, deadline = b"", time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if not select.select([parent], [], [], 1)[0]:
+            continue
+        try:
+            piece = os.read(parent, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not piece:
+            break
+        sent += piece
+    os.close(parent)
+    process.wait(10)
+    return sent.decode()
+
+
+# ── help and words ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_every_verb_with_a_sentence(flag: str) -> None:
+    done = call(flag)
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = dict(re.findall(r"^  (\w+) +(\S.*)$", done.stdout.partition("Commands:")[2], re.MULTILINE))
+    assert sorted(shown) == VERBS
+    assert all(shown.values())
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "new method"])
+def test_every_verb_has_help_of_its_own(verb: str) -> None:
+    done = call(*verb.split(), "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: ")
+
+
+def test_version_is_the_packages() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert call("--version").stdout.split()[-2:] == ["energybench", version]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["rn"], "'run'"),
+        (["chekc"], "'check'"),
+        (["new", "metod", "x"], "'method'"),
+        (["run", "quick", "--quik"], "'--quick'"),
+        (["run", "quik"], "'quick'"),
+        (["check", "cifr"], "'cifar'"),
+        (["run", "suites/quik.toml"], "'suites/quick.toml'"),
+        (["run", "quick", "--set", "trails.blocks=2"], "'trials'"),
+        pytest.param(*(["run", "quick", "--set", "trials.blcks=2"], "'blocks'"), marks=pytest.mark.slow),
+    ],
+)
+def test_a_word_mistyped_is_refused_with_the_nearest_one(arguments: list[str], word: str) -> None:
+    done = call(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run"],
+        ["show", "nowhere"],
+        ["report", "nowhere"],
+        ["list", "nothing"],
+        ["run", "suites"],
+        ["cell", "a", "b"],
+    ],
+)
+def test_wrong_usage_is_exit_2_and_a_message(arguments: list[str]) -> None:
+    done = call(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.search("(?i)error", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_who_leaves_early_causes_no_trace() -> None:
+    done = subprocess.run(f"{sys.executable} -m energybench schema | head -1", shell=True, cwd=ROOT,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.stdout == "{\n"
+    assert "Traceback" not in done.stderr
+
+
+# ── what is imported ──────────────────────────────────────────────────────────────────────────────────────
+
+HEAVY = ("torch", "torchvision", "scipy", "numpy", "fvcore", "codecarbon")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["list"], ["list", "--json"], ["--version"]]
+)
+def test_help_and_list_need_nothing_heavy(arguments: list[str]) -> None:
+    done = call(*arguments, blocked=(*HEAVY, "pydantic", "rich", "psutil"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_the_schema_needs_no_torch() -> None:
+    assert call("schema", blocked=HEAVY).returncode == 0
+
+
+# ── list ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_list_as_json_and_as_text_hold_the_same_names() -> None:
+    found = json.loads(call("list", "--json").stdout)
+    assert set(found) == {"methods", "suites", "models", "data"}
+    text = call("list").stdout
+    for kind, entries in found.items():
+        assert kind in text.splitlines()
+        for entry in entries:
+            assert re.search(rf"^  {re.escape(entry['name'])} ", text, re.MULTILINE)
+            assert entry["summary"]
+            assert entry["origin"]
+
+
+def test_list_knows_every_shipped_file() -> None:
+    found = json.loads(call("list", "--json").stdout)
+    assert {e["name"] for e in found["methods"]} == {p.stem for p in (ROOT / "methods").glob("[!_]*.py")}
+    assert {e["name"] for e in found["suites"]} == {p.stem for p in (ROOT / "suites").glob("*.toml")}
+    assert {"digits", "mnist5k", "cifar10"} <= {e["name"] for e in found["data"]}
+    assert {"cnn", "mlp", "vit_tiny"} <= {e["name"] for e in found["models"]}
+
+
+def test_list_shows_one_kind() -> None:
+    assert list(json.loads(call("list", "suites", "--json").stdout)) == ["suites"]
+    assert "models" not in call("list", "suites").stdout
+
+
+def test_list_says_what_a_method_takes() -> None:
+    methods = {e["name"]: e for e in json.loads(call("list", "methods", "--json").stdout)["methods"]}
+    assert ["drop", "float", "0.8"] in methods["ssprop"]["parameters"]
+
+
+def test_list_finds_methods_and_suites_here_and_says_so(tmp_path: Path) -> None:
+    files = (("methods", "mine.py", '"""mine: is mine."""\n'), ("suites", "own.toml", 'about = "Ours."'))
+    for kind, file, text in files:
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / file).write_text(text)
+    found = json.loads(call("list", "--json", cwd=tmp_path).stdout)
+    here = {(e["name"], e["origin"], e["summary"]) for kind in ("methods", "suites") for e in found[kind]}
+    assert ("mine", "./methods", "mine: is mine.") in here
+    assert ("own", "./suites", "Ours.") in here
+    assert "ssprop" in {e["name"] for e in found["methods"]}  # the shipped ones from anywhere
+
+
+@pytest.mark.parametrize("columns", [40, 60, 100, 200])
+def test_list_keeps_to_the_width_and_never_loses_a_name(columns: int) -> None:
+    text = call("list", "suites", COLUMNS=str(columns)).stdout
+    assert "quick" in text
+    longest = max(len(line) for line in text.splitlines())
+    assert longest <= max(columns, 40)
+
+
+# ── colours ───────────────────────────────────────────────────────────────────────────────────────────────
+
+COLOURS = re.compile(r"\x1b\[[\d;]*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[\d;]*m")
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["show", "{run}"], ["report", "{run}"]])
+def test_no_color_is_respected_on_a_terminal(arguments: list[str], run_folder: Path) -> None:
+    filled = [word.format(run=run_folder) for word in arguments]
+    assert not COLOURS.search(on_a_terminal(*filled, NO_COLOR="1"))
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["show", "{run}"], ["report", "{run}"]])
+def test_a_pipe_gets_no_escape_codes(arguments: list[str], run_folder: Path) -> None:
+    done = call(*(word.format(run=run_folder) for word in arguments))
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+# ── schema ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_schema_is_json_schema_of_every_key_of_a_suite() -> None:
+    schema = json.loads(call("schema").stdout)
+    assert schema == json.loads(json.dumps(schema_json()))
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    keys = {field.alias or name for name, field in Suite.model_fields.items()}
+    assert set(schema["properties"]) == keys
+    assert schema["additionalProperties"] is False
+
+
+def test_every_reference_of_the_schema_leads_somewhere() -> None:
+    schema = schema_json()
+    references = re.findall(r'"\$ref": "#/\$defs/(\w+)"', json.dumps(schema))
+    assert references
+    assert set(references) <= set(schema["$defs"])
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "suites").glob("*.toml")), ids=lambda p: p.stem)
+def test_the_schema_admits_every_shipped_suite(file: Path) -> None:
+    _admit(schema_json(), schema_json(), tomllib.loads(file.read_text()), file.name)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"shema": 1},
+        {"trials": {"blcks": 1}},
+        {"workload": [{"model": {"use": "cnn"}}]},
+        {"trials": {"blocks": "3"}},
+    ],
+)
+def test_the_schema_refuses_what_a_suite_refuses(wrong: dict[str, Any]) -> None:
+    good = tomllib.loads((ROOT / "suites" / "quick.toml").read_text())
+    with pytest.raises(AssertionError):
+        _admit(schema_json(), schema_json(), {**good, **wrong}, "wrong")
+
+
+def _admit(root: dict[str, Any], schema: dict[str, Any], value: Any, at: str) -> None:
+    """The part of JSON Schema that ours uses; `jsonschema` is no dependency."""
+    if "$ref" in schema:
+        _admit(root, root["$defs"][schema["$ref"].rpartition("/")[2]], value, at)
+        return
+    if options := schema.get("anyOf"):
+        errors = []
+        for option in options:
+            try:
+                _admit(root, option, value, at)
+                return
+            except AssertionError as error:
+                errors.append(str(error))
+        raise AssertionError(errors)
+    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool,
+             "null": type(None)}  # fmt: skip
+    if kind := schema.get("type"):
+        assert isinstance(value, kinds[kind]), f"{at}: {value!r} is no {kind}"  # type: ignore[arg-type]
+        assert kind in ("boolean", "object", "array") or not isinstance(value, bool), at
+    assert "enum" not in schema or value in schema["enum"], at
+    assert "const" not in schema or value == schema["const"], at
+    assert "minimum" not in schema or value >= schema["minimum"], at
+    assert "pattern" not in schema or not isinstance(value, str) or re.search(schema["pattern"], value), at
+    if isinstance(value, dict):
+        assert set(schema.get("required", ())) <= set(value), f"{at}: a required key is missing"
+        for key, item in value.items():
+            inner = schema.get("properties", {}).get(key, schema.get("additionalProperties", True))
+            assert inner is not False, f"{at}.{key} is unknown"
+            if isinstance(inner, dict):
+                _admit(root, inner, item, f"{at}.{key}")
+    if isinstance(value, list) and "items" in schema:
+        for number, item in enumerate(value):
+            _admit(root, schema["items"], item, f"{at}[{number}]")
+
+
+# ── show and report, from records alone ───────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's files, written by hand: two blocks of baseline, twin and one method that takes half the time."""
+    from energybench.record import Cell, Reading, RunFile, Trial, write_json
+
+    folder = tmp_path_factory.mktemp("records")
+    cells = [Cell(workload="w", method=m, role=r, plain_flop=1e9)  # type: ignore[arg-type]
+             for m, r in (("baseline", "baseline"), ("twin", "twin"), ("halved", "method"))]  # fmt: skip
+    write_json(folder / "run.json", RunFile(suite="s", run="r", digest="d", suite_path="s.toml", suite_text="",
+                                            resolved={}, cells=cells, blocks=2, finished=True))  # fmt: skip
+    for block in range(2):
+        for position, cell in enumerate(cells):
+            seconds = (1.0 if cell.method == "halved" else 2.0) + 0.01 * block
+            record = Trial(trial=f"b{block}-i0-w.{cell.method}", workload="w", method=cell.method, role=cell.role,
+                           block=block, seed=block, invocation=0, position=position, status="ok", digest="d",
+                           started_at="2026-01-01T00:00:00+00:00", quality={"accuracy": 0.75}, epochs=2,
+                           phases={"train": Reading(wall_s=seconds, cpu_s=seconds)})  # fmt: skip
+            write_json(folder / "records" / f"{record.trial}.json", record)
+    return folder
+
+
+def test_report_works_where_torch_is_missing(run_folder: Path) -> None:
+    done = call("report", str(run_folder), blocked=("torch", "torchvision", "fvcore", "codecarbon"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "halved" in done.stdout
+    assert "50" in done.stdout  # exp of the mean log ratio of 1.00/2.00 and 1.01/2.01
+
+
+def test_report_as_json_holds_the_same_facts(run_folder: Path) -> None:
+    done = call("report", str(run_folder), "--json", blocked=("torch", "torchvision", "fvcore", "codecarbon"))
+    assert (done.returncode, done.stderr) == (0, "")
+    facts = json.loads(done.stdout)
+    assert facts["suite"] == "s"
+    text = json.dumps(facts)
+    assert '"halved"' in text
+    # mean of ln(1.00/2.00) and ln(1.01/2.01), by hand
+    saving = 1 - (1.00 / 2.00 * 1.01 / 2.01) ** 0.5
+    found = [float(n) for n in re.findall(r"\d+\.\d+", text)]
+    assert any(abs(n - saving) < 1e-9 for n in found)
+
+
+def test_report_writes_its_page_only_when_asked(run_folder: Path) -> None:
+    call("report", str(run_folder))
+    assert not (run_folder / "report.md").exists()
+    assert call("report", str(run_folder), "--write").returncode == 0
+    assert "halved" in (run_folder / "report.md").read_text()
+    (run_folder / "report.md").unlink()
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+def test_a_narrow_terminal_drops_columns_and_never_crops_a_number(run_folder: Path, columns: int) -> None:
+    done = call("report", str(run_folder), COLUMNS=str(columns))
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= columns
+    assert "…" not in done.stdout
+    assert re.search(r"\b(49\.9|50) ?%", done.stdout)  # 1 − √(1.00/2.00 · 1.01/2.01)
+
+
+def test_show_prints_the_trials_of_a_run(run_folder: Path) -> None:
+    done = call("show", str(run_folder))
+    assert done.returncode == 0
+    for path in (run_folder / "records").iterdir():
+        assert path.stem in done.stdout.replace("\n", "")
+
+
+def test_show_prints_one_record_whole(run_folder: Path) -> None:
+    path = run_folder / "records" / "b0-i0-w.halved.json"
+    done = call("show", str(path))
+    assert done.returncode == 0
+    body = done.stdout[done.stdout.index("{") :]
+    assert json.loads(body) == json.loads(path.read_text())
+
+
+def test_a_broken_record_is_told_with_its_path(run_folder: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "b0-i0-w.halved.json"
+    broken.write_bytes((run_folder / "records" / "b0-i0-w.halved.json").read_bytes()[:150])
+    done = call("show", str(broken))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error[E601]: {broken}: ")
+    assert "hint: " in done.stderr
+
+
+def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
+    for verb in ("show", "report"):
+        done = call(verb, str(tmp_path))
+        assert done.returncode == 2
+        assert f"error[E601]: {tmp_path / 'run.json'}" in done.stderr
+
+
+# ── new ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_new_method_is_a_file_that_list_knows(tmp_path: Path) -> None:
+    done = call("new", "method", "my_idea", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "methods/my_idea.py" in done.stdout
+    methods = {e["name"]: e for e in json.loads(call("list", "--json", cwd=tmp_path).stdout)["methods"]}
+    assert methods["my_idea"]["origin"] == "./methods"
+    assert ["every", "int", "2"] in methods["my_idea"]["parameters"]
+
+
+@pytest.mark.parametrize("name", ["my-idea", "class", "2nd", "a b", "../x", "_x", "", "dropout"])
+def test_a_name_that_no_method_can_have_is_refused_and_nothing_is_written(tmp_path: Path, name: str) -> None:
+    done = call("new", "method", name, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "error[E305]" in done.stderr
+    assert list(tmp_path.rglob("*.py")) == []
+
+
+def test_a_method_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    call("new", "method", "mine", cwd=tmp_path)
+    (tmp_path / "methods" / "mine.py").write_text("# hours of work\n")
+    assert call("new", "method", "mine", cwd=tmp_path).returncode == 2
+    assert (tmp_path / "methods" / "mine.py").read_text() == "# hours of work\n"
+
+
+# ── doctor ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+def test_doctor_as_json_and_as_text_hold_the_same_facts() -> None:
+    facts = json.loads(call("doctor", "--json").stdout)
+    text = call("doctor").stdout
+    for sensor in facts["sensors"]:
+        assert f"{sensor['name']}: {'usable' if sensor['usable'] else 'not usable'}: " in text
+        assert sensor["why"]
+        assert sensor["usable"] or sensor["remedy"]
+    for name, version in facts["versions"].items():
+        assert f"{name} {version}" in text
+    assert facts["energy"] in ("measured", "modelled")
+    usable = any(s["usable"] and s["measured"] for s in facts["sensors"])
+    assert (facts["energy"] == "measured") == usable
+    assert ("Energy can be measured here." in text) == usable

@@ -1,0 +1,152 @@
+"""What is on disk is whole or absent, and says where it is broken."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from energybench.errors import UsageError
+from energybench.record import Energy, Reading, RunFile, Trial, read, read_folder, write_json
+
+WHOLE: dict[str, Any] = {
+    "trial": "b0-i0-w.m", "workload": "w", "method": "m", "role": "method", "block": 0, "seed": 7, "invocation": 0,
+    "position": 1, "status": "ok", "digest": "d", "started_at": "2026-01-01T00:00:00+00:00",
+}  # fmt: skip
+
+
+def trial(**more: Any) -> Trial:
+    return Trial.model_validate({**WHOLE, **more})
+
+
+def test_a_record_reads_back_equal(tmp_path: Path) -> None:
+    record = trial(
+        phases={
+            "train": Reading(
+                wall_s=1.5, cpu_s=2.5, energy=[Energy(source="rapl", scope="cpu", energy_j=3.25)]
+            )
+        },
+        quality={"accuracy": 0.5},
+        curve=[{"epoch": 1, "loss": None}],
+    )
+    write_json(tmp_path / "deep" / "r.json", record)
+    assert read(tmp_path / "deep" / "r.json", Trial) == record
+
+
+@given(value=st.floats(allow_nan=False, allow_infinity=False))
+def test_every_finite_number_survives_exactly(value: float, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "number.json"
+    write_json(path, trial(quality={"accuracy": value}))
+    assert read(path, Trial).quality["accuracy"] == value
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"])))
+def test_every_text_survives(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "text.json"
+    write_json(path, trial(reason=text, workload=text))
+    assert (read(path, Trial).reason, read(path, Trial).workload) == (text, text)
+
+
+def test_the_file_says_its_schema(tmp_path: Path) -> None:
+    write_json(tmp_path / "r.json", trial())
+    assert json.loads((tmp_path / "r.json").read_text())["schema"] == 1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_number_that_json_does_not_have_is_refused_and_nothing_is_written(
+    bad: float, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "r.json", {"value": bad})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.json"
+    write_json(path, trial())
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_json(path, trial(reason="other"))
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["r.json"]
+
+
+def test_others_may_read_what_is_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "r.json", trial())
+    assert (tmp_path / "r.json").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("cut", [0, 1, 10, 200])
+def test_a_truncated_record_is_told_with_its_path_and_what_to_do(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    write_json(path, trial())
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UsageError) as caught:
+        read(path, Trial)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.where) == ("E601", str(path))
+    assert "run again" in problem.hint
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe\x00garbage", b"\0" * 300, b"[]", b"null", b'{"schema": 2}', b'{"trial": "x"}'],
+    ids=["no UTF-8", "zeros", "a list", "null", "another schema", "keys missing"],
+)
+def test_what_is_no_record_is_told_with_its_path(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        read(path, Trial)
+    assert [(p.code, p.where) for p in caught.value.problems] == [("E601", str(path))]
+
+
+def test_an_edited_record_with_a_key_too_many_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "r.json", {**WHOLE, "saved": "40 %"})
+    with pytest.raises(UsageError, match="saved"):
+        read(tmp_path / "r.json", Trial)
+
+
+def test_a_schema_of_the_future_is_refused_by_name(tmp_path: Path) -> None:
+    write_json(tmp_path / "r.json", {**WHOLE, "schema": 2})
+    with pytest.raises(UsageError, match="schema"):
+        read(tmp_path / "r.json", Trial)
+
+
+def test_a_missing_file_is_told_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_folder(tmp_path)
+    assert (caught.value.problems[0].code, caught.value.problems[0].where) == (
+        "E601",
+        str(tmp_path / "run.json"),
+    )
+
+
+def test_a_half_written_file_of_a_killed_run_is_not_read(tmp_path: Path) -> None:
+    run = RunFile(suite="s", run="r", digest="d", suite_path="s.toml", suite_text="", resolved={}, blocks=1)
+    write_json(tmp_path / "run.json", run)
+    write_json(tmp_path / "records" / "b0-i0-w.m.json", trial())
+    (tmp_path / "records" / ".b0-i0-w.x.json.abc.part").write_text('{"trial": "b0')
+    _, trials, witnesses = read_folder(tmp_path)
+    assert [t.trial for t in trials] == ["b0-i0-w.m"]
+    assert witnesses == []
+
+
+def test_only_a_sensor_with_a_figure_counts_as_measured() -> None:
+    assert Energy(source="gpu_counter", scope="gpu", energy_j=1.0).measured
+    assert not Energy(source="gpu_counter", scope="gpu", reason="lost").measured
+    assert not Energy(source="model(codecarbon cpu_load)", scope="cpu", energy_j=1.0).measured

@@ -1,0 +1,206 @@
+"""Order and completeness of a run's slots, for every history that an interruption can leave."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from energybench.record import Cell, Role, Trial
+from energybench.schedule import Slot, missing, order
+
+
+def cell(method: str, role: Role = "method", workload: str = "w", **more: object) -> Cell:
+    return Cell(workload=workload, method=method, role=role, **more)  # type: ignore[arg-type]
+
+
+def cells(workloads: int = 1, methods: int = 2) -> list[Cell]:
+    return [
+        made
+        for w in (f"w{i}" for i in range(workloads))
+        for made in [
+            cell("baseline", "baseline", w),
+            cell("twin", "twin", w),
+            *(cell(f"m{i}", workload=w) for i in range(methods)),
+        ]
+    ]
+
+
+def trial(slot: Slot, status: str = "ok") -> Trial:
+    c = slot.cell
+    return Trial(
+        trial=slot.trial, workload=c.workload, method=c.method, role=c.role, block=slot.block, seed=0,
+        invocation=slot.invocation, position=slot.position, status=status, digest="", started_at="",
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def run_to_the_end(planned: list[Cell], blocks: int, seed: int, stops: list[int]) -> list[Trial]:
+    """A run interrupted after `stops[i]` trials of its i-th invocation, then continued to its end."""
+    done: list[Trial] = []
+    for invocation, stop in enumerate([*stops, None]):
+        slots = missing(planned, blocks, seed, done, invocation)
+        done += [trial(slot) for slot in slots[:stop]]
+    return done
+
+
+def assert_complete(done: list[Trial], planned: list[Cell], blocks: int) -> None:
+    """Every cell of every block stands in one invocation with a baseline of its block and workload."""
+    baselines = {(t.block, t.workload, t.invocation) for t in done if t.role == "baseline"}
+    paired = {
+        (t.block, t.workload, t.method) for t in done if (t.block, t.workload, t.invocation) in baselines
+    }
+    wanted = {(b, c.workload, c.method) for b in range(blocks) for c in planned if not c.skipped}
+    assert wanted <= paired
+
+
+@given(seed=st.integers(0, 2**62), block=st.integers(0, 1000), count=st.integers(0, 8))
+def test_a_blocks_order_is_a_permutation_of_its_cells(seed: int, block: int, count: int) -> None:
+    planned = cells(1, count)
+    ordered = order(planned, block, seed)
+    assert sorted(c.method for c in ordered) == sorted(c.method for c in planned)
+    assert ordered == order(planned, block, seed)
+
+
+@given(seed=st.integers(0, 2**62), block=st.integers(0, 50))
+def test_a_blocks_order_does_not_depend_on_the_global_random_state_or_other_blocks(
+    seed: int, block: int
+) -> None:
+    planned = cells(2, 3)
+    random.seed(1)
+    first = order(planned, block, seed)
+    random.seed(2)
+    order(planned, block + 1, seed)
+    assert order(planned, block, seed) == first
+
+
+@given(seed=st.integers(0, 2**62))
+def test_orders_differ_between_blocks(seed: int) -> None:
+    # 8! orders: 6 equal ones in a row have a chance below 1e-22.
+    assert len({tuple(c.method for c in order(cells(1, 6), block, seed)) for block in range(6)}) > 1
+
+
+@given(block=st.integers(0, 100))
+def test_orders_differ_between_seeds(block: int) -> None:
+    assert len({tuple(c.method for c in order(cells(1, 6), block, seed)) for seed in range(6)}) > 1
+
+
+def test_every_cell_comes_first_about_equally_often() -> None:
+    planned, blocks = cells(1, 2), 4000
+    first = Counter(order(planned, block, 11)[0].method for block in range(blocks))
+    # Binomial(4000, 1/4): standard deviation 27; five of them.
+    assert all(abs(first[c.method] - blocks / 4) < 137 for c in planned)
+
+
+def test_skipped_cells_are_never_scheduled() -> None:
+    planned = [*cells(), cell("left out", skipped="it has no convolutions", workload="w0")]
+    assert all(slot.cell.method != "left out" for slot in missing(planned, 3, 0, [], 0))
+
+
+def test_the_first_invocation_runs_every_cell_once_per_block_block_by_block() -> None:
+    planned = cells(2, 2)
+    slots = missing(planned, 3, 5, [], 0)
+    assert Counter((s.block, s.cell.name) for s in slots) == Counter(
+        (b, c.name) for b in range(3) for c in planned
+    )
+    assert [s.block for s in slots] == sorted(s.block for s in slots)
+    assert [s.cell for s in slots if s.block == 1] == order(planned, 1, 5)
+
+
+def test_a_finished_run_leaves_nothing_to_do() -> None:
+    planned = cells(2, 2)
+    done = [trial(slot) for slot in missing(planned, 3, 5, [], 0)]
+    assert missing(planned, 3, 5, done, 1) == []
+
+
+def test_a_failed_trial_is_not_tried_again() -> None:
+    planned = cells()
+    done = [trial(slot, "failed") for slot in missing(planned, 2, 5, [], 0)]
+    assert missing(planned, 2, 5, done, 1) == []
+
+
+@pytest.mark.parametrize("count", range(13))
+def test_a_run_interrupted_anywhere_repeats_no_whole_block_and_one_baseline(count: int) -> None:
+    planned = cells(1, 2)  # four a block, three blocks
+    seed = 5
+    first = [trial(slot) for slot in missing(planned, 3, seed, [], 0)[:count]]
+    second = missing(planned, 3, seed, first, 1)
+    whole, begun = divmod(count, 4)
+    assert {slot.block for slot in second} == set(range(whole, 3))
+    untouched = range(whole + 1 if begun else whole, 3)
+    for block in untouched:
+        assert [s.cell for s in second if s.block == block] == order(planned, block, seed)
+    assert_complete([*first, *map(trial, second)], planned, 3)
+    if begun:
+        here = [s.cell for s in second if s.block == whole]
+        assert sum(c.role == "baseline" for c in here) == 1
+        had = order(planned, whole, seed)[:begun]
+        left = order(planned, whole, seed)[begun:]
+        if any(
+            c.role == "baseline" for c in had
+        ):  # what paired up stays; its baseline runs again for the rest
+            assert sorted(c.name for c in here) == sorted([*(c.name for c in left), "w0.baseline"])
+        else:  # nothing there has a partner, nor can get one any more
+            assert here == order(planned, whole, seed)
+
+
+def test_only_the_workload_that_is_resumed_gets_its_baseline_again() -> None:
+    planned = cells(2, 1)
+    slots = missing(planned, 1, 3, [], 0)
+    done = [trial(s) for s in slots if s.cell.name != "w0.m0"]
+    again = missing(planned, 1, 3, done, 1)
+    assert {s.cell.name for s in again} == {"w0.m0", "w0.baseline"}
+
+
+def test_any_set_of_done_trials_becomes_complete() -> None:
+    planned = cells(1, 1)  # three cells, two blocks: all 2^6 histories of one invocation
+    everything = [trial(s) for s in missing(planned, 2, 0, [], 0)]
+    for count in range(len(everything) + 1):
+        for done in itertools.combinations(everything, count):
+            slots = missing(planned, 2, 0, done, 1)
+            assert_complete([*done, *map(trial, slots)], planned, 2)
+            assert len({(s.block, s.cell.name) for s in slots}) == len(slots)
+
+
+@settings(max_examples=150)
+@given(
+    seed=st.integers(0, 1000),
+    blocks=st.integers(1, 3),
+    workloads=st.integers(1, 2),
+    methods=st.integers(0, 3),
+    stops=st.lists(st.integers(0, 12), max_size=4),
+)
+def test_however_often_it_is_interrupted_a_run_ends_complete(
+    seed: int, blocks: int, workloads: int, methods: int, stops: list[int]
+) -> None:
+    planned = cells(workloads, methods)
+    done = run_to_the_end(planned, blocks, seed, stops)
+    assert_complete(done, planned, blocks)
+    assert missing(planned, blocks, seed, done, len(stops) + 1) == []
+    names = [t.trial for t in done]
+    assert len(set(names)) == len(names)  # no record overwrites another
+
+
+@settings(max_examples=150)
+@given(data=st.data(), seed=st.integers(0, 1000))
+def test_any_history_over_several_invocations_becomes_complete(data: st.DataObject, seed: int) -> None:
+    planned, blocks = cells(2, 2), 2
+    possible = [Slot(c, b, 0, i) for b in range(blocks) for c in planned for i in range(3)]
+    done = [trial(s) for s in data.draw(st.lists(st.sampled_from(possible), unique_by=lambda s: s.trial))]
+    slots = missing(planned, blocks, seed, done, 3)
+    assert_complete([*done, *map(trial, slots)], planned, blocks)
+
+
+def test_names_of_trials_never_meet() -> None:
+    awkward = [
+        cell("a b", workload="w"),
+        cell("a/b", workload="w"),
+        cell("a-b", workload="w"),
+        cell("ä", workload="w"),
+    ]
+    names = {slot.trial for slot in missing([cell("baseline", "baseline"), *awkward], 2, 0, [], 0)}
+    assert len(names) == 10
+    assert all("/" not in name and " " not in name for name in names)
