@@ -6,6 +6,7 @@ import ast
 import keyword
 import shutil
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ def _suites(here: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+@cache
 def _tree(file: str) -> ast.Module:
     return ast.parse((Path(__file__).parent / "workloads" / file).read_text(encoding="utf-8"))
 

@@ -29,7 +29,7 @@ class GradSamp(Method):
     location:          centre of the fit: "median" | "mean" | "zero"
     start_epoch:       the first epoch that may be skipped (counted from 1; epoch 1 never is)
     min_real_between:  real epochs required between two skipped ones
-    least_shape:       a tensor whose fitted β is smaller repeats its last update. Not the paper's: ε in the scale becomes
+    least_shape:       a tensor whose fitted β is smaller repeats its update. Not the paper's: ε in the scale becomes
                        ε·√(Γ(3/β)/Γ(1/β)) in the draws, 11 ε at β = 0.5, 361 ε at 0.3, 10³¹ ε at 0.05, where the fit of
                        a tensor ends that mostly stands still (attention's key bias, whose gradient is 0)
     """

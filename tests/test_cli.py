@@ -102,8 +102,8 @@ def test_version_is_the_packages() -> None:
         (["run", "quik"], "'quick'"),
         (["check", "cifr"], "'cifar'"),
         (["run", "suites/quik.toml"], "'suites/quick.toml'"),
-        (["run", "quick", "--set", "trails.blocks=2"], "'trials'"),
-        pytest.param(*(["run", "quick", "--set", "trials.blcks=2"], "'blocks'"), marks=pytest.mark.slow),
+        pytest.param(["run", "quick", "--set", "trails.blocks=2"], "'trials'", marks=pytest.mark.slow),
+        pytest.param(["run", "quick", "--set", "trials.blcks=2"], "'blocks'", marks=pytest.mark.slow),
     ],
 )
 def test_a_word_mistyped_is_refused_with_the_nearest_one(arguments: list[str], word: str) -> None:
