@@ -30,17 +30,16 @@ def main(documents: list[str]) -> int:
                 print(f"{document}: not run ({block['why']}): {first}", flush=True)
                 continue
             started = time.monotonic()
-            result = subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=root, env=environment,
-                                    capture_output=True, text=True, timeout=LIMIT_S, stdin=subprocess.DEVNULL)  # fmt: skip
+            bash = ["bash", "-euo", "pipefail", "-c", commands]
+            result = subprocess.run(bash, cwd=root, env=environment, capture_output=True, text=True, timeout=LIMIT_S,
+                                    stdin=subprocess.DEVNULL)  # fmt: skip
             ran += 1
             print(f"{document}: {'ok' if not result.returncode else 'FAILED'} "
                   f"in {time.monotonic() - started:.1f} s: {first}", flush=True)  # fmt: skip
             if result.returncode:
                 failed += 1
-                print(
-                    f"{commands}\nexit {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}",
-                    flush=True,
-                )
+                print(f"{commands}\nexit {result.returncode}", flush=True)
+                print(f"{result.stdout[-3000:]}\n{result.stderr[-3000:]}", flush=True)
     print(f"{ran - failed} blocks ran, {failed} failed")
     return 1 if failed or not ran else 0
 

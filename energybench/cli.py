@@ -197,8 +197,8 @@ def _load(suite: str, quick: bool, overrides: tuple[str, ...], device: str | Non
     try:
         return load(suite, quick=quick, overrides=overrides)
     except SuiteError as error:
-        if error.rest is None:
-            raise
+        if error.rest is None or all(problem.code == "E206" for problem in error.problems):
+            raise  # nothing left to look at, or only --set is wrong: answer at once
         try:
             _plan(error.rest, device)
         except EnergybenchError as more:

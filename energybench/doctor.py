@@ -6,9 +6,10 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
+
+from energybench.machine import cpu_name
 
 PACKAGES = ("torch", "torchvision", "fvcore", "codecarbon", "nvidia-ml-py", "scipy", "numpy")
 
@@ -18,7 +19,7 @@ def examine() -> dict[str, Any]:
     sensors = [_nvml(), _rapl(), _model()]
     measured = any(sensor["usable"] and sensor["measured"] for sensor in sensors)
     return {
-        "machine": {"platform": platform.platform(), "python": platform.python_version(), "cpu": _cpu(),
+        "machine": {"platform": platform.platform(), "python": platform.python_version(), "cpu": cpu_name(),
                     "cores": len(os.sched_getaffinity(0))},
         "versions": {name: _version(name) for name in PACKAGES},
         "sensors": sensors,
@@ -88,14 +89,3 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or sys.platform
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache, partial
@@ -19,24 +18,25 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from energybench import __version__, cell, discovery
 from energybench.errors import EnergybenchError, Problem
 from energybench.loop import Run
+from energybench.machine import cpu_name, native_bf16
 from energybench.meter.carbon import intensity, model_parameters
 from energybench.meter.nvml import NvmlCounter
-from energybench.method import Batch, Method, Task, check_stack, parameters
+from energybench.method import Method, Task, check_stack, parameters
 from energybench.recipe import Recipe
 from energybench.record import Cell, Claim
 from energybench.seeds import digest, stable_seed
 from energybench.torchvision_shim import import_torchvision
+from energybench.tracing import time_step, trace_task
 from energybench.work import Line
 from energybench.workloads import datasets, images
 
 Built = TypeVar("Built")
 
-TIMED_STEPS = 3
+PRINTERS = ("report/", "shipped/", "cli.py", "progress.py", "show.py", "listing.py", "doctor.py", "__")
 
 
 def main(in_path: str, out_path: str) -> None:
@@ -312,50 +312,6 @@ class Plan:
         return facts
 
 
-class TracedTask(nn.Module):
-    """A task's forward pass to its loss, as a module of tensors, so that any task can be traced."""
-
-    def __init__(self, task: Task, model: nn.Module, recipe: Recipe, batch: Batch) -> None:
-        super().__init__()
-        self.model = model
-        self.leaves, structure = tree_flatten((batch.inputs, batch.targets))
-        # A function, because the tracer copies this module deeply and functions are not copied.
-        self._rebuild = lambda leaves: tree_unflatten(list(leaves), structure)
-        self._task, self._recipe = task, recipe
-
-    def forward(self, *leaves: torch.Tensor) -> torch.Tensor:
-        inputs, targets = self._rebuild(leaves)
-        run: Any = SimpleNamespace(
-            model=self.model, recipe=self._recipe, device=leaves[0].device, forward=None
-        )
-        return self._task.forward(run, Batch(inputs, targets, torch.arange(len(leaves[0])))).value
-
-
-def trace_task(
-    task: Task, model: nn.Module, recipe: Recipe, batch: Batch, device: torch.device
-) -> tuple[Line, ...]:
-    """The ledger of one plain training sample. Raises UsageError E403 if the model cannot be traced."""
-    from energybench.flops.ledger import ledger
-
-    traced = TracedTask(task, model, recipe, batch)
-    lines = ledger(traced, tuple(traced.leaves), device)
-    return tuple(replace(line, module=line.module.removeprefix("model").removeprefix(".")) for line in lines)
-
-
-def time_step(run: Run) -> float:
-    """Seconds of one plain gradient on a full batch: the smallest of a few, after one that is not counted."""
-    positions = run.data.cut(torch.arange(len(run.data)), run.recipe.batch)[0]
-    batch = next(iter(run.data.load([positions])))
-    times = []
-    for _ in range(TIMED_STEPS + 1):
-        started = time.perf_counter()
-        run.gradients(batch)
-        if run.device.type == "cuda":
-            torch.cuda.synchronize(run.device)
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
-
-
 def claim(variant: dict[str, Any], methods: list[Method]) -> Claim | None:
     """The suite's claim; else the promise of the one method in the stack that makes one."""
     if variant["claim"]:
@@ -367,22 +323,6 @@ def claim(variant: dict[str, Any], methods: list[Method]) -> Claim | None:
     return Claim(saving_rel=saving, of="backward" if of == "backward" else "training", source=source)
 
 
-def native_bf16() -> bool:
-    """Whether this processor multiplies bf16 itself."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
-
-
-def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def user_files(settings: dict[str, Any], base: Path) -> list[str]:
     """Fingerprints of the user's own files that a workload names."""
     uses = [settings["task"], settings["model"]["use"], settings["data"]["use"]]
@@ -392,11 +332,11 @@ def user_files(settings: dict[str, Any], base: Path) -> list[str]:
 
 @cache
 def source_digest() -> str:
-    """A fingerprint of energybench itself."""
+    """A fingerprint of energybench itself, less what only prints and cannot move a figure."""
     package = Path(__file__).parent
-    return digest(
-        [(str(p.relative_to(package)), p.read_text(encoding="utf-8")) for p in sorted(package.rglob("*.py"))]
-    )
+    files = {str(path.relative_to(package)): path for path in sorted(package.rglob("*.py"))}
+    counted = {name: path for name, path in files.items() if not name.startswith(PRINTERS)}
+    return digest([(name, path.read_text(encoding="utf-8")) for name, path in counted.items()])
 
 
 def _placed(problem: Problem, where: str) -> Problem:

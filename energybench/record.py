@@ -232,9 +232,13 @@ class RunFile(Model):
 
 
 def write_json(path: Path, model: BaseModel | dict[str, Any]) -> None:
-    """Write whole or not at all: to a temporary name in the same folder, synced, then renamed."""
+    """Write a record whole or not at all."""
     payload = model.model_dump(mode="json", by_alias=True) if isinstance(model, BaseModel) else model
-    text = json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write whole or not at all: to a temporary name in the same folder, synced, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:

@@ -27,7 +27,7 @@ from energybench.errors import (
 from energybench.folder import Folder, choose, scratch
 from energybench.launch import Launcher, Outcome
 from energybench.progress import Progress
-from energybench.record import Cell, Invocation, RunFile, Trial, Witness, read, write_json
+from energybench.record import Cell, Invocation, RunFile, Trial, Witness, read, write_json, write_text
 from energybench.suite import Suite, slug
 
 
@@ -175,14 +175,15 @@ class _Runner:
                 if here and block < blocks - 1:
                     self.progress.block(self._summary())
         except KeyboardInterrupt:
-            self._close("interrupted", finished=False)
+            self.folder.save(self._closed("interrupted", finished=False))
             self.progress.interrupted(self.folder.path)
             return EXIT_INTERRUPTED
-        self._close("finished", finished=True)
-        summary = self._summary()
         from energybench.report.markdown import markdown
 
-        self.folder.report.write_text(markdown(summary), encoding="utf-8")
+        self.run_file = self._closed("finished", finished=True)
+        summary = self._summary()
+        write_text(self.folder.report, markdown(summary))
+        self.folder.save(self.run_file)  # last: a run without its report is not finished
         self.progress.end(summary, self.folder.report)
         return EXIT_TRIALS_FAILED if _failed(self.folder.trials()) else EXIT_FINE
 
@@ -261,12 +262,11 @@ class _Runner:
             sources={s["name"]: f"{Path(s['path']).name} ({s['origin']})" for c in planned.cells for s in c.stack},
         )  # fmt: skip
 
-    def _close(self, outcome: str, finished: bool) -> None:
+    def _closed(self, outcome: str, finished: bool) -> RunFile:
+        """run.json with this invocation ended."""
         last = self.run_file.invocations[-1].model_copy(update={"ended_at": _now(), "outcome": outcome})
-        self.run_file = self.run_file.model_copy(
-            update={"invocations": [*self.run_file.invocations[:-1], last], "finished": finished}
-        )
-        self.folder.save(self.run_file)
+        invocations = [*self.run_file.invocations[:-1], last]
+        return self.run_file.model_copy(update={"invocations": invocations, "finished": finished})
 
     def _summary(self) -> Any:
         from energybench.report.summary import summarise

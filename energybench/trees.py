@@ -14,10 +14,13 @@ from energybench.method import Batch, Forward
 
 def take(tree: Any, index: Tensor | slice) -> Any:
     """The samples at `index` of every tensor in a tree."""
+    if isinstance(tree, Tensor):  # walking a tree of one leaf costs 15 µs a step
+        return tree[index]
     return tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def to(tree: Any, device: torch.device) -> Any:
+    """Every tensor of a tree on `device`."""
     return tree_map(
         lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf, tree
     )

@@ -20,8 +20,8 @@ from energybench import discovery
 from energybench.flops.count import Counter
 from energybench.loop import Diverged
 from energybench.method import Batch, Forward, Method, Task
-from energybench.plan import trace_task
 from energybench.recipe import Recipe
+from energybench.tracing import trace_task
 from energybench.trees import join, split
 from energybench.workloads.classification import Classification
 from energybench.workloads.data import Data, Resident

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from energybench import discovery
 from energybench.loop import Run
 from energybench.method import VERBS, Batch, Method, check_stack, overrides, parameters
-from energybench.plan import trace_task
 from energybench.recipe import Recipe
 from energybench.record import Passes
+from energybench.tracing import trace_task
 from energybench.witness import WitnessLayer
 from energybench.work import Work
 from energybench.workloads.classification import Classification

@@ -1,0 +1,25 @@
+"""What kind of machine this is. Imports no torch."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+
+def native_bf16() -> bool:
+    """Whether this processor multiplies bf16 itself."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
+
+
+def cpu_name() -> str:
+    """The processor as it calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
