@@ -593,11 +593,11 @@ def test_the_shipped_cifar_suite_is_the_one_of_the_design() -> None:
     assert (resnet.model.use, resnet.train.epochs, resnet.train.lr, resnet.train.precision) == (
         "resnet18", 30, 0.1, "bf16")  # fmt: skip
     assert (vit.model.parameters, vit.data, vit.train.decay) == ({"patch": 4}, resnet.data, 0.05)
-    assert len(loaded.variants()) == 3 + 1 + 1 + 1
+    assert len(loaded.variants()) == 3 + 1 + 1
     assert {v.label for w, v, why in loaded.pairs() if why} == {"ssprop", "ssprop+dropout"}
     quick = suite.load("cifar", quick=True, search=[suite.shipped("suites")])
     assert {(w.data.subset, w.train.epochs, w.train.precision) for w in quick.workloads} == {(512, 6, "fp32")}
-    assert math.prod((quick.trials.blocks, len(quick.variants()))) == 4
+    assert math.prod((quick.trials.blocks, len(quick.variants()))) == 3
 
 
 def test_reading_a_suite_imports_neither_torch_nor_rich_nor_click() -> None:
