@@ -18,7 +18,7 @@ from energybench.errors import EXIT_INTERRUPTED, EnergybenchError, in_order, nea
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from energybench.runner import Planned
+    from energybench.planned import Planned
     from energybench.suite import Suite
 
 
@@ -81,7 +81,7 @@ def run(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None,
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
 def check(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, as_json: bool) -> None:
     """Validate SUITE without training or downloading, and print the plan: cells, trials, FLOPs, time."""
-    from energybench import runner
+    from energybench.planned import plan_facts
     from energybench.show import print_plan
 
     try:
@@ -92,9 +92,9 @@ def check(suite: str, quick: bool, overrides: tuple[str, ...], device: str | Non
             sys.exit(error.exit_code)
         raise
     if as_json:
-        _print_json({"ok": True, **runner.plan_facts(planned)})
+        _print_json({"ok": True, **plan_facts(planned)})
     else:
-        print_plan(runner.plan_facts(planned), console())
+        print_plan(plan_facts(planned), console())
 
 
 @app.command()
@@ -210,14 +210,14 @@ def _load(suite: str, quick: bool, overrides: tuple[str, ...], device: str | Non
 
 
 def _plan(suite: Suite, device: str | None) -> Planned:
-    from energybench import runner
     from energybench.folder import scratch
     from energybench.launch import Launcher
+    from energybench.planned import plan
 
     with scratch() as place:
         launcher = Launcher()
         launcher.warm()
-        return runner.plan(suite, launcher, place, device=device, download=False)
+        return plan(suite, launcher, place, device=device, download=False)
 
 
 def console(to_stderr: bool = False) -> Console:

@@ -156,7 +156,7 @@ class Plan:
             try:
                 images.parse(name)
             except ValueError as error:
-                self.problems.append(Problem("E407", str(error), workload["where"].get("data", "")))
+                self.problems.append(Problem("E407", str(error), workload["where"].get("data.augment", "")))
 
     def prepare(self, workload: dict[str, Any]) -> dict[str, Any]:
         spec = workload["data"]

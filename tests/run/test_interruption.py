@@ -26,7 +26,7 @@ from tiny_runs import (
     write_suite,
 )
 
-from energybench import runner
+from energybench import planned, runner
 from energybench.errors import UsageError
 from energybench.progress import Progress
 from energybench.record import Cell, read_folder
@@ -193,7 +193,7 @@ def _planner(folder: Path, quiet: Callable[[], Progress]) -> Callable[[str], str
     from energybench.launch import Launcher
 
     def digest(methods: str) -> str:
-        return runner.plan(load(write_suite(folder, methods)), Launcher(), folder).digest
+        return planned.plan(load(write_suite(folder, methods)), Launcher(), folder).digest
 
     return digest
 

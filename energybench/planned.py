@@ -1,0 +1,125 @@
+"""A suite handed to the child that checks it, and what comes back: everything its trials need. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from energybench.errors import CannotMeasure, Problem, UsageError, in_order
+from energybench.launch import Launcher
+from energybench.record import Cell
+from energybench.suite import Suite
+
+
+class Planned:
+    """A suite that has passed every check, with what its trials need."""
+
+    def __init__(self, suite: Suite, result: dict[str, Any], spec: dict[str, Any]) -> None:
+        self.suite, self.spec = suite, spec
+        self.workloads: dict[str, dict[str, Any]] = result["workloads"]
+        self.cells = [Cell.model_validate(cell) for cell in result["cells"]]
+        self.notes: list[str] = result["notes"]
+        self.machine: dict[str, Any] = result["machine"]
+        self.device: str = result["device"]
+        self.digest: str = result["digest"]
+
+    @property
+    def trials(self) -> int:
+        return self.suite.trials.blocks * sum(not cell.skipped for cell in self.cells)
+
+    @property
+    def witnesses(self) -> list[Cell]:
+        """One per cell whose steps are its own; twins and controls take the baseline's steps."""
+        return [cell for cell in self.cells if cell.role in ("baseline", "method") and not cell.skipped]
+
+    def expected_s(self) -> float:
+        """About how long: plain steps for every cell, a second of set-up for each process."""
+        metered = self.suite.trials.blocks * sum((c.expected_s or 0) + 1 for c in self.cells if not c.skipped)
+        return metered + sum((c.expected_s or 0) * 1.5 + 1 for c in self.witnesses)
+
+
+def spec_of(suite: Suite, place: Path, *, device: str | None, download: bool) -> dict[str, Any]:
+    """The suite as plain data for `energybench.plan`, each part with the line it was written in."""
+    workloads = [
+        {**w.settings(), "where": _places(suite, ("workload", i))} for i, w in enumerate(suite.workloads)
+    ]
+    for workload in workloads:
+        workload.pop("extends", None)
+    variants = [
+        {
+            "label": variant.label,
+            "claim": variant.claim,
+            "control": variant.control,
+            "stack": [
+                {"use": layer.use, "parameters": layer.parameters,
+                 "where": {"": suite.where(layer.loc), "use": suite.where((*layer.loc[:2], "use"))}
+                 | {k: suite.where((*layer.loc, k)) for k in layer.parameters}}
+                for layer in variant.stack
+            ],
+        }
+        for variant in suite.variants()
+    ]  # fmt: skip
+    settings = suite.digest_source()
+    return {
+        "base": str(suite.path.parent), "cache": str(place / "data"), "workloads": workloads, "variants": variants,
+        "pairs": [{"workload": w.name, "variant": v.label, "skipped": why} for w, v, why in suite.pairs()],
+        "blocks": suite.trials.blocks, "seed": suite.trials.seed, "twin": suite.trials.twin,
+        "threads": suite.trials.threads, "warmup": settings["trials"]["warmup"], "measure": settings["measure"],
+        "metric": suite.accept.quality.metric, "metric_where": suite.where(("accept", "quality", "metric")),
+        "energy_where": suite.where(("measure", "energy")), "stamp": suite.stamp, "accept": settings["accept"],
+        "carbon_where": suite.where(("measure", "carbon", "country")), "device": device, "download": download,
+    }  # fmt: skip
+
+
+def plan(
+    suite: Suite, launcher: Launcher, place: Path, *, device: str | None = None, download: bool = True
+) -> Planned:
+    """Check everything that can be checked without training, in a child. Raises UsageError with every mistake."""
+    spec = spec_of(suite, place, device=device, download=download)
+    in_path, out_path = place / "plan.in.json", place / "plan.out.json"
+    in_path.write_text(json.dumps(spec), encoding="utf-8")
+    outcome = launcher.call("energybench.plan:main", in_path, out_path)
+    if not out_path.exists():
+        hint = "a file of yours that it loads may end the process; if not, this is a bug of energybench"
+        raise UsageError(
+            Problem("E606", f"checking the suite ended early: {outcome.reason}", str(suite.path), hint)
+        )
+    result = json.loads(out_path.read_text(encoding="utf-8"))
+    if result["problems"]:
+        problems = in_order(Problem(**problem) for problem in result["problems"])
+        raise (CannotMeasure if all(p.code == "E501" for p in problems) else UsageError)(problems)
+    return Planned(suite, result, spec)
+
+
+def plan_facts(planned: Planned) -> dict[str, Any]:
+    """The plan as plain data, for `check` and its `--json`."""
+    return {
+        "suite": planned.suite.suite,
+        "path": str(planned.suite.path),
+        "stamp": planned.suite.stamp,
+        "blocks": planned.suite.trials.blocks,
+        "trials": planned.trials,
+        "witnesses": len(planned.witnesses),
+        "expected_s": planned.expected_s(),
+        "device": planned.device,
+        "notes": planned.notes,
+        "workloads": {
+            name: {"parameters": known["parameters"], "steps_per_epoch": known["steps"], "step_s": known["step_s"],
+                   "data": {key: value for key, value in known["data"].items() if key != "file"}}
+            for name, known in planned.workloads.items()
+        },
+        "cells": [
+            {"workload": c.workload, "method": c.method, "role": c.role, "skipped": c.skipped,
+             "plain_flop": c.plain_flop, "expected_s": c.expected_s, "epochs": c.epochs,
+             "methods": {s["name"]: s["path"] for s in c.stack}, "claim": c.claim.model_dump() if c.claim else None}
+            for c in planned.cells
+        ],
+        "machine": planned.machine,
+    }  # fmt: skip
+
+
+def _places(suite: Suite, loc: tuple[str | int, ...]) -> dict[str, str]:
+    """Where each table of a workload stands, for messages."""
+    keys = ("task", "model", "data", "train", "target", "train.precision", "data.augment")
+    return {"": suite.where(loc)} | {key: suite.where((*loc, *key.split("."))) for key in keys}

@@ -1,0 +1,122 @@
+"""What is found before anything trains, in the process that looks for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from energybench import machine, plan
+from energybench.flops.count import Counter
+from energybench.method import Batch
+from energybench.planned import spec_of
+from energybench.recipe import Recipe
+from energybench.suite import load
+from energybench.tracing import trace_task
+from energybench.work import Work
+from energybench.workloads import models
+from energybench.workloads.classification import Classification
+
+SUITE = """schema = 1
+suite = "tiny"
+[trials]
+blocks = 2
+warmup = "1 steps"
+[measure]
+energy = "off"
+[[workload]]
+name = "w"
+model = { use = "cnn", channels = [2, 4] }
+data = { use = "digits", batch = 16, subset = 48, test_subset = 16 }
+train = { epochs = 4, lr = 0.1 }
+"""
+
+
+def planned(folder: Path, text: str = SUITE, **changes: Any) -> dict[str, Any]:
+    file = folder / "tiny.toml"
+    file.write_text(text, encoding="utf-8")
+    spec = spec_of(load(file), folder, device="cpu", download=False) | changes
+    return plan.Plan(spec).result()
+
+
+def problems(folder: Path, text: str) -> list[tuple[str, str]]:
+    """(code, line:column) of every mistake."""
+    return [(p["code"], p["where"].rpartition("tiny.toml:")[2]) for p in planned(folder, text)["problems"]]
+
+
+def test_bf16_is_refused_with_a_hint_where_the_processor_emulates_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = SUITE.replace("lr = 0.1 }", 'lr = 0.1, precision = "bf16" }')
+    monkeypatch.setattr(plan, "native_bf16", lambda: True)
+    assert problems(tmp_path, text) == []
+    monkeypatch.setattr(plan, "native_bf16", lambda: False)
+    (found,) = planned(tmp_path, text)["problems"]
+    assert (found["code"], found["where"].rpartition("tiny.toml:")[2]) == ("E405", "12:33")
+    assert "--set workload.train.precision=fp32" in found["hint"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "native"), [("avx2 avx512f", False), ("avx512f avx512_bf16", True), ("amx_bf16", True)]
+)
+def test_a_processor_multiplies_bf16_itself_if_it_says_so(
+    flags: str, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"flags : fpu {flags}\n")
+    assert machine.native_bf16() is native
+
+
+def test_mistakes_of_models_data_and_metrics_are_told_together_each_with_its_line(tmp_path: Path) -> None:
+    text = SUITE.replace("channels", "chanels").replace(
+        "test_subset = 16 }", 'test_subset = 16, augment = ["flop"] }'
+    )
+    text += '[[workload]]\nname = "x"\nextends = "w"\nmodel = { use = "mlp" }\ndata = { use = "digitz", batch = 4 }\n'
+    assert sorted(problems(tmp_path, text)) == [
+        ("E401", "10:1"), ("E402", "17:1"), ("E407", "11:69"), ("E407", "11:69"),
+    ]  # fmt: skip
+
+
+def test_a_metric_that_the_task_does_not_report_is_found_before_training(tmp_path: Path) -> None:
+    text = SUITE + 'target = { metric = "auc", at_least = 0.5 }\n'
+    assert problems(tmp_path, text) == [("E406", "13:1")]
+
+
+def test_energy_that_is_required_and_cannot_be_measured_is_refused(tmp_path: Path) -> None:
+    assert problems(tmp_path, SUITE.replace('"off"', '"require"')) == [("E501", "7:1")]
+
+
+def test_a_control_keeps_the_epochs_that_its_method_keeps_block_by_block(tmp_path: Path) -> None:
+    text = SUITE + '[[method]]\nuse = "gradsamp"\nskip = "every:2"\n[[method]]\nuse = "ssprop"\n'
+    cells = {cell["method"]: cell for cell in planned(tmp_path, text)["cells"]}
+    assert set(cells) == {"baseline", "twin", "gradsamp", "gradsamp matched", "ssprop"}
+    assert cells["gradsamp matched"]["epochs"] == [2, 2]  # of 4 epochs, the second and fourth are skipped
+    assert cells["gradsamp matched"]["of"] == "gradsamp"
+
+
+def test_a_workload_whose_every_method_is_skipped_is_not_run_at_all(tmp_path: Path) -> None:
+    text = SUITE + '[[method]]\nuse = "ssprop"\n[[skip]]\nworkload = "w"\nbecause = "no time"\n'
+    assert {cell["skipped"] for cell in planned(tmp_path, text)["cells"]} == {"no time"}
+
+
+def test_the_run_digest_depends_on_settings_and_not_on_the_folder(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    assert planned(one)["digest"] == planned(two)["digest"]
+    assert planned(one)["digest"] != planned(two, SUITE.replace("lr = 0.1", "lr = 0.2"))["digest"]
+
+
+@pytest.mark.parametrize("use", sorted(models.OWN))
+def test_on_plain_training_the_ledger_equals_the_counter_for_every_shipped_model(use: str) -> None:
+    torch.manual_seed(0)
+    model = models.build(use, (3, 16, 16), 10, {"layers": 2} if use == "vit_tiny" else {})
+    batch = Batch(torch.randn(4, 3, 16, 16), torch.arange(4), torch.arange(4))
+    recipe = Recipe(epochs=1, batch=4)
+    lines = trace_task(Classification(), model, recipe, batch, torch.device("cpu"))
+    with Counter() as counter:
+        nn.functional.cross_entropy(model(batch.inputs), batch.targets).backward()
+    assert Work(lines, 1, 4).flop == pytest.approx(counter.total, rel=1e-3)
+    assert counter.total > 0
