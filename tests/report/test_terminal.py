@@ -103,6 +103,7 @@ def test_the_headline_comes_first_and_modelled_energy_is_named_on_the_first_scre
 
 def test_without_colour_the_words_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")  # a dumb terminal is always 80 wide to rich
     out = io.StringIO()
     render(example(), Console(file=out, width=100, force_terminal=True))
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", out.getvalue())
