@@ -1,4 +1,4 @@
-"""Who may import whom: design.md's table, held by reading every import statement."""
+"""Who may import whom: a table, held by reading every import statement."""
 
 from __future__ import annotations
 
