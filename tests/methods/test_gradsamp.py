@@ -53,7 +53,7 @@ def test_of_200_epochs_the_periodic_rules_skip_the_literal_ones(skip, expected):
 
 
 def test_the_papers_own_periodic_counts_come_from_a_later_start():
-    """The paper's Table 2: Pe = 5 and 10 keep 167 and 183 only from an epoch in 36..40, DP 190 and 195 from 151..155."""
+    """The paper's Table 2: Pe = 5 and 10 keep 167 and 183 only from epoch 36..40, DP 190 and 195 from 151..155."""
     for skip, kept in (("every:5", 167), ("every:10", 183)):
         assert method(skip=skip, start_epoch=40).kept_epochs(planned(200)) == kept
     for skip, kept in (("late-every:5", 190), ("late-every:10", 195)):
