@@ -200,5 +200,7 @@ def partial(summary: Summary, console: Console) -> None:
             continue
         _say(console, workload.name, "bold")
         so_far = tuple(_text(f"{row.n} of {summary.blocks}") for row in rows)
-        columns = [c for c in _columns(workload, rows) if c.title.startswith("measured") or c.title.endswith("Δ")]
+        columns = [
+            c for c in _columns(workload, rows) if c.title.startswith("measured") or c.title.endswith("Δ")
+        ]
         _show(console, [row.method for row in rows], [*columns, Column("blocks", so_far)])
