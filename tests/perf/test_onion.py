@@ -20,7 +20,10 @@ from energybench.workloads.data import Data, Resident
 pytestmark = pytest.mark.perf
 
 BATCH, STEPS, EPOCHS, REPEATS = 16, 32, 4, 15
-LIMIT_S = 100e-6  # 1 % of a step of 10 ms
+# A step of 10 ms is 37 of the bare steps below where one takes 270 µs (two quiet cores of an AMD EPYC). The limit is
+# 1 % of that, in bare steps: a ratio, because a machine that others use slows both sides alike, by up to 2.5×.
+BARE_STEPS_IN_10_MS = 37
+LIMIT = 0.01 * BARE_STEPS_IN_10_MS
 TRAIN = {
     "epochs": EPOCHS,
     "optimizer": "sgd",
@@ -115,21 +118,22 @@ def test_the_onion_costs_under_one_percent_of_a_ten_millisecond_step(benchmark: 
             benchmark.extra_info["attempts"] = attempt
             middle = {name: statistics.median(values) for name, values in found.items()}
             overhead = {name: middle[name] - middle["bare"] for name in ("run", "nothing")}
-            if max(overhead.values()) < LIMIT_S:
+            if max(overhead.values()) < LIMIT * middle["bare"]:
                 break
         benchmark.extra_info |= {
             "bare_step_us": 1e6 * middle["bare"],
             "run_overhead_us": 1e6 * overhead["run"],
             "nothing_overhead_us": 1e6 * overhead["nothing"],
             "ratio_to_bare": middle["nothing"] / middle["bare"],
+            "share_of_a_10_ms_step": overhead["nothing"] / middle["bare"] / BARE_STEPS_IN_10_MS,
             "repeats": REPEATS,
         }
         benchmark.pedantic(lambda: layered(["nothing"]), rounds=3)
     finally:
         torch.set_num_threads(threads)
     print(benchmark.extra_info)
-    assert overhead["run"] < LIMIT_S
-    assert overhead["nothing"] < LIMIT_S
+    assert overhead["run"] / middle["bare"] < LIMIT
+    assert overhead["nothing"] / middle["bare"] < LIMIT
 
 
 def test_the_hand_written_loop_does_the_same_steps() -> None:

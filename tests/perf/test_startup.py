@@ -15,6 +15,9 @@ pytestmark = pytest.mark.perf
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S, REPEATS = 0.150, 11
+# 150 ms is 13.6 starts of a bare interpreter where one takes 11 ms (two quiet cores of an AMD EPYC). A machine that others
+# use slows both alike, so a slower one is held to the ratio.
+LIMIT_IN_BARE_STARTS = 13.6
 COMMANDS = {
     "nothing": ["-c", "pass"],
     "help": ["-m", "energybench", "--help"],
@@ -38,7 +41,8 @@ def test_help_and_list_answer_within_150_ms(benchmark: Any) -> None:
     for attempt in (1, 2, 3):  # a machine that others use is noisy: look again
         middle = interleaved()
         benchmark.extra_info["attempts"] = attempt
-        if max(middle.values()) < LIMIT_S:
+        limit_s = max(LIMIT_S, LIMIT_IN_BARE_STARTS * middle["nothing"])
+        if max(middle.values()) < limit_s:
             break
     benchmark.extra_info |= {f"{name}_ms": 1e3 * seconds for name, seconds in middle.items()}
     benchmark.extra_info |= {f"{name}_ratio": middle[name] / middle["nothing"] for name in ("help", "list")}
@@ -46,5 +50,5 @@ def test_help_and_list_answer_within_150_ms(benchmark: Any) -> None:
     benchmark.pedantic(subprocess.run, args=([sys.executable, "-m", "energybench", "--help"],),
                        kwargs={"cwd": ROOT, "stdout": subprocess.DEVNULL}, rounds=3)  # fmt: skip
     print(benchmark.extra_info)
-    assert middle["help"] < LIMIT_S
-    assert middle["list"] < LIMIT_S
+    assert middle["help"] < limit_s
+    assert middle["list"] < limit_s
