@@ -15,8 +15,8 @@ pytestmark = pytest.mark.perf
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S, REPEATS = 0.150, 11
-# 150 ms is 13.6 starts of a bare interpreter where one takes 11 ms (two quiet cores of an AMD EPYC). A machine that others
-# use slows both alike, so a slower one is held to the ratio.
+# 150 ms is 13.6 starts of a bare interpreter where one takes 11 ms (two quiet cores of an AMD EPYC). A machine that
+# others use slows both alike, so a slower one is held to the ratio.
 LIMIT_IN_BARE_STARTS = 13.6
 COMMANDS = {
     "nothing": ["-c", "pass"],
