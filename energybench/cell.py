@@ -1,6 +1,7 @@
 """One trial: the only place where training meets metering. Runs in a process of its own; IN.json in, OUT.json out.
 
-    set up → warm up (a Run and methods of its own) → meter exactly the training → evaluate, outside → finish
+    set up → cool down → warm up (a Run and methods of its own) → idle → meter exactly the training → idle
+           → evaluate, outside → finish
 
 Also the witness: the same run, unmetered, under the FLOP counter.
 """
@@ -15,8 +16,8 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,19 @@ import torch
 
 from energybench import discovery
 from energybench.loop import Diverged, Run
-from energybench.meter import Meter, Window
+from energybench.meter.sensors import open_meters
+from energybench.meter.window import Window, refuse_short
 from energybench.method import Method, Task, parameters
+from energybench.phases import Phases, gpu_facts, keep_trace
 from energybench.recipe import Recipe
-from energybench.record import Energy, Estimate, Flag, Reading, Target, Trial, Witness, write_json
+from energybench.record import Estimate, Flag, Target, Trial, Witness, write_json
 from energybench.seeds import stable_seed
+from energybench.warmup import warm_up
 from energybench.witness import WitnessLayer
 from energybench.work import Line, Work
 from energybench.workloads import datasets, models
 from energybench.workloads.data import Data
 
-FEWEST_TICKS = 50  # of an energy counter in a window that may get a verdict
 WITNESS_STEPS = 48  # counted steps per cell; every epoch contributes
 
 
@@ -58,19 +61,22 @@ def main(in_path: str, out_path: str) -> None:
 
 def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
     """Fill `record` step by step, so that a failure keeps what was known before it."""
-    phases: dict[str, Reading] = record.setdefault("phases", {})
-    device = torch.device(spec["device"])
-    synchronise = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
-    record["device"] = device_name(device)
+    device, measure = torch.device(spec["device"]), spec["measure"]
+    synchronise = partial(wait_for_devices, device)
+    phases = Phases(record.setdefault("phases", {}), synchronise)
+    record["device"] = spec["device_name"]
+    meters = open_meters(
+        measure, spec["device_name"]
+    )  # first, so that they see who is on the card before we are
     record["environment"] = {"threads": torch.get_num_threads(), "torch": torch.__version__,
-                             "load_average": os.getloadavg()[0]}  # fmt: skip
-    with _phase(phases, "setup", synchronise):
+                             "load_average": os.getloadavg()[0], "gpus": gpu_facts(meters)}  # fmt: skip
+    with phases.phase("setup"):
         train, test = datasets.open_data(spec["data"], spec["workload"]["data"], device)
-    with _phase(phases, "warmup", synchronise):
-        warm_up(build(spec, train, device), spec["warmup"])
-    with _phase(phases, "build", synchronise):
+    record["flags"] = phases.cool_down(meters, measure["below_c"], measure["cooldown_s"])
+    with phases.phase("warmup"):
+        record["warmup"] = warm_up(build(spec, train, device), spec["warmup"], synchronise)
+    with phases.phase("build"):
         run = build(spec, train, device)
-        meters = open_meters(spec, device)
     record |= {"epochs": run.epochs, "samples": len(train)}
     record["settings"] = {
         "workload": spec["workload"],
@@ -78,38 +84,36 @@ def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
     }
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    phases.idle("idle_before", meters, measure["tick_s"])
 
     window = Window(meters, synchronise)
-    goal = _Goal(spec["workload"].get("target"), window, test, phases, synchronise)
+    goal = _Goal(spec["workload"].get("target"), window, test, phases)
     window.start()
     try:
         run.train(goal.after_epoch)
     finally:
         with contextlib.suppress(Exception):  # a device that failed cannot be synchronised either
             window.stop()
-            phases["train"] = window.reading()
+            phases.readings["train"] = refuse_short(window.reading())
         record |= {"curve": run.curve, "passes": run.tally.passes(), "steps": run.tally.steps,
                    "data_wait_s": run.tally.data_wait_ns / 1e9, "target": goal.target}  # fmt: skip
         for point in run.curve:
             point["loss"] = (
                 point["loss"] if point["loss"] is not None and abs(point["loss"]) < 1e300 else None
             )
-    with _phase(phases, "evaluate", synchronise):
+    phases.idle("idle_after", meters, measure["tick_s"])
+    record["trace"] = keep_trace(window, spec.get("trace"))
+    with phases.phase("evaluate"):
         record["quality"] = {key: value for key, value in run.evaluate(test).items() if abs(value) < 1e300}
     record["memory_resident_b"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         record["memory_device_b"] = torch.cuda.max_memory_allocated(device)
     record["estimate"] = estimate(spec, run)
     record["diagnostics"] = {m.name: finite({**m.diagnostics(), **_explained(m)}) for m in run.methods}
-    record["flags"] = [Flag(code="inert", detail=m.name) for m in run.methods if m.acted is False]
-    record["flags"] += short_windows(phases["train"])
-    if lost := next(
-        (e for e in phases["train"].energy if e.energy_j is None and e.source != "unavailable"), None
-    ):
-        record["status"], record["reason"] = (
-            "invalid",
-            f"sensor lost: {lost.source} {lost.device}: {lost.reason}",
-        )
+    record["flags"] += [Flag(code="inert", detail=m.name) for m in run.methods if m.acted is False]
+    if lost := next((e for e in phases.readings["train"].energy if e.lost), None):
+        record["status"] = "invalid"
+        record["reason"] = f"sensor lost: {lost.source} {lost.device}: {lost.reason}"
     if dead := run.dead_layers():
         record["status"], record["reason"] = "invalid", f"dead layer: {', '.join(dead)} was never entered"
         record["flags"].append(Flag(code="dead_layer", detail=", ".join(dead)))
@@ -167,39 +171,13 @@ def build_stack(stack: list[dict[str, Any]]) -> list[Method]:
     return methods
 
 
-def warm_up(run: Run, amount: dict[str, Any]) -> None:
-    """Real steps that nobody bills, spread over the schedule so that every kind of step has run once."""
-    places = sorted({1, min(2, run.epochs), run.epochs // 2 + 1, run.epochs})
-    steps, deadline = 0, time.perf_counter() + (amount["count"] if amount["unit"] == "s" else 0)
-    while True:
-        run.epoch_number = places[steps % len(places)]
-        for batch in run.batches(run.data):
-            done = steps >= amount["count"] if amount["unit"] == "steps" else time.perf_counter() >= deadline
-            if done:
-                return
-            run.step_in_epoch = 0
-            run.step(batch)
-            steps += 1
-            run.epoch_number = places[steps % len(places)]
-
-
-def open_meters(spec: dict[str, Any], device: torch.device) -> list[Meter]:
-    """The device's own counter, or codecarbon's model where the suite wants energy and there is no sensor."""
-    measure = spec["measure"]
-    if measure["energy"] == "off":
-        return []
+def wait_for_devices(device: torch.device) -> None:
+    """Wait for every card that this process uses: a model may have spread over several."""
     if device.type == "cuda":
-        from energybench.meter.nvml import NvmlCounter
-
-        try:
-            return [NvmlCounter([device_name(device)])]
-        except RuntimeError as error:
-            return [_Missing(str(error))]
-    if measure.get("model"):
-        from energybench.meter.carbon import CodecarbonModel
-
-        return [CodecarbonModel(measure["model"])]
-    return []
+        torch.cuda.synchronize(device)
+        for number in range(torch.cuda.device_count()):
+            if torch.cuda.memory_reserved(number):  # one that is not used stays without a context
+                torch.cuda.synchronize(number)
 
 
 def estimate(spec: dict[str, Any], run: Run) -> Estimate | None:
@@ -229,16 +207,6 @@ def _explained(method: Method) -> dict[str, str]:
     return {"gap_because": method.gap_because} if method.gap_because else {}
 
 
-def short_windows(reading: Reading) -> list[Flag]:
-    """A counter that moves in ticks is read to one tick at the end: under 50 ticks that is over 2 % of the window."""
-    ticks = {e.device: e.detail["tick_s"] for e in reading.energy if e.detail.get("tick_s")}
-    return [
-        Flag(code="window_short", detail=f"{device}: {reading.wall_s:.2f} s at a tick of {tick_s:.3f} s")
-        for device, tick_s in ticks.items()
-        if reading.wall_s < FEWEST_TICKS * tick_s
-    ]
-
-
 def finite(value: Any) -> Any:
     """`value` for a record: what is no finite number is null. Raises TypeError for what JSON does not have."""
     if isinstance(value, dict):
@@ -255,50 +223,23 @@ def finite(value: Any) -> Any:
 class _Goal:
     """The workload's target: evaluated after each epoch, outside the window, until it is reached."""
 
-    def __init__(self, target: dict[str, Any] | None, window: Window, test: Data, phases: dict[str, Reading],
-                 synchronise: Any) -> None:  # fmt: skip
+    def __init__(self, target: dict[str, Any] | None, window: Window, test: Data, phases: Phases) -> None:
         self.target = Target(**target) if target else None
-        self._window, self._test, self._phases, self._synchronise = window, test, phases, synchronise
+        self._window, self._test, self._phases = window, test, phases
 
     def after_epoch(self, run: Run) -> None:
         if self.target is None or self.target.epoch is not None:
             return
         self._window.stop()
-        with _phase(self._phases, "evaluate", self._synchronise):
+        with self._phases.phase("evaluate"):
             quality = run.evaluate(self._test)
-        reading = self._window.reading()
+        reading = refuse_short(self._window.reading())
         run.curve[-1] |= {self.target.metric: quality[self.target.metric], "wall_s": reading.wall_s}
         if quality[self.target.metric] >= self.target.at_least:
             self.target = self.target.model_copy(
                 update={"epoch": run.epoch_number, "wall_s": reading.wall_s, "energy": reading.energy}
             )
         self._window.start()
-
-
-class _Missing:
-    """A sensor that should be there and is not: every window says why."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-
-    def start(self) -> None: ...
-
-    def stop(self) -> list[Energy]:
-        return [Energy(source="unavailable", scope="gpu", reason=self.reason)]
-
-
-@contextlib.contextmanager
-def _phase(phases: dict[str, Reading], name: str, synchronise: Any) -> Iterator[None]:
-    window = Window([], synchronise)
-    window.start()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(Exception):
-            window.stop()
-            now, before = window.reading(), phases.get(name)
-            wall_s, cpu_s = (before.wall_s, before.cpu_s or 0.0) if before else (0.0, 0.0)
-            phases[name] = Reading(wall_s=wall_s + now.wall_s, cpu_s=cpu_s + (now.cpu_s or 0.0))
 
 
 def device_name(device: torch.device) -> str:

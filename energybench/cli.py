@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from energybench.errors import EXIT_INTERRUPTED, EnergybenchError, in_order, nearest
+from energybench.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, EnergybenchError, in_order, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -159,17 +159,36 @@ def new_method(name: str) -> None:
 
 
 @app.command()
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Also train the same thing again and again: how well this machine repeats itself, and the smallest "
+    "saving that it can show.",
+)
+@click.option(
+    "--seconds", type=click.FloatRange(min=1), metavar="N", help="How long to calibrate, about; default: 30."
+)
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
-def doctor(as_json: bool) -> None:
+def doctor(calibrate: bool, seconds: float | None, as_json: bool) -> None:  # fmt: skip
     """What this machine can measure, what it cannot, and what would change that."""
-    from energybench.doctor import examine
-    from energybench.show import print_doctor
+    from energybench import doctor
+    from energybench.show import print_doctor, waiting
+    from energybench.units import format_seconds
 
-    facts = examine()
+    facts = doctor.examine()
+    calibrate = calibrate or seconds is not None
+    if calibrate:
+        seconds = seconds or doctor.CALIBRATE_S
+        about = format_seconds(doctor.expected_s(facts, seconds), 2)
+        with waiting(console(to_stderr=True), f"calibrating, about {about}") as tick:
+            facts = doctor.calibrate(facts, seconds, tick)
     if as_json:
         _print_json(facts)
     else:
         print_doctor(facts, console())
+    if calibrate and facts["calibration"] is None:
+        click.echo(f"error[E504]: {facts['calibration_reason']}", err=True)
+        sys.exit(EXIT_TRIALS_FAILED)
 
 
 @app.command()

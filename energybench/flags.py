@@ -11,11 +11,11 @@ says by which. A code that this list does not know (a newer record) is marked an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from energybench.record import Flag, Passes, RunFile, Trial, Witness
+from energybench.record import Flag, Passes, Reading, RunFile, Trial, Witness
 from energybench.stats import FEWEST_BLOCKS, Paired
 
 Severity = Literal["invalid", "struck", "marked"]
@@ -24,7 +24,15 @@ Scope = Literal["trial", "cell", "workload", "run"]
 LEDGER_TOLERANCE = 0.001  # plain ledger against counter
 DATA_WAIT_LIMIT = 0.05  # of the window
 CPU_SHARE = 0.9  # CPU seconds that an undisturbed CPU trial gets per second
-UNAVAILABLE = "unavailable"  # the source of a sensor that was never there; any other that is null was lost
+STEAL_LIMIT = 0.01  # CPU seconds that the host took away, per second of the window
+THROTTLE_LIMIT = 0.01  # of the window
+CHANNELS_APART, CHANNELS_CONTRADICT = 0.05, 0.15  # counter against power integral
+FEWEST_TICKS = 50  # of a sensor, in a window that may get a verdict
+ALIASING_PERIODS_S = (0.05, 0.1, 0.15)  # of power sensors that look at a part of the time only
+ALIASING_WITHIN = 0.1  # of such a period
+OVERHEAD_LIMIT = 0.01  # of one core, by the reader in the background
+MISSED_LIMIT = 0.1  # of its reads
+WARMER_C = 5.0  # between two trials that are compared
 EPOCH_TOLERANCE = 0.5  # epochs between a method and its control: a control trains whole epochs
 
 
@@ -64,10 +72,36 @@ REGISTRY: tuple[Kind, ...] = (
          "On plain training the ledger and the independent counter differ by more than 0.1 %."),
     Kind("data_wait", "marked", "trial", "check_trial",
          "More than 5 % of the time was spent waiting for data: the model was not what was measured."),
-    Kind("window_short", "struck", "trial", IN_TRIAL,
-         "The window is shorter than 50 ticks of the energy counter, so its ends weigh too much."),
+    Kind("channels_contradict", "invalid", "trial", "check_trial",
+         "The card's energy counter and its integrated power lie over 15 % apart: one of them is wrong."),
+    Kind("channels_apart", "marked", "trial", "check_trial",
+         "The card's energy counter and its integrated power lie over 5 % apart."),
+    Kind("mig", "struck", "trial", "check_trial",
+         "The card is sliced (MIG): its sensors see the whole card, whoever else uses it."),
+    Kind("mps", "struck", "trial", "check_trial",
+         "Processes share the card's context (MPS): its energy is not one process's."),
+    Kind("foreign_process", "struck", "trial", "check_trial",
+         "Another process was on the card: its energy is in the figure."),
+    Kind("unlike", "struck", "cell", "check_pair",
+         "The two sides did not run alike: their joules and seconds cannot be compared."),
+    Kind("window_short", "struck", "trial", "check_trial",
+         "The window is shorter than 50 ticks of the energy sensor, so its ends weigh too much."),
+    Kind("sensor_error", "struck", "cell", "check_cell",
+         "The sensor's own error budget is wider than the noise that the suite accepts: no verdict."),
+    Kind("throttled", "marked", "trial", "check_trial",
+         "The card held its clocks back: the same work took longer and drew less."),
+    Kind("temperature", "marked", "trial", "check_pair",
+         "The card did not start as cool as it should: a hot card draws more for the same work."),
+    Kind("aliasing", "marked", "trial", "check_trial",
+         "A step takes about as long as the power sensor's own period, which may see always the same part of it."),
+    Kind("reads_missed", "marked", "trial", "check_trial",
+         "Over 10 % of the sensor reads in the background failed."),
+    Kind("harness_overhead", "marked", "trial", "check_trial",
+         "Reading the sensors took over 1 % of a core: the harness is part of what was measured."),
+    Kind("not_settled", "marked", "trial", "check_trial",
+         "The time of a step had not settled when the warm-up ended."),
     Kind("host_contention", "marked", "trial", "check_trial",
-         "Other work on this machine took the processor away."),
+         "Other work on this machine or its host took the processor away."),
     Kind("control_differs", "marked", "cell", "check_cell",
          "The control did not train the epochs that the method kept, so they are not at one budget."),
     Kind("quick", "marked", "run", "check_run",
@@ -109,14 +143,101 @@ def check_trial(trial: Trial) -> list[Flag]:
     if window is None or window.wall_s <= 0:
         return found
     for energy in window.energy:
-        if energy.energy_j is None and energy.source != UNAVAILABLE:
+        if energy.lost:
             raise_("sensor_lost", f"{energy.source} {energy.scope}: {energy.reason or 'no reason given'}")
+    for code, detail in [
+        *_sensor_problems(trial, window),
+        *_card_problems(window),
+        *_harness_problems(trial, window),
+    ]:
+        raise_(code, detail)
     if waited > DATA_WAIT_LIMIT * window.wall_s:
         raise_("data_wait", f"{_percent(waited / window.wall_s)} of the window")
     if trial.device == "cpu" and window.cpu_s is not None:
         share = (window.cpu_s + waited) / window.wall_s  # one thread alone, never held up, reaches 1
         if share < CPU_SHARE:
             raise_("host_contention", f"{share:.2f} CPU seconds per second")
+    if window.steal_s is not None and window.steal_s > STEAL_LIMIT * window.wall_s:
+        raise_("host_contention", f"the host took {_percent(window.steal_s / window.wall_s)} of a core away")
+    return found
+
+
+Found = Iterator[tuple[str, str]]  # code, detail
+
+
+def _sensor_problems(trial: Trial, window: Reading) -> Found:
+    """Short windows, aliasing, and two channels of one card that disagree."""
+    piece_s = window.wall_s / max(1, window.pieces)
+    measured = [energy for energy in window.energy if energy.measured]
+    for energy in measured:
+        ticks = energy.detail.get("tick_s", energy.detail.get("period_s"))
+        tick_s = max(ticks) if isinstance(ticks, list) else ticks
+        if tick_s and piece_s < FEWEST_TICKS * tick_s:
+            yield "window_short", f"{energy.source}: {piece_s:.2f} s at a tick of {tick_s:.3f} s"
+    on_cards = [energy for energy in measured if energy.source in ("gpu_counter", "gpu_power_integral")]
+    step_s = window.wall_s / trial.steps if trial.steps else 0.0
+    period_s = min(ALIASING_PERIODS_S, key=lambda period: abs(step_s / period - 1))
+    if on_cards and abs(step_s / period_s - 1) <= ALIASING_WITHIN:
+        yield "aliasing", f"{1e3 * step_s:.1f} ms a step, {1e3 * period_s:.0f} ms a period"
+    for counter in on_cards:
+        for integral in on_cards:
+            pair = (counter.source, integral.source) == ("gpu_counter", "gpu_power_integral")
+            if (
+                pair
+                and counter.device == integral.device
+                and counter.energy_j
+                and integral.energy_j is not None
+            ):
+                apart = abs(integral.energy_j / counter.energy_j - 1)
+                code = "channels_contradict" if apart > CHANNELS_CONTRADICT else "channels_apart"
+                if apart > CHANNELS_APART:
+                    yield code, f"{counter.device}: {_percent(apart)}"
+
+
+def _card_problems(window: Reading) -> Found:
+    for uuid, card in window.cards.items():
+        if card.mig:
+            yield "mig", uuid
+        if card.mps:
+            yield "mps", uuid
+        if card.foreign_pids:
+            yield "foreign_process", f"{uuid}: process {', '.join(map(str, card.foreign_pids))}"
+        for reason, seconds in card.throttled_s.items():
+            if seconds > THROTTLE_LIMIT * window.wall_s:
+                yield "throttled", f"{uuid}: {reason}, {_percent(seconds / window.wall_s)} of the window"
+
+
+def _harness_problems(trial: Trial, window: Reading) -> Found:
+    sampler = window.sampler
+    if sampler and sampler.cpu_s > OVERHEAD_LIMIT * window.wall_s:
+        yield "harness_overhead", f"{_percent(sampler.cpu_s / window.wall_s)} of a core"
+    if sampler and sampler.missed > MISSED_LIMIT * sampler.samples:
+        yield "reads_missed", f"{sampler.missed} of {sampler.samples}"
+    if trial.warmup and trial.warmup.settled is False:
+        yield "not_settled", f"after {trial.warmup.steps} steps"
+
+
+def check_pair(ours: Trial, plain: Trial) -> list[Flag]:
+    """What must be alike on both sides: the card's driver and limits, torch, threads, and how warm they began."""
+    found: list[Flag] = []
+
+    def differs(what: str, a: Any, b: Any) -> None:
+        if a is not None and b is not None and a != b:
+            found.append(Flag(code="unlike", detail=f"{what}: {a} against {b}"))
+
+    for key in ("torch", "threads"):
+        differs(key, ours.environment.get(key), plain.environment.get(key))
+    cards, others = (t.environment.get("gpus") or {} for t in (ours, plain))
+    for uuid in [uuid for uuid in cards if uuid in others]:
+        for key in ("driver", "power_limit_w", "ecc", "name"):
+            differs(f"{uuid} {key}", cards[uuid].get(key), others[uuid].get(key))
+    if ours.train and plain.train:
+        for uuid, card in ours.train.cards.items():
+            other = plain.train.cards.get(uuid)
+            heat = [c.temperature_start_c for c in (card, other) if c and c.temperature_start_c is not None]
+            if len(heat) == 2 and abs(heat[0] - heat[1]) > WARMER_C:
+                detail = f"{uuid}: {heat[0]:.0f} °C against plain training's {heat[1]:.0f} °C"
+                found.append(Flag(code="temperature", detail=detail))
     return found
 
 
@@ -177,6 +298,8 @@ def check_cell(
     estimate_gap: float | None = None,
     epochs_kept: float | None = None,
     epochs_control: float | None = None,
+    sensor_error_rel: float | None = None,
+    noise: float | None = None,
 ) -> list[Flag]:
     """What shows only when a cell's trials lie side by side. Figures are savings; `blocks` were paired."""
     found: list[Flag] = []
@@ -191,6 +314,8 @@ def check_cell(
             found.append(Flag(code="estimate_gap", detail=f"{100 * gap:.1f} pp apart{_gap_because(trials)}"))
     if blocks < FEWEST_BLOCKS:
         found.append(Flag(code="too_few_blocks", detail=f"{blocks} block{'s' * (blocks != 1)}"))
+    if sensor_error_rel is not None and noise is not None and sensor_error_rel > noise:
+        found.append(Flag(code="sensor_error", detail=f"±{_percent(sensor_error_rel)}"))
     if epochs_kept is not None and epochs_control is not None:
         apart = abs(epochs_kept - epochs_control)
         if apart > EPOCH_TOLERANCE:

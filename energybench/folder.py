@@ -42,6 +42,10 @@ class Folder:
         return self.path / "records"
 
     @property
+    def traces(self) -> Path:
+        return self.path / "traces"
+
+    @property
     def witnesses(self) -> Path:
         return self.path / "witness"
 

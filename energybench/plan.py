@@ -20,11 +20,11 @@ import torch
 from torch import nn
 
 from energybench import __version__, cell, discovery
-from energybench.errors import EnergybenchError, Problem
+from energybench.errors import EnergybenchError, Problem, nearest
 from energybench.loop import Run
 from energybench.machine import cpu_name, native_bf16
+from energybench.meter import sensors, survey
 from energybench.meter.carbon import intensity, model_parameters
-from energybench.meter.nvml import NvmlCounter
 from energybench.method import Method, Task, check_stack, parameters
 from energybench.recipe import Recipe
 from energybench.record import Cell, Claim
@@ -69,6 +69,7 @@ class Plan:
             "problems": [problem.as_dict() for problem in self.problems],
             "notes": self.notes,
             "device": str(self.device),
+            "device_name": cell.device_name(self.device),
             "workloads": workloads,
             "cells": [c.model_dump(mode="json") for c in cells],
             "machine": machine,
@@ -273,26 +274,22 @@ class Plan:
 
     def energy(self) -> dict[str, Any]:
         """What this machine can say about energy, and the carbon intensity that the suite asks for."""
-        measure, facts = self.spec["measure"], dict[str, Any]()
+        measure = self.spec["measure"]
         if measure["energy"] == "off":
-            return facts
-        if self.device.type == "cuda":
-            try:
-                NvmlCounter([cell.device_name(self.device)])
-            except RuntimeError as error:
-                facts["energy_reason"] = str(error)
-        else:
-            facts["energy_reason"] = "no energy sensor of a CPU is read yet"
+            return {}
+        for name in measure["meters"]:
+            if name not in sensors.offered():
+                hint = nearest(name, sensors.offered()) or "install the package that offers it"
+                message = f"no installed package offers the meter '{name}'"
+                self.problems.append(Problem("E503", message, self.spec["meters_where"], hint))
+        facts = survey.sensors(measure, cell.device_name(self.device))
+        if not facts["measured"]:
             facts["energy_model"] = model_parameters()
-        if measure["energy"] == "require" and "energy_reason" in facts:
-            self.problems.append(
-                Problem(
-                    "E501",
-                    f"this machine cannot measure energy: {facts['energy_reason']}",
-                    self.spec["energy_where"],
-                    'energybench doctor says what it has; or: energy = "if available"',
-                )
-            )
+        if measure["energy"] == "require" and not facts["measured"]:
+            why = "; ".join(facts["missing"].values())
+            hint = 'energybench doctor says what it has; or: energy = "if available"'
+            message = f"this machine cannot measure energy: {why}"
+            self.problems.append(Problem("E501", message, self.spec["energy_where"], hint))
         if measure.get("carbon"):
             try:
                 facts["carbon"] = intensity(measure["carbon"]["country"]) | {"pue": measure["carbon"]["pue"]}

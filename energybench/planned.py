@@ -11,6 +11,8 @@ from energybench.launch import Launcher
 from energybench.record import Cell
 from energybench.suite import Suite
 
+WARMER_C = 10.0  # than at the start of the run, a card may be when a trial begins
+
 
 class Planned:
     """A suite that has passed every check, with what its trials need."""
@@ -21,8 +23,23 @@ class Planned:
         self.cells = [Cell.model_validate(cell) for cell in result["cells"]]
         self.notes: list[str] = result["notes"]
         self.machine: dict[str, Any] = result["machine"]
-        self.device: str = result["device"]
+        self.device: str = result["device"]  # as torch names it
+        self.device_name: str = result["device_name"]  # "cpu", or the card's UUID
         self.digest: str = result["digest"]
+
+    @property
+    def measure(self) -> dict[str, Any]:
+        """The suite's [measure] with what a trial must know of this machine's sensors."""
+        cards, cooldown = self.machine.get("gpus", []), self.spec["cooldown"]
+        ticks = [card["tick"]["seconds"] for card in cards if card.get("tick")]
+        starts = {
+            card["uuid"]: card["temperature_c"] for card in cards if card.get("temperature_c") is not None
+        }
+        return self.spec["measure"] | {
+            "model": self.machine.get("energy_model"), "tick_s": max(ticks, default=0.0),
+            "below_c": {uuid: cooldown["below_c"] or heat + WARMER_C for uuid, heat in starts.items()},
+            "cooldown_s": cooldown["longest"],
+        }  # fmt: skip
 
     @property
     def trials(self) -> int:
@@ -68,6 +85,7 @@ def spec_of(suite: Suite, place: Path, *, device: str | None, download: bool) ->
         "threads": suite.trials.threads, "warmup": settings["trials"]["warmup"], "measure": settings["measure"],
         "metric": suite.accept.quality.metric, "metric_where": suite.where(("accept", "quality", "metric")),
         "energy_where": suite.where(("measure", "energy")), "stamp": suite.stamp, "accept": settings["accept"],
+        "meters_where": suite.where(("measure", "meters")), "cooldown": settings["trials"]["cooldown"],
         "carbon_where": suite.where(("measure", "carbon", "country")), "device": device, "download": download,
     }  # fmt: skip
 

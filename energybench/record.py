@@ -36,18 +36,54 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 class Energy(Model):
-    """One sensor's figure for one window. `source` is one of MEASURED_SOURCES or `model(...)`."""
+    """One sensor's figure for one window.
+
+    source: one of MEASURED_SOURCES; `meter(NAME)` of another package; `model(...)` or `replay(...)`, which are no
+            measurement; "unavailable" for a sensor that was never there
+    """
 
     source: str
     scope: str  # gpu | cpu | dram | machine
     device: str = ""
     energy_j: float | None = None
+    error_j: float | None = (
+        None  # budget of what the sensor may have missed or added; the truth lies within ±
+    )
     reason: str | None = None  # why energy_j is null
     detail: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def measured(self) -> bool:
-        return self.source in MEASURED_SOURCES and self.energy_j is not None
+        known = self.source in MEASURED_SOURCES or self.source.startswith("meter(")
+        return known and self.energy_j is not None
+
+    @property
+    def lost(self) -> bool:
+        """Whether a sensor that was there gave no figure."""
+        return self.energy_j is None and self.source != "unavailable"
+
+
+class Card(Model):
+    """The state of one GPU during a window: what may have bent its figures."""
+
+    temperature_start_c: float | None = None
+    temperature_end_c: float | None = None
+    temperature_max_c: float | None = None
+    sm_clock_mhz: float | None = None  # mean over the samples
+    throttled_s: dict[str, float] = Field(default_factory=dict)  # reason → seconds held back
+    foreign_pids: list[int] = Field(default_factory=list)  # processes on the card that are not the trial's
+    mig: bool | None = None  # sliced: the counter is the whole card's
+    mps: bool | None = None  # shared: several processes in one context
+
+
+class Sampler(Model):
+    """What the reader in the background did in a window, and what it cost."""
+
+    period_s: float
+    samples: int = 0
+    missed: int = 0  # reads that failed
+    largest_gap_s: float = 0.0
+    cpu_s: float = 0.0
 
 
 class Reading(Model):
@@ -55,7 +91,21 @@ class Reading(Model):
 
     wall_s: float
     cpu_s: float | None = None  # CPU seconds of the process and its children
+    steal_s: float | None = None  # CPU seconds that the host took from this machine
+    pieces: int = 1  # a pause, for an evaluation say, ends one piece and begins another
     energy: list[Energy] = Field(default_factory=list)
+    cards: dict[str, Card] = Field(default_factory=dict)  # by UUID
+    sampler: Sampler | None = None
+
+
+class Warmup(Model):
+    """Steps that nobody bills."""
+
+    steps: int
+    settled: bool | None = (
+        None  # whether the time of a step came to rest; null when a number of steps was asked for
+    )
+    step_s: float | None = None  # median of the last rounds
 
 
 class Flag(Model):
@@ -127,7 +177,11 @@ class Trial(Model):
     epochs: int | None = None
     steps: int | None = None
     samples: int | None = None  # size of the training set
-    phases: dict[str, Reading] = Field(default_factory=dict)  # setup, warmup, train, evaluate, ...
+    phases: dict[str, Reading] = Field(
+        default_factory=dict
+    )  # setup, idle_before, train, evaluate, idle_after, ...
+    warmup: Warmup | None = None
+    trace: str | None = None  # the power trace's file, from the run's folder
     data_wait_s: float | None = None
     memory_device_b: int | None = None
     memory_resident_b: int | None = None
@@ -238,12 +292,17 @@ def write_json(path: Path, model: BaseModel | dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write whole or not at all: to a temporary name in the same folder, synced, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -22,6 +22,7 @@ from energybench.errors import (
 )
 from energybench.folder import Folder, choose, scratch
 from energybench.launch import Launcher, Outcome
+from energybench.meter.nvml import held_open
 from energybench.planned import Planned, plan
 from energybench.progress import Progress
 from energybench.record import Cell, Invocation, RunFile, Trial, Witness, read, write_json, write_text
@@ -33,7 +34,7 @@ def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: s
     """Run what is missing of a suite and report. Returns the exit code and the run's folder."""
     launcher = Launcher()
     launcher.warm()
-    with scratch() as place, _terminate_as_interrupt():
+    with scratch() as place, _terminate_as_interrupt(), held_open():
         progress.say(f"checking {suite.path.name}: methods, models, data")
         planned = plan(suite, launcher, place, device=device)
         folder = choose(suite.suite, planned.digest, out, fresh)
@@ -121,8 +122,8 @@ class _Runner:
             "mode": mode, "header": header, "base": spec["base"], "epochs": epochs, "stack": cell.stack,
             "workload": {key: value for key, value in workload.items() if key != "where"},
             "data": known["data"], "ledger": known["ledger"], "warmup": spec["warmup"],
-            "measure": spec["measure"] | {"model": self.planned.machine.get("energy_model")},
-            "threads": spec["threads"], "device": self.planned.device,
+            "measure": self.planned.measure, "threads": spec["threads"], "device": self.planned.device,
+            "device_name": self.planned.device_name, "trace": str(self.folder.traces / f"{name}.csv.gz"),
         }), encoding="utf-8")  # fmt: skip
         log = self.folder.path / "logs" / f"{name}.log"
         log.parent.mkdir(exist_ok=True)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from energybench.record import Trial, Witness, read, read_folder
-from energybench.units import format_bytes, format_flop, format_seconds
+from energybench.units import format_bytes, format_flop, format_ratio, format_seconds
+
+SENSORS = {"gpu": "GPU", "cpu": "RAPL"}  # scope → what it lacks where nothing measures it
+POWERS = {
+    "NVML_FI_DEV_POWER_INSTANT": "of the moment; some cards look only a quarter of the time",
+    "NVML_FI_DEV_POWER_AVERAGE": "the mean of the last second",
+}
+PARTS = {"gpu": "the GPU that trains", "cpu": "the processor", "dram": "the memory", "machine": "the machine"}
 
 
 def print_plan(facts: dict[str, Any], console: Console) -> None:
@@ -96,26 +107,129 @@ def print_record(path: Path, console: Console) -> None:
 
 def print_doctor(facts: dict[str, Any], console: Console) -> None:
     machine = facts["machine"]
-    console.print(Text(f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}", "bold"))
+    _say(console, f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}", "bold")
     for sensor in facts["sensors"]:
         word = "usable" if sensor["usable"] else "not usable"
         style = "green" if sensor["usable"] and sensor["measured"] else "yellow"
-        console.print(Text(f"{sensor['name']}: {word}: {sensor['why']}", style), soft_wrap=True)
-        if sensor["remedy"]:
-            console.print(Text(f"  remedy: {sensor['remedy']}", "dim"), soft_wrap=True)
-    measured = "Energy can be measured here."
-    modelled = (
-        "Energy cannot be measured here: time and FLOPs are real, joules are modelled and never a saving."
-    )
-    console.print(Text(measured if facts["energy"] == "measured" else modelled, "bold"))
+        _say(console, f"{sensor['name']}: {word}: {sensor['why']}", style)
+        _remedy(console, sensor["remedy"])
+        if "uuid" in sensor:
+            _print_card(sensor, console)
+        for domain, why in sensor.get("left_out", {}).items():
+            _say(console, f"left out: {domain}: {why}", indent="  ")
+    console.print()
+    if facts["calibration"]:
+        _print_calibration(facts["calibration"], console)
+    else:
+        _say(console, f"noise floor and smallest saving: {facts['calibration_reason']}", "yellow")
+    console.print()
     data = facts["data"]
     sets = f"{data['folder']}: {', '.join(data['sets'])}" if "sets" in data else data["why"]
-    console.print(Text(f"data: {sets}"), soft_wrap=True)
-    console.print(
-        Text("versions: " + ", ".join(f"{k} {v or 'missing'}" for k, v in facts["versions"].items())),
-        soft_wrap=True,
+    _say(console, f"data: {sets}")
+    versions = (
+        f"{name} {known or 'missing'}".replace(" ", "\u00a0") for name, known in facts["versions"].items()
     )
-    console.print(f"disk: {format_bytes(facts['disk_free_b'])} free here")
+    _say(console, f"versions: {', '.join(versions)}")
+    _say(console, f"disk: {format_bytes(facts['disk_free_b'])} free here")
+    _say(console, _verdict(facts), "bold")
+
+
+def _print_card(card: dict[str, Any], console: Console) -> None:
+    """What only a card has: its counter, what its power means, what may bend them."""
+    _say(console, f"{card['uuid']}, driver {card['driver']}", indent="  ")
+    if tick := card["tick"]:
+        usual, least, most = (format_seconds(tick[key]) for key in ("seconds", "least_s", "most_s"))
+        _say(console, f"counter: yes, moves every {usual} ({least} to {most})", indent="  ")
+    else:
+        _say(console, f"counter: no: {card['counter_reason']}", indent="  ")
+        _remedy(console, card["counter_remedy"] if card["usable"] else "", "    ")
+    if power := card["power"]:
+        meaning = POWERS.get(power["field"], "its averaging time depends on card and driver")
+        _say(console, f"power: {power['field']}, scope {power['scope']}: {meaning}", indent="  ")
+    else:
+        _say(console, f"power: no: {card['power_reason']}", indent="  ")
+    for warned in card["warnings"]:
+        _say(console, f"warning: {warned['warning']}", "yellow", indent="  ")
+        _remedy(console, warned["remedy"], "    ")
+
+
+def _print_calibration(found: dict[str, Any], console: Console) -> None:
+    model, pairs = found["workload"]["model"]["use"], found["pairs"]
+    what = f"{model} on {found['workload']['data'].partition(',')[0]}, {found['device']}"
+    runs = f"{pairs} pairs of identical trainings of {format_seconds(found['window_s'])}"
+    _say(console, f"A/A calibration: {runs}; {what}", "bold")
+    known = {name: found[name] for name in ("time", "energy") if found[name]}
+    for name, floor in known.items():
+        low, high = (format_ratio(value) for value in floor["bias_interval_rel"])
+        sensors = f" ({', '.join(floor['sensors'])})" if "sensors" in floor else ""
+        bias = f"bias {format_ratio(floor['bias_rel'])} [{low} to {high}]"
+        noise = format_ratio(math.expm1(floor["sd_log"]))
+        _say(console, f"{name}{sensors}: noise floor {noise} between two identical trainings, {bias}")
+        if floor["biased"]:
+            text = "identical trainings differ: find what else runs here before you trust a comparison"
+            _say(console, f"warning: {text}", "yellow", indent="  ")
+    if found["energy"] is None:
+        _say(console, f"energy: {found['energy_reason']}")
+    margin, chance = format_ratio(found["noise_rel"], 0), format_ratio(found["chance_rel"], 0)
+    _say(console, f"Smallest saving that shows, with a chance of {chance} and a margin of {margin}:")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("in", overflow="fold")
+    for name in known:
+        table.add_column(name, justify="right", overflow="fold")
+    for rows in zip(*(floor["detectable"] for floor in known.values()), strict=True):
+        cells = ("–" if row["reason"] else format_ratio(row["saving_rel"]) for row in rows)
+        table.add_row(f"{rows[0]['within_s'] / 60:g} min, {rows[0]['pairs']} pairs", *cells)
+    console.print(table)
+    reasons = [row["reason"] for floor in known.values() for row in floor["detectable"] if row["reason"]]
+    for reason in dict.fromkeys(reasons):
+        _say(console, f"–: {reason}")
+
+
+def _verdict(facts: dict[str, Any]) -> str:
+    """Which energy a run on this machine will have, and of what parts."""
+    missing = "; ".join(f"no {SENSORS[scope]}: {why}" for scope, why in facts["energy_missing"].items())
+    if facts["energy"] == "modelled":
+        real = "time and FLOPs are real, joules are modelled and never a saving"
+        return f"Energy cannot be measured here: {real} ({missing})."
+    parts = "; ".join(f"{PARTS[scope]}: {', '.join(names)}" for scope, names in facts["energy_by"].items())
+    return f"Energy can be measured here. A run will measure {parts}" + (f" ({missing})." if missing else ".")
+
+
+def _remedy(console: Console, remedy: str, indent: str = "  ") -> None:
+    """A command stays on one line, however narrow the terminal, so that it can be copied whole."""
+    if remedy:
+        console.print(Text(f"{indent}remedy: {remedy}", "dim"), soft_wrap=True)
+
+
+def _say(console: Console, text: str, style: str = "", indent: str = "") -> None:
+    """A sentence, broken between words; a longer word, such as a path, stays whole."""
+    lines = textwrap.wrap(text.replace(" %", "\u00a0%"), console.width, initial_indent=indent, subsequent_indent=indent,
+                          break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    for line in lines:
+        console.print(Text(line.replace("\u00a0", " "), style), soft_wrap=True)
+
+
+@contextmanager
+def waiting(console: Console, what: str) -> Iterator[Callable[[float], None]]:
+    """One line while a child works. What is yielded redraws it, on a terminal, with the seconds so far."""
+
+    def tick(elapsed_s: float) -> None:
+        if console.is_terminal:
+            line = Text(f"{what}: {elapsed_s:.0f} s", "dim", no_wrap=True)
+            line.truncate(max(10, console.width - 1), overflow="ellipsis")
+            console.file.write("\r\x1b[2K")
+            console.print(line, end="")
+
+    if console.is_terminal:
+        tick(0.0)
+    else:
+        console.print(Text(what), soft_wrap=True)
+    try:
+        yield tick
+    finally:
+        if console.is_terminal:
+            console.file.write("\r\x1b[2K")
+            console.file.flush()
 
 
 def _range(values: list[int]) -> str:

@@ -30,15 +30,31 @@ class Open(Table):
         return dict(self.model_extra or {})
 
 
+class Cooldown(Table):
+    """Before each trial on a GPU, so that all start alike: a hot card draws more for the same work."""
+
+    below_c: float | None = Field(
+        default=None,
+        gt=0,
+        description="temperature to wait for; else 10 °C above the card's at the start of the run",
+    )
+    longest: Seconds = Field(default="60 s", validate_default=True, ge=0, description="0 s: do not wait")
+
+
 class Trials(Table):
     """How often, in which order and for how long."""
 
     blocks: int = Field(default=5, ge=1, description="one block is every cell once, on one device")
     seed: int = Field(default=0, ge=0, lt=2**63, description="block b uses seed + b for all its cells")
     twin: bool = Field(default=True, description="run the baseline twice in each block: the A/A check")
-    warmup: Warmup = Field(default="20 s", validate_default=True)
+    warmup: Warmup = Field(
+        default="20 s",
+        validate_default=True,
+        description='at most this long, until the time of a step settles; or exactly so many: "10 steps"',
+    )
     limit: Seconds = Field(default="30 min", validate_default=True, gt=0, description="of one cell")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a trial")
+    cooldown: Cooldown = Field(default_factory=lambda: Cooldown())
 
 
 class Carbon(Table):
@@ -51,7 +67,16 @@ class Carbon(Table):
 
 
 class Measure(Table):
+    """Which sensors, and what becomes of their joules."""
+
     energy: Literal["off", "if available", "require"] = "if available"
+    gpus: Literal["used", "all"] | Several[Name] = Field(
+        default="used",
+        description="the card that trains, all cards, or UUIDs: for a model of yours that uses several",
+    )
+    meters: Several[Name] = Field(
+        default=(), description="meters that other installed packages offer, by name"
+    )
     carbon: Carbon | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from fakes.fixtures import fake_driver, fake_nvml_library  # noqa: F401  (fixtures, for every folder)
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)

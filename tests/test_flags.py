@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from energybench import flags, stats
-from energybench.record import Energy, Flag, Passes, Reading
+from energybench.record import Card, Energy, Flag, Passes, Reading, Sampler, Warmup
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
 from synthetic import GPU, MODEL, Run, Truth
@@ -24,6 +24,19 @@ def trial(**changes: Any) -> Any:
 
 def window(wall: float, cpu: float | None, **sensors: float) -> dict[str, Reading]:
     return {"train": Reading(wall_s=wall, cpu_s=cpu)}
+
+
+BUSY = Sampler(period_s=0.1, samples=100, missed=11, cpu_s=1.0)
+
+
+def on_card(card: Card, *, channels: tuple[float, ...] = (100.0,), wall_s: float = 60.0, pieces: int = 1,
+            sampler: Sampler | None = None) -> dict[str, Reading]:  # fmt: skip
+    """A window on one card: the counter's joules, then the integral's."""
+    energy = [Energy(source=source, scope="gpu", device="GPU-1", energy_j=joules, detail={"tick_s": 0.1})
+              for source, joules in zip(("gpu_counter", "gpu_power_integral"), channels, strict=False)]  # fmt: skip
+    return {
+        "train": Reading(wall_s=wall_s, pieces=pieces, energy=energy, cards={"GPU-1": card}, sampler=sampler)
+    }
 
 
 def codes(found: list[Flag]) -> list[str]:
@@ -45,7 +58,15 @@ def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
     run = Run(stamp=["quick"])
     differing = run.witness(PLAIN).model_copy(update={"keys": {}, "passes": Passes()})
     lost = {"train": Reading(wall_s=1, energy=[Energy(source="rapl", scope="cpu")])}
+    hot, cool = (trial(phases=on_card(Card(temperature_start_c=heat)), environment={"torch": torch})
+                 for heat, torch in ((60.0, "2.13"), (40.0, "2.11")))  # fmt: skip
+    bad = Card(mig=True, mps=True, foreign_pids=[4], throttled_s={"power brake": 5.0})
     raised = [
+        *flags.check_trial(trial(phases=on_card(bad, channels=(100.0, 110.0), wall_s=6.0, sampler=BUSY), steps=60,
+                                 warmup=Warmup(steps=9, settled=False))),
+        *flags.check_trial(trial(phases=on_card(Card(), channels=(100.0, 120.0), wall_s=0.5))),
+        *flags.check_pair(hot, cool),
+        *flags.check_cell(blocks=3, sensor_error_rel=0.02, noise=0.01),
         *flags.check_trial(trial(status="diverged")),
         *flags.check_trial(trial(data_wait_s=5.0)),
         *flags.check_trial(trial(phases=lost)),
@@ -216,3 +237,132 @@ def test_the_worst_flag_decides() -> None:
     assert flags.worst([]) is None
     assert flags.worst([inert, struck]) == "struck"
     assert flags.worst([inert, dead, struck]) == "invalid"
+
+
+# Sensors
+
+
+@pytest.mark.parametrize(
+    ("counter", "integral", "expected"),
+    [
+        (100.0, 104.9, []),
+        (100.0, 95.1, []),
+        (100.0, 105.1, ["channels_apart"]),
+        (100.0, 94.9, ["channels_apart"]),
+        (100.0, 115.1, ["channels_contradict"]),
+        (100.0, 84.9, ["channels_contradict"]),
+    ],
+)
+def test_two_channels_of_one_card_are_marked_beyond_five_percent_and_invalid_beyond_fifteen(
+    counter: float, integral: float, expected: list[str]
+) -> None:
+    found = flags.check_trial(trial(phases=on_card(Card(), channels=(counter, integral))))
+    assert codes(found) == expected
+    assert (
+        flags.worst(found)
+        == {"channels_apart": "marked", "channels_contradict": "invalid", None: None}[
+            expected[0] if expected else None
+        ]
+    )
+
+
+def test_channels_of_different_cards_are_not_held_against_each_other() -> None:
+    energy = [Energy(source="gpu_counter", scope="gpu", device="GPU-1", energy_j=100.0),
+              Energy(source="gpu_power_integral", scope="gpu", device="GPU-2", energy_j=200.0)]  # fmt: skip
+    assert flags.check_trial(trial(phases={"train": Reading(wall_s=60, energy=energy)})) == []
+
+
+@pytest.mark.parametrize(
+    ("wall_s", "pieces", "expected"), [(5.0, 1, []), (4.9, 1, ["window_short"]), (9.9, 2, ["window_short"])]
+)
+def test_fifty_ticks_in_every_piece_are_the_least_for_a_verdict(
+    wall_s: float, pieces: int, expected: list[str]
+) -> None:
+    found = flags.check_trial(trial(phases=on_card(Card(), wall_s=wall_s, pieces=pieces), steps=7))
+    assert codes(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("step_s", "aliases"),
+    [(0.01, False), (0.046, True), (0.05, True), (0.07, False), (0.095, True), (0.11, True), (0.155, True),
+     (0.2, False), (1.0, False)],
+)  # fmt: skip
+def test_a_step_as_long_as_the_power_sensors_period_may_always_be_seen_at_the_same_place(
+    step_s: float, aliases: bool
+) -> None:
+    found = flags.check_trial(trial(phases=on_card(Card(), wall_s=600 * step_s), steps=600))
+    assert ("aliasing" in codes(found)) == aliases
+    cpu = trial(phases={"train": Reading(wall_s=600 * step_s)}, steps=600)
+    assert "aliasing" not in codes(flags.check_trial(cpu))
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        (Card(), []),
+        (Card(mig=True), ["mig"]),
+        (Card(mps=True), ["mps"]),
+        (Card(foreign_pids=[17]), ["foreign_process"]),
+        (Card(throttled_s={"software power cap": 0.5}), []),  # under 1 % of 60 s
+        (Card(throttled_s={"software power cap": 0.7}), ["throttled"]),
+    ],
+)
+def test_the_state_of_a_card_may_bend_its_figures(card: Card, expected: list[str]) -> None:
+    assert codes(flags.check_trial(trial(phases=on_card(card)))) == expected
+
+
+@pytest.mark.parametrize(
+    ("missed", "cpu_s", "expected"),
+    [(0, 0.1, []), (60, 0.1, []), (61, 0.1, ["reads_missed"]), (0, 0.61, ["harness_overhead"])],
+)
+def test_the_reader_in_the_background_accounts_for_itself(
+    missed: int, cpu_s: float, expected: list[str]
+) -> None:
+    sampler = Sampler(period_s=0.1, samples=600, missed=missed, cpu_s=cpu_s)
+    assert codes(flags.check_trial(trial(phases=on_card(Card(), sampler=sampler)))) == expected
+
+
+@pytest.mark.parametrize(("steal_s", "expected"), [(None, []), (0.1, []), (0.11, ["host_contention"])])
+def test_a_host_that_runs_others_in_our_place_is_contention(
+    steal_s: float | None, expected: list[str]
+) -> None:
+    taken = {"train": Reading(wall_s=10, cpu_s=10, steal_s=steal_s)}
+    assert codes(flags.check_trial(trial(phases=taken))) == expected
+
+
+@pytest.mark.parametrize(
+    ("settled", "expected"), [(True, []), (None, []), (False, ["not_settled"])]
+)  # fmt: skip
+def test_a_warm_up_that_did_not_settle_is_told(settled: bool | None, expected: list[str]) -> None:
+    assert codes(flags.check_trial(trial(warmup=Warmup(steps=9, settled=settled)))) == expected
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        ({"driver": "1", "power_limit_w": 300.0}, {"driver": "1", "power_limit_w": 300.0}, []),
+        ({"driver": "1"}, {"driver": "2"}, ["unlike"]),
+        ({"power_limit_w": 300.0}, {"power_limit_w": 250.0}, ["unlike"]),
+        ({"ecc": True}, {"ecc": False}, ["unlike"]),
+        ({"ecc": None}, {"ecc": False}, []),  # one did not say
+    ],
+)
+def test_only_like_is_compared_with_like(
+    ours: dict[str, Any], theirs: dict[str, Any], expected: list[str]
+) -> None:
+    a, b = (trial(environment={"gpus": {"GPU-1": card}}) for card in (ours, theirs))
+    assert codes(flags.check_pair(a, b)) == expected
+    assert codes(flags.check_pair(b, a)) == expected
+
+
+@pytest.mark.parametrize(("heat", "expected"), [(45.0, []), (45.1, ["temperature"]), (34.9, ["temperature"])])
+def test_two_sides_start_within_five_degrees_of_each_other(heat: float, expected: list[str]) -> None:
+    a, b = (trial(phases=on_card(Card(temperature_start_c=c))) for c in (heat, 40.0))
+    assert codes(flags.check_pair(a, b)) == expected
+
+
+@pytest.mark.parametrize(("error", "expected"), [(None, []), (0.01, []), (0.011, ["sensor_error"])])
+def test_a_sensor_that_errs_by_more_than_the_noise_decides_nothing(
+    error: float | None, expected: list[str]
+) -> None:
+    assert codes(flags.check_cell(blocks=3, sensor_error_rel=error, noise=0.01)) == expected

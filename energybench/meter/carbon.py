@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 
 from energybench.errors import Problem, UsageError, nearest
-from energybench.record import Energy
+from energybench.meter.clock import REAL_TIME, Time
+from energybench.record import Energy, Reading
 
 J_PER_KWH = 3.6e6
 
@@ -67,24 +68,26 @@ def model_parameters() -> dict[str, Any]:
 class CodecarbonModel:
     """codecarbon 3.3's CPU-load mode over one window: TDP × (0.1 + 0.9·load³) + RAM; load of the machine, 0–1."""
 
-    def __init__(self, parameters: dict[str, Any]) -> None:
-        self.tdp_w, self.ram_w = parameters["tdp_w"], parameters["ram_w"]
+    models = True  # reads no sensor
+
+    def __init__(self, parameters: dict[str, Any], time: Time = REAL_TIME) -> None:
+        self.tdp_w, self.ram_w, self._time = parameters["tdp_w"], parameters["ram_w"], time
         self._before: tuple[float, float] = (0.0, 0.0)
-        self._clock_s = 0.0
+        self._start_ns = 0
 
     def start(self) -> None:
-        self._before, self._clock_s = _busy_and_total(), _now_s()
+        self._before, self._start_ns = _busy_and_total(), self._time.now_ns()
 
-    def stop(self) -> list[Energy]:
-        seconds = _now_s() - self._clock_s
+    def stop(self) -> Reading:
+        seconds = (self._time.now_ns() - self._start_ns) / 1e9
         busy, total = (after - before for after, before in zip(_busy_and_total(), self._before, strict=True))
         load = min(1.0, max(0.0, busy / total)) if total > 0 else 1.0
         detail = {"load_rel": load, "tdp_w": self.tdp_w, "ram_w": self.ram_w}
-        return [
+        return Reading(wall_s=seconds, energy=[
             Energy(source="model(codecarbon cpu_load)", scope="cpu", device="cpu",
                    energy_j=cpu_power_w(self.tdp_w, load) * seconds, detail=detail),
             Energy(source="model(codecarbon ram)", scope="dram", device="ram", energy_j=self.ram_w * seconds),
-        ]  # fmt: skip
+        ])  # fmt: skip
 
 
 def cpu_power_w(tdp_w: float, load: float) -> float:
@@ -96,9 +99,3 @@ def _busy_and_total() -> tuple[float, float]:
     times = psutil.cpu_times()
     total = sum(times[:8]) if len(times) >= 8 else sum(times)
     return total - times.idle - getattr(times, "iowait", 0.0), total
-
-
-def _now_s() -> float:
-    import time
-
-    return time.perf_counter()

@@ -1,27 +1,86 @@
-"""Wall time and CPU time of the process tree, on one monotonic clock."""
+"""One monotonic clock for everything, and what it says of a window: wall time, CPU time, time stolen by the host."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
 
 import psutil
 
+from energybench.record import Reading
+
+
+class Time(Protocol):
+    """A clock that sensors run on: the real one, or one that a test or a replay moves."""
+
+    def now_ns(self) -> int: ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+    def every(self, period_s: float, call: Callable[[], object]) -> Callable[[], float]:
+        """Call `call` every `period_s` in the background, from one period on. Returns what stops it: the function
+        waits for a call in progress and returns the CPU seconds that the calls used."""
+        ...
+
+
+class RealTime:
+    """`perf_counter_ns`, and a thread for what runs in the background."""
+
+    def now_ns(self) -> int:
+        return time.perf_counter_ns()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def every(self, period_s: float, call: Callable[[], object]) -> Callable[[], float]:
+        ended, cpu_s = threading.Event(), [0.0]
+
+        def work() -> None:
+            due = time.perf_counter() + period_s
+            while not ended.wait(max(0.0, due - time.perf_counter())):
+                call()
+                cpu_s[0] = time.thread_time()
+                due = max(due + period_s, time.perf_counter())  # a late call is not made up for by a burst
+
+        thread = threading.Thread(target=work, name="energybench sampler", daemon=True)
+        thread.start()
+
+        def stop() -> float:
+            ended.set()
+            thread.join()
+            return cpu_s[0]
+
+        return stop
+
+
+REAL_TIME = RealTime()
+
 
 class Clock:
-    """start() … stop() → (wall seconds, CPU seconds of this process and its live or finished children)."""
+    """The meter of time: wall seconds, CPU seconds of this process and its live or finished children, steal."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
         self._wall_ns, self._cpu_s = 0, 0.0
+        self._steal_s: float | None = None
 
     def start(self) -> None:
+        self._steal_s = stolen_s()
         self._cpu_s = self._cpu()
         self._wall_ns = time.perf_counter_ns()
 
-    def stop(self) -> tuple[float, float]:
+    def stop(self) -> Reading:
         wall_s = (time.perf_counter_ns() - self._wall_ns) / 1e9
-        return wall_s, self._cpu() - self._cpu_s
+        cpu_s, steal_s = self._cpu() - self._cpu_s, stolen_s()
+        known = steal_s is not None and self._steal_s is not None
+        return Reading(
+            wall_s=wall_s, cpu_s=cpu_s, steal_s=(steal_s or 0.0) - (self._steal_s or 0.0) if known else None
+        )
 
     def _cpu(self) -> float:
         total = sum(self._process.cpu_times()[:4])  # user, system, and both of finished children
@@ -29,3 +88,12 @@ class Clock:
             with contextlib.suppress(psutil.NoSuchProcess):
                 total += sum(child.cpu_times()[:2])
         return total
+
+
+def stolen_s(stat: Path = Path("/proc/stat")) -> float | None:
+    """CPU seconds, all cores, in which this machine wanted to run and its host ran another; None if it cannot tell."""
+    try:
+        fields = stat.read_text(encoding="ascii").split("\n", 1)[0].split()
+        return int(fields[8]) / os.sysconf("SC_CLK_TCK")  # cpu user nice system idle iowait irq softirq steal
+    except (OSError, ValueError, IndexError):
+        return None

@@ -1,104 +1,199 @@
-"""NVIDIA's cumulative energy counter, per GPU, by UUID.
+"""NVIDIA cards through NVML: a cumulative counter and a power integral as two channels, and what may bend them.
 
-The counter is millijoules since the driver was loaded and moves in ticks of undocumented length (10–100 ms seen). A
-window starts on an edge; its end is read after the last synchronise, so it may miss up to one tick of power: `error_j`.
+One `Gpu` is one card, found by UUID, since torch's order and NVML's differ. Every read that fails raises SensorError.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from energybench.record import Energy
+from energybench.meter.counter import SensorError
+from energybench.meter.unavailable import Unavailable
 
-LONGEST_TICK_S = 0.25
+# What power means differs by card and driver, so it is asked for by field; scope 0 is the GPU, without its module.
+INSTANT, AVERAGE, SCOPE = 186, 185, 0
+THROTTLES = {"software power cap": 74, "sync boost": 76, "board limit": 77, "software thermal": 269,
+             "hardware thermal": 270, "power brake": 271}  # fields, in nanoseconds  # fmt: skip
+REMEDY = "needs an NVIDIA GPU (Volta or newer) and its driver: nvidia-smi must answer"
 
 
-class NvmlCounter:
-    """source `gpu_counter`, scope `gpu`, one figure per UUID. Raises RuntimeError with a reason if it cannot start."""
+class Gpu:
+    """One card. Energies in joules, powers in watts."""
 
-    def __init__(self, uuids: Sequence[str]) -> None:
-        import pynvml
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml, self._handle = nvml, handle
+        self.uuid: str = self._ask("nvmlDeviceGetUUID")
+        self.name: str = self._ask("nvmlDeviceGetName")
+        self.counter_reason = self._why(self.energy_j)
+        self.power_field: int | None = None  # None: nvmlDeviceGetPowerUsage
+        self.power_reason: str | None = None
+        for name in (INSTANT, AVERAGE, None):
+            self.power_field = name
+            self.power_reason = self._why(self.power_w)
+            if self.power_reason is None:
+                break
 
-        self._nvml = pynvml
+    def _ask(self, function: str, *arguments: Any) -> Any:
         try:
-            pynvml.nvmlInit()
-            self._handles = {uuid: pynvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids}
-            for handle in self._handles.values():
-                pynvml.nvmlDeviceGetTotalEnergyConsumption(
-                    handle
-                )  # probe by calling: some parts have no counter
-        except pynvml.NVMLError as error:
-            raise RuntimeError(f"NVML: {error}") from None
-        self._before: dict[str, int] = {}
-        self._started_ns = 0
-        self._tick_s = 0.0
-
-    def start(self) -> None:
-        first = next(iter(self._handles.values()))
-        self._edge(first)
-        edge_ns = time.perf_counter_ns()
-        self._edge(first)
-        self._started_ns = time.perf_counter_ns()
-        self._tick_s = (self._started_ns - edge_ns) / 1e9
-        self._before = {uuid: self._read(handle) for uuid, handle in self._handles.items()}
-
-    def stop(self) -> list[Energy]:
-        seconds = (time.perf_counter_ns() - self._started_ns) / 1e9
-        return [self._energy(uuid, handle, seconds) for uuid, handle in self._handles.items()]
-
-    def _energy(self, uuid: str, handle: Any, seconds: float) -> Energy:
-        common: dict[str, Any] = {"source": "gpu_counter", "scope": "gpu", "device": uuid}
-        try:
-            joules = (self._read(handle) - self._before[uuid]) / 1e3
+            return getattr(self._nvml, function)(self._handle, *arguments)
         except self._nvml.NVMLError as error:
-            return Energy(**common, reason=f"NVML: {error}")
-        if joules < 0:
-            return Energy(**common, reason="the counter was reset during the window")
-        if joules == 0:
-            return Energy(**common, reason="the counter did not move: the window is shorter than its tick")
-        error_j = joules / seconds * self._tick_s if seconds else joules
-        return Energy(**common, energy_j=joules, detail={"tick_s": self._tick_s, "error_j": error_j})
+            raise SensorError(f"NVML: {error}") from None
 
-    def _read(self, handle: Any) -> int:
-        return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+    def _fields(self, numbers: Sequence[int]) -> list[int | None]:
+        """Several fields in one call; None where the card does not have one."""
+        values = self._ask("nvmlDeviceGetFieldValues", [(number, SCOPE) for number in numbers])
+        return [_value(self._nvml, value) for value in values]
 
-    def _edge(self, handle: Any) -> None:
-        """Wait for the counter to move."""
-        value, deadline = self._read(handle), time.perf_counter_ns() + LONGEST_TICK_S * 1e9
-        while self._read(handle) == value and time.perf_counter_ns() < deadline:
-            time.sleep(0.0002)
+    def _why(self, call: Callable[[], Any]) -> str | None:
+        try:
+            call()
+        except SensorError as error:
+            return str(error)
+        return None
+
+    def energy_j(self) -> float:
+        """Since the driver was loaded; moves in ticks."""
+        return int(self._ask("nvmlDeviceGetTotalEnergyConsumption")) / 1e3
+
+    def power_w(self) -> float:
+        """The best power that this card offers, see `power_is`. A card never draws nothing: 0 is a failed read."""
+        return self.powers_w()[0]
+
+    def powers_w(self) -> tuple[float, float | None]:
+        """(`power_w`, the average over the last second or None), in one call: two in a row would come too fast."""
+        if self.power_field is None:
+            milliwatts, average = int(self._ask("nvmlDeviceGetPowerUsage")), None
+        else:
+            wanted, average_field = self._ask(
+                "nvmlDeviceGetFieldValues", [(self.power_field, SCOPE), (AVERAGE, SCOPE)]
+            )
+            if wanted.nvmlReturn != self._nvml.NVML_SUCCESS:
+                raise SensorError(f"NVML: {self._nvml.NVMLError(wanted.nvmlReturn)}")
+            milliwatts, average = _value(self._nvml, wanted) or 0, _value(self._nvml, average_field)
+        if milliwatts <= 0:
+            raise SensorError("NVML: a power of 0 W, as when it is asked for too often")
+        return milliwatts / 1e3, average / 1e3 if average else None
+
+    @property
+    def power_is(self) -> dict[str, Any]:
+        """What `power_w` means: {field, scope, averaging_s}; unknown is null."""
+        known = {INSTANT: ("NVML_FI_DEV_POWER_INSTANT", None), AVERAGE: ("NVML_FI_DEV_POWER_AVERAGE", 1.0)}
+        name, averaging_s = known.get(self.power_field or 0, ("nvmlDeviceGetPowerUsage", None))
+        return {"field": name, "scope": SCOPE, "averaging_s": averaging_s}
+
+    def temperature_c(self) -> float:
+        return float(self._ask("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU))
+
+    def sm_clock_mhz(self) -> float:
+        return float(self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM))
+
+    def throttled_s(self) -> dict[str, float]:
+        """Reason → seconds in which it has held the clocks back, since the driver was loaded; what the card tells."""
+        values = self._fields(list(THROTTLES.values()))
+        return {name: value / 1e9 for name, value in zip(THROTTLES, values, strict=True) if value is not None}
+
+    def processes(self) -> set[int]:
+        """Process ids on the card, as its driver numbers them: inside a container not as we do."""
+        return self._pids("Compute") | self._pids("Graphics") | self._pids("MPSCompute")
+
+    def mps(self) -> bool:
+        """Whether processes share one context, so that the card's energy is not one process's."""
+        return bool(self._pids("MPSCompute"))
+
+    def _pids(self, kind: str) -> set[int]:
+        try:
+            return {int(found.pid) for found in self._ask(f"nvmlDeviceGet{kind}RunningProcesses")}
+        except SensorError:
+            return set()  # not every card and driver lists them
+
+    def mig(self) -> bool:
+        """Whether the card is sliced: its counter is then the whole card's, not the slice's."""
+        try:
+            return bool(self._ask("nvmlDeviceGetMigMode")[0])
+        except SensorError:
+            return False  # not a card that can be
+
+    def facts(self) -> dict[str, Any]:
+        """What a comparison must keep equal, and what the sensors are: a missing fact is null with its reason."""
+        found: dict[str, Any] = {
+            "uuid": self.uuid, "name": self.name, "driver": self._nvml.nvmlSystemGetDriverVersion(),
+            "counter": self.counter_reason is None, "counter_reason": self.counter_reason,
+            "power": self.power_is if self.power_reason is None else None, "power_reason": self.power_reason,
+            "mig": self.mig(), "mps": self.mps(),
+        }  # fmt: skip
+        calls: dict[str, Callable[[], Any]] = {
+            "power_limit_w": lambda: self._ask("nvmlDeviceGetEnforcedPowerLimit") / 1e3,
+            "temperature_c": self.temperature_c,
+            "sm_clock_max_mhz": lambda: float(
+                self._ask("nvmlDeviceGetMaxClockInfo", self._nvml.NVML_CLOCK_SM)
+            ),
+            "ecc": lambda: bool(self._ask("nvmlDeviceGetEccMode")[0]),
+        }
+        for key, call in calls.items():
+            try:
+                found[key] = call()
+            except SensorError as error:
+                found[key], found[f"{key}_reason"] = None, str(error)
+        return found
 
 
-def describe() -> tuple[list[dict[str, Any]], str | None]:
-    """(every GPU that NVML sees, None) or ([], why there is none)."""
+def _value(nvml: Any, field: Any) -> int | None:
+    """A field's value by its declared type."""
+    if field.nvmlReturn != nvml.NVML_SUCCESS:
+        return None
+    names = {nvml.NVML_VALUE_TYPE_DOUBLE: "dVal", nvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
+             nvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal", nvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
+             nvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: "sllVal", nvml.NVML_VALUE_TYPE_SIGNED_INT: "siVal"}  # fmt: skip
+    return int(getattr(field.value, names.get(field.valueType, "uiVal")))
+
+
+def _binding() -> Any:
     try:
         import pynvml
 
         pynvml.nvmlInit()
     except Exception as error:  # the binding raises its own types, and OSError where the library is broken
-        return [], f"NVML: {error}"
+        raise Unavailable(f"NVML: {error}", "absent", REMEDY) from None
+    return pynvml
+
+
+def open_gpus(uuids: Sequence[str] | None = None) -> list[Gpu]:
+    """The cards of these UUIDs, or all. NVML stays open until the process ends. Raises Unavailable."""
+    nvml = _binding()
     try:
-        return [
-            _describe(pynvml, pynvml.nvmlDeviceGetHandleByIndex(i))
-            for i in range(pynvml.nvmlDeviceGetCount())
-        ], None
+        if uuids is None:
+            handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        else:
+            handles = [nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids]
+        found = [Gpu(nvml, handle) for handle in handles]
+    except (nvml.NVMLError, SensorError) as error:
+        text = str(error) if isinstance(error, SensorError) else f"NVML: {error}"
+        raise Unavailable(text, "unsupported", REMEDY) from None
+    if not found:
+        raise Unavailable("NVML sees no GPU", "absent", REMEDY)
+    return found
+
+
+@contextlib.contextmanager
+def held_open() -> Iterator[None]:
+    """Keep the driver loaded: without any client it may unload, and its counters start again from 0."""
+    try:
+        nvml = _binding()
+    except Unavailable:
+        yield
+        return
+    try:
+        yield
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
 
 
-def _describe(nvml: Any, handle: Any) -> dict[str, Any]:
-    facts: dict[str, Any] = {"driver": nvml.nvmlSystemGetDriverVersion()}
-    calls = {
-        "name": lambda: nvml.nvmlDeviceGetName(handle),
-        "uuid": lambda: nvml.nvmlDeviceGetUUID(handle),
-        "power_limit_w": lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3,
-        "counter_j": lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3,
-    }
-    for key, call in calls.items():
-        try:
-            facts[key] = call()
-        except nvml.NVMLError as error:
-            facts[key], facts[f"{key}_reason"] = None, str(error)
-    return facts
+def own_processes() -> set[int]:
+    """This process and everything it started, as the operating system numbers them here."""
+    import psutil
+
+    return {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}

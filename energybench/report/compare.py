@@ -164,9 +164,12 @@ class Bench:
         counted_rel = 1 - counted / reference if counted is not None and reference else None
         error = witness.counted_error_flop / reference if witness and reference else 0.0
         control, kept_epochs, control_epochs = self.control(label)
-        here = [flag for trial in used for flag in flags.check_trial(trial)] + flags.check_cell(
+        here = [flag for trial in used for flag in flags.check_trial(trial)]
+        here += [flag for pair in found for flag in flags.check_pair(pair.ours, pair.plain)]
+        here += flags.check_cell(
             blocks=len(found), trials=used, witness=witness, estimated_rel=estimated, counted_rel=counted_rel,
             estimate_gap=accept.estimate_gap, epochs_kept=kept_epochs, epochs_control=control_epochs,
+            sensor_error_rel=evidence.error_rel(found) if evidence.sensors_of(found) else None, noise=accept.noise,
         )  # fmt: skip
         latest = {t.block: t for t in evidence.order(own)}
         row = Row(

@@ -15,6 +15,7 @@ PREFERENCE = (
     "rapl",
     "gpu_power_integral",
 )  # one channel per device: the second only checks it
+WHOLE = "machine"  # the scope of a meter that sees everything: what others see is in its figure
 LOWER_IS_BETTER = ("loss", "perplexity", "error", "fid", "mae", "mse", "bits_per")
 
 
@@ -44,6 +45,8 @@ class EnergyFigure:
     measured: bool
     energy_j: Figure | None
     reason: str | None
+    error_j: float | None = None  # the largest error budget of a trial's sensors
+    net_j: Figure | None = None  # less what the machine drew idle, before and after
 
 
 def unusable(trial: Trial) -> str | None:
@@ -83,23 +86,44 @@ def seconds(trial: Trial) -> float:
     return trial.train.wall_s
 
 
-def measured_energy(reading: Reading | None) -> tuple[Sensors, float]:
-    """The measured sensors of a window and their sum, one channel per device; nothing modelled enters."""
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """What a window's measured sensors say together, one channel per device; nothing modelled enters."""
+
+    sensors: Sensors
+    joules: float
+    error_j: float  # as if every sensor erred the same way
+
+
+def metered(reading: Reading | None) -> Metered:
     best: dict[tuple[str, str], Energy] = {}
     for energy in reading.energy if reading else ():
         key = (energy.scope, energy.device)
-        if energy.measured and (
-            key not in best or PREFERENCE.index(energy.source) < PREFERENCE.index(best[key].source)
-        ):
+        if energy.measured and (key not in best or _rank(energy) < _rank(best[key])):
             best[key] = energy
-    sensors = frozenset((energy.source, energy.scope) for energy in best.values())
-    return sensors, math.fsum(energy.energy_j or 0.0 for energy in best.values())
+    found = list(best.values())
+    found = [energy for energy in found if energy.scope == WHOLE] or found
+    return Metered(
+        frozenset((energy.source, energy.scope) for energy in found),
+        math.fsum(energy.energy_j or 0.0 for energy in found),
+        math.fsum(energy.error_j or 0.0 for energy in found),
+    )
+
+
+def _rank(energy: Energy) -> int:
+    return PREFERENCE.index(energy.source) if energy.source in PREFERENCE else len(PREFERENCE)
+
+
+def error_rel(found: Sequence[Pair]) -> float:
+    """The widest error budget of a trial, as a share of its energy."""
+    sums = [metered(trial.train) for pair in found for trial in (pair.ours, pair.plain)]
+    return max((each.error_j / each.joules for each in sums if each.joules > 0), default=0.0)
 
 
 def sensors_of(found: Sequence[Pair]) -> Sensors:
     """The measured sensors that every trial of these pairs shares; empty when any differs or has none."""
-    sets = {measured_energy(trial.train)[0] for pair in found for trial in (pair.ours, pair.plain)}
-    joules = all(measured_energy(t.train)[1] > 0 for pair in found for t in (pair.ours, pair.plain))
+    sets = {metered(trial.train).sensors for pair in found for trial in (pair.ours, pair.plain)}
+    joules = all(metered(t.train).joules > 0 for pair in found for t in (pair.ours, pair.plain))
     return next(iter(sets)) if len(sets) == 1 and joules else frozenset()
 
 
@@ -107,7 +131,7 @@ def change(
     found: Sequence[Pair], quantity: stats.Quantity, pooled: stats.Spread | None = None
 ) -> stats.Paired:
     def value(trial: Trial) -> float:
-        return seconds(trial) if quantity == "time" else measured_energy(trial.train)[1]
+        return seconds(trial) if quantity == "time" else metered(trial.train).joules
 
     return stats.paired([value(p.ours) for p in found], [value(p.plain) for p in found], pooled)
 
@@ -127,21 +151,41 @@ def figure(values: Iterable[float | None]) -> Figure | None:
 
 def energies(trials: Sequence[Trial]) -> tuple[EnergyFigure, ...]:
     """Every source's joules, devices of one source added within a trial, sources never."""
-    by_source: dict[tuple[str, str], list[list[Energy]]] = {}
+    by_source: dict[tuple[str, str], list[tuple[Trial, list[Energy]]]] = {}
     for trial in trials:
         here: dict[tuple[str, str], list[Energy]] = {}
         for energy in trial.train.energy if trial.train else ():
             here.setdefault((energy.source, energy.scope), []).append(energy)
         for key, parts in here.items():
-            by_source.setdefault(key, []).append(parts)
+            by_source.setdefault(key, []).append((trial, parts))
     result = []
     for (source, scope), per_trial in sorted(by_source.items()):
-        whole = [parts for parts in per_trial if all(part.energy_j is not None for part in parts)]
-        reason = next((part.reason for parts in per_trial for part in parts if part.energy_j is None), None)
-        joules = figure(math.fsum(part.energy_j or 0.0 for part in parts) for parts in whole)
-        measured = bool(whole) and all(part.measured for parts in whole for part in parts)
-        result.append(EnergyFigure(source, scope, measured, joules, reason))
+        whole = [(t, parts) for t, parts in per_trial if all(part.energy_j is not None for part in parts)]
+        reason = next(
+            (part.reason for _, parts in per_trial for part in parts if part.energy_j is None), None
+        )
+        joules = figure(math.fsum(part.energy_j or 0.0 for part in parts) for _, parts in whole)
+        measured = bool(whole) and all(part.measured for _, parts in whole for part in parts)
+        budgets = [math.fsum(p.error_j or 0.0 for p in parts) for _, parts in whole
+                   if any(p.error_j is not None for p in parts)]  # fmt: skip
+        net = figure(net_j(trial, parts) for trial, parts in whole) if measured else None
+        result.append(EnergyFigure(source, scope, measured, joules, reason, max(budgets, default=None), net))
     return tuple(result)
+
+
+def net_j(trial: Trial, parts: Sequence[Energy]) -> float | None:
+    """Energy above what these sensors read while the process waited, before and after; may be negative."""
+    powers = []
+    for name in ("idle_before", "idle_after"):
+        idle = trial.phases.get(name)
+        sensors = {(e.source, e.scope, e.device): e.energy_j for e in idle.energy} if idle else {}
+        known = [sensors.get((part.source, part.scope, part.device)) for part in parts]
+        if idle and idle.wall_s > 0 and all(joules is not None for joules in known):
+            powers.append(math.fsum(joules or 0.0 for joules in known) / idle.wall_s)
+    if not powers or trial.train is None:
+        return None
+    gross = math.fsum(part.energy_j or 0.0 for part in parts)
+    return gross - math.fsum(powers) / len(powers) * trial.train.wall_s
 
 
 def counted_flop(trials: Sequence[Trial], witness: Witness | None) -> float | None:
@@ -164,7 +208,7 @@ def to_target(trials: Sequence[Trial]) -> tuple[int, Figure | None, Figure | Non
     """Blocks that reached their target, and the seconds and measured joules that it took them."""
     reached = [t.target for t in trials if t.target is not None and t.target.epoch is not None]
     readings = [Reading(wall_s=target.wall_s or 0.0, energy=target.energy) for target in reached]
-    joules = [measured_energy(reading)[1] for reading in readings if measured_energy(reading)[0]]
+    joules = [metered(reading).joules for reading in readings if metered(reading).sensors]
     return len(reached), figure(target.wall_s for target in reached), figure(joules)
 
 

@@ -147,19 +147,26 @@ def _energy(summary: Summary) -> list[str]:
                 if figure is not None:
                     spread = "" if figure.sd is None else f" ± {words.si(figure.sd, 'J')}"
                     joules = f"{words.si(figure.mean, 'J')}{spread}"
-                    if intensity is not None:
-                        co2 = words.si(1000 * figure.mean / JOULES_PER_KWH * intensity, "g")
+                error = (
+                    words.NOTHING if energy.error_j is None else f"±{words.NB}{words.si(energy.error_j, 'J')}"
+                )
+                net = words.NOTHING if energy.net_j is None else words.si(energy.net_j.mean, "J")
+                if figure is not None and intensity is not None:
+                    co2 = words.si(1000 * figure.mean / JOULES_PER_KWH * intensity, "g")
                 kind = "measured" if energy.measured else "modelled" if figure else "missing"
                 rows.append([escape(workload.name), escape(label), kind, escape(energy.source),
-                             escape(energy.scope), joules, co2])  # fmt: skip
+                             escape(energy.scope), joules, error, net, co2])  # fmt: skip
     page = ["## Energy and carbon"]
     if summary.energy_note:
         page.append(f"**{escape(summary.energy_note)}**")
     if not rows:
         return [*page, "No energy figure was recorded."]
-    page.append(table(["workload", "method", "kind", "source", "scope", "energy", "CO₂e"], rows, right="56"))
+    head = ["workload", "method", "kind", "source", "scope", "energy", "sensor error", "net of idle", "CO₂e"]
+    page.append(table(head, rows, right="5678"))
     page.append(
-        "Means of one training window. Sources are listed apart and not added: two may watch one device."
+        "Means of one training window and their spread over the blocks. Sources are listed apart and not added: two "
+        "may watch one device. *sensor error*: the widest budget of a trial's sensors. *net of idle*: less what the "
+        "same sensors read while the process waited, before and after; the savings above are gross."
     )
     if intensity is not None:
         told = f"{escape(carbon.get('zone', 'unknown zone'))}, {words.number(1000 * intensity, 2)} g/kWh"

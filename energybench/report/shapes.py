@@ -204,7 +204,7 @@ class Summary:
     finished: bool
     blocks: int
     headline: str
-    energy_note: str  # the first screen's word on energy that was not measured; else empty
+    energy_note: str  # the first screen's word on energy: measured by what, or modelled, or missing, and why
     accept: Accept
     workloads: tuple[Workload, ...]
     flags: tuple[Raised, ...]  # of the whole run

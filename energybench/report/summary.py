@@ -13,11 +13,7 @@ from energybench.report import evidence, words
 from energybench.report.compare import Bench, raised
 from energybench.report.shapes import Accept, Check, Failure, NotRun, Raised, Result, Summary, Workload
 
-ENERGY_NOTE = (
-    "Energy is modelled, not measured: this machine has no energy sensor that could be read. "
-    "A modelled figure is never a saving, so methods are compared by time."
-)
-MIXED_NOTE = "Energy was measured in some trials only; pairs without the same sensors are compared by time."
+COUNTER, INTEGRAL = "gpu_counter", "gpu_power_integral"
 
 
 def summarise(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness]) -> Summary:
@@ -35,7 +31,7 @@ def summarise(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness
         finished=run.finished,
         blocks=run.blocks,
         headline=words.plain(words.headline(workloads)),
-        energy_note=_energy_note(here, trials),
+        energy_note=_energy_note(run, trials),
         accept=Accept.of(run),
         workloads=workloads,
         flags=here,
@@ -49,10 +45,18 @@ def summarise(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness
     )
 
 
-def _energy_note(here: Sequence[Raised], trials: Sequence[Trial]) -> str:
-    if not any(flag.code == "modelled_energy" for flag in here):
-        return ""
-    return MIXED_NOTE if any(evidence.measured_energy(t.train)[0] for t in trials) else ENERGY_NOTE
+def _energy_note(run: RunFile, trials: Sequence[Trial]) -> str:
+    """The first screen's word on energy: measured by what, or modelled, or not to be had, and why."""
+    windows = [trial.train for trial in trials if trial.train is not None]
+    sensors = [evidence.metered(window).sensors for window in windows]
+    if (run.resolved.get("measure") or {}).get("energy") == "off":
+        return words.ENERGY_OFF
+    missing = [e for window in windows for e in window.energy if e.energy_j is None]
+    if any(sensors):
+        by = dict.fromkeys(sensor for found in sensors for sensor in sorted(found))
+        return words.energy_measured(list(by), all(sensors), missing)
+    modelled = any(e.energy_j is not None for window in windows for e in window.energy)
+    return words.energy_not_measured(modelled, missing) if windows else ""
 
 
 def _failures(trials: Sequence[Trial]) -> tuple[Failure, ...]:
@@ -119,12 +123,22 @@ def _checks(
                 flags.check_trial(trial), f"{trial.workload}: {trial.method}, block {trial.block}"
             )
     counted = any(witness.status == "ok" for witness in witnesses)
+    windows = [trial.train for trial in trials if trial.train is not None]
+    measured = {
+        energy.source for window in windows for energy in window.energy if energy.measured or energy.lost
+    }
+    cards = any(window.cards for window in windows)
     possible = {
         "witness_differs": counted,
         "uncounted_steps": counted,
         "estimate_gap": counted,
         "ledger_differs": counted,
         "control_differs": any(row.control for w in workloads for row in w.rows),
+        **dict.fromkeys(("sensor_lost", "window_short", "sensor_error"), bool(measured)),
+        **dict.fromkeys(("channels_contradict", "channels_apart"), {COUNTER, INTEGRAL} <= measured),
+        **dict.fromkeys(("mig", "mps", "foreign_process", "throttled", "temperature", "aliasing"), cards),
+        **dict.fromkeys(("reads_missed", "harness_overhead"), any(w.sampler for w in windows)),
+        "not_settled": any(trial.warmup and trial.warmup.settled is not None for trial in trials),
     }
     found: list[Check] = []
     unknown = {flag.code: flags.kind(flag.code) for flag in all_raised if flag.code not in flags.KINDS}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from energybench import stats
 
 if TYPE_CHECKING:
+    from energybench.record import Energy
     from energybench.report.evidence import Figure
     from energybench.report.shapes import Control, Measured, Quality, Row, ToTarget, Workload
 
@@ -96,6 +97,43 @@ def _less_or_more(ratio: float, less: str, more: str, same: str) -> str:
     if share == percent(0.0):
         return same
     return f"{share} {less if ratio < 1 else more}"
+
+
+SENSORS = {
+    "gpu_counter": "the card's energy counter",
+    "gpu_power_integral": "the card's power, integrated",
+    "rapl": "RAPL",
+}
+ENERGY_OFF = "Energy was not asked for, so methods are compared by time."
+
+
+def sensor(source: str) -> str:
+    """A source as one says it."""
+    return SENSORS.get(source, source.removeprefix("model(").removeprefix("meter(").removesuffix(")"))
+
+
+def energy_measured(sensors: Sequence[tuple[str, str]], everywhere: bool, missing: Sequence[Energy]) -> str:
+    """Which parts of the machine were measured, by what; and which were not."""
+    told = ", ".join(f"{scope} by {sensor(source)}" for source, scope in sensors)
+    mixed = "" if everywhere else " In some trials only: pairs without the same sensors are compared by time."
+    seen = {scope for _, scope in sensors}
+    return f"Energy is measured: {told}.{mixed}{_not_seen([e for e in missing if e.scope not in seen])}"
+
+
+def energy_not_measured(modelled: bool, missing: Sequence[Energy]) -> str:
+    why = _not_seen(missing)
+    if not modelled:
+        return f"Energy is not available, so methods are compared by time.{why}"
+    return (
+        "Energy is modelled, not measured: this machine has no energy sensor that could be read. "
+        f"A modelled figure is never a saving, so methods are compared by time.{why}"
+    )
+
+
+def _not_seen(missing: Sequence[Energy]) -> str:
+    """Each missing sensor once, in short; its whole reason stands in the table of energies."""
+    short = dict.fromkeys((e.scope, (e.reason or "no reason given").partition(": ")[0]) for e in missing)
+    return f" Not seen: {', '.join(f'{scope} ({reason})' for scope, reason in short)}." if short else ""
 
 
 def what(quantity: str, scope: str) -> str:
@@ -205,8 +243,7 @@ def baseline(workload: Workload) -> str:
     for energy in plain.energies:
         if energy.energy_j:
             how = "measured by" if energy.measured else "modelled by"
-            source = energy.source.removeprefix("model(").removesuffix(")")
-            parts.append(f"{si(energy.energy_j.mean, 'J')} {energy.scope}, {how} {source}")
+            parts.append(f"{si(energy.energy_j.mean, 'J')} {energy.scope}, {how} {sensor(energy.source)}")
     if workload.metric and (figure := plain.quality.get(workload.metric)):
         parts.append(f"{workload.metric} {number(figure.mean, 4)}")
     if plain.data_wait_rel is not None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from energybench.errors import UsageError
 from energybench.meter import carbon
 from energybench.meter.carbon import CodecarbonModel, cpu_power_w, intensity, model_parameters
+from energybench.meter.replay import VirtualTime
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +82,7 @@ def test_the_tables_come_without_a_single_packet() -> None:
         "socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse\n"
         "from energybench.meter.carbon import intensity, model_parameters, CodecarbonModel\n"
         "assert intensity('FRA')['intensity_kg_per_j'] > 0\n"
-        "model = CodecarbonModel(model_parameters()); model.start(); print(len(model.stop()))\n"
+        "model = CodecarbonModel(model_parameters()); model.start(); print(len(model.stop().energy))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120
@@ -131,12 +132,12 @@ def test_load_is_codecarbons_own(fields: list[float], more: list[float]) -> None
 
 def test_a_window_of_known_load_and_length_costs_power_times_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([(0.0, 0.0), (6.0, 12.0)])  # half of the machine is busy
-    seconds = iter([100.0, 110.0])
     monkeypatch.setattr(carbon, "_busy_and_total", lambda: next(clock))
-    monkeypatch.setattr(carbon, "_now_s", lambda: next(seconds))
-    model = CodecarbonModel({"tdp_w": 200.0, "ram_w": 6.0})
+    virtual = VirtualTime()
+    model = CodecarbonModel({"tdp_w": 200.0, "ram_w": 6.0}, virtual)
     model.start()
-    cpu, ram = model.stop()
+    virtual.sleep(10)
+    cpu, ram = model.stop().energy
     assert cpu.energy_j == pytest.approx(200 * (0.1 + 0.9 / 8) * 10)
     assert ram.energy_j == pytest.approx(60)
     assert {cpu.source, ram.source} == {"model(codecarbon cpu_load)", "model(codecarbon ram)"}
@@ -161,7 +162,7 @@ def test_a_real_window_lies_between_an_idle_and_a_full_machine() -> None:
     started = time.perf_counter()
     model.start()
     time.sleep(0.3)
-    cpu, _ = model.stop()
+    cpu, _ = model.stop().energy
     seconds = time.perf_counter() - started
     assert cpu.energy_j is not None
     assert 100 * 0.1 * 0.29 <= cpu.energy_j <= 100 * seconds

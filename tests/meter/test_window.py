@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench.meter import Window
-from energybench.record import Energy, Reading
+from energybench.meter.window import FEWEST_TICKS, Window, in_turn, refuse_short
+from energybench.record import Card, Energy, Reading, Sampler
 
 JOULES = st.floats(0.001, 1e6)
 
@@ -17,16 +18,16 @@ JOULES = st.floats(0.001, 1e6)
 class Scripted:
     """A meter that says what it is told to, piece by piece."""
 
-    def __init__(self, *pieces: list[Energy]) -> None:
+    def __init__(self, *pieces: list[Energy], calls: list[str] | None = None, name: str = "") -> None:
         self.pieces = iter(pieces)
-        self.calls: list[str] = []
+        self.calls, self.name = [] if calls is None else calls, name
 
     def start(self) -> None:
-        self.calls.append("start")
+        self.calls.append(f"start {self.name}".strip())
 
-    def stop(self) -> list[Energy]:
-        self.calls.append("stop")
-        return next(self.pieces)
+    def stop(self) -> Reading:
+        self.calls.append(f"stop {self.name}".strip())
+        return Reading(wall_s=1.0, energy=next(self.pieces))
 
 
 def gpu(joules: float | None, device: str = "GPU-0", **more: object) -> Energy:
@@ -53,7 +54,9 @@ def test_the_total_is_the_sum_of_the_pieces(figures: list[float]) -> None:
 def test_one_lost_piece_makes_the_total_null_with_a_reason(figures: list[float | None]) -> None:
     (energy,) = read(Scripted(*[[gpu(j)] for j in figures]), pieces=len(figures)).energy
     assert energy.energy_j is None
-    assert energy.reason
+    assert energy.error_j is None
+    assert energy.reason == "NVML: lost"
+    assert energy.lost
 
 
 @pytest.mark.parametrize(
@@ -72,13 +75,21 @@ def test_sensors_are_summed_apart_and_one_loss_does_not_touch_the_others() -> No
 
 
 def test_errors_of_the_pieces_add_up() -> None:
-    pieces = [[gpu(100.0, detail={"error_j": 2.0, "tick_s": 0.1})] for _ in range(3)]
+    pieces = [[gpu(100.0, error_j=2.0, detail={"tick_s": 0.1})] for _ in range(3)]
     (energy,) = read(Scripted(*pieces), pieces=3).energy
-    assert energy.detail["error_j"] == pytest.approx(6.0)
+    assert energy.error_j == pytest.approx(6.0)
+
+
+def test_amounts_among_the_details_add_up_and_what_differs_is_kept_piece_by_piece() -> None:
+    pieces = [[gpu(1.0, detail={"wraps": n, "tick_s": 0.1, "tail_w": 100.0 + n})] for n in (1, 0, 2)]
+    (energy,) = read(Scripted(*pieces), pieces=3).energy
+    assert energy.detail == {"wraps": 3, "tick_s": 0.1, "tail_w": [101.0, 100.0, 102.0]}
 
 
 def test_a_window_never_opened_has_no_energy_rather_than_zero() -> None:
-    assert Window([Scripted()], lambda: None).reading().energy == []
+    reading = Window([Scripted()], lambda: None).reading()
+    assert reading.energy == []
+    assert reading.pieces == 0
 
 
 def test_devices_are_waited_for_before_each_reading_and_never_inside() -> None:
@@ -89,12 +100,67 @@ def test_devices_are_waited_for_before_each_reading_and_never_inside() -> None:
     assert meter.calls == ["wait", "start", "wait", "stop"]
 
 
-def test_time_between_the_pieces_is_not_billed() -> None:
-    import time
+def test_a_sensor_that_waits_for_an_edge_encloses_those_that_answer_at_once() -> None:
+    calls: list[str] = []
+    meters = [Scripted([gpu(1.0)], calls=calls, name="slow"), Scripted([], calls=calls, name="quick")]
+    window = Window(meters, lambda: None)
+    window.start()
+    window.stop()
+    assert calls == ["start slow", "start quick", "stop quick", "stop slow"]
+    assert [e.source for e in window.reading().energy] == ["gpu_counter"]
 
+
+def test_what_a_slow_sensor_takes_to_start_and_to_stop_is_not_billed() -> None:
+    class Slow(Scripted):
+        def start(self) -> None:
+            time.sleep(0.2)
+
+        def stop(self) -> Reading:
+            time.sleep(0.2)
+            return super().stop()
+
+    window = Window([Slow([gpu(1.0)])], lambda: None)
+    window.start()
+    window.stop()
+    assert 0 < window.reading().wall_s < 0.1
+
+
+def test_time_between_the_pieces_is_not_billed() -> None:
     window = Window([], lambda: None)
     for _ in range(2):
         window.start()
         window.stop()
         time.sleep(0.2)
-    assert 0 < window.reading().wall_s < 0.1
+    reading = window.reading()
+    assert 0 < reading.wall_s < 0.1
+    assert reading.pieces == 2
+
+
+def test_two_adjacent_readings_add_up_to_one() -> None:
+    sampler = Sampler(period_s=0.1, samples=10, missed=1, largest_gap_s=0.2, cpu_s=0.01)
+    first = Reading(wall_s=1.0, cpu_s=2.0, steal_s=0.0, energy=[gpu(10.0)], sampler=sampler,
+                    cards={"GPU-0": Card(temperature_start_c=40, temperature_end_c=50, temperature_max_c=55,
+                                         throttled_s={"board limit": 0.5}, foreign_pids=[3])})  # fmt: skip
+    second = Reading(wall_s=2.0, cpu_s=1.0, steal_s=None, energy=[gpu(5.0)], sampler=sampler,
+                     cards={"GPU-0": Card(temperature_start_c=50, temperature_end_c=60, temperature_max_c=60,
+                                          throttled_s={"board limit": 0.25, "power brake": 1}, mig=True)})  # fmt: skip
+    both = in_turn([first, second])
+    assert (both.wall_s, both.cpu_s, both.steal_s, both.pieces) == (3.0, 3.0, None, 2)
+    card = both.cards["GPU-0"]
+    assert (card.temperature_start_c, card.temperature_end_c, card.temperature_max_c) == (40, 60, 60)
+    assert card.throttled_s == {"board limit": 0.75, "power brake": 1.0}
+    assert card.foreign_pids == [3]
+    assert card.mig is True
+    assert both.sampler == Sampler(period_s=0.1, samples=20, missed=2, largest_gap_s=0.2, cpu_s=0.02)
+
+
+@given(st.floats(0.01, 1.0), st.floats(0.01, 100.0), st.integers(1, 4))
+def test_under_ten_ticks_there_is_no_figure_but_a_reason(tick_s: float, wall_s: float, pieces: int) -> None:
+    energy = gpu(5.0, error_j=0.1, detail={"tick_s": tick_s})
+    (kept,) = refuse_short(Reading(wall_s=wall_s, pieces=pieces, energy=[energy])).energy
+    if wall_s / pieces >= FEWEST_TICKS * tick_s:
+        assert kept == energy
+    else:
+        assert (kept.energy_j, kept.error_j, kept.source) == (None, None, "unavailable")
+        assert "gpu_counter" in (kept.reason or "")
+        assert not kept.lost  # it was there, and the window was not long enough for it

@@ -14,7 +14,7 @@ from synthetic import FLOP, GPU, JOULES, MODEL, SECONDS, Run, merge
 
 from energybench.record import Claim, Energy, Flag, Reading, Target
 from energybench.report import words
-from energybench.report.evidence import measured_energy
+from energybench.report.evidence import metered
 from energybench.report.shapes import Row, Summary, Workload
 from energybench.report.summary import summarise, to_json
 
@@ -168,12 +168,13 @@ def test_two_channels_of_one_device_are_not_added() -> None:
         JOULES,
         JOULES,
     ]
-    assert measured_energy(trials[0].train) == (frozenset({GPU}), JOULES)
+    found = metered(trials[0].train)
+    assert (found.sensors, found.joules) == (frozenset({GPU}), JOULES)
 
 
 def test_the_devices_of_one_sensor_are_added() -> None:
     cards = [Energy(source="gpu_counter", scope="gpu", device=f"GPU-{i}", energy_j=100.0) for i in range(2)]
-    assert measured_energy(Reading(wall_s=1, energy=cards))[1] == 200.0
+    assert metered(Reading(wall_s=1, energy=cards)).joules == 200.0
 
 
 @pytest.mark.parametrize("energy", [0.1, 0.5, 2.0])
@@ -187,8 +188,8 @@ def test_modelled_energy_is_never_a_saving_whatever_it_says(energy: float) -> No
     assert "saves" not in summary.headline
 
 
-def test_a_run_with_sensors_has_no_word_on_modelled_energy() -> None:
-    assert of(half(sensors=(GPU,))).energy_note == ""
+def test_a_run_with_sensors_says_which_part_of_the_machine_was_measured_by_what() -> None:
+    assert of(half(sensors=(GPU,))).energy_note == "Energy is measured: gpu by the card's energy counter."
 
 
 # Pairs

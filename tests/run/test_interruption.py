@@ -15,10 +15,8 @@ from pathlib import Path
 
 import pytest
 from tiny_runs import (
-    EXECUTABLE,
     contents,
     energybench,
-    environment,
     only_run,
     processes_with,
     start,
@@ -241,11 +239,7 @@ def test_an_interrupt_while_the_suite_is_checked_leaves_nothing(tmp_path: Path) 
     suite = write_suite(tmp_path)
     scratch = tmp_path / "tmp"
     scratch.mkdir()
-    running = subprocess.Popen(
-        [*EXECUTABLE, "run", str(suite)],
-        cwd=tmp_path, env=environment(TMPDIR=str(scratch)), stderr=subprocess.PIPE, text=True,
-        stdout=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+    running = start("run", suite, cwd=tmp_path, TMPDIR=str(scratch))
     wait_for(lambda: list(scratch.glob("energybench-*/plan.in.json")))
     os.killpg(running.pid, signal.SIGINT)
     _, errors = running.communicate(timeout=20)

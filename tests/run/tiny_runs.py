@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -73,12 +74,15 @@ def energybench(
     )  # fmt: skip
 
 
-def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
-    """`energybench ...` under way, leading a group of its own, as a shell starts it."""
+def start(*arguments: str | Path, cwd: Path, **extra: str) -> subprocess.Popen[str]:
+    """`energybench ...` under way, leading a group of its own, as a shell starts it in the foreground.
+
+    Ctrl-C reaches it also where the tests themselves run in the background, whose children inherit it as ignored.
+    """
     return subprocess.Popen(
         [*EXECUTABLE, *map(str, arguments)],
-        cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        cwd=cwd, env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

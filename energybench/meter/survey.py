@@ -1,0 +1,62 @@
+"""What the sensors of this machine are, before anything is measured: for the plan of a run and for `doctor`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from energybench.meter import rapl
+from energybench.meter.clock import REAL_TIME, Time
+from energybench.meter.counter import SensorError, infer_tick
+from energybench.meter.nvml import Gpu, open_gpus
+from energybench.meter.sensors import offered
+from energybench.meter.unavailable import Unavailable
+
+
+def gpus(
+    uuids: list[str] | None = None, time: Time = REAL_TIME
+) -> tuple[list[dict[str, Any]], Unavailable | None]:
+    """(facts of every card, with its counter's tick; why there is none). Takes about a second per card."""
+    try:
+        return [facts(gpu, time) for gpu in open_gpus(uuids)], None
+    except Unavailable as why:
+        return [], why
+
+
+def facts(gpu: Gpu, time: Time = REAL_TIME) -> dict[str, Any]:
+    """One card: what a comparison must keep equal, its sensors, and `tick` of its counter or `tick_reason`."""
+    found = gpu.facts()
+    if gpu.counter_reason is None:
+        try:
+            found["tick"] = asdict(infer_tick(gpu.energy_j, time))
+        except SensorError as error:
+            found["tick"], found["tick_reason"] = None, str(error)
+    return found
+
+
+def sensors(measure: dict[str, Any], device: str) -> dict[str, Any]:
+    """What a trial on this device will be metered by.
+
+    {gpus: facts, measured: names of sensors, missing: {name: why}}; device: "cpu" or a card's UUID
+    """
+    measured, missing = list[str](), dict[str, str]()
+    cards: list[dict[str, Any]] = []
+    wanted = measure.get("gpus", "used")
+    if wanted != "used" or device != "cpu":
+        uuids = {"used": [device], "all": None}[wanted] if isinstance(wanted, str) else wanted
+        cards, why = gpus(uuids)
+        if why:
+            missing["gpu"] = why.reason
+        for card in cards:
+            if card["counter"] or card["power"]:
+                measured.append(f"{card['name']} {card['uuid']}")
+            else:
+                missing[card["uuid"]] = card["counter_reason"]
+    measured += [name for name in measure.get("meters", ()) if name in offered()]
+    ways = rapl.survey()
+    usable = next((way for way in ways if way["usable"]), None)
+    if usable:
+        measured += [f"RAPL {domain}" for domain in usable["domains"]]
+    else:
+        missing["cpu"] = f"RAPL: {'; '.join(dict.fromkeys(way['reason'] for way in ways))}"
+    return {"gpus": cards, "measured": measured, "missing": missing}

@@ -1,0 +1,162 @@
+"""A named window of metering: which sensors, started and read in which order, and what its pieces add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from energybench.meter import Meter
+from energybench.meter.clock import REAL_TIME, Clock
+from energybench.meter.trace import Sample
+from energybench.record import Card, Energy, Reading, Sampler
+
+LOST = "the sensor was lost during the window"
+AMOUNTS = frozenset({"wraps", "average_field_j"})  # details that add up from piece to piece
+FEWEST_TICKS = 10  # under these a counter's ends weigh too much for any figure
+
+
+class Window:
+    """One named window, possibly in several pieces: evaluation pauses it, nothing is scaled.
+
+    meters:      started in this order and read in the reverse one, the clock innermost, so that a sensor that waits
+                 for an edge encloses those that answer at once
+    synchronise: waits for every used device; called before the first and the last read, never inside
+    """
+
+    def __init__(self, meters: Sequence[Meter], synchronise: Callable[[], None]) -> None:
+        self._meters, self._synchronise = [*meters, Clock()], synchronise
+        self._pieces: list[Reading] = []
+        self.start_ns = 0  # of the first piece
+
+    def start(self) -> None:
+        self._synchronise()
+        for meter in self._meters:
+            meter.start()
+        self.start_ns = self.start_ns or REAL_TIME.now_ns()
+
+    def stop(self) -> None:
+        self._synchronise()
+        self._pieces.append(together([meter.stop() for meter in reversed(self._meters)]))
+
+    def reading(self) -> Reading:
+        """All pieces so far. A window that was never opened lasted no time and saw no energy."""
+        return in_turn(self._pieces) if self._pieces else Reading(wall_s=0.0, cpu_s=0.0, pieces=0)
+
+    def samples(self) -> list[Sample]:
+        """What the meters that keep a power trace saw, in order of time."""
+        found = [sample for meter in self._meters for sample in getattr(meter, "samples", ())]
+        return sorted(found, key=lambda sample: sample.time_ns)
+
+
+def refuse_short(reading: Reading) -> Reading:
+    """The reading without the figures of sensors that ticked less than 10 times in each of its pieces."""
+    piece_s = reading.wall_s / max(1, reading.pieces)
+    return reading.model_copy(
+        update={"energy": [_unless_short(energy, piece_s) for energy in reading.energy]}
+    )
+
+
+def ticks_of(energy: Energy) -> float | None:
+    """Seconds between two values of this sensor: the counter's tick or the sampler's period, the longest of pieces."""
+    found = energy.detail.get("tick_s", energy.detail.get("period_s"))
+    return max(found) if isinstance(found, list) else found
+
+
+def _unless_short(energy: Energy, piece_s: float) -> Energy:
+    tick_s = ticks_of(energy)
+    if energy.energy_j is None or tick_s is None or piece_s >= FEWEST_TICKS * tick_s:
+        return energy
+    reason = (
+        f"{energy.source}: a window of {piece_s:.2f} s is shorter than {FEWEST_TICKS} ticks of {tick_s:.3f} s"
+    )
+    return energy.model_copy(
+        update={"source": "unavailable", "energy_j": None, "error_j": None, "reason": reason}
+    )
+
+
+def together(readings: Sequence[Reading]) -> Reading:
+    """Meters of one and the same piece, the clock's first: it says how long the piece was."""
+    clock = readings[0]
+    samplers = [reading.sampler for reading in readings if reading.sampler]
+    return clock.model_copy(
+        update={
+            "energy": [energy for reading in reversed(readings) for energy in reading.energy],
+            "cards": {uuid: card for reading in readings for uuid, card in reading.cards.items()},
+            "sampler": _samplers(samplers, at_once=True),
+        }
+    )
+
+
+def in_turn(pieces: Sequence[Reading]) -> Reading:
+    """One piece after another: times, energies and their errors add up. No partial totals."""
+    cards = dict.fromkeys(uuid for piece in pieces for uuid in piece.cards)
+    return Reading(
+        wall_s=sum(piece.wall_s for piece in pieces),
+        cpu_s=_total([piece.cpu_s for piece in pieces]),
+        steal_s=_total([piece.steal_s for piece in pieces]),
+        pieces=len(pieces),
+        energy=_energies(pieces),
+        cards={uuid: _card([piece.cards[uuid] for piece in pieces if uuid in piece.cards]) for uuid in cards},
+        sampler=_samplers([piece.sampler for piece in pieces if piece.sampler], at_once=False),
+    )
+
+
+def _total(figures: Sequence[float | None]) -> float | None:
+    known = [figure for figure in figures if figure is not None]
+    return sum(known) if len(known) == len(figures) else None
+
+
+def _energies(pieces: Sequence[Reading]) -> list[Energy]:
+    """Sensor by sensor. A piece that could not be read makes the total unreadable."""
+    by_sensor = [{(e.source, e.scope, e.device): e for e in piece.energy} for piece in pieces]
+    return [_energy([piece.get(key) for piece in by_sensor])
+            for key in dict.fromkeys(key for piece in by_sensor for key in piece)]  # fmt: skip
+
+
+def _energy(parts: Sequence[Energy | None]) -> Energy:
+    seen = [part for part in parts if part is not None]
+    last = seen[-1]
+    lost = next((part for part in seen if part.energy_j is None), None)
+    if lost is not None or len(seen) < len(parts):
+        reason = lost.reason if lost and lost.reason else LOST
+        return last.model_copy(update={"energy_j": None, "error_j": None, "reason": reason})
+    joules, error_j = _total([p.energy_j for p in seen]), _total([p.error_j for p in seen])
+    return last.model_copy(update={"energy_j": joules, "error_j": error_j, "detail": _details(seen)})
+
+
+def _details(parts: Sequence[Energy]) -> dict[str, object]:
+    """Amounts add up; of what else differs between the pieces each one's is kept, in a list."""
+    found: dict[str, object] = {}
+    for key in parts[-1].detail:
+        values = [part.detail.get(key) for part in parts]
+        if key in AMOUNTS:
+            found[key] = _total(values)
+        else:
+            found[key] = values[0] if all(value == values[0] for value in values) else values
+    return found
+
+
+def _card(parts: Sequence[Card]) -> Card:
+    hottest = [part.temperature_max_c for part in parts if part.temperature_max_c is not None]
+    clocks = [part.sm_clock_mhz for part in parts if part.sm_clock_mhz is not None]
+    reasons = dict.fromkeys(reason for part in parts for reason in part.throttled_s)
+    return Card(
+        temperature_start_c=parts[0].temperature_start_c, temperature_end_c=parts[-1].temperature_end_c,
+        temperature_max_c=max(hottest, default=None),
+        sm_clock_mhz=sum(clocks) / len(clocks) if clocks else None,
+        throttled_s={reason: sum(part.throttled_s.get(reason, 0.0) for part in parts) for reason in reasons},
+        foreign_pids=sorted({pid for part in parts for pid in part.foreign_pids}),
+        mig=any(part.mig for part in parts), mps=any(part.mps for part in parts),
+    )  # fmt: skip
+
+
+def _samplers(parts: Sequence[Sampler], *, at_once: bool) -> Sampler | None:
+    """Of several pieces, or of several readers in one piece: the slowest period and the widest gap."""
+    if not parts:
+        return None
+    return Sampler(
+        period_s=max(part.period_s for part in parts),
+        samples=min(part.samples for part in parts) if at_once else sum(part.samples for part in parts),
+        missed=sum(part.missed for part in parts),
+        largest_gap_s=max(part.largest_gap_s for part in parts),
+        cpu_s=sum(part.cpu_s for part in parts),
+    )

@@ -1,0 +1,154 @@
+"""A powercap tree with physics: files that say what a processor of known power would have counted by now.
+
+    machine = Powercap(tmp_path)
+    machine.add("intel-rapl:0", "package-0", [(5, 300.0), (5, 40.0)])      5 s at 300 W, then 40 W for ever
+    meter = open_rapl(machine.time, machine.flat, system=machine.system)
+
+The layout is the kernel's: zones nested under `devices/virtual/powercap` (`nested`), and a flat folder of links to them
+(`flat`), so that a container's mask is what it is there: links that lead nowhere. Every time that the clock moves, the
+files are written anew. A counter is the integral of its power at its last tick in the hardware's own units, of which it
+holds 32 bits: max_energy_range_uj is the largest value that it takes, and one unit later it is 0.
+
+What goes wrong, goes wrong in the file system wherever it can. Only an error that root never gets from a plain file
+(EACCES, ENODATA, EIO) is raised by `read_text`, which a test puts in the place of `rapl.read_text`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from energybench.meter.replay import VirtualTime
+
+Power = (
+    float | Sequence[tuple[float, float]]
+)  # watts, or pieces of (seconds, watts), the last of which goes on
+
+SERVER_UJ, CLIENT_UJ = 65_712_999_613, 262_143_328_850  # ranges of real machines: 65.7 kJ and 262 kJ
+
+
+@dataclass
+class Zone:
+    """One counter and the power behind it."""
+
+    folder: Path
+    name: str
+    power: Power
+    start_uj: int = 0
+    range_uj: int = CLIENT_UJ
+    tick_ns: int = 1_000_000
+    still_from_ns: int | None = None
+
+    def energy_j(self, from_ns: int, until_ns: int) -> float:
+        """The true energy, as a wall meter would give it."""
+        return self._drawn_j(until_ns) - self._drawn_j(from_ns)
+
+    def _drawn_j(self, now_ns: int) -> float:
+        left_s, joules = now_ns / 1e9, 0.0
+        pieces = [(float("inf"), self.power)] if isinstance(self.power, int | float) else list(self.power)
+        for i, (seconds, watts) in enumerate(pieces):
+            spent_s = left_s if i == len(pieces) - 1 else min(left_s, seconds)
+            joules += watts * spent_s
+            left_s -= spent_s
+        return joules
+
+    def count(self, now_ns: int) -> int:
+        if self.still_from_ns is not None:
+            now_ns = min(now_ns, self.still_from_ns)
+        ticked_ns = now_ns // self.tick_ns * self.tick_ns
+        unit_uj = self.range_uj / (2**32 - 1)
+        return (
+            int((self.start_uj + self._drawn_j(ticked_ns) * 1e6) / unit_uj)
+            % 2**32
+            * self.range_uj
+            // (2**32 - 1)
+        )
+
+    def reset(self, now_ns: int) -> None:
+        """Back to 0, as after a suspend."""
+        self.start_uj -= self.count(now_ns)
+
+
+class MovingTime(VirtualTime):
+    """A virtual clock that tells somebody whenever it moves."""
+
+    def __init__(self, moved: Callable[[], None]) -> None:
+        super().__init__()
+        self._moved = moved
+
+    def _set(self, now_ns: int) -> None:
+        super()._set(now_ns)
+        self._moved()
+
+
+class Powercap:
+    """One machine. `system` is an empty /sys, so that no real power event answers for the fake."""
+
+    def __init__(self, folder: Path) -> None:
+        self.nested, self.flat = folder / "devices/virtual/powercap", folder / "class/powercap"
+        self.system = folder / "empty"
+        for path in (self.nested, self.flat, self.system):
+            path.mkdir(parents=True)
+        self.time = MovingTime(self._write)
+        self.zones: dict[str, Zone] = {}
+        self.errors: dict[str, int] = {}  # zone → errno of reading its energy_uj
+        self.says: dict[str, str] = {}  # zone → what its energy_uj holds instead of a count
+
+    def add(
+        self,
+        zone: str,
+        name: str,
+        power: Power,
+        *,
+        start_uj: int = 0,
+        range_uj: int = CLIENT_UJ,
+        rated_w: float | None = None,
+        tick_ns: int = 1_000_000,
+        still: bool = False,
+    ) -> Zone:
+        """zone: "intel-rapl:0", "intel-rapl:0:1", "intel-rapl-mmio:0"; a twin or mirror is the same again."""
+        parts = zone.split(":")
+        folder = self.nested.joinpath(*(":".join(parts[:depth]) for depth in range(1, len(parts) + 1)))
+        folder.mkdir(parents=True)
+        for path in (self.nested / parts[0], folder):
+            if not (self.flat / path.name).is_symlink():
+                (self.flat / path.name).symlink_to(path)
+        (folder / "name").write_text(f"{name}\n")
+        (folder / "max_energy_range_uj").write_text(f"{range_uj}\n")
+        if rated_w is not None:
+            (folder / "constraint_0_max_power_uw").write_text(f"{round(rated_w * 1e6)}\n")
+        made = Zone(folder, name, power, start_uj, range_uj, tick_ns, self.time.now_ns() if still else None)
+        self.zones[zone] = made
+        self._write()
+        return made
+
+    def mask(self) -> None:
+        """What a container runtime does: an empty folder over the devices, and the links dangle."""
+        shutil.rmtree(self.nested)
+        self.nested.mkdir()
+
+    def block(self, zone: str) -> None:
+        """A folder in the place of the counter: reading it fails, for root too."""
+        counter = self.zones[zone].folder / "energy_uj"
+        counter.unlink()
+        counter.mkdir()
+
+    def unblock(self, zone: str) -> None:
+        (self.zones[zone].folder / "energy_uj").rmdir()
+        self._write()
+
+    def read_text(self, path: Path) -> str:
+        """In the place of `rapl.read_text`: as the files are, but for `errors`."""
+        error = self.errors.get(path.parent.name)
+        if error is not None and path.name == "energy_uj":
+            raise OSError(error, os.strerror(error), str(path))
+        return path.read_text(encoding="ascii")
+
+    def _write(self) -> None:
+        for zone, made in self.zones.items():
+            counter = made.folder / "energy_uj"
+            if made.folder.is_dir() and not counter.is_dir():
+                counter.write_text(self.says.get(zone, f"{made.count(self.time.now_ns())}\n"))
