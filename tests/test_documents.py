@@ -60,3 +60,32 @@ def test_every_method_and_every_suite_parses_and_opens_with_its_card() -> None:
         assert "Compos" in card.text, card.path
     for path in shipped("suites").glob("*.toml"):
         assert load(path).workloads
+
+
+def test_the_page_on_measurement_lists_every_flag_as_the_code_has_it() -> None:
+    from energybench import flags
+
+    page = (ROOT / "docs" / "measurement.md").read_text(encoding="utf-8")
+    listed = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 5]
+    rows = [f"| `{kind.code}` | {kind.severity} | {kind.of} | {kind.sentence} |" for kind in flags.REGISTRY]
+    assert [line for line in listed if line.split("`")[1] in flags.KINDS] == rows
+
+
+def test_the_suite_that_the_page_on_measurement_prints_is_one(tmp_path: Path) -> None:
+    from energybench.suite import load
+
+    page = (ROOT / "docs" / "measurement.md").read_text(encoding="utf-8")
+    printed = page.split("```toml\n[measure]")[1].split("```")[0]
+    workload = """[[workload]]
+name = "w"
+model = { use = "cnn" }
+data = { use = "digits", batch = 8 }
+train = { epochs = 1, lr = 0.1 }
+"""
+    path = tmp_path / "s.toml"
+    cooldown = re.search(r"`\[trials\] (cooldown = .*?)`", page)
+    assert cooldown is not None
+    path.write_text(f'schema = 1\nsuite = "s"\n{workload}[trials]\n{cooldown[1]}\n[measure]{printed}')
+    suite = load(path)
+    assert suite.measure.carbon is not None
+    assert suite.trials.cooldown.below_c == 45
