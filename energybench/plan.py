@@ -36,7 +36,17 @@ from energybench.workloads import datasets, images
 
 Built = TypeVar("Built")
 
-PRINTERS = ("report/", "shipped/", "cli.py", "progress.py", "show.py", "listing.py", "doctor.py", "__")
+PRINTERS = (
+    "report/",
+    "shipped/",
+    "cli.py",
+    "progress.py",
+    "show.py",
+    "listing.py",
+    "doctor.py",
+    "calibrate.py",
+    "__",
+)
 
 
 def main(in_path: str, out_path: str) -> None:

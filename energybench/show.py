@@ -191,7 +191,10 @@ def _verdict(facts: dict[str, Any]) -> str:
     if facts["energy"] == "modelled":
         real = "time and FLOPs are real, joules are modelled and never a saving"
         return f"Energy cannot be measured here: {real} ({missing})."
-    parts = "; ".join(f"{PARTS[scope]}: {', '.join(names)}" for scope, names in facts["energy_by"].items())
+    parts = "; ".join(
+        f"{PARTS[scope]}: {(' or ' if scope == 'gpu' else ', ').join(names)}"
+        for scope, names in facts["energy_by"].items()
+    )
     return f"Energy can be measured here. A run will measure {parts}" + (f" ({missing})." if missing else ".")
 
 

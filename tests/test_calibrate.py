@@ -174,6 +174,15 @@ def test_a_training_is_long_enough_however_slow_the_first_ones_were(monkeypatch:
     assert set(scripted.epochs[3:]) == {13}
 
 
+def test_a_machine_that_becomes_faster_begins_again_with_longer_trainings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, scripted = run(monkeypatch, lambda n, epochs: (0.1 if n <= 5 else 0.05) * epochs)
+    assert found["window_shortest_s"] == pytest.approx(1.25, rel=0.05)
+    assert (found["pairs"], found["time"]["sd_log"]) == (6, 0)
+    assert scripted.epochs[5] < scripted.epochs[-1] == found["epochs"]
+
+
 def test_a_slow_epoch_is_one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, lambda n, epochs: 40.0 * epochs)[0]["epochs"] == 1
 
