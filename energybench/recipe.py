@@ -25,6 +25,9 @@ class Recipe:
     betas: tuple[float, float] | None = None
     decay: float = 0.0
     schedule: str = "constant"
+    milestones: tuple[float, ...] = ()
+    factor: float = 0.1
+    warmup_epochs: float = 0.0
     clip: float | None = None
     accumulate: int = 1
     precision: str = "fp32"
@@ -38,12 +41,18 @@ class Recipe:
         return cls(batch=workload["data"]["batch"], **train)
 
     def lr_at(self, progress: float) -> float:
-        """The learning rate at `progress` in [0, 1] of the planned epochs: a pure function, so skipping advances it."""
+        """The learning rate at `progress` in [0, 1] of the planned epochs: a pure function, so skipping advances it.
+
+        A warm-up multiplies whatever the schedule says by a ramp from 0 to 1. Milestones are in planned epochs.
+        """
+        rate, epoch = self.lr, progress * self.epochs
         if self.schedule == "cosine":
-            return self.lr * (1 + math.cos(math.pi * progress)) / 2
-        if self.schedule == "linear":
-            return self.lr * (1 - progress)
-        return self.lr
+            rate *= (1 + math.cos(math.pi * progress)) / 2
+        elif self.schedule == "linear":
+            rate *= 1 - progress
+        elif self.schedule == "step":
+            rate *= self.factor ** sum(epoch > milestone - 1e-9 for milestone in self.milestones)
+        return rate * min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else rate
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         if self.precision == "bf16":

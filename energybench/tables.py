@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
@@ -107,6 +108,11 @@ class Data(Table):
     augment: Several[Name] = ()
     subset: int | None = Field(default=None, ge=1, description="training samples kept")
     test_subset: int | None = Field(default=None, ge=1)
+    resize: int | None = Field(
+        default=None,
+        ge=1,
+        description="side in pixels that images are brought to, batch by batch on the device",
+    )
     resident: Bytes = Field(
         default="2 GB", validate_default=True, description="up to here kept on the device"
     )
@@ -125,7 +131,14 @@ class Train(Table):
     nesterov: bool = False
     betas: Annotated[tuple[Beta, Beta], Strict(False)] | None = None
     decay: float = Field(default=0.0, ge=0, description="weight decay, as the optimizer defines it")
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
+    milestones: Several[float] = Field(
+        default=(), description='epochs after which "step" multiplies the rate'
+    )
+    factor: float = Field(default=0.1, gt=0, lt=1, description='of "step", at each milestone')
+    warmup_epochs: float = Field(
+        default=0.0, ge=0, description="the learning rate rises from 0 over so many epochs"
+    )
     clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
     accumulate: int = Field(default=1, ge=1, description="micro-batches per update")
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -137,6 +150,17 @@ class Train(Table):
         for key in ("momentum", "nesterov"):
             if getattr(self, key) and self.optimizer != "sgd":
                 raise KeyedError(f"{self.optimizer} has no {key}", key, 'remove it, or use optimizer = "sgd"')
+        if (self.schedule == "step") != bool(self.milestones):
+            hint = 'write both: schedule = "step", milestones = [100, 150]'
+            key = "schedule" if self.milestones else "milestones"
+            raise KeyedError('milestones are the epochs of schedule = "step", and it needs some', key, hint)
+        if any(b <= a for a, b in pairwise((0.0, *self.milestones, float(self.epochs)))):
+            hint = f"epochs in rising order, above 0 and below {self.epochs}"
+            raise KeyedError("milestones must rise and lie inside the training", "milestones", hint)
+        if self.warmup_epochs >= self.epochs:
+            raise KeyedError(
+                "the learning rate would never arrive", "warmup_epochs", f"less than {self.epochs}"
+            )
         if self.nesterov and not self.momentum:
             raise KeyedError("nesterov needs momentum", "nesterov", "add momentum = 0.9")
         if self.betas and self.optimizer not in ("adam", "adamw"):

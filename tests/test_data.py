@@ -143,6 +143,30 @@ def test_crop_shifts_each_image_by_its_own_offset_over_black(shape, amount, seed
         assert torch.equal(done[number], padded[:, down : down + shape[2], right : right + shape[3]])
 
 
+@given(st.integers(1, 40), st.integers(0, 255))
+def test_resizing_keeps_an_even_image_even_and_the_batch_its_length(side, grey):
+    images = torch.full((3, 1, 8, 8), grey, dtype=torch.uint8)
+    plain, sized = (Images([0.5], [0.25], [], CPU, resize)(images, None) for resize in (None, side))
+    assert sized.shape == (3, 1, side, side)
+    assert torch.allclose(sized, plain[:, :, :1, :1].expand_as(sized), atol=1e-5)
+
+
+def test_a_model_is_built_for_the_resized_image_and_what_is_no_image_is_refused(tmp_path):
+    found = datasets.prepare({"use": "digits", "resize": 32, "resident": 1e9}, tmp_path)
+    assert found["shape"] == [1, 32, 32]
+    train, _ = datasets.open_data(found, {"use": "digits", "resize": 32}, CPU)
+    assert next(iter(train.load([torch.arange(4)]))).inputs.shape == (4, 1, 32, 32)
+
+    def vectors():
+        part = torch.zeros(6, 3), torch.zeros(6, dtype=torch.long)
+        return {"train": part, "test": part}
+
+    with pytest.raises(UsageError, match="no images"):
+        datasets.prepare(
+            {"use": "mine.py:vectors", "resize": 32, "resident": 1e9}, tmp_path, function=vectors
+        )
+
+
 def test_about_half_of_many_images_are_mirrored_and_every_offset_occurs():
     pair = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(4000, 1, 1, 2)
     mirrored = (flip(pair, torch.Generator().manual_seed(1))[:, 0, 0, 0] == 255).double().mean().item()

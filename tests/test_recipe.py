@@ -40,6 +40,34 @@ def test_a_decaying_schedule_begins_at_the_rate_ends_at_zero_and_never_rises(sch
     assert rates[50] == pytest.approx(0.15)
 
 
+@given(st.integers(2, 300), st.data())
+def test_a_step_schedule_multiplies_once_at_each_milestone(epochs, data):
+    marks = sorted(data.draw(st.sets(st.integers(1, epochs - 1), min_size=1, max_size=3)))
+    recipe = Recipe(epochs, 1, lr=0.1, schedule="step", milestones=tuple(marks), factor=0.5)
+    for epoch in range(epochs):  # the rate of its first step
+        passed = sum(mark <= epoch for mark in marks)
+        assert recipe.lr_at(epoch / epochs) == pytest.approx(0.1 * 0.5**passed)
+
+
+@given(st.sampled_from(["constant", "linear", "cosine"]), st.floats(0.5, 5), progresses)
+def test_a_warm_up_is_a_ramp_over_whatever_the_schedule_says(schedule, warmup, progress):
+    plain = Recipe(10, 1, lr=0.3, schedule=schedule)
+    warm = Recipe(10, 1, lr=0.3, schedule=schedule, warmup_epochs=warmup)
+    ramp = min(1.0, 10 * progress / warmup)
+    assert warm.lr_at(progress) == pytest.approx(ramp * plain.lr_at(progress), abs=1e-15)
+    assert warm.lr_at(0.0) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"schedule": "step"}, {"milestones": [3]}, {"schedule": "step", "milestones": [3, 3]},
+     {"schedule": "step", "milestones": [10]}, {"schedule": "step", "milestones": [0]}, {"warmup_epochs": 10.0}],
+)  # fmt: skip
+def test_a_schedule_that_cannot_happen_is_a_mistake(wrong):
+    with pytest.raises(ValueError, match=r"milestones|arrive"):
+        tables.Train.model_validate({"epochs": 10, "lr": 0.1, **wrong})
+
+
 def choices(name: str) -> list[str]:
     """What a suite may write for `train.<name>`, from the schema itself."""
     annotation: Any = tables.Train.model_fields[name].annotation
@@ -62,7 +90,7 @@ REFERENCE = {
 
 def test_the_schema_offers_the_optimizers_and_schedules_that_exist():
     assert set(choices("optimizer")) == set(REFERENCE)
-    assert set(choices("schedule")) == {"constant", "linear", "cosine"}
+    assert set(choices("schedule")) == {"constant", "linear", "cosine", "step"}
 
 
 @pytest.mark.parametrize("name", REFERENCE)

@@ -94,6 +94,12 @@ def prepare(spec: dict[str, Any], cache: Path, *, function: Callable[..., Any] |
         cache.mkdir(parents=True, exist_ok=True)
         torch.save(content, file.with_suffix(".part"))
         file.with_suffix(".part").replace(file)
+    if spec.get("resize"):
+        if described["mean"] is None:
+            raise UsageError(
+                Problem("E402", f"'{use}' holds no images that could be resized", hint="remove resize")
+            )
+        described["shape"] = [described["shape"][0], spec["resize"], spec["resize"]]
     return {"file": str(file), "source": source, **described}
 
 
@@ -102,7 +108,9 @@ def open_data(described: dict[str, Any], spec: dict[str, Any], device: torch.dev
     content = torch.load(described["file"], mmap=True, weights_only=True)
     images = None
     if described["mean"] is not None:
-        images = Images(described["mean"], described["std"], spec.get("augment") or [], device)
+        images = Images(
+            described["mean"], described["std"], spec.get("augment") or [], device, spec.get("resize")
+        )
     parts = []
     for part in ("train", "test"):
         inputs, targets = content[part]

@@ -18,11 +18,18 @@ class Images:
 
     mean, std: per channel, in units of the 0–1 range
     augment:   "flip" mirrors half of the images; "cropN" shifts by up to N pixels over a black border
+    resize:    side in pixels that the result is brought to, bilinear; None leaves it
     """
 
     def __init__(
-        self, mean: Sequence[float], std: Sequence[float], augment: Sequence[str], device: torch.device
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: Sequence[str],
+        device: torch.device,
+        resize: int | None = None,
     ) -> None:
+        self.resize = resize
         self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1) * 255
         self.scale = 1 / (torch.tensor(std, device=device).view(1, -1, 1, 1) * 255)
         self.augment = [parse(name) for name in augment]
@@ -31,7 +38,10 @@ class Images:
         if generator is not None:
             for kind, amount in self.augment:
                 images = flip(images, generator) if kind == "flip" else crop(images, amount, generator)
-        return images.to(torch.float32).sub_(self.mean).mul_(self.scale)
+        ready = images.to(torch.float32).sub_(self.mean).mul_(self.scale)
+        if self.resize is None or ready.shape[-2:] == (self.resize, self.resize):
+            return ready
+        return F.interpolate(ready, size=(self.resize, self.resize), mode="bilinear", align_corners=False)
 
 
 def flip(images: Tensor, generator: torch.Generator) -> Tensor:
