@@ -50,6 +50,8 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
         console.print(table)
     for note in facts["notes"]:
         console.print(Text(f"note: {note}", "yellow"))
+    if energy := _sensors(facts["machine"]):
+        console.print(Text(energy, "dim"))
     methods = {name: path for cell in facts["cells"] for name, path in cell["methods"].items()}
     for name, path in sorted(methods.items()):
         console.print(Text(f"{name}: {path}", "dim"), soft_wrap=True)
@@ -103,6 +105,16 @@ def print_record(path: Path, console: Console) -> None:
         if record.memory_resident_b:
             console.print(f"  memory: {format_bytes(record.memory_resident_b)} resident at most")
     console.print_json(json.dumps(record.model_dump(mode="json", by_alias=True)))
+
+
+def _sensors(machine: dict[str, Any]) -> str:
+    """What a trial's energy will come from; empty where the suite wants none."""
+    measured, missing = machine.get("measured"), machine.get("missing") or {}
+    if measured is None:
+        return ""
+    why = "; ".join(f"{scope}: {reason}" for scope, reason in missing.items())
+    told = f"measured by {', '.join(measured)}" if measured else "modelled by codecarbon, never a saving"
+    return f"energy: {told}" + (f" ({why})" if why else "")
 
 
 def print_doctor(facts: dict[str, Any], console: Console) -> None:
