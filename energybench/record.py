@@ -134,13 +134,28 @@ class Passes(Model):
     keys: dict[str, dict[str, int]] = Field(default_factory=dict)
 
 
+class Layer(Model):
+    """What the stack's formulas save in one operator of one module, all phases together."""
+
+    name: str  # "conv layer1.0.conv1"
+    flop_saved_rel: float | None = None
+    bytes_saved_rel: float | None = None
+    intensity_flop_b: float | None = None  # FLOP per byte in plain training
+
+
 class Estimate(Model):
-    """The ledger of plain training and what the stack's own formulas make of it, in FLOPs of the whole run."""
+    """The ledger of plain training and what the stack's own formulas make of it, for the whole run.
+
+    Bytes are those of kernels that read each operand once and write each result once: a lower bound.
+    """
 
     plain_flop: float
     estimated_flop: float
     plain_by_phase: dict[str, float] = Field(default_factory=dict)
     estimated_by_phase: dict[str, float] = Field(default_factory=dict)
+    plain_b: float | None = None
+    estimated_b: float | None = None
+    layers: list[Layer] = Field(default_factory=list)  # those that save most FLOPs, most first
 
 
 class Target(Model):

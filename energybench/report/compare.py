@@ -183,6 +183,7 @@ class Bench:
             diverged=sum(t.status == "diverged" for t in latest.values()),
             struck=bool(struck) or flags.worst(here) == "struck",
             verdict="no verdict", because="", detectable_rel=None, blocks_needed=None, explanation="",
+            moved=words.moved(evidence.estimates(used, witness)),
             to_target=_to_target(found),
             flags=raised(here, f"{self.name}: {label}"), control=control,
             seconds=evidence.figure(evidence.seconds(t) for t in used), energies=evidence.energies(used),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from energybench import flags, stats
-from energybench.record import Energy, Reading, Trial, Witness
+from energybench.record import Energy, Estimate, Reading, Trial, Witness
 
 Sensors = frozenset[tuple[str, str]]  # (source, scope)
 PREFERENCE = (
@@ -212,12 +212,17 @@ def to_target(trials: Sequence[Trial]) -> tuple[int, Figure | None, Figure | Non
     return len(reached), figure(target.wall_s for target in reached), figure(joules)
 
 
-def estimated_rel(trials: Sequence[Trial], witness: Witness | None) -> float | None:
-    """1 − estimated / plain by the stack's own formulas, the mean over trials."""
+def estimates(trials: Sequence[Trial], witness: Witness | None) -> list[Estimate]:
+    """The trials' own; the witness's where they have none."""
     known = [trial.estimate for trial in trials if trial.estimate]
     if not known and witness and witness.estimate:
         known = [witness.estimate]
-    known = [estimate for estimate in known if estimate.plain_flop > 0]
+    return [estimate for estimate in known if estimate.plain_flop > 0]
+
+
+def estimated_rel(trials: Sequence[Trial], witness: Witness | None) -> float | None:
+    """1 − estimated / plain by the stack's own formulas, the mean over trials."""
+    known = estimates(trials, witness)
     if not known:
         return None
     return 1 - math.fsum(e.estimated_flop / e.plain_flop for e in known) / len(known)

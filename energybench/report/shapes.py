@@ -145,6 +145,7 @@ class Row:
     detectable_rel: float | None
     blocks_needed: int | None
     explanation: str
+    moved: str  # what the formulas say of bytes; empty where they say nothing
     to_target: ToTarget | None
     flags: tuple[Raised, ...]
     control: Control | None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from energybench import stats
 
 if TYPE_CHECKING:
-    from energybench.record import Energy
+    from energybench.record import Energy, Estimate
     from energybench.report.evidence import Figure
     from energybench.report.shapes import Control, Measured, Quality, Row, ToTarget, Workload
 
@@ -101,7 +101,7 @@ def _less_or_more(ratio: float, less: str, more: str, same: str) -> str:
 
 SENSORS = {
     "gpu_counter": "the card's energy counter",
-    "gpu_power_integral": "the card's power, integrated",
+    "gpu_power_integral": "the card's integrated power",
     "rapl": "RAPL",
 }
 ENERGY_OFF = "Energy was not asked for, so methods are compared by time."
@@ -157,6 +157,26 @@ def explain(
     total, quantity = (seconds, "time") if joules is None else (joules, what("energy", scope))
     outcome = _less_or_more(total, f"less {quantity}", f"more {quantity}", f"the same {quantity}")
     return f"{', '.join(words)}: {outcome}."
+
+
+FEWER_APART = 0.01  # FLOPs and bytes saved, past which it is worth a word
+
+
+def moved(estimates: Sequence[Estimate]) -> str:
+    """What the formulas say of bytes, and of the layer that saves most FLOPs, where the two are not the same."""
+    known = [(e.plain_b, e.estimated_b) for e in estimates if e.plain_b and e.estimated_b is not None]
+    if not known:
+        return ""
+    saved = 1 - math.fsum(after / before for before, after in known) / len(known)
+    flop = 1 - math.fsum(e.estimated_flop / e.plain_flop for e in estimates) / len(estimates)
+    if abs(flop) < FEWER_APART or abs(saved - flop) < FEWER_APART:
+        return ""
+    text = f"By its formulas {percent(flop)} fewer FLOPs move {percent(abs(saved))} {'fewer' if saved >= 0 else 'more'} bytes"
+    layer = next((layer for e in estimates for layer in e.layers), None)
+    if layer and layer.bytes_saved_rel is not None and layer.intensity_flop_b is not None:
+        text += f"; {layer.name}: {percent(layer.flop_saved_rel)} fewer FLOPs, {percent(layer.bytes_saved_rel)} fewer bytes"
+        text += f", {number(layer.intensity_flop_b, 0)} FLOP per byte in plain training"
+    return f"{text}."
 
 
 def to_target(found: ToTarget) -> str:
@@ -219,6 +239,8 @@ def notes(row: Row, metric: str) -> list[str]:
         found.append(f"{metric.capitalize()} {quality_change(row.quality)}.")
     if row.explanation:
         found.append(row.explanation)
+    if row.moved:
+        found.append(row.moved)
     if row.claim_of == "backward" and row.claim_rel is not None:
         of_all = "" if row.claimed_rel is None else f", {percent(row.claimed_rel)} of the training"
         found.append(f"Claimed: {percent(row.claim_rel)} of the backward pass{of_all}.")

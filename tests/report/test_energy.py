@@ -1,0 +1,146 @@
+"""What reports make of sensors: which figures are added, what is net of idle, how far off, and what is said first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from synthetic import GPU, JOULES, MODEL, SECONDS, Run
+
+from energybench.record import Energy, Estimate, Layer, Reading
+from energybench.report import words
+from energybench.report.evidence import energies, metered
+from energybench.report.summary import summarise
+
+INTEGRAL, RAPL, DRAM = ("gpu_power_integral", "gpu"), ("rapl", "cpu"), ("rapl", "dram")
+
+
+def reading(*energy: Energy, wall_s: float = 1.0) -> Reading:
+    return Reading(wall_s=wall_s, energy=list(energy))
+
+
+def energy(source: str, scope: str, joules: float | None, **more: Any) -> Energy:
+    return Energy(source=source, scope=scope, energy_j=joules, **more)
+
+
+def note(*sensors: tuple[str, str], **run: Any) -> str:
+    return summarise(*Run(sensors=sensors, **run).method("half", energy=0.5).records()).energy_note
+
+
+def test_one_channel_of_a_card_counts_and_parts_of_the_machine_are_added() -> None:
+    found = metered(
+        reading(energy(*GPU, 100.0, error_j=1.0), energy(*INTEGRAL, 103.0), energy(*RAPL, 40.0, error_j=0.5),
+                energy(*DRAM, 5.0), energy(*MODEL, 999.0))
+    )  # fmt: skip
+    assert found.joules == 145.0
+    assert found.error_j == 1.5
+    assert found.sensors == {GPU, RAPL, DRAM}
+
+
+def test_without_a_counter_the_integral_counts() -> None:
+    found = metered(reading(energy("unavailable", "gpu", None), energy(*INTEGRAL, 103.0)))
+    assert (found.joules, found.sensors) == (103.0, {INTEGRAL})
+
+
+def test_a_meter_that_sees_the_whole_machine_is_not_added_to_its_parts() -> None:
+    found = metered(
+        reading(energy("meter(plug)", "machine", 300.0), energy(*GPU, 100.0), energy(*RAPL, 40.0))
+    )
+    assert (found.joules, found.sensors) == (300.0, {("meter(plug)", "machine")})
+
+
+@pytest.mark.parametrize(
+    ("sensors", "said"),
+    [
+        ((GPU,), "Energy is measured: gpu by the card's energy counter."),
+        ((GPU, INTEGRAL), "Energy is measured: gpu by the card's energy counter."),
+        ((RAPL, DRAM), "Energy is measured: cpu by RAPL, dram by RAPL."),
+        ((INTEGRAL, RAPL), "Energy is measured: gpu by the card's integrated power, cpu by RAPL."),
+        ((("meter(plug)", "machine"),), "Energy is measured: machine by plug."),
+    ],
+)
+def test_the_first_screen_says_what_was_measured_by_what(sensors: tuple[Any, ...], said: str) -> None:
+    assert note(*sensors) == said
+
+
+def test_the_first_screen_says_modelled_or_not_available_and_why_in_a_few_words() -> None:
+    missing = energy("unavailable", "cpu", None, reason="RAPL absent: there is no folder of that name")
+    run = Run(sensors=(MODEL,))
+    modelled = run.energies(5.0)
+    for block in range(3):
+        for label in ("baseline", "twin"):
+            run.change(
+                label, block, phases={"train": Reading(wall_s=9, cpu_s=9, energy=[*modelled, missing])}
+            )
+    said = summarise(*run.records()).energy_note
+    assert said.startswith("Energy is modelled, not measured")
+    assert said.endswith("Not seen: cpu (RAPL absent).")
+    assert words.energy_not_measured(False, [missing]).startswith("Energy is not available")
+
+
+def test_a_suite_that_wants_no_energy_is_told_so() -> None:
+    meta, trials, witnesses = Run(sensors=()).method("half", time=0.5).records()
+    off = meta.model_copy(update={"resolved": {**meta.resolved, "measure": {"energy": "off"}}})
+    assert summarise(off, trials, witnesses).energy_note == words.ENERGY_OFF
+
+
+def test_net_of_idle_is_gross_less_idle_power_times_the_window_and_may_be_negative() -> None:
+    def trial(gross: float, before_w: float, after_w: float) -> Any:
+        phases = {
+            "idle_before": reading(energy(*GPU, 2 * before_w), wall_s=2.0),
+            "train": reading(energy(*GPU, gross, error_j=3.0), wall_s=10.0),
+            "idle_after": reading(energy(*GPU, 4 * after_w), wall_s=4.0),
+        }
+        return Run().change("baseline", 0, phases=phases).records()[1][0]
+
+    (found,) = energies([trial(3000.0, 100.0, 140.0)])
+    assert found.net_j is not None
+    assert found.net_j.mean == pytest.approx(3000 - 120 * 10)
+    assert found.error_j == 3.0
+    (below,) = energies([trial(500.0, 100.0, 140.0)])
+    assert below.net_j is not None
+    assert below.net_j.mean == pytest.approx(-700)
+
+
+def test_an_idle_figure_that_is_missing_leaves_net_open_and_gross_standing() -> None:
+    phases = {"idle_before": reading(energy(*GPU, None), wall_s=2.0), "train": reading(energy(*GPU, 50.0))}
+    (found,) = energies([Run().change("baseline", 0, phases=phases).records()[1][0]])
+    assert found.net_j is None
+    assert found.energy_j is not None
+
+
+def test_a_budget_wider_than_the_noise_strikes_the_verdict() -> None:
+    def row(error_rel: float) -> Any:
+        run = Run(sensors=(GPU,)).method("half", time=0.5, energy=0.5)
+        for label in ("baseline", "twin", "half"):
+            for block in range(3):
+                ratio = 0.5 if label == "half" else 1.0
+                figure = energy(*GPU, JOULES * ratio, error_j=error_rel * JOULES * ratio)
+                run.change(label, block, phases={"train": reading(figure, wall_s=SECONDS * ratio)})
+        return summarise(*run.records()).workloads[0].rows[0]
+
+    assert row(0.009).verdict == "saves"
+    struck = row(0.011)
+    assert (struck.verdict, struck.struck) == ("no verdict", True)
+    assert "error budget" in struck.because
+
+
+def estimate(flop: float, moved: float | None, *layers: Layer) -> Estimate:
+    return Estimate(plain_flop=100.0, estimated_flop=100 * flop, plain_b=None if moved is None else 50.0,
+                    estimated_b=None if moved is None else 50 * moved, layers=list(layers))  # fmt: skip
+
+
+def test_bytes_are_spoken_of_where_they_are_not_saved_as_flops_are() -> None:
+    layer = Layer(name="conv 3", flop_saved_rel=0.8, bytes_saved_rel=0.12, intensity_flop_b=14.2)
+    said = words.plain(words.moved([estimate(0.7, 0.95, layer)]))
+    assert said == (
+        "By its formulas 30.0 % fewer FLOPs move 5.0 % fewer bytes; conv 3: 80.0 % fewer FLOPs, 12.0 % fewer bytes, "
+        "14 FLOP per byte in plain training."
+    )
+    assert "10.0 % more bytes" in words.plain(words.moved([estimate(0.7, 1.1)]))
+
+
+@pytest.mark.parametrize("same", [estimate(0.5, 0.5), estimate(1.0, 1.0), estimate(0.5, None)])
+def test_where_bytes_follow_flops_or_are_not_known_nothing_is_said(same: Estimate) -> None:
+    assert words.moved([same]) == ""
+    assert words.moved([]) == ""
