@@ -64,6 +64,7 @@ def listing(here: Path | None = None) -> dict[str, list[dict[str, Any]]]:
         "suites": _suites(here or Path.cwd()),
         "models": [
             *_functions("models.py", "OWN"),
+            *_functions("paper_models.py", "PAPER"),
             {
                 "name": "<torchvision's>",
                 "summary": "resnet18, vit_b_16, … any classifier by its name",

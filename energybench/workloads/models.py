@@ -1,4 +1,4 @@
-"""Models by name: our small ones here, every torchvision classification model by its own name, or a user's function."""
+"""Models by name: our small ones here, the papers' in paper_models.py, torchvision's classifiers, a user's function."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from energybench.errors import Problem, UsageError, nearest
 from energybench.torchvision_shim import import_torchvision
+from energybench.workloads.paper_models import PAPER
 
 Shape = tuple[int, ...]
 
@@ -52,7 +53,7 @@ def vit_tiny(
     return model
 
 
-OWN: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp, "vit_tiny": vit_tiny}
+OWN: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp, "vit_tiny": vit_tiny, **PAPER}
 
 
 def build(use: str, shape: Shape, classes: int, parameters: dict[str, Any]) -> nn.Module:

@@ -1,0 +1,784 @@
+"""The papers' own counting rules: every figure they print, to all its digits, and closed forms far beyond them."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import json
+import math
+import pickle
+import re
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from torch import nn
+
+from energybench import claims_page, cli
+from energybench.errors import UsageError
+from energybench.flops import paper_tables
+from energybench.flops.claims import (
+    BackwardFlop,
+    BadClaim,
+    calflops_forward,
+    drop_rate_lower_bound,
+    gradsamp_skips,
+    gradsamp_total,
+    neq_ceiling,
+    neq_saved,
+    presampling_gate,
+    ssprop_backward,
+    ssprop_total,
+    thop_forward,
+)
+from energybench.torchvision_shim import import_torchvision
+from energybench.workloads import models
+from energybench.workloads.paper_models import PAPER
+
+ROOT = Path(__file__).resolve().parents[2]
+PHOTO, CIFAR, MNIST = (3, 224, 224), (3, 32, 32), (1, 28, 28)
+
+
+def shipped(use, shape=CIFAR, classes=10, **parameters):
+    with torch.device("meta"):
+        return models.build(use, shape, classes, parameters)
+
+
+# ── backward with channels left out: what is printed ──────────────────────────────────────────────────────────
+
+TABLE4 = [
+    (MNIST, "resnet18", "234.10", "140.79"),
+    (MNIST, "resnet50", "540.06", "325.85"),
+    (CIFAR, "resnet18", "285.32", "171.61"),
+    (CIFAR, "resnet50", "669.75", "404.18"),
+]
+
+
+@pytest.mark.parametrize(("shape", "use", "dense", "mean"), TABLE4)
+def test_every_figure_of_ssprops_table_4(shape, use, dense, mean):
+    found = ssprop_backward(shipped(use, shape, stem="small"), (128, *shape), drop=0.8)
+    assert (f"{found.dense / 1e9:.2f}", f"{found.mean / 1e9:.2f}") == (dense, mean)
+
+
+def test_its_code_keeps_whole_channels_so_its_true_figure_is_170_90():
+    found = ssprop_backward(shipped("resnet18", stem="small"), (128, *CIFAR), drop=0.8, kept="integer")
+    assert f"{found.mean / 1e9:.2f}" == "170.90"
+
+
+@pytest.mark.parametrize(("together", "trained"), [(60_000, 48_000), (50_000, 40_000)])
+def test_validation_images_make_its_totals_a_quarter_too_large(together, trained):
+    printed, run = (ssprop_total(171.61e9, images=n, batch=128, epochs=50) for n in (together, trained))
+    assert printed / run == pytest.approx(1.25, rel=1e-15)
+    assert printed == pytest.approx(171.61e9 * 50 * together / 128, rel=1e-15)
+
+
+def test_a_run_has_whole_iterations_and_the_paper_has_not():
+    run = {"images": 40_000, "batch": 128, "epochs": 3}
+    assert ssprop_total(10, **run) == 10 * 3 * 312.5
+    assert ssprop_total(10, **run, fractional=False) == 10 * 3 * 313
+    three = BackwardFlop(4.0, 2.0, 3.0)
+    assert ssprop_total(three, **run, fractional=False) == (4 * 939, 2 * 939, 3 * 939)
+
+
+# ── and what is not ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_convolution_by_hand():
+    conv = nn.Conv2d(6, 10, (3, 5), stride=2, padding=1, groups=2)
+    # 11×9 → 6×4; 4 samples: M = 96; Cin = 3 a group; K² = 15
+    m, each = 4 * 6 * 4, 4 * 3 * 15
+    found = ssprop_backward(conv, (4, 6, 11, 9), drop=0.25)
+    assert found.dense == m * each * 10
+    assert found.sparse == m * each * 7.5 + (m - 1) * 10
+    assert found.mean == (found.dense + found.sparse) / 2
+    whole = ssprop_backward(conv, (4, 6, 11, 9), drop=0.25, kept="integer")
+    assert whole == (found.dense, m * each * 7 + (m - 1) * 10, (found.dense + whole.sparse) / 2)
+    printed = ssprop_backward(conv, (4, 6, 11, 9), drop=0.25, bias_term=True)
+    assert (printed.dense, printed.sparse) == (m * (each + 1) * 10, m * (each + 1) * 7.5 + (m - 1) * 10)
+
+
+def test_batchnorm_counts_by_its_elements_and_channels_in_both():
+    norm = ssprop_backward(nn.BatchNorm2d(5), (2, 5, 3, 7), drop=0.5)
+    assert norm == (12 * 2 * 5 * 3 * 7 + 10 * 5,) * 3
+    assert ssprop_backward(nn.BatchNorm1d(5), (8, 5), drop=0.5).dense == 12 * 8 * 5 + 10 * 5
+
+
+def test_nothing_else_counts():
+    rest = nn.Sequential(
+        nn.ReLU(), nn.MaxPool2d(2), nn.ConvTranspose2d(3, 4, 2), nn.Dropout(0.5), nn.GroupNorm(2, 4),
+        nn.Flatten(2), nn.Conv1d(4, 8, 3), nn.Flatten(), nn.Linear(8 * 79, 10), nn.Softmax(1),
+    )  # fmt: skip
+    assert ssprop_backward(rest, (2, 3, 16, 16), drop=0.8) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("coefficient", [2, 4])
+def test_dropout_counts_when_it_is_asked_for(coefficient):
+    conv = nn.Conv2d(3, 8, 3)
+    with_dropout = nn.Sequential(conv, nn.Dropout(0.2), nn.Dropout(0.0), nn.Dropout2d(0.1))
+    without = ssprop_backward(with_dropout, (2, 3, 8, 8), drop=0.8)
+    assert without == ssprop_backward(conv, (2, 3, 8, 8), drop=0.8)
+    found = ssprop_backward(with_dropout, (2, 3, 8, 8), drop=0.8, dropout_coefficient=coefficient)
+    more = coefficient * 2 * (2 * 8 * 6 * 6)  # two layers; a Dropout of 0 is none
+    assert found == tuple(flop + more for flop in without)
+
+
+def test_table_6_counts_four_for_each_dropout_behind_a_batchnorm():
+    dropped = paper_tables._with_dropout("resnet26", CIFAR, {})
+    without, found = (
+        ssprop_backward(dropped, (128, *CIFAR), drop=0.8, dropout_coefficient=c).dense for c in (None, 4)
+    )
+    assert without == ssprop_backward(shipped("resnet26"), (128, *CIFAR), drop=0.8).dense
+    # BatchNorms of each width: stem and two a block, one more in the shortcut where the width grows
+    norms = {64: (1 + 4, 32), 128: (6 + 1, 16), 256: (10 + 1, 8), 512: (4 + 1, 4)}
+    assert found - without == sum(4 * 128 * width * count * side**2 for width, (count, side) in norms.items())
+
+
+@st.composite
+def convolutions(draw):
+    groups = draw(st.integers(1, 3))
+    kernel = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    conv = nn.Conv2d(
+        groups * draw(st.integers(1, 4)), groups * draw(st.integers(1, 8)), kernel, stride=draw(st.integers(1, 3)),
+        padding=draw(st.integers(0, 2)), dilation=draw(st.integers(1, 2)), groups=groups, bias=draw(st.booleans()),
+        device="meta",
+    )  # fmt: skip
+    shape = (draw(st.integers(1, 5)), conv.in_channels, draw(st.integers(8, 12)), draw(st.integers(8, 12)))
+    return conv, shape
+
+
+drops = st.integers(0, 99).map(lambda percent: percent / 100)
+
+
+@given(convolutions(), drops)
+def test_any_convolution_and_any_drop_rate(pair, drop):
+    conv, shape = pair
+    y = conv(torch.empty(shape, device="meta"))
+    m, channels = y.numel() // conv.out_channels, conv.out_channels
+    each = 4 * conv.in_channels // conv.groups * conv.kernel_size[0] * conv.kernel_size[1]
+    share = 1 - Fraction(round(100 * drop), 100)
+    found = ssprop_backward(conv, shape, drop=drop)
+    assert found.dense == m * each * channels
+    assert found.sparse == float(m * each * share * channels + (m - 1) * channels)
+    assert found.mean == pytest.approx((found.dense + found.sparse) / 2, rel=1e-15)
+    whole = ssprop_backward(conv, shape, drop=drop, kept="integer")
+    left = max(int(share * channels), 1)
+    assert whole.sparse == m * each * left + (m - 1) * channels
+
+
+@given(convolutions())
+def test_dropping_nothing_costs_the_selection_alone(pair):
+    conv, shape = pair
+    m = conv(torch.empty(shape, device="meta")).numel() // conv.out_channels
+    for kept in ("exact", "integer"):
+        found = ssprop_backward(conv, shape, drop=0, kept=kept)
+        assert found.sparse == found.dense + (m - 1) * conv.out_channels
+
+
+@given(convolutions(), st.integers(2, 5), drops)
+def test_dense_is_linear_in_the_batch_and_sparse_but_for_the_selection(pair, times, drop):
+    conv, (batch, *rest) = pair
+    one, more = (ssprop_backward(conv, (n * batch, *rest), drop=drop) for n in (1, times))
+    assert more.dense == times * one.dense
+    assert more.sparse - times * one.sparse == pytest.approx(
+        (times - 1) * conv.out_channels, abs=1e-6 * more.sparse
+    )
+
+
+@given(convolutions())
+def test_at_the_lower_bound_a_sparse_backward_is_one_addition_a_channel_cheaper_and_below_it_breaks_even(
+    pair,
+):
+    conv, shape = pair
+    m = conv(torch.empty(shape, device="meta")).numel() // conv.out_channels
+    bound = drop_rate_lower_bound(conv)
+    assert bound == 1 / (4 * math.prod(conv.weight.shape[1:]) + 1)
+    at = ssprop_backward(conv, shape, drop=bound, bias_term=True)
+    assert at.dense - at.sparse == pytest.approx(conv.out_channels, abs=1e-9 * at.dense)
+    even = ssprop_backward(conv, shape, drop=bound * (1 - 1 / m), bias_term=True)
+    assert even.sparse == pytest.approx(even.dense, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("channels", "drop", "left"),
+    [(100, 0.29, 71), (64, 0.8, 12), (10, 0.99, 1), (1, 0.5, 1), (100, 0.43, 57)],
+)
+def test_kept_channels_are_counted_in_exact_decimals(channels, drop, left):
+    found = ssprop_backward(nn.Conv2d(1, channels, 1), (1, 1, 1, 1), drop=drop, kept="integer")
+    assert found.sparse == 4 * left  # M = 1: nothing to select by
+
+
+def test_four_times_the_pixels_are_four_times_the_convolutions():
+    small, large = (shipped("resnet18", (3, side, side), stem="small") for side in (32, 64))
+    norms = 10 * sum(n.num_features for n in small.modules() if isinstance(n, nn.BatchNorm2d))
+    at_32, at_64 = (
+        ssprop_backward(m, (32, 3, side, side), drop=0.8).dense for m, side in ((small, 32), (large, 64))
+    )
+    assert at_64 - norms == 4 * (at_32 - norms)
+    photo = ssprop_backward(shipped("resnet18", PHOTO, stem="small"), (32, *PHOTO), drop=0.8).dense
+    assert photo - norms == 49 * (at_32 - norms)
+
+
+def test_a_shared_convolution_counts_at_each_call():
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    once = ssprop_backward(conv, (2, 4, 5, 5), drop=0.5)
+    assert ssprop_backward(nn.Sequential(conv, nn.ReLU(), conv), (2, 4, 5, 5), drop=0.5) == tuple(
+        2 * n for n in once
+    )
+
+
+def test_a_frozen_convolution_and_the_first_layers_dx_count_as_in_the_paper():
+    conv = nn.Conv2d(3, 4, 3)
+    free = ssprop_backward(conv, (2, 3, 8, 8), drop=0.5)
+    assert ssprop_backward(conv.requires_grad_(False), (2, 3, 8, 8), drop=0.5) == free
+
+
+# ── models are left alone ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_not_run_moved_or_changed(training):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5)).train(training)
+    ran = []
+    model.register_forward_hook(lambda module, *_: ran.append(module))
+    before, drawn = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    for rule in (calflops_forward, thop_forward, lambda *given: ssprop_backward(*given, drop=0.5)):
+        rule(model, (2, 3, 8, 8))
+    assert model not in ran
+    assert [m.training for m in model.modules()] == [training] * 4
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert not [part for part in model for _ in part._forward_hooks]
+    assert all(p.device.type == "cpu" and p.grad is None for p in model.parameters())
+
+
+def test_the_convention_does_not_depend_on_the_models_mode():
+    model = shipped("resnet18", stem="small")
+    trained = (
+        ssprop_backward(model.train(), (4, *CIFAR), drop=0.8),
+        calflops_forward(model.train(), (1, *CIFAR)),
+    )
+    assert trained == (
+        ssprop_backward(model.eval(), (4, *CIFAR), drop=0.8),
+        calflops_forward(model, (1, *CIFAR)),
+    )
+
+
+def test_one_sample_is_enough_where_batchnorm_sees_one_pixel():
+    model = nn.Sequential(nn.Conv2d(3, 4, 4), nn.BatchNorm2d(4))
+    assert ssprop_backward(model, (1, 3, 4, 4), drop=0.5).dense == 4 * 3 * 16 * 4 + 12 * 4 + 10 * 4
+
+
+def test_models_that_start_with_tokens_or_need_numbers_are_no_obstacle():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.fc(x) if x.sum().item() >= 0 else x
+
+    tokens = nn.Sequential(nn.Embedding(11, 6), nn.Linear(6, 5))
+    assert calflops_forward(tokens, (2, 7)) == 2 * 2 * 7 * 6 * 5
+    assert calflops_forward(Branches(), (2, 4)) == 2 * 2 * 4 * 3
+    assert calflops_forward(nn.Linear(4, 3).half(), (2, 4)) == 2 * 2 * 4 * 3
+
+
+# ── calflops ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_gradsamps_resnet50_and_its_baseline():
+    forward = calflops_forward(shipped("resnet50_head4096", PHOTO), (1, *PHOTO))
+    assert forward == 8_223_875_584
+    assert isinstance(forward, int)
+    total = gradsamp_total(forward, images=50_000, kept_epochs=200)
+    assert total == 3 * forward * 50_000 * 200
+    assert f"{total / 1e12:.3f}" == "246716.268"
+
+
+class Written(nn.Module):
+    """Whatever expression a test writes."""
+
+    def __init__(self, expression):
+        super().__init__()
+        self.expression = expression
+
+    def forward(self, x):
+        return self.expression(x)
+
+
+N = 2 * 3 * 8 * 8  # elements of the input below
+
+
+@pytest.mark.parametrize(
+    ("part", "flop"),
+    [
+        (nn.Conv2d(3, 4, 3, bias=False), 2 * (2 * 36) * 4 * 27),
+        (nn.Conv2d(3, 4, 3), 2 * (2 * 36) * 4 * 27 + 2 * 4 * 36),
+        (nn.Conv2d(3, 6, 3, groups=3, padding="same"), 2 * (2 * 64) * 6 * 9 + 2 * 6 * 64),
+        (nn.ConvTranspose2d(3, 4, 2, stride=2), 2 * N * 4 * 4 + 2 * 4 * 16 * 16),
+        (nn.Linear(8, 5), 2 * N * 5),
+        (nn.BatchNorm2d(3), 2 * N),
+        (nn.BatchNorm2d(3, affine=False), N),
+        (nn.LayerNorm(8), 5 * N),
+        (nn.LayerNorm(8, elementwise_affine=False), 4 * N),
+        (nn.GroupNorm(3, 3), 5 * N),
+        (nn.InstanceNorm2d(3), 4 * N),
+        (nn.ReLU(), N),
+        (nn.ReLU(inplace=True), N),
+        (nn.LeakyReLU(), N),
+        (nn.SiLU(), N),
+        (nn.ReLU6(), 0),  # torch computes it as a hardtanh
+        (nn.GELU(), N),
+        (nn.Softmax(-1), N),
+        (nn.MaxPool2d(2), N),
+        (nn.AvgPool2d(2), N),
+        (nn.AdaptiveAvgPool2d(1), N),
+        (nn.AdaptiveMaxPool2d(2, return_indices=True), N),
+        (nn.Dropout(0.5), 0),
+        (nn.Sigmoid(), 0),
+        (nn.Flatten(), 0),
+        (Written(lambda x: x @ x), 0),
+        (Written(lambda x: torch.matmul(x, x)), 2 * N * 8),
+        (Written(lambda x: x.matmul(x)), 2 * N * 8),
+        (Written(lambda x: torch.bmm(x[0], x[1])), 2 * N * 8 / 2),
+        (Written(lambda x: torch.einsum("bcij,bckj->bcik", x, x)), 2 * N * 8),
+        (Written(lambda x: torch.einsum("...ij,...kj->...ik", x, x)), 2 * N * 8),
+        (Written(lambda x: x + x * x), 0),
+        (Written(lambda x: F.scaled_dot_product_attention(x, x, x)), 0),
+        (Written(lambda x: F.relu(input=x)), N),
+        (Written(lambda x: x.relu()), 0),
+        (Written(lambda x: F.conv2d(input=x, weight=x[:, :, :3, :3])), 2 * (2 * 36) * 2 * 27),
+    ],
+    ids=lambda value: re.sub(r"\s+", " ", str(value))[:40],
+)
+def test_what_calflops_sees_of_each_operation(part, flop):
+    assert calflops_forward(part, (2, 3, 8, 8)) == flop
+
+
+def test_residual_additions_are_free():
+    block = import_torchvision().models.resnet.BasicBlock(8, 8)
+    each = 2 * 8 * 8 * 9 + 2 * 8 + 8  # per pixel: convolution, BatchNorm, ReLU
+    assert calflops_forward(block, (1, 8, 6, 6)) == 2 * 36 * each
+
+
+@pytest.mark.parametrize("shows_weights", [True, False])
+def test_attention_shows_its_projections_and_hides_a_fused_product(shows_weights):
+    class SelfAttention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.MultiheadAttention(16, 4, batch_first=True)
+
+        def forward(self, x):
+            return self.inner(x, x, x, need_weights=shows_weights)
+
+    tokens, pairs = 2 * 5, 2 * 5 * 5
+    projections = 2 * tokens * (16 * 48 + 16 * 16)
+    products = 2 * (2 * pairs * 16) + 4 * pairs  # two products by name, a softmax in each of 4 heads
+    assert calflops_forward(SelfAttention(), (2, 5, 16)) == projections + shows_weights * products
+
+
+def test_microsofts_swin_is_torchvisions_without_its_products_of_attention():
+    ours, theirs = (calflops_forward(shipped(use, PHOTO), (1, *PHOTO)) for use in ("swin_tiny", "swin_t"))
+    stages = ((56**2, 96, 2), (28**2, 192, 2), (14**2, 384, 6), (7**2, 768, 2))
+    assert theirs - ours == sum(depth * 2 * 2 * pixels * 49 * width for pixels, width, depth in stages)
+
+
+def test_the_mixer_by_hand():
+    patches, width, tokens, channels, layers, classes = 196, 512, 4 * 196, 256, 12, 10
+    layer = (
+        2 * 5 * patches * width  # two LayerNorms
+        + 2 * 2 * patches * tokens * width + (tokens + patches) * width + tokens * width  # Conv1d with biases, GELU
+        + 2 * 2 * patches * width * channels + patches * channels  # Linear without, GELU
+    )  # fmt: skip
+    head = 5 * patches * width + 2 * width * classes
+    by_hand = 2 * patches * 3 * 16**2 * width + layers * layer + head
+    assert calflops_forward(shipped("mixer", PHOTO), (1, *PHOTO)) == by_hand
+
+
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 4))
+def test_calflops_is_linear_in_the_batch(batch, width, kernel):
+    model = nn.Sequential(
+        nn.Conv2d(2, width, kernel), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+    )
+    one = calflops_forward(model, (1, 2, 6, 6))
+    assert calflops_forward(model, (batch, 2, 6, 6)) == batch * one
+
+
+def test_nothing_of_torch_stays_replaced_whatever_happens():
+    names = [(F, "linear"), (F, "relu"), (F, "max_pool2d"), (torch, "matmul"), (torch.Tensor, "matmul")]
+    before = [getattr(owner, name) for owner, name in names]
+    calflops_forward(nn.Linear(2, 2), (1, 2))
+    with pytest.raises(BadClaim):
+        calflops_forward(nn.Linear(2, 2), (1, 3))
+    assert all(getattr(owner, name) is was for (owner, name), was in zip(names, before, strict=True))
+    assert "matmul" not in vars(torch.Tensor)
+
+
+@given(st.integers(0, 10**12), st.integers(1, 10**7), st.integers(0, 500))
+def test_a_total_is_three_forwards_for_every_image_of_every_kept_epoch(forward, images, kept):
+    assert gradsamp_total(forward, images=images, kept_epochs=kept) == 3 * forward * images * kept
+
+
+# ── epochs left out ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_literal_rules():
+    assert gradsamp_skips("every:5", 23) == {5, 10, 15, 20}
+    assert gradsamp_skips("every:2", 5) == {2, 4}
+    assert gradsamp_skips("late-every:5", 200) == set(range(105, 201, 5))
+    assert gradsamp_skips("late-every:2", 5) == {4}
+    assert gradsamp_skips("late-every:3", 5) == {3}
+    assert gradsamp_skips("every:10", 9) == set()
+    assert [gradsamp_skips("random:0.5", epochs) for epochs in (0, 1)] == [set(), set()]
+
+
+TABLE2 = [("every:5", 167), ("every:10", 183), ("random:0.2", 176), ("random:0.5", 135), ("random:0.7", 119),
+          ("late-every:5", 190), ("late-every:10", 195), ("late-random:0.2", 190), ("late-random:0.5", 175),
+          ("late-random:0.7", 165)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("strategy", "kept"), TABLE2)
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_preset_pays_for_the_epochs_that_table_2_pays_for(strategy, kept, seed):
+    skipped = gradsamp_skips(strategy, 200, preset="table2", seed=seed)
+    assert 200 - len(skipped) == kept
+    assert min(skipped) >= (101 if strategy.startswith("late") else 2)
+    assert max(skipped) <= 200
+
+
+def test_the_starts_that_fit_table_2_are_few():
+    def starts(kind, five, ten):
+        return {
+            first for first in range(2, 201)
+            if len(gradsamp_skips(f"{kind}:5", 200, start_epoch=first)) == five
+            and len(gradsamp_skips(f"{kind}:10", 200, start_epoch=first)) == ten
+        }  # fmt: skip
+
+    assert starts("every", 33, 17) == set(range(36, 41))
+    assert starts("late-every", 10, 5) == set(range(151, 156))
+
+
+@given(st.integers(2, 40), st.integers(0, 400))
+def test_a_period_skips_its_share_and_never_epoch_1(period, epochs):
+    skipped = gradsamp_skips(f"every:{period}", epochs)
+    assert len(skipped) == epochs // period
+    late = gradsamp_skips(f"late-every:{period}", epochs)
+    assert late == {epoch for epoch in skipped if epoch > epochs // 2}
+
+
+@given(st.integers(1, 99), st.integers(0, 300), st.integers(0, 2**31), st.integers(0, 3))
+def test_random_skips_depend_on_the_seed_alone_and_keep_their_distance(percent, epochs, seed, between):
+    strategy = f"random:{percent / 100}"
+    skipped = gradsamp_skips(strategy, epochs, seed=seed, min_real_between=between)
+    assert skipped == gradsamp_skips(strategy, epochs, seed=seed, min_real_between=between)
+    assert skipped == gradsamp_skips(
+        strategy, epochs, generator=torch.Generator().manual_seed(seed), min_real_between=between
+    )
+    assert skipped <= set(range(2, epochs + 1))
+    ordered = sorted(skipped)
+    assert all(later - earlier > between for earlier, later in itertools.pairwise(ordered))
+    if not between:
+        more = gradsamp_skips(f"random:{(percent + 100) / 200}", epochs, seed=seed)
+        late = gradsamp_skips(f"late-{strategy}", epochs, seed=seed)
+        assert late <= skipped <= more
+        assert late == {epoch for epoch in skipped if epoch > epochs // 2}
+
+
+@pytest.mark.parametrize(("between", "share"), [(0, 0.5), (1, 0.5 / 1.5)])
+def test_random_skips_have_their_expected_share(between, share):
+    skipped = len(gradsamp_skips("random:0.5", 20_000, min_real_between=between))
+    assert skipped / 20_000 == pytest.approx(share, abs=4 * math.sqrt(0.25 / 20_000))
+
+
+def test_the_same_generator_gives_the_method_and_the_claim_the_same_epochs():
+    draws = torch.rand(101, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    expected = {epoch for epoch in range(2, 101) if draws[epoch] < 0.2}
+    assert gradsamp_skips("random:0.2", 100, seed=3) == expected
+
+
+# ── neurons left alone ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_neq_by_hand():
+    ops = {"conv": 300, "norm": 100, "fc": 600}
+    epochs = [{"conv": 0.0, "fc": 0.0}, {"conv": 0.5, "fc": 1.0}]
+    # epoch 1: 900 of 1000 left, epoch 2: 150 of 1000; the norm is not hooked, so the public script calls it saved
+    assert neq_saved(ops, epochs) == pytest.approx(100 * (1 - (0.9 + 0.15) / 2), rel=1e-15)
+    assert neq_saved(ops, epochs, unhooked="trained") == pytest.approx(
+        100 * (1 - (1.0 + 0.25) / 2), rel=1e-15
+    )
+    by_layer = {"conv": [0.0, 0.5], "fc": [0.0, 1.0]}
+    assert neq_saved(ops, by_layer) == neq_saved(ops, epochs)
+    by_position = [[0.0, None, 0.0], [0.5, None, 1.0]]
+    assert neq_saved(list(ops.values()), by_position) == neq_saved(ops, epochs)
+    assert neq_saved(ops, {"conv": 0.5, "fc": 1.0}) == neq_saved([300, 100, 600], [0.5, None, 1.0]) == 85
+    assert neq_saved([1, 3], torch.tensor([[0.0, 0.5], [1.0, 0.5]], dtype=torch.float64)) == 50
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**9), st.floats(0, 1)), min_size=1, max_size=6), st.integers(1, 4))
+def test_neq_is_the_ops_weighted_mean_of_frozen_shares(layers, epochs):
+    ops = [n for n, _ in layers]
+    frozen = [f for _, f in layers]
+    expected = 100 * sum(n * f for n, f in layers) / sum(ops)
+    assert neq_saved(ops, [frozen] * epochs) == pytest.approx(expected, abs=1e-9)
+    assert neq_saved([2 * n for n in ops], [frozen] * epochs) == pytest.approx(expected, abs=1e-9)
+
+
+def test_thop_counts_multiply_adds_once_and_norms_twice_an_element():
+    shared = nn.Linear(6, 6)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, groups=3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        shared, shared,
+    )  # fmt: skip
+    assert thop_forward(model, (2, 3, 8, 8)) == {
+        "0": 2 * 36 * 6 * 9,
+        "1": 2 * (2 * 6 * 36),
+        "5": 2 * (2 * 36),
+    }
+
+
+@pytest.mark.parametrize(
+    ("use", "shape", "classes"),
+    [("vgg16", CIFAR, 10), ("swin_tiny", PHOTO, 10), ("resnet32", CIFAR, 100), ("resnet56", CIFAR, 100),
+     ("resnet18", PHOTO, 345), ("mobilenet_v2", (3, 64, 64), 200)],
+)  # fmt: skip
+def test_freezing_saves_no_more_than_50_to_52_percent_of_a_backward(use, shape, classes):
+    assert 50 <= neq_ceiling(shipped(use, shape, classes), (1, *shape)) <= 52
+
+
+def test_the_ceiling_by_hand():
+    # dW: 10·20 + 20·5 multiply-adds; dX: 20·5, none for the first layer
+    model = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5))
+    assert neq_ceiling(model, (3, 10)) == 75
+    assert neq_ceiling(nn.Linear(10, 20), (3, 10)) == 100
+
+
+# ── samples chosen ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_gate_of_presampling():
+    assert presampling_gate(3) == 2
+    assert f"{presampling_gate(5):.2f}" == "2.67"
+    assert presampling_gate(0) == 1
+
+
+# ── nonsense ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+CONV = nn.Conv2d(3, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda: ssprop_backward(CONV, (1, 3, 8, 8), drop=1), "[0, 1)"),
+        (lambda: ssprop_backward(CONV, (1, 3, 8, 8), drop=-0.1), "[0, 1)"),
+        (lambda: ssprop_backward(CONV, (1, 3, 8, 8), drop=80), "80 % is written 0.8"),
+        (lambda: ssprop_backward(CONV, (1, 3, 8, 8), drop=math.nan), "number"),
+        (lambda: ssprop_backward(CONV, (1, 3, 8, 8), drop="much"), "number"),
+        (lambda: ssprop_backward(CONV, (1, 3, 8, 8), drop=0.5, kept="exat"), "did you mean 'exact'?"),
+        (lambda: ssprop_backward(CONV, (1, 3, 8, 8), drop=0.5, dropout_coefficient=-2), "negative"),
+        (lambda: ssprop_backward(CONV, (), drop=0.5), "input shape"),
+        (lambda: ssprop_backward(CONV, 3, drop=0.5), "input shape"),
+        (lambda: ssprop_backward(CONV, (0, 3, 8, 8), drop=0.5), "input shape"),
+        (lambda: ssprop_backward(CONV, (1, 5, 8, 8), drop=0.5), "(1, 5, 8, 8)"),
+        (lambda: ssprop_backward(print, (1, 3, 8, 8), drop=0.5), "torch.nn.Module"),
+        (lambda: ssprop_total(1.0, images=0, batch=8, epochs=1), "images"),
+        (lambda: ssprop_total(1.0, images=8, batch=0, epochs=1), "batch"),
+        (lambda: ssprop_total(1.0, images=8, batch=8, epochs=-1), "epochs"),
+        (lambda: drop_rate_lower_bound(nn.Linear(2, 2)), "Linear"),
+        (lambda: gradsamp_total(1, images=8, kept_epochs=-1), "negative"),
+        (lambda: gradsamp_total(-1, images=8, kept_epochs=1), "negative"),
+        (lambda: gradsamp_skips("evry:5", 10), "did you mean 'every'?"),
+        (lambda: gradsamp_skips("late-randm:0.2", 10), "did you mean 'late-random'?"),
+        (lambda: gradsamp_skips("every:1", 10), "from 2 on"),
+        (lambda: gradsamp_skips("every:2.5", 10), "from 2 on"),
+        (lambda: gradsamp_skips("every", 10), "every:5"),
+        (lambda: gradsamp_skips("random:20", 10), "between 0 and 1"),
+        (lambda: gradsamp_skips("random:x", 10), "between 0 and 1"),
+        (lambda: gradsamp_skips("every:5", -1), "epochs"),
+        (lambda: gradsamp_skips("every:5", 10, start_epoch=1), "start_epoch"),
+        (lambda: gradsamp_skips("every:5", 100, preset="table2"), "200 epochs"),
+        (lambda: gradsamp_skips("random:0.3", 200, preset="table2"), "random:0.2, random:0.5, random:0.7"),
+        (lambda: gradsamp_skips("every:5", 200, preset="tabel2"), "did you mean 'table2'?"),
+        (lambda: gradsamp_skips("every:5", 200, preset="table2", start_epoch=3), "leave start_epoch"),
+        (lambda: neq_saved({}, [{}]), "no operations"),
+        (lambda: neq_saved({"a": 1}, []), "no epoch"),
+        (lambda: neq_saved({"a": 1}, {}), "no epoch"),
+        (lambda: neq_saved({"conv1": 1}, [{"conv2": 0.5}]), "did you mean 'conv1'?"),
+        (lambda: neq_saved({"a": 1}, [{"a": 1.5}]), "[0, 1]"),
+        (lambda: neq_saved({"a": 1, "b": 1}, {"a": [0.5], "b": [0.5, 0.5]}), "as many"),
+        (lambda: neq_saved({"a": -1}, [{"a": 0.5}]), "negative"),
+        (lambda: neq_saved({"a": 1}, [{"a": 0.5}], unhooked="lost"), "unhooked"),
+        (lambda: neq_ceiling(nn.ReLU(), (1, 3)), "no linear layer"),
+    ],
+)
+def test_nonsense_is_refused_in_words(call, word):
+    with pytest.raises(ValueError, match=re.escape(word)) as refused:
+        call()
+    assert isinstance(refused.value, UsageError)
+    assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)
+
+
+# ── the models of the tables ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_no_model_of_ours_takes_a_name_of_torchvisions():
+    vision = import_torchvision().models
+    assert not set(models.OWN) & set(vision.list_models())
+    assert set(PAPER) <= set(models.OWN)
+
+
+@pytest.mark.parametrize(
+    ("use", "parameters", "layers"),
+    [("resnet32", 464_154, 32), ("resnet56", 853_018, 56)],
+)
+def test_the_resnets_for_cifar_have_the_papers_depth_and_size(use, parameters, layers):
+    """He et al. 2015, Table 6: 0.46 M and 0.85 M parameters, with shortcuts of kind A."""
+    model = shipped(use)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in model.modules()) == layers
+    projected = shipped(use, shortcut="B")
+    more = sum(p.numel() for p in projected.parameters()) - parameters
+    assert more == 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+    with pytest.raises(UsageError, match="shortcut"):
+        shipped(use, shortcut="C")
+
+
+def test_shortcut_a_takes_every_second_pixel_between_channels_of_zeros():
+    block = models.build("resnet32", CIFAR, 10, {}).blocks[5]
+    x = torch.randn(2, 16, 8, 8)
+    y = block.shortcut(x)
+    assert y.shape == (2, 32, 4, 4)
+    assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2])
+    assert not y[:, :8].any()
+    assert not y[:, 24:].any()
+
+
+@pytest.mark.parametrize("size", [40, pytest.param(224, marks=pytest.mark.slow)])
+def test_our_swin_computes_what_torchvisions_does(size):
+    torch.manual_seed(0)
+    ours = models.build("swin_tiny", (3, size, size), 5, {}).eval()
+    theirs = import_torchvision().models.swin_t(num_classes=5).eval()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("use", sorted(PAPER))
+def test_every_model_of_the_papers_takes_any_channels_and_names_as_many_classes(use):
+    assert shipped(use, (1, 32, 32), 7)(torch.empty(2, 1, 32, 32, device="meta")).shape == (2, 7)
+
+
+def test_resnet26_and_the_two_layer_head_are_what_their_papers_say():
+    assert [len(getattr(shipped("resnet26"), f"layer{n}")) for n in (1, 2, 3, 4)] == [2, 3, 5, 2]
+    head = shipped("resnet50_head4096", PHOTO).fc
+    assert [(m.in_features, m.out_features) for m in head if isinstance(m, nn.Linear)] == [
+        (2048, 4096),
+        (4096, 10),
+    ]
+
+
+def test_the_mixer_refuses_images_that_its_patches_do_not_tile():
+    with pytest.raises(UsageError, match="patches"):
+        models.build("mixer", (3, 30, 32), 10, {})
+
+
+# ── the page ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return paper_tables.facts()
+
+
+def test_every_printed_row_agrees(facts):
+    assert facts["agree"] == facts["figures"] == 23
+    printed = [
+        cell
+        for paper in facts["papers"]
+        for table in paper["tables"]
+        for row in table["rows"]
+        for cell in row
+    ]
+    for figure in (
+        "8,223,875,584",
+        "246716.268",
+        *(text for *_, dense, mean in TABLE4 for text in (dense, mean)),
+    ):
+        assert printed.count(figure) >= 2, figure  # theirs and ours
+    assert "no" not in printed
+
+
+def test_a_figure_that_differs_in_its_last_digit_does_not_agree():
+    table = paper_tables.compared("t", ["what", "printed", "ours"], [(["a"], ["1.24"], ["1.25"])], "s")
+    assert (table.agree, table.rows[0][-1]) == ([False], "no")
+
+
+def test_table_2_is_whole_and_linear_in_its_kept_epochs(facts):
+    tables = [t for t in facts["papers"][0]["tables"] if t["title"].endswith("TFLOPs")]
+    assert sum(len(row) - 1 for table in tables for row in table["rows"]) == 99
+    kept = [200, *(epochs for _, epochs in TABLE2)]
+    for table in tables:
+        for column in (1, 2, 3):
+            cells = [float(row[column]) for row in table["rows"]]
+            assert cells == pytest.approx([cells[0] * n / 200 for n in kept], abs=1.01e-3)
+
+
+def test_every_claimed_percentage_is_above_the_flops_of_its_row(facts):
+    table = next(t for t in facts["papers"][0]["tables"] if "against itself" in t["title"])
+    for _, written, claimed, paid, _ in table["rows"]:
+        assert float(written) == float(claimed) > float(paid)
+
+
+def test_the_page_in_the_documents_is_this_one(facts):
+    assert (ROOT / "docs" / "claims.md").read_text(encoding="utf-8") == claims_page.markdown(facts)
+
+
+@pytest.mark.parametrize("width", [20, 45, 60, 80, 140])
+def test_no_terminal_is_too_narrow_for_a_number(facts, width):
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    claims_page.print_claims(facts, console)
+    words = console.file.getvalue().split()
+    for paper in facts["papers"]:
+        for table in paper["tables"]:
+            for row in table["rows"]:
+                for heading, cell in zip(table["headings"], row, strict=True):
+                    if heading in table["numbers"]:
+                        assert cell in words, (width, cell)
+
+
+def test_the_command_prints_the_page_as_text_as_json_and_to_a_file(facts, monkeypatch, tmp_path):
+    monkeypatch.setattr(paper_tables, "facts", lambda: facts)
+    text = CliRunner().invoke(cli.app, ["claims"])
+    assert text.exit_code == 0
+    assert claims_page.TITLE in text.stdout
+    assert json.loads(CliRunner().invoke(cli.app, ["claims", "--json"]).stdout) == json.loads(
+        json.dumps(facts)
+    )
+    done = CliRunner().invoke(cli.app, ["claims", "--markdown", str(tmp_path / "page.md")])
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == claims_page.markdown(facts)
+
+
+def test_printing_needs_no_torch():
+    code = "import sys, energybench.claims_page; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_the_command_answers_within_twenty_seconds():
+    done = subprocess.run(
+        [sys.executable, "-m", "energybench", "claims", "--json"], capture_output=True, timeout=20, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["agree"] == 23
