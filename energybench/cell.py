@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import resource
 import sys
@@ -24,13 +25,14 @@ from typing import Any
 import torch
 
 from energybench import discovery
+from energybench.flops.intensity import explain
 from energybench.loop import Diverged, Run
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.method import Method, Task, parameters
 from energybench.phases import Phases, gpu_facts, keep_trace
 from energybench.recipe import Recipe
-from energybench.record import Estimate, Flag, Target, Trial, Witness, write_json
+from energybench.record import Estimate, Flag, Layer, Target, Trial, Witness, write_json
 from energybench.seeds import stable_seed
 from energybench.warmup import warm_up
 from energybench.witness import WitnessLayer
@@ -39,6 +41,7 @@ from energybench.workloads import datasets, models
 from energybench.workloads.data import Data
 
 WITNESS_STEPS = 48  # counted steps per cell; every epoch contributes
+LAYERS = 3  # of an estimate, named in the record
 
 
 def main(in_path: str, out_path: str) -> None:
@@ -180,17 +183,30 @@ def wait_for_devices(device: torch.device) -> None:
                 torch.cuda.synchronize(number)
 
 
-def estimate(spec: dict[str, Any], run: Run) -> Estimate | None:
-    """The ledger of plain training and what the stack's formulas make of it, innermost first."""
-    if not spec.get("ledger"):
-        return None
+def works(spec: dict[str, Any], run: Run) -> tuple[Work, Work]:
+    """The ledger of plain training, and what the stack's formulas make of it, innermost first."""
     lines = tuple(Line(**line) for line in spec["ledger"])
     plain = Work(lines, epochs=run.recipe.epochs, samples=run.data.samples(run.recipe.batch))
     work = plain.trained(run.epochs)
     for method in reversed(run.methods):
         work = method.estimate(work)
+    return plain, work
+
+
+def estimate(spec: dict[str, Any], run: Run) -> Estimate | None:
+    """Both in figures, with the layers that save most; None where the model could not be traced."""
+    if not spec.get("ledger"):
+        return None
+    plain, work = works(spec, run)
+    per_step = run.recipe.batch / run.recipe.accumulate
+    told = explain(plain, work, per_step)
+    layers = [Layer(name=group.name, flop_saved_rel=group.flop_saved_rel, bytes_saved_rel=group.bytes_saved_rel,
+                    intensity_flop_b=group.intensity if math.isfinite(group.intensity) else None)
+              for group in told.groups if group.estimated_flop < group.plain_flop]  # fmt: skip
     return Estimate(plain_flop=plain.flop, estimated_flop=work.flop,
-                    plain_by_phase=plain.by_phase(), estimated_by_phase=work.by_phase())  # fmt: skip
+                    plain_by_phase=plain.by_phase(), estimated_by_phase=work.by_phase(),
+                    plain_b=plain.moved_b(per_step), estimated_b=work.moved_b(per_step),
+                    layers=layers[:LAYERS])  # fmt: skip
 
 
 def fingerprint(model: torch.nn.Module) -> str:

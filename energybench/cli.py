@@ -98,6 +98,30 @@ def check(suite: str, quick: bool, overrides: tuple[str, ...], device: str | Non
 
 
 @app.command()
+@suite_options
+@click.option(
+    "--no-count",
+    is_flag=True,
+    help="Plain training's FLOPs alone, from the ledger, without running anything.",
+)
+@click.option("--by", type=click.Choice(["module"]), help="Also layer by layer, with bytes.")
+@click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+def flops(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, no_count: bool, by: str | None,
+          as_json: bool) -> None:  # fmt: skip
+    """FLOPs of each cell of SUITE: baseline, estimated, counted. Counting takes one unmetered run of each."""
+    from energybench.cost_page import examine, print_flops
+
+    loaded = _load(suite, quick, overrides, device)
+    facts = examine(loaded, device=device, count=not no_count, by_module=by == "module",
+                    say=lambda text: click.echo(text, err=True))  # fmt: skip
+    if as_json:
+        _print_json(facts)
+    else:
+        print_flops(facts, console())
+    sys.exit(EXIT_TRIALS_FAILED if any(cell["status"] == "failed" for cell in facts["cells"]) else 0)
+
+
+@app.command()
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 def show(path: Path) -> None:
     """Print one record, or the trials of a run's folder."""
@@ -189,6 +213,26 @@ def doctor(calibrate: bool, seconds: float | None, as_json: bool) -> None:  # fm
     if calibrate and facts["calibration"] is None:
         click.echo(f"error[E504]: {facts['calibration_reason']}", err=True)
         sys.exit(EXIT_TRIALS_FAILED)
+
+
+@app.command()
+@click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+@click.option(
+    "--markdown", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the page to a file."
+)
+def claims(as_json: bool, page: Path | None) -> None:
+    """The papers' own tables, counted again by their own rules, and where they contradict themselves."""
+    from energybench.claims_page import markdown, print_claims
+    from energybench.flops.paper_tables import facts
+
+    found = facts()
+    if page:
+        page.write_text(markdown(found), encoding="utf-8")
+        click.echo(f"{page} written", err=True)
+    if as_json:
+        _print_json(found)
+    elif not page:
+        print_claims(found, console())
 
 
 @app.command()

@@ -91,10 +91,14 @@ def spec_of(suite: Suite, place: Path, *, device: str | None, download: bool) ->
 
 
 def plan(
-    suite: Suite, launcher: Launcher, place: Path, *, device: str | None = None, download: bool = True
-) -> Planned:
-    """Check everything that can be checked without training, in a child. Raises UsageError with every mistake."""
-    spec = spec_of(suite, place, device=device, download=download)
+    suite: Suite, launcher: Launcher, place: Path, *, device: str | None = None, download: bool = True,
+    purpose: str | None = None,
+) -> Planned:  # fmt: skip
+    """Check everything that can be checked without training, in a child. Raises UsageError with every mistake.
+
+    purpose: what the plan is for, as `energybench.plan.Plan` takes it; by default a run, or a check without download
+    """
+    spec = spec_of(suite, place, device=device, download=download) | {"purpose": purpose}
     in_path, out_path = place / "plan.in.json", place / "plan.out.json"
     in_path.write_text(json.dumps(spec), encoding="utf-8")
     outcome = launcher.call("energybench.plan:main", in_path, out_path)

@@ -17,6 +17,7 @@ from energybench.recipe import Recipe
 from energybench.work import Line
 
 TIMED_STEPS = 3
+LONG_STEP_S = 2.0
 
 
 class TracedTask(nn.Module):
@@ -45,13 +46,18 @@ def trace_task(
     from energybench.flops.ledger import ledger
 
     traced = TracedTask(task, model, recipe, batch)
-    lines = ledger(traced, tuple(traced.leaves), device)
+    lines = ledger(traced, tuple(traced.leaves), device, recipe.precision)
     return tuple(replace(line, module=line.module.removeprefix("model").removeprefix(".")) for line in lines)
 
 
-def time_step(run: Run) -> float:
-    """Seconds of one plain gradient on a full batch: the smallest of a few, after one that is not counted."""
+def time_step(run: Run, most: int | None = None) -> float:
+    """Seconds of one plain gradient on a full batch: the smallest of a few, after one that is not counted if it is short.
+
+    most: time a batch of no more than so many samples, and multiply
+    """
     positions = run.data.cut(torch.arange(len(run.data)), run.recipe.batch)[0]
+    times_larger = 1.0 if most is None else max(1.0, len(positions) / most)
+    positions = positions[:most]
     batch = next(iter(run.data.load([positions])))
     times = []
     for _ in range(TIMED_STEPS + 1):
@@ -60,4 +66,6 @@ def time_step(run: Run) -> float:
         if run.device.type == "cuda":
             torch.cuda.synchronize(run.device)
         times.append(time.perf_counter() - started)
-    return min(times[1:])
+        if times[0] > LONG_STEP_S:  # starting up is then a small part of it
+            break
+    return min(times[1:] or times) * times_larger

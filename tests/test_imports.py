@@ -18,7 +18,8 @@ PACKAGE, METHODS = ROOT / "energybench", ROOT / "methods"
 LIGHT = [
     *("units", "where", "record", "stats", "flags", "schedule", "suite", "method", "errors", "work", "seeds"),
     *("tables", "resolve", "variants", "explain", "folder", "progress", "show", "listing", "doctor", "cli"),
-    *("claims_page", "runner", "planned", "machine", "launch", "discovery", "report/*"),
+    *("claims_page", "cost_page", "flops/intensity", "workloads/stand_in"),
+    *("runner", "planned", "machine", "launch", "discovery", "report/*"),
 ]
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
 SLOW_TO_IMPORT = frozenset({"codecarbon", "pynvml", "mlxtend", "sklearn"})

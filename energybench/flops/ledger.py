@@ -13,14 +13,24 @@ backward follows from the same trace: no dX for the first layer, no dW for a fro
                    (on a CPU: dropout, a mask that learns, odd shapes). torch is asked which one it takes.
     recurrent      forward N, dW N, dX N for every weight matrix at every position
 
-Sums, normalisations, activations, pooling, embeddings and optimizer steps are not entered. Tracing happens
-on the meta device, which takes no memory and nearly no time; a model that needs real numbers is traced on the
-CPU with two samples.
+Normalisations, activations, pooling, embeddings and the like have lines of 0 FLOPs with the bytes that they move
+(moves.py). Bytes are those of a kernel that reads each operand once and writes its result once:
+
+    conv, linear   forward x + w + y, dW x + dy + dw, dX dy + w + dx
+    matmul         forward a + b + y, and dy + the other operand + its own gradient for each that learns
+    attention      forward q + k + v + y, backward these + dy and the gradients; torch's plain path also writes and
+                   reads the scores, 4 times forward and 7 times backward
+    recurrent      as linear, with every weight once
+
+What grows with the batch is entered per sample, what does not, parameters above all, per step. Optimizer steps are
+not entered. Tracing happens on the meta device, which takes no memory and nearly no time; a model that needs real
+numbers is traced on the CPU with two samples.
 """
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,13 +51,17 @@ _DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "output_padding": 0, "dila
 
 
 def ledger(
-    module: nn.Module, inputs: tuple[Tensor, ...], device: torch.device | str | None = None
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    device: torch.device | str | None = None,
+    precision: str = "fp32",
 ) -> tuple[Line, ...]:
-    """FLOPs per sample of one forward of `module(*inputs)` and of the backward from all its outputs.
+    """FLOPs and bytes of one forward of `module(*inputs)` and of the backward from all its outputs.
 
-    inputs: one batch; the first tensor's first dimension is the number of samples. A single sample is
-            doubled, because BatchNorm cannot train on one.
-    device: where training will run, which decides the attention kernel; by default the module's own device.
+    inputs:    one batch; the first tensor's first dimension is the number of samples. A single sample is
+               doubled, because BatchNorm cannot train on one.
+    device:    where training will run, which decides the attention kernel; by default the module's own device.
+    precision: "bf16" counts the bytes of training under bf16 autocast on that device, casts included.
 
     The module is not run, moved or changed. Lines name modules as `module.named_modules()` does; a shared
     module is listed under its first name, with the sum of its calls. Raises EnergybenchError E403 when the
@@ -59,13 +73,18 @@ def ledger(
     first = next(iter([*module.parameters(), *tensors]))
     target = first.device if device is None else torch.device(device)
     samples = tensors[0].shape[0] if tensors[0].dim() else 1
+    leaves = len(tree_leaves(inputs))
     try:
         batch = max(samples, 2)
-        costs = _trace(module, _resized(inputs, samples, batch), batch, torch.device("meta"), target)
+        costs = _trace(
+            module, _resized(inputs, samples, batch), Handles(target, leaves, batch, precision), "meta"
+        )
     except Exception as unfit:  # data-dependent control flow, a kernel without meta: any reason is enough
         batch = 2
         try:
-            costs = _trace(module, _resized(inputs, samples, batch), batch, torch.device("cpu"), target)
+            costs = _trace(
+                module, _resized(inputs, samples, batch), Handles(target, leaves, batch, precision), "cpu"
+            )
         except Exception as error:
             error = unfit if first.device.type == "meta" else error  # such a module cannot leave meta
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -75,9 +94,7 @@ def ledger(
                 hint="check that model(*inputs) runs on a batch of two, on tensors of these shapes and types",
             )
             raise EnergybenchError(problem) from error
-    return tuple(
-        Line(cost.phase, cost.module, cost.op, flop / batch, dict(cost.shape)) for cost, flop in costs.items()
-    )
+    return _lines(costs, batch)
 
 
 def plain_work(lines: tuple[Line, ...], epochs: float, samples: float) -> Work:
@@ -85,10 +102,23 @@ def plain_work(lines: tuple[Line, ...], epochs: float, samples: float) -> Work:
     return Work(lines, epochs, samples)
 
 
-def _trace(
-    module: nn.Module, inputs: Any, batch: int, place: torch.device, target: torch.device
-) -> dict[Cost, float]:
-    twin = _twin(module, place).train()
+def _lines(costs: dict[Cost, float], batch: int) -> tuple[Line, ...]:
+    """One line for all costs that differ in their operand alone, in the order of the trace."""
+    lines: dict[Cost, Line] = {}
+    for cost, amount in costs.items():
+        key = replace(cost, operand="", per_step=False)
+        line = lines.setdefault(key, Line(cost.phase, cost.module, cost.op, 0.0, dict(cost.shape)))
+        if not cost.operand:
+            lines[key] = replace(line, flop=amount / batch)
+        elif cost.per_step:
+            line.step_b[cost.operand] = float(amount)
+        else:
+            line.sample_b[cost.operand] = amount / batch
+    return tuple(lines.values())
+
+
+def _trace(module: nn.Module, inputs: Any, handles: Handles, place: str) -> dict[Cost, float]:
+    twin = _twin(module, torch.device(place)).train()
     # Whatever the model returns, the tracer sees a tuple of tensors.
     twin.register_forward_hook(
         lambda _, __, out: tuple(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
@@ -101,7 +131,7 @@ def _trace(
 
     analysis = FlopCountAnalysis(twin, tree_map(placed, inputs)).clear_op_handles()
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    analysis.set_op_handle(**Handles(target, len(tree_leaves(inputs)), batch).by_name())
+    analysis.set_op_handle(**handles.by_name())
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), _PlainConvolutions():
         return dict(analysis.by_operator())
 

@@ -2,13 +2,13 @@
 
 fvcore calls a handle with the operator's inputs and outputs as torch._C.Value: shape, type, and whether the
 tensor requires a gradient. A handle answers with a Counter whose keys say phase, module, operator and shape.
+Here stand the operators that have FLOPs; those that only move bytes are in moves.py.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from math import prod
 from typing import Any
@@ -16,53 +16,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from energybench.flops.moves import Movers
+from energybench.flops.values import Cost, Moved, Values, elements, is_tensor, learns, sizes
 from energybench.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 
-Sizes = list[int]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """A key of fvcore's counters: a Line without its FLOPs."""
-
-    phase: str
-    module: str
-    op: str
-    shape: tuple[tuple[str, float], ...]
-
-
-def _sizes(value: Any) -> Sizes:
-    return list(value.type().sizes())
-
-
-def _learns(value: Any) -> bool:
-    return bool(value.isCompleteTensor() and value.type().requires_grad())
-
-
-def _elements(value: Any) -> list[Any]:
-    """Of a traced list."""
-    return list(value.node().inputs())
+Handle = Callable[[list[Any], list[Any]], Any]
+# A kernel that is not fused writes and reads its scores: QKᵀ, softmax, PV; then dP, dV, dS, dQ, dK.
+SCORES_FORWARD, SCORES_BACKWARD = 4, 7
 
 
 class Handles:
-    def __init__(self, target: torch.device, inputs: int, batch: int) -> None:
-        self.target = target
-        self.inputs = inputs  # the graph's first values; the others it starts from are parameters and buffers
-        self.batch = batch
-        self._starts: list[str] = []
+    """target, precision: where and how training will run; inputs, batch: of the traced call."""
 
-    def by_name(self) -> dict[str, Callable[[list[Any], list[Any]], Any]]:
-        return {
+    def __init__(self, target: torch.device, inputs: int, batch: int, precision: str = "fp32") -> None:
+        self.target = target
+        self.values = Values(target, inputs, batch, precision)
+
+    def by_name(self) -> dict[str, Handle]:
+        handles: dict[str, Handle] = Movers(self.values).by_name()
+        handles |= {
             "aten::_convolution": lambda i, o: self.convolution(i, o, i[6].toIValue(), i[8].toIValue()),
             "aten::_convolution_mode": lambda i, o: self.convolution(i, o, False, i[6].toIValue()),
             "aten::linear": self.linear,
             "aten::scaled_dot_product_attention": self.attention,
             "aten::einsum": self.einsum,
-            "aten::tensordot": lambda i, o: self.tensordot(i, o, [d.toIValue() for d in _elements(i[3])]),
+            "aten::tensordot": lambda i, o: self.tensordot(i, o, [d.toIValue() for d in elements(i[3])]),
             "aten::inner": lambda i, o: self.tensordot(i, o, [-1]),
             **{f"aten::{op}": self.product for op in ("matmul", "mm", "bmm", "mv", "dot", "vdot")},
             **{
-                f"aten::{op}{place}": lambda i, o: self.product(i[1:], o)
+                f"aten::{op}{place}": lambda i, o: self.product(i[1:], o, added=i[0])
                 for op in ("addmm", "baddbmm", "addbmm", "addmv")
                 for place in ("", "_")
             },
@@ -72,100 +54,119 @@ class Handles:
             },
             **{f"aten::{op}_cell": self.cell for op in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
         }
+        return {name: partial(self.noted, handle) for name, handle in handles.items()}
 
-    def entry(self, out: Any, op: str, phases: dict[str, float], shape: Mapping[str, float]) -> Counter[Cost]:
-        owner = out.node().scopeName().split("/")[-1]
-        found: Counter[Cost] = Counter()  # int-like arithmetic; fvcore adds these up
-        for phase, flop in phases.items():
-            found[Cost(phase, owner, op, tuple(shape.items()))] += flop  # type: ignore[assignment]
+    def noted(self, handle: Handle, i: list[Any], o: list[Any]) -> Counter[Cost]:
+        self.values.note(o)
+        found: Counter[Cost] = handle(i, o)
         return found
 
-    def per_sample(self, sizes: Sizes) -> float:
-        """A product of sizes of which one holds the batch, wherever it stands."""
-        return prod(sizes) / self.batch
-
     def convolution(self, i: list[Any], o: list[Any], transposed: bool, groups: int) -> Counter[Cost]:
-        x, w, out = _sizes(i[0]), _sizes(i[1]), _sizes(o[0])
+        x, w, out = sizes(i[0]), sizes(i[1]), sizes(o[0])
         flop = 2.0 * x[0] * prod((x if transposed else out)[2:]) * prod(w)
         shape = {"in": x[1], "out": out[1], "kernel": prod(w[2:]), "groups": groups}
         shape["positions"] = prod(out[2:])
-        return self.entry(o[0], "conv", _three(flop, i, o), shape)
+        phases = _three(flop, i, o)
+        return self.values.entry(o[0], "conv", phases, shape, _layer(phases, i[:3], o[0]))
 
     def linear(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
-        x, w = _sizes(i[0]), _sizes(i[1])
+        x, w = sizes(i[0]), sizes(i[1])
         if len(w) == 1:
             return self.product(i[:2], o)
         flop = 2.0 * prod(x) * w[0]
-        shape = {"in": x[-1], "out": w[0], "positions": self.per_sample(x[:-1])}
-        return self.entry(o[0], "linear", _three(flop, i, o), shape)
+        shape = {"in": x[-1], "out": w[0], "positions": self.values.per_sample(x[:-1])}
+        phases = _three(flop, i, o)
+        return self.values.entry(o[0], "linear", phases, shape, _layer(phases, i[:3], o[0]))
 
-    def product(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
-        """(..., m, k) @ (..., k, n) with broadcasting.
+    def product(self, i: list[Any], o: list[Any], added: Any = None) -> Counter[Cost]:
+        """(..., m, k) @ (..., k, n) with broadcasting, and what is `added`.
 
         The gradient of a matrix that multiplies a vector is an outer product: it sums nothing, so it is 0.
         """
-        a, b = _sizes(i[0]), _sizes(i[1])
+        a, b = sizes(i[0]), sizes(i[1])
         rows, columns = (a[-2] if len(a) > 1 else 1), (b[-1] if len(b) > 1 else 1)
         stacks = prod(torch.broadcast_shapes(a[:-2], b[:-2]))
         flop = 2.0 * stacks * rows * a[-1] * columns
         by_vector = len(b) == 1 or (len(a) == 1 and len(b) > 2)  # torch computes vector @ matrix as matrices
         pairs = [(i[0], not by_vector or (len(a) < len(b))), (i[1], not by_vector or len(b) < len(a))]
-        shape = {"stacks": self.per_sample([stacks]), "rows": rows, "inner": a[-1], "columns": columns}
-        return self.two_operands(o[0], flop, pairs, shape)
+        shape = {"stacks": self.values.per_sample([stacks]), "rows": rows, "inner": a[-1], "columns": columns}
+        return self.two_operands(o[0], flop, pairs, shape, added)
 
     def tensordot(self, i: list[Any], o: list[Any], summed: list[int]) -> Counter[Cost]:
-        a, b = _sizes(i[0]), _sizes(i[1])
+        a, b = sizes(i[0]), sizes(i[1])
         inner = prod(b[dimension] for dimension in summed)
         flop = 2.0 * prod(a) * prod(b) / inner
         return self.two_operands(o[0], flop, [(i[0], True), (i[1], True)], {"inner": inner})
 
     def two_operands(
-        self, out: Any, flop: float, operands: list[tuple[Any, bool]], shape: Mapping[str, float]
-    ) -> Counter[Cost]:
+        self, out: Any, flop: float, operands: list[tuple[Any, bool]], shape: Mapping[str, float],
+        added: Any = None, read: list[Any] | None = None,
+    ) -> Counter[Cost]:  # fmt: skip
+        """`operands`: each with whether its gradient is a product that sums; `read`: all that the kernel reads."""
         phases = {FORWARD: flop}
-        weights = [self.is_weight(operand) for operand, _ in operands]
-        for (operand, sums), weight in zip(operands, weights, strict=True):
-            if _learns(out) and _learns(operand) and sums:
-                phase = WEIGHT_GRADIENT if weight else INPUT_GRADIENT
+        for operand, sums in operands:
+            if learns(out) and learns(operand) and sums:
+                phase = self.phase(operand)
                 phases[phase] = phases.get(phase, 0.0) + flop
-        return self.entry(out, "linear" if sum(weights) == 1 else "matmul", phases, shape)
+        given = [operand for operand, _ in operands]
+        one_weight = sum(map(self.values.is_weight, given)) == 1
+        moved = [*self.factors(given if read is None else read, out, phases), *self.bias(added, out, phases)]
+        return self.values.entry(out, "linear" if one_weight else "matmul", phases, shape, moved)
 
-    def is_weight(self, value: Any) -> bool:
-        """Made of parameters alone? Walks back to what the graph starts from."""
-        seen: set[str] = set()
-        stack = [value]
-        learns = False
-        while stack:
-            current = stack.pop()
-            name, node = current.debugName(), current.node()
-            if name in seen:
-                continue
-            seen.add(name)
-            if node.kind() == "prim::Param":
-                starts = self._starts or [start.debugName() for start in node.outputs()]
-                self._starts = starts
-                if starts.index(name) < self.inputs:
-                    return False
-                learns = True
-            else:
-                stack.extend(node.inputs())
-        return learns
+    def phase(self, operand: Any) -> str:
+        """Of its gradient."""
+        return WEIGHT_GRADIENT if self.values.is_weight(operand) else INPUT_GRADIENT
+
+    def factors(self, given: list[Any], out: Any, phases: Iterable[str]) -> Iterator[Moved]:
+        """A product reads each factor and writes the result; each gradient reads dy and the other factors."""
+        if not given:
+            return
+        weights = [self.values.is_weight(operand) for operand in given]
+        names = ["w" if weight else "x" for weight in weights] if sum(weights) == 1 else list("abcdefgh")
+        yield from (Moved(FORWARD, name, operand) for name, operand in zip(names, given, strict=False))
+        yield Moved(FORWARD, "y", out)
+        for place, operand in enumerate(given):
+            phase = self.phase(operand)
+            if learns(out) and learns(operand) and phase in phases:
+                yield Moved(phase, "dy", out)
+                yield Moved(phase, f"d{names[place]}", operand)
+                others = (Moved(phase, names[k], other) for k, other in enumerate(given) if k != place)
+                yield from others
+
+    def bias(self, added: Any, out: Any, phases: Iterable[str]) -> Iterator[Moved]:
+        if added is not None and is_tensor(added):
+            yield Moved(FORWARD, "bias", added)
+            if learns(out) and self.values.is_weight(added) and learns(added) and WEIGHT_GRADIENT in phases:
+                yield Moved(WEIGHT_GRADIENT, "dbias", added)
 
     def attention(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
-        query, key, value = (_sizes(tensor) for tensor in i[:3])
+        query, key, value = (sizes(tensor) for tensor in i[:3])
         pairs = prod(query[:-1]) * key[-2]
         scores, mixed = 2.0 * pairs * query[-1], 2.0 * pairs * value[-1]
         phases = {FORWARD: scores + mixed}
-        learns_scores, learns_value = _learns(i[0]) + _learns(i[1]), _learns(i[2])
-        if _learns(o[0]) and (learns_scores or learns_value):
-            if self.fused(i):
+        learns_scores, learns_value = learns(i[0]) + learns(i[1]), learns(i[2])
+        fused = self.fused(i)
+        if learns(o[0]) and (learns_scores or learns_value):
+            if fused:
                 phases[INPUT_GRADIENT] = 3 * scores + 2 * mixed
             else:
-                back = mixed * (bool(learns_scores or _learns(i[3])) + learns_value) + scores * learns_scores
+                back = mixed * (bool(learns_scores or learns(i[3])) + learns_value) + scores * learns_scores
                 phases[INPUT_GRADIENT] = back
-        shape = {"heads": self.per_sample(query[:-2]), "queries": query[-2], "keys": key[-2]}
+        shape = {"heads": self.values.per_sample(query[:-2]), "queries": query[-2], "keys": key[-2]}
         shape["head"] = query[-1]
-        return self.entry(o[0], "attention", phases, shape)
+        given = list(zip("qkv", i[:3], strict=True))
+        moved = [Moved(FORWARD, name, operand) for name, operand in [*given, ("mask", i[3]), ("y", o[0])]]
+        if INPUT_GRADIENT in phases:
+            moved += [
+                Moved(INPUT_GRADIENT, name, operand) for name, operand in [*given, ("dy", o[0]), ("y", o[0])]
+            ]
+            moved += [
+                Moved(INPUT_GRADIENT, f"d{name}", operand) for name, operand in given if learns(operand)
+            ]
+        for phase, times in ((FORWARD, SCORES_FORWARD), (INPUT_GRADIENT, SCORES_BACKWARD)):
+            if phase in phases and not fused:
+                moved.append(Moved(phase, "scores", i[0], elements=times * pairs))
+        return self.values.entry(o[0], "attention", phases, shape, moved)
 
     def fused(self, i: list[Any]) -> bool:
         """Asks torch which kernel it would take for such tensors on the target device."""
@@ -173,27 +174,29 @@ class Handles:
         def like(value: Any) -> Tensor | None:
             if not value.isCompleteTensor():
                 return None
-            sizes, dtype = _sizes(value), value.type().dtype()
-            if len(sizes) == 4 and one_batch:
-                sizes[0] = 1
-            return torch.empty(sizes, dtype=dtype, device=self.target, requires_grad=_learns(value))
+            extent, dtype = sizes(value), value.type().dtype()
+            if dtype == torch.float32 and self.values.element_b(value, "scaled_dot_product_attention") == 2:
+                dtype = torch.bfloat16
+            if len(extent) == 4 and one_batch:
+                extent[0] = 1
+            return torch.empty(extent, dtype=dtype, device=self.target, requires_grad=learns(value))
 
-        one_batch = len({_sizes(value)[0] for value in i[:3]}) == 1
+        one_batch = len({sizes(value)[0] for value in i[:3]}) == 1
         options = [value.toIValue() for value in i[4:6]]
         try:
             with torch.enable_grad():
                 gqa = bool(i[7].toIValue())
                 return torch._fused_sdp_choice(*map(like, i[:4]), *options, enable_gqa=gqa) > 0  # type: ignore
         except (RuntimeError, AssertionError):  # a device that this machine lacks
-            return self.target.type != "cpu" and len(_sizes(i[0])) == 4
+            return self.target.type != "cpu" and len(sizes(i[0])) == 4
 
     def einsum(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
-        """Left to right, two at a time, as torch contracts them."""
-        operands = _elements(i[1])
-        *terms, result = _subscripts(i[0].toIValue(), [len(_sizes(operand)) for operand in operands])
+        """FLOPs: left to right, two at a time, as torch contracts them. Bytes: as one kernel."""
+        operands = elements(i[1])
+        *terms, result = _subscripts(i[0].toIValue(), [len(sizes(operand)) for operand in operands])
         extent: dict[str, int] = {}
         for term, operand in zip(terms, operands, strict=True):
-            for letter, size in zip(term, _sizes(operand), strict=True):
+            for letter, size in zip(term, sizes(operand), strict=True):
                 extent[letter] = max(size, extent.get(letter, 1))
         total: Counter[Cost] = Counter()
         left, made_of = set(terms[0]), operands[:1]
@@ -204,52 +207,83 @@ class Handles:
             if summed:
                 flop = 2.0 * prod(extent[letter] for letter in used)
                 shape = {"inner": prod(extent[letter] for letter in summed)}
-                pair = [(max(made_of, key=_learns), True), (operand, True)]
-                total += self.two_operands(o[0], flop, pair, shape)
+                pair = [(max(made_of, key=learns), True), (operand, True)]
+                total += self.two_operands(o[0], flop, pair, shape, read=[] if total else operands)
             left, made_of = (left | right) & kept, [*made_of, operand]
-        return total
+        if total:
+            return total
+        everywhere = {FORWARD, WEIGHT_GRADIENT, INPUT_GRADIENT}  # nothing is summed: it only moves
+        return self.values.entry(o[0], "elementwise", {}, {}, self.factors(operands, o[0], everywhere))
 
     def recurrent(self, i: list[Any], o: list[Any], name: str) -> Counter[Cost]:
         """Every weight matrix, (gates × hidden, features), at every position.
 
         Fused kernels (any on a GPU, a plain LSTM on a CPU) compute dX throughout. Others compute none for an
-        input or a first state that does not learn.
+        input or a first state that does not learn. Bytes are those of one kernel: no state between the layers.
         """
-        x, last = _sizes(i[0]), _sizes(o[1])  # the last state: (layers × directions, sequences, hidden)
-        lists = [_elements(value) for value in i if value.node().kind() == "prim::ListConstruct"]
-        matrices = [sizes for sizes in map(_sizes, lists[-1]) if len(sizes) == 2]
-        each = [2.0 * prod(x[:-1]) * prod(sizes) for sizes in matrices]
+        x, last = sizes(i[0]), sizes(o[1])  # the last state: (layers × directions, sequences, hidden)
+        lists = [elements(value) for value in i if value.node().kind() == "prim::ListConstruct"]
+        matrices = [extent for extent in map(sizes, lists[-1]) if len(extent) == 2]
+        each = [2.0 * prod(x[:-1]) * prod(extent) for extent in matrices]
         phases = {FORWARD: sum(each)}
-        if _learns(o[0]):
-            phases[WEIGHT_GRADIENT] = sum(each) * _learns(lists[-1][0])
+        if learns(o[0]):
+            phases[WEIGHT_GRADIENT] = sum(each) * learns(lists[-1][0])
             phases[INPUT_GRADIENT] = sum(each)
             packed, per_cell = len(x) == 2, len(matrices) // last[0]
             onednn = self.target.type == "cpu" and name == "lstm" and not packed and per_cell == 2
             if self.target.type in ("cpu", "meta") and not onednn:
                 directions = 1 + bool(i[-1 if packed else -2].toIValue())
-                if not _learns(i[0]):
+                if not learns(i[0]):
                     phases[INPUT_GRADIENT] -= sum(each[::per_cell][:directions])
                 phases[INPUT_GRADIENT] -= sum(each[1::per_cell]) * last[1] / prod(x[:-1])
-        shape = {"in": x[-1], "matrices": len(matrices), "positions": self.per_sample(x[:-1])}
-        return self.entry(o[0], "recurrent", phases, shape)
+        shape = {"in": x[-1], "matrices": len(matrices), "positions": self.values.per_sample(x[:-1])}
+        moved = _cells(phases, [("x", i[0])], lists[-1], [o[0]])
+        return self.values.entry(o[0], "recurrent", phases, shape, moved)
 
     def cell(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
         """One step: linear(input, i[2]) and linear(state, i[3])."""
-        state = _elements(i[1])[0] if i[1].node().kind() == "prim::ListConstruct" else i[1]
+        states = elements(i[1]) if i[1].node().kind() == "prim::ListConstruct" else [i[1]]
         phases: Counter[str] = Counter()
-        for x, w in ((i[0], i[2]), (state, i[3])):
-            phases.update(_three(2.0 * prod(_sizes(x)) * _sizes(w)[0], [x, w], o))
-        shape = {"in": _sizes(i[0])[-1], "matrices": 2, "positions": 1}
-        return self.entry(o[0], "recurrent", dict(phases), shape)
+        for x, w in ((i[0], i[2]), (states[0], i[3])):
+            phases.update(_three(2.0 * prod(sizes(x)) * sizes(w)[0], [x, w], o))
+        shape = {"in": sizes(i[0])[-1], "matrices": 2, "positions": 1}
+        moved = _cells(phases, [("x", i[0]), *(("h", state) for state in states)], i[2:6], o)
+        return self.values.entry(o[0], "recurrent", dict(phases), shape, moved)
 
 
 def _three(flop: float, i: list[Any], o: list[Any]) -> dict[str, float]:
     """Forward; dW and dX where they are asked for."""
     phases = {FORWARD: flop}
-    if _learns(o[0]):
-        phases |= {WEIGHT_GRADIENT: flop} if _learns(i[1]) else {}
-        phases |= {INPUT_GRADIENT: flop} if _learns(i[0]) else {}
+    if learns(o[0]):
+        phases |= {WEIGHT_GRADIENT: flop} if learns(i[1]) else {}
+        phases |= {INPUT_GRADIENT: flop} if learns(i[0]) else {}
     return phases
+
+
+def _layer(phases: Iterable[str], given: list[Any], y: Any) -> Iterator[Moved]:
+    """Forward x + w + y; dW x + dy + dw; dX dy + w + dx. The bias belongs to the weights."""
+    x, w, bias = given
+    operands = {
+        FORWARD: [("x", x), ("w", w), ("bias", bias), ("y", y)],
+        WEIGHT_GRADIENT: [("x", x), ("dy", y), ("dw", w)] + ([("dbias", bias)] if learns(bias) else []),
+        INPUT_GRADIENT: [("dy", y), ("w", w), ("dx", x)],
+    }
+    for phase in phases:
+        yield from (Moved(phase, name, value) for name, value in operands[phase])
+
+
+def _cells(
+    phases: Mapping[str, float], given: list[tuple[str, Any]], weights: list[Any], results: list[Any]
+) -> Iterator[Moved]:
+    """As a layer, with several operands, weights and results."""
+    for phase, flop in phases.items():
+        if not flop:
+            continue
+        forward, back = phase == FORWARD, phase == INPUT_GRADIENT
+        yield from (Moved(phase, name, value) for name, value in given if not back)
+        yield from (Moved(phase, "dw" if phase == WEIGHT_GRADIENT else "w", weight) for weight in weights)
+        yield from (Moved(phase, "y" if forward else "dy", result) for result in results)
+        yield from (Moved(phase, f"d{name}", value) for name, value in given if back and learns(value))
 
 
 def _subscripts(equation: str, dimensions: list[int]) -> Iterator[str]:

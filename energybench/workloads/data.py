@@ -71,6 +71,21 @@ class Streamed:
             yield to(index, self.device), to(images, self.device), to(targets, self.device)
 
 
+class StandIn:
+    """A store of `count` black images of class 0, made when they are asked for."""
+
+    def __init__(self, shape: Iterable[int], count: int, device: torch.device) -> None:
+        self.shape, self.count, self.device = tuple(shape), count, device
+
+    def __len__(self) -> int:
+        return self.count
+
+    def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any, Any]]:
+        for index in batches:
+            images = torch.zeros((len(index), *self.shape), dtype=torch.uint8, device=self.device)
+            yield index.to(self.device), images, torch.zeros(len(index), dtype=torch.long, device=self.device)
+
+
 class Data:
     """A data set or a part of one: `indices` into its store. Positions are counted within the part."""
 

@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_leaves
 from energybench.errors import Problem, UsageError, nearest
 from energybench.torchvision_shim import import_torchvision
 from energybench.trees import take
-from energybench.workloads.data import Data, Resident, Streamed
+from energybench.workloads import stand_in
+from energybench.workloads.data import Data, Resident, StandIn, Store, Streamed
 from energybench.workloads.images import Images, read_image
 from energybench.workloads.models import call
 
@@ -66,11 +67,12 @@ TORCHVISION = {
 
 
 def prepare(spec: dict[str, Any], cache: Path, *, function: Callable[..., Any] | None = None,
-            download: bool = True) -> dict[str, Any]:  # fmt: skip
+            download: bool = True, known: bool = False) -> dict[str, Any]:  # fmt: skip
     """Decode the data set of a suite's `data` table into `cache` and describe it.
 
     The description has: file, kind ("resident" or "streamed"), shape, classes, mean, std, train, test (sample counts),
-    source, sha256. Raises UsageError E402 when the data cannot be had.
+    source, sha256. Raises UsageError E402 when the data cannot be had; with `known`, a set whose shape is known by its
+    name is described without its content, as kind "stand-in".
     """
     use = spec["use"]
     if function is not None:
@@ -78,7 +80,13 @@ def prepare(spec: dict[str, Any], cache: Path, *, function: Callable[..., Any] |
     elif use in SHIPPED:
         splits, source = SHIPPED[use](), f"{use}, shipped with a dependency"
     else:
-        splits, source = _find(use, spec, download)
+        try:
+            splits, source = _find(use, spec, download)
+        except UsageError:
+            described = stand_in.describe(spec) if known and not _is_here(use) else None
+            if described is None:
+                raise
+            return described
     (train, test) = (
         _subset(part, spec.get(key)) for part, key in zip(splits, ("subset", "test_subset"), strict=True)
     )
@@ -105,7 +113,8 @@ def prepare(spec: dict[str, Any], cache: Path, *, function: Callable[..., Any] |
 
 def open_data(described: dict[str, Any], spec: dict[str, Any], device: torch.device) -> tuple[Data, Data]:
     """(train, test) from what `prepare` left, memory-mapped; small sets go to the training device whole."""
-    content = torch.load(described["file"], mmap=True, weights_only=True)
+    absent = described["kind"] == stand_in.KIND
+    content = {} if absent else torch.load(described["file"], mmap=True, weights_only=True)
     images = None
     if described["mean"] is not None:
         images = Images(
@@ -113,9 +122,11 @@ def open_data(described: dict[str, Any], spec: dict[str, Any], device: torch.dev
         )
     parts = []
     for part in ("train", "test"):
-        inputs, targets = content[part]
-        store: Resident | Streamed
-        if described["kind"] == "streamed":
+        inputs, targets = content.get(part, (None, None))
+        store: Store
+        if absent:
+            store = StandIn(described["stored"], described[part], device)
+        elif described["kind"] == "streamed":
             store = Streamed(inputs, targets, tuple(content["size"]), spec.get("workers", 2), device)
         else:
             store = Resident(inputs, targets, device)
@@ -126,6 +137,12 @@ def open_data(described: dict[str, Any], spec: dict[str, Any], device: torch.dev
 def root() -> Path | None:
     place = os.environ.get("ENERGYBENCH_DATA")
     return Path(place).expanduser() if place else None
+
+
+def _is_here(use: str) -> bool:
+    """Whether a folder of this name holds something: then what is wrong with it is the mistake to tell."""
+    place = root()
+    return place is not None and (place / use).is_dir() and any((place / use).iterdir())
 
 
 def _from_user(function: Callable[..., Any], use: str, options: dict[str, Any]) -> tuple[Split, Split]:
