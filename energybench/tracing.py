@@ -51,7 +51,7 @@ def trace_task(
 
 
 def time_step(run: Run, most: int | None = None) -> float:
-    """Seconds of one plain gradient on a full batch: the smallest of a few, after one that is not counted if it is short.
+    """Seconds of one plain gradient on a full batch: the smallest of a few, after one that counts only if it is long.
 
     most: time a batch of no more than so many samples, and multiply
     """

@@ -1,40 +1,64 @@
-"""ssprop: in the backward of every Conv2d keep only the output channels whose gradient is largest.
+"""ssprop: in the backward of every convolution keep only the output channels whose gradient is largest.
 
 Importance of channel c is the mean over batch, height and width of |∂L/∂Y|; ∂L/∂X, ∂L/∂W and ∂L/∂B come from the K
 most important channels alone, by smaller matrices, not by multiplying zeros. The same as ordinary autograd with ∂L/∂Y
 masked to those channels.
 
 Paper: Zhong et al., ssProp, Eq. 6–9. Promises its mean drop rate of the convolutions' backward FLOPs (80 % in every
-second epoch: 40 %). Gathering and scattering are not free: narrow layers can come out slower than dense. Composes with
-everything that leaves a backward pass.
+second epoch: 40 %). Choosing and gathering are not free: narrow layers can come out slower than dense, which
+`dense_below` is for. Composes with everything that leaves a backward pass; a second backward through it is refused.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn
 
-from energybench import Method
+from energybench import Line, Method
+from energybench.sparse import LANES, SPARSE, Choice, SparseLayer, memory_format
+from energybench.trees import split
 from energybench.units import Period, Quantity
+from energybench.work import BACKWARD
+
+# `refuse` was fitted to the timing of 300 layers on two cores of an AMD EPYC: of 8 to 512 channels, kernels 1 to 5,
+# batches 16 to 128, drop rates 0.4 and 0.8. All in FLOPs, of the time that a dense backward takes for them.
+CALLS_FLOP = 25e6  # per thread: calling the dozen small operators of a selection, a quarter of a millisecond
+PLANES_FLOP = 20  # per element of dY, read and gathered
+ROWS_FLOP = 150  # the same where channels are adjacent: channels_last and linear layers
+FEW_SLOWER = 1.4  # a kernel for few channels, per FLOP
+GPU_CALLS_FLOP, GPU_ELEMENT_FLOP = 4e9, 100  # not measured
 
 SCHEDULES = ("constant", "linear", "cosine", "bar", "alternate")
+DIMENSIONS = ("channel", "spatial", "all")
 
 
 @dataclass
 class SsProp(Method):
     """drop: share of channels dropped, 0–1, at full rate
 
-    schedule:  "constant" | "linear" | "cosine" (growing over training) | "bar" (full in the second half) |
-               "alternate" (dense in the first half of each period, full in the second: the paper's choice)
-    period:    of "alternate": "2 epochs", "300 steps"
+    schedule:       "constant" | "linear" | "cosine" (growing over training) | "bar" (full in the second half) |
+                    "alternate" (dense in the first half of each period, full in the second: the paper's choice)
+    period:         of "alternate": "2 epochs", "300 steps"
+    warmup_epochs:  dense epochs before the schedule begins; it then spans the epochs that are left
+    dimension:      what is dropped: "channel" | "spatial" (positions, importance averaged over batch and channels) |
+                    "all" (elements, averaged over the batch). The last two only mask ∂L/∂Y, for the paper's ablation:
+                    the matrices stay whole, so they promise and are estimated to save 0
+    select:         "topk" | "random" (as many, whatever their importance)
+    dense_below:    layers that stay dense: 0 (none), those with fewer output channels than a number, "auto" or "timed".
+                    "auto": where the FLOPs dropped would not pay for choosing and gathering, by a rule of each layer's
+                    geometry (`refuse`, below), so that every run of a seed decides alike.
+                    "timed": where the sparse backward of a random input took longer than the dense one before the
+                    metered window. Two runs may decide differently where the two are close, and then differ in their
+                    weights and from their witness
+    linear:         act on nn.Linear too, channels being its output features: the authors' future work
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"backward"})
@@ -42,145 +66,161 @@ class SsProp(Method):
     drop: float = 0.8
     schedule: str = "alternate"
     period: Period = Quantity(2, "epochs")
+    warmup_epochs: int = 0
+    dimension: str = "channel"
+    select: str = "topk"
+    dense_below: int | str = 0
+    linear: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1:
             raise ValueError(f"drop is a share of channels in [0, 1), not {self.drop}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule is one of {', '.join(SCHEDULES)}, not '{self.schedule}'")
+        words = {"schedule": SCHEDULES, "dimension": DIMENSIONS, "select": ("topk", "random")}
+        for name, known in words.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is one of {', '.join(known)}, not '{getattr(self, name)}'")
+        if self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs is 0 or more, not {self.warmup_epochs}")
+        if isinstance(self.dense_below, int) and self.dense_below < 0:
+            raise ValueError(f"dense_below is 0 channels or more, not {self.dense_below}")
+        if isinstance(self.dense_below, str):
+            if self.dense_below not in ("auto", "timed"):
+                raise ValueError(f"dense_below is a number, auto or timed, not '{self.dense_below}'")
+            if self.dimension != "channel":
+                raise ValueError(
+                    f"dimension '{self.dimension}' only masks, which never pays: dense_below is a number there"
+                )
 
     def setup(self, run):
         self.acted = False
         self._samples: Counter[float] = Counter()
-        self._layers: dict[str, SparseConv2d] = {}
-        sparse: dict[nn.Module, SparseConv2d] = {}
+        self._layers: dict[str, SparseLayer] = {}
+        draw = None
+        if self.select == "random":
+            generator = run.rng(self.name, "select", device=run.device)
+            draw = lambda count: torch.rand(count, generator=generator, device=run.device)  # noqa: E731
+        choice = Choice(self.dimension, draw, refuse if self.dense_below == "auto" else None)
+        kinds = [kind for kind in SPARSE if self.linear or kind is not nn.Linear]
+        sparse: dict[nn.Module, SparseLayer] = {}
         for name, module in list(run.model.named_modules(remove_duplicate=False)):
-            if name and type(module) is nn.Conv2d:
+            if name and type(module) in kinds:
                 if module not in sparse:  # a layer under two names stays one, known by the first
-                    sparse[module] = self._layers[name] = SparseConv2d.from_dense(module)
+                    sparse[module] = self._layers[name] = SPARSE[type(module)].from_dense(module)
                 replace_module(run.model, name, sparse[module])
+        for layer in self._layers.values():
+            layer.choice = choice
+            if isinstance(self.dense_below, int) and len(layer.weight) < self.dense_below:
+                layer.stays_dense, layer.because = True, f"has fewer than {self.dense_below} output channels"
+        if self.dense_below == "timed":
+            self._time(run)
+        for layer in self._layers.values():
+            layer.log = Counter()
+
+    def _time(self, run) -> None:
+        """Let the layers stay dense whose sparse backward is not faster; equal layers are timed once."""
+        positions = run.data.cut(torch.arange(len(run.data)), run.recipe.batch)[0]
+        batch = split(next(iter(run.data.load([positions]))), run.recipe.accumulate)[0]
+        times: dict[Any, tuple[float, float]] = {}
+        with run.recipe.autocast(run.device):
+            found = inputs_of(run.model, self._layers, lambda: run.task.forward(run, batch))
+            for name, given in found.items():
+                layer = self._layers[name]
+                key = (type(layer), layer.extra_repr(), given)
+                if key not in times:
+                    times[key] = time_backward(layer, given, self.drop)
+                dense_s, sparse_s = times[key]
+                layer.stays_dense = sparse_s >= dense_s
+                layer.because = f"timed: {1e3 * dense_s:.3g} ms dense, {1e3 * sparse_s:.3g} ms sparse"
 
     def gradients(self, run, batch, inner):
         drop = round(self._rate(run), 6)
         for layer in self._layers.values():
             layer.drop = drop
-        if drop and self._layers:
+        before = self._dropping(drop)
+        forward = inner(batch)
+        if drop and self._dropping(drop) > before:  # not if every layer stayed dense
             run.tally.mark(self, f"drop={drop:g}")
         self._samples[drop] += len(batch)
-        return inner(batch)
+        return forward
+
+    def _dropping(self, drop: float) -> float:
+        return sum(layer.log[drop] for layer in self._layers.values() if layer.log is not None)
 
     def _rate(self, run) -> float:
+        epoch, epochs = run.epoch_number - self.warmup_epochs, run.epochs - self.warmup_epochs
+        if epoch < 1:
+            return 0.0
         if self.schedule == "constant":
             return self.drop
         per_epoch = run.data.steps(run.recipe.batch)
         if self.schedule == "alternate":
             steps = self.period.count * (per_epoch if self.period.unit == "epochs" else 1)
-            now = (run.epoch_number - 1) * per_epoch + run.step_in_epoch
+            now = (epoch - 1) * per_epoch + run.step_in_epoch
             return self.drop if now % steps >= steps / 2 else 0.0
         if self.schedule == "bar":
-            return self.drop if run.epoch_number > run.epochs / 2 else 0.0
-        progress = (run.epoch_number - 1) / max(1, run.epochs - 1)
+            return self.drop if epoch > epochs / 2 else 0.0
+        progress = (epoch - 1) / max(1, epochs - 1)
         return self.drop * (progress if self.schedule == "linear" else (1 - math.cos(math.pi * progress)) / 2)
 
     def estimate(self, work):
-        """Backward FLOPs of each convolution × the mean share of its channels kept."""
-        total = sum(self._samples.values())
-        if not total:
-            return work
+        """Backward FLOPs of each layer × the mean share of its channels kept; masks alone keep all.
+
+        Bytes: dW reads x and the kept channels of dY and writes the kept of dW; dX reads the kept of dY and of the
+        weight and writes dX. So x and dX move whole, and choosing the channels reads dY once more.
+        """
+
+        def sparse(line):
+            known = line.op in ("conv", "linear") and line.module in self._layers
+            return known and line.phase in BACKWARD
 
         def share(line):
-            if line.op != "conv" or line.phase == "forward" or line.module not in self._layers:
-                return 1.0
-            out = line.shape["out"]
-            return sum(count * kept(out, drop) / out for drop, count in self._samples.items()) / total
+            return self._layers[line.module].kept_share() if sparse(line) else 1.0
 
-        return work.change(share)
+        def bytes_share(line, operand):
+            return 1.0 if operand in ("x", "dx") else share(line)
+
+        read = {} if self.select == "random" else {n: x.sparse_share() for n, x in self._layers.items()}
+        choosing = {
+            line.module: Line(
+                "selection",
+                line.module,
+                "reduction",
+                0.0,
+                sample_b={"dy": read[line.module] * line.sample_b["dy"]},
+            )
+            for line in work.lines
+            if sparse(line) and read.get(line.module) and "dy" in line.sample_b
+        }  # dW and dX share one choice
+        return work.change(share, bytes_share).add(*choosing.values())
 
     def claims(self):
+        """Of the schedule, warm-up epochs aside. The paper promises a saving for dropped channels alone."""
+        if self.dimension != "channel":
+            return None
         mean = self.drop if self.schedule == "constant" else self.drop / 2
         return mean, "backward", "ssProp, the schedule's mean drop rate"
 
     def finish(self, run):
-        dense: dict[nn.Module, nn.Conv2d] = {layer: layer.dense() for layer in self._layers.values()}
+        dense: dict[nn.Module, nn.Module] = {layer: layer.dense() for layer in self._layers.values()}
         for name, module in list(run.model.named_modules(remove_duplicate=False)):
             if module in dense:
                 replace_module(run.model, name, dense[module])
 
     def diagnostics(self):
+        total = sum(self._samples.values())
+        sparse = {name for name, layer in self._layers.items() if layer.sparse_share()}
+        would = sum(layer.logged() for layer in self._layers.values())
+        left = sum(layer.logged() * layer.kept_share() for layer in self._layers.values())
         return {
             "layers": len(self._layers),
+            "layers_sparse": len(sparse),
+            "layers_dense": {
+                name: x.because for name, x in self._layers.items() if x.because and name not in sparse
+            },
+            "mean_drop": sum(drop * count for drop, count in self._samples.items()) / max(1, total),
+            "backward_flop_dropped": 1 - left / would if would else 0.0,  # share of these layers' backward
             "samples_by_drop_rate": {f"{k:g}": v for k, v in sorted(self._samples.items())},
         }
-
-
-class SparseConv2d(nn.Conv2d):
-    """A Conv2d whose next backward drops a share `drop` of its output channels; same constructor, same state_dict."""
-
-    drop: float = 0.0
-
-    @classmethod
-    def from_dense(cls, conv: nn.Conv2d) -> SparseConv2d:
-        """Shares parameters, buffers and hooks with `conv`; draws nothing."""
-        sparse = cls.__new__(cls)
-        sparse.__dict__.update(conv.__dict__)
-        return sparse
-
-    def dense(self) -> nn.Conv2d:
-        conv = nn.Conv2d.__new__(nn.Conv2d)
-        conv.__dict__.update({key: value for key, value in self.__dict__.items() if key != "drop"})
-        return conv
-
-    def forward(self, x):
-        if not self.drop or not torch.is_grad_enabled():
-            return super().forward(x)
-        padding = self.padding
-        if self.padding_mode != "zeros" or isinstance(padding, str):
-            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
-            padding = (0, 0)
-        weight, bias = self.weight, self.bias
-        if torch.is_autocast_enabled(x.device.type):  # a custom function is not cast by autocast
-            low = torch.get_autocast_dtype(x.device.type)
-            x, weight, bias = x.to(low), weight.to(low), None if bias is None else bias.to(low)
-        single = x.dim() == 3
-        y = SparseBackward.apply(x[None] if single else x, weight, bias,
-                                 self.stride, padding, self.dilation, self.groups, self.drop)  # fmt: skip
-        return y[0] if single else y
-
-
-class SparseBackward(torch.autograd.Function):
-    """x (B, Cin, H, W), weight (Cout, Cin/groups, k, k) → conv2d; backward from the top-K channels of ∂L/∂Y."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, stride, padding, dilation, groups, drop):
-        ctx.save_for_backward(x, weight)
-        ctx.geometry, ctx.groups, ctx.drop = (stride, padding, dilation), groups, drop
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy):
-        x, weight = ctx.saved_tensors
-        out = weight.shape[0]
-        channels = dy.abs().mean((0, 2, 3)).topk(kept(out, ctx.drop)).indices.sort().values
-        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        if ctx.groups == 1:
-            dx, dw = _conv_backward(
-                dy[:, channels], x, weight[channels], ctx.geometry, 1, need_x, need_weight
-            )
-        else:
-            dx, dw = _grouped(dy, x, weight, channels, ctx.geometry, ctx.groups, need_x, need_weight)
-        if need_weight:
-            dw = torch.zeros_like(weight).index_copy_(0, channels, dw)
-        db = None
-        if need_bias:
-            db = dy.new_zeros(out).index_copy_(0, channels, dy[:, channels].sum((0, 2, 3)))
-        return dx, dw, db, None, None, None, None, None
-
-
-def kept(out: int, drop: float) -> int:
-    """Channels kept of `out`: max(⌊(1 − drop)·out⌋, 1), in exact decimals (int(0.29·100) is 28)."""
-    return max(math.floor((1 - Fraction(str(drop))) * out), 1)
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -188,33 +228,100 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
-def _conv_backward(dy, x, weight, geometry, groups, need_x, need_weight):
-    stride, padding, dilation = geometry
-    dx, dw, _ = torch.ops.aten.convolution_backward(
-        dy, x, weight, None, stride, padding, dilation, False, [0, 0], groups, [need_x, need_weight, False]
+def refuse(layer: nn.Module, x: Tensor, positions: int, keep: int) -> str:
+    """Why a layer stays dense under "auto": the time saved by dropped FLOPs against that of choosing and gathering.
+
+    A function of shapes, memory format, precision and the number of threads alone, so that every run of a cell decides
+    alike. What is slower than dense is refused, with some that is not: so are all grouped convolutions, where gathering
+    the inputs of the groups that are left takes what the others would.
+    """
+    weight: Any = layer.weight
+    if getattr(layer, "groups", 1) > 1:
+        return "auto: a grouped convolution"
+    out = len(weight)
+    computed = min(out, -(-keep // (LANES // 2)) * (LANES // 2))  # channels, in half blocks
+    flop = 2.0 * positions * weight.numel() * (x.requires_grad + weight.requires_grad)
+    saved = flop * max(0.0, 1 - FEW_SLOWER * computed / out)
+    calls, element = CALLS_FLOP * torch.get_num_threads(), PLANES_FLOP
+    if isinstance(layer, nn.Linear) or memory_format(x) is not torch.contiguous_format:
+        element = ROWS_FLOP
+    if x.is_cuda:
+        calls, element = GPU_CALLS_FLOP, GPU_ELEMENT_FLOP
+    spent = calls + element * positions * out
+    if any(step > 1 for step in getattr(layer, "stride", ())):
+        spent *= 2  # kernels for strides gain less
+    if torch.is_autocast_enabled(x.device.type) or x.element_size() < 4:
+        spent *= 2  # FLOPs are as much faster
+    return (
+        "" if saved > spent else f"auto: {saved / 1e6:.3g} MFLOP saved, {spent / 1e6:.3g} spent on choosing"
     )
-    return dx, dw
 
 
-def _grouped(dy, x, weight, channels, geometry, groups, need_x, need_weight):
-    """Only groups with a kept channel are touched; groups with equally many are computed together."""
-    per_out, per_in = weight.shape[0] // groups, weight.shape[1]
-    group_of = channels // per_out
-    counts = torch.bincount(group_of, minlength=groups)
-    dx = torch.zeros_like(x) if need_x else None
-    dw = weight.new_empty((len(channels), *weight.shape[1:])) if need_weight else None
-    for size in counts.unique().tolist():
-        if size == 0:
-            continue
-        groups_here = (counts == size).nonzero().flatten()
-        rows = torch.isin(group_of, groups_here).nonzero().flatten()
-        inputs = (groups_here[:, None] * per_in + torch.arange(per_in, device=x.device)).flatten()
-        part = channels[rows]
-        dx_part, dw_part = _conv_backward(
-            dy[:, part], x[:, inputs], weight[part], geometry, len(groups_here), need_x, need_weight
-        )
-        if dx is not None:
-            dx[:, inputs] = dx_part
-        if dw is not None:
-            dw[rows] = dw_part
-    return dx, dw
+class Given(NamedTuple):
+    """What a layer is given in a step: enough to make another input like it."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    strides: tuple[int, ...]
+    learns: bool
+
+    def random(self) -> Tensor:
+        """Standard normal, from a generator of its own."""
+        generator = torch.Generator(self.device).manual_seed(0)
+        values = torch.randn(self.shape, generator=generator, device=self.device, dtype=torch.float32)
+        x = torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=self.device)
+        return x.copy_(values).requires_grad_(self.learns)
+
+
+def inputs_of(model: nn.Module, layers: dict[str, SparseLayer],
+              forward: Callable[[], object]) -> dict[str, Given]:  # fmt: skip
+    """What each layer is given when `forward` runs the model: as in evaluation, so that no statistic moves, and with
+    the random streams put back. A layer that is not called is not in it."""
+    found: dict[str, Given] = {}
+
+    def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0]
+            found.setdefault(name, Given(x.shape, x.dtype, x.device, x.stride(), x.requires_grad))
+
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(look(name)) for name, layer in layers.items()]
+    training = {module: module.training for module in model.modules()}
+    try:
+        with torch.random.fork_rng(), torch.enable_grad():
+            model.eval()
+            forward()
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def time_backward(layer: SparseLayer, given: Given, drop: float, rounds: int = 7) -> tuple[float, float]:
+    """Median seconds of the layer's backward, (dense, dropping `drop`): in turns, after a round that does not count."""
+    seconds: dict[float, list[float]] = {0.0: [], drop: []}
+    probe = type(layer).from_dense(layer.dense())
+    probe.__dict__.update({name: {} for name in vars(layer) if name.endswith("_hooks")})  # they are not timed
+    x = given.random()
+    for number in range(rounds + 1):
+        for rate in seconds:
+            probe.drop = rate
+            y = probe(x)
+            wanted = [tensor for tensor in (x, *probe.parameters()) if tensor.requires_grad]
+            dy = torch.ones_like(y)
+            _wait(x.device)
+            started = time.perf_counter()
+            torch.autograd.grad(y, wanted, dy)
+            _wait(x.device)
+            if number:
+                seconds[rate].append(time.perf_counter() - started)
+    return statistics.median(seconds[0.0]), statistics.median(seconds[drop])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -171,11 +171,13 @@ def moved(estimates: Sequence[Estimate]) -> str:
     flop = 1 - math.fsum(e.estimated_flop / e.plain_flop for e in estimates) / len(estimates)
     if abs(flop) < FEWER_APART or abs(saved - flop) < FEWER_APART:
         return ""
-    text = f"By its formulas {percent(flop)} fewer FLOPs move {percent(abs(saved))} {'fewer' if saved >= 0 else 'more'} bytes"
+    which = "fewer" if saved >= 0 else "more"
+    text = f"By its formulas {percent(flop)} fewer FLOPs move {percent(abs(saved))} {which} bytes"
     layer = next((layer for e in estimates for layer in e.layers), None)
     if layer and layer.bytes_saved_rel is not None and layer.intensity_flop_b is not None:
-        text += f"; {layer.name}: {percent(layer.flop_saved_rel)} fewer FLOPs, {percent(layer.bytes_saved_rel)} fewer bytes"
-        text += f", {number(layer.intensity_flop_b, 0)} FLOP per byte in plain training"
+        fewer = f"{percent(layer.flop_saved_rel)} fewer FLOPs, {percent(layer.bytes_saved_rel)} fewer bytes"
+        intensity = f"{number(layer.intensity_flop_b, 0)} FLOP per byte in plain training"
+        text += f"; {layer.name}: {fewer}, {intensity}"
     return f"{text}."
 
 

@@ -239,7 +239,12 @@ class Micro(Method):
 def test_it_trains_in_micro_batches_too(name):
     run = make_run([Micro(), fresh(name), Micro()], epochs=EPOCHS, batch=BATCH, accumulate=2)
     run.train()
-    assert run.tally.backwards == 2 * run.tally.updates
+    runs = fresh(name).runs
+    if runs is None or "backward" in runs:
+        assert run.tally.backwards == 2 * run.tally.updates
+    else:
+        assert run.tally.backwards == 0
+        assert run.tally.forwards % (2 * run.tally.updates) == 0
 
 
 @pytest.mark.parametrize("outer", SOURCES)

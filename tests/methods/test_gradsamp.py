@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -18,9 +20,10 @@ from torch import nn
 
 from energybench import discovery
 from energybench.errors import UsageError
-from energybench.ggd import fit
+from energybench.ggd import GGD, fit
 from energybench.method import Method
 from energybench.seeds import stable_seed
+from energybench.theorem import bound, contraction, fixed_point, printed_contraction
 from energybench.work import Line, Work
 
 KIND: Any = discovery.load(discovery.sources()["gradsamp"])
@@ -58,6 +61,48 @@ def test_the_papers_own_periodic_counts_come_from_a_later_start():
         assert method(skip=skip, start_epoch=40).kept_epochs(planned(200)) == kept
     for skip, kept in (("late-every:5", 190), ("late-every:10", 195)):
         assert method(skip=skip, start_epoch=155).kept_epochs(planned(200)) == kept
+
+
+TABLE_2 = [  # epochs kept of 200, and the nominal saving
+    ("Pe=5", 167, 0.2), ("Pe=10", 183, 0.1), ("Pr=0.2", 176, 0.2), ("Pr=0.5", 135, 0.5), ("Pr=0.7", 119, 0.7),
+    ("DP=5", 190, 0.1), ("DP=10", 195, 0.05), ("DR=0.2", 190, 0.1), ("DR=0.5", 175, 0.25), ("DR=0.7", 165, 0.35),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "kept", "promise"), TABLE_2)
+def test_a_row_of_table_2_keeps_the_tables_count_and_claims_the_tables_percentage(row, kept, promise):
+    made = method(skip=f"table2:{row}")
+    for seed in range(3):
+        skipped = made.skipped_epochs(planned(200, seed))
+        assert made.kept_epochs(planned(200, seed)) == 200 - len(skipped) == kept
+        assert min(skipped) >= {"Pe": 40, "Pr": 2, "DP": 155, "DR": 101}[row[:2]]
+        assert max(skipped) <= 200
+    assert made.claims()[0] == pytest.approx(promise)
+
+
+@given(
+    row=st.sampled_from([row for row, _, _ in TABLE_2]), epochs=st.integers(1, 300), between=st.integers(0, 5),
+    start=st.integers(2, 30), seed=st.integers(0, 9),
+)  # fmt: skip
+def test_a_row_of_table_2_is_in_proportion_for_another_length_and_keeps_the_required_distance(
+    row, epochs, between, start, seed
+):
+    made = method(skip=f"table2:{row}", min_real_between=between, start_epoch=start)
+    skipped = sorted(made.skipped_epochs(planned(epochs, seed)))
+    assert all(b - a > between for a, b in pairwise(skipped))
+    assert all(max(2, start) <= e <= epochs for e in skipped)
+    kept = next(kept for known, kept, _ in TABLE_2 if known == row)
+    if between == 0 and start == 2 and row[:2] in ("Pr", "DR") and epochs >= 10:
+        assert len(skipped) == round((200 - kept) * epochs / 200)
+
+
+def test_every_set_of_drawn_epochs_that_keeps_its_distance_is_as_likely_as_another():
+    """3 of 7 epochs, never two in a row: C(5, 3) = 10 sets."""
+    made = method(skip="table2:Pr=0.7", min_real_between=1)
+    generator = torch.Generator().manual_seed(0)
+    sets = Counter(tuple(sorted(made._drawn(range(2, 9), 3, generator))) for _ in range(2000))
+    assert len(sets) == math.comb(5, 3)
+    assert stats.chisquare(list(sets.values())).pvalue > 1e-3
 
 
 @given(
@@ -115,6 +160,8 @@ def test_the_draw_belongs_to_the_seed_and_not_to_who_asks():
     [
         {"skip": "every:1"}, {"skip": "every:2.5"}, {"skip": "every"}, {"skip": "random:0"}, {"skip": "random:1"},
         {"skip": "sometimes:3"}, {"skip": "every:nan"}, {"skip": "random:nan"}, {"skip": ""},
+        {"skip": "table2:Pe=7"}, {"skip": "table2:Px=5"}, {"skip": "table2"}, {"skip": "table2:Pr"},
+        {"least_shape": -0.1},
         {"location": "mode"}, {"epsilon": -1.0}, {"start_epoch": 1}, {"min_real_between": -1},
     ],
 )  # fmt: skip
@@ -169,7 +216,7 @@ def wide() -> nn.Module:
 def test_the_weights_move_by_draws_from_the_fitted_law_widened_by_epsilon(epsilon):
     _, watching, _ = diary("every:3", 3, wide, epsilon=epsilon)
     real, drawn = watching.moved(2, "1.weight"), watching.moved(3, "1.weight")
-    fitted = fit(real)
+    fitted = fit(real, "median")
     wider = replace(fitted, scale=fitted.scale + epsilon)
     draws = drawn.double().flatten().numpy()
     found = stats.kstest(draws, "gennorm", (wider.shape, wider.location, wider.scale))
@@ -213,7 +260,7 @@ def test_a_second_skipped_epoch_in_a_row_reuses_the_fit_of_the_last_real_one():
     made.skipped_epochs = lambda run: {3, 4}
     run = make_run([watching, made], wide, epochs=4, batch=32)
     run.train()
-    real = fit(watching.moved(2, "1.weight"))
+    real = fit(watching.moved(2, "1.weight"), "median")
     for epoch in (3, 4):
         drawn = watching.moved(epoch, "1.weight").double().flatten().numpy()
         law = (real.shape, real.location, real.scale + made.epsilon)
@@ -264,10 +311,89 @@ def test_the_log_has_the_noise_over_the_real_update():
     _, watching, made = diary(
         "every:2", 2, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))
     )
-    scale = fit(watching.moved(1, "1.weight")).scale
+    scale = fit(watching.moved(1, "1.weight"), "median").scale
     (log,) = made.diagnostics()["fits"]
     assert log["noise_ratio_median"] == pytest.approx(1 + made.epsilon / scale, rel=1e-4)
     assert log["epoch"] == 2
+
+
+# ── what the record keeps ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_record_has_the_last_fits_parameters_and_its_goodness_tensor_by_tensor():
+    _, watching, made = diary("every:3", 3, Odd)
+    last = made.diagnostics()["last_fit"]
+    rows = {row["name"]: row for row in last["tensors"]}
+    assert set(rows) == {"body.weight", "body.bias", "one", "unused", "common", "rare"}
+    assert {name for name, row in rows.items() if row["repeated"]} == {"one", "unused", "common", "rare"}
+    real = watching.moved(2, "body.weight")
+    expected, row = fit(real, "median"), rows["body.weight"]
+    found = (row["location"], row["scale"], row["shape"])
+    assert found == pytest.approx((expected.location, expected.scale, expected.shape), rel=1e-3)
+    assert row["noise_ratio"] == pytest.approx(1 + made.epsilon / expected.scale, rel=1e-3)
+    law = (expected.shape, expected.location, expected.scale)
+    by_scipy = stats.kstest(real.double().flatten().numpy(), "gennorm", law)
+    assert row["ks"] == pytest.approx(by_scipy.statistic, rel=1e-3)
+    assert (row["n"], row["ks_n"]) == (640, 640)
+    assert row["ks_passes"] == (by_scipy.pvalue >= 0.05)
+    passes = [row["ks_passes"] for row in rows.values() if not row["repeated"]]
+    assert last["ks_pass_rate"] == sum(passes) / len(passes)
+
+
+def test_noise_over_update_is_the_root_mean_square_of_the_draws_over_that_of_the_update():
+    _, watching, made = diary(
+        "every:3", 3, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 900, bias=False))
+    )
+    real, drawn = watching.moved(2, "1.weight"), watching.moved(3, "1.weight")
+    found = made.diagnostics()
+    assert found["last_fit"]["noise_over_update"] == pytest.approx(
+        (drawn.norm() / real.norm()).item(), rel=0.05
+    )
+    assert found["fits"][0]["draw_square"] == pytest.approx(drawn.square().sum().item(), rel=0.1)
+
+
+def test_a_picture_is_a_density_of_the_update_beside_the_fitted_one_and_there_are_three_at_most():
+    _, watching, made = diary("every:3", 3)
+    pictures = made.diagnostics()["last_fit"]["histograms"]
+    assert [picture["name"] for picture in pictures] == ["0.weight", "4.weight", "9.weight"]  # the largest
+    for picture in pictures:
+        width = (picture["to"] - picture["from"]) / 41
+        assert len(picture["density"]) == len(picture["fitted"]) == 41
+        assert sum(picture["density"]) * width == pytest.approx(0.99, abs=0.011)
+        assert 0.9 < sum(picture["fitted"]) * width <= 1
+        real = watching.moved(2, picture["name"]).double()
+        first = (real >= picture["from"]) & (real < picture["from"] + width)
+        assert picture["density"][0] * width == pytest.approx(
+            first.double().mean().item(), abs=2 / real.numel()
+        )
+
+
+def test_a_large_model_does_not_make_a_large_record():
+    _, _, made = diary(
+        "every:2", 6, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 1100), nn.Linear(1100, 10))
+    )
+    found = made.diagnostics()
+    assert len(json.dumps(found)) < 8000
+    assert max(row["n"] for row in found["last_fit"]["tensors"]) == 70_400
+    assert max(row["ks_n"] for row in found["last_fit"]["tensors"]) <= 65_536
+
+
+def test_a_run_that_skipped_nothing_or_fitted_nothing_has_diagnostics_too():
+    for skip, model in (("every:9", None), ("every:2", lambda: AllAtRest())):
+        _, _, made = diary(skip, 4, model)
+        assert made.diagnostics()["last_fit"] == {}
+        assert made.diagnostics()["fits"] == []
+
+
+class AllAtRest(nn.Module):
+    """Nothing but one number, which has no distribution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x.flatten(1)[:, :10] * self.one
 
 
 @pytest.mark.parametrize(
@@ -279,7 +405,90 @@ def test_it_claims_the_nominal_share_as_table_2_prints_it(skip, promise):
     assert (saving, of) == (pytest.approx(promise), "training")
 
 
-@pytest.mark.parametrize("location", ["median", "mean", "zero"])
+@pytest.mark.parametrize("location", ["free", "median", "mean", "zero"])
 def test_every_location_trains(location):
     run, _, _ = diary("every:2", 4, location=location)
     assert 0 <= run.evaluate(digits(32, test=True))["accuracy"] <= 1
+
+
+def test_under_a_forward_only_method_a_skipped_epoch_saves_its_forwards():
+    forward_only = discovery.build(discovery.load(discovery.sources()["mezo"]), "mezo", {})
+    made = method(skip="every:2")
+    for stack in ([made, forward_only], [forward_only, made]):
+        run = make_run(stack, epochs=4)
+        run.train()
+        steps = run.data.steps(32)
+        assert (run.tally.forwards, run.tally.backwards) == (2 * 2 * steps, 0)
+    work = Work((Line("forward", "a", "linear", 1.0), Line("weight_gradient", "a", "linear", 2.0)), 4, 10)
+    assert made.estimate(forward_only.estimate(work)).flop == pytest.approx(2 / 3 * work.flop / 2)
+
+
+# ── Theorem 3.1 ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def mean_gap(
+    curvatures: torch.Tensor, start: float, step: float, sampled: float, draw_square: float, steps: int
+):
+    """E Δ_k of f = ½Σ hᵢθᵢ², exactly: E θᵢ² contracts by (1 − η·hᵢ)² in a real step and gains its share of the draw's
+    square in a sampled one, whose mean is zero."""
+    squares = torch.full_like(curvatures, start**2)
+    gaps = []
+    for _ in range(steps + 1):
+        gaps.append((curvatures * squares).sum().item() / 2)
+        real = (1 - step * curvatures) ** 2 * squares
+        squares = (1 - sampled) * real + sampled * (squares + draw_square / len(curvatures))
+    return gaps
+
+
+@given(
+    low=st.floats(0.1, 1), ratio=st.floats(1, 20), share=st.floats(0.05, 0.95), sampled=st.floats(0, 0.9),
+    draw=st.floats(0, 10),
+)  # fmt: skip
+def test_the_gap_of_a_quadratic_stays_below_the_bound_and_meets_it_where_all_curvatures_are_equal(
+    low, ratio, share, sampled, draw
+):
+    high = low * ratio
+    step = share * 2 / high
+    curvatures = torch.linspace(low, high, 5, dtype=torch.float64)
+    factor = contraction(low, high, step, sampled)
+    fixed = fixed_point(factor, high, sampled, draw)
+    gaps = mean_gap(curvatures, 3.0, step, sampled, draw, 30)
+    for number, gap in enumerate(gaps):
+        assert gap <= bound(number, gaps[0], factor, fixed) * (1 + 1e-9) + 1e-12
+    equal = mean_gap(torch.full((5,), high, dtype=torch.float64), 3.0, step, sampled, draw, 30)
+    factor = contraction(high, high, step, sampled)
+    fixed = fixed_point(factor, high, sampled, draw)
+    expected = [bound(number, equal[0], factor, fixed) for number in range(31)]
+    assert equal == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_the_printed_factor_is_broken_by_that_quadratic():
+    curvatures, step, sampled, draw = torch.ones(4, dtype=torch.float64), 0.3, 0.2, 0.01
+    gaps = mean_gap(curvatures, 2.0, step, sampled, draw, 5)
+    factor = printed_contraction(1.0, step, sampled)
+    fixed = fixed_point(factor, 1.0, sampled, draw)
+    assert fixed == pytest.approx(sampled * draw / (4 * step * (1 - sampled)))  # ρLσ²/(4μη(1−ρ)), as printed
+    assert gaps[1] > bound(1, gaps[0], factor, fixed)
+    assert contraction(1.0, 1.0, step, sampled) > factor
+
+
+def test_a_simulated_run_comes_to_rest_at_the_fixed_point():
+    """θ ← θ − ηθ, or with chance ρ θ + a draw of the family: Δ* is where the mean loss stays."""
+    step, sampled, count, size = 0.4, 0.3, 4000, 8
+    ggd = GGD(0.0, 0.05, 1.3)
+    generator = torch.Generator().manual_seed(1)
+    theta = torch.ones(count, size)
+    for _ in range(60):
+        drawn = torch.rand(count, 1, generator=generator) < sampled
+        theta = torch.where(drawn, theta + ggd.sample((count, size), generator), (1 - step) * theta)
+    gaps = theta.double().square().sum(1) / 2
+    fixed = fixed_point(contraction(1.0, 1.0, step, sampled), 1.0, sampled, size * ggd.variance)
+    assert abs(gaps.mean().item() - fixed) < 4 * gaps.std().item() / math.sqrt(count)
+
+
+def test_what_the_theorem_does_not_cover_is_refused():
+    for wrong in ((0.0, 1.0, 0.1), (2.0, 1.0, 0.1), (1.0, 1.0, 2.0), (1.0, 1.0, 0.0)):
+        with pytest.raises(ValueError, match="is not in"):
+            contraction(*wrong, 0.2)
+    with pytest.raises(ValueError, match="no contraction"):
+        fixed_point(1.0, 1.0, 0.2, 1.0)
