@@ -282,6 +282,18 @@ def test_fifty_ticks_in_every_piece_are_the_least_for_a_verdict(
     assert codes(found) == expected
 
 
+def test_the_ticks_of_the_channel_that_counts_decide_and_not_those_of_the_one_that_checks_it() -> None:
+    counter = Energy(
+        source="gpu_counter", scope="gpu", device="GPU-1", energy_j=100.0, detail={"tick_s": 0.01}
+    )
+    integral = Energy(source="gpu_power_integral", scope="gpu", device="GPU-1", energy_j=101.0,
+                      detail={"period_s": 0.1})  # fmt: skip
+    both = {"train": Reading(wall_s=2.0, energy=[counter, integral])}
+    assert codes(flags.check_trial(trial(phases=both, steps=7))) == []
+    alone = {"train": Reading(wall_s=2.0, energy=[integral])}
+    assert codes(flags.check_trial(trial(phases=alone, steps=7))) == ["window_short"]
+
+
 @pytest.mark.parametrize(
     ("step_s", "aliases"),
     [(0.01, False), (0.046, True), (0.05, True), (0.07, False), (0.095, True), (0.11, True), (0.155, True),
