@@ -438,7 +438,8 @@ class Spy(Method):
     def step(self, run, batch, inner):
         run.model.masks.clear()
         inner(batch)
-        self.seen[run.epoch_number, run.step_in_epoch] = [batch.index, batch.inputs, *run.model.masks]
+        # Of the step's first pass: a method may pass more than once, and the next step must not notice.
+        self.seen[run.epoch_number, run.step_in_epoch] = [batch.index, batch.inputs, *run.model.masks[:1]]
 
 
 SHIPPED = sorted(name for name, source in discovery.sources().items() if source.path.parent.name == "methods")
@@ -698,7 +699,7 @@ def test_the_ledger_of_such_a_task_equals_the_counter():
     conv, sound, heads = 2 * 9 * 4 * 36, 2 * 5 * 4, 2 * 8 * 5
     assert sum(line.flop for line in lines) == 2 * conv + 2 * sound + 3 * heads
     assert sum(line.flop for line in lines) * 16 == pytest.approx(counter.total, rel=1e-3)
-    assert {line.module for line in lines} == {"look", "listen", "kind", "place"}
+    assert {line.module for line in lines if line.flop} == {"look", "listen", "kind", "place"}
 
 
 @dataclass
