@@ -118,7 +118,7 @@ def _lines(costs: dict[Cost, float], batch: int) -> tuple[Line, ...]:
 
 
 def _trace(module: nn.Module, inputs: Any, handles: Handles, place: str) -> dict[Cost, float]:
-    twin = _twin(module, torch.device(place)).train()
+    twin = copy_on(module, torch.device(place)).train()
     # Whatever the model returns, the tracer sees a tuple of tensors.
     twin.register_forward_hook(
         lambda _, __, out: tuple(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
@@ -136,7 +136,7 @@ def _trace(module: nn.Module, inputs: Any, handles: Handles, place: str) -> dict
         return dict(analysis.by_operator())
 
 
-def _twin(module: nn.Module, place: torch.device) -> nn.Module:
+def copy_on(module: nn.Module, place: torch.device) -> nn.Module:
     """A copy whose parameters and buffers live on `place`; on meta they take no memory."""
     memo: dict[int, Any] = {}
     for parameter in module.parameters():

@@ -5,7 +5,6 @@ The model itself is not run, moved or changed: not its mode, not its statistics,
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from math import prod
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from energybench.flops.given import BadClaim
+from energybench.flops.ledger import copy_on
 
 Seen = TypeVar("Seen")
 
@@ -46,7 +46,7 @@ def rehearse(
     for place in ("meta", "cpu"):
         for kind in kinds:
             try:
-                twin = _twin(model, place).train(training)
+                twin = copy_on(model, torch.device(place)).train(training)
                 for module in twin.modules():  # one sample has shapes, but no statistics to train on
                     if isinstance(module, nn.modules.batchnorm._BatchNorm):
                         module.eval()
@@ -111,18 +111,3 @@ class Calls(list[Call]):
     def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
-
-
-def _twin(model: nn.Module, place: str) -> nn.Module:
-    """A copy whose tensors live on `place`."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        moved = parameter.detach().to(place, copy=True)
-        memo[id(parameter)] = nn.Parameter(moved, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to(place, copy=True)
-    for part in model.modules():  # tensors that are neither, such as a cached mask
-        for tensor in vars(part).values():
-            if isinstance(tensor, Tensor):
-                memo.setdefault(id(tensor), tensor.detach().to(place, copy=True))
-    return copy.deepcopy(model, memo)
