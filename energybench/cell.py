@@ -160,8 +160,11 @@ def build_model(
     if ".py" in use:
         function = discovery.load_function(use, base)
         model: torch.nn.Module = models.call(function, use, {"shape": shape, "classes": classes}, settings)
-        return model
-    return models.build(use, shape, classes, settings)
+    else:
+        model = models.build(use, shape, classes, settings)
+    if activation := workload["train"].get("activation"):
+        models.activate(model, use, activation)
+    return model
 
 
 def build_stack(stack: list[dict[str, Any]]) -> list[Method]:
@@ -253,8 +256,9 @@ class _Goal:
         run.curve[-1] |= {self.target.metric: quality[self.target.metric], "wall_s": reading.wall_s}
         if quality[self.target.metric] >= self.target.at_least:
             self.target = self.target.model_copy(
-                update={"epoch": run.epoch_number, "wall_s": reading.wall_s, "energy": reading.energy}
-            )
+                update={"epoch": run.epoch_number, "steps": run.tally.steps,
+                        "wall_s": reading.wall_s, "energy": reading.energy}
+            )  # fmt: skip
         self._window.start()
 
 

@@ -164,6 +164,7 @@ class Target(Model):
     metric: str
     at_least: float
     epoch: int | None = None
+    steps: int | None = None
     wall_s: float | None = None
     energy: list[Energy] = Field(default_factory=list)
 

@@ -22,7 +22,7 @@ from typing import Literal
 Quantity = Literal["energy", "time"]
 Verdict = Literal[
     "saves", "costs more", "no saving", "faster", "slower", "no difference",
-    "quality lost", "quality unproven", "inconclusive", "no verdict",
+    "quality lost", "quality unproven", "inconclusive", "no verdict", "not reached",
 ]  # fmt: skip
 
 FEWEST_BLOCKS = 3  # below it there is no verdict
@@ -186,6 +186,11 @@ def verdict(
         return worse
     low, high = change.interval(INTERVAL)
     return same if -h < low and high < h else "inconclusive"
+
+
+def verdict_at_equal_quality(change: Paired, noise: float, quantity: Quantity) -> Verdict:
+    """The same for costs of one and the same result, such as a target quality: there is none to lose."""
+    return verdict(change, noise, quantity, Mean(change.n, 0.0, 0.0, 1.0), 0.0)
 
 
 def detectable(

@@ -143,6 +143,9 @@ class Train(Table):
     accumulate: int = Field(default=1, ge=1, description="micro-batches per update")
     precision: Literal["fp32", "bf16"] = "fp32"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    activation: Literal["relu", "sigmoid", "tanh"] | None = Field(
+        default=None, description="in place of the model's own hidden activations, where these are modules"
+    )
 
     @model_validator(mode="after")
     def _has_effect(self) -> Train:

@@ -18,9 +18,9 @@ from energybench.report.shapes import (
     Quality,
     Raised,
     Row,
-    ToTarget,
     Workload,
 )
+from energybench.report.target import to_target
 from energybench.work import BACKWARD
 
 
@@ -71,16 +71,6 @@ def _claim(claim: Claim | None, trials: Sequence[Trial], witness: Witness | None
     total = math.fsum(phases.values())
     backward = math.fsum(flop for phase, flop in phases.items() if phase in BACKWARD)
     return claim.saving_rel * backward / total if total > 0 else None
-
-
-def _to_target(found: Sequence[Pair]) -> ToTarget | None:
-    """None for a workload without a target."""
-    target = next((p.plain.target for p in found if p.plain.target is not None), None)
-    if target is None:
-        return None
-    reached, seconds, energy_j = evidence.to_target([p.ours for p in found])
-    plain = evidence.to_target([p.plain for p in found])
-    return ToTarget(target.metric, target.at_least, reached, len(found), seconds, energy_j, *plain)
 
 
 class Bench:
@@ -184,12 +174,13 @@ class Bench:
             struck=bool(struck) or flags.worst(here) == "struck",
             verdict="no verdict", because="", detectable_rel=None, blocks_needed=None, explanation="",
             moved=words.moved(evidence.estimates(used, witness)),
-            to_target=_to_target(found),
+            to_target=None,
             flags=raised(here, f"{self.name}: {label}"), control=control,
             seconds=evidence.figure(evidence.seconds(t) for t in used), energies=evidence.energies(used),
         )  # fmt: skip
         if found:
             row = self._judge(row, found)
+            row = dataclasses.replace(row, to_target=to_target(found, accept.noise, struck=row.struck))
         reasons = [flag.sentence for flag in (*struck, *row.flags) if flag.severity == "struck"]
         reason = reasons[0] if reasons and row.verdict == "no verdict" else words.because(row, accept.noise)
         return dataclasses.replace(row, because=reason)

@@ -204,14 +204,6 @@ def counted_flop(trials: Sequence[Trial], witness: Witness | None) -> float | No
     return math.fsum(totals) / len(totals) if totals else witness.counted_flop
 
 
-def to_target(trials: Sequence[Trial]) -> tuple[int, Figure | None, Figure | None]:
-    """Blocks that reached their target, and the seconds and measured joules that it took them."""
-    reached = [t.target for t in trials if t.target is not None and t.target.epoch is not None]
-    readings = [Reading(wall_s=target.wall_s or 0.0, energy=target.energy) for target in reached]
-    joules = [metered(reading).joules for reading in readings if metered(reading).sensors]
-    return len(reached), figure(target.wall_s for target in reached), figure(joules)
-
-
 def estimates(trials: Sequence[Trial], witness: Witness | None) -> list[Estimate]:
     """The trials' own; the witness's where they have none."""
     known = [trial.estimate for trial in trials if trial.estimate]

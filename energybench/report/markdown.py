@@ -88,7 +88,31 @@ def _workload(workload: Workload) -> list[str]:
     page.append("\n".join(notes))
     page.append("### Quality")
     page.append(_quality(workload))
-    return page
+    return page + _target(workload)
+
+
+def _target(workload: Workload) -> list[str]:
+    """The way to the target quality, where the workload names one."""
+    found = [(row, row.to_target) for row in workload.rows if row.to_target is not None]
+    if not found:
+        return []
+    rows = []
+    for row, way in found:
+        sides = [cell.replace("[", "\\[").replace("]", "\\]")
+                 for cell in (words.measured(way.steps), words.measured(way.cost))]  # fmt: skip
+        rows.append([
+            escape(row.method), escape(words.way(way.ours, way.n)), escape(words.way(way.plain, way.n)), *sides,
+            way.cost.quantity if way.cost else words.NOTHING, f"**{way.verdict}**",
+            escape(way.because or words.NOTHING),
+        ])  # fmt: skip
+    head = ["Method", "reaches it", "plain training", "steps saved \\[95 %\\]", "cost saved \\[95 %\\]", "of",
+            "verdict", "why"]  # fmt: skip
+    return [
+        f"### To {escape(words.goal(found[0][1]))}",
+        "What it took to the end of the epoch that first reached the target; evaluations are not in it. A side that "
+        "missed the target in a block leaves the saving unknown: no block is dropped for it.",
+        table(head, rows, right="345"),
+    ]
 
 
 def _quality(workload: Workload) -> str:

@@ -103,18 +103,32 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """One side's way to a target quality: the blocks that reached it, and the mean over those."""
+
+    reached: int
+    steps: Figure | None
+    seconds: Figure | None
+    energy_j: Figure | None  # measured only
+
+
+@dataclass(frozen=True, slots=True)
 class ToTarget:
-    """How long until the workload's target quality was first reached; figures over the blocks that reached it."""
+    """What the workload's target quality took, to the end of the epoch that first reached it.
+
+    The savings are None where a side missed it in any block: a cost that is known only to exceed something enters no
+    mean, and leaving the block out would keep the lucky ones.
+    """
 
     metric: str
     at_least: float
-    reached: int  # of n blocks
-    n: int
-    seconds: Figure | None
-    energy_j: Figure | None  # measured only
-    plain_reached: int
-    plain_seconds: Figure | None
-    plain_energy_j: Figure | None
+    n: int  # pairs
+    ours: Way
+    plain: Way
+    steps: Measured | None
+    cost: Measured | None  # energy if measured throughout, else time
+    verdict: stats.Verdict
+    because: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ STYLES = {
     "slower": "red",
     "quality lost": "red",
     "quality unproven": "yellow",
+    "not reached": "yellow",
 }
 LABEL_LEAST = 10  # cells that a method's name needs at the very least
 LABEL_ENOUGH = 18  # before another column is given up for it

@@ -10,8 +10,7 @@ from energybench import stats
 
 if TYPE_CHECKING:
     from energybench.record import Energy, Estimate
-    from energybench.report.evidence import Figure
-    from energybench.report.shapes import Control, Measured, Quality, Row, ToTarget, Workload
+    from energybench.report.shapes import Control, Measured, Quality, Row, ToTarget, Way, Workload
 
 NB = "\u00a0"
 NOTHING = "–"
@@ -181,18 +180,41 @@ def moved(estimates: Sequence[Estimate]) -> str:
     return f"{text}."
 
 
+def way(found: Way, n: int) -> str:
+    """What one side took to the target, and how often it arrived."""
+    if not found.reached or found.seconds is None:
+        return f"in none of {blocks(n)}"
+    steps = "" if found.steps is None else f"{number(found.steps.mean, 0)}{NB}steps, "
+    energy = "" if found.energy_j is None else f" and {si(found.energy_j.mean, 'J')}"
+    return f"after {steps}{duration(found.seconds.mean)}{energy} in {found.reached} of {blocks(n)}"
+
+
 def to_target(found: ToTarget) -> str:
-    """How long each side took to reach the workload's target quality."""
+    """What each side took to reach the workload's target quality, and what is proven of it."""
+    text = f"Reaches {goal(found)} {way(found.ours, found.n)}, plain training {way(found.plain, found.n)}"
+    if found.cost is not None:
+        text += f": {measured(found.cost)} {what(found.cost.quantity, found.cost.scope)} saved"
+    why = f" ({found.because})" if found.because else ""
+    return f"{text}; to that target {found.verdict}{why}."
 
-    def took(reached: int, seconds: Figure | None, joules: Figure | None) -> str:
-        if not reached or seconds is None:
-            return f"in none of {blocks(found.n)}"
-        energy = "" if joules is None else f" and {si(joules.mean, 'J')}"
-        return f"after {duration(seconds.mean)}{energy} in {reached} of {blocks(found.n)}"
 
-    ours = took(found.reached, found.seconds, found.energy_j)
-    plain = took(found.plain_reached, found.plain_seconds, found.plain_energy_j)
-    return f"Reaches {found.metric} {number(found.at_least, 2)} {ours}, plain training {plain}."
+def goal(found: ToTarget) -> str:
+    return f"{found.metric} {number(found.at_least, 2)}"
+
+
+def missed(ours: int, plain: int, n: int) -> str:
+    """Which side did not arrive; n blocks."""
+    if ours == plain == 0:
+        return "neither side reached it in the epochs given"
+    sides = [f"{who} missed it in {n - reached} of {blocks(n)}"
+             for who, reached in (("the method", ours), ("plain training", plain)) if reached < n]  # fmt: skip
+    return f"{' and '.join(sides)}, so the saving is not known"
+
+
+def would_decide(needed: int | None) -> str:
+    if needed is None:
+        return "no number of blocks up to 10 000 would decide"
+    return f"about {blocks(needed)} would decide"
 
 
 def against_control(control: Control, metric: str) -> str:
@@ -205,10 +227,7 @@ def against_control(control: Control, metric: str) -> str:
 
 def because(row: Row, noise: float) -> str:
     """Why the verdict is this one, and what would change it."""
-    quality, needed = row.quality, row.blocks_needed
-    more = (
-        f"about {blocks(needed)} would decide" if needed else "no number of blocks up to 10 000 would decide"
-    )
+    quality, more = row.quality, would_decide(row.blocks_needed)
     match row.verdict:
         case "inconclusive":
             return more

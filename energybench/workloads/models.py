@@ -53,6 +53,10 @@ def vit_tiny(
     return model
 
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+# What hidden layers end in. A sigmoid that is there already is a gate, and stays.
+HIDDEN = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh)
+
 OWN: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp, "vit_tiny": vit_tiny, **PAPER}
 
 
@@ -127,3 +131,15 @@ def take_channels(model: nn.Module, channels: int) -> None:
             fresh.reset_parameters()
             setattr(parent, name.rpartition(".")[2], fresh)
             return
+
+
+def activate(model: nn.Module, use: str, activation: str) -> None:
+    """Every hidden activation that is a module becomes `activation`; those written as function calls stay."""
+    found = [name for name, module in model.named_modules(remove_duplicate=False) if type(module) in HIDDEN]
+    if not found:
+        message = f"'{use}' has no activation module, so activation = \"{activation}\" would change nothing"
+        raise UsageError(Problem("E401", message, hint="remove it, or build the model with nn.ReLU()"))
+    for name in found:
+        parent, _, child = name.rpartition(".")
+        if type(model.get_submodule(name)) is not ACTIVATIONS[activation]:
+            setattr(model.get_submodule(parent), child, ACTIVATIONS[activation]())

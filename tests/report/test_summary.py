@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from synthetic import FLOP, GPU, JOULES, MODEL, SECONDS, Run, merge
 
-from energybench.record import Claim, Energy, Flag, Reading, Target
-from energybench.report import words
+from energybench.record import Claim, Energy, Flag, Reading
 from energybench.report.evidence import metered
 from energybench.report.shapes import Row, Summary, Workload
 from energybench.report.summary import summarise, to_json
@@ -333,35 +332,6 @@ def test_a_sensor_without_a_figure_keeps_its_reason_and_is_no_zero() -> None:
         run.change("baseline", block, phases=phases)
     (energy,) = only(run).baseline.energies
     assert (energy.energy_j, energy.reason, energy.measured) == (None, "permission denied", False)
-
-
-def reached(epoch: int | None, seconds: float | None, joules: float | None = None) -> Target:
-    energy = [] if joules is None else [Energy(source=GPU[0], scope=GPU[1], energy_j=joules)]
-    return Target(metric="accuracy", at_least=0.9, epoch=epoch, wall_s=seconds, energy=energy)
-
-
-def test_the_way_to_the_target_counts_only_blocks_that_reached_it_and_only_measured_joules() -> None:
-    run = half()
-    for block, (ours, plain) in enumerate([(4.0, 8.0), (6.0, 10.0), (None, 12.0)]):
-        run.change("half", block, target=reached(None if ours is None else 3, ours, ours and 10 * ours))
-        run.change("baseline", block, target=reached(5, plain))
-    (row,) = only(run).rows
-    found = row.to_target
-    assert found is not None
-    assert (found.reached, found.plain_reached, found.n) == (2, 3, 3)
-    assert found.seconds is not None
-    assert found.plain_seconds is not None
-    assert (found.seconds.mean, found.plain_seconds.mean) == (5.0, 10.0)
-    assert found.energy_j is not None
-    assert found.energy_j.mean == 50.0
-    assert found.plain_energy_j is None  # nothing was measured on that side
-    said = words.plain(words.to_target(found)).replace("\u00a0", " ")
-    assert "in 2 of 3 blocks" in said
-    assert "plain training after 10.0 s in 3 of 3 blocks" in said
-
-
-def test_without_a_target_nothing_is_said_of_one() -> None:
-    assert only(half()).rows[0].to_target is None
 
 
 def test_workloads_do_not_mix() -> None:
