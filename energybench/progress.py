@@ -17,12 +17,17 @@ from energybench.record import Trial, Witness
 from energybench.units import format_seconds
 
 
+def redraws(console: Console) -> bool:
+    """Whether a line can be written over: on a terminal that knows the sequences."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 class Progress:
     """`console` is for messages (stderr); tables go to `tables` (stdout)."""
 
     def __init__(self, console: Console, tables: Console, quiet: bool = False) -> None:
         self.console, self.tables, self.quiet = console, tables, quiet
-        self.live = console.is_terminal and not quiet
+        self.live = redraws(console) and not quiet
         self._total = self._done = 0
         self._what = ""
         self._begun = time.monotonic()

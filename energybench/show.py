@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from energybench.progress import redraws
 from energybench.record import Trial, Witness, read, read_folder
 from energybench.units import format_bytes, format_flop, format_ratio, format_seconds
 
@@ -228,21 +229,23 @@ def _say(console: Console, text: str, style: str = "", indent: str = "") -> None
 def waiting(console: Console, what: str) -> Iterator[Callable[[float], None]]:
     """One line while a child works. What is yielded redraws it, on a terminal, with the seconds so far."""
 
+    live = redraws(console)
+
     def tick(elapsed_s: float) -> None:
-        if console.is_terminal:
+        if live:
             line = Text(f"{what}: {elapsed_s:.0f} s", "dim", no_wrap=True)
             line.truncate(max(10, console.width - 1), overflow="ellipsis")
             console.file.write("\r\x1b[2K")
             console.print(line, end="")
 
-    if console.is_terminal:
+    if live:
         tick(0.0)
     else:
         console.print(Text(what), soft_wrap=True)
     try:
         yield tick
     finally:
-        if console.is_terminal:
+        if live:
             console.file.write("\r\x1b[2K")
             console.file.flush()
 

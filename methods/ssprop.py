@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from energybench import Line, Method
-from energybench.sparse import LANES, SPARSE, Choice, SparseLayer, memory_format
+from energybench.sparse import SPARSE, SparseLayer
+from energybench.sparse_backward import LANES, Choice, memory_format
 from energybench.trees import split
 from energybench.units import Period, Quantity
 from energybench.work import BACKWARD
@@ -90,6 +91,7 @@ class SsProp(Method):
                 raise ValueError(
                     f"dimension '{self.dimension}' only masks, which never pays: dense_below is a number there"
                 )
+        self.swaps = frozenset({"conv", "linear"} if self.linear else {"conv"})
 
     def setup(self, run):
         self.acted = False

@@ -413,15 +413,19 @@ def test_a_narrow_terminal_loses_no_word_and_breaks_no_command(cards: Cards, wid
         assert not found["remedy"] or f"remedy: {found['remedy']}" in text
 
 
-def test_waiting_is_one_line_and_leaves_none_on_a_terminal(tmp_path: Path) -> None:
-    for terminal, width in ((True, 20), (True, 80), (False, 80)):
+def test_waiting_is_one_line_and_leaves_none_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = [(True, "xterm", 20), (True, "xterm", 80), (False, "xterm", 80), (True, "dumb", 80)]
+    for terminal, kind, width in cases:
+        monkeypatch.setenv("TERM", kind)
         with (tmp_path / "out").open("w+", newline="") as file:
             console = Console(file=file, force_terminal=terminal, width=width, color_system=None)
             with waiting(console, "calibrating, about 30 s") as tick:
                 tick(5.0)
             file.seek(0)
             text = file.read()
-        if terminal:
+        if terminal and kind != "dumb":  # which would print the sequences
             assert "\n" not in text
             assert text.endswith("\r\x1b[2K")
             assert all(len(line) < width for line in text.split("\r\x1b[2K"))

@@ -22,7 +22,8 @@ from energybench.flops.intensity import groups
 from energybench.flops.ledger import ledger
 from energybench.method import Method
 from energybench.recipe import Recipe
-from energybench.sparse import SPARSE, Choice, SparseConv2d, SparseLinear, kept
+from energybench.sparse import SPARSE, SparseConv2d, SparseLinear
+from energybench.sparse_backward import Choice, kept
 from energybench.tracing import trace_task
 from energybench.units import Quantity
 from energybench.witness import WitnessLayer
@@ -122,7 +123,8 @@ def test_gradients_are_autograds_with_the_output_gradient_masked_to_the_kept_cha
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # whose kernels share nothing
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize(
-    ("into", "out", "kernel", "stride"), [(8, 40, 3, 1), (20, 40, 3, 1), (20, 40, 3, 2), (24, 8, 1, 1)]
+    ("into", "out", "kernel", "stride"),
+    [(8, 40, 3, 1), (20, 40, 3, 1), (20, 40, 3, 2), (24, 8, 1, 1), (24, 40, 1, 1)],
 )
 def test_a_large_input_computed_in_pieces_and_in_another_layout_has_the_same_gradients(
     into, out, kernel, stride, last, dtype, monkeypatch
@@ -137,8 +139,8 @@ def test_a_large_input_computed_in_pieces_and_in_another_layout_has_the_same_gra
     sparse.drop = 0.55
     target = torch.randn_like(conv(x))
     expected = expected_gradients(conv, x, target, kept(out, 0.55))
-    monkeypatch.setattr("energybench.sparse.PIECE", x[0].numel())
-    monkeypatch.setattr("energybench.sparse.SUMMED", 2 * target[0].numel())
+    monkeypatch.setattr("energybench.sparse_backward.PIECE", x[0].numel())
+    monkeypatch.setattr("energybench.sparse_backward.SUMMED", 2 * target[0].numel())
     assert_gradients(sparse, x, target, expected)
     assert sparse.weight.grad.stride() == conv.weight.stride()
 

@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from energybench import discovery
 from energybench.loop import Run
 from energybench.recipe import Recipe
-from energybench.sparse import SPARSE, Geometry, _gradients, kept
+from energybench.sparse import SPARSE
+from energybench.sparse_backward import Geometry, gradients, kept
 from energybench.workloads import models
 from energybench.workloads.classification import Classification
 from energybench.workloads.data import Data, Resident
@@ -135,7 +136,7 @@ def dense_in_pieces(dense: nn.Module, x: Tensor, dy: Tensor, pieces: int = 8) ->
     dx, dw = torch.empty_like(x), torch.zeros_like(weight)
     with torch.no_grad():
         for mine, given, upstream in zip(dx.chunk(pieces), x.chunk(pieces), dy.chunk(pieces), strict=True):
-            dx_part, dw_part = _gradients(upstream, given, weight, geometry, True, True)
+            dx_part, dw_part = gradients(upstream, given, weight, geometry, True, True)
             assert dx_part is not None
             assert dw_part is not None
             mine.copy_(dx_part)
