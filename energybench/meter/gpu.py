@@ -19,12 +19,10 @@ from energybench.meter.trace import Sample, integrate
 from energybench.record import Card, Energy, Reading, Sampler
 
 Read = TypeVar("Read")
-PERIOD_S = 0.1  # under 50 ms some cards answer with zeros
-WIDEST_GAP = 10  # periods without a sample, past which power is not known
-LOOKS_AT_STATE = (
-    5  # periods between two looks at temperature, clock and counter: power alone changes within one
-)
-LOOKS_AT_PROCESSES = 10  # and at who else is on the card
+PERIOD_S = 0.2  # a look holds a busy process up by 0.2 ms; under 50 ms some cards answer with zeros
+WIDEST_GAP = 5  # periods without a sample, past which power is not known
+LOOKS_AT_STATE = 3  # periods between two looks at temperature, clock and counter, slower than power
+LOOKS_AT_PROCESSES = 5  # and at who else is on the card
 
 
 class GpuMeter:

@@ -2,7 +2,7 @@
 
 The three are interleaved, in a new order in every round, and told as ratios to the bare loop of the same round. A ratio
 of 1.002 cannot be seen so on a machine whose identical loops differ by 5 %. But all that metering does inside a window
-is to look, ten times a second, and what a look holds up can be seen: the loop is made of small products, and those that
+is to look, five times a second, and what a look holds up can be seen: the loop is made of small products, and those that
 meet a look are compared with those of the same loop that meet none.
 """
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.perf
 
 ROUNDS, STEPS, STEP_S = 9, 60, 0.010
 BACKGROUND = 0.01  # of one core
-HELD_UP = 0.002  # of a step; came: 0.0012 to 0.0018 on two quiet cores of an AMD EPYC
+HELD_UP = 0.002  # of a step
 ATTEMPTS = 3  # a thread that wakes up on a machine that others use takes twice as long
 NOISE = 1.05  # what two identical loops may differ by in the median of the rounds
 
@@ -77,7 +77,7 @@ def test_metering_holds_a_step_of_10_ms_up_by_less_than_two_thousandths(
         found.append(statistics.median(held_up))
     benchmark.extra_info["share_held_up"] = found
     benchmark.pedantic(torch.mm, (x, x), rounds=10)
-    assert len(noted.calls) > 10
+    assert len(noted.calls) > 5
     assert min(found) < HELD_UP
 
 
