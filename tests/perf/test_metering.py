@@ -2,8 +2,8 @@
 
 The three are interleaved, in a new order in every round, and told as ratios to the bare loop of the same round. A ratio
 of 1.002 cannot be seen so on a machine whose identical loops differ by 5 %. But all that metering does inside a window
-is to look, five times a second, and what a look holds up can be seen: the loop is made of small products, and those that
-meet a look are compared with those of the same loop that meet none.
+is to look, five times a second, and what a look holds up can be seen: the loop is made of small products, and those
+that meet a look are compared with those of the same loop that meet none.
 """
 
 from __future__ import annotations

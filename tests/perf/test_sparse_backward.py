@@ -189,10 +189,16 @@ def test_no_layer_that_auto_lets_be_sparse_is_slower_than_dense(benchmark: Any) 
     assert max(taken.values()) < NO_SLOWER * NOISE
 
 
-@pytest.mark.parametrize("use", ["cnn", "mlp"])
-def test_a_step_of_a_small_model_is_no_slower_with_auto(use: str, benchmark: Any) -> None:
-    """Its layers stay dense, so this is what asking costs, which is nothing that can be seen."""
-    shape, classes, batch = (1, 28, 28), 10, 128
+@pytest.mark.parametrize(
+    ("use", "shape", "batch", "repeats"),
+    [("cnn", (1, 28, 28), 128, 4), ("mlp", (1, 28, 28), 128, 4), ("resnet32", (3, 32, 32), 32, 1),
+     ("vit_tiny", (3, 32, 32), 8, 1), ("mobilenet_v2", (3, 32, 32), 16, 1), ("resnet18", (3, 32, 32), 32, 1)],
+)  # fmt: skip
+def test_a_step_of_a_shipped_model_is_no_slower_with_auto(
+    use: str, shape: tuple[int, ...], batch: int, repeats: int, benchmark: Any
+) -> None:
+    """The layers of all but the last stay dense, so this is what asking costs, which is nothing that can be seen."""
+    classes = 10
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(batch, *shape, generator=generator)
     labels = torch.randint(classes, (batch,), generator=generator)
@@ -206,7 +212,7 @@ def test_a_step_of_a_small_model_is_no_slower_with_auto(use: str, benchmark: Any
         recipe, device = Recipe(epochs=1, batch=batch), torch.device("cpu")
         model = models.build(use, shape, classes, {})
         run = Run(Classification(), methods, recipe, model, data, seed=1, device=device)
-        steps[name] = step_of(run, next(iter(data.load([torch.arange(batch)]))))
+        steps[name] = step_of(run, next(iter(data.load([torch.arange(batch)]))), repeats)
     found, _ = at_most(NO_SLOWER, steps["auto"], steps["dense"])
     benchmark.extra_info |= {"auto_over_dense": found, "rounds": ROUNDS}
     benchmark.pedantic(steps["auto"], rounds=3)
@@ -214,7 +220,7 @@ def test_a_step_of_a_small_model_is_no_slower_with_auto(use: str, benchmark: Any
     assert found < NO_SLOWER * NOISE
 
 
-def step_of(run: Run, batch: Any, repeats: int = 4) -> Callable[[], float]:
+def step_of(run: Run, batch: Any, repeats: int) -> Callable[[], float]:
     def step() -> float:
         started = time.perf_counter()
         for _ in range(repeats):
