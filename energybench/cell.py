@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from energybench import discovery
@@ -32,8 +34,9 @@ from energybench.meter.window import Window, refuse_short
 from energybench.method import Method, Task, parameters
 from energybench.phases import Phases, gpu_facts, keep_trace
 from energybench.recipe import Recipe
-from energybench.record import Estimate, Flag, Layer, Target, Trial, Witness, write_json
+from energybench.record import Estimate, Flag, Layer, Shadow, Target, Trial, Witness, write_bytes, write_json
 from energybench.seeds import stable_seed
+from energybench.stopwatch import Stopwatch, TimedRun, in_turns, steps_per_epoch
 from energybench.warmup import warm_up
 from energybench.witness import WitnessLayer
 from energybench.work import Line, Work
@@ -112,7 +115,9 @@ def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
     if device.type == "cuda":
         record["memory_device_b"] = torch.cuda.max_memory_allocated(device)
     record["estimate"] = estimate(spec, run)
-    record["diagnostics"] = {m.name: finite({**m.diagnostics(), **_explained(m)}) for m in run.methods}
+    record["diagnostics"] = {
+        m.name: finite({**m.diagnostics(), **_explained(m), **keep_state(spec, m)}) for m in run.methods
+    }
     record["flags"] += [Flag(code="inert", detail=m.name) for m in run.methods if m.acted is False]
     if lost := next((e for e in phases.readings["train"].energy if e.lost), None):
         record["status"] = "invalid"
@@ -135,6 +140,25 @@ def witness(spec: dict[str, Any], record: dict[str, Any]) -> None:
     record |= layer.result(run)
     record["estimate"] = estimate(spec, run)
     record["wall_s"] = time.perf_counter() - started
+    if spec["header"]["role"] == "method":
+        record["shadow"] = shadow(spec, train, device, run)
+
+
+def shadow(spec: dict[str, Any], train: Data, device: torch.device, run: Run) -> Shadow:
+    """Where the time goes, from a few steps of every epoch; whatever goes wrong, the count stands."""
+
+    def timed(stack: list[Method]) -> TimedRun:
+        watch = Stopwatch(partial(wait_for_devices, device))
+        model = build_model(spec["workload"], spec["data"], Path(spec["base"]), run.seed)
+        return TimedRun(build_task(spec["workload"], Path(spec["base"])), stack, run.recipe, model.to(device), train,
+                        seed=run.seed, device=device, epochs=spec.get("epochs"), watch=watch,
+                        limit=steps_per_epoch(run.epochs))  # fmt: skip
+
+    keys = {key: counts["steps"] for key, counts in run.tally.passes().keys.items()}
+    try:
+        return in_turns(timed([]), timed(build_stack(spec["stack"])), keys)
+    except Exception as error:
+        return Shadow(reason=_verdict_on(error)[1])
 
 
 def build(spec: dict[str, Any], train: Data, device: torch.device, outermost: Method | None = None) -> Run:
@@ -226,6 +250,19 @@ def _explained(method: Method) -> dict[str, str]:
     return {"gap_because": method.gap_because} if method.gap_because else {}
 
 
+def keep_state(spec: dict[str, Any], method: Method) -> dict[str, str]:
+    """Write what a method keeps beside the record, in NumPy's format; its place in the run's folder."""
+    tensors = method.state()
+    if not tensors or not spec.get("trace"):
+        return {}
+    file = Path(spec["trace"]).parent.parent / "state" / f"{spec['header']['trial']}.{method.name}.npz"
+    content = io.BytesIO()
+    arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    np.savez_compressed(content, **arrays)
+    write_bytes(file, content.getvalue())
+    return {"state": f"{file.parent.name}/{file.name}"}
+
+
 def finite(value: Any) -> Any:
     """`value` for a record: what is no finite number is null. Raises TypeError for what JSON does not have."""
     if isinstance(value, dict):
@@ -247,6 +284,7 @@ class _Goal:
         self._window, self._test, self._phases = window, test, phases
 
     def after_epoch(self, run: Run) -> None:
+        run.curve[-1]["wall_s"] = self._window.elapsed_s()
         if self.target is None or self.target.epoch is not None:
             return
         self._window.stop()

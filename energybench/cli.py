@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from energybench.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, EnergybenchError, in_order, nearest
+from energybench.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_TRIALS_FAILED,
+    EnergybenchError,
+    Problem,
+    UsageError,
+    in_order,
+    nearest,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,17 +68,31 @@ def suite_options(function: Any) -> Any:
 @click.option(
     "--new", "fresh", is_flag=True, help="Start a new run even if an interrupted one could be continued."
 )
+@click.option(
+    "--until-decided",
+    is_flag=True,
+    help="Up to the suite's blocks_max, looking only as it declares; ends when every comparison is decided.",
+)
+@click.option("--max-time", metavar="TIME", help="End after the block in progress past it: 4h, 30min.")
+@click.option(
+    "--add-blocks",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="N blocks beyond a finished run's: exploratory, in no verdict.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def run(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, out: Path | None, fresh: bool,
-        as_json: bool) -> None:  # fmt: skip
+        until_decided: bool, max_time: str | None, add_blocks: int | None, as_json: bool) -> None:  # fmt: skip
     """Train every cell of SUITE (a file, or a shipped one's name) and report. Run again to continue."""
     from energybench import runner
     from energybench.progress import Progress
 
+    max_s = None if max_time is None else _seconds("--max-time", max_time)
     loaded = _load(suite, quick, overrides, device)
     tables = console(to_stderr=as_json)
     progress = Progress(console(to_stderr=True), tables)
-    code, folder = runner.run(loaded, out=out, fresh=fresh, device=device, progress=progress)
+    code, folder = runner.run(loaded, out=out, fresh=fresh, device=device, progress=progress, max_s=max_s,
+                              until_decided=until_decided, add_blocks=add_blocks or 0)  # fmt: skip
     if as_json and code != EXIT_INTERRUPTED:
         _print_json(_report(folder))
     sys.exit(code)
@@ -131,25 +153,104 @@ def show(path: Path) -> None:
 
 
 @app.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folders", metavar="FOLDER...", nargs=-1,
+                type=click.Path(exists=True, file_okay=False, path_type=Path))  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
-@click.option("--write", is_flag=True, help="Write FOLDER/report.md again from its records.")
-def report(folder: Path, as_json: bool, write: bool) -> None:
-    """Print the report of a run from its records. Needs no torch."""
-    from energybench.record import read_folder
-    from energybench.report.summary import summarise
+@click.option("--write", is_flag=True, help="Write FOLDER/report.md and figures/ again from its records.")
+@click.option("--html", is_flag=True, help="Write FOLDER/report.html: one page that needs no network.")
+@click.option("--all", "every", is_flag=True,
+              help="Write every report below FOLDER again; default: reports.")  # fmt: skip
+@click.option(
+    "--carbon", is_flag=True, help="Energy by source, CO2e, what a measured saving means for many runs."
+)
+@click.option("--zones", metavar="FRA,USA", help="With --carbon: countries side by side, by ISO 3166 code.")
+def report(folders: tuple[Path, ...], as_json: bool, write: bool, html: bool, every: bool, carbon: bool,
+           zones: str | None) -> None:  # fmt: skip
+    """Print the report of a run from its records. Needs no torch.
 
-    summary = summarise(*read_folder(folder))
-    if write:
-        from energybench.report.markdown import markdown
+    Several folders of one suite: copies of one run's blocks are merged, other devices stand side by side.
+    """
+    if every:
+        _write_all(folders or (Path("reports"),), html)
+        return
+    if not folders:
+        raise click.UsageError("Name a run's folder, or --all.")
+    folder = folders[0]
+    if write or html or carbon or zones:
+        _one_folder(folders, "--write" if write else "--html" if html else "--carbon")
+    if carbon or zones:
+        from energybench.report.carbon_page import report_carbon
 
-        (folder / "report.md").write_text(markdown(summary), encoding="utf-8")
+        facts = report_carbon(folder, zones, None if as_json else console(), write=write)
+        if as_json:
+            _print_json(facts)
+        return
+    from energybench.report import merge
+    from energybench.report.summary import summarise, to_json
+
+    parts = merge.read(folders)
+    if len(parts) > 1:
+        if as_json:
+            _print_json(merge.to_json(parts))
+        else:
+            merge.side_by_side(parts, console())
+        return
+    summary = summarise(*parts[0].records)
+    if write or html:
+        from energybench.report import pages
+
+        trials = parts[0].records[1]
+        if write:
+            click.echo(f"{pages.write(summary, trials, folder)} written", err=True)
+        if html:
+            click.echo(f"{pages.write_html(summary, trials, folder)} written", err=True)
     if as_json:
-        _print_json(_report(folder))
+        _print_json(to_json(summary))
     else:
         from energybench.report.terminal import render
 
         render(summary, console())
+
+
+@app.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--to",
+    "form",
+    type=click.Choice(["csv", "parquet", "emissions", "model-card", "sci"]),
+    required=True,
+    help="csv, parquet: every trial; emissions: codecarbon's emissions.csv; model-card: Hugging Face's "
+    "co2_eq_emissions; sci: Software Carbon Intensity (ISO/IEC 21031).",
+)
+@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="A file; default: stdout.")
+@click.option("--workload", metavar="NAME", help="model-card: of which one, where there are several.")
+@click.option("--method", metavar="NAME", help="model-card: of which one; baseline is plain training.")
+@click.option(
+    "--per",
+    type=click.Choice(["run", "epoch", "sample"]),
+    default="run",
+    show_default=True,
+    help="sci: the functional unit.",
+)
+@click.option("--embodied", metavar="KG", type=click.FloatRange(min=0),
+              help="sci: kg CO2e of making the machine.")  # fmt: skip
+@click.option("--lifespan", metavar="YEARS", type=click.FloatRange(min=0, min_open=True),
+              help="sci: years over which --embodied is spread.")  # fmt: skip
+def export(folder: Path, form: str, out: Path | None, **options: Any) -> None:
+    """A run for other tools. Only what was measured is exported as emissions."""
+    from energybench.export import export as make
+    from energybench.record import write_bytes
+
+    content, notes = make(folder, form, **options)
+    if out is not None:
+        write_bytes(out, content)
+        notes = [*notes, f"{out} written"]
+    elif form == "parquet" and sys.stdout.isatty():
+        raise UsageError(Problem("E609", "Parquet is no text for a terminal", hint="-o trials.parquet"))
+    else:
+        sys.stdout.buffer.write(content)
+    for note in notes:
+        click.echo(note, err=True)
 
 
 @app.command("list")
@@ -251,6 +352,37 @@ def cell(in_path: str, out_path: str) -> None:
     from energybench.cell import main as run_cell
 
     run_cell(in_path, out_path)
+
+
+def _seconds(option: str, text: str) -> float:
+    from energybench.units import UnitError, parse_seconds
+
+    try:
+        return parse_seconds(text)
+    except UnitError as error:
+        raise UsageError(Problem("E204", f"{option}: {error}", hint=error.hint)) from None
+
+
+def _write_all(roots: tuple[Path, ...], html: bool) -> None:
+    """Every run's pages below the roots, from their records."""
+    from energybench.report import pages
+
+    found = dict.fromkeys(folder for root in roots for folder in pages.runs(root))
+    if not found:
+        where = ", ".join(map(str, roots))
+        raise UsageError(
+            Problem("E601", "there is no run's folder below it", where, "energybench report FOLDER --all")
+        )
+    for folder in found:
+        click.echo(f"{pages.rewrite(folder, html)} written", err=True)
+
+
+def _one_folder(folders: tuple[Path, ...], option: str) -> None:
+    if len(folders) > 1:
+        message = f"{option} is about one folder, and {len(folders)} are named"
+        raise UsageError(
+            Problem("E609", message, hint=f"one after the other: energybench report {folders[0]}")
+        )
 
 
 def _load(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None) -> Suite:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,23 @@ from energybench.workloads.data import Data
 
 if TYPE_CHECKING:
     from energybench.loop import Run
+
+Item = TypeVar("Item")
+
+
+class Waiting(Iterator[Item]):
+    """`items`, and the nanoseconds that asking for them took."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = iter(items)
+        self.taken_ns = 0
+
+    def __next__(self) -> Item:
+        asked = time.perf_counter_ns()
+        try:
+            return next(self._items)
+        finally:
+            self.taken_ns += time.perf_counter_ns() - asked
 
 
 class Context:
@@ -57,6 +75,21 @@ class Context:
     def rng(self, name: str, *key: Any, device: torch.device | str = "cpu") -> torch.Generator:
         """A generator seeded by a stable hash of (seed, name, key), so that no layer's draws move another's."""
         return torch.Generator(device).manual_seed(stable_seed(self.seed, name, *key))
+
+    def order(self, data: Data) -> Tensor:
+        """Positions of all samples, as plain training takes them in this epoch."""
+        return torch.randperm(len(data), generator=self.rng("order", self.epoch_number))
+
+    def load(self, data: Data, batches: Iterable[Tensor]) -> Iterator[Batch]:
+        """Batches of these positions, augmented as plain training augments this epoch's. Tallies the wait for them."""
+        choosing = Waiting(
+            batches
+        )  # no wait for data: a method may draw the positions when they are asked for
+        loading = Waiting(data.load(choosing, partial(self.rng, "augment", self.epoch_number)))
+        for batch in loading:
+            self.tally.data_wait_ns += loading.taken_ns - choosing.taken_ns
+            loading.taken_ns = choosing.taken_ns = 0
+            yield batch
 
     def lr(self, part: str = "main") -> float:
         """The learning rate now: a pure function of progress, so skipped epochs advance it."""

@@ -190,8 +190,13 @@ def build(kind: type, name: str, values: dict[str, Any], where: Callable[[str], 
     except pydantic.ValidationError as error:
         for detail in error.errors():
             key = str(detail["loc"][0]) if detail["loc"] else ""
+            if detail["type"] == "missing":
+                example = getattr(kind, "example", {})
+                hint = f"for example: {key} = {json.dumps(example[key])}" if key in example else ""
+                problems.append(Problem("E304", f"'{name}' requires its parameter '{key}'", where(key), hint))
+                continue
             message = detail["msg"].removeprefix("Value error, ")
-            given = f" (given: {detail['input']!r})" if detail["type"] != "missing" else ""
+            given = f" (given: {detail['input']!r})"
             problems.append(Problem("E304", f"'{name}' parameter '{key}': {message}{given}", where(key)))
     except (ValueError, TypeError) as error:  # from the method's own __post_init__
         problems.append(Problem("E304", f"'{name}': {error}", where("")))

@@ -60,6 +60,8 @@ REGISTRY: tuple[Kind, ...] = (
          "The metered trial did not do the work that the counted run did."),
     Kind("aa_failed", "struck", "workload", "check_workload",
          "Plain training differs from itself by more than the noise: a biased harness, so no verdict."),
+    Kind("devices_mixed", "struck", "workload", "check_workload",
+         "Blocks of one folder ran on different devices, whose figures are never averaged: energybench report FOLDER."),
     Kind("too_few_blocks", "marked", "cell", "check_cell",
          "Fewer than 3 blocks: an interval needs at least 3, so there is no verdict."),
     Kind("inert", "marked", "trial", IN_TRIAL,
@@ -343,9 +345,12 @@ def check_workload(
     plain_flop: float | None = None,
     counted_flop: float | None = None,
     counted_error_flop: float = 0.0,
+    devices: Iterable[str] = (),
 ) -> list[Flag]:
     """The harness against itself: the A/A comparison, and plain training's ledger against the counter."""
     found: list[Flag] = []
+    if len(set(devices)) > 1:
+        found.append(Flag(code="devices_mixed", detail=", ".join(sorted(set(devices)))))
     if twin is not None and aa_fails(twin, noise):
         low, high = twin.saving_interval()
         detail = f"{_percent(twin.saving)} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -121,11 +121,30 @@ def _is_at(handle: int, path: Path) -> bool:
         return False
 
 
-def choose(suite: str, digest: str, out: Path | None, fresh: bool) -> Folder:
+def _finished(suite: str, digest: str, out: Path | None) -> Folder:
+    """The finished run of this digest that blocks are added to: `out`, else the newest."""
+    home = Path("reports") / suite
+    files = sorted(home.glob("*/run.json"), reverse=True) if out is None else [out / "run.json"]
+    for file in files:
+        try:
+            run = read(file, RunFile)
+        except EnergybenchError:
+            continue
+        if run.digest == digest and run.finished:
+            return Folder(file.parent)
+    message = "there is no finished run of these settings, methods and versions to add blocks to"
+    hint = "finish one first: the same command without --add-blocks"
+    raise UsageError(Problem("E607", message, str(out or home), hint))
+
+
+def choose(suite: str, digest: str, out: Path | None, fresh: bool, add: bool = False) -> Folder:
     """Where this run goes: `out`, the newest unfinished run of the same digest, or a new folder.
 
-    Raises UsageError E602, E603 when `out` holds a finished or a different run.
+    add: blocks are added to a finished run, so one must be there
+    Raises UsageError E602, E603 when `out` holds a finished or a different run, E607 when there is none to add to.
     """
+    if add:
+        return _finished(suite, digest, out)
     if out is not None:
         folder = Folder(out)
         run = folder.run_file()

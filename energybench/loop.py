@@ -14,7 +14,6 @@ the rest of its chain. Nothing synchronises inside a step: losses stay on the de
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -54,29 +53,29 @@ class Run(Context):
     def train(self, after_epoch: Callable[[Run], None] | None = None) -> None:
         """Raises Diverged at the end of the epoch in which the loss stops being finite."""
         for number in range(1, self.epochs + 1):
-            self.epoch_number, self.step_in_epoch, steps = number, 0, self.tally.steps
-            torch.manual_seed(stable_seed(self.seed, "model", self.epoch_number))  # the model's own dropout
-            self.epoch(self.data)
-            self.tally.epochs_trained += self.tally.steps > steps
-            self._close_epoch()
+            self.train_epoch(number)
             if after_epoch:
                 after_epoch(self)
+
+    def train_epoch(self, number: int) -> None:
+        self.epoch_number, self.step_in_epoch, steps = number, 0, self.tally.steps
+        torch.manual_seed(stable_seed(self.seed, "model", self.epoch_number))  # the model's own dropout
+        self.epoch(self.data)
+        self.tally.epochs_trained += self.tally.steps > steps
+        self._close_epoch()
+
+    def add_loss(self, loss: Tensor) -> None:
+        """A batch's loss (), for the curve; whoever owns `gradients` says it too. Read when the epoch ends."""
+        self._losses.append(loss.detach())
 
     # ── the verbs' defaults ───────────────────────────────────────────────────────────────────────────────────
 
     def _epoch(self, data: Data) -> None:
-        batches = iter(self.batches(data))
-        while True:
-            asked = time.perf_counter_ns()
-            batch = next(batches, None)
-            self.tally.data_wait_ns += time.perf_counter_ns() - asked
-            if batch is None:
-                return
+        for batch in self.batches(data):
             self.step(batch)
 
     def _batches(self, data: Data) -> Iterable[Batch]:
-        order = torch.randperm(len(data), generator=self.rng("order", self.epoch_number))
-        return data.load(data.cut(order, self.recipe.batch), partial(self.rng, "augment", self.epoch_number))
+        return self.load(data, data.cut(self.order(data), self.recipe.batch))
 
     def _step(self, batch: Batch) -> None:
         self.gradients(batch)
@@ -92,7 +91,7 @@ class Run(Context):
             self.backward(loss if piece is batch else loss * (len(piece) / len(batch)))
             forwards.append(forward)
         whole = join(forwards, [len(piece) for piece in pieces])
-        self._losses.append(whole.value.detach())
+        self.add_loss(whole.weighted(batch.weights))  # of drawn samples too, the loss of the set
         return whole
 
     def _update(self, part: str) -> None:

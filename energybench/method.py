@@ -76,7 +76,7 @@ class Forward:
             return self.value
         if self.each is None:
             raise TypeError("this task has no per-sample losses, so its batches cannot be weighted")
-        return (self.each * weights).sum() / len(weights)
+        return (self.each * weights.to(self.each.dtype)).sum() / len(weights)
 
 
 class Method:
@@ -87,7 +87,12 @@ class Method:
     needs: ClassVar[frozenset[str]] = frozenset()  # what it acts on: "forward", "backward", "per_sample_loss"
     runs: ClassVar[frozenset[str] | None] = None  # passes left when it replaces `gradients`
     # Points between estimate and count that are expected, with the reason; None takes the suite's `estimate_gap`.
-    gap_because: ClassVar[str | None] = None
+    gap_because: str | None = None
+    # Kinds of layers that it puts its own in place of, "conv" or "linear": no two methods can have the same layer.
+    swaps: frozenset[str] = frozenset()
+    swaps_unless: str | None = None  # the parameter with which it would swap none, as one types it
+    # Values with which a small run shows what it does: of its required parameters, and of defaults that act late.
+    example: ClassVar[Mapping[str, Any]] = {}
 
     name: str = "method"  # set when it is loaded; keys its random stream and its diagnostics
     acted: bool | None = None  # a method that can fail to act sets this on itself: False, then True
@@ -122,6 +127,10 @@ class Method:
     def finish(self, run: Run) -> None:
         """Leave a plain model behind: undo swaps, remove hooks."""
 
+    def refuses(self, train: Mapping[str, Any]) -> str | None:
+        """Why it cannot train by this recipe, the suite's resolved [train] table; None if it can."""
+        return None
+
     def estimate(self, work: Work) -> Work:
         """The analytic promise on what actually ran, as a change to the ledger of plain training."""
         return work
@@ -138,6 +147,10 @@ class Method:
         """What the record should keep: JSON-able."""
         return {}
 
+    def state(self) -> dict[str, Tensor]:
+        """Tensors worth keeping in a file beside the record; asked for when the window is closed."""
+        return {}
+
 
 class Task(Method):
     """The innermost layer: parameters, loss and quality of one kind of learning problem."""
@@ -150,6 +163,14 @@ class Task(Method):
 
     def forward(self, run: Run, batch: Batch) -> Forward:
         raise NotImplementedError(f"{type(self).__name__} must define forward(run, batch)")
+
+    def losses(self, run: Run, outputs: Any, batch: Batch) -> Tensor:
+        """The per-sample losses (B,) of `forward`, from its outputs: what scores of samples differentiate. Optional."""
+        raise NotImplementedError(f"{type(self).__name__} must define losses(run, outputs, batch)")
+
+    def output_gradient(self, run: Run, outputs: Any, batch: Batch) -> Tensor | None:
+        """∂ℓᵢ/∂outputᵢ (B, ...) where it has a closed form; None: `losses` is differentiated."""
+        return None
 
     def evaluate(self, run: Run, data: Data) -> dict[str, float]:
         raise NotImplementedError(f"{type(self).__name__} must define evaluate(run, data)")
@@ -197,7 +218,7 @@ def check_stack(methods: Sequence[Method], task: Task, where: str = "") -> list[
                         )
                     )
     problems += _unmet_needs(methods, task, where)
-    return problems
+    return problems + _swapped_twice(methods, where)
 
 
 def _unreachable(verb: str, owner: Method) -> set[str]:
@@ -263,5 +284,18 @@ def _unmet_needs(methods: Sequence[Method], task: Task, where: str) -> list[Prob
                         where,
                         f"run '{layer.name}' and '{owner.name}' as two methods",
                     )
+                )
+    return problems
+
+
+def _swapped_twice(methods: Sequence[Method], where: str) -> list[Problem]:
+    problems = []
+    for position, outer in enumerate(methods):
+        for inner in methods[position + 1 :]:
+            if both := sorted(outer.swaps & inner.swaps):
+                without = [f"give '{m.name}' {m.swaps_unless}" for m in (outer, inner) if m.swaps_unless]
+                message = f"'{outer.name}' and '{inner.name}' each put a layer of their own in place of every {both[0]}"
+                problems.append(
+                    Problem("E314", message, where, ", or ".join([*without[:1], _apart(outer, inner)]))
                 )
     return problems

@@ -47,6 +47,7 @@ PRINTERS = (
     "doctor.py",
     "calibrate.py",
     "claims_page.py",
+    "export.py",
     "cost_page.py",
     "counting.py",
     "__",
@@ -94,8 +95,8 @@ class Plan:
             "machine": machine,
             "digest": digest(
                 [
-                    [c.model_dump(exclude={"stack", "expected_s", "plain_flop"}) for c in cells],
-                    *(self.spec[key] for key in ("blocks", "seed", "twin", "stamp", "accept")),
+                    [c.model_dump(exclude={"stack", "expected_s", "plain_flop", "epochs"}) for c in cells],
+                    *(self.spec[key] for key in ("blocks", "looks", "seed", "twin", "stamp", "accept")),
                 ]
             ),
         }
@@ -125,10 +126,12 @@ class Plan:
         for pair in self.spec["pairs"]:
             workload = next(w for w in self.spec["workloads"] if w["name"] == pair["workload"])
             key = (pair["variant"], workload["task"])
+            variant = next(v for v in self.spec["variants"] if v["label"] == pair["variant"])
+            if not pair["skipped"]:
+                self.check_recipe(workload, variant, stacks)
             if pair["skipped"] or key in seen:
                 continue
             seen.add(key)
-            variant = next(v for v in self.spec["variants"] if v["label"] == pair["variant"])
             try:
                 task = discovery.task(workload["task"], self.base, workload["where"].get("task", ""))
             except EnergybenchError:
@@ -141,6 +144,15 @@ class Plan:
                         f'"{Path(use.partition(":")[0]).stem}"', f'"{use}"'
                     )  # as one would type it
                 self.problems.append(replace(problem, hint=hint))
+
+    def check_recipe(self, workload: dict[str, Any], variant: dict[str, Any],
+                     stacks: dict[str, list[tuple[dict[str, Any], Method]]]) -> None:  # fmt: skip
+        for _, method in stacks[variant["label"]]:
+            if why := method.refuses(workload["train"]):
+                where, name = variant["stack"][0]["where"].get("", ""), workload["name"]
+                hint = f'[[skip]] workload = "{name}", method = "{variant["label"]}", with a because; or another recipe'
+                message = f"'{method.name}' cannot train '{name}': {why}"
+                self.problems.append(Problem("E315", message, where, hint))
 
     # ── workloads ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -266,7 +278,11 @@ class Plan:
                 workload, traced, variant["label"], "method", [described for described, _ in stack]
             )
             made = made.model_copy(
-                update={"claim": claim(variant, [m for _, m in stack]), "skipped": pair["skipped"]}
+                update={
+                    "claim": claim(variant, [m for _, m in stack]),
+                    "skipped": pair["skipped"],
+                    "tuned_trials": variant["tuned"],
+                }
             )
             result.append(made)
             kept = self.kept_epochs(workload, [m for _, m in stack])
@@ -282,7 +298,8 @@ class Plan:
         per_sample = sum(line["flop"] for line in traced["ledger"])
         return Cell(
             workload=workload["name"], method=label, role=role, stack=stack, epochs=epochs or [],
-            digest=digest([settings, [(s["name"], s["sha256"], s["resolved"]) for s in stack], epochs,
+            digest=digest([settings, [(s["name"], s["sha256"], s["resolved"]) for s in stack],
+                           epochs and epochs[: self.spec["blocks"]],  # blocks added later make it no other cell
                            traced["data"]["sha256"], user_files(settings, self.base), source_digest(),
                            torch.__version__, str(self.device),
                            self.spec["measure"], self.spec["warmup"], self.spec["threads"]]),
@@ -293,7 +310,7 @@ class Plan:
     def kept_epochs(self, workload: dict[str, Any], methods: list[Method]) -> list[int] | None:
         """The kept budget of a stack that skips epochs, block by block; None for one that skips none."""
         epochs, budgets = workload["train"]["epochs"], list[int]()
-        for block in range(self.spec["blocks"]):
+        for block in range(self.spec["blocks"] + self.spec["added"]):
             seed = self.spec["seed"] + block
             run: Any = SimpleNamespace(
                 epochs=epochs, rng=lambda *key, s=seed: torch.Generator().manual_seed(stable_seed(s, *key))

@@ -26,6 +26,8 @@ class Planned:
         self.device: str = result["device"]  # as torch names it
         self.device_name: str = result["device_name"]  # "cpu", or the card's UUID
         self.digest: str = result["digest"]
+        self.blocks: int = spec["blocks"]  # the most there will be
+        self.looks: list[int] = spec["looks"]  # empty: one, when all blocks are there
 
     @property
     def measure(self) -> dict[str, Any]:
@@ -43,7 +45,7 @@ class Planned:
 
     @property
     def trials(self) -> int:
-        return self.suite.trials.blocks * sum(not cell.skipped for cell in self.cells)
+        return self.blocks * sum(not cell.skipped for cell in self.cells)
 
     @property
     def witnesses(self) -> list[Cell]:
@@ -52,12 +54,21 @@ class Planned:
 
     def expected_s(self) -> float:
         """About how long: plain steps for every cell, a second of set-up for each process."""
-        metered = self.suite.trials.blocks * sum((c.expected_s or 0) + 1 for c in self.cells if not c.skipped)
+        metered = self.blocks * sum((c.expected_s or 0) + 1 for c in self.cells if not c.skipped)
         return metered + sum((c.expected_s or 0) * 1.5 + 1 for c in self.witnesses)
 
 
-def spec_of(suite: Suite, place: Path, *, device: str | None, download: bool) -> dict[str, Any]:
+def spec_of(
+    suite: Suite,
+    place: Path,
+    *,
+    device: str | None,
+    download: bool,
+    until_decided: bool = False,
+    added: int = 0,
+) -> dict[str, Any]:
     """The suite as plain data for `energybench.plan`, each part with the line it was written in."""
+    looks = list(suite.trials.declared_looks) if until_decided else []
     workloads = [
         {**w.settings(), "where": _places(suite, ("workload", i))} for i, w in enumerate(suite.workloads)
     ]
@@ -68,6 +79,7 @@ def spec_of(suite: Suite, place: Path, *, device: str | None, download: bool) ->
             "label": variant.label,
             "claim": variant.claim,
             "control": variant.control,
+            "tuned": variant.tuned,
             "stack": [
                 {"use": layer.use, "parameters": layer.parameters,
                  "where": {"": suite.where(layer.loc), "use": suite.where((*layer.loc[:2], "use"))}
@@ -81,7 +93,8 @@ def spec_of(suite: Suite, place: Path, *, device: str | None, download: bool) ->
     return {
         "base": str(suite.path.parent), "cache": str(place / "data"), "workloads": workloads, "variants": variants,
         "pairs": [{"workload": w.name, "variant": v.label, "skipped": why} for w, v, why in suite.pairs()],
-        "blocks": suite.trials.blocks, "seed": suite.trials.seed, "twin": suite.trials.twin,
+        "blocks": looks[-1] if looks else suite.trials.blocks, "looks": looks, "added": added,
+        "seed": suite.trials.seed, "twin": suite.trials.twin,
         "threads": suite.trials.threads, "warmup": settings["trials"]["warmup"], "measure": settings["measure"],
         "metric": suite.accept.quality.metric, "metric_where": suite.where(("accept", "quality", "metric")),
         "energy_where": suite.where(("measure", "energy")), "stamp": suite.stamp, "accept": settings["accept"],
@@ -92,13 +105,16 @@ def spec_of(suite: Suite, place: Path, *, device: str | None, download: bool) ->
 
 def plan(
     suite: Suite, launcher: Launcher, place: Path, *, device: str | None = None, download: bool = True,
-    purpose: str | None = None,
+    purpose: str | None = None, until_decided: bool = False, added: int = 0,
 ) -> Planned:  # fmt: skip
     """Check everything that can be checked without training, in a child. Raises UsageError with every mistake.
 
     purpose: what the plan is for, as `energybench.plan.Plan` takes it; by default a run, or a check without download
+    until_decided: as many blocks as the suite declares at most, with its looks
+    added: blocks beyond the declared ones, which change no digest
     """
-    spec = spec_of(suite, place, device=device, download=download) | {"purpose": purpose}
+    spec = spec_of(suite, place, device=device, download=download, until_decided=until_decided, added=added)
+    spec["purpose"] = purpose
     in_path, out_path = place / "plan.in.json", place / "plan.out.json"
     in_path.write_text(json.dumps(spec), encoding="utf-8")
     outcome = launcher.call("energybench.plan:main", in_path, out_path)
@@ -120,7 +136,7 @@ def plan_facts(planned: Planned) -> dict[str, Any]:
         "suite": planned.suite.suite,
         "path": str(planned.suite.path),
         "stamp": planned.suite.stamp,
-        "blocks": planned.suite.trials.blocks,
+        "blocks": planned.blocks,
         "trials": planned.trials,
         "witnesses": len(planned.witnesses),
         "expected_s": planned.expected_s(),

@@ -226,6 +226,19 @@ class Counted(Model):
     flop_per_sample_sd: float = 0.0
 
 
+class Shadow(Model):
+    """Where the time of a whole run goes, from timed shadow steps of plain training and of the stack, in turns.
+
+    Phases: forward, backward, update, data, own (what the methods do themselves) and loop. Each border between two
+    waits for the device, so the sums are longer than a run that is left alone; their differences are what is meant.
+    """
+
+    steps: int = 0
+    plain_s: dict[str, float] = Field(default_factory=dict)
+    method_s: dict[str, float] = Field(default_factory=dict)
+    reason: str | None = None  # why there is none
+
+
 class Witness(Model):
     """One cell run once, unmetered, under the FLOP counter: block 0's seed."""
 
@@ -245,6 +258,7 @@ class Witness(Model):
     uncounted_calls: dict[str, int] = Field(default_factory=dict)  # operations that neither counts
     passes: Passes | None = None
     estimate: Estimate | None = None
+    shadow: Shadow | None = None  # of a method's cell
     wall_s: float | None = None
 
 
@@ -259,6 +273,7 @@ class Cell(Model):
         default_factory=list
     )  # [{use, parameters, source, sha256}], outermost first
     claim: Claim | None = None
+    tuned_trials: int | None = None  # full trainings that choosing the method's parameters took
     epochs: list[int] = Field(default_factory=list)  # a control's kept budget, block by block
     digest: str = ""
     expected_s: float | None = None
@@ -280,6 +295,13 @@ class Invocation(Model):
     outcome: str | None = None
 
 
+class Looks(Model):
+    """When verdicts may be looked at: numbers of blocks, rising, declared before the first block."""
+
+    at: list[int]  # the last is the most blocks there will be
+    taken: list[int] = Field(default_factory=list)  # looks that were taken, those of a --max-time too
+
+
 class RunFile(Model):
     """Everything that explains the records beside it."""
 
@@ -293,12 +315,20 @@ class RunFile(Model):
     suite_text: str
     resolved: dict[str, Any]
     cells: list[Cell] = Field(default_factory=list)
-    blocks: int
+    blocks: int  # declared before the first: with `looks` the most there will be
+    looks: Looks | None = None  # None: one look, when all blocks are there
+    closed: int | None = None  # blocks after which every comparison was decided, before the last look
+    added: int = 0  # blocks that were added to the finished run: exploratory, in no verdict
     machine: dict[str, Any] = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)  # name → path used
     data: dict[str, Any] = Field(default_factory=dict)  # name → {source, sha256, train, test, ...}
     invocations: list[Invocation] = Field(default_factory=list)
     finished: bool = False
+
+    @property
+    def counted(self) -> int:
+        """Blocks that a verdict may use."""
+        return self.blocks if self.closed is None else self.closed
 
 
 def write_json(path: Path, model: BaseModel | dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -15,43 +16,61 @@ from pathlib import Path
 from typing import Any
 
 from energybench import schedule
-from energybench.errors import (
-    EXIT_FINE,
-    EXIT_INTERRUPTED,
-    EXIT_TRIALS_FAILED,
-)
+from energybench.errors import EXIT_FINE, EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, Problem, UsageError
 from energybench.folder import Folder, choose, scratch
 from energybench.launch import Launcher, Outcome
 from energybench.meter.nvml import held_open
 from energybench.planned import Planned, plan
 from energybench.progress import Progress
-from energybench.record import Cell, Invocation, RunFile, Trial, Witness, read, write_json, write_text
+from energybench.record import (
+    Cell,
+    Invocation,
+    Looks,
+    RunFile,
+    Trial,
+    Witness,
+    read,
+    write_json,
+)
+from energybench.stats import FEWEST_BLOCKS
 from energybench.suite import Suite, slug
 
 
 def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: str | None = None,
-        argv: list[str] | None = None, progress: Progress) -> tuple[int, Path]:  # fmt: skip
-    """Run what is missing of a suite and report. Returns the exit code and the run's folder."""
+        argv: list[str] | None = None, progress: Progress, until_decided: bool = False, max_s: float | None = None,
+        add_blocks: int = 0) -> tuple[int, Path]:  # fmt: skip
+    """Run what is missing of a suite and report. Returns the exit code and the run's folder.
+
+    until_decided: up to the suite's `blocks_max`, ending at the first declared look that decides every comparison
+    max_s:         ends after the block in progress; the same call continues
+    add_blocks:    so many beyond a finished run's: exploratory, in no verdict
+    """
+    began = time.monotonic()
+    if until_decided and suite.trials.blocks_max is None:
+        message = "--until-decided needs the most blocks there may be, declared before the first"
+        hint = "add [trials] blocks_max = 20, or --set trials.blocks_max=20"
+        raise UsageError(Problem("E203", message, suite.where(("trials",)), hint))
     launcher = Launcher()
     launcher.warm()
     with scratch() as place, _terminate_as_interrupt(), held_open():
         progress.say(f"checking {suite.path.name}: methods, models, data")
-        planned = plan(suite, launcher, place, device=device)
-        folder = choose(suite.suite, planned.digest, out, fresh)
+        planned = plan(suite, launcher, place, device=device, until_decided=until_decided, added=add_blocks)
+        folder = choose(suite.suite, planned.digest, out, fresh, add=add_blocks > 0)
         with folder.lock():
-            code = _Runner(planned, folder, launcher, place, progress, argv or sys.argv).run()
-            return code, folder.path
+            runner = _Runner(planned, folder, launcher, place, progress, argv or sys.argv, add_blocks)
+            return runner.run(None if max_s is None else began + max_s), folder.path
 
 
 class _Runner:
     def __init__(self, planned: Planned, folder: Folder, launcher: Launcher, place: Path, progress: Progress,
-                 argv: list[str]) -> None:  # fmt: skip
+                 argv: list[str], added: int) -> None:  # fmt: skip
         self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
         self.progress, self.suite = progress, planned.suite
-        self.run_file = self._open(argv)
+        self.run_file = self._open(argv, added)
 
-    def run(self) -> int:
-        blocks = self.suite.trials.blocks
+    def run(self, deadline: float | None) -> int:
+        """`deadline`: on the monotonic clock; past it no block is begun."""
+        blocks = self.blocks = self.run_file.counted + self.run_file.added
         number = self.run_file.invocations[-1].number
         done = self.folder.trials()
         slots = schedule.missing(self.planned.cells, blocks, self.suite.trials.seed, done, number)
@@ -59,6 +78,9 @@ class _Runner:
         witnesses = [c for c in self.planned.witnesses if witnessed.get((c.workload, c.method)) != c.digest]
         for note in self.planned.notes:
             self.progress.say(f"note: {note}")
+        if self.run_file.looks:
+            after = ", ".join(map(str, self.run_file.looks.at))
+            self.progress.say(f"looks after {after} blocks; ends at the one that decides every comparison")
         self.progress.begin(self.folder.path, len(witnesses) + len(slots), resumed=bool(done),
                             expected_s=self.planned.expected_s())  # fmt: skip
         try:
@@ -68,20 +90,64 @@ class _Runner:
                 here = [slot for slot in slots if slot.block == block]
                 for slot in here:
                     self._trial(slot)
+                over = (
+                    deadline is not None
+                    and bool(here)
+                    and time.monotonic() >= deadline
+                    and block < blocks - 1
+                )
+                if self._decided(block + 1, over):
+                    break
+                if over:
+                    return self._end(f"time is up after {block + 1} of {blocks} blocks", finished=False)
                 if here and block < blocks - 1:
-                    self.progress.block(self._summary())
+                    self.progress.block(self._so_far())
         except KeyboardInterrupt:
-            self.folder.save(self._closed("interrupted", finished=False))
+            self.folder.save(self._closed("interrupted", finished=self.run_file.finished))
             self.progress.interrupted(self.folder.path)
             return EXIT_INTERRUPTED
-        from energybench.report.markdown import markdown
+        return self._end("finished", finished=True)
 
-        self.run_file = self._closed("finished", finished=True)
+    def _end(self, outcome: str, finished: bool) -> int:
+        """Report, then close: a run without its report is not finished."""
+        from energybench.report import pages
+
+        self.run_file = self._closed(outcome, finished=finished or self.run_file.finished)
         summary = self._summary()
-        write_text(self.folder.report, markdown(summary))
-        self.folder.save(self.run_file)  # last: a run without its report is not finished
+        pages.write(summary, self.folder.trials(), self.folder.path)
+        self.folder.save(self.run_file)
         self.progress.end(summary, self.folder.report)
+        if not finished:
+            self.progress.say(f"{outcome}; the same command continues")
         return EXIT_TRIALS_FAILED if _failed(self.folder.trials()) else EXIT_FINE
+
+    def _decided(self, blocks: int, over: bool) -> bool:
+        """Take the look that was declared after so many blocks, or that the end of the time asks for, once.
+
+        True: every comparison is decided, and the run is closed. Only a run that declared looks may end so.
+        """
+        run = self.run_file
+        looks = run.looks or Looks(at=[run.blocks])
+        due = blocks in looks.at or (over and blocks >= FEWEST_BLOCKS)
+        if run.finished or not due or blocks in looks.taken or (run.looks is None and not over):
+            return False
+        self.run_file = run.model_copy(
+            update={"looks": looks.model_copy(update={"taken": [*looks.taken, blocks]})}
+        )
+        from energybench.report.looked import undecided
+
+        left = undecided(self._summary())
+        decided = run.looks is not None and not left and blocks < run.blocks
+        if decided:
+            self.run_file = self.run_file.model_copy(update={"closed": blocks})
+        self.folder.save(self.run_file)  # the look and what it decided at once: it is never taken twice
+        open_ = (
+            f"{len(left)} comparison{'s' * (len(left) != 1)} undecided"
+            if left
+            else "every comparison is decided"
+        )
+        self.progress.say(f"look after {blocks} blocks: {open_}")
+        return decided
 
     def _trial(self, slot: schedule.Slot) -> None:
         cell = slot.cell
@@ -92,7 +158,7 @@ class _Runner:
             "position": slot.position, "digest": cell.digest, "started_at": _now(),
             "claim": cell.claim.model_dump() if cell.claim else None,
         }  # fmt: skip
-        self.progress.start(f"block {slot.block + 1}/{self.suite.trials.blocks}", cell.workload, cell.method)
+        self.progress.start(f"block {slot.block + 1}/{self.blocks}", cell.workload, cell.method)
         out = self.folder.records / f"{slot.trial}.json"
         outcome = self._call(cell, "trial", header, epochs, slot.trial, out, self.suite.trials.limit)
         if not out.exists():
@@ -137,9 +203,11 @@ class _Runner:
                     log.unlink()
                 log.parent.rmdir()
 
-    def _open(self, argv: list[str]) -> RunFile:
-        """run.json with this invocation added."""
+    def _open(self, argv: list[str], added: int) -> RunFile:
+        """run.json with this invocation added, and with the blocks that it adds to a finished run."""
         run = self.folder.run_file() or self._new_run_file()
+        if run.finished:
+            run = run.model_copy(update={"added": max(run.added, added)})
         number = max((i.number for i in run.invocations), default=-1) + 1
         invocation = Invocation(number=number, argv=[Path(argv[0]).name, *argv[1:]], started_at=_now())
         run = run.model_copy(update={"invocations": [*run.invocations, invocation]})
@@ -154,7 +222,8 @@ class _Runner:
             suite=suite.suite, about=suite.about, run=self.folder.path.name, digest=planned.digest, stamp=suite.stamp,
             suite_path=suite.path.name, suite_text=suite.text, resolved=suite.digest_source(),
             cells=[cell.model_copy(update={"stack": [_portable(s) for s in cell.stack]}) for cell in planned.cells],
-            blocks=suite.trials.blocks, machine=planned.machine, data=data,
+            blocks=planned.blocks, looks=Looks(at=planned.looks) if planned.looks else None,
+            machine=planned.machine, data=data,
             sources={s["name"]: f"{Path(s['path']).name} ({s['origin']})" for c in planned.cells for s in c.stack},
         )  # fmt: skip
 
@@ -168,6 +237,14 @@ class _Runner:
         from energybench.report.summary import summarise
 
         return summarise(self.run_file, self.folder.trials(), self.folder.witnessed())
+
+    def _so_far(self) -> Any:
+        """All blocks that are there, for a glance between looks: no verdict is drawn from it."""
+        from energybench.report.summary import summarise
+
+        blind = self.run_file.model_copy(update={"looks": None, "finished": False, "closed": None,
+                                                 "blocks": self.blocks})  # fmt: skip
+        return summarise(blind, self.folder.trials(), self.folder.witnessed())
 
 
 def _failed(trials: list[Trial]) -> list[Trial]:

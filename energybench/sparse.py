@@ -62,7 +62,7 @@ class SparseLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:  # a score of samples: dense, and no part of the backward that is thinned
-            return super().forward(x)  # type: ignore[no-any-return,misc]
+            return super().forward(x)
         drop = self._rate(x)
         y: Tensor = self._sparse(x, drop) if drop else super().forward(x)
         if self.log is not None and y.requires_grad:

@@ -8,6 +8,9 @@ inside a block, so that a slow day cancels; saving = 1 − exp(mean d). Margin i
     no saving    the whole 95 % interval of mean d lies within ±h           (on time: no difference)
     inconclusive anything else
 
+A run that is looked at more than once spends the chances of error: each look holds a `share` of them (`looks.py`), and
+every bound here is taken at its confidence less the rest: 99 % at a share of a half is 99.5 %.
+
 The margin is symmetric in logs, not in percent (1 % noise: below −1.00 %, above +1.01 %), so that swapping
 method and baseline swaps "saves" with "costs more" exactly. Functions of numbers alone: no record, no torch.
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Quantity = Literal["energy", "time"]
@@ -48,6 +51,11 @@ def student(probability: float, df: float) -> float:
     return float(stdtrit(df, probability)) if df > 0 else math.copysign(math.inf, probability - 0.5)
 
 
+def spent(confidence: float, share: float) -> float:
+    """The confidence of a bound that may err with only this share of its chance."""
+    return 1 - (1 - confidence) * share
+
+
 @dataclass(frozen=True, slots=True)
 class Mean:
     """A mean of n paired differences with the standard deviation that bounds it (NaN when df is 0)."""
@@ -56,9 +64,12 @@ class Mean:
     mean: float
     sd: float
     df: float
+    share: float = field(default=1.0, kw_only=True)  # of every chance of error: what this look may spend
 
-    def _reach(self, probability: float) -> float:
-        return student(probability, self.df) * self.sd / math.sqrt(self.n) if self.df > 0 else math.inf
+    def _reach(self, confidence: float) -> float:
+        if self.df <= 0:
+            return math.inf
+        return student(spent(confidence, self.share), self.df) * self.sd / math.sqrt(self.n)
 
     def lower(self, confidence: float) -> float:
         """The one-sided lower bound."""
@@ -114,7 +125,9 @@ def _same_length(method: Sequence[float], baseline: Sequence[float]) -> None:
         raise ValueError(f"pairs needed: {len(method)} and {len(baseline)} values")
 
 
-def paired(method: Sequence[float], baseline: Sequence[float], pooled: Spread | None = None) -> Paired:
+def paired(
+    method: Sequence[float], baseline: Sequence[float], pooled: Spread | None = None, share: float = 1.0
+) -> Paired:
     """Compare block by block; both in the same unit, all above 0. Block i is (method[i], baseline[i]).
 
     A pooled spread lends its degrees of freedom but never a smaller sd: it is used only where it is at least
@@ -127,15 +140,17 @@ def paired(method: Sequence[float], baseline: Sequence[float], pooled: Spread | 
     d = tuple(math.log(ours) - math.log(plain) for ours, plain in zip(method, baseline, strict=True))
     mean, own = _spread(d)
     spread = pooled if pooled and own.df > 0 and pooled.sd >= own.sd and pooled.df > own.df else own
-    return Paired(len(d), mean, spread.sd, spread.df, d)
+    return Paired(len(d), mean, spread.sd, spread.df, d, share=share)
 
 
-def differences(method: Sequence[float], baseline: Sequence[float], higher_is_better: bool = True) -> Mean:
-    """Quality, block by block, turned so that a positive change is an improvement."""
+def differences(
+    method: Sequence[float], baseline: Sequence[float], higher_is_better: bool = True, share: float = 1.0
+) -> Mean:
+    """method − baseline, block by block, turned so that a positive change is an improvement."""
     _same_length(method, baseline)
     sign = 1 if higher_is_better else -1
     mean, own = _spread([sign * (ours - plain) for ours, plain in zip(method, baseline, strict=True)])
-    return Mean(len(method), mean, own.sd, own.df)
+    return Mean(len(method), mean, own.sd, own.df, share=share)
 
 
 def pool(groups: Sequence[Sequence[float]], correlation: float = 0.5, level: float = 0.01) -> Spread | None:
@@ -194,7 +209,7 @@ def verdict_at_equal_quality(change: Paired, noise: float, quantity: Quantity) -
 
 
 def detectable(
-    sd: float, n: int, noise: float, power: float = POWER, df: float | None = None
+    sd: float, n: int, noise: float, power: float = POWER, df: float | None = None, share: float = 1.0
 ) -> float | None:
     """The smallest true saving that n blocks would call one, with this power; None below two blocks.
 
@@ -205,7 +220,7 @@ def detectable(
     df = n - 1 if df is None else df
     if n < 2 or df <= 0 or not math.isfinite(sd):
         return None
-    nc = float(nctdtrinc(df, 1 - power, student(CLAIM, df)))
+    nc = float(nctdtrinc(df, 1 - power, student(spent(CLAIM, share), df)))
     return saving_of(math.log1p(-noise) - nc * sd / math.sqrt(n))
 
 
@@ -229,7 +244,9 @@ def _fewest(chance: Callable[[int], float], power: float) -> int | None:
     return low
 
 
-def blocks_needed(mean: float, sd: float, noise: float, power: float = POWER) -> int | None:
+def blocks_needed(
+    mean: float, sd: float, noise: float, power: float = POWER, share: float = 1.0
+) -> int | None:
     """How many blocks would decide, were the mean and sd seen so far the truth; None beyond MOST_BLOCKS.
 
     For a mean inside the margin both ends of the 95 % interval must clear it; the two misses are added, which
@@ -239,8 +256,9 @@ def blocks_needed(mean: float, sd: float, noise: float, power: float = POWER) ->
         return None
     h = -math.log1p(-noise)
     if abs(mean) > h:
-        return _fewest(lambda n: _beyond(abs(mean) - h, sd, n, CLAIM), power)
-    side = (1 + INTERVAL) / 2
+        claim = spent(CLAIM, share)
+        return _fewest(lambda n: _beyond(abs(mean) - h, sd, n, claim), power)
+    side = spent((1 + INTERVAL) / 2, share)
     return _fewest(lambda n: _beyond(h - mean, sd, n, side) + _beyond(h + mean, sd, n, side) - 1, power)
 
 
@@ -248,7 +266,8 @@ def quality_blocks_needed(quality: Mean, margin: float, power: float = POWER) ->
     """How many blocks would prove the quality not inferior; None when it is not, or beyond MOST_BLOCKS."""
     if not math.isfinite(quality.sd) or quality.mean <= -margin:
         return None
-    return _fewest(lambda n: _beyond(quality.mean + margin, quality.sd, n, QUALITY), power)
+    confidence = spent(QUALITY, quality.share)
+    return _fewest(lambda n: _beyond(quality.mean + margin, quality.sd, n, confidence), power)
 
 
 @dataclass(frozen=True, slots=True)

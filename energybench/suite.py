@@ -97,7 +97,8 @@ class Suite(Table):
     def _with_claim(self, variant: Variant) -> Variant:
         method = self.methods[int(variant.loc[1])]
         claim = method.claims.as_claim() if method.claims else None
-        return replace(variant, claim=claim, control=method.control)
+        tuned = method.tuned.trials if method.tuned else None
+        return replace(variant, claim=claim, control=method.control, tuned=tuned)
 
     def pairs(self) -> list[tuple[Workload, Variant, str | None]]:
         """(workload, variant, why it is skipped), workload by workload in the order of the file."""
@@ -251,7 +252,8 @@ def _reference_problems(tree: Node, suite: Suite | None) -> list[Problem]:
                     hint = nearest(pattern, {name for group in known for name in group})
                     problems.append(Problem("E205", message, skip.find([key]).place, hint))
     if suite is not None:
-        count = len(suite.workloads) * (1 + suite.trials.twin + len(variants)) * suite.trials.blocks
+        most = suite.trials.blocks_max or suite.trials.blocks
+        count = len(suite.workloads) * (1 + suite.trials.twin + len(variants)) * most
         if count > MOST_CELLS:
             message = f"this suite has {count:,} trials; at most {MOST_CELLS:,} are allowed"
             hint = "fewer blocks, workloads or sweeps"

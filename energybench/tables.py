@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
 from energybench.explain import COUNTRY, ONE_LINE, KeyedError
+from energybench.looks import declared
+from energybench.stats import FEWEST_BLOCKS
 from energybench.units import Bytes, Points, Ratio, Seconds, Warmup
 from energybench.variants import Variant, matches
 
@@ -46,6 +48,13 @@ class Trials(Table):
     """How often, in which order and for how long."""
 
     blocks: int = Field(default=5, ge=1, description="one block is every cell once, on one device")
+    blocks_max: int | None = Field(
+        default=None, ge=FEWEST_BLOCKS, examples=[20], description="the most blocks of --until-decided"
+    )
+    looks: Several[int] = Field(
+        default=(),
+        description="blocks after which --until-decided may look; else `blocks`, doubled again and again, to the most",
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, description="block b uses seed + b for all its cells")
     twin: bool = Field(default=True, description="run the baseline twice in each block: the A/A check")
     warmup: Warmup = Field(
@@ -56,6 +65,23 @@ class Trials(Table):
     limit: Seconds = Field(default="30 min", validate_default=True, gt=0, description="of one cell")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a trial")
     cooldown: Cooldown = Field(default_factory=lambda: Cooldown())
+
+    @model_validator(mode="after")
+    def _can_be_looked_at(self) -> Trials:
+        if self.blocks_max is not None and self.blocks_max < self.blocks:
+            raise KeyedError(f"fewer than blocks = {self.blocks}", "blocks_max", "at least as many as blocks")
+        if self.looks and self.blocks_max is None:
+            raise KeyedError("looks need the most blocks", "looks", "add blocks_max, equal to the last look")
+        rising = all(b > a for a, b in pairwise((FEWEST_BLOCKS - 1, *self.looks)))
+        if self.looks and (not rising or self.looks[-1] != self.blocks_max):
+            hint = f"rising numbers of blocks from {FEWEST_BLOCKS} on, the last is blocks_max = {self.blocks_max}"
+            raise KeyedError("looks must rise to the most blocks", "looks", hint)
+        return self
+
+    @property
+    def declared_looks(self) -> tuple[int, ...]:
+        """When --until-decided may look; empty without `blocks_max`."""
+        return self.looks or (declared(self.blocks, self.blocks_max) if self.blocks_max else ())
 
 
 class Carbon(Table):
@@ -231,6 +257,12 @@ def _uses(value: Any) -> Any:
     return value
 
 
+class Tuned(Table):
+    """What choosing the method's parameters cost, for the carbon report."""
+
+    trials: int = Field(ge=1, examples=[20], description="full trainings, beyond what plain training took")
+
+
 class Method(Open):
     """What changes. Other keys are the method's parameters; a stack has a table of them per method."""
 
@@ -240,6 +272,7 @@ class Method(Open):
         default_factory=dict, description="parameter = [values]: one variant for each"
     )
     claims: Claims | None = None
+    tuned: Tuned | None = None
     control: Literal["matched", "none"] = Field(
         default="matched", description="also train plainly for as long as a method that skips"
     )

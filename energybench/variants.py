@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from energybench.resolve import Node
 
 RESERVED = ("baseline", "twin")  # "... matched" is a control's label
-KNOWN_KEYS = ("use", "name", "sweep", "claims", "control")  # every other key of a [[method]] is a parameter
+KNOWN_KEYS = (
+    "use",
+    "name",
+    "sweep",
+    "claims",
+    "control",
+    "tuned",
+)  # every other key of a [[method]] is a parameter
 MOST_CELLS = 100_000
 
 
@@ -44,6 +51,7 @@ class Variant:
     loc: Loc
     claim: dict[str, Any] | None = None
     control: str = "matched"
+    tuned: int | None = None  # full trainings that choosing its parameters took
 
 
 def short(use: str) -> str:

@@ -69,7 +69,7 @@ class MeZO(Method):
         self._move(run, batch.part, self.epsilon)
         self._slopes[batch.part] = (_weighted(above, pieces) - _weighted(below, pieces)) / (2 * self.epsilon)
         whole = join(above, [len(piece) for piece in pieces])
-        run._losses.append(whole.value.detach())  # the loop's own `gradients` would have
+        run.add_loss(whole.weighted(batch.weights))
         return whole
 
     @torch.no_grad()

@@ -19,7 +19,20 @@ import pytest
 from energybench.suite import Suite, schema_json
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = ["cell", "check", "claims", "doctor", "flops", "list", "new", "report", "run", "schema", "show"]
+VERBS = [
+    "cell",
+    "check",
+    "claims",
+    "doctor",
+    "export",
+    "flops",
+    "list",
+    "new",
+    "report",
+    "run",
+    "schema",
+    "show",
+]
 # An interpreter in which torch and all that is heavy cannot be imported.
 BLOCKED = """
 import sys

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from energybench.record import read_folder
-from energybench.report.markdown import markdown
+from energybench.report.pages import contents
 from energybench.report.summary import summarise
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,8 +16,11 @@ RUNS = sorted(file.parent for file in (ROOT / "reports").glob("*/*/run.json"))
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
-def test_a_committed_report_is_what_its_records_give(folder: Path) -> None:
-    assert (folder / "report.md").read_text(encoding="utf-8") == markdown(summarise(*read_folder(folder)))
+def test_a_committed_report_and_its_figures_are_what_its_records_give(folder: Path) -> None:
+    run, trials, witnesses = read_folder(folder)
+    files = [folder / "report.md", *(folder / "figures").glob("*")]
+    committed = {str(file.relative_to(folder)): file.read_text(encoding="utf-8") for file in files}
+    assert committed == contents(summarise(run, trials, witnesses), trials, folder)
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")

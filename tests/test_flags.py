@@ -73,7 +73,8 @@ def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
         *flags.check_trial(trial(phases=window(10, 2))),
         *flags.check_cell(blocks=1, trials=[trial()], witness=differing, estimated_rel=0.5, counted_rel=0.1,
                           estimate_gap=0.02, epochs_kept=3, epochs_control=5),
-        *flags.check_workload(twin=twin(1.1, 1.11, 1.09), noise=0.01, plain_flop=2, counted_flop=1),
+        *flags.check_workload(twin=twin(1.1, 1.11, 1.09), noise=0.01, plain_flop=2, counted_flop=1,
+                              devices=["GPU-a", "GPU-b"]),
         *flags.check_run(run.run(), [trial()]),
     ]  # fmt: skip
     by_check = {kind.code for kind in flags.REGISTRY if kind.raised != flags.IN_TRIAL}

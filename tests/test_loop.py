@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from energybench import discovery
 from energybench.flops.count import Counter
+from energybench.freezing import Freezing
 from energybench.loop import Diverged
 from energybench.method import Batch, Forward, Method, Task
 from energybench.recipe import Recipe
@@ -442,7 +444,11 @@ class Spy(Method):
         self.seen[run.epoch_number, run.step_in_epoch] = [batch.index, batch.inputs, *run.model.masks[:1]]
 
 
-SHIPPED = sorted(name for name, source in discovery.sources().items() if source.path.parent.name == "methods")
+KINDS = {n: discovery.load(s) for n, s in discovery.sources().items() if s.path.parent.name == "methods"}
+# The others choose samples of their own, or keep some of them for a probe.
+SHIPPED = sorted(
+    n for n, kind in KINDS.items() if "batches" not in kind.replaces and not issubclass(kind, Freezing)
+)
 STACKS = [order for size in (1, 2) for order in itertools.permutations(SHIPPED, size)] + [
     tuple(SHIPPED),
     tuple(SHIPPED[::-1]),
@@ -451,7 +457,7 @@ STACKS = [order for size in (1, 2) for order in itertools.permutations(SHIPPED, 
 
 def spied(names: tuple[str, ...], seed: int = 7, outermost: bool = True) -> Spy:
     spy = Spy()
-    methods = [discovery.build(discovery.load(discovery.sources()[name]), name, {}) for name in names]
+    methods = [discovery.build(KINDS[name], name, dict(KINDS[name].example)) for name in names]
     run = make_run([spy, *methods] if outermost else [*methods, spy], Noisy, digits(64, ["flip", "crop1"]),
                    seed=seed, epochs=5)  # fmt: skip
     run.train()
@@ -735,3 +741,43 @@ def test_an_unfinished_task_says_what_it_must_define():
         run.train()
     with pytest.raises(NotImplementedError, match="NoLoss must define evaluate"):
         run.evaluate(run.data)
+
+
+# ── waiting for data ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Slow(Method):
+    """Takes 20 ms to choose each batch."""
+
+    name = "slow"
+    replaces = frozenset({"batches"})
+
+    def batches(self, run, data, inner):
+        def positions():
+            for piece in data.cut(run.order(data), run.recipe.batch):
+                time.sleep(0.02)
+                yield piece
+
+        return run.load(data, positions())
+
+
+class SlowStore(Resident):
+    """Takes 20 ms to fetch each batch."""
+
+    def fetch(self, batches):
+        for item in super().fetch(batches):
+            time.sleep(0.02)
+            yield item
+
+
+def test_only_the_wait_for_data_counts_as_one_and_not_the_choice_of_samples():
+    chosen = make_run([Slow()], epochs=1, batch=16)
+    chosen.train()
+    plain = digits()
+    fetched = make_run([], data=Data(SlowStore(plain.store.inputs, plain.store.targets, CPU), plain.images),
+                       epochs=1, batch=16)  # fmt: skip
+    fetched.train()
+    steps = 6
+    assert chosen.tally.steps == fetched.tally.steps == steps
+    assert chosen.tally.data_wait_ns < 0.5 * steps * 20e6
+    assert fetched.tally.data_wait_ns >= steps * 20e6

@@ -42,6 +42,15 @@ def test_the_wheel_carries_every_method_and_suite_and_the_licence(installed: Pat
     assert list(installed.glob("*.dist-info/licenses/LICENSE"))
 
 
+def test_the_wheel_carries_what_a_page_is_made_of_and_the_licence_of_what_is_not_ours(
+    installed: Path,
+) -> None:
+    ours = {path.name for path in (ROOT / "energybench/report/page").iterdir()}
+    assert "page.html.j2" in ours
+    assert {path.name for path in (installed / "energybench/report/page").iterdir()} == ours
+    assert list(installed.glob("*.dist-info/licenses/**/uPlot.LICENSE"))
+
+
 def test_a_shipped_suite_is_checked_from_any_folder_with_the_shipped_methods(
     installed: Path, tmp_path: Path
 ) -> None:

@@ -26,15 +26,23 @@ class Window:
         self._meters, self._synchronise = [*meters, Clock()], synchronise
         self._pieces: list[Reading] = []
         self.start_ns = 0  # of the first piece
+        self._piece_ns = 0  # start of the open piece; 0 between two
 
     def start(self) -> None:
         self._synchronise()
         for meter in self._meters:
             meter.start()
-        self.start_ns = self.start_ns or REAL_TIME.now_ns()
+        self._piece_ns = REAL_TIME.now_ns()
+        self.start_ns = self.start_ns or self._piece_ns
+
+    def elapsed_s(self) -> float:
+        """Seconds inside so far, those of the open piece too: a look at the clock alone, no sensor is read."""
+        open_ns = REAL_TIME.now_ns() - self._piece_ns if self._piece_ns else 0
+        return sum(piece.wall_s for piece in self._pieces) + open_ns / 1e9
 
     def stop(self) -> None:
         self._synchronise()
+        self._piece_ns = 0
         self._pieces.append(together([meter.stop() for meter in reversed(self._meters)]))
 
     def reading(self) -> Reading:

@@ -7,14 +7,16 @@ import math
 from collections.abc import Iterable, Sequence
 
 from energybench import flags, stats
+from energybench.looks import Look
 from energybench.record import Claim, Flag, RunFile, Trial, Witness
-from energybench.report import evidence, words
+from energybench.report import evidence, looked, words
 from energybench.report.evidence import Pair
 from energybench.report.shapes import (
     Accept,
     Baseline,
     Control,
     Measured,
+    Phase,
     Quality,
     Raised,
     Row,
@@ -22,6 +24,8 @@ from energybench.report.shapes import (
 )
 from energybench.report.target import to_target
 from energybench.work import BACKWARD
+
+PHASES = ("forward", "backward", "update", "data", "own", "loop")  # of a shadow run, in the order of a step
 
 
 def raised(found: Iterable[Flag], where: str) -> tuple[Raised, ...]:
@@ -33,7 +37,7 @@ def raised(found: Iterable[Flag], where: str) -> tuple[Raised, ...]:
     return tuple(Raised(kind.code, kind.severity, kind.sentence, flag.detail, where) for kind, flag in kinds)
 
 
-def _quality(found: Sequence[Pair], accept: Accept) -> tuple[Quality | None, stats.Mean | None]:
+def _quality(found: Sequence[Pair], accept: Accept, share: float) -> tuple[Quality | None, stats.Mean | None]:
     metric = accept.metric or _metric(pair.plain for pair in found)
     if metric is None:
         return None, None
@@ -46,7 +50,7 @@ def _quality(found: Sequence[Pair], accept: Accept) -> tuple[Quality | None, sta
     ours, plain = [a for a, _ in known], [b for _, b in known]
     higher = evidence.higher_is_better(metric)
     sign = 1 if higher else -1
-    difference = stats.differences(ours, plain, higher)
+    difference = stats.differences(ours, plain, higher, share)
     bound = sign * difference.lower(stats.QUALITY) if difference.df > 0 else None
     limit = None if accept.loses_at_most is None else -sign * accept.loses_at_most
     fraction = higher and all(0 <= value <= 1 for value in (*ours, *plain))
@@ -73,23 +77,35 @@ def _claim(claim: Claim | None, trials: Sequence[Trial], witness: Witness | None
     return claim.saving_rel * backward / total if total > 0 else None
 
 
+def _phases(witness: Witness | None) -> tuple[Phase, ...]:
+    shadow = witness.shadow if witness else None
+    plain_s = math.fsum(shadow.plain_s.values()) if shadow else 0.0
+    if shadow is None or plain_s <= 0:
+        return ()
+    names = [name for name in PHASES if name in shadow.plain_s or name in shadow.method_s]
+    names += sorted({*shadow.plain_s, *shadow.method_s} - set(names))
+    return tuple(Phase(name, shadow.plain_s.get(name, 0.0) / plain_s, shadow.method_s.get(name, 0.0) / plain_s)
+                 for name in names)  # fmt: skip
+
+
 class Bench:
-    """One workload's records, sorted into roles, and the comparisons between them."""
+    """One workload's records up to a look, sorted into roles, and the comparisons between them."""
 
     def __init__(
-        self, name: str, run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness]
+        self, name: str, run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness], look: Look
     ) -> None:
-        self.name, self.run, self.accept = name, run, Accept.of(run)
-        self.trials = [t for t in trials if t.workload == name]
+        self.name, self.run, self.accept, self.look = name, run, Accept.of(run), look
+        self.trials = [t for t in trials if t.workload == name and t.block < look.blocks]
         self.witness = {w.method: w for w in witnesses if w.workload == name}
         self.cells = {c.method: c for c in run.cells if c.workload == name}
         self.plain = [t for t in self.trials if t.role == "baseline"]
+        self.partners = evidence.partners_of(self.plain)
         self.plain_witness = next((w for w in self.witness.values() if w.role == "baseline"), None)
         labels = [c.method for c in self.cells.values() if c.role == "method" and c.skipped is None]
         labels += [t.method for t in self.trials if t.role == "method"]
         self.methods = list(dict.fromkeys(labels))
         against = {label: self.pairs(label) for label in self.methods}
-        twin = evidence.pairs([t for t in self.trials if t.role == "twin"], self.plain)
+        twin = evidence.pairs([t for t in self.trials if t.role == "twin"], self.partners)
         groups = [found for found in (twin, *against.values()) if len(found) > 1]
         self.pooled = {"time": self._pool(groups, "time")}
         metered = [found for found in groups if evidence.sensors_of(found)]
@@ -98,7 +114,7 @@ class Bench:
         self.twin = self.compare(twin) if twin else None
 
     def pairs(self, label: str) -> list[Pair]:
-        return evidence.pairs([t for t in self.trials if t.method == label], self.plain)
+        return evidence.pairs([t for t in self.trials if t.method == label], self.partners)
 
     @staticmethod
     def _pool(groups: Sequence[Sequence[Pair]], quantity: stats.Quantity) -> stats.Spread | None:
@@ -108,7 +124,8 @@ class Bench:
         sensors = evidence.sensors_of(found)
         quantity: stats.Quantity = "energy" if sensors else "time"
         spread = self.pooled[quantity] if pooled else None
-        return evidence.change(found, quantity, spread), quantity, " + ".join(sorted({s for _, s in sensors}))
+        change = evidence.change(found, quantity, spread, self.look.share)
+        return change, quantity, " + ".join(sorted({s for _, s in sensors}))
 
     def flags(self) -> list[Flag]:
         counted = self.plain_witness
@@ -119,6 +136,7 @@ class Bench:
             plain_flop=estimate.plain_flop if estimate else None,
             counted_flop=counted.counted_flop if counted else None,
             counted_error_flop=counted.counted_error_flop if counted else 0.0,
+            devices=[trial.device for trial in evidence.newest(self.plain)],
         )
 
     def control(self, label: str) -> tuple[Control | None, float | None, float | None]:
@@ -128,9 +146,9 @@ class Bench:
         if not found:
             return None, None, None
         change, quantity, scope = self.compare(found, pooled=False)
-        quality, difference = _quality(found, self.accept)
+        quality, difference = _quality(found, self.accept, self.look.share)
         better = False
-        if difference is not None and change.n >= stats.FEWEST_BLOCKS:
+        if self.look.open and difference is not None and change.n >= stats.FEWEST_BLOCKS:
             word = stats.verdict(change, self.accept.noise, quantity, difference, self.accept.loses_at_most)
             gains = difference.lower(stats.QUALITY) > 0
             better = word in words.BETTER or (
@@ -173,32 +191,40 @@ class Bench:
             diverged=sum(t.status == "diverged" for t in latest.values()),
             struck=bool(struck) or flags.worst(here) == "struck",
             verdict="no verdict", because="", detectable_rel=None, blocks_needed=None, explanation="",
-            moved=words.moved(evidence.estimates(used, witness)),
+            moved=words.moved(evidence.estimates(used, witness)), phases=_phases(witness),
             to_target=None,
             flags=raised(here, f"{self.name}: {label}"), control=control,
             seconds=evidence.figure(evidence.seconds(t) for t in used), energies=evidence.energies(used),
         )  # fmt: skip
         if found:
             row = self._judge(row, found)
-            row = dataclasses.replace(row, to_target=to_target(found, accept.noise, struck=row.struck))
+            way = to_target(
+                found, accept.noise, struck=row.struck, share=self.look.share, waits=self._waits(row)
+            )
+            row = dataclasses.replace(row, to_target=way)
         reasons = [flag.sentence for flag in (*struck, *row.flags) if flag.severity == "struck"]
-        reason = reasons[0] if reasons and row.verdict == "no verdict" else words.because(row, accept.noise)
-        return dataclasses.replace(row, because=reason)
+        if not (reasons and row.verdict == "no verdict"):
+            reasons = [self._waits(row) or words.because(row, accept.noise)]
+        return dataclasses.replace(row, because=reasons[0])
+
+    def _waits(self, row: Row) -> str:
+        """Why there is no verdict yet; empty once a look was reached."""
+        return "" if self.look.open else looked.waiting(self.look, row.n)
 
     def _judge(self, row: Row, found: Sequence[Pair]) -> Row:
         """The measured side of a row, and its verdict."""
         accept, noise = self.accept, self.accept.noise
         change, quantity, scope = self.compare(found)
-        time = evidence.change(found, "time", self.pooled["time"])
-        quality, difference = _quality(found, accept)
+        time = evidence.change(found, "time", self.pooled["time"], self.look.share)
+        quality, difference = _quality(found, accept, self.look.share)
         verdict: stats.Verdict = "no verdict"
-        if not row.struck:
+        if self.look.open and not row.struck:
             verdict = stats.verdict(change, noise, quantity, difference, accept.loses_at_most)
             if row.diverged and verdict in (*words.BETTER, "quality unproven"):
                 verdict = "quality lost"  # what diverged has no quality, whatever the other blocks reached
         needed = None
         if verdict == "inconclusive" or (verdict == "no verdict" and not row.struck):
-            needed = stats.blocks_needed(change.mean, change.sd, noise)
+            needed = stats.blocks_needed(change.mean, change.sd, noise, share=self.look.share)
         elif verdict == "quality unproven" and difference is not None and accept.loses_at_most is not None:
             needed = stats.quality_blocks_needed(difference, accept.loses_at_most)
         estimated, enough = row.estimated_rel, change.n >= stats.FEWEST_BLOCKS
@@ -210,7 +236,9 @@ class Bench:
             kept_rel=change.saving / estimated if keeps and estimated else None,
             quality=quality,
             verdict=verdict,
-            detectable_rel=stats.detectable(change.sd, change.n, noise, df=change.df) if enough else None,
+            detectable_rel=stats.detectable(change.sd, change.n, noise, df=change.df, share=self.look.share)
+            if enough
+            else None,
             blocks_needed=None if needed is None else max(needed, change.n + 1),
             explanation=words.explain(
                 row.method,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from energybench import flags, stats
 from energybench.record import Energy, Estimate, Reading, Trial, Witness
@@ -19,12 +20,17 @@ WHOLE = "machine"  # the scope of a meter that sees everything: what others see 
 LOWER_IS_BETTER = ("loss", "perplexity", "error", "fid", "mae", "mse", "bits_per")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pair:
     """A trial and what it is held against: one block, one invocation, one device."""
 
     ours: Trial
     plain: Trial
+
+    @cached_property
+    def metered(self) -> tuple[Metered, Metered]:
+        """Of both training windows; asked for many times."""
+        return metered(self.ours.train), metered(self.plain.train)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +71,16 @@ def order(trials: Iterable[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda t: (t.workload, t.block, t.invocation, t.method, t.trial))
 
 
-def pairs(ours: Iterable[Trial], plain: Iterable[Trial]) -> list[Pair]:
+Partners = dict[tuple[int, int, str], Trial]  # (block, invocation, device) → a usable trial
+
+
+def partners_of(plain: Iterable[Trial]) -> Partners:
+    return {(t.block, t.invocation, t.device): t for t in order(plain) if unusable(t) is None}
+
+
+def pairs(ours: Iterable[Trial], plain: Iterable[Trial] | Partners) -> list[Pair]:
     """Each block once: its newest invocation in which both sides are usable, on the same device."""
-    partners = {(t.block, t.invocation, t.device): t for t in order(plain) if unusable(t) is None}
+    partners = plain if isinstance(plain, dict) else partners_of(plain)
     found: dict[int, Pair] = {}
     for trial in order(ours):  # ascending invocations: the newest whole pair stays
         partner = partners.get((trial.block, trial.invocation, trial.device))
@@ -95,19 +108,32 @@ class Metered:
     error_j: float  # as if every sensor erred the same way
 
 
-def metered(reading: Reading | None) -> Metered:
+def _channels(reading: Reading | None) -> list[Energy]:
+    """The measured figures that may be added: the best channel of each device; a meter of everything stands alone."""
     best: dict[tuple[str, str], Energy] = {}
     for energy in reading.energy if reading else ():
         key = (energy.scope, energy.device)
         if energy.measured and (key not in best or _rank(energy) < _rank(best[key])):
             best[key] = energy
     found = list(best.values())
-    found = [energy for energy in found if energy.scope == WHOLE] or found
+    return [energy for energy in found if energy.scope == WHOLE] or found
+
+
+def metered(reading: Reading | None) -> Metered:
+    found = _channels(reading)
     return Metered(
         frozenset((energy.source, energy.scope) for energy in found),
         math.fsum(energy.energy_j or 0.0 for energy in found),
         math.fsum(energy.error_j or 0.0 for energy in found),
     )
+
+
+def metered_by_scope(reading: Reading | None) -> dict[str, float]:
+    """The same joules, part by part of the machine."""
+    parts: dict[str, float] = {}
+    for energy in _channels(reading):
+        parts[energy.scope] = parts.get(energy.scope, 0.0) + (energy.energy_j or 0.0)
+    return parts
 
 
 def _rank(energy: Energy) -> int:
@@ -116,24 +142,23 @@ def _rank(energy: Energy) -> int:
 
 def error_rel(found: Sequence[Pair]) -> float:
     """The widest error budget of a trial, as a share of its energy."""
-    sums = [metered(trial.train) for pair in found for trial in (pair.ours, pair.plain)]
+    sums = [each for pair in found for each in pair.metered]
     return max((each.error_j / each.joules for each in sums if each.joules > 0), default=0.0)
 
 
 def sensors_of(found: Sequence[Pair]) -> Sensors:
     """The measured sensors that every trial of these pairs shares; empty when any differs or has none."""
-    sets = {metered(trial.train).sensors for pair in found for trial in (pair.ours, pair.plain)}
-    joules = all(metered(t.train).joules > 0 for pair in found for t in (pair.ours, pair.plain))
+    sums = [each for pair in found for each in pair.metered]
+    sets, joules = {each.sensors for each in sums}, all(each.joules > 0 for each in sums)
     return next(iter(sets)) if len(sets) == 1 and joules else frozenset()
 
 
 def change(
-    found: Sequence[Pair], quantity: stats.Quantity, pooled: stats.Spread | None = None
+    found: Sequence[Pair], quantity: stats.Quantity, pooled: stats.Spread | None = None, share: float = 1.0
 ) -> stats.Paired:
-    def value(trial: Trial) -> float:
-        return seconds(trial) if quantity == "time" else metered(trial.train).joules
-
-    return stats.paired([value(p.ours) for p in found], [value(p.plain) for p in found], pooled)
+    both = [(seconds(p.ours), seconds(p.plain)) if quantity == "time" else
+            (p.metered[0].joules, p.metered[1].joules) for p in found]  # fmt: skip
+    return stats.paired([ours for ours, _ in both], [plain for _, plain in both], pooled, share)
 
 
 def higher_is_better(metric: str) -> bool:

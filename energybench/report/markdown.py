@@ -12,11 +12,12 @@ import shlex
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
-from energybench.report import words
+from energybench.report import looked, overall, words
+from energybench.report.album import FOLDER, Album
+from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, energy_rows
 from energybench.report.shapes import Row, Summary, Workload
 
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", "|": "&#124;", "`": "&#96;"}
-JOULES_PER_KWH = 3.6e6
 
 
 def escape(text: object) -> str:
@@ -68,12 +69,17 @@ def _row(row: Row) -> list[str]:
     ]
 
 
-def _workload(workload: Workload) -> list[str]:
+def _pictures(album: Album, workload: Workload, *kinds: str) -> list[str]:
+    return [f"![{escape(p.alt)}]({FOLDER}/{quote(p.file)})" for p in album.of(workload.name, *kinds)]
+
+
+def _workload(workload: Workload, album: Album) -> list[str]:
     page = [f"## {escape(workload.name)}"]
     metric = workload.metric or "quality"
     if not workload.rows:
-        return [*page, "No method was compared on this workload."]
+        return [*page, "No method was compared on this workload.", *_over_the_run(workload, album)]
     page.append(escape(words.baseline(workload)))
+    page += _pictures(album, workload, "ladder")
     head = ["Method", "claimed", "estimated", "counted", "measured \\[95 %\\]", "of", "kept",
             f"{escape(metric)} Δ", "verdict", "blocks"]  # fmt: skip
     page.append(table(head, map(_row, workload.rows), right="12346 7"))
@@ -82,13 +88,30 @@ def _workload(workload: Workload) -> list[str]:
         "*kept* is measured / estimated. Each block links to its record."
     )
     page.append("### Where the saving went")
+    page += _pictures(album, workload, "where")
     notes = [
         f"- **{escape(row.method)}**: {escape(' '.join(words.notes(row, metric)))}" for row in workload.rows
     ]
     page.append("\n".join(notes))
     page.append("### Quality")
+    page += _pictures(album, workload, "trade-off")
     page.append(_quality(workload))
-    return page + _target(workload)
+    return page + _target(workload) + _over_the_run(workload, album)
+
+
+def _over_the_run(workload: Workload, album: Album) -> list[str]:
+    """Trials in time: whatever could be drawn."""
+    found = _pictures(album, workload, "blocks", "curves", "power", "diagnostics")
+    return ["### Over the run", *found] if found else []
+
+
+def _left_out(album: Album) -> list[str]:
+    """One row for each reason."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for each in album.left_out:
+        places.setdefault((each.kind, each.because), []).append(each.workload)
+    rows = [[kind, escape(because), escape(", ".join(names))] for (kind, because), names in places.items()]
+    return ["## Pictures left out, and why", table(["picture", "why", "workloads"], rows)] if rows else []
 
 
 def _target(workload: Workload) -> list[str]:
@@ -156,46 +179,16 @@ def _trust(summary: Summary) -> list[str]:
 
 
 def _energy(summary: Summary) -> list[str]:
-    carbon = summary.machine.get("carbon") or {}
-    intensity = carbon.get("intensity_kg_per_kwh")
-    if intensity is None and carbon.get("intensity_kg_per_j") is not None:
-        intensity = carbon["intensity_kg_per_j"] * JOULES_PER_KWH
-    rows = []
-    for workload in summary.workloads:
-        cells = [("plain training", workload.baseline.energies)]
-        cells += [(row.method, row.energies) for row in workload.rows]
-        for label, energies in cells:
-            for energy in energies:
-                figure, co2 = energy.energy_j, words.NOTHING
-                joules = escape(energy.reason or "no figure")
-                if figure is not None:
-                    spread = "" if figure.sd is None else f" ± {words.si(figure.sd, 'J')}"
-                    joules = f"{words.si(figure.mean, 'J')}{spread}"
-                error = (
-                    words.NOTHING if energy.error_j is None else f"±{words.NB}{words.si(energy.error_j, 'J')}"
-                )
-                net = words.NOTHING if energy.net_j is None else words.si(energy.net_j.mean, "J")
-                if figure is not None and intensity is not None:
-                    co2 = words.si(1000 * figure.mean / JOULES_PER_KWH * intensity, "g")
-                kind = "measured" if energy.measured else "modelled" if figure else "missing"
-                rows.append([escape(workload.name), escape(label), kind, escape(energy.source),
-                             escape(energy.scope), joules, error, net, co2])  # fmt: skip
     page = ["## Energy and carbon"]
     if summary.energy_note:
         page.append(f"**{escape(summary.energy_note)}**")
+    rows = [[escape(cell) for cell in row] for row in energy_rows(summary)]
     if not rows:
         return [*page, "No energy figure was recorded."]
-    head = ["workload", "method", "kind", "source", "scope", "energy", "sensor error", "net of idle", "CO₂e"]
-    page.append(table(head, rows, right="5678"))
-    page.append(
-        "Means of one training window and their spread over the blocks. Sources are listed apart and not added: two "
-        "may watch one device. *sensor error*: the widest budget of a trial's sensors. *net of idle*: less what the "
-        "same sensors read while the process waited, before and after; the savings above are gross."
-    )
-    if intensity is not None:
-        told = f"{escape(carbon.get('zone', 'unknown zone'))}, {words.number(1000 * intensity, 2)} g/kWh"
-        told += f" ({escape(carbon.get('source', 'no source'))}, {escape(carbon.get('year', 'no year'))})"
-        page.append(f"Carbon intensity: {told}. PUE {escape(carbon.get('pue', 1.0))}, not included above.")
+    page.append(table(ENERGY_HEAD, rows, right="5678"))
+    page.append(CARBON_ABOUT)
+    if note := carbon_note(summary):
+        page.append(escape(note))
     return page
 
 
@@ -222,18 +215,22 @@ def _again(summary: Summary) -> list[str]:
     return [*page, _machine(summary)]
 
 
-def markdown(summary: Summary) -> str:
-    """The whole page, ending in one newline."""
+def markdown(summary: Summary, album: Album = Album()) -> str:  # noqa: B008  (frozen)
+    """The whole page, ending in one newline. The album's files lie in figures/ beside it."""
     stamps = [*summary.stamp, *([] if summary.finished else ["unfinished"])]
     stamp = f" ({escape(', '.join(stamps))})" if stamps else ""
     page = [f"# {escape(summary.suite)}{stamp}", f"**{escape(summary.headline)}**"]
     if summary.energy_note:
         page.append(escape(summary.energy_note))
+    if summary.look_note:
+        page.append(escape(summary.look_note))
     page += [escape(flag.sentence) for flag in summary.flags if flag.code != "modelled_energy"]
     if summary.about:
         page.append(escape(summary.about))
     for workload in summary.workloads:
-        page += _workload(workload)
+        page += _workload(workload, album)
+    page += overall.markdown(summary)
+    page += looked.markdown(summary)
     page += _trust(summary)
     page += _energy(summary)
     if summary.failures:
@@ -243,5 +240,6 @@ def markdown(summary: Summary) -> str:
     if summary.not_run:
         rows = [[escape(n.workload), escape(n.method), escape(n.reason)] for n in summary.not_run]
         page += ["## Not run or not counted, and why", table(["workload", "method", "why"], rows)]
+    page += _left_out(album)
     page += _again(summary)
     return words.plain("\n\n".join(page)) + "\n"

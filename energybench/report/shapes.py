@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from energybench import flags, stats
+from energybench.looks import Look
 from energybench.record import RunFile
 from energybench.report.evidence import EnergyFigure, Figure
 
@@ -132,6 +133,15 @@ class ToTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class Phase:
+    """Seconds of one phase in shadow runs of plain training and of the method, as shares of plain training's."""
+
+    name: str
+    plain_rel: float
+    method_rel: float
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One method on one workload: the four numbers and what they are worth."""
 
@@ -160,6 +170,7 @@ class Row:
     blocks_needed: int | None
     explanation: str
     moved: str  # what the formulas say of bytes; empty where they say nothing
+    phases: tuple[Phase, ...]  # where the time went; empty where no step was timed
     to_target: ToTarget | None
     flags: tuple[Raised, ...]
     control: Control | None
@@ -190,6 +201,33 @@ class Workload:
     twin: Measured | None  # plain training against itself
     rows: tuple[Row, ...]
     flags: tuple[Raised, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Overall:
+    """One method over the workloads on which it was compared: the geometric mean of its ratios, and no verdict."""
+
+    method: str
+    quantity: stats.Quantity
+    scope: str
+    workloads: tuple[str, ...]
+    left_out: tuple[str, ...]  # workloads whose comparison is struck, or has no pair
+    saving_rel: float
+    least_rel: float  # over the workloads
+    most_rel: float
+    low_rel: float | None  # 95 % for workloads like these; None with too few of them
+    high_rel: float | None
+    kept_quality: int | None  # workloads whose mean quality lies within the margin; None without a margin
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A comparison over all blocks, those too that were added to a finished run: exploratory."""
+
+    workload: str
+    method: str
+    blocks: int  # added
+    measured: Measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,3 +268,7 @@ class Summary:
     invocations: tuple[tuple[str, ...], ...]  # each call's argv
     digest: str
     sources: dict[str, str]
+    look: Look
+    look_note: str  # which look the verdicts are of; empty where there is one
+    overall: tuple[Overall, ...]
+    added: tuple[Added, ...]

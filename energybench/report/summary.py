@@ -7,11 +7,24 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from energybench import flags, stats
+from energybench import flags, looks, stats
+from energybench.looks import Look
 from energybench.record import RunFile, Trial, Witness
-from energybench.report import evidence, words
+from energybench.report import evidence, looked, words
 from energybench.report.compare import Bench, raised
-from energybench.report.shapes import Accept, Check, Failure, NotRun, Raised, Result, Summary, Workload
+from energybench.report.overall import over_all
+from energybench.report.shapes import (
+    Accept,
+    Added,
+    Check,
+    Failure,
+    Measured,
+    NotRun,
+    Raised,
+    Result,
+    Summary,
+    Workload,
+)
 
 COUNTER, INTEGRAL = "gpu_counter", "gpu_power_integral"
 
@@ -21,7 +34,12 @@ def summarise(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness
     trials = evidence.order(trials)
     witnesses = sorted(witnesses, key=lambda w: (w.workload, w.method))
     names = dict.fromkeys([c.workload for c in run.cells] + [t.workload for t in trials])
-    workloads = tuple(Bench(name, run, trials, witnesses).workload() for name in names)
+    look = looks.standing(run, trials)
+    by_name: dict[str, list[Trial]] = {name: [] for name in names}
+    for trial in trials:
+        by_name[trial.workload].append(trial)
+    benches = [Bench(name, run, by_name[name], witnesses, look) for name in names]
+    workloads = tuple(bench.workload() for bench in benches)
     here = raised(flags.check_run(run, trials), "this run")
     return Summary(
         suite=run.suite,
@@ -30,18 +48,22 @@ def summarise(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness
         stamp=tuple(run.stamp),
         finished=run.finished,
         blocks=run.blocks,
-        headline=words.plain(words.headline(workloads)),
+        headline=words.plain(looked.headline(look, workloads) or words.headline(workloads)),
         energy_note=_energy_note(run, trials),
         accept=Accept.of(run),
         workloads=workloads,
         flags=here,
         checks=_checks(workloads, here, trials, witnesses),
         failures=_failures(trials),
-        not_run=_not_run(run, trials) + _uncounted(witnesses),
+        not_run=_not_run(run, trials, look) + _uncounted(witnesses),
         machine=run.machine,
         invocations=tuple(tuple(call.argv) for call in run.invocations),
         digest=run.digest,
         sources=dict(sorted(run.sources.items())),
+        look=look,
+        look_note=words.plain(looked.note(look)),
+        overall=over_all(benches, workloads),
+        added=_added(run, trials, witnesses, look),
     )
 
 
@@ -82,11 +104,11 @@ def _failures(trials: Sequence[Trial]) -> tuple[Failure, ...]:
     )
 
 
-def _not_run(run: RunFile, trials: Sequence[Trial]) -> tuple[NotRun, ...]:
+def _not_run(run: RunFile, trials: Sequence[Trial], look: Look) -> tuple[NotRun, ...]:
     seen = {(t.workload, t.method, t.block) for t in trials}
     found = []
     for cell in run.cells:
-        missing = [str(b) for b in range(run.blocks) if (cell.workload, cell.method, b) not in seen]
+        missing = [str(b) for b in range(look.blocks) if (cell.workload, cell.method, b) not in seen]
         if cell.skipped is not None:
             found.append(NotRun(cell.workload, cell.method, cell.skipped))
         elif missing:
@@ -95,6 +117,20 @@ def _not_run(run: RunFile, trials: Sequence[Trial]) -> tuple[NotRun, ...]:
                 NotRun(cell.workload, cell.method, f"no trial of block{plural} {', '.join(missing)}")
             )
     return tuple(found)
+
+
+def _added(
+    run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness], look: Look
+) -> tuple[Added, ...]:
+    """Every comparison over all blocks, where some were added to the finished run."""
+    count = looked.added_blocks(run, trials)
+    if not count:
+        return ()
+    everything = dataclasses.replace(look, blocks=max(t.block for t in trials) + 1, share=1.0)
+    names = dict.fromkeys(t.workload for t in trials)
+    benches = [Bench(name, run, trials, witnesses, everything) for name in names]
+    return tuple(Added(bench.name, label, count, Measured.of(*bench.compare(found)))
+                 for bench in benches for label, found in bench.against.items() if found)  # fmt: skip
 
 
 def _uncounted(witnesses: Sequence[Witness]) -> tuple[NotRun, ...]:
@@ -165,14 +201,15 @@ def _aa(workload: Workload) -> Check:
 
 def to_json(summary: Summary) -> dict[str, Any]:
     """Plain data for `--json`: fractions and SI units as in the names; what is not finite becomes null."""
-    return {"schema": 1, **_plain(dataclasses.asdict(summary))}
+    return {"schema": 1, **plain_data(dataclasses.asdict(summary))}
 
 
-def _plain(value: Any) -> Any:
+def plain_data(value: Any) -> Any:
+    """JSON-able: what is not finite becomes null."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_data(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_data(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return words.plain(value) if isinstance(value, str) else value

@@ -15,8 +15,10 @@ from energybench.report.evidence import Metered, Pair, figure, metered
 from energybench.report.shapes import Measured, ToTarget, Way
 
 
-def to_target(found: Sequence[Pair], noise: float, *, struck: bool = False) -> ToTarget | None:
-    """None for a workload without a target. `struck`: a flag forbids a verdict."""
+def to_target(
+    found: Sequence[Pair], noise: float, *, struck: bool = False, share: float = 1.0, waits: str = ""
+) -> ToTarget | None:
+    """None for a workload without a target. `struck`: a flag forbids a verdict; `waits`: why there is none yet."""
     target = next((p.plain.target for p in found if p.plain.target is not None), None)
     if target is None:
         return None
@@ -24,22 +26,24 @@ def to_target(found: Sequence[Pair], noise: float, *, struck: bool = False) -> T
     steps = cost = None
     verdict: stats.Verdict = "no verdict"
     if ours.reached == plain.reached == n:
-        steps, cost = _steps(found), _cost(found)
-    if ours.reached == 0 and not struck:
+        steps, cost = _steps(found, share), _cost(found, share)
+    if ours.reached == 0 and not struck and not waits:
         verdict = "not reached"
-    elif n >= stats.FEWEST_BLOCKS and not struck:
+    elif n >= stats.FEWEST_BLOCKS and not struck and not waits:
         verdict = "inconclusive"
         if cost is not None:
             verdict = stats.verdict_at_equal_quality(cost[0], noise, cost[1].quantity)
     because = ""
     if struck:
         because = "a check of the measurement failed"
+    elif waits:
+        because = waits
     elif ours.reached < n or plain.reached < n:
         because = words.missed(ours.reached, plain.reached, n)
     elif verdict == "no verdict":
         because = f"{words.blocks(n)}, and {stats.FEWEST_BLOCKS} are the least"
     elif verdict == "inconclusive" and cost is not None:
-        because = words.would_decide(stats.blocks_needed(cost[0].mean, cost[0].sd, noise))
+        because = words.would_decide(stats.blocks_needed(cost[0].mean, cost[0].sd, noise, share=share))
     return ToTarget(target.metric, target.at_least, n, ours, plain, steps, cost and cost[1], verdict, because)
 
 
@@ -62,25 +66,26 @@ def _both(found: Sequence[Pair]) -> list[tuple[Target, Target]]:
     return [(ours, plain) for ours, plain in both if ours is not None and plain is not None]
 
 
-def _steps(found: Sequence[Pair]) -> Measured | None:
+def _steps(found: Sequence[Pair], share: float) -> Measured | None:
     both = [(ours.steps, plain.steps) for ours, plain in _both(found)]
     known = [(float(ours), float(plain)) for ours, plain in both if ours and plain]
     if len(known) < len(found):  # a method may arrive without a step, and older records do not count them
         return None
-    return Measured.of(stats.paired([a for a, _ in known], [b for _, b in known]), "time")
+    return Measured.of(stats.paired([a for a, _ in known], [b for _, b in known], share=share), "time")
 
 
-def _cost(found: Sequence[Pair]) -> tuple[stats.Paired, Measured] | None:
+def _cost(found: Sequence[Pair], share: float) -> tuple[stats.Paired, Measured] | None:
     """By energy where every target of every pair was reached under the same measured sensors, else by time."""
     both = _both(found)
     sums = [_metered(target) for pair in both for target in pair]
     sensors = sums[0].sensors
     if sensors and all(each.sensors == sensors and each.joules > 0 for each in sums):
-        change = stats.paired([_metered(a).joules for a, _ in both], [_metered(b).joules for _, b in both])
+        ours, plain = ([_metered(pair[side]).joules for pair in both] for side in (0, 1))
+        change = stats.paired(ours, plain, share=share)
         return change, Measured.of(change, "energy", " + ".join(sorted({scope for _, scope in sensors})))
     seconds = [(ours.wall_s, plain.wall_s) for ours, plain in both]
     known = [(ours, plain) for ours, plain in seconds if ours and plain]
     if len(known) < len(found):
         return None
-    change = stats.paired([a for a, _ in known], [b for _, b in known])
+    change = stats.paired([a for a, _ in known], [b for _, b in known], share=share)
     return change, Measured.of(change, "time")

@@ -6,16 +6,16 @@ Words carry the verdict and colour repeats it. A narrow terminal loses whole col
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from energybench.report import words
+from energybench.report import looked, overall, words
 from energybench.report.shapes import Raised, Row, Summary, Workload
 
 STYLES = {
@@ -82,19 +82,50 @@ def fold(label: str, width: int) -> str:
     """A name over several lines, broken after a separator where one is near, else anywhere."""
     lines = [""]
     for part in re.findall(r"[^ ,;+/_-]*[ ,;+/_-]?", words.clean(label)):
-        if len(lines[-1]) + len(part.rstrip()) > width and lines[-1]:
+        if cell_len(lines[-1]) + cell_len(part.rstrip()) > width and lines[-1]:
             lines.append("")
         lines[-1] += part
-        while len(lines[-1].rstrip()) > width:
-            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+        lines[-1:] = _chopped(lines[-1], width)
     return "\n".join(line.rstrip() for line in lines if line.strip()) or words.NOTHING
+
+
+def _chopped(word: str, width: int) -> list[str]:
+    """A word in pieces of at most `width` cells, but at least one character."""
+    if cell_len(word.rstrip()) <= width:
+        return [word]
+    pieces = [""]
+    for character in word:
+        if pieces[-1] and cell_len((pieces[-1] + character).rstrip()) > width:
+            pieces.append("")
+        pieces[-1] += character
+    return pieces
+
+
+def wrap(text: str, width: int, indent: str = "", first: str | None = None) -> list[str]:
+    """Lines of at most `width` cells, broken at ordinary spaces; inside a word only where it is wider than a line."""
+    lines, begins = [indent if first is None else first], True
+    used = cell_len(lines[0])
+    for word in text.split(" "):
+        wide = cell_len(word)
+        if not begins and used + 1 + wide <= width:
+            lines[-1] += f" {word}"
+            used += 1 + wide
+            continue
+        if not begins:
+            lines.append(indent)
+            used = cell_len(indent)
+        pieces = _chopped(word, max(1, width - used)) if used + wide > width else [word]
+        lines[-1] += pieces[0]
+        lines += [indent + piece for piece in pieces[1:]]
+        begins, used = False, cell_len(lines[-1])
+    return lines
 
 
 def _table(
     console: Console, labels: Sequence[str], columns: Sequence[Column]
 ) -> tuple[Table | None, list[str]]:
     """The widest table that fits, and the columns it had to leave out; None where not even the least fits."""
-    longest = max((len(words.clean(label)) for label in labels), default=0)
+    longest = max((cell_len(words.clean(label)) for label in labels), default=0)
     kept, dropped = list(columns), []
     while True:
         room = console.width - sum(column.width + GAP for column in kept)
@@ -117,15 +148,8 @@ def _table(
 
 def _say(console: Console, text: str, style: str = "", indent: str = "", first: str | None = None) -> None:
     """A paragraph, broken at ordinary spaces only."""
-    lines = textwrap.wrap(
-        words.clean(text),
-        max(console.width, 20),
-        initial_indent=indent if first is None else first,
-        subsequent_indent=indent,
-        break_on_hyphens=False,
-    )
-    for line in lines:
-        console.print(Text(words.plain(line), style=style), soft_wrap=True)
+    lines = wrap(words.clean(text), max(console.width, 20), indent, first)
+    console.print(Text(words.plain("\n".join(lines)), style=style), soft_wrap=True)
 
 
 def _show(console: Console, labels: Sequence[str], columns: Sequence[Column]) -> None:
@@ -178,11 +202,18 @@ def render(summary: Summary, console: Console) -> None:
     _say(console, summary.headline, "bold")
     if summary.energy_note:
         _say(console, summary.energy_note, "yellow")
+    if summary.look_note:
+        _say(console, summary.look_note, "yellow")
     for flag in summary.flags:
         if flag.code != "modelled_energy":  # said above
             _say(console, flag.sentence, "yellow")
     for workload in summary.workloads:
         _workload(console, workload)
+    extra = [*overall.lines(summary), *looked.lines(summary)]
+    if extra:
+        console.print()
+    for line in extra:
+        _say(console, line, indent="  ", first="• ")
     lost = [failure for failure in summary.failures if not failure.repeated]
     if lost or summary.not_run:
         console.print()

@@ -10,7 +10,7 @@ from energybench import stats
 
 if TYPE_CHECKING:
     from energybench.record import Energy, Estimate
-    from energybench.report.shapes import Control, Measured, Quality, Row, ToTarget, Way, Workload
+    from energybench.report.shapes import Control, Measured, Phase, Quality, Row, ToTarget, Way, Workload
 
 NB = "\u00a0"
 NOTHING = "–"
@@ -180,6 +180,18 @@ def moved(estimates: Sequence[Estimate]) -> str:
     return f"{text}."
 
 
+PHASE = {"own": "its own work", "data": "waiting for data", "loop": "the loop"}
+
+
+def phases(found: Sequence[Phase]) -> str:
+    """Which phases of a step take longer or less long, in shares of plain training's time."""
+    told = [f"{PHASE.get(phase.name, phase.name)} {percent(phase.plain_rel)} → {percent(phase.method_rel)}"
+            for phase in found if abs(phase.method_rel - phase.plain_rel) >= FEWER_APART]  # fmt: skip
+    if not found:
+        return ""
+    return f"In timed shadow steps, of plain training's time: {', '.join(told) or 'no phase changes by 1 %'}."
+
+
 def way(found: Way, n: int) -> str:
     """What one side took to the target, and how often it arrived."""
     if not found.reached or found.seconds is None:
@@ -260,6 +272,8 @@ def notes(row: Row, metric: str) -> list[str]:
         found.append(f"{metric.capitalize()} {quality_change(row.quality)}.")
     if row.explanation:
         found.append(row.explanation)
+    if row.phases:
+        found.append(phases(row.phases))
     if row.moved:
         found.append(row.moved)
     if row.claim_of == "backward" and row.claim_rel is not None:
@@ -299,6 +313,8 @@ def baseline(workload: Workload) -> str:
 
 def clean(text: str) -> str:
     """One line without control characters: names come from files that others wrote."""
+    if text.replace(NB, " ").isprintable():
+        return text
     return "".join(c if c.isprintable() or c == NB else " " for c in text)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from energybench.method import Batch, Forward, Task
 
@@ -21,10 +22,19 @@ class Classification(Task):
 
     def forward(self, run: Run, batch: Batch) -> Forward:
         logits = run.model(batch.inputs)
-        each = F.cross_entropy(
-            logits, batch.targets, reduction="none", label_smoothing=run.recipe.label_smoothing
-        )
+        each = self.losses(run, logits, batch)
         return Forward(each.mean(), each, logits)
+
+    def losses(self, run: Run, outputs: Tensor, batch: Batch) -> Tensor:
+        smoothing = run.recipe.label_smoothing
+        return F.cross_entropy(outputs, batch.targets, reduction="none", label_smoothing=smoothing)
+
+    def output_gradient(self, run: Run, outputs: Tensor, batch: Batch) -> Tensor:
+        """softmax − target, with s of the target spread evenly over the classes: (B, classes)."""
+        smoothing = run.recipe.label_smoothing
+        gradient = outputs.softmax(1) - smoothing / outputs.shape[1]
+        wanted = gradient.new_full((len(outputs), 1), smoothing - 1)
+        return gradient.scatter_add_(1, batch.targets[:, None], wanted)
 
     def evaluate(self, run: Run, data: Data) -> dict[str, float]:
         """accuracy (0–1) and mean loss without label smoothing."""

@@ -93,6 +93,7 @@ class Data:
                  indices: Tensor | None = None, domain: str = "main") -> None:  # fmt: skip
         self.store, self.images, self.drop_last, self.domain = store, images, drop_last, domain
         self.indices = torch.arange(len(store)) if indices is None else indices
+        self._placed = {self.indices.device: self.indices}
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -115,13 +116,25 @@ class Data:
         """How many samples one pass really uses."""
         return min(len(self), self.steps(batch) * batch)
 
+    def sizes(self, batch: int) -> list[int]:
+        """Of the batches of one pass."""
+        steps = self.steps(batch)
+        return [min(batch, self.samples(batch) - step * batch) for step in range(steps)]
+
     def load(self, batches: Iterable[Tensor], random: Random | None = None) -> Iterator[Batch]:
         """Batches for these positions. `random(i)` seeds the augmentation of the i-th; without it there is none."""
-        fetched = self.store.fetch(self.indices[positions.cpu()] for positions in batches)
+        fetched = self.store.fetch(self._in_store(positions) for positions in batches)
         for number, (index, inputs, targets) in enumerate(fetched):
             if self.images is not None:
                 inputs = self.images(inputs, None if random is None else random(number))
             yield Batch(inputs, targets, index)
+
+    def _in_store(self, positions: Tensor) -> Tensor:
+        """Looked up where the positions are, so that those drawn on a device need not wait for it."""
+        device = positions.device
+        if device not in self._placed:
+            self._placed[device] = self.indices.to(device)
+        return self._placed[device][positions]
 
     def in_order(self, batch: int = 512) -> Iterator[Batch]:
         """Every sample once, in order, not augmented: for evaluation and probes."""

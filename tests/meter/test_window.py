@@ -164,3 +164,20 @@ def test_under_ten_ticks_there_is_no_figure_but_a_reason(tick_s: float, wall_s: 
         assert (kept.energy_j, kept.error_j, kept.source) == (None, None, "unavailable")
         assert "gpu_counter" in (kept.reason or "")
         assert not kept.lost  # it was there, and the window was not long enough for it
+
+
+def test_the_seconds_so_far_grow_inside_and_stand_still_in_a_pause_and_end_as_the_windows_own() -> None:
+    window = Window([], lambda: None)
+    assert window.elapsed_s() == 0.0
+    window.start()
+    time.sleep(0.01)
+    inside = window.elapsed_s()
+    window.stop()
+    first = window.reading().wall_s
+    assert 0.01 <= inside <= first + 1e-3
+    time.sleep(0.02)
+    assert window.elapsed_s() == first
+    window.start()
+    assert window.elapsed_s() >= first
+    window.stop()
+    assert window.elapsed_s() == window.reading().wall_s

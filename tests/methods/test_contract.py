@@ -43,7 +43,8 @@ class Outcome:
 
 
 def fresh(name: str) -> Method:
-    return discovery.build(discovery.load(SOURCES[name]), name, {})
+    kind = discovery.load(SOURCES[name])
+    return discovery.build(kind, name, dict(kind.example))
 
 
 def train(name: str | None, model: str, *, counted: bool = False) -> Outcome:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from synthetic import FLOP, GPU, JOULES, MODEL, SECONDS, Run, merge
 
-from energybench.record import Claim, Energy, Flag, Reading
+from energybench.record import Claim, Energy, Flag, Reading, Shadow
+from energybench.report import words
 from energybench.report.evidence import metered
 from energybench.report.shapes import Row, Summary, Workload
 from energybench.report.summary import summarise, to_json
@@ -361,3 +362,28 @@ def test_neither_torch_nor_scipy_stats_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# Where the time went
+
+
+def test_phases_are_shares_of_plain_trainings_shadow_and_only_what_changes_is_told() -> None:
+    meta, trials, witnesses = half().records()
+    shadow = Shadow(plain_s={"forward": 3.0, "backward": 6.0, "update": 1.0},
+                    method_s={"forward": 3.05, "backward": 3.0, "update": 1.0, "own": 0.5})  # fmt: skip
+    told = [w.model_copy(update={"shadow": shadow}) if w.method == "half" else w for w in witnesses]
+    (workload,) = summarise(meta, trials, told).workloads
+    phases = {phase.name: (phase.plain_rel, phase.method_rel) for phase in workload.rows[0].phases}
+    assert phases["backward"] == pytest.approx((0.6, 0.3))
+    assert phases["own"] == pytest.approx((0.0, 0.05))
+    assert math.fsum(plain for plain, _ in phases.values()) == pytest.approx(1)
+    said = words.plain(words.phases(workload.rows[0].phases))
+    assert "backward 60.0 % → 30.0 %, its own work 0.0 % → 5.0 %." in said
+    assert "forward" not in said
+
+
+def test_a_shadow_that_failed_leaves_no_phases() -> None:
+    meta, trials, witnesses = half().records()
+    told = [w.model_copy(update={"shadow": Shadow(reason="out of memory")}) for w in witnesses]
+    (workload,) = summarise(meta, trials, told).workloads
+    assert workload.rows[0].phases == ()

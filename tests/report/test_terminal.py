@@ -6,6 +6,9 @@ import io
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 from synthetic import GPU, Run, Truth
 
@@ -168,3 +171,28 @@ def test_joules_have_three_figures_and_a_prefix(value: float, text: str) -> None
 )
 def test_percent_has_a_real_minus_and_no_negative_zero(value: float | None, text: str) -> None:
     assert words.plain(words.percent(value)) == text
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
+
+
+@settings(max_examples=20)
+@given(
+    NAMES, NAMES, st.integers(20, 220), st.floats(0.01, 20), st.sampled_from([(GPU,), (("model(x)", "cpu"),)])
+)
+def test_any_name_at_any_width_breaks_no_line_and_crops_no_number(
+    workload: str, method: str, width: int, time: float, sensors: tuple[tuple[str, str], ...]
+) -> None:
+    run = Run(workload=f"w{workload}", noise=0.03, sensors=sensors).method(
+        f"m{method}", time=time, energy=time
+    )
+    summary = summarise(*run.method("plainly named", time=0.9, energy=0.8).records())
+    out = io.StringIO()
+    render(summary, Console(file=out, width=width, force_terminal=False))
+    lines = out.getvalue().split("\n")
+    assert all(c.isprintable() for line in lines for c in line)
+    assert max(map(cell_len, lines)) <= width
+    flat = " ".join(out.getvalue().split())
+    for row in summary.workloads[0].rows:
+        assert words.plain(words.measured(row.measured)) in flat
+        assert row.verdict in flat

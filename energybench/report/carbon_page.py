@@ -1,0 +1,205 @@
+"""The carbon report on a terminal and as FOLDER/carbon.md: `energybench report FOLDER --carbon`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from energybench.record import read_folder, write_text
+from energybench.report import words
+from energybench.report.carbon import RUNS, Gain, Page, Span, Use, page, to_json
+from energybench.report.evidence import EnergyFigure
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+J_PER_KWH = 3.6e6
+PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}
+MODELLED = (
+    "Modelled energy is time in another unit: it is multiplied by nothing, neither by a grid nor by runs."
+)
+Table = tuple[list[str], list[list[str]]]  # head, rows; the first column is labels
+
+
+def report_carbon(folder: Path, zones: str | None, console: Console | None, *, write: bool) -> dict[str, Any]:
+    """Print the page, write it if asked to, and return its facts. zones: "FRA,USA". Raises UsageError E502."""
+    asked = [name.strip().upper() for name in (zones or "").split(",") if name.strip()]
+    found = page(*read_folder(folder), asked)
+    if write:
+        write_text(folder / "carbon.md", markdown(found))
+    if console is not None:
+        render(found, console)
+    return to_json(found)
+
+
+def span(figure: Span | None, unit: str, zone_factor: float = 1.0) -> str:
+    """ "150 J [140, 161]": three figures, the bounds with the same prefix and decimals; a missing one is a dash."""
+    if figure is None:
+        return words.NOTHING
+    values = [value * zone_factor for value in (figure.mean, figure.low, figure.high) if value is not None]
+    size = max(abs(value) for value in values)
+    if not size or not all(map(math.isfinite, values)):
+        return words.si(values[0], unit)
+    power = max(-3, min(5, math.floor(math.log10(float(f"{size:.3g}")) / 3 + 1e-12)))
+    scaled = [value / 1000**power for value in values]
+    decimals = max(0, 2 - math.floor(math.log10(max(map(abs, scaled))) + 1e-12))
+    mean, *bounds = (words.number(value, decimals) for value in scaled)
+    inside = f"{words.NB}[{bounds[0]},{words.NB}{bounds[1]}]" if len(bounds) == 2 else ""
+    return f"{mean}{words.NB}{PREFIXES[power]}{unit}{inside}"
+
+
+def _titles(found: Page) -> list[str]:
+    return [f"CO₂e {zone.zone}" for zone in found.zones]
+
+
+def _grams(found: Page, figure: Span | None) -> list[str]:
+    return [span(figure and zone.kg(figure), "g", 1000.0) for zone in found.zones]
+
+
+def _sources(energies: Sequence[EnergyFigure]) -> list[list[str]]:
+    """What has a figure; the first screen says what was not seen, and why."""
+    return [[f"{energy.scope}, {words.sensor(energy.source)}", "measured" if energy.measured else "modelled",
+             words.si(energy.energy_j.mean, "J")] for energy in energies if energy.energy_j]  # fmt: skip
+
+
+def uses(found: Page, workload: str) -> Table:
+    """What one training run takes."""
+    rows = [[use.method, span(use.measured_j, "J") if use.measured_j else use.reason, *_grams(found, use.measured_j)]
+            for use in found.uses if use.workload == workload]  # fmt: skip
+    return ["one training run", "measured energy", *_titles(found)], rows
+
+
+def sources(found: Page, workload: str) -> Table:
+    """The same by source, each by itself: two may watch one device."""
+    here = [use for use in found.uses if use.workload == workload]
+    rows = [[f"{use.method}: {name}", *rest] for use in here for name, *rest in _sources(use.sources)]
+    return ["by source", "kind", "energy"], rows
+
+
+def gains(found: Page, gain: Gain) -> Table:
+    """What a proven saving means, row by row."""
+    figures = [("a training run", gain.per_run_j), (f"{RUNS:,} runs", gain.runs_j)]
+    if gain.tuning_j:
+        trials = f"{gain.tuned_trials} tuning trial{'s' * (gain.tuned_trials != 1)}"
+        figures += [(f"{trials} took", gain.tuning_j), (f"{RUNS:,} runs less that", gain.net_j)]
+    rows = [[name, span(figure, "J"), *_grams(found, figure)] for name, figure in figures]
+    return [f"{gain.method}: saved", "energy", *_titles(found)], rows
+
+
+def notes(gain: Gain) -> str:
+    """What stands below a gain's table, or in its place."""
+    if gain.per_run_j is None:
+        return f"{gain.method}: {gain.because}."
+    costs = "it costs more, so what it saves is negative; " if gain.per_run_j.mean < 0 else ""
+    if gain.tuned_trials is None:
+        return f"{gain.method}: {costs}tuning is not in it: tuned = {{ trials = N }} in the suite adds it."
+    if gain.repaid is None:
+        return f"{gain.method}: {costs}no number of runs repays its tuning."
+    text = f"{gain.method}: {_runs(gain.repaid)} repay the tuning"
+    if gain.repaid_bounds is None:
+        return f"{text}."
+    best, worst = gain.repaid_bounds
+    least = f"at best {_runs(best)}"
+    return (
+        f"{text}: {least}, at worst {_runs(worst)}."
+        if worst is not None
+        else f"{text}: {least}, at worst never."
+    )
+
+
+def _runs(count: int) -> str:
+    return f"{count:,}{words.NB}run{'s' * (count != 1)}"
+
+
+def zone_lines(found: Page) -> list[str]:
+    """Where each intensity comes from."""
+    lines = [f"{z.zone}: {z.country}, {words.number(z.intensity_kg_j * J_PER_KWH * 1000, 1)} g CO₂e/kWh, the mean of "
+             f"{z.year or 'an unnamed year'}, by {z.source or 'an unnamed source'}; PUE {z.pue:g}, in every CO₂e."
+             for z in found.zones]  # fmt: skip
+    return lines or [found.no_zone]
+
+
+def whole(found: Page) -> str:
+    if found.whole_j is None:
+        return "This benchmark's own energy was not measured."
+    mass = ", ".join(
+        f"{span(zone.kg(Span(found.whole_j)), 'g', 1000.0)} CO₂e in {zone.zone}" for zone in found.zones
+    )
+    told = f"This benchmark itself took {words.si(found.whole_j, 'J')} in its metered windows"
+    return f"{told}: {mass}." if mass else f"{told}."
+
+
+def _workloads(found: Page) -> list[str]:
+    return list(dict.fromkeys(use.workload for use in found.uses))
+
+
+def _modelled(chosen: Sequence[Use]) -> bool:
+    return any(e.energy_j and not e.measured for use in chosen for e in use.sources)
+
+
+def render(found: Page, console: Console) -> None:
+    """The whole page on a terminal."""
+    from energybench.report.grid import grid, say
+
+    say(console, " · ".join([f"{found.suite} · run {found.run}", "carbon", *found.stamp]), "dim")
+    say(console, found.headline, "bold")
+    for line in (found.energy_note, found.look_note, *zone_lines(found)):
+        if line:
+            say(console, line, "yellow")
+    for name in _workloads(found):
+        console.print()
+        say(console, name, "bold underline")
+        grid(console, *uses(found, name))
+        for gain in (gain for gain in found.gains if gain.workload == name):
+            console.print()
+            if gain.per_run_j is not None:
+                grid(console, *gains(found, gain))
+            say(console, notes(gain))
+        console.print()
+        grid(console, *sources(found, name))
+        if _modelled([use for use in found.uses if use.workload == name]):
+            say(console, MODELLED, "yellow")
+    console.print()
+    say(console, whole(found))
+    say(console, "Not in any figure here:")
+    for line in found.not_in_it:
+        say(console, f"– {line}", indent="  ")
+
+
+def markdown(found: Page) -> str:
+    """The page as FOLDER/carbon.md, ending in one newline."""
+    from energybench.report.markdown import escape, table
+
+    def pipe(made: Table) -> str:
+        head, rows = ([escape(c) for c in made[0]], [[escape(c) for c in row] for row in made[1]])
+        return table(head, rows, right="123456789")
+
+    stamp = f" ({escape(', '.join(found.stamp))})" if found.stamp else ""
+    text = [f"# {escape(found.suite)}{stamp}: energy and carbon", f"**{escape(found.headline)}**"]
+    text += [escape(line) for line in (found.energy_note, found.look_note) if line]
+    text.append("\n".join(f"- {escape(line)}" for line in zone_lines(found)))
+    for name in _workloads(found):
+        text += [f"## {escape(name)}", pipe(uses(found, name))]
+        for gain in (gain for gain in found.gains if gain.workload == name):
+            if gain.per_run_j is not None:
+                text.append(pipe(gains(found, gain)))
+            text.append(escape(notes(gain)))
+        text.append(pipe(sources(found, name)))
+        if _modelled([use for use in found.uses if use.workload == name]):
+            text.append(escape(MODELLED))
+    text += [
+        "## What is not in it",
+        "\n".join(f"- {escape(line)}" for line in found.not_in_it),
+        escape(whole(found)),
+    ]
+    text.append(escape(HOW))
+    return words.plain("\n\n".join(text)) + "\n"
+
+
+HOW = (
+    "Means of one training window over the blocks, with 95 % intervals (Student's t) that hold the sensors' error "
+    f"budgets too. {RUNS:,} runs: {RUNS:,} times the mean, with its uncertainty and the scatter of single runs. Only a "
+    "verdict is multiplied."
+)

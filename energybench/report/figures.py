@@ -1,0 +1,62 @@
+"""Every picture of a report, from its figures and its records. The same records give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from energybench.record import Trial
+from energybench.report import figures_diagnostics, figures_savings, figures_trials, words
+from energybench.report.album import Album, LeftOut, Picture
+from energybench.report.canvas import Drawn
+from energybench.report.shapes import Summary, Workload
+from energybench.suite import slug
+
+KINDS = ("ladder", "where", "trade-off", "blocks", "curves", "power", "diagnostics")
+DIAGNOSED = 8  # cells of a workload whose diagnostics are drawn
+
+
+def album(summary: Summary, trials: Sequence[Trial], folder: Path) -> Album:
+    """All that can be drawn, workload by workload. `folder`: the run's, where its power traces lie."""
+    pictures: list[Picture] = []
+    left_out: list[LeftOut] = []
+    for workload in summary.workloads:
+        ours = [trial for trial in trials if trial.workload == workload.name]
+        for kind, stem, draw in _drawers(workload, ours, summary.accept.noise, folder):
+            name = slug(stem).replace("+", "-").replace("=", "-")
+            while any(picture.file == f"{name}.svg" for picture in pictures):
+                name += "-"
+            drawn = _attempt(draw, name)
+            if isinstance(drawn, Drawn):
+                caption, alt = (words.clean(words.plain(part)) for part in (drawn.caption, drawn.alt))
+                pictures.append(Picture(kind, workload.name, f"{name}.svg", caption, alt, drawn.svg))
+            elif kind != "diagnostics":  # most methods have nothing to draw, and need not
+                left_out.append(LeftOut(kind, workload.name, drawn))
+    return Album(tuple(pictures), tuple(left_out))
+
+
+def _drawers(
+    workload: Workload, trials: Sequence[Trial], noise: float, folder: Path
+) -> list[tuple[str, str, Callable[[str], Drawn | str]]]:
+    name = workload.name
+    found: list[tuple[str, str, Callable[[str], Drawn | str]]] = [
+        ("ladder", f"ladder-{name}", partial(figures_savings.ladder, workload, noise)),
+        ("where", f"where-{name}", partial(figures_savings.where, workload, noise)),
+        ("trade-off", f"trade-off-{name}", partial(figures_savings.trade_off, workload, trials, noise)),
+        ("blocks", f"blocks-{name}", partial(figures_trials.blocks, name, trials)),
+        ("curves", f"curves-{name}", partial(figures_trials.training, name, trials, folder)),
+        ("power", f"power-{name}", partial(figures_trials.powers, name, trials, folder)),
+    ]
+    for row in workload.rows[:DIAGNOSED]:
+        draw = partial(figures_diagnostics.diagnostics, name, row.method, trials)
+        found.append(("diagnostics", f"diagnostics-{name}-{row.method}", draw))
+    return found
+
+
+def _attempt(draw: Callable[[str], Drawn | str], name: str) -> Drawn | str:
+    """A mistake of ours in one picture must not cost the report of a whole run; it is told on the page."""
+    try:
+        return draw(name)
+    except Exception as error:  # whatever a library raises
+        return f"our mistake, it could not be drawn: {type(error).__name__}: {words.clean(str(error))[:120]}"

@@ -1,0 +1,193 @@
+"""Pictures of what methods say of themselves, by the shape of what they recorded: no method is known by name here.
+
+"histograms": [{"name", "from", "to", "density": [...], "fitted": [...]}, ...]    bars, and the fitted line
+    beside "tensors": [{"name", "ks", "ks_n", "ks_passes"}, ...]                  goodness of fit, in the title
+"...": [{"epoch", figure, ...}, ...]                                              a line for each figure that moves
+"...": {"0.8": 120, "0.5": 40}                                                    a bar for each number
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from energybench.record import Trial
+from energybench.report import evidence, words
+from energybench.report.canvas import INK, MUTED, SERIES, WIDTH_IN, Drawn, Sheet, listed, sheet, short, svg
+
+PANELS, COLUMNS, BARS, BINS = 9, 3, 12, 400
+EACH_IN, GAP_IN = 1.25, 0.62
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    name: str
+    edges: tuple[float, float]
+    density: tuple[float, ...]
+    fitted: tuple[float, ...]
+    fit: str  # "KS 0.04 of n = 144: passes"; empty where nothing was tested
+
+
+@dataclass(frozen=True, slots=True)
+class OverEpochs:
+    name: str
+    epochs: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ByNumber:
+    name: str
+    keys: tuple[str, ...]
+    values: tuple[float, ...]
+
+
+Panel = Histogram | OverEpochs | ByNumber
+
+
+def number(value: object) -> float | None:
+    """A finite number, else None; a truth value is no number."""
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+    return float(value) if known and math.isfinite(value) else None  # type: ignore[arg-type]
+
+
+def _numbers(values: object) -> tuple[float, ...]:
+    """All of a list, or none of it."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        return ()
+    found = [number(value) for value in values]
+    return tuple(value for value in found if value is not None) if None not in found else ()
+
+
+def panels(found: object, name: str = "", depth: int = 0) -> Iterator[Panel]:
+    """Everything in a method's diagnostics that has one of the shapes above."""
+    if not isinstance(found, Mapping) or depth > 4:
+        return
+    for key, value in found.items():
+        title = str(key).replace("_", " ")
+        if key == "histograms" and isinstance(value, Sequence):
+            yield from _histograms(value, found.get("tensors"))
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            yield from _over_epochs(value)
+        elif isinstance(value, Mapping):
+            bars = _by_number(title, value)
+            if bars:
+                yield bars
+            else:
+                yield from panels(value, title, depth + 1)
+
+
+def _histograms(entries: Sequence[Any], tensors: object) -> Iterator[Histogram]:
+    tested = {t.get("name"): t for t in tensors if isinstance(t, Mapping) and isinstance(t.get("name"), str)} \
+        if isinstance(tensors, Sequence) else {}  # fmt: skip
+    for entry in entries:
+        if not isinstance(entry, Mapping):
+            continue
+        low, high = number(entry.get("from")), number(entry.get("to"))
+        density, fitted = _numbers(entry.get("density")), _numbers(entry.get("fitted"))
+        if low is None or high is None or not low < high or not 1 < len(density) <= BINS:
+            continue
+        name = entry.get("name")
+        fit = _fit(tested.get(name)) if isinstance(name, str) else ""
+        yield Histogram(
+            str(name or "?"), (low, high), density, fitted if len(fitted) == len(density) else (), fit
+        )
+
+
+def _fit(tested: Mapping[str, Any] | None) -> str:
+    statistic = number(tested.get("ks")) if tested else None
+    if tested is None or statistic is None:
+        return ""
+    n, passes = number(tested.get("ks_n")), tested.get("ks_passes")
+    of = f", n {n:.0f}" if n is not None else ""
+    fits = ", fits" if passes is True else ", does not fit" if passes is False else ""
+    return f"KS {words.number(statistic, 3)}{of}{fits}"
+
+
+def _over_epochs(entries: Sequence[Any]) -> Iterator[OverEpochs]:
+    rows = [
+        entry for entry in entries if isinstance(entry, Mapping) and number(entry.get("epoch")) is not None
+    ]
+    if len(rows) < 2 or len(rows) < len(entries):
+        return
+    for key in dict.fromkeys(key for row in rows for key in row if key != "epoch"):
+        known = sorted({x: y for row in rows
+                        if (x := number(row.get("epoch"))) is not None and (y := number(row.get(key))) is not None
+                        }.items())  # fmt: skip
+        if len(known) > 1 and len({y for _, y in known}) > 1:
+            yield OverEpochs(
+                str(key).replace("_", " "), tuple(x for x, _ in known), tuple(y for _, y in known)
+            )
+
+
+def _by_number(title: str, found: Mapping[str, Any]) -> ByNumber | None:
+    known = []
+    for key, value in found.items():
+        try:
+            at, size = float(key), number(value)
+        except (TypeError, ValueError):
+            return None
+        if size is None or not math.isfinite(at):
+            return None
+        known.append((at, str(key), size))
+    if not 1 < len(known) <= BARS:
+        return None
+    known.sort()
+    return ByNumber(title, tuple(key for _, key, _ in known), tuple(size for _, _, size in known))
+
+
+def diagnostics(workload: str, label: str, trials: Sequence[Trial], name: str) -> Drawn | str:
+    """The first usable trial's, of one cell."""
+    trial = next((t for t in sorted(trials, key=lambda t: (t.block, t.invocation)) if t.method == label
+                  and evidence.unusable(t) is None), None)  # fmt: skip
+    found = list(panels({"of": trial.diagnostics})) if trial else []
+    if trial is None or not found:
+        return "nothing in its diagnostics can be drawn"
+    shown = found[:PANELS]
+    more = f" The first {PANELS} of {len(found)} panels." if len(found) > PANELS else ""
+    told = listed([_told(panel) for panel in shown])
+    alt = f"What {label} recorded of itself on {workload}, block {trial.block}: {told}.{more}"
+    rows = -(-len(shown) // COLUMNS)
+    wide = (WIDTH_IN - 0.5 - 0.15 - (COLUMNS - 1) * 0.5) / COLUMNS
+    with sheet(rows * (EACH_IN + GAP_IN) + 0.1) as page:
+        for at, panel in enumerate(shown):
+            row, column = divmod(at, COLUMNS)
+            bottom = 0.3 + (rows - 1 - row) * (EACH_IN + GAP_IN)
+            _draw(page, panel, (0.5 + column * (wide + 0.5), bottom, wide, EACH_IN))
+        drawing = svg(page, name, alt)
+    return Drawn(drawing, f"Diagnostics of {label}, block {trial.block}", alt)
+
+
+def _told(panel: Panel) -> str:
+    if isinstance(panel, Histogram):
+        return f"{panel.name} {panel.fit or 'as a histogram'}"
+    if isinstance(panel, OverEpochs):
+        return f"{panel.name} from {panel.values[0]:.3g} to {panel.values[-1]:.3g} over epochs"
+    return f"{panel.name} " + ", ".join(f"{k}: {v:g}" for k, v in zip(panel.keys, panel.values, strict=True))
+
+
+def _draw(page: Sheet, panel: Panel, place: tuple[float, float, float, float]) -> None:
+    axes = page.axes(*place)
+    axes.locator_params(nbins=4)
+    title = short(panel.name, 26)
+    if isinstance(panel, Histogram):
+        low, high = panel.edges
+        width = (high - low) / len(panel.density)
+        edges = [low + width * i for i in range(len(panel.density) + 1)]
+        axes.stairs(panel.density, edges, fill=True, color=SERIES[0], alpha=0.35, linewidth=0)
+        if panel.fitted:
+            middle = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
+            axes.plot(middle, panel.fitted, color=INK, linewidth=1.2)
+        if panel.fit:
+            title += f"\n{panel.fit}"
+    elif isinstance(panel, OverEpochs):
+        axes.plot(panel.epochs, panel.values, color=SERIES[0], marker="o", markersize=3)
+        title += "\nover epochs"
+    else:
+        at = range(len(panel.keys))
+        axes.bar(at, panel.values, color=SERIES[0], width=0.6)
+        axes.set_xticks(list(at), [short(key, 8) for key in panel.keys])
+    axes.set_title(title, color=MUTED, fontsize=8)

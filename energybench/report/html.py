@@ -1,0 +1,237 @@
+"""The report as one page without a network: tables that sort and filter, pictures, curves and power to zoom, records.
+
+Everything is inside the file, under 2 MB: what does not fit is left out with a word, records first, and the links to
+the files beside the page stay. jinja2 escapes every text; scripts run by their hash alone (Content-Security-Policy), so
+that even a text which escaped nothing could not run, and the page can ask nothing of any network.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from energybench.record import Trial
+from energybench.report import evidence, figures_trials, looked, overall, words
+from energybench.report.album import Album
+from energybench.report.figures import album
+from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, energy_rows
+from energybench.report.shapes import Row, Summary, Workload
+
+LIMIT_B = 2_000_000
+PICTURES_B, CHARTS_B, TRIALS = 900_000, 250_000, 1_500  # of pictures, of figures to zoom, rows of trials
+POINTS = 1_500  # of a power trace to zoom
+ASSETS = Path(__file__).parent / "page"
+CODE = ("uPlot.iife.min.js", "page.js")
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a page of limited size may hold; `left_out` says what it does not."""
+
+    pictures: Album
+    charts: list[dict[str, Any]]
+    trials: list[dict[str, Any]]
+    records: list[Any]  # one for each line of `trials`, None where it does not fit
+    left_out: list[str] = field(default_factory=list)
+
+
+def page(summary: Summary, trials: Sequence[Trial], folder: Path) -> str:
+    """The whole page. The same records give the same text."""
+    parts = _parts(summary, trials, folder)
+    room = LIMIT_B - _size(_render(summary, parts)) - 1000
+    for number, trial in enumerate(evidence.order(trials)[: len(parts.trials)]):
+        record = json.loads(trial.model_dump_json(by_alias=True))
+        size = _size(_json(record))
+        if size <= room:
+            room -= size
+            parts.records[number] = record
+    if missing := len(trials) - sum(record is not None for record in parts.records):
+        parts.left_out.append(
+            f"{missing} of {len(trials)} records are not in this page; all lie in records/."
+        )
+    return _render(summary, parts)
+
+
+def _parts(summary: Summary, trials: Sequence[Trial], folder: Path) -> Parts:
+    drawn = album(summary, trials, folder)
+    left_out = [f"{each.kind}, {each.workload}: {each.because}" for each in drawn.left_out]
+    pictures = list(_within(drawn.pictures, PICTURES_B, lambda picture: len(picture.svg)))
+    if gone := len(drawn.pictures) - len(pictures):
+        left_out.append(f"{gone} pictures do not fit into one page; they lie in figures/.")
+    every = _charts(summary, trials, folder)
+    charts = list(_within(every, CHARTS_B, lambda chart: len(_json(chart))))
+    if gone := len(every) - len(charts):
+        left_out.append(f"{gone} figures to zoom do not fit into one page.")
+    rows = [_trial(trial, summary) for trial in evidence.order(trials)]
+    if len(rows) > TRIALS:
+        left_out.append(f"The first {TRIALS} of {len(rows)} trials are listed; all lie in records/.")
+    return Parts(
+        Album(tuple(pictures), drawn.left_out), charts, rows[:TRIALS], [None] * len(rows[:TRIALS]), left_out
+    )
+
+
+def _within(items: Iterable[Any], most: int, size: Any) -> Iterable[Any]:
+    """In order, each that still fits."""
+    for item in items:
+        most -= size(item)
+        if most < 0:
+            most += size(item)
+        else:
+            yield item
+
+
+def _size(text: str) -> int:
+    return len(text.encode())
+
+
+def _json(value: Any) -> str:
+    """For a data block: no `<` in it, so that nothing inside can end it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    """Six figures are more than a screen shows."""
+    return [float(f"{value:.6g}") for value in values]
+
+
+def _charts(summary: Summary, trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
+    """Curves and power traces, workload by workload."""
+    found = []
+    for workload in summary.workloads:
+        ours = [trial for trial in trials if trial.workload == workload.name]
+        looks = figures_trials.looks(figures_trials.cells(ours))
+        for over, title in figures_trials.OVER:
+            lines = [curve for curve in figures_trials.curves(ours, over, folder) if len(curve.x) > 1]
+            if lines:
+                found.append({
+                    "workload": workload.name, "title": f"Training loss over {title}", "x": title, "y": "loss",
+                    "series": [{"label": words.clean(looks[c.label].label), "color": looks[c.label].color,
+                                "x": _rounded(c.x), "y": _rounded(c.y)} for c in lines],
+                })  # fmt: skip
+        found += _power_charts(workload.name, ours, folder, looks)
+    return found
+
+
+def _power_charts(
+    workload: str, trials: Sequence[Trial], folder: Path, looks: dict[str, figures_trials.Look]
+) -> list[dict[str, Any]]:
+    block, _ = figures_trials.traced_block(trials, folder)
+    devices = list(dict.fromkeys(device for _, found in block.values() for device in found))
+    charts = []
+    for device in devices:
+        series = []
+        for label, (_, found) in block.items():
+            if device in found:
+                times, watts = figures_trials.thin(*found[device], POINTS)
+                series.append({"label": words.clean(looks[label].label), "color": looks[label].color,
+                               "x": _rounded(times), "y": _rounded(watts)})  # fmt: skip
+        number = next(iter(block.values()))[0].block
+        charts.append({"workload": workload, "title": f"Power of {words.clean(device)}, block {number}",
+                       "x": "seconds", "y": "watts", "series": series})  # fmt: skip
+    return charts
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _trial(trial: Trial, summary: Summary) -> dict[str, Any]:
+    """One line of the table of trials. Energy says by which kind of source; nothing measured is never 0."""
+    why = evidence.unusable(trial)
+    seconds = _finite(trial.train.wall_s if trial.train else None)
+    metered = evidence.metered(trial.train)
+    metric = next((w.metric for w in summary.workloads if w.name == trial.workload), None)
+    quality = _finite(trial.quality.get(metric) if metric else None)
+    return {
+        "trial": trial.trial, "workload": trial.workload, "method": trial.method, "block": trial.block,
+        "state": "used" if why is None else f"set aside: {why}", "device": trial.device,
+        "seconds": seconds, "seconds_text": words.NOTHING if seconds is None else words.duration(seconds),
+        "joules": metered.joules if metered.sensors else None,
+        "joules_text": words.si(metered.joules, "J") if metered.sensors else words.NOTHING,
+        "quality": quality, "quality_text": words.NOTHING if quality is None else words.number(quality, 4),
+        "flags": ", ".join(dict.fromkeys(flag.code for flag in trial.flags)) or words.NOTHING,
+        "href": f"records/{quote(trial.trial, safe='')}.json",
+    }  # fmt: skip
+
+
+def _row(row: Row, workload: Workload) -> dict[str, Any]:
+    figure = row.measured
+    return {
+        "workload": workload.name, "method": row.method, "row": row,
+        "claimed": row.claimed_rel, "estimated": row.estimated_rel, "counted": row.counted_rel,
+        "measured": None if figure is None else figure.saving_rel,
+        "measured_text": words.measured(figure), "of": words.what(figure.quantity, figure.scope) if figure else "–",
+        "quality": row.quality.change if row.quality else None, "quality_text": words.quality_change(row.quality),
+        "kept_text": words.kept(row.kept_rel), "notes": words.notes(row, workload.metric or "quality"),
+    }  # fmt: skip
+
+
+@cache
+def _assets() -> dict[str, str]:
+    found = {name: (ASSETS / name).read_text(encoding="utf-8").strip() for name in
+             (*CODE, "page.css", "uPlot.min.css", "uPlot.LICENSE")}  # fmt: skip
+    found[CODE[0]] = f"/*! uPlot\n{found['uPlot.LICENSE']}\n*/\n{found[CODE[0]]}"
+    return found
+
+
+def _digest(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+@cache
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {"percent": words.percent, "clean": lambda text: words.clean(str(text))}
+    return environment.get_template("page.html.j2")
+
+
+def _line(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _call(argv: Sequence[str]) -> str:
+    named = bool(argv) and argv[0].rsplit("/", 1)[-1] in ("energybench", "__main__.py")
+    return f"energybench {shlex.join(argv[1:] if named else argv)}"
+
+
+def _render(summary: Summary, parts: Parts) -> str:
+    import markupsafe
+
+    assets = _assets()
+    scripts = [assets[name] for name in CODE]
+    policy = "; ".join([
+        "default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", "base-uri 'none'", "form-action 'none'",
+        f"script-src {' '.join(map(_digest, scripts))}",
+    ])  # fmt: skip
+    text = _template().render(
+        summary=summary, policy=policy, parts=parts, words=words, carbon_note=carbon_note(summary),
+        styles=markupsafe.Markup(f"{assets['uPlot.min.css']}\n{assets['page.css']}"),
+        scripts=[markupsafe.Markup(script) for script in scripts],
+        stamps=[*summary.stamp, *([] if summary.finished else ["unfinished"])],
+        rows=[_row(row, workload) for workload in summary.workloads for row in workload.rows],
+        extra=[*overall.lines(summary), *looked.lines(summary)],
+        energy_head=ENERGY_HEAD, energy=energy_rows(summary), energy_about=CARBON_ABOUT.replace("*", ""),
+        machine=[(name, _line(value)) for name, value in sorted(summary.machine.items())],
+        checks=[[c.code, c.severity if c.result == "raised" else c.result, c.where, c.sentence, c.detail]
+                for c in summary.checks],
+        failures=[[f.trial, f.status, f.reason, "yes" if f.repeated else "no"] for f in summary.failures],
+        not_run=[[n.workload, n.method, n.reason] for n in summary.not_run],
+        sources=list(summary.sources.items()), calls=[words.clean(_call(call)) for call in summary.invocations],
+        svg=markupsafe.Markup, data=markupsafe.Markup(_json({"charts": parts.charts, "records": parts.records})),
+    )  # fmt: skip
+    return str(text).encode("utf-8", "replace").decode()

@@ -1,0 +1,54 @@
+"""A run's pages on disk: report.md with its figures, report.html. Written from the records, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from energybench.record import Trial, read_folder, write_text
+from energybench.report.album import FOLDER
+from energybench.report.figures import album
+from energybench.report.markdown import markdown
+from energybench.report.shapes import Summary
+from energybench.report.summary import summarise
+
+
+def contents(summary: Summary, trials: Sequence[Trial], folder: Path) -> dict[str, str]:
+    """Path from the run's folder → text, for the Markdown page and its figures."""
+    pictures = album(summary, trials, folder)
+    files = {f"{FOLDER}/{picture.file}": picture.svg for picture in pictures.pictures}
+    return {"report.md": markdown(summary, pictures), **files}
+
+
+def write(summary: Summary, trials: Sequence[Trial], folder: Path) -> Path:
+    """report.md and figures/; a figure that the records no longer give is removed. Returns the page's path."""
+    files = contents(summary, trials, folder)
+    for path, text in files.items():
+        write_text(folder / path, text)
+    for old in (folder / FOLDER).glob("*.svg"):
+        if f"{FOLDER}/{old.name}" not in files:
+            old.unlink()
+    return folder / "report.md"
+
+
+def write_html(summary: Summary, trials: Sequence[Trial], folder: Path) -> Path:
+    """report.html: everything in one file."""
+    from energybench.report.html import page
+
+    path = folder / "report.html"
+    write_text(path, page(summary, trials, folder))
+    return path
+
+
+def rewrite(folder: Path, html: bool = False) -> Path:
+    """A run's report.md and figures again, from its records; report.html too if asked for, or if there is one."""
+    run, trials, witnesses = read_folder(folder)
+    summary = summarise(run, trials, witnesses)
+    if html or (folder / "report.html").exists():
+        write_html(summary, trials, folder)
+    return write(summary, trials, folder)
+
+
+def runs(root: Path) -> list[Path]:
+    """Every run's folder at or below `root`, in order."""
+    return sorted(file.parent for file in root.rglob("run.json"))

@@ -1,0 +1,75 @@
+"""Rows that more than one page prints: plain text, escaped by whoever prints it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from energybench.report import words
+from energybench.report.evidence import EnergyFigure
+from energybench.report.shapes import Summary
+
+JOULES_PER_KWH = 3.6e6
+ENERGY_HEAD = [
+    "workload",
+    "method",
+    "kind",
+    "source",
+    "scope",
+    "energy",
+    "sensor error",
+    "net of idle",
+    "CO₂e",
+]
+CARBON_ABOUT = (
+    "Means of one training window and their spread over the blocks. Sources are listed apart and not added: two "
+    "may watch one device. *sensor error*: the widest budget of a trial's sensors. *net of idle*: less what the "
+    "same sensors read while the process waited, before and after; the savings above are gross."
+)
+
+
+def _intensity(summary: Summary) -> tuple[dict[str, Any], float | None]:
+    """What is known of the grid, and its kg CO₂e per kWh."""
+    carbon = summary.machine.get("carbon") or {}
+    intensity = carbon.get("intensity_kg_per_kwh")
+    if intensity is None and carbon.get("intensity_kg_per_j") is not None:
+        intensity = carbon["intensity_kg_per_j"] * JOULES_PER_KWH
+    return carbon, intensity
+
+
+def energy_rows(summary: Summary) -> list[list[str]]:
+    """Each source of each cell by itself: measured, modelled or missing with its reason; columns as in ENERGY_HEAD."""
+    _, intensity = _intensity(summary)
+    rows = []
+    for workload in summary.workloads:
+        cells = [("plain training", workload.baseline.energies)]
+        cells += [(row.method, row.energies) for row in workload.rows]
+        rows += [
+            [workload.name, label, *_energy_row(energy, intensity)]
+            for label, found in cells
+            for energy in found
+        ]
+    return rows
+
+
+def _energy_row(energy: EnergyFigure, intensity: float | None) -> list[str]:
+    figure, co2 = energy.energy_j, words.NOTHING
+    joules = energy.reason or "no figure"
+    if figure is not None:
+        spread = "" if figure.sd is None else f" ± {words.si(figure.sd, 'J')}"
+        joules = f"{words.si(figure.mean, 'J')}{spread}"
+    error = words.NOTHING if energy.error_j is None else f"±{words.NB}{words.si(energy.error_j, 'J')}"
+    net = words.NOTHING if energy.net_j is None else words.si(energy.net_j.mean, "J")
+    if figure is not None and intensity is not None:
+        co2 = words.si(1000 * figure.mean / JOULES_PER_KWH * intensity, "g")
+    kind = "measured" if energy.measured else "modelled" if figure else "missing"
+    return [kind, energy.source, energy.scope, joules, error, net, co2]
+
+
+def carbon_note(summary: Summary) -> str:
+    """The grid's intensity with its source and year; empty where none is known."""
+    carbon, intensity = _intensity(summary)
+    if intensity is None:
+        return ""
+    told = f"{carbon.get('zone', 'unknown zone')}, {words.number(1000 * intensity, 2)} g/kWh"
+    told += f" ({carbon.get('source', 'no source')}, {carbon.get('year', 'no year')})"
+    return f"Carbon intensity: {told}. PUE {carbon.get('pue', 1.0)}, not included above."

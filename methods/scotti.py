@@ -1,0 +1,151 @@
+"""scotti: neurons at equilibrium are not updated, and how still a neuron must be is learned, as is the learning rate.
+
+ω_t = ω_{t−1} − α·d·Θ(|v| − ε): v is the velocity of NEq, renewed after each epoch on a probe, d the direction of SGD,
+Θ 1 above 0 and 0 else. α and ε learn from the next gradient, Θ's derivative taken as −1 to ε (straight through):
+
+    α_{t+1} = α_t + η_α·S′     ε_{t+1} = ε_t − η_ε·α_t·S     S′ = Σ g_t·d_{t−1} over all weights, S over gated ones
+
+A neuron that rested has d = 0. Gated is what had a velocity, so ε stays where it starts for an epoch. The mask of a
+step comes from ε as the last step left it. ε is not clamped: it goes negative when gradients agree: then nothing rests.
+
+Paper: SCoTTi (Bragagnolo et al. 2023). Promises up to 86 % of the backward, by NEq's rule (that it counted so is
+inferred); a resting neuron saves dW and not dX, so about half of the backward is the most, and code that zeroes a whole
+gradient (mode "released") saves nothing. Probe and inner products are billed.
+Owns `update`: α starts at the recipe's learning rate, whose schedule and warm-up do not apply; momentum, nesterov,
+decay and clip do. Composes with what leaves `epoch`, `step`, `gradients` and `update` alone. On a GPU it reads ε in
+every step, which waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from energybench import Line
+from energybench.freezing import Freezing
+from energybench.hypergradient import HyperSGD
+
+
+@dataclass
+class SCoTTi(Freezing):
+    """mode: "sliced" (no gradient for resting neurons) | "released" (the whole gradient, then undone: as published)
+
+    slice_from:        share of a layer's neurons at rest from which their part of dW is left out; below it that would
+                       take longer than it saves
+    hyper_lr:          η_α; the paper has 1.5e-5 for ResNet-56 and says nothing of the others
+    epsilon_lr:        η_ε; "half": η_α / 2, the paper's
+    epsilon:           where ε starts
+    hyper_momentum:    momentum of the steps on α and ε; the released hyper-optimizer has 0.9 by default
+    learn_momentum:    learn SGD's momentum too, as the released hyper-optimizer does
+    velocity_momentum, recursion, similarity, probe: of the velocity, as NEq has them
+    """
+
+    replaces: ClassVar[frozenset[str]] = frozenset({"update"})
+
+    mode: str = "sliced"
+    slice_from: float = 0.375
+    hyper_lr: float = 1.5e-5
+    epsilon_lr: float | Literal["half"] = "half"
+    epsilon: float = 0.0
+    hyper_momentum: float = 0.0
+    learn_momentum: bool = False
+    velocity_momentum: float = 0.5
+    recursion: str = "paper"
+    similarity: str = "concat"
+    probe: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hyper_lr < math.inf:
+            raise ValueError(f"hyper_lr is > 0, not {self.hyper_lr}")
+        if self.epsilon_lr != "half" and not 0 <= self.epsilon_lr < math.inf:
+            raise ValueError(f'epsilon_lr is ≥ 0 or "half", not {self.epsilon_lr}')
+        if not math.isfinite(self.epsilon):
+            raise ValueError(f"epsilon is a finite velocity, not {self.epsilon}")
+        if not 0 <= self.hyper_momentum < 1:
+            raise ValueError(f"hyper_momentum is in [0, 1), not {self.hyper_momentum}")
+        self.check_parameters()
+
+    def refuses(self, train):
+        if train["optimizer"] != "sgd":
+            return f"it learns the learning rate of SGD, not of {train['optimizer']}"
+        if train.get("nesterov") and self.learn_momentum:
+            return "it does not learn the momentum of Nesterov's step"
+        return None
+
+    def setup(self, run):
+        recipe = run.recipe
+        if why := self.refuses({"optimizer": recipe.optimizer, "nesterov": recipe.nesterov}):
+            raise ValueError(f"{self.name}: {why}")
+        super().setup(run)
+        self._epsilon = torch.tensor(self.epsilon, dtype=torch.float64, device=run.device)
+        self._epsilon_rate = self.hyper_lr / 2 if self.epsilon_lr == "half" else self.epsilon_lr
+        self._built: list[HyperSGD] = []
+        self._before: Tensor | None = None  # which neurons moved in the last step; None: all
+        self._gates: dict[str, Tensor] = {}  # 1 for each gated parameter of a part, else 0, in the last step
+
+    def optimizer(self, run, params, inner):
+        made = HyperSGD(
+            params, run.recipe.lr, momentum=run.recipe.momentum, decay=run.recipe.decay, nesterov=run.recipe.nesterov,
+            hyper_lr=self.hyper_lr, hyper_momentum=self.hyper_momentum, learn_momentum=self.learn_momentum,
+        )  # fmt: skip
+        self._built.append(made)
+        return made
+
+    def live(self, run):
+        return self._velocity.abs() > self._epsilon.item()
+
+    def start_epoch_of_rest(self, run):
+        self._rest_now(run, anew=True)
+
+    def gradients(self, run, batch, inner):
+        if self._gated:
+            self._rest_now(run)
+        return super().gradients(run, batch, inner)
+
+    def _rest_now(self, run, anew=False):
+        """What moved in the last step is computed once more: its gradient judges that step."""
+        live = self.live(run)
+        before = torch.ones_like(live) if self._before is None else self._before
+        self.rest(run, live, live | before, anew=anew)
+
+    @torch.no_grad()
+    def update(self, run, part, inner):
+        optimizer = run.optimizer(part)
+        if run.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(run.parameters(part), run.recipe.clip)
+        before, rate = optimizer.product_flop, optimizer.rate
+        optimizer.look()
+        optimizer.turn()
+        if optimizer.product_flop > before:
+            run.tally.mark(self, "hyper")
+            if part in self._gates:
+                gated = (optimizer.products * self._gates[part]).sum()
+                self._epsilon = optimizer.adjust("epsilon", self._epsilon, rate * gated, self._epsilon_rate)
+        optimizer.move()
+        if self._gated:
+            self._before = torch.cat(self._live)
+            if part not in self._gates:
+                gated = {p for neurons in self._gated for p, _ in neurons.rows}
+                flags = [float(p in gated) for p in optimizer.parameters]
+                self._gates[part] = torch.tensor(flags, dtype=torch.float64, device=run.device)
+
+    def estimate(self, work):
+        """What the inner products cost, too."""
+        flop = sum(optimizer.product_flop for optimizer in self._built)
+        every = max(1.0, self._tally.epochs_trained * work.samples)
+        return super().estimate(work).add(Line("hypergradient", "", "dot", flop / every))
+
+    def noted(self, run):
+        rates = {"learning_rate": optimizer.rate.item(), "momentum": optimizer.momentum.item()} if (
+            optimizer := self._built[0] if self._built else None) else {}  # fmt: skip
+        return {"epsilon": self._epsilon.item()} | rates
+
+    def diagnostics(self):
+        negative = [entry["epoch"] for entry in self._epochs if entry["epsilon"] < 0]
+        warning = {"warning": f"ε is negative after {len(negative)} epochs, from epoch {negative[0]}: "
+                              "nothing rests then"} if negative else {}  # fmt: skip
+        return super().diagnostics() | warning

@@ -1,0 +1,92 @@
+"""ultimate: the learning rate of SGD is learned while it trains, by SGD on the learning rate.
+
+α_{t+1} = α_t + η·⟨g_t, d_{t−1}⟩, d the last step's direction: α grows while gradients agree with it. Then the weights
+move with the new α. The first step leaves α alone. Momentum may be learned likewise.
+
+Paper: Gradient Descent: The Ultimate Optimizer (Chandra et al. 2022), SGD over SGD. Promises no saving of its own; it
+replaces the search for a learning rate, and SCoTTi's ablation needs it alone. What automatic differentiation through
+the step gives is a dot product per tensor here, so there is no second backward and no graph.
+Owns `update`: α starts at the recipe's learning rate, and the recipe's schedule and warm-up do not apply; momentum,
+nesterov, decay and clip do. Composes with everything else that leaves `update` alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from energybench import Line, Method
+from energybench.hypergradient import HyperSGD
+
+
+@dataclass
+class Ultimate(Method):
+    """hyper_lr: η, the learning rate of the learning rate
+
+    hyper_momentum: momentum of the steps on the learning rate; the authors' code has 0.9 by default
+    learn_momentum: learn SGD's momentum too, with the same η
+    """
+
+    replaces: ClassVar[frozenset[str]] = frozenset({"update"})
+    needs: ClassVar[frozenset[str]] = frozenset({"backward"})
+
+    hyper_lr: float = 1.5e-5
+    hyper_momentum: float = 0.0
+    learn_momentum: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hyper_lr < math.inf:
+            raise ValueError(f"hyper_lr is > 0, not {self.hyper_lr}")
+        if not 0 <= self.hyper_momentum < 1:
+            raise ValueError(f"hyper_momentum is in [0, 1), not {self.hyper_momentum}")
+
+    def refuses(self, train):
+        if train["optimizer"] != "sgd":
+            return f"it learns the learning rate of SGD, not of {train['optimizer']}"
+        if train.get("nesterov") and self.learn_momentum:
+            return "it does not learn the momentum of Nesterov's step"
+        return None
+
+    def setup(self, run):
+        recipe = run.recipe
+        if why := self.refuses({"optimizer": recipe.optimizer, "nesterov": recipe.nesterov}):
+            raise ValueError(f"{self.name}: {why}")
+        self.acted = False
+        self._tally = run.tally
+        self._built: list[HyperSGD] = []  # one per part, in the order of their first use
+        self._epochs: list[dict[str, float | int]] = []
+
+    def optimizer(self, run, params, inner):
+        made = HyperSGD(
+            params, run.recipe.lr, momentum=run.recipe.momentum, decay=run.recipe.decay, nesterov=run.recipe.nesterov,
+            hyper_lr=self.hyper_lr, hyper_momentum=self.hyper_momentum, learn_momentum=self.learn_momentum,
+        )  # fmt: skip
+        self._built.append(made)
+        return made
+
+    def epoch(self, run, data, inner):
+        inner(data)
+        for optimizer in self._built:
+            rates = {"learning_rate": optimizer.rate.item(), "momentum": optimizer.momentum.item()}
+            self._epochs.append({"epoch": run.epoch_number} | rates)
+
+    def update(self, run, part, inner):
+        optimizer = run.optimizer(part)
+        if run.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(run.parameters(part), run.recipe.clip)
+        before = optimizer.product_flop
+        optimizer.step()
+        if optimizer.product_flop > before:
+            run.tally.mark(self, "hyper")
+
+    def estimate(self, work):
+        """What the inner products cost."""
+        flop = sum(optimizer.product_flop for optimizer in self._built)
+        every = max(1.0, self._tally.epochs_trained * work.samples)
+        return work.add(Line("hypergradient", "", "dot", flop / every))
+
+    def diagnostics(self):
+        return {"epochs": self._epochs}

@@ -1,0 +1,29 @@
+"""with_replacement: draw every batch uniformly with replacement: in an epoch some samples come twice, others never.
+
+The control of all methods that draw: what they have beyond it is their importance. Weights are 1, as 1/(N·p) is for
+p = 1/N. Promises 0 %. Owns `batches`. Composes with everything that leaves them alone.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from energybench import Method
+
+
+class WithReplacement(Method):
+    replaces: ClassVar[frozenset[str]] = frozenset({"batches"})
+
+    def setup(self, run):
+        self._drawn = 0
+
+    def batches(self, run, data, inner):
+        generator = run.rng(self.name, "draw", run.epoch_number)
+        sizes = data.sizes(run.recipe.batch)
+        self._drawn += sum(sizes)
+        return run.load(data, (torch.randint(len(data), (size,), generator=generator) for size in sizes))
+
+    def diagnostics(self):
+        return {"samples_drawn": self._drawn}

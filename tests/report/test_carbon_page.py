@@ -1,0 +1,325 @@
+"""Joules, kilograms and runs: products and sums done by hand, simulated truth, and nothing modelled in them."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from synthetic import GPU, JOULES, MODEL, Run
+
+from energybench.errors import UsageError
+from energybench.record import Energy, Reading
+from energybench.report import carbon, carbon_page, words
+from energybench.report.carbon import Gain, Page, Span, page
+
+ZONE = {
+    "zone": "FRA",
+    "country": "France",
+    "intensity_kg_per_j": 0.056 / 3.6e6,
+    "year": 2023,
+    "source": "a table",
+    "pue": 1.5,
+}
+EVIL = "a|b`c<script>alert(1)</script>\n# d [x](http://evil) @someone"
+
+
+def of(run: Run, *zones: str, tuned: int | None = None, **changes: Any) -> Page:
+    meta, trials, witnesses = run.records()
+    cells = [
+        cell.model_copy(update={"tuned_trials": tuned}) if cell.role == "method" else cell
+        for cell in meta.cells
+    ]
+    meta = meta.model_copy(update={"machine": {**meta.machine, "carbon": ZONE}, "cells": cells} | changes)
+    return page(meta, trials, witnesses, zones)
+
+
+def half(**options: Any) -> Run:
+    return Run(**{"blocks": 5, "sensors": (GPU,)} | options).method("half", time=0.6, energy=0.5)
+
+
+def gain(found: Page) -> Gain:
+    (only,) = found.gains
+    return only
+
+
+def printed(found: Page, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    carbon_page.render(found, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+# ── products ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_saving_without_scatter_is_exact_per_run_and_for_a_thousand() -> None:
+    found = gain(of(half()))
+    assert found.verdict == "saves"
+    assert found.per_run_j == Span(JOULES / 2, JOULES / 2, JOULES / 2)
+    assert found.runs_j is not None
+    assert (found.runs_j.low, found.runs_j.mean, found.runs_j.high) == pytest.approx([1000 * JOULES / 2] * 3)
+
+
+def test_co2_is_energy_times_pue_times_intensity_in_every_zone() -> None:
+    found = of(half(noise=0.02), "FRA", "USA", "POL")
+    assert [zone.zone for zone in found.zones] == ["FRA", "USA", "POL"]
+    span = gain(found).runs_j
+    assert span is not None
+    assert found.zones[0].kg(span).mean == pytest.approx(span.mean / 3.6e6 * 0.056 * 1.5)
+    usa, poland = found.zones[1:]
+    assert usa.intensity_kg_j * 3.6e9 == pytest.approx(369.473)  # codecarbon's table, g/kWh
+    assert poland.intensity_kg_j * 3.6e9 == pytest.approx(661.926)
+    assert poland.kg(span).low == pytest.approx(span.low * poland.intensity_kg_j * 1.5)  # type: ignore[operator]
+
+
+def test_the_runs_own_zone_is_the_recorded_one_and_never_todays_table() -> None:
+    assert of(half()).zones[0].source == "a table"
+    assert of(half(), "FRA").zones[0].intensity_kg_j == ZONE["intensity_kg_per_j"]
+
+
+def test_a_country_that_the_table_does_not_know_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        of(half(), "XYZ")
+    assert caught.value.problems[0].code == "E502"
+
+
+def test_without_a_country_energy_is_told_and_co2_is_not() -> None:
+    meta, trials, witnesses = half().records()
+    found = page(meta, trials, witnesses)
+    assert found.zones == ()
+    assert gain(found).per_run_j is not None
+    text = printed(found)
+    assert "names no country" in text
+    assert "CO₂e FRA" not in text
+
+
+@given(st.lists(st.tuples(st.floats(1, 1e6), st.floats(1, 1e6)), min_size=3, max_size=8))
+def test_what_is_saved_a_run_is_the_mean_of_the_differences(pairs: list[tuple[float, float]]) -> None:
+    span = carbon._bounded([plain - ours for plain, ours in pairs], 0.0)
+    mean = math.fsum(plain - ours for plain, ours in pairs) / len(pairs)
+    assert span.mean == pytest.approx(mean, abs=1e-6)
+    assert span.low is not None
+    assert span.high is not None
+    assert span.low <= span.mean <= span.high
+
+
+# ── uncertainty ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_sensors_budgets_of_both_sides_widen_the_bounds() -> None:
+    run = half()
+    for label, joules in (("baseline", JOULES), ("twin", JOULES), ("half", JOULES / 2)):
+        for block in range(5):
+            figure = Energy(source=GPU[0], scope=GPU[1], energy_j=joules, error_j=1.0)
+            run.change(label, block, phases={"train": Reading(wall_s=10 * joules / JOULES, energy=[figure])})
+    found = gain(of(run, tuned=4))
+    assert found.per_run_j == Span(JOULES / 2, JOULES / 2 - 2, JOULES / 2 + 2)
+    assert found.runs_j == Span(500 * JOULES, 500 * JOULES - 2000, 500 * JOULES + 2000)
+    assert found.tuning_j == Span(2 * JOULES, 2 * JOULES - 4, 2 * JOULES + 4)
+
+
+def test_the_bounds_of_a_thousand_runs_hold_the_truth_of_a_thousand_runs() -> None:
+    """Each run's saving is normal(100, 20): what 1,000 more save, predicted from 5 blocks, 95 times in 100."""
+    random, inside, once, repeats = np.random.default_rng(2), 0, 0, 3000
+    for _ in range(repeats):
+        blocks = list(random.normal(100, 20, 5))
+        many, one = carbon._bounded(blocks, 0.0, 1000), carbon._bounded(blocks, 0.0)
+        truth = random.normal(1000 * 100, math.sqrt(1000) * 20)
+        inside += many.low <= truth <= many.high  # type: ignore[operator]
+        once += one.low <= 100 <= one.high  # type: ignore[operator]
+    assert 0.935 <= inside / repeats <= 0.965
+    assert 0.935 <= once / repeats <= 0.965
+
+
+def test_one_run_to_come_is_less_certain_than_the_mean_of_runs() -> None:
+    mean, one = carbon._bounded([90.0, 100.0, 110.0], 0.0), carbon._bounded([90.0, 100.0, 110.0], 0.0, 1)
+    assert one.high - one.low == pytest.approx(2 * (mean.high - mean.low))  # type: ignore[operator]  # √(1 + 3)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0, 1e3), st.floats(-1e6, 1e6), st.floats(0, 1e3))
+def test_a_difference_of_two_spans_holds_every_difference_of_their_members(
+    a: float, x: float, b: float, y: float
+) -> None:
+    found = Span(a, a - x, a + x).less(Span(b, b - y, b + y))
+    assert found == Span(a - b, (a - x) - (b + y), (a + x) - (b - y))
+
+
+def test_one_block_has_a_figure_and_no_bounds() -> None:
+    assert carbon._bounded([5.0], 1.0, 10) == Span(50.0)
+
+
+# ── tuning ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("tuned", [1, 7, 40])
+def test_tuning_is_repaid_by_the_first_run_that_makes_up_for_it(tuned: int) -> None:
+    found = gain(of(half(noise=0.01), tuned=tuned))
+    assert found.per_run_j is not None
+    assert found.tuning_j is not None
+    assert found.repaid is not None
+    assert (
+        found.repaid * found.per_run_j.mean >= found.tuning_j.mean > (found.repaid - 1) * found.per_run_j.mean
+    )
+    assert found.repaid_bounds is not None
+    best, worst = found.repaid_bounds
+    assert worst is not None
+    assert best <= found.repaid <= worst
+    assert found.net_j is not None
+    assert found.runs_j is not None
+    assert found.net_j.mean == pytest.approx(found.runs_j.mean - found.tuning_j.mean)
+
+
+def test_tuning_that_nobody_declared_is_said_to_be_missing() -> None:
+    found = of(half())
+    assert gain(found).tuning_j is None
+    assert "tuning is not in it" in printed(found)
+
+
+def test_what_costs_more_is_negative_and_its_tuning_is_never_repaid() -> None:
+    found = of(Run(blocks=5, sensors=(GPU,)).method("half", energy=1.5), tuned=3)
+    assert gain(found).verdict == "costs more"
+    assert gain(found).per_run_j is not None
+    assert gain(found).per_run_j.mean == -JOULES / 2  # type: ignore[union-attr]
+    assert gain(found).repaid is None
+    text = printed(found)
+    assert "−250 J" in text
+    assert "no number of runs repays" in text
+
+
+# ── what may not be multiplied ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "verdict"),
+    [
+        ({"energy": 0.97}, {"noise": 0.1}, "inconclusive"),
+        ({"energy": 0.5, "quality": -0.05}, {}, "quality lost"),
+        ({"energy": 1.0}, {}, "no saving"),
+    ],
+)
+def test_only_a_verdict_is_multiplied(
+    method: dict[str, float], options: dict[str, float], verdict: str
+) -> None:
+    found = of(Run(blocks=5, sensors=(GPU,), **options).method("half", **method))  # type: ignore[arg-type]
+    assert gain(found).verdict == verdict
+    assert (gain(found).per_run_j, gain(found).runs_j) == (None, None)
+    text = printed(found)
+    assert "nothing is multiplied" in " ".join(text.split())
+    assert "1,000 runs" not in text
+
+
+@pytest.mark.parametrize("energy", [0.01, 0.5, 3.0])
+def test_modelled_energy_is_shown_and_multiplied_by_nothing(energy: float) -> None:
+    found = of(Run(blocks=5, sensors=(MODEL,)).method("half", time=0.5, energy=energy), "FRA", "POL", tuned=3)
+    assert all(use.measured_j is None for use in found.uses)
+    assert (gain(found).per_run_j, gain(found).tuning_j, found.whole_j) == (None, None, None)
+    facts = carbon.to_json(found)
+    assert all(use["measured_kg"] is None for use in facts["uses"])
+    text = printed(found)
+    assert "modelled" in text
+    assert words.plain(words.si(JOULES * energy, "J")) in text
+    assert not re.search(r"\d [nµm]?g\b(?! CO)", text)  # no mass but the grids' own
+    assert "1,000 runs" not in text
+
+
+def test_a_model_beside_a_sensor_changes_no_measured_figure() -> None:
+    beside, alone = of(half(sensors=(GPU, MODEL))), of(half())
+    assert [use.measured_j for use in beside.uses] == [use.measured_j for use in alone.uses]
+    assert gain(beside).per_run_j == gain(alone).per_run_j
+    assert beside.whole_j == alone.whole_j
+
+
+def test_blocks_since_the_last_look_and_blocks_added_later_are_not_in_it() -> None:
+    from energybench.record import Looks
+
+    closed = {"blocks": 20, "looks": Looks(at=[5, 10, 20], taken=[5]), "closed": 5}
+    wide = half(blocks=8, noise=0.02)
+    assert of(wide, **closed).uses[0].n == 5
+    assert gain(of(wide, **closed)).per_run_j == gain(of(half(blocks=5, noise=0.02), **closed)).per_run_j
+
+
+def test_the_whole_benchmark_adds_every_window_of_every_trial() -> None:
+    run = half()
+    idle = {
+        "train": Reading(wall_s=9, energy=run.energies(7.0)),
+        "idle_before": Reading(wall_s=1, energy=run.energies(3.0)),
+    }
+    run.change("half", 0, phases=idle)
+    blocks = 5
+    assert of(run).whole_j == pytest.approx(blocks * 2 * JOULES + (blocks - 1) * JOULES / 2 + 10.0)
+
+
+# ── pages ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_not_in_it_is_said_part_by_part() -> None:
+    found = " ".join(of(half()).not_in_it)
+    for word in ("embodied", "network", "PUE", "warm-up", "year's mean", "processors, memory"):
+        assert word in found
+    whole = Run(blocks=3, sensors=(("meter(plug)", "machine"),)).method("half", energy=0.5)
+    assert "no sensor here sees" not in " ".join(of(whole).not_in_it)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+def test_no_figure_is_cropped_or_broken_at_any_width(width: int) -> None:
+    found = of(half(noise=0.02), "FRA", "USA", "POL", tuned=20)
+    text = printed(found, width)
+    assert "…" not in text
+    figures = re.findall(r"−?[\d.,]+ [nµmk]?[Jg]\b|\[−?[\d.]+, −?[\d.]+\]", text)  # bounds may stand below
+    for _, rows in (carbon_page.uses(found, "cnn-digits"), carbon_page.gains(found, gain(found))):
+        for row in rows:
+            for cell in row[1:]:
+                figure, bracket, bounds = words.plain(cell).partition(" [")
+                assert figure in figures or figure in text
+                assert not bracket or f"[{bounds}" in figures
+
+
+def test_the_page_is_written_the_same_each_time_with_zone_year_and_intensity() -> None:
+    found = of(half(noise=0.02), tuned=3)
+    text = carbon_page.markdown(found)
+    assert text == carbon_page.markdown(of(half(noise=0.02), tuned=3))
+    assert "FRA: France, 56.0 g CO₂e/kWh, the mean of 2023, by a table; PUE 1.5" in text
+    assert "## What is not in it" in text
+    for rows in re.findall(r"(?:^\|.*\n?)+", text, flags=re.M):
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows.strip().splitlines()}) == 1
+
+
+def test_a_hostile_name_adds_no_cell_tag_link_or_heading() -> None:
+    run = Run(workload=EVIL, blocks=3, sensors=(GPU,)).method(EVIL, energy=0.5)
+    text = carbon_page.markdown(of(run))
+    assert "<script" not in text
+    assert "http://evil" not in text
+    assert "\n# d" not in text
+    assert "@someone" not in text
+
+
+@pytest.mark.parametrize(
+    ("figure", "text"),
+    [
+        (Span(150.04, 140.2, 160.6), "150 J [140, 161]"),
+        (Span(-0.5, -0.6, 0.4), "−500 mJ [−600, 400]"),
+        (Span(999.6, 10.0, 1000.4), "1.00 kJ [0.01, 1.00]"),
+        (Span(5.0), "5.00 J"),
+        (Span(0.0, 0.0, 0.0), "0 J"),
+        (None, "–"),
+    ],
+)
+def test_a_span_is_written_with_one_prefix(figure: Span | None, text: str) -> None:
+    assert words.plain(carbon_page.span(figure, "J")) == text
+
+
+def test_the_facts_for_machines_are_json_with_kilograms_beside_joules() -> None:
+    facts = carbon.to_json(of(half(noise=0.02), "FRA", "POL", tuned=3))
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+    (only,) = facts["gains"]
+    assert set(only["runs_kg"]) == {"FRA", "POL"}
+    assert only["runs_kg"]["FRA"]["mean"] == pytest.approx(
+        only["runs_j"]["mean"] * ZONE["intensity_kg_per_j"] * 1.5
+    )

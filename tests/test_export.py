@@ -1,0 +1,302 @@
+"""Exports: the shapes that other tools read, identities between figures, and nothing modelled called an emission."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from energybench.errors import UsageError
+from energybench.export import EMISSIONS, export
+from energybench.record import write_json
+
+sys.path.insert(0, str(Path(__file__).parent / "report"))
+from synthetic import GPU, JOULES, MODEL, SECONDS, Run
+
+RAPL = ("rapl", "cpu")
+ZONE = {
+    "zone": "FRA",
+    "country": "France",
+    "intensity_kg_per_j": 0.056 / 3.6e6,
+    "year": 2023,
+    "source": "a table",
+    "pue": 1.5,
+}
+EVIL = '=cmd|" /C calc"!A1\nco2: 9 <script>, "x": \u202e{'
+
+
+def written(folder: Path, run: Run, **machine: Any) -> Path:
+    """A run's folder on disk."""
+    meta, trials, witnesses = run.records()
+    meta = meta.model_copy(update={"machine": {**meta.machine, "carbon": ZONE, "cores": 8} | machine})
+    write_json(folder / "run.json", meta)
+    for index, trial in enumerate(trials):
+        write_json(folder / "records" / f"{index}.json", trial)
+    for index, witness in enumerate(witnesses):
+        write_json(folder / "witness" / f"{index}.json", witness)
+    return folder
+
+
+def half(**options: Any) -> Run:
+    return Run(**{"sensors": (GPU, RAPL), "noise": 0.02} | options).method("half", time=0.6, energy=0.5)
+
+
+def table(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode())))
+
+
+def codes(folder: Path, form: str, **options: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        export(folder, form, **options)
+    (problem,) = caught.value.problems
+    assert problem.hint
+    return problem.code
+
+
+# ── every trial ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_trial_is_a_row_with_its_joules_and_what_they_are(tmp_path: Path) -> None:
+    run = half(sensors=(GPU, RAPL, MODEL)).change("half", 1, status="failed", reason="cable")
+    found = table(export(written(tmp_path, run), "csv")[0])
+    assert len(found) == 3 * 3
+    (row,) = [r for r in found if (r["method"], r["block"]) == ("baseline", "0")]
+    names = ("measured_gpu_gpu_counter_j", "measured_cpu_rapl_j", "modelled_cpu_model_cpu_load_tdp_85_W_j")
+    gpu, cpu, model = (float(row[name]) for name in names)
+    assert float(row["measured_j"]) == pytest.approx(gpu + cpu)
+    assert model > 0  # shown, and in no sum
+    (failed,) = [r for r in found if r["status"] == "failed"]
+    assert (failed["usable"], failed["reason"], failed["measured_j"]) == ("False", "cable", "")
+
+
+def test_parquet_holds_the_same_rows_with_types(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder = written(tmp_path, half().method(EVIL, energy=0.9))
+    found = parquet.read_table(io.BytesIO(export(folder, "parquet")[0])).to_pylist()
+    text = table(export(folder, "csv")[0])
+    assert len(found) == len(text)
+    assert [row["trial"] for row in found] == [t.trial for t in _trials(folder)]
+    assert EVIL in {row["method"] for row in found}  # typed, so it needs no escape
+    assert [row["measured_j"] for row in found] == pytest.approx([float(row["measured_j"]) for row in text])
+    assert isinstance(found[0]["block"], int)
+
+
+def _trials(folder: Path) -> Any:
+    from energybench.export import Folder
+
+    return Folder(folder).trials
+
+
+def test_without_pyarrow_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert codes(written(tmp_path, half()), "parquet") == "E611"
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@x", " =1", "\t=1"])
+def test_no_spreadsheet_takes_a_name_for_a_formula(tmp_path: Path, name: str) -> None:
+    for form in ("csv", "emissions"):
+        content = export(written(tmp_path / form, half().method(name, energy=0.9)), form)[0].decode()
+        for cell in (cell for row in csv.reader(io.StringIO(content)) for cell in row):
+            assert not cell.lstrip().startswith(("=", "+", "@"))
+            assert not cell.lstrip().startswith("-") or _number(cell)
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_name_with_quotes_and_line_breaks_stays_one_cell(tmp_path: Path) -> None:
+    found = table(export(written(tmp_path, half().method(EVIL, energy=0.9)), "csv")[0])
+    assert len({len(row) for row in found}) == 1
+    assert None not in {key for row in found for key in row}
+
+
+# ── codecarbon ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_columns_are_codecarbons_own_in_its_order() -> None:
+    from codecarbon.output_methods.emissions_data import EmissionsData
+
+    assert tuple(field.name for field in dataclasses.fields(EmissionsData)) == EMISSIONS
+
+
+def test_energies_are_kwh_with_the_pue_and_emissions_are_energy_times_intensity(tmp_path: Path) -> None:
+    content, notes = export(written(tmp_path, half(noise=0.0)), "emissions")
+    found = table(content)
+    assert notes == []
+    (row,) = [r for r in found if r["run_id"] == "b0-i0-cnn-digits.baseline"]
+    names = [
+        "energy_consumed",
+        "gpu_energy",
+        "cpu_energy",
+        "emissions",
+        "duration",
+        "emissions_rate",
+        "gpu_power",
+        "pue",
+    ]
+    figures = {name: float(row[name]) for name in names}
+    assert figures["gpu_energy"] * 3.6e6 == pytest.approx(JOULES * 1.5)
+    assert figures["energy_consumed"] == pytest.approx(figures["gpu_energy"] + figures["cpu_energy"])
+    assert figures["emissions"] == pytest.approx(figures["energy_consumed"] * 0.056)
+    assert figures["emissions_rate"] * figures["duration"] == pytest.approx(figures["emissions"])
+    assert figures["gpu_power"] == pytest.approx(JOULES * 1.5 / SECONDS)
+    assert (figures["pue"], row["country_iso_code"], row["ram_energy"]) == (
+        1.5,
+        "FRA",
+        "",
+    )  # not seen: empty, never 0
+
+
+def test_pandas_reads_it_as_codecarbons_own(tmp_path: Path) -> None:
+    import pandas
+
+    found = pandas.read_csv(io.BytesIO(export(written(tmp_path, half()), "emissions")[0]))
+    assert found["energy_consumed"].sum() > 0
+    assert found["ram_energy"].isna().all()
+
+
+def test_modelled_energy_is_no_emission(tmp_path: Path) -> None:
+    content, notes = export(written(tmp_path, half(sensors=(MODEL,))), "emissions")
+    for row in table(content):
+        assert {row[name] for name in ("emissions", "energy_consumed", "cpu_energy", "cpu_power")} == {""}
+    assert "no measured energy" in notes[0]
+
+
+def test_without_a_country_energies_stand_and_emissions_are_empty(tmp_path: Path) -> None:
+    content, notes = export(written(tmp_path, half(), carbon=None), "emissions")
+    assert {row["emissions"] for row in table(content)} == {""}
+    assert all(float(row["energy_consumed"]) > 0 for row in table(content))
+    assert "no country" in notes[0]
+
+
+# ── a model card ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def card(folder: Path, **options: Any) -> dict[str, Any]:
+    text = export(folder, "model-card", **options)[0].decode()
+    assert text.startswith("---\n")
+    assert text.endswith("\n---\n")
+    return yaml.safe_load(text.strip().strip("-"))["co2_eq_emissions"]
+
+
+def test_a_card_gives_grams_of_one_training_run_and_says_how_they_were_measured(tmp_path: Path) -> None:
+    found = card(written(tmp_path, half(noise=0.0)), method="half")
+    assert set(found) == {"emissions", "source", "training_type", "geographical_location", "hardware_used"}
+    assert found["emissions"] == pytest.approx(1000 * 2 * JOULES * 0.5 / 3.6e6 * 0.056 * 1.5, rel=1e-5)
+    assert found["geographical_location"] == "France"
+    assert found["training_type"] == "pre-training"
+    for said in ("measured", "the card's energy counter", "RAPL", "FRA 56.0 g/kWh in 2023", "PUE 1.5"):
+        assert said in found["source"]
+
+
+def test_a_hostile_country_or_processor_adds_no_key(tmp_path: Path) -> None:
+    folder = written(tmp_path, half(), cpu=EVIL, carbon={**ZONE, "country": EVIL, "source": EVIL})
+    found = card(folder, method="baseline")
+    assert set(found) == {"emissions", "source", "training_type", "geographical_location", "hardware_used"}
+    assert isinstance(found["emissions"], float)
+
+
+def test_a_card_is_of_one_model_and_of_a_measured_one(tmp_path: Path) -> None:
+    assert codes(written(tmp_path / "two", half()), "model-card") == "E610"
+    assert codes(written(tmp_path / "none", half()), "model-card", method="hlaf") == "E610"
+    assert codes(written(tmp_path / "model", half(sensors=(MODEL,))), "model-card", method="half") == "E610"
+    assert codes(written(tmp_path / "nowhere", half(), carbon=None), "model-card", method="half") == "E610"
+
+
+# ── SCI ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def score(folder: Path, **options: Any) -> dict[str, Any]:
+    return json.loads(export(folder, "sci", **options)[0])
+
+
+@pytest.mark.parametrize(("per", "units"), [("run", 1), ("epoch", 6), ("sample", 6000)])
+def test_a_score_is_e_times_i_plus_m_per_r(tmp_path: Path, per: str, units: int) -> None:
+    found = score(written(tmp_path, half(noise=0.0)), per=per, embodied=150.0, lifespan=4.0)
+    for cell, joules, seconds in zip(
+        found["cells"], (2 * JOULES, JOULES), (SECONDS, 0.6 * SECONDS), strict=True
+    ):
+        assert cell["R"] == units
+        energy = joules * 1.5 / 3.6e6
+        made = 150e3 * seconds / (4 * 365.25 * 86400)
+        assert cell["E_kwh"] * units == pytest.approx(energy)
+        assert cell["M_g"] * units == pytest.approx(made)
+        assert cell["sci_g"] * units == pytest.approx(energy * found["I_g_per_kwh"] + made)
+
+
+def test_without_embodied_emissions_there_is_no_score_and_it_is_said(tmp_path: Path) -> None:
+    folder = written(tmp_path, half())
+    found = score(folder)
+    assert "missing" in found["M"]
+    assert {cell["sci_g"] for cell in found["cells"]} == {cell["M_g"] for cell in found["cells"]} == {None}
+    assert all(cell["operational_g"] > 0 for cell in found["cells"])
+    assert "M is missing" in export(folder, "sci")[1][0]
+
+
+def test_half_of_what_embodied_emissions_need_is_refused(tmp_path: Path) -> None:
+    assert codes(written(tmp_path, half()), "sci", embodied=150.0) == "E610"
+
+
+def test_a_score_needs_measured_energy(tmp_path: Path) -> None:
+    assert codes(written(tmp_path, half(sensors=(MODEL,))), "sci") == "E610"
+
+
+def test_a_method_that_skips_epochs_has_no_more_functional_units_for_it(tmp_path: Path) -> None:
+    run = Run(sensors=(GPU,)).method("half", energy=0.5, epochs=3.0)
+    cells = {cell["method"]: cell["R"] for cell in score(written(tmp_path, run), per="epoch")["cells"]}
+    assert cells["half"] == cells["baseline"] == 6
+
+
+# ── the command line ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def call(*arguments: str | Path, code: int = 0) -> str:
+    """What a command prints on stdout; its own errors are told by their code."""
+    from click.testing import CliRunner
+
+    from energybench.cli import app
+
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == code, (done.output, done.exception)
+    return done.stdout
+
+
+def test_an_export_goes_to_stdout_or_whole_into_a_file(tmp_path: Path) -> None:
+    folder, out = written(tmp_path / "run", half()), tmp_path / "new" / "emissions.csv"
+    printed = call("export", folder, "--to", "emissions")
+    assert call("export", folder, "--to", "emissions", "-o", out) == ""
+    assert out.read_text() == printed
+    assert printed.startswith("timestamp,project_name,")
+
+
+def test_the_carbon_report_is_printed_written_and_given_as_json(tmp_path: Path) -> None:
+    folder = written(tmp_path, half())
+    facts = json.loads(call("report", folder, "--carbon", "--zones", "fra, pol", "--json", "--write"))
+    assert [zone["zone"] for zone in facts["zones"]] == ["FRA", "POL"]
+    assert (folder / "carbon.md").read_text().startswith("# synthetic: energy and carbon\n")
+    assert "What is not in it" in (folder / "carbon.md").read_text()
+    assert not (folder / "report.md").exists()
+    assert "CO₂e FRA" in call("report", folder, "--carbon")
+
+
+def test_several_folders_stand_side_by_side_and_none_of_them_is_written(tmp_path: Path) -> None:
+    one, other = written(tmp_path / "a", half()), written(tmp_path / "b", half(), cpu="Another one")
+    assert "never averaged" in call("report", one, other)
+    facts = json.loads(call("report", one, other, "--json"))
+    assert [run["apart"] for run in facts["runs"]] == [None, "another device"]
+    assert json.loads(call("report", one, one, "--json"))["suite"] == "synthetic"  # one run twice is one run
+    call("report", one, other, "--write", code=1)
+    call("report", one, other, "--carbon", code=1)
+    assert not list(tmp_path.rglob("*.md"))
