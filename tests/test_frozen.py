@@ -92,6 +92,23 @@ def test_a_convolutions_gradients_are_autograds_with_the_resting_rows_zero(made,
     assert_rows_alone(conv, x, rows_of(conv.out_channels, seed), to_input=to_input)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_large_input_computed_in_pieces_of_the_batch_has_the_same_gradients(
+    groups, last, samples, monkeypatch
+):
+    torch.manual_seed(0)
+    conv, x = (
+        nn.Conv2d(4, 6, 3, padding=1, groups=groups, dtype=torch.float64),
+        torch.randn(7, 4, 5, 6).double(),
+    )
+    if last:
+        conv, x = conv.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    monkeypatch.setattr("energybench.frozen.PIECE", samples * x[0].numel())
+    assert_rows_alone(conv, x, torch.tensor([0, 2, 5]), to_input=True)
+
+
 @given(
     shape=st.sampled_from([(), (1,), (4,), (3, 5)]), out=st.integers(1, 9), bias=st.booleans(), seed=st.integers(0, 99),
     to_input=st.booleans(),

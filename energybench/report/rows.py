@@ -23,7 +23,8 @@ ENERGY_HEAD = [
 CARBON_ABOUT = (
     "Means of one training window and their spread over the blocks. Sources are listed apart and not added: two "
     "may watch one device. *sensor error*: the widest budget of a trial's sensors. *net of idle*: less what the "
-    "same sensors read while the process waited, before and after; the savings above are gross."
+    "same sensors read while the process waited, before and after; the savings above are gross. Only what was "
+    "measured is given as CO₂e."
 )
 
 
@@ -59,7 +60,7 @@ def _energy_row(energy: EnergyFigure, intensity: float | None) -> list[str]:
         joules = f"{words.si(figure.mean, 'J')}{spread}"
     error = words.NOTHING if energy.error_j is None else f"±{words.NB}{words.si(energy.error_j, 'J')}"
     net = words.NOTHING if energy.net_j is None else words.si(energy.net_j.mean, "J")
-    if figure is not None and intensity is not None:
+    if figure is not None and intensity is not None and energy.measured:
         co2 = words.si(1000 * figure.mean / JOULES_PER_KWH * intensity, "g")
     kind = "measured" if energy.measured else "modelled" if figure else "missing"
     return [kind, energy.source, energy.scope, joules, error, net, co2]

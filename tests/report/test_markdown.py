@@ -7,9 +7,10 @@ import re
 from urllib.parse import unquote
 
 import pytest
-from synthetic import GPU, JOULES, Run
+from synthetic import GPU, JOULES, MODEL, Run
 
 from energybench.record import Claim, write_json
+from energybench.report import words
 from energybench.report.markdown import escape, fence, markdown
 from energybench.report.summary import summarise
 
@@ -155,3 +156,14 @@ def test_an_empty_run_still_makes_a_page() -> None:
 
 def test_the_call_can_be_typed_again() -> None:
     assert "```text\nenergybench run synthetic\n```" in page(example())
+
+
+@pytest.mark.parametrize(("sensor", "told"), [(GPU, True), (MODEL, False)])
+def test_modelled_energy_is_multiplied_by_nothing(sensor: tuple[str, str], told: bool) -> None:
+    run = Run(sensors=(sensor,)).method("half", time=0.8, energy=0.7)
+    run.machine["carbon"] = {"zone": "FRA", "intensity_kg_per_kwh": 0.056}
+    page = markdown(summarise(*run.records()))
+    grams = 1000 * JOULES / 3.6e6 * 0.056
+    row = next(line for line in page.splitlines() if line.startswith("| cnn-digits | plain training |"))
+    assert (row.split("|")[-2].strip() == words.plain(words.si(grams, "g"))) is told
+    assert (row.split("|")[-2].strip() == words.NOTHING) is not told
