@@ -39,10 +39,15 @@ def test_the_run_leaves_its_records_its_witnesses_and_its_report_and_nothing_els
     left = sorted(str(p.relative_to(finished.folder)) for p in finished.folder.rglob("*") if p.is_file())
     records = [name for name in left if name.startswith("records/")]
     witnesses = [name for name in left if name.startswith("witness/")]
-    assert sorted(set(left) - set(records) - set(witnesses)) == ["report.md", "run.json"]
+    figures = [name for name in left if name.startswith("figures/")]
+    assert sorted(set(left) - set(records) - set(witnesses) - set(figures)) == ["report.md", "run.json"]
+    page = (finished.folder / "report.md").read_text()
+    assert figures
+    assert all(f"({name})" in page for name in figures)
     assert len(records) == 2 * 2 * len(CELLS)
     assert len(witnesses) == 2 * 3
     assert sorted(p.name for p in finished.folder.iterdir()) == [
+        "figures",
         "records",
         "report.md",
         "run.json",

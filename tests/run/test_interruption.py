@@ -66,7 +66,7 @@ def assert_whole(folder: Path) -> None:
     """Every file can be read, and there is no lock, no half of a file and no empty log."""
     read_folder(folder)
     kinds = {p.suffix for p in folder.rglob("*") if p.is_file()}
-    assert kinds <= {".json", ".md"}, list(folder.rglob("*"))
+    assert kinds <= {".json", ".md", ".svg"}, list(folder.rglob("*"))
 
 
 def assert_complete(folder: Path) -> None:

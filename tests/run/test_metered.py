@@ -147,12 +147,14 @@ def test_a_card_pulled_or_reset_in_mid_trial_makes_the_trial_invalid_and_gives_n
     """The card fails while a method that waits for it trains."""
     (tmp_path / "waiter.py").write_text(
         '"""waiter: trains, once, until the file `gone` is there"""\n'
-        "import time\nfrom pathlib import Path\nfrom energybench import Method\n\n\n"
+        "import time\nfrom pathlib import Path\nfrom energybench import Method\n"
+        "from energybench.loop import Run\n\n\n"
         "class Waiter(Method):\n"
         "    def epoch(self, run, data, inner):\n"
         "        inner(data)\n"
         "        here = Path(__file__).parent\n"
-        "        if run.epoch_number == run.epochs and all(m.name != 'witness' for m in run.methods):\n"
+        "        metered = type(run) is Run and all(m.name != 'witness' for m in run.methods)\n"
+        "        if run.epoch_number == run.epochs and metered:\n"
         "            (here / 'training').touch()\n"
         "            while not (here / 'gone').exists(): time.sleep(0.01)\n"
         "            time.sleep(0.5)\n"
