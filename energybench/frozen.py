@@ -20,10 +20,6 @@ from torch.autograd.function import once_differentiable
 
 from energybench.sparse_backward import Geometry, convolution, gradients, grouped, spread, ungrouped
 
-PIECE = (
-    1 << 19
-)  # elements of x computed at once on a CPU: 2 MiB in float32, found by timing 16 to 64 channels
-
 # State of an optimizer that adds gradients up, which a neuron at rest has none of; other state waits as it is.
 MOMENTA = ("momentum_buffer", "direction", "exp_avg")
 
@@ -175,36 +171,11 @@ class _Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        dx, dw, db = _from_rows(dy, x, weight, ctx.live, ctx.geometry, ctx.needs_input_grad[:3])
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        dx = gradients(dy, x, weight, ctx.geometry, True, False)[0] if need_x else None
+        rule = ungrouped if ctx.geometry.groups == 1 else grouped
+        _, dw, db = rule(dy, x, weight, ctx.live, ctx.geometry, (False, need_weight, need_bias))
         return dx, spread(dw, weight, ctx.live), spread(db, dy.new_empty(len(weight)), ctx.live), None, None
-
-
-def _from_rows(dy: Tensor, x: Tensor, weight: Tensor, live: Tensor, geometry: Geometry,
-               needs: tuple[bool, bool, bool]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
-    """dX from all of dY, and the live rows of dW and dB, in pieces of the batch: a piece of dY that dX has read is
-    still in the cache when its live rows are gathered."""
-    need_x, *need_rows = needs
-    rule = ungrouped if geometry.groups == 1 else grouped
-    size = len(x) if x.is_cuda else max(1, PIECE // max(1, x[:1].numel()))
-    whole = size >= len(x)
-    dx = torch.empty_like(x) if need_x and not whole else None
-    sums: list[Tensor | None] = [None, None]
-    for start in range(0, len(x), size):
-        part, inputs = dy[start : start + size], x[start : start + size]
-        if need_x:
-            dx_part = gradients(part, inputs, weight, geometry, True, False)[0]
-            if dx is None:
-                dx = dx_part
-            elif dx_part is not None:
-                dx[start : start + size] = dx_part
-        found = rule(part, inputs, weight, live, geometry, (False, *need_rows))[1:]
-        for number, rows in enumerate(found):
-            before = sums[number]
-            if rows is not None:
-                wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
-                sums[number] = wide if before is None else before.add_(wide)
-    dw, db = (None if rows is None else rows.to(weight.dtype) for rows in sums)
-    return dx, dw, db
 
 
 class _Product(torch.autograd.Function):

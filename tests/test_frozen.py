@@ -105,7 +105,7 @@ def test_a_large_input_computed_in_pieces_of_the_batch_has_the_same_gradients(
     )
     if last:
         conv, x = conv.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
-    monkeypatch.setattr("energybench.frozen.PIECE", samples * x[0].numel())
+    monkeypatch.setattr("energybench.sparse_backward.PIECE", samples * x[0].numel())
     assert_rows_alone(conv, x, torch.tensor([0, 2, 5]), to_input=True)
 
 
