@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def test_a_committed_report_and_its_figures_are_what_its_records_give(folder: Pa
 def test_a_committed_run_names_no_folder_of_the_machine_that_made_it(folder: Path) -> None:
     for file in folder.rglob("*"):
         if file.is_file():
-            text = file.read_text(encoding="utf-8")
+            text = file.read_bytes().decode("utf-8", errors="ignore")  # a method's state is not text
             assert not re.search(r"/(home|root|tmp|work|opt|usr)/", text), file
 
 
@@ -43,6 +44,31 @@ def test_every_figure_of_the_readme_stands_in_the_report_it_links_to() -> None:
         for figure in re.findall(r"−?\d+(?:\.\d+)? (?:%|pp)(?: \[[^\]]+\])?", row.replace("\u00a0", " ")):
             plain = report.replace("\\[", "[").replace("\\]", "]").replace("\u00a0", " ")
             assert figure in plain, f"{figure!r} of {row!r} is not in {linked[0]}"
+
+
+def figures(text: str) -> list[str]:
+    """What reads like a saving: 41 % [16, 59]."""
+    plain = text.replace("\\[", "[").replace("\\]", "]").replace("\u00a0", " ")
+    return re.findall(r"−?\d+(?:\.\d+)? % \[[^\]]+\]", re.sub(r"\s+", " ", plain))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "methods").glob("*.py")), ids=lambda file: file.stem)
+def test_every_measured_figure_of_a_card_stands_in_the_report_that_it_names(file: Path) -> None:
+    card = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").strip()
+    named = re.findall(r"reports/[\w.-]+/[\w.-]+", card)
+    told = [
+        figure for folder in named for figure in figures((ROOT / folder / "report.md").read_text("utf-8"))
+    ]
+    assert set(figures(card)) <= set(told)
+
+
+def test_every_figure_of_what_was_measured_so_far_stands_in_its_rows_report() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in readme.splitlines() if line.startswith("| [") and "/report.md)" in line]
+    assert rows
+    for row in rows:
+        (linked,) = re.findall(r"\]\((reports/[^)]+/report\.md)\)", row)
+        assert set(figures(row)) <= set(figures((ROOT / linked).read_text(encoding="utf-8"))), row
 
 
 def test_every_link_of_a_document_leads_somewhere() -> None:
