@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -75,9 +76,7 @@ def test_every_link_of_a_document_leads_somewhere() -> None:
     for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("reports/*/*/report.md")]:
         for target in re.findall(r"\]\(([^)#\s]+)\)", document.read_text(encoding="utf-8")):
             if "://" not in target:
-                assert (document.parent / target.replace("%2B", "+").replace("%20", " ")).exists(), (
-                    f"{document.name}: {target}"
-                )
+                assert (document.parent / unquote(target)).exists(), f"{document.name}: {target}"
 
 
 def test_every_method_and_every_suite_parses_and_opens_with_its_card() -> None:
