@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from energybench.workloads.data import Data
 STEPS, FEWEST_STEPS = 24, 3  # of a shadow run; and in each of its epochs, of which the first is cold
 
 Seconds = dict[str, float]
+Item = TypeVar("Item")
 
 
 class Stopwatch:
@@ -95,8 +96,10 @@ class TimedRun(Run):
             steps = self._cold if cold else self.by_key[self.tally.cost_key()]
             steps.append(subtracted(self.watch.seconds, before))
 
-    def _batches(self, data: Data) -> Iterable[Batch]:
-        return self._timed(super()._batches(data), "data")
+    def load(self, data: Data, batches: Iterable[Tensor]) -> Iterator[Batch]:
+        """Loading is a wait for data, whoever asks; what chooses positions one by one is a method's own work."""
+        chosen = batches if isinstance(batches, list) else self._timed(batches, "own")
+        return self._timed(super().load(data, chosen), "data")
 
     def _update(self, part: str) -> None:
         with self.watch.phase("update"):
@@ -116,15 +119,15 @@ class TimedRun(Run):
             found = super()._enter(key, call, rest, argument)
         return self._timed(found, "own") if key[1] == "batches" else found
 
-    def _timed(self, batches: Iterable[Batch], phase: str) -> Iterator[Batch]:
-        """Most of `batches` runs when a batch is asked for."""
-        given = iter(batches)
+    def _timed(self, items: Iterable[Item], phase: str) -> Iterator[Item]:
+        """Most of a generator runs when an item is asked for."""
+        given = iter(items)
         while True:
             with self.watch.phase(phase):
-                batch = next(given, None)
-            if batch is None:
+                item = next(given, None)
+            if item is None:
                 return
-            yield batch
+            yield item
 
 
 def steps_per_epoch(epochs: int) -> int:

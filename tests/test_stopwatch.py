@@ -145,6 +145,36 @@ def test_a_shadow_is_scaled_to_the_whole_run_by_its_tally():
     assert found.plain_s.get("own", 0.0) == 0
 
 
+def test_loading_is_a_wait_for_data_whoever_asks_and_choosing_is_the_methods_own():
+    clock = Hand()
+
+    class Choosing(Method):
+        name = "choosing"
+        replaces = frozenset({"batches"})
+
+        def batches(self, run: Any, data: Any, inner: Any) -> Any:
+            def positions() -> Iterator[Any]:
+                for piece in data.cut(run.order(data), run.recipe.batch):
+                    clock.pass_(5)
+                    yield piece
+
+            return run.load(data, positions())
+
+    for methods, own in (([], 0), ([Choosing()], 2 * 5)):
+        run = timed(clock, methods)
+        fetch = run.data.store.fetch
+
+        def slowly(batches: Any, fetch: Any = fetch) -> Iterator[Any]:
+            for item in fetch(batches):
+                clock.pass_(2)
+                yield item
+
+        run.data.store.fetch = slowly
+        run.train_epoch(1)
+        assert run.watch.seconds["data"] == 2 * 2
+        assert run.watch.seconds.get("own", 0) == own
+
+
 def test_an_epochs_first_step_is_cold_and_not_looked_at():
     """What ran before has the caches; here the first forward of every epoch takes 40 s more."""
     clock = Hand()

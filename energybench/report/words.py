@@ -171,7 +171,8 @@ def moved(estimates: Sequence[Estimate]) -> str:
     if abs(flop) < FEWER_APART or abs(saved - flop) < FEWER_APART:
         return ""
     which = "fewer" if saved >= 0 else "more"
-    text = f"By its formulas {percent(flop)} fewer FLOPs move {percent(abs(saved))} {which} bytes"
+    less = "fewer" if flop >= 0 else "more"
+    text = f"By its formulas {percent(abs(flop))} {less} FLOPs move {percent(abs(saved))} {which} bytes"
     layer = next((layer for e in estimates for layer in e.layers), None)
     if layer and layer.bytes_saved_rel is not None and layer.intensity_flop_b is not None:
         fewer = f"{percent(layer.flop_saved_rel)} fewer FLOPs, {percent(layer.bytes_saved_rel)} fewer bytes"
