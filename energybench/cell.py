@@ -36,7 +36,7 @@ from energybench.phases import Phases, gpu_facts, keep_trace
 from energybench.recipe import Recipe
 from energybench.record import Estimate, Flag, Layer, Shadow, Target, Trial, Witness, write_bytes, write_json
 from energybench.seeds import stable_seed
-from energybench.stopwatch import Stopwatch, TimedRun, in_turns, steps_per_epoch
+from energybench.stopwatch import Stopwatch, TimedRun, in_turns, other_work, steps_per_epoch
 from energybench.warmup import warm_up
 from energybench.witness import WitnessLayer
 from energybench.work import Line, Work
@@ -156,7 +156,9 @@ def shadow(spec: dict[str, Any], train: Data, device: torch.device, run: Run) ->
 
     keys = {key: counts["steps"] for key, counts in run.tally.passes().keys.items()}
     try:
-        return in_turns(timed([]), timed(build_stack(spec["stack"])), keys)
+        ours = timed(build_stack(spec["stack"]))
+        found = in_turns(timed([]), ours, keys)
+        return Shadow(reason=why) if (why := other_work(estimate(spec, ours), estimate(spec, run))) else found
     except Exception as error:
         return Shadow(reason=_verdict_on(error)[1])
 

@@ -14,8 +14,9 @@ from support import CPU, MODELS, assert_same_state, digits, make_run, state, tin
 from energybench import discovery
 from energybench.method import Method
 from energybench.recipe import Recipe
+from energybench.record import Estimate
 from energybench.seeds import stable_seed
-from energybench.stopwatch import STEPS, Stopwatch, TimedRun, in_turns, scaled, steps_per_epoch
+from energybench.stopwatch import STEPS, Stopwatch, TimedRun, in_turns, other_work, scaled, steps_per_epoch
 from energybench.workloads.classification import Classification
 
 EPOCHS, BATCH = 4, 32
@@ -215,6 +216,17 @@ def test_watching_changes_no_step_of_any_method(name: str, model: str):
     assert run.tally.passes() == plain.tally.passes()
     assert sum(len(steps) for steps in run.by_key.values()) == run.tally.steps - run.tally.epochs_trained
     assert all(seconds > -1e-9 for seconds in run.outside().values())
+
+
+@pytest.mark.parametrize(
+    ("ours", "whole", "told"), [(0.35, 0.11, True), (0.11, 0.35, True), (0.12, 0.11, False)]
+)
+def test_a_shadow_that_saves_other_flops_than_the_run_does_not_stand_for_it(
+    ours: float, whole: float, told: bool
+):
+    one, other = (Estimate(plain_flop=1e9, estimated_flop=(1 - saved) * 1e9) for saved in (ours, whole))
+    assert bool(other_work(one, other)) is told
+    assert not other_work(None, other)
 
 
 @given(st.integers(1, 500))

@@ -192,6 +192,7 @@ class Bench:
             struck=bool(struck) or flags.worst(here) == "struck",
             verdict="no verdict", because="", detectable_rel=None, blocks_needed=None, explanation="",
             moved=words.moved(evidence.estimates(used, witness)), phases=_phases(witness),
+            untimed=(witness.shadow.reason if witness and witness.shadow else None) or "",
             to_target=None,
             flags=raised(here, f"{self.name}: {label}"), control=control,
             seconds=evidence.figure(evidence.seconds(t) for t in used), energies=evidence.energies(used),

@@ -171,6 +171,7 @@ class Row:
     explanation: str
     moved: str  # what the formulas say of bytes; empty where they say nothing
     phases: tuple[Phase, ...]  # where the time went; empty where no step was timed
+    untimed: str  # why not
     to_target: ToTarget | None
     flags: tuple[Raised, ...]
     control: Control | None

@@ -275,6 +275,8 @@ def notes(row: Row, metric: str) -> list[str]:
         found.append(row.explanation)
     if row.phases:
         found.append(phases(row.phases))
+    if row.untimed:
+        found.append(f"Where its time goes is not told: {row.untimed}.")
     if row.moved:
         found.append(row.moved)
     if row.claim_of == "backward" and row.claim_rel is not None:

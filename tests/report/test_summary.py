@@ -387,3 +387,4 @@ def test_a_shadow_that_failed_leaves_no_phases() -> None:
     told = [w.model_copy(update={"shadow": Shadow(reason="out of memory")}) for w in witnesses]
     (workload,) = summarise(meta, trials, told).workloads
     assert workload.rows[0].phases == ()
+    assert "not told: out of memory." in " ".join(words.notes(workload.rows[0], "accuracy"))
