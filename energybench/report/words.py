@@ -212,7 +212,8 @@ def to_target(found: ToTarget) -> str:
 
 
 def goal(found: ToTarget) -> str:
-    return f"{found.metric} {number(found.at_least, 2)}"
+    decimals = max(2, len(f"{found.at_least:g}".partition(".")[2]))  # 0.975 is not 0.97
+    return f"{found.metric} {number(found.at_least, decimals)}"
 
 
 def missed(ours: int, plain: int, n: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -173,3 +174,9 @@ def test_the_page_and_the_json_tell_it() -> None:
     told = to_json(summary)["workloads"][0]["rows"][0]["to_target"]
     assert told["steps"]["saving_rel"] == pytest.approx(0.2)
     assert told["verdict"] == "faster"
+
+
+@pytest.mark.parametrize(("at_least", "told"), [(0.9, "0.90"), (0.975, "0.975"), (12.0, "12.00")])
+def test_a_target_is_told_to_its_last_digit(at_least: float, told: str) -> None:
+    found = way(*[(reached(1.0), reached(1.0))] * 3)
+    assert words.goal(dataclasses.replace(found, at_least=at_least)) == f"accuracy {told}"
