@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from energybench.drop_in import swap, swap_back
 from energybench.equilibrium import LEAST_PROBE, RECURSIONS, SIMILARITIES, Motion, Probe
 from energybench.flops.claims import neq_saved
-from energybench.frozen import FrozenLayer, Held, swap, swap_back, zero_gradient
+from energybench.frozen import FROZEN, FrozenLayer, Held, zero_gradient
 from energybench.method import Method
 from energybench.neurons import Neurons, find
 from energybench.work import BACKWARD, FORWARD, WEIGHT_GRADIENT, Line, Work
@@ -77,7 +78,7 @@ class Freezing(Method):
         size = min(max(round(self.probe * len(run.data)), LEAST_PROBE), len(run.data) // 2)
         self._probe_data = run.data.subset(order[:size].sort().values)
         self._rest: tuple[Data, Data] | None = None
-        self._layers: dict[str, FrozenLayer] = swap(run.model) if self.mode == "sliced" else {}
+        self._layers: dict[str, FrozenLayer] = swap(run.model, FROZEN) if self.mode == "sliced" else {}
         self._probe: Probe | None = None
         self._motions: dict[str, Motion] = {}
         self._gated: list[Neurons] = []  # of the layers that have a velocity

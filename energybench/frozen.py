@@ -18,14 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from energybench.drop_in import DropIn
 from energybench.sparse_backward import Geometry, convolution, gradients, grouped, spread, ungrouped
 
 # State of an optimizer that adds gradients up, which a neuron at rest has none of; other state waits as it is.
 MOMENTA = ("momentum_buffer", "direction", "exp_avg")
 
 
-class FrozenLayer(nn.Module):
+class FrozenLayer(DropIn):
     """What the drop-in layers share: the next backward computes the rows `live` of dW and dB alone."""
+
+    own = frozenset({"live", "planned", "weighed", "handed_on", "read"})
 
     live: Tensor | None = None  # positions of the live rows, in order; None: all
     # Elements of dY so far, and of those how many met a row of dW that was computed, and a dX that was.
@@ -33,23 +36,6 @@ class FrozenLayer(nn.Module):
     weighed: float = 0.0
     handed_on: int = 0
     read: int = 0  # elements of dY of the calls that computed any row
-
-    weight: Tensor
-
-    @classmethod
-    def from_dense(cls, layer: nn.Module) -> Any:
-        """Shares parameters, buffers and hooks with `layer`; draws nothing."""
-        frozen = cls.__new__(cls)
-        frozen.__dict__.update(layer.__dict__)
-        return frozen
-
-    def dense(self) -> Any:
-        """The layer that this one stands for, with the same parameters."""
-        kind = next(dense for dense, frozen in FROZEN.items() if isinstance(self, frozen))
-        layer = kind.__new__(kind)
-        own = ("live", "planned", "weighed", "handed_on", "read")
-        layer.__dict__.update({key: value for key, value in self.__dict__.items() if key not in own})
-        return layer
 
     def share(self, what: str) -> float:
         """Of the work of plain training, of what ran so far: "weight_gradient", "input_gradient", "read"."""
@@ -75,14 +61,6 @@ class FrozenLayer(nn.Module):
 
     def _partly(self, x: Tensor, live: Tensor) -> Tensor:
         raise NotImplementedError
-
-    def _cast(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """x, weight and bias as autocast would hand them on, which does not look into a custom function."""
-        layer: Any = self
-        if not torch.is_autocast_enabled(x.device.type):
-            return x, layer.weight, layer.bias
-        low = torch.get_autocast_dtype(x.device.type)
-        return x.to(low), layer.weight.to(low), None if layer.bias is None else layer.bias.to(low)
 
 
 class FrozenConv(FrozenLayer):
@@ -124,34 +102,6 @@ class FrozenLinear(FrozenLayer, nn.Linear):
 FROZEN: dict[type[nn.Module], type[FrozenLayer]] = {
     nn.Conv1d: FrozenConv1d, nn.Conv2d: FrozenConv2d, nn.Conv3d: FrozenConv3d, nn.Linear: FrozenLinear,
 }  # fmt: skip
-
-
-def swap(model: nn.Module) -> dict[str, FrozenLayer]:
-    """Put a drop-in layer in place of every convolution and linear layer of exactly those types; returns them by name.
-
-    A layer under two names stays one, known by the first. A model that is itself such a layer is left alone.
-    """
-    layers: dict[str, FrozenLayer] = {}
-    made: dict[nn.Module, FrozenLayer] = {}
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        if name and type(module) in FROZEN:
-            if module not in made:
-                made[module] = layers[name] = FROZEN[type(module)].from_dense(module)
-            _replace(model, name, made[module])
-    return layers
-
-
-def swap_back(model: nn.Module, layers: Mapping[str, FrozenLayer]) -> None:
-    """Leave plain layers with the same parameters."""
-    dense: dict[nn.Module, nn.Module] = {layer: layer.dense() for layer in layers.values()}
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        if module in dense:
-            _replace(model, name, dense[module])
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
 
 
 # ── gradients ─────────────────────────────────────────────────────────────────────────────────────────────────────

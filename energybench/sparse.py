@@ -16,34 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from energybench.drop_in import DropIn
 from energybench.sparse_backward import Choice, Convolution, Geometry, Product, kept
 
 
-class SparseLayer(nn.Module):
+class SparseLayer(DropIn):
     """What the drop-in layers share. The next backward drops a share `drop`; same constructor, same state_dict."""
+
+    own = frozenset({"drop", "choice", "stays_dense", "because", "log"})
 
     drop: float = 0.0
     choice: Choice = Choice()
     stays_dense: bool = False
     because: str = ""  # it stays dense
     log: Counter[float] | None = None  # drop rate → multiply-adds of the backward, had it been dense
-
-    weight: Tensor
-
-    @classmethod
-    def from_dense(cls, layer: nn.Module) -> Any:
-        """Shares parameters, buffers and hooks with `layer`; draws nothing."""
-        sparse = cls.__new__(cls)
-        sparse.__dict__.update(layer.__dict__)
-        return sparse
-
-    def dense(self) -> Any:
-        """The layer that this one stands for, with the same parameters."""
-        kind = next(dense for dense, sparse in SPARSE.items() if isinstance(self, sparse))
-        layer = kind.__new__(kind)
-        own = ("drop", "choice", "stays_dense", "because", "log")
-        layer.__dict__.update({key: value for key, value in self.__dict__.items() if key not in own})
-        return layer
 
     def logged(self) -> int:
         """Multiply-adds of all its backwards, had they been dense."""
@@ -90,15 +76,6 @@ class SparseLayer(nn.Module):
 
     def _sparse(self, x: Tensor, drop: float) -> Tensor:
         raise NotImplementedError
-
-    def _cast(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """x, weight and bias as autocast would hand them on, which does not look into a custom function."""
-        layer: Any = self
-        weight, bias = layer.weight, layer.bias
-        if not torch.is_autocast_enabled(x.device.type):
-            return x, weight, bias
-        low = torch.get_autocast_dtype(x.device.type)
-        return x.to(low), weight.to(low), None if bias is None else bias.to(low)
 
 
 class SparseConv(SparseLayer):

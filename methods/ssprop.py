@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from energybench import Line, Method
+from energybench.drop_in import swap, swap_back
 from energybench.sparse import SPARSE, SparseLayer
 from energybench.sparse_backward import LANES, Choice, memory_format
 from energybench.trees import split
@@ -98,19 +99,13 @@ class SsProp(Method):
     def setup(self, run):
         self.acted = False
         self._samples: Counter[float] = Counter()
-        self._layers: dict[str, SparseLayer] = {}
         draw = None
         if self.select == "random":
             generator = run.rng(self.name, "select", device=run.device)
             draw = lambda count: torch.rand(count, generator=generator, device=run.device)  # noqa: E731
         choice = Choice(self.dimension, draw, refuse if self.dense_below == "auto" else None)
-        kinds = [kind for kind in SPARSE if self.linear or kind is not nn.Linear]
-        sparse: dict[nn.Module, SparseLayer] = {}
-        for name, module in list(run.model.named_modules(remove_duplicate=False)):
-            if name and type(module) in kinds:
-                if module not in sparse:  # a layer under two names stays one, known by the first
-                    sparse[module] = self._layers[name] = SPARSE[type(module)].from_dense(module)
-                replace_module(run.model, name, sparse[module])
+        kinds = {kind: made for kind, made in SPARSE.items() if self.linear or kind is not nn.Linear}
+        self._layers = swap(run.model, kinds)
         for layer in self._layers.values():
             layer.choice = choice
             if isinstance(self.dense_below, int) and len(layer.weight) < self.dense_below:
@@ -205,10 +200,7 @@ class SsProp(Method):
         return mean, "backward", "ssProp, the schedule's mean drop rate"
 
     def finish(self, run):
-        dense: dict[nn.Module, nn.Module] = {layer: layer.dense() for layer in self._layers.values()}
-        for name, module in list(run.model.named_modules(remove_duplicate=False)):
-            if module in dense:
-                replace_module(run.model, name, dense[module])
+        swap_back(run.model, self._layers)
 
     def diagnostics(self):
         total = sum(self._samples.values())
@@ -225,11 +217,6 @@ class SsProp(Method):
             "backward_flop_dropped": 1 - left / would if would else 0.0,  # share of these layers' backward
             "samples_by_drop_rate": {f"{k:g}": v for k, v in sorted(self._samples.items())},
         }
-
-
-def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
 
 
 def refuse(layer: nn.Module, x: Tensor, positions: int, keep: int) -> str:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support import assert_same_state, state
 from torch import Tensor, nn
 
+from energybench.drop_in import swap, swap_back
 from energybench.flops.count import Counter
 from energybench.frozen import (
     FROZEN,
@@ -20,8 +21,6 @@ from energybench.frozen import (
     FrozenLayer,
     FrozenLinear,
     Held,
-    swap,
-    swap_back,
     zero_gradient,
 )
 
@@ -155,7 +154,7 @@ def test_what_hangs_on_nothing_that_learns_has_no_backward_and_says_so():
     """Autograd skips dX of a layer whose input needs none: all that is up there rests."""
     first, second, third = (nn.Conv2d(4, 4, 1, bias=False) for _ in range(3))
     chain = nn.Sequential(nn.Sequential(first), nn.Sequential(second), nn.Sequential(third))
-    layers = swap(chain)
+    layers = swap(chain, FROZEN)
     for name in ("0.0", "1.0"):
         layers[name].weight.requires_grad_(False)
     layers["2.0"].live = torch.tensor([1, 2])
@@ -207,7 +206,7 @@ def test_the_swap_draws_nothing_and_leaves_what_it_found():
     model[0].register_forward_hook(lambda *_: calls.append("hook"))
     before, parameters, types = state(model), list(model.parameters()), [type(m) for m in model.modules()]
     random = torch.get_rng_state()
-    layers = swap(model)
+    layers = swap(model, FROZEN)
     assert torch.equal(torch.get_rng_state(), random)
     assert set(layers) == {"0", "1.0"}
     assert model[1][0] is model[2]
