@@ -12,7 +12,8 @@ learned stays on the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +27,23 @@ def hyper_step(
     """One step of SGD on a hyperparameter: (value − rate·b, b) with b = momentum·buffer + gradient."""
     moved = gradient if buffer is None else momentum * buffer + gradient
     return value - rate * moved, moved
+
+
+def check_rates(hyper_lr: float, hyper_momentum: float) -> None:
+    """Raises ValueError for rates with which nothing is learned, or without end."""
+    if not 0 < hyper_lr < math.inf:
+        raise ValueError(f"hyper_lr is > 0, not {hyper_lr}")
+    if not 0 <= hyper_momentum < 1:
+        raise ValueError(f"hyper_momentum is in [0, 1), not {hyper_momentum}")
+
+
+def refusal(train: Mapping[str, Any], learn_momentum: bool) -> str | None:
+    """Why a recipe, the suite's [train] table, cannot be learned upon; None if it can."""
+    if train["optimizer"] != "sgd":
+        return f"it learns the learning rate of SGD, not of {train['optimizer']}"
+    if train.get("nesterov") and learn_momentum:
+        return "it does not learn the momentum of Nesterov's step"
+    return None
 
 
 def inner_products(ones: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> Tensor:

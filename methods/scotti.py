@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from energybench import Line
 from energybench.freezing import Freezing
-from energybench.hypergradient import HyperSGD
+from energybench.hypergradient import HyperSGD, check_rates, refusal
 
 
 @dataclass
@@ -61,22 +61,15 @@ class SCoTTi(Freezing):
     probe: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 < self.hyper_lr < math.inf:
-            raise ValueError(f"hyper_lr is > 0, not {self.hyper_lr}")
+        check_rates(self.hyper_lr, self.hyper_momentum)
         if self.epsilon_lr != "half" and not 0 <= self.epsilon_lr < math.inf:
             raise ValueError(f'epsilon_lr is ≥ 0 or "half", not {self.epsilon_lr}')
         if not math.isfinite(self.epsilon):
             raise ValueError(f"epsilon is a finite velocity, not {self.epsilon}")
-        if not 0 <= self.hyper_momentum < 1:
-            raise ValueError(f"hyper_momentum is in [0, 1), not {self.hyper_momentum}")
         self.check_parameters()
 
     def refuses(self, train):
-        if train["optimizer"] != "sgd":
-            return f"it learns the learning rate of SGD, not of {train['optimizer']}"
-        if train.get("nesterov") and self.learn_momentum:
-            return "it does not learn the momentum of Nesterov's step"
-        return None
+        return refusal(train, self.learn_momentum)
 
     def setup(self, run):
         recipe = run.recipe

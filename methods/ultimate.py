@@ -12,14 +12,13 @@ nesterov, decay and clip do. Composes with everything else that leaves `update` 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
 from energybench import Line, Method
-from energybench.hypergradient import HyperSGD
+from energybench.hypergradient import HyperSGD, check_rates, refusal
 
 
 @dataclass
@@ -38,17 +37,10 @@ class Ultimate(Method):
     learn_momentum: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.hyper_lr < math.inf:
-            raise ValueError(f"hyper_lr is > 0, not {self.hyper_lr}")
-        if not 0 <= self.hyper_momentum < 1:
-            raise ValueError(f"hyper_momentum is in [0, 1), not {self.hyper_momentum}")
+        check_rates(self.hyper_lr, self.hyper_momentum)
 
     def refuses(self, train):
-        if train["optimizer"] != "sgd":
-            return f"it learns the learning rate of SGD, not of {train['optimizer']}"
-        if train.get("nesterov") and self.learn_momentum:
-            return "it does not learn the momentum of Nesterov's step"
-        return None
+        return refusal(train, self.learn_momentum)
 
     def setup(self, run):
         recipe = run.recipe
