@@ -17,13 +17,26 @@ PACKAGE, METHODS = ROOT / "energybench", ROOT / "methods"
 # Everything that must work, and start, without torch.
 LIGHT = [
     *("units", "where", "record", "stats", "flags", "schedule", "suite", "method", "errors", "work", "seeds"),
-    *("tables", "resolve", "variants", "explain", "folder", "progress", "show", "listing", "doctor", "cli"),
+    *(
+        "tables",
+        "resolve",
+        "variants",
+        "explain",
+        "folder",
+        "progress",
+        "show",
+        "listing",
+        "doctor",
+        "cli",
+        "commands/*",
+    ),
     *("looks", "export", "claims_page", "cost_page", "flops/intensity", "workloads/stand_in"),
     *("runner", "planned", "machine", "launch", "discovery", "report/*"),
 ]
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
 SLOW_TO_IMPORT = frozenset(
-    {"codecarbon", "pynvml", "mlxtend", "sklearn", "matplotlib", "jinja2", "markupsafe"}
+    {"codecarbon", "pynvml", "mlxtend", "sklearn", "matplotlib", "jinja2", "markupsafe", "pandas"}
+    | {"transformers", "lightning", "keras"}
 )
 
 

@@ -1,0 +1,89 @@
+"""What several verbs share: where output goes, a suite with every mistake in it, options."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from energybench.errors import EnergybenchError, Problem, UsageError, in_order, nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from energybench.planned import Planned
+    from energybench.suite import Suite
+
+
+class Verbs(click.Group):
+    """A group whose unknown verbs name the nearest known one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            hint = nearest(args[0], self.list_commands(ctx))
+            click.echo(f"error[E100]: there is no verb '{args[0]}'\nhint: {hint}", err=True)
+            ctx.exit(2)
+        return super().resolve_command(ctx, args)
+
+
+def suite_options(function: Any) -> Any:
+    """What `run` and `check` share."""
+    for option in (
+        click.option("--device", metavar="NAME", help="cpu, cuda or cuda:1; by default a GPU if there is one."),
+        click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True,
+                     help="Change a setting: workload.train.epochs=2. Said in the report's title."),
+        click.option("--quick", is_flag=True, help="The suite's own [quick] overlay: a smoke test, stamped so."),
+        click.argument("suite"),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def console(to_stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=to_stderr, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def seconds_of(option: str, text: str) -> float:
+    from energybench.units import UnitError, parse_seconds
+
+    try:
+        return parse_seconds(text)
+    except UnitError as error:
+        raise UsageError(Problem("E204", f"{option}: {error}", hint=error.hint)) from None
+
+
+def load_suite(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None) -> Suite:
+    """The suite; or every mistake in it, those too that only show where methods and models are built."""
+    from energybench.suite import SuiteError, load
+
+    try:
+        return load(suite, quick=quick, overrides=overrides)
+    except SuiteError as error:
+        if error.rest is None or all(problem.code == "E206" for problem in error.problems):
+            raise  # nothing left to look at, or only --set is wrong: answer at once
+        try:
+            plan_suite(error.rest, device)
+        except EnergybenchError as more:
+            told = {problem.where for problem in error.problems}
+            raise SuiteError(
+                in_order([*error.problems, *(p for p in more.problems if p.where not in told)])
+            ) from None
+        raise
+
+
+def plan_suite(suite: Suite, device: str | None) -> Planned:
+    from energybench.folder import scratch
+    from energybench.launch import Launcher
+    from energybench.planned import plan
+
+    with scratch() as place:
+        launcher = Launcher()
+        launcher.warm()
+        return plan(suite, launcher, place, device=device, download=False)

@@ -1,0 +1,114 @@
+"""`run`, `check`, `flops`, `cell`: what a suite asks for, planned, counted, trained."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from energybench.commands.common import (
+    console,
+    load_suite,
+    plan_suite,
+    print_json,
+    seconds_of,
+    suite_options,
+)
+from energybench.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, EnergybenchError
+
+
+@click.command()
+@suite_options
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The run's folder; default: reports/<suite>/<time>."
+)
+@click.option(
+    "--new", "fresh", is_flag=True, help="Start a new run even if an interrupted one could be continued."
+)
+@click.option(
+    "--until-decided",
+    is_flag=True,
+    help="Up to the suite's blocks_max, looking only as it declares; ends when every comparison is decided.",
+)
+@click.option("--max-time", metavar="TIME", help="End after the block in progress past it: 4h, 30min.")
+@click.option(
+    "--add-blocks",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="N blocks beyond a finished run's: exploratory, in no verdict.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
+def run(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, out: Path | None, fresh: bool,
+        until_decided: bool, max_time: str | None, add_blocks: int | None, as_json: bool) -> None:  # fmt: skip
+    """Train every cell of SUITE (a file, or a shipped one's name) and report. Run again to continue."""
+    from energybench import runner
+    from energybench.progress import Progress
+
+    max_s = None if max_time is None else seconds_of("--max-time", max_time)
+    loaded = load_suite(suite, quick, overrides, device)
+    tables = console(to_stderr=as_json)
+    progress = Progress(console(to_stderr=True), tables)
+    code, folder = runner.run(loaded, out=out, fresh=fresh, device=device, progress=progress, max_s=max_s,
+                              until_decided=until_decided, add_blocks=add_blocks or 0)  # fmt: skip
+    if as_json and code != EXIT_INTERRUPTED:
+        from energybench.record import read_folder
+        from energybench.report.summary import summarise, to_json
+
+        print_json(to_json(summarise(*read_folder(folder))))
+    sys.exit(code)
+
+
+@click.command()
+@suite_options
+@click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+def check(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, as_json: bool) -> None:
+    """Validate SUITE without training or downloading, and print the plan: cells, trials, FLOPs, time."""
+    from energybench.planned import plan_facts
+    from energybench.show import print_plan
+
+    try:
+        planned = plan_suite(load_suite(suite, quick, overrides, device), device)
+    except EnergybenchError as error:
+        if as_json:
+            print_json({"ok": False, "problems": [problem.as_dict() for problem in error.problems]})
+            sys.exit(error.exit_code)
+        raise
+    if as_json:
+        print_json({"ok": True, **plan_facts(planned)})
+    else:
+        print_plan(plan_facts(planned), console())
+
+
+@click.command()
+@suite_options
+@click.option(
+    "--no-count",
+    is_flag=True,
+    help="Plain training's FLOPs alone, from the ledger, without running anything.",
+)
+@click.option("--by", type=click.Choice(["module"]), help="Also layer by layer, with bytes.")
+@click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+def flops(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, no_count: bool, by: str | None,
+          as_json: bool) -> None:  # fmt: skip
+    """FLOPs of each cell of SUITE: baseline, estimated, counted. Counting takes one unmetered run of each."""
+    from energybench.cost_page import examine, print_flops
+
+    loaded = load_suite(suite, quick, overrides, device)
+    facts = examine(loaded, device=device, count=not no_count, by_module=by == "module",
+                    say=lambda text: click.echo(text, err=True))  # fmt: skip
+    if as_json:
+        print_json(facts)
+    else:
+        print_flops(facts, console())
+    sys.exit(EXIT_TRIALS_FAILED if any(cell["status"] == "failed" for cell in facts["cells"]) else 0)
+
+
+@click.command()
+@click.argument("in_path", metavar="IN.json", type=click.Path(exists=True, dir_okay=False))
+@click.argument("out_path", metavar="OUT.json", type=click.Path(dir_okay=False))
+def cell(in_path: str, out_path: str) -> None:
+    """Run one trial described by IN.json and write its record: what `run` does in each child process."""
+    from energybench.cell import main as run_cell
+
+    run_cell(in_path, out_path)
