@@ -277,7 +277,10 @@ def _line_in(error: BaseException, path: Path) -> str:
     return line
 
 
-TASKS = {"classification": "energybench.workloads.classification:Classification"}
+TASKS = {
+    "classification": "energybench.workloads.classification:Classification",
+    "ridge": "energybench.workloads.ridge:Ridge",
+}
 
 
 def task(use: str, base: Path, where: str = "") -> Task:
