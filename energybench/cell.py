@@ -228,13 +228,15 @@ def estimate(spec: dict[str, Any], run: Run) -> Estimate | None:
         return None
     plain, work = works(spec, run)
     per_step = run.recipe.batch / run.recipe.accumulate
-    told = explain(plain, work, per_step)
+    told = explain(plain, work, per_step, spec.get("balance_flop_b"))
     layers = [Layer(name=group.name, flop_saved_rel=group.flop_saved_rel, bytes_saved_rel=group.bytes_saved_rel,
                     intensity_flop_b=group.intensity if math.isfinite(group.intensity) else None)
               for group in told.groups if group.estimated_flop < group.plain_flop]  # fmt: skip
     return Estimate(plain_flop=plain.flop, estimated_flop=work.flop,
                     plain_by_phase=plain.by_phase(), estimated_by_phase=work.by_phase(),
                     plain_b=plain.moved_b(per_step), estimated_b=work.moved_b(per_step),
+                    balance_flop_b=told.balance_flop_b, memory_bound_rel=told.memory_bound_rel,
+                    roofline_saved_rel=told.time_saved_rel,
                     layers=layers[:LAYERS])  # fmt: skip
 
 

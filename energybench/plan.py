@@ -21,6 +21,7 @@ from torch import nn
 
 from energybench import __version__, cell, discovery
 from energybench.errors import EnergybenchError, Problem, nearest
+from energybench.flops.balance import balance
 from energybench.loop import Run
 from energybench.machine import cpu_name, native_bf16
 from energybench.meter import sensors, survey
@@ -41,6 +42,7 @@ PRINTERS = (
     "report/",
     "shipped/",
     "cli.py",
+    "commands/",
     "progress.py",
     "show.py",
     "listing.py",
@@ -238,6 +240,8 @@ class Plan:
                                   "parameters": sum(p.numel() for p in model.parameters()),
                                   "steps": train.steps(recipe.batch), "epochs": recipe.epochs,
                                   "samples": train.samples(recipe.batch), "step_s": 0.0}  # fmt: skip
+        if self.purpose == "run":
+            result["balance_flop_b"] = balance(self.device, recipe.precision)
         if self.purpose == "trace":
             return result
         try:

@@ -155,6 +155,11 @@ class Estimate(Model):
     estimated_by_phase: dict[str, float] = Field(default_factory=dict)
     plain_b: float | None = None
     estimated_b: float | None = None
+    balance_flop_b: float | None = None  # FLOP/B that the machine was timed at: flops/balance.py
+    memory_bound_rel: float | None = (
+        None  # share of plain training's time on that roofline that waits for memory
+    )
+    roofline_saved_rel: float | None = None  # of that time, by the formulas' FLOPs and bytes
     layers: list[Layer] = Field(default_factory=list)  # those that save most FLOPs, most first
 
 

@@ -187,7 +187,8 @@ class _Runner:
         in_path.write_text(json.dumps({
             "mode": mode, "header": header, "base": spec["base"], "epochs": epochs, "stack": cell.stack,
             "workload": {key: value for key, value in workload.items() if key != "where"},
-            "data": known["data"], "ledger": known["ledger"], "warmup": spec["warmup"],
+            "data": known["data"], "ledger": known["ledger"],
+            "balance_flop_b": known.get("balance_flop_b"), "warmup": spec["warmup"],
             "measure": self.planned.measure, "threads": spec["threads"], "device": self.planned.device,
             "device_name": self.planned.device_name, "trace": str(self.folder.traces / f"{name}.csv.gz"),
         }), encoding="utf-8")  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from energybench import flags, stats
 from energybench.looks import Look
-from energybench.record import Claim, Flag, RunFile, Trial, Witness
+from energybench.record import Claim, Estimate, Flag, RunFile, Trial, Witness
 from energybench.report import evidence, looked, words
 from energybench.report.evidence import Pair
 from energybench.report.shapes import (
@@ -19,6 +19,7 @@ from energybench.report.shapes import (
     Phase,
     Quality,
     Raised,
+    Roofline,
     Row,
     Workload,
 )
@@ -75,6 +76,15 @@ def _claim(claim: Claim | None, trials: Sequence[Trial], witness: Witness | None
     total = math.fsum(phases.values())
     backward = math.fsum(flop for phase, flop in phases.items() if phase in BACKWARD)
     return claim.saving_rel * backward / total if total > 0 else None
+
+
+def _roofline(estimates: Sequence[Estimate]) -> Roofline | None:
+    """Means over trials: a machine is timed anew by each invocation."""
+    known = [(e.balance_flop_b, e.memory_bound_rel, e.roofline_saved_rel) for e in estimates
+             if e.balance_flop_b and e.memory_bound_rel is not None and e.roofline_saved_rel is not None]  # fmt: skip
+    if not known:
+        return None
+    return Roofline(*(math.fsum(figures) / len(known) for figures in zip(*known, strict=True)))
 
 
 def _phases(witness: Witness | None) -> tuple[Phase, ...]:
@@ -191,7 +201,8 @@ class Bench:
             diverged=sum(t.status == "diverged" for t in latest.values()),
             struck=bool(struck) or flags.worst(here) == "struck",
             verdict="no verdict", because="", detectable_rel=None, blocks_needed=None, explanation="",
-            moved=words.moved(evidence.estimates(used, witness)), phases=_phases(witness),
+            moved=words.moved(evidence.estimates(used, witness)),
+            roofline=_roofline(evidence.estimates(used, witness)), phases=_phases(witness),
             untimed=(witness.shadow.reason if witness and witness.shadow else None) or "",
             to_target=None,
             flags=raised(here, f"{self.name}: {label}"), control=control,

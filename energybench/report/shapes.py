@@ -142,6 +142,15 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
+class Roofline:
+    """What the formulas' FLOPs and bytes come to on this machine: each line takes the longer of its two times."""
+
+    balance_flop_b: float
+    memory_bound_rel: float  # share of plain training's time
+    saved_rel: float  # a ceiling, while every kernel runs as well as before
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One method on one workload: the four numbers and what they are worth."""
 
@@ -170,6 +179,7 @@ class Row:
     blocks_needed: int | None
     explanation: str
     moved: str  # what the formulas say of bytes; empty where they say nothing
+    roofline: Roofline | None
     phases: tuple[Phase, ...]  # where the time went; empty where no step was timed
     untimed: str  # why not
     to_target: ToTarget | None

@@ -10,7 +10,17 @@ from energybench import stats
 
 if TYPE_CHECKING:
     from energybench.record import Energy, Estimate
-    from energybench.report.shapes import Control, Measured, Phase, Quality, Row, ToTarget, Way, Workload
+    from energybench.report.shapes import (
+        Control,
+        Measured,
+        Phase,
+        Quality,
+        Roofline,
+        Row,
+        ToTarget,
+        Way,
+        Workload,
+    )
 
 NB = "\u00a0"
 NOTHING = "–"
@@ -181,6 +191,13 @@ def moved(estimates: Sequence[Estimate]) -> str:
     return f"{text}."
 
 
+def roofline(found: Roofline) -> str:
+    """How much of plain training waits for memory, and what that leaves of the formulas' saving."""
+    waits = f"{percent(found.memory_bound_rel, 0)} of plain training's kernel time waits for memory"
+    most = f"the formulas save at most {percent(found.saved_rel)} of it all"
+    return f"At this machine's {number(found.balance_flop_b, 0)} FLOP per byte, {waits}, and {most}."
+
+
 PHASE = {"own": "its own work", "data": "waiting for data", "loop": "the loop"}
 
 
@@ -280,6 +297,8 @@ def notes(row: Row, metric: str) -> list[str]:
         found.append(f"Where its time goes is not told: {row.untimed}.")
     if row.moved:
         found.append(row.moved)
+    if row.roofline is not None and abs(row.estimated_rel or 0) >= FEWER_APART:
+        found.append(roofline(row.roofline))
     if row.claim_of == "backward" and row.claim_rel is not None:
         of_all = "" if row.claimed_rel is None else f", {percent(row.claimed_rel)} of the training"
         found.append(f"Claimed: {percent(row.claim_rel)} of the backward pass{of_all}.")
