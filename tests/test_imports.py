@@ -33,7 +33,7 @@ LIGHT = [
     *("looks", "export", "claims_page", "cost_page", "flops/intensity", "workloads/stand_in"),
     *("windows",),
     *("runner", "planned", "machine", "launch", "discovery", "report/*"),
-    *("supervise", "captured"),
+    *("supervise", "captured", "command_tables"),
 ]
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
 SLOW_TO_IMPORT = frozenset(
