@@ -95,6 +95,11 @@ class Suite(Table):
         return self._text
 
     @property
+    def trains(self) -> bool:
+        """Whether anything of it runs in energybench's own loop, and so needs torch."""
+        return any(isinstance(workload, Workload) for workload in self.workloads)
+
+    @property
     def stamp(self) -> list[str]:
         """What sets this run apart from the file: "quick", "--set ..."; on every page's title."""
         return list(self._stamp)

@@ -272,8 +272,12 @@ def notes(row: Row, metric: str) -> list[str]:
     found = [f"{row.verdict}: {row.because.rstrip('.')}." if row.because else f"{row.verdict}."]
     if row.quality is not None:
         found.append(f"{metric.capitalize()} {quality_change(row.quality)}.")
+    if row.unjudged:
+        found.append(UNJUDGED)
     if row.explanation:
         found.append(row.explanation)
+    if row.unavailable:
+        found.append(f"Estimated and counted are not available: {row.unavailable}.")
     if row.phases:
         found.append(phases(row.phases))
     if row.untimed:
@@ -312,7 +316,15 @@ def baseline(workload: Workload) -> str:
     if workload.twin is not None:
         twin = workload.twin
         parts.append(f"against itself {measured(twin)} {what(twin.quantity, twin.scope)}")
-    return f"Plain training: {'; '.join(parts)}."
+    return f"{workload.plain.capitalize()}: {'; '.join(parts)}."
+
+
+UNJUDGED = "Quality is not judged: the suite says that there is none to lose."
+
+
+def nominal(value: float | None, row: Row) -> str:
+    """An estimate or a count; where none can be had that is said, and the notes say why."""
+    return f"not{NB}available" if value is None and row.unavailable else percent(value)
 
 
 def clean(text: str) -> str:
@@ -330,9 +342,9 @@ def _found(row: Row, workload: Workload) -> str:
         lost = points(abs(quality.limit), quality.fraction).lstrip("+")
         least = f", with no more than {lost} of {quality.metric} lost"
     if figure.quantity == "energy":
-        verb = f"{row.method} saves {measured(figure)} of the energy ({figure.scope}) of plain training"
+        verb = f"{row.method} saves {measured(figure)} of the energy ({figure.scope}) of {workload.plain}"
     else:
-        verb = f"{row.method} takes {measured(figure)} less time than plain training"
+        verb = f"{row.method} takes {measured(figure)} less time than {workload.plain}"
     caveat = ""
     if row.control is not None and not row.control.better:
         caveat = " It is not proven better than plain training for the epochs that it kept."
@@ -343,7 +355,7 @@ def _worse(row: Row, workload: Workload) -> str:
     figure = row.measured
     assert figure is not None
     costs = "costs more energy" if figure.quantity == "energy" else "is slower"
-    return f"{row.method} {costs} than plain training on {workload.name}: {measured(figure)} saved."
+    return f"{row.method} {costs} than {workload.plain} on {workload.name}: {measured(figure)} saved."
 
 
 def headline(workloads: Sequence[Workload]) -> str:
