@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 EXIT_FINE, EXIT_REGRESSION, EXIT_USAGE, EXIT_TRIALS_FAILED = 0, 1, 2, 3
 EXIT_INCONCLUSIVE, EXIT_CANNOT_MEASURE, EXIT_INTERRUPTED = 4, 5, 130
@@ -33,6 +33,10 @@ class Problem:
         place = f"{self.where}: " if self.where else ""
         hint = f"\nhint: {self.hint}" if self.hint else ""
         return f"error[{self.code}]: {place}{self.message}{hint}"
+
+    def placed(self, where: str) -> Problem:
+        """Here, unless it has a place already."""
+        return self if self.where else replace(self, where=where)
 
     def as_dict(self) -> dict[str, str]:
         return asdict(self)

@@ -84,6 +84,8 @@ REGISTRY: tuple[Kind, ...] = (
          "Processes share the card's context (MPS): its energy is not one process's."),
     Kind("foreign_process", "struck", "trial", "check_trial",
          "Another process was on the card: its energy is in the figure."),
+    Kind("left_behind", "struck", "trial", IN_TRIAL,
+         "Processes of the command outlived it, and were ended: what they did after its end is in no figure."),
     Kind("unlike", "struck", "cell", "check_pair",
          "The two sides did not run alike: their joules and seconds cannot be compared."),
     Kind("window_short", "struck", "trial", "check_trial",
@@ -157,7 +159,7 @@ def check_trial(trial: Trial) -> list[Flag]:
         raise_("data_wait", f"{_percent(waited / window.wall_s)} of the window")
     if trial.device == "cpu" and window.cpu_s is not None:
         share = (window.cpu_s + waited) / window.wall_s  # one thread alone, never held up, reaches 1
-        if share < CPU_SHARE:
+        if share < CPU_SHARE and "command" not in trial.settings:  # a command may wait for what it likes
             raise_("host_contention", f"{share:.2f} CPU seconds per second")
     if window.steal_s is not None and window.steal_s > STEAL_LIMIT * window.wall_s:
         raise_("host_contention", f"the host took {_percent(window.steal_s / window.wall_s)} of a core away")
@@ -230,7 +232,7 @@ def check_pair(ours: Trial, plain: Trial) -> list[Flag]:
         if a is not None and b is not None and a != b:
             found.append(Flag(code="unlike", detail=f"{what}: {a} against {b}"))
 
-    for key in ("torch", "threads"):
+    for key in ("torch", "threads", "metered"):
         differs(key, ours.environment.get(key), plain.environment.get(key))
     cards, others = (t.environment.get("gpus") or {} for t in (ours, plain))
     for uuid in [uuid for uuid in cards if uuid in others]:

@@ -11,7 +11,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
@@ -20,13 +20,13 @@ import torch
 from torch import nn
 
 from energybench import __version__, cell, discovery
-from energybench.errors import EnergybenchError, Problem, nearest
+from energybench.errors import EnergybenchError, Problem
+from energybench.fingerprint import source_digest
 from energybench.flops.balance import balance
 from energybench.loop import Run
 from energybench.machine import cpu_name, native_bf16
-from energybench.meter import sensors, survey
-from energybench.meter.carbon import intensity, model_parameters
 from energybench.method import Method, Task, check_stack, parameters
+from energybench.planned_energy import energy
 from energybench.recipe import Recipe
 from energybench.record import Cell, Claim
 from energybench.seeds import digest, stable_seed
@@ -38,22 +38,6 @@ from energybench.workloads import datasets, images, stand_in
 Built = TypeVar("Built")
 
 TRACED_SAMPLES, STAND_IN_SAMPLES = 11, 8
-PRINTERS = (
-    "report/",
-    "shipped/",
-    "cli.py",
-    "commands/",
-    "progress.py",
-    "show.py",
-    "listing.py",
-    "doctor.py",
-    "calibrate.py",
-    "claims_page.py",
-    "export.py",
-    "cost_page.py",
-    "counting.py",
-    "__",
-)
 
 
 def main(in_path: str, out_path: str) -> None:
@@ -179,7 +163,7 @@ class Plan:
         try:
             return build()
         except EnergybenchError as error:
-            self.problems += [_placed(problem, where) for problem in error.problems]
+            self.problems += [problem.placed(where) for problem in error.problems]
         except (RuntimeError, ValueError, TypeError, IndexError, OSError) as error:
             message = f"building the {key} failed: {type(error).__name__}: {error}"
             self.problems.append(Problem("E404", message, where))
@@ -327,27 +311,10 @@ class Plan:
 
     def energy(self) -> dict[str, Any]:
         """What this machine can say about energy, and the carbon intensity that the suite asks for."""
-        measure = self.spec["measure"]
-        if measure["energy"] == "off" or self.purpose in ("count", "trace"):
+        if self.purpose in ("count", "trace"):
             return {}
-        for name in measure["meters"]:
-            if name not in sensors.offered():
-                hint = nearest(name, sensors.offered()) or "install the package that offers it"
-                message = f"no installed package offers the meter '{name}'"
-                self.problems.append(Problem("E503", message, self.spec["meters_where"], hint))
-        facts = survey.sensors(measure, cell.device_name(self.device))
-        if not facts["measured"]:
-            facts["energy_model"] = model_parameters()
-        if measure["energy"] == "require" and not facts["measured"]:
-            why = "; ".join(facts["missing"].values())
-            hint = 'energybench doctor says what it has; or: energy = "if available"'
-            message = f"this machine cannot measure energy: {why}"
-            self.problems.append(Problem("E501", message, self.spec["energy_where"], hint))
-        if measure.get("carbon"):
-            try:
-                facts["carbon"] = intensity(measure["carbon"]["country"]) | {"pue": measure["carbon"]["pue"]}
-            except EnergybenchError as error:
-                self.problems += [_placed(problem, self.spec["carbon_where"]) for problem in error.problems]
+        facts, problems = energy(self.spec, cell.device_name(self.device))
+        self.problems += problems
         return facts
 
     def machine(self) -> dict[str, Any]:
@@ -378,19 +345,6 @@ def user_files(settings: dict[str, Any], base: Path) -> list[str]:
     uses = [settings["task"], settings["model"]["use"], settings["data"]["use"]]
     files = [base / use.partition(":")[0] for use in uses if ".py" in use]
     return [digest(file.read_text(encoding="utf-8")) for file in files]
-
-
-@cache
-def source_digest() -> str:
-    """A fingerprint of energybench itself, less what only prints and cannot move a figure."""
-    package = Path(__file__).parent
-    files = {str(path.relative_to(package)): path for path in sorted(package.rglob("*.py"))}
-    counted = {name: path for name, path in files.items() if not name.startswith(PRINTERS)}
-    return digest([(name, path.read_text(encoding="utf-8")) for name, path in counted.items()])
-
-
-def _placed(problem: Problem, where: str) -> Problem:
-    return problem if problem.where else Problem(problem.code, problem.message, where, problem.hint)
 
 
 def _placed_key(where: dict[str, str], key: str) -> str:

@@ -37,9 +37,9 @@ class Progress:
             self._clear()
             self.console.print(Text(text, "dim"), soft_wrap=True)  # a path stays whole
 
-    def begin(self, folder: Path, total: int, *, resumed: bool, expected_s: float) -> None:
+    def begin(self, folder: Path, total: int, *, resumed: bool, expected_s: float | None) -> None:
         self._total, self._begun = total, time.monotonic()
-        about = "" if resumed else f", about {format_seconds(expected_s)}"
+        about = "" if resumed or expected_s is None else f", about {format_seconds(expected_s)}"
         verb = "continuing in" if resumed else "writing to"
         self.say(f"{total} runs{about}; {verb} {folder}")
 

@@ -211,6 +211,7 @@ class Trial(Model):
     curve: list[dict[str, float | None]] = Field(default_factory=list)  # epoch, loss, wall_s
     target: Target | None = None
     estimate: Estimate | None = None
+    flop: dict[str, float] = Field(default_factory=dict)  # estimated, counted: by a command's own word
     claim: Claim | None = None
     diagnostics: dict[str, Any] = Field(default_factory=dict)
     flags: list[Flag] = Field(default_factory=list)
@@ -277,6 +278,7 @@ class Cell(Model):
     stack: list[dict[str, Any]] = Field(
         default_factory=list
     )  # [{use, parameters, source, sha256}], outermost first
+    command: list[str] = Field(default_factory=list)  # what runs instead of our loop; {seed} as written
     claim: Claim | None = None
     tuned_trials: int | None = None  # full trainings that choosing the method's parameters took
     epochs: list[int] = Field(default_factory=list)  # a control's kept budget, block by block

@@ -17,13 +17,15 @@ from energybench.variants import method_label, toml
 from energybench.where import Loc, Position
 
 OVERLAID = ("trials", "measure", "accept", "workload", "skip")  # what [quick] may change
-WORKLOAD_OVERLAID = ("task", "model", "data", "train", "target")
+WORKLOAD_OVERLAID = ("task", "model", "data", "train", "target", "options")
+OF_COMMANDS = ("options",)  # of these, what only a workload that is a command has
 SETTABLE = ("suite", "about", "trials", "measure", "accept", "workload", "method")
 # A choice, what it is where none is written, and its keys: whoever chooses anew does not inherit them.
 BELONGS: dict[str, tuple[str, str | None, tuple[str, ...] | None]] = {
     "model": ("use", None, None),  # every key
     "data": ("use", None, ("options",)),
     "train": ("optimizer", "sgd", ("momentum", "nesterov", "betas")),
+    "quality": ("from", None, None),
 }
 
 
@@ -150,8 +152,14 @@ def quicken(tree: Node) -> Node:
     for key, over in quick.value.items():
         if key == "workload" and isinstance(over.value, dict):
             known = {inner: node for inner, node in over.value.items() if inner in WORKLOAD_OVERLAID}
-            over = Node(known, over.place)
-            tree = _with(tree, key, [lay(entry, over, keep_place=True) for entry in tree.items(key)])
+            commands = [entry.get("command") is not None for entry in tree.items(key)]
+            new = []
+            for entry, command in zip(tree.items(key), commands, strict=True):
+                # What fits no workload at all is laid over every one, whose own check then tells.
+                fits = {inner: node for inner, node in known.items()
+                        if (inner in OF_COMMANDS) == command or (inner in OF_COMMANDS) not in commands}  # fmt: skip
+                new.append(lay(entry, Node(fits, over.place), keep_place=True))
+            tree = _with(tree, key, new)
         elif key == "skip" and isinstance(over.value, list):  # in addition to the suite's own
             base = tree.get(key)
             before = base.value if base is not None and isinstance(base.value, list) else []

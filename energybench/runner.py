@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from energybench import schedule
+from energybench import light, schedule
 from energybench.errors import EXIT_FINE, EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, Problem, UsageError
 from energybench.folder import Folder, choose, scratch
 from energybench.launch import Launcher, Outcome
@@ -35,6 +35,8 @@ from energybench.record import (
 from energybench.stats import FEWEST_BLOCKS
 from energybench.suite import Suite, slug
 
+AROUND_S = 60.0  # beyond its limit, for what happens around a command: sensors, idle windows, an end by force
+
 
 def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: str | None = None,
         argv: list[str] | None = None, progress: Progress, until_decided: bool = False, max_s: float | None = None,
@@ -51,9 +53,10 @@ def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: s
         hint = "add [trials] blocks_max = 20, or --set trials.blocks_max=20"
         raise UsageError(Problem("E203", message, suite.where(("trials",)), hint))
     launcher = Launcher()
-    launcher.warm()
+    if suite.trains:
+        launcher.warm()
     with scratch() as place, _terminate_as_interrupt(), held_open():
-        progress.say(f"checking {suite.path.name}: methods, models, data")
+        progress.say(f"checking {suite.path.name}: {'methods, models, data' if suite.trains else 'commands'}")
         planned = plan(suite, launcher, place, device=device, until_decided=until_decided, added=add_blocks)
         folder = choose(suite.suite, planned.digest, out, fresh, add=add_blocks > 0)
         with folder.lock():
@@ -160,7 +163,8 @@ class _Runner:
         }  # fmt: skip
         self.progress.start(f"block {slot.block + 1}/{self.blocks}", cell.workload, cell.method)
         out = self.folder.records / f"{slot.trial}.json"
-        outcome = self._call(cell, "trial", header, epochs, slot.trial, out, self.suite.trials.limit)
+        run = self._command if cell.command else self._call
+        outcome = run(cell, "trial", header, epochs, slot.trial, out, self.suite.trials.limit)
         if not out.exists():
             write_json(out, Trial.model_validate({**header, **_failure(outcome)}))
         self.progress.finish(read(out, Trial))
@@ -199,10 +203,27 @@ class _Runner:
             return self.launcher.call("energybench.cell:main", in_path, out, log=log, limit_s=limit_s,
                                       tick=self.progress.tick)  # fmt: skip
         finally:
-            with suppress(OSError):
-                if not log.stat().st_size:
-                    log.unlink()
-                log.parent.rmdir()
+            _unless_empty(log)
+
+    def _command(self, cell: Cell, mode: str, header: dict[str, Any], epochs: int | None, name: str, out: Path,
+                 limit_s: float) -> Outcome:  # fmt: skip
+        """A trial that is a command, in a process of its own that needs no torch."""
+        spec = self.planned.spec
+        workload = next(w for w in spec["commands"] if w["name"] == cell.workload)
+        in_path, log = self.place / "cell.in.json", self.folder.path / "logs" / f"{name}.log"
+        in_path.write_text(json.dumps({
+            "mode": "command", "header": header, "base": spec["base"], "command": cell.command,
+            "workload": {key: value for key, value in workload.items() if key != "where"},
+            "metric": spec["metric"], "measure": self.planned.measure | {"gpus": self.planned.cards},
+            "threads": spec["threads"], "device_name": self.planned.command_device, "limit_s": limit_s,
+            "windows": str(self.place / "windows.jsonl"), "trace": str(self.folder.traces / f"{name}.csv.gz"),
+            "log": str(log),
+        }), encoding="utf-8")  # fmt: skip
+        try:
+            return light.call("energybench.command_cell", in_path, out, tick=self.progress.tick,
+                              limit_s=limit_s + spec["cooldown"]["longest"] + AROUND_S)  # fmt: skip
+        finally:
+            _unless_empty(log)
 
     def _open(self, argv: list[str], added: int) -> RunFile:
         """run.json with this invocation added, and with the blocks that it adds to a finished run."""
@@ -218,14 +239,16 @@ class _Runner:
     def _new_run_file(self) -> RunFile:
         suite, planned = self.suite, self.planned
         data = {name: {key: value for key, value in found["data"].items() if key != "file"}
-                | {"parameters": found["parameters"]} for name, found in planned.workloads.items()}  # fmt: skip
+                | {"parameters": found["parameters"]}
+                for name, found in planned.workloads.items() if found["data"]}  # fmt: skip
         return RunFile(
             suite=suite.suite, about=suite.about, run=self.folder.path.name, digest=planned.digest, stamp=suite.stamp,
             suite_path=suite.path.name, suite_text=suite.text, resolved=suite.digest_source(),
             cells=[cell.model_copy(update={"stack": [_portable(s) for s in cell.stack]}) for cell in planned.cells],
             blocks=planned.blocks, looks=Looks(at=planned.looks) if planned.looks else None,
             machine=planned.machine, data=data,
-            sources={s["name"]: f"{Path(s['path']).name} ({s['origin']})" for c in planned.cells for s in c.stack},
+            sources={s["name"]: f"{Path(s['path']).name} ({s['origin']})" for c in planned.cells for s in c.stack}
+            | planned.sources,
         )  # fmt: skip
 
     def _closed(self, outcome: str, finished: bool) -> RunFile:
@@ -265,6 +288,13 @@ def _failure(outcome: Outcome) -> dict[str, Any]:
         else "failed"
     )
     return {"status": status, "reason": outcome.reason or "it ended without a record"}
+
+
+def _unless_empty(log: Path) -> None:
+    with suppress(OSError):
+        if not log.stat().st_size:
+            log.unlink()
+        log.parent.rmdir()
 
 
 def _portable(method: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,10 +31,14 @@ PARTS = {"gpu": "the GPU that trains", "cpu": "the processor", "dram": "the memo
 def print_plan(facts: dict[str, Any], console: Console) -> None:
     title = " · ".join([f"{facts['suite']}: {facts['path']}", *facts["stamp"]])
     console.print(Text(title, "bold"), soft_wrap=True)
-    for name, known in facts["workloads"].items():
+    for name in dict.fromkeys(cell["workload"] for cell in facts["cells"]):
+        known = facts["workloads"].get(name)
         cells = [cell for cell in facts["cells"] if cell["workload"] == name]
         console.print()
         console.print(Text(name, "bold"), soft_wrap=True)
+        if known is None:
+            _print_commands(cells, console)
+            continue
         data, steps = known["data"], known["steps_per_epoch"]
         samples = f"{data['train']:,} + {data['test']:,} samples of {data['source']}"
         pace = f"{steps} steps an epoch of {format_seconds(known['step_s'])}"
@@ -56,10 +61,21 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
     methods = {name: path for cell in facts["cells"] for name, path in cell["methods"].items()}
     for name, path in sorted(methods.items()):
         console.print(Text(f"{name}: {path}", "dim"), soft_wrap=True)
+    about = "" if facts["expected_s"] is None else f", about {format_seconds(facts['expected_s'])}"
     console.print(
         f"{facts['blocks']} blocks, {facts['trials']} trials and {facts['witnesses']} counted runs "
-        f"on {facts['device']}, about {format_seconds(facts['expected_s'])}. No mistake found."
+        f"on {facts['device']}{about}. No mistake found."
     )
+
+
+def _print_commands(cells: list[dict[str, Any]], console: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", overflow="fold")
+    table.add_column("command", overflow="fold")
+    for cell in cells:
+        text = f"not run: {cell['skipped']}" if cell["skipped"] else shlex.join(cell["command"])
+        table.add_row(Text(cell["method"]), Text(text))
+    console.print(table)
 
 
 def print_run(folder: Path, console: Console) -> None:

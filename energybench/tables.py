@@ -291,7 +291,5 @@ class Skip(Table):
             raise KeyedError("this skips everything", "", 'add workload = "..." or method = "..."')
         return self
 
-    def fits(self, workload: Workload, variant: Variant) -> bool:
-        return matches(self.workload, [workload.name]) and matches(
-            self.method, [variant.label, variant.entry]
-        )
+    def fits(self, workload: str, variant: Variant) -> bool:
+        return matches(self.workload, [workload]) and matches(self.method, [variant.label, variant.entry])

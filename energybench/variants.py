@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +25,7 @@ KNOWN_KEYS = (
     "claims",
     "control",
     "tuned",
+    "command",
 )  # every other key of a [[method]] is a parameter
 MOST_CELLS = 100_000
 
@@ -52,6 +53,12 @@ class Variant:
     claim: dict[str, Any] | None = None
     control: str = "matched"
     tuned: int | None = None  # full trainings that choosing its parameters took
+    command: str | dict[str, str] | None = None  # in place of a stack: what runs instead, or workload → what
+    values: dict[str, Any] = field(default_factory=dict)  # what is swept of a command
+
+    def command_for(self, workload: str) -> str | None:
+        """What runs in place of this workload's own command; None where nothing does."""
+        return self.command.get(workload) if isinstance(self.command, dict) else self.command
 
 
 def short(use: str) -> str:
@@ -102,16 +109,24 @@ def expand(tree: Node, *, quick: bool = False) -> tuple[list[Variant], list[Prob
 def _expand_entry(entry: Node, loc: Loc, quick: bool) -> tuple[list[Variant], list[Problem]]:
     table = entry.plain()
     label = method_label(table) if isinstance(table, dict) else None
-    if label is None or not _uses(table):
+    command = table.get("command") if label is not None else None
+    if label is None or not (command or _uses(table)):
         return [], []  # the types are wrong, and are reported with the others
     own = {key: value for key, value in table.items() if key not in KNOWN_KEYS}
     sweep = table.get("sweep", {})
-    if isinstance(table["use"], list):
+    if not command and isinstance(table["use"], list):
         problems = _stack_problems(entry, table["use"], own, sweep)
         stack = tuple(Layer(use, *_stack_table(use, own, loc)) for use in table["use"])
         return ([] if problems else [Variant(label, label, stack, loc)]), problems
+
+    def variant(mark: str, chosen: dict[str, Any]) -> Variant:
+        shown = f"{label}[{mark}]" if mark else label
+        if command:
+            return Variant(shown, label, (), loc, command=command, values=chosen)
+        return Variant(shown, label, (Layer(table["use"], {**own, **chosen}, loc),), loc)
+
     if not isinstance(sweep, dict):
-        return [Variant(label, label, (Layer(table["use"], own, loc),), loc)], []
+        return [variant("", {})], []
     problems = _sweep_problems(entry, own, sweep)
     if problems:
         return [], problems
@@ -120,8 +135,7 @@ def _expand_entry(entry: Node, loc: Loc, quick: bool) -> tuple[list[Variant], li
     for choice in itertools.product(*values):
         chosen = dict(zip(sweep, choice, strict=True))
         mark = ",".join(f"{key}={_shown(value)}" for key, value in chosen.items())
-        layer = Layer(table["use"], {**own, **chosen}, loc)
-        variants.append(Variant(f"{label}[{mark}]" if mark else label, label, (layer,), loc))
+        variants.append(variant(mark, chosen))
     return variants, []
 
 

@@ -85,5 +85,6 @@ def plan_suite(suite: Suite, device: str | None) -> Planned:
 
     with scratch() as place:
         launcher = Launcher()
-        launcher.warm()
+        if suite.trains:
+            launcher.warm()
         return plan(suite, launcher, place, device=device, download=False)

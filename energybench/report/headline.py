@@ -22,9 +22,11 @@ def _found(row: Row, workload: Workload) -> str:
         lost = words.points(abs(quality.limit), quality.fraction).lstrip("+")
         least = f", with no more than {lost} of {quality.metric} lost"
     if figure.quantity == "energy":
-        verb = f"{row.method} saves {words.measured(figure)} of the energy ({figure.scope}) of plain training"
+        verb = (
+            f"{row.method} saves {words.measured(figure)} of the energy ({figure.scope}) of {workload.plain}"
+        )
     else:
-        verb = f"{row.method} takes {words.measured(figure)} less time than plain training"
+        verb = f"{row.method} takes {words.measured(figure)} less time than {workload.plain}"
     caveat = ""
     if row.control is not None and not row.control.better:
         caveat = " It is not proven better than plain training for the epochs that it kept."
@@ -37,7 +39,7 @@ def _worse(row: Row, workload: Workload) -> str:
     low, high = (None if end is None else -end for end in (figure.high_rel, figure.low_rel))
     more = words.measured(replace(figure, saving_rel=-figure.saving_rel, low_rel=low, high_rel=high))
     costs = f"costs {more} more" if figure.quantity == "energy" else f"takes {more} more"
-    return f"{row.method} {costs} {words.what(figure.quantity, figure.scope)} than plain training on {workload.name}."
+    return f"{row.method} {costs} {words.what(figure.quantity, figure.scope)} than {workload.plain} on {workload.name}."
 
 
 def headline(workloads: Sequence[Workload]) -> str:

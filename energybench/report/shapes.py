@@ -187,6 +187,9 @@ class Row:
     control: Control | None
     seconds: Figure | None
     energies: tuple[EnergyFigure, ...]
+    command: str = ""  # what ran instead of our loop
+    unavailable: str = ""  # why there is neither an estimate nor a count
+    unjudged: bool = False  # the suite says that there is no quality to lose
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +215,8 @@ class Workload:
     twin: Measured | None  # plain training against itself
     rows: tuple[Row, ...]
     flags: tuple[Raised, ...]
+    plain: str = "plain training"  # what its methods are held against
+    command: str = ""  # and what that ran, where it is a command
 
 
 @dataclass(frozen=True, slots=True)

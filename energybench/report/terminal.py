@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from energybench.report import looked, overall, words
+from energybench.report import looked, overall, rows, words
 from energybench.report.shapes import Raised, Row, Summary, Workload
 
 STYLES = {
@@ -52,6 +52,11 @@ def _text(text: str, style: str = "") -> Text:
     return Text(words.plain(words.clean(text)), style=style)
 
 
+def _nominal(value: float | None, row: Row) -> str:
+    """In two lines, so that words do not make a column of figures wide."""
+    return words.nominal(value, row).replace(f"not{words.NB}", "not\n")
+
+
 def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
     quantities = {(r.measured.quantity, r.measured.scope) for r in rows if r.measured}
     one = len(quantities) == 1
@@ -69,8 +74,8 @@ def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
     quality = f"{words.clean(workload.metric or 'quality')} Δ"
     return [
         column("claimed", (words.percent(r.claimed_rel) for r in rows), 3),
-        column("estimated", (words.percent(r.estimated_rel) for r in rows), 1),
-        column("counted", (words.percent(r.counted_rel) for r in rows), 2),
+        column("estimated", (_nominal(r.estimated_rel, r) for r in rows), 1),
+        column("counted", (_nominal(r.counted_rel, r) for r in rows), 2),
         Column(title, tuple(measured(row) for row in rows)),
         column("kept", (words.kept(r.kept_rel) for r in rows), 5),
         column(quality, (words.quality_change(r.quality) for r in rows), 4),  # the notes say it too
@@ -182,6 +187,8 @@ def _workload(console: Console, workload: Workload) -> None:
     console.print()
     _say(console, workload.name, "bold underline")
     _say(console, words.baseline(workload), "dim")
+    for method, command in rows.commands(workload):
+        _say(console, f"{method}: {command}", "dim", indent="    ", first="  $ ")
     if workload.rows:
         console.print()
         _show(console, [row.method for row in workload.rows], _columns(workload, workload.rows))

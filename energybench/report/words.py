@@ -289,8 +289,12 @@ def notes(row: Row, metric: str) -> list[str]:
     found = [f"{row.verdict}: {row.because.rstrip('.')}." if row.because else f"{row.verdict}."]
     if row.quality is not None:
         found.append(f"{metric.capitalize()} {quality_change(row.quality)}.")
+    if row.unjudged:
+        found.append(UNJUDGED)
     if row.explanation:
         found.append(row.explanation)
+    if row.unavailable:
+        found.append(f"Estimated and counted are not available: {row.unavailable}.")
     if row.phases:
         found.append(phases(row.phases))
     if row.untimed:
@@ -331,7 +335,15 @@ def baseline(workload: Workload) -> str:
     if workload.twin is not None:
         twin = workload.twin
         parts.append(f"against itself {measured(twin)} {what(twin.quantity, twin.scope)}")
-    return f"Plain training: {'; '.join(parts)}."
+    return f"{workload.plain.capitalize()}: {'; '.join(parts)}."
+
+
+UNJUDGED = "Quality is not judged: the suite says that there is none to lose."
+
+
+def nominal(value: float | None, row: Row) -> str:
+    """An estimate or a count; where none can be had that is said, and the notes say why."""
+    return f"not{NB}available" if value is None and row.unavailable else percent(value)
 
 
 def clean(text: str) -> str:
