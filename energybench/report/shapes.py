@@ -68,6 +68,8 @@ class Quality:
     bound: float | None
     limit: float | None  # the worst change that the suite accepts
     fraction: bool  # print in percentage points
+    sd: float | None = None  # of the paired changes; None below two
+    n: int = 0
 
 
 @dataclass(frozen=True, slots=True)
