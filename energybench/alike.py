@@ -8,7 +8,14 @@ from typing import Any
 from energybench.record import RunFile, Trial
 
 MOST_TOLD = 6  # differences in one message
-ABSENT = (None, False, 0, [], {}, "")  # what a setting that an older version did not know amounts to
+ABSENT: tuple[Any, ...] = (
+    None,
+    False,
+    0,
+    [],
+    {},
+    "",
+)  # what a setting that an older version did not know amounts to
 CARD = ("name", "driver", "power_limit_w", "ecc", "mig")
 
 

@@ -51,6 +51,7 @@ PRINTERS = (
     "cost_page.py",
     "counting.py",
     "__",
+    *("commands/", "gate.py", "golden.py", "alike.py", "history.py", "ci_formats.py"),
 )
 
 
@@ -97,6 +98,9 @@ class Plan:
                 [
                     [c.model_dump(exclude={"stack", "expected_s", "plain_flop", "epochs"}) for c in cells],
                     *(self.spec[key] for key in ("blocks", "looks", "seed", "twin", "stamp", "accept")),
+                    *(
+                        [self.spec["require"]] if self.spec["require"] else []
+                    ),  # declared before the first block
                 ]
             ),
         }

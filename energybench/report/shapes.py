@@ -234,6 +234,21 @@ class Added:
 
 
 @dataclass(frozen=True, slots=True)
+class Required:
+    """One [[require]] of the suite, held against one method on one workload."""
+
+    workload: str
+    method: str
+    asks: str  # "saves at least 5.0 % of the time"
+    outcome: Literal["met", "not met", "undecided"]
+    because: str
+    least_rel: float | None  # the saving asked for
+    saving_rel: float | None
+    low_rel: float | None  # one-sided 99 % bounds, each by itself
+    high_rel: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     trial: str
     workload: str
@@ -275,3 +290,4 @@ class Summary:
     look_note: str  # which look the verdicts are of; empty where there is one
     overall: tuple[Overall, ...]
     added: tuple[Added, ...]
+    required: tuple[Required, ...] = ()  # of the suite's [[require]]; empty where it has none

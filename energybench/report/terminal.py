@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from energybench.report import looked, overall, words
+from energybench.report import looked, overall, required, words
 from energybench.report.shapes import Raised, Row, Summary, Workload
 
 STYLES = {
@@ -209,6 +209,8 @@ def render(summary: Summary, console: Console) -> None:
             _say(console, flag.sentence, "yellow")
     for workload in summary.workloads:
         _workload(console, workload)
+    for line, style in required.lines(summary):
+        _say(console, line, style, indent="  ", first="§ ")
     extra = [*overall.lines(summary), *looked.lines(summary)]
     if extra:
         console.print()
