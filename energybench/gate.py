@@ -26,7 +26,7 @@ from typing import Any, Literal
 from energybench import stats
 from energybench.errors import EXIT_FINE, EXIT_INCONCLUSIVE, EXIT_REGRESSION
 from energybench.record import RunFile, Trial, Witness
-from energybench.report import evidence
+from energybench.report import evidence, words
 from energybench.report.shapes import Measured, Row, Summary
 
 Outcome = Literal[
@@ -140,14 +140,10 @@ def detectable(change: stats.Mean, margin: float, tests: int, power: float = sta
 # ── what is compared ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _sample(figure: Measured, share: float) -> stats.Mean | None:
+def sample(figure: Measured, share: float) -> stats.Mean | None:
     if figure.sd_log is None or figure.n < stats.FEWEST_BLOCKS or not figure.saving_rel < 1:
         return None
     return stats.Mean(figure.n, math.log1p(-figure.saving_rel), figure.sd_log, figure.df, share=share)
-
-
-def _of(figure: Measured) -> str:
-    return "time" if figure.quantity == "time" else f"energy ({figure.scope})"
 
 
 def _both(base: Row, head: Row) -> tuple[Measured | None, Measured | None]:
@@ -189,9 +185,10 @@ def _row_cases(key: tuple[str, str], a: Row, b: Row, base: Summary, head: Summar
     sides = ((a, before, "BASE", base.look), (b, after, "HEAD", head.look))
     why = next((text for row, figure, name, look in sides
                 if (text := _why_not(row, figure, name, look.open))), "")  # fmt: skip
-    of = _of(after or before) if after or before else "saving"  # type: ignore[arg-type]
+    figure = after or before
+    of = words.what(figure.quantity, figure.scope) if figure else "saving"
     shown = (before.saving_rel if before else None, after.saving_rel if after else None)
-    samples = [_sample(figure, look.share) if figure else None for _, figure, _, look in sides]
+    samples = [sample(figure, look.share) if figure else None for _, figure, _, look in sides]
     if why or samples[0] is None or samples[1] is None:
         return [Case("savings", *key, of, shown, because=why or "a figure has no spread")]
     found = [Case("savings", *key, of, shown, welch(samples[0], samples[1]))]

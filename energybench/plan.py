@@ -51,7 +51,7 @@ PRINTERS = (
     "cost_page.py",
     "counting.py",
     "__",
-    *("commands/", "gate.py", "golden.py", "alike.py", "history.py", "ci_formats.py"),
+    *("commands/", "gate.py", "golden.py", "alike.py", "two_runs.py", "history.py", "ci_formats.py"),
 )
 
 

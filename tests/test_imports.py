@@ -32,6 +32,7 @@ LIGHT = [
     ),
     *("looks", "export", "claims_page", "cost_page", "flops/intensity", "workloads/stand_in"),
     *("runner", "planned", "machine", "launch", "discovery", "report/*"),
+    *("gate", "golden", "alike", "two_runs", "history", "ci_formats"),
 ]
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
 SLOW_TO_IMPORT = frozenset(

@@ -152,7 +152,8 @@ def _say(console: Console, text: str, style: str = "", indent: str = "", first: 
     console.print(Text(words.plain("\n".join(lines)), style=style), soft_wrap=True)
 
 
-def _show(console: Console, labels: Sequence[str], columns: Sequence[Column]) -> None:
+def show(console: Console, labels: Sequence[str], columns: Sequence[Column]) -> None:
+    """A table with a label per row; a narrow terminal loses columns, then the table."""
     table, dropped = _table(console, labels, columns)
     if table is not None:
         console.print(table)
@@ -184,7 +185,7 @@ def _workload(console: Console, workload: Workload) -> None:
     _say(console, words.baseline(workload), "dim")
     if workload.rows:
         console.print()
-        _show(console, [row.method for row in workload.rows], _columns(workload, workload.rows))
+        show(console, [row.method for row in workload.rows], _columns(workload, workload.rows))
         console.print()
     for row in workload.rows:
         notes = words.notes(row, workload.metric or "quality")
@@ -237,4 +238,4 @@ def partial(summary: Summary, console: Console) -> None:
         columns = [
             c for c in _columns(workload, rows) if c.title.startswith("measured") or c.title.endswith("Δ")
         ]
-        _show(console, [row.method for row in rows], [*columns, Column("blocks", so_far)])
+        show(console, [row.method for row in rows], [*columns, Column("blocks", so_far)])
