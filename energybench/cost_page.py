@@ -53,6 +53,7 @@ def examine(
     ]
     return {
         "suite": suite.suite, "path": str(suite.path), "stamp": suite.stamp, "device": planned.device,
+        "seed": suite.trials.seed, "torch": planned.machine.get("torch"),
         "counted": count, "notes": [*planned.notes, *_differences(cells)],
         "workloads": {name: _workload(planned, name, work) for name, work in plain.items()}, "cells": cells,
     }  # fmt: skip
@@ -114,7 +115,8 @@ def _count(cell: Cell, planned: Planned, launcher: Launcher, place: Path) -> dic
 def _workload(planned: Planned, name: str, work: Work) -> dict[str, Any]:
     batch = _batch(planned, name)
     return {
-        "data": planned.workloads[name]["data"]["source"], "epochs": work.epochs, "samples": work.samples,
+        "data": planned.workloads[name]["data"]["source"], "parameters": planned.workloads[name]["parameters"],
+        "epochs": work.epochs, "samples": work.samples,
         "batch": batch, "plain_flop": work.flop if work.lines else None,
         "plain_b": work.moved_b(batch) if work.lines else None, "plain_by_phase": work.by_phase(),
         "plain_by_op": work.flop_by(_op), "plain_b_by_op": work.moved_b_by(batch, _op),
@@ -142,6 +144,7 @@ def _cell(
         "counted_error_flop": count.get("counted_error_flop", 0.0) if count else 0.0,
         "counted_by_op": count.get("counted_by_op", {}) if count else {},
         "uncounted_calls": count.get("uncounted_calls", {}) if count else {},
+        "passes": count.get("passes") if count else None,
         "reason": reason,
     }  # fmt: skip
     if by_module and work:

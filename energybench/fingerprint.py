@@ -21,6 +21,7 @@ PRINTERS = (
     "export.py",
     "cost_page.py",
     "counting.py",
+    *("gate.py", "golden.py", "alike.py", "two_runs.py", "history.py", "ci_formats.py"),
     "__",
 )
 

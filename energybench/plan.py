@@ -83,6 +83,9 @@ class Plan:
                 [
                     [c.model_dump(exclude={"stack", "expected_s", "plain_flop", "epochs"}) for c in cells],
                     *(self.spec[key] for key in ("blocks", "looks", "seed", "twin", "stamp", "accept")),
+                    *(
+                        [self.spec["require"]] if self.spec["require"] else []
+                    ),  # declared before the first block
                 ]
             ),
         }

@@ -115,6 +115,7 @@ def spec_of(
         "threads": suite.trials.threads, "warmup": settings["trials"]["warmup"], "measure": settings["measure"],
         "metric": suite.accept.quality.metric, "metric_where": suite.where(("accept", "quality", "metric")),
         "energy_where": suite.where(("measure", "energy")), "stamp": suite.stamp, "accept": settings["accept"],
+        "require": settings["require"],
         "meters_where": suite.where(("measure", "meters")), "cooldown": settings["trials"]["cooldown"],
         "carbon_where": suite.where(("measure", "carbon", "country")), "device": device, "download": download,
     }  # fmt: skip

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from energybench import light, schedule
-from energybench.errors import EXIT_FINE, EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, Problem, UsageError
+from energybench.errors import EXIT_INTERRUPTED, EXIT_REGRESSION, EXIT_TRIALS_FAILED, Problem, UsageError
 from energybench.folder import Folder, choose, scratch
 from energybench.launch import Launcher, Outcome
 from energybench.meter.nvml import held_open
@@ -40,12 +40,13 @@ AROUND_S = 60.0  # beyond its limit, for what happens around a command: sensors,
 
 def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: str | None = None,
         argv: list[str] | None = None, progress: Progress, until_decided: bool = False, max_s: float | None = None,
-        add_blocks: int = 0) -> tuple[int, Path]:  # fmt: skip
+        add_blocks: int = 0, strict: bool = False) -> tuple[int, Path]:  # fmt: skip
     """Run what is missing of a suite and report. Returns the exit code and the run's folder.
 
     until_decided: up to the suite's `blocks_max`, ending at the first declared look that decides every comparison
     max_s:         ends after the block in progress; the same call continues
     add_blocks:    so many beyond a finished run's: exploratory, in no verdict
+    strict:        a requirement of the suite that is left undecided is exit code 4
     """
     began = time.monotonic()
     if until_decided and suite.trials.blocks_max is None:
@@ -60,13 +61,14 @@ def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: s
         planned = plan(suite, launcher, place, device=device, until_decided=until_decided, added=add_blocks)
         folder = choose(suite.suite, planned.digest, out, fresh, add=add_blocks > 0)
         with folder.lock():
-            runner = _Runner(planned, folder, launcher, place, progress, argv or sys.argv, add_blocks)
+            runner = _Runner(planned, folder, launcher, place, progress, argv or sys.argv, add_blocks, strict)
             return runner.run(None if max_s is None else began + max_s), folder.path
 
 
 class _Runner:
     def __init__(self, planned: Planned, folder: Folder, launcher: Launcher, place: Path, progress: Progress,
-                 argv: list[str], added: int) -> None:  # fmt: skip
+                 argv: list[str], added: int, strict: bool) -> None:  # fmt: skip
+        self.strict = strict
         self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
         self.progress, self.suite = progress, planned.suite
         self.run_file = self._open(argv, added)
@@ -122,7 +124,10 @@ class _Runner:
         self.progress.end(summary, self.folder.report)
         if not finished:
             self.progress.say(f"{outcome}; the same command continues")
-        return EXIT_TRIALS_FAILED if _failed(self.folder.trials()) else EXIT_FINE
+        from energybench.report import required
+
+        code = required.exit_code(summary.required, self.strict)
+        return EXIT_TRIALS_FAILED if code != EXIT_REGRESSION and _failed(self.folder.trials()) else code
 
     def _decided(self, blocks: int, over: bool) -> bool:
         """Take the look that was declared after so many blocks, or that the end of the time asks for, once.

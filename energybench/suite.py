@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import os
 import re
 import tomllib
@@ -33,7 +34,7 @@ from energybench.resolve import (
     quicken,
     without,
 )
-from energybench.tables import Accept, Measure, Method, Several, Skip, Table, Trials, Workload
+from energybench.tables import Accept, Measure, Method, Require, Several, Skip, Table, Trials, Workload
 from energybench.variants import MOST_CELLS, Variant, expand, matches
 from energybench.where import positions
 
@@ -77,6 +78,7 @@ class Suite(Table):
     workloads: Several[AnyWorkload] = Field(alias="workload", min_length=1)
     methods: Several[AnyMethod] = Field(default=(), alias="method")
     skips: Several[Skip] = Field(default=(), alias="skip")
+    requires: Several[Require] = Field(default=(), alias="require")
     quick: dict[str, Any] = Field(default_factory=dict, exclude=True)
 
     _path: Path = PrivateAttr(default=Path())
@@ -281,13 +283,13 @@ def _reference_problems(tree: Node, suite: Suite | None) -> list[Problem]:
     if not problems and None not in workloads:
         names = {"workload": [[name] for name in workloads if name],
                  "method": [[variant.label, variant.entry] for variant in variants]}  # fmt: skip
-        for skip in tree.items("skip"):
-            for key, known in names.items():
-                pattern = skip.text(key)
+        for table, verb in (("skip", "skips"), ("require", "requires")):
+            for entry, (key, known) in itertools.product(tree.items(table), names.items()):
+                pattern = entry.text(key)
                 if pattern and pattern != "*" and not any(matches(pattern, group) for group in known):
-                    message = f"this skips nothing: no {key} matches '{pattern}'"
+                    message = f"this {verb} nothing: no {key} matches '{pattern}'"
                     hint = nearest(pattern, {name for group in known for name in group})
-                    problems.append(Problem("E205", message, skip.find([key]).place, hint))
+                    problems.append(Problem("E205", message, entry.find([key]).place, hint))
     if suite is not None and not problems:
         problems += _command_problems(tree, suite, variants)
     if suite is not None:

@@ -35,6 +35,7 @@ LIGHT = [
     *("runner", "planned", "machine", "launch", "discovery", "report/*"),
     *("supervise", "captured", "command_tables", "command_plan", "command_cell", "command_quality"),
     *("light", "fingerprint", "planned_energy"),
+    *("gate", "golden", "alike", "two_runs", "history", "ci_formats"),
 ]
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
 SLOW_TO_IMPORT = frozenset(

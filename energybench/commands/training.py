@@ -38,9 +38,13 @@ from energybench.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, Energybench
     metavar="N",
     help="N blocks beyond a finished run's: exploratory, in no verdict.",
 )
+@click.option(
+    "--strict", is_flag=True, help="Exit code 4 where something that the suite requires is left undecided."
+)
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def run(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, out: Path | None, fresh: bool,
-        until_decided: bool, max_time: str | None, add_blocks: int | None, as_json: bool) -> None:  # fmt: skip
+        until_decided: bool, max_time: str | None, add_blocks: int | None, strict: bool,
+        as_json: bool) -> None:  # fmt: skip
     """Train every cell of SUITE (a file, or a shipped one's name) and report. Run again to continue."""
     from energybench import runner
     from energybench.progress import Progress
@@ -50,7 +54,7 @@ def run(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None,
     tables = console(to_stderr=as_json)
     progress = Progress(console(to_stderr=True), tables)
     code, folder = runner.run(loaded, out=out, fresh=fresh, device=device, progress=progress, max_s=max_s,
-                              until_decided=until_decided, add_blocks=add_blocks or 0)  # fmt: skip
+                              until_decided=until_decided, add_blocks=add_blocks or 0, strict=strict)  # fmt: skip
     if as_json and code != EXIT_INTERRUPTED:
         from energybench.record import read_folder
         from energybench.report.summary import summarise, to_json

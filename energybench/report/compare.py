@@ -59,7 +59,10 @@ def _quality(found: Sequence[Pair], accept: Accept, share: float) -> tuple[Quali
     limit = None if accept.loses_at_most is None else -sign * accept.loses_at_most
     fraction = higher and all(0 <= value <= 1 for value in (*ours, *plain))
     mean_ours, mean_plain = math.fsum(ours) / len(ours), math.fsum(plain) / len(plain)
-    quality = Quality(metric, mean_plain, mean_ours, sign * difference.mean, bound, limit, fraction)
+    sd = difference.sd if difference.df > 0 else None
+    quality = Quality(
+        metric, mean_plain, mean_ours, sign * difference.mean, bound, limit, fraction, sd, len(known)
+    )
     return quality, difference if len(known) == len(found) else None  # a block without quality proves nothing
 
 

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
-from energybench.report import looked, overall, words
+from energybench.report import looked, overall, required, words
 from energybench.report.album import FOLDER, Album
 from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, commands, energy_rows
 from energybench.report.shapes import Row, Summary, Workload
@@ -245,6 +245,7 @@ def markdown(summary: Summary, album: Album = Album()) -> str:  # noqa: B008  (f
         page.append(escape(summary.about))
     for workload in summary.workloads:
         page += _workload(workload, album)
+    page += required.markdown(summary)
     page += overall.markdown(summary)
     page += looked.markdown(summary)
     page += _trust(summary)

@@ -68,6 +68,8 @@ class Quality:
     bound: float | None
     limit: float | None  # the worst change that the suite accepts
     fraction: bool  # print in percentage points
+    sd: float | None = None  # of the paired changes; None below two
+    n: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,21 @@ class Added:
 
 
 @dataclass(frozen=True, slots=True)
+class Required:
+    """One [[require]] of the suite, held against one method on one workload."""
+
+    workload: str
+    method: str
+    asks: str  # "saves at least 5.0 % of the time"
+    outcome: Literal["met", "not met", "undecided"]
+    because: str
+    least_rel: float | None  # the saving asked for
+    saving_rel: float | None
+    low_rel: float | None  # one-sided 99 % bounds, each by itself
+    high_rel: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     trial: str
     workload: str
@@ -288,3 +305,4 @@ class Summary:
     look_note: str  # which look the verdicts are of; empty where there is one
     overall: tuple[Overall, ...]
     added: tuple[Added, ...]
+    required: tuple[Required, ...] = ()  # of the suite's [[require]]; empty where it has none

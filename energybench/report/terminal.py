@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from energybench.report import looked, overall, rows, words
+from energybench.report import looked, overall, required, rows, words
 from energybench.report.shapes import Raised, Row, Summary, Workload
 
 STYLES = {
@@ -157,7 +157,8 @@ def _say(console: Console, text: str, style: str = "", indent: str = "", first: 
     console.print(Text(words.plain("\n".join(lines)), style=style), soft_wrap=True)
 
 
-def _show(console: Console, labels: Sequence[str], columns: Sequence[Column]) -> None:
+def show(console: Console, labels: Sequence[str], columns: Sequence[Column]) -> None:
+    """A table with a label per row; a narrow terminal loses columns, then the table."""
     table, dropped = _table(console, labels, columns)
     if table is not None:
         console.print(table)
@@ -191,7 +192,7 @@ def _workload(console: Console, workload: Workload) -> None:
         _say(console, f"{method}: {command}", "dim", indent="    ", first="  $ ")
     if workload.rows:
         console.print()
-        _show(console, [row.method for row in workload.rows], _columns(workload, workload.rows))
+        show(console, [row.method for row in workload.rows], _columns(workload, workload.rows))
         console.print()
     for row in workload.rows:
         notes = words.notes(row, workload.metric or "quality")
@@ -216,6 +217,8 @@ def render(summary: Summary, console: Console) -> None:
             _say(console, flag.sentence, "yellow")
     for workload in summary.workloads:
         _workload(console, workload)
+    for line, style in required.lines(summary):
+        _say(console, line, style, indent="  ", first="§ ")
     extra = [*overall.lines(summary), *looked.lines(summary)]
     if extra:
         console.print()
@@ -242,4 +245,4 @@ def partial(summary: Summary, console: Console) -> None:
         columns = [
             c for c in _columns(workload, rows) if c.title.startswith("measured") or c.title.endswith("Δ")
         ]
-        _show(console, [row.method for row in rows], [*columns, Column("blocks", so_far)])
+        show(console, [row.method for row in rows], [*columns, Column("blocks", so_far)])
