@@ -6,12 +6,16 @@ from energybench.method import Batch, Forward, Method, Task
 from energybench.work import Line, Work
 
 if TYPE_CHECKING:
+    from energybench.errors import EnergybenchError
     from energybench.measuring import measure
+    from energybench.results import Results, load, run
 
 __version__ = "0.1.0"
-__all__ = ["Batch", "Forward", "Line", "Method", "Task", "Work", "__version__", "measure"]
+__all__ = ["Batch", "EnergybenchError", "Forward", "Line", "Method", "Results", "Task", "Work", "__version__", "load",
+           "measure", "run"]  # fmt: skip
 
-_LATER = {"measure": "measuring"}  # name → its module: imported when it is asked for
+_LATER = {"measure": "measuring", "run": "results", "load": "results", "Results": "results",
+          "EnergybenchError": "errors"}  # name → its module, imported when it is asked for  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

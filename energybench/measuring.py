@@ -108,10 +108,10 @@ class MeasuredWindow:
         self._samples = self._counted("samples", count)
 
     def quality(self, metric: str, value: float) -> None:
-        """What the training has reached, by a name that the suite may ask for. Raises UsageError E613 for no number."""
+        """What the training has reached, by a name that the suite may ask for. Raises UsageError E641 for no number."""
         number = float(value)
         if number - number != 0:  # infinite or no number
-            raise UsageError(Problem("E613", f"{metric} is {number}, and quality is a finite number"))
+            raise UsageError(Problem("E641", f"{metric} is {number}, and quality is a finite number"))
         self._quality[metric] = number
         if self._closed:
             self._deliver()
@@ -146,7 +146,7 @@ class MeasuredWindow:
     def _counted(self, what: str, count: int) -> int:
         if self._closed:
             hint = f"with energybench.measure('{self.name}') as window: ... window.{what} += 1"
-            raise UsageError(Problem("E613", f"'{self.name}' is closed: count {what} inside it", hint=hint))
+            raise UsageError(Problem("E641", f"'{self.name}' is closed: count {what} inside it", hint=hint))
         return int(count)
 
     # ── opening and closing ───────────────────────────────────────────────────────────────────────────────────
@@ -255,7 +255,7 @@ class Measure:
         self.stop(None if kind is None or ended else kind.__name__)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Raises UsageError E613 for a function that returns before its work is done."""
+        """Raises UsageError E641 for a function that returns before its work is done."""
         told: dict[str, Callable[[object], bool]] = {
             "an async function": inspect.iscoroutinefunction,
             "a generator function": inspect.isgeneratorfunction,
@@ -266,7 +266,7 @@ class Measure:
             if is_one(function):
                 hint = f"inside it: with energybench.measure('{self.name}'): ..."
                 raise UsageError(
-                    Problem("E613", f"measure() cannot decorate {what}: a call of it does no work", hint=hint)
+                    Problem("E641", f"measure() cannot decorate {what}: a call of it does no work", hint=hint)
                 )
 
         @functools.wraps(function)
@@ -312,14 +312,14 @@ def measure(name: str | Callable[P, R] = "train", *, apart: bool = False, quiet:
         return measure(name.__name__)(name)
     if not isinstance(name, str) or not name or "/" in name:
         raise UsageError(
-            Problem("E613", f"a window's name is a text without '/', not {name!r}", hint='measure("train")')
+            Problem("E641", f"a window's name is a text without '/', not {name!r}", hint='measure("train")')
         )
     if energy not in ("if available", "require", "off"):
         raise UsageError(
-            Problem("E613", f"energy={energy!r}", hint='one of: "if available", "require", "off"')
+            Problem("E641", f"energy={energy!r}", hint='one of: "if available", "require", "off"')
         )
     if isinstance(gpus, str) and gpus not in ("used", "all"):
-        raise UsageError(Problem("E613", f"gpus={gpus!r}", hint='one of: "used", "all", or a list of UUIDs'))
+        raise UsageError(Problem("E641", f"gpus={gpus!r}", hint='one of: "used", "all", or a list of UUIDs'))
     wanted = Wanted(energy, gpus if isinstance(gpus, str) else tuple(gpus), tuple(meters))
     return Measure(name, wanted, apart, quiet, None if record is None else Path(record).absolute())
 

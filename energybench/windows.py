@@ -81,14 +81,14 @@ def append(path: Path, line: WindowLine) -> None:
 def read_windows(path: Path) -> list[WindowLine]:
     """The windows in the order of their start; none where there is no file.
 
-    A last line that was cut short, by a kill say, is left out. Raises UsageError E612 for any other that is no window.
+    A last line that was cut short, by a kill say, is left out. Raises UsageError E640 for any other that is no window.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UsageError(Problem("E612", f"cannot read it: {error.strerror}", str(path))) from None
+        raise UsageError(Problem("E640", f"cannot read it: {error.strerror}", str(path))) from None
     lines = content.split(b"\n")
     found: dict[str, WindowLine] = {}
     for number, line in enumerate(lines, 1):
@@ -108,7 +108,7 @@ def _not_a_window(error: ValidationError, path: Path, number: int) -> Problem:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"])) or "the line"
     hint = 'a line is {"name": "train", "start_s": 1.5, "stop_s": 9.0}; docs/python.md has the rest'
-    return Problem("E612", f"not a window: {place}: {first['msg']}", f"{path}:{number}", hint)
+    return Problem("E640", f"not a window: {place}: {first['msg']}", f"{path}:{number}", hint)
 
 
 def of_training(windows: Iterable[WindowLine]) -> list[WindowLine]:

@@ -341,7 +341,7 @@ def test_a_function_that_returns_before_its_work_is_done_is_refused(function: An
     "wrong", [{"name": ""}, {"name": "a/b"}, {"name": 3}, {"energy": "on"}, {"gpus": "one"}]
 )
 def test_a_wrong_word_is_refused_at_once(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="E613"):
+    with pytest.raises(UsageError, match="E641"):
         energybench.measure(**wrong)
 
 
