@@ -1,7 +1,7 @@
 """A run in Python: `energybench.run(suite)` trains and `energybench.load(folder)` reads; both give `Results`.
 
     results = energybench.load("reports/quick/2026-11-21-170504")
-    results.verdict("wide-digits", "ssprop")        # "inconclusive"
+    results.verdict("wide-digits", "mine")          # "inconclusive"
     results.frame().groupby("method").train_s.mean()
 
 A notebook shows the table and the pictures; `rich.print` and a terminal the table. Every figure and every verdict is
