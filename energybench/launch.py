@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +57,9 @@ class Launcher:
         started = time.monotonic()
         self.warm()  # again, if it has died
         paths = [str(path.absolute()) if path else None for path in (in_path, out_path, log)]
-        child = self._context.Process(target=_child, args=(target, os.getcwd(), *paths))
-        child.start()
+        child = self._context.Process(target=_child, args=(target, os.getcwd(), dict(os.environ), *paths))
+        with _main_hidden():
+            child.start()
         try:
             timed_out = not self._wait(child, started, limit_s, tick, tick_s)
         except BaseException:
@@ -119,8 +121,24 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _child(target: str, folder: str, in_path: str, out_path: str, log: str | None) -> None:
+@contextlib.contextmanager
+def _main_hidden() -> Iterator[None]:
+    """multiprocessing imports the caller's main module again in every child: a script that calls us without
+    `if __name__ == "__main__"` would run again in each. A child of ours needs nothing of it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _child(
+    target: str, folder: str, environment: dict[str, str], in_path: str, out_path: str, log: str | None
+) -> None:
     os.setsid()
+    os.environ.clear()  # the server knows it only as it was at its start
+    os.environ.update(environment)
     with contextlib.suppress(OSError, AttributeError):  # Linux: die with the server, and so with the parent
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     preload = sys.modules.get(PRELOAD)

@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from energybench.errors import Problem, UsageError
 from energybench.meter.window import in_turn
 from energybench.record import Reading
+from energybench.report import evidence
+from energybench.units import format_energy, format_seconds
 
 VARIABLE = "ENERGYBENCH_WINDOWS"
 TRAIN = "train"  # the window that a method is billed for
@@ -79,14 +81,14 @@ def append(path: Path, line: WindowLine) -> None:
 def read_windows(path: Path) -> list[WindowLine]:
     """The windows in the order of their start; none where there is no file.
 
-    A last line that was cut short, by a kill say, is left out. Raises UsageError E612 for any other that is no window.
+    A last line that was cut short, by a kill say, is left out. Raises UsageError E640 for any other that is no window.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UsageError(Problem("E612", f"cannot read it: {error.strerror}", str(path))) from None
+        raise UsageError(Problem("E640", f"cannot read it: {error.strerror}", str(path))) from None
     lines = content.split(b"\n")
     found: dict[str, WindowLine] = {}
     for number, line in enumerate(lines, 1):
@@ -106,7 +108,7 @@ def _not_a_window(error: ValidationError, path: Path, number: int) -> Problem:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"])) or "the line"
     hint = 'a line is {"name": "train", "start_s": 1.5, "stop_s": 9.0}; docs/python.md has the rest'
-    return Problem("E612", f"not a window: {place}: {first['msg']}", f"{path}:{number}", hint)
+    return Problem("E640", f"not a window: {place}: {first['msg']}", f"{path}:{number}", hint)
 
 
 def of_training(windows: Iterable[WindowLine]) -> list[WindowLine]:
@@ -141,3 +143,32 @@ def qualities(windows: Iterable[WindowLine]) -> dict[str, float]:
     for window in sorted(windows, key=lambda window: window.stop_s):
         found |= window.quality
     return found
+
+
+def sentence(window: WindowLine) -> str:
+    """One line: seconds, counts, and energy with its source and error, or why there is none."""
+    parts = [format_seconds(window.wall_s)]
+    parts += [
+        f"{count:,} {what}" for what, count in (("steps", window.steps), ("samples", window.samples)) if count
+    ]
+    parts += [f"{metric} {value:.4g}" for metric, value in window.quality.items()]
+    failed = f" ended by {window.error} after" if window.error else ""
+    return f"{window.name}:{failed} {' · '.join([*parts, *_energy(window.reading)])}"
+
+
+def _energy(reading: Reading | None) -> list[str]:
+    """Measured; else modelled and named so; else the reasons, in short."""
+    found = evidence.metered(reading)
+    if found.sensors:
+        error = f" ±{format_energy(found.error_j, 2)}" if found.error_j else ""
+        scopes = evidence.metered_by_scope(reading)
+        by = " + ".join(dict.fromkeys(source for source, _ in sorted(found.sensors)))
+        each = ", ".join(f"{scope} {format_energy(joules)}" for scope, joules in scopes.items())
+        return [f"{format_energy(found.joules)} {by}{error}{f' ({each})' if len(scopes) > 1 else ''}"]
+    energy = reading.energy if reading else []
+    modelled = [each for each in energy if each.energy_j is not None and each.source.startswith("model(")]
+    if modelled:
+        by = modelled[0].source.removeprefix("model(").partition(" ")[0].rstrip(")")
+        return [f"energy modelled ({by}): {format_energy(sum(each.energy_j or 0.0 for each in modelled))}"]
+    reasons = dict.fromkeys(each.reason or "no reason given" for each in energy)
+    return [f"no energy: {'; '.join(reasons)}"] if reasons else []

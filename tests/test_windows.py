@@ -91,7 +91,7 @@ def test_a_line_that_is_no_window_is_named_with_its_number(tmp_path: Path, bad: 
     with path.open("a") as file:
         file.write(f"{bad}\n")
     append(path, window())
-    with pytest.raises(UsageError, match=r"E612.*w\.jsonl:2: not a window"):
+    with pytest.raises(UsageError, match=r"E640.*w\.jsonl:2: not a window"):
         read_windows(path)
 
 

@@ -59,6 +59,7 @@ class RealTime:
 
 
 REAL_TIME = RealTime()
+_LISTED = Path("/proc/thread-self/children")
 
 
 class Clock:
@@ -84,10 +85,37 @@ class Clock:
 
     def _cpu(self) -> float:
         total = sum(self._process.cpu_times()[:4])  # user, system, and both of finished children
-        for child in self._process.children(recursive=True):
+        for child in descendants(self._process.pid):
             with contextlib.suppress(psutil.NoSuchProcess):
-                total += sum(child.cpu_times()[:2])
+                total += sum(psutil.Process(child).cpu_times()[:2])
         return total
+
+
+def descendants(parent: int) -> set[int]:
+    """Every live process that descends from this one.
+
+    The kernel's own lists are read, since a look at all processes of a machine takes milliseconds, in which sensors
+    that are already running would bill it.
+    """
+    found: set[int] = set()
+    waiting = [parent]
+    try:
+        while waiting:
+            for file in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+                with contextlib.suppress(ProcessLookupError):  # a thread that has just ended
+                    children = {int(pid) for pid in file.read_text(encoding="ascii").split()} - found
+                    found |= children
+                    waiting += children
+    except OSError:
+        return _by_parents(parent)
+    return found or (set() if _LISTED.exists() else _by_parents(parent))
+
+
+def _by_parents(parent: int) -> set[int]:
+    """The same from every process's parent, where the kernel keeps no lists."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return {child.pid for child in psutil.Process(parent).children(recursive=True)}
+    return set()
 
 
 def stolen_s(stat: Path = Path("/proc/stat")) -> float | None:

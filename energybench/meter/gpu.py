@@ -81,10 +81,23 @@ class GpuMeter:
         energy: list[Energy] = []
         cards: dict[str, Card] = {}
         for uuid, gpu in self._gpus.items():
-            energy += [self._counter(uuid, gpu, counted), self._integral(uuid, gpu, end_ns)]
+            energy += [self._counter(uuid, gpu, counted), self._integral(uuid, gpu, self._start_ns, end_ns)]
             cards[uuid] = self._card(uuid, gpu, held_back[uuid], end_ns)
         seconds = (end_ns - self._start_ns) / 1e9
         return Reading(wall_s=seconds, energy=energy, cards=cards, sampler=self._sampler(cpu_s))
+
+    def inside(self) -> Inside:
+        """A meter of a stretch inside this one's running window."""
+        return Inside(self, self._time)
+
+    def within(self, start_ns: int, end_ns: int) -> list[Energy]:
+        """Integrals of the power that the sampler saw between two times of the running window; nothing is read."""
+        return [self._integral(uuid, gpu, start_ns, end_ns) for uuid, gpu in self._gpus.items()]
+
+    def ours(self) -> set[str]:
+        """UUIDs of the cards on which the driver lists this process or one that it started."""
+        own = own_processes()
+        return {uuid for uuid, gpu in self._gpus.items() if gpu.processes() & own}
 
     def temperatures(self) -> dict[str, float]:
         """UUID → °C, of the cards that say."""
@@ -136,11 +149,11 @@ class GpuMeter:
         return Energy(source="gpu_counter", scope="gpu", device=uuid, energy_j=found.joules, error_j=found.error_j,
                       reason=found.reason, detail=found.detail)  # fmt: skip
 
-    def _integral(self, uuid: str, gpu: Gpu, end_ns: int) -> Energy:
+    def _integral(self, uuid: str, gpu: Gpu, start_ns: int, end_ns: int) -> Energy:
         if gpu.power_reason is not None:
             return Energy(source="unavailable", scope="gpu", device=uuid, reason=f"power: {gpu.power_reason}")
         points = [(s.time_ns / 1e9, s.power_w) for s in self._own_samples(uuid) if s.power_w is not None]
-        start_s, end_s = self._start_ns / 1e9, end_ns / 1e9
+        start_s, end_s = start_ns / 1e9, end_ns / 1e9
         detail = {**gpu.power_is, "period_s": self._period_s}
         gap_s = _widest([t for t, _ in points], start_s, end_s)
         if gap_s > WIDEST_GAP * self._period_s:
@@ -179,6 +192,23 @@ class GpuMeter:
 
     def _own_samples(self, uuid: str) -> list[Sample]:
         return [sample for sample in self.samples[self._first :] if sample.device == uuid]
+
+
+class Inside:
+    """A stretch inside a running window of cards. It reads no sensor and waits for no edge, so that the window around
+    it is not held up; what it knows is the power that the sampler sees anyway."""
+
+    def __init__(self, around: GpuMeter, time: Time) -> None:
+        self._around, self._time = around, time
+        self._start_ns = 0
+
+    def start(self) -> None:
+        self._start_ns = self._time.now_ns()
+
+    def stop(self) -> Reading:
+        end_ns = self._time.now_ns()
+        found = self._around.within(self._start_ns, end_ns)
+        return Reading(wall_s=(end_ns - self._start_ns) / 1e9, energy=found)
 
 
 def _held_back(gpu: Gpu) -> dict[str, float]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from energybench.meter.clock import descendants
 from energybench.meter.counter import SensorError
 from energybench.meter.unavailable import Unavailable
 
@@ -194,6 +195,4 @@ def held_open() -> Iterator[None]:
 
 def own_processes() -> set[int]:
     """This process and everything it started, as the operating system numbers them here."""
-    import psutil
-
-    return {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    return {os.getpid(), *descendants(os.getpid())}

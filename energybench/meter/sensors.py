@@ -28,6 +28,9 @@ class Missing:
     def stop(self) -> Reading:
         return Reading(wall_s=0.0, energy=[self._energy])
 
+    def inside(self) -> Missing:
+        return self
+
 
 class ThirdParty:
     """A meter of another package. Its figures carry its name; if it breaks, they are null with the reason."""
@@ -64,6 +67,17 @@ class ThirdParty:
     @property
     def samples(self) -> Sequence[Any]:
         return getattr(self._meter, "samples", ())
+
+
+def inside(meters: Sequence[Meter]) -> list[Meter]:
+    """Meters of a stretch inside the running window of these. None of them waits; one that cannot be shared says so."""
+    found: list[Meter] = []
+    for meter in meters:
+        nested: Callable[[], Meter] | None = getattr(meter, "inside", None)
+        name = meter.name if isinstance(meter, ThirdParty) else type(meter).__name__
+        reason = f"meter {name}: it is in use by the window around this one"
+        found.append(nested() if nested else Missing("machine", reason))
+    return found
 
 
 def open_meters(measure: dict[str, Any], device: str) -> list[Meter]:
