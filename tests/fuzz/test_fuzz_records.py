@@ -15,17 +15,12 @@ from fuzzing import CASES, SLOW_TOTAL, as_json, finite, harmless, hunt, mutate, 
 from hypothesis import strategies as st
 from rich.console import Console
 
-from energybench import export
 from energybench.errors import EnergybenchError
-from energybench.record import RunFile, Trial, Witness, read, read_folder, write_json
-from energybench.report import merge
-from energybench.report.carbon import page, to_json as carbon_json
-from energybench.report.carbon_page import markdown as carbon_markdown
+from energybench.record import RunFile, Trial, Witness, read, read_folder
 from energybench.report.markdown import markdown
 from energybench.report.shapes import Measured, Row, Summary
 from energybench.report.summary import summarise, to_json
 from energybench.report.terminal import render
-from energybench.show import print_record, print_run
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "report"))
@@ -50,7 +45,10 @@ def test_the_slow_pass_looks_at_ten_thousand_cases() -> None:
 def runs() -> list[list[tuple[str, Any]]]:
     """Files of three runs as (kind, JSON): measured joules, times alone, and a part of a committed run."""
     made = [
-        Run(noise=0.02, sensors=(GPU,)).method("half", time=0.7, flop=0.5).control("half", time=0.9).records(),
+        Run(noise=0.02, sensors=(GPU,))
+        .method("half", time=0.7, flop=0.5)
+        .control("half", time=0.9)
+        .records(),
         Run(noise=0.02).method("half", time=0.7, flop=0.5).method("other", time=1.1).records(),
     ]
     real = read_folder(ROOT / "reports" / "quick" / "2026-11-21-170504")
@@ -60,7 +58,11 @@ def runs() -> list[list[tuple[str, Any]]]:
         [t for t in real[1] if t.workload == name], [w for w in real[2] if w.workload == name],
     ))  # fmt: skip
     return [
-        [("run", _plain(run)), *(("trial", _plain(t)) for t in trials), *(("witness", _plain(w)) for w in witnesses)]
+        [
+            ("run", _plain(run)),
+            *(("trial", _plain(t)) for t in trials),
+            *(("witness", _plain(w)) for w in witnesses),
+        ]
         for run, trials, witnesses in made
     ]
 
@@ -149,7 +151,9 @@ def as_it_says(row: Row, workload: str, trials: list[Trial]) -> None:
     """The saving is 1 − exp of the mean log ratio of the blocks that the row names, computed from the records alone."""
     if row.measured is None:
         return
-    here = [t for t in trials if t.workload == workload and t.status == "ok" and t.train and t.train.wall_s > 0]
+    here = [
+        t for t in trials if t.workload == workload and t.status == "ok" and t.train and t.train.wall_s > 0
+    ]
     logs, times = [], []
     for block, name in zip(row.blocks, row.records, strict=True):
         ours = [t for t in here if (t.method, t.block, t.trial) == (row.method, block, name)]
@@ -159,7 +163,9 @@ def as_it_says(row: Row, workload: str, trials: list[Trial]) -> None:
         assert (ours[0].device, ours[0].invocation) == (plain[0].device, plain[0].invocation)
         both = [t.train.wall_s for t in (ours[0], plain[0]) if t.train]
         times.append(math.log(both[0] / both[1]))
-        logs.append(times[-1] if row.measured.quantity == "time" else math.log(joules(ours[0]) / joules(plain[0])))
+        logs.append(
+            times[-1] if row.measured.quantity == "time" else math.log(joules(ours[0]) / joules(plain[0]))
+        )
     same(row.measured, logs)
     if row.time is not None:
         same(row.time, times)
