@@ -10,7 +10,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-SUITE_B = 1_000_000
+SUITE_B = 250_000
+SUITE_VALUES = 10_000  # keys and values of a suite's file
+SUITE_ENTRIES = 200  # [[workload]], [[method]] or [[skip]] tables
+SKIPPED_PAIRS = 2_000_000  # skips × cells that they are held against
+MOST_PROBLEMS = 100  # that are told of one file
 RECORD_B = 20_000_000
 TRACE_B = 200_000_000  # unpacked
 DEPTH = 32  # of tables in tables

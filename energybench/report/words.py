@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from energybench import stats
+from energybench.inert import NB, inert
 
 if TYPE_CHECKING:
     from energybench.record import Energy, Estimate
     from energybench.report.shapes import Control, Measured, Phase, Quality, Row, ToTarget, Way, Workload
 
-NB = "\u00a0"
 NOTHING = "–"
+clean = inert
 BETTER = frozenset({"saves", "faster"})
 WORSE = frozenset({"costs more", "slower"})
 
@@ -313,13 +314,6 @@ def baseline(workload: Workload) -> str:
         twin = workload.twin
         parts.append(f"against itself {measured(twin)} {what(twin.quantity, twin.scope)}")
     return f"Plain training: {'; '.join(parts)}."
-
-
-def clean(text: str) -> str:
-    """One line without control characters: names come from files that others wrote."""
-    if text.replace(NB, " ").isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == NB else " " for c in text)
 
 
 def _found(row: Row, workload: Workload) -> str:

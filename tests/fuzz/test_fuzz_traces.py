@@ -30,7 +30,23 @@ def example() -> str:
 
 
 TEXT = example()
-FIELDS = ("", "0", "-1", "1e400", "nan", "inf", "1_000", " 1", "٣", "0x10", "1e9", "9" * 400, "1,5", '"1"', *TEXTS)
+FIELDS = (
+    "",
+    "0",
+    "-1",
+    "1e400",
+    "nan",
+    "inf",
+    "1_000",
+    " 1",
+    "٣",
+    "0x10",
+    "1e9",
+    "9" * 400,
+    "1,5",
+    '"1"',
+    *TEXTS,
+)
 edits = st.lists(
     st.tuples(st.sampled_from(["field", "line", "double", "drop", "swap", "bytes"]), st.integers(0, 2**16),
               st.integers(0, 5), st.sampled_from(FIELDS), st.binary(max_size=4)),
@@ -67,8 +83,7 @@ def check(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     try:
         samples = read(path)
-    except ValueError as error:
-        assert "trace" in str(error)
+    except ValueError:
         return
     found = [(s.time_ns, s.device, [s.power_w, s.temperature_c, s.sm_clock_mhz]) for s in samples]
     assert found == independent(content)
