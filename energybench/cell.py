@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from energybench import discovery
+from energybench.bounds import is_figure
 from energybench.flops.intensity import explain
 from energybench.loop import Diverged, Run
 from energybench.meter.sensors import open_meters
@@ -104,13 +105,11 @@ def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
         record |= {"curve": run.curve, "passes": run.tally.passes(), "steps": run.tally.steps,
                    "data_wait_s": run.tally.data_wait_ns / 1e9, "target": goal.target}  # fmt: skip
         for point in run.curve:
-            point["loss"] = (
-                point["loss"] if point["loss"] is not None and abs(point["loss"]) < 1e300 else None
-            )
+            point |= {key: None for key, value in point.items() if value is None or not is_figure(value)}
     phases.idle("idle_after", meters, measure["tick_s"])
     record["trace"] = keep_trace(window, spec.get("trace"))
     with phases.phase("evaluate"):
-        record["quality"] = {key: value for key, value in run.evaluate(test).items() if abs(value) < 1e300}
+        record["quality"] = {key: value for key, value in run.evaluate(test).items() if is_figure(value)}
     record["memory_resident_b"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         record["memory_device_b"] = torch.cuda.max_memory_allocated(device)
@@ -274,7 +273,7 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     if isinstance(value, float):
-        return value if abs(value) < 1e300 else None
+        return value if is_figure(value) else None
     if value is None or isinstance(value, (str, int)):
         return value
     raise TypeError(f"diagnostics() must be JSON-able, not {type(value).__name__}")

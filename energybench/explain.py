@@ -95,12 +95,16 @@ def explain(
 
 
 def unfit(tree: Node) -> Iterator[Problem]:
-    """Values that TOML has and no suite: nan, inf, dates and times."""
+    """Values that TOML has and no suite: nan, inf, dates, times, numbers beyond what its standard promises."""
     if isinstance(tree.value, dict | list):
         for node in tree.value.values() if isinstance(tree.value, dict) else tree.value:
             yield from unfit(node)
     elif isinstance(tree.value, float) and not math.isfinite(tree.value):
         yield _as_set(Problem("E202", f"{tree.value} is not a finite number", tree.place, "write a number"))
+    elif isinstance(tree.value, int) and abs(tree.value) >= 2**63:
+        yield _as_set(
+            Problem("E202", "a whole number of more than 64 bits", tree.place, "write a smaller one")
+        )
     elif isinstance(tree.value, datetime.date | datetime.time):
         hint = f'put it in quotes: "{tree.value}"'
         yield _as_set(Problem("E202", f"{tree.value} is a date or a time", tree.place, hint))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from energybench.bounds import DEPTH
 from energybench.errors import Problem, nearest
 from energybench.variants import method_label, toml
 from energybench.where import Loc, Position
@@ -189,6 +190,12 @@ def quick_problems(tree: Node) -> list[Problem]:
     return problems
 
 
+def too_deep(text: str) -> bool:
+    """Whether a dotted key may have more parts than anyone means: TOML's readers take the square of them in time."""
+    return any(part.count(".") > DEPTH for part in re.split(r"[^\w\-\"'. \t]+", text))
+
+
+LONGEST_SET = 10_000  # characters of a --set
 _OVERRIDE = re.compile(
     r"""\s*([A-Za-z_]+)(?:\[(.*?)\])?((?:\.(?:"[^"]*"|'[^']*'|[^.="'\s]+))*)\s*=\s*(.*?)\s*"""
 )
@@ -201,6 +208,8 @@ def override(tree: Node, text: str) -> tuple[Node, list[Problem]]:
     def wrong(message: str, hint: str = "") -> tuple[Node, list[Problem]]:
         return tree, [Problem("E206", message, place, hint or "such as --set workload.train.epochs=2")]
 
+    if len(text) > LONGEST_SET or too_deep(text):
+        return tree, [Problem("E206", "longer or deeper than any key and its value", f"--set {text[:40]}…")]
     match = _OVERRIDE.fullmatch(text)
     if match is None:
         return wrong("expected KEY=VALUE with a dotted key")
@@ -211,7 +220,7 @@ def override(tree: Node, text: str) -> tuple[Node, list[Problem]]:
         return wrong("no value after the '='")
     try:
         keys = _dotted(rest)
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         return wrong(f"'{head}{rest}' is not a dotted key")
     several = head in ("workload", "method")
     if name is not None and not several:
@@ -252,7 +261,7 @@ def _toml_value(written: str) -> Any:
     """As TOML would read it; what TOML cannot read is a string, so that `limit=10 min` needs no quotes."""
     try:
         parsed = tomllib.loads(f"value = {written}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # a number of more digits than Python reads, brackets without end
         return written
     return parsed["value"] if len(parsed) == 1 else written
 

@@ -14,15 +14,18 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError
 
+from energybench.bounds import DEPTH, MOST_PROBLEMS, SKIPPED_PAIRS, SUITE_B, SUITE_ENTRIES, SUITE_VALUES
 from energybench.command_tables import CommandMethod, CommandWorkload, fill
 from energybench.discovery import shipped
 from energybench.errors import Problem, UsageError, in_order, nearest
 from energybench.explain import FOLDER_NAME, explain, unfit, untagged
+from energybench.files import read_bytes
 from energybench.resolve import (
     OVERLAID,
     WORKLOAD_OVERLAID,
@@ -32,10 +35,11 @@ from energybench.resolve import (
     override,
     quick_problems,
     quicken,
+    too_deep,
     without,
 )
 from energybench.tables import Accept, Measure, Method, Require, Several, Skip, Table, Trials, Workload
-from energybench.variants import MOST_CELLS, Variant, expand, matches
+from energybench.variants import MOST_CELLS, Variant, counted, expand, matches, variants_of
 from energybench.where import positions
 
 
@@ -176,6 +180,8 @@ def load(
     """
     path, overrides = _find(path_or_name, search), tuple(overrides)
     text, tree = _read(path)
+    if too_many := _too_many(tree):
+        raise SuiteError(too_many)
     problems = quick_problems(tree)
     if quick and tree.get("quick") is None:
         hint = "add [quick] with workload.train = { epochs = 2 }, or run without --quick"
@@ -188,16 +194,15 @@ def load(
         for text in overrides:
             base, wrong = override(base, text)
             problems.extend(wrong)
-        found = list(unfit(base))
+        found = list(islice(unfit(base), MOST_PROBLEMS))
         problems.extend(found)
         suite = None
         try:
             suite = Suite.model_validate(base.plain())
         except ValidationError as error:
             seen = {problem.where for problem in found}
-            problems.extend(
-                problem for problem in explain(error, Suite, base, broken) if problem.where not in seen
-            )
+            told = islice(explain(error, Suite, base, broken), MOST_PROBLEMS)
+            problems.extend(problem for problem in told if problem.where not in seen)
         return base, suite
 
     plain, quickened = resolve(tree), resolve(quicken(tree))  # both, so that --quick never finds new mistakes
@@ -257,8 +262,14 @@ def _read(path: Path) -> tuple[str, Node]:
     """The text, and its tree with the place of every key."""
     shown = os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        places = positions(text) if (raw := tomllib.loads(text)) else {}
+        text = read_bytes(path, SUITE_B).decode("utf-8-sig")
+        if too_deep(text):
+            raise RecursionError
+        raw = tomllib.loads(text)
+        if (values := _size(raw)) > SUITE_VALUES:
+            message = f"it holds {values:,} keys and values; at most {SUITE_VALUES:,} are read"
+            raise UsageError(Problem("E102", message, shown, "sweep fewer values, or write several suites"))
+        places = positions(text) if raw else {}
     except OSError as error:
         raise UsageError(Problem("E101", f"cannot read it: {error.strerror}", shown)) from None
     except UnicodeDecodeError as error:
@@ -273,13 +284,45 @@ def _read(path: Path) -> tuple[str, Node]:
         message, line, column = found.groups() if found else (str(error).partition(" (at")[0], last, 1)
         hint = 'text needs quotes: key = "value"' if "Invalid value" in message else ""
         raise UsageError(Problem("E102", f"not TOML: {message}", f"{shown}:{line}:{column}", hint)) from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise UsageError(Problem("E102", str(error).partition(";")[0], shown)) from None
     return text, Node(grow(raw, places, shown).value, f"{shown}:1:1")
+
+
+def _size(value: Any, depth: int = 0) -> int:
+    """Keys and values in it. Raises RecursionError below DEPTH tables."""
+    if depth > DEPTH:
+        raise RecursionError
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return len(items) + sum(_size(item, depth + 1) for item in items)
+
+
+def _too_many(tree: Node) -> list[Problem]:
+    """Arrays of tables of which each is held against every other."""
+    counts = {key: len(tree.items(key)) for key in ("workload", "method", "skip", "require")}
+    return [Problem("E207", f"this suite has {count:,} [[{key}]]; at most {SUITE_ENTRIES} are allowed",
+                    tree.find((key,)).place, "write several suites")
+            for key, count in counts.items() if count > SUITE_ENTRIES]  # fmt: skip
 
 
 def _reference_problems(tree: Node, suite: Suite | None) -> list[Problem]:
     """Labels and sweeps; patterns that match nothing; more cells than anyone can mean."""
+    if suite is not None and variants_of(tree) <= MOST_CELLS:  # first, and without making the variants
+        most = suite.trials.blocks_max or suite.trials.blocks
+        count = len(suite.workloads) * (1 + suite.trials.twin + variants_of(tree)) * most
+        if count > MOST_CELLS:
+            message = f"this suite has {counted(count)} trials; at most {MOST_CELLS:,} are allowed"
+            hint = "fewer blocks, workloads or sweeps"
+            return [Problem("E207", message, tree.find(["trials", "blocks"]).place, hint)]
     variants, problems = expand(tree)
     workloads = [entry.text("name") for entry in tree.items("workload")]
+    held = (len(tree.items("skip")) + len(tree.items("require"))) * len(workloads) * (1 + len(variants))
+    if held > SKIPPED_PAIRS:
+        limit = f"at most {SKIPPED_PAIRS:,} are allowed"
+        message = f"its skips and requirements would be held against {held:,} pairs; {limit}"
+        problems.append(
+            Problem("E207", message, tree.find(["skip"]).place, "fewer of them, or smaller sweeps")
+        )
     if not problems and None not in workloads:
         names = {"workload": [[name] for name in workloads if name],
                  "method": [[variant.label, variant.entry] for variant in variants]}  # fmt: skip
@@ -292,13 +335,6 @@ def _reference_problems(tree: Node, suite: Suite | None) -> list[Problem]:
                     problems.append(Problem("E205", message, entry.find([key]).place, hint))
     if suite is not None and not problems:
         problems += _command_problems(tree, suite, variants)
-    if suite is not None:
-        most = suite.trials.blocks_max or suite.trials.blocks
-        count = len(suite.workloads) * (1 + suite.trials.twin + len(variants)) * most
-        if count > MOST_CELLS:
-            message = f"this suite has {count:,} trials; at most {MOST_CELLS:,} are allowed"
-            hint = "fewer blocks, workloads or sweeps"
-            problems.append(Problem("E207", message, tree.find(["trials", "blocks"]).place, hint))
     return problems
 
 

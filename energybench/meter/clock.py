@@ -77,11 +77,10 @@ class Clock:
 
     def stop(self) -> Reading:
         wall_s = (time.perf_counter_ns() - self._wall_ns) / 1e9
-        cpu_s, steal_s = self._cpu() - self._cpu_s, stolen_s()
-        known = steal_s is not None and self._steal_s is not None
-        return Reading(
-            wall_s=wall_s, cpu_s=cpu_s, steal_s=(steal_s or 0.0) - (self._steal_s or 0.0) if known else None
-        )
+        steal_s = stolen_s()
+        stolen = None if steal_s is None or self._steal_s is None else max(0.0, steal_s - self._steal_s)
+        # A child that its parent never waited for takes its seconds with it; some hosts turn their counter back.
+        return Reading(wall_s=wall_s, cpu_s=max(0.0, self._cpu() - self._cpu_s), steal_s=stolen)
 
     def _cpu(self) -> float:
         total = sum(self._process.cpu_times()[:4])  # user, system, and both of finished children

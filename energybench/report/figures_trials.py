@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from energybench.files import inside
 from energybench.meter import trace
 from energybench.record import Trial
 from energybench.report import evidence, words
@@ -273,8 +274,8 @@ def power(trial: Trial, folder: Path) -> Powers | str:
     """A trial's power traces by device; a sentence where there is none."""
     if trial.trace is None:
         return NO_TRACE
-    file, home = (folder / trial.trace).resolve(), folder.resolve()
-    if home not in file.parents:
+    file = inside(folder, trial.trace)
+    if file is None:
         return "the record names a trace outside the run's folder"
     if not file.is_file():
         return "the power trace is not beside the records"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from energybench import stats
+from energybench.inert import NB, inert
 
 if TYPE_CHECKING:
     from energybench.record import Energy, Estimate
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
         Workload,
     )
 
-NB = "\u00a0"
 NOTHING = "–"
+clean = inert
 BETTER = frozenset({"saves", "faster"})
 WORSE = frozenset({"costs more", "slower"})
 
@@ -344,10 +345,3 @@ UNJUDGED = "Quality is not judged: the suite says that there is none to lose."
 def nominal(value: float | None, row: Row) -> str:
     """An estimate or a count; where none can be had that is said, and the notes say why."""
     return f"not{NB}available" if value is None and row.unavailable else percent(value)
-
-
-def clean(text: str) -> str:
-    """One line without control characters: names come from files that others wrote."""
-    if text.replace(NB, " ").isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == NB else " " for c in text)
