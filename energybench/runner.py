@@ -231,8 +231,8 @@ class _Runner:
         in_path.write_text(json.dumps({
             "mode": "command", "header": header, "base": spec["base"], "command": cell.command,
             "workload": {key: value for key, value in workload.items() if key != "where"},
-            "metric": spec["metric"], "measure": self.planned.measure | {"gpus": self.planned.cards},
-            "threads": spec["threads"], "device_name": self.planned.command_device, "limit_s": limit_s,
+            "metric": spec["metric"], "measure": self.planned.measure_commands, "threads": spec["threads"],
+            "device_name": self.planned.command_device, "limit_s": limit_s,
             "windows": str(self.place / f"{name}.windows.jsonl"), "trace": str(self.folder.traces / f"{name}.csv.gz"),
             "log": str(log),
         }), encoding="utf-8")  # fmt: skip

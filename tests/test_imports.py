@@ -34,7 +34,7 @@ LIGHT = [
     *("windows",),
     *("runner", "planned", "machine", "launch", "discovery", "report/*"),
     *("supervise", "captured", "command_tables", "command_plan", "command_cell", "command_quality"),
-    *("light", "fingerprint", "planned_energy"),
+    *("light", "fingerprint", "planned_energy", "versus", "versus_page"),
 ]
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
 SLOW_TO_IMPORT = frozenset(
