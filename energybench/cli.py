@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from energybench.commands import gating, looking, reading, training
+from energybench.commands import gating, looking, measuring, reading, training
 from energybench.commands.common import Verbs
 from energybench.errors import EXIT_INTERRUPTED, EnergybenchError
 
@@ -22,9 +22,9 @@ def app() -> None:
     """Train the same model twice, once with the trick. See what the meter says."""
 
 
-for verb in (training.run, training.check, training.flops, training.cell, reading.show, reading.report,
-             reading.export, gating.compare, looking.list_, looking.new, looking.doctor, looking.claims,
-             looking.schema):  # fmt: skip
+for verb in (training.run, training.check, training.flops, training.cell, measuring.measure, reading.show,
+             reading.report, reading.export, gating.compare, looking.list_, looking.new, looking.doctor,
+             looking.claims, looking.schema):  # fmt: skip
     app.add_command(verb)
 
 

@@ -52,6 +52,11 @@ class Planned:
         }  # fmt: skip
 
     @property
+    def measure_commands(self) -> dict[str, Any]:
+        """The same for a trial that is a command: which cards it uses is its own affair."""
+        return self.measure | {"gpus": self.cards, "of_children": True}
+
+    @property
     def trials(self) -> int:
         return self.blocks * sum(not cell.skipped for cell in self.cells)
 

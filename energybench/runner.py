@@ -16,7 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from energybench import light, schedule
+from energybench import light, schedule, supervise
+from energybench.command_cell import environment
+from energybench.command_tables import fill_words
 from energybench.errors import EXIT_INTERRUPTED, EXIT_REGRESSION, EXIT_TRIALS_FAILED, Problem, UsageError
 from energybench.folder import Folder, choose, scratch
 from energybench.launch import Launcher, Outcome
@@ -92,6 +94,7 @@ class _Runner:
         try:
             for cell in witnesses:
                 self._witness(cell)
+            self._warm_up(slots)
             for block in range(blocks):
                 here = [slot for slot in slots if slot.block == block]
                 for slot in here:
@@ -175,6 +178,21 @@ class _Runner:
             write_json(out, Trial.model_validate({**header, **_failure(outcome)}))
         self.progress.finish(read(out, Trial))
 
+    def _warm_up(self, slots: list[schedule.Slot]) -> None:
+        """Each workload's own command once, unmetered and no longer than the suite's warm-up: what it reads is then
+        in memory for the first trial as for the others."""
+        spec = self.planned.spec
+        amount, seed = spec["warmup"], self.suite.trials.seed
+        names = dict.fromkeys(slot.cell.workload for slot in slots if slot.cell.command)
+        for name in names if amount["unit"] == "s" and amount["count"] > 0 else ():
+            cell = next(c for c in self.planned.cells if c.workload == name and c.role == "baseline")
+            header: dict[str, Any] = {"seed": seed, "block": 0, "trial": "warmup"}
+            self.progress.start("warming up", name, cell.method)
+            with suppress(OSError):  # the trials tell
+                supervise.run(fill_words(cell.command, header), cwd=Path(spec["base"]), discard=True,
+                              env=environment(header, self.place / "warmup.jsonl", spec["threads"]),
+                              limit_s=amount["count"], tick=self.progress.tick)  # fmt: skip
+
     def _witness(self, cell: Cell) -> None:
         name = f"{slug(cell.workload)}.{slug(cell.method)}"
         header = {"workload": cell.workload, "method": cell.method, "role": cell.role, "digest": cell.digest,
@@ -220,9 +238,9 @@ class _Runner:
         in_path.write_text(json.dumps({
             "mode": "command", "header": header, "base": spec["base"], "command": cell.command,
             "workload": {key: value for key, value in workload.items() if key != "where"},
-            "metric": spec["metric"], "measure": self.planned.measure | {"gpus": self.planned.cards},
-            "threads": spec["threads"], "device_name": self.planned.command_device, "limit_s": limit_s,
-            "windows": str(self.place / "windows.jsonl"), "trace": str(self.folder.traces / f"{name}.csv.gz"),
+            "metric": spec["metric"], "measure": self.planned.measure_commands, "threads": spec["threads"],
+            "device_name": self.planned.command_device, "limit_s": limit_s,
+            "windows": str(self.place / f"{name}.windows.jsonl"), "trace": str(self.folder.traces / f"{name}.csv.gz"),
             "log": str(log),
         }), encoding="utf-8")  # fmt: skip
         try:

@@ -37,7 +37,8 @@ class Ended:
     timed_out:   it ran past its limit and was ended by us
     obeyed:      it ended within the grace after SIGTERM; None where none was sent
     left_behind: its processes that were still there LINGER_S after its end, and were ended by us
-    memory_b:    the largest resident set of one of its processes that were waited for
+    memory_b:    the largest resident set of one of its processes that were waited for; 0 where it was less than ours
+                 when we forked, which is all that the kernel then tells
     """
 
     returncode: int
@@ -56,6 +57,7 @@ def run(
     limit_s: float | None = None,
     output: Output | None = None,
     discard: bool = False,
+    stdout: int | None = None,
     own_session: bool = True,
     dies_by: signal.Signals = signal.SIGKILL,
     ended: Callable[[], None] = lambda: None,
@@ -65,18 +67,21 @@ def run(
     """Run argv without a shell and sleep until it is over. Raises OSError where it cannot be started.
 
     env:     None: ours
+    stdout:  in place of ours, where nobody hears it
     output:  hears what it writes, in chunks; None: it writes where we do, unless `discard`
     dies_by: the signal that the kernel sends it if this process is killed
     ended:   called at once when the command itself is over, before what it left behind is looked for
     tick:    called with the elapsed seconds every `tick_s`
     """
+    ours_b = psutil.Process().memory_info().rss
     before = {child.pid for child in psutil.Process().children()}
     sink = subprocess.PIPE if output else subprocess.DEVNULL if discard else None
     with _adopting_orphans():
         started = time.monotonic()
         process = subprocess.Popen(
-            list(argv), cwd=cwd, env=env, stdin=subprocess.DEVNULL if own_session else None, stdout=sink,
-            stderr=sink, start_new_session=own_session, preexec_fn=_dies_with(os.getpid(), dies_by),
+            list(argv), cwd=cwd, env=env, stdin=subprocess.DEVNULL if own_session else None,
+            stdout=sink if stdout is None else stdout, stderr=sink, start_new_session=own_session,
+            preexec_fn=_dies_with(os.getpid(), dies_by),
         )  # fmt: skip
         watch = _Watch(process, output, before)
         try:
@@ -93,7 +98,8 @@ def run(
             raise
         finally:
             watch.close()
-    return Ended(process.returncode, seconds, timed_out, obeyed, left, watch.memory_b)
+    memory_b = watch.memory_b if watch.memory_b > ours_b else 0
+    return Ended(process.returncode, seconds, timed_out, obeyed, left, memory_b)
 
 
 class _Watch:

@@ -27,6 +27,7 @@ VERBS = [
     "export",
     "flops",
     "list",
+    "measure",
     "new",
     "report",
     "run",

@@ -34,7 +34,7 @@ LIGHT = [
     *("windows", "measuring", "kit", "used", "results"),
     *("runner", "planned", "machine", "launch", "discovery", "report/*"),
     *("supervise", "captured", "command_tables", "command_plan", "command_cell", "command_quality"),
-    *("light", "fingerprint", "planned_energy"),
+    *("light", "fingerprint", "planned_energy", "versus", "versus_page"),
     *("gate", "golden", "alike", "two_runs", "history", "ci_formats"),
 ]
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})

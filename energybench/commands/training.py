@@ -113,6 +113,14 @@ def flops(suite: str, quick: bool, overrides: tuple[str, ...], device: str | Non
 @click.argument("out_path", metavar="OUT.json", type=click.Path(dir_okay=False))
 def cell(in_path: str, out_path: str) -> None:
     """Run one trial described by IN.json and write its record: what `run` does in each child process."""
+    import json
+
+    mode = json.loads(Path(in_path).read_text(encoding="utf-8"))["mode"]
+    if mode == "command":
+        from energybench.command_cell import main as run_command
+
+        run_command(in_path, out_path)
+        return
     from energybench.cell import main as run_cell
 
     run_cell(in_path, out_path)

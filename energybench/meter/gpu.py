@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.counter import Counted, Counters, SensorError
-from energybench.meter.nvml import Gpu, own_processes
+from energybench.meter.nvml import Gpu, own_processes, visible
 from energybench.meter.trace import Sample, integrate
 from energybench.record import Card, Energy, Reading, Sampler
 
@@ -29,6 +29,7 @@ class GpuMeter:
     """Meters the given cards together; several are kept apart by UUID.
 
     tail_power_w: UUID → what the card draws when a window has ended, where known (see counter.py)
+    of_children:  what is metered are processes that this one starts later, so they are nobody else's
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class GpuMeter:
         *,
         period_s: float = PERIOD_S,
         tail_power_w: Mapping[str, float] | None = None,
+        of_children: bool = False,
     ) -> None:
         self._gpus, self._time, self._period_s = {gpu.uuid: gpu for gpu in gpus}, time, period_s
         reads = {gpu.uuid: gpu.energy_j for gpu in gpus if gpu.counter_reason is None}
@@ -46,6 +48,7 @@ class GpuMeter:
         self.samples: list[Sample] = []  # of every window so far
         self._strangers = {gpu.uuid: gpu.processes() for gpu in gpus}  # before we had a context of our own
         self._own: dict[str, set[int]] = {}
+        self._of_children = of_children
         self._stop: Callable[[], float] = lambda: 0.0
         self._start_ns = 0
         self._begin()
@@ -127,9 +130,18 @@ class GpuMeter:
             if average_w is not None:
                 self._averages[uuid].append((now_ns / 1e9, average_w))
             if whole:
-                self._foreign[uuid] |= gpu.processes() - self._own.get(uuid, set())
+                self._foreign[uuid] |= self._not_ours(uuid, gpu.processes())
         if state:
             self._counters.look()
+
+    def _not_ours(self, uuid: str, here: set[int]) -> set[int]:
+        unknown = here - self._own.get(uuid, set())
+        if unknown and self._of_children:
+            # What cannot be seen from here is numbered by the host: then what came since we began is ours.
+            known = self._strangers[uuid] | {pid for pid in unknown if visible(pid)}
+            unknown = (unknown - own_processes()) & known
+            self._own[uuid] = self._own.get(uuid, set()) | (here - unknown)
+        return unknown
 
     def _try(self, read: Callable[[], Read]) -> Read | None:
         try:

@@ -193,6 +193,13 @@ def held_open() -> Iterator[None]:
             nvml.nvmlShutdown()
 
 
+def visible(pid: int) -> bool:
+    """Whether the operating system has a process of that number here."""
+    import psutil
+
+    return bool(psutil.pid_exists(pid))
+
+
 def own_processes() -> set[int]:
     """This process and everything it started, as the operating system numbers them here."""
     return {os.getpid(), *descendants(os.getpid())}

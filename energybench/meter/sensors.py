@@ -83,7 +83,8 @@ def inside(meters: Sequence[Meter]) -> list[Meter]:
 def open_meters(measure: dict[str, Any], device: str) -> list[Meter]:
     """Meters of a trial, those that wait for an edge first.
 
-    measure: a suite's [measure], and `model`: the parameters of codecarbon's model for this machine
+    measure: a suite's [measure], and `model`: the parameters of codecarbon's model for this machine; `of_children`:
+             what is metered are processes that this one will start
     device:  "cpu", or the UUID of the card that trains
     Raises UsageError E503 for a meter that no package offers.
     """
@@ -110,7 +111,7 @@ def _gpus(measure: dict[str, Any], device: str) -> list[Meter]:
         return []
     try:
         uuids = {"used": [device], "all": None}[wanted] if isinstance(wanted, str) else wanted
-        return [GpuMeter(open_gpus(uuids))]
+        return [GpuMeter(open_gpus(uuids), of_children=measure.get("of_children", False))]
     except Unavailable as why:
         return [Missing("gpu", why.reason)]
 

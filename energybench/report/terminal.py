@@ -52,9 +52,9 @@ def _text(text: str, style: str = "") -> Text:
     return Text(words.plain(words.clean(text)), style=style)
 
 
-def _nominal(value: float | None, row: Row) -> str:
+def _nominal(value: float | None, row: Row) -> Text:
     """In two lines, so that words do not make a column of figures wide."""
-    return words.nominal(value, row).replace(f"not{words.NB}", "not\n")
+    return Text(words.plain(words.nominal(value, row).replace(f"not{words.NB}", "not\n")))
 
 
 def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
@@ -74,8 +74,8 @@ def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
     quality = f"{words.clean(workload.metric or 'quality')} Δ"
     return [
         column("claimed", (words.percent(r.claimed_rel) for r in rows), 3),
-        column("estimated", (_nominal(r.estimated_rel, r) for r in rows), 1),
-        column("counted", (_nominal(r.counted_rel, r) for r in rows), 2),
+        Column("estimated", tuple(_nominal(r.estimated_rel, r) for r in rows), 1),
+        Column("counted", tuple(_nominal(r.counted_rel, r) for r in rows), 2),
         Column(title, tuple(measured(row) for row in rows)),
         column("kept", (words.kept(r.kept_rel) for r in rows), 5),
         column(quality, (words.quality_change(r.quality) for r in rows), 4),  # the notes say it too
