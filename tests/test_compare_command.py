@@ -233,6 +233,8 @@ def test_savings_of_a_file_a_rerun_of_counts_and_accepting_into_a_folder_are_ref
 ) -> None:
     assert typed("golden.json", "base", "--accept").code == 0
     for arguments in (
+        ("base", "--level", "savings"),
+        ("base", "--rerun", "same"),
         ("golden.json", "base", "--level", "savings"),
         ("golden.json", "base", "--rerun", "same"),
         ("base", "same", "--accept"),
@@ -304,9 +306,11 @@ def test_no_line_is_wider_than_the_terminal_and_no_figure_is_cropped(
     assert "suspected" in ended.out
 
 
-def test_typing_mistakes_name_what_was_meant(typed: Any, runs: dict[str, Path]) -> None:
+def test_typing_mistakes_name_what_was_meant(typed: Any, runs: dict[str, Path], tmp_path: Path) -> None:
+    written(tmp_path / "folder" / "inner", make(9))
     for arguments, says in (
         (("basee", "same"), "did you mean 'base'?"),
+        (("folder", "same"), "name one: folder/inner"),
         (("base", "same", "--to", "junitt=x.xml"), "did you mean 'junit'?"),
         (("base", "same", "--to", "junit"), "--to junit=FILE"),
         ((), "Name BASE and HEAD"),
@@ -356,3 +360,11 @@ def test_formats_are_written_beside_the_table_and_one_that_cannot_be_is_told(
     ended = typed("base", "same", "--to", "junit=base/run.json/x.xml")
     assert ended.code == 2
     assert "error[E605]" in ended.err
+
+
+def test_the_levels_and_formats_of_the_help_are_those_that_exist() -> None:
+    from energybench import ci_formats, two_runs
+    from energybench.commands import gating
+
+    assert gating.LEVELS == two_runs.LEVELS
+    assert gating.FORMATS == ci_formats.FORMATS
