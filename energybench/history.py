@@ -10,10 +10,11 @@ Per method and workload, over the runs of one suite in time:
     scatter  how far the runs lie apart over how far their blocks let expect (an F test of run means inside the parts)
 
 The gate itself is noise when its flags come more often than the 1 % for worse and 1 % for better that it may err with
-(binomial, 1 %), or when some method's runs scatter more widely than their blocks explain (F, Holm over methods, 1 %):
-then intervals from blocks are too narrow to compare runs, and what it flags is chance. It shows in that
+(binomial, 1 %; a flag that only takes back the one before is not counted again), or when some method's runs scatter
+more widely than their blocks explain, whichever single run is left out (F, Holm over methods, 1 %): then intervals from
+blocks are too narrow to compare runs, and what it flags is chance. It shows in that
 
-    rotating   neighbouring flags accuse other methods each time
+    rotating   each comparison that accuses anew accuses other methods than the one before
     returning  a flag is taken back by the opposite one
     one-sided  all flags point one way, and yet the level has not moved by half of what they add up to
 """
@@ -79,7 +80,7 @@ class Trend:
     points: tuple[Point | None, ...]  # one for each run
     steps: tuple[Step, ...]
     scatter: float | None  # between runs over what blocks explain; about 1 is as it should be
-    scatter_p: float | None
+    scatter_p: float | None  # whichever single run is left out
     wide: bool  # scatter beyond chance, all methods together
 
 
@@ -142,7 +143,7 @@ def of_sides(suite: str, sides: Sequence[Side]) -> History:
     trends = _trends(samples, kept, noise)
     flags = _flags(kept, trends, noise)
     comparisons = max(len(kept) - 2, 0)
-    bad = len({flag.run for flag in flags if flag.lasting is False})
+    bad = len(_accusations([flag for flag in flags if flag.lasting is False]))
     likely = _binomial(bad, comparisons) if comparisons else None
     noisy = (likely is not None and likely < FAMILY and bad > 0) or any(trend.wide for trend in trends)
     runs = tuple(RunAt(str(each.path), _began(each), each.key) for each in kept)
@@ -230,20 +231,34 @@ def _at(values: Sequence[float], place: int, margin: float) -> tuple[float, int,
 
 
 def _scatter(here: Samples, steps: Sequence[int]) -> tuple[float, float] | None:
-    """(scatter of run means inside the parts over what blocks explain, its p); None with too few runs."""
+    """(scatter of run means inside the parts over what blocks explain, p without the run that matters most).
+
+    One run that lies apart may be a loss that was mended at once: only what stays without it speaks against the gate.
+    None with too few runs.
+    """
+    known = [(sum(step <= run for step in steps), mean)
+             for run, mean in enumerate(here.means) if mean is not None and mean.sd > 0]  # fmt: skip
+    whole = _spread_test(known)
+    without = [_spread_test(known[:left] + known[left + 1 :]) for left in range(len(known))]
+    if whole is None or not all(without):
+        return None
+    return whole[0], max(each[1] for each in without if each)
+
+
+def _spread_test(known: Sequence[tuple[int, stats.Mean]]) -> tuple[float, float] | None:
+    """(ratio of standard deviations, p of F) of run means inside their parts; None with too few."""
     from scipy.special import fdtrc
 
-    known = [(run, mean) for run, mean in enumerate(here.means) if mean is not None and mean.sd > 0]
     parts: dict[int, list[stats.Mean]] = {}
-    for run, mean in known:
-        parts.setdefault(sum(step <= run for step in steps), []).append(mean)
+    for part, mean in known:
+        parts.setdefault(part, []).append(mean)
     df = len(known) - len(parts)
     if len(known) < FEWEST_RUNS or df < 1:
         return None
     between = 0.0
-    for part in parts.values():
-        centre = math.fsum(mean.mean for mean in part) / len(part)
-        between += math.fsum((mean.mean - centre) ** 2 for mean in part)
+    for means in parts.values():
+        centre = math.fsum(mean.mean for mean in means) / len(means)
+        between += math.fsum((mean.mean - centre) ** 2 for mean in means)
     within = math.fsum(mean.sd**2 / mean.n for _, mean in known) / len(known)
     ratio = between / df / within
     return math.sqrt(ratio), float(fdtrc(df, math.fsum(mean.df for _, mean in known), ratio))
@@ -275,6 +290,19 @@ def _flags(sides: Sequence[Side], trends: Sequence[Trend], noise: float) -> tupl
     return tuple(found)
 
 
+def _accusations(flags: Sequence[Flag]) -> dict[int, set[Cell]]:
+    """Run → methods that it accuses anew. A flag that takes back its method's last one is none: one event, not two."""
+    before: dict[Cell, float] = {}
+    found: dict[int, set[Cell]] = {}
+    for flag in flags:
+        cell = flag.workload, flag.method
+        taken_back = before.get(cell, 0.0) * flag.change_rel < 0
+        before[cell] = 0.0 if taken_back else flag.change_rel
+        if not taken_back:
+            found.setdefault(flag.run, set()).add(cell)
+    return found
+
+
 def _noise(case: Case, tests: int) -> float:
     """The noise under which Holm lets the whole comparison stand: its smallest p is above the level / tests."""
     assert case.change is not None
@@ -292,10 +320,8 @@ def _binomial(count: int, of: int) -> float:
 
 def _kinds(flags: Sequence[Flag], samples: dict[Cell, Samples]) -> Iterator[Kind]:
     """How the noise shows, from the flags that did not last."""
-    sets: dict[int, set[Cell]] = {}
-    for flag in flags:
-        sets.setdefault(flag.run, set()).add((flag.workload, flag.method))
-    apart = [not one & other for one, other in pairwise(sets.values())]
+    sets = list(_accusations(flags).values())
+    apart = [not one & other for one, other in pairwise(sets)]
     if apart and sum(apart) * 2 > len(apart):
         yield "rotating"
     by_cell: dict[Cell, list[Flag]] = {}

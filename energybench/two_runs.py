@@ -69,9 +69,14 @@ def hold(
     base: a run's folder or golden counts; None: only HEAD's own requirements are held
     Raises UsageError E601, E608, E612–E616 for paths that cannot be compared, CannotMeasure E501 for another device.
     """
+    if base is None and (levels or rerun or rerun_base):
+        hint = f"energybench compare BASE {head}; HEAD alone is held against its own requirements"
+        raise UsageError(Problem("E615", "levels and reruns need a BASE to compare with", str(head), hint))
     paths = [path for path in (base, head) if path is not None]
     runs = all(_there(path).is_dir() for path in paths)
-    chosen = tuple(levels) or (("counts", "savings") if runs else ("counts",)) if base else ()
+    chosen: tuple[str, ...] = ()
+    if base is not None:
+        chosen = tuple(levels) or (("counts", "savings") if runs else ("counts",))
     files = [path for path in paths if not path.is_dir()]
     if files and (wanted := [level for level in chosen if level in RUNS_ONLY]):
         message = f"level {wanted[0]} compares two runs' folders, and this is a file"
@@ -123,15 +128,20 @@ def accept(base: Path, head: Path) -> Gate:
 
 
 def _there(path: Path) -> Path:
-    if not path.exists():
-        near = {str(other) for other in path.parent.iterdir()} if path.parent.is_dir() else set()
-        hint = nearest(str(path), near) if near else ""
-        golden_ = f"; golden counts are written by energybench compare {path} RUN --accept"
-        hint = (hint if hint.startswith("did") else "a run's folder, such as reports/<suite>/<run>") + (
-            golden_ if path.suffix == ".json" else ""
-        )
-        raise UsageError(Problem("E601", "there is no such file or folder", str(path), hint))
-    return path
+    """The path, if it is a file or a run's folder."""
+    if path.is_dir() and not (path / "run.json").exists():
+        inside = sorted(file.parent for file in path.glob("*/run.json"))
+        hint = f"it holds runs; name one: {inside[-1]}" if inside else "a run's folder holds a run.json"
+        raise UsageError(Problem("E601", "this folder is no run", str(path), hint))
+    if path.exists():
+        return path
+    near = {str(other) for other in path.parent.iterdir()} if path.parent.is_dir() else set()
+    hint = nearest(str(path), near)
+    if not hint.startswith("did you mean"):
+        hint = "a run's folder, such as reports/<suite>/<run>"
+        if path.suffix == ".json":
+            hint = f"golden counts are written by: energybench compare {path} RUN --accept"
+    raise UsageError(Problem("E601", "there is no such file or folder", str(path), hint))
 
 
 def _counts(
@@ -170,6 +180,8 @@ def _runs(
         if origin is not before:
             _independent(before, origin, "BASE")
             _same_settings(before, origin)
+    if "quick" in after.records[0].stamp:
+        notes.append("a smoke test (--quick): it shows that everything works, not what a method saves")
     others = alike.devices_differ(before.key, after.key)
     if others and "savings" in levels:
         notes.append(

@@ -15,7 +15,9 @@ from energybench.errors import EXIT_FINE, Problem, UsageError, nearest
 if TYPE_CHECKING:
     from energybench.two_runs import Gate
 
-LEVELS = ("counts", "savings", "absolute")  # two_runs.LEVELS, without importing it for --help
+# two_runs.LEVELS, without importing it for --help; a level that compares source trees, not runs, stands here and is
+# answered before `two_runs.hold` is called.
+LEVELS = ("counts", "savings", "absolute")
 FORMATS = ("junit", "markdown", "smaller-is-better", "bigger-is-better", "pytest-benchmark")
 SUMMARY = "GITHUB_STEP_SUMMARY"
 

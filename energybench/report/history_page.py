@@ -28,12 +28,9 @@ def sparkline(points: Sequence[Point | None], least: float) -> str:
     if not known:
         return "·" * len(points)
     low, high = min(known), max(known)
-    span = max(high - low, least) or 1.0
-    start = (low + high - span) / 2
-    last = len(BARS) - 1
-    return "".join(
-        "·" if p is None else BARS[min(last, int((p.saving_rel - start) / span * len(BARS)))] for p in points
-    )
+    span, last = max(high - low, least) or 1.0, len(BARS) - 1
+    start = low - (span - (high - low)) * 3 / last  # a flat line lies in the middle
+    return "".join("·" if p is None else BARS[round((p.saving_rel - start) / span * last)] for p in points)
 
 
 def headline(found: History) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from energybench.record import Trial
-from energybench.report import evidence, figures_trials, looked, overall, words
+from energybench.report import evidence, figures_trials, looked, overall, required, words
 from energybench.report.album import Album
 from energybench.report.figures import album
 from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, commands, energy_rows
@@ -226,7 +226,7 @@ def _render(summary: Summary, parts: Parts) -> str:
         scripts=[markupsafe.Markup(script) for script in scripts],
         stamps=[*summary.stamp, *([] if summary.finished else ["unfinished"])],
         rows=[_row(row, workload) for workload in summary.workloads for row in workload.rows],
-        extra=[*overall.lines(summary), *looked.lines(summary)],
+        extra=[*(line for line, _ in required.lines(summary)), *overall.lines(summary), *looked.lines(summary)],
         energy_head=ENERGY_HEAD, energy=energy_rows(summary), energy_about=CARBON_ABOUT.replace("*", ""),
         machine=[(name, _line(value)) for name, value in sorted(summary.machine.items())],
         checks=[[c.code, c.severity if c.result == "raised" else c.result, c.where, c.sentence, c.detail]

@@ -141,7 +141,9 @@ def lines(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _asks(found: Required) -> str:
-    return f"must {'save' if found.least_rel is not None else 'be'} {found.asks.removeprefix('saves ')}"
+    if found.least_rel is not None:
+        return f"must save {found.asks.removeprefix('saves ')}"
+    return f"must {found.asks.replace('never:', 'never be:').replace('one of:', 'be one of:')}"
 
 
 def markdown(summary: Summary) -> list[str]:
