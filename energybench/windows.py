@@ -149,11 +149,13 @@ def sentence(window: WindowLine) -> str:
     """One line: seconds, counts, and energy with its source and error, or why there is none."""
     parts = [format_seconds(window.wall_s)]
     parts += [
-        f"{count:,} {what}" for what, count in (("steps", window.steps), ("samples", window.samples)) if count
+        f"{n:,} {what}{'s' * (n != 1)}"
+        for what, n in (("step", window.steps), ("sample", window.samples))
+        if n
     ]
     parts += [f"{metric} {value:.4g}" for metric, value in window.quality.items()]
-    failed = f" ended by {window.error} after" if window.error else ""
-    return f"{window.name}:{failed} {' · '.join([*parts, *_energy(window.reading)])}"
+    ended = f" ({window.error})" if window.error else ""
+    return f"{window.name}{ended}: {' · '.join([*parts, *_energy(window.reading)])}"
 
 
 def _energy(reading: Reading | None) -> list[str]:

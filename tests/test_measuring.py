@@ -290,7 +290,7 @@ def test_an_exception_passes_and_the_window_is_closed_and_marked(
     with pytest.raises(kind), energybench.measure("train", energy="off") as window:
         raise kind("mine")
     assert window.line.error == kind.__name__
-    assert f"ended by {kind.__name__}" in capsys.readouterr().err
+    assert f"train ({kind.__name__}): " in capsys.readouterr().err
     assert current() is None
 
 
