@@ -13,12 +13,13 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from energybench.errors import Problem, UsageError
 from energybench.meter.window import in_turn
-from energybench.record import Reading
+from energybench.record import Model, Reading
 from energybench.report import evidence
 from energybench.units import format_energy, format_seconds
 
@@ -64,6 +65,19 @@ class WindowLine(BaseModel):
     def wall_s(self) -> float:
         """Seconds inside: without pauses where the reading says so."""
         return self.reading.wall_s if self.reading else self.stop_s - self.start_s
+
+
+class WindowsFile(Model):
+    """The record of one outermost window and of all inside it."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    started_at: str  # ISO 8601, UTC
+    argv: list[str] = Field(default_factory=list)
+    machine: dict[str, Any] = Field(default_factory=dict)
+    gpus: dict[str, Any] = Field(
+        default_factory=dict
+    )  # UUID → what two measurements must share to be compared
+    windows: list[WindowLine] = Field(default_factory=list)
 
 
 def append(path: Path, line: WindowLine) -> None:

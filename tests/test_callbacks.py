@@ -21,7 +21,7 @@ from energybench import callbacks, kit, measuring
 from energybench.errors import UsageError
 from energybench.record import read
 from energybench.torchvision_shim import import_torchvision
-from energybench.windows import read_windows, training
+from energybench.windows import WindowsFile, read_windows, training
 
 import_torchvision()  # which the trainers import too
 SAMPLES, BATCH, PAUSE_S = 20, 4, 0.15  # of an evaluation: long enough to be missed in the training
@@ -202,7 +202,7 @@ def test_lightnings_steps_are_the_optimizers_updates_and_validation_stands_apart
 ) -> None:
     path = tmp_path / "record.json"
     fit("lightning.pytorch", callbacks.lightning(energy="off", quiet=True, record=path), **settings)
-    train, *evaluations = read(path, measuring.WindowsFile).windows
+    train, *evaluations = read(path, WindowsFile).windows
     assert (train.name, train.steps, len(updates)) == ("train", expected, expected)
     assert all(line.name == "evaluate" and line.wall_s >= PAUSE_S for line in evaluations)
     assert len(evaluations) == (
@@ -247,7 +247,7 @@ def test_keras_steps_are_the_optimizers_updates_and_validation_stands_apart(
     path = tmp_path / "record.json"
     callback = callbacks.keras(energy="off", quiet=True, record=path)
     model = keras_fit(callback, accumulate)
-    train, *evaluations = read(path, measuring.WindowsFile).windows
+    train, *evaluations = read(path, WindowsFile).windows
     assert train.steps == expected == int(model.optimizer.iterations)
     assert [line.name for line in evaluations] == ["evaluate", "evaluate"]
     assert all(line.wall_s >= PAUSE_S for line in evaluations)
