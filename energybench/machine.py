@@ -29,7 +29,7 @@ def cpu_name() -> str:
 
 
 def facts() -> dict[str, Any]:
-    """Of the machine and of what runs on it here: {cpu, cores, platform, python, energybench, torch where it is loaded}."""
+    """{cpu, cores, platform, python, energybench}, and torch where this process has loaded it."""
     from energybench import __version__
 
     found = {"cpu": cpu_name(), "cores": os.cpu_count(), "platform": platform.platform(),

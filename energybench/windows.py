@@ -10,6 +10,7 @@ A suite names the file in $ENERGYBENCH_WINDOWS. Any program in any language may 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from energybench.errors import Problem, UsageError
 from energybench.meter.window import in_turn
-from energybench.record import Model, Reading
+from energybench.record import Model, Reading, read
 from energybench.report import evidence
 from energybench.units import format_energy, format_seconds
 
@@ -78,6 +79,15 @@ class WindowsFile(Model):
         default_factory=dict
     )  # UUID → what two measurements must share to be compared
     windows: list[WindowLine] = Field(default_factory=list)
+
+
+def record(path: Path) -> WindowsFile | None:
+    """The record that `measure(record=...)` wrote; None for another file. Raises UsageError E601 for a broken one."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return read(path, WindowsFile) if isinstance(content, dict) and "windows" in content else None
 
 
 def append(path: Path, line: WindowLine) -> None:

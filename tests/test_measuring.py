@@ -450,6 +450,24 @@ def test_a_record_holds_the_window_and_all_inside_it(processor: None, tmp_path: 
     assert [file.name for file in path.parent.iterdir()] == ["record.json"]
 
 
+def test_show_prints_each_window_of_a_record(processor: None, tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    with (
+        energybench.measure("train", record=path, quiet=True) as train,
+        energybench.measure("epoch") as epoch,
+    ):
+        epoch.steps += 2
+    done = subprocess.run([sys.executable, "-m", "energybench", "show", str(path)], capture_output=True, text=True,
+                          env=os.environ | {"COLUMNS": "60", "NO_COLOR": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == [str(train), f"  {epoch}"]
+    path.write_text(path.read_text().replace('"wall_s"', '"wall"', 1))
+    broken = subprocess.run(
+        [sys.executable, "-m", "energybench", "show", str(path)], capture_output=True, text=True
+    )
+    assert (broken.returncode, "E601" in broken.stderr) == (2, True)
+
+
 def test_a_place_where_no_record_can_be_written_is_said_before_the_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "file" / "record.json"):
