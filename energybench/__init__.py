@@ -19,10 +19,12 @@ _LATER = {"measure": "measuring", "run": "results", "load": "results", "Results"
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module 'energybench' has no attribute '{name}'")
     import importlib
 
+    if name == "callbacks":
+        return importlib.import_module("energybench.callbacks")
+    if name not in _LATER:
+        raise AttributeError(f"module 'energybench' has no attribute '{name}'")
     return getattr(importlib.import_module(f"energybench.{_LATER[name]}"), name)
 
 

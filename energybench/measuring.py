@@ -28,9 +28,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, TypeVar, overload
-
-from pydantic import Field
+from typing import Any, ParamSpec, TypeVar, overload
 
 from energybench import kit, machine, used
 from energybench.errors import Problem, UsageError
@@ -38,8 +36,8 @@ from energybench.kit import EnergyWanted, Kit, Wanted
 from energybench.meter import Meter
 from energybench.meter.sensors import inside
 from energybench.meter.window import Window, refuse_short
-from energybench.record import Energy, Model, Reading, write_json
-from energybench.windows import VARIABLE, Flop, WindowLine, append, sentence
+from energybench.record import Energy, Reading, write_json
+from energybench.windows import VARIABLE, Flop, WindowLine, WindowsFile, append, sentence
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,19 +45,6 @@ R = TypeVar("R")
 _innermost: ContextVar[MeasuredWindow | None] = ContextVar("innermost window", default=None)
 _open: list[MeasuredWindow] = []  # of this process, in the order of opening
 _numbers = itertools.count(1)
-
-
-class WindowsFile(Model):
-    """The record of one outermost window and of all inside it."""
-
-    schema_: Literal[1] = Field(default=1, alias="schema")
-    started_at: str  # ISO 8601, UTC
-    argv: list[str] = Field(default_factory=list)
-    machine: dict[str, Any] = Field(default_factory=dict)
-    gpus: dict[str, Any] = Field(
-        default_factory=dict
-    )  # UUID → what two measurements must share to be compared
-    windows: list[WindowLine] = Field(default_factory=list)
 
 
 class MeasuredWindow:
@@ -76,7 +61,7 @@ class MeasuredWindow:
         self._seen_ns = 0  # when the devices were last waited for
         self._closed = False
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        self._inner: list[MeasuredWindow] = []  # everything inside the outermost one
+        self._inner: dict[str, MeasuredWindow] = {}  # everything inside the outermost one, for its record
         self.reading: Reading | None = None  # once closed
 
         within = outer is not None and not recipe.apart
@@ -117,7 +102,10 @@ class MeasuredWindow:
             self._deliver()
 
     def flop(self, *, estimated: float | None = None, counted: float | None = None) -> None:
-        """FLOPs of this window, as the script knows them; one multiply-add is 2."""
+        """FLOPs of this window as the script knows them; one multiply-add is 2. Raises UsageError E641."""
+        for told in (estimated, counted):
+            if told is not None and not 0 <= told < float("inf"):
+                raise UsageError(Problem("E641", f"a count of FLOPs cannot be {told}"))
         self._flop = Flop(estimated=estimated, counted=counted)
         if self._closed:
             self._deliver()
@@ -147,6 +135,8 @@ class MeasuredWindow:
         if self._closed:
             hint = f"with energybench.measure('{self.name}') as window: ... window.{what} += 1"
             raise UsageError(Problem("E641", f"'{self.name}' is closed: count {what} inside it", hint=hint))
+        if count < 0:
+            raise UsageError(Problem("E641", f"{what} of '{self.name}' cannot be {count}"))
         return int(count)
 
     # ── opening and closing ───────────────────────────────────────────────────────────────────────────────────
@@ -160,13 +150,21 @@ class MeasuredWindow:
     def _start(self) -> None:
         for window in self._paused:
             window._window.stop()
-        self._window.start()
+        try:
+            self._window.start()
+        except BaseException:  # a Ctrl-C while an edge is awaited
+            self._resume()
+            raise
         _open.append(self)
         _innermost.set(self)
 
+    def _resume(self) -> None:
+        for window in reversed(self._paused):
+            window._window.start()
+
     def _stop(self, error: str | None) -> None:
         """Close, whatever happens to the sensors. Raises what CUDA raises for an error in a kernel, once closed."""
-        for window in [each for each in reversed(_open) if self in each._around()[1:]]:
+        for window in [each for each in _open[::-1] if self in each._around()[1:]]:
             window._stop("never closed")
         self._error, failure = error, None
         try:
@@ -177,8 +175,7 @@ class MeasuredWindow:
         self._closed = True
         _open.remove(self)
         _innermost.set(self._outer)
-        for window in reversed(self._paused):
-            window._window.start()
+        self._resume()
         if self._outer is None and failure is None:
             kit.give_back(self._kit)
         self._deliver()
@@ -195,8 +192,8 @@ class MeasuredWindow:
     def _deliver(self) -> None:
         """To the suite; else, for an outermost window, to whoever looks. A training never fails for want of a disk."""
         outermost = self._around()[-1]
-        if outermost is not self and self not in outermost._inner:
-            outermost._inner.append(self)
+        if outermost is not self and outermost._recipe.record:
+            outermost._inner[self._id] = self
         try:
             if path := os.environ.get(VARIABLE):
                 append(Path(path), self.line)
@@ -219,9 +216,11 @@ class MeasuredWindow:
         return found
 
     def _file(self) -> WindowsFile:
-        windows = sorted([self.line, *(window.line for window in self._inner)], key=lambda line: line.start_s)
+        windows = sorted(
+            [self.line, *(window.line for window in self._inner.values())], key=lambda line: line.start_s
+        )
         return WindowsFile(schema=1, started_at=self._started_at, argv=[Path(sys.argv[0]).name, *sys.argv[1:]],
-                           machine=_machine(), gpus=self._kit.facts(), windows=windows)  # fmt: skip
+                           machine=machine.facts(), gpus=self._kit.facts(), windows=windows)  # fmt: skip
 
 
 class Measure:
@@ -350,17 +349,6 @@ def _writable(path: Path) -> None:
         raise UsageError(
             Problem("E605", "cannot write there", str(path), "name another file with record=...")
         )
-
-
-def _machine() -> dict[str, Any]:
-    import platform
-
-    from energybench import __version__
-
-    found = {"cpu": machine.cpu_name(), "cores": os.cpu_count(), "platform": platform.platform(),
-             "python": platform.python_version(), "energybench": __version__}  # fmt: skip
-    torch = sys.modules.get("torch")
-    return found | ({"torch": str(torch.__version__)} if torch is not None else {})
 
 
 def _at_exit() -> None:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from energybench.errors import EXIT_INTERRUPTED, Problem, UsageError, nearest
 from energybench.record import RunFile, Trial, Witness
@@ -104,8 +105,9 @@ class Results:
         from rich.console import Console
 
         file = io.StringIO()
-        console = Console(file=file, width=width, force_terminal=color, color_system="standard" if color else None,
-                          highlight=False)  # fmt: skip
+        colors: Literal["standard"] | None = "standard" if color else None
+        console = Console(file=file, width=width, force_terminal=color, color_system=colors, highlight=False,
+                          force_jupyter=False)  # a notebook's would write past its file  # fmt: skip
         if len(self._parts) == 1:
             from energybench.report.terminal import render
 
@@ -186,10 +188,14 @@ def run(suite: AnyPath | Suite, *, out: AnyPath | None = None, fresh: bool = Fal
         raise UsageError(
             Problem("E642", "a suite that is loaded already takes no quick and no overrides", hint=hint)
         )
-    progress = Progress(Console(stderr=True, highlight=False), Console(file=io.StringIO()), quiet)
+    console, nowhere = (
+        Console(file=file, highlight=False, force_jupyter=False) for file in (sys.stderr, io.StringIO())
+    )
+    progress = Progress(console, nowhere, quiet)
+    word = known.path.name if isinstance(suite, Suite) else os.fspath(suite)
     code, folder = runner.run(
         known, out=None if out is None else Path(out), fresh=fresh, device=device, progress=progress, max_s=max_s,
-        argv=_argv(known.path, out, fresh, quick, chosen, device, until_decided, max_time, add_blocks),
+        argv=_argv(word, out, fresh, quick, chosen, device, until_decided, max_time, add_blocks),
         until_decided=until_decided, add_blocks=add_blocks,
     )  # fmt: skip
     if code == EXIT_INTERRUPTED:
@@ -198,10 +204,10 @@ def run(suite: AnyPath | Suite, *, out: AnyPath | None = None, fresh: bool = Fal
     return load(folder)
 
 
-def _argv(suite: Path, out: AnyPath | None, fresh: bool, quick: bool, overrides: Sequence[str], device: str | None,
+def _argv(suite: str, out: AnyPath | None, fresh: bool, quick: bool, overrides: Sequence[str], device: str | None,
           until_decided: bool, max_time: str | None, add_blocks: int) -> list[str]:  # fmt: skip
     """The same call on the command line: how to reproduce it, whatever process it came from."""
-    found = ["energybench", "run", suite.name]
+    found = ["energybench", "run", suite]
     given = {"--out": None if out is None else os.fspath(out), "--device": device, "--max-time": max_time,
              "--add-blocks": str(add_blocks) if add_blocks else None}  # fmt: skip
     found += [word for option in overrides for word in ("--set", option)]

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from energybench import windows
 from energybench.progress import redraws
 from energybench.record import Trial, Witness, read, read_folder
 from energybench.units import format_bytes, format_flop, format_ratio, format_seconds
@@ -100,6 +101,11 @@ def print_run(folder: Path, console: Console) -> None:
 
 def print_record(path: Path, console: Console) -> None:
     """The record's own JSON, with the figures that people look for first."""
+    if (measured := windows.record(path)) is not None:
+        for window in measured.windows:
+            console.print(Text(f"{'  ' * window.path.count('/')}{windows.sentence(window)}"), soft_wrap=True)
+        console.print_json(json.dumps(measured.model_dump(mode="json", by_alias=True)))
+        return
     kind: type[Trial] | type[Witness] = Witness if path.parent.name == "witness" else Trial
     record = read(path, kind)
     console.print(

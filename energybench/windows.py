@@ -10,15 +10,17 @@ A suite names the file in $ENERGYBENCH_WINDOWS. Any program in any language may 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from energybench.errors import Problem, UsageError
 from energybench.meter.window import in_turn
-from energybench.record import Reading
+from energybench.record import Model, Reading, read
 from energybench.report import evidence
 from energybench.units import format_energy, format_seconds
 
@@ -64,6 +66,28 @@ class WindowLine(BaseModel):
     def wall_s(self) -> float:
         """Seconds inside: without pauses where the reading says so."""
         return self.reading.wall_s if self.reading else self.stop_s - self.start_s
+
+
+class WindowsFile(Model):
+    """The record of one outermost window and of all inside it."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    started_at: str  # ISO 8601, UTC
+    argv: list[str] = Field(default_factory=list)
+    machine: dict[str, Any] = Field(default_factory=dict)
+    gpus: dict[str, Any] = Field(
+        default_factory=dict
+    )  # UUID → what two measurements must share to be compared
+    windows: list[WindowLine] = Field(default_factory=list)
+
+
+def record(path: Path) -> WindowsFile | None:
+    """The record that `measure(record=...)` wrote; None for another file. Raises UsageError E601 for a broken one."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return read(path, WindowsFile) if isinstance(content, dict) and "windows" in content else None
 
 
 def append(path: Path, line: WindowLine) -> None:
@@ -149,11 +173,13 @@ def sentence(window: WindowLine) -> str:
     """One line: seconds, counts, and energy with its source and error, or why there is none."""
     parts = [format_seconds(window.wall_s)]
     parts += [
-        f"{count:,} {what}" for what, count in (("steps", window.steps), ("samples", window.samples)) if count
+        f"{n:,} {what}{'s' * (n != 1)}"
+        for what, n in (("step", window.steps), ("sample", window.samples))
+        if n
     ]
     parts += [f"{metric} {value:.4g}" for metric, value in window.quality.items()]
-    failed = f" ended by {window.error} after" if window.error else ""
-    return f"{window.name}:{failed} {' · '.join([*parts, *_energy(window.reading)])}"
+    ended = f" ({window.error})" if window.error else ""
+    return f"{window.name}{ended}: {' · '.join([*parts, *_energy(window.reading)])}"
 
 
 def _energy(reading: Reading | None) -> list[str]:

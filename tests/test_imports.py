@@ -31,7 +31,7 @@ LIGHT = [
         "commands/*",
     ),
     *("looks", "export", "claims_page", "cost_page", "flops/intensity", "workloads/stand_in"),
-    *("windows", "measuring", "kit", "used", "results"),
+    *("windows", "measuring", "kit", "used", "results", "callbacks"),
     *("runner", "planned", "machine", "launch", "discovery", "report/*"),
     *("supervise", "captured", "command_tables", "command_plan", "command_cell", "command_quality"),
     *("light", "fingerprint", "planned_energy", "versus", "versus_page"),

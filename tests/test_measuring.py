@@ -21,9 +21,9 @@ from fakes.powercap import RealTimePowercap
 import energybench
 from energybench import kit, measuring, used
 from energybench.errors import CannotMeasure, UsageError
-from energybench.measuring import MeasuredWindow, WindowsFile, current
+from energybench.measuring import MeasuredWindow, current
 from energybench.record import Energy, Reading, read
-from energybench.windows import read_windows
+from energybench.windows import WindowsFile, read_windows
 
 Plug = Callable[..., FakeDriver]
 WATTS, MEMORY_WATTS, TICK_S = 60.0, 5.0, 0.01
@@ -290,7 +290,7 @@ def test_an_exception_passes_and_the_window_is_closed_and_marked(
     with pytest.raises(kind), energybench.measure("train", energy="off") as window:
         raise kind("mine")
     assert window.line.error == kind.__name__
-    assert f"ended by {kind.__name__}" in capsys.readouterr().err
+    assert f"train ({kind.__name__}): " in capsys.readouterr().err
     assert current() is None
 
 
@@ -352,6 +352,37 @@ def test_steps_of_a_closed_window_are_refused_and_a_quality_must_be_a_number() -
         window.quality("accuracy", float("nan"))
     with pytest.raises(UsageError, match="count steps inside"):
         window.steps += 1
+
+
+@pytest.mark.parametrize("say", [lambda w: setattr(w, "steps", -1), lambda w: w.flop(counted=float("nan")),
+                                 lambda w: w.flop(estimated=-1.0)])  # fmt: skip
+def test_what_is_no_count_is_refused_when_it_is_said_and_not_when_the_window_closes(say: Any) -> None:
+    with energybench.measure("train", energy="off", quiet=True) as window:
+        window.flop(estimated=1e9)
+        with pytest.raises(UsageError, match="E641"):
+            say(window)
+    assert window.line.error is None
+
+
+def test_a_stretch_late_in_a_long_window_is_integrated_from_its_own_samples(fake_driver: Plug) -> None:
+    from energybench.meter.gpu import GpuMeter
+    from energybench.meter.nvml import open_gpus
+
+    power = [(0.0, 500.0), (60.0, 100.0), (90.0, 300.0)]
+    driver = fake_driver(FakeGpu(power=power), FakeGpu(uuid=OTHER, power=50.0))
+    meter = GpuMeter(open_gpus(), driver.time)
+    meter.start()
+    driver.time.sleep(92.0 - driver.time.now_ns() / 1e9)
+    inner = meter.inside()
+    inner.start()
+    driver.time.sleep(4.0)
+    first, second = (e for e in inner.stop().energy if e.energy_j is not None)
+    meter.stop()
+    assert (first.energy_j, second.energy_j) == (
+        pytest.approx(1200.0, rel=0.01),
+        pytest.approx(200.0, rel=0.01),
+    )
+    assert first.error_j < 60.0  # it knows nothing of the 500 W of a minute ago
 
 
 def test_a_window_that_was_left_open_is_closed_by_the_one_around_it() -> None:
@@ -417,6 +448,24 @@ def test_a_record_holds_the_window_and_all_inside_it(processor: None, tmp_path: 
     evaluate.quality("accuracy", 0.5)
     assert read(path, WindowsFile).windows[2].quality == {"accuracy": 0.5}
     assert [file.name for file in path.parent.iterdir()] == ["record.json"]
+
+
+def test_show_prints_each_window_of_a_record(processor: None, tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    with (
+        energybench.measure("train", record=path, quiet=True) as train,
+        energybench.measure("epoch") as epoch,
+    ):
+        epoch.steps += 2
+    done = subprocess.run([sys.executable, "-m", "energybench", "show", str(path)], capture_output=True, text=True,
+                          env=os.environ | {"COLUMNS": "60", "NO_COLOR": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == [str(train), f"  {epoch}"]
+    path.write_text(path.read_text().replace('"wall_s"', '"wall"', 1))
+    broken = subprocess.run(
+        [sys.executable, "-m", "energybench", "show", str(path)], capture_output=True, text=True
+    )
+    assert (broken.returncode, "E601" in broken.stderr) == (2, True)
 
 
 def test_a_place_where_no_record_can_be_written_is_said_before_the_training(tmp_path: Path) -> None:

@@ -136,6 +136,14 @@ def test_a_terminal_shows_the_reports_table_at_its_width(saving: Path, width: in
     assert "\x1b" not in file.getvalue()
 
 
+def test_in_a_notebook_the_table_is_still_a_text_and_not_a_display(saving: Path, monkeypatch: Any) -> None:
+    """rich's console writes past its file where it finds a notebook around it."""
+    plain = energybench.load(saving).table(width=100)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert "saves" in plain
+    assert energybench.load(saving).table(width=100) == plain
+
+
 def test_ipython_shows_the_table_where_there_is_no_html(saving: Path) -> None:
     said: list[str] = []
     printer = type("Printer", (), {"text": lambda self, text: said.append(text)})()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import statistics
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -164,7 +165,8 @@ class GpuMeter:
     def _integral(self, uuid: str, gpu: Gpu, start_ns: int, end_ns: int) -> Energy:
         if gpu.power_reason is not None:
             return Energy(source="unavailable", scope="gpu", device=uuid, reason=f"power: {gpu.power_reason}")
-        points = [(s.time_ns / 1e9, s.power_w) for s in self._own_samples(uuid) if s.power_w is not None]
+        near = self._near(uuid, start_ns)
+        points = [(s.time_ns / 1e9, s.power_w) for s in near if s.power_w is not None]
         start_s, end_s = start_ns / 1e9, end_ns / 1e9
         detail = {**gpu.power_is, "period_s": self._period_s}
         gap_s = _widest([t for t, _ in points], start_s, end_s)
@@ -175,7 +177,7 @@ class GpuMeter:
         error_j += (gpu.power_is["averaging_s"] or 0.0) * (
             max(p for _, p in points) - min(p for _, p in points)
         )
-        if averages := self._averages[uuid]:
+        if averages := self._averages[uuid][-len(near) :]:
             detail["average_field_j"], _ = integrate(
                 [t for t, _ in averages], [p for _, p in averages], start_s, end_s
             )
@@ -201,6 +203,12 @@ class GpuMeter:
         gaps = [(b - a) / 1e9 for a, b in zip(self._seen_ns, self._seen_ns[1:], strict=False)]
         return Sampler(period_s=self._period_s, samples=len(self._seen_ns), missed=self._missed,
                        largest_gap_s=max(gaps, default=0.0), cpu_s=cpu_s)  # fmt: skip
+
+    def _near(self, uuid: str, start_ns: int) -> list[Sample]:
+        """Of this window, from a few looks before a time on: a short stretch late in a long window is found at once."""
+        first = bisect_left(self.samples, start_ns, lo=self._first, key=lambda sample: sample.time_ns)
+        earliest = max(self._first, first - (WIDEST_GAP + 1) * len(self._gpus))
+        return [sample for sample in self.samples[earliest:] if sample.device == uuid]
 
     def _own_samples(self, uuid: str) -> list[Sample]:
         return [sample for sample in self.samples[self._first :] if sample.device == uuid]

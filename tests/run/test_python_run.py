@@ -57,9 +57,10 @@ def test_it_works_in_a_thread_and_from_standard_input_and_says_nothing_if_asked(
     write_suite(tmp_path, DROPOUT, twin=False)
     done = python(tmp_path, (
         "import threading, energybench\n"
+        "from energybench.suite import load\n"
         "found = []\n"
         "def work():\n"
-        "    found.append(energybench.run('tiny.toml', out='out', quiet=True))\n"
+        "    found.append(energybench.run(load('tiny.toml'), out='out', quiet=True))\n"
         "\n"
         "thread = threading.Thread(target=work)\n"
         "thread.start(); thread.join()\n"
