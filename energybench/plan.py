@@ -21,6 +21,7 @@ from torch import nn
 
 from energybench import __version__, cell, discovery
 from energybench.errors import EnergybenchError, Problem, nearest
+from energybench.kept import write_text
 from energybench.loop import Run
 from energybench.machine import cpu_name, native_bf16
 from energybench.meter import sensors, survey
@@ -42,6 +43,7 @@ PRINTERS = (
     "shipped/",
     "cli.py",
     "progress.py",
+    "changed.py",
     "show.py",
     "listing.py",
     "doctor.py",
@@ -57,7 +59,7 @@ PRINTERS = (
 def main(in_path: str, out_path: str) -> None:
     spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
     result = Plan(spec).result()
-    Path(out_path).write_text(json.dumps(result), encoding="utf-8")
+    write_text(Path(out_path), json.dumps(result))
 
 
 class Plan:

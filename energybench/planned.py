@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from energybench.errors import CannotMeasure, Problem, UsageError, in_order
+from energybench.errors import CannotMeasure, CannotWrite, Problem, UsageError, in_order
+from energybench.kept import write_text
 from energybench.launch import Launcher
 from energybench.record import Cell
 from energybench.suite import Suite
@@ -116,8 +117,10 @@ def plan(
     spec = spec_of(suite, place, device=device, download=download, until_decided=until_decided, added=added)
     spec["purpose"] = purpose
     in_path, out_path = place / "plan.in.json", place / "plan.out.json"
-    in_path.write_text(json.dumps(spec), encoding="utf-8")
+    write_text(in_path, json.dumps(spec))
     outcome = launcher.call("energybench.plan:main", in_path, out_path)
+    if outcome.unwritten:
+        raise CannotWrite.of(OSError(None, "the process that checks the suite found the disk full"), out_path)
     if not out_path.exists():
         hint = "a file of yours that it loads may end the process; if not, this is a bug of energybench"
         raise UsageError(

@@ -6,22 +6,22 @@
     reports/<suite>/<run>/report.md
 
 SI units in the field names (_s _j _w _kg _flop _b, `_rel` for ratios); a missing figure is null, never 0.
+Each of these files ends with a `seal`, the fingerprint of everything else in it: an edit is noticed when it is read.
 Imports no torch: records are read on machines that could never have made them.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from energybench.errors import Problem, UsageError
+from energybench.kept import sealed, unsealed, write_text
 
-SCHEMA = 1
+SCHEMA = 1  # what is written, and the only one so far that is read
 MEASURED_SOURCES = frozenset({"gpu_counter", "gpu_power_integral", "rapl"})
 
 Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
@@ -332,49 +332,27 @@ class RunFile(Model):
 
 
 def write_json(path: Path, model: BaseModel | dict[str, Any]) -> None:
-    """Write a record whole or not at all."""
-    payload = model.model_dump(mode="json", by_alias=True) if isinstance(model, BaseModel) else model
+    """Write whole or not at all; a record sealed. Raises CannotWrite E620."""
+    payload = model
+    if isinstance(model, BaseModel):
+        payload = sealed(model.model_dump(mode="json", by_alias=True))
     write_text(path, json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write whole or not at all: to a temporary name in the same folder, synced, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def read(path: Path, kind: type[AnyModel]) -> AnyModel:
-    """Read one file back. Raises UsageError E601 when it is missing, cut short, edited or of an unknown schema."""
+    """Read one file back. Raises UsageError E601 when it is missing, cut short or no such record, E621 when its seal
+    does not hold, E622 when it is of another schema."""
+    hint = f"mv {path} {path}.broken — then run again: the missing trial is repeated; a report leaves it out"
+    if kind is RunFile:
+        hint = "restore it from a copy; a new run goes beside it: --new, or another --out"
+    found = unsealed(path, SCHEMA, kind.__name__, hint)
     try:
-        return kind.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UsageError(Problem("E601", f"cannot read it: {error.strerror}", str(path))) from None
+        return kind.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UsageError(
-            Problem(
-                "E601",
-                f"not a whole {kind.__name__} record: {place}: {first['msg']}",
-                str(path),
-                "move the file away and run again; the missing trial is repeated",
-            )
-        ) from None
+        message = f"not a whole {kind.__name__} record: {place}: {first['msg']}"
+        raise UsageError(Problem("E601", message, str(path), hint)) from None
 
 
 def read_folder(folder: Path) -> tuple[RunFile, list[Trial], list[Witness]]:

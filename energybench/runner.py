@@ -9,15 +9,25 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from energybench import schedule
-from energybench.errors import EXIT_FINE, EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, Problem, UsageError
-from energybench.folder import Folder, choose, scratch
+from energybench.changed import changes
+from energybench.errors import (
+    EXIT_FINE,
+    EXIT_INTERRUPTED,
+    EXIT_TRIALS_FAILED,
+    CannotWrite,
+    Problem,
+    UsageError,
+)
+from energybench.folder import Folder, abandoned, choose, scratch
+from energybench.kept import write_text
 from energybench.launch import Launcher, Outcome
 from energybench.meter.nvml import held_open
 from energybench.planned import Planned, plan
@@ -55,8 +65,12 @@ def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: s
     with scratch() as place, _terminate_as_interrupt(), held_open():
         progress.say(f"checking {suite.path.name}: methods, models, data")
         planned = plan(suite, launcher, place, device=device, until_decided=until_decided, added=add_blocks)
-        folder = choose(suite.suite, planned.digest, out, fresh, add=add_blocks > 0)
+        differs = partial(changes, planned=planned)
+        folder = choose(suite.suite, planned.digest, out, fresh, add_blocks > 0, progress.say, differs)
+        if out is None and not fresh and not folder.path.exists():
+            _ask_about_another(suite, differs, progress)
         with folder.lock():
+            folder.admit(planned.digest, differs, finished=add_blocks > 0)  # nobody came between
             runner = _Runner(planned, folder, launcher, place, progress, argv or sys.argv, add_blocks)
             return runner.run(None if max_s is None else began + max_s), folder.path
 
@@ -86,40 +100,42 @@ class _Runner:
         try:
             for cell in witnesses:
                 self._witness(cell)
-            for block in range(blocks):
-                here = [slot for slot in slots if slot.block == block]
-                for slot in here:
-                    self._trial(slot)
-                over = (
-                    deadline is not None
-                    and bool(here)
-                    and time.monotonic() >= deadline
-                    and block < blocks - 1
-                )
-                if self._decided(block + 1, over):
-                    break
-                if over:
-                    return self._end(f"time is up after {block + 1} of {blocks} blocks", finished=False)
-                if here and block < blocks - 1:
-                    self.progress.block(self._so_far())
+            outcome, finished = self._train(slots, blocks, deadline)
+            summary = self._report(outcome, finished)
         except KeyboardInterrupt:
             self.folder.save(self._closed("interrupted", finished=self.run_file.finished))
             self.progress.interrupted(self.folder.path)
             return EXIT_INTERRUPTED
-        return self._end("finished", finished=True)
-
-    def _end(self, outcome: str, finished: bool) -> int:
-        """Report, then close: a run without its report is not finished."""
-        from energybench.report import pages
-
-        self.run_file = self._closed(outcome, finished=finished or self.run_file.finished)
-        summary = self._summary()
-        pages.write(summary, self.folder.trials(), self.folder.path)
-        self.folder.save(self.run_file)
         self.progress.end(summary, self.folder.report)
         if not finished:
             self.progress.say(f"{outcome}; the same command continues")
         return EXIT_TRIALS_FAILED if _failed(self.folder.trials()) else EXIT_FINE
+
+    def _train(self, slots: list[schedule.Slot], blocks: int, deadline: float | None) -> tuple[str, bool]:
+        """Block by block: how it ended, and whether that is the end of the run."""
+        for block in range(blocks):
+            here = [slot for slot in slots if slot.block == block]
+            for slot in here:
+                self._trial(slot)
+            over = deadline is not None and bool(here) and time.monotonic() >= deadline and block < blocks - 1
+            if self._decided(block + 1, over):
+                break
+            if over:
+                return f"time is up after {block + 1} of {blocks} blocks", False
+            if here and block < blocks - 1:
+                self.progress.block(self._so_far())
+        return "finished", True
+
+    def _report(self, outcome: str, finished: bool) -> Any:
+        """Report, then close: a run without its report is not finished."""
+        from energybench.report import pages
+
+        closed = self._closed(outcome, finished=finished or self.run_file.finished)
+        summary = self._summary(closed)
+        pages.write(summary, self.folder.trials(), self.folder.path)
+        self.folder.save(closed)
+        self.run_file = closed
+        return summary
 
     def _decided(self, blocks: int, over: bool) -> bool:
         """Take the look that was declared after so many blocks, or that the end of the time asks for, once.
@@ -136,7 +152,7 @@ class _Runner:
         )
         from energybench.report.looked import undecided
 
-        left = undecided(self._summary())
+        left = undecided(self._summary(self.run_file))
         decided = run.looks is not None and not left and blocks < run.blocks
         if decided:
             self.run_file = self.run_file.model_copy(update={"closed": blocks})
@@ -184,24 +200,30 @@ class _Runner:
         workload = next(w for w in spec["workloads"] if w["name"] == cell.workload)
         known = self.planned.workloads[cell.workload]
         in_path = self.place / "cell.in.json"
-        in_path.write_text(json.dumps({
+        write_text(in_path, json.dumps({
             "mode": mode, "header": header, "base": spec["base"], "epochs": epochs, "stack": cell.stack,
             "workload": {key: value for key, value in workload.items() if key != "where"},
             "data": known["data"], "ledger": known["ledger"], "warmup": spec["warmup"],
             "measure": self.planned.measure, "threads": spec["threads"], "device": self.planned.device,
             "device_name": self.planned.device_name, "trace": str(self.folder.traces / f"{name}.csv.gz"),
-        }), encoding="utf-8")  # fmt: skip
+        }))  # fmt: skip
         log = self.folder.path / "logs" / f"{name}.log"
-        log.parent.mkdir(exist_ok=True)
-        out.unlink(missing_ok=True)  # a witness of other settings
         try:
-            return self.launcher.call("energybench.cell:main", in_path, out, log=log, limit_s=limit_s,
+            log.parent.mkdir(exist_ok=True)
+            out.unlink(missing_ok=True)  # a witness of other settings
+        except OSError as error:
+            raise CannotWrite.of(error, log) from None
+        try:
+            outcome = self.launcher.call("energybench.cell:main", in_path, out, log=log, limit_s=limit_s,
                                       tick=self.progress.tick)  # fmt: skip
         finally:
             with suppress(OSError):
                 if not log.stat().st_size:
                     log.unlink()
                 log.parent.rmdir()
+        if outcome.unwritten:
+            raise CannotWrite.of(OSError(None, "its process found the disk full or read-only"), out)
+        return outcome
 
     def _open(self, argv: list[str], added: int) -> RunFile:
         """run.json with this invocation added, and with the blocks that it adds to a finished run."""
@@ -233,10 +255,10 @@ class _Runner:
         invocations = [*self.run_file.invocations[:-1], last]
         return self.run_file.model_copy(update={"invocations": invocations, "finished": finished})
 
-    def _summary(self) -> Any:
+    def _summary(self, run: RunFile) -> Any:
         from energybench.report.summary import summarise
 
-        return summarise(self.run_file, self.folder.trials(), self.folder.witnessed())
+        return summarise(run, self.folder.trials(), self.folder.witnessed())
 
     def _so_far(self) -> Any:
         """All blocks that are there, for a glance between looks: no verdict is drawn from it."""
@@ -275,15 +297,35 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def _ask_about_another(suite: Suite, differs: Callable[[RunFile], str], progress: Progress) -> None:
+    """Before a new run begins beside one that the same command would have continued, had nothing changed.
+
+    Who sits at a terminal is asked. A job in a queue has nobody to ask: it goes on in a folder of its own, and says so.
+    Raises UsageError E623 when the answer is no.
+    """
+    found = abandoned(suite.suite, suite.stamp)
+    if found is None:
+        return
+    path, run = found
+    progress.say(f"note: the unfinished run in {path} stays as it is. Changed since: {differs(run)}")
+    if not progress.confirm("Start a new run beside it?"):
+        hint = "put back what changed and run again to continue it, or add --new"
+        raise UsageError(Problem("E623", "no new run was started beside this one", str(path), hint))
+
+
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """A scheduler's SIGTERM ends a run as Ctrl-C does: whole files, exit 130."""
+    """A scheduler's SIGTERM or a closed terminal ends a run as Ctrl-C does: whole files, exit 130."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # nohup
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

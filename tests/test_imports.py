@@ -31,7 +31,7 @@ LIGHT = [
         "commands/*",
     ),
     *("looks", "export", "claims_page", "cost_page", "flops/intensity", "workloads/stand_in"),
-    *("runner", "planned", "machine", "launch", "discovery", "report/*"),
+    *("runner", "planned", "machine", "launch", "guard", "kept", "discovery", "report/*"),
 ]
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
 SLOW_TO_IMPORT = frozenset(
