@@ -22,14 +22,14 @@ STAMP = re.compile(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?")  # what a run's folder is ca
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A temporary folder for decoded data and messages between processes; what killed runs left there is removed."""
-    for alive in Path(tempfile.gettempdir()).glob("energybench-*/alive"):
-        with suppress(OSError), alive.open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock of a dead process is free
-            shutil.rmtree(alive.parent, ignore_errors=True)
     try:
+        for alive in Path(tempfile.gettempdir()).glob("energybench-*/alive"):
+            with suppress(OSError), alive.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock of a dead process is free
+                shutil.rmtree(alive.parent, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix="energybench-"))
-    except OSError as error:
-        raise CannotWrite.of(error, Path(tempfile.gettempdir()) / "energybench-…") from None
+    except OSError as error:  # no such folder at all, or no room in any
+        raise CannotWrite.of(error, Path(os.environ.get("TMPDIR", "/tmp")) / "energybench") from None
     try:
         with (folder / "alive").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

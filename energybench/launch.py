@@ -159,8 +159,7 @@ def _child(target: str, folder: str, in_path: str, out_path: str, log: str | Non
         try:
             handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
-            print(f"{log}: {error.strerror}", file=sys.stderr, flush=True)
-            os._exit(EXIT_CANNOT_WRITE)
+            _end_unwritten(CannotWrite.of(error, log))
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         os.close(handle)
@@ -168,7 +167,13 @@ def _child(target: str, folder: str, in_path: str, out_path: str, log: str | Non
     try:
         getattr(importlib.import_module(module), function)(in_path, out_path)
     except CannotWrite as error:
-        print(error, file=sys.stderr, flush=True)
-        sys.exit(EXIT_CANNOT_WRITE)
+        _end_unwritten(error)
     sys.stdout.flush()
     sys.stderr.flush()
+
+
+def _end_unwritten(error: CannotWrite) -> None:
+    """Say it in the log, if that has room, and by the status in any case."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{error}\n".encode())
+    os._exit(EXIT_CANNOT_WRITE)

@@ -61,8 +61,8 @@ def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: s
         hint = "add [trials] blocks_max = 20, or --set trials.blocks_max=20"
         raise UsageError(Problem("E203", message, suite.where(("trials",)), hint))
     launcher = Launcher()
-    launcher.warm()
     with scratch() as place, _terminate_as_interrupt(), held_open():
+        launcher.warm()
         progress.say(f"checking {suite.path.name}: methods, models, data")
         planned = plan(suite, launcher, place, device=device, until_decided=until_decided, added=add_blocks)
         differs = partial(changes, planned=planned)
@@ -80,22 +80,22 @@ class _Runner:
                  argv: list[str], added: int) -> None:  # fmt: skip
         self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
         self.progress, self.suite = progress, planned.suite
+        self.done, self.counted = folder.trials(), folder.witnessed()  # a damaged one ends it here
         self.run_file = self._open(argv, added)
 
     def run(self, deadline: float | None) -> int:
         """`deadline`: on the monotonic clock; past it no block is begun."""
         blocks = self.blocks = self.run_file.counted + self.run_file.added
         number = self.run_file.invocations[-1].number
-        done = self.folder.trials()
-        slots = schedule.missing(self.planned.cells, blocks, self.suite.trials.seed, done, number)
-        witnessed = {(w.workload, w.method): w.digest for w in self.folder.witnessed()}
+        slots = schedule.missing(self.planned.cells, blocks, self.suite.trials.seed, self.done, number)
+        witnessed = {(w.workload, w.method): w.digest for w in self.counted}
         witnesses = [c for c in self.planned.witnesses if witnessed.get((c.workload, c.method)) != c.digest]
         for note in self.planned.notes:
             self.progress.say(f"note: {note}")
         if self.run_file.looks:
             after = ", ".join(map(str, self.run_file.looks.at))
             self.progress.say(f"looks after {after} blocks; ends at the one that decides every comparison")
-        self.progress.begin(self.folder.path, len(witnesses) + len(slots), resumed=bool(done),
+        self.progress.begin(self.folder.path, len(witnesses) + len(slots), resumed=bool(self.done),
                             expected_s=self.planned.expected_s())  # fmt: skip
         try:
             for cell in witnesses:

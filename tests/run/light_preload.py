@@ -1,4 +1,4 @@
-"""What the server of a light run imports in place of `energybench.preload`: `energybench.cell` is a nap, torch is nowhere."""
+"""What the server of a light run imports in place of `energybench.preload`: a trial is a nap, torch is nowhere."""
 
 import importlib
 import os

@@ -2,15 +2,15 @@
 
     python tests/run/soak.py --kills 100 --seed 7
 
-The runs are light ones (light.py): everything is real but the training. Some kills come after a random time, some before
-the n-th change of a file, so that every write, rename and page of a report is met sooner or later. After each kill:
+The runs are light ones (light.py): everything is real but the training. Some kills come after a random time, some
+before the n-th change of a file, so that every write, rename and page of a report is met sooner or later. After each:
 
 - no process of the run is left, though every trial leaves one behind that tries to get away;
 - every record can be read and its seal holds; those of before are the same, byte for byte;
 - the new ones are the first of those that the schedule had left to run, each once.
 
 When a folder's share of kills is spent the same command runs to its end: the run is finished, each cell of each block
-stands once beside a baseline of its own invocation, nothing half written is left, and its report is what its records give.
+stands once beside a baseline of its own invocation, nothing half written is left, its report is what its records give.
 """
 
 from __future__ import annotations
