@@ -11,13 +11,16 @@ import json
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from energybench.errors import CannotWrite, Problem, UsageError
 
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HALF = ".part"  # the suffix of a file that is being written
 
 
@@ -51,11 +54,21 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Signals that would raise in the middle wait. By handlers: a mask holds for one thread, and there may be more."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals raise in the main thread
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    before = {number: handler for number in INTERRUPTS if callable(handler := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, lambda *signalled: came.append(signalled))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for each, frame in came[:1]:
+            before[signal.Signals(each)](each, frame)
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:

@@ -150,6 +150,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 def _child(target: str, folder: str, in_path: str, out_path: str, log: str | None) -> None:
+    _let_the_server_end()
     stand_guard(getattr(sys.modules.get(PRELOAD), "SERVER", os.getppid()))
     if not os.path.exists(in_path):  # the caller was interrupted and has tidied up
         os._exit(1)
@@ -170,6 +171,16 @@ def _child(target: str, folder: str, in_path: str, out_path: str, log: str | Non
         _end_unwritten(error)
     sys.stdout.flush()
     sys.stderr.flush()
+
+
+def _let_the_server_end() -> None:
+    """It ends when nobody holds the write end of a pipe any more: multiprocessing hands each child a copy, and a trial
+    of hours would keep the server, and so itself, alive when the run is killed."""
+    server = getattr(multiprocessing.forkserver, "_forkserver", None)
+    handle = getattr(server, "_forkserver_alive_fd", None)
+    if isinstance(handle, int):
+        os.close(handle)
+        server._forkserver_alive_fd = None  # type: ignore[union-attr]
 
 
 def _end_unwritten(error: CannotWrite) -> None:

@@ -31,7 +31,7 @@ LIGHT = [
         "commands/*",
     ),
     *("looks", "export", "claims_page", "cost_page", "flops/intensity", "workloads/stand_in"),
-    *("runner", "planned", "machine", "launch", "guard", "kept", "discovery", "report/*"),
+    *("runner", "planned", "machine", "launch", "guard", "kept", "changed", "discovery", "report/*"),
 ]
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
 SLOW_TO_IMPORT = frozenset(

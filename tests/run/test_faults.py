@@ -159,6 +159,7 @@ def test_nothing_outlives_a_run_that_is_killed(place: Path, who: str) -> None:
             if name in who.split(" and "):
                 os.kill(pid, signal.SIGKILL)
     if who == "server":  # the run goes on with another one
+        wait_for(lambda: not psutil.pid_exists(trial.pid))
         release(place)
         running.communicate(timeout=60)
         assert running.returncode == 3

@@ -1,6 +1,6 @@
 """Everything that may go wrong around a run, and what is then done: one table for the tests and for the page.
 
-    python tests/run/faults.py > docs/what-happens-when.md
+    python tests/faults.py > docs/what-happens-when.md
 
 Each row is held by a test, which is marked with its key: @fault("disk full"). `test_fault_table.py` sees to it that no
 row is without a test, no test without a row, and that the page is what this file prints.
@@ -250,7 +250,7 @@ PREFACE = """\
 # What happens when…
 
 Nothing that is finished is lost, nothing that is half done is read, and the same command continues. This page is
-printed from the table that the tests work through (`tests/run/faults.py`): each row is held by a test that does it.
+printed from the table that the tests work through (`tests/faults.py`): each row is held by a test that does it.
 """
 AFTERWORD = """\
 ## What cannot be helped

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from faults import FAULTS, SECTIONS, page
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_every_row_has_a_test_and_every_test_a_row() -> None:
