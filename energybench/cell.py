@@ -28,14 +28,16 @@ import torch
 
 from energybench import discovery
 from energybench.bounds import is_figure
+from energybench.errors import CannotWrite
 from energybench.flops.intensity import explain
+from energybench.kept import write_bytes
 from energybench.loop import Diverged, Run
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.method import Method, Task, parameters
 from energybench.phases import Phases, gpu_facts, keep_trace
 from energybench.recipe import Recipe
-from energybench.record import Estimate, Flag, Layer, Shadow, Target, Trial, Witness, write_bytes, write_json
+from energybench.record import Estimate, Flag, Layer, Shadow, Target, Trial, Witness, write_json
 from energybench.seeds import stable_seed
 from energybench.stopwatch import Stopwatch, TimedRun, in_turns, other_work, steps_per_epoch
 from energybench.warmup import warm_up
@@ -49,7 +51,10 @@ LAYERS = 3  # of an estimate, named in the record
 
 
 def main(in_path: str, out_path: str) -> None:
-    """Run the trial or witness that IN.json describes and write its record, whatever happens to it."""
+    """Run the trial or witness that IN.json describes and write its record, whatever happens to it.
+
+    Raises CannotWrite where nothing can be kept: a full disk is no fault of the method's.
+    """
     spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
     if spec.get("threads"):
         torch.set_num_threads(spec["threads"])
@@ -60,6 +65,8 @@ def main(in_path: str, out_path: str) -> None:
     try:
         (witness if kind is Witness else trial)(spec, record)
         record.setdefault("status", "ok")
+    except CannotWrite:
+        raise
     except Exception as error:
         traceback.print_exc()
         record["status"], record["reason"] = _verdict_on(error)

@@ -7,13 +7,17 @@ measure what the suite asks · 130 interrupted, run again continues.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 import click
 
 from energybench.commands import gating, looking, measuring, reading, training
 from energybench.commands.common import Verbs
-from energybench.errors import EXIT_INTERRUPTED, EnergybenchError
+from energybench.errors import EXIT_INTERRUPTED, CannotWrite, EnergybenchError, Problem
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -45,6 +49,13 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:  # | head
         sys.stderr.close()
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise  # our bug
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered for it
+        hint = "make room where it goes; the files of a run are written before its table is printed"
+        click.echo(str(Problem("E620", f"cannot write the output: {error.strerror}", hint=hint)), err=True)
+        sys.exit(CannotWrite.exit_code)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from energybench import supervise, windows
 from energybench.captured import Lines, Log
 from energybench.command_quality import NoQuality, QualityReader
 from energybench.command_tables import fill_words
-from energybench.errors import EnergybenchError
+from energybench.errors import EXIT_CANNOT_WRITE, CannotWrite, EnergybenchError
 from energybench.meter import Meter
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
@@ -47,12 +47,22 @@ def main(in_path: str, out_path: str) -> None:
     try:
         trial(spec, record)
         record.setdefault("status", "ok")
+    except CannotWrite as error:
+        _unwritten(error)
     except Unusable as why:
         record["status"], record["reason"] = why.status, why.reason
     except Exception as error:
         traceback.print_exc()
         record["status"], record["reason"] = "failed", f"{type(error).__name__}: {error}"
-    write_json(Path(out_path), Trial.model_validate(record))
+    try:
+        write_json(Path(out_path), Trial.model_validate(record))
+    except CannotWrite as error:
+        _unwritten(error)
+
+
+def _unwritten(error: CannotWrite) -> None:
+    print(error, file=sys.stderr)
+    raise SystemExit(EXIT_CANNOT_WRITE)
 
 
 def _stop(number: int, frame: Any) -> None:
@@ -99,7 +109,10 @@ def metered(
 
     def output(stream: str, chunk: bytes) -> None:
         if log:
-            log.write(chunk)
+            with contextlib.suppress(
+                OSError
+            ):  # a full disk: the record will not be written either, and says so
+                log.write(chunk)
         for line in lines[stream].feed(chunk):
             hears(stream, line)
 
@@ -113,7 +126,8 @@ def metered(
         found.reason = f"it could not be started: {error.strerror}: {error.filename or argv[0]}"
     finally:
         if log:
-            log.close()
+            with contextlib.suppress(OSError):
+                log.close()
     for stream, last in lines.items():
         for line in last.rest():
             hears(stream, line)

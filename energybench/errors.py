@@ -2,6 +2,7 @@
 
 EnergybenchError
 ├─ UsageError        exit 2   the command line or the suite is wrong; carries every Problem found, not the first
+│  └─ CannotWrite    exit 2   the disk is full, over quota or read-only
 └─ CannotMeasure     exit 5   this machine cannot measure what the suite requires
 
 A Problem's code says which room to look in:
@@ -12,15 +13,18 @@ E5xx sensors and devices · E6xx runs and records
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from energybench.inert import inert
 
 EXIT_FINE, EXIT_REGRESSION, EXIT_USAGE, EXIT_TRIALS_FAILED = 0, 1, 2, 3
 LONGEST_WORD, MOST_WORDS = 200, 500  # that are held against each other
 EXIT_INCONCLUSIVE, EXIT_CANNOT_MEASURE, EXIT_INTERRUPTED = 4, 5, 130
+EXIT_CANNOT_WRITE = 74  # between a trial and its run only: sysexits' EX_IOERR
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,20 @@ class EnergybenchError(Exception):
 
 class UsageError(EnergybenchError):
     """Wrong command line or invalid suite."""
+
+
+class CannotWrite(UsageError):
+    """What was to be kept cannot be: the disk is full, over quota or read-only."""
+
+    @classmethod
+    def of(cls, error: OSError, path: Path | str) -> CannotWrite:
+        """E620, with what the system said and what to do about it."""
+        message = f"cannot write it: {error.strerror or error}"
+        remedy = f"make room there (df -h {Path(path).parent})"
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            remedy = f"make {Path(path).parent} writable"
+        hint = f"{remedy}; what is finished is kept, and the same command continues"
+        return cls(Problem("E620", message, str(path), hint))
 
 
 class CannotMeasure(EnergybenchError):

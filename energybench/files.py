@@ -1,4 +1,4 @@
-"""Files of a run, read and written: regular, of a bounded size, whole or absent, and inside the folder they stand in.
+"""Files of others, read: regular, of a bounded size, and inside the folder they stand in. What we write: kept.py.
 
 Suites and records come from strangers. A path in one, or a link beside it, is followed only inside its own folder.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from energybench.errors import Problem, UsageError
@@ -55,24 +54,3 @@ def held_in(folder: Path, part: str, pattern: str) -> list[Path]:
         held(folder, place)
     found = sorted(place.glob(pattern))
     return [held(folder, path) if path.is_symlink() else path for path in found]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write whole or not at all: to a temporary name in the same folder, synced, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -13,6 +13,7 @@ PRINTERS = (
     "cli.py",
     "commands/",
     "progress.py",
+    "changed.py",
     "show.py",
     "listing.py",
     "doctor.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -12,22 +13,27 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from energybench.errors import EnergybenchError, Problem, UsageError
+from energybench.errors import CannotWrite, EnergybenchError, Problem, UsageError
 from energybench.files import held, held_in
+from energybench.kept import HALF
 from energybench.record import RunFile, Trial, Witness, read, write_json
 
 PARTS = ("records", "traces", "witness", "state", "logs", "figures")  # what a run and its report write into
+STAMP = re.compile(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?")  # what a run's folder is called, if nobody named it
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A temporary folder for decoded data and messages between processes; what killed runs left there is removed."""
-    for alive in Path(tempfile.gettempdir()).glob("energybench-*/alive"):
-        if _is_ours(alive.parent, stat.S_ISDIR) and _is_ours(alive, stat.S_ISREG):
-            with suppress(OSError), alive.open() as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock of a dead process is free
-                shutil.rmtree(alive.parent, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix="energybench-"))
+    try:
+        for alive in Path(tempfile.gettempdir()).glob("energybench-*/alive"):
+            if _is_ours(alive.parent, stat.S_ISDIR) and _is_ours(alive, stat.S_ISREG):
+                with suppress(OSError), alive.open() as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock of a dead process is free
+                    shutil.rmtree(alive.parent, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix="energybench-"))
+    except OSError as error:  # no such folder at all, or no room in any
+        raise CannotWrite.of(error, Path(os.environ.get("TMPDIR", "/tmp")) / "energybench") from None
     try:
         with (folder / "alive").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -112,26 +118,45 @@ class Folder:
                     "E604",
                     "another energybench is running in this folder",
                     str(self.path),
-                    "wait for it, or name another folder with --out",
+                    "wait for it, or start another beside it: --new, or --out with another folder",
                 )
             ) from None
         try:
             self._tidy()
             yield
         finally:
-            (self.path / ".lock").unlink(missing_ok=True)
+            self._tidy()  # what a trial was writing when it was stopped
+            with suppress(OSError):  # a disk that has become read-only: the lock is free all the same
+                (self.path / ".lock").unlink(missing_ok=True)
             os.close(handle)
 
     def _tidy(self) -> None:
         """Remove what a killed run left: files half written, logs of nothing."""
-        for part in (*self.path.glob(".run.json.*.part"), *self.path.glob("*/.*.json.*.part")):
-            part.unlink()
         logs = self.path / "logs"
-        for log in logs.glob("*.log"):
-            if not log.stat().st_size:
-                log.unlink()
         with suppress(OSError):
+            for part in (*self.path.glob(f".*{HALF}"), *self.path.glob(f"*/.*{HALF}")):
+                part.unlink(missing_ok=True)
+            for log in logs.glob("*.log"):
+                if not log.stat().st_size:
+                    log.unlink()
             logs.rmdir()
+
+    def admit(self, digest: str, differs: Callable[[RunFile], str], *, finished: bool = False) -> None:
+        """Raises UsageError unless a run of this digest may write here: E602 it is finished, and only a finished one
+        may be added to; E603 another run's; E624 records of nobody knows what."""
+        run = self.run_file()
+        if run is None:
+            if next(self.records.glob("*.json"), None):
+                message = "there are records here, but no run.json that says of what"
+                hint = "put run.json back, or name another folder with --out"
+                raise UsageError(Problem("E624", message, str(self.path), hint))
+        elif run.digest != digest:
+            message = "this folder holds a run of other settings, methods or versions; they are never mixed"
+            hint = "name another folder with --out"
+            raise UsageError(Problem("E603", f"{message}. Changed: {differs(run)}", str(self.path), hint))
+        elif run.finished and not finished:
+            hint = f"read it with: energybench report {self.path} — or name another folder with --out"
+            raise UsageError(Problem("E602", "this run is finished", str(self.path), hint))
 
 
 def _is_at(handle: int, path: Path) -> bool:
@@ -141,63 +166,79 @@ def _is_at(handle: int, path: Path) -> bool:
         return False
 
 
-def _finished(suite: str, digest: str, out: Path | None) -> Folder:
+def _runs(home: Path, say: Callable[[str], None]) -> Iterator[tuple[Path, RunFile]]:
+    """The runs of a suite, newest first. One that cannot be read is said and left as it is."""
+    for file in sorted(home.glob("*/run.json"), key=lambda file: _in_order(file.parent), reverse=True):
+        try:
+            yield file.parent, read(file, RunFile)
+        except EnergybenchError as error:
+            say(f"note: left as it is: {error.problems[0].where}: {error.problems[0].message}")
+
+
+def _in_order(folder: Path) -> list[tuple[int, int, str]]:
+    """Numbers by their size: the tenth run of a second comes after the ninth."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in folder.name.split("-")]
+
+
+def _finished(suite: str, digest: str, out: Path | None, say: Callable[[str], None]) -> Folder:
     """The finished run of this digest that blocks are added to: `out`, else the newest."""
     home = Path("reports") / suite
-    files = sorted(home.glob("*/run.json"), reverse=True) if out is None else [out / "run.json"]
-    for file in files:
-        try:
-            run = read(file, RunFile)
-        except EnergybenchError:
-            continue
+    runs = _runs(home, say) if out is None else [(out, run) for run in [Folder(out).run_file()] if run]
+    for path, run in runs:
         if run.digest == digest and run.finished:
-            return Folder(file.parent)
+            return Folder(path)
     message = "there is no finished run of these settings, methods and versions to add blocks to"
     hint = "finish one first: the same command without --add-blocks"
     raise UsageError(Problem("E607", message, str(out or home), hint))
 
 
-def choose(suite: str, digest: str, out: Path | None, fresh: bool, add: bool = False) -> Folder:
+def choose(suite: str, digest: str, out: Path | None, fresh: bool, add: bool = False,
+           say: Callable[[str], None] = lambda _: None,
+           differs: Callable[[RunFile], str] = lambda _: "their digests") -> Folder:  # fmt: skip
     """Where this run goes: `out`, the newest unfinished run of the same digest, or a new folder.
 
     add: blocks are added to a finished run, so one must be there
-    Raises UsageError E602, E603 when `out` holds a finished or a different run, E607 when there is none to add to.
+    say: told of runs that cannot be read; differs: what a run has that this one has not, in words
+    Raises UsageError E602, E603, E624 when `out` cannot be continued, E607 when there is none to add to.
     """
     if add:
-        return _finished(suite, digest, out)
+        return _finished(suite, digest, out, say)
     if out is not None:
         folder = Folder(out)
-        run = folder.run_file()
-        if run is not None and run.digest != digest:
-            raise UsageError(
-                Problem(
-                    "E603",
-                    "this folder holds a run of other settings, methods or versions; they are never mixed",
-                    str(out),
-                    "name another folder with --out",
-                )
-            )
-        if run is not None and run.finished:
-            raise UsageError(
-                Problem(
-                    "E602",
-                    "this run is finished",
-                    str(out),
-                    f"read it with: energybench report {out} — or name another folder with --out",
-                )
-            )
+        folder.admit(digest, differs)
         return folder
     home = Path("reports") / suite
+    _remove_stillborn(home)
     if not fresh:
-        for file in sorted(home.glob("*/run.json"), reverse=True):
-            try:
-                run = read(file, RunFile)
-            except EnergybenchError:
-                continue  # not ours to mend: a new folder leaves it as it is
+        for path, run in _runs(home, say):
             if run.digest == digest and not run.finished:
-                return Folder(file.parent)
-    stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
-    path, number = home / stamp, 2
-    while path.exists():
-        path, number = home / f"{stamp}-{number}", number + 1
-    return Folder(path)
+                return Folder(path)
+    return Folder(_new(home))
+
+
+def _remove_stillborn(home: Path) -> None:
+    """Folders of runs that were killed before they could say what they are: a free lock, and nothing whole."""
+    for lock in home.glob("*/.lock"):
+        left = list(lock.parent.iterdir())
+        if all(file == lock or file.name.endswith(HALF) for file in left):
+            with suppress(OSError), lock.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def _new(home: Path) -> Path:
+    """A name after all others, also when the clock went back: the newest is the one that is continued."""
+    name = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
+    there = [Path(each) for each in os.listdir(home) if STAMP.fullmatch(each)] if home.is_dir() else []
+    newest = max(there, key=_in_order, default=None)
+    if newest is None or _in_order(Path(name)) > _in_order(newest):
+        return home / name
+    *_, stamp, number = re.split(r"^(.{17})-?", newest.name)
+    return home / f"{stamp}-{int(number or 1) + 1}"
+
+
+def abandoned(suite: str, stamp: list[str]) -> tuple[Path, RunFile] | None:
+    """The newest run of the same command, if it is unfinished: only something that changed keeps it from going on."""
+    same = ((path, run) for path, run in _runs(Path("reports") / suite, lambda _: None) if run.stamp == stamp)
+    newest = next(same, None)
+    return newest if newest and not newest[1].finished else None

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from energybench.errors import Problem, UsageError
 from energybench.gate import Finding
-from energybench.record import Passes, RunFile, Trial, Witness, read_folder, write_text
+from energybench.kept import write_text
+from energybench.record import Passes, RunFile, Trial, Witness, read_folder
 
 SCHEMA = 1
 SAME_REL = 1e-9  # floats that were summed in another order

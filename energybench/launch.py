@@ -1,13 +1,12 @@
 """Each trial in a process of its own, forked from a server that has imported everything and computed nothing.
 
-The parent imports no torch and blocks while a trial runs. The child leads a session of its own, so that at its limit it
-is killed with everything it started; if the parent dies, the server ends, and the kernel ends the child with it.
+The parent imports no torch and blocks while a trial runs. The child leads a session of its own, below a guard: at its
+end or its limit everything that it started ends with it, and if the parent dies, the server ends, and all with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import multiprocessing
 import multiprocessing.forkserver
@@ -20,9 +19,13 @@ import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from energybench.errors import EXIT_CANNOT_WRITE, CannotWrite
+from energybench.guard import PATIENCE_S, end_descendants, is_dead, stand_guard, wait_for_end
 
 PRELOAD = "energybench.preload"
-PR_SET_PDEATHSIG = 1
+SERVER_LOST = 255  # what multiprocessing says of a child whose server has died
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Outcome:
     timed_out: bool = False
     reason: str | None = None
     killed: bool = False  # by a signal that we did not send
+    unwritten: bool = False  # what it had to say could not be written: the disk is full, or read-only
 
 
 class Launcher:
@@ -55,11 +59,8 @@ class Launcher:
         tick: called with the elapsed seconds every `tick_s`
         """
         started = time.monotonic()
-        self.warm()  # again, if it has died
         paths = [str(path.absolute()) if path else None for path in (in_path, out_path, log)]
-        child = self._context.Process(target=_child, args=(target, os.getcwd(), dict(os.environ), *paths))
-        with _main_hidden():
-            child.start()
+        child = self._start((target, os.getcwd(), dict(os.environ), *paths))
         try:
             timed_out = not self._wait(child, started, limit_s, tick, tick_s)
         except BaseException:
@@ -68,17 +69,36 @@ class Launcher:
         if timed_out:
             self._kill(child)
             return Outcome(time.monotonic() - started, True, f"it ran past its limit of {limit_s:g} s")
-        self._sweep(child.pid)
         code = child.exitcode
         if not code:
             return Outcome(time.monotonic() - started)
         reason = f"it ended with status {code}"
+        if code == SERVER_LOST and self._server_is_dead():
+            wait_for_end(child.pid)  # what has no server any more may still be writing
+            reason = "the process that starts trials was killed"
         if code < 0:
+            self._sweep()  # it may have been the guard
             name = signal.Signals(-code).name
             reason = f"it was killed by {name}" + (
                 ", most often for lack of memory" if -code == signal.SIGKILL else ""
             )
-        return Outcome(time.monotonic() - started, False, reason, killed=code < 0)
+        return Outcome(time.monotonic() - started, False, reason, code < 0, code == EXIT_CANNOT_WRITE)
+
+    def _start(self, arguments: tuple[Any, ...]) -> multiprocessing.process.BaseProcess:
+        for last in (False, True):
+            self.warm()  # again, if it has died
+            child = self._context.Process(target=_child, args=arguments)
+            try:
+                with _main_hidden():
+                    child.start()
+                break
+            except (
+                OSError,
+                EOFError,
+            ):  # the server was killed as we asked; what it had forked ends by itself
+                if last:
+                    raise
+        return child
 
     def _wait(self, child: multiprocessing.process.BaseProcess, started: float, limit_s: float | None,
               tick: Callable[[float], None] | None, tick_s: float) -> bool:  # fmt: skip
@@ -95,17 +115,28 @@ class Launcher:
                 tick(time.monotonic() - started)
 
     def _kill(self, child: multiprocessing.process.BaseProcess) -> None:
-        self._sweep(child.pid)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(child.pid or 0, signal.SIGKILL)
-        child.join()
+        """Ask the guard, which ends everything; force it if it does not answer."""
+        for number, patience_s in ((signal.SIGTERM, 2 * PATIENCE_S), (signal.SIGKILL, None)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(child.pid or 0, number)
+            child.join(patience_s)
+            if child.exitcode is not None:
+                break
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Whatever came to the server because its guard was killed by force."""
+        if pid := _server():
+            end_descendants(pid)
 
     @staticmethod
-    def _sweep(group: int | None) -> None:
-        """Whatever the child left running in its session's process group."""
-        if group:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, signal.SIGKILL)
+    def _server_is_dead() -> bool:
+        pid = _server()
+        return pid is None or is_dead(pid)
+
+
+def _server() -> int | None:
+    return getattr(getattr(multiprocessing.forkserver, "_forkserver", None), "_forkserver_pid", None)
 
 
 @contextlib.contextmanager
@@ -136,23 +167,43 @@ def _main_hidden() -> Iterator[None]:
 def _child(
     target: str, folder: str, environment: dict[str, str], in_path: str, out_path: str, log: str | None
 ) -> None:
-    os.setsid()
+    _let_the_server_end()
     os.environ.clear()  # the server knows it only as it was at its start
     os.environ.update(environment)
-    with contextlib.suppress(OSError, AttributeError):  # Linux: die with the server, and so with the parent
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    preload = sys.modules.get(PRELOAD)
-    orphaned = preload is not None and os.getppid() != preload.SERVER  # the server died before we asked
-    if orphaned or not os.path.exists(in_path):  # or the caller was interrupted and has tidied up
+    stand_guard(getattr(sys.modules.get(PRELOAD), "SERVER", os.getppid()))
+    if not os.path.exists(in_path):  # the caller was interrupted and has tidied up
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.chdir(folder)  # the caller's, which the server knows only as it was at its start
     if log:
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            _end_unwritten(CannotWrite.of(error, log))
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         os.close(handle)
     module, _, function = target.partition(":")
-    getattr(importlib.import_module(module), function)(in_path, out_path)
+    try:
+        getattr(importlib.import_module(module), function)(in_path, out_path)
+    except CannotWrite as error:
+        _end_unwritten(error)
     sys.stdout.flush()
     sys.stderr.flush()
+
+
+def _let_the_server_end() -> None:
+    """It ends when nobody holds the write end of a pipe any more: multiprocessing hands each child a copy, and a trial
+    of hours would keep the server, and so itself, alive when the run is killed."""
+    server = getattr(multiprocessing.forkserver, "_forkserver", None)
+    handle = getattr(server, "_forkserver_alive_fd", None)
+    if isinstance(handle, int):
+        os.close(handle)
+        server._forkserver_alive_fd = None  # type: ignore[union-attr]
+
+
+def _end_unwritten(error: CannotWrite) -> None:
+    """Say it in the log, if that has room, and by the status in any case."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{error}\n".encode())
+    os._exit(EXIT_CANNOT_WRITE)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from energybench import supervise
 from energybench.captured import Lines
+from energybench.errors import EXIT_CANNOT_WRITE
 from energybench.launch import Outcome
 
 
@@ -28,9 +29,10 @@ def call(module: str, in_path: Path, out_path: Path, *, limit_s: float | None = 
         return Outcome(ended.seconds, True, f"it ran past its limit of {limit_s:g} s")
     if not ended.returncode:
         return Outcome(ended.seconds)
+    unwritten = ended.returncode == EXIT_CANNOT_WRITE
     if ended.returncode < 0:
         name = signal.Signals(-ended.returncode).name
         return Outcome(ended.seconds, False, f"the process that meters it was killed by {name}", killed=True)
     told = f": {last[0]}" if last[0] else ""
     reason = f"the process that meters it ended with status {ended.returncode}{told}"
-    return Outcome(ended.seconds, False, reason)
+    return Outcome(ended.seconds, False, reason, unwritten=unwritten)

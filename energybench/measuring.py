@@ -31,7 +31,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
 
 from energybench import kit, machine, used
-from energybench.errors import Problem, UsageError
+from energybench.errors import CannotWrite, Problem, UsageError
 from energybench.kit import EnergyWanted, Kit, Wanted
 from energybench.meter import Meter
 from energybench.meter.sensors import inside
@@ -199,7 +199,7 @@ class MeasuredWindow:
                 append(Path(path), self.line)
             if outermost._closed and outermost._recipe.record:
                 write_json(outermost._recipe.record, outermost._file())
-        except OSError as error:
+        except (OSError, CannotWrite) as error:
             print(f"energybench: '{self.name}' could not be written: {error}", file=sys.stderr)
         if outermost is self and not self._recipe.quiet and not path and not self._told:
             print(sentence(self.line), file=sys.stderr, flush=True)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from energybench.kept import write_bytes
 from energybench.meter import Meter
 from energybench.meter.sensors import Missing
 from energybench.meter.trace import pack
 from energybench.meter.window import Window, in_turn
-from energybench.record import Flag, Reading, write_bytes
+from energybench.record import Flag, Reading
 
 IDLE_TICKS = 12  # of the slowest counter: over the ten that a figure needs
 SHORTEST_IDLE_S = 0.5

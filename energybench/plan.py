@@ -23,6 +23,7 @@ from energybench import __version__, cell, discovery
 from energybench.errors import EnergybenchError, Problem
 from energybench.fingerprint import source_digest
 from energybench.flops.balance import balance
+from energybench.kept import write_text
 from energybench.loop import Run
 from energybench.machine import cpu_name, native_bf16
 from energybench.method import Method, Task, check_stack, parameters
@@ -43,7 +44,7 @@ TRACED_SAMPLES, STAND_IN_SAMPLES = 11, 8
 def main(in_path: str, out_path: str) -> None:
     spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
     result = Plan(spec).result()
-    Path(out_path).write_text(json.dumps(result), encoding="utf-8")
+    write_text(Path(out_path), json.dumps(result))
 
 
 class Plan:

@@ -10,7 +10,8 @@ from typing import Any
 
 from energybench import light
 from energybench.command_tables import CommandWorkload
-from energybench.errors import CannotMeasure, Problem, UsageError, in_order
+from energybench.errors import CannotMeasure, CannotWrite, Problem, UsageError, in_order
+from energybench.kept import write_text
 from energybench.launch import Launcher, Outcome
 from energybench.record import Cell
 from energybench.seeds import digest
@@ -189,9 +190,11 @@ def _ask(
 ) -> dict[str, Any]:
     """What a child makes of the suite. Raises UsageError E606 where it ends without an answer."""
     in_path, out_path = place / "plan.in.json", place / "plan.out.json"
-    in_path.write_text(json.dumps(spec), encoding="utf-8")
+    write_text(in_path, json.dumps(spec))
     out_path.unlink(missing_ok=True)
     outcome = call(in_path, out_path)
+    if outcome.unwritten:
+        raise CannotWrite.of(OSError(None, "the process that checks the suite found the disk full"), out_path)
     if not out_path.exists():
         hint = "a file of yours that it loads may end the process; if not, this is a bug of energybench"
         raise UsageError(

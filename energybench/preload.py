@@ -12,9 +12,11 @@ import torch._dynamo
 import energybench.cell
 import energybench.cli
 import energybench.plan
+from energybench.guard import adopt
 from energybench.torchvision_shim import import_torchvision
 
 import_torchvision()
 SERVER = os.getpid()
+adopt()
 
 __all__ = ["energybench", "torch"]

@@ -6,6 +6,7 @@ measured its parent sleeps.
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,17 @@ class Progress:
         if not self.quiet:
             self._clear()
             self.console.print(Text(text, "dim"), soft_wrap=True)  # a path stays whole
+
+    def confirm(self, question: str) -> bool:
+        """Ask at a terminal; where nobody can answer, yes."""
+        if not self.live or not sys.stdin.isatty():
+            return True
+        from rich.prompt import Confirm
+
+        try:
+            return Confirm.ask(question, console=self.console, default=True)
+        except EOFError:
+            return False
 
     def begin(self, folder: Path, total: int, *, resumed: bool, expected_s: float | None) -> None:
         self._total, self._begun = total, time.monotonic()

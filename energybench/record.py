@@ -6,6 +6,7 @@
     reports/<suite>/<run>/report.md
 
 SI units in the field names (_s _j _w _kg _flop _b, `_rel` for ratios); a missing figure is null, never 0.
+Each of these files ends with a `seal`, the fingerprint of everything else in it: an edit is noticed when it is read.
 Imports no torch: records are read on machines that could never have made them.
 """
 
@@ -19,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from energybench.bounds import (
     MOST_TRIALS,
-    RECORD_B,
     Amount,
     Blocks,
     Byte,
@@ -38,12 +38,11 @@ from energybench.bounds import (
     Window,
 )
 from energybench.errors import Problem, UsageError
-from energybench.files import held, held_in, read_bytes
-from energybench.files import write_bytes as write_bytes
-from energybench.files import write_text as write_text
+from energybench.files import held, held_in
+from energybench.kept import sealed, unsealed, write_text
 from energybench.known import Detail, Environment, Machine, Open, Resolved
 
-SCHEMA = 1
+SCHEMA = 1  # what is written, and the only one so far that is read
 MEASURED_SOURCES = frozenset({"gpu_counter", "gpu_power_integral", "rapl"})
 
 Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
@@ -366,28 +365,29 @@ class RunFile(Model):
 
 
 def write_json(path: Path, model: BaseModel | dict[str, Any]) -> None:
-    """Write a record whole or not at all."""
-    payload = model.model_dump(mode="json", by_alias=True) if isinstance(model, BaseModel) else model
+    """Write whole or not at all; a record sealed. Raises CannotWrite E620."""
+    payload = model
+    if isinstance(model, BaseModel):
+        payload = sealed(model.model_dump(mode="json", by_alias=True))
     write_text(path, json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read(path: Path, kind: type[AnyModel]) -> AnyModel:
-    """Read one file back. Raises UsageError E601 when it is missing, cut short, edited or of an unknown schema."""
+    """Read one file back. Raises UsageError E601 when it is missing, cut short or no such record, E621 when its seal
+    does not hold, E622 when it is of another schema."""
+    hint = (
+        f"mv {path} {path}.broken — then a report leaves it out; an unfinished run, if run again, repeats it"
+    )
+    if kind is RunFile:
+        hint = "restore it from a copy; a new run goes beside it: --new, or another --out"
+    found = unsealed(path, SCHEMA, kind.__name__, hint)
     try:
-        return kind.model_validate_json(read_bytes(path, RECORD_B), strict=True)
-    except OSError as error:
-        raise UsageError(Problem("E601", f"cannot read it: {error.strerror}", str(path))) from None
+        return kind.model_validate(found, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UsageError(
-            Problem(
-                "E601",
-                f"not a whole {kind.__name__} record: {place}: {first['msg']}",
-                str(path),
-                "move the file away and run again; the missing trial is repeated",
-            )
-        ) from None
+        message = f"not a whole {kind.__name__} record: {place}: {first['msg']}"
+        raise UsageError(Problem("E601", message, str(path), hint)) from None
 
 
 def read_folder(folder: Path) -> tuple[RunFile, list[Trial], list[Witness]]:

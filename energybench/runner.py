@@ -10,17 +10,27 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from energybench import light, schedule, supervise
+from energybench.changed import changes
 from energybench.command_cell import environment
 from energybench.command_tables import fill_words
-from energybench.errors import EXIT_INTERRUPTED, EXIT_REGRESSION, EXIT_TRIALS_FAILED, Problem, UsageError
-from energybench.folder import Folder, choose, scratch
+from energybench.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_REGRESSION,
+    EXIT_TRIALS_FAILED,
+    CannotWrite,
+    Problem,
+    UsageError,
+)
+from energybench.folder import Folder, abandoned, choose, scratch
+from energybench.kept import write_text
 from energybench.launch import Launcher, Outcome
 from energybench.meter.nvml import held_open
 from energybench.planned import Planned, plan
@@ -57,13 +67,17 @@ def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: s
         hint = "add [trials] blocks_max = 20, or --set trials.blocks_max=20"
         raise UsageError(Problem("E203", message, suite.where(("trials",)), hint))
     launcher = Launcher()
-    if suite.trains:
-        launcher.warm()
     with scratch() as place, _terminate_as_interrupt(), held_open():
+        if suite.trains:
+            launcher.warm()
         progress.say(f"checking {suite.path.name}: {'methods, models, data' if suite.trains else 'commands'}")
         planned = plan(suite, launcher, place, device=device, until_decided=until_decided, added=add_blocks)
-        folder = choose(suite.suite, planned.digest, out, fresh, add=add_blocks > 0)
+        differs = partial(changes, planned=planned)
+        folder = choose(suite.suite, planned.digest, out, fresh, add_blocks > 0, progress.say, differs)
+        if out is None and not fresh and not folder.path.exists():
+            _ask_about_another(suite, differs, progress)
         with folder.lock():
+            folder.admit(planned.digest, differs, finished=add_blocks > 0)  # nobody came between
             runner = _Runner(planned, folder, launcher, place, progress, argv or sys.argv, add_blocks, strict)
             return runner.run(None if max_s is None else began + max_s), folder.path
 
@@ -74,57 +88,33 @@ class _Runner:
         self.strict = strict
         self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
         self.progress, self.suite = progress, planned.suite
+        self.done, self.counted = folder.trials(), folder.witnessed()  # a damaged one ends it here
         self.run_file = self._open(argv, added)
 
     def run(self, deadline: float | None) -> int:
         """`deadline`: on the monotonic clock; past it no block is begun."""
         blocks = self.blocks = self.run_file.counted + self.run_file.added
         number = self.run_file.invocations[-1].number
-        done = self.folder.trials()
-        slots = schedule.missing(self.planned.cells, blocks, self.suite.trials.seed, done, number)
-        witnessed = {(w.workload, w.method): w.digest for w in self.folder.witnessed()}
+        slots = schedule.missing(self.planned.cells, blocks, self.suite.trials.seed, self.done, number)
+        witnessed = {(w.workload, w.method): w.digest for w in self.counted}
         witnesses = [c for c in self.planned.witnesses if witnessed.get((c.workload, c.method)) != c.digest]
         for note in self.planned.notes:
             self.progress.say(f"note: {note}")
         if self.run_file.looks:
             after = ", ".join(map(str, self.run_file.looks.at))
             self.progress.say(f"looks after {after} blocks; ends at the one that decides every comparison")
-        self.progress.begin(self.folder.path, len(witnesses) + len(slots), resumed=bool(done),
+        self.progress.begin(self.folder.path, len(witnesses) + len(slots), resumed=bool(self.done),
                             expected_s=self.planned.expected_s())  # fmt: skip
         try:
             for cell in witnesses:
                 self._witness(cell)
             self._warm_up(slots)
-            for block in range(blocks):
-                here = [slot for slot in slots if slot.block == block]
-                for slot in here:
-                    self._trial(slot)
-                over = (
-                    deadline is not None
-                    and bool(here)
-                    and time.monotonic() >= deadline
-                    and block < blocks - 1
-                )
-                if self._decided(block + 1, over):
-                    break
-                if over:
-                    return self._end(f"time is up after {block + 1} of {blocks} blocks", finished=False)
-                if here and block < blocks - 1:
-                    self.progress.block(self._so_far())
+            outcome, finished = self._train(slots, blocks, deadline)
+            summary = self._report(outcome, finished)
         except KeyboardInterrupt:
             self.folder.save(self._closed("interrupted", finished=self.run_file.finished))
             self.progress.interrupted(self.folder.path)
             return EXIT_INTERRUPTED
-        return self._end("finished", finished=True)
-
-    def _end(self, outcome: str, finished: bool) -> int:
-        """Report, then close: a run without its report is not finished."""
-        from energybench.report import pages
-
-        self.run_file = self._closed(outcome, finished=finished or self.run_file.finished)
-        summary = self._summary()
-        pages.write(summary, self.folder.trials(), self.folder.path)
-        self.folder.save(self.run_file)
         self.progress.end(summary, self.folder.report)
         if not finished:
             self.progress.say(f"{outcome}; the same command continues")
@@ -132,6 +122,32 @@ class _Runner:
 
         code = required.exit_code(summary.required, self.strict)
         return EXIT_TRIALS_FAILED if code != EXIT_REGRESSION and _failed(self.folder.trials()) else code
+
+    def _train(self, slots: list[schedule.Slot], blocks: int, deadline: float | None) -> tuple[str, bool]:
+        """Block by block: how it ended, and whether that is the end of the run."""
+        for block in range(blocks):
+            here = [slot for slot in slots if slot.block == block]
+            for slot in here:
+                self._trial(slot)
+            over = deadline is not None and bool(here) and time.monotonic() >= deadline and block < blocks - 1
+            if self._decided(block + 1, over):
+                break
+            if over:
+                return f"time is up after {block + 1} of {blocks} blocks", False
+            if here and block < blocks - 1:
+                self.progress.block(self._so_far())
+        return "finished", True
+
+    def _report(self, outcome: str, finished: bool) -> Any:
+        """Report, then close: a run without its report is not finished."""
+        from energybench.report import pages
+
+        closed = self._closed(outcome, finished=finished or self.run_file.finished)
+        summary = self._summary(closed)
+        pages.write(summary, self.folder.trials(), self.folder.path)
+        self.folder.save(closed)
+        self.run_file = closed
+        return summary
 
     def _decided(self, blocks: int, over: bool) -> bool:
         """Take the look that was declared after so many blocks, or that the end of the time asks for, once.
@@ -148,7 +164,7 @@ class _Runner:
         )
         from energybench.report.looked import undecided
 
-        left = undecided(self._summary())
+        left = undecided(self._summary(self.run_file))
         decided = run.looks is not None and not left and blocks < run.blocks
         if decided:
             self.run_file = self.run_file.model_copy(update={"closed": blocks})
@@ -212,22 +228,26 @@ class _Runner:
         workload = next(w for w in spec["workloads"] if w["name"] == cell.workload)
         known = self.planned.workloads[cell.workload]
         in_path = self.place / "cell.in.json"
-        in_path.write_text(json.dumps({
+        write_text(in_path, json.dumps({
             "mode": mode, "header": header, "base": spec["base"], "epochs": epochs, "stack": cell.stack,
             "workload": {key: value for key, value in workload.items() if key != "where"},
             "data": known["data"], "ledger": known["ledger"],
             "balance_flop_b": known.get("balance_flop_b"), "warmup": spec["warmup"],
             "measure": self.planned.measure, "threads": spec["threads"], "device": self.planned.device,
             "device_name": self.planned.device_name, "trace": str(self.folder.traces / f"{name}.csv.gz"),
-        }), encoding="utf-8")  # fmt: skip
+        }))  # fmt: skip
         log = self.folder.path / "logs" / f"{name}.log"
-        log.parent.mkdir(exist_ok=True)
-        out.unlink(missing_ok=True)  # a witness of other settings
         try:
-            return self.launcher.call("energybench.cell:main", in_path, out, log=log, limit_s=limit_s,
+            log.parent.mkdir(exist_ok=True)
+            out.unlink(missing_ok=True)  # a witness of other settings
+        except OSError as error:
+            raise CannotWrite.of(error, log) from None
+        try:
+            outcome = self.launcher.call("energybench.cell:main", in_path, out, log=log, limit_s=limit_s,
                                       tick=self.progress.tick)  # fmt: skip
         finally:
             _unless_empty(log)
+        return self._written(outcome, out)
 
     def _command(self, cell: Cell, mode: str, header: dict[str, Any], epochs: int | None, name: str, out: Path,
                  limit_s: float) -> Outcome:  # fmt: skip
@@ -235,19 +255,26 @@ class _Runner:
         spec = self.planned.spec
         workload = next(w for w in spec["commands"] if w["name"] == cell.workload)
         in_path, log = self.place / "cell.in.json", self.folder.path / "logs" / f"{name}.log"
-        in_path.write_text(json.dumps({
+        write_text(in_path, json.dumps({
             "mode": "command", "header": header, "base": spec["base"], "command": cell.command,
             "workload": {key: value for key, value in workload.items() if key != "where"},
             "metric": spec["metric"], "measure": self.planned.measure_commands, "threads": spec["threads"],
             "device_name": self.planned.command_device, "limit_s": limit_s,
             "windows": str(self.place / f"{name}.windows.jsonl"), "trace": str(self.folder.traces / f"{name}.csv.gz"),
             "log": str(log),
-        }), encoding="utf-8")  # fmt: skip
+        }))  # fmt: skip
         try:
-            return light.call("energybench.command_cell", in_path, out, tick=self.progress.tick,
-                              limit_s=limit_s + spec["cooldown"]["longest"] + AROUND_S)  # fmt: skip
+            outcome = light.call("energybench.command_cell", in_path, out, tick=self.progress.tick,
+                                 limit_s=limit_s + spec["cooldown"]["longest"] + AROUND_S)  # fmt: skip
         finally:
             _unless_empty(log)
+        return self._written(outcome, out)
+
+    @staticmethod
+    def _written(outcome: Outcome, out: Path) -> Outcome:
+        if outcome.unwritten:
+            raise CannotWrite.of(OSError(None, "its process found the disk full or read-only"), out)
+        return outcome
 
     def _open(self, argv: list[str], added: int) -> RunFile:
         """run.json with this invocation added, and with the blocks that it adds to a finished run."""
@@ -281,10 +308,10 @@ class _Runner:
         invocations = [*self.run_file.invocations[:-1], last]
         return self.run_file.model_copy(update={"invocations": invocations, "finished": finished})
 
-    def _summary(self) -> Any:
+    def _summary(self, run: RunFile) -> Any:
         from energybench.report.summary import summarise
 
-        return summarise(self.run_file, self.folder.trials(), self.folder.witnessed())
+        return summarise(run, self.folder.trials(), self.folder.witnessed())
 
     def _so_far(self) -> Any:
         """All blocks that are there, for a glance between looks: no verdict is drawn from it."""
@@ -330,9 +357,25 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def _ask_about_another(suite: Suite, differs: Callable[[RunFile], str], progress: Progress) -> None:
+    """Before a new run begins beside one that the same command would have continued, had nothing changed.
+
+    Who sits at a terminal is asked. A job in a queue has nobody to ask: it goes on in a folder of its own, and says so.
+    Raises UsageError E623 when the answer is no.
+    """
+    found = abandoned(suite.suite, suite.stamp)
+    if found is None:
+        return
+    path, run = found
+    progress.say(f"note: the unfinished run in {path} stays as it is. Changed since: {differs(run)}")
+    if not progress.confirm("Start a new run beside it?"):
+        hint = "put back what changed and run again to continue it, or add --new"
+        raise UsageError(Problem("E623", "no new run was started beside this one", str(path), hint))
+
+
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """A scheduler's SIGTERM ends a run as Ctrl-C does: whole files, exit 130."""
+    """A scheduler's SIGTERM or a closed terminal ends a run as Ctrl-C does: whole files, exit 130."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -340,8 +383,12 @@ def _terminate_as_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say what a signal does
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # nohup
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

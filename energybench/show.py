@@ -127,7 +127,7 @@ def print_record(path: Path, console: Console) -> None:
             console.print(Text(f"  {name}: {times}" + (f", {energy}" if energy else "")))
         if record.memory_resident_b:
             console.print(f"  memory: {format_bytes(record.memory_resident_b)} resident at most")
-    console.print_json(json.dumps(record.model_dump(mode="json", by_alias=True)))
+    console.print_json(path.read_text(encoding="utf-8"))
 
 
 def _sensors(machine: dict[str, Any]) -> str:

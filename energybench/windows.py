@@ -18,7 +18,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from energybench.bounds import RECORD_B
 from energybench.errors import Problem, UsageError
+from energybench.files import read_bytes
 from energybench.meter.window import in_turn
 from energybench.record import Model, Reading, read
 from energybench.report import evidence
@@ -84,8 +86,8 @@ class WindowsFile(Model):
 def record(path: Path) -> WindowsFile | None:
     """The record that `measure(record=...)` wrote; None for another file. Raises UsageError E601 for a broken one."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = json.loads(read_bytes(path, RECORD_B))
+    except (OSError, ValueError, RecursionError):
         return None
     return read(path, WindowsFile) if isinstance(content, dict) and "windows" in content else None
 

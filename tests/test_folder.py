@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+from faults import fault
 
 from energybench.errors import UsageError
-from energybench.folder import Folder, choose
+from energybench.folder import Folder, abandoned, choose
 from energybench.record import RunFile, write_json
 
 
@@ -51,10 +52,13 @@ def test_new_starts_anew_beside_an_unfinished_run() -> None:
     assert choose("s", "d", None, True).path.name != "1"
 
 
+@fault("cut run.json")
 def test_a_broken_run_file_is_left_as_it_is() -> None:
     Path("reports/s/9").mkdir(parents=True)
     Path("reports/s/9/run.json").write_text('{"suite"')
-    assert choose("s", "d", None, False).path.name != "9"
+    said: list[str] = []
+    assert choose("s", "d", None, False, say=said.append).path.name != "9"
+    assert ["reports/s/9/run.json" in text for text in said] == [True]
     assert Path("reports/s/9/run.json").read_text() == '{"suite"'
 
 
@@ -71,6 +75,63 @@ def test_out_with_a_run_of_other_settings_is_refused() -> None:
 def test_out_with_an_unfinished_run_of_the_same_settings_is_continued() -> None:
     write_json(Path("there/run.json"), run_file())
     assert choose("s", "d", Path("there"), False).path == Path("there")
+
+
+def test_the_tenth_run_of_a_second_comes_after_the_ninth() -> None:
+    for number in ("2026-01-01-000000", "2026-01-01-000000-9", "2026-01-01-000000-10"):
+        write_json(Path("reports/s") / number / "run.json", run_file())
+    assert choose("s", "d", None, False).path.name == "2026-01-01-000000-10"
+
+
+@fault("clock step")
+def test_a_new_folder_is_named_after_all_others_when_the_clock_went_back() -> None:
+    write_json(Path("reports/s/2999-12-31-235959/run.json"), run_file())
+    names = []
+    for _ in range(10):
+        folder = choose("s", "d", None, True)
+        write_json(folder.path / "run.json", run_file())
+        names.append(folder.path.name)
+        assert choose("s", "d", None, False).path == folder.path  # the newest is continued
+    assert names == [f"2999-12-31-235959-{number}" for number in range(2, 12)]
+
+
+@fault("no run.json")
+def test_records_that_nobody_explains_are_not_added_to() -> None:
+    write_json(Path("there/records/b0-i0-w.m.json"), {})
+    assert code_of(lambda: choose("s", "d", Path("there"), False)) == ("E624", "there")
+
+
+@fault("changed settings")
+def test_who_came_between_choosing_and_locking_is_seen() -> None:
+    folder = choose("s", "d", Path("there"), False)
+    write_json(Path("there/run.json"), run_file("other"))
+    with folder.lock():
+        assert code_of(lambda: folder.admit("d", lambda _: "all")) == ("E603", "there")
+
+
+@fault("changed method")
+def test_the_newest_run_of_the_same_command_is_told_if_it_is_unfinished() -> None:
+    assert abandoned("s", []) is None
+    write_json(Path("reports/s/1/run.json"), run_file("old"))
+    found = abandoned("s", [])
+    assert found is not None
+    assert found[0] == Path("reports/s/1")
+    assert abandoned("s", ["quick"]) is None  # another command
+    write_json(Path("reports/s/2/run.json"), run_file("newer", finished=True))
+    assert abandoned("s", []) is None  # finished since
+
+
+@fault("half a file")
+def test_a_run_that_was_killed_before_it_said_what_it_is_leaves_no_folder() -> None:
+    for name in ("stillborn", "held", "owned"):
+        Path("reports/s", name).mkdir(parents=True)
+        Path("reports/s", name, ".lock").touch()
+    Path("reports/s/stillborn/.run.json.abc.part").touch()
+    Path("reports/s/owned/notes.txt").touch()
+    with Path("reports/s/held/.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        choose("s", "d", None, False)
+    assert sorted(os.listdir("reports/s")) == ["held", "owned"]
 
 
 def test_a_locked_folder_refuses_a_second_run() -> None:
@@ -107,14 +168,22 @@ def test_a_lock_file_that_was_unlinked_meanwhile_is_no_lock(monkeypatch: pytest.
     assert code_of(lambda: Folder(Path("there")).lock().__enter__()) == ("E604", "there")
 
 
+@fault("read-only folder")
 def test_a_folder_that_cannot_be_written_is_told() -> None:
     Path("file").touch()
     assert code_of(lambda: Folder(Path("file/run")).lock().__enter__()) == ("E605", "file/run")
 
 
+@fault("half a file")
 def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else() -> None:
     keep = ["run.json", "notes.txt", "records/b0.json", "logs/full.log", "records/mine.part"]
-    stray = [".run.json.x1.part", "records/.b0.json.x2.part", "witness/.w.json.x3.part", "logs/empty.log"]
+    stray = [".run.json.x1.part", ".report.md.x4.part", "records/.b0.json.x2.part", "witness/.w.json.x3.part"]
+    stray += [
+        "figures/.w.svg.x5.part",
+        "traces/.b0.csv.gz.x6.part",
+        "state/.b0.npz.x7.part",
+        "logs/empty.log",
+    ]
     for name in [*keep, *stray]:
         path = Path("there") / name
         path.parent.mkdir(parents=True, exist_ok=True)

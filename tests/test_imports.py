@@ -32,10 +32,24 @@ LIGHT = [
     ),
     *("looks", "export", "claims_page", "cost_page", "flops/intensity", "workloads/stand_in"),
     *("windows", "measuring", "kit", "used", "results", "callbacks"),
-    *("runner", "planned", "machine", "launch", "discovery", "report/*"),
     *("supervise", "captured", "command_tables", "command_plan", "command_cell", "command_quality"),
     *("light", "fingerprint", "planned_energy", "versus", "versus_page"),
     *("gate", "golden", "alike", "two_runs", "history", "ci_formats"),
+    *(
+        "runner",
+        "planned",
+        "machine",
+        "launch",
+        "guard",
+        "kept",
+        "changed",
+        "files",
+        "bounds",
+        "known",
+        "inert",
+        "discovery",
+        "report/*",
+    ),
 ]
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
 SLOW_TO_IMPORT = frozenset(

@@ -465,7 +465,7 @@ def test_show_prints_each_window_of_a_record(processor: None, tmp_path: Path) ->
     broken = subprocess.run(
         [sys.executable, "-m", "energybench", "show", str(path)], capture_output=True, text=True
     )
-    assert (broken.returncode, "E601" in broken.stderr) == (2, True)
+    assert (broken.returncode, "E621" in broken.stderr) == (2, True)
 
 
 def test_a_place_where_no_record_can_be_written_is_said_before_the_training(tmp_path: Path) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import fault
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench.errors import UsageError
+from energybench.errors import CannotWrite, UsageError
 from energybench.record import Energy, Reading, RunFile, Trial, read, read_folder, write_json
 
 WHOLE: dict[str, Any] = {
@@ -78,8 +81,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(CannotWrite, match="No space") as caught:
         write_json(path, trial(reason="other"))
+    assert [(p.code, p.where) for p in caught.value.problems] == [("E620", str(path))]
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["r.json"]
 
@@ -98,14 +102,15 @@ def test_a_truncated_record_is_told_with_its_path_and_what_to_do(cut: int, tmp_p
         read(path, Trial)
     (problem,) = caught.value.problems
     assert (problem.code, problem.where) == ("E601", str(path))
+    assert f"mv {path} {path}.broken" in problem.hint
     assert "run again" in problem.hint
     assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"\xff\xfe\x00garbage", b"\0" * 300, b"[]", b"null", b'{"schema": 2}', b'{"trial": "x"}'],
-    ids=["no UTF-8", "zeros", "a list", "null", "another schema", "keys missing"],
+    [b"\xff\xfe\x00garbage", b"\0" * 300, b"[]", b"null", b"[" * 99999, b'{"trial": "x"}'],
+    ids=["no UTF-8", "zeros", "a list", "null", "too deep", "keys missing"],
 )
 def test_what_is_no_record_is_told_with_its_path(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
@@ -115,7 +120,7 @@ def test_what_is_no_record_is_told_with_its_path(content: bytes, tmp_path: Path)
     assert [(p.code, p.where) for p in caught.value.problems] == [("E601", str(path))]
 
 
-def test_an_edited_record_with_a_key_too_many_is_refused(tmp_path: Path) -> None:
+def test_a_record_with_a_key_too_many_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "r.json", {**WHOLE, "saved": "40 %"})
     with pytest.raises(UsageError, match="saved"):
         read(tmp_path / "r.json", Trial)
@@ -127,6 +132,94 @@ def test_a_schema_of_the_future_is_refused_by_name(tmp_path: Path) -> None:
         read(tmp_path / "r.json", Trial)
 
 
+def sealed(path: Path) -> dict[str, Any]:
+    """A record on disk, as whoever edits it sees it."""
+    write_json(path, trial(quality={"accuracy": 0.5}, reason="é"))
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def codes(path: Path, kind: type[Any] = Trial) -> list[tuple[str, str]]:
+    with pytest.raises(UsageError) as caught:
+        read(path, kind)
+    assert all(problem.hint for problem in caught.value.problems)
+    return [(problem.code, problem.where) for problem in caught.value.problems]
+
+
+@fault("edited record")
+@pytest.mark.parametrize(
+    "edit", [{"quality": {"accuracy": 0.9}}, {"quality": {"accuracy": 0.5000000000000001}}, {"status": "failed"},
+             {"seal": "0" * 64}, {"reason": "e"}, {"memory_device_b": 0}],
+)  # fmt: skip
+def test_an_edited_record_is_not_read(edit: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(sealed(path) | edit))
+    assert codes(path) == [("E621", str(path))]
+
+
+@fault("edited record")
+@pytest.mark.parametrize("layout", [{"indent": 4}, {"sort_keys": True}, {"separators": (",", ":")}])
+def test_another_layout_of_the_same_content_is_no_edit(layout: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(sealed(path), **layout))
+    assert read(path, Trial).quality == {"accuracy": 0.5}
+
+
+@fault("edited record")
+def test_a_record_of_before_there_were_seals_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    content = sealed(path)
+    assert len(content.pop("seal")) == 64
+    path.write_text(json.dumps(content))
+    assert read(path, Trial).quality == {"accuracy": 0.5}
+
+
+@fault("other schema")
+@pytest.mark.parametrize(
+    ("schema", "remedy"), [(2, "pip install -U"), (0, "wrote it"), ("1", "wrote it"), (None, "wrote it")]
+)
+def test_another_schema_is_named_with_the_way_to_read_it(schema: Any, remedy: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    write_json(path, {**WHOLE, "schema": schema, "something": "else"})
+    assert codes(path) == [("E622", str(path))]
+    with pytest.raises(UsageError, match=remedy) as caught:
+        read(path, Trial)
+    assert repr(schema) in str(caught.value)
+
+
+@fault("sigterm")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_until_the_file_that_is_being_written_is_there(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, interrupt)
+    monkeypatch.setattr(os, "fsync", lambda _: os.kill(os.getpid(), number))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write_json(tmp_path / "r.json", trial())
+    finally:
+        signal.signal(number, before)
+    assert os.listdir(tmp_path) == ["r.json"]
+    assert read(tmp_path / "r.json", Trial) == trial()
+
+
+@fault("disk full")
+def test_a_disk_that_is_full_is_told_with_its_path_and_what_to_do(tmp_path: Path) -> None:
+    """By the kernel: a file may not grow."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(CannotWrite, match="df -h") as caught:
+            write_json(tmp_path / "deep" / "r.json", trial())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [(p.code, p.where) for p in caught.value.problems] == [("E620", str(tmp_path / "deep" / "r.json"))]
+    assert os.listdir(tmp_path / "deep") == []
+
+
 def test_a_missing_file_is_told_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_folder(tmp_path)
@@ -136,6 +229,7 @@ def test_a_missing_file_is_told_with_its_path(tmp_path: Path) -> None:
     )
 
 
+@fault("half a file")
 def test_a_half_written_file_of_a_killed_run_is_not_read(tmp_path: Path) -> None:
     run = RunFile(suite="s", run="r", digest="d", suite_path="s.toml", suite_text="", resolved={}, blocks=1)
     write_json(tmp_path / "run.json", run)

@@ -102,7 +102,7 @@ def _output(text: str) -> tuple[str, Path]:
 
 def _write(form: str, path: Path, found: Gate, head: Path) -> None:
     from energybench import ci_formats, two_runs
-    from energybench.record import write_text
+    from energybench.kept import write_text
 
     if form in ci_formats.OF_THE_GATE:
         text = ci_formats.OF_THE_GATE[form](found)
@@ -112,10 +112,7 @@ def _write(form: str, path: Path, found: Gate, head: Path) -> None:
         raise UsageError(
             Problem("E615", f"--to {form} is about a run's folder, and HEAD is a file", str(head))
         )
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise UsageError(Problem("E605", f"cannot write there: {error.strerror}", str(path))) from None
+    write_text(path, text)
     click.echo(f"{path} written", err=True)
 
 

@@ -36,8 +36,9 @@ def measure(vs: str | None, pairs: int, warmup: int, show_output: bool, energy: 
 
     energybench measure --vs 'python train.py' -- python train.py --trick
     """
+    from energybench.kept import write_text
     from energybench.meter.nvml import held_open
-    from energybench.record import write_json, write_text
+    from energybench.record import write_json
     from energybench.versus import Bench, Versus, once, words_of
     from energybench.versus_page import facts, line, print_versus, progress
 

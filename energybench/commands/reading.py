@@ -118,7 +118,7 @@ def report(folders: tuple[Path, ...], as_json: bool, hold: bool, strict: bool, w
 def export(folder: Path, form: str, out: Path | None, **options: Any) -> None:
     """A run for other tools. Only what was measured is exported as emissions."""
     from energybench.export import export as make
-    from energybench.record import write_bytes
+    from energybench.kept import write_bytes
 
     content, notes = make(folder, form, **options)
     if out is not None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from energybench.record import read_folder, write_text
+from energybench.kept import write_text
+from energybench.record import read_folder
 from energybench.report import words
 from energybench.report.carbon import RUNS, Gain, Page, Span, Use, page, to_json
 from energybench.report.evidence import EnergyFigure

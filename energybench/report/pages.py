@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from energybench.files import held, write_text
+from energybench.files import held
+from energybench.kept import write_text
 from energybench.record import Trial, read_folder
 from energybench.report.album import FOLDER
 from energybench.report.figures import album

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from synthetic import GPU, Run, Truth, merge
 from traced import EVIL, WATTS, example, traced
 
+from energybench.kept import write_bytes
 from energybench.meter.trace import Sample, pack
-from energybench.record import Claim, write_bytes
+from energybench.record import Claim
 from energybench.report import canvas, figures_diagnostics, figures_savings, figures_trials
 from energybench.report.album import Album
 from energybench.report.figures import KINDS, album

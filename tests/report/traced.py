@@ -8,8 +8,9 @@ from typing import Any
 
 from synthetic import GPU, Run
 
+from energybench.kept import write_bytes
 from energybench.meter.trace import Sample, pack
-from energybench.record import Claim, Trial, write_bytes
+from energybench.record import Claim, Trial
 
 EVIL = "a|b`c<script>alert(1)</script>\n# $x^2$ \"q\" 'r' ]]> --> &amp; \u202eRTL\u202c 漢字 \x1b[31m\x00 _"
 WATTS = 200.0

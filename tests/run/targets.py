@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from energybench.record import write_json
 
 
 def _say(out_path: str, **facts: Any) -> None:
@@ -68,3 +71,55 @@ def exit_with(in_path: str, out_path: str) -> None:
 
 def word(in_path: str, out_path: str) -> None:
     Path(out_path).write_text(os.environ.get("ENERGYBENCH_A_WORD", ""))
+
+
+SLEEP = "import time; time.sleep(600)"
+ESCAPES = {
+    "leaves the session": SLEEP,
+    "ignores SIGTERM": f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}",
+    "a daemon, forked twice": f"import os\nif not os.fork():\n  os.setsid()\n  if not os.fork(): {SLEEP}",
+    "never the same process for long": "import os, time\nwhile True:\n  if os.fork(): os._exit(0)\n"
+    "  os.setsid()\n  time.sleep(0.001)",
+}
+
+
+def escape(in_path: str, out_path: str) -> None:
+    """Starts what a kill of the process group does not reach, with the marker in IN in its environment.
+
+    A second word in IN says what the trial then does: "end" or "hang".
+    """
+    marker, then = Path(in_path).read_text().split()
+    environment = {**os.environ, "ESCAPED": marker}
+    for name, code in ESCAPES.items():
+        child = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
+        if name.startswith("a daemon"):
+            child.wait()
+    for _ in range(WORKERS):
+        _worker(environment)
+    while len(_alive(marker)) < WORKERS + len(ESCAPES):
+        time.sleep(0.02)
+    _say(out_path, trial=os.getpid(), guard=os.getppid(), escaped=len(_alive(marker)))
+    if then == "hang":
+        time.sleep(600)
+
+
+WORKERS = 8
+
+
+def _worker(environment: dict[str, str]) -> None:
+    """A forked loader of data that keeps no tie to us."""
+    if not os.fork():
+        os.setsid()
+        os.execve(sys.executable, [sys.executable, "-c", SLEEP], environment)
+
+
+def _alive(marker: str) -> list[int]:
+    from tiny_runs import processes_with
+
+    return processes_with(f"ESCAPED={marker}")
+
+
+def cannot_write(in_path: str, out_path: str) -> None:
+    """Its record goes to a disk that is full, as far as it is concerned."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    write_json(Path(out_path), {"much": "x" * 1000})

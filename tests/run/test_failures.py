@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from faults import fault
 from tiny_runs import Done, contents, energybench, only_run, processes_with, wait_for, write_suite
 
 from energybench.record import Trial
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.slow
 # Each misbehaves in the metered trial only: the witness stack has a layer named "witness" outermost, and the warm-up
 # enters `step` but never `epoch`.
 BASE = """
-import os, signal, subprocess, sys, time
+import os, resource, signal, subprocess, sys, time
 from dataclasses import dataclass
 import torch
 from energybench import Method
@@ -37,6 +38,10 @@ METHODS = {
             for p in run.model.parameters():
                 p.fill_(float("nan"))
         inner(data)""",
+    "hungry": """
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+        [bytearray(1 << 20) for _ in range(1 << 10)]""",
     "greedy": """
         torch.empty(1 << 50, dtype=torch.uint8)""",
     "sleeps": """
@@ -78,6 +83,7 @@ class Dead(Method):
 EXPECTED = {
     "raises": ("failed", "ValueError: this method is broken"),
     "diverges": ("diverged", "nan"),
+    "hungry": ("out_of_memory", "MemoryError"),
     "greedy": ("out_of_memory", "allocate"),
     "sleeps": ("timeout", "4 s"),
     "exits": ("failed", "status 7"),
@@ -135,6 +141,9 @@ def test_every_failure_is_a_record_and_the_exit_code_is_3(failing: Done) -> None
     assert set(by_method(failing)) == set(EXPECTED) | set(FINE)
 
 
+@fault("raises")
+@fault("out of memory")
+@fault("ignores sigterm")
 @pytest.mark.parametrize("method", EXPECTED)
 def test_a_failed_trial_says_how_and_why(failing: Done, method: str) -> None:
     status, reason = EXPECTED[method]

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from faults import fault
 from tiny_runs import (
     contents,
     energybench,
@@ -79,6 +80,10 @@ def assert_complete(folder: Path) -> None:
     assert all(count == 1 for (_, method), count in paired.items() if method != "baseline")
 
 
+@fault("ctrl-c")
+@fault("sigterm")
+@fault("two runs")
+@fault("changed settings")
 @pytest.mark.parametrize(
     ("number", "whole_group", "before"),
     [(signal.SIGINT, True, "baseline"), (signal.SIGTERM, False, "twin")],
@@ -164,6 +169,8 @@ def _assert_refusals(folder: Path, suite: Path, home: Path, quiet: Callable[[], 
     holder = (home / "holder.py").read_text()
     (home / "holder.py").write_text(holder + "\n# changed\n")
     assert problems(folder) == [("E603", str(folder))]
+    with pytest.raises(UsageError, match="Changed: the file of method 'holder'"):
+        runner.run(load(suite), out=folder, progress=quiet())
     (home / "holder.py").write_text(holder)
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
@@ -196,6 +203,7 @@ def _planner(folder: Path, quiet: Callable[[], Progress]) -> Callable[[str], str
     return digest
 
 
+@fault("until finished")
 def test_a_run_killed_again_and_again_ends_complete(tmp_path: Path) -> None:
     """kill -9 at random moments, from before its first file to its last block."""
     moments = random.Random(20261121)
@@ -235,6 +243,7 @@ def _has_records(reports: Path, count: int, running: subprocess.Popen[str]) -> b
     return enough or running.poll() is not None
 
 
+@fault("interrupted check")
 def test_an_interrupt_while_the_suite_is_checked_leaves_nothing(tmp_path: Path) -> None:
     suite = write_suite(tmp_path)
     scratch = tmp_path / "tmp"

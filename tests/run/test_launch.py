@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -11,8 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from tiny_runs import environment, wait_for, write_suite
+from faults import fault
+from tiny_runs import environment, processes_with, wait_for, write_suite
 
 from energybench.launch import Launcher, Outcome
 
@@ -109,6 +112,77 @@ def test_an_interrupt_of_the_parent_kills_the_child_and_is_passed_on(call: Any, 
         call("hang", tick=tick, tick_s=0.1)
     pids = json.loads((tmp_path / "out").read_text())["pids"]
     wait_for(lambda: all(map(gone, pids)), 5)
+
+
+@fault("strays")
+@pytest.mark.parametrize(
+    "end", ["by itself", "at its limit", "killed", "with its guard killed", "by an interrupt"]
+)
+def test_nothing_that_a_child_starts_survives_it(call: Any, tmp_path: Path, end: str) -> None:
+    """Sessions of their own, SIGTERM ignored, a daemon forked twice, workers, a process that forks all the time."""
+    marker = f"launch-{os.getpid()}-{time.time_ns()}"
+    seen: dict[str, Any] = {}
+
+    def tick(_: float) -> None:
+        if not seen and (tmp_path / "out").exists():
+            seen.update(json.loads((tmp_path / "out").read_text()))
+            seen["alive"] = len(processes_with(f"ESCAPED={marker}"))
+            if end == "by an interrupt":
+                raise KeyboardInterrupt
+            if end.endswith("killed"):
+                os.kill(seen["guard" if "guard" in end else "trial"], signal.SIGKILL)
+
+    how = "end" if end == "by itself" else "hang"
+    if end == "by an interrupt":
+        with pytest.raises(KeyboardInterrupt):
+            call("escape", f"{marker} {how}", tick=tick, tick_s=0.1)
+    else:
+        outcome, _ = call(
+            "escape", f"{marker} {how}", tick=tick, tick_s=0.1, limit_s=4 if "limit" in end else 60
+        )
+        assert outcome.timed_out == (end == "at its limit")
+        assert outcome.killed == end.endswith("killed")
+    if how == "hang":
+        assert seen["alive"] >= 11  # so that there was something to survive
+    assert processes_with(f"ESCAPED={marker}") == []
+
+
+def test_a_guard_sleeps_while_its_child_runs(call: Any, tmp_path: Path) -> None:
+    used: list[float] = []
+
+    def tick(elapsed_s: float) -> None:
+        if elapsed_s > 1.5 and not used and (tmp_path / "out").exists():
+            child = json.loads((tmp_path / "out").read_text())["pids"][0]
+            guard = psutil.Process(child).parent()
+            assert guard is not None
+            used.append(sum(guard.cpu_times()[:2]))
+
+    call("hang", limit_s=2.5, tick=tick, tick_s=0.25)
+    assert used[0] < 0.1  # its own start
+
+
+def test_a_child_that_finds_no_room_says_so_by_its_status(call: Any, tmp_path: Path) -> None:
+    outcome, _ = call("cannot_write", log=tmp_path / "log")
+    assert (outcome.unwritten, outcome.killed) == (True, False)
+    assert "E620" in (tmp_path / "log").read_text()[:100]
+
+
+def test_a_killed_server_is_replaced_and_its_child_is_gone_before_we_go_on(call: Any, tmp_path: Path) -> None:
+    pids: list[int] = []
+
+    def tick(_: float) -> None:
+        if not pids and (tmp_path / "out").exists():
+            pids.extend(json.loads((tmp_path / "out").read_text())["pids"])
+            guard = psutil.Process(pids[0]).parent()
+            assert guard is not None
+            server = guard.parent()
+            assert server is not None
+            server.kill()
+
+    outcome, _ = call("hang", tick=tick, tick_s=0.1)
+    assert outcome.reason == "the process that starts trials was killed"
+    assert all(map(gone, pids))
+    assert call("describe", "again")[1]["given"] == "again"
 
 
 @pytest.mark.parametrize("status", [1, 7, 255])

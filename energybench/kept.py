@@ -1,0 +1,119 @@
+"""What is kept on disk: written whole or not at all, sealed, and opened again only if nobody changed it meanwhile.
+
+A seal is the fingerprint of everything else in a JSON file, at its end. It tells a slip of the hand, a script that
+"mends" a figure, a transfer that lost a line; it is no signature, and who means to deceive can compute it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from energybench.bounds import RECORD_B
+from energybench.errors import CannotWrite, Problem, UsageError
+from energybench.files import read_bytes
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HALF = ".part"  # the suffix of a file that is being written
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write whole or not at all: to a temporary name in the same folder, synced, then renamed.
+
+    A Ctrl-C or SIGTERM waits until it is done. Raises CannotWrite E620.
+    """
+    with _undisturbed():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=HALF)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(temporary, 0o644)
+                os.replace(temporary, path)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise CannotWrite.of(error, path) from None
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals that would raise in the middle wait. By handlers: a mask holds for one thread, and there may be more."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals raise in the main thread
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    before = {number: handler for number in INTERRUPTS if callable(handler := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, lambda *signalled: came.append(signalled))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for each, frame in came[:1]:
+            before[signal.Signals(each)](each, frame)
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "seal": _seal(content)}
+
+
+def _seal(content: dict[str, Any]) -> str:
+    """However it is laid out on disk: keys in order, no spaces."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def unsealed(path: Path, schema: int, kind: str, hint: str) -> dict[str, Any]:
+    """The content of a JSON file, less its seal. One without a seal is of an earlier version: nothing is claimed of it.
+
+    schema, kind: what it must be; hint: what to do with a file that is no more what was written
+    Raises UsageError E601 (missing, cut short, no JSON object), E621 (changed), E622 (another schema).
+    """
+    try:
+        content = json.loads(read_bytes(path, RECORD_B), parse_constant=_refuse)
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+    except OSError as error:
+        raise UsageError(Problem("E601", f"cannot read it: {error.strerror}", str(path))) from None
+    except (ValueError, RecursionError) as error:
+        message = f"not a whole {kind} record: {error or 'nested too deeply'}"
+        raise UsageError(Problem("E601", message, str(path), hint)) from None
+    seal = content.pop("seal", None)
+    if content.get("schema", schema) != schema:
+        raise UsageError(_other_schema(content["schema"], schema, path))
+    if seal is not None and seal != _seal(content):
+        message = "its content was changed after it was written: the seal does not hold"
+        raise UsageError(Problem("E621", message, str(path), hint))
+    return content
+
+
+def _other_schema(found: Any, known: int, path: Path) -> Problem:
+    hint = "read it with the energybench that wrote it: run.json names its version, under machine"
+    if isinstance(found, int) and found > known:
+        hint = "a newer energybench wrote it: pip install -U energybench"
+    message = f"it is of schema {found!r}; this energybench reads schema {known}"
+    return Problem("E622", message, str(path), hint)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

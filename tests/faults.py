@@ -1,0 +1,280 @@
+"""Everything that may go wrong around a run, and what is then done: one table for the tests and for the page.
+
+    python tests/faults.py > docs/what-happens-when.md
+
+Each row is held by a test, which is marked with its key: @fault("disk full"). `test_fault_table.py` sees to it that no
+row is without a test, no test without a row, and that the page is what this file prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+Test = TypeVar("Test", bound=Callable[..., object])
+AGAIN = "the same command"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row.
+
+    happens:   as who sees it would say it
+    behaviour: what energybench does
+    ends:      its exit code and error code; "" where the run goes on
+    then:      what to type
+    """
+
+    key: str
+    happens: str
+    behaviour: str
+    ends: str
+    then: str = AGAIN
+
+
+SECTIONS: dict[str, tuple[Fault, ...]] = {
+    "A run is stopped": (
+        Fault(
+            "ctrl-c",
+            "Ctrl-C",
+            "The trial in progress is ended with everything it started. Finished trials stay; `run.json` says "
+            "`interrupted`.",
+            "130",
+        ),
+        Fault(
+            "sigterm",
+            "SIGTERM from a scheduler, to the run or to all its processes",
+            "As Ctrl-C. A file that is being written is finished first.",
+            "130",
+        ),
+        Fault(
+            "hangup",
+            "The terminal is closed (SIGHUP)",
+            "As Ctrl-C, unless the run was started with `nohup`, which it obeys.",
+            "130",
+        ),
+        Fault(
+            "interrupted check",
+            "Ctrl-C while the suite is checked",
+            "Nothing is left on disk.",
+            "130",
+        ),
+        Fault(
+            "kill run",
+            "`kill -9` of the run, at any moment: in a trial, a write, a rename, the report",
+            "Its trial ends with it. Every file is whole or absent. The next start removes what was half "
+            "written and runs what is missing; only a baseline is run again, since a pair must share an "
+            "invocation.",
+            "by signal 9",
+        ),
+        Fault(
+            "kill trial",
+            "`kill -9` of a trial",
+            "It is recorded as `out_of_memory`, as the kernel would have ended it, and the run goes on.",
+            "3",
+            "nothing; to repeat it, move its record away first",
+        ),
+        Fault(
+            "kill both",
+            "`kill -9` of both, of the whole process group, or of a helper process between them",
+            "As above: whoever is left ends the rest.",
+            "by signal 9",
+        ),
+        Fault(
+            "until finished",
+            "A run is killed again and again",
+            "A hundred kills later each cell of each block stands once beside its baseline, and the report is "
+            "what its records give.",
+            "",
+        ),
+    ),
+    "Two runs, or a run that changed": (
+        Fault(
+            "two runs",
+            "A second run of the same suite while the first one works",
+            "It refuses; the first is not disturbed.",
+            "2, E604",
+            "wait, or `--new`, or `--out`",
+        ),
+        Fault(
+            "changed method",
+            "A method's file was changed since an unfinished run",
+            "The two are never mixed. What changed is said. At a terminal you are asked whether a new run "
+            "shall begin beside the old one; a job in a queue, which nobody can answer for, begins one and "
+            "says so.",
+            "2, E623 if the answer is no",
+            "put the file back to continue, or `--new`",
+        ),
+        Fault(
+            "changed settings",
+            "`--out` names a run of other settings, methods or versions",
+            "It refuses and says what differs.",
+            "2, E603",
+            "another `--out`",
+        ),
+        Fault(
+            "no run.json",
+            "`--out` names records without their `run.json`",
+            "It refuses: nobody knows what made them.",
+            "2, E624",
+            "put `run.json` back, or another `--out`",
+        ),
+    ),
+    "The disk and the clock": (
+        Fault(
+            "disk full",
+            "The disk or the quota is full",
+            "The run ends and says where. A trial that could not write its record is not a failed trial: it "
+            "is run again. Everything finished stays.",
+            "2, E620",
+            "make room, then the same command",
+        ),
+        Fault(
+            "no temporary folder",
+            "There is no room for temporary files, in `TMPDIR` or anywhere",
+            "The run does not begin.",
+            "2, E620",
+            "make room, or set `TMPDIR`",
+        ),
+        Fault(
+            "output full",
+            "The table is printed to a file on a full disk",
+            "It is said. The run's own files are written before.",
+            "2, E620",
+            "`energybench report FOLDER`",
+        ),
+        Fault(
+            "read-only folder",
+            "The folder cannot be written",
+            "The run does not begin.",
+            "2, E605",
+            "another `--out`",
+        ),
+        Fault(
+            "read-only meanwhile",
+            "The folder becomes read-only while a run works",
+            "The run ends as on a full disk.",
+            "2, E620",
+            "make it writable, then the same command",
+        ),
+        Fault(
+            "clock step",
+            "The clock is set back, even again and again in a trial",
+            "Durations and energies come from the monotonic clock. A new folder is named after all others, so "
+            "that the newest stays the one that is continued.",
+            "",
+        ),
+    ),
+    "A file was damaged": (
+        Fault(
+            "cut record",
+            "A record is cut short",
+            "It is named, and nothing is reported or run until it is mended or out of the way; then its trial "
+            "is run again.",
+            "2, E601",
+            "the `mv` that is printed, then the same command",
+        ),
+        Fault(
+            "edited record",
+            "A record or `run.json` was edited",
+            "Its seal does not hold: it is named and not read. Another layout of the same content is no edit. "
+            "A record without a seal, of an earlier version, is read, and nothing is claimed of it.",
+            "2, E621",
+            "the original back, or the `mv` that is printed",
+        ),
+        Fault(
+            "cut run.json",
+            "`run.json` is cut short",
+            "With `--out` it refuses; otherwise it says so, leaves the folder as it is and begins a new one.",
+            "2, E601 with `--out`",
+            "a copy of it back, or `--new`",
+        ),
+        Fault(
+            "other schema",
+            "A record is of a newer or an older schema",
+            "It is named with its schema.",
+            "2, E622",
+            "`pip install -U energybench`, or the version that wrote it",
+        ),
+        Fault(
+            "half a file",
+            "A file was half written when a run was killed",
+            "Its name says so, it is never read, and the next start removes it.",
+            "",
+        ),
+    ),
+    "A trial misbehaves": (
+        Fault(
+            "out of memory",
+            "It runs out of memory",
+            "Recorded as `out_of_memory` with the reason; the run goes on.",
+            "3",
+            "nothing; smaller batches, say",
+        ),
+        Fault(
+            "ignores sigterm",
+            "It ignores SIGTERM or hangs",
+            "At the suite's `limit` it is killed with everything it started and recorded as `timeout`.",
+            "3",
+            "a longer `limit`, or another method",
+        ),
+        Fault(
+            "strays",
+            "It leaves processes behind: data workers, daemons, processes that fork faster than one can look",
+            "None survives its end, whatever session or group they moved to.",
+            "",
+            "",
+        ),
+        Fault(
+            "raises",
+            "It raises, exits, diverges, or its process dies",
+            "Recorded with its reason and, where there is one, its line; its output is kept in `logs/`. The "
+            "others go on.",
+            "3",
+            "nothing; the report names each failure",
+        ),
+    ),
+}
+FAULTS = {row.key: row for rows in SECTIONS.values() for row in rows}
+
+
+def fault(key: str) -> Callable[[Test], Test]:
+    """Marks the test that holds the row of this key."""
+    if key not in FAULTS:
+        raise KeyError(f"no such row in faults.py: {key!r}")
+    return lambda test: test
+
+
+PREFACE = """\
+# What happens when…
+
+Nothing that is finished is lost, nothing that is half done is read, and the same command continues. This page is
+printed from the table that the tests work through (`tests/faults.py`): each row is held by a test that does it.
+"""
+AFTERWORD = """\
+## What cannot be helped
+
+The run, its helper and a trial's guard killed by force at the very same moment leave nobody to end what the trial had
+started in sessions of its own. Inside a container, a systemd unit or a scheduler's job the kernel ends those too.
+
+A seal tells an accident, not a deceit: whoever edits a record on purpose can compute its seal again.
+
+A trial that was killed from outside is a finished trial with a reason. To have it again while its run is unfinished,
+move its record away; the same command runs it, and its baseline with it.
+
+Kill it yourself, a hundred times: `python tests/run/soak.py --kills 100`.
+"""
+
+
+def page() -> str:
+    lines = [PREFACE]
+    for title, rows in SECTIONS.items():
+        lines += [f"## {title}", "", "| when | energybench | exit | to go on, type |", "|---|---|---|---|"]
+        lines += [f"| {r.happens} | {r.behaviour} | {r.ends or '–'} | {r.then or '–'} |" for r in rows]
+        lines.append("")
+    return "\n".join([*lines, AFTERWORD])
+
+
+if __name__ == "__main__":
+    print(page(), end="")

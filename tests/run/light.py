@@ -1,0 +1,164 @@
+"""`energybench run` without torch, for tests that start it a hundred times: what is real, and what is not.
+
+Real: the runner, its folder, lock, schedule, records, seals and report; the launcher, its server and guards.
+Not real: the plan, which is given, and the training, which is a nap. A trial may leave strays that try to escape.
+
+    python tests/run/light.py SUITE [--out FOLDER] [--new]       in the folder where `reports` shall be
+
+A trial whose name stands in the file `hold` waits for as long as it is there. If there is a file `mine.py`, it is the
+method's. LIGHT_DIE="parent:report:7" kills the parent by SIGKILL before its 7th change of a file whose path holds
+"report"; "trial:b1-i0-w.mine:2" kills that trial before the 2nd change of its record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+BLOCKS, SEED = 3, 5
+METHODS = ("baseline", "twin", "mine")
+NAP_S = 0.02
+CHANGES = {"open", "os.rename", "os.remove", "os.mkdir"}
+SUITE = """schema = 1
+suite = "light"
+[trials]
+blocks = 3
+seed = 5
+[measure]
+energy = "off"
+[[workload]]
+name = "w"
+model = { use = "cnn" }
+data = { use = "digits", batch = 16 }
+train = { epochs = 2, lr = 0.1 }
+[[method]]
+name = "mine"
+use = "dropout"
+"""
+
+
+def planned(suite: Any, launcher: Any, place: Path, **options: Any) -> Any:
+    """What `energybench.planned.plan` gives for the suite above, without asking a child."""
+    from energybench.planned import Planned, spec_of
+    from energybench.seeds import digest
+
+    file = Path("mine.py")
+    sha = hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()
+    mine = {
+        "use": "mine.py",
+        "name": "mine",
+        "path": "mine.py",
+        "origin": "path",
+        "sha256": sha,
+        "parameters": {},
+    }
+    cells = [
+        {"workload": "w", "method": name, "role": "method" if name == "mine" else name, "digest": sha,
+         "stack": [mine] if name == "mine" else []}
+        for name in METHODS
+    ]  # fmt: skip
+    data = {"kind": "none", "sha256": "d", "train": 64, "test": 32}
+    known = {"data": data, "ledger": [], "parameters": 10, "steps": 4, "step_s": 0.0}
+    result = {"workloads": {"w": known}, "cells": cells, "notes": [], "machine": {"cpu": "none"}, "device": "cpu",
+              "device_name": "cpu", "digest": digest([sha, suite.digest_source()])}  # fmt: skip
+    options.pop("purpose", None)
+    return Planned(suite, result, spec_of(suite, place, download=False, **options))
+
+
+def nap(in_path: str, out_path: str) -> None:
+    """A trial that trains nothing, takes its time and writes a whole record."""
+    from energybench.record import Passes, Reading, Trial, Witness, write_json
+
+    spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
+    header = spec["header"]
+    _die_where_told("trial", header.get("trial", ""))
+    if "LIGHT_STRAYS" in os.environ:
+        subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"], start_new_session=True)
+    time.sleep(NAP_S)
+    while _held(header.get("trial", "")):
+        time.sleep(NAP_S)
+    if spec["mode"] == "witness":
+        counted = {**header, "status": "ok", "counted_flop": 1e6, "wall_s": NAP_S}
+        write_json(Path(out_path), Witness.model_validate(counted))
+        return
+    train = Reading(wall_s=1.0 + header["position"] / 100, cpu_s=1.0)
+    write_json(Path(out_path), Trial.model_validate({
+        **header, "status": "ok", "epochs": 2, "steps": 8, "samples": 64, "phases": {"train": train},
+        "passes": Passes(), "quality": {"accuracy": 0.5}, "curve": [{"epoch": 1, "loss": 0.5, "wall_s": 0.5}],
+    }))  # fmt: skip
+
+
+def _held(trial: str) -> bool:
+    try:
+        held = trial == Path("hold").read_text()
+    except FileNotFoundError:
+        return False
+    if held:
+        Path("held").touch()
+    return held
+
+
+def _die_where_told(who: str, name: str = "") -> None:
+    """SIGKILL to ourselves before the n-th change of a file, by Python's own audit events."""
+    told, _, rest = os.environ.get("LIGHT_DIE", "").partition(":")
+    where, _, count = rest.rpartition(":")
+    if told != who or (who == "trial" and where != name):
+        return
+    left = [int(count)]
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in CHANGES and arguments and where in str(arguments[0]) and _changes(event, arguments):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def _changes(event: str, arguments: tuple[Any, ...]) -> bool:
+    return event != "open" or bool(isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR))
+
+
+def main(argv: list[str]) -> int:
+    import argparse
+
+    from rich.console import Console
+
+    from energybench import launch, runner
+    from energybench.errors import EnergybenchError
+    from energybench.progress import Progress
+    from energybench.suite import load
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("suite")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--new", dest="fresh", action="store_true")
+    asked = parser.parse_args(argv)
+    launch.PRELOAD = "light_preload"
+    runner.plan = planned  # type: ignore[assignment]
+    _die_where_told("parent")
+    try:
+        return runner.run(load(asked.suite), out=asked.out, fresh=asked.fresh, argv=["light"],
+                          progress=Progress(Console(stderr=True), Console()))[0]  # fmt: skip
+    except EnergybenchError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Ours, so that the server finds what it imports in place of torch."""
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, **extra}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,241 @@
+"""kill -9 of a run, its trial or both, a hundred times at random moments: nothing is lost and nothing is done twice.
+
+    python tests/run/soak.py --kills 100 --seed 7
+
+The runs are light ones (light.py): everything is real but the training. Some kills come after a random time, some
+before the n-th change of a file, so that every write, rename and page of a report is met sooner or later. After each:
+
+- no process of the run is left, though every trial leaves one behind that tries to get away;
+- every record can be read and its seal holds; those of before are the same, byte for byte;
+- the new ones are the first of those that the schedule had left to run, each once.
+
+When a folder's share of kills is spent the same command runs to its end: the run is finished, each cell of each block
+stands once beside a baseline of its own invocation, nothing half written is left, its report is what its records give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import light
+import psutil
+from tiny_runs import processes_with, wait_for
+
+from energybench import schedule
+from energybench.record import Cell, RunFile, read_folder
+from energybench.report.pages import contents
+from energybench.report.summary import summarise
+
+CELLS = [
+    Cell(workload="w", method=m, role=r)  # type: ignore[arg-type]
+    for m, r in (("baseline", "baseline"), ("twin", "twin"), ("mine", "method"))
+]
+PER_FOLDER = (6, 14)  # kills, before the run may end
+AFTER = ("parent", "trial", "guard", "server", "parent and trial", "parent and guard", "group")
+BEFORE = ("a write of the parent", "the report", "a write of a trial")
+LONGEST_S = 2.0  # from start to kill
+DROPPED = ("COLUMNS", "NO_COLOR", "FORCE_COLOR")
+
+
+class Lost(AssertionError):
+    """Something was lost, repeated or left behind."""
+
+
+@dataclass
+class Soak:
+    home: Path
+    seed: int
+    counts: Counter[str] = field(default_factory=Counter)  # kills that met the run alive, by what was killed
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.place = self.home
+
+    @property
+    def kills(self) -> int:
+        return sum(self.counts.values())
+
+    def folder(self, kills: int) -> None:
+        """One run, killed so often, then left alone to its end."""
+        self.place = self.home / f"folder{len(list(self.home.iterdir()))}"
+        (self.place / "tmp").mkdir(parents=True)
+        (self.place / "light.toml").write_text(light.SUITE)
+        goal = self.kills + kills
+        while self.kills < goal:
+            self.once(self.random.choice(AFTER + BEFORE))
+            if self.run_file() is not None and self.run_file().finished:  # type: ignore[union-attr]
+                break  # it was faster than we
+        else:
+            self.once(None)
+        self.check_end()
+
+    def once(self, how: str | None) -> None:
+        """Start the command, kill `how`, wait until all is quiet, look at what is there."""
+        before, expected = self.records(), self.expected()
+        marker = f"soak-{os.getpid()}-{time.time_ns()}"
+        environment = light.environment(LIGHT_MARK=marker, LIGHT_STRAYS="1", TMPDIR=str(self.place / "tmp"))
+        environment = {key: value for key, value in environment.items() if key not in DROPPED}
+        if how in BEFORE:
+            environment["LIGHT_DIE"] = self.moment(how, expected)
+        log = (self.place / "log").open("a")
+        with log:
+            log.write(f"\n== {how} {environment.get('LIGHT_DIE', '')}\n")
+            log.flush()
+            run = subprocess.Popen([sys.executable, str(Path(light.__file__)), "light.toml"], cwd=self.place,
+                                   env=environment, stdout=log, stderr=log, start_new_session=True)  # fmt: skip
+            try:
+                if how in AFTER and self.kill(how, run):
+                    self.counts[how] += 1
+                code = run.wait(timeout=60)
+            finally:
+                run.kill()
+        try:
+            wait_for(lambda: not processes_with(marker), 8)
+        except AssertionError:
+            raise Lost(f"{how}: still alive: {processes_with(marker)}") from None
+        self.check(how, before, expected, code)
+        failed = [json.loads(text)["status"] for name, text in self.records().items() if name not in before]
+        struck = len(failed) - failed.count("ok")
+        if struck > (how in ("trial", "guard", "server", "a write of a trial")):
+            raise Lost(f"{how}: {struck} trials failed")
+        if how in BEFORE and (code < 0 or struck):
+            self.counts[how] += 1
+
+    def moment(self, how: str, expected: list[str]) -> str:
+        if how == "the report":
+            where, most = self.random.choice([("report.md", 2), ("figures", 9)])
+            return f"parent:{where}:{self.random.randint(1, most)}"
+        if how == "a write of a trial" and expected:
+            return f"trial:{self.random.choice(expected)}:{self.random.randint(1, 2)}"
+        where, most = self.random.choice([("run.json", 4), ("reports/", 12), ("energybench-", 20)])
+        return f"parent:{where}:{self.random.randint(1, most)}"
+
+    def kill(self, how: str, run: subprocess.Popen[bytes]) -> bool:
+        """Whether there was something to kill."""
+        time.sleep(self.random.uniform(0.3, LONGEST_S))
+        if run.poll() is not None:
+            return False
+        me = psutil.Process(run.pid)
+        tree: dict[str, list[psutil.Process]] = {"parent": [me], "server": [], "guard": [], "trial": []}
+        try:
+            for child in me.children():
+                if "forkserver" in " ".join(child.cmdline()):
+                    tree["server"] = [child]
+                    tree["guard"] = child.children()
+                    tree["trial"] = [each for guard in tree["guard"] for each in guard.children()][:1]
+        except psutil.Error:
+            pass
+        if how == "group":
+            os.killpg(run.pid, signal.SIGKILL)
+            return True
+        hit = False
+        for name in how.split(" and "):
+            for process in tree[name]:
+                try:
+                    process.kill()
+                    hit = True
+                except psutil.Error:
+                    pass
+        return hit
+
+    # ── what must hold ────────────────────────────────────────────────────────────────────────────────────────
+
+    def runs(self) -> list[Path]:
+        return sorted(file.parent for file in (self.place / "reports" / "light").glob("*/run.json"))
+
+    def run_file(self) -> RunFile | None:
+        return read_folder(self.runs()[0])[0] if self.runs() else None
+
+    def records(self) -> dict[str, bytes]:
+        return {
+            file.stem: file.read_bytes()
+            for folder in self.runs()
+            for file in (folder / "records").glob("*.json")
+        }
+
+    def expected(self) -> list[str]:
+        """The trials that the next invocation has to run, in its order."""
+        if not self.runs():
+            return [slot.trial for slot in schedule.missing(CELLS, light.BLOCKS, light.SEED, [], 0)]
+        run, trials, _ = read_folder(self.runs()[0])
+        slots = schedule.missing(CELLS, light.BLOCKS, light.SEED, trials, len(run.invocations))
+        return [slot.trial for slot in slots]
+
+    def check(self, how: str | None, before: dict[str, bytes], expected: list[str], code: int) -> None:
+        if len(self.runs()) > 1:
+            raise Lost(f"{how}: a second folder: {self.runs()}")
+        for folder in self.runs():
+            read_folder(folder)  # or it raises: whole, sealed
+        after = self.records()
+        if any(after.get(name) != content for name, content in before.items()):
+            raise Lost(f"{how}: a finished record was touched")
+        new = set(after) - set(before)
+        if new != set(expected[: len(new)]):
+            raise Lost(f"{how}: ran {sorted(new)}, but the schedule had left {expected}")
+        if code not in (0, 3, -signal.SIGKILL):
+            raise Lost(f"{how}: it ended with status {code}: {self.place / 'log'}")
+
+    def check_end(self) -> None:
+        (folder,) = self.runs()
+        run, trials, witnesses = read_folder(folder)
+        if not run.finished or run.invocations[-1].outcome != "finished":
+            raise Lost(f"not finished: {folder}")
+        baselines = {(t.block, t.invocation) for t in trials if t.method == "baseline"}
+        paired = Counter((t.block, t.method) for t in trials if (t.block, t.invocation) in baselines)
+        wanted = {(block, cell.method) for block in range(light.BLOCKS) for cell in CELLS}
+        if set(paired) != wanted or any(n > 1 for (_, method), n in paired.items() if method != "baseline"):
+            raise Lost(f"not each cell once beside its baseline: {paired}")
+        names = {(w.workload, w.method) for w in witnesses}
+        if names != {("w", "baseline"), ("w", "mine")}:
+            raise Lost(f"witnesses: {names}")
+        left = [file for file in folder.rglob("*") if file.name.endswith(".part") or file.name == ".lock"]
+        left += list((self.place / "tmp").glob("energybench-*"))
+        left += [each for each in folder.parent.iterdir() if each != folder]
+        if left:
+            raise Lost(f"left behind: {left}")
+        given = contents(summarise(run, trials, witnesses), trials, folder)
+        if given != {name: (folder / name).read_text(encoding="utf-8") for name in given}:
+            raise Lost(f"the report is not what its records give: {folder}")
+
+
+def soak(home: Path, kills: int, seed: int) -> Soak:
+    """Raises Lost."""
+    state = Soak(home, seed)
+    while state.kills < kills:
+        state.folder(min(state.random.randint(*PER_FOLDER), kills - state.kills))
+    return state
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=None, help="default: a new one, which is printed")
+    asked = parser.parse_args()
+    seed = random.SystemRandom().randrange(10**6) if asked.seed is None else asked.seed
+    home = Path(tempfile.mkdtemp(prefix="soak-"))
+    print(f"seed {seed}, in {home}", flush=True)
+    began = time.monotonic()
+    try:
+        state = soak(home, asked.kills, seed)
+    except Lost as lost:
+        print(f"LOST: {lost}", file=sys.stderr)
+        return 1
+    print(
+        json.dumps({"kills": state.kills, "by": state.counts, "seconds": round(time.monotonic() - began, 1)})
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
