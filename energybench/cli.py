@@ -21,8 +21,9 @@ def app() -> None:
     """Train the same model twice, once with the trick. See what the meter says."""
 
 
-for verb in (training.run, training.check, training.flops, training.cell, measuring.measure,
-             reading.show, reading.report, reading.export, looking.list_, looking.new, looking.doctor, looking.claims, looking.schema):  # fmt: skip
+for verb in (training.run, training.check, training.flops, training.cell, measuring.measure, reading.show,
+             reading.report, reading.export, looking.list_, looking.new, looking.doctor, looking.claims,
+             looking.schema):  # fmt: skip
     app.add_command(verb)
 
 
