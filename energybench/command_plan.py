@@ -50,7 +50,12 @@ class CommandPlan:
     def result(self) -> dict[str, Any]:
         cells = [cell for workload in self.spec["commands"] for cell in self.cells(workload)]
         measure = self.spec["measure"]
-        facts, problems = energy({**self.spec, "measure": {**measure, "gpus": self.gpus()}}, self.device_name)
+        looked = self.spec["purpose"] in ("count", "trace")  # nothing will be metered
+        facts, problems = (
+            ({}, [])
+            if looked
+            else energy({**self.spec, "measure": {**measure, "gpus": self.gpus()}}, self.device_name)
+        )
         self.problems += problems
         return {
             "problems": [problem.as_dict() for problem in self.problems],

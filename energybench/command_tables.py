@@ -18,6 +18,7 @@ from energybench.tables import Claims, Name, Table, Tuned
 
 OPERATORS = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "<<", "2>", "2>&1", "2>/dev/null"})
 ALWAYS = ("seed", "block", "trial")  # placeholders that every command may use
+PLAIN = re.compile(r"[\w@%+=:,./{}-]+")
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 Value = str | int | float | bool
 
@@ -58,6 +59,11 @@ def fill_words(words: Sequence[str], values: Mapping[str, Value]) -> list[str]:
 
 def _shown(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def written(words: Sequence[str]) -> str:
+    """A command as one would type it; braces need no quotes."""
+    return " ".join(word if PLAIN.fullmatch(word) else shlex.quote(word) for word in words)
 
 
 def placeholders(text: str) -> set[str]:

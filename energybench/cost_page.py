@@ -41,20 +41,23 @@ def examine(
     """Everything that is printed. `say` hears what is being counted, and about how long it takes."""
     with scratch() as place:
         launcher = Launcher()
-        launcher.warm()
+        if suite.trains:
+            launcher.warm()
         purpose = "count" if count else "trace"
         planned = plan(suite, launcher, place, device=device, download=False, purpose=purpose)
         counts = _counts(planned, launcher, place, say) if count else {}
-    plain = {name: _plain(known) for name, known in planned.workloads.items()}
+    plain = {name: _plain(known) for name, known in planned.workloads.items() if known["data"]}
+    commands = [f"{name} is a command outside energybench's loop: its FLOPs are not known here"
+                for name, known in planned.workloads.items() if not known["data"]]  # fmt: skip
     cells = [
         _cell(cell, planned, plain[cell.workload], counts.get((cell.workload, cell.method)), by_module)
         for cell in planned.cells
-        if cell.role != "twin"
+        if cell.role != "twin" and not cell.command
     ]
     return {
         "suite": suite.suite, "path": str(suite.path), "stamp": suite.stamp, "device": planned.device,
         "seed": suite.trials.seed, "torch": planned.machine.get("torch"),
-        "counted": count, "notes": [*planned.notes, *_differences(cells)],
+        "counted": count, "notes": [*planned.notes, *commands, *_differences(cells)],
         "workloads": {name: _workload(planned, name, work) for name, work in plain.items()}, "cells": cells,
     }  # fmt: skip
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from energybench import windows
+from energybench.command_tables import written
 from energybench.progress import redraws
 from energybench.record import Trial, Witness, read, read_folder
 from energybench.units import format_bytes, format_flop, format_ratio, format_seconds
@@ -74,7 +74,7 @@ def _print_commands(cells: list[dict[str, Any]], console: Console) -> None:
     table.add_column("method", overflow="fold")
     table.add_column("command", overflow="fold")
     for cell in cells:
-        text = f"not run: {cell['skipped']}" if cell["skipped"] else shlex.join(cell["command"])
+        text = f"not run: {cell['skipped']}" if cell["skipped"] else written(cell["command"])
         table.add_row(Text(cell["method"]), Text(text))
     console.print(table)
 

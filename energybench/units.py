@@ -73,7 +73,8 @@ _WARMUP = _Kind("a warm-up", {**_TIME, **_STEPS}, ("20 s", "3 steps"), "seconds 
 _PERIOD = _Kind("a period", {**_EPOCHS, **_STEPS}, ("2 epochs", "300 steps"), "epochs or steps",
                 positive=True, whole=frozenset({"steps"}))  # fmt: skip
 _RATIO = _Kind("a share", {"%": ("", "0.01")}, ("1 %", "0.5 %"), "a ratio or a percentage", most=1)
-_POINTS = _Kind("a difference in percentage points", {"pp": ("", "0.01")}, ("0.5 pp", "2 pp"),
+_OWN = dict.fromkeys(("units", "unit"), ("units", "1"))  # the metric's own: a loss in nats, a ratio
+_POINTS = _Kind("a difference in percentage points", {"pp": ("", "0.01"), **_OWN}, ("0.5 pp", "2 pp"),
                 "a ratio or percentage points", most=1)  # fmt: skip
 _SIZE = _Kind("a size", _BYTES, ("2 GB", "512 MiB"), "bytes or gigabytes", whole=frozenset({"B"}))
 
@@ -112,7 +113,7 @@ def _parse(value: Any, kind: _Kind) -> Quantity:
         raise UnitError(f'"{value}" is too large', example)
     if kind.positive and not amount:
         raise UnitError(f'"{value}" is zero: {kind.word} is more than 0', example)
-    if amount > kind.most:
+    if amount > kind.most and canonical != "units":
         raise UnitError(f'"{value}" is more than 100 {unit}', example)
     if canonical in kind.whole and not amount.is_integer():
         raise UnitError(f'"{value}" is not a whole number of {unit}', example)
@@ -137,7 +138,7 @@ def parse_ratio(value: Any) -> float:
 
 
 def parse_points(value: Any) -> float:
-    """ "0.5 pp" → 0.005, at most 1. Raises UnitError."""
+    """ "0.5 pp" → 0.005, at most 1; "0.02 units" → 0.02, in the metric's own unit. Raises UnitError."""
     return _parse(value, _POINTS).count
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from energybench import flags, stats
+from energybench.command_tables import written
 from energybench.looks import Look
 from energybench.record import Claim, Estimate, Flag, RunFile, Trial, Witness
 from energybench.report import evidence, looked, words
@@ -318,4 +318,4 @@ class Bench:
     def command(self, label: str) -> str:
         """What a cell runs, as one would type it; empty where it is trained in our loop."""
         cell = self.cells.get(label)
-        return shlex.join(cell.command) if cell else ""
+        return written(cell.command) if cell else ""
