@@ -132,7 +132,8 @@ def test_more_blocks_other_requirements_and_a_setting_that_an_old_version_did_no
     old, new = make(1), make(2)
     known = settings(new, trials={"seed": 2026, "threads": 1, "blocks_max": 20})
     known["workload"] = [
-        known["workload"][0] | {"target": None, "train": {"epochs": 6, "lr": 0.1, "activation": None}}
+        known["workload"][0]
+        | {"target": None, "train": {"epochs": 6, "lr": 0.1, "activation": None, "milestones": [], "clip": 0}}
     ]
     written(tmp_path / "old", old)
     written(tmp_path / "new", new, resolved=known)

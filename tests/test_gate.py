@@ -63,16 +63,23 @@ def test_runs_without_any_scatter_are_judged_by_the_margin_alone() -> None:
     assert chance(welch(same, same), 0.0) == 1.0
 
 
-def test_the_loss_that_is_called_detectable_is_seen_eight_times_in_ten() -> None:
+@pytest.mark.parametrize(("tests", "least"), [(1, 0.76), (6, 0.68)])
+def test_the_loss_that_is_called_detectable_is_seen_about_eight_times_in_ten(
+    tests: int, least: float
+) -> None:
+    """As the only one of its family, so at the first and hardest step of Holm's procedure.
+
+    With few blocks Welch's df are themselves an estimate, which costs a little far out in the tail.
+    """
     rng, sd, n = random.Random(7), 0.02, 5
     flat = stats.Mean(n, 0.0, sd, n - 1)
-    loss = gate.detectable(welch(flat, flat), 0.01, tests=1)
+    loss = gate.detectable(welch(flat, flat), 0.01, tests=tests)
     assert loss is not None
     seen = sum(
-        chance(welch(_drawn(rng, n, sd), _drawn(rng, n, sd, math.log1p(loss))), 0.01) <= FAMILY
+        chance(welch(_drawn(rng, n, sd), _drawn(rng, n, sd, math.log1p(loss))), 0.01) <= FAMILY / tests
         for _ in range(2000)
     )
-    assert seen / 2000 == pytest.approx(0.8, abs=0.04)  # welch's df move a little; sd of the share is 0.009
+    assert least < seen / 2000 < 0.84  # sd of the share is 0.009
 
 
 # ── simulated ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -194,7 +201,9 @@ def test_energy_is_compared_where_both_sides_measured_the_same_parts_and_time_ot
     base.sensors = head.sensors = (GPU,)
     assert _findings(base, head)["it"].of == "energy (gpu)"
     head.sensors = (MODEL,)
-    assert _findings(base, head)["it"].of == "time"
+    timed = _findings(base, head)["it"]
+    assert timed.of == "time"
+    assert (timed.base, timed.head) == (pytest.approx(0.1, abs=0.02), pytest.approx(0.1, abs=0.02))
 
 
 def test_two_blocks_a_struck_row_and_an_unfinished_run_are_told_and_not_judged() -> None:
@@ -269,6 +278,8 @@ def test_a_rerun_decides_only_what_was_suspected_and_in_a_family_of_its_own() ->
     again = {f.key: f for f in judge(only(cases, first), NOISE)}
     assert [f.outcome for f in confirmed(first, again)] == ["regression", "held"]
     assert [f.outcome for f in confirmed(first, {})] == ["not confirmed", "held"]
+    fine = {first[0].key: gate.replace(first[0], outcome="held")}
+    assert [f.outcome for f in confirmed(first, fine)] == ["not confirmed", "held"]
 
 
 def test_exit_codes_are_one_for_a_failure_and_four_for_what_is_open_only_when_strict() -> None:

@@ -144,6 +144,16 @@ def _shaped(factors: list[dict[str, float]]) -> History:
     return of_sides("synthetic", sides)
 
 
+def test_a_step_explains_the_flag_where_it_happened_and_no_other() -> None:
+    """Up by 15 % for good at run 6; and 10 % cheaper in run 3 alone, which no step explains."""
+    found = _shaped(
+        [{"a": (1.15 if number >= 6 else 1.0) * (0.9 if number == 3 else 1.0)} for number in range(14)]
+    )
+    assert [(step.run, trend.method) for trend in found.trends for step in trend.steps] == [(6, "a")]
+    assert {(flag.run, flag.lasting) for flag in found.flags} == {(3, False), (4, False), (6, True)}
+    assert not found.noise_found
+
+
 def test_accusations_of_another_method_each_time_are_called_rotating() -> None:
     found = _shaped([{METHODS[number % 4]: 1.15} for number in range(12)])
     assert found.noise_found
