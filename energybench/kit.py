@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+import psutil
+
 from energybench import used
 from energybench.errors import CannotMeasure, Problem
 from energybench.meter import Meter
+from energybench.meter.gpu import GpuMeter
 from energybench.meter.sensors import Missing, open_meters
 from energybench.meter.unavailable import Unavailable
 from energybench.record import Energy, Reading
 
+UNSEEN = "it was used, but none of its sensors was opened: name it with gpus=[...]"
+UNTOLD = "a process that is not known here came onto it and may be this one: name the card with gpus=[...]"
 EnergyWanted = Literal["if available", "require", "off"]
 
 
@@ -49,24 +53,32 @@ class Kit:
         }
 
     def of_used(self, reading: Reading) -> Reading:
-        """The reading without cards that this process did not use; one that it used unseen is told."""
+        """The reading without cards that this process did not use; what cannot be told of one is said."""
         if self.wanted.gpus != "used" or self.wanted.energy == "off":
             return reading
-        ours = used.uuids().union(*(getattr(meter, "ours", set)() for meter in self.meters))
+        by_torch, listed, newcomers = used.uuids(), set[str](), dict[str, set[int]]()
+        for meter in self.meters:
+            if isinstance(meter, GpuMeter):
+                listed |= meter.ours()
+                newcomers |= meter.newcomers()
+        ours = by_torch | listed
         energy = [e for e in reading.energy if not e.device.startswith("GPU-") or e.device in ours]
-        unseen = sorted(ours - {e.device for e in energy}) if not _told(energy) else []
-        energy += [_unseen(uuid) for uuid in unseen]
+        if not any(
+            each.scope == "gpu" and not each.device for each in energy
+        ):  # it is not said of all cards already
+            missing = ours - {each.device for each in energy}
+            energy += [_unknown(uuid, UNSEEN) for uuid in sorted(missing)]
+            energy += [_unknown(uuid, UNTOLD) for uuid in sorted(set(newcomers) - ours)
+                       if not all(map(psutil.pid_exists, newcomers[uuid]))]  # fmt: skip
         cards = {uuid: card for uuid, card in reading.cards.items() if uuid in ours}
+        for uuid in set(cards) - listed:  # the driver numbers processes otherwise, as outside of a container
+            if len(newcomers.get(uuid, ())) == 1:
+                others = [pid for pid in cards[uuid].foreign_pids if pid not in newcomers[uuid]]
+                cards[uuid] = cards[uuid].model_copy(update={"foreign_pids": others})
         return reading.model_copy(update={"energy": energy, "cards": cards})
 
 
-def _told(energy: Sequence[Energy]) -> bool:
-    """Whether it is said already why no card is metered."""
-    return any(each.scope == "gpu" and not each.device for each in energy)
-
-
-def _unseen(uuid: str) -> Energy:
-    reason = "it was used, but no sensor of it could be opened: name it with gpus=[...]"
+def _unknown(uuid: str, reason: str) -> Energy:
     return Energy(source="unavailable", scope="gpu", device=uuid, reason=reason)
 
 

@@ -189,6 +189,63 @@ def test_a_card_that_this_process_does_not_use_is_not_billed(card: Plug) -> None
     assert found(window, "gpu_counter", OTHER).energy_j == drawn(500, window.seconds)
 
 
+def test_a_process_that_only_now_starts_on_a_card_is_its_own_and_no_foreign_one(card: Plug) -> None:
+    card(ours(compute=[(os.getpid(), 0.1), (1,)]))
+    with energybench.measure("train", quiet=True) as window:
+        time.sleep(0.3)
+    assert window.reading is not None
+    assert window.reading.cards[UUID].foreign_pids == [1]
+
+
+def on_cards(monkeypatch: pytest.MonkeyPatch, *uuids: str) -> None:
+    """This machine has no card: a stand-in for torch.cuda says which ones hold tensors."""
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True, device_count=lambda: len(uuids), memory_reserved=lambda n: 8,
+        max_memory_reserved=lambda n: 8, synchronize=lambda n: None,
+        get_device_properties=lambda n: SimpleNamespace(uuid=uuids[n].removeprefix("GPU-")),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, __version__="2"))
+
+
+def test_in_a_container_torch_says_which_card_is_used_and_the_one_newcomer_is_us(
+    card: Plug, monkeypatch: Any
+) -> None:
+    card(ours(compute=[(777777, 0.1), (1,)]), FakeGpu(uuid=OTHER, tick_s=TICK_S))
+    on_cards(monkeypatch, UUID)
+    with energybench.measure("train", quiet=True) as window:
+        time.sleep(0.3)
+    assert window.reading is not None
+    assert set(window.reading.cards) == {UUID}
+    assert window.reading.cards[UUID].foreign_pids == [1]
+    assert found(window, "gpu_counter").energy_j == drawn(300, window.seconds)
+
+
+def test_a_card_of_which_it_cannot_be_told_who_uses_it_is_unavailable_and_not_dropped(card: Plug) -> None:
+    card(ours(compute=[(777777, 0.1)]), FakeGpu(uuid=OTHER, tick_s=TICK_S))
+    with energybench.measure("train", quiet=True) as window:
+        time.sleep(0.3)
+    assert window.reading is not None
+    (energy,) = [e for e in window.reading.energy if e.scope == "gpu"]
+    assert (energy.source, energy.device, energy.reason) == ("unavailable", UUID, kit.UNTOLD)
+
+
+def test_a_known_process_that_comes_onto_a_card_is_somebody_elses(card: Plug) -> None:
+    card(ours(compute=[(1, 0.1)]))
+    with energybench.measure("train", quiet=True) as window:
+        time.sleep(0.3)
+    assert window.reading is not None
+    assert not [e for e in window.reading.energy if e.scope == "gpu"]
+
+
+def test_a_card_that_was_used_and_not_opened_is_said(card: Plug, monkeypatch: Any) -> None:
+    card(FakeGpu(tick_s=TICK_S))
+    on_cards(monkeypatch, OTHER)
+    with energybench.measure("train", quiet=True) as window:
+        time.sleep(0.2)
+    assert window.reading is not None
+    assert [(e.device, e.reason) for e in window.reading.energy if e.scope == "gpu"] == [(OTHER, kit.UNSEEN)]
+
+
 def test_a_card_that_is_hidden_from_this_process_is_not_even_opened(card: Plug, monkeypatch: Any) -> None:
     card(ours(), FakeGpu(uuid=OTHER, power=500.0, tick_s=TICK_S, compute=[(os.getpid(),)]))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")

@@ -103,6 +103,11 @@ class GpuMeter:
         own = own_processes()
         return {uuid for uuid, gpu in self._gpus.items() if gpu.processes() & own}
 
+    def newcomers(self) -> dict[str, set[int]]:
+        """UUID → processes seen in the last window, not known as ours, that were not on the card when it was opened."""
+        own = own_processes()
+        return {uuid: found - self._strangers[uuid] - own for uuid, found in self._foreign.items()}
+
     def temperatures(self) -> dict[str, float]:
         """UUID → °C, of the cards that say."""
         found = {uuid: self._try(gpu.temperature_c) for uuid, gpu in self._gpus.items()}
@@ -196,7 +201,7 @@ class GpuMeter:
             temperature_max_c=max(heat, default=None),
             sm_clock_mhz=statistics.fmean(clocks) if clocks else None,
             throttled_s={why: seconds for why, seconds in throttled.items() if seconds > 0},
-            foreign_pids=sorted(self._foreign[uuid]), mig=gpu.mig(), mps=gpu.mps(),
+            foreign_pids=sorted(self._foreign[uuid] - own_processes()), mig=gpu.mig(), mps=gpu.mps(),
         )  # fmt: skip
 
     def _sampler(self, cpu_s: float) -> Sampler:
