@@ -342,7 +342,9 @@ def write_json(path: Path, model: BaseModel | dict[str, Any]) -> None:
 def read(path: Path, kind: type[AnyModel]) -> AnyModel:
     """Read one file back. Raises UsageError E601 when it is missing, cut short or no such record, E621 when its seal
     does not hold, E622 when it is of another schema."""
-    hint = f"mv {path} {path}.broken — then a report leaves it out; an unfinished run, if run again, repeats it"
+    hint = (
+        f"mv {path} {path}.broken — then a report leaves it out; an unfinished run, if run again, repeats it"
+    )
     if kind is RunFile:
         hint = "restore it from a copy; a new run goes beside it: --new, or another --out"
     found = unsealed(path, SCHEMA, kind.__name__, hint)
