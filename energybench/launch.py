@@ -92,12 +92,10 @@ class Launcher:
                 with _main_hidden():
                     child.start()
                 break
-            except (
-                OSError,
-                EOFError,
-            ):  # the server was killed as we asked; what it had forked ends by itself
+            except (OSError, EOFError):
                 if last:
                     raise
+                wait_for_end(_server())  # it was killed as we asked; what it had forked ends by itself
         return child
 
     def _wait(self, child: multiprocessing.process.BaseProcess, started: float, limit_s: float | None,
@@ -131,8 +129,13 @@ class Launcher:
 
     @staticmethod
     def _server_is_dead() -> bool:
+        """Or dying: its memory, and so its command line, goes before the pipe that tells us."""
         pid = _server()
-        return pid is None or is_dead(pid)
+        if pid is None or is_dead(pid):
+            return True
+        with contextlib.suppress(OSError):
+            return not Path(f"/proc/{pid}/cmdline").read_bytes()
+        return False
 
 
 def _server() -> int | None:

@@ -394,11 +394,12 @@ def test_a_table_that_finds_no_room_is_told(place: Path) -> None:
 
 # ── the clock ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-BACKWARDS = '''"""A clock that goes back by a minute whenever it is asked."""
-import datetime, itertools, time
+BACKWARDS = '''"""A clock that runs backwards, in every process alike."""
+import datetime, sys, time
+from importlib.machinery import PathFinder
 
-count, real = itertools.count(), time.time
-time.time = lambda: real() - 60 * next(count)
+real = time.time
+time.time = lambda: real() - 3 * time.monotonic()
 
 
 class Backwards(datetime.datetime):
@@ -407,7 +408,22 @@ class Backwards(datetime.datetime):
         return cls.fromtimestamp(time.time(), tz)
 
 
-datetime.datetime = Backwards
+class Finder:
+    """Gives it to our own modules: a library in C knows the size of the real one."""
+
+    def find_spec(self, name, path=None, target=None):
+        spec = PathFinder.find_spec(name, path) if name.startswith("energybench") else None
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: (load(module), vars(module).update(give(module)))
+        return spec
+
+
+def give(module):
+    return {"datetime": Backwards} if vars(module).get("datetime") is datetime.datetime else {}
+
+
+sys.meta_path.insert(0, Finder())
 '''
 
 
@@ -424,7 +440,7 @@ def test_a_clock_that_runs_backwards_moves_no_duration(tmp_path: Path) -> None:
     found, trials, _ = contents(only_run(tmp_path))
     assert found.finished
     stamps = [t.started_at for t in sorted(trials.values(), key=lambda t: (t.block, t.position))]
-    assert stamps != sorted(stamps)  # it did fall
+    assert stamps[0] > stamps[-1]  # it did fall
     for trial in trials.values():
         for name, reading in trial.phases.items():
             assert 0 <= reading.wall_s <= took_s, (trial.trial, name)
@@ -436,7 +452,7 @@ def test_a_clock_that_runs_backwards_moves_no_duration(tmp_path: Path) -> None:
 def test_an_unfinished_run_is_found_again_when_the_clock_was_set_back(place: Path) -> None:
     held_at(place, HELD).kill()
     release(place)
-    (place / "sitecustomize.py").write_text(BACKWARDS.replace("60 *", "86400 * 365 + 60 *"))
+    (place / "sitecustomize.py").write_text(BACKWARDS)
     path = os.pathsep.join([str(place), light.environment()["PYTHONPATH"]])
     before = records(place)
     done = run(place, PYTHONPATH=path)
