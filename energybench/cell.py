@@ -27,9 +27,9 @@ import numpy as np
 import torch
 
 from energybench import discovery
-from energybench.bounds import is_figure
 from energybench.flops.intensity import explain
 from energybench.loop import Diverged, Run
+from energybench.measurable import is_figure
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.method import Method, Task, parameters
@@ -182,7 +182,7 @@ def build_model(
     settings = dict(workload["model"])
     use = settings.pop("use")
     shape, classes = tuple(described["shape"]), described["classes"]
-    if ".py" in use:
+    if discovery.names_file(use):
         function = discovery.load_function(use, base)
         model: torch.nn.Module = models.call(function, use, {"shape": shape, "classes": classes}, settings)
     else:

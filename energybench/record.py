@@ -17,9 +17,13 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from energybench.bounds import (
-    MOST_TRIALS,
-    RECORD_B,
+from energybench.bounds import MOST_TRIALS, RECORD_B
+from energybench.errors import Problem, UsageError
+from energybench.files import held, held_in, read_bytes
+from energybench.files import write_bytes as write_bytes
+from energybench.files import write_text as write_text
+from energybench.known import Detail, Environment, Machine, Open, Resolved
+from energybench.measurable import (
     Amount,
     Blocks,
     Byte,
@@ -37,11 +41,6 @@ from energybench.bounds import (
     Tunings,
     Window,
 )
-from energybench.errors import Problem, UsageError
-from energybench.files import held, held_in, read_bytes
-from energybench.files import write_bytes as write_bytes
-from energybench.files import write_text as write_text
-from energybench.known import Detail, Environment, Machine, Open, Resolved
 
 SCHEMA = 1
 MEASURED_SOURCES = frozenset({"gpu_counter", "gpu_power_integral", "rapl"})

@@ -32,6 +32,7 @@ LIGHT = [
     ),
     *("looks", "export", "claims_page", "cost_page", "flops/intensity", "workloads/stand_in"),
     *("runner", "planned", "machine", "launch", "discovery", "report/*"),
+    *("bounds", "measurable", "known", "files", "inert", "user_code"),
 ]
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
 SLOW_TO_IMPORT = frozenset(
