@@ -27,11 +27,11 @@ import numpy as np
 import torch
 
 from energybench import discovery
-from energybench.bounds import is_figure
 from energybench.errors import CannotWrite
 from energybench.flops.intensity import explain
 from energybench.kept import write_bytes
 from energybench.loop import Diverged, Run
+from energybench.measurable import is_figure
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.method import Method, Task, parameters
@@ -189,7 +189,7 @@ def build_model(
     settings = dict(workload["model"])
     use = settings.pop("use")
     shape, classes = tuple(described["shape"]), described["classes"]
-    if ".py" in use:
+    if discovery.names_file(use):
         function = discovery.load_function(use, base)
         model: torch.nn.Module = models.call(function, use, {"shape": shape, "classes": classes}, settings)
     else:

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from energybench.bounds import DEPTH, Seconds, Text
+from energybench.bounds import DEPTH
+from energybench.measurable import Seconds, Text
 
 
 def _shallow(value: Any, depth: int = 0) -> Any:

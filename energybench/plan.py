@@ -129,7 +129,7 @@ class Plan:
             methods = [method for _, method in stacks[pair["variant"]]]
             for problem in check_stack(methods, task, variant["stack"][0]["where"].get("", "")):
                 hint = problem.hint
-                for use in (item["use"] for item in variant["stack"] if ".py" in item["use"]):
+                for use in (item["use"] for item in variant["stack"] if discovery.names_file(item["use"])):
                     hint = hint.replace(
                         f'"{Path(use.partition(":")[0]).stem}"', f'"{use}"'
                     )  # as one would type it
@@ -186,7 +186,8 @@ class Plan:
             [spec["use"], spec.get("subset"), spec.get("test_subset"), spec.get("options"), spec["resident"]]
         )
         if key not in self.data:
-            function = discovery.load_function(spec["use"], self.base) if ".py" in spec["use"] else None
+            named = discovery.names_file(spec["use"])
+            function = discovery.load_function(spec["use"], self.base) if named else None
             self.data[key] = datasets.prepare(spec, Path(self.spec["cache"]), function=function,
                                               download=self.spec["download"],
                                               known=self.purpose != "run")  # fmt: skip
@@ -347,7 +348,7 @@ def claim(variant: dict[str, Any], methods: list[Method]) -> Claim | None:
 def user_files(settings: dict[str, Any], base: Path) -> list[str]:
     """Fingerprints of the user's own files that a workload names."""
     uses = [settings["task"], settings["model"]["use"], settings["data"]["use"]]
-    files = [base / use.partition(":")[0] for use in uses if ".py" in use]
+    files = [base / use.partition(":")[0] for use in uses if discovery.names_file(use)]
     return [digest(file.read_text(encoding="utf-8")) for file in files]
 
 

@@ -18,8 +18,12 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from energybench.bounds import (
-    MOST_TRIALS,
+from energybench.bounds import MOST_TRIALS
+from energybench.errors import Problem, UsageError
+from energybench.files import held, held_in
+from energybench.kept import sealed, unsealed, write_text
+from energybench.known import Detail, Environment, Machine, Open, Resolved
+from energybench.measurable import (
     Amount,
     Blocks,
     Byte,
@@ -37,10 +41,6 @@ from energybench.bounds import (
     Tunings,
     Window,
 )
-from energybench.errors import Problem, UsageError
-from energybench.files import held, held_in
-from energybench.kept import sealed, unsealed, write_text
-from energybench.known import Detail, Environment, Machine, Open, Resolved
 
 SCHEMA = 1  # what is written, and the only one so far that is read
 MEASURED_SOURCES = frozenset({"gpu_counter", "gpu_power_integral", "rapl"})

@@ -35,21 +35,8 @@ LIGHT = [
     *("supervise", "captured", "command_tables", "command_plan", "command_cell", "command_quality"),
     *("light", "fingerprint", "planned_energy", "versus", "versus_page"),
     *("gate", "golden", "alike", "two_runs", "history", "ci_formats"),
-    *(
-        "runner",
-        "planned",
-        "machine",
-        "launch",
-        "guard",
-        "kept",
-        "changed",
-        "files",
-        "bounds",
-        "known",
-        "inert",
-        "discovery",
-        "report/*",
-    ),
+    *("runner", "planned", "machine", "launch", "guard", "kept", "changed", "discovery", "report/*"),
+    *("bounds", "measurable", "known", "files", "inert", "user_code"),
 ]
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
 SLOW_TO_IMPORT = frozenset(

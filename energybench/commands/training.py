@@ -42,15 +42,15 @@ from energybench.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, Energybench
     "--strict", is_flag=True, help="Exit code 4 where something that the suite requires is left undecided."
 )
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
-def run(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, out: Path | None, fresh: bool,
-        until_decided: bool, max_time: str | None, add_blocks: int | None, strict: bool,
+def run(suite: str, quick: bool, no_user_code: bool, overrides: tuple[str, ...], device: str | None,
+        out: Path | None, fresh: bool, until_decided: bool, max_time: str | None, add_blocks: int | None, strict: bool,
         as_json: bool) -> None:  # fmt: skip
     """Train every cell of SUITE (a file, or a shipped one's name) and report. Run again to continue."""
     from energybench import runner
     from energybench.progress import Progress
 
     max_s = None if max_time is None else seconds_of("--max-time", max_time)
-    loaded = load_suite(suite, quick, overrides, device)
+    loaded = load_suite(suite, quick, overrides, device, no_user_code)
     tables = console(to_stderr=as_json)
     progress = Progress(console(to_stderr=True), tables)
     code, folder = runner.run(loaded, out=out, fresh=fresh, device=device, progress=progress, max_s=max_s,
@@ -66,13 +66,15 @@ def run(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None,
 @click.command()
 @suite_options
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
-def check(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, as_json: bool) -> None:
+def check(
+    suite: str, quick: bool, no_user_code: bool, overrides: tuple[str, ...], device: str | None, as_json: bool
+) -> None:
     """Validate SUITE without training or downloading, and print the plan: cells, trials, FLOPs, time."""
     from energybench.planned import plan_facts
     from energybench.show import print_plan
 
     try:
-        planned = plan_suite(load_suite(suite, quick, overrides, device), device)
+        planned = plan_suite(load_suite(suite, quick, overrides, device, no_user_code), device)
     except EnergybenchError as error:
         if as_json:
             print_json({"ok": False, "problems": [problem.as_dict() for problem in error.problems]})
@@ -93,12 +95,12 @@ def check(suite: str, quick: bool, overrides: tuple[str, ...], device: str | Non
 )
 @click.option("--by", type=click.Choice(["module"]), help="Also layer by layer, with bytes.")
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
-def flops(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, no_count: bool, by: str | None,
-          as_json: bool) -> None:  # fmt: skip
+def flops(suite: str, quick: bool, no_user_code: bool, overrides: tuple[str, ...], device: str | None,
+          no_count: bool, by: str | None, as_json: bool) -> None:  # fmt: skip
     """FLOPs of each cell of SUITE: baseline, estimated, counted. Counting takes one unmetered run of each."""
     from energybench.cost_page import examine, print_flops
 
-    loaded = load_suite(suite, quick, overrides, device)
+    loaded = load_suite(suite, quick, overrides, device, no_user_code)
     facts = examine(loaded, device=device, count=not no_count, by_module=by == "module",
                     say=lambda text: click.echo(text, err=True))  # fmt: skip
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -277,7 +278,7 @@ def power(trial: Trial, folder: Path) -> Powers | str:
     file = inside(folder, trial.trace)
     if file is None:
         return "the record names a trace outside the run's folder"
-    if not file.is_file():
+    if not os.path.isfile(file):  # a name may be longer than any file's
         return "the power trace is not beside the records"
     try:
         samples = trace.read(file)

@@ -134,7 +134,8 @@ def test_a_suite_of_any_tables_is_told_its_mistakes_or_is_what_it_says(slow: boo
 
 
 KEYS = ("workload.train.epochs", "workload.train.lr", "trials.blocks", "trials.limit",
-        "workload[cnn-digits].data.batch", "method.skip", "method[gradsamp].skip", "accept.noise", "about", "suite", "quick", "workload.name", "measure",
+        "workload[cnn-digits].data.batch", "method.skip",
+        "method[gradsamp].skip", "accept.noise", "about", "suite", "quick", "workload.name", "measure",
         "workload.data.options", "trials", "x", "", ".", "workload[", "method[]")  # fmt: skip
 settings = st.lists(
     st.builds("{}{}{}".format, st.sampled_from([*KEYS, *TEXTS]), st.sampled_from(["=", ".", "[0]=", " = ", ""]),
