@@ -31,6 +31,7 @@ LIGHT = [
         "commands/*",
     ),
     *("looks", "export", "claims_page", "cost_page", "flops/intensity", "workloads/stand_in"),
+    *("pytest_plugin", "benchmark", "billing", "budget", "energy_table", "overhead"),
     *("runner", "planned", "machine", "launch", "discovery", "report/*"),
 ]
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
