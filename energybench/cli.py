@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from energybench.commands import looking, reading, training
+from energybench.commands import looking, overhead, reading, training
 from energybench.commands.common import Verbs
 from energybench.errors import EXIT_INTERRUPTED, EnergybenchError
 
@@ -22,7 +22,8 @@ def app() -> None:
 
 
 for verb in (training.run, training.check, training.flops, training.cell, reading.show, reading.report,
-             reading.export, looking.list_, looking.new, looking.doctor, looking.claims, looking.schema):  # fmt: skip
+             reading.export, looking.list_, looking.new, looking.doctor, looking.claims, looking.schema,
+             overhead.overhead):  # fmt: skip
     app.add_command(verb)
 
 

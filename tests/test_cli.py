@@ -28,6 +28,7 @@ VERBS = [
     "flops",
     "list",
     "new",
+    "overhead",
     "report",
     "run",
     "schema",
