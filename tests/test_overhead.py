@@ -35,16 +35,17 @@ def overhead(*arguments: object, cwd: Path, **environment: str) -> Any:
 
 
 def test_a_start_that_takes_much_longer_is_slower_twice_and_the_other_way_round_faster(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick, slow = tree(tmp_path / "quick", 0.0), tree(tmp_path / "slow", 0.2)
+    monkeypatch.setattr("energybench.overhead.STARTS", 1)
+    quick, slow = tree(tmp_path / "quick", 0.0), tree(tmp_path / "slow", 0.5)
     found = compare_overhead(quick, slow, rounds=ROUNDS, only=["help"])
     (measure,) = found.measures
     assert (measure.verdict, [m.name for m in found.regressions]) == ("slower", ["help"])
     assert measure.series is not None
     assert measure.again is not None  # it was looked at a second time
     assert len(measure.series.base_s) == len(measure.again.head_s) == ROUNDS
-    assert min(measure.series.head_s) >= 0.2
+    assert min(measure.series.head_s) >= 0.5
     assert measure.series.ratio_low > 1.1
     assert found.to_json()["verdict"] == "regression"
     back = compare_overhead(slow, quick, rounds=ROUNDS, only=["help"])
@@ -83,7 +84,7 @@ def test_the_command_exits_1_on_a_regression_and_compares_commits_of_a_repositor
         ).stdout
 
     git("init", "--quiet")
-    for sleep_s in (0.0, 0.2):
+    for sleep_s in (0.0, 0.8):
         tree(tmp_path, sleep_s)
         git("add", ".")
         git("commit", "--quiet", "-m", str(sleep_s))
