@@ -1,7 +1,8 @@
 """The command line: its verbs stand in `commands/`, and each imports what it needs when it is called.
 
-Tables go to stdout, messages to stderr. Exit codes: 0 fine · 2 wrong usage or invalid suite · 3 some trials failed, the
-rest is reported · 5 this machine cannot measure what the suite asks · 130 interrupted, run again continues.
+Tables go to stdout, messages to stderr. Exit codes: 0 fine · 1 a regression · 2 wrong usage or invalid suite · 3 some
+trials failed, the rest is reported · 5 this machine cannot measure what the suite asks · 130 interrupted, run again
+continues.
 """
 
 from __future__ import annotations
