@@ -13,7 +13,7 @@ import sys
 
 import click
 
-from energybench.commands import gating, looking, measuring, reading, training
+from energybench.commands import gating, looking, measuring, overhead, reading, training
 from energybench.commands.common import Verbs
 from energybench.errors import EXIT_INTERRUPTED, CannotWrite, EnergybenchError, Problem
 
@@ -27,8 +27,8 @@ def app() -> None:
 
 
 for verb in (training.run, training.check, training.flops, training.cell, measuring.measure, reading.show,
-             reading.report, reading.export, gating.compare, looking.list_, looking.new, looking.doctor,
-             looking.claims, looking.schema):  # fmt: skip
+             reading.report, reading.export, gating.compare, overhead.overhead, looking.list_, looking.new,
+             looking.doctor, looking.claims, looking.schema):  # fmt: skip
     app.add_command(verb)
 
 

@@ -23,6 +23,7 @@ PRINTERS = (
     "cost_page.py",
     "counting.py",
     *("gate.py", "golden.py", "alike.py", "two_runs.py", "history.py", "ci_formats.py"),
+    *("pytest_plugin.py", "benchmark.py", "billing.py", "budget.py", "energy_table.py", "overhead", "versus"),
     "__",
 )
 

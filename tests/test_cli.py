@@ -29,6 +29,7 @@ VERBS = [
     "list",
     "measure",
     "new",
+    "overhead",
     "report",
     "run",
     "schema",

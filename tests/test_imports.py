@@ -35,6 +35,7 @@ LIGHT = [
     *("supervise", "captured", "command_tables", "command_plan", "command_cell", "command_quality"),
     *("light", "fingerprint", "planned_energy", "versus", "versus_page"),
     *("gate", "golden", "alike", "two_runs", "history", "ci_formats"),
+    *("pytest_plugin", "benchmark", "billing", "budget", "energy_table", "overhead"),
     *("runner", "planned", "machine", "launch", "guard", "kept", "changed", "discovery", "report/*"),
     *("bounds", "measurable", "known", "files", "inert", "user_code"),
 ]

@@ -65,25 +65,38 @@ def run(suite: str, quick: bool, no_user_code: bool, overrides: tuple[str, ...],
 
 @click.command()
 @suite_options
+@click.argument("others", metavar="[SUITE]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
-def check(
-    suite: str, quick: bool, no_user_code: bool, overrides: tuple[str, ...], device: str | None, as_json: bool
-) -> None:
-    """Validate SUITE without training or downloading, and print the plan: cells, trials, FLOPs, time."""
+def check(suite: str, others: tuple[str, ...], quick: bool, no_user_code: bool, overrides: tuple[str, ...],
+          device: str | None, as_json: bool) -> None:  # fmt: skip
+    """Validate SUITE without training or downloading, and print the plan: cells, trials, FLOPs, time.
+
+    Several suites one after the other, as a commit hook names them: the mistakes of all of them are told.
+    """
     from energybench.planned import plan_facts
     from energybench.show import print_plan
 
-    try:
-        planned = plan_suite(load_suite(suite, quick, overrides, device, no_user_code), device)
-    except EnergybenchError as error:
-        if as_json:
-            print_json({"ok": False, "problems": [problem.as_dict() for problem in error.problems]})
-            sys.exit(error.exit_code)
-        raise
-    if as_json:
-        print_json({"ok": True, **plan_facts(planned)})
-    else:
-        print_plan(plan_facts(planned), console())
+    if others and as_json:
+        raise click.UsageError("--json is about one suite.")
+    code = 0
+    for each in (suite, *others):
+        try:
+            facts = plan_facts(plan_suite(load_suite(each, quick, overrides, device, no_user_code), device))
+        except EnergybenchError as error:
+            if as_json:
+                print_json({"ok": False, "problems": [problem.as_dict() for problem in error.problems]})
+                sys.exit(error.exit_code)
+            if not others:
+                raise
+            for problem in error.problems:
+                click.echo(str(problem), err=True)
+            code = max(code, error.exit_code)
+        else:
+            if as_json:
+                print_json({"ok": True, **facts})
+            else:
+                print_plan(facts, console())
+    sys.exit(code)
 
 
 @click.command()

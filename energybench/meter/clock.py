@@ -117,6 +117,22 @@ def _by_parents(parent: int) -> set[int]:
     return set()
 
 
+class WallClock:
+    """The meter of wall seconds alone: `Clock` asks for the CPU seconds of every child too, which takes a while."""
+
+    def __init__(self) -> None:
+        self._wall_ns = 0
+        self.seconds = 0.0  # of all its windows
+
+    def start(self) -> None:
+        self._wall_ns = time.perf_counter_ns()
+
+    def stop(self) -> Reading:
+        wall_s = (time.perf_counter_ns() - self._wall_ns) / 1e9
+        self.seconds += wall_s
+        return Reading(wall_s=wall_s)
+
+
 def stolen_s(stat: Path = Path("/proc/stat")) -> float | None:
     """CPU seconds, all cores, in which this machine wanted to run and its host ran another; None if it cannot tell."""
     try:
