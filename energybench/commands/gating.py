@@ -96,7 +96,7 @@ def _output(text: str) -> tuple[str, Path]:
             else f"--to {text}: there is no such format"
         )
         hint = f"--to {form}=FILE" if form in FORMATS else nearest(form, FORMATS)
-        raise UsageError(Problem("E617", message, hint=hint))
+        raise UsageError(Problem("E635", message, hint=hint))
     return form, Path(path)
 
 
@@ -110,7 +110,7 @@ def _write(form: str, path: Path, found: Gate, head: Path) -> None:
         text = ci_formats.OF_HEAD[form](two_runs.side(head))
     else:
         raise UsageError(
-            Problem("E615", f"--to {form} is about a run's folder, and HEAD is a file", str(head))
+            Problem("E633", f"--to {form} is about a run's folder, and HEAD is a file", str(head))
         )
     write_text(path, text)
     click.echo(f"{path} written", err=True)
