@@ -31,6 +31,7 @@ from energybench.errors import CannotWrite
 from energybench.flops.intensity import explain
 from energybench.kept import write_bytes
 from energybench.loop import Diverged, Run
+from energybench.measurable import is_figure
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.method import Method, Task, parameters
@@ -111,13 +112,11 @@ def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
         record |= {"curve": run.curve, "passes": run.tally.passes(), "steps": run.tally.steps,
                    "data_wait_s": run.tally.data_wait_ns / 1e9, "target": goal.target}  # fmt: skip
         for point in run.curve:
-            point["loss"] = (
-                point["loss"] if point["loss"] is not None and abs(point["loss"]) < 1e300 else None
-            )
+            point |= {key: None for key, value in point.items() if value is None or not is_figure(value)}
     phases.idle("idle_after", meters, measure["tick_s"])
     record["trace"] = keep_trace(window, spec.get("trace"))
     with phases.phase("evaluate"):
-        record["quality"] = {key: value for key, value in run.evaluate(test).items() if abs(value) < 1e300}
+        record["quality"] = {key: value for key, value in run.evaluate(test).items() if is_figure(value)}
     record["memory_resident_b"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         record["memory_device_b"] = torch.cuda.max_memory_allocated(device)
@@ -190,7 +189,7 @@ def build_model(
     settings = dict(workload["model"])
     use = settings.pop("use")
     shape, classes = tuple(described["shape"]), described["classes"]
-    if ".py" in use:
+    if discovery.names_file(use):
         function = discovery.load_function(use, base)
         model: torch.nn.Module = models.call(function, use, {"shape": shape, "classes": classes}, settings)
     else:
@@ -235,13 +234,15 @@ def estimate(spec: dict[str, Any], run: Run) -> Estimate | None:
         return None
     plain, work = works(spec, run)
     per_step = run.recipe.batch / run.recipe.accumulate
-    told = explain(plain, work, per_step)
+    told = explain(plain, work, per_step, spec.get("balance_flop_b"))
     layers = [Layer(name=group.name, flop_saved_rel=group.flop_saved_rel, bytes_saved_rel=group.bytes_saved_rel,
                     intensity_flop_b=group.intensity if math.isfinite(group.intensity) else None)
               for group in told.groups if group.estimated_flop < group.plain_flop]  # fmt: skip
     return Estimate(plain_flop=plain.flop, estimated_flop=work.flop,
                     plain_by_phase=plain.by_phase(), estimated_by_phase=work.by_phase(),
                     plain_b=plain.moved_b(per_step), estimated_b=work.moved_b(per_step),
+                    balance_flop_b=told.balance_flop_b, memory_bound_rel=told.memory_bound_rel,
+                    roofline_saved_rel=told.time_saved_rel,
                     layers=layers[:LAYERS])  # fmt: skip
 
 
@@ -279,7 +280,7 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     if isinstance(value, float):
-        return value if abs(value) < 1e300 else None
+        return value if is_figure(value) else None
     if value is None or isinstance(value, (str, int)):
         return value
     raise TypeError(f"diagnostics() must be JSON-able, not {type(value).__name__}")

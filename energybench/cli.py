@@ -1,7 +1,8 @@
 """The command line: its verbs stand in `commands/`, and each imports what it needs when it is called.
 
-Tables go to stdout, messages to stderr. Exit codes: 0 fine · 2 wrong usage or invalid suite · 3 some trials failed, the
-rest is reported · 5 this machine cannot measure what the suite asks · 130 interrupted, run again continues.
+Tables go to stdout, messages to stderr. Exit codes: 0 fine · 1 regression or a requirement not met · 2 wrong usage or
+invalid suite · 3 some trials failed, the rest is reported · 4 inconclusive under --strict · 5 this machine cannot
+measure what the suite asks · 130 interrupted, run again continues.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 
 import click
 
-from energybench.commands import looking, reading, training
+from energybench.commands import gating, looking, measuring, overhead, reading, training
 from energybench.commands.common import Verbs
 from energybench.errors import EXIT_INTERRUPTED, CannotWrite, EnergybenchError, Problem
 
@@ -25,8 +26,9 @@ def app() -> None:
     """Train the same model twice, once with the trick. See what the meter says."""
 
 
-for verb in (training.run, training.check, training.flops, training.cell, reading.show, reading.report,
-             reading.export, looking.list_, looking.new, looking.doctor, looking.claims, looking.schema):  # fmt: skip
+for verb in (training.run, training.check, training.flops, training.cell, measuring.measure, reading.show,
+             reading.report, reading.export, gating.compare, overhead.overhead, looking.list_, looking.new,
+             looking.doctor, looking.claims, looking.schema):  # fmt: skip
     app.add_command(verb)
 
 

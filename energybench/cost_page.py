@@ -18,7 +18,6 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from energybench.flags import check_workload
 from energybench.flops.intensity import groups
@@ -26,6 +25,7 @@ from energybench.folder import scratch
 from energybench.launch import Launcher
 from energybench.planned import Planned, plan
 from energybench.record import Cell
+from energybench.show import inert_text
 from energybench.suite import Suite
 from energybench.units import format_flop, format_ratio, format_seconds
 from energybench.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, Line, Work
@@ -41,19 +41,23 @@ def examine(
     """Everything that is printed. `say` hears what is being counted, and about how long it takes."""
     with scratch() as place:
         launcher = Launcher()
-        launcher.warm()
+        if suite.trains:
+            launcher.warm()
         purpose = "count" if count else "trace"
         planned = plan(suite, launcher, place, device=device, download=False, purpose=purpose)
         counts = _counts(planned, launcher, place, say) if count else {}
-    plain = {name: _plain(known) for name, known in planned.workloads.items()}
+    plain = {name: _plain(known) for name, known in planned.workloads.items() if known["data"]}
+    commands = [f"{name} is a command outside energybench's loop: its FLOPs are not known here"
+                for name, known in planned.workloads.items() if not known["data"]]  # fmt: skip
     cells = [
         _cell(cell, planned, plain[cell.workload], counts.get((cell.workload, cell.method)), by_module)
         for cell in planned.cells
-        if cell.role != "twin"
+        if cell.role != "twin" and not cell.command
     ]
     return {
         "suite": suite.suite, "path": str(suite.path), "stamp": suite.stamp, "device": planned.device,
-        "counted": count, "notes": [*planned.notes, *_differences(cells)],
+        "seed": suite.trials.seed, "torch": planned.machine.get("torch"),
+        "counted": count, "notes": [*planned.notes, *commands, *_differences(cells)],
         "workloads": {name: _workload(planned, name, work) for name, work in plain.items()}, "cells": cells,
     }  # fmt: skip
 
@@ -114,7 +118,8 @@ def _count(cell: Cell, planned: Planned, launcher: Launcher, place: Path) -> dic
 def _workload(planned: Planned, name: str, work: Work) -> dict[str, Any]:
     batch = _batch(planned, name)
     return {
-        "data": planned.workloads[name]["data"]["source"], "epochs": work.epochs, "samples": work.samples,
+        "data": planned.workloads[name]["data"]["source"], "parameters": planned.workloads[name]["parameters"],
+        "epochs": work.epochs, "samples": work.samples,
         "batch": batch, "plain_flop": work.flop if work.lines else None,
         "plain_b": work.moved_b(batch) if work.lines else None, "plain_by_phase": work.by_phase(),
         "plain_by_op": work.flop_by(_op), "plain_b_by_op": work.moved_b_by(batch, _op),
@@ -142,6 +147,7 @@ def _cell(
         "counted_error_flop": count.get("counted_error_flop", 0.0) if count else 0.0,
         "counted_by_op": count.get("counted_by_op", {}) if count else {},
         "uncounted_calls": count.get("uncounted_calls", {}) if count else {},
+        "passes": count.get("passes") if count else None,
         "reason": reason,
     }  # fmt: skip
     if by_module and work:
@@ -187,28 +193,28 @@ def _differences(cells: list[dict[str, Any]]) -> list[str]:
 
 def print_flops(facts: dict[str, Any], console: Console) -> None:
     title = " · ".join([f"{facts['suite']}: {facts['path']}", *facts["stamp"]])
-    console.print(Text(title, "bold"), soft_wrap=True)
+    console.print(inert_text(title, "bold"), soft_wrap=True)
     for name, known in facts["workloads"].items():
         cells = [cell for cell in facts["cells"] if cell["workload"] == name]
         console.print()
-        console.print(Text(name, "bold"), soft_wrap=True)
+        console.print(inert_text(name, "bold"), soft_wrap=True)
         size = f"{known['epochs']:g} epochs of {known['samples']:,} samples, batch {known['batch']:g}"
-        console.print(Text(f"{size}; {known['data']}"), soft_wrap=True)
+        console.print(inert_text(f"{size}; {known['data']}"), soft_wrap=True)
         console.print(_totals(cells, facts["counted"]))
         console.print(_shares(cells))
         for cell in cells:
             if (
                 cell.get("modules") and cell["role"] != "control"
             ):  # a control is the baseline, for fewer epochs
-                console.print(Text(f"{name} · {cell['method']}, layer by layer"))
+                console.print(inert_text(f"{name} · {cell['method']}, layer by layer"))
                 console.print(_modules(cell["modules"], plain=cell["role"] == "baseline"))
             elif cell["reason"] and (cell["skipped"] or cell["reason"] != "not counted"):
-                console.print(Text(f"{cell['method']}: {cell['reason']}", "yellow"), soft_wrap=True)
+                console.print(inert_text(f"{cell['method']}: {cell['reason']}", "yellow"), soft_wrap=True)
     for note in facts["notes"]:
-        console.print(Text(f"note: {note}", "yellow"), soft_wrap=True)
+        console.print(inert_text(f"note: {note}", "yellow"), soft_wrap=True)
     if not facts["counted"]:
         console.print(
-            Text("Not counted, so methods have no estimate: theirs depends on what a run does.", "dim")
+            inert_text("Not counted, so methods have no estimate: theirs depends on what a run does.", "dim")
         )
 
 
@@ -245,7 +251,7 @@ def _totals(cells: list[dict[str, Any]], counted: bool) -> Table:
         if counted:
             saved = NOTHING if first else _saved(cell["counted_flop"], base["counted_flop"])
             row += [_flop(cell["counted_flop"]), saved]
-        table.add_row(Text(cell["method"]), *row)
+        table.add_row(inert_text(cell["method"]), *row)
     return table
 
 
@@ -259,7 +265,7 @@ def _shares(cells: list[dict[str, Any]]) -> Table:
         if total:
             parts = [cell["estimated_by_phase"].get(phase, 0.0) for phase in phases]
             parts += [cell["estimated_by_op"].get(op, 0.0) for op in ops]
-            table.add_row(Text(cell["method"]), *(_rel(part, total) for part in parts))
+            table.add_row(inert_text(cell["method"]), *(_rel(part, total) for part in parts))
     return table
 
 
@@ -278,7 +284,7 @@ def _modules(modules: list[dict[str, Any]], plain: bool) -> Table:
         flop, moved_b = module["plain_flop"], module["plain_b"]
         saved = [_saved(module["estimated_flop"], flop), _saved(module["estimated_b"], moved_b)]
         table.add_row(
-            Text(module["name"]), _flop(flop), _rel(flop, total["plain_flop"]), _rel(moved_b, total["plain_b"]),
+            inert_text(module["name"]), _flop(flop), _rel(flop, total["plain_flop"]), _rel(moved_b, total["plain_b"]),
             f"{flop / moved_b:.1f}" if moved_b else NOTHING, *([] if plain else saved),
         )  # fmt: skip
     return table

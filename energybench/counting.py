@@ -32,7 +32,7 @@ def main(in_path: str, out_path: str) -> None:
 
 
 def count(spec: dict[str, Any]) -> dict[str, Any]:
-    """{counted_flop, counted_error_flop, counted_by_op, uncounted_calls, reason, epochs, samples, lines, wall_s}"""
+    """What the counter, the tally and the ledger say: the keys of the result, in FLOPs, calls and seconds."""
     started = time.perf_counter()
     device = torch.device(spec["device"])
     train, _ = datasets.open_data(spec["data"], spec["workload"]["data"], device)
@@ -44,6 +44,7 @@ def count(spec: dict[str, Any]) -> dict[str, Any]:
     return {
         "counted_flop": counted["counted_flop"], "counted_error_flop": counted.get("counted_error_flop", 0.0),
         "counted_by_op": counted.get("by_op", {}), "uncounted_calls": counted.get("uncounted_calls", {}),
+        "passes": run.tally.passes().model_dump(mode="json"),
         "reason": counted.get("reason"), "epochs": work.epochs, "samples": work.samples,
         "lines": [asdict(line) for line in work.lines], "wall_s": time.perf_counter() - started,
     }  # fmt: skip

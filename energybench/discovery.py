@@ -16,7 +16,9 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from energybench.bounds import METHOD_B
 from energybench.errors import Problem, UsageError, nearest
+from energybench.files import read_bytes
 from energybench.method import Method, Task
 
 
@@ -66,10 +68,15 @@ def sources(here: Path | None = None) -> dict[str, Source]:
     return found
 
 
+def names_file(use: str) -> bool:
+    """Whether a suite's `use` is "file.py" or "file.py:Name": code of whoever wrote the suite."""
+    return use.partition(":")[0].endswith(".py")
+
+
 def find(use: str, base: Path | None = None, where: str = "") -> Source:
     """The method that a suite names: a name, "file.py" or "file.py:Class", relative to `base`. Raises E301."""
     file, _, class_name = use.partition(":")
-    if file.endswith(".py"):
+    if names_file(use):
         path = (base or Path.cwd()) / file
         if not path.is_file():
             raise UsageError(Problem("E301", f"there is no file '{file}'", where, f"looked at {path}"))
@@ -209,7 +216,18 @@ def cards(here: Path | None = None) -> list[Card]:
 
 
 def card(source: Source) -> Card:
-    tree = ast.parse(source.path.read_text(encoding="utf-8"))
+    """What a file says of itself; one that is no Python says so."""
+    try:
+        tree = ast.parse(read_bytes(source.path, METHOD_B).decode("utf-8"))
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        RecursionError,
+        MemoryError,
+    ) as error:  # the parser's own limits
+        why = getattr(error, "strerror", None) or getattr(error, "msg", None) or type(error).__name__
+        return Card(source.name, source.origin, str(source.path), f"cannot be read: {why}", "", ())
     text = ast.get_docstring(tree) or ""
     parameters: list[tuple[str, str, str]] = []
     for node in tree.body:  # a helper class has no base
@@ -248,7 +266,7 @@ def _parameter(item: ast.AnnAssign) -> tuple[str, str, str]:
 def _python_files(folder: Path, origin: str) -> Iterator[Source]:
     if folder.is_dir():
         for path in sorted(folder.glob("*.py")):
-            if not path.name.startswith("_"):
+            if not path.name.startswith("_") and path.is_file():
                 yield Source(path.stem, path.resolve(), origin)
 
 
@@ -277,7 +295,10 @@ def _line_in(error: BaseException, path: Path) -> str:
     return line
 
 
-TASKS = {"classification": "energybench.workloads.classification:Classification"}
+TASKS = {
+    "classification": "energybench.workloads.classification:Classification",
+    "ridge": "energybench.workloads.ridge:Ridge",
+}
 
 
 def task(use: str, base: Path, where: str = "") -> Task:
@@ -285,7 +306,7 @@ def task(use: str, base: Path, where: str = "") -> Task:
     if use in TASKS:
         module, _, name = TASKS[use].partition(":")
         return getattr(importlib.import_module(module), name)()
-    if ".py" not in use:
+    if not names_file(use):
         raise UsageError(
             Problem("E403", f"no task is called '{use}'", where, nearest(use, TASKS) + ', or "file.py:Class"')
         )

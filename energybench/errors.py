@@ -16,10 +16,13 @@ import difflib
 import errno
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from energybench.inert import inert
+
 EXIT_FINE, EXIT_REGRESSION, EXIT_USAGE, EXIT_TRIALS_FAILED = 0, 1, 2, 3
+LONGEST_WORD, MOST_WORDS = 200, 500  # that are held against each other
 EXIT_INCONCLUSIVE, EXIT_CANNOT_MEASURE, EXIT_INTERRUPTED = 4, 5, 130
 EXIT_CANNOT_WRITE = 74  # between a trial and its run only: sysexits' EX_IOERR
 
@@ -35,8 +38,12 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
-        hint = f"\nhint: {self.hint}" if self.hint else ""
-        return f"error[{self.code}]: {place}{self.message}{hint}"
+        hint = f"\nhint: {inert(self.hint)}" if self.hint else ""
+        return f"{inert(f'error[{self.code}]: {place}{self.message}')}{hint}"
+
+    def placed(self, where: str) -> Problem:
+        """Here, unless it has a place already."""
+        return self if self.where else replace(self, where=where)
 
     def as_dict(self) -> dict[str, str]:
         return asdict(self)
@@ -92,7 +99,9 @@ def in_order(problems: Iterable[Problem]) -> list[Problem]:
 def nearest(word: str, words: Iterable[str]) -> str:
     """A hint naming the valid word closest to `word`, or listing all of them when none is close."""
     choices = sorted(words)
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    if len(choices) > MOST_WORDS:
+        return ""
+    close = difflib.get_close_matches(word[:LONGEST_WORD], choices, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
     return f"one of: {', '.join(choices)}" if choices else ""

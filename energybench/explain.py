@@ -50,6 +50,14 @@ class KeyedError(ValueError):
         self.key, self.hint = key, hint
 
 
+TAGS = frozenset({"Workload", "CommandWorkload", "Method", "CommandMethod"})
+
+
+def untagged(loc: Sequence[str | int]) -> tuple[str | int, ...]:
+    """A location without pydantic's word for which of two kinds of table it is in."""
+    return tuple(part for at, part in enumerate(loc) if not (at == 2 and part in TAGS))
+
+
 def explain(
     error: ValidationError, root: type[BaseModel], tree: Node, broken: Collection[str] = ()
 ) -> Iterator[Problem]:
@@ -64,13 +72,17 @@ def explain(
         follows = detail["type"] == "missing" or isinstance(cause, KeyedError)
         if follows and tree.find(detail["loc"][:2]).place in broken:
             continue
-        loc = (*detail["loc"], *(cause.key.split(".") if isinstance(cause, KeyedError) and cause.key else ()))
+        typed = (
+            *detail["loc"],
+            *(cause.key.split(".") if isinstance(cause, KeyedError) and cause.key else ()),
+        )
+        loc = untagged(typed)
         table, place = _spelled(loc[:-1]) or "the suite", tree.find(loc).place
         if detail["type"] == "missing":
-            problem = Problem("E203", f"{table} lacks '{loc[-1]}'", place, _addition(root, loc))
+            problem = Problem("E203", f"{table} lacks '{loc[-1]}'", place, _addition(root, typed))
         elif detail["type"] == "extra_forbidden":
             message = f"unknown key '{loc[-1]}' in {table}"
-            problem = Problem("E201", message, place, _right_key(root, loc))
+            problem = Problem("E201", message, place, _right_key(root, typed))
         elif isinstance(cause, UnitError):
             problem = Problem("E204", f"{_spelled(loc)}: {cause}", place, cause.hint)
         elif isinstance(cause, KeyedError):
@@ -83,12 +95,16 @@ def explain(
 
 
 def unfit(tree: Node) -> Iterator[Problem]:
-    """Values that TOML has and no suite: nan, inf, dates and times."""
+    """Values that TOML has and no suite: nan, inf, dates, times, numbers beyond what its standard promises."""
     if isinstance(tree.value, dict | list):
         for node in tree.value.values() if isinstance(tree.value, dict) else tree.value:
             yield from unfit(node)
     elif isinstance(tree.value, float) and not math.isfinite(tree.value):
         yield _as_set(Problem("E202", f"{tree.value} is not a finite number", tree.place, "write a number"))
+    elif isinstance(tree.value, int) and abs(tree.value) >= 2**63:
+        yield _as_set(
+            Problem("E202", "a whole number of more than 64 bits", tree.place, "write a smaller one")
+        )
     elif isinstance(tree.value, datetime.date | datetime.time):
         hint = f'put it in quotes: "{tree.value}"'
         yield _as_set(Problem("E202", f"{tree.value} is a date or a time", tree.place, hint))
@@ -144,31 +160,38 @@ def _keys(model: type[BaseModel] | None) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in (model.model_fields if model else {}).items()}
 
 
-def _model(annotation: Any) -> type[BaseModel] | None:
-    """The model inside `Model | None` or `tuple[Model, ...]`."""
+def _model(annotation: Any, name: str | None = None) -> type[BaseModel] | None:
+    """The model inside `Model | None` or `tuple[Model, ...]`: the first, or the one of this name."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for inner in get_args(annotation) if (found := _model(inner))), None)
+        return annotation if name in (None, annotation.__name__) else None
+    return next((found for inner in get_args(annotation) if (found := _model(inner, name))), None)
 
 
 def _model_at(root: type[BaseModel], loc: Sequence[str | int]) -> type[BaseModel] | None:
     model: type[BaseModel] | None = root
-    for part in loc:
-        if isinstance(part, str):
+    annotation: Any = None
+    for at, part in enumerate(loc):
+        if at == 2 and part in TAGS:
+            model = _model(annotation, str(part))
+        elif isinstance(part, str):
             field = _keys(model).get(part)
-            model = _model(field.annotation) if field else None
+            annotation = field.annotation if field else None
+            model = _model(annotation)
     return model
 
 
 def _right_key(root: type[BaseModel], loc: Sequence[str | int]) -> str:
     """Another table that has this key, else the nearest key of this one."""
     key = str(loc[-1])
-    parts = [part for part in loc[:-1] if isinstance(part, str)]
+    parts = [part for part in untagged(loc[:-1]) if isinstance(part, str)]
+    if loc[2:3] and loc[2] in TAGS and str(loc[2]).startswith("Command"):
+        return nearest(key, _keys(_model_at(root, loc[:-1])))
     for above in (parts, parts[:-1]):
         for name, field in _keys(_model_at(root, above)).items():
             if key in _keys(_model(field.annotation)):
                 return f"'{key}' belongs in {'.'.join([*above, name])}"
-    return nearest(key, _keys(_model_at(root, parts)))
+    kinds = ["command"] if parts in (["workload"], ["method"]) else []  # the key that makes it the other kind
+    return nearest(key, [*_keys(_model_at(root, parts)), *kinds])
 
 
 def _addition(root: type[BaseModel], loc: Sequence[str | int]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from energybench import __version__, flags
 from energybench.errors import EnergybenchError, Problem, UsageError
-from energybench.record import RunFile, Trial, read_folder
+from energybench.record import RunFile, Trial, Witness, read_folder
 from energybench.report import evidence, words
 from energybench.report.carbon import Page, Span, Use, Zone, page
 
@@ -38,8 +38,8 @@ Exported = tuple[bytes, list[str]]  # the file, and notes for whoever asked
 class Folder:
     """The records of one run, and what the carbon report says of them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.run, trials, self.witnesses = read_folder(folder)
+    def __init__(self, records: tuple[RunFile, list[Trial], list[Witness]]) -> None:
+        self.run, trials, self.witnesses = records
         self.trials: list[Trial] = sorted(trials, key=lambda t: (t.block, t.invocation, t.position, t.trial))
 
     @cached_property
@@ -61,7 +61,7 @@ def export(folder: Path, form: str, **options: Any) -> Exported:
     makers: dict[str, Callable[..., Exported]] = {
         "csv": trials_csv, "parquet": trials_parquet, "emissions": emissions_csv, "model-card": model_card, "sci": sci,
     }  # fmt: skip
-    return makers[form](Folder(folder), **options)
+    return makers[form](Folder(read_folder(folder)), **options)
 
 
 # ── every trial ───────────────────────────────────────────────────────────────────────────────────────────

@@ -84,6 +84,8 @@ REGISTRY: tuple[Kind, ...] = (
          "Processes share the card's context (MPS): its energy is not one process's."),
     Kind("foreign_process", "struck", "trial", "check_trial",
          "Another process was on the card: its energy is in the figure."),
+    Kind("left_behind", "struck", "trial", IN_TRIAL,
+         "Processes of the command outlived it, and were ended: what they did after its end is in no figure."),
     Kind("unlike", "struck", "cell", "check_pair",
          "The two sides did not run alike: their joules and seconds cannot be compared."),
     Kind("window_short", "struck", "trial", "check_trial",
@@ -144,30 +146,40 @@ def check_trial(trial: Trial) -> list[Flag]:
     window, waited = trial.train, trial.data_wait_s or 0.0
     if window is None or window.wall_s <= 0:
         return found
-    for energy in window.energy:
-        if energy.lost:
-            raise_("sensor_lost", f"{energy.source} {energy.scope}: {energy.reason or 'no reason given'}")
-    for code, detail in [
-        *_sensor_problems(trial, window),
-        *_card_problems(window),
-        *_harness_problems(trial, window),
-    ]:
-        raise_(code, detail)
+    for flag in check_window(window, trial.steps):
+        raise_(flag.code, flag.detail)
+    if trial.warmup and trial.warmup.settled is False:
+        raise_("not_settled", f"after {trial.warmup.steps} steps")
     if waited > DATA_WAIT_LIMIT * window.wall_s:
         raise_("data_wait", f"{_percent(waited / window.wall_s)} of the window")
     if trial.device == "cpu" and window.cpu_s is not None:
         share = (window.cpu_s + waited) / window.wall_s  # one thread alone, never held up, reaches 1
-        if share < CPU_SHARE:
+        if share < CPU_SHARE and "command" not in trial.settings:  # a command may wait for what it likes
             raise_("host_contention", f"{share:.2f} CPU seconds per second")
     if window.steal_s is not None and window.steal_s > STEAL_LIMIT * window.wall_s:
         raise_("host_contention", f"the host took {_percent(window.steal_s / window.wall_s)} of a core away")
     return found
 
 
+def check_window(window: Reading, steps: int | None = None) -> list[Flag]:
+    """What the sensors of one window show, whatever ran in it; the first of each code. steps: how often it repeats."""
+    lost = [("sensor_lost", f"{energy.source} {energy.scope}: {energy.reason or 'no reason given'}")
+            for energy in window.energy if energy.lost]  # fmt: skip
+    found: dict[str, Flag] = {}
+    for code, detail in (
+        *lost,
+        *_sensor_problems(window, steps),
+        *_card_problems(window),
+        *_harness_problems(window),
+    ):
+        found.setdefault(code, Flag(code=code, detail=detail))
+    return list(found.values())
+
+
 Found = Iterator[tuple[str, str]]  # code, detail
 
 
-def _sensor_problems(trial: Trial, window: Reading) -> Found:
+def _sensor_problems(window: Reading, steps: int | None) -> Found:
     """Short windows, aliasing, and two channels of one card that disagree."""
     piece_s = window.wall_s / max(1, window.pieces)
     measured = [energy for energy in window.energy if energy.measured]
@@ -180,7 +192,7 @@ def _sensor_problems(trial: Trial, window: Reading) -> Found:
         if tick_s and piece_s < FEWEST_TICKS * tick_s:
             yield "window_short", f"{energy.source}: {piece_s:.2f} s at a tick of {tick_s:.3f} s"
     on_cards = [energy for energy in measured if energy.source in ("gpu_counter", "gpu_power_integral")]
-    step_s = window.wall_s / trial.steps if trial.steps else 0.0
+    step_s = window.wall_s / steps if steps else 0.0
     period_s = min(ALIASING_PERIODS_S, key=lambda period: abs(step_s / period - 1))
     if on_cards and abs(step_s / period_s - 1) <= ALIASING_WITHIN:
         yield "aliasing", f"{1e3 * step_s:.1f} ms a step, {1e3 * period_s:.0f} ms a period"
@@ -212,14 +224,12 @@ def _card_problems(window: Reading) -> Found:
                 yield "throttled", f"{uuid}: {reason}, {_percent(seconds / window.wall_s)} of the window"
 
 
-def _harness_problems(trial: Trial, window: Reading) -> Found:
+def _harness_problems(window: Reading) -> Found:
     sampler = window.sampler
     if sampler and sampler.cpu_s > OVERHEAD_LIMIT * window.wall_s:
         yield "harness_overhead", f"{_percent(sampler.cpu_s / window.wall_s)} of a core"
     if sampler and sampler.missed > MISSED_LIMIT * sampler.samples:
         yield "reads_missed", f"{sampler.missed} of {sampler.samples}"
-    if trial.warmup and trial.warmup.settled is False:
-        yield "not_settled", f"after {trial.warmup.steps} steps"
 
 
 def check_pair(ours: Trial, plain: Trial) -> list[Flag]:
@@ -230,7 +240,7 @@ def check_pair(ours: Trial, plain: Trial) -> list[Flag]:
         if a is not None and b is not None and a != b:
             found.append(Flag(code="unlike", detail=f"{what}: {a} against {b}"))
 
-    for key in ("torch", "threads"):
+    for key in ("torch", "threads", "metered"):
         differs(key, ours.environment.get(key), plain.environment.get(key))
     cards, others = (t.environment.get("gpus") or {} for t in (ours, plain))
     for uuid in [uuid for uuid in cards if uuid in others]:

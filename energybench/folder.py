@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,9 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from energybench.errors import CannotWrite, EnergybenchError, Problem, UsageError
+from energybench.files import held, held_in
 from energybench.kept import HALF
 from energybench.record import RunFile, Trial, Witness, read, write_json
 
+PARTS = ("records", "traces", "witness", "state", "logs", "figures")  # what a run and its report write into
 STAMP = re.compile(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?")  # what a run's folder is called, if nobody named it
 
 
@@ -24,9 +27,10 @@ def scratch() -> Iterator[Path]:
     """A temporary folder for decoded data and messages between processes; what killed runs left there is removed."""
     try:
         for alive in Path(tempfile.gettempdir()).glob("energybench-*/alive"):
-            with suppress(OSError), alive.open() as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock of a dead process is free
-                shutil.rmtree(alive.parent, ignore_errors=True)
+            if _is_ours(alive.parent, stat.S_ISDIR) and _is_ours(alive, stat.S_ISREG):
+                with suppress(OSError), alive.open() as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock of a dead process is free
+                    shutil.rmtree(alive.parent, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix="energybench-"))
     except OSError as error:  # no such folder at all, or no room in any
         raise CannotWrite.of(error, Path(os.environ.get("TMPDIR", "/tmp")) / "energybench") from None
@@ -36,6 +40,15 @@ def scratch() -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_ours(path: Path, kind: Callable[[int], bool]) -> bool:
+    """Made by this user and no link: anyone may write beside it, and would have us remove what a link leads to."""
+    try:
+        facts = path.lstat()
+    except OSError:
+        return False
+    return facts.st_uid == os.getuid() and kind(facts.st_mode)
 
 
 class Folder:
@@ -62,23 +75,29 @@ class Folder:
 
     def run_file(self) -> RunFile | None:
         file = self.path / "run.json"
-        return read(file, RunFile) if file.exists() else None
+        return read(held(self.path, file), RunFile) if file.exists() else None
 
     def trials(self) -> list[Trial]:
-        return [read(path, Trial) for path in sorted(self.records.glob("*.json"))]
+        return [read(path, Trial) for path in held_in(self.path, "records", "*.json")]
 
     def witnessed(self) -> list[Witness]:
-        return [read(path, Witness) for path in sorted(self.witnesses.glob("*.json"))]
+        return [read(path, Witness) for path in held_in(self.path, "witness", "*.json")]
 
     def save(self, run: RunFile) -> None:
         write_json(self.path / "run.json", run)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Held for as long as a run writes here. Raises UsageError E604 while another one does."""
+        """Held for as long as a run writes here.
+
+        Raises UsageError E604 while another one does, E612 where a part of the folder is a link out of it.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            for part in PARTS:
+                if (self.path / part).is_symlink():
+                    held(self.path, self.path / part)
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise UsageError(
                 Problem(

@@ -18,7 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from energybench.bounds import RECORD_B
 from energybench.errors import CannotWrite, Problem, UsageError
+from energybench.files import read_bytes
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HALF = ".part"  # the suffix of a file that is being written
@@ -88,7 +90,7 @@ def unsealed(path: Path, schema: int, kind: str, hint: str) -> dict[str, Any]:
     Raises UsageError E601 (missing, cut short, no JSON object), E621 (changed), E622 (another schema).
     """
     try:
-        content = json.loads(path.read_bytes(), parse_constant=_refuse)
+        content = json.loads(read_bytes(path, RECORD_B), parse_constant=_refuse)
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
     except OSError as error:

@@ -15,9 +15,11 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from energybench.errors import EXIT_CANNOT_WRITE, CannotWrite
 from energybench.guard import PATIENCE_S, end_descendants, is_dead, stand_guard, wait_for_end
@@ -58,7 +60,7 @@ class Launcher:
         """
         started = time.monotonic()
         paths = [str(path.absolute()) if path else None for path in (in_path, out_path, log)]
-        child = self._start((target, os.getcwd(), *paths))
+        child = self._start((target, os.getcwd(), dict(os.environ), *paths))
         try:
             timed_out = not self._wait(child, started, limit_s, tick, tick_s)
         except BaseException:
@@ -82,12 +84,13 @@ class Launcher:
             )
         return Outcome(time.monotonic() - started, False, reason, code < 0, code == EXIT_CANNOT_WRITE)
 
-    def _start(self, arguments: tuple[str | None, ...]) -> multiprocessing.process.BaseProcess:
+    def _start(self, arguments: tuple[Any, ...]) -> multiprocessing.process.BaseProcess:
         for last in (False, True):
             self.warm()  # again, if it has died
             child = self._context.Process(target=_child, args=arguments)
             try:
-                child.start()
+                with _main_hidden():
+                    child.start()
                 break
             except (OSError, EOFError):
                 if last:
@@ -152,8 +155,24 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _child(target: str, folder: str, in_path: str, out_path: str, log: str | None) -> None:
+@contextlib.contextmanager
+def _main_hidden() -> Iterator[None]:
+    """multiprocessing imports the caller's main module again in every child: a script that calls us without
+    `if __name__ == "__main__"` would run again in each. A child of ours needs nothing of it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _child(
+    target: str, folder: str, environment: dict[str, str], in_path: str, out_path: str, log: str | None
+) -> None:
     _let_the_server_end()
+    os.environ.clear()  # the server knows it only as it was at its start
+    os.environ.update(environment)
     stand_guard(getattr(sys.modules.get(PRELOAD), "SERVER", os.getppid()))
     if not os.path.exists(in_path):  # the caller was interrupted and has tidied up
         os._exit(1)

@@ -12,8 +12,12 @@ from typing import Any
 
 import click
 
+from energybench.bounds import SUITE_B
 from energybench.discovery import cards, shipped, sources
 from energybench.errors import Problem, UsageError
+from energybench.files import read_bytes
+from energybench.inert import inert
+from energybench.resolve import too_deep
 
 TEMPLATE = '''"""{name}: one sentence that says what it does.
 
@@ -89,13 +93,13 @@ def print_listing(found: dict[str, list[dict[str, Any]]]) -> None:
         click.echo(click.style(kind, bold=True))
         longest = max((len(entry["name"]) for entry in entries), default=0)
         for entry in entries:
-            summary = entry["summary"].removeprefix(f"{entry['name']}: ")
+            summary = inert(entry["summary"].removeprefix(f"{entry['name']}: "))
             room = max(20, width - longest - 6)
             text = summary if len(summary) <= room else summary[: room - 1].rsplit(" ", 1)[0] + " …"
-            click.echo(f"  {entry['name']:<{longest}}  {text}")
+            click.echo(f"  {inert(entry['name']):<{longest}}  {text}")
             if entry.get("parameters"):
                 shown = ", ".join(f"{name} = {default}" for name, _, default in entry["parameters"])
-                click.echo(click.style(f"  {'':<{longest}}  {shown}", dim=True))
+                click.echo(click.style(f"  {'':<{longest}}  {inert(shown)}", dim=True))
 
 
 def write_method(name: str, here: Path) -> Path:
@@ -122,9 +126,10 @@ def _suites(here: Path) -> list[dict[str, Any]]:
     for origin, folder in (("./suites", here / "suites"), ("shipped", shipped("suites"))):
         for path in sorted(folder.glob("*.toml")) if folder.is_dir() else []:
             try:
-                about = tomllib.loads(path.read_text(encoding="utf-8")).get("about", "")
-            except (tomllib.TOMLDecodeError, OSError) as error:
-                about = f"cannot be read: {error}"
+                text = read_bytes(path, SUITE_B).decode("utf-8")
+                about = "" if too_deep(text) else str(tomllib.loads(text).get("about", ""))
+            except (ValueError, OSError, RecursionError) as error:
+                about = f"cannot be read: {getattr(error, 'strerror', None) or error}"
             found.setdefault(
                 path.stem, {"name": path.stem, "summary": about, "origin": origin, "path": str(path)}
             )

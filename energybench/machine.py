@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import sys
 from pathlib import Path
+from typing import Any
 
 
 def native_bf16() -> bool:
@@ -23,3 +26,13 @@ def cpu_name() -> str:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
+
+
+def facts() -> dict[str, Any]:
+    """{cpu, cores, platform, python, energybench}, and torch where this process has loaded it."""
+    from energybench import __version__
+
+    found = {"cpu": cpu_name(), "cores": os.cpu_count(), "platform": platform.platform(),
+             "python": platform.python_version(), "energybench": __version__}  # fmt: skip
+    torch = sys.modules.get("torch")
+    return found | ({"torch": str(torch.__version__)} if torch is not None else {})

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from energybench.loop import Run
+    from energybench.theorem import Convexity
     from energybench.workloads.data import Data
 
 VERBS = ("epoch", "batches", "step", "gradients", "update")
@@ -170,6 +171,10 @@ class Task(Method):
 
     def output_gradient(self, run: Run, outputs: Any, batch: Batch) -> Tensor | None:
         """∂ℓᵢ/∂outputᵢ (B, ...) where it has a closed form; None: `losses` is differentiated."""
+        return None
+
+    def convexity(self, run: Run) -> Convexity | None:
+        """The curvature and the minimum of the training loss, where they are known in closed form."""
         return None
 
     def evaluate(self, run: Run, data: Data) -> dict[str, float]:

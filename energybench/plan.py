@@ -11,7 +11,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
@@ -20,13 +20,14 @@ import torch
 from torch import nn
 
 from energybench import __version__, cell, discovery
-from energybench.errors import EnergybenchError, Problem, nearest
+from energybench.errors import EnergybenchError, Problem
+from energybench.fingerprint import source_digest
+from energybench.flops.balance import balance
 from energybench.kept import write_text
 from energybench.loop import Run
 from energybench.machine import cpu_name, native_bf16
-from energybench.meter import sensors, survey
-from energybench.meter.carbon import intensity, model_parameters
 from energybench.method import Method, Task, check_stack, parameters
+from energybench.planned_energy import energy
 from energybench.recipe import Recipe
 from energybench.record import Cell, Claim
 from energybench.seeds import digest, stable_seed
@@ -38,22 +39,6 @@ from energybench.workloads import datasets, images, stand_in
 Built = TypeVar("Built")
 
 TRACED_SAMPLES, STAND_IN_SAMPLES = 11, 8
-PRINTERS = (
-    "report/",
-    "shipped/",
-    "cli.py",
-    "progress.py",
-    "changed.py",
-    "show.py",
-    "listing.py",
-    "doctor.py",
-    "calibrate.py",
-    "claims_page.py",
-    "export.py",
-    "cost_page.py",
-    "counting.py",
-    "__",
-)
 
 
 def main(in_path: str, out_path: str) -> None:
@@ -99,6 +84,9 @@ class Plan:
                 [
                     [c.model_dump(exclude={"stack", "expected_s", "plain_flop", "epochs"}) for c in cells],
                     *(self.spec[key] for key in ("blocks", "looks", "seed", "twin", "stamp", "accept")),
+                    *(
+                        [self.spec["require"]] if self.spec["require"] else []
+                    ),  # declared before the first block
                 ]
             ),
         }
@@ -141,7 +129,7 @@ class Plan:
             methods = [method for _, method in stacks[pair["variant"]]]
             for problem in check_stack(methods, task, variant["stack"][0]["where"].get("", "")):
                 hint = problem.hint
-                for use in (item["use"] for item in variant["stack"] if ".py" in item["use"]):
+                for use in (item["use"] for item in variant["stack"] if discovery.names_file(item["use"])):
                     hint = hint.replace(
                         f'"{Path(use.partition(":")[0]).stem}"', f'"{use}"'
                     )  # as one would type it
@@ -179,7 +167,7 @@ class Plan:
         try:
             return build()
         except EnergybenchError as error:
-            self.problems += [_placed(problem, where) for problem in error.problems]
+            self.problems += [problem.placed(where) for problem in error.problems]
         except (RuntimeError, ValueError, TypeError, IndexError, OSError) as error:
             message = f"building the {key} failed: {type(error).__name__}: {error}"
             self.problems.append(Problem("E404", message, where))
@@ -198,7 +186,8 @@ class Plan:
             [spec["use"], spec.get("subset"), spec.get("test_subset"), spec.get("options"), spec["resident"]]
         )
         if key not in self.data:
-            function = discovery.load_function(spec["use"], self.base) if ".py" in spec["use"] else None
+            named = discovery.names_file(spec["use"])
+            function = discovery.load_function(spec["use"], self.base) if named else None
             self.data[key] = datasets.prepare(spec, Path(self.spec["cache"]), function=function,
                                               download=self.spec["download"],
                                               known=self.purpose != "run")  # fmt: skip
@@ -240,6 +229,8 @@ class Plan:
                                   "parameters": sum(p.numel() for p in model.parameters()),
                                   "steps": train.steps(recipe.batch), "epochs": recipe.epochs,
                                   "samples": train.samples(recipe.batch), "step_s": 0.0}  # fmt: skip
+        if self.purpose == "run":
+            result["balance_flop_b"] = balance(self.device, recipe.precision)
         if self.purpose == "trace":
             return result
         try:
@@ -325,27 +316,10 @@ class Plan:
 
     def energy(self) -> dict[str, Any]:
         """What this machine can say about energy, and the carbon intensity that the suite asks for."""
-        measure = self.spec["measure"]
-        if measure["energy"] == "off" or self.purpose in ("count", "trace"):
+        if self.purpose in ("count", "trace"):
             return {}
-        for name in measure["meters"]:
-            if name not in sensors.offered():
-                hint = nearest(name, sensors.offered()) or "install the package that offers it"
-                message = f"no installed package offers the meter '{name}'"
-                self.problems.append(Problem("E503", message, self.spec["meters_where"], hint))
-        facts = survey.sensors(measure, cell.device_name(self.device))
-        if not facts["measured"]:
-            facts["energy_model"] = model_parameters()
-        if measure["energy"] == "require" and not facts["measured"]:
-            why = "; ".join(facts["missing"].values())
-            hint = 'energybench doctor says what it has; or: energy = "if available"'
-            message = f"this machine cannot measure energy: {why}"
-            self.problems.append(Problem("E501", message, self.spec["energy_where"], hint))
-        if measure.get("carbon"):
-            try:
-                facts["carbon"] = intensity(measure["carbon"]["country"]) | {"pue": measure["carbon"]["pue"]}
-            except EnergybenchError as error:
-                self.problems += [_placed(problem, self.spec["carbon_where"]) for problem in error.problems]
+        facts, problems = energy(self.spec, cell.device_name(self.device))
+        self.problems += problems
         return facts
 
     def machine(self) -> dict[str, Any]:
@@ -374,21 +348,8 @@ def claim(variant: dict[str, Any], methods: list[Method]) -> Claim | None:
 def user_files(settings: dict[str, Any], base: Path) -> list[str]:
     """Fingerprints of the user's own files that a workload names."""
     uses = [settings["task"], settings["model"]["use"], settings["data"]["use"]]
-    files = [base / use.partition(":")[0] for use in uses if ".py" in use]
+    files = [base / use.partition(":")[0] for use in uses if discovery.names_file(use)]
     return [digest(file.read_text(encoding="utf-8")) for file in files]
-
-
-@cache
-def source_digest() -> str:
-    """A fingerprint of energybench itself, less what only prints and cannot move a figure."""
-    package = Path(__file__).parent
-    files = {str(path.relative_to(package)): path for path in sorted(package.rglob("*.py"))}
-    counted = {name: path for name, path in files.items() if not name.startswith(PRINTERS)}
-    return digest([(name, path.read_text(encoding="utf-8")) for name, path in counted.items()])
-
-
-def _placed(problem: Problem, where: str) -> Problem:
-    return problem if problem.where else Problem(problem.code, problem.message, where, problem.hint)
 
 
 def _placed_key(where: dict[str, str], key: str) -> str:

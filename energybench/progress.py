@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from energybench.inert import inert
 from energybench.record import Trial, Witness
 from energybench.units import format_seconds
 
@@ -36,7 +37,7 @@ class Progress:
     def say(self, text: str) -> None:
         if not self.quiet:
             self._clear()
-            self.console.print(Text(text, "dim"), soft_wrap=True)  # a path stays whole
+            self.console.print(Text(inert(text), "dim"), soft_wrap=True)  # a path stays whole
 
     def confirm(self, question: str) -> bool:
         """Ask at a terminal; where nobody can answer, yes."""
@@ -49,14 +50,14 @@ class Progress:
         except EOFError:
             return False
 
-    def begin(self, folder: Path, total: int, *, resumed: bool, expected_s: float) -> None:
+    def begin(self, folder: Path, total: int, *, resumed: bool, expected_s: float | None) -> None:
         self._total, self._begun = total, time.monotonic()
-        about = "" if resumed else f", about {format_seconds(expected_s)}"
+        about = "" if resumed or expected_s is None else f", about {format_seconds(expected_s)}"
         verb = "continuing in" if resumed else "writing to"
         self.say(f"{total} runs{about}; {verb} {folder}")
 
     def start(self, stage: str, workload: str, method: str) -> None:
-        self._what = f"{stage} · {workload} · {method}"
+        self._what = inert(f"{stage} · {workload} · {method}")
         self.tick(0.0)
 
     def tick(self, elapsed_s: float) -> None:
@@ -82,7 +83,8 @@ class Progress:
         style = "" if record.status == "ok" else "yellow"
         self.console.print(
             Text(
-                f"[{self._done}/{self._total}] {place} {record.workload} · {record.method}: {figures}", style
+                inert(f"[{self._done}/{self._total}] {place} {record.workload} · {record.method}: {figures}"),
+                style,
             ),
             soft_wrap=True,
         )

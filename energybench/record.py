@@ -16,10 +16,31 @@ import json
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from energybench.bounds import MOST_TRIALS
 from energybench.errors import Problem, UsageError
+from energybench.files import held, held_in
 from energybench.kept import sealed, unsealed, write_text
+from energybench.known import Detail, Environment, Machine, Open, Resolved
+from energybench.measurable import (
+    Amount,
+    Blocks,
+    Byte,
+    Celsius,
+    Count,
+    Epochs,
+    Figure,
+    Flop,
+    Joules,
+    Place,
+    Seconds,
+    Seed,
+    Share,
+    Text,
+    Tunings,
+    Window,
+)
 
 SCHEMA = 1  # what is written, and the only one so far that is read
 MEASURED_SOURCES = frozenset({"gpu_counter", "gpu_power_integral", "rapl"})
@@ -29,7 +50,7 @@ Role = Literal["baseline", "twin", "method", "control"]
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 AnyModel = TypeVar("AnyModel", bound=Model)
@@ -42,15 +63,15 @@ class Energy(Model):
             measurement; "unavailable" for a sensor that was never there
     """
 
-    source: str
-    scope: str  # gpu | cpu | dram | machine
-    device: str = ""
-    energy_j: float | None = None
-    error_j: float | None = (
+    source: Text
+    scope: Text  # gpu | cpu | dram | machine
+    device: Text = ""
+    energy_j: Joules | None = None
+    error_j: Amount | None = (
         None  # budget of what the sensor may have missed or added; the truth lies within ±
     )
     reason: str | None = None  # why energy_j is null
-    detail: dict[str, Any] = Field(default_factory=dict)
+    detail: Detail = Field(default_factory=dict)
 
     @property
     def measured(self) -> bool:
@@ -66,11 +87,11 @@ class Energy(Model):
 class Card(Model):
     """The state of one GPU during a window: what may have bent its figures."""
 
-    temperature_start_c: float | None = None
-    temperature_end_c: float | None = None
-    temperature_max_c: float | None = None
-    sm_clock_mhz: float | None = None  # mean over the samples
-    throttled_s: dict[str, float] = Field(default_factory=dict)  # reason → seconds held back
+    temperature_start_c: Celsius | None = None
+    temperature_end_c: Celsius | None = None
+    temperature_max_c: Celsius | None = None
+    sm_clock_mhz: Figure | None = None  # mean over the samples
+    throttled_s: dict[str, Seconds] = Field(default_factory=dict)  # reason → seconds held back
     foreign_pids: list[int] = Field(default_factory=list)  # processes on the card that are not the trial's
     mig: bool | None = None  # sliced: the counter is the whole card's
     mps: bool | None = None  # shared: several processes in one context
@@ -79,20 +100,20 @@ class Card(Model):
 class Sampler(Model):
     """What the reader in the background did in a window, and what it cost."""
 
-    period_s: float
-    samples: int = 0
-    missed: int = 0  # reads that failed
-    largest_gap_s: float = 0.0
-    cpu_s: float = 0.0
+    period_s: Seconds
+    samples: Count = 0
+    missed: Count = 0  # reads that failed
+    largest_gap_s: Seconds = 0.0
+    cpu_s: Seconds = 0.0
 
 
 class Reading(Model):
     """Everything the meters say of one window."""
 
-    wall_s: float
-    cpu_s: float | None = None  # CPU seconds of the process and its children
-    steal_s: float | None = None  # CPU seconds that the host took from this machine
-    pieces: int = 1  # a pause, for an evaluation say, ends one piece and begins another
+    wall_s: Window
+    cpu_s: Seconds | None = None  # CPU seconds of the process and its children
+    steal_s: Seconds | None = None  # CPU seconds that the host took from this machine
+    pieces: Count = 1  # a pause, for an evaluation say, ends one piece and begins another
     energy: list[Energy] = Field(default_factory=list)
     cards: dict[str, Card] = Field(default_factory=dict)  # by UUID
     sampler: Sampler | None = None
@@ -101,24 +122,24 @@ class Reading(Model):
 class Warmup(Model):
     """Steps that nobody bills."""
 
-    steps: int
+    steps: Count
     settled: bool | None = (
         None  # whether the time of a step came to rest; null when a number of steps was asked for
     )
-    step_s: float | None = None  # median of the last rounds
+    step_s: Seconds | None = None  # median of the last rounds
 
 
 class Flag(Model):
     """One reason to trust a number less; `flags.py` holds the list of codes."""
 
-    code: str
+    code: Text
     detail: str = ""
 
 
 class Claim(Model):
     """What the paper or author promises: a saving relative to plain training, of all of it or of its backward."""
 
-    saving_rel: float
+    saving_rel: Share
     of: Literal["training", "backward"] = "training"
     source: str = ""
 
@@ -126,21 +147,21 @@ class Claim(Model):
 class Passes(Model):
     """The loop's own tally. `keys` says what the steps did: {"plain": {"steps": 90, "samples": 11520}, ...}."""
 
-    forwards: int = 0
-    backwards: int = 0
-    updates: int = 0
-    samples_forward: int = 0
-    epochs_trained: float = 0
-    keys: dict[str, dict[str, int]] = Field(default_factory=dict)
+    forwards: Count = 0
+    backwards: Count = 0
+    updates: Count = 0
+    samples_forward: Count = 0
+    epochs_trained: Epochs = 0
+    keys: dict[str, dict[str, Count]] = Field(default_factory=dict)
 
 
 class Layer(Model):
     """What the stack's formulas save in one operator of one module, all phases together."""
 
     name: str  # "conv layer1.0.conv1"
-    flop_saved_rel: float | None = None
-    bytes_saved_rel: float | None = None
-    intensity_flop_b: float | None = None  # FLOP per byte in plain training
+    flop_saved_rel: Share | None = None
+    bytes_saved_rel: Share | None = None
+    intensity_flop_b: Amount | None = None  # FLOP per byte in plain training
 
 
 class Estimate(Model):
@@ -149,23 +170,26 @@ class Estimate(Model):
     Bytes are those of kernels that read each operand once and write each result once: a lower bound.
     """
 
-    plain_flop: float
-    estimated_flop: float
-    plain_by_phase: dict[str, float] = Field(default_factory=dict)
-    estimated_by_phase: dict[str, float] = Field(default_factory=dict)
-    plain_b: float | None = None
-    estimated_b: float | None = None
+    plain_flop: Flop
+    estimated_flop: Flop
+    plain_by_phase: dict[str, Flop] = Field(default_factory=dict)
+    estimated_by_phase: dict[str, Flop] = Field(default_factory=dict)
+    plain_b: Byte | None = None
+    estimated_b: Byte | None = None
+    balance_flop_b: Amount | None = None  # FLOP/B that the machine was timed at: flops/balance.py
+    memory_bound_rel: Share | None = None  # of plain training's time on that roofline, what waits for memory
+    roofline_saved_rel: Figure | None = None  # of that time, by the formulas' FLOPs and bytes
     layers: list[Layer] = Field(default_factory=list)  # those that save most FLOPs, most first
 
 
 class Target(Model):
     """When the target quality was first reached; null when it was not."""
 
-    metric: str
-    at_least: float
-    epoch: int | None = None
-    steps: int | None = None
-    wall_s: float | None = None
+    metric: Text
+    at_least: Figure
+    epoch: Count | None = None
+    steps: Count | None = None
+    wall_s: Window | None = None
     energy: list[Energy] = Field(default_factory=list)
 
 
@@ -173,41 +197,42 @@ class Trial(Model):
     """One cell in one block, metered."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
-    trial: str  # file stem: "b0-i0-cnn-digits.mine"
-    workload: str
-    method: str  # the variant's label; "baseline" and "twin" are labels too
+    trial: Text  # file stem: "b0-i0-cnn-digits.mine"
+    workload: Text
+    method: Text  # the variant's label; "baseline" and "twin" are labels too
     role: Role
-    of: str | None = None  # a control's method label
-    block: int
-    seed: int
-    invocation: int
-    position: int  # place in the block's random order
+    of: Text | None = None  # a control's method label
+    block: Place
+    seed: Seed
+    invocation: Place
+    position: Place  # place in the block's random order
     status: Status
     reason: str | None = None
     digest: str
     started_at: str  # ISO 8601, UTC
-    device: str = "cpu"  # "cpu" or a GPU's UUID
-    settings: dict[str, Any] = Field(default_factory=dict)
-    environment: dict[str, Any] = Field(default_factory=dict)
+    device: Text = "cpu"  # "cpu" or a GPU's UUID
+    settings: Open = Field(default_factory=dict)
+    environment: Environment = Field(default_factory=dict)
 
-    epochs: int | None = None
-    steps: int | None = None
-    samples: int | None = None  # size of the training set
+    epochs: Count | None = None
+    steps: Count | None = None
+    samples: Count | None = None  # size of the training set
     phases: dict[str, Reading] = Field(
         default_factory=dict
     )  # setup, idle_before, train, evaluate, idle_after, ...
     warmup: Warmup | None = None
     trace: str | None = None  # the power trace's file, from the run's folder
-    data_wait_s: float | None = None
-    memory_device_b: int | None = None
-    memory_resident_b: int | None = None
+    data_wait_s: Seconds | None = None
+    memory_device_b: Count | None = None
+    memory_resident_b: Count | None = None
     passes: Passes | None = None
-    quality: dict[str, float] = Field(default_factory=dict)
-    curve: list[dict[str, float | None]] = Field(default_factory=list)  # epoch, loss, wall_s
+    quality: dict[Text, Figure] = Field(default_factory=dict)
+    curve: list[dict[str, Figure | None]] = Field(default_factory=list)  # epoch, loss, wall_s
     target: Target | None = None
     estimate: Estimate | None = None
+    flop: dict[str, Flop] = Field(default_factory=dict)  # estimated, counted: by a command's own word
     claim: Claim | None = None
-    diagnostics: dict[str, Any] = Field(default_factory=dict)
+    diagnostics: Open = Field(default_factory=dict)
     flags: list[Flag] = Field(default_factory=list)
     weights_sha256: str | None = None
 
@@ -219,11 +244,11 @@ class Trial(Model):
 class Counted(Model):
     """What the independent counter saw of the steps of one kind."""
 
-    steps: int
-    samples: int
-    counted_steps: int
-    flop_per_sample: float
-    flop_per_sample_sd: float = 0.0
+    steps: Count
+    samples: Count
+    counted_steps: Count
+    flop_per_sample: Flop
+    flop_per_sample_sd: Amount = 0.0
 
 
 class Shadow(Model):
@@ -233,9 +258,9 @@ class Shadow(Model):
     waits for the device, so the sums are longer than a run that is left alone; their differences are what is meant.
     """
 
-    steps: int = 0
-    plain_s: dict[str, float] = Field(default_factory=dict)
-    method_s: dict[str, float] = Field(default_factory=dict)
+    steps: Count = 0
+    plain_s: dict[str, Window] = Field(default_factory=dict)
+    method_s: dict[str, Window] = Field(default_factory=dict)
     reason: str | None = None  # why there is none
 
 
@@ -243,41 +268,40 @@ class Witness(Model):
     """One cell run once, unmetered, under the FLOP counter: block 0's seed."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
-    workload: str
-    method: str
+    workload: Text
+    method: Text
     role: Role
-    seed: int
+    seed: Seed
     digest: str
     status: Status
     reason: str | None = None
-    counted_flop: float | None = None
-    counted_error_flop: float = 0.0  # half width of a 95 % interval; 0 when every step was counted
-    outside_steps_flop: float = 0.0  # counted in an epoch but outside any step: probes, rounds
+    counted_flop: Flop | None = None
+    counted_error_flop: Amount = 0.0  # half width of a 95 % interval; 0 when every step was counted
+    outside_steps_flop: Amount = 0.0  # counted in an epoch but outside any step: probes, rounds
     keys: dict[str, Counted] = Field(default_factory=dict)
-    by_op: dict[str, float] = Field(default_factory=dict)
-    uncounted_calls: dict[str, int] = Field(default_factory=dict)  # operations that neither counts
+    by_op: dict[str, Flop] = Field(default_factory=dict)
+    uncounted_calls: dict[str, Count] = Field(default_factory=dict)  # operations that neither counts
     passes: Passes | None = None
     estimate: Estimate | None = None
     shadow: Shadow | None = None  # of a method's cell
-    wall_s: float | None = None
+    wall_s: Seconds | None = None
 
 
 class Cell(Model):
     """One workload × method variant, as planned."""
 
-    workload: str
-    method: str
+    workload: Text
+    method: Text
     role: Role
-    of: str | None = None
-    stack: list[dict[str, Any]] = Field(
-        default_factory=list
-    )  # [{use, parameters, source, sha256}], outermost first
+    of: Text | None = None
+    stack: list[Open] = Field(default_factory=list)  # [{use, parameters, source, sha256}], outermost first
+    command: list[str] = Field(default_factory=list)  # what runs instead of our loop; {seed} as written
     claim: Claim | None = None
-    tuned_trials: int | None = None  # full trainings that choosing the method's parameters took
-    epochs: list[int] = Field(default_factory=list)  # a control's kept budget, block by block
+    tuned_trials: Tunings | None = None  # full trainings that choosing the method's parameters took
+    epochs: list[Count] = Field(default_factory=list)  # a control's kept budget, block by block
     digest: str = ""
-    expected_s: float | None = None
-    plain_flop: float | None = None
+    expected_s: Seconds | None = None
+    plain_flop: Flop | None = None
     skipped: str | None = None  # why this cell is not run
 
     @property
@@ -288,7 +312,7 @@ class Cell(Model):
 class Invocation(Model):
     """One call of `energybench run` on this folder."""
 
-    number: int
+    number: Place
     argv: list[str]
     started_at: str
     ended_at: str | None = None
@@ -298,32 +322,41 @@ class Invocation(Model):
 class Looks(Model):
     """When verdicts may be looked at: numbers of blocks, rising, declared before the first block."""
 
-    at: list[int]  # the last is the most blocks there will be
-    taken: list[int] = Field(default_factory=list)  # looks that were taken, those of a --max-time too
+    at: list[Blocks]  # the last is the most blocks there will be
+    taken: list[Blocks] = Field(default_factory=list)  # looks that were taken, those of a --max-time too
 
 
 class RunFile(Model):
     """Everything that explains the records beside it."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
-    suite: str
+    suite: Text
     about: str = ""
-    run: str
+    run: Text
     digest: str
     stamp: list[str] = Field(default_factory=list)  # "quick", "--set ...": on every page's title
     suite_path: str
     suite_text: str
-    resolved: dict[str, Any]
+    resolved: Resolved
     cells: list[Cell] = Field(default_factory=list)
-    blocks: int  # declared before the first: with `looks` the most there will be
+    blocks: Blocks  # declared before the first: with `looks` the most there will be
     looks: Looks | None = None  # None: one look, when all blocks are there
-    closed: int | None = None  # blocks after which every comparison was decided, before the last look
-    added: int = 0  # blocks that were added to the finished run: exploratory, in no verdict
-    machine: dict[str, Any] = Field(default_factory=dict)
+    closed: Blocks | None = None  # blocks after which every comparison was decided, before the last look
+    added: Place = 0  # blocks that were added to the finished run: exploratory, in no verdict
+    machine: Machine = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)  # name → path used
-    data: dict[str, Any] = Field(default_factory=dict)  # name → {source, sha256, train, test, ...}
+    data: Open = Field(default_factory=dict)  # name → {source, sha256, train, test, ...}
     invocations: list[Invocation] = Field(default_factory=list)
     finished: bool = False
+
+    @model_validator(mode="after")
+    def _can_be_reported(self) -> RunFile:
+        trials = len(self.cells) * (self.blocks + self.added)
+        if trials > MOST_TRIALS:
+            raise ValueError(f"{trials:,} trials are declared; at most {MOST_TRIALS:,} can be reported")
+        if max(self.closed or 0, *(self.looks.at if self.looks else [0])) > self.blocks:
+            raise ValueError(f"a look lies beyond the {self.blocks} blocks that are declared")
+        return self
 
     @property
     def counted(self) -> int:
@@ -349,7 +382,7 @@ def read(path: Path, kind: type[AnyModel]) -> AnyModel:
         hint = "restore it from a copy; a new run goes beside it: --new, or another --out"
     found = unsealed(path, SCHEMA, kind.__name__, hint)
     try:
-        return kind.model_validate(found)
+        return kind.model_validate(found, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -358,8 +391,8 @@ def read(path: Path, kind: type[AnyModel]) -> AnyModel:
 
 
 def read_folder(folder: Path) -> tuple[RunFile, list[Trial], list[Witness]]:
-    """A run and all its records, in a stable order."""
-    run = read(folder / "run.json", RunFile)
-    trials = [read(path, Trial) for path in sorted((folder / "records").glob("*.json"))]
-    witnesses = [read(path, Witness) for path in sorted((folder / "witness").glob("*.json"))]
+    """A run and all its records, in a stable order. Raises UsageError E612 for a link out of the folder."""
+    run = read(held(folder, folder / "run.json"), RunFile)
+    trials = [read(path, Trial) for path in held_in(folder, "records", "*.json")]
+    witnesses = [read(path, Witness) for path in held_in(folder, "witness", "*.json")]
     return run, trials, witnesses

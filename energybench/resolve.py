@@ -12,18 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from energybench.bounds import DEPTH
 from energybench.errors import Problem, nearest
 from energybench.variants import method_label, toml
 from energybench.where import Loc, Position
 
 OVERLAID = ("trials", "measure", "accept", "workload", "skip")  # what [quick] may change
-WORKLOAD_OVERLAID = ("task", "model", "data", "train", "target")
+WORKLOAD_OVERLAID = ("task", "model", "data", "train", "target", "options")
+OF_COMMANDS = ("options",)  # of these, what only a workload that is a command has
 SETTABLE = ("suite", "about", "trials", "measure", "accept", "workload", "method")
 # A choice, what it is where none is written, and its keys: whoever chooses anew does not inherit them.
 BELONGS: dict[str, tuple[str, str | None, tuple[str, ...] | None]] = {
     "model": ("use", None, None),  # every key
     "data": ("use", None, ("options",)),
     "train": ("optimizer", "sgd", ("momentum", "nesterov", "betas")),
+    "quality": ("from", None, None),
 }
 
 
@@ -150,8 +153,14 @@ def quicken(tree: Node) -> Node:
     for key, over in quick.value.items():
         if key == "workload" and isinstance(over.value, dict):
             known = {inner: node for inner, node in over.value.items() if inner in WORKLOAD_OVERLAID}
-            over = Node(known, over.place)
-            tree = _with(tree, key, [lay(entry, over, keep_place=True) for entry in tree.items(key)])
+            commands = [entry.get("command") is not None for entry in tree.items(key)]
+            new = []
+            for entry, command in zip(tree.items(key), commands, strict=True):
+                # What fits no workload at all is laid over every one, whose own check then tells.
+                fits = {inner: node for inner, node in known.items()
+                        if (inner in OF_COMMANDS) == command or (inner in OF_COMMANDS) not in commands}  # fmt: skip
+                new.append(lay(entry, Node(fits, over.place), keep_place=True))
+            tree = _with(tree, key, new)
         elif key == "skip" and isinstance(over.value, list):  # in addition to the suite's own
             base = tree.get(key)
             before = base.value if base is not None and isinstance(base.value, list) else []
@@ -181,6 +190,12 @@ def quick_problems(tree: Node) -> list[Problem]:
     return problems
 
 
+def too_deep(text: str) -> bool:
+    """Whether a dotted key may have more parts than anyone means: TOML's readers take the square of them in time."""
+    return any(part.count(".") > DEPTH for part in re.split(r"[^\w\-\"'. \t]+", text))
+
+
+LONGEST_SET = 10_000  # characters of a --set
 _OVERRIDE = re.compile(
     r"""\s*([A-Za-z_]+)(?:\[(.*?)\])?((?:\.(?:"[^"]*"|'[^']*'|[^.="'\s]+))*)\s*=\s*(.*?)\s*"""
 )
@@ -193,6 +208,8 @@ def override(tree: Node, text: str) -> tuple[Node, list[Problem]]:
     def wrong(message: str, hint: str = "") -> tuple[Node, list[Problem]]:
         return tree, [Problem("E206", message, place, hint or "such as --set workload.train.epochs=2")]
 
+    if len(text) > LONGEST_SET or too_deep(text):
+        return tree, [Problem("E206", "longer or deeper than any key and its value", f"--set {text[:40]}…")]
     match = _OVERRIDE.fullmatch(text)
     if match is None:
         return wrong("expected KEY=VALUE with a dotted key")
@@ -203,7 +220,7 @@ def override(tree: Node, text: str) -> tuple[Node, list[Problem]]:
         return wrong("no value after the '='")
     try:
         keys = _dotted(rest)
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         return wrong(f"'{head}{rest}' is not a dotted key")
     several = head in ("workload", "method")
     if name is not None and not several:
@@ -244,7 +261,7 @@ def _toml_value(written: str) -> Any:
     """As TOML would read it; what TOML cannot read is a string, so that `limit=10 min` needs no quotes."""
     try:
         parsed = tomllib.loads(f"value = {written}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # a number of more digits than Python reads, brackets without end
         return written
     return parsed["value"] if len(parsed) == 1 else written
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,11 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from energybench import schedule
+from energybench import light, schedule, supervise
 from energybench.changed import changes
+from energybench.command_cell import environment
+from energybench.command_tables import fill_words
 from energybench.errors import (
-    EXIT_FINE,
     EXIT_INTERRUPTED,
+    EXIT_REGRESSION,
     EXIT_TRIALS_FAILED,
     CannotWrite,
     Problem,
@@ -45,15 +48,18 @@ from energybench.record import (
 from energybench.stats import FEWEST_BLOCKS
 from energybench.suite import Suite, slug
 
+AROUND_S = 60.0  # beyond its limit, for what happens around a command: sensors, idle windows, an end by force
+
 
 def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: str | None = None,
         argv: list[str] | None = None, progress: Progress, until_decided: bool = False, max_s: float | None = None,
-        add_blocks: int = 0) -> tuple[int, Path]:  # fmt: skip
+        add_blocks: int = 0, strict: bool = False) -> tuple[int, Path]:  # fmt: skip
     """Run what is missing of a suite and report. Returns the exit code and the run's folder.
 
     until_decided: up to the suite's `blocks_max`, ending at the first declared look that decides every comparison
     max_s:         ends after the block in progress; the same call continues
     add_blocks:    so many beyond a finished run's: exploratory, in no verdict
+    strict:        a requirement of the suite that is left undecided is exit code 4
     """
     began = time.monotonic()
     if until_decided and suite.trials.blocks_max is None:
@@ -62,8 +68,9 @@ def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: s
         raise UsageError(Problem("E203", message, suite.where(("trials",)), hint))
     launcher = Launcher()
     with scratch() as place, _terminate_as_interrupt(), held_open():
-        launcher.warm()
-        progress.say(f"checking {suite.path.name}: methods, models, data")
+        if suite.trains:
+            launcher.warm()
+        progress.say(f"checking {suite.path.name}: {'methods, models, data' if suite.trains else 'commands'}")
         planned = plan(suite, launcher, place, device=device, until_decided=until_decided, added=add_blocks)
         differs = partial(changes, planned=planned)
         folder = choose(suite.suite, planned.digest, out, fresh, add_blocks > 0, progress.say, differs)
@@ -71,13 +78,14 @@ def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: s
             _ask_about_another(suite, differs, progress)
         with folder.lock():
             folder.admit(planned.digest, differs, finished=add_blocks > 0)  # nobody came between
-            runner = _Runner(planned, folder, launcher, place, progress, argv or sys.argv, add_blocks)
+            runner = _Runner(planned, folder, launcher, place, progress, argv or sys.argv, add_blocks, strict)
             return runner.run(None if max_s is None else began + max_s), folder.path
 
 
 class _Runner:
     def __init__(self, planned: Planned, folder: Folder, launcher: Launcher, place: Path, progress: Progress,
-                 argv: list[str], added: int) -> None:  # fmt: skip
+                 argv: list[str], added: int, strict: bool) -> None:  # fmt: skip
+        self.strict = strict
         self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
         self.progress, self.suite = progress, planned.suite
         self.done, self.counted = folder.trials(), folder.witnessed()  # a damaged one ends it here
@@ -100,6 +108,7 @@ class _Runner:
         try:
             for cell in witnesses:
                 self._witness(cell)
+            self._warm_up(slots)
             outcome, finished = self._train(slots, blocks, deadline)
             summary = self._report(outcome, finished)
         except KeyboardInterrupt:
@@ -109,7 +118,10 @@ class _Runner:
         self.progress.end(summary, self.folder.report)
         if not finished:
             self.progress.say(f"{outcome}; the same command continues")
-        return EXIT_TRIALS_FAILED if _failed(self.folder.trials()) else EXIT_FINE
+        from energybench.report import required
+
+        code = required.exit_code(summary.required, self.strict)
+        return EXIT_TRIALS_FAILED if code != EXIT_REGRESSION and _failed(self.folder.trials()) else code
 
     def _train(self, slots: list[schedule.Slot], blocks: int, deadline: float | None) -> tuple[str, bool]:
         """Block by block: how it ended, and whether that is the end of the run."""
@@ -176,10 +188,26 @@ class _Runner:
         }  # fmt: skip
         self.progress.start(f"block {slot.block + 1}/{self.blocks}", cell.workload, cell.method)
         out = self.folder.records / f"{slot.trial}.json"
-        outcome = self._call(cell, "trial", header, epochs, slot.trial, out, self.suite.trials.limit)
+        run = self._command if cell.command else self._call
+        outcome = run(cell, "trial", header, epochs, slot.trial, out, self.suite.trials.limit)
         if not out.exists():
             write_json(out, Trial.model_validate({**header, **_failure(outcome)}))
         self.progress.finish(read(out, Trial))
+
+    def _warm_up(self, slots: list[schedule.Slot]) -> None:
+        """Each workload's own command once, unmetered and no longer than the suite's warm-up: what it reads is then
+        in memory for the first trial as for the others."""
+        spec = self.planned.spec
+        amount, seed = spec["warmup"], self.suite.trials.seed
+        names = dict.fromkeys(slot.cell.workload for slot in slots if slot.cell.command)
+        for name in names if amount["unit"] == "s" and amount["count"] > 0 else ():
+            cell = next(c for c in self.planned.cells if c.workload == name and c.role == "baseline")
+            header: dict[str, Any] = {"seed": seed, "block": 0, "trial": "warmup"}
+            self.progress.start("warming up", name, cell.method)
+            with suppress(OSError):  # the trials tell
+                supervise.run(fill_words(cell.command, header), cwd=Path(spec["base"]), discard=True,
+                              env=environment(header, self.place / "warmup.jsonl", spec["threads"]),
+                              limit_s=amount["count"], tick=self.progress.tick)  # fmt: skip
 
     def _witness(self, cell: Cell) -> None:
         name = f"{slug(cell.workload)}.{slug(cell.method)}"
@@ -203,7 +231,8 @@ class _Runner:
         write_text(in_path, json.dumps({
             "mode": mode, "header": header, "base": spec["base"], "epochs": epochs, "stack": cell.stack,
             "workload": {key: value for key, value in workload.items() if key != "where"},
-            "data": known["data"], "ledger": known["ledger"], "warmup": spec["warmup"],
+            "data": known["data"], "ledger": known["ledger"],
+            "balance_flop_b": known.get("balance_flop_b"), "warmup": spec["warmup"],
             "measure": self.planned.measure, "threads": spec["threads"], "device": self.planned.device,
             "device_name": self.planned.device_name, "trace": str(self.folder.traces / f"{name}.csv.gz"),
         }))  # fmt: skip
@@ -217,10 +246,32 @@ class _Runner:
             outcome = self.launcher.call("energybench.cell:main", in_path, out, log=log, limit_s=limit_s,
                                       tick=self.progress.tick)  # fmt: skip
         finally:
-            with suppress(OSError):
-                if not log.stat().st_size:
-                    log.unlink()
-                log.parent.rmdir()
+            _unless_empty(log)
+        return self._written(outcome, out)
+
+    def _command(self, cell: Cell, mode: str, header: dict[str, Any], epochs: int | None, name: str, out: Path,
+                 limit_s: float) -> Outcome:  # fmt: skip
+        """A trial that is a command, in a process of its own that needs no torch."""
+        spec = self.planned.spec
+        workload = next(w for w in spec["commands"] if w["name"] == cell.workload)
+        in_path, log = self.place / "cell.in.json", self.folder.path / "logs" / f"{name}.log"
+        write_text(in_path, json.dumps({
+            "mode": "command", "header": header, "base": spec["base"], "command": cell.command,
+            "workload": {key: value for key, value in workload.items() if key != "where"},
+            "metric": spec["metric"], "measure": self.planned.measure_commands, "threads": spec["threads"],
+            "device_name": self.planned.command_device, "limit_s": limit_s,
+            "windows": str(self.place / f"{name}.windows.jsonl"), "trace": str(self.folder.traces / f"{name}.csv.gz"),
+            "log": str(log),
+        }))  # fmt: skip
+        try:
+            outcome = light.call("energybench.command_cell", in_path, out, tick=self.progress.tick,
+                                 limit_s=limit_s + spec["cooldown"]["longest"] + AROUND_S)  # fmt: skip
+        finally:
+            _unless_empty(log)
+        return self._written(outcome, out)
+
+    @staticmethod
+    def _written(outcome: Outcome, out: Path) -> Outcome:
         if outcome.unwritten:
             raise CannotWrite.of(OSError(None, "its process found the disk full or read-only"), out)
         return outcome
@@ -239,14 +290,16 @@ class _Runner:
     def _new_run_file(self) -> RunFile:
         suite, planned = self.suite, self.planned
         data = {name: {key: value for key, value in found["data"].items() if key != "file"}
-                | {"parameters": found["parameters"]} for name, found in planned.workloads.items()}  # fmt: skip
+                | {"parameters": found["parameters"]}
+                for name, found in planned.workloads.items() if found["data"]}  # fmt: skip
         return RunFile(
             suite=suite.suite, about=suite.about, run=self.folder.path.name, digest=planned.digest, stamp=suite.stamp,
             suite_path=suite.path.name, suite_text=suite.text, resolved=suite.digest_source(),
             cells=[cell.model_copy(update={"stack": [_portable(s) for s in cell.stack]}) for cell in planned.cells],
             blocks=planned.blocks, looks=Looks(at=planned.looks) if planned.looks else None,
             machine=planned.machine, data=data,
-            sources={s["name"]: f"{Path(s['path']).name} ({s['origin']})" for c in planned.cells for s in c.stack},
+            sources={s["name"]: f"{Path(s['path']).name} ({s['origin']})" for c in planned.cells for s in c.stack}
+            | planned.sources,
         )  # fmt: skip
 
     def _closed(self, outcome: str, finished: bool) -> RunFile:
@@ -288,6 +341,13 @@ def _failure(outcome: Outcome) -> dict[str, Any]:
     return {"status": status, "reason": outcome.reason or "it ended without a record"}
 
 
+def _unless_empty(log: Path) -> None:
+    with suppress(OSError):
+        if not log.stat().st_size:
+            log.unlink()
+        log.parent.rmdir()
+
+
 def _portable(method: dict[str, Any]) -> dict[str, Any]:
     """A stack's entry without the folders of this machine."""
     return method | {"path": Path(method["path"]).name}
@@ -320,6 +380,9 @@ def _terminate_as_interrupt() -> Iterator[None]:
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
         if handler != signal.SIG_IGN:  # nohup

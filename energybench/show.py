@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import textwrap
 from collections.abc import Callable, Iterator
@@ -11,9 +12,13 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.highlighter import JSONHighlighter
 from rich.table import Table
 from rich.text import Text
 
+from energybench import windows
+from energybench.command_tables import written
+from energybench.inert import inert, json_text
 from energybench.progress import redraws
 from energybench.record import Trial, Witness, read, read_folder
 from energybench.units import format_bytes, format_flop, format_ratio, format_seconds
@@ -26,17 +31,26 @@ POWERS = {
 PARTS = {"gpu": "the GPU that trains", "cpu": "the processor", "dram": "the memory", "machine": "the machine"}
 
 
+def inert_text(text: str, style: str = "", **options: Any) -> Text:
+    """Names come from files that others wrote."""
+    return Text(inert(text), style, **options)
+
+
 def print_plan(facts: dict[str, Any], console: Console) -> None:
     title = " · ".join([f"{facts['suite']}: {facts['path']}", *facts["stamp"]])
-    console.print(Text(title, "bold"), soft_wrap=True)
-    for name, known in facts["workloads"].items():
+    console.print(inert_text(title, "bold"), soft_wrap=True)
+    for name in dict.fromkeys(cell["workload"] for cell in facts["cells"]):
+        known = facts["workloads"].get(name)
         cells = [cell for cell in facts["cells"] if cell["workload"] == name]
         console.print()
-        console.print(Text(name, "bold"), soft_wrap=True)
+        console.print(inert_text(name, "bold"), soft_wrap=True)
+        if known is None:
+            _print_commands(cells, console)
+            continue
         data, steps = known["data"], known["steps_per_epoch"]
         samples = f"{data['train']:,} + {data['test']:,} samples of {data['source']}"
         pace = f"{steps} steps an epoch of {format_seconds(known['step_s'])}"
-        console.print(Text(f"{known['parameters']:,} parameters; {samples}; {pace}"))
+        console.print(inert_text(f"{known['parameters']:,} parameters; {samples}; {pace}"))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("method", overflow="fold")
         table.add_column("plain FLOPs", justify="right")
@@ -46,25 +60,36 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
             note = f"{_range(cell['epochs'])} epochs" if cell["epochs"] else ""
             flop = format_flop(cell["plain_flop"]) if cell["plain_flop"] else "–"
             about = "not run" if cell["skipped"] else format_seconds(cell["expected_s"])
-            table.add_row(Text(cell["method"]), flop, about, Text(cell["skipped"] or note))
+            table.add_row(inert_text(cell["method"]), flop, about, inert_text(cell["skipped"] or note))
         console.print(table)
     for note in facts["notes"]:
-        console.print(Text(f"note: {note}", "yellow"))
+        console.print(inert_text(f"note: {note}", "yellow"))
     if energy := _sensors(facts["machine"]):
-        console.print(Text(energy, "dim"))
+        console.print(inert_text(energy, "dim"))
     methods = {name: path for cell in facts["cells"] for name, path in cell["methods"].items()}
     for name, path in sorted(methods.items()):
-        console.print(Text(f"{name}: {path}", "dim"), soft_wrap=True)
+        console.print(inert_text(f"{name}: {path}", "dim"), soft_wrap=True)
+    about = "" if facts["expected_s"] is None else f", about {format_seconds(facts['expected_s'])}"
     console.print(
         f"{facts['blocks']} blocks, {facts['trials']} trials and {facts['witnesses']} counted runs "
-        f"on {facts['device']}, about {format_seconds(facts['expected_s'])}. No mistake found."
+        f"on {facts['device']}{about}. No mistake found."
     )
+
+
+def _print_commands(cells: list[dict[str, Any]], console: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", overflow="fold")
+    table.add_column("command", overflow="fold")
+    for cell in cells:
+        text = f"not run: {cell['skipped']}" if cell["skipped"] else written(cell["command"])
+        table.add_row(inert_text(cell["method"]), inert_text(text))
+    console.print(table)
 
 
 def print_run(folder: Path, console: Console) -> None:
     run, trials, _ = read_folder(folder)
     console.print(
-        Text(
+        inert_text(
             " · ".join(
                 [f"{run.suite} · run {run.run}", *run.stamp, *([] if run.finished else ["unfinished"])]
             ),
@@ -76,17 +101,24 @@ def print_run(folder: Path, console: Console) -> None:
         table.add_column(heading, overflow="fold")
     for trial in sorted(trials, key=lambda t: (t.block, t.invocation, t.position)):
         quality = ", ".join(f"{key} {value:.4g}" for key, value in trial.quality.items())
-        table.add_row(Text(trial.trial), trial.status, format_seconds(trial.train.wall_s) if trial.train else "–",
-                      quality, Text(trial.reason or ""))  # fmt: skip
+        table.add_row(inert_text(trial.trial), trial.status, format_seconds(trial.train.wall_s) if trial.train else "–",
+                      inert_text(quality), inert_text(trial.reason or ""))  # fmt: skip
     console.print(table)
 
 
 def print_record(path: Path, console: Console) -> None:
     """The record's own JSON, with the figures that people look for first."""
+    if (measured := windows.record(path)) is not None:
+        for window in measured.windows:
+            console.print(
+                inert_text(f"{'  ' * window.path.count('/')}{windows.sentence(window)}"), soft_wrap=True
+            )
+        console.print(JSONHighlighter()(json_text(json.loads(path.read_bytes()))), soft_wrap=True)
+        return
     kind: type[Trial] | type[Witness] = Witness if path.parent.name == "witness" else Trial
     record = read(path, kind)
     console.print(
-        Text(
+        inert_text(
             f"{record.workload} · {record.method} · {record.status}"
             + (f": {record.reason}" if record.reason else ""),
             "bold",
@@ -101,10 +133,11 @@ def print_record(path: Path, console: Console) -> None:
                 for e in reading.energy
             )
             times = f"{format_seconds(reading.wall_s)} wall, {format_seconds(reading.cpu_s or 0)} CPU"
-            console.print(Text(f"  {name}: {times}" + (f", {energy}" if energy else "")))
+            console.print(inert_text(f"  {name}: {times}" + (f", {energy}" if energy else "")))
         if record.memory_resident_b:
             console.print(f"  memory: {format_bytes(record.memory_resident_b)} resident at most")
-    console.print_json(path.read_text(encoding="utf-8"))
+    told = json_text(json.loads(path.read_bytes()))
+    console.print(JSONHighlighter()(told), soft_wrap=True)
 
 
 def _sensors(machine: dict[str, Any]) -> str:
@@ -213,7 +246,7 @@ def _verdict(facts: dict[str, Any]) -> str:
 def _remedy(console: Console, remedy: str, indent: str = "  ") -> None:
     """A command stays on one line, however narrow the terminal, so that it can be copied whole."""
     if remedy:
-        console.print(Text(f"{indent}remedy: {remedy}", "dim"), soft_wrap=True)
+        console.print(inert_text(f"{indent}remedy: {remedy}", "dim"), soft_wrap=True)
 
 
 def _say(console: Console, text: str, style: str = "", indent: str = "") -> None:
@@ -221,7 +254,7 @@ def _say(console: Console, text: str, style: str = "", indent: str = "") -> None
     lines = textwrap.wrap(text.replace(" %", "\u00a0%"), console.width, initial_indent=indent, subsequent_indent=indent,
                           break_long_words=False, break_on_hyphens=False)  # fmt: skip
     for line in lines:
-        console.print(Text(line.replace("\u00a0", " "), style), soft_wrap=True)
+        console.print(inert_text(line.replace("\u00a0", " "), style), soft_wrap=True)
 
 
 @contextmanager
@@ -232,7 +265,7 @@ def waiting(console: Console, what: str) -> Iterator[Callable[[float], None]]:
 
     def tick(elapsed_s: float) -> None:
         if live:
-            line = Text(f"{what}: {elapsed_s:.0f} s", "dim", no_wrap=True)
+            line = inert_text(f"{what}: {elapsed_s:.0f} s", "dim", no_wrap=True)
             line.truncate(max(10, console.width - 1), overflow="ellipsis")
             console.file.write("\r\x1b[2K")
             console.print(line, end="")
@@ -240,7 +273,7 @@ def waiting(console: Console, what: str) -> Iterator[Callable[[float], None]]:
     if live:
         tick(0.0)
     else:
-        console.print(Text(what), soft_wrap=True)
+        console.print(inert_text(what), soft_wrap=True)
     try:
         yield tick
     finally:

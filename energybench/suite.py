@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError
 
+from energybench.bounds import DEPTH, MOST_PROBLEMS, SKIPPED_PAIRS, SUITE_B, SUITE_ENTRIES, SUITE_VALUES
+from energybench.command_tables import CommandMethod, CommandWorkload, fill
 from energybench.discovery import shipped
 from energybench.errors import Problem, UsageError, in_order, nearest
-from energybench.explain import FOLDER_NAME, explain, unfit
+from energybench.explain import FOLDER_NAME, explain, unfit, untagged
+from energybench.files import read_bytes
 from energybench.resolve import (
     OVERLAID,
     WORKLOAD_OVERLAID,
@@ -30,10 +35,11 @@ from energybench.resolve import (
     override,
     quick_problems,
     quicken,
+    too_deep,
     without,
 )
-from energybench.tables import Accept, Measure, Method, Several, Skip, Table, Trials, Workload
-from energybench.variants import MOST_CELLS, Variant, expand, matches
+from energybench.tables import Accept, Measure, Method, Require, Several, Skip, Table, Trials, Workload
+from energybench.variants import MOST_CELLS, Variant, counted, expand, matches, variants_of
 from energybench.where import positions
 
 
@@ -45,6 +51,25 @@ class SuiteError(UsageError):
         self.rest = rest
 
 
+def _kind(trained: str) -> Any:
+    """A table that holds a command is another kind of table than one that names a model or a method."""
+
+    def tag(value: Any) -> str:
+        given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+        return f"Command{trained}" if "command" in given else trained
+
+    return Discriminator(tag)
+
+
+AnyWorkload = Annotated[
+    Annotated[Workload, Tag("Workload")] | Annotated[CommandWorkload, Tag("CommandWorkload")],
+    _kind("Workload"),
+]
+AnyMethod = Annotated[
+    Annotated[Method, Tag("Method")] | Annotated[CommandMethod, Tag("CommandMethod")], _kind("Method")
+]
+
+
 class Suite(Table):
     """A suite as it runs: `extends`, the quick overlay and `--set` applied, quantities in SI units."""
 
@@ -54,9 +79,10 @@ class Suite(Table):
     trials: Trials = Field(default_factory=Trials)
     measure: Measure = Field(default_factory=Measure)
     accept: Accept = Field(default_factory=Accept)
-    workloads: Several[Workload] = Field(alias="workload", min_length=1)
-    methods: Several[Method] = Field(default=(), alias="method")
+    workloads: Several[AnyWorkload] = Field(alias="workload", min_length=1)
+    methods: Several[AnyMethod] = Field(default=(), alias="method")
     skips: Several[Skip] = Field(default=(), alias="skip")
+    requires: Several[Require] = Field(default=(), alias="require")
     quick: dict[str, Any] = Field(default_factory=dict, exclude=True)
 
     _path: Path = PrivateAttr(default=Path())
@@ -73,6 +99,11 @@ class Suite(Table):
     def text(self) -> str:
         """The file as written."""
         return self._text
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything of it runs in energybench's own loop, and so needs torch."""
+        return any(isinstance(workload, Workload) for workload in self.workloads)
 
     @property
     def stamp(self) -> list[str]:
@@ -98,20 +129,31 @@ class Suite(Table):
         method = self.methods[int(variant.loc[1])]
         claim = method.claims.as_claim() if method.claims else None
         tuned = method.tuned.trials if method.tuned else None
-        return replace(variant, claim=claim, control=method.control, tuned=tuned)
+        control = method.control if isinstance(method, Method) else "none"  # a command's budget is not known
+        return replace(variant, claim=claim, control=control, tuned=tuned)
 
-    def pairs(self) -> list[tuple[Workload, Variant, str | None]]:
+    def pairs(self) -> list[tuple[Workload | CommandWorkload, Variant, str | None]]:
         """(workload, variant, why it is skipped), workload by workload in the order of the file."""
         variants = self.variants()
         return [(workload, variant, self._skipped(workload, variant))
                 for workload in self.workloads for variant in variants]  # fmt: skip
 
-    def _skipped(self, workload: Workload, variant: Variant) -> str | None:
-        return next((skip.because for skip in self.skips if skip.fits(workload, variant)), None)
+    def _skipped(self, workload: Workload | CommandWorkload, variant: Variant) -> str | None:
+        told = next((skip.because for skip in self.skips if skip.fits(workload.name, variant)), None)
+        return told or unlike(workload, variant)
 
     def digest_source(self) -> dict[str, Any]:
         """The resolved settings, JSON-able and in SI units."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+def unlike(workload: Workload | CommandWorkload, variant: Variant) -> str | None:
+    """Why this method has nothing to do with this workload: commands stand beside commands."""
+    if isinstance(workload, Workload):
+        return None if variant.command is None else "a command cannot change a training of energybench's loop"
+    if variant.command is None:
+        return "the workload is a command, which a method of energybench's loop cannot change"
+    return None if variant.command_for(workload.name) else "it has no command for this workload"
 
 
 def slug(text: str) -> str:
@@ -138,6 +180,8 @@ def load(
     """
     path, overrides = _find(path_or_name, search), tuple(overrides)
     text, tree = _read(path)
+    if too_many := _too_many(tree):
+        raise SuiteError(too_many)
     problems = quick_problems(tree)
     if quick and tree.get("quick") is None:
         hint = "add [quick] with workload.train = { epochs = 2 }, or run without --quick"
@@ -150,16 +194,15 @@ def load(
         for text in overrides:
             base, wrong = override(base, text)
             problems.extend(wrong)
-        found = list(unfit(base))
+        found = list(islice(unfit(base), MOST_PROBLEMS))
         problems.extend(found)
         suite = None
         try:
             suite = Suite.model_validate(base.plain())
         except ValidationError as error:
             seen = {problem.where for problem in found}
-            problems.extend(
-                problem for problem in explain(error, Suite, base, broken) if problem.where not in seen
-            )
+            told = islice(explain(error, Suite, base, broken), MOST_PROBLEMS)
+            problems.extend(problem for problem in told if problem.where not in seen)
         return base, suite
 
     plain, quickened = resolve(tree), resolve(quicken(tree))  # both, so that --quick never finds new mistakes
@@ -190,7 +233,8 @@ def _salvage(tree: Node, tries: int = 12) -> tuple[Suite, Node] | None:
                 d for d in error.errors(include_url=False) if d["type"] != "too_short" or not d["input"]
             ]
             detail = details[-1]
-            loc = detail["loc"][:-1] if detail["type"] == "missing" else detail["loc"]
+            loc = untagged(detail["loc"])
+            loc = loc[:-1] if detail["type"] == "missing" else loc
             if not loc or loc in (("workload",), ("method",)):
                 return None
             tree = without(tree, loc)
@@ -218,8 +262,14 @@ def _read(path: Path) -> tuple[str, Node]:
     """The text, and its tree with the place of every key."""
     shown = os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        places = positions(text) if (raw := tomllib.loads(text)) else {}
+        text = read_bytes(path, SUITE_B).decode("utf-8-sig")
+        if too_deep(text):
+            raise RecursionError
+        raw = tomllib.loads(text)
+        if (values := _size(raw)) > SUITE_VALUES:
+            message = f"it holds {values:,} keys and values; at most {SUITE_VALUES:,} are read"
+            raise UsageError(Problem("E102", message, shown, "sweep fewer values, or write several suites"))
+        places = positions(text) if raw else {}
     except OSError as error:
         raise UsageError(Problem("E101", f"cannot read it: {error.strerror}", shown)) from None
     except UnicodeDecodeError as error:
@@ -234,31 +284,94 @@ def _read(path: Path) -> tuple[str, Node]:
         message, line, column = found.groups() if found else (str(error).partition(" (at")[0], last, 1)
         hint = 'text needs quotes: key = "value"' if "Invalid value" in message else ""
         raise UsageError(Problem("E102", f"not TOML: {message}", f"{shown}:{line}:{column}", hint)) from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise UsageError(Problem("E102", str(error).partition(";")[0], shown)) from None
     return text, Node(grow(raw, places, shown).value, f"{shown}:1:1")
+
+
+def _size(value: Any, depth: int = 0) -> int:
+    """Keys and values in it. Raises RecursionError below DEPTH tables."""
+    if depth > DEPTH:
+        raise RecursionError
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return len(items) + sum(_size(item, depth + 1) for item in items)
+
+
+def _too_many(tree: Node) -> list[Problem]:
+    """Arrays of tables of which each is held against every other."""
+    counts = {key: len(tree.items(key)) for key in ("workload", "method", "skip", "require")}
+    return [Problem("E207", f"this suite has {count:,} [[{key}]]; at most {SUITE_ENTRIES} are allowed",
+                    tree.find((key,)).place, "write several suites")
+            for key, count in counts.items() if count > SUITE_ENTRIES]  # fmt: skip
 
 
 def _reference_problems(tree: Node, suite: Suite | None) -> list[Problem]:
     """Labels and sweeps; patterns that match nothing; more cells than anyone can mean."""
+    if suite is not None and variants_of(tree) <= MOST_CELLS:  # first, and without making the variants
+        most = suite.trials.blocks_max or suite.trials.blocks
+        count = len(suite.workloads) * (1 + suite.trials.twin + variants_of(tree)) * most
+        if count > MOST_CELLS:
+            message = f"this suite has {counted(count)} trials; at most {MOST_CELLS:,} are allowed"
+            hint = "fewer blocks, workloads or sweeps"
+            return [Problem("E207", message, tree.find(["trials", "blocks"]).place, hint)]
     variants, problems = expand(tree)
     workloads = [entry.text("name") for entry in tree.items("workload")]
+    held = (len(tree.items("skip")) + len(tree.items("require"))) * len(workloads) * (1 + len(variants))
+    if held > SKIPPED_PAIRS:
+        limit = f"at most {SKIPPED_PAIRS:,} are allowed"
+        message = f"its skips and requirements would be held against {held:,} pairs; {limit}"
+        problems.append(
+            Problem("E207", message, tree.find(["skip"]).place, "fewer of them, or smaller sweeps")
+        )
     if not problems and None not in workloads:
         names = {"workload": [[name] for name in workloads if name],
                  "method": [[variant.label, variant.entry] for variant in variants]}  # fmt: skip
-        for skip in tree.items("skip"):
-            for key, known in names.items():
-                pattern = skip.text(key)
+        for table, verb in (("skip", "skips"), ("require", "requires")):
+            for entry, (key, known) in itertools.product(tree.items(table), names.items()):
+                pattern = entry.text(key)
                 if pattern and pattern != "*" and not any(matches(pattern, group) for group in known):
-                    message = f"this skips nothing: no {key} matches '{pattern}'"
+                    message = f"this {verb} nothing: no {key} matches '{pattern}'"
                     hint = nearest(pattern, {name for group in known for name in group})
-                    problems.append(Problem("E205", message, skip.find([key]).place, hint))
-    if suite is not None:
-        most = suite.trials.blocks_max or suite.trials.blocks
-        count = len(suite.workloads) * (1 + suite.trials.twin + len(variants)) * most
-        if count > MOST_CELLS:
-            message = f"this suite has {count:,} trials; at most {MOST_CELLS:,} are allowed"
-            hint = "fewer blocks, workloads or sweeps"
-            problems.append(Problem("E207", message, tree.find(["trials", "blocks"]).place, hint))
+                    problems.append(Problem("E205", message, entry.find([key]).place, hint))
+    if suite is not None and not problems:
+        problems += _command_problems(tree, suite, variants)
     return problems
+
+
+def _command_problems(tree: Node, suite: Suite, variants: list[Variant]) -> Iterator[Problem]:
+    """Commands for workloads that are none; methods that fit nowhere; one command held against different ones."""
+    own = {w.name: w for w in suite.workloads if isinstance(w, CommandWorkload)}
+    told = set[tuple[str, str]]()
+    for variant in variants:
+        command, place = variant.command, tree.find((*variant.loc, "command"))
+        for name in command if isinstance(command, dict) else ():
+            if name not in own and (variant.entry, name) not in told:
+                told.add((variant.entry, name))
+                hint = nearest(name, own) or 'only a [[workload]] with command = "..." has one'
+                message = f"no workload that is a command is named '{name}'"
+                yield Problem("E205", message, place.find([name]).place, hint)
+        if all(unlike(workload, variant) for workload in suite.workloads) and not isinstance(command, dict):
+            message = f"'{variant.label}' fits no workload here: {unlike(suite.workloads[0], variant)}"
+            hint = 'a method of the loop has use = "...", a method of a command has command = "..."'
+            yield Problem("E205", message, place.place, hint)
+        if isinstance(command, str):
+            yield from _same_for_all(own, variant, place.place)
+
+
+def _same_for_all(own: dict[str, CommandWorkload], variant: Variant, place: str) -> Iterator[Problem]:
+    assert isinstance(variant.command, str)
+    seen: dict[tuple[str, ...], str] = {}
+    for name, workload in own.items():
+        words = tuple(fill(variant.command, {**workload.options, **variant.values}))
+        first = seen.setdefault(words, name)
+        plain = [fill(own[each].command, own[each].options) for each in (first, name)]
+        if plain[0] != plain[1]:
+            message = (
+                f"'{variant.label}' would hold one command against two workloads, '{first}' and '{name}'"
+            )
+            hint = f'command = {{ {first} = "...", {name} = "..." }}, or tell them apart by {{options}}'
+            yield Problem("E205", message, place, hint)
+            return
 
 
 def schema_json() -> dict[str, Any]:
@@ -269,7 +382,17 @@ def schema_json() -> dict[str, Any]:
         tables[name].pop("required", None)
     tables["Workload"]["required"] = ["name"]
     overlay = {key: schema["properties"][key] for key in OVERLAID if key != "workload"}
-    keys = {key: tables["Workload"]["properties"][key] for key in WORKLOAD_OVERLAID}
+    tables["CommandWorkload"]["required"] = ["name"]
+    told = tables["CommandWorkload"]["properties"]
+    told["quality"] = {"anyOf": [{"const": "none"}, told["quality"]]}
+    for key in (
+        "workload",
+        "method",
+    ):  # a table that has `command` is of the other kind, and only one of them fits
+        items = schema["properties"][key]["items"]
+        items["anyOf"] = items.pop("oneOf")
+    both = {**told, **tables["Workload"]["properties"]}
+    keys = {key: both[key] for key in WORKLOAD_OVERLAID}
     overlay["workload"] = {"type": "object", "properties": keys, "additionalProperties": False}
     schema["properties"]["quick"] = {"type": "object", "properties": overlay, "additionalProperties": False,
                                      "description": "laid over the suite by --quick"}  # fmt: skip

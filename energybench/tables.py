@@ -16,6 +16,8 @@ from energybench.variants import Variant, matches
 Item = TypeVar("Item")
 Several = Annotated[tuple[Item, ...], Strict(False)]  # a TOML array; its items stay strict
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)]
+Word = Literal["saves", "costs more", "no saving", "faster", "slower", "no difference", "quality lost",
+               "quality unproven", "inconclusive", "no verdict"]  # fmt: skip
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -291,7 +293,34 @@ class Skip(Table):
             raise KeyedError("this skips everything", "", 'add workload = "..." or method = "..."')
         return self
 
-    def fits(self, workload: Workload, variant: Variant) -> bool:
-        return matches(self.workload, [workload.name]) and matches(
-            self.method, [variant.label, variant.entry]
-        )
+    def fits(self, workload: str, variant: Variant) -> bool:
+        return matches(self.workload, [workload]) and matches(self.method, [variant.label, variant.entry])
+
+
+class Require(Table):
+    """What a run must show, else `run`, `report --require` and `compare` end with 1; patterns of `*` and `?`."""
+
+    workload: Name = "*"
+    method: Name = "*"
+    saves_at_least: Ratio | None = Field(
+        default=None, description="the one-sided 99 % bound of the saving must reach it, with quality kept"
+    )
+    of: Literal["energy", "time"] | None = Field(
+        default=None, description="what is saved; else energy where it was measured, and time elsewhere"
+    )
+    verdicts: Several[Word] = Field(
+        default=(), alias="verdict", examples=[["saves"]], description="one of these"
+    )
+    never: Several[Word] = Field(default=(), examples=[["quality lost"]], description="none of these")
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Require:
+        if self.saves_at_least is None and not self.verdicts and not self.never:
+            hint = 'add saves_at_least = "5 %", verdict = ["saves"] or never = ["quality lost"]'
+            raise KeyedError("this requires nothing", "", hint)
+        if self.of is not None and self.saves_at_least is None:
+            raise KeyedError("says of what, but not how much", "of", 'add saves_at_least = "5 %"')
+        both = [word for word in self.verdicts if word in self.never]
+        if both:
+            raise KeyedError(f"'{both[0]}' is both asked for and forbidden", "never", "keep one of the two")
+        return self

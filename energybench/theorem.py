@@ -12,6 +12,17 @@ other than zero adds ρ·E⟨∇f, draw⟩, which neither bound has.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Convexity:
+    """What a problem must tell of its mean loss for the bounds below; the minimum is in the unit of the loss."""
+
+    strong_convexity: float  # μ
+    smoothness: float  # L
+    minimum: float  # f*
+
 
 def printed_contraction(strong_convexity: float, step: float, sampled: float) -> float:
     """γ as the paper has it. strong_convexity: μ; step: η; sampled: ρ, the share of sampled steps."""
@@ -37,3 +48,19 @@ def fixed_point(factor: float, smoothness: float, sampled: float, draw_square: f
 def bound(steps: int, first: float, factor: float, fixed: float) -> float:
     """Δ_k after k steps from Δ₀ = first."""
     return float((first - fixed) * factor**steps + fixed)
+
+
+def bounds(known: Convexity, first: float, step: float, sampled: float, draw_square: float,
+           steps: int) -> dict[str, list[float]]:  # fmt: skip
+    """Both bounds on E f(θ_k) − f* for k = 0 … steps: "printed", as in the paper, and "corrected", with Lμη² kept.
+
+    first: f(θ₀) − f*. Raises ValueError where no bound holds: η ≥ 2/L, or a printed factor that is no contraction.
+    """
+    found = {}
+    for name, factor in (
+        ("printed", printed_contraction(known.strong_convexity, step, sampled)),
+        ("corrected", contraction(known.strong_convexity, known.smoothness, step, sampled)),
+    ):
+        fixed = fixed_point(factor, known.smoothness, sampled, draw_square)
+        found[name] = [bound(number, first, factor, fixed) for number in range(steps + 1)]
+    return found

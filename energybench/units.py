@@ -67,14 +67,30 @@ _BYTES = {
     **{f"{prefix}iB": ("B", str(1024**power)) for power, prefix in enumerate("KMGT", 1)},
 }
 
+_PREFIXES = {
+    "k": "1000",
+    "M": "1000000",
+    "m": "0.001",
+    "u": "0.000001",
+    "\N{MICRO SIGN}": "0.000001",
+    "\N{GREEK SMALL LETTER MU}": "0.000001",
+    "": "1",
+}
+_ENERGY = {
+    **{f"{prefix}J": ("J", factor) for prefix, factor in _PREFIXES.items()},
+    **{f"{prefix}Wh": ("J", str(Decimal(factor) * 3600)) for prefix, factor in _PREFIXES.items()},
+}
+
 _SECONDS = _Kind("a time", _TIME, ("20 s", "30 min", "1.5 h", "200 ms"), "seconds or minutes")
 _WARMUP = _Kind("a warm-up", {**_TIME, **_STEPS}, ("20 s", "3 steps"), "seconds or steps",
                 whole=frozenset({"steps"}))  # fmt: skip
 _PERIOD = _Kind("a period", {**_EPOCHS, **_STEPS}, ("2 epochs", "300 steps"), "epochs or steps",
                 positive=True, whole=frozenset({"steps"}))  # fmt: skip
 _RATIO = _Kind("a share", {"%": ("", "0.01")}, ("1 %", "0.5 %"), "a ratio or a percentage", most=1)
-_POINTS = _Kind("a difference in percentage points", {"pp": ("", "0.01")}, ("0.5 pp", "2 pp"),
+_OWN = dict.fromkeys(("units", "unit"), ("units", "1"))  # the metric's own: a loss in nats, a ratio
+_POINTS = _Kind("a difference in percentage points", {"pp": ("", "0.01"), **_OWN}, ("0.5 pp", "2 pp"),
                 "a ratio or percentage points", most=1)  # fmt: skip
+_JOULES = _Kind("an energy", _ENERGY, ("12 J", "3 kJ", "5 mWh"), "joules or watt-hours", positive=True)
 _SIZE = _Kind("a size", _BYTES, ("2 GB", "512 MiB"), "bytes or gigabytes", whole=frozenset({"B"}))
 
 _WRITTEN = re.compile(
@@ -112,7 +128,7 @@ def _parse(value: Any, kind: _Kind) -> Quantity:
         raise UnitError(f'"{value}" is too large', example)
     if kind.positive and not amount:
         raise UnitError(f'"{value}" is zero: {kind.word} is more than 0', example)
-    if amount > kind.most:
+    if amount > kind.most and canonical != "units":
         raise UnitError(f'"{value}" is more than 100 {unit}', example)
     if canonical in kind.whole and not amount.is_integer():
         raise UnitError(f'"{value}" is not a whole number of {unit}', example)
@@ -137,13 +153,18 @@ def parse_ratio(value: Any) -> float:
 
 
 def parse_points(value: Any) -> float:
-    """ "0.5 pp" → 0.005, at most 1. Raises UnitError."""
+    """ "0.5 pp" → 0.005, at most 1; "0.02 units" → 0.02, in the metric's own unit. Raises UnitError."""
     return _parse(value, _POINTS).count
 
 
 def parse_bytes(value: Any) -> int:
     """ "512 MiB" → 536870912. Raises UnitError."""
     return int(_parse(value, _SIZE).count)
+
+
+def parse_joules(value: Any) -> float:
+    """ "12 J" → 12.0, "5 mWh" → 18.0. Raises UnitError."""
+    return _parse(value, _JOULES).count
 
 
 def parse_warmup(value: Any) -> Quantity:
@@ -181,6 +202,7 @@ _FLOP_SHOWN: _Ladder = (
     (1, "FLOP", 0),
 )
 _ENERGY_SHOWN: _Ladder = ((1e6, "MJ", 1), (1e3, "kJ", 1), (1, "J", 0))
+_PREFIXES_SHOWN = ((1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 _BYTES_SHOWN: _Ladder = ((1e12, "TB", 1), (1e9, "GB", 1), (1e6, "MB", 1), (1e3, "kB", 1), (1, "B", 0))
 _MASS_SHOWN: _Ladder = ((1e3, "t CO2e", 1), (1, "kg CO2e", 1), (1e-3, "g CO2e", 1), (1e-6, "mg CO2e", 0))
 
@@ -208,6 +230,14 @@ def format_bytes(count: float, digits: int = 3) -> str:
 def format_mass(kilograms: float, digits: int = 3) -> str:
     """ "3.1 g CO2e", from kilograms."""
     return _scaled(kilograms, _MASS_SHOWN, digits)
+
+
+def format_si(value: float, unit: str, digits: int = 3) -> str:
+    """12e-6, "J" → "12 µJ": what may be much smaller than its unit, such as the energy of one call."""
+    least = {prefix: 1.0 for _, prefix in _PREFIXES_SHOWN} | {"n": 0.0}
+    return _scaled(
+        value, tuple((size, prefix + unit, least[prefix]) for size, prefix in _PREFIXES_SHOWN), digits
+    )
 
 
 def format_ratio(ratio: float, digits: int = 1) -> str:

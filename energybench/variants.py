@@ -7,10 +7,12 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from energybench.bounds import NAME
 from energybench.errors import Problem, nearest
 from energybench.where import Loc
 
@@ -25,6 +27,7 @@ KNOWN_KEYS = (
     "claims",
     "control",
     "tuned",
+    "command",
 )  # every other key of a [[method]] is a parameter
 MOST_CELLS = 100_000
 
@@ -52,6 +55,12 @@ class Variant:
     claim: dict[str, Any] | None = None
     control: str = "matched"
     tuned: int | None = None  # full trainings that choosing its parameters took
+    command: str | dict[str, str] | None = None  # in place of a stack: what runs instead, or workload → what
+    values: dict[str, Any] = field(default_factory=dict)  # what is swept of a command
+
+    def command_for(self, workload: str) -> str | None:
+        """What runs in place of this workload's own command; None where nothing does."""
+        return self.command.get(workload) if isinstance(self.command, dict) else self.command
 
 
 def short(use: str) -> str:
@@ -82,7 +91,16 @@ def expand(tree: Node, *, quick: bool = False) -> tuple[list[Variant], list[Prob
     variants: list[Variant] = []
     problems: list[Problem] = []
     methods = tree.get("method")
-    for index, entry in enumerate(methods.value if methods and isinstance(methods.value, list) else []):
+    entries = methods.value if methods and isinstance(methods.value, list) else []
+    count = variants_of(tree)
+    if count > MOST_CELLS and not quick:  # told before the first is made
+        largest = max(entries, key=_count)
+        told = f"this sweep makes {counted(_count(largest))} variants"
+        if _count(largest) <= MOST_CELLS:
+            told = f"all sweeps make {counted(count)} variants"
+        message, place = f"{told}; at most {MOST_CELLS:,} are allowed", largest.find(("sweep",)).place
+        return [], [Problem("E207", message, place, "sweep fewer parameters, or fewer values")]
+    for index, entry in enumerate(entries):
         found, wrong = _expand_entry(entry, ("method", index), quick)
         variants += found
         problems += wrong
@@ -90,7 +108,13 @@ def expand(tree: Node, *, quick: bool = False) -> tuple[list[Variant], list[Prob
     for variant in variants:
         place = tree.find((*variant.loc, "name")).place
         first = seen.setdefault(variant.label, variant.loc)
-        if variant.entry in RESERVED or variant.entry.endswith(" matched"):
+        if len(variant.label) > NAME or not variant.label.isprintable():
+            shown = f"{variant.label[:40]}…"
+            message = f"the label '{shown}' is {len(variant.label):,} characters long; at most {NAME:,} can be shown"
+            if not variant.label.isprintable():
+                message = f"the label '{shown}' holds a character that cannot be shown"
+            problems.append(Problem("E205", message, place, 'add name = "...", or write shorter values'))
+        elif variant.entry in RESERVED or variant.entry.endswith(" matched"):
             message = f"a method cannot be named '{variant.entry}': every suite has one of its own"
             problems.append(Problem("E205", message, place, "give it another name"))
         elif first != variant.loc:
@@ -99,19 +123,45 @@ def expand(tree: Node, *, quick: bool = False) -> tuple[list[Variant], list[Prob
     return variants, list(dict.fromkeys(problems))
 
 
+def variants_of(tree: Node) -> int:
+    """How many variants `expand` would make, without making one."""
+    methods = tree.get("method")
+    return sum(map(_count, methods.value)) if methods and isinstance(methods.value, list) else 0
+
+
+def counted(number: int) -> str:
+    """1,000,000; about 10^300 where nobody would count the digits."""
+    return f"{number:,}" if number < 10**30 else f"about 10^{math.log10(number):.0f}"
+
+
+def _count(entry: Node) -> int:
+    """How many variants an entry's sweep makes."""
+    sweep = entry.get("sweep")
+    choices = sweep.value.values() if sweep is not None and isinstance(sweep.value, dict) else ()
+    return math.prod(len(each.value) for each in choices if isinstance(each.value, list))
+
+
 def _expand_entry(entry: Node, loc: Loc, quick: bool) -> tuple[list[Variant], list[Problem]]:
     table = entry.plain()
     label = method_label(table) if isinstance(table, dict) else None
-    if label is None or not _uses(table):
+    command = table.get("command") if label is not None else None
+    if label is None or not (command or _uses(table)):
         return [], []  # the types are wrong, and are reported with the others
     own = {key: value for key, value in table.items() if key not in KNOWN_KEYS}
     sweep = table.get("sweep", {})
-    if isinstance(table["use"], list):
+    if not command and isinstance(table["use"], list):
         problems = _stack_problems(entry, table["use"], own, sweep)
         stack = tuple(Layer(use, *_stack_table(use, own, loc)) for use in table["use"])
         return ([] if problems else [Variant(label, label, stack, loc)]), problems
+
+    def variant(mark: str, chosen: dict[str, Any]) -> Variant:
+        shown = f"{label}[{mark}]" if mark else label
+        if command:
+            return Variant(shown, label, (), loc, command=command, values=chosen)
+        return Variant(shown, label, (Layer(table["use"], {**own, **chosen}, loc),), loc)
+
     if not isinstance(sweep, dict):
-        return [Variant(label, label, (Layer(table["use"], own, loc),), loc)], []
+        return [variant("", {})], []
     problems = _sweep_problems(entry, own, sweep)
     if problems:
         return [], problems
@@ -120,8 +170,7 @@ def _expand_entry(entry: Node, loc: Loc, quick: bool) -> tuple[list[Variant], li
     for choice in itertools.product(*values):
         chosen = dict(zip(sweep, choice, strict=True))
         mark = ",".join(f"{key}={_shown(value)}" for key, value in chosen.items())
-        layer = Layer(table["use"], {**own, **chosen}, loc)
-        variants.append(Variant(f"{label}[{mark}]" if mark else label, label, (layer,), loc))
+        variants.append(variant(mark, chosen))
     return variants, []
 
 
@@ -173,17 +222,21 @@ def _sweep_problems(entry: Node, own: Mapping[str, Any], sweep: Mapping[str, Any
             wrong(key, f"'{key}' cannot be swept: it is not a parameter", "sweep the method's parameters")
         if key in own:
             wrong(key, f"'{key}' is both fixed and swept", "keep one of the two")
-    count = math.prod(len(choices) for choices in sweep.values() if isinstance(choices, list))
-    if count > MOST_CELLS:
-        message = f"this sweep makes {count:,} variants; at most {MOST_CELLS:,} are allowed"
-        wrong("", message, "sweep fewer parameters, or fewer values")
     return problems
 
 
 def matches(pattern: str, names: Iterable[str]) -> bool:
     """Whether a pattern of `*` and `?` fits one of the names; brackets, which labels have, are themselves."""
-    regex = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
-    return any(re.fullmatch(regex, name, re.DOTALL) for name in names)
+    fits = _regex(pattern).fullmatch
+    return any(fits(name) for name in names)
+
+
+@lru_cache(1000)
+def _regex(pattern: str) -> re.Pattern[str]:
+    """What each `*` has taken is not tried again (as in fnmatch), so that no pattern takes for ever."""
+    first, *rest = (re.escape(part).replace(r"\?", ".") for part in pattern.split("*"))
+    middle = "".join(f"(?>.*?{part})" for part in rest[:-1])
+    return re.compile(first + (f"{middle}.*{rest[-1]}" if rest else ""), re.DOTALL)
 
 
 def _shown(value: Any) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from energybench import Method
 from energybench.ggd import GGD, LOCATIONS, fit, goodness
+from energybench.theorem import bounds
 
 # Epochs of 200 that the paper's Table 2 skips by its own FLOPs. Its periodic counts come from a later first epoch.
 TABLE_2: dict[str, dict[float, int]] = {
@@ -55,10 +56,10 @@ class GradSamp(Method):
                        ε·√(Γ(3/β)/Γ(1/β)) in the draws, 11 ε at β = 0.5, 361 ε at 0.3, 10³¹ ε at 0.05, where the fit of
                        a tensor ends that mostly stands still (attention's key bias, whose gradient is 0)
 
-    In the record: per skipped epoch the medians of shape and of noise over update, and E‖draw‖² of the fitted tensors,
-    the S of the bounds in energybench/theorem.py; for the last fit every tensor's parameters, its Kolmogorov–Smirnov
-    statistic on up to 65,536 elements and the share that passes at 5 %, and of the three largest tensors a histogram of
-    the real update with the fitted density.
+    In the record: per skipped epoch the medians of shape and of noise over update, and E‖draw‖² of the fitted tensors;
+    how far the loss stayed above its minimum, beside the bounds of Theorem 3.1 (energybench/theorem.py), or why there
+    is none; for the last fit every tensor's parameters, its Kolmogorov–Smirnov statistic on up to 65,536 elements, the
+    share that passes at 5 %, and of the three largest tensors a histogram of the real update with the fitted density.
     """
 
     skip: str = "every:5"
@@ -135,6 +136,8 @@ class GradSamp(Method):
         self._log: list[dict[str, float]] = []
         self._epochs = self._real = 0
         self._names: list[str] = []
+        self._run = run
+        self._known = run.task.convexity(run) if self._uncovered(run) is None else None
 
     def epoch(self, run, data, inner):
         self._epochs += 1
@@ -209,7 +212,51 @@ class GradSamp(Method):
     def diagnostics(self):
         """Asked for when the window is closed, so goodness of fit is nobody's energy; of the last fit alone, since
         keeping every epoch's update would take memory that plain training does not."""
-        return {"skipped_epochs": sorted(self._skipped), "fits": self._log, "last_fit": self._last_fit()}
+        return {"skipped_epochs": sorted(self._skipped), "fits": self._log, "theorem": self._theorem(),
+                "last_fit": self._last_fit()}  # fmt: skip
+
+    def _uncovered(self, run) -> str | None:
+        """What Theorem 3.1 does not speak of: it has one gradient step or one draw of mean zero, by chance."""
+        recipe = run.recipe
+        plain = recipe.optimizer == "sgd" and not recipe.momentum and not recipe.decay and recipe.clip is None
+        if self._kind != "random" or self._row or self.min_real_between:
+            return "epochs are not sampled independently by one chance"
+        if self.location != "zero":
+            return 'draws have a mean; location = "zero" has none'
+        if (
+            not plain
+            or recipe.schedule != "constant"
+            or recipe.warmup_epochs
+            or run.data.steps(recipe.batch) > 1
+        ):
+            return "an epoch is not one step of plain gradient descent at a constant rate"
+        return None
+
+    def _theorem(self) -> dict[str, Any]:
+        """f(θ_k) − f* as the curve shows it at the start of real epoch k + 1, and the bounds on its mean over runs."""
+        run, known = self._run, self._known
+        if reason := self._uncovered(run):
+            return {"reason": reason}
+        if known is None:
+            return {"reason": "the task does not know the curvature of its loss"}
+        seen = {
+            point["epoch"] - 1: point["loss"] - known.minimum
+            for point in run.curve
+            if point["loss"] is not None
+        }
+        if not self._log or any(entry["tensors_repeated"] for entry in self._log) or 0 not in seen:
+            return {"reason": "no epoch was sampled, or a tensor repeated its update instead of being drawn"}
+        square = max(entry["draw_square"] for entry in self._log)
+        try:
+            found = bounds(known, seen[0], run.recipe.lr, self._amount, square, run.epochs - 1)
+        except ValueError as error:
+            return {"reason": str(error)}
+        return {
+            "strong_convexity": known.strong_convexity, "smoothness": known.smoothness, "minimum": known.minimum,
+            "step": run.recipe.lr, "sampled": self._amount, "draw_square": square,
+            "bounded": [{"epoch": epoch, "observed": gap, **{name: line[epoch] for name, line in found.items()}}
+                        for epoch, gap in sorted(seen.items())],
+        }  # fmt: skip
 
     def _last_fit(self) -> dict[str, Any]:
         if not any(self._fits):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
+import types
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -117,3 +119,51 @@ train = { epochs = 1, lr = 0.1 }
     suite = load(path)
     assert suite.measure.carbon is not None
     assert suite.trials.cooldown.below_c == 45
+
+
+def runner_of_documents() -> types.ModuleType:
+    """.ci/readme.py, which is no package."""
+    spec = importlib.util.spec_from_file_location("readme", ROOT / ".ci" / "readme.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_output_that_a_document_shows_must_have_been_printed_in_its_order() -> None:
+    absent = runner_of_documents().absent
+    assert absent("one  two\n\n… four", "one two\nthree\n four") == ""
+    assert absent("second\nfirst", "first second") == "first"
+    assert absent("saves … %", "saves 3 % of") == ""
+    assert absent("a.b", "a-b") == "a.b"
+
+
+def test_a_documents_blocks_run_in_one_folder_with_its_files_and_a_wrong_output_fails(tmp_path: Path) -> None:
+    fence = "`" * 3
+    text = (
+        f"<!-- file: deep/word.txt -->\n{fence}toml\nsalt\n{fence}\n\n{fence}sh\ncat deep/word.txt\n{fence}\n\n"
+        f"<!-- output -->\n{fence}text\nWORD\n{fence}\n\n<!-- not run: no reason -->\n{fence}sh\nfalse\n{fence}\n"
+        f"{fence}python\nraise SystemExit\n{fence}\n"
+    )
+    run = runner_of_documents().run
+    assert run("page", text.replace("WORD", "salt"), ROOT, tmp_path) == (1, 0)
+    assert run("page", text.replace("WORD", "pepper"), ROOT, tmp_path) == (1, 1)
+
+
+def test_the_citation_names_this_version() -> None:
+    import yaml
+
+    from energybench import __version__
+
+    found = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert str(found["version"]) == __version__
+    assert {"cff-version", "message", "title", "authors"} <= found.keys()
+
+
+def test_every_flag_that_the_threats_name_is_one() -> None:
+    from energybench import flags
+
+    page = (ROOT / "docs" / "threats-to-validity.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_]+)`", page)) & {kind.code for kind in flags.REGISTRY}
+    assert {"inert", "dead_layer", "estimate_gap", "data_wait"} <= named

@@ -15,7 +15,7 @@ import yaml
 
 from energybench.errors import UsageError
 from energybench.export import EMISSIONS, export
-from energybench.record import write_json
+from energybench.record import read_folder, write_json
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
 from synthetic import GPU, JOULES, MODEL, SECONDS, Run
@@ -91,7 +91,7 @@ def test_parquet_holds_the_same_rows_with_types(tmp_path: Path) -> None:
 def _trials(folder: Path) -> Any:
     from energybench.export import Folder
 
-    return Folder(folder).trials
+    return Folder(read_folder(folder)).trials
 
 
 def test_without_pyarrow_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

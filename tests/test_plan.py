@@ -109,6 +109,16 @@ def test_the_run_digest_depends_on_settings_and_not_on_the_folder(tmp_path: Path
     assert planned(one)["digest"] != planned(two, SUITE.replace("lr = 0.1", "lr = 0.2"))["digest"]
 
 
+def test_a_requirement_is_part_of_the_run_digest_and_none_leaves_it_as_it_was(tmp_path: Path) -> None:
+    """Declared before the first block; a suite written before there were any keeps its digest."""
+    methods = '[[method]]\nuse = "dropout"\np = 0.5\n'
+    plain = planned(tmp_path, SUITE + methods)["digest"]
+    assert planned(tmp_path, SUITE + methods, require=[])["digest"] == plain
+    found = [planned(tmp_path, f'{SUITE}{methods}[[require]]\nsaves_at_least = "{least} %"\n')["digest"]
+             for least in (5, 6)]  # fmt: skip
+    assert len({plain, *found}) == 3
+
+
 @pytest.mark.parametrize("use", sorted(models.OWN))
 def test_on_plain_training_the_ledger_equals_the_counter_for_every_shipped_model(use: str) -> None:
     torch.manual_seed(0)

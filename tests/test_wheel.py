@@ -42,6 +42,12 @@ def test_the_wheel_carries_every_method_and_suite_and_the_licence(installed: Pat
     assert list(installed.glob("*.dist-info/licenses/LICENSE"))
 
 
+def test_the_wheel_offers_the_pytest_plugin(installed: Path) -> None:
+    (file,) = installed.glob("*.dist-info/entry_points.txt")
+    assert "[pytest11]\nenergybench = energybench.pytest_plugin" in file.read_text()
+    assert (installed / "energybench/pytest_plugin.py").is_file()
+
+
 def test_the_wheel_carries_what_a_page_is_made_of_and_the_licence_of_what_is_not_ours(
     installed: Path,
 ) -> None:

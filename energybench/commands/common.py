@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from energybench.errors import EnergybenchError, Problem, UsageError, in_order, nearest
+from energybench.inert import inert, json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +22,7 @@ class Verbs(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             hint = nearest(args[0], self.list_commands(ctx))
-            click.echo(f"error[E100]: there is no verb '{args[0]}'\nhint: {hint}", err=True)
+            click.echo(f"error[E100]: there is no verb '{inert(args[0])}'\nhint: {hint}", err=True)
             ctx.exit(2)
         return super().resolve_command(ctx, args)
 
@@ -33,6 +33,8 @@ def suite_options(function: Any) -> Any:
         click.option("--device", metavar="NAME", help="cpu, cuda or cuda:1; by default a GPU if there is one."),
         click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True,
                      help="Change a setting: workload.train.epochs=2. Said in the report's title."),
+        click.option("--no-user-code", is_flag=True,
+                     help="Refuse a suite that names code of its own: .py files, methods in ./methods."),
         click.option("--quick", is_flag=True, help="The suite's own [quick] overlay: a smoke test, stamped so."),
         click.argument("suite"),
     ):  # fmt: skip
@@ -47,7 +49,7 @@ def console(to_stderr: bool = False) -> Console:
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json_text(value))
 
 
 def seconds_of(option: str, text: str) -> float:
@@ -59,13 +61,24 @@ def seconds_of(option: str, text: str) -> float:
         raise UsageError(Problem("E204", f"{option}: {error}", hint=error.hint)) from None
 
 
-def load_suite(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None) -> Suite:
-    """The suite; or every mistake in it, those too that only show where methods and models are built."""
+def load_suite(
+    suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, no_user_code: bool = False
+) -> Suite:
+    """The suite; or every mistake in it, those too that only show where methods and models are built.
+
+    no_user_code: code that it names is a mistake too, and then nothing is built
+    """
     from energybench.suite import SuiteError, load
+    from energybench.user_code import user_code
 
     try:
-        return load(suite, quick=quick, overrides=overrides)
+        loaded = load(suite, quick=quick, overrides=overrides)
+        if no_user_code and (found := user_code(loaded)):
+            raise SuiteError(found)
+        return loaded
     except SuiteError as error:
+        if no_user_code and error.rest is not None and (found := user_code(error.rest)):
+            raise SuiteError(in_order([*error.problems, *found])) from None
         if error.rest is None or all(problem.code == "E206" for problem in error.problems):
             raise  # nothing left to look at, or only --set is wrong: answer at once
         try:
@@ -85,5 +98,6 @@ def plan_suite(suite: Suite, device: str | None) -> Planned:
 
     with scratch() as place:
         launcher = Launcher()
-        launcher.warm()
+        if suite.trains:
+            launcher.warm()
         return plan(suite, launcher, place, device=device, download=False)

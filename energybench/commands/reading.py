@@ -25,6 +25,8 @@ def show(path: Path) -> None:
 @click.argument("folders", metavar="FOLDER...", nargs=-1,
                 type=click.Path(exists=True, file_okay=False, path_type=Path))  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+@click.option("--require", "hold", is_flag=True, help="Exit code 1 where the suite's [[require]] is not met.")
+@click.option("--strict", is_flag=True, help="With --require: exit code 4 where one is left undecided.")
 @click.option("--write", is_flag=True, help="Write FOLDER/report.md and figures/ again from its records.")
 @click.option("--html", is_flag=True, help="Write FOLDER/report.html: one page that needs no network.")
 @click.option("--all", "every", is_flag=True,
@@ -33,8 +35,8 @@ def show(path: Path) -> None:
     "--carbon", is_flag=True, help="Energy by source, CO2e, what a measured saving means for many runs."
 )
 @click.option("--zones", metavar="FRA,USA", help="With --carbon: countries side by side, by ISO 3166 code.")
-def report(folders: tuple[Path, ...], as_json: bool, write: bool, html: bool, every: bool, carbon: bool,
-           zones: str | None) -> None:  # fmt: skip
+def report(folders: tuple[Path, ...], as_json: bool, hold: bool, strict: bool, write: bool, html: bool, every: bool,
+           carbon: bool, zones: str | None) -> None:  # fmt: skip
     """Print the report of a run from its records. Needs no torch.
 
     Several folders of one suite: copies of one run's blocks are merged, other devices stand side by side.
@@ -45,8 +47,9 @@ def report(folders: tuple[Path, ...], as_json: bool, write: bool, html: bool, ev
     if not folders:
         raise click.UsageError("Name a run's folder, or --all.")
     folder = folders[0]
-    if write or html or carbon or zones:
-        _one_folder(folders, "--write" if write else "--html" if html else "--carbon")
+    if write or html or carbon or zones or hold:
+        option = "--write" if write else "--html" if html else "--require" if hold else "--carbon"
+        _one_folder(folders, option)
     if carbon or zones:
         from energybench.report.carbon_page import report_carbon
 
@@ -65,6 +68,9 @@ def report(folders: tuple[Path, ...], as_json: bool, write: bool, html: bool, ev
             merge.side_by_side(parts, console())
         return
     summary = summarise(*parts[0].records)
+    if hold and not parts[0].records[0].resolved.get("require"):
+        hint = 'add a [[require]] with saves_at_least = "5 %" to the suite, and run it'
+        raise UsageError(Problem("E613", "the suite of this run requires nothing", str(folder), hint))
     if write or html:
         from energybench.report import pages
 
@@ -79,6 +85,10 @@ def report(folders: tuple[Path, ...], as_json: bool, write: bool, html: bool, ev
         from energybench.report.terminal import render
 
         render(summary, console())
+    if hold:
+        from energybench.report import required
+
+        sys.exit(required.exit_code(summary.required, strict))
 
 
 @click.command()

@@ -38,19 +38,23 @@ from energybench.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, Energybench
     metavar="N",
     help="N blocks beyond a finished run's: exploratory, in no verdict.",
 )
+@click.option(
+    "--strict", is_flag=True, help="Exit code 4 where something that the suite requires is left undecided."
+)
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
-def run(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, out: Path | None, fresh: bool,
-        until_decided: bool, max_time: str | None, add_blocks: int | None, as_json: bool) -> None:  # fmt: skip
+def run(suite: str, quick: bool, no_user_code: bool, overrides: tuple[str, ...], device: str | None,
+        out: Path | None, fresh: bool, until_decided: bool, max_time: str | None, add_blocks: int | None, strict: bool,
+        as_json: bool) -> None:  # fmt: skip
     """Train every cell of SUITE (a file, or a shipped one's name) and report. Run again to continue."""
     from energybench import runner
     from energybench.progress import Progress
 
     max_s = None if max_time is None else seconds_of("--max-time", max_time)
-    loaded = load_suite(suite, quick, overrides, device)
+    loaded = load_suite(suite, quick, overrides, device, no_user_code)
     tables = console(to_stderr=as_json)
     progress = Progress(console(to_stderr=True), tables)
     code, folder = runner.run(loaded, out=out, fresh=fresh, device=device, progress=progress, max_s=max_s,
-                              until_decided=until_decided, add_blocks=add_blocks or 0)  # fmt: skip
+                              until_decided=until_decided, add_blocks=add_blocks or 0, strict=strict)  # fmt: skip
     if as_json and code != EXIT_INTERRUPTED:
         from energybench.record import read_folder
         from energybench.report.summary import summarise, to_json
@@ -61,23 +65,38 @@ def run(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None,
 
 @click.command()
 @suite_options
+@click.argument("others", metavar="[SUITE]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
-def check(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, as_json: bool) -> None:
-    """Validate SUITE without training or downloading, and print the plan: cells, trials, FLOPs, time."""
+def check(suite: str, others: tuple[str, ...], quick: bool, no_user_code: bool, overrides: tuple[str, ...],
+          device: str | None, as_json: bool) -> None:  # fmt: skip
+    """Validate SUITE without training or downloading, and print the plan: cells, trials, FLOPs, time.
+
+    Several suites one after the other, as a commit hook names them: the mistakes of all of them are told.
+    """
     from energybench.planned import plan_facts
     from energybench.show import print_plan
 
-    try:
-        planned = plan_suite(load_suite(suite, quick, overrides, device), device)
-    except EnergybenchError as error:
-        if as_json:
-            print_json({"ok": False, "problems": [problem.as_dict() for problem in error.problems]})
-            sys.exit(error.exit_code)
-        raise
-    if as_json:
-        print_json({"ok": True, **plan_facts(planned)})
-    else:
-        print_plan(plan_facts(planned), console())
+    if others and as_json:
+        raise click.UsageError("--json is about one suite.")
+    code = 0
+    for each in (suite, *others):
+        try:
+            facts = plan_facts(plan_suite(load_suite(each, quick, overrides, device, no_user_code), device))
+        except EnergybenchError as error:
+            if as_json:
+                print_json({"ok": False, "problems": [problem.as_dict() for problem in error.problems]})
+                sys.exit(error.exit_code)
+            if not others:
+                raise
+            for problem in error.problems:
+                click.echo(str(problem), err=True)
+            code = max(code, error.exit_code)
+        else:
+            if as_json:
+                print_json({"ok": True, **facts})
+            else:
+                print_plan(facts, console())
+    sys.exit(code)
 
 
 @click.command()
@@ -89,12 +108,12 @@ def check(suite: str, quick: bool, overrides: tuple[str, ...], device: str | Non
 )
 @click.option("--by", type=click.Choice(["module"]), help="Also layer by layer, with bytes.")
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
-def flops(suite: str, quick: bool, overrides: tuple[str, ...], device: str | None, no_count: bool, by: str | None,
-          as_json: bool) -> None:  # fmt: skip
+def flops(suite: str, quick: bool, no_user_code: bool, overrides: tuple[str, ...], device: str | None,
+          no_count: bool, by: str | None, as_json: bool) -> None:  # fmt: skip
     """FLOPs of each cell of SUITE: baseline, estimated, counted. Counting takes one unmetered run of each."""
     from energybench.cost_page import examine, print_flops
 
-    loaded = load_suite(suite, quick, overrides, device)
+    loaded = load_suite(suite, quick, overrides, device, no_user_code)
     facts = examine(loaded, device=device, count=not no_count, by_module=by == "module",
                     say=lambda text: click.echo(text, err=True))  # fmt: skip
     if as_json:
@@ -109,6 +128,14 @@ def flops(suite: str, quick: bool, overrides: tuple[str, ...], device: str | Non
 @click.argument("out_path", metavar="OUT.json", type=click.Path(dir_okay=False))
 def cell(in_path: str, out_path: str) -> None:
     """Run one trial described by IN.json and write its record: what `run` does in each child process."""
+    import json
+
+    mode = json.loads(Path(in_path).read_text(encoding="utf-8"))["mode"]
+    if mode == "command":
+        from energybench.command_cell import main as run_command
+
+        run_command(in_path, out_path)
+        return
     from energybench.cell import main as run_cell
 
     run_cell(in_path, out_path)

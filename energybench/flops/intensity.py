@@ -112,7 +112,9 @@ def explain(
         time_saved = _saved(before, roofline_flop(estimated, batch, balance_flop_b))
         waits = [line for line in plain.lines if line.intensity(batch) < balance_flop_b]
         waiting = (
-            sum(plain.line_b(line, batch) for line in waits) * balance_flop_b / before if before else None
+            min(1.0, sum(plain.line_b(line, batch) for line in waits) * balance_flop_b / before)
+            if before
+            else None
         )
     return Explanation(
         flop_saved_rel=_saved(plain.flop, estimated.flop),

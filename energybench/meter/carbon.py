@@ -72,6 +72,7 @@ class CodecarbonModel:
 
     def __init__(self, parameters: dict[str, Any], time: Time = REAL_TIME) -> None:
         self.tdp_w, self.ram_w, self._time = parameters["tdp_w"], parameters["ram_w"], time
+        self._parameters = parameters
         self._before: tuple[float, float] = (0.0, 0.0)
         self._start_ns = 0
 
@@ -88,6 +89,9 @@ class CodecarbonModel:
                    energy_j=cpu_power_w(self.tdp_w, load) * seconds, detail=detail),
             Energy(source="model(codecarbon ram)", scope="dram", device="ram", energy_j=self.ram_w * seconds),
         ])  # fmt: skip
+
+    def inside(self) -> CodecarbonModel:
+        return CodecarbonModel(self._parameters, self._time)
 
 
 def cpu_power_w(tdp_w: float, load: float) -> float:

@@ -59,6 +59,7 @@ class RealTime:
 
 
 REAL_TIME = RealTime()
+_LISTED = Path("/proc/thread-self/children")
 
 
 class Clock:
@@ -76,18 +77,60 @@ class Clock:
 
     def stop(self) -> Reading:
         wall_s = (time.perf_counter_ns() - self._wall_ns) / 1e9
-        cpu_s, steal_s = self._cpu() - self._cpu_s, stolen_s()
-        known = steal_s is not None and self._steal_s is not None
-        return Reading(
-            wall_s=wall_s, cpu_s=cpu_s, steal_s=(steal_s or 0.0) - (self._steal_s or 0.0) if known else None
-        )
+        steal_s = stolen_s()
+        stolen = None if steal_s is None or self._steal_s is None else max(0.0, steal_s - self._steal_s)
+        # A child that its parent never waited for takes its seconds with it; some hosts turn their counter back.
+        return Reading(wall_s=wall_s, cpu_s=max(0.0, self._cpu() - self._cpu_s), steal_s=stolen)
 
     def _cpu(self) -> float:
         total = sum(self._process.cpu_times()[:4])  # user, system, and both of finished children
-        for child in self._process.children(recursive=True):
+        for child in descendants(self._process.pid):
             with contextlib.suppress(psutil.NoSuchProcess):
-                total += sum(child.cpu_times()[:2])
+                total += sum(psutil.Process(child).cpu_times()[:2])
         return total
+
+
+def descendants(parent: int) -> set[int]:
+    """Every live process that descends from this one.
+
+    The kernel's own lists are read, since a look at all processes of a machine takes milliseconds, in which sensors
+    that are already running would bill it.
+    """
+    found: set[int] = set()
+    waiting = [parent]
+    try:
+        while waiting:
+            for file in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+                with contextlib.suppress(ProcessLookupError):  # a thread that has just ended
+                    children = {int(pid) for pid in file.read_text(encoding="ascii").split()} - found
+                    found |= children
+                    waiting += children
+    except OSError:
+        return _by_parents(parent)
+    return found or (set() if _LISTED.exists() else _by_parents(parent))
+
+
+def _by_parents(parent: int) -> set[int]:
+    """The same from every process's parent, where the kernel keeps no lists."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return {child.pid for child in psutil.Process(parent).children(recursive=True)}
+    return set()
+
+
+class WallClock:
+    """The meter of wall seconds alone: `Clock` asks for the CPU seconds of every child too, which takes a while."""
+
+    def __init__(self) -> None:
+        self._wall_ns = 0
+        self.seconds = 0.0  # of all its windows
+
+    def start(self) -> None:
+        self._wall_ns = time.perf_counter_ns()
+
+    def stop(self) -> Reading:
+        wall_s = (time.perf_counter_ns() - self._wall_ns) / 1e9
+        self.seconds += wall_s
+        return Reading(wall_s=wall_s)
 
 
 def stolen_s(stat: Path = Path("/proc/stat")) -> float | None:

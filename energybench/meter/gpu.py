@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import os
 import statistics
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.counter import Counted, Counters, SensorError
-from energybench.meter.nvml import Gpu, own_processes
+from energybench.meter.nvml import Gpu, own_processes, visible
 from energybench.meter.trace import Sample, integrate
 from energybench.record import Card, Energy, Reading, Sampler
 
@@ -29,6 +30,7 @@ class GpuMeter:
     """Meters the given cards together; several are kept apart by UUID.
 
     tail_power_w: UUID → what the card draws when a window has ended, where known (see counter.py)
+    of_children:  what is metered are processes that this one starts later, so they are nobody else's
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class GpuMeter:
         *,
         period_s: float = PERIOD_S,
         tail_power_w: Mapping[str, float] | None = None,
+        of_children: bool = False,
     ) -> None:
         self._gpus, self._time, self._period_s = {gpu.uuid: gpu for gpu in gpus}, time, period_s
         reads = {gpu.uuid: gpu.energy_j for gpu in gpus if gpu.counter_reason is None}
@@ -46,6 +49,7 @@ class GpuMeter:
         self.samples: list[Sample] = []  # of every window so far
         self._strangers = {gpu.uuid: gpu.processes() for gpu in gpus}  # before we had a context of our own
         self._own: dict[str, set[int]] = {}
+        self._of_children = of_children
         self._stop: Callable[[], float] = lambda: 0.0
         self._start_ns = 0
         self._begin()
@@ -81,10 +85,28 @@ class GpuMeter:
         energy: list[Energy] = []
         cards: dict[str, Card] = {}
         for uuid, gpu in self._gpus.items():
-            energy += [self._counter(uuid, gpu, counted), self._integral(uuid, gpu, end_ns)]
+            energy += [self._counter(uuid, gpu, counted), self._integral(uuid, gpu, self._start_ns, end_ns)]
             cards[uuid] = self._card(uuid, gpu, held_back[uuid], end_ns)
         seconds = (end_ns - self._start_ns) / 1e9
         return Reading(wall_s=seconds, energy=energy, cards=cards, sampler=self._sampler(cpu_s))
+
+    def inside(self) -> Inside:
+        """A meter of a stretch inside this one's running window."""
+        return Inside(self, self._time)
+
+    def within(self, start_ns: int, end_ns: int) -> list[Energy]:
+        """Integrals of the power that the sampler saw between two times of the running window; nothing is read."""
+        return [self._integral(uuid, gpu, start_ns, end_ns) for uuid, gpu in self._gpus.items()]
+
+    def ours(self) -> set[str]:
+        """UUIDs of the cards on which the driver lists this process or one that it started."""
+        own = own_processes()
+        return {uuid for uuid, gpu in self._gpus.items() if gpu.processes() & own}
+
+    def newcomers(self) -> dict[str, set[int]]:
+        """UUID → processes seen in the last window, not known as ours, that were not on the card when it was opened."""
+        own = own_processes()
+        return {uuid: found - self._strangers[uuid] - own for uuid, found in self._foreign.items()}
 
     def temperatures(self) -> dict[str, float]:
         """UUID → °C, of the cards that say."""
@@ -114,9 +136,18 @@ class GpuMeter:
             if average_w is not None:
                 self._averages[uuid].append((now_ns / 1e9, average_w))
             if whole:
-                self._foreign[uuid] |= gpu.processes() - self._own.get(uuid, set())
+                self._foreign[uuid] |= self._not_ours(uuid, gpu.processes())
         if state:
             self._counters.look()
+
+    def _not_ours(self, uuid: str, here: set[int]) -> set[int]:
+        unknown = here - self._own.get(uuid, set())
+        if unknown and self._of_children:
+            # What cannot be seen from here is numbered by the host: then what came since we began is ours.
+            known = self._strangers[uuid] | {pid for pid in unknown if visible(pid)}
+            unknown = (unknown - own_processes()) & known
+            self._own[uuid] = self._own.get(uuid, set()) | (here - unknown)
+        return unknown
 
     def _try(self, read: Callable[[], Read]) -> Read | None:
         try:
@@ -136,11 +167,12 @@ class GpuMeter:
         return Energy(source="gpu_counter", scope="gpu", device=uuid, energy_j=found.joules, error_j=found.error_j,
                       reason=found.reason, detail=found.detail)  # fmt: skip
 
-    def _integral(self, uuid: str, gpu: Gpu, end_ns: int) -> Energy:
+    def _integral(self, uuid: str, gpu: Gpu, start_ns: int, end_ns: int) -> Energy:
         if gpu.power_reason is not None:
             return Energy(source="unavailable", scope="gpu", device=uuid, reason=f"power: {gpu.power_reason}")
-        points = [(s.time_ns / 1e9, s.power_w) for s in self._own_samples(uuid) if s.power_w is not None]
-        start_s, end_s = self._start_ns / 1e9, end_ns / 1e9
+        near = self._near(uuid, start_ns)
+        points = [(s.time_ns / 1e9, s.power_w) for s in near if s.power_w is not None]
+        start_s, end_s = start_ns / 1e9, end_ns / 1e9
         detail = {**gpu.power_is, "period_s": self._period_s}
         gap_s = _widest([t for t, _ in points], start_s, end_s)
         if gap_s > WIDEST_GAP * self._period_s:
@@ -150,7 +182,7 @@ class GpuMeter:
         error_j += (gpu.power_is["averaging_s"] or 0.0) * (
             max(p for _, p in points) - min(p for _, p in points)
         )
-        if averages := self._averages[uuid]:
+        if averages := self._averages[uuid][-len(near) :]:
             detail["average_field_j"], _ = integrate(
                 [t for t, _ in averages], [p for _, p in averages], start_s, end_s
             )
@@ -169,7 +201,7 @@ class GpuMeter:
             temperature_max_c=max(heat, default=None),
             sm_clock_mhz=statistics.fmean(clocks) if clocks else None,
             throttled_s={why: seconds for why, seconds in throttled.items() if seconds > 0},
-            foreign_pids=sorted(self._foreign[uuid]), mig=gpu.mig(), mps=gpu.mps(),
+            foreign_pids=sorted(self._foreign[uuid] - own_processes()), mig=gpu.mig(), mps=gpu.mps(),
         )  # fmt: skip
 
     def _sampler(self, cpu_s: float) -> Sampler:
@@ -177,8 +209,31 @@ class GpuMeter:
         return Sampler(period_s=self._period_s, samples=len(self._seen_ns), missed=self._missed,
                        largest_gap_s=max(gaps, default=0.0), cpu_s=cpu_s)  # fmt: skip
 
+    def _near(self, uuid: str, start_ns: int) -> list[Sample]:
+        """Of this window, from a few looks before a time on: a short stretch late in a long window is found at once."""
+        first = bisect_left(self.samples, start_ns, lo=self._first, key=lambda sample: sample.time_ns)
+        earliest = max(self._first, first - (WIDEST_GAP + 1) * len(self._gpus))
+        return [sample for sample in self.samples[earliest:] if sample.device == uuid]
+
     def _own_samples(self, uuid: str) -> list[Sample]:
         return [sample for sample in self.samples[self._first :] if sample.device == uuid]
+
+
+class Inside:
+    """A stretch inside a running window of cards. It reads no sensor and waits for no edge, so that the window around
+    it is not held up; what it knows is the power that the sampler sees anyway."""
+
+    def __init__(self, around: GpuMeter, time: Time) -> None:
+        self._around, self._time = around, time
+        self._start_ns = 0
+
+    def start(self) -> None:
+        self._start_ns = self._time.now_ns()
+
+    def stop(self) -> Reading:
+        end_ns = self._time.now_ns()
+        found = self._around.within(self._start_ns, end_ns)
+        return Reading(wall_s=(end_ns - self._start_ns) / 1e9, energy=found)
 
 
 def _held_back(gpu: Gpu) -> dict[str, float]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from energybench.meter.clock import descendants
 from energybench.meter.counter import SensorError
 from energybench.meter.unavailable import Unavailable
 
@@ -192,8 +193,13 @@ def held_open() -> Iterator[None]:
             nvml.nvmlShutdown()
 
 
-def own_processes() -> set[int]:
-    """This process and everything it started, as the operating system numbers them here."""
+def visible(pid: int) -> bool:
+    """Whether the operating system has a process of that number here."""
     import psutil
 
-    return {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    return bool(psutil.pid_exists(pid))
+
+
+def own_processes() -> set[int]:
+    """This process and everything it started, as the operating system numbers them here."""
+    return {os.getpid(), *descendants(os.getpid())}

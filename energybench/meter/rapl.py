@@ -81,7 +81,11 @@ class Rapl:
             largest_gap_s=max((count.largest_gap_s for count in self._counts), default=0.0),
             cpu_s=cpu_s,
         )
-        return Reading(wall_s=wall_s, energy=found, sampler=sampler)
+        return Reading(wall_s=max(0.0, wall_s), energy=found, sampler=sampler)
+
+    def inside(self) -> Rapl:
+        """A meter of a stretch inside this one's running window: the same counters, counted for themselves."""
+        return Rapl(self.domains, self._time, self.left_out)
 
     def _look(self) -> list[str | None]:
         self._looks += 1

@@ -28,6 +28,9 @@ class Missing:
     def stop(self) -> Reading:
         return Reading(wall_s=0.0, energy=[self._energy])
 
+    def inside(self) -> Missing:
+        return self
+
 
 class ThirdParty:
     """A meter of another package. Its figures carry its name; if it breaks, they are null with the reason."""
@@ -66,10 +69,22 @@ class ThirdParty:
         return getattr(self._meter, "samples", ())
 
 
+def inside(meters: Sequence[Meter]) -> list[Meter]:
+    """Meters of a stretch inside the running window of these. None of them waits; one that cannot be shared says so."""
+    found: list[Meter] = []
+    for meter in meters:
+        nested: Callable[[], Meter] | None = getattr(meter, "inside", None)
+        name = meter.name if isinstance(meter, ThirdParty) else type(meter).__name__
+        reason = f"meter {name}: it is in use by the window around this one"
+        found.append(nested() if nested else Missing("machine", reason))
+    return found
+
+
 def open_meters(measure: dict[str, Any], device: str) -> list[Meter]:
     """Meters of a trial, those that wait for an edge first.
 
-    measure: a suite's [measure], and `model`: the parameters of codecarbon's model for this machine
+    measure: a suite's [measure], and `model`: the parameters of codecarbon's model for this machine; `of_children`:
+             what is metered are processes that this one will start
     device:  "cpu", or the UUID of the card that trains
     Raises UsageError E503 for a meter that no package offers.
     """
@@ -96,7 +111,7 @@ def _gpus(measure: dict[str, Any], device: str) -> list[Meter]:
         return []
     try:
         uuids = {"used": [device], "all": None}[wanted] if isinstance(wanted, str) else wanted
-        return [GpuMeter(open_gpus(uuids))]
+        return [GpuMeter(open_gpus(uuids), of_children=measure.get("of_children", False))]
     except Unavailable as why:
         return [Missing("gpu", why.reason)]
 

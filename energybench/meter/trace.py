@@ -12,10 +12,15 @@ import gzip
 import io
 import itertools
 import math
+import re
+import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from energybench.bounds import RECORD_B, TRACE_B
+from energybench.files import read_bytes
 
 HEADER = ("time_s", "device", "power_w", "temperature_c", "sm_clock_mhz")
 
@@ -88,21 +93,34 @@ def pack(samples: Sequence[Sample], start_ns: int) -> bytes:
 def read(path: Path) -> list[Sample]:
     """Samples of a trace, `time_ns` from the window's start. Raises ValueError on a file that is not one."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        with gzip.open(io.BytesIO(read_bytes(path, RECORD_B))) as file:
+            content = file.read(TRACE_B + 1)  # a few kilobytes may unpack to any size
+        if len(content) > TRACE_B:
+            raise OSError(f"it unpacks to more than {TRACE_B:,} bytes")
+        rows = list(csv.reader(io.StringIO(content.decode("utf-8"), newline="")))
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a whole trace: {error}") from None
     if not rows or tuple(rows[0]) != HEADER:
         raise ValueError(f"{path} is not a trace: its first line is not {','.join(HEADER)}")
     try:
-        return [_sample(*row) for row in rows[1:]]
-    except (ValueError, TypeError, OverflowError) as error:
+        samples = [_sample(*row) for row in rows[1:]]
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a trace: {error}") from None
+    if any(after.time_ns < before.time_ns for before, after in itertools.pairwise(samples)):
+        raise ValueError(f"{path} is not a trace: its times go back")
+    return samples
+
+
+def _number(text: str, least: float, most: float) -> float:
+    """Raises ValueError on what is no such number; Python would also read 1_000 and nan."""
+    if not re.fullmatch(r"[-+]?[0-9]*\.?[0-9]+(e[-+]?[0-9]{1,3})?", text) or not least <= float(text) <= most:
+        raise ValueError(f"'{text[:40]}' is no figure between {least:g} and {most:g}")
+    return float(text)
 
 
 def _sample(time_s: str, device: str, power_w: str, temperature_c: str, sm_clock_mhz: str) -> Sample:
-    """Raises ValueError, OverflowError on what is no finite number; TypeError on too few or too many fields."""
-    figures = [float(text) if text else None for text in (power_w, temperature_c, sm_clock_mhz)]
-    if not all(math.isfinite(figure) for figure in figures if figure is not None):
-        raise ValueError("a figure is not finite")
-    return Sample(round(float(time_s) * 1e9), device, *figures)
+    """Raises ValueError on what is no figure of a sensor; TypeError on too few or too many fields."""
+    power = _number(power_w, 0, 1e7) if power_w else None
+    temperature = _number(temperature_c, -273.15, 1e4) if temperature_c else None
+    clock = _number(sm_clock_mhz, 0, 1e7) if sm_clock_mhz else None
+    return Sample(round(_number(time_s, -1e6, 1e9) * 1e9), device, power, temperature, clock)

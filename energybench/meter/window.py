@@ -20,10 +20,13 @@ class Window:
     meters:      started in this order and read in the reverse one, the clock innermost, so that a sensor that waits
                  for an edge encloses those that answer at once
     synchronise: waits for every used device; called before the first and the last read, never inside
+    clock:       says how long the window was; by default also of its CPU seconds and of the host's
     """
 
-    def __init__(self, meters: Sequence[Meter], synchronise: Callable[[], None]) -> None:
-        self._meters, self._synchronise = [*meters, Clock()], synchronise
+    def __init__(
+        self, meters: Sequence[Meter], synchronise: Callable[[], None], clock: Meter | None = None
+    ) -> None:
+        self._meters, self._synchronise = [*meters, clock or Clock()], synchronise
         self._pieces: list[Reading] = []
         self.start_ns = 0  # of the first piece
         self._piece_ns = 0  # start of the open piece; 0 between two

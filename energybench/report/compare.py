@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from energybench import flags, stats
+from energybench.command_tables import written
 from energybench.looks import Look
-from energybench.record import Claim, Flag, RunFile, Trial, Witness
+from energybench.record import Claim, Estimate, Flag, RunFile, Trial, Witness
 from energybench.report import evidence, looked, words
 from energybench.report.evidence import Pair
 from energybench.report.shapes import (
@@ -19,12 +21,14 @@ from energybench.report.shapes import (
     Phase,
     Quality,
     Raised,
+    Roofline,
     Row,
     Workload,
 )
 from energybench.report.target import to_target
 from energybench.work import BACKWARD
 
+OUTSIDE = "the command runs outside energybench's loop and reports no FLOPs of its own"
 PHASES = ("forward", "backward", "update", "data", "own", "loop")  # of a shadow run, in the order of a step
 
 
@@ -55,7 +59,10 @@ def _quality(found: Sequence[Pair], accept: Accept, share: float) -> tuple[Quali
     limit = None if accept.loses_at_most is None else -sign * accept.loses_at_most
     fraction = higher and all(0 <= value <= 1 for value in (*ours, *plain))
     mean_ours, mean_plain = math.fsum(ours) / len(ours), math.fsum(plain) / len(plain)
-    quality = Quality(metric, mean_plain, mean_ours, sign * difference.mean, bound, limit, fraction)
+    sd = difference.sd if difference.df > 0 else None
+    quality = Quality(
+        metric, mean_plain, mean_ours, sign * difference.mean, bound, limit, fraction, sd, len(known)
+    )
     return quality, difference if len(known) == len(found) else None  # a block without quality proves nothing
 
 
@@ -77,6 +84,15 @@ def _claim(claim: Claim | None, trials: Sequence[Trial], witness: Witness | None
     return claim.saving_rel * backward / total if total > 0 else None
 
 
+def _roofline(estimates: Sequence[Estimate]) -> Roofline | None:
+    """Means over trials: a machine is timed anew by each invocation."""
+    known = [(e.balance_flop_b, e.memory_bound_rel, e.roofline_saved_rel) for e in estimates
+             if e.balance_flop_b and e.memory_bound_rel is not None and e.roofline_saved_rel is not None]  # fmt: skip
+    if not known:
+        return None
+    return Roofline(*(math.fsum(figures) / len(known) for figures in zip(*known, strict=True)))
+
+
 def _phases(witness: Witness | None) -> tuple[Phase, ...]:
     shadow = witness.shadow if witness else None
     plain_s = math.fsum(shadow.plain_s.values()) if shadow else 0.0
@@ -96,8 +112,13 @@ class Bench:
     ) -> None:
         self.name, self.run, self.accept, self.look = name, run, Accept.of(run), look
         self.trials = [t for t in trials if t.workload == name and t.block < look.blocks]
+        settings: dict[str, Any] = next(
+            (w for w in run.resolved.get("workload") or () if w.get("name") == name), {}
+        )
+        self.unjudged = (settings.get("quality") or {}).get("from") == "none"
         self.witness = {w.method: w for w in witnesses if w.workload == name}
         self.cells = {c.method: c for c in run.cells if c.workload == name}
+        self.outside = any(cell.command for cell in self.cells.values())  # of our loop
         self.plain = [t for t in self.trials if t.role == "baseline"]
         self.partners = evidence.partners_of(self.plain)
         self.plain_witness = next((w for w in self.witness.values() if w.role == "baseline"), None)
@@ -167,9 +188,11 @@ class Bench:
         cell = self.cells.get(label)
         claim = (cell.claim if cell else None) or next((t.claim for t in own if t.claim), None)
         estimated = evidence.estimated_rel(used, witness)
+        estimated = evidence.reported_rel(found, "estimated") if estimated is None else estimated
         counted = evidence.counted_flop(used, witness)
         reference = evidence.counted_flop(plain, self.plain_witness)
         counted_rel = 1 - counted / reference if counted is not None and reference else None
+        counted_rel = evidence.reported_rel(found, "counted") if counted_rel is None else counted_rel
         error = witness.counted_error_flop / reference if witness and reference else 0.0
         control, kept_epochs, control_epochs = self.control(label)
         here = [flag for trial in used for flag in flags.check_trial(trial)]
@@ -191,11 +214,14 @@ class Bench:
             diverged=sum(t.status == "diverged" for t in latest.values()),
             struck=bool(struck) or flags.worst(here) == "struck",
             verdict="no verdict", because="", detectable_rel=None, blocks_needed=None, explanation="",
-            moved=words.moved(evidence.estimates(used, witness)), phases=_phases(witness),
+            moved=words.moved(evidence.estimates(used, witness)),
+            roofline=_roofline(evidence.estimates(used, witness)), phases=_phases(witness),
             untimed=(witness.shadow.reason if witness and witness.shadow else None) or "",
             to_target=None,
             flags=raised(here, f"{self.name}: {label}"), control=control,
             seconds=evidence.figure(evidence.seconds(t) for t in used), energies=evidence.energies(used),
+            command=self.command(label), unjudged=self.unjudged,
+            unavailable=OUTSIDE if self.outside and estimated is counted_rel is None else "",
         )  # fmt: skip
         if found:
             row = self._judge(row, found)
@@ -218,9 +244,12 @@ class Bench:
         change, quantity, scope = self.compare(found)
         time = evidence.change(found, "time", self.pooled["time"], self.look.share)
         quality, difference = _quality(found, accept, self.look.share)
+        margin = accept.loses_at_most
+        if self.unjudged:  # one and the same result, by the suite's own word
+            quality, difference, margin = None, stats.Mean(change.n, 0.0, 0.0, 1.0), 0.0
         verdict: stats.Verdict = "no verdict"
         if self.look.open and not row.struck:
-            verdict = stats.verdict(change, noise, quantity, difference, accept.loses_at_most)
+            verdict = stats.verdict(change, noise, quantity, difference, margin)
             if row.diverged and verdict in (*words.BETTER, "quality unproven"):
                 verdict = "quality lost"  # what diverged has no quality, whatever the other blocks reached
         needed = None
@@ -281,5 +310,12 @@ class Bench:
         struck = [flag for flag in here if flag.severity == "struck"]
         rows = tuple(self.row(label, struck) for label in self.methods)
         twin = Measured.of(*self.twin) if self.twin else None
-        metric = self.accept.metric or _metric(self.plain)
-        return Workload(self.name, metric, self.baseline(), twin, rows, here)
+        metric = None if self.unjudged else self.accept.metric or _metric(self.plain)
+        plain = "the plain command" if self.outside else "plain training"
+        command = self.command("baseline")
+        return Workload(self.name, metric, self.baseline(), twin, rows, here, plain, command)
+
+    def command(self, label: str) -> str:
+        """What a cell runs, as one would type it; empty where it is trained in our loop."""
+        cell = self.cells.get(label)
+        return written(cell.command) if cell else ""

@@ -229,6 +229,16 @@ def counted_flop(trials: Sequence[Trial], witness: Witness | None) -> float | No
     return math.fsum(totals) / len(totals) if totals else witness.counted_flop
 
 
+def reported_rel(found: Sequence[Pair], kind: str) -> float | None:
+    """1 − ours / plain of the FLOPs that both commands report of themselves, the mean over blocks.
+
+    kind: "estimated" or "counted"
+    """
+    both = [(pair.ours.flop.get(kind), pair.plain.flop.get(kind)) for pair in found]
+    ratios = [ours / plain for ours, plain in both if ours is not None and plain]
+    return 1 - math.fsum(ratios) / len(ratios) if ratios and len(ratios) == len(both) else None
+
+
 def estimates(trials: Sequence[Trial], witness: Witness | None) -> list[Estimate]:
     """The trials' own; the witness's where they have none."""
     known = [trial.estimate for trial in trials if trial.estimate]

@@ -17,13 +17,15 @@ KINDS = ("ladder", "where", "trade-off", "blocks", "curves", "power", "diagnosti
 DIAGNOSED = 8  # cells of a workload whose diagnostics are drawn
 
 
-def album(summary: Summary, trials: Sequence[Trial], folder: Path) -> Album:
-    """All that can be drawn, workload by workload. `folder`: the run's, where its power traces lie."""
+def album(summary: Summary, trials: Sequence[Trial], folder: Path, kinds: Sequence[str] = KINDS) -> Album:
+    """All of these kinds that can be drawn, workload by workload. `folder`: the run's, where its power traces lie."""
     pictures: list[Picture] = []
     left_out: list[LeftOut] = []
     for workload in summary.workloads:
         ours = [trial for trial in trials if trial.workload == workload.name]
         for kind, stem, draw in _drawers(workload, ours, summary.accept.noise, folder):
+            if kind not in kinds:
+                continue
             name = slug(stem).replace("+", "-").replace("=", "-")
             while any(picture.file == f"{name}.svg" for picture in pictures):
                 name += "-"

@@ -2,6 +2,7 @@
 
 "histograms": [{"name", "from", "to", "density": [...], "fitted": [...]}, ...]    bars, and the fitted line
     beside "tensors": [{"name", "ks", "ks_n", "ks_passes"}, ...]                  goodness of fit, in the title
+"bounded": [{"epoch", "observed", bound, ...}, ...]                               a line below dashed ones, logarithmic
 "...": [{"epoch", figure, ...}, ...]                                              a line for each figure that moves
 "...": {"0.8": 120, "0.5": 40}                                                    a bar for each number
 """
@@ -20,6 +21,7 @@ from energybench.report.canvas import INK, MUTED, SERIES, WIDTH_IN, Drawn, Sheet
 
 PANELS, COLUMNS, BARS, BINS = 9, 3, 12, 400
 EACH_IN, GAP_IN = 1.25, 0.62
+BELOW_ABOVE = (("--", "top"), (":", "bottom"))  # a bound's line, and where its name stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,17 @@ class ByNumber:
     values: tuple[float, ...]
 
 
-Panel = Histogram | OverEpochs | ByNumber
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """What was observed, and bounds on its mean by name; all above 0, as they are drawn on a logarithmic axis."""
+
+    epochs: tuple[float, ...]
+    observed: tuple[float, ...]
+    bounds: tuple[tuple[str, tuple[float, ...]], ...]
+    name: str = "observed"
+
+
+Panel = Histogram | OverEpochs | ByNumber | Bounded
 
 
 def number(value: object) -> float | None:
@@ -70,6 +82,8 @@ def panels(found: object, name: str = "", depth: int = 0) -> Iterator[Panel]:
         title = str(key).replace("_", " ")
         if key == "histograms" and isinstance(value, Sequence):
             yield from _histograms(value, found.get("tensors"))
+        elif key == "bounded" and isinstance(value, Sequence):
+            yield from _bounded(value)
         elif isinstance(value, Sequence) and not isinstance(value, str):
             yield from _over_epochs(value)
         elif isinstance(value, Mapping):
@@ -123,6 +137,16 @@ def _over_epochs(entries: Sequence[Any]) -> Iterator[OverEpochs]:
             )
 
 
+def _bounded(entries: Sequence[Any]) -> Iterator[Bounded]:
+    rows = [entry for entry in entries if isinstance(entry, Mapping)]
+    keys = [key for key in rows[0] if key not in ("epoch", "observed")] if rows else []
+    lines = {key: _numbers([row.get(key) for row in rows]) for key in ("epoch", "observed", *keys)}
+    positive = [key for key in ("observed", *keys) if lines[key] and min(lines[key]) > 0]
+    if len(rows) > 1 and lines["epoch"] and "observed" in positive and len(positive) > 1:
+        bounds = tuple((str(key), lines[key]) for key in positive if key != "observed")
+        yield Bounded(lines["epoch"], lines["observed"], bounds)
+
+
 def _by_number(title: str, found: Mapping[str, Any]) -> ByNumber | None:
     known = []
     for key, value in found.items():
@@ -166,6 +190,10 @@ def _told(panel: Panel) -> str:
         return f"{panel.name} {panel.fit or 'as a histogram'}"
     if isinstance(panel, OverEpochs):
         return f"{panel.name} from {panel.values[0]:.3g} to {panel.values[-1]:.3g} over epochs"
+    if isinstance(panel, Bounded):
+        ends = listed([f"{name} {values[-1]:.3g}" for name, values in panel.bounds])
+        reached = f"{panel.observed[0]:.3g} to {panel.observed[-1]:.3g}"
+        return f"{panel.name} from {reached}, where its mean is bounded by {ends}"
     return f"{panel.name} " + ", ".join(f"{k}: {v:g}" for k, v in zip(panel.keys, panel.values, strict=True))
 
 
@@ -186,6 +214,15 @@ def _draw(page: Sheet, panel: Panel, place: tuple[float, float, float, float]) -
     elif isinstance(panel, OverEpochs):
         axes.plot(panel.epochs, panel.values, color=SERIES[0], marker="o", markersize=3)
         title += "\nover epochs"
+    elif isinstance(panel, Bounded):
+        axes.set_yscale("log", subs=[])
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.plot(panel.epochs, panel.observed, color=SERIES[0], linewidth=1.2)
+        for (bound, values), (dashes, side) in zip(panel.bounds, itertools.cycle(BELOW_ABOVE), strict=False):
+            axes.plot(panel.epochs, values, color=INK, linestyle=dashes, linewidth=1)
+            axes.fill_between(panel.epochs, panel.observed, values, color=MUTED, alpha=0.12, linewidth=0)
+            axes.annotate(bound, (panel.epochs[-1], values[-1]), ha="right", va=side, color=MUTED, fontsize=7)
+        title += ", and bounds\non its mean, over epochs"
     else:
         at = range(len(panel.keys))
         axes.bar(at, panel.values, color=SERIES[0], width=0.6)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from energybench.files import inside
 from energybench.meter import trace
 from energybench.record import Trial
 from energybench.report import evidence, words
@@ -273,10 +275,10 @@ def power(trial: Trial, folder: Path) -> Powers | str:
     """A trial's power traces by device; a sentence where there is none."""
     if trial.trace is None:
         return NO_TRACE
-    file, home = (folder / trial.trace).resolve(), folder.resolve()
-    if home not in file.parents:
+    file = inside(folder, trial.trace)
+    if file is None:
         return "the record names a trace outside the run's folder"
-    if not file.is_file():
+    if not os.path.isfile(file):  # a name may be longer than any file's
         return "the power trace is not beside the records"
     try:
         samples = trace.read(file)

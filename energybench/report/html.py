@@ -20,10 +20,10 @@ from typing import Any
 from urllib.parse import quote
 
 from energybench.record import Trial
-from energybench.report import evidence, figures_trials, looked, overall, words
+from energybench.report import evidence, figures_trials, looked, overall, required, words
 from energybench.report.album import Album
 from energybench.report.figures import album
-from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, energy_rows
+from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, commands, energy_rows
 from energybench.report.shapes import Row, Summary, Workload
 
 LIMIT_B = 2_000_000
@@ -168,7 +168,9 @@ def _row(row: Row, workload: Workload) -> dict[str, Any]:
     figure = row.measured
     return {
         "workload": workload.name, "method": row.method, "row": row,
-        "claimed": row.claimed_rel, "estimated": row.estimated_rel, "counted": row.counted_rel,
+        "estimated_text": words.nominal(row.estimated_rel, row),
+        "counted_text": words.nominal(row.counted_rel, row), "claimed": row.claimed_rel,
+        "estimated": row.estimated_rel, "counted": row.counted_rel,
         "measured": None if figure is None else figure.saving_rel,
         "measured_text": words.measured(figure), "of": words.what(figure.quantity, figure.scope) if figure else "–",
         "quality": row.quality.change if row.quality else None, "quality_text": words.quality_change(row.quality),
@@ -219,12 +221,12 @@ def _render(summary: Summary, parts: Parts) -> str:
         f"script-src {' '.join(map(_digest, scripts))}",
     ])  # fmt: skip
     text = _template().render(
-        summary=summary, policy=policy, parts=parts, words=words, carbon_note=carbon_note(summary),
+        summary=summary, policy=policy, parts=parts, words=words, commands=commands, carbon_note=carbon_note(summary),
         styles=markupsafe.Markup(f"{assets['uPlot.min.css']}\n{assets['page.css']}"),
         scripts=[markupsafe.Markup(script) for script in scripts],
         stamps=[*summary.stamp, *([] if summary.finished else ["unfinished"])],
         rows=[_row(row, workload) for workload in summary.workloads for row in workload.rows],
-        extra=[*overall.lines(summary), *looked.lines(summary)],
+        extra=[*(line for line, _ in required.lines(summary)), *overall.lines(summary), *looked.lines(summary)],
         energy_head=ENERGY_HEAD, energy=energy_rows(summary), energy_about=CARBON_ABOUT.replace("*", ""),
         machine=[(name, _line(value)) for name, value in sorted(summary.machine.items())],
         checks=[[c.code, c.severity if c.result == "raised" else c.result, c.where, c.sentence, c.detail]

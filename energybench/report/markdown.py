@@ -12,9 +12,9 @@ import shlex
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
-from energybench.report import looked, overall, words
+from energybench.report import looked, overall, required, words
 from energybench.report.album import FOLDER, Album
-from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, energy_rows
+from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, commands, energy_rows
 from energybench.report.shapes import Row, Summary, Workload
 
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", "|": "&#124;", "`": "&#96;"}
@@ -57,8 +57,8 @@ def _row(row: Row) -> list[str]:
     return [
         f"[{escape(row.method)}](records/)",
         words.percent(row.claimed_rel),
-        words.percent(row.estimated_rel),
-        words.percent(row.counted_rel),
+        words.nominal(row.estimated_rel, row),
+        words.nominal(row.counted_rel, row),
         _saving(row),
         row.measured.quantity if row.measured else words.NOTHING,
         words.kept(kept),
@@ -79,12 +79,13 @@ def _workload(workload: Workload, album: Album) -> list[str]:
     if not workload.rows:
         return [*page, "No method was compared on this workload.", *_over_the_run(workload, album)]
     page.append(escape(words.baseline(workload)))
+    page += _commands(workload)
     page += _pictures(album, workload, "ladder")
     head = ["Method", "claimed", "estimated", "counted", "measured \\[95 %\\]", "of", "kept",
             f"{escape(metric)} Δ", "verdict", "blocks"]  # fmt: skip
     page.append(table(head, map(_row, workload.rows), right="12346 7"))
     page.append(
-        "Savings relative to plain training in the same block; a negative saving is a cost. "
+        f"Savings relative to {workload.plain} in the same block; a negative saving is a cost. "
         "*kept* is measured / estimated. Each block links to its record."
     )
     page.append("### Where the saving went")
@@ -103,6 +104,19 @@ def _over_the_run(workload: Workload, album: Album) -> list[str]:
     """Trials in time: whatever could be drawn."""
     found = _pictures(album, workload, "blocks", "curves", "power", "diagnostics")
     return ["### Over the run", *found] if found else []
+
+
+def _commands(workload: Workload) -> list[str]:
+    """What ran instead of energybench's loop."""
+    rows = [[escape(method), escape(command)] for method, command in commands(workload)]
+    if not rows:
+        return []
+    about = (
+        "Each trial is one of these commands in a process group of its own, metered from its start to its end or by "
+        "the windows that it marks itself; seed and trial are in its environment. What a command keeps of its budget "
+        "is not known, so there is no matched control."
+    )
+    return [table(["method", "command"], rows), about]
 
 
 def _left_out(album: Album) -> list[str]:
@@ -153,7 +167,9 @@ def _quality(workload: Workload) -> str:
         + f" ({words.blocks(figure.n)})"
         for name, figure in workload.baseline.quality.items()
     ]
-    text = f"Plain training reaches {', '.join(spread) or 'no recorded quality'}."
+    if any(row.unjudged for row in workload.rows):
+        return words.UNJUDGED
+    text = f"{workload.plain.capitalize()} reaches {', '.join(spread) or 'no recorded quality'}."
     if not rows:
         return text
     head = ["Method", "baseline", "method", "change", "may be as bad as", "accepted"]
@@ -229,6 +245,7 @@ def markdown(summary: Summary, album: Album = Album()) -> str:  # noqa: B008  (f
         page.append(escape(summary.about))
     for workload in summary.workloads:
         page += _workload(workload, album)
+    page += required.markdown(summary)
     page += overall.markdown(summary)
     page += looked.markdown(summary)
     page += _trust(summary)

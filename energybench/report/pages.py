@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from energybench.files import held
 from energybench.kept import write_text
 from energybench.record import Trial, read_folder
 from energybench.report.album import FOLDER
@@ -22,8 +23,13 @@ def contents(summary: Summary, trials: Sequence[Trial], folder: Path) -> dict[st
 
 
 def write(summary: Summary, trials: Sequence[Trial], folder: Path) -> Path:
-    """report.md and figures/; a figure that the records no longer give is removed. Returns the page's path."""
+    """report.md and figures/; a figure that the records no longer give is removed. Returns the page's path.
+
+    Raises UsageError E612 where figures/ is a link out of the folder.
+    """
     files = contents(summary, trials, folder)
+    if (folder / FOLDER).is_symlink():  # whoever follows it would write, and remove, somewhere else
+        held(folder, folder / FOLDER)
     for path, text in files.items():
         write_text(folder / path, text)
     for old in (folder / FOLDER).glob("*.svg"):

@@ -6,7 +6,7 @@ from typing import Any
 
 from energybench.report import words
 from energybench.report.evidence import EnergyFigure
-from energybench.report.shapes import Summary
+from energybench.report.shapes import Summary, Workload
 
 JOULES_PER_KWH = 3.6e6
 ENERGY_HEAD = [
@@ -37,12 +37,18 @@ def _intensity(summary: Summary) -> tuple[dict[str, Any], float | None]:
     return carbon, intensity
 
 
+def commands(workload: Workload) -> list[tuple[str, str]]:
+    """(method, what it runs) of a workload that is a command."""
+    ran = [("baseline", workload.command), *((row.method, row.command) for row in workload.rows)]
+    return [(method, command) for method, command in ran if command]
+
+
 def energy_rows(summary: Summary) -> list[list[str]]:
     """Each source of each cell by itself: measured, modelled or missing with its reason; columns as in ENERGY_HEAD."""
     _, intensity = _intensity(summary)
     rows = []
     for workload in summary.workloads:
-        cells = [("plain training", workload.baseline.energies)]
+        cells = [(workload.plain, workload.baseline.energies)]
         cells += [(row.method, row.energies) for row in workload.rows]
         rows += [
             [workload.name, label, *_energy_row(energy, intensity)]

@@ -68,6 +68,8 @@ class Quality:
     bound: float | None
     limit: float | None  # the worst change that the suite accepts
     fraction: bool  # print in percentage points
+    sd: float | None = None  # of the paired changes; None below two
+    n: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,15 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
+class Roofline:
+    """What the formulas' FLOPs and bytes come to on this machine: each line takes the longer of its two times."""
+
+    balance_flop_b: float
+    memory_bound_rel: float  # share of plain training's time
+    saved_rel: float  # a ceiling, while every kernel runs as well as before
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One method on one workload: the four numbers and what they are worth."""
 
@@ -170,6 +181,7 @@ class Row:
     blocks_needed: int | None
     explanation: str
     moved: str  # what the formulas say of bytes; empty where they say nothing
+    roofline: Roofline | None
     phases: tuple[Phase, ...]  # where the time went; empty where no step was timed
     untimed: str  # why not
     to_target: ToTarget | None
@@ -177,6 +189,9 @@ class Row:
     control: Control | None
     seconds: Figure | None
     energies: tuple[EnergyFigure, ...]
+    command: str = ""  # what ran instead of our loop
+    unavailable: str = ""  # why there is neither an estimate nor a count
+    unjudged: bool = False  # the suite says that there is no quality to lose
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +217,8 @@ class Workload:
     twin: Measured | None  # plain training against itself
     rows: tuple[Row, ...]
     flags: tuple[Raised, ...]
+    plain: str = "plain training"  # what its methods are held against
+    command: str = ""  # and what that ran, where it is a command
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +246,21 @@ class Added:
     method: str
     blocks: int  # added
     measured: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class Required:
+    """One [[require]] of the suite, held against one method on one workload."""
+
+    workload: str
+    method: str
+    asks: str  # "saves at least 5.0 % of the time"
+    outcome: Literal["met", "not met", "undecided"]
+    because: str
+    least_rel: float | None  # the saving asked for
+    saving_rel: float | None
+    low_rel: float | None  # one-sided 99 % bounds, each by itself
+    high_rel: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,3 +305,4 @@ class Summary:
     look_note: str  # which look the verdicts are of; empty where there is one
     overall: tuple[Overall, ...]
     added: tuple[Added, ...]
+    required: tuple[Required, ...] = ()  # of the suite's [[require]]; empty where it has none

@@ -10,8 +10,9 @@ from typing import Any
 from energybench import flags, looks, stats
 from energybench.looks import Look
 from energybench.record import RunFile, Trial, Witness
-from energybench.report import evidence, looked, words
+from energybench.report import evidence, looked, required, words
 from energybench.report.compare import Bench, raised
+from energybench.report.headline import headline
 from energybench.report.overall import over_all
 from energybench.report.shapes import (
     Accept,
@@ -48,7 +49,7 @@ def summarise(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness
         stamp=tuple(run.stamp),
         finished=run.finished,
         blocks=run.blocks,
-        headline=words.plain(looked.headline(look, workloads) or words.headline(workloads)),
+        headline=words.plain(looked.headline(look, workloads) or headline(workloads)),
         energy_note=_energy_note(run, trials),
         accept=Accept.of(run),
         workloads=workloads,
@@ -64,6 +65,7 @@ def summarise(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness
         look_note=words.plain(looked.note(look)),
         overall=over_all(benches, workloads),
         added=_added(run, trials, witnesses, look),
+        required=required.held(run.resolved.get("require") or (), workloads, look),
     )
 
 

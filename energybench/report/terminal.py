@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from energybench.report import looked, overall, words
+from energybench.report import looked, overall, required, rows, words
 from energybench.report.shapes import Raised, Row, Summary, Workload
 
 STYLES = {
@@ -52,6 +52,11 @@ def _text(text: str, style: str = "") -> Text:
     return Text(words.plain(words.clean(text)), style=style)
 
 
+def _nominal(value: float | None, row: Row) -> Text:
+    """In two lines, so that words do not make a column of figures wide."""
+    return Text(words.plain(words.nominal(value, row).replace(f"not{words.NB}", "not\n")))
+
+
 def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
     quantities = {(r.measured.quantity, r.measured.scope) for r in rows if r.measured}
     one = len(quantities) == 1
@@ -69,8 +74,8 @@ def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
     quality = f"{words.clean(workload.metric or 'quality')} Δ"
     return [
         column("claimed", (words.percent(r.claimed_rel) for r in rows), 3),
-        column("estimated", (words.percent(r.estimated_rel) for r in rows), 1),
-        column("counted", (words.percent(r.counted_rel) for r in rows), 2),
+        Column("estimated", tuple(_nominal(r.estimated_rel, r) for r in rows), 1),
+        Column("counted", tuple(_nominal(r.counted_rel, r) for r in rows), 2),
         Column(title, tuple(measured(row) for row in rows)),
         column("kept", (words.kept(r.kept_rel) for r in rows), 5),
         column(quality, (words.quality_change(r.quality) for r in rows), 4),  # the notes say it too
@@ -152,7 +157,8 @@ def _say(console: Console, text: str, style: str = "", indent: str = "", first: 
     console.print(Text(words.plain("\n".join(lines)), style=style), soft_wrap=True)
 
 
-def _show(console: Console, labels: Sequence[str], columns: Sequence[Column]) -> None:
+def show(console: Console, labels: Sequence[str], columns: Sequence[Column]) -> None:
+    """A table with a label per row; a narrow terminal loses columns, then the table."""
     table, dropped = _table(console, labels, columns)
     if table is not None:
         console.print(table)
@@ -182,9 +188,11 @@ def _workload(console: Console, workload: Workload) -> None:
     console.print()
     _say(console, workload.name, "bold underline")
     _say(console, words.baseline(workload), "dim")
+    for method, command in rows.commands(workload):
+        _say(console, f"{method}: {command}", "dim", indent="    ", first="  $ ")
     if workload.rows:
         console.print()
-        _show(console, [row.method for row in workload.rows], _columns(workload, workload.rows))
+        show(console, [row.method for row in workload.rows], _columns(workload, workload.rows))
         console.print()
     for row in workload.rows:
         notes = words.notes(row, workload.metric or "quality")
@@ -209,6 +217,8 @@ def render(summary: Summary, console: Console) -> None:
             _say(console, flag.sentence, "yellow")
     for workload in summary.workloads:
         _workload(console, workload)
+    for line, style in required.lines(summary):
+        _say(console, line, style, indent="  ", first="§ ")
     extra = [*overall.lines(summary), *looked.lines(summary)]
     if extra:
         console.print()
@@ -235,4 +245,4 @@ def partial(summary: Summary, console: Console) -> None:
         columns = [
             c for c in _columns(workload, rows) if c.title.startswith("measured") or c.title.endswith("Δ")
         ]
-        _show(console, [row.method for row in rows], [*columns, Column("blocks", so_far)])
+        show(console, [row.method for row in rows], [*columns, Column("blocks", so_far)])

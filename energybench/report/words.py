@@ -7,13 +7,24 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from energybench import stats
+from energybench.inert import NB, inert
 
 if TYPE_CHECKING:
     from energybench.record import Energy, Estimate
-    from energybench.report.shapes import Control, Measured, Phase, Quality, Row, ToTarget, Way, Workload
+    from energybench.report.shapes import (
+        Control,
+        Measured,
+        Phase,
+        Quality,
+        Roofline,
+        Row,
+        ToTarget,
+        Way,
+        Workload,
+    )
 
-NB = "\u00a0"
 NOTHING = "–"
+clean = inert
 BETTER = frozenset({"saves", "faster"})
 WORSE = frozenset({"costs more", "slower"})
 
@@ -181,6 +192,13 @@ def moved(estimates: Sequence[Estimate]) -> str:
     return f"{text}."
 
 
+def roofline(found: Roofline) -> str:
+    """How much of plain training waits for memory, and what that leaves of the formulas' saving."""
+    waits = f"{percent(found.memory_bound_rel, 0)} of plain training's kernel time waits for memory"
+    most = f"the formulas save at most {percent(found.saved_rel)} of it all"
+    return f"At this machine's {number(found.balance_flop_b, 0)} FLOP per byte, {waits}, and {most}."
+
+
 PHASE = {"own": "its own work", "data": "waiting for data", "loop": "the loop"}
 
 
@@ -272,14 +290,20 @@ def notes(row: Row, metric: str) -> list[str]:
     found = [f"{row.verdict}: {row.because.rstrip('.')}." if row.because else f"{row.verdict}."]
     if row.quality is not None:
         found.append(f"{metric.capitalize()} {quality_change(row.quality)}.")
+    if row.unjudged:
+        found.append(UNJUDGED)
     if row.explanation:
         found.append(row.explanation)
+    if row.unavailable:
+        found.append(f"Estimated and counted are not available: {row.unavailable}.")
     if row.phases:
         found.append(phases(row.phases))
     if row.untimed:
         found.append(f"Where its time goes is not told: {row.untimed}.")
     if row.moved:
         found.append(row.moved)
+    if row.roofline is not None and abs(row.estimated_rel or 0) >= FEWER_APART:
+        found.append(roofline(row.roofline))
     if row.claim_of == "backward" and row.claim_rel is not None:
         of_all = "" if row.claimed_rel is None else f", {percent(row.claimed_rel)} of the training"
         found.append(f"Claimed: {percent(row.claim_rel)} of the backward pass{of_all}.")
@@ -312,76 +336,12 @@ def baseline(workload: Workload) -> str:
     if workload.twin is not None:
         twin = workload.twin
         parts.append(f"against itself {measured(twin)} {what(twin.quantity, twin.scope)}")
-    return f"Plain training: {'; '.join(parts)}."
+    return f"{workload.plain.capitalize()}: {'; '.join(parts)}."
 
 
-def clean(text: str) -> str:
-    """One line without control characters: names come from files that others wrote."""
-    if text.replace(NB, " ").isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == NB else " " for c in text)
+UNJUDGED = "Quality is not judged: the suite says that there is none to lose."
 
 
-def _found(row: Row, workload: Workload) -> str:
-    figure, quality = row.measured, row.quality
-    assert figure is not None
-    least = ""
-    if quality is not None and quality.limit is not None:
-        lost = points(abs(quality.limit), quality.fraction).lstrip("+")
-        least = f", with no more than {lost} of {quality.metric} lost"
-    if figure.quantity == "energy":
-        verb = f"{row.method} saves {measured(figure)} of the energy ({figure.scope}) of plain training"
-    else:
-        verb = f"{row.method} takes {measured(figure)} less time than plain training"
-    caveat = ""
-    if row.control is not None and not row.control.better:
-        caveat = " It is not proven better than plain training for the epochs that it kept."
-    return f"{verb} on {workload.name}{least}.{caveat}"
-
-
-def _worse(row: Row, workload: Workload) -> str:
-    figure = row.measured
-    assert figure is not None
-    costs = "costs more energy" if figure.quantity == "energy" else "is slower"
-    return f"{row.method} {costs} than plain training on {workload.name}: {measured(figure)} saved."
-
-
-def headline(workloads: Sequence[Workload]) -> str:
-    """The one sentence that matters first. It never promises more than a verdict does."""
-    rows = [(row, workload) for workload in workloads for row in workload.rows if row.measured is not None]
-    if not rows:
-        return "No method and its baseline both finished in one block: there is nothing to compare."
-
-    def strength(item: tuple[Row, Workload]) -> tuple[bool, float]:
-        figure = item[0].measured
-        assert figure is not None
-        return figure.quantity == "energy", figure.low_rel or -math.inf
-
-    found = [item for item in rows if item[0].verdict in BETTER]
-    if found:
-        best = max(found, key=strength)
-        others = len(found) - 1
-        more = f" {len(found)} of {len(rows)} comparisons found a saving." if others else ""
-        return _found(*best) + more
-    judged = [row for row, _ in rows if row.verdict != "no verdict"]
-    if not judged:
-        most = max(row.n for row, _ in rows)
-        if most < stats.FEWEST_BLOCKS:
-            return f"No verdict: {blocks(most)}, and {stats.FEWEST_BLOCKS} are the least."
-        return "No verdict: a check of the measurement failed, see the flags."
-    kinds = {row.measured.quantity for row in judged if row.measured}
-    first = {
-        frozenset({"time"}): "No method was proven faster",
-        frozenset({"energy"}): "No method was proven to save energy",
-    }.get(frozenset(kinds), "No method was proven to save energy or time")
-    limits = [(row.detectable_rel, row.n) for row in judged if row.detectable_rel is not None]
-    if limits:
-        limit, n = min(limits)
-        first += f": {blocks(n)} cannot see savings under {percent(limit, 0 if limit >= 0.1 else 1)}"
-    tails = [_worse(*item) for item in rows if item[0].verdict in WORSE][:1]
-    tails += [
-        f"{row.method} loses {row.quality.metric if row.quality else 'quality'} on {workload.name}."
-        for row, workload in rows
-        if row.verdict == "quality lost"
-    ][:1]
-    return " ".join([f"{first}.", *tails])
+def nominal(value: float | None, row: Row) -> str:
+    """An estimate or a count; where none can be had that is said, and the notes say why."""
+    return f"not{NB}available" if value is None and row.unavailable else percent(value)

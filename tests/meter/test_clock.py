@@ -9,11 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench.meter.clock import REAL_TIME, Clock, stolen_s
+from energybench.meter import clock
+from energybench.meter.clock import REAL_TIME, Clock, _by_parents, descendants, stolen_s
 from energybench.meter.replay import VirtualTime
 
 SPIN = "import time\nend = time.process_time() + {cpu_s}\nwhile time.process_time() < end: pass\n"
@@ -45,6 +47,32 @@ def test_a_child_that_still_runs_is_counted() -> None:
         child.kill()
         child.wait()
     assert 0.1 < cpu_s < 2 * wall_s  # it spins as far as it is let; two cores at most
+
+
+def test_the_kernels_lists_of_children_say_what_every_processs_parent_says() -> None:
+    nested = "import subprocess, sys; subprocess.run(['sleep', '30'])"
+    children = [subprocess.Popen([sys.executable, "-c", nested], start_new_session=True) for _ in range(2)]
+    try:
+        while len(_by_parents(os.getpid())) < 4:
+            time.sleep(0.01)
+        assert descendants(os.getpid()) == _by_parents(os.getpid())
+        assert {child.pid for child in children} < descendants(os.getpid())
+    finally:
+        for child in children:
+            os.killpg(child.pid, 9)
+            child.wait()
+    assert descendants(os.getpid()) == set()
+    assert descendants(2**22 + 1) == set()  # no such process
+
+
+@pytest.mark.skipif(not clock._LISTED.exists(), reason="this kernel keeps no lists of children")
+def test_the_clock_looks_at_no_process_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sensors that wait for an edge enclose the clock: what it takes is billed to the window."""
+    monkeypatch.setattr(psutil, "process_iter", lambda *_: pytest.fail("it looked at every process"))
+    monkeypatch.setattr(psutil, "pids", lambda: pytest.fail("it looked at every process"))
+    meter = Clock()
+    meter.start()
+    assert stopped(meter)[0] > 0
 
 
 def test_sleeping_costs_wall_time_and_hardly_any_cpu_time() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -370,6 +372,29 @@ def test_in_a_container_what_came_with_our_own_context_is_taken_for_ours(fake_dr
     driver.time.sleep(2.0)
     reading, _, _ = measure(driver, 10.0, meter)
     assert reading.cards[UUID].foreign_pids == [900, 902]
+
+
+def test_a_command_and_its_workers_are_ours_whenever_they_come_and_others_are_not(fake_driver: Plug) -> None:
+    """The command is on the card from 2 s on, a process of this machine that is no child of ours from 3 s on."""
+    command = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+    assert command.stdout is not None
+    worker = int(command.stdout.readline())
+    try:
+        gpu = FakeGpu(compute=[(command.pid, 2.0), (worker, 2.5), (os.getppid(), 3.0), (900,)])
+        driver = fake_driver(gpu)
+        reading, _, _ = measure(driver, 10.0, GpuMeter(open_gpus(), driver.time, of_children=True))
+        assert reading.cards[UUID].foreign_pids == sorted([900, os.getppid()])
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        command.wait()
+        command.stdout.close()
+
+
+def test_in_a_container_a_command_that_comes_later_is_taken_for_ours(fake_driver: Plug) -> None:
+    unseen = 2**31 - 7  # beyond every process number of Linux
+    driver = fake_driver(FakeGpu(compute=[(unseen - 1,), (unseen, 5.0)]))
+    reading, _, _ = measure(driver, 10.0, GpuMeter(open_gpus(), driver.time, of_children=True))
+    assert reading.cards[UUID].foreign_pids == [unseen - 1]
 
 
 def test_a_sliced_or_shared_card_says_so(fake_driver: Plug) -> None:

@@ -88,6 +88,7 @@ def test_a_trace_is_read_back_as_it_was_written_to_the_byte(
     tmp_path_factory: pytest.TempPathFactory, samples: list[Sample], start_ns: int
 ) -> None:
     path = tmp_path_factory.mktemp("trace") / "t.csv.gz"
+    samples = sorted(samples, key=lambda sample: sample.time_ns)  # as a window gives them
     path.write_bytes(pack(samples, start_ns))
     moved = [
         Sample(s.time_ns - start_ns, s.device, s.power_w, s.temperature_c, s.sm_clock_mhz) for s in samples
@@ -102,8 +103,13 @@ def test_a_trace_is_read_back_as_it_was_written_to_the_byte(
      gzip.compress(b"time_s,device,power_w,temperature_c,sm_clock_mhz\nx,GPU-1,1,2,3\n"),
      gzip.compress(b"time_s,device,power_w,temperature_c,sm_clock_mhz\n1,GPU-1\n"),
      gzip.compress(b"time_s,device,power_w,temperature_c,sm_clock_mhz\n1,GPU-1,nan,,\n"),
-     pack([Sample(0, "GPU-1", 1.0)], 0)[:-9]],
-    ids=["empty", "not gzip", "other header", "not text", "no number", "too few fields", "not finite", "cut short"],
+     pack([Sample(0, "GPU-1", 1.0)], 0)[:-9],
+     pack([Sample(0, "GPU-1", 1.0)], 0)[:12] + b"\xff" * 20,
+     pack([Sample(0, "GPU-1", -1.0)], 0), pack([Sample(0, "GPU-1", 1e300)], 0),
+     pack([Sample(10**9, "GPU-1", 1.0), Sample(0, "GPU-1", 1.0)], 0),
+     gzip.compress(b"time_s,device,power_w,temperature_c,sm_clock_mhz\n1,GPU-1,1_000,,\n")],
+    ids=["empty", "not gzip", "other header", "not text", "no number", "too few fields", "not finite", "cut short",
+         "damaged inside", "less than no power", "more than any power", "times that go back", "digits apart"],
 )  # fmt: skip
 def test_a_file_that_is_no_trace_or_is_cut_short_is_an_error_that_says_so(
     tmp_path: Path, content: bytes
@@ -111,6 +117,17 @@ def test_a_file_that_is_no_trace_or_is_cut_short_is_an_error_that_says_so(
     path = tmp_path / "t.csv.gz"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="trace"):
+        read(path)
+
+
+def test_a_small_file_that_unpacks_to_any_size_is_refused_without_unpacking_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("energybench.meter.trace.TRACE_B", 100_000)
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(b"0" * 50_000_000))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(ValueError, match="unpacks to more than 100,000 bytes"):
         read(path)
 
 

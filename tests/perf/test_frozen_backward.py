@@ -99,18 +99,18 @@ def saved_in_layers() -> float:
     return 1 - sliced_s / dense_s
 
 
-def test_half_at_rest_saves_a_part_of_the_time_that_its_flops_promise(benchmark: Any) -> None:
+def test_half_at_rest_saves_a_part_of_the_time_that_its_flops_promise(energy_benchmark: Any) -> None:
     counted = 0.25  # half of dW; dX costs as much as dW
     saved, count = attempts(saved_in_layers, lambda share: share >= LEAST * counted, max)
-    benchmark.extra_info |= {
+    energy_benchmark.extra_info |= {
         "saved": saved,
         "of_counted": saved / counted,
         "target": TARGET,
         "threads": count,
         "rounds": ROUNDS,
     }
-    benchmark.pedantic(lambda: None, rounds=1)
-    print(benchmark.extra_info)
+    energy_benchmark.pedantic(lambda: None, rounds=1)
+    print(energy_benchmark.extra_info)
     assert saved >= LEAST * counted
 
 
@@ -129,7 +129,7 @@ def method(name: str, **parameters: Any) -> Any:
     return discovery.build(discovery.load(discovery.sources()[name]), name, parameters)
 
 
-def test_learning_the_learning_rate_adds_little_to_a_step(benchmark: Any) -> None:
+def test_learning_the_learning_rate_adds_little_to_a_step(energy_benchmark: Any) -> None:
     """Updates alone, in turns with those of torch's SGD, over the time of a whole plain step."""
     (plain, batch), (learned, _) = resnet32([]), resnet32([method("ultimate", hyper_lr=1e-9)])
 
@@ -151,14 +151,14 @@ def test_learning_the_learning_rate_adds_little_to_a_step(benchmark: Any) -> Non
         return more / statistics.median(whole)
 
     found, count = attempts(added, lambda share: share < HYPER, min)
-    benchmark.extra_info |= {"added_to_a_step": found, "threads": count, "rounds": ROUNDS}
-    benchmark.pedantic(lambda: learned.update("main"), rounds=3)
-    print(benchmark.extra_info)
+    energy_benchmark.extra_info |= {"added_to_a_step": found, "threads": count, "rounds": ROUNDS}
+    energy_benchmark.pedantic(lambda: learned.update("main"), rounds=3)
+    print(energy_benchmark.extra_info)
     assert found < HYPER
 
 
 @pytest.mark.parametrize("mode", ["sliced", "released"])
-def test_holding_what_rests_adds_little_to_a_step(mode: str, benchmark: Any) -> None:
+def test_holding_what_rests_adds_little_to_a_step(mode: str, energy_benchmark: Any) -> None:
     """Zeroing gradients and putting rows back, with half of the neurons at rest, over the time of a plain step."""
     made = method("neq", mode=mode)
     run, batch = resnet32([made])
@@ -189,13 +189,13 @@ def test_holding_what_rests_adds_little_to_a_step(mode: str, benchmark: Any) -> 
         return statistics.median(holding) / statistics.median(whole)
 
     found, count = attempts(added, lambda share: share < RESTING, min)
-    benchmark.extra_info |= {"added_to_a_step": found, "threads": count, "rounds": ROUNDS}
-    benchmark.pedantic(made.restore, rounds=3)
-    print(benchmark.extra_info)
+    energy_benchmark.extra_info |= {"added_to_a_step": found, "threads": count, "rounds": ROUNDS}
+    energy_benchmark.pedantic(made.restore, rounds=3)
+    print(energy_benchmark.extra_info)
     assert found < RESTING
 
 
-def test_a_whole_step_with_half_at_rest_is_faster_than_a_plain_one(benchmark: Any) -> None:
+def test_a_whole_step_with_half_at_rest_is_faster_than_a_plain_one(energy_benchmark: Any) -> None:
     """Everything included: masks, rows put back, normalisations. The other mode is no faster than plain training."""
     runs: dict[str, Run] = {}
     for name in ("plain", "sliced", "released"):
@@ -221,7 +221,7 @@ def test_a_whole_step_with_half_at_rest_is_faster_than_a_plain_one(benchmark: An
         return ratios["sliced"]
 
     found, count = attempts(measured, lambda ratio: ratio < 0.95, min)
-    benchmark.extra_info |= {"over_plain": dict(ratios), "threads": count, "rounds": ROUNDS}
-    benchmark.pedantic(lambda: runs["sliced"].step(batch), rounds=3)
-    print(benchmark.extra_info)
+    energy_benchmark.extra_info |= {"over_plain": dict(ratios), "threads": count, "rounds": ROUNDS}
+    energy_benchmark.pedantic(lambda: runs["sliced"].step(batch), rounds=3)
+    print(energy_benchmark.extra_info)
     assert found < 1

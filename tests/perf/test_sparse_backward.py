@@ -145,24 +145,24 @@ def dense_in_pieces(dense: nn.Module, x: Tensor, dy: Tensor, pieces: int = 8) ->
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_wide_layers_are_faster_by_nearly_their_flops(name: str, benchmark: Any) -> None:
+def test_wide_layers_are_faster_by_nearly_their_flops(name: str, energy_benchmark: Any) -> None:
     shape, target, least = LAYERS[name]
     dense, sparse, x = layers(shape)
     dy = torch.randn_like(dense(x.detach()))
     found, threads = at_most_backward(1 / least, sparse, dense, x, dy)
     out = shape[2]
-    benchmark.extra_info |= {"dense_over_sparse": 1 / found, "target": target, "threads": threads, "rounds": ROUNDS,
-                             "ratio_of_flops": out / kept(out, DROP)}  # fmt: skip
+    energy_benchmark.extra_info |= {"dense_over_sparse": 1 / found, "target": target, "threads": threads,
+                                    "rounds": ROUNDS, "ratio_of_flops": out / kept(out, DROP)}  # fmt: skip
     if "32x32" in name:
         in_pieces = ratio(lambda: backward(dense, x, dy), lambda: dense_in_pieces(dense, x, dy))
-        benchmark.extra_info["dense_in_pieces"] = in_pieces
+        energy_benchmark.extra_info["dense_in_pieces"] = in_pieces
     dense, sparse, x = layers(shape, last=True)
     dy = dy.contiguous(memory_format=torch.channels_last)
-    benchmark.extra_info["channels_last"] = ratio(
+    energy_benchmark.extra_info["channels_last"] = ratio(
         lambda: backward(dense, x, dy), lambda: backward(sparse, x, dy)
     )
-    benchmark.pedantic(lambda: backward(sparse, x, dy), rounds=3)
-    print(benchmark.extra_info)
+    energy_benchmark.pedantic(lambda: backward(sparse, x, dy), rounds=3)
+    print(energy_benchmark.extra_info)
     assert 1 / found >= least
 
 
@@ -172,7 +172,7 @@ def refuse() -> Callable[..., str]:
     return rule
 
 
-def test_no_layer_that_auto_lets_be_sparse_is_slower_than_dense(benchmark: Any) -> None:
+def test_no_layer_that_auto_lets_be_sparse_is_slower_than_dense(energy_benchmark: Any) -> None:
     rule, taken = refuse(), {}
     for shape in NEAR:
         for last in (False, True):
@@ -182,9 +182,9 @@ def test_no_layer_that_auto_lets_be_sparse_is_slower_than_dense(benchmark: Any) 
                 dy = torch.randn_like(dense(x.detach()))
                 found, _ = at_most_backward(NO_SLOWER, sparse, dense, x, dy)
                 taken[f"{shape}{' channels_last' if last else ''}"] = found
-    benchmark.extra_info |= {"sparse_over_dense": taken, "rounds": ROUNDS}
-    benchmark.pedantic(lambda: rule(sparse, x, batch * side * side, kept(out, DROP)), rounds=5)
-    print(benchmark.extra_info)
+    energy_benchmark.extra_info |= {"sparse_over_dense": taken, "rounds": ROUNDS}
+    energy_benchmark.pedantic(lambda: rule(sparse, x, batch * side * side, kept(out, DROP)), rounds=5)
+    print(energy_benchmark.extra_info)
     assert len(taken) >= 7  # else this says nothing
     assert max(taken.values()) < NO_SLOWER * NOISE
 
@@ -195,7 +195,7 @@ def test_no_layer_that_auto_lets_be_sparse_is_slower_than_dense(benchmark: Any) 
      ("vit_tiny", (3, 32, 32), 8, 1), ("mobilenet_v2", (3, 32, 32), 16, 1), ("resnet18", (3, 32, 32), 32, 1)],
 )  # fmt: skip
 def test_a_step_of_a_shipped_model_is_no_slower_with_auto(
-    use: str, shape: tuple[int, ...], batch: int, repeats: int, benchmark: Any
+    use: str, shape: tuple[int, ...], batch: int, repeats: int, energy_benchmark: Any
 ) -> None:
     """The layers of all but the last stay dense, so this is what asking costs, which is nothing that can be seen."""
     classes = 10
@@ -214,9 +214,9 @@ def test_a_step_of_a_shipped_model_is_no_slower_with_auto(
         run = Run(Classification(), methods, recipe, model, data, seed=1, device=device)
         steps[name] = step_of(run, next(iter(data.load([torch.arange(batch)]))), repeats)
     found, _ = at_most(NO_SLOWER, steps["auto"], steps["dense"])
-    benchmark.extra_info |= {"auto_over_dense": found, "rounds": ROUNDS}
-    benchmark.pedantic(steps["auto"], rounds=3)
-    print(benchmark.extra_info)
+    energy_benchmark.extra_info |= {"auto_over_dense": found, "rounds": ROUNDS}
+    energy_benchmark.pedantic(steps["auto"], rounds=3)
+    print(energy_benchmark.extra_info)
     assert found < NO_SLOWER * NOISE
 
 

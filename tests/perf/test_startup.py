@@ -37,18 +37,20 @@ def interleaved() -> dict[str, float]:
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def test_help_and_list_answer_within_150_ms(benchmark: Any) -> None:
+def test_help_and_list_answer_within_150_ms(energy_benchmark: Any) -> None:
     for attempt in (1, 2, 3):  # a machine that others use is noisy: look again
         middle = interleaved()
-        benchmark.extra_info["attempts"] = attempt
+        energy_benchmark.extra_info["attempts"] = attempt
         limit_s = max(LIMIT_S, LIMIT_IN_BARE_STARTS * middle["nothing"])
         if max(middle.values()) < limit_s:
             break
-    benchmark.extra_info |= {f"{name}_ms": 1e3 * seconds for name, seconds in middle.items()}
-    benchmark.extra_info |= {f"{name}_ratio": middle[name] / middle["nothing"] for name in ("help", "list")}
-    benchmark.extra_info |= {"repeats": REPEATS}
-    benchmark.pedantic(subprocess.run, args=([sys.executable, "-m", "energybench", "--help"],),
+    energy_benchmark.extra_info |= {f"{name}_ms": 1e3 * seconds for name, seconds in middle.items()}
+    energy_benchmark.extra_info |= {
+        f"{name}_ratio": middle[name] / middle["nothing"] for name in ("help", "list")
+    }
+    energy_benchmark.extra_info |= {"repeats": REPEATS}
+    energy_benchmark.pedantic(subprocess.run, args=([sys.executable, "-m", "energybench", "--help"],),
                        kwargs={"cwd": ROOT, "stdout": subprocess.DEVNULL}, rounds=3)  # fmt: skip
-    print(benchmark.extra_info)
+    print(energy_benchmark.extra_info)
     assert middle["help"] < limit_s
     assert middle["list"] < limit_s

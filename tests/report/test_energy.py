@@ -144,3 +144,22 @@ def test_bytes_are_spoken_of_where_they_are_not_saved_as_flops_are() -> None:
 def test_where_bytes_follow_flops_or_are_not_known_nothing_is_said(same: Estimate) -> None:
     assert words.moved([same]) == ""
     assert words.moved([]) == ""
+
+
+def test_the_roofline_is_told_where_the_machine_was_timed_and_the_formulas_save_anything() -> None:
+    def said(**truth: Any) -> str:
+        run = Run().method("half", **truth)
+        roof = {"balance_flop_b": 12.4, "memory_bound_rel": 0.41, "roofline_saved_rel": 0.223}
+        for block in range(3):
+            told = run.estimate(next(t for t in run.truths if t.label == "half"))
+            run.change("half", block, estimate=told.model_copy(update=roof if truth.get("epochs") else {}))
+        (row,) = summarise(*run.records()).workloads[0].rows
+        return words.plain(" ".join(words.notes(row, "accuracy")))
+
+    sentence = (
+        "At this machine's 12 FLOP per byte, 41 % of plain training's kernel time waits for memory, and the formulas "
+        "save at most 22.3 % of it all."
+    )
+    assert sentence in said(time=0.8, flop=0.5, epochs=1)
+    assert "FLOP per byte" not in said(time=0.8, flop=0.5)  # a record of before
+    assert "FLOP per byte" not in said(time=0.8, flop=1.0, epochs=1)

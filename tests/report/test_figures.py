@@ -345,7 +345,11 @@ JSON = st.recursive(
 @settings(max_examples=150)
 def test_any_json_is_either_panels_of_finite_figures_or_nothing(value: Any) -> None:
     for panel in figures_diagnostics.panels({"of": value}):
-        figures = panel.density if isinstance(panel, figures_diagnostics.Histogram) else panel.values
+        figures = (
+            panel.density if isinstance(panel, figures_diagnostics.Histogram)
+            else panel.observed if isinstance(panel, figures_diagnostics.Bounded)
+            else panel.values
+        )  # fmt: skip
         assert len(figures) > 1
         assert all(math.isfinite(figure) for figure in figures)
 
@@ -372,6 +376,21 @@ def test_figures_by_number_and_over_epochs_are_found_and_a_constant_is_not() -> 
         figures_diagnostics.ByNumber("samples by drop rate", ("0", "0.8"), (5.0, 3.0)),
         figures_diagnostics.OverEpochs("shape", (2.0, 4.0), (1.0, 2.0)),
     ]
+
+
+def test_what_was_observed_stands_with_its_positive_bounds_and_without_them_nowhere() -> None:
+    rows = [{"epoch": e, "observed": 2.0 / (e + 1), "printed": 3.0, "lost": -1.0} for e in range(3)]
+    (panel,) = figures_diagnostics.panels({"theorem": {"smoothness": 2.0, "bounded": rows}})
+    assert panel == figures_diagnostics.Bounded(
+        (0.0, 1.0, 2.0), (2.0, 1.0, 2 / 3), (("printed", (3.0,) * 3),)
+    )
+    for broken in (
+        [],
+        rows[:1],
+        [{**row, "observed": -1.0} for row in rows],
+        [{**row, "printed": None} for row in rows],
+    ):
+        assert not list(figures_diagnostics.panels({"theorem": {"bounded": broken}}))
 
 
 # ── colours ───────────────────────────────────────────────────────────────────────────────────────────────────

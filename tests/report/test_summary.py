@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 from typing import Any
@@ -284,6 +285,19 @@ def test_the_headline_admits_what_the_blocks_cannot_see() -> None:
     assert found.detectable_rel is not None
     assert f"cannot see savings under {100 * found.detectable_rel:.0f} %" in summary.headline
     assert summary.headline.startswith("No method was proven faster: 3 blocks")
+
+
+def test_the_headline_says_a_cost_as_a_cost_with_its_interval_the_right_way_round() -> None:
+    summary = of(Run(noise=0.004).method("half", time=1.25))
+    figure = summary.workloads[0].rows[0].measured
+    assert figure is not None
+    assert figure.low_rel is not None
+    assert figure.high_rel is not None
+    low, high = re.search(
+        r"half takes 2\d(?:\.\d)? % \[([\d.]+), ([\d.]+)\] more time than", summary.headline
+    ).groups()
+    assert float(low) == pytest.approx(-100 * figure.high_rel, abs=0.5)
+    assert float(high) == pytest.approx(-100 * figure.low_rel, abs=0.5)
 
 
 def test_one_block_has_no_verdict_and_the_headline_says_so() -> None:

@@ -69,6 +69,10 @@ def exit_with(in_path: str, out_path: str) -> None:
     os._exit(int(Path(in_path).read_text()))
 
 
+def word(in_path: str, out_path: str) -> None:
+    Path(out_path).write_text(os.environ.get("ENERGYBENCH_A_WORD", ""))
+
+
 SLEEP = "import time; time.sleep(600)"
 ESCAPES = {
     "leaves the session": SLEEP,

@@ -73,6 +73,22 @@ def test_counted_equals_estimated_for_plain_training(finished: Done) -> None:
         assert plain.estimate == witness.estimate
 
 
+def test_on_the_roofline_less_of_everything_is_less_time_and_plain_training_saves_none(
+    finished: Done,
+) -> None:
+    """Whatever the machine's balance: an epoch that is skipped takes its FLOPs, its bytes and its time away."""
+    _, trials, _ = contents(finished.folder)
+    told = [t.estimate for t in trials.values() if t.estimate]
+    assert told
+    for estimate in told:
+        assert estimate.balance_flop_b is not None
+        assert estimate.memory_bound_rel is not None
+        assert estimate.balance_flop_b > 0
+        assert 0 <= estimate.memory_bound_rel <= 1
+        saved = 1 - estimate.estimated_flop / estimate.plain_flop
+        assert estimate.roofline_saved_rel == pytest.approx(saved, abs=1e-9)
+
+
 def test_counted_flops_are_those_of_the_layers(finished: Done) -> None:
     """own: Linear 2→3 and 3→1 on 40 samples, 2 epochs: forward 2mn, dW 2mn, dX 2mn but not into the data."""
     _, _, witnesses = contents(finished.folder)

@@ -5,15 +5,13 @@ The truth is known, so the first screen can be held to it: measured by what, or 
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes.nvml import UUID, FakeDriver, FakeGpu
-from fakes.powercap import Powercap
+from fakes.powercap import RealTimePowercap
 from tiny_runs import contents, energybench, only_run, suite_text, wait_for
 from tiny_runs import start as started
 
@@ -184,31 +182,6 @@ def test_a_card_pulled_or_reset_in_mid_trial_makes_the_trial_invalid_and_gives_n
     assert reason in (trial.reason or "")
     assert joules(trial.train, "gpu_counter") is None
     assert "sensor lost" in " ".join(screen.split())
-
-
-class RealTimePowercap(Powercap):
-    """The fake processor on the real clock, while open: a thread moves its counters, whole files at a time."""
-
-    def __enter__(self) -> RealTimePowercap:
-        self._ended = threading.Event()
-        self._origin_ns = time.perf_counter_ns()
-        self._thread = threading.Thread(target=self._work)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _work(self) -> None:
-        while not self._ended.wait(0.001):
-            self.time.advance_ns(time.perf_counter_ns() - self._origin_ns - self.time.now_ns())
-
-    def _write(self) -> None:
-        for made in self.zones.values():
-            part = made.folder / ".part"
-            part.write_text(f"{made.count(self.time.now_ns())}\n")
-            os.replace(part, made.folder / "energy_uj")
 
 
 def test_a_processor_with_rapl_is_billed_its_packages_and_memory_once(tmp_path: Path) -> None:

@@ -1,0 +1,18 @@
+"""How large, how deep and how long a file may be that somebody else wrote.
+
+Past a bound there is an error with a code, and never a hang. Plain numbers, so that nothing is imported for them.
+"""
+
+from __future__ import annotations
+
+SUITE_B = 250_000
+SUITE_VALUES = 10_000  # keys and values of a suite's file
+SUITE_ENTRIES = 200  # [[workload]], [[method]] or [[skip]] tables
+SKIPPED_PAIRS = 2_000_000  # skips × cells that they are held against
+MOST_PROBLEMS = 100  # that are told of one file
+METHOD_B = 1_000_000  # of a method's file that is listed
+RECORD_B = 20_000_000
+TRACE_B = 200_000_000  # unpacked
+DEPTH = 32  # of tables in tables
+NAME = 1_000  # characters of a workload's, a method's, a record's name
+MOST_TRIALS = 1_000_000  # blocks × cells of a run that is reported: ten times what a suite may ask for

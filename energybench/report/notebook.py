@@ -1,0 +1,71 @@
+"""A run's results as a notebook shows them: the sentence, the tables, the pictures that explain them.
+
+A fragment of HTML that asks no network and runs no script. Every text is escaped; pictures are images, so that two
+cells of a notebook share no name and a picture cannot reach the page.
+"""
+
+from __future__ import annotations
+
+import base64
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from energybench.report import words
+from energybench.report.figures import album
+from energybench.report.html import ASSETS
+from energybench.report.merge import Part
+from energybench.report.shapes import Row, Summary, Workload
+
+KINDS = ("ladder", "where", "trade-off", "blocks", "curves")
+HEAD = ("Method", "claimed", "estimated", "counted", "measured [95 %]", "of", "kept", "quality Δ", "verdict")
+MEASURED = 3  # of the cells: struck out where a flag forbids a verdict
+
+
+def html(summary: Summary, part: Part) -> str:
+    """The same records give the same text."""
+    stamps = [*summary.stamp, *([] if summary.finished else ["unfinished"])]
+    title = " · ".join([summary.suite, f"run {summary.run}", *([part.told] if part.apart else []), *stamps])
+    notes = [summary.energy_note, summary.look_note, f"Apart: {part.apart}." if part.apart else ""]
+    notes += [flag.sentence for flag in summary.flags if flag.code != "modelled_energy"]
+    drawn = album(summary, part.records[1], Path(part.folders[0]), KINDS)
+    text = _template().render(
+        summary=summary, title=title, notes=[note for note in notes if note], words=words, head=HEAD, cells=_cells,
+        remarks=_remarks, lost=[failure for failure in summary.failures if not failure.repeated],
+        measured=MEASURED, pictures=drawn.pictures, encoded=_encoded, place=f"{part.folders[0]}/report.md",
+    )  # fmt: skip
+    return str(text).encode("utf-8", "replace").decode()
+
+
+def _cells(row: Row) -> list[str]:
+    what = words.what(row.measured.quantity, row.measured.scope) if row.measured else words.NOTHING
+    return [
+        *(words.percent(share) for share in (row.claimed_rel, row.estimated_rel, row.counted_rel)),
+        *(words.measured(row.measured), what, words.kept(row.kept_rel), words.quality_change(row.quality)),
+    ]
+
+
+def _remarks(workload: Workload) -> list[str]:
+    """Why a figure may not be trusted, each once."""
+    found = [*workload.flags, *(flag for row in workload.rows for flag in row.flags)]
+    return list(
+        dict.fromkeys(
+            f"{f.severity}: {f.sentence} {f.where}{f' ({f.detail})' if f.detail else ''}" for f in found
+        )
+    )
+
+
+def _encoded(svg: str) -> str:
+    return base64.b64encode(svg.encode()).decode()
+
+
+@cache
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["clean"] = lambda text: words.clean(str(text))
+    return environment.get_template("notebook.html.j2")

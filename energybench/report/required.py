@@ -1,0 +1,157 @@
+"""What the suite's [[require]] tables ask for, held against the report: met, not met or undecided.
+
+A saving is "at least x" when its one-sided 99 % bound reaches x, the bound that a verdict is drawn from, and quality is
+kept; it is less when the other 99 % bound stays below x. Between the two nothing is known yet, and more blocks decide.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from energybench import stats
+from energybench.errors import EXIT_FINE, EXIT_INCONCLUSIVE, EXIT_REGRESSION
+from energybench.looks import Look
+from energybench.report import evidence, words
+from energybench.report.shapes import Measured, Required, Row, Summary, Workload
+from energybench.variants import matches
+
+Outcome = Literal["met", "not met", "undecided"]
+UNDECIDED = frozenset(
+    {"inconclusive", "no verdict", "quality unproven"}
+)  # verdicts that more blocks may change
+STYLES = {"met": "green", "not met": "bold red", "undecided": "yellow"}
+ROUNDING = 1e-12
+
+
+def held(
+    requires: Sequence[Mapping[str, Any]], workloads: Sequence[Workload], look: Look
+) -> tuple[Required, ...]:
+    """Each requirement on each comparison that its patterns fit, in the order of the suite. `requires`: as resolved."""
+    found = []
+    for asked in requires:
+        for workload in workloads:
+            for row in workload.rows:
+                entry = re.sub(r"\[.*\]$", "", row.method)
+                here = matches(asked["workload"], [workload.name]) and matches(
+                    asked["method"], [row.method, entry]
+                )
+                found += _one(asked, workload.name, row, look) if here else []
+    return tuple(found)
+
+
+def _one(asked: Mapping[str, Any], workload: str, row: Row, look: Look) -> list[Required]:
+    found = []
+    if asked.get("saves_at_least") is not None:
+        found.append(_saving(workload, row, look, asked["saves_at_least"], asked.get("of")))
+    for key in ("verdict", "never"):
+        if chosen := asked.get(key):
+            asks = f"{'one of' if key == 'verdict' else 'never'}: {', '.join(chosen)}"
+            outcome, because = _word(row, key, chosen)
+            found.append(
+                Required(workload, row.method, asks, outcome, because, None, *_figures(row.measured, look))
+            )
+    return found
+
+
+def _figures(figure: Measured | None, look: Look) -> tuple[float | None, float | None, float | None]:
+    """The saving with its one-sided bounds, at the confidence of a verdict."""
+    if figure is None:
+        return None, None, None
+    if figure.sd_log is None or figure.n < stats.FEWEST_BLOCKS or not figure.saving_rel < 1:
+        return figure.saving_rel, None, None
+    change = stats.Mean(figure.n, math.log1p(-figure.saving_rel), figure.sd_log, figure.df, share=look.share)
+    return (
+        figure.saving_rel,
+        stats.saving_of(change.upper(stats.CLAIM)),
+        stats.saving_of(change.lower(stats.CLAIM)),
+    )
+
+
+def _saving(workload: str, row: Row, look: Look, least: float, of: str | None) -> Required:
+    figure = row.time if of == "time" else row.measured
+    if of == "energy" and figure is not None and figure.quantity != "energy":
+        figure = None
+    quantity = of or (figure.quantity if figure else "time")
+    asks = f"saves at least {words.percent(least)} of the {quantity}"
+    saving, low, high = _figures(figure, look)
+    outcome, because = _enough(row, look, least, low, high)
+    if figure is None and row.measured is not None:
+        outcome, because = "undecided", "energy was not measured"
+    return Required(workload, row.method, asks, outcome, because, least, saving, low, high)
+
+
+def _enough(row: Row, look: Look, least: float, low: float | None, high: float | None) -> tuple[Outcome, str]:
+    if row.struck or not look.open or low is None or high is None:
+        return "undecided", row.because
+    if high < least - ROUNDING:
+        return "not met", f"at most {words.percent(high)} is saved, at 99 %"
+    quality, told = _quality(row)
+    if quality == "lost":
+        return "not met", f"quality lost: {told}"
+    if low < least - ROUNDING:
+        return "undecided", f"between {words.percent(low)} and {words.percent(high)}, each bound at 99 %"
+    if quality == "unproven":
+        return "undecided", f"quality unproven: {told}"
+    return "met", f"at least {words.percent(low)} is saved, at 99 %"
+
+
+def _quality(row: Row) -> tuple[Literal["kept", "lost", "unproven"], str]:
+    """By the rule of the verdicts, whatever the verdict is."""
+    found = row.quality
+    if row.diverged:
+        return "lost", f"training diverged in {words.blocks(row.diverged)}"
+    if found is None or found.limit is None or found.bound is None or found.n < row.n:
+        return "unproven", "no quality figure in every block, or no margin in the suite"
+    sign = 1 if evidence.higher_is_better(found.metric) else -1
+    limit = words.points(found.limit, found.fraction)
+    if sign * (found.change - found.limit) < -ROUNDING:
+        return "lost", f"{found.metric} changed by {words.quality_change(found)}, {limit} is accepted"
+    if sign * (found.bound - found.limit) < -ROUNDING:
+        bound = words.points(found.bound, found.fraction)
+        return "unproven", f"a change of {bound} {found.metric} cannot be excluded, {limit} is accepted"
+    return "kept", ""
+
+
+def _word(row: Row, key: str, chosen: Sequence[str]) -> tuple[Outcome, str]:
+    because = f"the verdict is {row.verdict}"
+    if (row.verdict in chosen) == (key == "verdict"):
+        if key == "never" and row.verdict == "no verdict":
+            return "undecided", f"{because}: {row.because}"
+        return "met", because
+    if key == "verdict" and row.verdict in UNDECIDED:
+        return "undecided", f"{because}: {row.because}"
+    return "not met", because
+
+
+def exit_code(found: Iterable[Required], strict: bool = False) -> int:
+    """1 where a requirement is not met; 4 where one is undecided and `strict`; else 0."""
+    outcomes = {each.outcome for each in found}
+    if "not met" in outcomes:
+        return EXIT_REGRESSION
+    return EXIT_INCONCLUSIVE if strict and "undecided" in outcomes else EXIT_FINE
+
+
+def lines(summary: Summary) -> list[tuple[str, str]]:
+    """For a terminal: a sentence each, and its style."""
+    return [(f"{each.outcome}: {each.workload}: {each.method} {_asks(each)}: {words.plain(each.because)}",
+             STYLES[each.outcome]) for each in summary.required]  # fmt: skip
+
+
+def _asks(found: Required) -> str:
+    if found.least_rel is not None:
+        return f"must save {found.asks.removeprefix('saves ')}"
+    return f"must {found.asks.replace('never:', 'never be:').replace('one of:', 'be one of:')}"
+
+
+def markdown(summary: Summary) -> list[str]:
+    """The table of a page; nothing where the suite requires nothing."""
+    from energybench.report.markdown import escape, table  # which imports this file
+
+    if not summary.required:
+        return []
+    rows = [[escape(each.workload), escape(each.method), escape(each.asks), f"**{each.outcome}**", escape(each.because)]
+            for each in summary.required]  # fmt: skip
+    return ["## What the suite requires", table(["workload", "method", "must", "outcome", "why"], rows)]

@@ -1,0 +1,250 @@
+"""`energybench compare`: two runs, or a run and golden counts, read, checked for being alike and held level by level.
+
+Level 0, counts: what any runner gives, exactly. Level 2, savings: each run against its own plain training, so machines
+may differ. Level 3, absolute: seconds and joules on one and the same device, refused otherwise. A suite's [[require]]
+is held whenever HEAD has one. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from energybench import alike, gate, golden
+from energybench.errors import CannotMeasure, Problem, UsageError, nearest
+from energybench.gate import Case, Finding, Records
+from energybench.record import read_folder
+from energybench.report.shapes import Required, Summary
+from energybench.report.summary import summarise
+
+LEVELS = ("counts", "savings", "absolute")
+RUNS_ONLY = ("savings", "absolute")
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A run, read and summarised."""
+
+    path: Path
+    records: Records
+    summary: Summary
+
+    @property
+    def key(self) -> dict[str, str]:
+        return alike.device_key(self.records[0], self.records[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What a comparison found, for whoever prints it."""
+
+    suite: str
+    base: str | None
+    head: str
+    rerun: str | None
+    levels: tuple[str, ...]
+    noise: float | None  # the suite's, where runs were compared
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+
+def side(path: Path) -> Side:
+    """A run's folder. Raises UsageError E601."""
+    records = read_folder(_there(path))
+    return Side(path, records, summarise(*records))
+
+
+def hold(
+    base: Path | None,
+    head: Path,
+    *,
+    levels: Sequence[str] = (),
+    rerun: Path | None = None,
+    rerun_base: Path | None = None,
+) -> Gate:
+    """Everything that was asked for; without `levels`, whatever the two paths allow.
+
+    base: a run's folder or golden counts; None: only HEAD's own requirements are held
+    Raises UsageError E601, E608, E612–E616 for paths that cannot be compared, CannotMeasure E501 for another device.
+    """
+    if base is None and (levels or rerun or rerun_base):
+        hint = f"energybench compare BASE {head}; HEAD alone is held against its own requirements"
+        raise UsageError(Problem("E615", "levels and reruns need a BASE to compare with", str(head), hint))
+    paths = [path for path in (base, head) if path is not None]
+    runs = all(_there(path).is_dir() for path in paths)
+    chosen: tuple[str, ...] = ()
+    if base is not None:
+        chosen = tuple(levels) or (("counts", "savings") if runs else ("counts",))
+    files = [path for path in paths if not path.is_dir()]
+    if files and (wanted := [level for level in chosen if level in RUNS_ONLY]):
+        message = f"level {wanted[0]} compares two runs' folders, and this is a file"
+        raise UsageError(Problem("E615", message, str(files[0]), "a file holds counts: --level counts"))
+    if rerun is not None and not set(chosen) & set(RUNS_ONLY):
+        hint = "energybench compare BASE HEAD --level savings --rerun HEAD2"
+        raise UsageError(
+            Problem("E615", "counts are exact: a rerun says nothing more of them", str(rerun), hint)
+        )
+    if rerun_base is not None and rerun is None:
+        hint = "energybench compare BASE HEAD --rerun HEAD2 --rerun-base BASE2"
+        raise UsageError(Problem("E615", "a rerun of BASE belongs to one of HEAD", str(rerun_base), hint))
+    after = side(head) if head.is_dir() else None
+    before = side(base) if base is not None and base.is_dir() else None
+    found: list[Finding] = []
+    notes: list[str] = []
+    if base is not None and "counts" in chosen:
+        found += _counts(base, head, before, after, notes, asked=bool(levels))
+    if before and after and set(chosen) & set(RUNS_ONLY):
+        found += _runs(before, after, chosen, rerun, rerun_base, notes)
+    required = after.summary.required if after else ()
+    if base is None and not required:
+        hint = (
+            "name what it is compared with, energybench compare BASE HEAD; or add a [[require]] to the suite"
+        )
+        raise UsageError(Problem("E613", "the suite of this run requires nothing", str(head), hint))
+    found += map(_of_requirement, required)
+    suite = after.summary.suite if after else golden.read(head).suite
+    noise = after.summary.accept.noise if before and after else None
+    shown = [None if path is None else str(path) for path in (base, rerun)]
+    return Gate(suite, shown[0], str(head), shown[1], chosen, noise, tuple(found), tuple(notes))
+
+
+def accept(base: Path, head: Path) -> Gate:
+    """Write HEAD's counts to the golden file BASE. Returns how they differ from what it held before."""
+    if base.is_dir():
+        hint = f"energybench compare golden.json {head} --accept"
+        raise UsageError(
+            Problem("E615", "--accept writes a golden file, and this is a folder", str(base), hint)
+        )
+    counts = golden.read(_there(head))
+    found: list[Finding] = []
+    if base.exists():
+        found = golden.compare(golden.read(base), counts)
+    golden.write(base, counts)
+    return Gate(
+        counts.suite, str(base), str(head), None, ("counts",), None, tuple(found), (f"{base} written",)
+    )
+
+
+def _there(path: Path) -> Path:
+    """The path, if it is a file or a run's folder."""
+    if path.is_dir() and not (path / "run.json").exists():
+        inside = sorted(file.parent for file in path.glob("*/run.json"))
+        hint = f"it holds runs; name one: {inside[-1]}" if inside else "a run's folder holds a run.json"
+        raise UsageError(Problem("E601", "this folder is no run", str(path), hint))
+    if path.exists():
+        return path
+    near = {str(other) for other in path.parent.iterdir()} if path.parent.is_dir() else set()
+    hint = nearest(str(path), near)
+    if not hint.startswith("did you mean"):
+        hint = "a run's folder, such as reports/<suite>/<run>"
+        if path.suffix == ".json":
+            hint = f"golden counts are written by: energybench compare {path} RUN --accept"
+    raise UsageError(Problem("E601", "there is no such file or folder", str(path), hint))
+
+
+def _counts(
+    base: Path, head: Path, before: Side | None, after: Side | None, notes: list[str], asked: bool
+) -> list[Finding]:
+    one = golden.of_run(*before.records) if before else golden.read(base)
+    other = golden.of_run(*after.records) if after else golden.read(head)
+    try:
+        found = golden.compare(one, other)
+    except UsageError as error:
+        if asked or not (before and after):
+            raise
+        notes.append(f"counts are left out: {error.problems[0].message}")
+        return []
+    if one.torch != other.torch and one.torch and other.torch and any(f.outcome == "changed" for f in found):
+        notes.append(f"BASE was counted under torch {one.torch}, HEAD under {other.torch}")
+    return found
+
+
+def _runs(
+    before: Side,
+    after: Side,
+    levels: Sequence[str],
+    rerun: Path | None,
+    rerun_base: Path | None,
+    notes: list[str],
+) -> list[Finding]:
+    _same_settings(before, after)
+    if alike.copies(before.records[1], after.records[1]):
+        notes.append("BASE and HEAD hold records of the same trials: whatever they share cannot differ")
+    again = side(rerun) if rerun else None
+    origin = side(rerun_base) if rerun_base else before
+    if again is not None:
+        _independent(after, again, "HEAD")
+        _same_settings(after, again)
+        if origin is not before:
+            _independent(before, origin, "BASE")
+            _same_settings(before, origin)
+    if "quick" in after.records[0].stamp:
+        notes.append("a smoke test (--quick): it shows that everything works, not what a method saves")
+    others = alike.devices_differ(before.key, after.key)
+    if others and "savings" in levels:
+        notes.append(
+            f"not alike: {alike.told(others)}; savings are each held against their own plain training"
+        )
+    found: list[Finding] = []
+    ways: dict[str, Callable[[Side, Side], list[Case]]] = {
+        "savings": _saving_cases,
+        "absolute": _absolute_cases,
+    }
+    for level in (level for level in RUNS_ONLY if level in levels):
+        noise = after.summary.accept.noise
+        first = gate.judge(ways[level](before, after), noise)
+        if again is not None:
+            asked = gate.only(ways[level](origin, again), first)
+            first = gate.confirmed(first, {f.key: f for f in gate.judge(asked, noise)})
+        found += first
+    return found
+
+
+def _saving_cases(before: Side, after: Side) -> list[Case]:
+    return gate.saving_cases(before.summary, after.summary)
+
+
+def _absolute_cases(before: Side, after: Side) -> list[Case]:
+    if others := alike.devices_differ(before.key, after.key):
+        message = f"seconds and joules are compared on one device only; {alike.told(others)}"
+        hint = "--level savings holds each run against its own plain training, on any machine"
+        raise CannotMeasure(Problem("E501", message, str(after.path), hint))
+    looks = [(each.summary.look.blocks if each.summary.look.open else 0, each.summary.look.share)
+             for each in (before, after)]  # fmt: skip
+    return gate.absolute_cases(before.records, after.records, looks)
+
+
+def _same_settings(one: Side, other: Side) -> None:
+    if one.summary.suite != other.summary.suite:
+        message = f"'{one.summary.suite}' in {one.path} and '{other.summary.suite}' are different suites"
+        raise UsageError(Problem("E608", message, str(other.path), "compare two runs of one suite"))
+    if differs := alike.settings_differ(one.records[0], other.records[0]):
+        message = f"settings that move a saving differ: {alike.told(differs)}"
+        hint = f"run the suite again with the settings of {one.path}, or take a new BASE"
+        raise UsageError(Problem("E612", message, str(other.path), hint))
+
+
+def _independent(first: Side, again: Side, name: str) -> None:
+    if alike.copies(first.records[1], again.records[1]):
+        message = f"it holds trials of {name} itself, which confirm nothing"
+        raise UsageError(
+            Problem("E616", message, str(again.path), "run the suite once more, with --new --out HEAD2")
+        )
+
+
+def _of_requirement(found: Required) -> Finding:
+    return Finding("require", found.workload, found.method, found.asks, found.outcome, found.least_rel,
+                   found.saving_rel, None, found.low_rel, found.high_rel, because=found.because)  # fmt: skip
+
+
+def exit_code(found: Gate, strict: bool) -> int:
+    return gate.exit_code(found.findings, strict)
+
+
+def to_json(found: Gate, strict: bool) -> dict[str, object]:
+    """Plain data: ratios and SI units."""
+    from energybench.report.summary import plain_data
+
+    return {"schema": 1, "exit_code": exit_code(found, strict), **plain_data(dataclasses.asdict(found))}

@@ -1,0 +1,232 @@
+"""Any words after `energybench`, and any verb on a folder that was tampered with: an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fuzzing import TEXTS, as_json, harmless, hunt, mutate, mutations, told
+from hypothesis import strategies as st
+from test_fuzz_records import runs
+
+from energybench import cli
+from energybench.errors import EnergybenchError
+
+EXITS = {0, 1, 2, 3, 4, 5}
+passes = pytest.mark.parametrize(
+    "slow", [pytest.param(False, id="some"), pytest.param(True, id="many", marks=pytest.mark.slow)]
+)
+
+
+def invoke(arguments: list[str]) -> None:
+    """As the console script does, in this process: our own errors, click's, an exit code; nothing else."""
+    import click
+
+    out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            code = cli.app(arguments, standalone_mode=False)
+        except EnergybenchError as error:
+            told(error, "1-6")
+            code = error.exit_code
+        except click.ClickException:
+            code = 2
+        except SystemExit as end:
+            code = end.code
+    assert (code or 0) in EXITS, code
+    out.flush()
+    harmless(out.buffer.getvalue().decode("utf-8"))  # type: ignore[attr-defined]
+    assert "Traceback" not in err.getvalue()
+
+
+# ── any words ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+VERBS = (
+    "run",
+    "check",
+    "flops",
+    "show",
+    "report",
+    "export",
+    "list",
+    "new",
+    "doctor",
+    "claims",
+    "schema",
+    "cell",
+    "--help",
+    "-h",
+    "--version",
+    "",
+    "x",
+    "--",
+    "ru",
+)
+OPTIONS = (
+    "--json",
+    "--help",
+    "--quick",
+    "--no-user-code",
+    "--set",
+    "--device",
+    "--out",
+    "--new",
+    "--until-decided",
+    "--max-time",
+    "--add-blocks",
+    "--no-count",
+    "--by",
+    "--write",
+    "--html",
+    "--all",
+    "--carbon",
+    "--zones",
+    "--to",
+    "-o",
+    "--workload",
+    "--method",
+    "--per",
+    "--embodied",
+    "--lifespan",
+    "--markdown",
+    "--x",
+    "-",
+    "--",
+    "-1",
+)
+VALUES = (
+    "missing.toml",
+    "broken.toml",
+    "invalid.toml",
+    "empty",
+    "pipe.toml",
+    "run",
+    "run/records",
+    "run/run.json",
+    "csv",
+    "sci",
+    "model-card",
+    "module",
+    "4h",
+    "-3",
+    "1e400",
+    "nan",
+    "FRA,XXX",
+    "methods",
+    "method",
+    "suites",
+    ".",
+    "/",
+    "a=b",
+    "trials.blocks=3",
+    "IN.json",
+    "workload.train.epochs=2",
+)
+words = st.lists(
+    st.sampled_from(OPTIONS) | st.sampled_from([*VALUES, *(text for text in TEXTS if "\0" not in text)]),
+    max_size=6,
+)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which no suite can be run: those that are there are broken."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.toml").write_text("schema = [")
+    (tmp_path / "invalid.toml").write_text("schema = 1\nsuite = 3\n")
+    os.mkfifo(tmp_path / "pipe.toml")
+    write_run(tmp_path / "run", 0, {})
+    return tmp_path
+
+
+def early(verb: str, arguments: list[str]) -> list[str]:
+    """Nothing that trains, calibrates or starts a child is asked for."""
+    if verb in ("run", "check", "flops"):
+        arguments = [word for word in arguments if word not in ("method",)]
+        return (
+            [*arguments, "missing.toml"]
+            if not any(word.endswith(".toml") for word in arguments)
+            else arguments
+        )
+    if verb == "doctor":
+        return ["--help"] if "-3" not in arguments else ["--seconds", "-3", *arguments]
+    if verb == "claims":  # counts every table of the papers
+        return [*arguments, "--no-such-option"]
+    return arguments
+
+
+@passes
+def test_any_command_line_ends_with_a_code(slow: bool, here: Path) -> None:
+    def case(drawn: Any) -> None:
+        verb, arguments = drawn
+        invoke([verb, *early(verb, arguments)])
+
+    hunt("command lines", st.tuples(st.sampled_from(VERBS), words), case, slow=slow)
+
+
+# ── any folder ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write_run(folder: Path, number: int, changed: dict[int, str]) -> None:
+    """The files of a run; those in `changed` hold another text."""
+    for index, (kind, value) in enumerate(runs()[number]):
+        name = "run.json" if kind == "run" else f"{kind}{index}.json"
+        path = folder / {"run": "", "trial": "records", "witness": "witness"}[kind] / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(changed.get(index) or json.dumps(value), encoding="utf-8", errors="replace")
+
+
+READING = (
+    ["report", "run"],
+    ["report", "run", "--json"],
+    ["report", "run", "--carbon"],
+    ["report", "run", "--carbon", "--json"],
+    ["report", "run", "--zones", "FRA,USA"],
+    ["report", "run", "same"],
+    ["report", "run", "same", "--json"],
+    ["show", "run"],
+    ["export", "run", "--to", "csv"],
+    ["export", "run", "--to", "emissions"],
+    ["export", "run", "--to", "sci"],
+    ["export", "run", "--to", "model-card", "--method", "half"],
+    ["export", "run", "--to", "sci", "--embodied", "100", "--lifespan", "4", "--per", "sample"],
+    ["export", "run", "--to", "parquet"],
+    ["show", "{file}"],
+    ["show", "{file}"],
+    ["report", "run", "--carbon", "--write"],
+)
+DRAWING = (["report", "run", "--html"], ["report", "run", "--write"])
+
+
+@passes
+def test_any_verb_on_a_folder_that_was_tampered_with_ends_with_a_code(slow: bool, here: Path) -> None:
+    write_run(here / "same", 0, {})
+    seen = 0
+
+    def case(drawn: Any) -> None:
+        nonlocal seen
+        which, changes, choice = drawn
+        seen += 1
+        index = which % len(runs()[0])
+        write_run(here / "run", 0, {index: as_json(mutate(runs()[0][index][1], changes))})
+        kind = runs()[0][index][0]
+        file = (
+            "run/run.json"
+            if kind == "run"
+            else f"run/{'records' if kind == 'trial' else 'witness'}/{kind}{index}.json"
+        )
+        found = DRAWING[choice % 2] if slow and seen % 20 == 0 else READING[choice % len(READING)]
+        if choice % 3 == 0:
+            found = [*found, "--workload", "cnn-digits"] if found[0] == "export" else found
+        arguments = [word.replace("{file}", file) for word in found]
+        if "parquet" in arguments:
+            arguments += ["-o", "out.parquet"]
+        invoke(arguments)
+
+    hunt("folders", st.tuples(st.integers(0, 2**16), mutations, st.integers(0, 2**8)), case, slow=slow)

@@ -1,0 +1,245 @@
+"""Suites that were edited, made up or built to be large: every mistake with a code and a line, or what they say."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from fuzzing import TEXTS, Raw, hunt, mutate, mutations, told
+from hypothesis import strategies as st
+
+from energybench.errors import EnergybenchError
+from energybench.suite import Suite, load
+from energybench.variants import MOST_CELLS
+
+ROOT = Path(__file__).parents[2]
+passes = pytest.mark.parametrize(
+    "slow", [pytest.param(False, id="some"), pytest.param(True, id="many", marks=pytest.mark.slow)]
+)
+
+
+@cache
+def shipped() -> tuple[str, ...]:
+    return tuple(path.read_text(encoding="utf-8") for path in sorted((ROOT / "suites").glob("*.toml")))
+
+
+def check(path: Path, content: bytes, quick: bool, overrides: tuple[str, ...] = ()) -> None:
+    path.write_bytes(content)
+    try:
+        suite = load(path, quick=quick, overrides=overrides)
+    except EnergybenchError as error:
+        told(error, "12")
+        return
+    as_it_says(suite, tomllib.loads(content.decode("utf-8-sig")), plain=not quick and not overrides)
+
+
+def as_it_says(suite: Suite, raw: dict[str, Any], plain: bool) -> None:
+    """What was accepted is what was written, finite, and no more than was allowed."""
+    finite(suite.digest_source())
+    pairs = suite.pairs()
+    assert len(pairs) + len(suite.workloads) * (1 + suite.trials.twin) <= MOST_CELLS
+    assert len({(w.name, v.label) for w, v, _ in pairs}) == len(pairs)
+    if not plain:
+        return
+    assert suite.suite == raw["suite"]
+    written = raw.get("trials", {})
+    assert suite.trials.blocks == written.get("blocks", 5)
+    assert suite.trials.seed == written.get("seed", 0)
+    for workload, table in zip(suite.workloads, raw["workload"], strict=True):
+        assert workload.name == table["name"]
+        for key in ("epochs", "lr", "momentum"):
+            if key in table.get("train", {}):
+                assert getattr(workload.train, key) == table["train"][key]
+        if "batch" in table.get("data", {}):
+            assert workload.data.batch == table["data"]["batch"]
+
+
+def finite(value: Any) -> None:
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        finite(item)
+    assert not isinstance(value, float) or math.isfinite(value)
+
+
+# ── text ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+PIECES = (
+    "=", "[", "]", "[[", "]]", "{", "}", '"', "'", '"""', "\n", "#", ".", ",", "\\u0000", "\\u001b", "\x00", "\ud7ff",
+    "inf", "-nan", "1e999", "-1", "0", "true", "9" * 30, "1979-05-27", '""', '"../../x.py:f"', '"os:system"', "[]",
+    "{}", "\n[workload]\n", "\n[[workload]]\n", "\n[[method]]\n", "\n[quick]\n", '\nextends = "cnn-digits"\n',
+    "a.b.c.d = 1\n", "\nblocks = 3\n", '\nname = "baseline"\n', '\nlimit = "10 min"\n', '\nsweep = { p = [1, 2, 3] }\n',
+)  # fmt: skip
+text_edits = st.lists(
+    st.tuples(st.sampled_from(["insert", "cut", "copy", "line", "token"]), st.integers(0, 2**20), st.integers(0, 60),
+              st.sampled_from([*PIECES, *TEXTS])),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+def edited(text: str, how: str, at: int, length: int, new: str) -> str:
+    at %= len(text) + 1
+    if how == "insert":
+        return text[:at] + new + text[at:]
+    if how == "cut":
+        return text[:at] + text[at + length :]
+    if how == "copy":
+        return text[:at] + text[at - length : at] + text[at:]
+    lines = text.split("\n")
+    row = at % len(lines)
+    if how == "line":
+        lines.insert(row, lines[length % len(lines)])
+    elif "=" in lines[row]:
+        lines[row] = lines[row].partition("=")[0] + "= " + new
+    return "\n".join(lines)
+
+
+@passes
+def test_an_edited_suite_is_told_its_mistakes_or_is_what_it_says(slow: bool, tmp_path: Path) -> None:
+    def case(drawn: Any) -> None:
+        number, changes, quick = drawn
+        text = shipped()[number % len(shipped())]
+        for change in changes:
+            text = edited(text, *change)
+        check(tmp_path / "s.toml", text.encode("utf-8", "surrogatepass"), quick)
+
+    hunt("suites as text", st.tuples(st.integers(0, 100), text_edits, st.booleans()), case, slow=slow)
+
+
+# ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def writable(value: Any) -> Any:
+    """What TOML can hold: no null, no raw JSON."""
+    if isinstance(value, Raw) or value is None:
+        return str(value)[:50]
+    if isinstance(value, dict):
+        return {str(key): writable(item) for key, item in value.items()}
+    return [writable(item) for item in value] if isinstance(value, list) else value
+
+
+@passes
+def test_a_suite_of_any_tables_is_told_its_mistakes_or_is_what_it_says(slow: bool, tmp_path: Path) -> None:
+    def case(drawn: Any) -> None:
+        number, changes, quick = drawn
+        tables = mutate(tomllib.loads(shipped()[number % len(shipped())]), changes)
+        check(tmp_path / "s.toml", tomli_w.dumps(writable(tables)).encode("utf-8", "replace"), quick)
+
+    hunt("suites as tables", st.tuples(st.integers(0, 100), mutations, st.booleans()), case, slow=slow)
+
+
+KEYS = ("workload.train.epochs", "workload.train.lr", "trials.blocks", "trials.limit",
+        "workload[cnn-digits].data.batch", "method.skip",
+        "method[gradsamp].skip", "accept.noise", "about", "suite", "quick", "workload.name", "measure",
+        "workload.data.options", "trials", "x", "", ".", "workload[", "method[]")  # fmt: skip
+settings = st.lists(
+    st.builds("{}{}{}".format, st.sampled_from([*KEYS, *TEXTS]), st.sampled_from(["=", ".", "[0]=", " = ", ""]),
+              st.sampled_from([*PIECES, *TEXTS, "3", '"10 s"', "[1, 2]", "{ a = 1 }"])),
+    min_size=1, max_size=3,
+)  # fmt: skip
+
+
+@passes
+def test_any_setting_is_told_its_mistake_or_holds(slow: bool, tmp_path: Path) -> None:
+    def case(drawn: Any) -> None:
+        overrides, quick = drawn
+        content = (ROOT / "suites" / "quick.toml").read_bytes()
+        check(tmp_path / "s.toml", content, quick, tuple(overrides))
+
+    hunt("settings", st.tuples(settings, st.booleans()), case, slow=slow)
+
+
+# ── sizes ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+WORKLOAD = """[[workload]]
+name = "w"
+model = { use = "cnn" }
+data = { use = "digits", batch = 8 }
+train = { epochs = 1, lr = 0.1 }
+"""
+HEAD = 'schema = 1\nsuite = "s"\n'
+
+
+def swept(values: int, keys: int) -> str:
+    lines = "".join(f"a{key} = {list(range(values))}\n" for key in range(keys))
+    return f'[[method]]\nuse = "nothing"\n[method.sweep]\n{lines}'
+
+
+def named(count: int, extends: bool = False) -> str:
+    names = "".join(f'[[workload]]\nname = "w{i}"\nextends = "w{(i + 1) % count}"\n' for i in range(count))
+    return names if extends else "".join(WORKLOAD.replace('"w"', f'"w{i}"') for i in range(count))
+
+
+ONE = HEAD + WORKLOAD
+FEW = "[trials]\nblocks = 1\ntwin = false\n"
+SKIPS = '[[skip]]\nmethod = "nothing*a0=x*"\nbecause = "x"\n' * 50
+LARGE = {
+    "a million variants": (ONE + FEW + swept(1000, 2), "E207", "1,000,000 variants"),
+    "ten to the 300 variants": (ONE + swept(10, 300), "E207", "about 10^300 variants"),
+    "many large sweeps": (ONE + swept(10, 4) * 100, "E207", "1,000,000 variants"),
+    "a million blocks": (ONE + "[trials]\nblocks = 500_000\n", "E207", "1,000,000"),
+    "more blocks than digits": (ONE + f"[trials]\nblocks = {'9' * 4299}\n", "E202", "64 bits"),
+    "a number without end": (ONE + f"[trials]\nblocks = {'9' * 100_000}\n", "E102", "digits"),
+    "variants that blocks make too many": (ONE + swept(200, 2) + SKIPS, "E207", "200,010"),
+    "arrays in arrays": (f"a = {'[' * 5000}{']' * 5000}", "E102", "deep"),
+    "tables in tables": ("a = " + "{a = " * 3000 + "1" + "}" * 3000, "E102", "deep"),
+    "a dotted key": (".".join("a" * 20_000) + " = 1", "E102", "deep"),
+    "a dotted header": ("[" + ".".join("a" * 20_000) + "]", "E102", "deep"),
+    "30,000 tables": ("[[a]]\n" * 30_000, "E102", "30,001"),
+    "many megabytes": ("#" * 3_000_000, "E101", "250,000"),
+    "many workloads": (HEAD + named(400), "E207", "400 [[workload]]"),
+    "a circle of many": (HEAD + named(200, extends=True), "E205", "circle"),
+    "keys that nobody knows": (ONE + "".join(f"key{i} = 1\n" for i in range(9000)), "E201", "key0"),
+    "a label without end": (
+        ONE + f'[[method]]\nuse = "m"\nsweep = {{ a = ["{"x" * 90_000}"] }}\n',
+        "E205",
+        "90,00",
+    ),
+    "a stack without end": (
+        ONE + f"[[method]]\nuse = {[f'm{i}' for i in range(3000)]}\n",
+        "E205",
+        "characters",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_what_is_too_large_is_refused_at_once_with_its_size(name: str, tmp_path: Path) -> None:
+    text, code, says = LARGE[name]
+    path = tmp_path / "s.toml"
+    path.write_text(text, encoding="utf-8")
+    started = time.process_time()
+    with pytest.raises(EnergybenchError) as caught:
+        load(path)
+    took = time.process_time() - started
+    assert [p for p in caught.value.problems if p.code == code and says in p.message], caught.value.problems[
+        :3
+    ]
+    assert took < 2, f"{took:.1f} s: something was expanded before it was refused"
+
+
+def test_a_pattern_of_many_stars_takes_no_time(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    skip = f'[[skip]]\nworkload = "{"*a" * 90}*b"\nbecause = "x"\n'
+    path.write_text(HEAD + WORKLOAD.replace('"w"', f'"{"a" * 199}"') + skip, encoding="utf-8")
+    started = time.process_time()
+    with pytest.raises(EnergybenchError, match="skips nothing"):
+        load(path)
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("text", ["workload.train." + ".".join("a" * 3000) + "=1", "a" * 20_000])
+def test_a_setting_without_end_is_refused(text: str) -> None:
+    with pytest.raises(EnergybenchError, match="E206"):
+        load(ROOT / "suites" / "quick.toml", overrides=[text])
+
+
+def test_a_pipe_is_no_suite_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "s.toml")
+    with pytest.raises(EnergybenchError, match="E101"):
+        load(tmp_path / "s.toml")

@@ -1,0 +1,253 @@
+"""[[require]]: from the suite's file to met, not met or undecided, and to the exit code."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+from synthetic import GPU, Run, merge
+
+from energybench import stats
+from energybench.cli import app
+from energybench.record import RunFile, write_json
+from energybench.report import required
+from energybench.report.markdown import markdown
+from energybench.report.shapes import Required
+from energybench.report.summary import summarise, to_json
+from energybench.report.terminal import render
+from energybench.suite import SuiteError, load, schema_json
+
+SUITE = """schema = 1
+suite = "s"
+
+[[workload]]
+name = "w"
+model = { use = "cnn" }
+data = { use = "digits", batch = 8 }
+train = { epochs = 1, lr = 0.1 }
+
+[[method]]
+use = "gradsamp"
+sweep = { skip = ["every:2", "every:4"] }
+"""
+
+
+def suite(tmp_path: Path, table: str) -> Any:
+    path = tmp_path / "s.toml"
+    path.write_text(SUITE + table, encoding="utf-8")
+    return load(path)
+
+
+# ── in the suite's file ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_requirement_is_read_with_its_unit_and_stands_in_the_resolved_settings(tmp_path: Path) -> None:
+    table = (
+        '\n[[require]]\nmethod = "gradsamp*"\nsaves_at_least = "5 %"\nof = "time"\nnever = ["quality lost"]\n'
+    )
+    (asked,) = suite(tmp_path, table).digest_source()["require"]
+    assert asked == {"workload": "*", "method": "gradsamp*", "saves_at_least": 0.05, "of": "time", "verdict": [],
+                     "never": ["quality lost"]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("table", "code", "line", "says", "hint"),
+    [
+        ('saves_at_leest = "5 %"', "E201", 15, "saves_at_leest", "saves_at_least"),
+        ("saves_at_least = 5", "E204", 15, "no unit", '"1 %"'),
+        ('verdict = ["save"]', "E202", 15, "expected one of", "did you mean 'saves'"),
+        ('method = "gradsmp*"\nnever = ["slower"]', "E205", 15, "requires nothing", "gradsamp"),
+        ('method = "gradsamp"', "E202", 14, "requires nothing", "saves_at_least"),
+        ('of = "time"\nnever = ["slower"]', "E202", 15, "how much", "saves_at_least"),
+        ('verdict = ["faster"]\nnever = ["faster"]', "E202", 16, "both", "one of the two"),
+    ],
+)
+def test_mistakes_in_a_requirement_are_told_with_their_line_and_what_to_type(
+    tmp_path: Path, table: str, code: str, line: int, says: str, hint: str
+) -> None:
+    with pytest.raises(SuiteError) as caught:
+        suite(tmp_path, f"\n[[require]]\n{table}\n")
+    (problem,) = caught.value.problems
+    assert problem.code == code
+    assert f"s.toml:{line}:" in problem.where
+    assert says in problem.message
+    assert hint in problem.hint
+
+
+def test_the_schema_for_editors_knows_it_and_every_word_of_a_verdict_on_a_row() -> None:
+    table = schema_json()["$defs"]["Require"]["properties"]
+    assert {"workload", "method", "saves_at_least", "of", "verdict", "never"} == set(table)
+    words = set(table["verdict"]["items"]["enum"])
+    assert words == set(stats.Verdict.__args__) - {"not reached"}  # type: ignore[attr-defined]
+
+
+# ── held against a run ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def asking(
+    run: Run, *requires: dict[str, Any], workloads: tuple[Run, ...] = ()
+) -> tuple[RunFile, list, list]:
+    meta, trials, witnesses = merge(run, *workloads) if workloads else run.records()
+    whole = [{"workload": "*", "method": "*", "saves_at_least": None, "of": None, "verdict": [], "never": []} | each
+             for each in requires]  # fmt: skip
+    return meta.model_copy(update={"resolved": meta.resolved | {"require": whole}}), trials, witnesses
+
+
+def outcomes(run: Run, *requires: dict[str, Any]) -> dict[tuple[str, str], str]:
+    found = summarise(*asking(run, *requires)).required
+    return {(each.method, each.asks): each.outcome for each in found}
+
+
+def one(run: Run, **asked: Any) -> Required:
+    (found,) = summarise(*asking(run, asked)).required
+    return found
+
+
+def test_a_saving_is_enough_when_its_bound_reaches_it_and_too_little_when_the_other_bound_stays_below() -> (
+    None
+):
+    run = Run(blocks=5, noise=0.01, seed=3).method("it", time=0.8)
+    found = one(run, saves_at_least=0.1)
+    assert found.outcome == "met"
+    assert found.saving_rel == pytest.approx(0.2, abs=0.02)
+    assert found.low_rel is not None
+    assert found.high_rel is not None
+    assert found.low_rel > 0.1
+    assert one(run, saves_at_least=found.low_rel - 1e-6).outcome == "met"
+    assert one(run, saves_at_least=found.low_rel + 1e-6).outcome == "undecided"
+    assert one(run, saves_at_least=found.high_rel - 1e-6).outcome == "undecided"
+    assert one(run, saves_at_least=found.high_rel + 1e-6).outcome == "not met"
+
+
+def test_the_bounds_are_one_sided_and_students_at_99_percent() -> None:
+    run = Run(blocks=4, noise=0.02, seed=8)
+    run.truths = [t for t in run.truths if t.role != "twin"]  # so that no spread is pooled
+    found = one(run.method("it", time=0.7), saves_at_least=0.1)
+    _, trials, _ = run.records()
+    seconds = {(t.method, t.block): t.phases["train"].wall_s for t in trials}
+    d = [math.log(seconds["it", b] / seconds["baseline", b]) for b in range(4)]
+    mean = sum(d) / 4
+    sd = math.sqrt(sum((x - mean) ** 2 for x in d) / 3)
+    upper = mean + 4.540703 * sd / 2  # t(0.99, 3) of any table
+    assert found.low_rel == pytest.approx(1 - math.exp(upper), abs=1e-6)
+
+
+def test_at_a_saving_of_exactly_what_is_asked_it_is_called_met_once_in_a_hundred() -> None:
+    """The whole truth of "at 99 %": drawn from normal log ratios, with the row's own arithmetic."""
+    from energybench.looks import Look
+    from energybench.report.shapes import Measured
+
+    rng, times, look = random.Random(4), 4000, Look(1, 1, 5, None, 5, 1.0)
+    met = missed = 0
+    for _ in range(times):
+        ratios = [math.exp(rng.gauss(math.log(0.9), 0.03)) for _ in range(5)]
+        figure = Measured.of(stats.paired(ratios, [1.0] * 5), "time")
+        _, low, high = required._figures(figure, look)
+        assert low is not None
+        assert high is not None
+        met += low >= 0.1
+        missed += high < 0.1
+    assert met / times == pytest.approx(0.01, abs=0.006)
+    assert missed / times == pytest.approx(0.01, abs=0.006)
+
+
+def test_a_saving_that_lost_quality_is_not_met_and_one_whose_quality_is_unproven_is_undecided() -> None:
+    lost = Run(blocks=5).method("it", time=0.5, quality=-0.02)
+    assert one(lost, saves_at_least=0.1).outcome == "not met"
+    assert "quality lost" in one(lost, saves_at_least=0.1).because
+    assert one(lost, saves_at_least=0.0).outcome == "not met"
+    unsure = Run(blocks=5).method("it", time=0.5)
+    for block, accuracy in enumerate((0.92, 0.88, 0.9, 0.92, 0.88)):  # no change on average, ±2 points
+        unsure.change("it", block, quality={"accuracy": accuracy})
+    assert one(unsure, saves_at_least=0.1).outcome == "undecided"
+
+
+def test_energy_that_nobody_measured_is_undecided_and_time_can_be_asked_for_beside_energy() -> None:
+    timed = Run(blocks=5, noise=0.01).method("it", time=0.5, energy=0.5)
+    assert one(timed, saves_at_least=0.1, of="energy").outcome == "undecided"
+    assert "not measured" in one(timed, saves_at_least=0.1, of="energy").because
+    metered = Run(blocks=5, noise=0.01, sensors=(GPU,)).method("it", time=0.95, energy=0.5)
+    assert one(metered, saves_at_least=0.3).outcome == "met"
+    assert one(metered, saves_at_least=0.3, of="time").outcome == "not met"
+
+
+def test_verdicts_that_are_asked_for_and_those_that_are_forbidden() -> None:
+    run = Run(blocks=5, noise=0.005, seed=1).method("quick", time=0.7).method("slow", time=1.4)
+    found = outcomes(run, {"verdict": ["saves", "faster"]}, {"never": ["slower"]})
+    assert found["quick", "one of: saves, faster"] == "met"
+    assert found["slow", "one of: saves, faster"] == "not met"
+    assert found["quick", "never: slower"] == "met"
+    assert found["slow", "never: slower"] == "not met"
+
+
+def test_two_blocks_decide_nothing_and_a_requirement_on_them_is_undecided() -> None:
+    run = Run(blocks=2).method("it", time=0.5)
+    for asked in ({"saves_at_least": 0.1}, {"verdict": ["faster"]}, {"never": ["slower"]}):
+        found = one(run, **asked)
+        assert found.outcome == "undecided", asked
+        assert "2 blocks" in found.because.replace("\u00a0", " ")
+
+
+def test_a_struck_comparison_proves_nothing_however_much_it_saves() -> None:
+    run = Run(blocks=5, noise=0.001).method("it", time=0.5)
+    run.truths[1] = type(run.truths[1])("twin", "twin", time=1.3)
+    assert one(run, saves_at_least=0.1).outcome == "undecided"
+
+
+def test_patterns_choose_methods_with_their_sweeps_and_workloads() -> None:
+    first = Run("cnn", blocks=3).method("half[skip=every:2]", time=0.5).method("other", time=0.9)
+    second = Run("mlp", blocks=3).method("half[skip=every:2]", time=0.5)
+    asked = {"method": "half", "workload": "m*", "saves_at_least": 0.1}
+    found = summarise(*asking(first, asked, workloads=(second,))).required
+    assert [(each.workload, each.method) for each in found] == [("mlp", "half[skip=every:2]")]
+
+
+def test_exit_codes_and_records_from_before_there_were_requirements() -> None:
+    run = Run(blocks=5, noise=0.01).method("it", time=0.8)
+    assert summarise(*run.records()).required == ()
+    for asked, code, strict in ((0.1, 0, 0), (0.5, 1, 1), (0.2, 0, 4)):
+        found = summarise(*asking(run, {"saves_at_least": asked})).required
+        assert (required.exit_code(found), required.exit_code(found, strict=True)) == (code, strict)
+
+
+# ── shown ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_page_says_what_was_asked_and_whether_it_was_met() -> None:
+    summary = summarise(*asking(Run(blocks=5, noise=0.01).method("it", time=0.8), {"saves_at_least": 0.5}))
+    page = io.StringIO()
+    render(summary, Console(file=page, width=60))
+    told = " ".join(page.getvalue().split())
+    assert "not met: cnn-digits: it must save at least 50.0 % of the time: at most" in told
+    assert "| cnn-digits | it | saves at least 50.0 % of the time | **not met** |" in markdown(summary)
+    assert to_json(summary)["required"][0]["outcome"] == "not met"
+
+
+def test_a_run_that_requires_nothing_has_no_such_section() -> None:
+    assert "requires" not in markdown(summarise(*Run(blocks=3).method("it", time=0.8).records()))
+
+
+def written(folder: Path, records: tuple[RunFile, list, list]) -> Path:
+    meta, trials, witnesses = records
+    write_json(folder / "run.json", meta)
+    for trial in trials:
+        write_json(folder / "records" / f"{trial.trial}.json", trial)
+    for witness in witnesses:
+        write_json(folder / "witness" / f"{witness.workload}.{witness.method}.json", witness)
+    return folder
+
+
+def test_report_answers_by_its_exit_code_only_when_it_is_asked_to(tmp_path: Path) -> None:
+    run = Run(blocks=5, noise=0.01).method("it", time=0.8)
+    folder = written(tmp_path / "r", asking(run, {"saves_at_least": 0.5}))
+    invoke = CliRunner().invoke
+    assert invoke(app, ["report", str(folder)]).exit_code == 0
+    assert invoke(app, ["report", str(folder), "--require"]).exit_code == 1
+    bare = written(tmp_path / "bare", run.records())
+    assert "E613" in str(invoke(app, ["report", str(bare), "--require"]).exception)

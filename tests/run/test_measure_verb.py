@@ -1,0 +1,209 @@
+"""`energybench measure`: one command as if it were called without us, two in pairs with an interval on their ratio."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import EXECUTABLE, energybench, environment, processes_with, wait_for
+
+from energybench import versus
+from energybench.record import Trial
+from energybench.stats import paired
+
+pytestmark = pytest.mark.slow
+
+
+def measure(folder: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    return energybench("measure", "--energy", "off", *arguments, cwd=folder, **extra)
+
+
+def test_output_and_status_are_the_commands_own_and_one_line_on_stderr_is_ours(tmp_path: Path):
+    done = measure(tmp_path, "--", "sh", "-c", "cat; echo out; echo err >&2; exit 7")
+    assert (done.returncode, done.stdout) == (7, "out\n")
+    lines = done.stderr.splitlines()
+    assert lines[0] == "err"
+    assert len(lines) == 2
+    assert lines[1].startswith("energybench: ")
+    assert lines[1].endswith("; it ended with status 7")
+    assert not list(tmp_path.iterdir())  # nothing was written
+
+
+def test_stdin_reaches_the_command(tmp_path: Path):
+    done = subprocess.run(
+        [*EXECUTABLE, "measure", "--energy", "off", "cat"],
+        cwd=tmp_path, env=environment(), input="through\n", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "through\n")
+
+
+def test_seconds_and_cpu_seconds_are_those_of_the_command_and_what_it_started(tmp_path: Path):
+    burn = "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
+    script = f"{sys.executable} -c '{burn}'; sleep 0.5"
+    record = json.loads(measure(tmp_path, "--json", "--", "sh", "-c", script).stdout)
+    reading = record["phases"]["train"]
+    assert reading["wall_s"] >= 1.0
+    assert 0.5 <= reading["cpu_s"] < 0.8
+    assert record["memory_resident_b"] is None or record["memory_resident_b"] > 1 << 20
+
+
+def test_json_keeps_stdout_for_the_record_and_a_file_holds_the_same(tmp_path: Path):
+    done = measure(tmp_path, "--json", "-o", "record.json", "--", "echo", "to the side")
+    assert "to the side" in done.stderr
+    assert json.loads(done.stdout) == json.loads((tmp_path / "record.json").read_text())
+    trial = Trial.model_validate_json(done.stdout)
+    assert trial.settings["command"] == ["echo", "to the side"]
+    shown = energybench("show", "record.json", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_a_signal_is_told_and_its_status_is_a_shells(tmp_path: Path):
+    done = measure(tmp_path, "--", "sh", "-c", "kill -TERM $$")
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "it was killed by SIGTERM" in done.stderr
+
+
+def test_an_interrupt_is_the_commands_own_affair_and_what_was_metered_is_told(tmp_path: Path):
+    script = "trap 'exit 5' INT; echo up; while :; do sleep 0.1; done"
+    process = subprocess.Popen(
+        [*EXECUTABLE, "measure", "--energy", "off", "sh", "-c", script],
+        cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "up\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(20) == 5
+    assert "energybench: " in process.stderr.read()
+
+
+def test_ended_from_outside_it_takes_the_command_with_it(tmp_path: Path):
+    marker = f"energybench-measure-{os.getpid()}-{time.time_ns()}"
+    process = subprocess.Popen(
+        [*EXECUTABLE, "measure", "--energy", "off", "--", "sh", "-c", "sleep 600 & sleep 600"],
+        cwd=tmp_path, env=environment(MARKER=marker), stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_for(lambda: len(processes_with(marker)) == 4)
+    process.terminate()
+    assert process.wait(20) == 128 + signal.SIGTERM
+    assert not processes_with(marker)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("nosuch",), "sh -c '...'"),
+        (("train.py",), "python train.py"),
+        (("trian.py",), "did you mean 'train.py'?"),
+        (("--vs", "nosuch", "true"), "sh -c '...'"),
+        (("echo 'open",), "close the quotation"),
+        (("",), "energybench measure -- python train.py"),
+    ],
+)
+def test_what_cannot_be_run_is_a_message_with_what_to_type(
+    tmp_path: Path, arguments: tuple[str, ...], hint: str
+):
+    (tmp_path / "train.py").write_text("")
+    done = measure(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert "error[E42" in done.stderr
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_command_at_all_is_wrong_usage(tmp_path: Path):
+    assert measure(tmp_path).returncode == 2
+
+
+def test_half_as_long_is_a_ratio_of_a_half_and_a_verdict(tmp_path: Path):
+    call = ["--pairs", "4", "--warmup", "0", "-o", "pairs.json", "--vs", "sleep 0.6", "--", "sleep", "0.3"]
+    done = measure(tmp_path, *call, COLUMNS="60")
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 60
+    told = " ".join(done.stdout.split())
+    assert "Verdict: faster." in told
+    assert "saves" not in told.replace("see savings", "")
+    found = json.loads((tmp_path / "pairs.json").read_text())
+    row = found["comparison"]
+    assert row["measured"]["quantity"] == "time"
+    assert row["measured"]["saving_rel"] == pytest.approx(0.5, abs=0.05)
+    # The interval is Student's t over the paired log ratios of the trials that stand beside it.
+    seconds: dict[str, dict[int, float]] = {"baseline": {}, "method": {}}
+    for trial in found["trials"]:
+        seconds[trial["role"]][trial["block"]] = trial["phases"]["train"]["wall_s"]
+    expected = paired([seconds["method"][b] for b in range(4)], [seconds["baseline"][b] for b in range(4)])
+    low, high = expected.saving_interval()
+    assert row["measured"]["low_rel"] == pytest.approx(low)
+    assert row["measured"]["high_rel"] == pytest.approx(high)
+    assert f"{math.exp(expected.mean):.3f} [" in told
+
+
+def test_the_first_of_a_pair_is_drawn_anew_each_time(tmp_path: Path):
+    call = ["--pairs", "12", "--warmup", "0", "--json", "--vs", "true", "--", "true"]
+    trials = json.loads(measure(tmp_path, *call).stdout)["trials"]
+    first = [trial["role"] for trial in trials if trial["position"] == 0]
+    assert len(first) == 12
+    assert set(first) == {"baseline", "method"}  # both, but for one time in 2048
+
+
+def test_a_command_that_fails_ends_the_comparison_with_its_own_words(tmp_path: Path):
+    done = measure(tmp_path, "--warmup", "0", "--vs", "sh -c 'echo no disk >&2; exit 4'", "true")
+    assert done.returncode == 3
+    assert "error[E651]" in done.stderr
+    assert "it ended with status 4: no disk" in done.stderr
+
+
+def test_two_pairs_get_no_verdict(tmp_path: Path):
+    done = measure(tmp_path, "--pairs", "2", "--warmup", "0", "--vs", "true", "true")
+    assert "Verdict: no verdict: 2 pairs, and 3 are the least." in done.stdout
+
+
+def test_an_interrupted_comparison_shows_what_is_there_without_a_verdict(tmp_path: Path):
+    marker = f"energybench-versus-{os.getpid()}-{time.time_ns()}"
+    process = subprocess.Popen(
+        [*EXECUTABLE, "measure", "--energy", "off", "--warmup", "0", "--pairs", "50", "--vs", "sleep 0.2", "sleep 0.1"],
+        cwd=tmp_path, env=environment(MARKER=marker), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    wait_for(lambda: len(processes_with(marker)) == 2)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    assert "A  sleep 0.1" in out
+    assert "times the time of B" in out
+    assert "Verdict: no verdict" in out
+    assert not processes_with(marker)
+
+
+def test_output_is_shown_only_when_asked_for_and_never_on_stdout(tmp_path: Path):
+    call = ["--pairs", "1", "--warmup", "1", "--vs", "echo one", "--", "echo", "two"]
+    assert "two" not in measure(tmp_path, *call).stderr
+    shown = measure(tmp_path, "--show-output", *call)
+    assert shown.stderr.split().count("one") == 2
+    assert not any(line in ("one", "two") for line in shown.stdout.splitlines())
+
+
+def test_a_command_may_be_one_text_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert versus.words_of(["echo 'a b' c"]) == ["echo", "a b", "c"]
+    assert versus.words_of(["echo", "a b"]) == ["echo", "a b"]
+
+
+def test_the_comparison_says_that_energy_is_modelled_and_compares_time(tmp_path: Path):
+    call = ["measure", "--pairs", "3", "--warmup", "0", "--json", "--vs", "sleep 0.1", "sleep 0.1"]
+    found: dict[str, Any] = json.loads(
+        energybench(*call, cwd=tmp_path, ENERGYBENCH_POWERCAP=str(tmp_path / "none")).stdout
+    )
+    if "modelled" in found["energy_note"]:  # on a machine without a sensor
+        assert found["comparison"]["measured"]["quantity"] == "time"
+        assert any(e["source"].startswith("model(") for e in found["trials"][0]["phases"]["train"]["energy"])

@@ -1,0 +1,221 @@
+"""Commands run to their end: limits, signals, what is left behind, what is written. Real processes, /bin/sh too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny_runs import processes_with, wait_for
+
+from energybench import captured, supervise
+from energybench.captured import Lines, Log
+
+DAEMON = """
+import os, sys, time
+if os.fork(): os._exit(0)
+os.setsid()
+if os.fork(): os._exit(0)
+time.sleep(600)
+"""
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+
+
+def shell(script: str) -> list[str]:
+    return ["/bin/sh", "-c", script]
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+@pytest.fixture
+def marked() -> dict[str, str]:
+    return {**os.environ, "MARKER": f"energybench-supervise-{os.getpid()}-{time.time_ns()}"}
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.stdout, self.stderr = b"", b""
+
+    def __call__(self, stream: str, chunk: bytes) -> None:
+        setattr(self, stream, getattr(self, stream) + chunk)
+
+
+def test_the_exit_status_and_both_streams_are_the_commands_own():
+    heard = Heard()
+    done = supervise.run(shell("echo out; echo err >&2; exit 7"), output=heard)
+    assert (done.returncode, done.timed_out, done.left_behind) == (7, False, 0)
+    assert (heard.stdout, heard.stderr) == (b"out\n", b"err\n")
+
+
+def test_a_signal_that_ended_it_is_told_as_a_negative_status():
+    assert supervise.run(shell("kill -KILL $$"), discard=True).returncode == -signal.SIGKILL
+
+
+def test_what_cannot_be_started_is_an_os_error_and_leaves_nothing():
+    with pytest.raises(FileNotFoundError):
+        supervise.run(["/nowhere/at/all"])
+
+
+def test_it_leads_a_session_of_its_own_in_the_folder_and_environment_given(tmp_path: Path):
+    heard = Heard()
+    code = "import os; print(os.getpid() == os.getsid(0), os.getcwd(), os.environ.get('GIVEN'))"
+    supervise.run(python(code), cwd=tmp_path, env={"GIVEN": "yes"}, output=heard)
+    assert heard.stdout.decode().split() == ["True", str(tmp_path), "yes"]
+
+
+def test_at_its_limit_it_is_asked_to_end():
+    done = supervise.run(["sleep", "60"], limit_s=0.3, discard=True)
+    assert (done.timed_out, done.obeyed, done.returncode) == (True, True, -signal.SIGTERM)
+    assert 0.3 <= done.seconds < 3
+
+
+def test_what_ignores_being_asked_is_made_to_end(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(supervise, "GRACE_S", 0.3)
+    heard = Heard()
+    done = supervise.run(python(DEAF), limit_s=1.5, output=heard)
+    assert heard.stdout == b"up\n"
+    assert (done.timed_out, done.obeyed, done.returncode) == (True, False, -signal.SIGKILL)
+
+
+def test_a_daemon_in_a_session_of_its_own_is_found_and_ended(marked: dict[str, str]):
+    done = supervise.run(python(DAEMON), env=marked, discard=True)
+    assert done.returncode == 0
+    assert done.left_behind == 1
+    wait_for(lambda: not processes_with(marked["MARKER"]), 5)
+
+
+def test_workers_that_ignore_being_asked_end_with_a_command_that_ran_out_of_time(
+    marked: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(supervise, "GRACE_S", 0.3)
+    script = f"trap '' TERM; for i in 1 2 3; do {sys.executable} -c \"{DEAF}\" & done; wait"
+    done = supervise.run(shell(script), env=marked, limit_s=1.0, discard=True)
+    assert done.timed_out
+    wait_for(lambda: not processes_with(marked["MARKER"]), 5)
+
+
+def test_a_child_that_ends_soon_after_the_command_is_not_missed():
+    done = supervise.run(shell("sleep 0.3 & exit 0"), discard=True)
+    assert done.left_behind == 0
+    assert done.seconds < 0.3  # but neither waited for
+
+
+def test_the_end_is_told_before_anything_left_behind_is_looked_for():
+    told: list[float] = []
+    started = time.monotonic()
+    supervise.run(shell("sleep 30 & exit 0"), discard=True, ended=lambda: told.append(time.monotonic()))
+    assert told[0] - started < supervise.LINGER_S
+
+
+def test_orphans_are_adopted_only_while_a_command_runs():
+    supervise.run(["true"], discard=True)
+    code = "import os,time\nif os.fork(): os._exit(0)\ntime.sleep(3)"
+    os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-c", code], os.environ), 0)
+    assert not psutil.Process().children()
+
+
+def test_a_child_that_was_there_before_is_left_alone():
+    other = psutil.Popen(["sleep", "60"])
+    try:
+        assert supervise.run(["true"], discard=True).left_behind == 0
+        assert other.is_running()
+        assert other.status() != psutil.STATUS_ZOMBIE
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_an_interrupted_parent_leaves_nothing_running(marked: dict[str, str]):
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        supervise.run(shell("sleep 600 & sleep 600"), env=marked, discard=True, tick=interrupt, tick_s=0.3)
+    assert not processes_with(marked["MARKER"])
+
+
+def test_a_killed_parent_takes_the_command_with_it(marked: dict[str, str]):
+    code = "from energybench import supervise; supervise.run(['sleep', '600'])"
+    parent = psutil.Popen(python(code), env=marked)
+    wait_for(lambda: len(processes_with(marked["MARKER"])) == 2)
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not processes_with(marked["MARKER"]), 5)
+
+
+def test_the_parent_sleeps_while_it_waits():
+    used = time.process_time()
+    supervise.run(["sleep", "1.5"], discard=True, limit_s=60, tick=lambda _: None, tick_s=0.5)
+    assert time.process_time() - used < 0.15
+
+
+def test_the_cpu_time_of_the_command_and_its_children_is_ours_at_its_end():
+    burn = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass"
+    seen: list[float] = []
+
+    def used() -> float:
+        times = os.times()
+        return times.children_user + times.children_system
+
+    before = used()
+    supervise.run(
+        shell(f'{sys.executable} -c "{burn}"; true'), discard=True, ended=lambda: seen.append(used() - before)
+    )
+    assert seen[0] >= 0.4
+
+
+def test_memory_is_the_largest_resident_set_of_its_processes():
+    size = psutil.Process().memory_info().rss + (100 << 20)  # less than ours cannot be told
+    done = supervise.run(shell(f"{sys.executable} -c 'x = b\"x\" * {size}'; true"), discard=True)
+    assert size < done.memory_b < size + (100 << 20)
+    assert supervise.run(["true"]).memory_b == 0
+
+
+def test_a_log_keeps_the_beginning_and_the_end_of_ten_times_its_size(tmp_path: Path):
+    log = Log(tmp_path / "logs" / "x.log")
+    log.write(b"first line\n")
+    for _ in range(160):
+        log.write(b"." * (1 << 16))
+    log.write(b"\nlast line\n")
+    log.close()
+    text = (tmp_path / "logs" / "x.log").read_bytes()
+    assert text.startswith(b"first line\n")
+    assert text.endswith(b"\nlast line\n")
+    assert b"bytes are left out here" in text
+    assert len(text) < captured.HEAD_B + captured.TAIL_B + (1 << 17)
+    dropped = int(text.partition(b"[energybench: ")[2].split()[0])
+    kept = len(text) - len(b"\n[energybench:  bytes are left out here]\n") - len(str(dropped))
+    assert kept + dropped == 11 + 160 * (1 << 16) + 11
+
+
+def test_a_short_log_is_what_was_written(tmp_path: Path):
+    log = Log(tmp_path / "x.log")
+    log.write(b"a")
+    log.write(b"b\n")
+    log.close()
+    assert (tmp_path / "x.log").read_bytes() == b"ab\n"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_lines_do_not_depend_on_how_they_were_cut(size: int):
+    text = "one\ntwo\r\n\nthré 10 %\rthré 90 %\nlast".encode()
+    lines = Lines()
+    chunks = [text[i : i + size] for i in range(0, len(text), size)]
+    found = [line for chunk in chunks for line in lines.feed(chunk)] + list(lines.rest())
+    assert found == ["one", "two", "", "thré 90 %", "last"]
+
+
+def test_a_line_without_end_is_held_within_bounds_and_a_progress_bar_to_its_last_state():
+    lines = Lines()
+    for _ in range(100):
+        assert not list(lines.feed(b"x" * 100_000))
+    assert [len(line) for line in lines.rest()] == [captured.LONGEST_LINE_B]
+    for step in range(20_000):
+        assert not list(lines.feed(b"\rstep %d" % step))
+    assert list(lines.rest()) == ["step 19999"]
