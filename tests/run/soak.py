@@ -44,7 +44,7 @@ CELLS = [
 PER_FOLDER = (6, 14)  # kills, before the run may end
 AFTER = ("parent", "trial", "guard", "server", "parent and trial", "parent and guard", "group")
 BEFORE = ("a write of the parent", "the report", "a write of a trial")
-LONGEST_S = 2.0  # from start to kill
+EARLY_S, LATE_S = 0.6, 0.06  # within them a kill comes after the start, or after some record or witness
 DROPPED = ("COLUMNS", "NO_COLOR", "FORCE_COLOR")
 
 
@@ -123,7 +123,7 @@ class Soak:
 
     def kill(self, how: str, run: subprocess.Popen[bytes]) -> bool:
         """Whether there was something to kill."""
-        time.sleep(self.random.uniform(0.3, LONGEST_S))
+        self.wait(run)
         if run.poll() is not None:
             return False
         me = psutil.Process(run.pid)
@@ -148,6 +148,22 @@ class Soak:
                 except psutil.Error:
                     pass
         return hit
+
+    def wait(self, run: subprocess.Popen[bytes]) -> None:
+        """Until a random moment: one time in four soon after the start, else after some more files are there."""
+        if self.random.random() < 0.25:
+            time.sleep(self.random.uniform(0, EARLY_S))
+            return
+        there, more = len(self.files()), self.random.randint(1, 4)
+        while run.poll() is None and len(self.files()) < there + more:
+            time.sleep(0.003)
+        time.sleep(self.random.uniform(0, LATE_S))
+
+    def files(self) -> list[Path]:
+        return [
+            *self.place.glob("reports/*/*/records/*.json"),
+            *self.place.glob("reports/*/*/witness/*.json"),
+        ]
 
     # ── what must hold ────────────────────────────────────────────────────────────────────────────────────────
 
