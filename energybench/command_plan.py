@@ -68,7 +68,7 @@ class CommandPlan:
             "machine": self.machine() | facts,
             "sources": {name: _portable(path) for name, path in self.executables.items()}
             | {name: f"sha256 {sha[:12]}" for name, sha in self.files.items()},
-            "digest": digest([cell.digest for cell in cells]),
+            "digest": digest([cell.model_dump(mode="json") for cell in cells]),
         }
 
     # ── devices ───────────────────────────────────────────────────────────────────────────────────────────────
