@@ -1,0 +1,51 @@
+"""Which cards a CUDA program sees, from what its environment says, without asking CUDA.
+
+NVML numbers cards by their PCI bus. CUDA does so only where CUDA_DEVICE_ORDER says PCI_BUS_ID; otherwise the fastest
+comes first, and among cards of one kind the order is the bus's again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from energybench.meter.unavailable import Unavailable
+
+VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+REMEDY = f"export {ORDER}=PCI_BUS_ID, or name the cards by UUID (nvidia-smi -L)"
+
+
+def visible(cards: Sequence[tuple[str, str]], environment: Mapping[str, str]) -> list[str]:
+    """UUIDs of the cards that a program with this environment may use.
+
+    cards: (UUID, name) of every card, in NVML's order
+    Raises Unavailable where that cannot be told: a card that was not used must not be billed.
+    """
+    asked = environment.get(VISIBLE)
+    if asked is None:
+        return [uuid for uuid, _ in cards]
+    by_bus = environment.get(ORDER) == "PCI_BUS_ID" or len({name for _, name in cards}) <= 1
+    found: list[str] = []
+    numbered = False
+    for word in (word.strip() for word in asked.split(",")):
+        if word.startswith("MIG-"):
+            reason = f"{VISIBLE}={asked}: a slice of a card has no counter of its own"
+            raise Unavailable(reason, "unsupported", "use whole cards")
+        uuid = _by_number(cards, word) if word.isdecimal() else _by_uuid(cards, word)
+        if uuid is None or uuid in found:
+            break  # as CUDA does: what follows a word that is no card is not seen
+        numbered = numbered or word.isdecimal()
+        found.append(uuid)
+    if numbered and not by_bus and len(found) < len(cards):
+        reason = f"{VISIBLE}={asked} does not say which of {len(cards)} different cards are meant"
+        raise Unavailable(reason, "unsupported", REMEDY)
+    return found
+
+
+def _by_number(cards: Sequence[tuple[str, str]], word: str) -> str | None:
+    return cards[int(word)][0] if int(word) < len(cards) else None
+
+
+def _by_uuid(cards: Sequence[tuple[str, str]], word: str) -> str | None:
+    """A UUID may be cut short where it stays the only one."""
+    found = [uuid for uuid, _ in cards if word.startswith("GPU-") and uuid.startswith(word)]
+    return found[0] if len(found) == 1 else None
