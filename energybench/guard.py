@@ -58,7 +58,7 @@ def stand_guard(parent: int) -> None:
     status: int | None = None
     while status is None:
         if signal.sigwait(HEARD) == signal.SIGTERM:
-            status = signal.SIGKILL
+            status = signal.SIGTERM
             break
         status = _reap().get(trial)
     end_descendants(guard)

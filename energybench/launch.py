@@ -25,6 +25,9 @@ from energybench.errors import EXIT_CANNOT_WRITE, CannotWrite
 from energybench.guard import PATIENCE_S, end_descendants, is_dead, stand_guard, wait_for_end
 
 PRELOAD = "energybench.preload"
+TO_ALL_S = (
+    1.0  # a scheduler signals all processes of a job, in any order: ours may be on its way, and is no failure
+)
 SERVER_LOST = 255  # what multiprocessing says of a child whose server has died
 
 
@@ -76,8 +79,11 @@ class Launcher:
         if code == SERVER_LOST and self._server_is_dead():
             wait_for_end(child.pid)  # what has no server any more may still be writing
             reason = "the process that starts trials was killed"
+            time.sleep(TO_ALL_S)
         if code < 0:
             self._sweep()  # it may have been the guard
+            if -code != signal.SIGKILL:
+                time.sleep(TO_ALL_S)
             name = signal.Signals(-code).name
             reason = f"it was killed by {name}" + (
                 ", most often for lack of memory" if -code == signal.SIGKILL else ""

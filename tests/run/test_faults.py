@@ -5,6 +5,7 @@ Most of these are light runs (light.py): everything is real but the training.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -103,13 +104,19 @@ def finish(place: Path, before: dict[str, bytes]) -> list[Trial]:
 @fault("sigterm")
 @fault("hangup")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_to_all_processes_of_a_run_ends_it_whole(place: Path, number: signal.Signals) -> None:
-    """As a scheduler sends it: to the run, its server, the guard and the trial at once."""
+@pytest.mark.parametrize("last", [False, True], ids=["the run first", "the run last"])
+def test_a_signal_to_all_processes_of_a_run_ends_it_whole(
+    place: Path, number: signal.Signals, last: bool
+) -> None:
+    """As a scheduler sends it: to the run, its server, the guard and the trial, in any order; none of them failed."""
     marker = f"faults-{os.getpid()}-{time.time_ns()}"
     running = held_at(place, HELD, LIGHT_MARK=marker)
     before = records(place)
-    for pid in processes_with(marker):
-        os.kill(pid, number)
+    others = [pid for pid in processes_with(marker) if pid != running.pid]
+    for pid in [*others, running.pid] if last else [running.pid, *others]:
+        with contextlib.suppress(ProcessLookupError):  # it has ended with another one
+            os.kill(pid, number)
+        time.sleep(0.1 * last)
     _, errors = running.communicate(timeout=30)
     assert running.returncode == 130, errors
     assert "The same command continues" in errors
