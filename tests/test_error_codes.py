@@ -10,7 +10,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "energybench"
 # The same mistake, told from more than one room.
 SHARED = {
-    "E101", "E102", "E201", "E202", "E203", "E204", "E205", "E206", "E207", "E312", "E401", "E403", "E404", "E421", "E422", "E501", "E503",
+    "E101", "E102", "E201", "E202", "E203", "E204", "E205", "E206", "E207",
+    "E312", "E401", "E403", "E404", "E421", "E422", "E501", "E503",
     "E601", "E605", "E608", "E620",
 }  # fmt: skip
 
