@@ -47,31 +47,27 @@ class EnergyBenchmark(BenchmarkFixture):
             function_to_benchmark, lambda last: super(EnergyBenchmark, self)._raw(last, *args, **kwargs)
         )
 
-    def _raw_pedantic(
+    def _raw_pedantic(  # type: ignore[override]  # its options differ from version to version
         self,
         target: Callable[..., Any],
         args: Any = (),
         kwargs: Any = None,
         setup: Any = None,
-        teardown: Any = None,
-        rounds: int = 1,
-        warmup_rounds: int = 0,
-        iterations: int = 1,
+        **options: Any,
     ) -> Any:
         def pedantic(last: Callable[..., Any]) -> Any:
-            return super(EnergyBenchmark, self)._raw_pedantic(last, args, kwargs, setup, teardown, rounds,
-                                                              warmup_rounds, iterations)  # fmt: skip
+            return super(EnergyBenchmark, self)._raw_pedantic(last, args, kwargs, setup, **options)
 
         if self._left_alone():
             return pedantic(target)
-        self._apart, self._unbilled = bool(setup or teardown), warmup_rounds
+        teardown = options.get("teardown")
+        self._apart, self._unbilled = bool(setup or teardown), options.get("warmup_rounds", 0)
         found = self._billed(target, pedantic)
         if self.flops and not self._flop:
-            given = setup() if setup else None
-            again = given or (args, kwargs or {})
-            self._count(target, *again)
+            given = (setup() if setup else None) or (args, kwargs or {})
+            self._count(target, *given)
             if teardown:
-                teardown(*again[0], **again[1])
+                teardown(*given[0], **given[1])
             self._tell()
         return found
 

@@ -26,7 +26,9 @@ from energybench.command_quality import NoQuality, QualityReader
 from energybench.command_tables import fill_words
 from energybench.errors import EXIT_CANNOT_WRITE, CannotWrite, EnergybenchError
 from energybench.meter import Meter
+from energybench.meter.nvml import open_gpus
 from energybench.meter.sensors import open_meters
+from energybench.meter.visible import visible
 from energybench.meter.window import Window, refuse_short
 from energybench.phases import Phases, gpu_facts, keep_trace
 from energybench.record import Flag, Reading, Trial, write_json
@@ -34,6 +36,18 @@ from energybench.record import Flag, Reading, Trial, write_json
 WHOLE = "the whole command"
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "out of memory", "Cannot allocate memory")
 KILLED = 128 + signal.SIGKILL  # as a shell tells that its child was killed
+
+
+def cards(wanted: Any = "used") -> list[str]:
+    """UUIDs of the cards that are metered while a command runs, whose own use of them cannot be seen from here.
+
+    wanted: "used": those that CUDA shows to a program with our environment; "all"; or UUIDs
+    Raises Unavailable where there is none, or where it cannot be told.
+    """
+    found = open_gpus(None if isinstance(wanted, str) else wanted)
+    if wanted != "used":
+        return [card.uuid for card in found]
+    return visible([(card.uuid, card.name) for card in found], os.environ)
 
 
 def main(in_path: str, out_path: str) -> None:

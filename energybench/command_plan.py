@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from energybench import __version__
+from energybench.command_cell import cards
 from energybench.command_tables import fill
 from energybench.errors import Problem, nearest
 from energybench.fingerprint import source_digest
 from energybench.machine import cpu_name
-from energybench.meter.nvml import open_gpus
 from energybench.meter.unavailable import Unavailable
 from energybench.planned_energy import energy
 from energybench.record import Cell, Claim
@@ -68,13 +68,13 @@ class CommandPlan:
             "machine": self.machine() | facts,
             "sources": {name: _portable(path) for name, path in self.executables.items()}
             | {name: f"sha256 {sha[:12]}" for name, sha in self.files.items()},
-            "digest": digest([cell.digest for cell in cells]),
+            "digest": digest([cell.model_dump(mode="json") for cell in cells]),
         }
 
     # ── devices ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def cards(self) -> list[str]:
-        """UUIDs of the cards that a command may use: all of them, for which ones it does cannot be known."""
+        """UUIDs of the cards that a command may use; which ones it does cannot be known."""
         asked, wanted = self.spec["device"], self.spec["measure"].get("gpus", "used")
         if asked not in (None, "cpu", "cuda"):
             hint = '--device cpu or cuda; [measure] gpus = ["GPU-..."] names the cards that are metered'
@@ -83,12 +83,13 @@ class CommandPlan:
         if asked == "cpu" or self.spec["measure"]["energy"] == "off":
             return []
         try:
-            cards = open_gpus(None if isinstance(wanted, str) else wanted)
+            return cards(wanted)
         except Unavailable as why:
             if asked == "cuda":
                 self.problems.append(Problem("E521", f"there is no card: {why.reason}", hint="--device cpu"))
+            elif why.kind != "absent":
+                self.notes.append(f"no card is metered: {why.reason}; {why.remedy}")
             return []
-        return [card.uuid for card in cards]
 
     def gpus(self) -> Any:
         return self.uuids or self.spec["measure"].get("gpus", "used")

@@ -48,14 +48,18 @@ class QualityReader:
             try:
                 self._found = float(match[1])
             except (TypeError, ValueError):
+                self._found = None  # the last one holds, and it is none
                 self._wrong = f"; the pattern matched '{match[1]}', which is no number"
 
     def _take(self, value: Any) -> None:
         for name in [self._key] if isinstance(value, dict) and self._key in value else self._key.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
+            if not isinstance(value, dict) or name not in value:
+                return  # a line about something else
+            value = value[name]
         if isinstance(value, int | float) and not isinstance(value, bool):
             self._found = float(value)
-        elif value is not None:
+        else:
+            self._found = None
             self._wrong = f"; its {self._key} is {json.dumps(value)[:80]}, which is no number"
 
     def result(self, windows: Sequence[WindowLine]) -> dict[str, float]:

@@ -99,6 +99,10 @@ def unfit(tree: Node) -> Iterator[Problem]:
     if isinstance(tree.value, dict | list):
         for node in tree.value.values() if isinstance(tree.value, dict) else tree.value:
             yield from unfit(node)
+    elif isinstance(tree.value, float) and 1e300 < abs(tree.value) < math.inf:
+        yield _as_set(
+            Problem("E202", f"{tree.value} is too large to compute with", tree.place, "write a smaller one")
+        )
     elif isinstance(tree.value, float) and not math.isfinite(tree.value):
         yield _as_set(Problem("E202", f"{tree.value} is not a finite number", tree.place, "write a number"))
     elif isinstance(tree.value, int) and abs(tree.value) >= 2**63:

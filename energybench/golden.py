@@ -103,24 +103,24 @@ def of_flops(facts: dict[str, Any]) -> Counts:
 
 
 def read(path: Path) -> Counts:
-    """A run's folder, a golden file, or the JSON of `energybench flops`. Raises UsageError E614 for anything else."""
+    """A run's folder, a golden file, or the JSON of `energybench flops`. Raises UsageError E632 for anything else."""
     if path.is_dir():
         return of_run(*read_folder(path))
-    wrong = Problem("E614", "neither golden counts, nor the JSON of energybench flops, nor a run's folder", str(path),
+    wrong = Problem("E632", "neither golden counts, nor the JSON of energybench flops, nor a run's folder", str(path),
                     "energybench compare GOLDEN.json RUN --level counts --accept writes one")  # fmt: skip
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(Problem("E601", f"cannot read it: {error.strerror}", str(path))) from None
     except ValueError as error:
-        raise UsageError(Problem("E614", f"not JSON: {error}", str(path), wrong.hint)) from None
+        raise UsageError(Problem("E632", f"not JSON: {error}", str(path), wrong.hint)) from None
     try:
         if "golden" in found:
             return _golden(found, path)
         if "counted" in found and "cells" in found:
             if not found["counted"]:
                 hint = "energybench flops SUITE --json without --no-count"
-                raise UsageError(Problem("E614", "its cells were not counted (--no-count)", str(path), hint))
+                raise UsageError(Problem("E632", "its cells were not counted (--no-count)", str(path), hint))
             return of_flops(found)
     except (KeyError, TypeError, ValueError, AttributeError):
         pass
@@ -130,7 +130,7 @@ def read(path: Path) -> Counts:
 def _golden(found: dict[str, Any], path: Path) -> Counts:
     if found["golden"] != SCHEMA:
         message = f"golden counts of schema {found['golden']}, and this version reads {SCHEMA}"
-        raise UsageError(Problem("E614", message, str(path), "write it again with --accept"))
+        raise UsageError(Problem("E632", message, str(path), "write it again with --accept"))
     cells = {(cell["workload"], cell["method"]): dict(cell["counts"]) for cell in found["cells"]}
     return Counts(
         found["suite"], tuple(found["stamp"]), found["seed"], cells, found["source"], found.get("torch")
@@ -150,13 +150,13 @@ def write(path: Path, counts: Counts) -> None:
 
 
 def compare(base: Counts, head: Counts) -> list[Finding]:
-    """Every count that differs, and one finding for each cell that does not. Raises UsageError E612."""
+    """Every count that differs, and one finding for each cell that does not. Raises UsageError E630."""
     differs = [f"{name}: {a!r}, then {b!r}" for name, a, b in
                (("suite", base.suite, head.suite), ("stamp", list(base.stamp), list(head.stamp)),
                 ("seed", base.seed, head.seed)) if a != b and not (name == "seed" and None in (a, b))]  # fmt: skip
     if differs:
         message = f"these counts are not of the same runs: {'; '.join(differs)}"
-        raise UsageError(Problem("E612", message, hint="count HEAD with the same suite, overlay and --set"))
+        raise UsageError(Problem("E630", message, hint="count HEAD with the same suite, overlay and --set"))
     found: list[Finding] = []
     for key in dict.fromkeys([*head.cells, *base.cells]):
         if key not in base.cells or key not in head.cells:

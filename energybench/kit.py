@@ -19,6 +19,7 @@ from energybench.meter import Meter
 from energybench.meter.gpu import GpuMeter
 from energybench.meter.sensors import Missing, open_meters
 from energybench.meter.unavailable import Unavailable
+from energybench.phases import gpu_facts
 from energybench.record import Energy, Reading
 
 UNSEEN = "it was used, but none of its sensors was opened: name it with gpus=[...]"
@@ -40,17 +41,12 @@ class Wanted:
 
 
 class Kit:
-    """One set of meters."""
+    """One set of meters. `facts`: UUID → driver, power limit, ECC of each card, as it was opened."""
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self.meters: list[Meter] = _open(wanted) if wanted.energy != "off" else []
-
-    def facts(self) -> dict[str, Any]:
-        """UUID → driver, power limit, ECC, of the cards."""
-        return {
-            uuid: facts for meter in self.meters for uuid, facts in getattr(meter, "facts", dict)().items()
-        }
+        self.facts = gpu_facts(self.meters)
 
     def of_used(self, reading: Reading) -> Reading:
         """The reading without cards that this process did not use; what cannot be told of one is said."""

@@ -59,7 +59,7 @@ class MeasuredWindow:
         self._flop: Flop | None = None
         self._error: str | None = None
         self._seen_ns = 0  # when the devices were last waited for
-        self._closed = False
+        self._closed = self._said = False
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._inner: dict[str, MeasuredWindow] = {}  # everything inside the outermost one, for its record
         self.reading: Reading | None = None  # once closed
@@ -97,7 +97,7 @@ class MeasuredWindow:
         number = float(value)
         if number - number != 0:  # infinite or no number
             raise UsageError(Problem("E641", f"{metric} is {number}, and quality is a finite number"))
-        self._quality[metric] = number
+        self._quality[str(metric)] = number
         if self._closed:
             self._deliver()
 
@@ -175,10 +175,10 @@ class MeasuredWindow:
         self._closed = True
         _open.remove(self)
         _innermost.set(self._outer)
-        self._resume()
         if self._outer is None and failure is None:
             kit.give_back(self._kit)
-        self._deliver()
+        self._deliver()  # while those around it are paused
+        self._resume()
         if failure is not None and error is None:
             raise failure
 
@@ -199,13 +199,11 @@ class MeasuredWindow:
                 append(Path(path), self.line)
             if outermost._closed and outermost._recipe.record:
                 write_json(outermost._recipe.record, outermost._file())
-        except (OSError, CannotWrite) as error:
+        except (OSError, ValueError, CannotWrite) as error:
             print(f"energybench: '{self.name}' could not be written: {error}", file=sys.stderr)
-        if outermost is self and not self._recipe.quiet and not path and not self._told:
+        if outermost is self and not self._recipe.quiet and not path and not self._said:
             print(sentence(self.line), file=sys.stderr, flush=True)
-            self._told = True
-
-    _told = False
+            self._said = True
 
     def _around(self) -> list[MeasuredWindow]:
         """This window and all that were open when it was opened, innermost first; those too that it pauses."""
@@ -216,11 +214,15 @@ class MeasuredWindow:
         return found
 
     def _file(self) -> WindowsFile:
-        windows = sorted(
-            [self.line, *(window.line for window in self._inner.values())], key=lambda line: line.start_s
+        windows = [self.line, *(window.line for window in self._inner.values())]
+        return WindowsFile(
+            schema=1,
+            started_at=self._started_at,
+            argv=[*(Path(word).name for word in sys.argv[:1]), *sys.argv[1:]],
+            machine=machine.facts(),
+            gpus=self._kit.facts,
+            windows=sorted(windows, key=lambda line: line.start_s),
         )
-        return WindowsFile(schema=1, started_at=self._started_at, argv=[Path(sys.argv[0]).name, *sys.argv[1:]],
-                           machine=machine.facts(), gpus=self._kit.facts(), windows=windows)  # fmt: skip
 
 
 class Measure:

@@ -108,11 +108,11 @@ def compare_overhead(
 
     only: measures by name, default all; methods: names of methods whose steps are timed too
     names: what to call the trees; say: told what is being done
-    Raises UsageError E632 for a measure that does not exist.
+    Raises UsageError E662 for a measure that does not exist.
     """
     if unknown := [name for name in only if name not in TOLD]:
         raise UsageError(
-            Problem("E632", f"there is no measure '{unknown[0]}'", hint=nearest(unknown[0], TOLD))
+            Problem("E662", f"there is no measure '{unknown[0]}'", hint=nearest(unknown[0], TOLD))
         )
     costs = _costs(base, only or ([] if methods else tuple(TOLD)), methods)
     found = _compared(base, head, costs, rounds, margin_rel, random.Random(seed), say)
@@ -234,7 +234,7 @@ def _probe(tree: Path, *arguments: str) -> float:
 def trees(*named: str) -> Iterator[list[Path]]:
     """The folders of trees or git refs; a ref is unpacked into a temporary folder that is removed afterwards.
 
-    Raises UsageError E630 for what is neither, E631 for a tree without energybench and without methods.
+    Raises UsageError E660 for what is neither, E661 for a tree without energybench and without methods.
     """
     from energybench.folder import scratch
 
@@ -251,7 +251,7 @@ def _tree(name: str, place: Path) -> Path:
         found = place
     if not (found / "energybench" / "__init__.py").exists() and not any(found.glob("methods/*.py")):
         hint = "name the folder that holds energybench/ or methods/"
-        raise UsageError(Problem("E631", "it holds no energybench/ and no methods/*.py", name, hint))
+        raise UsageError(Problem("E661", "it holds no energybench/ and no methods/*.py", name, hint))
     return found
 
 
@@ -268,7 +268,7 @@ def _unpack(ref: str, place: Path) -> None:
     except (OSError, subprocess.CalledProcessError):
         hint = "name a folder, or a branch, tag or commit of the repository that you are in"
         raise UsageError(
-            Problem("E630", "there is no such folder, and git knows no such commit", ref, hint)
+            Problem("E660", "there is no such folder, and git knows no such commit", ref, hint)
         ) from None
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         archive.extractall(place, filter="data")

@@ -35,6 +35,7 @@ from energybench.torchvision_shim import import_torchvision
 from energybench.tracing import time_step, trace_task
 from energybench.work import Line
 from energybench.workloads import datasets, images, stand_in
+from energybench.workloads.data import Data
 
 Built = TypeVar("Built")
 
@@ -149,7 +150,7 @@ class Plan:
     def workload(self, workload: dict[str, Any]) -> dict[str, Any]:
         """{data, ledger, parameters, step_s, steps}; what failed is missing and its problem collected."""
         self.check_precision(workload)
-        self.check_augmentation(workload)
+        augments = self.check_augmentation(workload)
         place = workload["where"].get("task", "")
         data = self.attempt(workload, "data", lambda: self.prepare(workload))
         task = self.attempt(workload, "task", lambda: discovery.task(workload["task"], self.base, place))
@@ -159,7 +160,9 @@ class Plan:
         )
         if data is None or task is None or model is None:
             return {}
-        return self.trace(workload, data, task, model)
+        spec = workload["data"] if augments else {**workload["data"], "augment": []}
+        opened = self.attempt(workload, "data", lambda: datasets.open_data(data, spec, self.device))
+        return {} if opened is None else self.trace(workload, data, task, model, opened)
 
     def attempt(self, workload: dict[str, Any], key: str, build: Callable[[], Built]) -> Built | None:
         """What `build` gives, or None and its mistakes collected at the workload's table `key`."""
@@ -168,17 +171,20 @@ class Plan:
             return build()
         except EnergybenchError as error:
             self.problems += [problem.placed(where) for problem in error.problems]
-        except (RuntimeError, ValueError, TypeError, IndexError, OSError) as error:
+        except Exception as error:  # whatever a builder raises is a mistake at this table
             message = f"building the {key} failed: {type(error).__name__}: {error}"
             self.problems.append(Problem("E404", message, where))
         return None
 
-    def check_augmentation(self, workload: dict[str, Any]) -> None:
+    def check_augmentation(self, workload: dict[str, Any]) -> bool:
+        """Whether all of it is known."""
+        told = len(self.problems)
         for name in workload["data"].get("augment") or []:
             try:
                 images.parse(name)
             except ValueError as error:
                 self.problems.append(Problem("E407", str(error), workload["where"].get("data.augment", "")))
+        return len(self.problems) == told
 
     def prepare(self, workload: dict[str, Any]) -> dict[str, Any]:
         spec = workload["data"]
@@ -211,13 +217,11 @@ class Plan:
                 )
             )
 
-    def trace(
-        self, workload: dict[str, Any], described: dict[str, Any], task: Task, model: nn.Module
-    ) -> dict[str, Any]:
+    def trace(self, workload: dict[str, Any], described: dict[str, Any], task: Task, model: nn.Module,
+              opened: tuple[Data, Data]) -> dict[str, Any]:  # fmt: skip
         """The ledger of plain training and the time of a few plain steps, on real samples."""
         recipe = Recipe.of(workload)
-        train, test = datasets.open_data(described, workload["data"], self.device)
-        where = workload["where"].get("model", "")
+        where, (train, test) = workload["where"].get("model", ""), opened
         lines: tuple[Line, ...] = ()
         try:
             # An odd prime, so that what has no room for the batch can be told from what has.

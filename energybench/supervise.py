@@ -108,7 +108,12 @@ class _Watch:
     def __init__(self, process: subprocess.Popen[bytes], output: Output | None, before: set[int]) -> None:
         self._process, self._output, self._before = process, output, before
         self.memory_b = 0
-        self._pidfd = os.pidfd_open(process.pid)
+        try:
+            self._pidfd = os.pidfd_open(process.pid)  # Linux 5.3
+        except OSError:
+            process.kill()
+            process.wait()
+            raise
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._pidfd, selectors.EVENT_READ, "end")
         for name, stream in (("stdout", process.stdout), ("stderr", process.stderr)):

@@ -18,6 +18,7 @@ Several = Annotated[tuple[Item, ...], Strict(False)]  # a TOML array; its items 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)]
 Word = Literal["saves", "costs more", "no saving", "faster", "slower", "no difference", "quality lost",
                "quality unproven", "inconclusive", "no verdict"]  # fmt: skip
+LONGEST_S = 1e8  # three years
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -43,7 +44,9 @@ class Cooldown(Table):
         gt=0,
         description="temperature to wait for; else 10 °C above the card's at the start of the run",
     )
-    longest: Seconds = Field(default="60 s", validate_default=True, ge=0, description="0 s: do not wait")
+    longest: Seconds = Field(
+        default="60 s", validate_default=True, ge=0, le=LONGEST_S, description="0 s: do not wait"
+    )
 
 
 class Trials(Table):
@@ -64,8 +67,10 @@ class Trials(Table):
         validate_default=True,
         description='at most this long, until the time of a step settles; or exactly so many: "10 steps"',
     )
-    limit: Seconds = Field(default="30 min", validate_default=True, gt=0, description="of one cell")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of a trial")
+    limit: Seconds = Field(
+        default="30 min", validate_default=True, gt=0, le=LONGEST_S, description="of one cell"
+    )
+    threads: int | None = Field(default=None, ge=1, le=4096, description="CPU threads of a trial")
     cooldown: Cooldown = Field(default_factory=lambda: Cooldown())
 
     @model_validator(mode="after")
@@ -91,7 +96,7 @@ class Carbon(Table):
 
     country: str = Field(pattern=COUNTRY, examples=["FRA"], description="ISO 3166-1 alpha-3")
     pue: float = Field(
-        default=1.0, ge=1, description="energy of the whole data centre per energy of its machines"
+        default=1.0, ge=1, le=1000, description="energy of the whole data centre per energy of its machines"
     )
 
 
@@ -118,7 +123,9 @@ class Accept(Table):
     """What may be called a saving."""
 
     quality: Quality = Field(default_factory=Quality)
-    noise: Ratio = Field(default="1 %", validate_default=True, description="the margin of every verdict")
+    noise: Ratio = Field(
+        default="1 %", validate_default=True, le=0.99, description="the margin of every verdict"
+    )
     estimate_gap: Points = Field(default="2 pp", validate_default=True)
 
 
@@ -132,27 +139,28 @@ class Data(Table):
     """`use` is a name or "file.py:function"; `options` are passed to it."""
 
     use: Name = Field(examples=["cifar10"])
-    batch: int = Field(ge=1, examples=[128], description="samples per update")
+    batch: int = Field(ge=1, le=2**40, examples=[128], description="samples per update")
     augment: Several[Name] = ()
     subset: int | None = Field(default=None, ge=1, description="training samples kept")
     test_subset: int | None = Field(default=None, ge=1)
     resize: int | None = Field(
         default=None,
         ge=1,
+        le=100_000,
         description="side in pixels that images are brought to, batch by batch on the device",
     )
     resident: Bytes = Field(
         default="2 GB", validate_default=True, description="up to here kept on the device"
     )
     drop_last: bool = False
-    workers: int = Field(default=2, ge=0, description="processes that decode images")
+    workers: int = Field(default=2, ge=0, le=4096, description="processes that decode images")
     options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Train(Table):
     """The recipe of plain training, which every method shares."""
 
-    epochs: int = Field(ge=1, examples=[30])
+    epochs: int = Field(ge=1, le=1_000_000, examples=[30])
     optimizer: Literal["sgd", "adam", "adamw", "adagrad", "adadelta"] = "sgd"
     lr: float = Field(gt=0, examples=[0.1])
     momentum: float = Field(default=0.0, ge=0, lt=1)
@@ -205,7 +213,7 @@ class Target(Table):
     """Also report the cost of reaching this quality."""
 
     metric: Name = "accuracy"
-    at_least: float = Field(examples=[0.9])
+    at_least: float = Field(ge=-1e100, le=1e100, examples=[0.9])
 
 
 class Workload(Table):
@@ -262,7 +270,9 @@ def _uses(value: Any) -> Any:
 class Tuned(Table):
     """What choosing the method's parameters cost, for the carbon report."""
 
-    trials: int = Field(ge=1, examples=[20], description="full trainings, beyond what plain training took")
+    trials: int = Field(
+        ge=1, le=10**9, examples=[20], description="full trainings, beyond what plain training took"
+    )
 
 
 class Method(Open):

@@ -67,11 +67,11 @@ def hold(
     """Everything that was asked for; without `levels`, whatever the two paths allow.
 
     base: a run's folder or golden counts; None: only HEAD's own requirements are held
-    Raises UsageError E601, E608, E612–E616 for paths that cannot be compared, CannotMeasure E501 for another device.
+    Raises UsageError E601, E608, E630–E634 for paths that cannot be compared, CannotMeasure E501 for another device.
     """
     if base is None and (levels or rerun or rerun_base):
         hint = f"energybench compare BASE {head}; HEAD alone is held against its own requirements"
-        raise UsageError(Problem("E615", "levels and reruns need a BASE to compare with", str(head), hint))
+        raise UsageError(Problem("E633", "levels and reruns need a BASE to compare with", str(head), hint))
     paths = [path for path in (base, head) if path is not None]
     runs = all(_there(path).is_dir() for path in paths)
     chosen: tuple[str, ...] = ()
@@ -80,15 +80,15 @@ def hold(
     files = [path for path in paths if not path.is_dir()]
     if files and (wanted := [level for level in chosen if level in RUNS_ONLY]):
         message = f"level {wanted[0]} compares two runs' folders, and this is a file"
-        raise UsageError(Problem("E615", message, str(files[0]), "a file holds counts: --level counts"))
+        raise UsageError(Problem("E633", message, str(files[0]), "a file holds counts: --level counts"))
     if rerun is not None and not set(chosen) & set(RUNS_ONLY):
         hint = "energybench compare BASE HEAD --level savings --rerun HEAD2"
         raise UsageError(
-            Problem("E615", "counts are exact: a rerun says nothing more of them", str(rerun), hint)
+            Problem("E633", "counts are exact: a rerun says nothing more of them", str(rerun), hint)
         )
     if rerun_base is not None and rerun is None:
         hint = "energybench compare BASE HEAD --rerun HEAD2 --rerun-base BASE2"
-        raise UsageError(Problem("E615", "a rerun of BASE belongs to one of HEAD", str(rerun_base), hint))
+        raise UsageError(Problem("E633", "a rerun of BASE belongs to one of HEAD", str(rerun_base), hint))
     after = side(head) if head.is_dir() else None
     before = side(base) if base is not None and base.is_dir() else None
     found: list[Finding] = []
@@ -102,7 +102,7 @@ def hold(
         hint = (
             "name what it is compared with, energybench compare BASE HEAD; or add a [[require]] to the suite"
         )
-        raise UsageError(Problem("E613", "the suite of this run requires nothing", str(head), hint))
+        raise UsageError(Problem("E631", "the suite of this run requires nothing", str(head), hint))
     found += map(_of_requirement, required)
     suite = after.summary.suite if after else golden.read(head).suite
     noise = after.summary.accept.noise if before and after else None
@@ -115,7 +115,7 @@ def accept(base: Path, head: Path) -> Gate:
     if base.is_dir():
         hint = f"energybench compare golden.json {head} --accept"
         raise UsageError(
-            Problem("E615", "--accept writes a golden file, and this is a folder", str(base), hint)
+            Problem("E633", "--accept writes a golden file, and this is a folder", str(base), hint)
         )
     counts = golden.read(_there(head))
     found: list[Finding] = []
@@ -223,14 +223,14 @@ def _same_settings(one: Side, other: Side) -> None:
     if differs := alike.settings_differ(one.records[0], other.records[0]):
         message = f"settings that move a saving differ: {alike.told(differs)}"
         hint = f"run the suite again with the settings of {one.path}, or take a new BASE"
-        raise UsageError(Problem("E612", message, str(other.path), hint))
+        raise UsageError(Problem("E630", message, str(other.path), hint))
 
 
 def _independent(first: Side, again: Side, name: str) -> None:
     if alike.copies(first.records[1], again.records[1]):
         message = f"it holds trials of {name} itself, which confirm nothing"
         raise UsageError(
-            Problem("E616", message, str(again.path), "run the suite once more, with --new --out HEAD2")
+            Problem("E634", message, str(again.path), "run the suite once more, with --new --out HEAD2")
         )
 
 

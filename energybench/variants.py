@@ -30,6 +30,7 @@ KNOWN_KEYS = (
     "command",
 )  # every other key of a [[method]] is a parameter
 MOST_CELLS = 100_000
+LONGEST_LABEL = NAME - 100  # a control's label is longer, and so is a trial's name
 
 
 class Layer(NamedTuple):
@@ -108,9 +109,11 @@ def expand(tree: Node, *, quick: bool = False) -> tuple[list[Variant], list[Prob
     for variant in variants:
         place = tree.find((*variant.loc, "name")).place
         first = seen.setdefault(variant.label, variant.loc)
-        if len(variant.label) > NAME or not variant.label.isprintable():
+        if len(variant.label) > LONGEST_LABEL or not variant.label.isprintable():
             shown = f"{variant.label[:40]}…"
-            message = f"the label '{shown}' is {len(variant.label):,} characters long; at most {NAME:,} can be shown"
+            message = (
+                f"the label '{shown}' is {len(variant.label):,} characters long; {LONGEST_LABEL} can be shown"
+            )
             if not variant.label.isprintable():
                 message = f"the label '{shown}' holds a character that cannot be shown"
             problems.append(Problem("E205", message, place, 'add name = "...", or write shorter values'))

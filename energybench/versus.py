@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from energybench import supervise
-from energybench.command_cell import Metered, metered, why_unusable
+from energybench.command_cell import Metered, cards, metered, why_unusable
 from energybench.errors import EXIT_TRIALS_FAILED, EnergybenchError, Problem, UsageError, nearest
 from energybench.meter import Meter
 from energybench.phases import gpu_facts, measures
@@ -66,14 +66,13 @@ class Bench:
 
     def __init__(self, energy: bool) -> None:
         from energybench.meter.carbon import model_parameters
-        from energybench.meter.nvml import open_gpus
         from energybench.meter.sensors import open_meters
         from energybench.meter.unavailable import Unavailable
 
         self.uuids: list[str] = []
         if energy:
             with suppress(Unavailable):  # open_meters says why
-                self.uuids = [card.uuid for card in open_gpus()]
+                self.uuids = cards()
         self.device = "+".join(self.uuids) or "cpu"
         wanted = {
             "energy": "if available" if energy else "off",

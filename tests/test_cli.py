@@ -23,6 +23,7 @@ VERBS = [
     "cell",
     "check",
     "claims",
+    "compare",
     "doctor",
     "export",
     "flops",

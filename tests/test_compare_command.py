@@ -103,7 +103,7 @@ def test_a_rerun_that_is_a_copy_confirms_nothing_and_is_refused(
 ) -> None:
     ended = typed("base", "worse", "--rerun", again, *more)
     assert ended.code == 2
-    assert "error[E616]" in ended.err
+    assert "error[E634]" in ended.err
 
 
 def test_base_against_itself_is_allowed_and_said(typed: Any, runs: dict[str, Path]) -> None:
@@ -122,7 +122,7 @@ def test_settings_that_move_a_saving_are_refused_with_the_key_and_both_values(
     written(tmp_path / "head", make(2), resolved=changed)
     ended = typed("base", "head")
     assert ended.code == 2
-    assert "error[E612]" in ended.err
+    assert "error[E630]" in ended.err
     assert "workload cnn-digits: train.epochs: 6, then 3" in ended.err
 
 
@@ -243,7 +243,7 @@ def test_savings_of_a_file_a_rerun_of_counts_and_accepting_into_a_folder_are_ref
     ):
         ended = typed(*arguments)
         assert ended.code == 2, arguments
-        assert "error[E615]" in ended.err
+        assert "error[E633]" in ended.err
         assert "hint:" in ended.err
 
 
@@ -279,7 +279,7 @@ def test_head_alone_is_held_against_what_its_own_suite_requires(typed: Any, tmp_
 def test_a_run_that_requires_nothing_needs_a_base(typed: Any, runs: dict[str, Path]) -> None:
     ended = typed("base")
     assert ended.code == 2
-    assert "error[E613]" in ended.err
+    assert "error[E631]" in ended.err
 
 
 # ── how it is told ────────────────────────────────────────────────────────────────────────────────────────────
@@ -357,7 +357,7 @@ def test_formats_are_written_beside_the_table_and_one_that_cannot_be_is_told(
     assert typed("golden.json", "base", "--accept").code == 0
     ended = typed("base", "golden.json", "--to", "pytest-benchmark=p2.json")
     assert ended.code == 2
-    assert "error[E615]" in ended.err
+    assert "error[E633]" in ended.err
     ended = typed("base", "same", "--to", "junit=base/run.json/x.xml")
     assert ended.code == 2
     assert "error[E605]" in ended.err

@@ -22,6 +22,7 @@ import energybench
 from energybench import kit, measuring, used
 from energybench.errors import CannotMeasure, UsageError
 from energybench.measuring import MeasuredWindow, current
+from energybench.meter.counter import Counters
 from energybench.record import Energy, Reading, read
 from energybench.windows import WindowsFile, read_windows
 
@@ -84,6 +85,11 @@ def drawn(watts: float, seconds: float) -> Any:
     return pytest.approx(watts * seconds, abs=watts * 0.04)
 
 
+def span(window: MeasuredWindow) -> float:
+    """Seconds from its start to its stop, pauses and all."""
+    return window.line.stop_s - window.line.start_s
+
+
 # ── joules ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -97,16 +103,16 @@ def test_a_decorated_functions_energy_is_power_times_time_within_the_stated_erro
         time.sleep(seconds)
         return answer
 
-    assert fit(0.4, answer=42) == 42
+    assert fit(0.8, answer=42) == 42
     assert fit.__name__ == "fit"
     (window,) = seen
     assert window is not None
     energy, seconds = found(window, "gpu_counter"), window.seconds
-    assert 0.4 <= seconds < 0.6
+    assert seconds >= 0.8
     assert energy.energy_j is not None
     assert energy.error_j is not None
-    assert energy.energy_j == pytest.approx(300 * seconds, abs=energy.error_j + 300 * 0.01)
-    assert energy.error_j < 0.05 * energy.energy_j
+    assert energy.energy_j == pytest.approx(300 * seconds, abs=energy.error_j + 300 * 0.02)
+    assert energy.error_j < 0.2 * energy.energy_j  # on a busy machine; edges are then seen late
 
 
 def test_windows_inside_add_up_to_the_one_around_them_on_the_processor(processor: None) -> None:
@@ -125,13 +131,15 @@ def test_windows_inside_add_up_to_the_one_around_them_on_the_processor(processor
     assert sum(part.seconds for part in parts) <= train.seconds
 
 
-def test_a_window_inside_one_on_a_card_has_its_integral_and_holds_nothing_up(card: Plug) -> None:
+def test_a_window_inside_one_on_a_card_has_its_integral_and_holds_nothing_up(
+    card: Plug, monkeypatch: Any
+) -> None:
     card(ours())
-    with energybench.measure("train", quiet=True) as train:
-        began = time.perf_counter()
+    with energybench.measure("train", quiet=True) as train, monkeypatch.context() as patch:
+        for wait in ("start", "stop"):  # nobody may wait for an edge
+            patch.setattr(Counters, wait, lambda *_: pytest.fail("an edge was waited for"))
         with energybench.measure("epoch") as epoch:
             time.sleep(2.1)
-        assert time.perf_counter() - began < 2.3  # no edge was waited for
     inner, outer = found(epoch, "gpu_power_integral"), found(train, "gpu_counter")
     assert inner.energy_j == pytest.approx(300 * epoch.seconds, abs=inner.error_j + 3.0)
     assert outer.energy_j == drawn(300, train.seconds)
@@ -158,8 +166,8 @@ def test_what_stands_apart_is_no_part_of_the_window_around_it(card: Plug) -> Non
     assert train.reading is not None
     assert evaluate.reading is not None
     assert (train.reading.pieces, evaluate.reading.pieces) == (2, 1)
-    assert 0.4 <= train.seconds < 0.6
-    assert 0.4 <= evaluate.seconds < 0.5
+    assert evaluate.seconds >= 0.4
+    assert 0.4 <= train.seconds <= span(train) - evaluate.seconds
     for window in (train, evaluate):
         assert found(window, "gpu_counter").energy_j == drawn(300, window.seconds)
     assert (evaluate.path, evaluate.line.parent) == ("evaluate", None)
@@ -173,7 +181,7 @@ def test_what_stands_apart_pauses_every_window_that_it_lies_in(processor: None) 
         time.sleep(0.1)
     assert batch.path == "evaluate/batch"
     for window in (train, epoch):
-        assert window.seconds < 0.3
+        assert 0.2 <= window.seconds <= span(window) - 0.2
         assert joules(window.reading) == drawn(WATTS, window.seconds)
 
 
@@ -447,7 +455,7 @@ def test_a_window_that_was_left_open_is_closed_by_the_one_around_it() -> None:
         left = energybench.measure("evaluate", apart=True).start()
         time.sleep(0.05)
     assert left.line.error == "never closed"
-    assert train.seconds < 0.05
+    assert train.seconds <= span(train) - 0.05
     assert train.line.error is None
 
 

@@ -110,9 +110,9 @@ def test_the_command_exits_1_on_a_regression_and_compares_commits_of_a_repositor
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["mian"], 2, ["E630", "mian"]),
-        ([tempfile.gettempdir()], 2, ["E631"]),
-        ([ROOT, ROOT, "--only", "stpe"], 2, ["E632", "'step'"]),
+        (["mian"], 2, ["E660", "mian"]),
+        ([tempfile.gettempdir()], 2, ["E661"]),
+        ([ROOT, ROOT, "--only", "stpe"], 2, ["E662", "'step'"]),
         ([ROOT, ROOT, "--margin", "10"], 2, ["E204", "%"]),
     ],
 )
@@ -159,3 +159,17 @@ def test_a_sleep_in_the_loop_is_a_regression_of_a_step_and_of_nothing_else(tmp_p
     step = next(m for m in found.measures if m.name == "step")
     assert step.series is not None
     assert min(step.series.head_s) - min(step.series.base_s) >= 0.002 * 0.9
+
+
+def test_as_a_level_of_the_gate_it_stands_by_itself_and_is_the_same_verb() -> None:
+    from click.testing import CliRunner
+
+    from energybench.cli import app
+    from energybench.errors import UsageError
+
+    mixed = CliRunner().invoke(app, ["compare", "--level", "overhead", "--level", "counts", "a", "b"])
+    assert mixed.exit_code == 2
+    assert "stands by itself" in mixed.output
+    nowhere = CliRunner().invoke(app, ["compare", "--level", "overhead", "no-such-tree", "."])
+    assert isinstance(nowhere.exception, UsageError)
+    assert nowhere.exception.problems[0].code == "E660"

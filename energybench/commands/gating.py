@@ -15,9 +15,9 @@ from energybench.errors import EXIT_FINE, Problem, UsageError, nearest
 if TYPE_CHECKING:
     from energybench.two_runs import Gate
 
-# two_runs.LEVELS, without importing it for --help; a level that compares source trees, not runs, stands here and is
-# answered before `two_runs.hold` is called.
+# two_runs.LEVELS, without importing it for --help.
 LEVELS = ("counts", "savings", "absolute")
+OVERHEAD = "overhead"  # of two trees of energybench itself: a verb of its own
 FORMATS = ("junit", "markdown", "smaller-is-better", "bigger-is-better", "pytest-benchmark")
 SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -28,9 +28,10 @@ SUMMARY = "GITHUB_STEP_SUMMARY"
     "--level",
     "levels",
     multiple=True,
-    type=click.Choice(LEVELS),
+    type=click.Choice((*LEVELS, OVERHEAD)),
     help="counts: exact, any machine. savings: each run against its own plain training. absolute: seconds and joules, "
-    "one device only. Default: counts, and savings where both are runs.",
+    "one device only. overhead: by itself, BASE and HEAD are folders or git refs of energybench. Default: counts, and "
+    "savings where both are runs.",
 )
 @click.option("--rerun", metavar="HEAD2", type=click.Path(path_type=Path),
               help="A second run of HEAD: only what it finds again is a regression.")  # fmt: skip
@@ -66,6 +67,11 @@ def compare(paths: tuple[Path, ...], levels: tuple[str, ...], rerun: Path | None
         return
     if not 1 <= len(paths) <= 2:
         raise click.UsageError("Name BASE and HEAD; or HEAD alone, for what its suite requires.")
+    if OVERHEAD in levels:
+        _overhead(
+            paths, strict, as_json, alone=len(levels) == 1 and not (rerun or rerun_base or accept or outputs)
+        )
+        return
     from energybench import two_runs
 
     base, head = (paths[0] if len(paths) == 2 else None), paths[-1]
@@ -87,6 +93,16 @@ def compare(paths: tuple[Path, ...], levels: tuple[str, ...], rerun: Path | None
     sys.exit(EXIT_FINE if accept else two_runs.exit_code(found, strict))
 
 
+def _overhead(paths: tuple[Path, ...], strict: bool, as_json: bool, alone: bool) -> None:
+    """Source trees instead of runs: the verb `overhead` with its defaults."""
+    if not alone:
+        raise click.UsageError("--level overhead compares source trees, not runs: it stands by itself.")
+    from energybench.commands.overhead import overhead
+
+    flags = [*(["--strict"] if strict else []), *(["--json"] if as_json else [])]
+    overhead.main([*flags, "--", *map(str, paths)], prog_name="energybench overhead", standalone_mode=False)
+
+
 def _output(text: str) -> tuple[str, Path]:
     form, _, path = text.partition("=")
     if form not in FORMATS or not path:
@@ -96,7 +112,7 @@ def _output(text: str) -> tuple[str, Path]:
             else f"--to {text}: there is no such format"
         )
         hint = f"--to {form}=FILE" if form in FORMATS else nearest(form, FORMATS)
-        raise UsageError(Problem("E617", message, hint=hint))
+        raise UsageError(Problem("E635", message, hint=hint))
     return form, Path(path)
 
 
@@ -110,7 +126,7 @@ def _write(form: str, path: Path, found: Gate, head: Path) -> None:
         text = ci_formats.OF_HEAD[form](two_runs.side(head))
     else:
         raise UsageError(
-            Problem("E615", f"--to {form} is about a run's folder, and HEAD is a file", str(head))
+            Problem("E633", f"--to {form} is about a run's folder, and HEAD is a file", str(head))
         )
     write_text(path, text)
     click.echo(f"{path} written", err=True)

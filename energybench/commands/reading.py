@@ -70,7 +70,7 @@ def report(folders: tuple[Path, ...], as_json: bool, hold: bool, strict: bool, w
     summary = summarise(*parts[0].records)
     if hold and not parts[0].records[0].resolved.get("require"):
         hint = 'add a [[require]] with saves_at_least = "5 %" to the suite, and run it'
-        raise UsageError(Problem("E613", "the suite of this run requires nothing", str(folder), hint))
+        raise UsageError(Problem("E631", "the suite of this run requires nothing", str(folder), hint))
     if write or html:
         from energybench.report import pages
 

@@ -250,4 +250,4 @@ def test_report_answers_by_its_exit_code_only_when_it_is_asked_to(tmp_path: Path
     assert invoke(app, ["report", str(folder)]).exit_code == 0
     assert invoke(app, ["report", str(folder), "--require"]).exit_code == 1
     bare = written(tmp_path / "bare", run.records())
-    assert "E613" in str(invoke(app, ["report", str(bare), "--require"]).exception)
+    assert "E631" in str(invoke(app, ["report", str(bare), "--require"]).exception)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,7 @@ claims = { training = "50 %", from = "arithmetic" }
 
 @pytest.fixture
 def card(fake_nvml_library: Path, tmp_path: Path) -> dict[str, str]:
-    gpu = FakeGpu(power=[(0, 300.0)], tick_s=TICK_S)
+    gpu = FakeGpu(power=300.0, tick_s=TICK_S)
     return {
         **FakeDriver(fake_nvml_library, [gpu]).environment(tmp_path),
         "ENERGYBENCH_POWERCAP": str(tmp_path / "no"),
@@ -62,6 +61,22 @@ def test_a_card_of_300_watts_is_billed_for_the_command_and_half_as_long_saves_ha
     assert "Energy is measured: gpu by the card's energy counter" in done.stdout
 
 
+def test_a_card_that_the_command_cannot_see_is_not_billed(fake_nvml_library: Path, tmp_path: Path) -> None:
+    other = "GPU-00000000-0000-0000-0000-000000000002"
+    gpus = [FakeGpu(power=300.0, tick_s=TICK_S), FakeGpu(uuid=other, power=100.0, tick_s=TICK_S)]
+    environment = {
+        **FakeDriver(fake_nvml_library, gpus).environment(tmp_path),
+        "ENERGYBENCH_POWERCAP": str(tmp_path),
+    }
+    for asked, expected in (("1", {other}), (UUID, {UUID}), ("", set()), ("0,1", {UUID, other})):
+        done = energybench(
+            "measure", "--json", "--", "sleep", "0.5", cwd=tmp_path, **environment, CUDA_VISIBLE_DEVICES=asked
+        )
+        assert done.returncode == 0, done.stderr
+        energy = json.loads(done.stdout)["phases"]["train"]["energy"]
+        assert {e["device"] for e in energy if e["source"] == "gpu_counter"} == expected
+
+
 def test_measure_says_joules_of_a_real_sensor_with_their_error(tmp_path: Path, card: dict[str, str]) -> None:
     done = energybench("measure", "--json", "--", "sleep", "1.0", cwd=tmp_path, **card)
     assert done.returncode == 0, done.stderr
@@ -84,4 +99,3 @@ def test_two_commands_are_held_against_each_other_by_measured_energy(
     row = json.loads(done.stdout)["comparison"]
     assert row["measured"]["quantity"] == "energy"
     assert row["measured"]["saving_rel"] == pytest.approx(0.5, abs=0.05)
-    assert sys.version_info >= (3, 11)

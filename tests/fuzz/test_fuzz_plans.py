@@ -1,0 +1,82 @@
+"""What only shows where everything is built: what no model, data set or machine can have is told with a code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from energybench.errors import EnergybenchError
+from energybench.plan import Plan
+from energybench.planned import spec_of
+from energybench.record import Cell, RunFile
+from energybench.suite import load
+
+pytestmark = pytest.mark.slow
+
+SUITE = """
+schema = 1
+suite = "s"
+[trials]
+blocks = 1
+threads = 1
+[measure]
+energy = "off"
+carbon = { country = "FRA" }
+[accept]
+[[workload]]
+name = "w"
+model = { use = "cnn", channels = [2, 2] }
+data = { use = "digits", batch = 16, subset = 64, test_subset = 32 }
+train = { epochs = 1, lr = 0.1 }
+"""
+BIG = 2**62
+METHOD = "\n[[method]]\nuse = "
+CASES: dict[
+    str, tuple[str, str, str]
+] = {  # what is replaced by what, and the code it gets; "" for what is fine
+    "nothing": ("", "", ""),
+    "epochs": ("epochs = 1", f"epochs = {BIG}", "E202"),
+    "as many epochs as are allowed": ("epochs = 1", "epochs = 1_000_000", ""),
+    "threads": ("threads = 1", f"threads = {BIG}", "E202"),
+    "a batch": ("batch = 16", f"batch = {BIG}", "E202"),
+    "a subset": ("subset = 64", f"subset = {BIG}", ""),
+    "a limit": ("threads = 1", 'threads = 1\nlimit = "1e300 s"', "E202"),
+    "a seed": ("threads = 1", f"threads = 1\nseed = {2**63 - 1}", ""),
+    "noise that hides everything": ("[accept]", '[accept]\nnoise = "100 %"', "E202"),
+    "pue": ('"FRA" }', '"FRA", pue = 1e300 }', "E202"),
+    "a learning rate": ("lr = 0.1", "lr = 1e308", "E202"),
+    "a learning rate that only diverges": ("lr = 0.1", "lr = 1e300", ""),
+    "an unknown augmentation": ("batch = 16", 'batch = 16, augment = ["cutout"]', "E407"),
+    "no channel": ("[2, 2]", "[0]", "E404"),
+    "less than no channel": ("[2, 2]", "[-1]", "E404"),
+    "more channels than memory": ("[2, 2]", f"[{BIG}]", "E404"),
+    "channels that are text": ("[2, 2]", '["a"]', "E401"),
+    "a patch of nothing": ('"cnn", channels = [2, 2]', '"vit_tiny", patch = 0', "E404"),
+    "a patch that does not fit": ('"cnn", channels = [2, 2]', '"vit_tiny", patch = 3', "E404"),
+    "weights from elsewhere": ('"cnn", channels = [2, 2]', '"resnet18", weights = "DEFAULT"', "E401"),
+    "a share": ("lr = 0.1 }", f'lr = 0.1 }}{METHOD}"dropout"\np = 1e300', "E304"),
+    "a list for a number": ("lr = 0.1 }", f'lr = 0.1 }}{METHOD}"dropout"\np = [[1]]', "E304"),
+    "tuning": ("lr = 0.1 }", f'lr = 0.1 }}{METHOD}"nothing"\ntuned = {{ trials = {BIG} }}', "E202"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_plan_tells_what_cannot_be_built_and_never_ends_early(name: str, tmp_path: Path) -> None:
+    old, new, code = CASES[name]
+    path = tmp_path / "s.toml"
+    path.write_text(SUITE.replace(old, new) if old else SUITE, encoding="utf-8")
+    if code == "E202":
+        with pytest.raises(EnergybenchError, match=code):
+            load(path)
+        return
+    suite = load(path)
+    spec = json.loads(json.dumps(spec_of(suite, tmp_path, device="cpu", download=False)))
+    result: dict[str, Any] = json.loads(json.dumps(Plan(spec | {"purpose": None}).result(), allow_nan=False))
+    assert {problem["code"] for problem in result["problems"]} == ({code} if code else set())
+    if not code:  # and what is planned can be kept
+        cells = [Cell.model_validate(cell) for cell in result["cells"]]
+        RunFile(suite="s", run="r", digest="d", suite_path="s", suite_text="", resolved=suite.digest_source(),
+                cells=cells, blocks=1, machine=result["machine"])  # fmt: skip

@@ -1,0 +1,243 @@
+"""One trial that is a command, and where its quality is read: in this process, with /bin/sh and no sensor."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from energybench import windows
+from energybench.command_cell import Metered, Unusable, environment, trial, why_unusable
+from energybench.command_quality import NoQuality, QualityReader
+from energybench.flags import check_pair, check_trial, kind
+from energybench.record import Reading, Trial
+from energybench.supervise import Ended
+from energybench.windows import WindowLine
+
+HEADER = {"trial": "b2-i0-w.mine", "workload": "w", "method": "mine", "role": "method", "block": 2, "seed": 42,
+          "invocation": 0, "position": 0, "digest": "", "started_at": ""}  # fmt: skip
+OFF = {"energy": "off", "below_c": {}, "cooldown_s": 0.0, "tick_s": 0.0}
+
+
+def run(folder: Path, script: str, quality: dict[str, Any] | None = None, limit_s: float = 30) -> Trial:
+    """A trial of `sh -c script`; whatever happens to it is in the record."""
+    spec = {
+        "header": HEADER, "base": str(folder), "command": ["sh", "-c", script], "metric": "accuracy", "threads": None,
+        "workload": {"name": "w", "quality": quality or {"from": "none"}}, "measure": OFF, "device_name": "cpu",
+        "limit_s": limit_s, "windows": str(folder / "windows"), "log": str(folder / "log"), "trace": None,
+    }  # fmt: skip
+    record: dict[str, Any] = dict(HEADER)
+    try:
+        trial(spec, record)
+        record["status"] = "ok"
+    except Unusable as why:
+        record |= {"status": why.status, "reason": why.reason}
+    return Trial.model_validate(record)
+
+
+def line(**fields: Any) -> str:
+    window = {
+        "name": "train",
+        "start_s": 1.0,
+        "stop_s": 3.0,
+        "reading": {"wall_s": 2.0, "cpu_s": 1.5},
+        **fields,
+    }
+    return f"echo '{json.dumps(window)}' >> $ENERGYBENCH_WINDOWS\n"
+
+
+def test_the_window_is_the_whole_command_and_everything_it_started(tmp_path: Path):
+    found = run(tmp_path, "sleep 0.3; exit 0")
+    assert found.train is not None
+    assert 0.3 <= found.train.wall_s < 1.0
+    assert found.phases["command"] == found.train
+    assert found.environment["metered"] == "the whole command"
+    assert found.settings["command"][0] == "sh"
+    assert found.quality == {}
+    assert (found.estimate, found.flop, found.passes) == (None, {}, None)
+
+
+def test_a_script_is_billed_for_its_own_training_and_the_whole_stays_in_the_record(tmp_path: Path):
+    more = {
+        "steps": 10,
+        "samples": 320,
+        "quality": {"accuracy": 0.5, "f1": 0.25},
+        "flop": {"estimated": 3e9, "counted": 4e9},
+    }
+    evaluation = line(name="evaluate", start_s=4.0, stop_s=5.0, reading={"wall_s": 1.0})
+    found = run(
+        tmp_path, line(**more) + line(start_s=6.0, stop_s=8.0, **more) + evaluation, {"from": "window"}
+    )
+    assert found.status == "ok", found.reason
+    assert found.train is not None
+    assert (found.train.wall_s, found.train.cpu_s) == (4.0, 3.0)  # two windows of 2 s add up
+    assert (found.steps, found.samples, found.flop) == (20, 640, {"estimated": 6e9, "counted": 8e9})
+    assert found.phases["evaluate"].wall_s == 1.0
+    assert found.phases["command"].wall_s < 4.0
+    assert found.quality == {"accuracy": 0.5, "f1": 0.25}
+    assert not (tmp_path / "windows").exists()  # it is not the next trial's
+
+
+def test_windows_without_a_reading_leave_the_whole_command(tmp_path: Path):
+    found = run(tmp_path, line(reading=None, steps=3))
+    assert found.train == found.phases["command"]
+    assert found.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "reason"),
+    [
+        (line(error="ValueError"), "failed", "its window 'train' ended with an error: ValueError"),
+        ("echo nonsense >> $ENERGYBENCH_WINDOWS\n", "ok", ""),  # cut short: no other line follows
+        ("echo '{\"name\": 3}' >> $ENERGYBENCH_WINDOWS; " + line(), "failed", "its windows cannot be read"),
+    ],
+)
+def test_windows_that_went_wrong(tmp_path: Path, script: str, status: str, reason: str):
+    script = script.replace("echo nonsense", "printf nonsense")
+    found = run(tmp_path, script)
+    assert (found.status, reason in (found.reason or "")) == (status, True), found.reason
+
+
+def test_a_trial_keeps_what_was_metered_before_it_failed(tmp_path: Path):
+    found = run(tmp_path, "echo gone wrong >&2; exit 9")
+    assert (found.status, found.reason) == ("failed", "it ended with status 9: gone wrong")
+    assert found.train is not None
+    assert found.train.wall_s > 0
+    assert (tmp_path / "log").read_text() == "gone wrong\n"
+
+
+def test_a_command_is_told_who_it_is():
+    told = environment(HEADER, Path("/somewhere/windows"), 3)
+    ours = {key: value for key, value in told.items() if os.environ.get(key) != value}
+    assert ours == {
+        "ENERGYBENCH_SEED": "42", "ENERGYBENCH_TRIAL": "b2-i0-w.mine", "ENERGYBENCH_BLOCK": "2",
+        windows.VARIABLE: "/somewhere/windows", "OMP_NUM_THREADS": "3",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ended", "last", "status", "reason"),
+    [
+        (Ended(0, 1.0), "", None, ""),
+        (Ended(3, 1.0), "oh", "failed", "it ended with status 3: oh"),
+        (Ended(3, 1.0), "torch.OutOfMemoryError: CUDA out of memory", "out_of_memory", "status 3"),
+        (Ended(-signal.SIGSEGV, 1.0), "", "failed", "it was killed by SIGSEGV"),
+        (Ended(-signal.SIGKILL, 1.0), "", "out_of_memory", "SIGKILL, most often for lack of memory"),
+        (Ended(137, 1.0), "Killed", "out_of_memory", "SIGKILL"),
+        (Ended(-signal.SIGTERM, 9.0, True, True), "", "timeout", "past its limit of 8 s"),
+        (Ended(-signal.SIGKILL, 9.0, True, False), "", "timeout", "8 s, and ignored SIGTERM"),
+        (None, "", "failed", "could not be started"),
+    ],
+)
+def test_every_end_has_its_word(ended: Ended | None, last: str, status: str | None, reason: str):
+    found = Metered(Reading(wall_s=1.0), None, ended, "it could not be started: x", last)  # type: ignore[arg-type]
+    told = why_unusable(found, 8.0)
+    assert (told and told[0]) == status
+    assert reason in (told[1] if told else "")
+
+
+# ── quality ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read(
+    source: dict[str, Any], *lines: str, folder: Path = Path("."), stream: str = "stdout"
+) -> dict[str, float]:
+    reader = QualityReader(source, "accuracy", folder, {"trial": "t1"})
+    for text in lines:
+        reader.hear(stream, text)
+    return reader.result([])
+
+
+def test_the_last_json_line_that_has_the_key_holds():
+    lines = [
+        '{"accuracy": 0.1}',
+        "words",
+        '{"accuracy": 0.9, "loss": 1}',
+        '{"loss": 2}',
+        "{not json}",
+        "[1, 2]",
+    ]
+    assert read({"from": "json"}, *lines) == {"accuracy": 0.9}
+    assert read({"from": "json", "key": "loss"}, *lines) == {"accuracy": 2.0}
+
+
+def test_a_dotted_key_goes_down_unless_the_key_itself_has_a_dot():
+    assert read({"from": "json", "key": "test.acc"}, '{"test": {"acc": 0.5}}') == {"accuracy": 0.5}
+    assert read({"from": "json", "key": "test.acc"}, '{"test.acc": 0.25, "test": {"acc": 0.5}}') == {
+        "accuracy": 0.25
+    }
+
+
+@pytest.mark.parametrize("value", ['"0.9"', "true", "null", "[0.9]", '{"a": 1}'])
+def test_what_is_no_number_is_no_quality(value: str):
+    with pytest.raises(NoQuality, match="no accuracy"):
+        read({"from": "json"}, '{"accuracy": 0.5}', f'{{"accuracy": {value}}}')
+
+
+def test_json_is_read_from_stdout_and_a_pattern_from_both_streams():
+    with pytest.raises(NoQuality, match="printed no JSON line with the key 'accuracy'"):
+        read({"from": "json"}, '{"accuracy": 0.9}', stream="stderr")
+    source = {"from": "regex", "pattern": r"acc=([0-9.]+)"}
+    assert read(source, "acc=0.1 acc=0.2", "acc=0.3", "none", stream="stderr") == {"accuracy": 0.3}
+    with pytest.raises(NoQuality, match=r"matched '1\.2\.3', which is no number"):
+        read(source, "acc=0.5", "acc=1.2.3")  # an earlier figure is not the last one
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_any_number_that_json_writes_is_read_again_exactly(value: float):
+    assert read({"from": "json"}, json.dumps({"accuracy": value})) == {"accuracy": value}
+
+
+def test_a_file_counts_only_if_this_trial_wrote_it(tmp_path: Path):
+    source = {"from": "file", "path": "{trial}.json", "key": "accuracy"}
+    file = tmp_path / "t1.json"
+    with pytest.raises(NoQuality, match=r"it wrote no t1\.json"):
+        read(source, folder=tmp_path)
+    file.write_text('{"accuracy": 0.5}')
+    with pytest.raises(NoQuality, match="older than the trial"):
+        read(source, folder=tmp_path)
+    reader = QualityReader(source, "accuracy", tmp_path, {"trial": "t1"})
+    file.write_text('{"accuracy": 0.25}\n{"accuracy": 0.75}\n')  # JSON lines: the last
+    assert reader.result([]) == {"accuracy": 0.75}
+    reader = QualityReader(source, "accuracy", tmp_path, {"trial": "t1"})
+    file.write_text("not json at all")
+    with pytest.raises(NoQuality, match="is not JSON"):
+        reader.result([])
+
+
+def test_windows_say_quality_by_their_own_names():
+    reader = QualityReader({"from": "window", "key": "top1"}, "accuracy", Path(), {})
+    window = WindowLine(name="train", start_s=0.0, stop_s=1.0, quality={"top1": 0.5})
+    assert reader.result([window]) == {"accuracy": 0.5}
+    with pytest.raises(NoQuality, match="none of its windows says 'top1'"):
+        QualityReader({"from": "window", "key": "top1"}, "accuracy", Path(), {}).result([])
+
+
+# ── what the report may make of it ────────────────────────────────────────────────────────────────────────
+
+
+def test_a_command_that_waits_is_not_taken_for_one_that_was_held_up_but_a_training_is(tmp_path: Path):
+    found = run(tmp_path, "sleep 0.3")
+    assert "host_contention" not in {
+        flag.code for flag in check_trial(found) if "host took" not in flag.detail
+    }
+    ours = found.model_copy(update={"settings": {}})
+    assert "host_contention" in {flag.code for flag in check_trial(ours)}
+
+
+def test_what_was_left_behind_forbids_a_verdict(tmp_path: Path):
+    found = run(tmp_path, "sleep 60 & exit 0")
+    assert found.status == "ok"
+    assert [kind(flag.code).severity for flag in found.flags if flag.code == "left_behind"] == ["struck"]
+
+
+def test_a_window_against_a_whole_command_is_unlike(tmp_path: Path):
+    whole, marked = run(tmp_path, "true"), run(tmp_path, line())
+    assert [flag.code for flag in check_pair(whole, marked)] == ["unlike"]
+    assert not check_pair(whole, whole)

@@ -1,0 +1,119 @@
+"""What is known of a suite's commands before the first runs: cells, their fingerprints, programs, cards."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.nvml import UUID, FakeGpu
+
+from energybench import suite
+from energybench.command_plan import CommandPlan
+from energybench.planned import spec_of
+
+SUITE = """\
+schema = 1
+suite = "scripts"
+[measure]
+energy = "off"
+[[workload]]
+name = "mine"
+command = "sh train.sh --epochs {epochs} --seed {seed} --config=conf.txt"
+options = { epochs = 3 }
+quality = { from = "json" }
+[[method]]
+name = "trick"
+command = "sh train.sh --epochs {epochs} --seed {seed} --rate {rate}"
+sweep = { rate = [1, 2] }
+claims = { training = "20 %", from = "me" }
+tuned = { trials = 4 }
+"""
+
+
+def plan(folder: Path, text: str = SUITE, device: str | None = None, **options: Any) -> dict[str, Any]:
+    for name in ("train.sh", "conf.txt"):
+        if not (folder / name).exists():
+            (folder / name).write_text("exit 0\n")
+    path = folder / "scripts.toml"
+    path.write_text(text)
+    spec = spec_of(suite.load(path, **options), folder, device=device, download=False) | {"purpose": None}
+    return CommandPlan(spec).result()
+
+
+def cells(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {cell["method"]: cell for cell in result["cells"]}
+
+
+def test_every_cell_has_its_words_with_options_and_sweeps_in_place_and_the_seed_left_open(tmp_path: Path):
+    found = cells(plan(tmp_path))
+    plain = ["sh", "train.sh", "--epochs", "3", "--seed", "{seed}", "--config=conf.txt"]
+    assert list(found) == ["baseline", "twin", "trick[rate=1]", "trick[rate=2]"]
+    assert found["baseline"]["command"] == found["twin"]["command"] == plain
+    assert found["trick[rate=2]"]["command"][-2:] == ["--rate", "2"]
+    assert found["trick[rate=1]"]["claim"] == {"saving_rel": 0.2, "of": "training", "source": "me"}
+    assert found["trick[rate=1]"]["tuned_trials"] == 4
+    assert {cell["expected_s"] for cell in found.values()} == {None}  # nobody knows
+
+
+def test_a_fingerprint_covers_what_runs_and_every_file_that_it_names(tmp_path: Path):
+    before = plan(tmp_path)
+    assert plan(tmp_path)["digest"] == before["digest"]
+    assert {"train.sh", "conf.txt"} <= set(before["sources"])
+    (tmp_path / "conf.txt").write_text("other\n")  # behind an equals sign; only the baseline names it
+    changed = plan(tmp_path)
+    assert cells(changed)["baseline"]["digest"] != cells(before)["baseline"]["digest"]
+    assert cells(changed)["trick[rate=1]"]["digest"] == cells(before)["trick[rate=1]"]["digest"]
+    (tmp_path / "train.sh").write_text("exit 1\n")
+    assert cells(plan(tmp_path))["trick[rate=1]"]["digest"] != cells(before)["trick[rate=1]"]["digest"]
+    assert plan(tmp_path, overrides=["workload.options.epochs=4"])["digest"] != changed["digest"]
+
+
+def test_another_program_of_the_same_name_is_another_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    before = plan(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sh").symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert plan(tmp_path)["digest"] != before["digest"]
+
+
+def test_a_python_that_is_not_ours_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    text = SUITE.replace("sh train.sh", "python train.sh")
+    assert any("'python' is" in note for note in plan(tmp_path, text)["notes"])
+    assert not plan(tmp_path)["notes"]
+
+
+def test_a_skipped_command_need_not_be_there(tmp_path: Path):
+    text = SUITE.replace(
+        'command = "sh train.sh --epochs {epochs} --seed {seed} --rate', 'command = "nosuch {epochs} --rate'
+    )
+    assert [p["code"] for p in plan(tmp_path, text)["problems"]] == ["E421"]
+    skip = '[[skip]]\nmethod = "trick"\nbecause = "not installed here"\n'
+    found = plan(tmp_path, text + skip)
+    assert not found["problems"]
+    assert cells(found)["baseline"]["skipped"] == "not installed here"  # nothing to compare it with
+
+
+def test_the_cards_that_a_command_can_see_are_its_device(
+    tmp_path: Path, fake_driver: Any, monkeypatch: pytest.MonkeyPatch
+):
+    other = "GPU-00000000-0000-0000-0000-000000000002"
+    fake_driver(FakeGpu(), FakeGpu(uuid=other))
+    path = tmp_path / "scripts.toml"
+    path.write_text(SUITE.replace('energy = "off"', ""))
+
+    def planned(device: str | None = None) -> CommandPlan:
+        return CommandPlan(
+            spec_of(suite.load(path), tmp_path, device=device, download=False) | {"purpose": None}
+        )
+
+    assert planned().device_name == f"{UUID}+{other}"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert (planned().device_name, planned().gpus()) == (other, [other])
+    assert (planned("cpu").device_name, planned("cpu").gpus()) == ("cpu", "used")
+    assert [p.code for p in planned("cuda:1").problems] == ["E521"]

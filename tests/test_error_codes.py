@@ -1,0 +1,36 @@
+"""An error code means one thing, so that whoever looks one up finds one place."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "energybench"
+# The same mistake, told from more than one room.
+SHARED = {
+    "E101", "E102", "E201", "E202", "E203", "E204", "E205", "E206", "E207",
+    "E312", "E401", "E403", "E404", "E421", "E422", "E501", "E503",
+    "E601", "E605", "E608", "E620",
+}  # fmt: skip
+
+
+def rooms() -> dict[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and re.fullmatch(r"E[1-6]\d\d", str(node.value)):
+                found[str(node.value)].add(str(file.relative_to(PACKAGE)))
+    return found
+
+
+def test_a_code_is_given_in_one_room_unless_it_is_the_same_mistake() -> None:
+    twice = {code: sorted(files) for code, files in rooms().items() if len(files) > 1 and code not in SHARED}
+    gate = {
+        "golden.py",
+        "two_runs.py",
+        "commands/gating.py",
+        "commands/reading.py",
+    }  # one verb in several files
+    assert {code: files for code, files in twice.items() if not set(files) <= gate} == {}
