@@ -9,7 +9,7 @@ import light
 
 from energybench.guard import adopt
 
-for name in ("energybench.record", "energybench.launch", "rich.console"):
+for name in ("energybench.record", "energybench.launch"):
     importlib.import_module(name)
 cell = types.ModuleType("energybench.cell")
 cell.main = light.nap  # type: ignore[attr-defined]
