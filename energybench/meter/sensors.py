@@ -84,7 +84,8 @@ def open_meters(measure: dict[str, Any], device: str) -> list[Meter]:
     """Meters of a trial, those that wait for an edge first.
 
     measure: a suite's [measure], and `model`: the parameters of codecarbon's model for this machine; `of_children`:
-             what is metered are processes that this one will start
+             what is metered are processes that this one will start; `strangers`: UUID → processes that were on a card
+             before this one, where that was seen earlier than now
     device:  "cpu", or the UUID of the card that trains
     Raises UsageError E503 for a meter that no package offers.
     """
@@ -111,7 +112,8 @@ def _gpus(measure: dict[str, Any], device: str) -> list[Meter]:
         return []
     try:
         uuids = {"used": [device], "all": None}[wanted] if isinstance(wanted, str) else wanted
-        return [GpuMeter(open_gpus(uuids), of_children=measure.get("of_children", False))]
+        return [GpuMeter(open_gpus(uuids), of_children=measure.get("of_children", False),
+                         strangers=measure.get("strangers"))]  # fmt: skip
     except Unavailable as why:
         return [Missing("gpu", why.reason)]
 
