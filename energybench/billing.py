@@ -122,7 +122,7 @@ class Metering:
 
     def _measure(self, cards: Sequence[str]) -> dict[str, Any]:
         gpus: Any = self._gpus if self._gpus == "all" else list(cards) or "used"
-        return {"energy": "if available", "gpus": gpus, "meters": self._names}
+        return {"energy": "if available", "gpus": gpus, "meters": self._names, "strangers": self._strangers}
 
     def cards(self) -> list[str]:
         """UUIDs of the cards that a window which begins now is about."""
@@ -141,7 +141,7 @@ class Metering:
     def meters(self, cards: Sequence[str]) -> list[Meter]:
         key = tuple(cards)
         if key not in self._opened:
-            found = open_meters(self._measure(cards), "cpu", self._strangers)
+            found = open_meters(self._measure(cards), "cpu")
             if all(isinstance(meter, Missing) for meter in found):
                 self._model = self._model or CodecarbonModel(model_parameters())  # slow, so once
                 found.append(self._model)
