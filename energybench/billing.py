@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -108,7 +108,8 @@ class Metering:
         self._carbon = intensity(zone) if zone else None
         self._opened: dict[tuple[str, ...], list[Meter]] = {}
         self._model: Meter | None = None
-        self._driver = True  # until it is known that there is none
+        self._strangers = strangers()  # now, since a container's processes have other numbers for the driver
+        self._driver = self._strangers is not None
 
     @contextmanager
     def window(self) -> Iterator[OpenWindow]:
@@ -129,10 +130,8 @@ class Metering:
             return list(self._gpus)
         found = torchs_cards()
         if self._driver:
-            try:
+            with suppress(Unavailable):
                 found |= dict.fromkeys(listed_cards())
-            except Unavailable:
-                self._driver = False
         return list(found)
 
     def new_cards(self, cards: Sequence[str]) -> list[str]:
@@ -142,7 +141,7 @@ class Metering:
     def meters(self, cards: Sequence[str]) -> list[Meter]:
         key = tuple(cards)
         if key not in self._opened:
-            found = open_meters(self._measure(cards), "cpu")
+            found = open_meters(self._measure(cards), "cpu", self._strangers)
             if all(isinstance(meter, Missing) for meter in found):
                 self._model = self._model or CodecarbonModel(model_parameters())  # slow, so once
                 found.append(self._model)
@@ -260,6 +259,16 @@ def torchs_cards() -> dict[str, None]:
         return {}
     held = [number for number in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(number)]
     return {f"GPU-{torch.cuda.get_device_properties(number).uuid}": None for number in held}
+
+
+def strangers() -> dict[str, set[int]] | None:
+    """UUID → processes on that card, unless this one is already among them; None without a driver."""
+    from energybench.meter.nvml import open_gpus
+
+    try:
+        return {} if torchs_cards() else {gpu.uuid: gpu.processes() for gpu in open_gpus()}
+    except Unavailable:
+        return None
 
 
 def listed_cards() -> list[str]:

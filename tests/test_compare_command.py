@@ -360,7 +360,7 @@ def test_formats_are_written_beside_the_table_and_one_that_cannot_be_is_told(
     assert "error[E633]" in ended.err
     ended = typed("base", "same", "--to", "junit=base/run.json/x.xml")
     assert ended.code == 2
-    assert "error[E605]" in ended.err
+    assert "error[E620]" in ended.err
 
 
 def test_the_levels_and_formats_of_the_help_are_those_that_exist() -> None:

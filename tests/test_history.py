@@ -109,7 +109,7 @@ def test_a_step_in_the_newest_run_is_left_open() -> None:
     (flag,) = [flag for flag in found.flags if flag.run == 7]
     assert (flag.method, flag.lasting) == ("c", None)
     assert not found.noise_found
-    assert "wait for another run" in " ".join(history_page.newest(found))
+    assert "wait for another run" in " ".join(history_page.flagged(found))
 
 
 def test_a_loss_that_was_mended_in_the_next_run_is_no_noise() -> None:
@@ -122,6 +122,8 @@ def test_a_loss_that_was_mended_in_the_next_run_is_no_noise() -> None:
     ]
     assert not found.noise_found
     assert not any(trend.steps for trend in found.trends)
+    assert history_page.headline(found) == "The gate holds. 2 flags, and no level that moved and stayed."
+    assert "c cost +4" in " ".join(history_page.flagged(found))
 
 
 def _other(number: int) -> Side:

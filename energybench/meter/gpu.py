@@ -31,6 +31,7 @@ class GpuMeter:
 
     tail_power_w: UUID → what the card draws when a window has ended, where known (see counter.py)
     of_children:  what is metered are processes that this one starts later, so they are nobody else's
+    strangers:    UUID → processes on the card before this one had a context there; by default those that are there now
     """
 
     def __init__(
@@ -41,13 +42,15 @@ class GpuMeter:
         period_s: float = PERIOD_S,
         tail_power_w: Mapping[str, float] | None = None,
         of_children: bool = False,
+        strangers: Mapping[str, set[int]] | None = None,
     ) -> None:
         self._gpus, self._time, self._period_s = {gpu.uuid: gpu for gpu in gpus}, time, period_s
         reads = {gpu.uuid: gpu.energy_j for gpu in gpus if gpu.counter_reason is None}
         self._counters = Counters(reads, time, tail_power_w)
         self._metered = set(reads)
         self.samples: list[Sample] = []  # of every window so far
-        self._strangers = {gpu.uuid: gpu.processes() for gpu in gpus}  # before we had a context of our own
+        now = {gpu.uuid: gpu.processes() for gpu in gpus}  # before we had a context of our own
+        self._strangers = {**now, **(strangers or {})}
         self._own: dict[str, set[int]] = {}
         self._of_children = of_children
         self._stop: Callable[[], float] = lambda: 0.0

@@ -5,7 +5,7 @@ What is missing is a meter too: it says in every window why there is no figure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -80,17 +80,20 @@ def inside(meters: Sequence[Meter]) -> list[Meter]:
     return found
 
 
-def open_meters(measure: dict[str, Any], device: str) -> list[Meter]:
+def open_meters(
+    measure: dict[str, Any], device: str, strangers: Mapping[str, set[int]] | None = None
+) -> list[Meter]:
     """Meters of a trial, those that wait for an edge first.
 
-    measure: a suite's [measure], and `model`: the parameters of codecarbon's model for this machine; `of_children`:
-             what is metered are processes that this one will start
-    device:  "cpu", or the UUID of the card that trains
+    measure:   a suite's [measure], and `model`: the parameters of codecarbon's model for this machine; `of_children`:
+               what is metered are processes that this one will start
+    device:    "cpu", or the UUID of the card that trains
+    strangers: UUID → processes that were on the card before this one, where that was seen earlier than now
     Raises UsageError E503 for a meter that no package offers.
     """
     if measure["energy"] == "off":
         return []
-    found = [*_gpus(measure, device), *map(_third_party, measure.get("meters", ())), _processor()]
+    found = [*_gpus(measure, device, strangers), *map(_third_party, measure.get("meters", ())), _processor()]
     if not any(_measures(meter) for meter in found) and measure.get("model"):
         from energybench.meter.carbon import CodecarbonModel
 
@@ -102,7 +105,7 @@ def _measures(meter: Meter) -> bool:
     return not isinstance(meter, Missing)
 
 
-def _gpus(measure: dict[str, Any], device: str) -> list[Meter]:
+def _gpus(measure: dict[str, Any], device: str, strangers: Mapping[str, set[int]] | None) -> list[Meter]:
     from energybench.meter.gpu import GpuMeter
     from energybench.meter.nvml import open_gpus
 
@@ -111,7 +114,9 @@ def _gpus(measure: dict[str, Any], device: str) -> list[Meter]:
         return []
     try:
         uuids = {"used": [device], "all": None}[wanted] if isinstance(wanted, str) else wanted
-        return [GpuMeter(open_gpus(uuids), of_children=measure.get("of_children", False))]
+        return [
+            GpuMeter(open_gpus(uuids), of_children=measure.get("of_children", False), strangers=strangers)
+        ]
     except Unavailable as why:
         return [Missing("gpu", why.reason)]
 

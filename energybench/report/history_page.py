@@ -42,9 +42,10 @@ def headline(found: History) -> str:
     steps = f" {moved} of {len(found.trends)} methods moved to another level." if moved else ""
     if found.noise_found:
         return f"The gate itself is noise: do not fail a build by it.{steps}"
-    if moved:
-        return f"The gate holds.{steps}"
-    return f"The gate holds: no method's level moved in {count} runs."
+    flags = sum(flag.lasting is False for flag in found.flags)
+    if flags and not moved:
+        steps = f" {flags} flag{'s' * (flags != 1)}, and no level that moved and stayed."
+    return f"The gate holds.{steps}" if steps else f"The gate holds: no method's level moved in {count} runs."
 
 
 def reasons(found: History) -> list[str]:
@@ -96,14 +97,18 @@ def steps(found: History) -> list[str]:
     return result
 
 
-def newest(found: History) -> list[str]:
-    """Flags of the newest run, which nobody can judge yet."""
-    return [
-        f"{flag.workload}: {flag.method} differs in the newest run by "
-        f"{words.number(100 * flag.change_rel, 1, sign=True)}{words.NB}%: wait for another run to see whether it lasts."
-        for flag in found.flags
-        if flag.lasting is None
-    ]
+def flagged(found: History) -> list[str]:
+    """Flags that no step explains: of the newest run, and the others where the gate may be believed."""
+    result = []
+    for flag in found.flags:
+        change = f"{words.number(100 * flag.change_rel, 1, sign=True)}{words.NB}%"
+        if flag.lasting is None:
+            result.append(f"{flag.workload}: {flag.method} differs in the newest run by {change}: wait for another run "
+                          "to see whether it lasts.")  # fmt: skip
+        elif not flag.lasting and not found.noise_found:
+            result.append(f"{flag.workload}: {flag.method} cost {change} in {found.runs[flag.run].path} against the "
+                          "run before, and no lasting step explains it.")  # fmt: skip
+    return result
 
 
 def _row(trend: Trend, noise: float) -> list[str]:
@@ -131,7 +136,7 @@ def render(found: History, console: Console) -> None:
     grid.say(console, headline(found), "bold red" if found.noise_found else "bold")
     for line in reasons(found):
         grid.say(console, f"• {line}", "yellow")
-    for line in [*steps(found), *newest(found)]:
+    for line in [*steps(found), *flagged(found)]:
         grid.say(console, f"• {line}")
     if len(found.runs) >= FEWEST_RUNS:
         console.print()

@@ -1,7 +1,8 @@
 """A run's results as a notebook shows them: the sentence, the tables, the pictures that explain them.
 
 A fragment of HTML that asks no network and runs no script. Every text is escaped; pictures are images, so that two
-cells of a notebook share no name and a picture cannot reach the page.
+cells of a notebook share no name and a picture cannot reach the page. A picture's colours follow the browser's scheme,
+and so does the paper under it, whatever the notebook's own theme.
 """
 
 from __future__ import annotations

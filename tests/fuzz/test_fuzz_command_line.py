@@ -157,7 +157,7 @@ def early(verb: str, arguments: list[str]) -> list[str]:
     if verb == "doctor":
         return ["--help"] if "-3" not in arguments else ["--seconds", "-3", *arguments]
     if verb == "claims":  # counts every table of the papers
-        return [*arguments, "--no-such-option"]
+        return ["--no-such-option", *arguments]
     return arguments
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import Done, contents, energybench, only_run, processes_with, start, wait_for
 
-from energybench.record import Trial
+from energybench.record import Trial, read
 
 pytestmark = pytest.mark.slow
 
@@ -413,7 +413,7 @@ def test_a_cell_that_is_a_command_is_a_verb_of_its_own(tmp_path: Path):
     (tmp_path / "in.json").write_text(json.dumps(spec))
     done = energybench("cell", "in.json", "out.json", cwd=tmp_path, **with_python())
     assert done.returncode == 0, done.stderr
-    assert Trial.model_validate_json((tmp_path / "out.json").read_text()).quality["accuracy"] == 0.75
+    assert read(tmp_path / "out.json", Trial).quality["accuracy"] == 0.75
 
 
 def test_this_machine_can_tell_a_marked_process(marker: str):

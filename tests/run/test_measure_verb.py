@@ -16,7 +16,7 @@ import pytest
 from tiny_runs import EXECUTABLE, energybench, environment, processes_with, wait_for
 
 from energybench import versus
-from energybench.record import Trial
+from energybench.record import Trial, read
 from energybench.stats import paired
 
 pytestmark = pytest.mark.slow
@@ -58,8 +58,8 @@ def test_seconds_and_cpu_seconds_are_those_of_the_command_and_what_it_started(tm
 def test_json_keeps_stdout_for_the_record_and_a_file_holds_the_same(tmp_path: Path):
     done = measure(tmp_path, "--json", "-o", "record.json", "--", "echo", "to the side")
     assert "to the side" in done.stderr
-    assert json.loads(done.stdout) == json.loads((tmp_path / "record.json").read_text())
     trial = Trial.model_validate_json(done.stdout)
+    assert read(tmp_path / "record.json", Trial) == trial
     assert trial.settings["command"] == ["echo", "to the side"]
     shown = energybench("show", "record.json", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
