@@ -25,9 +25,8 @@ from energybench.errors import EXIT_CANNOT_WRITE, CannotWrite
 from energybench.guard import PATIENCE_S, end_descendants, is_dead, stand_guard, wait_for_end
 
 PRELOAD = "energybench.preload"
-TO_ALL_S = (
-    1.0  # a scheduler signals all processes of a job, in any order: ours may be on its way, and is no failure
-)
+# A scheduler signals all processes of a job, in any order: when one of them has died, ours may be on its way.
+TO_ALL_S = 1.0
 SERVER_LOST = 255  # what multiprocessing says of a child whose server has died
 
 

@@ -115,8 +115,10 @@ def test_a_signal_to_all_processes_of_a_run_ends_it_whole(
     others = [pid for pid in processes_with(marker) if pid != running.pid]
     for pid in [*others, running.pid] if last else [running.pid, *others]:
         with contextlib.suppress(ProcessLookupError):  # it has ended with another one
+            if last and pid == running.pid:
+                wait_for(lambda: processes_with(marker) == [running.pid] or len(processes_with(marker)) < 3)
+                time.sleep(0.4)
             os.kill(pid, number)
-        time.sleep(0.1 * last)
     _, errors = running.communicate(timeout=30)
     assert running.returncode == 130, errors
     assert "The same command continues" in errors
