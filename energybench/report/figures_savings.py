@@ -142,7 +142,7 @@ def ladder(workload: Workload, noise: float, name: str) -> Drawn | str:
                 of = f" {row.measured.quantity}" if what == "measured" and row.measured else ""
                 _value(axes, y, words.plain(text) + of, color)
         axes.set_xlabel(
-            f"saved against plain training in the same block; costs to the left. "
+            f"saved against {workload.plain} in the same block; costs to the left. "
             f"Band: ±{words.plain(words.percent(noise))} noise. Whisker: the table's interval",
             loc="left",
         )
@@ -293,7 +293,7 @@ def trade_off(workload: Workload, trials: Sequence[Trial], noise: float, name: s
     sign = 1 if evidence.higher_is_better(workload.metric) else -1
     places = [(0.0, 0.0), *((p.x, sign * p.change) for p in points)]
     best = front(places)
-    names = ["plain training", *(p.label for p in points)]
+    names = [workload.plain, *(p.label for p in points)]
     what = words.what("energy" if energy else "time", next(iter(scopes), ""))
     alt = (f"{workload.metric} against {what} on {workload.name}. None is better in both than: "
            f"{listed([names[i] for i in best], 8)}. A front of means is no verdict.")  # fmt: skip
@@ -311,7 +311,7 @@ def trade_off(workload: Workload, trials: Sequence[Trial], noise: float, name: s
                   linestyle=(0, (1, 1.5)), zorder=2)  # fmt: skip
         entries: list[tuple[Any, str]] = []
         (origin,) = axes.plot([0], [0], marker="*", color=INK, markersize=9, linestyle="none", zorder=4)
-        entries.append((origin, "plain training"))
+        entries.append((origin, workload.plain))
         for point in shown:
             color, marker = how[point.label].color, how[point.label].marker
             axes.plot([x for x, _ in point.each], [scale * y for _, y in point.each], marker=marker, color=color,
@@ -327,7 +327,7 @@ def trade_off(workload: Workload, trials: Sequence[Trial], noise: float, name: s
         if sign < 0:
             axes.invert_yaxis()
         axes.set_title(
-            f"{short(workload.metric)} against plain training{f', {unit}' if unit else ''} (up is better)"
+            f"{short(workload.metric)} against {workload.plain}{f', {unit}' if unit else ''} (up is better)"
         )
         axes.set_xlabel(
             f"{what} saved. Dashed: the loss that the suite accepts. Dotted: front of the means", loc="left"

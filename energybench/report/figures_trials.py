@@ -64,7 +64,8 @@ def looks(found: dict[str, list[Trial]]) -> dict[str, Look]:
     for label, trials in found.items():
         role = trials[0].role
         if role == "baseline":
-            result[label] = Look("plain training", INK, "o", INK, "-", 1.8)
+            name = "the plain command" if "command" in trials[0].settings else "plain training"
+            result[label] = Look(name, INK, "o", INK, "-", 1.8)
         elif role == "twin":
             result[label] = Look("its twin", PLAIN, "o", PAPER, (0, (4, 2)), 1.2)
         else:
@@ -130,7 +131,7 @@ def blocks(workload: str, trials: Sequence[Trial], name: str) -> Drawn | str:
                 here = sorted((moments[t.trial], value(t)) for t in ours if evidence.unusable(t) is None)
                 (line,) = axes.plot([x for x, _ in here], [y for _, y in here], color=look.color, marker=look.marker,
                                     markerfacecolor=look.face, markersize=4, linestyle=look.line, linewidth=look.width,
-                                    zorder=4 if look.label == "plain training" else 3)  # fmt: skip
+                                    zorder=4 if look.color == INK else 3)  # fmt: skip
                 entries.append((line, look.label))
                 gone = [moments[t.trial] for t in ours if evidence.unusable(t) is not None]
                 if gone:
