@@ -22,7 +22,8 @@ import resource
 import signal
 import time
 import warnings
-from pathlib import Path
+
+from energybench.processes import descendants, is_dead
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 PATIENCE_S = 5.0  # for processes that the kernel cannot end yet, in a read from a dead disk for instance
@@ -81,30 +82,8 @@ def end_descendants(ancestor: int) -> None:
 
 
 def _descendants(ancestor: int) -> set[int]:
-    """Those that are not yet dead. Read from the kernel's own lists: a process that forks every millisecond is faster
-    than a walk through all processes, which is what there is elsewhere."""
-    if not Path("/proc/thread-self/children").exists():
-        return _descendants_by_walking(ancestor)
-    found: set[int] = set()
-    unseen = [ancestor]
-    while unseen:
-        threads = Path(f"/proc/{unseen.pop()}/task")
-        with contextlib.suppress(
-            OSError
-        ):  # it has just ended: its children are orphans, and the next look finds them
-            for thread in threads.iterdir():
-                below = {int(pid) for pid in (thread / "children").read_text().split()} - found
-                found |= below
-                unseen += below
-    return {pid for pid in found if not is_dead(pid)}
-
-
-def is_dead(pid: int) -> bool:
-    """Gone, or a zombie that nobody has asked after."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
+    """Those that are not yet dead."""
+    return {pid for pid in descendants(ancestor) if not is_dead(pid)}
 
 
 def wait_for_end(pid: int | None) -> None:
@@ -112,15 +91,6 @@ def wait_for_end(pid: int | None) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while pid and not is_dead(pid) and time.monotonic() < deadline:
         time.sleep(PAUSE_S)
-
-
-def _descendants_by_walking(ancestor: int) -> set[int]:
-    import psutil
-
-    with contextlib.suppress(psutil.Error):
-        below = psutil.Process(ancestor).children(recursive=True)
-        return {each.pid for each in below if each.is_running() and each.status() != psutil.STATUS_ZOMBIE}
-    return set()
 
 
 def _send(number: int, pids: set[int]) -> None:

@@ -13,7 +13,6 @@ import multiprocessing.forkserver
 import os
 import signal
 import sys
-import threading
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -22,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from energybench.errors import EXIT_CANNOT_WRITE, CannotWrite
-from energybench.guard import PATIENCE_S, end_descendants, is_dead, stand_guard, wait_for_end
+from energybench.guard import PATIENCE_S, end_descendants, stand_guard, wait_for_end
+from energybench.processes import deaf_to_interrupts, is_dead
 
 PRELOAD = "energybench.preload"
 # A scheduler signals all processes of a job, in any order: when one of them has died, ours may be on its way.
@@ -50,7 +50,7 @@ class Launcher:
 
     def warm(self) -> None:
         """Start the server now, so that imports overlap with what the caller does next."""
-        with _deaf_to_interrupts():
+        with deaf_to_interrupts():
             multiprocessing.forkserver.ensure_running()
 
     def call(self, target: str, in_path: Path, out_path: Path, *, log: Path | None = None, limit_s: float | None = None,
@@ -145,19 +145,6 @@ class Launcher:
 
 def _server() -> int | None:
     return getattr(getattr(multiprocessing.forkserver, "_forkserver", None), "_forkserver_pid", None)
-
-
-@contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """A Ctrl-C is ours: whoever is started here ignores it from its first instruction, and ends with us."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

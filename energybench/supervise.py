@@ -12,13 +12,14 @@ import os
 import selectors
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from energybench.processes import deaf_to_interrupts
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 LINGER_S = 1.0  # in which what the command started may end after it without being missed
@@ -92,7 +93,7 @@ def run(
             left = 0 if timed_out else watch.lingering()
             watch.sweep()
         except BaseException:
-            with _deaf_to_interrupts():
+            with deaf_to_interrupts():
                 watch.terminate()
                 watch.sweep()
             raise
@@ -233,16 +234,3 @@ def _dies_with(parent: int, by: signal.Signals) -> Callable[[], None]:
             os._exit(1)
 
     return prepare
-
-
-@contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """A second Ctrl-C must not leave the command running."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

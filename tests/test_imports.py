@@ -36,7 +36,18 @@ LIGHT = [
     *("light", "fingerprint", "planned_energy", "versus", "versus_page"),
     *("gate", "golden", "alike", "two_runs", "history", "ci_formats"),
     *("pytest_plugin", "benchmark", "billing", "budget", "energy_table", "overhead"),
-    *("runner", "planned", "machine", "launch", "guard", "kept", "changed", "discovery", "report/*"),
+    *(
+        "runner",
+        "planned",
+        "machine",
+        "launch",
+        "guard",
+        "processes",
+        "kept",
+        "changed",
+        "discovery",
+        "report/*",
+    ),
     *("bounds", "measurable", "known", "files", "inert", "user_code"),
 ]
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
@@ -172,7 +183,10 @@ def test_a_method_imports_energybench_torch_and_scipy_never_a_meter_or_another_m
 @pytest.mark.parametrize("module", named(["meter/*"]))
 def test_a_sensor_cannot_know_what_it_measures(module):
     knows = ours(files()[module])
-    allowed = {f"energybench{room}" for room in ("", ".errors", ".record", ".units", ".bounds", ".files")}
+    allowed = {
+        f"energybench{room}"
+        for room in ("", ".errors", ".record", ".units", ".bounds", ".files", ".processes")
+    }
     assert {name for name in knows if not name.startswith("energybench.meter")} <= allowed
     assert not imports(files()[module], at_import=False) & HEAVY
     assert not reached(module) & HEAVY

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import psutil
 
+from energybench.processes import descendants
 from energybench.record import Reading
 
 
@@ -59,7 +60,6 @@ class RealTime:
 
 
 REAL_TIME = RealTime()
-_LISTED = Path("/proc/thread-self/children")
 
 
 class Clock:
@@ -88,33 +88,6 @@ class Clock:
             with contextlib.suppress(psutil.NoSuchProcess):
                 total += sum(psutil.Process(child).cpu_times()[:2])
         return total
-
-
-def descendants(parent: int) -> set[int]:
-    """Every live process that descends from this one.
-
-    The kernel's own lists are read, since a look at all processes of a machine takes milliseconds, in which sensors
-    that are already running would bill it.
-    """
-    found: set[int] = set()
-    waiting = [parent]
-    try:
-        while waiting:
-            for file in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
-                with contextlib.suppress(ProcessLookupError):  # a thread that has just ended
-                    children = {int(pid) for pid in file.read_text(encoding="ascii").split()} - found
-                    found |= children
-                    waiting += children
-    except OSError:
-        return _by_parents(parent)
-    return found or (set() if _LISTED.exists() else _by_parents(parent))
-
-
-def _by_parents(parent: int) -> set[int]:
-    """The same from every process's parent, where the kernel keeps no lists."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return {child.pid for child in psutil.Process(parent).children(recursive=True)}
-    return set()
 
 
 class WallClock:

@@ -10,9 +10,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from energybench.meter.clock import descendants
 from energybench.meter.counter import SensorError
 from energybench.meter.unavailable import Unavailable
+from energybench.processes import descendants
 
 # What power means differs by card and driver, so it is asked for by field; scope 0 is the GPU, without its module.
 INSTANT, AVERAGE, SCOPE = 186, 185, 0

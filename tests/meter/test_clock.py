@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench.meter import clock
-from energybench.meter.clock import REAL_TIME, Clock, _by_parents, descendants, stolen_s
+from energybench import processes
+from energybench.meter.clock import REAL_TIME, Clock, stolen_s
 from energybench.meter.replay import VirtualTime
+from energybench.processes import by_parents, descendants
 
 SPIN = "import time\nend = time.process_time() + {cpu_s}\nwhile time.process_time() < end: pass\n"
 
@@ -53,9 +54,9 @@ def test_the_kernels_lists_of_children_say_what_every_processs_parent_says() -> 
     nested = "import subprocess, sys; subprocess.run(['sleep', '30'])"
     children = [subprocess.Popen([sys.executable, "-c", nested], start_new_session=True) for _ in range(2)]
     try:
-        while len(_by_parents(os.getpid())) < 4:
+        while len(by_parents(os.getpid())) < 4:
             time.sleep(0.01)
-        assert descendants(os.getpid()) == _by_parents(os.getpid())
+        assert descendants(os.getpid()) == by_parents(os.getpid())
         assert {child.pid for child in children} < descendants(os.getpid())
     finally:
         for child in children:
@@ -65,7 +66,7 @@ def test_the_kernels_lists_of_children_say_what_every_processs_parent_says() -> 
     assert descendants(2**22 + 1) == set()  # no such process
 
 
-@pytest.mark.skipif(not clock._LISTED.exists(), reason="this kernel keeps no lists of children")
+@pytest.mark.skipif(not processes.LISTED.exists(), reason="this kernel keeps no lists of children")
 def test_the_clock_looks_at_no_process_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sensors that wait for an edge enclose the clock: what it takes is billed to the window."""
     monkeypatch.setattr(psutil, "process_iter", lambda *_: pytest.fail("it looked at every process"))

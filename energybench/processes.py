@@ -1,0 +1,75 @@
+"""Which processes descend from one, by the kernel's own lists, and whether one is dead. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+LISTED = Path("/proc/thread-self/children")
+
+
+def descendants(ancestor: int) -> set[int]:
+    """Every process that descends from this one, the dead too that nobody has asked after.
+
+    A look at all processes of a machine takes milliseconds, in which sensors that are already running would bill it,
+    and a process that forks every millisecond gets away.
+    """
+    if not LISTED.exists():
+        return by_parents(ancestor)
+    found: set[int] = set()
+    unseen = [ancestor]
+    while unseen:
+        # What has just ended, a thread or a process: its children are orphans, and stand in another list.
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{unseen.pop()}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    below = {
+                        int(pid) for pid in (thread / "children").read_text(encoding="ascii").split()
+                    } - found
+                    found |= below
+                    unseen += below
+    return found
+
+
+def by_parents(ancestor: int) -> set[int]:
+    """The same from every process's parent, where the kernel keeps no lists."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return {child.pid for child in psutil.Process(ancestor).children(recursive=True)}
+    return set()
+
+
+def is_dead(pid: int) -> bool:
+    """Gone, or a zombie that nobody has asked after."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return LISTED.parent.exists() or _is_dead_elsewhere(pid)
+
+
+def _is_dead_elsewhere(pid: int) -> bool:
+    """Where there is no /proc."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True
+
+
+@contextlib.contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """A Ctrl-C is the caller's: who is started meanwhile ignores it from its first instruction, and nothing that is
+    being ended is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
