@@ -215,6 +215,20 @@ def energybench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize("verb", ["run", "check", "flops"])
+def test_a_command_is_refused_with_its_line(verb: str, tmp_path: Path) -> None:
+    marker, suite = tmp_path / "ran", tmp_path / "s.toml"
+    touch = f"command = 'touch {marker}'\n"
+    suite.write_text(
+        f"schema = 1\nsuite = 's'\n[[workload]]\nname = 'w'\n{touch}quality = 'none'\n[[method]]\nname = 'm'\n{touch}"
+    )
+    done = CliRunner().invoke(cli.app, [verb, str(suite), "--no-user-code"])
+    assert isinstance(done.exception, EnergybenchError)
+    found = [(problem.code, problem.where.rsplit(":", 2)[1]) for problem in done.exception.problems]
+    assert found == [("E408", "5"), ("E408", "9")]
+    assert not marker.exists()
+
+
 @pytest.mark.slow
 def test_without_the_option_the_canary_sings(canary: Path) -> None:
     tables = tomllib.loads(SUITE.partition("[[method]]")[0].replace(', stem = "text"', ""))
@@ -248,7 +262,8 @@ def test_reading_verbs_run_nothing(canary: Path) -> None:
     record = next((folder / "records").glob("*.json"))
     for arguments in (["list"], ["list", "methods", "--json"], ["schema"], ["report", str(folder)],
                       ["show", str(folder)], ["show", str(record)], ["export", str(folder), "--to", "csv"],
-                      ["report", str(folder), "--carbon"], ["report", str(folder), "--json"]):  # fmt: skip
+                      ["report", str(folder), "--carbon"], ["report", str(folder), "--json"],
+                      ["compare", str(folder), str(folder)], ["compare", "--history", str(folder.parent)]):  # fmt: skip
         result = energybench(*arguments)
         assert result.returncode == 0, result.stderr
         assert not canary.exists(), arguments
