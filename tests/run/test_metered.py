@@ -166,7 +166,7 @@ def test_a_card_pulled_or_reset_in_mid_trial_makes_the_trial_invalid_and_gives_n
     running = started(
         "run", path, cwd=tmp_path, **environment, ENERGYBENCH_POWERCAP=str(tmp_path / "nothing")
     )
-    at_s = 25.0
+    at_s = 40.0
     line = f"lost {at_s}\n" if what == "pulled" else f"reset {at_s}\n"
     script.write_text(script.read_text() + line)
     wait_for(lambda: (tmp_path / "training").exists())
