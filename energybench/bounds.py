@@ -1,9 +1,11 @@
 """How large, how deep and how long a file may be that somebody else wrote.
 
-Past a bound there is an error with a code, and never a hang. Plain numbers, so that nothing is imported for them.
+Past a bound there is an error with a code, and never a hang. Hardly anything is imported for them.
 """
 
 from __future__ import annotations
+
+import re
 
 SUITE_B = 250_000
 SUITE_VALUES = 10_000  # keys and values of a suite's file
@@ -16,3 +18,8 @@ TRACE_B = 200_000_000  # unpacked
 DEPTH = 32  # of tables in tables
 NAME = 1_000  # characters of a workload's, a method's, a record's name
 MOST_TRIALS = 1_000_000  # blocks × cells of a run that is reported: ten times what a suite may ask for
+
+
+def too_deep(text: str) -> bool:
+    """Whether a dotted key may have more parts than anyone means: TOML's readers take the square of them in time."""
+    return any(part.count(".") > DEPTH for part in re.split(r"[^\w\-\"'. \t]+", text))

@@ -12,12 +12,11 @@ from typing import Any
 
 import click
 
-from energybench.bounds import SUITE_B
+from energybench.bounds import SUITE_B, too_deep
 from energybench.discovery import cards, shipped, sources
 from energybench.errors import Problem, UsageError
 from energybench.files import read_bytes
 from energybench.inert import inert
-from energybench.resolve import too_deep
 
 TEMPLATE = '''"""{name}: one sentence that says what it does.
 
@@ -120,20 +119,29 @@ def write_method(name: str, here: Path) -> Path:
 
 
 def _suites(here: Path) -> list[dict[str, Any]]:
-    import tomllib
-
     found: dict[str, dict[str, Any]] = {}
     for origin, folder in (("./suites", here / "suites"), ("shipped", shipped("suites"))):
         for path in sorted(folder.glob("*.toml")) if folder.is_dir() else []:
             try:
                 text = read_bytes(path, SUITE_B).decode("utf-8")
-                about = "" if too_deep(text) else str(tomllib.loads(text).get("about", ""))
+                about = "" if too_deep(text) else _about(text)
             except (ValueError, OSError, RecursionError) as error:
                 about = f"cannot be read: {getattr(error, 'strerror', None) or error}"
             found.setdefault(
                 path.stem, {"name": path.stem, "summary": about, "origin": origin, "path": str(path)}
             )
     return list(found.values())
+
+
+def _about(text: str) -> str:
+    """Of a suite's first lines, before its first table: reading whole suites would take a third of the listing."""
+    import tomllib
+
+    head = text.partition("\n[")[0]
+    try:
+        return str(tomllib.loads(head).get("about", ""))
+    except tomllib.TOMLDecodeError:
+        return str(tomllib.loads(text).get("about", ""))
 
 
 @cache

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from energybench.bounds import DEPTH
+from energybench.bounds import too_deep
 from energybench.errors import Problem, nearest
 from energybench.variants import method_label, toml
 from energybench.where import Loc, Position
@@ -188,11 +188,6 @@ def quick_problems(tree: Node) -> list[Problem]:
             message = f"unknown key '{key}' in {spelled}, or one that it cannot change"
             problems.append(Problem("E201", message, table.value[key].place, nearest(key, words)))
     return problems
-
-
-def too_deep(text: str) -> bool:
-    """Whether a dotted key may have more parts than anyone means: TOML's readers take the square of them in time."""
-    return any(part.count(".") > DEPTH for part in re.split(r"[^\w\-\"'. \t]+", text))
 
 
 LONGEST_SET = 10_000  # characters of a --set

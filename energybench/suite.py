@@ -20,7 +20,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError
 
-from energybench.bounds import DEPTH, MOST_PROBLEMS, SKIPPED_PAIRS, SUITE_B, SUITE_ENTRIES, SUITE_VALUES
+from energybench.bounds import (
+    DEPTH,
+    MOST_PROBLEMS,
+    SKIPPED_PAIRS,
+    SUITE_B,
+    SUITE_ENTRIES,
+    SUITE_VALUES,
+    too_deep,
+)
 from energybench.command_tables import CommandMethod, CommandWorkload, fill
 from energybench.discovery import shipped
 from energybench.errors import Problem, UsageError, in_order, nearest
@@ -35,7 +43,6 @@ from energybench.resolve import (
     override,
     quick_problems,
     quicken,
-    too_deep,
     without,
 )
 from energybench.tables import Accept, Measure, Method, Require, Several, Skip, Table, Trials, Workload
