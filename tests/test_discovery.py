@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -62,16 +61,22 @@ def problems(call, *arguments: Any) -> list[Any]:
 # ── finding ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def offer(folder: Path, **points: str) -> None:
+    """A package installed there that offers methods: its metadata, as pip writes it."""
+    metadata = folder / "far_methods-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: far-methods\nVersion: 1.0\n")
+    lines = "".join(f"{name} = {value}\n" for name, value in points.items())
+    (metadata / "entry_points.txt").write_text(f"[energybench.methods]\n{lines}")
+
+
 def test_the_methods_folder_here_comes_before_entry_points_and_those_before_shipped_ones(
     tmp_path, monkeypatch
 ):
     module = write(tmp_path / "installed", "far", class_name="Special")
     monkeypatch.syspath_prepend(tmp_path / "installed")
     shipped = sorted(discovery.sources(tmp_path))
-    points = [SimpleNamespace(name=name, value="far:Special") for name in (shipped[0], "far-away")]
-    monkeypatch.setattr(
-        "importlib.metadata.entry_points", lambda group: points if group == "energybench.methods" else []
-    )
+    offer(tmp_path / "installed", **{shipped[0]: "far:Special", "far-away": "far:Special"})
     here = write(tmp_path / "methods", shipped[0])
     write(tmp_path / "methods", "_private")
     found = discovery.sources(tmp_path)
@@ -86,9 +91,7 @@ def test_the_methods_folder_here_comes_before_entry_points_and_those_before_ship
 def test_an_entry_point_says_which_class_it_means(tmp_path, monkeypatch):
     write(tmp_path / "installed", "remote", class_name="Special")
     monkeypatch.syspath_prepend(tmp_path / "installed")
-    point = SimpleNamespace(name="short", value="remote:Special")
-    broken = SimpleNamespace(name="broken", value="no_such_package.inside:Class")
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [broken, point])
+    offer(tmp_path / "installed", broken="no_such_package.inside:Class", short="remote:Special")
     found = discovery.sources(tmp_path)
     assert discovery.load(found["short"]).__name__ == "Special"
     assert "broken" not in found  # a package that is gone must not stop everybody else
