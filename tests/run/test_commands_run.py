@@ -255,8 +255,11 @@ command = "sleep 0.3"
     facts = json.loads(energybench("report", done.folder, "--json", cwd=home).stdout)
     row = facts["workloads"][0]["rows"][0]
     assert row["verdict"] == "no verdict"
-    assert [flag["code"] for flag in row["flags"]] == ["unlike"]
-    assert "the whole command against the script's own window 'train'" in row["flags"][0]["detail"]
+    (unlike,) = [
+        flag for flag in row["flags"] if flag["code"] != "host_contention"
+    ]  # of other work beside the tests
+    assert unlike["code"] == "unlike"
+    assert "the whole command against the script's own window 'train'" in unlike["detail"]
 
 
 def test_twice_as_long_is_told_where_there_is_no_quality_to_lose_and_the_report_says_so(tmp_path: Path):
