@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,8 @@ from energybench.bounds import (
     SUITE_VALUES,
     too_deep,
 )
-from energybench.command_tables import CommandMethod, CommandWorkload, fill
+from energybench.command_pairs import unlike, unpaired
+from energybench.command_tables import CommandMethod, CommandWorkload
 from energybench.discovery import shipped
 from energybench.errors import Problem, UsageError, in_order, nearest
 from energybench.explain import FOLDER_NAME, explain, unfit, untagged
@@ -152,15 +153,6 @@ class Suite(Table):
     def digest_source(self) -> dict[str, Any]:
         """The resolved settings, JSON-able and in SI units."""
         return self.model_dump(mode="json", by_alias=True)
-
-
-def unlike(workload: Workload | CommandWorkload, variant: Variant) -> str | None:
-    """Why this method has nothing to do with this workload: commands stand beside commands."""
-    if isinstance(workload, Workload):
-        return None if variant.command is None else "a command cannot change a training of energybench's loop"
-    if variant.command is None:
-        return "the workload is a command, which a method of energybench's loop cannot change"
-    return None if variant.command_for(workload.name) else "it has no command for this workload"
 
 
 def slug(text: str) -> str:
@@ -341,44 +333,8 @@ def _reference_problems(tree: Node, suite: Suite | None) -> list[Problem]:
                     hint = nearest(pattern, {name for group in known for name in group})
                     problems.append(Problem("E205", message, entry.find([key]).place, hint))
     if suite is not None and not problems:
-        problems += _command_problems(tree, suite, variants)
+        problems += unpaired(tree, suite.workloads, variants)
     return problems
-
-
-def _command_problems(tree: Node, suite: Suite, variants: list[Variant]) -> Iterator[Problem]:
-    """Commands for workloads that are none; methods that fit nowhere; one command held against different ones."""
-    own = {w.name: w for w in suite.workloads if isinstance(w, CommandWorkload)}
-    told = set[tuple[str, str]]()
-    for variant in variants:
-        command, place = variant.command, tree.find((*variant.loc, "command"))
-        for name in command if isinstance(command, dict) else ():
-            if name not in own and (variant.entry, name) not in told:
-                told.add((variant.entry, name))
-                hint = nearest(name, own) or 'only a [[workload]] with command = "..." has one'
-                message = f"no workload that is a command is named '{name}'"
-                yield Problem("E205", message, place.find([name]).place, hint)
-        if all(unlike(workload, variant) for workload in suite.workloads) and not isinstance(command, dict):
-            message = f"'{variant.label}' fits no workload here: {unlike(suite.workloads[0], variant)}"
-            hint = 'a method of the loop has use = "...", a method of a command has command = "..."'
-            yield Problem("E205", message, place.place, hint)
-        if isinstance(command, str):
-            yield from _same_for_all(own, variant, place.place)
-
-
-def _same_for_all(own: dict[str, CommandWorkload], variant: Variant, place: str) -> Iterator[Problem]:
-    assert isinstance(variant.command, str)
-    seen: dict[tuple[str, ...], str] = {}
-    for name, workload in own.items():
-        words = tuple(fill(variant.command, {**workload.options, **variant.values}))
-        first = seen.setdefault(words, name)
-        plain = [fill(own[each].command, own[each].options) for each in (first, name)]
-        if plain[0] != plain[1]:
-            message = (
-                f"'{variant.label}' would hold one command against two workloads, '{first}' and '{name}'"
-            )
-            hint = f'command = {{ {first} = "...", {name} = "..." }}, or tell them apart by {{options}}'
-            yield Problem("E205", message, place, hint)
-            return
 
 
 def schema_json() -> dict[str, Any]:
