@@ -193,7 +193,7 @@ def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
     phases.idle("idle_after", meters, measure["tick_s"])
     record["flags"] += found.flags
     record["trace"] = keep_trace(found.window, spec.get("trace"))
-    record["memory_resident_b"] = found.ended.memory_b or None if found.ended else None
+    record["memory_resident_b"] = found.ended.memory_b if found.ended else None
     if why := why_unusable(found, spec["limit_s"]):
         raise Unusable(*why)
     inside = _windows(Path(spec["windows"]), phases, record)

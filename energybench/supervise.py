@@ -38,8 +38,8 @@ class Ended:
     timed_out:   it ran past its limit and was ended by us
     obeyed:      it ended within the grace after SIGTERM; None where none was sent
     left_behind: its processes that were still there LINGER_S after its end, and were ended by us
-    memory_b:    the largest resident set of one of its processes that were waited for; 0 where it was less than ours
-                 when we forked, which is all that the kernel then tells
+    memory_b:    the largest resident set of one of its processes that were waited for; None where that was less than
+                 ours when we forked, which is all that the kernel then tells
     """
 
     returncode: int
@@ -47,7 +47,7 @@ class Ended:
     timed_out: bool = False
     obeyed: bool | None = None
     left_behind: int = 0
-    memory_b: int = 0
+    memory_b: int | None = None
 
 
 def run(
@@ -99,7 +99,7 @@ def run(
             raise
         finally:
             watch.close()
-    memory_b = watch.memory_b if watch.memory_b > ours_b else 0
+    memory_b = watch.memory_b if watch.memory_b > ours_b else None
     return Ended(process.returncode, seconds, timed_out, obeyed, left, memory_b)
 
 

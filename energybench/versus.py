@@ -96,7 +96,7 @@ class Bench:
             "settings": {"command": list(words)},
             "environment": {"load_average": os.getloadavg()[0], "gpus": gpu_facts(self.meters)},
             "phases": {"train": found.reading}, "flags": found.flags,
-            "memory_resident_b": found.ended.memory_b or None if found.ended else None,
+            "memory_resident_b": found.ended.memory_b if found.ended else None,
         }), found  # fmt: skip
 
 
