@@ -6,13 +6,12 @@ calls. A modelled figure stands apart under its own name. Whatever forbids a fig
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from energybench import flags
+from energybench import flags, used
 from energybench.meter import Meter
 from energybench.meter.carbon import CodecarbonModel, intensity, model_parameters
 from energybench.meter.clock import WallClock
@@ -128,7 +127,7 @@ class Metering:
         """UUIDs of the cards that a window which begins now is about."""
         if not isinstance(self._gpus, str):
             return list(self._gpus)
-        found = torchs_cards()
+        found = dict.fromkeys(sorted(used.uuids()))
         if self._driver:
             with suppress(Unavailable):
                 found |= dict.fromkeys(listed_cards())
@@ -229,7 +228,7 @@ class OpenWindow:
 
     def _synchronise(self) -> None:
         if not self._failed:  # a card that failed cannot be waited for
-            synchronise()
+            used.synchronise()
 
     def bill(self, calls: int, timed_s: float | None = None) -> Bill | None:
         """None if it was never opened. timed_s: what the calls took; None: all of the window."""
@@ -242,31 +241,12 @@ class OpenWindow:
         )
 
 
-def synchronise() -> None:
-    """Wait for the cards that torch computes on in this process; a process without torch waits for nothing."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return
-    for number in range(torch.cuda.device_count()):
-        if torch.cuda.memory_reserved(number):
-            torch.cuda.synchronize(number)
-
-
-def torchs_cards() -> dict[str, None]:
-    """UUIDs of the cards on which torch holds memory in this process."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return {}
-    held = [number for number in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(number)]
-    return {f"GPU-{torch.cuda.get_device_properties(number).uuid}": None for number in held}
-
-
 def strangers() -> dict[str, set[int]] | None:
     """UUID → processes on that card, unless this one is already among them; None without a driver."""
     from energybench.meter.nvml import open_gpus
 
     try:
-        return {} if torchs_cards() else {gpu.uuid: gpu.processes() for gpu in open_gpus()}
+        return {} if used.uuids() else {gpu.uuid: gpu.processes() for gpu in open_gpus()}
     except Unavailable:
         return None
 
