@@ -136,7 +136,13 @@ def report(folder: str) -> float:
 def main(what: str, *arguments: str) -> None:
     import energybench
 
-    seconds = {"step": step, "method": method, "parse": parse, "report": report}[what](*arguments)  # type: ignore[operator]
+    measures: dict[str, Callable[..., float]] = {
+        "step": step,
+        "method": method,
+        "parse": parse,
+        "report": report,
+    }
+    seconds = measures[what](*arguments)
     print(json.dumps({"package": energybench.__file__, "seconds": seconds}))
 
 
