@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from energybench.sampling import ROW, Sampler, average_repeats, unbiased
+from energybench.sampling import ROW, TOP, Sampler, average_repeats, unbiased
 
 # Small numbers often, sizes around the borders of rows and levels.
 sizes = st.one_of(
-    st.integers(1, 5), st.sampled_from([ROW - 1, ROW, ROW + 1, 2 * ROW + 3, ROW * ROW, ROW * ROW + 1])
+    st.integers(1, 5), st.sampled_from([TOP - 1, TOP, TOP + 1, TOP + ROW, TOP * ROW, TOP * ROW + 1])
 )
 
 
@@ -57,9 +57,10 @@ def test_a_number_means_the_first_sample_whose_cumulative_share_exceeds_it(impor
 @given(importance=whole_importances())
 @settings(max_examples=15)
 def test_of_as_many_even_numbers_as_the_total_each_sample_gets_its_importance(importance):
-    total = int(importance.sum())
+    sampler, total = Sampler(importance), int(importance.sum())
+    assume(total < 1_000_000)  # each of them is drawn
     numbers = (torch.arange(total).double() + 0.5) / total
-    found = torch.cat([Sampler(importance).at(some) for some in numbers.split(4096)])
+    found = torch.cat([sampler.at(some) for some in numbers.split(4096)])
     assert torch.equal(torch.bincount(found, minlength=len(importance)).double(), importance)
 
 
@@ -197,7 +198,7 @@ class Sizes(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("count", [3_000, 300_000])
+@pytest.mark.parametrize("count", [9_000, 300_000])
 def test_no_operator_of_a_step_makes_anything_as_long_as_the_set(count):
     sampler, batch = Sampler(torch.rand(count)), 16
     generator, scores = seeded(1), torch.rand(batch)
@@ -205,7 +206,7 @@ def test_no_operator_of_a_step_makes_anything_as_long_as_the_set(count):
         index, _ = sampler.draw(batch, generator)
         mean, _ = average_repeats(index, scores)
         sampler.set(index, mean)
-    assert seen.largest == batch * ROW
+    assert batch * ROW <= seen.largest <= TOP
 
 
 # ── what is no importance ─────────────────────────────────────────────────────────────────────────────────────────
