@@ -79,7 +79,8 @@ def explain(
         loc = untagged(typed)
         table, place = _spelled(loc[:-1]) or "the suite", tree.find(loc).place
         if detail["type"] == "missing":
-            problem = Problem("E203", f"{table} lacks '{loc[-1]}'", place, _addition(root, typed))
+            hint = _mistyped(root, typed, detail["input"]) or _addition(root, typed)
+            problem = Problem("E203", f"{table} lacks '{loc[-1]}'", place, hint)
         elif detail["type"] == "extra_forbidden":
             message = f"unknown key '{loc[-1]}' in {table}"
             problem = Problem("E201", message, place, _right_key(root, typed))
@@ -196,6 +197,18 @@ def _right_key(root: type[BaseModel], loc: Sequence[str | int]) -> str:
                 return f"'{key}' belongs in {'.'.join([*above, name])}"
     kinds = ["command"] if parts in (["workload"], ["method"]) else []  # the key that makes it the other kind
     return nearest(key, [*_keys(_model_at(root, parts)), *kinds])
+
+
+def _mistyped(root: type[BaseModel], loc: Sequence[str | int], given: dict[str, Any]) -> str:
+    """A key that is nearly the missing one, where a table takes it for a parameter. Other tables refuse it."""
+    model = _model_at(root, loc[:-1])
+    if model is None or model.model_config.get("extra") != "allow":
+        return ""
+    for key in (key for key in given if key not in _keys(model)):
+        hint = nearest(key, [str(loc[-1]), "command"])  # a method's other kind
+        if hint.startswith("did you mean"):
+            return f"{hint.rstrip('?')} instead of '{key}'?"
+    return ""
 
 
 def _addition(root: type[BaseModel], loc: Sequence[str | int]) -> str:

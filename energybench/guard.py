@@ -16,16 +16,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import os
 import resource
 import signal
 import time
 import warnings
 
-from energybench.processes import descendants, is_dead
+from energybench.processes import adopt_orphans, descendants, die_with, is_dead
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 PATIENCE_S = 5.0  # for processes that the kernel cannot end yet, in a read from a dead disk for instance
 PAUSE_S = 0.002
 HEARD = frozenset({signal.SIGCHLD, signal.SIGTERM})
@@ -33,7 +31,7 @@ HEARD = frozenset({signal.SIGCHLD, signal.SIGTERM})
 
 def adopt() -> None:
     """Called in the server, once: orphans come to it, and end with it."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     warnings.filterwarnings("ignore", "forkserver: waitpid returned unexpected pid")  # an orphan's
     atexit.register(end_descendants, os.getpid())  # children leave by _exit, which asks no atexit
 
@@ -47,12 +45,12 @@ def stand_guard(parent: int) -> None:
     """
     os.setsid()  # a signal to the run's group is not meant for the guard: the run itself decides
     signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    _die_with(parent, signal.SIGTERM)
+    adopt_orphans()
+    die_with(parent, signal.SIGTERM)
     guard = os.getpid()
     trial = os.fork()
     if not trial:
-        _die_with(guard, signal.SIGKILL)
+        die_with(guard, signal.SIGKILL)
         os.setsid()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
         return
@@ -119,14 +117,3 @@ def _end_as(status: int) -> None:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
         os.kill(os.getpid(), number)
     os._exit(os.waitstatus_to_exitcode(status))
-
-
-def _die_with(parent: int, number: int) -> None:
-    _prctl(PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:  # it died before we asked
-        os._exit(1)
-
-
-def _prctl(option: int, value: int) -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

@@ -1,14 +1,22 @@
-"""Which processes descend from one, by the kernel's own lists, and whether one is dead. Imports no torch."""
+"""Processes, by the kernel's own lists: which descend from one, whether one is dead, who inherits, who dies with whom.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 LISTED = Path("/proc/thread-self/children")
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+# Loaded before any fork: a child that runs nothing but its first instructions loads no library.
+PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux's alone
 
 
 def descendants(ancestor: int) -> set[int]:
@@ -59,6 +67,23 @@ def _is_dead_elsewhere(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.Error:
         return True
+
+
+def adopt_orphans(yes: bool = True) -> None:
+    """Descendants whose parent has died become our children instead of init's, however they detached."""
+    _prctl(PR_SET_CHILD_SUBREAPER, int(yes))
+
+
+def die_with(parent: int, number: int) -> None:
+    """In a new child: the kernel is to send it this signal when `parent` is gone, and now if that is so already."""
+    _prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if PRCTL is not None:
+        PRCTL(option, value, 0, 0, 0)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ of its descendants while a command runs. At its limit the command is asked to en
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import selectors
 import signal
@@ -15,17 +14,16 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
 
-from energybench.processes import deaf_to_interrupts
+from energybench.processes import adopt_orphans, deaf_to_interrupts, die_with
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 LINGER_S = 1.0  # in which what the command started may end after it without being missed
 CHUNK_B = 1 << 16
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 Output = Callable[[str, bytes], None]  # "stdout" or "stderr", and what was written to it
 
@@ -82,7 +80,7 @@ def run(
         process = subprocess.Popen(
             list(argv), cwd=cwd, env=env, stdin=subprocess.DEVNULL if own_session else None,
             stdout=sink if stdout is None else stdout, stderr=sink, start_new_session=own_session,
-            preexec_fn=_dies_with(os.getpid(), dies_by),
+            preexec_fn=partial(die_with, os.getpid(), dies_by),
         )  # fmt: skip
         watch = _Watch(process, output, before)
         try:
@@ -217,20 +215,8 @@ class _Watch:
 
 @contextlib.contextmanager
 def _adopting_orphans() -> Iterator[None]:
-    """Descendants whose parent has died become our children instead of init's, however they detached."""
-    LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     try:
         yield
     finally:
-        LIBC.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-
-
-def _dies_with(parent: int, by: signal.Signals) -> Callable[[], None]:
-    """What a child does before its first instruction: ask the kernel to end it when we are gone."""
-
-    def prepare() -> None:
-        LIBC.prctl(PR_SET_PDEATHSIG, by, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return prepare
+        adopt_orphans(False)
