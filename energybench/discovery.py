@@ -7,7 +7,6 @@ Listing reads files as text, so it needs neither torch nor trust; loading runs t
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.util
 import json
 import os
@@ -34,6 +33,8 @@ class Source:
 
     @property
     def sha256(self) -> str:
+        import hashlib  # not needed to list
+
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
 
@@ -144,6 +145,8 @@ def load_function(use: str, base: Path, where: str = "") -> Callable[..., Any]:
 
 
 def load_module(path: Path) -> Any:
+    import hashlib
+
     name = f"energybench_user_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
     if name in sys.modules:
         return sys.modules[name]

@@ -12,7 +12,6 @@ E5xx sensors and devices · E6xx runs and records
 
 from __future__ import annotations
 
-import difflib
 import errno
 import re
 from collections.abc import Iterable
@@ -101,6 +100,8 @@ def nearest(word: str, words: Iterable[str]) -> str:
     choices = sorted(words)
     if len(choices) > MOST_WORDS:
         return ""
+    import difflib  # most commands end without a typo
+
     close = difflib.get_close_matches(word[:LONGEST_WORD], choices, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"

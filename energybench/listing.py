@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import keyword
 import shutil
 from dataclasses import asdict
@@ -124,7 +125,7 @@ def _suites(here: Path) -> list[dict[str, Any]]:
         for path in sorted(folder.glob("*.toml")) if folder.is_dir() else []:
             try:
                 text = read_bytes(path, SUITE_B).decode("utf-8")
-                about = "" if too_deep(text) else _about(text)
+                about = _about(text)
             except (ValueError, OSError, RecursionError) as error:
                 about = f"cannot be read: {getattr(error, 'strerror', None) or error}"
             found.setdefault(
@@ -138,10 +139,10 @@ def _about(text: str) -> str:
     import tomllib
 
     head = text.partition("\n[")[0]
-    try:
-        return str(tomllib.loads(head).get("about", ""))
-    except tomllib.TOMLDecodeError:
-        return str(tomllib.loads(text).get("about", ""))
+    if not too_deep(head):
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            return str(tomllib.loads(head).get("about", ""))
+    return "" if too_deep(text) else str(tomllib.loads(text).get("about", ""))
 
 
 @cache

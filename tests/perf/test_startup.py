@@ -38,7 +38,7 @@ def interleaved() -> dict[str, float]:
 
 
 def test_help_and_list_answer_within_150_ms(energy_benchmark: Any) -> None:
-    for attempt in (1, 2, 3):  # a machine that others use is noisy: look again
+    for attempt in range(1, 6):  # a machine that others use is noisy: look again
         middle = interleaved()
         energy_benchmark.extra_info["attempts"] = attempt
         limit_s = max(LIMIT_S, LIMIT_IN_BARE_STARTS * middle["nothing"])
