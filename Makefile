@@ -22,7 +22,7 @@ run: setup
 # that others use may be slow for a minute, and what has become slower stays so.
 test: setup
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --durations=25
 	$(BIN)/python -m pytest -m perf --benchmark-enable --benchmark-disable-gc --reruns 2 --reruns-delay 15
 
 lint: setup

@@ -11,7 +11,10 @@ half of each layer's neurons at rest, timed through autograd:
 - Where the rest is: dX and dW in one call share the reordering of dY (0.5 of 16 ms), the live rows of dY are gathered
   (0.5 to 0.9), and blocks of 16 lanes compute 8 channels as if they were 16, but for the mirrored form.
 - dX and dW in pieces of the batch that stay in cache were predicted to reach 0.8, since the bare kernels did in one
-  process. Through autograd they came out slower than whole, on two threads much slower, and were taken out again.
+  process. Through autograd they came out slower than whole, on two threads much slower, and were taken out again; so
+  did dW alone in pieces (0.5 million elements of x: 0.52 and 0.58 where whole gave 0.57 and 0.66, one thread).
+- In channels_last, which needs no reordering, both sides are faster by a third and the share is the same (0.47 on one
+  thread): half of dW takes 0.5 to 0.6 of the whole and the gather a tenth of it, which is what is missing here too.
 - With a quarter of the neurons at rest it was slower than dense for 16 and 32 channels (by 11 and 3 %) and as fast for
   64, with an eighth slower for all (by 9 to 13 %). Hence `slice_from`, between that quarter and the half that pays.
 """
