@@ -190,20 +190,21 @@ def _row_cases(key: tuple[str, str], a: Row, b: Row, base: Summary, head: Summar
     shown = (before.saving_rel if before else None, after.saving_rel if after else None)
     samples = [sample(figure, look.share) if figure else None for _, figure, _, look in sides]
     if why or samples[0] is None or samples[1] is None:
-        return [Case("savings", *key, of, shown, because=why or "a figure has no spread")]
+        open_ = base.look.open and head.look.open and not (a.struck or b.struck)
+        diverged = _divergence(key, a, b) if open_ else []
+        return [Case("savings", *key, of, shown, because=why or "a figure has no spread"), *diverged]
     found = [Case("savings", *key, of, shown, welch(samples[0], samples[1]))]
     return found + _quality_cases(key, a, b, base.look.share, head.look.share)
 
 
 def _quality_cases(key: tuple[str, str], a: Row, b: Row, *shares: float) -> list[Case]:
     """Whether quality against plain training dropped, from within the suite's margin to beyond it."""
+    if diverged := _divergence(key, a, b):
+        return diverged
     before, after = a.quality, b.quality
     if before is None or after is None or before.metric != after.metric:
         return []
     shown = (before.change, after.change)
-    if b.diverged and not a.diverged:
-        certain = stats.Mean(1, math.inf, 0.0, math.inf)
-        return [Case("savings", *key, after.metric, shown, certain, because="it diverged", quality=True)]
     if before.sd is None or after.sd is None or after.limit is None:
         return []
     sign = -1 if evidence.higher_is_better(after.metric) else 1  # a drop is positive, as a cost is
@@ -214,6 +215,16 @@ def _quality_cases(key: tuple[str, str], a: Row, b: Row, *shares: float) -> list
     lost = beyond[1] and not beyond[0]
     drop = welch(samples[0], samples[1])
     return [Case("savings", *key, after.metric, shown, drop, quality=True, lost=lost)]
+
+
+def _divergence(key: tuple[str, str], a: Row, b: Row) -> list[Case]:
+    """Training that diverged in HEAD and in no block of BASE, however many of HEAD's are left to compare."""
+    if a.diverged or not a.n or not b.diverged:
+        return []
+    metric = next((quality.metric for quality in (a.quality, b.quality) if quality), "quality")
+    shown = (a.quality.change if a.quality else None, b.quality.change if b.quality else None)
+    certain = stats.Mean(1, math.inf, 0.0, math.inf)
+    return [Case("savings", *key, metric, shown, certain, because="it diverged", quality=True)]
 
 
 def absolute_cases(base: Records, head: Records, looks: Sequence[tuple[int, float]]) -> list[Case]:
