@@ -35,6 +35,7 @@ Outcome = Literal[
 ]  # fmt: skip
 Records = tuple[RunFile, list[Trial], list[Witness]]
 Key = tuple[str, str, str, str]
+Struck = Mapping[tuple[str, str], str]  # (workload, method) → why its figures get no verdict
 
 FAMILY = 0.01  # chance of one false suspicion or more among all comparisons of two runs
 FAILS = frozenset({"regression", "changed", "gone", "not met"})
@@ -227,21 +228,30 @@ def _divergence(key: tuple[str, str], a: Row, b: Row) -> list[Case]:
     return [Case("savings", *key, metric, shown, certain, because="it diverged", quality=True)]
 
 
-def absolute_cases(base: Records, head: Records, looks: Sequence[tuple[int, float]]) -> list[Case]:
-    """Seconds and joules of every cell, plain training's too. `looks`: (blocks, share) of BASE and of HEAD."""
+def absolute_cases(
+    base: Records, head: Records, looks: Sequence[tuple[int, float]], struck: Sequence[Struck] = ({}, {})
+) -> list[Case]:
+    """Seconds and joules of every cell, plain training's too, of BASE and of HEAD.
+
+    looks:  (blocks, share) of either
+    struck: cells of either whose figures a flag strikes, and why
+    """
     sides = [_costs(records, blocks) for records, (blocks, _) in zip((base, head), looks, strict=True)]
     found = []
     for key in dict.fromkeys([*sides[1], *sides[0]]):
         if any(key not in side for side in sides):
             found.append(Case("absolute", *key, missing="new" if key not in sides[0] else "gone"))
             continue
-        few = [(name, len(side[key])) for name, side in zip(("BASE", "HEAD"), sides, strict=True)
-               if len(side[key]) < stats.FEWEST_BLOCKS]  # fmt: skip
         shown = [stats.geometric_mean(side[key]) for side in sides]
-        if few:
-            name, count = few[0]
-            why = f"{name} has {count} block{'s' * (count != 1)}, and {stats.FEWEST_BLOCKS} are the least"
-            found.append(Case("absolute", *key, (shown[0], shown[1]), because=why))
+        named = list(zip(("BASE", "HEAD"), sides, struck, strict=True))
+        whys = [f"{name}: {why[key[:2]]}" for name, _, why in named if key[:2] in why]
+        few = [(name, len(side[key])) for name, side, _ in named if len(side[key]) < stats.FEWEST_BLOCKS]
+        whys += [
+            f"{name} has {n} block{'s' * (n != 1)}, and {stats.FEWEST_BLOCKS} are the least"
+            for name, n in few
+        ]
+        if whys:
+            found.append(Case("absolute", *key, (shown[0], shown[1]), because=whys[0]))
             continue
         a, b = (stats.paired(side[key], [1.0] * len(side[key]), share=share)
                 for side, (_, share) in zip(sides, looks, strict=True))  # fmt: skip
