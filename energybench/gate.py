@@ -163,6 +163,8 @@ def _why_not(row: Row, figure: Measured | None, name: str, open_: bool) -> str:
         return f"{name} has no pair of trials"
     if not open_:
         return f"{name} is not finished: {row.because}"
+    if told := words.past_limit(row):
+        return f"{name}: {told}"
     if figure.n < stats.FEWEST_BLOCKS:
         return f"{name} has {figure.n} block{'s' * (figure.n != 1)}, and {stats.FEWEST_BLOCKS} are the least"
     return ""

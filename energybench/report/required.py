@@ -91,10 +91,12 @@ def _enough(row: Row, look: Look, least: float, low: float | None, high: float |
         low is None or high is None
     ):  # too few blocks are left, and what diverged in the others is lost all the same
         return ("not met", f"quality lost: {told}") if row.diverged else ("undecided", row.because)
-    if high < least - ROUNDING:
+    if high < least - ROUNDING and not row.plain_timed_out:
         return "not met", f"at most {words.percent(high)} is saved, at 99 %"
     if quality == "lost":
         return "not met", f"quality lost: {told}"
+    if past_limit := words.past_limit(row):
+        return "undecided", past_limit
     if low < least - ROUNDING:
         return "undecided", f"between {words.percent(low)} and {words.percent(high)}, each bound at 99 %"
     if quality == "unproven":

@@ -227,6 +227,18 @@ def test_training_that_diverged_meets_no_requirement_however_few_blocks_are_left
     assert one(run, never=["slower"]).outcome in ("met", "undecided")
 
 
+def test_a_side_that_ran_past_its_limit_neither_meets_nor_misses_what_the_other_blocks_say() -> None:
+    for label, asked in (("it", 0.1), ("baseline", 0.7)):
+        run = (
+            Run(blocks=5, noise=0.005).method("it", time=0.5).change(label, 2, status="timeout", reason="9 s")
+        )
+        found = one(run, saves_at_least=asked)
+        assert found.outcome == "undecided"
+        assert "past its limit" in found.because
+    slow = Run(blocks=5, noise=0.005).method("it", time=0.95).change("it", 2, status="timeout", reason="9 s")
+    assert one(slow, saves_at_least=0.1).outcome == "not met"  # it saves less still
+
+
 def test_where_the_suite_says_that_no_quality_can_be_lost_a_saving_is_enough() -> None:
     """As its verdict has it, which is "faster"."""
     run = Run(blocks=5, noise=0.005, seed=3).method("it", time=0.5)

@@ -8,6 +8,7 @@ import pytest
 from synthetic import Run, Truth
 
 from energybench.record import Passes
+from energybench.report import words
 from energybench.report.shapes import Row, Summary, Workload
 from energybench.report.summary import summarise
 
@@ -99,6 +100,30 @@ def test_a_method_that_diverges_in_a_block_has_lost_its_quality() -> None:
     assert found.n == 4
     assert found.verdict == "quality lost"
     assert "diverged in 1" in found.because.replace("\u00a0", " ")
+
+
+def past_its_limit(label: str, blocks: int, **truth: float) -> Row:
+    run = Run(blocks=5, noise=0.002, seed=1).method("it", **truth)
+    for block in range(blocks):
+        run.change(label, block, status="timeout", reason="it ran past its limit of 9 s")
+    return row(run, "it")
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_side_that_ran_past_its_limit_never_turns_into_a_saving_of_the_other_blocks(blocks: int) -> None:
+    """It took longer there than anyone knows: whoever drops those blocks keeps the lucky ones."""
+    found = past_its_limit("it", blocks, time=0.5)
+    assert (found.n, found.verdict) == (5 - blocks, "inconclusive")
+    assert f"the method ran past its limit in {blocks}" in words.plain(found.because)
+    assert found.blocks_needed is None
+    assert past_its_limit("it", blocks, time=1.0).verdict == "inconclusive"  # not "no difference" either
+    assert past_its_limit("it", blocks, time=1.5).verdict == "slower"  # and those blocks were slower still
+
+
+def test_plain_training_that_ran_past_its_limit_makes_no_method_slow() -> None:
+    assert past_its_limit("baseline", 2, time=1.5).verdict == "inconclusive"
+    assert past_its_limit("baseline", 2, time=1.0).verdict == "inconclusive"
+    assert past_its_limit("baseline", 2, time=0.5).verdict == "faster"
 
 
 def test_a_suite_without_a_quality_margin_proves_no_saving() -> None:
