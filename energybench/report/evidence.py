@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,10 @@ PREFERENCE = (
     "gpu_power_integral",
 )  # one channel per device: the second only checks it
 WHOLE = "machine"  # the scope of a meter that sees everything: what others see is in its figure
-LOWER_IS_BETTER = ("loss", "perplexity", "error", "fid", "mae", "mse", "bits_per")
+LOWER_IS_BETTER = re.compile(  # anywhere in a name; or as a word of it: docs/commands.md has the list
+    r"loss(?!less)|error|perplexity|entropy|mae|mse|fid(?!e)|bits_per"
+    r"|(?<![a-z])(ppl|nll|wer|cer|eer|bpb|bpc|bpd|kid|lpips|mape)(?![a-z])"
+)
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ def change(
 
 
 def higher_is_better(metric: str) -> bool:
-    return not any(word in metric.lower() for word in LOWER_IS_BETTER)
+    return LOWER_IS_BETTER.search(metric.lower()) is None
 
 
 def figure(values: Iterable[float | None]) -> Figure | None:

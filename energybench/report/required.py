@@ -87,9 +87,7 @@ def _enough(row: Row, look: Look, least: float, low: float | None, high: float |
     if row.struck or not look.open:
         return "undecided", row.because
     quality, told = _quality(row)
-    if (
-        low is None or high is None
-    ):  # too few blocks are left, and what diverged in the others is lost all the same
+    if low is None or high is None:  # what diverged is lost, however few blocks are left
         return ("not met", f"quality lost: {told}") if row.diverged else ("undecided", row.because)
     if high < least - ROUNDING and not row.plain_timed_out:
         return "not met", f"at most {words.percent(high)} is saved, at 99 %"

@@ -146,6 +146,28 @@ def test_lower_is_better_for_a_loss() -> None:
     assert not found.quality.fraction
 
 
+@pytest.mark.parametrize(
+    "metric", ["ppl", "test/wer", "val_nll", "bpc", "cross_entropy", "eval_loss", "RMSE", "fid50k"]
+)
+def test_what_is_better_when_lower_is_no_gain_when_it_doubles(metric: str) -> None:
+    accept = {"quality": {"metric": metric, "loses_at_most": 0.1}, "noise": 0.01}
+    run = half(accept=accept)
+    for block in range(3):
+        run.change("baseline", block, quality={metric: 4.0}).change("half", block, quality={metric: 8.0})
+    assert row(run).verdict == "quality lost"
+
+
+@pytest.mark.parametrize(
+    "metric", ["fidelity", "confidence", "lossless_rate", "answer_rate", "bleu", "certainty"]
+)
+def test_what_is_better_when_higher_is_lost_when_it_halves(metric: str) -> None:
+    accept = {"quality": {"metric": metric, "loses_at_most": 0.1}, "noise": 0.01}
+    run = half(accept=accept)
+    for block in range(3):
+        run.change("baseline", block, quality={metric: 0.8}).change("half", block, quality={metric: 0.4})
+    assert row(run).verdict == "quality lost"
+
+
 def test_an_inconclusive_row_says_how_many_blocks_would_decide() -> None:
     found = row(Run(noise=0.05, seed=3).method("half", time=0.93, flop=0.5))
     assert found.verdict == "inconclusive"
