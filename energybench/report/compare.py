@@ -182,7 +182,11 @@ class Bench:
         change, quantity, scope = self.compare(found, pooled=False)
         quality, difference = _quality(found, self.accept, self.look.share)
         better = False
-        if self.look.open and difference is not None and change.n >= stats.FEWEST_BLOCKS:
+        here = [
+            flag for p in found for flag in (*flags.check_trial(p.plain), *flags.check_pair(p.ours, p.plain))
+        ]
+        sound = self.look.open and flags.worst(here) != "struck"
+        if sound and difference is not None and change.n >= stats.FEWEST_BLOCKS:
             word = stats.verdict(change, self.accept.noise, quantity, difference, self.accept.loses_at_most)
             gains = difference.lower(stats.QUALITY) > 0
             better = word in words.BETTER or (
@@ -240,6 +244,8 @@ class Bench:
         )  # fmt: skip
         if found:
             row = self._judge(row, found)
+            if control and (row.struck or row.diverged or row.timed_out):
+                row = dataclasses.replace(row, control=dataclasses.replace(control, better=False))
             way = to_target(
                 found, accept.noise, struck=row.struck, share=self.look.share, waits=self._waits(row),
                 ended=len({*ended, *plain_ended} - set(row.blocks)),

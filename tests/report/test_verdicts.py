@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from synthetic import Run, Truth
 
-from energybench.record import Passes
+from energybench.record import Flag, Passes
 from energybench.report import words
 from energybench.report.shapes import Row, Summary, Workload
 from energybench.report.summary import summarise
@@ -196,6 +196,30 @@ def test_a_method_that_beats_its_control_in_quality_at_no_cost_is_better_than_tr
     assert found.control is not None
     assert found.control.better
     assert "not proven better" not in of(run).headline
+
+
+def beating_its_control() -> Run:
+    return Run(blocks=4).method("skip", time=0.6, epochs=5).control("skip", time=0.8, epochs=5)
+
+
+@pytest.mark.parametrize(
+    ("label", "change"),
+    [
+        ("skip", {"flags": [Flag(code="foreign_process", detail="GPU-1: process 7")]}),
+        ("skip@control", {"flags": [Flag(code="foreign_process", detail="GPU-1: process 7")]}),
+        ("skip", {"status": "diverged", "reason": "nan"}),
+        ("skip", {"status": "timeout", "reason": "9 s"}),
+    ],
+)
+def test_nothing_is_better_than_training_less_by_figures_that_give_no_verdict(
+    label: str, change: dict[str, Any]
+) -> None:
+    fine = row(beating_its_control(), "skip").control
+    assert fine is not None
+    assert fine.better
+    found = row(beating_its_control().change(label, 1, **change), "skip").control
+    assert found is not None
+    assert not found.better
 
 
 def test_a_control_of_another_budget_is_marked() -> None:
