@@ -272,7 +272,9 @@ def _costs(records: Records, blocks: int) -> dict[tuple[str, str, str], list[flo
         found[workload, method, "time"] = [evidence.seconds(t) for t in used]
         joules = [evidence.metered(t.train) for t in used]
         scopes = {" + ".join(sorted({scope for _, scope in each.sensors})) for each in joules}
-        if len(scopes) == 1 and all(each.joules > 0 for each in joules):
+        if len(scopes) == len({each.channels for each in joules}) == 1 and all(
+            each.joules > 0 for each in joules
+        ):
             found[workload, method, f"energy ({scopes.pop()})"] = [each.joules for each in joules]
     return found
 

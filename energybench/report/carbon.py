@@ -188,7 +188,7 @@ def _mean(values: Sequence[float]) -> float:
 def _metered(trials: Sequence[Trial]) -> list[Metered]:
     """Each trial's joules; empty unless all have the same sensors."""
     found = [metered(trial.train) for trial in trials]
-    same = len({each.sensors for each in found}) == 1 and all(
+    same = len({each.channels for each in found}) == 1 and all(
         each.sensors and each.joules > 0 for each in found
     )
     return found if same else []

@@ -110,6 +110,7 @@ class Metered:
     sensors: Sensors
     joules: float
     error_j: float  # as if every sensor erred the same way
+    channels: frozenset[tuple[str, str, str]]  # (source, scope, device) of each figure that was added
 
 
 def _channels(reading: Reading | None) -> list[Energy]:
@@ -129,6 +130,7 @@ def metered(reading: Reading | None) -> Metered:
         frozenset((energy.source, energy.scope) for energy in found),
         math.fsum(energy.energy_j or 0.0 for energy in found),
         math.fsum(energy.error_j or 0.0 for energy in found),
+        frozenset((energy.source, energy.scope, energy.device) for energy in found),
     )
 
 
@@ -151,10 +153,14 @@ def error_rel(found: Sequence[Pair]) -> float:
 
 
 def sensors_of(found: Sequence[Pair]) -> Sensors:
-    """The measured sensors that every trial of these pairs shares; empty when any differs or has none."""
+    """The measured sensors that every trial of these pairs shares; empty when any differs or has none.
+
+    Inside a pair they watched the same devices: one card of two is half the joules, and no saving.
+    """
     sums = [each for pair in found for each in pair.metered]
     sets, joules = {each.sensors for each in sums}, all(each.joules > 0 for each in sums)
-    return next(iter(sets)) if len(sets) == 1 and joules else frozenset()
+    alike = all(ours.channels == plain.channels for ours, plain in (pair.metered for pair in found))
+    return next(iter(sets)) if len(sets) == 1 and joules and alike else frozenset()
 
 
 def change(

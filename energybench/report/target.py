@@ -92,7 +92,8 @@ def _cost(found: Sequence[Pair], share: float) -> tuple[stats.Paired, Measured] 
     both = _both(found)
     sums = [_metered(target) for pair in both for target in pair]
     sensors = sums[0].sensors
-    if sensors and all(each.sensors == sensors and each.joules > 0 for each in sums):
+    alike = all(_metered(ours).channels == _metered(plain).channels for ours, plain in both)
+    if sensors and alike and all(each.sensors == sensors and each.joules > 0 for each in sums):
         ours, plain = ([_metered(pair[side]).joules for pair in both] for side in (0, 1))
         change = stats.paired(ours, plain, share=share)
         return change, Measured.of(change, "energy", " + ".join(sorted({scope for _, scope in sensors})))
