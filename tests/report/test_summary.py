@@ -258,6 +258,15 @@ def test_the_order_of_the_records_does_not_matter() -> None:
     assert to_json(summarise(meta, trials, witnesses[::-1])) == expected
 
 
+@pytest.mark.parametrize("label", ["twin", "half@control"])
+def test_no_check_is_clear_that_a_twin_or_a_control_raised(label: str) -> None:
+    run = Run().method("half", time=0.8, epochs=5).control("half", time=0.9, epochs=5)
+    run.change(label, 1, flags=[Flag(code="foreign_process", detail="GPU-1: process 7")])
+    (found,) = [check for check in summarise(*run.records()).checks if check.code == "foreign_process"]
+    assert (found.result, found.where) == ("raised", f"cnn-digits: {label}")
+    assert found.detail == "GPU-1: process 7"
+
+
 def test_a_failed_trial_is_set_aside_and_named_with_its_reason() -> None:
     summary = of(half(blocks=4).change("half", 2, status="out_of_memory", reason="11 GiB asked, 8 there"))
     assert summary.workloads[0].rows[0].blocks == (0, 1, 3)
