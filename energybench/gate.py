@@ -35,6 +35,7 @@ Outcome = Literal[
 ]  # fmt: skip
 Records = tuple[RunFile, list[Trial], list[Witness]]
 Key = tuple[str, str, str, str]
+Struck = Mapping[tuple[str, str], str]  # (workload, method) → why its figures get no verdict
 
 FAMILY = 0.01  # chance of one false suspicion or more among all comparisons of two runs
 FAILS = frozenset({"regression", "changed", "gone", "not met"})
@@ -162,6 +163,8 @@ def _why_not(row: Row, figure: Measured | None, name: str, open_: bool) -> str:
         return f"{name} has no pair of trials"
     if not open_:
         return f"{name} is not finished: {row.because}"
+    if told := words.past_limit(row):
+        return f"{name}: {told}"
     if figure.n < stats.FEWEST_BLOCKS:
         return f"{name} has {figure.n} block{'s' * (figure.n != 1)}, and {stats.FEWEST_BLOCKS} are the least"
     return ""
@@ -190,20 +193,21 @@ def _row_cases(key: tuple[str, str], a: Row, b: Row, base: Summary, head: Summar
     shown = (before.saving_rel if before else None, after.saving_rel if after else None)
     samples = [sample(figure, look.share) if figure else None for _, figure, _, look in sides]
     if why or samples[0] is None or samples[1] is None:
-        return [Case("savings", *key, of, shown, because=why or "a figure has no spread")]
+        open_ = base.look.open and head.look.open and not (a.struck or b.struck)
+        diverged = _divergence(key, a, b) if open_ else []
+        return [Case("savings", *key, of, shown, because=why or "a figure has no spread"), *diverged]
     found = [Case("savings", *key, of, shown, welch(samples[0], samples[1]))]
     return found + _quality_cases(key, a, b, base.look.share, head.look.share)
 
 
 def _quality_cases(key: tuple[str, str], a: Row, b: Row, *shares: float) -> list[Case]:
     """Whether quality against plain training dropped, from within the suite's margin to beyond it."""
+    if diverged := _divergence(key, a, b):
+        return diverged
     before, after = a.quality, b.quality
     if before is None or after is None or before.metric != after.metric:
         return []
     shown = (before.change, after.change)
-    if b.diverged and not a.diverged:
-        certain = stats.Mean(1, math.inf, 0.0, math.inf)
-        return [Case("savings", *key, after.metric, shown, certain, because="it diverged", quality=True)]
     if before.sd is None or after.sd is None or after.limit is None:
         return []
     sign = -1 if evidence.higher_is_better(after.metric) else 1  # a drop is positive, as a cost is
@@ -216,21 +220,40 @@ def _quality_cases(key: tuple[str, str], a: Row, b: Row, *shares: float) -> list
     return [Case("savings", *key, after.metric, shown, drop, quality=True, lost=lost)]
 
 
-def absolute_cases(base: Records, head: Records, looks: Sequence[tuple[int, float]]) -> list[Case]:
-    """Seconds and joules of every cell, plain training's too. `looks`: (blocks, share) of BASE and of HEAD."""
+def _divergence(key: tuple[str, str], a: Row, b: Row) -> list[Case]:
+    """Training that diverged in HEAD and in no block of BASE, however many of HEAD's are left to compare."""
+    if a.diverged or not a.n or not b.diverged:
+        return []
+    metric = next((quality.metric for quality in (a.quality, b.quality) if quality), "quality")
+    shown = (a.quality.change if a.quality else None, b.quality.change if b.quality else None)
+    certain = stats.Mean(1, math.inf, 0.0, math.inf)
+    return [Case("savings", *key, metric, shown, certain, because="it diverged", quality=True)]
+
+
+def absolute_cases(
+    base: Records, head: Records, looks: Sequence[tuple[int, float]], struck: Sequence[Struck] = ({}, {})
+) -> list[Case]:
+    """Seconds and joules of every cell, plain training's too, of BASE and of HEAD.
+
+    looks:  (blocks, share) of either
+    struck: cells of either whose figures a flag strikes, and why
+    """
     sides = [_costs(records, blocks) for records, (blocks, _) in zip((base, head), looks, strict=True)]
     found = []
     for key in dict.fromkeys([*sides[1], *sides[0]]):
         if any(key not in side for side in sides):
             found.append(Case("absolute", *key, missing="new" if key not in sides[0] else "gone"))
             continue
-        few = [(name, len(side[key])) for name, side in zip(("BASE", "HEAD"), sides, strict=True)
-               if len(side[key]) < stats.FEWEST_BLOCKS]  # fmt: skip
         shown = [stats.geometric_mean(side[key]) for side in sides]
-        if few:
-            name, count = few[0]
-            why = f"{name} has {count} block{'s' * (count != 1)}, and {stats.FEWEST_BLOCKS} are the least"
-            found.append(Case("absolute", *key, (shown[0], shown[1]), because=why))
+        named = list(zip(("BASE", "HEAD"), sides, struck, strict=True))
+        whys = [f"{name}: {why[key[:2]]}" for name, _, why in named if key[:2] in why]
+        few = [(name, len(side[key])) for name, side, _ in named if len(side[key]) < stats.FEWEST_BLOCKS]
+        whys += [
+            f"{name} has {n} block{'s' * (n != 1)}, and {stats.FEWEST_BLOCKS} are the least"
+            for name, n in few
+        ]
+        if whys:
+            found.append(Case("absolute", *key, (shown[0], shown[1]), because=whys[0]))
             continue
         a, b = (stats.paired(side[key], [1.0] * len(side[key]), share=share)
                 for side, (_, share) in zip(sides, looks, strict=True))  # fmt: skip
@@ -249,7 +272,9 @@ def _costs(records: Records, blocks: int) -> dict[tuple[str, str, str], list[flo
         found[workload, method, "time"] = [evidence.seconds(t) for t in used]
         joules = [evidence.metered(t.train) for t in used]
         scopes = {" + ".join(sorted({scope for _, scope in each.sensors})) for each in joules}
-        if len(scopes) == 1 and all(each.joules > 0 for each in joules):
+        if len(scopes) == len({each.channels for each in joules}) == 1 and all(
+            each.joules > 0 for each in joules
+        ):
             found[workload, method, f"energy ({scopes.pop()})"] = [each.joules for each in joules]
     return found
 

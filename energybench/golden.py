@@ -21,6 +21,7 @@ from energybench.record import Passes, RunFile, Trial, Witness, read_folder
 SCHEMA = 1
 SAME_REL = 1e-9  # floats that were summed in another order
 PARAMETERS = "parameters"
+MOST = 1e300  # a larger count is none
 Facts = dict[str, float | None]
 Source = Literal["run", "flops"]
 
@@ -112,19 +113,29 @@ def read(path: Path) -> Counts:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(Problem("E601", f"cannot read it: {error.strerror}", str(path))) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(Problem("E632", f"not JSON: {error}", str(path), wrong.hint)) from None
     try:
         if "golden" in found:
-            return _golden(found, path)
+            return _numbers(_golden(found, path))
         if "counted" in found and "cells" in found:
             if not found["counted"]:
                 hint = "energybench flops SUITE --json without --no-count"
                 raise UsageError(Problem("E632", "its cells were not counted (--no-count)", str(path), hint))
-            return of_flops(found)
+            return _numbers(of_flops(found))
     except (KeyError, TypeError, ValueError, AttributeError):
         pass
     raise UsageError(wrong)
+
+
+def _numbers(counts: Counts) -> Counts:
+    """The same, if every count is a number: an infinite one would be the same as any. Raises ValueError."""
+    for facts in counts.cells.values():
+        for name, value in facts.items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (number and abs(value) <= MOST):
+                raise ValueError(f"{name} is no count")
+    return counts
 
 
 def _golden(found: dict[str, Any], path: Path) -> Counts:

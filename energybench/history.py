@@ -172,7 +172,7 @@ def _samples(sides: Sequence[Side]) -> dict[Cell, Samples]:
     rows = [{(w.name, row.method): row for w in each.summary.workloads for row in w.rows} for each in sides]
     found = {}
     for cell in dict.fromkeys(key for each in reversed(rows) for key in each):
-        here = [row if (row := each.get(cell)) is not None and not row.struck else None for each in rows]
+        here = [row if (row := each.get(cell)) is not None and _whole(row) else None for each in rows]
         kinds = {(row.measured.quantity, row.measured.scope) for row in here if row and row.measured}
         figures = tuple(_figure(row, len(kinds) == 1) for row in here)
         first = next((figure for figure in figures if figure), None)
@@ -181,6 +181,10 @@ def _samples(sides: Sequence[Side]) -> dict[Cell, Samples]:
                           for f, each in zip(figures, sides, strict=True))  # fmt: skip
             found[cell] = Samples(words.what(first.quantity, first.scope), figures, means)
     return found
+
+
+def _whole(row: Row) -> bool:
+    return not (row.struck or row.timed_out or row.plain_timed_out)
 
 
 def _figure(row: Row | None, one: bool) -> Measured | None:

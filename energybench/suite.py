@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -334,7 +334,21 @@ def _reference_problems(tree: Node, suite: Suite | None) -> list[Problem]:
                     problems.append(Problem("E205", message, entry.find([key]).place, hint))
     if suite is not None and not problems:
         problems += unpaired(tree, suite.workloads, variants)
+    if suite is not None and not problems:
+        problems += _all_skipped(tree, suite, variants)
     return problems
+
+
+def _all_skipped(tree: Node, suite: Suite, variants: Sequence[Variant]) -> Iterator[Problem]:
+    """Requirements that would be held against no comparison, and so pass in silence."""
+    if not suite.requires:
+        return
+    pairs = [(w.name, v, suite._skipped(w, v)) for w, v in itertools.product(suite.workloads, variants)]
+    for asked, entry in zip(suite.requires, tree.items("require"), strict=True):
+        reasons = [why for workload, variant, why in pairs if asked.fits(workload, variant)]
+        if None not in reasons:
+            message = f"this requires nothing: every comparison that it fits is skipped: {reasons[0]}"
+            yield Problem("E205", message, entry.place, "take out the [[skip]], or this [[require]]")
 
 
 def schema_json() -> dict[str, Any]:

@@ -334,3 +334,6 @@ class Require(Table):
         if both:
             raise KeyedError(f"'{both[0]}' is both asked for and forbidden", "never", "keep one of the two")
         return self
+
+    def fits(self, workload: str, variant: Variant) -> bool:
+        return matches(self.workload, [workload]) and matches(self.method, [variant.label, variant.entry])

@@ -213,7 +213,17 @@ def _absolute_cases(before: Side, after: Side) -> list[Case]:
         raise CannotMeasure(Problem("E501", message, str(after.path), hint))
     looks = [(each.summary.look.blocks if each.summary.look.open else 0, each.summary.look.share)
              for each in (before, after)]  # fmt: skip
-    return gate.absolute_cases(before.records, after.records, looks)
+    struck = [_struck(each.summary) for each in (before, after)]
+    return gate.absolute_cases(before.records, after.records, looks, struck)
+
+
+def _struck(summary: Summary) -> dict[tuple[str, str], str]:
+    """Cells whose figures a flag strikes, plain training's by its workload's flags, and why."""
+    found = {(w.name, row.method): row.because for w in summary.workloads for row in w.rows if row.struck}
+    for workload in summary.workloads:
+        if why := next((flag.sentence for flag in workload.flags if flag.severity == "struck"), ""):
+            found[workload.name, "baseline"] = why
+    return found
 
 
 def _same_settings(one: Side, other: Side) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from runs_on_disk import settings, written
-from synthetic import GPU, Run
+from synthetic import GPU, Flag, Run
 
 from energybench import cli
 
@@ -369,3 +369,29 @@ def test_the_levels_and_formats_of_the_help_are_those_that_exist() -> None:
 
     assert gating.LEVELS == two_runs.LEVELS
     assert gating.FORMATS == ci_formats.FORMATS
+
+
+def test_absolute_figures_that_a_flag_strikes_cannot_be_told(typed: Any, tmp_path: Path) -> None:
+    """Another process on the card took its share of HEAD's joules: that is no cost of the method."""
+    head = make(3, time=0.8)
+    for block in range(5):
+        head.change("it", block, flags=[Flag(code="foreign_process", detail="GPU-1: process 7")])
+    written(tmp_path / "base", make(1)), written(tmp_path / "head", head)
+    found = json.loads(typed("base", "head", "--level", "absolute", "--json").out)["findings"]
+    outcomes = {each["method"]: each for each in found}
+    assert outcomes["it"]["outcome"] == "cannot tell"
+    assert "Another process" in outcomes["it"]["because"]
+    assert outcomes["baseline"]["outcome"] in ("held", "undecided")
+
+
+def test_absolute_figures_of_mixed_devices_are_never_averaged(typed: Any, tmp_path: Path) -> None:
+    """Two cards in either folder: the same two on both sides, and yet no one device to compare."""
+    for name, seed, time in (("base", 1, 0.6), ("head", 2, 0.8)):
+        run = make(seed, time=time)
+        for block in range(5):
+            for label in ("baseline", "twin", "it"):
+                run.change(label, block, device=f"GPU-{block % 2}")
+        written(tmp_path / name, run)
+    found = json.loads(typed("base", "head", "--level", "absolute", "--json").out)["findings"]
+    assert {each["outcome"] for each in found} == {"cannot tell"}
+    assert all("different devices" in each["because"] for each in found)

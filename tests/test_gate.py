@@ -269,6 +269,27 @@ def test_training_that_diverged_now_and_did_not_before_is_a_finding() -> None:
     assert "diverged" in finding.because
 
 
+@pytest.mark.parametrize("blocks", [1, 3, 5])
+def test_training_that_diverged_is_a_finding_however_many_blocks_it_took(blocks: int) -> None:
+    """With two blocks or none left there is nothing to compare, and all the more to tell."""
+    base, head = _run(1, it={"time": 0.7}), _run(2, it={"time": 0.7})
+    for block in range(blocks):
+        head.change("it", block, status="diverged", reason="NaN in epoch 1")
+    finding = _findings(base, head)["it accuracy"]
+    assert finding.outcome == "suspected"
+    assert "diverged" in finding.because
+    again = {finding.key: _findings(base, head)["it accuracy"]}
+    assert [each.outcome for each in confirmed([finding], again)] == ["regression"]
+    assert "it accuracy" not in _findings(head, head)  # it diverged before
+
+
+def test_a_side_that_ran_past_its_limit_is_told_and_not_judged_by_the_other_blocks() -> None:
+    head = _run(2, it={"time": 0.7}).change("it", 1, status="timeout", reason="past its limit of 9 s")
+    finding = _findings(_run(1, it={"time": 0.7}), head)["it"]
+    assert finding.outcome == "cannot tell"
+    assert "HEAD: the method ran past its limit" in finding.because
+
+
 def test_a_rerun_decides_only_what_was_suspected_and_in_a_family_of_its_own() -> None:
     cases = [Case("savings", "w", name, "time", change=welch(_mean([0.0, 0.001, -0.001]), _mean(values)))
              for name, values in {"bad": [0.5, 0.51, 0.49], "fine": [0.0, 0.001, -0.001]}.items()]  # fmt: skip

@@ -153,3 +153,23 @@ def test_a_file_that_holds_no_counts_is_refused_without_a_trace(tmp_path: Path, 
     with pytest.raises(UsageError) as caught:
         golden.read(tmp_path / "f.json")
     assert [problem.code for problem in caught.value.problems] == [code]
+
+
+@pytest.mark.parametrize(
+    "count", ["Infinity", "-Infinity", "NaN", "1e400", "1" + "0" * 400, '"60"', "true", "[60]"]
+)
+def test_a_golden_file_whose_count_is_no_number_is_refused(tmp_path: Path, count: str) -> None:
+    """An infinite count lies within any tolerance of every other, and would be "the same"."""
+    golden.write(tmp_path / "g.json", counts(run()))
+    text = (tmp_path / "g.json").read_text()
+    (tmp_path / "g.json").write_text(text.replace('"forwards": 60', f'"forwards": {count}', 1))
+    with pytest.raises(UsageError) as caught:
+        golden.read(tmp_path / "g.json")
+    assert caught.value.problems[0].code == "E632"
+
+
+def test_a_golden_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "g.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(UsageError) as caught:
+        golden.read(tmp_path / "g.json")
+    assert caught.value.problems[0].code == "E632"

@@ -114,6 +114,7 @@ def test_the_command_exits_1_on_a_regression_and_compares_commits_of_a_repositor
         ([tempfile.gettempdir()], 2, ["E661"]),
         ([ROOT, ROOT, "--only", "stpe"], 2, ["E662", "'step'"]),
         ([ROOT, ROOT, "--margin", "10"], 2, ["E204", "%"]),
+        ([ROOT, ROOT, "--margin", "100 %"], 2, ["E204", "99 %"]),
     ],
 )
 def test_a_mistake_is_told_with_what_to_type(

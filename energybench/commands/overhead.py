@@ -9,6 +9,8 @@ import click
 from energybench.commands.common import console, print_json
 from energybench.errors import EXIT_INCONCLUSIVE, EXIT_REGRESSION, Problem, UsageError
 
+MOST = 0.99  # as of a suite's noise
+
 
 @click.command()
 @click.argument("base")
@@ -37,6 +39,9 @@ def overhead(base: str, head: str, rounds: int, margin: str, only: tuple[str, ..
         margin_rel = parse_ratio(margin)
     except UnitError as error:
         raise UsageError(Problem("E204", f"--margin: {error}", hint=error.hint)) from None
+    if margin_rel > MOST:
+        message = f"--margin: expected at most 99 %, got {margin}: twice as slow is 50 %"
+        raise UsageError(Problem("E204", message, hint="--margin '10 %'"))
     with trees(base, head) as (ours, theirs):
         found = compare_overhead(ours, theirs, rounds=rounds, margin_rel=margin_rel, only=only, methods=methods,
                                  names=(base, head), say=lambda text: click.echo(text, err=True))  # fmt: skip

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from energybench import stats
-from energybench.record import RunFile, Trial, Witness
+from energybench.record import Reading, RunFile, Trial, Witness
 from energybench.report import evidence, words
 from energybench.report.evidence import EnergyFigure, Metered, Pair, metered
 from energybench.report.shapes import Row, Summary
@@ -188,7 +188,7 @@ def _mean(values: Sequence[float]) -> float:
 def _metered(trials: Sequence[Trial]) -> list[Metered]:
     """Each trial's joules; empty unless all have the same sensors."""
     found = [metered(trial.train) for trial in trials]
-    same = len({each.sensors for each in found}) == 1 and all(
+    same = len({each.channels for each in found}) == 1 and all(
         each.sensors and each.joules > 0 for each in found
     )
     return found if same else []
@@ -260,8 +260,16 @@ def _repaid(tuning: Span, per_run: Span) -> dict[str, Any]:
 
 def _whole(trials: Sequence[Trial]) -> float | None:
     """Joules of every metered window of every trial, failed ones too; None where nothing was measured."""
-    found = [metered(reading) for trial in trials for reading in trial.phases.values()]
+    found = [metered(reading) for trial in trials for reading in _apart(trial)]
     return math.fsum(each.joules for each in found) if any(each.sensors for each in found) else None
+
+
+def _apart(trial: Trial) -> list[Reading]:
+    """The windows of which none lies inside another: a whole command holds all but the idling around it."""
+    around = ("command", "idle_before", "idle_after")
+    return [
+        reading for name, reading in trial.phases.items() if "command" not in trial.phases or name in around
+    ]
 
 
 def _not_in_it(summary: Summary, zones: Sequence[Zone]) -> tuple[str, ...]:

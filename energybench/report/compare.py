@@ -104,6 +104,19 @@ def _phases(witness: Witness | None) -> tuple[Phase, ...]:
                  for name in names)  # fmt: skip
 
 
+def _ended(trials: Iterable[Trial]) -> dict[int, str]:
+    """Block → how its newest trial ended, of those that diverged or ran past the limit: lost by what they are."""
+    latest = {t.block: t.status for t in evidence.order(trials)}
+    return {block: status for block, status in latest.items() if status in ("diverged", "timeout")}
+
+
+def _censored(verdict: stats.Verdict, row: Row) -> stats.Verdict:
+    """A side that ran past its limit costs more than anyone knows: nothing is concluded that this could turn round."""
+    ours = row.timed_out and verdict in (*words.BETTER, *words.SAME, "quality unproven")
+    plain = row.plain_timed_out and verdict in (*words.WORSE, *words.SAME)
+    return "inconclusive" if ours or plain else verdict
+
+
 class Bench:
     """One workload's records up to a look, sorted into roles, and the comparisons between them."""
 
@@ -169,7 +182,11 @@ class Bench:
         change, quantity, scope = self.compare(found, pooled=False)
         quality, difference = _quality(found, self.accept, self.look.share)
         better = False
-        if self.look.open and difference is not None and change.n >= stats.FEWEST_BLOCKS:
+        here = [
+            flag for p in found for flag in (*flags.check_trial(p.plain), *flags.check_pair(p.ours, p.plain))
+        ]
+        sound = self.look.open and flags.worst(here) != "struck"
+        if sound and difference is not None and change.n >= stats.FEWEST_BLOCKS:
             word = stats.verdict(change, self.accept.noise, quantity, difference, self.accept.loses_at_most)
             gains = difference.lower(stats.QUALITY) > 0
             better = word in words.BETTER or (
@@ -202,7 +219,7 @@ class Bench:
             estimate_gap=accept.estimate_gap, epochs_kept=kept_epochs, epochs_control=control_epochs,
             sensor_error_rel=evidence.error_rel(found) if evidence.sensors_of(found) else None, noise=accept.noise,
         )  # fmt: skip
-        latest = {t.block: t for t in evidence.order(own)}
+        ended, plain_ended = _ended(own), _ended(self.plain)
         row = Row(
             method=label, role="method",
             stack=tuple(str(layer.get("use", "")) for layer in cell.stack) if cell else (),
@@ -211,7 +228,7 @@ class Bench:
             claim_of=claim.of if claim else None, claim_source=claim.source if claim else "",
             estimated_rel=estimated, counted_rel=counted_rel, counted_error_rel=error,
             measured=None, time=None, kept_rel=None, quality=None,
-            diverged=sum(t.status == "diverged" for t in latest.values()),
+            diverged=sum(status == "diverged" for status in ended.values()),
             struck=bool(struck) or flags.worst(here) == "struck",
             verdict="no verdict", because="", detectable_rel=None, blocks_needed=None, explanation="",
             moved=words.moved(evidence.estimates(used, witness)),
@@ -222,12 +239,17 @@ class Bench:
             seconds=evidence.figure(evidence.seconds(t) for t in used), energies=evidence.energies(used),
             command=self.command(label), unjudged=self.unjudged,
             unavailable=OUTSIDE if self.outside and estimated is counted_rel is None else "",
+            timed_out=sum(status == "timeout" for status in ended.values()),
+            plain_timed_out=sum(status == "timeout" for status in plain_ended.values()),
         )  # fmt: skip
         if found:
             row = self._judge(row, found)
+            if control and (row.struck or row.diverged or row.timed_out):
+                row = dataclasses.replace(row, control=dataclasses.replace(control, better=False))
             way = to_target(
-                found, accept.noise, struck=row.struck, share=self.look.share, waits=self._waits(row)
-            )
+                found, accept.noise, struck=row.struck, share=self.look.share, waits=self._waits(row),
+                ended=len({*ended, *plain_ended} - set(row.blocks)),
+            )  # fmt: skip
             row = dataclasses.replace(row, to_target=way)
         reasons = [flag.sentence for flag in (*struck, *row.flags) if flag.severity == "struck"]
         if not (reasons and row.verdict == "no verdict"):
@@ -252,8 +274,11 @@ class Bench:
             verdict = stats.verdict(change, noise, quantity, difference, margin)
             if row.diverged and verdict in (*words.BETTER, "quality unproven"):
                 verdict = "quality lost"  # what diverged has no quality, whatever the other blocks reached
+            verdict = _censored(verdict, row)
         needed = None
-        if verdict == "inconclusive" or (verdict == "no verdict" and not row.struck):
+        if words.past_limit(row):
+            pass  # no number of blocks tells what those cost
+        elif verdict == "inconclusive" or (verdict == "no verdict" and not row.struck):
             needed = stats.blocks_needed(change.mean, change.sd, noise, share=self.look.share)
         elif verdict == "quality unproven" and difference is not None and accept.loses_at_most is not None:
             needed = stats.quality_blocks_needed(difference, accept.loses_at_most)

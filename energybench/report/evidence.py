@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,10 @@ PREFERENCE = (
     "gpu_power_integral",
 )  # one channel per device: the second only checks it
 WHOLE = "machine"  # the scope of a meter that sees everything: what others see is in its figure
-LOWER_IS_BETTER = ("loss", "perplexity", "error", "fid", "mae", "mse", "bits_per")
+LOWER_IS_BETTER = re.compile(  # anywhere in a name; or as a word of it: docs/commands.md has the list
+    r"loss(?!less)|error|perplexity|entropy|mae|mse|fid(?!e)|bits_per"
+    r"|(?<![a-z])(ppl|nll|wer|cer|eer|bpb|bpc|bpd|kid|lpips|mape)(?![a-z])"
+)
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ class Metered:
     sensors: Sensors
     joules: float
     error_j: float  # as if every sensor erred the same way
+    channels: frozenset[tuple[str, str, str]]  # (source, scope, device) of each figure that was added
 
 
 def _channels(reading: Reading | None) -> list[Energy]:
@@ -125,6 +130,7 @@ def metered(reading: Reading | None) -> Metered:
         frozenset((energy.source, energy.scope) for energy in found),
         math.fsum(energy.energy_j or 0.0 for energy in found),
         math.fsum(energy.error_j or 0.0 for energy in found),
+        frozenset((energy.source, energy.scope, energy.device) for energy in found),
     )
 
 
@@ -147,10 +153,14 @@ def error_rel(found: Sequence[Pair]) -> float:
 
 
 def sensors_of(found: Sequence[Pair]) -> Sensors:
-    """The measured sensors that every trial of these pairs shares; empty when any differs or has none."""
+    """The measured sensors that every trial of these pairs shares; empty when any differs or has none.
+
+    Inside a pair they watched the same devices: one card of two is half the joules, and no saving.
+    """
     sums = [each for pair in found for each in pair.metered]
     sets, joules = {each.sensors for each in sums}, all(each.joules > 0 for each in sums)
-    return next(iter(sets)) if len(sets) == 1 and joules else frozenset()
+    alike = all(ours.channels == plain.channels for ours, plain in (pair.metered for pair in found))
+    return next(iter(sets)) if len(sets) == 1 and joules and alike else frozenset()
 
 
 def change(
@@ -162,7 +172,7 @@ def change(
 
 
 def higher_is_better(metric: str) -> bool:
-    return not any(word in metric.lower() for word in LOWER_IS_BETTER)
+    return LOWER_IS_BETTER.search(metric.lower()) is None
 
 
 def figure(values: Iterable[float | None]) -> Figure | None:

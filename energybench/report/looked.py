@@ -53,7 +53,7 @@ def _open(row: Row) -> bool:
         return row.quality is not None and row.quality.limit is not None and row.quality.bound is not None
     if row.verdict == "no verdict":
         return not row.struck and 0 < row.n < stats.FEWEST_BLOCKS
-    return row.verdict == "inconclusive"
+    return row.verdict == "inconclusive" and not (row.timed_out or row.plain_timed_out)
 
 
 def added_blocks(run: RunFile, trials: Sequence[Trial]) -> int:

@@ -85,7 +85,8 @@ def _method(label: str, benches: Sequence[Bench], workloads: Sequence[Workload])
 
 
 def _counts(row: Row) -> bool:
-    return row.measured is not None and not row.struck and not row.diverged
+    whole = not (row.diverged or row.timed_out or row.plain_timed_out)
+    return row.measured is not None and not row.struck and whole
 
 
 def _within(quality: Quality) -> bool:
@@ -121,7 +122,8 @@ def _cells(found: Overall) -> list[str]:
 
 
 def _left_out(summary: Summary) -> list[str]:
-    return [f"{each.method}: without {', '.join(each.left_out)}, where the comparison is struck, diverged or missing."
+    why = "where the comparison is struck, diverged, past its limit or missing"
+    return [f"{each.method}: without {', '.join(each.left_out)}, {why}."
             for each in summary.overall if each.left_out]  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def _one(asked: Mapping[str, Any], workload: str, row: Row, look: Look) -> list[
     for key in ("verdict", "never"):
         if chosen := asked.get(key):
             asks = f"{'one of' if key == 'verdict' else 'never'}: {', '.join(chosen)}"
-            outcome, because = _word(row, key, chosen)
+            outcome, because = _word(row, look, key, chosen)
             found.append(
                 Required(workload, row.method, asks, outcome, because, None, *_figures(row.measured, look))
             )
@@ -84,13 +84,17 @@ def _saving(workload: str, row: Row, look: Look, least: float, of: str | None) -
 
 
 def _enough(row: Row, look: Look, least: float, low: float | None, high: float | None) -> tuple[Outcome, str]:
-    if row.struck or not look.open or low is None or high is None:
+    if row.struck or not look.open:
         return "undecided", row.because
-    if high < least - ROUNDING:
-        return "not met", f"at most {words.percent(high)} is saved, at 99 %"
     quality, told = _quality(row)
+    if low is None or high is None:  # what diverged is lost, however few blocks are left
+        return ("not met", f"quality lost: {told}") if row.diverged else ("undecided", row.because)
+    if high < least - ROUNDING and not row.plain_timed_out:
+        return "not met", f"at most {words.percent(high)} is saved, at 99 %"
     if quality == "lost":
         return "not met", f"quality lost: {told}"
+    if past_limit := words.past_limit(row):
+        return "undecided", past_limit
     if low < least - ROUNDING:
         return "undecided", f"between {words.percent(low)} and {words.percent(high)}, each bound at 99 %"
     if quality == "unproven":
@@ -103,6 +107,8 @@ def _quality(row: Row) -> tuple[Literal["kept", "lost", "unproven"], str]:
     found = row.quality
     if row.diverged:
         return "lost", f"training diverged in {words.blocks(row.diverged)}"
+    if row.unjudged:
+        return "kept", ""
     if found is None or found.limit is None or found.bound is None or found.n < row.n:
         return "unproven", "no quality figure in every block, or no margin in the suite"
     sign = 1 if evidence.higher_is_better(found.metric) else -1
@@ -115,8 +121,13 @@ def _quality(row: Row) -> tuple[Literal["kept", "lost", "unproven"], str]:
     return "kept", ""
 
 
-def _word(row: Row, key: str, chosen: Sequence[str]) -> tuple[Outcome, str]:
+def _word(row: Row, look: Look, key: str, chosen: Sequence[str]) -> tuple[Outcome, str]:
     because = f"the verdict is {row.verdict}"
+    if row.diverged and row.verdict == "no verdict" and look.open and not row.struck:
+        if key == "never" and "quality lost" in chosen:
+            return "not met", f"quality lost: {_quality(row)[1]}"
+        if key == "verdict" and words.BETTER.issuperset(chosen):  # which no block can bring back
+            return "not met", f"{because}: {row.because}"
     if (row.verdict in chosen) == (key == "verdict"):
         if key == "never" and row.verdict == "no verdict":
             return "undecided", f"{because}: {row.because}"

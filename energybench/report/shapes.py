@@ -192,6 +192,8 @@ class Row:
     command: str = ""  # what ran instead of our loop
     unavailable: str = ""  # why there is neither an estimate nor a count
     unjudged: bool = False  # the suite says that there is no quality to lose
+    timed_out: int = 0  # blocks whose newest trial ran past the suite's limit, and what it costs is not known
+    plain_timed_out: int = 0  # the same of plain training
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,7 @@ def _checks(
             all_raised += raised(
                 flags.check_trial(trial), f"{trial.workload}: {trial.method}, block {trial.block}"
             )
+    all_raised += _beside(trials, {flag.code for flag in all_raised})
     counted = any(witness.status == "ok" for witness in witnesses)
     windows = [trial.train for trial in trials if trial.train is not None]
     measured = {
@@ -189,6 +190,16 @@ def _checks(
             result: Result = "clear" if possible.get(kind.code, bool(trials)) else "not checked"
             found.append(Check(kind.code, "this run", result, kind.severity, kind.sentence, ""))
     return tuple(found)
+
+
+def _beside(trials: Sequence[Trial], told: set[str]) -> list[Raised]:
+    """What only twins and controls raised: no row carries their flags, and a check that one raised is not clear."""
+    found: dict[tuple[str, str], Raised] = {}
+    for trial in trials:
+        if trial.role in ("twin", "control"):
+            for flag in raised(flags.check_trial(trial), f"{trial.workload}: {trial.method}"):
+                found.setdefault((flag.code, flag.where), flag)
+    return [flag for flag in found.values() if flag.code not in told]
 
 
 def _aa(workload: Workload) -> Check:

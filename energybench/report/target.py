@@ -16,16 +16,27 @@ from energybench.report.shapes import Measured, ToTarget, Way
 
 
 def to_target(
-    found: Sequence[Pair], noise: float, *, struck: bool = False, share: float = 1.0, waits: str = ""
+    found: Sequence[Pair],
+    noise: float,
+    *,
+    struck: bool = False,
+    share: float = 1.0,
+    waits: str = "",
+    ended: int = 0,
 ) -> ToTarget | None:
-    """None for a workload without a target. `struck`: a flag forbids a verdict; `waits`: why there is none yet."""
+    """None for a workload without a target.
+
+    struck: a flag forbids a verdict
+    waits:  why there is none yet
+    ended:  blocks without a pair because a side diverged or ran past its limit: it never reached the target there
+    """
     target = next((p.plain.target for p in found if p.plain.target is not None), None)
     if target is None:
         return None
     n, ours, plain = len(found), _way([p.ours for p in found]), _way([p.plain for p in found])
     steps = cost = None
     verdict: stats.Verdict = "no verdict"
-    if ours.reached == plain.reached == n:
+    if ours.reached == plain.reached == n and not ended:
         steps, cost = _steps(found, share), _cost(found, share)
     if ours.reached == 0 and not struck and not waits:
         verdict = "not reached"
@@ -40,6 +51,8 @@ def to_target(
         because = waits
     elif ours.reached < n or plain.reached < n:
         because = words.missed(ours.reached, plain.reached, n)
+    elif ended:
+        because = words.ended(ended, n)
     elif verdict == "no verdict":
         because = f"{words.blocks(n)}, and {stats.FEWEST_BLOCKS} are the least"
     elif verdict == "inconclusive" and cost is not None:
@@ -79,7 +92,8 @@ def _cost(found: Sequence[Pair], share: float) -> tuple[stats.Paired, Measured] 
     both = _both(found)
     sums = [_metered(target) for pair in both for target in pair]
     sensors = sums[0].sensors
-    if sensors and all(each.sensors == sensors and each.joules > 0 for each in sums):
+    alike = all(_metered(ours).channels == _metered(plain).channels for ours, plain in both)
+    if sensors and alike and all(each.sensors == sensors and each.joules > 0 for each in sums):
         ours, plain = ([_metered(pair[side]).joules for pair in both] for side in (0, 1))
         change = stats.paired(ours, plain, share=share)
         return change, Measured.of(change, "energy", " + ".join(sorted({scope for _, scope in sensors})))

@@ -27,6 +27,7 @@ NOTHING = "–"
 clean = inert
 BETTER = frozenset({"saves", "faster"})
 WORSE = frozenset({"costs more", "slower"})
+SAME = frozenset({"no saving", "no difference"})
 
 
 def plain(text: str) -> str:
@@ -243,6 +244,13 @@ def missed(ours: int, plain: int, n: int) -> str:
     return f"{' and '.join(sides)}, so the saving is not known"
 
 
+def ended(lost: int, n: int) -> str:
+    """Training that ended before it could arrive, in blocks beside the n that have a pair."""
+    return (
+        f"training diverged or ran past its limit in {lost} of {blocks(n + lost)}, so the saving is not known"
+    )
+
+
 def would_decide(needed: int | None) -> str:
     if needed is None:
         return "no number of blocks up to 10 000 would decide"
@@ -257,17 +265,26 @@ def against_control(control: Control, metric: str) -> str:
     return f"Against plain training for the kept epochs: {change}{gain}; {judged} training less."
 
 
+def past_limit(row: Row) -> str:
+    """Which side was ended at the suite's limit; empty where none was."""
+    counts = (("the method", row.timed_out), ("plain training", row.plain_timed_out))
+    sides = [f"{who} ran past its limit in {blocks(count)}" for who, count in counts if count]
+    return f"{' and '.join(sides)}, so what it costs there is not known" if sides else ""
+
+
 def because(row: Row, noise: float) -> str:
     """Why the verdict is this one, and what would change it."""
     quality, more = row.quality, would_decide(row.blocks_needed)
     match row.verdict:
         case "inconclusive":
-            return more
+            return past_limit(row) or more
         case "no saving" | "no difference":
             return f"the whole interval lies within ±{percent(noise)}"
         case "no verdict" if row.n < stats.FEWEST_BLOCKS:
             if row.diverged:
                 return f"training diverged in {blocks(row.diverged)}"
+            if row.timed_out or row.plain_timed_out:
+                return past_limit(row)
             return f"{blocks(row.n)}, and {stats.FEWEST_BLOCKS} are the least"
         case "quality lost" if row.diverged:
             return f"training diverged in {blocks(row.diverged)}"

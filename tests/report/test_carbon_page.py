@@ -256,6 +256,18 @@ def test_the_whole_benchmark_adds_every_window_of_every_trial() -> None:
     assert of(run).whole_j == pytest.approx(blocks * 2 * JOULES + (blocks - 1) * JOULES / 2 + 10.0)
 
 
+def test_windows_inside_a_command_are_not_added_to_the_whole_command_again() -> None:
+    """A command is metered whole, its training window lies inside; a command without windows is its own training."""
+    run = half()
+
+    def seen(joules: float) -> Reading:
+        return Reading(wall_s=9, energy=run.energies(joules))
+
+    run.change("half", 0, phases={"train": seen(50.0), "command": seen(50.0), "idle_before": seen(3.0)})
+    run.change("half", 1, phases={"train": seen(30.0), "evaluate": seen(5.0), "command": seen(40.0)})
+    assert of(run).whole_j == pytest.approx(5 * 2 * JOULES + 3 * JOULES / 2 + 53.0 + 40.0)
+
+
 # ── pages ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

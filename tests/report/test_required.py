@@ -80,6 +80,21 @@ def test_mistakes_in_a_requirement_are_told_with_their_line_and_what_to_type(
     assert hint in problem.hint
 
 
+def test_a_requirement_of_which_every_comparison_is_skipped_is_told_before_anything_runs(
+    tmp_path: Path,
+) -> None:
+    """Held against nothing it would pass in silence."""
+    skips = '\n[[skip]]\nmethod = "gradsamp*"\nbecause = "not now"\n'
+    with pytest.raises(SuiteError) as caught:
+        suite(tmp_path, skips + '\n[[require]]\nmethod = "gradsamp*"\nsaves_at_least = "5 %"\n')
+    (problem,) = caught.value.problems
+    assert problem.code == "E205"
+    assert "s.toml:18:" in problem.where
+    assert "skipped" in problem.message
+    some = skips.replace("gradsamp*", "gradsamp[skip=every:2]")
+    suite(tmp_path, some + '\n[[require]]\nmethod = "gradsamp*"\nsaves_at_least = "5 %"\n')
+
+
 def test_the_schema_for_editors_knows_it_and_every_word_of_a_verdict_on_a_row() -> None:
     table = schema_json()["$defs"]["Require"]["properties"]
     assert {"workload", "method", "saves_at_least", "of", "verdict", "never"} == set(table)
@@ -198,6 +213,41 @@ def test_a_struck_comparison_proves_nothing_however_much_it_saves() -> None:
     run = Run(blocks=5, noise=0.001).method("it", time=0.5)
     run.truths[1] = type(run.truths[1])("twin", "twin", time=1.3)
     assert one(run, saves_at_least=0.1).outcome == "undecided"
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 5])
+def test_training_that_diverged_meets_no_requirement_however_few_blocks_are_left(blocks: int) -> None:
+    run = Run(blocks=5, noise=0.005).method("it", time=0.5)
+    for block in range(blocks):
+        run.change("it", block, status="diverged", reason="NaN in epoch 1")
+    for asked in ({"saves_at_least": 0.1}, {"never": ["quality lost"]}, {"verdict": ["faster"]}):
+        found = one(run, **asked)
+        assert found.outcome == "not met", asked
+        assert "diverged" in found.because or "quality lost" in found.because
+    assert one(run, never=["slower"]).outcome in ("met", "undecided")
+
+
+def test_a_side_that_ran_past_its_limit_neither_meets_nor_misses_what_the_other_blocks_say() -> None:
+    for label, asked in (("it", 0.1), ("baseline", 0.7)):
+        run = (
+            Run(blocks=5, noise=0.005).method("it", time=0.5).change(label, 2, status="timeout", reason="9 s")
+        )
+        found = one(run, saves_at_least=asked)
+        assert found.outcome == "undecided"
+        assert "past its limit" in found.because
+    slow = Run(blocks=5, noise=0.005).method("it", time=0.95).change("it", 2, status="timeout", reason="9 s")
+    assert one(slow, saves_at_least=0.1).outcome == "not met"  # it saves less still
+
+
+def test_where_the_suite_says_that_no_quality_can_be_lost_a_saving_is_enough() -> None:
+    """As its verdict has it, which is "faster"."""
+    run = Run(blocks=5, noise=0.005, seed=3).method("it", time=0.5)
+    meta, trials, witnesses = asking(run, {"saves_at_least": 0.1})
+    unjudged = {"workload": [{"name": run.workload, "quality": {"from": "none"}}]}
+    meta = meta.model_copy(update={"resolved": meta.resolved | unjudged})
+    found = summarise(meta, trials, witnesses)
+    assert found.workloads[0].rows[0].verdict == "faster"
+    assert [each.outcome for each in found.required] == ["met"]
 
 
 def test_patterns_choose_methods_with_their_sweeps_and_workloads() -> None:

@@ -161,6 +161,26 @@ def test_another_scope_is_another_quantity() -> None:
     assert found.measured.quantity == "time"
 
 
+@pytest.mark.parametrize("blind", ["half", "baseline"])
+def test_a_side_that_saw_fewer_cards_is_not_held_against_one_that_saw_all(blind: str) -> None:
+    """Of two cards, or two packages' memories, one gave no figure on one side: half the joules, and nothing saved."""
+
+    def seen(label: str, block: int) -> list[Energy]:
+        found = [
+            Energy(source="rapl", scope="dram", device=f"package-{n}/dram", energy_j=50.0) for n in (0, 1)
+        ]
+        return found[:1] if (label, block) == (blind, 1) else found
+
+    run = Run(sensors=()).method("half", time=1.0)
+    for label in ("half", "baseline"):
+        for block in range(3):
+            window = Reading(wall_s=10.0, energy=seen(label, block))
+            run.change(label, block, phases={"train": window})
+    found = summarise(*run.records()).workloads[0].rows[0]
+    assert found.measured is not None
+    assert found.measured.quantity == "time"
+
+
 def test_two_channels_of_one_device_are_not_added() -> None:
     run = Run(sensors=(GPU, ("gpu_power_integral", "gpu"))).method("half", energy=0.7)
     meta, trials, witnesses = run.records()
@@ -236,6 +256,15 @@ def test_the_order_of_the_records_does_not_matter() -> None:
     expected = to_json(summarise(meta, trials, witnesses))
     random.Random(0).shuffle(trials)
     assert to_json(summarise(meta, trials, witnesses[::-1])) == expected
+
+
+@pytest.mark.parametrize("label", ["twin", "half@control"])
+def test_no_check_is_clear_that_a_twin_or_a_control_raised(label: str) -> None:
+    run = Run().method("half", time=0.8, epochs=5).control("half", time=0.9, epochs=5)
+    run.change(label, 1, flags=[Flag(code="foreign_process", detail="GPU-1: process 7")])
+    (found,) = [check for check in summarise(*run.records()).checks if check.code == "foreign_process"]
+    assert (found.result, found.where) == ("raised", f"cnn-digits: {label}")
+    assert found.detail == "GPU-1: process 7"
 
 
 def test_a_failed_trial_is_set_aside_and_named_with_its_reason() -> None:

@@ -103,6 +103,21 @@ def test_a_block_that_a_side_never_reached_leaves_no_saving_and_no_verdict_for_e
         )
 
 
+@pytest.mark.parametrize("status", ["diverged", "timeout"])
+@pytest.mark.parametrize("side", ["quick", "baseline"])
+def test_a_block_that_diverged_or_ran_past_its_limit_never_reached_it_either(status: str, side: str) -> None:
+    """Such a block has no pair, and is no less lost for that."""
+    run = run_of(*[(reached(1.0), reached(10.0))] * 5)
+    for block in (0, 3):
+        run.change(side, block, status=status, reason="nan", target=None)
+    found = row(run).to_target
+    assert found is not None
+    assert found.verdict == "inconclusive"
+    assert found.cost is found.steps is None
+    assert "2 of 5" in words.plain(found.because)
+    assert "not known" in found.because
+
+
 def test_what_never_arrives_is_reported_as_such() -> None:
     found = way(*[(reached(NEVER), reached(10.0))] * 3)
     assert found.verdict == "not reached"

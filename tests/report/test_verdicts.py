@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from synthetic import Run, Truth
 
-from energybench.record import Passes
+from energybench.record import Flag, Passes
+from energybench.report import words
 from energybench.report.shapes import Row, Summary, Workload
 from energybench.report.summary import summarise
 
@@ -101,6 +102,30 @@ def test_a_method_that_diverges_in_a_block_has_lost_its_quality() -> None:
     assert "diverged in 1" in found.because.replace("\u00a0", " ")
 
 
+def past_its_limit(label: str, blocks: int, **truth: float) -> Row:
+    run = Run(blocks=5, noise=0.002, seed=1).method("it", **truth)
+    for block in range(blocks):
+        run.change(label, block, status="timeout", reason="it ran past its limit of 9 s")
+    return row(run, "it")
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_side_that_ran_past_its_limit_never_turns_into_a_saving_of_the_other_blocks(blocks: int) -> None:
+    """It took longer there than anyone knows: whoever drops those blocks keeps the lucky ones."""
+    found = past_its_limit("it", blocks, time=0.5)
+    assert (found.n, found.verdict) == (5 - blocks, "inconclusive")
+    assert f"the method ran past its limit in {blocks}" in words.plain(found.because)
+    assert found.blocks_needed is None
+    assert past_its_limit("it", blocks, time=1.0).verdict == "inconclusive"  # not "no difference" either
+    assert past_its_limit("it", blocks, time=1.5).verdict == "slower"  # and those blocks were slower still
+
+
+def test_plain_training_that_ran_past_its_limit_makes_no_method_slow() -> None:
+    assert past_its_limit("baseline", 2, time=1.5).verdict == "inconclusive"
+    assert past_its_limit("baseline", 2, time=1.0).verdict == "inconclusive"
+    assert past_its_limit("baseline", 2, time=0.5).verdict == "faster"
+
+
 def test_a_suite_without_a_quality_margin_proves_no_saving() -> None:
     assert row(half(accept={"noise": 0.01})).verdict == "quality unproven"
 
@@ -119,6 +144,28 @@ def test_lower_is_better_for_a_loss() -> None:
     assert found.quality is not None
     assert (found.quality.change, found.quality.limit) == (pytest.approx(0.2), pytest.approx(0.1))
     assert not found.quality.fraction
+
+
+@pytest.mark.parametrize(
+    "metric", ["ppl", "test/wer", "val_nll", "bpc", "cross_entropy", "eval_loss", "RMSE", "fid50k"]
+)
+def test_what_is_better_when_lower_is_no_gain_when_it_doubles(metric: str) -> None:
+    accept = {"quality": {"metric": metric, "loses_at_most": 0.1}, "noise": 0.01}
+    run = half(accept=accept)
+    for block in range(3):
+        run.change("baseline", block, quality={metric: 4.0}).change("half", block, quality={metric: 8.0})
+    assert row(run).verdict == "quality lost"
+
+
+@pytest.mark.parametrize(
+    "metric", ["fidelity", "confidence", "lossless_rate", "answer_rate", "bleu", "certainty"]
+)
+def test_what_is_better_when_higher_is_lost_when_it_halves(metric: str) -> None:
+    accept = {"quality": {"metric": metric, "loses_at_most": 0.1}, "noise": 0.01}
+    run = half(accept=accept)
+    for block in range(3):
+        run.change("baseline", block, quality={metric: 0.8}).change("half", block, quality={metric: 0.4})
+    assert row(run).verdict == "quality lost"
 
 
 def test_an_inconclusive_row_says_how_many_blocks_would_decide() -> None:
@@ -149,6 +196,30 @@ def test_a_method_that_beats_its_control_in_quality_at_no_cost_is_better_than_tr
     assert found.control is not None
     assert found.control.better
     assert "not proven better" not in of(run).headline
+
+
+def beating_its_control() -> Run:
+    return Run(blocks=4).method("skip", time=0.6, epochs=5).control("skip", time=0.8, epochs=5)
+
+
+@pytest.mark.parametrize(
+    ("label", "change"),
+    [
+        ("skip", {"flags": [Flag(code="foreign_process", detail="GPU-1: process 7")]}),
+        ("skip@control", {"flags": [Flag(code="foreign_process", detail="GPU-1: process 7")]}),
+        ("skip", {"status": "diverged", "reason": "nan"}),
+        ("skip", {"status": "timeout", "reason": "9 s"}),
+    ],
+)
+def test_nothing_is_better_than_training_less_by_figures_that_give_no_verdict(
+    label: str, change: dict[str, Any]
+) -> None:
+    fine = row(beating_its_control(), "skip").control
+    assert fine is not None
+    assert fine.better
+    found = row(beating_its_control().change(label, 1, **change), "skip").control
+    assert found is not None
+    assert not found.better
 
 
 def test_a_control_of_another_budget_is_marked() -> None:
