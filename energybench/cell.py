@@ -307,7 +307,8 @@ class _Goal:
                 update={"epoch": run.epoch_number, "steps": run.tally.steps,
                         "wall_s": reading.wall_s, "energy": reading.energy}
             )  # fmt: skip
-        self._window.start()
+        if run.epoch_number < run.epochs:  # a last piece without a step would be too short for any sensor
+            self._window.start()
 
 
 def device_name(device: torch.device) -> str:

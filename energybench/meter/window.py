@@ -44,6 +44,9 @@ class Window:
         return sum(piece.wall_s for piece in self._pieces) + open_ns / 1e9
 
     def stop(self) -> None:
+        """End the open piece; between two, when a pause is cut short by an error say, there is nothing to end."""
+        if not self._piece_ns:
+            return
         self._synchronise()
         self._piece_ns = 0
         self._pieces.append(together([meter.stop() for meter in reversed(self._meters)]))

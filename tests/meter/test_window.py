@@ -136,6 +136,21 @@ def test_time_between_the_pieces_is_not_billed() -> None:
     assert reading.pieces == 2
 
 
+def test_a_window_that_is_already_closed_is_not_billed_again() -> None:
+    """As when the evaluation that paused it fails, and whoever cleans up closes it once more."""
+    meter = Scripted([gpu(10.0)], [gpu(10.0)])
+    window = Window([meter], lambda: None)
+    window.stop()
+    window.start()
+    window.stop()
+    before = window.reading()
+    time.sleep(0.05)
+    window.stop()
+    assert window.reading() == before
+    assert (before.pieces, before.energy[0].energy_j) == (1, 10.0)
+    assert meter.calls == ["start", "stop"]
+
+
 def test_two_adjacent_readings_add_up_to_one() -> None:
     sampler = Sampler(period_s=0.1, samples=10, missed=1, largest_gap_s=0.2, cpu_s=0.01)
     first = Reading(wall_s=1.0, cpu_s=2.0, steal_s=0.0, energy=[gpu(10.0)], sampler=sampler,
