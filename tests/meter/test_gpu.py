@@ -19,7 +19,7 @@ from energybench.meter.counter import SensorError, infer_tick
 from energybench.meter.gpu import GpuMeter
 from energybench.meter.nvml import open_gpus
 from energybench.meter.unavailable import Unavailable
-from energybench.meter.window import in_turn
+from energybench.meter.window import in_turn, refuse_short
 from energybench.record import Energy, Reading
 
 OTHER = "GPU-00000000-0000-0000-0000-000000000002"
@@ -169,6 +169,42 @@ def test_adjacent_windows_add_up_to_one(fake_nvml_library: Path, cuts: list[floa
         (counter, integral) = in_turn(pieces).energy
     assert counter.energy_j == pytest.approx(power * sum(cuts), abs=counter.error_j)
     assert integral.energy_j == pytest.approx(power * sum(cuts), rel=1e-3)
+
+
+@many
+@given(phase=st.floats(0, 0.099), last_s=st.floats(1e-5, 0.15), idle_w=st.floats(40, 290))
+def test_a_last_piece_shorter_than_a_tick_costs_neither_the_figure_nor_its_error(
+    fake_nvml_library: Path, phase: float, last_s: float, idle_w: float
+) -> None:
+    """As when an evaluation that stands apart is the last thing in a training."""
+    with FakeDriver(fake_nvml_library, [FakeGpu(power=300.0, phase_s=phase)], call_s=50e-6) as driver:
+        meter = GpuMeter(open_gpus(), driver.time)
+        pieces, true_j = [], 0.0
+        for seconds in (30.0, last_s):
+            reading, start_s, end_s = measure(driver, seconds, meter)
+            pieces.append(reading)
+            true_j += driver.energy_j(0, start_s, end_s)
+    counter = channel(refuse_short(in_turn(pieces)), "gpu_counter")
+    assert counter.energy_j is not None, counter.reason
+    assert counter.error_j is not None
+    assert abs(counter.energy_j - true_j) <= counter.error_j
+    assert (
+        counter.error_j <= 2 * 0.1 * 300
+    )  # a tick of the load for each end of two pieces: nobody knows the tail
+
+
+def test_a_window_shorter_than_a_tick_alone_has_no_figure_and_its_sensor_was_not_lost(
+    fake_driver: Plug,
+) -> None:
+    driver = fake_driver(FakeGpu(power=300.0), call_s=50e-6)
+    meter = GpuMeter(open_gpus(), driver.time)
+    pieces = [measure(driver, 1e-5, meter)[0] for _ in range(6)]
+    assert any(e.energy_j is None for piece in pieces for e in piece.energy)  # else this says nothing
+    for reading in (*pieces, in_turn(pieces)):
+        counter = refuse_short(reading).energy[0]
+        assert (counter.source, counter.energy_j) == ("unavailable", None)
+        assert counter.reason is not None
+        assert "shorter than" in counter.reason
 
 
 @pytest.mark.parametrize("period_s", [0.02, 0.05, 0.1, 0.25])
