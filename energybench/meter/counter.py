@@ -153,19 +153,24 @@ class Counters:
 
     def stop(self, end_ns: int) -> dict[str, Counted]:
         """end_ns: when the window ended, just now."""
+        seen = dict(self._seen)  # before the edges to come, for the background goes on looking
         after = Watch(
             {device: read for device, read in self._reads.items() if device not in self._lost}, self._time
         )
         after.until(lambda _: all(len(after.edges[d]) >= 3 for d in after.alive))
         self._lost |= after.lost
-        return {device: self._counted(device, after.edges.get(device, []), end_ns) for device in self._reads}
+        return {
+            device: self._counted(device, after.edges.get(device, []), end_ns, seen.get(device))
+            for device in self._reads
+        }
 
-    def _counted(self, device: str, after: list[Edge], end_ns: int) -> Counted:
+    def _counted(self, device: str, after: list[Edge], end_ns: int, seen_j: float | None) -> Counted:
+        """seen_j: what the last look inside the window saw."""
         if device in self._lost:
             return Counted(reason=self._lost[device])
         start, end = self._before.edges[device][-1], after[0]
         raw = end.joules - start.joules
-        if raw < 0 or start.joules > self._seen.get(device, start.joules):
+        if not start.joules <= (start.joules if seen_j is None else seen_j) <= end.joules:
             return Counted(reason="the counter was reset")
         seconds = (end_ns - self._start_ns) / 1e9
         head_s = max(0, self._start_ns - start.time_ns) / 1e9

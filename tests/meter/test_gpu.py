@@ -291,6 +291,21 @@ def test_a_counter_that_was_reset_is_null_however_far_it_has_come_since(
     assert channel(reading, "gpu_power_integral").energy_j == pytest.approx(9000, rel=1e-3)
 
 
+@pytest.mark.parametrize("end_s", [10.5, 10.68, 10.82, 11.08])
+def test_a_counter_that_was_reset_between_the_last_look_and_the_end_is_null_too(
+    fake_driver: Plug, end_s: float
+) -> None:
+    """Its window began soon after another reset, so that the last count is above the first."""
+    gpu = FakeGpu(power=300.0, tick_s=0.02, reset=[0.3, end_s - 0.15])
+    driver = fake_driver(gpu, call_s=50e-6)
+    driver.time.sleep(0.35)
+    meter = GpuMeter(open_gpus(), driver.time)
+    meter.start()
+    driver.time.sleep(end_s - driver.time.now_ns() / 1e9)
+    found = channel(meter.stop(), "gpu_counter")
+    assert (found.energy_j, found.reason) == (None, "the counter was reset")
+
+
 def test_a_counter_that_wraps_is_null_and_not_negative(fake_driver: Plug) -> None:
     reading, _, _ = measure(fake_driver(FakeGpu(power=300.0, wrap_mj=1_000_000)), 10.0)
     assert channel(reading, "gpu_counter").energy_j is None
@@ -336,6 +351,22 @@ def test_what_power_means_is_in_the_record(
     found = channel(reading, "gpu_power_integral")
     assert (found.detail["field"], found.detail["scope"]) == (field, 0)
     assert found.energy_j == pytest.approx(3000, rel=1e-3)
+
+
+@pytest.mark.parametrize("rise_s", [1.5, 3.0, 5.0])
+@pytest.mark.parametrize("powers", [(100.0, 400.0), (400.0, 100.0)])
+def test_a_power_that_may_be_the_mean_of_a_second_has_that_in_its_error(
+    fake_driver: Plug, rise_s: float, powers: tuple[float, float]
+) -> None:
+    """nvmlDeviceGetPowerUsage does not say what it is; from Ampere on it lags by half of a second."""
+    old = [("186", 3), ("185", 3), ("nvmlDeviceGetTotalEnergyConsumption", 3)]
+    driver = fake_driver(FakeGpu(power=[(0.0, powers[0]), (rise_s, powers[1])], errors=old))
+    reading, start_s, end_s = measure(driver, 6.0)
+    found = channel(reading, "gpu_power_integral")
+    assert (found.detail["field"], found.detail["averaging_s"]) == ("nvmlDeviceGetPowerUsage", None)
+    assert found.energy_j is not None
+    assert found.error_j is not None
+    assert abs(found.energy_j - driver.energy_j(0, start_s, end_s)) <= found.error_j
 
 
 def test_a_card_that_answers_nothing_of_energy_is_unavailable_twice(fake_driver: Plug) -> None:
