@@ -12,6 +12,7 @@ from energybench.record import Card, Energy, Reading, Sampler
 
 LOST = "the sensor was lost during the window"
 AMOUNTS = frozenset({"wraps", "average_field_j"})  # details that add up from piece to piece
+AT_ONCE_S = 0.01  # what the meters of a window may take to start and to stop before it enters an error
 FEWEST_TICKS = 10  # under these a counter's ends weigh too much for any figure
 
 
@@ -28,14 +29,17 @@ class Window:
         self, meters: Sequence[Meter], synchronise: Callable[[], None], clock: Meter | None = None
     ) -> None:
         self._meters, self._synchronise = [*meters, clock or Clock()], synchronise
+        self._began_ns: list[int] = []  # when each meter had started
         self._pieces: list[Reading] = []
         self.start_ns = 0  # of the first piece
         self._piece_ns = 0  # start of the open piece; 0 between two
 
     def start(self) -> None:
         self._synchronise()
+        self._began_ns = []
         for meter in self._meters:
             meter.start()
+            self._began_ns.append(REAL_TIME.now_ns())
         self._piece_ns = REAL_TIME.now_ns()
         self.start_ns = self.start_ns or self._piece_ns
 
@@ -50,7 +54,13 @@ class Window:
             return
         self._synchronise()
         self._piece_ns = 0
-        self._pieces.append(together([meter.stop() for meter in reversed(self._meters)]))
+        readings: list[Reading] = []
+        for meter, began_ns in zip(reversed(self._meters), reversed(self._began_ns), strict=True):
+            own_s = (REAL_TIME.now_ns() - began_ns) / 1e9
+            reading = meter.stop()
+            window_s = readings[0].wall_s if readings else own_s  # the clock's, which is innermost
+            readings.append(_waited(reading, own_s, window_s))
+        self._pieces.append(together(readings))
 
     def reading(self) -> Reading:
         """All pieces so far. A window that was never opened lasted no time and saw no energy."""
@@ -90,6 +100,16 @@ def _unless_short(energy: Energy, piece_s: float) -> Energy:
     return energy.model_copy(
         update={"source": "unavailable", "energy_j": None, "error_j": None, "reason": reason}
     )
+
+
+def _waited(reading: Reading, own_s: float, window_s: float) -> Reading:
+    """A meter saw also what its neighbours took to start and to stop: that share of its figure goes into its error."""
+    if own_s - window_s < AT_ONCE_S:
+        return reading
+    share = (own_s - window_s) / own_s
+    energy = [e if e.energy_j is None else e.model_copy(update={"error_j": (e.error_j or 0.0) + share * e.energy_j})
+              for e in reading.energy]  # fmt: skip
+    return reading.model_copy(update={"energy": energy})
 
 
 def together(readings: Sequence[Reading]) -> Reading:
