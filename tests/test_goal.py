@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from energybench.cell import _Goal
+from energybench import used
+from energybench.cell import _Goal, with_every_card
 from energybench.meter.window import Window
 from energybench.phases import Phases
 from energybench.record import Energy, Reading
+from energybench.report.evidence import metered
 
 
 class Counted:
@@ -65,3 +67,20 @@ def test_there_are_as_many_pieces_as_stretches_of_training(
 def test_an_evaluation_that_fails_is_not_billed_as_training() -> None:
     reading, _ = train([0.5, 0.6, 0.7], 0.9, fails_at=2)
     assert (reading.pieces, reading.energy[0].energy_j) == (2, 20.0)
+
+
+def test_a_card_that_a_trial_used_and_nobody_metered_leaves_no_sum_of_cards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A method that moves a part of the model to a second card does not save what the first one no longer draws."""
+    card = Energy(source="gpu_counter", scope="gpu", device="GPU-1", energy_j=100.0, error_j=1.0)
+    package = Energy(source="rapl", scope="cpu", device="package-0", energy_j=10.0, error_j=0.1)
+    reading = Reading(wall_s=10.0, energy=[card, package])
+    monkeypatch.setattr(used, "uuids", lambda: {"GPU-1"})
+    assert with_every_card(reading) == reading
+    monkeypatch.setattr(used, "uuids", lambda: {"GPU-1", "GPU-2"})
+    told = with_every_card(reading)
+    assert (told.energy[-1].device, told.energy[-1].energy_j) == ("GPU-2", None)
+    assert metered(told).sensors == {("rapl", "cpu")}
+    no_cards = Reading(wall_s=10.0, energy=[package])
+    assert with_every_card(no_cards) == no_cards  # none was to be metered
