@@ -153,7 +153,8 @@ class Metering:
         self, reading: Reading, calls: int, timed_s: float, cards: Sequence[str], came: Sequence[str]
     ) -> Bill:
         """cards: those that were metered; came: those that the process uses since the window began."""
-        seen = {part.device for part in reading.energy if part.measured}
+        seen = {part.device for part in reading.energy
+                if part.measured or (part.device and not part.source.startswith("model("))}  # fmt: skip
         reading = refuse_short(reading)
         raised = {flag.code: flag for flag in flags.check_window(reading)}
         modelled = [part.energy_j for part in reading.energy

@@ -135,6 +135,17 @@ def rapl(joules: float) -> Energy:
     return Energy(source="rapl", scope="cpu", device="package-0", energy_j=joules, error_j=1.0)
 
 
+def test_a_card_among_all_that_has_no_figure_leaves_the_bill_without_one() -> None:
+    blind = [Energy(source="unavailable", scope="gpu", device=OTHER, reason=f"{what}: Not Supported")
+             for what in ("energy counter", "power")]  # fmt: skip
+    for others in ((), (rapl(200.0),)):
+        made = billed(counter(1000.0), *others, *blind)
+        assert (made.energy_j, made.power_w, made.co2e_kg) == (None, None, None)
+        assert "Not Supported" in str(made.reason)
+    integral = Energy(source="gpu_power_integral", scope="gpu", device=OTHER, energy_j=500.0, error_j=1.0)
+    assert billed(counter(1000.0), blind[0], integral).energy_j == 15.0
+
+
 def test_the_calls_share_what_the_window_took_and_what_else_ran_is_in_the_error() -> None:
     made = billed(counter(1000.0), rapl(200.0), cards=(CARD,), timed_s=9.5)
     assert (made.energy_j, made.power_w) == (12.0, 120.0)
