@@ -73,7 +73,9 @@ class Bill:
             return replace(self, energy_j=None, error_j=None, power_w=None, co2e_kg=None,
                            reason=f"nothing measures {', '.join(missing)} here")  # fmt: skip
         error_j = (found.error_j + found.joules * (1 - self.timed_rel)) / self.calls
-        return replace(self, energy_j=found.joules / self.calls, error_j=error_j, parts=parts)
+        energy_j, grid = found.joules / self.calls, self.carbon if self.co2e_kg is not None else None
+        return replace(self, energy_j=energy_j, error_j=error_j, parts=parts, power_w=found.joules / self.window_s,
+                       co2e_kg=energy_j * grid["intensity_kg_per_j"] if grid else None)  # fmt: skip
 
     @property
     def timed_rel(self) -> float:
@@ -151,7 +153,8 @@ class Metering:
         self, reading: Reading, calls: int, timed_s: float, cards: Sequence[str], came: Sequence[str]
     ) -> Bill:
         """cards: those that were metered; came: those that the process uses since the window began."""
-        seen = {part.device for part in reading.energy if part.measured}
+        seen = {part.device for part in reading.energy
+                if part.measured or (part.device and not part.source.startswith("model("))}  # fmt: skip
         reading = refuse_short(reading)
         raised = {flag.code: flag for flag in flags.check_window(reading)}
         modelled = [part.energy_j for part in reading.energy

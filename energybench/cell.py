@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from energybench import discovery
+from energybench import discovery, used
 from energybench.errors import CannotWrite
 from energybench.flops.intensity import explain
 from energybench.kept import write_bytes
@@ -37,7 +37,18 @@ from energybench.meter.window import Window, refuse_short
 from energybench.method import Method, Task, parameters
 from energybench.phases import Phases, gpu_facts, keep_trace
 from energybench.recipe import Recipe
-from energybench.record import Estimate, Flag, Layer, Shadow, Target, Trial, Witness, write_json
+from energybench.record import (
+    Energy,
+    Estimate,
+    Flag,
+    Layer,
+    Reading,
+    Shadow,
+    Target,
+    Trial,
+    Witness,
+    write_json,
+)
 from energybench.seeds import stable_seed
 from energybench.stopwatch import Stopwatch, TimedRun, in_turns, other_work, steps_per_epoch
 from energybench.warmup import warm_up
@@ -47,6 +58,7 @@ from energybench.workloads import datasets, models
 from energybench.workloads.data import Data
 
 WITNESS_STEPS = 48  # counted steps per cell; every epoch contributes
+UNSEEN = 'it was used and not metered: [measure] gpus = "all", or its UUID'
 LAYERS = 3  # of an estimate, named in the record
 
 
@@ -108,7 +120,7 @@ def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
     finally:
         with contextlib.suppress(Exception):  # a device that failed cannot be synchronised either
             window.stop()
-            phases.readings["train"] = refuse_short(window.reading())
+            phases.readings["train"] = with_every_card(refuse_short(window.reading()))
         record |= {"curve": run.curve, "passes": run.tally.passes(), "steps": run.tally.steps,
                    "data_wait_s": run.tally.data_wait_ns / 1e9, "target": goal.target}  # fmt: skip
         for point in run.curve:
@@ -218,6 +230,14 @@ def wait_for_devices(device: torch.device) -> None:
                 torch.cuda.synchronize(number)
 
 
+def with_every_card(reading: Reading) -> Reading:
+    """The reading, and of each card that this process used beside those that were metered that it has no figure."""
+    cards = {energy.device for energy in reading.energy if energy.scope == "gpu" and energy.device}
+    unseen = [Energy(source="unavailable", scope="gpu", device=uuid, reason=UNSEEN)
+              for uuid in sorted(used.uuids() - cards) if cards]  # fmt: skip
+    return reading.model_copy(update={"energy": [*reading.energy, *unseen]}) if unseen else reading
+
+
 def works(spec: dict[str, Any], run: Run) -> tuple[Work, Work]:
     """The ledger of plain training, and what the stack's formulas make of it, innermost first."""
     lines = tuple(Line(**line) for line in spec["ledger"])
@@ -300,14 +320,15 @@ class _Goal:
         self._window.stop()
         with self._phases.phase("evaluate"):
             quality = run.evaluate(self._test)
-        reading = refuse_short(self._window.reading())
+        reading = with_every_card(refuse_short(self._window.reading()))
         run.curve[-1] |= {self.target.metric: quality[self.target.metric], "wall_s": reading.wall_s}
         if quality[self.target.metric] >= self.target.at_least:
             self.target = self.target.model_copy(
                 update={"epoch": run.epoch_number, "steps": run.tally.steps,
                         "wall_s": reading.wall_s, "energy": reading.energy}
             )  # fmt: skip
-        self._window.start()
+        if run.epoch_number < run.epochs:  # a last piece without a step would be too short for any sensor
+            self._window.start()
 
 
 def device_name(device: torch.device) -> str:

@@ -22,6 +22,7 @@ import inspect
 import itertools
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -45,6 +46,7 @@ R = TypeVar("R")
 _innermost: ContextVar[MeasuredWindow | None] = ContextVar("innermost window", default=None)
 _open: list[MeasuredWindow] = []  # of this process, in the order of opening
 _numbers = itertools.count(1)
+_pausing = threading.Lock()
 
 
 class MeasuredWindow:
@@ -68,7 +70,14 @@ class MeasuredWindow:
         self._parent = outer if within else None
         self.path: str = f"{outer.path}/{self.name}" if outer and within else self.name
         self._paused: list[MeasuredWindow] = _chain(outer) if outer and not within else []
-        self._kit: Kit = outer._kit if outer else kit.borrow(recipe.wanted)
+        self._pauses = 0  # windows apart from this one that are open: one, or several in tasks and threads
+        with _pausing:
+            # Whoever paused them first has their sensors.
+            self._borrows = outer is None or any(window._pauses for window in self._paused)
+            wanted = outer._kit.wanted if outer else recipe.wanted
+            self._kit: Kit = kit.borrow(wanted) if outer is None or self._borrows else outer._kit
+            for window in self._paused:
+                window._pauses += 1
         meters: Sequence[Meter] = inside(self._kit.meters) if within else self._kit.meters
         self._window = Window(meters, self._synchronise)
 
@@ -148,9 +157,9 @@ class MeasuredWindow:
             self._seen_ns = time.perf_counter_ns()
 
     def _start(self) -> None:
-        for window in self._paused:
-            window._window.stop()
         try:
+            for window in self._paused:
+                window._window.stop()  # which does nothing where it is paused already
             self._window.start()
         except BaseException:  # a Ctrl-C while an edge is awaited
             self._resume()
@@ -160,7 +169,11 @@ class MeasuredWindow:
 
     def _resume(self) -> None:
         for window in reversed(self._paused):
-            window._window.start()
+            with _pausing:
+                window._pauses -= 1
+                goes_on = not window._pauses
+            if goes_on:
+                window._window.start()
 
     def _stop(self, error: str | None) -> None:
         """Close, whatever happens to the sensors. Raises what CUDA raises for an error in a kernel, once closed."""
@@ -175,7 +188,7 @@ class MeasuredWindow:
         self._closed = True
         _open.remove(self)
         _innermost.set(self._outer)
-        if self._outer is None and failure is None:
+        if self._borrows and failure is None:
             kit.give_back(self._kit)
         self._deliver()  # while those around it are paused
         self._resume()
@@ -361,6 +374,8 @@ def _at_exit() -> None:
 
 def _forget() -> None:
     """In a forked child: the windows are the parent's."""
+    global _pausing
+    _pausing = threading.Lock()
     _open.clear()
     _innermost.set(None)
 

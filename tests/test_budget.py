@@ -26,6 +26,17 @@ def bill(joules: float, error_j: float, **changed: Any) -> Bill:
                    "parts": (part,)} | changed)  # fmt: skip
 
 
+def test_the_bill_of_a_part_is_that_parts_in_watts_and_carbon_too() -> None:
+    card = Energy(source="gpu_counter", scope="gpu", device="GPU-1", energy_j=3000.0, error_j=3.0)
+    package = Energy(source="rapl", scope="cpu", device="package-0", energy_j=1000.0, error_j=1.0)
+    whole = bill(400.0, 0.4, calls=10, parts=(card, package), power_w=400.0, co2e_kg=400.0 * 2e-8,
+                 carbon={"intensity_kg_per_j": 2e-8})  # fmt: skip
+    part = whole.of(("cpu",))
+    assert (part.energy_j, part.error_j, part.power_w) == (100.0, 0.1, 100.0)
+    assert part.co2e_kg == pytest.approx(100.0 * 2e-8)
+    assert bill(400.0, 0.4, parts=(card, package)).of(("gpu",)).co2e_kg is None
+
+
 @pytest.mark.parametrize(
     ("joules", "error_j", "verdict"),
     [
@@ -122,6 +133,17 @@ def counter(joules: float | None, device: str = CARD, **more: Any) -> Energy:
 
 def rapl(joules: float) -> Energy:
     return Energy(source="rapl", scope="cpu", device="package-0", energy_j=joules, error_j=1.0)
+
+
+def test_a_card_among_all_that_has_no_figure_leaves_the_bill_without_one() -> None:
+    blind = [Energy(source="unavailable", scope="gpu", device=OTHER, reason=f"{what}: Not Supported")
+             for what in ("energy counter", "power")]  # fmt: skip
+    for others in ((), (rapl(200.0),)):
+        made = billed(counter(1000.0), *others, *blind)
+        assert (made.energy_j, made.power_w, made.co2e_kg) == (None, None, None)
+        assert "Not Supported" in str(made.reason)
+    integral = Energy(source="gpu_power_integral", scope="gpu", device=OTHER, energy_j=500.0, error_j=1.0)
+    assert billed(counter(1000.0), blind[0], integral).energy_j == 15.0
 
 
 def test_the_calls_share_what_the_window_took_and_what_else_ran_is_in_the_error() -> None:

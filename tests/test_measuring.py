@@ -459,6 +459,44 @@ def test_a_window_that_was_left_open_is_closed_by_the_one_around_it() -> None:
     assert train.line.error is None
 
 
+@pytest.mark.parametrize("threads", [False, True])
+def test_two_windows_apart_at_the_same_time_pause_the_one_around_them_once(
+    processor: None, threads: bool
+) -> None:
+    """0 – 0.2 training · 0.2 – 0.6 one evaluation, 0.3 – 0.9 another · 0.9 – 1.1 training"""
+    seen: list[MeasuredWindow] = []
+
+    def evaluate(name: str, begins_s: float, seconds: float) -> None:
+        time.sleep(begins_s)
+        with energybench.measure(name, apart=True) as window:
+            time.sleep(seconds)
+        seen.append(window)
+
+    async def in_turns(name: str, begins_s: float, seconds: float) -> None:
+        await asyncio.sleep(begins_s)
+        with energybench.measure(name, apart=True) as window:
+            await asyncio.sleep(seconds)
+        seen.append(window)
+
+    async def train() -> MeasuredWindow:
+        with energybench.measure("train", quiet=True) as window:
+            await asyncio.sleep(0.2)
+            work = [asyncio.to_thread(evaluate, *each) if threads else in_turns(*each)
+                    for each in (("first", 0.0, 0.4), ("second", 0.1, 0.6))]  # fmt: skip
+            await asyncio.gather(*work)
+            await asyncio.sleep(0.2)
+        return window
+
+    whole = asyncio.run(train())
+    assert whole.reading is not None
+    assert whole.reading.pieces == 2
+    assert 0.4 <= whole.seconds < 0.55
+    for window, seconds in ((whole, 0.4), (seen[0], 0.4), (seen[1], 0.6)):
+        assert window.seconds >= seconds
+        assert joules(window.reading) == drawn(WATTS, window.seconds)
+    assert sum(map(len, kit._idle.values())) == 2  # both sets of meters were given back
+
+
 def test_tasks_that_take_turns_do_not_lie_inside_each_other() -> None:
     async def work(name: str) -> MeasuredWindow:
         with energybench.measure(name, energy="off", quiet=True) as window:

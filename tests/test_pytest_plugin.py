@@ -94,6 +94,10 @@ import threading, time, pytest
 def test_call(energy_benchmark):
     energy_benchmark(time.sleep, 0.02)
 
+@pytest.mark.benchmark(timer=time.process_time, min_rounds=15, max_time=0.1)
+def test_timer(energy_benchmark):
+    energy_benchmark.pedantic(time.sleep, args=(0.02,), rounds=15)
+
 def test_iterations(energy_benchmark):
     energy_benchmark.pedantic(time.sleep, args=(0.005,), rounds=20, iterations=4)
 
@@ -207,6 +211,15 @@ def test_the_cards_truth_lies_within_the_stated_error(metered: Ran) -> None:
         facts = metered.facts[name]
         (counter,) = [part for part in facts["sensors"] if part["source"] == "gpu_counter"]
         assert abs(counter["energy_j"] - GPU_W * facts["window_s"]) <= counter["error_j"], name
+
+
+def test_a_timer_of_processor_seconds_does_not_change_what_a_call_took(metered: Ran) -> None:
+    facts = metered.facts["test_timer"]
+    assert facts["stats"]["mean"] < 0.01  # else this says nothing: it slept
+    assert facts["energy_j"] == pytest.approx(ALL_W * facts["window_s"] / 15, rel=0.02), facts[
+        "energy_reason"
+    ]
+    assert 15 * 0.02 <= facts["timed_s"] <= facts["window_s"]
 
 
 def test_iterations_of_a_round_are_calls_too(metered: Ran) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energybench.errors import UsageError
+from energybench.meter.window import refuse_short
 from energybench.record import Energy, Reading
 from energybench.windows import WindowLine, append, of_training, qualities, read_windows, summed, training
 
@@ -151,6 +152,22 @@ def test_one_lost_reading_leaves_no_partial_total() -> None:
     assert (both.energy[0].energy_j, both.energy[0].reason) == (None, "it was lost")
     assert summed([window(start=0, stop=1), window(start=1, stop=2, reading=None)]) is None
     assert summed([]) is None
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_window_too_short_for_the_sensor_leaves_no_total_but_the_sensor_was_not_lost(order: int) -> None:
+    """Two epochs as two windows: one of them is over ten ticks long, the other is not."""
+    lines = []
+    for start, seconds in ((0.0, 1.2), (2.0, 0.8)):
+        energy = [Energy(source=source, scope="gpu", device="GPU-0", energy_j=100.0, error_j=1.0, detail={key: 0.1})
+                  for source, key in (("gpu_counter", "tick_s"), ("gpu_power_integral", "period_s"))]  # fmt: skip
+        whole = refuse_short(Reading(wall_s=seconds, energy=energy[::order]))
+        lines.append(WindowLine(name="train", start_s=start, stop_s=start + seconds, reading=whole))
+    both = summed(lines)
+    assert both is not None
+    assert not any(energy.measured or energy.lost for energy in both.energy)
+    assert {energy.device for energy in both.energy} == {"GPU-0"}
+    assert all("0.80 s is shorter than 10 ticks" in str(energy.reason) for energy in both.energy)
 
 
 def test_the_last_word_on_quality_holds() -> None:

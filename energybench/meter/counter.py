@@ -21,6 +21,9 @@ from energybench.meter.clock import Time
 PAUSE_S = 0.0005  # between two looks at a counter while an edge is awaited
 LONGEST_TICK_S = 0.5  # ticks of 10–100 ms have been seen; past this a counter stands still
 RESOLUTION_J = 0.001  # NVML counts whole millijoules
+AT_MOST = (
+    "at_most_j"  # detail of a figure that is null because the window was too short: what it may have been
+)
 
 
 class SensorError(Exception):
@@ -150,19 +153,24 @@ class Counters:
 
     def stop(self, end_ns: int) -> dict[str, Counted]:
         """end_ns: when the window ended, just now."""
+        seen = dict(self._seen)  # before the edges to come, for the background goes on looking
         after = Watch(
             {device: read for device, read in self._reads.items() if device not in self._lost}, self._time
         )
         after.until(lambda _: all(len(after.edges[d]) >= 3 for d in after.alive))
         self._lost |= after.lost
-        return {device: self._counted(device, after.edges.get(device, []), end_ns) for device in self._reads}
+        return {
+            device: self._counted(device, after.edges.get(device, []), end_ns, seen.get(device))
+            for device in self._reads
+        }
 
-    def _counted(self, device: str, after: list[Edge], end_ns: int) -> Counted:
+    def _counted(self, device: str, after: list[Edge], end_ns: int, seen_j: float | None) -> Counted:
+        """seen_j: what the last look inside the window saw."""
         if device in self._lost:
             return Counted(reason=self._lost[device])
         start, end = self._before.edges[device][-1], after[0]
         raw = end.joules - start.joules
-        if raw < 0 or start.joules > self._seen.get(device, start.joules):
+        if not start.joules <= (start.joules if seen_j is None else seen_j) <= end.joules:
             return Counted(reason="the counter was reset")
         seconds = (end_ns - self._start_ns) / 1e9
         head_s = max(0, self._start_ns - start.time_ns) / 1e9
@@ -174,16 +182,19 @@ class Counters:
         if device in self._tail_power_w:
             tail_w, tail_error_w = self._tail_power_w[device], 0.0
         joules = raw - head_w * head_s - tail_w * tail_s
-        if joules <= 0:
-            return Counted(reason="the counter did not move: the window is shorter than its tick")
         if device not in self._tail_power_w:
             # Power may have fallen to the next tick's level at once or only just before the edge.
             tail_error_w += max(abs(joules / seconds - tail_w), abs(tail_w - next_w)) if seconds else tail_w
-        error = (
-            head_s * (head_error_w + abs(head_w - before_w)) + start.half_ns / 1e9 * head_w
-            + tail_s * tail_error_w + end.half_ns / 1e9 * tail_w + 2 * RESOLUTION_J
-        )  # fmt: skip
+        head_error_j = head_s * (head_error_w + abs(head_w - before_w)) + start.half_ns / 1e9 * head_w
+        # A tail draws no less than nothing and no more than what was counted: in a window shorter than a tick its
+        # mean power is mostly noise.
+        tail_error_j = min(tail_s * tail_error_w, max(tail_s * tail_w, joules + head_error_j))
+        error = head_error_j + tail_error_j + end.half_ns / 1e9 * tail_w + 2 * RESOLUTION_J
         gaps = [*_gaps(self._before.edges[device]), *_gaps(after)]
+        if joules <= 0:
+            reason = "the counter did not move: the window is shorter than its tick"
+            short = joules + error >= 0 and seconds < statistics.median(gaps)
+            return Counted(reason=reason, detail={AT_MOST: joules + error} if short else {})
         detail = {"tick_s": statistics.median(gaps), "head_s": head_s, "head_w": head_w, "tail_s": tail_s,
                   "tail_w": tail_w}  # fmt: skip
         return Counted(joules, error, None, detail)

@@ -21,6 +21,7 @@ from energybench.record import Card, Energy, Reading, Sampler
 
 Read = TypeVar("Read")
 PERIOD_S = 0.2  # a look holds a busy process up by 0.2 ms; under 50 ms some cards answer with zeros
+LONGEST_AVERAGE_S = 1.0  # over which nvmlDeviceGetPowerUsage may be a mean, by card and driver
 WIDEST_GAP = 5  # periods without a sample, past which power is not known
 LOOKS_AT_STATE = 3  # periods between two looks at temperature, clock and counter, slower than power
 LOOKS_AT_PROCESSES = 5  # and at who else is on the card
@@ -182,9 +183,10 @@ class GpuMeter:
             reason = f"no power could be read for {gap_s:.1f} s"
             return Energy(source="gpu_power_integral", scope="gpu", device=uuid, reason=reason, detail=detail)
         joules, error_j = integrate([t for t, _ in points], [p for _, p in points], start_s, end_s)
-        error_j += (gpu.power_is["averaging_s"] or 0.0) * (
-            max(p for _, p in points) - min(p for _, p in points)
-        )
+        averaged_s = gpu.power_is["averaging_s"]
+        if averaged_s is None and gpu.power_field is None:
+            averaged_s = LONGEST_AVERAGE_S  # it is not told, and on many cards it is that
+        error_j += (averaged_s or 0.0) * (max(p for _, p in points) - min(p for _, p in points))
         if averages := self._averages[uuid][-len(near) :]:
             detail["average_field_j"], _ = integrate(
                 [t for t, _ in averages], [p for _, p in averages], start_s, end_s

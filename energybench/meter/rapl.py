@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from energybench.meter.clock import REAL_TIME, Time
+from energybench.meter.counter import AT_MOST
 from energybench.meter.domains import POWER_MAX_W, PROBE_S, READ_ERRORS, Domain, Found, usable
 from energybench.meter.perf_events import SYSTEM, Opener, open_event, open_events
 from energybench.meter.unavailable import Kind, Unavailable, explain, said
@@ -156,6 +157,8 @@ class _Count:
         lost = self._lost or (f"it could not be read at the end: {failed}" if failed else None)
         if lost is None and self._total == 0:
             lost = "the counter did not move: the window is shorter than its update"
+            if wall_s <= 2 * domain.update_s:
+                detail[AT_MOST] = wall_s * domain.power_max_w
         if lost is not None:
             return Energy(**common, reason=lost)
         joules = self._total * domain.joules_per_count

@@ -15,6 +15,7 @@ from energybench.meter.unavailable import Unavailable
 from energybench.record import Energy, Reading
 
 GROUP = "energybench.meters"  # entry points: () → Meter, or raises Unavailable
+UNMEASURED = ("model(", "replay(")  # what another package's meter says of itself and stays
 
 
 class Missing:
@@ -54,7 +55,7 @@ class ThirdParty:
         except Exception as error:
             self._broken = self._broken or f"{type(error).__name__}: {error}"
         if self._broken is None:
-            energy = [e if e.source.startswith("model(") else e.model_copy(update={"source": f"meter({self.name})"})
+            energy = [e if e.source.startswith(UNMEASURED) else e.model_copy(update={"source": f"meter({self.name})"})
                       for e in reading.energy]  # fmt: skip
             self._sensors = energy
             return reading.model_copy(update={"energy": energy})

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 
 from energybench.meter import Meter
 from energybench.meter.clock import REAL_TIME, Clock
+from energybench.meter.counter import AT_MOST
 from energybench.meter.trace import Sample
 from energybench.record import Card, Energy, Reading, Sampler
 
 LOST = "the sensor was lost during the window"
 AMOUNTS = frozenset({"wraps", "average_field_j"})  # details that add up from piece to piece
+AT_ONCE_S = 0.01  # what the meters of a window may take to start and to stop before it enters an error
 FEWEST_TICKS = 10  # under these a counter's ends weigh too much for any figure
 
 
@@ -27,14 +29,17 @@ class Window:
         self, meters: Sequence[Meter], synchronise: Callable[[], None], clock: Meter | None = None
     ) -> None:
         self._meters, self._synchronise = [*meters, clock or Clock()], synchronise
+        self._began_ns: list[int] = []  # when each meter had started
         self._pieces: list[Reading] = []
         self.start_ns = 0  # of the first piece
         self._piece_ns = 0  # start of the open piece; 0 between two
 
     def start(self) -> None:
         self._synchronise()
+        self._began_ns = []
         for meter in self._meters:
             meter.start()
+            self._began_ns.append(REAL_TIME.now_ns())
         self._piece_ns = REAL_TIME.now_ns()
         self.start_ns = self.start_ns or self._piece_ns
 
@@ -44,9 +49,18 @@ class Window:
         return sum(piece.wall_s for piece in self._pieces) + open_ns / 1e9
 
     def stop(self) -> None:
+        """End the open piece; between two, when a pause is cut short by an error say, there is nothing to end."""
+        if not self._piece_ns:
+            return
         self._synchronise()
         self._piece_ns = 0
-        self._pieces.append(together([meter.stop() for meter in reversed(self._meters)]))
+        readings: list[Reading] = []
+        for meter, began_ns in zip(reversed(self._meters), reversed(self._began_ns), strict=True):
+            own_s = (REAL_TIME.now_ns() - began_ns) / 1e9
+            reading = meter.stop()
+            window_s = readings[0].wall_s if readings else own_s  # the clock's, which is innermost
+            readings.append(_waited(reading, own_s, window_s))
+        self._pieces.append(together(readings))
 
     def reading(self) -> Reading:
         """All pieces so far. A window that was never opened lasted no time and saw no energy."""
@@ -73,6 +87,10 @@ def ticks_of(energy: Energy) -> float | None:
 
 
 def _unless_short(energy: Energy, piece_s: float) -> Energy:
+    if _bound(energy) is not None:
+        return energy.model_copy(
+            update={"source": "unavailable", "reason": f"{energy.source}: {energy.reason}"}
+        )
     tick_s = ticks_of(energy)
     if energy.energy_j is None or tick_s is None or piece_s >= FEWEST_TICKS * tick_s:
         return energy
@@ -82,6 +100,16 @@ def _unless_short(energy: Energy, piece_s: float) -> Energy:
     return energy.model_copy(
         update={"source": "unavailable", "energy_j": None, "error_j": None, "reason": reason}
     )
+
+
+def _waited(reading: Reading, own_s: float, window_s: float) -> Reading:
+    """A meter saw also what its neighbours took to start and to stop: that share of its figure goes into its error."""
+    if own_s - window_s < AT_ONCE_S:
+        return reading
+    share = (own_s - window_s) / own_s
+    energy = [e if e.energy_j is None else e.model_copy(update={"error_j": (e.error_j or 0.0) + share * e.energy_j})
+              for e in reading.energy]  # fmt: skip
+    return reading.model_copy(update={"energy": energy})
 
 
 def together(readings: Sequence[Reading]) -> Reading:
@@ -119,19 +147,41 @@ def _total(figures: Sequence[float | None]) -> float | None:
 def _energies(pieces: Sequence[Reading]) -> list[Energy]:
     """Sensor by sensor. A piece that could not be read makes the total unreadable."""
     by_sensor = [{(e.source, e.scope, e.device): e for e in piece.energy} for piece in pieces]
-    return [_energy([piece.get(key) for piece in by_sensor])
-            for key in dict.fromkeys(key for piece in by_sensor for key in piece)]  # fmt: skip
+    found: list[Energy] = []
+    for source, scope, device in dict.fromkeys(key for piece in by_sensor for key in piece):
+        parts = [piece.get((source, scope, device)) for piece in by_sensor]
+        refused = [piece.get(("unavailable", scope, device))
+                   for piece, part in zip(by_sensor, parts, strict=True) if part is None]  # fmt: skip
+        total = _energy(parts, next(filter(None, refused), None))
+        if all((each.source, each.scope, each.device) != (total.source, scope, device) for each in found):
+            found.append(total)
+    return found
 
 
-def _energy(parts: Sequence[Energy | None]) -> Energy:
+def _energy(parts: Sequence[Energy | None], refused: Energy | None) -> Energy:
+    """refused: why a piece has no figure of this sensor's device although the sensor was not lost."""
     seen = [part for part in parts if part is not None]
-    last = seen[-1]
-    lost = next((part for part in seen if part.energy_j is None), None)
+    bounds = [bound for bound in map(_bound, seen) if bound is not None]
+    known = [part for part in seen if _bound(part) is None] or seen
+    last = known[-1]
+    lost = next((part for part in known if part.energy_j is None), None)
+    if lost is None and refused is not None:
+        gone: dict[str, object] = {"source": "unavailable", "reason": refused.reason}
+        return last.model_copy(update={**gone, "energy_j": None, "error_j": None})
     if lost is not None or len(seen) < len(parts):
         reason = lost.reason if lost and lost.reason else LOST
-        return last.model_copy(update={"energy_j": None, "error_j": None, "reason": reason})
-    joules, error_j = _total([p.energy_j for p in seen]), _total([p.error_j for p in seen])
-    return last.model_copy(update={"energy_j": joules, "error_j": error_j, "detail": _details(seen)})
+        detail = {**last.detail, AT_MOST: sum(bounds)} if len(bounds) == len(parts) else last.detail
+        return last.model_copy(update={"energy_j": None, "error_j": None, "reason": reason, "detail": detail})
+    joules, error_j = _total([p.energy_j for p in known]), _total([p.error_j for p in known])
+    if error_j is not None:  # a piece too short to be seen may have been anything up to its bound
+        error_j += sum(bounds)
+    return last.model_copy(update={"energy_j": joules, "error_j": error_j, "detail": _details(known)})
+
+
+def _bound(energy: Energy) -> float | None:
+    """Of a piece so short that its sensor did not move: the joules that it cannot have passed."""
+    bound = energy.detail.get(AT_MOST) if energy.energy_j is None else None
+    return bound if isinstance(bound, float) and 0 <= bound < float("inf") else None
 
 
 def _details(parts: Sequence[Energy]) -> dict[str, object]:

@@ -17,6 +17,7 @@ PREFERENCE = (
     "rapl",
     "gpu_power_integral",
 )  # one channel per device: the second only checks it
+NO_SENSOR = ("model(", "replay(")  # they stand beside sensors and say nothing of one
 WHOLE = "machine"  # the scope of a meter that sees everything: what others see is in its figure
 LOWER_IS_BETTER = re.compile(  # anywhere in a name; or as a word of it: docs/commands.md has the list
     r"loss(?!less)|error|perplexity|entropy|mae|mse|fid(?!e)|bits_per"
@@ -114,13 +115,22 @@ class Metered:
 
 
 def _channels(reading: Reading | None) -> list[Energy]:
-    """The measured figures that may be added: the best channel of each device; a meter of everything stands alone."""
+    """The measured figures that may be added: the best channel of each device; a meter of everything stands alone.
+
+    A part of the machine of which one device has no figure has no sum. What is told of a part without naming a device
+    is the whole of it: never added to what its devices say.
+    """
     best: dict[tuple[str, str], Energy] = {}
+    known: set[tuple[str, str]] = set()
     for energy in reading.energy if reading else ():
         key = (energy.scope, energy.device)
+        if not energy.source.startswith(NO_SENSOR):
+            known.add(key)
         if energy.measured and (key not in best or _rank(energy) < _rank(best[key])):
             best[key] = energy
-    found = list(best.values())
+    blind = {scope for scope, device in known if device and (scope, device) not in best}
+    named = {scope for scope, device in best if device} - blind
+    found = [energy for (scope, device), energy in best.items() if bool(device) == (scope in named)]
     return [energy for energy in found if energy.scope == WHOLE] or found
 
 

@@ -19,7 +19,7 @@ from energybench.meter.counter import SensorError, infer_tick
 from energybench.meter.gpu import GpuMeter
 from energybench.meter.nvml import open_gpus
 from energybench.meter.unavailable import Unavailable
-from energybench.meter.window import in_turn
+from energybench.meter.window import in_turn, refuse_short
 from energybench.record import Energy, Reading
 
 OTHER = "GPU-00000000-0000-0000-0000-000000000002"
@@ -171,6 +171,42 @@ def test_adjacent_windows_add_up_to_one(fake_nvml_library: Path, cuts: list[floa
     assert integral.energy_j == pytest.approx(power * sum(cuts), rel=1e-3)
 
 
+@many
+@given(phase=st.floats(0, 0.099), last_s=st.floats(1e-5, 0.15), idle_w=st.floats(40, 290))
+def test_a_last_piece_shorter_than_a_tick_costs_neither_the_figure_nor_its_error(
+    fake_nvml_library: Path, phase: float, last_s: float, idle_w: float
+) -> None:
+    """As when an evaluation that stands apart is the last thing in a training."""
+    with FakeDriver(fake_nvml_library, [FakeGpu(power=300.0, phase_s=phase)], call_s=50e-6) as driver:
+        meter = GpuMeter(open_gpus(), driver.time)
+        pieces, true_j = [], 0.0
+        for seconds in (30.0, last_s):
+            reading, start_s, end_s = measure(driver, seconds, meter)
+            pieces.append(reading)
+            true_j += driver.energy_j(0, start_s, end_s)
+    counter = channel(refuse_short(in_turn(pieces)), "gpu_counter")
+    assert counter.energy_j is not None, counter.reason
+    assert counter.error_j is not None
+    assert abs(counter.energy_j - true_j) <= counter.error_j
+    assert (
+        counter.error_j <= 2 * 0.1 * 300
+    )  # a tick of the load for each end of two pieces: nobody knows the tail
+
+
+def test_a_window_shorter_than_a_tick_alone_has_no_figure_and_its_sensor_was_not_lost(
+    fake_driver: Plug,
+) -> None:
+    driver = fake_driver(FakeGpu(power=300.0), call_s=50e-6)
+    meter = GpuMeter(open_gpus(), driver.time)
+    pieces = [measure(driver, 1e-5, meter)[0] for _ in range(6)]
+    assert any(e.energy_j is None for piece in pieces for e in piece.energy)  # else this says nothing
+    for reading in (*pieces, in_turn(pieces)):
+        counter = refuse_short(reading).energy[0]
+        assert (counter.source, counter.energy_j) == ("unavailable", None)
+        assert counter.reason is not None
+        assert "shorter than" in counter.reason
+
+
 @pytest.mark.parametrize("period_s", [0.02, 0.05, 0.1, 0.25])
 def test_how_often_power_is_polled_does_not_matter(fake_driver: Plug, period_s: float) -> None:
     driver = fake_driver(
@@ -255,6 +291,21 @@ def test_a_counter_that_was_reset_is_null_however_far_it_has_come_since(
     assert channel(reading, "gpu_power_integral").energy_j == pytest.approx(9000, rel=1e-3)
 
 
+@pytest.mark.parametrize("end_s", [10.5, 10.68, 10.82, 11.08])
+def test_a_counter_that_was_reset_between_the_last_look_and_the_end_is_null_too(
+    fake_driver: Plug, end_s: float
+) -> None:
+    """Its window began soon after another reset, so that the last count is above the first."""
+    gpu = FakeGpu(power=300.0, tick_s=0.02, reset=[0.3, end_s - 0.15])
+    driver = fake_driver(gpu, call_s=50e-6)
+    driver.time.sleep(0.35)
+    meter = GpuMeter(open_gpus(), driver.time)
+    meter.start()
+    driver.time.sleep(end_s - driver.time.now_ns() / 1e9)
+    found = channel(meter.stop(), "gpu_counter")
+    assert (found.energy_j, found.reason) == (None, "the counter was reset")
+
+
 def test_a_counter_that_wraps_is_null_and_not_negative(fake_driver: Plug) -> None:
     reading, _, _ = measure(fake_driver(FakeGpu(power=300.0, wrap_mj=1_000_000)), 10.0)
     assert channel(reading, "gpu_counter").energy_j is None
@@ -300,6 +351,22 @@ def test_what_power_means_is_in_the_record(
     found = channel(reading, "gpu_power_integral")
     assert (found.detail["field"], found.detail["scope"]) == (field, 0)
     assert found.energy_j == pytest.approx(3000, rel=1e-3)
+
+
+@pytest.mark.parametrize("rise_s", [1.5, 3.0, 5.0])
+@pytest.mark.parametrize("powers", [(100.0, 400.0), (400.0, 100.0)])
+def test_a_power_that_may_be_the_mean_of_a_second_has_that_in_its_error(
+    fake_driver: Plug, rise_s: float, powers: tuple[float, float]
+) -> None:
+    """nvmlDeviceGetPowerUsage does not say what it is; from Ampere on it lags by half of a second."""
+    old = [("186", 3), ("185", 3), ("nvmlDeviceGetTotalEnergyConsumption", 3)]
+    driver = fake_driver(FakeGpu(power=[(0.0, powers[0]), (rise_s, powers[1])], errors=old))
+    reading, start_s, end_s = measure(driver, 6.0)
+    found = channel(reading, "gpu_power_integral")
+    assert (found.detail["field"], found.detail["averaging_s"]) == ("nvmlDeviceGetPowerUsage", None)
+    assert found.energy_j is not None
+    assert found.error_j is not None
+    assert abs(found.energy_j - driver.energy_j(0, start_s, end_s)) <= found.error_j
 
 
 def test_a_card_that_answers_nothing_of_energy_is_unavailable_twice(fake_driver: Plug) -> None:

@@ -21,6 +21,7 @@ from energybench.meter.clock import REAL_TIME
 from energybench.meter.domains import Domain
 from energybench.meter.rapl import REMEDIES, Rapl, open_rapl, survey
 from energybench.meter.unavailable import Unavailable
+from energybench.meter.window import in_turn, refuse_short
 from energybench.record import Energy, Reading
 
 WATTS = st.floats(5.0, 400.0)
@@ -364,6 +365,35 @@ def test_a_window_shorter_than_an_update_is_null_and_not_zero(machine: Powercap)
     energy = one(window(machine, meter, 0.0004))
     assert energy.energy_j is None
     assert "shorter" in str(energy.reason)
+
+
+@pytest.mark.parametrize("last_s", [0.0002, 0.0004, 0.0008])
+def test_a_last_piece_shorter_than_an_update_does_not_cost_the_total(
+    machine: Powercap, last_s: float
+) -> None:
+    """As when an evaluation that stands apart is the last thing in a training."""
+    zone = machine.add("intel-rapl:0", "package-0", 240.0)
+    meter = opened(machine)
+    first = window(machine, meter, 10.0)
+    machine.time.advance_ns(1_000_000 - machine.time.now_ns() % 1_000_000)
+    last = window(machine, meter, last_s)
+    assert one(last).energy_j is None
+    (total,) = refuse_short(in_turn([first, last])).energy
+    assert total.source == "rapl"
+    assert joules(total) == pytest.approx(240.0 * (10.0 + last_s), abs=error(total))
+    assert error(total) <= error(one(first)) + zone.tick_ns / 1e9 * 1000  # a kilowatt is the most it may draw
+    (alone,) = refuse_short(last).energy
+    assert not alone.lost
+
+
+def test_a_counter_that_does_not_move_for_many_updates_was_lost(machine: Powercap) -> None:
+    zone = machine.add("intel-rapl:0", "package-0", 240.0)
+    meter = opened(machine)
+    first = window(machine, meter, 10.0)
+    zone.still_from_ns = machine.time.now_ns()
+    last = window(machine, meter, 0.05)
+    (total,) = refuse_short(in_turn([first, last])).energy
+    assert total.lost
 
 
 def test_a_window_that_was_abandoned_does_not_count_in_the_next(machine: Powercap) -> None:

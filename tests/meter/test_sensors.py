@@ -129,10 +129,12 @@ def test_a_meter_of_another_package_cannot_pass_a_model_or_another_sensor_for_it
     class Modelled(Plugged):
         def stop(self) -> Reading:
             return Reading(wall_s=1.0, energy=[Energy(source="model(guess)", scope="machine", energy_j=1.0),
+                                               Energy(source="replay(a.csv.gz)", scope="cpu", energy_j=1.0),
                                                Energy(source="gpu_counter", scope="gpu", energy_j=1.0)])  # fmt: skip
 
-    model, other = read([ThirdParty("plug", Modelled())])
+    model, played, other = read([ThirdParty("plug", Modelled())])
     assert not model.measured
+    assert (played.source, played.measured) == ("replay(a.csv.gz)", False)
     assert other.source == "meter(plug)"
 
 

@@ -125,6 +125,41 @@ def test_what_a_slow_sensor_takes_to_start_and_to_stop_is_not_billed() -> None:
     assert 0 < window.reading().wall_s < 0.1
 
 
+def test_what_a_sensor_saw_while_another_one_started_and_stopped_is_in_its_error() -> None:
+    """300 W on a card that idles as it works; beside it a meter of another package that takes a while."""
+
+    class Card(Scripted):
+        def start(self) -> None:
+            self.start_s = time.perf_counter()
+
+        def stop(self) -> Reading:
+            return Reading(
+                wall_s=1.0, energy=[gpu(300.0 * (time.perf_counter() - self.start_s), error_j=0.5)]
+            )
+
+    class Slow(Scripted):
+        def start(self) -> None:
+            time.sleep(0.2)
+
+        def stop(self) -> Reading:
+            found = super().stop()
+            time.sleep(0.2)
+            return found
+
+    window = Window([Card(), Slow([Energy(source="meter(slow)", scope="machine", energy_j=9.0, error_j=0.1)])],
+                    lambda: None)  # fmt: skip
+    window.start()
+    time.sleep(0.3)
+    window.stop()
+    reading = window.reading()
+    card, slow = reading.energy
+    assert card.energy_j is not None
+    assert card.error_j is not None
+    assert card.energy_j > 300 * 0.69
+    assert abs(card.energy_j - 300 * reading.wall_s) <= card.error_j <= 0.5 + 300 * 0.5
+    assert (slow.energy_j, slow.error_j) == (9.0, 0.1)  # it was innermost, and saw nothing but the window
+
+
 def test_time_between_the_pieces_is_not_billed() -> None:
     window = Window([], lambda: None)
     for _ in range(2):
@@ -134,6 +169,21 @@ def test_time_between_the_pieces_is_not_billed() -> None:
     reading = window.reading()
     assert 0 < reading.wall_s < 0.1
     assert reading.pieces == 2
+
+
+def test_a_window_that_is_already_closed_is_not_billed_again() -> None:
+    """As when the evaluation that paused it fails, and whoever cleans up closes it once more."""
+    meter = Scripted([gpu(10.0)], [gpu(10.0)])
+    window = Window([meter], lambda: None)
+    window.stop()
+    window.start()
+    window.stop()
+    before = window.reading()
+    time.sleep(0.05)
+    window.stop()
+    assert window.reading() == before
+    assert (before.pieces, before.energy[0].energy_j) == (1, 10.0)
+    assert meter.calls == ["start", "stop"]
 
 
 def test_two_adjacent_readings_add_up_to_one() -> None:

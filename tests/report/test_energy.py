@@ -49,6 +49,29 @@ def test_a_meter_that_sees_the_whole_machine_is_not_added_to_its_parts() -> None
     assert (found.joules, found.sensors) == (300.0, {("meter(plug)", "machine")})
 
 
+def test_a_part_of_which_one_device_has_no_figure_has_no_sum() -> None:
+    """Two cards were used and one was metered: its joules are not the training's."""
+    one = energy(*GPU, 100.0, device="GPU-1")
+    blind = [
+        energy("unavailable", "gpu", None, device="GPU-2", reason=why) for why in ("no counter", "no power")
+    ]
+    found = metered(reading(one, *blind, energy(*RAPL, 40.0, device="package-0")))
+    assert (found.joules, found.sensors) == (40.0, {RAPL})
+    second = energy(*INTEGRAL, 60.0, device="GPU-2")
+    assert metered(reading(one, blind[0], second)).joules == 160.0
+    assert metered(reading(one, energy(*MODEL, 5.0, device="cpu"))).sensors == {GPU}
+
+
+def test_a_figure_of_all_cards_is_not_added_to_those_of_each() -> None:
+    """A meter of another package that names no device."""
+    whole = energy("meter(other)", "gpu", 205.0)
+    cards = [energy(*GPU, 100.0, device=f"GPU-{n}") for n in (1, 2)]
+    assert metered(reading(whole, *cards)).joules == 200.0
+    assert metered(reading(whole)).joules == 205.0
+    lost = energy("gpu_counter", "gpu", None, device="GPU-3", reason="lost")
+    assert metered(reading(whole, *cards, lost)).joules == 205.0
+
+
 @pytest.mark.parametrize(
     ("sensors", "said"),
     [
