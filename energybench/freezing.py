@@ -89,7 +89,7 @@ class Freezing(Method):
         self._held: list[list[Held]] = []
         self._unneeded: list[list[Rows]] = []  # gradients that come all the same, and are zeroed
         self._at_rest: dict[str, float] = {}  # the share of each layer's neurons that rest
-        self._trained = self._resting_samples = 0
+        self._given = self._trained = self._resting_samples = 0  # given: with the probe's samples
         self._resting: dict[str, float] = {}  # Σ over the epoch's samples of the share that rested
         self._shares: dict[str, list[float]] = defaultdict(list)
         self._epochs: list[dict[str, Any]] = []
@@ -108,6 +108,7 @@ class Freezing(Method):
         inner(rest)
         self.restore()
         if run.tally.steps > steps:
+            self._given += data.samples(run.recipe.batch)
             self._trained += rest.samples(run.recipe.batch)
             self._note(run)
         if run.epoch_number < run.epochs:  # nobody would use what comes after the last
@@ -217,7 +218,9 @@ class Freezing(Method):
 
     def estimate(self, work: Work) -> Work:
         """What is left of the backward of each trained sample, of which there are fewer, and the probe's forwards."""
-        every = max(1.0, self._tally.epochs_trained * work.samples)
+        every = max(
+            1, self._given
+        )  # not the whole set's: a layer further out may have kept some, and says so itself
         trained = self._trained / every
         saved = 0.0 if self.mode == "sliced" else self.saved_by_the_papers_rule()
 

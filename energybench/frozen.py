@@ -21,8 +21,9 @@ from torch.autograd.function import once_differentiable
 from energybench.drop_in import DropIn
 from energybench.sparse_backward import Geometry, convolution, gradients, grouped, spread, ungrouped
 
-# State of an optimizer that adds gradients up, which a neuron at rest has none of; other state waits as it is.
-MOMENTA = ("momentum_buffer", "direction", "exp_avg")
+# State of an optimizer that adds gradients up, which a neuron at rest has none of, and the buffer before ("before", of
+# HyperSGD), by which its last step would have moved with momentum; other state waits as it is.
+MOMENTA = ("momentum_buffer", "before", "direction", "exp_avg")
 
 
 class FrozenLayer(DropIn):

@@ -301,7 +301,7 @@ class Plan:
                            torch.__version__, str(self.device),
                            self.spec["measure"], self.spec["warmup"], self.spec["threads"]]),
             expected_s=traced["step_s"] * traced["steps"] * mean_epochs,
-            plain_flop=per_sample * traced["data"]["train"] * traced["epochs"] if traced["ledger"] else None,
+            plain_flop=per_sample * traced["samples"] * traced["epochs"] if traced["ledger"] else None,
         )  # fmt: skip
 
     def kept_epochs(self, workload: dict[str, Any], methods: list[Method]) -> list[int] | None:

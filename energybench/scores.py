@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from energybench.errors import Problem, UsageError
 from energybench.method import Batch, Forward, Task
 from energybench.trees import split
-from energybench.work import WEIGHT_GRADIENT, Work
+from energybench.work import BACKWARD, FORWARD, WEIGHT_GRADIENT, Work
 
 if TYPE_CHECKING:
     from energybench.loop import Run
@@ -167,9 +167,14 @@ def _alone(tree: Any) -> Any:
 
 
 def with_reference(work: Work) -> Work:
-    """A ledger with a forward and a backward pass of every sample more, whose weight gradients are one per sample."""
+    """A ledger with a forward and a backward pass of every sample more, whose weight gradients are one per sample.
+
+    What other methods have added to it, such as a probe, is no part of such a pass.
+    """
     lines = []
     for line in work.lines:
+        if line.phase != FORWARD and line.phase not in BACKWARD:
+            continue
         own = (
             {k: v for k, v in line.step_b.items() if k.startswith("d")}
             if line.phase == WEIGHT_GRADIENT

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,7 +31,9 @@ class WitnessLayer(Method):
         self.budget = budget
         self.counter = Counter()
         self._chosen: set[int] = set()
-        self._flop_per_sample: dict[str, list[float]] = defaultdict(list)
+        self._seen: dict[str, list[tuple[int, int]]] = defaultdict(
+            list
+        )  # cost key → (FLOPs, samples) of each
         self._in_steps = 0
 
     def epoch(self, run: Run, data: Data, inner: Callable[[Data], None]) -> None:
@@ -52,7 +54,7 @@ class WitnessLayer(Method):
         inner(batch)
         flop = self.counter.total - before
         self._in_steps += flop
-        self._flop_per_sample[run.tally.cost_key()].append(flop / len(batch))
+        self._seen[run.tally.cost_key()].append((flop, len(batch)))
 
     def result(self, run: Run) -> dict[str, Any]:
         """The Witness record's counted fields. A kind of step that no sample met makes the total null."""
@@ -60,15 +62,14 @@ class WitnessLayer(Method):
         keys: dict[str, Counted] = {}
         total, variance = 0.0, 0.0
         for key, counts in passes.keys.items():
-            seen = self._flop_per_sample.get(key, [])
+            seen = self._seen.get(key, [])
             if not seen:
                 return {
                     "passes": passes,
                     "counted_flop": None,
                     "reason": f"no step of the kind '{key}' was counted",
                 }
-            mean = sum(seen) / len(seen)
-            spread = math.sqrt(sum((x - mean) ** 2 for x in seen) / (len(seen) - 1)) if len(seen) > 1 else 0.0
+            mean, spread = per_sample(seen)
             keys[key] = Counted(steps=counts["steps"], samples=counts["samples"], counted_steps=len(seen),
                                 flop_per_sample=mean, flop_per_sample_sd=spread)  # fmt: skip
             total += mean * counts["samples"]
@@ -86,3 +87,16 @@ class WitnessLayer(Method):
             "by_op": {op: float(flop) for op, flop in self.counter.by_op.items()},
             "uncounted_calls": dict(self.counter.uncounted),
         }
+
+
+def per_sample(steps: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """(FLOPs per sample, their standard deviation from step to step) of steps with (FLOPs, samples).
+
+    All FLOPs over all samples: a mean of the steps' own ratios would let a small last batch count as much as a whole
+    one, and with it what costs the same in every step, such as an inner product of gradients.
+    """
+    flop, samples = (sum(column) for column in zip(*steps, strict=True))
+    # In whole numbers up to here, so that equal prices have no spread.
+    apart = [(own * samples - flop * size) / samples for own, size in steps]
+    spread = math.sqrt(math.fsum(x * x for x in apart) / (len(steps) - 1)) if len(steps) > 1 else 0.0
+    return flop / samples, spread * len(steps) / samples

@@ -230,6 +230,11 @@ class GradSamp(Method):
             or run.data.steps(recipe.batch) > 1
         ):
             return "an epoch is not one step of plain gradient descent at a constant rate"
+        if len(run.methods) > 1:
+            return "other methods stand beside it, of whose steps the theorem says nothing"
+        augmented = run.data.images is not None and run.data.images.augment
+        if augmented or run.data.samples(recipe.batch) < len(run.data):
+            return "a step does not see all samples as they are, which the minimum is of"
         return None
 
     def _theorem(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -24,6 +24,8 @@ from energybench import Batch, Method
 from energybench.method import Forward
 from energybench.trees import join, split
 from energybench.work import BACKWARD, FORWARD
+
+SECOND = "second_forward"
 
 
 @dataclass
@@ -104,8 +106,12 @@ class MeZO(Method):
             yield parameter, z.normal_(generator=generator)
 
     def estimate(self, work):
-        """Two forwards, no backward; other phases are not this method's."""
-        return work.change(lambda line: 2.0 if line.phase == FORWARD else float(line.phase not in BACKWARD))
+        """Two forwards, no backward; other phases are not this method's.
+
+        The second is a phase of its own, so that what "forward" says stays one pass: others copy it for theirs.
+        """
+        second = [replace(line, phase=SECOND) for line in work.lines if line.phase == FORWARD]
+        return work.change(lambda line: float(line.phase not in BACKWARD)).add(*second)
 
 
 def _weighted(forwards: list[Forward], pieces: list[Batch]) -> Tensor:

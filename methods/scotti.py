@@ -131,8 +131,7 @@ class SCoTTi(Freezing):
     def estimate(self, work):
         """What the inner products cost, too."""
         flop = sum(optimizer.product_flop for optimizer in self._built)
-        every = max(1.0, self._tally.epochs_trained * work.samples)
-        return super().estimate(work).add(Line("hypergradient", "", "dot", flop / every))
+        return super().estimate(work).add(Line("hypergradient", "", "dot", flop / max(1, self._given)))
 
     def noted(self, run):
         rates = {"learning_rate": optimizer.rate.item(), "momentum": optimizer.momentum.item()} if (

@@ -47,7 +47,7 @@ class Ultimate(Method):
         if why := self.refuses({"optimizer": recipe.optimizer, "nesterov": recipe.nesterov}):
             raise ValueError(f"{self.name}: {why}")
         self.acted = False
-        self._tally = run.tally
+        self._given = 0  # samples of the epochs that trained, as they were given
         self._built: list[HyperSGD] = []  # one per part, in the order of their first use
         self._epochs: list[dict[str, float | int]] = []
 
@@ -60,7 +60,9 @@ class Ultimate(Method):
         return made
 
     def epoch(self, run, data, inner):
+        steps = run.tally.steps
         inner(data)
+        self._given += data.samples(run.recipe.batch) * (run.tally.steps > steps)
         for optimizer in self._built:
             rates = {"learning_rate": optimizer.rate.item(), "momentum": optimizer.momentum.item()}
             self._epochs.append({"epoch": run.epoch_number} | rates)
@@ -77,8 +79,7 @@ class Ultimate(Method):
     def estimate(self, work):
         """What the inner products cost."""
         flop = sum(optimizer.product_flop for optimizer in self._built)
-        every = max(1.0, self._tally.epochs_trained * work.samples)
-        return work.add(Line("hypergradient", "", "dot", flop / every))
+        return work.add(Line("hypergradient", "", "dot", flop / max(1, self._given)))
 
     def diagnostics(self):
         return {"epochs": self._epochs}

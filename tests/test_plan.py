@@ -96,6 +96,15 @@ def test_a_control_keeps_the_epochs_that_its_method_keeps_block_by_block(tmp_pat
     assert cells["gradsamp matched"]["of"] == "gradsamp"
 
 
+def test_samples_that_no_epoch_trains_on_cost_nothing_in_the_plan(tmp_path: Path) -> None:
+    """48 samples in batches of 32, the last of which is left out: as of 32 samples."""
+    kept, all_of_them = (
+        planned(tmp_path, SUITE.replace("batch = 16, subset = 48", changed))["cells"][0]["plain_flop"]
+        for changed in ("batch = 32, subset = 48, drop_last = true", "batch = 32, subset = 48")
+    )
+    assert kept == pytest.approx(all_of_them * 32 / 48)
+
+
 def test_a_workload_whose_every_method_is_skipped_is_not_run_at_all(tmp_path: Path) -> None:
     text = SUITE + '[[method]]\nuse = "ssprop"\n[[skip]]\nworkload = "w"\nbecause = "no time"\n'
     assert {cell["skipped"] for cell in planned(tmp_path, text)["cells"]} == {"no time"}

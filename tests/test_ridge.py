@@ -12,8 +12,9 @@ from torch.func import functional_call, hessian
 
 from energybench import discovery
 from energybench.theorem import bounds
+from energybench.workloads.data import Data
 from energybench.workloads.ridge import RIDGE, Ridge
-from tests.support import double_run, tiny_mlp, vectors
+from tests.support import digits, double_run, tiny_mlp, vectors
 
 KIND: Any = discovery.load(discovery.sources()["gradsamp"])
 
@@ -79,9 +80,15 @@ def sampled(seed: int = 0, epochs: int = 25, **settings: Any) -> dict[str, Any]:
     """What the method says of the theorem after a run."""
     parameters = {"skip": "random:0.3", "location": "zero", "epsilon": 1e-2} | settings.pop("parameters", {})
     method = discovery.build(KIND, "gradsamp", parameters)
-    run = ridge_run([method], seed=seed, epochs=epochs, **settings)
+    beside = [discovery.build(discovery.load(discovery.sources()[name]), name, {})
+              for name in [settings.pop("beside", None)] if name]  # fmt: skip
+    run = ridge_run([method, *beside], seed=seed, epochs=epochs, **settings)
     run.train()
     return method.diagnostics()["theorem"]
+
+
+def pictures() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
 
 def test_the_mean_over_runs_stays_under_the_corrected_bound():
@@ -125,6 +132,10 @@ def test_the_record_holds_the_bounds_of_its_own_constants_over_the_real_epochs_a
         ({"batch": 8}, "one step"),
         ({"momentum": 0.5}, "plain gradient descent"),
         ({"schedule": "cosine"}, "constant rate"),
+        ({"beside": "with_replacement"}, "other methods"),
+        ({"beside": "sgld"}, "other methods"),
+        ({"data": Data(vectors().store, drop_last=True), "batch": 16}, "all samples as they are"),
+        ({"data": digits(24, ["flip"]), "model": pictures, "lr": 0.01}, "all samples as they are"),
         ({"model": lambda: tiny_mlp().double()}, "does not know the curvature"),
         ({"lr": 5.0, "epochs": 3}, "2/L"),
     ],

@@ -54,6 +54,23 @@ def test_the_last_smaller_batch_is_scaled_by_its_samples():
     assert result["passes"].keys == {"plain": {"steps": 9, "samples": 60}}
 
 
+class PerStep(Method):
+    """A product that costs 2·10⁶ FLOPs in every step, however many samples it has."""
+
+    name = "per-step"
+
+    def update(self, run, part, inner):
+        torch.dot(torch.ones(10**6), torch.ones(10**6))
+        inner(part)
+
+
+def test_where_every_step_was_counted_the_total_is_what_was_counted_also_of_unequal_steps():
+    """9 samples in steps of 8 and 1: a price that each step pays alike is paid as often as there are steps."""
+    layer, _, result = witnessed(PerStep(), data=vectors(9), batch=8, epochs=3)
+    assert result["counted_flop"] == layer.counter.total == PER_SAMPLE * 27 + 6 * 2 * 10**6
+    assert result["counted_error_flop"] == 0
+
+
 class Probes(Method):
     """A forward pass over the whole set before each epoch, and another in every third step."""
 

@@ -274,6 +274,17 @@ def test_the_estimate_has_the_presamples_forwards_as_a_phase_and_equals_the_coun
     assert sum(counts["samples"] for counts in keys.values()) == 360
 
 
+def test_over_a_forward_only_method_a_presample_is_estimated_as_one_forward_of_each_of_its_samples():
+    made, forward_only, layer = method(threshold=0.3), other("mezo"), WitnessLayer(10**9)
+    run = make_run([layer, made, forward_only], data=digits(90), epochs=4, lr=1e-3)
+    run.train()
+    batch = next(run.data.load([torch.arange(2)]))
+    lines = trace_task(Classification(), tiny_cnn(), Recipe(epochs=4, batch=32), batch, CPU)
+    work = made.estimate(forward_only.estimate(Work(lines, epochs=4, samples=90)))
+    assert made.diagnostics()["steps_presampled"] > 0
+    assert work.flop == pytest.approx(layer.result(run)["counted_flop"], rel=1e-6)
+
+
 def test_without_a_presampled_step_the_estimate_is_plain_training():
     made = method()
     make_run([made], epochs=2).train()

@@ -395,6 +395,24 @@ def test_the_estimate_is_what_is_counted_and_the_reference_costs_a_second_pass(m
         assert made.estimate(work).moved_b(32) > 2 * work.moved_b(32)  # a weight gradient for each sample
 
 
+def test_the_reference_pass_costs_no_second_probe_and_no_second_product_of_gradients():
+    """What methods further in have added to the ledger is no part of a pass over the samples."""
+    made, totals = method(score="parameter-gradient"), []
+    inner = discovery.build(discovery.load(discovery.sources()["ultimate"]), "ultimate", {"hyper_lr": 1e-6})
+    for methods in ([], [made, inner]):
+        layer = WitnessLayer(10**9)
+        run = make_run([layer, *methods], lambda: mlp((1, 8, 8), 10, [32]), epochs=3)
+        run.train()
+        totals.append(layer.result(run)["counted_flop"])
+    batch = next(run.data.load([torch.arange(2)]))
+    recipe = Recipe(epochs=3, batch=32)
+    lines = trace_task(Classification(), mlp((1, 8, 8), 10, [32]), recipe, batch, CPU)
+    work = Work(lines, epochs=3, samples=run.data.samples(32))
+    estimated = made.estimate(inner.estimate(work)).flop
+    assert estimated == pytest.approx(totals[1], rel=1e-6)
+    assert totals[1] > 2 * totals[0]
+
+
 def test_a_warm_up_of_a_few_steps_has_drawn_too():
     made = method()
     run = make_run([made], epochs=6)

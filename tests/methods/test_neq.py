@@ -464,6 +464,19 @@ def test_with_skipped_epochs_what_is_counted_is_what_is_estimated(order):
     assert counted == pytest.approx(estimated, abs=0.01)
 
 
+def narrow() -> nn.Module:
+    """Few samples to a parameter, so that what costs the same in every step shows."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, CLASSES))
+
+
+@pytest.mark.parametrize("order", [["neq", "ultimate"], ["ultimate", "neq"]])
+def test_what_a_learned_learning_rate_costs_is_estimated_whole_in_either_order(order):
+    """48 of 96 samples are the probe: whose steps are fewer, not cheaper."""
+    made = {"neq": method(EverySecond, probe=0.5), "ultimate": other("ultimate", hyper_lr=1e-6)}
+    counted, estimated = counted_and_estimated(narrow, *(made[name] for name in order))
+    assert counted == pytest.approx(estimated, abs=1e-6)
+
+
 @pytest.mark.parametrize("order", [["neq", "ultimate"], ["ultimate", "neq"]])
 def test_with_a_learned_learning_rate_in_either_order(order):
     states = []

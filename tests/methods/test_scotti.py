@@ -106,6 +106,33 @@ def test_where_every_layer_is_gated_epsilon_moves_against_alpha(mode):
             )
 
 
+@pytest.mark.parametrize("mode", ["sliced", "released"])
+def test_a_learned_momentum_hears_nothing_of_a_step_in_which_a_neuron_rested(mode):
+    """μ moves by η·α·⟨g_t, b_{t−2}⟩, b the buffer that μ multiplied in the last step, which had no row for it."""
+    made = method(Chosen, mode=mode, hyper_lr=1e-3, learn_momentum=True, slice_from=0.0)
+    run = double([made], momentum=0.9)
+    update, multiplied, learned = run.update, {}, []
+
+    def watched(part: str) -> None:
+        optimizer = run.optimizer(part)
+        alpha, mu = optimizer.rate.item(), optimizer.momentum.item()
+        product = sum((p.grad * b).sum().item() for p, b in multiplied.items() if p.grad is not None)
+        buffers = {p: optimizer.state[p].get("momentum_buffer", torch.zeros_like(p)).clone()
+                   for p in run.model.parameters()}  # fmt: skip
+        update(part)
+        learned.append((optimizer.momentum.item() - mu, 1e-3 * alpha * product))
+        for neurons, live in zip(made._gated, made._live or [], strict=True):
+            for parameter, dim in neurons.rows:
+                buffers[parameter].index_fill_(dim, (~live).nonzero().flatten(), 0)
+        multiplied.update(buffers)
+
+    run.update = watched
+    run.train()
+    for found, expected in learned:
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-15)
+    assert sum(found != 0 for found, _ in learned) == 4 * 8 - 2
+
+
 class Outside(nn.Module):
     """A layer with neurons, and a parameter of none."""
 
