@@ -215,6 +215,14 @@ def test_a_card_is_of_one_model_and_of_a_measured_one(tmp_path: Path) -> None:
     assert codes(written(tmp_path / "nowhere", half(), carbon=None), "model-card", method="half") == "E610"
 
 
+def test_a_method_that_is_called_plain_training_has_a_card_of_its_own(tmp_path: Path) -> None:
+    run = Run(sensors=(GPU,)).method("plain training", energy=0.5)
+    folder = written(tmp_path, run)
+    plain, ours = (card(folder, method=label)["emissions"] for label in ("baseline", "plain training"))
+    assert plain == pytest.approx(JOULES * 1000 * ZONE["intensity_kg_per_j"] * 1.5, rel=1e-5)  # type: ignore[operator]
+    assert ours == pytest.approx(plain / 2, rel=1e-5)
+
+
 # ── SCI ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
