@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,14 @@ def test_the_page_of_a_noisy_gate_says_so_first_and_what_would_mend_it() -> None
     assert "The gate itself is noise: do not fail a build by it." in told
     assert "times as far" in told
     assert "[accept] noise above" in told
+
+
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_the_noise_that_is_printed_would_have_raised_no_flag_either(seed: int) -> None:
+    found = looked(seed, 10, between=0.05, noise=0.01)
+    flags = [flag.noise_rel for flag in found.flags if flag.lasting is False]
+    advised = re.findall(r"noise above ([\d.]+)\u00a0%", " ".join(history_page.reasons(found)))
+    assert [float(text) / 100 >= max(flags) for text in advised] == [True]
 
 
 def test_the_command_reads_folders_and_prints_json(

@@ -182,7 +182,7 @@ def _same(findings: Sequence[Finding]) -> str:
 def title(found: Gate) -> str:
     against = f"{found.base} → " if found.base else ""
     rerun = f", rerun {found.rerun}" if found.rerun else ""
-    noise = f" · noise {words.percent(found.noise)}" if found.noise is not None and found.base else ""
+    noise = f" · noise {words.margin(found.noise)}" if found.noise is not None and found.base else ""
     return words.plain(f"{found.suite} · {against}{found.head}{rerun}{noise}")
 
 
