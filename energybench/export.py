@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from energybench import __version__, flags
+from energybench import __version__, flags, looks
 from energybench.errors import EnergybenchError, Problem, UsageError
 from energybench.record import RunFile, Trial, Witness, read_folder
 from energybench.report import evidence, words
@@ -285,7 +285,8 @@ def sci(folder: Folder, *, per: str = "run", embodied: float | None = None, life
 def _score(folder: Folder, use: Use, zone: Zone, per: str, embodied: float | None,
            lifespan: float | None) -> dict[str, Any]:  # fmt: skip
     own = [t for t in folder.trials if t.workload == use.workload and t.method == use.label]
-    trials = evidence.newest(t for t in own if t.block < folder.run.counted)
+    looked = looks.standing(folder.run, folder.trials).blocks  # the energy's, of the carbon report
+    trials = evidence.newest(t for t in own if t.block < looked)
     units = _units(trials, per)
     cell: dict[str, Any] = {"workload": use.workload, "method": use.label, "trials": use.n, "sensors": use.sensors,
                             "R": units, "E_kwh": None, "operational_g": None, "M_g": None, "sci_g": None}  # fmt: skip
