@@ -128,9 +128,7 @@ def _rough(value: float) -> str:
 def _saved(finding: Finding) -> str:
     if finding.head is None:
         return words.NOTHING
-    if finding.low_rel is None or finding.high_rel is None:
-        return words.percent(finding.head)
-    return f"{words.percent(finding.head)}{words.NB}{words.interval(finding.low_rel, finding.high_rel, 1)}"
+    return words.saving(finding.head, finding.low_rel, finding.high_rel)
 
 
 def sentence(finding: Finding) -> str:

@@ -117,9 +117,7 @@ def _row(trend: Trend, noise: float) -> list[str]:
     last = next((point for point in reversed(trend.points) if point is not None), None)
     figure = words.NOTHING
     if last is not None:
-        figure = words.percent(last.saving_rel)
-        if last.low_rel is not None and last.high_rel is not None:
-            figure += f"{words.NB}{words.interval(last.low_rel, last.high_rel, 1)}"
+        figure = words.saving(last.saving_rel, last.low_rel, last.high_rel)
     scatter = (
         words.NOTHING if trend.scatter is None else f"{words.number(trend.scatter, 1)}×{' wide' * trend.wide}"
     )

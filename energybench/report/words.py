@@ -55,15 +55,19 @@ def interval(low: float, high: float, decimals: int) -> str:
 
 
 def measured(figure: Measured | None) -> str:
-    """31 % [27, 35]: a decimal only where the interval is narrow enough to deserve it."""
+    """31 % [27, 35]; the interval from three blocks on."""
     if figure is None:
         return NOTHING
-    low, high = figure.low_rel, figure.high_rel
+    return saving(figure.saving_rel, figure.low_rel, figure.high_rel, figure.n >= stats.FEWEST_BLOCKS)
+
+
+def saving(share: float, low: float | None, high: float | None, bounded: bool = True) -> str:
+    """A decimal only where the interval is narrow enough to deserve it. `bounded`: whether it is shown."""
     decimals = 1 if low is None or high is None or high - low < 0.04 else 0
-    text = percent(figure.saving_rel, decimals)
-    if figure.n < stats.FEWEST_BLOCKS or low is None or high is None:
-        return text
-    return f"{text}{NB}{interval(low, high, decimals)}"
+    text = percent(share, decimals)
+    return (
+        text if low is None or high is None or not bounded else f"{text}{NB}{interval(low, high, decimals)}"
+    )
 
 
 def points(value: float, fraction: bool, decimals: int | None = None) -> str:
