@@ -11,17 +11,17 @@ data is not on this machine, the ledger alone is shown.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from energybench.flags import check_workload
 from energybench.flops.intensity import groups
 from energybench.folder import scratch
+from energybench.inert import inert
 from energybench.launch import Launcher
 from energybench.planned import Planned, plan
 from energybench.record import Cell
@@ -200,14 +200,15 @@ def print_flops(facts: dict[str, Any], console: Console) -> None:
         console.print(inert_text(name, "bold"), soft_wrap=True)
         size = f"{known['epochs']:g} epochs of {known['samples']:,} samples, batch {known['batch']:g}"
         console.print(inert_text(f"{size}; {known['data']}"), soft_wrap=True)
-        console.print(_totals(cells, facts["counted"]))
-        console.print(_shares(cells))
+        _totals(cells, facts["counted"], console)
+        _shares(cells, console)
         for cell in cells:
             if (
                 cell.get("modules") and cell["role"] != "control"
             ):  # a control is the baseline, for fewer epochs
-                console.print(inert_text(f"{name} · {cell['method']}, layer by layer"))
-                console.print(_modules(cell["modules"], plain=cell["role"] == "baseline"))
+                console.print()
+                console.print(inert_text(f"{name} · {cell['method']}, layer by layer"), soft_wrap=True)
+                _modules(cell["modules"], cell["role"] == "baseline", console)
             elif cell["reason"] and (cell["skipped"] or cell["reason"] != "not counted"):
                 console.print(inert_text(f"{cell['method']}: {cell['reason']}", "yellow"), soft_wrap=True)
     for note in facts["notes"]:
@@ -218,13 +219,19 @@ def print_flops(facts: dict[str, Any], console: Console) -> None:
         )
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, heading in enumerate(headings):
-        table.add_column(
-            heading, justify="left" if not place else "right", overflow="fold", no_wrap=place > 0
-        )
-    return table
+def _show(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]], ranks: Sequence[int]) -> None:
+    """ranks: of each column but the first, what a narrow terminal loses first; 0 stays."""
+    from energybench.report import terminal
+
+    columns = [terminal.Column(_title(title), tuple(Text(row[place]) for row in rows), ranks[place - 1])
+               for place, title in enumerate(head) if place]  # fmt: skip
+    console.print()
+    terminal.show(console, [row[0] for row in rows], columns, head[0])
+
+
+def _title(text: str) -> str:
+    """Phases and operators are named by methods."""
+    return "\n".join(map(inert, text.split("\n")))
 
 
 def _flop(value: float | None) -> str:
@@ -239,52 +246,50 @@ def _saved(value: float | None, plain: float | None) -> str:
     return NOTHING if value is None or not plain else format_ratio(1 - value / plain)
 
 
-def _totals(cells: list[dict[str, Any]], counted: bool) -> Table:
+def _totals(cells: list[dict[str, Any]], counted: bool, console: Console) -> None:
     """Each method's three figures; what it saves is relative to the baseline's same figure."""
-    more = ("counted", "saved") if counted else ()
-    table = _table("method", "baseline", "estimated", "saved", *more)
-    base = next((cell for cell in cells if cell["role"] == "baseline"), cells[0])
+    base, rows = next((cell for cell in cells if cell["role"] == "baseline"), cells[0]), []
     for cell in cells:
         first = cell["role"] == "baseline"
-        row = [_flop(cell["baseline_flop"]), _flop(cell["estimated_flop"]),
-               NOTHING if first else _saved(cell["estimated_flop"], base["estimated_flop"])]  # fmt: skip
-        if counted:
-            saved = NOTHING if first else _saved(cell["counted_flop"], base["counted_flop"])
-            row += [_flop(cell["counted_flop"]), saved]
-        table.add_row(inert_text(cell["method"]), *row)
-    return table
+        row = [cell["method"], _flop(cell["baseline_flop"])]
+        for kind in ("estimated_flop", *(["counted_flop"] if counted else [])):
+            row += [_flop(cell[kind]), NOTHING if first else _saved(cell[kind], base[kind])]
+        rows.append(row)
+    more = ("counted", "saved,\ncounted") if counted else ()
+    _show(console, ("method", "baseline", "estimated", "saved,\nestimated", *more), rows, (3, 2, 0, 1, 0))
 
 
-def _shares(cells: list[dict[str, Any]]) -> Table:
+def _shares(cells: list[dict[str, Any]], console: Console) -> None:
     """How each estimate divides into phases and into operators."""
     phases = list(dict.fromkeys([*PHASES, *(p for cell in cells for p in cell["estimated_by_phase"])]))
     ops = list(dict.fromkeys(op for cell in cells for op in cell["estimated_by_op"]))
-    table = _table("share of", *(PHASES.get(phase, phase) for phase in phases), *ops)
+    rows = []
     for cell in cells:
         total = cell["estimated_flop"]
         if total:
             parts = [cell["estimated_by_phase"].get(phase, 0.0) for phase in phases]
             parts += [cell["estimated_by_op"].get(op, 0.0) for op in ops]
-            table.add_row(inert_text(cell["method"]), *(_rel(part, total) for part in parts))
-    return table
+            rows.append([cell["method"], *(_rel(part, total) for part in parts)])
+    head = ("share of", *(PHASES.get(phase, phase) for phase in phases), *ops)
+    if rows:
+        _show(console, head, rows, range(len(phases) + len(ops)))
 
 
-def _modules(modules: list[dict[str, Any]], plain: bool) -> Table:
+def _modules(modules: list[dict[str, Any]], plain: bool, console: Console) -> None:
     """Layers with FLOPs, and in one row those that only move bytes; what is saved, unless this is plain training."""
-    table = _table(
-        "layer", "baseline", "FLOPs", "bytes", "FLOP/B", *([] if plain else ["saved", "bytes saved"])
-    )
     keys = ("plain_flop", "estimated_flop", "plain_b", "estimated_b")
     total = {key: sum(module[key] for module in modules) for key in keys}
     moving = [module for module in modules if not module["plain_flop"] and not module["estimated_flop"]]
     rest = {"name": "all that only moves bytes"} | {
         key: sum(module[key] for module in moving) for key in keys
     }
+    rows = []
     for module in [*(module for module in modules if module not in moving), *([rest] if moving else [])]:
         flop, moved_b = module["plain_flop"], module["plain_b"]
         saved = [_saved(module["estimated_flop"], flop), _saved(module["estimated_b"], moved_b)]
-        table.add_row(
-            inert_text(module["name"]), _flop(flop), _rel(flop, total["plain_flop"]), _rel(moved_b, total["plain_b"]),
+        rows.append([
+            module["name"], _flop(flop), _rel(flop, total["plain_flop"]), _rel(moved_b, total["plain_b"]),
             f"{flop / moved_b:.1f}" if moved_b else NOTHING, *([] if plain else saved),
-        )  # fmt: skip
-    return table
+        ])  # fmt: skip
+    more = () if plain else ("saved", "bytes saved")
+    _show(console, ("layer", "baseline", "FLOPs", "bytes", "FLOP/B", *more), rows, (3, 0, 1, 4, 0, 2))

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from energybench import __version__, flags
+from energybench import __version__, flags, looks
 from energybench.errors import EnergybenchError, Problem, UsageError
 from energybench.record import RunFile, Trial, Witness, read_folder
 from energybench.report import evidence, words
@@ -231,16 +231,11 @@ def _cards(trials: Sequence[Trial]) -> list[str]:
 
 def _chosen(folder: Folder, workload: str | None, method: str | None) -> Use:
     """The one cell that is meant, with measured energy."""
-    label = "plain training" if method == "baseline" else method
     known = folder.carbon.uses
-    found = [use for use in known if workload in (None, use.workload) and label in (None, use.method)]
+    found = [use for use in known if workload in (None, use.workload) and method in (None, use.label)]
     if len(found) != 1:
         what = "nothing fits" if not found else f"{len(found)} cells fit, and a card is of one model"
-        cells = [
-            (use.workload, "baseline" if use.method == "plain training" else use.method)
-            for use in found or known
-        ]
-        hint = "one of: " + "; ".join(f"--workload {w} --method {m}" for w, m in cells)
+        hint = "one of: " + "; ".join(f"--workload {u.workload} --method {u.label}" for u in found or known)
         raise UsageError(Problem("E610", what, hint=words.clean(hint)))
     if found[0].measured_j is None:
         hint = "a modelled figure is no measurement; energybench doctor says what this machine could measure"
@@ -289,11 +284,11 @@ def sci(folder: Folder, *, per: str = "run", embodied: float | None = None, life
 
 def _score(folder: Folder, use: Use, zone: Zone, per: str, embodied: float | None,
            lifespan: float | None) -> dict[str, Any]:  # fmt: skip
-    label = "baseline" if use.method == "plain training" else use.method
-    own = [t for t in folder.trials if t.workload == use.workload and t.method == label]
-    trials = evidence.newest(t for t in own if t.block < folder.run.counted)
+    own = [t for t in folder.trials if t.workload == use.workload and t.method == use.label]
+    looked = looks.standing(folder.run, folder.trials).blocks  # the energy's, of the carbon report
+    trials = evidence.newest(t for t in own if t.block < looked)
     units = _units(trials, per)
-    cell: dict[str, Any] = {"workload": use.workload, "method": label, "trials": use.n, "sensors": use.sensors,
+    cell: dict[str, Any] = {"workload": use.workload, "method": use.label, "trials": use.n, "sensors": use.sensors,
                             "R": units, "E_kwh": None, "operational_g": None, "M_g": None, "sci_g": None}  # fmt: skip
     if use.measured_j is None or not units:
         return cell | {"reason": use.reason or f"the records do not say how many {per}s there were"}

@@ -87,6 +87,8 @@ def _print_commands(cells: list[dict[str, Any]], console: Console) -> None:
 
 
 def print_run(folder: Path, console: Console) -> None:
+    from energybench.report import terminal
+
     run, trials, _ = read_folder(folder)
     console.print(
         inert_text(
@@ -96,14 +98,15 @@ def print_run(folder: Path, console: Console) -> None:
             "bold",
         )
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("record", "status", "train", "quality", "reason"):
-        table.add_column(heading, overflow="fold")
-    for trial in sorted(trials, key=lambda t: (t.block, t.invocation, t.position)):
-        quality = ", ".join(f"{key} {value:.4g}" for key, value in trial.quality.items())
-        table.add_row(inert_text(trial.trial), trial.status, format_seconds(trial.train.wall_s) if trial.train else "–",
-                      inert_text(quality), inert_text(trial.reason or ""))  # fmt: skip
-    console.print(table)
+    trials = sorted(trials, key=lambda t: (t.block, t.invocation, t.position))
+    cells = [(t.status, format_seconds(t.train.wall_s) if t.train else "–",
+              "\n".join(inert(f"{key} {value:.4g}") for key, value in t.quality.items())) for t in trials]  # fmt: skip
+    columns = [terminal.Column(title, tuple(Text(row[place]) for row in cells), rank, "left")
+               for place, (title, rank) in enumerate((("status", 1), ("train", 0), ("quality", 0)))]  # fmt: skip
+    terminal.show(console, [trial.trial for trial in trials], columns, "record")
+    for trial in trials:
+        if trial.reason:
+            console.print(inert_text(f"{trial.trial}: {trial.reason}"))
 
 
 def print_record(path: Path, console: Console) -> None:

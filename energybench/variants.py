@@ -19,7 +19,7 @@ from energybench.where import Loc
 if TYPE_CHECKING:
     from energybench.resolve import Node
 
-RESERVED = ("baseline", "twin")  # "... matched" is a control's label
+RESERVED = ("baseline", "twin", "plain training", "the plain command")  # "... matched" is a control's label
 KNOWN_KEYS = (
     "use",
     "name",

@@ -15,7 +15,7 @@ import yaml
 
 from energybench.errors import UsageError
 from energybench.export import EMISSIONS, export
-from energybench.record import read_folder, write_json
+from energybench.record import Looks, read_folder, write_json
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
 from synthetic import GPU, JOULES, MODEL, SECONDS, Run
@@ -215,6 +215,14 @@ def test_a_card_is_of_one_model_and_of_a_measured_one(tmp_path: Path) -> None:
     assert codes(written(tmp_path / "nowhere", half(), carbon=None), "model-card", method="half") == "E610"
 
 
+def test_a_method_that_is_called_plain_training_has_a_card_of_its_own(tmp_path: Path) -> None:
+    run = Run(sensors=(GPU,)).method("plain training", energy=0.5)
+    folder = written(tmp_path, run)
+    plain, ours = (card(folder, method=label)["emissions"] for label in ("baseline", "plain training"))
+    assert plain == pytest.approx(JOULES * 1000 * ZONE["intensity_kg_per_j"] * 1.5, rel=1e-5)  # type: ignore[operator]
+    assert ours == pytest.approx(plain / 2, rel=1e-5)
+
+
 # ── SCI ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -234,6 +242,21 @@ def test_a_score_is_e_times_i_plus_m_per_r(tmp_path: Path, per: str, units: int)
         assert cell["E_kwh"] * units == pytest.approx(energy)
         assert cell["M_g"] * units == pytest.approx(made)
         assert cell["sci_g"] * units == pytest.approx(energy * found["I_g_per_kwh"] + made)
+
+
+def test_both_parts_of_a_score_are_of_the_same_trials(tmp_path: Path) -> None:
+    """Blocks since the last look are in no energy, and so in no seconds either."""
+    folder = written(tmp_path, Run(blocks=5, sensors=(GPU,)).method("half", energy=0.5))
+    meta, trials, _ = read_folder(folder)
+    meta = meta.model_copy(update={"looks": Looks(at=[3, 20], taken=[3]), "blocks": 20, "finished": False})
+    write_json(folder / "run.json", meta)
+    for path, trial in zip(sorted((folder / "records").glob("*.json")), trials, strict=True):
+        if trial.block >= 3:
+            slow = {"train": trial.phases["train"].model_copy(update={"wall_s": 1000 * SECONDS})}
+            write_json(path, trial.model_copy(update={"phases": slow}))
+    cell = score(folder, embodied=150.0, lifespan=4.0)["cells"][0]
+    assert cell["trials"] == 3
+    assert cell["M_g"] == pytest.approx(150e3 * SECONDS / (4 * 365.25 * 86400))
 
 
 def test_without_embodied_emissions_there_is_no_score_and_it_is_said(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from synthetic import Run
 from energybench import cli, history
 from energybench.errors import UsageError
 from energybench.history import History, of_sides
-from energybench.report import history_page
+from energybench.report import history_page, words
 from energybench.report.summary import summarise
 from energybench.two_runs import Side
 
@@ -261,6 +262,22 @@ def test_the_page_of_a_noisy_gate_says_so_first_and_what_would_mend_it() -> None
     assert "The gate itself is noise: do not fail a build by it." in told
     assert "times as far" in told
     assert "[accept] noise above" in told
+
+
+def test_the_last_saving_is_told_as_in_its_own_report() -> None:
+    sides = runs(3, 4, noise=0.1)
+    page = io.StringIO()
+    history_page.render(of_sides("synthetic", sides), Console(file=page, width=200))
+    for row in sides[-1].summary.workloads[0].rows:
+        assert words.plain(words.measured(row.measured)) in page.getvalue()
+
+
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_the_noise_that_is_printed_would_have_raised_no_flag_either(seed: int) -> None:
+    found = looked(seed, 10, between=0.05, noise=0.01)
+    flags = [flag.noise_rel for flag in found.flags if flag.lasting is False]
+    advised = re.findall(r"noise above ([\d.]+)\u00a0%", " ".join(history_page.reasons(found)))
+    assert [float(text) / 100 >= max(flags) for text in advised] == [True]
 
 
 def test_the_command_reads_folders_and_prints_json(

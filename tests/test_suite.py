@@ -405,6 +405,7 @@ def test_hints_say_what_to_type(tmp_path: Path, line: int, hint: str) -> None:
         ('workload = "sec*"\nmethod = "ssprop*"', "", "E202", 25, "skips everything"),
         ('because = "no convolutions"', "", "E203", 25, "lacks 'because'"),
         ('use = "gradsamp"', 'use = "gradsamp"\nname = "twin"', "E205", 18, "cannot be named 'twin'"),
+        ('use = "gradsamp"', 'use = "gradsamp"\nname = "plain training"', "E205", 18, "'plain training': every suite"),
         ('use = "gradsamp"', 'use = "gradsamp"\nname = "a matched"', "E205", 18, "cannot be named"),
         ('use = "gradsamp"', "use = []", "E202", 17, "outermost first"),
         ('use = "gradsamp"', 'ues = "gradsamp"', "E203", 16, "did you mean 'use' instead of 'ues'?"),

@@ -20,12 +20,16 @@ from energybench import stats
 from energybench.record import Reading, RunFile, Trial, Witness
 from energybench.report import evidence, words
 from energybench.report.evidence import EnergyFigure, Metered, Pair, metered
-from energybench.report.shapes import Row, Summary
+from energybench.report.shapes import Row, Summary, Workload
 from energybench.report.summary import plain_data, summarise
 
 RUNS = 1000
+BASELINE = "baseline"
 PARTS = {"gpu": "GPUs", "cpu": "processors", "dram": "memory"}
 PROVEN = frozenset({"saves", "costs more"})  # verdicts that may be multiplied
+WHOLE_COMMAND = frozenset(
+    {"command", "idle_before", "idle_after"}
+)  # phases of a command that share no moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,8 @@ class Use:
     """What one training run takes: the training window, mean over the blocks."""
 
     workload: str
-    method: str
+    method: str  # as the page says it: "plain training"
+    label: str  # in the records: "baseline"
     n: int
     measured_j: Span | None  # one channel per device, everything that was seen
     sensors: str  # "gpu by the card's energy counter"
@@ -140,7 +145,7 @@ def page(
     summary = summarise(run, trials, witnesses)
     zones = zones_of(run, asked)
     counted = [t for t in evidence.order(trials) if t.block < summary.look.blocks]
-    uses = [use for w in summary.workloads for use in _uses(w.name, [r.method for r in w.rows], counted)]
+    uses = [use for w in summary.workloads for use in _uses(w, counted)]
     rows = [(w.name, row) for w in summary.workloads for row in w.rows]
     return Page(
         suite=run.suite,
@@ -194,14 +199,15 @@ def _metered(trials: Sequence[Trial]) -> list[Metered]:
     return found if same else []
 
 
-def _uses(workload: str, methods: Sequence[str], trials: Sequence[Trial]) -> list[Use]:
-    here = [t for t in trials if t.workload == workload]
-    cells: dict[str, list[Trial]] = {"plain training": [t for t in here if t.role == "baseline"]}
-    cells |= {label: [t for t in here if t.method == label] for label in methods}
-    return [_use(workload, label, evidence.newest(own)) for label, own in cells.items()]
+def _uses(workload: Workload, trials: Sequence[Trial]) -> list[Use]:
+    here = [t for t in trials if t.workload == workload.name]
+    plain = _use(workload.name, workload.plain, BASELINE, [t for t in here if t.role == BASELINE])
+    return [plain, *(_use(workload.name, row.method, row.method, [t for t in here if t.method == row.method])
+                     for row in workload.rows)]  # fmt: skip
 
 
-def _use(workload: str, label: str, trials: Sequence[Trial]) -> Use:
+def _use(workload: str, method: str, label: str, trials: Sequence[Trial]) -> Use:
+    trials = evidence.newest(trials)
     found = _metered(trials)
     figure, sensors, reason = None, "", ""
     if found:
@@ -215,7 +221,7 @@ def _use(workload: str, label: str, trials: Sequence[Trial]) -> Use:
     else:
         some = any(metered(trial.train).sensors for trial in trials)
         reason = "not every block had the same sensors" if some else "not measured"
-    return Use(workload, label, len(trials), figure, sensors, reason, evidence.energies(trials))
+    return Use(workload, method, label, len(trials), figure, sensors, reason, evidence.energies(trials))
 
 
 def _gain(workload: str, row: Row, trials: Sequence[Trial], run: RunFile, share: float) -> Gain:
@@ -260,16 +266,14 @@ def _repaid(tuning: Span, per_run: Span) -> dict[str, Any]:
 
 def _whole(trials: Sequence[Trial]) -> float | None:
     """Joules of every metered window of every trial, failed ones too; None where nothing was measured."""
-    found = [metered(reading) for trial in trials for reading in _apart(trial)]
+    found = [metered(reading) for trial in trials for reading in _windows(trial)]
     return math.fsum(each.joules for each in found) if any(each.sensors for each in found) else None
 
 
-def _apart(trial: Trial) -> list[Reading]:
-    """The windows of which none lies inside another: a whole command holds all but the idling around it."""
-    around = ("command", "idle_before", "idle_after")
-    return [
-        reading for name, reading in trial.phases.items() if "command" not in trial.phases or name in around
-    ]
+def _windows(trial: Trial) -> list[Reading]:
+    """A trial's windows that lie in no other: a command holds its training and whatever else it marked."""
+    inside = "command" in trial.phases
+    return [reading for name, reading in trial.phases.items() if not inside or name in WHOLE_COMMAND]
 
 
 def _not_in_it(summary: Summary, zones: Sequence[Zone]) -> tuple[str, ...]:

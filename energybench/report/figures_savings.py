@@ -143,7 +143,7 @@ def ladder(workload: Workload, noise: float, name: str) -> Drawn | str:
                 _value(axes, y, words.plain(text) + of, color)
         axes.set_xlabel(
             f"saved against {workload.plain} in the same block; costs to the left. "
-            f"Band: ±{words.plain(words.percent(noise))} noise. Whisker: the table's interval",
+            f"Band: ±{words.plain(words.margin(noise))} noise. Whisker: the table's interval",
             loc="left",
         )
         drawing = svg(page, name, alt)

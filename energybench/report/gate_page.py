@@ -128,9 +128,7 @@ def _rough(value: float) -> str:
 def _saved(finding: Finding) -> str:
     if finding.head is None:
         return words.NOTHING
-    if finding.low_rel is None or finding.high_rel is None:
-        return words.percent(finding.head)
-    return f"{words.percent(finding.head)}{words.NB}{words.interval(finding.low_rel, finding.high_rel, 1)}"
+    return words.saving(finding.head, finding.low_rel, finding.high_rel)
 
 
 def sentence(finding: Finding) -> str:
@@ -182,7 +180,7 @@ def _same(findings: Sequence[Finding]) -> str:
 def title(found: Gate) -> str:
     against = f"{found.base} → " if found.base else ""
     rerun = f", rerun {found.rerun}" if found.rerun else ""
-    noise = f" · noise {words.percent(found.noise)}" if found.noise is not None and found.base else ""
+    noise = f" · noise {words.margin(found.noise)}" if found.noise is not None and found.base else ""
     return words.plain(f"{found.suite} · {against}{found.head}{rerun}{noise}")
 
 

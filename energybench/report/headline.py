@@ -19,7 +19,7 @@ def _found(row: Row, workload: Workload) -> str:
     assert figure is not None
     least = ""
     if quality is not None and quality.limit is not None:
-        lost = words.points(abs(quality.limit), quality.fraction).lstrip("+")
+        lost = words.accepted(abs(quality.limit), quality.fraction).lstrip("+")
         least = f", with no more than {lost} of {quality.metric} lost"
     if figure.quantity == "energy":
         verb = (

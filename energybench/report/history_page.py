@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,7 +71,8 @@ def reasons(found: History) -> list[str]:
     mend = "What to do: a machine of its own, longer trainings, energybench doctor --calibrate"
     if flags:
         noise = max(flag.noise_rel for flag in flags)
-        mend += f"; [accept] noise above {words.percent(noise)} would have raised none of these flags"
+        above = math.ceil(1000 * noise - 1e-9) / 1000  # rounded down it would raise one again
+        mend += f"; [accept] noise above {words.percent(above)} would have raised none of these flags"
     return [*result, f"{mend}."]
 
 
@@ -115,9 +117,7 @@ def _row(trend: Trend, noise: float) -> list[str]:
     last = next((point for point in reversed(trend.points) if point is not None), None)
     figure = words.NOTHING
     if last is not None:
-        figure = words.percent(last.saving_rel)
-        if last.low_rel is not None and last.high_rel is not None:
-            figure += f"{words.NB}{words.interval(last.low_rel, last.high_rel, 1)}"
+        figure = words.saving(last.saving_rel, last.low_rel, last.high_rel)
     scatter = (
         words.NOTHING if trend.scatter is None else f"{words.number(trend.scatter, 1)}×{' wide' * trend.wide}"
     )
@@ -132,7 +132,7 @@ def render(found: History, console: Console) -> None:
     if found.runs:
         span = f" · {found.runs[0].started_at[:10]} to {found.runs[-1].started_at[:10]}"
     runs = f"{len(found.runs)} run{'s' * (len(found.runs) != 1)}"
-    grid.say(console, f"{found.suite} · {runs}{span} · noise {words.percent(found.noise)}", "dim")
+    grid.say(console, f"{found.suite} · {runs}{span} · noise {words.margin(found.noise)}", "dim")
     grid.say(console, headline(found), "bold red" if found.noise_found else "bold")
     for line in reasons(found):
         grid.say(console, f"• {line}", "yellow")

@@ -157,8 +157,8 @@ def _quality(workload: Workload) -> str:
     for row in workload.rows:
         found = row.quality
         if found is not None:
-            limits = (found.bound, found.limit)
-            bound, limit = (words.NOTHING if v is None else words.points(v, found.fraction) for v in limits)
+            bound = words.NOTHING if found.bound is None else words.points(found.bound, found.fraction)
+            limit = words.NOTHING if found.limit is None else words.accepted(found.limit, found.fraction)
             figures = (words.number(value, 4) for value in (found.baseline, found.method))
             rows.append([escape(row.method), *figures, words.quality_change(found), bound, limit])
     spread = [

@@ -75,7 +75,7 @@ def _saving(workload: str, row: Row, look: Look, least: float, of: str | None) -
     if of == "energy" and figure is not None and figure.quantity != "energy":
         figure = None
     quantity = of or (figure.quantity if figure else "time")
-    asks = f"saves at least {words.percent(least)} of the {quantity}"
+    asks = f"saves at least {words.margin(least)} of the {quantity}"
     saving, low, high = _figures(figure, look)
     outcome, because = _enough(row, look, least, low, high)
     if figure is None and row.measured is not None:
@@ -90,13 +90,14 @@ def _enough(row: Row, look: Look, least: float, low: float | None, high: float |
     if low is None or high is None:  # what diverged is lost, however few blocks are left
         return ("not met", f"quality lost: {told}") if row.diverged else ("undecided", row.because)
     if high < least - ROUNDING and not row.plain_timed_out:
-        return "not met", f"at most {words.percent(high)} is saved, at 99 %"
+        return "not met", f"at most {words.share_beside(high, least)} is saved, at 99 %"
     if quality == "lost":
         return "not met", f"quality lost: {told}"
     if past_limit := words.past_limit(row):
         return "undecided", past_limit
     if low < least - ROUNDING:
-        return "undecided", f"between {words.percent(low)} and {words.percent(high)}, each bound at 99 %"
+        bounds = f"between {words.share_beside(low, least)} and {words.share_beside(high, least)}"
+        return "undecided", f"{bounds}, each bound at 99 %"
     if quality == "unproven":
         return "undecided", f"quality unproven: {told}"
     return "met", f"at least {words.percent(low)} is saved, at 99 %"
@@ -112,11 +113,11 @@ def _quality(row: Row) -> tuple[Literal["kept", "lost", "unproven"], str]:
     if found is None or found.limit is None or found.bound is None or found.n < row.n:
         return "unproven", "no quality figure in every block, or no margin in the suite"
     sign = 1 if evidence.higher_is_better(found.metric) else -1
-    limit = words.points(found.limit, found.fraction)
     if sign * (found.change - found.limit) < -ROUNDING:
-        return "lost", f"{found.metric} changed by {words.quality_change(found)}, {limit} is accepted"
+        change, limit = words.beside(found.change, found.limit, found.fraction)
+        return "lost", f"{found.metric} changed by {change}, {limit} is accepted"
     if sign * (found.bound - found.limit) < -ROUNDING:
-        bound = words.points(found.bound, found.fraction)
+        bound, limit = words.beside(found.bound, found.limit, found.fraction)
         return "unproven", f"a change of {bound} {found.metric} cannot be excluded, {limit} is accepted"
     return "kept", ""
 

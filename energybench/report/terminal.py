@@ -127,7 +127,7 @@ def wrap(text: str, width: int, indent: str = "", first: str | None = None) -> l
 
 
 def _table(
-    console: Console, labels: Sequence[str], columns: Sequence[Column]
+    console: Console, labels: Sequence[str], columns: Sequence[Column], head: str
 ) -> tuple[Table | None, list[str]]:
     """The widest table that fits, and the columns it had to leave out; None where not even the least fits."""
     longest = max((cell_len(words.clean(label)) for label in labels), default=0)
@@ -135,15 +135,15 @@ def _table(
     while True:
         room = console.width - sum(column.width + GAP for column in kept)
         candidates = [column for column in kept if column.rank]
-        if room >= max(min(longest, LABEL_ENOUGH), len("Method")) or not candidates:
+        if room >= max(min(longest, LABEL_ENOUGH), len(head)) or not candidates:
             break
         widest = max(candidates, key=lambda column: column.rank)
         kept.remove(widest)
         dropped.append(widest.title)
-    if room < min(longest, LABEL_LEAST):
+    if room < max(min(longest, LABEL_LEAST), len(head)):
         return None, dropped
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, GAP - 1, 0, 0))
-    table.add_column("Method", no_wrap=True)
+    table.add_column(head, no_wrap=True)
     for column in kept:
         table.add_column(Text(column.title), no_wrap=True, justify=column.justify)  # type: ignore[arg-type]
     for index, label in enumerate(labels):
@@ -157,9 +157,9 @@ def _say(console: Console, text: str, style: str = "", indent: str = "", first: 
     console.print(Text(words.plain("\n".join(lines)), style=style), soft_wrap=True)
 
 
-def show(console: Console, labels: Sequence[str], columns: Sequence[Column]) -> None:
+def show(console: Console, labels: Sequence[str], columns: Sequence[Column], head: str = "Method") -> None:
     """A table with a label per row; a narrow terminal loses columns, then the table."""
-    table, dropped = _table(console, labels, columns)
+    table, dropped = _table(console, labels, columns, head)
     if table is not None:
         console.print(table)
     else:  # too narrow for any table: one figure a line
@@ -169,7 +169,11 @@ def show(console: Console, labels: Sequence[str], columns: Sequence[Column]) -> 
                 title = " ".join(column.title.split())
                 _say(console, f"{title}: {column.cells[index].plain.replace(' ', words.NB)}", indent="  ")
     if table is not None and dropped:
-        _say(console, f"Left out at this width: {', '.join(dropped)}.", "dim")
+        _say(
+            console,
+            f"Left out at this width: {', '.join(' '.join(title.split()) for title in dropped)}.",
+            "dim",
+        )
 
 
 def _flags(found: Iterable[Raised]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from energybench import stats
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     )
 
 NOTHING = "–"
+FINEST = 6  # decimals, past which two figures are told to be the same
 clean = inert
 BETTER = frozenset({"saves", "faster"})
 WORSE = frozenset({"costs more", "slower"})
@@ -54,20 +56,58 @@ def interval(low: float, high: float, decimals: int) -> str:
 
 
 def measured(figure: Measured | None) -> str:
-    """31 % [27, 35]: a decimal only where the interval is narrow enough to deserve it."""
+    """31 % [27, 35]; the interval from three blocks on."""
     if figure is None:
         return NOTHING
-    low, high = figure.low_rel, figure.high_rel
+    return saving(figure.saving_rel, figure.low_rel, figure.high_rel, figure.n >= stats.FEWEST_BLOCKS)
+
+
+def saving(share: float, low: float | None, high: float | None, bounded: bool = True) -> str:
+    """A decimal only where the interval is narrow enough to deserve it. `bounded`: whether it is shown."""
     decimals = 1 if low is None or high is None or high - low < 0.04 else 0
-    text = percent(figure.saving_rel, decimals)
-    if figure.n < stats.FEWEST_BLOCKS or low is None or high is None:
-        return text
-    return f"{text}{NB}{interval(low, high, decimals)}"
+    text = percent(share, decimals)
+    return (
+        text if low is None or high is None or not bounded else f"{text}{NB}{interval(low, high, decimals)}"
+    )
 
 
-def points(value: float, fraction: bool) -> str:
+def points(value: float, fraction: bool, decimals: int | None = None) -> str:
     """A change of quality: percentage points of a fraction, else the metric's own unit."""
-    return f"{number(100 * value, 1, sign=True)}{NB}pp" if fraction else number(value, 3, sign=True)
+    if fraction:
+        return f"{number(100 * value, 1 if decimals is None else decimals, sign=True)}{NB}pp"
+    return number(value, 3 if decimals is None else decimals, sign=True)
+
+
+def _decimals(value: float, least: int) -> int:
+    """As many as a margin was written with: 0.25 pp is not 0.2."""
+    return max(least, len(f"{Decimal(f'{value:.6g}'):f}".partition(".")[2]))
+
+
+def margin(share: float) -> str:
+    """A share that the suite's author chose, as it was written."""
+    return percent(share, _decimals(100 * share, 1))
+
+
+def accepted(limit: float, fraction: bool) -> str:
+    """The worst change that the suite accepts, as it was written."""
+    return points(limit, fraction, _decimals(100 * limit, 1) if fraction else _decimals(limit, 3))
+
+
+def beside(change: float, limit: float, fraction: bool) -> tuple[str, str]:
+    """A change and what is accepted, in as many decimals as tell the two apart."""
+    decimals = _decimals(100 * limit, 1) if fraction else _decimals(limit, 3)
+    return _apart(lambda value, digits: points(value, fraction, digits), change, limit, decimals)
+
+
+def share_beside(share: float, limit: float) -> str:
+    """A share that is held against a margin, in as many decimals as tell it from that."""
+    return _apart(percent, share, limit, _decimals(100 * limit, 1))[0]
+
+
+def _apart(show: Callable[[float, int], str], value: float, limit: float, decimals: int) -> tuple[str, str]:
+    while show(value, decimals) == show(limit, decimals) and decimals < FINEST:
+        decimals += 1
+    return show(value, decimals), show(limit, decimals)
 
 
 def quality_change(quality: Quality | None) -> str:
@@ -231,8 +271,7 @@ def to_target(found: ToTarget) -> str:
 
 
 def goal(found: ToTarget) -> str:
-    decimals = max(2, len(f"{found.at_least:g}".partition(".")[2]))  # 0.975 is not 0.97
-    return f"{found.metric} {number(found.at_least, decimals)}"
+    return f"{found.metric} {number(found.at_least, _decimals(found.at_least, 2))}"
 
 
 def missed(ours: int, plain: int, n: int) -> str:
@@ -279,7 +318,7 @@ def because(row: Row, noise: float) -> str:
         case "inconclusive":
             return past_limit(row) or more
         case "no saving" | "no difference":
-            return f"the whole interval lies within ±{percent(noise)}"
+            return f"the whole interval lies within ±{margin(noise)}"
         case "no verdict" if row.n < stats.FEWEST_BLOCKS:
             if row.diverged:
                 return f"training diverged in {blocks(row.diverged)}"
@@ -296,9 +335,10 @@ def because(row: Row, noise: float) -> str:
 def _quality(quality: Quality | None, verdict: str, more: str) -> str:
     if quality is None or quality.limit is None or quality.bound is None:
         return "no quality figure in every block, or no margin in the suite"
-    limit, bound = (points(value, quality.fraction) for value in (quality.limit, quality.bound))
     if verdict == "quality lost":
-        return f"{quality.metric} changed by {quality_change(quality)}, {limit} is accepted"
+        change, limit = beside(quality.change, quality.limit, quality.fraction)
+        return f"{quality.metric} changed by {change}, {limit} is accepted"
+    bound, limit = beside(quality.bound, quality.limit, quality.fraction)
     return f"a change of {bound} {quality.metric} cannot be excluded, {limit} is accepted; {more}"
 
 

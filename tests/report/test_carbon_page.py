@@ -155,6 +155,21 @@ def test_one_block_has_a_figure_and_no_bounds() -> None:
     assert carbon._bounded([5.0], 1.0, 10) == Span(50.0)
 
 
+def test_a_method_that_is_called_plain_training_is_not_taken_for_it() -> None:
+    found = of(Run(blocks=3, sensors=(GPU,)).method("plain training", energy=0.5))
+    assert [(use.label, use.measured_j.mean) for use in found.uses if use.measured_j] == [
+        ("baseline", JOULES),
+        ("plain training", JOULES / 2),
+    ]
+
+
+def test_a_command_is_not_said_to_be_a_training() -> None:
+    meta, trials, witnesses = half().records()
+    cells = [cell.model_copy(update={"command": ["python", "train.py"]}) for cell in meta.cells]
+    found = page(meta.model_copy(update={"cells": cells}), trials, witnesses)
+    assert [use.method for use in found.uses] == ["the plain command", "half"]
+
+
 # ── tuning ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -256,16 +271,13 @@ def test_the_whole_benchmark_adds_every_window_of_every_trial() -> None:
     assert of(run).whole_j == pytest.approx(blocks * 2 * JOULES + (blocks - 1) * JOULES / 2 + 10.0)
 
 
-def test_windows_inside_a_command_are_not_added_to_the_whole_command_again() -> None:
-    """A command is metered whole, its training window lies inside; a command without windows is its own training."""
-    run = half()
-
-    def seen(joules: float) -> Reading:
-        return Reading(wall_s=9, energy=run.energies(joules))
-
-    run.change("half", 0, phases={"train": seen(50.0), "command": seen(50.0), "idle_before": seen(3.0)})
-    run.change("half", 1, phases={"train": seen(30.0), "evaluate": seen(5.0), "command": seen(40.0)})
-    assert of(run).whole_j == pytest.approx(5 * 2 * JOULES + 3 * JOULES / 2 + 53.0 + 40.0)
+def test_a_command_is_added_once_whatever_windows_of_its_own_lie_inside_it() -> None:
+    run = Run(blocks=1, sensors=(GPU,))
+    windows = {"idle_before": 3.0, "command": 100.0, "train": 60.0, "evaluate": 20.0, "idle_after": 4.0}
+    for label in ("baseline", "twin"):
+        phases = {name: Reading(wall_s=1, energy=run.energies(joules)) for name, joules in windows.items()}
+        run.change(label, 0, phases=phases)
+    assert of(run).whole_j == pytest.approx(2 * (100.0 + 3.0 + 4.0))
 
 
 # ── pages ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from rich.console import Console
 from synthetic import Run
 
 from energybench.record import RunFile, Trial
+from energybench.report.html import page
 from energybench.report.markdown import markdown
 from energybench.report.shapes import Summary
 from energybench.report.summary import summarise
@@ -109,6 +111,12 @@ def test_commands_stand_in_every_page_as_one_would_type_them():
     assert "python train.py --seed {seed} '--note=a b'" in markdown(summary)
     assert "no matched control" in markdown(summary)
     assert "than the plain command on" in summary.headline
+
+
+def test_the_html_page_holds_them_against_the_plain_command_too(tmp_path: Path):
+    run, trials = records()
+    text = page(summarise(run, trials, []), trials, tmp_path)
+    assert "Savings relative to the plain command in the same block" in text
 
 
 def test_a_training_of_our_own_loop_is_told_as_before():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from synthetic import GPU, Run, merge
 from energybench import stats
 from energybench.cli import app
 from energybench.record import RunFile, write_json
-from energybench.report import required
+from energybench.report import required, words
 from energybench.report.markdown import markdown
 from energybench.report.shapes import Required
 from energybench.report.summary import summarise, to_json
@@ -138,6 +139,20 @@ def test_a_saving_is_enough_when_its_bound_reaches_it_and_too_little_when_the_ot
     assert one(run, saves_at_least=found.low_rel + 1e-6).outcome == "undecided"
     assert one(run, saves_at_least=found.high_rel - 1e-6).outcome == "undecided"
     assert one(run, saves_at_least=found.high_rel + 1e-6).outcome == "not met"
+
+
+def test_a_bound_beside_what_is_asked_is_not_told_as_the_same_figure() -> None:
+    run = Run(blocks=5, noise=0.01, seed=3).method("it", time=0.8)
+    found = one(run, saves_at_least=0.1)
+    assert found.low_rel is not None
+    assert found.high_rel is not None
+    for bound, asked in ((found.low_rel, found.low_rel + 2e-6), (found.high_rel, found.high_rel + 2e-6)):
+        told = one(run, saves_at_least=asked)
+        least = re.findall(r"[\d.]+ %", words.plain(told.asks))
+        assert told.outcome in ("undecided", "not met")
+        assert float(least[0][:-2]) == pytest.approx(100 * asked, abs=1e-3)
+        assert least[0] not in words.plain(told.because)
+        assert words.plain(words.share_beside(bound, asked)) in words.plain(told.because)
 
 
 def test_the_bounds_are_one_sided_and_students_at_99_percent() -> None:

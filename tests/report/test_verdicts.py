@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from synthetic import Run, Truth
 
 from energybench.record import Flag, Passes
 from energybench.report import words
-from energybench.report.shapes import Row, Summary, Workload
+from energybench.report.markdown import markdown
+from energybench.report.shapes import Quality, Row, Summary, Workload
 from energybench.report.summary import summarise
 
 
@@ -88,6 +90,32 @@ def test_losing_quality_is_not_saving() -> None:
     assert "faster" not in of(Run().method("half", time=0.5, quality=-0.02)).headline.replace(
         "proven faster", ""
     )
+
+
+def test_margins_are_told_as_the_suite_wrote_them() -> None:
+    accept = {"quality": {"metric": "accuracy", "loses_at_most": 0.0025}, "noise": 0.0025}
+    found = of(Run(accept=accept).method("half", time=0.5, flop=0.5).method("same", flop=0.5))
+    assert "no more than 0.25 pp of accuracy lost" in words.plain(found.headline)
+    assert "within ±0.25 %" in words.plain(found.workloads[0].rows[1].because)
+    assert "| −0.25 pp |" in markdown(found)
+
+
+def test_a_loss_just_beyond_the_margin_is_not_told_as_the_margin() -> None:
+    assert words.plain(row(Run().method("half", time=0.5, quality=-0.0052)).because) == (
+        "accuracy changed by −0.52 pp, −0.50 pp is accepted"
+    )
+    unproven = words.because(
+        dataclasses.replace(
+            row(Run().method("half", time=0.5)),
+            verdict="quality unproven",
+            quality=Quality("accuracy", 0.9, 0.899, -0.001, -0.00512, -0.005, True, 0.002, 3),
+        ),
+        0.01,
+    )
+    assert words.plain(unproven).startswith("a change of −0.51 pp accuracy cannot be excluded, −0.50 pp is")
+    for change, limit in ((-0.00501, -0.005), (-0.002502, -0.0025), (-0.100002, -0.1)):
+        for fraction in (True, False):
+            assert len(set(words.beside(change, limit, fraction))) == 2
 
 
 def test_a_method_that_diverges_in_a_block_has_lost_its_quality() -> None:
