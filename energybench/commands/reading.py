@@ -41,6 +41,15 @@ def report(folders: tuple[Path, ...], as_json: bool, hold: bool, strict: bool, w
 
     Several folders of one suite: copies of one run's blocks are merged, other devices stand side by side.
     """
+    page = "--carbon" if carbon else "--zones" if zones else ""
+    told = {"--require": hold, "--html": html, "--json": as_json, page: page, "--strict": strict}
+    given = [name for name, used in told.items() if used]
+    if every and (left := [name for name in given if name != "--html"]):
+        raise click.UsageError(f"--all writes pages and holds nothing, so it takes no {left[0]}.")
+    if page and (left := [name for name in given if name in ("--require", "--html", "--strict")]):
+        raise click.UsageError(f"{page} is a page of its own, so it takes no {left[0]}.")
+    if strict and not hold:
+        raise click.UsageError("--strict is about --require.")
     if every:
         _write_all(folders or (Path("reports"),), html)
         return
