@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from energybench.errors import Problem, UsageError
 from energybench.gate import Finding
-from energybench.kept import write_text
+from energybench.kept import write_out
 from energybench.record import Passes, RunFile, Trial, Witness, read_folder
 
 SCHEMA = 1
@@ -143,7 +143,7 @@ def write(path: Path, counts: Counts) -> None:
              for (workload, method), facts in sorted(counts.cells.items())]  # fmt: skip
     content = {"golden": SCHEMA, "suite": counts.suite, "stamp": list(counts.stamp), "seed": counts.seed,
                "source": counts.source, "torch": counts.torch, "cells": cells}  # fmt: skip
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_out(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 # ── comparing ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -366,10 +366,15 @@ class RunFile(Model):
 
 def write_json(path: Path, model: BaseModel | dict[str, Any]) -> None:
     """Write whole or not at all; a record sealed. Raises CannotWrite E620."""
+    write_text(path, json_of(model))
+
+
+def json_of(model: BaseModel | dict[str, Any]) -> str:
+    """What stands in its file; a record sealed."""
     payload = model
     if isinstance(model, BaseModel):
         payload = sealed(model.model_dump(mode="json", by_alias=True))
-    write_text(path, json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read(path: Path, kind: type[AnyModel]) -> AnyModel:

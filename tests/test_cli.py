@@ -411,6 +411,20 @@ def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
         assert f"error[E601]: {tmp_path / 'run.json'}" in done.stderr
 
 
+def test_a_record_that_cannot_be_kept_is_told_before_the_command_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = call("measure", "-o", str(tmp_path / "file" / "r.json"), "--", "echo", "it ran", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error[E605]" in done.stderr
+
+
+def test_the_claims_page_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = call("claims", "--markdown", str(tmp_path / "file" / "page.md"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error[E620]: ")
+
+
 # ── new ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 

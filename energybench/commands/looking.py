@@ -83,10 +83,11 @@ def claims(as_json: bool, page: Path | None) -> None:
     """The papers' own tables, counted again by their own rules, and where they contradict themselves."""
     from energybench.claims_page import markdown, print_claims
     from energybench.flops.paper_tables import facts
+    from energybench.kept import write_out
 
     found = facts()
     if page:
-        page.write_text(markdown(found), encoding="utf-8")
+        write_out(page, markdown(found).encode())
         click.echo(f"{page} written", err=True)
     if as_json:
         print_json(found)

@@ -127,11 +127,11 @@ def report(folders: tuple[Path, ...], as_json: bool, hold: bool, strict: bool, w
 def export(folder: Path, form: str, out: Path | None, **options: Any) -> None:
     """A run for other tools. Only what was measured is exported as emissions."""
     from energybench.export import export as make
-    from energybench.kept import write_bytes
+    from energybench.kept import write_out
 
     content, notes = make(folder, form, **options)
     if out is not None:
-        write_bytes(out, content)
+        write_out(out, content)
         notes = [*notes, f"{out} written"]
     elif form == "parquet" and sys.stdout.isatty():
         raise UsageError(Problem("E609", "Parquet is no text for a terminal", hint="-o trials.parquet"))
