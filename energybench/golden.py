@@ -112,7 +112,7 @@ def read(path: Path) -> Counts:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(Problem("E601", f"cannot read it: {error.strerror}", str(path))) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(Problem("E632", f"not JSON: {error}", str(path), wrong.hint)) from None
     try:
         if "golden" in found:
@@ -132,6 +132,11 @@ def _golden(found: dict[str, Any], path: Path) -> Counts:
         message = f"golden counts of schema {found['golden']}, and this version reads {SCHEMA}"
         raise UsageError(Problem("E632", message, str(path), "write it again with --accept"))
     cells = {(cell["workload"], cell["method"]): dict(cell["counts"]) for cell in found["cells"]}
+    for workload, method in cells:
+        for name, count in cells[workload, method].items():
+            if isinstance(count, bool) or not isinstance(count, int | float | None):
+                message = f"{name} of {workload}, {method} is {json.dumps(count)[:80]}, which is no count"
+                raise UsageError(Problem("E632", message, str(path), "write it again with --accept"))
     return Counts(
         found["suite"], tuple(found["stamp"]), found["seed"], cells, found["source"], found.get("torch")
     )

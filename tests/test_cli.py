@@ -7,6 +7,8 @@ import os
 import pty
 import re
 import select
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -404,6 +406,46 @@ def test_a_broken_record_is_told_with_its_path(run_folder: Path, tmp_path: Path)
     assert "hint: " in done.stderr
 
 
+def test_what_a_hint_says_can_be_typed_where_names_have_spaces(run_folder: Path, tmp_path: Path) -> None:
+    home = tmp_path / "my runs"
+    shutil.copytree(run_folder, home / "the first")
+    for words in (
+        ["compare", "golden counts.json", home / "the first"],
+        ["compare", home, home / "the first"],
+    ):
+        done = call(*map(str, words))
+        assert done.returncode == 2
+        (hint,) = (line for line in done.stderr.splitlines() if line.startswith("hint: "))
+        assert "golden counts.json" in shlex.split(hint) or str(home / "the first") in shlex.split(hint)
+    broken = home / "the first" / "records" / "b0-i0-w.halved.json"
+    broken.write_bytes(broken.read_bytes()[:150])
+    hint = call("report", str(home / "the first")).stderr.partition("hint: ")[2]
+    subprocess.run(hint.partition(" — ")[0], shell=True, check=True)
+    assert call("report", str(home / "the first")).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["check", "{long}"], ["run", "{long}/s.toml"], ["compare", "{long}", "{long}"], ["overhead", "{long}"],
+     ["new", "method", "{long}"], ["measure", "--energy", "off", "--pairs", "1", "--vs", "{long} 1", "--", "true"]],
+)  # fmt: skip
+def test_a_name_longer_than_the_system_takes_is_told(arguments: list[str], tmp_path: Path) -> None:
+    done = call(*(word.format(long="a" * 300) for word in arguments), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "error[E" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["check", "quick"], ["new", "method", "mine"]])
+def test_a_folder_that_was_removed_under_us_is_told(arguments: list[str], tmp_path: Path) -> None:
+    command = shlex.join([sys.executable, "-m", "energybench", *arguments])
+    done = subprocess.run(f"mkdir gone && cd gone && rmdir ../gone && {command}", shell=True, cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert "error[E613]: the folder that you are in is gone\nhint: " in done.stderr
+
+
 def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
     for verb in ("show", "report"):
         done = call(verb, str(tmp_path))
@@ -426,6 +468,13 @@ def test_the_claims_page_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 # ── new ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_new_method_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "methods").write_text("a file in its place")
+    done = call("new", "method", "my_idea", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error[E605]: ")
 
 
 def test_a_new_method_is_a_file_that_list_knows(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from energybench.commands.common import console, print_json
-from energybench.errors import Problem, UsageError
+from energybench.errors import Problem, UsageError, typed
 
 
 @click.command()
@@ -159,5 +159,5 @@ def _one_folder(folders: tuple[Path, ...], option: str) -> None:
     if len(folders) > 1:
         message = f"{option} is about one folder, and {len(folders)} are named"
         raise UsageError(
-            Problem("E609", message, hint=f"one after the other: energybench report {folders[0]}")
+            Problem("E609", message, hint=f"one after the other: energybench report {typed(folders[0])}")
         )
