@@ -378,7 +378,8 @@ def json_of(model: BaseModel | dict[str, Any]) -> str:
 def read(path: Path, kind: type[AnyModel]) -> AnyModel:
     """Read one file back. Raises UsageError E601 when it is missing, cut short or no such record, E621 when its seal
     does not hold, E622 when it is of another schema."""
-    hint = f"{typed('mv', path, f'{path}.broken')} — then a report leaves it out; an unfinished run, if run again, repeats it"
+    away = typed("mv", path, f"{path}.broken")
+    hint = f"{away} — then a report leaves it out; an unfinished run, if run again, repeats it"
     if kind is RunFile:
         hint = "restore it from a copy; a new run goes beside it: --new, or another --out"
     found = unsealed(path, SCHEMA, kind.__name__, hint)

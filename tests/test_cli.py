@@ -397,6 +397,39 @@ def test_show_prints_one_record_whole(run_folder: Path) -> None:
     assert json.loads(body) == json.loads(path.read_text())
 
 
+def test_show_tells_what_a_file_of_a_run_is_by_what_it_holds(run_folder: Path, tmp_path: Path) -> None:
+    """It advised to move a sound run.json out of the way, as a broken record of a trial."""
+    from energybench.record import Witness, write_json
+
+    assert call("show", str(run_folder / "run.json")).stdout == call("show", str(run_folder)).stdout
+    counted = Witness(
+        workload="w", method="m", role="method", seed=0, digest="d", status="ok", counted_flop=8.0
+    )
+    write_json(tmp_path / "counted.json", counted)
+    done = call("show", str(tmp_path / "counted.json"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("w · m · ok\n")
+
+
+def test_seconds_of_the_processor_that_nobody_knows_are_not_shown_as_none(tmp_path: Path) -> None:
+    from energybench.record import Reading, Trial, write_json
+
+    record = Trial(trial="t", workload="w", method="m", role="method", block=0, seed=0, invocation=0, position=0,
+                   status="ok", digest="d", started_at="2026-01-01T00:00:00+00:00",
+                   phases={"train": Reading(wall_s=2.0, cpu_s=None)})  # fmt: skip
+    write_json(tmp_path / "t.json", record)
+    assert "  train: 2 s wall\n" in call("show", str(tmp_path / "t.json")).stdout
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_number_that_is_none_is_refused(number: str, run_folder: Path) -> None:
+    sci = ["export", str(run_folder), "--to", "sci", "--lifespan", number, "--embodied"]
+    for arguments in (["doctor", "--seconds", number], [*sci, "1"], [*sci, number]):
+        done = call(*arguments)
+        assert done.returncode == 2
+        assert "is not a finite number" in done.stderr
+
+
 def test_a_broken_record_is_told_with_its_path(run_folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "b0-i0-w.halved.json"
     broken.write_bytes((run_folder / "records" / "b0-i0-w.halved.json").read_bytes()[:150])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from energybench.commands.common import Verbs, console, print_json
+from energybench.commands.common import Finite, Verbs, console, print_json
 from energybench.errors import EXIT_TRIALS_FAILED
 
 
@@ -48,9 +48,7 @@ def new_method(name: str) -> None:
     help="Also train the same thing again and again: how well this machine repeats itself, and the smallest "
     "saving that it can show.",
 )
-@click.option(
-    "--seconds", type=click.FloatRange(min=1), metavar="N", help="How long to calibrate, about; default: 30."
-)
+@click.option("--seconds", type=Finite(min=1), metavar="N", help="How long to calibrate, about; default: 30.")
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
 def doctor(calibrate: bool, seconds: float | None, as_json: bool) -> None:  # fmt: skip
     """What this machine can measure, what it cannot, and what would change that."""

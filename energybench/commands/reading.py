@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from energybench.commands.common import console, print_json
+from energybench.commands.common import Finite, console, print_json
 from energybench.errors import Problem, UsageError, typed
 
 
@@ -120,9 +120,9 @@ def report(folders: tuple[Path, ...], as_json: bool, hold: bool, strict: bool, w
     show_default=True,
     help="sci: the functional unit.",
 )
-@click.option("--embodied", metavar="KG", type=click.FloatRange(min=0),
+@click.option("--embodied", metavar="KG", type=Finite(min=0),
               help="sci: kg CO2e of making the machine.")  # fmt: skip
-@click.option("--lifespan", metavar="YEARS", type=click.FloatRange(min=0, min_open=True),
+@click.option("--lifespan", metavar="YEARS", type=Finite(min=0, min_open=True),
               help="sci: years over which --embodied is spread.")  # fmt: skip
 def export(folder: Path, form: str, out: Path | None, **options: Any) -> None:
     """A run for other tools. Only what was measured is exported as emissions."""
