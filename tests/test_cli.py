@@ -397,6 +397,15 @@ def test_show_prints_one_record_whole(run_folder: Path) -> None:
     assert json.loads(body) == json.loads(path.read_text())
 
 
+@pytest.mark.parametrize("text", ["x", "[]", "{}", "[" * 100_000])
+def test_a_file_that_describes_no_trial_is_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / "in.json").write_text(text)
+    done = call("cell", "in.json", "out.json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error[E601]: in.json: ")
+    assert not (tmp_path / "out.json").exists()
+
+
 def test_show_tells_what_a_file_of_a_run_is_by_what_it_holds(run_folder: Path, tmp_path: Path) -> None:
     """It advised to move a sound run.json out of the way, as a broken record of a trial."""
     from energybench.record import Witness, write_json
