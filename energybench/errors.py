@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -72,7 +73,7 @@ class CannotWrite(UsageError):
     def of(cls, error: OSError, path: Path | str) -> CannotWrite:
         """E620, with what the system said and what to do about it."""
         message = f"cannot write it: {error.strerror or error}"
-        remedy = f"make room there (df -h {Path(path).parent})"
+        remedy = f"make room there ({typed('df', '-h', Path(path).parent)})"
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             remedy = f"make {Path(path).parent} writable"
         hint = f"{remedy}; what is finished is kept, and the same command continues"
@@ -83,6 +84,11 @@ class CannotMeasure(EnergybenchError):
     """The machine lacks a sensor that the suite requires."""
 
     exit_code = EXIT_CANNOT_MEASURE
+
+
+def typed(*words: object) -> str:
+    """What to type, for a hint: names of files as a shell takes them."""
+    return shlex.join(map(str, words))
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:

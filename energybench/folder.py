@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from energybench.errors import CannotWrite, EnergybenchError, Problem, UsageError
+from energybench.errors import CannotWrite, EnergybenchError, Problem, UsageError, typed
 from energybench.files import held, held_in
 from energybench.kept import HALF
 from energybench.record import RunFile, Trial, Witness, read, write_json
@@ -155,7 +155,7 @@ class Folder:
             hint = "name another folder with --out"
             raise UsageError(Problem("E603", f"{message}. Changed: {differs(run)}", str(self.path), hint))
         elif run.finished and not finished:
-            hint = f"read it with: energybench report {self.path} — or name another folder with --out"
+            hint = f"read it with: energybench report {typed(self.path)} — or name another folder with --out"
             raise UsageError(Problem("E602", "this run is finished", str(self.path), hint))
 
 

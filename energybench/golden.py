@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from energybench.errors import Problem, UsageError
 from energybench.gate import Finding
-from energybench.kept import write_text
+from energybench.kept import write_out
 from energybench.record import Passes, RunFile, Trial, Witness, read_folder
 
 SCHEMA = 1
@@ -143,6 +143,11 @@ def _golden(found: dict[str, Any], path: Path) -> Counts:
         message = f"golden counts of schema {found['golden']}, and this version reads {SCHEMA}"
         raise UsageError(Problem("E632", message, str(path), "write it again with --accept"))
     cells = {(cell["workload"], cell["method"]): dict(cell["counts"]) for cell in found["cells"]}
+    for workload, method in cells:
+        for name, count in cells[workload, method].items():
+            if isinstance(count, bool) or not isinstance(count, int | float | None):
+                message = f"{name} of {workload}, {method} is {json.dumps(count)[:80]}, which is no count"
+                raise UsageError(Problem("E632", message, str(path), "write it again with --accept"))
     return Counts(
         found["suite"], tuple(found["stamp"]), found["seed"], cells, found["source"], found.get("torch")
     )
@@ -154,7 +159,7 @@ def write(path: Path, counts: Counts) -> None:
              for (workload, method), facts in sorted(counts.cells.items())]  # fmt: skip
     content = {"golden": SCHEMA, "suite": counts.suite, "stamp": list(counts.stamp), "seed": counts.seed,
                "source": counts.source, "torch": counts.torch, "cells": cells}  # fmt: skip
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_out(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 # ── comparing ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,13 +10,15 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO
 
 from energybench.bounds import RECORD_B
 from energybench.errors import CannotWrite, Problem, UsageError
@@ -52,6 +54,59 @@ def write_bytes(path: Path, content: bytes) -> None:
                 raise
         except OSError as error:
             raise CannotWrite.of(error, path) from None
+
+
+def write_out(path: Path, content: bytes) -> None:
+    """A file that somebody named. Links are followed, a pipe or a device is written to: neither is replaced by a file.
+
+    Raises CannotWrite E620.
+    """
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            if (own := _own_stream(path)) is not None:
+                own.write(content)
+                own.flush()
+                return
+            path = path.resolve()  # a name that leads nowhere becomes a file there
+            if path.exists() and not path.is_file():
+                with path.open("wb") as file:
+                    file.write(content)
+                return
+        write_bytes(path, content)
+    except CannotWrite as error:
+        raise CannotWrite(
+            [replace(problem, hint=_elsewhere(problem.hint)) for problem in error.problems]
+        ) from None
+    except (OSError, RuntimeError) as error:  # a link to itself
+        told = error if isinstance(error, OSError) else OSError(None, str(error))
+        (problem,) = CannotWrite.of(told, path).problems
+        raise CannotWrite(replace(problem, hint=_elsewhere(problem.hint))) from None
+
+
+def _own_stream(path: Path) -> BinaryIO | None:
+    """/dev/stdout and the like: opened anew it would be written over from its start."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            if os.path.samestat(path.stat(), os.fstat(stream.fileno())):
+                stream.flush()
+                return stream.buffer
+    return None
+
+
+def _elsewhere(hint: str) -> str:
+    """Without what is true of a run's folder alone."""
+    return f"{hint.partition(';')[0]}, or name another file"
+
+
+def refuse_unwritable(path: Path, hint: str = "name another file") -> None:
+    """Said before the work, not after it. Raises UsageError E605."""
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    special = path.exists() and not path.is_file() and not path.is_dir()
+    place = path if special else folder
+    if path.is_dir() or not (special or folder.is_dir()) or not os.access(place, os.W_OK):
+        raise UsageError(Problem("E605", "cannot write there", str(path), hint))
 
 
 @contextmanager

@@ -113,9 +113,13 @@ def write_method(name: str, here: Path) -> Path:
     if name in sources(here):
         raise UsageError(Problem("E305", f"there is a method '{name}' already: {sources(here)[name].path}"))
     path = here / "methods" / f"{name}.py"
-    path.parent.mkdir(exist_ok=True)
     class_name = "".join(part.capitalize() for part in name.split("_") if part)
-    path.write_text(TEMPLATE.format(name=name, class_name=class_name), encoding="utf-8")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(TEMPLATE.format(name=name, class_name=class_name), encoding="utf-8")
+    except OSError as error:
+        hint = "type it in another folder"
+        raise UsageError(Problem("E605", f"cannot write there: {error.strerror}", str(path), hint)) from None
     return path.relative_to(here)
 
 

@@ -33,11 +33,12 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from energybench import kit, machine, used
 from energybench.errors import CannotWrite, Problem, UsageError
+from energybench.kept import refuse_unwritable, write_out
 from energybench.kit import EnergyWanted, Kit, Wanted
 from energybench.meter import Meter
 from energybench.meter.sensors import inside
 from energybench.meter.window import Window, refuse_short
-from energybench.record import Energy, Reading, write_json
+from energybench.record import Energy, Reading, json_of
 from energybench.windows import VARIABLE, Flop, WindowLine, WindowsFile, append, sentence
 
 P = ParamSpec("P")
@@ -211,7 +212,7 @@ class MeasuredWindow:
             if path := os.environ.get(VARIABLE):
                 append(Path(path), self.line)
             if outermost._closed and outermost._recipe.record:
-                write_json(outermost._recipe.record, outermost._file())
+                write_out(outermost._recipe.record, json_of(outermost._file()).encode())
         except (OSError, ValueError, CannotWrite) as error:
             print(f"energybench: '{self.name}' could not be written: {error}", file=sys.stderr)
         if outermost is self and not self._recipe.quiet and not path and not self._said:
@@ -247,7 +248,7 @@ class Measure:
     def start(self) -> MeasuredWindow:
         """Open a window: for callbacks, where no `with` fits. Closed by `stop`, or by the end of a window around it."""
         if self.record is not None:
-            _writable(self.record)
+            refuse_unwritable(self.record, "name another file with record=...")
         window = MeasuredWindow(self, current())
         window._start()
         return window
@@ -353,17 +354,6 @@ def _chain(window: MeasuredWindow | None) -> list[MeasuredWindow]:
         found.append(window)
         window = window._parent
     return found
-
-
-def _writable(path: Path) -> None:
-    """Said before the training, not after it. Raises UsageError E605."""
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(
-            Problem("E605", "cannot write there", str(path), "name another file with record=...")
-        )
 
 
 def _at_exit() -> None:

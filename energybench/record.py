@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from energybench.bounds import MOST_TRIALS
-from energybench.errors import Problem, UsageError
+from energybench.errors import Problem, UsageError, typed
 from energybench.files import held, held_in
 from energybench.kept import sealed, unsealed, write_text
 from energybench.known import Detail, Environment, Machine, Open, Resolved
@@ -366,18 +366,20 @@ class RunFile(Model):
 
 def write_json(path: Path, model: BaseModel | dict[str, Any]) -> None:
     """Write whole or not at all; a record sealed. Raises CannotWrite E620."""
-    payload = model
-    if isinstance(model, BaseModel):
-        payload = sealed(model.model_dump(mode="json", by_alias=True))
-    write_text(path, json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_of(model))
+
+
+def json_of(model: BaseModel | dict[str, Any]) -> str:
+    """What stands in its file; a record sealed."""
+    payload = sealed(model.model_dump(mode="json", by_alias=True)) if isinstance(model, BaseModel) else model
+    return json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read(path: Path, kind: type[AnyModel]) -> AnyModel:
     """Read one file back. Raises UsageError E601 when it is missing, cut short or no such record, E621 when its seal
     does not hold, E622 when it is of another schema."""
-    hint = (
-        f"mv {path} {path}.broken — then a report leaves it out; an unfinished run, if run again, repeats it"
-    )
+    away = typed("mv", path, f"{path}.broken")
+    hint = f"{away} — then a report leaves it out; an unfinished run, if run again, repeats it"
     if kind is RunFile:
         hint = "restore it from a copy; a new run goes beside it: --new, or another --out"
     found = unsealed(path, SCHEMA, kind.__name__, hint)

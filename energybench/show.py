@@ -6,7 +6,7 @@ import json
 import math
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from energybench import windows
+from energybench.bounds import RECORD_B
 from energybench.command_tables import written
+from energybench.files import read_bytes
 from energybench.inert import inert, json_text
 from energybench.progress import redraws
 from energybench.record import Trial, Witness, read, read_folder
@@ -118,8 +120,10 @@ def print_record(path: Path, console: Console) -> None:
             )
         console.print(JSONHighlighter()(json_text(json.loads(path.read_bytes()))), soft_wrap=True)
         return
-    kind: type[Trial] | type[Witness] = Witness if path.parent.name == "witness" else Trial
-    record = read(path, kind)
+    if path.name == "run.json":
+        print_run(path.parent, console)
+        return
+    record = read(path, _kind(path))
     console.print(
         inert_text(
             f"{record.workload} · {record.method} · {record.status}"
@@ -135,12 +139,25 @@ def print_record(path: Path, console: Console) -> None:
                 else f"{e.scope}: {e.reason}"
                 for e in reading.energy
             )
-            times = f"{format_seconds(reading.wall_s)} wall, {format_seconds(reading.cpu_s or 0)} CPU"
+            times = f"{format_seconds(reading.wall_s)} wall"
+            if reading.cpu_s is not None:
+                times += f", {format_seconds(reading.cpu_s)} CPU"
             console.print(inert_text(f"  {name}: {times}" + (f", {energy}" if energy else "")))
         if record.memory_resident_b:
             console.print(f"  memory: {format_bytes(record.memory_resident_b)} resident at most")
     told = json_text(json.loads(path.read_bytes()))
     console.print(JSONHighlighter()(told), soft_wrap=True)
+
+
+def _kind(path: Path) -> type[Trial] | type[Witness]:
+    """By its place in a run's folder; elsewhere by a key that only one of them has."""
+    known: dict[str, Any] = {}
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads(read_bytes(path, RECORD_B))
+        known = found if isinstance(found, dict) else {}
+    if "trial" not in known and (path.parent.name == "witness" or "counted_flop" in known):
+        return Witness
+    return Trial
 
 
 def _sensors(machine: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from energybench import alike, gate, golden
-from energybench.errors import CannotMeasure, Problem, UsageError, nearest
+from energybench.errors import CannotMeasure, Problem, UsageError, nearest, typed
 from energybench.gate import Case, Finding, Records
 from energybench.record import read_folder
 from energybench.report.shapes import Required, Summary
@@ -70,7 +70,7 @@ def hold(
     Raises UsageError E601, E608, E630–E634 for paths that cannot be compared, CannotMeasure E501 for another device.
     """
     if base is None and (levels or rerun or rerun_base):
-        hint = f"energybench compare BASE {head}; HEAD alone is held against its own requirements"
+        hint = f"energybench compare BASE {typed(head)}; HEAD alone is held against its own requirements"
         raise UsageError(Problem("E633", "levels and reruns need a BASE to compare with", str(head), hint))
     paths = [path for path in (base, head) if path is not None]
     runs = all(_there(path).is_dir() for path in paths)
@@ -113,7 +113,7 @@ def hold(
 def accept(base: Path, head: Path) -> Gate:
     """Write HEAD's counts to the golden file BASE. Returns how they differ from what it held before."""
     if base.is_dir():
-        hint = f"energybench compare golden.json {head} --accept"
+        hint = f"energybench compare golden.json {typed(head)} --accept"
         raise UsageError(
             Problem("E633", "--accept writes a golden file, and this is a folder", str(base), hint)
         )
@@ -131,7 +131,9 @@ def _there(path: Path) -> Path:
     """The path, if it is a file or a run's folder."""
     if path.is_dir() and not (path / "run.json").exists():
         inside = sorted(file.parent for file in path.glob("*/run.json"))
-        hint = f"it holds runs; name one: {inside[-1]}" if inside else "a run's folder holds a run.json"
+        hint = (
+            f"it holds runs; name one: {typed(inside[-1])}" if inside else "a run's folder holds a run.json"
+        )
         raise UsageError(Problem("E601", "this folder is no run", str(path), hint))
     if path.exists():
         return path
@@ -140,7 +142,7 @@ def _there(path: Path) -> Path:
     if not hint.startswith("did you mean"):
         hint = "a run's folder, such as reports/<suite>/<run>"
         if path.suffix == ".json":
-            hint = f"golden counts are written by: energybench compare {path} RUN --accept"
+            hint = f"golden counts are written by: energybench compare {typed(path)} RUN --accept"
     raise UsageError(Problem("E601", "there is no such file or folder", str(path), hint))
 
 

@@ -41,7 +41,9 @@ class CommandFailed(EnergybenchError):
 def words_of(arguments: Sequence[str]) -> list[str]:
     """A command as given: words, or one text with them. Raises UsageError E421, E422."""
     words = list(arguments)
-    if len(words) == 1 and any(c.isspace() for c in words[0]) and not Path(words[0]).exists():
+    if (
+        len(words) == 1 and any(c.isspace() for c in words[0]) and not os.path.exists(words[0])
+    ):  # a command may be longer than any name
         try:
             words = shlex.split(words[0])
         except ValueError as error:

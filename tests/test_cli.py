@@ -7,6 +7,8 @@ import os
 import pty
 import re
 import select
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -395,6 +397,48 @@ def test_show_prints_one_record_whole(run_folder: Path) -> None:
     assert json.loads(body) == json.loads(path.read_text())
 
 
+@pytest.mark.parametrize("text", ["x", "[]", "{}", "[" * 100_000])
+def test_a_file_that_describes_no_trial_is_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / "in.json").write_text(text)
+    done = call("cell", "in.json", "out.json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error[E601]: in.json: ")
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_show_tells_what_a_file_of_a_run_is_by_what_it_holds(run_folder: Path, tmp_path: Path) -> None:
+    """It advised to move a sound run.json out of the way, as a broken record of a trial."""
+    from energybench.record import Witness, write_json
+
+    assert call("show", str(run_folder / "run.json")).stdout == call("show", str(run_folder)).stdout
+    counted = Witness(
+        workload="w", method="m", role="method", seed=0, digest="d", status="ok", counted_flop=8.0
+    )
+    write_json(tmp_path / "counted.json", counted)
+    done = call("show", str(tmp_path / "counted.json"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("w · m · ok\n")
+
+
+def test_seconds_of_the_processor_that_nobody_knows_are_not_shown_as_none(tmp_path: Path) -> None:
+    from energybench.record import Reading, Trial, write_json
+
+    record = Trial(trial="t", workload="w", method="m", role="method", block=0, seed=0, invocation=0, position=0,
+                   status="ok", digest="d", started_at="2026-01-01T00:00:00+00:00",
+                   phases={"train": Reading(wall_s=2.0, cpu_s=None)})  # fmt: skip
+    write_json(tmp_path / "t.json", record)
+    assert "  train: 2 s wall\n" in call("show", str(tmp_path / "t.json")).stdout
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_number_that_is_none_is_refused(number: str, run_folder: Path) -> None:
+    sci = ["export", str(run_folder), "--to", "sci", "--lifespan", number, "--embodied"]
+    for arguments in (["doctor", "--seconds", number], [*sci, "1"], [*sci, number]):
+        done = call(*arguments)
+        assert done.returncode == 2
+        assert "is not a finite number" in done.stderr
+
+
 def test_a_broken_record_is_told_with_its_path(run_folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "b0-i0-w.halved.json"
     broken.write_bytes((run_folder / "records" / "b0-i0-w.halved.json").read_bytes()[:150])
@@ -404,6 +448,46 @@ def test_a_broken_record_is_told_with_its_path(run_folder: Path, tmp_path: Path)
     assert "hint: " in done.stderr
 
 
+def test_what_a_hint_says_can_be_typed_where_names_have_spaces(run_folder: Path, tmp_path: Path) -> None:
+    home = tmp_path / "my runs"
+    shutil.copytree(run_folder, home / "the first")
+    for words in (
+        ["compare", "golden counts.json", home / "the first"],
+        ["compare", home, home / "the first"],
+    ):
+        done = call(*map(str, words))
+        assert done.returncode == 2
+        (hint,) = (line for line in done.stderr.splitlines() if line.startswith("hint: "))
+        assert "golden counts.json" in shlex.split(hint) or str(home / "the first") in shlex.split(hint)
+    broken = home / "the first" / "records" / "b0-i0-w.halved.json"
+    broken.write_bytes(broken.read_bytes()[:150])
+    hint = call("report", str(home / "the first")).stderr.partition("hint: ")[2]
+    subprocess.run(hint.partition(" — ")[0], shell=True, check=True)
+    assert call("report", str(home / "the first")).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["check", "{long}"], ["run", "{long}/s.toml"], ["compare", "{long}", "{long}"], ["overhead", "{long}"],
+     ["new", "method", "{long}"], ["measure", "--energy", "off", "--pairs", "1", "--vs", "{long} 1", "--", "true"]],
+)  # fmt: skip
+def test_a_name_longer_than_the_system_takes_is_told(arguments: list[str], tmp_path: Path) -> None:
+    done = call(*(word.format(long="a" * 300) for word in arguments), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "error[E" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["check", "quick"], ["new", "method", "mine"]])
+def test_a_folder_that_was_removed_under_us_is_told(arguments: list[str], tmp_path: Path) -> None:
+    command = shlex.join([sys.executable, "-m", "energybench", *arguments])
+    done = subprocess.run(f"mkdir gone && cd gone && rmdir ../gone && {command}", shell=True, cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert "error[E613]: the folder that you are in is gone\nhint: " in done.stderr
+
+
 def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
     for verb in ("show", "report"):
         done = call(verb, str(tmp_path))
@@ -411,7 +495,28 @@ def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
         assert f"error[E601]: {tmp_path / 'run.json'}" in done.stderr
 
 
+def test_a_record_that_cannot_be_kept_is_told_before_the_command_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = call("measure", "-o", str(tmp_path / "file" / "r.json"), "--", "echo", "it ran", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error[E605]" in done.stderr
+
+
+def test_the_claims_page_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = call("claims", "--markdown", str(tmp_path / "file" / "page.md"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error[E620]: ")
+
+
 # ── new ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_new_method_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "methods").write_text("a file in its place")
+    done = call("new", "method", "my_idea", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error[E605]: ")
 
 
 def test_a_new_method_is_a_file_that_list_knows(tmp_path: Path) -> None:

@@ -143,9 +143,14 @@ def test_what_flops_prints_stands_in_for_a_run_and_what_it_cannot_know_is_left_o
     FLOPS["cells"][1]["counted_flop"] = FLOP / 2
 
 
+GOLDEN = json.dumps({"golden": 1, "suite": "s", "stamp": [], "seed": 7, "source": "run",
+                     "cells": [{"workload": "w", "method": "m", "counts": {"plain_flop": 8}}]})  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
-    [("{", "E632"), ("[]", "E632"), ('{"a": 1}', "E632"), ('{"golden": 9, "cells": []}', "E632"),
+    [("[" * 100_000, "E632"), (GOLDEN.replace("8", '"8"'), "E632"), (GOLDEN.replace("8", "true"), "E632"),
+     ("{", "E632"), ("[]", "E632"), ('{"a": 1}', "E632"), ('{"golden": 9, "cells": []}', "E632"),
      ('{"golden": 1, "cells": [3]}', "E632"), (json.dumps(FLOPS | {"counted": False}), "E632"), ('"x"', "E632")],
 )  # fmt: skip
 def test_a_file_that_holds_no_counts_is_refused_without_a_trace(tmp_path: Path, text: str, code: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,16 @@ if TYPE_CHECKING:
 
     from energybench.planned import Planned
     from energybench.suite import Suite
+
+
+class Finite(click.FloatRange):
+    """A number: "nan" lies in every range, and nobody waits for "inf" seconds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return found
 
 
 class Verbs(click.Group):

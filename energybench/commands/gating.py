@@ -118,7 +118,7 @@ def _output(text: str) -> tuple[str, Path]:
 
 def _write(form: str, path: Path, found: Gate, head: Path) -> None:
     from energybench import ci_formats, two_runs
-    from energybench.kept import write_text
+    from energybench.kept import write_out
 
     if form in ci_formats.OF_THE_GATE:
         text = ci_formats.OF_THE_GATE[form](found)
@@ -128,7 +128,7 @@ def _write(form: str, path: Path, found: Gate, head: Path) -> None:
         raise UsageError(
             Problem("E633", f"--to {form} is about a run's folder, and HEAD is a file", str(head))
         )
-    write_text(path, text)
+    write_out(path, text.encode())
     click.echo(f"{path} written", err=True)
 
 

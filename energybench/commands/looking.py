@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from energybench.commands.common import Verbs, console, print_json
+from energybench.commands.common import Finite, Verbs, console, print_json
 from energybench.errors import EXIT_TRIALS_FAILED
 
 
@@ -48,9 +48,7 @@ def new_method(name: str) -> None:
     help="Also train the same thing again and again: how well this machine repeats itself, and the smallest "
     "saving that it can show.",
 )
-@click.option(
-    "--seconds", type=click.FloatRange(min=1), metavar="N", help="How long to calibrate, about; default: 30."
-)
+@click.option("--seconds", type=Finite(min=1), metavar="N", help="How long to calibrate, about; default: 30.")
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
 def doctor(calibrate: bool, seconds: float | None, as_json: bool) -> None:  # fmt: skip
     """What this machine can measure, what it cannot, and what would change that."""
@@ -83,10 +81,11 @@ def claims(as_json: bool, page: Path | None) -> None:
     """The papers' own tables, counted again by their own rules, and where they contradict themselves."""
     from energybench.claims_page import markdown, print_claims
     from energybench.flops.paper_tables import facts
+    from energybench.kept import write_out
 
     found = facts()
     if page:
-        page.write_text(markdown(found), encoding="utf-8")
+        write_out(page, markdown(found).encode())
         click.echo(f"{page} written", err=True)
     if as_json:
         print_json(found)

@@ -36,12 +36,14 @@ def measure(vs: str | None, pairs: int, warmup: int, show_output: bool, energy: 
 
     energybench measure --vs 'python train.py' -- python train.py --trick
     """
-    from energybench.kept import write_text
+    from energybench.kept import refuse_unwritable, write_out
     from energybench.meter.nvml import held_open
-    from energybench.record import write_json
+    from energybench.record import json_of
     from energybench.versus import Bench, Versus, once, words_of
     from energybench.versus_page import facts, line, print_versus, progress
 
+    if out:
+        refuse_unwritable(out)
     words = words_of(command)
     other = None if vs is None else words_of([vs])
     with held_open():
@@ -51,7 +53,7 @@ def measure(vs: str | None, pairs: int, warmup: int, show_output: bool, energy: 
             trial, code = once(bench, words, stdout=sys.stderr.fileno() if as_json else None)
             click.echo(line(trial), err=True)
             if out:
-                write_json(out, trial)
+                write_out(out, json_of(trial).encode())
             if as_json:
                 print_json(trial.model_dump(mode="json", by_alias=True))
             sys.exit(code)
@@ -61,7 +63,7 @@ def measure(vs: str | None, pairs: int, warmup: int, show_output: bool, energy: 
     summary = versus.summary()
     found = facts(versus, summary)
     if out:
-        write_text(out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        write_out(out, (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
     if as_json:
         print_json(found)
     else:

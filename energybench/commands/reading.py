@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from energybench.commands.common import console, print_json
-from energybench.errors import Problem, UsageError
+from energybench.commands.common import Finite, console, print_json
+from energybench.errors import Problem, UsageError, typed
 
 
 @click.command()
@@ -41,6 +41,15 @@ def report(folders: tuple[Path, ...], as_json: bool, hold: bool, strict: bool, w
 
     Several folders of one suite: copies of one run's blocks are merged, other devices stand side by side.
     """
+    page = "--carbon" if carbon else "--zones" if zones else ""
+    told = {"--require": hold, "--html": html, "--json": as_json, page: page, "--strict": strict}
+    given = [name for name, used in told.items() if used]
+    if every and (left := [name for name in given if name != "--html"]):
+        raise click.UsageError(f"--all writes pages and holds nothing, so it takes no {left[0]}.")
+    if page and (left := [name for name in given if name in ("--require", "--html", "--strict")]):
+        raise click.UsageError(f"{page} is a page of its own, so it takes no {left[0]}.")
+    if strict and not hold:
+        raise click.UsageError("--strict is about --require.")
     if every:
         _write_all(folders or (Path("reports"),), html)
         return
@@ -111,18 +120,18 @@ def report(folders: tuple[Path, ...], as_json: bool, hold: bool, strict: bool, w
     show_default=True,
     help="sci: the functional unit.",
 )
-@click.option("--embodied", metavar="KG", type=click.FloatRange(min=0),
+@click.option("--embodied", metavar="KG", type=Finite(min=0),
               help="sci: kg CO2e of making the machine.")  # fmt: skip
-@click.option("--lifespan", metavar="YEARS", type=click.FloatRange(min=0, min_open=True),
+@click.option("--lifespan", metavar="YEARS", type=Finite(min=0, min_open=True),
               help="sci: years over which --embodied is spread.")  # fmt: skip
 def export(folder: Path, form: str, out: Path | None, **options: Any) -> None:
     """A run for other tools. Only what was measured is exported as emissions."""
     from energybench.export import export as make
-    from energybench.kept import write_bytes
+    from energybench.kept import write_out
 
     content, notes = make(folder, form, **options)
     if out is not None:
-        write_bytes(out, content)
+        write_out(out, content)
         notes = [*notes, f"{out} written"]
     elif form == "parquet" and sys.stdout.isatty():
         raise UsageError(Problem("E609", "Parquet is no text for a terminal", hint="-o trials.parquet"))
@@ -150,5 +159,5 @@ def _one_folder(folders: tuple[Path, ...], option: str) -> None:
     if len(folders) > 1:
         message = f"{option} is about one folder, and {len(folders)} are named"
         raise UsageError(
-            Problem("E609", message, hint=f"one after the other: energybench report {folders[0]}")
+            Problem("E609", message, hint=f"one after the other: energybench report {typed(folders[0])}")
         )

@@ -15,7 +15,7 @@ from energybench.commands.common import (
     seconds_of,
     suite_options,
 )
-from energybench.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, EnergybenchError
+from energybench.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, EnergybenchError, Problem, UsageError
 
 
 @click.command()
@@ -130,8 +130,14 @@ def cell(in_path: str, out_path: str) -> None:
     """Run one trial described by IN.json and write its record: what `run` does in each child process."""
     import json
 
-    mode = json.loads(Path(in_path).read_text(encoding="utf-8"))["mode"]
-    if mode == "command":
+    try:
+        spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(Problem("E601", f"cannot read it: {error}", in_path)) from None
+    if not isinstance(spec, dict) or not {"mode", "header", "measure"} <= set(spec):
+        hint = "`energybench run` writes one for each trial; to run a suite: energybench run SUITE"
+        raise UsageError(Problem("E601", "it describes no trial", in_path, hint))
+    if spec["mode"] == "command":
         from energybench.command_cell import main as run_command
 
         run_command(in_path, out_path)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from energybench.errors import typed
 from energybench.gate import FAILS, OPEN, Finding
 from energybench.report import grid, terminal, words
 from energybench.report.markdown import escape, table
@@ -43,12 +44,12 @@ def headline(found: Gate) -> str:
     if changed := by["changed"] + by["gone"]:
         meant = ""
         if found.base and found.base.endswith(".json"):
-            meant = f" If that is meant: energybench compare {found.base} {found.head} --accept"
+            meant = f" If that is meant: energybench compare {typed(found.base, found.head)} --accept"
         told.append(f"Counts changed: {_count(changed, 'count')} other than in BASE.{meant}")
     if by["not met"]:
         told.append(f"Not met: {_count(by['not met'], 'requirement')} of the suite.")
     if by["suspected"]:
-        again = f"energybench compare {found.base} {found.head} --rerun HEAD2"
+        again = f"energybench compare {typed(found.base, found.head)} --rerun HEAD2"
         told.append(
             f"Suspected: {_count(by['suspected'], 'comparison')} worse than BASE in one run, which is no regression "
             f"yet. Run HEAD's suite once more, with --new --out HEAD2, then: {again}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from energybench.errors import Problem, UsageError
+from energybench.errors import Problem, UsageError, typed
 from energybench.record import Looks, RunFile, Trial, Witness, read_folder
 from energybench.report import grid, summary, words
 from energybench.report.shapes import Row, Summary
@@ -47,7 +47,7 @@ def read(folders: Iterable[Path]) -> list[Part]:
         if len(suites) > 1:
             (first, one), (second, other) = list(suites.items())[:2]
             message = f"'{first}' in {one} and '{second}' in {other} are different suites: there is nothing to compare"
-            raise UsageError(Problem("E608", message, hint=f"energybench report {other}"))
+            raise UsageError(Problem("E608", message, hint=f"energybench report {typed(other)}"))
         devices = sorted({trial.device for trial in trials}) or [""]
         for device in devices:
             own = [trial for trial in trials if trial.device == device or not device]

@@ -37,6 +37,17 @@ def test_a_child_that_has_ended_is_counted() -> None:
     assert 0.3 <= cpu_s < 0.3 + 0.5  # and its interpreter's start, and ours
 
 
+def test_less_than_a_tick_of_the_kernels_counts_is_no_zero() -> None:
+    """/proc counts in hundredths of a second: a window of 3 ms had used 0 of them, or 10 ms on one core."""
+    for _ in range(20):
+        clock = Clock()
+        clock.start()
+        end = time.process_time() + 0.003
+        while time.process_time() < end:
+            pass
+        assert 0.0025 < stopped(clock)[1] < 0.0095
+
+
 def test_a_child_that_still_runs_is_counted() -> None:
     child = subprocess.Popen([sys.executable, "-c", SPIN.format(cpu_s=30)])
     try:

@@ -308,6 +308,23 @@ def written(folder: Path, records: tuple[RunFile, list, list]) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--carbon", "--require"), ("--zones", "FRA", "--require"), ("--all", "--require"), ("--strict",),
+     ("--carbon", "--html"), ("--all", "--json"), ("--all", "--carbon")],
+)  # fmt: skip
+def test_what_report_was_asked_for_is_done_or_refused_and_never_passed_over(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """A requirement that is not met must not end with 0 because another page was asked for beside it."""
+    run = Run(blocks=5, noise=0.01).method("it", time=0.8)
+    folder = written(tmp_path / "r", asking(run, {"saves_at_least": 0.5}))
+    done = CliRunner().invoke(app, ["report", str(folder), *arguments])
+    assert done.exit_code == 2
+    assert "Error: --" in done.output
+    assert not (folder / "report.md").exists()
+
+
 def test_report_answers_by_its_exit_code_only_when_it_is_asked_to(tmp_path: Path) -> None:
     run = Run(blocks=5, noise=0.01).method("it", time=0.8)
     folder = written(tmp_path / "r", asking(run, {"saves_at_least": 0.5}))

@@ -1,0 +1,73 @@
+"""Files that a user names with -o, --to and the like: what stands there already is never quietly replaced."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from energybench.errors import CannotWrite, UsageError
+from energybench.kept import refuse_unwritable, write_out
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_pipe_gets_what_is_written_and_stays_a_pipe(tmp_path: Path) -> None:
+    """As root the same would put a file in the place of /dev/null."""
+    pipe, got = tmp_path / "pipe", list[bytes]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    write_out(pipe, b"content")
+    reader.join(10)
+    assert got == [b"content"]
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_followed_and_stays_a_link(there: bool, tmp_path: Path) -> None:
+    link, file = tmp_path / "link", tmp_path / "file"
+    link.symlink_to("file")
+    if there:
+        file.write_text("before")
+    write_out(link, b"after")
+    assert link.is_symlink()
+    assert file.read_text() == "after"
+
+
+def test_standard_output_may_be_a_file_and_keeps_what_comes_after(tmp_path: Path) -> None:
+    """Opened anew, /dev/stdout would be written from its start, over what is printed."""
+    program = (
+        "from pathlib import Path; from energybench.kept import write_out; print('before'); "
+        "write_out(Path('link'), b'content\\n'); print('after')"
+    )
+    (tmp_path / "link").symlink_to("/proc/self/fd/1")
+    with (tmp_path / "out").open("wb") as out:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", program], cwd=tmp_path, stdout=out, env=environment, check=True)
+    assert (tmp_path / "out").read_text() == "before\ncontent\nafter\n"
+
+
+@pytest.mark.parametrize("name", ["/proc/energybench.txt", "loop", "n" * 300])
+def test_what_cannot_be_written_is_told_and_nothing_is_said_of_a_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(CannotWrite) as told:
+        write_out(tmp_path / name, b"")
+    (problem,) = told.value.problems
+    assert problem.code == "E620"
+    assert problem.hint.endswith("or name another file")
+    assert "continues" not in problem.hint
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for wrong in (tmp_path, tmp_path / "file" / "inside"):
+        with pytest.raises(UsageError, match="E605"):
+            refuse_unwritable(wrong)
+    os.mkfifo(tmp_path / "pipe")
+    for good in (tmp_path / "new" / "file", tmp_path / "file", tmp_path / "pipe", Path("/dev/null")):
+        refuse_unwritable(good)
