@@ -117,24 +117,25 @@ def read(path: Path) -> Counts:
         raise UsageError(Problem("E632", f"not JSON: {error}", str(path), wrong.hint)) from None
     try:
         if "golden" in found:
-            return _numbers(_golden(found, path))
+            return _numbers(_golden(found, path), path)
         if "counted" in found and "cells" in found:
             if not found["counted"]:
                 hint = "energybench flops SUITE --json without --no-count"
                 raise UsageError(Problem("E632", "its cells were not counted (--no-count)", str(path), hint))
-            return _numbers(of_flops(found))
-    except (KeyError, TypeError, ValueError, AttributeError):
+            return _numbers(of_flops(found), path)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         pass
     raise UsageError(wrong)
 
 
-def _numbers(counts: Counts) -> Counts:
-    """The same, if every count is a number: an infinite one would be the same as any. Raises ValueError."""
-    for facts in counts.cells.values():
+def _numbers(counts: Counts, path: Path) -> Counts:
+    """The same, if every count is a number: an infinite one would be the same as any. Raises UsageError E632."""
+    for (workload, method), facts in counts.cells.items():
         for name, value in facts.items():
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is not None and not (number and abs(value) <= MOST):
-                raise ValueError(f"{name} is no count")
+                message = f"{name} of {workload}, {method} is {json.dumps(value)[:80]}, which is no count"
+                raise UsageError(Problem("E632", message, str(path), "write it again with --accept"))
     return counts
 
 
@@ -143,11 +144,6 @@ def _golden(found: dict[str, Any], path: Path) -> Counts:
         message = f"golden counts of schema {found['golden']}, and this version reads {SCHEMA}"
         raise UsageError(Problem("E632", message, str(path), "write it again with --accept"))
     cells = {(cell["workload"], cell["method"]): dict(cell["counts"]) for cell in found["cells"]}
-    for workload, method in cells:
-        for name, count in cells[workload, method].items():
-            if isinstance(count, bool) or not isinstance(count, int | float | None):
-                message = f"{name} of {workload}, {method} is {json.dumps(count)[:80]}, which is no count"
-                raise UsageError(Problem("E632", message, str(path), "write it again with --accept"))
     return Counts(
         found["suite"], tuple(found["stamp"]), found["seed"], cells, found["source"], found.get("torch")
     )
