@@ -25,13 +25,19 @@ HEADER = {"trial": "b2-i0-w.mine", "workload": "w", "method": "mine", "role": "m
 OFF = {"energy": "off", "below_c": {}, "cooldown_s": 0.0, "tick_s": 0.0}
 
 
-def run(folder: Path, script: str, quality: dict[str, Any] | None = None, limit_s: float = 30) -> Trial:
-    """A trial of `sh -c script`; whatever happens to it is in the record."""
-    spec = {
+def spec_of(
+    folder: Path, script: str, quality: dict[str, Any] | None = None, limit_s: float = 30
+) -> dict[str, Any]:
+    return {
         "header": HEADER, "base": str(folder), "command": ["sh", "-c", script], "metric": "accuracy", "threads": None,
         "workload": {"name": "w", "quality": quality or {"from": "none"}}, "measure": OFF, "device_name": "cpu",
         "limit_s": limit_s, "windows": str(folder / "windows"), "log": str(folder / "log"), "trace": None,
     }  # fmt: skip
+
+
+def run(folder: Path, script: str, quality: dict[str, Any] | None = None, limit_s: float = 30) -> Trial:
+    """A trial of `sh -c script`; whatever happens to it is in the record."""
+    spec = spec_of(folder, script, quality, limit_s)
     record: dict[str, Any] = dict(HEADER)
     try:
         trial(spec, record)

@@ -128,3 +128,22 @@ def test_there_must_be_a_finished_run_to_add_blocks_to(tmp_path: Path) -> None:
     done = energybench("run", suite(tmp_path), "--add-blocks", "2", cwd=tmp_path)
     assert (done.returncode, "error[E607]" in done.stderr) == (2, True)
     assert "hint:" in done.stderr
+
+
+NAPS = """schema = 1
+suite = "naps"
+[trials]
+blocks = 3
+blocks_max = 6
+twin = false
+warmup = "0 s"
+[measure]
+energy = "off"
+[[workload]]
+name = "w"
+command = "sleep 0.2"
+quality = "none"
+[[method]]
+name = "short"
+command = "sleep 0.02"
+"""
