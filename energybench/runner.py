@@ -46,7 +46,7 @@ from energybench.record import (
     write_json,
 )
 from energybench.stats import FEWEST_BLOCKS
-from energybench.suite import Suite, slug
+from energybench.suite import Suite, cell_name
 
 AROUND_S = 60.0  # beyond its limit, for what happens around a command: sensors, idle windows, an end by force
 
@@ -210,7 +210,7 @@ class _Runner:
                               limit_s=amount["count"], tick=self.progress.tick)  # fmt: skip
 
     def _witness(self, cell: Cell) -> None:
-        name = f"{slug(cell.workload)}.{slug(cell.method)}"
+        name = cell_name(cell.workload, cell.method)
         header = {"workload": cell.workload, "method": cell.method, "role": cell.role, "digest": cell.digest,
                   "seed": self.suite.trials.seed}  # fmt: skip
         self.progress.start("counting FLOPs", cell.workload, cell.method)

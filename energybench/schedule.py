@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from energybench.record import Cell, Trial
 from energybench.seeds import stable_seed
-from energybench.suite import slug
+from energybench.suite import cell_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Slot:
 
     @property
     def trial(self) -> str:
-        return f"b{self.block}-i{self.invocation}-{slug(self.cell.workload)}.{slug(self.cell.method)}"
+        return f"b{self.block}-i{self.invocation}-{cell_name(self.cell.workload, self.cell.method)}"
 
 
 def order(cells: Sequence[Cell], block: int, seed: int) -> list[Cell]:

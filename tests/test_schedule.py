@@ -206,6 +206,13 @@ def test_names_of_trials_never_meet() -> None:
     assert all("/" not in name and " " not in name for name in names)
 
 
+def test_names_of_trials_do_not_meet_where_a_dot_could_stand_on_either_side() -> None:
+    planned = [cell(m, workload=w) for w in ("a", "a.b", "b.c") for m in ("c", "b.c", "b", "c.c", "b.b.c")]
+    names = Counter(slot.trial for slot in missing([*planned], 1, 0, [], 0))
+    assert max(names.values()) == 1, names
+    assert "b0-i0-a.c" in names  # as they were, where nothing could be taken for something else
+
+
 def controlled() -> list[Cell]:
     return [
         *cells(1, 2),
