@@ -184,6 +184,7 @@ class _Runner:
             "trial": slot.trial, "workload": cell.workload, "method": cell.method, "role": cell.role, "of": cell.of,
             "block": slot.block, "seed": self.suite.trials.seed + slot.block, "invocation": slot.invocation,
             "position": slot.position, "digest": cell.digest, "started_at": _now(),
+            "device": self.planned.command_device if cell.command else self.planned.device_name,
             "claim": cell.claim.model_dump() if cell.claim else None,
         }  # fmt: skip
         self.progress.start(f"block {slot.block + 1}/{self.blocks}", cell.workload, cell.method)
