@@ -159,15 +159,12 @@ class _Runner:
         due = blocks in looks.at or (over and blocks >= FEWEST_BLOCKS)
         if run.finished or not due or blocks in looks.taken or (run.looks is None and not over):
             return False
-        self.run_file = run.model_copy(
-            update={"looks": looks.model_copy(update={"taken": [*looks.taken, blocks]})}
-        )
+        looked = run.model_copy(update={"looks": looks.model_copy(update={"taken": [*looks.taken, blocks]})})
         from energybench.report.looked import undecided
 
-        left = undecided(self._summary(self.run_file))
+        left = undecided(self._summary(looked))  # one that is interrupted here was not taken
         decided = run.looks is not None and not left and blocks < run.blocks
-        if decided:
-            self.run_file = self.run_file.model_copy(update={"closed": blocks})
+        self.run_file = looked.model_copy(update={"closed": blocks}) if decided else looked
         self.folder.save(self.run_file)  # the look and what it decided at once: it is never taken twice
         open_ = (
             f"{len(left)} comparison{'s' * (len(left) != 1)} undecided"

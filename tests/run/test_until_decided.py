@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tiny_runs import contents, energybench, only_run, start, wait_for, write_suite
+
+from energybench import runner
+from energybench.progress import Progress
+from energybench.report import looked
+from energybench.suite import load
 
 pytestmark = pytest.mark.slow
 
@@ -147,3 +153,26 @@ quality = "none"
 name = "short"
 command = "sleep 0.02"
 """
+
+
+def test_a_look_that_was_interrupted_before_it_decided_was_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Callable[[], Progress]
+) -> None:
+    """Ctrl-C while the comparisons are computed: the run ends at the same look as one that nobody interrupted."""
+    (tmp_path / "naps.toml").write_text(NAPS)
+    folder, real = tmp_path / "run", looked.undecided
+
+    def go_on() -> int:
+        given = load(tmp_path / "naps.toml")
+        return runner.run(given, out=folder, progress=quiet(), until_decided=True)[0]
+
+    def interrupt(summary: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(looked, "undecided", interrupt)
+    assert go_on() == 130
+    assert looks(folder) == ([3, 6], [], None, False)
+    monkeypatch.setattr(looked, "undecided", real)
+    assert go_on() == 0
+    assert looks(folder) == ([3, 6], [3], 3, True)
+    assert {t.block for t in contents(folder)[1].values()} == {0, 1, 2}
