@@ -85,7 +85,7 @@ def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: s
 class _Runner:
     def __init__(self, planned: Planned, folder: Folder, launcher: Launcher, place: Path, progress: Progress,
                  argv: list[str], added: int, strict: bool) -> None:  # fmt: skip
-        self.strict = strict
+        self.strict, self.added = strict, added
         self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
         self.progress, self.suite = progress, planned.suite
         self.done, self.counted = folder.trials(), folder.witnessed()  # a damaged one ends it here
@@ -93,7 +93,7 @@ class _Runner:
 
     def run(self, deadline: float | None) -> int:
         """`deadline`: on the monotonic clock; past it no block is begun."""
-        blocks = self.blocks = self.run_file.counted + self.run_file.added
+        blocks = self.blocks = self.run_file.counted + self.added  # an earlier call may have asked for more
         number = self.run_file.invocations[-1].number
         slots = schedule.missing(self.planned.cells, blocks, self.suite.trials.seed, self.done, number)
         witnessed = {(w.workload, w.method): w.digest for w in self.counted}

@@ -176,3 +176,19 @@ def test_a_look_that_was_interrupted_before_it_decided_was_not_taken(
     assert go_on() == 0
     assert looks(folder) == ([3, 6], [3], 3, True)
     assert {t.block for t in contents(folder)[1].values()} == {0, 1, 2}
+
+
+def test_fewer_added_blocks_than_an_interrupted_call_had_asked_for_are_added(tmp_path: Path) -> None:
+    """Two were to be added and one was: whoever asks for one has it, a control's epochs being told block by block."""
+    file = write_suite(tmp_path, '\n[[method]]\nuse = "gradsamp"\nskip = "every:2"\n', twin=False)
+    for options in ((), ("--add-blocks", "2")):
+        done = energybench("run", file, *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    folder = only_run(tmp_path)
+    for record in (folder / "records").glob("b2-*.json"):
+        record.unlink()
+    again = energybench("run", file, "--add-blocks", "1", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert {t.block for t in contents(folder)[1].values()} == {0, 1}
+    assert energybench("run", file, "--add-blocks", "2", cwd=tmp_path).returncode == 0
+    assert {t.block for t in contents(folder)[1].values()} == {0, 1, 2}
