@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from fakes.nvml import UUID, FakeGpu
 
-from energybench import suite
+from energybench import planned, suite
 from energybench.command_plan import CommandPlan
+from energybench.launch import Launcher
 from energybench.planned import spec_of
 
 SUITE = """\
@@ -69,6 +70,19 @@ def test_a_fingerprint_covers_what_runs_and_every_file_that_it_names(tmp_path: P
     (tmp_path / "train.sh").write_text("exit 1\n")
     assert cells(plan(tmp_path))["trick[rate=1]"]["digest"] != cells(before)["trick[rate=1]"]["digest"]
     assert plan(tmp_path, overrides=["workload.options.epochs=4"])["digest"] != changed["digest"]
+
+
+def test_what_the_suite_requires_is_part_of_the_runs_digest(tmp_path: Path):
+    """As in a suite that trains: declared before the first block, docs/gates.md says."""
+
+    def digest(more: str) -> str:
+        (tmp_path / "train.sh").write_text("exit 0\n")
+        path = tmp_path / "scripts.toml"
+        path.write_text(SUITE + more)
+        return planned.plan(suite.load(path), Launcher(), tmp_path).digest
+
+    asked = '[[require]]\nmethod = "trick*"\nsaves_at_least = "{} %"\n'
+    assert len({digest(""), digest(asked.format(5)), digest(asked.format(6))}) == 3
 
 
 def test_another_program_of_the_same_name_is_another_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
