@@ -72,6 +72,37 @@ def test_a_fingerprint_covers_what_runs_and_every_file_that_it_names(tmp_path: P
     assert plan(tmp_path, overrides=["workload.options.epochs=4"])["digest"] != changed["digest"]
 
 
+@pytest.mark.parametrize("shape", ["../train.py", "{absolute}", "linked.py", "--main=../train.py"])
+def test_a_script_that_stands_outside_the_suites_folder_is_fingerprinted_too(tmp_path: Path, shape: str):
+    home, script = tmp_path / "suites", tmp_path / "train.py"
+    home.mkdir()
+    script.write_text("print(1)\n")
+    (home / "linked.py").symlink_to(script)
+    text = SUITE.replace("sh train.sh --epochs", f"{sys.executable} {shape} --epochs")
+    text = text.replace("{absolute}", str(script))
+    before = plan(home, text)
+    assert not before["problems"]
+    assert plan(home, text)["digest"] == before["digest"]
+    script.write_text("print(2)\n")
+    assert plan(home, text)["digest"] != before["digest"]
+
+
+def test_a_script_that_a_shells_string_names_is_fingerprinted(tmp_path: Path):
+    text = SUITE.replace("sh train.sh --epochs {epochs} --seed {seed} --config=conf.txt",
+                         "sh -c 'sh train.sh --epochs {epochs} > log; cat log'")  # fmt: skip
+    before = plan(tmp_path, text)
+    assert "train.sh" in before["sources"]
+    (tmp_path / "train.sh").write_text("exit 3\n")
+    assert cells(plan(tmp_path, text))["baseline"]["digest"] != cells(before)["baseline"]["digest"]
+
+
+@pytest.mark.parametrize("word", ["x" * 300, "a/" * 300 + "x" * 300, "--set=" + "y" * 300])
+def test_a_word_too_long_for_a_files_name_names_no_file(tmp_path: Path, word: str):
+    found = plan(tmp_path, SUITE.replace("--seed {seed} --config=conf.txt", f"--seed {{seed}} {word}"))
+    assert not found["problems"]
+    assert cells(found)["baseline"]["command"][-1] == word
+
+
 def test_what_the_suite_requires_is_part_of_the_runs_digest(tmp_path: Path):
     """As in a suite that trains: declared before the first block, docs/gates.md says."""
 
