@@ -231,9 +231,10 @@ def _windows(path: Path, phases: Phases, record: dict[str, Any]) -> list[windows
     if reading := windows.training(found):
         phases.readings["train"] = refuse_short(reading)
         record["environment"]["metered"] = f"the script's own window '{inside[0].name}'"
-    for window in found:
-        if window.parent is None and window.reading and window not in inside:
-            phases.readings.setdefault(window.name, window.reading)
+    others = [window for window in found if window.parent is None and window not in inside]
+    for name in dict.fromkeys(window.name for window in others if window.name not in phases.readings):
+        if reading := windows.summed([window for window in others if window.name == name]):
+            phases.readings[name] = reading
     for key in ("steps", "samples"):
         counts = [getattr(window, key) for window in inside]
         record[key] = sum(counts) if counts and None not in counts else None

@@ -90,6 +90,20 @@ def test_a_script_is_billed_for_its_own_training_and_the_whole_stays_in_the_reco
     assert not (tmp_path / "windows").exists()  # it is not the next trial's
 
 
+def test_windows_of_one_name_beside_the_training_add_up(tmp_path: Path):
+    """Two evaluations of 1 s each took 2 s; of what overlaps nobody can say what both together used."""
+    twice = "".join(
+        line(name="evaluate", start_s=start, stop_s=start + 1.0, reading={"wall_s": 1.0, "cpu_s": 0.5})
+        for start in (4.0, 6.0)
+    )
+    found = run(tmp_path, line() + twice)
+    assert (found.phases["evaluate"].wall_s, found.phases["evaluate"].cpu_s) == (2.0, 1.0)
+    assert found.train is not None
+    assert found.train.wall_s == 2.0
+    overlapping = line() + twice.replace("6.0", "4.5")
+    assert "evaluate" not in run(tmp_path, overlapping).phases
+
+
 def test_windows_without_a_reading_leave_the_whole_command(tmp_path: Path):
     found = run(tmp_path, line(reading=None, steps=3))
     assert found.train == found.phases["command"]
