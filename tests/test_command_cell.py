@@ -200,6 +200,16 @@ def test_what_is_no_number_is_no_quality(value: str):
         read({"from": "json"}, '{"accuracy": 0.5}', f'{{"accuracy": {value}}}')
 
 
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "-1" + "0" * 400])
+def test_a_number_too_large_for_any_float_is_infinite_and_no_error_of_ours(value: str):
+    assert abs(read({"from": "json"}, f'{{"accuracy": {value}}}')["accuracy"]) == float("inf")
+
+
+def test_a_line_nested_too_deeply_to_be_read_is_a_line_about_something_else():
+    deep = '{"a":' * 10_000 + "1" + "}" * 10_000
+    assert read({"from": "json"}, '{"accuracy": 0.5}', deep) == {"accuracy": 0.5}
+
+
 def test_json_is_read_from_stdout_and_a_pattern_from_both_streams():
     with pytest.raises(NoQuality, match="printed no JSON line with the key 'accuracy'"):
         read({"from": "json"}, '{"accuracy": 0.9}', stream="stderr")
