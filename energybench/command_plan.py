@@ -27,9 +27,8 @@ from energybench.record import Cell, Claim
 from energybench.seeds import digest
 
 INTERPRETER = re.compile(r"(python|pypy)[\d.]*|bash|dash|sh|zsh|perl|ruby|node|Rscript|julia|lua")
-LARGEST_B = (
-    1 << 28
-)  # of a file that is fingerprinted by its content; larger and unreadable ones by size and time
+# Of a file that is fingerprinted by its content; a larger one, or one that cannot be read, by its size and time.
+LARGEST_B = 1 << 28
 
 
 def main(in_path: str, out_path: str) -> None:
@@ -165,9 +164,9 @@ class CommandPlan:
 
     def named(self, words: list[str]) -> dict[str, str]:
         """The files that a command names, wherever they stand, by their content; in a shell's string too."""
-        texts = [text for word in words for text in (word, *_inside(word))]
+        texts = [each for word in words for each in (word, *_inside(word))]
         found = {}
-        for text in dict.fromkeys(part for text in texts for part in (text, text.partition("=")[2])):
+        for text in dict.fromkeys(part for each in texts for part in (each, each.partition("=")[2])):
             if text and os.path.isfile(self.base / text):  # False too for what no file can be called
                 found[text] = _sha256(self.base / text)
         self.files |= found

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from energybench import record as records
 from energybench import windows
-from energybench.command_cell import Metered, Unusable, environment, trial, why_unusable
+from energybench.command_cell import Metered, Unusable, environment, main, trial, why_unusable
 from energybench.command_quality import NoQuality, QualityReader
 from energybench.flags import check_pair, check_trial, kind
 from energybench.record import Reading, Trial
@@ -108,6 +109,28 @@ def test_windows_without_a_reading_leave_the_whole_command(tmp_path: Path):
     found = run(tmp_path, line(reading=None, steps=3))
     assert found.train == found.phases["command"]
     assert found.steps == 3
+
+
+def test_a_window_that_says_more_than_a_record_can_hold_costs_no_reading(tmp_path: Path):
+    """A perplexity of 10²⁰⁰ beside the accuracy is not kept; a count beyond all counts is told, and what was metered
+    stays."""
+    huge = run(tmp_path, line(quality={"accuracy": 0.5, "perplexity": 1e200}), {"from": "window"})
+    assert (huge.status, huge.quality) == ("ok", {"accuracy": 0.5})
+    assert run(tmp_path, line(quality={"accuracy": 1e200}), {"from": "window"}).status == "diverged"
+    done = tmp_path / "out.json"
+    for more in ({"samples": 10**20}, {"flop": {"counted": 1e40}}):
+        spec = spec_of(tmp_path, line(**more))
+        (tmp_path / "in.json").write_text(json.dumps(spec))
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            main(str(tmp_path / "in.json"), str(done))
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        found = records.read(done, Trial)
+        assert (found.status, found.quality) == ("failed", {})
+        assert "cannot be kept" in (found.reason or "")
+        assert found.phases["command"].wall_s > 0
+        assert found.flop == {}
 
 
 @pytest.mark.parametrize(
