@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from energybench import __version__
 from energybench.command_cell import cards
-from energybench.command_tables import fill
+from energybench.command_tables import fill, fill_words, placeholders
 from energybench.errors import Problem, nearest
 from energybench.fingerprint import source_digest
 from energybench.machine import cpu_name
@@ -163,8 +163,13 @@ class CommandPlan:
         return "install it, or write its whole path; a shell's own words need: sh -c '...'"
 
     def named(self, words: list[str]) -> dict[str, str]:
-        """The files that a command names, wherever they stand, by their content; in a shell's string too."""
-        texts = [each for word in words for each in (word, *_inside(word))]
+        """The files that a command names, wherever they stand, by their content; in a shell's string too, and by the
+        seed or the number of a declared block."""
+        blocks = range(self.spec["blocks"] if {"seed", "block"} & placeholders(" ".join(words)) else 1)
+        filled = (
+            word for b in blocks for word in fill_words(words, {"seed": self.spec["seed"] + b, "block": b})
+        )
+        texts = [each for word in dict.fromkeys(filled) for each in (word, *_inside(word))]
         found = {}
         for text in dict.fromkeys(part for each in texts for part in (each, each.partition("=")[2])):
             if text and os.path.isfile(self.base / text):  # False too for what no file can be called

@@ -96,6 +96,20 @@ def test_a_script_that_a_shells_string_names_is_fingerprinted(tmp_path: Path):
     assert cells(plan(tmp_path, text))["baseline"]["digest"] != cells(before)["baseline"]["digest"]
 
 
+def test_the_files_that_stand_for_a_seed_or_a_block_are_fingerprinted(tmp_path: Path):
+    """Three declared blocks from seed 7: split_7 to split_9 are read, split_10 is not, nor does a block added later
+    make another run."""
+    text = SUITE.replace("conf.txt", "split_{seed}.txt").replace(
+        'suite = "scripts"', 'suite = "scripts"\ntrials = { blocks = 3, seed = 7 }'
+    )
+    for seed in range(7, 11):
+        (tmp_path / f"split_{seed}.txt").write_text("a\n")
+    before = plan(tmp_path, text)["digest"]
+    for seed, same in ((10, True), (9, False)):
+        (tmp_path / f"split_{seed}.txt").write_text("b\n")
+        assert (plan(tmp_path, text)["digest"] == before) == same
+
+
 @pytest.mark.parametrize("word", ["x" * 300, "a/" * 300 + "x" * 300, "--set=" + "y" * 300])
 def test_a_word_too_long_for_a_files_name_names_no_file(tmp_path: Path, word: str):
     found = plan(tmp_path, SUITE.replace("--seed {seed} --config=conf.txt", f"--seed {{seed}} {word}"))
