@@ -25,6 +25,9 @@ from energybench.report.summary import plain_data, summarise
 
 RUNS = 1000
 PARTS = {"gpu": "GPUs", "cpu": "processors", "dram": "memory"}
+AROUND = frozenset(
+    {"command", "idle_before", "idle_after"}
+)  # windows of a trial that is a command, none in another
 PROVEN = frozenset({"saves", "costs more"})  # verdicts that may be multiplied
 
 
@@ -259,8 +262,12 @@ def _repaid(tuning: Span, per_run: Span) -> dict[str, Any]:
 
 
 def _whole(trials: Sequence[Trial]) -> float | None:
-    """Joules of every metered window of every trial, failed ones too; None where nothing was measured."""
-    found = [metered(reading) for trial in trials for reading in trial.phases.values()]
+    """Joules of every metered window of every trial, failed ones too; None where nothing was measured.
+
+    What a command marked itself lies inside the command's own window.
+    """
+    found = [metered(reading) for trial in trials for name, reading in trial.phases.items()
+             if "command" not in trial.phases or name in AROUND]  # fmt: skip
     return math.fsum(each.joules for each in found) if any(each.sensors for each in found) else None
 
 
