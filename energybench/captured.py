@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 HEAD_B = TAIL_B = 1 << 19  # of a log
-LONGEST_LINE_B = 1 << 16  # what stands behind it on the same line is not read
+LONGEST_LINE_B = 1 << 16  # of a longer one the end is read
+LONGEST_WORD_B = 1 << 10
+SPACE = re.compile(rb"\s")
 
 
 class Log:
@@ -39,19 +42,17 @@ class Log:
 
 
 class Lines:
-    """Chunks in, whole lines out; of a line drawn over again (a progress bar's) its last state."""
+    """Chunks in, whole lines out; of a line drawn over again (a progress bar's) its last state that shows anything."""
 
     def __init__(self) -> None:
         self._open = b""
 
     def feed(self, chunk: bytes) -> Iterator[str]:
-        first, *others = chunk.split(b"\n")
-        for part in (first, *others[:-1]) if others else ():
-            yield _text(self._open + part[:LONGEST_LINE_B])
+        *ended, rest = chunk.split(b"\n")
+        for part in ended:
+            yield _text(self._open + part)
             self._open = b""
-        rest = others[-1] if others else first
-        states = (self._open + rest).split(b"\r")
-        self._open = b"\r".join(states[-2:])[:LONGEST_LINE_B]  # what was drawn over is gone
+        self._open = _bounded(self._open + rest)
 
     def rest(self) -> Iterator[str]:
         """The last line, where it ends without a newline."""
@@ -60,6 +61,30 @@ class Lines:
             self._open = b""
 
 
+def _bounded(line: bytes) -> bytes:
+    """An unfinished line less what was drawn over: its newest state, and where that shows nothing yet the last that
+    did."""
+    before, bar, newest = line.rpartition(b"\r")
+    if newest.strip() or not bar:
+        return _end(newest)
+    return _end(_shown(before)) + bar + _end(newest)
+
+
+def _shown(line: bytes) -> bytes:
+    """The last state of a line that shows anything."""
+    shows = len(line.rstrip())
+    stop = line.find(b"\r", shows)
+    return line[line.rfind(b"\r", 0, shows) + 1 : len(line) if stop < 0 else stop] if shows else b""
+
+
+def _end(state: bytes) -> bytes:
+    """Of too long a state its end, from the beginning of a word: a figure that is cut in two would be another one."""
+    if len(state) <= LONGEST_LINE_B:
+        return state
+    end = state[-LONGEST_LINE_B:]
+    space = SPACE.search(end, 0, LONGEST_WORD_B)
+    return end[space.end() :] if space else end
+
+
 def _text(line: bytes) -> str:
-    states = [state for state in line.decode("utf-8", errors="replace").split("\r") if state.strip()]
-    return states[-1] if states else ""
+    return _end(_shown(line)).decode("utf-8", errors="replace")

@@ -20,11 +20,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from energybench import supervise, windows
 from energybench.captured import Lines, Log
 from energybench.command_quality import NoQuality, QualityReader
 from energybench.command_tables import fill_words
 from energybench.errors import EXIT_CANNOT_WRITE, CannotWrite, EnergybenchError
+from energybench.measurable import is_figure
 from energybench.meter import Meter
 from energybench.meter.nvml import open_gpus
 from energybench.meter.sensors import open_meters
@@ -34,6 +37,7 @@ from energybench.phases import Phases, gpu_facts, keep_trace
 from energybench.record import Flag, Reading, Trial, write_json
 
 WHOLE = "the whole command"
+TOLD = ("steps", "samples", "flop", "quality")  # by the command's own windows and output
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "out of memory", "Cannot allocate memory")
 KILLED = 128 + signal.SIGKILL  # as a shell tells that its child was killed
 
@@ -69,9 +73,20 @@ def main(in_path: str, out_path: str) -> None:
         traceback.print_exc()
         record["status"], record["reason"] = "failed", f"{type(error).__name__}: {error}"
     try:
-        write_json(Path(out_path), Trial.model_validate(record))
+        write_json(Path(out_path), _kept(record))
     except CannotWrite as error:
         _unwritten(error)
+
+
+def _kept(record: dict[str, Any]) -> Trial:
+    """The record; without what the command told of itself where that is more than a record can hold."""
+    try:
+        return Trial.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"what it told of itself cannot be kept: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        kept = {key: value for key, value in record.items() if key not in TOLD}
+        return Trial.model_validate({**kept, "status": "failed", "reason": reason[:500]})
 
 
 def _unwritten(error: CannotWrite) -> None:
@@ -231,9 +246,10 @@ def _windows(path: Path, phases: Phases, record: dict[str, Any]) -> list[windows
     if reading := windows.training(found):
         phases.readings["train"] = refuse_short(reading)
         record["environment"]["metered"] = f"the script's own window '{inside[0].name}'"
-    for window in found:
-        if window.parent is None and window.reading and window not in inside:
-            phases.readings.setdefault(window.name, window.reading)
+    others = [window for window in found if window.parent is None and window not in inside]
+    for name in dict.fromkeys(window.name for window in others if window.name not in phases.readings):
+        if reading := windows.summed([window for window in others if window.name == name]):
+            phases.readings[name] = reading
     for key in ("steps", "samples"):
         counts = [getattr(window, key) for window in inside]
         record[key] = sum(counts) if counts and None not in counts else None
@@ -250,9 +266,9 @@ def _judge(reader: QualityReader, found: list[windows.WindowLine], record: dict[
     except NoQuality as why:
         raise Unusable("failed", str(why)) from None
     for name, value in quality.items():
-        if not math.isfinite(value):
+        if not is_figure(value):
             raise Unusable("diverged", f"its {name} is {value}")
-    record["quality"] = {**{k: v for k, v in windows.qualities(found).items() if math.isfinite(v)}, **quality}
+    record["quality"] = {**{k: v for k, v in windows.qualities(found).items() if is_figure(v)}, **quality}
 
 
 if __name__ == "__main__":

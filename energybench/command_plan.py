@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from energybench import __version__
 from energybench.command_cell import cards
-from energybench.command_tables import fill
+from energybench.command_tables import fill, fill_words, placeholders
 from energybench.errors import Problem, nearest
 from energybench.fingerprint import source_digest
 from energybench.machine import cpu_name
@@ -27,7 +27,8 @@ from energybench.record import Cell, Claim
 from energybench.seeds import digest
 
 INTERPRETER = re.compile(r"(python|pypy)[\d.]*|bash|dash|sh|zsh|perl|ruby|node|Rscript|julia|lua")
-LARGEST_B = 1 << 28  # of a file that is fingerprinted by its content; larger ones by size and time
+# Of a file that is fingerprinted by its content; a larger one, or one that cannot be read, by its size and time.
+LARGEST_B = 1 << 28
 
 
 def main(in_path: str, out_path: str) -> None:
@@ -141,7 +142,7 @@ class CommandPlan:
         name = Path(word).name
         if INTERPRETER.fullmatch(name) and len(words) > 1 and not words[1].startswith("-"):
             script = self.base / words[1]
-            if not script.exists() and "{" not in words[1]:
+            if not os.path.exists(script) and "{" not in words[1]:
                 near = {str(file.relative_to(self.base)) for file in script.parent.glob(f"*{script.suffix}")}
                 hint = nearest(words[1], near) or "paths are relative to the suite's folder"
                 self.wrong("E422", f"there is no file '{words[1]}' in {self.base.name}/", place, hint)
@@ -153,7 +154,7 @@ class CommandPlan:
     def _instead(self, word: str) -> str:
         if re.match(r"\w+=", word):
             return "variables are set by env: env NAME=value python train.py"
-        if (self.base / word).is_file():
+        if os.path.isfile(self.base / word):
             if "/" in word:
                 return f"make it a program: chmod +x {word}"
             return f"python {word}" if word.endswith(".py") else f"./{word}"
@@ -162,18 +163,17 @@ class CommandPlan:
         return "install it, or write its whole path; a shell's own words need: sh -c '...'"
 
     def named(self, words: list[str]) -> dict[str, str]:
-        """The files under the suite's folder that a command names, by their content."""
+        """The files that a command names, wherever they stand, by their content; in a shell's string too, and by the
+        seed or the number of a declared block."""
+        blocks = range(self.spec["blocks"] if {"seed", "block"} & placeholders(" ".join(words)) else 1)
+        filled = (
+            word for b in blocks for word in fill_words(words, {"seed": self.spec["seed"] + b, "block": b})
+        )
+        texts = [each for word in dict.fromkeys(filled) for each in (word, *_inside(word))]
         found = {}
-        for word in words:
-            for text in dict.fromkeys((word, word.partition("=")[2])):
-                file = self.base / text
-                if (
-                    text
-                    and len(text) < 4096
-                    and file.is_file()
-                    and file.resolve().is_relative_to(self.base.resolve())
-                ):
-                    found[text] = _sha256(file)
+        for text in dict.fromkeys(part for each in texts for part in (each, each.partition("=")[2])):
+            if text and os.path.isfile(self.base / text):  # False too for what no file can be called
+                found[text] = _sha256(self.base / text)
         self.files |= found
         return found
 
@@ -183,9 +183,14 @@ class CommandPlan:
             self.problems.append(problem)
 
 
+def _inside(word: str) -> list[str]:
+    """The words of a shell's string, less what it writes into."""
+    return re.split(r"[\s;|&<()'\"`]+", re.sub(r">+\s*\S+", " ", word)) if re.search(r"\s", word) else []
+
+
 def _sha256(file: Path) -> str:
     size = file.stat().st_size
-    if size > LARGEST_B:
+    if size > LARGEST_B or not os.access(file, os.R_OK):
         return hashlib.sha256(f"{size} {file.stat().st_mtime_ns}".encode()).hexdigest()
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()

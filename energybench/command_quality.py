@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ class QualityReader:
         elif self._where == "json" and stream == "stdout" and line.lstrip().startswith("{"):
             try:
                 self._take(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 return  # a line of the script's own that only looks like JSON
 
     def _match(self, line: str) -> None:
@@ -57,7 +58,7 @@ class QualityReader:
                 return  # a line about something else
             value = value[name]
         if isinstance(value, int | float) and not isinstance(value, bool):
-            self._found = float(value)
+            self._found = _float(value)
         else:
             self._found = None
             self._wrong = f"; its {self._key} is {json.dumps(value)[:80]}, which is no number"
@@ -86,7 +87,7 @@ class QualityReader:
                 self._take(json.loads(text))
             except ValueError:
                 self._take(json.loads(text.strip().splitlines()[-1]))  # JSON lines: the last
-        except (OSError, ValueError, IndexError) as error:
+        except (OSError, ValueError, IndexError, RecursionError) as error:
             raise NoQuality(f"no {self.metric}: {path.name} is not JSON: {error}") from None
 
     def _lacks(self) -> str:
@@ -97,6 +98,14 @@ class QualityReader:
         if self._where == "window":
             return f"none of its windows says '{self._key}'"
         return f"it printed no JSON line with the key '{self._key}'"
+
+
+def _float(value: float) -> float:
+    """An integer may have more digits than any float."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value > 0 or -1)
 
 
 def _state(path: Path | None) -> tuple[int, int, int] | None:

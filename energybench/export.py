@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -69,13 +70,15 @@ def export(folder: Path, form: str, **options: Any) -> Exported:
 
 def rows(folder: Folder) -> list[dict[str, Any]]:
     """One row per trial; columns that only some trials have are None elsewhere. SI units in the names."""
-    found = [_row(folder.run, trial) for trial in folder.trials]
+    columns = _columns(folder.trials)
+    found = [_row(folder.run, trial, columns) for trial in folder.trials]
     names = dict.fromkeys(name for row in found for name in row)
     return [{name: row.get(name) for name in names} for row in found]
 
 
-def _row(run: RunFile, trial: Trial) -> dict[str, Any]:
+def _row(run: RunFile, trial: Trial, columns: dict[str, str]) -> dict[str, Any]:
     train, joules = trial.train, evidence.metered(trial.train)
+    whole = joules.sensors and not any(energy.lost for energy in train.energy) if train else False
     row: dict[str, Any] = {
         "suite": run.suite, "run": run.run, "trial": trial.trial, "workload": trial.workload, "method": trial.method,
         "role": trial.role, "block": trial.block, "exploratory": run.finished and trial.block >= run.counted,
@@ -85,8 +88,8 @@ def _row(run: RunFile, trial: Trial) -> dict[str, Any]:
         "started_at": trial.started_at, "epochs": trial.epochs, "steps": trial.steps, "samples": trial.samples,
         "train_s": train.wall_s if train else None, "train_cpu_s": train.cpu_s if train else None,
         "data_wait_s": trial.data_wait_s, "memory_device_b": trial.memory_device_b,
-        "memory_resident_b": trial.memory_resident_b, "measured_j": joules.joules if joules.sensors else None,
-        "measured_error_j": joules.error_j if joules.sensors else None,
+        "memory_resident_b": trial.memory_resident_b, "measured_j": joules.joules if whole else None,
+        "measured_error_j": joules.error_j if whole and evidence.budgeted(train) else None,
         "measured_by": " ".join(f"{scope}:{source}" for source, scope in sorted(joules.sensors)),
         "plain_flop": trial.estimate.plain_flop if trial.estimate else None,
         "estimated_flop": trial.estimate.estimated_flop if trial.estimate else None,
@@ -96,7 +99,14 @@ def _row(run: RunFile, trial: Trial) -> dict[str, Any]:
         kind = "measured" if figure.measured else "modelled" if figure.energy_j else "missing"
         if kind != "missing" and figure.energy_j:
             row[f"{kind}_{_name(figure.scope)}_{_name(figure.source)}_j"] = figure.energy_j.mean
-    return row | {f"quality_{_name(metric)}": value for metric, value in sorted(trial.quality.items())}
+    return row | {columns[metric]: value for metric, value in sorted(trial.quality.items())}
+
+
+def _columns(trials: Sequence[Trial]) -> dict[str, str]:
+    """Metric → column, for all trials the same; where two would share one, both keep their own names."""
+    metrics = sorted({metric for trial in trials for metric in trial.quality})
+    shared = Counter(map(_name, metrics))
+    return {m: f"quality_{_name(m) if shared[_name(m)] == 1 else m}" for m in metrics}
 
 
 def _name(text: str) -> str:

@@ -17,6 +17,7 @@ from energybench.errors import CannotWrite, EnergybenchError, Problem, UsageErro
 from energybench.files import held, held_in
 from energybench.kept import HALF
 from energybench.record import RunFile, Trial, Witness, read, write_json
+from energybench.strangers import refuse_strangers
 
 PARTS = ("records", "traces", "witness", "state", "logs", "figures")  # what a run and its report write into
 STAMP = re.compile(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?")  # what a run's folder is called, if nobody named it
@@ -78,7 +79,10 @@ class Folder:
         return read(held(self.path, file), RunFile) if file.exists() else None
 
     def trials(self) -> list[Trial]:
-        return [read(path, Trial) for path in held_in(self.path, "records", "*.json")]
+        found = [read(path, Trial) for path in held_in(self.path, "records", "*.json")]
+        if run := self.run_file():
+            refuse_strangers(self.path, run, found)
+        return found
 
     def witnessed(self) -> list[Witness]:
         return [read(path, Witness) for path in held_in(self.path, "witness", "*.json")]

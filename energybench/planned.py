@@ -181,7 +181,8 @@ def _together(parts: list[dict[str, Any]], suite: Suite, spec: dict[str, Any]) -
         "gpus": commands["gpus"],
         "command_device": commands["device_name"],
         "digest": digest([[part["digest"] for part in parts],
-                          *(spec[key] for key in ("blocks", "looks", "seed", "twin", "stamp", "accept"))]),
+                          *(spec[key] for key in ("blocks", "looks", "seed", "twin", "stamp", "accept")),
+                          *([spec["require"]] if spec["require"] else [])]),  # declared before the first block
     }  # fmt: skip
 
 

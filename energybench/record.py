@@ -41,6 +41,7 @@ from energybench.measurable import (
     Tunings,
     Window,
 )
+from energybench.strangers import refuse_strangers
 
 SCHEMA = 1  # what is written, and the only one so far that is read
 MEASURED_SOURCES = frozenset({"gpu_counter", "gpu_power_integral", "rapl"})
@@ -393,8 +394,8 @@ def read(path: Path, kind: type[AnyModel]) -> AnyModel:
 
 
 def read_folder(folder: Path) -> tuple[RunFile, list[Trial], list[Witness]]:
-    """A run and all its records, in a stable order. Raises UsageError E612 for a link out of the folder."""
+    """A run and all its records, in a stable order. Raises UsageError E612 for a link out of it, E625 for strangers."""
     run = read(held(folder, folder / "run.json"), RunFile)
     trials = [read(path, Trial) for path in held_in(folder, "records", "*.json")]
-    witnesses = [read(path, Witness) for path in held_in(folder, "witness", "*.json")]
-    return run, trials, witnesses
+    refuse_strangers(folder, run, trials)
+    return run, trials, [read(path, Witness) for path in held_in(folder, "witness", "*.json")]

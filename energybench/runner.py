@@ -46,7 +46,7 @@ from energybench.record import (
     write_json,
 )
 from energybench.stats import FEWEST_BLOCKS
-from energybench.suite import Suite, slug
+from energybench.suite import Suite, cell_name
 
 AROUND_S = 60.0  # beyond its limit, for what happens around a command: sensors, idle windows, an end by force
 
@@ -85,7 +85,7 @@ def run(suite: Suite, *, out: Path | None = None, fresh: bool = False, device: s
 class _Runner:
     def __init__(self, planned: Planned, folder: Folder, launcher: Launcher, place: Path, progress: Progress,
                  argv: list[str], added: int, strict: bool) -> None:  # fmt: skip
-        self.strict = strict
+        self.strict, self.added = strict, added
         self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
         self.progress, self.suite = progress, planned.suite
         self.done, self.counted = folder.trials(), folder.witnessed()  # a damaged one ends it here
@@ -93,7 +93,7 @@ class _Runner:
 
     def run(self, deadline: float | None) -> int:
         """`deadline`: on the monotonic clock; past it no block is begun."""
-        blocks = self.blocks = self.run_file.counted + self.run_file.added
+        blocks = self.blocks = self.run_file.counted + self.added  # an earlier call may have asked for more
         number = self.run_file.invocations[-1].number
         slots = schedule.missing(self.planned.cells, blocks, self.suite.trials.seed, self.done, number)
         witnessed = {(w.workload, w.method): w.digest for w in self.counted}
@@ -159,15 +159,12 @@ class _Runner:
         due = blocks in looks.at or (over and blocks >= FEWEST_BLOCKS)
         if run.finished or not due or blocks in looks.taken or (run.looks is None and not over):
             return False
-        self.run_file = run.model_copy(
-            update={"looks": looks.model_copy(update={"taken": [*looks.taken, blocks]})}
-        )
+        looked = run.model_copy(update={"looks": looks.model_copy(update={"taken": [*looks.taken, blocks]})})
         from energybench.report.looked import undecided
 
-        left = undecided(self._summary(self.run_file))
+        left = undecided(self._summary(looked))  # one that is interrupted here was not taken
         decided = run.looks is not None and not left and blocks < run.blocks
-        if decided:
-            self.run_file = self.run_file.model_copy(update={"closed": blocks})
+        self.run_file = looked.model_copy(update={"closed": blocks}) if decided else looked
         self.folder.save(self.run_file)  # the look and what it decided at once: it is never taken twice
         open_ = (
             f"{len(left)} comparison{'s' * (len(left) != 1)} undecided"
@@ -184,6 +181,7 @@ class _Runner:
             "trial": slot.trial, "workload": cell.workload, "method": cell.method, "role": cell.role, "of": cell.of,
             "block": slot.block, "seed": self.suite.trials.seed + slot.block, "invocation": slot.invocation,
             "position": slot.position, "digest": cell.digest, "started_at": _now(),
+            "device": self.planned.command_device if cell.command else self.planned.device_name,
             "claim": cell.claim.model_dump() if cell.claim else None,
         }  # fmt: skip
         self.progress.start(f"block {slot.block + 1}/{self.blocks}", cell.workload, cell.method)
@@ -210,7 +208,7 @@ class _Runner:
                               limit_s=amount["count"], tick=self.progress.tick)  # fmt: skip
 
     def _witness(self, cell: Cell) -> None:
-        name = f"{slug(cell.workload)}.{slug(cell.method)}"
+        name = cell_name(cell.workload, cell.method)
         header = {"workload": cell.workload, "method": cell.method, "role": cell.role, "digest": cell.digest,
                   "seed": self.suite.trials.seed}  # fmt: skip
         self.progress.start("counting FLOPs", cell.workload, cell.method)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from energybench.record import Cell, Trial
 from energybench.seeds import stable_seed
-from energybench.suite import slug
+from energybench.suite import cell_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Slot:
 
     @property
     def trial(self) -> str:
-        return f"b{self.block}-i{self.invocation}-{slug(self.cell.workload)}.{slug(self.cell.method)}"
+        return f"b{self.block}-i{self.invocation}-{cell_name(self.cell.workload, self.cell.method)}"
 
 
 def order(cells: Sequence[Cell], block: int, seed: int) -> list[Cell]:
@@ -41,15 +41,20 @@ def missing(
 ) -> list[Slot]:
     """What is left to run. A block that is resumed runs its baseline again: only one invocation's trials pair up.
 
-    For the same reason a trial whose own invocation never got to the baseline of its block is not done.
+    For the same reason a trial whose own invocation never got to the baseline of its block is not done, nor a control
+    whose invocation never got to its method; and a method runs again beside a control that is left.
     """
     done = list(done)
+    there = {(t.block, t.workload, t.invocation, t.method) for t in done}
     paired = {(t.block, t.workload, t.invocation) for t in done if t.role == "baseline"}
-    have = {(t.block, t.workload, t.method) for t in done if (t.block, t.workload, t.invocation) in paired}
+    have = {(t.block, t.workload, t.method) for t in done if (t.block, t.workload, t.invocation) in paired
+            and (t.of is None or (t.block, t.workload, t.invocation, t.of) in there)}  # fmt: skip
     slots: list[Slot] = []
     for block in range(blocks):
         planned = order(cells, block, seed)
         left = [cell for cell in planned if (block, cell.workload, cell.method) not in have]
+        beside = {(cell.workload, cell.of) for cell in left}
+        left = [cell for cell in planned if cell in left or (cell.workload, cell.method) in beside]
         resumed = {cell.workload for cell in left}
         for position, cell in enumerate(planned):
             if cell in left or (cell.role == "baseline" and cell.workload in resumed):

@@ -155,9 +155,17 @@ class Suite(Table):
         return self.model_dump(mode="json", by_alias=True)
 
 
-def slug(text: str) -> str:
-    """`text` for a file name: itself if it is made of [A-Za-z0-9._+=-], else that much and its hash."""
-    safe = re.sub(r"[^A-Za-z0-9._+=-]+", "-", text)[:80].strip("-.")
+def cell_name(workload: str, method: str) -> str:
+    """Both for a file name. A dot parts them, so that a workload's own dots go: "a.b" and "c" are not "a" and "b.c"."""
+    return f"{slug(workload, dots=False)}.{slug(method)}"
+
+
+def slug(text: str, dots: bool = True) -> str:
+    """`text` for a file name: itself if it is made of [A-Za-z0-9._+=-], else that much and its hash.
+
+    dots: whether a dot may stay as it is
+    """
+    safe = re.sub(r"[^A-Za-z0-9._+=-]+" if dots else r"[^A-Za-z0-9_+=-]+", "-", text)[:80].strip("-.")
     if safe and safe == text:
         return text
     return f"{safe}-{hashlib.blake2b(text.encode(errors='surrogatepass'), digest_size=4).hexdigest()}".lstrip(

@@ -64,8 +64,8 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
             "kill run",
             "`kill -9` of the run, at any moment: in a trial, a write, a rename, the report",
             "Its trial ends with it. Every file is whole or absent. The next start removes what was half "
-            "written and runs what is missing; only a baseline is run again, since a pair must share an "
-            "invocation.",
+            "written and runs what is missing; only a baseline, and the method of a control that is missing, is run "
+            "again, since a pair must share an invocation.",
             "by signal 9",
         ),
         Fault(

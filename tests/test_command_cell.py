@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from energybench import record as records
 from energybench import windows
-from energybench.command_cell import Metered, Unusable, environment, trial, why_unusable
+from energybench.command_cell import Metered, Unusable, environment, main, trial, why_unusable
 from energybench.command_quality import NoQuality, QualityReader
 from energybench.flags import check_pair, check_trial, kind
 from energybench.record import Reading, Trial
@@ -25,13 +26,19 @@ HEADER = {"trial": "b2-i0-w.mine", "workload": "w", "method": "mine", "role": "m
 OFF = {"energy": "off", "below_c": {}, "cooldown_s": 0.0, "tick_s": 0.0}
 
 
-def run(folder: Path, script: str, quality: dict[str, Any] | None = None, limit_s: float = 30) -> Trial:
-    """A trial of `sh -c script`; whatever happens to it is in the record."""
-    spec = {
+def spec_of(
+    folder: Path, script: str, quality: dict[str, Any] | None = None, limit_s: float = 30
+) -> dict[str, Any]:
+    return {
         "header": HEADER, "base": str(folder), "command": ["sh", "-c", script], "metric": "accuracy", "threads": None,
         "workload": {"name": "w", "quality": quality or {"from": "none"}}, "measure": OFF, "device_name": "cpu",
         "limit_s": limit_s, "windows": str(folder / "windows"), "log": str(folder / "log"), "trace": None,
     }  # fmt: skip
+
+
+def run(folder: Path, script: str, quality: dict[str, Any] | None = None, limit_s: float = 30) -> Trial:
+    """A trial of `sh -c script`; whatever happens to it is in the record."""
+    spec = spec_of(folder, script, quality, limit_s)
     record: dict[str, Any] = dict(HEADER)
     try:
         trial(spec, record)
@@ -84,10 +91,46 @@ def test_a_script_is_billed_for_its_own_training_and_the_whole_stays_in_the_reco
     assert not (tmp_path / "windows").exists()  # it is not the next trial's
 
 
+def test_windows_of_one_name_beside_the_training_add_up(tmp_path: Path):
+    """Two evaluations of 1 s each took 2 s; of what overlaps nobody can say what both together used."""
+    twice = "".join(
+        line(name="evaluate", start_s=start, stop_s=start + 1.0, reading={"wall_s": 1.0, "cpu_s": 0.5})
+        for start in (4.0, 6.0)
+    )
+    found = run(tmp_path, line() + twice)
+    assert (found.phases["evaluate"].wall_s, found.phases["evaluate"].cpu_s) == (2.0, 1.0)
+    assert found.train is not None
+    assert found.train.wall_s == 2.0
+    overlapping = line() + twice.replace("6.0", "4.5")
+    assert "evaluate" not in run(tmp_path, overlapping).phases
+
+
 def test_windows_without_a_reading_leave_the_whole_command(tmp_path: Path):
     found = run(tmp_path, line(reading=None, steps=3))
     assert found.train == found.phases["command"]
     assert found.steps == 3
+
+
+def test_a_window_that_says_more_than_a_record_can_hold_costs_no_reading(tmp_path: Path):
+    """A perplexity of 10²⁰⁰ beside the accuracy is not kept; a count beyond all counts is told, and what was metered
+    stays."""
+    huge = run(tmp_path, line(quality={"accuracy": 0.5, "perplexity": 1e200}), {"from": "window"})
+    assert (huge.status, huge.quality) == ("ok", {"accuracy": 0.5})
+    assert run(tmp_path, line(quality={"accuracy": 1e200}), {"from": "window"}).status == "diverged"
+    done = tmp_path / "out.json"
+    for more in ({"samples": 10**20}, {"flop": {"counted": 1e40}}):
+        spec = spec_of(tmp_path, line(**more))
+        (tmp_path / "in.json").write_text(json.dumps(spec))
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            main(str(tmp_path / "in.json"), str(done))
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        found = records.read(done, Trial)
+        assert (found.status, found.quality) == ("failed", {})
+        assert "cannot be kept" in (found.reason or "")
+        assert found.phases["command"].wall_s > 0
+        assert found.flop == {}
 
 
 @pytest.mark.parametrize(
@@ -178,6 +221,16 @@ def test_a_dotted_key_goes_down_unless_the_key_itself_has_a_dot():
 def test_what_is_no_number_is_no_quality(value: str):
     with pytest.raises(NoQuality, match="no accuracy"):
         read({"from": "json"}, '{"accuracy": 0.5}', f'{{"accuracy": {value}}}')
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "-1" + "0" * 400])
+def test_a_number_too_large_for_any_float_is_infinite_and_no_error_of_ours(value: str):
+    assert abs(read({"from": "json"}, f'{{"accuracy": {value}}}')["accuracy"]) == float("inf")
+
+
+def test_a_line_nested_too_deeply_to_be_read_is_a_line_about_something_else():
+    deep = '{"a":' * 10_000 + "1" + "}" * 10_000
+    assert read({"from": "json"}, '{"accuracy": 0.5}', deep) == {"accuracy": 0.5}
 
 
 def test_json_is_read_from_stdout_and_a_pattern_from_both_streams():

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from fakes.nvml import UUID, FakeGpu
 
-from energybench import suite
+from energybench import planned, suite
 from energybench.command_plan import CommandPlan
+from energybench.launch import Launcher
 from energybench.planned import spec_of
 
 SUITE = """\
@@ -69,6 +70,64 @@ def test_a_fingerprint_covers_what_runs_and_every_file_that_it_names(tmp_path: P
     (tmp_path / "train.sh").write_text("exit 1\n")
     assert cells(plan(tmp_path))["trick[rate=1]"]["digest"] != cells(before)["trick[rate=1]"]["digest"]
     assert plan(tmp_path, overrides=["workload.options.epochs=4"])["digest"] != changed["digest"]
+
+
+@pytest.mark.parametrize("shape", ["../train.py", "{absolute}", "linked.py", "--main=../train.py"])
+def test_a_script_that_stands_outside_the_suites_folder_is_fingerprinted_too(tmp_path: Path, shape: str):
+    home, script = tmp_path / "suites", tmp_path / "train.py"
+    home.mkdir()
+    script.write_text("print(1)\n")
+    (home / "linked.py").symlink_to(script)
+    text = SUITE.replace("sh train.sh --epochs", f"{sys.executable} {shape} --epochs")
+    text = text.replace("{absolute}", str(script))
+    before = plan(home, text)
+    assert not before["problems"]
+    assert plan(home, text)["digest"] == before["digest"]
+    script.write_text("print(2)\n")
+    assert plan(home, text)["digest"] != before["digest"]
+
+
+def test_a_script_that_a_shells_string_names_is_fingerprinted(tmp_path: Path):
+    text = SUITE.replace("sh train.sh --epochs {epochs} --seed {seed} --config=conf.txt",
+                         "sh -c 'sh train.sh --epochs {epochs} > log; cat log'")  # fmt: skip
+    before = plan(tmp_path, text)
+    assert "train.sh" in before["sources"]
+    (tmp_path / "train.sh").write_text("exit 3\n")
+    assert cells(plan(tmp_path, text))["baseline"]["digest"] != cells(before)["baseline"]["digest"]
+
+
+def test_the_files_that_stand_for_a_seed_or_a_block_are_fingerprinted(tmp_path: Path):
+    """Three declared blocks from seed 7: split_7 to split_9 are read, split_10 is not, nor does a block added later
+    make another run."""
+    text = SUITE.replace("conf.txt", "split_{seed}.txt").replace(
+        'suite = "scripts"', 'suite = "scripts"\ntrials = { blocks = 3, seed = 7 }'
+    )
+    for seed in range(7, 11):
+        (tmp_path / f"split_{seed}.txt").write_text("a\n")
+    before = plan(tmp_path, text)["digest"]
+    for seed, same in ((10, True), (9, False)):
+        (tmp_path / f"split_{seed}.txt").write_text("b\n")
+        assert (plan(tmp_path, text)["digest"] == before) == same
+
+
+@pytest.mark.parametrize("word", ["x" * 300, "a/" * 300 + "x" * 300, "--set=" + "y" * 300])
+def test_a_word_too_long_for_a_files_name_names_no_file(tmp_path: Path, word: str):
+    found = plan(tmp_path, SUITE.replace("--seed {seed} --config=conf.txt", f"--seed {{seed}} {word}"))
+    assert not found["problems"]
+    assert cells(found)["baseline"]["command"][-1] == word
+
+
+def test_what_the_suite_requires_is_part_of_the_runs_digest(tmp_path: Path):
+    """As in a suite that trains: declared before the first block, docs/gates.md says."""
+
+    def digest(more: str) -> str:
+        (tmp_path / "train.sh").write_text("exit 0\n")
+        path = tmp_path / "scripts.toml"
+        path.write_text(SUITE + more)
+        return planned.plan(suite.load(path), Launcher(), tmp_path).digest
+
+    asked = '[[require]]\nmethod = "trick*"\nsaves_at_least = "{} %"\n'
+    assert len({digest(""), digest(asked.format(5)), digest(asked.format(6))}) == 3
 
 
 def test_another_program_of_the_same_name_is_another_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

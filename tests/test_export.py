@@ -15,7 +15,7 @@ import yaml
 
 from energybench.errors import UsageError
 from energybench.export import EMISSIONS, export
-from energybench.record import Looks, read_folder, write_json
+from energybench.record import Energy, Looks, Reading, read_folder, write_json
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
 from synthetic import GPU, JOULES, MODEL, SECONDS, Run
@@ -74,6 +74,37 @@ def test_every_trial_is_a_row_with_its_joules_and_what_they_are(tmp_path: Path) 
     assert model > 0  # shown, and in no sum
     (failed,) = [r for r in found if r["status"] == "failed"]
     assert (failed["usable"], failed["reason"], failed["measured_j"]) == ("False", "cable", "")
+
+
+def test_names_that_would_be_one_column_are_two(tmp_path: Path) -> None:
+    quality = {"top-1": 0.25, "top_1": 0.75, "accuracy": 0.5}
+    run = Run(blocks=1, sensors=(GPU,)).change("baseline", 0, quality=quality)
+    (row,) = [r for r in table(export(written(tmp_path, run), "csv")[0]) if r["method"] == "baseline"]
+    found = {name: float(value) for name, value in row.items() if name.startswith("quality_") and value}
+    assert sorted(found.values()) == sorted(quality.values())
+    assert found["quality_accuracy"] == 0.5
+    alone = run.change("twin", 0, quality={"top-1": 0.125})  # the same column in every row
+    (row,) = [r for r in table(export(written(tmp_path, alone), "csv")[0]) if r["method"] == "twin"]
+    assert row["quality_top-1"] == "0.125"
+
+
+def test_what_a_lost_sensor_leaves_is_no_total_and_an_unknown_error_is_not_0(tmp_path: Path) -> None:
+    """Two cards of which one was lost: 5 J are not what the trial took. And a sensor without a budget is not exact."""
+
+    def window(*figures: Energy) -> dict[str, Reading]:
+        return {"train": Reading(wall_s=1.0, energy=list(figures))}
+
+    known = Energy(source="gpu_counter", scope="gpu", device="a", energy_j=5.0, error_j=0.5)
+    lost = Energy(source="gpu_counter", scope="gpu", device="b", reason="fell off the bus")
+    vague = Energy(source="meter(plug)", scope="cpu", energy_j=3.0)
+    run = Run(blocks=1, sensors=(GPU,)).method("half")
+    for label, figures in {"baseline": (known,), "twin": (known, lost), "half": (known, vague)}.items():
+        run.change(label, 0, phases=window(*figures))
+    found = {r["method"]: r for r in table(export(written(tmp_path, run), "csv")[0])}
+    told = {m: (r["measured_j"], r["measured_error_j"], r["usable"]) for m, r in found.items()}
+    assert told == {
+        "baseline": ("5.0", "0.5", "True"), "twin": ("", "", "False"), "half": ("8.0", "", "True"),
+    }  # fmt: skip
 
 
 def test_parquet_holds_the_same_rows_with_types(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ LIGHT = [
         "guard",
         "processes",
         "kept",
+        "strangers",
         "changed",
         "discovery",
         "report/*",

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energybench.errors import CannotWrite, UsageError
-from energybench.record import Energy, Reading, RunFile, Trial, read, read_folder, write_json
+from energybench.folder import Folder
+from energybench.record import Cell, Energy, Reading, RunFile, Trial, read, read_folder, write_json
 
 WHOLE: dict[str, Any] = {
     "trial": "b0-i0-w.m", "workload": "w", "method": "m", "role": "method", "block": 0, "seed": 7, "invocation": 0,
@@ -227,6 +228,22 @@ def test_a_missing_file_is_told_with_its_path(tmp_path: Path) -> None:
         "E601",
         str(tmp_path / "run.json"),
     )
+
+
+def test_a_record_of_other_settings_that_was_copied_here_is_no_part_of_the_run(tmp_path: Path) -> None:
+    """Whole and sealed, but of the cell of another run: neither reported nor continued."""
+    cells = [Cell(workload="w", method="m", role="method", digest="ours")]
+    run = RunFile(suite="s", run="r", digest="d", suite_path="s.toml", suite_text="", resolved={}, blocks=1,
+                  cells=cells)  # fmt: skip
+    write_json(tmp_path / "run.json", run)
+    own = trial().model_copy(update={"workload": "w", "method": "m", "digest": "ours"})
+    write_json(tmp_path / "records" / "b0-i0-w.m.json", own)
+    assert read_folder(tmp_path)[1] == Folder(tmp_path).trials() == [own]
+    write_json(tmp_path / "records" / "b0-i0-w.m.json", own.model_copy(update={"digest": "theirs"}))
+    for look in (read_folder, lambda folder: Folder(folder).trials()):
+        with pytest.raises(UsageError, match="another run") as caught:
+            look(tmp_path)
+        assert (caught.value.problems[0].code, bool(caught.value.problems[0].hint)) == ("E625", True)
 
 
 @fault("half a file")

@@ -33,7 +33,7 @@ def cells(workloads: int = 1, methods: int = 2) -> list[Cell]:
 def trial(slot: Slot, status: str = "ok") -> Trial:
     c = slot.cell
     return Trial(
-        trial=slot.trial, workload=c.workload, method=c.method, role=c.role, block=slot.block, seed=0,
+        trial=slot.trial, workload=c.workload, method=c.method, role=c.role, of=c.of, block=slot.block, seed=0,
         invocation=slot.invocation, position=slot.position, status=status, digest="", started_at="",
     )  # type: ignore[arg-type]  # fmt: skip
 
@@ -204,3 +204,44 @@ def test_names_of_trials_never_meet() -> None:
     names = {slot.trial for slot in missing([cell("baseline", "baseline"), *awkward], 2, 0, [], 0)}
     assert len(names) == 10
     assert all("/" not in name and " " not in name for name in names)
+
+
+def test_names_of_trials_do_not_meet_where_a_dot_could_stand_on_either_side() -> None:
+    planned = [cell(m, workload=w) for w in ("a", "a.b", "b.c") for m in ("c", "b.c", "b", "c.c", "b.b.c")]
+    names = Counter(slot.trial for slot in missing([*planned], 1, 0, [], 0))
+    assert max(names.values()) == 1, names
+    assert "b0-i0-a.c" in names  # as they were, where nothing could be taken for something else
+
+
+def controlled() -> list[Cell]:
+    return [
+        *cells(1, 2),
+        cell("m0 matched", "control", "w0", of="m0"),
+    ]
+
+
+@given(seed=st.integers(0, 1000), stops=st.lists(st.integers(0, 9), max_size=5))
+def test_however_often_it_is_interrupted_a_method_stands_beside_its_control(
+    seed: int, stops: list[int]
+) -> None:
+    """Without an interruption they share an invocation in every block, and only then are they a pair."""
+    planned, blocks = controlled(), 3
+    done = run_to_the_end(planned, blocks, seed, stops)
+    assert_complete(done, planned, blocks)
+    baselines = {(t.block, t.invocation) for t in done if t.role == "baseline"}
+    methods = {(t.block, t.invocation) for t in done if t.method == "m0"}
+    controls = {(t.block, t.invocation) for t in done if t.method == "m0 matched"}
+    assert {block for block, _ in methods & controls & baselines} == set(range(blocks))
+    assert missing(planned, blocks, seed, done, len(stops) + 1) == []
+
+
+@given(data=st.data(), seed=st.integers(0, 1000))
+def test_what_has_no_control_is_not_run_again_for_the_sake_of_one(data: st.DataObject, seed: int) -> None:
+    planned = controlled()
+    slots = missing(planned, 1, seed, [], 0)
+    done = [trial(s) for s in slots[: data.draw(st.integers(1, len(slots)))]]
+    again = {slot.cell.method for slot in missing(planned, 1, seed, done, 1)}
+    had = {t.method for t in done} if any(t.role == "baseline" for t in done) else set()
+    assert not again & had - {"baseline", "m0", "m0 matched"}
+    whole = {"baseline", "m0", "m0 matched"} <= had
+    assert not (whole and again & {"m0", "m0 matched"})

@@ -27,9 +27,7 @@ RUNS = 1000
 BASELINE = "baseline"
 PARTS = {"gpu": "GPUs", "cpu": "processors", "dram": "memory"}
 PROVEN = frozenset({"saves", "costs more"})  # verdicts that may be multiplied
-WHOLE_COMMAND = frozenset(
-    {"command", "idle_before", "idle_after"}
-)  # phases of a command that share no moment
+WHOLE_COMMAND = frozenset({"command", "idle_before", "idle_after"})  # a command's phases that share no moment
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,11 @@ def metered(reading: Reading | None) -> Metered:
     )
 
 
+def budgeted(reading: Reading | None) -> bool:
+    """Whether each of the figures that `metered` adds says how far off it may be."""
+    return all(energy.error_j is not None for energy in _channels(reading))
+
+
 def metered_by_scope(reading: Reading | None) -> dict[str, float]:
     """The same joules, part by part of the machine."""
     parts: dict[str, float] = {}

@@ -283,6 +283,19 @@ def test_a_command_is_added_once_whatever_windows_of_its_own_lie_inside_it() -> 
 # ── pages ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_the_windows_inside_a_command_are_not_added_to_it_again() -> None:
+    """10 J at rest before it, 100 J of the whole command: 60 of training, 30 of evaluation and 10 of starting up."""
+
+    def window(joules: float) -> Reading:
+        return Reading(wall_s=1.0, energy=[Energy(source="gpu_counter", scope="gpu", energy_j=joules)])
+
+    inside = {"idle_before": 10.0, "command": 100.0, "train": 60.0, "evaluate": 30.0}
+    phases = {name: window(joules) for name, joules in inside.items()}
+    whole = {"command": window(7.0), "train": window(7.0)}  # one that marks no training
+    run = Run(blocks=1, sensors=(GPU,)).change("baseline", 0, phases=phases).change("twin", 0, phases=whole)
+    assert of(run).whole_j == pytest.approx(117.0)
+
+
 def test_what_is_not_in_it_is_said_part_by_part() -> None:
     found = " ".join(of(half()).not_in_it)
     for word in ("embodied", "network", "PUE", "warm-up", "year's mean", "processors, memory"):

@@ -99,3 +99,19 @@ def test_two_commands_are_held_against_each_other_by_measured_energy(
     row = json.loads(done.stdout)["comparison"]
     assert row["measured"]["quantity"] == "energy"
     assert row["measured"]["saving_rel"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_trial_whose_own_process_died_is_of_the_same_device_and_the_run_stays_one(
+    tmp_path: Path, card: dict[str, str]
+) -> None:
+    """The command kills who meters it, so that the record comes from the run."""
+    text = SUITE.replace('"sleep 0.6"', "\"sh -c 'kill -9 $PPID; sleep 9'\"").replace(
+        "blocks = 3", "blocks = 1"
+    )
+    (tmp_path / "tiny.toml").write_text(text)
+    done = energybench("run", "tiny.toml", cwd=tmp_path, **card)
+    assert done.returncode == 3, done.stderr
+    folder = only_run(tmp_path)
+    found = {t.method: (t.status, t.device) for t in contents(folder)[1].values()}
+    assert found == {"baseline": ("ok", UUID), "twin": ("ok", UUID), "half": ("out_of_memory", UUID)}
+    assert "side by side" not in energybench("report", folder, cwd=tmp_path).stdout

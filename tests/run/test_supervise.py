@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
 import sys
 import time
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_runs import processes_with, wait_for
 
 from energybench import captured, supervise
@@ -220,3 +224,27 @@ def test_a_line_without_end_is_held_within_bounds_and_a_progress_bar_to_its_last
     for step in range(20_000):
         assert not list(lines.feed(b"\rstep %d" % step))
     assert list(lines.rest()) == ["step 19999"]
+
+
+BAR = b"epoch 1 acc=0.5\nepoch 2 acc=0.25\rbar acc=0.75\r               \r\r\ndone\n"
+
+
+@given(cuts=st.lists(st.integers(0, len(BAR)), max_size=6))
+def test_a_bar_that_was_wiped_away_is_read_the_same_however_it_was_cut(cuts: list[int]):
+    lines, edges = Lines(), [0, *sorted(cuts), len(BAR)]
+    chunks = [BAR[start:stop] for start, stop in itertools.pairwise(edges)]
+    found = [line for chunk in chunks for line in lines.feed(chunk)] + list(lines.rest())
+    assert found == ["epoch 1 acc=0.5", "bar acc=0.75", "done"]
+
+
+@pytest.mark.parametrize("size", [1000, 4096, 1 << 16, 1 << 20])
+def test_the_last_figure_of_a_line_without_end_is_the_one_that_is_read(size: int):
+    """A script that never ends its line: what it says last holds, not what stood 64 KiB from the line's beginning."""
+    text = "".join(f"step {step} acc=0.{step:05d} " for step in range(10_000)).encode()
+    for tail in (b"", b"\n"):
+        lines, whole = Lines(), text + tail
+        chunks = [whole[i : i + size] for i in range(0, len(whole), size)]
+        (found,) = [line for chunk in chunks for line in lines.feed(chunk)] + list(lines.rest())
+        assert len(found) <= captured.LONGEST_LINE_B
+        assert re.findall(r"acc=([0-9.]+)", found)[-1] == "0.09999"
+        assert set(re.findall(r"acc=([0-9.]+)", found)) <= set(re.findall(r"acc=([0-9.]+)", text.decode()))

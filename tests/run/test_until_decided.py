@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tiny_runs import contents, energybench, only_run, start, wait_for, write_suite
+
+from energybench import runner
+from energybench.progress import Progress
+from energybench.report import looked
+from energybench.suite import load
 
 pytestmark = pytest.mark.slow
 
@@ -128,3 +134,61 @@ def test_there_must_be_a_finished_run_to_add_blocks_to(tmp_path: Path) -> None:
     done = energybench("run", suite(tmp_path), "--add-blocks", "2", cwd=tmp_path)
     assert (done.returncode, "error[E607]" in done.stderr) == (2, True)
     assert "hint:" in done.stderr
+
+
+NAPS = """schema = 1
+suite = "naps"
+[trials]
+blocks = 3
+blocks_max = 6
+twin = false
+warmup = "0 s"
+[measure]
+energy = "off"
+[[workload]]
+name = "w"
+command = "sleep 0.2"
+quality = "none"
+[[method]]
+name = "short"
+command = "sleep 0.02"
+"""
+
+
+def test_a_look_that_was_interrupted_before_it_decided_was_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Callable[[], Progress]
+) -> None:
+    """Ctrl-C while the comparisons are computed: the run ends at the same look as one that nobody interrupted."""
+    (tmp_path / "naps.toml").write_text(NAPS)
+    folder, real = tmp_path / "run", looked.undecided
+
+    def go_on() -> int:
+        given = load(tmp_path / "naps.toml")
+        return runner.run(given, out=folder, progress=quiet(), until_decided=True)[0]
+
+    def interrupt(summary: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(looked, "undecided", interrupt)
+    assert go_on() == 130
+    assert looks(folder) == ([3, 6], [], None, False)
+    monkeypatch.setattr(looked, "undecided", real)
+    assert go_on() == 0
+    assert looks(folder) == ([3, 6], [3], 3, True)
+    assert {t.block for t in contents(folder)[1].values()} == {0, 1, 2}
+
+
+def test_fewer_added_blocks_than_an_interrupted_call_had_asked_for_are_added(tmp_path: Path) -> None:
+    """Two were to be added and one was: whoever asks for one has it, a control's epochs being told block by block."""
+    file = write_suite(tmp_path, '\n[[method]]\nuse = "gradsamp"\nskip = "every:2"\n', twin=False)
+    for options in ((), ("--add-blocks", "2")):
+        done = energybench("run", file, *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    folder = only_run(tmp_path)
+    for record in (folder / "records").glob("b2-*.json"):
+        record.unlink()
+    again = energybench("run", file, "--add-blocks", "1", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert {t.block for t in contents(folder)[1].values()} == {0, 1}
+    assert energybench("run", file, "--add-blocks", "2", cwd=tmp_path).returncode == 0
+    assert {t.block for t in contents(folder)[1].values()} == {0, 1, 2}
