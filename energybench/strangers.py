@@ -23,5 +23,5 @@ def refuse_strangers(folder: Path, run: RunFile, trials: Iterable[Trial]) -> Non
         if digests.get((trial.workload, trial.method), trial.digest) != trial.digest:
             path = folder / "records" / f"{trial.trial}.json"
             message = "a record of another run: its settings, methods or versions are not this one's"
-            hint = f"mv {path} out of this folder; an unfinished run, if run again, makes its own"
+            hint = "move it out of this folder; an unfinished run, if run again, makes its own"
             raise UsageError(Problem("E625", message, str(path), hint))
