@@ -21,9 +21,8 @@ from energybench.meter.clock import Time
 PAUSE_S = 0.0005  # between two looks at a counter while an edge is awaited
 LONGEST_TICK_S = 0.5  # ticks of 10–100 ms have been seen; past this a counter stands still
 RESOLUTION_J = 0.001  # NVML counts whole millijoules
-AT_MOST = (
-    "at_most_j"  # detail of a figure that is null because the window was too short: what it may have been
-)
+# Detail of a figure that is null because the window was too short: what it may have been.
+AT_MOST = "at_most_j"
 
 
 class SensorError(Exception):

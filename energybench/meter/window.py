@@ -103,12 +103,19 @@ def _unless_short(energy: Energy, piece_s: float) -> Energy:
 
 
 def _waited(reading: Reading, own_s: float, window_s: float) -> Reading:
-    """A meter saw also what its neighbours took to start and to stop: that share of its figure goes into its error."""
+    """A meter saw also what its neighbours took to start and to stop: that share of its figure goes into its error.
+
+    An error that a meter does not tell stays unknown.
+    """
     if own_s - window_s < AT_ONCE_S:
         return reading
     share = (own_s - window_s) / own_s
-    energy = [e if e.energy_j is None else e.model_copy(update={"error_j": (e.error_j or 0.0) + share * e.energy_j})
-              for e in reading.energy]  # fmt: skip
+    energy = [
+        e
+        if e.energy_j is None or e.error_j is None
+        else e.model_copy(update={"error_j": e.error_j + share * e.energy_j})
+        for e in reading.energy
+    ]
     return reading.model_copy(update={"energy": energy})
 
 

@@ -160,6 +160,18 @@ def test_what_a_sensor_saw_while_another_one_started_and_stopped_is_in_its_error
     assert (slow.energy_j, slow.error_j) == (9.0, 0.1)  # it was innermost, and saw nothing but the window
 
 
+def test_an_error_that_a_meter_does_not_tell_stays_unknown_beside_a_slow_one() -> None:
+    class Slow(Scripted):
+        def start(self) -> None:
+            time.sleep(0.05)
+
+    untold = Energy(source="meter(untold)", scope="cpu", energy_j=9.0)
+    window = Window([Scripted([untold]), Slow([gpu(3.0)])], lambda: None)
+    window.start()
+    window.stop()
+    assert next(e.error_j for e in window.reading().energy if e.source == "meter(untold)") is None
+
+
 def test_time_between_the_pieces_is_not_billed() -> None:
     window = Window([], lambda: None)
     for _ in range(2):
