@@ -18,7 +18,7 @@ from energybench.meter.clock import WallClock
 from energybench.meter.sensors import Missing, open_meters
 from energybench.meter.unavailable import Unavailable
 from energybench.meter.window import Window, refuse_short
-from energybench.record import Energy, Flag, Reading
+from energybench.record import NO_SENSOR, Energy, Flag, Reading
 from energybench.report.evidence import metered
 
 KEY = "energybench"  # of extra_info, where pytest-benchmark keeps what a test adds
@@ -154,7 +154,7 @@ class Metering:
     ) -> Bill:
         """cards: those that were metered; came: those that the process uses since the window began."""
         seen = {part.device for part in reading.energy
-                if part.measured or (part.device and not part.source.startswith("model("))}  # fmt: skip
+                if part.measured or (part.device and not part.source.startswith(NO_SENSOR))}  # fmt: skip
         reading = refuse_short(reading)
         raised = {flag.code: flag for flag in flags.check_window(reading)}
         modelled = [part.energy_j for part in reading.energy

@@ -45,6 +45,7 @@ from energybench.strangers import refuse_strangers
 
 SCHEMA = 1  # what is written, and the only one so far that is read
 MEASURED_SOURCES = frozenset({"gpu_counter", "gpu_power_integral", "rapl"})
+NO_SENSOR = ("model(", "replay(")  # beginnings of sources that stand beside sensors and say nothing of one
 
 Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
 Role = Literal["baseline", "twin", "method", "control"]

@@ -43,9 +43,9 @@ def facts(counted: bool) -> dict[str, Any]:
 
 
 def printed(counted: bool, width: int) -> str:
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    print_flops(facts(counted), console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    out = io.StringIO()
+    print_flops(facts(counted), Console(file=out, width=width, color_system=None))
+    return out.getvalue()
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -76,9 +76,9 @@ def test_no_width_breaks_a_figure_of_a_runs_trials(width: int, tmp_path: Path) -
     write_json(tmp_path / "run.json", meta)
     for trial in trials:
         write_json(tmp_path / "records" / f"{trial.trial}.json", trial)
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    print_run(tmp_path, console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    out = io.StringIO()
+    print_run(tmp_path, Console(file=out, width=width, color_system=None))
+    text = out.getvalue()
     assert text.count("0.8877") == 2
     assert text.count("5.12 s") == 2
     assert "longer and longer" in " ".join(text.split())

@@ -29,7 +29,8 @@ class Counted:
 def train(reached: list[float], at_least: float, fails_at: int = 0) -> tuple[Reading, Any]:
     """The trial's part of a training of so many epochs with these qualities. Returns its window and target."""
     window = Window([Counted()], lambda: None)
-    goal = _Goal({"metric": "accuracy", "at_least": at_least}, window, None, Phases({}, lambda: None))  # type: ignore[arg-type]
+    no_data: Any = None
+    goal: Any = _Goal({"metric": "accuracy", "at_least": at_least}, window, no_data, Phases({}, lambda: None))
     run = SimpleNamespace(epochs=len(reached), epoch_number=0, curve=[], tally=SimpleNamespace(steps=1))
 
     def evaluate(_: Any) -> dict[str, float]:
@@ -43,7 +44,7 @@ def train(reached: list[float], at_least: float, fails_at: int = 0) -> tuple[Rea
         for number in range(1, run.epochs + 1):
             run.epoch_number = number
             run.curve.append({})
-            goal.after_epoch(run)  # type: ignore[arg-type]
+            goal.after_epoch(run)
     except RuntimeError:
         pass
     finally:

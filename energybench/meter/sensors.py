@@ -12,10 +12,9 @@ from typing import Any
 from energybench.errors import Problem, UsageError, nearest
 from energybench.meter import Meter
 from energybench.meter.unavailable import Unavailable
-from energybench.record import Energy, Reading
+from energybench.record import NO_SENSOR, Energy, Reading
 
 GROUP = "energybench.meters"  # entry points: () → Meter, or raises Unavailable
-UNMEASURED = ("model(", "replay(")  # what another package's meter says of itself and stays
 
 
 class Missing:
@@ -55,7 +54,7 @@ class ThirdParty:
         except Exception as error:
             self._broken = self._broken or f"{type(error).__name__}: {error}"
         if self._broken is None:
-            energy = [e if e.source.startswith(UNMEASURED) else e.model_copy(update={"source": f"meter({self.name})"})
+            energy = [e if e.source.startswith(NO_SENSOR) else e.model_copy(update={"source": f"meter({self.name})"})
                       for e in reading.energy]  # fmt: skip
             self._sensors = energy
             return reading.model_copy(update={"energy": energy})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from energybench import flags, stats
-from energybench.record import Energy, Estimate, Reading, Trial, Witness
+from energybench.record import NO_SENSOR, Energy, Estimate, Reading, Trial, Witness
 
 Sensors = frozenset[tuple[str, str]]  # (source, scope)
 PREFERENCE = (
@@ -17,7 +17,6 @@ PREFERENCE = (
     "rapl",
     "gpu_power_integral",
 )  # one channel per device: the second only checks it
-NO_SENSOR = ("model(", "replay(")  # they stand beside sensors and say nothing of one
 WHOLE = "machine"  # the scope of a meter that sees everything: what others see is in its figure
 LOWER_IS_BETTER = re.compile(  # anywhere in a name; or as a word of it: docs/commands.md has the list
     r"loss(?!less)|error|perplexity|entropy|mae|mse|fid(?!e)|bits_per"
