@@ -18,12 +18,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 run: setup
 	@$(BIN)/energybench run suites/quick.toml
 
-# Fast tests, then the slow ones, then the timed ratios, alone. A ratio alone is asked again where it fails: a machine
-# that others use may be slow for a minute, and what has become slower stays so.
+# All tests, over two processes. No clock decides: what is measured is a benchmark, what simulates clocks is a test.
 test: setup
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest -m slow --durations=25
-	$(BIN)/python -m pytest -m perf --benchmark-enable --benchmark-disable-gc --reruns 2 --reruns-delay 15
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not perf' --durations=15
 
 lint: setup
 	$(BIN)/ruff check .
