@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preloaded import Forked, forkable
+
 from energybench.record import RunFile, Trial, Witness, read_folder
 
 
@@ -65,23 +67,31 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def energybench(
-    *arguments: str | Path, cwd: Path, timeout: float = 240, **extra: str
+    *arguments: str | Path, cwd: Path, timeout: float = 240, fresh: bool = False, **extra: str
 ) -> subprocess.CompletedProcess[str]:
-    """`energybench ...` to its end."""
-    return subprocess.run(
-        [*EXECUTABLE, *map(str, arguments)],
-        cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+    """`energybench ...` to its end. fresh: as a new interpreter, for what is read at its start (preloaded.py)."""
+    running = start(*arguments, cwd=cwd, fresh=fresh, **extra)
+    try:
+        out, err = running.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        running.kill()
+        raise
+    assert running.returncode is not None
+    return subprocess.CompletedProcess(running.args, running.returncode, out, err)
 
 
-def start(*arguments: str | Path, cwd: Path, **extra: str) -> subprocess.Popen[str]:
+def start(
+    *arguments: str | Path, cwd: Path, fresh: bool = False, **extra: str
+) -> subprocess.Popen[str] | Forked:
     """`energybench ...` under way, leading a group of its own, as a shell starts it in the foreground.
 
     Ctrl-C reaches it also where the tests themselves run in the background, whose children inherit it as ignored.
     """
+    words, env = list(map(str, arguments)), environment(**extra)
+    if not fresh and forkable(env):
+        return Forked(words, cwd=cwd, env=env)
     return subprocess.Popen(
-        [*EXECUTABLE, *map(str, arguments)],
-        cwd=cwd, env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*EXECUTABLE, *words], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
