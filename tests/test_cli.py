@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import PATIENCE_S, energybench, environment
 
 from energybench.suite import Suite, schema_json
 
@@ -53,11 +54,11 @@ main()
 
 
 def call(*arguments: str, cwd: Path = ROOT, blocked: tuple[str, ...] = (), **extra: str) -> Any:
-    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")} | extra
-    command = [sys.executable, "-m", "energybench", *arguments]
-    if blocked:
-        command = [sys.executable, "-c", BLOCKED.format(blocked=blocked, arguments=list(arguments))]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=60, check=False)
+    if not blocked:
+        return energybench(*arguments, cwd=cwd, **extra)
+    command = [sys.executable, "-c", BLOCKED.format(blocked=blocked, arguments=list(arguments))]
+    return subprocess.run(command, cwd=cwd, env=environment(**extra), capture_output=True, text=True,
+                          timeout=PATIENCE_S, check=False)  # fmt: skip
 
 
 def on_a_terminal(*arguments: str, **extra: str) -> str:

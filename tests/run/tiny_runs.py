@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preloaded import Forked, forkable
+from command_line import EXECUTABLE, PATIENCE_S, energybench, environment, start  # noqa: F401
 
 from energybench.record import RunFile, Trial, Witness, read_folder
 
@@ -26,9 +23,6 @@ class Done:
     home: Path  # where it was started
     suite: Path
     folder: Path
-
-
-EXECUTABLE = [sys.executable, "-m", "energybench"]
 
 
 def suite_text(methods: str = "", *, name: str = "tiny", workload: str = "", **trials: Any) -> str:
@@ -60,42 +54,6 @@ def write_suite(folder: Path, methods: str = "", *, file: str = "tiny.toml", **o
     return path
 
 
-def environment(**extra: str) -> dict[str, str]:
-    """Ours, without what would change the output."""
-    dropped = ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "ENERGYBENCH_DATA")
-    return {key: value for key, value in os.environ.items() if key not in dropped} | extra
-
-
-def energybench(
-    *arguments: str | Path, cwd: Path, timeout: float = 240, fresh: bool = False, **extra: str
-) -> subprocess.CompletedProcess[str]:
-    """`energybench ...` to its end. fresh: as a new interpreter, for what is read at its start (preloaded.py)."""
-    running = start(*arguments, cwd=cwd, fresh=fresh, **extra)
-    try:
-        out, err = running.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        running.kill()
-        raise
-    assert running.returncode is not None
-    return subprocess.CompletedProcess(running.args, running.returncode, out, err)
-
-
-def start(
-    *arguments: str | Path, cwd: Path, fresh: bool = False, **extra: str
-) -> subprocess.Popen[str] | Forked:
-    """`energybench ...` under way, leading a group of its own, as a shell starts it in the foreground.
-
-    Ctrl-C reaches it also where the tests themselves run in the background, whose children inherit it as ignored.
-    """
-    words, env = list(map(str, arguments)), environment(**extra)
-    if not fresh and forkable(env):
-        return Forked(words, cwd=cwd, env=env)
-    return subprocess.Popen(
-        [*EXECUTABLE, *words], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-
-
 def only_run(folder: Path, suite: str = "tiny") -> Path:
     runs = list((folder / "reports" / suite).iterdir())
     assert len(runs) == 1, runs
@@ -123,7 +81,7 @@ def processes_with(marker: str) -> list[int]:
     return found
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
     """The first true value of `condition`, or an assertion that it never came."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

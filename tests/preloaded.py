@@ -19,129 +19,10 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
-import time
-from pathlib import Path
 from typing import Any, NoReturn
-
-READ_AT_START = ("LD_", "PYTHON", "LANG", "LC_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH_")
-
-
-# ── the caller's side ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Server:
-    """Started when it is first asked; ends with this process, whose end of the socket closes."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def fork(self, arguments: list[str], cwd: Path, environment: dict[str, str], streams: list[int]) -> socket.socket:
-        """`energybench ARGUMENTS` under way; what comes back tells its process number, then its exit code."""
-        with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-            ours, theirs = socket.socketpair()
-            request = {"arguments": arguments, "cwd": str(cwd.absolute()), "environment": environment}
-            with theirs, tempfile.TemporaryFile() as file:  # of any size, in one message
-                file.write(json.dumps(request).encode())
-                file.flush()
-                socket.send_fds(self._asked, [b"!"], [theirs.fileno(), file.fileno(), *streams])
-                assert ours.recv(1) == b"!"  # taken: our copies may be closed
-        return ours
-
-    def _start(self) -> None:
-        self._asked, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen([sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()])
-
-    def close(self) -> None:
-        if self._process is not None:
-            self._asked.close()
-            self._process.wait()
-
-
-SERVER = Server()
-atexit.register(SERVER.close)
-
-
-class Forked:
-    """What subprocess.Popen(["energybench", ...], stdout=PIPE, stderr=PIPE, text=True) is, of a process that was forked."""
-
-    def __init__(self, arguments: list[str], *, cwd: Path, env: dict[str, str]) -> None:
-        self.args, self.returncode = ["energybench", *arguments], None
-        (out, out_to), (err, err_to) = os.pipe(), os.pipe()
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        try:
-            self._told = SERVER.fork(arguments, cwd, env, [nothing, out_to, err_to])
-        finally:
-            for handle in (nothing, out_to, err_to):
-                os.close(handle)
-        self.stdout, self.stderr = (open(handle, encoding="utf-8", errors="replace") for handle in (out, err))
-        self.pid = self._number()
-
-    returncode: int | None
-
-    def _number(self) -> int:
-        with self._told.makefile("rb", buffering=0) as file:
-            line = file.readline()
-        if not line:
-            raise RuntimeError("the server of the tests' command lines has died")
-        return int(line)
-
-    def poll(self) -> int | None:
-        return self._ended(0)
-
-    def wait(self, timeout: float | None = None) -> int:
-        code = self._ended(timeout)
-        if code is None:
-            raise subprocess.TimeoutExpired(self.args, timeout or 0)
-        return code
-
-    def _ended(self, timeout: float | None) -> int | None:
-        if self.returncode is None and select.select([self._told], [], [], timeout)[0]:
-            self.returncode = self._number()
-            self._told.close()
-        return self.returncode
-
-    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """(stdout, stderr), when nobody holds them any more."""
-        found: dict[str, str] = {}
-        readers = [
-            threading.Thread(target=lambda name=name: found.update({name: getattr(self, name).read()}), daemon=True)
-            for name in ("stdout", "stderr")
-        ]
-        for reader in readers:
-            reader.start()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        for reader in readers:
-            reader.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            if reader.is_alive():
-                raise subprocess.TimeoutExpired(self.args, timeout or 0)
-        self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        self.stdout.close()
-        self.stderr.close()
-        return found["stdout"], found["stderr"]
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
-
-def forkable(environment: dict[str, str]) -> bool:
-    """Whether nothing in it is read at the start of an interpreter, beyond what the server was started with."""
-    names = environment.keys() | os.environ.keys()
-    return all(environment.get(name) == os.environ.get(name) for name in names if name.startswith(READ_AT_START))
-
-
-# ── the server ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def serve(asked: socket.socket) -> None:
@@ -156,7 +37,9 @@ def serve(asked: socket.socket) -> None:
                 message, handles, _, _ = socket.recv_fds(asked, 1, 5)
                 if not message:
                     return
-                pid, answer = begin(handles, [*running, asked.fileno(), *(s.fileno() for _, s in running.values())])
+                pid, answer = begin(
+                    handles, [*running, asked.fileno(), *(s.fileno() for _, s in running.values())]
+                )
                 running[os.pidfd_open(pid)] = (pid, answer)
             else:
                 pid, answer = running.pop(handle)
@@ -213,8 +96,9 @@ def become(request: int, streams: list[int]) -> NoReturn:
     tempfile.tempdir = None
     sys.path[0] = asked["cwd"]  # as -m does
     sys.argv = ["energybench", *asked["arguments"]]
-    sys.stdin = open(0, encoding="utf-8", closefd=False)
-    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False, buffering=1) for number in (1, 2))
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", errors=sys.__stdout__.errors, closefd=False)  # type: ignore[union-attr]
+    sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False, buffering=1)
     from multiprocessing import util
 
     util.spawnv_passfds = spawn_by_fork  # type: ignore[attr-defined]
