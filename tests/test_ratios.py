@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import perf.conftest
@@ -144,6 +147,17 @@ def test_the_smoke_runs_each_side_once_and_judges_nothing():
 def test_a_side_that_tells_no_seconds_is_a_mistake_in_the_smoke_too(measuring):
     with pytest.raises(TypeError):
         bench(measuring).turns({"A": lambda: None})
+
+
+def test_threads_are_not_measured_on_fewer_cores_and_not_set_in_the_smoke(monkeypatch):
+    set_to: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", set_to.append)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 5})
+    bench(measuring=False).threads(3)
+    bench().threads(2)
+    assert set_to == [2]
+    with pytest.raises(pytest.skip.Exception, match="3 threads, cores: 2"):
+        bench().threads(3)
 
 
 # ── the table ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -296,3 +310,22 @@ def test_goals_cannot_be_held_where_nothing_is_measured(run):
     result = run("--benchmark-disable", "--strict-goals", good=GOOD)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "--benchmark-enable" in result.stdout.str() + result.stderr.str()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize(
+    ("given", "expected", "absent"),
+    [
+        ([], ["tests/perf ", "--benchmark-enable", "-m perf", "-p no:xdist", "json='.benchmarks/2"], "--strict"),
+        (["STRICT=1"], ["--strict-goals"], "tests/perf/"),
+        (["STRICT=0"], ["tests/perf "], "--strict"),
+        (["TESTS=tests/perf/test_onion.py", "JSON=kept/onion.json"],
+         ["tests/perf/test_onion.py ", "--benchmark-json='kept/onion.json'", "mkdir -p 'kept/'"], ".benchmarks/"),
+    ],
+)  # fmt: skip
+def test_make_bench_says_what_was_asked(given, expected, absent):
+    root, plain = Path(__file__).parents[1], {"PATH": os.environ["PATH"]}  # without what this make was given
+    printed = subprocess.run(["make", "--dry-run", "bench", *given], cwd=root, env=plain, text=True,
+                             capture_output=True, check=True).stdout  # fmt: skip
+    assert all(words in printed for words in expected)
+    assert absent not in printed

@@ -13,6 +13,7 @@ and is no error unless asked (`make bench STRICT=1`); nothing is measured again 
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import textwrap
 import time
@@ -119,6 +120,9 @@ class Bench:
     def threads(self, count: int) -> None:
         """How many torch computes with; one unless said, since several wait for whichever loses its core."""
         if self.measuring:
+            cores = len(os.sched_getaffinity(0))
+            if count > cores:
+                pytest.skip(f"{count} threads, cores: {cores}")
             torch.set_num_threads(count)
 
     def turns(self, sides: Mapping[str, Side], rounds: int = LEAST_ROUNDS) -> dict[str, list[float]]:

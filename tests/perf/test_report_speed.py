@@ -74,4 +74,4 @@ def test_reporting_ten_times_the_trials(bench: Bench) -> None:
     small, large = records(*few), records(*many)
     times = bench.turns({"many": cpu(lambda: report(large)), "few": cpu(lambda: report(small))})
     bench.cost("report of ten times the trials", times["many"], times["few"], of="report of 1,000 trials",
-               goal=15, limit=(10, "each trial once"))  # fmt: skip
+               goal=15, limit=(10, "linear"))  # fmt: skip

@@ -87,10 +87,10 @@ def backward(layer: nn.Module, x: Tensor, dy: Tensor, repeats: int = 1) -> Side:
 
 
 def backwards(bench: Bench, shape: tuple[int, ...], last: bool = False) -> dict[str, list[float]]:
-    """Seconds of "ours" and "dense", in rounds of 4 ms at least."""
+    """Seconds of "ours" and "dense", in rounds of 20 ms at least."""
     dense, sparse, x = layers(shape, last)
     dy = torch.randn_like(dense(x.detach()))
-    repeats = max(1, round(0.004 / backward(dense, x, dy)())) if bench.measuring else 1
+    repeats = max(1, round(0.02 / backward(dense, x, dy)())) if bench.measuring else 1
     return bench.turns({"ours": backward(sparse, x, dy, repeats), "dense": backward(dense, x, dy, repeats)})
 
 
