@@ -28,7 +28,7 @@ bench: TESTS := tests/perf
 bench: JSON := .benchmarks/$(shell date -u +%Y-%m-%d-%H%M%S).json
 bench: setup
 	@mkdir -p '$(dir $(JSON))'
-	$(BIN)/python -m pytest $(TESTS) -p no:xdist -m perf --benchmark-enable --benchmark-quiet --benchmark-json='$(JSON)' $(if $(filter-out 0,$(STRICT)),--strict-goals)
+	$(BIN)/python -m pytest $(TESTS) -p no:xdist -m perf -rs --benchmark-enable --benchmark-quiet --benchmark-json='$(JSON)' $(if $(filter-out 0,$(STRICT)),--strict-goals)
 
 lint: setup
 	$(BIN)/ruff check .
