@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test lint clean
+.PHONY: setup run test bench lint clean
 
 setup: $(VENV)/.ready
 
@@ -21,6 +21,14 @@ run: setup
 # All tests, over two processes. No clock decides: what is measured is a benchmark, what simulates clocks is a test.
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not perf' --durations=15
+
+# Speed ratios against named peers, alone on the machine. A missed goal is told; STRICT=1 fails on it, an error always.
+#   make bench TESTS=tests/perf/test_onion.py JSON=onion.json STRICT=1
+bench: TESTS := tests/perf
+bench: JSON := .benchmarks/$(shell date -u +%Y-%m-%d-%H%M%S).json
+bench: setup
+	@mkdir -p '$(dir $(JSON))'
+	$(BIN)/python -m pytest $(TESTS) -p no:xdist -m perf -rs --benchmark-enable --benchmark-quiet --benchmark-json='$(JSON)' $(if $(filter-out 0,$(STRICT)),--strict-goals)
 
 lint: setup
 	$(BIN)/ruff check .

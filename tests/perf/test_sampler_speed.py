@@ -7,13 +7,12 @@ phase of the machine stretches both and the step alike.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from perf.ratios import Bench, timed
 from torch import nn
 
 from energybench import discovery
@@ -25,50 +24,10 @@ from energybench.workloads.classification import Classification
 from energybench.workloads.data import Data, Resident, StandIn
 from energybench.workloads.images import Images
 
-pytestmark = pytest.mark.perf
-
 IMAGENET, MOST_OF_MULTINOMIAL = 1_281_167, 2**24 - 1
-ROUNDS, ATTEMPTS = 9, 3
+SMOKE = 2000
+ROUNDS = 9
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def seconds(call: Callable[[], object], repeats: int) -> float:
-    started = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - started) / repeats
-
-
-def ratio(
-    one: Callable[[], object], other: Callable[[], object], repeats: tuple[int, int]
-) -> tuple[float, float]:
-    """(median over the rounds of seconds of one / of other, the order changing, after a round not counted; of one)."""
-    ratios, ours = [], []
-    for turn in range(ROUNDS + 1):
-        if turn % 2:
-            first, second = seconds(one, repeats[0]), seconds(other, repeats[1])
-        else:
-            second, first = seconds(other, repeats[1]), seconds(one, repeats[0])
-        if turn:
-            ratios.append(first / second)
-            ours.append(first)
-    return statistics.median(ratios), statistics.median(ours)
-
-
-def at_most(limit: float, measure: Callable[[], tuple[float, float]]) -> tuple[float, float]:
-    """The smallest of a few attempts, which end with one within the limit: a machine that others use is noisy."""
-    found: list[tuple[float, float]] = []
-    while len(found) < ATTEMPTS and (not found or found[-1][0] > limit):
-        found.append(measure())
-    return min(found)
 
 
 def sampler_step(count: int, batch: int) -> Callable[[], None]:
@@ -84,21 +43,26 @@ def sampler_step(count: int, batch: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("batch", [64, 256])
-@pytest.mark.parametrize(("count", "limit"), [(IMAGENET, 0.6), (MOST_OF_MULTINOMIAL, 0.05)])
-def test_drawing_and_updating_take_less_than_one_draw_of_multinomial(
-    count: int, limit: float, batch: int, energy_benchmark: Any
+@pytest.mark.parametrize(("count", "goal"), [(IMAGENET, 0.6), (MOST_OF_MULTINOMIAL, 0.05)])
+def test_drawing_and_updating_against_one_draw_of_multinomial(
+    count: int, goal: float, batch: int, bench: Bench
 ) -> None:
-    step, weights = sampler_step(count, batch), torch.rand(count)
-    multinomial = lambda: torch.multinomial(weights, batch, replacement=True)  # noqa: E731
-    found, step_s = at_most(limit, lambda: ratio(step, multinomial, (10, 3)))
-    energy_benchmark.extra_info |= {
-        "sampler_over_multinomial": found,
-        "sampler_us": 1e6 * step_s,
-        "rounds": ROUNDS,
-    }
-    energy_benchmark.pedantic(step, rounds=5)
-    print(count, batch, energy_benchmark.extra_info)
-    assert found < limit
+    of = bench.size(count, SMOKE)
+    step, weights = sampler_step(of, batch), torch.rand(of)
+    times = bench.turns(
+        {
+            "ours": timed(step, bench.size(10, 1)),
+            "multinomial": timed(lambda: torch.multinomial(weights, batch, True), bench.size(3, 1)),
+        },
+        ROUNDS,
+    )
+    bench.cost(
+        f"drawing {batch} of {count:,}",
+        times["ours"],
+        times["multinomial"],
+        of="torch.multinomial",
+        goal=goal,
+    )
 
 
 def plain_step() -> Callable[[], None]:
@@ -113,29 +77,22 @@ def plain_step() -> Callable[[], None]:
 
 
 # 256 samples took 0.72 % in the step of 64; a step of 256 that is done in 50 ms draws on a device, not on a core.
-@pytest.mark.parametrize(("batch", "limit"), [(64, 0.01), (128, 0.01), (256, 0.015)])
-def test_at_imagenets_size_the_sampler_adds_about_one_percent_at_most_to_a_step_of_50_ms(
-    batch: int, limit: float, energy_benchmark: Any
-) -> None:
-    step, peer = sampler_step(IMAGENET, batch), plain_step()
-    found, step_s = at_most(limit, lambda: ratio(step, peer, (20, 1)))
-    energy_benchmark.extra_info |= {
-        "share_of_a_step": found,
-        "sampler_us": 1e6 * step_s,
-        "step_ms": 1e3 * step_s / found,
-    }
-    energy_benchmark.pedantic(step, rounds=5)
-    print(batch, energy_benchmark.extra_info)
-    assert found < limit
+@pytest.mark.parametrize(("batch", "goal"), [(64, 0.01), (128, 0.01), (256, 0.015)])
+def test_drawing_at_imagenets_size_in_a_step_of_50_ms(batch: int, goal: float, bench: Bench) -> None:
+    step = sampler_step(bench.size(IMAGENET, SMOKE), batch)
+    times = bench.turns({"ours": timed(step, bench.size(20, 1)), "step": timed(plain_step())}, ROUNDS)
+    bench.cost(
+        f"drawing {batch} of {IMAGENET:,}", times["ours"], times["step"], of="a step of 50 ms", goal=goal
+    )
 
 
-def test_128_times_the_samples_take_less_than_twice_the_time(energy_benchmark: Any) -> None:
-    large, small = sampler_step(IMAGENET, 64), sampler_step(IMAGENET // 128, 64)
-    found, _ = at_most(2.0, lambda: ratio(large, small, (20, 20)))
-    energy_benchmark.extra_info |= {"imagenet_over_a_128th_of_it": found, "rounds": ROUNDS}
-    energy_benchmark.pedantic(large, rounds=5)
-    print(energy_benchmark.extra_info)
-    assert found < 2
+def test_drawing_from_128_times_the_samples(bench: Bench) -> None:
+    count = bench.size(IMAGENET, SMOKE)
+    large, small = sampler_step(count, 64), sampler_step(count // 128, 64)
+    repeats = bench.size(20, 1)
+    times = bench.turns({"large": timed(large, repeats), "small": timed(small, repeats)}, ROUNDS)
+    bench.cost(f"drawing 64 of {IMAGENET:,}", times["large"], times["small"], of="drawing from a 128th",
+               goal=2, limit=(1.5, "tree levels"))  # fmt: skip
 
 
 def steps_of(run: Run) -> Iterator[None]:
@@ -152,13 +109,13 @@ def steps_of(run: Run) -> Iterator[None]:
     ("name", "parameters"),
     [("importance", {"alpha": 0.1, "epsilon": 0.01}), ("with_replacement", {}), ("low", {})],
 )
-def test_a_whole_step_with_drawing_weighing_and_scoring_takes_little_more_than_a_plain_one(
-    name: str, parameters: dict[str, Any], energy_benchmark: Any
+def test_a_whole_step_with_drawing_weighing_and_scoring(
+    name: str, parameters: dict[str, Any], bench: Bench
 ) -> None:
     """Of 1,281,167 samples, in a network so small that its step is a tenth of 50 ms."""
 
     def steps(methods: list[Any]) -> Callable[[], None]:
-        data = Data(StandIn((1, 28, 28), IMAGENET, CPU), Images([0.5], [0.5], [], CPU))
+        data = Data(StandIn((1, 28, 28), bench.size(IMAGENET, SMOKE), CPU), Images([0.5], [0.5], [], CPU))
         torch.manual_seed(0)
         model: nn.Module = models.build("cnn", (1, 28, 28), 10, {"channels": [16, 16]})
         run = Run(Classification(), methods, Recipe(epochs=2, batch=64), model, data, seed=1, device=CPU)
@@ -168,8 +125,6 @@ def test_a_whole_step_with_drawing_weighing_and_scoring_takes_little_more_than_a
         return lambda: next(going)
 
     method = discovery.build(discovery.load(discovery.sources()[name]), name, parameters)
-    found, _ = at_most(1.1, lambda: ratio(steps([method]), steps([]), (8, 8)))
-    energy_benchmark.extra_info |= {"method_over_plain": found, "rounds": ROUNDS}
-    energy_benchmark.pedantic(steps([]), rounds=3)
-    print(name, energy_benchmark.extra_info)
-    assert found < 1.25
+    repeats = bench.size(8, 1)
+    times = bench.turns({"ours": timed(steps([method]), repeats), "plain": timed(steps([]), repeats)}, ROUNDS)
+    bench.cost(f"a whole step of {name}", times["ours"], times["plain"], of="a plain step of 5 ms", goal=1.1)

@@ -1,4 +1,4 @@
-"""What it costs to open and close a window of a script's own: against codecarbon's tracker, in turns.
+"""What it costs to open and close a window of a script's own: against codecarbon's tracker.
 
 Both say the same of this machine, modelled energy without a sensor, and both have done so once before. A tracker of
 codecarbon's is made anew for each stretch, as its own decorator does.
@@ -6,17 +6,12 @@ codecarbon's is made anew for each stretch, as its own decorator does.
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from perf.ratios import Bench, timed
 
 import energybench
-
-pytestmark = pytest.mark.perf
 
 ROUNDS = 15
 
@@ -35,21 +30,10 @@ def codecarbons() -> None:
     tracker.stop()
 
 
-def seconds(call: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
-def test_a_window_opens_and_closes_faster_than_codecarbons_tracker(
-    benchmark: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_opening_and_closing_a_window(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ENERGYBENCH_POWERCAP", str(tmp_path / "nothing"))
     monkeypatch.chdir(tmp_path)
-    ours(), codecarbons()
-    rounds = [(seconds(ours), seconds(codecarbons)) for _ in range(ROUNDS)]
-    ratio = statistics.median(mine / theirs for mine, theirs in rounds)
-    benchmark.extra_info |= {"ratio": ratio, "ours_ms": 1e3 * statistics.median(mine for mine, _ in rounds)}
-    benchmark.pedantic(ours, rounds=5)
-    print(benchmark.extra_info)
-    assert ratio < 1
+    times = bench.turns({"ours": timed(ours), "codecarbon": timed(codecarbons)}, ROUNDS)
+    bench.cost(
+        "opening and closing a window", times["ours"], times["codecarbon"], of="codecarbon's tracker", goal=1
+    )
