@@ -78,13 +78,18 @@ class Server:
         return all(name in CHANGES_THE_OUTPUT or name.startswith(READ_LATER) for name in differ)
 
     def fork(
-        self, arguments: list[str], cwd: Path, environment: dict[str, str], streams: list[int]
+        self, program: str, arguments: list[str], cwd: Path, environment: dict[str, str], streams: list[int]
     ) -> socket.socket:
-        """`energybench ARGUMENTS` under way; what comes back tells its process number, then its exit code."""
+        """`PROGRAM ARGUMENTS` under way; what comes back tells its process number, then its exit code."""
         with self._lock:
             self._ensure()
             ours, theirs = socket.socketpair()
-            request = {"arguments": arguments, "cwd": str(cwd.absolute()), "environment": environment}
+            request = {
+                "program": program,
+                "arguments": arguments,
+                "cwd": str(cwd.absolute()),
+                "environment": environment,
+            }
             with theirs, tempfile.TemporaryFile() as file:  # of any size, in one message
                 file.write(json.dumps(request).encode())
                 file.flush()
@@ -114,13 +119,14 @@ atexit.register(SERVER.close)
 class Forked:
     """As subprocess.Popen(["energybench", ...], stdout=PIPE, stderr=PIPE, text=True), of a process that was forked."""
 
-    def __init__(self, arguments: list[str], *, cwd: Path, env: dict[str, str]) -> None:
-        self.args = ["energybench", *arguments]
+    def __init__(self, arguments: list[str], *, cwd: Path, env: dict[str, str], program: str = "") -> None:
+        """program: the path of a script in the place of `energybench`, which is given its folder to import from"""
+        self.args = [program or "energybench", *arguments]
         self.returncode: int | None = None
         (out, out_to), (err, err_to) = os.pipe(), os.pipe()
         nothing = os.open(os.devnull, os.O_RDONLY)
         try:
-            self._told = SERVER.fork(arguments, cwd, env, [nothing, out_to, err_to])
+            self._told = SERVER.fork(program, arguments, cwd, env, [nothing, out_to, err_to])
         finally:
             for handle in (nothing, out_to, err_to):
                 os.close(handle)

@@ -16,6 +16,7 @@ import contextlib
 import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -99,19 +100,23 @@ def become(request: int, streams: list[int]) -> NoReturn:
     os.environ.update(asked["environment"])
     tempfile.tempdir = None
     sys.path[0] = asked["cwd"]  # as -m does
-    sys.argv = ["energybench", *asked["arguments"]]
+    sys.argv = [asked["program"] or "energybench", *asked["arguments"]]
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", errors=sys.__stdout__.errors, closefd=False)  # type: ignore[union-attr]
     sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False, buffering=1)
     from multiprocessing import util
 
     util.spawnv_passfds = spawn_by_fork  # type: ignore[attr-defined]
-    from energybench.cli import main
-
     code: Any = 0
     atexit._clear()
     try:
-        main()
+        if program := asked["program"]:
+            sys.path.insert(1, os.path.dirname(program))
+            runpy.run_path(program, run_name="__main__")
+        else:
+            from energybench.cli import main
+
+            main()
     except SystemExit as end:
         code = end.code
     except BaseException:

@@ -367,7 +367,7 @@ def test_an_interrupted_run_leaves_no_command_running_and_continues(tmp_path: Pa
     process.send_signal(2)
     assert process.wait(30) == 130
     assert "The same command continues" in (process.stderr.read() if process.stderr else "")
-    wait_for(lambda: not processes_with(own), 5)
+    wait_for(lambda: not processes_with(own))
     assert sleeping
     done = energybench("run", "tiny.toml", cwd=home)
     assert done.returncode == 0, done.stderr
@@ -382,7 +382,7 @@ def test_a_killed_run_takes_the_command_and_its_workers_with_it(tmp_path: Path, 
     wait_for(lambda: len([p for p in processes_with(own) if _argv(p).startswith(b"sleep")]) == 2)
     process.kill()
     process.wait()
-    wait_for(lambda: not processes_with(own), 10)
+    wait_for(lambda: not processes_with(own))
 
 
 def _argv(pid: int) -> bytes:

@@ -178,7 +178,7 @@ def test_a_timeout_ends_close_to_its_limit(failing: Done) -> None:
 @fault("strays")
 def test_a_trials_descendants_end_with_it(failing: Done, marker: str) -> None:
     assert failing.process.returncode == 3
-    wait_for(lambda: not processes_with(marker), 5)
+    wait_for(lambda: not processes_with(marker))
 
 
 def test_a_dead_layer_is_flagged_by_its_code(failing: Done) -> None:

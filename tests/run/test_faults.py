@@ -23,6 +23,7 @@ from pathlib import Path
 import light
 import psutil
 import pytest
+from command_line import PATIENCE_S, Forked
 from faults import fault
 from tiny_runs import contents, energybench, only_run, processes_with, wait_for, write_suite
 
@@ -48,19 +49,35 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, SCRIPT, "light.toml", *map(str, arguments)]
 
 
+def start(place: Path, *arguments: str | Path, **environment: str) -> subprocess.Popen[str] | Forked:
+    """A light run under way; a fresh interpreter where its environment says more than where it is."""
+    if not environment:
+        words = ["light.toml", *map(str, arguments)]
+        return Forked(words, cwd=place, env=light.environment(), program=SCRIPT)
+    return subprocess.Popen(command(*arguments), cwd=place, env=light.environment(**environment), text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
+
+
 def run(place: Path, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=place, env=light.environment(**environment), capture_output=True,
-                          text=True, timeout=120, check=False)  # fmt: skip
+    running = start(place, *arguments, **environment)
+    out, err = running.communicate(timeout=PATIENCE_S)
+    assert running.returncode is not None
+    return subprocess.CompletedProcess(running.args, running.returncode, out, err)
 
 
-def held_at(place: Path, trial: str, **environment: str) -> subprocess.Popen[str]:
+def held_at(place: Path, trial: str, **environment: str) -> subprocess.Popen[str] | Forked:
     """A run that waits inside this trial."""
     (place / "hold").write_text(trial)
-    running = subprocess.Popen(command(), cwd=place, env=light.environment(**environment), stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+    running = start(place, **environment)
     wait_for(lambda: (place / "held").exists() or running.poll() is not None)
     assert running.poll() is None, running.communicate()
     return running
+
+
+def server_of(run: int) -> psutil.Process:
+    """That of its children which has started something: the other one only keeps a list."""
+    (server,) = [child for child in psutil.Process(run).children() if child.children()]
+    return server
 
 
 def release(place: Path) -> None:
@@ -119,13 +136,13 @@ def test_a_signal_to_all_processes_of_a_run_ends_it_whole(
                 wait_for(lambda: processes_with(marker) == [running.pid] or len(processes_with(marker)) < 3)
                 time.sleep(0.4)
             os.kill(pid, number)
-    _, errors = running.communicate(timeout=30)
+    _, errors = running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 130, errors
     assert "The same command continues" in errors
     assert "Traceback" not in errors
     assert set(records(place)) == set(ORDER[:4])
     assert read_folder(runs(place)[0])[0].invocations[-1].outcome == "interrupted"
-    wait_for(lambda: not processes_with(marker), 8)
+    wait_for(lambda: not processes_with(marker))
     release(place)
     assert (
         len(finish(place, before)) == len(ORDER) + 1
@@ -140,7 +157,7 @@ def test_nohup_is_obeyed(place: Path) -> None:
     wait_for((place / "held").exists)
     os.kill(running.pid, signal.SIGHUP)
     release(place)
-    assert running.wait(timeout=60) == 0
+    assert running.wait(timeout=PATIENCE_S) == 0
 
 
 @fault("kill run")
@@ -151,7 +168,7 @@ def test_nothing_outlives_a_run_that_is_killed(place: Path, who: str) -> None:
     marker = f"faults-{os.getpid()}-{time.time_ns()}"
     running = held_at(place, HELD, LIGHT_MARK=marker, LIGHT_STRAYS="1")
     before = records(place)
-    (server,) = [c for c in psutil.Process(running.pid).children() if "forkserver" in " ".join(c.cmdline())]
+    server = server_of(running.pid)
     (guard,) = server.children()
     (trial,) = guard.children()
     assert len(trial.children()) == 1  # the stray of this trial; those of the four before are gone
@@ -170,15 +187,15 @@ def test_nothing_outlives_a_run_that_is_killed(place: Path, who: str) -> None:
     if who == "server":  # the run goes on with another one
         wait_for(lambda: not psutil.pid_exists(trial.pid))
         release(place)
-        running.communicate(timeout=60)
+        running.communicate(timeout=PATIENCE_S)
         assert running.returncode == 3
         trials = {t.trial: t for t in read_folder(runs(place)[0])[1]}
         assert (trials[HELD].status, set(trials)) == ("failed", set(ORDER))
         assert "the process that starts trials was killed" in (trials[HELD].reason or "")
     else:
-        running.communicate(timeout=30)
+        running.communicate(timeout=PATIENCE_S)
         release(place)
-    wait_for(lambda: not processes_with(marker), 8)
+    wait_for(lambda: not processes_with(marker))
     if who != "server":
         assert set(before) == set(ORDER[:4])
         finish(place, before)
@@ -187,9 +204,9 @@ def test_nothing_outlives_a_run_that_is_killed(place: Path, who: str) -> None:
 @fault("kill trial")
 def test_a_trial_that_is_killed_is_recorded_and_the_others_go_on(place: Path) -> None:
     running = held_at(place, HELD)
-    (server,) = [c for c in psutil.Process(running.pid).children() if "forkserver" in " ".join(c.cmdline())]
+    server = server_of(running.pid)
     server.children()[0].children()[0].kill()
-    running.communicate(timeout=60)
+    running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 3
     trials = {t.trial: t.status for t in read_folder(runs(place)[0])[1]}
     assert trials == {name: "out_of_memory" if name == HELD else "ok" for name in ORDER}
@@ -247,7 +264,7 @@ def test_at_a_terminal_one_is_asked_before_another_run_begins(
     seen = "".join(_until(ours, "[y/n]"))
     os.write(ours, f"{answer}\n".encode())
     seen += "".join(_until(ours, None))
-    assert running.wait(timeout=60) == code, seen
+    assert running.wait(timeout=PATIENCE_S) == code, seen
     assert "Start a new run beside it?" in seen
     assert len(runs(place)) == folders
     assert ("error[E623]" in seen, "--new" in seen) == (code == 2, code == 2)
@@ -302,7 +319,7 @@ def test_no_room_for_a_record_ends_the_run_and_fails_no_trial(place: Path) -> No
     for pid in tree:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
     release(place)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 2, errors
     said = told(errors, "E620")
     assert f"{HELD}.json" in said
@@ -333,7 +350,7 @@ def test_a_full_file_system_ends_the_run_and_with_room_it_goes_on(place: Path, s
     with pytest.raises(OSError, match="No space"):
         filler.write_bytes(bytes(1 << 21))
     release(place)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 2, errors
     assert "the same command continues" in told(errors, "E620")
     assert records(place) == before
@@ -373,7 +390,7 @@ def test_a_folder_that_becomes_read_only_ends_the_run(place: Path) -> None:
     (folder,) = runs(place)
     with read_only(folder):
         release(place)
-        _, errors = running.communicate(timeout=60)
+        _, errors = running.communicate(timeout=PATIENCE_S)
         assert running.returncode == 2, errors
         assert f"{HELD}.json" in told(errors, "E620")
         assert records(place) == before
@@ -398,7 +415,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_runs(place: 
 @fault("no temporary folder")
 def test_no_room_for_temporary_files_is_told(place: Path) -> None:
     done = subprocess.run(
-        command(), cwd=place, env=light.environment(), capture_output=True, text=True, timeout=60, check=False,
+        command(), cwd=place, env=light.environment(), capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
@@ -412,7 +429,7 @@ def test_a_table_that_finds_no_room_is_told(place: Path) -> None:
     (folder,) = runs(place)
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-m", "energybench", "report", str(folder)], stdout=full,
-                              stderr=subprocess.PIPE, text=True, timeout=60, check=False)  # fmt: skip
+                              stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)  # fmt: skip
     assert done.returncode == 2
     told(done.stderr, "E620")
     assert (folder / "report.md").exists()
