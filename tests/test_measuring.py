@@ -330,7 +330,7 @@ def test_sensors_are_opened_once_and_again_only_for_a_second_thread(
     assert len(opened) == 2
     for window in seen.values():
         assert window.line.parent is None
-        assert window.seconds == pytest.approx(0.2)
+        assert window.seconds >= 0.2 - 1e-9  # one of them while the other's sensors were opened, too
         of_processor(window)
 
 
@@ -536,8 +536,8 @@ def test_two_windows_apart_at_the_same_time_pause_the_one_around_them_once(
         return window
 
     # Opening sensors takes a while, also on this clock: both sets that will be lent are there before.
-    with energybench.measure("before", quiet=True), energybench.measure("apart", apart=True):
-        pass
+    for each in [kit.borrow(kit.Wanted()) for _ in range(2)]:
+        kit.give_back(each)
     first, second = Evaluation("first"), Evaluation("second")
     whole = asyncio.run(train())
     assert whole.reading is not None
