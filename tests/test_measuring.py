@@ -16,14 +16,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakes import in_children
 from fakes.clock import put_behind
 from fakes.nvml import UUID, FakeDriver, FakeGpu
-from fakes.powercap import Powercap, RealTimePowercap
+from fakes.powercap import Powercap
 
 import energybench
 from energybench import kit, measuring, used
 from energybench.errors import CannotMeasure, UsageError
 from energybench.measuring import MeasuredWindow, current
+from energybench.meter import rapl
 from energybench.meter.counter import Counters
 from energybench.meter.replay import VirtualTime
 from energybench.record import Energy, Reading, read
@@ -64,18 +66,9 @@ def processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> VirtualTime:
     """A metered processor; its clock."""
     machine = Powercap(tmp_path / "sys")
     sockets(machine)
+    monkeypatch.setattr(rapl, "read_text", machine.only_when_read().read_text)
     monkeypatch.setenv("ENERGYBENCH_POWERCAP", str(machine.flat))
     return put_behind(monkeypatch, machine.time)
-
-
-@pytest.fixture
-def real_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """The same on the real clock, for what other processes see of it."""
-    machine = RealTimePowercap(tmp_path / "sys")
-    sockets(machine)
-    monkeypatch.setenv("ENERGYBENCH_POWERCAP", str(machine.flat))
-    with machine:
-        yield
 
 
 @pytest.fixture
@@ -564,18 +557,19 @@ def test_tasks_that_take_turns_do_not_lie_inside_each_other() -> None:
 
 
 def test_under_a_suite_nothing_is_printed_and_every_window_is_a_line(
-    real_processor: None, tmp_path: Path, monkeypatch: Any, capsys: Any
+    processor: VirtualTime, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     path = tmp_path / "windows.jsonl"
     monkeypatch.setenv("ENERGYBENCH_WINDOWS", str(path))
-    before = time.clock_gettime(time.CLOCK_MONOTONIC)
+    before = processor.now_ns() / 1e9
     with energybench.measure("train") as train:
+        processor.sleep(0.01)
         with energybench.measure("epoch"):
-            time.sleep(0.05)
+            processor.sleep(0.05)
         train.steps += 7
         train.flop(estimated=2e9)
     train.quality("accuracy", 0.75)  # after the window: the line is written again
-    after = time.clock_gettime(time.CLOCK_MONOTONIC)
+    after = processor.now_ns() / 1e9
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
     assert len(path.read_text().splitlines()) == 3
@@ -659,8 +653,16 @@ def test_it_never_imports_torch_and_importing_the_package_costs_nothing(tmp_path
     assert done.returncode == 0, done.stderr
 
 
-def test_a_forked_child_writes_its_own_windows_and_not_its_parents(tmp_path: Path, real_processor: None) -> None:
-    path = tmp_path / "windows.jsonl"
+def test_a_windows_start_and_stop_are_those_of_the_clock_that_all_processes_share(tmp_path: Path) -> None:
+    before = time.clock_gettime(time.CLOCK_MONOTONIC)
+    with energybench.measure("train", energy="off", quiet=True) as window:
+        pass
+    assert before <= window.line.start_s <= window.line.stop_s <= time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def test_a_forked_child_writes_its_own_windows_and_not_its_parents(tmp_path: Path) -> None:
+    path, machine = tmp_path / "windows.jsonl", Powercap(tmp_path / "sys")
+    sockets(machine)
     done = script(tmp_path, (
         "import energybench, os, sys, time\n"
         "with energybench.measure('train') as window:\n"
@@ -671,7 +673,7 @@ def test_a_forked_child_writes_its_own_windows_and_not_its_parents(tmp_path: Pat
         "        assert own.line.parent is None and own.reading.energy[0].energy_j > 0, own.reading\n"
         "        sys.exit(0)\n"  # leaves the parent's block too
         "    assert os.waitpid(child, 0)[1] == 0\n"
-    ), ENERGYBENCH_WINDOWS=str(path))  # fmt: skip
+    ), **in_children.environment(powercap=machine), ENERGYBENCH_WINDOWS=str(path))  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert sorted((line.name, line.error) for line in read_windows(path)) == [
         ("train", None),

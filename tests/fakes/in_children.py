@@ -48,17 +48,11 @@ def install() -> None:
 
 
 def _install_powercap(rapl: ModuleType, told: dict[str, Any]) -> None:
-    from fakes.powercap import Zone
+    from fakes.powercap import Zone, read_computed
 
     zones = {folder: Zone(Path(folder), "", power, start_uj, range_uj, tick_ns)
              for folder, power, start_uj, range_uj, tick_ns in told["zones"]}  # fmt: skip
-    read = rapl.read_text
-
-    def read_text(path: Path) -> str:
-        zone = zones.get(str(path.parent.resolve())) if path.name == "energy_uj" else None
-        return read(path) if zone is None else f"{zone.count(time.perf_counter_ns() - told['origin_ns'])}\n"
-
-    rapl.read_text = read_text  # type: ignore[attr-defined]
+    rapl.read_text = lambda path: read_computed(path, zones, time.perf_counter_ns() - told["origin_ns"])  # type: ignore[attr-defined]
 
 
 def _install_clock() -> None:
