@@ -70,6 +70,7 @@ def test_a_method_that_computes_something_else_breaks_the_golden_counts(home: Pa
 
 
 def test_a_requirement_ends_run_report_and_compare_with_one_code(tmp_path: Path) -> None:
+    """One that any measurement breaks: whatever the verdict will be, it must not be that."""
     never = f'\n[[require]]\nmethod = "gradsamp"\nnever = {json.dumps(ANY)}\n'
     write(tmp_path, never)
     done = energybench("run", "tiny.toml", "--out", "out", cwd=tmp_path)
