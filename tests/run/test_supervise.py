@@ -23,10 +23,15 @@ from energybench import captured, supervise
 from energybench.captured import Lines, Log
 
 DAEMON = """
-import os, sys, time
-if os.fork(): os._exit(0)
+import os, time
+up, told = os.pipe()
+if middle := os.fork():
+    os.waitpid(middle, 0)
+    os.read(up, 1)
+    os._exit(0)
 os.setsid()
 if os.fork(): os._exit(0)
+os.write(told, b"!")
 time.sleep(600)
 """
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
@@ -197,7 +202,7 @@ def test_a_killed_parent_takes_the_command_with_it(marked: dict[str, str]):
     wait_for(lambda: not processes_with(marked["MARKER"]))
 
 
-def test_the_parent_sleeps_while_it_waits(monkeypatch: pytest.MonkeyPatch):
+def test_the_parent_sleeps_while_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It wakes for a tick and for the end, and for nothing else: every wait has been one for a whole tick."""
     waits, ticks = list[float | None](), list[float]()
 
@@ -207,8 +212,14 @@ def test_the_parent_sleeps_while_it_waits(monkeypatch: pytest.MonkeyPatch):
             return super().select(timeout)
 
     monkeypatch.setattr(supervise.selectors, "DefaultSelector", Counting)
-    supervise.run(["sleep", "0.35"], discard=True, limit_s=600, tick=ticks.append, tick_s=0.1)
-    assert 1 <= len(ticks)
+    def tick(elapsed_s: float) -> None:
+        ticks.append(elapsed_s)
+        if len(ticks) == 3:
+            (tmp_path / "go").touch()
+
+    script = shell("while [ ! -e go ]; do sleep 0.01; done")
+    supervise.run(script, cwd=tmp_path, discard=True, limit_s=600, tick=tick, tick_s=0.1)
+    assert all(elapsed_s >= 0.1 * number for number, elapsed_s in enumerate(ticks, 1))
     assert len(waits) <= 2 * len(ticks) + 2  # a wait may end a moment too early, and then goes on
     waits.clear()
     supervise.run(["sleep", "0.1"], discard=True)
