@@ -242,5 +242,7 @@ def test_real_trainings_beside_a_sensor_give_both_floors(
     assert found["window_shortest_s"] >= 0.2
     assert found["time"]["sd_log"] > 0
     assert found["energy"]["sensors"] == ["rapl of cpu"]
-    assert found["energy"]["ratios_log"] == pytest.approx(found["time"]["ratios_log"], abs=0.02)  # of 2 ms in 0.2 s
+    assert found["energy"]["ratios_log"] == pytest.approx(
+        found["time"]["ratios_log"], abs=0.02
+    )  # of 2 ms in 0.2 s
     assert found["energy"]["detectable"][0]["saving_rel"] > calibrate.NOISE

@@ -25,7 +25,12 @@ from energybench.torchvision_shim import import_torchvision
 from energybench.windows import WindowsFile, read_windows, training
 
 import_torchvision()  # which the trainers import too
-SAMPLES, BATCH, STEP_S, PAUSE_S = 20, 4, 0.25, 40.0  # what an update takes, and an evaluation: nothing else takes time
+SAMPLES, BATCH, STEP_S, PAUSE_S = (
+    20,
+    4,
+    0.25,
+    40.0,
+)  # what an update takes, and an evaluation: nothing else takes time
 TIME = VirtualTime()
 
 

@@ -28,7 +28,7 @@ from energybench.measuring import MeasuredWindow, current
 from energybench.meter import rapl
 from energybench.meter.counter import Counters
 from energybench.meter.replay import VirtualTime
-from energybench.record import Energy, Reading, read
+from energybench.record import Energy, read
 from energybench.windows import WindowsFile, read_windows
 
 Plug = Callable[..., FakeDriver]
@@ -639,7 +639,7 @@ def script(folder: Path, text: str, **environment: str) -> subprocess.CompletedP
     """A file of its own, run to its end."""
     path = folder / "script.py"
     path.write_text(text)
-    return subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=folder, timeout=60,
+    return subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=folder, timeout=300,
                           env=os.environ | environment)  # fmt: skip
 
 

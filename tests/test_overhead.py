@@ -1,4 +1,4 @@
-"""The harness against itself: real starts of trees that say how long they took, and the real tree with a sleep in its loop."""
+"""The harness against itself: real starts of trees that say how long they took, and ours with a sleep in its loop."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def figure(reading: Reading | None, source: str, device: str) -> Energy:
 def assert_billed(reading: Reading | None, watts: float, source: str, device: str) -> float:
     """Power times the reading's own seconds, within the error that the reading states: the joules.
 
-    Whatever held the sensor up is in that error, but for what a window takes to start and to stop as a matter of course.
+    Whatever held the sensor up is in that error, but for what every window takes to start and to stop.
     """
     energy = figure(reading, source, device)
     assert reading is not None

@@ -1,4 +1,4 @@
-"""The fakes of a test inside the processes that it starts, whatever these are: `environment` says what to add to theirs.
+"""The fakes of a test inside the processes that it starts: `environment` says what to add to theirs.
 
 FAKE_POWERCAP  a processor whose counters are computed in the moment in which they are read, so that a machine on which
                nothing runs in time shows them as they are, too
@@ -63,7 +63,8 @@ def _install_clock() -> None:
     import threading
     import timeit
 
-    assert concurrent.futures.thread and queue and selectors and subprocess and threading  # with the real clock
+    real = (concurrent.futures.thread, queue, selectors, subprocess, threading)  # these keep the real clock
+    assert all(module.__name__ in sys.modules for module in real)
     from energybench.meter.clock import RealTime
 
     clock, used_ns = _clock(), [0]

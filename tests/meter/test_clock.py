@@ -32,7 +32,7 @@ def stopped(clock: Clock) -> tuple[float, float]:
 
 
 class Around:
-    """What the kernel says of a stretch that encloses a window: the window cannot have had more, however slow a machine."""
+    """What the kernel says of a stretch around a window: the window cannot have had more, on any machine."""
 
     def __init__(self, child: int | None = None) -> None:
         self._child = child
@@ -190,7 +190,9 @@ def test_a_call_that_takes_longer_than_its_period_is_not_made_up_for_by_a_burst(
         calls.append(now_s())
         now.sleep(0.23 if len(calls) == 2 else 0.0)
 
-    monkeypatch.setattr(clock_module, "time", SimpleNamespace(perf_counter=now_s, thread_time=time.thread_time))
+    monkeypatch.setattr(
+        clock_module, "time", SimpleNamespace(perf_counter=now_s, thread_time=time.thread_time)
+    )
     monkeypatch.setattr(clock_module, "threading", SimpleNamespace(Event=Wait, Thread=threading.Thread))
     REAL_TIME.every(0.05, work)()
     # One call at once, since it is late; from then on in their period again, and what was missed stays missed.

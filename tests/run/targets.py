@@ -23,7 +23,8 @@ def _say(out_path: str, **facts: Any) -> None:
 
 def describe(in_path: str, out_path: str) -> None:
     _say(out_path, pid=os.getpid(), session=os.getsid(0), group=os.getpgrp(), parent=os.getppid(), cwd=os.getcwd(),
-         server=psutil.Process(os.getppid()).ppid(), torch="torch" in sys.modules, given=Path(in_path).read_text())  # fmt: skip
+         server=psutil.Process(os.getppid()).ppid(), torch="torch" in sys.modules,
+         given=Path(in_path).read_text())  # fmt: skip
 
 
 def train(in_path: str, out_path: str) -> None:

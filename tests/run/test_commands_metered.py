@@ -89,7 +89,14 @@ def test_a_card_that_the_command_cannot_see_is_not_billed(fake_nvml_library: Pat
     }
     for asked, expected in (("1", {other}), (UUID, {UUID}), ("", set()), ("0,1", {UUID, other})):
         done = energybench(
-            "measure", "--json", "--", "sleep", "0.15", cwd=tmp_path, **environment, CUDA_VISIBLE_DEVICES=asked
+            "measure",
+            "--json",
+            "--",
+            "sleep",
+            "0.15",
+            cwd=tmp_path,
+            **environment,
+            CUDA_VISIBLE_DEVICES=asked,
         )
         assert done.returncode == 0, done.stderr
         energy = json.loads(done.stdout)["phases"]["train"]["energy"]

@@ -119,7 +119,7 @@ def test_a_signal_to_all_processes_of_a_run_ends_it_whole(
                 wait_for(lambda: processes_with(marker) == [running.pid] or len(processes_with(marker)) < 3)
                 time.sleep(0.4)
             os.kill(pid, number)
-    _, errors = running.communicate(timeout=30)
+    _, errors = running.communicate(timeout=300)
     assert running.returncode == 130, errors
     assert "The same command continues" in errors
     assert "Traceback" not in errors
@@ -140,7 +140,7 @@ def test_nohup_is_obeyed(place: Path) -> None:
     wait_for((place / "held").exists)
     os.kill(running.pid, signal.SIGHUP)
     release(place)
-    assert running.wait(timeout=60) == 0
+    assert running.wait(timeout=300) == 0
 
 
 @fault("kill run")
@@ -170,13 +170,13 @@ def test_nothing_outlives_a_run_that_is_killed(place: Path, who: str) -> None:
     if who == "server":  # the run goes on with another one
         wait_for(lambda: not psutil.pid_exists(trial.pid))
         release(place)
-        running.communicate(timeout=60)
+        running.communicate(timeout=300)
         assert running.returncode == 3
         trials = {t.trial: t for t in read_folder(runs(place)[0])[1]}
         assert (trials[HELD].status, set(trials)) == ("failed", set(ORDER))
         assert "the process that starts trials was killed" in (trials[HELD].reason or "")
     else:
-        running.communicate(timeout=30)
+        running.communicate(timeout=300)
         release(place)
     wait_for(lambda: not processes_with(marker), 8)
     if who != "server":
@@ -189,7 +189,7 @@ def test_a_trial_that_is_killed_is_recorded_and_the_others_go_on(place: Path) ->
     running = held_at(place, HELD)
     (server,) = [c for c in psutil.Process(running.pid).children() if "forkserver" in " ".join(c.cmdline())]
     server.children()[0].children()[0].kill()
-    running.communicate(timeout=60)
+    running.communicate(timeout=300)
     assert running.returncode == 3
     trials = {t.trial: t.status for t in read_folder(runs(place)[0])[1]}
     assert trials == {name: "out_of_memory" if name == HELD else "ok" for name in ORDER}
@@ -247,7 +247,7 @@ def test_at_a_terminal_one_is_asked_before_another_run_begins(
     seen = "".join(_until(ours, "[y/n]"))
     os.write(ours, f"{answer}\n".encode())
     seen += "".join(_until(ours, None))
-    assert running.wait(timeout=60) == code, seen
+    assert running.wait(timeout=300) == code, seen
     assert "Start a new run beside it?" in seen
     assert len(runs(place)) == folders
     assert ("error[E623]" in seen, "--new" in seen) == (code == 2, code == 2)
@@ -302,7 +302,7 @@ def test_no_room_for_a_record_ends_the_run_and_fails_no_trial(place: Path) -> No
     for pid in tree:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
     release(place)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=300)
     assert running.returncode == 2, errors
     said = told(errors, "E620")
     assert f"{HELD}.json" in said
@@ -333,7 +333,7 @@ def test_a_full_file_system_ends_the_run_and_with_room_it_goes_on(place: Path, s
     with pytest.raises(OSError, match="No space"):
         filler.write_bytes(bytes(1 << 21))
     release(place)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=300)
     assert running.returncode == 2, errors
     assert "the same command continues" in told(errors, "E620")
     assert records(place) == before
@@ -373,7 +373,7 @@ def test_a_folder_that_becomes_read_only_ends_the_run(place: Path) -> None:
     (folder,) = runs(place)
     with read_only(folder):
         release(place)
-        _, errors = running.communicate(timeout=60)
+        _, errors = running.communicate(timeout=300)
         assert running.returncode == 2, errors
         assert f"{HELD}.json" in told(errors, "E620")
         assert records(place) == before
@@ -398,7 +398,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_runs(place: 
 @fault("no temporary folder")
 def test_no_room_for_temporary_files_is_told(place: Path) -> None:
     done = subprocess.run(
-        command(), cwd=place, env=light.environment(), capture_output=True, text=True, timeout=60, check=False,
+        command(), cwd=place, env=light.environment(), capture_output=True, text=True, timeout=300, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
@@ -412,7 +412,7 @@ def test_a_table_that_finds_no_room_is_told(place: Path) -> None:
     (folder,) = runs(place)
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-m", "energybench", "report", str(folder)], stdout=full,
-                              stderr=subprocess.PIPE, text=True, timeout=60, check=False)  # fmt: skip
+                              stderr=subprocess.PIPE, text=True, timeout=300, check=False)  # fmt: skip
     assert done.returncode == 2
     told(done.stderr, "E620")
     assert (folder / "report.md").exists()

@@ -161,9 +161,7 @@ def test_an_interrupt_of_the_parent_kills_the_child_and_is_passed_on(call: Any, 
 @pytest.mark.parametrize(
     "end", ["by itself", "at its limit", "killed", "with its guard killed", "by an interrupt"]
 )
-def test_nothing_that_a_child_starts_survives_it(
-    call: Any, tmp_path: Path, limits: Limits, end: str
-) -> None:
+def test_nothing_that_a_child_starts_survives_it(call: Any, tmp_path: Path, limits: Limits, end: str) -> None:
     """Sessions of their own, SIGTERM ignored, a daemon forked twice, workers, a process that forks all the time."""
     marker = f"launch-{os.getpid()}-{time.time_ns()}"
     seen: dict[str, Any] = {}

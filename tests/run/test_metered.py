@@ -1,8 +1,8 @@
 """Whole runs on machines with sensors: a fake card under the real binding, a fake processor.
 
-The truth is known, so the first screen can be held to it: measured by what, or modelled, or missing and why. Cards go by
-a virtual clock that every process of a run believes (fakes/in_children.py): a forward pass takes a tenth of a second of
-it and no time. The processor goes by the real clock, and what a slow machine does to a reading stands in its error.
+The truth is known, so the first screen can be held to it: measured by what, or modelled, or missing and why. Cards go
+by a virtual clock that every process of a run believes (fakes/in_children.py): a forward pass takes a tenth of a second
+of it, and no time. The processor goes by the real clock, and what a slow machine does to a reading stands in its error.
 """
 
 from __future__ import annotations
@@ -163,7 +163,9 @@ def test_a_card_pulled_or_reset_in_mid_trial_makes_the_trial_invalid_and_gives_n
         "        time.sleep(60 if run.epoch_number == run.epochs else 0)\n"
     )
     gpu = FakeGpu(tick_s=TICK_S, **{"lost": [(40.0,)]} if what == "pulled" else {"reset": [40.0]})
-    screen, _, trials = run(fake_nvml_library, tmp_path, gpu, methods='\n[[method]]\nuse = "lasting.py"\n', expect=3)
+    screen, _, trials = run(
+        fake_nvml_library, tmp_path, gpu, methods='\n[[method]]\nuse = "lasting.py"\n', expect=3
+    )
     (trial,) = [t for t in trials.values() if t.method == "lasting"]
     assert trial.status == "invalid"
     assert reason in (trial.reason or "")

@@ -212,6 +212,7 @@ def test_the_parent_sleeps_while_it_waits(tmp_path: Path, monkeypatch: pytest.Mo
             return super().select(timeout)
 
     monkeypatch.setattr(supervise.selectors, "DefaultSelector", Counting)
+
     def tick(elapsed_s: float) -> None:
         ticks.append(elapsed_s)
         if len(ticks) == 3:

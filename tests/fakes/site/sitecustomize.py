@@ -1,4 +1,4 @@
-"""Python imports this at its start where a test has put its folder on PYTHONPATH: the fakes of the parent, in a child."""
+"""Python imports this at its start where its folder is on PYTHONPATH: a test's fakes, in a child (in_children.py)."""
 
 import os
 
