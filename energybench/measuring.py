@@ -23,7 +23,6 @@ import itertools
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -36,6 +35,7 @@ from energybench.errors import CannotWrite, Problem, UsageError
 from energybench.kept import refuse_unwritable, write_out
 from energybench.kit import EnergyWanted, Kit, Wanted
 from energybench.meter import Meter
+from energybench.meter.clock import REAL_TIME
 from energybench.meter.sensors import inside
 from energybench.meter.window import Window, refuse_short
 from energybench.record import Energy, Reading, json_of
@@ -155,7 +155,7 @@ class MeasuredWindow:
         try:
             used.synchronise()
         finally:
-            self._seen_ns = time.perf_counter_ns()
+            self._seen_ns = REAL_TIME.now_ns()
 
     def _start(self) -> None:
         try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fakes.clock import put_behind
 from fakes.nvml import FakeDriver, FakeGpu
 from hypothesis import given
 from hypothesis import strategies as st
@@ -180,23 +180,26 @@ def test_a_card_that_others_share_has_a_figure_that_decides_nothing(state: dict[
     assert made.no_verdict
 
 
-@pytest.mark.parametrize(("since_s", "flagged"), [(0.3, False), (0.0, True)])
+@pytest.mark.parametrize(("since_s", "flagged"), [(1.3, False), (0.0, True)])
 def test_a_process_that_came_after_us_is_ours_by_another_number_and_one_before_us_a_stranger(
     fake_driver: Callable[..., FakeDriver], since_s: float, flagged: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A container numbers processes otherwise than the driver; its own appears when it first uses the card."""
     monkeypatch.setenv("ENERGYBENCH_POWERCAP", "nowhere")
     gpu = FakeGpu(tick_s=0.01, compute=[(777_777, since_s)])
-    fake_driver(gpu, clock=time.clock_gettime(time.CLOCK_MONOTONIC))
+    clock = put_behind(monkeypatch, fake_driver(gpu, start_s=1.0).time)
     metering = Metering("all")
-    time.sleep(0.4)
+    clock.sleep(0.4)
     with metering.window() as window:
         window.start()
-        time.sleep(0.2)
+        clock.sleep(0.2)
         window.stop()
-        made = window.bill(1)
+        made = window.bill(1, timed_s=0.2)
     assert made is not None
-    assert made.energy_j == pytest.approx(100 * made.window_s, rel=0.05)
+    assert made.window_s == pytest.approx(0.2)
+    assert made.error_j is not None
+    assert made.energy_j == pytest.approx(100 * 0.2, abs=made.error_j)
+    assert made.error_j < 1.0
     assert ("foreign_process" in made.flags) == flagged
 
 

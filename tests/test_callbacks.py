@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fakes.clock import put_behind
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,12 +19,19 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 
 from energybench import callbacks, kit, measuring
 from energybench.errors import UsageError
+from energybench.meter.replay import VirtualTime
 from energybench.record import read
 from energybench.torchvision_shim import import_torchvision
 from energybench.windows import WindowsFile, read_windows, training
 
 import_torchvision()  # which the trainers import too
-SAMPLES, BATCH, PAUSE_S = 20, 4, 0.15  # of an evaluation: long enough to be missed in the training
+SAMPLES, BATCH, STEP_S, PAUSE_S = (
+    20,
+    4,
+    0.25,
+    40.0,
+)  # what an update takes, and an evaluation: nothing else takes time
+TIME = VirtualTime()
 
 
 @pytest.fixture(autouse=True)
@@ -33,15 +40,21 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.delenv("ENERGYBENCH_WINDOWS", raising=False)
     monkeypatch.chdir(tmp_path)  # whatever a trainer writes
     kit._idle.clear()
+    put_behind(monkeypatch, TIME)
     yield
     assert not measuring._open
 
 
 @pytest.fixture
 def updates() -> Iterator[list[int]]:
-    """The true updates: a hook that torch calls after every optimizer's `step`."""
+    """The true updates: a hook that torch calls after every optimizer's `step`, which takes its time."""
     seen: list[int] = []
-    handle = register_optimizer_step_post_hook(lambda *_: seen.append(1))
+
+    def step(*_: object) -> None:
+        TIME.sleep(STEP_S)
+        seen.append(1)
+
+    handle = register_optimizer_step_post_hook(step)
     yield seen
     handle.remove()
 
@@ -65,10 +78,10 @@ def trainer(callback: Any, folder: Path, **settings: Any) -> Any:
     from transformers import Trainer, TrainingArguments
 
     class Slow(Trainer):  # type: ignore[misc]
-        """Its evaluation takes a known time at least."""
+        """Its evaluation takes a known time."""
 
         def evaluation_loop(self, *arguments: Any, **more: Any) -> Any:
-            time.sleep(PAUSE_S)
+            TIME.sleep(PAUSE_S)
             return super().evaluation_loop(*arguments, **more)
 
     given: dict[str, Any] = {"per_device_train_batch_size": BATCH, "num_train_epochs": 2, "eval_strategy": "no",
@@ -106,11 +119,11 @@ def test_transformers_evaluations_and_checkpoints_stand_apart_and_quality_is_the
     assert all(line.parent is None and line.error is None for line in lines)
     train, evaluations = lines[0], [line for line in lines if line.name == "evaluate"]
     assert train.steps == len(updates) == 10
-    assert all(line.wall_s >= PAUSE_S for line in evaluations)
+    assert [line.wall_s for line in evaluations] == pytest.approx([PAUSE_S] * 2)
     assert train.reading is not None
     assert train.reading.pieces == 5
-    inside_s = sum(line.wall_s for line in lines[1:])
-    assert train.wall_s <= train.stop_s - train.start_s - inside_s + 0.01
+    assert train.wall_s == pytest.approx(10 * STEP_S)
+    assert train.stop_s - train.start_s == pytest.approx(10 * STEP_S + 2 * PAUSE_S)
     assert training(lines) == train.reading
     assert set(train.quality) == {"loss"}
     metrics = done.evaluate()  # after the training: no window, but its quality
@@ -171,7 +184,7 @@ def module(flavour: str, fail_at: int = -1) -> tuple[Any, Any]:
             return self.layer(batch[0]).square().mean()
 
         def validation_step(self, batch: Any, index: int) -> None:
-            time.sleep(PAUSE_S / 5)
+            TIME.sleep(PAUSE_S / 5)
             self.log("accuracy", 0.75)
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -204,11 +217,12 @@ def test_lightnings_steps_are_the_optimizers_updates_and_validation_stands_apart
     fit("lightning.pytorch", callbacks.lightning(energy="off", quiet=True, record=path), **settings)
     train, *evaluations = read(path, WindowsFile).windows
     assert (train.name, train.steps, len(updates)) == ("train", expected, expected)
-    assert all(line.name == "evaluate" and line.wall_s >= PAUSE_S for line in evaluations)
+    assert all(line.name == "evaluate" and line.wall_s == pytest.approx(PAUSE_S) for line in evaluations)
     assert len(evaluations) == (
         0 if "max_steps" in settings else 2
     )  # the sanity check before is in no window
-    assert train.wall_s <= train.stop_s - train.start_s - sum(line.wall_s for line in evaluations) + 0.01
+    assert train.wall_s == pytest.approx(expected * STEP_S)
+    assert train.stop_s - train.start_s == pytest.approx(expected * STEP_S + len(evaluations) * PAUSE_S)
     assert train.quality == ({} if "max_steps" in settings else {"accuracy": 0.75})
     assert [file.name for file in tmp_path.iterdir()] == ["record.json"]
 
@@ -228,8 +242,11 @@ def keras_fit(callback: Any, accumulate: int | None = None, **settings: Any) -> 
     import keras
 
     class Wait(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            TIME.sleep(STEP_S)
+
         def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
-            time.sleep(PAUSE_S / 5)
+            TIME.sleep(PAUSE_S / 5)
 
     x = np.random.default_rng(1).normal(size=(SAMPLES, 3)).astype("float32")
     model = keras.Sequential([keras.layers.Dense(1)])
@@ -250,8 +267,9 @@ def test_keras_steps_are_the_optimizers_updates_and_validation_stands_apart(
     train, *evaluations = read(path, WindowsFile).windows
     assert train.steps == expected == int(model.optimizer.iterations)
     assert [line.name for line in evaluations] == ["evaluate", "evaluate"]
-    assert all(line.wall_s >= PAUSE_S for line in evaluations)
-    assert train.wall_s <= train.stop_s - train.start_s - sum(line.wall_s for line in evaluations) + 0.01
+    assert [line.wall_s for line in evaluations] == pytest.approx([PAUSE_S] * 2)
+    assert train.wall_s == pytest.approx(10 * STEP_S)  # of every batch, whether it ends in an update or not
+    assert train.stop_s - train.start_s == pytest.approx(10 * STEP_S + 2 * PAUSE_S)
     assert set(train.quality) == {"loss", "mae"}
     keras_before = callback.marks.window
     model.evaluate(

@@ -1,4 +1,5 @@
-"""`energybench.measure()`: joules from physics: fakes of known power under the real bindings, on the real clock."""
+"""`energybench.measure()`: joules from physics: fakes of known power under the real bindings, on a clock that the tests
+move. A second takes no time and is exactly one; what a figure may be off by is its own error, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,19 +16,25 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakes import in_children
+from fakes.clock import put_behind
 from fakes.nvml import UUID, FakeDriver, FakeGpu
-from fakes.powercap import RealTimePowercap
+from fakes.powercap import Powercap
 
 import energybench
 from energybench import kit, measuring, used
 from energybench.errors import CannotMeasure, UsageError
 from energybench.measuring import MeasuredWindow, current
+from energybench.meter import rapl
 from energybench.meter.counter import Counters
-from energybench.record import Energy, Reading, read
+from energybench.meter.replay import VirtualTime
+from energybench.record import Energy, read
 from energybench.windows import WindowsFile, read_windows
 
 Plug = Callable[..., FakeDriver]
+Card = Callable[..., VirtualTime]
 WATTS, MEMORY_WATTS, TICK_S = 60.0, 5.0, 0.01
+START_S = 1.0  # when a test begins, on the clock of its cards
 OTHER = "GPU-00000000-0000-0000-0000-000000000002"
 
 
@@ -43,25 +50,31 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     kit._idle.clear()
 
 
-@pytest.fixture
-def processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def sockets(machine: Powercap) -> None:
     """A package that draws 60 W and memory that draws 5 W, counted every millisecond."""
-    machine = RealTimePowercap(tmp_path / "sys")
     machine.add("intel-rapl:0", "package-0", WATTS)
     machine.add("intel-rapl:0:0", "dram", MEMORY_WATTS)
-    monkeypatch.setenv("ENERGYBENCH_POWERCAP", str(machine.flat))
-    with machine:
-        yield
 
 
 @pytest.fixture
-def card(fake_driver: Plug) -> Callable[..., FakeDriver]:
-    """Cards on the real clock, from now on; this process is on the first."""
+def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
+    return put_behind(monkeypatch, VirtualTime())
 
-    def plug(*gpus: FakeGpu) -> FakeDriver:
-        return fake_driver(*gpus, clock=time.clock_gettime(time.CLOCK_MONOTONIC))
 
-    return plug
+@pytest.fixture
+def processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> VirtualTime:
+    """A metered processor; its clock."""
+    machine = Powercap(tmp_path / "sys")
+    sockets(machine)
+    monkeypatch.setattr(rapl, "read_text", machine.only_when_read().read_text)
+    monkeypatch.setenv("ENERGYBENCH_POWERCAP", str(machine.flat))
+    return put_behind(monkeypatch, machine.time)
+
+
+@pytest.fixture
+def card(fake_driver: Plug, monkeypatch: pytest.MonkeyPatch) -> Callable[..., VirtualTime]:
+    """Cards, of which this process is on the first; their clock."""
+    return lambda *gpus: put_behind(monkeypatch, fake_driver(*gpus, start_s=START_S).time)
 
 
 def ours(**more: Any) -> FakeGpu:
@@ -73,16 +86,21 @@ def found(window: MeasuredWindow, source: str, device: str = UUID) -> Energy:
     return next(e for e in window.reading.energy if (e.source, e.device) == (source, device))
 
 
-def joules(reading: Reading | None, device: str = "package-0") -> float:
-    assert reading is not None
-    figure = next(e.energy_j for e in reading.energy if e.device == device)
-    assert figure is not None
-    return figure
+def billed(window: MeasuredWindow, watts: float, source: str, device: str) -> float:
+    """The joules of a constant power, after they were held to it: within their error, which is of 10 ms at most."""
+    energy = found(window, source, device)
+    assert energy.energy_j is not None
+    assert energy.error_j is not None
+    assert abs(energy.energy_j - watts * window.seconds) <= energy.error_j <= 0.01 * watts
+    return energy.energy_j
 
 
-def drawn(watts: float, seconds: float) -> Any:
-    """Power times time; a busy machine may hold a process up between the clock and the sensor for 40 ms."""
-    return pytest.approx(watts * seconds, abs=watts * 0.04)
+def of_card(window: MeasuredWindow, watts: float = 300.0, device: str = UUID) -> float:
+    return billed(window, watts, "gpu_counter", device)
+
+
+def of_processor(window: MeasuredWindow) -> float:
+    return billed(window, WATTS, "rapl", "package-0")
 
 
 def span(window: MeasuredWindow) -> float:
@@ -93,114 +111,113 @@ def span(window: MeasuredWindow) -> float:
 # ── joules ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_decorated_functions_energy_is_power_times_time_within_the_stated_error(card: Plug) -> None:
-    card(ours())
+def test_a_decorated_functions_energy_is_power_times_time_within_the_stated_error(card: Card) -> None:
+    clock = card(ours())
     seen: list[MeasuredWindow | None] = []
 
     @energybench.measure("fit", quiet=True)
     def fit(seconds: float, *, answer: int) -> int:
         seen.append(current())
-        time.sleep(seconds)
+        clock.sleep(seconds)
         return answer
 
     assert fit(0.8, answer=42) == 42
     assert fit.__name__ == "fit"
     (window,) = seen
     assert window is not None
-    energy, seconds = found(window, "gpu_counter"), window.seconds
-    assert seconds >= 0.8
-    assert energy.energy_j is not None
-    assert energy.error_j is not None
-    assert energy.energy_j == pytest.approx(300 * seconds, abs=energy.error_j + 300 * 0.02)
-    assert energy.error_j < 0.2 * energy.energy_j  # on a busy machine; edges are then seen late
+    assert window.seconds == pytest.approx(0.8)
+    of_card(window)
 
 
-def test_windows_inside_add_up_to_the_one_around_them_on_the_processor(processor: None) -> None:
+def test_windows_inside_add_up_to_the_one_around_them_on_the_processor(processor: VirtualTime) -> None:
     with energybench.measure("train", quiet=True) as train:
         parts = []
         for _ in range(3):
             with energybench.measure("epoch") as epoch:
-                time.sleep(0.15)
+                processor.sleep(0.15)
             parts.append(epoch)
-    whole = train.reading
+    assert [part.seconds for part in parts] == pytest.approx([0.15] * 3)
+    assert train.seconds == pytest.approx(0.45)
     for device, watts in (("package-0", WATTS), ("package-0/dram", MEMORY_WATTS)):
-        assert joules(whole, device) == drawn(watts, train.seconds)
-        inner = sum(joules(part.reading, device) for part in parts)
-        assert inner == drawn(watts, sum(part.seconds for part in parts))
-        assert inner <= joules(whole, device) * 1.05
-    assert sum(part.seconds for part in parts) <= train.seconds
+        whole = billed(train, watts, "rapl", device)
+        inner = [billed(part, watts, "rapl", device) for part in parts]
+        error_j = sum(found(window, "rapl", device).error_j or 0.0 for window in (train, *parts))
+        assert sum(inner) == pytest.approx(whole, abs=error_j)
 
 
 def test_a_window_inside_one_on_a_card_has_its_integral_and_holds_nothing_up(
-    card: Plug, monkeypatch: Any
+    card: Card, monkeypatch: Any
 ) -> None:
-    card(ours())
+    clock = card(ours())
     with energybench.measure("train", quiet=True) as train, monkeypatch.context() as patch:
         for wait in ("start", "stop"):  # nobody may wait for an edge
             patch.setattr(Counters, wait, lambda *_: pytest.fail("an edge was waited for"))
         with energybench.measure("epoch") as epoch:
-            time.sleep(2.1)
-    inner, outer = found(epoch, "gpu_power_integral"), found(train, "gpu_counter")
-    assert inner.energy_j == pytest.approx(300 * epoch.seconds, abs=inner.error_j + 3.0)
-    assert outer.energy_j == drawn(300, train.seconds)
+            clock.sleep(2.1)
+    inner = found(epoch, "gpu_power_integral")
+    assert epoch.seconds == train.seconds == pytest.approx(2.1)  # it took no time itself
+    assert inner.energy_j == pytest.approx(300 * 2.1, abs=inner.error_j)
+    of_card(train)
     assert [e.source for e in epoch.reading.energy if e.scope == "gpu"] == ["gpu_power_integral"]  # type: ignore[union-attr]
 
 
-def test_a_window_inside_that_is_too_short_for_the_sampler_has_no_figure_but_a_reason(card: Plug) -> None:
-    card(ours())
+def test_a_window_inside_that_is_too_short_for_the_sampler_has_no_figure_but_a_reason(card: Card) -> None:
+    clock = card(ours())
     with energybench.measure("train", quiet=True), energybench.measure("step") as step:
-        time.sleep(0.3)
+        clock.sleep(0.3)
     assert step.reading is not None
     (energy,) = [e for e in step.reading.energy if e.scope == "gpu"]
     assert energy.energy_j is None
     assert "shorter than 10 ticks" in (energy.reason or "")
 
 
-def test_what_stands_apart_is_no_part_of_the_window_around_it(card: Plug) -> None:
-    card(ours())
+def test_what_stands_apart_is_no_part_of_the_window_around_it(card: Card) -> None:
+    clock = card(ours())
     with energybench.measure("train", quiet=True) as train:
-        time.sleep(0.2)
+        clock.sleep(0.2)
         with energybench.measure("evaluate", apart=True) as evaluate:
-            time.sleep(0.4)
-        time.sleep(0.2)
+            clock.sleep(0.4)
+        clock.sleep(0.2)
     assert train.reading is not None
     assert evaluate.reading is not None
     assert (train.reading.pieces, evaluate.reading.pieces) == (2, 1)
-    assert evaluate.seconds >= 0.4
-    assert 0.4 <= train.seconds <= span(train) - evaluate.seconds
+    assert evaluate.seconds == pytest.approx(0.4)
+    assert train.seconds == pytest.approx(0.4)
+    assert span(train) >= 0.8 - 1e-9  # and what the sensors waited for between the pieces
     for window in (train, evaluate):
-        assert found(window, "gpu_counter").energy_j == drawn(300, window.seconds)
+        of_card(window)
     assert (evaluate.path, evaluate.line.parent) == ("evaluate", None)
 
 
-def test_what_stands_apart_pauses_every_window_that_it_lies_in(processor: None) -> None:
+def test_what_stands_apart_pauses_every_window_that_it_lies_in(processor: VirtualTime) -> None:
     with energybench.measure("train", quiet=True) as train, energybench.measure("epoch") as epoch:
-        time.sleep(0.1)
-        with energybench.measure("evaluate", apart=True), energybench.measure("batch") as batch:
-            time.sleep(0.2)
-        time.sleep(0.1)
+        processor.sleep(0.1)
+        with energybench.measure("evaluate", apart=True) as evaluate, energybench.measure("batch") as batch:
+            processor.sleep(0.2)
+        processor.sleep(0.1)
     assert batch.path == "evaluate/batch"
-    for window in (train, epoch):
-        assert 0.2 <= window.seconds <= span(window) - 0.2
-        assert joules(window.reading) == drawn(WATTS, window.seconds)
+    for window in (train, epoch, evaluate, batch):
+        assert window.seconds == pytest.approx(0.2)
+        of_processor(window)
+    assert span(train) == pytest.approx(0.4)
 
 
-def test_a_card_that_this_process_does_not_use_is_not_billed(card: Plug) -> None:
-    card(ours(), FakeGpu(uuid=OTHER, power=500.0, tick_s=TICK_S, compute=[(1,)]))
+def test_a_card_that_this_process_does_not_use_is_not_billed(card: Card) -> None:
+    clock = card(ours(), FakeGpu(uuid=OTHER, power=500.0, tick_s=TICK_S, compute=[(1,)]))
     with energybench.measure("train", quiet=True) as window:
-        time.sleep(0.2)
+        clock.sleep(0.2)
     assert window.reading is not None
     assert {e.device for e in window.reading.energy if e.scope == "gpu"} == {UUID}
     assert set(window.reading.cards) == {UUID}
     with energybench.measure("train", quiet=True, gpus="all") as window:
-        time.sleep(0.2)
-    assert found(window, "gpu_counter", OTHER).energy_j == drawn(500, window.seconds)
+        clock.sleep(0.2)
+    of_card(window, 500.0, OTHER)
 
 
-def test_a_process_that_only_now_starts_on_a_card_is_its_own_and_no_foreign_one(card: Plug) -> None:
-    card(ours(compute=[(os.getpid(), 0.1), (1,)]))
+def test_a_process_that_only_now_starts_on_a_card_is_its_own_and_no_foreign_one(card: Card) -> None:
+    clock = card(ours(compute=[(os.getpid(), START_S + 0.1), (1,)]))
     with energybench.measure("train", quiet=True) as window:
-        time.sleep(0.3)
+        clock.sleep(0.3)
     assert window.reading is not None
     assert window.reading.cards[UUID].foreign_pids == [1]
 
@@ -216,57 +233,57 @@ def on_cards(monkeypatch: pytest.MonkeyPatch, *uuids: str) -> None:
 
 
 def test_in_a_container_torch_says_which_card_is_used_and_the_one_newcomer_is_us(
-    card: Plug, monkeypatch: Any
+    card: Card, monkeypatch: Any
 ) -> None:
-    card(ours(compute=[(777777, 0.1), (1,)]), FakeGpu(uuid=OTHER, tick_s=TICK_S))
+    clock = card(ours(compute=[(777777, START_S + 0.1), (1,)]), FakeGpu(uuid=OTHER, tick_s=TICK_S))
     on_cards(monkeypatch, UUID)
     with energybench.measure("train", quiet=True) as window:
-        time.sleep(0.3)
+        clock.sleep(0.3)
     assert window.reading is not None
     assert set(window.reading.cards) == {UUID}
     assert window.reading.cards[UUID].foreign_pids == [1]
-    assert found(window, "gpu_counter").energy_j == drawn(300, window.seconds)
+    of_card(window)
 
 
-def test_a_card_of_which_it_cannot_be_told_who_uses_it_is_unavailable_and_not_dropped(card: Plug) -> None:
-    card(ours(compute=[(777777, 0.1)]), FakeGpu(uuid=OTHER, tick_s=TICK_S))
+def test_a_card_of_which_it_cannot_be_told_who_uses_it_is_unavailable_and_not_dropped(card: Card) -> None:
+    clock = card(ours(compute=[(777777, START_S + 0.1)]), FakeGpu(uuid=OTHER, tick_s=TICK_S))
     with energybench.measure("train", quiet=True) as window:
-        time.sleep(0.3)
+        clock.sleep(0.3)
     assert window.reading is not None
     (energy,) = [e for e in window.reading.energy if e.scope == "gpu"]
     assert (energy.source, energy.device, energy.reason) == ("unavailable", UUID, kit.UNTOLD)
 
 
-def test_a_known_process_that_comes_onto_a_card_is_somebody_elses(card: Plug) -> None:
-    card(ours(compute=[(1, 0.1)]))
+def test_a_known_process_that_comes_onto_a_card_is_somebody_elses(card: Card) -> None:
+    clock = card(ours(compute=[(1, START_S + 0.1)]))
     with energybench.measure("train", quiet=True) as window:
-        time.sleep(0.3)
+        clock.sleep(0.3)
     assert window.reading is not None
     assert not [e for e in window.reading.energy if e.scope == "gpu"]
 
 
-def test_a_card_that_was_used_and_not_opened_is_said(card: Plug, monkeypatch: Any) -> None:
-    card(FakeGpu(tick_s=TICK_S))
+def test_a_card_that_was_used_and_not_opened_is_said(card: Card, monkeypatch: Any) -> None:
+    clock = card(FakeGpu(tick_s=TICK_S))
     on_cards(monkeypatch, OTHER)
     with energybench.measure("train", quiet=True) as window:
-        time.sleep(0.2)
+        clock.sleep(0.2)
     assert window.reading is not None
     assert [(e.device, e.reason) for e in window.reading.energy if e.scope == "gpu"] == [(OTHER, kit.UNSEEN)]
 
 
-def test_a_card_that_is_hidden_from_this_process_is_not_even_opened(card: Plug, monkeypatch: Any) -> None:
-    card(ours(), FakeGpu(uuid=OTHER, power=500.0, tick_s=TICK_S, compute=[(os.getpid(),)]))
+def test_a_card_that_is_hidden_from_this_process_is_not_even_opened(card: Card, monkeypatch: Any) -> None:
+    clock = card(ours(), FakeGpu(uuid=OTHER, power=500.0, tick_s=TICK_S, compute=[(os.getpid(),)]))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     with energybench.measure("train", quiet=True) as window:
-        time.sleep(0.2)
+        clock.sleep(0.2)
     assert window.reading is not None
     assert {e.device for e in window.reading.energy if e.scope == "gpu"} == {OTHER}
 
 
-def test_a_card_that_is_lost_gives_no_number_and_the_training_goes_on(card: Plug, capsys: Any) -> None:
-    card(ours(lost=[(0.4,)]))
+def test_a_card_that_is_lost_gives_no_number_and_the_training_goes_on(card: Card, capsys: Any) -> None:
+    clock = card(ours(lost=[(START_S + 0.4,)]))
     with energybench.measure("train", gpus="all") as window:
-        time.sleep(0.6)
+        clock.sleep(0.6)
     assert found(window, "gpu_counter").energy_j is None
     assert "GPU is lost" in (found(window, "gpu_counter").reason or "")
     told = capsys.readouterr().err
@@ -278,7 +295,7 @@ def test_a_card_that_is_lost_gives_no_number_and_the_training_goes_on(card: Plug
 
 
 def test_sensors_are_opened_once_and_again_only_for_a_second_thread(
-    processor: None, monkeypatch: Any
+    processor: VirtualTime, monkeypatch: Any
 ) -> None:
     opened, real = [], kit.open_meters
     monkeypatch.setattr(kit, "open_meters", lambda *given: opened.append(1) or real(*given))
@@ -287,23 +304,27 @@ def test_sensors_are_opened_once_and_again_only_for_a_second_thread(
             pass
     assert len(opened) == 1
     seen: dict[str, MeasuredWindow] = {}
-    together = threading.Barrier(2)
+    inside, over = threading.Barrier(3), threading.Event()
 
     def work(name: str) -> None:
         with energybench.measure(name, quiet=True) as window:
-            together.wait()
-            time.sleep(0.2)
+            inside.wait(60)
+            over.wait(60)
         seen[name] = window
 
     threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
     for thread in threads:
         thread.start()
+    inside.wait(60)
+    processor.sleep(0.2)
+    over.set()
     for thread in threads:
         thread.join()
     assert len(opened) == 2
     for window in seen.values():
         assert window.line.parent is None
-        assert joules(window.reading) == drawn(WATTS, window.seconds)
+        assert window.seconds >= 0.2 - 1e-9  # one of them while the other's sensors were opened, too
+        of_processor(window)
 
 
 def test_without_a_sensor_energy_is_modelled_and_said_to_be(capsys: Any) -> None:
@@ -319,9 +340,9 @@ def test_without_a_sensor_energy_is_modelled_and_said_to_be(capsys: Any) -> None
     assert not any(energy.measured for energy in window.reading.energy)
 
 
-def test_the_line_names_each_sensor_and_its_error(processor: None, capsys: Any) -> None:
+def test_the_line_names_each_sensor_and_its_error(processor: VirtualTime, capsys: Any) -> None:
     with energybench.measure("train") as window:
-        time.sleep(0.1)
+        processor.sleep(0.1)
         window.steps, window.samples = 3, 96
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -337,10 +358,11 @@ def test_required_energy_that_cannot_be_measured_is_refused_before_anything_runs
         pytest.fail("the body ran")
 
 
-def test_off_takes_the_time_alone(capsys: Any) -> None:
+def test_off_takes_the_time_alone(clock: VirtualTime, capsys: Any) -> None:
     with energybench.measure("train", energy="off") as window:
-        time.sleep(0.01)
+        clock.sleep(0.01)
     assert window.reading is not None
+    assert window.seconds == pytest.approx(0.01)
     assert window.reading.energy == []
     assert "J" not in capsys.readouterr().err
 
@@ -450,50 +472,72 @@ def test_a_stretch_late_in_a_long_window_is_integrated_from_its_own_samples(fake
     assert first.error_j < 60.0  # it knows nothing of the 500 W of a minute ago
 
 
-def test_a_window_that_was_left_open_is_closed_by_the_one_around_it() -> None:
+def test_a_window_that_was_left_open_is_closed_by_the_one_around_it(clock: VirtualTime) -> None:
     with energybench.measure("train", energy="off", quiet=True) as train:
+        clock.sleep(0.3)
         left = energybench.measure("evaluate", apart=True).start()
-        time.sleep(0.05)
+        clock.sleep(0.05)
     assert left.line.error == "never closed"
-    assert train.seconds <= span(train) - 0.05
+    assert (left.seconds, train.seconds) == (pytest.approx(0.05), pytest.approx(0.3))
+    assert span(train) == pytest.approx(0.35)
     assert train.line.error is None
 
 
 @pytest.mark.parametrize("threads", [False, True])
 def test_two_windows_apart_at_the_same_time_pause_the_one_around_them_once(
-    processor: None, threads: bool
+    processor: VirtualTime, threads: bool
 ) -> None:
     """0 – 0.2 training · 0.2 – 0.6 one evaluation, 0.3 – 0.9 another · 0.9 – 1.1 training"""
-    seen: list[MeasuredWindow] = []
 
-    def evaluate(name: str, begins_s: float, seconds: float) -> None:
-        time.sleep(begins_s)
-        with energybench.measure(name, apart=True) as window:
-            time.sleep(seconds)
-        seen.append(window)
+    class Evaluation:
+        """Opened and closed when it is told to, in a task or in a thread of its own."""
 
-    async def in_turns(name: str, begins_s: float, seconds: float) -> None:
-        await asyncio.sleep(begins_s)
-        with energybench.measure(name, apart=True) as window:
-            await asyncio.sleep(seconds)
-        seen.append(window)
+        def __init__(self, name: str) -> None:
+            self.name, self.opened, self.over = name, threading.Event(), threading.Event()
+
+        def in_thread(self) -> None:
+            with energybench.measure(self.name, apart=True) as self.window:
+                self.opened.set()
+                assert self.over.wait(60)
+
+        async def in_task(self) -> None:
+            with energybench.measure(self.name, apart=True) as self.window:
+                self.opened.set()
+                while not self.over.is_set():
+                    await asyncio.sleep(0)
+
+        async def open(self) -> None:
+            self.work = asyncio.create_task(asyncio.to_thread(self.in_thread) if threads else self.in_task())
+            while not self.opened.is_set():
+                await asyncio.sleep(0)
+
+        async def close(self) -> None:
+            self.over.set()
+            await self.work
 
     async def train() -> MeasuredWindow:
         with energybench.measure("train", quiet=True) as window:
-            await asyncio.sleep(0.2)
-            work = [asyncio.to_thread(evaluate, *each) if threads else in_turns(*each)
-                    for each in (("first", 0.0, 0.4), ("second", 0.1, 0.6))]  # fmt: skip
-            await asyncio.gather(*work)
-            await asyncio.sleep(0.2)
+            processor.sleep(0.2)
+            await first.open()
+            processor.sleep(0.1)
+            await second.open()
+            processor.sleep(0.3)
+            await first.close()
+            processor.sleep(0.3)
+            await second.close()
+            processor.sleep(0.2)
         return window
 
+    # Opening sensors takes a while, also on this clock: both sets that will be lent are there before.
+    for each in [kit.borrow(kit.Wanted()) for _ in range(2)]:
+        kit.give_back(each)
+    first, second = Evaluation("first"), Evaluation("second")
     whole = asyncio.run(train())
     assert whole.reading is not None
     assert whole.reading.pieces == 2
-    assert 0.4 <= whole.seconds < 0.55
-    for window, seconds in ((whole, 0.4), (seen[0], 0.4), (seen[1], 0.6)):
-        assert window.seconds >= seconds
-        assert joules(window.reading) == drawn(WATTS, window.seconds)
+    for window, seconds in ((whole, 0.4), (first.window, 0.4), (second.window, 0.6)):
+        assert window.seconds == pytest.approx(seconds)
+        of_processor(window)
     assert sum(map(len, kit._idle.values())) == 2  # both sets of meters were given back
 
 
@@ -513,18 +557,19 @@ def test_tasks_that_take_turns_do_not_lie_inside_each_other() -> None:
 
 
 def test_under_a_suite_nothing_is_printed_and_every_window_is_a_line(
-    processor: None, tmp_path: Path, monkeypatch: Any, capsys: Any
+    processor: VirtualTime, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     path = tmp_path / "windows.jsonl"
     monkeypatch.setenv("ENERGYBENCH_WINDOWS", str(path))
-    before = time.clock_gettime(time.CLOCK_MONOTONIC)
+    before = processor.now_ns() / 1e9
     with energybench.measure("train") as train:
+        processor.sleep(0.01)
         with energybench.measure("epoch"):
-            time.sleep(0.05)
+            processor.sleep(0.05)
         train.steps += 7
         train.flop(estimated=2e9)
     train.quality("accuracy", 0.75)  # after the window: the line is written again
-    after = time.clock_gettime(time.CLOCK_MONOTONIC)
+    after = processor.now_ns() / 1e9
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
     assert len(path.read_text().splitlines()) == 3
@@ -538,7 +583,7 @@ def test_under_a_suite_nothing_is_printed_and_every_window_is_a_line(
     assert outer.reading == train.reading
 
 
-def test_a_record_holds_the_window_and_all_inside_it(processor: None, tmp_path: Path) -> None:
+def test_a_record_holds_the_window_and_all_inside_it(processor: VirtualTime, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "record.json"
     with energybench.measure("train", record=path, quiet=True):
         with energybench.measure("epoch"):
@@ -553,7 +598,7 @@ def test_a_record_holds_the_window_and_all_inside_it(processor: None, tmp_path: 
     assert [file.name for file in path.parent.iterdir()] == ["record.json"]
 
 
-def test_show_prints_each_window_of_a_record(processor: None, tmp_path: Path) -> None:
+def test_show_prints_each_window_of_a_record(processor: VirtualTime, tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     with (
         energybench.measure("train", record=path, quiet=True) as train,
@@ -594,7 +639,7 @@ def script(folder: Path, text: str, **environment: str) -> subprocess.CompletedP
     """A file of its own, run to its end."""
     path = folder / "script.py"
     path.write_text(text)
-    return subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=folder, timeout=60,
+    return subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=folder, timeout=300,
                           env=os.environ | environment)  # fmt: skip
 
 
@@ -608,8 +653,16 @@ def test_it_never_imports_torch_and_importing_the_package_costs_nothing(tmp_path
     assert done.returncode == 0, done.stderr
 
 
-def test_a_forked_child_writes_its_own_windows_and_not_its_parents(tmp_path: Path, processor: None) -> None:
-    path = tmp_path / "windows.jsonl"
+def test_a_windows_start_and_stop_are_those_of_the_clock_that_all_processes_share(tmp_path: Path) -> None:
+    before = time.clock_gettime(time.CLOCK_MONOTONIC)
+    with energybench.measure("train", energy="off", quiet=True) as window:
+        pass
+    assert before <= window.line.start_s <= window.line.stop_s <= time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def test_a_forked_child_writes_its_own_windows_and_not_its_parents(tmp_path: Path) -> None:
+    path, machine = tmp_path / "windows.jsonl", Powercap(tmp_path / "sys")
+    sockets(machine)
     done = script(tmp_path, (
         "import energybench, os, sys, time\n"
         "with energybench.measure('train') as window:\n"
@@ -620,7 +673,7 @@ def test_a_forked_child_writes_its_own_windows_and_not_its_parents(tmp_path: Pat
         "        assert own.line.parent is None and own.reading.energy[0].energy_j > 0, own.reading\n"
         "        sys.exit(0)\n"  # leaves the parent's block too
         "    assert os.waitpid(child, 0)[1] == 0\n"
-    ), ENERGYBENCH_WINDOWS=str(path))  # fmt: skip
+    ), **in_children.environment(powercap=machine), ENERGYBENCH_WINDOWS=str(path))  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert sorted((line.name, line.error) for line in read_windows(path)) == [
         ("train", None),

@@ -1,31 +1,54 @@
-"""The harness against itself: trees whose start is known to take longer, and the real tree with a sleep in its loop."""
+"""The harness against itself: real starts of trees that say how long they took, and ours with a sleep in its loop."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from energybench import overhead as harness
+from energybench.cli import app
+from energybench.errors import UsageError
+from energybench.meter.replay import VirtualTime
 from energybench.overhead import compare_overhead
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 4
 
 
-def tree(folder: Path, sleep_s: float) -> Path:
-    """A tree whose command does nothing but sleep."""
+def tree(folder: Path, takes_s: float = 1.0, list_s: float = 1.0) -> Path:
+    """A tree whose command does nothing; `given` takes it to have taken so long."""
     package = folder / "energybench"
     package.mkdir(parents=True, exist_ok=True)
     (package / "__init__.py").touch()
-    (package / "__main__.py").write_text(f"import time\ntime.sleep({sleep_s})\n")
+    (package / "__main__.py").touch()
+    (folder / "takes").write_text(json.dumps({"--help": takes_s, "list": list_s}))
     return folder
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock stands still while a command really runs, and then moves by what its tree says, give or take 1 %."""
+    clock, real, wobble = VirtualTime(), harness._call, itertools.cycle([1.0, 0.99, 1.01, 1.005, 0.995])
+
+    def call(where: Path, arguments: Sequence[str]) -> str:
+        told = real(where, arguments)
+        clock.sleep(json.loads((where / "takes").read_text())[arguments[-1]] * next(wobble))
+        return told
+
+    monkeypatch.setattr(harness, "_call", call)
+    monkeypatch.setattr(harness, "time", SimpleNamespace(perf_counter=lambda: clock.now_ns() / 1e9))
 
 
 def overhead(*arguments: object, cwd: Path, **environment: str) -> Any:
@@ -34,31 +57,44 @@ def overhead(*arguments: object, cwd: Path, **environment: str) -> Any:
                           check=False)  # fmt: skip
 
 
-def test_a_start_that_takes_much_longer_is_slower_twice_and_the_other_way_round_faster(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_start_that_takes_longer_is_slower_twice_and_the_other_way_round_faster(
+    tmp_path: Path, given: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("energybench.overhead.STARTS", 1)
-    quick, slow = tree(tmp_path / "quick", 0.0), tree(tmp_path / "slow", 0.5)
+    quick, slow = tree(tmp_path / "quick", 1.0), tree(tmp_path / "slow", 1.5)
     found = compare_overhead(quick, slow, rounds=ROUNDS, only=["help"])
     (measure,) = found.measures
     assert (measure.verdict, [m.name for m in found.regressions]) == ("slower", ["help"])
     assert measure.series is not None
     assert measure.again is not None  # it was looked at a second time
     assert len(measure.series.base_s) == len(measure.again.head_s) == ROUNDS
-    assert min(measure.series.head_s) >= 0.5
-    assert measure.series.ratio_low > 1.1
+    for series in (measure.series, measure.again):
+        assert series.base_s == pytest.approx([1.0] * ROUNDS, rel=0.011)
+        assert series.head_s == pytest.approx([1.5] * ROUNDS, rel=0.011)
+        assert series.ratio == pytest.approx(1.5, rel=0.021)
+        assert 1.1 < series.ratio_low < series.ratio < series.ratio_high
     assert found.to_json()["verdict"] == "regression"
     back = compare_overhead(slow, quick, rounds=ROUNDS, only=["help"])
     assert (back.measures[0].verdict, back.regressions) == ("faster", [])
 
 
-def test_a_tree_against_itself_is_no_regression(tmp_path: Path) -> None:
-    same = tree(tmp_path, 0.02)
-    assert not compare_overhead(same, same, rounds=ROUNDS, only=["help"]).regressions
+def test_a_tree_against_itself_is_no_regression_and_only_what_became_slower_is_one(
+    tmp_path: Path, given: None
+) -> None:
+    same, slow_list = tree(tmp_path / "same"), tree(tmp_path / "list", list_s=2.0)
+    found = compare_overhead(same, same, rounds=ROUNDS, only=["help"])
+    assert (found.measures[0].verdict, found.regressions) == ("no difference", [])
+    found = compare_overhead(same, slow_list, rounds=3, only=["help", "list"])
+    assert [m.name for m in found.regressions] == ["list"]
+
+
+def test_the_fastest_of_a_few_starts_counts(tmp_path: Path, given: None) -> None:
+    """What the clock says of the first three: 1.00, 0.99 and 1.01 s."""
+    assert harness._start(tree(tmp_path), "--help") == pytest.approx(0.99)
 
 
 def test_what_a_tree_does_not_have_is_not_measured_and_says_why(tmp_path: Path) -> None:
-    same = tree(tmp_path, 0.0)
+    same = tree(tmp_path)
     found = compare_overhead(same, same, rounds=3, only=["parse", "report"])
     assert [m.verdict for m in found.measures] == ["not measured"] * 2
     assert "no suites/*.toml" in str(found.measures[0].reason)
@@ -66,16 +102,15 @@ def test_what_a_tree_does_not_have_is_not_measured_and_says_why(tmp_path: Path) 
 
 
 def test_a_tree_that_breaks_is_not_measured_and_never_slower(tmp_path: Path) -> None:
-    broken = tree(tmp_path / "broken", 0.0)
+    broken = tree(tmp_path / "broken")
     (broken / "energybench/__main__.py").write_text("raise RuntimeError('on purpose')\n")
-    found = compare_overhead(tree(tmp_path / "quick", 0.0), broken, rounds=3, only=["help"])
+    found = compare_overhead(tree(tmp_path / "quick"), broken, rounds=3, only=["help"])
     assert found.measures[0].verdict == "not measured"
     assert "on purpose" in str(found.measures[0].reason)
 
 
-@pytest.mark.slow
 def test_the_command_exits_1_on_a_regression_and_compares_commits_of_a_repository_leaving_it_as_it_was(
-    tmp_path: Path,
+    tmp_path: Path, given: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def git(*arguments: str) -> str:
         identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main")
@@ -84,17 +119,19 @@ def test_the_command_exits_1_on_a_regression_and_compares_commits_of_a_repositor
         ).stdout
 
     git("init", "--quiet")
-    for sleep_s in (0.0, 0.8):
-        tree(tmp_path, sleep_s)
+    for takes_s in (1.0, 2.0):
+        tree(tmp_path, takes_s)
         git("add", ".")
-        git("commit", "--quiet", "-m", str(sleep_s))
+        git("commit", "--quiet", "-m", str(takes_s))
     (tmp_path / "inside").mkdir()
     temporary = tmp_path.parent / f"{tmp_path.name}-temporary"
     temporary.mkdir()
-    # Run from a folder below, where `-m` finds the real package and git the repository.
-    done = overhead("HEAD~1", "HEAD", "--only", "help", "--rounds", ROUNDS, "--json", cwd=tmp_path / "inside",
-                    TMPDIR=str(temporary))  # fmt: skip
-    assert done.returncode == 1, done.stderr
+    monkeypatch.setattr("energybench.overhead.STARTS", 1)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.chdir(tmp_path / "inside")  # a folder below, where git finds the repository
+    call = ["overhead", "HEAD~1", "HEAD", "--only", "help", "--rounds", str(ROUNDS), "--json"]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 1, done.output
     facts = json.loads(done.stdout)
     assert (facts["level"], facts["verdict"], facts["base"], facts["head"]) == (
         "overhead",
@@ -130,7 +167,7 @@ def test_a_mistake_is_told_with_what_to_type(
 def test_the_table_fits_any_terminal_and_strict_exits_4_where_nothing_is_decided(
     tmp_path: Path, width: int
 ) -> None:
-    same = tree(tmp_path / "a", 0.0)
+    same = tree(tmp_path / "a")
     done = overhead("a", "a", "--only", "parse", "--rounds", 3, "--strict", cwd=tmp_path, COLUMNS=str(width))
     assert same.exists()
     assert done.returncode == 4
@@ -139,15 +176,16 @@ def test_the_table_fits_any_terminal_and_strict_exits_4_where_nothing_is_decided
 
 
 @pytest.mark.slow
-def test_every_measure_of_this_tree_is_taken_and_against_itself_none_alarms() -> None:
-    found = compare_overhead(ROOT, ROOT, rounds=3, methods=["nothing"],
-                             only=["step", "help", "list", "parse", "report"])  # fmt: skip
-    assert [m.reason for m in found.measures] == [None] * 6
-    assert not found.regressions
+@pytest.mark.parametrize("name", ["step", "help", "list", "parse", "report", "method nothing"])
+def test_every_measure_of_this_tree_can_be_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("energybench.overhead.STARTS", 1)
+    costs = harness._costs(ROOT, list(harness.TOLD), ["nothing"])
+    assert list(costs) == [*harness.TOLD, "method nothing"]
+    assert costs[name](ROOT) > 0
 
 
 @pytest.mark.slow
-def test_a_sleep_in_the_loop_is_a_regression_of_a_step_and_of_nothing_else(tmp_path: Path) -> None:
+def test_a_sleep_in_the_loop_of_a_tree_is_in_the_step_that_is_timed_there(tmp_path: Path) -> None:
     for part in ("energybench", "methods", "suites"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     loop = tmp_path / "energybench/loop.py"
@@ -155,19 +193,10 @@ def test_a_sleep_in_the_loop_is_a_regression_of_a_step_and_of_nothing_else(tmp_p
     line = "        self.tally.begin_step()\n"
     assert text.count(line) == 1
     loop.write_text(text.replace(line, f"{line}        __import__('time').sleep(0.002)\n"))
-    found = compare_overhead(ROOT, tmp_path, rounds=3, only=["step", "parse"])
-    assert [m.name for m in found.regressions] == ["step"]
-    step = next(m for m in found.measures if m.name == "step")
-    assert step.series is not None
-    assert min(step.series.head_s) - min(step.series.base_s) >= 0.002 * 0.9
+    assert harness._costs(ROOT, ["step"], ())["step"](tmp_path) >= 0.002
 
 
 def test_as_a_level_of_the_gate_it_stands_by_itself_and_is_the_same_verb() -> None:
-    from click.testing import CliRunner
-
-    from energybench.cli import app
-    from energybench.errors import UsageError
-
     mixed = CliRunner().invoke(app, ["compare", "--level", "overhead", "--level", "counts", "a", "b"])
     assert mixed.exit_code == 2
     assert "stands by itself" in mixed.output

@@ -4,6 +4,7 @@ One small protocol, so that others add their own (entry point group `energybench
 
     start()            returns when the work may begin; a meter that waits for an edge of its counter waits here
     stop() → Reading   called right after the last synchronise: take the time first, then take your time
+                       its wall_s: the seconds that its figures are of, or 0 where it does not say
 
 A figure that could not be read is null with its reason, never 0.
 """

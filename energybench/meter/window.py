@@ -58,6 +58,7 @@ class Window:
         for meter, began_ns in zip(reversed(self._meters), reversed(self._began_ns), strict=True):
             own_s = (REAL_TIME.now_ns() - began_ns) / 1e9
             reading = meter.stop()
+            own_s = max(own_s, reading.wall_s)  # on a busy machine we are told late that it began
             window_s = readings[0].wall_s if readings else own_s  # the clock's, which is innermost
             readings.append(_waited(reading, own_s, window_s))
         self._pieces.append(together(readings))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import resource
-import time
 import warnings
 
 import pytest
@@ -167,13 +166,11 @@ def test_nothing_outside_is_changed(caplog):
         assert torch.equal(tensor, before[name])
 
 
-def test_resnet50_takes_under_two_seconds_and_no_memory():
+def test_resnet50_takes_no_memory():
     model, batch = build("resnet50", "meta")
     ledger(*_small())  # torch's own first-time imports
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
     ledger(model, (batch,), device="cpu")
-    assert time.perf_counter() - start < 2
     assert (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
     )  # KiB; activations would be 700 MB

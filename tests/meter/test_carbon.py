@@ -161,8 +161,8 @@ def test_a_real_window_lies_between_an_idle_and_a_full_machine() -> None:
     model = CodecarbonModel({"tdp_w": 100.0, "ram_w": 5.0})
     started = time.perf_counter()
     model.start()
-    time.sleep(0.3)
+    time.sleep(0.1)
     cpu, _ = model.stop().energy
     seconds = time.perf_counter() - started
     assert cpu.energy_j is not None
-    assert 100 * 0.1 * 0.29 <= cpu.energy_j <= 100 * seconds
+    assert 100 * 0.1 * 0.1 <= cpu.energy_j <= 100 * seconds

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import time
 
 import pytest
+from fakes.clock import put_behind
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench.meter.window import FEWEST_TICKS, Window, in_turn, refuse_short
+from energybench.meter.clock import WallClock
+from energybench.meter.replay import VirtualTime
+from energybench.meter.window import AT_ONCE_S, FEWEST_TICKS, Window, in_turn, refuse_short
 from energybench.record import Card, Energy, Reading, Sampler
 
 JOULES = st.floats(0.001, 1e6)
@@ -27,7 +29,7 @@ class Scripted:
 
     def stop(self) -> Reading:
         self.calls.append(f"stop {self.name}".strip())
-        return Reading(wall_s=1.0, energy=next(self.pieces))
+        return Reading(wall_s=0.0, energy=next(self.pieces))
 
 
 def gpu(joules: float | None, device: str = "GPU-0", **more: object) -> Energy:
@@ -110,80 +112,96 @@ def test_a_sensor_that_waits_for_an_edge_encloses_those_that_answer_at_once() ->
     assert [e.source for e in window.reading().energy] == ["gpu_counter"]
 
 
-def test_what_a_slow_sensor_takes_to_start_and_to_stop_is_not_billed() -> None:
-    class Slow(Scripted):
-        def start(self) -> None:
-            time.sleep(0.2)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
+    return put_behind(monkeypatch, VirtualTime())
 
-        def stop(self) -> Reading:
-            time.sleep(0.2)
-            return super().stop()
 
-    window = Window([Slow([gpu(1.0)])], lambda: None)
+class Slow(Scripted):
+    """A meter of another package that takes a while to start and to stop."""
+
+    def __init__(self, clock: VirtualTime, start_s: float, stop_s: float, *pieces: list[Energy]) -> None:
+        super().__init__(*pieces)
+        self.clock, self.start_s, self.stop_s = clock, start_s, stop_s
+
+    def start(self) -> None:
+        self.clock.sleep(self.start_s)
+
+    def stop(self) -> Reading:
+        found = super().stop()
+        self.clock.sleep(self.stop_s)
+        return found
+
+
+def test_what_a_slow_sensor_takes_to_start_and_to_stop_is_not_billed(clock: VirtualTime) -> None:
+    window = Window([Slow(clock, 0.2, 0.2, [gpu(1.0)])], lambda: None)
     window.start()
+    clock.sleep(0.3)
     window.stop()
-    assert 0 < window.reading().wall_s < 0.1
+    assert window.reading().wall_s == pytest.approx(0.3)
 
 
-def test_what_a_sensor_saw_while_another_one_started_and_stopped_is_in_its_error() -> None:
-    """300 W on a card that idles as it works; beside it a meter of another package that takes a while."""
+class Drawing:
+    """A card that draws 300 W, whether it works or not. late_s: between a call and its first and last reading, in which
+    a busy machine lets nobody run."""
 
-    class Card(Scripted):
-        def start(self) -> None:
-            self.start_s = time.perf_counter()
+    def __init__(self, clock: VirtualTime, late_s: float = 0.0) -> None:
+        self.clock, self.late_s = clock, late_s
 
-        def stop(self) -> Reading:
-            return Reading(
-                wall_s=1.0, energy=[gpu(300.0 * (time.perf_counter() - self.start_s), error_j=0.5)]
-            )
+    def start(self) -> None:
+        self.began_ns = self.clock.now_ns()
+        self.clock.sleep(self.late_s)
 
-    class Slow(Scripted):
-        def start(self) -> None:
-            time.sleep(0.2)
+    def stop(self) -> Reading:
+        self.clock.sleep(self.late_s)
+        seconds = (self.clock.now_ns() - self.began_ns) / 1e9
+        return Reading(wall_s=seconds, energy=[gpu(300.0 * seconds, error_j=0.5)])
 
-        def stop(self) -> Reading:
-            found = super().stop()
-            time.sleep(0.2)
-            return found
 
-    window = Window([Card(), Slow([Energy(source="meter(slow)", scope="machine", energy_j=9.0, error_j=0.1)])],
-                    lambda: None)  # fmt: skip
+@pytest.mark.parametrize("wait_s", [0.0, 0.004, 0.006, 0.2, 5.0])
+@pytest.mark.parametrize("late_s", [0.0, 0.004, 0.006, 0.2, 5.0])
+def test_the_truth_lies_within_the_error_however_late_a_sensor_and_its_neighbours_are(
+    clock: VirtualTime, wait_s: float, late_s: float
+) -> None:
+    card, beside = Drawing(clock, late_s), Slow(clock, wait_s, wait_s, [gpu(9.0, "other", error_j=0.1)])
+    window = Window([card, beside], lambda: None)
     window.start()
-    time.sleep(0.3)
+    clock.sleep(0.3)
     window.stop()
     reading = window.reading()
-    card, slow = reading.energy
-    assert card.energy_j is not None
-    assert card.error_j is not None
-    assert card.energy_j > 300 * 0.69
-    assert abs(card.energy_j - 300 * reading.wall_s) <= card.error_j <= 0.5 + 300 * 0.5
+    seen, slow = reading.energy
+    assert reading.wall_s == pytest.approx(0.3)
+    assert seen.energy_j == pytest.approx(300 * (0.3 + 2 * wait_s + 2 * late_s))
+    assert seen.error_j is not None
+    around_j = 300 * 2 * (wait_s + late_s)
+    if around_j < 300 * AT_ONCE_S:
+        assert seen.error_j == 0.5
+    else:
+        assert seen.error_j == pytest.approx(0.5 + around_j)
     assert (slow.energy_j, slow.error_j) == (9.0, 0.1)  # it was innermost, and saw nothing but the window
 
 
-def test_an_error_that_a_meter_does_not_tell_stays_unknown_beside_a_slow_one() -> None:
-    class Slow(Scripted):
-        def start(self) -> None:
-            time.sleep(0.05)
-
+def test_an_error_that_a_meter_does_not_tell_stays_unknown_beside_a_slow_one(clock: VirtualTime) -> None:
     untold = Energy(source="meter(untold)", scope="cpu", energy_j=9.0)
-    window = Window([Scripted([untold]), Slow([gpu(3.0)])], lambda: None)
+    window = Window([Scripted([untold]), Slow(clock, 0.05, 0.0, [gpu(3.0)])], lambda: None)
     window.start()
     window.stop()
     assert next(e.error_j for e in window.reading().energy if e.source == "meter(untold)") is None
 
 
-def test_time_between_the_pieces_is_not_billed() -> None:
-    window = Window([], lambda: None)
+def test_time_between_the_pieces_is_not_billed(clock: VirtualTime) -> None:
+    window = Window([], lambda: None, WallClock())
     for _ in range(2):
         window.start()
+        clock.sleep(0.05)
         window.stop()
-        time.sleep(0.2)
+        clock.sleep(0.2)
     reading = window.reading()
-    assert 0 < reading.wall_s < 0.1
+    assert reading.wall_s == pytest.approx(0.1)
     assert reading.pieces == 2
 
 
-def test_a_window_that_is_already_closed_is_not_billed_again() -> None:
+def test_a_window_that_is_already_closed_is_not_billed_again(clock: VirtualTime) -> None:
     """As when the evaluation that paused it fails, and whoever cleans up closes it once more."""
     meter = Scripted([gpu(10.0)], [gpu(10.0)])
     window = Window([meter], lambda: None)
@@ -191,7 +209,7 @@ def test_a_window_that_is_already_closed_is_not_billed_again() -> None:
     window.start()
     window.stop()
     before = window.reading()
-    time.sleep(0.05)
+    clock.sleep(0.05)
     window.stop()
     assert window.reading() == before
     assert (before.pieces, before.energy[0].energy_j) == (1, 10.0)
@@ -228,18 +246,17 @@ def test_under_ten_ticks_there_is_no_figure_but_a_reason(tick_s: float, wall_s: 
         assert not kept.lost  # it was there, and the window was not long enough for it
 
 
-def test_the_seconds_so_far_grow_inside_and_stand_still_in_a_pause_and_end_as_the_windows_own() -> None:
+def test_the_seconds_so_far_grow_inside_and_stand_still_in_a_pause_and_end_as_the_windows_own(
+    clock: VirtualTime,
+) -> None:
     window = Window([], lambda: None)
     assert window.elapsed_s() == 0.0
-    window.start()
-    time.sleep(0.01)
-    inside = window.elapsed_s()
-    window.stop()
-    first = window.reading().wall_s
-    assert 0.01 <= inside <= first + 1e-3
-    time.sleep(0.02)
-    assert window.elapsed_s() == first
-    window.start()
-    assert window.elapsed_s() >= first
-    window.stop()
-    assert window.elapsed_s() == window.reading().wall_s
+    clock.sleep(7.0)
+    for so_far in (0.0, 0.01):
+        window.start()
+        assert window.elapsed_s() == pytest.approx(so_far)
+        clock.sleep(0.01)
+        assert window.elapsed_s() == pytest.approx(so_far + 0.01)
+        window.stop()
+        clock.sleep(0.02)
+        assert window.elapsed_s() == window.reading().wall_s == pytest.approx(so_far + 0.01)

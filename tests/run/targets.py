@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from energybench.record import write_json
 
 
@@ -21,7 +23,8 @@ def _say(out_path: str, **facts: Any) -> None:
 
 def describe(in_path: str, out_path: str) -> None:
     _say(out_path, pid=os.getpid(), session=os.getsid(0), group=os.getpgrp(), parent=os.getppid(), cwd=os.getcwd(),
-         torch="torch" in sys.modules, given=Path(in_path).read_text())  # fmt: skip
+         server=psutil.Process(os.getppid()).ppid(), torch="torch" in sys.modules,
+         given=Path(in_path).read_text())  # fmt: skip
 
 
 def train(in_path: str, out_path: str) -> None:

@@ -47,7 +47,7 @@ import json, os, time
 start = time.perf_counter()
 time.sleep(0.3)
 stop = time.perf_counter()
-reading = {"wall_s": stop - start, "energy": []}
+reading = {"wall_s": 0.25, "energy": []}
 line = {"name": "train", "steps": 10, "samples": 640, "quality": {"accuracy": 0.75, "loss": 0.5}, "start_s": start,
         "stop_s": stop, "reading": reading, "flop": {"estimated": FLOP, "counted": None}}
 with open(os.environ["ENERGYBENCH_WINDOWS"], "a") as file:
@@ -228,8 +228,8 @@ command = "python fine.py"
     trials = {t.method: t for t in contents(done.folder)[1].values() if t.block == 0}
     plain = trials["baseline"]
     assert plain.train is not None
-    assert 0.3 <= plain.train.wall_s < 0.5
-    assert plain.phases["command"].wall_s > plain.train.wall_s + 0.3
+    assert plain.train.wall_s == 0.25  # what its window says
+    assert plain.phases["command"].wall_s >= 0.3 + 0.3
     assert (plain.steps, plain.samples, plain.flop) == (10, 640, {"estimated": 1e10})
     assert plain.quality == {"accuracy": 0.75, "loss": 0.5}
     assert (trials["whole"].status, trials["whole"].reason) == (

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import light
 import pytest
 from tiny_runs import energybench, suite_text
 
@@ -16,7 +19,7 @@ ANY = ["saves", "costs more", "no saving", "faster", "slower", "no difference", 
        "inconclusive"]  # fmt: skip
 
 
-def write(home: Path, require: str = "", blocks: int = 3, **trials: object) -> Path:
+def write(home: Path, require: str = "", blocks: int = 1, **trials: object) -> Path:
     path = home / "tiny.toml"
     path.write_text(suite_text(METHODS + require, blocks=blocks, **trials), encoding="utf-8")
     return path
@@ -36,8 +39,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_runs_of_one_suite_count_the_same_and_can_be_compared_level_by_level(home: Path) -> None:
     done = energybench("compare", "base", "head", "--level", "counts", "--level", "savings", "--level", "absolute",
                        "--json", cwd=home)  # fmt: skip
-    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["findings"]
+    # What became slower between two runs of this machine is not for us to say, but its status is that of what it says.
+    fails = {"regression", "changed", "gone", "not met"}
+    assert done.returncode == any(each["outcome"] in fails for each in found), done.stderr
     counts = [each for each in found if each["level"] == "counts"]
     assert {each["outcome"] for each in counts} == {"same"}
     assert {each["method"] for each in counts} == {"baseline", "gradsamp", "gradsamp matched"}
@@ -70,18 +75,21 @@ def test_a_method_that_computes_something_else_breaks_the_golden_counts(home: Pa
 
 
 def test_a_requirement_ends_run_report_and_compare_with_one_code(tmp_path: Path) -> None:
-    never = f'\n[[require]]\nmethod = "gradsamp"\nnever = {json.dumps(ANY)}\n'
-    write(tmp_path, never)
-    done = energybench("run", "tiny.toml", "--out", "out", cwd=tmp_path)
+    """A run whose seconds are given (light.py): what is asked for is never there."""
+    never = f'\n[[require]]\nmethod = "mine"\nnever = {json.dumps(ANY)}\n'
+    (tmp_path / "light.toml").write_text(light.SUITE + never, encoding="utf-8")
+    done = subprocess.run([sys.executable, str(light.__file__), "light.toml", "--out", "out"], cwd=tmp_path, text=True,
+                          env=light.environment(), capture_output=True, check=False)  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert "not met: w: gradsamp must never be: saves" in " ".join(done.stdout.split())
+    assert "not met: w: mine must never be: saves" in " ".join(done.stdout.split())
     assert "## What the suite requires" in (tmp_path / "out" / "report.md").read_text()
     assert energybench("report", "out", "--require", cwd=tmp_path).returncode == 1
     assert energybench("compare", "out", cwd=tmp_path).returncode == 1
 
 
 def test_one_block_leaves_a_requirement_undecided_which_only_strict_minds(tmp_path: Path) -> None:
-    write(tmp_path, '\n[[require]]\nsaves_at_least = "90 %"\n', blocks=1)
+    """Whatever was measured: one block decides nothing."""
+    write(tmp_path, '\n[[require]]\nsaves_at_least = "90 %"\n')
     assert energybench("run", "tiny.toml", "--out", "out", "--strict", cwd=tmp_path).returncode == 4
     assert energybench("report", "out", "--require", cwd=tmp_path).returncode == 0
     assert energybench("report", "out", "--require", "--strict", cwd=tmp_path).returncode == 4

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from faults import fault
 from tiny_runs import environment, processes_with, wait_for, write_suite
 
+from energybench import launch
 from energybench.launch import Launcher, Outcome
 
 pytestmark = pytest.mark.slow
@@ -27,6 +29,44 @@ def launcher() -> Launcher:
     made = Launcher()
     made.warm()
     return made
+
+
+class Limits:
+    """The clock that limits are held to: the real one, until a test lets an hour pass."""
+
+    passed_s = 0.0
+    sleep = staticmethod(time.sleep)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.passed_s
+
+    def once(self, there: Callable[[], object]) -> Callable[[float], None]:
+        """A tick that lets it pass when something is there."""
+
+        def tick(_: float) -> None:
+            self.passed_s = 3600.0 * bool(self.passed_s or there())
+
+        return tick
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> Limits:
+    found = Limits()
+    monkeypatch.setattr(launch, "time", found)
+    return found
+
+
+def still(pid: int, thread: int | None = None) -> bool:
+    """Whether a process is asleep and stays it: the kernel counts how often it gave up the processor by itself."""
+
+    def seen() -> tuple[str, str]:
+        text = Path(f"/proc/{pid}/task/{thread or pid}/status").read_text()
+        lines = dict(line.split(":", 1) for line in text.splitlines())
+        return lines["State"].split()[0], lines["voluntary_ctxt_switches"].strip()
+
+    before = seen()
+    time.sleep(0.3)
+    return before == seen() and before[0] == "S"
 
 
 @pytest.fixture
@@ -57,10 +97,10 @@ def test_a_child_leads_a_session_of_its_own_and_is_no_child_of_ours(call: Any) -
     assert facts["torch"]  # the server had it
 
 
-def test_a_child_starts_in_milliseconds_once_the_server_stands(call: Any) -> None:
-    call("describe")
-    seconds = sorted(call("describe")[0].seconds for _ in range(7))[3]
-    assert seconds < 1.0  # importing torch alone takes longer
+def test_children_are_forks_of_the_one_server_that_stands(call: Any) -> None:
+    """Importing torch takes seconds: it is there already, and nobody imported it again."""
+    servers = {call("describe")[1]["server"] for _ in range(3)}
+    assert servers == {launch._server()}
 
 
 def test_a_child_works_in_the_callers_folder_of_now(
@@ -82,25 +122,28 @@ def test_relative_paths_are_the_callers(
 
 
 @pytest.mark.parametrize("time_of", range(3))
-def test_a_child_forked_after_the_preload_trains_within_seconds(call: Any, time_of: int) -> None:
-    outcome, facts = call("train", limit_s=30)
+def test_a_child_forked_after_the_preload_trains_and_does_not_hang(call: Any, time_of: int) -> None:
+    outcome, facts = call("train", limit_s=300)
     assert (outcome.reason, facts) == (None, {"finite": True})
-    assert outcome.seconds < 15
 
 
-def test_past_its_limit_a_child_is_killed_with_its_whole_group(call: Any) -> None:
-    started = time.monotonic()
-    outcome, facts = call("hang", limit_s=2.0)
+def test_past_its_limit_a_child_is_killed_with_its_whole_group(
+    call: Any, tmp_path: Path, limits: Limits
+) -> None:
+    outcome, facts = call("hang", limit_s=3000.0, tick=limits.once((tmp_path / "out").exists), tick_s=0.1)
     assert outcome.timed_out
-    assert "2 s" in (outcome.reason or "")
-    assert 2.0 <= time.monotonic() - started < 6
-    wait_for(lambda: all(map(gone, facts["pids"])), 5)
+    assert "3000 s" in (outcome.reason or "")
+    wait_for(lambda: all(map(gone, facts["pids"])))
+
+
+def test_a_limit_is_not_passed_before_its_time(call: Any) -> None:
+    assert call("hang", limit_s=0.3)[0].seconds >= 0.3
 
 
 def test_what_a_child_leaves_behind_is_swept(call: Any) -> None:
     outcome, facts = call("leave")
     assert outcome.reason is None
-    wait_for(lambda: all(map(gone, facts["pids"])), 5)
+    wait_for(lambda: all(map(gone, facts["pids"])))
 
 
 def test_an_interrupt_of_the_parent_kills_the_child_and_is_passed_on(call: Any, tmp_path: Path) -> None:
@@ -111,14 +154,14 @@ def test_an_interrupt_of_the_parent_kills_the_child_and_is_passed_on(call: Any, 
     with pytest.raises(KeyboardInterrupt):
         call("hang", tick=tick, tick_s=0.1)
     pids = json.loads((tmp_path / "out").read_text())["pids"]
-    wait_for(lambda: all(map(gone, pids)), 5)
+    wait_for(lambda: all(map(gone, pids)))
 
 
 @fault("strays")
 @pytest.mark.parametrize(
     "end", ["by itself", "at its limit", "killed", "with its guard killed", "by an interrupt"]
 )
-def test_nothing_that_a_child_starts_survives_it(call: Any, tmp_path: Path, end: str) -> None:
+def test_nothing_that_a_child_starts_survives_it(call: Any, tmp_path: Path, limits: Limits, end: str) -> None:
     """Sessions of their own, SIGTERM ignored, a daemon forked twice, workers, a process that forks all the time."""
     marker = f"launch-{os.getpid()}-{time.time_ns()}"
     seen: dict[str, Any] = {}
@@ -129,6 +172,8 @@ def test_nothing_that_a_child_starts_survives_it(call: Any, tmp_path: Path, end:
             seen["alive"] = len(processes_with(f"ESCAPED={marker}"))
             if end == "by an interrupt":
                 raise KeyboardInterrupt
+            if end == "at its limit":
+                limits.passed_s = 3600.0
             if end.endswith("killed"):
                 os.kill(seen["guard" if "guard" in end else "trial"], signal.SIGKILL)
 
@@ -137,9 +182,7 @@ def test_nothing_that_a_child_starts_survives_it(call: Any, tmp_path: Path, end:
         with pytest.raises(KeyboardInterrupt):
             call("escape", f"{marker} {how}", tick=tick, tick_s=0.1)
     else:
-        outcome, _ = call(
-            "escape", f"{marker} {how}", tick=tick, tick_s=0.1, limit_s=4 if "limit" in end else 60
-        )
+        outcome, _ = call("escape", f"{marker} {how}", tick=tick, tick_s=0.1, limit_s=3000)
         assert outcome.timed_out == (end == "at its limit")
         assert outcome.killed == end.endswith("killed")
     if how == "hang":
@@ -147,18 +190,25 @@ def test_nothing_that_a_child_starts_survives_it(call: Any, tmp_path: Path, end:
     assert processes_with(f"ESCAPED={marker}") == []
 
 
-def test_a_guard_sleeps_while_its_child_runs(call: Any, tmp_path: Path) -> None:
-    used: list[float] = []
+def test_guard_and_parent_sleep_while_a_child_runs(call: Any, tmp_path: Path) -> None:
+    """Machine-wide energy is metered: who spins would be billed. Here neither wakes for a third of a second."""
+    us, found = threading.get_native_id(), list[bool]()
 
-    def tick(elapsed_s: float) -> None:
-        if elapsed_s > 1.5 and not used and (tmp_path / "out").exists():
-            child = json.loads((tmp_path / "out").read_text())["pids"][0]
-            guard = psutil.Process(child).parent()
-            assert guard is not None
-            used.append(sum(guard.cpu_times()[:2]))
+    def watch() -> None:
+        wait_for((tmp_path / "out").exists)
+        child = json.loads((tmp_path / "out").read_text())["pids"][0]
+        guard = psutil.Process(child).ppid()
+        try:
+            found.append(wait_for(lambda: still(guard) and still(os.getpid(), us)))
+        finally:
+            os.kill(child, signal.SIGKILL)
 
-    call("hang", limit_s=2.5, tick=tick, tick_s=0.25)
-    assert used[0] < 0.1  # its own start
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    outcome, _ = call("hang")
+    watcher.join()
+    assert outcome.killed
+    assert found == [True]
 
 
 def test_a_child_that_finds_no_room_says_so_by_its_status(call: Any, tmp_path: Path) -> None:
@@ -213,19 +263,16 @@ def test_a_trace_goes_to_the_log(call: Any, tmp_path: Path) -> None:
     assert "a trace for the log" in text
 
 
-def test_the_parent_sleeps_while_a_child_runs(call: Any) -> None:
-    """Machine-wide energy is metered: a parent that spins would be billed."""
-    call("describe")
-    before = time.process_time()
-    call("hang", limit_s=2.0, tick=lambda _: None, tick_s=0.5)
-    assert time.process_time() - before < 0.1
-
-
-def test_ticks_come_while_a_child_runs(call: Any) -> None:
+def test_ticks_come_while_a_child_runs(call: Any, limits: Limits) -> None:
     ticks: list[float] = []
-    call("hang", limit_s=1.2, tick=ticks.append, tick_s=0.25)
-    assert 2 <= len(ticks) <= 5
-    assert ticks == sorted(ticks)
+
+    def tick(elapsed_s: float) -> None:
+        ticks.append(elapsed_s)
+        limits.passed_s = 3600.0 * (len(ticks) == 3)
+
+    assert call("hang", limit_s=3000.0, tick=tick, tick_s=0.1)[0].timed_out
+    assert len(ticks) == 3
+    assert all(elapsed_s >= 0.1 * number for number, elapsed_s in enumerate(ticks, 1))
 
 
 def test_the_launcher_adds_no_thread(call: Any) -> None:

@@ -1,4 +1,8 @@
-"""Real runs that end when they know enough: the looks are declared, taken once, and survive an interruption."""
+"""Real runs that end when they know enough: the looks are declared, taken once, and survive an interruption.
+
+They go by a virtual clock (fakes/in_children.py): a forward pass takes what is written here, and no machine decides
+what is known after three blocks.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes import in_children
 from tiny_runs import contents, energybench, only_run, start, wait_for, write_suite
 
 from energybench import runner
@@ -28,6 +33,27 @@ class Drowsy(Method):
         time.sleep(0.7)
         inner(data)
 '''
+TIMED = '''
+import random, time
+from energybench.workloads.classification import Classification
+
+
+class Timed(Classification):
+    """A forward pass takes 10 ms; in every trial up to a fifth more or less, by its seed and methods."""
+
+    def forward(self, run, batch):
+        of = random.Random(f"{run.seed} {[method.name for method in run.methods]}")
+        time.sleep(0.01 * of.uniform(0.8, 1.2))
+        return super().forward(run, batch)
+'''
+WORKLOAD = """[[workload]]
+name = "w"
+task = "timed.py:Timed"
+model = { use = "cnn", channels = [2, 2] }
+data = { use = "digits", batch = 16, subset = 64, test_subset = 32 }
+train = { epochs = 2, lr = 0.1 }
+"""
+VIRTUAL = in_children.environment(clock="virtual")
 DROWSY = '\n[[method]]\nuse = "drowsy.py"\ntuned = { trials = 4 }\n'
 
 
@@ -40,12 +66,14 @@ def looks(folder: Path) -> tuple[list[int], list[int], int | None, bool]:
 def suite(folder: Path, methods: str = DROWSY, **trials: object) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "drowsy.py").write_text(SLOW)
-    return write_suite(folder, methods, **{"blocks": 3, "blocks_max": 12, "seed": 3, "twin": False} | trials)
+    (folder / "timed.py").write_text(TIMED)
+    usual = {"blocks": 3, "blocks_max": 12, "seed": 3, "twin": False, "workload": WORKLOAD}
+    return write_suite(folder, methods, **usual | trials)
 
 
 def test_a_clear_case_ends_at_the_first_look_and_blocks_added_later_are_exploratory(tmp_path: Path) -> None:
     file = suite(tmp_path)
-    done = energybench("run", file, "--until-decided", "--json", cwd=tmp_path)
+    done = energybench("run", file, "--until-decided", "--json", cwd=tmp_path, **VIRTUAL)
     assert done.returncode == 0, done.stderr
     assert "looks after 3, 6, 12 blocks" in done.stderr
     assert "look after 3 blocks: every comparison is decided" in done.stderr
@@ -60,16 +88,15 @@ def test_a_clear_case_ends_at_the_first_look_and_blocks_added_later_are_explorat
     assert {t.block for t in trials.values()} == {0, 1, 2}
     assert [cell.tuned_trials for cell in run.cells if cell.role == "method"] == [4]
 
-    more = energybench("run", file, "--until-decided", "--add-blocks", "1", "--json", cwd=tmp_path)
+    add = ("run", file, "--until-decided", "--add-blocks", "1")
+    more = energybench(*add, "--json", cwd=tmp_path, **VIRTUAL)
     assert more.returncode == 0, more.stderr
     assert only_run(tmp_path) == folder
     after = json.loads(more.stdout)
     assert after["workloads"] == facts["workloads"]
     assert [(each["blocks"], each["measured"]["n"]) for each in after["added"]] == [(1, 4)]
     assert looks(folder) == ([3, 6, 12], [3], 3, True)
-    again = energybench(
-        "run", file, "--until-decided", "--add-blocks", "1", cwd=tmp_path
-    )  # nothing is left to add
+    again = energybench(*add, cwd=tmp_path, **VIRTUAL)  # nothing is left to add
     assert again.returncode == 0, again.stderr
     assert len(contents(folder)[1]) == 4 * 2
 
@@ -77,7 +104,7 @@ def test_a_clear_case_ends_at_the_first_look_and_blocks_added_later_are_explorat
 def test_the_end_of_the_time_ends_it_after_a_block_and_the_same_command_continues(tmp_path: Path) -> None:
     file = suite(tmp_path, blocks=4, blocks_max=8)
     command = ("run", file, "--until-decided", "--max-time")
-    short = energybench(*command, "1 ms", cwd=tmp_path)
+    short = energybench(*command, "0.001 ms", cwd=tmp_path, **VIRTUAL)
     assert short.returncode == 0, short.stderr
     assert "time is up after 1 of 8 blocks; the same command continues" in short.stderr
     folder = only_run(tmp_path)
@@ -85,7 +112,7 @@ def test_the_end_of_the_time_ends_it_after_a_block_and_the_same_command_continue
     assert (folder / "report.md").exists()
     assert "No verdict yet: 1 of 8 blocks" in (folder / "report.md").read_text()
     for _ in range(2):
-        again = energybench(*command, "1 ms", cwd=tmp_path)
+        again = energybench(*command, "0.001 ms", cwd=tmp_path, **VIRTUAL)
         assert again.returncode == 0, again.stderr
     at, taken, closed, finished = looks(only_run(tmp_path))
     assert (at, taken) == ([4, 8], [3])  # the third block's end is a look, and has its share
@@ -102,11 +129,12 @@ def test_a_look_survives_an_interruption_and_is_never_taken_twice(tmp_path: Path
     (tmp_path / "holder.py").write_text(holder)
     file = suite(tmp_path, methods + '\n[[method]]\nuse = "holder.py"\n', blocks_max=6, limit="10 min")
     (tmp_path / "hold").write_text(str(3 + 4))  # seed + block: waits in the fifth
-    running = start("run", file, "--until-decided", "--set", "accept.noise=0.1 %", cwd=tmp_path)
+    command = ("run", file, "--until-decided", "--set", "accept.noise=0.1 %")
+    running = start(*command, cwd=tmp_path, **VIRTUAL)
     try:
-        wait_for((tmp_path / "held").exists, 120)
+        wait_for((tmp_path / "held").exists, 600)
         os.killpg(running.pid, signal.SIGINT)
-        _, errors = running.communicate(timeout=30)
+        _, errors = running.communicate(timeout=600)
     finally:
         running.kill()
     assert running.returncode == 130, errors
@@ -114,7 +142,7 @@ def test_a_look_survives_an_interruption_and_is_never_taken_twice(tmp_path: Path
     before = looks(folder)
     assert before[:2] == ([3, 6], [3])
     (tmp_path / "hold").unlink()
-    done = energybench("run", file, "--until-decided", "--set", "accept.noise=0.1 %", cwd=tmp_path)
+    done = energybench(*command, cwd=tmp_path, **VIRTUAL)
     assert done.returncode == 0, done.stderr
     assert only_run(tmp_path) == folder
     assert looks(folder)[:2] == ([3, 6], [3, 6])
@@ -136,8 +164,8 @@ def test_there_must_be_a_finished_run_to_add_blocks_to(tmp_path: Path) -> None:
     assert "hint:" in done.stderr
 
 
-NAPS = """schema = 1
-suite = "naps"
+COMMANDS = """schema = 1
+suite = "commands"
 [trials]
 blocks = 3
 blocks_max = 6
@@ -147,23 +175,26 @@ warmup = "0 s"
 energy = "off"
 [[workload]]
 name = "w"
-command = "sleep 0.2"
+command = "true"
 quality = "none"
 [[method]]
-name = "short"
-command = "sleep 0.02"
+name = "other"
+command = "true"
 """
 
 
 def test_a_look_that_was_interrupted_before_it_decided_was_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Callable[[], Progress]
 ) -> None:
-    """Ctrl-C while the comparisons are computed: the run ends at the same look as one that nobody interrupted."""
-    (tmp_path / "naps.toml").write_text(NAPS)
-    folder, real = tmp_path / "run", looked.undecided
+    """Ctrl-C while the comparisons are computed: the run ends at the same look as one that nobody interrupted.
+
+    What they come to is given: every one is decided.
+    """
+    (tmp_path / "commands.toml").write_text(COMMANDS)
+    folder = tmp_path / "run"
 
     def go_on() -> int:
-        given = load(tmp_path / "naps.toml")
+        given = load(tmp_path / "commands.toml")
         return runner.run(given, out=folder, progress=quiet(), until_decided=True)[0]
 
     def interrupt(summary: object) -> None:
@@ -172,7 +203,7 @@ def test_a_look_that_was_interrupted_before_it_decided_was_not_taken(
     monkeypatch.setattr(looked, "undecided", interrupt)
     assert go_on() == 130
     assert looks(folder) == ([3, 6], [], None, False)
-    monkeypatch.setattr(looked, "undecided", real)
+    monkeypatch.setattr(looked, "undecided", lambda summary: [])
     assert go_on() == 0
     assert looks(folder) == ([3, 6], [3], 3, True)
     assert {t.block for t in contents(folder)[1].values()} == {0, 1, 2}
