@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # ruff: noqa: E402
-from fakes.neutral import settle
+from fakes.neutral import settle, warn_as_usual
 
 settle()  # before anything reads what machine this is
 
@@ -21,3 +21,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("energybench")
+
+
+def pytest_configure() -> None:
+    warn_as_usual()

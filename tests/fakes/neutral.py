@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -79,6 +80,15 @@ def settle() -> None:
     _hear_signals()
     _hide_driver()
     _hide_cards()
+
+
+def warn_as_usual() -> None:
+    """To be called when pytest is configured, which puts back what filters there were before."""
+    if sys.warnoptions:  # of PYTHONWARNINGS, which could make an error of a library's warning
+        sys.warnoptions.clear()
+        warnings.resetwarnings()
+        for kind in (ResourceWarning, ImportWarning, PendingDeprecationWarning):  # as Python does
+            warnings.simplefilter("ignore", kind)
 
 
 def _make() -> Path:
