@@ -14,6 +14,7 @@ running process is its default encoding, its cores and its user: tests name the 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -75,6 +76,7 @@ def settle() -> None:
             environment["PYTHONPATH"] = str(ROOT)
         os.environ.clear()
         os.environ.update(environment)
+    _forget_the_terminal()
     time.tzset()
     os.umask(0o022)
     _hear_signals()
@@ -105,6 +107,14 @@ def _make() -> Path:
     for name in DRIVERS:  # found before the system's, and no library: as if there were none
         (place / "no-driver" / name).touch()
     return place
+
+
+def _forget_the_terminal() -> None:
+    """readline tells its size to whatever is started, past os.environ, as soon as anything imports it."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401
+    for name in ("COLUMNS", "LINES"):
+        os.unsetenv(name)
 
 
 def _elsewhere(environment: Mapping[str, str]) -> bool:

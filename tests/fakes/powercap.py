@@ -179,3 +179,16 @@ class RealTimePowercap(Powercap):
             part = made.folder / ".part"
             part.write_text(f"{made.count(self.time.now_ns())}\n")
             os.replace(part, made.folder / "energy_uj")
+
+
+def without_energy_pkg(folder: Path) -> Path:
+    """/sys of a machine without powercap, whose kernel lists a power device that does not count the packages."""
+    system = folder / "sys-without-energy-pkg"
+    power = system / "bus/event_source/devices/power"
+    (power / "events").mkdir(parents=True)
+    for name, text in {"type": "12", "cpumask": "0", "events/energy-cores": "event=0x01"}.items():
+        (power / name).write_text(f"{text}\n", encoding="ascii")
+    topology = system / "devices/system/cpu/cpu0/topology"
+    topology.mkdir(parents=True)
+    (topology / "physical_package_id").write_text("0\n", encoding="ascii")
+    return system
