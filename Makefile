@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test lint clean
+.PHONY: setup run test strange lint clean
 
 setup: $(VENV)/.ready
 
@@ -22,8 +22,13 @@ run: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not perf' --durations=15
 
+# The same on a strange machine (tests/strange.py), most of it as root alone: make strange TESTS=tests/meter
+strange: setup
+	$(BIN)/python tests/strange.py $(TESTS)
+
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --preview --select PLW1514 energybench methods  # a file is opened in an encoding that is named
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 

@@ -29,7 +29,7 @@ PRELOAD = "energybench.preload"
 # A scheduler signals all processes of a job, in any order: when one of them has died, ours may be on its way.
 TO_ALL_S = 1.0
 LONGEST_SOCKET = 107  # bytes of a path, on Linux
-SOCKET_BYTES = len("/pymp-12345678/listener-12345678")  # of multiprocessing's own folder, and its socket therein
+SOCKET_BYTES = len("/pymp-12345678/listener-12345678")  # multiprocessing's own folder, and a socket in it
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 SERVER_LOST = 255  # what multiprocessing says of a child whose server has died
 

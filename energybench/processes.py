@@ -85,7 +85,10 @@ def die_with(parent: int, number: int) -> None:
 def hear_of_children() -> None:
     """Whoever starts us may have us ignore SIGCHLD, as some supervisors do: then nobody learns how a child ended, and
     Python takes every end for a good one."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+    ):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 

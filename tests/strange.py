@@ -1,6 +1,6 @@
 """`make strange`: the tests on a strange machine. What a test expects must hold here as on any other.
 
-    python tests/strange.py [arguments of pytest]        by default everything but tests/perf
+    python tests/strange.py [arguments of pytest]        of everything but tests/perf, by default
 
 As root everything is made strange, in a mount namespace of its own, so that nothing outside it changes; what cannot be
 made strange is told, a line each, and the tests run all the same. Nothing is left behind.
@@ -108,8 +108,9 @@ def events(place: Path) -> None:
     for link in EVENTS.iterdir() if EVENTS.is_dir() else ():
         if link.name != "power":
             (devices / link.name).symlink_to(os.readlink(link))
-    power = {"type": "2147483000", "cpumask": "0", "events/energy-cores": "event=0x01",
-             "events/energy-cores.scale": "2.3283064365386962890625e-10", "events/energy-cores.unit": "Joules"}  # fmt: skip
+    cores = "events/energy-cores"
+    power = {"type": "2147483000", "cpumask": "0", cores: "event=0x01", f"{cores}.unit": "Joules",
+             f"{cores}.scale": "2.3283064365386962890625e-10"}  # fmt: skip
     for name, text in power.items():
         write(devices / "power" / name, f"{text}\n")
 
@@ -237,7 +238,7 @@ def temporary(place: Path) -> str:
     return f'"{folder}", {len(str(folder))} characters'
 
 
-def environment(place: Path) -> str:
+def variables(place: Path) -> str:
     home = place / "home"
     for name, text in HOME.items():
         write(home / name, text)
@@ -260,7 +261,8 @@ def nobody() -> str:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True)
     if done.returncode:
-        raise Cannot(f"may not read {ROOT} or {sys.prefix}: {done.stderr.decode(errors='replace').strip()[-200:]}")
+        said = done.stderr.decode(errors="replace").strip()[-200:]
+        raise Cannot(f"may not read {ROOT} or {sys.prefix}: {said}")
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)
@@ -289,7 +291,7 @@ def inside(place: Path, arguments: list[str], namespace: bool) -> None:
         print("strange: instead, variables of the environment name the powercap tree and the driver")
     told("a folder for temporary files", lambda: temporary(place))
     told("a locale", lambda: locale(place))
-    told("an environment", lambda: environment(place))
+    told("an environment", lambda: variables(place))
     told("one core", one_core)
     told("limits", limits)
     told("deaf to signals", signals)
@@ -300,7 +302,7 @@ def inside(place: Path, arguments: list[str], namespace: bool) -> None:
     os.umask(0o077)
     print("strange: umask 077; standard input is closed", flush=True)
     os.close(0)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *(arguments or ALL)]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *ALL, *arguments]
     os.execv(command[0], command)
 
 
@@ -320,7 +322,8 @@ def main(arguments: list[str]) -> int:
         command = [sys.executable, str(Path(__file__).resolve()), *arguments]
         with moving(folder):
             if able:
-                return subprocess.run([*unshare, *command], cwd=ROOT, env=os.environ | {INSIDE: place}).returncode
+                environment = os.environ | {INSIDE: place}
+                return subprocess.run([*unshare, *command], cwd=ROOT, env=environment).returncode
             child = os.fork()
             if not child:
                 os.chdir(ROOT)

@@ -75,9 +75,7 @@ class _Descriptor:
         os.close(self._number)
 
 
-def open_events(
-    system: Path, opener: Opener = open_event
-) -> tuple[list[Domain], dict[str, Unavailable]]:
+def open_events(system: Path, opener: Opener = open_event) -> tuple[list[Domain], dict[str, Unavailable]]:
     """energy-pkg of every package, and energy-ram where it opens; the devices left out and why.
 
     Raises Unavailable unless every package is counted exactly once.

@@ -169,7 +169,11 @@ class _Count:
 
 
 def open_rapl(
-    time: Time = REAL_TIME, root: Path | None = None, *, system: Path | None = None, opener: Opener = open_event
+    time: Time = REAL_TIME,
+    root: Path | None = None,
+    *,
+    system: Path | None = None,
+    opener: Opener = open_event,
 ) -> Rapl:
     """The first way that counts every package. Raises Unavailable, which says why of both ways.
 

@@ -4,17 +4,18 @@
                   `fakes.powercap`)
     environment   what KEPT names, and nothing else: no terminal's width or colour, no locale, no build server, no
                   threads, nothing of ours; a home folder of its own; UTC; git without settings
-    process       umask 022, the signals that a background job ignores heard again
+    process       UTF-8 by default, umask 022, the signals that a background job ignores heard again
 
 `settle()` makes it so, once and for the whole process, before anything reads it: fixtures of every scope, subprocesses
 and workers of pytest-xdist included. What a test wants to be otherwise it sets itself. What cannot be hidden from a
-running process is its default encoding, its cores and its user: tests name the encoding of what they write.
+running process is the encoding of its files' names, its cores and its user.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import locale
 import os
 import shutil
 import signal
@@ -31,10 +32,11 @@ PLACE = "NEUTRAL_MACHINE"  # the folder of a machine that is settled already: a 
 DRIVERS = ("libnvidia-ml.so.1", "libcuda.so.1")
 
 # What a process needs to start at all, to be traced, and to fetch packages; and what tells the tests what to do.
-KEPT = {"PATH", "USER", "LOGNAME", "TMPDIR", "TEMP", "TMP", "LD_LIBRARY_PATH", "LD_PRELOAD", "LOCPATH", "CC", "VIRTUAL_ENV",
-        "CONDA_PREFIX", "IN_NIX_SHELL", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}  # fmt: skip
-KEPT_PREFIXES = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST_", "PYTEST_VERSION", "COVERAGE_", "COV_CORE_", "HYPOTHESIS_", "PIP_",
-                 "UV_", "NIX_", "ENERGYBENCH_FUZZ_", "SOAK_", "BENCH_")  # fmt: skip
+KEPT = {"PATH", "USER", "LOGNAME", "TMPDIR", "TEMP", "TMP", "LD_LIBRARY_PATH", "LD_PRELOAD", "LOCPATH", "CC",
+        "VIRTUAL_ENV", "CONDA_PREFIX", "IN_NIX_SHELL", "SSL_CERT_FILE",
+        "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}  # fmt: skip
+KEPT_PREFIXES = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST_", "PYTEST_VERSION", "COVERAGE_", "COV_CORE_", "HYPOTHESIS_",
+                 "PIP_", "UV_", "NIX_", "ENERGYBENCH_FUZZ_", "SOAK_", "BENCH_")  # fmt: skip
 KEPT_ENDINGS = ("_proxy", "_PROXY")
 
 _GIT = {
@@ -77,6 +79,14 @@ def settle() -> None:
         os.environ.clear()
         os.environ.update(environment)
     _forget_the_terminal()
+    for name in (
+        "C.UTF-8",
+        "C.utf8",
+        "en_US.UTF-8",
+    ):  # what files and pipes are read as, unless one says otherwise
+        with contextlib.suppress(locale.Error):
+            locale.setlocale(locale.LC_CTYPE, name)
+            break
     time.tzset()
     os.umask(0o022)
     _hear_signals()
@@ -120,7 +130,9 @@ def _forget_the_terminal() -> None:
 def _elsewhere(environment: Mapping[str, str]) -> bool:
     """Whether a process in another folder would import another energybench than this tree's."""
     code = "import importlib.util as u; print(getattr(u.find_spec('energybench'), 'origin', ''))"
-    asked = subprocess.run([sys.executable, "-c", code], env=environment, cwd="/", capture_output=True, check=True)
+    asked = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd="/", capture_output=True, check=True
+    )
     return Path(os.fsdecode(asked.stdout.rstrip(b"\n"))).resolve().parent.parent != ROOT
 
 

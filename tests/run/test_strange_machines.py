@@ -32,7 +32,7 @@ def begun(place: Path, prepare: Callable[[], Any] | None = None, **environment: 
     (place / "light.toml").write_text(light.SUITE, encoding="utf-8")
     return subprocess.run(
         [sys.executable, SCRIPT, "light.toml"], cwd=place, env=light.environment(**environment), timeout=120,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, preexec_fn=prepare,
+        capture_output=True, check=False, preexec_fn=prepare,
     )  # fmt: skip
 
 
@@ -135,9 +135,8 @@ def test_json_is_utf8_on_every_terminal(tmp_path: Path) -> None:
 
 
 def test_a_power_pmu_without_energy_pkg_is_told_by_doctor_and_check(tmp_path: Path) -> None:
-    told = json.loads(
-        energybench("doctor", "--json", cwd=tmp_path, ENERGYBENCH_SYSFS=str(without_energy_pkg(tmp_path))).stdout
-    )
+    system = str(without_energy_pkg(tmp_path))
+    told = json.loads(energybench("doctor", "--json", cwd=tmp_path, ENERGYBENCH_SYSFS=system).stdout)
     rapl = {sensor["way"]: sensor for sensor in told["sensors"] if "way" in sensor}
     assert (rapl["powercap"]["usable"], rapl["powercap"]["kind"]) == (False, "absent")
     assert (rapl["perf_events"]["usable"], rapl["perf_events"]["kind"]) == (False, "unsupported")
