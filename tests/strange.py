@@ -218,7 +218,7 @@ def tree_is_read_only() -> str:
 
 
 def one_core() -> str:
-    core = min(os.sched_getaffinity(0))
+    core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
     return f"number {core}"
 
