@@ -23,7 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 NOBODY = 65534
-INSIDE = "STRANGE_MACHINE"  # the folder of the strange machine, once in its namespace
+INSIDE = "STRANGE_MACHINE"  # the folder of the strange machine, in the process that becomes pytest
+PLAIN = "STRANGE_PLAIN"  # set there where that has no namespace of its own
 SYS = Path("/sys")
 EVENTS, POWERCAP = SYS / "bus/event_source/devices", SYS / "class/powercap"
 CACHE = Path("/etc/ld.so.cache")
@@ -308,7 +309,8 @@ def inside(place: Path, arguments: list[str], namespace: bool) -> None:
 
 def main(arguments: list[str]) -> int:
     if place := os.environ.pop(INSIDE, None):
-        inside(Path(place), arguments, namespace=True)
+        inside(Path(place), arguments, namespace=not os.environ.pop(PLAIN, ""))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     place = tempfile.mkdtemp(prefix="energybench-strange-", dir="/tmp")
     os.chmod(place, 0o755)
     folder = Path(place)
@@ -318,17 +320,12 @@ def main(arguments: list[str]) -> int:
         processor(folder)
         told("the driver is compiled", lambda: driver(folder))
         unshare = ["unshare", "--mount", "--propagation", "private"]
-        able = not os.getuid() and not subprocess.run([*unshare, "true"], capture_output=True).returncode
+        able = not os.getuid() and shutil.which("unshare") is not None
+        able = able and not subprocess.run([*unshare, "true"], capture_output=True).returncode
         command = [sys.executable, str(Path(__file__).resolve()), *arguments]
         with moving(folder):
-            if able:
-                environment = os.environ | {INSIDE: place}
-                return subprocess.run([*unshare, *command], cwd=ROOT, env=environment).returncode
-            child = os.fork()
-            if not child:
-                os.chdir(ROOT)
-                inside(folder, arguments, namespace=False)
-            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            given = os.environ | {INSIDE: place} | ({} if able else {PLAIN: "1"})
+            return subprocess.run([*unshare, *command] if able else command, cwd=ROOT, env=given).returncode
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

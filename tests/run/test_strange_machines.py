@@ -151,3 +151,16 @@ def test_a_machine_whose_sys_is_mounted_elsewhere_is_measured_there(tmp_path: Pa
             energybench("doctor", "--json", cwd=tmp_path, ENERGYBENCH_SYSFS=str(tmp_path / "sys")).stdout
         )
     assert told["energy_by"] == {"cpu": ["package-0"]}
+
+
+def test_a_name_that_the_file_system_cannot_have_is_told(tmp_path: Path) -> None:
+    """A suite is UTF-8; names of files are what the locale says, here ASCII."""
+    kept = '[[workload]]\nname = "w"\nmodel = { use = "NAME.py:net" }\ndata = { use = "digits", batch = 8 }\n'
+    text = f'schema = 1\nsuite = "s"\n{kept}train = {{ epochs = 1, lr = 0.1 }}\n'.replace("NAME", SIGNS)
+    (tmp_path / "s.toml").write_text(text, encoding="utf-8")
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-m", "energybench", "check", "s.toml"], cwd=tmp_path, capture_output=True,
+                          env=os.environ | locale, check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert b"error[E" in done.stderr
+    assert b"Traceback" not in done.stderr
