@@ -24,6 +24,8 @@ from tiny_runs import energybench
 from energybench.launch import LONGEST_SOCKET
 from energybench.record import read_folder
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = str(Path(light.__file__))
 SIGNS = "\N{LATIN SMALL LETTER O WITH DIAERESIS}\N{GREEK SMALL LETTER SIGMA}"
 
