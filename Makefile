@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test bench lint clean
+.PHONY: setup run test strange bench lint clean
 
 setup: $(VENV)/.ready
 
@@ -22,6 +22,10 @@ run: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not perf' --durations=15
 
+# The same on a strange machine (tests/strange.py), most of it as root alone: make strange TESTS=tests/meter
+strange: setup
+	$(BIN)/python tests/strange.py $(TESTS)
+
 # Speed ratios against named peers, alone on the machine. A missed goal is told; STRICT=1 fails on it, an error always.
 #   make bench TESTS=tests/perf/test_onion.py JSON=onion.json STRICT=1
 bench: TESTS := tests/perf
@@ -32,6 +36,7 @@ bench: setup
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --preview --select PLW1514 energybench methods  # a file is opened in an encoding that is named
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 

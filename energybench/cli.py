@@ -16,6 +16,8 @@ import click
 from energybench.commands import gating, looking, measuring, overhead, reading, training
 from energybench.commands.common import Verbs
 from energybench.errors import EXIT_INTERRUPTED, CannotWrite, EnergybenchError, Problem
+from energybench.printable import write_what_can_be_written
+from energybench.processes import hear_of_children
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
@@ -35,6 +37,8 @@ for verb in (training.run, training.check, training.flops, training.cell, measur
 
 def main() -> None:
     """The console script: our own errors without a trace, Ctrl-C as exit 130."""
+    write_what_can_be_written()
+    hear_of_children()
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

@@ -22,7 +22,7 @@ import signal
 import time
 import warnings
 
-from energybench.processes import adopt_orphans, descendants, die_with, is_dead
+from energybench.processes import adopt_orphans, descendants, die_with, hear_of_children, is_dead
 
 PATIENCE_S = 5.0  # for processes that the kernel cannot end yet, in a read from a dead disk for instance
 PAUSE_S = 0.002
@@ -32,6 +32,7 @@ HEARD = frozenset({signal.SIGCHLD, signal.SIGTERM})
 def adopt() -> None:
     """Called in the server, once: orphans come to it, and end with it."""
     adopt_orphans()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # it learns by signals that a trial has ended
     warnings.filterwarnings("ignore", "forkserver: waitpid returned unexpected pid")  # an orphan's
     atexit.register(end_descendants, os.getpid())  # children leave by _exit, which asks no atexit
 
@@ -44,6 +45,7 @@ def stand_guard(parent: int) -> None:
     everything at once.
     """
     os.setsid()  # a signal to the run's group is not meant for the guard: the run itself decides
+    hear_of_children()
     signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
     adopt_orphans()
     die_with(parent, signal.SIGTERM)

@@ -54,7 +54,8 @@ def by_parents(ancestor: int) -> set[int]:
 def is_dead(pid: int) -> bool:
     """Gone, or a zombie that nobody has asked after."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        stat = Path(f"/proc/{pid}/stat").read_bytes()  # whose name may be cut in the middle of a letter
+        return stat.rpartition(b")")[2].split()[0] in (b"Z", b"X")
     except OSError:
         return LISTED.parent.exists() or _is_dead_elsewhere(pid)
 
@@ -79,6 +80,16 @@ def die_with(parent: int, number: int) -> None:
     _prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def hear_of_children() -> None:
+    """Whoever starts us may have us ignore SIGCHLD, as some supervisors do: then nobody learns how a child ended, and
+    Python takes every end for a good one."""
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+    ):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -1,6 +1,11 @@
-"""One thread and reproducible examples: tests share a small machine with timed runs."""
+"""A neutral machine, one thread and reproducible examples: tests share a small machine with timed runs."""
 
 from __future__ import annotations
+
+# ruff: noqa: E402
+from fakes.neutral import settle, warn_as_usual
+
+settle()  # before anything reads what machine this is
 
 import torch
 from fakes.fixtures import fake_driver, fake_nvml_library  # noqa: F401  (fixtures, for every folder)
@@ -16,3 +21,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("energybench")
+
+
+def pytest_configure() -> None:
+    warn_as_usual()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -57,7 +58,7 @@ def sensor(facts: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def printed(facts: dict[str, Any], width: int = 80) -> str:
-    console = Console(width=width, record=True, file=open(os.devnull, "w"), highlight=False)  # noqa: SIM115
+    console = Console(width=width, record=True, file=io.StringIO(), highlight=False)
     print_doctor(facts, console)
     return console.export_text()
 
@@ -419,7 +420,7 @@ def test_waiting_is_one_line_and_leaves_none_on_a_terminal(
     cases = [(True, "xterm", 20), (True, "xterm", 80), (False, "xterm", 80), (True, "dumb", 80)]
     for terminal, kind, width in cases:
         monkeypatch.setenv("TERM", kind)
-        with (tmp_path / "out").open("w+", newline="") as file:
+        with (tmp_path / "out").open("w+", newline="", encoding="utf-8") as file:
             console = Console(file=file, force_terminal=terminal, width=width, color_system=None)
             with waiting(console, "calibrating, about 30 s") as tick:
                 tick(5.0)
@@ -449,7 +450,7 @@ def alive(marker: str) -> list[str]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            running = (entry / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+            running = (entry / "stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
             if running and marker.encode() in (entry / "environ").read_bytes():
                 found.append(entry.name)
         except OSError:

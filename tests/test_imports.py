@@ -57,7 +57,7 @@ LIGHT = [
         "discovery",
         "report/*",
     ),
-    *("bounds", "measurable", "known", "files", "inert", "user_code"),
+    *("bounds", "measurable", "known", "files", "inert", "printable", "user_code"),
 ]
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
 SLOW_TO_IMPORT = frozenset(

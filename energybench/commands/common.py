@@ -60,7 +60,7 @@ def console(to_stderr: bool = False) -> Console:
 
 
 def print_json(value: Any) -> None:
-    click.echo(json_text(value))
+    click.echo(json_text(value).encode())  # JSON is UTF-8, whatever the terminal is
 
 
 def seconds_of(option: str, text: str) -> float:

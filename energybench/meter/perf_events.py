@@ -4,7 +4,8 @@
     /sys/bus/event_source/devices/power/cpumask               one processor number per package
     /sys/bus/event_source/devices/power/events/energy-pkg     "event=0x02"; .scale: joules per count; .unit: "Joules"
 
-Only energy-pkg and energy-ram are opened: psys holds the packages, and they hold cores and gpu.
+Only energy-pkg and energy-ram are opened: psys holds the packages, and they hold cores and gpu. Where /sys is mounted
+elsewhere, as the host's is in a container, ENERGYBENCH_SYSFS names that folder.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from energybench.meter.domains import READ_ERRORS, Domain
 from energybench.meter.unavailable import Kind, Unavailable, explain
 
 SYSTEM = Path("/sys")
+SYSFS = "ENERGYBENCH_SYSFS"  # another folder in its place: the host's, mounted into a container
 _SYSCALL = {"x86_64": 298, "aarch64": 241}  # perf_event_open
 _ATTRIBUTE_BYTES = 112  # PERF_ATTR_SIZE_VER5; all that is not named below is 0
 _CLOSE_ON_EXEC = 8  # PERF_FLAG_FD_CLOEXEC
@@ -35,6 +37,11 @@ REMEDIES: Mapping[Kind, str] = {
 }
 
 Opener = Callable[[int, int, int], Callable[[], int]]  # (type, config, processor) → what reads the count
+
+
+def sysfs() -> Path:
+    """Where the kernel describes the machine."""
+    return Path(os.environ.get(SYSFS) or SYSTEM)
 
 
 def open_event(kind: int, config: int, processor: int) -> Callable[[], int]:
@@ -68,9 +75,7 @@ class _Descriptor:
         os.close(self._number)
 
 
-def open_events(
-    system: Path = SYSTEM, opener: Opener = open_event
-) -> tuple[list[Domain], dict[str, Unavailable]]:
+def open_events(system: Path, opener: Opener = open_event) -> tuple[list[Domain], dict[str, Unavailable]]:
     """energy-pkg of every package, and energy-ram where it opens; the devices left out and why.
 
     Raises Unavailable unless every package is counted exactly once.

@@ -24,11 +24,11 @@ from typing import Any
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.counter import AT_MOST
 from energybench.meter.domains import POWER_MAX_W, PROBE_S, READ_ERRORS, Domain, Found, usable
-from energybench.meter.perf_events import SYSTEM, Opener, open_event, open_events
+from energybench.meter.perf_events import Opener, open_event, open_events, sysfs
 from energybench.meter.unavailable import Kind, Unavailable, explain, said
 from energybench.record import Energy, Reading, Sampler
 
-POWERCAP = Path("/sys/class/powercap")
+POWERCAP = "class/powercap"  # below /sys
 VARIABLE = "ENERGYBENCH_POWERCAP"  # another folder to look in: the host's tree, mounted into a container
 
 BURST = 2.0  # a domain may draw this much more than its rating
@@ -169,12 +169,16 @@ class _Count:
 
 
 def open_rapl(
-    time: Time = REAL_TIME, root: Path | None = None, *, system: Path = SYSTEM, opener: Opener = open_event
+    time: Time = REAL_TIME,
+    root: Path | None = None,
+    *,
+    system: Path | None = None,
+    opener: Opener = open_event,
 ) -> Rapl:
     """The first way that counts every package. Raises Unavailable, which says why of both ways.
 
-    root: where powercap's zones are, by default $ENERGYBENCH_POWERCAP or /sys/class/powercap
-    system, opener: where the power events are described, and what opens one
+    root: where powercap's zones are, by default $ENERGYBENCH_POWERCAP or class/powercap below `system`
+    system, opener: where the power events are described, by default $ENERGYBENCH_SYSFS or /sys; and what opens one
     """
     failed: dict[str, Unavailable] = {}
     for way, find in _ways(time, root, system, opener).items():
@@ -194,7 +198,7 @@ def survey(
     root: Path | None = None,
     time: Time = REAL_TIME,
     *,
-    system: Path = SYSTEM,
+    system: Path | None = None,
     opener: Opener = open_event,
 ) -> list[dict[str, Any]]:
     """Each way: {way, usable, kind, reason, remedy, domains, left_out}; the reason is null if it is usable."""
@@ -213,8 +217,11 @@ def survey(
     return rows
 
 
-def _ways(time: Time, root: Path | None, system: Path, opener: Opener) -> dict[str, Callable[[], Found]]:
-    root = root or Path(os.environ.get(VARIABLE) or POWERCAP)
+def _ways(
+    time: Time, root: Path | None, system: Path | None, opener: Opener
+) -> dict[str, Callable[[], Found]]:
+    system = system or sysfs()
+    root = root or Path(os.environ.get(VARIABLE) or system / POWERCAP)
     return {"powercap": partial(_powercap, root, time), "perf_events": partial(_perf, system, opener, time)}
 
 

@@ -214,9 +214,18 @@ static int enter(const char *function, const gpu *g, int64_t *now)
 
 static const char *load(const char *text);
 
-static void load_from_environment(void)
+static const char *script_path(void)
 {
     const char *path = getenv("FAKE_NVML_SCRIPT");
+#ifdef SCRIPT /* of a driver that a machine has for all its processes */
+    if (!path) path = SCRIPT;
+#endif
+    return path;
+}
+
+static void load_from_environment(void)
+{
+    const char *path = script_path();
     FILE *file = path ? fopen(path, "r") : NULL;
     char *text = NULL;
     size_t size = 0;
@@ -241,7 +250,7 @@ int nvmlInitWithFlags(unsigned flags)
     pthread_mutex_lock(&mutex);
     if (!loaded) load_from_environment();
     pthread_mutex_unlock(&mutex);
-    if (!loaded) return getenv("FAKE_NVML_SCRIPT") ? UNKNOWN : DRIVER_NOT_LOADED;
+    if (!loaded) return script_path() ? UNKNOWN : DRIVER_NOT_LOADED;
     add_client(1);
     int failed = enter(__func__, &everything, &now);
     if (failed) add_client(-1);

@@ -137,8 +137,11 @@ def _curve(name: str, curve: Curve, linear: bool = True) -> str:
     return _words(name, "linear" if linear else "step", *(number for point in points for number in point))
 
 
-def build(folder: Path) -> Path:
-    """Compile the library into `folder`. Returns its path, ending in libnvidia-ml.so.1."""
+def build(folder: Path, script: Path | None = None) -> Path:
+    """Compile the library into `folder`. Returns its path, ending in libnvidia-ml.so.1.
+
+    script: of the cards that it has where FAKE_NVML_SCRIPT names none
+    """
     compiler = shlex.split(os.environ.get("CC") or "cc")
     if shutil.which(compiler[0]) is None:
         raise RuntimeError(
@@ -148,9 +151,10 @@ def build(folder: Path) -> Path:
     # No soname: a process that has loaded the fake by its path must not find it again under the driver's name.
     library = folder / "libnvidia-ml.so.1"
     options = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", str(library), str(SOURCE)]
-    done = subprocess.run([*compiler, *options, "-lm", "-lpthread", "-ldl"], capture_output=True, text=True)
+    options += [f'-DSCRIPT="{script}"'] if script else []
+    done = subprocess.run([*compiler, *options, "-lm", "-lpthread", "-ldl"], capture_output=True)
     if done.returncode:
-        raise RuntimeError(f"the fake GPU driver does not compile:\n{done.stderr}")
+        raise RuntimeError(f"the fake GPU driver does not compile:\n{done.stderr.decode(errors='replace')}")
     return library
 
 

@@ -166,3 +166,16 @@ class Powercap:
             counter = made.folder / "energy_uj"
             if made.folder.is_dir() and not counter.is_dir():
                 counter.write_text(self.says.get(zone, f"{made.count(self.time.now_ns())}\n"))
+
+
+def without_energy_pkg(folder: Path) -> Path:
+    """/sys of a machine without powercap, whose kernel lists a power device that does not count the packages."""
+    system = folder / "sys-without-energy-pkg"
+    power = system / "bus/event_source/devices/power"
+    (power / "events").mkdir(parents=True)
+    for name, text in {"type": "12", "cpumask": "0", "events/energy-cores": "event=0x01"}.items():
+        (power / name).write_text(f"{text}\n", encoding="ascii")
+    topology = system / "devices/system/cpu/cpu0/topology"
+    topology.mkdir(parents=True)
+    (topology / "physical_package_id").write_text("0\n", encoding="ascii")
+    return system

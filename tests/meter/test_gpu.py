@@ -446,13 +446,17 @@ def test_a_command_and_its_workers_are_ours_whenever_they_come_and_others_are_no
     command = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
     assert command.stdout is not None
     worker = int(command.stdout.readline())
+    other = int(
+        subprocess.check_output(["sh", "-c", "sleep 60 >/dev/null & echo $!"])
+    )  # its parent has ended
     try:
-        gpu = FakeGpu(compute=[(command.pid, 2.0), (worker, 2.5), (os.getppid(), 3.0), (900,)])
+        gpu = FakeGpu(compute=[(command.pid, 2.0), (worker, 2.5), (other, 3.0), (900,)])
         driver = fake_driver(gpu)
         reading, _, _ = measure(driver, 10.0, GpuMeter(open_gpus(), driver.time, of_children=True))
-        assert reading.cards[UUID].foreign_pids == sorted([900, os.getppid()])
+        assert reading.cards[UUID].foreign_pids == sorted([900, other])
     finally:
         os.kill(worker, signal.SIGKILL)
+        os.kill(other, signal.SIGKILL)
         command.wait()
         command.stdout.close()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fakes.nvml import UUID, FakeDriver, FakeGpu
+from fakes.powercap import RealTimePowercap, without_energy_pkg
 
 from energybench.errors import UsageError
 from energybench.meter import sensors, survey
@@ -20,11 +21,6 @@ from energybench.record import Energy, Reading
 
 Plug = Callable[..., FakeDriver]
 MODEL = {"tdp_w": 100.0, "ram_w": 5.0}
-
-
-@pytest.fixture(autouse=True)
-def no_rapl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ENERGYBENCH_POWERCAP", str(tmp_path / "nothing"))
 
 
 def measure(**more: Any) -> dict[str, Any]:
@@ -52,6 +48,31 @@ def test_without_any_sensor_there_is_a_model_and_the_reason_why_it_is_one() -> N
     assert missing.source == "unavailable"
     assert "RAPL absent" in (missing.reason or "")
     assert not any(e.measured for e in found)
+
+
+def test_a_kernel_that_lists_power_events_without_energy_pkg_is_unsupported_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ENERGYBENCH_SYSFS", str(without_energy_pkg(tmp_path)))
+    (missing,) = [e for e in read(open_meters(measure(), "cpu")) if e.energy_j is None]
+    assert "RAPL unsupported" in (missing.reason or "")
+    assert "perf_events: energy-pkg cannot be read: No such file or directory" in (missing.reason or "")
+    assert "class/powercap; perf_events" in (missing.reason or "")
+    told = survey.sensors(measure(), "cpu")["missing"]["cpu"]
+    assert "there is no folder" in told
+    assert "energy-pkg cannot be read" in told
+
+
+def test_a_sys_that_is_mounted_elsewhere_is_read_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By its powercap; and ENERGYBENCH_POWERCAP, which says less, is obeyed before it."""
+    monkeypatch.setenv("ENERGYBENCH_SYSFS", str(tmp_path))
+    with RealTimePowercap(tmp_path) as machine:
+        machine.add("intel-rapl:0", "package-0", 50.0)
+        assert survey.sensors(measure(), "cpu")["measured"] == ["RAPL package-0"]
+        monkeypatch.setenv("ENERGYBENCH_POWERCAP", str(tmp_path / "nothing"))
+        assert survey.sensors(measure(), "cpu")["measured"] == []
 
 
 def test_a_gpu_that_trains_and_has_no_driver_is_missing_and_says_so() -> None:

@@ -133,6 +133,8 @@ def main(argv: list[str]) -> int:
 
     from energybench import launch, runner
     from energybench.errors import EnergybenchError
+    from energybench.printable import write_what_can_be_written
+    from energybench.processes import hear_of_children
     from energybench.progress import Progress
     from energybench.suite import load
 
@@ -141,6 +143,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--new", dest="fresh", action="store_true")
     asked = parser.parse_args(argv)
+    write_what_can_be_written()  # as `energybench.cli` does
+    hear_of_children()
     launch.PRELOAD = "light_preload"
     runner.plan = planned  # type: ignore[assignment]
     _die_where_told("parent")

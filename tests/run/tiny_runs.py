@@ -73,7 +73,7 @@ def processes_with(marker: str) -> list[int]:
         if not entry.name.isdigit():
             continue
         try:
-            alive = (entry / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+            alive = (entry / "stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
             if alive and marker.encode() in (entry / "environ").read_bytes():
                 found.append(int(entry.name))
         except OSError:
