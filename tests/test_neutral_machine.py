@@ -17,7 +17,7 @@ import pytest
 import torch
 from fakes.neutral import PLACE, kept, neutral
 from fakes.nvml import FakeGpu, build, script
-from fakes.powercap import RealTimePowercap, without_energy_pkg
+from fakes.powercap import Powercap, without_energy_pkg
 
 from energybench.meter.perf_events import sysfs
 from energybench.meter.rapl import survey
@@ -115,14 +115,14 @@ def test_on_a_strange_machine_these_tests_pass_as_well(strange: dict[str, str], 
             signal.signal(number, signal.SIG_IGN)
 
     environment = {name: value for name, value in strange.items() if not name.startswith("PYTEST_XDIST_")}
-    with RealTimePowercap(tmp_path / "processor") as processor:
-        processor.add("intel-rapl:0", "package-0", 50.0)
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", str(ROOT / "tests/test_neutral_machine.py"), "-p", "no:cacheprovider",
-             "-k", "this_process or of_a_module", "--color=no"],
-            env=environment | {"ENERGYBENCH_POWERCAP": str(processor.flat), "TMPDIR": str(tmp_path)}, cwd=tmp_path,
-            preexec_fn=deaf, capture_output=True,
-        )  # fmt: skip
+    processor = Powercap(tmp_path / "processor")
+    processor.add("intel-rapl:0", "package-0", 50.0)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", str(ROOT / "tests/test_neutral_machine.py"), "-p", "no:cacheprovider",
+         "-k", "this_process or of_a_module", "--color=no"],
+        env=environment | {"ENERGYBENCH_POWERCAP": str(processor.flat), "TMPDIR": str(tmp_path)}, cwd=tmp_path,
+        preexec_fn=deaf, capture_output=True,
+    )  # fmt: skip
     told = done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")
     assert done.returncode == 0, told
     assert "2 passed" in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 
 import pytest
 from fakes.nvml import UUID, FakeDriver, FakeGpu
-from fakes.powercap import RealTimePowercap, without_energy_pkg
+from fakes.powercap import Powercap, read_computed, without_energy_pkg
 
 from energybench.errors import UsageError
-from energybench.meter import sensors, survey
+from energybench.meter import rapl, sensors, survey
 from energybench.meter.gpu import GpuMeter
 from energybench.meter.sensors import Missing, ThirdParty, open_meters
 from energybench.meter.unavailable import Unavailable
@@ -68,11 +69,12 @@ def test_a_sys_that_is_mounted_elsewhere_is_read_there(
 ) -> None:
     """By its powercap; and ENERGYBENCH_POWERCAP, which says less, is obeyed before it."""
     monkeypatch.setenv("ENERGYBENCH_SYSFS", str(tmp_path))
-    with RealTimePowercap(tmp_path) as machine:
-        machine.add("intel-rapl:0", "package-0", 50.0)
-        assert survey.sensors(measure(), "cpu")["measured"] == ["RAPL package-0"]
-        monkeypatch.setenv("ENERGYBENCH_POWERCAP", str(tmp_path / "nothing"))
-        assert survey.sensors(measure(), "cpu")["measured"] == []
+    zone = Powercap(tmp_path).add("intel-rapl:0", "package-0", 50.0)
+    zones = {str(zone.folder.resolve()): zone}
+    monkeypatch.setattr(rapl, "read_text", lambda path: read_computed(path, zones, time.perf_counter_ns()))
+    assert survey.sensors(measure(), "cpu")["measured"] == ["RAPL package-0"]
+    monkeypatch.setenv("ENERGYBENCH_POWERCAP", str(tmp_path / "nothing"))
+    assert survey.sensors(measure(), "cpu")["measured"] == []
 
 
 def test_a_gpu_that_trains_and_has_no_driver_is_missing_and_says_so() -> None:

@@ -18,7 +18,8 @@ from typing import Any
 
 import light
 import pytest
-from fakes.powercap import RealTimePowercap, without_energy_pkg
+from fakes import in_children
+from fakes.powercap import Powercap, without_energy_pkg
 from tiny_runs import energybench
 
 from energybench.launch import LONGEST_SOCKET
@@ -147,11 +148,11 @@ def test_a_power_pmu_without_energy_pkg_is_told_by_doctor_and_check(tmp_path: Pa
 
 
 def test_a_machine_whose_sys_is_mounted_elsewhere_is_measured_there(tmp_path: Path) -> None:
-    with RealTimePowercap(tmp_path / "sys") as machine:
-        machine.add("intel-rapl:0", "package-0", 50.0)
-        told = json.loads(
-            energybench("doctor", "--json", cwd=tmp_path, ENERGYBENCH_SYSFS=str(tmp_path / "sys")).stdout
-        )
+    machine = Powercap(tmp_path / "sys")
+    machine.add("intel-rapl:0", "package-0", 50.0)
+    there = in_children.environment(powercap=machine) | {"ENERGYBENCH_SYSFS": str(tmp_path / "sys")}
+    del there["ENERGYBENCH_POWERCAP"]
+    told = json.loads(energybench("doctor", "--json", cwd=tmp_path, **there).stdout)
     assert told["energy_by"] == {"cpu": ["package-0"]}
 
 
