@@ -170,7 +170,7 @@ def _data() -> dict[str, Any]:
     if not place:
         return {"folder": None, "why": "ENERGYBENCH_DATA is not set; shipped data sets work without it"}
     folder = Path(os.path.expanduser(place))  # the one of pathlib raises for a user that is not there
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return {"folder": str(folder), "why": "ENERGYBENCH_DATA names no folder"}
     return {"folder": str(folder), "sets": [path.name for path in listed(folder) if os.path.isdir(path)]}
 

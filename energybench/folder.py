@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from energybench.errors import CannotWrite, EnergybenchError, Problem, UsageError, typed
-from energybench.files import held, held_in, listed
+from energybench.files import held, held_in, listed, too_long
 from energybench.kept import HALF
 from energybench.record import RunFile, Trial, Witness, read, write_json
 from energybench.strangers import refuse_strangers
@@ -96,6 +96,9 @@ class Folder:
 
         Raises UsageError E604 while another one does, E612 where a part of the folder is a link out of it.
         """
+        if too_long(self.path):
+            hint = "name another folder with --out"
+            raise UsageError(Problem("E605", "no folder can have this name", str(self.path), hint))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for part in PARTS:
