@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from energybench.bounds import RECORD_B
 from energybench.errors import Problem, UsageError
 from energybench.files import read_bytes
 from energybench.gate import Finding
 from energybench.kept import write_out
-from energybench.record import Passes, RunFile, Trial, Witness, read_folder
+from energybench.measurable import Seed, Text
+from energybench.record import Model, Passes, RunFile, Trial, Witness, read_folder
 
 SCHEMA = 1
 SAME_REL = 1e-9  # floats that were summed in another order
@@ -42,6 +45,17 @@ class Counts:
     cells: dict[tuple[str, str], Facts]
     source: Source
     torch: str | None = None
+
+
+class Told(Model):
+    """What is no count of it: a name that is none would be compared, sorted and printed all the same."""
+
+    suite: Text
+    stamp: tuple[Text, ...]
+    seed: Seed | None
+    source: Source
+    torch: Text | None
+    cells: tuple[tuple[Text, Text], ...]
 
 
 def of_run(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness]) -> Counts:
@@ -135,6 +149,13 @@ def read(path: Path) -> Counts:
 
 def _numbers(counts: Counts, path: Path) -> Counts:
     """The same, if every count is a number: an infinite one would be the same as any. Raises UsageError E632."""
+    told = {name: getattr(counts, name) for name in Told.model_fields}
+    try:
+        Told.model_validate(told | {"cells": tuple(counts.cells)}, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = f"{'.'.join(map(str, first['loc'][:2]))}: {first['msg']}"
+        raise UsageError(Problem("E632", message, str(path), "write it again with --accept")) from None
     for (workload, method), facts in counts.cells.items():
         for name, value in facts.items():
             number = isinstance(value, int | float) and not isinstance(value, bool)

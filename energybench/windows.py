@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -22,6 +22,7 @@ from energybench import measurable
 from energybench.bounds import RECORD_B, TRACE_B
 from energybench.errors import Problem, UsageError
 from energybench.files import read_bytes
+from energybench.known import Machine, Open
 from energybench.measurable import Count, Seconds
 from energybench.meter.window import in_turn
 from energybench.record import Model, Reading, read
@@ -84,10 +85,8 @@ class WindowsFile(Model):
     schema_: Literal[1] = Field(default=1, alias="schema")
     started_at: str  # ISO 8601, UTC
     argv: list[str] = Field(default_factory=list)
-    machine: dict[str, Any] = Field(default_factory=dict)
-    gpus: dict[str, Any] = Field(
-        default_factory=dict
-    )  # UUID → what two measurements must share to be compared
+    machine: Machine = Field(default_factory=dict)
+    gpus: Open = Field(default_factory=dict)  # UUID → what two measurements must share to be compared
     windows: list[WindowLine] = Field(default_factory=list)
 
 

@@ -50,7 +50,9 @@ CASES = {  # name: how many in `make test`, and its share of its file's cases in
 }
 SEED = int(os.environ.get("ENERGYBENCH_FUZZ_SEED") or 20261121)
 MANY = int(os.environ.get("ENERGYBENCH_FUZZ_CASES") or 0)
-MOST_CALLS = 20_000_000  # of one case: a page with all its figures takes a few million, most cases some thousands
+MOST_CALLS = (
+    20_000_000  # of one case: a page with all its figures takes a few million, most cases some thousands
+)
 HUNG_S = 300  # nobody waits longer for one case; nothing is measured by it
 FOUND = "tests/fuzz/test_found.py"
 
@@ -125,7 +127,9 @@ def hunt(name: str, strategy: st.SearchStrategy[Case], check: Callable[..., None
     assert seen >= quota(name), f"{name}: {seen} of {quota(name)} cases"
 
 
-def test_to_add(name: str, check: Callable[..., None], arguments: tuple[Any, ...], fixtures: dict[str, Any]) -> str:
+def test_to_add(
+    name: str, check: Callable[..., None], arguments: tuple[Any, ...], fixtures: dict[str, Any]
+) -> str:
     """A whole test function that fails as the case did, and where it belongs. Shown by conftest.py."""
     given_first = "".join(f"{fixture}, " for fixture in fixtures)
     parameters = ", ".join(f"{fixture}: {_type(value)}" for fixture, value in fixtures.items())

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fuzzing import Raw
 from test_fuzz_command_line import a_command_line, here  # noqa: F401  (a fixture)
+from test_fuzz_counts import a_file_of_counts
 from test_fuzz_records import a_changed_file_of_a_run
 
 
@@ -32,3 +33,8 @@ def test_looks_that_are_none_are_refused(tmp_path: Path) -> None:
     """A TypeError, where the last of no looks was asked for."""
     a_changed_file_of_a_run(tmp_path, 0, 0, [(("looks",), "set", {"at": []})])
     a_changed_file_of_a_run(tmp_path, 0, 0, [(("looks",), "set", {"at": Raw("[3, 1]")})])
+
+
+def test_golden_counts_of_a_workload_that_has_no_name_are_refused(tmp_path: Path) -> None:
+    """Seed 3618641656: they were compared, and the cell was called 0."""
+    a_file_of_counts(tmp_path, 0, [(("cells", 8, "workload"), "set", 0)])

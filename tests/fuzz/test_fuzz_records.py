@@ -86,7 +86,18 @@ def reported(tmp_path: Path, number: int, index: int, content: bytes) -> None:
 
 
 OPEN = ("settings", "diagnostics", "resolved", "data", "stack")  # what others call what
-LEAST = {"_s": 0, "_j": 0, "_w": 0, "_kg": 0, "_flop": 0, "_b": 0, "_mhz": 0, "_phase": 0, "by_op": 0, "_c": -273.15}
+LEAST = {
+    "_s": 0,
+    "_j": 0,
+    "_w": 0,
+    "_kg": 0,
+    "_flop": 0,
+    "_b": 0,
+    "_mhz": 0,
+    "_phase": 0,
+    "by_op": 0,
+    "_c": -273.15,
+}
 COUNTS = {"block", "position", "invocation", "seed", "added", "epochs", "steps", "samples", "missed", "foreign_pids",
           "forwards", "backwards", "updates", "samples_forward", "epochs_trained", "counted_steps", "keys",
           "uncounted_calls", "load_average", "wraps", "number"}  # fmt: skip
@@ -100,7 +111,9 @@ def nothing_impossible(value: Any, least: float = -math.inf, most: float = math.
     if isinstance(value, dict):
         for key, item in value.items():
             if key in ("quality", "curve"):  # their keys are others' too, but a unit is a unit
-                nothing_impossible({k: v for k, v in item.items() if k[-2:] in LEAST} if key == "quality" else item)
+                nothing_impossible(
+                    {k: v for k, v in item.items() if k[-2:] in LEAST} if key == "quality" else item
+                )
             elif key not in OPEN:
                 unit = next((bound for end, bound in LEAST.items() if str(key).endswith(end)), -math.inf)
                 low = 1 if key in ONES else 0 if key in COUNTS | PARTS else unit
@@ -236,4 +249,10 @@ def test_so_are_bytes_that_were_cut_or_overwritten(tmp_path: Path) -> None:
         return number, index, content[: int(cut * len(content))]
 
     share = st.just(1.0) | st.floats(0, 1)
-    hunt("records as bytes", st.tuples(numbers, edits, share), bytes_in_place_of_a_file, plain, tmp_path=tmp_path)
+    hunt(
+        "records as bytes",
+        st.tuples(numbers, edits, share),
+        bytes_in_place_of_a_file,
+        plain,
+        tmp_path=tmp_path,
+    )

@@ -75,6 +75,10 @@ def strange(here: Path) -> Iterator[Path]:  # noqa: F811
         yield here
 
 
+def hinted(error: EnergybenchError) -> None:
+    assert all(problem.hint for problem in error.problems), error.problems
+
+
 def ends(words: list[str]) -> int:
     """The exit code; an error of ours has a code and a hint."""
     out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
@@ -83,7 +87,7 @@ def ends(words: list[str]) -> int:
             code = cli.app(words, standalone_mode=False)
         except EnergybenchError as error:
             told(error, "1-6")
-            assert all(problem.hint for problem in error.problems), error.problems
+            hinted(error)
             return error.exit_code
         except click.ClickException as error:
             return error.exit_code
@@ -95,7 +99,9 @@ def ends(words: list[str]) -> int:
 @BY_NAME
 def test_no_verb_reads_what_is_no_file(strange: Path, name: str) -> None:
     for words in READ:
-        if name != "nothing" or "--history" not in words:  # nothing is the folder that one is in: there are runs
+        if (
+            name != "nothing" or "--history" not in words
+        ):  # nothing is the folder that one is in: there are runs
             assert ends([word.replace("@", PATHS[name]) for word in words]) == 2, words
 
 
@@ -129,14 +135,16 @@ def test_a_script_is_told_as_well(strange: Path, name: str) -> None:
         with pytest.raises(EnergybenchError) as caught, bounded():
             call()
         told(caught.value, "1-6")
-        assert all(problem.hint for problem in caught.value.problems), caught.value.problems
+        hinted(caught.value)
 
 
 WRITABLE = ("a device without an end", "a device without content", "a link to nothing", "a pipe", "no text")
 
 
 @pytest.mark.parametrize("name", [name for name in PATHS if name not in (*WRITABLE, "nothing")])
-def test_where_nothing_can_be_written_is_said_before_the_work_and_when_it_is_tried(strange: Path, name: str) -> None:
+def test_where_nothing_can_be_written_is_said_before_the_work_and_when_it_is_tried(
+    strange: Path, name: str
+) -> None:
     path = Path(PATHS[name])
     if name != "a socket":  # it looks as if it could be; whoever opens it is told
         with pytest.raises(EnergybenchError, match="E605"):
@@ -145,7 +153,7 @@ def test_where_nothing_can_be_written_is_said_before_the_work_and_when_it_is_tri
         write_out(path, b"")
     if name.startswith("a folder"):
         return  # a run's folder is one
-    with pytest.raises(EnergybenchError, match="E60[15]|E612"), Folder(path).lock():
+    with pytest.raises(EnergybenchError, match=r"E60[15]|E612"), Folder(path).lock():
         choose("s", "d", path, fresh=False)
 
 
@@ -184,7 +192,9 @@ def planned(text: str) -> list[str]:
     except EnergybenchError as error:
         told(error, "12")  # the name of a key says what else could stand there
         return [problem.code for problem in error.problems]
-    found = Plan(spec_of(suite, Path.cwd(), device="cpu", download=False) | {"purpose": None}).result()["problems"]
+    found = Plan(spec_of(suite, Path.cwd(), device="cpu", download=False) | {"purpose": None}).result()[
+        "problems"
+    ]
     assert all(problem["hint"] for problem in found), found
     return [problem["code"] for problem in found]
 
@@ -220,7 +230,8 @@ def test_the_data_of_a_long_path_are_kept_under_a_name_that_a_file_can_have(tmp_
     folder = tmp_path / ("d" * 150) / ("d" * 150)
     folder.mkdir(parents=True)
     (folder / "own.py").write_text(
-        "import torch\ndef f():\n    x = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)\n"
+        "import torch\ndef f():\n"
+        "    x = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)\n"
         "    return {'train': x, 'test': x}\n"
     )
     use = f"{folder / 'own.py'}:f"
