@@ -37,7 +37,6 @@ Part = Annotated[float, Field(ge=0, le=1)]  # of a whole
 Epochs = Annotated[float, Field(ge=0, le=1e9)]
 Celsius = Annotated[float, Field(ge=-273.15, le=1e4)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
-Pieces = Annotated[int, Field(ge=1, le=2**53)]
 Pid = Annotated[int, Field(ge=0, lt=2**32)]
 Tunings = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]

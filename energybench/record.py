@@ -38,7 +38,6 @@ from energybench.measurable import (
     Part,
     Period,
     Pid,
-    Pieces,
     Place,
     Point,
     Qualities,
@@ -123,10 +122,16 @@ class Reading(Model):
     wall_s: Window
     cpu_s: Seconds | None = None  # CPU seconds of the process and its children
     steal_s: Seconds | None = None  # CPU seconds that the host took from this machine
-    pieces: Pieces = 1  # a pause, for an evaluation say, ends one piece and begins another
+    pieces: Count = 1  # a pause, for an evaluation say, ends one piece and begins another
     energy: list[Energy] = Field(default_factory=list)
     cards: dict[str, Card] = Field(default_factory=dict)  # by UUID
     sampler: Sampler | None = None
+
+    @model_validator(mode="after")
+    def _took_place(self) -> Reading:
+        if self.wall_s > 0 and self.pieces < 1:
+            raise ValueError("a time in no piece")
+        return self
 
 
 class Warmup(Model):
