@@ -3,7 +3,8 @@
 A case must end in an error with a code or in a right answer; never in a traceback, a hang or a false number.
 `make test` looks at a few hundred cases, always the same; `make soak` at ten thousand for each file, each time at
 others. Where one fails, the smallest that fails is printed as a test to add to test_found.py. No clock decides: what a
-case may cost is counted in calls (see `bounded`).
+case may cost is counted in calls (see `bounded`); only `make soak` also looks at the processor's time, for work that
+is done inside one call.
 
     ENERGYBENCH_FUZZ_SEED=N     other cases than those of `make test`
     ENERGYBENCH_FUZZ_CASES=N    so many for each file, instead of the few
@@ -18,6 +19,7 @@ import pprint
 import re
 import signal
 import sys
+import time
 import types
 import zlib
 from collections.abc import Callable, Iterator
@@ -53,6 +55,7 @@ MANY = int(os.environ.get("ENERGYBENCH_FUZZ_CASES") or 0)
 MOST_CALLS = (
     20_000_000  # of one case: a page with all its figures takes a few million, most cases some thousands
 )
+LONGEST_S = 30.0  # of the processor, in `make soak`: with every call counted a page takes three
 HUNG_S = 300  # nobody waits longer for one case; nothing is measured by it
 FOUND = "tests/fuzz/test_found.py"
 
@@ -116,8 +119,13 @@ def hunt(name: str, strategy: st.SearchStrategy[Case], check: Callable[..., None
         nonlocal seen, last
         seen += 1
         last = arguments = plain(case)
+        before = time.process_time()
         with bounded():
             check(*fixtures.values(), *arguments)
+        if MANY:
+            assert time.process_time() - before < LONGEST_S, (
+                "more work than the case can be worth, in few calls"
+            )
 
     try:
         cases()
