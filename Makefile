@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test strange bench lint clean
+.PHONY: setup run test soak strange bench lint clean
 
 setup: $(VENV)/.ready
 
@@ -33,6 +33,18 @@ bench: JSON := .benchmarks/$(shell date -u +%Y-%m-%d-%H%M%S).json
 bench: setup
 	@mkdir -p '$(dir $(JSON))'
 	$(BIN)/python -m pytest $(TESTS) -p no:xdist -m perf -rs --benchmark-enable --benchmark-quiet --benchmark-json='$(JSON)' $(if $(filter-out 0,$(STRICT)),--strict-goals)
+
+# Repetitions of tests that also stand in `test`: so many cases for each file of tests/fuzz, so many kills of a run, at a
+# seed that is printed. What fails is printed as a test to add: make soak CASES=500 KILLS=10 SEED=7
+CASES ?= 10000
+KILLS ?= 100
+ifndef SEED
+SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+endif
+soak: setup
+	@echo "seed $(SEED); the same again: make soak CASES=$(CASES) KILLS=$(KILLS) SEED=$(SEED)"
+	ENERGYBENCH_FUZZ_SEED=$(SEED) ENERGYBENCH_FUZZ_CASES=$(CASES) ENERGYBENCH_KILLS=$(KILLS) \
+	  $(BIN)/python -m pytest -m soak --durations=0 --durations-min=1 tests/fuzz tests/run/test_faults.py
 
 lint: setup
 	$(BIN)/ruff check .

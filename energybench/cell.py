@@ -124,11 +124,11 @@ def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
         record |= {"curve": run.curve, "passes": run.tally.passes(), "steps": run.tally.steps,
                    "data_wait_s": run.tally.data_wait_ns / 1e9, "target": goal.target}  # fmt: skip
         for point in run.curve:
-            point |= {key: None for key, value in point.items() if value is None or not is_figure(value)}
+            point |= {key: None for key, value in point.items() if value is None or not is_figure(value, key)}
     phases.idle("idle_after", meters, measure["tick_s"])
     record["trace"] = keep_trace(window, spec.get("trace"))
     with phases.phase("evaluate"):
-        record["quality"] = {key: value for key, value in run.evaluate(test).items() if is_figure(value)}
+        record["quality"] = {key: value for key, value in run.evaluate(test).items() if is_figure(value, key)}
     record["memory_resident_b"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         record["memory_device_b"] = torch.cuda.max_memory_allocated(device)

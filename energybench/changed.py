@@ -74,7 +74,7 @@ def _methods(run: RunFile, planned: Planned) -> Iterator[str]:
 
 
 def _files(cells: list[Cell]) -> dict[str, str]:
-    return {layer["name"]: layer["sha256"] for cell in cells for layer in cell.stack}
+    return {str(layer.get("name")): str(layer.get("sha256")) for cell in cells for layer in cell.stack}
 
 
 def _data(run: RunFile, planned: Planned) -> Iterator[str]:

@@ -20,7 +20,6 @@ from energybench.printable import write_what_can_be_written
 from energybench.processes import hear_of_children
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -56,26 +55,11 @@ def main() -> None:
         sys.stderr.close()
     except OSError as error:
         if error.errno not in NO_ROOM:
-            if (told := _refused(error)) is None:
-                raise  # our bug
-            click.echo(str(told), err=True)
-            sys.exit(CannotWrite.exit_code)
+            raise  # our bug
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered for it
         hint = "make room where it goes; the files of a run are written before its table is printed"
         click.echo(str(Problem("E620", f"cannot write the output: {error.strerror}", hint=hint)), err=True)
         sys.exit(CannotWrite.exit_code)
-
-
-def _refused(error: OSError) -> Problem | None:
-    """What the system refuses wherever a name of the user's leads, in one place."""
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return Problem("E613", "the folder that you are in is gone", hint="cd to one that is there")
-    if error.errno not in REFUSED or error.filename is None:
-        return None
-    hint = "name another path, or change what is not allowed there"
-    return Problem("E613", f"{error.strerror}", str(error.filename), hint)
 
 
 if __name__ == "__main__":

@@ -266,9 +266,9 @@ def _judge(reader: QualityReader, found: list[windows.WindowLine], record: dict[
     except NoQuality as why:
         raise Unusable("failed", str(why)) from None
     for name, value in quality.items():
-        if not is_figure(value):
+        if not is_figure(value, name):
             raise Unusable("diverged", f"its {name} is {value}")
-    record["quality"] = {**{k: v for k, v in windows.qualities(found).items() if is_figure(v)}, **quality}
+    record["quality"] = {**{k: v for k, v in windows.qualities(found).items() if is_figure(v, k)}, **quality}
 
 
 if __name__ == "__main__":

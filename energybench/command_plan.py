@@ -19,6 +19,7 @@ from energybench import __version__
 from energybench.command_cell import cards
 from energybench.command_tables import fill, fill_words, placeholders
 from energybench.errors import Problem, nearest
+from energybench.files import listed
 from energybench.fingerprint import source_digest
 from energybench.machine import cpu_name
 from energybench.meter.unavailable import Unavailable
@@ -143,7 +144,7 @@ class CommandPlan:
         if INTERPRETER.fullmatch(name) and len(words) > 1 and not words[1].startswith("-"):
             script = self.base / words[1]
             if not os.path.exists(script) and "{" not in words[1]:
-                near = {str(file.relative_to(self.base)) for file in script.parent.glob(f"*{script.suffix}")}
+                near = {os.path.relpath(file, self.base) for file in listed(script.parent, script.suffix)}
                 hint = nearest(words[1], near) or "paths are relative to the suite's folder"
                 self.wrong("E422", f"there is no file '{words[1]}' in {self.base.name}/", place, hint)
         own = Path(sys.executable).parent

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from energybench.bounds import RECORD_B
 from energybench.command_tables import fill_words
+from energybench.files import read_bytes
 from energybench.windows import WindowLine, qualities
 
 
@@ -82,7 +84,7 @@ class QualityReader:
         if now == self._before:
             raise NoQuality(f"no {self.metric}: {path.name} is older than the trial, which did not write it")
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_bytes(path, RECORD_B).decode("utf-8")
             try:
                 self._take(json.loads(text))
             except ValueError:
@@ -112,6 +114,6 @@ def _state(path: Path | None) -> tuple[int, int, int] | None:
     """What changes when a file is written again."""
     try:
         found = path.stat() if path else None
-    except OSError:
+    except (OSError, ValueError):
         return None
     return (found.st_mtime_ns, found.st_ino, found.st_size) if found else None

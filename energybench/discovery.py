@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 
 from energybench.bounds import METHOD_B
 from energybench.errors import Problem, UsageError, nearest
-from energybench.files import read_bytes
+from energybench.files import listed, read_bytes, why_not
 from energybench.method import Method, Task
 
 
@@ -80,8 +80,8 @@ def find(use: str, base: Path | None = None, where: str = "") -> Source:
     file, _, class_name = use.partition(":")
     if names_file(use):
         path = (base or Path.cwd()) / file
-        if not path.is_file():
-            raise UsageError(Problem("E301", f"there is no file '{file}'", where, f"looked at {path}"))
+        if not os.path.isfile(path):
+            raise UsageError(Problem("E301", _no_file(file, path), where, f"looked at {path}"))
         return Source(path.stem, path.resolve(), "given", class_name or None)
     known = sources()
     if use not in known:
@@ -94,6 +94,11 @@ def find(use: str, base: Path | None = None, where: str = "") -> Source:
             )
         )
     return known[use]
+
+
+def _no_file(file: str, path: Path) -> str:
+    what = why_not(path)
+    return f"there is no file '{file}'" if what == "does not exist" else f"'{file}' {what}"
 
 
 def load(source: Source, kind: type = Method) -> type:
@@ -126,9 +131,9 @@ def load(source: Source, kind: type = Method) -> type:
 def load_function(use: str, base: Path, where: str = "") -> Callable[..., Any]:
     """The user's own "file.py:function" of a workload. Raises E401."""
     file, _, name = use.partition(":")
+    if not os.path.isfile(base / file):
+        raise UsageError(Problem("E401", _no_file(file, base / file), where, f"looked at {base / file}"))
     path = (base / file).resolve()
-    if not path.is_file():
-        raise UsageError(Problem("E401", f"there is no file '{file}'", where, f"looked at {path}"))
     try:
         function = getattr(load_module(path), name or path.stem, None)
     except Exception as error:
@@ -268,10 +273,9 @@ def _parameter(item: ast.AnnAssign) -> tuple[str, str, str]:
 
 
 def _python_files(folder: Path, origin: str) -> Iterator[Source]:
-    if folder.is_dir():
-        for path in sorted(folder.glob("*.py")):
-            if not path.name.startswith("_") and path.is_file():
-                yield Source(path.stem, path.resolve(), origin)
+    for path in listed(folder, ".py"):
+        if not path.name.startswith("_") and os.path.isfile(path):
+            yield Source(path.stem, path.resolve(), origin)
 
 
 GROUP = "energybench.methods"  # of entry points
@@ -339,8 +343,8 @@ def task(use: str, base: Path, where: str = "") -> Task:
             Problem("E403", f"no task is called '{use}'", where, nearest(use, TASKS) + ', or "file.py:Class"')
         )
     file, _, class_name = use.partition(":")
+    if not os.path.isfile(base / file):
+        raise UsageError(Problem("E403", _no_file(file, base / file), where, f"looked at {base / file}"))
     path = (base / file).resolve()
-    if not path.is_file():
-        raise UsageError(Problem("E403", f"there is no file '{file}'", where, f"looked at {path}"))
     made: Task = load(Source(path.stem, path, "given", class_name or None), Task)()
     return made

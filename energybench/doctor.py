@@ -16,6 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from energybench.files import listed
 from energybench.folder import scratch
 from energybench.launch import Launcher
 from energybench.machine import cpu_name
@@ -168,10 +169,10 @@ def _data() -> dict[str, Any]:
     place = os.environ.get("ENERGYBENCH_DATA")
     if not place:
         return {"folder": None, "why": "ENERGYBENCH_DATA is not set; shipped data sets work without it"}
-    folder = Path(place).expanduser()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(place))  # the one of pathlib raises for a user that is not there
+    if not os.path.isdir(folder):
         return {"folder": str(folder), "why": "ENERGYBENCH_DATA names no folder"}
-    return {"folder": str(folder), "sets": sorted(p.name for p in folder.iterdir() if p.is_dir())}
+    return {"folder": str(folder), "sets": [path.name for path in listed(folder) if os.path.isdir(path)]}
 
 
 def _version(name: str) -> str | None:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from energybench.errors import CannotWrite, EnergybenchError, Problem, UsageError, typed
-from energybench.files import held, held_in
+from energybench.files import held, held_in, listed, too_long
 from energybench.kept import HALF
 from energybench.record import RunFile, Trial, Witness, read, write_json
 from energybench.strangers import refuse_strangers
@@ -76,7 +76,7 @@ class Folder:
 
     def run_file(self) -> RunFile | None:
         file = self.path / "run.json"
-        return read(held(self.path, file), RunFile) if file.exists() else None
+        return read(held(self.path, file), RunFile) if os.path.exists(file) else None
 
     def trials(self) -> list[Trial]:
         found = [read(path, Trial) for path in held_in(self.path, "records", "*.json")]
@@ -96,6 +96,9 @@ class Folder:
 
         Raises UsageError E604 while another one does, E612 where a part of the folder is a link out of it.
         """
+        if too_long(self.path):
+            hint = "name another folder with --out"
+            raise UsageError(Problem("E605", "no folder can have this name", str(self.path), hint))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for part in PARTS:
@@ -150,7 +153,7 @@ class Folder:
         may be added to; E603 another run's; E624 records of nobody knows what."""
         run = self.run_file()
         if run is None:
-            if next(self.records.glob("*.json"), None):
+            if listed(self.records, ".json"):
                 message = "there are records here, but no run.json that says of what"
                 hint = "put run.json back, or name another folder with --out"
                 raise UsageError(Problem("E624", message, str(self.path), hint))

@@ -8,20 +8,26 @@ know (`energybench flops` keeps no tally of controls) is left out of a compariso
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
+from energybench.bounds import RECORD_B
 from energybench.errors import Problem, UsageError
+from energybench.files import read_bytes
 from energybench.gate import Finding
 from energybench.kept import write_out
-from energybench.record import Passes, RunFile, Trial, Witness, read_folder
+from energybench.measurable import Seed, Text
+from energybench.record import Model, Passes, RunFile, Trial, Witness, read_folder
 
 SCHEMA = 1
 SAME_REL = 1e-9  # floats that were summed in another order
 PARAMETERS = "parameters"
-MOST = 1e300  # a larger count is none
+MOST = 1e36  # a larger count is none, and a negative one either
 Facts = dict[str, float | None]
 Source = Literal["run", "flops"]
 
@@ -39,6 +45,17 @@ class Counts:
     cells: dict[tuple[str, str], Facts]
     source: Source
     torch: str | None = None
+
+
+class Told(Model):
+    """What is no count of it: a name that is none would be compared, sorted and printed all the same."""
+
+    suite: Text
+    stamp: tuple[Text, ...]
+    seed: Seed | None
+    source: Source
+    torch: Text | None
+    cells: tuple[tuple[Text, Text], ...]
 
 
 def of_run(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness]) -> Counts:
@@ -105,14 +122,16 @@ def of_flops(facts: dict[str, Any]) -> Counts:
 
 def read(path: Path) -> Counts:
     """A run's folder, a golden file, or the JSON of `energybench flops`. Raises UsageError E632 for anything else."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return of_run(*read_folder(path))
     wrong = Problem("E632", "neither golden counts, nor the JSON of energybench flops, nor a run's folder", str(path),
                     "energybench compare GOLDEN.json RUN --level counts --accept writes one")  # fmt: skip
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_bytes(path, RECORD_B))
     except OSError as error:
-        raise UsageError(Problem("E601", f"cannot read it: {error.strerror}", str(path))) from None
+        raise UsageError(
+            Problem("E601", f"cannot read it: {error.strerror}", str(path), wrong.hint)
+        ) from None
     except (ValueError, RecursionError) as error:
         raise UsageError(Problem("E632", f"not JSON: {error}", str(path), wrong.hint)) from None
     try:
@@ -130,10 +149,17 @@ def read(path: Path) -> Counts:
 
 def _numbers(counts: Counts, path: Path) -> Counts:
     """The same, if every count is a number: an infinite one would be the same as any. Raises UsageError E632."""
+    told = {name: getattr(counts, name) for name in Told.model_fields}
+    try:
+        Told.model_validate(told | {"cells": tuple(counts.cells)}, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = f"{'.'.join(map(str, first['loc'][:2]))}: {first['msg']}"
+        raise UsageError(Problem("E632", message, str(path), "write it again with --accept")) from None
     for (workload, method), facts in counts.cells.items():
         for name, value in facts.items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (number and abs(value) <= MOST):
+            if value is not None and not (number and 0 <= value <= MOST):
                 message = f"{name} of {workload}, {method} is {json.dumps(value)[:80]}, which is no count"
                 raise UsageError(Problem("E632", message, str(path), "write it again with --accept"))
     return counts

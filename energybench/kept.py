@@ -6,10 +6,12 @@ A seal is the fingerprint of everything else in a JSON file, at its end. It tell
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import signal
+import stat
 import sys
 import tempfile
 import threading
@@ -22,10 +24,11 @@ from typing import Any, BinaryIO
 
 from energybench.bounds import RECORD_B
 from energybench.errors import CannotWrite, Problem, UsageError
-from energybench.files import read_bytes
+from energybench.files import read_bytes, too_long
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HALF = ".part"  # the suffix of a file that is being written
+SHOWN = 40  # characters of its name that stand in its temporary one, which would else be longer than a name may be
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,7 +44,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     with _undisturbed():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=HALF)
+            handle, temporary = tempfile.mkstemp(
+                dir=path.parent, prefix=f".{path.name[:SHOWN]}.", suffix=HALF
+            )
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(content)
@@ -54,6 +59,8 @@ def write_bytes(path: Path, content: bytes) -> None:
                 raise
         except OSError as error:
             raise CannotWrite.of(error, path) from None
+        except ValueError:  # a NUL, or what the file system's encoding lacks
+            raise CannotWrite.of(OSError(None, "no file can have this name"), path) from None
 
 
 def write_out(path: Path, content: bytes) -> None:
@@ -62,13 +69,13 @@ def write_out(path: Path, content: bytes) -> None:
     Raises CannotWrite E620.
     """
     try:
-        if path.is_symlink() or (path.exists() and not path.is_file()):
+        if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
             if (own := _own_stream(path)) is not None:
                 own.write(content)
                 own.flush()
                 return
             path = path.resolve()  # a name that leads nowhere becomes a file there
-            if path.exists() and not path.is_file():
+            if os.path.exists(path) and not os.path.isfile(path):
                 with path.open("wb") as file:
                     file.write(content)
                 return
@@ -100,13 +107,30 @@ def _elsewhere(hint: str) -> str:
 
 def refuse_unwritable(path: Path, hint: str = "name another file") -> None:
     """Said before the work, not after it. Raises UsageError E605."""
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    special = path.exists() and not path.is_file() and not path.is_dir()
-    place = path if special else folder
-    if path.is_dir() or not (special or folder.is_dir()) or not os.access(place, os.W_OK):
-        raise UsageError(Problem("E605", "cannot write there", str(path), hint))
+    if why := _unwritable(path):
+        raise UsageError(Problem("E605", f"cannot write there{why}", str(path), hint))
+
+
+def _unwritable(path: Path) -> str:
+    """Why not, after a colon where that can be said; empty where it seems to be writable."""
+    if too_long(path):
+        return ": no file can have this name"
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG  # it will be one
+    except OSError as error:  # a file among its folders, a loop of links
+        return f": {error.strerror}"
+    if stat.S_ISDIR(mode):
+        return ": it is a folder"
+    place = path
+    while (
+        stat.S_ISREG(mode) and place != place.parent
+    ):  # written beside it and renamed; a pipe is written itself
+        place = place.parent
+        if os.path.exists(place):
+            break
+    return "" if os.access(place, os.W_OK) else f": {os.strerror(errno.EACCES)}"
 
 
 @contextmanager
@@ -149,7 +173,8 @@ def unsealed(path: Path, schema: int, kind: str, hint: str) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
     except OSError as error:
-        raise UsageError(Problem("E601", f"cannot read it: {error.strerror}", str(path))) from None
+        hint = f"name a {kind} record, or a run's folder: one that holds a run.json"
+        raise UsageError(Problem("E601", f"cannot read it: {error.strerror}", str(path), hint)) from None
     except (ValueError, RecursionError) as error:
         message = f"not a whole {kind} record: {error or 'nested too deeply'}"
         raise UsageError(Problem("E601", message, str(path), hint)) from None

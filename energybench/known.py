@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from energybench.bounds import DEPTH
-from energybench.measurable import Seconds, Text
+from energybench.measurable import Blocks, Count, Figure, Part, Period, Seconds, Seed, Text, physical
 
 
 def _shallow(value: Any, depth: int = 0) -> Any:
@@ -31,6 +31,7 @@ def _shallow(value: Any, depth: int = 0) -> Any:
 
 
 Open = Annotated[dict[str, Any], AfterValidator(_shallow)]  # a table whose keys others choose
+Threads = Annotated[int, Field(ge=1, le=2**20)]  # or processors
 
 
 class Known(BaseModel):
@@ -54,6 +55,9 @@ class MachineKnown(Known):
     gpu: str | None = None
     platform: str | None = None
     energybench: str | None = None
+    torch: str | None = None
+    cores: Threads | None = None
+    threads: Threads | None = None
     carbon: CarbonKnown | None = None
 
 
@@ -63,11 +67,15 @@ class CardKnown(Known):
 
 class EnvironmentKnown(Known):
     gpus: dict[str, CardKnown] | None = None
+    threads: Threads | None = None
+    load_average: Annotated[float, Field(ge=0, le=1e9)] | None = None
 
 
 class DetailKnown(Known):
     tick_s: Seconds | list[Seconds] | None = None
-    period_s: Seconds | list[Seconds] | None = None
+    period_s: Period | list[Period] | None = None
+    wraps: Count | list[Count] | None = None
+    load_rel: Part | list[Part] | None = None
 
 
 class QualityKnown(Known):
@@ -85,9 +93,60 @@ class MeasureKnown(Known):
     energy: str | None = None
 
 
+class TrialsKnown(Known):
+    blocks: Blocks | None = None
+    seed: Seed | None = None
+    threads: Threads | None = None
+
+
+class SourceKnown(Known):
+    """Where a command's quality was read."""
+
+
+class WorkloadKnown(Known):
+    name: Text | None = None
+    quality: SourceKnown | None = None
+
+
+class MethodKnown(Known):
+    name: Text | None = None
+
+
+class RequireKnown(Known):
+    workload: Text
+    method: Text
+    saves_at_least: Part | None = None
+    of: str | None = None
+    verdict: list[str] | None = None
+    never: list[str] | None = None
+
+
 class ResolvedKnown(Known):
     accept: AcceptKnown | None = None
     measure: MeasureKnown | None = None
+    trials: TrialsKnown | None = None
+    workload: list[WorkloadKnown] | None = None
+    method: list[MethodKnown] | None = None
+    require: list[RequireKnown] | None = None
+
+
+class DatumKnown(Known):
+    """What is known of one workload's data."""
+
+    sha256: str | None = None
+    source: str | None = None
+    kind: str | None = None
+    classes: Count | None = None
+    train: Count | None = None
+    test: Count | None = None
+    parameters: Count | None = None
+    shape: list[Count] | None = None
+    mean: list[Figure] | None = None
+    std: list[Annotated[float, Field(ge=0, le=1e100)]] | None = None
+
+
+class DataKnown(Known):
+    __pydantic_extra__: dict[str, DatumKnown | None] = Field(init=False)
 
 
 def _holding(kind: type[Known]) -> AfterValidator:
@@ -106,7 +165,8 @@ def _told(error: ValidationError) -> Iterator[str]:
         yield f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
 
 
-Machine = Annotated[Open, _holding(MachineKnown)]
-Environment = Annotated[Open, _holding(EnvironmentKnown)]
-Detail = Annotated[Open, _holding(DetailKnown)]
+Machine = Annotated[Open, _holding(MachineKnown), AfterValidator(physical)]
+Environment = Annotated[Open, _holding(EnvironmentKnown), AfterValidator(physical)]
+Detail = Annotated[Open, _holding(DetailKnown), AfterValidator(physical)]
+Data = Annotated[Open, _holding(DataKnown)]
 Resolved = Annotated[Open, _holding(ResolvedKnown)]

@@ -16,7 +16,7 @@ import click
 from energybench.bounds import SUITE_B, too_deep
 from energybench.discovery import cards, shipped, sources
 from energybench.errors import Problem, UsageError
-from energybench.files import read_bytes
+from energybench.files import listed, read_bytes
 from energybench.inert import inert
 
 TEMPLATE = '''"""{name}: one sentence that says what it does.
@@ -126,7 +126,7 @@ def write_method(name: str, here: Path) -> Path:
 def _suites(here: Path) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for origin, folder in (("./suites", here / "suites"), ("shipped", shipped("suites"))):
-        for path in sorted(folder.glob("*.toml")) if folder.is_dir() else []:
+        for path in listed(folder, ".toml"):
             try:
                 text = read_bytes(path, SUITE_B).decode("utf-8")
                 about = _about(text)

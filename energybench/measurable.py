@@ -5,18 +5,19 @@ A record that says otherwise was not measured. Ratios of these, and squares of s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from energybench.bounds import MOST_TRIALS, NAME
 
 
-def _measurable(least: float) -> Callable[[float | None], float | None]:
+def _measurable(least_of_it: float) -> Callable[[float | None], float | None]:
     def check(value: float | None) -> float | None:
-        if value is not None and 0 < value < least:
-            raise ValueError(f"{value:g} is less than anything that could be measured ({least:g})")
+        if value is not None and 0 < value < least_of_it:
+            raise ValueError(f"{value:g} is less than anything that could be measured ({least_of_it:g})")
         return value
 
     return check
@@ -30,9 +31,13 @@ Joules = Annotated[float, Field(ge=0, le=1e18), AfterValidator(_measurable(1e-15
 Flop = Annotated[float, Field(ge=0, le=1e36), AfterValidator(_measurable(1e-6))]
 Byte = Annotated[float, Field(ge=0, le=1e36), AfterValidator(_measurable(1e-6))]
 Amount = Annotated[float, Field(ge=0, le=1e36)]  # what nothing is divided by: a spread, an error
+Period = Annotated[float, Field(gt=0, le=1e11)]  # of what happens again and again
+Megahertz = Annotated[float, Field(ge=0, le=1e7)]
+Part = Annotated[float, Field(ge=0, le=1)]  # of a whole
 Epochs = Annotated[float, Field(ge=0, le=1e9)]
 Celsius = Annotated[float, Field(ge=-273.15, le=1e4)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
+Pid = Annotated[int, Field(ge=0, lt=2**32)]
 Tunings = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Blocks = Annotated[int, Field(ge=1, le=MOST_TRIALS)]
@@ -42,6 +47,36 @@ Figure = Annotated[float, Field(ge=-1e100, le=1e100)]  # a loss, an accuracy: an
 Text = Annotated[str, Field(max_length=NAME)]
 
 
-def is_figure(value: float) -> bool:
-    """Whether a record can hold it: finite, and its square too."""
-    return abs(value) <= 1e100
+# What a name that ends so can be, in any table: a second is not negative because somebody else chose the name.
+UNITS = {"_s": 0.0, "_j": 0.0, "_w": 0.0, "_kg": 0.0, "_flop": 0.0, "_b": 0.0, "_mhz": 0.0, "_c": -273.15}
+
+
+def least(name: str) -> float:
+    """The least figure that can have this name, by the unit in which it ends."""
+    return next((least for unit, least in UNITS.items() if name.endswith(unit)), -math.inf)
+
+
+def is_figure(value: float, name: str = "") -> bool:
+    """Whether a record can hold it under this name: finite, its square too, and no less than its unit can be."""
+    return abs(value) <= 1e100 and value >= least(name)
+
+
+def physical(table: dict[str, Any], inside: float = -math.inf) -> dict[str, Any]:
+    """The table, if no figure in it, however deep, is less than the unit in its name can be. Raises ValueError."""
+    for key, value in table.items():
+        _hold(key, value, max(inside, least(str(key))))
+    return table
+
+
+def _hold(key: str, value: Any, bound: float) -> None:
+    if isinstance(value, dict):
+        physical(value, bound)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _hold(key, item, bound)
+    elif isinstance(value, int | float) and value < bound:
+        raise ValueError(f"{key}: {value:g} is less than {bound:g}, and nothing of its unit is")
+
+
+Qualities = Annotated[dict[Text, Figure], AfterValidator(physical)]
+Point = Annotated[dict[str, Figure | None], AfterValidator(physical)]

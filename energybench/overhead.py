@@ -244,7 +244,7 @@ def trees(*named: str) -> Iterator[list[Path]]:
 
 def _tree(name: str, place: Path) -> Path:
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         found = path.resolve()
     else:
         _unpack(name, place)

@@ -13,6 +13,7 @@ Imports no torch: records are read on machines that could never have made them.
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,7 +23,7 @@ from energybench.bounds import MOST_TRIALS
 from energybench.errors import Problem, UsageError, typed
 from energybench.files import held, held_in
 from energybench.kept import sealed, unsealed, write_text
-from energybench.known import Detail, Environment, Machine, Open, Resolved
+from energybench.known import Data, Detail, Environment, Machine, Open, Resolved
 from energybench.measurable import (
     Amount,
     Blocks,
@@ -33,7 +34,13 @@ from energybench.measurable import (
     Figure,
     Flop,
     Joules,
+    Megahertz,
+    Part,
+    Period,
+    Pid,
     Place,
+    Point,
+    Qualities,
     Seconds,
     Seed,
     Share,
@@ -92,9 +99,9 @@ class Card(Model):
     temperature_start_c: Celsius | None = None
     temperature_end_c: Celsius | None = None
     temperature_max_c: Celsius | None = None
-    sm_clock_mhz: Figure | None = None  # mean over the samples
+    sm_clock_mhz: Megahertz | None = None  # mean over the samples
     throttled_s: dict[str, Seconds] = Field(default_factory=dict)  # reason → seconds held back
-    foreign_pids: list[int] = Field(default_factory=list)  # processes on the card that are not the trial's
+    foreign_pids: list[Pid] = Field(default_factory=list)  # processes on the card that are not the trial's
     mig: bool | None = None  # sliced: the counter is the whole card's
     mps: bool | None = None  # shared: several processes in one context
 
@@ -102,7 +109,7 @@ class Card(Model):
 class Sampler(Model):
     """What the reader in the background did in a window, and what it cost."""
 
-    period_s: Seconds
+    period_s: Period
     samples: Count = 0
     missed: Count = 0  # reads that failed
     largest_gap_s: Seconds = 0.0
@@ -119,6 +126,12 @@ class Reading(Model):
     energy: list[Energy] = Field(default_factory=list)
     cards: dict[str, Card] = Field(default_factory=dict)  # by UUID
     sampler: Sampler | None = None
+
+    @model_validator(mode="after")
+    def _took_place(self) -> Reading:
+        if self.wall_s > 0 and self.pieces < 1:
+            raise ValueError("a time in no piece")
+        return self
 
 
 class Warmup(Model):
@@ -179,8 +192,8 @@ class Estimate(Model):
     plain_b: Byte | None = None
     estimated_b: Byte | None = None
     balance_flop_b: Amount | None = None  # FLOP/B that the machine was timed at: flops/balance.py
-    memory_bound_rel: Share | None = None  # of plain training's time on that roofline, what waits for memory
-    roofline_saved_rel: Figure | None = None  # of that time, by the formulas' FLOPs and bytes
+    memory_bound_rel: Part | None = None  # of plain training's time on that roofline, what waits for memory
+    roofline_saved_rel: Share | None = None  # of that time, by the formulas' FLOPs and bytes
     layers: list[Layer] = Field(default_factory=list)  # those that save most FLOPs, most first
 
 
@@ -228,8 +241,8 @@ class Trial(Model):
     memory_device_b: Count | None = None
     memory_resident_b: Count | None = None
     passes: Passes | None = None
-    quality: dict[Text, Figure] = Field(default_factory=dict)
-    curve: list[dict[str, Figure | None]] = Field(default_factory=list)  # epoch, loss, wall_s
+    quality: Qualities = Field(default_factory=dict)
+    curve: list[Point] = Field(default_factory=list)  # epoch, loss, wall_s
     target: Target | None = None
     estimate: Estimate | None = None
     flop: dict[str, Flop] = Field(default_factory=dict)  # estimated, counted: by a command's own word
@@ -324,8 +337,14 @@ class Invocation(Model):
 class Looks(Model):
     """When verdicts may be looked at: numbers of blocks, rising, declared before the first block."""
 
-    at: list[Blocks]  # the last is the most blocks there will be
+    at: list[Blocks] = Field(min_length=1)  # the last is the most blocks there will be
     taken: list[Blocks] = Field(default_factory=list)  # looks that were taken, those of a --max-time too
+
+    @model_validator(mode="after")
+    def _rise(self) -> Looks:
+        if any(after <= before for before, after in pairwise(self.at)):
+            raise ValueError("looks do not rise")
+        return self
 
 
 class RunFile(Model):
@@ -347,7 +366,7 @@ class RunFile(Model):
     added: Place = 0  # blocks that were added to the finished run: exploratory, in no verdict
     machine: Machine = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)  # name → path used
-    data: Open = Field(default_factory=dict)  # name → {source, sha256, train, test, ...}
+    data: Data = Field(default_factory=dict)  # name → {source, sha256, train, test, ...}
     invocations: list[Invocation] = Field(default_factory=list)
     finished: bool = False
 

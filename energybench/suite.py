@@ -34,7 +34,7 @@ from energybench.command_tables import CommandMethod, CommandWorkload
 from energybench.discovery import shipped
 from energybench.errors import Problem, UsageError, in_order, nearest
 from energybench.explain import FOLDER_NAME, explain, unfit, untagged
-from energybench.files import read_bytes
+from energybench.files import listed, read_bytes, why_not
 from energybench.resolve import (
     OVERLAID,
     WORKLOAD_OVERLAID,
@@ -252,16 +252,17 @@ def _find(path_or_name: str | Path, search: Sequence[Path] | None) -> Path:
     name, folders = str(path_or_name), search if search is not None else (Path("suites"), shipped("suites"))
     if re.fullmatch(r"[\w.+-]+", name) and not name.endswith(".toml"):
         for folder in folders:
-            if (folder / f"{name}.toml").is_file():
+            if os.path.isfile(folder / f"{name}.toml"):
                 return folder / f"{name}.toml"
-        if not Path(name).is_file():
-            known = {file.stem for folder in folders for file in folder.glob("*.toml")}
+        if not os.path.isfile(name):
+            known = {file.stem for folder in folders for file in listed(folder, ".toml")}
             raise UsageError(Problem("E101", f"no suite is called '{name}'", "", nearest(name, known)))
     path = Path(name)
-    if not path.is_file():
-        what = "is a folder, not a suite" if path.is_dir() else "does not exist"
-        files = {str(file) for file in path.parent.glob("*.toml")} if not path.is_dir() else set()
-        raise UsageError(Problem("E101", f"'{name}' {what}", "", nearest(name, files)))
+    if not os.path.isfile(path):
+        what = why_not(path)
+        files = set() if what == "is a folder" else set(map(str, listed(path.parent, ".toml")))
+        hint = nearest(name, files) or "name a suite's file, or one of: energybench list suites"
+        raise UsageError(Problem("E101", f"'{name}' {what}", "", hint))
     return path
 
 
@@ -278,7 +279,8 @@ def _read(path: Path) -> tuple[str, Node]:
             raise UsageError(Problem("E102", message, shown, "sweep fewer values, or write several suites"))
         places = positions(text) if raw else {}
     except OSError as error:
-        raise UsageError(Problem("E101", f"cannot read it: {error.strerror}", shown)) from None
+        hint = "a suite is a file of text that you may read"
+        raise UsageError(Problem("E101", f"cannot read it: {error.strerror}", shown, hint)) from None
     except UnicodeDecodeError as error:
         raise UsageError(
             Problem("E102", f"not UTF-8 at byte {error.start}", shown, "save it as UTF-8")

@@ -8,12 +8,14 @@ is held whenever HEAD has one. Imports no torch.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from energybench import alike, gate, golden
 from energybench.errors import CannotMeasure, Problem, UsageError, nearest, typed
+from energybench.files import listed, why_not
 from energybench.gate import Case, Finding, Records
 from energybench.record import read_folder
 from energybench.report.shapes import Required, Summary
@@ -73,11 +75,11 @@ def hold(
         hint = f"energybench compare BASE {typed(head)}; HEAD alone is held against its own requirements"
         raise UsageError(Problem("E633", "levels and reruns need a BASE to compare with", str(head), hint))
     paths = [path for path in (base, head) if path is not None]
-    runs = all(_there(path).is_dir() for path in paths)
+    runs = all(os.path.isdir(_there(path)) for path in paths)
     chosen: tuple[str, ...] = ()
     if base is not None:
         chosen = tuple(levels) or (("counts", "savings") if runs else ("counts",))
-    files = [path for path in paths if not path.is_dir()]
+    files = [path for path in paths if not os.path.isdir(path)]
     if files and (wanted := [level for level in chosen if level in RUNS_ONLY]):
         message = f"level {wanted[0]} compares two runs' folders, and this is a file"
         raise UsageError(Problem("E633", message, str(files[0]), "a file holds counts: --level counts"))
@@ -89,8 +91,8 @@ def hold(
     if rerun_base is not None and rerun is None:
         hint = "energybench compare BASE HEAD --rerun HEAD2 --rerun-base BASE2"
         raise UsageError(Problem("E633", "a rerun of BASE belongs to one of HEAD", str(rerun_base), hint))
-    after = side(head) if head.is_dir() else None
-    before = side(base) if base is not None and base.is_dir() else None
+    after = side(head) if os.path.isdir(head) else None
+    before = side(base) if base is not None and os.path.isdir(base) else None
     found: list[Finding] = []
     notes: list[str] = []
     if base is not None and "counts" in chosen:
@@ -112,14 +114,14 @@ def hold(
 
 def accept(base: Path, head: Path) -> Gate:
     """Write HEAD's counts to the golden file BASE. Returns how they differ from what it held before."""
-    if base.is_dir():
+    if os.path.isdir(base):
         hint = f"energybench compare golden.json {typed(head)} --accept"
         raise UsageError(
             Problem("E633", "--accept writes a golden file, and this is a folder", str(base), hint)
         )
     counts = golden.read(_there(head))
     found: list[Finding] = []
-    if base.exists():
+    if os.path.exists(base):
         found = golden.compare(golden.read(base), counts)
     golden.write(base, counts)
     return Gate(
@@ -129,21 +131,26 @@ def accept(base: Path, head: Path) -> Gate:
 
 def _there(path: Path) -> Path:
     """The path, if it is a file or a run's folder."""
-    if path.is_dir() and not (path / "run.json").exists():
-        inside = sorted(file.parent for file in path.glob("*/run.json"))
+    if os.path.isdir(path) and not os.path.exists(path / "run.json"):
+        inside = [folder for folder in listed(path) if os.path.exists(folder / "run.json")]
         hint = (
             f"it holds runs; name one: {typed(inside[-1])}" if inside else "a run's folder holds a run.json"
         )
         raise UsageError(Problem("E601", "this folder is no run", str(path), hint))
-    if path.exists():
+    if os.path.exists(path):
         return path
-    near = {str(other) for other in path.parent.iterdir()} if path.parent.is_dir() else set()
+    near = set(map(str, listed(path.parent)))
     hint = nearest(str(path), near)
     if not hint.startswith("did you mean"):
         hint = "a run's folder, such as reports/<suite>/<run>"
         if path.suffix == ".json":
             hint = f"golden counts are written by: energybench compare {typed(path)} RUN --accept"
-    raise UsageError(Problem("E601", "there is no such file or folder", str(path), hint))
+    raise UsageError(Problem("E601", _missing(path), str(path), hint))
+
+
+def _missing(path: Path) -> str:
+    what = why_not(path)
+    return "there is no such file or folder" if what == "does not exist" else f"it {what}"
 
 
 def _counts(

@@ -53,7 +53,7 @@ def words_of(arguments: Sequence[str]) -> list[str]:
     if not words or not words[0]:
         raise UsageError(Problem("E421", "an empty command", hint="energybench measure -- python train.py"))
     if shutil.which(words[0]) is None:
-        here = {entry.name for entry in Path(".").iterdir() if entry.is_file()}
+        here = {entry.name for entry in Path(".").iterdir() if os.path.isfile(entry)}
         if words[0] in here:
             hint = f"python {words[0]}" if words[0].endswith(".py") else f"./{words[0]}"
         else:

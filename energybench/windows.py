@@ -14,13 +14,16 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from energybench.bounds import RECORD_B
+from energybench import measurable
+from energybench.bounds import RECORD_B, TRACE_B
 from energybench.errors import Problem, UsageError
 from energybench.files import read_bytes
+from energybench.known import Machine, Open
+from energybench.measurable import Count, Seconds
 from energybench.meter.window import in_turn
 from energybench.record import Model, Reading, read
 from energybench.report import evidence
@@ -36,8 +39,8 @@ class Flop(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    estimated: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    counted: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    estimated: measurable.Flop | None = Field(default=None, allow_inf_nan=False)
+    counted: measurable.Flop | None = Field(default=None, allow_inf_nan=False)
 
 
 class WindowLine(BaseModel):
@@ -54,15 +57,21 @@ class WindowLine(BaseModel):
     name: str = Field(min_length=1)
     path: str = ""
     parent: str | None = None
-    steps: int | None = Field(default=None, ge=0)
-    samples: int | None = Field(default=None, ge=0)
+    steps: Count | None = None
+    samples: Count | None = None
     quality: dict[str, float] = Field(default_factory=dict)
     flop: Flop | None = None
-    start_s: float = Field(allow_inf_nan=False)  # CLOCK_MONOTONIC, as time.perf_counter() gives it on Linux
-    stop_s: float = Field(allow_inf_nan=False)
+    start_s: Seconds  # CLOCK_MONOTONIC, as time.perf_counter() gives it on Linux
+    stop_s: Seconds
     reading: Reading | None = None
     error: str | None = None
     id: str | None = None
+
+    @model_validator(mode="after")
+    def _stops_after_it_starts(self) -> WindowLine:
+        if self.stop_s < self.start_s:
+            raise ValueError(f"it stops at {self.stop_s:g} s, before it starts at {self.start_s:g} s")
+        return self
 
     @property
     def wall_s(self) -> float:
@@ -76,10 +85,8 @@ class WindowsFile(Model):
     schema_: Literal[1] = Field(default=1, alias="schema")
     started_at: str  # ISO 8601, UTC
     argv: list[str] = Field(default_factory=list)
-    machine: dict[str, Any] = Field(default_factory=dict)
-    gpus: dict[str, Any] = Field(
-        default_factory=dict
-    )  # UUID → what two measurements must share to be compared
+    machine: Machine = Field(default_factory=dict)
+    gpus: Open = Field(default_factory=dict)  # UUID → what two measurements must share to be compared
     windows: list[WindowLine] = Field(default_factory=list)
 
 
@@ -110,11 +117,12 @@ def read_windows(path: Path) -> list[WindowLine]:
     A last line that was cut short, by a kill say, is left out. Raises UsageError E640 for any other that is no window.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, TRACE_B)
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UsageError(Problem("E640", f"cannot read it: {error.strerror}", str(path))) from None
+        hint = f"${VARIABLE} names a file that lines are appended to"
+        raise UsageError(Problem("E640", f"cannot read it: {error.strerror}", str(path), hint)) from None
     lines = content.split(b"\n")
     found: dict[str, WindowLine] = {}
     for number, line in enumerate(lines, 1):

@@ -7,11 +7,15 @@ from fakes.neutral import settle, warn_as_usual
 
 settle()  # before anything reads what machine this is
 
+import random
 import types
 
+import numpy as np
+import pytest
 import torch
 from fakes.fixtures import fake_driver, fake_nvml_library  # noqa: F401  (fixtures, for every folder)
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 torch.set_num_threads(1)
 
@@ -23,6 +27,19 @@ def cheap_seeds() -> None:
 
 
 cheap_seeds()
+
+# Hypothesis also draws constants that stand in the modules loaded so far, so that its examples would depend on which
+# tests ran before in the same process: with several processes, on chance.
+providers._get_local_constants = providers.Constants  # none
+
+
+@pytest.fixture(autouse=True)
+def same_chance() -> None:
+    """Whatever a test draws without a generator of its own is the same in every order of the tests."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
 
 settings.register_profile(
     "energybench",

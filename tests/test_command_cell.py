@@ -123,8 +123,14 @@ def test_a_window_that_says_more_than_a_record_can_hold_costs_no_reading(tmp_pat
     assert (huge.status, huge.quality) == ("ok", {"accuracy": 0.5})
     assert run(tmp_path, line(quality={"accuracy": 1e200}), {"from": "window"}).status == "diverged"
     done = tmp_path / "out.json"
-    for more in ({"samples": 10**20}, {"flop": {"counted": 1e40}}):
-        spec = spec_of(tmp_path, line(**more))
+    again = {"start_s": 3.0, "stop_s": 5.0}  # each of them can be, and not both together
+    for more, why in (
+        ({"samples": 10**20}, "cannot be read"),
+        ({"flop": {"counted": 1e40}}, "cannot be read"),
+        ({"samples": 2**53}, "cannot be kept"),
+        ({"flop": {"counted": 9e35}}, "cannot be kept"),
+    ):
+        spec = spec_of(tmp_path, line(**more) + line(**more, **again))
         (tmp_path / "in.json").write_text(json.dumps(spec))
         before = signal.getsignal(signal.SIGTERM)
         try:
@@ -133,7 +139,7 @@ def test_a_window_that_says_more_than_a_record_can_hold_costs_no_reading(tmp_pat
             signal.signal(signal.SIGTERM, before)
         found = records.read(done, Trial)
         assert (found.status, found.quality) == ("failed", {})
-        assert "cannot be kept" in (found.reason or "")
+        assert why in (found.reason or "")
         assert found.phases["command"].wall_s > 0
         assert found.flop == {}
 

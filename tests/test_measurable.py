@@ -13,8 +13,11 @@ from click.testing import CliRunner
 from energybench import cli, discovery
 from energybench.errors import EnergybenchError
 from energybench.meter import clock
-from energybench.record import RunFile, Trial, Witness, read
+from energybench.record import Model, RunFile, Trial, Witness, read, read_folder
 from energybench.report.summary import summarise
+from energybench.windows import WindowsFile
+
+REPORTS = Path(__file__).parents[1] / "reports"
 
 TRIAL: dict[str, Any] = {
     "schema": 1,
@@ -110,6 +113,37 @@ TRAIN = "phases.train"
         ("quality.accuracy", 1e200),
         ("quality.accuracy", "1"),
     ]
+    + [
+        (f"{TRAIN}.pieces", 0),
+        (f"{TRAIN}.energy.0.detail", {"period_s": 0}),
+        (f"{TRAIN}.energy.0.detail", {"load_rel": 1.1}),
+        (f"{TRAIN}.energy.0.detail", {"load_rel": [0.5, -0.1]}),
+        (f"{TRAIN}.energy.0.detail", {"wraps": -1}),
+        (f"{TRAIN}.energy.0.detail", {"head_w": [1.0, -1.0]}),
+        (f"{TRAIN}.energy.0.detail", {"deeper": {"range_j": -1}}),
+        (f"{TRAIN}.energy.0.detail", {"card_c": -273.2}),
+        (f"{TRAIN}.sampler", {"period_s": 0}),
+        (f"{TRAIN}.sampler", {"period_s": -1}),
+        (f"{TRAIN}.sampler", {"period_s": 1, "samples": -1}),
+        (f"{TRAIN}.sampler", {"period_s": 1, "largest_gap_s": -1}),
+        (f"{TRAIN}.cards", {"GPU-1": {"sm_clock_mhz": -1}}),
+        (f"{TRAIN}.cards", {"GPU-1": {"temperature_max_c": -274}}),
+        (f"{TRAIN}.cards", {"GPU-1": {"foreign_pids": [-1]}}),
+        (f"{TRAIN}.cards", {"GPU-1": {"throttled_s": {"heat": -1}}}),
+        ("estimate.memory_bound_rel", 1.01),
+        ("estimate.memory_bound_rel", -0.01),
+        ("estimate.roofline_saved_rel", 1.01),
+        ("quality", {"tick_s": -1}),
+        ("quality", {"cost_j": -1e-9}),
+        ("curve.0", {"wall_s": -1}),
+        ("curve.0", {"epoch": 1, "temperature_c": -300}),
+        ("environment.threads", 0),
+        ("environment.load_average", -1),
+        ("environment.gpus.GPU-1", {"power_limit_w": -1}),
+        ("flop", {"counted": -1}),
+        ("target.epoch", -1),
+        ("memory_resident_b", -1),
+    ]
     + [("claim.saving_rel", 1.01), ("target.wall_s", -1), ("data_wait_s", -1), ("curve.0.loss", "low")]
     + [("environment.gpus", []), ("environment.gpus.GPU-1", "card"), ("environment.gpus.GPU-1.name", 3)]
     + [
@@ -144,6 +178,25 @@ def test_a_number_that_is_none_is_refused_in_open_tables_too(number: str, way: s
         ("looks", {"at": [3, 4]}),
         ("looks", {"at": [-1]}),
         ("added", -1),
+        ("looks", {"at": []}),
+        ("looks", {"at": [3, 2]}),
+        ("looks", {"at": [2, 3], "taken": [0]}),
+        ("cells.0.expected_s", -1),
+        ("cells.0.tuned_trials", 0),
+        ("cells.0.epochs", [-1]),
+        ("invocations", [{"number": -1, "argv": [], "started_at": ""}]),
+        ("machine.cores", 0),
+        ("machine.threads", -1),
+        ("machine.energy_model", {"tdp_w": -8.0}),
+        ("data.w", "digits"),
+        ("data.w.parameters", -1),
+        ("data.w.std", [-0.5]),
+        ("resolved.trials", "many"),
+        ("resolved.trials.seed", -1),
+        ("resolved.workload", "w"),
+        ("resolved.workload", ["w"]),
+        ("resolved.require", [{"method": "m"}]),
+        ("resolved.require", [{"workload": "w", "method": "m", "saves_at_least": 1.5}]),
         ("machine.carbon", "FRA"),
         ("machine.carbon.intensity_kg_per_j", -1),
         ("machine.carbon.pue", 0),
@@ -158,6 +211,58 @@ def test_a_number_that_is_none_is_refused_in_open_tables_too(number: str, way: s
 )
 def test_a_run_file_that_no_suite_can_have_made_is_refused(way: str, value: Any, tmp_path: Path) -> None:
     refused(tmp_path, RunFile, json.dumps(changed(RUN, way, value)))
+
+
+@pytest.mark.parametrize("kind", [RunFile, Trial, Witness, WindowsFile])
+def test_every_number_of_a_record_has_a_least_and_a_most(kind: type[Model]) -> None:
+    """Whoever adds a field says what it can be. Tables whose keys others choose have no schema."""
+    free = []
+
+    def walk(schema: Any, way: str) -> None:
+        if isinstance(schema, dict):
+            low, high = (
+                {"minimum", "exclusiveMinimum"} & set(schema),
+                {"maximum", "exclusiveMaximum"} & set(schema),
+            )
+            if schema.get("type") in ("integer", "number") and "const" not in schema and not (low and high):
+                free.append(way)
+            for key, inner in schema.items():
+                walk(inner, f"{way}.{key}")
+        elif isinstance(schema, list):
+            for inner in schema:
+                walk(inner, way)
+
+    walk(kind.model_json_schema(), kind.__name__)
+    assert not [way for way in free if not way.endswith(("quality.additionalProperties",))]
+
+
+@pytest.mark.parametrize("folder", sorted(REPORTS.glob("*/*/run.json")), ids=lambda file: file.parent.name)
+def test_the_runs_that_are_kept_as_examples_are_read(folder: Path) -> None:
+    run, trials, witnesses = read_folder(folder.parent)
+    assert {trial.workload for trial in trials} == {
+        cell.workload for cell in run.cells if cell.skipped is None
+    }
+    assert len(trials) >= run.counted
+    assert witnesses
+
+
+def test_figures_that_are_small_but_can_be_are_read(tmp_path: Path) -> None:
+    """At the bounds, and below zero where nothing forbids it."""
+    good = [
+        (f"{TRAIN}.energy.0.detail", {"tick_s": 0.0, "load_rel": [0.0, 1.0], "offset": -3}),
+        (
+            f"{TRAIN}.cards",
+            {"GPU-1": {"temperature_end_c": -273.15, "sm_clock_mhz": 0.0, "foreign_pids": [0]}},
+        ),
+        ("quality", {"loss": -7.0, "log_likelihood": -1e9}),
+        ("curve.0", {"epoch": 1, "loss": -7.0, "wall_s": 0.0}),
+        ("diagnostics", {"mine": {"shift_b": -1.0}}),
+        ("estimate.roofline_saved_rel", -3.0),
+        ("claim.saving_rel", 1.0),
+    ]
+    for way, value in good:
+        (tmp_path / "r.json").write_text(json.dumps(changed(TRIAL, way, value)))
+        read(tmp_path / "r.json", Trial)
 
 
 def test_a_run_that_declares_more_trials_than_can_be_reported_is_refused_with_their_number(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,8 +29,25 @@ class Finite(click.FloatRange):
         return found
 
 
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR,
+           errno.ENXIO, errno.ENODEV)  # fmt: skip
+
+
 class Verbs(click.Group):
-    """A group whose unknown verbs name the nearest known one."""
+    """A group whose unknown verbs name the nearest known one, and whose verbs tell what the system refuses."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if any("\0" in word for word in args):  # no shell can pass one
+            raise UsageError(Problem("E100", "a word holds a NUL", hint="leave it out"))
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if (told := refused(error)) is None:
+                raise
+            raise UsageError(told) from error
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
@@ -36,6 +55,18 @@ class Verbs(click.Group):
             click.echo(f"error[E100]: there is no verb '{inert(args[0])}'\nhint: {hint}", err=True)
             ctx.exit(2)
         return super().resolve_command(ctx, args)
+
+
+def refused(error: OSError) -> Problem | None:
+    """What the system refuses wherever a name of the user's leads, in one place; None for our own bugs."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return Problem("E613", "the folder that you are in is gone", hint="cd to one that is there")
+    if error.errno not in REFUSED or error.filename is None:
+        return None
+    hint = "name another path, or change what is not allowed there"
+    return Problem("E613", f"{error.strerror}", os.fsdecode(error.filename), hint)
 
 
 def suite_options(function: Any) -> Any:

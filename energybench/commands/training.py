@@ -130,12 +130,16 @@ def cell(in_path: str, out_path: str) -> None:
     """Run one trial described by IN.json and write its record: what `run` does in each child process."""
     import json
 
+    from energybench.bounds import RECORD_B
+    from energybench.files import read_bytes
+
+    hint = "`energybench run` writes one for each trial; to run a suite: energybench run SUITE"
     try:
-        spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
+        spec = json.loads(read_bytes(Path(in_path), RECORD_B))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(Problem("E601", f"cannot read it: {error}", in_path)) from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(Problem("E601", f"cannot read it: {why}", in_path, hint)) from None
     if not isinstance(spec, dict) or not {"mode", "header", "measure"} <= set(spec):
-        hint = "`energybench run` writes one for each trial; to run a suite: energybench run SUITE"
         raise UsageError(Problem("E601", "it describes no trial", in_path, hint))
     if spec["mode"] == "command":
         from energybench.command_cell import main as run_command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,4 +59,4 @@ def rewrite(folder: Path, html: bool = False) -> Path:
 
 def runs(root: Path) -> list[Path]:
     """Every run's folder at or below `root`, in order."""
-    return sorted(file.parent for file in root.rglob("run.json"))
+    return sorted(Path(folder) for folder, _, files in os.walk(root) if "run.json" in files)

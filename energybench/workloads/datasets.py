@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from energybench.errors import Problem, UsageError, nearest
+from energybench.files import listed
 from energybench.torchvision_shim import import_torchvision
 from energybench.trees import take
 from energybench.workloads import stand_in
@@ -97,7 +99,8 @@ def prepare(spec: dict[str, Any], cache: Path, *, function: Callable[..., Any] |
         streamed = False
     content = {"train": train, "test": test, "size": size}
     described = _describe(content, streamed)
-    file = cache / f"{use.replace('/', '_').replace(':', '_')}-{described['sha256'][:12]}.pt"
+    name = re.sub(r"[^\w.-]", "_", use, flags=re.ASCII)[-80:]  # a path may be longer than any name
+    file = cache / f"{name}-{described['sha256'][:12]}.pt"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
         torch.save(content, file.with_suffix(".part"))
@@ -136,13 +139,13 @@ def open_data(described: dict[str, Any], spec: dict[str, Any], device: torch.dev
 
 def root() -> Path | None:
     place = os.environ.get("ENERGYBENCH_DATA")
-    return Path(place).expanduser() if place else None
+    return Path(os.path.expanduser(place)) if place else None
 
 
 def _is_here(use: str) -> bool:
     """Whether a folder of this name holds something: then what is wrong with it is the mistake to tell."""
     place = root()
-    return place is not None and (place / use).is_dir() and any((place / use).iterdir())
+    return place is not None and bool(listed(place / use))
 
 
 def _from_user(function: Callable[..., Any], use: str, options: dict[str, Any]) -> tuple[Split, Split]:
@@ -157,14 +160,14 @@ def _from_user(function: Callable[..., Any], use: str, options: dict[str, Any]) 
 def _find(use: str, spec: dict[str, Any], download: bool) -> tuple[tuple[Split, Split], str]:
     place = root()
     for folder in [place / use] if place else []:
-        test = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
-        if (folder / "train").is_dir() and test:
+        test = next((folder / name for name in ("test", "val") if os.path.isdir(folder / name)), None)
+        if os.path.isdir(folder / "train") and test:
             return _folders(folder / "train", test), f"$ENERGYBENCH_DATA/{use}, an image folder"
     if use not in TORCHVISION:
         known = [
             *SHIPPED,
             *TORCHVISION,
-            *([p.name for p in place.iterdir() if p.is_dir()] if place and place.is_dir() else []),
+            *([path.name for path in listed(place) if os.path.isdir(path)] if place else []),
         ]
         raise UsageError(
             Problem(

@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzzing import TEXTS, as_json, harmless, hunt, mutate, mutations, told
+from fuzzing import TEXTS, Step, as_json, changed, harmless, hunt, mutations, steps_of, told
 from hypothesis import strategies as st
 from test_fuzz_records import runs
 
-from energybench import cli
+from energybench import cli, golden
 from energybench.errors import EnergybenchError
 
 EXITS = {0, 1, 2, 3, 4, 5}
-passes = pytest.mark.parametrize(
-    "slow", [pytest.param(False, id="some"), pytest.param(True, id="many", marks=pytest.mark.slow)]
-)
 
 
 def invoke(arguments: list[str]) -> None:
@@ -151,7 +148,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "broken.toml").write_text("schema = [")
     (tmp_path / "invalid.toml").write_text("schema = 1\nsuite = 3\n")
     os.mkfifo(tmp_path / "pipe.toml")
-    write_run(tmp_path / "run", 0, {})
+    for name in ("run", "same"):
+        write_run(tmp_path / name, 0, {})
+    golden.write(tmp_path / "golden.json", golden.read(tmp_path / "run"))
     return tmp_path
 
 
@@ -171,13 +170,14 @@ def early(verb: str, arguments: list[str]) -> list[str]:
     return arguments
 
 
-@passes
-def test_any_command_line_ends_with_a_code(slow: bool, here: Path) -> None:
-    def case(drawn: Any) -> None:
-        verb, arguments = drawn
-        invoke([verb, *early(verb, arguments)])
+def a_command_line(here: Path, *words: str) -> None:
+    invoke(list(words))
 
-    hunt("command lines", st.tuples(st.sampled_from(VERBS), words), case, slow=slow)
+
+@pytest.mark.soak
+def test_any_command_line_ends_with_a_code(here: Path) -> None:
+    hunt("command lines", st.tuples(st.sampled_from(VERBS), words), a_command_line,
+         lambda drawn: (drawn[0], *early(*drawn)), here=here)  # fmt: skip
 
 
 # ── any folder ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -206,7 +206,12 @@ READING = (
     ["export", "run", "--to", "sci"],
     ["export", "run", "--to", "model-card", "--method", "half"],
     ["export", "run", "--to", "sci", "--embodied", "100", "--lifespan", "4", "--per", "sample"],
-    ["export", "run", "--to", "parquet"],
+    ["export", "run", "--to", "parquet", "-o", "out.parquet"],
+    ["compare", "run"],
+    ["compare", "same", "run"],
+    ["compare", "run", "same", "--json"],
+    ["compare", "golden.json", "run"],
+    ["compare", "--history", "run", "same", "again"],
     ["show", "{file}"],
     ["show", "{file}"],
     ["report", "run", "--carbon", "--write"],
@@ -214,29 +219,32 @@ READING = (
 DRAWING = (["report", "run", "--html"], ["report", "run", "--write"])
 
 
-@passes
-def test_any_verb_on_a_folder_that_was_tampered_with_ends_with_a_code(slow: bool, here: Path) -> None:
-    write_run(here / "same", 0, {})
+def a_verb_on_a_folder(here: Path, index: int, steps: list[Step], arguments: list[str]) -> None:
+    """`here`/run is the first of `runs`, its file `index` changed; `here`/same is that run as it was."""
+    write_run(here / "run", 0, {index: as_json(changed(runs()[0][index][1], steps))})
+    invoke(arguments)
+
+
+@pytest.mark.soak
+def test_any_verb_on_a_folder_that_was_tampered_with_ends_with_a_code(here: Path) -> None:
     seen = 0
 
-    def case(drawn: Any) -> None:
+    def plain(drawn: Any) -> tuple[int, list[Step], list[str]]:
         nonlocal seen
         which, changes, choice = drawn
         seen += 1
         index = which % len(runs()[0])
-        write_run(here / "run", 0, {index: as_json(mutate(runs()[0][index][1], changes))})
-        kind = runs()[0][index][0]
+        kind, content = runs()[0][index]
         file = (
-            "run/run.json"
+            "run.json"
             if kind == "run"
-            else f"run/{'records' if kind == 'trial' else 'witness'}/{kind}{index}.json"
+            else f"{'records' if kind == 'trial' else 'witness'}/{kind}{index}.json"
         )
-        found = DRAWING[choice % 2] if slow and seen % 20 == 0 else READING[choice % len(READING)]
-        if choice % 3 == 0:
-            found = [*found, "--workload", "cnn-digits"] if found[0] == "export" else found
-        arguments = [word.replace("{file}", file) for word in found]
-        if "parquet" in arguments:
-            arguments += ["-o", "out.parquet"]
-        invoke(arguments)
+        found = DRAWING[choice % 2] if seen % 40 == 3 else READING[choice % len(READING)]
+        if choice % 3 == 0 and found[0] == "export":
+            found = [*found, "--workload", "cnn-digits"]
+        arguments = [word.replace("{file}", f"run/{file}") for word in found]
+        return index, steps_of(content, changes), arguments
 
-    hunt("folders", st.tuples(st.integers(0, 2**16), mutations, st.integers(0, 2**8)), case, slow=slow)
+    hunt("folders", st.tuples(st.integers(0, 2**16), mutations, st.integers(0, 2**8)), a_verb_on_a_folder, plain,
+         here=here)  # fmt: skip

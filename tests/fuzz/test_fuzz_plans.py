@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzzing import hunt, told
+from hypothesis import strategies as st
 
-from energybench.errors import EnergybenchError
+from energybench.errors import EnergybenchError, Problem
 from energybench.plan import Plan
 from energybench.planned import spec_of
 from energybench.record import Cell, RunFile
 from energybench.suite import load
-
-pytestmark = pytest.mark.slow
 
 SUITE = """
 schema = 1
@@ -72,11 +72,74 @@ def test_a_plan_tells_what_cannot_be_built_and_never_ends_early(name: str, tmp_p
         with pytest.raises(EnergybenchError, match=code):
             load(path)
         return
-    suite = load(path)
-    spec = json.loads(json.dumps(spec_of(suite, tmp_path, device="cpu", download=False)))
-    result: dict[str, Any] = json.loads(json.dumps(Plan(spec | {"purpose": None}).result(), allow_nan=False))
+    result = planned(path)
     assert {problem["code"] for problem in result["problems"]} == ({code} if code else set())
-    if not code:  # and what is planned can be kept
+
+
+def planned(path: Path) -> dict[str, Any]:
+    """The plan of a suite that can be read; where nothing is wrong with it, it can be kept."""
+    suite = load(path)
+    spec = json.loads(json.dumps(spec_of(suite, path.parent, device="cpu", download=False)))
+    result: dict[str, Any] = json.loads(json.dumps(Plan(spec | {"purpose": None}).result(), allow_nan=False))
+    if not result["problems"]:
         cells = [Cell.model_validate(cell) for cell in result["cells"]]
         RunFile(suite="s", run="r", digest="d", suite_path="s", suite_text="", resolved=suite.digest_source(),
                 cells=cells, blocks=1, machine=result["machine"])  # fmt: skip
+    return result
+
+
+# ── any values ────────────────────────────────────────────────────────────────────────────────────────────────
+
+# Nothing between what is built at once and what no machine can hold: this one has to live through it.
+VALUES = ("0", "-1", "1", "2", "3", "7", "64", "1e300", "5e-324", "-0.0", "0.5", "nan", "inf", str(2**45), str(2**62),
+          "true", "[]", "[1]", "[0, 1]", "[[1]]", "{}", "{ a = 1 }", '""', '"a"', '"x.py:f"', '"x.py"', '"\\u0000"',
+          '"../../etc/passwd"', f'"{"n" * 300}"', f'"{"é" * 128}.py"', '"os:system"', '"10 s"', '"50 %"',
+          "1979-05-27")  # fmt: skip
+TABLES = {
+    "model": ("use", "channels", "patch", "depth", "width", "x"),
+    "data": ("use", "batch", "subset", "test_subset", "resize", "augment", "options", "workers", "resident"),
+    "train": ("epochs", "lr", "momentum", "clip", "decay", "betas", "optimizer", "schedule", "accumulate",
+              "label_smoothing", "activation", "warmup_epochs"),
+    "method": ("use", "p", "skip", "warmup", "every", "sigma", "sweep", "claims", "tuned", "x"),
+}  # fmt: skip
+PLAIN = {
+    "model": {"use": '"cnn"', "channels": "[2, 2]"},
+    "data": {"use": '"digits"', "batch": "16", "subset": "64", "test_subset": "32"},
+    "train": {"epochs": "1", "lr": "0.1"},
+}
+METHODS = ("nothing", "dropout", "gradsamp", "ssprop", "sgld", "gni", "scotti", "low", "importance")
+changes = st.lists(
+    st.sampled_from([(table, key) for table, keys in TABLES.items() for key in keys]).flatmap(
+        lambda place: st.tuples(st.just(place), st.sampled_from(VALUES))
+    ),
+    min_size=1,
+    max_size=2,
+)
+
+
+def a_plan(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(text, encoding="utf-8")
+    try:
+        result = planned(path)
+    except EnergybenchError as error:
+        told(error, "12")
+        return
+    if result["problems"]:
+        told(EnergybenchError(Problem(**problem) for problem in result["problems"]), "2345")
+
+
+def _written(drawn: Any) -> tuple[str]:
+    method, changed = drawn
+    tables = {name: dict(keys) for name, keys in PLAIN.items()} | {"method": {"use": f'"{method}"'}}
+    for (table, key), value in changed:
+        tables[table][key] = value
+    head, _, _ = SUITE.partition("model = ")
+    rows = [f"{name} = {{ {', '.join(f'{k} = {v}' for k, v in tables[name].items())} }}\n" for name in PLAIN]
+    method_rows = [f"{key} = {value}\n" for key, value in tables["method"].items()]
+    return (head + "".join(rows) + "[[method]]\n" + "".join(method_rows),)
+
+
+@pytest.mark.soak
+def test_any_values_are_planned_or_told(tmp_path: Path) -> None:
+    hunt("plans", st.tuples(st.sampled_from(METHODS), changes), a_plan, _written, tmp_path=tmp_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzzing import CASES, SLOW_TOTAL, as_json, finite, harmless, hunt, mutate, mutations, told
+from fuzzing import Step, as_json, changed, finite, harmless, hunt, mutations, steps_of, told
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -28,15 +28,6 @@ from synthetic import GPU, Run  # noqa: E402
 
 MEASURED = ("gpu_counter", "gpu_power_integral", "rapl")
 KINDS = {"run": RunFile, "trial": Trial, "witness": Witness}
-passes = pytest.mark.parametrize(
-    "slow", [pytest.param(False, id="some"), pytest.param(True, id="many", marks=pytest.mark.slow)]
-)
-
-
-def test_the_slow_pass_looks_at_ten_thousand_cases() -> None:
-    assert sum(many for _, many in CASES.values()) == SLOW_TOTAL
-    assert all(some < many for some, many in CASES.values())
-
 
 # ── the runs that are mutated ─────────────────────────────────────────────────────────────────────────────────
 
@@ -86,7 +77,7 @@ def reported(tmp_path: Path, number: int, index: int, content: bytes) -> None:
     except EnergybenchError as error:
         told(error, "6")
         return
-    nothing_negative(new.model_dump(by_alias=True))
+    nothing_impossible(new.model_dump(by_alias=True))
     found = [*models(number)]
     found[index] = new
     run = next(m for m in found if isinstance(m, RunFile))
@@ -94,21 +85,45 @@ def reported(tmp_path: Path, number: int, index: int, content: bytes) -> None:
     every_report(run, trials, [m for m in found if isinstance(m, Witness)])
 
 
-OPEN = ("settings", "environment", "diagnostics", "detail", "machine", "resolved", "data", "stack")
+OPEN = ("settings", "diagnostics", "resolved", "data", "stack")  # what others call what
+LEAST = {
+    "_s": 0,
+    "_j": 0,
+    "_w": 0,
+    "_kg": 0,
+    "_flop": 0,
+    "_b": 0,
+    "_mhz": 0,
+    "_phase": 0,
+    "by_op": 0,
+    "_c": -273.15,
+}
+COUNTS = {"block", "position", "invocation", "seed", "added", "epochs", "steps", "samples", "missed", "foreign_pids",
+          "forwards", "backwards", "updates", "samples_forward", "epochs_trained", "counted_steps", "keys",
+          "uncounted_calls", "load_average", "wraps", "number"}  # fmt: skip
+ONES = {"pieces", "blocks", "closed", "at", "taken", "tuned_trials", "threads", "cores", "pue"}
+PARTS = {"load_rel", "memory_bound_rel"}
+SAVED = {"saving_rel", "flop_saved_rel", "bytes_saved_rel", "roofline_saved_rel"}
 
 
-def nothing_negative(value: Any, unit: bool = False) -> None:
-    """No second, joule, FLOP or byte below 0 and no figure that is none was let in."""
+def nothing_impossible(value: Any, least: float = -math.inf, most: float = math.inf) -> None:
+    """No second, joule or count below 0, nothing colder than cold, no share over one, no figure that is none."""
     if isinstance(value, dict):
         for key, item in value.items():
-            if key not in OPEN:
-                nothing_negative(item, unit or key.endswith(("_s", "_j", "_flop", "_b", "_phase", "by_op")))
+            if key in ("quality", "curve"):  # their keys are others' too, but a unit is a unit
+                nothing_impossible(
+                    {k: v for k, v in item.items() if k[-2:] in LEAST} if key == "quality" else item
+                )
+            elif key not in OPEN:
+                unit = next((bound for end, bound in LEAST.items() if str(key).endswith(end)), -math.inf)
+                low = 1 if key in ONES else 0 if key in COUNTS | PARTS else unit
+                nothing_impossible(item, max(least, low), min(most, 1 if key in PARTS | SAVED else math.inf))
     elif isinstance(value, list):
         for item in value:
-            nothing_negative(item, unit)
+            nothing_impossible(item, least, most)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         assert math.isfinite(value)
-        assert not (unit and value < 0)
+        assert least <= value <= most
 
 
 # ── what is said of them ──────────────────────────────────────────────────────────────────────────────────────
@@ -189,25 +204,28 @@ def pick(number: int, *wanted: str) -> list[int]:
 numbers = st.tuples(st.integers(0, 2), st.integers(0, 2**16))
 
 
-@passes
-def test_a_mutated_record_is_refused_or_reported_as_it_says(slow: bool, tmp_path: Path) -> None:
-    def check(case: Any) -> None:
-        (number, which), changes = case
-        index = pick(number, "trial")[which % len(pick(number, "trial"))]
-        reported(tmp_path, number, index, as_json(mutate(runs()[number][index][1], changes)).encode())
-
-    hunt("records", st.tuples(numbers, mutations), check, slow=slow)
+def a_changed_file_of_a_run(tmp_path: Path, number: int, index: int, steps: list[Step]) -> None:
+    """number: of `runs`; index: of its file"""
+    reported(tmp_path, number, index, as_json(changed(runs()[number][index][1], steps)).encode())
 
 
-@passes
-def test_so_is_a_mutated_witness_or_run_file(slow: bool, tmp_path: Path) -> None:
-    def check(case: Any) -> None:
-        (number, which), changes = case
-        found = pick(number, "run") * 3 + pick(number, "witness")
-        index = found[which % len(found)]
-        reported(tmp_path, number, index, as_json(mutate(runs()[number][index][1], changes)).encode())
+def _plain_case(case: Any, *wanted: str) -> tuple[int, int, list[Step]]:
+    (number, which), drawn = case
+    found = [index for kind in wanted for index in pick(number, kind)]
+    index = found[which % len(found)]
+    return number, index, steps_of(runs()[number][index][1], drawn)
 
-    hunt("witnesses and run.json", st.tuples(numbers, mutations), check, slow=slow)
+
+@pytest.mark.soak
+def test_a_mutated_record_is_refused_or_reported_as_it_says(tmp_path: Path) -> None:
+    hunt("records", st.tuples(numbers, mutations), a_changed_file_of_a_run, lambda case: _plain_case(case, "trial"),
+         tmp_path=tmp_path)  # fmt: skip
+
+
+@pytest.mark.soak
+def test_so_is_a_mutated_witness_or_run_file(tmp_path: Path) -> None:
+    hunt("witnesses and run.json", st.tuples(numbers, mutations), a_changed_file_of_a_run,
+         lambda case: _plain_case(case, "run", "run", "run", "witness"), tmp_path=tmp_path)  # fmt: skip
 
 
 edits = st.lists(
@@ -215,16 +233,26 @@ edits = st.lists(
 )
 
 
-@passes
-def test_so_are_bytes_that_were_cut_or_overwritten(slow: bool, tmp_path: Path) -> None:
-    def check(case: Any) -> None:
+def bytes_in_place_of_a_file(tmp_path: Path, number: int, index: int, content: bytes) -> None:
+    reported(tmp_path, number, index, content)
+
+
+@pytest.mark.soak
+def test_so_are_bytes_that_were_cut_or_overwritten(tmp_path: Path) -> None:
+    def plain(case: Any) -> tuple[int, int, bytes]:
         (number, which), changes, cut = case
         index = which % len(runs()[number])
         content = json.dumps(runs()[number][index][1]).encode()
         for at, length, new in changes:
             at %= len(content) + 1
             content = content[:at] + new + content[at + length :]
-        reported(tmp_path, number, index, content[: int(cut * len(content))])
+        return number, index, content[: int(cut * len(content))]
 
     share = st.just(1.0) | st.floats(0, 1)
-    hunt("records as bytes", st.tuples(numbers, edits, share), check, slow=slow)
+    hunt(
+        "records as bytes",
+        st.tuples(numbers, edits, share),
+        bytes_in_place_of_a_file,
+        plain,
+        tmp_path=tmp_path,
+    )

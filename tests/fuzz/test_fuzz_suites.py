@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from fuzzing import TEXTS, Raw, hunt, mutate, mutations, told
+from fuzzing import TEXTS, Raw, bounded, changed, hunt, mutations, steps_of, told
 from hypothesis import strategies as st
 
 from energybench.errors import EnergybenchError
@@ -20,9 +19,6 @@ from energybench.suite import Suite, load
 from energybench.variants import MOST_CELLS
 
 ROOT = Path(__file__).parents[2]
-passes = pytest.mark.parametrize(
-    "slow", [pytest.param(False, id="some"), pytest.param(True, id="many", marks=pytest.mark.slow)]
-)
 
 
 @cache
@@ -30,7 +26,9 @@ def shipped() -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8") for path in sorted((ROOT / "suites").glob("*.toml")))
 
 
-def check(path: Path, content: bytes, quick: bool, overrides: tuple[str, ...] = ()) -> None:
+def a_suite(tmp_path: Path, text: str, quick: bool, overrides: tuple[str, ...] = ()) -> None:
+    path = tmp_path / "s.toml"
+    content = text.encode("utf-8", "surrogatepass")
     path.write_bytes(content)
     try:
         suite = load(path, quick=quick, overrides=overrides)
@@ -99,16 +97,17 @@ def edited(text: str, how: str, at: int, length: int, new: str) -> str:
     return "\n".join(lines)
 
 
-@passes
-def test_an_edited_suite_is_told_its_mistakes_or_is_what_it_says(slow: bool, tmp_path: Path) -> None:
-    def case(drawn: Any) -> None:
+@pytest.mark.soak
+def test_an_edited_suite_is_told_its_mistakes_or_is_what_it_says(tmp_path: Path) -> None:
+    def plain(drawn: Any) -> tuple[str, bool]:
         number, changes, quick = drawn
         text = shipped()[number % len(shipped())]
         for change in changes:
             text = edited(text, *change)
-        check(tmp_path / "s.toml", text.encode("utf-8", "surrogatepass"), quick)
+        return text, quick
 
-    hunt("suites as text", st.tuples(st.integers(0, 100), text_edits, st.booleans()), case, slow=slow)
+    drawn = st.tuples(st.integers(0, 100), text_edits, st.booleans())
+    hunt("suites as text", drawn, a_suite, plain, tmp_path=tmp_path)
 
 
 # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -123,14 +122,16 @@ def writable(value: Any) -> Any:
     return [writable(item) for item in value] if isinstance(value, list) else value
 
 
-@passes
-def test_a_suite_of_any_tables_is_told_its_mistakes_or_is_what_it_says(slow: bool, tmp_path: Path) -> None:
-    def case(drawn: Any) -> None:
+@pytest.mark.soak
+def test_a_suite_of_any_tables_is_told_its_mistakes_or_is_what_it_says(tmp_path: Path) -> None:
+    def plain(drawn: Any) -> tuple[str, bool]:
         number, changes, quick = drawn
-        tables = mutate(tomllib.loads(shipped()[number % len(shipped())]), changes)
-        check(tmp_path / "s.toml", tomli_w.dumps(writable(tables)).encode("utf-8", "replace"), quick)
+        tables = tomllib.loads(shipped()[number % len(shipped())])
+        text = tomli_w.dumps(writable(changed(tables, steps_of(tables, changes))))
+        return text.encode("utf-8", "replace").decode("utf-8"), quick
 
-    hunt("suites as tables", st.tuples(st.integers(0, 100), mutations, st.booleans()), case, slow=slow)
+    drawn = st.tuples(st.integers(0, 100), mutations, st.booleans())
+    hunt("suites as tables", drawn, a_suite, plain, tmp_path=tmp_path)
 
 
 KEYS = ("workload.train.epochs", "workload.train.lr", "trials.blocks", "trials.limit",
@@ -144,14 +145,15 @@ settings = st.lists(
 )  # fmt: skip
 
 
-@passes
-def test_any_setting_is_told_its_mistake_or_holds(slow: bool, tmp_path: Path) -> None:
-    def case(drawn: Any) -> None:
-        overrides, quick = drawn
-        content = (ROOT / "suites" / "quick.toml").read_bytes()
-        check(tmp_path / "s.toml", content, quick, tuple(overrides))
+def settings_of_the_quick_suite(tmp_path: Path, overrides: list[str], quick: bool) -> None:
+    text = (ROOT / "suites" / "quick.toml").read_text(encoding="utf-8")
+    a_suite(tmp_path, text, quick, tuple(overrides))
 
-    hunt("settings", st.tuples(settings, st.booleans()), case, slow=slow)
+
+@pytest.mark.soak
+def test_any_setting_is_told_its_mistake_or_holds(tmp_path: Path) -> None:
+    hunt("settings", st.tuples(settings, st.booleans()), settings_of_the_quick_suite, lambda drawn: drawn,
+         tmp_path=tmp_path)  # fmt: skip
 
 
 # ── sizes ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -178,6 +180,11 @@ def named(count: int, extends: bool = False) -> str:
 ONE = HEAD + WORKLOAD
 FEW = "[trials]\nblocks = 1\ntwin = false\n"
 SKIPS = '[[skip]]\nmethod = "nothing*a0=x*"\nbecause = "x"\n' * 50
+FEW_CALLS = 2_000_000
+UNREAD = (
+    5_000  # for what a look at its text refuses: no reader gets it, whose work inside one call no count sees
+)
+ONLY_LOOKED_AT = ("a dotted key", "a dotted header", "many megabytes", "a number without end")
 LARGE = {
     "a million variants": (ONE + FEW + swept(1000, 2), "E207", "1,000,000 variants"),
     "ten to the 300 variants": (ONE + swept(10, 300), "E207", "about 10^300 variants"),
@@ -186,6 +193,12 @@ LARGE = {
     "more blocks than digits": (ONE + f"[trials]\nblocks = {'9' * 4299}\n", "E202", "64 bits"),
     "a number without end": (ONE + f"[trials]\nblocks = {'9' * 100_000}\n", "E102", "digits"),
     "variants that blocks make too many": (ONE + swept(200, 2) + SKIPS, "E207", "200,010"),
+    # 200 × (1 + 12,100) pairs, of no more cells than are allowed
+    "skips that are held against too many": (
+        ONE + FEW + swept(110, 2) + SKIPS.replace("*a0=x*", "*a0=0*") * 4,
+        "E207",
+        "2,420,200 pairs",
+    ),
     "arrays in arrays": (f"a = {'[' * 5000}{']' * 5000}", "E102", "deep"),
     "tables in tables": ("a = " + "{a = " * 3000 + "1" + "}" * 3000, "E102", "deep"),
     "a dotted key": (".".join("a" * 20_000) + " = 1", "E102", "deep"),
@@ -209,28 +222,23 @@ LARGE = {
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_what_is_too_large_is_refused_at_once_with_its_size(name: str, tmp_path: Path) -> None:
+def test_what_is_too_large_is_refused_before_it_is_expanded_with_its_size(name: str, tmp_path: Path) -> None:
     text, code, says = LARGE[name]
     path = tmp_path / "s.toml"
     path.write_text(text, encoding="utf-8")
-    started = time.process_time()
-    with pytest.raises(EnergybenchError) as caught:
+    with pytest.raises(EnergybenchError) as caught, bounded(UNREAD if name in ONLY_LOOKED_AT else FEW_CALLS):
         load(path)
-    took = time.process_time() - started
     assert [p for p in caught.value.problems if p.code == code and says in p.message], caught.value.problems[
         :3
     ]
-    assert took < 2, f"{took:.1f} s: something was expanded before it was refused"
 
 
 def test_a_pattern_of_many_stars_takes_no_time(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     skip = f'[[skip]]\nworkload = "{"*a" * 90}*b"\nbecause = "x"\n'
     path.write_text(HEAD + WORKLOAD.replace('"w"', f'"{"a" * 199}"') + skip, encoding="utf-8")
-    started = time.process_time()
-    with pytest.raises(EnergybenchError, match="skips nothing"):
+    with pytest.raises(EnergybenchError, match="skips nothing"), bounded(FEW_CALLS):
         load(path)
-    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("text", ["workload.train." + ".".join("a" * 3000) + "=1", "a" * 20_000])

@@ -16,10 +16,6 @@ from hypothesis import strategies as st
 
 from energybench.meter.trace import HEADER, Sample, integrate, pack, read
 
-passes = pytest.mark.parametrize(
-    "slow", [pytest.param(False, id="some"), pytest.param(True, id="many", marks=pytest.mark.slow)]
-)
-
 
 def example() -> str:
     """Two cards, a reading every 0.1 s, one that failed."""
@@ -79,7 +75,8 @@ def independent(content: bytes) -> list[tuple[int, str, list[float | None]]]:
             for r in rows]  # fmt: skip
 
 
-def check(path: Path, content: bytes) -> None:
+def a_trace(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "t.csv.gz"
     path.write_bytes(content)
     try:
         samples = read(path)
@@ -98,9 +95,9 @@ def check(path: Path, content: bytes) -> None:
         assert math.isfinite(error)
 
 
-@passes
-def test_a_trace_is_refused_or_read_as_it_is_written(slow: bool, tmp_path: Path) -> None:
-    def case(drawn: Any) -> None:
+@pytest.mark.soak
+def test_a_trace_is_refused_or_read_as_it_is_written(tmp_path: Path) -> None:
+    def plain(drawn: Any) -> tuple[bytes]:
         changes, packed, cut = drawn
         text = TEXT
         for how, at, field, new, _ in changes:
@@ -108,6 +105,7 @@ def test_a_trace_is_refused_or_read_as_it_is_written(slow: bool, tmp_path: Path)
         content = gzip.compress(text.encode("utf-8", "replace"), mtime=0)
         for _, at, length, _, new in changes if packed else []:
             content = content[: at % len(content)] + new + content[at % len(content) + length :]
-        check(tmp_path / "t.csv.gz", content[: int(cut * len(content))])
+        return (content[: int(cut * len(content))],)
 
-    hunt("traces", st.tuples(edits, st.booleans(), st.just(1.0) | st.floats(0, 1)), case, slow=slow)
+    drawn = st.tuples(edits, st.booleans(), st.just(1.0) | st.floats(0, 1))
+    hunt("traces", drawn, a_trace, plain, tmp_path=tmp_path)

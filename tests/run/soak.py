@@ -1,6 +1,7 @@
 """kill -9 of a run, its trial or both, a hundred times at random moments: nothing is lost and nothing is done twice.
 
-    python tests/run/soak.py --kills 100 --seed 7
+    make soak                                       a hundred, at a fresh seed; `make test` kills a few, always the same
+    python tests/run/soak.py --kills 100 --seed 7   these alone
 
 The runs are light ones (light.py): everything is real but the training. Some kills come after a random time, some
 before the n-th change of a file, so that every write, rename and page of a report is met sooner or later. After each:
@@ -61,6 +62,14 @@ class Soak:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.place = self.home
+        self.left: list[str] = []
+
+    def kind(self) -> str:
+        """What is killed next: each kind once before any comes again, so that none is left to chance."""
+        if not self.left:
+            self.left = list(AFTER + BEFORE)
+            self.random.shuffle(self.left)
+        return self.left.pop()
 
     @property
     def kills(self) -> int:
@@ -73,7 +82,7 @@ class Soak:
         (self.place / "light.toml").write_text(light.SUITE)
         goal = self.kills + kills
         while self.kills < goal:
-            self.once(self.random.choice(AFTER + BEFORE))
+            self.once(self.kind())
             if self.run_file() is not None and self.run_file().finished:  # type: ignore[union-attr]
                 break  # it was faster than we
         else:

@@ -212,14 +212,21 @@ def test_a_trial_that_is_killed_is_recorded_and_the_others_go_on(place: Path) ->
     assert trials == {name: "out_of_memory" if name == HELD else "ok" for name in ORDER}
 
 
-@fault("until finished")
-def test_a_hundred_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
-    from soak import soak
+KILLS = int(os.environ.get("ENERGYBENCH_KILLS") or 5)
+KILLS_SEED = int(os.environ.get("ENERGYBENCH_FUZZ_SEED") or 20261121)
 
-    state = soak(tmp_path, kills=100, seed=20261121)
-    assert state.kills >= 100
-    assert {"parent", "trial", "parent and trial", "group", "the report", "a write of the parent",
-            "a write of a trial"} <= set(state.counts)  # fmt: skip
+
+@fault("until finished")
+@pytest.mark.soak
+def test_kills_at_any_moment_lose_nothing(tmp_path: Path) -> None:
+    """A handful here, a hundred in `make soak`; what is killed and when is drawn from the seed."""
+    from soak import AFTER, BEFORE, soak
+
+    state = soak(tmp_path, kills=KILLS, seed=KILLS_SEED)
+    assert state.kills >= KILLS
+    if 10 * len(AFTER + BEFORE) <= KILLS:  # some of a kind come too late: the run was faster
+        assert {"parent", "trial", "parent and trial", "group", "the report", "a write of the parent",
+                "a write of a trial"} <= set(state.counts)  # fmt: skip
 
 
 # ── what changed ──────────────────────────────────────────────────────────────────────────────────────────────────
