@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import energybench
 from rich.console import Console
-from tiny_runs import Done, energybench, only_run, write_suite
+from tiny_runs import Done, only_run, write_suite
 
 from energybench.progress import Progress
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Done, contents, energybench, environment, only_run, write_suite
+from command_line import energybench, environment
+from tiny_runs import Done, contents, only_run, write_suite
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import energybench
 from fakes.billed import assert_billed
 from fakes.nvml import UUID, FakeDriver, FakeGpu
-from tiny_runs import contents, energybench, only_run
+from tiny_runs import contents, only_run
 
 from energybench.record import Reading
 from energybench.stats import Paired, paired

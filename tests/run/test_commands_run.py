@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_runs import Done, contents, energybench, only_run, processes_with, start, wait_for
+from command_line import energybench, start
+from tiny_runs import Done, contents, only_run, processes_with, wait_for
 
 from energybench.record import Trial, read
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import energybench, write_suite
+from command_line import energybench
+from tiny_runs import write_suite
 
 pytestmark = pytest.mark.slow
 

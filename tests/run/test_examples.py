@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_runs import Done, contents, energybench, only_run
+from command_line import energybench
+from tiny_runs import Done, contents, only_run
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,9 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from command_line import energybench
 from faults import fault
-from tiny_runs import Done, contents, energybench, only_run, processes_with, wait_for, write_suite
+from tiny_runs import Done, contents, only_run, processes_with, wait_for, write_suite
 
 from energybench.record import Trial
 

@@ -23,9 +23,9 @@ from pathlib import Path
 import light
 import psutil
 import pytest
-from command_line import PATIENCE_S, Forked
+from command_line import PATIENCE_S, Forked, energybench
 from faults import fault
-from tiny_runs import contents, energybench, only_run, processes_with, wait_for, write_suite
+from tiny_runs import contents, only_run, processes_with, wait_for, write_suite
 
 from energybench import schedule
 from energybench.record import Cell, Trial, read_folder

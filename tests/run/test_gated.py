@@ -10,7 +10,8 @@ from pathlib import Path
 
 import light
 import pytest
-from tiny_runs import energybench, suite_text
+from command_line import energybench
+from tiny_runs import suite_text
 
 pytestmark = pytest.mark.slow
 

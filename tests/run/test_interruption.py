@@ -15,17 +15,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from command_line import PATIENCE_S
+from command_line import PATIENCE_S, energybench, start
 from faults import fault
-from tiny_runs import (
-    contents,
-    energybench,
-    only_run,
-    processes_with,
-    start,
-    wait_for,
-    write_suite,
-)
+from tiny_runs import contents, only_run, processes_with, wait_for, write_suite
 
 from energybench import planned
 from energybench.progress import Progress

@@ -15,8 +15,9 @@ from typing import Any
 
 import psutil
 import pytest
+from command_line import environment
 from faults import fault
-from tiny_runs import environment, processes_with, wait_for, write_suite
+from tiny_runs import processes_with, wait_for, write_suite
 
 from energybench import launch
 from energybench.launch import Launcher, Outcome

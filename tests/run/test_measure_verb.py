@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import EXECUTABLE, energybench, environment, processes_with, wait_for
+from command_line import EXECUTABLE, energybench, environment
+from tiny_runs import processes_with, wait_for
 
 from energybench import versus
 from energybench.cli import app

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import energybench
 from fakes import in_children
 from fakes.billed import assert_billed, figure
 from fakes.nvml import UUID, FakeDriver, FakeGpu
 from fakes.powercap import Powercap
-from tiny_runs import contents, energybench, only_run, suite_text
+from tiny_runs import contents, only_run, suite_text
 
 from energybench.meter.trace import integrate, read
 from energybench.record import Reading, Trial

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_runs import energybench, environment, wait_for, write_suite
+from command_line import energybench, environment
+from tiny_runs import wait_for, write_suite
 
 from energybench import load
 from energybench.launch import Launcher

@@ -18,9 +18,9 @@ from typing import Any
 
 import light
 import pytest
+from command_line import energybench
 from fakes import in_children
 from fakes.powercap import Powercap, without_energy_pkg
-from tiny_runs import energybench
 
 from energybench.launch import LONGEST_SOCKET
 from energybench.record import read_folder

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import energybench, start
 from fakes import in_children
-from tiny_runs import contents, energybench, only_run, start, wait_for, write_suite
+from tiny_runs import contents, only_run, wait_for, write_suite
 
 from energybench import runner
 from energybench.progress import Progress

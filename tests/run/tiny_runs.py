@@ -1,4 +1,4 @@
-"""Tiny suites and the command line as a subprocess; the slow tests share one run each."""
+"""Tiny suites, what their runs leave, and processes that wait for one another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from command_line import EXECUTABLE, PATIENCE_S, energybench, environment, start  # noqa: F401
+from command_line import PATIENCE_S
 
 from energybench.record import RunFile, Trial, Witness, read_folder
 
