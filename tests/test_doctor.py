@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from fakes.nvml import UUID, FakeDriver, FakeGpu
 from fakes.powercap import Powercap
 from rich.console import Console
-from test_calibrate import SECONDS, in_real_time, metered, timed
+from test_calibrate import SECONDS, metered, timed
 
 from energybench import cli, doctor, launch
 from energybench.calibrate import noise_floor
@@ -102,6 +102,20 @@ def test_a_container_without_its_cards_is_told_how_to_get_them(
     (tmp_path / "version").touch()
     bare.setattr(doctor, "DRIVER", tmp_path / "version")
     assert "--gpus all" in sensor(doctor.examine(), "NVML")["remedy"]
+
+
+def in_real_time(machine: Powercap, monkeypatch: pytest.MonkeyPatch) -> Powercap:
+    """The fake tree behind $ENERGYBENCH_POWERCAP, whose counters have moved on whenever they are read."""
+    machine.add("intel-rapl:0", "package-0", 100.0)
+    began = time.perf_counter()
+
+    def read_text(path: Path) -> str:
+        machine.time.sleep(max(0.0, time.perf_counter() - began - machine.time.now_ns() / 1e9))
+        return machine.read_text(path)
+
+    monkeypatch.setenv(rapl.VARIABLE, str(machine.flat))
+    monkeypatch.setattr(rapl, "read_text", read_text)
+    return machine
 
 
 def test_a_powercap_tree_is_usable_and_is_what_a_run_will_measure(
