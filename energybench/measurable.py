@@ -47,24 +47,38 @@ Figure = Annotated[float, Field(ge=-1e100, le=1e100)]  # a loss, an accuracy: an
 Text = Annotated[str, Field(max_length=NAME)]
 
 
-# What a name that ends so can be, in any table: a second is not negative because somebody else chose the name.
+# What a name that ends so can be: a second is not negative because somebody else chose the name.
 UNITS = {"_s": 0.0, "_j": 0.0, "_w": 0.0, "_kg": 0.0, "_flop": 0.0, "_b": 0.0, "_mhz": 0.0, "_c": -273.15}
+OTHERS = {unit: least for unit, least in UNITS.items() if unit not in ("_w", "_b", "_c")}
+SHORTEST_STEM = 4  # of a metric's name: `tick_s` and `wall_s`, but Spearman's `r_s` is below 0 as it likes
 
 
 def least(name: str) -> float:
-    """The least figure that can have this name, by the unit in which it ends."""
+    """The least figure that can have this name in a table of ours, by the unit in which it ends; else −∞."""
     return next((least for unit, least in UNITS.items() if name.endswith(unit)), -math.inf)
 
 
+def least_metric(name: str) -> float:
+    """The same of a metric, whose name others choose: they end a bound in `_b`, a class in `_c`."""
+    return next((least for unit, least in OTHERS.items()
+                 if name.endswith(unit) and len(name) >= SHORTEST_STEM + len(unit)), -math.inf)  # fmt: skip
+
+
 def is_figure(value: float, name: str = "") -> bool:
-    """Whether a record can hold it under this name: finite, its square too, and no less than its unit can be."""
-    return abs(value) <= 1e100 and value >= least(name)
+    """Whether a record can hold a metric's value: finite, its square too, and no less than its unit can be."""
+    return abs(value) <= 1e100 and value >= least_metric(name)
 
 
 def physical(table: dict[str, Any], inside: float = -math.inf) -> dict[str, Any]:
     """The table, if no figure in it, however deep, is less than the unit in its name can be. Raises ValueError."""
     for key, value in table.items():
         _hold(key, value, max(inside, least(str(key))))
+    return table
+
+
+def _metrics(table: dict[str, float | None]) -> dict[str, float | None]:
+    for key, value in table.items():
+        _hold(key, value, least_metric(key))
     return table
 
 
@@ -78,5 +92,5 @@ def _hold(key: str, value: Any, bound: float) -> None:
         raise ValueError(f"{key}: {value:g} is less than {bound:g}, and nothing of its unit is")
 
 
-Qualities = Annotated[dict[Text, Figure], AfterValidator(physical)]
-Point = Annotated[dict[str, Figure | None], AfterValidator(physical)]
+Qualities = Annotated[dict[Text, Figure], AfterValidator(_metrics)]
+Point = Annotated[dict[str, Figure | None], AfterValidator(_metrics)]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from pydantic import ValidationError
 
 from energybench import cli, discovery
 from energybench.errors import EnergybenchError
@@ -136,7 +137,7 @@ TRAIN = "phases.train"
         ("quality", {"tick_s": -1}),
         ("quality", {"cost_j": -1e-9}),
         ("curve.0", {"wall_s": -1}),
-        ("curve.0", {"epoch": 1, "temperature_c": -300}),
+        ("curve.0", {"epoch": 1, "clock_mhz": -1}),
         ("environment.threads", 0),
         ("environment.load_average", -1),
         ("environment.gpus.GPU-1", {"power_limit_w": -1}),
@@ -337,3 +338,20 @@ def test_list_tells_what_it_cannot_read_and_goes_on(tmp_path: Path, monkeypatch:
     assert result.exit_code == 0, result.exception
     assert result.output.count("cannot be read") == 5
     assert "\x1b[2J" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("tick_s", 0), ("train_flop", 0), ("r_s", None), ("elbo_b", None), ("loss_c", None), ("reward", None)],
+)
+def test_a_metrics_name_is_others_to_choose_but_where_it_ends_in_a_unit_after_a_word(
+    name: str, least: float | None
+) -> None:
+    """A bound of −3 is no failure of a training, a second of −3 is none."""
+    accepted = {"quality": {name: -3.0}, "curve": [{"epoch": 1, name: -3.0}]}
+    for key, value in accepted.items():
+        if least is None:
+            assert getattr(Trial.model_validate({**TRIAL, key: value}), key) == value
+        else:
+            with pytest.raises(ValidationError, match=name):
+                Trial.model_validate({**TRIAL, key: value})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -98,6 +99,7 @@ LEAST = {
     "by_op": 0,
     "_c": -273.15,
 }
+METRIC = re.compile(r".{4,}_(s|j|kg|flop|mhz)", re.DOTALL)
 COUNTS = {"block", "position", "invocation", "seed", "added", "epochs", "steps", "samples", "missed", "foreign_pids",
           "forwards", "backwards", "updates", "samples_forward", "epochs_trained", "counted_steps", "keys",
           "uncounted_calls", "load_average", "wraps", "number"}  # fmt: skip
@@ -110,10 +112,9 @@ def nothing_impossible(value: Any, least: float = -math.inf, most: float = math.
     """No second, joule or count below 0, nothing colder than cold, no share over one, no figure that is none."""
     if isinstance(value, dict):
         for key, item in value.items():
-            if key in ("quality", "curve"):  # their keys are others' too, but a unit is a unit
-                nothing_impossible(
-                    {k: v for k, v in item.items() if k[-2:] in LEAST} if key == "quality" else item
-                )
+            if key in ("quality", "curve"):  # their keys are others' too: a unit, after a word, is a unit
+                for metrics in [item] if key == "quality" else item:
+                    nothing_impossible({k: v for k, v in metrics.items() if METRIC.fullmatch(k)})
             elif key not in OPEN:
                 unit = next((bound for end, bound in LEAST.items() if str(key).endswith(end)), -math.inf)
                 low = 1 if key in ONES else 0 if key in COUNTS | PARTS else unit
