@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,8 @@ def test_a_script_that_stands_outside_the_suites_folder_is_fingerprinted_too(tmp
     home.mkdir()
     script.write_text("print(1)\n")
     (home / "linked.py").symlink_to(script)
-    text = SUITE.replace("sh train.sh --epochs", f"{sys.executable} {shape} --epochs")
-    text = text.replace("{absolute}", str(script))
+    text = SUITE.replace("sh train.sh --epochs", f"{shlex.quote(sys.executable)} {shape} --epochs")
+    text = text.replace("{absolute}", shlex.quote(str(script)))
     before = plan(home, text)
     assert not before["problems"]
     assert plan(home, text)["digest"] == before["digest"]
