@@ -13,7 +13,6 @@ import multiprocessing.forkserver
 import os
 import signal
 import sys
-import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -23,14 +22,11 @@ from typing import Any
 
 from energybench.errors import EXIT_CANNOT_WRITE, CannotWrite
 from energybench.guard import PATIENCE_S, end_descendants, stand_guard, wait_for_end
-from energybench.processes import deaf_to_interrupts, is_dead
+from energybench.processes import deaf_to_interrupts, is_dead, make_room_for_sockets
 
 PRELOAD = "energybench.preload"
 # A scheduler signals all processes of a job, in any order: when one of them has died, ours may be on its way.
 TO_ALL_S = 1.0
-LONGEST_SOCKET = 107  # bytes of a path, on Linux
-SOCKET_BYTES = len("/pymp-12345678/listener-12345678")  # multiprocessing's own folder, and a socket in it
-SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 SERVER_LOST = 255  # what multiprocessing says of a child whose server has died
 
 
@@ -54,7 +50,8 @@ class Launcher:
 
     def warm(self) -> None:
         """Start the server now, so that imports overlap with what the caller does next."""
-        with deaf_to_interrupts(), _short_paths():
+        make_room_for_sockets()
+        with deaf_to_interrupts():
             multiprocessing.forkserver.ensure_running()
 
     def call(self, target: str, in_path: Path, out_path: Path, *, log: Path | None = None, limit_s: float | None = None,
@@ -149,20 +146,6 @@ class Launcher:
 
 def _server() -> int | None:
     return getattr(getattr(multiprocessing.forkserver, "_forkserver", None), "_forkserver_pid", None)
-
-
-@contextlib.contextmanager
-def _short_paths() -> Iterator[None]:
-    """The server listens on a socket in the folder for temporary files, and the kernel takes no long path for one."""
-    before = tempfile.tempdir
-    for folder in (tempfile.gettempdir(), *SHORT_FOLDERS):
-        if len(os.fsencode(folder)) + SOCKET_BYTES <= LONGEST_SOCKET and os.access(folder, os.W_OK | os.X_OK):
-            tempfile.tempdir = folder
-            break
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
 
 
 @contextlib.contextmanager

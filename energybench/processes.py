@@ -9,12 +9,16 @@ import contextlib
 import ctypes
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 LISTED = Path("/proc/thread-self/children")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+LONGEST_SOCKET = 107  # bytes of a path, on Linux
+SOCKET_BYTES = len("/pymp-12345678/listener-12345678")  # multiprocessing's own folder, and a socket in it
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 # Loaded before any fork: a child that runs nothing but its first instructions loads no library.
 PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux's alone
 
@@ -80,6 +84,23 @@ def die_with(parent: int, number: int) -> None:
     _prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def make_room_for_sockets() -> None:
+    """To be called before multiprocessing listens anywhere, as its server and a loader's workers do: on a socket in a
+    folder of its own in TMPDIR, whose path may be too long for one. Then that folder is made in another place."""
+    from multiprocessing.util import get_temp_dir
+
+    if len(os.fsencode(tempfile.gettempdir())) + SOCKET_BYTES <= LONGEST_SOCKET:
+        return
+    before = tempfile.tempdir
+    tempfile.tempdir = next(
+        (folder for folder in SHORT_FOLDERS if os.access(folder, os.W_OK | os.X_OK)), before
+    )
+    try:
+        get_temp_dir()  # which it keeps, and hands on to every process that it starts
+    finally:
+        tempfile.tempdir = before
 
 
 def hear_of_children() -> None:

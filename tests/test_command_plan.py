@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,13 +79,27 @@ def test_a_script_that_stands_outside_the_suites_folder_is_fingerprinted_too(tmp
     home.mkdir()
     script.write_text("print(1)\n")
     (home / "linked.py").symlink_to(script)
-    text = SUITE.replace("sh train.sh --epochs", f"{sys.executable} {shape} --epochs")
-    text = text.replace("{absolute}", str(script))
+    text = SUITE.replace("sh train.sh --epochs", f"{shlex.quote(sys.executable)} {shape} --epochs")
+    text = text.replace("{absolute}", shlex.quote(str(script)))
     before = plan(home, text)
     assert not before["problems"]
     assert plan(home, text)["digest"] == before["digest"]
     script.write_text("print(2)\n")
     assert plan(home, text)["digest"] != before["digest"]
+
+
+@pytest.mark.parametrize("shape", ["../fien.py", "{absolute}"])
+def test_a_script_outside_the_suites_folder_that_is_not_there_is_told_with_its_neighbour(
+    tmp_path: Path, shape: str
+):
+    home = tmp_path / "suites"
+    home.mkdir()
+    (tmp_path / "fine.py").write_text("print(1)\n")
+    word = shape.replace("{absolute}", str(tmp_path / "fien.py"))
+    found = plan(home, SUITE.replace("sh train.sh --epochs", f"python3 {shlex.quote(word)} --epochs"))
+    told = [problem for problem in found["problems"] if problem["code"] == "E422"]
+    assert told
+    assert all(f"did you mean '{word.replace('fien', 'fine')}'?" == problem["hint"] for problem in told)
 
 
 def test_a_script_that_a_shells_string_names_is_fingerprinted(tmp_path: Path):

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from energybench.method import Batch
+from energybench.processes import make_room_for_sockets
 from energybench.trees import take, to
 from energybench.workloads.images import Images, read_image
 
@@ -58,6 +59,8 @@ class Streamed:
         return torch.tensor(index), images
 
     def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any, Any]]:
+        if self.workers:
+            make_room_for_sockets()  # by which they hand over what they have read, or wait for ever
         loader: Any = torch.utils.data.DataLoader(
             self,  # type: ignore[arg-type]
             sampler=(index.tolist() for index in batches),

@@ -39,14 +39,6 @@ KEPT_PREFIXES = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST_", "PYTEST_VERSION", "COVE
                  "PIP_", "UV_", "NIX_", "ENERGYBENCH_FUZZ_", "SOAK_", "BENCH_")  # fmt: skip
 KEPT_ENDINGS = ("_proxy", "_PROXY")
 
-_GIT = {
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": os.devnull,
-    "GIT_CONFIG_COUNT": "1",  # whoever has checked this tree out, it may be read
-    "GIT_CONFIG_KEY_0": "safe.directory",
-    "GIT_CONFIG_VALUE_0": "*",
-}
-
 
 def kept(name: str) -> bool:
     return name in KEPT or name.startswith(KEPT_PREFIXES) or name.endswith(KEPT_ENDINGS)
@@ -60,9 +52,10 @@ def neutral(environment: Mapping[str, str], place: Path) -> dict[str, str]:
         path = Path(environment.get("HOME", "/nonexistent"), *file.parts[1:])
         if "PIP_CONFIG_FILE" not in found and os.access(path, os.R_OK):
             found["PIP_CONFIG_FILE"] = str(path)
-    return found | _GIT | {
+    return found | {
         PLACE: str(place), "HOME": str(place / "home"), "TZ": "UTC", "ENERGYBENCH_SYSFS": str(place / "no-sys"),
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+        "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": str(place / "gitconfig"),
     }  # fmt: skip
 
 
@@ -114,6 +107,9 @@ def _make() -> Path:
     atexit.register(remove)
     for folder in ("home", "no-driver"):
         (place / folder).mkdir()
+    (place / "gitconfig").write_text(
+        "[safe]\n\tdirectory = *\n", encoding="ascii"
+    )  # whoever has checked this tree out
     for name in DRIVERS:  # found before the system's, and no library: as if there were none
         (place / "no-driver" / name).touch()
     return place

@@ -22,7 +22,7 @@ from command_line import energybench
 from fakes import in_children
 from fakes.powercap import Powercap, without_energy_pkg
 
-from energybench.launch import LONGEST_SOCKET
+from energybench.processes import LONGEST_SOCKET
 from energybench.record import read_folder
 
 pytestmark = pytest.mark.slow
@@ -112,6 +112,28 @@ def test_a_long_folder_for_temporary_files_with_blanks_in_it_will_do(tmp_path: P
     folder.mkdir(parents=True)
     ended_well(tmp_path, begun(tmp_path, TMPDIR=str(folder)))
     assert list(folder.iterdir()) == []
+
+
+STREAMED = """
+import sys, torch
+from energybench.workloads.data import Streamed
+data = Streamed(sys.argv[1:], torch.tensor([3, 5]), (4, 4), 2, torch.device("cpu"))
+print([targets.tolist() for _, _, targets in data.fetch([torch.tensor([1, 0]), torch.tensor([0])])])
+"""
+
+
+def test_workers_that_decode_images_hand_them_over_where_that_folder_is_long(tmp_path: Path) -> None:
+    """Without a listener they waited for ever."""
+    from PIL import Image
+
+    folder = tmp_path / ("l" * 100)
+    folder.mkdir()
+    files = [str(tmp_path / f"{number}.png") for number in range(2)]
+    for file in files:
+        Image.new("RGB", (4, 4)).save(file)
+    done = subprocess.run([sys.executable, "-c", STREAMED, *files], env=os.environ | {"TMPDIR": str(folder)},
+                          capture_output=True, timeout=120, check=True)  # fmt: skip
+    assert done.stdout == b"[[5, 3], [3]]\n"
 
 
 @pytest.mark.parametrize("encoding", ["iso-8859-9", "koi8-r", "cp1252"])
