@@ -290,8 +290,9 @@ def test_the_largest_run_that_is_read_is_reported_and_its_blocks_cost_a_line_of_
         return count[0]
 
     summarise(RunFile.model_validate({**RUN, "blocks": 1_000_000 - 1}), [], [])
-    first, second, third = (lines(blocks) for blocks in (1000, 2000, 3000))
-    assert third - second == second - first <= 2 * 1000
+    # Not the lines themselves, of which a cache may leave out some: how many more there are with more blocks.
+    few, many = lines(1000), lines(5000)
+    assert many - few <= 2 * 4000
 
 
 def test_a_witness_counts_nothing_negative(tmp_path: Path) -> None:
