@@ -372,9 +372,10 @@ def test_a_full_file_system_ends_the_run_and_with_room_it_goes_on(place: Path, s
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """Nothing can be written below it: by its mode, which root does not obey, or by a mount, which needs root."""
+    modes = {path: path.stat().st_mode for path in (folder, *folder.rglob("*"))}
     if os.getuid():
-        folder.chmod(0o555)
-        (folder / "records").chmod(0o555)
+        for path, mode in modes.items():
+            path.chmod(mode & ~0o222)
     else:
         for options in (["--bind", str(folder), str(folder)], ["-o", "remount,bind,ro", str(folder)]):
             done = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
@@ -384,8 +385,9 @@ def read_only(folder: Path) -> Iterator[None]:
         yield
     finally:
         if os.getuid():
-            folder.chmod(0o755)
-            (folder / "records").chmod(0o755)
+            for path, mode in modes.items():
+                if path.exists():
+                    path.chmod(mode)
         else:
             subprocess.run(["umount", "--lazy", str(folder)], check=True)
 

@@ -93,9 +93,9 @@ def test_what_cannot_be_started_is_an_os_error_and_leaves_nothing():
 
 def test_it_leads_a_session_of_its_own_in_the_folder_and_environment_given(tmp_path: Path):
     heard = Heard()
-    code = "import os; print(os.getpid() == os.getsid(0), os.getcwd(), os.environ.get('GIVEN'))"
+    code = "import os; print(os.getpid() == os.getsid(0), os.getcwd(), os.environ.get('GIVEN'), sep='\\n')"
     supervise.run(python(code), cwd=tmp_path, env={"GIVEN": "yes"}, output=heard)
-    assert heard.stdout.decode().split() == ["True", str(tmp_path), "yes"]
+    assert heard.stdout.decode().splitlines() == ["True", str(tmp_path), "yes"]
 
 
 def test_at_its_limit_it_is_asked_to_end():
@@ -160,7 +160,9 @@ def test_the_end_is_told_before_anything_left_behind_is_ended(monkeypatch: pytes
     def look() -> None:
         there.extend(child.name() for child in psutil.Process().children() if child.pid not in before)
 
-    done = supervise.run(shell("sleep 600 & exit 0"), discard=True, ended=look)
+    # Forked, it is a shell for a moment.
+    script = 'sleep 600 & until [ "$(cat /proc/$!/comm)" = sleep ]; do :; done; exit 0'
+    done = supervise.run(shell(script), discard=True, ended=look)
     assert there == ["sleep"]
     assert done.left_behind == 1
 
