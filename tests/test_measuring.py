@@ -304,18 +304,18 @@ def test_sensors_are_opened_once_and_again_only_for_a_second_thread(
             pass
     assert len(opened) == 1
     seen: dict[str, MeasuredWindow] = {}
-    inside, over = threading.Barrier(3), threading.Event()
+    inside, over = threading.Barrier(2), threading.Event()
 
     def work(name: str) -> None:
         with energybench.measure(name, quiet=True) as window:
-            inside.wait(60)
-            over.wait(60)
+            inside.wait(600)
+            over.wait(600)
         seen[name] = window
 
     threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
     for thread in threads:
         thread.start()
-    inside.wait(60)
+        inside.wait(600)  # one after the other: opening sensors moves the clock
     processor.sleep(0.2)
     over.set()
     for thread in threads:
@@ -498,7 +498,7 @@ def test_two_windows_apart_at_the_same_time_pause_the_one_around_them_once(
         def in_thread(self) -> None:
             with energybench.measure(self.name, apart=True) as self.window:
                 self.opened.set()
-                assert self.over.wait(60)
+                assert self.over.wait(600)
 
         async def in_task(self) -> None:
             with energybench.measure(self.name, apart=True) as self.window:

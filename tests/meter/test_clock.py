@@ -163,7 +163,7 @@ def test_what_runs_in_the_background_is_never_early_bills_its_own_cpu_time_and_e
 
     around, began_s = Around(), time.perf_counter()
     stop = REAL_TIME.every(0.01, work)
-    assert enough.wait(60)
+    assert enough.wait(600)
     cpu_s = stop()
     assert "energybench sampler" not in {thread.name for thread in threading.enumerate()}
     assert all(at_s >= began_s + 0.01 * number for number, at_s in enumerate(calls, 1))
