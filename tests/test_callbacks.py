@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,6 @@ import pytest
 import torch
 from fakes.clock import put_behind
 from torch.optim.optimizer import register_optimizer_step_post_hook
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("KERAS_BACKEND", "torch")
 
 from energybench import callbacks, kit, measuring
 from energybench.errors import UsageError

@@ -53,7 +53,8 @@ def is_neutral(found: Any) -> None:
     assert found["sensors"] == ["absent", "absent"]
     assert (found["umask"], found["zone"]) == (0o022, "UTC")
     assert set(found["deaf"]) == {signal.SIGPIPE, signal.SIGXFSZ}  # which Python itself ignores
-    ours = {PLACE, "HOME", "TZ", "ENERGYBENCH_SYSFS", "LD_LIBRARY_PATH", "PYTHONPATH", "LC_CTYPE"}
+    ours = {PLACE, "HOME", "TZ", "ENERGYBENCH_SYSFS", "LD_LIBRARY_PATH", "PYTHONPATH", "LC_CTYPE", "HF_HUB_OFFLINE",
+            "KERAS_BACKEND"}  # fmt: skip
     added = {name for name in found["environment"] if not kept(name)} - ours
     assert all(name.startswith("GIT_CONFIG_") for name in added), added
     assert found["environment"].get("LC_CTYPE") in (None, "C.UTF-8")  # Python's own

@@ -56,6 +56,7 @@ def neutral(environment: Mapping[str, str], place: Path) -> dict[str, str]:
         PLACE: str(place), "HOME": str(place / "home"), "TZ": "UTC", "ENERGYBENCH_SYSFS": str(place / "no-sys"),
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": str(place / "gitconfig"),
+        "HF_HUB_OFFLINE": "1", "KERAS_BACKEND": "torch",  # read when they are imported
     }  # fmt: skip
 
 

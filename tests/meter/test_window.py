@@ -17,6 +17,12 @@ from energybench.record import Card, Energy, Reading, Sampler
 JOULES = st.floats(0.001, 1e6)
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
+    """Stands still, so that a meter takes no time but what it is given."""
+    return put_behind(monkeypatch, VirtualTime())
+
+
 class Scripted:
     """A meter that says what it is told to, piece by piece."""
 
@@ -110,11 +116,6 @@ def test_a_sensor_that_waits_for_an_edge_encloses_those_that_answer_at_once() ->
     window.stop()
     assert calls == ["start slow", "start quick", "stop quick", "stop slow"]
     assert [e.source for e in window.reading().energy] == ["gpu_counter"]
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
-    return put_behind(monkeypatch, VirtualTime())
 
 
 class Slow(Scripted):

@@ -12,7 +12,7 @@ from command_line import environment
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
 BLOCK = re.compile(r"```(python|text)\n(.*?)```", re.DOTALL)
-NUMBER = re.compile(r"\d[\d,.]*")
+NUMBER = re.compile(r"\d[\d,.]*(e[-+]?\d+)?")
 UNIT = re.compile(r"# (ms|s|min|µs|J|kJ|mJ)\b")
 
 
