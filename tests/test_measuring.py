@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -255,9 +256,15 @@ def test_a_card_of_which_it_cannot_be_told_who_uses_it_is_unavailable_and_not_dr
 
 
 def test_a_known_process_that_comes_onto_a_card_is_somebody_elses(card: Card) -> None:
-    clock = card(ours(compute=[(1, START_S + 0.1)]))
-    with energybench.measure("train", quiet=True) as window:
-        clock.sleep(0.3)
+    other = int(
+        subprocess.check_output(["sh", "-c", "sleep 60 >/dev/null & echo $!"])
+    )  # its parent has ended
+    try:
+        clock = card(ours(compute=[(other, START_S + 0.1)]))
+        with energybench.measure("train", quiet=True) as window:
+            clock.sleep(0.3)
+    finally:
+        os.kill(other, signal.SIGKILL)
     assert window.reading is not None
     assert not [e for e in window.reading.energy if e.scope == "gpu"]
 

@@ -107,7 +107,7 @@ def test_a_turkish_locale_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [LONGEST_SOCKET - 32, LONGEST_SOCKET - 31, 200])
 def test_a_long_folder_for_temporary_files_with_blanks_in_it_will_do(tmp_path: Path, length: int) -> None:
     """The server's socket would get a path that the kernel refuses."""
-    folder = tmp_path / f"a b{SIGNS}"
+    folder = tmp_path / os.fsdecode(f"a b{SIGNS}".encode())  # these bytes, whatever names are encoded in here
     folder /= "l" * max(1, length - len(os.fsencode(folder)) - 1)
     folder.mkdir(parents=True)
     ended_well(tmp_path, begun(tmp_path, TMPDIR=str(folder)))
