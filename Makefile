@@ -43,7 +43,7 @@ SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 endif
 soak: setup
 	@echo "seed $(SEED); the same again: make soak CASES=$(CASES) KILLS=$(KILLS) SEED=$(SEED)"
-	ENERGYBENCH_FUZZ_SEED=$(SEED) ENERGYBENCH_FUZZ_CASES=$(CASES) ENERGYBENCH_KILLS=$(KILLS) \
+	ENERGYBENCH_FUZZ_SEED=$(SEED) ENERGYBENCH_FUZZ_CASES=$(CASES) ENERGYBENCH_FUZZ_KILLS=$(KILLS) \
 	  $(BIN)/python -m pytest -m soak --durations=0 --durations-min=1 tests/fuzz tests/run/test_faults.py
 
 lint: setup

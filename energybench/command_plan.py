@@ -145,9 +145,7 @@ class CommandPlan:
             script = self.base / words[1]
             if not os.path.exists(script) and "{" not in words[1]:
                 as_written = Path(words[1])  # it may lead out of the suite's folder
-                near = {
-                    str(as_written.with_name(file.name)) for file in listed(script.parent, script.suffix)
-                }
+                near = {str(as_written.with_name(file.name)) for file in listed(script.parent, script.suffix)}
                 hint = nearest(words[1], near) or "paths are relative to the suite's folder"
                 self.wrong("E422", f"there is no file '{words[1]}' in {self.base.name}/", place, hint)
         own = Path(sys.executable).parent

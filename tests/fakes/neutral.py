@@ -36,7 +36,7 @@ KEPT = {"PATH", "USER", "LOGNAME", "TMPDIR", "TEMP", "TMP", "LD_LIBRARY_PATH", "
         "VIRTUAL_ENV", "CONDA_PREFIX", "IN_NIX_SHELL", "SSL_CERT_FILE",
         "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}  # fmt: skip
 KEPT_PREFIXES = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST_", "PYTEST_VERSION", "COVERAGE_", "COV_CORE_", "HYPOTHESIS_",
-                 "PIP_", "UV_", "NIX_", "ENERGYBENCH_FUZZ_", "SOAK_", "BENCH_")  # fmt: skip
+                 "PIP_", "UV_", "NIX_", "ENERGYBENCH_FUZZ_")  # fmt: skip
 KEPT_ENDINGS = ("_proxy", "_PROXY")
 
 

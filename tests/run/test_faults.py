@@ -212,7 +212,7 @@ def test_a_trial_that_is_killed_is_recorded_and_the_others_go_on(place: Path) ->
     assert trials == {name: "out_of_memory" if name == HELD else "ok" for name in ORDER}
 
 
-KILLS = int(os.environ.get("ENERGYBENCH_KILLS") or 5)
+KILLS = int(os.environ.get("ENERGYBENCH_FUZZ_KILLS") or 5)
 KILLS_SEED = int(os.environ.get("ENERGYBENCH_FUZZ_SEED") or 20261121)
 
 
