@@ -15,7 +15,7 @@ from typing import Any
 import pynvml
 import pytest
 import torch
-from fakes.neutral import PLACE, kept, neutral
+from fakes.neutral import PLACE, SETTLED, kept, neutral
 from fakes.nvml import FakeGpu, build, script
 from fakes.powercap import Powercap, without_energy_pkg
 
@@ -55,7 +55,10 @@ def is_neutral(found: Any) -> None:
     assert set(found["deaf"]) == {signal.SIGPIPE, signal.SIGXFSZ}  # which Python itself ignores
     ours = {PLACE, "HOME", "TZ", "ENERGYBENCH_SYSFS", "LD_LIBRARY_PATH", "PYTHONPATH", "LC_CTYPE", "HF_HUB_OFFLINE",
             "KERAS_BACKEND"}  # fmt: skip
-    added = {name for name in found["environment"] if not kept(name)} - ours
+    of_libraries = (
+        os.environ.keys() - SETTLED.keys()
+    )  # of those that other tests have imported in this process
+    added = {name for name in found["environment"] if not kept(name)} - ours - of_libraries
     assert all(name.startswith("GIT_CONFIG_") for name in added), added
     assert found["environment"].get("LC_CTYPE") in (None, "C.UTF-8")  # Python's own
 

@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+SETTLED: dict[str, str] = {}  # the environment before any library said what it wants of others
 PLACE = "NEUTRAL_MACHINE"  # the folder of a machine that is settled already: a worker's, from its controller
 DRIVERS = ("libnvidia-ml.so.1", "libcuda.so.1")
 
@@ -72,6 +73,7 @@ def settle() -> None:
             environment["PYTHONPATH"] = str(ROOT)
         os.environ.clear()
         os.environ.update(environment)
+    SETTLED.update(os.environ)
     _forget_the_terminal()
     for name in (
         "C.UTF-8",
