@@ -71,7 +71,7 @@ def on_a_terminal(*arguments: str, **extra: str) -> str:
     process = subprocess.Popen([sys.executable, "-m", "energybench", *arguments], stdout=child, stderr=child,
                                stdin=child, env=env, cwd=ROOT, close_fds=True)  # fmt: skip
     os.close(child)
-    sent, deadline = b"", time.monotonic() + 30
+    sent, deadline = b"", time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if not select.select([parent], [], [], 1)[0]:
             continue
@@ -83,7 +83,7 @@ def on_a_terminal(*arguments: str, **extra: str) -> str:
             break
         sent += piece
     os.close(parent)
-    process.wait(10)
+    process.wait(PATIENCE_S)
     return sent.decode()
 
 

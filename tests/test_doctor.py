@@ -472,7 +472,7 @@ def alive(marker: str) -> list[str]:
     return found
 
 
-def soon(condition: Callable[[], Any], seconds: float = 60) -> bool:
+def soon(condition: Callable[[], Any], seconds: float = 600) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -513,7 +513,7 @@ def test_a_child_that_cannot_train_is_told_with_its_reason(tmp_path: Path) -> No
     (tmp_path / "sklearn").mkdir()
     (tmp_path / "sklearn" / "__init__.py").write_text('raise ImportError("half installed")\n')
     done = begin("--calibrate", PYTHONPATH=str(tmp_path))
-    out, errors = done.communicate(timeout=120)
+    out, errors = done.communicate(timeout=600)
     assert done.returncode == 3
     assert "error[E504]: the calibration failed: ImportError: half installed" in errors
     assert "versions: " in out

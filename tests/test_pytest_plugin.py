@@ -69,7 +69,7 @@ def pytest_in(folder: Path, text: str | None, *arguments: str, environment: dict
     done = subprocess.run(
         [*prefix, sys.executable, "-m", "pytest", *PLUGIN, "-p", "no:cacheprovider", "-rsf", "--strict-markers",
          f"--junitxml={junit}", *with_benchmark, *arguments],
-        cwd=folder, env={**plain, **known, **(environment or {})}, capture_output=True, text=True, timeout=120,
+        cwd=folder, env={**plain, **known, **(environment or {})}, capture_output=True, text=True, timeout=600,
         check=False,
     )  # fmt: skip
     benches = json.loads(saved.read_text())["benchmarks"] if saved.exists() and saved.stat().st_size else []

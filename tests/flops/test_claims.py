@@ -776,7 +776,7 @@ def test_printing_needs_no_torch():
 
 
 @pytest.mark.slow
-def test_the_command_answers_within_twenty_seconds():
+def test_the_command_finds_every_printed_row_again():
     done = subprocess.run(
         [sys.executable, "-m", "energybench", "claims", "--json"], capture_output=True, timeout=300, cwd=ROOT
     )

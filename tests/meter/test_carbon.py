@@ -85,7 +85,7 @@ def test_the_tables_come_without_a_single_packet() -> None:
         "model = CodecarbonModel(model_parameters()); model.start(); print(len(model.stop().energy))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=600
     )
     assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
 

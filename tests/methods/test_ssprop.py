@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import sys
+import types
 from functools import partial
 from typing import Any
 
@@ -637,13 +638,18 @@ def test_timing_moves_no_random_stream_no_statistic_and_no_mode():
     assert all("timed: " in layer.because for layer in made._layers.values())
 
 
-def test_a_timed_backward_takes_as_long_as_it_takes():
+def test_a_timed_backward_takes_what_its_products_take(monkeypatch):
+    """On a clock that goes by the FLOPs computed so far: dX and dW of all channels, and of those that are kept."""
     given = ssprop.Given(torch.Size([32, 128, 12, 12]), torch.float32, CPU, (18432, 144, 12, 1), True)
     x = given.random()
     assert (x.shape, x.stride(), x.requires_grad) == (given.shape, given.strides, True)
     layer = SparseConv2d(128, 256, 3, padding=1)
-    dense_s, sparse_s = ssprop.time_backward(layer, given, 0.9)
-    assert 0 < sparse_s < dense_s  # a tenth of 2.7 GFLOP
+    with Counter() as counter:
+        clock = types.SimpleNamespace(perf_counter=lambda: counter.total / 1e9)
+        monkeypatch.setattr(ssprop, "time", clock)
+        dense_s, sparse_s = ssprop.time_backward(layer, given, 0.9)
+    assert dense_s == pytest.approx(2 * 2 * 32 * 144 * 128 * 9 * 256 / 1e9)
+    assert sparse_s == pytest.approx(dense_s * kept(256, 0.9) / 256)
     assert layer.drop == 0
     assert layer.weight.grad is None
 

@@ -29,8 +29,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by hand
+
 import light
 import psutil
+from command_line import PATIENCE_S
 from tiny_runs import processes_with, wait_for
 
 from energybench import schedule
@@ -106,11 +109,11 @@ class Soak:
             try:
                 if how in AFTER and self.kill(how, run):
                     self.counts[how] += 1
-                code = run.wait(timeout=60)
+                code = run.wait(timeout=PATIENCE_S)
             finally:
                 run.kill()
         try:
-            wait_for(lambda: not processes_with(marker), 8)
+            wait_for(lambda: not processes_with(marker))
         except AssertionError:
             raise Lost(f"{how}: still alive: {processes_with(marker)}") from None
         self.check(how, before, expected, code)

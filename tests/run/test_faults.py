@@ -279,7 +279,7 @@ def test_at_a_terminal_one_is_asked_before_another_run_begins(
 
 def _until(handle: int, text: str | None) -> Iterator[str]:
     """What the terminal shows until `text`, or until nobody writes to it any more."""
-    shown, deadline = "", time.monotonic() + 60
+    shown, deadline = "", time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and (text is None or text not in shown):
         if select.select([handle], [], [], 0.2)[0]:
             try:

@@ -34,7 +34,7 @@ SIGNS = "\N{LATIN SMALL LETTER O WITH DIAERESIS}\N{GREEK SMALL LETTER SIGMA}"
 def begun(place: Path, prepare: Callable[[], Any] | None = None, **environment: str) -> Any:
     (place / "light.toml").write_text(light.SUITE, encoding="utf-8")
     return subprocess.run(
-        [sys.executable, SCRIPT, "light.toml"], cwd=place, env=light.environment(**environment), timeout=120,
+        [sys.executable, SCRIPT, "light.toml"], cwd=place, env=light.environment(**environment), timeout=600,
         capture_output=True, check=False, preexec_fn=prepare,
     )  # fmt: skip
 
@@ -132,7 +132,7 @@ def test_workers_that_decode_images_hand_them_over_where_that_folder_is_long(tmp
     for file in files:
         Image.new("RGB", (4, 4)).save(file)
     done = subprocess.run([sys.executable, "-c", STREAMED, *files], env=os.environ | {"TMPDIR": str(folder)},
-                          capture_output=True, timeout=120, check=True)  # fmt: skip
+                          capture_output=True, timeout=600, check=True)  # fmt: skip
     assert done.stdout == b"[[5, 3], [3]]\n"
 
 
