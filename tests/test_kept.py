@@ -23,7 +23,7 @@ def test_a_pipe_gets_what_is_written_and_stays_a_pipe(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
     reader.start()
     write_out(pipe, b"content")
-    reader.join(10)
+    reader.join(600)
     assert got == [b"content"]
     assert pipe.is_fifo()
 

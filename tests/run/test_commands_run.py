@@ -366,7 +366,7 @@ def test_an_interrupted_run_leaves_no_command_running_and_continues(tmp_path: Pa
     process = start("run", "tiny.toml", cwd=home, MARKER=own)
     sleeping = wait_for(lambda: [p for p in processes_with(own) if b"sleep" in _argv(p)])
     process.send_signal(2)
-    assert process.wait(30) == 130
+    assert process.wait(600) == 130
     assert "The same command continues" in (process.stderr.read() if process.stderr else "")
     wait_for(lambda: not processes_with(own))
     assert sleeping
