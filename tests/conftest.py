@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # ruff: noqa: E402
-from fakes.neutral import settle, warn_as_usual
+from fakes.neutral import forget, settle, warn_as_usual
 
 settle()  # before anything reads what machine this is
 
@@ -49,6 +49,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("energybench")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    forget()
 
 
 def pytest_configure() -> None:

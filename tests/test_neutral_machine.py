@@ -15,7 +15,7 @@ from typing import Any
 import pynvml
 import pytest
 import torch
-from fakes.neutral import PLACE, SETTLED, kept, neutral
+from fakes.neutral import PLACE, forget, kept, neutral
 from fakes.nvml import FakeGpu, build, script
 from fakes.powercap import Powercap, without_energy_pkg
 
@@ -55,10 +55,7 @@ def is_neutral(found: Any) -> None:
     assert set(found["deaf"]) == {signal.SIGPIPE, signal.SIGXFSZ}  # which Python itself ignores
     ours = {PLACE, "HOME", "TZ", "ENERGYBENCH_SYSFS", "LD_LIBRARY_PATH", "PYTHONPATH", "LC_CTYPE", "HF_HUB_OFFLINE",
             "KERAS_BACKEND"}  # fmt: skip
-    of_libraries = (
-        os.environ.keys() - SETTLED.keys()
-    )  # of those that other tests have imported in this process
-    added = {name for name in found["environment"] if not kept(name)} - ours - of_libraries
+    added = {name for name in found["environment"] if not kept(name)} - ours
     assert all(name.startswith("GIT_CONFIG_") for name in added), added
     assert found["environment"].get("LC_CTYPE") in (None, "C.UTF-8")  # Python's own
 
@@ -164,3 +161,11 @@ def test_where_the_kernel_describes_the_machine_is_one_folder(monkeypatch: pytes
         survey()  # whatever this machine has: it answers
     except Unavailable as error:
         pytest.fail(f"the survey ended: {error}")
+
+
+def test_what_an_earlier_test_left_in_the_environment_is_forgotten() -> None:
+    os.environ["KMP_DUPLICATE_LIB_OK"] = "TRUE"  # as torch's peers do when they are imported
+    del os.environ["TZ"]
+    forget()
+    assert "KMP_DUPLICATE_LIB_OK" not in os.environ
+    assert os.environ["TZ"] == "UTC"

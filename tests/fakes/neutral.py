@@ -90,6 +90,14 @@ def settle() -> None:
     _hide_cards()
 
 
+def forget() -> None:
+    """What libraries have put into the environment since, for one another: a test begins with what was settled."""
+    for name in os.environ.keys() - SETTLED.keys():
+        if not name.startswith("PYTEST_"):
+            del os.environ[name]
+    os.environ.update({name: value for name, value in SETTLED.items() if name not in os.environ})
+
+
 def warn_as_usual() -> None:
     """To be called when pytest is configured, which puts back what filters there were before."""
     if sys.warnoptions:  # of PYTHONWARNINGS, which could make an error of a library's warning
