@@ -531,6 +531,7 @@ def test_two_windows_apart_at_the_same_time_pause_the_one_around_them_once(
             processor.sleep(0.3)
             await first.close()
             processor.sleep(0.3)
+            assert window.seconds == pytest.approx(0.2)  # still paused, by the other
             await second.close()
             processor.sleep(0.2)
         return window

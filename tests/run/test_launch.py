@@ -200,7 +200,7 @@ def test_guard_and_parent_sleep_while_a_child_runs(call: Any, tmp_path: Path) ->
         child = json.loads((tmp_path / "out").read_text())["pids"][0]
         guard = psutil.Process(child).ppid()
         try:
-            found.append(wait_for(lambda: still(guard) and still(os.getpid(), us)))
+            found.append(wait_for(lambda: still(guard) and still(os.getpid(), us), 120))
         finally:
             os.kill(child, signal.SIGKILL)
 

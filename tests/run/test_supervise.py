@@ -147,7 +147,7 @@ def test_a_child_that_ends_soon_after_the_command_is_not_missed_and_the_command_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """It ends once the command's end is told: whoever waits for it before would wait for ever."""
-    monkeypatch.setattr(supervise, "LINGER_S", 600.0)
+    monkeypatch.setattr(supervise, "LINGER_S", 60.0)
     script = "(while [ ! -e told ]; do sleep 0.01; done) & exit 0"
     done = supervise.run(shell(script), cwd=tmp_path, discard=True, ended=(tmp_path / "told").touch)
     assert (done.returncode, done.left_behind) == (0, 0)
