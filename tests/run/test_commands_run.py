@@ -263,28 +263,41 @@ command = "sleep 0.3"
     assert "the whole command against the script's own window 'train'" in unlike["detail"]
 
 
-def test_twice_as_long_is_told_where_there_is_no_quality_to_lose_and_the_report_says_so(tmp_path: Path):
-    done = ran(home_of(tmp_path, """[[workload]]
+TAKES = """
+import json, os, sys
+seconds = float(sys.argv[1])
+line = {"name": "train", "start_s": 1.0, "stop_s": 1.0 + seconds,
+        "reading": {"wall_s": seconds, "cpu_s": seconds, "steal_s": 0.0}}
+with open(os.environ["ENERGYBENCH_WINDOWS"], "a") as file:
+    print(json.dumps(line), file=file)
+"""
+
+
+def test_less_time_is_told_where_there_is_no_quality_to_lose_and_the_report_says_so(tmp_path: Path):
+    """Seconds that each command's own window gives: 4 and 1."""
+    home = home_of(tmp_path, """[[workload]]
 name = "wait"
-command = "sleep 0.4"
+command = "python takes.py 4"
 quality = "none"
 [[method]]
 name = "short"
-command = "sleep 0.1"
+command = "python takes.py 1"
 claims = { training = "75 %", from = "arithmetic" }
-""", blocks=3))  # fmt: skip
+""", blocks=3)  # fmt: skip
+    (home / "takes.py").write_text(TAKES)
+    done = ran(home)
     assert done.process.returncode == 0, done.process.stderr
     facts = json.loads(energybench("report", done.folder, "--json", cwd=tmp_path).stdout)
     row = facts["workloads"][0]["rows"][0]
     assert row["verdict"] == "faster"
     assert row["measured"]["quantity"] == "time"
-    assert 0.6 < row["measured"]["saving_rel"] < 0.8  # 75 % less what starting a process takes
+    assert row["measured"]["saving_rel"] == pytest.approx(0.75)
     text = (done.folder / "report.md").read_text()
     assert "Quality is not judged" in text
     assert "takes" in text.partition("\n\n")[2].partition("\n\n")[0]
     assert "less time than the plain command on wait" in text
     assert "not available" in text
-    assert "sleep 0.1" in text
+    assert "takes.py 1" in text
     assert "no matched control" in text
     assert "saves" not in done.process.stdout.partition("wait")[0]  # energy was not measured
 
