@@ -88,10 +88,10 @@ EXPECTED = {
     "diverges": ("diverged", "nan"),
     "hungry": ("out_of_memory", "MemoryError"),
     "greedy": ("out_of_memory", "allocate"),
-    "sleeps": ("timeout", "4 s"),
+    "sleeps": ("timeout", "8 s"),
     "exits": ("failed", "status 7"),
     "shoots_itself": ("out_of_memory", "SIGKILL"),
-    "stubborn": ("timeout", "4 s"),
+    "stubborn": ("timeout", "8 s"),
     "quits": ("failed", "status 1"),
     "dead": ("invalid", "dead.update"),
 }
@@ -130,7 +130,7 @@ def failing(tmp_path_factory: pytest.TempPathFactory, marker: str) -> Done:
     tables = "".join(
         f'\n[[method]]\nname = "{n}"\nuse = "{n}.py:{"Dead" if n == "dead" else "Bad"}"\n' for n in names
     )
-    suite = write_suite(home, tables, limit="4 s")
+    suite = write_suite(home, tables, limit="8 s")
     process = energybench("run", suite, cwd=home)
     return Done(process, home, suite, only_run(home))
 
@@ -203,7 +203,7 @@ def test_the_report_names_every_failure_with_its_reason(failing: Done) -> None:
     report = (failing.folder / "report.md").read_text()
     for method in EXPECTED:
         assert method in report
-    for text in ("this method is broken", "status 7", "4 s", "dead.update"):
+    for text in ("this method is broken", "status 7", "8 s", "dead.update"):
         assert text in report
         assert text in " ".join(failing.process.stdout.split()) + failing.process.stderr
 
