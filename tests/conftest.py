@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# ruff: noqa: E402
+# ruff: noqa: E402  (the machine is made neutral before anything else is imported)
 from fakes.neutral import forget, settle, warn_as_usual
 
 settle()  # before anything reads what machine this is
