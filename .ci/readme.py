@@ -22,8 +22,9 @@ from pathlib import Path
 
 BLOCK = re.compile(
     r"(?:<!-- (?P<kind>not run|file|output)(?:: (?P<what>[^\n]*?))? -->\s*\n)?"
-    r"^```(?P<language>\w*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE,
-)  # fmt: skip
+    r"^```(?P<language>\w*)\n(?P<text>.*?)^```",
+    re.DOTALL | re.MULTILINE,
+)
 LIMIT_S = 600
 
 
@@ -44,10 +45,7 @@ def main(documents: list[str]) -> int:
 
 def run(document: str, text: str, root: Path, folder: Path) -> tuple[int, int]:
     """(blocks that ran, of those that failed)"""
-    environment = os.environ | {
-        "PATH": f"{root / '.venv' / 'bin'}:{os.environ['PATH']}",
-        "COLUMNS": "100",
-    }
+    environment = os.environ | {"PATH": f"{root / '.venv' / 'bin'}:{os.environ['PATH']}", "COLUMNS": "100"}
     ran = failed = 0
     printed = ""
     for block in BLOCK.finditer(text):
@@ -67,12 +65,22 @@ def run(document: str, text: str, root: Path, folder: Path) -> tuple[int, int]:
                 continue
             started = time.monotonic()
             bash = ["bash", "-euo", "pipefail", "-c", commands]
-            result = subprocess.run(bash, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S,
-                                    stdin=subprocess.DEVNULL)  # fmt: skip
+            result = subprocess.run(
+                bash,
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=LIMIT_S,
+                stdin=subprocess.DEVNULL,
+            )
             ran += 1
             printed = f"{result.stdout}\n{result.stderr}"
-            print(f"{document}: {'ok' if not result.returncode else 'FAILED'} "
-                  f"in {time.monotonic() - started:.1f} s: {first}", flush=True)  # fmt: skip
+            print(
+                f"{document}: {'ok' if not result.returncode else 'FAILED'} "
+                f"in {time.monotonic() - started:.1f} s: {first}",
+                flush=True,
+            )
             if result.returncode:
                 failed += 1
                 print(f"{commands}\nexit {result.returncode}", flush=True)

@@ -2,20 +2,39 @@
 
 from typing import TYPE_CHECKING, Any
 
-from energybench.method import Batch, Forward, Method, Task
-from energybench.work import Line, Work
+from energybench.common.version import __version__
+from energybench.flops.work import Line, Work
+from energybench.train.batch import Batch, Forward
+from energybench.train.method import Method, Task
 
 if TYPE_CHECKING:
-    from energybench.errors import EnergybenchError
-    from energybench.measuring import measure
+    from energybench.common.errors import EnergybenchError
     from energybench.results import Results, load, run
+    from energybench.windows.window import measure
 
-__version__ = "0.1.0"
-__all__ = ["Batch", "EnergybenchError", "Forward", "Line", "Method", "Results", "Task", "Work", "__version__", "load",
-           "measure", "run"]  # fmt: skip
+__all__ = [
+    "Batch",
+    "EnergybenchError",
+    "Forward",
+    "Line",
+    "Method",
+    "Results",
+    "Task",
+    "Work",
+    "__version__",
+    "load",
+    "measure",
+    "run",
+]
 
-_LATER = {"measure": "measuring", "run": "results", "load": "results", "Results": "results",
-          "EnergybenchError": "errors"}  # name → its module, imported when it is asked for  # fmt: skip
+# Name → its module, imported when it is asked for.
+_LATER = {
+    "measure": "windows.window",
+    "run": "results",
+    "load": "results",
+    "Results": "results",
+    "EnergybenchError": "common.errors",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """`python -m energybench`."""
 
-from energybench.cli import main
+from energybench.cli.command_line import main
 
 if __name__ == "__main__":
     main()

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from energybench.errors import Problem, UsageError
-from energybench.measuring import MeasuredWindow, measure
+from energybench.common.errors import Problem, UsageError
+from energybench.windows.window import MeasuredWindow, measure
 
 INSIDE = "an evaluation or a checkpoint ran inside it"  # unseen beforehand, so it could not be set apart
 NO_QUALITY = ("runtime", "per_second", "jit_compilation_time", "epoch")  # what trainers list beside quality
@@ -69,9 +69,7 @@ class Marks:
         for name, value in (metrics or {}).items():
             if self.window is None or not name.startswith(prefix) or name.endswith(NO_QUALITY):
                 continue
-            with contextlib.suppress(
-                TypeError, ValueError, RuntimeError, UsageError
-            ):  # no single, finite number
+            with contextlib.suppress(TypeError, ValueError, RuntimeError, UsageError):  # no single, finite number
                 self.window.quality(name.removeprefix(prefix), float(value))
 
 
@@ -100,9 +98,7 @@ def huggingface(name: str = "train", **options: Any) -> Any:
             elif control.should_save:
                 marks.apart("save")
 
-        def on_evaluate(
-            self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
-        ) -> None:
+        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
             marks.ended()
             marks.quality(metrics, "eval_")
             if control.should_save:

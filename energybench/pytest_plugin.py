@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from energybench.billing import Bill, Metering
-    from energybench.budget import Budget, Judged
+    from energybench.pytest_energy.budget import Budget, Judged
+    from energybench.pytest_energy.metered_calls import Bill, Metering
 
 METERING = pytest.StashKey["Metering"]()
 JUDGED = pytest.StashKey[list["Judged"]]()
@@ -26,11 +26,12 @@ MARKER = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("energybench", "energy")
+    group.addoption("--energy-country", metavar="ZONE", help="Grid for CO2e, by ISO 3166 code: FRA. Default: none.")
     group.addoption(
-        "--energy-country", metavar="ZONE", help="Grid for CO2e, by ISO 3166 code: FRA. Default: none."
+        "--energy-gpus",
+        metavar="WHICH",
+        help="used: cards that the tests compute on (default); all; or UUIDs, with commas.",
     )
-    group.addoption("--energy-gpus", metavar="WHICH",
-                    help="used: cards that the tests compute on (default); all; or UUIDs, with commas.")  # fmt: skip
     parser.addini("energybench_country", "as --energy-country", default="")
     parser.addini("energybench_gpus", "as --energy-gpus", default="used")
     parser.addini("energybench_meters", "meters of other packages, by name", type="args", default=[])
@@ -49,7 +50,7 @@ class _Fixture:
     @pytest.fixture
     def energy_benchmark(self, request: pytest.FixtureRequest, benchmark: Any) -> Any:
         """pytest-benchmark's `benchmark`, with joules, watts, CO2e, FLOPs and their sources in extra_info."""
-        from energybench.benchmark import EnergyBenchmark
+        from energybench.pytest_energy.fixture import EnergyBenchmark
 
         return EnergyBenchmark(benchmark, _metering(request.config))
 
@@ -61,25 +62,24 @@ class _NoFixture:
     def energy_benchmark(self) -> Any:
         """pytest-benchmark's `benchmark`, with joules; it is not there."""
         missing = importlib.util.find_spec("pytest_benchmark") is None
-        what = (
-            "is not installed: pip install pytest-benchmark"
-            if missing
-            else "is switched off (-p no:benchmark)"
-        )
+        what = "is not installed: pip install pytest-benchmark" if missing else "is switched off (-p no:benchmark)"
         pytest.fail(f"energy_benchmark needs pytest-benchmark, which {what}", pytrace=False)
 
 
 def _metering(config: pytest.Config) -> Metering:
     """The sensors of this session, opened when first asked for."""
     if METERING not in config.stash:
-        from energybench.billing import Metering
-        from energybench.errors import EnergybenchError
+        from energybench.common.errors import EnergybenchError
+        from energybench.pytest_energy.metered_calls import Metering
 
         gpus = config.getoption("--energy-gpus") or config.getini("energybench_gpus")
         zone = config.getoption("--energy-country") or config.getini("energybench_country")
         try:
-            config.stash[METERING] = Metering(gpus if gpus in ("used", "all") else gpus.replace(",", " ").split(),
-                                              config.getini("energybench_meters"), zone or None)  # fmt: skip
+            config.stash[METERING] = Metering(
+                gpus if gpus in ("used", "all") else gpus.replace(",", " ").split(),
+                config.getini("energybench_meters"),
+                zone or None,
+            )
         except EnergybenchError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
     return config.stash[METERING]
@@ -90,7 +90,7 @@ def _budget(item: pytest.Item) -> Budget | None:
     marker = item.get_closest_marker("energy")
     if marker is None:
         return None
-    from energybench.budget import BadBudget, read_marker
+    from energybench.pytest_energy.budget import BadBudget, read_marker
 
     try:
         return read_marker(marker.args, marker.kwargs)
@@ -101,8 +101,9 @@ def _budget(item: pytest.Item) -> Budget | None:
 @pytest.hookimpl(tryfirst=True)  # before its fixtures
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if _budget(item) is not None and _uses(item, "benchmark") and not _uses(item, "energy_benchmark"):
-        pytest.fail(f"{item.nodeid}: a budget for a benchmark needs energy_benchmark in the place of benchmark",
-                    pytrace=False)  # fmt: skip
+        pytest.fail(
+            f"{item.nodeid}: a budget for a benchmark needs energy_benchmark in the place of benchmark", pytrace=False
+        )
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)  # innermost: other plugins' work is not the test's
@@ -114,9 +115,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
         found = yield
         fixture = getattr(item, "funcargs", {})["energy_benchmark"]
         why = (
-            "the benchmark did not run"
-            if fixture.enabled
-            else "benchmarks are switched off, so it ran once, unmetered"
+            "the benchmark did not run" if fixture.enabled else "benchmarks are switched off, so it ran once, unmetered"
         )
         _decide(item, budget, fixture.bill, why)
         return found
@@ -135,15 +134,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
 def _decide(item: pytest.Item, budget: Budget, bill: Bill | None, why: str) -> None:
     """What the test did has passed; now what it took."""
-    from energybench.budget import judge
+    from energybench.pytest_energy.budget import judge
 
     judged = judge(item.nodeid, budget, bill, why)
     item.config.stash.setdefault(JUDGED, []).append(judged)
     if bill is not None:
         facts = bill.facts()
-        item.user_properties += [
-            (key, facts[key]) for key in ("energy_j", "energy_error_j", "energy_sources")
-        ]
+        item.user_properties += [(key, facts[key]) for key in ("energy_j", "energy_error_j", "energy_sources")]
     item.user_properties.append(("energy_verdict", judged.verdict))
     if judged.verdict == "not measured":
         raise pytest.skip.Exception(judged.sentence, _use_item_location=True)
@@ -158,18 +155,16 @@ def _uses(item: pytest.Item, fixture: str) -> bool:
 @pytest.hookimpl(wrapper=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Generator[None, Any, Any]:
     try:
-        return (
-            yield
-        )  # pytest-benchmark prints its table here, and raises where --benchmark-compare-fail says so
+        return (yield)  # pytest-benchmark prints its table here, and raises where --benchmark-compare-fail says so
     finally:
         session = getattr(config, "_benchmarksession", None)
         if session is not None and session.groups and not session.quiet and METERING in config.stash:
-            from energybench import energy_table
+            from energybench.pytest_energy import energy_table
 
             found = energy_table.rows_of(session.groups, session.compared_mapping or {}, session.sort)
             for group, rows in found.items():
                 energy_table.write(terminalreporter, group, rows)
         if judged := config.stash.get(JUDGED, None):
-            from energybench import energy_table
+            from energybench.pytest_energy import energy_table
 
             energy_table.write_budgets(terminalreporter, judged)

@@ -18,17 +18,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from energybench.errors import EXIT_INTERRUPTED, Problem, UsageError, nearest
-from energybench.record import RunFile, Trial, Witness
+from energybench.common.errors import EXIT_INTERRUPTED, Problem, UsageError, nearest
+from energybench.records.record import RunFile, Trial, Witness
 from energybench.report import merge
-from energybench.report.shapes import Row, Summary
-from energybench.report.summary import summarise, to_json
+from energybench.verdict.figures import Row, Summary
+from energybench.verdict.summary import summarise, to_json
 
 if TYPE_CHECKING:
     import pandas
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from energybench.suite import Suite
+    from energybench.suite.suite import Suite
 
 AnyPath = str | os.PathLike[str]
 
@@ -72,9 +72,7 @@ class Results:
     @cached_property
     def comparisons(self) -> dict[tuple[str, str], Row]:
         """(workload, method) → its line of the report: claimed, estimated, counted, measured, verdict and why."""
-        return {
-            (workload.name, row.method): row for workload in self.summary.workloads for row in workload.rows
-        }
+        return {(workload.name, row.method): row for workload in self.summary.workloads for row in workload.rows}
 
     def verdict(self, workload: str, method: str) -> str:
         """The report's word. Raises UsageError E642 for a pair that was not compared."""
@@ -86,7 +84,7 @@ class Results:
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per trial, as `energybench export --to csv` has them: for any library of data frames."""
-        from energybench.export import Folder, rows
+        from energybench.report.export import Folder, rows
 
         return [row for part in self._parts for row in rows(Folder(part.records))]
 
@@ -106,8 +104,9 @@ class Results:
 
         file = io.StringIO()
         colors: Literal["standard"] | None = "standard" if color else None
-        console = Console(file=file, width=width, force_terminal=color, color_system=colors, highlight=False,
-                          force_jupyter=False)  # a notebook's would write past its file  # fmt: skip
+        console = Console(
+            file=file, width=width, force_terminal=color, color_system=colors, highlight=False, force_jupyter=False
+        )  # a notebook's would write past its file
         if len(self._parts) == 1:
             from energybench.report.terminal import render
 
@@ -122,9 +121,7 @@ class Results:
             return self._parts[0]
         told = "; ".join(part.told for part in self._parts)
         hint = "take one of them: results.runs[0]"
-        raise UsageError(
-            Problem("E642", f"these are {len(self._parts)} runs side by side: {told}", hint=hint)
-        )
+        raise UsageError(Problem("E642", f"these are {len(self._parts)} runs side by side: {told}", hint=hint))
 
     def __repr__(self) -> str:
         if len(self._parts) != 1:
@@ -161,9 +158,19 @@ def load(*folders: AnyPath) -> Results:
     return Results(merge.read([Path(folder) for folder in folders]))
 
 
-def run(suite: AnyPath | Suite, *, out: AnyPath | None = None, fresh: bool = False, quick: bool = False,
-        overrides: Iterable[str] = (), device: str | None = None, until_decided: bool = False,
-        max_time: str | None = None, add_blocks: int = 0, quiet: bool = False) -> Results:  # fmt: skip
+def run(
+    suite: AnyPath | Suite,
+    *,
+    out: AnyPath | None = None,
+    fresh: bool = False,
+    quick: bool = False,
+    overrides: Iterable[str] = (),
+    device: str | None = None,
+    until_decided: bool = False,
+    max_time: str | None = None,
+    add_blocks: int = 0,
+    quiet: bool = False,
+) -> Results:
     """Train every cell of a suite, a file or a shipped one's name, and return what came; `energybench run` in Python.
 
     overrides: as after --set: ["workload.train.epochs=2"]
@@ -175,41 +182,58 @@ def run(suite: AnyPath | Suite, *, out: AnyPath | None = None, fresh: bool = Fal
     """
     from rich.console import Console
 
-    from energybench import runner
-    from energybench.commands.common import load_suite, seconds_of
-    from energybench.progress import Progress
-    from energybench.suite import Suite
+    from energybench.runner import runner
+    from energybench.runner.prepare import load_suite, seconds_of
+    from energybench.runner.progress import Progress
+    from energybench.suite.suite import Suite
 
     chosen = (overrides,) if isinstance(overrides, str) else tuple(overrides)
     max_s = None if max_time is None else seconds_of("max_time", max_time)
     known = suite if isinstance(suite, Suite) else load_suite(os.fspath(suite), quick, chosen, device)
     if isinstance(suite, Suite) and (quick or chosen):
-        hint = "energybench.suite.load(path, quick=True, overrides=[...])"
-        raise UsageError(
-            Problem("E642", "a suite that is loaded already takes no quick and no overrides", hint=hint)
-        )
+        hint = "energybench.suite.suite.load(path, quick=True, overrides=[...])"
+        raise UsageError(Problem("E642", "a suite that is loaded already takes no quick and no overrides", hint=hint))
     console, nowhere = (
         Console(file=file, highlight=False, force_jupyter=False) for file in (sys.stderr, io.StringIO())
     )
     progress = Progress(console, nowhere, quiet)
     word = known.path.name if isinstance(suite, Suite) else os.fspath(suite)
     code, folder = runner.run(
-        known, out=None if out is None else Path(out), fresh=fresh, device=device, progress=progress, max_s=max_s,
+        known,
+        out=None if out is None else Path(out),
+        fresh=fresh,
+        device=device,
+        progress=progress,
+        max_s=max_s,
         argv=_argv(word, out, fresh, quick, chosen, device, until_decided, max_time, add_blocks),
-        until_decided=until_decided, add_blocks=add_blocks,
-    )  # fmt: skip
+        until_decided=until_decided,
+        add_blocks=add_blocks,
+    )
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     progress.say(f"report: {folder / 'report.md'}")
     return load(folder)
 
 
-def _argv(suite: str, out: AnyPath | None, fresh: bool, quick: bool, overrides: Sequence[str], device: str | None,
-          until_decided: bool, max_time: str | None, add_blocks: int) -> list[str]:  # fmt: skip
+def _argv(
+    suite: str,
+    out: AnyPath | None,
+    fresh: bool,
+    quick: bool,
+    overrides: Sequence[str],
+    device: str | None,
+    until_decided: bool,
+    max_time: str | None,
+    add_blocks: int,
+) -> list[str]:
     """The same call on the command line: how to reproduce it, whatever process it came from."""
     found = ["energybench", "run", suite]
-    given = {"--out": None if out is None else os.fspath(out), "--device": device, "--max-time": max_time,
-             "--add-blocks": str(add_blocks) if add_blocks else None}  # fmt: skip
+    given = {
+        "--out": None if out is None else os.fspath(out),
+        "--device": device,
+        "--max-time": max_time,
+        "--add-blocks": str(add_blocks) if add_blocks else None,
+    }
     found += [word for option in overrides for word in ("--set", option)]
     found += [word for option, value in given.items() if value is not None for word in (option, value)]
     flags = {"--quick": quick, "--new": fresh, "--until-decided": until_decided}

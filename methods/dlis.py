@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from energybench import Batch, Method
-from energybench.sampling import Sampler, unbiased
-from energybench.scores import Scorer
-from energybench.trees import join, split, take
-from energybench.work import FORWARD
+from energybench.algorithms.sample_scores import Scorer
+from energybench.algorithms.weighted_sampling import Sampler, unbiased
+from energybench.flops.work import FORWARD
+from energybench.train.trees import join, split, take
 
 SMOOTHING = 0.9
 SCORES = ("output-gradient", "loss", "last-layer-gradient")

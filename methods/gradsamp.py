@@ -23,14 +23,16 @@ import torch
 from torch import Tensor
 
 from energybench import Method
-from energybench.ggd import GGD, LOCATIONS, fit, goodness
-from energybench.theorem import bounds
+from energybench.algorithms.generalized_gaussian import GGD, LOCATIONS, fit, goodness
+from energybench.algorithms.gradsamp_bound import bounds
 
 # Epochs of 200 that the paper's Table 2 skips by its own FLOPs. Its periodic counts come from a later first epoch.
 TABLE_2: dict[str, dict[float, int]] = {
-    "Pe": {5: 33, 10: 17}, "DP": {5: 10, 10: 5},
-    "Pr": {0.2: 24, 0.5: 65, 0.7: 81}, "DR": {0.2: 10, 0.5: 25, 0.7: 35},
-}  # fmt: skip
+    "Pe": {5: 33, 10: 17},
+    "DP": {5: 10, 10: 5},
+    "Pr": {0.2: 24, 0.5: 65, 0.7: 81},
+    "DR": {0.2: 10, 0.5: 25, 0.7: 35},
+}
 TABLE_2_EPOCHS = 200
 TABLE_2_FIRST = {"Pe": 40, "DP": 155}
 KINDS = {"Pe": "every", "DP": "late-every", "Pr": "random", "DR": "late-random"}
@@ -108,9 +110,7 @@ class GradSamp(Method):
         chosen: set[int] = set()
         last = -math.inf
         for epoch in range(first, run.epochs + 1):
-            drawn = (
-                epoch % self._amount == 0 if self._kind.endswith("every") else chance[epoch] < self._amount
-            )
+            drawn = epoch % self._amount == 0 if self._kind.endswith("every") else chance[epoch] < self._amount
             if drawn and epoch - last > self.min_real_between:
                 chosen.add(epoch)
                 last = epoch
@@ -182,20 +182,20 @@ class GradSamp(Method):
         if not self._names:  # not in setup, where layers further out have yet to change the model
             names = {parameter: name for name, parameter in run.model.named_parameters()}
             self._names = [names.get(parameter, "") for parameter in self._parameters(run)]
-        fitted = [
-            (ggd, u.numel()) for ggd, u in zip(self._fits, self._update, strict=True) if ggd is not None
-        ]
+        fitted = [(ggd, u.numel()) for ggd, u in zip(self._fits, self._update, strict=True) if ggd is not None]
         if fitted:
             middle = len(fitted) // 2
-            self._log.append({
-                "epoch": run.epoch_number,
-                "tensors_fitted": len(fitted),
-                "tensors_repeated": len(self._fits) - len(fitted),
-                "shape_median": sorted(ggd.shape for ggd, _ in fitted)[middle],
-                # the injected noise over the real update's, in scale: 1 + ε/σ
-                "noise_ratio_median": sorted(1 + self.epsilon / ggd.scale for ggd, _ in fitted)[middle],
-                "draw_square": sum(n * _square(self._widened(ggd)) for ggd, n in fitted),
-            })  # fmt: skip
+            self._log.append(
+                {
+                    "epoch": run.epoch_number,
+                    "tensors_fitted": len(fitted),
+                    "tensors_repeated": len(self._fits) - len(fitted),
+                    "shape_median": sorted(ggd.shape for ggd, _ in fitted)[middle],
+                    # the injected noise over the real update's, in scale: 1 + ε/σ
+                    "noise_ratio_median": sorted(1 + self.epsilon / ggd.scale for ggd, _ in fitted)[middle],
+                    "draw_square": sum(n * _square(self._widened(ggd)) for ggd, n in fitted),
+                }
+            )
 
     @staticmethod
     def _parameters(run):
@@ -212,8 +212,12 @@ class GradSamp(Method):
     def diagnostics(self):
         """Asked for when the window is closed, so goodness of fit is nobody's energy; of the last fit alone, since
         keeping every epoch's update would take memory that plain training does not."""
-        return {"skipped_epochs": sorted(self._skipped), "fits": self._log, "theorem": self._theorem(),
-                "last_fit": self._last_fit()}  # fmt: skip
+        return {
+            "skipped_epochs": sorted(self._skipped),
+            "fits": self._log,
+            "theorem": self._theorem(),
+            "last_fit": self._last_fit(),
+        }
 
     def _uncovered(self, run) -> str | None:
         """What Theorem 3.1 does not speak of: it has one gradient step or one draw of mean zero, by chance."""
@@ -223,12 +227,7 @@ class GradSamp(Method):
             return "epochs are not sampled independently by one chance"
         if self.location != "zero":
             return 'draws have a mean; location = "zero" has none'
-        if (
-            not plain
-            or recipe.schedule != "constant"
-            or recipe.warmup_epochs
-            or run.data.steps(recipe.batch) > 1
-        ):
+        if not plain or recipe.schedule != "constant" or recipe.warmup_epochs or run.data.steps(recipe.batch) > 1:
             return "an epoch is not one step of plain gradient descent at a constant rate"
         if len(run.methods) > 1:
             return "other methods stand beside it, of whose steps the theorem says nothing"
@@ -244,11 +243,7 @@ class GradSamp(Method):
             return {"reason": reason}
         if known is None:
             return {"reason": "the task does not know the curvature of its loss"}
-        seen = {
-            point["epoch"] - 1: point["loss"] - known.minimum
-            for point in run.curve
-            if point["loss"] is not None
-        }
+        seen = {point["epoch"] - 1: point["loss"] - known.minimum for point in run.curve if point["loss"] is not None}
         if not self._log or any(entry["tensors_repeated"] for entry in self._log) or 0 not in seen:
             return {"reason": "no epoch was sampled, or a tensor repeated its update instead of being drawn"}
         square = max(entry["draw_square"] for entry in self._log)
@@ -257,18 +252,22 @@ class GradSamp(Method):
         except ValueError as error:
             return {"reason": str(error)}
         return {
-            "strong_convexity": known.strong_convexity, "smoothness": known.smoothness, "minimum": known.minimum,
-            "step": run.recipe.lr, "sampled": self._amount, "draw_square": square,
-            "bounded": [{"epoch": epoch, "observed": gap, **{name: line[epoch] for name, line in found.items()}}
-                        for epoch, gap in sorted(seen.items())],
-        }  # fmt: skip
+            "strong_convexity": known.strong_convexity,
+            "smoothness": known.smoothness,
+            "minimum": known.minimum,
+            "step": run.recipe.lr,
+            "sampled": self._amount,
+            "draw_square": square,
+            "bounded": [
+                {"epoch": epoch, "observed": gap, **{name: line[epoch] for name, line in found.items()}}
+                for epoch, gap in sorted(seen.items())
+            ],
+        }
 
     def _last_fit(self) -> dict[str, Any]:
         if not any(self._fits):
             return {}
-        sizes = sorted(
-            (u.numel() for u, ggd in zip(self._update, self._fits, strict=True) if ggd), reverse=True
-        )
+        sizes = sorted((u.numel() for u, ggd in zip(self._update, self._fits, strict=True) if ggd), reverse=True)
         tensors: list[dict[str, Any]] = []
         pictures: list[dict[str, Any]] = []
         real = passing = 0.0
@@ -280,10 +279,14 @@ class GradSamp(Method):
             some = flat[:: -(-len(flat) // TESTED)].cpu()
             statistic, p_value = goodness(some, ggd)
             tensors[-1] |= {
-                "location": _short(ggd.location), "scale": _short(ggd.scale), "shape": _short(ggd.shape),
+                "location": _short(ggd.location),
+                "scale": _short(ggd.scale),
+                "shape": _short(ggd.shape),
                 "noise_ratio": _short(1 + self.epsilon / ggd.scale),
-                "ks": _short(statistic), "ks_n": len(some), "ks_passes": p_value >= LEVEL,
-            }  # fmt: skip
+                "ks": _short(statistic),
+                "ks_n": len(some),
+                "ks_passes": p_value >= LEVEL,
+            }
             real += flat.double().square().sum().item()
             passing += p_value >= LEVEL
             if len(flat) >= sizes[:PICTURED][-1] and len(pictures) < PICTURED:
@@ -312,10 +315,11 @@ def _picture(values: Tensor, ggd: GGD) -> dict[str, Any]:
     inside = ggd.cdf(edges).diff()
     width = 2 * reach / BINS
     return {
-        "from": _short(edges[0].item()), "to": _short(edges[-1].item()),
+        "from": _short(edges[0].item()),
+        "to": _short(edges[-1].item()),
         "density": [_short(share) for share in (counts / (len(values) * width)).tolist()],
         "fitted": [_short(share) for share in (inside / width).tolist()],
-    }  # fmt: skip
+    }
 
 
 def _short(value: float) -> float:

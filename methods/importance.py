@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from energybench import Method
-from energybench.sampling import Sampler, average_repeats, unbiased
-from energybench.scores import FORMS, SCORES, Scorer, with_reference
+from energybench.algorithms.sample_scores import FORMS, SCORES, Scorer, with_reference
+from energybench.algorithms.weighted_sampling import Sampler, average_repeats, unbiased
 
 ESTIMATORS = ("importance", "adaptive")
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -67,9 +67,7 @@ class Importance(Method):
         if not 0 <= self.alpha < 1:
             raise ValueError(f"alpha is the share kept of an old importance in [0, 1), not {self.alpha}")
         if not 0 < self.epsilon < math.inf:
-            raise ValueError(
-                f"epsilon is > 0, or a sample of importance 0 is never seen again; not {self.epsilon}"
-            )
+            raise ValueError(f"epsilon is > 0, or a sample of importance 0 is never seen again; not {self.epsilon}")
         if self.score == "parameter-gradient":
             self.needs = self.needs | {"backward"}  # type: ignore[misc]
 
@@ -199,10 +197,7 @@ class Memory:
             "mean_importance": total / len(importance),
             "importance_quantiles": dict(zip(map(str, QUANTILES), quantiles.tolist(), strict=True)),
             # (Σq)²/(N·Σq²): the share of the set that as many equal importances would be
-            "effective_share": total**2 / (len(importance) * importance.square().sum().item())
-            if total
-            else None,
-            "repeat_share": self._repeats.item()
-            / max(1, self._updates),  # of scored samples, twice in their batch
+            "effective_share": total**2 / (len(importance) * importance.square().sum().item()) if total else None,
+            "repeat_share": self._repeats.item() / max(1, self._updates),  # of scored samples, twice in their batch
             "refused_scores": self.sampler.refused.item(),
         }

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from energybench import Method
-from energybench.scores import Scorer
-from energybench.trees import join, split
+from energybench.algorithms.sample_scores import Scorer
+from energybench.train.trees import join, split
 
 
 @dataclass
@@ -82,10 +82,7 @@ class LOW(Method):
         return project(lengths.square() / (2 * self.lam), n)
 
     def diagnostics(self):
-        return {
-            "zero_share": self._zeros.item() / max(1, self._samples),
-            "largest_weight": self._largest.item(),
-        }
+        return {"zero_share": self._zeros.item() / max(1, self._samples), "largest_weight": self._largest.item()}
 
 
 def project(point: Tensor, total: float) -> Tensor:

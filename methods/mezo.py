@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from energybench import Batch, Method
-from energybench.method import Forward
-from energybench.trees import join, split
-from energybench.work import BACKWARD, FORWARD
+from energybench.flops.work import BACKWARD, FORWARD
+from energybench.train.batch import Forward
+from energybench.train.trees import join, split
 
 SECOND = "second_forward"
 

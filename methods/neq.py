@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from energybench.freezing import Freezing
+from energybench.algorithms.neuron_freezing import Freezing
 
 
 @dataclass

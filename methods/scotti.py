@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from energybench import Line
-from energybench.freezing import Freezing
-from energybench.hypergradient import HyperSGD, check_rates, refusal
+from energybench.algorithms.hypergradient_sgd import HyperSGD, check_rates, refusal
+from energybench.algorithms.neuron_freezing import Freezing
 
 
 @dataclass
@@ -84,9 +84,15 @@ class SCoTTi(Freezing):
 
     def optimizer(self, run, params, inner):
         made = HyperSGD(
-            params, run.recipe.lr, momentum=run.recipe.momentum, decay=run.recipe.decay, nesterov=run.recipe.nesterov,
-            hyper_lr=self.hyper_lr, hyper_momentum=self.hyper_momentum, learn_momentum=self.learn_momentum,
-        )  # fmt: skip
+            params,
+            run.recipe.lr,
+            momentum=run.recipe.momentum,
+            decay=run.recipe.decay,
+            nesterov=run.recipe.nesterov,
+            hyper_lr=self.hyper_lr,
+            hyper_momentum=self.hyper_momentum,
+            learn_momentum=self.learn_momentum,
+        )
         self._built.append(made)
         return made
 
@@ -134,12 +140,18 @@ class SCoTTi(Freezing):
         return super().estimate(work).add(Line("hypergradient", "", "dot", flop / max(1, self._given)))
 
     def noted(self, run):
-        rates = {"learning_rate": optimizer.rate.item(), "momentum": optimizer.momentum.item()} if (
-            optimizer := self._built[0] if self._built else None) else {}  # fmt: skip
+        rates = (
+            {"learning_rate": optimizer.rate.item(), "momentum": optimizer.momentum.item()}
+            if (optimizer := self._built[0] if self._built else None)
+            else {}
+        )
         return {"epsilon": self._epsilon.item()} | rates
 
     def diagnostics(self):
         negative = [entry["epoch"] for entry in self._epochs if entry["epsilon"] < 0]
-        warning = {"warning": f"ε is negative after {len(negative)} epochs, from epoch {negative[0]}: "
-                              "nothing rests then"} if negative else {}  # fmt: skip
+        warning = (
+            {"warning": f"ε is negative after {len(negative)} epochs, from epoch {negative[0]}: nothing rests then"}
+            if negative
+            else {}
+        )
         return super().diagnostics() | warning

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from energybench import Line, Method
-from energybench.drop_in import swap, swap_back
-from energybench.sparse import SPARSE, SparseLayer
-from energybench.sparse_backward import LANES, Choice, memory_format
-from energybench.trees import split
-from energybench.units import Period, Quantity
-from energybench.work import BACKWARD
+from energybench.algorithms.channel_sparse import LANES, Choice, memory_format
+from energybench.algorithms.drop_in_layers import swap, swap_back
+from energybench.algorithms.sparse_layers import SPARSE, SparseLayer
+from energybench.common.units import Period, Quantity
+from energybench.flops.work import BACKWARD
+from energybench.train.trees import split
 
 # `refuse` was fitted to the timing of 300 layers on two cores of an AMD EPYC: of 8 to 512 channels, kernels 1 to 5,
 # batches 16 to 128, drop rates 0.4 and 0.8. All in FLOPs, of the time that a dense backward takes for them.
@@ -181,11 +181,7 @@ class SsProp(Method):
         read = {} if self.select == "random" else {n: x.sparse_share() for n, x in self._layers.items()}
         choosing = {
             line.module: Line(
-                "selection",
-                line.module,
-                "reduction",
-                0.0,
-                sample_b={"dy": read[line.module] * line.sample_b["dy"]},
+                "selection", line.module, "reduction", 0.0, sample_b={"dy": read[line.module] * line.sample_b["dy"]}
             )
             for line in work.lines
             if sparse(line) and read.get(line.module) and "dy" in line.sample_b
@@ -210,9 +206,7 @@ class SsProp(Method):
         return {
             "layers": len(self._layers),
             "layers_sparse": len(sparse),
-            "layers_dense": {
-                name: x.because for name, x in self._layers.items() if x.because and name not in sparse
-            },
+            "layers_dense": {name: x.because for name, x in self._layers.items() if x.because and name not in sparse},
             "mean_drop": sum(drop * count for drop, count in self._samples.items()) / max(1, total),
             "backward_flop_dropped": 1 - left / would if would else 0.0,  # share of these layers' backward
             "samples_by_drop_rate": {f"{k:g}": v for k, v in sorted(self._samples.items())},
@@ -243,9 +237,7 @@ def refuse(layer: nn.Module, x: Tensor, positions: int, keep: int) -> str:
         spent *= 2  # kernels for strides gain less
     if torch.is_autocast_enabled(x.device.type) or x.element_size() < 4:
         spent *= 2  # FLOPs are as much faster
-    return (
-        "" if saved > spent else f"auto: {saved / 1e6:.3g} MFLOP saved, {spent / 1e6:.3g} spent on choosing"
-    )
+    return "" if saved > spent else f"auto: {saved / 1e6:.3g} MFLOP saved, {spent / 1e6:.3g} spent on choosing"
 
 
 class Given(NamedTuple):
@@ -265,8 +257,7 @@ class Given(NamedTuple):
         return x.copy_(values).requires_grad_(self.learns)
 
 
-def inputs_of(model: nn.Module, layers: dict[str, SparseLayer],
-              forward: Callable[[], object]) -> dict[str, Given]:  # fmt: skip
+def inputs_of(model: nn.Module, layers: dict[str, SparseLayer], forward: Callable[[], object]) -> dict[str, Given]:
     """What each layer is given when `forward` runs the model: as in evaluation, so that no statistic moves, and with
     the random streams put back. A layer that is not called is not in it."""
     found: dict[str, Given] = {}

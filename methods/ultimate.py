@@ -18,7 +18,7 @@ from typing import ClassVar
 from torch import nn
 
 from energybench import Line, Method
-from energybench.hypergradient import HyperSGD, check_rates, refusal
+from energybench.algorithms.hypergradient_sgd import HyperSGD, check_rates, refusal
 
 
 @dataclass
@@ -53,9 +53,15 @@ class Ultimate(Method):
 
     def optimizer(self, run, params, inner):
         made = HyperSGD(
-            params, run.recipe.lr, momentum=run.recipe.momentum, decay=run.recipe.decay, nesterov=run.recipe.nesterov,
-            hyper_lr=self.hyper_lr, hyper_momentum=self.hyper_momentum, learn_momentum=self.learn_momentum,
-        )  # fmt: skip
+            params,
+            run.recipe.lr,
+            momentum=run.recipe.momentum,
+            decay=run.recipe.decay,
+            nesterov=run.recipe.nesterov,
+            hyper_lr=self.hyper_lr,
+            hyper_momentum=self.hyper_momentum,
+            learn_momentum=self.learn_momentum,
+        )
         self._built.append(made)
         return made
 

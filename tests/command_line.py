@@ -21,8 +21,19 @@ EXECUTABLE = [sys.executable, "-m", "energybench"]
 PATIENCE_S = 600.0  # for what hangs; how fast a machine is decides nothing
 # What a fork may have other than the server: nothing of it is read at the start of an interpreter. Anything else may
 # be, or it marks the processes of a run, by the environment that the kernel shows of them: a fork's is the server's.
-READ_LATER = ("ENERGYBENCH_", "PYTEST_", "PATH", "TMPDIR", "TERM", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR",
-              "GITHUB_", "HF_HUB_OFFLINE")  # fmt: skip
+READ_LATER = (
+    "ENERGYBENCH_",
+    "PYTEST_",
+    "PATH",
+    "TMPDIR",
+    "TERM",
+    "COLUMNS",
+    "LINES",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "GITHUB_",
+    "HF_HUB_OFFLINE",
+)
 CHANGES_THE_OUTPUT = ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "ENERGYBENCH_DATA")
 
 
@@ -45,9 +56,7 @@ def energybench(
     return subprocess.CompletedProcess(running.args, running.returncode, out, err)
 
 
-def start(
-    *arguments: str | Path, cwd: Path, fresh: bool = False, **extra: str
-) -> subprocess.Popen[str] | Forked:
+def start(*arguments: str | Path, cwd: Path, fresh: bool = False, **extra: str) -> subprocess.Popen[str] | Forked:
     """`energybench ...` under way, leading a group of its own, as a shell starts it in the foreground.
 
     Ctrl-C reaches it also where the tests themselves run in the background, whose children inherit it as ignored.
@@ -56,9 +65,15 @@ def start(
     if not fresh and SERVER.knows(env):
         return Forked(words, cwd=cwd, env=env)
     return subprocess.Popen(
-        [*EXECUTABLE, *words], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+        [*EXECUTABLE, *words],
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 class Server:
@@ -159,9 +174,7 @@ class Forked:
         """(stdout, stderr), when nobody holds them any more."""
         found: dict[str, str] = {}
         readers = [
-            threading.Thread(
-                target=lambda name=name: found.update({name: getattr(self, name).read()}), daemon=True
-            )
+            threading.Thread(target=lambda name=name: found.update({name: getattr(self, name).read()}), daemon=True)
             for name in ("stdout", "stderr")
         ]
         for reader in readers:

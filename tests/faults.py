@@ -54,12 +54,7 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
             "As Ctrl-C, unless the run was started with `nohup`, which it obeys.",
             "130",
         ),
-        Fault(
-            "interrupted check",
-            "Ctrl-C while the suite is checked",
-            "Nothing is left on disk.",
-            "130",
-        ),
+        Fault("interrupted check", "Ctrl-C while the suite is checked", "Nothing is left on disk.", "130"),
         Fault(
             "kill run",
             "`kill -9` of the run, at any moment: in a trial, a write, a rename, the report",
@@ -145,11 +140,7 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
             "`energybench report FOLDER`",
         ),
         Fault(
-            "read-only folder",
-            "The folder cannot be written",
-            "The run does not begin.",
-            "2, E605",
-            "another `--out`",
+            "read-only folder", "The folder cannot be written", "The run does not begin.", "2, E605", "another `--out`"
         ),
         Fault(
             "read-only meanwhile",

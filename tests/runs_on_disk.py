@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from energybench.record import RunFile, Trial, Witness, write_json
+from energybench.records.record import RunFile, Trial, Witness, write_json
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
 from synthetic import Run
@@ -16,10 +16,20 @@ METHOD = {"use": "it", "name": None, "sweep": {}, "claims": None, "tuned": None,
 
 def settings(run: Run, **changes: Any) -> dict[str, Any]:
     """What the suite of such a run resolves to."""
-    workload = {"name": run.workload, "model": {"use": "cnn"}, "data": {"use": "digits", "batch": 8},
-                "train": {"epochs": 6, "lr": 0.1}}  # fmt: skip
-    return {"suite": "synthetic", "trials": {"seed": 2026, "threads": 1}, "accept": run.accept, "workload": [workload],
-            "method": [METHOD], "require": []} | changes  # fmt: skip
+    workload = {
+        "name": run.workload,
+        "model": {"use": "cnn"},
+        "data": {"use": "digits", "batch": 8},
+        "train": {"epochs": 6, "lr": 0.1},
+    }
+    return {
+        "suite": "synthetic",
+        "trials": {"seed": 2026, "threads": 1},
+        "accept": run.accept,
+        "workload": [workload],
+        "method": [METHOD],
+        "require": [],
+    } | changes
 
 
 def written(folder: Path, run: Run, *, day: int = 1, **run_file: Any) -> Path:
@@ -27,10 +37,15 @@ def written(folder: Path, run: Run, *, day: int = 1, **run_file: Any) -> Path:
     meta, trials, witnesses = run.records()
     at = f"2026-01-{day:02d}T00:00:00+00:00"
     call = meta.invocations[0].model_copy(update={"started_at": at})
-    fields = {"run": folder.name, "resolved": settings(run), "invocations": [call],
-              "data": {run.workload: {"parameters": 1234}}} | run_file  # fmt: skip
-    return put(folder, meta.model_copy(update=fields), [t.model_copy(update={"started_at": at}) for t in trials],
-               witnesses)  # fmt: skip
+    fields = {
+        "run": folder.name,
+        "resolved": settings(run),
+        "invocations": [call],
+        "data": {run.workload: {"parameters": 1234}},
+    } | run_file
+    return put(
+        folder, meta.model_copy(update=fields), [t.model_copy(update={"started_at": at}) for t in trials], witnesses
+    )
 
 
 def put(folder: Path, meta: RunFile, trials: list[Trial], witnesses: list[Witness]) -> Path:

@@ -32,15 +32,40 @@ PROCESSOR = "Strange Processor 9000 @ 0.5 GHz"
 ALL = ["-m", "not perf"]
 
 ENVIRONMENT = {
-    "TZ": "STRANGE-13:37", "COLUMNS": "40", "LINES": "5", "TERM": "dumb", "NO_COLOR": "1", "FORCE_COLOR": "1",
-    "CLICOLOR_FORCE": "1", "PY_COLORS": "0", "TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "CI": "true",
-    "GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": "/nonexistent/summary", "ENERGYBENCH_DATA": "/nonexistent/data",
-    "ENERGYBENCH_WINDOWS": "/nonexistent/windows", "ENERGYBENCH_SEED": "13", "CUDA_VISIBLE_DEVICES": "0",
-    "CUDA_DEVICE_ORDER": "FASTEST_FIRST", "OMP_NUM_THREADS": "7", "MKL_NUM_THREADS": "7", "SLURM_JOB_ID": "1",
-    "SLURM_MEM_PER_NODE": "1", "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "iso-8859-9", "PYTHONHASHSEED": "7",
-    "XDG_CACHE_HOME": "/nonexistent/cache", "MPLBACKEND": "pdf", "HF_HOME": "/nonexistent/hf", "KERAS_BACKEND": "jax",
-    "GIT_AUTHOR_NAME": "", "PAGER": "false", "POSIXLY_CORRECT": "1", "PYTEST_THEME": "nothing",
-}  # fmt: skip
+    "TZ": "STRANGE-13:37",
+    "COLUMNS": "40",
+    "LINES": "5",
+    "TERM": "dumb",
+    "NO_COLOR": "1",
+    "FORCE_COLOR": "1",
+    "CLICOLOR_FORCE": "1",
+    "PY_COLORS": "0",
+    "TTY_COMPATIBLE": "1",
+    "TTY_INTERACTIVE": "1",
+    "CI": "true",
+    "GITHUB_ACTIONS": "true",
+    "GITHUB_STEP_SUMMARY": "/nonexistent/summary",
+    "ENERGYBENCH_DATA": "/nonexistent/data",
+    "ENERGYBENCH_WINDOWS": "/nonexistent/windows",
+    "ENERGYBENCH_SEED": "13",
+    "CUDA_VISIBLE_DEVICES": "0",
+    "CUDA_DEVICE_ORDER": "FASTEST_FIRST",
+    "OMP_NUM_THREADS": "7",
+    "MKL_NUM_THREADS": "7",
+    "SLURM_JOB_ID": "1",
+    "SLURM_MEM_PER_NODE": "1",
+    "PYTHONWARNINGS": "error",
+    "PYTHONIOENCODING": "iso-8859-9",
+    "PYTHONHASHSEED": "7",
+    "XDG_CACHE_HOME": "/nonexistent/cache",
+    "MPLBACKEND": "pdf",
+    "HF_HOME": "/nonexistent/hf",
+    "KERAS_BACKEND": "jax",
+    "GIT_AUTHOR_NAME": "",
+    "PAGER": "false",
+    "POSIXLY_CORRECT": "1",
+    "PYTEST_THEME": "nothing",
+}
 HOME = {
     ".gitconfig": "[commit]\n\tgpgSign = true\n[core]\n\tautocrlf = true\n[user]\n\tuseConfigOnly = true\n",
     ".codecarbon.config": "[codecarbon]\nforce_cpu_power = 1\n",
@@ -110,8 +135,13 @@ def events(place: Path) -> None:
         if link.name != "power":
             (devices / link.name).symlink_to(os.readlink(link))
     cores = "events/energy-cores"
-    power = {"type": "2147483000", "cpumask": "0", cores: "event=0x01", f"{cores}.unit": "Joules",
-             f"{cores}.scale": "2.3283064365386962890625e-10"}  # fmt: skip
+    power = {
+        "type": "2147483000",
+        "cpumask": "0",
+        cores: "event=0x01",
+        f"{cores}.unit": "Joules",
+        f"{cores}.scale": "2.3283064365386962890625e-10",
+    }
     for name, text in power.items():
         write(devices / "power" / name, f"{text}\n")
 
@@ -282,8 +312,13 @@ def inside(place: Path, arguments: list[str], namespace: bool) -> None:
         told("a way to the interpreter and the tree for every user", lambda: open_ways(place))
         told("a tree that nobody may write to", tree_is_read_only)
     else:
-        for what in ("a powercap tree in /sys", "a power PMU in /sys", "hidden processes", "a processor",
-                     "a tree that nobody may write to"):  # fmt: skip
+        for what in (
+            "a powercap tree in /sys",
+            "a power PMU in /sys",
+            "hidden processes",
+            "a processor",
+            "a tree that nobody may write to",
+        ):
             print(f"strange: NOT {what}: it takes root and a mount namespace")
         os.environ["ENERGYBENCH_POWERCAP"] = str(place / "powercap")
         if (place / "driver").is_dir():

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from energybench.loop import Run
-from energybench.method import Method, Task
-from energybench.recipe import Recipe
-from energybench.seeds import stable_seed
+from energybench.common.hashing import stable_seed
+from energybench.train.data import Data, Resident
+from energybench.train.images import Images
+from energybench.train.method import Method, Task
+from energybench.train.recipe import Recipe
+from energybench.train.run import Run
 from energybench.workloads import datasets
 from energybench.workloads.classification import Classification
-from energybench.workloads.data import Data, Resident
-from energybench.workloads.images import Images
 
 CPU = torch.device("cpu")
 CLASSES = 10
@@ -50,10 +50,17 @@ def tiny_cnn(widths: Sequence[int] = (8, 16)) -> nn.Module:
     """Convolution, BatchNorm and ReLU twice, then a linear head: what ssprop and dropout look for."""
     first, second = widths
     return nn.Sequential(
-        nn.Conv2d(1, first, 3, padding=1), nn.BatchNorm2d(first), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(first, second, 3, padding=1, bias=False), nn.BatchNorm2d(second), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(second, CLASSES),
-    )  # fmt: skip
+        nn.Conv2d(1, first, 3, padding=1),
+        nn.BatchNorm2d(first),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(first, second, 3, padding=1, bias=False),
+        nn.BatchNorm2d(second),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(second, CLASSES),
+    )
 
 
 def tiny_mlp(features: int = 6, out: int = 3) -> nn.Module:
@@ -68,9 +75,7 @@ def _digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     return datasets.digits()
 
 
-def digits(
-    count: int = 96, augment: Sequence[str] = (), *, test: bool = False, drop_last: bool = False
-) -> Data:
+def digits(count: int = 96, augment: Sequence[str] = (), *, test: bool = False, drop_last: bool = False) -> Data:
     """The first `count` real digits: 8×8, one channel, resident."""
     images, labels = _digits()[test]
     prepare = Images([0.3], [0.375], augment, CPU)
@@ -84,24 +89,27 @@ def vectors(count: int = 24, features: int = 6, classes: int = 3, dtype: torch.d
     return Data(Resident(inputs, torch.randint(classes, (count,), generator=random), CPU))
 
 
-def make_run(methods: Sequence[Method] = (), model: Callable[[], nn.Module] = tiny_cnn, data: Data | None = None,
-             task: Task | None = None, seed: int = 7, epochs: int = 2, batch: int = 32,
-             **recipe: Any) -> Run:  # fmt: skip
+def make_run(
+    methods: Sequence[Method] = (),
+    model: Callable[[], nn.Module] = tiny_cnn,
+    data: Data | None = None,
+    task: Task | None = None,
+    seed: int = 7,
+    epochs: int = 2,
+    batch: int = 32,
+    **recipe: Any,
+) -> Run:
     """A run whose initial weights depend on `seed` alone, as `cell.build` makes it."""
     torch.manual_seed(stable_seed(seed, "init"))
     settings = Recipe(epochs=epochs, batch=batch, **{"lr": 0.05, "momentum": 0.9} | recipe)
-    return Run(task or Classification(), methods, settings, model(), digits() if data is None else data,
-               seed=seed, device=CPU)  # fmt: skip
+    return Run(
+        task or Classification(), methods, settings, model(), digits() if data is None else data, seed=seed, device=CPU
+    )
 
 
 def double_run(methods: Sequence[Method] = (), **settings: Any) -> Run:
     """A small network in double precision, without BatchNorm, on random vectors."""
-    defaults: dict[str, Any] = {
-        "model": lambda: tiny_mlp().double(),
-        "data": vectors(),
-        "batch": 8,
-        "momentum": 0.0,
-    }
+    defaults: dict[str, Any] = {"model": lambda: tiny_mlp().double(), "data": vectors(), "batch": 8, "momentum": 0.0}
     return make_run(methods, **defaults | settings)
 
 

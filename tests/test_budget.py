@@ -12,25 +12,34 @@ from fakes.nvml import FakeDriver, FakeGpu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench import energy_table
-from energybench.billing import KEY, Bill, Metering
-from energybench.budget import Budget, judge, read_marker
-from energybench.energy_table import Row
-from energybench.record import Card, Energy, Reading
-from energybench.units import format_si, parse_joules
+from energybench.common.units import format_si, parse_joules
+from energybench.meter.reading import Card, Energy, Reading
+from energybench.pytest_energy import energy_table
+from energybench.pytest_energy.budget import Budget, judge, read_marker
+from energybench.pytest_energy.energy_table import Row
+from energybench.pytest_energy.metered_calls import KEY, Bill, Metering
 
 
 def bill(joules: float, error_j: float, **changed: Any) -> Bill:
     part = Energy(source="gpu_counter", scope="gpu", device="GPU-1", energy_j=joules, error_j=error_j)
-    return Bill(**{"calls": 1, "window_s": 10.0, "timed_s": 10.0, "energy_j": joules, "error_j": error_j,
-                   "parts": (part,)} | changed)  # fmt: skip
+    return Bill(
+        **{"calls": 1, "window_s": 10.0, "timed_s": 10.0, "energy_j": joules, "error_j": error_j, "parts": (part,)}
+        | changed
+    )
 
 
 def test_the_bill_of_a_part_is_that_parts_in_watts_and_carbon_too() -> None:
     card = Energy(source="gpu_counter", scope="gpu", device="GPU-1", energy_j=3000.0, error_j=3.0)
     package = Energy(source="rapl", scope="cpu", device="package-0", energy_j=1000.0, error_j=1.0)
-    whole = bill(400.0, 0.4, calls=10, parts=(card, package), power_w=400.0, co2e_kg=400.0 * 2e-8,
-                 carbon={"intensity_kg_per_j": 2e-8})  # fmt: skip
+    whole = bill(
+        400.0,
+        0.4,
+        calls=10,
+        parts=(card, package),
+        power_w=400.0,
+        co2e_kg=400.0 * 2e-8,
+        carbon={"intensity_kg_per_j": 2e-8},
+    )
     part = whole.of(("cpu",))
     assert (part.energy_j, part.error_j, part.power_w) == (100.0, 0.1, 100.0)
     assert part.co2e_kg == pytest.approx(100.0 * 2e-8)
@@ -49,9 +58,7 @@ def test_the_bill_of_a_part_is_that_parts_in_watts_and_carbon_too() -> None:
         (13.0, 0.0, "over"),
     ],
 )
-def test_only_what_is_proven_to_keep_to_the_budget_is_within(
-    joules: float, error_j: float, verdict: str
-) -> None:
+def test_only_what_is_proven_to_keep_to_the_budget_is_within(joules: float, error_j: float, verdict: str) -> None:
     assert judge("t", Budget(12.0), bill(joules, error_j)).verdict == verdict
 
 
@@ -76,9 +83,11 @@ def test_what_may_decide_nothing_is_not_measured_for_a_budget() -> None:
 
 
 def test_a_part_of_the_machine_is_judged_by_its_own_joules() -> None:
-    parts = (Energy(source="rapl", scope="cpu", device="package-0", energy_j=60.0, error_j=1.0),
-             Energy(source="gpu_counter", scope="gpu", device="GPU-1", energy_j=300.0, error_j=2.0),
-             Energy(source="gpu_power_integral", scope="gpu", device="GPU-1", energy_j=310.0, error_j=9.0))  # fmt: skip
+    parts = (
+        Energy(source="rapl", scope="cpu", device="package-0", energy_j=60.0, error_j=1.0),
+        Energy(source="gpu_counter", scope="gpu", device="GPU-1", energy_j=300.0, error_j=2.0),
+        Energy(source="gpu_power_integral", scope="gpu", device="GPU-1", energy_j=310.0, error_j=9.0),
+    )
     made = bill(360.0, 3.0, parts=parts, calls=10)
     assert made.of(("gpu",)).energy_j == 30.0  # one channel per device
     assert made.of(("cpu", "gpu")).energy_j == 36.0
@@ -94,18 +103,34 @@ def test_a_marker_takes_its_budget_by_name_or_by_place() -> None:
 
 @pytest.mark.parametrize(
     ("written", "joules"),
-    [("12 J", 12.0), ("3 kJ", 3000.0), ("5 mWh", 18.0), ("1 kWh", 3.6e6), ("7 µJ", 7e-6), ("7 μJ", 7e-6),
-     ("2 MJ", 2e6)],
-)  # fmt: skip
+    [
+        ("12 J", 12.0),
+        ("3 kJ", 3000.0),
+        ("5 mWh", 18.0),
+        ("1 kWh", 3.6e6),
+        ("7 µJ", 7e-6),
+        ("7 μJ", 7e-6),
+        ("2 MJ", 2e6),
+    ],
+)
 def test_joules_and_watt_hours_are_read(written: str, joules: float) -> None:
     assert parse_joules(written) == pytest.approx(joules, rel=1e-12)
 
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(12e-6, "12 µJ"), (0.9996, "1 J"), (0.0123, "12.3 mJ"), (1.5e-9, "1.5 nJ"), (1.5e-12, "0.0015 nJ"), (0.0, "0 J"),
-     (1234.0, "1.23 kJ"), (999.9, "1 kJ"), (12.34, "12.3 J")],
-)  # fmt: skip
+    [
+        (12e-6, "12 µJ"),
+        (0.9996, "1 J"),
+        (0.0123, "12.3 mJ"),
+        (1.5e-9, "1.5 nJ"),
+        (1.5e-12, "0.0015 nJ"),
+        (0.0, "0 J"),
+        (1234.0, "1.23 kJ"),
+        (999.9, "1 kJ"),
+        (12.34, "12.3 J"),
+    ],
+)
 def test_small_energies_are_shown_with_their_prefix(value: float, shown: str) -> None:
     assert format_si(value, "J") == shown
 
@@ -116,19 +141,16 @@ CARD, OTHER = "GPU-1", "GPU-2"
 
 
 def billed(
-    *energy: Energy,
-    cards: tuple[str, ...] = (),
-    came: tuple[str, ...] = (),
-    timed_s: float = 10.0,
-    **card: Any,
+    *energy: Energy, cards: tuple[str, ...] = (), came: tuple[str, ...] = (), timed_s: float = 10.0, **card: Any
 ) -> Bill:
     reading = Reading(wall_s=10.0, energy=list(energy), cards={CARD: Card(**card)} if card else {})
     return Metering().bill(reading, 100, timed_s, cards, came)
 
 
 def counter(joules: float | None, device: str = CARD, **more: Any) -> Energy:
-    return Energy(source="gpu_counter", scope="gpu", device=device, energy_j=joules, error_j=1.0,
-                  detail={"tick_s": 0.1}, **more)  # fmt: skip
+    return Energy(
+        source="gpu_counter", scope="gpu", device=device, energy_j=joules, error_j=1.0, detail={"tick_s": 0.1}, **more
+    )
 
 
 def rapl(joules: float) -> Energy:
@@ -136,8 +158,10 @@ def rapl(joules: float) -> Energy:
 
 
 def test_a_card_among_all_that_has_no_figure_leaves_the_bill_without_one() -> None:
-    blind = [Energy(source="unavailable", scope="gpu", device=OTHER, reason=f"{what}: Not Supported")
-             for what in ("energy counter", "power")]  # fmt: skip
+    blind = [
+        Energy(source="unavailable", scope="gpu", device=OTHER, reason=f"{what}: Not Supported")
+        for what in ("energy counter", "power")
+    ]
     for others in ((), (rapl(200.0),)):
         made = billed(counter(1000.0), *others, *blind)
         assert (made.energy_j, made.power_w, made.co2e_kg) == (None, None, None)
@@ -166,8 +190,9 @@ def test_memory_alone_is_no_figure_of_what_a_processor_does() -> None:
 
 
 def test_channels_that_contradict_each_other_leave_no_figure() -> None:
-    integral = Energy(source="gpu_power_integral", scope="gpu", device=CARD, energy_j=1300.0, error_j=1.0,
-                      detail={"period_s": 0.2})  # fmt: skip
+    integral = Energy(
+        source="gpu_power_integral", scope="gpu", device=CARD, energy_j=1300.0, error_j=1.0, detail={"period_s": 0.2}
+    )
     made = billed(counter(1000.0), integral, cards=(CARD,))
     assert made.energy_j is None
     assert "apart" in (made.reason or "")
@@ -215,11 +240,17 @@ class Lines:
 
 
 FACTS = [
-    {"energy_j": 0.0123, "energy_error_j": 0.0004, "power_w": 61.2, "co2e_kg": 1.9e-10, "flop": 7_100_000_000,
-     "energy_sources": ["gpu_counter (gpu)", "rapl (cpu)"]},
+    {
+        "energy_j": 0.0123,
+        "energy_error_j": 0.0004,
+        "power_w": 61.2,
+        "co2e_kg": 1.9e-10,
+        "flop": 7_100_000_000,
+        "energy_sources": ["gpu_counter (gpu)", "rapl (cpu)"],
+    },
     {"energy_j": None, "modelled_energy_j": 2.5, "energy_reason": "RAPL absent", "energy_sources": ["model(x) (cpu)"]},
     {"energy_j": 1.0, "energy_error_j": 0.5, "energy_no_verdict": "too short", "energy_sources": ["rapl (cpu)"]},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("width", range(40, 201, 8))
@@ -228,14 +259,19 @@ def test_at_any_width_no_figure_is_cropped_and_every_source_and_reason_is_told(w
     rows = [Row(f"test_of_some_length_{number}", facts) for number, facts in enumerate(FACTS)]
     energy_table.write(terminal, "", rows, width)
     text = " ".join(" ".join(terminal.lines).split())
-    for figure in ("12.3 mJ ± 400 µJ", "modelled 2.5 J", "1 J ± 500 mJ *", "gpu_counter (gpu) + rapl (cpu)",
-                   "model(x) (cpu)", "RAPL absent", "* too short"):  # fmt: skip
+    for figure in (
+        "12.3 mJ ± 400 µJ",
+        "modelled 2.5 J",
+        "1 J ± 500 mJ *",
+        "gpu_counter (gpu) + rapl (cpu)",
+        "model(x) (cpu)",
+        "RAPL absent",
+        "* too short",
+    ):
         assert figure in text, text
     assert all(len(line) <= width for line in terminal.lines), terminal.lines
     for unit in ("W", "GFLOP", "ng", "µg"):
-        assert all(
-            re.search(r"[\d.]+$", part) for part in text.split(f" {unit} ")[:-1]
-        )  # each with its figure
+        assert all(re.search(r"[\d.]+$", part) for part in text.split(f" {unit} ")[:-1])  # each with its figure
 
 
 def test_saved_runs_show_their_own_figures_and_runs_without_ours_none() -> None:

@@ -15,10 +15,10 @@ from fakes.powercap import Powercap
 from scipy.special import nctdtr, stdtrit
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from energybench import calibrate
-from energybench.calibrate import noise_floor
 from energybench.meter import rapl
-from energybench.record import Energy, Reading
+from energybench.meter.reading import Energy, Reading
+from energybench.trial import calibrate
+from energybench.trial.calibrate import noise_floor
 
 SECONDS = [(1.0, 1.1), (1.2, 1.1), (1.0, 0.95), (1.05, 1.1), (1.0, 1.02)]
 
@@ -104,12 +104,11 @@ def test_at_constant_power_energy_is_as_noisy_as_time() -> None:
 
 def test_one_channel_of_a_device_enters_and_no_model() -> None:
     """The counter says what time says; the integral of the same card and a model would say otherwise."""
-    others = (
-        joules(7.0, "gpu_power_integral", "gpu"),
-        joules(9.0, "model(codecarbon cpu_load)", "cpu"),
-    )
-    pairs = [(window(a, joules(50 * a, "gpu_counter", "gpu"), *others),
-              window(b, joules(50 * b, "gpu_counter", "gpu"))) for a, b in SECONDS]  # fmt: skip
+    others = (joules(7.0, "gpu_power_integral", "gpu"), joules(9.0, "model(codecarbon cpu_load)", "cpu"))
+    pairs = [
+        (window(a, joules(50 * a, "gpu_counter", "gpu"), *others), window(b, joules(50 * b, "gpu_counter", "gpu")))
+        for a, b in SECONDS
+    ]
     found = noise_floor(pairs, 2.5)
     assert found["energy"]["sensors"] == ["gpu_counter of gpu"]
     assert found["energy"]["ratios_log"] == pytest.approx(found["time"]["ratios_log"])
@@ -169,16 +168,12 @@ def run(monkeypatch: pytest.MonkeyPatch, seconds: Any, **spec: Any) -> tuple[dic
 
 def test_a_training_is_long_enough_however_slow_the_first_ones_were(monkeypatch: pytest.MonkeyPatch) -> None:
     found, scripted = run(monkeypatch, lambda n, epochs: (0.5 if n == 1 else 0.1) * epochs)
-    assert found["window_shortest_s"] == pytest.approx(
-        1.3
-    )  # 13 epochs of 0.1 s: a quarter above the shortest
+    assert found["window_shortest_s"] == pytest.approx(1.3)  # 13 epochs of 0.1 s: a quarter above the shortest
     assert found["epochs"] == 13
     assert set(scripted.epochs[3:]) == {13}
 
 
-def test_a_machine_that_becomes_faster_begins_again_with_longer_trainings(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_machine_that_becomes_faster_begins_again_with_longer_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
     found, scripted = run(monkeypatch, lambda n, epochs: (0.1 if n <= 5 else 0.05) * epochs)
     assert found["window_shortest_s"] == pytest.approx(1.25, rel=0.05)
     assert (found["pairs"], found["time"]["sd_log"]) == (6, 0)
@@ -216,9 +211,7 @@ def test_what_breaks_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert json.loads((tmp_path / "out.json").read_text()) == {"reason": "RuntimeError: no data today"}
 
 
-def test_real_trainings_beside_a_sensor_give_both_floors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_real_trainings_beside_a_sensor_give_both_floors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor that draws 100 W: its energy goes as its time. An update takes 8 to 12 ms of a clock that stands
     still but for that."""
     machine = Powercap(tmp_path / "sys")
@@ -242,7 +235,5 @@ def test_real_trainings_beside_a_sensor_give_both_floors(
     assert found["window_shortest_s"] >= 0.2
     assert found["time"]["sd_log"] > 0
     assert found["energy"]["sensors"] == ["rapl of cpu"]
-    assert found["energy"]["ratios_log"] == pytest.approx(
-        found["time"]["ratios_log"], abs=0.02
-    )  # of 2 ms in 0.2 s
+    assert found["energy"]["ratios_log"] == pytest.approx(found["time"]["ratios_log"], abs=0.02)  # of 2 ms in 0.2 s
     assert found["energy"]["detectable"][0]["saving_rel"] > calibrate.NOISE

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from energybench.meter.replay import VirtualTime
 from fakes.clock import put_behind
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from energybench import callbacks, kit, measuring
-from energybench.errors import UsageError
-from energybench.meter.replay import VirtualTime
-from energybench.record import read
-from energybench.torchvision_shim import import_torchvision
-from energybench.windows import WindowsFile, read_windows, training
+from energybench import callbacks
+from energybench.common.errors import UsageError
+from energybench.common.torchvision_shim import import_torchvision
+from energybench.meter import pool
+from energybench.records.reader import read
+from energybench.windows import window
+from energybench.windows.file import WindowsFile, read_windows, training
 
 import_torchvision()  # which the trainers import too
 SAMPLES, BATCH, STEP_S, PAUSE_S = (
@@ -35,10 +37,10 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("ENERGYBENCH_POWERCAP", str(tmp_path / "nothing"))
     monkeypatch.delenv("ENERGYBENCH_WINDOWS", raising=False)
     monkeypatch.chdir(tmp_path)  # whatever a trainer writes
-    kit._idle.clear()
+    pool._idle.clear()
     put_behind(monkeypatch, TIME)
     yield
-    assert not measuring._open
+    assert not window._open
 
 
 @pytest.fixture
@@ -80,13 +82,18 @@ def trainer(callback: Any, folder: Path, **settings: Any) -> Any:
             TIME.sleep(PAUSE_S)
             return super().evaluation_loop(*arguments, **more)
 
-    given: dict[str, Any] = {"per_device_train_batch_size": BATCH, "num_train_epochs": 2, "eval_strategy": "no",
-                             "save_strategy": "no", "report_to": [], "use_cpu": True, "disable_tqdm": True,
-                             "logging_strategy": "no"}  # fmt: skip
+    given: dict[str, Any] = {
+        "per_device_train_batch_size": BATCH,
+        "num_train_epochs": 2,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "logging_strategy": "no",
+    }
     arguments = TrainingArguments(output_dir=str(folder / "out"), **given | settings)
-    return Slow(
-        model=gpt2(), args=arguments, train_dataset=texts(), eval_dataset=texts(), callbacks=[callback]
-    )
+    return Slow(model=gpt2(), args=arguments, train_dataset=texts(), eval_dataset=texts(), callbacks=[callback])
 
 
 @pytest.mark.parametrize(
@@ -196,15 +203,20 @@ def vectors() -> Any:
 
 def fit(flavour: str, callback: Any, fail_at: int = -1, **settings: Any) -> None:
     library, line = module(flavour, fail_at)
-    given: dict[str, Any] = {"max_epochs": 2, "logger": False, "enable_checkpointing": False, "accelerator": "cpu",
-                             "enable_progress_bar": False, "enable_model_summary": False}  # fmt: skip
+    given: dict[str, Any] = {
+        "max_epochs": 2,
+        "logger": False,
+        "enable_checkpointing": False,
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     library.Trainer(callbacks=[callback], **given | settings).fit(line, vectors(), vectors())
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("settings", "expected"),
-    [({}, 10), ({"accumulate_grad_batches": 2}, 6), ({"max_steps": 3, "max_epochs": -1}, 3)],
+    ("settings", "expected"), [({}, 10), ({"accumulate_grad_batches": 2}, 6), ({"max_steps": 3, "max_epochs": -1}, 3)]
 )
 def test_lightnings_steps_are_the_optimizers_updates_and_validation_stands_apart(
     tmp_path: Path, updates: list[int], settings: dict[str, Any], expected: int
@@ -214,9 +226,7 @@ def test_lightnings_steps_are_the_optimizers_updates_and_validation_stands_apart
     train, *evaluations = read(path, WindowsFile).windows
     assert (train.name, train.steps, len(updates)) == ("train", expected, expected)
     assert all(line.name == "evaluate" and line.wall_s == pytest.approx(PAUSE_S) for line in evaluations)
-    assert len(evaluations) == (
-        0 if "max_steps" in settings else 2
-    )  # the sanity check before is in no window
+    assert len(evaluations) == (0 if "max_steps" in settings else 2)  # the sanity check before is in no window
     assert train.wall_s == pytest.approx(expected * STEP_S)
     assert train.stop_s - train.start_s == pytest.approx(expected * STEP_S + len(evaluations) * PAUSE_S)
     assert train.quality == ({} if "max_steps" in settings else {"accuracy": 0.75})
@@ -268,9 +278,7 @@ def test_keras_steps_are_the_optimizers_updates_and_validation_stands_apart(
     assert train.stop_s - train.start_s == pytest.approx(10 * STEP_S + 2 * PAUSE_S)
     assert set(train.quality) == {"loss", "mae"}
     keras_before = callback.marks.window
-    model.evaluate(
-        np.ones((4, 3)), np.ones((4, 1)), callbacks=[callback], verbose=0
-    )  # no training: no window
+    model.evaluate(np.ones((4, 3)), np.ones((4, 1)), callbacks=[callback], verbose=0)  # no training: no window
     assert callback.marks.window is keras_before
     assert [file.name for file in tmp_path.iterdir()] == ["record.json"]
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from faults import fault
 
-from energybench.changed import changes
-from energybench.planned import Planned, spec_of
-from energybench.record import Cell, Looks, RunFile
-from energybench.suite import load
+from energybench.records.record import Cell, Looks, RunFile
+from energybench.runner.plan_request import Planned, spec_of
+from energybench.runner.what_changed import changes
+from energybench.suite.suite import load
 
 SUITE = """schema = 1
 suite = "s"
@@ -37,17 +37,32 @@ def planned(
     stack = [{"name": "dropout", "sha256": sha, "path": "dropout.py"}]
     cells = [Cell(workload="w", method="dropout", role="method", stack=stack)]
     result: dict[str, Any] = {
-        "workloads": {"w": {"data": {"sha256": data}}}, "cells": [cell.model_dump() for cell in cells], "notes": [],
-        "machine": MACHINE | machine, "device": "cpu", "device_name": "cpu", "digest": "",
-    }  # fmt: skip
+        "workloads": {"w": {"data": {"sha256": data}}},
+        "cells": [cell.model_dump() for cell in cells],
+        "notes": [],
+        "machine": MACHINE | machine,
+        "device": "cpu",
+        "device_name": "cpu",
+        "digest": "",
+    }
     return Planned(suite, result, spec_of(suite, folder, device=None, download=False))
 
 
 def begun(of: Planned) -> RunFile:
     """run.json of the plan's run, as it is read back."""
-    run = RunFile(suite="s", run="r", digest="", stamp=of.suite.stamp, suite_path="s.toml", suite_text="",
-                  resolved=of.suite.digest_source(), cells=of.cells, blocks=of.blocks, machine=of.machine,
-                  data={"w": {"sha256": of.workloads["w"]["data"]["sha256"]}})  # fmt: skip
+    run = RunFile(
+        suite="s",
+        run="r",
+        digest="",
+        stamp=of.suite.stamp,
+        suite_path="s.toml",
+        suite_text="",
+        resolved=of.suite.digest_source(),
+        cells=of.cells,
+        blocks=of.blocks,
+        machine=of.machine,
+        data={"w": {"sha256": of.workloads["w"]["data"]["sha256"]}},
+    )
     return RunFile.model_validate_json(run.model_dump_json(by_alias=True))
 
 
@@ -72,9 +87,7 @@ def test_what_changed_is_named_and_nothing_else(options: dict[str, Any], said: s
 
 def test_many_differences_are_counted(tmp_path: Path) -> None:
     run = begun(planned(tmp_path))
-    text = SUITE.replace("lr = 0.1", "lr = 0.2, momentum = 0.5, decay = 0.1").replace(
-        "batch = 16", "batch = 8"
-    )
+    text = SUITE.replace("lr = 0.1", "lr = 0.2, momentum = 0.5, decay = 0.1").replace("batch = 16", "batch = 8")
     assert changes(run, planned(tmp_path, text)).endswith("; 1 more")
 
 

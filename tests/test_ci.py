@@ -63,12 +63,19 @@ def project(tmp_path: Path) -> Path:
 def shell(text: str, project: Path, **environment: str) -> Any:
     """As a build server calls it."""
     known = {"PATH": f"{project / '.venv/bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)} | environment
-    return subprocess.run(["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", text], cwd=project, text=True,
-                          env={**os.environ, **known}, capture_output=True, timeout=600, check=False)  # fmt: skip
+    return subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", text],
+        cwd=project,
+        text=True,
+        env={**os.environ, **known},
+        capture_output=True,
+        timeout=600,
+        check=False,
+    )
 
 
 def knows(verb: str) -> bool:
-    from energybench.cli import app
+    from energybench.cli.command_line import app
 
     return verb in app.commands
 
@@ -149,8 +156,11 @@ def test_our_overhead_job_compares_two_commits(project: Path) -> None:
 
 
 def test_the_hook_is_about_suites_alone() -> None:
-    files = [path for path in ("suites/mine.toml", "suites/deep/mine.toml", "pyproject.toml", "suites/mine.toml.md")
-             if re.search(HOOK["files"], path)]  # fmt: skip
+    files = [
+        path
+        for path in ("suites/mine.toml", "suites/deep/mine.toml", "pyproject.toml", "suites/mine.toml.md")
+        if re.search(HOOK["files"], path)
+    ]
     assert files == ["suites/mine.toml", "suites/deep/mine.toml"]
     assert HOOK["id"] in PAGE
 

@@ -13,9 +13,9 @@ import pytest
 from runs_on_disk import written
 from synthetic import GPU, Run, Truth
 
-from energybench import ci_formats
-from energybench.gate import Finding
-from energybench.two_runs import Gate, Side, side
+from energybench.gate import ci_formats
+from energybench.gate.compare_runs import Gate, Side, side
+from energybench.gate.regression import Finding
 
 
 def head(tmp_path: Path, **changes: object) -> Side:
@@ -31,9 +31,7 @@ FINDINGS = (
     Finding("savings", "w", "it", "time", "regression", 0.4, 0.2, 0.33, 0.3, 0.36, 1e-9, 0.05),
     Finding("savings", "w", "<&\x00\x1b\"'>", "time", "suspected", 0.4, 0.2, 0.33, 0.3, 0.36, 1e-9, 0.05),
     Finding("savings", "w", "fine", "time", "held", 0.4, 0.4, 0.0, -0.01, 0.01, 0.5, 0.05),
-    Finding(
-        "require", "w", "it", "saves at least 5.0 % of the time", "not met", 0.05, 0.01, because="too little"
-    ),
+    Finding("require", "w", "it", "saves at least 5.0 % of the time", "not met", 0.05, 0.01, because="too little"),
 )
 GATE = Gate("s", "a", "b", None, ("counts", "savings"), 0.01, FINDINGS, ("a note | with a pipe",))
 
@@ -66,9 +64,7 @@ def test_what_is_only_suspected_is_skipped_and_says_why_and_names_hold_no_forbid
 # ── github-action-benchmark ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_benchmark_entries_have_the_keys_of_github_action_benchmark_and_both_ways_agree(
-    tmp_path: Path,
-) -> None:
+def test_benchmark_entries_have_the_keys_of_github_action_benchmark_and_both_ways_agree(tmp_path: Path) -> None:
     here = head(tmp_path)
     smaller, bigger = (ci_formats.benchmark(here, bigger=way) for way in (False, True))
     for found in (smaller, bigger):
@@ -86,9 +82,7 @@ def test_benchmark_entries_have_the_keys_of_github_action_benchmark_and_both_way
 def test_a_struck_figure_is_no_benchmark_and_energy_is_named_by_its_scope(tmp_path: Path) -> None:
     struck = [Truth("baseline", "baseline"), Truth("twin", "twin", time=1.3), Truth("it", time=0.6)]
     assert ci_formats.benchmark(head(tmp_path / "a", truths=struck), bigger=False) == []
-    names = [
-        entry["name"] for entry in ci_formats.benchmark(head(tmp_path / "b", sensors=(GPU,)), bigger=True)
-    ]
+    names = [entry["name"] for entry in ci_formats.benchmark(head(tmp_path / "b", sensors=(GPU,)), bigger=True)]
     assert names == ["cnn-digits: it (energy (gpu))", "cnn-digits: slow (energy (gpu))"]
 
 
@@ -102,8 +96,11 @@ def test_pytest_benchmark_compares_the_file_with_its_own_command(tmp_path: Path)
     files = ["one.json", "two.json"]
     ran = subprocess.run(
         [sys.executable, "-m", "pytest_benchmark", "compare", *files, "--group-by=name", "--csv=out.csv"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stderr
     assert "cnn-digits[it]" in ran.stdout
     assert "cnn-digits[baseline]" in ran.stdout

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from command_line import PATIENCE_S, energybench, environment
 
-from energybench.suite import Suite, schema_json
+from energybench.suite.suite import Suite, schema_json
 
 ROOT = Path(__file__).resolve().parent.parent
 VERBS = [
@@ -57,19 +57,24 @@ def call(*arguments: str, cwd: Path = ROOT, blocked: tuple[str, ...] = (), **ext
     if not blocked:
         return energybench(*arguments, cwd=cwd, **extra)
     command = [sys.executable, "-c", BLOCKED.format(blocked=blocked, arguments=list(arguments))]
-    return subprocess.run(command, cwd=cwd, env=environment(**extra), capture_output=True, text=True,
-                          timeout=PATIENCE_S, check=False)  # fmt: skip
+    return subprocess.run(
+        command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
 
 
 def on_a_terminal(*arguments: str, **extra: str) -> str:
     """What a terminal of 80 columns is sent."""
     parent, child = pty.openpty()
-    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")} | {
-        "TERM": "xterm",
-        **extra,
-    }
-    process = subprocess.Popen([sys.executable, "-m", "energybench", *arguments], stdout=child, stderr=child,
-                               stdin=child, env=env, cwd=ROOT, close_fds=True)  # fmt: skip
+    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")} | {"TERM": "xterm", **extra}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "energybench", *arguments],
+        stdout=child,
+        stderr=child,
+        stdin=child,
+        env=env,
+        cwd=ROOT,
+        close_fds=True,
+    )
     os.close(child)
     sent, deadline = b"", time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
@@ -135,14 +140,7 @@ def test_a_word_mistyped_is_refused_with_the_nearest_one(arguments: list[str], w
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ["run"],
-        ["show", "nowhere"],
-        ["report", "nowhere"],
-        ["list", "nothing"],
-        ["run", "suites"],
-        ["cell", "a", "b"],
-    ],
+    [["run"], ["show", "nowhere"], ["report", "nowhere"], ["list", "nothing"], ["run", "suites"], ["cell", "a", "b"]],
 )
 def test_wrong_usage_is_exit_2_and_a_message(arguments: list[str]) -> None:
     done = call(*arguments)
@@ -153,8 +151,14 @@ def test_wrong_usage_is_exit_2_and_a_message(arguments: list[str]) -> None:
 
 
 def test_a_reader_who_leaves_early_causes_no_trace() -> None:
-    done = subprocess.run(f"{sys.executable} -m energybench schema | head -1", shell=True, cwd=ROOT,
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        f"{sys.executable} -m energybench schema | head -1",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout == "{\n"
     assert "Traceback" not in done.stderr
 
@@ -164,9 +168,7 @@ def test_a_reader_who_leaves_early_causes_no_trace() -> None:
 HEAVY = ("torch", "torchvision", "scipy", "numpy", "fvcore", "codecarbon")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["list"], ["list", "--json"], ["--version"]]
-)
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["list", "--json"], ["--version"]])
 def test_help_and_list_need_nothing_heavy(arguments: list[str]) -> None:
     done = call(*arguments, blocked=(*HEAVY, "pydantic", "rich", "psutil"))
     assert (done.returncode, done.stderr) == (0, "")
@@ -274,12 +276,7 @@ def test_the_schema_admits_every_shipped_suite(file: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        {"shema": 1},
-        {"trials": {"blcks": 1}},
-        {"workload": [{"model": {"use": "cnn"}}]},
-        {"trials": {"blocks": "3"}},
-    ],
+    [{"shema": 1}, {"trials": {"blcks": 1}}, {"workload": [{"model": {"use": "cnn"}}]}, {"trials": {"blocks": "3"}}],
 )
 def test_the_schema_refuses_what_a_suite_refuses(wrong: dict[str, Any]) -> None:
     good = tomllib.loads((ROOT / "suites" / "quick.toml").read_text())
@@ -301,8 +298,15 @@ def _admit(root: dict[str, Any], schema: dict[str, Any], value: Any, at: str) ->
             except AssertionError as error:
                 errors.append(str(error))
         raise AssertionError(errors)
-    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool,
-             "null": type(None)}  # fmt: skip
+    kinds = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "boolean": bool,
+        "null": type(None),
+    }
     if kind := schema.get("type"):
         assert isinstance(value, kinds[kind]), f"{at}: {value!r} is no {kind}"  # type: ignore[arg-type]
         assert kind in ("boolean", "object", "array") or not isinstance(value, bool), at
@@ -328,20 +332,47 @@ def _admit(root: dict[str, Any], schema: dict[str, Any], value: Any, at: str) ->
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's files, written by hand: two blocks of baseline, twin and one method that takes half the time."""
-    from energybench.record import Cell, Reading, RunFile, Trial, write_json
+    from energybench.meter.reading import Reading
+    from energybench.records.record import Cell, RunFile, Trial, write_json
 
     folder = tmp_path_factory.mktemp("records")
-    cells = [Cell(workload="w", method=m, role=r, plain_flop=1e9)  # type: ignore[arg-type]
-             for m, r in (("baseline", "baseline"), ("twin", "twin"), ("halved", "method"))]  # fmt: skip
-    write_json(folder / "run.json", RunFile(suite="s", run="r", digest="d", suite_path="s.toml", suite_text="",
-                                            resolved={}, cells=cells, blocks=2, finished=True))  # fmt: skip
+    cells = [
+        Cell(workload="w", method=m, role=r, plain_flop=1e9)  # type: ignore[arg-type]
+        for m, r in (("baseline", "baseline"), ("twin", "twin"), ("halved", "method"))
+    ]
+    write_json(
+        folder / "run.json",
+        RunFile(
+            suite="s",
+            run="r",
+            digest="d",
+            suite_path="s.toml",
+            suite_text="",
+            resolved={},
+            cells=cells,
+            blocks=2,
+            finished=True,
+        ),
+    )
     for block in range(2):
         for position, cell in enumerate(cells):
             seconds = (1.0 if cell.method == "halved" else 2.0) + 0.01 * block
-            record = Trial(trial=f"b{block}-i0-w.{cell.method}", workload="w", method=cell.method, role=cell.role,
-                           block=block, seed=block, invocation=0, position=position, status="ok", digest="d",
-                           started_at="2026-01-01T00:00:00+00:00", quality={"accuracy": 0.75}, epochs=2,
-                           phases={"train": Reading(wall_s=seconds, cpu_s=seconds)})  # fmt: skip
+            record = Trial(
+                trial=f"b{block}-i0-w.{cell.method}",
+                workload="w",
+                method=cell.method,
+                role=cell.role,
+                block=block,
+                seed=block,
+                invocation=0,
+                position=position,
+                status="ok",
+                digest="d",
+                started_at="2026-01-01T00:00:00+00:00",
+                quality={"accuracy": 0.75},
+                epochs=2,
+                phases={"train": Reading(wall_s=seconds, cpu_s=seconds)},
+            )
             write_json(folder / "records" / f"{record.trial}.json", record)
     return folder
 
@@ -409,12 +440,10 @@ def test_a_file_that_describes_no_trial_is_told(text: str, tmp_path: Path) -> No
 
 def test_show_tells_what_a_file_of_a_run_is_by_what_it_holds(run_folder: Path, tmp_path: Path) -> None:
     """It advised to move a sound run.json out of the way, as a broken record of a trial."""
-    from energybench.record import Witness, write_json
+    from energybench.records.record import Witness, write_json
 
     assert call("show", str(run_folder / "run.json")).stdout == call("show", str(run_folder)).stdout
-    counted = Witness(
-        workload="w", method="m", role="method", seed=0, digest="d", status="ok", counted_flop=8.0
-    )
+    counted = Witness(workload="w", method="m", role="method", seed=0, digest="d", status="ok", counted_flop=8.0)
     write_json(tmp_path / "counted.json", counted)
     done = call("show", str(tmp_path / "counted.json"))
     assert (done.returncode, done.stderr) == (0, "")
@@ -422,11 +451,23 @@ def test_show_tells_what_a_file_of_a_run_is_by_what_it_holds(run_folder: Path, t
 
 
 def test_seconds_of_the_processor_that_nobody_knows_are_not_shown_as_none(tmp_path: Path) -> None:
-    from energybench.record import Reading, Trial, write_json
+    from energybench.meter.reading import Reading
+    from energybench.records.record import Trial, write_json
 
-    record = Trial(trial="t", workload="w", method="m", role="method", block=0, seed=0, invocation=0, position=0,
-                   status="ok", digest="d", started_at="2026-01-01T00:00:00+00:00",
-                   phases={"train": Reading(wall_s=2.0, cpu_s=None)})  # fmt: skip
+    record = Trial(
+        trial="t",
+        workload="w",
+        method="m",
+        role="method",
+        block=0,
+        seed=0,
+        invocation=0,
+        position=0,
+        status="ok",
+        digest="d",
+        started_at="2026-01-01T00:00:00+00:00",
+        phases={"train": Reading(wall_s=2.0, cpu_s=None)},
+    )
     write_json(tmp_path / "t.json", record)
     assert "  train: 2 s wall\n" in call("show", str(tmp_path / "t.json")).stdout
 
@@ -452,10 +493,7 @@ def test_a_broken_record_is_told_with_its_path(run_folder: Path, tmp_path: Path)
 def test_what_a_hint_says_can_be_typed_where_names_have_spaces(run_folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "my runs"
     shutil.copytree(run_folder, home / "the first")
-    for words in (
-        ["compare", "golden counts.json", home / "the first"],
-        ["compare", home, home / "the first"],
-    ):
+    for words in (["compare", "golden counts.json", home / "the first"], ["compare", home, home / "the first"]):
         done = call(*map(str, words))
         assert done.returncode == 2
         (hint,) = (line for line in done.stderr.splitlines() if line.startswith("hint: "))
@@ -469,9 +507,15 @@ def test_what_a_hint_says_can_be_typed_where_names_have_spaces(run_folder: Path,
 
 @pytest.mark.parametrize(
     "arguments",
-    [["check", "{long}"], ["run", "{long}/s.toml"], ["compare", "{long}", "{long}"], ["overhead", "{long}"],
-     ["new", "method", "{long}"], ["measure", "--energy", "off", "--pairs", "1", "--vs", "{long} 1", "--", "true"]],
-)  # fmt: skip
+    [
+        ["check", "{long}"],
+        ["run", "{long}/s.toml"],
+        ["compare", "{long}", "{long}"],
+        ["overhead", "{long}"],
+        ["new", "method", "{long}"],
+        ["measure", "--energy", "off", "--pairs", "1", "--vs", "{long} 1", "--", "true"],
+    ],
+)
 def test_a_name_longer_than_the_system_takes_is_told(arguments: list[str], tmp_path: Path) -> None:
     done = call(*(word.format(long="a" * 300) for word in arguments), cwd=tmp_path)
     assert done.returncode == 2
@@ -482,9 +526,15 @@ def test_a_name_longer_than_the_system_takes_is_told(arguments: list[str], tmp_p
 @pytest.mark.parametrize("arguments", [["list"], ["check", "quick"], ["new", "method", "mine"]])
 def test_a_folder_that_was_removed_under_us_is_told(arguments: list[str], tmp_path: Path) -> None:
     command = shlex.join([sys.executable, "-m", "energybench", *arguments])
-    done = subprocess.run(f"mkdir gone && cd gone && rmdir ../gone && {command}", shell=True, cwd=tmp_path,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-                          check=False)  # fmt: skip
+    done = subprocess.run(
+        f"mkdir gone && cd gone && rmdir ../gone && {command}",
+        shell=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert "error[E613]: the folder that you are in is gone\nhint: " in done.stderr
 

@@ -13,28 +13,46 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench import record as records
-from energybench import windows
-from energybench.command_cell import Metered, Unusable, environment, main, trial, why_unusable
-from energybench.command_quality import NoQuality, QualityReader
-from energybench.flags import check_pair, check_trial, kind
-from energybench.record import Reading, Trial
-from energybench.supervise import Ended
-from energybench.windows import WindowLine
+from energybench.meter.reading import Reading
+from energybench.process.supervise import Ended
+from energybench.records import reader as reader_
+from energybench.records.record import Trial
+from energybench.trial.command_quality import NoQuality, QualityReader
+from energybench.trial.command_trial import Metered, Unusable, environment, main, trial, why_unusable
+from energybench.verdict.flags import check_pair, check_trial, kind
+from energybench.windows import file as windows
+from energybench.windows.file import WindowLine
 
-HEADER = {"trial": "b2-i0-w.mine", "workload": "w", "method": "mine", "role": "method", "block": 2, "seed": 42,
-          "invocation": 0, "position": 0, "digest": "", "started_at": ""}  # fmt: skip
+HEADER = {
+    "trial": "b2-i0-w.mine",
+    "workload": "w",
+    "method": "mine",
+    "role": "method",
+    "block": 2,
+    "seed": 42,
+    "invocation": 0,
+    "position": 0,
+    "digest": "",
+    "started_at": "",
+}
 OFF = {"energy": "off", "below_c": {}, "cooldown_s": 0.0, "tick_s": 0.0}
 
 
-def spec_of(
-    folder: Path, script: str, quality: dict[str, Any] | None = None, limit_s: float = 30
-) -> dict[str, Any]:
+def spec_of(folder: Path, script: str, quality: dict[str, Any] | None = None, limit_s: float = 30) -> dict[str, Any]:
     return {
-        "header": HEADER, "base": str(folder), "command": ["sh", "-c", script], "metric": "accuracy", "threads": None,
-        "workload": {"name": "w", "quality": quality or {"from": "none"}}, "measure": OFF, "device_name": "cpu",
-        "limit_s": limit_s, "windows": str(folder / "windows"), "log": str(folder / "log"), "trace": None,
-    }  # fmt: skip
+        "header": HEADER,
+        "base": str(folder),
+        "command": ["sh", "-c", script],
+        "metric": "accuracy",
+        "threads": None,
+        "workload": {"name": "w", "quality": quality or {"from": "none"}},
+        "measure": OFF,
+        "device_name": "cpu",
+        "limit_s": limit_s,
+        "windows": str(folder / "windows"),
+        "log": str(folder / "log"),
+        "trace": None,
+    }
 
 
 def run(folder: Path, script: str, quality: dict[str, Any] | None = None, limit_s: float = 30) -> Trial:
@@ -50,13 +68,7 @@ def run(folder: Path, script: str, quality: dict[str, Any] | None = None, limit_
 
 
 def line(**fields: Any) -> str:
-    window = {
-        "name": "train",
-        "start_s": 1.0,
-        "stop_s": 3.0,
-        "reading": {"wall_s": 2.0, "cpu_s": 1.5},
-        **fields,
-    }
+    window = {"name": "train", "start_s": 1.0, "stop_s": 3.0, "reading": {"wall_s": 2.0, "cpu_s": 1.5}, **fields}
     return f"echo '{json.dumps(window)}' >> $ENERGYBENCH_WINDOWS\n"
 
 
@@ -81,9 +93,7 @@ def test_a_script_is_billed_for_its_own_training_and_the_whole_stays_in_the_reco
     }
     evaluation = line(name="evaluate", start_s=4.0, stop_s=5.0, reading={"wall_s": 1.0})
     began_s = time.perf_counter()
-    found = run(
-        tmp_path, line(**more) + line(start_s=6.0, stop_s=8.0, **more) + evaluation, {"from": "window"}
-    )
+    found = run(tmp_path, line(**more) + line(start_s=6.0, stop_s=8.0, **more) + evaluation, {"from": "window"})
     whole_s = time.perf_counter() - began_s
     assert found.status == "ok", found.reason
     assert found.train is not None
@@ -137,7 +147,7 @@ def test_a_window_that_says_more_than_a_record_can_hold_costs_no_reading(tmp_pat
             main(str(tmp_path / "in.json"), str(done))
         finally:
             signal.signal(signal.SIGTERM, before)
-        found = records.read(done, Trial)
+        found = reader_.read(done, Trial)
         assert (found.status, found.quality) == ("failed", {})
         assert why in (found.reason or "")
         assert found.phases["command"].wall_s > 0
@@ -170,9 +180,12 @@ def test_a_command_is_told_who_it_is():
     told = environment(HEADER, Path("/somewhere/windows"), 3)
     ours = {key: value for key, value in told.items() if os.environ.get(key) != value}
     assert ours == {
-        "ENERGYBENCH_SEED": "42", "ENERGYBENCH_TRIAL": "b2-i0-w.mine", "ENERGYBENCH_BLOCK": "2",
-        windows.VARIABLE: "/somewhere/windows", "OMP_NUM_THREADS": "3",
-    }  # fmt: skip
+        "ENERGYBENCH_SEED": "42",
+        "ENERGYBENCH_TRIAL": "b2-i0-w.mine",
+        "ENERGYBENCH_BLOCK": "2",
+        windows.VARIABLE: "/somewhere/windows",
+        "OMP_NUM_THREADS": "3",
+    }
 
 
 @pytest.mark.parametrize(
@@ -199,9 +212,7 @@ def test_every_end_has_its_word(ended: Ended | None, last: str, status: str | No
 # ── quality ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read(
-    source: dict[str, Any], *lines: str, folder: Path = Path("."), stream: str = "stdout"
-) -> dict[str, float]:
+def read(source: dict[str, Any], *lines: str, folder: Path = Path("."), stream: str = "stdout") -> dict[str, float]:
     reader = QualityReader(source, "accuracy", folder, {"trial": "t1"})
     for text in lines:
         reader.hear(stream, text)
@@ -209,23 +220,14 @@ def read(
 
 
 def test_the_last_json_line_that_has_the_key_holds():
-    lines = [
-        '{"accuracy": 0.1}',
-        "words",
-        '{"accuracy": 0.9, "loss": 1}',
-        '{"loss": 2}',
-        "{not json}",
-        "[1, 2]",
-    ]
+    lines = ['{"accuracy": 0.1}', "words", '{"accuracy": 0.9, "loss": 1}', '{"loss": 2}', "{not json}", "[1, 2]"]
     assert read({"from": "json"}, *lines) == {"accuracy": 0.9}
     assert read({"from": "json", "key": "loss"}, *lines) == {"accuracy": 2.0}
 
 
 def test_a_dotted_key_goes_down_unless_the_key_itself_has_a_dot():
     assert read({"from": "json", "key": "test.acc"}, '{"test": {"acc": 0.5}}') == {"accuracy": 0.5}
-    assert read({"from": "json", "key": "test.acc"}, '{"test.acc": 0.25, "test": {"acc": 0.5}}') == {
-        "accuracy": 0.25
-    }
+    assert read({"from": "json", "key": "test.acc"}, '{"test.acc": 0.25, "test": {"acc": 0.5}}') == {"accuracy": 0.25}
 
 
 @pytest.mark.parametrize("value", ['"0.9"', "true", "null", "[0.9]", '{"a": 1}'])
@@ -290,9 +292,7 @@ def test_a_command_that_waits_is_not_taken_for_one_that_was_held_up_but_a_traini
     run_s = Reading(wall_s=3.0, cpu_s=0.01, steal_s=0.0)
     found = run(tmp_path, "true")
     found = found.model_copy(update={"phases": {**found.phases, "train": run_s, "command": run_s}})
-    assert "host_contention" not in {
-        flag.code for flag in check_trial(found) if "host took" not in flag.detail
-    }
+    assert "host_contention" not in {flag.code for flag in check_trial(found) if "host took" not in flag.detail}
     ours = found.model_copy(update={"settings": {}})
     assert "host_contention" in {flag.code for flag in check_trial(ours)}
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from fakes.nvml import UUID, FakeGpu
 
-from energybench import planned, suite
-from energybench.command_plan import CommandPlan
-from energybench.launch import Launcher
-from energybench.planned import spec_of
+from energybench.process.forkserver import Launcher
+from energybench.runner import plan_request as planned
+from energybench.runner.command_plan import CommandPlan
+from energybench.runner.plan_request import spec_of
+from energybench.suite import suite
 
 SUITE = """\
 schema = 1
@@ -89,9 +90,7 @@ def test_a_script_that_stands_outside_the_suites_folder_is_fingerprinted_too(tmp
 
 
 @pytest.mark.parametrize("shape", ["../fien.py", "{absolute}"])
-def test_a_script_outside_the_suites_folder_that_is_not_there_is_told_with_its_neighbour(
-    tmp_path: Path, shape: str
-):
+def test_a_script_outside_the_suites_folder_that_is_not_there_is_told_with_its_neighbour(tmp_path: Path, shape: str):
     home = tmp_path / "suites"
     home.mkdir()
     (tmp_path / "fine.py").write_text("print(1)\n")
@@ -103,8 +102,10 @@ def test_a_script_outside_the_suites_folder_that_is_not_there_is_told_with_its_n
 
 
 def test_a_script_that_a_shells_string_names_is_fingerprinted(tmp_path: Path):
-    text = SUITE.replace("sh train.sh --epochs {epochs} --seed {seed} --config=conf.txt",
-                         "sh -c 'sh train.sh --epochs {epochs} > log; cat log'")  # fmt: skip
+    text = SUITE.replace(
+        "sh train.sh --epochs {epochs} --seed {seed} --config=conf.txt",
+        "sh -c 'sh train.sh --epochs {epochs} > log; cat log'",
+    )
     before = plan(tmp_path, text)
     assert "train.sh" in before["sources"]
     (tmp_path / "train.sh").write_text("exit 3\n")
@@ -182,9 +183,7 @@ def test_the_cards_that_a_command_can_see_are_its_device(
     path.write_text(SUITE.replace('energy = "off"', ""))
 
     def planned(device: str | None = None) -> CommandPlan:
-        return CommandPlan(
-            spec_of(suite.load(path), tmp_path, device=device, download=False) | {"purpose": None}
-        )
+        return CommandPlan(spec_of(suite.load(path), tmp_path, device=device, download=False) | {"purpose": None})
 
     assert planned().device_name == f"{UUID}+{other}"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")

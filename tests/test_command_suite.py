@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench import suite
-from energybench.command_tables import fill, placeholders
-from energybench.suite import SuiteError
+from energybench.suite import suite
+from energybench.suite.command_tables import fill, placeholders
+from energybench.suite.suite import SuiteError
 
 SCRIPTS = """\
 schema = 1
@@ -55,9 +55,7 @@ def load(folder: Path, text: str, **options: Any) -> suite.Suite:
 def problems(folder: Path, text: str, **options: Any) -> list[tuple[str, str, str, str]]:
     with pytest.raises(SuiteError) as caught:
         load(folder, text, **options)
-    return [
-        (p.code, p.where.rpartition("scripts.toml:")[2], p.message, p.hint) for p in caught.value.problems
-    ]
+    return [(p.code, p.where.rpartition("scripts.toml:")[2], p.message, p.hint) for p in caught.value.problems]
 
 
 def only(found: list[tuple[str, str, str, str]]) -> tuple[str, str, str, str]:
@@ -83,9 +81,7 @@ def test_quick_keeps_one_value_of_a_sweep_and_overlays_options_for_all_commands_
 
 
 def test_set_changes_an_option_and_a_methods_command(tmp_path: Path):
-    loaded = load(
-        tmp_path, SCRIPTS, overrides=["workload.options.epochs=2", "method[trick].command=python t.py"]
-    )
+    loaded = load(tmp_path, SCRIPTS, overrides=["workload.options.epochs=2", "method[trick].command=python t.py"])
     assert loaded.workloads[0].options == {"epochs": 2}
     assert loaded.variants()[0].command == "python t.py"
 
@@ -100,11 +96,7 @@ quality = { from = "regex", pattern = 'acc=([0-9.]+)' }
 """
     longer = load(tmp_path, SCRIPTS + more).workloads[1]
     assert longer.command == "python train.py --epochs {epochs} --seed {seed}"
-    assert (longer.quality.where, longer.quality.key, longer.quality.pattern) == (
-        "regex",
-        None,
-        "acc=([0-9.]+)",
-    )
+    assert (longer.quality.where, longer.quality.key, longer.quality.pattern) == ("regex", None, "acc=([0-9.]+)")
 
 
 def test_commands_and_trainings_stand_in_one_suite_and_meet_only_their_own_kind(tmp_path: Path):
@@ -128,35 +120,76 @@ def test_no_quality_is_said_and_never_assumed(tmp_path: Path):
 @pytest.mark.parametrize(
     ("old", "new", "code", "where", "message", "hint"),
     [
-        ("command = \"python train.py --epochs {epochs} --seed {seed}\"", "comand = \"python\"", "E201", "6:1",
-         "comand", "did you mean 'command'?"),
-        ("options = { epochs = 30 }", "options = { epochs = 30, epoch = 1 }", "E202", "7:26", "does not use {epoch}",
-         "write {epoch} in the command, or remove it"),
+        (
+            'command = "python train.py --epochs {epochs} --seed {seed}"',
+            'comand = "python"',
+            "E201",
+            "6:1",
+            "comand",
+            "did you mean 'command'?",
+        ),
+        (
+            "options = { epochs = 30 }",
+            "options = { epochs = 30, epoch = 1 }",
+            "E202",
+            "7:26",
+            "does not use {epoch}",
+            "write {epoch} in the command, or remove it",
+        ),
         ("options = { epochs = 30 }", "options = { epochs = 30, seed = 1 }", "E202", "7:26", "energybench's own", ""),
         ("options = ", "optons = ", "E201", "7:1", "optons", "did you mean 'options'?"),
-        ('from = "json"', 'from = "jason"', "E202", "8:13", "one of: json, file, regex",
-         "did you mean 'json'?"),
+        ('from = "json"', 'from = "jason"', "E202", "8:13", "one of: json, file, regex", "did you mean 'json'?"),
         ('key = "accuracy"', 'pattern = "a"', "E202", "8:28", 'from = "json" has no pattern', "its keys: key"),
-        ('{ from = "json", key = "accuracy" }', '{ from = "file" }', "E202", "8:1", "needs a path",
-         'add path = "metrics.json"'),
-        ('{ from = "json", key = "accuracy" }', '{ from = "regex", pattern = "acc" }', "E202", "8:29", "no group",
-         "put brackets around the number: 'accuracy ([0-9.]+)'"),
-        ('{ from = "json", key = "accuracy" }', '{ from = "regex", pattern = "(" }', "E202", "8:29",
-         "not a regular expression", ""),
+        (
+            '{ from = "json", key = "accuracy" }',
+            '{ from = "file" }',
+            "E202",
+            "8:1",
+            "needs a path",
+            'add path = "metrics.json"',
+        ),
+        (
+            '{ from = "json", key = "accuracy" }',
+            '{ from = "regex", pattern = "acc" }',
+            "E202",
+            "8:29",
+            "no group",
+            "put brackets around the number: 'accuracy ([0-9.]+)'",
+        ),
+        (
+            '{ from = "json", key = "accuracy" }',
+            '{ from = "regex", pattern = "(" }',
+            "E202",
+            "8:29",
+            "not a regular expression",
+            "",
+        ),
         ('{ from = "json", key = "accuracy" }', '"some"', "E202", "8:1", "expected a table or 'none'", ""),
-        ('--trick"', '--trick \'"', "E202", "12:1", "No closing quotation", ""),
+        ('--trick"', "--trick '\"", "E202", "12:1", "No closing quotation", ""),
         ('--trick"', '--trick | tee log"', "E202", "12:1", "'|' would be an argument of python", "command = '''sh -c"),
         ('name = "trick"\n', "", "E203", "10:3", "lacks 'name'", "add name = "),
         ("--drop {drop}", "--drop 0.1", "E202", "18:11", "does not use {drop}", "write {drop} where"),
         ('name = "trick"', 'name = "trick"\nuse = "gradsamp"', "E201", "12:1", "unknown key 'use' in method", ""),
         ('name = "trick"', 'name = "trick"\ncontrl = "none"', "E201", "12:1", "contrl", ""),
-        ('"python train.py --epochs {epochs} --seed {seed} --trick"', '{ mien = "python t.py" }', "E205", "12:13",
-         "no workload that is a command is named 'mien'", "did you mean 'mine'?"),
-        ('"python train.py --epochs {epochs} --seed {seed} --trick"', '{ mine = "" }', "E202", "12:13",
-         "an empty command", 'command = "python train.py"'),
+        (
+            '"python train.py --epochs {epochs} --seed {seed} --trick"',
+            '{ mien = "python t.py" }',
+            "E205",
+            "12:13",
+            "no workload that is a command is named 'mien'",
+            "did you mean 'mine'?",
+        ),
+        (
+            '"python train.py --epochs {epochs} --seed {seed} --trick"',
+            '{ mine = "" }',
+            "E202",
+            "12:13",
+            "an empty command",
+            'command = "python train.py"',
+        ),
         ("[0.1, 0.5]", "0.1", "E207", "18:11", "expected an array", "drop = [0.1]"),
     ],
-)  # fmt: skip
+)
 def test_every_mistake_has_its_line_and_what_to_type(
     tmp_path: Path, old: str, new: str, code: str, where: str, message: str, hint: str
 ):
@@ -192,9 +225,7 @@ def test_one_command_for_two_different_baselines_is_a_mistake_unless_options_tel
 def test_a_table_of_commands_leaves_out_the_workloads_that_it_does_not_name(tmp_path: Path):
     other = '\n[[workload]]\nname = "other"\ncommand = "python other.py"\nquality = "none"\n'
     head = SCRIPTS.partition("\n[[method]]")[0]
-    loaded = load(
-        tmp_path, f'{head}{other}\n[[method]]\nname = "t"\ncommand = {{ other = "python o.py -t" }}\n'
-    )
+    loaded = load(tmp_path, f'{head}{other}\n[[method]]\nname = "t"\ncommand = {{ other = "python o.py -t" }}\n')
     assert [why for *_, why in loaded.pairs()] == ["it has no command for this workload", None]
 
 
@@ -205,9 +236,7 @@ def test_an_overlay_for_a_workload_that_is_no_command_is_refused(tmp_path: Path)
 
 
 def test_mistakes_in_several_tables_are_told_at_once(tmp_path: Path):
-    text = (
-        SCRIPTS.replace("options = ", "optons = ").replace('from = "json"', 'from = "jason"') + "\n[acept]\n"
-    )
+    text = SCRIPTS.replace("options = ", "optons = ").replace('from = "json"', 'from = "jason"') + "\n[acept]\n"
     assert [code for code, *_ in problems(tmp_path, text)].count("E201") == 2
     assert len(problems(tmp_path, text)) >= 3
 
@@ -228,11 +257,6 @@ def test_words_without_names_of_ours_come_out_as_a_shell_would_split_them(words:
 
 
 def test_only_known_names_in_braces_are_replaced():
-    assert fill("awk '{print $1}' {file} {n}", {"file": "a b", "n": 0.5}) == [
-        "awk",
-        "{print $1}",
-        "a b",
-        "0.5",
-    ]
+    assert fill("awk '{print $1}' {file} {n}", {"file": "a b", "n": 0.5}) == ["awk", "{print $1}", "a b", "0.5"]
     assert fill("x {flag}", {"flag": True}) == ["x", "true"]
     assert placeholders("{a} {b_1} {} {not one}") == {"a", "b_1"}

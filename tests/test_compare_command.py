@@ -13,7 +13,7 @@ import pytest
 from runs_on_disk import settings, written
 from synthetic import GPU, Flag, Run
 
-from energybench import cli
+from energybench.cli import app
 
 
 @dataclass
@@ -37,7 +37,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     def run(*arguments: str | Path) -> Ended:
         monkeypatch.setattr(sys, "argv", ["energybench", "compare", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         printed = capsys.readouterr()
         return Ended(int(ended.value.code or 0), printed.out, printed.err)
 
@@ -51,22 +51,14 @@ def make(seed: int, **truth: Any) -> Run:
 @pytest.fixture
 def runs(tmp_path: Path) -> dict[str, Path]:
     """BASE; the same again; twice a third dearer; once dearer and then not."""
-    found = {
-        "base": make(1),
-        "same": make(2),
-        "worse": make(3, time=0.8),
-        "worse2": make(4, time=0.8),
-        "fine": make(5),
-    }
+    found = {"base": make(1), "same": make(2), "worse": make(3, time=0.8), "worse2": make(4, time=0.8), "fine": make(5)}
     return {name: written(tmp_path / name, run) for name, run in found.items()}
 
 
 # ── savings and a rerun ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_run_that_repeats_base_passes_and_says_that_nothing_got_worse(
-    typed: Any, runs: dict[str, Path]
-) -> None:
+def test_a_run_that_repeats_base_passes_and_says_that_nothing_got_worse(typed: Any, runs: dict[str, Path]) -> None:
     ended = typed("base", "same")
     assert ended.code == 0
     assert "Nothing got worse: 3 held." in ended.told  # two cells' counts, one saving
@@ -112,9 +104,7 @@ def test_base_against_itself_is_allowed_and_said(typed: Any, runs: dict[str, Pat
     assert "records of the same trials" in ended.told
 
 
-def test_settings_that_move_a_saving_are_refused_with_the_key_and_both_values(
-    typed: Any, tmp_path: Path
-) -> None:
+def test_settings_that_move_a_saving_are_refused_with_the_key_and_both_values(typed: Any, tmp_path: Path) -> None:
     base = make(1)
     changed = settings(base)
     changed["workload"] = [changed["workload"][0] | {"train": {"epochs": 3, "lr": 0.1}}]
@@ -140,9 +130,7 @@ def test_more_blocks_other_requirements_and_a_setting_that_an_old_version_did_no
     assert typed("old", "new").code == 0
 
 
-def test_another_seed_leaves_counts_out_with_a_note_unless_they_were_asked_for(
-    typed: Any, tmp_path: Path
-) -> None:
+def test_another_seed_leaves_counts_out_with_a_note_unless_they_were_asked_for(typed: Any, tmp_path: Path) -> None:
     written(tmp_path / "base", make(1))
     written(tmp_path / "head", make(2), resolved=settings(make(2), trials={"seed": 9, "threads": 1}))
     ended = typed("base", "head")
@@ -185,9 +173,7 @@ def test_a_cards_driver_and_power_limit_are_part_of_its_device(typed: Any, tmp_p
     assert f"card's {fact}" in ended.err
 
 
-def test_absolute_seconds_on_one_device_find_a_loss_that_savings_cannot_see(
-    typed: Any, tmp_path: Path
-) -> None:
+def test_absolute_seconds_on_one_device_find_a_loss_that_savings_cannot_see(typed: Any, tmp_path: Path) -> None:
     """Plain training and the method both become dearer: the saving is the same, the machine hour is not."""
     slow = [make(3), make(4)]
     for run in slow:
@@ -251,14 +237,7 @@ def test_savings_of_a_file_a_rerun_of_counts_and_accepting_into_a_folder_are_ref
 
 
 def asks(least: float) -> dict[str, Any]:
-    require = {
-        "workload": "*",
-        "method": "it",
-        "saves_at_least": least,
-        "of": None,
-        "verdict": [],
-        "never": [],
-    }
+    require = {"workload": "*", "method": "it", "saves_at_least": least, "of": None, "verdict": [], "never": []}
     return settings(make(1), require=[require])
 
 
@@ -346,12 +325,8 @@ def test_the_step_summary_is_added_to_and_never_overwritten(
     assert "GITHUB_STEP_SUMMARY" in ended.err
 
 
-def test_formats_are_written_beside_the_table_and_one_that_cannot_be_is_told(
-    typed: Any, runs: dict[str, Path]
-) -> None:
-    ended = typed(
-        "base", "same", "--to", "junit=out/j.xml", "--to", "markdown=m.md", "--to", "pytest-benchmark=p.json"
-    )
+def test_formats_are_written_beside_the_table_and_one_that_cannot_be_is_told(typed: Any, runs: dict[str, Path]) -> None:
+    ended = typed("base", "same", "--to", "junit=out/j.xml", "--to", "markdown=m.md", "--to", "pytest-benchmark=p.json")
     assert ended.code == 0
     assert all(Path(name).exists() for name in ("out/j.xml", "m.md", "p.json"))
     assert typed("golden.json", "base", "--accept").code == 0
@@ -364,10 +339,10 @@ def test_formats_are_written_beside_the_table_and_one_that_cannot_be_is_told(
 
 
 def test_the_levels_and_formats_of_the_help_are_those_that_exist() -> None:
-    from energybench import ci_formats, two_runs
-    from energybench.commands import gating
+    from energybench.cli import gating
+    from energybench.gate import ci_formats, compare_runs
 
-    assert gating.LEVELS == two_runs.LEVELS
+    assert gating.LEVELS == compare_runs.LEVELS
     assert gating.FORMATS == ci_formats.FORMATS
 
 

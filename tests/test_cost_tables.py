@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from energybench.cost_page import print_flops
-from energybench.record import write_json
-from energybench.show import print_run
+from energybench.cli.flops_page import print_flops
+from energybench.cli.show import print_run
+from energybench.records.record import write_json
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
 from synthetic import Run
@@ -24,22 +24,47 @@ LAYERS = {"conv 0": 0.425e9, "conv layer4.1.conv2": 51.2e9, "linear 10": 22.1e6}
 
 def facts(counted: bool) -> dict[str, Any]:
     def cell(method: str, role: str, kept: float) -> dict[str, Any]:
-        modules = [{"name": name, "plain_flop": flop, "estimated_flop": kept * flop, "plain_b": flop / 9,
-                    "estimated_b": flop / 10} for name, flop in LAYERS.items()]  # fmt: skip
+        modules = [
+            {
+                "name": name,
+                "plain_flop": flop,
+                "estimated_flop": kept * flop,
+                "plain_b": flop / 9,
+                "estimated_b": flop / 10,
+            }
+            for name, flop in LAYERS.items()
+        ]
         plain = sum(LAYERS.values())
         return {
-            "workload": "w", "method": method, "role": role, "skipped": None, "status": "ok", "reason": None,
-            "baseline_flop": plain, "estimated_flop": kept * plain, "counted_flop": 1.01 * kept * plain,
+            "workload": "w",
+            "method": method,
+            "role": role,
+            "skipped": None,
+            "status": "ok",
+            "reason": None,
+            "baseline_flop": plain,
+            "estimated_flop": kept * plain,
+            "counted_flop": 1.01 * kept * plain,
             "estimated_by_phase": {"forward": 0.3 * plain, "weight_gradient": 0.4 * kept * plain},
             "estimated_by_op": {"conv": 0.9 * kept * plain, "linear": 0.1 * kept * plain, "attention": 1e9},
             "modules": modules,
-        }  # fmt: skip
+        }
 
     workload = {"epochs": 8, "samples": 1442, "batch": 64, "data": "digits, shipped with a dependency"}
-    cells = [cell("baseline", "baseline", 1.0), cell("gradsamp[skip=random:0.2,epsilon=0.001]", "method", 0.783),
-             cell("ssprop+dropout", "method", 0.7345)]  # fmt: skip
-    return {"suite": "s", "path": "s.toml", "stamp": [], "counted": counted, "notes": [],
-            "workloads": {"w": workload}, "cells": cells}  # fmt: skip
+    cells = [
+        cell("baseline", "baseline", 1.0),
+        cell("gradsamp[skip=random:0.2,epsilon=0.001]", "method", 0.783),
+        cell("ssprop+dropout", "method", 0.7345),
+    ]
+    return {
+        "suite": "s",
+        "path": "s.toml",
+        "stamp": [],
+        "counted": counted,
+        "notes": [],
+        "workloads": {"w": workload},
+        "cells": cells,
+    }
 
 
 def printed(counted: bool, width: int) -> str:

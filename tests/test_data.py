@@ -17,11 +17,11 @@ from PIL import Image
 from support import CPU, digits, vectors
 from torch import Tensor
 
-from energybench import discovery
-from energybench.errors import UsageError
+from energybench.common.errors import UsageError
+from energybench.train import discovery
+from energybench.train.data import Data, Resident, Streamed
+from energybench.train.images import Images, crop, flip, read_image
 from energybench.workloads import datasets
-from energybench.workloads.data import Data, Resident, Streamed
-from energybench.workloads.images import Images, crop, flip, read_image
 
 SPEC: dict[str, Any] = {"resident": 10**9}
 WHOLE = torch.arange
@@ -47,13 +47,7 @@ def test_a_subset_counts_its_own_positions_and_subsets_of_subsets_compose():
     data = vectors(20)
     odd = data.subset(torch.arange(1, 20, 2), domain="client 3")
     last = odd.subset(torch.tensor([9, 0]))
-    assert (len(odd), len(last), odd.domain, last.domain, data.domain) == (
-        10,
-        2,
-        "client 3",
-        "client 3",
-        "main",
-    )
+    assert (len(odd), len(last), odd.domain, last.domain, data.domain) == (10, 2, "client 3", "client 3", "main")
     batch = next(last.load([torch.tensor([0, 1])]))
     assert batch.index.tolist() == [19, 1]  # in the data set
     assert torch.equal(batch.inputs, data.store.inputs[[19, 1]])
@@ -134,9 +128,7 @@ def test_flip_mirrors_whole_images_left_to_right(shape, seed):
 def test_crop_shifts_each_image_by_its_own_offset_over_black(shape, amount, seed):
     images = random_images(shape)
     done = crop(images, amount, torch.Generator().manual_seed(seed))
-    offsets = torch.randint(
-        0, 2 * amount + 1, (2, shape[0], 1), generator=torch.Generator().manual_seed(seed)
-    )
+    offsets = torch.randint(0, 2 * amount + 1, (2, shape[0], 1), generator=torch.Generator().manual_seed(seed))
     for number, image in enumerate(images):
         down, right = int(offsets[0, number]), int(offsets[1, number])
         padded = F.pad(image, (amount,) * 4)
@@ -162,9 +154,7 @@ def test_a_model_is_built_for_the_resized_image_and_what_is_no_image_is_refused(
         return {"train": part, "test": part}
 
     with pytest.raises(UsageError, match="no images"):
-        datasets.prepare(
-            {"use": "mine.py:vectors", "resize": 32, "resident": 1e9}, tmp_path, function=vectors
-        )
+        datasets.prepare({"use": "mine.py:vectors", "resize": 32, "resident": 1e9}, tmp_path, function=vectors)
 
 
 def test_about_half_of_many_images_are_mirrored_and_every_offset_occurs():
@@ -187,9 +177,7 @@ def test_the_training_set_has_mean_zero_and_deviation_one_per_channel(name, tmp_
 
 
 def test_each_channel_is_normalised_by_its_own_moments(tmp_path):
-    images = (
-        random_images((60, 3, 4, 4)).float().mul(torch.tensor([1, 0.5, 0.1]).view(3, 1, 1)).to(torch.uint8)
-    )
+    images = random_images((60, 3, 4, 4)).float().mul(torch.tensor([1, 0.5, 0.1]).view(3, 1, 1)).to(torch.uint8)
     made = {"train": (images, torch.arange(60) % 3), "test": (images[:6], torch.arange(6) % 3)}
     described = datasets.prepare(SPEC | {"use": "a.py:made"}, tmp_path, function=lambda: made)
     train, _ = datasets.open_data(described, {}, CPU)
@@ -217,13 +205,8 @@ def test_shipped_sets_are_whole_disjoint_and_keep_the_classes_shares(name, shape
     assert described["classes"] == 10
     assert described["train"] + described["test"] == count
     (train, train_labels), (test, test_labels) = datasets.SHIPPED[name]()
-    per_class, test_per_class = (
-        torch.bincount(torch.cat([train_labels, test_labels])),
-        torch.bincount(test_labels),
-    )
-    assert test_per_class.tolist() == [
-        total // 5 for total in per_class.tolist()
-    ]  # every fifth of each class
+    per_class, test_per_class = (torch.bincount(torch.cat([train_labels, test_labels])), torch.bincount(test_labels))
+    assert test_per_class.tolist() == [total // 5 for total in per_class.tolist()]  # every fifth of each class
     seen = {image.numpy().tobytes() for image in train}
     repeated = sum(image.numpy().tobytes() in seen for image in test)
     assert repeated == 0
@@ -262,9 +245,7 @@ def test_drop_last_is_for_training_alone(tmp_path):
 # ── folders of images ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def write_images(
-    folder: Path, classes: dict[str, int], size: tuple[int, int] = (9, 7), seed: int = 0
-) -> None:
+def write_images(folder: Path, classes: dict[str, int], size: tuple[int, int] = (9, 7), seed: int = 0) -> None:
     """`size` is (width, height)."""
     random = np.random.default_rng(seed)
     for name, count in classes.items():
@@ -291,9 +272,7 @@ def opened(spec: dict[str, Any], cache: Path, **more: Any) -> tuple[dict[str, An
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_resident_and_streamed_sets_give_the_same_batches(workers, pets, tmp_path):
     resident, kept, kept_test = opened({}, tmp_path / "a", augment=["flip", "crop1"])
-    streamed, read, read_test = opened(
-        {"resident": 0}, tmp_path / "b", augment=["flip", "crop1"], workers=workers
-    )
+    streamed, read, read_test = opened({"resident": 0}, tmp_path / "b", augment=["flip", "crop1"], workers=workers)
     assert (resident["kind"], streamed["kind"]) == ("resident", "streamed")
     assert isinstance(kept.store, Resident)
     assert isinstance(read.store, Streamed)
@@ -302,10 +281,7 @@ def test_resident_and_streamed_sets_give_the_same_batches(workers, pets, tmp_pat
     assert resident["shape"] == [3, 7, 9]
     batches = [torch.tensor([10, 0, 4]), torch.tensor([3, 3]), torch.tensor([7])]
     seeded = lambda number: torch.Generator().manual_seed(number)  # noqa: E731
-    pairs = [
-        (kept.load(batches, seeded), read.load(batches, seeded)),
-        (kept_test.in_order(), read_test.in_order()),
-    ]
+    pairs = [(kept.load(batches, seeded), read.load(batches, seeded)), (kept_test.in_order(), read_test.in_order())]
     for one, other in pairs:
         for a, b in zip(one, other, strict=True):
             assert torch.equal(a.inputs, b.inputs)
@@ -406,9 +382,7 @@ def test_torchvisions_layout_is_found_under_the_sets_name_or_at_the_root(inside,
     raw.mkdir(parents=True)
     random = np.random.default_rng(0)
     for prefix, count in (("train", 20), ("t10k", 7)):
-        write_idx(
-            raw / f"{prefix}-images-idx3-ubyte", random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        )
+        write_idx(raw / f"{prefix}-images-idx3-ubyte", random.integers(0, 256, (count, 28, 28), dtype=np.uint8))
         write_idx(raw / f"{prefix}-labels-idx1-ubyte", (np.arange(count) % 10).astype(np.uint8))
     monkeypatch.setenv("ENERGYBENCH_DATA", str(tmp_path / "data"))
     described = datasets.prepare(SPEC | {"use": "mnist"}, tmp_path / "cache", download=False)
@@ -448,12 +422,7 @@ def test_a_users_function_makes_any_tree_of_tensors(tmp_path):
     function = discovery.load_function("mine.py:pairs", tmp_path)
     spec = SPEC | {"use": "mine.py:pairs", "options": {"count": 10, "scale": 2.0}, "subset": 8}
     described = datasets.prepare(spec, tmp_path / "cache", function=function)
-    assert (described["train"], described["test"], described["mean"], described["classes"]) == (
-        8,
-        3,
-        None,
-        None,
-    )
+    assert (described["train"], described["test"], described["mean"], described["classes"]) == (8, 3, None, None)
     train, _ = datasets.open_data(described, {}, CPU)
     batch = next(train.load([torch.tensor([2, 5])]))
     assert torch.equal(batch.inputs["a"], 2.0 * batch.targets["y"])
@@ -466,9 +435,7 @@ def test_a_users_function_is_refused_for_what_it_returns_and_takes(tmp_path):
             datasets.prepare(SPEC | {"use": "a.py:f"}, tmp_path, function=function)
         assert refused.value.problems[0].code == "E402"
     with pytest.raises(UsageError, match="takes no parameter 'size'"):
-        datasets.prepare(
-            SPEC | {"use": "a.py:f", "options": {"size": 3}}, tmp_path, function=lambda side=1: None
-        )
+        datasets.prepare(SPEC | {"use": "a.py:f", "options": {"size": 3}}, tmp_path, function=lambda side=1: None)
 
 
 def test_the_same_bytes_in_another_shape_or_type_are_another_set(tmp_path):

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from energybench import discovery
-from energybench.errors import UsageError
-from energybench.method import Method, Task, parameters
-from energybench.units import Quantity
+from energybench.common.errors import UsageError
+from energybench.common.units import Quantity
+from energybench.train import discovery
+from energybench.train.method import Method, Task, parameters
 
 FILE = '''"""{name}: does something
 in two lines.
@@ -46,9 +46,7 @@ class {class_name}(Method):
 def write(folder: Path, name: str, text: str | None = None, class_name: str = "Mine") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.py"
-    path.write_text(
-        text if text is not None else FILE.format(name=name, class_name=class_name), encoding="utf-8"
-    )
+    path.write_text(text if text is not None else FILE.format(name=name, class_name=class_name), encoding="utf-8")
     return path
 
 
@@ -70,9 +68,7 @@ def offer(folder: Path, **points: str) -> None:
     (metadata / "entry_points.txt").write_text(f"[energybench.methods]\n{lines}")
 
 
-def test_the_methods_folder_here_comes_before_entry_points_and_those_before_shipped_ones(
-    tmp_path, monkeypatch
-):
+def test_the_methods_folder_here_comes_before_entry_points_and_those_before_shipped_ones(tmp_path, monkeypatch):
     module = write(tmp_path / "installed", "far", class_name="Special")
     monkeypatch.syspath_prepend(tmp_path / "installed")
     shipped = sorted(discovery.sources(tmp_path))
@@ -121,17 +117,19 @@ def test_what_is_not_there_is_refused_with_the_nearest_name():
 
 
 def test_a_card_is_read_as_text_and_runs_nothing(tmp_path):
-    path = write(
-        tmp_path, "mine", FILE.format(name="mine", class_name="Mine") + "\nraise RuntimeError('was run')\n"
-    )
+    path = write(tmp_path, "mine", FILE.format(name="mine", class_name="Mine") + "\nraise RuntimeError('was run')\n")
     card = discovery.card(discovery.Source("mine", path, "given"))
     assert card.summary == "mine: does something in two lines."
     assert "More of it." in card.text
     assert card.parameters == (
-        ("rate", "float", "required"), ("every", "int", "3"), ("kind", "Literal['soft', 'hard']", "'soft'"),
-        ("layers", "tuple[int, ...]", "(1, 2)"), ("names", "list[str]", "field(default_factory=list)"),
-        ("period", "Period", "'2 epochs'"), ("limit", "float | None", "None"),
-    )  # fmt: skip
+        ("rate", "float", "required"),
+        ("every", "int", "3"),
+        ("kind", "Literal['soft', 'hard']", "'soft'"),
+        ("layers", "tuple[int, ...]", "(1, 2)"),
+        ("names", "list[str]", "field(default_factory=list)"),
+        ("period", "Period", "'2 epochs'"),
+        ("limit", "float | None", "None"),
+    )
 
 
 def test_a_helper_class_before_the_method_does_not_stand_on_its_card(tmp_path):
@@ -153,9 +151,7 @@ def test_listing_needs_no_torch():
         "import sys; from energybench import discovery; print(len(discovery.cards()))\n"
         "assert 'torch' not in sys.modules"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True
-    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert int(ran.stdout) > 0
 
@@ -189,10 +185,7 @@ def test_the_class_is_the_one_named_after_the_file_or_the_only_one(tmp_path):
     two = "from energybench import Method\nclass A(Method): pass\nclass TwoWays(Method): pass\n"
     assert load(write(tmp_path, "two_ways", two)).__name__ == "TwoWays"
     assert load(write(tmp_path, "other", two), "A").__name__ == "A"
-    assert (
-        load(write(tmp_path, "single", "from energybench import Method\nclass X(Method): pass\n")).__name__
-        == "X"
-    )
+    assert load(write(tmp_path, "single", "from energybench import Method\nclass X(Method): pass\n")).__name__ == "X"
     (problem,) = problems(load, write(tmp_path, "neither", two))
     assert problem.code == "E302"
     assert "A, TwoWays" in problem.message
@@ -204,12 +197,8 @@ def test_the_class_is_the_one_named_after_the_file_or_the_only_one(tmp_path):
 
 
 def test_files_of_one_name_in_two_folders_stay_apart(tmp_path):
-    one = load(
-        write(tmp_path / "a", "mine", "from energybench import Method\nclass Mine(Method): where = 'a'\n")
-    )
-    other = load(
-        write(tmp_path / "b", "mine", "from energybench import Method\nclass Mine(Method): where = 'b'\n")
-    )
+    one = load(write(tmp_path / "a", "mine", "from energybench import Method\nclass Mine(Method): where = 'a'\n"))
+    other = load(write(tmp_path / "b", "mine", "from energybench import Method\nclass Mine(Method): where = 'b'\n"))
     assert (one.where, other.where) == ("a", "b")
 
 
@@ -255,8 +244,12 @@ def test_every_mistake_is_collected_with_its_place_and_the_nearest_parameter(kin
     wrong = {"rte": 1.0, "every": "3", "kind": "medium", "period": 2}
     found = problems(discovery.build, kind, "mine", wrong, lambda key: f"suite.toml:{key}")
     assert {(p.code, p.where.split(":")[1]) for p in found} == {
-        ("E303", "rte"), ("E304", "rate"), ("E304", "every"), ("E304", "kind"), ("E304", "period"),
-    }  # fmt: skip
+        ("E303", "rte"),
+        ("E304", "rate"),
+        ("E304", "every"),
+        ("E304", "kind"),
+        ("E304", "period"),
+    }
     by_place = {p.where.split(":")[1]: p for p in found}
     assert by_place["rte"].hint == "did you mean 'rate'?"
     assert "'3'" in by_place["every"].message
@@ -295,11 +288,7 @@ def test_a_method_without_parameters_says_so():
 
 def test_a_task_comes_by_name_or_from_a_file(tmp_path):
     assert discovery.task("classification", tmp_path).name == "classification"
-    write(
-        tmp_path,
-        "segmentation",
-        "from energybench import Task\nclass Segmentation(Task): name = 'segmentation'\n",
-    )
+    write(tmp_path, "segmentation", "from energybench import Task\nclass Segmentation(Task): name = 'segmentation'\n")
     made = discovery.task("segmentation.py", tmp_path)
     assert isinstance(made, Task)
     assert made.name == "segmentation"

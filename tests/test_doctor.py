@@ -18,19 +18,20 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from energybench.meter.replay import VirtualTime
 from fakes.nvml import UUID, FakeDriver, FakeGpu
 from fakes.powercap import Powercap
 from rich.console import Console
 from test_calibrate import SECONDS, metered, timed
 
-from energybench import cli, doctor, launch
-from energybench.calibrate import noise_floor
+from energybench.cli import app, doctor
+from energybench.cli.show import print_doctor, waiting
 from energybench.meter import carbon, rapl
 from energybench.meter.clock import REAL_TIME
-from energybench.meter.replay import VirtualTime
+from energybench.meter.reading import Energy, Reading
 from energybench.meter.unavailable import Unavailable
-from energybench.record import Energy, Reading
-from energybench.show import print_doctor, waiting
+from energybench.process import forkserver
+from energybench.trial.calibrate import noise_floor
 
 MODEL = {"cpu": None, "tdp_w": 8.0, "tdp_source": "a guess", "ram_w": 20.0}
 NO_GPU = Unavailable("NVML: NVML Shared Library Not Found", "absent", "install the driver")
@@ -69,7 +70,7 @@ def words(text: str) -> str:
 
 
 def command(*arguments: str) -> Result:
-    return CliRunner().invoke(cli.app, ["doctor", *arguments])
+    return CliRunner().invoke(app.app, ["doctor", *arguments])
 
 
 # ── sensors ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -78,8 +79,11 @@ def command(*arguments: str) -> Result:
 def test_a_machine_without_sensors_names_each_remedy_and_why_energy_is_modelled() -> None:
     facts = doctor.examine()
     text = words(printed(facts))
-    remedies = {"NVML": "install the driver", "RAPL by powercap": "sudo modprobe intel_rapl_msr",
-                "RAPL by perf_events": "sudo modprobe rapl"}  # fmt: skip
+    remedies = {
+        "NVML": "install the driver",
+        "RAPL by powercap": "sudo modprobe intel_rapl_msr",
+        "RAPL by perf_events": "sudo modprobe rapl",
+    }
     for name, remedy in remedies.items():
         assert not sensor(facts, name)["usable"]
         assert sensor(facts, name)["remedy"].startswith(remedy)
@@ -96,9 +100,7 @@ def test_the_model_is_named_a_model_and_never_a_saving() -> None:
     assert model["why"] == "8 W CPU (a guess) × load, 20 W memory: an estimate, never a saving"
 
 
-def test_a_container_without_its_cards_is_told_how_to_get_them(
-    bare: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_container_without_its_cards_is_told_how_to_get_them(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "version").touch()
     bare.setattr(doctor, "DRIVER", tmp_path / "version")
     assert "--gpus all" in sensor(doctor.examine(), "NVML")["remedy"]
@@ -118,9 +120,7 @@ def in_real_time(machine: Powercap, monkeypatch: pytest.MonkeyPatch) -> Powercap
     return machine
 
 
-def test_a_powercap_tree_is_usable_and_is_what_a_run_will_measure(
-    bare: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_powercap_tree_is_usable_and_is_what_a_run_will_measure(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine = in_real_time(Powercap(tmp_path), bare)
     machine.add("intel-rapl:0:0", "dram", 10.0)
     machine.add("intel-rapl:0:1", "core", 50.0)
@@ -137,16 +137,12 @@ def test_a_powercap_tree_is_usable_and_is_what_a_run_will_measure(
     assert "(no GPU: NVML Shared Library Not Found)." in text
 
 
-def test_a_memory_counter_that_is_not_real_is_left_out_and_told(
-    bare: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_memory_counter_that_is_not_real_is_left_out_and_told(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine = in_real_time(Powercap(tmp_path), bare)
     machine.add("intel-rapl:0:0", "dram", 10.0, still=True)
     facts = doctor.examine()
     assert facts["energy_by"] == {"cpu": ["package-0"]}
-    assert "left out: package-0/dram: package-0/dram is listed, but its counter stood still" in words(
-        printed(facts)
-    )
+    assert "left out: package-0/dram: package-0/dram is listed, but its counter stood still" in words(printed(facts))
 
 
 def test_counters_for_root_alone_come_with_the_command_that_opens_them(
@@ -312,19 +308,17 @@ def test_a_meter_that_does_not_answer_says_why_and_whom_to_ask(
 # ── calibration ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def child(
-    bare: pytest.MonkeyPatch, found: dict[str, Any] | None, reason: str | None = None, log: str = ""
-) -> None:
+def child(bare: pytest.MonkeyPatch, found: dict[str, Any] | None, reason: str | None = None, log: str = "") -> None:
     """The launcher's child finds this, or dies for this reason after saying so much."""
 
     class Launcher:
-        def call(self, target: str, in_path: Path, out_path: Path, **options: Any) -> launch.Outcome:
+        def call(self, target: str, in_path: Path, out_path: Path, **options: Any) -> forkserver.Outcome:
             Launcher.spec = json.loads(in_path.read_text())
             if found is not None:
                 out_path.write_text(json.dumps(found))
             if log:
                 options["log"].write_text(log)
-            return launch.Outcome(1.0, reason=reason)
+            return forkserver.Outcome(1.0, reason=reason)
 
     bare.setattr(doctor, "Launcher", Launcher)
 
@@ -382,12 +376,7 @@ def test_without_calibration_the_floor_is_null_and_the_command_is_named() -> Non
     [
         ({"reason": "Diverged: the loss is nan"}, None, "", "Diverged: the loss is nan"),
         (None, "it was killed by SIGKILL", "", "it was killed by SIGKILL"),
-        (
-            None,
-            "it ended with status 1",
-            "one\nbad luck\n",
-            "it ended with status 1; its last words: bad luck",
-        ),
+        (None, "it ended with status 1", "one\nbad luck\n", "it ended with status 1; its last words: bad luck"),
     ],
 )
 def test_a_failure_in_the_child_is_told_and_exits_3_after_all_other_facts(
@@ -428,9 +417,7 @@ def test_a_narrow_terminal_loses_no_word_and_breaks_no_command(cards: Cards, wid
         assert not found["remedy"] or f"remedy: {found['remedy']}" in text
 
 
-def test_waiting_is_one_line_and_leaves_none_on_a_terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_is_one_line_and_leaves_none_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [(True, "xterm", 20), (True, "xterm", 80), (False, "xterm", 80), (True, "dumb", 80)]
     for terminal, kind, width in cases:
         monkeypatch.setenv("TERM", kind)
@@ -453,10 +440,14 @@ def test_waiting_is_one_line_and_leaves_none_on_a_terminal(
 
 def begin(*arguments: str, **extra: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "energybench", "doctor", *arguments], env=os.environ | extra, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        [sys.executable, "-m", "energybench", "doctor", *arguments],
+        env=os.environ | extra,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
 
 
 def alive(marker: str) -> list[str]:

@@ -11,9 +11,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from energybench.record import read_folder
+from energybench.records.reader import read_folder
 from energybench.report.pages import contents
-from energybench.report.summary import summarise
+from energybench.verdict.summary import summarise
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = sorted(file.parent for file in (ROOT / "reports").glob("*/*/run.json"))
@@ -59,9 +59,7 @@ def figures(text: str) -> list[str]:
 def test_every_measured_figure_of_a_card_stands_in_the_report_that_it_names(file: Path) -> None:
     card = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").strip()
     named = re.findall(r"reports/[\w.-]+/[\w.-]+", card)
-    told = [
-        figure for folder in named for figure in figures((ROOT / folder / "report.md").read_text("utf-8"))
-    ]
+    told = [figure for folder in named for figure in figures((ROOT / folder / "report.md").read_text("utf-8"))]
     assert set(figures(card)) <= set(told)
 
 
@@ -82,8 +80,9 @@ def test_every_link_of_a_document_leads_somewhere() -> None:
 
 
 def test_every_method_and_every_suite_parses_and_opens_with_its_card() -> None:
-    from energybench.discovery import cards, shipped
-    from energybench.suite import load
+    from energybench.common.shipped import shipped
+    from energybench.suite.suite import load
+    from energybench.train.discovery import cards
 
     for card in cards(ROOT / "nowhere"):
         assert card.text.startswith(f"{card.name}: "), card.path
@@ -93,7 +92,7 @@ def test_every_method_and_every_suite_parses_and_opens_with_its_card() -> None:
 
 
 def test_the_page_on_measurement_lists_every_flag_as_the_code_has_it() -> None:
-    from energybench import flags
+    from energybench.verdict import flags
 
     page = (ROOT / "docs" / "measurement.md").read_text(encoding="utf-8")
     listed = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 5]
@@ -102,7 +101,7 @@ def test_the_page_on_measurement_lists_every_flag_as_the_code_has_it() -> None:
 
 
 def test_the_suite_that_the_page_on_measurement_prints_is_one(tmp_path: Path) -> None:
-    from energybench.suite import load
+    from energybench.suite.suite import load
 
     page = (ROOT / "docs" / "measurement.md").read_text(encoding="utf-8")
     printed = page.split("```toml\n[measure]")[1].split("```")[0]
@@ -154,7 +153,7 @@ def test_a_documents_blocks_run_in_one_folder_with_its_files_and_a_wrong_output_
 def test_the_citation_names_this_version() -> None:
     import yaml
 
-    from energybench import __version__
+    from energybench.common.version import __version__
 
     found = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert str(found["version"]) == __version__
@@ -162,7 +161,7 @@ def test_the_citation_names_this_version() -> None:
 
 
 def test_every_flag_that_the_threats_name_is_one() -> None:
-    from energybench import flags
+    from energybench.verdict import flags
 
     page = (ROOT / "docs" / "threats-to-validity.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([a-z_]+)`", page)) & {kind.code for kind in flags.REGISTRY}

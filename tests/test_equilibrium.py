@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support import CLASSES, MODELS, assert_same_state, digits, make_run, state
 from torch import Tensor, nn
 
-from energybench.equilibrium import Motion, Probe, _Sums, similarity, velocity
-from energybench.neurons import find
+from energybench.algorithms.equilibrium import Motion, Probe, _Sums, similarity, velocity
+from energybench.algorithms.neurons import find
 
 # ── similarity ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -94,9 +94,10 @@ def by_hand(similarities: list[float], momentum: float, recursion: str) -> list[
 
 
 @given(
-    phi=st.lists(st.floats(-1, 1), min_size=1, max_size=8), momentum=st.sampled_from([0.0, 0.3, 0.5, 0.9]),
+    phi=st.lists(st.floats(-1, 1), min_size=1, max_size=8),
+    momentum=st.sampled_from([0.0, 0.3, 0.5, 0.9]),
     recursion=st.sampled_from(["paper", "reference"]),
-)  # fmt: skip
+)
 def test_the_velocity_is_its_recursion(phi, momentum, recursion):
     found = velocity(torch.tensor(phi, dtype=torch.float64)[:, None], momentum, recursion)
     assert found.shape == (len(phi), 1)
@@ -128,13 +129,30 @@ def test_a_neuron_whose_similarity_stays_comes_to_rest(phi, momentum):
 
 def test_neurons_are_the_output_channels_of_every_convolution_linear_and_normalisation_layer():
     model = nn.Sequential(
-        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.Conv1d(4, 6, 1, groups=2), nn.Conv3d(1, 2, 1),
-        nn.ConvTranspose2d(4, 5, 3), nn.Linear(3, 7), nn.LayerNorm(7), nn.RMSNorm(7), nn.InstanceNorm1d(3, affine=True),
-    )  # fmt: skip
+        nn.Conv2d(2, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.GroupNorm(2, 4),
+        nn.Conv1d(4, 6, 1, groups=2),
+        nn.Conv3d(1, 2, 1),
+        nn.ConvTranspose2d(4, 5, 3),
+        nn.Linear(3, 7),
+        nn.LayerNorm(7),
+        nn.RMSNorm(7),
+        nn.InstanceNorm1d(3, affine=True),
+    )
     found = find(model)
     assert [(n.name, n.count) for n in found] == [
-        ("0", 4), ("1", 4), ("2", 4), ("3", 6), ("4", 2), ("5", 5), ("6", 7), ("7", 7), ("8", 7), ("9", 3),
-    ]  # fmt: skip
+        ("0", 4),
+        ("1", 4),
+        ("2", 4),
+        ("3", 6),
+        ("4", 2),
+        ("5", 5),
+        ("6", 7),
+        ("7", 7),
+        ("8", 7),
+        ("9", 3),
+    ]
     for neurons in found:
         for parameter, dim in neurons.rows:
             assert parameter.shape[dim] == neurons.count

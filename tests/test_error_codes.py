@@ -10,10 +10,28 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "energybench"
 # The same mistake, told from more than one room.
 SHARED = {
-    "E101", "E102", "E201", "E202", "E203", "E204", "E205", "E206", "E207",
-    "E312", "E401", "E403", "E404", "E421", "E422", "E501", "E503",
-    "E601", "E605", "E608", "E620",
-}  # fmt: skip
+    "E101",
+    "E102",
+    "E201",
+    "E202",
+    "E203",
+    "E204",
+    "E205",
+    "E206",
+    "E207",
+    "E312",
+    "E401",
+    "E403",
+    "E404",
+    "E421",
+    "E422",
+    "E501",
+    "E503",
+    "E601",
+    "E605",
+    "E608",
+    "E620",
+}
 
 
 def rooms() -> dict[str, set[str]]:
@@ -27,10 +45,5 @@ def rooms() -> dict[str, set[str]]:
 
 def test_a_code_is_given_in_one_room_unless_it_is_the_same_mistake() -> None:
     twice = {code: sorted(files) for code, files in rooms().items() if len(files) > 1 and code not in SHARED}
-    gate = {
-        "golden.py",
-        "two_runs.py",
-        "commands/gating.py",
-        "commands/reading.py",
-    }  # one verb in several files
+    gate = {"golden.py", "two_runs.py", "commands/gating.py", "commands/reading.py"}  # one verb in several files
     assert {code: files for code, files in twice.items() if not set(files) <= gate} == {}

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from energybench.errors import UsageError
-from energybench.export import EMISSIONS, export
-from energybench.record import Energy, Looks, Reading, read_folder, write_json
+from energybench.common.errors import UsageError
+from energybench.meter.reading import Energy, Reading
+from energybench.records.reader import read_folder
+from energybench.records.record import Looks, write_json
+from energybench.report.export import EMISSIONS, export
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
 from synthetic import GPU, JOULES, MODEL, SECONDS, Run
@@ -102,9 +104,7 @@ def test_what_a_lost_sensor_leaves_is_no_total_and_an_unknown_error_is_not_0(tmp
         run.change(label, 0, phases=window(*figures))
     found = {r["method"]: r for r in table(export(written(tmp_path, run), "csv")[0])}
     told = {m: (r["measured_j"], r["measured_error_j"], r["usable"]) for m, r in found.items()}
-    assert told == {
-        "baseline": ("5.0", "0.5", "True"), "twin": ("", "", "False"), "half": ("8.0", "", "True"),
-    }  # fmt: skip
+    assert told == {"baseline": ("5.0", "0.5", "True"), "twin": ("", "", "False"), "half": ("8.0", "", "True")}
 
 
 def test_parquet_holds_the_same_rows_with_types(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_parquet_holds_the_same_rows_with_types(tmp_path: Path) -> None:
 
 
 def _trials(folder: Path) -> Any:
-    from energybench.export import Folder
+    from energybench.report.export import Folder
 
     return Folder(read_folder(folder)).trials
 
@@ -183,11 +183,7 @@ def test_energies_are_kwh_with_the_pue_and_emissions_are_energy_times_intensity(
     assert figures["emissions"] == pytest.approx(figures["energy_consumed"] * 0.056)
     assert figures["emissions_rate"] * figures["duration"] == pytest.approx(figures["emissions"])
     assert figures["gpu_power"] == pytest.approx(JOULES * 1.5 / SECONDS)
-    assert (figures["pue"], row["country_iso_code"], row["ram_energy"]) == (
-        1.5,
-        "FRA",
-        "",
-    )  # not seen: empty, never 0
+    assert (figures["pue"], row["country_iso_code"], row["ram_energy"]) == (1.5, "FRA", "")  # not seen: empty, never 0
 
 
 def test_pandas_reads_it_as_codecarbons_own(tmp_path: Path) -> None:
@@ -264,9 +260,7 @@ def score(folder: Path, **options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("per", "units"), [("run", 1), ("epoch", 6), ("sample", 6000)])
 def test_a_score_is_e_times_i_plus_m_per_r(tmp_path: Path, per: str, units: int) -> None:
     found = score(written(tmp_path, half(noise=0.0)), per=per, embodied=150.0, lifespan=4.0)
-    for cell, joules, seconds in zip(
-        found["cells"], (2 * JOULES, JOULES), (SECONDS, 0.6 * SECONDS), strict=True
-    ):
+    for cell, joules, seconds in zip(found["cells"], (2 * JOULES, JOULES), (SECONDS, 0.6 * SECONDS), strict=True):
         assert cell["R"] == units
         energy = joules * 1.5 / 3.6e6
         made = 150e3 * seconds / (4 * 365.25 * 86400)
@@ -320,7 +314,7 @@ def call(*arguments: str | Path, code: int = 0) -> str:
     """What a command prints on stdout; its own errors are told by their code."""
     from click.testing import CliRunner
 
-    from energybench.cli import app
+    from energybench.cli.command_line import app
 
     done = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert done.exit_code == code, (done.output, done.exception)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from energybench import flags, stats
-from energybench.record import Card, Energy, Flag, Passes, Reading, Sampler, Warmup
+from energybench.meter.reading import Card, Energy, Reading, Sampler
+from energybench.records.record import Flag, Passes, Warmup
+from energybench.stats import paired
+from energybench.verdict import flags
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
 from synthetic import GPU, MODEL, Run, Truth
@@ -29,22 +31,28 @@ def window(wall: float, cpu: float | None, **sensors: float) -> dict[str, Readin
 BUSY = Sampler(period_s=0.1, samples=100, missed=11, cpu_s=1.0)
 
 
-def on_card(card: Card, *, channels: tuple[float, ...] = (100.0,), wall_s: float = 60.0, pieces: int = 1,
-            sampler: Sampler | None = None) -> dict[str, Reading]:  # fmt: skip
+def on_card(
+    card: Card,
+    *,
+    channels: tuple[float, ...] = (100.0,),
+    wall_s: float = 60.0,
+    pieces: int = 1,
+    sampler: Sampler | None = None,
+) -> dict[str, Reading]:
     """A window on one card: the counter's joules, then the integral's."""
-    energy = [Energy(source=source, scope="gpu", device="GPU-1", energy_j=joules, detail={"tick_s": 0.1})
-              for source, joules in zip(("gpu_counter", "gpu_power_integral"), channels, strict=False)]  # fmt: skip
-    return {
-        "train": Reading(wall_s=wall_s, pieces=pieces, energy=energy, cards={"GPU-1": card}, sampler=sampler)
-    }
+    energy = [
+        Energy(source=source, scope="gpu", device="GPU-1", energy_j=joules, detail={"tick_s": 0.1})
+        for source, joules in zip(("gpu_counter", "gpu_power_integral"), channels, strict=False)
+    ]
+    return {"train": Reading(wall_s=wall_s, pieces=pieces, energy=energy, cards={"GPU-1": card}, sampler=sampler)}
 
 
 def codes(found: list[Flag]) -> list[str]:
     return [flag.code for flag in found]
 
 
-def twin(*ratios: float) -> stats.Paired:
-    return stats.paired(ratios, [1.0] * len(ratios))
+def twin(*ratios: float) -> paired.Paired:
+    return paired.paired(ratios, [1.0] * len(ratios))
 
 
 def test_every_code_stands_once_in_the_list_with_a_sentence_and_someone_who_raises_it() -> None:
@@ -58,12 +66,19 @@ def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
     run = Run(stamp=["quick"])
     differing = run.witness(PLAIN).model_copy(update={"keys": {}, "passes": Passes()})
     lost = {"train": Reading(wall_s=1, energy=[Energy(source="rapl", scope="cpu")])}
-    hot, cool = (trial(phases=on_card(Card(temperature_start_c=heat)), environment={"torch": torch})
-                 for heat, torch in ((60.0, "2.13"), (40.0, "2.11")))  # fmt: skip
+    hot, cool = (
+        trial(phases=on_card(Card(temperature_start_c=heat)), environment={"torch": torch})
+        for heat, torch in ((60.0, "2.13"), (40.0, "2.11"))
+    )
     bad = Card(mig=True, mps=True, foreign_pids=[4], throttled_s={"power brake": 5.0})
     raised = [
-        *flags.check_trial(trial(phases=on_card(bad, channels=(100.0, 110.0), wall_s=6.0, sampler=BUSY), steps=60,
-                                 warmup=Warmup(steps=9, settled=False))),
+        *flags.check_trial(
+            trial(
+                phases=on_card(bad, channels=(100.0, 110.0), wall_s=6.0, sampler=BUSY),
+                steps=60,
+                warmup=Warmup(steps=9, settled=False),
+            )
+        ),
         *flags.check_trial(trial(phases=on_card(Card(), channels=(100.0, 120.0), wall_s=0.5))),
         *flags.check_pair(hot, cool),
         *flags.check_cell(blocks=3, sensor_error_rel=0.02, noise=0.01),
@@ -71,12 +86,21 @@ def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
         *flags.check_trial(trial(data_wait_s=5.0)),
         *flags.check_trial(trial(phases=lost)),
         *flags.check_trial(trial(phases=window(10, 2))),
-        *flags.check_cell(blocks=1, trials=[trial()], witness=differing, estimated_rel=0.5, counted_rel=0.1,
-                          estimate_gap=0.02, epochs_kept=3, epochs_control=5),
-        *flags.check_workload(twin=twin(1.1, 1.11, 1.09), noise=0.01, plain_flop=2, counted_flop=1,
-                              devices=["GPU-a", "GPU-b"]),
+        *flags.check_cell(
+            blocks=1,
+            trials=[trial()],
+            witness=differing,
+            estimated_rel=0.5,
+            counted_rel=0.1,
+            estimate_gap=0.02,
+            epochs_kept=3,
+            epochs_control=5,
+        ),
+        *flags.check_workload(
+            twin=twin(1.1, 1.11, 1.09), noise=0.01, plain_flop=2, counted_flop=1, devices=["GPU-a", "GPU-b"]
+        ),
         *flags.check_run(run.run(), [trial()]),
-    ]  # fmt: skip
+    ]
     by_check = {kind.code for kind in flags.REGISTRY if kind.raised != flags.IN_TRIAL}
     assert set(codes(raised)) == by_check
 
@@ -91,9 +115,7 @@ def test_the_trials_own_flags_come_first_and_are_not_raised_twice() -> None:
 
 
 @pytest.mark.parametrize(("waited", "expected"), [(0.5, []), (0.51, ["data_wait"])])
-def test_waiting_for_data_counts_beyond_five_percent_of_the_window(
-    waited: float, expected: list[str]
-) -> None:
+def test_waiting_for_data_counts_beyond_five_percent_of_the_window(waited: float, expected: list[str]) -> None:
     assert codes(flags.check_trial(trial(data_wait_s=waited))) == expected
 
 
@@ -149,9 +171,7 @@ def test_a_witness_that_failed_binds_nobody() -> None:
 
 
 @pytest.mark.parametrize(("estimated", "expected"), [(0.52, []), (0.53, ["estimate_gap"]), (None, [])])
-def test_an_estimate_may_miss_the_counter_by_the_suites_gap(
-    estimated: float | None, expected: list[str]
-) -> None:
+def test_an_estimate_may_miss_the_counter_by_the_suites_gap(estimated: float | None, expected: list[str]) -> None:
     found = flags.check_cell(blocks=3, estimated_rel=estimated, counted_rel=0.5001, estimate_gap=0.02)
     assert codes(found) == expected
 
@@ -177,9 +197,7 @@ def test_a_control_trains_the_epochs_that_were_kept(control: float, expected: li
         ((1.05, 1.05), False),  # too few
     ],
 )
-def test_plain_training_may_not_differ_from_itself_beyond_the_noise(
-    ratios: tuple[float, ...], failed: bool
-) -> None:
+def test_plain_training_may_not_differ_from_itself_beyond_the_noise(ratios: tuple[float, ...], failed: bool) -> None:
     assert codes(flags.check_workload(twin=twin(*ratios), noise=0.01)) == ["aa_failed"] * failed
 
 
@@ -197,9 +215,7 @@ def test_the_aa_check_does_not_care_which_of_the_two_is_called_the_baseline() ->
 def test_the_ledger_of_plain_training_equals_the_counter_to_a_thousandth(
     plain: float, error: float, expected: list[str]
 ) -> None:
-    found = flags.check_workload(
-        twin=None, noise=0.01, plain_flop=plain, counted_flop=1.0, counted_error_flop=error
-    )
+    found = flags.check_workload(twin=None, noise=0.01, plain_flop=plain, counted_flop=1.0, counted_error_flop=error)
     assert codes(found) == expected
 
 
@@ -261,15 +277,15 @@ def test_two_channels_of_one_card_are_marked_beyond_five_percent_and_invalid_bey
     assert codes(found) == expected
     assert (
         flags.worst(found)
-        == {"channels_apart": "marked", "channels_contradict": "invalid", None: None}[
-            expected[0] if expected else None
-        ]
+        == {"channels_apart": "marked", "channels_contradict": "invalid", None: None}[expected[0] if expected else None]
     )
 
 
 def test_channels_of_different_cards_are_not_held_against_each_other() -> None:
-    energy = [Energy(source="gpu_counter", scope="gpu", device="GPU-1", energy_j=100.0),
-              Energy(source="gpu_power_integral", scope="gpu", device="GPU-2", energy_j=200.0)]  # fmt: skip
+    energy = [
+        Energy(source="gpu_counter", scope="gpu", device="GPU-1", energy_j=100.0),
+        Energy(source="gpu_power_integral", scope="gpu", device="GPU-2", energy_j=200.0),
+    ]
     assert flags.check_trial(trial(phases={"train": Reading(wall_s=60, energy=energy)})) == []
 
 
@@ -284,11 +300,10 @@ def test_fifty_ticks_in_every_piece_are_the_least_for_a_verdict(
 
 
 def test_the_ticks_of_the_channel_that_counts_decide_and_not_those_of_the_one_that_checks_it() -> None:
-    counter = Energy(
-        source="gpu_counter", scope="gpu", device="GPU-1", energy_j=100.0, detail={"tick_s": 0.01}
+    counter = Energy(source="gpu_counter", scope="gpu", device="GPU-1", energy_j=100.0, detail={"tick_s": 0.01})
+    integral = Energy(
+        source="gpu_power_integral", scope="gpu", device="GPU-1", energy_j=101.0, detail={"period_s": 0.1}
     )
-    integral = Energy(source="gpu_power_integral", scope="gpu", device="GPU-1", energy_j=101.0,
-                      detail={"period_s": 0.1})  # fmt: skip
     both = {"train": Reading(wall_s=2.0, energy=[counter, integral])}
     assert codes(flags.check_trial(trial(phases=both, steps=7))) == []
     alone = {"train": Reading(wall_s=2.0, energy=[integral])}
@@ -297,9 +312,18 @@ def test_the_ticks_of_the_channel_that_counts_decide_and_not_those_of_the_one_th
 
 @pytest.mark.parametrize(
     ("step_s", "aliases"),
-    [(0.01, False), (0.046, True), (0.05, True), (0.07, False), (0.095, True), (0.11, True), (0.155, True),
-     (0.2, False), (1.0, False)],
-)  # fmt: skip
+    [
+        (0.01, False),
+        (0.046, True),
+        (0.05, True),
+        (0.07, False),
+        (0.095, True),
+        (0.11, True),
+        (0.155, True),
+        (0.2, False),
+        (1.0, False),
+    ],
+)
 def test_a_step_as_long_as_the_power_sensors_period_may_always_be_seen_at_the_same_place(
     step_s: float, aliases: bool
 ) -> None:
@@ -328,24 +352,18 @@ def test_the_state_of_a_card_may_bend_its_figures(card: Card, expected: list[str
     ("missed", "cpu_s", "expected"),
     [(0, 0.1, []), (60, 0.1, []), (61, 0.1, ["reads_missed"]), (0, 0.61, ["harness_overhead"])],
 )
-def test_the_reader_in_the_background_accounts_for_itself(
-    missed: int, cpu_s: float, expected: list[str]
-) -> None:
+def test_the_reader_in_the_background_accounts_for_itself(missed: int, cpu_s: float, expected: list[str]) -> None:
     sampler = Sampler(period_s=0.1, samples=600, missed=missed, cpu_s=cpu_s)
     assert codes(flags.check_trial(trial(phases=on_card(Card(), sampler=sampler)))) == expected
 
 
 @pytest.mark.parametrize(("steal_s", "expected"), [(None, []), (0.1, []), (0.11, ["host_contention"])])
-def test_a_host_that_runs_others_in_our_place_is_contention(
-    steal_s: float | None, expected: list[str]
-) -> None:
+def test_a_host_that_runs_others_in_our_place_is_contention(steal_s: float | None, expected: list[str]) -> None:
     taken = {"train": Reading(wall_s=10, cpu_s=10, steal_s=steal_s)}
     assert codes(flags.check_trial(trial(phases=taken))) == expected
 
 
-@pytest.mark.parametrize(
-    ("settled", "expected"), [(True, []), (None, []), (False, ["not_settled"])]
-)  # fmt: skip
+@pytest.mark.parametrize(("settled", "expected"), [(True, []), (None, []), (False, ["not_settled"])])
 def test_a_warm_up_that_did_not_settle_is_told(settled: bool | None, expected: list[str]) -> None:
     assert codes(flags.check_trial(trial(warmup=Warmup(steps=9, settled=settled)))) == expected
 
@@ -360,9 +378,7 @@ def test_a_warm_up_that_did_not_settle_is_told(settled: bool | None, expected: l
         ({"ecc": None}, {"ecc": False}, []),  # one did not say
     ],
 )
-def test_only_like_is_compared_with_like(
-    ours: dict[str, Any], theirs: dict[str, Any], expected: list[str]
-) -> None:
+def test_only_like_is_compared_with_like(ours: dict[str, Any], theirs: dict[str, Any], expected: list[str]) -> None:
     a, b = (trial(environment={"gpus": {"GPU-1": card}}) for card in (ours, theirs))
     assert codes(flags.check_pair(a, b)) == expected
     assert codes(flags.check_pair(b, a)) == expected
@@ -375,7 +391,5 @@ def test_two_sides_start_within_five_degrees_of_each_other(heat: float, expected
 
 
 @pytest.mark.parametrize(("error", "expected"), [(None, []), (0.01, []), (0.011, ["sensor_error"])])
-def test_a_sensor_that_errs_by_more_than_the_noise_decides_nothing(
-    error: float | None, expected: list[str]
-) -> None:
+def test_a_sensor_that_errs_by_more_than_the_noise_decides_nothing(error: float | None, expected: list[str]) -> None:
     assert codes(flags.check_cell(blocks=3, sensor_error_rel=error, noise=0.01)) == expected

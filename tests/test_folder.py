@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from faults import fault
 
-from energybench.errors import UsageError
-from energybench.folder import Folder, abandoned, choose
-from energybench.record import RunFile, write_json
+from energybench.common.errors import UsageError
+from energybench.records.record import RunFile, write_json
+from energybench.records.run_folder import Folder, abandoned, choose
 
 
 def run_file(digest: str = "d", finished: bool = False) -> RunFile:
-    return RunFile(suite="s", run="r", digest=digest, suite_path="s.toml", suite_text="", resolved={}, blocks=1,
-                   finished=finished)  # fmt: skip
+    return RunFile(
+        suite="s", run="r", digest=digest, suite_path="s.toml", suite_text="", resolved={}, blocks=1, finished=finished
+    )
 
 
 def code_of(call: object) -> tuple[str, str]:
@@ -178,12 +179,7 @@ def test_a_folder_that_cannot_be_written_is_told() -> None:
 def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else() -> None:
     keep = ["run.json", "notes.txt", "records/b0.json", "logs/full.log", "records/mine.part"]
     stray = [".run.json.x1.part", ".report.md.x4.part", "records/.b0.json.x2.part", "witness/.w.json.x3.part"]
-    stray += [
-        "figures/.w.svg.x5.part",
-        "traces/.b0.csv.gz.x6.part",
-        "state/.b0.npz.x7.part",
-        "logs/empty.log",
-    ]
+    stray += ["figures/.w.svg.x5.part", "traces/.b0.csv.gz.x6.part", "state/.b0.npz.x7.part", "logs/empty.log"]
     for name in [*keep, *stray]:
         path = Path("there") / name
         path.parent.mkdir(parents=True, exist_ok=True)

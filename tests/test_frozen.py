@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from support import assert_same_state, state
 from torch import Tensor, nn
 
-from energybench.drop_in import swap, swap_back
-from energybench.flops.count import Counter
-from energybench.frozen import (
+from energybench.algorithms.drop_in_layers import swap, swap_back
+from energybench.algorithms.frozen_layers import (
     FROZEN,
     MOMENTA,
     FrozenConv2d,
@@ -23,6 +22,7 @@ from energybench.frozen import (
     Held,
     zero_gradient,
 )
+from energybench.flops.counter import Counter
 
 # ── layers ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -44,13 +44,18 @@ def convolutions(draw: Any) -> tuple[Any, Tensor]:
         stride = (1,) * space
     torch.manual_seed(draw(st.integers(0, 999)))
     conv = CONVOLUTIONS[space](
-        groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 4)), kernel, stride, padding, dilation, groups,
-        bias=draw(st.booleans()), padding_mode=draw(st.sampled_from(["zeros", "zeros", "reflect", "circular"])),
+        groups * draw(st.integers(1, 3)),
+        groups * draw(st.integers(1, 4)),
+        kernel,
+        stride,
+        padding,
+        dilation,
+        groups,
+        bias=draw(st.booleans()),
+        padding_mode=draw(st.sampled_from(["zeros", "zeros", "reflect", "circular"])),
         dtype=torch.float64,
-    )  # fmt: skip
-    x = torch.randn(
-        *draw(st.sampled_from([(), (1,), (3,)])), conv.in_channels, *each(5, 6, 7), dtype=torch.float64
     )
+    x = torch.randn(*draw(st.sampled_from([(), (1,), (3,)])), conv.in_channels, *each(5, 6, 7), dtype=torch.float64)
     if x.dim() == 4 and space == 2 and draw(st.booleans()):
         conv, x = conv.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     return conv, x
@@ -94,40 +99,32 @@ def test_a_convolutions_gradients_are_autograds_with_the_resting_rows_zero(made,
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("samples", [1, 3])
-def test_a_large_input_computed_in_pieces_of_the_batch_has_the_same_gradients(
-    groups, last, samples, monkeypatch
-):
+def test_a_large_input_computed_in_pieces_of_the_batch_has_the_same_gradients(groups, last, samples, monkeypatch):
     torch.manual_seed(0)
-    conv, x = (
-        nn.Conv2d(4, 6, 3, padding=1, groups=groups, dtype=torch.float64),
-        torch.randn(7, 4, 5, 6).double(),
-    )
+    conv, x = (nn.Conv2d(4, 6, 3, padding=1, groups=groups, dtype=torch.float64), torch.randn(7, 4, 5, 6).double())
     if last:
         conv, x = conv.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
-    monkeypatch.setattr("energybench.sparse_backward.PIECE", samples * x[0].numel())
+    monkeypatch.setattr("energybench.algorithms.channel_sparse.PIECE", samples * x[0].numel())
     assert_rows_alone(conv, x, torch.tensor([0, 2, 5]), to_input=True)
 
 
 @given(
-    shape=st.sampled_from([(), (1,), (4,), (3, 5)]), out=st.integers(1, 9), bias=st.booleans(), seed=st.integers(0, 99),
+    shape=st.sampled_from([(), (1,), (4,), (3, 5)]),
+    out=st.integers(1, 9),
+    bias=st.booleans(),
+    seed=st.integers(0, 99),
     to_input=st.booleans(),
-)  # fmt: skip
+)
 def test_a_linear_layers_gradients_are_autograds_with_the_resting_rows_zero(shape, out, bias, seed, to_input):
     torch.manual_seed(seed)
     linear = nn.Linear(6, out, bias, dtype=torch.float64)
-    assert_rows_alone(
-        linear, torch.randn(*shape, 6, dtype=torch.float64), rows_of(out, seed), to_input=to_input
-    )
+    assert_rows_alone(linear, torch.randn(*shape, 6, dtype=torch.float64), rows_of(out, seed), to_input=to_input)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_under_bf16_autocast_forward_is_the_dense_ones_and_gradients_are_close(groups):
     torch.manual_seed(0)
-    conv, x, target = (
-        nn.Conv2d(8, 16, 3, padding=1, groups=groups),
-        torch.randn(4, 8, 6, 6),
-        torch.randn(4, 16, 6, 6),
-    )
+    conv, x, target = (nn.Conv2d(8, 16, 3, padding=1, groups=groups), torch.randn(4, 8, 6, 6), torch.randn(4, 16, 6, 6))
     live = torch.tensor([0, 3, 4, 9, 15])
     twin = frozen_twin(conv, live)
     (conv(x) * target).sum().backward()
@@ -162,8 +159,10 @@ def test_what_hangs_on_nothing_that_learns_has_no_backward_and_says_so():
         chain(torch.randn(1, 4, 3, 3)).sum().backward()
     each = 2 * 9 * 4 * 4
     assert counter.total == 3 * each + each / 2
-    shares = {name: [layer.share(kind) for kind in ("weight_gradient", "input_gradient", "read")]
-              for name, layer in layers.items()}  # fmt: skip
+    shares = {
+        name: [layer.share(kind) for kind in ("weight_gradient", "input_gradient", "read")]
+        for name, layer in layers.items()
+    }
     assert shares == {"0.0": [0, 0, 0], "1.0": [0, 0, 0], "2.0": [0.5, 0, 1]}
 
 
@@ -230,8 +229,9 @@ OPTIMIZERS: dict[str, Any] = {
     "nesterov": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
     "adam": lambda p: torch.optim.Adam(p, 0.1, weight_decay=0.1),
     "adamw": lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.1),
-    "adagrad": lambda p: torch.optim.Adagrad(p, 0.1), "adadelta": lambda p: torch.optim.Adadelta(p, 1.0),
-}  # fmt: skip
+    "adagrad": lambda p: torch.optim.Adagrad(p, 0.1),
+    "adadelta": lambda p: torch.optim.Adadelta(p, 1.0),
+}
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 

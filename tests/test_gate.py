@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from energybench import gate, stats
-from energybench.gate import FAMILY, Case, Finding, chance, confirmed, exit_code, holm, judge, only, welch
-from energybench.report.summary import summarise
+from energybench.gate import regression
+from energybench.gate.regression import FAMILY, Case, Finding, chance, confirmed, exit_code, holm, judge, only, welch
+from energybench.stats import paired
+from energybench.verdict.summary import summarise
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
 from synthetic import GPU, MODEL, Run
@@ -64,16 +65,14 @@ def test_runs_without_any_scatter_are_judged_by_the_margin_alone() -> None:
 
 
 @pytest.mark.parametrize(("tests", "least"), [(1, 0.76), (6, 0.68)])
-def test_the_loss_that_is_called_detectable_is_seen_about_eight_times_in_ten(
-    tests: int, least: float
-) -> None:
+def test_the_loss_that_is_called_detectable_is_seen_about_eight_times_in_ten(tests: int, least: float) -> None:
     """As the only one of its family, so at the first and hardest step of Holm's procedure.
 
     With few blocks Welch's df are themselves an estimate, which costs a little far out in the tail.
     """
     rng, sd, n = random.Random(7), 0.02, 5
-    flat = stats.Mean(n, 0.0, sd, n - 1)
-    loss = gate.detectable(welch(flat, flat), 0.01, tests=tests)
+    flat = paired.Mean(n, 0.0, sd, n - 1)
+    loss = regression.detectable(welch(flat, flat), 0.01, tests=tests)
     assert loss is not None
     seen = sum(
         chance(welch(_drawn(rng, n, sd), _drawn(rng, n, sd, math.log1p(loss))), 0.01) <= FAMILY / tests
@@ -85,16 +84,16 @@ def test_the_loss_that_is_called_detectable_is_seen_about_eight_times_in_ten(
 # ── simulated ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _mean(values: list[float], share: float = 1.0) -> stats.Mean:
-    costs = stats.paired([math.exp(value) for value in values], [1.0] * len(values), share=share)
-    return stats.Mean(costs.n, costs.mean, costs.sd, costs.df, share=share)
+def _mean(values: list[float], share: float = 1.0) -> paired.Mean:
+    costs = paired.paired([math.exp(value) for value in values], [1.0] * len(values), share=share)
+    return paired.Mean(costs.n, costs.mean, costs.sd, costs.df, share=share)
 
 
-def _drawn(rng: random.Random, n: int, sd: float, truth: float = 0.0) -> stats.Mean:
+def _drawn(rng: random.Random, n: int, sd: float, truth: float = 0.0) -> paired.Mean:
     return _mean([rng.gauss(truth, sd) for _ in range(n)])
 
 
-def _compare(bases: list[stats.Mean], heads: list[stats.Mean]) -> list[Finding]:
+def _compare(bases: list[paired.Mean], heads: list[paired.Mean]) -> list[Finding]:
     cases = [
         Case("savings", "w", str(i), "time", (0.0, 0.0), welch(base, head))
         for i, (base, head) in enumerate(zip(bases, heads, strict=True))
@@ -102,24 +101,17 @@ def _compare(bases: list[stats.Mean], heads: list[stats.Mean]) -> list[Finding]:
     return judge(cases, NOISE)
 
 
-def _runs(rng: random.Random, truths: list[float], n: int, sds: list[float]) -> list[stats.Mean]:
+def _runs(rng: random.Random, truths: list[float], n: int, sds: list[float]) -> list[paired.Mean]:
     return [_drawn(rng, n, sd, truth) for truth, sd in zip(truths, sds, strict=True)]
 
 
-@pytest.mark.parametrize(
-    ("n", "sds"), [(3, [0.05] * 6), (5, [0.05] * 6), (3, [0.01, 0.02, 0.05, 0.05, 0.1, 0.3])]
-)
-def test_without_a_change_one_suspicion_or_more_is_raised_at_most_once_in_a_hundred(
-    n: int, sds: list[float]
-) -> None:
+@pytest.mark.parametrize(("n", "sds"), [(3, [0.05] * 6), (5, [0.05] * 6), (3, [0.01, 0.02, 0.05, 0.05, 0.1, 0.3])])
+def test_without_a_change_one_suspicion_or_more_is_raised_at_most_once_in_a_hundred(n: int, sds: list[float]) -> None:
     """At the worst place: each cell lies exactly a margin above BASE, so nothing is worse by more than the noise."""
     rng, times = random.Random(20261121), 1500
     worst = [-math.log1p(-NOISE)] * len(sds)
     false = sum(
-        any(
-            f.outcome == "suspected"
-            for f in _compare(_runs(rng, [0.0] * len(sds), n, sds), _runs(rng, worst, n, sds))
-        )
+        any(f.outcome == "suspected" for f in _compare(_runs(rng, [0.0] * len(sds), n, sds), _runs(rng, worst, n, sds)))
         for _ in range(times)
     )
     assert false / times <= FAMILY + 3 * math.sqrt(FAMILY * (1 - FAMILY) / times)
@@ -157,10 +149,10 @@ def test_a_rerun_of_both_sides_brings_false_alarms_down_to_about_the_square() ->
     assert square < shared < level * times / 2  # a shared BASE that happened to be cheap accuses both
 
 
-def _drawn_fast(rng: random.Random, n: int) -> stats.Mean:
+def _drawn_fast(rng: random.Random, n: int) -> paired.Mean:
     values = [rng.gauss(0, 0.05) for _ in range(n)]
     mean = math.fsum(values) / n
-    return stats.Mean(n, mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)), n - 1)
+    return paired.Mean(n, mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)), n - 1)
 
 
 # ── from records ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -174,7 +166,7 @@ def _run(seed: int, **methods: dict[str, Any]) -> Run:
 
 
 def _findings(base: Run, head: Run) -> dict[str, Finding]:
-    cases = gate.saving_cases(summarise(*base.records()), summarise(*head.records()))
+    cases = regression.saving_cases(summarise(*base.records()), summarise(*head.records()))
     return {(f.method if f.of != "accuracy" else f"{f.method} accuracy"): f for f in judge(cases, NOISE)}
 
 
@@ -182,7 +174,7 @@ def test_a_machine_twice_as_fast_cancels_and_a_loss_of_saving_does_not() -> None
     base = _run(1, good={"time": 0.7}, bad={"time": 0.6})
     head = _run(2, good={"time": 0.7}, bad={"time": 0.72})
     for truth in range(len(head.truths)):  # another machine: every trial takes half as long
-        head.truths[truth] = gate.replace(head.truths[truth], time=head.truths[truth].time / 2)
+        head.truths[truth] = regression.replace(head.truths[truth], time=head.truths[truth].time / 2)
     found = _findings(base, head)
     assert found["good"].outcome in ("held", "undecided")
     assert found["bad"].outcome == "suspected"
@@ -212,13 +204,11 @@ def test_two_blocks_a_struck_row_and_an_unfinished_run_are_told_and_not_judged()
     few.blocks = 2
     assert "2 blocks" in _findings(base, few)["it"].because
     struck = _run(3, it={"time": 0.9})
-    struck.truths[1] = gate.replace(struck.truths[1], time=1.2)  # the twin is 20 % slower than plain training
+    struck.truths[1] = regression.replace(struck.truths[1], time=1.2)  # the twin is 20 % slower than plain training
     assert _findings(base, struck)["it"].outcome == "cannot tell"
     run, trials, witnesses = _run(4, it={"time": 0.9}).records()
-    open_ = summarise(
-        run.model_copy(update={"finished": False}), [t for t in trials if t.block < 4], witnesses
-    )
-    (finding,) = judge(gate.saving_cases(summarise(*base.records()), open_), NOISE)
+    open_ = summarise(run.model_copy(update={"finished": False}), [t for t in trials if t.block < 4], witnesses)
+    (finding,) = judge(regression.saving_cases(summarise(*base.records()), open_), NOISE)
     assert finding.outcome == "cannot tell"
     assert "HEAD is not finished" in finding.because
     assert exit_code([finding]) == 0
@@ -243,9 +233,7 @@ def test_quality_that_left_the_suites_margin_is_a_finding_and_quality_within_it_
     lost = _findings(_with_quality(1, 0.0), _with_quality(2, -0.03))["it accuracy"]
     assert lost.outcome == "suspected"
     assert lost.change_rel == pytest.approx(-0.03, abs=0.003)
-    assert "it accuracy" not in _findings(
-        _with_quality(1, -0.03), _with_quality(2, -0.03)
-    )  # it was lost before
+    assert "it accuracy" not in _findings(_with_quality(1, -0.03), _with_quality(2, -0.03))  # it was lost before
 
 
 def test_quality_at_the_margins_very_edge_does_not_cry_wolf() -> None:
@@ -291,15 +279,17 @@ def test_a_side_that_ran_past_its_limit_is_told_and_not_judged_by_the_other_bloc
 
 
 def test_a_rerun_decides_only_what_was_suspected_and_in_a_family_of_its_own() -> None:
-    cases = [Case("savings", "w", name, "time", change=welch(_mean([0.0, 0.001, -0.001]), _mean(values)))
-             for name, values in {"bad": [0.5, 0.51, 0.49], "fine": [0.0, 0.001, -0.001]}.items()]  # fmt: skip
+    cases = [
+        Case("savings", "w", name, "time", change=welch(_mean([0.0, 0.001, -0.001]), _mean(values)))
+        for name, values in {"bad": [0.5, 0.51, 0.49], "fine": [0.0, 0.001, -0.001]}.items()
+    ]
     first = judge(cases, NOISE)
     assert [f.outcome for f in first] == ["suspected", "held"]
     assert [case.method for case in only(cases, first)] == ["bad"]
     again = {f.key: f for f in judge(only(cases, first), NOISE)}
     assert [f.outcome for f in confirmed(first, again)] == ["regression", "held"]
     assert [f.outcome for f in confirmed(first, {})] == ["not confirmed", "held"]
-    fine = {first[0].key: gate.replace(first[0], outcome="held")}
+    fine = {first[0].key: regression.replace(first[0], outcome="held")}
     assert [f.outcome for f in confirmed(first, fine)] == ["not confirmed", "held"]
 
 
@@ -310,24 +300,22 @@ def test_exit_codes_are_one_for_a_failure_and_four_for_what_is_open_only_when_st
     assert exit_code(of("held", "better", "new", "same", "met"), strict=True) == 0
     for outcome in ("suspected", "not confirmed", "undecided", "cannot tell"):
         assert (exit_code(of(outcome)), exit_code(of(outcome), strict=True)) == (0, 4)
-    for failing, other in itertools.product(
-        ("regression", "changed", "gone", "not met"), ("held", "undecided")
-    ):
+    for failing, other in itertools.product(("regression", "changed", "gone", "not met"), ("held", "undecided")):
         assert exit_code(of(failing, other)) == exit_code(of(failing, other), strict=True) == 1
 
 
 def test_absolute_costs_are_compared_for_plain_training_too_and_joules_only_where_measured() -> None:
     base, head = _run(1, it={"time": 0.7}), _run(2, it={"time": 0.7})
     for index, truth in enumerate(head.truths):
-        head.truths[index] = gate.replace(truth, time=truth.time * 1.2, energy=truth.energy * 1.2)
+        head.truths[index] = regression.replace(truth, time=truth.time * 1.2, energy=truth.energy * 1.2)
     looks = [(5, 1.0), (5, 1.0)]
     found = {
-        (f.method, f.of): f for f in judge(gate.absolute_cases(base.records(), head.records(), looks), NOISE)
+        (f.method, f.of): f for f in judge(regression.absolute_cases(base.records(), head.records(), looks), NOISE)
     }
     assert set(found) == {("baseline", "time"), ("it", "time")}
     assert {f.outcome for f in found.values()} == {"suspected"}
     assert found["baseline", "time"].change_rel == pytest.approx(0.2, abs=0.03)
     assert found["baseline", "time"].base == pytest.approx(10.0, rel=0.02)
     base.sensors = head.sensors = (GPU,)
-    cases = gate.absolute_cases(base.records(), head.records(), looks)
+    cases = regression.absolute_cases(base.records(), head.records(), looks)
     assert {(c.method, c.of) for c in cases} >= {("it", "energy (gpu)"), ("baseline", "energy (gpu)")}

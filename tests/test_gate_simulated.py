@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.special import stdtr
 
-from energybench import stats
-from energybench.gate import FAMILY, chance, holm, welch
+from energybench.gate.regression import FAMILY, chance, holm, welch
+from energybench.stats import paired
 
 MARGIN = -math.log1p(-0.01)
 
@@ -27,9 +27,7 @@ def suspects(p: Any) -> Any:
     """`holm` for arrays whose last axis holds the cells."""
     cells = p.shape[-1]
     order = np.argsort(p, -1)
-    falls = np.cumprod(np.take_along_axis(p, order, -1) <= FAMILY / (cells - np.arange(cells)), -1).astype(
-        bool
-    )
+    falls = np.cumprod(np.take_along_axis(p, order, -1) <= FAMILY / (cells - np.arange(cells)), -1).astype(bool)
     found = np.zeros_like(falls)
     np.put_along_axis(found, order, falls, -1)
     return found
@@ -56,8 +54,8 @@ def test_the_fast_arithmetic_here_is_the_gates_own() -> None:
         assert holm(own) == list(falls[i])
 
 
-def _mean(values: Any) -> stats.Mean:
-    return stats.Mean(len(values), float(values.mean()), float(values.std(ddof=1)), len(values) - 1)
+def _mean(values: Any) -> paired.Mean:
+    return paired.Mean(len(values), float(values.mean()), float(values.std(ddof=1)), len(values) - 1)
 
 
 WORST = {3: (0.6, 0.05, 0.005), 5: (0.8, 0.1, 0.005), 10: (1.0, 0.15, 0.01)}  # %, as docs/gates.md has them
@@ -73,16 +71,23 @@ def test_false_alarms_are_as_rare_as_the_page_says(cells: int, n: int) -> None:
     assert same.any(-1).mean() <= 0.002
     head, head2 = (drawn(rng, times, cells, n, 0.02, MARGIN) for _ in range(2))
     first = suspects(chances(base, head))
-    found = [first.any(-1).mean(), confirmed(first, chances(base, head2)).mean(),
-             confirmed(first, chances(base2, head2)).mean()]  # fmt: skip
+    found = [
+        first.any(-1).mean(),
+        confirmed(first, chances(base, head2)).mean(),
+        confirmed(first, chances(base2, head2)).mean(),
+    ]
     assert found[0] <= FAMILY + 3 * math.sqrt(FAMILY / times)
     for rate, told in zip(found, WORST[n], strict=True):
         assert rate <= 1.3 * told / 100 + 3 * math.sqrt(told / 100 / times)
     assert found[2] < found[1] / 5 < found[0] / 20
 
 
-POWER = {(3, 0.02): (3, 22, 74, 99), (5, 0.02): (21, 94, 100, 100), (10, 0.02): (80, 100, 100, 100),
-         (5, 0.05): (2, 14, 77, 100)}  # fmt: skip
+POWER = {
+    (3, 0.02): (3, 22, 74, 99),
+    (5, 0.02): (21, 94, 100, 100),
+    (10, 0.02): (80, 100, 100, 100),
+    (5, 0.05): (2, 14, 77, 100),
+}
 
 
 @pytest.mark.slow

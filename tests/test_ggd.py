@@ -11,15 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from energybench import ggd as module
-from energybench.ggd import EXACT_BELOW, GGD, LOCATIONS, SHAPE_MAX, SHAPE_MIN, fit, goodness
+from energybench.algorithms import generalized_gaussian as module
+from energybench.algorithms.generalized_gaussian import EXACT_BELOW, GGD, LOCATIONS, SHAPE_MAX, SHAPE_MIN, fit, goodness
 
 SHAPES = [0.3, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0]
 
 
-def sample(
-    shape: float, count: int, seed: int = 0, location: float = 0.0, scale: float = 1.0
-) -> torch.Tensor:
+def sample(shape: float, count: int, seed: int = 0, location: float = 0.0, scale: float = 1.0) -> torch.Tensor:
     """scipy's own draws, so that fits are not judged by our sampler."""
     return torch.from_numpy(stats.gennorm.rvs(shape, location, scale, size=count, random_state=seed))
 
@@ -75,9 +73,7 @@ def best_by_scipy(x: torch.Tensor, location: float) -> float:
     """Mean log-likelihood of scipy's fit at that location, its shape held to our range."""
     shape, _, scale = stats.gennorm.fit(x.numpy(), floc=location)
     if not SHAPE_MIN <= shape <= SHAPE_MAX:
-        shape, _, scale = stats.gennorm.fit(
-            x.numpy(), f0=min(max(shape, SHAPE_MIN), SHAPE_MAX), floc=location
-        )
+        shape, _, scale = stats.gennorm.fit(x.numpy(), f0=min(max(shape, SHAPE_MIN), SHAPE_MAX), floc=location)
     return float(stats.gennorm.logpdf(x.numpy(), shape, location, scale).mean())
 
 
@@ -121,8 +117,12 @@ def test_on_a_large_sample_both_locations_are_as_likely_as_scipys_fit_of_all_thr
 @pytest.mark.parametrize("count", [300, 20_000])
 def test_and_on_lopsided_samples_whose_peak_lies_away_from_the_median(count):
     random = np.random.default_rng(4)
-    for x in (random.exponential(size=count), random.gamma(3, size=count), random.lognormal(size=count),
-              np.concatenate([random.normal(size=count // 3), random.normal(4, 0.3, size=count)])):  # fmt: skip
+    for x in (
+        random.exponential(size=count),
+        random.gamma(3, size=count),
+        random.lognormal(size=count),
+        np.concatenate([random.normal(size=count // 3), random.normal(4, 0.3, size=count)]),
+    ):
         values = torch.from_numpy(x)
         assert fit(values).log_prob(values).mean() >= best_of_all_by_scipy(x) - 1e-6
 
@@ -138,9 +138,11 @@ def test_no_element_is_a_likelier_location_than_the_free_one(shape, count):
 
 
 @given(
-    shape=st.sampled_from([0.3, 1.0, 2.0, 6.0]), seed=st.integers(0, 50), zeros=st.integers(0, 40),
+    shape=st.sampled_from([0.3, 1.0, 2.0, 6.0]),
+    seed=st.integers(0, 50),
+    zeros=st.integers(0, 40),
     shift=st.sampled_from([0.0, 0.7]),
-)  # fmt: skip
+)
 def test_a_free_location_is_at_least_as_likely_as_each_that_is_given(shape, seed, zeros, shift):
     x = torch.cat([sample(shape, 150, seed) + shift, torch.zeros(zeros, dtype=torch.float64)])
     found = fit(x).log_prob(x).mean().item()
@@ -357,11 +359,15 @@ def test_of_samples_of_the_law_itself_about_95_in_100_pass_at_5_percent():
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        ([], "at least 2"), ([1.0], "at least 2"),
-        ([1.0, math.nan, 2.0], "not all finite"), ([1.0, math.inf, 2.0], "not all finite"),
-        ([3.0, 3.0], "all equal"), ([0.0] * 50, "all equal"), ([0.1] * 51, "all equal"),
+        ([], "at least 2"),
+        ([1.0], "at least 2"),
+        ([1.0, math.nan, 2.0], "not all finite"),
+        ([1.0, math.inf, 2.0], "not all finite"),
+        ([3.0, 3.0], "all equal"),
+        ([0.0] * 50, "all equal"),
+        ([0.1] * 51, "all equal"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("location", ["free", "median", "mean"])
 def test_what_has_no_fit_is_refused_with_its_reason(values, why, location):
     with pytest.raises(ValueError, match=why):

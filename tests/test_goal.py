@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from energybench import used
-from energybench.cell import _Goal, with_every_card
+from energybench.meter import devices as used
+from energybench.meter.combine import metered
+from energybench.meter.reading import Energy, Reading
 from energybench.meter.window import Window
-from energybench.phases import Phases
-from energybench.record import Energy, Reading
-from energybench.report.evidence import metered
+from energybench.trial.phases import Phases
+from energybench.trial.trial import _Goal, with_every_card
 
 
 class Counted:
@@ -21,9 +21,7 @@ class Counted:
     def start(self) -> None: ...
 
     def stop(self) -> Reading:
-        return Reading(
-            wall_s=1.0, energy=[Energy(source="rapl", scope="cpu", device="package-0", energy_j=10.0)]
-        )
+        return Reading(wall_s=1.0, energy=[Energy(source="rapl", scope="cpu", device="package-0", energy_j=10.0)])
 
 
 def train(reached: list[float], at_least: float, fails_at: int = 0) -> tuple[Reading, Any]:
@@ -70,9 +68,7 @@ def test_an_evaluation_that_fails_is_not_billed_as_training() -> None:
     assert (reading.pieces, reading.energy[0].energy_j) == (2, 20.0)
 
 
-def test_a_card_that_a_trial_used_and_nobody_metered_leaves_no_sum_of_cards(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_card_that_a_trial_used_and_nobody_metered_leaves_no_sum_of_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     """A method that moves a part of the model to a second card does not save what the first one no longer draws."""
     card = Energy(source="gpu_counter", scope="gpu", device="GPU-1", energy_j=100.0, error_j=1.0)
     package = Energy(source="rapl", scope="cpu", device="package-0", energy_j=10.0, error_j=0.1)

@@ -11,9 +11,9 @@ import pytest
 from runs_on_disk import settings, written
 from synthetic import FLOP, Run
 
-from energybench import golden
-from energybench.errors import UsageError
-from energybench.gate import exit_code
+from energybench.common.errors import UsageError
+from energybench.gate import golden_counts
+from energybench.gate.regression import exit_code
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ROOT / "reports" / "quick" / "2026-11-21-170504"
@@ -23,30 +23,38 @@ def run(**truth: Any) -> Run:
     return Run(blocks=2).method("it", **{"time": 0.7, "flop": 0.5} | truth)
 
 
-def counts(run: Run) -> golden.Counts:
+def counts(run: Run) -> golden_counts.Counts:
     meta, trials, witnesses = run.records()
     data = {run.workload: {"parameters": 1234}}
-    return golden.of_run(meta.model_copy(update={"resolved": settings(run), "data": data}), trials, witnesses)
+    return golden_counts.of_run(meta.model_copy(update={"resolved": settings(run), "data": data}), trials, witnesses)
 
 
 def test_a_committed_run_counts_as_itself_and_a_golden_file_gives_it_back(tmp_path: Path) -> None:
-    found = golden.read(QUICK)
-    golden.write(tmp_path / "g.json", found)
-    again = golden.read(tmp_path / "g.json")
+    found = golden_counts.read(QUICK)
+    golden_counts.write(tmp_path / "g.json", found)
+    again = golden_counts.read(tmp_path / "g.json")
     assert again == found
-    assert {f.outcome for f in golden.compare(found, again)} == {"same"}
+    assert {f.outcome for f in golden_counts.compare(found, again)} == {"same"}
     before = (tmp_path / "g.json").read_bytes()
-    golden.write(tmp_path / "g.json", again)
+    golden_counts.write(tmp_path / "g.json", again)
     assert (tmp_path / "g.json").read_bytes() == before
 
 
 def test_every_kind_of_count_is_held_and_nothing_that_was_timed() -> None:
     facts = counts(run()).cells["cnn-digits", "it"]
     assert facts == {
-        "parameters": 1234, "plain_flop": FLOP, "estimated_flop": FLOP / 2, "counted_flop": FLOP / 2, "forwards": 60,
-        "backwards": 60, "updates": 60, "samples_forward": 6000, "epochs_trained": 6.0, "steps of kind 'sparse'": 60,
+        "parameters": 1234,
+        "plain_flop": FLOP,
+        "estimated_flop": FLOP / 2,
+        "counted_flop": FLOP / 2,
+        "forwards": 60,
+        "backwards": 60,
+        "updates": 60,
+        "samples_forward": 6000,
+        "epochs_trained": 6.0,
+        "steps of kind 'sparse'": 60,
         "samples of kind 'sparse'": 6000,
-    }  # fmt: skip
+    }
     assert counts(run(time=0.2)) == counts(run(time=0.9))
 
 
@@ -58,16 +66,14 @@ def test_twins_have_no_counts_of_their_own_and_a_control_has_those_of_its_block(
     assert "counted_flop" not in control
 
 
-@pytest.mark.parametrize(
-    ("factor", "outcome"), [(1 + 1e-10, "same"), (1 + 1e-8, "changed"), (0.5, "changed")]
-)
+@pytest.mark.parametrize(("factor", "outcome"), [(1 + 1e-10, "same"), (1 + 1e-8, "changed"), (0.5, "changed")])
 def test_counts_are_equal_to_a_billionth(factor: float, outcome: str) -> None:
     base = counts(run())
     cells = {key: dict(facts) for key, facts in base.cells.items()}
     flop = cells["cnn-digits", "it"]["counted_flop"]
     assert flop is not None
     cells["cnn-digits", "it"]["counted_flop"] = flop * factor
-    found = [f for f in golden.compare(base, replace(base, cells=cells)) if f.method == "it"]
+    found = [f for f in golden_counts.compare(base, replace(base, cells=cells)) if f.method == "it"]
     assert [f.outcome for f in found] == [outcome]
     if outcome == "changed":
         assert (found[0].of, found[0].base, found[0].head) == ("counted_flop", flop, flop * factor)
@@ -78,11 +84,8 @@ def test_counts_are_equal_to_a_billionth(factor: float, outcome: str) -> None:
 def test_a_count_that_is_lost_is_a_change_and_never_a_zero() -> None:
     base = counts(run())
     cells = {key: facts | {"counted_flop": None} for key, facts in base.cells.items()}
-    for one, other, side in (
-        (base, replace(base, cells=cells), "HEAD"),
-        (replace(base, cells=cells), base, "BASE"),
-    ):
-        lost = golden.compare(one, other)
+    for one, other, side in ((base, replace(base, cells=cells), "HEAD"), (replace(base, cells=cells), base, "BASE")):
+        lost = golden_counts.compare(one, other)
         assert [(f.of, f.outcome) for f in lost] == [("counted_flop", "changed")] * 2
         assert all(side in f.because for f in lost)
         assert all(0 not in (f.base, f.head) for f in lost)
@@ -90,9 +93,9 @@ def test_a_count_that_is_lost_is_a_change_and_never_a_zero() -> None:
 
 def test_a_cell_that_is_new_is_said_and_one_that_is_gone_fails() -> None:
     base, head = counts(run()), counts(run().method("more", time=0.9))
-    (new,) = [f for f in golden.compare(base, head) if f.outcome != "same"]
+    (new,) = [f for f in golden_counts.compare(base, head) if f.outcome != "same"]
     assert (new.method, new.outcome, exit_code([new])) == ("more", "new", 0)
-    (gone,) = [f for f in golden.compare(head, base) if f.outcome != "same"]
+    (gone,) = [f for f in golden_counts.compare(head, base) if f.outcome != "same"]
     assert (gone.method, gone.outcome, exit_code([gone])) == ("more", "gone", 1)
 
 
@@ -101,7 +104,7 @@ def test_a_kind_of_step_that_only_one_side_took_is_a_change() -> None:
     cells = {key: dict(facts) for key, facts in base.cells.items()}
     cells["cnn-digits", "it"]["steps of kind 'probe'"] = 3
     found = [
-        f for f in golden.compare(base, replace(base, cells=cells, source="flops")) if f.outcome == "changed"
+        f for f in golden_counts.compare(base, replace(base, cells=cells, source="flops")) if f.outcome == "changed"
     ]
     assert [(f.of, f.base, f.head) for f in found] == [("steps of kind 'probe'", None, 3)]
 
@@ -110,71 +113,119 @@ def test_a_kind_of_step_that_only_one_side_took_is_a_change() -> None:
 def test_counts_of_other_runs_are_refused_with_what_differs(change: dict[str, Any]) -> None:
     base = counts(run())
     with pytest.raises(UsageError) as caught:
-        golden.compare(base, replace(base, **change))
+        golden_counts.compare(base, replace(base, **change))
     (problem,) = caught.value.problems
     assert problem.code == "E630"
     assert next(iter(change)) in problem.message
 
 
 FLOPS: dict[str, Any] = {
-    "suite": "synthetic", "stamp": [], "seed": 2026, "torch": "2.11.0", "counted": True,
+    "suite": "synthetic",
+    "stamp": [],
+    "seed": 2026,
+    "torch": "2.11.0",
+    "counted": True,
     "workloads": {"cnn-digits": {"parameters": 1234}},
     "cells": [
-        {"workload": "cnn-digits", "method": "baseline", "role": "baseline", "skipped": None, "baseline_flop": FLOP,
-         "estimated_flop": FLOP, "counted_flop": FLOP, "passes": None},
-        {"workload": "cnn-digits", "method": "it", "role": "method", "skipped": None, "baseline_flop": FLOP,
-         "estimated_flop": FLOP / 2, "counted_flop": FLOP / 2, "passes": None},
-        {"workload": "cnn-digits", "method": "out", "role": "method", "skipped": "why", "baseline_flop": FLOP,
-         "estimated_flop": None, "counted_flop": None, "passes": None},
+        {
+            "workload": "cnn-digits",
+            "method": "baseline",
+            "role": "baseline",
+            "skipped": None,
+            "baseline_flop": FLOP,
+            "estimated_flop": FLOP,
+            "counted_flop": FLOP,
+            "passes": None,
+        },
+        {
+            "workload": "cnn-digits",
+            "method": "it",
+            "role": "method",
+            "skipped": None,
+            "baseline_flop": FLOP,
+            "estimated_flop": FLOP / 2,
+            "counted_flop": FLOP / 2,
+            "passes": None,
+        },
+        {
+            "workload": "cnn-digits",
+            "method": "out",
+            "role": "method",
+            "skipped": "why",
+            "baseline_flop": FLOP,
+            "estimated_flop": None,
+            "counted_flop": None,
+            "passes": None,
+        },
     ],
-}  # fmt: skip
+}
 
 
 def test_what_flops_prints_stands_in_for_a_run_and_what_it_cannot_know_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "f.json").write_text(json.dumps(FLOPS))
     folder = written(tmp_path / "run", run())
     for base, head in ((folder, tmp_path / "f.json"), (tmp_path / "f.json", folder)):
-        assert {f.outcome for f in golden.compare(golden.read(base), golden.read(head))} == {"same"}
+        assert {f.outcome for f in golden_counts.compare(golden_counts.read(base), golden_counts.read(head))} == {
+            "same"
+        }
     FLOPS["cells"][1]["counted_flop"] = FLOP / 4
     (tmp_path / "f.json").write_text(json.dumps(FLOPS))
-    (changed,) = [f for f in golden.compare(golden.read(folder), golden.read(tmp_path / "f.json"))
-                  if f.outcome == "changed"]  # fmt: skip
+    (changed,) = [
+        f
+        for f in golden_counts.compare(golden_counts.read(folder), golden_counts.read(tmp_path / "f.json"))
+        if f.outcome == "changed"
+    ]
     assert changed.of == "counted_flop"
     FLOPS["cells"][1]["counted_flop"] = FLOP / 2
 
 
-GOLDEN = json.dumps({"golden": 1, "suite": "s", "stamp": [], "seed": 7, "source": "run",
-                     "cells": [{"workload": "w", "method": "m", "counts": {"plain_flop": 8}}]})  # fmt: skip
+GOLDEN = json.dumps(
+    {
+        "golden": 1,
+        "suite": "s",
+        "stamp": [],
+        "seed": 7,
+        "source": "run",
+        "cells": [{"workload": "w", "method": "m", "counts": {"plain_flop": 8}}],
+    }
+)
 
 
 @pytest.mark.parametrize(
     ("text", "code"),
-    [("[" * 100_000, "E632"), (GOLDEN.replace("8", '"8"'), "E632"), (GOLDEN.replace("8", "true"), "E632"),
-     ("{", "E632"), ("[]", "E632"), ('{"a": 1}', "E632"), ('{"golden": 9, "cells": []}', "E632"),
-     ('{"golden": 1, "cells": [3]}', "E632"), (json.dumps(FLOPS | {"counted": False}), "E632"), ('"x"', "E632")],
-)  # fmt: skip
+    [
+        ("[" * 100_000, "E632"),
+        (GOLDEN.replace("8", '"8"'), "E632"),
+        (GOLDEN.replace("8", "true"), "E632"),
+        ("{", "E632"),
+        ("[]", "E632"),
+        ('{"a": 1}', "E632"),
+        ('{"golden": 9, "cells": []}', "E632"),
+        ('{"golden": 1, "cells": [3]}', "E632"),
+        (json.dumps(FLOPS | {"counted": False}), "E632"),
+        ('"x"', "E632"),
+    ],
+)
 def test_a_file_that_holds_no_counts_is_refused_without_a_trace(tmp_path: Path, text: str, code: str) -> None:
     (tmp_path / "f.json").write_text(text)
     with pytest.raises(UsageError) as caught:
-        golden.read(tmp_path / "f.json")
+        golden_counts.read(tmp_path / "f.json")
     assert [problem.code for problem in caught.value.problems] == [code]
 
 
-@pytest.mark.parametrize(
-    "count", ["Infinity", "-Infinity", "NaN", "1e400", "1" + "0" * 400, '"60"', "true", "[60]"]
-)
+@pytest.mark.parametrize("count", ["Infinity", "-Infinity", "NaN", "1e400", "1" + "0" * 400, '"60"', "true", "[60]"])
 def test_a_golden_file_whose_count_is_no_number_is_refused(tmp_path: Path, count: str) -> None:
     """An infinite count lies within any tolerance of every other, and would be "the same"."""
-    golden.write(tmp_path / "g.json", counts(run()))
+    golden_counts.write(tmp_path / "g.json", counts(run()))
     text = (tmp_path / "g.json").read_text()
     (tmp_path / "g.json").write_text(text.replace('"forwards": 60', f'"forwards": {count}', 1))
     with pytest.raises(UsageError) as caught:
-        golden.read(tmp_path / "g.json")
+        golden_counts.read(tmp_path / "g.json")
     assert caught.value.problems[0].code == "E632"
 
 
 def test_a_golden_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
     (tmp_path / "g.json").write_text("[" * 100_000 + "]" * 100_000)
     with pytest.raises(UsageError) as caught:
-        golden.read(tmp_path / "g.json")
+        golden_counts.read(tmp_path / "g.json")
     assert caught.value.problems[0].code == "E632"

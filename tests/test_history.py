@@ -15,18 +15,26 @@ from rich.console import Console
 from runs_on_disk import settings, written
 from synthetic import Run
 
-from energybench import cli, history
-from energybench.errors import UsageError
-from energybench.history import History, of_sides
-from energybench.report import history_page, words
-from energybench.report.summary import summarise
-from energybench.two_runs import Side
+from energybench.cli import app
+from energybench.common.errors import UsageError
+from energybench.gate import history, history_page
+from energybench.gate.compare_runs import Side
+from energybench.gate.history import History, of_sides
+from energybench.verdict import wording
+from energybench.verdict.summary import summarise
 
 METHODS = ("a", "b", "c", "d")
 
 
-def runs(seed: int, count: int, *, between: float = 0.0, step: tuple[int, str, float] | None = None,
-         noise: float = 0.02, blocks: int = 5) -> list[Side]:  # fmt: skip
+def runs(
+    seed: int,
+    count: int,
+    *,
+    between: float = 0.0,
+    step: tuple[int, str, float] | None = None,
+    noise: float = 0.02,
+    blocks: int = 5,
+) -> list[Side]:
     """`between`: sd of a factor that all blocks of one run and method share; step: run, method, factor since."""
     rng = random.Random(seed)
     found = []
@@ -75,13 +83,7 @@ def test_a_level_that_moved_and_stayed_is_found_at_the_run_where_it_did() -> Non
     at = [[(trend.method, step.run) for trend in each.trends for step in trend.steps] for each in found]
     assert sum(each == [("b", 6)] for each in at) >= 13
     assert not any(each.noise_found for each in found)
-    steps = [
-        step.change_rel
-        for each in found
-        for trend in each.trends
-        for step in trend.steps
-        if trend.method == "b"
-    ]
+    steps = [step.change_rel for each in found for trend in each.trends for step in trend.steps if trend.method == "b"]
     assert sum(steps) / len(steps) == pytest.approx(0.15, abs=0.02)
     lasting = [flag.lasting for each in found for flag in each.flags if (flag.run, flag.method) == (6, "b")]
     assert len(lasting) >= 12
@@ -100,9 +102,7 @@ def _on(side: Side, day: int) -> Side:
     at = f"2026-02-{day:02d}T00:00:00+00:00"
     call = meta.invocations[0].model_copy(update={"started_at": at})
     trials = [trial.model_copy(update={"started_at": at}) for trial in trials]
-    return Side(
-        Path(f"d{day}"), (meta.model_copy(update={"invocations": [call]}), trials, witnesses), side.summary
-    )
+    return Side(Path(f"d{day}"), (meta.model_copy(update={"invocations": [call]}), trials, witnesses), side.summary)
 
 
 def test_a_step_in_the_newest_run_is_left_open() -> None:
@@ -117,10 +117,7 @@ def test_a_loss_that_was_mended_in_the_next_run_is_no_noise() -> None:
     """Out and back again: two flags, one event; and without that run nothing scatters."""
     sides = [each if number != 4 else _other(number) for number, each in enumerate(runs(6, 8, noise=0.005))]
     found = of_sides("synthetic", sides)
-    assert [(flag.run, flag.method, flag.lasting) for flag in found.flags] == [
-        (4, "c", False),
-        (5, "c", False),
-    ]
+    assert [(flag.run, flag.method, flag.lasting) for flag in found.flags] == [(4, "c", False), (5, "c", False)]
     assert not found.noise_found
     assert not any(trend.steps for trend in found.trends)
     assert history_page.headline(found) == "The gate holds. 2 flags, and no level that moved and stayed."
@@ -141,17 +138,13 @@ def _shaped(factors: list[dict[str, float]]) -> History:
             run.method(method, time=0.7 * dict(table).get(method, 1.0))
         meta, trials, witnesses = run.records()
         meta = meta.model_copy(update={"resolved": settings(run)})
-        sides.append(
-            _on(Side(Path("x"), (meta, trials, witnesses), summarise(meta, trials, witnesses)), number + 1)
-        )
+        sides.append(_on(Side(Path("x"), (meta, trials, witnesses), summarise(meta, trials, witnesses)), number + 1))
     return of_sides("synthetic", sides)
 
 
 def test_a_step_explains_the_flag_where_it_happened_and_no_other() -> None:
     """Up by 15 % for good at run 6; and 10 % cheaper in run 3 alone, which no step explains."""
-    found = _shaped(
-        [{"a": (1.15 if number >= 6 else 1.0) * (0.9 if number == 3 else 1.0)} for number in range(14)]
-    )
+    found = _shaped([{"a": (1.15 if number >= 6 else 1.0) * (0.9 if number == 3 else 1.0)} for number in range(14)])
     assert [(step.run, trend.method) for trend in found.trends for step in trend.steps] == [(6, "a")]
     assert {(flag.run, flag.lasting) for flag in found.flags} == {(3, False), (4, False), (6, True)}
     assert not found.noise_found
@@ -169,10 +162,7 @@ def test_flags_of_one_direction_over_a_level_that_goes_nowhere_are_called_one_si
     teeth = [0.99 ** (number % 8) for number in range(24)]
     found = _shaped([{"a": tooth} for tooth in teeth])
     unexplained = [flag for flag in found.flags if flag.lasting is False]
-    assert {(flag.run, flag.method, flag.change_rel > 0) for flag in unexplained} == {
-        (8, "a", True),
-        (16, "a", True),
-    }
+    assert {(flag.run, flag.method, flag.change_rel > 0) for flag in unexplained} == {(8, "a", True), (16, "a", True)}
     assert found.noise_found
     assert found.kinds == ("one-sided",)
 
@@ -269,7 +259,7 @@ def test_the_last_saving_is_told_as_in_its_own_report() -> None:
     page = io.StringIO()
     history_page.render(of_sides("synthetic", sides), Console(file=page, width=200))
     for row in sides[-1].summary.workloads[0].rows:
-        assert words.plain(words.measured(row.measured)) in page.getvalue()
+        assert wording.plain(wording.measured(row.measured)) in page.getvalue()
 
 
 @pytest.mark.parametrize("seed", range(1, 7))
@@ -288,7 +278,7 @@ def test_the_command_reads_folders_and_prints_json(
         written(tmp_path / "synthetic" / f"r{number}", run, day=number + 1)
     monkeypatch.setattr(sys, "argv", ["energybench", "compare", "--history", str(tmp_path), "--json"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     assert not ended.value.code
     (found,) = json.loads(capsys.readouterr().out)["histories"]
     assert [Path(run["path"]).name for run in found["runs"]] == ["r0", "r1", "r2", "r3"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from energybench.hypergradient import HyperSGD, hyper_step, inner_products
+from energybench.algorithms.hypergradient_sgd import HyperSGD, hyper_step, inner_products
 
 DIMENSIONS = 5
 
@@ -38,10 +38,12 @@ def steps(optimizer: Any, loss: Any, parameter: nn.Parameter, count: int) -> lis
 
 
 SETTINGS = {
-    "plain": {}, "decay": {"decay": 0.1}, "momentum": {"momentum": 0.9},
+    "plain": {},
+    "decay": {"decay": 0.1},
+    "momentum": {"momentum": 0.9},
     "momentum and decay": {"momentum": 0.7, "decay": 0.05},
     "nesterov": {"momentum": 0.9, "nesterov": True, "decay": 0.01},
-}  # fmt: skip
+}
 each_setting = pytest.mark.parametrize("name", SETTINGS)
 
 
@@ -127,9 +129,10 @@ def test_alpha_goes_where_a_search_would_have_put_it():
 
 
 @given(
-    value=st.floats(-2, 2), slopes=st.lists(st.floats(-5, 5), min_size=1, max_size=6),
+    value=st.floats(-2, 2),
+    slopes=st.lists(st.floats(-5, 5), min_size=1, max_size=6),
     momentum=st.sampled_from([0.0, 0.5, 0.9]),
-)  # fmt: skip
+)
 def test_a_hyper_step_is_a_step_of_torchs_sgd(value, slopes, momentum):
     theirs = nn.Parameter(torch.tensor(value, dtype=torch.float64))
     optimizer = torch.optim.SGD([theirs], 0.1, momentum=momentum)
@@ -156,8 +159,7 @@ def test_hyper_momentum_is_the_momentum_of_the_steps_on_alpha():
 
 
 @given(
-    shapes=st.lists(st.sampled_from([(3,), (2, 4), (2, 3, 2, 2), ()]), min_size=1, max_size=4),
-    seed=st.integers(0, 99),
+    shapes=st.lists(st.sampled_from([(3,), (2, 4), (2, 3, 2, 2), ()]), min_size=1, max_size=4), seed=st.integers(0, 99)
 )
 def test_inner_products_are_sums_of_products_whatever_the_shape_and_layout(shapes, seed):
     torch.manual_seed(seed)
@@ -167,8 +169,9 @@ def test_inner_products_are_sums_of_products_whatever_the_shape_and_layout(shape
     torch.testing.assert_close(found, torch.stack([(a * b).sum() for a, b in zip(ones, others, strict=True)]))
     last = [x.to(memory_format=torch.channels_last) if x.dim() == 4 else x for x in ones]
     torch.testing.assert_close(inner_products(last, others), found)
-    torch.testing.assert_close(inner_products([*ones, None, ones[0]], [*others, ones[0], None]),
-                               torch.cat([found, found.new_zeros(2)]))  # fmt: skip
+    torch.testing.assert_close(
+        inner_products([*ones, None, ones[0]], [*others, ones[0], None]), torch.cat([found, found.new_zeros(2)])
+    )
 
 
 def test_a_parameter_without_a_gradient_neither_moves_nor_counts():
@@ -188,8 +191,9 @@ def test_a_parameter_without_a_gradient_neither_moves_nor_counts():
 def test_a_thousand_steps_keep_no_graph_and_no_tensor():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-    optimizer = HyperSGD(model.parameters(), 0.01, momentum=0.9, decay=1e-3, hyper_lr=1e-6, hyper_momentum=0.5,
-                         learn_momentum=True)  # fmt: skip
+    optimizer = HyperSGD(
+        model.parameters(), 0.01, momentum=0.9, decay=1e-3, hyper_lr=1e-6, hyper_momentum=0.5, learn_momentum=True
+    )
     x, y = torch.randn(4, 6), torch.randn(4, 3)
     held = {}
     for number in range(1, 1001):
@@ -206,9 +210,7 @@ def test_a_thousand_steps_keep_no_graph_and_no_tensor():
     assert optimizer.rate.item() != 0.01
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"nesterov": True, "momentum": 0.9, "learn_momentum": True}, {"nesterov": True}]
-)
+@pytest.mark.parametrize("wrong", [{"nesterov": True, "momentum": 0.9, "learn_momentum": True}, {"nesterov": True}])
 def test_what_it_cannot_do_is_refused(wrong):
     with pytest.raises(ValueError, match="nesterov"):
         HyperSGD([nn.Parameter(torch.ones(1))], 0.1, **wrong)

@@ -32,15 +32,7 @@ LIGHT = [
     ),
     *("looks", "export", "claims_page", "cost_page", "flops/intensity", "workloads/stand_in"),
     *("windows", "measuring", "kit", "used", "results", "callbacks"),
-    *(
-        "supervise",
-        "captured",
-        "command_tables",
-        "command_pairs",
-        "command_plan",
-        "command_cell",
-        "command_quality",
-    ),
+    *("supervise", "captured", "command_tables", "command_pairs", "command_plan", "command_cell", "command_quality"),
     *("light", "fingerprint", "planned_energy", "versus", "versus_page"),
     *("gate", "golden", "alike", "two_runs", "history", "ci_formats"),
     *("pytest_plugin", "benchmark", "billing", "budget", "energy_table", "overhead"),
@@ -79,8 +71,7 @@ def files() -> dict[str, Path]:
 def named(patterns: list[str]) -> list[str]:
     """ "report/*" → every module of that room."""
     found = {
-        pattern: [m for m in files() if Path(*m.split(".")).match(f"energybench/{pattern}")]
-        for pattern in patterns
+        pattern: [m for m in files() if Path(*m.split(".")).match(f"energybench/{pattern}")] for pattern in patterns
     }
     missing = [pattern for pattern, modules in found.items() if not modules]
     assert not missing, f"no such module: {missing}"
@@ -164,7 +155,7 @@ def test_a_record_is_summarised_and_help_is_given_where_torch_cannot_be_imported
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] in ('torch', 'torchvision', 'fvcore'): raise ImportError(name)\n"
         "sys.meta_path.insert(0, Refuse())\n"
-        "import energybench, energybench.report.summary, energybench.report.terminal, energybench.report.markdown\n"
+        "import energybench, energybench.verdict.summary, energybench.report.terminal, energybench.report.markdown\n"
         "from energybench import cli\n"
         "for arguments in (['--help'], ['run', '--help'], ['list']):\n"
         "    sys.argv = ['energybench', *arguments]\n"
@@ -185,62 +176,61 @@ def test_a_method_imports_energybench_torch_and_scipy_never_a_meter_or_another_m
     assert not [
         n
         for n in names
-        if n.startswith(("methods", "energybench.meter", "energybench.cell", "energybench.launch"))
+        if n.startswith(("methods", "energybench.meter", "energybench.trial.trial", "energybench.process.forkserver"))
     ]
 
 
 @pytest.mark.parametrize("module", named(["meter/*"]))
 def test_a_sensor_cannot_know_what_it_measures(module):
     knows = ours(files()[module])
-    allowed = {
-        f"energybench{room}"
-        for room in ("", ".errors", ".record", ".units", ".bounds", ".files", ".processes")
-    }
+    allowed = {f"energybench{room}" for room in ("", ".errors", ".record", ".units", ".bounds", ".files", ".processes")}
     assert {name for name in knows if not name.startswith("energybench.meter")} <= allowed
     assert not imports(files()[module], at_import=False) & HEAVY
     assert not reached(module) & HEAVY
 
 
-@pytest.mark.parametrize(
-    "module", [m for m in files() if "flops" in m or "workloads" in m or m.endswith(".loop")]
-)
+@pytest.mark.parametrize("module", [m for m in files() if "flops" in m or "workloads" in m or m.endswith(".loop")])
 def test_training_knows_no_meter_no_report_and_no_schedule(module):
     rooms = ("meter", "report", "cell", "launch", "runner", "schedule", "cli", "folder", "stats")
-    assert not [
-        name for name in ours(files()[module]) if name.startswith(tuple(f"energybench.{r}" for r in rooms))
-    ]
+    assert not [name for name in ours(files()[module]) if name.startswith(tuple(f"energybench.{r}" for r in rooms))]
 
 
 def test_training_meets_metering_in_one_place():
     both = [
-        module for module, file in files().items()
-        if "energybench.loop" in ours(file) and any(n.startswith("energybench.meter") for n in ours(file))
-    ]  # fmt: skip
-    assert set(both) <= {"energybench.cell", "energybench.plan"}  # plan asks for sensors, it reads none
+        module
+        for module, file in files().items()
+        if "energybench.train.run" in ours(file) and any(n.startswith("energybench.meter") for n in ours(file))
+    ]
+    assert set(both) <= {
+        "energybench.trial.trial",
+        "energybench.runner.planner",
+    }  # plan asks for sensors, it reads none
 
 
 def test_the_parent_that_waits_imports_no_training_anywhere():
     for module in named(["launch", "runner", "schedule"]):
         names = imports(files()[module], at_import=False)
         assert not {name.partition(".")[0] for name in names} & HEAVY
-        assert not ours(files()[module]) & {"energybench.cell", "energybench.plan", "energybench.loop"}
+        assert not ours(files()[module]) & {
+            "energybench.trial.trial",
+            "energybench.runner.planner",
+            "energybench.train.run",
+        }
 
 
 def test_a_cell_knows_neither_the_command_line_nor_the_reports():
-    knows = ours(files()["energybench.cell"])
+    knows = ours(files()["energybench.trial.trial"])
     assert not [
         name
         for name in knows
-        if name.startswith(("energybench.cli", "energybench.launch", "energybench.report"))
+        if name.startswith(("energybench.cli.command_line", "energybench.process.forkserver", "energybench.report"))
     ]
 
 
 def test_witness_and_ledger_share_no_code():
-    count, ledger = files()["energybench.flops.count"], files()["energybench.flops.ledger"]
-    assert not {name for name in ours(count) if name != "energybench"} & {
-        n for n in ours(ledger) if n != "energybench"
-    }
-    assert "energybench.flops.ledger" not in reached("energybench.flops.count")
+    count, ledger = files()["energybench.flops.counter"], files()["energybench.flops.ledger"]
+    assert not {name for name in ours(count) if name != "energybench"} & {n for n in ours(ledger) if n != "energybench"}
+    assert "energybench.flops.ledger" not in reached("energybench.flops.counter")
 
 
 def test_the_public_namespace_needs_no_torch_and_no_import_goes_round_in_circles():

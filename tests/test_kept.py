@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from energybench.errors import CannotWrite, UsageError
-from energybench.kept import refuse_unwritable, write_out
+from energybench.common.errors import CannotWrite, UsageError
+from energybench.common.sealed_files import refuse_unwritable, write_out
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,7 +42,7 @@ def test_a_link_is_followed_and_stays_a_link(there: bool, tmp_path: Path) -> Non
 def test_standard_output_may_be_a_file_and_keeps_what_comes_after(tmp_path: Path) -> None:
     """Opened anew, /dev/stdout would be written from its start, over what is printed."""
     program = (
-        "from pathlib import Path; from energybench.kept import write_out; print('before'); "
+        "from pathlib import Path; from energybench.common.sealed_files import write_out; print('before'); "
         "write_out(Path('link'), b'content\\n'); print('after')"
     )
     (tmp_path / "link").symlink_to("/proc/self/fd/1")

@@ -11,31 +11,57 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench import stats
-from energybench.errors import UsageError
-from energybench.looks import declared, standing, whole_blocks
-from energybench.record import Cell, Looks, RunFile, Trial
-from energybench.suite import Suite, load
+from energybench.common.errors import UsageError
+from energybench.records.record import Cell, Looks, RunFile, Trial
+from energybench.stats import paired
+from energybench.stats.interim import declared
+from energybench.suite.suite import Suite, load
+from energybench.verdict.interim import standing, whole_blocks
 
-CELLS = [Cell(workload="w", method="baseline", role="baseline"), Cell(workload="w", method="m", role="method"),
-         Cell(workload="w", method="not here", role="method", skipped="it has no convolutions")]  # fmt: skip
+CELLS = [
+    Cell(workload="w", method="baseline", role="baseline"),
+    Cell(workload="w", method="m", role="method"),
+    Cell(workload="w", method="not here", role="method", skipped="it has no convolutions"),
+]
 DESIGNS = [(5, 10, 20), (3, 6, 12), (3, 4, 5, 6, 7, 8, 9, 10), (4, 20), (3, 6, 12, 30)]
 
 
-def run(
-    blocks: int = 20, at: list[int] | None = None, taken: tuple[int, ...] = (), **more: object
-) -> RunFile:
+def run(blocks: int = 20, at: list[int] | None = None, taken: tuple[int, ...] = (), **more: object) -> RunFile:
     looks = None if at is None else Looks(at=at, taken=list(taken))
-    return RunFile(suite="s", run="r", digest="d", suite_path="s.toml", suite_text="", resolved={}, blocks=blocks,
-                   looks=looks, cells=CELLS, **more)  # type: ignore[arg-type]  # fmt: skip
+    return RunFile(
+        suite="s",
+        run="r",
+        digest="d",
+        suite_path="s.toml",
+        suite_text="",
+        resolved={},
+        blocks=blocks,
+        looks=looks,
+        cells=CELLS,
+        **more,
+    )  # type: ignore[arg-type]
 
 
 def trials(blocks: int, status: str = "ok") -> list[Trial]:
     return [
-        Trial(schema=1, trial=f"b{block}.{c.method}", workload="w", method=c.method, role=c.role, block=block,
-              seed=0, invocation=0, position=0, status=status, digest="d", started_at="")  # type: ignore[arg-type]
-        for block in range(blocks) for c in CELLS if c.skipped is None
-    ]  # fmt: skip
+        Trial(
+            schema=1,
+            trial=f"b{block}.{c.method}",
+            workload="w",
+            method=c.method,
+            role=c.role,
+            block=block,
+            seed=0,
+            invocation=0,
+            position=0,
+            status=status,
+            digest="d",
+            started_at="",
+        )  # type: ignore[arg-type]
+        for block in range(blocks)
+        for c in CELLS
+        if c.skipped is None
+    ]
 
 
 # ── declaring ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -87,9 +113,7 @@ def test_between_two_looks_the_first_one_stands(there: int) -> None:
     assert look.share == 0.25
 
 
-def test_a_run_that_declared_no_looks_is_looked_at_when_all_blocks_are_there_with_everything_to_spend() -> (
-    None
-):
+def test_a_run_that_declared_no_looks_is_looked_at_when_all_blocks_are_there_with_everything_to_spend() -> None:
     assert not standing(run(5), trials(4)).open
     look = standing(run(5), trials(5))
     assert (look.open, look.blocks, look.share, look.of) == (True, 5, 1.0, 1)
@@ -123,8 +147,8 @@ def looked(d: np.ndarray, design: tuple[int, ...], noise: float, spend: bool = T
     for n in design:
         share = (n - before) / design[-1] if spend else 1.0
         mean, se = d[:, :n].mean(1), d[:, :n].std(1, ddof=1) / math.sqrt(n)
-        claim = stats.student(stats.spent(stats.CLAIM, share), n - 1) * se
-        side = stats.student(stats.spent((1 + stats.INTERVAL) / 2, share), n - 1) * se
+        claim = paired.student(paired.spent(paired.CLAIM, share), n - 1) * se
+        side = paired.student(paired.spent((1 + paired.INTERVAL) / 2, share), n - 1) * se
         found["saves"].append(mean + claim < -h)
         found["costs"].append(mean - claim > h)
         found["same"].append((mean - side > -h) & (mean + side < h))
@@ -145,8 +169,8 @@ def test_the_simulation_judges_as_the_verdict_does() -> None:
         for row, values in enumerate(d):
             before = 0
             for k, n in enumerate(design):
-                change = stats.paired(np.exp(values[:n]), np.ones(n), share=(n - before) / 12)  # type: ignore[arg-type]
-                word = stats.verdict(change, noise, "energy", stats.differences([1.0] * n, [1.0] * n), 0.01)
+                change = paired.paired(np.exp(values[:n]), np.ones(n), share=(n - before) / 12)  # type: ignore[arg-type]
+                word = paired.verdict(change, noise, "energy", paired.differences([1.0] * n, [1.0] * n), 0.01)
                 expected = {"saves": found["saves"], "costs more": found["costs"], "no saving": found["same"]}
                 assert {name for name, value in expected.items() if value[row, k]} <= {word}
                 before = n
@@ -240,7 +264,7 @@ def test_looks_that_make_no_sense_are_refused_with_their_line(tmp_path: Path, tr
 
 
 def test_until_decided_without_the_most_blocks_is_refused_before_anything_is_run(tmp_path: Path) -> None:
-    from energybench import runner
+    from energybench.runner import runner
 
     with pytest.raises(UsageError) as caught:
         runner.run(suite(tmp_path, "blocks = 5"), progress=None, until_decided=True)  # type: ignore[arg-type]
@@ -254,7 +278,7 @@ def test_a_method_can_say_what_its_tuning_took(tmp_path: Path) -> None:
 
 
 def test_looks_change_what_is_planned_and_added_blocks_do_not_change_what_it_is(tmp_path: Path) -> None:
-    from energybench.planned import spec_of
+    from energybench.runner.plan_request import spec_of
 
     declared_suite = suite(tmp_path, "blocks = 5\nblocks_max = 20")
     plain = spec_of(declared_suite, tmp_path, device=None, download=False)

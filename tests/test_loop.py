@@ -12,22 +12,24 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from energybench.meter.replay import VirtualTime
 from hypothesis import given
 from hypothesis import strategies as st
 from support import CPU, assert_same_state, digits, double_run, make_run, state, tiny_cnn, tiny_mlp, vectors
 from torch import Tensor, nn
 
-from energybench import context, discovery
-from energybench.flops.count import Counter
-from energybench.freezing import Freezing
-from energybench.loop import Diverged
-from energybench.meter.replay import VirtualTime
-from energybench.method import Batch, Forward, Method, Task
-from energybench.recipe import Recipe
-from energybench.tracing import trace_task
-from energybench.trees import join, split
+from energybench.algorithms.neuron_freezing import Freezing
+from energybench.flops.counter import Counter
+from energybench.runner.tracing import trace_task
+from energybench.train import discovery
+from energybench.train import run as context
+from energybench.train.batch import Batch, Forward
+from energybench.train.data import Data, Resident
+from energybench.train.method import Method, Task
+from energybench.train.recipe import Recipe
+from energybench.train.run import Diverged
+from energybench.train.trees import join, split
 from energybench.workloads.classification import Classification
-from energybench.workloads.data import Data, Resident
 
 # ── what a step computes ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -63,9 +65,7 @@ def test_a_weighted_loss_is_divided_by_the_number_of_samples_never_by_the_sum_of
     weights = torch.tensor([4.0, 0.0, 1.0, 2.5], dtype=torch.float64)
     batch = replace(next(run.data.load([torch.arange(4)])), weights=weights)
     each = F.cross_entropy(run.model(batch.inputs), batch.targets, reduction="none")
-    expected = torch.autograd.grad(
-        sum(weights[i] * each[i] for i in range(4)) / 4, list(run.model.parameters())
-    )
+    expected = torch.autograd.grad(sum(weights[i] * each[i] for i in range(4)) / 4, list(run.model.parameters()))
     for one, other in zip(gradients(run, batch), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
 
@@ -87,11 +87,7 @@ def test_micro_batches_give_back_one_forward_for_the_whole_batch():
 def test_splitting_a_batch_loses_and_repeats_no_sample_of_any_domain(size, other, pieces):
     def batch(count: int, **also: Batch) -> Batch:
         return Batch(
-            {"a": torch.arange(count)},
-            torch.arange(count),
-            torch.arange(count),
-            torch.arange(count),
-            also=also,
+            {"a": torch.arange(count)}, torch.arange(count), torch.arange(count), torch.arange(count), also=also
         )
 
     cut = split(batch(size, probe=batch(other)), pieces)
@@ -104,8 +100,7 @@ def test_splitting_a_batch_loses_and_repeats_no_sample_of_any_domain(size, other
 
 def test_joined_outputs_keep_their_tree():
     forwards = [
-        Forward(torch.tensor(float(n)), None, {"x": torch.full((n, 2), n), "y": (torch.arange(n),)})
-        for n in (1, 3)
+        Forward(torch.tensor(float(n)), None, {"x": torch.full((n, 2), n), "y": (torch.arange(n),)}) for n in (1, 3)
     ]
     whole = join(forwards, [1, 3])
     assert whole.value.item() == pytest.approx((1 * 1 + 3 * 3) / 4)
@@ -130,9 +125,7 @@ def test_plain_sgd_moves_by_the_learning_rate_times_the_gradient():
     before = state(run.model)
     run.step(batch)
     for name, parameter in run.model.named_parameters():
-        torch.testing.assert_close(
-            parameter.detach(), before[name] - 0.25 * parameter.grad, rtol=1e-12, atol=1e-15
-        )
+        torch.testing.assert_close(parameter.detach(), before[name] - 0.25 * parameter.grad, rtol=1e-12, atol=1e-15)
 
 
 # ── the learning rate ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -172,8 +165,10 @@ def test_the_learning_rate_is_a_function_of_progress_and_skipped_epochs_advance_
     steps = 3  # 24 samples in batches of 8
     expected = [
         (epoch, step, 0.3 * CLOSED_FORMS[schedule](((epoch - 1) * steps + step) / (4 * steps)))
-        for epoch in range(1, 5) if epoch not in skip for step in range(steps)
-    ]  # fmt: skip
+        for epoch in range(1, 5)
+        if epoch not in skip
+        for step in range(steps)
+    ]
     assert [r[:2] for r in recorder.rates] == [e[:2] for e in expected]
     assert [r[2] for r in recorder.rates] == pytest.approx([e[2] for e in expected], abs=1e-15)
     assert recorder.used == pytest.approx([e[2] for e in expected], abs=1e-15)
@@ -292,10 +287,7 @@ def test_a_skipped_update_moves_nothing_and_the_next_step_updates_again():
     run.step(batch)
     assert any(not torch.equal(before[name], value) for name, value in state(run.model).items())
     assert (run.tally.updates, run.tally.steps, method.built) == (1, 2, 1)
-    assert run.tally.passes().keys == {
-        "1f1b0u": {"steps": 1, "samples": 8},
-        "plain": {"steps": 1, "samples": 8},
-    }
+    assert run.tally.passes().keys == {"1f1b0u": {"steps": 1, "samples": 8}, "plain": {"steps": 1, "samples": 8}}
 
 
 class ForwardOnly(Method):
@@ -447,9 +439,7 @@ class Spy(Method):
 
 KINDS = {n: discovery.load(s) for n, s in discovery.sources().items() if s.path.parent.name == "methods"}
 # The others choose samples of their own, or keep some of them for a probe.
-SHIPPED = sorted(
-    n for n, kind in KINDS.items() if "batches" not in kind.replaces and not issubclass(kind, Freezing)
-)
+SHIPPED = sorted(n for n, kind in KINDS.items() if "batches" not in kind.replaces and not issubclass(kind, Freezing))
 STACKS = [order for size in (1, 2) for order in itertools.permutations(SHIPPED, size)] + [
     tuple(SHIPPED),
     tuple(SHIPPED[::-1]),
@@ -459,8 +449,9 @@ STACKS = [order for size in (1, 2) for order in itertools.permutations(SHIPPED, 
 def spied(names: tuple[str, ...], seed: int = 7, outermost: bool = True) -> Spy:
     spy = Spy()
     methods = [discovery.build(KINDS[name], name, dict(KINDS[name].example)) for name in names]
-    run = make_run([spy, *methods] if outermost else [*methods, spy], Noisy, digits(64, ["flip", "crop1"]),
-                   seed=seed, epochs=5)  # fmt: skip
+    run = make_run(
+        [spy, *methods] if outermost else [*methods, spy], Noisy, digits(64, ["flip", "crop1"]), seed=seed, epochs=5
+    )
     run.train()
     return spy
 
@@ -520,9 +511,7 @@ def test_a_stream_depends_on_seed_name_and_key_alone():
 
 
 @given(count=st.integers(1, 40), batch=st.integers(1, 16), pieces=st.integers(1, 3), epochs=st.integers(1, 3))
-def test_plain_training_has_one_forward_and_backward_a_micro_batch_and_one_update_a_step(
-    count, batch, pieces, epochs
-):
+def test_plain_training_has_one_forward_and_backward_a_micro_batch_and_one_update_a_step(count, batch, pieces, epochs):
     run = double_run(data=vectors(count), batch=batch, accumulate=pieces, epochs=epochs)
     run.train()
     passes, steps = run.tally.passes(), -(-count // batch)
@@ -630,9 +619,7 @@ def test_a_task_of_two_parts_updates_each_by_its_own_optimizer():
             before = state(run.model)
             inner(batch)
             changed = {
-                name.split(".")[0]
-                for name, value in state(run.model).items()
-                if not torch.equal(value, before[name])
+                name.split(".")[0] for name, value in state(run.model).items() if not torch.equal(value, before[name])
             }
             moved.append((batch.part, changed))
 
@@ -656,9 +643,7 @@ class Scene(Task):
         return Forward((kind + place).mean(), kind + place, outputs)
 
     def evaluate(self, run, data):
-        right = sum(
-            int((run.model(b.inputs)["kind"].argmax(1) == b.targets["kind"]).sum()) for b in data.in_order()
-        )
+        right = sum(int((run.model(b.inputs)["kind"].argmax(1) == b.targets["kind"]).sum()) for b in data.in_order())
         return {"accuracy": right / len(data)}
 
 
@@ -676,14 +661,8 @@ class SceneModel(nn.Module):
 
 def scenes(count: int = 40) -> Data:
     random = torch.Generator().manual_seed(5)
-    inputs = {
-        "image": torch.randn(count, 1, 6, 6, generator=random),
-        "sound": torch.randn(count, 5, generator=random),
-    }
-    targets = {
-        "kind": torch.randint(3, (count,), generator=random),
-        "place": torch.rand(count, 2, generator=random),
-    }
+    inputs = {"image": torch.randn(count, 1, 6, 6, generator=random), "sound": torch.randn(count, 5, generator=random)}
+    targets = {"kind": torch.randint(3, (count,), generator=random), "place": torch.rand(count, 2, generator=random)}
     return Data(Resident(inputs, targets, CPU))
 
 
@@ -779,8 +758,9 @@ def test_only_the_wait_for_data_counts_as_one_and_not_the_choice_of_samples(monk
     chosen = make_run([Slow()], epochs=1, batch=16)
     chosen.train()
     plain = digits()
-    fetched = make_run([], data=Data(SlowStore(plain.store.inputs, plain.store.targets, CPU), plain.images),
-                       epochs=1, batch=16)  # fmt: skip
+    fetched = make_run(
+        [], data=Data(SlowStore(plain.store.inputs, plain.store.targets, CPU), plain.images), epochs=1, batch=16
+    )
     fetched.train()
     steps = 6
     assert chosen.tally.steps == fetched.tally.steps == steps

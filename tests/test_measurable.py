@@ -11,12 +11,15 @@ import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
 
-from energybench import cli, discovery
-from energybench.errors import EnergybenchError
+from energybench.cli import app
+from energybench.common.errors import EnergybenchError
 from energybench.meter import clock
-from energybench.record import Model, RunFile, Trial, Witness, read, read_folder
-from energybench.report.summary import summarise
-from energybench.windows import WindowsFile
+from energybench.meter.reading import Model
+from energybench.records.reader import read, read_folder
+from energybench.records.record import RunFile, Trial, Witness
+from energybench.train import discovery
+from energybench.verdict.summary import summarise
+from energybench.windows.file import WindowsFile
 
 REPORTS = Path(__file__).parents[1] / "reports"
 
@@ -34,12 +37,7 @@ TRIAL: dict[str, Any] = {
     "digest": "d",
     "started_at": "2026-01-01T00:00:00Z",
     "device": "cpu",
-    "phases": {
-        "train": {
-            "wall_s": 1.0,
-            "energy": [{"source": "rapl", "scope": "cpu", "energy_j": 5.0, "detail": {}}],
-        }
-    },
+    "phases": {"train": {"wall_s": 1.0, "energy": [{"source": "rapl", "scope": "cpu", "energy_j": 5.0, "detail": {}}]}},
     "estimate": {"plain_flop": 1e9, "estimated_flop": 5e8},
     "quality": {"accuracy": 0.9},
     "passes": {"forwards": 1, "keys": {"plain": {"steps": 1}}},
@@ -100,14 +98,7 @@ TRAIN = "phases.train"
     + [(f"{TRAIN}.energy.0.error_j", -1), (f"{TRAIN}.energy.0.detail", {"tick_s": "x"})]
     + [(f"{TRAIN}.energy.0.detail", {"tick_s": [0.1, None]}), (f"{TRAIN}.energy.0.detail", {"tick_s": -1})]
     + [("estimate.plain_flop", value) for value in (-1, 1e40, True, "1e9")]
-    + [
-        ("estimate.estimated_flop", -1),
-        ("block", -1),
-        ("block", 10**9),
-        ("block", 1.5),
-        ("block", True),
-        ("seed", -1),
-    ]
+    + [("estimate.estimated_flop", -1), ("block", -1), ("block", 10**9), ("block", 1.5), ("block", True), ("seed", -1)]
     + [
         ("passes.keys.plain.steps", -1),
         ("passes.forwards", 2**60),
@@ -147,25 +138,15 @@ TRAIN = "phases.train"
     ]
     + [("claim.saving_rel", 1.01), ("target.wall_s", -1), ("data_wait_s", -1), ("curve.0.loss", "low")]
     + [("environment.gpus", []), ("environment.gpus.GPU-1", "card"), ("environment.gpus.GPU-1.name", 3)]
-    + [
-        ("workload", "x" * 2000),
-        ("warmup.steps", -1),
-        ("started_at", None),
-        ("role", "boss"),
-        ("status", "fine"),
-    ],
+    + [("workload", "x" * 2000), ("warmup.steps", -1), ("started_at", None), ("role", "boss"), ("status", "fine")],
 )
-def test_what_cannot_have_been_measured_is_refused_with_its_place(
-    way: str, value: Any, tmp_path: Path
-) -> None:
+def test_what_cannot_have_been_measured_is_refused_with_its_place(way: str, value: Any, tmp_path: Path) -> None:
     message = refused(tmp_path, Trial, json.dumps(changed(TRIAL, way, value)))
     assert way.split(".")[0] in message
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "NaN", "Infinity", "9" * 5000, "[" * 400 + "]" * 400])
-@pytest.mark.parametrize(
-    "way", [f"{TRAIN}.wall_s", "quality.accuracy", "settings.x", "diagnostics.x", "block"]
-)
+@pytest.mark.parametrize("way", [f"{TRAIN}.wall_s", "quality.accuracy", "settings.x", "diagnostics.x", "block"])
 def test_a_number_that_is_none_is_refused_in_open_tables_too(number: str, way: str, tmp_path: Path) -> None:
     refused(tmp_path, Trial, json.dumps(changed(TRIAL, way, "@")).replace('"@"', number))
 
@@ -221,10 +202,7 @@ def test_every_number_of_a_record_has_a_least_and_a_most(kind: type[Model]) -> N
 
     def walk(schema: Any, way: str) -> None:
         if isinstance(schema, dict):
-            low, high = (
-                {"minimum", "exclusiveMinimum"} & set(schema),
-                {"maximum", "exclusiveMaximum"} & set(schema),
-            )
+            low, high = ({"minimum", "exclusiveMinimum"} & set(schema), {"maximum", "exclusiveMaximum"} & set(schema))
             if schema.get("type") in ("integer", "number") and "const" not in schema and not (low and high):
                 free.append(way)
             for key, inner in schema.items():
@@ -240,9 +218,7 @@ def test_every_number_of_a_record_has_a_least_and_a_most(kind: type[Model]) -> N
 @pytest.mark.parametrize("folder", sorted(REPORTS.glob("*/*/run.json")), ids=lambda file: file.parent.name)
 def test_the_runs_that_are_kept_as_examples_are_read(folder: Path) -> None:
     run, trials, witnesses = read_folder(folder.parent)
-    assert {trial.workload for trial in trials} == {
-        cell.workload for cell in run.cells if cell.skipped is None
-    }
+    assert {trial.workload for trial in trials} == {cell.workload for cell in run.cells if cell.skipped is None}
     assert len(trials) >= run.counted
     assert witnesses
 
@@ -251,10 +227,7 @@ def test_figures_that_are_small_but_can_be_are_read(tmp_path: Path) -> None:
     """At the bounds, and below zero where nothing forbids it."""
     good = [
         (f"{TRAIN}.energy.0.detail", {"tick_s": 0.0, "load_rel": [0.0, 1.0], "offset": -3}),
-        (
-            f"{TRAIN}.cards",
-            {"GPU-1": {"temperature_end_c": -273.15, "sm_clock_mhz": 0.0, "foreign_pids": [0]}},
-        ),
+        (f"{TRAIN}.cards", {"GPU-1": {"temperature_end_c": -273.15, "sm_clock_mhz": 0.0, "foreign_pids": [0]}}),
         ("quality", {"loss": -7.0, "log_likelihood": -1e9}),
         ("curve.0", {"epoch": 1, "loss": -7.0, "wall_s": 0.0}),
         ("diagnostics", {"mine": {"shift_b": -1.0}}),
@@ -266,9 +239,7 @@ def test_figures_that_are_small_but_can_be_are_read(tmp_path: Path) -> None:
         read(tmp_path / "r.json", Trial)
 
 
-def test_a_run_that_declares_more_trials_than_can_be_reported_is_refused_with_their_number(
-    tmp_path: Path,
-) -> None:
+def test_a_run_that_declares_more_trials_than_can_be_reported_is_refused_with_their_number(tmp_path: Path) -> None:
     many = changed(RUN, "blocks", 900_000) | {"cells": RUN["cells"] * 5}
     assert "4,500,000 trials" in refused(tmp_path, RunFile, json.dumps(many))
 
@@ -335,7 +306,7 @@ def test_list_tells_what_it_cannot_read_and_goes_on(tmp_path: Path, monkeypatch:
     (tmp_path / "suites" / "bytes.toml").write_bytes(b"\xff")
     (tmp_path / "suites" / "deep.toml").write_text("a = " + "[" * 5000)
     (tmp_path / "suites" / "evil.toml").write_text('about = "\\u001b[2J"')
-    result = CliRunner().invoke(cli.app, ["list"])
+    result = CliRunner().invoke(app.app, ["list"])
     assert result.exit_code == 0, result.exception
     assert result.output.count("cannot be read") == 5
     assert "\x1b[2J" not in result.output

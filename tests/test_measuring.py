@@ -17,20 +17,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from energybench.meter.replay import VirtualTime
 from fakes import in_children
 from fakes.clock import put_behind
 from fakes.nvml import UUID, FakeDriver, FakeGpu
 from fakes.powercap import Powercap
 
 import energybench
-from energybench import kit, measuring, used
-from energybench.errors import CannotMeasure, UsageError
-from energybench.measuring import MeasuredWindow, current
-from energybench.meter import rapl
+from energybench.common.errors import CannotMeasure, UsageError
+from energybench.meter import devices, rapl
+from energybench.meter import pool as kit
 from energybench.meter.counter import Counters
-from energybench.meter.replay import VirtualTime
-from energybench.record import Energy, read
-from energybench.windows import WindowsFile, read_windows
+from energybench.meter.reading import Energy
+from energybench.records.reader import read
+from energybench.windows import window as measuring
+from energybench.windows.file import WindowsFile, read_windows
+from energybench.windows.window import MeasuredWindow, current
 
 Plug = Callable[..., FakeDriver]
 Card = Callable[..., VirtualTime]
@@ -146,9 +148,7 @@ def test_windows_inside_add_up_to_the_one_around_them_on_the_processor(processor
         assert sum(inner) == pytest.approx(whole, abs=error_j)
 
 
-def test_a_window_inside_one_on_a_card_has_its_integral_and_holds_nothing_up(
-    card: Card, monkeypatch: Any
-) -> None:
+def test_a_window_inside_one_on_a_card_has_its_integral_and_holds_nothing_up(card: Card, monkeypatch: Any) -> None:
     clock = card(ours())
     with energybench.measure("train", quiet=True) as train, monkeypatch.context() as patch:
         for wait in ("start", "stop"):  # nobody may wait for an edge
@@ -226,16 +226,17 @@ def test_a_process_that_only_now_starts_on_a_card_is_its_own_and_no_foreign_one(
 def on_cards(monkeypatch: pytest.MonkeyPatch, *uuids: str) -> None:
     """This machine has no card: a stand-in for torch.cuda says which ones hold tensors."""
     cuda = SimpleNamespace(
-        is_initialized=lambda: True, device_count=lambda: len(uuids), memory_reserved=lambda n: 8,
-        max_memory_reserved=lambda n: 8, synchronize=lambda n: None,
+        is_initialized=lambda: True,
+        device_count=lambda: len(uuids),
+        memory_reserved=lambda n: 8,
+        max_memory_reserved=lambda n: 8,
+        synchronize=lambda n: None,
         get_device_properties=lambda n: SimpleNamespace(uuid=uuids[n].removeprefix("GPU-")),
-    )  # fmt: skip
+    )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, __version__="2"))
 
 
-def test_in_a_container_torch_says_which_card_is_used_and_the_one_newcomer_is_us(
-    card: Card, monkeypatch: Any
-) -> None:
+def test_in_a_container_torch_says_which_card_is_used_and_the_one_newcomer_is_us(card: Card, monkeypatch: Any) -> None:
     clock = card(ours(compute=[(777777, START_S + 0.1), (1,)]), FakeGpu(uuid=OTHER, tick_s=TICK_S))
     on_cards(monkeypatch, UUID)
     with energybench.measure("train", quiet=True) as window:
@@ -256,9 +257,7 @@ def test_a_card_of_which_it_cannot_be_told_who_uses_it_is_unavailable_and_not_dr
 
 
 def test_a_known_process_that_comes_onto_a_card_is_somebody_elses(card: Card) -> None:
-    other = int(
-        subprocess.check_output(["sh", "-c", "sleep 60 >/dev/null & echo $!"])
-    )  # its parent has ended
+    other = int(subprocess.check_output(["sh", "-c", "sleep 60 >/dev/null & echo $!"]))  # its parent has ended
     try:
         clock = card(ours(compute=[(other, START_S + 0.1)]))
         with energybench.measure("train", quiet=True) as window:
@@ -301,9 +300,7 @@ def test_a_card_that_is_lost_gives_no_number_and_the_training_goes_on(card: Card
 # ── the sensors of a process ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_sensors_are_opened_once_and_again_only_for_a_second_thread(
-    processor: VirtualTime, monkeypatch: Any
-) -> None:
+def test_sensors_are_opened_once_and_again_only_for_a_second_thread(processor: VirtualTime, monkeypatch: Any) -> None:
     opened, real = [], kit.open_meters
     monkeypatch.setattr(kit, "open_meters", lambda *given: opened.append(1) or real(*given))
     for _ in range(3):
@@ -378,9 +375,7 @@ def test_off_takes_the_time_alone(clock: VirtualTime, capsys: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
-def test_an_exception_passes_and_the_window_is_closed_and_marked(
-    kind: type[BaseException], capsys: Any
-) -> None:
+def test_an_exception_passes_and_the_window_is_closed_and_marked(kind: type[BaseException], capsys: Any) -> None:
     with pytest.raises(kind), energybench.measure("train", energy="off") as window:
         raise kind("mine")
     assert window.line.error == kind.__name__
@@ -431,9 +426,7 @@ def test_a_function_that_returns_before_its_work_is_done_is_refused(function: An
     assert "with energybench.measure('train')" in caught.value.problems[0].hint
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"name": ""}, {"name": "a/b"}, {"name": 3}, {"energy": "on"}, {"gpus": "one"}]
-)
+@pytest.mark.parametrize("wrong", [{"name": ""}, {"name": "a/b"}, {"name": 3}, {"energy": "on"}, {"gpus": "one"}])
 def test_a_wrong_word_is_refused_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="E641"):
         energybench.measure(**wrong)
@@ -448,8 +441,9 @@ def test_steps_of_a_closed_window_are_refused_and_a_quality_must_be_a_number() -
         window.steps += 1
 
 
-@pytest.mark.parametrize("say", [lambda w: setattr(w, "steps", -1), lambda w: w.flop(counted=float("nan")),
-                                 lambda w: w.flop(estimated=-1.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    "say", [lambda w: setattr(w, "steps", -1), lambda w: w.flop(counted=float("nan")), lambda w: w.flop(estimated=-1.0)]
+)
 def test_what_is_no_count_is_refused_when_it_is_said_and_not_when_the_window_closes(say: Any) -> None:
     with energybench.measure("train", energy="off", quiet=True) as window:
         window.flop(estimated=1e9)
@@ -472,10 +466,7 @@ def test_a_stretch_late_in_a_long_window_is_integrated_from_its_own_samples(fake
     driver.time.sleep(4.0)
     first, second = (e for e in inner.stop().energy if e.energy_j is not None)
     meter.stop()
-    assert (first.energy_j, second.energy_j) == (
-        pytest.approx(1200.0, rel=0.01),
-        pytest.approx(200.0, rel=0.01),
-    )
+    assert (first.energy_j, second.energy_j) == (pytest.approx(1200.0, rel=0.01), pytest.approx(200.0, rel=0.01))
     assert first.error_j < 60.0  # it knows nothing of the 500 W of a minute ago
 
 
@@ -608,19 +599,18 @@ def test_a_record_holds_the_window_and_all_inside_it(processor: VirtualTime, tmp
 
 def test_show_prints_each_window_of_a_record(processor: VirtualTime, tmp_path: Path) -> None:
     path = tmp_path / "record.json"
-    with (
-        energybench.measure("train", record=path, quiet=True) as train,
-        energybench.measure("epoch") as epoch,
-    ):
+    with energybench.measure("train", record=path, quiet=True) as train, energybench.measure("epoch") as epoch:
         epoch.steps += 2
-    done = subprocess.run([sys.executable, "-m", "energybench", "show", str(path)], capture_output=True, text=True,
-                          env=os.environ | {"COLUMNS": "60", "NO_COLOR": "1"})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "energybench", "show", str(path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "60", "NO_COLOR": "1"},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:2] == [str(train), f"  {epoch}"]
     path.write_text(path.read_text().replace('"wall_s"', '"wall"', 1))
-    broken = subprocess.run(
-        [sys.executable, "-m", "energybench", "show", str(path)], capture_output=True, text=True
-    )
+    broken = subprocess.run([sys.executable, "-m", "energybench", "show", str(path)], capture_output=True, text=True)
     assert (broken.returncode, "E621" in broken.stderr) == (2, True)
 
 
@@ -631,9 +621,7 @@ def test_a_place_where_no_record_can_be_written_is_said_before_the_training(tmp_
             pytest.fail("the body ran")
 
 
-def test_a_full_disk_costs_the_line_and_not_the_training(
-    tmp_path: Path, monkeypatch: Any, capsys: Any
-) -> None:
+def test_a_full_disk_costs_the_line_and_not_the_training(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setenv("ENERGYBENCH_WINDOWS", str(tmp_path / "no folder" / "windows.jsonl"))
     with energybench.measure("train", energy="off"):
         pass
@@ -647,17 +635,26 @@ def script(folder: Path, text: str, **environment: str) -> subprocess.CompletedP
     """A file of its own, run to its end."""
     path = folder / "script.py"
     path.write_text(text)
-    return subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=folder, timeout=300,
-                          env=os.environ | environment)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, str(path)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=300,
+        env=os.environ | environment,
+    )
 
 
 def test_it_never_imports_torch_and_importing_the_package_costs_nothing(tmp_path: Path) -> None:
-    done = script(tmp_path, (
-        "import sys, energybench\n"
-        "assert 'pydantic' not in sys.modules and 'measure' in dir(energybench)\n"
-        "with energybench.measure('train', quiet=True): pass\n"
-        "assert 'torch' not in sys.modules\n"
-    ))  # fmt: skip
+    done = script(
+        tmp_path,
+        (
+            "import sys, energybench\n"
+            "assert 'pydantic' not in sys.modules and 'measure' in dir(energybench)\n"
+            "with energybench.measure('train', quiet=True): pass\n"
+            "assert 'torch' not in sys.modules\n"
+        ),
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -671,22 +668,24 @@ def test_a_windows_start_and_stop_are_those_of_the_clock_that_all_processes_shar
 def test_a_forked_child_writes_its_own_windows_and_not_its_parents(tmp_path: Path) -> None:
     path, machine = tmp_path / "windows.jsonl", Powercap(tmp_path / "sys")
     sockets(machine)
-    done = script(tmp_path, (
-        "import energybench, os, sys, time\n"
-        "with energybench.measure('train') as window:\n"
-        "    window.steps += 1\n"
-        "    child = os.fork()\n"
-        "    if not child:\n"
-        "        with energybench.measure('worker') as own: time.sleep(0.1)\n"
-        "        assert own.line.parent is None and own.reading.energy[0].energy_j > 0, own.reading\n"
-        "        sys.exit(0)\n"  # leaves the parent's block too
-        "    assert os.waitpid(child, 0)[1] == 0\n"
-    ), **in_children.environment(powercap=machine), ENERGYBENCH_WINDOWS=str(path))  # fmt: skip
+    done = script(
+        tmp_path,
+        (
+            "import energybench, os, sys, time\n"
+            "with energybench.measure('train') as window:\n"
+            "    window.steps += 1\n"
+            "    child = os.fork()\n"
+            "    if not child:\n"
+            "        with energybench.measure('worker') as own: time.sleep(0.1)\n"
+            "        assert own.line.parent is None and own.reading.energy[0].energy_j > 0, own.reading\n"
+            "        sys.exit(0)\n"  # leaves the parent's block too
+            "    assert os.waitpid(child, 0)[1] == 0\n"
+        ),
+        **in_children.environment(powercap=machine),
+        ENERGYBENCH_WINDOWS=str(path),
+    )
     assert done.returncode == 0, done.stderr
-    assert sorted((line.name, line.error) for line in read_windows(path)) == [
-        ("train", None),
-        ("worker", None),
-    ]
+    assert sorted((line.name, line.error) for line in read_windows(path)) == [("train", None), ("worker", None)]
 
 
 def test_a_window_that_nobody_closes_is_written_at_the_end_of_the_process_and_marked(tmp_path: Path) -> None:
@@ -701,9 +700,9 @@ def test_torch_that_has_not_started_cuda_is_not_made_to() -> None:
     import torch
 
     assert not torch.cuda.is_initialized()
-    used.synchronise()
-    assert used.devices() == []
-    assert used.uuids() == set()
+    devices.synchronise()
+    assert devices.devices() == []
+    assert devices.uuids() == set()
     assert not torch.cuda.is_initialized()
 
 
@@ -711,15 +710,18 @@ def test_every_used_device_is_waited_for_before_the_first_and_the_last_reading(m
     """This machine has no card: a stand-in for torch.cuda says which calls come."""
     waited: list[int] = []
     cuda = SimpleNamespace(
-        is_initialized=lambda: True, device_count=lambda: 3, memory_reserved=lambda n: 8 * (n == 2),
-        max_memory_reserved=lambda n: 8 * (n >= 1), synchronize=waited.append,
+        is_initialized=lambda: True,
+        device_count=lambda: 3,
+        memory_reserved=lambda n: 8 * (n == 2),
+        max_memory_reserved=lambda n: 8 * (n >= 1),
+        synchronize=waited.append,
         get_device_properties=lambda n: SimpleNamespace(uuid=f"{n}{n}"),
-    )  # fmt: skip
+    )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, __version__="2"))
     with energybench.measure("train", energy="off", quiet=True):
         assert waited == [1, 2]
     assert waited == [1, 2, 1, 2]
-    assert used.uuids() == {"GPU-11", "GPU-22"}
+    assert devices.uuids() == {"GPU-11", "GPU-22"}
 
 
 def test_an_error_in_a_kernel_closes_the_window_and_is_raised(monkeypatch: Any, capsys: Any) -> None:
@@ -728,8 +730,13 @@ def test_an_error_in_a_kernel_closes_the_window_and_is_raised(monkeypatch: Any, 
             raise RuntimeError("CUDA error: device-side assert triggered")
 
     failing: list[bool] = []
-    cuda = SimpleNamespace(is_initialized=lambda: True, device_count=lambda: 1, memory_reserved=lambda n: 8,
-                           max_memory_reserved=lambda n: 8, synchronize=fail)  # fmt: skip
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        device_count=lambda: 1,
+        memory_reserved=lambda n: 8,
+        max_memory_reserved=lambda n: 8,
+        synchronize=fail,
+    )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, __version__="2"))
     with pytest.raises(RuntimeError, match="device-side"), energybench.measure("t", energy="off") as window:
         failing.append(True)

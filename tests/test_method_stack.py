@@ -10,16 +10,24 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support import double_run
 
-from energybench.method import VERBS, Method, Task, check_stack, overrides, parameters
-from energybench.units import Quantity
+from energybench.common.units import Quantity
+from energybench.train.method import VERBS, Method, Task, overrides, parameters
+from energybench.train.stack_check import check_stack
 
 
 def passes_on(verb: str):
     return lambda self, run, argument, inner: inner(argument)
 
 
-def layer(name: str, acts: str = "", replaces: str = "", enters: str = "", needs: str = "",
-          runs: str | None = None, kind: type[Method] = Method) -> Method:  # fmt: skip
+def layer(
+    name: str,
+    acts: str = "",
+    replaces: str = "",
+    enters: str = "",
+    needs: str = "",
+    runs: str | None = None,
+    kind: type[Method] = Method,
+) -> Method:
     """A method that overrides the verbs it acts on or replaces; words are separated by spaces."""
     body = {verb: passes_on(verb) for verb in f"{acts} {replaces}".split()}
     made = type(name, (kind,), body)()
@@ -33,10 +41,7 @@ TASK = Task()
 
 
 def said(*methods: Method, task: Task = TASK) -> list[tuple[str, str, str]]:
-    return [
-        (problem.code, problem.message, problem.hint)
-        for problem in check_stack(methods, task, "suite.toml:3")
-    ]
+    return [(problem.code, problem.message, problem.hint) for problem in check_stack(methods, task, "suite.toml:3")]
 
 
 def order_in(hint: str) -> list[str] | None:
@@ -61,9 +66,7 @@ def test_a_verb_inside_a_replaced_verb_of_the_same_name_is_refused_with_the_orde
 
 
 def test_the_problem_stands_where_the_suite_names_the_stack():
-    (problem,) = check_stack(
-        [layer("owner", replaces="update"), layer("inside", "update")], TASK, "suite.toml:3"
-    )
+    (problem,) = check_stack([layer("owner", replaces="update"), layer("inside", "update")], TASK, "suite.toml:3")
     assert problem.where == "suite.toml:3"
 
 
@@ -99,9 +102,11 @@ def test_a_task_that_has_a_verb_of_its_own_cannot_lose_it_to_a_method():
     [
         ("epoch", ["batches", "step", "gradients", "update"]),
         ("step", ["gradients", "update"]),
-        ("batches", []), ("gradients", []), ("update", []),
+        ("batches", []),
+        ("gradients", []),
+        ("update", []),
     ],
-)  # fmt: skip
+)
 def test_replacing_a_verb_hides_what_is_nested_in_it(replaced, unreachable):
     for verb in VERBS:
         if verb == replaced:
@@ -116,9 +121,7 @@ def test_replacing_a_verb_hides_what_is_nested_in_it(replaced, unreachable):
 def test_a_nested_verb_that_the_owner_still_enters_is_reachable_and_so_is_what_that_enters():
     inner = layer("other", acts="step gradients update")
     assert said(inner, layer("owner", replaces="epoch", enters="step")) == []
-    assert [
-        m for _, m, _ in said(layer("o", acts="batches"), layer("owner", replaces="epoch", enters="step"))
-    ]
+    assert [m for _, m, _ in said(layer("o", acts="batches"), layer("owner", replaces="epoch", enters="step"))]
 
 
 def test_a_task_that_acts_in_an_unreachable_verb_is_named_too():
@@ -180,9 +183,7 @@ def test_a_stack_that_is_not_refused_enters_every_layer(stack):
                 if name_of == "batches":
                     return run._batches(argument)
                 if name_of == "epoch":
-                    for batch in list(
-                        run.batches(argument) if "batches" in entered else run._batches(argument)
-                    ):
+                    for batch in list(run.batches(argument) if "batches" in entered else run._batches(argument)):
                         if "step" in entered:
                             run.step(batch)
                             continue

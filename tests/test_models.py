@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from energybench.errors import UsageError
-from energybench.flops.count import Counter
-from energybench.recipe import Recipe
-from energybench.tracing import trace_task
+from energybench.common.errors import UsageError
+from energybench.flops.counter import Counter
+from energybench.runner.tracing import trace_task
+from energybench.train.data import Data, Resident
+from energybench.train.recipe import Recipe
 from energybench.workloads import models
 from energybench.workloads.classification import Classification
-from energybench.workloads.data import Data, Resident
 
 SHAPE, CLASSES = (3, 32, 32), 10
 HIDDEN = (nn.ReLU, nn.GELU, nn.SiLU)
@@ -29,9 +29,7 @@ def built(use: str, activation: str | None, **settings: Any) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(
-    ("use", "count"), [("cnn", 2), ("resnet18", 9), ("vit_tiny", 12), ("mobilenet_v2", 35)]
-)
+@pytest.mark.parametrize(("use", "count"), [("cnn", 2), ("resnet18", 9), ("vit_tiny", 12), ("mobilenet_v2", 35)])
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
 def test_every_hidden_activation_becomes_the_recipes(use: str, count: int, activation: str) -> None:
     model = built(use, activation)
@@ -53,8 +51,9 @@ def test_activations_draw_nothing_and_leave_the_weights_alone() -> None:
     changed = copy.deepcopy(model)
     models.activate(changed, "resnet18", "tanh")
     assert torch.equal(torch.get_rng_state(), expected)
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), changed.state_dict().values(),
-                                                 strict=True))  # fmt: skip
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), changed.state_dict().values(), strict=True)
+    )
 
 
 def test_a_gate_stays_a_gate() -> None:
@@ -74,9 +73,7 @@ def test_the_ledger_of_such_a_model_still_equals_the_counter(activation: str) ->
     data = Data(Resident(torch.rand(4, *SHAPE), torch.zeros(4, dtype=torch.long), torch.device("cpu")))
     batch = next(data.in_order(4))
     model = built("cnn", activation)
-    lines = trace_task(
-        Classification(), copy.deepcopy(model), Recipe(epochs=1, batch=4), batch, torch.device("cpu")
-    )
+    lines = trace_task(Classification(), copy.deepcopy(model), Recipe(epochs=1, batch=4), batch, torch.device("cpu"))
     with Counter() as counter:
         nn.functional.cross_entropy(model(batch.inputs), batch.targets).backward()
     assert sum(line.flop for line in lines) * 4 == pytest.approx(counter.total, rel=1e-3)

@@ -53,8 +53,17 @@ def is_neutral(found: Any) -> None:
     assert found["sensors"] == ["absent", "absent"]
     assert (found["umask"], found["zone"]) == (0o022, "UTC")
     assert set(found["deaf"]) == {signal.SIGPIPE, signal.SIGXFSZ}  # which Python itself ignores
-    ours = {PLACE, "HOME", "TZ", "ENERGYBENCH_SYSFS", "LD_LIBRARY_PATH", "PYTHONPATH", "LC_CTYPE", "HF_HUB_OFFLINE",
-            "KERAS_BACKEND"}  # fmt: skip
+    ours = {
+        PLACE,
+        "HOME",
+        "TZ",
+        "ENERGYBENCH_SYSFS",
+        "LD_LIBRARY_PATH",
+        "PYTHONPATH",
+        "LC_CTYPE",
+        "HF_HUB_OFFLINE",
+        "KERAS_BACKEND",
+    }
     added = {name for name in found["environment"] if not kept(name)} - ours
     assert all(name.startswith("GIT_CONFIG_") for name in added), added
     assert found["environment"].get("LC_CTYPE") in (None, "C.UTF-8")  # Python's own
@@ -91,12 +100,23 @@ def strange(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (place / "cards.txt").write_text(script([FakeGpu(name="Strange Card")], clock=0.0), encoding="utf-8")
     build(place, place / "cards.txt")
     return os.environ | {
-        "ENERGYBENCH_SYSFS": str(without_energy_pkg(place)), "ENERGYBENCH_DATA": "/nonexistent",
-        "LD_LIBRARY_PATH": str(place), "HOME": "/nonexistent",
-        "COLUMNS": "40", "FORCE_COLOR": "1", "NO_COLOR": "1", "CI": "true", "TZ": "XYZ-13:37",
-        "GITHUB_STEP_SUMMARY": "/nonexistent", "SLURM_MEM_PER_NODE": "1", "OMP_NUM_THREADS": "7", "LANG": "tr_TR",
-        "PYTHONWARNINGS": "error", "PYTEST_ADDOPTS": "--durations=3", "CUDA_VISIBLE_DEVICES": "0",
-    }  # fmt: skip
+        "ENERGYBENCH_SYSFS": str(without_energy_pkg(place)),
+        "ENERGYBENCH_DATA": "/nonexistent",
+        "LD_LIBRARY_PATH": str(place),
+        "HOME": "/nonexistent",
+        "COLUMNS": "40",
+        "FORCE_COLOR": "1",
+        "NO_COLOR": "1",
+        "CI": "true",
+        "TZ": "XYZ-13:37",
+        "GITHUB_STEP_SUMMARY": "/nonexistent",
+        "SLURM_MEM_PER_NODE": "1",
+        "OMP_NUM_THREADS": "7",
+        "LANG": "tr_TR",
+        "PYTHONWARNINGS": "error",
+        "PYTEST_ADDOPTS": "--durations=3",
+        "CUDA_VISIBLE_DEVICES": "0",
+    }
 
 
 def test_the_strange_machine_is_strange(strange: dict[str, str]) -> None:
@@ -119,11 +139,22 @@ def test_on_a_strange_machine_these_tests_pass_as_well(strange: dict[str, str], 
     processor = Powercap(tmp_path / "processor")
     processor.add("intel-rapl:0", "package-0", 50.0)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", str(ROOT / "tests/test_neutral_machine.py"), "-p", "no:cacheprovider",
-         "-k", "this_process or of_a_module", "--color=no"],
-        env=environment | {"ENERGYBENCH_POWERCAP": str(processor.flat), "TMPDIR": str(tmp_path)}, cwd=tmp_path,
-        preexec_fn=deaf, capture_output=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            str(ROOT / "tests/test_neutral_machine.py"),
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            "this_process or of_a_module",
+            "--color=no",
+        ],
+        env=environment | {"ENERGYBENCH_POWERCAP": str(processor.flat), "TMPDIR": str(tmp_path)},
+        cwd=tmp_path,
+        preexec_fn=deaf,
+        capture_output=True,
+    )
     told = done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")
     assert done.returncode == 0, told
     assert "2 passed" in told
@@ -132,9 +163,18 @@ def test_on_a_strange_machine_these_tests_pass_as_well(strange: dict[str, str], 
 
 def test_a_neutral_environment_is_the_same_of_any_other(tmp_path: Path) -> None:
     usual = {"PATH": "/bin", "TMPDIR": "/tmp"}
-    planted = {"ENERGYBENCH_POWERCAP": "x", "LANG": "tr_TR", "COLUMNS": "3", "CI": "1", "PYTHONHASHSEED": "1",
-               "OMP_NUM_THREADS": "9", "CUDA_VISIBLE_DEVICES": "0", "HOME": "/no", "GIT_DIR": "x",
-               "TZ": "y"}  # fmt: skip
+    planted = {
+        "ENERGYBENCH_POWERCAP": "x",
+        "LANG": "tr_TR",
+        "COLUMNS": "3",
+        "CI": "1",
+        "PYTHONHASHSEED": "1",
+        "OMP_NUM_THREADS": "9",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "HOME": "/no",
+        "GIT_DIR": "x",
+        "TZ": "y",
+    }
     assert neutral(usual | planted, tmp_path) == neutral(usual, tmp_path)
     told = {"ENERGYBENCH_FUZZ_SEED": "3", "https_proxy": "http://localhost"}
     assert neutral(usual | told, tmp_path) == neutral(usual, tmp_path) | told

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-
-from energybench import overhead as harness
-from energybench.cli import app
-from energybench.errors import UsageError
 from energybench.meter.replay import VirtualTime
-from energybench.overhead import compare_overhead
+
+from energybench.cli.command_line import app
+from energybench.common.errors import UsageError
+from energybench.overhead import compare as harness
+from energybench.overhead.compare import compare_overhead
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 4
@@ -52,15 +52,21 @@ def given(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def overhead(*arguments: object, cwd: Path, **environment: str) -> Any:
-    return subprocess.run([sys.executable, "-m", "energybench", "overhead", *map(str, arguments)], cwd=cwd, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, timeout=300,
-                          check=False)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "energybench", "overhead", *map(str, arguments)],
+        cwd=cwd,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def test_a_start_that_takes_longer_is_slower_twice_and_the_other_way_round_faster(
     tmp_path: Path, given: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("energybench.overhead.STARTS", 1)
+    monkeypatch.setattr("energybench.overhead.compare.STARTS", 1)
     quick, slow = tree(tmp_path / "quick", 1.0), tree(tmp_path / "slow", 1.5)
     found = compare_overhead(quick, slow, rounds=ROUNDS, only=["help"])
     (measure,) = found.measures
@@ -78,9 +84,7 @@ def test_a_start_that_takes_longer_is_slower_twice_and_the_other_way_round_faste
     assert (back.measures[0].verdict, back.regressions) == ("faster", [])
 
 
-def test_a_tree_against_itself_is_no_regression_and_only_what_became_slower_is_one(
-    tmp_path: Path, given: None
-) -> None:
+def test_a_tree_against_itself_is_no_regression_and_only_what_became_slower_is_one(tmp_path: Path, given: None) -> None:
     same, slow_list = tree(tmp_path / "same"), tree(tmp_path / "list", list_s=2.0)
     found = compare_overhead(same, same, rounds=ROUNDS, only=["help"])
     assert (found.measures[0].verdict, found.regressions) == ("no difference", [])
@@ -126,7 +130,7 @@ def test_the_command_exits_1_on_a_regression_and_compares_commits_of_a_repositor
     (tmp_path / "inside").mkdir()
     temporary = tmp_path.parent / f"{tmp_path.name}-temporary"
     temporary.mkdir()
-    monkeypatch.setattr("energybench.overhead.STARTS", 1)
+    monkeypatch.setattr("energybench.overhead.compare.STARTS", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.chdir(tmp_path / "inside")  # a folder below, where git finds the repository
     call = ["overhead", "HEAD~1", "HEAD", "--only", "help", "--rounds", str(ROUNDS), "--json"]
@@ -154,9 +158,7 @@ def test_the_command_exits_1_on_a_regression_and_compares_commits_of_a_repositor
         ([ROOT, ROOT, "--margin", "100 %"], 2, ["E204", "99 %"]),
     ],
 )
-def test_a_mistake_is_told_with_what_to_type(
-    tmp_path: Path, arguments: list[Any], code: int, words: list[str]
-) -> None:
+def test_a_mistake_is_told_with_what_to_type(tmp_path: Path, arguments: list[Any], code: int, words: list[str]) -> None:
     done = overhead(*arguments, cwd=tmp_path)
     assert done.returncode == code
     assert all(word in done.stderr for word in [*words, "hint:"])
@@ -164,9 +166,7 @@ def test_a_mistake_is_told_with_what_to_type(
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
-def test_the_table_fits_any_terminal_and_strict_exits_4_where_nothing_is_decided(
-    tmp_path: Path, width: int
-) -> None:
+def test_the_table_fits_any_terminal_and_strict_exits_4_where_nothing_is_decided(tmp_path: Path, width: int) -> None:
     same = tree(tmp_path / "a")
     done = overhead("a", "a", "--only", "parse", "--rounds", 3, "--strict", cwd=tmp_path, COLUMNS=str(width))
     assert same.exists()
@@ -178,7 +178,7 @@ def test_the_table_fits_any_terminal_and_strict_exits_4_where_nothing_is_decided
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["step", "help", "list", "parse", "report", "method nothing"])
 def test_every_measure_of_this_tree_can_be_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("energybench.overhead.STARTS", 1)
+    monkeypatch.setattr("energybench.overhead.compare.STARTS", 1)
     costs = harness._costs(ROOT, list(harness.TOLD), ["nothing"])
     assert list(costs) == [*harness.TOLD, "method nothing"]
     assert costs[name](ROOT) > 0

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from energybench import phases
+from energybench.meter.facts import gpu_facts, keep_trace
+from energybench.meter.reading import Energy, Reading
 from energybench.meter.sensors import Missing
-from energybench.phases import Phases, gpu_facts, keep_trace
-from energybench.record import Energy, Reading
+from energybench.trial import phases
+from energybench.trial.phases import Phases
 
 
 class Card:
@@ -35,8 +36,9 @@ class Card:
 
     def stop(self) -> Reading:
         seconds = self.now_s - self._start_s
-        return Reading(wall_s=seconds, energy=[Energy(source="gpu_counter", scope="gpu", device="GPU-1",
-                                                      energy_j=50 * seconds)])  # fmt: skip
+        return Reading(
+            wall_s=seconds, energy=[Energy(source="gpu_counter", scope="gpu", device="GPU-1", energy_j=50 * seconds)]
+        )
 
 
 @pytest.fixture

@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from energybench import machine, plan
-from energybench.flops.count import Counter
-from energybench.method import Batch
-from energybench.planned import spec_of
-from energybench.recipe import Recipe
-from energybench.suite import load
-from energybench.tracing import trace_task
-from energybench.work import Work
+from energybench.common import machine
+from energybench.flops.counter import Counter
+from energybench.flops.work import Work
+from energybench.runner import planner as plan
+from energybench.runner.plan_request import spec_of
+from energybench.runner.tracing import trace_task
+from energybench.suite.suite import load
+from energybench.train.batch import Batch
+from energybench.train.recipe import Recipe
 from energybench.workloads import models
 from energybench.workloads.classification import Classification
 
@@ -70,13 +71,14 @@ def test_a_processor_multiplies_bf16_itself_if_it_says_so(
 
 
 def test_mistakes_of_models_data_and_metrics_are_told_together_each_with_its_line(tmp_path: Path) -> None:
-    text = SUITE.replace("channels", "chanels").replace(
-        "test_subset = 16 }", 'test_subset = 16, augment = ["flop"] }'
-    )
+    text = SUITE.replace("channels", "chanels").replace("test_subset = 16 }", 'test_subset = 16, augment = ["flop"] }')
     text += '[[workload]]\nname = "x"\nextends = "w"\nmodel = { use = "mlp" }\ndata = { use = "digitz", batch = 4 }\n'
     assert sorted(problems(tmp_path, text)) == [
-        ("E401", "10:1"), ("E402", "17:1"), ("E407", "11:69"), ("E407", "11:69"),
-    ]  # fmt: skip
+        ("E401", "10:1"),
+        ("E402", "17:1"),
+        ("E407", "11:69"),
+        ("E407", "11:69"),
+    ]
 
 
 def test_a_metric_that_the_task_does_not_report_is_found_before_training(tmp_path: Path) -> None:
@@ -123,8 +125,9 @@ def test_a_requirement_is_part_of_the_run_digest_and_none_leaves_it_as_it_was(tm
     methods = '[[method]]\nuse = "dropout"\np = 0.5\n'
     plain = planned(tmp_path, SUITE + methods)["digest"]
     assert planned(tmp_path, SUITE + methods, require=[])["digest"] == plain
-    found = [planned(tmp_path, f'{SUITE}{methods}[[require]]\nsaves_at_least = "{least} %"\n')["digest"]
-             for least in (5, 6)]  # fmt: skip
+    found = [
+        planned(tmp_path, f'{SUITE}{methods}[[require]]\nsaves_at_least = "{least} %"\n')["digest"] for least in (5, 6)
+    ]
     assert len({plain, *found}) == 3
 
 

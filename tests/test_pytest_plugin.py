@@ -55,8 +55,13 @@ class Ran:
         return self.output.partition(f" {title}: ")[2]
 
 
-def pytest_in(folder: Path, text: str | None, *arguments: str, environment: dict[str, str] | None = None,
-              prefix: tuple[str, ...] = ()) -> Ran:  # fmt: skip
+def pytest_in(
+    folder: Path,
+    text: str | None,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    prefix: tuple[str, ...] = (),
+) -> Ran:
     """Run pytest on `text` in `folder`; None: on what is there."""
     if text is not None:
         (folder / "test_it.py").write_text(text, encoding="utf-8")
@@ -64,14 +69,33 @@ def pytest_in(folder: Path, text: str | None, *arguments: str, environment: dict
     saved.unlink(missing_ok=True)
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COLUMNS"))}
     known = {"ENERGYBENCH_POWERCAP": str(folder / "no-rapl"), "PYTHONPATH": str(ROOT)}
-    with_benchmark = () if "no:benchmark" in arguments else ("--benchmark-max-time=0.3", "--benchmark-min-rounds=3",
-                                                            f"--benchmark-json={saved}")  # fmt: skip
+    with_benchmark = (
+        ()
+        if "no:benchmark" in arguments
+        else ("--benchmark-max-time=0.3", "--benchmark-min-rounds=3", f"--benchmark-json={saved}")
+    )
     done = subprocess.run(
-        [*prefix, sys.executable, "-m", "pytest", *PLUGIN, "-p", "no:cacheprovider", "-rsf", "--strict-markers",
-         f"--junitxml={junit}", *with_benchmark, *arguments],
-        cwd=folder, env={**plain, **known, **(environment or {})}, capture_output=True, text=True, timeout=600,
+        [
+            *prefix,
+            sys.executable,
+            "-m",
+            "pytest",
+            *PLUGIN,
+            "-p",
+            "no:cacheprovider",
+            "-rsf",
+            "--strict-markers",
+            f"--junitxml={junit}",
+            *with_benchmark,
+            *arguments,
+        ],
+        cwd=folder,
+        env={**plain, **known, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=600,
         check=False,
-    )  # fmt: skip
+    )
     benches = json.loads(saved.read_text())["benchmarks"] if saved.exists() and saved.stat().st_size else []
     facts = {b["name"]: b["extra_info"].get("energybench", {}) | {"stats": b["stats"]} for b in benches}
     return Ran(done.returncode, done.stdout + done.stderr, _tests(junit), facts)
@@ -196,9 +220,7 @@ def card(library: Path, folder: Path, *gpus: FakeGpu) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def metered(
-    fake_nvml_library: Path, processor: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Ran:
+def metered(fake_nvml_library: Path, processor: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("metered")
     (folder / "pytest.ini").write_text("[pytest]\nenergybench_country = FRA\nenergybench_gpus = all\n")
     gpu = card(fake_nvml_library, folder, FakeGpu(power=GPU_W, tick_s=TICK_S))
@@ -389,8 +411,9 @@ def test_plain_benchmark(benchmark):
 
 @pytest.fixture(scope="module")
 def unmetered(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    return pytest_in(tmp_path_factory.mktemp("unmetered"), UNMETERED, "--benchmark-max-time=0.05",
-                     "--energy-country=FRA")  # fmt: skip
+    return pytest_in(
+        tmp_path_factory.mktemp("unmetered"), UNMETERED, "--benchmark-max-time=0.05", "--energy-country=FRA"
+    )
 
 
 def test_without_a_sensor_energy_is_null_and_what_is_modelled_is_called_so(unmetered: Ran) -> None:
@@ -425,9 +448,7 @@ def test_where_nothing_measures_a_budget_is_skipped_with_the_reason_and_never_pa
     assert unmetered.tests["test_budget"].outcome == "skipped"
     assert re.search(r"SKIPPED \[1\] test_it\.py:\d+: not measured: RAPL", unmetered.output)
     assert "modelled energy keeps to no budget" in unmetered.tests["test_budget"].said
-    assert (
-        unmetered.tests["test_budget_and_failure"].outcome == "failed"
-    )  # what it asserts is checked everywhere
+    assert unmetered.tests["test_budget_and_failure"].outcome == "failed"  # what it asserts is checked everywhere
 
 
 @pytest.mark.parametrize(
@@ -441,9 +462,7 @@ def test_where_nothing_measures_a_budget_is_skipped_with_the_reason_and_never_pa
         ("test_plain_benchmark", "needs energy_benchmark"),
     ],
 )
-def test_a_marker_that_is_written_wrongly_is_an_error_with_what_to_write(
-    unmetered: Ran, name: str, word: str
-) -> None:
+def test_a_marker_that_is_written_wrongly_is_an_error_with_what_to_write(unmetered: Ran, name: str, word: str) -> None:
     assert unmetered.tests[name].outcome == "error"
     assert word in unmetered.tests[name].said
     assert "Traceback" not in unmetered.tests[name].said
@@ -466,9 +485,7 @@ def test_it(benchmark):
     parts = ("meter", "report", "billing", "benchmark", "budget", "energy")
     assert not {name for name in ours if name.startswith(parts)}
 """
-    ran = pytest_in(
-        tmp_path, text, "-p", "no:hypothesispytest", "-p", "no:anyio", "--benchmark-max-time=0.01"
-    )
+    ran = pytest_in(tmp_path, text, "-p", "no:hypothesispytest", "-p", "no:anyio", "--benchmark-max-time=0.01")
     assert ran.tests["test_it"].outcome == "passed", ran.tests["test_it"].said
     assert " energy" not in ran.output.partition("collected")[2]
 
@@ -491,9 +508,7 @@ def test_the_entry_point_names_the_plugin() -> None:
     assert project["entry-points"]["pytest11"] == {"energybench": "energybench.pytest_plugin"}
 
 
-def test_only_skip_and_disable_know_a_test_of_ours_as_a_benchmark(
-    tmp_path: Path, processor: dict[str, str]
-) -> None:
+def test_only_skip_and_disable_know_a_test_of_ours_as_a_benchmark(tmp_path: Path, processor: dict[str, str]) -> None:
     text = CALL.format(seconds=0.01).replace("def ", "@pytest.mark.energy('1 MJ')\ndef ")
     text = f"import pytest\n{text}def test_other(): pass\n"
     for option, call, other in (
@@ -506,13 +521,12 @@ def test_only_skip_and_disable_know_a_test_of_ours_as_a_benchmark(
     assert "benchmarks are switched off, so it ran once, unmetered" in ran.tests["test_call"].said
 
 
-def test_a_worker_of_xdist_skips_what_it_cannot_measure_alone(
-    tmp_path: Path, processor: dict[str, str]
-) -> None:
+def test_a_worker_of_xdist_skips_what_it_cannot_measure_alone(tmp_path: Path, processor: dict[str, str]) -> None:
     """As its workers look to plugins; the real thing is not among our requirements."""
     (tmp_path / "conftest.py").write_text("def pytest_configure(config): config.workerinput = {}\n")
-    ran = pytest_in(tmp_path, CALL.format(seconds=0.01) + BUDGET,
-                    environment=processor | {"PYTEST_XDIST_WORKER": "gw0"})  # fmt: skip
+    ran = pytest_in(
+        tmp_path, CALL.format(seconds=0.01) + BUDGET, environment=processor | {"PYTEST_XDIST_WORKER": "gw0"}
+    )
     assert "1 passed, 1 skipped" in ran.output  # a worker writes no JUnit
     assert "not measured: other workers of xdist" in ran.output
 
@@ -554,9 +568,7 @@ def test_a_card_that_is_lost_inside_the_window_leaves_no_partial_total(
     tmp_path: Path, fake_nvml_library: Path, processor: dict[str, str]
 ) -> None:
     gpu = card(fake_nvml_library, tmp_path, FakeGpu(power=GPU_W, tick_s=TICK_S, lost=[(12.0,)]))
-    text = CALL.format(seconds=13.0).replace(
-        "(time.sleep, 13.0)", ".pedantic(time.sleep, args=(13.0,), rounds=1)"
-    )
+    text = CALL.format(seconds=13.0).replace("(time.sleep, 13.0)", ".pedantic(time.sleep, args=(13.0,), rounds=1)")
     ran = pytest_in(tmp_path, text, "--energy-gpus=all", environment=gpu | processor)
     assert ran.facts["test_call"]["energy_j"] is None
     assert "died inside the window" in ran.facts["test_call"]["energy_reason"]
@@ -565,8 +577,10 @@ def test_a_card_that_is_lost_inside_the_window_leaves_no_partial_total(
 def test_the_card_that_the_process_computes_on_is_metered_and_a_stranger_there_forbids_a_verdict(
     tmp_path: Path, fake_nvml_library: Path
 ) -> None:
-    cards = [FakeGpu(uuid=OTHER, power=900.0, tick_s=TICK_S),
-             FakeGpu(power=GPU_W, tick_s=TICK_S, compute=[(424242,), (434343,)])]  # fmt: skip
+    cards = [
+        FakeGpu(uuid=OTHER, power=900.0, tick_s=TICK_S),
+        FakeGpu(power=GPU_W, tick_s=TICK_S, compute=[(424242,), (434343,)]),
+    ]
     environment = card(fake_nvml_library, tmp_path, *cards)
     # The shell's process becomes pytest's, so its number can be written into the card's list before.
     shell = ("bash", "-c", 'sed -i "s/424242/$$/" "$FAKE_NVML_SCRIPT" && exec "$@"', "-")

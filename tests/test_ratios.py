@@ -18,15 +18,7 @@ from perf.ratios import Bench, Ratio, figure, missed, order, take_turns, timed, 
 pytest_plugins = ["pytester"]
 
 OURS = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 8.0]
-THEIRS = [
-    3.0,
-    2.0,
-    5.0,
-    4.0,
-    9.0,
-    7.0,
-    8.0,
-]  # by OURS: 3, 2, 5, 4, 9, 7, 1, so the median is 4, the mean above
+THEIRS = [3.0, 2.0, 5.0, 4.0, 9.0, 7.0, 8.0]  # by OURS: 3, 2, 5, 4, 9, 7, 1, so the median is 4, the mean above
 
 
 def bench(measuring: bool = True) -> Bench:
@@ -209,9 +201,7 @@ def test_good(bench):
     bench.faster("good", times["ours"], times["theirs"], than="theirs", goal=4, limit=(9, "physics"))
 """
 MISSED = GOOD.replace("good", "short").replace("goal=4", "goal=5")
-BROKEN = GOOD.replace("good", "broken").replace(
-    "    times", "    raise RuntimeError('no such method')\n    times"
-)
+BROKEN = GOOD.replace("good", "broken").replace("    times", "    raise RuntimeError('no such method')\n    times")
 WRONG = GOOD.replace("good", "wrong") + "    assert 1 + 1 == 3\n"
 SILENT = "def test_silent(bench):\n    bench.turns({'ours': lambda: 1.0})\n"
 MEASURED = ("--benchmark-enable", "--benchmark-quiet", "-m", "perf")
@@ -268,10 +258,20 @@ def test_the_json_is_pytest_benchmarks_with_our_times_and_the_ratios(run, tmp_pa
     assert (stats["data"], stats["median"], stats["rounds"]) == (OURS, 1, 7)
     (ratio,) = benches["test_short"]["extra_info"]["ratios"]
     assert ratio | {"threads": 1} == {
-        "name": "short", "fraction": "theirs / ours", "median": 4, "quartiles": [2.5, 6], "range": [1, 9],
-        "rounds": [3, 2, 5, 4, 9, 7, 1], "goal": 5, "goal_is": "at least", "reached": False, "limit": 9,
-        "limit_of": "physics", "seen": "", "threads": 1,
-    }  # fmt: skip
+        "name": "short",
+        "fraction": "theirs / ours",
+        "median": 4,
+        "quartiles": [2.5, 6],
+        "range": [1, 9],
+        "rounds": [3, 2, 5, 4, 9, 7, 1],
+        "goal": 5,
+        "goal_is": "at least",
+        "reached": False,
+        "limit": 9,
+        "limit_of": "physics",
+        "seen": "",
+        "threads": 1,
+    }
 
 
 def test_pytest_benchmark_compares_two_such_files(run, tmp_path, capsys, monkeypatch):
@@ -294,9 +294,7 @@ def test_without_being_asked_benchmarks_run_once_and_are_not_marked(run):
 
 
 def test_the_smoke_notices_a_benchmark_that_no_longer_runs_or_tells_nothing(run):
-    result = run(
-        "--benchmark-disable", "-m", "not perf", good=GOOD, broken=BROKEN, wrong=WRONG, silent=SILENT
-    )
+    result = run("--benchmark-disable", "-m", "not perf", good=GOOD, broken=BROKEN, wrong=WRONG, silent=SILENT)
     result.assert_outcomes(passed=1, failed=3)
 
 
@@ -319,13 +317,17 @@ def test_goals_cannot_be_held_where_nothing_is_measured(run):
         ([], ["tests/perf ", "--benchmark-enable", "-m perf", "-p no:xdist", "json='.benchmarks/2"], "--strict"),
         (["STRICT=1"], ["--strict-goals"], "tests/perf/"),
         (["STRICT=0"], ["tests/perf "], "--strict"),
-        (["TESTS=tests/perf/test_onion.py", "JSON=kept/onion.json"],
-         ["tests/perf/test_onion.py ", "--benchmark-json='kept/onion.json'", "mkdir -p 'kept/'"], ".benchmarks/"),
+        (
+            ["TESTS=tests/perf/test_onion.py", "JSON=kept/onion.json"],
+            ["tests/perf/test_onion.py ", "--benchmark-json='kept/onion.json'", "mkdir -p 'kept/'"],
+            ".benchmarks/",
+        ),
     ],
-)  # fmt: skip
+)
 def test_make_bench_says_what_was_asked(given, expected, absent):
     root, plain = Path(__file__).parents[1], {"PATH": os.environ["PATH"]}  # without what this make was given
-    printed = subprocess.run(["make", "--dry-run", "bench", *given], cwd=root, env=plain, text=True,
-                             capture_output=True, check=True).stdout  # fmt: skip
+    printed = subprocess.run(
+        ["make", "--dry-run", "bench", *given], cwd=root, env=plain, text=True, capture_output=True, check=True
+    ).stdout
     assert all(words in printed for words in expected)
     assert absent not in printed

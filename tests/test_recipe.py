@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from support import CPU, double_run, state, vectors
 from torch import nn
 
-from energybench import tables
-from energybench.recipe import Recipe
-from energybench.seeds import digest, stable_seed
+from energybench.common.hashing import digest, stable_seed
+from energybench.suite import tables
+from energybench.train.recipe import Recipe
 
 progresses = st.floats(0, 1)
 
@@ -60,9 +60,15 @@ def test_a_warm_up_is_a_ramp_over_whatever_the_schedule_says(schedule, warmup, p
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"schedule": "step"}, {"milestones": [3]}, {"schedule": "step", "milestones": [3, 3]},
-     {"schedule": "step", "milestones": [10]}, {"schedule": "step", "milestones": [0]}, {"warmup_epochs": 10.0}],
-)  # fmt: skip
+    [
+        {"schedule": "step"},
+        {"milestones": [3]},
+        {"schedule": "step", "milestones": [3, 3]},
+        {"schedule": "step", "milestones": [10]},
+        {"schedule": "step", "milestones": [0]},
+        {"warmup_epochs": 10.0},
+    ],
+)
 def test_a_schedule_that_cannot_happen_is_a_mistake(wrong):
     with pytest.raises(ValueError, match=r"milestones|arrive"):
         tables.Train.model_validate({"epochs": 10, "lr": 0.1, **wrong})
@@ -120,10 +126,7 @@ def test_betas_reach_the_optimizers_that_have_them(name):
 
 
 def test_a_resolved_workload_becomes_a_recipe_and_other_keys_are_not_its_business():
-    workload = {
-        "data": {"batch": 12, "use": "x"},
-        "train": {"epochs": 3, "lr": 0.5, "clip": None, "unknown": 1},
-    }
+    workload = {"data": {"batch": 12, "use": "x"}, "train": {"epochs": 3, "lr": 0.5, "clip": None, "unknown": 1}}
     assert Recipe.of(workload) == Recipe(epochs=3, batch=12, lr=0.5)
 
 
@@ -156,15 +159,19 @@ def test_a_seed_fits_torch_and_depends_on_its_key(key):
 
 def test_a_seed_is_the_same_in_every_process_and_knows_numbers_from_words():
     here = stable_seed(7, "order", 3)
-    code = "from energybench.seeds import stable_seed; print(stable_seed(7, 'order', 3))"
+    code = "from energybench.common.hashing import stable_seed; print(stable_seed(7, 'order', 3))"
     root = Path(__file__).parents[1]
     for salt in ("1", "2"):
-        ran = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": salt}, cwd=root,
-                             capture_output=True, text=True, check=True)  # fmt: skip
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": salt},
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert int(ran.stdout) == here
-    assert (
-        len({here, stable_seed(7, "order", "3"), stable_seed("7", "order", 3), stable_seed(7, "order3")}) == 4
-    )
+    assert len({here, stable_seed(7, "order", "3"), stable_seed("7", "order", 3), stable_seed(7, "order3")}) == 4
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys():

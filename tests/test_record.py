@@ -16,14 +16,25 @@ from faults import fault
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench.errors import CannotWrite, UsageError
-from energybench.folder import Folder
-from energybench.record import Cell, Energy, Reading, RunFile, Trial, read, read_folder, write_json
+from energybench.common.errors import CannotWrite, UsageError
+from energybench.meter.reading import Energy, Reading
+from energybench.records.reader import read, read_folder
+from energybench.records.record import Cell, RunFile, Trial, write_json
+from energybench.records.run_folder import Folder
 
 WHOLE: dict[str, Any] = {
-    "trial": "b0-i0-w.m", "workload": "w", "method": "m", "role": "method", "block": 0, "seed": 7, "invocation": 0,
-    "position": 1, "status": "ok", "digest": "d", "started_at": "2026-01-01T00:00:00+00:00",
-}  # fmt: skip
+    "trial": "b0-i0-w.m",
+    "workload": "w",
+    "method": "m",
+    "role": "method",
+    "block": 0,
+    "seed": 7,
+    "invocation": 0,
+    "position": 1,
+    "status": "ok",
+    "digest": "d",
+    "started_at": "2026-01-01T00:00:00+00:00",
+}
 
 
 def trial(**more: Any) -> Trial:
@@ -32,11 +43,7 @@ def trial(**more: Any) -> Trial:
 
 def test_a_record_reads_back_equal(tmp_path: Path) -> None:
     record = trial(
-        phases={
-            "train": Reading(
-                wall_s=1.5, cpu_s=2.5, energy=[Energy(source="rapl", scope="cpu", energy_j=3.25)]
-            )
-        },
+        phases={"train": Reading(wall_s=1.5, cpu_s=2.5, energy=[Energy(source="rapl", scope="cpu", energy_j=3.25)])},
         quality={"accuracy": 0.5},
         curve=[{"epoch": 1, "loss": None}],
     )
@@ -64,17 +71,13 @@ def test_the_file_says_its_schema(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_number_that_json_does_not_have_is_refused_and_nothing_is_written(
-    bad: float, tmp_path: Path
-) -> None:
+def test_a_number_that_json_does_not_have_is_refused_and_nothing_is_written(bad: float, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "r.json", {"value": bad})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "r.json"
     write_json(path, trial())
     before = path.read_bytes()
@@ -150,9 +153,16 @@ def codes(path: Path, kind: type[Any] = Trial) -> list[tuple[str, str]]:
 
 @fault("edited record")
 @pytest.mark.parametrize(
-    "edit", [{"quality": {"accuracy": 0.9}}, {"quality": {"accuracy": 0.5000000000000001}}, {"status": "failed"},
-             {"seal": "0" * 64}, {"reason": "e"}, {"memory_device_b": 0}],
-)  # fmt: skip
+    "edit",
+    [
+        {"quality": {"accuracy": 0.9}},
+        {"quality": {"accuracy": 0.5000000000000001}},
+        {"status": "failed"},
+        {"seal": "0" * 64},
+        {"reason": "e"},
+        {"memory_device_b": 0},
+    ],
+)
 def test_an_edited_record_is_not_read(edit: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text(json.dumps(sealed(path) | edit))
@@ -225,17 +235,15 @@ def test_a_disk_that_is_full_is_told_with_its_path_and_what_to_do(tmp_path: Path
 def test_a_missing_file_is_told_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_folder(tmp_path)
-    assert (caught.value.problems[0].code, caught.value.problems[0].where) == (
-        "E601",
-        str(tmp_path / "run.json"),
-    )
+    assert (caught.value.problems[0].code, caught.value.problems[0].where) == ("E601", str(tmp_path / "run.json"))
 
 
 def test_a_record_of_other_settings_that_was_copied_here_is_no_part_of_the_run(tmp_path: Path) -> None:
     """Whole and sealed, but of the cell of another run: neither reported nor continued."""
     cells = [Cell(workload="w", method="m", role="method", digest="ours")]
-    run = RunFile(suite="s", run="r", digest="d", suite_path="s.toml", suite_text="", resolved={}, blocks=1,
-                  cells=cells)  # fmt: skip
+    run = RunFile(
+        suite="s", run="r", digest="d", suite_path="s.toml", suite_text="", resolved={}, blocks=1, cells=cells
+    )
     write_json(tmp_path / "run.json", run)
     own = trial().model_copy(update={"workload": "w", "method": "m", "digest": "ours"})
     write_json(tmp_path / "records" / "b0-i0-w.m.json", own)

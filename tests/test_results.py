@@ -17,8 +17,8 @@ from rich.console import Console
 
 import energybench
 from energybench import EnergybenchError, Results
-from energybench.export import export
-from energybench.record import Flag, write_json
+from energybench.records.record import Flag, write_json
+from energybench.report.export import export
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
 from synthetic import GPU, Run
@@ -40,14 +40,17 @@ def written(folder: Path, run: Run, **meta: Any) -> Path:
 
 @pytest.fixture
 def saving(tmp_path: Path) -> Path:
-    return written(
-        tmp_path / "saving", Run(sensors=(GPU,), blocks=5, noise=0.002).method("half", time=0.6, energy=0.5)
-    )
+    return written(tmp_path / "saving", Run(sensors=(GPU,), blocks=5, noise=0.002).method("half", time=0.6, energy=0.5))
 
 
 def json_of(*folders: Path) -> Any:
-    done = subprocess.run([sys.executable, "-m", "energybench", "report", "--json", *map(str, folders)], cwd=ROOT,
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "energybench", "report", "--json", *map(str, folders)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return json.loads(done.stdout)
 
 
@@ -87,9 +90,7 @@ def test_the_frame_holds_what_the_csv_holds(saving: Path) -> None:
             pandas.testing.assert_series_equal(ours, theirs, rtol=1e-12)
 
 
-def test_a_pair_that_was_not_compared_names_the_nearest_and_a_folder_that_is_none_is_told(
-    saving: Path,
-) -> None:
+def test_a_pair_that_was_not_compared_names_the_nearest_and_a_folder_that_is_none_is_told(saving: Path) -> None:
     with pytest.raises(EnergybenchError, match="did you mean 'cnn-digits, half'"):
         energybench.load(saving).verdict("cnn-digit", "half")
     with pytest.raises(EnergybenchError, match="E601"):
@@ -99,9 +100,7 @@ def test_a_pair_that_was_not_compared_names_the_nearest_and_a_folder_that_is_non
 
 
 def test_runs_side_by_side_are_never_averaged(saving: Path, tmp_path: Path) -> None:
-    other = written(
-        tmp_path / "other", Run(sensors=(GPU,), blocks=5, seed=1).method("half", time=0.6), digest="else"
-    )
+    other = written(tmp_path / "other", Run(sensors=(GPU,), blocks=5, seed=1).method("half", time=0.6), digest="else")
     both = energybench.load(saving, other)
     assert json.loads(json.dumps(both.to_json())) == json_of(saving, other)
     assert [run.verdict("cnn-digits", "half") for run in both.runs] == ["saves", "no saving"]
@@ -113,9 +112,7 @@ def test_runs_side_by_side_are_never_averaged(saving: Path, tmp_path: Path) -> N
 
 
 def test_a_copy_of_a_folder_is_one_run(saving: Path, tmp_path: Path) -> None:
-    copy = written(
-        tmp_path / "copy", Run(sensors=(GPU,), blocks=5, noise=0.002).method("half", time=0.6, energy=0.5)
-    )
+    copy = written(tmp_path / "copy", Run(sensors=(GPU,), blocks=5, noise=0.002).method("half", time=0.6, energy=0.5))
     assert len(energybench.load(saving, copy).runs) == 1
 
 
@@ -164,9 +161,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.sources += [
-            value or "" for name, value in attributes if name in ("src", "href") or name.startswith("on")
-        ]
+        self.sources += [value or "" for name, value in attributes if name in ("src", "href") or name.startswith("on")]
         if tag != "img":
             self.open.append(tag)
 
@@ -185,9 +180,7 @@ def test_a_notebook_shows_the_sentence_the_table_and_the_pictures_and_asks_no_ne
     assert {"table", "img", "th"} <= set(page.tags)
     assert "script" not in page.tags
     assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
-    assert re.search(
-        r"half – 0\.0 % 0\.0 % 50\.\d % \[.*?\] energy \(gpu\) .* saves", " ".join(page.text.split())
-    )
+    assert re.search(r"half – 0\.0 % 0\.0 % 50\.\d % \[.*?\] energy \(gpu\) .* saves", " ".join(page.text.split()))
 
 
 def test_no_name_of_a_record_can_become_markup(tmp_path: Path) -> None:
@@ -199,11 +192,7 @@ def test_no_name_of_a_record_can_become_markup(tmp_path: Path) -> None:
 
 
 def test_what_failed_and_what_may_not_be_trusted_is_shown_in_a_notebook_too(tmp_path: Path) -> None:
-    run = (
-        Run(blocks=3)
-        .method("half", time=0.5)
-        .change("half", 1, status="failed", reason="ValueError: it broke")
-    )
+    run = Run(blocks=3).method("half", time=0.5).change("half", 1, status="failed", reason="ValueError: it broke")
     run.change("half", 0, flags=[Flag(code="inert", detail="half")]).skip("other", "no convolution")
     text = Page(energybench.load(written(tmp_path / "failed", run))._repr_html_()).text
     assert "ValueError: it broke" in text

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.func import functional_call, hessian
 
-from energybench import discovery
-from energybench.theorem import bounds
-from energybench.workloads.data import Data
+from energybench.algorithms.gradsamp_bound import bounds
+from energybench.train import discovery
+from energybench.train.data import Data
 from energybench.workloads.ridge import RIDGE, Ridge
 from tests.support import digits, double_run, tiny_mlp, vectors
 
@@ -54,8 +54,9 @@ def test_curvatures_are_the_extreme_eigenvalues_of_the_hessian_that_autograd_bui
     weights = dict(run.model.named_parameters())
     blocks = hessian(lambda w: mean_loss(run, w))(weights)
     names, sizes = list(weights), [value.numel() for value in weights.values()]
-    whole = torch.cat([torch.cat([blocks[a][b].reshape(n, -1) for b in names], 1)
-                       for a, n in zip(names, sizes, strict=True)])  # fmt: skip
+    whole = torch.cat(
+        [torch.cat([blocks[a][b].reshape(n, -1) for b in names], 1) for a, n in zip(names, sizes, strict=True)]
+    )
     curvatures = torch.linalg.eigvalsh(whole.detach())
     known = run.task.convexity(run)
     assert known.strong_convexity == pytest.approx(curvatures[0].item(), rel=1e-9)
@@ -80,8 +81,11 @@ def sampled(seed: int = 0, epochs: int = 25, **settings: Any) -> dict[str, Any]:
     """What the method says of the theorem after a run."""
     parameters = {"skip": "random:0.3", "location": "zero", "epsilon": 1e-2} | settings.pop("parameters", {})
     method = discovery.build(KIND, "gradsamp", parameters)
-    beside = [discovery.build(discovery.load(discovery.sources()[name]), name, {})
-              for name in [settings.pop("beside", None)] if name]  # fmt: skip
+    beside = [
+        discovery.build(discovery.load(discovery.sources()[name]), name, {})
+        for name in [settings.pop("beside", None)]
+        if name
+    ]
     run = ridge_run([method, *beside], seed=seed, epochs=epochs, **settings)
     run.train()
     return method.diagnostics()["theorem"]
@@ -139,7 +143,7 @@ def test_the_record_holds_the_bounds_of_its_own_constants_over_the_real_epochs_a
         ({"model": lambda: tiny_mlp().double()}, "does not know the curvature"),
         ({"lr": 5.0, "epochs": 3}, "2/L"),
     ],
-)  # fmt: skip
+)
 def test_outside_what_the_theorem_speaks_of_there_is_a_reason_and_no_bound(change, reason):
     seeds = (sampled(seed, **{"epochs": 6, **change}) for seed in range(20))
     found = next(one for one in seeds if "no epoch was sampled" not in one["reason"])

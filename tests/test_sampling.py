@@ -16,12 +16,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from energybench.sampling import ROW, TOP, Sampler, average_repeats, unbiased
+from energybench.algorithms.weighted_sampling import ROW, TOP, Sampler, average_repeats, unbiased
 
 # Small numbers often, sizes around the borders of rows and levels.
-sizes = st.one_of(
-    st.integers(1, 5), st.sampled_from([TOP - 1, TOP, TOP + 1, TOP + ROW, TOP * ROW, TOP * ROW + 1])
-)
+sizes = st.one_of(st.integers(1, 5), st.sampled_from([TOP - 1, TOP, TOP + 1, TOP + ROW, TOP * ROW, TOP * ROW + 1]))
 
 
 @st.composite
@@ -153,9 +151,7 @@ def test_after_any_changes_every_sum_is_that_of_a_sampler_made_anew(importance, 
     sampler, values = Sampler(importance * 0.1), importance * 0.1
     for step in range(20):
         index = torch.randint(len(values), (9,), generator=seeded(seed + step))
-        values[index] = torch.rand(len(values), generator=seeded(step), dtype=torch.float64)[
-            index
-        ] * 10.0 ** (step % 7)
+        values[index] = torch.rand(len(values), generator=seeded(step), dtype=torch.float64)[index] * 10.0 ** (step % 7)
         sampler.set(index, values[index])
     fresh = Sampler(values)
     assert torch.equal(sampler.importance, values)
@@ -176,9 +172,7 @@ def test_repeats_get_their_mean_and_are_counted(index, seed):
             assert found[place].item() == mine[0]
     assert repeats.item() == sum(count - 1 for count in Counter(index).values())
     groups = {position: {found[i].item() for i, p in enumerate(index) if p == position} for position in index}
-    assert all(
-        len(group) == 1 for group in groups.values()
-    )  # bit for bit, or an update would depend on an order
+    assert all(len(group) == 1 for group in groups.values())  # bit for bit, or an update would depend on an order
 
 
 class Sizes(TorchDispatchMode):
@@ -192,9 +186,7 @@ class Sizes(TorchDispatchMode):
         out = func(*args, **kwargs or {})
         schema = func._schema
         if not any(given.alias_info for given in schema.arguments):
-            self.largest = max(
-                [self.largest, *(x.numel() for x in tree_leaves(out) if isinstance(x, Tensor))]
-            )
+            self.largest = max([self.largest, *(x.numel() for x in tree_leaves(out) if isinstance(x, Tensor))])
         return out
 
 

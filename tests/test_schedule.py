@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from energybench.record import Cell, Role, Trial
-from energybench.schedule import Slot, missing, order
+from energybench.records.record import Cell, Role, Trial
+from energybench.runner.schedule import Slot, missing, order
 
 
 def cell(method: str, role: Role = "method", workload: str = "w", **more: object) -> Cell:
@@ -33,9 +33,19 @@ def cells(workloads: int = 1, methods: int = 2) -> list[Cell]:
 def trial(slot: Slot, status: str = "ok") -> Trial:
     c = slot.cell
     return Trial(
-        trial=slot.trial, workload=c.workload, method=c.method, role=c.role, of=c.of, block=slot.block, seed=0,
-        invocation=slot.invocation, position=slot.position, status=status, digest="", started_at="",
-    )  # type: ignore[arg-type]  # fmt: skip
+        trial=slot.trial,
+        workload=c.workload,
+        method=c.method,
+        role=c.role,
+        of=c.of,
+        block=slot.block,
+        seed=0,
+        invocation=slot.invocation,
+        position=slot.position,
+        status=status,
+        digest="",
+        started_at="",
+    )  # type: ignore[arg-type]
 
 
 def run_to_the_end(planned: list[Cell], blocks: int, seed: int, stops: list[int]) -> list[Trial]:
@@ -50,9 +60,7 @@ def run_to_the_end(planned: list[Cell], blocks: int, seed: int, stops: list[int]
 def assert_complete(done: list[Trial], planned: list[Cell], blocks: int) -> None:
     """Every cell of every block stands in one invocation with a baseline of its block and workload."""
     baselines = {(t.block, t.workload, t.invocation) for t in done if t.role == "baseline"}
-    paired = {
-        (t.block, t.workload, t.method) for t in done if (t.block, t.workload, t.invocation) in baselines
-    }
+    paired = {(t.block, t.workload, t.method) for t in done if (t.block, t.workload, t.invocation) in baselines}
     wanted = {(b, c.workload, c.method) for b in range(blocks) for c in planned if not c.skipped}
     assert wanted <= paired
 
@@ -66,9 +74,7 @@ def test_a_blocks_order_is_a_permutation_of_its_cells(seed: int, block: int, cou
 
 
 @given(seed=st.integers(0, 2**62), block=st.integers(0, 50))
-def test_a_blocks_order_does_not_depend_on_the_global_random_state_or_other_blocks(
-    seed: int, block: int
-) -> None:
+def test_a_blocks_order_does_not_depend_on_the_global_random_state_or_other_blocks(seed: int, block: int) -> None:
     planned = cells(2, 3)
     random.seed(1)
     first = order(planned, block, seed)
@@ -103,9 +109,7 @@ def test_skipped_cells_are_never_scheduled() -> None:
 def test_the_first_invocation_runs_every_cell_once_per_block_block_by_block() -> None:
     planned = cells(2, 2)
     slots = missing(planned, 3, 5, [], 0)
-    assert Counter((s.block, s.cell.name) for s in slots) == Counter(
-        (b, c.name) for b in range(3) for c in planned
-    )
+    assert Counter((s.block, s.cell.name) for s in slots) == Counter((b, c.name) for b in range(3) for c in planned)
     assert [s.block for s in slots] == sorted(s.block for s in slots)
     assert [s.cell for s in slots if s.block == 1] == order(planned, 1, 5)
 
@@ -139,9 +143,7 @@ def test_a_run_interrupted_anywhere_repeats_no_whole_block_and_one_baseline(coun
         assert sum(c.role == "baseline" for c in here) == 1
         had = order(planned, whole, seed)[:begun]
         left = order(planned, whole, seed)[begun:]
-        if any(
-            c.role == "baseline" for c in had
-        ):  # what paired up stays; its baseline runs again for the rest
+        if any(c.role == "baseline" for c in had):  # what paired up stays; its baseline runs again for the rest
             assert sorted(c.name for c in here) == sorted([*(c.name for c in left), "w0.baseline"])
         else:  # nothing there has a partner, nor can get one any more
             assert here == order(planned, whole, seed)
@@ -195,12 +197,7 @@ def test_any_history_over_several_invocations_becomes_complete(data: st.DataObje
 
 
 def test_names_of_trials_never_meet() -> None:
-    awkward = [
-        cell("a b", workload="w"),
-        cell("a/b", workload="w"),
-        cell("a-b", workload="w"),
-        cell("ä", workload="w"),
-    ]
+    awkward = [cell("a b", workload="w"), cell("a/b", workload="w"), cell("a-b", workload="w"), cell("ä", workload="w")]
     names = {slot.trial for slot in missing([cell("baseline", "baseline"), *awkward], 2, 0, [], 0)}
     assert len(names) == 10
     assert all("/" not in name and " " not in name for name in names)
@@ -214,16 +211,11 @@ def test_names_of_trials_do_not_meet_where_a_dot_could_stand_on_either_side() ->
 
 
 def controlled() -> list[Cell]:
-    return [
-        *cells(1, 2),
-        cell("m0 matched", "control", "w0", of="m0"),
-    ]
+    return [*cells(1, 2), cell("m0 matched", "control", "w0", of="m0")]
 
 
 @given(seed=st.integers(0, 1000), stops=st.lists(st.integers(0, 9), max_size=5))
-def test_however_often_it_is_interrupted_a_method_stands_beside_its_control(
-    seed: int, stops: list[int]
-) -> None:
+def test_however_often_it_is_interrupted_a_method_stands_beside_its_control(seed: int, stops: list[int]) -> None:
     """Without an interruption they share an invocation in every block, and only then are they a pair."""
     planned, blocks = controlled(), 3
     done = run_to_the_end(planned, blocks, seed, stops)

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from support import CPU, MODELS, assert_same_state, digits, double_run, make_run, state, tiny_cnn
 from torch import Tensor, nn
 
-from energybench import Batch, Forward, Task, scores
-from energybench.errors import UsageError
-from energybench.flops.count import Counter
-from energybench.scores import Scorer, norms, output_gradient, parameter_gradient
+from energybench import Batch, Forward, Task
+from energybench.algorithms import sample_scores as scores
+from energybench.algorithms.sample_scores import Scorer, norms, output_gradient, parameter_gradient
+from energybench.common.errors import UsageError
+from energybench.flops.counter import Counter
+from energybench.train.data import Data, Resident
 from energybench.workloads.classification import Classification
-from energybench.workloads.data import Data, Resident
 from energybench.workloads.models import mlp
 
 
@@ -53,11 +54,14 @@ def first(run: Any, count: int = 12) -> Batch:
 # ── the output's gradient ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-@given(count=st.integers(1, 9), classes=st.integers(2, 7), smoothing=st.sampled_from([0.0, 0.1, 0.5]),
-       scale=st.sampled_from([0.1, 1.0, 30.0]), seed=st.integers(0, 99))  # fmt: skip
-def test_the_closed_form_is_autograds_with_and_without_label_smoothing(
-    count, classes, smoothing, scale, seed
-):
+@given(
+    count=st.integers(1, 9),
+    classes=st.integers(2, 7),
+    smoothing=st.sampled_from([0.0, 0.1, 0.5]),
+    scale=st.sampled_from([0.1, 1.0, 30.0]),
+    seed=st.integers(0, 99),
+)
+def test_the_closed_form_is_autograds_with_and_without_label_smoothing(count, classes, smoothing, scale, seed):
     random = torch.Generator().manual_seed(seed)
     outputs = torch.randn(count, classes, generator=random, dtype=torch.float64) * scale
     targets = torch.randint(classes, (count,), generator=random)
@@ -106,9 +110,7 @@ def test_low_precision_outputs_are_scored_in_single_precision():
 
 @pytest.mark.parametrize("pieces", [1, 3])
 @pytest.mark.parametrize("kind", scores.SCORES)
-def test_scores_do_not_depend_on_micro_batches_and_leave_gradients_and_statistics_as_plain_training_does(
-    kind, pieces
-):
+def test_scores_do_not_depend_on_micro_batches_and_leave_gradients_and_statistics_as_plain_training_does(kind, pieces):
     """The model has no BatchNorm, whose statistics are those of a micro-batch."""
     run, plain = double_run(accumulate=pieces), double_run(accumulate=pieces)
     batch = first(run)
@@ -148,9 +150,7 @@ def test_the_last_layers_score_is_the_length_of_its_own_gradient(bias, form):
 
 
 def test_a_model_whose_last_linear_layer_is_not_its_output_is_refused_in_words():
-    run = double_run(
-        model=lambda: nn.Sequential(nn.Linear(6, 4), nn.Unflatten(1, (2, 2)), nn.Flatten()).double()
-    )
+    run = double_run(model=lambda: nn.Sequential(nn.Linear(6, 4), nn.Unflatten(1, (2, 2)), nn.Flatten()).double())
     run.model[0].out_features = 4
     assert scored(run, first(run), "last-layer-gradient").shape == (12,)  # reshaping alone is no mistake
     run = double_run(model=lambda: nn.Sequential(nn.Linear(6, 8), nn.GLU()).double())
@@ -215,9 +215,7 @@ def test_the_reference_leaves_out_what_does_not_learn_and_takes_any_task():
     run.model[0].requires_grad_(False)
     run._parameters.clear()
     batch = first(run)
-    torch.testing.assert_close(
-        parameter_gradient(run, batch), one_at_a_time(run, batch), rtol=1e-4, atol=1e-6
-    )
+    torch.testing.assert_close(parameter_gradient(run, batch), one_at_a_time(run, batch), rtol=1e-4, atol=1e-6)
     data = Data(Resident(torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64), CPU))
     run = double_run(model=lambda: nn.Linear(4, 4).double(), data=data, task=Pixels())
     batch = first(run, 6)

@@ -18,38 +18,57 @@ from typing import Any
 import pytest
 from report.synthetic import Run
 
-from energybench import folder as folders
-from energybench.errors import EnergybenchError
-from energybench.folder import Folder, scratch
+from energybench.common.errors import EnergybenchError
 from energybench.meter.trace import Sample, pack
-from energybench.record import read_folder, write_json
+from energybench.records import run_folder as folders
+from energybench.records.reader import read_folder
+from energybench.records.record import write_json
+from energybench.records.run_folder import Folder, scratch
 from energybench.report import pages
 from energybench.report.figures_trials import power
 from energybench.report.html import page
-from energybench.report.summary import summarise
-from energybench.suite import slug
+from energybench.suite.suite import slug
+from energybench.verdict.summary import summarise
 
 ROOT = Path(__file__).parents[1]
 PRODUCTION = sorted(
-    path
-    for room in ("energybench", "methods", ".ci")
-    for path in (ROOT / room).rglob("*.py")
-    if path.is_file()
+    path for room in ("energybench", "methods", ".ci") for path in (ROOT / room).rglob("*.py") if path.is_file()
 )
 
 # ── calls that run what they read ─────────────────────────────────────────────────────────────────────────────
 
-FORBIDDEN = frozenset((
-    "eval", "exec", "compile", "os.system", "os.popen", "os.execv", "os.execvp", "os.spawnl", "pickle.load",
-    "pickle.loads", "marshal.load", "marshal.loads", "shelve.open", "dill.load", "joblib.load", "cloudpickle.load",
-    "yaml.load", "yaml.unsafe_load", "commands.getoutput", "subprocess.getoutput", "subprocess.getstatusoutput",
-    "torch.hub.load", "pandas.read_pickle", "urllib.request.urlopen", "tempfile.mktemp",
-))  # fmt: skip
+FORBIDDEN = frozenset(
+    (
+        "eval",
+        "exec",
+        "compile",
+        "os.system",
+        "os.popen",
+        "os.execv",
+        "os.execvp",
+        "os.spawnl",
+        "pickle.load",
+        "pickle.loads",
+        "marshal.load",
+        "marshal.loads",
+        "shelve.open",
+        "dill.load",
+        "joblib.load",
+        "cloudpickle.load",
+        "yaml.load",
+        "yaml.unsafe_load",
+        "commands.getoutput",
+        "subprocess.getoutput",
+        "subprocess.getstatusoutput",
+        "torch.hub.load",
+        "pandas.read_pickle",
+        "urllib.request.urlopen",
+        "tempfile.mktemp",
+    )
+)
 PICKLES = ("allow_pickle", False)
 NEEDS = {"torch.load": ("weights_only", True), "np.load": PICKLES, "numpy.load": PICKLES}
-NETWORK = frozenset(
-    {"socket", "urllib.request", "http", "http.client", "requests", "httpx", "ftplib", "smtplib"}
-)
+NETWORK = frozenset({"socket", "urllib.request", "http", "http.client", "requests", "httpx", "ftplib", "smtplib"})
 
 
 def unsafe(text: str) -> Iterator[str]:
@@ -60,13 +79,7 @@ def unsafe(text: str) -> Iterator[str]:
             for alias in node.names:
                 full = f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
                 aliases[alias.asname or alias.name] = full
-                if full in NETWORK or full.partition(".")[0] in {
-                    "requests",
-                    "httpx",
-                    "socket",
-                    "ftplib",
-                    "smtplib",
-                }:
+                if full in NETWORK or full.partition(".")[0] in {"requests", "httpx", "socket", "ftplib", "smtplib"}:
                     yield f"{node.lineno}: imports {full}"
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.Call):
@@ -94,13 +107,24 @@ def test_no_production_file_runs_what_it_reads_or_opens_the_network(path: Path) 
 
 @pytest.mark.parametrize(
     "line",
-    ["import torch; torch.load(f)", "import torch; torch.load(f, weights_only=False)", "import numpy as np; np.load(f)",
-     "import numpy as np; np.load(f, allow_pickle=True)", "import pickle; pickle.loads(b)",
-     "from pickle import load; load(f)", "eval(x)", "exec(x)", "import os; os.system(x)",
-     "import os as o; o.popen(x)", "import yaml; yaml.load(x)",
-     "import subprocess; subprocess.run(x, shell=True)", "import socket", "import requests",
-     "from urllib import request"],
-)  # fmt: skip
+    [
+        "import torch; torch.load(f)",
+        "import torch; torch.load(f, weights_only=False)",
+        "import numpy as np; np.load(f)",
+        "import numpy as np; np.load(f, allow_pickle=True)",
+        "import pickle; pickle.loads(b)",
+        "from pickle import load; load(f)",
+        "eval(x)",
+        "exec(x)",
+        "import os; os.system(x)",
+        "import os as o; o.popen(x)",
+        "import yaml; yaml.load(x)",
+        "import subprocess; subprocess.run(x, shell=True)",
+        "import socket",
+        "import requests",
+        "from urllib import request",
+    ],
+)
 def test_and_the_search_finds_each_of_them(line: str) -> None:
     assert list(unsafe(line))
 
@@ -145,9 +169,21 @@ def run_folder(tmp_path: Path) -> Path:
     return folder
 
 
-HOSTILE = ("../secret.csv.gz", "traces/../../secret.csv.gz", "{outside}", "traces/link.csv.gz",
-           "traces/out/secret.csv.gz", "\0", "traces/\0", "x" * 5000,
-           "traces/loop", ".", "", "/dev/zero", "/proc/self/environ")  # fmt: skip
+HOSTILE = (
+    "../secret.csv.gz",
+    "traces/../../secret.csv.gz",
+    "{outside}",
+    "traces/link.csv.gz",
+    "traces/out/secret.csv.gz",
+    "\0",
+    "traces/\0",
+    "x" * 5000,
+    "traces/loop",
+    ".",
+    "",
+    "/dev/zero",
+    "/proc/self/environ",
+)
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: repr(name[:30]))
@@ -232,8 +268,27 @@ def test_a_lock_that_is_a_link_makes_no_file_elsewhere(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("name", ["..", ".", "../x", "/etc/passwd", "a/b", "a\\b", "\0", "\n", "", "~", "-rf",
-                                  "x" * 300, "名", "\ud800", "con", "a\u202eb"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..",
+        ".",
+        "../x",
+        "/etc/passwd",
+        "a/b",
+        "a\\b",
+        "\0",
+        "\n",
+        "",
+        "~",
+        "-rf",
+        "x" * 300,
+        "名",
+        "\ud800",
+        "con",
+        "a\u202eb",
+    ],
+)
 def test_a_name_becomes_one_part_of_a_path(name: str) -> None:
     made = slug(name)
     assert re.fullmatch(r"[A-Za-z0-9._+=-]{1,100}", made)
@@ -241,9 +296,7 @@ def test_a_name_becomes_one_part_of_a_path(name: str) -> None:
     assert (Path("/run") / f"b0-i0-{made}.json").parent == Path("/run")
 
 
-def test_scratch_folders_of_others_and_links_are_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scratch_folders_of_others_and_links_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     victim, old = tmp_path / "victim", tmp_path / "energybench-old"
     for folder in (victim, old):
@@ -342,15 +395,20 @@ def test_no_verb_tries_to_reach_the_network(tmp_path: Path) -> None:
 
     def energybench(*arguments: str) -> None:
         command = [sys.executable, "-m", "energybench", *arguments]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
-        )
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stdout + done.stderr
 
     energybench("check", "tiny.toml")
     energybench("run", "tiny.toml", "--out", "out")
-    for arguments in (["report", "out", "--html"], ["report", "out", "--carbon"], ["doctor"], ["list"],
-                      ["export", "out", "--to", "csv"], ["schema"], ["claims"]):  # fmt: skip
+    for arguments in (
+        ["report", "out", "--html"],
+        ["report", "out", "--carbon"],
+        ["doctor"],
+        ["list"],
+        ["export", "out", "--to", "csv"],
+        ["schema"],
+        ["claims"],
+    ):
         energybench(*arguments)
     assert not log.exists(), log.read_text()
     assert len(set((tmp_path / "log.seen").read_text().split())) > 9  # the guard stood in children too
@@ -373,10 +431,7 @@ def test_every_dependency_has_one_exact_pin() -> None:
     names = [_plain(pin.partition("==")[0]) for pin in pins]
     assert len(set(names)) == len(names)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [
-        *project["dependencies"],
-        *(d for extra in project["optional-dependencies"].values() for d in extra),
-    ]
+    wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
     needed = {_plain(re.split(r"[<>=!~\[ ;]", each)[0]) for each in wanted} - {"energybench"}
     assert needed <= set(names), sorted(needed - set(names))
 
@@ -384,7 +439,10 @@ def test_every_dependency_has_one_exact_pin() -> None:
 def test_every_test_that_the_security_page_names_exists() -> None:
     text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(test_\w+)`", text))
-    there = {name for path in (ROOT / "tests").rglob("test_*.py")
-             for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M)}  # fmt: skip
+    there = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M)
+    }
     assert len(named) > 15
     assert named <= there, sorted(named - there)

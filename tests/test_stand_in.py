@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from energybench import plan
-from energybench.errors import UsageError
-from energybench.planned import spec_of
-from energybench.suite import load
+from energybench.common.errors import UsageError
+from energybench.runner import planner as plan
+from energybench.runner.plan_request import spec_of
+from energybench.suite.suite import load
 from energybench.workloads import datasets, stand_in
 
 SPEC: dict[str, Any] = {"use": "cifar10", "batch": 16, "resident": 2_000_000_000}
@@ -44,11 +44,14 @@ def planned(folder: Path, text: str = SUITE, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "shape", "classes", "train", "test"),
     [
-        ("cifar10", [3, 32, 32], 10, 50_000, 10_000), ("cifar100", [3, 32, 32], 100, 50_000, 10_000),
-        ("mnist", [1, 28, 28], 10, 60_000, 10_000), ("fashion-mnist", [1, 28, 28], 10, 60_000, 10_000),
-        ("tiny-imagenet", [3, 64, 64], 200, 100_000, 10_000), ("imagenet", [3, 224, 224], 1000, 1_281_167, 50_000),
+        ("cifar10", [3, 32, 32], 10, 50_000, 10_000),
+        ("cifar100", [3, 32, 32], 100, 50_000, 10_000),
+        ("mnist", [1, 28, 28], 10, 60_000, 10_000),
+        ("fashion-mnist", [1, 28, 28], 10, 60_000, 10_000),
+        ("tiny-imagenet", [3, 64, 64], 200, 100_000, 10_000),
+        ("imagenet", [3, 224, 224], 1000, 1_281_167, 50_000),
     ],
-)  # fmt: skip
+)
 def test_a_known_set_has_its_published_shape_and_counts(name, shape, classes, train, test, tmp_path):
     described = datasets.prepare(SPEC | {"use": name}, tmp_path, download=False, known=True)
     assert [described[key] for key in ("shape", "classes", "train", "test")] == [shape, classes, train, test]

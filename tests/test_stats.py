@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as oracle
 
-from energybench import stats
+from energybench.stats import paired
 
 NOISE = 0.01
 H = -math.log1p(-NOISE)
@@ -25,16 +25,16 @@ def blocks(mean: float, sd: float, n: int, repeats: int, seed: int = 1) -> np.nd
     return np.random.default_rng(seed).normal(mean, sd, (repeats, n))
 
 
-def experiment(d: np.ndarray, **options: object) -> stats.Paired:
-    return stats.paired(np.exp(d), np.ones(len(d)), **options)  # type: ignore[arg-type]
+def experiment(d: np.ndarray, **options: object) -> paired.Paired:
+    return paired.paired(np.exp(d), np.ones(len(d)), **options)  # type: ignore[arg-type]
 
 
-def no_change(n: int = 5) -> stats.Mean:
-    return stats.differences([0.9] * n, [0.9] * n)
+def no_change(n: int = 5) -> paired.Mean:
+    return paired.differences([0.9] * n, [0.9] * n)
 
 
 def judge(d: np.ndarray) -> str:
-    return stats.verdict(experiment(d), NOISE, "energy", no_change(len(d)), 0.005)
+    return paired.verdict(experiment(d), NOISE, "energy", no_change(len(d)), 0.005)
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])
@@ -58,17 +58,15 @@ def test_no_effect_beyond_the_noise_is_called_a_saving_at_most_once_in_100(n: in
 
 @pytest.mark.parametrize(("n", "sd"), [(3, 0.03), (5, 0.05), (10, 0.02)])
 def test_the_printed_detectable_saving_is_found_four_times_in_five(n: int, sd: float) -> None:
-    saving = stats.detectable(sd, n, NOISE)
+    saving = paired.detectable(sd, n, NOISE)
     assert saving is not None
     words = [judge(d) for d in blocks(math.log1p(-saving), sd, n, 6000, seed=n)]
     assert 0.77 <= words.count("saves") / len(words) <= 0.83
 
 
 @pytest.mark.parametrize(("mean", "sd"), [(-0.05, 0.04), (0.06, 0.05), (0.0, 0.01), (0.003, 0.01)])
-def test_the_named_number_of_blocks_decides_four_times_in_five_and_one_fewer_does_not(
-    mean: float, sd: float
-) -> None:
-    n = stats.blocks_needed(mean, sd, NOISE)
+def test_the_named_number_of_blocks_decides_four_times_in_five_and_one_fewer_does_not(mean: float, sd: float) -> None:
+    n = paired.blocks_needed(mean, sd, NOISE)
     assert n is not None
 
     def decided(size: int) -> float:
@@ -81,15 +79,13 @@ def test_the_named_number_of_blocks_decides_four_times_in_five_and_one_fewer_doe
 
 @pytest.mark.parametrize("scales", [(1, 1, 1), (3, 1, 1), (4, 1, 1, 1, 1)])
 @pytest.mark.parametrize("n", [3, 5])
-def test_a_pooled_spread_keeps_coverage_even_where_one_cell_is_noisier(
-    n: int, scales: tuple[float, ...]
-) -> None:
+def test_a_pooled_spread_keeps_coverage_even_where_one_cell_is_noisier(n: int, scales: tuple[float, ...]) -> None:
     random = np.random.default_rng(3)
     repeats, inside, false = 5000, 0, 0
     for _ in range(repeats):
         shared = random.normal(0, 0.02, n)
         d = [random.normal(0, 0.02 * scale, n) - shared for scale in scales]
-        spread = stats.pool([experiment(each).residuals for each in d])
+        spread = paired.pool([experiment(each).residuals for each in d])
         noisy = experiment(d[0], pooled=spread)
         low, high = noisy.interval()
         inside += low <= 0 <= high
@@ -99,11 +95,9 @@ def test_a_pooled_spread_keeps_coverage_even_where_one_cell_is_noisier(
 
 
 @given(pairs)
-def test_the_interval_is_that_of_a_one_sample_t_test(
-    values: list[tuple[float, float]],
-) -> None:
+def test_the_interval_is_that_of_a_one_sample_t_test(values: list[tuple[float, float]]) -> None:
     method, baseline = zip(*values, strict=True)
-    ours = stats.paired(method, baseline)
+    ours = paired.paired(method, baseline)
     d = np.log(method) - np.log(baseline)
     if np.ptp(d) < 1e-6:
         return
@@ -120,8 +114,8 @@ def test_a_saves_verdict_is_a_one_sided_t_test_at_1_percent_against_the_noise() 
 @given(pairs, st.floats(1e-6, 1e6))
 def test_a_change_of_unit_changes_nothing(values: list[tuple[float, float]], unit: float) -> None:
     method, baseline = zip(*values, strict=True)
-    here = stats.paired(method, baseline)
-    there = stats.paired([unit * value for value in method], [unit * value for value in baseline])
+    here = paired.paired(method, baseline)
+    there = paired.paired([unit * value for value in method], [unit * value for value in baseline])
     assert there.mean == pytest.approx(here.mean, abs=1e-9)
     assert there.sd == pytest.approx(here.sd, abs=1e-9)
 
@@ -129,16 +123,16 @@ def test_a_change_of_unit_changes_nothing(values: list[tuple[float, float]], uni
 @given(pairs)
 def test_swapping_method_and_baseline_swaps_the_verdict(values: list[tuple[float, float]]) -> None:
     method, baseline = zip(*values, strict=True)
-    there, back = stats.paired(method, baseline), stats.paired(baseline, method)
+    there, back = paired.paired(method, baseline), paired.paired(baseline, method)
     assert there.mean == -back.mean
     assert there.interval() == tuple(-bound for bound in reversed(back.interval()))
     opposite = {"saves": "costs more", "costs more": "saves"}
-    word = stats.verdict(there, NOISE, "energy", no_change(), 0.005)
-    assert stats.verdict(back, NOISE, "energy", no_change(), 0.005) == opposite.get(word, word)
+    word = paired.verdict(there, NOISE, "energy", no_change(), 0.005)
+    assert paired.verdict(back, NOISE, "energy", no_change(), 0.005) == opposite.get(word, word)
 
 
 def test_a_true_saving_without_noise_is_reported_exactly() -> None:
-    change = stats.paired([8.0, 80.0, 0.8], [10.0, 100.0, 1.0])
+    change = paired.paired([8.0, 80.0, 0.8], [10.0, 100.0, 1.0])
     assert change.saving == pytest.approx(0.2, abs=1e-12)
     assert change.saving_interval() == pytest.approx((0.2, 0.2), abs=1e-12)
 
@@ -146,18 +140,21 @@ def test_a_true_saving_without_noise_is_reported_exactly() -> None:
 @pytest.mark.parametrize(
     ("quantity", "ratio", "word"),
     [
-        ("energy", 0.8, "saves"), ("time", 0.8, "faster"),
-        ("energy", 1.25, "costs more"), ("time", 1.25, "slower"),
-        ("energy", 1.0, "no saving"), ("time", 1.0, "no difference"),
+        ("energy", 0.8, "saves"),
+        ("time", 0.8, "faster"),
+        ("energy", 1.25, "costs more"),
+        ("time", 1.25, "slower"),
+        ("energy", 1.0, "no saving"),
+        ("time", 1.0, "no difference"),
     ],
-)  # fmt: skip
-def test_each_quantity_has_its_own_words(quantity: stats.Quantity, ratio: float, word: str) -> None:
-    change = stats.paired([ratio * 0.999, ratio, ratio * 1.001], [1, 1, 1])
-    assert stats.verdict(change, NOISE, quantity, no_change(3), 0.005) == word
+)
+def test_each_quantity_has_its_own_words(quantity: paired.Quantity, ratio: float, word: str) -> None:
+    change = paired.paired([ratio * 0.999, ratio, ratio * 1.001], [1, 1, 1])
+    assert paired.verdict(change, NOISE, quantity, no_change(3), 0.005) == word
 
 
 def test_two_blocks_have_no_verdict_however_clear_they_are() -> None:
-    assert stats.verdict(stats.paired([1, 1], [2, 2]), NOISE, "time", no_change(2), 0.005) == "no verdict"
+    assert paired.verdict(paired.paired([1, 1], [2, 2]), NOISE, "time", no_change(2), 0.005) == "no verdict"
 
 
 @pytest.mark.parametrize(
@@ -170,33 +167,33 @@ def test_two_blocks_have_no_verdict_however_clear_they_are() -> None:
     ],
 )
 def test_a_saving_counts_only_where_quality_is_proven_not_inferior(method: list[float], word: str) -> None:
-    change = stats.paired([8, 8.01, 7.99], [10, 10, 10])
-    quality = stats.differences(method, [0.9, 0.9, 0.9])
-    assert stats.verdict(change, NOISE, "energy", quality, 0.005) == word
+    change = paired.paired([8, 8.01, 7.99], [10, 10, 10])
+    quality = paired.differences(method, [0.9, 0.9, 0.9])
+    assert paired.verdict(change, NOISE, "energy", quality, 0.005) == word
 
 
 def test_without_a_quality_figure_or_a_margin_a_saving_stays_unproven() -> None:
-    change = stats.paired([8, 8, 8], [10, 10, 10])
-    assert stats.verdict(change, NOISE, "energy") == "quality unproven"
-    assert stats.verdict(change, NOISE, "energy", no_change(3)) == "quality unproven"
+    change = paired.paired([8, 8, 8], [10, 10, 10])
+    assert paired.verdict(change, NOISE, "energy") == "quality unproven"
+    assert paired.verdict(change, NOISE, "energy", no_change(3)) == "quality unproven"
 
 
 def test_where_lower_is_better_a_rise_is_a_loss() -> None:
-    assert stats.differences([2.0, 2.2], [1.0, 1.2], higher_is_better=False).mean == pytest.approx(-1)
+    assert paired.differences([2.0, 2.2], [1.0, 1.2], higher_is_better=False).mean == pytest.approx(-1)
 
 
 @given(st.floats(0.01, 100), st.floats(0.01, 100), st.floats(0.01, 100))
 def test_the_factors_of_a_ratio_multiply_to_it(flop: float, seconds: float, joules: float) -> None:
-    energy = stats.decompose(flop, seconds, joules)
+    energy = paired.decompose(flop, seconds, joules)
     assert energy.watts is not None
     product = math.exp(energy.flop) * math.exp(energy.seconds_per_flop) * math.exp(energy.watts)
     assert product == pytest.approx(joules, rel=1e-12)
     assert energy.total == pytest.approx(math.log(joules), abs=1e-12)
-    assert stats.decompose(flop, seconds).total == pytest.approx(math.log(seconds), abs=1e-12)
+    assert paired.decompose(flop, seconds).total == pytest.approx(math.log(seconds), abs=1e-12)
 
 
 def test_the_designs_own_example_adds_up() -> None:
-    parts = stats.decompose(1 - 0.264, (1 - 0.264) * 1.401, (1 - 0.264) * 1.401 * (1 - 0.042))
+    parts = paired.decompose(1 - 0.264, (1 - 0.264) * 1.401, (1 - 0.264) * 1.401 * (1 - 0.042))
     assert math.exp(parts.seconds_per_flop) == pytest.approx(1.401)
     assert -math.expm1(parts.total) == pytest.approx(0.012, abs=0.0005)
 
@@ -206,71 +203,67 @@ def test_pooling_agrees_with_bartletts_test() -> None:
     seen = set()
     for _ in range(200):
         groups = [random.normal(0, scale, 6) for scale in (1, random.choice([1, 4]), 1)]
-        spread = stats.pool(groups)
+        spread = paired.pool(groups)
         assert (spread is not None) == (oracle.bartlett(*groups).pvalue >= 0.01)
         seen.add(spread is None)
     assert seen == {True, False}
 
 
 def test_cells_that_share_a_baseline_are_worth_fewer_degrees_of_freedom_than_their_sum() -> None:
-    spread = stats.pool([[1, 2, 3], [2, 3, 4], [5, 6, 7]])
+    spread = paired.pool([[1, 2, 3], [2, 3, 4], [5, 6, 7]])
     assert spread is not None
     assert spread.sd == pytest.approx(1.0)
     assert spread.df == pytest.approx(6 / 1.5)
 
 
 def test_a_pooled_spread_never_narrows_a_cell() -> None:
-    own = stats.paired([1.0, 1.5, 0.7], [1, 1, 1])
-    lent = stats.paired([1.0, 1.5, 0.7], [1, 1, 1], stats.Spread(own.sd / 2, 20))
+    own = paired.paired([1.0, 1.5, 0.7], [1, 1, 1])
+    lent = paired.paired([1.0, 1.5, 0.7], [1, 1, 1], paired.Spread(own.sd / 2, 20))
     assert lent == own
-    wider = stats.paired([1.0, 1.5, 0.7], [1, 1, 1], stats.Spread(own.sd * 1.1, 20))
+    wider = paired.paired([1.0, 1.5, 0.7], [1, 1, 1], paired.Spread(own.sd * 1.1, 20))
     assert (wider.sd, wider.df) == (own.sd * 1.1, 20)
 
 
 def test_more_blocks_see_smaller_savings_down_to_the_noise() -> None:
-    seen = [stats.detectable(0.05, n, NOISE) for n in (3, 5, 10, 100, 100_000)]
+    seen = [paired.detectable(0.05, n, NOISE) for n in (3, 5, 10, 100, 100_000)]
     assert seen == sorted(seen, reverse=True)  # type: ignore[type-var]
     assert seen[-1] == pytest.approx(NOISE, abs=1e-3)
-    assert stats.detectable(0.0, 3, NOISE) == pytest.approx(NOISE)
-    assert stats.detectable(math.nan, 1, NOISE) is None
+    assert paired.detectable(0.0, 3, NOISE) == pytest.approx(NOISE)
+    assert paired.detectable(math.nan, 1, NOISE) is None
 
 
 def test_the_noncentral_t_is_that_of_scipy() -> None:
-    saving = stats.detectable(0.05, 5, NOISE)
+    saving = paired.detectable(0.05, 5, NOISE)
     assert saving is not None
     nc = (-math.log1p(-saving) - H) * math.sqrt(5) / 0.05
     assert oracle.nct.sf(oracle.t.ppf(0.99, 4), 4, nc) == pytest.approx(0.8, abs=1e-5)
 
 
 def test_an_effect_at_the_very_margin_is_decided_by_no_number_of_blocks() -> None:
-    assert stats.blocks_needed(-H, 0.05, NOISE) is None
-    assert stats.blocks_needed(-1.0, 0.0, NOISE) == 3
-    assert stats.quality_blocks_needed(stats.differences([0.8, 0.81], [0.9, 0.9]), 0.005) is None
-    assert (
-        stats.quality_blocks_needed(stats.differences([0.90, 0.91, 0.9], [0.9, 0.9, 0.9]), 0.005) is not None
-    )
+    assert paired.blocks_needed(-H, 0.05, NOISE) is None
+    assert paired.blocks_needed(-1.0, 0.0, NOISE) == 3
+    assert paired.quality_blocks_needed(paired.differences([0.8, 0.81], [0.9, 0.9]), 0.005) is None
+    assert paired.quality_blocks_needed(paired.differences([0.90, 0.91, 0.9], [0.9, 0.9, 0.9]), 0.005) is not None
 
 
 def test_one_block_has_a_figure_and_an_endless_interval() -> None:
-    change = stats.paired([8.0], [10.0])
+    change = paired.paired([8.0], [10.0])
     assert change.saving == pytest.approx(0.2)
     assert change.interval() == (-math.inf, math.inf)
 
 
-@pytest.mark.parametrize(
-    ("method", "baseline"), [([], []), ([1.0], [1.0, 2.0]), ([0.0], [1.0]), ([math.nan], [1.0])]
-)
+@pytest.mark.parametrize(("method", "baseline"), [([], []), ([1.0], [1.0, 2.0]), ([0.0], [1.0]), ([math.nan], [1.0])])
 def test_what_has_no_log_ratio_is_refused(method: list[float], baseline: list[float]) -> None:
     with pytest.raises(ValueError, match=r"pairs needed|above 0"):
-        stats.paired(method, baseline)
+        paired.paired(method, baseline)
 
 
 def test_the_geometric_mean_of_a_ratio_and_its_inverse_is_one() -> None:
-    assert stats.geometric_mean([0.25, 4.0]) == pytest.approx(1.0)
-    assert math.isnan(stats.geometric_mean([]))
+    assert paired.geometric_mean([0.25, 4.0]) == pytest.approx(1.0)
+    assert math.isnan(paired.geometric_mean([]))
 
 
 def test_importing_it_costs_neither_scipy_nor_torch() -> None:
-    code = "import sys, energybench.stats; print(sorted({'scipy', 'numpy', 'torch'} & set(sys.modules)))"
+    code = "import sys, energybench.stats.paired; print(sorted({'scipy', 'numpy', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from energybench import stats
+from energybench.stats import paired
 
 REPEATS, NOISE, SD = 200_000, 0.01, 0.05
 H = -math.log1p(-NOISE)
@@ -31,7 +31,7 @@ def disturbed(random: np.random.Generator, n: int) -> np.ndarray:
         slow = (random.random((REPEATS, n)) < 0.1) * random.exponential(3 * SD, (REPEATS, n))
         return random.normal(0, SD, (REPEATS, n)) / math.sqrt(2) + slow
 
-    return side() - side()  # fmt: skip
+    return side() - side()
 
 
 DRAWS = [clean, wild, disturbed]
@@ -40,17 +40,17 @@ DRAWS = [clean, wild, disturbed]
 def bounds(d: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
     """One-sided lower and upper bounds of each row's mean."""
     n = d.shape[1]
-    reach = stats.student(confidence, n - 1) * d.std(1, ddof=1) / math.sqrt(n)
+    reach = paired.student(confidence, n - 1) * d.std(1, ddof=1) / math.sqrt(n)
     return d.mean(1) - reach, d.mean(1) + reach
 
 
 @pytest.mark.parametrize("draw", DRAWS)
 def test_the_vectors_are_what_the_module_computes(draw: Draw) -> None:
     d = draw(np.random.default_rng(1), 5)[:50]
-    for confidence in (0.975, stats.CLAIM):
+    for confidence in (0.975, paired.CLAIM):
         low, high = bounds(d, confidence)
         for row, values in enumerate(d):
-            one = stats.paired(np.exp(values), np.ones(5))  # type: ignore[arg-type]
+            one = paired.paired(np.exp(values), np.ones(5))  # type: ignore[arg-type]
             assert (one.lower(confidence), one.upper(confidence)) == pytest.approx((low[row], high[row]))
 
 
@@ -66,21 +66,19 @@ def test_a_nominal_95_percent_interval_covers_the_truth_94_to_97_times_in_100(dr
 @pytest.mark.parametrize("n", [3, 5, 10])
 @pytest.mark.parametrize("draw", DRAWS)
 def test_no_effect_is_called_a_saving_at_most_once_in_100(draw: Draw, n: int) -> None:
-    _, high = bounds(draw(np.random.default_rng(10 + n), n), stats.CLAIM)
+    _, high = bounds(draw(np.random.default_rng(10 + n), n), paired.CLAIM)
     assert (high < -H).mean() <= 0.01  # no effect at all
-    assert (high < 0).mean() <= 0.01 + 3 * math.sqrt(
-        0.01 / REPEATS
-    )  # exactly at the margin: 1 % by construction
+    assert (high < 0).mean() <= 0.01 + 3 * math.sqrt(0.01 / REPEATS)  # exactly at the margin: 1 % by construction
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5, 10])
 @pytest.mark.parametrize("share", [1.0, 0.25])
 def test_the_printed_detectable_saving_is_found_80_times_in_100(n: int, share: float) -> None:
-    saving = stats.detectable(SD, n, NOISE, share=share)
+    saving = paired.detectable(SD, n, NOISE, share=share)
     assert saving is not None
     d = clean(np.random.default_rng(20 + n), n) + math.log1p(-saving)
-    _, high = bounds(d, stats.spent(stats.CLAIM, share))
+    _, high = bounds(d, paired.spent(paired.CLAIM, share))
     assert 0.77 <= (high < -H).mean() <= 0.83
 
 
@@ -89,5 +87,5 @@ def test_the_printed_detectable_saving_is_found_80_times_in_100(n: int, share: f
 def test_quality_that_is_worse_than_accepted_passes_at_most_5_times_in_100(n: int) -> None:
     margin = 0.005
     d = np.random.default_rng(30 + n).normal(-margin, 0.004, (REPEATS, n))
-    low, _ = bounds(d, stats.QUALITY)
+    low, _ = bounds(d, paired.QUALITY)
     assert (low >= -margin).mean() <= 0.05 + 3 * math.sqrt(0.05 / REPEATS)

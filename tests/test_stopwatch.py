@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import CPU, MODELS, assert_same_state, digits, make_run, state, tiny_cnn
 
-from energybench import discovery
-from energybench.method import Method
-from energybench.recipe import Recipe
-from energybench.record import Estimate
-from energybench.seeds import stable_seed
-from energybench.stopwatch import STEPS, Stopwatch, TimedRun, in_turns, other_work, scaled, steps_per_epoch
+from energybench.common.hashing import stable_seed
+from energybench.records.record import Estimate
+from energybench.train import discovery
+from energybench.train.method import Method
+from energybench.train.recipe import Recipe
+from energybench.trial.phase_profile import STEPS, Stopwatch, TimedRun, in_turns, other_work, scaled, steps_per_epoch
 from energybench.workloads.classification import Classification
 
 EPOCHS, BATCH = 4, 32
@@ -80,8 +80,9 @@ def timed(clock: Hand, methods: list[Method], limit: int = 2, task: Any = None, 
     torch.manual_seed(stable_seed(7, "init"))
     watch = Stopwatch(lambda: None, clock)
     settings = Recipe(epochs=EPOCHS, batch=BATCH, **{"lr": 0.05, "momentum": 0.9} | recipe)
-    return TimedRun(task or Task(clock), methods, settings, tiny_cnn(), digits(96), seed=7, device=CPU, watch=watch,
-                    limit=limit)  # fmt: skip
+    return TimedRun(
+        task or Task(clock), methods, settings, tiny_cnn(), digits(96), seed=7, device=CPU, watch=watch, limit=limit
+    )
 
 
 def test_a_phase_inside_another_stops_the_outer_one():
@@ -136,9 +137,7 @@ def test_the_seconds_of_a_method_are_its_own_and_a_forward_is_a_forward_whoever_
 def test_a_shadow_is_scaled_to_the_whole_run_by_its_tally():
     clock = Hand()
     plain, ours = timed(clock, []), timed(clock, [Busy(clock)])
-    found = in_turns(
-        plain, ours, {"2f1b1u": EPOCHS * 3}
-    )  # three steps an epoch: two are run, one is looked at
+    found = in_turns(plain, ours, {"2f1b1u": EPOCHS * 3})  # three steps an epoch: two are run, one is looked at
     assert found.steps == 2 * EPOCHS
     assert found.plain_s["forward"] == EPOCHS * 3 * 3
     assert found.method_s["forward"] == EPOCHS * 3 * 6
@@ -208,8 +207,9 @@ def test_watching_changes_no_step_of_any_method(name: str, model: str):
     torch.manual_seed(stable_seed(7, "init"))
     watch = Stopwatch(lambda: None)
     recipe = Recipe(epochs=EPOCHS, batch=BATCH, lr=0.05, momentum=0.9)
-    run = TimedRun(Classification(), [methods[1]], recipe, MODELS[model](), digits(), seed=7, device=CPU,
-                   watch=watch, limit=1000)  # fmt: skip
+    run = TimedRun(
+        Classification(), [methods[1]], recipe, MODELS[model](), digits(), seed=7, device=CPU, watch=watch, limit=1000
+    )
     plain.train()
     run.train()
     assert_same_state(state(plain.model), state(run.model))
@@ -218,12 +218,8 @@ def test_watching_changes_no_step_of_any_method(name: str, model: str):
     assert all(seconds > -1e-9 for seconds in run.outside().values())
 
 
-@pytest.mark.parametrize(
-    ("ours", "whole", "told"), [(0.35, 0.11, True), (0.11, 0.35, True), (0.12, 0.11, False)]
-)
-def test_a_shadow_that_saves_other_flops_than_the_run_does_not_stand_for_it(
-    ours: float, whole: float, told: bool
-):
+@pytest.mark.parametrize(("ours", "whole", "told"), [(0.35, 0.11, True), (0.11, 0.35, True), (0.12, 0.11, False)])
+def test_a_shadow_that_saves_other_flops_than_the_run_does_not_stand_for_it(ours: float, whole: float, told: bool):
     one, other = (Estimate(plain_flop=1e9, estimated_flop=(1 - saved) * 1e9) for saved in (ours, whole))
     assert bool(other_work(one, other)) is told
     assert not other_work(None, other)

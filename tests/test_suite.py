@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench import suite
-from energybench.errors import Problem, UsageError
-from energybench.record import Claim
-from energybench.units import Quantity
+from energybench.common.errors import Problem, UsageError
+from energybench.common.units import Quantity
+from energybench.records.record import Claim
+from energybench.suite import suite
 
 SMALL = """\
 schema = 1
@@ -120,10 +120,7 @@ def test_a_sweep_makes_one_variant_per_value_and_a_stack_one(tmp_path: Path) -> 
     assert [every.label, random.label] == ["gradsamp[skip=every:5]", "gradsamp[skip=random:0.2]"]
     assert every.stack[0].parameters == {"epsilon": 1e-3, "skip": "every:5"}
     assert stack.label == "ssprop+dropout"
-    assert [(layer.use, layer.parameters) for layer in stack.stack] == [
-        ("ssprop", {"drop": 0.8}),
-        ("dropout", {}),
-    ]
+    assert [(layer.use, layer.parameters) for layer in stack.stack] == [("ssprop", {"drop": 0.8}), ("dropout", {})]
     assert (stack.claim, stack.control) == (None, "matched")
 
 
@@ -138,9 +135,7 @@ def test_two_swept_parameters_multiply_inside_their_method_only(tmp_path: Path) 
 def test_skipped_pairs_carry_their_reason(tmp_path: Path) -> None:
     pairs = suite.load(write(tmp_path, SMALL)).pairs()
     assert len(pairs) == 2 * 3
-    assert [(w.name, v.label, why) for w, v, why in pairs if why] == [
-        ("second", "ssprop+dropout", "no convolutions")
-    ]
+    assert [(w.name, v.label, why) for w, v, why in pairs if why] == [("second", "ssprop+dropout", "no convolutions")]
 
 
 def test_a_skip_names_one_variant_or_every_variant_of_an_entry(tmp_path: Path) -> None:
@@ -253,12 +248,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [
-        ("schema = 1\nsuite = small\n", 2),
-        ("schema = 1\n\nschema = 2\n", 3),
-        ("schema = 1\n[trials\n", 2),
-        ("a =", 1),
-    ],
+    [("schema = 1\nsuite = small\n", 2), ("schema = 1\n\nschema = 2\n", 3), ("schema = 1\n[trials\n", 2), ("a =", 1)],
 )
 def test_a_toml_mistake_has_its_line(tmp_path: Path, text: str, line: int) -> None:
     problem = only(problems_of(tmp_path, text))
@@ -410,7 +400,7 @@ def test_hints_say_what_to_type(tmp_path: Path, line: int, hint: str) -> None:
         ('use = "gradsamp"', "use = []", "E202", 17, "outermost first"),
         ('use = "gradsamp"', 'ues = "gradsamp"', "E203", 16, "did you mean 'use' instead of 'ues'?"),
         ('use = "gradsamp"', 'comand = "true"', "E203", 16, "did you mean 'command' instead of 'comand'?"),
-        ('use = "gradsamp"', 'epsilonn = 1', "E203", 16, "add use ="),
+        ('use = "gradsamp"', "epsilonn = 1", "E203", 16, "add use ="),
         ('["every:5", "random:0.2"]', '["every:5", "every:5"]', "E207", 19, "twice"),
         ("epsilon = 1e-3", 'skip = "every:2"', "E207", 19, "both fixed and swept"),
         ('["ssprop", "dropout"]', '["ssprop", "ssprop"]', "E205", 22, "twice in one stack"),
@@ -421,7 +411,7 @@ def test_hints_say_what_to_type(tmp_path: Path, line: int, hint: str) -> None:
         ("workload.train = { epochs = 2 }", "workload = 2", "E202", 32, "expected a table"),
         ("trials = { blocks = 1, ", "trials = { blocks = -1, ", "E202", 31, "at least 1"),
     ],
-)  # fmt: skip
+)
 def test_one_mistake_is_one_problem_that_says_what_and_where(
     tmp_path: Path, old: str, new: str, code: str, line: int, says: str
 ) -> None:
@@ -479,8 +469,13 @@ def test_quick_without_an_overlay_is_refused(tmp_path: Path) -> None:
 
 
 def test_set_changes_every_entry_or_one_and_is_stamped(tmp_path: Path) -> None:
-    overrides = ["workload.train.epochs=7", "workload[second].train.lr=0.5", "trials.limit=10 min",
-                 'trials.warmup="5 s"', "method[ssprop+dropout].ssprop.drop=0.5"]  # fmt: skip
+    overrides = [
+        "workload.train.epochs=7",
+        "workload[second].train.lr=0.5",
+        "trials.limit=10 min",
+        'trials.warmup="5 s"',
+        "method[ssprop+dropout].ssprop.drop=0.5",
+    ]
     loaded = suite.load(write(tmp_path, SMALL), overrides=overrides)
     assert [workload.train.epochs for workload in loaded.workloads] == [7, 7]
     assert [workload.train.lr for workload in loaded.workloads] == [0.1, 0.5]
@@ -530,9 +525,7 @@ def test_a_bad_set_is_reported_as_typed(tmp_path: Path, override: str, says: str
 
 def test_slugs_of_ordinary_labels_are_the_labels() -> None:
     assert suite.slug("ssprop+dropout") == "ssprop+dropout"
-    assert re.fullmatch(
-        r"gradsamp-skip-every-5-[0-9a-f]{8}", suite.slug("gradsamp[skip=every:5]".replace("=", " "))
-    )
+    assert re.fullmatch(r"gradsamp-skip-every-5-[0-9a-f]{8}", suite.slug("gradsamp[skip=every:5]".replace("=", " ")))
 
 
 @given(st.text(max_size=300), st.text(max_size=300))
@@ -551,9 +544,7 @@ def test_the_schema_covers_every_key_of_the_shipped_suite_and_asks_for_units() -
     assert set(schema["required"]) == {"schema", "suite", "workload"}
     assert tables["Workload"]["required"] == ["name"]
     assert "required" not in tables["Train"]
-    assert set(schema["properties"]["quick"]["properties"]) == {
-        "trials", "measure", "accept", "workload", "skip",
-    }  # fmt: skip
+    assert set(schema["properties"]["quick"]["properties"]) == {"trials", "measure", "accept", "workload", "skip"}
     pattern = tables["Trials"]["properties"]["limit"]["pattern"]
     assert re.search(pattern, "30 min")
     assert not re.search(pattern, "30")
@@ -579,8 +570,11 @@ def test_what_is_right_in_an_invalid_suite_is_kept_with_its_lines(tmp_path: Path
     assert rest.where(("workload", 0, "model")).endswith("bad.toml:10:1")
     assert [variant.label for variant in rest.variants()] == ["gradsamp"]
     assert {problem.where.rpartition("bad.toml:")[2] for problem in caught.value.problems} == {
-        "3:1", "4:12", "7:1", "12:33",
-    }  # fmt: skip
+        "3:1",
+        "4:12",
+        "7:1",
+        "12:33",
+    }
 
 
 def test_the_quick_overlay_adds_its_skips_to_the_suites_own() -> None:
@@ -596,7 +590,11 @@ def test_the_shipped_cifar_suite_is_the_one_of_the_design() -> None:
     loaded = suite.load("cifar", search=[suite.shipped("suites")])
     resnet, vit = loaded.workloads
     assert (resnet.model.use, resnet.train.epochs, resnet.train.lr, resnet.train.precision) == (
-        "resnet18", 30, 0.1, "bf16")  # fmt: skip
+        "resnet18",
+        30,
+        0.1,
+        "bf16",
+    )
     assert (vit.model.parameters, vit.data, vit.train.decay) == ({"patch": 4}, resnet.data, 0.05)
     assert len(loaded.variants()) == 3 + 1 + 1
     assert {v.label for w, v, why in loaded.pairs() if why} == {"ssprop", "ssprop+dropout"}
@@ -606,16 +604,12 @@ def test_the_shipped_cifar_suite_is_the_one_of_the_design() -> None:
 
 
 def test_reading_a_suite_imports_neither_torch_nor_rich_nor_click() -> None:
-    code = (
-        "import sys, energybench.suite as s; s.load(s.shipped('suites') / 'cifar.toml'); print(*sys.modules)"
-    )
+    code = "import sys, energybench.suite.suite as s; s.load(s.shipped('suites') / 'cifar.toml'); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "rich", "click", "numpy"} & set(modules.split())
 
 
-JUNK = st.sampled_from(
-    ["1", "true", '"x"', "[]", "[1]", "{}", "{ a = 1 }", "nan", "1979-05-27", '["a", "b"]', "[{}]"]
-)
+JUNK = st.sampled_from(["1", "true", '"x"', "[]", "[1]", "{}", "{ a = 1 }", "nan", "1979-05-27", '["a", "b"]', "[{}]"])
 KEYS = [
     "schema",
     "suite",
@@ -656,22 +650,13 @@ ENTRY_KEYS = [
 @given(
     st.dictionaries(st.sampled_from(KEYS), JUNK, max_size=4),
     st.lists(
-        st.tuples(
-            st.sampled_from(["workload", "method", "skip"]),
-            st.dictionaries(st.sampled_from(ENTRY_KEYS), JUNK),
-        )
+        st.tuples(st.sampled_from(["workload", "method", "skip"]), st.dictionaries(st.sampled_from(ENTRY_KEYS), JUNK))
     ),
     st.booleans(),
-    st.lists(
-        st.sampled_from(["workload.train.lr=2", "method.p=1", "trials.blocks=2", "measure=3"]), max_size=2
-    ),
+    st.lists(st.sampled_from(["workload.train.lr=2", "method.p=1", "trials.blocks=2", "measure=3"]), max_size=2),
 )
 def test_any_toml_gives_a_suite_or_placed_problems_and_never_a_trace(
-    tmp_path_factory: pytest.TempPathFactory,
-    top: dict[str, str],
-    entries: list[Any],
-    quick: bool,
-    overrides: list[str],
+    tmp_path_factory: pytest.TempPathFactory, top: dict[str, str], entries: list[Any], quick: bool, overrides: list[str]
 ) -> None:
     lines = [f"{key} = {value}" for key, value in top.items()]
     for table, keys in entries:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from energybench.torchvision_shim import import_torchvision, nms
+from energybench.common.torchvision_shim import import_torchvision, nms
 
 
 def reference(boxes: list[list[float]], scores: list[float], threshold: float) -> list[int]:
@@ -40,10 +40,7 @@ box = st.tuples(corner, corner, side, side).map(lambda b: [b[0], b[1], b[0] + b[
 
 
 @settings(deadline=None)
-@given(
-    st.lists(st.tuples(box, st.integers(0, 4)), min_size=0, max_size=15),
-    st.sampled_from([0.0, 0.3, 0.5, 0.99]),
-)
+@given(st.lists(st.tuples(box, st.integers(0, 4)), min_size=0, max_size=15), st.sampled_from([0.0, 0.3, 0.5, 0.99]))
 def test_nms_keeps_what_the_definition_keeps_ties_included(found, threshold):
     boxes, scores = [b for b, _ in found], [float(s) for _, s in found]
     kept = nms(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.tensor(scores), threshold)
@@ -57,11 +54,7 @@ def test_torchvision_works_through_its_own_names():
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 11, 11], [20, 20, 30, 30]])
     assert torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist() == [0, 2]
     groups = torch.tensor([0, 1, 0])
-    assert torchvision.ops.batched_nms(boxes, torch.tensor([0.9, 0.8, 0.7]), groups, 0.5).tolist() == [
-        0,
-        1,
-        2,
-    ]
+    assert torchvision.ops.batched_nms(boxes, torch.tensor([0.9, 0.8, 0.7]), groups, 0.5).tolist() == [0, 1, 2]
     assert torchvision.models.resnet18(num_classes=3)(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
     from torchvision.transforms import v2
 
@@ -70,14 +63,12 @@ def test_torchvision_works_through_its_own_names():
 
 
 def run(code: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_a_plain_import_works_afterwards():
     code = (
-        "from energybench.torchvision_shim import import_torchvision as f; f(); f();"
+        "from energybench.common.torchvision_shim import import_torchvision as f; f(); f();"
         "import torchvision, torchvision.models.detection; print('fine')"
     )
     assert run(code) == "fine"
@@ -87,19 +78,17 @@ def test_where_the_import_works_nothing_is_declared(tmp_path):
     (tmp_path / "torchvision.py").write_text("mark = 'its own'")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r});"
-        "import energybench.torchvision_shim as shim; print(shim.import_torchvision().mark, shim._library)"
+        "import energybench.common.torchvision_shim as shim; print(shim.import_torchvision().mark, shim._library)"
     )
     assert run(code) == "its own None"
 
 
-@pytest.mark.parametrize(
-    "raised", ["RuntimeError('other')", "ImportError('torchvision::nms does not exist')"]
-)
+@pytest.mark.parametrize("raised", ["RuntimeError('other')", "ImportError('torchvision::nms does not exist')"])
 def test_other_errors_come_as_they_are(tmp_path, raised):
     (tmp_path / "torchvision.py").write_text(f"raise {raised}")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "import energybench.torchvision_shim as shim\n"
+        "import energybench.common.torchvision_shim as shim\n"
         "try: shim.import_torchvision()\n"
         "except Exception as error: print(type(error).__name__, shim._library)"
     )
@@ -117,9 +106,7 @@ def test_a_detector_trains_and_detects():
     from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
     torch.manual_seed(0)
-    model = fasterrcnn_mobilenet_v3_large_320_fpn(
-        weights=None, weights_backbone=None, num_classes=3, min_size=64
-    )
+    model = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=3, min_size=64)
     images = [torch.rand(3, 64, 64)]
     targets = [{"boxes": torch.tensor([[4.0, 4.0, 30.0, 30.0]]), "labels": torch.tensor([1])}]
     sum(model(images, targets).values()).backward()

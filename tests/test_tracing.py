@@ -6,9 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-from energybench import tracing
 from energybench.meter.replay import VirtualTime
+
+from energybench.runner import tracing
 from tests.support import digits, make_run
 
 
@@ -27,9 +27,7 @@ def timed(pauses: list[float], monkeypatch: pytest.MonkeyPatch, **options: Any) 
     return tracing.time_step(run, **options), len(taken)
 
 
-def test_starting_up_is_no_step_and_the_smallest_of_the_others_is_taken(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_starting_up_is_no_step_and_the_smallest_of_the_others_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert timed([0.01, 0.03, 0.02, 0.05], monkeypatch) == (pytest.approx(0.02), 4)
 
 

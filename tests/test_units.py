@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from energybench.units import (
+from energybench.common.units import (
     Bytes,
     Period,
     Points,
@@ -124,9 +124,15 @@ def test_pydantic_fields_parse_units_and_show_editors_a_string() -> None:
         period: Period
 
     settings = Settings.model_validate(
-        {"limit": "30 min", "noise": "1 %", "loses": "0.5 pp", "resident": "2 GB", "warmup": "3 steps",
-         "period": "2 epochs"}
-    )  # fmt: skip
+        {
+            "limit": "30 min",
+            "noise": "1 %",
+            "loses": "0.5 pp",
+            "resident": "2 GB",
+            "warmup": "3 steps",
+            "period": "2 epochs",
+        }
+    )
     assert settings.limit == 1800
     assert settings.model_dump(mode="json")["warmup"] == {"count": 3.0, "unit": "steps"}
     assert {entry["type"] for entry in Settings.model_json_schema()["properties"].values()} == {"string"}

@@ -15,10 +15,12 @@ import pytest
 import tomli_w
 from click.testing import CliRunner
 
-from energybench import cli, discovery
-from energybench.errors import EnergybenchError
-from energybench.suite import load
-from energybench.user_code import user_code
+from energybench.cli import app
+from energybench.common import shipped
+from energybench.common.errors import EnergybenchError
+from energybench.runner.user_code import user_code
+from energybench.suite.suite import load
+from energybench.train import discovery
 
 ROOT = Path(__file__).parents[1]
 CANARY = """from pathlib import Path
@@ -79,9 +81,20 @@ because = "text"
 about2 = "text"
 workload.model = { use = "mlp" }
 """
-STRANGE = ("canary.py", "canary.py:f", "./canary.py:Canary", "../canary.py", "{absolute}", "{absolute}:f", "canary",
-           "os:system", "__import__('os').system('touch ran')", "../../x", "canary.pyc:f",
-           "canary.py/../canary.txt:f")  # fmt: skip
+STRANGE = (
+    "canary.py",
+    "canary.py:f",
+    "./canary.py:Canary",
+    "../canary.py",
+    "{absolute}",
+    "{absolute}:f",
+    "canary",
+    "os:system",
+    "__import__('os').system('touch ran')",
+    "../../x",
+    "canary.pyc:f",
+    "canary.py/../canary.txt:f",
+)
 
 
 @pytest.fixture
@@ -90,14 +103,7 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     marker, here = tmp_path / "ran", tmp_path / "here"
     (here / "methods").mkdir(parents=True)
     text = CANARY.format(marker=str(marker))
-    for file in (
-        "canary.py",
-        "canary.txt",
-        "canary.pyc",
-        "../canary.py",
-        "methods/canary.py",
-        "methods/nothing.py",
-    ):
+    for file in ("canary.py", "canary.txt", "canary.pyc", "../canary.py", "methods/canary.py", "methods/nothing.py"):
         (here / file).write_text(text)
     monkeypatch.chdir(here)
     return marker
@@ -139,16 +145,14 @@ def write(tables: dict[str, Any]) -> Path:
 def test_no_text_of_a_suite_runs_anything_when_it_is_read_and_a_named_file_is_refused_with_its_line(
     way: tuple[str | int, ...], canary: Path
 ) -> None:
-    may_name = (
-        spelled(tuple(part for part in way if isinstance(part, str))[1:]) in FILES and way[0] != "quick"
-    )
+    may_name = spelled(tuple(part for part in way if isinstance(part, str))[1:]) in FILES and way[0] != "quick"
     for strange in STRANGE:
         use = strange.replace("{absolute}", str(Path("canary.py").absolute()))
         tables = replaced(way, use)
         tables.pop("quick", None)
         tables["method"] = [m for m in tables["method"] if m["use"] != "nothing" or m.get("use") == use]
         path = write(replaced(way, use))
-        result = CliRunner().invoke(cli.app, ["check", "--no-user-code", str(path)])
+        result = CliRunner().invoke(app.app, ["check", "--no-user-code", str(path)])
         assert isinstance(result.exception, (EnergybenchError, SystemExit))
         assert not canary.exists()
         problems = getattr(result.exception, "problems", [])
@@ -160,9 +164,7 @@ def test_no_text_of_a_suite_runs_anything_when_it_is_read_and_a_named_file_is_re
 
 def test_a_method_that_a_name_leads_to_in_the_users_folder_is_refused(canary: Path) -> None:
     path = write(
-        tomllib.loads(
-            SUITE.replace('use = ["gni", "nothing"]', 'use = ["gni", "canary"]').partition("[quick]")[0]
-        )
+        tomllib.loads(SUITE.replace('use = ["gni", "nothing"]', 'use = ["gni", "canary"]').partition("[quick]")[0])
     )
     found = {problem.message.split("'")[1] for problem in _mended(path)}
     assert found == {"nothing", "canary"}  # both stand in ./methods; gni is energybench's own
@@ -177,11 +179,9 @@ def _mended(path: Path) -> list[Any]:
         return user_code(error.rest)  # type: ignore[attr-defined]
 
 
-def test_the_shipped_suites_run_no_code_but_energybenchs_own_in_a_checkout_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_shipped_suites_run_no_code_but_energybenchs_own_in_a_checkout_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for path in sorted(discovery.shipped("suites").glob("*.toml")):
+    for path in sorted(shipped.shipped("suites").glob("*.toml")):
         assert user_code(load(path)) == [], path.name
 
 
@@ -189,7 +189,7 @@ def test_the_shipped_suites_run_no_code_but_energybenchs_own_in_a_checkout_too(
 def test_every_verb_that_trains_or_builds_refuses_it_before_a_process_starts(verb: str, canary: Path) -> None:
     path = write(replaced(("workload", 0, "model", "use"), "canary.py:f") | {"quick": {}})
     for arguments in ([], ["--quick"], ["--set", "workload.train.epochs=wrong"]):
-        result = CliRunner().invoke(cli.app, [verb, "--no-user-code", *arguments, str(path)])
+        result = CliRunner().invoke(app.app, [verb, "--no-user-code", *arguments, str(path)])
         assert isinstance(result.exception, EnergybenchError)
         assert result.exception.exit_code == 2
         assert not canary.exists()
@@ -210,9 +210,7 @@ def test_a_file_is_refused_too_where_set_or_quick_brings_it_in(canary: Path) -> 
 
 def energybench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "energybench", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=240, check=False, env={**os.environ}
-    )
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env={**os.environ})
 
 
 @pytest.mark.parametrize("verb", ["run", "check", "flops"])
@@ -222,7 +220,7 @@ def test_a_command_is_refused_with_its_line(verb: str, tmp_path: Path) -> None:
     suite.write_text(
         f"schema = 1\nsuite = 's'\n[[workload]]\nname = 'w'\n{touch}quality = 'none'\n[[method]]\nname = 'm'\n{touch}"
     )
-    done = CliRunner().invoke(cli.app, [verb, str(suite), "--no-user-code"])
+    done = CliRunner().invoke(app.app, [verb, str(suite), "--no-user-code"])
     assert isinstance(done.exception, EnergybenchError)
     found = [(problem.code, problem.where.rsplit(":", 2)[1]) for problem in done.exception.problems]
     assert found == [("E408", "5"), ("E408", "9")]
@@ -238,9 +236,7 @@ def test_without_the_option_the_canary_sings(canary: Path) -> None:
 
 
 @pytest.mark.slow
-def test_texts_that_look_like_code_run_nothing_in_the_child_that_builds_everything_either(
-    canary: Path,
-) -> None:
+def test_texts_that_look_like_code_run_nothing_in_the_child_that_builds_everything_either(canary: Path) -> None:
     (Path("methods") / "nothing.py").unlink()
     absolute = str(Path("canary.py").absolute())
     tables: Any = tomllib.loads(SUITE.partition("[quick]")[0].replace('"text"', json.dumps(absolute)))
@@ -260,10 +256,19 @@ def test_texts_that_look_like_code_run_nothing_in_the_child_that_builds_everythi
 def test_reading_verbs_run_nothing(canary: Path) -> None:
     folder = ROOT / "reports" / "quick" / "2026-11-21-170504"
     record = next((folder / "records").glob("*.json"))
-    for arguments in (["list"], ["list", "methods", "--json"], ["schema"], ["report", str(folder)],
-                      ["show", str(folder)], ["show", str(record)], ["export", str(folder), "--to", "csv"],
-                      ["report", str(folder), "--carbon"], ["report", str(folder), "--json"],
-                      ["compare", str(folder), str(folder)], ["compare", "--history", str(folder.parent)]):  # fmt: skip
+    for arguments in (
+        ["list"],
+        ["list", "methods", "--json"],
+        ["schema"],
+        ["report", str(folder)],
+        ["show", str(folder)],
+        ["show", str(record)],
+        ["export", str(folder), "--to", "csv"],
+        ["report", str(folder), "--carbon"],
+        ["report", str(folder), "--json"],
+        ["compare", str(folder), str(folder)],
+        ["compare", "--history", str(folder.parent)],
+    ):
         result = energybench(*arguments)
         assert result.returncode == 0, result.stderr
         assert not canary.exists(), arguments

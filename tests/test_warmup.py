@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench import warmup
-from energybench.warmup import ROUNDS, at_rest, warm_up
+from energybench.trial import warmup
+from energybench.trial.warmup import ROUNDS, at_rest, warm_up
 
 
 class Paced:
@@ -45,9 +45,7 @@ def test_a_number_of_steps_is_exactly_that_number(monkeypatch: pytest.MonkeyPatc
     assert (found.steps, run.steps, found.settled) == (count, count, None)
 
 
-def test_steps_are_spread_over_the_schedule_so_that_every_kind_has_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_steps_are_spread_over_the_schedule_so_that_every_kind_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Paced([0.01], epochs=6)
     go(monkeypatch, run, "steps", 8)
     assert run.seen == [1, 2, 4, 6] * 2
@@ -58,9 +56,7 @@ def test_it_ends_once_steps_take_as_long_as_those_before(monkeypatch: pytest.Mon
     found, waits = go(monkeypatch, run := Paced(cold), "s", 60.0)
     assert found.settled is True
     assert found.step_s == pytest.approx(0.01)
-    assert (
-        30 + 4 * 2 * ROUNDS - 8 <= run.steps <= 30 + 4 * 2 * ROUNDS + 8
-    )  # the cold rounds had to leave the view
+    assert 30 + 4 * 2 * ROUNDS - 8 <= run.steps <= 30 + 4 * 2 * ROUNDS + 8  # the cold rounds had to leave the view
     assert waits == run.steps // 4  # the device is waited for once a round, or its times would be a queue's
 
 

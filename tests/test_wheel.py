@@ -19,9 +19,7 @@ pytestmark = pytest.mark.slow
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds the wheel's content, ahead of the checkout on the path."""
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, ROOT], check=True
-    )
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, ROOT], check=True)
     (wheel,) = folder.glob("*.whl")
     site = folder / "site"
     zipfile.ZipFile(wheel).extractall(site)
@@ -30,8 +28,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(site: Path, where: Path, *arguments: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    done = subprocess.run([sys.executable, "-m", "energybench", *arguments], cwd=where, env=environment,
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "energybench", *arguments],
+        cwd=where,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout
 
 
@@ -48,18 +52,14 @@ def test_the_wheel_offers_the_pytest_plugin(installed: Path) -> None:
     assert (installed / "energybench/pytest_plugin.py").is_file()
 
 
-def test_the_wheel_carries_what_a_page_is_made_of_and_the_licence_of_what_is_not_ours(
-    installed: Path,
-) -> None:
+def test_the_wheel_carries_what_a_page_is_made_of_and_the_licence_of_what_is_not_ours(installed: Path) -> None:
     ours = {path.name for path in (ROOT / "energybench/report/page").iterdir()}
     assert "page.html.j2" in ours
     assert {path.name for path in (installed / "energybench/report/page").iterdir()} == ours
     assert list(installed.glob("*.dist-info/licenses/**/uPlot.LICENSE"))
 
 
-def test_a_shipped_suite_is_checked_from_any_folder_with_the_shipped_methods(
-    installed: Path, tmp_path: Path
-) -> None:
+def test_a_shipped_suite_is_checked_from_any_folder_with_the_shipped_methods(installed: Path, tmp_path: Path) -> None:
     facts = json.loads(run(installed, tmp_path, "check", "quick", "--json"))
     assert facts["ok"]
     paths = {path for cell in facts["cells"] for path in cell["methods"].values()}
@@ -70,7 +70,5 @@ def test_a_shipped_suite_is_checked_from_any_folder_with_the_shipped_methods(
 
 def test_listing_finds_them_too(installed: Path, tmp_path: Path) -> None:
     found = json.loads(run(installed, tmp_path, "list", "--json"))
-    assert {entry["name"] for entry in found["methods"]} == {
-        path.stem for path in (ROOT / "methods").glob("*.py")
-    }
+    assert {entry["name"] for entry in found["methods"]} == {path.stem for path in (ROOT / "methods").glob("*.py")}
     assert {"quick", "cifar"} <= {entry["name"] for entry in found["suites"]}

@@ -5,7 +5,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench.where import Loc, locate, positions
+from energybench.suite.toml_positions import Loc, locate, positions
 
 KEYS = st.one_of(
     st.sampled_from(["a", "b", "model", "x-1", "3"]),
@@ -22,17 +22,13 @@ SCALARS = st.one_of(
     st.sampled_from(['say "no"', "a = 1\n[b]\n", "'''", '"""', "\\", "# not a comment", "[1, 2]"]),
 )
 VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
-    max_leaves=12,
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
 )
 DOCUMENTS = st.dictionaries(KEYS, VALUES, max_size=5)
 
 
 def paths(value: Any, at: Loc = ()) -> set[Loc]:
-    children = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    )
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return {path for key, child in children for path in ({(*at, key)} | paths(child, (*at, key)))}
 
 
@@ -56,9 +52,7 @@ def starts_with_key(text: str, key: str) -> bool:
 
 
 @given(DOCUMENTS, st.booleans())
-def test_every_path_that_tomllib_sees_has_a_position_and_no_other(
-    document: dict[str, Any], multiline: bool
-) -> None:
+def test_every_path_that_tomllib_sees_has_a_position_and_no_other(document: dict[str, Any], multiline: bool) -> None:
     text = tomli_w.dumps(document, multiline_strings=multiline)
     assert set(positions(text)) == paths(tomllib.loads(text))
 

@@ -11,46 +11,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench.errors import UsageError
+from energybench.common.errors import UsageError
+from energybench.meter.reading import Energy, Reading
 from energybench.meter.window import refuse_short
-from energybench.record import Energy, Reading
-from energybench.windows import WindowLine, append, of_training, qualities, read_windows, summed, training
+from energybench.windows.file import WindowLine, append, of_training, qualities, read_windows, summed, training
 
 
 def reading(seconds: float, joules: float | None = None) -> Reading:
     reason = "it was lost" if joules is None else None
-    energy = Energy(
-        source="rapl", scope="cpu", device="package-0", energy_j=joules, error_j=0.1, reason=reason
-    )
+    energy = Energy(source="rapl", scope="cpu", device="package-0", energy_j=joules, error_j=0.1, reason=reason)
     return Reading(wall_s=seconds, cpu_s=seconds, energy=[energy])
 
 
-def window(name: str = "train", start: float = 0.0, stop: float = 1.0, joules: float | None = 10.0,
-           **more: Any) -> WindowLine:  # fmt: skip
-    return WindowLine(**{"name": name, "path": name, "start_s": start, "stop_s": stop,
-                         "reading": reading(stop - start, joules), **more})  # fmt: skip
+def window(
+    name: str = "train", start: float = 0.0, stop: float = 1.0, joules: float | None = 10.0, **more: Any
+) -> WindowLine:
+    return WindowLine(
+        **{
+            "name": name,
+            "path": name,
+            "start_s": start,
+            "stop_s": stop,
+            "reading": reading(stop - start, joules),
+            **more,
+        }
+    )
 
 
 def test_a_window_reads_back_equal_and_the_contracts_keys_are_all_there(tmp_path: Path) -> None:
     path = tmp_path / "w.jsonl"
-    line = window(
-        steps=12, samples=96, quality={"accuracy": 0.9}, flop={"estimated": 1e9}, error="ValueError"
-    )
+    line = window(steps=12, samples=96, quality={"accuracy": 0.9}, flop={"estimated": 1e9}, error="ValueError")
     append(path, line)
     assert read_windows(path) == [line]
-    keys = {
-        "name",
-        "path",
-        "parent",
-        "steps",
-        "samples",
-        "quality",
-        "flop",
-        "start_s",
-        "stop_s",
-        "reading",
-        "error",
-    }
+    keys = {"name", "path", "parent", "steps", "samples", "quality", "flop", "start_s", "stop_s", "reading", "error"}
     assert keys <= set(json.loads(path.read_text()))
     assert json.loads(path.read_text())["flop"] == {"estimated": 1e9, "counted": None}
 
@@ -83,9 +76,7 @@ def test_a_whole_line_without_its_newline_is_still_a_window(tmp_path: Path) -> N
     assert len(read_windows(path)) == 1
 
 
-@pytest.mark.parametrize(
-    "bad", ["nonsense", '{"name": "train"}', '{"name": "", "start_s": 0, "stop_s": 1}', "[]"]
-)
+@pytest.mark.parametrize("bad", ["nonsense", '{"name": "train"}', '{"name": "", "start_s": 0, "stop_s": 1}', "[]"])
 def test_a_line_that_is_no_window_is_named_with_its_number(tmp_path: Path, bad: str) -> None:
     path = tmp_path / "w.jsonl"
     append(path, window())
@@ -107,10 +98,7 @@ def test_windows_come_in_the_order_of_their_start_and_a_later_line_of_the_same_i
     append(path, window("inner", 1, 2, id="7.2", parent="outer"))
     append(path, window("outer", 0, 3, id="7.1"))
     append(path, window("outer", 0, 3, id="7.1", quality={"accuracy": 0.5}))
-    assert [(line.name, line.quality) for line in read_windows(path)] == [
-        ("outer", {"accuracy": 0.5}),
-        ("inner", {}),
-    ]
+    assert [(line.name, line.quality) for line in read_windows(path)] == [("outer", {"accuracy": 0.5}), ("inner", {})]
 
 
 def _append_many(path: str, name: str) -> None:
@@ -125,9 +113,7 @@ def test_processes_that_share_the_file_never_mix_their_lines(tmp_path: Path) -> 
         writer.start()
     for writer in writers:
         writer.join()
-    assert {name: sum(line.name == name for line in read_windows(path)) for name in "abc"} == dict.fromkeys(
-        "abc", 200
-    )
+    assert {name: sum(line.name == name for line in read_windows(path)) for name in "abc"} == dict.fromkeys("abc", 200)
 
 
 def test_training_is_the_window_of_that_name_else_all_at_the_top_and_nothing_nested() -> None:
@@ -159,8 +145,10 @@ def test_a_window_too_short_for_the_sensor_leaves_no_total_but_the_sensor_was_no
     """Two epochs as two windows: one of them is over ten ticks long, the other is not."""
     lines = []
     for start, seconds in ((0.0, 1.2), (2.0, 0.8)):
-        energy = [Energy(source=source, scope="gpu", device="GPU-0", energy_j=100.0, error_j=1.0, detail={key: 0.1})
-                  for source, key in (("gpu_counter", "tick_s"), ("gpu_power_integral", "period_s"))]  # fmt: skip
+        energy = [
+            Energy(source=source, scope="gpu", device="GPU-0", energy_j=100.0, error_j=1.0, detail={key: 0.1})
+            for source, key in (("gpu_counter", "tick_s"), ("gpu_power_integral", "period_s"))
+        ]
         whole = refuse_short(Reading(wall_s=seconds, energy=energy[::order]))
         lines.append(WindowLine(name="train", start_s=start, stop_s=start + seconds, reading=whole))
     both = summed(lines)
@@ -171,8 +159,5 @@ def test_a_window_too_short_for_the_sensor_leaves_no_total_but_the_sensor_was_no
 
 
 def test_the_last_word_on_quality_holds() -> None:
-    lines = [
-        window(stop=3, quality={"accuracy": 0.9}),
-        window(start=3, stop=4, quality={"accuracy": 0.8, "f1": 0.7}),
-    ]
+    lines = [window(stop=3, quality={"accuracy": 0.9}), window(start=3, stop=4, quality={"accuracy": 0.8, "f1": 0.7})]
     assert qualities(reversed(lines)) == {"accuracy": 0.8, "f1": 0.7}

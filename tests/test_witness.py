@@ -9,15 +9,13 @@ import torch
 from support import assert_same_state, digits, double_run, make_run, state, tiny_mlp, vectors
 from torch import nn
 
-from energybench import discovery
-from energybench.method import Method
-from energybench.record import Witness
-from energybench.witness import WitnessLayer
+from energybench.records.record import Witness
+from energybench.train import discovery
+from energybench.train.method import Method
+from energybench.trial.counting_layer import WitnessLayer
 
 
-def witnessed(
-    *methods: Method, budget: int = 10**6, **settings: Any
-) -> tuple[WitnessLayer, Any, dict[str, Any]]:
+def witnessed(*methods: Method, budget: int = 10**6, **settings: Any) -> tuple[WitnessLayer, Any, dict[str, Any]]:
     layer = WitnessLayer(budget)
     run = double_run([layer, *methods], **settings)
     run.train()
@@ -135,13 +133,7 @@ class Uneven(nn.Module):
 def test_the_interval_covers_the_whole_count_about_as_often_as_it_says():
     covered = 0
     for seed in range(40):
-        settings = {
-            "model": lambda: Uneven().double(),
-            "data": vectors(80),
-            "batch": 2,
-            "epochs": 2,
-            "seed": seed,
-        }
+        settings = {"model": lambda: Uneven().double(), "data": vectors(80), "batch": 2, "epochs": 2, "seed": seed}
         _, _, whole = witnessed(**settings)
         _, _, part = witnessed(budget=30, **settings)
         assert whole["counted_error_flop"] == 0

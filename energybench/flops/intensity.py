@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from energybench.work import Line, Work
+from energybench.flops.work import Line, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,51 +76,43 @@ def layer(line: Line) -> str:
     return f"{line.op} {line.module}".strip()
 
 
-def groups(
-    plain: Work, estimated: Work, batch: float, by: Callable[[Line], str] = layer
-) -> tuple[Group, ...]:
+def groups(plain: Work, estimated: Work, batch: float, by: Callable[[Line], str] = layer) -> tuple[Group, ...]:
     """Every group of lines in either, in the order of plain training. `batch`: samples of one step."""
     before, after = plain.flop_by(by), estimated.flop_by(by)
     before_b, after_b = plain.moved_b_by(batch, by), estimated.moved_b_by(batch, by)
     names = dict.fromkeys([by(line) for work in (plain, estimated) for line in work.lines])
     return tuple(
-        Group(
-            name, before.get(name, 0.0), after.get(name, 0.0), before_b.get(name, 0.0), after_b.get(name, 0.0)
-        )
+        Group(name, before.get(name, 0.0), after.get(name, 0.0), before_b.get(name, 0.0), after_b.get(name, 0.0))
         for name in names
     )
 
 
 def explain(
-    plain: Work,
-    estimated: Work,
-    batch: float,
-    balance_flop_b: float | None = None,
-    by: Callable[[Line], str] = layer,
+    plain: Work, estimated: Work, batch: float, balance_flop_b: float | None = None, by: Callable[[Line], str] = layer
 ) -> Explanation:
     """Plain training against what a method's formulas make of it, in steps of `batch` samples."""
     changed = [
-        group for group in groups(plain, estimated, batch, by)
+        group
+        for group in groups(plain, estimated, batch, by)
         if (group.plain_flop, group.plain_b) != (group.estimated_flop, group.estimated_b)
-    ]  # fmt: skip
-    changed.sort(
-        key=lambda group: (group.estimated_flop - group.plain_flop, group.estimated_b - group.plain_b)
-    )
+    ]
+    changed.sort(key=lambda group: (group.estimated_flop - group.plain_flop, group.estimated_b - group.plain_b))
     time_saved = waiting = None
     if balance_flop_b is not None:
         before = roofline_flop(plain, batch, balance_flop_b)
         time_saved = _saved(before, roofline_flop(estimated, batch, balance_flop_b))
         waits = [line for line in plain.lines if line.intensity(batch) < balance_flop_b]
         waiting = (
-            min(1.0, sum(plain.line_b(line, batch) for line in waits) * balance_flop_b / before)
-            if before
-            else None
+            min(1.0, sum(plain.line_b(line, batch) for line in waits) * balance_flop_b / before) if before else None
         )
     return Explanation(
         flop_saved_rel=_saved(plain.flop, estimated.flop),
         bytes_saved_rel=_saved(plain.moved_b(batch), estimated.moved_b(batch)),
-        balance_flop_b=balance_flop_b, time_saved_rel=time_saved, memory_bound_rel=waiting, groups=tuple(changed),
-    )  # fmt: skip
+        balance_flop_b=balance_flop_b,
+        time_saved_rel=time_saved,
+        memory_bound_rel=waiting,
+        groups=tuple(changed),
+    )
 
 
 def roofline_flop(work: Work, batch: float, balance_flop_b: float) -> float:

@@ -39,22 +39,23 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from energybench.errors import EnergybenchError, Problem
+from energybench.common.errors import EnergybenchError, Problem
 from energybench.flops.operators import Cost, Handles
-from energybench.work import Line, Work
+from energybench.flops.work import Line, Work
 
 _CONVOLUTIONS: dict[Any, tuple[int, bool]] = {
-    torch.conv1d: (1, False), torch.conv2d: (2, False), torch.conv3d: (3, False),
-    torch.conv_transpose1d: (1, True), torch.conv_transpose2d: (2, True), torch.conv_transpose3d: (3, True),
-}  # fmt: skip
+    torch.conv1d: (1, False),
+    torch.conv2d: (2, False),
+    torch.conv3d: (3, False),
+    torch.conv_transpose1d: (1, True),
+    torch.conv_transpose2d: (2, True),
+    torch.conv_transpose3d: (3, True),
+}
 _DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1}
 
 
 def ledger(
-    module: nn.Module,
-    inputs: tuple[Tensor, ...],
-    device: torch.device | str | None = None,
-    precision: str = "fp32",
+    module: nn.Module, inputs: tuple[Tensor, ...], device: torch.device | str | None = None, precision: str = "fp32"
 ) -> tuple[Line, ...]:
     """FLOPs and bytes of one forward of `module(*inputs)` and of the backward from all its outputs.
 
@@ -76,15 +77,11 @@ def ledger(
     leaves = len(tree_leaves(inputs))
     try:
         batch = max(samples, 2)
-        costs = _trace(
-            module, _resized(inputs, samples, batch), Handles(target, leaves, batch, precision), "meta"
-        )
+        costs = _trace(module, _resized(inputs, samples, batch), Handles(target, leaves, batch, precision), "meta")
     except Exception as unfit:  # data-dependent control flow, a kernel without meta: any reason is enough
         batch = 2
         try:
-            costs = _trace(
-                module, _resized(inputs, samples, batch), Handles(target, leaves, batch, precision), "cpu"
-            )
+            costs = _trace(module, _resized(inputs, samples, batch), Handles(target, leaves, batch, precision), "cpu")
         except Exception as error:
             error = unfit if first.device.type == "meta" else error  # such a module cannot leave meta
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -120,9 +117,7 @@ def _lines(costs: dict[Cost, float], batch: int) -> tuple[Line, ...]:
 def _trace(module: nn.Module, inputs: Any, handles: Handles, place: str) -> dict[Cost, float]:
     twin = copy_on(module, torch.device(place)).train()
     # Whatever the model returns, the tracer sees a tuple of tensors.
-    twin.register_forward_hook(
-        lambda _, __, out: tuple(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
-    )
+    twin.register_forward_hook(lambda _, __, out: tuple(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)))
 
     def placed(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -181,8 +176,18 @@ class _PlainConvolutions(TorchFunctionMode):
                     values = call[name] if isinstance(call[name], (tuple, list)) else [call[name]]
                     call[name] = list(values) * (space if len(values) == 1 else 1)
                 return torch._convolution(
-                    call["input"], call["weight"], call["bias"], call["stride"], call["padding"],
-                    call["dilation"], transposed, call["output_padding"], call["groups"],
-                    False, False, False, False,
-                )  # fmt: skip
+                    call["input"],
+                    call["weight"],
+                    call["bias"],
+                    call["stride"],
+                    call["padding"],
+                    call["dilation"],
+                    transposed,
+                    call["output_padding"],
+                    call["groups"],
+                    False,
+                    False,
+                    False,
+                    False,
+                )
         return func(*args, **kwargs)

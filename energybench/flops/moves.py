@@ -25,18 +25,8 @@ from typing import Any
 
 import torch
 
-from energybench.flops.values import (
-    PREFIX,
-    Cost,
-    Moved,
-    Values,
-    elements,
-    is_tensor,
-    learns,
-    name_of,
-    sizes,
-)
-from energybench.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
+from energybench.flops.values import PREFIX, Cost, Moved, Values, elements, is_tensor, learns, name_of, sizes
+from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 
 INDEX_B, MASK_B = 8, 1  # torch stores a maximum's position as int64, a dropout mask as bool
 
@@ -95,7 +85,7 @@ _KINDS: dict[Kind, str] = {
         binary_cross_entropy binary_cross_entropy_with_logits poisson_nll_loss ctc_loss soft_margin_loss
         multi_margin_loss multilabel_margin_loss triplet_margin_loss margin_ranking_loss hinge_embedding_loss
         cosine_embedding_loss""",
-}  # fmt: skip
+}
 KINDS = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 
 # Where weight and bias stand among the arguments.
@@ -170,14 +160,10 @@ class Movers:
         saved = [read for read in reads if "x" in needs or ("m" in needs and not _floats(read))]
         if "f" in needs and len(reads) > 1:
             saved = [
-                read
-                for place, read in enumerate(reads)
-                if any(learns(r) for r in reads[:place] + reads[place + 1 :])
+                read for place, read in enumerate(reads) if any(learns(r) for r in reads[:place] + reads[place + 1 :])
             ]
         return [
-            *(
-                Moved(phase, "dy", out) for out in (whole or wanted)
-            ),  # parts come as a list: as large as the whole
+            *(Moved(phase, "dy", out) for out in (whole or wanted)),  # parts come as a list: as large as the whole
             *(Moved(phase, "x", read) for read in saved),
             *(Moved(phase, "y", out) for out in whole if "y" in needs),
             *(Moved(phase, "dx", read) for read in wanted),
@@ -209,8 +195,9 @@ class Movers:
     def normalisation(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
         place = NORMALISATIONS[name_of(o[0].node())]
         x, out = i[0], o[0]
-        affine = [(name, value) for name, value in zip(("w", "bias"), i[place : place + 2], strict=False)
-                  if is_tensor(value)]  # fmt: skip
+        affine = [
+            (name, value) for name, value in zip(("w", "bias"), i[place : place + 2], strict=False) if is_tensor(value)
+        ]
         moved = [Moved(FORWARD, name, value) for name, value in affine]
         learned = [(name, value) for name, value in affine if learns(value)]
         if learns(out):
@@ -224,9 +211,7 @@ class Movers:
     def maximum(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
         positions: list[Moved] = []
         if learns(o[0]):
-            positions = [
-                Moved(phase, "indices", o[0], element_b=INDEX_B) for phase in (FORWARD, INPUT_GRADIENT)
-            ]
+            positions = [Moved(phase, "indices", o[0], element_b=INDEX_B) for phase in (FORWARD, INPUT_GRADIENT)]
         return self.entry(Kind("pooling", "xy", ""), [i[0]], o, *positions)
 
     def masking(self, i: list[Any], o: list[Any]) -> Counter[Cost]:

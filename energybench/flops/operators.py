@@ -18,7 +18,7 @@ from torch import Tensor
 
 from energybench.flops.moves import Movers
 from energybench.flops.values import Cost, Moved, Values, elements, is_tensor, learns, sizes
-from energybench.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
+from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 
 Handle = Callable[[list[Any], list[Any]], Any]
 # A kernel that is not fused writes and reads its scores: QKᵀ, softmax, PV; then dP, dV, dS, dQ, dK.
@@ -48,10 +48,7 @@ class Handles:
                 for op in ("addmm", "baddbmm", "addbmm", "addmv")
                 for place in ("", "_")
             },
-            **{
-                f"aten::{op}": partial(self.recurrent, name=op)
-                for op in ("lstm", "gru", "rnn_tanh", "rnn_relu")
-            },
+            **{f"aten::{op}": partial(self.recurrent, name=op) for op in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
             **{f"aten::{op}_cell": self.cell for op in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
         }
         return {name: partial(self.noted, handle) for name, handle in handles.items()}
@@ -99,9 +96,14 @@ class Handles:
         return self.two_operands(o[0], flop, [(i[0], True), (i[1], True)], {"inner": inner})
 
     def two_operands(
-        self, out: Any, flop: float, operands: list[tuple[Any, bool]], shape: Mapping[str, float],
-        added: Any = None, read: list[Any] | None = None,
-    ) -> Counter[Cost]:  # fmt: skip
+        self,
+        out: Any,
+        flop: float,
+        operands: list[tuple[Any, bool]],
+        shape: Mapping[str, float],
+        added: Any = None,
+        read: list[Any] | None = None,
+    ) -> Counter[Cost]:
         """`operands`: each with whether its gradient is a product that sums; `read`: all that the kernel reads."""
         phases = {FORWARD: flop}
         for operand, sums in operands:
@@ -157,12 +159,8 @@ class Handles:
         given = list(zip("qkv", i[:3], strict=True))
         moved = [Moved(FORWARD, name, operand) for name, operand in [*given, ("mask", i[3]), ("y", o[0])]]
         if INPUT_GRADIENT in phases:
-            moved += [
-                Moved(INPUT_GRADIENT, name, operand) for name, operand in [*given, ("dy", o[0]), ("y", o[0])]
-            ]
-            moved += [
-                Moved(INPUT_GRADIENT, f"d{name}", operand) for name, operand in given if learns(operand)
-            ]
+            moved += [Moved(INPUT_GRADIENT, name, operand) for name, operand in [*given, ("dy", o[0]), ("y", o[0])]]
+            moved += [Moved(INPUT_GRADIENT, f"d{name}", operand) for name, operand in given if learns(operand)]
         for phase, times in ((FORWARD, SCORES_FORWARD), (INPUT_GRADIENT, SCORES_BACKWARD)):
             if phase in phases and not fused:
                 moved.append(Moved(phase, "scores", i[0], elements=times * pairs))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from energybench.flops.autocast import FULL_RESULT, casts
-from energybench.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
+from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 
 Sizes = list[int]
 PREFIX = "aten::"
@@ -143,7 +143,7 @@ class Values:
 
     def entry(
         self, out: Any, op: str, phases: Mapping[str, float], shape: Mapping[str, float], moved: Iterable[Moved]
-    ) -> Counter[Cost]:  # fmt: skip
+    ) -> Counter[Cost]:
         """FLOPs by phase, and the bytes of what is moved. Scalars move nothing."""
         owner, kind = out.node().scopeName().split("/")[-1], name_of(out.node())
         results = {result.debugName() for result in out.node().outputs()}
@@ -164,8 +164,9 @@ class Values:
             if phase == FORWARD and stored_b != seen_b and value.debugName() not in results:
                 back = [INPUT_GRADIENT if self.origin(value)[0] else WEIGHT_GRADIENT] * learns(value)
                 for where in [FORWARD, *back]:
-                    add(Cost(where, owner, "cast", (), "w" if per_step else "x", per_step),
-                        number * (stored_b + seen_b))  # fmt: skip
+                    add(
+                        Cost(where, owner, "cast", (), "w" if per_step else "x", per_step), number * (stored_b + seen_b)
+                    )
         return found
 
 

@@ -1,5 +1,8 @@
 """Sensors. A meter is started and stopped around a window and says what it saw; it cannot know what it measures.
 
+It may import common alone, and no torch. Start with the protocol below, then `sensors.py`, which opens what a machine
+has, and `window.py`, which takes a reading from all of them.
+
 One small protocol, so that others add their own (entry point group `energybench.meters`):
 
     start()            returns when the work may begin; a meter that waits for an edge of its counter waits here
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from energybench.record import Reading
+from energybench.meter.reading import Reading
 
 
 class Meter(Protocol):

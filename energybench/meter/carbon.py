@@ -10,9 +10,9 @@ from typing import Any
 
 import psutil
 
-from energybench.errors import Problem, UsageError, nearest
+from energybench.common.errors import Problem, UsageError, nearest
 from energybench.meter.clock import REAL_TIME, Time
-from energybench.record import Energy, Reading
+from energybench.meter.reading import Energy, Reading
 
 J_PER_KWH = 3.6e6
 
@@ -23,13 +23,14 @@ def intensity(zone: str) -> dict[str, Any]:
     entry = table.get(zone)
     if entry is None or not isinstance(entry.get("carbon_intensity"), (int, float)):
         names = {str(e.get("country_name", "")).lower(): code for code, e in table.items()}
-        hint = (
-            f"did you mean '{names[zone.lower()]}'?"
-            if zone.lower() in names
-            else nearest(zone.upper(), table)
+        hint = f"did you mean '{names[zone.lower()]}'?" if zone.lower() in names else nearest(zone.upper(), table)
+        raise UsageError(
+            Problem(
+                "E502",
+                f"no carbon intensity is known for the country '{zone}'",
+                hint=hint if len(hint) < 80 else "use its ISO 3166 code, such as FRA",
+            )
         )
-        raise UsageError(Problem("E502", f"no carbon intensity is known for the country '{zone}'",
-                                 hint=hint if len(hint) < 80 else "use its ISO 3166 code, such as FRA"))  # fmt: skip
     import codecarbon
 
     return {
@@ -58,9 +59,7 @@ def model_parameters() -> dict[str, Any]:
     return {
         "cpu": found.model,
         "tdp_w": float(found.tdp) if found.tdp else 4.0 * (psutil.cpu_count() or 1),
-        "tdp_source": "codecarbon's table"
-        if known
-        else "codecarbon's guess of 4 W per thread: CPU unknown to it",
+        "tdp_source": "codecarbon's table" if known else "codecarbon's guess of 4 W per thread: CPU unknown to it",
         "ram_w": float(RAM(tracking_mode="machine").total_power().W),
     }
 
@@ -84,11 +83,19 @@ class CodecarbonModel:
         busy, total = (after - before for after, before in zip(_busy_and_total(), self._before, strict=True))
         load = min(1.0, max(0.0, busy / total)) if total > 0 else 1.0
         detail = {"load_rel": load, "tdp_w": self.tdp_w, "ram_w": self.ram_w}
-        return Reading(wall_s=seconds, energy=[
-            Energy(source="model(codecarbon cpu_load)", scope="cpu", device="cpu",
-                   energy_j=cpu_power_w(self.tdp_w, load) * seconds, detail=detail),
-            Energy(source="model(codecarbon ram)", scope="dram", device="ram", energy_j=self.ram_w * seconds),
-        ])  # fmt: skip
+        return Reading(
+            wall_s=seconds,
+            energy=[
+                Energy(
+                    source="model(codecarbon cpu_load)",
+                    scope="cpu",
+                    device="cpu",
+                    energy_j=cpu_power_w(self.tdp_w, load) * seconds,
+                    detail=detail,
+                ),
+                Energy(source="model(codecarbon ram)", scope="dram", device="ram", energy_j=self.ram_w * seconds),
+            ],
+        )
 
     def inside(self) -> CodecarbonModel:
         return CodecarbonModel(self._parameters, self._time)

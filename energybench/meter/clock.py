@@ -13,8 +13,8 @@ from typing import Protocol
 
 import psutil
 
-from energybench.processes import descendants
-from energybench.record import Reading
+from energybench.common.processes import descendants
+from energybench.meter.reading import Reading
 
 
 class Time(Protocol):

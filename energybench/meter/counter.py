@@ -119,10 +119,7 @@ class Counters:
     """
 
     def __init__(
-        self,
-        reads: Mapping[str, Callable[[], float]],
-        time: Time,
-        tail_power_w: Mapping[str, float] | None = None,
+        self, reads: Mapping[str, Callable[[], float]], time: Time, tail_power_w: Mapping[str, float] | None = None
     ) -> None:
         self._reads, self._time, self._tail_power_w = dict(reads), time, dict(tail_power_w or {})
         self._before = Watch({}, time)
@@ -133,9 +130,7 @@ class Counters:
     def start(self) -> None:
         """Returns on an edge of the first counter: the work may begin."""
         self._seen, watch = {}, Watch(self._reads, self._time)
-        watch.until(
-            lambda device: device == watch.alive[0] and all(len(watch.edges[d]) >= 3 for d in watch.alive)
-        )
+        watch.until(lambda device: device == watch.alive[0] and all(len(watch.edges[d]) >= 3 for d in watch.alive))
         self._before, self._lost, self._start_ns = watch, dict(watch.lost), self._time.now_ns()
 
     def look(self) -> None:
@@ -153,9 +148,7 @@ class Counters:
     def stop(self, end_ns: int) -> dict[str, Counted]:
         """end_ns: when the window ended, just now."""
         seen = dict(self._seen)  # before the edges to come, for the background goes on looking
-        after = Watch(
-            {device: read for device, read in self._reads.items() if device not in self._lost}, self._time
-        )
+        after = Watch({device: read for device, read in self._reads.items() if device not in self._lost}, self._time)
         after.until(lambda _: all(len(after.edges[d]) >= 3 for d in after.alive))
         self._lost |= after.lost
         return {
@@ -194,8 +187,13 @@ class Counters:
             reason = "the counter did not move: the window is shorter than its tick"
             short = joules + error >= 0 and seconds < statistics.median(gaps)
             return Counted(reason=reason, detail={AT_MOST: joules + error} if short else {})
-        detail = {"tick_s": statistics.median(gaps), "head_s": head_s, "head_w": head_w, "tail_s": tail_s,
-                  "tail_w": tail_w}  # fmt: skip
+        detail = {
+            "tick_s": statistics.median(gaps),
+            "head_s": head_s,
+            "head_w": head_w,
+            "tail_s": tail_s,
+            "tail_w": tail_w,
+        }
         return Counted(joules, error, None, detail)
 
 

@@ -16,8 +16,8 @@ from typing import TypeVar
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.counter import Counted, Counters, SensorError
 from energybench.meter.nvml import Gpu, own_processes, visible
+from energybench.meter.reading import Card, Energy, Reading, Sampler
 from energybench.meter.trace import Sample, integrate
-from energybench.record import Card, Energy, Reading, Sampler
 
 Read = TypeVar("Read")
 PERIOD_S = 0.2  # a look holds a busy process up by 0.2 ms; under 50 ms some cards answer with zeros
@@ -168,8 +168,15 @@ class GpuMeter:
                 source="unavailable", scope="gpu", device=uuid, reason=f"energy counter: {gpu.counter_reason}"
             )
         found = counted[uuid]
-        return Energy(source="gpu_counter", scope="gpu", device=uuid, energy_j=found.joules, error_j=found.error_j,
-                      reason=found.reason, detail=found.detail)  # fmt: skip
+        return Energy(
+            source="gpu_counter",
+            scope="gpu",
+            device=uuid,
+            energy_j=found.joules,
+            error_j=found.error_j,
+            reason=found.reason,
+            detail=found.detail,
+        )
 
     def _integral(self, uuid: str, gpu: Gpu, start_ns: int, end_ns: int) -> Energy:
         if gpu.power_reason is not None:
@@ -188,11 +195,10 @@ class GpuMeter:
             averaged_s = LONGEST_AVERAGE_S  # it is not told, and on many cards it is that
         error_j += (averaged_s or 0.0) * (max(p for _, p in points) - min(p for _, p in points))
         if averages := self._averages[uuid][-len(near) :]:
-            detail["average_field_j"], _ = integrate(
-                [t for t, _ in averages], [p for _, p in averages], start_s, end_s
-            )
-        return Energy(source="gpu_power_integral", scope="gpu", device=uuid, energy_j=joules, error_j=error_j,
-                      detail=detail)  # fmt: skip
+            detail["average_field_j"], _ = integrate([t for t, _ in averages], [p for _, p in averages], start_s, end_s)
+        return Energy(
+            source="gpu_power_integral", scope="gpu", device=uuid, energy_j=joules, error_j=error_j, detail=detail
+        )
 
     def _card(self, uuid: str, gpu: Gpu, held_back: Mapping[str, float], end_ns: int) -> Card:
         here = [s for s in self._own_samples(uuid) if s.time_ns <= end_ns]
@@ -202,17 +208,25 @@ class GpuMeter:
         before = self._throttled[uuid]
         throttled = {why: held_back[why] - before[why] for why in held_back if why in before}
         return Card(
-            temperature_start_c=heat[0] if heat else None, temperature_end_c=heat[-1] if heat else None,
+            temperature_start_c=heat[0] if heat else None,
+            temperature_end_c=heat[-1] if heat else None,
             temperature_max_c=max(heat, default=None),
             sm_clock_mhz=statistics.fmean(clocks) if clocks else None,
             throttled_s={why: seconds for why, seconds in throttled.items() if seconds > 0},
-            foreign_pids=sorted(self._foreign[uuid] - own_processes()), mig=gpu.mig(), mps=gpu.mps(),
-        )  # fmt: skip
+            foreign_pids=sorted(self._foreign[uuid] - own_processes()),
+            mig=gpu.mig(),
+            mps=gpu.mps(),
+        )
 
     def _sampler(self, cpu_s: float) -> Sampler:
         gaps = [(b - a) / 1e9 for a, b in zip(self._seen_ns, self._seen_ns[1:], strict=False)]
-        return Sampler(period_s=self._period_s, samples=len(self._seen_ns), missed=self._missed,
-                       largest_gap_s=max(gaps, default=0.0), cpu_s=cpu_s)  # fmt: skip
+        return Sampler(
+            period_s=self._period_s,
+            samples=len(self._seen_ns),
+            missed=self._missed,
+            largest_gap_s=max(gaps, default=0.0),
+            cpu_s=cpu_s,
+        )
 
     def _near(self, uuid: str, start_ns: int) -> list[Sample]:
         """Of this window, from a few looks before a time on: a short stretch late in a long window is found at once."""

@@ -10,14 +10,20 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from energybench.common.processes import descendants
 from energybench.meter.counter import SensorError
 from energybench.meter.unavailable import Unavailable
-from energybench.processes import descendants
 
 # What power means differs by card and driver, so it is asked for by field; scope 0 is the GPU, without its module.
 INSTANT, AVERAGE, SCOPE = 186, 185, 0
-THROTTLES = {"software power cap": 74, "sync boost": 76, "board limit": 77, "software thermal": 269,
-             "hardware thermal": 270, "power brake": 271}  # fields, in nanoseconds  # fmt: skip
+THROTTLES = {
+    "software power cap": 74,
+    "sync boost": 76,
+    "board limit": 77,
+    "software thermal": 269,
+    "hardware thermal": 270,
+    "power brake": 271,
+}  # fields, in nanoseconds
 REMEDY = "needs an NVIDIA GPU (Volta or newer) and its driver: nvidia-smi must answer"
 
 
@@ -68,9 +74,7 @@ class Gpu:
         if self.power_field is None:
             milliwatts, average = int(self._ask("nvmlDeviceGetPowerUsage")), None
         else:
-            wanted, average_field = self._ask(
-                "nvmlDeviceGetFieldValues", [(self.power_field, SCOPE), (AVERAGE, SCOPE)]
-            )
+            wanted, average_field = self._ask("nvmlDeviceGetFieldValues", [(self.power_field, SCOPE), (AVERAGE, SCOPE)])
             if wanted.nvmlReturn != self._nvml.NVML_SUCCESS:
                 raise SensorError(f"NVML: {self._nvml.NVMLError(wanted.nvmlReturn)}")
             milliwatts, average = _value(self._nvml, wanted) or 0, _value(self._nvml, average_field)
@@ -120,17 +124,20 @@ class Gpu:
     def facts(self) -> dict[str, Any]:
         """What a comparison must keep equal, and what the sensors are: a missing fact is null with its reason."""
         found: dict[str, Any] = {
-            "uuid": self.uuid, "name": self.name, "driver": self._nvml.nvmlSystemGetDriverVersion(),
-            "counter": self.counter_reason is None, "counter_reason": self.counter_reason,
-            "power": self.power_is if self.power_reason is None else None, "power_reason": self.power_reason,
-            "mig": self.mig(), "mps": self.mps(),
-        }  # fmt: skip
+            "uuid": self.uuid,
+            "name": self.name,
+            "driver": self._nvml.nvmlSystemGetDriverVersion(),
+            "counter": self.counter_reason is None,
+            "counter_reason": self.counter_reason,
+            "power": self.power_is if self.power_reason is None else None,
+            "power_reason": self.power_reason,
+            "mig": self.mig(),
+            "mps": self.mps(),
+        }
         calls: dict[str, Callable[[], Any]] = {
             "power_limit_w": lambda: self._ask("nvmlDeviceGetEnforcedPowerLimit") / 1e3,
             "temperature_c": self.temperature_c,
-            "sm_clock_max_mhz": lambda: float(
-                self._ask("nvmlDeviceGetMaxClockInfo", self._nvml.NVML_CLOCK_SM)
-            ),
+            "sm_clock_max_mhz": lambda: float(self._ask("nvmlDeviceGetMaxClockInfo", self._nvml.NVML_CLOCK_SM)),
             "ecc": lambda: bool(self._ask("nvmlDeviceGetEccMode")[0]),
         }
         for key, call in calls.items():
@@ -145,9 +152,14 @@ def _value(nvml: Any, field: Any) -> int | None:
     """A field's value by its declared type."""
     if field.nvmlReturn != nvml.NVML_SUCCESS:
         return None
-    names = {nvml.NVML_VALUE_TYPE_DOUBLE: "dVal", nvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
-             nvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal", nvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
-             nvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: "sllVal", nvml.NVML_VALUE_TYPE_SIGNED_INT: "siVal"}  # fmt: skip
+    names = {
+        nvml.NVML_VALUE_TYPE_DOUBLE: "dVal",
+        nvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
+        nvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
+        nvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
+        nvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: "sllVal",
+        nvml.NVML_VALUE_TYPE_SIGNED_INT: "siVal",
+    }
     return int(getattr(field.value, names.get(field.valueType, "uiVal")))
 
 

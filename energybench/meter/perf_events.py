@@ -31,8 +31,7 @@ _CLOSE_ON_EXEC = 8  # PERF_FLAG_FD_CLOEXEC
 
 REMEDIES: Mapping[Kind, str] = {
     "absent": "sudo modprobe rapl  (a virtual machine has none: run on the machine itself)",
-    "denied": "sudo sysctl kernel.perf_event_paranoid=0  "
-    "(until the next boot; in a container also --cap-add PERFMON)",
+    "denied": "sudo sysctl kernel.perf_event_paranoid=0  (until the next boot; in a container also --cap-add PERFMON)",
     "unsupported": "use the powercap counters, or another machine",
 }
 

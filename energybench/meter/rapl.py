@@ -25,8 +25,8 @@ from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.counter import AT_MOST
 from energybench.meter.domains import POWER_MAX_W, PROBE_S, READ_ERRORS, Domain, Found, usable
 from energybench.meter.perf_events import Opener, open_event, open_events, sysfs
+from energybench.meter.reading import Energy, Reading, Sampler
 from energybench.meter.unavailable import Kind, Unavailable, explain, said
-from energybench.record import Energy, Reading, Sampler
 
 POWERCAP = "class/powercap"  # below /sys
 VARIABLE = "ENERGYBENCH_POWERCAP"  # another folder to look in: the host's tree, mounted into a container
@@ -122,9 +122,7 @@ class _Count:
             self._wraps += 1
         joules = moved * self._domain.joules_per_count
         self._lost = self._lost or self._flaw(joules, back, gap_s)
-        if (
-            gap_s > 10 * self._domain.update_s
-        ):  # in a shorter one the counter's own steps would look like power
+        if gap_s > 10 * self._domain.update_s:  # in a shorter one the counter's own steps would look like power
             self._power_w = max(self._power_w, joules / gap_s)
         self._total += moved
         self._last, self._last_ns, self.largest_gap_s = count, now_ns, max(self.largest_gap_s, gap_s)
@@ -144,16 +142,15 @@ class _Count:
 
     def energy(self, wall_s: float, failed: str | None) -> Energy:
         domain = self._domain
-        detail: dict[str, Any] = {"way": domain.way, "wraps": self._wraps, "range_j": domain.range_j,
-                                  "update_s": domain.update_s}  # fmt: skip
+        detail: dict[str, Any] = {
+            "way": domain.way,
+            "wraps": self._wraps,
+            "range_j": domain.range_j,
+            "update_s": domain.update_s,
+        }
         if domain.mirrors:
             detail["mirrors"] = list(domain.mirrors)
-        common: dict[str, Any] = {
-            "source": "rapl",
-            "scope": domain.scope,
-            "device": domain.device,
-            "detail": detail,
-        }
+        common: dict[str, Any] = {"source": "rapl", "scope": domain.scope, "device": domain.device, "detail": detail}
         lost = self._lost or (f"it could not be read at the end: {failed}" if failed else None)
         if lost is None and self._total == 0:
             lost = "the counter did not move: the window is shorter than its update"
@@ -169,11 +166,7 @@ class _Count:
 
 
 def open_rapl(
-    time: Time = REAL_TIME,
-    root: Path | None = None,
-    *,
-    system: Path | None = None,
-    opener: Opener = open_event,
+    time: Time = REAL_TIME, root: Path | None = None, *, system: Path | None = None, opener: Opener = open_event
 ) -> Rapl:
     """The first way that counts every package. Raises Unavailable, which says why of both ways.
 
@@ -189,23 +182,24 @@ def open_rapl(
         else:
             return Rapl(domains, time, {device: str(why) for device, why in left_out.items()})
     best = min(failed.values(), key=lambda why: _MOST_MENDABLE.index(why.kind))
-    raise Unavailable(
-        "; ".join(f"{way}: {why.reason}" for way, why in failed.items()), best.kind, best.remedy
-    )
+    raise Unavailable("; ".join(f"{way}: {why.reason}" for way, why in failed.items()), best.kind, best.remedy)
 
 
 def survey(
-    root: Path | None = None,
-    time: Time = REAL_TIME,
-    *,
-    system: Path | None = None,
-    opener: Opener = open_event,
+    root: Path | None = None, time: Time = REAL_TIME, *, system: Path | None = None, opener: Opener = open_event
 ) -> list[dict[str, Any]]:
     """Each way: {way, usable, kind, reason, remedy, domains, left_out}; the reason is null if it is usable."""
     rows: list[dict[str, Any]] = []
     for way, find in _ways(time, root, system, opener).items():
-        row: dict[str, Any] = {"way": way, "usable": True, "kind": None, "reason": None, "remedy": None,
-                               "domains": [], "left_out": {}}  # fmt: skip
+        row: dict[str, Any] = {
+            "way": way,
+            "usable": True,
+            "kind": None,
+            "reason": None,
+            "remedy": None,
+            "domains": [],
+            "left_out": {},
+        }
         try:
             domains, left_out = find()
         except Unavailable as why:
@@ -217,9 +211,7 @@ def survey(
     return rows
 
 
-def _ways(
-    time: Time, root: Path | None, system: Path | None, opener: Opener
-) -> dict[str, Callable[[], Found]]:
+def _ways(time: Time, root: Path | None, system: Path | None, opener: Opener) -> dict[str, Callable[[], Found]]:
     system = system or sysfs()
     root = root or Path(os.environ.get(VARIABLE) or system / POWERCAP)
     return {"powercap": partial(_powercap, root, time), "perf_events": partial(_perf, system, opener, time)}

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from energybench.errors import Problem, UsageError, nearest
+from energybench.common.errors import Problem, UsageError, nearest
 from energybench.meter import Meter
+from energybench.meter.reading import NO_SENSOR, Energy, Reading
 from energybench.meter.unavailable import Unavailable
-from energybench.record import NO_SENSOR, Energy, Reading
 
 GROUP = "energybench.meters"  # entry points: () → Meter, or raises Unavailable
 
@@ -54,14 +54,14 @@ class ThirdParty:
         except Exception as error:
             self._broken = self._broken or f"{type(error).__name__}: {error}"
         if self._broken is None:
-            energy = [e if e.source.startswith(NO_SENSOR) else e.model_copy(update={"source": f"meter({self.name})"})
-                      for e in reading.energy]  # fmt: skip
+            energy = [
+                e if e.source.startswith(NO_SENSOR) else e.model_copy(update={"source": f"meter({self.name})"})
+                for e in reading.energy
+            ]
             self._sensors = energy
             return reading.model_copy(update={"energy": energy})
         known = self._sensors or [Energy(source=f"meter({self.name})", scope="machine")]
-        lost = [
-            e.model_copy(update={"energy_j": None, "error_j": None, "reason": self._broken}) for e in known
-        ]
+        lost = [e.model_copy(update={"energy_j": None, "error_j": None, "reason": self._broken}) for e in known]
         return Reading(wall_s=0.0, energy=lost)
 
     @property
@@ -112,8 +112,11 @@ def _gpus(measure: dict[str, Any], device: str) -> list[Meter]:
         return []
     try:
         uuids = {"used": [device], "all": None}[wanted] if isinstance(wanted, str) else wanted
-        return [GpuMeter(open_gpus(uuids), of_children=measure.get("of_children", False),
-                         strangers=measure.get("strangers"))]  # fmt: skip
+        return [
+            GpuMeter(
+                open_gpus(uuids), of_children=measure.get("of_children", False), strangers=measure.get("strangers")
+            )
+        ]
     except Unavailable as why:
         return [Missing("gpu", why.reason)]
 
@@ -135,10 +138,7 @@ def offered() -> dict[str, EntryPoint]:
 def _third_party(name: str) -> Meter:
     points = offered()
     if name not in points:
-        hint = (
-            nearest(name, points)
-            or "install the package that offers it; energybench doctor lists what there is"
-        )
+        hint = nearest(name, points) or "install the package that offers it; energybench doctor lists what there is"
         raise UsageError(Problem("E503", f"no installed package offers the meter '{name}'", hint=hint))
     build: Callable[[], Meter] = points[name].load()
     try:

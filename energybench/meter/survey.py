@@ -13,9 +13,7 @@ from energybench.meter.sensors import offered
 from energybench.meter.unavailable import Unavailable
 
 
-def gpus(
-    uuids: list[str] | None = None, time: Time = REAL_TIME
-) -> tuple[list[dict[str, Any]], Unavailable | None]:
+def gpus(uuids: list[str] | None = None, time: Time = REAL_TIME) -> tuple[list[dict[str, Any]], Unavailable | None]:
     """(facts of every card, with its counter's tick; why there is none). Takes about a second per card."""
     try:
         return [facts(gpu, time) for gpu in open_gpus(uuids)], None

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from energybench.bounds import RECORD_B, TRACE_B
-from energybench.files import read_bytes
+from energybench.common.limits import RECORD_B, TRACE_B
+from energybench.common.safe_read import read_bytes
 
 HEADER = ("time_s", "device", "power_w", "temperature_c", "sm_clock_mhz")
 
@@ -36,9 +36,7 @@ class Sample:
     sm_clock_mhz: float | None = None
 
 
-def integrate(
-    times_s: Sequence[float], powers_w: Sequence[float], start_s: float, end_s: float
-) -> tuple[float, float]:
+def integrate(times_s: Sequence[float], powers_w: Sequence[float], start_s: float, end_s: float) -> tuple[float, float]:
     """(joules, error in joules) of sampled power between two times, by the trapezoidal rule.
 
     times_s must not decrease. Between samples power is taken as linear, before the first and after the last as
@@ -81,11 +79,7 @@ def pack(samples: Sequence[Sample], start_ns: int) -> bytes:
     for s in samples:
         figures = (s.power_w, s.temperature_c, s.sm_clock_mhz)
         writer.writerow(
-            [
-                f"{(s.time_ns - start_ns) / 1e9:.6f}",
-                s.device,
-                *("" if f is None else f"{f:g}" for f in figures),
-            ]
+            [f"{(s.time_ns - start_ns) / 1e9:.6f}", s.device, *("" if f is None else f"{f:g}" for f in figures)]
         )
     return gzip.compress(text.getvalue().encode(), mtime=0)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from energybench.meter import Meter
 from energybench.meter.clock import REAL_TIME, Clock
 from energybench.meter.counter import AT_MOST
+from energybench.meter.reading import Card, Energy, Reading, Sampler
 from energybench.meter.trace import Sample
-from energybench.record import Card, Energy, Reading, Sampler
 
 LOST = "the sensor was lost during the window"
 AMOUNTS = frozenset({"wraps", "average_field_j"})  # details that add up from piece to piece
@@ -25,9 +25,7 @@ class Window:
     clock:       says how long the window was; by default also of its CPU seconds and of the host's
     """
 
-    def __init__(
-        self, meters: Sequence[Meter], synchronise: Callable[[], None], clock: Meter | None = None
-    ) -> None:
+    def __init__(self, meters: Sequence[Meter], synchronise: Callable[[], None], clock: Meter | None = None) -> None:
         self._meters, self._synchronise = [*meters, clock or Clock()], synchronise
         self._began_ns: list[int] = []  # when each meter had started
         self._pieces: list[Reading] = []
@@ -76,9 +74,7 @@ class Window:
 def refuse_short(reading: Reading) -> Reading:
     """The reading without the figures of sensors that ticked less than 10 times in each of its pieces."""
     piece_s = reading.wall_s / max(1, reading.pieces)
-    return reading.model_copy(
-        update={"energy": [_unless_short(energy, piece_s) for energy in reading.energy]}
-    )
+    return reading.model_copy(update={"energy": [_unless_short(energy, piece_s) for energy in reading.energy]})
 
 
 def ticks_of(energy: Energy) -> float | None:
@@ -89,18 +85,12 @@ def ticks_of(energy: Energy) -> float | None:
 
 def _unless_short(energy: Energy, piece_s: float) -> Energy:
     if _bound(energy) is not None:
-        return energy.model_copy(
-            update={"source": "unavailable", "reason": f"{energy.source}: {energy.reason}"}
-        )
+        return energy.model_copy(update={"source": "unavailable", "reason": f"{energy.source}: {energy.reason}"})
     tick_s = ticks_of(energy)
     if energy.energy_j is None or tick_s is None or piece_s >= FEWEST_TICKS * tick_s:
         return energy
-    reason = (
-        f"{energy.source}: a window of {piece_s:.2f} s is shorter than {FEWEST_TICKS} ticks of {tick_s:.3f} s"
-    )
-    return energy.model_copy(
-        update={"source": "unavailable", "energy_j": None, "error_j": None, "reason": reason}
-    )
+    reason = f"{energy.source}: a window of {piece_s:.2f} s is shorter than {FEWEST_TICKS} ticks of {tick_s:.3f} s"
+    return energy.model_copy(update={"source": "unavailable", "energy_j": None, "error_j": None, "reason": reason})
 
 
 def _waited(reading: Reading, own_s: float, window_s: float) -> Reading:
@@ -158,8 +148,11 @@ def _energies(pieces: Sequence[Reading]) -> list[Energy]:
     found: list[Energy] = []
     for source, scope, device in dict.fromkeys(key for piece in by_sensor for key in piece):
         parts = [piece.get((source, scope, device)) for piece in by_sensor]
-        refused = [piece.get(("unavailable", scope, device))
-                   for piece, part in zip(by_sensor, parts, strict=True) if part is None]  # fmt: skip
+        refused = [
+            piece.get(("unavailable", scope, device))
+            for piece, part in zip(by_sensor, parts, strict=True)
+            if part is None
+        ]
         total = _energy(parts, next(filter(None, refused), None))
         if all((each.source, each.scope, each.device) != (total.source, scope, device) for each in found):
             found.append(total)
@@ -209,13 +202,15 @@ def _card(parts: Sequence[Card]) -> Card:
     clocks = [part.sm_clock_mhz for part in parts if part.sm_clock_mhz is not None]
     reasons = dict.fromkeys(reason for part in parts for reason in part.throttled_s)
     return Card(
-        temperature_start_c=parts[0].temperature_start_c, temperature_end_c=parts[-1].temperature_end_c,
+        temperature_start_c=parts[0].temperature_start_c,
+        temperature_end_c=parts[-1].temperature_end_c,
         temperature_max_c=max(hottest, default=None),
         sm_clock_mhz=sum(clocks) / len(clocks) if clocks else None,
         throttled_s={reason: sum(part.throttled_s.get(reason, 0.0) for part in parts) for reason in reasons},
         foreign_pids=sorted({pid for part in parts for pid in part.foreign_pids}),
-        mig=any(part.mig for part in parts), mps=any(part.mps for part in parts),
-    )  # fmt: skip
+        mig=any(part.mig for part in parts),
+        mps=any(part.mps for part in parts),
+    )
 
 
 def _samplers(parts: Sequence[Sampler], *, at_once: bool) -> Sampler | None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from energybench.report import words
+from energybench.verdict import wording
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,15 +31,38 @@ PLAIN, TWIN = MUTED, "#7a828c"
 WIDTH_IN = 8.0
 NAME = 30  # characters of a name inside a picture; the tables have it whole
 STYLE: dict[str, Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "energybench", "svg.id": None, "text.parse_math": False,
-    "font.family": ["DejaVu Sans"], "font.size": 9.0, "figure.facecolor": PAPER,
-    "axes.facecolor": "none", "axes.edgecolor": GRID, "axes.labelcolor": MUTED, "axes.titlecolor": INK,
-    "axes.titlesize": 9.0, "axes.titlelocation": "left", "axes.labelsize": 8.5, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.unicode_minus": True, "text.color": INK, "xtick.color": MUTED,
-    "ytick.color": MUTED, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "xtick.major.size": 0.0,
-    "ytick.major.size": 0.0, "grid.color": GRID, "grid.linewidth": 0.6, "legend.frameon": False,
-    "legend.fontsize": 8.5, "lines.linewidth": 1.4, "path.simplify": False, "axes.axisbelow": True,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "svg.hashsalt": "energybench",
+    "svg.id": None,
+    "text.parse_math": False,
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 9.0,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "xtick.major.size": 0.0,
+    "ytick.major.size": 0.0,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.4,
+    "path.simplify": False,
+    "axes.axisbelow": True,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +94,15 @@ def legend(sheet: Sheet, axes: Axes, entries: Sequence[tuple[Any, str]], right_i
     """To the right of the axes, from the top; `right_in`: the margin there."""
     handles, labels = [handle for handle, _ in entries], [short(label, 26) for _, label in entries]
     box = axes.get_position()
-    sheet.figure.legend(handles, labels, loc="upper left", borderaxespad=0.0, handlelength=1.4, labelspacing=0.35,
-                        bbox_to_anchor=(1 - (right_in - 0.12) / WIDTH_IN, box.y1))  # fmt: skip
+    sheet.figure.legend(
+        handles,
+        labels,
+        loc="upper left",
+        borderaxespad=0.0,
+        handlelength=1.4,
+        labelspacing=0.35,
+        bbox_to_anchor=(1 - (right_in - 0.12) / WIDTH_IN, box.y1),
+    )
 
 
 @contextmanager
@@ -111,14 +141,24 @@ def _tidy(text: str, name: str, title: str) -> str:
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
     root = ElementTree.fromstring(text)
-    wanted = {value for element in root.iter() for key, value in element.attrib.items()
-              if key in (f"{{{XLINK}}}href", "clip-path")}  # fmt: skip
+    wanted = {
+        value
+        for element in root.iter()
+        for key, value in element.attrib.items()
+        if key in (f"{{{XLINK}}}href", "clip-path")
+    }
     wanted = {value.removeprefix("url(").strip("#)") for value in wanted}
     for element in root.iter():
         for key in GEOMETRY:
             if key in element.attrib and element is not root:
-                element.set(key, re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."),
-                                        " ".join(element.get(key, "").split())))  # fmt: skip
+                element.set(
+                    key,
+                    re.sub(
+                        r"-?\d+\.\d+",
+                        lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."),
+                        " ".join(element.get(key, "").split()),
+                    ),
+                )
         link = f"{{{XLINK}}}href"
         if element.get("id") in wanted:
             element.set("id", f"{name}-{element.get('id')}")
@@ -133,7 +173,7 @@ def _tidy(text: str, name: str, title: str) -> str:
     for old in [child for child in root if child.tag.endswith(("metadata", "title"))]:
         root.remove(old)
     heading = ElementTree.Element(f"{{{SVG}}}title")
-    heading.text = words.clean(title)
+    heading.text = wording.clean(title)
     rules = ElementTree.Element(f"{{{SVG}}}style")
     rules.text = DARK_RULES
     root[:0] = [heading, rules]
@@ -156,7 +196,7 @@ DARK_RULES = _dark_rules()
 
 def short(name: str, most: int = NAME) -> str:
     """A name in one line of a picture."""
-    text = words.plain(words.clean(name)).strip() or words.NOTHING
+    text = wording.plain(wording.clean(name)).strip() or wording.NOTHING
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -169,8 +209,35 @@ def listed(parts: Sequence[str], most: int = 6) -> str:
 # ── the axis of savings ───────────────────────────────────────────────────────────────────────────────────────
 
 FARTHEST = math.log(1000)  # a thousand times more or less lies at the edge
-TICKS = (0, 50, -100, 75, -300, 25, -50, 90, -900, 10, -10, 95, -25, 99, 35, -200, 5, -5, 65, 15, -15, 2, -2, 1, -1,
-         0.5, -0.5)  # fmt: skip
+TICKS = (
+    0,
+    50,
+    -100,
+    75,
+    -300,
+    25,
+    -50,
+    90,
+    -900,
+    10,
+    -10,
+    95,
+    -25,
+    99,
+    35,
+    -200,
+    5,
+    -5,
+    65,
+    15,
+    -15,
+    2,
+    -2,
+    1,
+    -1,
+    0.5,
+    -0.5,
+)
 
 
 def place(saving_rel: float) -> float:
@@ -183,9 +250,7 @@ def place(saving_rel: float) -> float:
     return max(-FARTHEST, min(FARTHEST, -math.log(cost))) if math.isfinite(cost) else -FARTHEST
 
 
-def savings_axis(
-    axes: Axes, points: Iterable[float], reaches: Iterable[float], noise: float
-) -> tuple[float, float]:
+def savings_axis(axes: Axes, points: Iterable[float], reaches: Iterable[float], noise: float) -> tuple[float, float]:
     """Limits, ticks, the line of no saving and the band of noise; in places. Returns the limits.
 
     points: always inside; reaches: ends of whiskers, inside up to a factor of 3 beyond the points.
@@ -204,8 +269,7 @@ def savings_axis(
         if low <= place(tick / 100) <= high and far:
             chosen.append(tick)
     axes.set_xlim(low, high)
-    axes.set_xticks([place(tick / 100) for tick in chosen],
-                    [f"{f'{tick:g}'.replace('-', '−')} %" for tick in chosen])  # fmt: skip
+    axes.set_xticks([place(tick / 100) for tick in chosen], [f"{f'{tick:g}'.replace('-', '−')} %" for tick in chosen])
     axes.grid(axis="x")
     axes.axvspan(-margin, margin, color=BAND, linewidth=0, zorder=0.5)
     axes.axvline(0, color=MUTED, linewidth=1.0, zorder=1)
@@ -218,5 +282,13 @@ def whisker(axes: Axes, low: float, high: float, y: float, color: str, limits: t
     inside = max(low, left), min(high, right)
     axes.plot(inside, (y, y), color=color, linewidth=1.6, solid_capstyle="butt", zorder=3)
     for end, beyond, arrow in ((inside[0], low < left, "<"), (inside[1], high > right, ">")):
-        axes.plot([end], [y], marker=arrow if beyond else "|", color=color, markersize=5 if beyond else 6,
-                  clip_on=False, zorder=3, linestyle="none")  # fmt: skip
+        axes.plot(
+            [end],
+            [y],
+            marker=arrow if beyond else "|",
+            color=color,
+            markersize=5 if beyond else 6,
+            clip_on=False,
+            zorder=3,
+            linestyle="none",
+        )

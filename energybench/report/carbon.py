@@ -16,12 +16,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from energybench import stats
-from energybench.record import Reading, RunFile, Trial, Witness
-from energybench.report import evidence, words
-from energybench.report.evidence import EnergyFigure, Metered, Pair, metered
-from energybench.report.shapes import Row, Summary, Workload
-from energybench.report.summary import plain_data, summarise
+from energybench.meter import combine
+from energybench.meter.combine import Metered, metered
+from energybench.meter.reading import Reading
+from energybench.records.record import RunFile, Trial, Witness
+from energybench.stats import paired
+from energybench.verdict import pairing, wording
+from energybench.verdict.figures import Row, Summary, Workload
+from energybench.verdict.pairing import EnergyFigure, Pair
+from energybench.verdict.summary import plain_data, summarise
 
 RUNS = 1000
 BASELINE = "baseline"
@@ -124,25 +127,16 @@ def zones_of(run: RunFile, asked: Sequence[str] = ()) -> tuple[Zone, ...]:
             known = intensity(name)
         per_j = known["intensity_kg_per_j"]
         found.append(
-            Zone(
-                name,
-                str(known.get("country", name)),
-                per_j,
-                known.get("year"),
-                str(known.get("source", "")),
-                pue,
-            )
+            Zone(name, str(known.get("country", name)), per_j, known.get("year"), str(known.get("source", "")), pue)
         )
     return tuple(found)
 
 
-def page(
-    run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness], asked: Sequence[str] = ()
-) -> Page:
+def page(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness], asked: Sequence[str] = ()) -> Page:
     """Everything the carbon report says."""
     summary = summarise(run, trials, witnesses)
     zones = zones_of(run, asked)
-    counted = [t for t in evidence.order(trials) if t.block < summary.look.blocks]
+    counted = [t for t in pairing.order(trials) if t.block < summary.look.blocks]
     uses = [use for w in summary.workloads for use in _uses(w, counted)]
     rows = [(w.name, row) for w in summary.workloads for row in w.rows]
     return Page(
@@ -163,9 +157,7 @@ def page(
 
 def _headline(summary: Summary) -> str:
     proven = [row for w in summary.workloads for row in w.rows if row.verdict == "saves"]
-    measured = any(
-        row.measured and row.measured.quantity == "energy" for w in summary.workloads for row in w.rows
-    )
+    measured = any(row.measured and row.measured.quantity == "energy" for w in summary.workloads for row in w.rows)
     if proven or measured:
         return summary.headline
     return "No energy was measured on both sides of a comparison, so no energy and no CO2e was shown to be saved."
@@ -173,7 +165,7 @@ def _headline(summary: Summary) -> str:
 
 def _bounded(values: Sequence[float], error: float, runs: int | None = None, share: float = 1.0) -> Span:
     """The mean of `values`; with `runs`, their sum in so many runs to come. `error`: the sensors', of one run."""
-    change = stats.differences(values, [0.0] * len(values), share=share)
+    change = paired.differences(values, [0.0] * len(values), share=share)
     n, times = change.n, 1 if runs is None else runs
     if change.df <= 0:
         return Span(times * change.mean)
@@ -191,35 +183,36 @@ def _mean(values: Sequence[float]) -> float:
 def _metered(trials: Sequence[Trial]) -> list[Metered]:
     """Each trial's joules; empty unless all have the same sensors."""
     found = [metered(trial.train) for trial in trials]
-    same = len({each.channels for each in found}) == 1 and all(
-        each.sensors and each.joules > 0 for each in found
-    )
+    same = len({each.channels for each in found}) == 1 and all(each.sensors and each.joules > 0 for each in found)
     return found if same else []
 
 
 def _uses(workload: Workload, trials: Sequence[Trial]) -> list[Use]:
     here = [t for t in trials if t.workload == workload.name]
     plain = _use(workload.name, workload.plain, BASELINE, [t for t in here if t.role == BASELINE])
-    return [plain, *(_use(workload.name, row.method, row.method, [t for t in here if t.method == row.method])
-                     for row in workload.rows)]  # fmt: skip
+    return [
+        plain,
+        *(
+            _use(workload.name, row.method, row.method, [t for t in here if t.method == row.method])
+            for row in workload.rows
+        ),
+    ]
 
 
 def _use(workload: str, method: str, label: str, trials: Sequence[Trial]) -> Use:
-    trials = evidence.newest(trials)
+    trials = pairing.newest(trials)
     found = _metered(trials)
     figure, sensors, reason = None, "", ""
     if found:
         error = _mean([each.error_j for each in found])
         figure = _bounded([each.joules for each in found], error)
-        sensors = ", ".join(
-            f"{scope} by {words.sensor(source)}" for source, scope in sorted(found[0].sensors)
-        )
+        sensors = ", ".join(f"{scope} by {wording.sensor(source)}" for source, scope in sorted(found[0].sensors))
     elif not trials:
         reason = "no usable trial"
     else:
         some = any(metered(trial.train).sensors for trial in trials)
         reason = "not every block had the same sensors" if some else "not measured"
-    return Use(workload, method, label, len(trials), figure, sensors, reason, evidence.energies(trials))
+    return Use(workload, method, label, len(trials), figure, sensors, reason, pairing.energies(trials))
 
 
 def _gain(workload: str, row: Row, trials: Sequence[Trial], run: RunFile, share: float) -> Gain:
@@ -232,9 +225,7 @@ def _gain(workload: str, row: Row, trials: Sequence[Trial], run: RunFile, share:
         told = f": {row.because}" if row.because else ""
         return dataclasses.replace(empty, because=f"{row.verdict}{told}; nothing is multiplied")
     here = [t for t in trials if t.workload == workload]
-    found = evidence.pairs(
-        [t for t in here if t.method == row.method], [t for t in here if t.role == "baseline"]
-    )
+    found = pairing.pairs([t for t in here if t.method == row.method], [t for t in here if t.role == "baseline"])
     return dataclasses.replace(empty, **_multiplied(found, tuned, share))
 
 
@@ -277,12 +268,8 @@ def _windows(trial: Trial) -> list[Reading]:
 def _not_in_it(summary: Summary, zones: Sequence[Zone]) -> tuple[str, ...]:
     told = f" ({zones[0].pue:g}{': nothing of it' if zones[0].pue == 1 else ''})" if zones else ""
     scopes = {e.scope for w in summary.workloads for e in w.baseline.energies if e.measured}
-    unseen = [name for scope, name in PARTS.items() if scope not in scopes] + [
-        "fans, disks and power supplies"
-    ]
-    parts = (
-        "" if evidence.WHOLE in scopes or not scopes else f"; what no sensor here sees: {', '.join(unseen)}"
-    )
+    unseen = [name for scope, name in PARTS.items() if scope not in scopes] + ["fans, disks and power supplies"]
+    parts = "" if combine.WHOLE in scopes or not scopes else f"; what no sensor here sees: {', '.join(unseen)}"
     return (
         "making the machine and disposing of it (embodied emissions)",
         f"cooling, conversion and lighting of the data centre beyond the PUE{told}",
@@ -297,9 +284,7 @@ def to_json(found: Page) -> dict[str, Any]:
     """Plain data: joules as in the names, and kilograms of CO2e of each zone beside each proven figure."""
 
     def kg(span: Span | None) -> dict[str, Any] | None:
-        return (
-            None if span is None else {zone.zone: dataclasses.asdict(zone.kg(span)) for zone in found.zones}
-        )
+        return None if span is None else {zone.zone: dataclasses.asdict(zone.kg(span)) for zone in found.zones}
 
     facts = dataclasses.asdict(found)
     for use, told in zip(found.uses, facts["uses"], strict=True):

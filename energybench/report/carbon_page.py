@@ -7,20 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from energybench.kept import write_text
-from energybench.record import read_folder
-from energybench.report import words
+from energybench.common.sealed_files import write_text
+from energybench.records.reader import read_folder
 from energybench.report.carbon import RUNS, Gain, Page, Span, Use, page, to_json
-from energybench.report.evidence import EnergyFigure
+from energybench.verdict import wording
+from energybench.verdict.pairing import EnergyFigure
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 J_PER_KWH = 3.6e6
 PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}
-MODELLED = (
-    "Modelled energy is time in another unit: it is multiplied by nothing, neither by a grid nor by runs."
-)
+MODELLED = "Modelled energy is time in another unit: it is multiplied by nothing, neither by a grid nor by runs."
 Table = tuple[list[str], list[list[str]]]  # head, rows; the first column is labels
 
 
@@ -38,17 +36,17 @@ def report_carbon(folder: Path, zones: str | None, console: Console | None, *, w
 def span(figure: Span | None, unit: str, zone_factor: float = 1.0) -> str:
     """ "150 J [140, 161]": three figures, the bounds with the same prefix and decimals; a missing one is a dash."""
     if figure is None:
-        return words.NOTHING
+        return wording.NOTHING
     values = [value * zone_factor for value in (figure.mean, figure.low, figure.high) if value is not None]
     size = max(abs(value) for value in values)
     if not size or not all(map(math.isfinite, values)):
-        return words.si(values[0], unit)
+        return wording.si(values[0], unit)
     power = max(-3, min(5, math.floor(math.log10(float(f"{size:.3g}")) / 3 + 1e-12)))
     scaled = [value / 1000**power for value in values]
     decimals = max(0, 2 - math.floor(math.log10(max(map(abs, scaled))) + 1e-12))
-    mean, *bounds = (words.number(value, decimals) for value in scaled)
-    inside = f"{words.NB}[{bounds[0]},{words.NB}{bounds[1]}]" if len(bounds) == 2 else ""
-    return f"{mean}{words.NB}{PREFIXES[power]}{unit}{inside}"
+    mean, *bounds = (wording.number(value, decimals) for value in scaled)
+    inside = f"{wording.NB}[{bounds[0]},{wording.NB}{bounds[1]}]" if len(bounds) == 2 else ""
+    return f"{mean}{wording.NB}{PREFIXES[power]}{unit}{inside}"
 
 
 def _titles(found: Page) -> list[str]:
@@ -61,14 +59,24 @@ def _grams(found: Page, figure: Span | None) -> list[str]:
 
 def _sources(energies: Sequence[EnergyFigure]) -> list[list[str]]:
     """What has a figure; the first screen says what was not seen, and why."""
-    return [[f"{energy.scope}, {words.sensor(energy.source)}", "measured" if energy.measured else "modelled",
-             words.si(energy.energy_j.mean, "J")] for energy in energies if energy.energy_j]  # fmt: skip
+    return [
+        [
+            f"{energy.scope}, {wording.sensor(energy.source)}",
+            "measured" if energy.measured else "modelled",
+            wording.si(energy.energy_j.mean, "J"),
+        ]
+        for energy in energies
+        if energy.energy_j
+    ]
 
 
 def uses(found: Page, workload: str) -> Table:
     """What one training run takes."""
-    rows = [[use.method, span(use.measured_j, "J") if use.measured_j else use.reason, *_grams(found, use.measured_j)]
-            for use in found.uses if use.workload == workload]  # fmt: skip
+    rows = [
+        [use.method, span(use.measured_j, "J") if use.measured_j else use.reason, *_grams(found, use.measured_j)]
+        for use in found.uses
+        if use.workload == workload
+    ]
     return ["one training run", "measured energy", *_titles(found)], rows
 
 
@@ -103,32 +111,28 @@ def notes(gain: Gain) -> str:
         return f"{text}."
     best, worst = gain.repaid_bounds
     least = f"at best {_runs(best)}"
-    return (
-        f"{text}: {least}, at worst {_runs(worst)}."
-        if worst is not None
-        else f"{text}: {least}, at worst never."
-    )
+    return f"{text}: {least}, at worst {_runs(worst)}." if worst is not None else f"{text}: {least}, at worst never."
 
 
 def _runs(count: int) -> str:
-    return f"{count:,}{words.NB}run{'s' * (count != 1)}"
+    return f"{count:,}{wording.NB}run{'s' * (count != 1)}"
 
 
 def zone_lines(found: Page) -> list[str]:
     """Where each intensity comes from."""
-    lines = [f"{z.zone}: {z.country}, {words.number(z.intensity_kg_j * J_PER_KWH * 1000, 1)} g CO₂e/kWh, the mean of "
-             f"{z.year or 'an unnamed year'}, by {z.source or 'an unnamed source'}; PUE {z.pue:g}, in every CO₂e."
-             for z in found.zones]  # fmt: skip
+    lines = [
+        f"{z.zone}: {z.country}, {wording.number(z.intensity_kg_j * J_PER_KWH * 1000, 1)} g CO₂e/kWh, the mean of "
+        f"{z.year or 'an unnamed year'}, by {z.source or 'an unnamed source'}; PUE {z.pue:g}, in every CO₂e."
+        for z in found.zones
+    ]
     return lines or [found.no_zone]
 
 
 def whole(found: Page) -> str:
     if found.whole_j is None:
         return "This benchmark's own energy was not measured."
-    mass = ", ".join(
-        f"{span(zone.kg(Span(found.whole_j)), 'g', 1000.0)} CO₂e in {zone.zone}" for zone in found.zones
-    )
-    told = f"This benchmark itself took {words.si(found.whole_j, 'J')} in its metered windows"
+    mass = ", ".join(f"{span(zone.kg(Span(found.whole_j)), 'g', 1000.0)} CO₂e in {zone.zone}" for zone in found.zones)
+    told = f"This benchmark itself took {wording.si(found.whole_j, 'J')} in its metered windows"
     return f"{told}: {mass}." if mass else f"{told}."
 
 
@@ -171,7 +175,7 @@ def render(found: Page, console: Console) -> None:
 
 def markdown(found: Page) -> str:
     """The page as FOLDER/carbon.md, ending in one newline."""
-    from energybench.report.markdown import escape, table
+    from energybench.report.markdown_syntax import escape, table
 
     def pipe(made: Table) -> str:
         head, rows = ([escape(c) for c in made[0]], [[escape(c) for c in row] for row in made[1]])
@@ -190,13 +194,9 @@ def markdown(found: Page) -> str:
         text.append(pipe(sources(found, name)))
         if _modelled([use for use in found.uses if use.workload == name]):
             text.append(escape(MODELLED))
-    text += [
-        "## What is not in it",
-        "\n".join(f"- {escape(line)}" for line in found.not_in_it),
-        escape(whole(found)),
-    ]
+    text += ["## What is not in it", "\n".join(f"- {escape(line)}" for line in found.not_in_it), escape(whole(found))]
     text.append(escape(HOW))
-    return words.plain("\n\n".join(text)) + "\n"
+    return wording.plain("\n\n".join(text)) + "\n"
 
 
 HOW = (

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from energybench.record import Trial
-from energybench.report import figures_diagnostics, figures_savings, figures_trials, words
+from energybench.records.record import Trial
+from energybench.report import figures_diagnostics, figures_savings, figures_trials
 from energybench.report.album import Album, LeftOut, Picture
 from energybench.report.canvas import Drawn
-from energybench.report.shapes import Summary, Workload
-from energybench.suite import slug
+from energybench.suite.suite import slug
+from energybench.verdict import wording
+from energybench.verdict.figures import Summary, Workload
 
 KINDS = ("ladder", "where", "trade-off", "blocks", "curves", "power", "diagnostics")
 DIAGNOSED = 8  # cells of a workload whose diagnostics are drawn
@@ -31,7 +32,7 @@ def album(summary: Summary, trials: Sequence[Trial], folder: Path, kinds: Sequen
                 name += "-"
             drawn = _attempt(draw, name)
             if isinstance(drawn, Drawn):
-                caption, alt = (words.clean(words.plain(part)) for part in (drawn.caption, drawn.alt))
+                caption, alt = (wording.clean(wording.plain(part)) for part in (drawn.caption, drawn.alt))
                 pictures.append(Picture(kind, workload.name, f"{name}.svg", caption, alt, drawn.svg))
             elif kind != "diagnostics":  # most methods have nothing to draw, and need not
                 left_out.append(LeftOut(kind, workload.name, drawn))
@@ -61,4 +62,4 @@ def _attempt(draw: Callable[[str], Drawn | str], name: str) -> Drawn | str:
     try:
         return draw(name)
     except Exception as error:  # whatever a library raises
-        return f"our mistake, it could not be drawn: {type(error).__name__}: {words.clean(str(error))[:120]}"
+        return f"our mistake, it could not be drawn: {type(error).__name__}: {wording.clean(str(error))[:120]}"

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from energybench.record import Trial
-from energybench.report import evidence, words
+from energybench.records.record import Trial
 from energybench.report.canvas import INK, MUTED, SERIES, WIDTH_IN, Drawn, Sheet, listed, sheet, short, svg
+from energybench.verdict import pairing, wording
 
 PANELS, COLUMNS, BARS, BINS = 9, 3, 12, 400
 EACH_IN, GAP_IN = 1.25, 0.62
@@ -95,8 +95,11 @@ def panels(found: object, name: str = "", depth: int = 0) -> Iterator[Panel]:
 
 
 def _histograms(entries: Sequence[Any], tensors: object) -> Iterator[Histogram]:
-    tested = {t.get("name"): t for t in tensors if isinstance(t, Mapping) and isinstance(t.get("name"), str)} \
-        if isinstance(tensors, Sequence) else {}  # fmt: skip
+    tested = (
+        {t.get("name"): t for t in tensors if isinstance(t, Mapping) and isinstance(t.get("name"), str)}
+        if isinstance(tensors, Sequence)
+        else {}
+    )
     for entry in entries:
         if not isinstance(entry, Mapping):
             continue
@@ -106,9 +109,7 @@ def _histograms(entries: Sequence[Any], tensors: object) -> Iterator[Histogram]:
             continue
         name = entry.get("name")
         fit = _fit(tested.get(name)) if isinstance(name, str) else ""
-        yield Histogram(
-            str(name or "?"), (low, high), density, fitted if len(fitted) == len(density) else (), fit
-        )
+        yield Histogram(str(name or "?"), (low, high), density, fitted if len(fitted) == len(density) else (), fit)
 
 
 def _fit(tested: Mapping[str, Any] | None) -> str:
@@ -118,23 +119,23 @@ def _fit(tested: Mapping[str, Any] | None) -> str:
     n, passes = number(tested.get("ks_n")), tested.get("ks_passes")
     of = f", n {n:.0f}" if n is not None else ""
     fits = ", fits" if passes is True else ", does not fit" if passes is False else ""
-    return f"KS {words.number(statistic, 3)}{of}{fits}"
+    return f"KS {wording.number(statistic, 3)}{of}{fits}"
 
 
 def _over_epochs(entries: Sequence[Any]) -> Iterator[OverEpochs]:
-    rows = [
-        entry for entry in entries if isinstance(entry, Mapping) and number(entry.get("epoch")) is not None
-    ]
+    rows = [entry for entry in entries if isinstance(entry, Mapping) and number(entry.get("epoch")) is not None]
     if len(rows) < 2 or len(rows) < len(entries):
         return
     for key in dict.fromkeys(key for row in rows for key in row if key != "epoch"):
-        known = sorted({x: y for row in rows
-                        if (x := number(row.get("epoch"))) is not None and (y := number(row.get(key))) is not None
-                        }.items())  # fmt: skip
+        known = sorted(
+            {
+                x: y
+                for row in rows
+                if (x := number(row.get("epoch"))) is not None and (y := number(row.get(key))) is not None
+            }.items()
+        )
         if len(known) > 1 and len({y for _, y in known}) > 1:
-            yield OverEpochs(
-                str(key).replace("_", " "), tuple(x for x, _ in known), tuple(y for _, y in known)
-            )
+            yield OverEpochs(str(key).replace("_", " "), tuple(x for x, _ in known), tuple(y for _, y in known))
 
 
 def _bounded(entries: Sequence[Any]) -> Iterator[Bounded]:
@@ -165,8 +166,14 @@ def _by_number(title: str, found: Mapping[str, Any]) -> ByNumber | None:
 
 def diagnostics(workload: str, label: str, trials: Sequence[Trial], name: str) -> Drawn | str:
     """The first usable trial's, of one cell."""
-    trial = next((t for t in sorted(trials, key=lambda t: (t.block, t.invocation)) if t.method == label
-                  and evidence.unusable(t) is None), None)  # fmt: skip
+    trial = next(
+        (
+            t
+            for t in sorted(trials, key=lambda t: (t.block, t.invocation))
+            if t.method == label and pairing.unusable(t) is None
+        ),
+        None,
+    )
     found = list(panels({"of": trial.diagnostics})) if trial else []
     if trial is None or not found:
         return "nothing in its diagnostics can be drawn"

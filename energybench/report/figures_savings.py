@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from energybench import stats
-from energybench.record import Trial
-from energybench.report import evidence, words
+from energybench.records.record import Trial
 from energybench.report.canvas import (
     FARTHEST,
     INK,
@@ -28,19 +26,16 @@ from energybench.report.canvas import (
     whisker,
 )
 from energybench.report.figures_trials import cells, looks
-from energybench.report.shapes import Measured, Row, Workload
+from energybench.stats import paired
+from energybench.verdict import pairing, wording
+from energybench.verdict.figures import Measured, Row, Workload
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST = 24  # methods in one picture; the table has all
 LANE_IN, LEFT_IN, RIGHT_IN = 0.17, 1.05, 2.15
-FOUR = (
-    ("claimed", "D", PAPER),
-    ("estimated", "s", PAPER),
-    ("counted", "s", INK),
-    ("measured", "o", SERIES[0]),
-)
+FOUR = (("claimed", "D", PAPER), ("estimated", "s", PAPER), ("counted", "s", INK), ("measured", "o", SERIES[0]))
 
 
 def _some(rows: Sequence[Row], most: int = MOST) -> str:
@@ -49,7 +44,7 @@ def _some(rows: Sequence[Row], most: int = MOST) -> str:
 
 def _interval(figure: Measured | None) -> tuple[float, float] | None:
     """Shown where the table shows it: from three blocks on."""
-    if figure is None or figure.low_rel is None or figure.high_rel is None or figure.n < stats.FEWEST_BLOCKS:
+    if figure is None or figure.low_rel is None or figure.high_rel is None or figure.n < paired.FEWEST_BLOCKS:
         return None
     return figure.low_rel, figure.high_rel
 
@@ -62,8 +57,8 @@ def _numbers(row: Row) -> list[float | None]:
 def _outcome(row: Row) -> str:
     if row.measured is None:
         return "not measured"
-    of = words.what(row.measured.quantity, row.measured.scope)
-    return f"{words.plain(words.measured(row.measured))} {of}"
+    of = wording.what(row.measured.quantity, row.measured.scope)
+    return f"{wording.plain(wording.measured(row.measured))} {of}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +74,40 @@ def _headings(axes: Axes, rows: Sequence[Row], lanes: Sequence[Sequence[str]]) -
     at, y = 0.0, []
     for row, names in zip(rows, lanes, strict=True):
         verdict = f"  {row.verdict}"
-        axes.annotate(short(row.method), (0, at), (-LEFT_IN * 72 + 6, 0), xycoords=("axes fraction", "data"),
-                      textcoords="offset points", va="center", weight="bold", annotation_clip=False)  # fmt: skip
-        axes.annotate(verdict.strip(), (1, at), (8, 0), xycoords=("axes fraction", "data"),
-                      textcoords="offset points", va="center", weight="bold", annotation_clip=False)  # fmt: skip
+        axes.annotate(
+            short(row.method),
+            (0, at),
+            (-LEFT_IN * 72 + 6, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            weight="bold",
+            annotation_clip=False,
+        )
+        axes.annotate(
+            verdict.strip(),
+            (1, at),
+            (8, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            weight="bold",
+            annotation_clip=False,
+        )
         y.append([at + 1 + lane for lane in range(len(names))])
         for where, name in zip(y[-1], names, strict=True):
-            axes.annotate(name, (0, where), (-6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-                          va="center", ha="right", color=MUTED, size=8, annotation_clip=False)  # fmt: skip
+            axes.annotate(
+                name,
+                (0, where),
+                (-6, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+                ha="right",
+                color=MUTED,
+                size=8,
+                annotation_clip=False,
+            )
         at = y[-1][-1] + 1.6
     axes.set_ylim(at - 0.7, -0.7)
     axes.set_yticks([])
@@ -95,8 +116,17 @@ def _headings(axes: Axes, rows: Sequence[Row], lanes: Sequence[Sequence[str]]) -
 
 
 def _value(axes: Axes, y: float, text: str, color: str = INK) -> None:
-    axes.annotate(text, (1, y), (8, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-                  va="center", size=8, color=color, annotation_clip=False)  # fmt: skip
+    axes.annotate(
+        text,
+        (1, y),
+        (8, 0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        va="center",
+        size=8,
+        color=color,
+        annotation_clip=False,
+    )
 
 
 def _height(lanes: Sequence[Sequence[str]]) -> float:
@@ -109,9 +139,15 @@ def ladder(workload: Workload, noise: float, name: str) -> Drawn | str:
     rows = [row for row in workload.rows if any(value is not None for value in _numbers(row))]
     if not rows:
         return "no method has a figure to show"
-    told = [f"{row.method}: " + ", ".join(f"{what} {words.plain(words.percent(value))}"
-            for what, value in zip(("claimed", "estimated", "counted"), _numbers(row)[:3], strict=True))
-            + f", measured {_outcome(row)}, {row.verdict}" for row in rows]  # fmt: skip
+    told = [
+        f"{row.method}: "
+        + ", ".join(
+            f"{what} {wording.plain(wording.percent(value))}"
+            for what, value in zip(("claimed", "estimated", "counted"), _numbers(row)[:3], strict=True)
+        )
+        + f", measured {_outcome(row)}, {row.verdict}"
+        for row in rows
+    ]
     alt = f"Savings on {workload.name}. {listed(told)}.{_some(rows)}"
     shown = rows[:MOST]
     lanes = [[what for what, _, _ in FOUR]] * len(shown)
@@ -128,29 +164,38 @@ def ladder(workload: Workload, noise: float, name: str) -> Drawn | str:
         for row, heights in zip(shown, _headings(axes, shown, lanes).y, strict=True):
             for (what, marker, face), value, y in zip(FOUR, _numbers(row), heights, strict=True):
                 color = (MUTED if row.struck else SERIES[0]) if what == "measured" else INK
-                text = words.percent(value) if what != "measured" else words.measured(row.measured)
+                text = wording.percent(value) if what != "measured" else wording.measured(row.measured)
                 if value is None:
-                    _value(axes, y, words.NOTHING, MUTED)
+                    _value(axes, y, wording.NOTHING, MUTED)
                     continue
                 if what == "measured" and (interval := _interval(row.measured)):
                     whisker(axes, place(interval[0]), place(interval[1]), y, color, limits)
                 if what == "measured" and row.struck:
                     marker = "x"
                 fill = color if what == "measured" else face
-                axes.plot([place(value)], [y], marker=marker, color=color, markerfacecolor=fill, markersize=5.5,
-                          linestyle="none", clip_on=False, zorder=4)  # fmt: skip
+                axes.plot(
+                    [place(value)],
+                    [y],
+                    marker=marker,
+                    color=color,
+                    markerfacecolor=fill,
+                    markersize=5.5,
+                    linestyle="none",
+                    clip_on=False,
+                    zorder=4,
+                )
                 of = f" {row.measured.quantity}" if what == "measured" and row.measured else ""
-                _value(axes, y, words.plain(text) + of, color)
+                _value(axes, y, wording.plain(text) + of, color)
         axes.set_xlabel(
             f"saved against {workload.plain} in the same block; costs to the left. "
-            f"Band: ±{words.plain(words.margin(noise))} noise. Whisker: the table's interval",
+            f"Band: ±{wording.plain(wording.margin(noise))} noise. Whisker: the table's interval",
             loc="left",
         )
         drawing = svg(page, name, alt)
     return Drawn(drawing, "Claimed, estimated, counted, measured", alt)
 
 
-def _ratios(row: Row) -> tuple[stats.Decomposition, float | None] | None:
+def _ratios(row: Row) -> tuple[paired.Decomposition, float | None] | None:
     """The factors in logs, and the watts' where energy was measured; None where a figure is missing."""
     if row.counted_rel is None or row.time is None or row.measured is None or row.counted_rel >= 1:
         return None
@@ -158,11 +203,11 @@ def _ratios(row: Row) -> tuple[stats.Decomposition, float | None] | None:
     if not all(math.isfinite(value) and value > 0 for value in values):
         return None
     joules = values[1] if row.measured.quantity == "energy" else None
-    return stats.decompose(1 - row.counted_rel, values[0], joules), joules
+    return paired.decompose(1 - row.counted_rel, values[0], joules), joules
 
 
 def _times(log_ratio: float) -> str:
-    return f"×{words.NB}{words.number(math.exp(min(log_ratio, 700)), 2)}"
+    return f"×{wording.NB}{wording.number(math.exp(min(log_ratio, 700)), 2)}"
 
 
 def where(workload: Workload, noise: float, name: str) -> Drawn | str:
@@ -171,9 +216,7 @@ def where(workload: Workload, noise: float, name: str) -> Drawn | str:
     if not known:
         return "no method has both counted FLOPs and a measured time"
     rows = [row for row, _ in known]
-    alt = f"Where the saving went on {workload.name}. " + listed(
-        [row.explanation.rstrip(".") for row in rows], 4
-    )
+    alt = f"Where the saving went on {workload.name}. " + listed([row.explanation.rstrip(".") for row in rows], 4)
     alt += f".{_some(rows)}"
     known = known[:MOST]
     lanes = [[what for what, _, _ in _bars(row, parts)] for row, parts in known]
@@ -189,25 +232,37 @@ def where(workload: Workload, noise: float, name: str) -> Drawn | str:
             for (what, start, stop), y in zip(bars, heights, strict=True):
                 total, less = what == bars[-1][0], stop <= start
                 color = (MUTED if row.struck else INK) if total else SERIES[2 if less else 1]
-                axes.barh(y, -(stop - start), left=-start, height=0.62, color=PAPER if total else color,
-                          edgecolor=color, linewidth=1.2 if total else 0, zorder=2)  # fmt: skip
+                axes.barh(
+                    y,
+                    -(stop - start),
+                    left=-start,
+                    height=0.62,
+                    color=PAPER if total else color,
+                    edgecolor=color,
+                    linewidth=1.2 if total else 0,
+                    zorder=2,
+                )
                 if total and (interval := _interval(row.measured)):
                     whisker(axes, place(interval[0]), place(interval[1]), y, SERIES[0], limits)
                 _value(
-                    axes,
-                    y,
-                    words.plain(f"{'= ' if total else ''}{_times(stop - start)} {_of(what, stop - start)}"),
+                    axes, y, wording.plain(f"{'= ' if total else ''}{_times(stop - start)} {_of(what, stop - start)}")
                 )
             for (_, _, stop), y in zip(bars[:-2], heights[:-2], strict=True):
                 axes.plot([-stop, -stop], [y, y + 1], color=MUTED, linewidth=0.8, zorder=1.5)
-        axes.set_xlabel("each factor on its own, one after the other; the last bar is their product. "
-                        "Green: less, orange: more", loc="left")  # fmt: skip
+        axes.set_xlabel(
+            "each factor on its own, one after the other; the last bar is their product. Green: less, orange: more",
+            loc="left",
+        )
         drawing = svg(page, name, alt)
-    return Drawn(drawing, "Where the saving went: FLOPs × seconds per FLOP"
-                 + (" × watts" if any(parts.watts is not None for _, parts in known) else ""), alt)  # fmt: skip
+    return Drawn(
+        drawing,
+        "Where the saving went: FLOPs × seconds per FLOP"
+        + (" × watts" if any(parts.watts is not None for _, parts in known) else ""),
+        alt,
+    )
 
 
-def _bars(row: Row, parts: stats.Decomposition) -> list[tuple[str, float, float]]:
+def _bars(row: Row, parts: paired.Decomposition) -> list[tuple[str, float, float]]:
     """(name, from, to) in logs of the cost ratio: each begins where the last ended, the total at 0."""
     assert row.measured is not None
     steps = [("FLOPs", parts.flop), ("s per FLOP", parts.seconds_per_flop)]
@@ -221,8 +276,8 @@ def _bars(row: Row, parts: stats.Decomposition) -> list[tuple[str, float, float]
 
 
 def _of(what: str, log_ratio: float) -> str:
-    share = words.percent(abs(math.expm1(min(log_ratio, 700))))
-    return f"({share} {'less' if log_ratio < 0 else 'more'})" if share != words.percent(0.0) else "(the same)"
+    share = wording.percent(abs(math.expm1(min(log_ratio, 700))))
+    return f"({share} {'less' if log_ratio < 0 else 'more'})" if share != wording.percent(0.0) else "(the same)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,14 +311,14 @@ def _points(workload: Workload, trials: Sequence[Trial], energy: bool) -> list[P
     judged = {block for row in workload.rows for block in row.blocks}  # not those that were added later
     found = []
     for label, ours in others.items():
-        pairs = [pair for pair in evidence.pairs(ours, plain) if pair.ours.block in judged]
-        if energy and not evidence.sensors_of(pairs):
+        pairs = [pair for pair in pairing.pairs(ours, plain) if pair.ours.block in judged]
+        if energy and not pairing.sensors_of(pairs):
             continue
         each = []
         for pair in pairs:
             a, b = pair.ours.quality.get(metric), pair.plain.quality.get(metric)
             if a is not None and b is not None and math.isfinite(a) and math.isfinite(b):
-                change = evidence.change([pair], "energy" if energy else "time")
+                change = pairing.change([pair], "energy" if energy else "time")
                 each.append((place(change.saving), a - b))
         if not each:
             continue
@@ -290,45 +345,77 @@ def trade_off(workload: Workload, trials: Sequence[Trial], noise: float, name: s
         return "no block has both a saving and a quality"
     quality = next((row.quality for row in workload.rows if row.quality), None)
     scale, unit = (100.0, "pp") if quality and quality.fraction else (1.0, "")
-    sign = 1 if evidence.higher_is_better(workload.metric) else -1
+    sign = 1 if pairing.higher_is_better(workload.metric) else -1
     places = [(0.0, 0.0), *((p.x, sign * p.change) for p in points)]
     best = front(places)
     names = [workload.plain, *(p.label for p in points)]
-    what = words.what("energy" if energy else "time", next(iter(scopes), ""))
-    alt = (f"{workload.metric} against {what} on {workload.name}. None is better in both than: "
-           f"{listed([names[i] for i in best], 8)}. A front of means is no verdict.")  # fmt: skip
+    what = wording.what("energy" if energy else "time", next(iter(scopes), ""))
+    alt = (
+        f"{workload.metric} against {what} on {workload.name}. None is better in both than: "
+        f"{listed([names[i] for i in best], 8)}. A front of means is no verdict."
+    )
     shown, how, right = points[:MOST], looks(cells(trials)), 2.3
     with sheet(max(3.3, 0.75 + 0.19 * (len(shown) + 3))) as page:
         axes = page.axes(0.75, 0.5, WIDTH_IN - 0.75 - right, page.height_in - 0.8)
-        savings_axis(axes, [x for x, _ in places] + [x for p in shown for x, _ in p.each],
-                     [end for p in shown if p.reach for end in p.reach], noise)  # fmt: skip
+        savings_axis(
+            axes,
+            [x for x, _ in places] + [x for p in shown for x, _ in p.each],
+            [end for p in shown if p.reach for end in p.reach],
+            noise,
+        )
         axes.grid(axis="y")
         axes.axhline(0, color=MUTED, linewidth=1.0, zorder=1)
         if quality and quality.limit is not None:
             axes.axhline(scale * quality.limit, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
         steps = [(places[i][0], sign * places[i][1] * scale) for i in best]
-        axes.step([x for x, _ in steps], [y for _, y in steps], where="pre", color=MUTED, linewidth=1.0,
-                  linestyle=(0, (1, 1.5)), zorder=2)  # fmt: skip
+        axes.step(
+            [x for x, _ in steps],
+            [y for _, y in steps],
+            where="pre",
+            color=MUTED,
+            linewidth=1.0,
+            linestyle=(0, (1, 1.5)),
+            zorder=2,
+        )
         entries: list[tuple[Any, str]] = []
         (origin,) = axes.plot([0], [0], marker="*", color=INK, markersize=9, linestyle="none", zorder=4)
         entries.append((origin, workload.plain))
         for point in shown:
             color, marker = how[point.label].color, how[point.label].marker
-            axes.plot([x for x, _ in point.each], [scale * y for _, y in point.each], marker=marker, color=color,
-                      markersize=2.5, linestyle="none", alpha=0.55, zorder=2)  # fmt: skip
+            axes.plot(
+                [x for x, _ in point.each],
+                [scale * y for _, y in point.each],
+                marker=marker,
+                color=color,
+                markersize=2.5,
+                linestyle="none",
+                alpha=0.55,
+                zorder=2,
+            )
             if point.reach:
                 axes.plot(point.reach, [scale * point.change] * 2, color=color, linewidth=1.1, zorder=3)
             if point.row and point.row.quality and point.row.quality.bound is not None:
-                axes.plot([point.x] * 2, [scale * point.change, scale * point.row.quality.bound], color=color,
-                          linewidth=1.1, zorder=3)  # fmt: skip
-            (mark,) = axes.plot([point.x], [scale * point.change], marker=marker, color=color, markersize=7,
-                                markerfacecolor=how[point.label].face, linestyle="none", zorder=4)  # fmt: skip
+                axes.plot(
+                    [point.x] * 2,
+                    [scale * point.change, scale * point.row.quality.bound],
+                    color=color,
+                    linewidth=1.1,
+                    zorder=3,
+                )
+            (mark,) = axes.plot(
+                [point.x],
+                [scale * point.change],
+                marker=marker,
+                color=color,
+                markersize=7,
+                markerfacecolor=how[point.label].face,
+                linestyle="none",
+                zorder=4,
+            )
             entries.append((mark, point.label))
         if sign < 0:
             axes.invert_yaxis()
-        axes.set_title(
-            f"{short(workload.metric)} against {workload.plain}{f', {unit}' if unit else ''} (up is better)"
-        )
+        axes.set_title(f"{short(workload.metric)} against {workload.plain}{f', {unit}' if unit else ''} (up is better)")
         axes.set_xlabel(
             f"{what} saved. Dashed: the loss that the suite accepts. Dotted: front of the means", loc="left"
         )

@@ -10,10 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from energybench.files import inside
-from energybench.meter import trace
-from energybench.record import Trial
-from energybench.report import evidence, words
+from energybench.common.safe_read import inside
+from energybench.meter import combine, trace
+from energybench.records.record import Trial
 from energybench.report.canvas import (
     INK,
     MARKERS,
@@ -28,6 +27,7 @@ from energybench.report.canvas import (
     short,
     svg,
 )
+from energybench.verdict import pairing, wording
 
 CELLS = 14  # in one picture
 RIGHT_IN = 2.3
@@ -71,8 +71,9 @@ def looks(found: dict[str, list[Trial]]) -> dict[str, Look]:
         else:
             color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
             hollow = role == "control"
-            result[label] = Look(label, color, marker, PAPER if hollow else color,
-                                 (0, (2, 1.5)) if hollow else "-", 1.3)  # fmt: skip
+            result[label] = Look(
+                label, color, marker, PAPER if hollow else color, (0, (2, 1.5)) if hollow else "-", 1.3
+            )
             number += 1
     return result
 
@@ -97,24 +98,27 @@ def _moments(trials: Sequence[Trial]) -> tuple[dict[str, float], str]:
 
 
 def _joules(trial: Trial) -> float:
-    return evidence.metered(trial.train).joules
+    return combine.metered(trial.train).joules
 
 
 def blocks(workload: str, trials: Sequence[Trial], name: str) -> Drawn | str:
     """Each trial's seconds, and joules where measured, when it ran: drift, outliers, what was set aside."""
-    good = [t for t in trials if evidence.unusable(t) is None]
+    good = [t for t in trials if pairing.unusable(t) is None]
     if not good:
         return "no trial was usable"
     moments, when = _moments(trials)
     kept, cut = _cut(cells(trials))
     how = looks(kept)
-    panels: list[tuple[str, Callable[[Trial], float]]] = [("seconds a trial", evidence.seconds)]
+    panels: list[tuple[str, Callable[[Trial], float]]] = [("seconds a trial", pairing.seconds)]
     if all(_joules(trial) > 0 for trial in good):
         panels.append(("measured joules a trial", _joules))
-    lost = [t for t in trials if evidence.unusable(t) is not None]
-    plain = [evidence.seconds(t) for t in good if t.role == "baseline"]
-    told = [f"{how[label].label} {_range([evidence.seconds(t) for t in ts if evidence.unusable(t) is None])}"
-            for label, ts in kept.items() if any(evidence.unusable(t) is None for t in ts)]  # fmt: skip
+    lost = [t for t in trials if pairing.unusable(t) is not None]
+    plain = [pairing.seconds(t) for t in good if t.role == "baseline"]
+    told = [
+        f"{how[label].label} {_range([pairing.seconds(t) for t in ts if pairing.unusable(t) is None])}"
+        for label, ts in kept.items()
+        if any(pairing.unusable(t) is None for t in ts)
+    ]
     alt = f"Seconds of each trial of {workload} over time. {listed(told)}."
     alt += f" {len(lost)} set aside." if lost else " None was set aside."
     alt += cut + ("" if plain else " Plain training has no usable trial.")
@@ -128,15 +132,31 @@ def blocks(workload: str, trials: Sequence[Trial], name: str) -> Drawn | str:
             entries = []
             for label, ours in kept.items():
                 look = how[label]
-                here = sorted((moments[t.trial], value(t)) for t in ours if evidence.unusable(t) is None)
-                (line,) = axes.plot([x for x, _ in here], [y for _, y in here], color=look.color, marker=look.marker,
-                                    markerfacecolor=look.face, markersize=4, linestyle=look.line, linewidth=look.width,
-                                    zorder=4 if look.color == INK else 3)  # fmt: skip
+                here = sorted((moments[t.trial], value(t)) for t in ours if pairing.unusable(t) is None)
+                (line,) = axes.plot(
+                    [x for x, _ in here],
+                    [y for _, y in here],
+                    color=look.color,
+                    marker=look.marker,
+                    markerfacecolor=look.face,
+                    markersize=4,
+                    linestyle=look.line,
+                    linewidth=look.width,
+                    zorder=4 if look.color == INK else 3,
+                )
                 entries.append((line, look.label))
-                gone = [moments[t.trial] for t in ours if evidence.unusable(t) is not None]
+                gone = [moments[t.trial] for t in ours if pairing.unusable(t) is not None]
                 if gone:
-                    axes.plot(gone, [0.0] * len(gone), marker="x", color=look.color, linestyle="none", markersize=6,
-                              clip_on=False, zorder=5)  # fmt: skip
+                    axes.plot(
+                        gone,
+                        [0.0] * len(gone),
+                        marker="x",
+                        color=look.color,
+                        linestyle="none",
+                        markersize=6,
+                        clip_on=False,
+                        zorder=5,
+                    )
             axes.set_ylim(bottom=0)
             axes.set_title(title + (" (× set aside)" if lost else ""))
             if row == 0:
@@ -147,7 +167,7 @@ def blocks(workload: str, trials: Sequence[Trial], name: str) -> Drawn | str:
 
 
 def _range(values: Sequence[float]) -> str:
-    low, high = (words.plain(words.duration(value)) for value in (min(values), max(values)))
+    low, high = (wording.plain(wording.duration(value)) for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
 
 
@@ -175,17 +195,21 @@ def curves(trials: Sequence[Trial], over: str, folder: Path | None = None) -> li
     for label, ours in cells(trials).items():
         by_epoch: dict[float, list[tuple[float, float]]] = {}
         for trial in ours:
-            if evidence.unusable(trial) is None:
+            if pairing.unusable(trial) is None:
                 for epoch, x, loss in _along(trial, over, folder):
                     by_epoch.setdefault(epoch, []).append((x, loss))
         if by_epoch:
             rows = [by_epoch[epoch] for epoch in sorted(by_epoch)]
-            found.append(Curve(
-                label, ours[0].role,
-                tuple(math.fsum(x for x, _ in row) / len(row) for row in rows),
-                tuple(math.fsum(y for _, y in row) / len(row) for row in rows),
-                tuple(min(y for _, y in row) for row in rows), tuple(max(y for _, y in row) for row in rows),
-            ))  # fmt: skip
+            found.append(
+                Curve(
+                    label,
+                    ours[0].role,
+                    tuple(math.fsum(x for x, _ in row) / len(row) for row in rows),
+                    tuple(math.fsum(y for _, y in row) / len(row) for row in rows),
+                    tuple(min(y for _, y in row) for row in rows),
+                    tuple(max(y for _, y in row) for row in rows),
+                )
+            )
     return found
 
 
@@ -200,12 +224,7 @@ def _along(trial: Trial, over: str, folder: Path | None) -> list[tuple[float, fl
         x = epoch if over == "epoch" else seconds
         if x is not None and spent is not None:
             x = spent(x)
-        if (
-            epoch is not None
-            and x is not None
-            and loss is not None
-            and all(map(math.isfinite, (epoch, x, loss)))
-        ):
+        if epoch is not None and x is not None and loss is not None and all(map(math.isfinite, (epoch, x, loss))):
             points.append((epoch, x, loss))
     return points
 
@@ -220,9 +239,7 @@ def spending(trial: Trial, folder: Path | None) -> Callable[[float], float] | No
     powers = power(trial, folder)
     if isinstance(powers, str):
         return None
-    return lambda end_s: math.fsum(
-        trace.integrate(times, watts, 0.0, end_s)[0] for times, watts in powers.values()
-    )
+    return lambda end_s: math.fsum(trace.integrate(times, watts, 0.0, end_s)[0] for times, watts in powers.values())
 
 
 def training(workload: str, trials: Sequence[Trial], folder: Path | None, name: str) -> Drawn | str:
@@ -234,7 +251,7 @@ def training(workload: str, trials: Sequence[Trial], folder: Path | None, name: 
     panels = [(title, found) for title, found in every if any(len(curve.x) > 1 for curve in found)]
     if not panels:
         return "no trial has the loss of two epochs"
-    last = [f"{how[c.label].label} {words.number(c.y[-1], 3)}" for c in panels[0][1]]
+    last = [f"{how[c.label].label} {wording.number(c.y[-1], 3)}" for c in panels[0][1]]
     alt = f"Training loss on {workload}; in the end {listed(last)}.{cut}"
     gap = 0.35
     wide = (WIDTH_IN - 0.65 - RIGHT_IN - gap * (len(panels) - 1)) / len(panels)
@@ -247,13 +264,18 @@ def training(workload: str, trials: Sequence[Trial], folder: Path | None, name: 
             for curve in found:
                 look = how[curve.label]
                 many = len(curve.x) > 40
-                (line,) = axes.plot(curve.x, curve.y, color=look.color, marker=None if many else look.marker,
-                                    markerfacecolor=look.face, markersize=3.5, linestyle=look.line,
-                                    linewidth=look.width)  # fmt: skip
+                (line,) = axes.plot(
+                    curve.x,
+                    curve.y,
+                    color=look.color,
+                    marker=None if many else look.marker,
+                    markerfacecolor=look.face,
+                    markersize=3.5,
+                    linestyle=look.line,
+                    linewidth=look.width,
+                )
                 if curve.low != curve.high:
-                    axes.fill_between(
-                        curve.x, curve.low, curve.high, color=look.color, alpha=0.10, linewidth=0
-                    )
+                    axes.fill_between(curve.x, curve.low, curve.high, color=look.color, alpha=0.10, linewidth=0)
                 entries.append((line, look.label))
             axes.set_xlabel(title, loc="left")
             if first is None:
@@ -337,17 +359,24 @@ def powers(workload: str, trials: Sequence[Trial], folder: Path, name: str) -> D
     told = []
     for label, (trial, found) in shown:
         if trial.train and trial.train.wall_s > 0:
-            mean_w = math.fsum(trace.integrate(t, w, t[0], t[-1])[0] / (t[-1] - t[0])
-                               for t, w in found.values() if t[-1] > t[0])  # fmt: skip
-            told.append(f"{how[label].label} {words.plain(words.si(mean_w, 'W'))} for "
-                        f"{words.plain(words.duration(trial.train.wall_s))}")  # fmt: skip
+            mean_w = math.fsum(
+                trace.integrate(t, w, t[0], t[-1])[0] / (t[-1] - t[0]) for t, w in found.values() if t[-1] > t[0]
+            )
+            told.append(
+                f"{how[label].label} {wording.plain(wording.si(mean_w, 'W'))} for "
+                f"{wording.plain(wording.duration(trial.train.wall_s))}"
+            )
     alt = f"Power over the training window on {workload}, block {number}; on the mean {listed(told)}."
     if len(every) > len(devices):
         alt += f" The first {len(devices)} of {len(every)} devices."
     if len(block) > len(shown):
         alt += f" The first {len(shown)} of {len(block)} cells."
-    lines = [(label, device, *thin(*found[device], POINTS))
-             for label, (_, found) in shown for device in devices if device in found]  # fmt: skip
+    lines = [
+        (label, device, *thin(*found[device], POINTS))
+        for label, (_, found) in shown
+        for device in devices
+        if device in found
+    ]
     longest = max(times[-1] for _, _, times, _ in lines) or 1.0
     most = max(max(watts) for _, _, _, watts in lines) or 1.0
     each_in = 0.75

@@ -10,30 +10,35 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from energybench.report import words
+from energybench.verdict import wording
 
 GAP = 2  # between columns
 
 
 def say(console: Console, text: str, style: str = "", indent: str = "") -> None:
     """A paragraph, broken at ordinary spaces only; a longer word, such as a path, stays whole."""
-    lines = textwrap.wrap(words.clean(text), max(console.width, 20), initial_indent=indent, subsequent_indent=indent,
-                          break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    lines = textwrap.wrap(
+        wording.clean(text),
+        max(console.width, 20),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
     for line in lines:
-        console.print(Text(words.plain(line), style), soft_wrap=True)
+        console.print(Text(wording.plain(line), style), soft_wrap=True)
 
 
 def _width(head: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     widest = [
-        max(len(line) for cell in column for line in cell.split("\n"))
-        for column in zip(head, *rows, strict=True)
+        max(len(line) for cell in column for line in cell.split("\n")) for column in zip(head, *rows, strict=True)
     ]
     return sum(widest) + GAP * (len(widest) - 1)
 
 
 def grid(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """`head` and the first cell of each row are labels; the other cells are figures."""
-    rows = [[words.plain(words.clean(cell)) for cell in row] for row in rows]
+    rows = [[wording.plain(wording.clean(cell)) for cell in row] for row in rows]
     if _width(head, rows) > console.width:  # bounds below their figures
         rows = [[cell.replace(" [", "\n[") for cell in row] for row in rows]
     if _width(head, rows) > console.width:
@@ -41,7 +46,7 @@ def grid(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]]) -
         for row in rows:
             say(console, row[0], "bold")
             for title, cell in zip(head[1:], row[1:], strict=True):
-                say(console, f"{title}: {cell.replace(chr(10), words.NB)}", indent="  ")
+                say(console, f"{title}: {cell.replace(chr(10), wording.NB)}", indent="  ")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, GAP - 1, 0, 0))
     for index, title in enumerate(head):

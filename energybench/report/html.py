@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from energybench.record import Trial
-from energybench.report import evidence, figures_trials, looked, overall, required, words
+from energybench.meter import combine
+from energybench.records.record import Trial
+from energybench.report import figures_trials
 from energybench.report.album import Album
 from energybench.report.figures import album
 from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, commands, energy_rows
-from energybench.report.shapes import Row, Summary, Workload
+from energybench.verdict import interim_notes, overall, pairing, requirements
+from energybench.verdict import wording as words
+from energybench.verdict.figures import Row, Summary, Workload
 
 LIMIT_B = 2_000_000
 PICTURES_B, CHARTS_B, TRIALS = 900_000, 250_000, 1_500  # of pictures, of figures to zoom, rows of trials
@@ -48,16 +51,14 @@ def page(summary: Summary, trials: Sequence[Trial], folder: Path) -> str:
     """The whole page. The same records give the same text."""
     parts = _parts(summary, trials, folder)
     room = LIMIT_B - _size(_render(summary, parts)) - 1000
-    for number, trial in enumerate(evidence.order(trials)[: len(parts.trials)]):
+    for number, trial in enumerate(pairing.order(trials)[: len(parts.trials)]):
         record = json.loads(trial.model_dump_json(by_alias=True))
         size = _size(_json(record))
         if size <= room:
             room -= size
             parts.records[number] = record
     if missing := len(trials) - sum(record is not None for record in parts.records):
-        parts.left_out.append(
-            f"{missing} of {len(trials)} records are not in this page; all lie in records/."
-        )
+        parts.left_out.append(f"{missing} of {len(trials)} records are not in this page; all lie in records/.")
     return _render(summary, parts)
 
 
@@ -71,12 +72,10 @@ def _parts(summary: Summary, trials: Sequence[Trial], folder: Path) -> Parts:
     charts = list(_within(every, CHARTS_B, lambda chart: len(_json(chart))))
     if gone := len(every) - len(charts):
         left_out.append(f"{gone} figures to zoom do not fit into one page.")
-    rows = [_trial(trial, summary) for trial in evidence.order(trials)]
+    rows = [_trial(trial, summary) for trial in pairing.order(trials)]
     if len(rows) > TRIALS:
         left_out.append(f"The first {TRIALS} of {len(rows)} trials are listed; all lie in records/.")
-    return Parts(
-        Album(tuple(pictures), drawn.left_out), charts, rows[:TRIALS], [None] * len(rows[:TRIALS]), left_out
-    )
+    return Parts(Album(tuple(pictures), drawn.left_out), charts, rows[:TRIALS], [None] * len(rows[:TRIALS]), left_out)
 
 
 def _within(items: Iterable[Any], most: int, size: Any) -> Iterable[Any]:
@@ -113,11 +112,23 @@ def _charts(summary: Summary, trials: Sequence[Trial], folder: Path) -> list[dic
         for over, title in figures_trials.OVER:
             lines = [curve for curve in figures_trials.curves(ours, over, folder) if len(curve.x) > 1]
             if lines:
-                found.append({
-                    "workload": workload.name, "title": f"Training loss over {title}", "x": title, "y": "loss",
-                    "series": [{"label": words.clean(looks[c.label].label), "color": looks[c.label].color,
-                                "x": _rounded(c.x), "y": _rounded(c.y)} for c in lines],
-                })  # fmt: skip
+                found.append(
+                    {
+                        "workload": workload.name,
+                        "title": f"Training loss over {title}",
+                        "x": title,
+                        "y": "loss",
+                        "series": [
+                            {
+                                "label": words.clean(looks[c.label].label),
+                                "color": looks[c.label].color,
+                                "x": _rounded(c.x),
+                                "y": _rounded(c.y),
+                            }
+                            for c in lines
+                        ],
+                    }
+                )
         found += _power_charts(workload.name, ours, folder, looks)
     return found
 
@@ -133,11 +144,24 @@ def _power_charts(
         for label, (_, found) in block.items():
             if device in found:
                 times, watts = figures_trials.thin(*found[device], POINTS)
-                series.append({"label": words.clean(looks[label].label), "color": looks[label].color,
-                               "x": _rounded(times), "y": _rounded(watts)})  # fmt: skip
+                series.append(
+                    {
+                        "label": words.clean(looks[label].label),
+                        "color": looks[label].color,
+                        "x": _rounded(times),
+                        "y": _rounded(watts),
+                    }
+                )
         number = next(iter(block.values()))[0].block
-        charts.append({"workload": workload, "title": f"Power of {words.clean(device)}, block {number}",
-                       "x": "seconds", "y": "watts", "series": series})  # fmt: skip
+        charts.append(
+            {
+                "workload": workload,
+                "title": f"Power of {words.clean(device)}, block {number}",
+                "x": "seconds",
+                "y": "watts",
+                "series": series,
+            }
+        )
     return charts
 
 
@@ -147,41 +171,56 @@ def _finite(value: float | None) -> float | None:
 
 def _trial(trial: Trial, summary: Summary) -> dict[str, Any]:
     """One line of the table of trials. Energy says by which kind of source; nothing measured is never 0."""
-    why = evidence.unusable(trial)
+    why = pairing.unusable(trial)
     seconds = _finite(trial.train.wall_s if trial.train else None)
-    metered = evidence.metered(trial.train)
+    metered = combine.metered(trial.train)
     metric = next((w.metric for w in summary.workloads if w.name == trial.workload), None)
     quality = _finite(trial.quality.get(metric) if metric else None)
     return {
-        "trial": trial.trial, "workload": trial.workload, "method": trial.method, "block": trial.block,
-        "state": "used" if why is None else f"set aside: {why}", "device": trial.device,
-        "seconds": seconds, "seconds_text": words.NOTHING if seconds is None else words.duration(seconds),
+        "trial": trial.trial,
+        "workload": trial.workload,
+        "method": trial.method,
+        "block": trial.block,
+        "state": "used" if why is None else f"set aside: {why}",
+        "device": trial.device,
+        "seconds": seconds,
+        "seconds_text": words.NOTHING if seconds is None else words.duration(seconds),
         "joules": metered.joules if metered.sensors else None,
         "joules_text": words.si(metered.joules, "J") if metered.sensors else words.NOTHING,
-        "quality": quality, "quality_text": words.NOTHING if quality is None else words.number(quality, 4),
+        "quality": quality,
+        "quality_text": words.NOTHING if quality is None else words.number(quality, 4),
         "flags": ", ".join(dict.fromkeys(flag.code for flag in trial.flags)) or words.NOTHING,
         "href": f"records/{quote(trial.trial, safe='')}.json",
-    }  # fmt: skip
+    }
 
 
 def _row(row: Row, workload: Workload) -> dict[str, Any]:
     figure = row.measured
     return {
-        "workload": workload.name, "method": row.method, "row": row,
+        "workload": workload.name,
+        "method": row.method,
+        "row": row,
         "estimated_text": words.nominal(row.estimated_rel, row),
-        "counted_text": words.nominal(row.counted_rel, row), "claimed": row.claimed_rel,
-        "estimated": row.estimated_rel, "counted": row.counted_rel,
+        "counted_text": words.nominal(row.counted_rel, row),
+        "claimed": row.claimed_rel,
+        "estimated": row.estimated_rel,
+        "counted": row.counted_rel,
         "measured": None if figure is None else figure.saving_rel,
-        "measured_text": words.measured(figure), "of": words.what(figure.quantity, figure.scope) if figure else "–",
-        "quality": row.quality.change if row.quality else None, "quality_text": words.quality_change(row.quality),
-        "kept_text": words.kept(row.kept_rel), "notes": words.notes(row, workload.metric or "quality"),
-    }  # fmt: skip
+        "measured_text": words.measured(figure),
+        "of": words.what(figure.quantity, figure.scope) if figure else "–",
+        "quality": row.quality.change if row.quality else None,
+        "quality_text": words.quality_change(row.quality),
+        "kept_text": words.kept(row.kept_rel),
+        "notes": words.notes(row, workload.metric or "quality"),
+    }
 
 
 @cache
 def _assets() -> dict[str, str]:
-    found = {name: (ASSETS / name).read_text(encoding="utf-8").strip() for name in
-             (*CODE, "page.css", "uPlot.min.css", "uPlot.LICENSE")}  # fmt: skip
+    found = {
+        name: (ASSETS / name).read_text(encoding="utf-8").strip()
+        for name in (*CODE, "page.css", "uPlot.min.css", "uPlot.LICENSE")
+    }
     found[CODE[0]] = f"/*! uPlot\n{found['uPlot.LICENSE']}\n*/\n{found[CODE[0]]}"
     return found
 
@@ -195,9 +234,13 @@ def _template() -> Any:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     environment.filters |= {"percent": words.percent, "clean": lambda text: words.clean(str(text))}
     return environment.get_template("page.html.j2")
 
@@ -216,24 +259,45 @@ def _render(summary: Summary, parts: Parts) -> str:
 
     assets = _assets()
     scripts = [assets[name] for name in CODE]
-    policy = "; ".join([
-        "default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", "base-uri 'none'", "form-action 'none'",
-        f"script-src {' '.join(map(_digest, scripts))}",
-    ])  # fmt: skip
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            "style-src 'unsafe-inline'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            f"script-src {' '.join(map(_digest, scripts))}",
+        ]
+    )
     text = _template().render(
-        summary=summary, policy=policy, parts=parts, words=words, commands=commands, carbon_note=carbon_note(summary),
+        summary=summary,
+        policy=policy,
+        parts=parts,
+        words=words,
+        commands=commands,
+        carbon_note=carbon_note(summary),
         styles=markupsafe.Markup(f"{assets['uPlot.min.css']}\n{assets['page.css']}"),
         scripts=[markupsafe.Markup(script) for script in scripts],
         stamps=[*summary.stamp, *([] if summary.finished else ["unfinished"])],
         rows=[_row(row, workload) for workload in summary.workloads for row in workload.rows],
-        extra=[*(line for line, _ in required.lines(summary)), *overall.lines(summary), *looked.lines(summary)],
-        energy_head=ENERGY_HEAD, energy=energy_rows(summary), energy_about=CARBON_ABOUT.replace("*", ""),
+        extra=[
+            *(line for line, _ in requirements.lines(summary)),
+            *overall.lines(summary),
+            *interim_notes.lines(summary),
+        ],
+        energy_head=ENERGY_HEAD,
+        energy=energy_rows(summary),
+        energy_about=CARBON_ABOUT.replace("*", ""),
         machine=[(name, _line(value)) for name, value in sorted(summary.machine.items())],
-        checks=[[c.code, c.severity if c.result == "raised" else c.result, c.where, c.sentence, c.detail]
-                for c in summary.checks],
+        checks=[
+            [c.code, c.severity if c.result == "raised" else c.result, c.where, c.sentence, c.detail]
+            for c in summary.checks
+        ],
         failures=[[f.trial, f.status, f.reason, "yes" if f.repeated else "no"] for f in summary.failures],
         not_run=[[n.workload, n.method, n.reason] for n in summary.not_run],
-        sources=list(summary.sources.items()), calls=[words.clean(_call(call)) for call in summary.invocations],
-        svg=markupsafe.Markup, data=markupsafe.Markup(_json({"charts": parts.charts, "records": parts.records})),
-    )  # fmt: skip
+        sources=list(summary.sources.items()),
+        calls=[words.clean(_call(call)) for call in summary.invocations],
+        svg=markupsafe.Markup,
+        data=markupsafe.Markup(_json({"charts": parts.charts, "records": parts.records})),
+    )
     return str(text).encode("utf-8", "replace").decode()

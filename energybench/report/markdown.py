@@ -9,37 +9,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from urllib.parse import quote
 
-from energybench.report import looked, overall, required, words
+from energybench.report import markdown_sections
 from energybench.report.album import FOLDER, Album
+from energybench.report.markdown_syntax import escape, fence, table
 from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, commands, energy_rows
-from energybench.report.shapes import Row, Summary, Workload
-
-ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", "|": "&#124;", "`": "&#96;"}
-
-
-def escape(text: object) -> str:
-    """Text that Markdown and HTML leave as it is, on one line."""
-    line = words.plain(words.clean(str(text)))
-    line = "".join(ENTITIES.get(character, character) for character in line)
-    line = re.sub(r"([\\*_\[\]~$])", r"\\\1", line)
-    line = line.replace("://", "&#58;//").replace("www.", "www&#46;")
-    return re.sub(r"^(\s*)([#+\-=]|\d+[.)](?=\s))", lambda m: m[1] + m[2][:-1] + f"&#{ord(m[2][-1])};", line)
-
-
-def fence(text: str) -> str:
-    """A code block that its content cannot close."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    marks = "`" * max(3, longest + 1)
-    return f"{marks}text\n{text}\n{marks}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> str:
-    """A pipe table; cells are escaped already. `right` names the columns of numbers by position, "1235"."""
-    rule = ["---:" if str(index) in right else "---" for index in range(len(head))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+from energybench.verdict import wording
+from energybench.verdict.figures import Row, Summary, Workload
 
 
 def _link(text: str, record: str) -> str:
@@ -47,7 +25,7 @@ def _link(text: str, record: str) -> str:
 
 
 def _saving(row: Row) -> str:
-    text = words.plain(words.measured(row.measured))
+    text = wording.plain(wording.measured(row.measured))
     text = text.replace("[", "\\[").replace("]", "\\]")
     return f"~~{text}~~" if row.struck and row.measured else text
 
@@ -56,16 +34,16 @@ def _row(row: Row) -> list[str]:
     kept = row.kept_rel
     return [
         f"[{escape(row.method)}](records/)",
-        words.percent(row.claimed_rel),
-        words.nominal(row.estimated_rel, row),
-        words.nominal(row.counted_rel, row),
+        wording.percent(row.claimed_rel),
+        wording.nominal(row.estimated_rel, row),
+        wording.nominal(row.counted_rel, row),
         _saving(row),
-        row.measured.quantity if row.measured else words.NOTHING,
-        words.kept(kept),
-        words.quality_change(row.quality),
+        row.measured.quantity if row.measured else wording.NOTHING,
+        wording.kept(kept),
+        wording.quality_change(row.quality),
         f"**{row.verdict}**",
         " ".join(_link(str(block), record) for block, record in zip(row.blocks, row.records, strict=True))
-        or words.NOTHING,
+        or wording.NOTHING,
     ]
 
 
@@ -78,11 +56,21 @@ def _workload(workload: Workload, album: Album) -> list[str]:
     metric = workload.metric or "quality"
     if not workload.rows:
         return [*page, "No method was compared on this workload.", *_over_the_run(workload, album)]
-    page.append(escape(words.baseline(workload)))
+    page.append(escape(wording.baseline(workload)))
     page += _commands(workload)
     page += _pictures(album, workload, "ladder")
-    head = ["Method", "claimed", "estimated", "counted", "measured \\[95 %\\]", "of", "kept",
-            f"{escape(metric)} Δ", "verdict", "blocks"]  # fmt: skip
+    head = [
+        "Method",
+        "claimed",
+        "estimated",
+        "counted",
+        "measured \\[95 %\\]",
+        "of",
+        "kept",
+        f"{escape(metric)} Δ",
+        "verdict",
+        "blocks",
+    ]
     page.append(table(head, map(_row, workload.rows), right="12346 7"))
     page.append(
         f"Savings relative to {workload.plain} in the same block; a negative saving is a cost. "
@@ -90,9 +78,7 @@ def _workload(workload: Workload, album: Album) -> list[str]:
     )
     page.append("### Where the saving went")
     page += _pictures(album, workload, "where")
-    notes = [
-        f"- **{escape(row.method)}**: {escape(' '.join(words.notes(row, metric)))}" for row in workload.rows
-    ]
+    notes = [f"- **{escape(row.method)}**: {escape(' '.join(wording.notes(row, metric)))}" for row in workload.rows]
     page.append("\n".join(notes))
     page.append("### Quality")
     page += _pictures(album, workload, "trade-off")
@@ -135,17 +121,33 @@ def _target(workload: Workload) -> list[str]:
         return []
     rows = []
     for row, way in found:
-        sides = [cell.replace("[", "\\[").replace("]", "\\]")
-                 for cell in (words.measured(way.steps), words.measured(way.cost))]  # fmt: skip
-        rows.append([
-            escape(row.method), escape(words.way(way.ours, way.n)), escape(words.way(way.plain, way.n)), *sides,
-            way.cost.quantity if way.cost else words.NOTHING, f"**{way.verdict}**",
-            escape(way.because or words.NOTHING),
-        ])  # fmt: skip
-    head = ["Method", "reaches it", "plain training", "steps saved \\[95 %\\]", "cost saved \\[95 %\\]", "of",
-            "verdict", "why"]  # fmt: skip
+        sides = [
+            cell.replace("[", "\\[").replace("]", "\\]")
+            for cell in (wording.measured(way.steps), wording.measured(way.cost))
+        ]
+        rows.append(
+            [
+                escape(row.method),
+                escape(wording.way(way.ours, way.n)),
+                escape(wording.way(way.plain, way.n)),
+                *sides,
+                way.cost.quantity if way.cost else wording.NOTHING,
+                f"**{way.verdict}**",
+                escape(way.because or wording.NOTHING),
+            ]
+        )
+    head = [
+        "Method",
+        "reaches it",
+        "plain training",
+        "steps saved \\[95 %\\]",
+        "cost saved \\[95 %\\]",
+        "of",
+        "verdict",
+        "why",
+    ]
     return [
-        f"### To {escape(words.goal(found[0][1]))}",
+        f"### To {escape(wording.goal(found[0][1]))}",
         "What it took to the end of the epoch that first reached the target; evaluations are not in it. A side that "
         "missed the target in a block leaves the saving unknown: no block is dropped for it.",
         table(head, rows, right="345"),
@@ -157,18 +159,18 @@ def _quality(workload: Workload) -> str:
     for row in workload.rows:
         found = row.quality
         if found is not None:
-            bound = words.NOTHING if found.bound is None else words.points(found.bound, found.fraction)
-            limit = words.NOTHING if found.limit is None else words.accepted(found.limit, found.fraction)
-            figures = (words.number(value, 4) for value in (found.baseline, found.method))
-            rows.append([escape(row.method), *figures, words.quality_change(found), bound, limit])
+            bound = wording.NOTHING if found.bound is None else wording.points(found.bound, found.fraction)
+            limit = wording.NOTHING if found.limit is None else wording.accepted(found.limit, found.fraction)
+            figures = (wording.number(value, 4) for value in (found.baseline, found.method))
+            rows.append([escape(row.method), *figures, wording.quality_change(found), bound, limit])
     spread = [
-        f"{escape(name)} {words.number(figure.mean, 4)}"
-        + ("" if figure.sd is None else f" ± {words.number(figure.sd, 4)}")
-        + f" ({words.blocks(figure.n)})"
+        f"{escape(name)} {wording.number(figure.mean, 4)}"
+        + ("" if figure.sd is None else f" ± {wording.number(figure.sd, 4)}")
+        + f" ({wording.blocks(figure.n)})"
         for name, figure in workload.baseline.quality.items()
     ]
     if any(row.unjudged for row in workload.rows):
-        return words.UNJUDGED
+        return wording.UNJUDGED
     text = f"{workload.plain.capitalize()} reaches {', '.join(spread) or 'no recorded quality'}."
     if not rows:
         return text
@@ -178,20 +180,20 @@ def _quality(workload: Workload) -> str:
 
 def _trust(summary: Summary) -> list[str]:
     rows = [
-        [f"`{check.code}`" if re.fullmatch(r"\w+", check.code) else escape(check.code),
-         f"**{check.severity}**" if check.result == "raised" else check.result,
-         escape(check.where), escape(check.sentence), escape(check.detail)]
+        [
+            f"`{check.code}`" if re.fullmatch(r"\w+", check.code) else escape(check.code),
+            f"**{check.severity}**" if check.result == "raised" else check.result,
+            escape(check.where),
+            escape(check.sentence),
+            escape(check.detail),
+        ]
         for check in summary.checks
-    ]  # fmt: skip
+    ]
     text = (
         "Every reason to doubt a number, applied to this run. *invalid*: not used. *struck*: no verdict. "
         "*marked*: read the sentence. *not checked*: the evidence is missing, so nothing is promised."
     )
-    return [
-        "## Can these numbers be trusted?",
-        text,
-        table(["check", "result", "where", "means", "found"], rows),
-    ]
+    return ["## Can these numbers be trusted?", text, table(["check", "result", "where", "means", "found"], rows)]
 
 
 def _energy(summary: Summary) -> list[str]:
@@ -218,7 +220,7 @@ def _machine(summary: Summary) -> str:
 
 def _call(argv: Sequence[str]) -> str:
     named = bool(argv) and argv[0].rsplit("/", 1)[-1] in ("energybench", "__main__.py")
-    return "energybench " + shlex.join(map(words.clean, argv[1:] if named else argv))
+    return "energybench " + shlex.join(map(wording.clean, argv[1:] if named else argv))
 
 
 def _again(summary: Summary) -> list[str]:
@@ -245,18 +247,20 @@ def markdown(summary: Summary, album: Album = Album()) -> str:  # noqa: B008  (f
         page.append(escape(summary.about))
     for workload in summary.workloads:
         page += _workload(workload, album)
-    page += required.markdown(summary)
-    page += overall.markdown(summary)
-    page += looked.markdown(summary)
+    page += markdown_sections.requirements(summary)
+    page += markdown_sections.over_all_workloads(summary)
+    page += markdown_sections.added_blocks(summary)
     page += _trust(summary)
     page += _energy(summary)
     if summary.failures:
-        rows = [[_link(escape(f.trial), f.trial), f.status, escape(f.reason), "yes" if f.repeated else "no"]
-                for f in summary.failures]  # fmt: skip
+        rows = [
+            [_link(escape(f.trial), f.trial), f.status, escape(f.reason), "yes" if f.repeated else "no"]
+            for f in summary.failures
+        ]
         page += ["## What failed", table(["trial", "status", "why", "repeated since"], rows)]
     if summary.not_run:
         rows = [[escape(n.workload), escape(n.method), escape(n.reason)] for n in summary.not_run]
         page += ["## Not run or not counted, and why", table(["workload", "method", "why"], rows)]
     page += _left_out(album)
     page += _again(summary)
-    return words.plain("\n\n".join(page)) + "\n"
+    return wording.plain("\n\n".join(page)) + "\n"

@@ -14,10 +14,12 @@ from typing import Any
 
 from rich.console import Console
 
-from energybench.errors import Problem, UsageError, typed
-from energybench.record import Looks, RunFile, Trial, Witness, read_folder
-from energybench.report import grid, summary, words
-from energybench.report.shapes import Row, Summary
+from energybench.common.errors import Problem, UsageError, typed
+from energybench.records.reader import read_folder
+from energybench.records.record import Looks, RunFile, Trial, Witness
+from energybench.report import grid
+from energybench.verdict import summary, wording
+from energybench.verdict.figures import Row, Summary
 
 Records = tuple[RunFile, list[Trial], list[Witness]]
 
@@ -96,8 +98,12 @@ def _repeated(there: Sequence[Trial], new: Sequence[Trial]) -> list[int]:
     known = {block: {t.trial: t for t in there if t.block == block} for block in {t.block for t in there}}
     own = {block: {t.trial: t for t in new if t.block == block} for block in {t.block for t in new}}
     shared = sorted(set(known) & set(own))
-    return [b for b in shared if any(known[b][name] != own[b][name] for name in set(known[b]) & set(own[b]))
-            or not set(known[b]) & set(own[b])]  # fmt: skip
+    return [
+        b
+        for b in shared
+        if any(known[b][name] != own[b][name] for name in set(known[b]) & set(own[b]))
+        or not set(known[b]) & set(own[b])
+    ]
 
 
 def _merged(part: Part, new: Part) -> Part:
@@ -108,8 +114,11 @@ def _merged(part: Part, new: Part) -> Part:
     if run.looks and other.looks:
         taken = sorted({*run.looks.taken, *other.looks.taken})
         base = base.model_copy(update={"looks": Looks(at=run.looks.at, taken=taken)})
-    records = (base, trials + [t for t in others if t.trial not in names],
-               witnesses + [w for w in more if (w.workload, w.method) not in cells])  # fmt: skip
+    records = (
+        base,
+        trials + [t for t in others if t.trial not in names],
+        witnesses + [w for w in more if (w.workload, w.method) not in cells],
+    )
     folders = tuple(dict.fromkeys((*part.folders, *new.folders)))
     return Part(folders, part.device, part.key, records, part.apart)
 
@@ -118,9 +127,16 @@ def to_json(parts: Sequence[Part]) -> dict[str, Any]:
     """Each part's own report, and why it stands apart."""
     return {
         "schema": 1,
-        "runs": [{"folders": list(part.folders), "device": part.device, "apart": part.apart or None,
-                  "report": summary.to_json(summary.summarise(*part.records))} for part in parts],
-    }  # fmt: skip
+        "runs": [
+            {
+                "folders": list(part.folders),
+                "device": part.device,
+                "apart": part.apart or None,
+                "report": summary.to_json(summary.summarise(*part.records)),
+            }
+            for part in parts
+        ],
+    }
 
 
 def side_by_side(parts: Sequence[Part], console: Console) -> None:
@@ -147,16 +163,14 @@ def side_by_side(parts: Sequence[Part], console: Console) -> None:
 
 def _rows(found: Sequence[Summary], name: str) -> list[list[str]]:
     """One workload: each method's figure and verdict in each part."""
-    by_part = [
-        {row.method: row for w in each.workloads if w.name == name for row in w.rows} for each in found
-    ]
+    by_part = [{row.method: row for w in each.workloads if w.name == name for row in w.rows} for each in found]
     labels = dict.fromkeys(label for rows in by_part for label in rows)
     return [[label, *(_cell(rows.get(label)) for rows in by_part)] for label in labels]
 
 
 def _cell(row: Row | None) -> str:
     if row is None or row.measured is None:
-        return words.NOTHING
-    what = words.what(row.measured.quantity, row.measured.scope)
+        return wording.NOTHING
+    what = wording.what(row.measured.quantity, row.measured.scope)
     struck = "struck, " if row.struck else ""
-    return f"{words.measured(row.measured)} {what}, {struck}{row.verdict}"
+    return f"{wording.measured(row.measured)} {what}, {struck}{row.verdict}"

@@ -12,11 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from energybench.report import words
 from energybench.report.figures import album
 from energybench.report.html import ASSETS
 from energybench.report.merge import Part
-from energybench.report.shapes import Row, Summary, Workload
+from energybench.verdict import wording as words
+from energybench.verdict.figures import Row, Summary, Workload
 
 KINDS = ("ladder", "where", "trade-off", "blocks", "curves")
 HEAD = ("Method", "claimed", "estimated", "counted", "measured [95 %]", "of", "kept", "quality Δ", "verdict")
@@ -31,10 +31,19 @@ def html(summary: Summary, part: Part) -> str:
     notes += [flag.sentence for flag in summary.flags if flag.code != "modelled_energy"]
     drawn = album(summary, part.records[1], Path(part.folders[0]), KINDS)
     text = _template().render(
-        summary=summary, title=title, notes=[note for note in notes if note], words=words, head=HEAD, cells=_cells,
-        remarks=_remarks, lost=[failure for failure in summary.failures if not failure.repeated],
-        measured=MEASURED, pictures=drawn.pictures, encoded=_encoded, place=f"{part.folders[0]}/report.md",
-    )  # fmt: skip
+        summary=summary,
+        title=title,
+        notes=[note for note in notes if note],
+        words=words,
+        head=HEAD,
+        cells=_cells,
+        remarks=_remarks,
+        lost=[failure for failure in summary.failures if not failure.repeated],
+        measured=MEASURED,
+        pictures=drawn.pictures,
+        encoded=_encoded,
+        place=f"{part.folders[0]}/report.md",
+    )
     return str(text).encode("utf-8", "replace").decode()
 
 
@@ -50,9 +59,7 @@ def _remarks(workload: Workload) -> list[str]:
     """Why a figure may not be trusted, each once."""
     found = [*workload.flags, *(flag for row in workload.rows for flag in row.flags)]
     return list(
-        dict.fromkeys(
-            f"{f.severity}: {f.sentence} {f.where}{f' ({f.detail})' if f.detail else ''}" for f in found
-        )
+        dict.fromkeys(f"{f.severity}: {f.sentence} {f.where}{f' ({f.detail})' if f.detail else ''}" for f in found)
     )
 
 
@@ -65,8 +72,11 @@ def _template() -> Any:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     environment.filters["clean"] = lambda text: words.clean(str(text))
     return environment.get_template("notebook.html.j2")

@@ -6,14 +6,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from energybench.files import held
-from energybench.kept import write_text
-from energybench.record import Trial, read_folder
+from energybench.common.safe_read import held
+from energybench.common.sealed_files import write_text
+from energybench.records.reader import read_folder
+from energybench.records.record import Trial
 from energybench.report.album import FOLDER
 from energybench.report.figures import album
 from energybench.report.markdown import markdown
-from energybench.report.shapes import Summary
-from energybench.report.summary import summarise
+from energybench.verdict.figures import Summary
+from energybench.verdict.summary import summarise
 
 
 def contents(summary: Summary, trials: Sequence[Trial], folder: Path) -> dict[str, str]:

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from energybench.report import words
-from energybench.report.evidence import EnergyFigure
-from energybench.report.shapes import Summary, Workload
+from energybench.verdict import wording
+from energybench.verdict.figures import Summary, Workload
+from energybench.verdict.pairing import EnergyFigure
 
 JOULES_PER_KWH = 3.6e6
-ENERGY_HEAD = [
-    "workload",
-    "method",
-    "kind",
-    "source",
-    "scope",
-    "energy",
-    "sensor error",
-    "net of idle",
-    "CO₂e",
-]
+ENERGY_HEAD = ["workload", "method", "kind", "source", "scope", "energy", "sensor error", "net of idle", "CO₂e"]
 CARBON_ABOUT = (
     "Means of one training window and their spread over the blocks. Sources are listed apart and not added: two "
     "may watch one device. *sensor error*: the widest budget of a trial's sensors. *net of idle*: less what the "
@@ -50,24 +40,20 @@ def energy_rows(summary: Summary) -> list[list[str]]:
     for workload in summary.workloads:
         cells = [(workload.plain, workload.baseline.energies)]
         cells += [(row.method, row.energies) for row in workload.rows]
-        rows += [
-            [workload.name, label, *_energy_row(energy, intensity)]
-            for label, found in cells
-            for energy in found
-        ]
+        rows += [[workload.name, label, *_energy_row(energy, intensity)] for label, found in cells for energy in found]
     return rows
 
 
 def _energy_row(energy: EnergyFigure, intensity: float | None) -> list[str]:
-    figure, co2 = energy.energy_j, words.NOTHING
+    figure, co2 = energy.energy_j, wording.NOTHING
     joules = energy.reason or "no figure"
     if figure is not None:
-        spread = "" if figure.sd is None else f" ± {words.si(figure.sd, 'J')}"
-        joules = f"{words.si(figure.mean, 'J')}{spread}"
-    error = words.NOTHING if energy.error_j is None else f"±{words.NB}{words.si(energy.error_j, 'J')}"
-    net = words.NOTHING if energy.net_j is None else words.si(energy.net_j.mean, "J")
+        spread = "" if figure.sd is None else f" ± {wording.si(figure.sd, 'J')}"
+        joules = f"{wording.si(figure.mean, 'J')}{spread}"
+    error = wording.NOTHING if energy.error_j is None else f"±{wording.NB}{wording.si(energy.error_j, 'J')}"
+    net = wording.NOTHING if energy.net_j is None else wording.si(energy.net_j.mean, "J")
     if figure is not None and intensity is not None and energy.measured:
-        co2 = words.si(1000 * figure.mean / JOULES_PER_KWH * intensity, "g")
+        co2 = wording.si(1000 * figure.mean / JOULES_PER_KWH * intensity, "g")
     kind = "measured" if energy.measured else "modelled" if figure else "missing"
     return [kind, energy.source, energy.scope, joules, error, net, co2]
 
@@ -77,6 +63,6 @@ def carbon_note(summary: Summary) -> str:
     carbon, intensity = _intensity(summary)
     if intensity is None:
         return ""
-    told = f"{carbon.get('zone', 'unknown zone')}, {words.number(1000 * intensity, 2)} g/kWh"
+    told = f"{carbon.get('zone', 'unknown zone')}, {wording.number(1000 * intensity, 2)} g/kWh"
     told += f" ({carbon.get('source', 'no source')}, {carbon.get('year', 'no year')})"
     return f"Carbon intensity: {told}. PUE {carbon.get('pue', 1.0)}, not included above."

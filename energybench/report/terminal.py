@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from energybench.report import looked, overall, required, rows, words
-from energybench.report.shapes import Raised, Row, Summary, Workload
+from energybench.report import rows
+from energybench.verdict import interim_notes, overall, requirements, wording
+from energybench.verdict.figures import Raised, Row, Summary, Workload
 
 STYLES = {
     "saves": "bold green",
@@ -43,18 +44,16 @@ class Column:
 
     @property
     def width(self) -> int:
-        return max(
-            line.cell_len for text in (Text(self.title), *self.cells) for line in text.split() or [Text()]
-        )
+        return max(line.cell_len for text in (Text(self.title), *self.cells) for line in text.split() or [Text()])
 
 
 def _text(text: str, style: str = "") -> Text:
-    return Text(words.plain(words.clean(text)), style=style)
+    return Text(wording.plain(wording.clean(text)), style=style)
 
 
 def _nominal(value: float | None, row: Row) -> Text:
     """In two lines, so that words do not make a column of figures wide."""
-    return Text(words.plain(words.nominal(value, row).replace(f"not{words.NB}", "not\n")))
+    return Text(wording.plain(wording.nominal(value, row).replace(f"not{wording.NB}", "not\n")))
 
 
 def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
@@ -63,35 +62,35 @@ def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
     title = f"measured {next(iter(quantities))[0]}\n[95 %]" if one else "measured\n[95 %]"
 
     def measured(row: Row) -> Text:
-        text = words.measured(row.measured)
+        text = wording.measured(row.measured)
         if row.measured and not one:
-            text += words.NB + row.measured.quantity
+            text += wording.NB + row.measured.quantity
         return _text(text, "strike" if row.struck else "bold")
 
     def column(name: str, cell: Iterable[str], rank: int) -> Column:
         return Column(name, tuple(_text(text) for text in cell), rank)
 
-    quality = f"{words.clean(workload.metric or 'quality')} Δ"
+    quality = f"{wording.clean(workload.metric or 'quality')} Δ"
     return [
-        column("claimed", (words.percent(r.claimed_rel) for r in rows), 3),
+        column("claimed", (wording.percent(r.claimed_rel) for r in rows), 3),
         Column("estimated", tuple(_nominal(r.estimated_rel, r) for r in rows), 1),
         Column("counted", tuple(_nominal(r.counted_rel, r) for r in rows), 2),
         Column(title, tuple(measured(row) for row in rows)),
-        column("kept", (words.kept(r.kept_rel) for r in rows), 5),
-        column(quality, (words.quality_change(r.quality) for r in rows), 4),  # the notes say it too
+        column("kept", (wording.kept(r.kept_rel) for r in rows), 5),
+        column(quality, (wording.quality_change(r.quality) for r in rows), 4),  # the notes say it too
         Column("verdict", tuple(_text(r.verdict, STYLES.get(r.verdict, "")) for r in rows), 0, "left"),
-    ]  # fmt: skip
+    ]
 
 
 def fold(label: str, width: int) -> str:
     """A name over several lines, broken after a separator where one is near, else anywhere."""
     lines = [""]
-    for part in re.findall(r"[^ ,;+/_-]*[ ,;+/_-]?", words.clean(label)):
+    for part in re.findall(r"[^ ,;+/_-]*[ ,;+/_-]?", wording.clean(label)):
         if cell_len(lines[-1]) + cell_len(part.rstrip()) > width and lines[-1]:
             lines.append("")
         lines[-1] += part
         lines[-1:] = _chopped(lines[-1], width)
-    return "\n".join(line.rstrip() for line in lines if line.strip()) or words.NOTHING
+    return "\n".join(line.rstrip() for line in lines if line.strip()) or wording.NOTHING
 
 
 def _chopped(word: str, width: int) -> list[str]:
@@ -130,7 +129,7 @@ def _table(
     console: Console, labels: Sequence[str], columns: Sequence[Column], head: str
 ) -> tuple[Table | None, list[str]]:
     """The widest table that fits, and the columns it had to leave out; None where not even the least fits."""
-    longest = max((cell_len(words.clean(label)) for label in labels), default=0)
+    longest = max((cell_len(wording.clean(label)) for label in labels), default=0)
     kept, dropped = list(columns), []
     while True:
         room = console.width - sum(column.width + GAP for column in kept)
@@ -153,8 +152,8 @@ def _table(
 
 def _say(console: Console, text: str, style: str = "", indent: str = "", first: str | None = None) -> None:
     """A paragraph, broken at ordinary spaces only."""
-    lines = wrap(words.clean(text), max(console.width, 20), indent, first)
-    console.print(Text(words.plain("\n".join(lines)), style=style), soft_wrap=True)
+    lines = wrap(wording.clean(text), max(console.width, 20), indent, first)
+    console.print(Text(wording.plain("\n".join(lines)), style=style), soft_wrap=True)
 
 
 def show(console: Console, labels: Sequence[str], columns: Sequence[Column], head: str = "Method") -> None:
@@ -167,13 +166,9 @@ def show(console: Console, labels: Sequence[str], columns: Sequence[Column], hea
             _say(console, label, "bold")
             for column in columns:
                 title = " ".join(column.title.split())
-                _say(console, f"{title}: {column.cells[index].plain.replace(' ', words.NB)}", indent="  ")
+                _say(console, f"{title}: {column.cells[index].plain.replace(' ', wording.NB)}", indent="  ")
     if table is not None and dropped:
-        _say(
-            console,
-            f"Left out at this width: {', '.join(' '.join(title.split()) for title in dropped)}.",
-            "dim",
-        )
+        _say(console, f"Left out at this width: {', '.join(' '.join(title.split()) for title in dropped)}.", "dim")
 
 
 def _flags(found: Iterable[Raised]) -> list[str]:
@@ -191,7 +186,7 @@ def _flags(found: Iterable[Raised]) -> list[str]:
 def _workload(console: Console, workload: Workload) -> None:
     console.print()
     _say(console, workload.name, "bold underline")
-    _say(console, words.baseline(workload), "dim")
+    _say(console, wording.baseline(workload), "dim")
     for method, command in rows.commands(workload):
         _say(console, f"{method}: {command}", "dim", indent="    ", first="  $ ")
     if workload.rows:
@@ -199,7 +194,7 @@ def _workload(console: Console, workload: Workload) -> None:
         show(console, [row.method for row in workload.rows], _columns(workload, workload.rows))
         console.print()
     for row in workload.rows:
-        notes = words.notes(row, workload.metric or "quality")
+        notes = wording.notes(row, workload.metric or "quality")
         _say(console, f"{row.method}: {' '.join(notes)}", indent="  ", first="• ")
     for line in _flags([*workload.flags, *(flag for row in workload.rows for flag in row.flags)]):
         _say(console, line, "yellow", indent="  ", first="! ")
@@ -221,9 +216,9 @@ def render(summary: Summary, console: Console) -> None:
             _say(console, flag.sentence, "yellow")
     for workload in summary.workloads:
         _workload(console, workload)
-    for line, style in required.lines(summary):
+    for line, style in requirements.lines(summary):
         _say(console, line, style, indent="  ", first="§ ")
-    extra = [*overall.lines(summary), *looked.lines(summary)]
+    extra = [*overall.lines(summary), *interim_notes.lines(summary)]
     if extra:
         console.print()
     for line in extra:
@@ -246,7 +241,5 @@ def partial(summary: Summary, console: Console) -> None:
             continue
         _say(console, workload.name, "bold")
         so_far = tuple(_text(f"{row.n} of {summary.blocks}") for row in rows)
-        columns = [
-            c for c in _columns(workload, rows) if c.title.startswith("measured") or c.title.endswith("Δ")
-        ]
+        columns = [c for c in _columns(workload, rows) if c.title.startswith("measured") or c.title.endswith("Δ")]
         show(console, [row.method for row in rows], [*columns, Column("blocks", so_far)])

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from energybench.errors import Problem, UsageError, nearest
-from energybench.files import listed
-from energybench.torchvision_shim import import_torchvision
-from energybench.trees import take
+from energybench.common.errors import Problem, UsageError, nearest
+from energybench.common.safe_read import listed
+from energybench.common.torchvision_shim import import_torchvision
+from energybench.train.data import Data, Resident, StandIn, Store, Streamed
+from energybench.train.images import Images, read_image
+from energybench.train.trees import take
 from energybench.workloads import stand_in
-from energybench.workloads.data import Data, Resident, StandIn, Store, Streamed
-from energybench.workloads.images import Images, read_image
 from energybench.workloads.models import call
 
 Split = tuple[Any, Any]  # inputs, targets: tensors or trees of tensors
@@ -60,16 +60,17 @@ def _every_fifth(images: Tensor, labels: Tensor) -> tuple[Split, Split]:
 
 
 SHIPPED: dict[str, Callable[[], tuple[Split, Split]]] = {"digits": digits, "mnist5k": mnist5k}
-TORCHVISION = {
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
-    "mnist": "MNIST",
-    "fashion-mnist": "FashionMNIST",
-}
+TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 
 
-def prepare(spec: dict[str, Any], cache: Path, *, function: Callable[..., Any] | None = None,
-            download: bool = True, known: bool = False) -> dict[str, Any]:  # fmt: skip
+def prepare(
+    spec: dict[str, Any],
+    cache: Path,
+    *,
+    function: Callable[..., Any] | None = None,
+    download: bool = True,
+    known: bool = False,
+) -> dict[str, Any]:
     """Decode the data set of a suite's `data` table into `cache` and describe it.
 
     The description has: file, kind ("resident" or "streamed"), shape, classes, mean, std, train, test (sample counts),
@@ -89,9 +90,7 @@ def prepare(spec: dict[str, Any], cache: Path, *, function: Callable[..., Any] |
             if described is None:
                 raise
             return described
-    (train, test) = (
-        _subset(part, spec.get(key)) for part, key in zip(splits, ("subset", "test_subset"), strict=True)
-    )
+    (train, test) = (_subset(part, spec.get(key)) for part, key in zip(splits, ("subset", "test_subset"), strict=True))
     streamed = isinstance(train[0], list)
     size = _size(train[0], spec) if streamed else None
     if size and 3 * size[0] * size[1] * (len(train[0]) + len(test[0])) <= spec["resident"]:
@@ -107,9 +106,7 @@ def prepare(spec: dict[str, Any], cache: Path, *, function: Callable[..., Any] |
         file.with_suffix(".part").replace(file)
     if spec.get("resize"):
         if described["mean"] is None:
-            raise UsageError(
-                Problem("E402", f"'{use}' holds no images that could be resized", hint="remove resize")
-            )
+            raise UsageError(Problem("E402", f"'{use}' holds no images that could be resized", hint="remove resize"))
         described["shape"] = [described["shape"][0], spec["resize"], spec["resize"]]
     return {"file": str(file), "source": source, **described}
 
@@ -120,9 +117,7 @@ def open_data(described: dict[str, Any], spec: dict[str, Any], device: torch.dev
     content = {} if absent else torch.load(described["file"], mmap=True, weights_only=True)
     images = None
     if described["mean"] is not None:
-        images = Images(
-            described["mean"], described["std"], spec.get("augment") or [], device, spec.get("resize")
-        )
+        images = Images(described["mean"], described["std"], spec.get("augment") or [], device, spec.get("resize"))
     parts = []
     for part in ("train", "test"):
         inputs, targets = content.get(part, (None, None))
@@ -179,9 +174,7 @@ def _find(use: str, spec: dict[str, Any], download: bool) -> tuple[tuple[Split, 
         )
     for folder in [place / use, place] if place else []:
         try:
-            return _torchvision(
-                use, folder, download=False
-            ), f"$ENERGYBENCH_DATA, {use} as torchvision lays it out"
+            return _torchvision(use, folder, download=False), f"$ENERGYBENCH_DATA, {use} as torchvision lays it out"
         except RuntimeError:
             continue
     target = place or Path("~/.cache/energybench/data").expanduser()
@@ -189,11 +182,7 @@ def _find(use: str, spec: dict[str, Any], download: bool) -> tuple[tuple[Split, 
     try:
         return _torchvision(use, folder, download=download), f"{use}, downloaded by torchvision"
     except (RuntimeError, OSError) as error:
-        why = (
-            "it is not on this machine"
-            if not download
-            else f"the download failed: {str(error).splitlines()[0]}"
-        )
+        why = "it is not on this machine" if not download else f"the download failed: {str(error).splitlines()[0]}"
         raise UsageError(
             Problem(
                 "E402",
@@ -298,9 +287,7 @@ def _checksum(content: dict[str, Any]) -> str:
         inputs, targets = content[part]
         if isinstance(inputs, list):
             for file in inputs:
-                digest.update(
-                    f"{Path(file).parent.name}/{Path(file).name}:{Path(file).stat().st_size};".encode()
-                )
+                digest.update(f"{Path(file).parent.name}/{Path(file).name}:{Path(file).stat().st_size};".encode())
         for leaf in [*([] if isinstance(inputs, list) else tree_leaves(inputs)), *tree_leaves(targets)]:
             digest.update(f"{tuple(leaf.shape)} {leaf.dtype};".encode())
             digest.update(leaf.contiguous().numpy().tobytes())

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from energybench.errors import Problem, UsageError, nearest
-from energybench.torchvision_shim import import_torchvision
+from energybench.common.errors import Problem, UsageError, nearest
+from energybench.common.torchvision_shim import import_torchvision
 from energybench.workloads.paper_models import PAPER
 
 Shape = tuple[int, ...]
@@ -69,9 +69,7 @@ def build(use: str, shape: Shape, classes: int, parameters: dict[str, Any]) -> n
     if use not in known:
         hint = nearest(use, [*OWN, *known]) if len(use) > 2 else f"for example: {', '.join(OWN)}, resnet18"
         if not hint.startswith("did"):
-            hint = (
-                f'ours: {", ".join(OWN)}; any torchvision classifier, such as resnet18; or "file.py:function"'
-            )
+            hint = f'ours: {", ".join(OWN)}; any torchvision classifier, such as resnet18; or "file.py:function"'
         raise UsageError(Problem("E401", f"no model is called '{use}'", hint=hint))
     parameters = dict(parameters)
     stem = parameters.pop("stem", None)
@@ -96,9 +94,7 @@ def call(function: Callable[..., Any], use: str, given: dict[str, Any], paramete
         words = [name for name in signature if name not in given]
         raise UsageError(
             Problem(
-                "E401",
-                f"'{use}' takes no parameter '{unknown[0]}'",
-                hint=nearest(unknown[0], words) or "it takes none",
+                "E401", f"'{use}' takes no parameter '{unknown[0]}'", hint=nearest(unknown[0], words) or "it takes none"
             )
         )
     arguments = {key: value for key, value in given.items() if key in signature or open_ended} | parameters
@@ -112,9 +108,7 @@ def small_stem(model: nn.Module, use: str, stem: str) -> None:
     """stem = "small": a 3×3 stride-1 first convolution and no max-pool, as ResNets are used on 32×32 images."""
     conv = getattr(model, "conv1", None)
     if stem != "small" or not isinstance(conv, nn.Conv2d) or not hasattr(model, "maxpool"):
-        raise UsageError(
-            Problem("E401", f"'{use}' has no stem '{stem}'", hint='stem = "small" is for ResNets')
-        )
+        raise UsageError(Problem("E401", f"'{use}' has no stem '{stem}'", hint='stem = "small" is for ResNets'))
     model.conv1 = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()

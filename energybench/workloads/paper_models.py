@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from energybench.torchvision_shim import import_torchvision
+from energybench.common.torchvision_shim import import_torchvision
 
 Shape = tuple[int, ...]
 
@@ -70,9 +70,14 @@ def swin_tiny(shape: Shape, classes: int, drop_path: float = 0.1) -> nn.Module:
     """
     vision = import_torchvision().models.swin_transformer
     model = vision.SwinTransformer(
-        patch_size=[4, 4], embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=[7, 7],
-        stochastic_depth_prob=drop_path, num_classes=classes,
-    )  # fmt: skip
+        patch_size=[4, 4],
+        embed_dim=96,
+        depths=[2, 2, 6, 2],
+        num_heads=[3, 6, 12, 24],
+        window_size=[7, 7],
+        stochastic_depth_prob=drop_path,
+        num_classes=classes,
+    )
     for module in list(model.modules()):
         if isinstance(module, vision.SwinTransformerBlock):
             module.attn = WindowAttention(module.attn)
@@ -133,9 +138,7 @@ class SmallResNet(nn.Module):
         super().__init__()
         if shortcut not in ("A", "B"):
             raise ValueError(f'shortcut is "A" or "B", not {shortcut!r}')
-        self.stem = nn.Sequential(
-            nn.Conv2d(shape[0], 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(shape[0], 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
         stages: list[nn.Module] = []
         for before, width in ((16, 16), (16, 32), (32, 64)):
             stages.append(_SmallBlock(before, width, shortcut))
@@ -155,9 +158,12 @@ class _SmallBlock(nn.Module):
         super().__init__()
         stride = 1 if before == width else 2
         self.body = nn.Sequential(
-            nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
-        )  # fmt: skip
+            nn.Conv2d(before, width, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 and shortcut == "A":
             self.shortcut = _ZeroPadded((width - before) // 2)

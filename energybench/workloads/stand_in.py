@@ -30,8 +30,15 @@ def describe(spec: dict[str, Any]) -> dict[str, Any] | None:
         shape = (shape[0], int(side), int(side))
     side = spec.get("resize")
     return {
-        "file": None, "kind": KIND, "stored": list(shape), "shape": [shape[0], side, side] if side else list(shape),
-        "classes": classes, "mean": [0.5] * shape[0], "std": [0.25] * shape[0],
-        "train": min(train, spec.get("subset") or train), "test": min(test, spec.get("test_subset") or test),
-        "source": f"{spec['use']}, known by its name: the files are not on this machine", "sha256": "unknown",
-    }  # fmt: skip
+        "file": None,
+        "kind": KIND,
+        "stored": list(shape),
+        "shape": [shape[0], side, side] if side else list(shape),
+        "classes": classes,
+        "mean": [0.5] * shape[0],
+        "std": [0.25] * shape[0],
+        "train": min(train, spec.get("subset") or train),
+        "test": min(test, spec.get("test_subset") or test),
+        "source": f"{spec['use']}, known by its name: the files are not on this machine",
+        "sha256": "unknown",
+    }

@@ -45,11 +45,18 @@ with tempfile.TemporaryDirectory() as folder:
     trainer = Trainer(
         model,
         TrainingArguments(
-            output_dir=folder, max_steps=arguments.steps, per_device_train_batch_size=16, learning_rate=2e-3,
-            seed=arguments.seed, logging_steps=50, save_strategy="no", report_to=[], disable_tqdm=True,
+            output_dir=folder,
+            max_steps=arguments.steps,
+            per_device_train_batch_size=16,
+            learning_rate=2e-3,
+            seed=arguments.seed,
+            logging_steps=50,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
         ),
         train_dataset=sentences(512, arguments.seed),
         eval_dataset=sentences(64, arguments.seed + 1_000_003),
-    )  # fmt: skip
+    )
     trainer.train()
     print(json.dumps({"eval_loss": trainer.evaluate()["eval_loss"]}))

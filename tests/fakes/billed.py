@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from energybench.meter.reading import Energy, Reading
 from energybench.meter.window import AT_ONCE_S
-from energybench.record import Energy, Reading
 
 
 def figure(reading: Reading | None, source: str, device: str) -> Energy:

@@ -33,11 +33,37 @@ PLACE = "NEUTRAL_MACHINE"  # the folder of a machine that is settled already: a 
 DRIVERS = ("libnvidia-ml.so.1", "libcuda.so.1")
 
 # What a process needs to start at all, to be traced, and to fetch packages; and what tells the tests what to do.
-KEPT = {"PATH", "USER", "LOGNAME", "TMPDIR", "TEMP", "TMP", "LD_LIBRARY_PATH", "LD_PRELOAD", "LOCPATH", "CC",
-        "VIRTUAL_ENV", "CONDA_PREFIX", "IN_NIX_SHELL", "SSL_CERT_FILE",
-        "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}  # fmt: skip
-KEPT_PREFIXES = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST_", "PYTEST_VERSION", "COVERAGE_", "COV_CORE_", "HYPOTHESIS_",
-                 "PIP_", "UV_", "NIX_", "ENERGYBENCH_FUZZ_")  # fmt: skip
+KEPT = {
+    "PATH",
+    "USER",
+    "LOGNAME",
+    "TMPDIR",
+    "TEMP",
+    "TMP",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "LOCPATH",
+    "CC",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "IN_NIX_SHELL",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+}
+KEPT_PREFIXES = (
+    "PYTEST_CURRENT_TEST",
+    "PYTEST_XDIST_",
+    "PYTEST_VERSION",
+    "COVERAGE_",
+    "COV_CORE_",
+    "HYPOTHESIS_",
+    "PIP_",
+    "UV_",
+    "NIX_",
+    "ENERGYBENCH_FUZZ_",
+)
 KEPT_ENDINGS = ("_proxy", "_PROXY")
 
 
@@ -54,11 +80,16 @@ def neutral(environment: Mapping[str, str], place: Path) -> dict[str, str]:
         if "PIP_CONFIG_FILE" not in found and os.access(path, os.R_OK):
             found["PIP_CONFIG_FILE"] = str(path)
     return found | {
-        PLACE: str(place), "HOME": str(place / "home"), "TZ": "UTC", "ENERGYBENCH_SYSFS": str(place / "no-sys"),
+        PLACE: str(place),
+        "HOME": str(place / "home"),
+        "TZ": "UTC",
+        "ENERGYBENCH_SYSFS": str(place / "no-sys"),
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
-        "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": str(place / "gitconfig"),
-        "HF_HUB_OFFLINE": "1", "KERAS_BACKEND": "torch",  # read when they are imported
-    }  # fmt: skip
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": str(place / "gitconfig"),
+        "HF_HUB_OFFLINE": "1",
+        "KERAS_BACKEND": "torch",  # read when they are imported
+    }
 
 
 def settle() -> None:
@@ -75,11 +106,7 @@ def settle() -> None:
         os.environ.update(environment)
     SETTLED.update(os.environ)
     _forget_the_terminal()
-    for name in (
-        "C.UTF-8",
-        "C.utf8",
-        "en_US.UTF-8",
-    ):  # what files and pipes are read as, unless one says otherwise
+    for name in ("C.UTF-8", "C.utf8", "en_US.UTF-8"):  # what files and pipes are read as, unless one says otherwise
         with contextlib.suppress(locale.Error):
             locale.setlocale(locale.LC_CTYPE, name)
             break
@@ -118,9 +145,7 @@ def _make() -> Path:
     atexit.register(remove)
     for folder in ("home", "no-driver"):
         (place / folder).mkdir()
-    (place / "gitconfig").write_text(
-        "[safe]\n\tdirectory = *\n", encoding="ascii"
-    )  # whoever has checked this tree out
+    (place / "gitconfig").write_text("[safe]\n\tdirectory = *\n", encoding="ascii")  # whoever has checked this tree out
     for name in DRIVERS:  # found before the system's, and no library: as if there were none
         (place / "no-driver" / name).touch()
     return place
@@ -137,9 +162,7 @@ def _forget_the_terminal() -> None:
 def _elsewhere(environment: Mapping[str, str]) -> bool:
     """Whether a process in another folder would import another energybench than this tree's."""
     code = "import importlib.util as u; print(getattr(u.find_spec('energybench'), 'origin', ''))"
-    asked = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd="/", capture_output=True, check=True
-    )
+    asked = subprocess.run([sys.executable, "-c", code], env=environment, cwd="/", capture_output=True, check=True)
     return Path(os.fsdecode(asked.stdout.rstrip(b"\n"))).resolve().parent.parent != ROOT
 
 

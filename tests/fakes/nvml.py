@@ -24,7 +24,6 @@ from types import TracebackType
 from typing import Any, Literal
 
 import pynvml
-
 from energybench.meter.replay import VirtualTime
 
 SOURCE = Path(__file__).with_name("nvml.c")
@@ -68,9 +67,7 @@ class FakeGpu:
     average_s: float = 1.0
     noise_w: float = 0.0  # standard deviation, on instant power
     noise_seed: int = 0
-    shortest_poll_s: float = (
-        0.0  # a power read sooner after the one before gives 0 W, or the error too_fast_code
-    )
+    shortest_poll_s: float = 0.0  # a power read sooner after the one before gives 0 W, or the error too_fast_code
     too_fast_code: int = 0
     module_w: float = -1.0  # power of scope 1 above scope 0; negative: scope 1 is not supported
 

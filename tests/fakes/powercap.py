@@ -23,9 +23,7 @@ from pathlib import Path
 
 from energybench.meter.replay import VirtualTime
 
-Power = (
-    float | Sequence[tuple[float, float]]
-)  # watts, or pieces of (seconds, watts), the last of which goes on
+Power = float | Sequence[tuple[float, float]]  # watts, or pieces of (seconds, watts), the last of which goes on
 
 SERVER_UJ, CLIENT_UJ = 65_712_999_613, 262_143_328_850  # ranges of real machines: 65.7 kJ and 262 kJ
 
@@ -60,12 +58,7 @@ class Zone:
             now_ns = min(now_ns, self.still_from_ns)
         ticked_ns = now_ns // self.tick_ns * self.tick_ns
         unit_uj = self.range_uj / (2**32 - 1)
-        return (
-            int((self.start_uj + self._drawn_j(ticked_ns) * 1e6) / unit_uj)
-            % 2**32
-            * self.range_uj
-            // (2**32 - 1)
-        )
+        return int((self.start_uj + self._drawn_j(ticked_ns) * 1e6) / unit_uj) % 2**32 * self.range_uj // (2**32 - 1)
 
     def reset(self, now_ns: int) -> None:
         """Back to 0, as after a suspend."""

@@ -379,9 +379,7 @@ def test_a_card_that_is_not_there_is_not_found(fake_driver: Plug) -> None:
 
 
 def test_what_a_card_is_can_be_set(fake_driver: Plug) -> None:
-    gpu = FakeGpu(
-        mig=True, ecc=False, power=100, power_limit_w=250, compute_mode=3, slowdown_c=88, shutdown_c=92
-    )
+    gpu = FakeGpu(mig=True, ecc=False, power=100, power_limit_w=250, compute_mode=3, slowdown_c=88, shutdown_c=92)
     fake_driver(gpu, driver_version="570.1")
     handle = card()
     assert pynvml.nvmlSystemGetDriverVersion() == "570.1"
@@ -439,10 +437,7 @@ def test_throttled_time_is_counted_in_nanoseconds_while_it_lasts(fake_driver: Pl
     handle = card()
 
     def throttled_ns() -> list[int]:
-        return [
-            value.value.ullVal
-            for value in pynvml.nvmlDeviceGetFieldValues(handle, [74, 76, 77, 269, 270, 271])
-        ]
+        return [value.value.ullVal for value in pynvml.nvmlDeviceGetFieldValues(handle, [74, 76, 77, 269, 270, 271])]
 
     assert throttled_ns() == [0] * 6
     driver.time.sleep(12)
@@ -534,10 +529,7 @@ def test_the_binding_is_afterwards_as_it_was_before(fake_nvml_library: Path) -> 
     with FakeDriver(fake_nvml_library, [FakeGpu()]) as driver:
         card()
         assert state() != before
-        with (
-            pytest.raises(RuntimeError, match="another fake driver"),
-            FakeDriver(fake_nvml_library, [FakeGpu()]),
-        ):
+        with pytest.raises(RuntimeError, match="another fake driver"), FakeDriver(fake_nvml_library, [FakeGpu()]):
             pass
     assert state() == before
     assert driver.energy_j(0, 0, 1) == 100
@@ -624,9 +616,5 @@ def test_codecarbon_sees_the_card(fake_nvml_library: Path, tmp_path: Path) -> No
 
 
 def test_a_script_says_what_the_cards_were_given() -> None:
-    text = script(
-        [FakeGpu(power=[(0, 300), (10.5, 80)], errors=[(186, 3)], lost=[(1, math.inf)])], clock=12.5
-    )
-    assert {"clock real 12.5", "power step 0 300 10.5 80", "error 186 3", "lost 1 inf"} <= set(
-        text.splitlines()
-    )
+    text = script([FakeGpu(power=[(0, 300), (10.5, 80)], errors=[(186, 3)], lost=[(1, math.inf)])], clock=12.5)
+    assert {"clock real 12.5", "power step 0 300 10.5 80", "error 186 3", "lost 1 inf"} <= set(text.splitlines())

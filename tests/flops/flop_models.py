@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from energybench.flops.count import Counter
+from energybench.common.torchvision_shim import import_torchvision
+from energybench.flops.counter import Counter
 from energybench.flops.ledger import ledger
-from energybench.torchvision_shim import import_torchvision
-from energybench.work import FORWARD, Line
+from energybench.flops.work import FORWARD, Line
 
 
 class GPT2(nn.Module):
@@ -31,9 +31,7 @@ class GPT2(nn.Module):
             batch, length, width = x.shape
             flat = self.before(x).view(-1, width)
             qkv = torch.addmm(self.qkv_bias, flat, self.qkv_weight).view(batch, length, 3 * width)
-            q, k, v = (
-                part.view(batch, length, self.heads, -1).transpose(1, 2) for part in qkv.split(width, dim=2)
-            )
+            q, k, v = (part.view(batch, length, self.heads, -1).transpose(1, 2) for part in qkv.split(width, dim=2))
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
             return x + self.down(F.gelu(self.up(self.between(x))))
@@ -78,9 +76,15 @@ class Mixer(nn.Module):
 
 def small_cnn() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 6 * 6, 10),
-    )  # fmt: skip
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * 6 * 6, 10),
+    )
 
 
 def mlp() -> nn.Module:

@@ -6,9 +6,9 @@ import math
 from types import SimpleNamespace
 
 import torch
+from energybench.meter.replay import VirtualTime
 
 from energybench.flops import balance as timed
-from energybench.meter.replay import VirtualTime
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from energybench.flops import autocast
 from energybench.flops.ledger import ledger
-from energybench.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, Line, Work
+from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, Line, Work
 
 BATCH = 3
 
@@ -48,10 +48,13 @@ def entered(module: nn.Module, *inputs: Tensor, op: str, **options) -> dict[str,
         if line.op == op:
             before = found.get(line.phase, Line(line.phase, line.module, op, 0.0))
             found[line.phase] = Line(
-                line.phase, line.module, op, before.flop + line.flop,
+                line.phase,
+                line.module,
+                op,
+                before.flop + line.flop,
                 sample_b=dict(Counter(before.sample_b) + Counter(line.sample_b)),
                 step_b=dict(Counter(before.step_b) + Counter(line.step_b)),
-            )  # fmt: skip
+            )
     return found
 
 
@@ -68,13 +71,15 @@ def moved(module: nn.Module, *inputs: Tensor, op: str, **options) -> dict[str, t
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    groups=st.sampled_from([1, 2, 3]), each=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    kernel=st.integers(1, 3), stride=st.integers(1, 2), side=st.integers(4, 9), bias=st.booleans(),
+    groups=st.sampled_from([1, 2, 3]),
+    each=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 2),
+    side=st.integers(4, 9),
+    bias=st.booleans(),
     first=st.booleans(),
-)  # fmt: skip
-def test_a_convolution_moves_its_operands_and_its_result_once(
-    groups, each, kernel, stride, side, bias, first
-):
+)
+def test_a_convolution_moves_its_operands_and_its_result_once(groups, each, kernel, stride, side, bias, first):
     into, out = (groups * n for n in each)
     layer = nn.Conv2d(into, out, kernel, stride, groups=groups, bias=bias)
     positions = ((side - kernel) // stride + 1) ** 2
@@ -111,8 +116,10 @@ def test_a_product_with_a_parameter_moves_what_a_linear_layer_moves(name):
     found = moved(module, wanting(BATCH, 5), op="linear")
     weight = 4 * 5 * 7
     assert found == {
-        FORWARD: (4 * 12, weight + bias), WEIGHT_GRADIENT: (4 * 12, weight + bias), INPUT_GRADIENT: (4 * 12, weight),
-    }  # fmt: skip
+        FORWARD: (4 * 12, weight + bias),
+        WEIGHT_GRADIENT: (4 * 12, weight + bias),
+        INPUT_GRADIENT: (4 * 12, weight),
+    }
 
 
 @settings(max_examples=20, deadline=None)
@@ -155,9 +162,7 @@ def test_a_recurrent_cell_is_two_linear_layers_and_what_is_done_to_their_results
 
 def test_a_frozen_layer_writes_no_weight_gradient_and_reads_its_weight_for_dx():
     layer = nn.Linear(5, 7).requires_grad_(False)
-    assert moved(layer, wanting(BATCH, 5), op="linear") == {
-        FORWARD: (4 * 12, 4 * 42), INPUT_GRADIENT: (4 * 12, 4 * 35),
-    }  # fmt: skip
+    assert moved(layer, wanting(BATCH, 5), op="linear") == {FORWARD: (4 * 12, 4 * 42), INPUT_GRADIENT: (4 * 12, 4 * 35)}
 
 
 # ── what only moves ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -189,15 +194,19 @@ def test_a_first_normalisation_writes_no_input_gradient():
 @pytest.mark.parametrize(
     ("function", "forward", "backward"),
     [
-        (F.relu, 2, 3), (torch.tanh, 2, 3), (F.gelu, 2, 3), (F.silu, 2, 3), (F.relu6, 2, 3),
-        (lambda x: x * 0.5, 2, 2), (lambda x: -x, 2, 2), (lambda x: x + 1, 2, 0),
+        (F.relu, 2, 3),
+        (torch.tanh, 2, 3),
+        (F.gelu, 2, 3),
+        (F.silu, 2, 3),
+        (F.relu6, 2, 3),
+        (lambda x: x * 0.5, 2, 2),
+        (lambda x: -x, 2, 2),
+        (lambda x: x + 1, 2, 0),
         (lambda x: x.relu_() if not x.is_leaf else (x * 1).relu_(), 4, 5),
     ],
     ids=["relu", "tanh", "gelu", "silu", "relu6", "scale", "negate", "shift", "in place after a copy"],
-)  # fmt: skip
-def test_an_activation_reads_and_writes_its_tensor_and_its_derivative_reads_what_it_needs(
-    function, forward, backward
-):
+)
+def test_an_activation_reads_and_writes_its_tensor_and_its_derivative_reads_what_it_needs(function, forward, backward):
     found = moved(Calls(function), wanting(BATCH, *SHAPE), op="elementwise")
     assert found[FORWARD] == (forward * N, 0)
     assert found.get(INPUT_GRADIENT, (0, 0)) == (backward * N, 0)
@@ -207,8 +216,9 @@ def test_a_sum_passes_its_gradient_on_and_a_product_reads_the_other_factor():
     pair = wanting(BATCH, *SHAPE), wanting(BATCH, *SHAPE)
     assert moved(Calls(torch.add), *pair, op="elementwise") == {FORWARD: (3 * N, 0)}
     assert moved(Calls(torch.mul), *pair, op="elementwise") == {
-        FORWARD: (3 * N, 0), INPUT_GRADIENT: ((1 + 2 + 2) * N, 0),
-    }  # fmt: skip
+        FORWARD: (3 * N, 0),
+        INPUT_GRADIENT: ((1 + 2 + 2) * N, 0),
+    }
     one = (pair[0], pair[1].detach())
     assert moved(Calls(torch.mul), *one, op="elementwise")[INPUT_GRADIENT] == ((1 + 1 + 1) * N, 0)
 
@@ -248,12 +258,18 @@ def test_an_embedding_reads_rows_and_its_gradient_is_the_whole_table():
 @pytest.mark.parametrize(
     "view",
     [
-        lambda x: x.view(BATCH, -1), lambda x: x.transpose(1, 2), lambda x: x.permute(0, 2, 3, 1),
-        lambda x: x.flatten(1), lambda x: x.unsqueeze(1).squeeze(1), lambda x: x.reshape(BATCH, 8, 36),
-        lambda x: x.contiguous(), lambda x: x[:, :, :6], lambda x: x.to(torch.float32),
+        lambda x: x.view(BATCH, -1),
+        lambda x: x.transpose(1, 2),
+        lambda x: x.permute(0, 2, 3, 1),
+        lambda x: x.flatten(1),
+        lambda x: x.unsqueeze(1).squeeze(1),
+        lambda x: x.reshape(BATCH, 8, 36),
+        lambda x: x.contiguous(),
+        lambda x: x[:, :, :6],
+        lambda x: x.to(torch.float32),
     ],
     ids=["view", "transpose", "permute", "flatten", "squeeze", "reshape", "contiguous", "all of it", "same type"],
-)  # fmt: skip
+)
 def test_a_view_moves_nothing(view):
     assert not ledger(Calls(view), (wanting(BATCH, *SHAPE),))
 
@@ -261,12 +277,16 @@ def test_a_view_moves_nothing(view):
 @pytest.mark.parametrize(
     ("function", "forward", "backward"),
     [
-        (lambda x: x.transpose(1, 2).contiguous(), 2, 0), (lambda x: x.transpose(1, 2).reshape(BATCH, -1), 2, 0),
-        (lambda x: torch.cat([x, x]), 4, 0), (lambda x: x.roll(1, 2), 2, 2), (lambda x: x[:, :4], 0, 1.5),
-        (lambda x: torch.cat(x.split(4, 1), 1), 2, 2), (lambda x: x.double(), 3, 3),
+        (lambda x: x.transpose(1, 2).contiguous(), 2, 0),
+        (lambda x: x.transpose(1, 2).reshape(BATCH, -1), 2, 0),
+        (lambda x: torch.cat([x, x]), 4, 0),
+        (lambda x: x.roll(1, 2), 2, 2),
+        (lambda x: x[:, :4], 0, 1.5),
+        (lambda x: torch.cat(x.split(4, 1), 1), 2, 2),
+        (lambda x: x.double(), 3, 3),
     ],
     ids=["contiguous", "reshape", "cat", "roll", "slice", "split and cat", "double"],
-)  # fmt: skip
+)
 def test_a_copy_reads_and_writes_and_the_gradient_of_a_part_fills_the_whole(function, forward, backward):
     total: Counter[str] = Counter()
     for line in ledger(Calls(function), (wanting(BATCH, *SHAPE),)):
@@ -363,15 +383,12 @@ def test_under_bf16_a_layer_moves_two_bytes_and_casts_its_fp32_operands():
     layer = nn.Linear(5, 7)
     found = moved(layer, wanting(BATCH, 5), op="linear", precision="bf16", device="cpu")
     assert found == {
-        FORWARD: (2 * (x + y), 2 * (w + b)), WEIGHT_GRADIENT: (2 * (x + y), 2 * (w + b)),
+        FORWARD: (2 * (x + y), 2 * (w + b)),
+        WEIGHT_GRADIENT: (2 * (x + y), 2 * (w + b)),
         INPUT_GRADIENT: (2 * (x + y), 2 * w),
-    }  # fmt: skip
-    casts = moved(layer, wanting(BATCH, 5), op="cast", precision="bf16", device="cpu")
-    assert casts == {
-        FORWARD: (6 * x, 6 * (w + b)),
-        INPUT_GRADIENT: (6 * x, 0),
-        WEIGHT_GRADIENT: (0, 6 * (w + b)),
     }
+    casts = moved(layer, wanting(BATCH, 5), op="cast", precision="bf16", device="cpu")
+    assert casts == {FORWARD: (6 * x, 6 * (w + b)), INPUT_GRADIENT: (6 * x, 0), WEIGHT_GRADIENT: (0, 6 * (w + b))}
 
 
 def test_under_bf16_what_follows_a_layer_stays_narrow_and_a_sum_with_fp32_is_wide():
@@ -393,9 +410,7 @@ def test_under_bf16_what_follows_a_layer_stays_narrow_and_a_sum_with_fp32_is_wid
         def forward(self, x):
             return x + self.fc(x)
 
-    line = entered(Residual(), torch.randn(BATCH, 4), op="elementwise", precision="bf16", device="cpu")[
-        FORWARD
-    ]
+    line = entered(Residual(), torch.randn(BATCH, 4), op="elementwise", precision="bf16", device="cpu")[FORWARD]
     assert line.sample_b == {"x": 4 * 4 + 2 * 4, "y": 4 * 4}
 
 
@@ -468,9 +483,7 @@ def test_results_are_as_wide_as_autocast_makes_them_on_this_processor(name):
     module, x = Widths(name), torch.randn(5, 8)
     with torch.autocast("cpu", torch.bfloat16):
         real = module(x)
-    last = [
-        line for line in ledger(module, (x,), "cpu", "bf16") if line.phase == FORWARD and line.op != "cast"
-    ][-1]
+    last = [line for line in ledger(module, (x,), "cpu", "bf16") if line.phase == FORWARD and line.op != "cast"][-1]
     written = (last.sample_b | last.step_b)["y"] * (5 if "y" in last.sample_b else 1)
     if name == "in place":
         written -= real.numel() * real.itemsize  # two kernels in one line
@@ -496,17 +509,13 @@ def test_the_lists_for_a_gpu_are_torchs_own():
     beside = "_convolution_mode _addmm_activation tensordot inner lstm gru rnn_tanh rnn_relu"
     assert ours - theirs <= set(beside.split(" "))
     full = listed("AT_FORALL_FP32") | listed("AT_FORALL_FP32_SET_OPT_DTYPE")
-    assert {
-        op for op in full - autocast.FULL["cuda"] if not op.startswith(("_upsample", "native_", "ADD_NS"))
-    } == set()
+    assert {op for op in full - autocast.FULL["cuda"] if not op.startswith(("_upsample", "native_", "ADD_NS"))} == set()
     assert autocast.FULL["cuda"] - full <= {"norm", "nll_loss_nd"}
 
 
 def test_the_table_of_the_page_is_what_the_ledger_says():
     page = (Path(__file__).parents[2] / "docs/flops.md").read_text(encoding="utf-8")
-    rows = re.findall(
-        r"^\| (\w+), (fp32|bf16 on a GPU) \| ([\d.]+) \| ([\d.]+) \| (\d+) % \|$", page, re.MULTILINE
-    )
+    rows = re.findall(r"^\| (\w+), (fp32|bf16 on a GPU) \| ([\d.]+) \| ([\d.]+) \| (\d+) % \|$", page, re.MULTILINE)
     assert len(rows) == 4
     for name, precision, megabytes, intensity, moving in rows:
         model, batch = build(name, "meta")

@@ -23,10 +23,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 from torch import nn
 
-from energybench import claims_page, cli
-from energybench.errors import UsageError
-from energybench.flops import paper_tables
-from energybench.flops.claims import (
+from energybench.cli import app
+from energybench.common.errors import UsageError
+from energybench.common.torchvision_shim import import_torchvision
+from energybench.papers import page
+from energybench.papers import published_tables as paper_tables
+from energybench.papers.counting_rules import (
     BackwardFlop,
     BadClaim,
     calflops_forward,
@@ -40,7 +42,6 @@ from energybench.flops.claims import (
     ssprop_total,
     thop_forward,
 )
-from energybench.torchvision_shim import import_torchvision
 from energybench.workloads import models
 from energybench.workloads.paper_models import PAPER
 
@@ -114,9 +115,17 @@ def test_batchnorm_counts_by_its_elements_and_channels_in_both():
 
 def test_nothing_else_counts():
     rest = nn.Sequential(
-        nn.ReLU(), nn.MaxPool2d(2), nn.ConvTranspose2d(3, 4, 2), nn.Dropout(0.5), nn.GroupNorm(2, 4),
-        nn.Flatten(2), nn.Conv1d(4, 8, 3), nn.Flatten(), nn.Linear(8 * 79, 10), nn.Softmax(1),
-    )  # fmt: skip
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.ConvTranspose2d(3, 4, 2),
+        nn.Dropout(0.5),
+        nn.GroupNorm(2, 4),
+        nn.Flatten(2),
+        nn.Conv1d(4, 8, 3),
+        nn.Flatten(),
+        nn.Linear(8 * 79, 10),
+        nn.Softmax(1),
+    )
     assert ssprop_backward(rest, (2, 3, 16, 16), drop=0.8) == (0, 0, 0)
 
 
@@ -133,9 +142,7 @@ def test_dropout_counts_when_it_is_asked_for(coefficient):
 
 def test_table_6_counts_four_for_each_dropout_behind_a_batchnorm():
     dropped = paper_tables._with_dropout("resnet26", CIFAR, {})
-    without, found = (
-        ssprop_backward(dropped, (128, *CIFAR), drop=0.8, dropout_coefficient=c).dense for c in (None, 4)
-    )
+    without, found = (ssprop_backward(dropped, (128, *CIFAR), drop=0.8, dropout_coefficient=c).dense for c in (None, 4))
     assert without == ssprop_backward(shipped("resnet26"), (128, *CIFAR), drop=0.8).dense
     # BatchNorms of each width: stem and two a block, one more in the shortcut where the width grows
     norms = {64: (1 + 4, 32), 128: (6 + 1, 16), 256: (10 + 1, 8), 512: (4 + 1, 4)}
@@ -147,10 +154,16 @@ def convolutions(draw):
     groups = draw(st.integers(1, 3))
     kernel = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
     conv = nn.Conv2d(
-        groups * draw(st.integers(1, 4)), groups * draw(st.integers(1, 8)), kernel, stride=draw(st.integers(1, 3)),
-        padding=draw(st.integers(0, 2)), dilation=draw(st.integers(1, 2)), groups=groups, bias=draw(st.booleans()),
+        groups * draw(st.integers(1, 4)),
+        groups * draw(st.integers(1, 8)),
+        kernel,
+        stride=draw(st.integers(1, 3)),
+        padding=draw(st.integers(0, 2)),
+        dilation=draw(st.integers(1, 2)),
+        groups=groups,
+        bias=draw(st.booleans()),
         device="meta",
-    )  # fmt: skip
+    )
     shape = (draw(st.integers(1, 5)), conv.in_channels, draw(st.integers(8, 12)), draw(st.integers(8, 12)))
     return conv, shape
 
@@ -188,15 +201,11 @@ def test_dense_is_linear_in_the_batch_and_sparse_but_for_the_selection(pair, tim
     conv, (batch, *rest) = pair
     one, more = (ssprop_backward(conv, (n * batch, *rest), drop=drop) for n in (1, times))
     assert more.dense == times * one.dense
-    assert more.sparse - times * one.sparse == pytest.approx(
-        (times - 1) * conv.out_channels, abs=1e-6 * more.sparse
-    )
+    assert more.sparse - times * one.sparse == pytest.approx((times - 1) * conv.out_channels, abs=1e-6 * more.sparse)
 
 
 @given(convolutions())
-def test_at_the_lower_bound_a_sparse_backward_is_one_addition_a_channel_cheaper_and_below_it_breaks_even(
-    pair,
-):
+def test_at_the_lower_bound_a_sparse_backward_is_one_addition_a_channel_cheaper_and_below_it_breaks_even(pair):
     conv, shape = pair
     m = conv(torch.empty(shape, device="meta")).numel() // conv.out_channels
     bound = drop_rate_lower_bound(conv)
@@ -208,8 +217,7 @@ def test_at_the_lower_bound_a_sparse_backward_is_one_addition_a_channel_cheaper_
 
 
 @pytest.mark.parametrize(
-    ("channels", "drop", "left"),
-    [(100, 0.29, 71), (64, 0.8, 12), (10, 0.99, 1), (1, 0.5, 1), (100, 0.43, 57)],
+    ("channels", "drop", "left"), [(100, 0.29, 71), (64, 0.8, 12), (10, 0.99, 1), (1, 0.5, 1), (100, 0.43, 57)]
 )
 def test_kept_channels_are_counted_in_exact_decimals(channels, drop, left):
     found = ssprop_backward(nn.Conv2d(1, channels, 1), (1, 1, 1, 1), drop=drop, kept="integer")
@@ -219,9 +227,7 @@ def test_kept_channels_are_counted_in_exact_decimals(channels, drop, left):
 def test_four_times_the_pixels_are_four_times_the_convolutions():
     small, large = (shipped("resnet18", (3, side, side), stem="small") for side in (32, 64))
     norms = 10 * sum(n.num_features for n in small.modules() if isinstance(n, nn.BatchNorm2d))
-    at_32, at_64 = (
-        ssprop_backward(m, (32, 3, side, side), drop=0.8).dense for m, side in ((small, 32), (large, 64))
-    )
+    at_32, at_64 = (ssprop_backward(m, (32, 3, side, side), drop=0.8).dense for m, side in ((small, 32), (large, 64)))
     assert at_64 - norms == 4 * (at_32 - norms)
     photo = ssprop_backward(shipped("resnet18", PHOTO, stem="small"), (32, *PHOTO), drop=0.8).dense
     assert photo - norms == 49 * (at_32 - norms)
@@ -230,9 +236,7 @@ def test_four_times_the_pixels_are_four_times_the_convolutions():
 def test_a_shared_convolution_counts_at_each_call():
     conv = nn.Conv2d(4, 4, 3, padding=1)
     once = ssprop_backward(conv, (2, 4, 5, 5), drop=0.5)
-    assert ssprop_backward(nn.Sequential(conv, nn.ReLU(), conv), (2, 4, 5, 5), drop=0.5) == tuple(
-        2 * n for n in once
-    )
+    assert ssprop_backward(nn.Sequential(conv, nn.ReLU(), conv), (2, 4, 5, 5), drop=0.5) == tuple(2 * n for n in once)
 
 
 def test_a_frozen_convolution_and_the_first_layers_dx_count_as_in_the_paper():
@@ -262,14 +266,8 @@ def test_the_model_is_not_run_moved_or_changed(training):
 
 def test_the_convention_does_not_depend_on_the_models_mode():
     model = shipped("resnet18", stem="small")
-    trained = (
-        ssprop_backward(model.train(), (4, *CIFAR), drop=0.8),
-        calflops_forward(model.train(), (1, *CIFAR)),
-    )
-    assert trained == (
-        ssprop_backward(model.eval(), (4, *CIFAR), drop=0.8),
-        calflops_forward(model, (1, *CIFAR)),
-    )
+    trained = (ssprop_backward(model.train(), (4, *CIFAR), drop=0.8), calflops_forward(model.train(), (1, *CIFAR)))
+    assert trained == (ssprop_backward(model.eval(), (4, *CIFAR), drop=0.8), calflops_forward(model, (1, *CIFAR)))
 
 
 def test_one_sample_is_enough_where_batchnorm_sees_one_pixel():
@@ -396,9 +394,12 @@ def test_the_mixer_by_hand():
     patches, width, tokens, channels, layers, classes = 196, 512, 4 * 196, 256, 12, 10
     layer = (
         2 * 5 * patches * width  # two LayerNorms
-        + 2 * 2 * patches * tokens * width + (tokens + patches) * width + tokens * width  # Conv1d with biases, GELU
-        + 2 * 2 * patches * width * channels + patches * channels  # Linear without, GELU
-    )  # fmt: skip
+        + 2 * 2 * patches * tokens * width
+        + (tokens + patches) * width
+        + tokens * width  # Conv1d with biases, GELU
+        + 2 * 2 * patches * width * channels
+        + patches * channels  # Linear without, GELU
+    )
     head = 5 * patches * width + 2 * width * classes
     by_hand = 2 * patches * 3 * 16**2 * width + layers * layer + head
     assert calflops_forward(shipped("mixer", PHOTO), (1, *PHOTO)) == by_hand
@@ -406,9 +407,7 @@ def test_the_mixer_by_hand():
 
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 4))
 def test_calflops_is_linear_in_the_batch(batch, width, kernel):
-    model = nn.Sequential(
-        nn.Conv2d(2, width, kernel), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
-    )
+    model = nn.Sequential(nn.Conv2d(2, width, kernel), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
     one = calflops_forward(model, (1, 2, 6, 6))
     assert calflops_forward(model, (batch, 2, 6, 6)) == batch * one
 
@@ -441,9 +440,18 @@ def test_the_literal_rules():
     assert [gradsamp_skips("random:0.5", epochs) for epochs in (0, 1)] == [set(), set()]
 
 
-TABLE2 = [("every:5", 167), ("every:10", 183), ("random:0.2", 176), ("random:0.5", 135), ("random:0.7", 119),
-          ("late-every:5", 190), ("late-every:10", 195), ("late-random:0.2", 190), ("late-random:0.5", 175),
-          ("late-random:0.7", 165)]  # fmt: skip
+TABLE2 = [
+    ("every:5", 167),
+    ("every:10", 183),
+    ("random:0.2", 176),
+    ("random:0.5", 135),
+    ("random:0.7", 119),
+    ("late-every:5", 190),
+    ("late-every:10", 195),
+    ("late-random:0.2", 190),
+    ("late-random:0.5", 175),
+    ("late-random:0.7", 165),
+]
 
 
 @pytest.mark.parametrize(("strategy", "kept"), TABLE2)
@@ -458,10 +466,11 @@ def test_the_preset_pays_for_the_epochs_that_table_2_pays_for(strategy, kept, se
 def test_the_starts_that_fit_table_2_are_few():
     def starts(kind, five, ten):
         return {
-            first for first in range(2, 201)
+            first
+            for first in range(2, 201)
             if len(gradsamp_skips(f"{kind}:5", 200, start_epoch=first)) == five
             and len(gradsamp_skips(f"{kind}:10", 200, start_epoch=first)) == ten
-        }  # fmt: skip
+        }
 
     assert starts("every", 33, 17) == set(range(36, 41))
     assert starts("late-every", 10, 5) == set(range(151, 156))
@@ -513,9 +522,7 @@ def test_neq_by_hand():
     epochs = [{"conv": 0.0, "fc": 0.0}, {"conv": 0.5, "fc": 1.0}]
     # epoch 1: 900 of 1000 left, epoch 2: 150 of 1000; the norm is not hooked, so the public script calls it saved
     assert neq_saved(ops, epochs) == pytest.approx(100 * (1 - (0.9 + 0.15) / 2), rel=1e-15)
-    assert neq_saved(ops, epochs, unhooked="trained") == pytest.approx(
-        100 * (1 - (1.0 + 0.25) / 2), rel=1e-15
-    )
+    assert neq_saved(ops, epochs, unhooked="trained") == pytest.approx(100 * (1 - (1.0 + 0.25) / 2), rel=1e-15)
     by_layer = {"conv": [0.0, 0.5], "fc": [0.0, 1.0]}
     assert neq_saved(ops, by_layer) == neq_saved(ops, epochs)
     by_position = [[0.0, None, 0.0], [0.5, None, 1.0]]
@@ -536,21 +543,28 @@ def test_neq_is_the_ops_weighted_mean_of_frozen_shares(layers, epochs):
 def test_thop_counts_multiply_adds_once_and_norms_twice_an_element():
     shared = nn.Linear(6, 6)
     model = nn.Sequential(
-        nn.Conv2d(3, 6, 3, groups=3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        shared, shared,
-    )  # fmt: skip
-    assert thop_forward(model, (2, 3, 8, 8)) == {
-        "0": 2 * 36 * 6 * 9,
-        "1": 2 * (2 * 6 * 36),
-        "5": 2 * (2 * 36),
-    }
+        nn.Conv2d(3, 6, 3, groups=3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        shared,
+        shared,
+    )
+    assert thop_forward(model, (2, 3, 8, 8)) == {"0": 2 * 36 * 6 * 9, "1": 2 * (2 * 6 * 36), "5": 2 * (2 * 36)}
 
 
 @pytest.mark.parametrize(
     ("use", "shape", "classes"),
-    [("vgg16", CIFAR, 10), ("swin_tiny", PHOTO, 10), ("resnet32", CIFAR, 100), ("resnet56", CIFAR, 100),
-     ("resnet18", PHOTO, 345), ("mobilenet_v2", (3, 64, 64), 200)],
-)  # fmt: skip
+    [
+        ("vgg16", CIFAR, 10),
+        ("swin_tiny", PHOTO, 10),
+        ("resnet32", CIFAR, 100),
+        ("resnet56", CIFAR, 100),
+        ("resnet18", PHOTO, 345),
+        ("mobilenet_v2", (3, 64, 64), 200),
+    ],
+)
 def test_freezing_saves_no_more_than_50_to_52_percent_of_a_backward(use, shape, classes):
     assert 50 <= neq_ceiling(shipped(use, shape, classes), (1, *shape)) <= 52
 
@@ -637,10 +651,7 @@ def test_no_model_of_ours_takes_a_name_of_torchvisions():
     assert set(PAPER) <= set(models.OWN)
 
 
-@pytest.mark.parametrize(
-    ("use", "parameters", "layers"),
-    [("resnet32", 464_154, 32), ("resnet56", 853_018, 56)],
-)
+@pytest.mark.parametrize(("use", "parameters", "layers"), [("resnet32", 464_154, 32), ("resnet56", 853_018, 56)])
 def test_the_resnets_for_cifar_have_the_papers_depth_and_size(use, parameters, layers):
     """He et al. 2015, Table 6: 0.46 M and 0.85 M parameters, with shortcuts of kind A."""
     model = shipped(use)
@@ -682,10 +693,7 @@ def test_every_model_of_the_papers_takes_any_channels_and_names_as_many_classes(
 def test_resnet26_and_the_two_layer_head_are_what_their_papers_say():
     assert [len(getattr(shipped("resnet26"), f"layer{n}")) for n in (1, 2, 3, 4)] == [2, 3, 5, 2]
     head = shipped("resnet50_head4096", PHOTO).fc
-    assert [(m.in_features, m.out_features) for m in head if isinstance(m, nn.Linear)] == [
-        (2048, 4096),
-        (4096, 10),
-    ]
+    assert [(m.in_features, m.out_features) for m in head if isinstance(m, nn.Linear)] == [(2048, 4096), (4096, 10)]
 
 
 def test_the_mixer_refuses_images_that_its_patches_do_not_tile():
@@ -703,18 +711,8 @@ def facts():
 
 def test_every_printed_row_agrees(facts):
     assert facts["agree"] == facts["figures"] == 23
-    printed = [
-        cell
-        for paper in facts["papers"]
-        for table in paper["tables"]
-        for row in table["rows"]
-        for cell in row
-    ]
-    for figure in (
-        "8,223,875,584",
-        "246716.268",
-        *(text for *_, dense, mean in TABLE4 for text in (dense, mean)),
-    ):
+    printed = [cell for paper in facts["papers"] for table in paper["tables"] for row in table["rows"] for cell in row]
+    for figure in ("8,223,875,584", "246716.268", *(text for *_, dense, mean in TABLE4 for text in (dense, mean))):
         assert printed.count(figure) >= 2, figure  # theirs and ours
     assert "no" not in printed
 
@@ -741,13 +739,13 @@ def test_every_claimed_percentage_is_above_the_flops_of_its_row(facts):
 
 
 def test_the_page_in_the_documents_is_this_one(facts):
-    assert (ROOT / "docs" / "claims.md").read_text(encoding="utf-8") == claims_page.markdown(facts)
+    assert (ROOT / "docs" / "claims.md").read_text(encoding="utf-8") == page.markdown(facts)
 
 
 @pytest.mark.parametrize("width", [20, 45, 60, 80, 140])
 def test_no_terminal_is_too_narrow_for_a_number(facts, width):
     console = Console(file=io.StringIO(), width=width, highlight=False)
-    claims_page.print_claims(facts, console)
+    page.print_claims(facts, console)
     words = console.file.getvalue().split()
     for paper in facts["papers"]:
         for table in paper["tables"]:
@@ -759,19 +757,17 @@ def test_no_terminal_is_too_narrow_for_a_number(facts, width):
 
 def test_the_command_prints_the_page_as_text_as_json_and_to_a_file(facts, monkeypatch, tmp_path):
     monkeypatch.setattr(paper_tables, "facts", lambda: facts)
-    text = CliRunner().invoke(cli.app, ["claims"])
+    text = CliRunner().invoke(app.app, ["claims"])
     assert text.exit_code == 0
-    assert claims_page.TITLE in text.stdout
-    assert json.loads(CliRunner().invoke(cli.app, ["claims", "--json"]).stdout) == json.loads(
-        json.dumps(facts)
-    )
-    done = CliRunner().invoke(cli.app, ["claims", "--markdown", str(tmp_path / "page.md")])
+    assert page.TITLE in text.stdout
+    assert json.loads(CliRunner().invoke(app.app, ["claims", "--json"]).stdout) == json.loads(json.dumps(facts))
+    done = CliRunner().invoke(app.app, ["claims", "--markdown", str(tmp_path / "page.md")])
     assert (done.exit_code, done.stdout) == (0, "")
-    assert (tmp_path / "page.md").read_text(encoding="utf-8") == claims_page.markdown(facts)
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == page.markdown(facts)
 
 
 def test_printing_needs_no_torch():
-    code = "import sys, energybench.claims_page; assert 'torch' not in sys.modules"
+    code = "import sys, energybench.papers.page; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from energybench.flags import check_workload
-from energybench.flops.count import Counter
+from energybench.flops.counter import Counter
 from energybench.flops.ledger import ledger
+from energybench.verdict.flags import check_workload
 
 
 class Product(torch.autograd.Function):

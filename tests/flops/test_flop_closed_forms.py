@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from energybench.flops.ledger import ledger
-from energybench.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
+from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 
 BATCH = 2
 
@@ -66,9 +66,13 @@ def convolutions(draw):
     padding = [draw(st.integers(0, far // 2 if transposed else far)) for far in reach]
     size = [draw(st.integers(far + 1, 7)) for far in reach]
     kind = {
-        (1, False): nn.Conv1d, (2, False): nn.Conv2d, (3, False): nn.Conv3d,
-        (1, True): nn.ConvTranspose1d, (2, True): nn.ConvTranspose2d, (3, True): nn.ConvTranspose3d,
-    }[space, transposed]  # fmt: skip
+        (1, False): nn.Conv1d,
+        (2, False): nn.Conv2d,
+        (3, False): nn.Conv3d,
+        (1, True): nn.ConvTranspose1d,
+        (2, True): nn.ConvTranspose2d,
+        (3, True): nn.ConvTranspose3d,
+    }[space, transposed]
     channels = [groups * draw(st.integers(1, 3)) for _ in range(2)]
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     layer = kind(*channels, kernel, **options, bias=draw(st.booleans()))
@@ -89,11 +93,7 @@ def test_a_convolution_of_any_shape_costs_its_definition(convolution, first, fro
     positions = x.shape[2:] if transposed else y.shape[2:]
     pairs = layer.in_channels * layer.out_channels // layer.groups
     flop = 2 * BATCH * pairs * prod(layer.kernel_size) * prod(positions)
-    expected = (
-        {FORWARD: flop}
-        | ({} if frozen else {WEIGHT_GRADIENT: flop})
-        | ({} if first else {INPUT_GRADIENT: flop})
-    )
+    expected = {FORWARD: flop} | ({} if frozen else {WEIGHT_GRADIENT: flop}) | ({} if first else {INPUT_GRADIENT: flop})
     assert phases(layer, x) == expected
 
 
@@ -116,8 +116,10 @@ def test_a_first_linear_layer_has_no_input_gradient_and_a_frozen_one_no_weight_g
     model[1].requires_grad_(False)
     first, second, third = (2 * BATCH * n for n in (30, 42, 56))
     assert phases(model, torch.randn(BATCH, 5)) == {
-        FORWARD: first + second + third, WEIGHT_GRADIENT: first + third, INPUT_GRADIENT: second + third,
-    }  # fmt: skip
+        FORWARD: first + second + third,
+        WEIGHT_GRADIENT: first + third,
+        INPUT_GRADIENT: second + third,
+    }
 
 
 def test_nothing_goes_back_through_no_grad():
@@ -139,11 +141,18 @@ def test_nothing_goes_back_through_no_grad():
 @pytest.mark.parametrize(
     ("a", "b", "sides"),
     [
-        ((3, 4), (4, 5), 2), ((2, 3, 4), (2, 4, 5), 2), ((2, 6, 3, 4), (2, 6, 4, 5), 2),
-        ((2, 3, 4), (4, 5), 2), ((2, 6, 3, 4), (1, 6, 4, 5), 2), ((2, 4), (4,), 1), ((2, 3, 4), (4,), 1),
-        ((4,), (4,), 0), ((4,), (4, 5), 2), ((4,), (2, 4, 5), 1),
+        ((3, 4), (4, 5), 2),
+        ((2, 3, 4), (2, 4, 5), 2),
+        ((2, 6, 3, 4), (2, 6, 4, 5), 2),
+        ((2, 3, 4), (4, 5), 2),
+        ((2, 6, 3, 4), (1, 6, 4, 5), 2),
+        ((2, 4), (4,), 1),
+        ((2, 3, 4), (4,), 1),
+        ((4,), (4,), 0),
+        ((4,), (4, 5), 2),
+        ((4,), (2, 4, 5), 1),
     ],
-)  # fmt: skip
+)
 def test_a_product_of_two_activations_counts_both_gradients_as_input_gradient(a, b, sides):
     """2 FLOPs per element of the result and term of its sum; an outer product as gradient sums nothing."""
     left, right = wanting(*a), wanting(*b)
@@ -244,8 +253,10 @@ def test_multihead_attention_is_its_projections_and_its_products(weights):
     projections, products = 2 * BATCH * 5 * 4 * 16 * 16, 2 * BATCH * 2 * 5 * 5 * 16
     back = 2 * products if weights else 2.5 * products
     assert phases(Self(), wanting(BATCH, 5, 16)) == {
-        FORWARD: projections + products, WEIGHT_GRADIENT: projections, INPUT_GRADIENT: projections + back,
-    }  # fmt: skip
+        FORWARD: projections + products,
+        WEIGHT_GRADIENT: projections,
+        INPUT_GRADIENT: projections + back,
+    }
 
 
 @pytest.mark.parametrize("learns", [True, False], ids=["inner layer", "first layer"])
@@ -297,5 +308,7 @@ def test_packed_sequences_cost_their_true_length(kind):
     into, across = module.layer.weight_ih_l0.numel(), module.layer.weight_hh_l0.numel()
     forward = 2 * (7 + 4) * (into + across)
     assert phases(module, torch.randn(BATCH, 7, 6)) == {
-        FORWARD: forward, WEIGHT_GRADIENT: forward, INPUT_GRADIENT: 2 * (7 + 4 - 2) * across,
-    }  # fmt: skip
+        FORWARD: forward,
+        WEIGHT_GRADIENT: forward,
+        INPUT_GRADIENT: 2 * (7 + 4 - 2) * across,
+    }

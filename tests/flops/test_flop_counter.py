@@ -11,7 +11,7 @@ from flop_models import build
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from energybench.flops.count import Counter
+from energybench.flops.counter import Counter
 
 
 def raw(run) -> int:
@@ -36,9 +36,7 @@ def test_a_grouped_convolution_goes_back_at_twice_its_forward(channels, groups):
         layer(x).sum().backward()
 
     assert mended(step) == 3 * forward
-    assert (
-        raw(step) == forward + (1 + groups) * forward
-    )  # torch's fault; when this fails, torch has mended it
+    assert raw(step) == forward + (1 + groups) * forward  # torch's fault; when this fails, torch has mended it
 
 
 def test_only_the_gradients_asked_for_are_counted():

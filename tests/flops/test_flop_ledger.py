@@ -12,9 +12,9 @@ import torch
 from flop_models import MODELS, build, counted, entered
 from torch import nn
 
-from energybench.errors import EnergybenchError
+from energybench.common.errors import EnergybenchError
 from energybench.flops.ledger import ledger, plain_work
-from energybench.work import BACKWARD, FORWARD
+from energybench.flops.work import BACKWARD, FORWARD
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -79,8 +79,10 @@ def test_a_module_called_twice_is_one_line_with_the_sum():
     lines = ledger(Twice(), (torch.randn(2, 4),))
     assert {line.module for line in lines} == {"one"}
     assert {line.phase: line.flop for line in lines} == {
-        FORWARD: 2 * 32, "weight_gradient": 2 * 32, "input_gradient": 32,
-    }  # fmt: skip
+        FORWARD: 2 * 32,
+        "weight_gradient": 2 * 32,
+        "input_gradient": 32,
+    }
 
 
 def test_positions_are_per_sample_wherever_the_batch_stands():
@@ -171,9 +173,7 @@ def test_resnet50_takes_no_memory():
     ledger(*_small())  # torch's own first-time imports
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ledger(model, (batch,), device="cpu")
-    assert (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
-    )  # KiB; activations would be 700 MB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB; activations would be 700 MB
 
 
 def _small():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energybench.flops.intensity import explain, groups, roofline_flop
-from energybench.work import BACKWARD, FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, Line, Work
+from energybench.flops.work import BACKWARD, FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, Line, Work
 
 
 def conv(module: str, flop: float, x: float, y: float, w: float) -> list[Line]:
@@ -30,9 +30,7 @@ def norm(module: str, x: float) -> list[Line]:
 
 # wide: 1000 FLOPs on 20 bytes; thin: 100 FLOPs on 40 bytes, of which 30 are x
 WORK = Work(
-    tuple(conv("wide", 1000.0, 10.0, 10.0, 0.0) + conv("thin", 100.0, 30.0, 10.0, 0.0) + norm("norm", 10.0)),
-    2,
-    8,
+    tuple(conv("wide", 1000.0, 10.0, 10.0, 0.0) + conv("thin", 100.0, 30.0, 10.0, 0.0) + norm("norm", 10.0)), 2, 8
 )
 
 
@@ -98,10 +96,7 @@ def test_without_a_balance_no_time_is_promised():
     found = explain(WORK, WORK.change(backward_less(0.5)), batch=4)
     assert (found.time_saved_rel, found.memory_bound_rel, found.balance_flop_b) == (None, None, None)
     assert found.flop_saved_rel == pytest.approx(1 / 3)
-    assert [group.name for group in found.groups] == [
-        "conv wide",
-        "conv thin",
-    ]  # what changed, most FLOPs first
+    assert [group.name for group in found.groups] == ["conv wide", "conv thin"]  # what changed, most FLOPs first
 
 
 def test_on_a_roofline_saved_flops_of_a_memory_bound_layer_save_no_time():
@@ -127,9 +122,4 @@ def test_a_machine_that_only_computes_saves_the_flops_and_one_that_only_moves_sa
 def test_an_empty_ledger_explains_nothing():
     nothing = Work((), 1, 1)
     found = explain(nothing, nothing, 1, 10.0)
-    assert (found.flop_saved_rel, found.bytes_saved_rel, found.time_saved_rel, found.groups) == (
-        None,
-        None,
-        None,
-        (),
-    )
+    assert (found.flop_saved_rel, found.bytes_saved_rel, found.time_saved_rel, found.groups) == (None, None, None, ())

@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from energybench.errors import EnergybenchError
+from energybench.common.errors import EnergybenchError
 
 Case = TypeVar("Case")
 Way = tuple[str | int, ...]
@@ -52,9 +52,7 @@ CASES = {  # name: how many in `make test`, and its share of its file's cases in
 }
 SEED = int(os.environ.get("ENERGYBENCH_FUZZ_SEED") or 20261121)
 MANY = int(os.environ.get("ENERGYBENCH_FUZZ_CASES") or 0)
-MOST_CALLS = (
-    20_000_000  # of one case: a page with all its figures takes a few million, most cases some thousands
-)
+MOST_CALLS = 20_000_000  # of one case: a page with all its figures takes a few million, most cases some thousands
 LONGEST_S = 30.0  # of the processor, in `make soak`: with every call counted a page takes three
 HUNG_S = 300  # nobody waits longer for one case; nothing is measured by it
 FOUND = "tests/fuzz/test_found.py"
@@ -100,8 +98,13 @@ def quota(name: str) -> int:
     return round(MANY * share) if MANY else few
 
 
-def hunt(name: str, strategy: st.SearchStrategy[Case], check: Callable[..., None],
-         plain: Callable[[Case], tuple[Any, ...]] = lambda case: (case,), **fixtures: Any) -> None:  # fmt: skip
+def hunt(
+    name: str,
+    strategy: st.SearchStrategy[Case],
+    check: Callable[..., None],
+    plain: Callable[[Case], tuple[Any, ...]] = lambda case: (case,),
+    **fixtures: Any,
+) -> None:
     """`check` on as many cases as the name is worth, counted.
 
     plain:    what is drawn → the literal arguments of `check`, such that they can stand in a test by themselves
@@ -111,9 +114,15 @@ def hunt(name: str, strategy: st.SearchStrategy[Case], check: Callable[..., None
 
     @seed(SEED)
     @settings(
-        max_examples=quota(name), database=None, print_blob=False, deadline=None, derandomize=False,
-        phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
-    )  # fmt: skip
+        max_examples=quota(name),
+        database=None,
+        print_blob=False,
+        deadline=None,
+        derandomize=False,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
     @given(strategy)
     def cases(case: Case) -> None:
         nonlocal seen, last
@@ -123,9 +132,7 @@ def hunt(name: str, strategy: st.SearchStrategy[Case], check: Callable[..., None
         with bounded():
             check(*fixtures.values(), *arguments)
         if MANY:
-            assert time.process_time() - before < LONGEST_S, (
-                "more work than the case can be worth, in few calls"
-            )
+            assert time.process_time() - before < LONGEST_S, "more work than the case can be worth, in few calls"
 
     try:
         cases()
@@ -135,9 +142,7 @@ def hunt(name: str, strategy: st.SearchStrategy[Case], check: Callable[..., None
     assert seen >= quota(name), f"{name}: {seen} of {quota(name)} cases"
 
 
-def test_to_add(
-    name: str, check: Callable[..., None], arguments: tuple[Any, ...], fixtures: dict[str, Any]
-) -> str:
+def test_to_add(name: str, check: Callable[..., None], arguments: tuple[Any, ...], fixtures: dict[str, Any]) -> str:
     """A whole test function that fails as the case did, and where it belongs. Shown by conftest.py."""
     given_first = "".join(f"{fixture}, " for fixture in fixtures)
     parameters = ", ".join(f"{fixture}: {_type(value)}" for fixture, value in fixtures.items())
@@ -194,8 +199,21 @@ def finite(text: str) -> None:
 
 # ── hostile values ────────────────────────────────────────────────────────────────────────────────────────────
 
-RAW = ("1e400", "-1e400", "NaN", "Infinity", "-Infinity", "1e-400", "9" * 400, "9" * 5000, '"\\ud800"', "01", "-",
-       "[" * 300 + "]" * 300, '{"a":' * 40 + "1" + "}" * 40)  # fmt: skip
+RAW = (
+    "1e400",
+    "-1e400",
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e-400",
+    "9" * 400,
+    "9" * 5000,
+    '"\\ud800"',
+    "01",
+    "-",
+    "[" * 300 + "]" * 300,
+    '{"a":' * 40 + "1" + "}" * 40,
+)
 
 
 class Raw(str):
@@ -208,18 +226,80 @@ class Raw(str):
 
 
 TEXTS = (
-    "", " ", ".", "..", "../../etc/passwd", "/etc/passwd", "a/b", "a\\b", "\x00", "\x1b[2J", "\u202egnp", "\n# head",
-    "<script>alert(1)</script>", "[red]x[/red]", "[link](javascript:alert(1))", "![](http://x.invalid/y)", "a|b", "`b`",
-    "=cmd|' /C calc'!A0", "@someone", "x" * 300, "x" * 3000, "%s%n", "{0}", "os:system", "__import__('os').system('x')",
-    "é", "名", "baseline", "twin", "plain training", "control", "ok", "accuracy",
-)  # fmt: skip
-NUMBERS = (0, -0.0, -1, -3.0, 1, 2, 0.5, 1e-9, 1e-300, 5e-324, 1e12, 1e30, 1e300, -1e300, 2**31, 2**63, 2**64, 10**18,
-           10**40, 3, 7, 10_000_000)  # fmt: skip
-NAMES = ("gpus", "name", "carbon", "tick_s", "period_s", "energy_j", "power_w", "mass_kg", "plain_flop", "size_b",
-         "clock_mhz", "hot_c")  # fmt: skip
-scalars = st.sampled_from([*NUMBERS, *TEXTS, True, False, None]) | st.floats(
-    allow_nan=False, allow_infinity=False
+    "",
+    " ",
+    ".",
+    "..",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "a/b",
+    "a\\b",
+    "\x00",
+    "\x1b[2J",
+    "\u202egnp",
+    "\n# head",
+    "<script>alert(1)</script>",
+    "[red]x[/red]",
+    "[link](javascript:alert(1))",
+    "![](http://x.invalid/y)",
+    "a|b",
+    "`b`",
+    "=cmd|' /C calc'!A0",
+    "@someone",
+    "x" * 300,
+    "x" * 3000,
+    "%s%n",
+    "{0}",
+    "os:system",
+    "__import__('os').system('x')",
+    "é",
+    "名",
+    "baseline",
+    "twin",
+    "plain training",
+    "control",
+    "ok",
+    "accuracy",
 )
+NUMBERS = (
+    0,
+    -0.0,
+    -1,
+    -3.0,
+    1,
+    2,
+    0.5,
+    1e-9,
+    1e-300,
+    5e-324,
+    1e12,
+    1e30,
+    1e300,
+    -1e300,
+    2**31,
+    2**63,
+    2**64,
+    10**18,
+    10**40,
+    3,
+    7,
+    10_000_000,
+)
+NAMES = (
+    "gpus",
+    "name",
+    "carbon",
+    "tick_s",
+    "period_s",
+    "energy_j",
+    "power_w",
+    "mass_kg",
+    "plain_flop",
+    "size_b",
+    "clock_mhz",
+    "hot_c",
+)
+scalars = st.sampled_from([*NUMBERS, *TEXTS, True, False, None]) | st.floats(allow_nan=False, allow_infinity=False)
 hostile = (
     scalars
     | st.sampled_from([Raw(text) for text in RAW])
@@ -318,22 +398,7 @@ def new_of_its_kind(old: Any, new: Any) -> Any:
     return new
 
 
-HOWS = (
-    "kin",
-    "kin",
-    "kin",
-    "kin",
-    "set",
-    "set",
-    "set",
-    "drop",
-    "rename",
-    "double",
-    "negate",
-    "scale",
-    "wrap",
-    "quote",
-)
+HOWS = ("kin", "kin", "kin", "kin", "set", "set", "set", "drop", "rename", "double", "negate", "scale", "wrap", "quote")
 change = st.tuples(st.integers(0, 2**20), st.sampled_from(HOWS), hostile)
 mutations = st.tuples(change).map(list) | st.lists(change, min_size=1, max_size=3)
 

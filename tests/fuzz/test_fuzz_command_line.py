@@ -14,8 +14,9 @@ from fuzzing import TEXTS, Step, as_json, changed, harmless, hunt, mutations, st
 from hypothesis import strategies as st
 from test_fuzz_records import runs
 
-from energybench import cli, golden
-from energybench.errors import EnergybenchError
+from energybench.cli import app
+from energybench.common.errors import EnergybenchError
+from energybench.gate import golden_counts
 
 EXITS = {0, 1, 2, 3, 4, 5}
 
@@ -27,7 +28,7 @@ def invoke(arguments: list[str]) -> None:
     out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            code = cli.app(arguments, standalone_mode=False)
+            code = app.app(arguments, standalone_mode=False)
         except EnergybenchError as error:
             told(error, "1-6")
             code = error.exit_code
@@ -134,10 +135,7 @@ def _typeable(text: str) -> bool:
         return False
 
 
-words = st.lists(
-    st.sampled_from(OPTIONS) | st.sampled_from([*VALUES, *filter(_typeable, TEXTS)]),
-    max_size=6,
-)
+words = st.lists(st.sampled_from(OPTIONS) | st.sampled_from([*VALUES, *filter(_typeable, TEXTS)]), max_size=6)
 
 
 @pytest.fixture
@@ -150,7 +148,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     os.mkfifo(tmp_path / "pipe.toml")
     for name in ("run", "same"):
         write_run(tmp_path / name, 0, {})
-    golden.write(tmp_path / "golden.json", golden.read(tmp_path / "run"))
+    golden_counts.write(tmp_path / "golden.json", golden_counts.read(tmp_path / "run"))
     return tmp_path
 
 
@@ -158,11 +156,7 @@ def early(verb: str, arguments: list[str]) -> list[str]:
     """Nothing that trains, calibrates or starts a child is asked for."""
     if verb in ("run", "check", "flops"):
         arguments = [word for word in arguments if word not in ("method",)]
-        return (
-            [*arguments, "missing.toml"]
-            if not any(word.endswith(".toml") for word in arguments)
-            else arguments
-        )
+        return [*arguments, "missing.toml"] if not any(word.endswith(".toml") for word in arguments) else arguments
     if verb == "doctor":
         return ["--help"] if "-3" not in arguments else ["--seconds", "-3", *arguments]
     if verb == "claims":  # counts every table of the papers
@@ -176,8 +170,13 @@ def a_command_line(here: Path, *words: str) -> None:
 
 @pytest.mark.soak
 def test_any_command_line_ends_with_a_code(here: Path) -> None:
-    hunt("command lines", st.tuples(st.sampled_from(VERBS), words), a_command_line,
-         lambda drawn: (drawn[0], *early(*drawn)), here=here)  # fmt: skip
+    hunt(
+        "command lines",
+        st.tuples(st.sampled_from(VERBS), words),
+        a_command_line,
+        lambda drawn: (drawn[0], *early(*drawn)),
+        here=here,
+    )
 
 
 # ── any folder ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -235,16 +234,17 @@ def test_any_verb_on_a_folder_that_was_tampered_with_ends_with_a_code(here: Path
         seen += 1
         index = which % len(runs()[0])
         kind, content = runs()[0][index]
-        file = (
-            "run.json"
-            if kind == "run"
-            else f"{'records' if kind == 'trial' else 'witness'}/{kind}{index}.json"
-        )
+        file = "run.json" if kind == "run" else f"{'records' if kind == 'trial' else 'witness'}/{kind}{index}.json"
         found = DRAWING[choice % 2] if seen % 40 == 3 else READING[choice % len(READING)]
         if choice % 3 == 0 and found[0] == "export":
             found = [*found, "--workload", "cnn-digits"]
         arguments = [word.replace("{file}", f"run/{file}") for word in found]
         return index, steps_of(content, changes), arguments
 
-    hunt("folders", st.tuples(st.integers(0, 2**16), mutations, st.integers(0, 2**8)), a_verb_on_a_folder, plain,
-         here=here)  # fmt: skip
+    hunt(
+        "folders",
+        st.tuples(st.integers(0, 2**16), mutations, st.integers(0, 2**8)),
+        a_verb_on_a_folder,
+        plain,
+        here=here,
+    )

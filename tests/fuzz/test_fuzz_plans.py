@@ -10,11 +10,11 @@ import pytest
 from fuzzing import hunt, told
 from hypothesis import strategies as st
 
-from energybench.errors import EnergybenchError, Problem
-from energybench.plan import Plan
-from energybench.planned import spec_of
-from energybench.record import Cell, RunFile
-from energybench.suite import load
+from energybench.common.errors import EnergybenchError, Problem
+from energybench.records.record import Cell, RunFile
+from energybench.runner.plan_request import spec_of
+from energybench.runner.planner import Plan
+from energybench.suite.suite import load
 
 SUITE = """
 schema = 1
@@ -34,9 +34,7 @@ train = { epochs = 1, lr = 0.1 }
 """
 BIG = 2**62
 METHOD = "\n[[method]]\nuse = "
-CASES: dict[
-    str, tuple[str, str, str]
-] = {  # what is replaced by what, and the code it gets; "" for what is fine
+CASES: dict[str, tuple[str, str, str]] = {  # what is replaced by what, and the code it gets; "" for what is fine
     "nothing": ("", "", ""),
     "epochs": ("epochs = 1", f"epochs = {BIG}", "E202"),
     "as many epochs as are allowed": ("epochs = 1", "epochs = 1_000_000", ""),
@@ -83,25 +81,78 @@ def planned(path: Path) -> dict[str, Any]:
     result: dict[str, Any] = json.loads(json.dumps(Plan(spec | {"purpose": None}).result(), allow_nan=False))
     if not result["problems"]:
         cells = [Cell.model_validate(cell) for cell in result["cells"]]
-        RunFile(suite="s", run="r", digest="d", suite_path="s", suite_text="", resolved=suite.digest_source(),
-                cells=cells, blocks=1, machine=result["machine"])  # fmt: skip
+        RunFile(
+            suite="s",
+            run="r",
+            digest="d",
+            suite_path="s",
+            suite_text="",
+            resolved=suite.digest_source(),
+            cells=cells,
+            blocks=1,
+            machine=result["machine"],
+        )
     return result
 
 
 # ── any values ────────────────────────────────────────────────────────────────────────────────────────────────
 
 # Nothing between what is built at once and what no machine can hold: this one has to live through it.
-VALUES = ("0", "-1", "1", "2", "3", "7", "64", "1e300", "5e-324", "-0.0", "0.5", "nan", "inf", str(2**45), str(2**62),
-          "true", "[]", "[1]", "[0, 1]", "[[1]]", "{}", "{ a = 1 }", '""', '"a"', '"x.py:f"', '"x.py"', '"\\u0000"',
-          '"../../etc/passwd"', f'"{"n" * 300}"', f'"{"é" * 128}.py"', '"os:system"', '"10 s"', '"50 %"',
-          "1979-05-27")  # fmt: skip
+VALUES = (
+    "0",
+    "-1",
+    "1",
+    "2",
+    "3",
+    "7",
+    "64",
+    "1e300",
+    "5e-324",
+    "-0.0",
+    "0.5",
+    "nan",
+    "inf",
+    str(2**45),
+    str(2**62),
+    "true",
+    "[]",
+    "[1]",
+    "[0, 1]",
+    "[[1]]",
+    "{}",
+    "{ a = 1 }",
+    '""',
+    '"a"',
+    '"x.py:f"',
+    '"x.py"',
+    '"\\u0000"',
+    '"../../etc/passwd"',
+    f'"{"n" * 300}"',
+    f'"{"é" * 128}.py"',
+    '"os:system"',
+    '"10 s"',
+    '"50 %"',
+    "1979-05-27",
+)
 TABLES = {
     "model": ("use", "channels", "patch", "depth", "width", "x"),
     "data": ("use", "batch", "subset", "test_subset", "resize", "augment", "options", "workers", "resident"),
-    "train": ("epochs", "lr", "momentum", "clip", "decay", "betas", "optimizer", "schedule", "accumulate",
-              "label_smoothing", "activation", "warmup_epochs"),
+    "train": (
+        "epochs",
+        "lr",
+        "momentum",
+        "clip",
+        "decay",
+        "betas",
+        "optimizer",
+        "schedule",
+        "accumulate",
+        "label_smoothing",
+        "activation",
+        "warmup_epochs",
+    ),
     "method": ("use", "p", "skip", "warmup", "every", "sigma", "sweep", "claims", "tuned", "x"),
-}  # fmt: skip
+}
 PLAIN = {
     "model": {"use": '"cnn"', "channels": "[2, 2]"},
     "data": {"use": '"digits"', "batch": "16", "subset": "64", "test_subset": "32"},

@@ -16,12 +16,13 @@ from fuzzing import Step, as_json, changed, finite, harmless, hunt, mutations, s
 from hypothesis import strategies as st
 from rich.console import Console
 
-from energybench.errors import EnergybenchError
-from energybench.record import RunFile, Trial, Witness, read, read_folder
+from energybench.common.errors import EnergybenchError
+from energybench.records.reader import read, read_folder
+from energybench.records.record import RunFile, Trial, Witness
 from energybench.report.markdown import markdown
-from energybench.report.shapes import Measured, Row, Summary
-from energybench.report.summary import summarise, to_json
 from energybench.report.terminal import render
+from energybench.verdict.figures import Measured, Row, Summary
+from energybench.verdict.summary import summarise, to_json
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "report"))
@@ -37,24 +38,20 @@ KINDS = {"run": RunFile, "trial": Trial, "witness": Witness}
 def runs() -> list[list[tuple[str, Any]]]:
     """Files of three runs as (kind, JSON): measured joules, times alone, and a part of a committed run."""
     made = [
-        Run(noise=0.02, sensors=(GPU,))
-        .method("half", time=0.7, flop=0.5)
-        .control("half", time=0.9)
-        .records(),
+        Run(noise=0.02, sensors=(GPU,)).method("half", time=0.7, flop=0.5).control("half", time=0.9).records(),
         Run(noise=0.02).method("half", time=0.7, flop=0.5).method("other", time=1.1).records(),
     ]
     real = read_folder(ROOT / "reports" / "quick" / "2026-11-21-170504")
     name = real[0].cells[0].workload
-    made.append((
-        real[0].model_copy(update={"cells": [c for c in real[0].cells if c.workload == name]}),
-        [t for t in real[1] if t.workload == name], [w for w in real[2] if w.workload == name],
-    ))  # fmt: skip
+    made.append(
+        (
+            real[0].model_copy(update={"cells": [c for c in real[0].cells if c.workload == name]}),
+            [t for t in real[1] if t.workload == name],
+            [w for w in real[2] if w.workload == name],
+        )
+    )
     return [
-        [
-            ("run", _plain(run)),
-            *(("trial", _plain(t)) for t in trials),
-            *(("witness", _plain(w)) for w in witnesses),
-        ]
+        [("run", _plain(run)), *(("trial", _plain(t)) for t in trials), *(("witness", _plain(w)) for w in witnesses)]
         for run, trials, witnesses in made
     ]
 
@@ -87,22 +84,31 @@ def reported(tmp_path: Path, number: int, index: int, content: bytes) -> None:
 
 
 OPEN = ("settings", "diagnostics", "resolved", "data", "stack")  # what others call what
-LEAST = {
-    "_s": 0,
-    "_j": 0,
-    "_w": 0,
-    "_kg": 0,
-    "_flop": 0,
-    "_b": 0,
-    "_mhz": 0,
-    "_phase": 0,
-    "by_op": 0,
-    "_c": -273.15,
-}
+LEAST = {"_s": 0, "_j": 0, "_w": 0, "_kg": 0, "_flop": 0, "_b": 0, "_mhz": 0, "_phase": 0, "by_op": 0, "_c": -273.15}
 METRIC = re.compile(r".{4,}_(s|j|kg|flop|mhz)", re.DOTALL)
-COUNTS = {"block", "position", "invocation", "seed", "added", "epochs", "steps", "samples", "missed", "foreign_pids",
-          "forwards", "backwards", "updates", "samples_forward", "epochs_trained", "counted_steps", "keys",
-          "uncounted_calls", "load_average", "wraps", "number"}  # fmt: skip
+COUNTS = {
+    "block",
+    "position",
+    "invocation",
+    "seed",
+    "added",
+    "epochs",
+    "steps",
+    "samples",
+    "missed",
+    "foreign_pids",
+    "forwards",
+    "backwards",
+    "updates",
+    "samples_forward",
+    "epochs_trained",
+    "counted_steps",
+    "keys",
+    "uncounted_calls",
+    "load_average",
+    "wraps",
+    "number",
+}
 ONES = {"pieces", "blocks", "closed", "at", "taken", "tuned_trials", "threads", "cores", "pue"}
 PARTS = {"load_rel", "memory_bound_rel"}
 SAVED = {"saving_rel", "flop_saved_rel", "bytes_saved_rel", "roofline_saved_rel"}
@@ -167,9 +173,7 @@ def as_it_says(row: Row, workload: str, trials: list[Trial]) -> None:
     """The saving is 1 − exp of the mean log ratio of the blocks that the row names, computed from the records alone."""
     if row.measured is None:
         return
-    here = [
-        t for t in trials if t.workload == workload and t.status == "ok" and t.train and t.train.wall_s > 0
-    ]
+    here = [t for t in trials if t.workload == workload and t.status == "ok" and t.train and t.train.wall_s > 0]
     logs, times = [], []
     for block, name in zip(row.blocks, row.records, strict=True):
         ours = [t for t in here if (t.method, t.block, t.trial) == (row.method, block, name)]
@@ -179,9 +183,7 @@ def as_it_says(row: Row, workload: str, trials: list[Trial]) -> None:
         assert (ours[0].device, ours[0].invocation) == (plain[0].device, plain[0].invocation)
         both = [t.train.wall_s for t in (ours[0], plain[0]) if t.train]
         times.append(math.log(both[0] / both[1]))
-        logs.append(
-            times[-1] if row.measured.quantity == "time" else math.log(joules(ours[0]) / joules(plain[0]))
-        )
+        logs.append(times[-1] if row.measured.quantity == "time" else math.log(joules(ours[0]) / joules(plain[0])))
     same(row.measured, logs)
     if row.time is not None:
         same(row.time, times)
@@ -219,19 +221,27 @@ def _plain_case(case: Any, *wanted: str) -> tuple[int, int, list[Step]]:
 
 @pytest.mark.soak
 def test_a_mutated_record_is_refused_or_reported_as_it_says(tmp_path: Path) -> None:
-    hunt("records", st.tuples(numbers, mutations), a_changed_file_of_a_run, lambda case: _plain_case(case, "trial"),
-         tmp_path=tmp_path)  # fmt: skip
+    hunt(
+        "records",
+        st.tuples(numbers, mutations),
+        a_changed_file_of_a_run,
+        lambda case: _plain_case(case, "trial"),
+        tmp_path=tmp_path,
+    )
 
 
 @pytest.mark.soak
 def test_so_is_a_mutated_witness_or_run_file(tmp_path: Path) -> None:
-    hunt("witnesses and run.json", st.tuples(numbers, mutations), a_changed_file_of_a_run,
-         lambda case: _plain_case(case, "run", "run", "run", "witness"), tmp_path=tmp_path)  # fmt: skip
+    hunt(
+        "witnesses and run.json",
+        st.tuples(numbers, mutations),
+        a_changed_file_of_a_run,
+        lambda case: _plain_case(case, "run", "run", "run", "witness"),
+        tmp_path=tmp_path,
+    )
 
 
-edits = st.lists(
-    st.tuples(st.integers(0, 2**20), st.integers(0, 40), st.binary(max_size=6)), min_size=1, max_size=3
-)
+edits = st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 40), st.binary(max_size=6)), min_size=1, max_size=3)
 
 
 def bytes_in_place_of_a_file(tmp_path: Path, number: int, index: int, content: bytes) -> None:
@@ -250,10 +260,4 @@ def test_so_are_bytes_that_were_cut_or_overwritten(tmp_path: Path) -> None:
         return number, index, content[: int(cut * len(content))]
 
     share = st.just(1.0) | st.floats(0, 1)
-    hunt(
-        "records as bytes",
-        st.tuples(numbers, edits, share),
-        bytes_in_place_of_a_file,
-        plain,
-        tmp_path=tmp_path,
-    )
+    hunt("records as bytes", st.tuples(numbers, edits, share), bytes_in_place_of_a_file, plain, tmp_path=tmp_path)

@@ -14,9 +14,9 @@ import tomli_w
 from fuzzing import TEXTS, Raw, bounded, changed, hunt, mutations, steps_of, told
 from hypothesis import strategies as st
 
-from energybench.errors import EnergybenchError
-from energybench.suite import Suite, load
-from energybench.variants import MOST_CELLS
+from energybench.common.errors import EnergybenchError
+from energybench.suite.suite import Suite, load
+from energybench.suite.variants import MOST_CELLS
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,16 +68,58 @@ def finite(value: Any) -> None:
 # ── text ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 PIECES = (
-    "=", "[", "]", "[[", "]]", "{", "}", '"', "'", '"""', "\n", "#", ".", ",", "\\u0000", "\\u001b", "\x00", "\ud7ff",
-    "inf", "-nan", "1e999", "-1", "0", "true", "9" * 30, "1979-05-27", '""', '"../../x.py:f"', '"os:system"', "[]",
-    "{}", "\n[workload]\n", "\n[[workload]]\n", "\n[[method]]\n", "\n[quick]\n", '\nextends = "cnn-digits"\n',
-    "a.b.c.d = 1\n", "\nblocks = 3\n", '\nname = "baseline"\n', '\nlimit = "10 min"\n', '\nsweep = { p = [1, 2, 3] }\n',
-)  # fmt: skip
+    "=",
+    "[",
+    "]",
+    "[[",
+    "]]",
+    "{",
+    "}",
+    '"',
+    "'",
+    '"""',
+    "\n",
+    "#",
+    ".",
+    ",",
+    "\\u0000",
+    "\\u001b",
+    "\x00",
+    "\ud7ff",
+    "inf",
+    "-nan",
+    "1e999",
+    "-1",
+    "0",
+    "true",
+    "9" * 30,
+    "1979-05-27",
+    '""',
+    '"../../x.py:f"',
+    '"os:system"',
+    "[]",
+    "{}",
+    "\n[workload]\n",
+    "\n[[workload]]\n",
+    "\n[[method]]\n",
+    "\n[quick]\n",
+    '\nextends = "cnn-digits"\n',
+    "a.b.c.d = 1\n",
+    "\nblocks = 3\n",
+    '\nname = "baseline"\n',
+    '\nlimit = "10 min"\n',
+    "\nsweep = { p = [1, 2, 3] }\n",
+)
 text_edits = st.lists(
-    st.tuples(st.sampled_from(["insert", "cut", "copy", "line", "token"]), st.integers(0, 2**20), st.integers(0, 60),
-              st.sampled_from([*PIECES, *TEXTS])),
-    min_size=1, max_size=4,
-)  # fmt: skip
+    st.tuples(
+        st.sampled_from(["insert", "cut", "copy", "line", "token"]),
+        st.integers(0, 2**20),
+        st.integers(0, 60),
+        st.sampled_from([*PIECES, *TEXTS]),
+    ),
+    min_size=1,
+    max_size=4,
+)
 
 
 def edited(text: str, how: str, at: int, length: int, new: str) -> str:
@@ -134,15 +176,38 @@ def test_a_suite_of_any_tables_is_told_its_mistakes_or_is_what_it_says(tmp_path:
     hunt("suites as tables", drawn, a_suite, plain, tmp_path=tmp_path)
 
 
-KEYS = ("workload.train.epochs", "workload.train.lr", "trials.blocks", "trials.limit",
-        "workload[cnn-digits].data.batch", "method.skip",
-        "method[gradsamp].skip", "accept.noise", "about", "suite", "quick", "workload.name", "measure",
-        "workload.data.options", "trials", "x", "", ".", "workload[", "method[]")  # fmt: skip
+KEYS = (
+    "workload.train.epochs",
+    "workload.train.lr",
+    "trials.blocks",
+    "trials.limit",
+    "workload[cnn-digits].data.batch",
+    "method.skip",
+    "method[gradsamp].skip",
+    "accept.noise",
+    "about",
+    "suite",
+    "quick",
+    "workload.name",
+    "measure",
+    "workload.data.options",
+    "trials",
+    "x",
+    "",
+    ".",
+    "workload[",
+    "method[]",
+)
 settings = st.lists(
-    st.builds("{}{}{}".format, st.sampled_from([*KEYS, *TEXTS]), st.sampled_from(["=", ".", "[0]=", " = ", ""]),
-              st.sampled_from([*PIECES, *TEXTS, "3", '"10 s"', "[1, 2]", "{ a = 1 }"])),
-    min_size=1, max_size=3,
-)  # fmt: skip
+    st.builds(
+        "{}{}{}".format,
+        st.sampled_from([*KEYS, *TEXTS]),
+        st.sampled_from(["=", ".", "[0]=", " = ", ""]),
+        st.sampled_from([*PIECES, *TEXTS, "3", '"10 s"', "[1, 2]", "{ a = 1 }"]),
+    ),
+    min_size=1,
+    max_size=3,
+)
 
 
 def settings_of_the_quick_suite(tmp_path: Path, overrides: list[str], quick: bool) -> None:
@@ -152,8 +217,13 @@ def settings_of_the_quick_suite(tmp_path: Path, overrides: list[str], quick: boo
 
 @pytest.mark.soak
 def test_any_setting_is_told_its_mistake_or_holds(tmp_path: Path) -> None:
-    hunt("settings", st.tuples(settings, st.booleans()), settings_of_the_quick_suite, lambda drawn: drawn,
-         tmp_path=tmp_path)  # fmt: skip
+    hunt(
+        "settings",
+        st.tuples(settings, st.booleans()),
+        settings_of_the_quick_suite,
+        lambda drawn: drawn,
+        tmp_path=tmp_path,
+    )
 
 
 # ── sizes ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -181,9 +251,7 @@ ONE = HEAD + WORKLOAD
 FEW = "[trials]\nblocks = 1\ntwin = false\n"
 SKIPS = '[[skip]]\nmethod = "nothing*a0=x*"\nbecause = "x"\n' * 50
 FEW_CALLS = 2_000_000
-UNREAD = (
-    5_000  # for what a look at its text refuses: no reader gets it, whose work inside one call no count sees
-)
+UNREAD = 5_000  # for what a look at its text refuses: no reader gets it, whose work inside one call no count sees
 ONLY_LOOKED_AT = ("a dotted key", "a dotted header", "many megabytes", "a number without end")
 LARGE = {
     "a million variants": (ONE + FEW + swept(1000, 2), "E207", "1,000,000 variants"),
@@ -208,16 +276,8 @@ LARGE = {
     "many workloads": (HEAD + named(400), "E207", "400 [[workload]]"),
     "a circle of many": (HEAD + named(200, extends=True), "E205", "circle"),
     "keys that nobody knows": (ONE + "".join(f"key{i} = 1\n" for i in range(9000)), "E201", "key0"),
-    "a label without end": (
-        ONE + f'[[method]]\nuse = "m"\nsweep = {{ a = ["{"x" * 90_000}"] }}\n',
-        "E205",
-        "90,00",
-    ),
-    "a stack without end": (
-        ONE + f"[[method]]\nuse = {[f'm{i}' for i in range(3000)]}\n",
-        "E205",
-        "characters",
-    ),
+    "a label without end": (ONE + f'[[method]]\nuse = "m"\nsweep = {{ a = ["{"x" * 90_000}"] }}\n', "E205", "90,00"),
+    "a stack without end": (ONE + f"[[method]]\nuse = {[f'm{i}' for i in range(3000)]}\n", "E205", "characters"),
 }
 
 
@@ -228,9 +288,7 @@ def test_what_is_too_large_is_refused_before_it_is_expanded_with_its_size(name: 
     path.write_text(text, encoding="utf-8")
     with pytest.raises(EnergybenchError) as caught, bounded(UNREAD if name in ONLY_LOOKED_AT else FEW_CALLS):
         load(path)
-    assert [p for p in caught.value.problems if p.code == code and says in p.message], caught.value.problems[
-        :3
-    ]
+    assert [p for p in caught.value.problems if p.code == code and says in p.message], caught.value.problems[:3]
 
 
 def test_a_pattern_of_many_stars_takes_no_time(tmp_path: Path) -> None:

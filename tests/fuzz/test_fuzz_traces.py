@@ -20,34 +20,25 @@ from energybench.meter.trace import HEADER, Sample, integrate, pack, read
 def example() -> str:
     """Two cards, a reading every 0.1 s, one that failed."""
     draw = random.Random(1)
-    samples = [Sample(i * 50_000_000, f"GPU-{i % 2}", None if i == 7 else draw.uniform(50, 300), 40.0 + i, 1500.0)
-               for i in range(24)]  # fmt: skip
+    samples = [
+        Sample(i * 50_000_000, f"GPU-{i % 2}", None if i == 7 else draw.uniform(50, 300), 40.0 + i, 1500.0)
+        for i in range(24)
+    ]
     return gzip.decompress(pack(samples, 0)).decode()
 
 
 TEXT = example()
-FIELDS = (
-    "",
-    "0",
-    "-1",
-    "1e400",
-    "nan",
-    "inf",
-    "1_000",
-    " 1",
-    "٣",
-    "0x10",
-    "1e9",
-    "9" * 400,
-    "1,5",
-    '"1"',
-    *TEXTS,
-)
+FIELDS = ("", "0", "-1", "1e400", "nan", "inf", "1_000", " 1", "٣", "0x10", "1e9", "9" * 400, "1,5", '"1"', *TEXTS)
 edits = st.lists(
-    st.tuples(st.sampled_from(["field", "line", "double", "drop", "swap", "bytes"]), st.integers(0, 2**16),
-              st.integers(0, 5), st.sampled_from(FIELDS), st.binary(max_size=4)),
+    st.tuples(
+        st.sampled_from(["field", "line", "double", "drop", "swap", "bytes"]),
+        st.integers(0, 2**16),
+        st.integers(0, 5),
+        st.sampled_from(FIELDS),
+        st.binary(max_size=4),
+    ),
     max_size=3,
-)  # fmt: skip
+)
 
 
 def edited(text: str, how: str, at: int, field: int, new: str) -> str:
@@ -71,8 +62,10 @@ def edited(text: str, how: str, at: int, field: int, new: str) -> str:
 
 def independent(content: bytes) -> list[tuple[int, str, list[float | None]]]:
     rows = csv.DictReader(io.StringIO(gzip.decompress(content).decode(), newline=""))
-    return [(round(float(r["time_s"]) * 1e9), r["device"], [float(r[k]) if r[k] else None for k in HEADER[2:]])
-            for r in rows]  # fmt: skip
+    return [
+        (round(float(r["time_s"]) * 1e9), r["device"], [float(r[k]) if r[k] else None for k in HEADER[2:]])
+        for r in rows
+    ]
 
 
 def a_trace(tmp_path: Path, content: bytes) -> None:

@@ -48,12 +48,7 @@ def test_the_smallest_case_that_fails_is_told_as_a_test_that_fails(tmp_path: Pat
     text = caught.value.test_to_add
     (function,) = (node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef))
     room: dict[str, Any] = {"Path": Path, "Raw": Raw}
-    exec(
-        text.replace("import lacks_a_tick", "import lacks_a_tick as told").replace(
-            " lacks_a_tick(", " check("
-        ),
-        room,
-    )
+    exec(text.replace("import lacks_a_tick", "import lacks_a_tick as told").replace(" lacks_a_tick(", " check("), room)
     seen: list[Any] = []
     room["check"] = lambda *arguments: seen.extend(arguments)
     room[function.name](tmp_path)
@@ -70,23 +65,19 @@ def test_the_smallest_case_that_fails_is_told_as_a_test_that_fails(tmp_path: Pat
 def cases_of(count: int) -> list[str]:
     seen: list[str] = []
     hunt(
-        "x",
-        st.tuples(st.integers(), st.floats(), st.text(), st.binary(), mutations),
-        seen.append,
-        lambda c: (repr(c),),
+        "x", st.tuples(st.integers(), st.floats(), st.text(), st.binary(), mutations), seen.append, lambda c: (repr(c),)
     )
     assert len(seen) >= count
     return seen
 
 
-def test_a_seed_draws_the_same_whatever_ran_before(
-    tmp_path: Path, few: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_seed_draws_the_same_whatever_ran_before(tmp_path: Path, few: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hypothesis would also draw constants that stand in modules which other tests have loaded."""
     few(200)
     first = cases_of(200)
-    (tmp_path / "constants.py").write_text("".join(f"A{i} = {i * 7919 + 10**9}\nB{i} = {i + 0.123}\nC{i} = 'odd{i}'\n"
-                                                   for i in range(200)))  # fmt: skip
+    (tmp_path / "constants.py").write_text(
+        "".join(f"A{i} = {i * 7919 + 10**9}\nB{i} = {i + 0.123}\nC{i} = 'odd{i}'\n" for i in range(200))
+    )
     spec = importlib.util.spec_from_file_location("constants", tmp_path / "constants.py")
     assert spec is not None
     assert spec.loader is not None
@@ -124,10 +115,7 @@ def test_what_does_not_end_in_one_call_is_ended(monkeypatch: pytest.MonkeyPatch)
 def test_steps_change_what_was_drawn_and_nothing_else() -> None:
     value = {"a": [1, 2, {"b": 3.0}], "c": "x"}
     assert changed(value, [(("a", 2, "b"), "set", -1)]) == {"a": [1, 2, {"b": -1}], "c": "x"}
-    assert changed(value, [(("a", 0), "drop", None), (("c",), "rename", "d")]) == {
-        "a": [2, {"b": 3.0}],
-        "d": "x",
-    }
+    assert changed(value, [(("a", 0), "drop", None), (("c",), "rename", "d")]) == {"a": [2, {"b": 3.0}], "d": "x"}
     assert changed(value, [(("a", 1), "double", None)]) == {"a": [1, 2, 2, {"b": 3.0}], "c": "x"}
     assert value == {"a": [1, 2, {"b": 3.0}], "c": "x"}
     drawn = [(number, how, "new") for number in range(6) for how in fuzzing.HOWS]

@@ -17,14 +17,19 @@ from fuzzing import bounded, told
 from test_fuzz_command_line import here  # noqa: F401  (a fixture)
 
 import energybench
-from energybench import cli, discovery, doctor, golden, record, two_runs, windows
-from energybench.command_quality import NoQuality, QualityReader
-from energybench.errors import EnergybenchError
-from energybench.folder import Folder, choose
-from energybench.kept import refuse_unwritable, write_bytes, write_out
-from energybench.plan import Plan
-from energybench.planned import spec_of
-from energybench.suite import cell_name, load, slug
+from energybench.cli import app, doctor
+from energybench.common.errors import EnergybenchError
+from energybench.common.sealed_files import refuse_unwritable, write_bytes, write_out
+from energybench.gate import compare_runs, golden_counts
+from energybench.records import reader as reader_
+from energybench.records import record
+from energybench.records.run_folder import Folder, choose
+from energybench.runner.plan_request import spec_of
+from energybench.runner.planner import Plan
+from energybench.suite.suite import cell_name, load, slug
+from energybench.train import discovery
+from energybench.trial.command_quality import NoQuality, QualityReader
+from energybench.windows import file as windows
 from energybench.workloads import datasets
 
 LONG = "x" * 300
@@ -49,16 +54,40 @@ PATHS = {
     "a pipe": "pipe.toml",
 }
 # Where a word stands for the path, in every verb that takes one.
-READ = (["check", "@"], ["check", "missing.toml", "@"], ["run", "@"], ["flops", "@"], ["show", "@"], ["report", "@"],
-        ["report", "--all", "@"], ["report", "run", "@"], ["export", "@", "--to", "csv"], ["compare", "@"],
-        ["compare", "run", "@"], ["compare", "@", "run"], ["compare", "run", "same", "--rerun", "@"],
-        ["compare", "run", "same", "--rerun", "run", "--rerun-base", "@"], ["compare", "--history", "@"],
-        ["cell", "@", "out.json"], ["overhead", "@", "."], ["overhead", ".", "@"])  # fmt: skip
-WRITTEN = (["export", "run", "--to", "csv", "-o", "@"], ["compare", "@", "run", "--accept"],
-           ["compare", "golden.json", "run", "--to", "junit=@"], ["cell", "empty.json", "@"],
-           ["measure", "--energy", "off", "-o", "@", "--", "true"])  # fmt: skip
-OTHER = (["measure", "--energy", "off", "--", "@"], ["measure", "--energy", "off", "--vs", "@", "--", "true"],
-         ["new", "method", "@"], ["list", "@"], ["@"])  # fmt: skip
+READ = (
+    ["check", "@"],
+    ["check", "missing.toml", "@"],
+    ["run", "@"],
+    ["flops", "@"],
+    ["show", "@"],
+    ["report", "@"],
+    ["report", "--all", "@"],
+    ["report", "run", "@"],
+    ["export", "@", "--to", "csv"],
+    ["compare", "@"],
+    ["compare", "run", "@"],
+    ["compare", "@", "run"],
+    ["compare", "run", "same", "--rerun", "@"],
+    ["compare", "run", "same", "--rerun", "run", "--rerun-base", "@"],
+    ["compare", "--history", "@"],
+    ["cell", "@", "out.json"],
+    ["overhead", "@", "."],
+    ["overhead", ".", "@"],
+)
+WRITTEN = (
+    ["export", "run", "--to", "csv", "-o", "@"],
+    ["compare", "@", "run", "--accept"],
+    ["compare", "golden.json", "run", "--to", "junit=@"],
+    ["cell", "empty.json", "@"],
+    ["measure", "--energy", "off", "-o", "@", "--", "true"],
+)
+OTHER = (
+    ["measure", "--energy", "off", "--", "@"],
+    ["measure", "--energy", "off", "--vs", "@", "--", "true"],
+    ["new", "method", "@"],
+    ["list", "@"],
+    ["@"],
+)
 BY_NAME = pytest.mark.parametrize("name", PATHS)
 
 
@@ -84,7 +113,7 @@ def ends(words: list[str]) -> int:
     out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), bounded():
         try:
-            code = cli.app(words, standalone_mode=False)
+            code = app.app(words, standalone_mode=False)
         except EnergybenchError as error:
             told(error, "1-6")
             hinted(error)
@@ -99,9 +128,7 @@ def ends(words: list[str]) -> int:
 @BY_NAME
 def test_no_verb_reads_what_is_no_file(strange: Path, name: str) -> None:
     for words in READ:
-        if (
-            name != "nothing" or "--history" not in words
-        ):  # nothing is the folder that one is in: there are runs
+        if name != "nothing" or "--history" not in words:  # nothing is the folder that one is in: there are runs
             assert ends([word.replace("@", PATHS[name]) for word in words]) == 2, words
 
 
@@ -127,11 +154,17 @@ def test_a_script_is_told_as_well(strange: Path, name: str) -> None:
     """From Python nothing stands between the system's refusal and the caller."""
     path = Path(PATHS[name] or "missing")
     for call in (
-        lambda: load(path), lambda: load(str(path)), lambda: two_runs.hold(Path("run"), path),
-        lambda: two_runs.hold(path, Path("run")), lambda: golden.read(path), lambda: energybench.load(path),
-        lambda: discovery.find(f"{path}.py:f"), lambda: discovery.load_function(f"{path}.py:f", Path()),
-        lambda: discovery.task(f"{path}.py:f", Path()), lambda: record.read(path, record.Trial),
-    ):  # fmt: skip
+        lambda: load(path),
+        lambda: load(str(path)),
+        lambda: compare_runs.hold(Path("run"), path),
+        lambda: compare_runs.hold(path, Path("run")),
+        lambda: golden_counts.read(path),
+        lambda: energybench.load(path),
+        lambda: discovery.find(f"{path}.py:f"),
+        lambda: discovery.load_function(f"{path}.py:f", Path()),
+        lambda: discovery.task(f"{path}.py:f", Path()),
+        lambda: reader_.read(path, record.Trial),
+    ):
         with pytest.raises(EnergybenchError) as caught, bounded():
             call()
         told(caught.value, "1-6")
@@ -142,9 +175,7 @@ WRITABLE = ("a device without an end", "a device without content", "a link to no
 
 
 @pytest.mark.parametrize("name", [name for name in PATHS if name not in (*WRITABLE, "nothing")])
-def test_where_nothing_can_be_written_is_said_before_the_work_and_when_it_is_tried(
-    strange: Path, name: str
-) -> None:
+def test_where_nothing_can_be_written_is_said_before_the_work_and_when_it_is_tried(strange: Path, name: str) -> None:
     path = Path(PATHS[name])
     if name != "a socket":  # it looks as if it could be; whoever opens it is told
         with pytest.raises(EnergybenchError, match="E605"):
@@ -192,9 +223,7 @@ def planned(text: str) -> list[str]:
     except EnergybenchError as error:
         told(error, "12")  # the name of a key says what else could stand there
         return [problem.code for problem in error.problems]
-    found = Plan(spec_of(suite, Path.cwd(), device="cpu", download=False) | {"purpose": None}).result()[
-        "problems"
-    ]
+    found = Plan(spec_of(suite, Path.cwd(), device="cpu", download=False) | {"purpose": None}).result()["problems"]
     assert all(problem["hint"] for problem in found), found
     return [problem["code"] for problem in found]
 
@@ -208,9 +237,7 @@ def test_no_path_in_a_suite_ends_its_check(strange: Path, name: str) -> None:
 
 
 @BY_NAME
-def test_no_name_of_a_folder_for_data_ends_a_check(
-    strange: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_name_of_a_folder_for_data_ends_a_check(strange: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if "\0" not in PATHS[name]:  # no environment can hold one
         monkeypatch.setenv("ENERGYBENCH_DATA", PATHS[name])
     assert planned(SUITE.replace('"digits"', '"birds"')) == ["E402"]

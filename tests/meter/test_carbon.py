@@ -10,13 +10,13 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from energybench.meter.replay import VirtualTime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from energybench.errors import UsageError
+from energybench.common.errors import UsageError
 from energybench.meter import carbon
 from energybench.meter.carbon import CodecarbonModel, cpu_power_w, intensity, model_parameters
-from energybench.meter.replay import VirtualTime
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +41,7 @@ def their_cpu() -> Any:
 
 def test_france_is_56_grams_a_kilowatt_hour() -> None:
     facts = intensity("FRA")
-    assert facts["intensity_kg_per_j"] * 3.6e6 * 1000 == pytest.approx(
-        56.04, abs=0.005
-    )  # codecarbon 3.3's table
+    assert facts["intensity_kg_per_j"] * 3.6e6 * 1000 == pytest.approx(56.04, abs=0.005)  # codecarbon 3.3's table
     assert (facts["zone"], facts["country"]) == ("FRA", "France")
     assert "codecarbon" in facts["source"]
 
@@ -84,9 +82,7 @@ def test_the_tables_come_without_a_single_packet() -> None:
         "assert intensity('FRA')['intensity_kg_per_j'] > 0\n"
         "model = CodecarbonModel(model_parameters()); model.start(); print(len(model.stop().energy))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=600
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=600)
     assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
 
 
@@ -123,9 +119,7 @@ def test_load_is_codecarbons_own(fields: list[float], more: list[float]) -> None
         busy, total = carbon._busy_and_total()
     with mock.patch.object(psutil, "cpu_times", return_value=before):
         busy_before, total_before = carbon._busy_and_total()
-    if (
-        before[8] or before[9] or more[8] or more[9]
-    ):  # theirs subtracts the guest's, ours leaves it out of the sum
+    if before[8] or before[9] or more[8] or more[9]:  # theirs subtracts the guest's, ours leaves it out of the sum
         assert total - total_before == pytest.approx(sum(more[:8]), abs=1e-6)
     assert (busy - busy_before) / (total - total_before) == pytest.approx(theirs, abs=1e-6)
 

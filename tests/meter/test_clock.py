@@ -13,14 +13,14 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from energybench.meter.replay import VirtualTime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench import processes
+from energybench.common import processes
+from energybench.common.processes import by_parents, descendants
 from energybench.meter import clock as clock_module
 from energybench.meter.clock import REAL_TIME, Clock, stolen_s
-from energybench.meter.replay import VirtualTime
-from energybench.processes import by_parents, descendants
 
 SPIN = "import time\nend = time.process_time() + {cpu_s}\nwhile time.process_time() < end: pass\n"
 
@@ -134,9 +134,7 @@ def test_what_a_child_used_before_the_window_is_not_billed() -> None:
     around.hold(*stopped(clock))
 
 
-def test_time_that_the_host_took_away_is_the_eighth_figure_of_all_cores_in_clock_ticks(
-    tmp_path: Path,
-) -> None:
+def test_time_that_the_host_took_away_is_the_eighth_figure_of_all_cores_in_clock_ticks(tmp_path: Path) -> None:
     stat = tmp_path / "stat"
     stat.write_text("cpu  10 20 30 40 50 60 70 1234 90 100\ncpu0 1 2 3 4 5 6 7 8 9 10\n")
     assert stolen_s(stat) == pytest.approx(1234 / os.sysconf("SC_CLK_TCK"))
@@ -190,9 +188,7 @@ def test_a_call_that_takes_longer_than_its_period_is_not_made_up_for_by_a_burst(
         calls.append(now_s())
         now.sleep(0.23 if len(calls) == 2 else 0.0)
 
-    monkeypatch.setattr(
-        clock_module, "time", SimpleNamespace(perf_counter=now_s, thread_time=time.thread_time)
-    )
+    monkeypatch.setattr(clock_module, "time", SimpleNamespace(perf_counter=now_s, thread_time=time.thread_time))
     monkeypatch.setattr(clock_module, "threading", SimpleNamespace(Event=Wait, Thread=threading.Thread))
     REAL_TIME.every(0.05, work)()
     # One call at once, since it is late; from then on in their period again, and what was missed stays missed.
@@ -200,9 +196,7 @@ def test_a_call_that_takes_longer_than_its_period_is_not_made_up_for_by_a_burst(
 
 
 @given(period=st.floats(0.001, 10), seconds=st.floats(0.01, 100))
-def test_on_a_virtual_clock_background_calls_come_exactly_when_they_are_due(
-    period: float, seconds: float
-) -> None:
+def test_on_a_virtual_clock_background_calls_come_exactly_when_they_are_due(period: float, seconds: float) -> None:
     virtual = VirtualTime()
     calls: list[int] = []
     stop = virtual.every(period, lambda: calls.append(virtual.now_ns()))

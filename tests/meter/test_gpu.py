@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from energybench.meter.counter import SensorError, infer_tick
 from energybench.meter.gpu import GpuMeter
 from energybench.meter.nvml import open_gpus
+from energybench.meter.reading import Energy, Reading
 from energybench.meter.unavailable import Unavailable
 from energybench.meter.window import in_turn, refuse_short
-from energybench.record import Energy, Reading
 
 OTHER = "GPU-00000000-0000-0000-0000-000000000002"
 Plug = Callable[..., FakeDriver]
@@ -53,9 +53,13 @@ def work(
 
 @contextmanager
 def working(
-    library: Path, seconds: float, tail: list[tuple[float, float]] | None = None, load_w: float = 600.0,
-    idle_w: float = 120.0, **gpu: Any
-) -> Iterator[tuple[FakeDriver, Callable[..., tuple[Reading, float]]]]:  # fmt: skip
+    library: Path,
+    seconds: float,
+    tail: list[tuple[float, float]] | None = None,
+    load_w: float = 600.0,
+    idle_w: float = 120.0,
+    **gpu: Any,
+) -> Iterator[tuple[FakeDriver, Callable[..., tuple[Reading, float]]]]:
     """A card that works exactly while the window is open: `run` gives the reading and the true joules.
 
     The meter decides when the work begins, so the trajectory is written once the clock has shown when.
@@ -67,9 +71,7 @@ def working(
         return [(0.0, idle_w), (start_s, load_w), *((start_s + seconds + t, w) for t, w in after)]
 
     def go(start_s: float, **options: Any) -> tuple[FakeDriver, Reading, float, float]:
-        with FakeDriver(
-            library, [FakeGpu(power=trajectory(start_s), **gpu)], call_s=50e-6, start_s=1.0
-        ) as driver:
+        with FakeDriver(library, [FakeGpu(power=trajectory(start_s), **gpu)], call_s=50e-6, start_s=1.0) as driver:
             reading, began_s, ended_s = measure(driver, seconds, **options)
             return driver, reading, began_s, ended_s
 
@@ -148,9 +150,7 @@ def test_an_unknown_tail_stays_inside_the_error_budget(
     assert found.error_j <= 1.1 * 0.1 * 600  # no more than one tick of the load: a budget, not an excuse
 
 
-def test_the_window_is_not_scaled_by_time_so_that_the_faster_method_is_not_flattered(
-    fake_nvml_library: Path,
-) -> None:
+def test_the_window_is_not_scaled_by_time_so_that_the_faster_method_is_not_flattered(fake_nvml_library: Path) -> None:
     """Two runs of the same power, one a fifth shorter: the ratio of their joules is that of their times."""
     figures = []
     for seconds in (5.0, 4.0):
@@ -188,14 +188,10 @@ def test_a_last_piece_shorter_than_a_tick_costs_neither_the_figure_nor_its_error
     assert counter.energy_j is not None, counter.reason
     assert counter.error_j is not None
     assert abs(counter.energy_j - true_j) <= counter.error_j
-    assert (
-        counter.error_j <= 2 * 0.1 * 300
-    )  # a tick of the load for each end of two pieces: nobody knows the tail
+    assert counter.error_j <= 2 * 0.1 * 300  # a tick of the load for each end of two pieces: nobody knows the tail
 
 
-def test_a_window_shorter_than_a_tick_alone_has_no_figure_and_its_sensor_was_not_lost(
-    fake_driver: Plug,
-) -> None:
+def test_a_window_shorter_than_a_tick_alone_has_no_figure_and_its_sensor_was_not_lost(fake_driver: Plug) -> None:
     driver = fake_driver(FakeGpu(power=300.0), call_s=50e-6)
     meter = GpuMeter(open_gpus(), driver.time)
     pieces = [measure(driver, 1e-5, meter)[0] for _ in range(6)]
@@ -209,16 +205,12 @@ def test_a_window_shorter_than_a_tick_alone_has_no_figure_and_its_sensor_was_not
 
 @pytest.mark.parametrize("period_s", [0.02, 0.05, 0.1, 0.25])
 def test_how_often_power_is_polled_does_not_matter(fake_driver: Plug, period_s: float) -> None:
-    driver = fake_driver(
-        FakeGpu(power=[(0, 100), (4, 400), (9, 150)], sampling_s=0.02, duty_s=0.02), call_s=20e-6
-    )
+    driver = fake_driver(FakeGpu(power=[(0, 100), (4, 400), (9, 150)], sampling_s=0.02, duty_s=0.02), call_s=20e-6)
     reading, start_s, end_s = measure(driver, 12.0, period_s=period_s)
     true_j = driver.energy_j(0, start_s, end_s)
     counter, integral = channel(reading, "gpu_counter"), channel(reading, "gpu_power_integral")
     assert counter.energy_j == pytest.approx(true_j, abs=counter.error_j)
-    assert integral.energy_j == pytest.approx(
-        true_j, abs=(integral.error_j or 0) + 0.02 * 400
-    )  # and its delay
+    assert integral.energy_j == pytest.approx(true_j, abs=(integral.error_j or 0) + 0.02 * 400)  # and its delay
     assert integral.error_j is not None
     assert integral.error_j <= 550 * period_s  # the steps of power, by one gap
 
@@ -280,9 +272,7 @@ def test_a_card_that_comes_back_after_a_while_has_no_figure_either(fake_driver: 
 
 
 @pytest.mark.parametrize("start_j", [0.0, 50_000.0])
-def test_a_counter_that_was_reset_is_null_however_far_it_has_come_since(
-    fake_driver: Plug, start_j: float
-) -> None:
+def test_a_counter_that_was_reset_is_null_however_far_it_has_come_since(fake_driver: Plug, start_j: float) -> None:
     driver = fake_driver(FakeGpu(power=300.0, counter_start_j=start_j, reset=[2.0]))
     reading, _, _ = measure(driver, 30.0)
     found = channel(reading, "gpu_counter")
@@ -344,9 +334,7 @@ def test_a_card_without_a_counter_is_metered_by_its_power_and_says_so(fake_drive
         ([("186", 3), ("185", 3)], "nvmlDeviceGetPowerUsage"),
     ],
 )
-def test_what_power_means_is_in_the_record(
-    fake_driver: Plug, errors: list[tuple[str, int]], field: str
-) -> None:
+def test_what_power_means_is_in_the_record(fake_driver: Plug, errors: list[tuple[str, int]], field: str) -> None:
     reading, _, _ = measure(fake_driver(FakeGpu(power=250.0, errors=errors)), 12.0)
     found = channel(reading, "gpu_power_integral")
     assert (found.detail["field"], found.detail["scope"]) == (field, 0)
@@ -370,21 +358,14 @@ def test_a_power_that_may_be_the_mean_of_a_second_has_that_in_its_error(
 
 
 def test_a_card_that_answers_nothing_of_energy_is_unavailable_twice(fake_driver: Plug) -> None:
-    failing = [
-        ("nvmlDeviceGetTotalEnergyConsumption", 3),
-        ("186", 3),
-        ("185", 3),
-        ("nvmlDeviceGetPowerUsage", 3),
-    ]
+    failing = [("nvmlDeviceGetTotalEnergyConsumption", 3), ("186", 3), ("185", 3), ("nvmlDeviceGetPowerUsage", 3)]
     reading, _, _ = measure(fake_driver(FakeGpu(errors=failing)), 12.0)
     assert [(e.source, e.energy_j) for e in reading.energy] == [("unavailable", None)] * 2
     assert all(e.reason for e in reading.energy)
 
 
 @pytest.mark.parametrize("too_fast_code", [0, 3])  # 0 W, or an error
-def test_power_asked_for_too_often_is_a_missed_read_and_not_0_watts(
-    fake_driver: Plug, too_fast_code: int
-) -> None:
+def test_power_asked_for_too_often_is_a_missed_read_and_not_0_watts(fake_driver: Plug, too_fast_code: int) -> None:
     gpu = FakeGpu(power=300.0, shortest_poll_s=0.05, too_fast_code=too_fast_code)
     reading, _, _ = measure(fake_driver(gpu), 10.0, period_s=0.1)
     assert channel(reading, "gpu_power_integral").energy_j == pytest.approx(3000, rel=1e-3)
@@ -414,9 +395,7 @@ def test_a_load_that_beats_with_the_sensors_period_is_seen_by_the_other_channel(
 
 def test_temperature_clock_and_throttling_of_the_window_are_kept(fake_driver: Plug) -> None:
     gpu = FakeGpu(
-        temperature_c=[(0, 40), (10, 60)],
-        sm_clock_mhz=[(0, 1000.0)],
-        throttled=[(74, 0.5, 2.0, 6.0), (271, 1.0, 50.0)],
+        temperature_c=[(0, 40), (10, 60)], sm_clock_mhz=[(0, 1000.0)], throttled=[(74, 0.5, 2.0, 6.0), (271, 1.0, 50.0)]
     )
     reading, _start_s, _end_s = measure(fake_driver(gpu), 10.0)
     card = reading.cards[UUID]
@@ -446,9 +425,7 @@ def test_a_command_and_its_workers_are_ours_whenever_they_come_and_others_are_no
     command = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
     assert command.stdout is not None
     worker = int(command.stdout.readline())
-    other = int(
-        subprocess.check_output(["sh", "-c", "sleep 60 >/dev/null & echo $!"])
-    )  # its parent has ended
+    other = int(subprocess.check_output(["sh", "-c", "sleep 60 >/dev/null & echo $!"]))  # its parent has ended
     try:
         gpu = FakeGpu(compute=[(command.pid, 2.0), (worker, 2.5), (other, 3.0), (900,)])
         driver = fake_driver(gpu)

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from energybench.meter.replay import VirtualTime
 
 from energybench.meter import perf_events
 from energybench.meter.perf_events import open_event
 from energybench.meter.rapl import Rapl, open_rapl, survey
-from energybench.meter.replay import VirtualTime
 from energybench.meter.unavailable import Unavailable
 
 SCALE = 2.0**-32  # joules per count, as the kernel gives it
@@ -25,9 +25,7 @@ PACKAGES = {0: 0, 1: 0, 16: 1}  # processor → package
 class Described:
     """/sys of a machine with power events, and an opener that counts as its packages draw: package 1 twice as much."""
 
-    def __init__(
-        self, folder: Path, cpumask: str = "0,16", events: tuple[str, ...] = ("pkg", "ram", "psys")
-    ) -> None:
+    def __init__(self, folder: Path, cpumask: str = "0,16", events: tuple[str, ...] = ("pkg", "ram", "psys")) -> None:
         self.system, self.time = folder / "sys", VirtualTime()
         self.powercap = folder / "none"
         self.errors: dict[int, int] = {}  # config → errno

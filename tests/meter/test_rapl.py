@@ -20,9 +20,9 @@ from energybench.meter import rapl
 from energybench.meter.clock import REAL_TIME
 from energybench.meter.domains import Domain
 from energybench.meter.rapl import REMEDIES, Rapl, open_rapl, survey
+from energybench.meter.reading import Energy, Reading
 from energybench.meter.unavailable import Unavailable
 from energybench.meter.window import in_turn, refuse_short
-from energybench.record import Energy, Reading
 
 WATTS = st.floats(5.0, 400.0)
 PIECES = st.lists(st.tuples(st.floats(0.01, 20.0), WATTS), min_size=1, max_size=8)
@@ -92,18 +92,14 @@ def test_300_watts_for_10_seconds_are_3000_joules(machine: Powercap) -> None:
 
 
 @given(PIECES, st.floats(0.05, 60.0), st.integers(0, SERVER_UJ - 1))
-def test_whatever_the_power_did_the_energy_is_its_integral(
-    power: Power, seconds: float, start_uj: int
-) -> None:
+def test_whatever_the_power_did_the_energy_is_its_integral(power: Power, seconds: float, start_uj: int) -> None:
     with a_machine() as machine:
         zone = machine.add("intel-rapl:0", "package-0", power, start_uj=start_uj, range_uj=SERVER_UJ)
         meter = opened(machine)
         began_ns = machine.time.now_ns()
         energy = one(window(machine, meter, seconds))
         true_j = zone.energy_j(began_ns, machine.time.now_ns())
-        assert joules(energy) == pytest.approx(
-            true_j, abs=0.001 * 400.0 + 1e-5
-        )  # a tick at the highest power
+        assert joules(energy) == pytest.approx(true_j, abs=0.001 * 400.0 + 1e-5)  # a tick at the highest power
 
 
 @given(STEADY, st.floats(0.02, 20.0), st.floats(0.0, 0.003), st.sampled_from([250_000, 1_000_000, 2_500_000]))
@@ -162,9 +158,7 @@ def test_twenty_wraps_lose_nothing(start_uj: int) -> None:
 
 
 @given(PIECES, st.floats(0.1, 20.0), st.lists(st.floats(0.05, 15.0), min_size=2, max_size=3))
-def test_how_often_the_counter_is_read_does_not_matter(
-    power: Power, seconds: float, periods_s: list[float]
-) -> None:
+def test_how_often_the_counter_is_read_does_not_matter(power: Power, seconds: float, periods_s: list[float]) -> None:
     found = []
     for period_s in periods_s:
         with a_machine() as machine, patch.object(rapl, "LONGEST_PERIOD_S", period_s):
@@ -246,9 +240,7 @@ def test_dies_that_mirror_each_other_count_once(machine: Powercap, start_uj: int
 def test_dies_with_counts_of_their_own_are_summed_even_if_they_cross(
     machine: Powercap, crossing_ms: int | None
 ) -> None:
-    ahead_uj = (
-        10_000_000 if crossing_ms is None else crossing_ms * 10_000
-    )  # 10 W catch up 10 mJ in a millisecond
+    ahead_uj = 10_000_000 if crossing_ms is None else crossing_ms * 10_000  # 10 W catch up 10 mJ in a millisecond
     machine.add("intel-rapl:0", "package-0-die-0", 100.0)
     machine.add("intel-rapl:1", "package-0-die-1", 90.0, start_uj=ahead_uj)
     found = by_device(window(machine, opened(machine), 10.0))
@@ -368,9 +360,7 @@ def test_a_window_shorter_than_an_update_is_null_and_not_zero(machine: Powercap)
 
 
 @pytest.mark.parametrize("last_s", [0.0002, 0.0004, 0.0008])
-def test_a_last_piece_shorter_than_an_update_does_not_cost_the_total(
-    machine: Powercap, last_s: float
-) -> None:
+def test_a_last_piece_shorter_than_an_update_does_not_cost_the_total(machine: Powercap, last_s: float) -> None:
     """As when an evaluation that stands apart is the last thing in a training."""
     zone = machine.add("intel-rapl:0", "package-0", 240.0)
     meter = opened(machine)
@@ -404,9 +394,7 @@ def test_a_window_that_was_abandoned_does_not_count_in_the_next(machine: Powerca
     reading = window(machine, meter, 10.0)
     assert joules(one(reading)) == pytest.approx(2400.0, rel=1e-3)
     assert reading.sampler is not None
-    assert (
-        reading.sampler.samples == 3
-    )  # at the start, after ten seconds and at the end: one reader is at work
+    assert reading.sampler.samples == 3  # at the start, after ten seconds and at the end: one reader is at work
 
 
 def test_on_the_real_clock_a_thread_catches_the_wraps() -> None:
@@ -464,9 +452,7 @@ def test_the_remedy_for_a_mask_works(machine: Powercap, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
-def test_a_counter_that_is_roots_alone_is_denied_and_the_remedy_is_chmod(
-    machine: Powercap, number: int
-) -> None:
+def test_a_counter_that_is_roots_alone_is_denied_and_the_remedy_is_chmod(machine: Powercap, number: int) -> None:
     machine.add("intel-rapl:0", "package-0", 100.0)
     machine.errors["intel-rapl:0"] = number
     why = refusal(machine)
@@ -509,11 +495,6 @@ def test_a_survey_lists_both_ways_with_their_domains_and_remedies(machine: Power
     assert powercap["domains"] == ["package-0"]
     assert "stood still" in powercap["left_out"]["package-0/dram"]
     assert powercap["reason"] is powercap["remedy"] is powercap["kind"] is None
-    assert (perf["way"], perf["usable"], perf["kind"], perf["domains"]) == (
-        "perf_events",
-        False,
-        "absent",
-        [],
-    )
+    assert (perf["way"], perf["usable"], perf["kind"], perf["domains"]) == ("perf_events", False, "absent", [])
     assert perf["reason"]
     assert perf["remedy"]

@@ -12,13 +12,13 @@ import pytest
 from fakes.nvml import UUID, FakeDriver, FakeGpu
 from fakes.powercap import Powercap, read_computed, without_energy_pkg
 
-from energybench.errors import UsageError
+from energybench.common.errors import UsageError
 from energybench.meter import rapl, sensors, survey
 from energybench.meter.gpu import GpuMeter
+from energybench.meter.reading import Energy, Reading
 from energybench.meter.sensors import Missing, ThirdParty, open_meters
 from energybench.meter.unavailable import Unavailable
 from energybench.meter.window import Window
-from energybench.record import Energy, Reading
 
 Plug = Callable[..., FakeDriver]
 MODEL = {"tdp_w": 100.0, "ram_w": 5.0}
@@ -64,9 +64,7 @@ def test_a_kernel_that_lists_power_events_without_energy_pkg_is_unsupported_and_
     assert "energy-pkg cannot be read" in told
 
 
-def test_a_sys_that_is_mounted_elsewhere_is_read_there(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_sys_that_is_mounted_elsewhere_is_read_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By its powercap; and ENERGYBENCH_POWERCAP, which says less, is obeyed before it."""
     monkeypatch.setenv("ENERGYBENCH_SYSFS", str(tmp_path))
     zone = Powercap(tmp_path).add("intel-rapl:0", "package-0", 50.0)
@@ -91,8 +89,7 @@ def test_a_card_that_trains_is_metered_and_then_nothing_is_modelled(fake_driver:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "expected"),
-    [("used", set()), ("all", {UUID, "GPU-other"}), (["GPU-other"], {"GPU-other"})],
+    ("gpus", "expected"), [("used", set()), ("all", {UUID, "GPU-other"}), (["GPU-other"], {"GPU-other"})]
 )
 def test_cards_that_a_cpu_trial_is_to_meter_are_those_that_the_suite_names(
     fake_driver: Plug, gpus: Any, expected: set[str]
@@ -140,20 +137,20 @@ def offer(monkeypatch: pytest.MonkeyPatch, name: str, build: Callable[[], Any]) 
 def test_a_meter_of_another_package_is_measured_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, "plug", Plugged)
     (energy, _) = read(open_meters(measure(meters=["plug"]), "cpu"))
-    assert (energy.source, energy.scope, energy.energy_j, energy.measured) == (
-        "meter(plug)",
-        "machine",
-        42.0,
-        True,
-    )
+    assert (energy.source, energy.scope, energy.energy_j, energy.measured) == ("meter(plug)", "machine", 42.0, True)
 
 
 def test_a_meter_of_another_package_cannot_pass_a_model_or_another_sensor_for_its_own() -> None:
     class Modelled(Plugged):
         def stop(self) -> Reading:
-            return Reading(wall_s=1.0, energy=[Energy(source="model(guess)", scope="machine", energy_j=1.0),
-                                               Energy(source="replay(a.csv.gz)", scope="cpu", energy_j=1.0),
-                                               Energy(source="gpu_counter", scope="gpu", energy_j=1.0)])  # fmt: skip
+            return Reading(
+                wall_s=1.0,
+                energy=[
+                    Energy(source="model(guess)", scope="machine", energy_j=1.0),
+                    Energy(source="replay(a.csv.gz)", scope="cpu", energy_j=1.0),
+                    Energy(source="gpu_counter", scope="gpu", energy_j=1.0),
+                ],
+            )
 
     model, played, other = read([ThirdParty("plug", Modelled())])
     assert not model.measured
@@ -189,9 +186,7 @@ def test_a_meter_that_cannot_be_opened_is_missing(monkeypatch: pytest.MonkeyPatc
     assert [e.reason for e in found if e.scope == "machine"] == ["plug: no plug in sight"]
 
 
-def test_a_meter_that_nobody_offers_is_an_error_with_the_nearest_name(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_meter_that_nobody_offers_is_an_error_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, "wallplug", Plugged)
     with pytest.raises(UsageError, match="did you mean 'wallplug'"):
         open_meters(measure(meters=["walplug"]), "cpu")

@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 
 import pytest
+from energybench.meter.replay import Replay, VirtualTime
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from energybench.meter.replay import Replay, VirtualTime
 from energybench.meter.trace import Sample, integrate, pack, read
 
 POWER = st.floats(1, 1000)
@@ -26,19 +26,17 @@ def test_constant_power_is_power_times_time_and_repeated_samples_count(
     assert error == pytest.approx(0.0, abs=1e-9)
 
 
-@given(
-    st.lists(st.tuples(st.floats(0.01, 5), POWER), min_size=2, max_size=20), st.floats(0, 1), st.floats(0, 1)
-)
+@given(st.lists(st.tuples(st.floats(0.01, 5), POWER), min_size=2, max_size=20), st.floats(0, 1), st.floats(0, 1))
 def test_power_that_is_linear_between_samples_is_integrated_exactly_and_parts_add_up(
     gaps: list[tuple[float, float]], a: float, b: float
 ) -> None:
     times = [math.fsum(gap for gap, _ in gaps[: i + 1]) for i in range(len(gaps))]
     powers = [power for _, power in gaps]
-    start, middle, end = sorted([times[0], times[0] + min(a, b) * (times[-1] - times[0]),
-                                 times[0] + max(a, b) * (times[-1] - times[0])])  # fmt: skip
+    start, middle, end = sorted(
+        [times[0], times[0] + min(a, b) * (times[-1] - times[0]), times[0] + max(a, b) * (times[-1] - times[0])]
+    )
     exact = math.fsum(
-        (t1 - t0) * (p0 + p1) / 2
-        for t0, t1, p0, p1 in zip(times, times[1:], powers, powers[1:], strict=False)
+        (t1 - t0) * (p0 + p1) / 2 for t0, t1, p0, p1 in zip(times, times[1:], powers, powers[1:], strict=False)
     )
     assert integrate(times, powers, times[0], times[-1])[0] == pytest.approx(exact)
     whole = integrate(times, powers, start, end)[0]
@@ -57,9 +55,7 @@ def test_a_step_of_power_between_two_samples_stays_inside_the_error(
     assert abs(joules - (before * step + after * (10 - step))) <= error + 1e-6
 
 
-def test_before_the_first_sample_and_after_the_last_power_is_taken_as_constant_and_the_swing_is_in_the_error() -> (
-    None
-):
+def test_before_the_first_sample_and_after_the_last_power_is_taken_as_constant_and_the_swing_is_in_the_error() -> None:
     joules, error = integrate([1.0, 2.0], [100.0, 300.0], 0.0, 4.0)
     assert joules == pytest.approx(100 + 200 + 600)
     assert error == pytest.approx(1 * 200 / 2 + 3 * 200)
@@ -90,30 +86,45 @@ def test_a_trace_is_read_back_as_it_was_written_to_the_byte(
     path = tmp_path_factory.mktemp("trace") / "t.csv.gz"
     samples = sorted(samples, key=lambda sample: sample.time_ns)  # as a window gives them
     path.write_bytes(pack(samples, start_ns))
-    moved = [
-        Sample(s.time_ns - start_ns, s.device, s.power_w, s.temperature_c, s.sm_clock_mhz) for s in samples
-    ]
+    moved = [Sample(s.time_ns - start_ns, s.device, s.power_w, s.temperature_c, s.sm_clock_mhz) for s in samples]
     assert read(path) == moved
     assert pack(read(path), 0) == path.read_bytes()
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"not gzip", gzip.compress(b"a,b\n1,2\n"), gzip.compress(b"\xff\xfe"),
-     gzip.compress(b"time_s,device,power_w,temperature_c,sm_clock_mhz\nx,GPU-1,1,2,3\n"),
-     gzip.compress(b"time_s,device,power_w,temperature_c,sm_clock_mhz\n1,GPU-1\n"),
-     gzip.compress(b"time_s,device,power_w,temperature_c,sm_clock_mhz\n1,GPU-1,nan,,\n"),
-     pack([Sample(0, "GPU-1", 1.0)], 0)[:-9],
-     pack([Sample(0, "GPU-1", 1.0)], 0)[:12] + b"\xff" * 20,
-     pack([Sample(0, "GPU-1", -1.0)], 0), pack([Sample(0, "GPU-1", 1e300)], 0),
-     pack([Sample(10**9, "GPU-1", 1.0), Sample(0, "GPU-1", 1.0)], 0),
-     gzip.compress(b"time_s,device,power_w,temperature_c,sm_clock_mhz\n1,GPU-1,1_000,,\n")],
-    ids=["empty", "not gzip", "other header", "not text", "no number", "too few fields", "not finite", "cut short",
-         "damaged inside", "less than no power", "more than any power", "times that go back", "digits apart"],
-)  # fmt: skip
-def test_a_file_that_is_no_trace_or_is_cut_short_is_an_error_that_says_so(
-    tmp_path: Path, content: bytes
-) -> None:
+    [
+        b"",
+        b"not gzip",
+        gzip.compress(b"a,b\n1,2\n"),
+        gzip.compress(b"\xff\xfe"),
+        gzip.compress(b"time_s,device,power_w,temperature_c,sm_clock_mhz\nx,GPU-1,1,2,3\n"),
+        gzip.compress(b"time_s,device,power_w,temperature_c,sm_clock_mhz\n1,GPU-1\n"),
+        gzip.compress(b"time_s,device,power_w,temperature_c,sm_clock_mhz\n1,GPU-1,nan,,\n"),
+        pack([Sample(0, "GPU-1", 1.0)], 0)[:-9],
+        pack([Sample(0, "GPU-1", 1.0)], 0)[:12] + b"\xff" * 20,
+        pack([Sample(0, "GPU-1", -1.0)], 0),
+        pack([Sample(0, "GPU-1", 1e300)], 0),
+        pack([Sample(10**9, "GPU-1", 1.0), Sample(0, "GPU-1", 1.0)], 0),
+        gzip.compress(b"time_s,device,power_w,temperature_c,sm_clock_mhz\n1,GPU-1,1_000,,\n"),
+    ],
+    ids=[
+        "empty",
+        "not gzip",
+        "other header",
+        "not text",
+        "no number",
+        "too few fields",
+        "not finite",
+        "cut short",
+        "damaged inside",
+        "less than no power",
+        "more than any power",
+        "times that go back",
+        "digits apart",
+    ],
+)
+def test_a_file_that_is_no_trace_or_is_cut_short_is_an_error_that_says_so(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "t.csv.gz"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="trace"):
@@ -147,9 +158,7 @@ def test_a_replay_gives_the_integral_of_the_trace_and_never_calls_it_measured(
     reading = meter.stop()
     (energy,) = reading.energy
     window = ((start_ns - 12345) / 1e9, (time.now_ns() - 12345) / 1e9)
-    expected = integrate([float(i) for i in range(len(powers))], [float(round(p)) for p in powers], *window)[
-        0
-    ]
+    expected = integrate([float(i) for i in range(len(powers))], [float(round(p)) for p in powers], *window)[0]
     assert energy.energy_j == pytest.approx(expected)
     assert reading.wall_s == pytest.approx(seconds, abs=1e-8)
     assert not energy.measured

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from energybench.meter.replay import VirtualTime
 from fakes.clock import put_behind
 from hypothesis import given
 from hypothesis import strategies as st
 
 from energybench.meter.clock import WallClock
-from energybench.meter.replay import VirtualTime
+from energybench.meter.reading import Card, Energy, Reading, Sampler
 from energybench.meter.window import AT_ONCE_S, FEWEST_TICKS, Window, in_turn, refuse_short
-from energybench.record import Card, Energy, Reading, Sampler
 
 JOULES = st.floats(0.001, 1e6)
 
@@ -67,9 +67,7 @@ def test_one_lost_piece_makes_the_total_null_with_a_reason(figures: list[float |
     assert energy.lost
 
 
-@pytest.mark.parametrize(
-    "present", [p for p in itertools.product([True, False], repeat=3) if True in p and False in p]
-)
+@pytest.mark.parametrize("present", [p for p in itertools.product([True, False], repeat=3) if True in p and False in p])
 def test_a_sensor_that_says_nothing_in_one_piece_has_no_total(present: tuple[bool, ...]) -> None:
     (energy,) = read(Scripted(*[[gpu(1.0)] if here else [] for here in present]), pieces=3).energy
     assert energy.energy_j is None
@@ -219,12 +217,38 @@ def test_a_window_that_is_already_closed_is_not_billed_again(clock: VirtualTime)
 
 def test_two_adjacent_readings_add_up_to_one() -> None:
     sampler = Sampler(period_s=0.1, samples=10, missed=1, largest_gap_s=0.2, cpu_s=0.01)
-    first = Reading(wall_s=1.0, cpu_s=2.0, steal_s=0.0, energy=[gpu(10.0)], sampler=sampler,
-                    cards={"GPU-0": Card(temperature_start_c=40, temperature_end_c=50, temperature_max_c=55,
-                                         throttled_s={"board limit": 0.5}, foreign_pids=[3])})  # fmt: skip
-    second = Reading(wall_s=2.0, cpu_s=1.0, steal_s=None, energy=[gpu(5.0)], sampler=sampler,
-                     cards={"GPU-0": Card(temperature_start_c=50, temperature_end_c=60, temperature_max_c=60,
-                                          throttled_s={"board limit": 0.25, "power brake": 1}, mig=True)})  # fmt: skip
+    first = Reading(
+        wall_s=1.0,
+        cpu_s=2.0,
+        steal_s=0.0,
+        energy=[gpu(10.0)],
+        sampler=sampler,
+        cards={
+            "GPU-0": Card(
+                temperature_start_c=40,
+                temperature_end_c=50,
+                temperature_max_c=55,
+                throttled_s={"board limit": 0.5},
+                foreign_pids=[3],
+            )
+        },
+    )
+    second = Reading(
+        wall_s=2.0,
+        cpu_s=1.0,
+        steal_s=None,
+        energy=[gpu(5.0)],
+        sampler=sampler,
+        cards={
+            "GPU-0": Card(
+                temperature_start_c=50,
+                temperature_end_c=60,
+                temperature_max_c=60,
+                throttled_s={"board limit": 0.25, "power brake": 1},
+                mig=True,
+            )
+        },
+    )
     both = in_turn([first, second])
     assert (both.wall_s, both.cpu_s, both.steal_s, both.pieces) == (3.0, 3.0, None, 2)
     card = both.cards["GPU-0"]

@@ -14,14 +14,16 @@ import torch
 from support import CPU, MODELS, assert_same_state, digits, make_run, state
 from torch import Tensor, nn
 
-from energybench import discovery
-from energybench.loop import Run
-from energybench.method import VERBS, Batch, Method, check_stack, overrides, parameters
-from energybench.recipe import Recipe
-from energybench.record import Passes
-from energybench.tracing import trace_task
-from energybench.witness import WitnessLayer
-from energybench.work import Work
+from energybench.flops.work import Work
+from energybench.records.record import Passes
+from energybench.runner.tracing import trace_task
+from energybench.train import discovery
+from energybench.train.batch import Batch
+from energybench.train.method import VERBS, Method, overrides, parameters
+from energybench.train.recipe import Recipe
+from energybench.train.run import Run
+from energybench.train.stack_check import check_stack
+from energybench.trial.counting_layer import WitnessLayer
 from energybench.workloads.classification import Classification
 
 SOURCES = {name: s for name, s in discovery.sources().items() if s.path.parent.name == "methods"}
@@ -132,9 +134,7 @@ def test_finish_leaves_a_plain_model_behind(name, model):
     before = outcome.run.evaluate(test)
     outcome.run.finish()
     trained = outcome.run.model
-    assert {n: type(m) for n, m in trained.named_modules()} == {
-        n: type(m) for n, m in reference.named_modules()
-    }
+    assert {n: type(m) for n, m in trained.named_modules()} == {n: type(m) for n, m in reference.named_modules()}
     for module in trained.modules():
         hooks = [key for key, value in vars(module).items() if "hooks" in key and value]
         assert not hooks, f"{type(module).__name__} keeps {hooks}"
@@ -176,9 +176,7 @@ def test_two_of_it_never_share_state(name, model):
     outer.train(lambda run: inner.train() if run.epoch_number == 3 else None)
     assert_same_state(state(outer.model), plain(name, model).trained)
     assert {key: repr(value) for key, value in vars(kind).items()} == before
-    mutable = [
-        value for value in vars(first).values() if isinstance(value, (dict, list, set, torch.Generator))
-    ]
+    mutable = [value for value in vars(first).values() if isinstance(value, (dict, list, set, torch.Generator))]
     assert not {id(value) for value in mutable} & {id(value) for value in vars(second).values()}
 
 

@@ -16,16 +16,17 @@ from scipy.stats import chisquare
 from support import CPU, MODELS, assert_same_state, digits, double_run, make_run, state, tiny_cnn, vectors
 from torch import Tensor, nn
 
-from energybench import Method, discovery
-from energybench.errors import UsageError
-from energybench.method import check_stack
-from energybench.recipe import Recipe
-from energybench.scores import norms, output_gradient
-from energybench.tracing import trace_task
-from energybench.witness import WitnessLayer
-from energybench.work import Work
+from energybench import Method
+from energybench.algorithms.sample_scores import norms, output_gradient
+from energybench.common.errors import UsageError
+from energybench.flops.work import Work
+from energybench.runner.tracing import trace_task
+from energybench.train import discovery
+from energybench.train.data import Data
+from energybench.train.recipe import Recipe
+from energybench.train.stack_check import check_stack
+from energybench.trial.counting_layer import WitnessLayer
 from energybench.workloads.classification import Classification
-from energybench.workloads.data import Data
 
 KIND: Any = discovery.load(discovery.sources()["dlis"])
 dlis: Any = sys.modules[KIND.__module__]
@@ -188,9 +189,7 @@ def test_the_mean_gradient_over_all_draws_from_a_presample_is_the_presamples():
     def gradient(index: Any, weights: Tensor | None) -> Tensor:
         batch = next(run.data.load([torch.as_tensor(index)]))
         forward = run.forward(batch)
-        return torch.cat(
-            [g.flatten() for g in torch.autograd.grad(forward.weighted(weights), run.parameters())]
-        )
+        return torch.cat([g.flatten() for g in torch.autograd.grad(forward.weighted(weights), run.parameters())])
 
     mean = torch.zeros(())
     for one, two in itertools.product(range(6), repeat=2):
@@ -249,9 +248,7 @@ def test_the_last_layers_score_weighs_by_its_input():
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(("presample", "accumulate"), [(3, 1), (5, 2)])
-def test_the_estimate_has_the_presamples_forwards_as_a_phase_and_equals_the_count(
-    model, presample, accumulate
-):
+def test_the_estimate_has_the_presamples_forwards_as_a_phase_and_equals_the_count(model, presample, accumulate):
     made, counted = method(threshold=0.3, presample=presample), []
     data = digits(90)  # the last batch is smaller
     for methods in ([], [made]):
@@ -297,9 +294,13 @@ def test_without_a_presampled_step_the_estimate_is_plain_training():
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [({"presample": 0}, "1 or more"), ({"score": "parameter-gradient"}, "output-gradient, loss, last-layer-gradient"),
-     ({"resample": "even"}, "importance, uniform"), ({"threshold": -1.0}, "≥ 0")],
-)  # fmt: skip
+    [
+        ({"presample": 0}, "1 or more"),
+        ({"score": "parameter-gradient"}, "output-gradient, loss, last-layer-gradient"),
+        ({"resample": "even"}, "importance, uniform"),
+        ({"threshold": -1.0}, "≥ 0"),
+    ],
+)
 def test_what_a_parameter_cannot_be_is_refused_in_words(wrong, says):
     with pytest.raises(UsageError, match=says):
         method(**wrong)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support import CLASSES, TinyTransformer, digits, make_run, tiny_cnn
 from torch import nn
 
-from energybench import discovery
-from energybench.errors import UsageError
+from energybench.common.errors import UsageError
+from energybench.train import discovery
 
 KIND: Any = discovery.load(discovery.sources()["dropout"])
 

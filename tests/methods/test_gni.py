@@ -11,8 +11,8 @@ from scipy import stats
 from support import MODELS, assert_same_state, digits, make_run, state, tiny_cnn
 from torch import nn
 
-from energybench import discovery
-from energybench.errors import UsageError
+from energybench.common.errors import UsageError
+from energybench.train import discovery
 
 KIND: Any = discovery.load(discovery.sources()["gni"])
 
@@ -22,9 +22,7 @@ def method(**parameters: Any) -> Any:
 
 
 def mlp() -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 20), nn.Tanh(), nn.Linear(20, 10)
-    )
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 20), nn.Tanh(), nn.Linear(20, 10))
 
 
 def seen_by(made: Any, mode: str = "train") -> tuple[Any, dict[str, torch.Tensor]]:
@@ -32,12 +30,8 @@ def seen_by(made: Any, mode: str = "train") -> tuple[Any, dict[str, torch.Tensor
     seen: dict[str, torch.Tensor] = {}
     run = make_run([made], mlp)
     for name, module in run.model.named_children():
-        module.register_forward_pre_hook(
-            lambda m, inputs, name=name: seen.update({f"into {name}": inputs[0].detach()})
-        )
-        module.register_forward_hook(
-            lambda m, inputs, out, name=name: seen.update({f"out of {name}": out.detach()})
-        )
+        module.register_forward_pre_hook(lambda m, inputs, name=name: seen.update({f"into {name}": inputs[0].detach()}))
+        module.register_forward_hook(lambda m, inputs, out, name=name: seen.update({f"out of {name}": out.detach()}))
     run.forward(next(run.data.load([torch.arange(64)])), mode)
     return run, seen
 

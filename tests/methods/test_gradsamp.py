@@ -18,13 +18,13 @@ from scipy import stats
 from support import assert_same_state, digits, make_run, state
 from torch import nn
 
-from energybench import discovery
-from energybench.errors import UsageError
-from energybench.ggd import GGD, fit
-from energybench.method import Method
-from energybench.seeds import stable_seed
-from energybench.theorem import bound, contraction, fixed_point, printed_contraction
-from energybench.work import Line, Work
+from energybench.algorithms.generalized_gaussian import GGD, fit
+from energybench.algorithms.gradsamp_bound import bound, contraction, fixed_point, printed_contraction
+from energybench.common.errors import UsageError
+from energybench.common.hashing import stable_seed
+from energybench.flops.work import Line, Work
+from energybench.train import discovery
+from energybench.train.method import Method
 
 KIND: Any = discovery.load(discovery.sources()["gradsamp"])
 
@@ -64,9 +64,17 @@ def test_the_papers_own_periodic_counts_come_from_a_later_start():
 
 
 TABLE_2 = [  # epochs kept of 200, and the nominal saving
-    ("Pe=5", 167, 0.2), ("Pe=10", 183, 0.1), ("Pr=0.2", 176, 0.2), ("Pr=0.5", 135, 0.5), ("Pr=0.7", 119, 0.7),
-    ("DP=5", 190, 0.1), ("DP=10", 195, 0.05), ("DR=0.2", 190, 0.1), ("DR=0.5", 175, 0.25), ("DR=0.7", 165, 0.35),
-]  # fmt: skip
+    ("Pe=5", 167, 0.2),
+    ("Pe=10", 183, 0.1),
+    ("Pr=0.2", 176, 0.2),
+    ("Pr=0.5", 135, 0.5),
+    ("Pr=0.7", 119, 0.7),
+    ("DP=5", 190, 0.1),
+    ("DP=10", 195, 0.05),
+    ("DR=0.2", 190, 0.1),
+    ("DR=0.5", 175, 0.25),
+    ("DR=0.7", 165, 0.35),
+]
 
 
 @pytest.mark.parametrize(("row", "kept", "promise"), TABLE_2)
@@ -81,9 +89,12 @@ def test_a_row_of_table_2_keeps_the_tables_count_and_claims_the_tables_percentag
 
 
 @given(
-    row=st.sampled_from([row for row, _, _ in TABLE_2]), epochs=st.integers(1, 300), between=st.integers(0, 5),
-    start=st.integers(2, 30), seed=st.integers(0, 9),
-)  # fmt: skip
+    row=st.sampled_from([row for row, _, _ in TABLE_2]),
+    epochs=st.integers(1, 300),
+    between=st.integers(0, 5),
+    start=st.integers(2, 30),
+    seed=st.integers(0, 9),
+)
 def test_a_row_of_table_2_is_in_proportion_for_another_length_and_keeps_the_required_distance(
     row, epochs, between, start, seed
 ):
@@ -106,9 +117,12 @@ def test_every_set_of_drawn_epochs_that_keeps_its_distance_is_as_likely_as_anoth
 
 
 @given(
-    epochs=st.integers(1, 60), period=st.integers(2, 12), start=st.integers(2, 20), between=st.integers(0, 15),
+    epochs=st.integers(1, 60),
+    period=st.integers(2, 12),
+    start=st.integers(2, 20),
+    between=st.integers(0, 15),
     late=st.booleans(),
-)  # fmt: skip
+)
 def test_the_periodic_rule_holds_for_any_length_start_and_distance(epochs, period, start, between, late):
     made = method(skip=f"{'late-' * late}every:{period}", start_epoch=start, min_real_between=between)
     expected, last = set(), -math.inf
@@ -120,9 +134,12 @@ def test_the_periodic_rule_holds_for_any_length_start_and_distance(epochs, perio
 
 
 @given(
-    epochs=st.integers(1, 80), chance=st.floats(0.01, 0.99), between=st.integers(0, 4), late=st.booleans(),
+    epochs=st.integers(1, 80),
+    chance=st.floats(0.01, 0.99),
+    between=st.integers(0, 4),
+    late=st.booleans(),
     seed=st.integers(0, 99),
-)  # fmt: skip
+)
 def test_drawn_epochs_keep_their_distance_their_half_and_the_first_epoch(epochs, chance, between, late, seed):
     made = method(skip=f"{'late-' * late}random:{chance!r}", min_real_between=between)
     skipped = sorted(made.skipped_epochs(planned(epochs, seed)))
@@ -136,9 +153,7 @@ def test_drawn_epochs_keep_their_distance_their_half_and_the_first_epoch(epochs,
 @pytest.mark.parametrize("chance", [0.2, 0.5, 0.7])
 def test_epochs_are_skipped_as_often_as_asked(chance):
     count, epochs = 40, 201
-    skipped = sum(
-        len(method(skip=f"random:{chance}").skipped_epochs(planned(epochs, seed))) for seed in range(count)
-    )
+    skipped = sum(len(method(skip=f"random:{chance}").skipped_epochs(planned(epochs, seed))) for seed in range(count))
     trials = count * (epochs - 1)  # epoch 1 is never drawn
     assert abs(skipped / trials - chance) < 4 * math.sqrt(chance * (1 - chance) / trials)
     spaced = sum(
@@ -158,13 +173,26 @@ def test_the_draw_belongs_to_the_seed_and_not_to_who_asks():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"skip": "every:1"}, {"skip": "every:2.5"}, {"skip": "every"}, {"skip": "random:0"}, {"skip": "random:1"},
-        {"skip": "sometimes:3"}, {"skip": "every:nan"}, {"skip": "random:nan"}, {"skip": ""},
-        {"skip": "table2:Pe=7"}, {"skip": "table2:Px=5"}, {"skip": "table2"}, {"skip": "table2:Pr"},
+        {"skip": "every:1"},
+        {"skip": "every:2.5"},
+        {"skip": "every"},
+        {"skip": "random:0"},
+        {"skip": "random:1"},
+        {"skip": "sometimes:3"},
+        {"skip": "every:nan"},
+        {"skip": "random:nan"},
+        {"skip": ""},
+        {"skip": "table2:Pe=7"},
+        {"skip": "table2:Px=5"},
+        {"skip": "table2"},
+        {"skip": "table2:Pr"},
         {"least_shape": -0.1},
-        {"location": "mode"}, {"epsilon": -1.0}, {"start_epoch": 1}, {"min_real_between": -1},
+        {"location": "mode"},
+        {"epsilon": -1.0},
+        {"start_epoch": 1},
+        {"min_real_between": -1},
     ],
-)  # fmt: skip
+)
 def test_parameters_that_mean_nothing_are_refused(wrong):
     with pytest.raises(UsageError) as refused:
         method(**wrong)
@@ -224,9 +252,7 @@ def test_the_weights_move_by_draws_from_the_fitted_law_widened_by_epsilon(epsilo
     if epsilon:  # and the test can tell: without ε it is another law
         assert stats.kstest(draws, "gennorm", (fitted.shape, fitted.location, fitted.scale)).pvalue < 1e-6
     correlation = torch.corrcoef(torch.stack([real.flatten(), drawn.flatten()]))[0, 1].item()
-    assert abs(correlation) < 5 / math.sqrt(
-        real.numel()
-    )  # i.i.d.: δ's direction is lost, as the paper has it
+    assert abs(correlation) < 5 / math.sqrt(real.numel())  # i.i.d.: δ's direction is lost, as the paper has it
 
 
 def test_a_skipped_epoch_has_no_pass_and_leaves_statistics_and_optimizer_alone():
@@ -282,9 +308,7 @@ class Odd(nn.Module):
 
     def forward(self, x):
         return (
-            self.body(x.flatten(1)) * self.one * (1 + self.common.sum())
-            + self.rare[:3].square().sum()
-            + self.rare[0]
+            self.body(x.flatten(1)) * self.one * (1 + self.common.sum()) + self.rare[:3].square().sum() + self.rare[0]
         )
 
 
@@ -308,9 +332,7 @@ def test_a_tensor_mostly_at_rest_repeats_its_update_too_since_epsilon_would_blow
 
 
 def test_the_log_has_the_noise_over_the_real_update():
-    _, watching, made = diary(
-        "every:2", 2, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))
-    )
+    _, watching, made = diary("every:2", 2, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False)))
     scale = fit(watching.moved(1, "1.weight"), "median").scale
     (log,) = made.diagnostics()["fits"]
     assert log["noise_ratio_median"] == pytest.approx(1 + made.epsilon / scale, rel=1e-4)
@@ -341,14 +363,10 @@ def test_the_record_has_the_last_fits_parameters_and_its_goodness_tensor_by_tens
 
 
 def test_noise_over_update_is_the_root_mean_square_of_the_draws_over_that_of_the_update():
-    _, watching, made = diary(
-        "every:3", 3, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 900, bias=False))
-    )
+    _, watching, made = diary("every:3", 3, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 900, bias=False)))
     real, drawn = watching.moved(2, "1.weight"), watching.moved(3, "1.weight")
     found = made.diagnostics()
-    assert found["last_fit"]["noise_over_update"] == pytest.approx(
-        (drawn.norm() / real.norm()).item(), rel=0.05
-    )
+    assert found["last_fit"]["noise_over_update"] == pytest.approx((drawn.norm() / real.norm()).item(), rel=0.05)
     assert found["fits"][0]["draw_square"] == pytest.approx(drawn.square().sum().item(), rel=0.1)
 
 
@@ -363,15 +381,11 @@ def test_a_picture_is_a_density_of_the_update_beside_the_fitted_one_and_there_ar
         assert 0.9 < sum(picture["fitted"]) * width <= 1
         real = watching.moved(2, picture["name"]).double()
         first = (real >= picture["from"]) & (real < picture["from"] + width)
-        assert picture["density"][0] * width == pytest.approx(
-            first.double().mean().item(), abs=2 / real.numel()
-        )
+        assert picture["density"][0] * width == pytest.approx(first.double().mean().item(), abs=2 / real.numel())
 
 
 def test_a_large_model_does_not_make_a_large_record():
-    _, _, made = diary(
-        "every:2", 6, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 1100), nn.Linear(1100, 10))
-    )
+    _, _, made = diary("every:2", 6, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 1100), nn.Linear(1100, 10)))
     found = made.diagnostics()
     assert len(json.dumps(found)) < 8000
     assert max(row["n"] for row in found["last_fit"]["tensors"]) == 70_400
@@ -397,8 +411,7 @@ class AllAtRest(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("skip", "promise"),
-    [("every:5", 0.2), ("random:0.7", 0.7), ("late-every:10", 0.05), ("late-random:0.5", 0.25)],
+    ("skip", "promise"), [("every:5", 0.2), ("random:0.7", 0.7), ("late-every:10", 0.05), ("late-random:0.5", 0.25)]
 )
 def test_it_claims_the_nominal_share_as_table_2_prints_it(skip, promise):
     saving, of, _ = method(skip=skip).claims()
@@ -426,9 +439,7 @@ def test_under_a_forward_only_method_a_skipped_epoch_saves_its_forwards():
 # ── Theorem 3.1 ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def mean_gap(
-    curvatures: torch.Tensor, start: float, step: float, sampled: float, draw_square: float, steps: int
-):
+def mean_gap(curvatures: torch.Tensor, start: float, step: float, sampled: float, draw_square: float, steps: int):
     """E Δ_k of f = ½Σ hᵢθᵢ², exactly: E θᵢ² contracts by (1 − η·hᵢ)² in a real step and gains its share of the draw's
     square in a sampled one, whose mean is zero."""
     squares = torch.full_like(curvatures, start**2)
@@ -441,9 +452,12 @@ def mean_gap(
 
 
 @given(
-    low=st.floats(0.1, 1), ratio=st.floats(1, 20), share=st.floats(0.05, 0.95), sampled=st.floats(0, 0.9),
+    low=st.floats(0.1, 1),
+    ratio=st.floats(1, 20),
+    share=st.floats(0.05, 0.95),
+    sampled=st.floats(0, 0.9),
     draw=st.floats(0, 10),
-)  # fmt: skip
+)
 def test_the_gap_of_a_quadratic_stays_below_the_bound_and_meets_it_where_all_curvatures_are_equal(
     low, ratio, share, sampled, draw
 ):

@@ -14,32 +14,25 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support import (
-    CPU,
-    MODELS,
-    assert_same_state,
-    digits,
-    double_run,
-    make_run,
-    state,
-    tiny_cnn,
-    vectors,
-)
+from support import CPU, MODELS, assert_same_state, digits, double_run, make_run, state, tiny_cnn, vectors
 from torch import Tensor, nn
 
-from energybench import Forward, Method, Task, cell, discovery, plan
-from energybench.errors import UsageError
-from energybench.method import check_stack
-from energybench.planned import spec_of
-from energybench.recipe import Recipe
-from energybench.scores import norms, output_gradient
-from energybench.suite import load
-from energybench.tracing import trace_task
-from energybench.warmup import warm_up
-from energybench.witness import WitnessLayer
-from energybench.work import Work
+from energybench import Forward, Method, Task
+from energybench.algorithms.sample_scores import norms, output_gradient
+from energybench.common.errors import UsageError
+from energybench.flops.work import Work
+from energybench.runner import planner
+from energybench.runner.plan_request import spec_of
+from energybench.runner.tracing import trace_task
+from energybench.suite.suite import load
+from energybench.train import discovery
+from energybench.train.data import Data, Resident
+from energybench.train.recipe import Recipe
+from energybench.train.stack_check import check_stack
+from energybench.trial import trial
+from energybench.trial.counting_layer import WitnessLayer
+from energybench.trial.warmup import warm_up
 from energybench.workloads.classification import Classification
-from energybench.workloads.data import Data, Resident
 from energybench.workloads.models import mlp
 
 KIND: Any = discovery.load(discovery.sources()["importance"])
@@ -224,9 +217,7 @@ def test_each_part_of_the_data_has_a_memory_of_its_own_and_finds_it_again():
         assert set(batch.index.tolist()) <= inside
         assert (batch.weights is None) == (epoch < 3)  # each begins with an epoch that only looks
     whole = next(run.data.load([torch.arange(24)]))
-    scores = norms(
-        output_gradient(run, run.forward(whole).outputs, whole)
-    ).double()  # nothing learned: the same
+    scores = norms(output_gradient(run, run.forward(whole).outputs, whole)).double()  # nothing learned: the same
     growth = one.sampler.importance - scores[10:]
     assert (growth >= EPSILON - 1e-9).all()
     assert (two.sampler.importance - scores[[3, 1, 0, 5, 7]] >= EPSILON - 1e-9).all()
@@ -316,13 +307,9 @@ class Squares(Task):
 
 
 def test_any_loss_is_scored_through_autograd():
-    data = Data(
-        Resident(torch.randn(12, 3, dtype=torch.float64), torch.randn(12, 2, dtype=torch.float64), CPU)
-    )
+    data = Data(Resident(torch.randn(12, 3, dtype=torch.float64), torch.randn(12, 2, dtype=torch.float64), CPU))
     made = method()
-    run = double_run(
-        [made], model=lambda: nn.Linear(3, 2).double(), data=data, task=Squares(), batch=4, lr=0.0
-    )
+    run = double_run([made], model=lambda: nn.Linear(3, 2).double(), data=data, task=Squares(), batch=4, lr=0.0)
     run.train()
     residual = (run.model(data.store.inputs) - data.store.targets).detach()
     importance = made._memory.sampler.importance
@@ -437,7 +424,7 @@ def test_alpha_and_epsilon_have_no_default_and_the_error_says_what_to_type(tmp_p
         'use = "importance"\nalpha = 0.1\n',
         encoding="utf-8",
     )
-    found = plan.Plan(spec_of(load(file), tmp_path, device="cpu", download=False)).result()
+    found = planner.Plan(spec_of(load(file), tmp_path, device="cpu", download=False)).result()
     (problem,) = found["problems"]
     assert "requires its parameter 'epsilon'" in problem["message"]
     assert ":11:" in problem["where"]  # the line of its table
@@ -447,11 +434,15 @@ def test_alpha_and_epsilon_have_no_default_and_the_error_says_what_to_type(tmp_p
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"alpha": 1.0}, r"\[0, 1\)"), ({"alpha": -0.1}, r"\[0, 1\)"), ({"epsilon": 0.0}, "never seen again"),
-        ({"epsilon": -1.0}, "> 0"), ({"estimator": "biased"}, "importance, adaptive"),
-        ({"score": "gradient"}, "output-gradient, loss"), ({"form": "closed"}, "analytic, autograd"),
+        ({"alpha": 1.0}, r"\[0, 1\)"),
+        ({"alpha": -0.1}, r"\[0, 1\)"),
+        ({"epsilon": 0.0}, "never seen again"),
+        ({"epsilon": -1.0}, "> 0"),
+        ({"estimator": "biased"}, "importance, adaptive"),
+        ({"score": "gradient"}, "output-gradient, loss"),
+        ({"form": "closed"}, "analytic, autograd"),
     ],
-)  # fmt: skip
+)
 def test_what_a_parameter_cannot_be_is_refused_in_words(wrong, says):
     with pytest.raises(UsageError, match=says):
         method(**wrong)
@@ -499,9 +490,7 @@ def test_a_forward_only_method_goes_inside_and_refuses_the_reference():
 @pytest.mark.parametrize("outer", [True, False])
 def test_the_reference_under_a_thinned_backward_is_the_dense_gradient(outer):
     """And leaves the thinned share as it was."""
-    sparse = discovery.build(
-        discovery.load(discovery.sources()["ssprop"]), "ssprop", {"schedule": "constant"}
-    )
+    sparse = discovery.build(discovery.load(discovery.sources()["ssprop"]), "ssprop", {"schedule": "constant"})
     made = method(score="parameter-gradient")
     run = make_run([sparse, made] if outer else [made, sparse], epochs=3)
     run.train()
@@ -517,12 +506,8 @@ def test_a_loss_that_is_negative_is_refused_as_an_importance():
         def losses(self, run, outputs, batch):
             return super().losses(run, outputs, batch) - 1e6
 
-    data = Data(
-        Resident(torch.randn(12, 3, dtype=torch.float64), torch.randn(12, 2, dtype=torch.float64), CPU)
-    )
-    run = double_run(
-        [method(score="loss")], model=lambda: nn.Linear(3, 2).double(), data=data, task=Negative()
-    )
+    data = Data(Resident(torch.randn(12, 3, dtype=torch.float64), torch.randn(12, 2, dtype=torch.float64), CPU))
+    run = double_run([method(score="loss")], model=lambda: nn.Linear(3, 2).double(), data=data, task=Negative())
     with pytest.raises(ValueError, match="finite and ≥ 0; 12 were not"):
         run.train()
 
@@ -534,17 +519,14 @@ def test_the_memory_is_saved_in_a_file_beside_the_record(tmp_path: Path):
     made = method()
     run = double_run([made], data=vectors(24).subset(torch.arange(4, 20)), epochs=3)
     run.train()
-    spec = {
-        "trace": str(tmp_path / "traces" / "b0.w.importance.csv.gz"),
-        "header": {"trial": "b0.w.importance"},
-    }
-    kept = cell.keep_state(spec, made)
+    spec = {"trace": str(tmp_path / "traces" / "b0.w.importance.csv.gz"), "header": {"trial": "b0.w.importance"}}
+    kept = trial.keep_state(spec, made)
     assert kept == {"state": "state/b0.w.importance.importance.npz"}
     with np.load(tmp_path / kept["state"]) as file:
         assert np.array_equal(file["importance_0"], made._memory.sampler.importance.numpy())
         assert file["index_0"].tolist() == list(range(4, 20))
-    assert cell.keep_state(spec, other("low")) == {}
-    assert cell.keep_state({"trace": None}, made) == {}
+    assert trial.keep_state(spec, other("low")) == {}
+    assert trial.keep_state({"trace": None}, made) == {}
 
 
 def test_the_record_has_the_memorys_shape_in_a_few_numbers():

@@ -17,10 +17,11 @@ from scipy.optimize import minimize
 from support import assert_same_state, double_run, make_run, state
 from torch import Tensor
 
-from energybench import Method, discovery
-from energybench.errors import UsageError
-from energybench.method import check_stack
-from energybench.work import Work
+from energybench import Method
+from energybench.common.errors import UsageError
+from energybench.flops.work import Work
+from energybench.train import discovery
+from energybench.train.stack_check import check_stack
 from energybench.workloads.classification import Classification
 
 KIND: Any = discovery.load(discovery.sources()["low"])
@@ -50,10 +51,15 @@ def test_the_weights_are_those_of_a_general_solver(g, lam):
     n, g_ = len(g), np.array(g)
     found = method(lam=lam).weights(torch.tensor(g, dtype=torch.float64)).numpy()
     solved = minimize(
-        objective, np.ones(n), args=(g_, lam), jac=lambda w, g, lam: 2 * lam * w - (g**2 + lam), method="SLSQP",
-        bounds=[(0, None)] * n, constraints={"type": "eq", "fun": lambda w: w.sum() - n, "jac": lambda w: np.ones(n)},
+        objective,
+        np.ones(n),
+        args=(g_, lam),
+        jac=lambda w, g, lam: 2 * lam * w - (g**2 + lam),
+        method="SLSQP",
+        bounds=[(0, None)] * n,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - n, "jac": lambda w: np.ones(n)},
         options={"ftol": 1e-14, "maxiter": 500},
-    )  # fmt: skip
+    )
     assert found.min() >= 0
     assert found.sum() == pytest.approx(n)
     assert objective(found, g_, lam) <= solved.fun + 1e-8
@@ -117,9 +123,7 @@ def flat(run: Any) -> Tensor:
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("grad_scale", ["per_sample", "batch_mean"])
-def test_the_gradient_is_that_of_the_weighted_mean_with_the_weights_of_the_whole_batch(
-    accumulate, grad_scale
-):
+def test_the_gradient_is_that_of_the_weighted_mean_with_the_weights_of_the_whole_batch(accumulate, grad_scale):
     made = method(grad_scale=grad_scale, lam=0.05)
     run = double_run([made], accumulate=accumulate)
     batch = next(run.data.load([torch.tensor([4, 7, 7, 1, 0, 12, 20])]))
@@ -130,9 +134,7 @@ def test_the_gradient_is_that_of_the_weighted_mean_with_the_weights_of_the_whole
     weights = made.weights(g)
     assert weights.max() > weights.min() + (0.1 if grad_scale == "per_sample" else 1e-3)
     expected = torch.autograd.grad((weights * each).sum() / 7, list(run.model.parameters()))
-    torch.testing.assert_close(
-        flat(run), torch.cat([one.flatten() for one in expected]), rtol=1e-10, atol=1e-13
-    )
+    torch.testing.assert_close(flat(run), torch.cat([one.flatten() for one in expected]), rtol=1e-10, atol=1e-13)
     torch.testing.assert_close(forward.value.detach(), each.mean().detach())
     assert forward.outputs.shape == (7, 3)
 
@@ -155,11 +157,7 @@ def test_batches_are_plain_trainings_and_an_even_weighing_is_plain_training():
         torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-10)
     assert [point["loss"] for point in run.curve] == pytest.approx([point["loss"] for point in plain.curve])
     passes, usual = run.tally.passes(), plain.tally.passes()
-    assert (passes.forwards, passes.backwards, passes.updates) == (
-        usual.forwards,
-        usual.backwards,
-        usual.updates,
-    )
+    assert (passes.forwards, passes.backwards, passes.updates) == (usual.forwards, usual.backwards, usual.updates)
     assert passes.keys.keys() == {"weighted"}
 
 

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from support import CPU, assert_same_state, double_run, make_run, state, tiny_cnn
 from torch import Tensor, nn
 
-from energybench import Forward, Task, discovery
-from energybench.errors import UsageError
-from energybench.method import check_stack
-from energybench.work import Line, Work
+from energybench import Forward, Task
+from energybench.common.errors import UsageError
+from energybench.flops.work import Line, Work
+from energybench.train import discovery
+from energybench.train.data import Data, Resident
+from energybench.train.stack_check import check_stack
 from energybench.workloads.classification import Classification
-from energybench.workloads.data import Data, Resident
 
 KIND: Any = discovery.load(discovery.sources()["mezo"])
 
@@ -45,9 +46,7 @@ def regression(made: Any, features: int = 5, count: int = 40, **settings: Any) -
     inputs = torch.randn(count, features, generator=random, dtype=torch.float64)
     targets = inputs.sum(1) + 0.1 * torch.randn(count, generator=random, dtype=torch.float64)
     data = Data(Resident(inputs, targets, CPU))
-    return make_run(
-        [made], lambda: nn.Linear(features, 1).double(), data, Regression(), **{"batch": 40} | settings
-    )
+    return make_run([made], lambda: nn.Linear(features, 1).double(), data, Regression(), **{"batch": 40} | settings)
 
 
 def whole_batch(run: Any) -> Any:
@@ -94,9 +93,7 @@ def test_its_step_is_minus_the_learning_rate_times_slope_times_direction():
     before = torch.cat([p.detach().flatten() for p in run.model.parameters()])
     run.gradients(batch)
     between = torch.cat([p.detach().flatten() for p in run.model.parameters()])
-    torch.testing.assert_close(
-        between, before, rtol=0, atol=1e-15
-    )  # the forwards leave the weights where they were
+    torch.testing.assert_close(between, before, rtol=0, atol=1e-15)  # the forwards leave the weights where they were
     slope, z = made._slopes["main"].item(), direction(made, run)
     run.update("main")
     after = torch.cat([p.detach().flatten() for p in run.model.parameters()])
@@ -131,9 +128,7 @@ def test_directions_are_standard_normal_the_seeds_own_and_new_in_each_step():
     assert first.square().mean().item() == pytest.approx(1, rel=4 * math.sqrt(2 / count))
     assert abs((first @ second).item()) < 4 * math.sqrt(count)
     again = method()
-    run = make_run(
-        [again], lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 500), nn.Linear(500, 10)), seed=8
-    )
+    run = make_run([again], lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 500), nn.Linear(500, 10)), seed=8)
     run.gradients(batch)
     assert not torch.equal(direction(again, run), first)
 
@@ -163,7 +158,7 @@ def test_nothing_is_kept_no_optimizer_no_gradient_and_no_direction():
     made = method()
     run = make_run([made], epochs=2, clip=1.0, decay=1e-3)
     run.train()
-    assert run._optimizers == {}
+    assert run.optimizers == {}
     assert all(p.grad is None for p in run.model.parameters())
     kept = [value for value in vars(made).values() if isinstance(value, Tensor)]
     assert not kept
@@ -261,10 +256,14 @@ def test_a_skipped_update_leaves_the_weights_and_the_same_seed_gives_the_same_on
 def test_its_estimate_is_two_forwards_and_no_backward():
     work = Work(
         (
-            Line("forward", "a", "linear", 10.0), Line("weight_gradient", "a", "linear", 10.0),
-            Line("input_gradient", "a", "linear", 10.0), Line("probe", "a", "linear", 1.0),
-        ), epochs=3, samples=7,
-    )  # fmt: skip
+            Line("forward", "a", "linear", 10.0),
+            Line("weight_gradient", "a", "linear", 10.0),
+            Line("input_gradient", "a", "linear", 10.0),
+            Line("probe", "a", "linear", 1.0),
+        ),
+        epochs=3,
+        samples=7,
+    )
     assert method().estimate(work).flop_per_sample() == pytest.approx(21.0)
     assert method().estimate(work).epochs == 3
 
@@ -276,9 +275,7 @@ def test_what_acts_on_the_backward_pass_cannot_stand_beside_it():
         assert check_stack([other(name), method()], Classification()) == []
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"epsilon": 0.0}, {"epsilon": -1.0}, {"lr": 0.0}, {"lr": -1.0}, {"lr": "plain"}]
-)
+@pytest.mark.parametrize("wrong", [{"epsilon": 0.0}, {"epsilon": -1.0}, {"lr": 0.0}, {"lr": -1.0}, {"lr": "plain"}])
 def test_parameters_that_mean_nothing_are_refused(wrong):
     with pytest.raises(UsageError):
         method(**wrong)

@@ -11,20 +11,21 @@ import torch
 from support import CLASSES, CPU, MODELS, assert_same_state, digits, make_run, state, tiny_cnn
 from torch import Tensor, nn
 
-from energybench import discovery
-from energybench.equilibrium import velocity
-from energybench.errors import UsageError
-from energybench.flops.claims import neq_saved, thop_forward
-from energybench.frozen import FrozenLayer
-from energybench.method import Method, check_stack
-from energybench.neurons import find
-from energybench.recipe import Recipe
-from energybench.tracing import trace_task
-from energybench.witness import WitnessLayer
-from energybench.work import Line, Work
+from energybench.algorithms.equilibrium import velocity
+from energybench.algorithms.frozen_layers import FrozenLayer
+from energybench.algorithms.neurons import find
+from energybench.common.errors import UsageError
+from energybench.flops.work import Line, Work
+from energybench.papers.counting_rules import neq_saved, thop_forward
+from energybench.runner.tracing import trace_task
+from energybench.train import discovery
+from energybench.train.data import Data, Resident
+from energybench.train.method import Method
+from energybench.train.recipe import Recipe
+from energybench.train.stack_check import check_stack
+from energybench.trial.counting_layer import WitnessLayer
 from energybench.workloads import datasets
 from energybench.workloads.classification import Classification
-from energybench.workloads.data import Data, Resident
 
 KIND: Any = discovery.load(discovery.sources()["neq"])
 
@@ -53,8 +54,12 @@ def other(name: str, **parameters: Any) -> Any:
 
 def resting_rows(made: Any) -> list[tuple[nn.Parameter, int, Tensor]]:
     """(parameter, dimension, positions) of what rests now."""
-    return [(p, dim, (~live).nonzero().flatten()) for neurons, live in zip(made._gated, made._live, strict=True)
-            for p, dim in neurons.rows if not live.all()]  # fmt: skip
+    return [
+        (p, dim, (~live).nonzero().flatten())
+        for neurons, live in zip(made._gated, made._live, strict=True)
+        for p, dim in neurons.rows
+        if not live.all()
+    ]
 
 
 class Samples(Method):
@@ -90,15 +95,17 @@ class Outside(Method):
             self.look(run)
         before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
         inner(data)
-        self.moved.append({name: (p != before[name]).flatten(1 if p.dim() > 1 else 0).reshape(len(p), -1).any(1)
-                           for name, p in run.model.named_parameters()})  # fmt: skip
+        self.moved.append(
+            {
+                name: (p != before[name]).flatten(1 if p.dim() > 1 else 0).reshape(len(p), -1).any(1)
+                for name, p in run.model.named_parameters()
+            }
+        )
         self.look(run)
 
     def look(self, run):
         found: dict[str, Tensor] = {}
-        hooks = [
-            m.register_forward_hook(partial(self.keep, found, name)) for name, m in run.model.named_modules()
-        ]
+        hooks = [m.register_forward_hook(partial(self.keep, found, name)) for name, m in run.model.named_modules()]
         training = run.model.training
         run.model.eval()
         with torch.no_grad():
@@ -127,10 +134,12 @@ def test_a_neuron_rests_in_the_epoch_after_its_velocity_fell_to_epsilon_and_only
     run.train()
     rested = 0
     for name in watch.outputs[0]:
-        phi = torch.stack([
-            torch.nan_to_num(torch.cosine_similarity(now[name], before[name], dim=1, eps=0), nan=1.0)
-            for before, now in zip(watch.outputs, watch.outputs[1:], strict=False)
-        ])  # fmt: skip
+        phi = torch.stack(
+            [
+                torch.nan_to_num(torch.cosine_similarity(now[name], before[name], dim=1, eps=0), nan=1.0)
+                for before, now in zip(watch.outputs, watch.outputs[1:], strict=False)
+            ]
+        )
         speed = velocity(phi, 0.5).abs()
         assert watch.moved[0][f"{name}.weight"].all()  # nothing rests in the first epoch
         for epoch in range(1, 6):
@@ -149,9 +158,7 @@ def test_a_neuron_rests_in_the_epoch_after_its_velocity_fell_to_epsilon_and_only
 @pytest.mark.parametrize("mode", ["sliced", "released"])
 def test_what_rests_stays_bit_for_bit_under_every_optimizer(optimizer, mode):
     made = method(EverySecond, mode=mode)
-    run = make_run(
-        [made], optimizer=optimizer, lr=0.01, momentum=0.9 if optimizer == "sgd" else 0.0, decay=0.1
-    )
+    run = make_run([made], optimizer=optimizer, lr=0.01, momentum=0.9 if optimizer == "sgd" else 0.0, decay=0.1)
     run.train_epoch(1)
     before = {p: p.detach().clone() for p in run.model.parameters()}
     run.train_epoch(2)
@@ -196,8 +203,14 @@ def test_both_modes_train_alike(model, clip):
     """In double precision; what one does not compute, the other computes and throws away."""
     states = []
     for mode in ("sliced", "released"):
-        run = make_run([method(EverySecond, mode=mode, slice_from=0.0)], lambda: MODELS[model]().double(), in_double(),
-                       epochs=4, decay=0.01, clip=clip)  # fmt: skip
+        run = make_run(
+            [method(EverySecond, mode=mode, slice_from=0.0)],
+            lambda: MODELS[model]().double(),
+            in_double(),
+            epochs=4,
+            decay=0.01,
+            clip=clip,
+        )
         run.train()
         states.append(state(run.model))
     for name, value in states[0].items():
@@ -240,9 +253,7 @@ def test_the_probe_is_split_off_and_never_trained_on():
     assert probe | samples.seen == set(range(96))
 
 
-@pytest.mark.parametrize(
-    ("count", "share", "size"), [(96, 0.01, 32), (96, 0.4, 38), (40, 0.01, 20), (1000, 0.05, 50)]
-)
+@pytest.mark.parametrize(("count", "share", "size"), [(96, 0.01, 32), (96, 0.4, 38), (40, 0.01, 20), (1000, 0.05, 50)])
 def test_the_probe_is_a_share_of_the_data_at_least_32_samples_and_at_most_half(count, share, size):
     made = method(probe=share)
     made.setup(make_run([], data=digits(count)))
@@ -260,8 +271,9 @@ def test_it_looks_once_before_training_and_after_every_epoch_but_the_last():
 # ── what it saves ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def counted_and_estimated(model: Callable[[], nn.Module], *made: Any, epochs: int = 4,
-                          count: int = 96) -> tuple[float, float]:  # fmt: skip
+def counted_and_estimated(
+    model: Callable[[], nn.Module], *made: Any, epochs: int = 4, count: int = 96
+) -> tuple[float, float]:
     """Shares of plain training's FLOPs that an independent counter saw and that the formulas give."""
     totals = []
     for stack in (made, ()):
@@ -305,8 +317,11 @@ def test_the_estimate_by_hand():
     made = method(EverySecond, slice_from=0.0)
     run = make_run([made], epochs=4)
     run.train()
-    lines = tuple(Line(phase, module, op, 100.0) for phase in ("forward", "weight_gradient", "input_gradient")
-                  for module, op in (("0", "conv"), ("4", "conv"), ("9", "linear")))  # fmt: skip
+    lines = tuple(
+        Line(phase, module, op, 100.0)
+        for phase in ("forward", "weight_gradient", "input_gradient")
+        for module, op in (("0", "conv"), ("4", "conv"), ("9", "linear"))
+    )
     found: dict[tuple[str, str], float] = {}
     for line in made.estimate(Work(lines, 4, 96)).lines:
         found[line.phase, line.module] = line.flop
@@ -369,10 +384,17 @@ def test_the_record_has_the_share_that_rested_by_layer_and_epoch():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"mode": "fast"}, {"epsilon": -1e-3}, {"epsilon": float("inf")}, {"velocity_momentum": 1.0}, {"probe": 0.0},
-        {"probe": 1.0}, {"recursion": "other"}, {"similarity": "sum"}, {"slice_from": 1.5},
+        {"mode": "fast"},
+        {"epsilon": -1e-3},
+        {"epsilon": float("inf")},
+        {"velocity_momentum": 1.0},
+        {"probe": 0.0},
+        {"probe": 1.0},
+        {"recursion": "other"},
+        {"similarity": "sum"},
+        {"slice_from": 1.5},
     ],
-)  # fmt: skip
+)
 def test_parameters_that_mean_nothing_are_refused(wrong):
     with pytest.raises(UsageError) as refused:
         method(**wrong)

@@ -10,13 +10,14 @@ import torch
 from support import MODELS, digits, make_run, state, tiny_cnn, tiny_mlp, vectors
 from torch import Tensor, nn
 
-from energybench import discovery
-from energybench.errors import UsageError
-from energybench.method import Method, check_stack
-from energybench.recipe import Recipe
-from energybench.tracing import trace_task
-from energybench.witness import WitnessLayer
-from energybench.work import Work
+from energybench.common.errors import UsageError
+from energybench.flops.work import Work
+from energybench.runner.tracing import trace_task
+from energybench.train import discovery
+from energybench.train.method import Method
+from energybench.train.recipe import Recipe
+from energybench.train.stack_check import check_stack
+from energybench.trial.counting_layer import WitnessLayer
 from energybench.workloads.classification import Classification
 
 KIND: Any = discovery.load(discovery.sources()["scotti"])
@@ -36,8 +37,12 @@ def method(kind: Any = KIND, **parameters: Any) -> Any:
 def double(methods: Any, **settings: Any) -> Any:
     """A small network in double precision on 96 random vectors: 64 to train on in 8 steps, 32 the probe."""
     defaults: dict[str, Any] = {
-        "model": lambda: tiny_mlp().double(), "data": vectors(96), "batch": 8, "momentum": 0.0, "epochs": 4,
-    }  # fmt: skip
+        "model": lambda: tiny_mlp().double(),
+        "data": vectors(96),
+        "batch": 8,
+        "momentum": 0.0,
+        "epochs": 4,
+    }
     return make_run(methods, **defaults | settings)
 
 
@@ -62,11 +67,17 @@ class Account(Method):
         alpha = run.optimizer().rate.item()
         epsilon = self.made._epsilon.item()
         inner(batch)
-        self.rows.append({
-            "raw": raw, "alpha": alpha, "epsilon": epsilon, "alpha_after": run.optimizer().rate.item(),
-            "epsilon_after": self.made._epsilon.item(), "gated": bool(self.made._gated),
-            "direction": {p: (before[p] - p.detach()) / run.optimizer().rate for p in before},
-        })  # fmt: skip
+        self.rows.append(
+            {
+                "raw": raw,
+                "alpha": alpha,
+                "epsilon": epsilon,
+                "alpha_after": run.optimizer().rate.item(),
+                "epsilon_after": self.made._epsilon.item(),
+                "gated": bool(self.made._gated),
+                "direction": {p: (before[p] - p.detach()) / run.optimizer().rate for p in before},
+            }
+        )
 
 
 @pytest.mark.parametrize("mode", ["sliced", "released"])
@@ -84,9 +95,7 @@ def test_alpha_and_epsilon_learn_from_the_raw_gradient_and_the_last_step(mode, r
         assert now["alpha_after"] - now["alpha"] == pytest.approx(1e-3 * product, rel=1e-6, abs=1e-13)
         # Every parameter belongs to a layer with a velocity, but not before the first velocity.
         gated = product if before["gated"] else 0.0
-        assert now["epsilon_after"] - now["epsilon"] == pytest.approx(
-            -3e-4 * now["alpha"] * gated, rel=1e-6, abs=1e-16
-        )
+        assert now["epsilon_after"] - now["epsilon"] == pytest.approx(-3e-4 * now["alpha"] * gated, rel=1e-6, abs=1e-16)
         moved += now["epsilon_after"] != now["epsilon"]
     assert moved == 8 * 3 - 1
     assert account.rows[0]["alpha_after"] == 0.05
@@ -101,9 +110,7 @@ def test_where_every_layer_is_gated_epsilon_moves_against_alpha(mode):
     for before, now in zip(account.rows, account.rows[1:], strict=False):
         if before["gated"]:
             change = now["alpha_after"] - now["alpha"]
-            assert now["epsilon_after"] - now["epsilon"] == pytest.approx(
-                -0.5 * now["alpha"] * change, rel=1e-9
-            )
+            assert now["epsilon_after"] - now["epsilon"] == pytest.approx(-0.5 * now["alpha"] * change, rel=1e-9)
 
 
 @pytest.mark.parametrize("mode", ["sliced", "released"])
@@ -117,8 +124,9 @@ def test_a_learned_momentum_hears_nothing_of_a_step_in_which_a_neuron_rested(mod
         optimizer = run.optimizer(part)
         alpha, mu = optimizer.rate.item(), optimizer.momentum.item()
         product = sum((p.grad * b).sum().item() for p, b in multiplied.items() if p.grad is not None)
-        buffers = {p: optimizer.state[p].get("momentum_buffer", torch.zeros_like(p)).clone()
-                   for p in run.model.parameters()}  # fmt: skip
+        buffers = {
+            p: optimizer.state[p].get("momentum_buffer", torch.zeros_like(p)).clone() for p in run.model.parameters()
+        }
         update(part)
         learned.append((optimizer.momentum.item() - mu, 1e-3 * alpha * product))
         for neurons, live in zip(made._gated, made._live or [], strict=True):
@@ -287,10 +295,15 @@ def test_a_thousand_steps_keep_no_tensor():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"hyper_lr": 0.0}, {"epsilon_lr": -1.0}, {"epsilon_lr": "third"}, {"epsilon": float("nan")},
-        {"hyper_momentum": 1.0}, {"mode": "other"}, {"probe": 2.0},
+        {"hyper_lr": 0.0},
+        {"epsilon_lr": -1.0},
+        {"epsilon_lr": "third"},
+        {"epsilon": float("nan")},
+        {"hyper_momentum": 1.0},
+        {"mode": "other"},
+        {"probe": 2.0},
     ],
-)  # fmt: skip
+)
 def test_parameters_that_mean_nothing_are_refused(wrong):
     with pytest.raises(UsageError) as refused:
         method(**wrong)

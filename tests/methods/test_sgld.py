@@ -14,10 +14,11 @@ from scipy import stats
 from support import CPU, double_run, make_run, state, vectors
 from torch import nn
 
-from energybench import Forward, Task, discovery
-from energybench.errors import UsageError
-from energybench.work import Line, Work
-from energybench.workloads.data import Data, Resident
+from energybench import Forward, Task
+from energybench.common.errors import UsageError
+from energybench.flops.work import Line, Work
+from energybench.train import discovery
+from energybench.train.data import Data, Resident
 
 KIND: Any = discovery.load(discovery.sources()["sgld"])
 SAMPLES = 24  # of `vectors`
@@ -46,9 +47,9 @@ def step_of(made: Any, model=wide, **settings: Any) -> tuple[Any, dict, dict, di
 @pytest.mark.parametrize("width", [1e-4, 0.5])
 def test_what_the_drift_leaves_over_is_normal_with_the_step_for_a_variance(width):
     _, before, gradients, after = step_of(method(step_size=width, prior=0.0))
-    noise = torch.cat([
-        (after[name] - before[name] + width / 2 * SAMPLES * gradients[name]).flatten() for name in before
-    ])  # fmt: skip
+    noise = torch.cat(
+        [(after[name] - before[name] + width / 2 * SAMPLES * gradients[name]).flatten() for name in before]
+    )
     assert stats.kstest(noise.numpy(), "norm", (0, math.sqrt(width))).pvalue > 1e-3
     assert noise.var().item() == pytest.approx(width, rel=4 * math.sqrt(2 / noise.numel()))
 
@@ -126,7 +127,7 @@ def test_chains_come_to_rest_with_the_posteriors_mean_and_variance(prior, share)
 def test_it_builds_no_optimizer_and_every_step_counts():
     run = double_run([method()], momentum=0.9)
     run.train()
-    assert run._optimizers == {}
+    assert run.optimizers == {}
     steps = 2 * run.data.steps(8)
     assert (run.tally.forwards, run.tally.backwards, run.tally.updates) == (steps, steps, steps)
     work = Work((Line("forward", "a", "linear", 5.0),), epochs=2, samples=10)
@@ -142,9 +143,7 @@ def test_gradients_are_clipped_as_the_recipe_says():
 
 def test_the_noise_belongs_to_the_seed_and_each_step_draws_another():
     def weights(seed: int) -> list[torch.Tensor]:
-        run = double_run(
-            [method(step_size=1.0, prior=0.0)], seed=seed, model=lambda: nn.Linear(6, 3).double()
-        )
+        run = double_run([method(step_size=1.0, prior=0.0)], seed=seed, model=lambda: nn.Linear(6, 3).double())
         found = [run.model.weight.detach().clone()]
         for _ in range(2):  # without a gradient, so that each step is its noise
             run.update("main")
@@ -160,9 +159,17 @@ def test_the_noise_belongs_to_the_seed_and_each_step_draws_another():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"step_size": 0.0}, {"step_size": -1.0}, {"step_size": "slow"}, {"power": 0.5}, {"power": 1.5, "step_size": 1.0},
-     {"power": -0.1, "step_size": 1.0}, {"prior": -1.0}, {"prior": "flat"}],
-)  # fmt: skip
+    [
+        {"step_size": 0.0},
+        {"step_size": -1.0},
+        {"step_size": "slow"},
+        {"power": 0.5},
+        {"power": 1.5, "step_size": 1.0},
+        {"power": -0.1, "step_size": 1.0},
+        {"prior": -1.0},
+        {"prior": "flat"},
+    ],
+)
 def test_parameters_that_mean_nothing_are_refused(wrong):
     with pytest.raises(UsageError):
         method(**wrong)

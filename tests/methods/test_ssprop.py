@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 from support import CLASSES, CPU, MODELS, assert_same_state, digits, make_run, state, tiny_cnn
 from torch import Tensor, nn
 
-from energybench import discovery
-from energybench.errors import UsageError
-from energybench.flops.count import Counter
+from energybench.algorithms.channel_sparse import Choice, kept
+from energybench.algorithms.sparse_layers import SPARSE, SparseConv2d, SparseLinear
+from energybench.common.errors import UsageError
+from energybench.common.units import Quantity
+from energybench.flops.counter import Counter
 from energybench.flops.intensity import groups
 from energybench.flops.ledger import ledger
-from energybench.method import Method
-from energybench.recipe import Recipe
-from energybench.sparse import SPARSE, SparseConv2d, SparseLinear
-from energybench.sparse_backward import Choice, kept
-from energybench.tracing import trace_task
-from energybench.units import Quantity
-from energybench.witness import WitnessLayer
-from energybench.work import Line, Work
+from energybench.flops.work import Line, Work
+from energybench.runner.tracing import trace_task
+from energybench.train import discovery
+from energybench.train.method import Method
+from energybench.train.recipe import Recipe
+from energybench.trial.counting_layer import WitnessLayer
 from energybench.workloads.classification import Classification
 
 KIND: Any = discovery.load(discovery.sources()["ssprop"])
@@ -98,9 +98,17 @@ def convolutions(draw: Any) -> tuple[Any, Tensor]:
     mode = draw(st.sampled_from(["zeros", "zeros", "reflect", "circular", "replicate"]))
     torch.manual_seed(draw(st.integers(0, 999)))
     conv = CONVOLUTIONS[space](
-        groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 4)), kernel, stride, padding, dilation,
-        groups, bias=draw(st.booleans()), padding_mode=mode, dtype=torch.float64,
-    )  # fmt: skip
+        groups * draw(st.integers(1, 3)),
+        groups * draw(st.integers(1, 4)),
+        kernel,
+        stride,
+        padding,
+        dilation,
+        groups,
+        bias=draw(st.booleans()),
+        padding_mode=mode,
+        dtype=torch.float64,
+    )
     batch = draw(st.sampled_from([(), (1,), (3,)]))  # () is an unbatched image
     x = torch.randn(*batch, conv.in_channels, *each(5, 6, 7), dtype=torch.float64)
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
@@ -124,8 +132,7 @@ def test_gradients_are_autograds_with_the_output_gradient_masked_to_the_kept_cha
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # whose kernels share nothing
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize(
-    ("into", "out", "kernel", "stride"),
-    [(8, 40, 3, 1), (20, 40, 3, 1), (20, 40, 3, 2), (24, 8, 1, 1), (24, 40, 1, 1)],
+    ("into", "out", "kernel", "stride"), [(8, 40, 3, 1), (20, 40, 3, 1), (20, 40, 3, 2), (24, 8, 1, 1), (24, 40, 1, 1)]
 )
 def test_a_large_input_computed_in_pieces_and_in_another_layout_has_the_same_gradients(
     into, out, kernel, stride, last, dtype, monkeypatch
@@ -140,8 +147,8 @@ def test_a_large_input_computed_in_pieces_and_in_another_layout_has_the_same_gra
     sparse.drop = 0.55
     target = torch.randn_like(conv(x))
     expected = expected_gradients(conv, x, target, kept(out, 0.55))
-    monkeypatch.setattr("energybench.sparse_backward.PIECE", x[0].numel())
-    monkeypatch.setattr("energybench.sparse_backward.SUMMED", 2 * target[0].numel())
+    monkeypatch.setattr("energybench.algorithms.channel_sparse.PIECE", x[0].numel())
+    monkeypatch.setattr("energybench.algorithms.channel_sparse.SUMMED", 2 * target[0].numel())
     assert_gradients(sparse, x, target, expected)
     assert sparse.weight.grad.stride() == conv.weight.stride()
 
@@ -156,9 +163,12 @@ def test_the_input_gradient_has_the_memory_format_of_the_input():
 
 
 @given(
-    shape=st.sampled_from([(), (1,), (4,), (3, 5), (2, 3, 4)]), out=st.integers(1, 12), bias=st.booleans(),
-    drop=st.sampled_from([0.01, 0.3, 0.5, 0.8, 0.99]), seed=st.integers(0, 99),
-)  # fmt: skip
+    shape=st.sampled_from([(), (1,), (4,), (3, 5), (2, 3, 4)]),
+    out=st.integers(1, 12),
+    bias=st.booleans(),
+    drop=st.sampled_from([0.01, 0.3, 0.5, 0.8, 0.99]),
+    seed=st.integers(0, 99),
+)
 def test_a_linear_layer_keeps_output_features_as_a_convolution_keeps_channels(shape, out, bias, drop, seed):
     torch.manual_seed(seed)
     linear = nn.Linear(6, out, bias, dtype=torch.float64)
@@ -188,9 +198,7 @@ def test_a_dropped_position_or_element_is_masked_in_every_sample(dimension, aver
     dropping = SparseLinear.from_dense(copy.deepcopy(linear))
     dropping.drop, dropping.choice = drop, Choice(dimension)
     x, target = torch.randn(3, 7, 5, dtype=torch.float64), torch.randn(3, 7, 6, dtype=torch.float64)
-    mask = top(
-        target, (0, 2) if dimension == "spatial" else (0,), kept(42 if dimension == "all" else 7, drop)
-    )
+    mask = top(target, (0, 2) if dimension == "spatial" else (0,), kept(42 if dimension == "all" else 7, drop))
     assert_gradients(dropping, x, target, expected_gradients(linear, x, target, 0, mask))
 
 
@@ -290,10 +298,19 @@ def test_without_a_gradient_or_a_drop_it_is_the_dense_layer():
 @pytest.mark.parametrize(
     ("out", "drop", "keep"),
     [
-        (100, 0.71, 29), (100, 0.29, 71), (64, 0.8, 12), (512, 0.8, 102), (10, 0.9, 1), (3, 0.8, 1), (1, 0.5, 1),
-        (10, 0.0, 10), (1000, 0.999, 1), (50, 0.42, 29), (100, 0.57, 43),
+        (100, 0.71, 29),
+        (100, 0.29, 71),
+        (64, 0.8, 12),
+        (512, 0.8, 102),
+        (10, 0.9, 1),
+        (3, 0.8, 1),
+        (1, 0.5, 1),
+        (10, 0.0, 10),
+        (1000, 0.999, 1),
+        (50, 0.42, 29),
+        (100, 0.57, 43),
     ],
-)  # fmt: skip
+)
 def test_kept_channels_are_exact_decimals_rounded_down_and_at_least_one(out, drop, keep):
     assert kept(out, drop) == keep
 
@@ -324,9 +341,7 @@ class Rates(Method):
 
 def rates(epochs: int, **parameters: Any) -> list[list[float]]:
     watching = Rates()
-    make_run(
-        [watching, method(**parameters)], data=digits(32), batch=8, epochs=epochs
-    ).train()  # 4 steps an epoch
+    make_run([watching, method(**parameters)], data=digits(32), batch=8, epochs=epochs).train()  # 4 steps an epoch
     return watching.seen
 
 
@@ -370,12 +385,23 @@ def test_the_claim_is_the_mean_rate_that_really_ran_over_whole_periods(schedule)
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"drop": 1.0}, {"drop": -0.1}, {"drop": math.nan}, {"schedule": "sometimes"}, {"period": 2},
-        {"period": "2"}, {"period": "0 steps"}, {"warmup_epochs": -1}, {"dimension": "rows"},
-        {"select": "bottom"}, {"dense_below": -1}, {"dense_below": "often"}, {"dense_below": 0.5},
-        {"dense_below": "auto", "dimension": "all"}, {"linear": 1},
+        {"drop": 1.0},
+        {"drop": -0.1},
+        {"drop": math.nan},
+        {"schedule": "sometimes"},
+        {"period": 2},
+        {"period": "2"},
+        {"period": "0 steps"},
+        {"warmup_epochs": -1},
+        {"dimension": "rows"},
+        {"select": "bottom"},
+        {"dense_below": -1},
+        {"dense_below": "often"},
+        {"dense_below": 0.5},
+        {"dense_below": "auto", "dimension": "all"},
+        {"linear": 1},
     ],
-)  # fmt: skip
+)
 def test_parameters_that_mean_nothing_are_refused(wrong):
     with pytest.raises(UsageError) as refused:
         method(**wrong)
@@ -480,9 +506,7 @@ def test_the_estimate_is_the_kept_share_of_each_convolutions_backward():
         (first * 7 / 8 + second * 13 / 16) / (first + second) / 2
     )
     assert found.pop("mean_drop") == pytest.approx(0.4)
-    assert found == {
-        "layers": 2, "layers_sparse": 2, "layers_dense": {}, "samples_by_drop_rate": {"0": 64, "0.8": 64},
-    }  # fmt: skip
+    assert found == {"layers": 2, "layers_sparse": 2, "layers_dense": {}, "samples_by_drop_rate": {"0": 64, "0.8": 64}}
 
 
 def test_a_step_says_what_it_dropped_and_a_model_without_convolutions_is_not_acted_on():
@@ -594,9 +618,7 @@ def test_auto_is_a_rule_of_shapes_that_refuses_narrow_layers_and_takes_wide_ones
 
 
 def test_auto_decides_by_layer_and_estimates_what_it_decided(monkeypatch):
-    monkeypatch.setattr(
-        ssprop, "CALLS_FLOP", 2e6
-    )  # so that a model small enough for a test has a layer that pays
+    monkeypatch.setattr(ssprop, "CALLS_FLOP", 2e6)  # so that a model small enough for a test has a layer that pays
     model = partial(tiny_cnn, (8, 96))
     counted, estimated, made = counted_and_estimated(model, schedule="constant", dense_below="auto")
     assert counted == pytest.approx(estimated, abs=0.005)

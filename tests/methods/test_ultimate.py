@@ -10,22 +10,25 @@ import pytest
 import torch
 from support import MODELS, assert_same_state, digits, double_run, make_run, state
 
-from energybench import discovery
-from energybench.errors import UsageError
-from energybench.hypergradient import HyperSGD
-from energybench.method import Method, check_stack
-from energybench.plan import Plan
-from energybench.recipe import Recipe
-from energybench.tracing import trace_task
-from energybench.witness import WitnessLayer
-from energybench.work import Work
+from energybench.algorithms.hypergradient_sgd import HyperSGD
+from energybench.common.errors import UsageError
+from energybench.flops.work import Work
+from energybench.runner.planner import Plan
+from energybench.runner.tracing import trace_task
+from energybench.train import discovery
+from energybench.train.method import Method
+from energybench.train.recipe import Recipe
+from energybench.train.stack_check import check_stack
+from energybench.trial.counting_layer import WitnessLayer
 from energybench.workloads.classification import Classification
 
 KIND: Any = discovery.load(discovery.sources()["ultimate"])
 RECIPES: dict[str, dict[str, Any]] = {
-    "plain": {"momentum": 0.0}, "momentum": {"momentum": 0.9}, "nesterov": {"momentum": 0.9, "nesterov": True},
+    "plain": {"momentum": 0.0},
+    "momentum": {"momentum": 0.9},
+    "nesterov": {"momentum": 0.9, "nesterov": True},
     "decay and clip": {"momentum": 0.9, "decay": 0.01, "clip": 0.1},
-}  # fmt: skip
+}
 
 
 def method(**parameters: Any) -> Any:
@@ -90,10 +93,7 @@ def test_momentum_is_learned_when_asked_for():
 def test_the_first_step_is_plain_and_every_other_one_says_that_it_learned():
     run = make_run([method()], epochs=2)
     run.train()
-    assert run.tally.passes().keys == {
-        "plain": {"steps": 1, "samples": 32},
-        "hyper": {"steps": 5, "samples": 160},
-    }
+    assert run.tally.passes().keys == {"plain": {"steps": 1, "samples": 32}, "hyper": {"steps": 5, "samples": 160}}
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_moves_nothing():
@@ -110,9 +110,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_moves_nothing():
     for batch in run.batches(run.data):
         run.step(batch)
         before.append((state(run.model), run.optimizer().rate.item()))
-    weights = [
-        {k: v for k, v in found.items() if "running" not in k and "num_" not in k} for found, _ in before
-    ]
+    weights = [{k: v for k, v in found.items() if "running" not in k and "num_" not in k} for found, _ in before]
     assert_same_state(weights[0], weights[1])
     assert before[0][1] == before[1][1] != before[2][1]
 
@@ -176,16 +174,12 @@ def test_a_suite_that_gives_it_another_optimizer_is_told_where_and_what_to_write
     assert "'vit'" in problem.message
     assert '[[skip]] workload = "vit", method = "learned"' in problem.hint
     found.problems.clear()
-    Plan.check_recipe(
-        found, workload | {"train": {"optimizer": "sgd"}}, variant, {"learned": [({}, method())]}
-    )
+    Plan.check_recipe(found, workload | {"train": {"optimizer": "sgd"}}, variant, {"learned": [({}, method())]})
     assert found.problems == []
 
 
 def test_a_method_that_owns_the_update_too_is_refused():
-    others = [
-        discovery.build(discovery.load(discovery.sources()[name]), name, {}) for name in ("sgld", "mezo")
-    ]
+    others = [discovery.build(discovery.load(discovery.sources()[name]), name, {}) for name in ("sgld", "mezo")]
     for one in others:
         codes = {problem.code for problem in check_stack([method(), one], Classification())}
         assert "E310" in codes

@@ -9,11 +9,12 @@ import torch
 from scipy.stats import chisquare
 from support import double_run, make_run, vectors
 
-from energybench import Method, discovery
-from energybench.method import check_stack
-from energybench.work import Work
+from energybench import Method
+from energybench.flops.work import Work
+from energybench.train import discovery
+from energybench.train.data import Data
+from energybench.train.stack_check import check_stack
 from energybench.workloads.classification import Classification
-from energybench.workloads.data import Data
 
 KIND: Any = discovery.load(discovery.sources()["with_replacement"])
 

@@ -17,9 +17,7 @@ LOAD = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--strict-goals", action="store_true", help="exit with 1 where a speed ratio misses its goal"
-    )
+    parser.addoption("--strict-goals", action="store_true", help="exit with 1 where a speed ratio misses its goal")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,9 +33,7 @@ def measuring(config: pytest.Config) -> bool:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What measures is marked, so that only who asks for `-m perf` waits for it; the smoke runs with the tests."""
     if config.getoption("strict_goals", default=False) and not measuring(config):
-        raise pytest.UsageError(
-            "--strict-goals judges what is measured: it needs --benchmark-enable, without xdist"
-        )
+        raise pytest.UsageError("--strict-goals judges what is measured: it needs --benchmark-enable, without xdist")
     if measuring(config):
         for item in items:
             if "bench" in getattr(item, "fixturenames", ()):
@@ -50,9 +46,7 @@ def bench(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[Bench]:
     torch.set_num_threads(1)
     made = Bench(request.path.name, measuring(request.config))
     if made.measuring:
-        torch.zeros(
-            31 << 18
-        )  # any training process has freed such a block: malloc keeps what it would give back
+        torch.zeros(31 << 18)  # any training process has freed such a block: malloc keeps what it would give back
     yield made
     torch.set_num_threads(before)
 
@@ -98,5 +92,7 @@ def machine(config: pytest.Config) -> str:
     lines = described.read_text(encoding="utf-8").splitlines() if described.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     processor, cores = next(names, platform.machine()), len(os.sched_getaffinity(0))
-    return (f"{processor}, cores: {cores}, load {config.stash[LOAD]:.1f} at the start, torch {torch.__version__}; one "
-            "thread unless said")  # fmt: skip
+    return (
+        f"{processor}, cores: {cores}, load {config.stash[LOAD]:.1f} at the start, torch {torch.__version__}; one "
+        "thread unless said"
+    )

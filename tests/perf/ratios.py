@@ -68,10 +68,21 @@ class Ratio:
         """What the JSON keeps."""
         low, high = self.quartiles
         limit, of = self.limit or (None, None)
-        return {"name": self.name, "fraction": self.fraction, "median": self.median, "quartiles": [low, high],
-                "range": [min(self.rounds), max(self.rounds)], "rounds": [*self.rounds], "goal": self.goal,
-                "goal_is": "at least" if self.at_least else "at most", "reached": self.reached, "limit": limit,
-                "limit_of": of, "seen": self.seen, "threads": self.threads}  # fmt: skip
+        return {
+            "name": self.name,
+            "fraction": self.fraction,
+            "median": self.median,
+            "quartiles": [low, high],
+            "range": [min(self.rounds), max(self.rounds)],
+            "rounds": [*self.rounds],
+            "goal": self.goal,
+            "goal_is": "at least" if self.at_least else "at most",
+            "reached": self.reached,
+            "limit": limit,
+            "limit_of": of,
+            "seen": self.seen,
+            "threads": self.threads,
+        }
 
 
 def timed(call: Callable[[], object], repeats: int = 1) -> Side:
@@ -132,19 +143,47 @@ class Bench:
             return take_turns(sides, rounds)
         return {name: [float(side())] for name, side in sides.items()}
 
-    def faster(self, name: str, ours: Sequence[float], theirs: Sequence[float], *, than: str,
-               goal: float | None = None, limit: tuple[float, str] | None = None, seen: str = "") -> None:  # fmt: skip
+    def faster(
+        self,
+        name: str,
+        ours: Sequence[float],
+        theirs: Sequence[float],
+        *,
+        than: str,
+        goal: float | None = None,
+        limit: tuple[float, str] | None = None,
+        seen: str = "",
+    ) -> None:
         """Tell theirs / ours, round by round: a saving, which should be `goal` at least."""
         self._tell(name, f"{than} / ours", theirs, ours, ours, goal, True, limit, seen)
 
-    def cost(self, name: str, ours: Sequence[float], theirs: Sequence[float] | float, *, of: str,
-             goal: float | None = None, limit: tuple[float, str] | None = None, seen: str = "") -> None:  # fmt: skip
+    def cost(
+        self,
+        name: str,
+        ours: Sequence[float],
+        theirs: Sequence[float] | float,
+        *,
+        of: str,
+        goal: float | None = None,
+        limit: tuple[float, str] | None = None,
+        seen: str = "",
+    ) -> None:
         """Tell ours / theirs, round by round: a cost, which should be `goal` at most. theirs: or a fixed time."""
         told = [theirs] * len(ours) if isinstance(theirs, int | float) else theirs
         self._tell(name, f"ours / {of}", ours, told, ours, goal, False, limit, seen)
 
-    def _tell(self, name: str, fraction: str, above: Sequence[float], below: Sequence[float], ours: Sequence[float],
-              goal: float | None, at_least: bool, limit: tuple[float, str] | None, seen: str) -> None:  # fmt: skip
+    def _tell(
+        self,
+        name: str,
+        fraction: str,
+        above: Sequence[float],
+        below: Sequence[float],
+        ours: Sequence[float],
+        goal: float | None,
+        at_least: bool,
+        limit: tuple[float, str] | None,
+        seen: str,
+    ) -> None:
         pairs = [*zip(above, below, strict=True)]
         if name in self._names:
             raise ValueError(f"'{name}' is told twice")
@@ -156,8 +195,9 @@ class Bench:
         rounds = tuple(over / under for over, under in pairs)
         if not all(map(math.isfinite, rounds)):
             raise ValueError(f"'{name}' was not measured: {rounds}")
-        self.told.append(Ratio(self._file, name, fraction, rounds, goal, at_least, limit, seen,
-                               torch.get_num_threads()))  # fmt: skip
+        self.told.append(
+            Ratio(self._file, name, fraction, rounds, goal, at_least, limit, seen, torch.get_num_threads())
+        )
         self.seconds = self.seconds or [*ours]
 
     def close(self, benchmark: Any) -> None:
@@ -187,16 +227,12 @@ def told(found: Sequence[Ratio], machine: str, width: int) -> str:
             limit = f"limit {_brief(ratio.limit[0])}, {ratio.limit[1]}" if ratio.limit else ""
             lines += _wrapped(f"{ratio.name}: {ratio.fraction}", width, "  ")
             spread = f"({low}–{high})"
-            lines += _wrapped(
-                f"{figure(ratio.median):>11} {spread:<21} {goal:<13} {verdict:<8} {limit}", width
-            )
+            lines += _wrapped(f"{figure(ratio.median):>11} {spread:<21} {goal:<13} {verdict:<8} {limit}", width)
     wanted = [ratio for ratio in found if ratio.goal is not None]
     lines += ["", f"{len(wanted) - len(missed(found))} of {len(wanted)} goals reached"]
     for ratio in missed(found):
         before = f" (before: {ratio.seen})" if ratio.seen else ""
-        lines += _wrapped(
-            f"missed: {ratio.name}: {figure(ratio.median)}, wanted {_wanted(ratio)}{before}", width
-        )
+        lines += _wrapped(f"missed: {ratio.name}: {figure(ratio.median)}, wanted {_wanted(ratio)}{before}", width)
     return "\n".join(lines)
 
 

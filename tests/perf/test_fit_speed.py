@@ -10,8 +10,8 @@ from perf.ratios import Bench, timed
 from scipy import stats
 from torch import Tensor
 
-from energybench.ggd import GGD, fit
-from energybench.torchvision_shim import import_torchvision
+from energybench.algorithms.generalized_gaussian import GGD, fit
+from energybench.common.torchvision_shim import import_torchvision
 
 SHAPE = 1.5
 # A fit has a part that does not grow with the sample, so the ratio does: 50 is wanted at 2.4 million elements.
@@ -54,5 +54,10 @@ def test_a_skipped_epoch_of_resnet_50_fits_and_draws_every_tensor(location: str,
             fit(update, location).sample(update.shape, random)
 
     times = bench.turns({"ours": timed(skipped_epoch)})
-    bench.cost(f"skipped epoch of ResNet-50, location {location}", times["ours"], RESNET50_S,
-               of=f"{RESNET50_S:g} s, wanted of one core", goal=1)  # fmt: skip
+    bench.cost(
+        f"skipped epoch of ResNet-50, location {location}",
+        times["ours"],
+        RESNET50_S,
+        of=f"{RESNET50_S:g} s, wanted of one core",
+        goal=1,
+    )

@@ -30,14 +30,14 @@ import torch
 from perf.ratios import Bench, Side, timed
 from torch import Tensor, nn
 
-from energybench import discovery
-from energybench.frozen import FROZEN
-from energybench.loop import Run
-from energybench.method import Batch
-from energybench.recipe import Recipe
+from energybench.algorithms.frozen_layers import FROZEN
+from energybench.train import discovery
+from energybench.train.batch import Batch
+from energybench.train.data import Data, Resident
+from energybench.train.recipe import Recipe
+from energybench.train.run import Run
 from energybench.workloads import models
 from energybench.workloads.classification import Classification
-from energybench.workloads.data import Data, Resident
 
 BATCH, SMOKE = 128, 4
 # (in, out, side, stride): how many of them ResNet-32 has, its first one aside, whose input learns nothing
@@ -76,15 +76,26 @@ def test_the_backward_of_resnet_32_with_half_at_rest(threads: int, bench: Bench)
         [sum(n * s for n, s in zip(LAYERS.values(), seconds, strict=True)) for seconds in rounds]
         for rounds in (zip(*(times[name] for times in whole), strict=True) for name in ("ours", "dense"))
     )
-    bench.faster(f"backward of ResNet-32, half at rest, {threads} thread{'s' * (threads > 1)}", ours, theirs,
-                 than="dense backward", goal=1 / (1 - TARGET * COUNTED), limit=(1 / (1 - COUNTED), "FLOPs"),
-                 seen="1.13 to 1.16 on one thread of an AMD EPYC, 1.05 to 1.11 on two; 1.1 on an Intel")  # fmt: skip
+    bench.faster(
+        f"backward of ResNet-32, half at rest, {threads} thread{'s' * (threads > 1)}",
+        ours,
+        theirs,
+        than="dense backward",
+        goal=1 / (1 - TARGET * COUNTED),
+        limit=(1 / (1 - COUNTED), "FLOPs"),
+        seen="1.13 to 1.16 on one thread of an AMD EPYC, 1.05 to 1.11 on two; 1.1 on an Intel",
+    )
 
 
 def resnet32(methods: list[Any], size: int) -> tuple[Run, Batch]:
     random = torch.Generator().manual_seed(0)
-    data = Data(Resident(torch.randn(2 * size, 3, 32, 32, generator=random),
-                         torch.randint(10, (2 * size,), generator=random), torch.device("cpu")))  # fmt: skip
+    data = Data(
+        Resident(
+            torch.randn(2 * size, 3, 32, 32, generator=random),
+            torch.randint(10, (2 * size,), generator=random),
+            torch.device("cpu"),
+        )
+    )
     torch.manual_seed(0)
     recipe = Recipe(epochs=9, batch=size, lr=0.01, momentum=0.9, decay=5e-4)
     model = models.build("resnet32", (3, 32, 32), 10, {})
@@ -126,8 +137,13 @@ def test_learning_the_learning_rate_in_a_step(bench: Bench) -> None:
 
     times = bench.turns({"learned": update(learned), "plain": update(plain)})
     more = [ours - theirs for ours, theirs in zip(times["learned"], times["plain"], strict=True)]
-    bench.cost("learning the learning rate, in time added", more, whole[-len(more) :], of="a plain step of ResNet-32",
-               goal=HYPER)  # fmt: skip
+    bench.cost(
+        "learning the learning rate, in time added",
+        more,
+        whole[-len(more) :],
+        of="a plain step of ResNet-32",
+        goal=HYPER,
+    )
 
 
 @pytest.mark.parametrize("mode", ["sliced", "released"])
@@ -149,8 +165,13 @@ def test_holding_what_rests_in_a_step(mode: str, bench: Bench) -> None:
         return time.perf_counter() - started
 
     times = bench.turns({"ours": hold, "plain": timed(lambda: plain.step(batch))})
-    bench.cost(f"holding half of the neurons, {mode}", times["ours"], times["plain"], of="a plain step of ResNet-32",
-               goal=RESTING)  # fmt: skip
+    bench.cost(
+        f"holding half of the neurons, {mode}",
+        times["ours"],
+        times["plain"],
+        of="a plain step of ResNet-32",
+        goal=RESTING,
+    )
 
 
 def test_a_whole_step_with_half_at_rest(bench: Bench) -> None:
@@ -165,6 +186,12 @@ def test_a_whole_step_with_half_at_rest(bench: Bench) -> None:
     times = bench.turns({name: timed(step) for name, step in steps.items()})
     of = "a plain step of ResNet-32"
     # Two thirds of a step's FLOPs are the backward.
-    bench.cost("a step with half at rest, sliced", times["sliced"], times["plain"], of=of, goal=1,
-               limit=(1 - 2 / 3 * COUNTED, "FLOPs"))  # fmt: skip
+    bench.cost(
+        "a step with half at rest, sliced",
+        times["sliced"],
+        times["plain"],
+        of=of,
+        goal=1,
+        limit=(1 - 2 / 3 * COUNTED, "FLOPs"),
+    )
     bench.cost("a step with half at rest, released", times["released"], times["plain"], of=of)

@@ -72,8 +72,7 @@ def test_what_a_look_holds_up(bench: Bench, cards: Callable[..., GpuMeter]) -> N
         return held_up_ns(products, noted.calls) / 1e9
 
     times = bench.turns({"held up": held_up}, ROUNDS)
-    bench.cost("computing held up by a look", times["held up"], PERIOD_S, of="the time between two looks",
-               goal=HELD_UP)  # fmt: skip
+    bench.cost("computing held up by a look", times["held up"], PERIOD_S, of="the time between two looks", goal=HELD_UP)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +110,7 @@ def held_up_ns(products: list[tuple[int, int]], looks: list[tuple[int, int]]) ->
     """How much longer, per look, the products took that met one: the mean over looks, but for the tenth at either end,
     where the host of this machine took its time. 0 where no product met a look, or each did."""
     met_none = [
-        end - began
-        for began, end in products
-        if not any(start < end and began < stop for start, stop in looks)
+        end - began for began, end in products if not any(start < end and began < stop for start, stop in looks)
     ]
     usual, extra = statistics.median(met_none or [0]), []
     for start, stop in looks:
@@ -150,8 +147,13 @@ def test_metering_beside_a_bare_loop(bench: Bench, cards: Callable[..., GpuMeter
     loop = "the same loop, bare"
     bench.cost("metering a loop", times["ours"], times["bare"], of=loop, goal=NOISE, limit=(1, "no metering"))
     bench.cost("codecarbon's tracker around a loop", times["codecarbon"], times["bare"], of=loop)
-    bench.cost("CPU time of metering's background", background[-len(times["ours"]) :], times["ours"], of="one core",
-               goal=BACKGROUND)  # fmt: skip
+    bench.cost(
+        "CPU time of metering's background",
+        background[-len(times["ours"]) :],
+        times["ours"],
+        of="one core",
+        goal=BACKGROUND,
+    )
 
 
 def ten_milliseconds() -> Callable[[], None]:
@@ -177,9 +179,12 @@ def tracked(loop: Side) -> Side:
 
     def run() -> float:
         tracker = OfflineEmissionsTracker(
-            country_iso_code="FRA", output_methods=[], log_level="critical", measure_power_secs=1,
+            country_iso_code="FRA",
+            output_methods=[],
+            log_level="critical",
+            measure_power_secs=1,
             allow_multiple_runs=True,
-        )  # fmt: skip
+        )
         tracker.start()
         seconds = loop()
         tracker.stop()

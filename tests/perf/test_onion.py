@@ -10,11 +10,11 @@ from perf.ratios import Bench
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from energybench import discovery
-from energybench.loop import Run
-from energybench.recipe import Recipe
+from energybench.train import discovery
+from energybench.train.data import Data, Resident
+from energybench.train.recipe import Recipe
+from energybench.train.run import Run
 from energybench.workloads.classification import Classification
-from energybench.workloads.data import Data, Resident
 
 BATCH, ROUNDS = 16, 15
 # A step of 10 ms is 37 of the bare steps below where one takes 270 µs (two quiet cores of an AMD EPYC). Wanted is 1 %
@@ -24,17 +24,37 @@ GOAL = 1 + 0.01 * BARE_STEPS_IN_10_MS
 
 
 def recipe(epochs: int) -> Recipe:
-    train = {"epochs": epochs, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "decay": 0.0, "schedule": "constant",
-             "nesterov": False, "betas": None, "clip": None, "accumulate": 1, "precision": "fp32",
-             "label_smoothing": 0.0}  # fmt: skip
-    return Recipe.of({"name": "w", "task": "classification", "model": {"use": "mlp"},
-                      "data": {"use": "x", "batch": BATCH}, "train": train})  # fmt: skip
+    train = {
+        "epochs": epochs,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "momentum": 0.9,
+        "decay": 0.0,
+        "schedule": "constant",
+        "nesterov": False,
+        "betas": None,
+        "clip": None,
+        "accumulate": 1,
+        "precision": "fp32",
+        "label_smoothing": 0.0,
+    }
+    return Recipe.of(
+        {
+            "name": "w",
+            "task": "classification",
+            "model": {"use": "mlp"},
+            "data": {"use": "x", "batch": BATCH},
+            "train": train,
+        }
+    )
 
 
 def samples(steps: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return (torch.randn(BATCH * steps, 32, generator=generator),
-            torch.randint(10, (BATCH * steps,), generator=generator))  # fmt: skip
+    return (
+        torch.randn(BATCH * steps, 32, generator=generator),
+        torch.randint(10, (BATCH * steps,), generator=generator),
+    )
 
 
 def model() -> nn.Module:
@@ -73,9 +93,7 @@ def layered(names: list[str], steps: int, epochs: int) -> tuple[float, nn.Module
     for number, name in enumerate(names):
         source = discovery.find(name)
         methods.append(discovery.build(discovery.load(source), f"{name}{number}", {}))
-    run = Run(
-        Classification(), methods, recipe(epochs), made, data, seed=_Seed.seed, device=torch.device("cpu")
-    )
+    run = Run(Classification(), methods, recipe(epochs), made, data, seed=_Seed.seed, device=torch.device("cpu"))
     started = time.perf_counter()
     run.train()
     return (time.perf_counter() - started) / (steps * epochs), made
@@ -92,8 +110,14 @@ def test_the_onion_in_a_step(bench: Bench) -> None:
         ROUNDS,
     )
     for name in ("no layer", "a layer"):
-        bench.cost(f"a step of the loop, {name} around it", times[name], times["bare"],
-                   of="a loop written by hand", goal=GOAL, limit=(1, "no loop of ours"))  # fmt: skip
+        bench.cost(
+            f"a step of the loop, {name} around it",
+            times[name],
+            times["bare"],
+            of="a loop written by hand",
+            goal=GOAL,
+            limit=(1, "no loop of ours"),
+        )
 
 
 @pytest.mark.parametrize("names", [[], ["nothing"]])

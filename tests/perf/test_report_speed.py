@@ -25,8 +25,7 @@ def records(workloads: int, methods: int, blocks: int) -> Any:
 
     runs = []
     for number in range(workloads):
-        run = Run(workload=f"w{number:03}", blocks=blocks, noise=0.03, quality_noise=0.01, sensors=(GPU,),
-                  seed=number)  # fmt: skip
+        run = Run(workload=f"w{number:03}", blocks=blocks, noise=0.03, quality_noise=0.01, sensors=(GPU,), seed=number)
         for method in range(methods - 2):
             run.method(f"m{method:02}", time=0.8 + 0.01 * method, energy=0.7, flop=0.6)
         runs.append(run)
@@ -40,8 +39,8 @@ def report(found: Any) -> str:
     from rich.console import Console
 
     from energybench.report.markdown import markdown
-    from energybench.report.summary import summarise
     from energybench.report.terminal import render
+    from energybench.verdict.summary import summarise
 
     summary = summarise(*found)
     render(summary, Console(file=io.StringIO(), width=100))
@@ -65,13 +64,24 @@ def unit() -> None:
 def test_reporting_ten_thousand_trials(shape: str, bench: Bench) -> None:
     found = records(*bench.size(SHAPES[shape], smoke=SMOKE))
     times = bench.turns({"ours": cpu(lambda: report(found)), "unit": cpu(unit)})
-    bench.cost(f"report of 10,000 trials, {shape}", times["ours"], times["unit"], of="sorting 300,000 strings",
-               goal=GOAL_IN_UNITS)  # fmt: skip
+    bench.cost(
+        f"report of 10,000 trials, {shape}",
+        times["ours"],
+        times["unit"],
+        of="sorting 300,000 strings",
+        goal=GOAL_IN_UNITS,
+    )
 
 
 def test_reporting_ten_times_the_trials(bench: Bench) -> None:
     few, many = bench.size(((10, 10, 10), (100, 10, 10)), smoke=(SMOKE, (3, *SMOKE[1:])))
     small, large = records(*few), records(*many)
     times = bench.turns({"many": cpu(lambda: report(large)), "few": cpu(lambda: report(small))})
-    bench.cost("report of ten times the trials", times["many"], times["few"], of="report of 1,000 trials",
-               goal=15, limit=(10, "linear"))  # fmt: skip
+    bench.cost(
+        "report of ten times the trials",
+        times["many"],
+        times["few"],
+        of="report of 1,000 trials",
+        goal=15,
+        limit=(10, "linear"),
+    )

@@ -15,14 +15,14 @@ import torch
 from perf.ratios import Bench, timed
 from torch import nn
 
-from energybench import discovery
-from energybench.loop import Run
-from energybench.recipe import Recipe
-from energybench.sampling import Sampler, average_repeats
+from energybench.algorithms.weighted_sampling import Sampler, average_repeats
+from energybench.train import discovery
+from energybench.train.data import Data, Resident, StandIn
+from energybench.train.images import Images
+from energybench.train.recipe import Recipe
+from energybench.train.run import Run
 from energybench.workloads import models
 from energybench.workloads.classification import Classification
-from energybench.workloads.data import Data, Resident, StandIn
-from energybench.workloads.images import Images
 
 IMAGENET, MOST_OF_MULTINOMIAL = 1_281_167, 2**24 - 1
 SMOKE = 2000
@@ -56,13 +56,7 @@ def test_drawing_and_updating_against_one_draw_of_multinomial(
         },
         ROUNDS,
     )
-    bench.cost(
-        f"drawing {batch} of {count:,}",
-        times["ours"],
-        times["multinomial"],
-        of="torch.multinomial",
-        goal=goal,
-    )
+    bench.cost(f"drawing {batch} of {count:,}", times["ours"], times["multinomial"], of="torch.multinomial", goal=goal)
 
 
 def plain_step() -> Callable[[], None]:
@@ -81,9 +75,7 @@ def plain_step() -> Callable[[], None]:
 def test_drawing_at_imagenets_size_in_a_step_of_50_ms(batch: int, goal: float, bench: Bench) -> None:
     step = sampler_step(bench.size(IMAGENET, SMOKE), batch)
     times = bench.turns({"ours": timed(step, bench.size(20, 1)), "step": timed(plain_step())}, ROUNDS)
-    bench.cost(
-        f"drawing {batch} of {IMAGENET:,}", times["ours"], times["step"], of="a step of 50 ms", goal=goal
-    )
+    bench.cost(f"drawing {batch} of {IMAGENET:,}", times["ours"], times["step"], of="a step of 50 ms", goal=goal)
 
 
 def test_drawing_from_128_times_the_samples(bench: Bench) -> None:
@@ -91,8 +83,14 @@ def test_drawing_from_128_times_the_samples(bench: Bench) -> None:
     large, small = sampler_step(count, 64), sampler_step(count // 128, 64)
     repeats = bench.size(20, 1)
     times = bench.turns({"large": timed(large, repeats), "small": timed(small, repeats)}, ROUNDS)
-    bench.cost(f"drawing 64 of {IMAGENET:,}", times["large"], times["small"], of="drawing from a 128th",
-               goal=2, limit=(1.5, "tree levels"))  # fmt: skip
+    bench.cost(
+        f"drawing 64 of {IMAGENET:,}",
+        times["large"],
+        times["small"],
+        of="drawing from a 128th",
+        goal=2,
+        limit=(1.5, "tree levels"),
+    )
 
 
 def steps_of(run: Run) -> Iterator[None]:
@@ -106,12 +104,9 @@ def steps_of(run: Run) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"),
-    [("importance", {"alpha": 0.1, "epsilon": 0.01}), ("with_replacement", {}), ("low", {})],
+    ("name", "parameters"), [("importance", {"alpha": 0.1, "epsilon": 0.01}), ("with_replacement", {}), ("low", {})]
 )
-def test_a_whole_step_with_drawing_weighing_and_scoring(
-    name: str, parameters: dict[str, Any], bench: Bench
-) -> None:
+def test_a_whole_step_with_drawing_weighing_and_scoring(name: str, parameters: dict[str, Any], bench: Bench) -> None:
     """Of 1,281,167 samples, in a network so small that its step is a tenth of 50 ms."""
 
     def steps(methods: list[Any]) -> Callable[[], None]:

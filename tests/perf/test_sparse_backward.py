@@ -33,14 +33,14 @@ import torch
 from perf.ratios import Bench, Side, timed
 from torch import Tensor, nn
 
-from energybench import discovery
-from energybench.loop import Run
-from energybench.recipe import Recipe
-from energybench.sparse import SPARSE
-from energybench.sparse_backward import Geometry, gradients, kept
+from energybench.algorithms.channel_sparse import Geometry, gradients, kept
+from energybench.algorithms.sparse_layers import SPARSE
+from energybench.train import discovery
+from energybench.train.data import Data, Resident
+from energybench.train.recipe import Recipe
+from energybench.train.run import Run
 from energybench.workloads import models
 from energybench.workloads.classification import Classification
-from energybench.workloads.data import Data, Resident
 
 DROP, NO_SLOWER = 0.8, 1.05
 # name: ((batch, in, out, kernel, side), what is wanted, what came before)
@@ -52,8 +52,15 @@ LAYERS = {
 }
 SMOKE = (2, 8, 16, 3, 4)
 # Layers that the rule of "auto" lets be sparse by little; the last is the first of a model, whose input learns nothing.
-NEAR = [(32, 32, 64, 3, 8), (32, 64, 64, 3, 8), (128, 16, 32, 3, 16), (128, 64, 64, 1, 8), (128, 128, 128, 1, 4),
-        (32, 64, 256, 1, 8), (128, 3, 64, 3, 32)]  # fmt: skip
+NEAR = [
+    (32, 32, 64, 3, 8),
+    (32, 64, 64, 3, 8),
+    (128, 16, 32, 3, 16),
+    (128, 64, 64, 1, 8),
+    (128, 128, 128, 1, 4),
+    (32, 64, 256, 1, 8),
+    (128, 3, 64, 3, 32),
+]
 # Those that it lets in channels_last too: with so many threads at most.
 NEAR_LAST = {(32, 32, 64, 3, 8): 2, (32, 64, 64, 3, 8): 2, (128, 16, 32, 3, 16): 2, (128, 128, 128, 1, 4): 1}
 
@@ -128,12 +135,11 @@ def test_wide_layers(name: str, threads: int, bench: Bench) -> None:
     limit = (shape[2] / kept(shape[2], DROP), "FLOPs")
     on = f"{threads} thread{'s' * (threads > 1)}"
     times = backwards(bench, shape)
-    bench.faster(f"{name}, {on}", times["ours"], times["dense"], than="dense backward", goal=goal, limit=limit,
-                 seen=seen)  # fmt: skip
-    times = backwards(bench, shape, last=True)
     bench.faster(
-        f"{name} in channels_last, {on}", times["ours"], times["dense"], than="dense backward", limit=limit
+        f"{name}, {on}", times["ours"], times["dense"], than="dense backward", goal=goal, limit=limit, seen=seen
     )
+    times = backwards(bench, shape, last=True)
+    bench.faster(f"{name} in channels_last, {on}", times["ours"], times["dense"], than="dense backward", limit=limit)
 
 
 def test_a_dense_backward_in_pieces(bench: Bench) -> None:
@@ -169,27 +175,41 @@ def test_auto_lets_those_layers_be_sparse_that_are_measured(threads: int) -> Non
 
 def near() -> list[tuple[tuple[int, ...], bool, int]]:
     """(shape, whether in channels_last, threads)"""
-    return [(shape, last, threads) for threads in (1, 2) for shape in NEAR for last in (False, True)
-            if not last or NEAR_LAST.get(shape, 0) >= threads]  # fmt: skip
+    return [
+        (shape, last, threads)
+        for threads in (1, 2)
+        for shape in NEAR
+        for last in (False, True)
+        if not last or NEAR_LAST.get(shape, 0) >= threads
+    ]
 
 
 @pytest.mark.parametrize(("shape", "last", "threads"), near())
-def test_layers_that_auto_lets_be_sparse(
-    shape: tuple[int, ...], last: bool, threads: int, bench: Bench
-) -> None:
+def test_layers_that_auto_lets_be_sparse(shape: tuple[int, ...], last: bool, threads: int, bench: Bench) -> None:
     bench.threads(threads)
     batch, into, out, kernel, side = shape
     times = backwards(bench, bench.size(shape, (2, into, 8, kernel, 4)), last)
     name = f"auto: {kernel}x{kernel}, {into} to {out}, {batch} of {side}x{side}{', channels_last' if last else ''}"
-    bench.cost(f"{name}, {threads} thread{'s' * (threads > 1)}", times["ours"], times["dense"], of="dense backward",
-               goal=NO_SLOWER)  # fmt: skip
+    bench.cost(
+        f"{name}, {threads} thread{'s' * (threads > 1)}",
+        times["ours"],
+        times["dense"],
+        of="dense backward",
+        goal=NO_SLOWER,
+    )
 
 
 @pytest.mark.parametrize(
     ("use", "shape", "batch", "repeats"),
-    [("cnn", (1, 28, 28), 128, 4), ("mlp", (1, 28, 28), 128, 4), ("resnet32", (3, 32, 32), 32, 1),
-     ("vit_tiny", (3, 32, 32), 8, 1), ("mobilenet_v2", (3, 32, 32), 16, 1), ("resnet18", (3, 32, 32), 32, 1)],
-)  # fmt: skip
+    [
+        ("cnn", (1, 28, 28), 128, 4),
+        ("mlp", (1, 28, 28), 128, 4),
+        ("resnet32", (3, 32, 32), 32, 1),
+        ("vit_tiny", (3, 32, 32), 8, 1),
+        ("mobilenet_v2", (3, 32, 32), 16, 1),
+        ("resnet18", (3, 32, 32), 32, 1),
+    ],
+)
 def test_a_step_of_a_shipped_model_with_auto(
     use: str, shape: tuple[int, ...], batch: int, repeats: int, bench: Bench
 ) -> None:
@@ -211,6 +231,4 @@ def test_a_step_of_a_shipped_model_with_auto(
         given = next(iter(data.load([torch.arange(batch)])))
         steps[name] = timed(lambda run=run, given=given: run.gradients(given), repeats)
     times = bench.turns(steps)
-    bench.cost(
-        f"gradients of {use} with auto", times["auto"], times["dense"], of="dense gradients", goal=NO_SLOWER
-    )
+    bench.cost(f"gradients of {use} with auto", times["auto"], times["dense"], of="dense gradients", goal=NO_SLOWER)

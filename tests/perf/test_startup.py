@@ -28,5 +28,11 @@ def test_starting_the_commands_that_answer_at_once(bench: Bench) -> None:
         ROUNDS,
     )
     for name in ("--help", "list"):
-        bench.cost(f"energybench {name}", times[name], times["nothing"], of="python -c pass",
-                   goal=GOAL, limit=(1, "starting Python"))  # fmt: skip
+        bench.cost(
+            f"energybench {name}",
+            times[name],
+            times["nothing"],
+            of="python -c pass",
+            goal=GOAL,
+            limit=(1, "starting Python"),
+        )

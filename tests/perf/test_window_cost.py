@@ -24,8 +24,9 @@ def ours() -> None:
 def codecarbons() -> None:
     from codecarbon import OfflineEmissionsTracker
 
-    tracker = OfflineEmissionsTracker(country_iso_code="FRA", output_methods=[], log_level="critical",
-                                      allow_multiple_runs=True)  # fmt: skip
+    tracker = OfflineEmissionsTracker(
+        country_iso_code="FRA", output_methods=[], log_level="critical", allow_multiple_runs=True
+    )
     tracker.start()
     tracker.stop()
 
@@ -34,6 +35,4 @@ def test_opening_and_closing_a_window(bench: Bench, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("ENERGYBENCH_POWERCAP", str(tmp_path / "nothing"))
     monkeypatch.chdir(tmp_path)
     times = bench.turns({"ours": timed(ours), "codecarbon": timed(codecarbons)}, ROUNDS)
-    bench.cost(
-        "opening and closing a window", times["ours"], times["codecarbon"], of="codecarbon's tracker", goal=1
-    )
+    bench.cost("opening and closing a window", times["ours"], times["codecarbon"], of="codecarbon's tracker", goal=1)

@@ -13,20 +13,8 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from energybench.record import (
-    Cell,
-    Claim,
-    Counted,
-    Energy,
-    Estimate,
-    Flag,
-    Invocation,
-    Passes,
-    Reading,
-    RunFile,
-    Trial,
-    Witness,
-)  # fmt: skip
+from energybench.meter.reading import Energy, Reading
+from energybench.records.record import Cell, Claim, Counted, Estimate, Flag, Invocation, Passes, RunFile, Trial, Witness
 
 SECONDS, JOULES, FLOP, SAMPLES = 10.0, 500.0, 3e12, 1000
 GPU = ("gpu_counter", "gpu")
@@ -56,15 +44,17 @@ class Run:
     noise: float = 0.0
     quality_noise: float = 0.0
     sensors: tuple[tuple[str, str], ...] = (MODEL,)
-    accept: dict[str, Any] = field(default_factory=lambda: {
-        "quality": {"metric": "accuracy", "loses_at_most": 0.005}, "noise": 0.01, "estimate_gap": 0.02,
-    })  # fmt: skip
+    accept: dict[str, Any] = field(
+        default_factory=lambda: {
+            "quality": {"metric": "accuracy", "loses_at_most": 0.005},
+            "noise": 0.01,
+            "estimate_gap": 0.02,
+        }
+    )
     stamp: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=lambda: {"cpu": "Imaginary 2-core", "torch": "2.11.0"})
     seed: int = 0
-    truths: list[Truth] = field(
-        default_factory=lambda: [Truth("baseline", "baseline"), Truth("twin", "twin")]
-    )
+    truths: list[Truth] = field(default_factory=lambda: [Truth("baseline", "baseline"), Truth("twin", "twin")])
     skipped: dict[str, str] = field(default_factory=dict)
     changes: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
 
@@ -99,8 +89,14 @@ class Run:
         steps, kind = round(10 * truth.epochs), "plain" if truth.flop == 1 else "sparse"
         samples = round(SAMPLES * truth.epochs)
         keys = {kind: {"steps": steps, "samples": samples}}
-        return Passes(forwards=steps, backwards=steps, updates=steps, samples_forward=samples,
-                      epochs_trained=truth.epochs, keys=keys)  # fmt: skip
+        return Passes(
+            forwards=steps,
+            backwards=steps,
+            updates=steps,
+            samples_forward=samples,
+            epochs_trained=truth.epochs,
+            keys=keys,
+        )
 
     def energies(self, joules: float) -> list[Energy]:
         return [Energy(source=source, scope=scope, energy_j=joules) for source, scope in self.sensors]
@@ -111,15 +107,28 @@ class Run:
         seconds, joules = SECONDS * truth.time * factor, JOULES * truth.energy * factor
         fields: dict[str, Any] = {
             "trial": f"b{block}-i{invocation}-{self.workload}.{truth.label}",
-            "workload": self.workload, "method": truth.label, "role": truth.role, "of": truth.of,
-            "block": block, "seed": 2026 + block, "invocation": invocation, "position": 0,
-            "status": "ok", "digest": "d", "started_at": "2026-01-01T00:00:00Z",
-            "epochs": 6, "steps": 60, "samples": SAMPLES,
+            "workload": self.workload,
+            "method": truth.label,
+            "role": truth.role,
+            "of": truth.of,
+            "block": block,
+            "seed": 2026 + block,
+            "invocation": invocation,
+            "position": 0,
+            "status": "ok",
+            "digest": "d",
+            "started_at": "2026-01-01T00:00:00Z",
+            "epochs": 6,
+            "steps": 60,
+            "samples": SAMPLES,
             "phases": {"train": Reading(wall_s=seconds, cpu_s=seconds, energy=self.energies(joules))},
-            "data_wait_s": 0.0, "memory_resident_b": 300_000_000,
-            "passes": self.passes(truth), "estimate": self.estimate(truth), "claim": truth.claim,
+            "data_wait_s": 0.0,
+            "memory_resident_b": 300_000_000,
+            "passes": self.passes(truth),
+            "estimate": self.estimate(truth),
+            "claim": truth.claim,
             "quality": {"accuracy": 0.9 + truth.quality + rng.gauss(0, self.quality_noise)},
-        }  # fmt: skip
+        }
         fields |= self.changes.get((truth.label, block), {})
         if fields["status"] != "ok":
             fields |= {"phases": {}, "quality": {}, "passes": None}
@@ -128,29 +137,60 @@ class Run:
     def witness(self, truth: Truth) -> Witness:
         passes = self.passes(truth)
         kind, tally = next(iter(passes.keys.items()))
-        counted = Counted(steps=tally["steps"], samples=tally["samples"], counted_steps=tally["steps"],
-                          flop_per_sample=FLOP * truth.flop / tally["samples"])  # fmt: skip
-        return Witness(schema=1, workload=self.workload, method=truth.label, role=truth.role, seed=2026,
-                       digest="d", status="ok", counted_flop=FLOP * truth.flop, keys={kind: counted},
-                       passes=passes, estimate=self.estimate(truth), wall_s=9.0)  # fmt: skip
+        counted = Counted(
+            steps=tally["steps"],
+            samples=tally["samples"],
+            counted_steps=tally["steps"],
+            flop_per_sample=FLOP * truth.flop / tally["samples"],
+        )
+        return Witness(
+            schema=1,
+            workload=self.workload,
+            method=truth.label,
+            role=truth.role,
+            seed=2026,
+            digest="d",
+            status="ok",
+            counted_flop=FLOP * truth.flop,
+            keys={kind: counted},
+            passes=passes,
+            estimate=self.estimate(truth),
+            wall_s=9.0,
+        )
 
     def run(self) -> RunFile:
         cells = [
-            Cell(workload=self.workload, method=truth.label, role=truth.role, of=truth.of, claim=truth.claim,
-                 stack=[{"use": truth.label}] if truth.role == "method" else [])
+            Cell(
+                workload=self.workload,
+                method=truth.label,
+                role=truth.role,
+                of=truth.of,
+                claim=truth.claim,
+                stack=[{"use": truth.label}] if truth.role == "method" else [],
+            )
             for truth in self.truths
-        ]  # fmt: skip
-        cells += [Cell(workload=self.workload, method=label, role="method", skipped=because)
-                  for label, because in self.skipped.items()]  # fmt: skip
-        call = Invocation(
-            number=0, argv=["run", "synthetic"], started_at="2026-01-01T00:00:00Z", outcome="done"
-        )
+        ]
+        cells += [
+            Cell(workload=self.workload, method=label, role="method", skipped=because)
+            for label, because in self.skipped.items()
+        ]
+        call = Invocation(number=0, argv=["run", "synthetic"], started_at="2026-01-01T00:00:00Z", outcome="done")
         return RunFile(
-            schema=1, suite="synthetic", about="A run that never was.", run="r1", digest="d",
-            stamp=self.stamp, suite_path="synthetic.toml", suite_text="",
-            resolved={"accept": self.accept}, cells=cells,
-            blocks=self.blocks, machine=self.machine, invocations=[call], finished=True,
-        )  # fmt: skip
+            schema=1,
+            suite="synthetic",
+            about="A run that never was.",
+            run="r1",
+            digest="d",
+            stamp=self.stamp,
+            suite_path="synthetic.toml",
+            suite_text="",
+            resolved={"accept": self.accept},
+            cells=cells,
+            blocks=self.blocks,
+            machine=self.machine,
+            invocations=[call],
+            finished=True,
+        )
 
     def records(self) -> tuple[RunFile, list[Trial], list[Witness]]:
         trials = [self.trial(truth, block) for block in range(self.blocks) for truth in self.truths]

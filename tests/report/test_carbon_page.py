@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from synthetic import GPU, JOULES, MODEL, Run
 
-from energybench.errors import UsageError
-from energybench.record import Energy, Reading
-from energybench.report import carbon, carbon_page, words
+from energybench.common.errors import UsageError
+from energybench.meter.reading import Energy, Reading
+from energybench.report import carbon, carbon_page
 from energybench.report.carbon import Gain, Page, Span, page
+from energybench.verdict import wording
 
 ZONE = {
     "zone": "FRA",
@@ -33,10 +34,7 @@ EVIL = "a|b`c<script>alert(1)</script>\n# d [x](http://evil) @someone"
 
 def of(run: Run, *zones: str, tuned: int | None = None, **changes: Any) -> Page:
     meta, trials, witnesses = run.records()
-    cells = [
-        cell.model_copy(update={"tuned_trials": tuned}) if cell.role == "method" else cell
-        for cell in meta.cells
-    ]
+    cells = [cell.model_copy(update={"tuned_trials": tuned}) if cell.role == "method" else cell for cell in meta.cells]
     meta = meta.model_copy(update={"machine": {**meta.machine, "carbon": ZONE}, "cells": cells} | changes)
     return page(meta, trials, witnesses, zones)
 
@@ -179,9 +177,7 @@ def test_tuning_is_repaid_by_the_first_run_that_makes_up_for_it(tuned: int) -> N
     assert found.per_run_j is not None
     assert found.tuning_j is not None
     assert found.repaid is not None
-    assert (
-        found.repaid * found.per_run_j.mean >= found.tuning_j.mean > (found.repaid - 1) * found.per_run_j.mean
-    )
+    assert found.repaid * found.per_run_j.mean >= found.tuning_j.mean > (found.repaid - 1) * found.per_run_j.mean
     assert found.repaid_bounds is not None
     best, worst = found.repaid_bounds
     assert worst is not None
@@ -219,9 +215,7 @@ def test_what_costs_more_is_negative_and_its_tuning_is_never_repaid() -> None:
         ({"energy": 1.0}, {}, "no saving"),
     ],
 )
-def test_only_a_verdict_is_multiplied(
-    method: dict[str, float], options: dict[str, float], verdict: str
-) -> None:
+def test_only_a_verdict_is_multiplied(method: dict[str, float], options: dict[str, float], verdict: str) -> None:
     found = of(Run(blocks=5, sensors=(GPU,), **options).method("half", **method))  # type: ignore[arg-type]
     assert gain(found).verdict == verdict
     assert (gain(found).per_run_j, gain(found).runs_j) == (None, None)
@@ -239,7 +233,7 @@ def test_modelled_energy_is_shown_and_multiplied_by_nothing(energy: float) -> No
     assert all(use["measured_kg"] is None for use in facts["uses"])
     text = printed(found)
     assert "modelled" in text
-    assert words.plain(words.si(JOULES * energy, "J")) in text
+    assert wording.plain(wording.si(JOULES * energy, "J")) in text
     assert not re.search(r"\d [nµm]?g\b(?! CO)", text)  # no mass but the grids' own
     assert "1,000 runs" not in text
 
@@ -252,7 +246,7 @@ def test_a_model_beside_a_sensor_changes_no_measured_figure() -> None:
 
 
 def test_blocks_since_the_last_look_and_blocks_added_later_are_not_in_it() -> None:
-    from energybench.record import Looks
+    from energybench.records.record import Looks
 
     closed = {"blocks": 20, "looks": Looks(at=[5, 10, 20], taken=[5]), "closed": 5}
     wide = half(blocks=8, noise=0.02)
@@ -313,7 +307,7 @@ def test_no_figure_is_cropped_or_broken_at_any_width(width: int) -> None:
     for _, rows in (carbon_page.uses(found, "cnn-digits"), carbon_page.gains(found, gain(found))):
         for row in rows:
             for cell in row[1:]:
-                figure, bracket, bounds = words.plain(cell).partition(" [")
+                figure, bracket, bounds = wording.plain(cell).partition(" [")
                 assert figure in figures or figure in text
                 assert not bracket or f"[{bounds}" in figures
 
@@ -349,7 +343,7 @@ def test_a_hostile_name_adds_no_cell_tag_link_or_heading() -> None:
     ],
 )
 def test_a_span_is_written_with_one_prefix(figure: Span | None, text: str) -> None:
-    assert words.plain(carbon_page.span(figure, "J")) == text
+    assert wording.plain(carbon_page.span(figure, "J")) == text
 
 
 def test_the_facts_for_machines_are_json_with_kilograms_beside_joules() -> None:
@@ -357,6 +351,4 @@ def test_the_facts_for_machines_are_json_with_kilograms_beside_joules() -> None:
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
     (only,) = facts["gains"]
     assert set(only["runs_kg"]) == {"FRA", "POL"}
-    assert only["runs_kg"]["FRA"]["mean"] == pytest.approx(
-        only["runs_j"]["mean"] * ZONE["intensity_kg_per_j"] * 1.5
-    )
+    assert only["runs_kg"]["FRA"]["mean"] == pytest.approx(only["runs_j"]["mean"] * ZONE["intensity_kg_per_j"] * 1.5)

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 from synthetic import Run
 
-from energybench.record import RunFile, Trial
+from energybench.records.record import RunFile, Trial
 from energybench.report.html import page
 from energybench.report.markdown import markdown
-from energybench.report.shapes import Summary
-from energybench.report.summary import summarise
 from energybench.report.terminal import render
+from energybench.verdict.figures import Summary
+from energybench.verdict.summary import summarise
 
 
 def records(
@@ -25,17 +25,15 @@ def records(
     """Three blocks of one command against another, which takes half as long."""
     halved = {"time": 0.5, "energy": 0.5, "flop": 0.5, **truth}
     run, trials, _ = Run(blocks=3, noise=0.001).method("trick", **halved).records()
-    command = {"baseline": ["python", "train.py"], "twin": ["python", "train.py"],
-               "trick": ["python", "train.py", "--seed", "{seed}", "--note=a b"]}  # fmt: skip
+    command = {
+        "baseline": ["python", "train.py"],
+        "twin": ["python", "train.py"],
+        "trick": ["python", "train.py", "--seed", "{seed}", "--note=a b"],
+    }
     cells = [cell.model_copy(update={"stack": [], "command": command[cell.method]}) for cell in run.cells]
     settings = {"name": cells[0].workload, "quality": {"from": quality}}
     run = run.model_copy(update={"cells": cells, "resolved": {**run.resolved, "workload": [settings]}})
-    kept: dict[str, Any] = {
-        "estimate": None,
-        "passes": None,
-        "data_wait_s": None,
-        "settings": {"command": ["python"]},
-    }
+    kept: dict[str, Any] = {"estimate": None, "passes": None, "data_wait_s": None, "settings": {"command": ["python"]}}
     if quality == "none":
         kept["quality"] = {}
 

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from synthetic import GPU, JOULES, MODEL, SECONDS, Run
 
-from energybench.record import Energy, Estimate, Layer, Reading
-from energybench.report import words
-from energybench.report.evidence import energies, metered
-from energybench.report.summary import summarise
+from energybench.meter.combine import metered
+from energybench.meter.reading import Energy, Reading
+from energybench.records.record import Estimate, Layer
+from energybench.verdict import wording
+from energybench.verdict.pairing import energies
+from energybench.verdict.summary import summarise
 
 INTEGRAL, RAPL, DRAM = ("gpu_power_integral", "gpu"), ("rapl", "cpu"), ("rapl", "dram")
 
@@ -29,9 +31,14 @@ def note(*sensors: tuple[str, str], **run: Any) -> str:
 
 def test_one_channel_of_a_card_counts_and_parts_of_the_machine_are_added() -> None:
     found = metered(
-        reading(energy(*GPU, 100.0, error_j=1.0), energy(*INTEGRAL, 103.0), energy(*RAPL, 40.0, error_j=0.5),
-                energy(*DRAM, 5.0), energy(*MODEL, 999.0))
-    )  # fmt: skip
+        reading(
+            energy(*GPU, 100.0, error_j=1.0),
+            energy(*INTEGRAL, 103.0),
+            energy(*RAPL, 40.0, error_j=0.5),
+            energy(*DRAM, 5.0),
+            energy(*MODEL, 999.0),
+        )
+    )
     assert found.joules == 145.0
     assert found.error_j == 1.5
     assert found.sensors == {GPU, RAPL, DRAM}
@@ -43,18 +50,14 @@ def test_without_a_counter_the_integral_counts() -> None:
 
 
 def test_a_meter_that_sees_the_whole_machine_is_not_added_to_its_parts() -> None:
-    found = metered(
-        reading(energy("meter(plug)", "machine", 300.0), energy(*GPU, 100.0), energy(*RAPL, 40.0))
-    )
+    found = metered(reading(energy("meter(plug)", "machine", 300.0), energy(*GPU, 100.0), energy(*RAPL, 40.0)))
     assert (found.joules, found.sensors) == (300.0, {("meter(plug)", "machine")})
 
 
 def test_a_part_of_which_one_device_has_no_figure_has_no_sum() -> None:
     """Two cards were used and one was metered: its joules are not the training's."""
     one = energy(*GPU, 100.0, device="GPU-1")
-    blind = [
-        energy("unavailable", "gpu", None, device="GPU-2", reason=why) for why in ("no counter", "no power")
-    ]
+    blind = [energy("unavailable", "gpu", None, device="GPU-2", reason=why) for why in ("no counter", "no power")]
     found = metered(reading(one, *blind, energy(*RAPL, 40.0, device="package-0")))
     assert (found.joules, found.sensors) == (40.0, {RAPL})
     second = energy(*INTEGRAL, 60.0, device="GPU-2")
@@ -92,19 +95,17 @@ def test_the_first_screen_says_modelled_or_not_available_and_why_in_a_few_words(
     modelled = run.energies(5.0)
     for block in range(3):
         for label in ("baseline", "twin"):
-            run.change(
-                label, block, phases={"train": Reading(wall_s=9, cpu_s=9, energy=[*modelled, missing])}
-            )
+            run.change(label, block, phases={"train": Reading(wall_s=9, cpu_s=9, energy=[*modelled, missing])})
     said = summarise(*run.records()).energy_note
     assert said.startswith("Energy is modelled, not measured")
     assert said.endswith("Not seen: cpu (RAPL absent).")
-    assert words.energy_not_measured(False, [missing]).startswith("Energy is not available")
+    assert wording.energy_not_measured(False, [missing]).startswith("Energy is not available")
 
 
 def test_a_suite_that_wants_no_energy_is_told_so() -> None:
     meta, trials, witnesses = Run(sensors=()).method("half", time=0.5).records()
     off = meta.model_copy(update={"resolved": {**meta.resolved, "measure": {"energy": "off"}}})
-    assert summarise(off, trials, witnesses).energy_note == words.ENERGY_OFF
+    assert summarise(off, trials, witnesses).energy_note == wording.ENERGY_OFF
 
 
 def test_net_of_idle_is_gross_less_idle_power_times_the_window_and_may_be_negative() -> None:
@@ -149,24 +150,29 @@ def test_a_budget_wider_than_the_noise_strikes_the_verdict() -> None:
 
 
 def estimate(flop: float, moved: float | None, *layers: Layer) -> Estimate:
-    return Estimate(plain_flop=100.0, estimated_flop=100 * flop, plain_b=None if moved is None else 50.0,
-                    estimated_b=None if moved is None else 50 * moved, layers=list(layers))  # fmt: skip
+    return Estimate(
+        plain_flop=100.0,
+        estimated_flop=100 * flop,
+        plain_b=None if moved is None else 50.0,
+        estimated_b=None if moved is None else 50 * moved,
+        layers=list(layers),
+    )
 
 
 def test_bytes_are_spoken_of_where_they_are_not_saved_as_flops_are() -> None:
     layer = Layer(name="conv 3", flop_saved_rel=0.8, bytes_saved_rel=0.12, intensity_flop_b=14.2)
-    said = words.plain(words.moved([estimate(0.7, 0.95, layer)]))
+    said = wording.plain(wording.moved([estimate(0.7, 0.95, layer)]))
     assert said == (
         "By its formulas 30.0 % fewer FLOPs move 5.0 % fewer bytes; conv 3: 80.0 % fewer FLOPs, 12.0 % fewer bytes, "
         "14 FLOP per byte in plain training."
     )
-    assert "10.0 % more bytes" in words.plain(words.moved([estimate(0.7, 1.1)]))
+    assert "10.0 % more bytes" in wording.plain(wording.moved([estimate(0.7, 1.1)]))
 
 
 @pytest.mark.parametrize("same", [estimate(0.5, 0.5), estimate(1.0, 1.0), estimate(0.5, None)])
 def test_where_bytes_follow_flops_or_are_not_known_nothing_is_said(same: Estimate) -> None:
-    assert words.moved([same]) == ""
-    assert words.moved([]) == ""
+    assert wording.moved([same]) == ""
+    assert wording.moved([]) == ""
 
 
 def test_the_roofline_is_told_where_the_machine_was_timed_and_the_formulas_save_anything() -> None:
@@ -177,7 +183,7 @@ def test_the_roofline_is_told_where_the_machine_was_timed_and_the_formulas_save_
             told = run.estimate(next(t for t in run.truths if t.label == "half"))
             run.change("half", block, estimate=told.model_copy(update=roof if truth.get("epochs") else {}))
         (row,) = summarise(*run.records()).workloads[0].rows
-        return words.plain(" ".join(words.notes(row, "accuracy")))
+        return wording.plain(" ".join(wording.notes(row, "accuracy")))
 
     sentence = (
         "At this machine's 12 FLOP per byte, 41 % of plain training's kernel time waits for memory, and the formulas "

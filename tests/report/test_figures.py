@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from synthetic import GPU, Run, Truth, merge
 from traced import EVIL, WATTS, example, traced
 
-from energybench.kept import write_bytes
+from energybench.common.sealed_files import write_bytes
 from energybench.meter.trace import Sample, pack
-from energybench.record import Claim
+from energybench.records.record import Claim
 from energybench.report import canvas, figures_diagnostics, figures_savings, figures_trials
 from energybench.report.album import Album
 from energybench.report.figures import KINDS, album
-from energybench.report.summary import summarise
+from energybench.verdict.summary import summarise
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -59,9 +59,7 @@ def test_a_readers_matplotlibrc_changes_nothing(tmp_path: Path) -> None:
     import matplotlib
 
     expected = drawn(example(), tmp_path)
-    with matplotlib.rc_context(
-        {"font.size": 20, "axes.grid": True, "svg.fonttype": "path", "lines.linewidth": 9}
-    ):
+    with matplotlib.rc_context({"font.size": 20, "axes.grid": True, "svg.fonttype": "path", "lines.linewidth": 9}):
         assert drawn(example(), tmp_path) == expected
 
 
@@ -114,13 +112,21 @@ def test_two_workloads_whose_names_differ_only_in_signs_get_files_of_their_own(t
 @settings(max_examples=12)
 @given(
     st.text(min_size=1, max_size=40),
-    st.floats(1e-9, 1e9), st.floats(1e-9, 1e9), st.floats(1e-6, 3.0),
-    st.one_of(st.none(), st.floats(-1e6, 5.0)), st.integers(1, 4),
-)  # fmt: skip
+    st.floats(1e-9, 1e9),
+    st.floats(1e-9, 1e9),
+    st.floats(1e-6, 3.0),
+    st.one_of(st.none(), st.floats(-1e6, 5.0)),
+    st.integers(1, 4),
+)
 def test_any_name_and_any_figures_can_be_drawn(
-    tmp_path_factory: pytest.TempPathFactory, name: str, time: float, energy: float, flop: float,
-    claimed: float | None, blocks: int,
-) -> None:  # fmt: skip
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    time: float,
+    energy: float,
+    flop: float,
+    claimed: float | None,
+    blocks: int,
+) -> None:
     run = Run(workload=f"w{name}", blocks=blocks, noise=0.5, sensors=(GPU,))
     claim = None if claimed is None else Claim(saving_rel=claimed)
     run.method(f"m{name}", time=time, energy=energy, flop=flop, claim=claim)
@@ -153,9 +159,7 @@ def test_what_has_no_place_lies_at_an_edge_or_at_nothing(saving: float) -> None:
 
 @given(st.lists(st.floats(-6, 6), min_size=1, max_size=8), st.lists(st.floats(-6.9, 6.9), max_size=8))
 @settings(max_examples=15)
-def test_every_point_lies_inside_the_limits_and_so_does_no_saving(
-    points: list[float], reaches: list[float]
-) -> None:
+def test_every_point_lies_inside_the_limits_and_so_does_no_saving(points: list[float], reaches: list[float]) -> None:
     with canvas.sheet(2.0) as page:
         low, high = canvas.savings_axis(page.axes(1, 0.5, 5, 1), points, reaches, 0.01)
         ticks = page.used[0].get_xticks()
@@ -169,7 +173,7 @@ def test_every_point_lies_inside_the_limits_and_so_does_no_saving(
 
 
 def test_the_ladder_prints_the_figures_and_the_verdict_of_the_table(tmp_path: Path) -> None:
-    from energybench.report import words
+    from energybench.verdict import wording
 
     meta, trials, witnesses = example(blocks=5).records()
     summary = summarise(meta, trials, witnesses)
@@ -179,8 +183,8 @@ def test_the_ladder_prints_the_figures_and_the_verdict_of_the_table(tmp_path: Pa
     for row in summary.workloads[0].rows:
         assert row.verdict in shown
         for figure in (row.claimed_rel, row.estimated_rel, row.counted_rel):
-            assert words.plain(words.percent(figure)) in shown
-        measured = words.plain(words.measured(row.measured))
+            assert wording.plain(wording.percent(figure)) in shown
+        measured = wording.plain(wording.measured(row.measured))
         assert any(text.startswith(measured) for text in shown)
         assert measured in ladder.alt
 
@@ -201,9 +205,7 @@ def test_a_struck_row_is_crossed_and_has_no_verdict_in_the_picture(tmp_path: Pat
 
 
 @given(st.floats(0.05, 3), st.floats(0.05, 3), st.floats(0.05, 3))
-def test_the_bars_of_where_it_went_end_where_the_measured_ratio_lies(
-    time: float, energy: float, flop: float
-) -> None:
+def test_the_bars_of_where_it_went_end_where_the_measured_ratio_lies(time: float, energy: float, flop: float) -> None:
     run = Run(sensors=(GPU,)).method("m", time=time, energy=energy, flop=flop)
     row = summarise(*run.records()).workloads[0].rows[0]
     parts, joules = figures_savings._ratios(row)
@@ -238,8 +240,9 @@ def test_a_metric_where_less_is_better_is_drawn_upside_down(tmp_path: Path) -> N
         for label, loss in (("baseline", 1.0), ("twin", 1.0), ("good", 0.9), ("bad", 1.2)):
             run.change(label, block, quality={"loss": loss})
     meta, trials, witnesses = run.records()
-    picture = next(p for p in album(summarise(meta, trials, witnesses), trials, tmp_path).pictures
-                   if p.kind == "trade-off")  # fmt: skip
+    picture = next(
+        p for p in album(summarise(meta, trials, witnesses), trials, tmp_path).pictures if p.kind == "trade-off"
+    )
     assert "good" in picture.alt
     assert "bad" not in picture.alt  # as cheap and worse: never on the front
     assert "plain training" not in picture.alt  # dearer and worse than good
@@ -265,24 +268,24 @@ def test_joules_along_a_constant_power_are_watts_times_seconds(tmp_path: Path) -
     for seconds in (0.0, 0.05, 1.234, 5.0):
         assert spent(seconds) == pytest.approx(WATTS * seconds, rel=1e-9, abs=1e-9)
     (curve, *_) = figures_trials.curves(trials, "joules", tmp_path)
-    assert curve.x[-1] == pytest.approx(
-        WATTS * sum(t.train.wall_s for t in trials if t.role == "baseline") / 3
-    )
+    assert curve.x[-1] == pytest.approx(WATTS * sum(t.train.wall_s for t in trials if t.role == "baseline") / 3)
 
 
 def test_a_window_that_was_paused_has_no_joules_along_the_way(tmp_path: Path) -> None:
     _, trials, _ = traced(example(), tmp_path)
-    paused = [
-        t.model_copy(update={"phases": {"train": t.train.model_copy(update={"pieces": 2})}}) for t in trials
-    ]
+    paused = [t.model_copy(update={"phases": {"train": t.train.model_copy(update={"pieces": 2})}}) for t in trials]
     assert figures_trials.curves(paused, "joules", tmp_path) == []
     assert figures_trials.curves(paused, "wall_s", tmp_path) != []
 
 
 def test_curves_over_seconds_exist_only_where_an_epoch_has_its_seconds(tmp_path: Path) -> None:
     _, trials, _ = traced(example(), tmp_path)
-    bare = [t.model_copy(update={"curve": [{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "loss": None},
-                                           {"epoch": 3.0, "loss": 1.0}]}) for t in trials]  # fmt: skip
+    bare = [
+        t.model_copy(
+            update={"curve": [{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "loss": None}, {"epoch": 3.0, "loss": 1.0}]}
+        )
+        for t in trials
+    ]
     assert figures_trials.curves(bare, "wall_s") == []
     (plain, *_) = figures_trials.curves(bare, "epoch")
     assert (plain.x, plain.y) == ((1.0, 3.0), (2.0, 1.0))  # an epoch without a loss is no point
@@ -313,8 +316,9 @@ def test_a_trace_that_is_not_there_leaves_the_picture_out_with_its_reason(
 def test_what_was_set_aside_is_shown_as_such_in_the_blocks(tmp_path: Path) -> None:
     run = example().change("half", 1, status="failed", reason="cable")
     meta, trials, witnesses = run.records()
-    picture = next(p for p in album(summarise(meta, trials, witnesses), trials, tmp_path).pictures
-                   if p.kind == "blocks")  # fmt: skip
+    picture = next(
+        p for p in album(summarise(meta, trials, witnesses), trials, tmp_path).pictures if p.kind == "blocks"
+    )
     assert "1 set aside" in picture.alt
 
 
@@ -334,11 +338,18 @@ JSON = st.recursive(
     | st.integers(-10, 10)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.sampled_from(["histograms", "tensors", "name", "from", "to", "density", "fitted", "epoch",
-                                       "ks", "0.5", "0.8", "x"]), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["histograms", "tensors", "name", "from", "to", "density", "fitted", "epoch", "ks", "0.5", "0.8", "x"]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
     max_leaves=25,
-)  # fmt: skip
+)
 
 
 @given(JSON)
@@ -346,10 +357,12 @@ JSON = st.recursive(
 def test_any_json_is_either_panels_of_finite_figures_or_nothing(value: Any) -> None:
     for panel in figures_diagnostics.panels({"of": value}):
         figures = (
-            panel.density if isinstance(panel, figures_diagnostics.Histogram)
-            else panel.observed if isinstance(panel, figures_diagnostics.Bounded)
+            panel.density
+            if isinstance(panel, figures_diagnostics.Histogram)
+            else panel.observed
+            if isinstance(panel, figures_diagnostics.Bounded)
             else panel.values
-        )  # fmt: skip
+        )
         assert len(figures) > 1
         assert all(math.isfinite(figure) for figure in figures)
 
@@ -368,10 +381,15 @@ def test_a_histogram_says_its_goodness_of_fit_from_the_tensor_of_its_name() -> N
 
 
 def test_figures_by_number_and_over_epochs_are_found_and_a_constant_is_not() -> None:
-    found = list(figures_diagnostics.panels({
-        "samples_by_drop_rate": {"0.8": 3, "0": 5}, "layers": {"conv 1": 1, "conv 2": 2},
-        "fits": [{"epoch": 4, "shape": 2.0, "n": 8}, {"epoch": 2, "shape": 1.0, "n": 8}],
-    }))  # fmt: skip
+    found = list(
+        figures_diagnostics.panels(
+            {
+                "samples_by_drop_rate": {"0.8": 3, "0": 5},
+                "layers": {"conv 1": 1, "conv 2": 2},
+                "fits": [{"epoch": 4, "shape": 2.0, "n": 8}, {"epoch": 2, "shape": 1.0, "n": 8}],
+            }
+        )
+    )
     assert found == [
         figures_diagnostics.ByNumber("samples by drop rate", ("0", "0.8"), (5.0, 3.0)),
         figures_diagnostics.OverEpochs("shape", (2.0, 4.0), (1.0, 2.0)),
@@ -381,9 +399,7 @@ def test_figures_by_number_and_over_epochs_are_found_and_a_constant_is_not() -> 
 def test_what_was_observed_stands_with_its_positive_bounds_and_without_them_nowhere() -> None:
     rows = [{"epoch": e, "observed": 2.0 / (e + 1), "printed": 3.0, "lost": -1.0} for e in range(3)]
     (panel,) = figures_diagnostics.panels({"theorem": {"smoothness": 2.0, "bounded": rows}})
-    assert panel == figures_diagnostics.Bounded(
-        (0.0, 1.0, 2.0), (2.0, 1.0, 2 / 3), (("printed", (3.0,) * 3),)
-    )
+    assert panel == figures_diagnostics.Bounded((0.0, 1.0, 2.0), (2.0, 1.0, 2 / 3), (("printed", (3.0,) * 3),))
     for broken in (
         [],
         rows[:1],

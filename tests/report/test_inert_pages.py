@@ -12,17 +12,18 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 from synthetic import GPU, Run
 
-from energybench import show
-from energybench.commands.common import print_json
-from energybench.errors import Problem
-from energybench.inert import json_text
-from energybench.record import Claim, RunFile, Trial, Witness, write_json
+from energybench.cli import show
+from energybench.cli.common import print_json
+from energybench.common.errors import Problem
+from energybench.common.escaping import json_text
+from energybench.records.record import Claim, RunFile, Trial, Witness, write_json
 from energybench.report.carbon import page
 from energybench.report.carbon_page import markdown as carbon_markdown
 from energybench.report.carbon_page import render as carbon_render
-from energybench.report.markdown import escape, markdown
-from energybench.report.summary import summarise, to_json
+from energybench.report.markdown import markdown
+from energybench.report.markdown_syntax import escape
 from energybench.report.terminal import partial, render
+from energybench.verdict.summary import summarise, to_json
 
 NAMES = (
     "a|b`c",
@@ -88,9 +89,7 @@ def hostile(name: str) -> tuple[RunFile, list[Trial], list[Witness]]:
         name: name,
         "carbon": {"zone": "FRA", "country": name, "intensity_kg_per_j": 1e-8, "source": name},
     }
-    run = Run(
-        workload=name, sensors=(GPU, (f"model({name})", name)), machine=machine, stamp=[name], noise=0.01
-    )
+    run = Run(workload=name, sensors=(GPU, (f"model({name})", name)), machine=machine, stamp=[name], noise=0.01)
     run.method(name, time=0.7, flop=0.5, claim=Claim(saving_rel=0.4, source=name)).skip(f"skip {name}", name)
     run.method(f"2 {name}").change(f"2 {name}", 0, status="failed", reason=name)
     meta, trials, witnesses = run.records()
@@ -101,27 +100,21 @@ def hostile(name: str) -> tuple[RunFile, list[Trial], list[Witness]]:
             "about": name,
             "sources": {name: name},
             "digest": name,
-            "invocations": [
-                call.model_copy(update={"argv": ["energybench", name]}) for call in meta.invocations
-            ],
+            "invocations": [call.model_copy(update={"argv": ["energybench", name]}) for call in meta.invocations],
         }
     )
     return meta, [t.model_copy(update={"flags": [*t.flags, flag(name)]}) for t in trials], witnesses
 
 
 def flag(name: str) -> Any:
-    from energybench.record import Flag
+    from energybench.records.record import Flag
 
     return Flag(code=name, detail=name)
 
 
 def rendered(text: str) -> Any:
     """A real renderer with tables, strikethrough and raw HTML: the most that a page's host may allow."""
-    return (
-        MarkdownIt("commonmark", {"html": True, "linkify": False})
-        .enable(["table", "strikethrough"])
-        .parse(text)
-    )
+    return MarkdownIt("commonmark", {"html": True, "linkify": False}).enable(["table", "strikethrough"]).parse(text)
 
 
 def tokens(found: Any) -> Any:

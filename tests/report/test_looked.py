@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from synthetic import GPU, Run
 
-from energybench import stats
-from energybench.record import Looks
-from energybench.report import looked, words
+from energybench.records.record import Looks
 from energybench.report.markdown import markdown
-from energybench.report.shapes import Row, Summary
-from energybench.report.summary import summarise
+from energybench.stats import paired
+from energybench.verdict import interim_notes, wording
+from energybench.verdict.figures import Row, Summary
+from energybench.verdict.summary import summarise
 
 AT = [5, 10, 20]
 
@@ -21,9 +21,7 @@ def of(
     there: int, *, at: list[int] | None = None, method: Any = None, noise: float = 0.02, **run_fields: Any
 ) -> Summary:
     """A run with looks, of which so many blocks are there."""
-    run = Run(blocks=there, sensors=(GPU,), noise=noise).method(
-        "half", **(method or {"time": 0.7, "energy": 0.7})
-    )
+    run = Run(blocks=there, sensors=(GPU,), noise=noise).method("half", **(method or {"time": 0.7, "energy": 0.7}))
     meta, trials, witnesses = run.records()
     fields: dict[str, Any] = {"blocks": 20, "looks": Looks(at=at or AT), "finished": False} | run_fields
     return summarise(meta.model_copy(update=fields), trials, witnesses)
@@ -38,7 +36,7 @@ def test_before_the_first_look_figures_are_shown_and_no_verdict() -> None:
     found = row(summary)
     assert found.measured is not None
     assert found.verdict == "no verdict"
-    assert "first look is after 5" in words.plain(found.because)
+    assert "first look is after 5" in wording.plain(found.because)
     assert summary.headline.startswith("No verdict yet: 4 of 20 blocks")
     assert "saves" not in markdown(summary).split("## ")[0]
 
@@ -47,7 +45,7 @@ def test_a_run_without_looks_has_no_verdict_before_its_last_block() -> None:
     meta, trials, witnesses = Run(blocks=4, sensors=(GPU,)).method("half", energy=0.5).records()
     early = summarise(meta.model_copy(update={"blocks": 5, "finished": False}), trials, witnesses)
     assert row(early).verdict == "no verdict"
-    assert "4 of 5 blocks" in words.plain(row(early).because)
+    assert "4 of 5 blocks" in wording.plain(row(early).because)
 
 
 @pytest.mark.parametrize("there", [6, 9])
@@ -66,8 +64,8 @@ def test_every_bound_at_a_look_is_taken_at_what_that_look_may_spend() -> None:
     assert plain.low_rel is not None
     assert found.low_rel < plain.low_rel  # look 2 holds a quarter of the 5 %
     assert found.sd_log is not None
-    reach = stats.student(stats.spent(0.975, 0.25), found.df) * found.sd_log / found.n**0.5
-    assert found.low_rel == pytest.approx(stats.saving_of(reach + _log(found.saving_rel)))
+    reach = paired.student(paired.spent(0.975, 0.25), found.df) * found.sd_log / found.n**0.5
+    assert found.low_rel == pytest.approx(paired.saving_of(reach + _log(found.saving_rel)))
 
 
 def _log(saving: float) -> float:
@@ -91,13 +89,13 @@ def test_a_run_that_is_looked_at_once_says_nothing_of_looks() -> None:
 def test_a_clear_saving_is_decided_at_the_first_look_and_nothing_is_left_to_decide() -> None:
     summary = of(5)
     assert row(summary).verdict == "saves"
-    assert looked.undecided(summary) == []
+    assert interim_notes.undecided(summary) == []
 
 
 def test_what_more_blocks_may_decide_is_left() -> None:
     summary = of(5, noise=0.1, method={"time": 0.95, "energy": 0.95})
     assert row(summary).verdict == "inconclusive"
-    assert [each.method for each in looked.undecided(summary)] == ["half"]
+    assert [each.method for each in interim_notes.undecided(summary)] == ["half"]
 
 
 def test_what_no_block_can_decide_holds_nobody_up() -> None:
@@ -107,7 +105,7 @@ def test_what_no_block_can_decide_holds_nobody_up() -> None:
     meta, trials, witnesses = run.records()
     summary = summarise(meta, trials, witnesses)
     assert row(summary).verdict == "quality unproven"
-    assert looked.undecided(summary) == []
+    assert interim_notes.undecided(summary) == []
 
 
 def test_blocks_added_to_a_finished_run_enter_no_figure_of_it_and_are_shown_as_exploratory() -> None:
@@ -130,14 +128,12 @@ def test_a_run_closed_early_does_not_miss_the_blocks_that_it_did_not_need() -> N
 
 
 def test_the_way_to_a_target_waits_for_the_look_too() -> None:
-    from energybench.record import Target
+    from energybench.records.record import Target
 
     run = Run(blocks=4, sensors=(GPU,)).method("half", energy=0.5)
     for label in ("baseline", "half"):
         for block in range(4):
-            run.change(
-                label, block, target=Target(metric="accuracy", at_least=0.9, epoch=2, wall_s=2.0, steps=9)
-            )
+            run.change(label, block, target=Target(metric="accuracy", at_least=0.9, epoch=2, wall_s=2.0, steps=9))
     meta, trials, witnesses = run.records()
     early = summarise(
         meta.model_copy(update={"blocks": 20, "looks": Looks(at=AT), "finished": False}), trials, witnesses

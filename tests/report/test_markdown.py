@@ -9,10 +9,11 @@ from urllib.parse import unquote
 import pytest
 from synthetic import GPU, JOULES, MODEL, Run
 
-from energybench.record import Claim, write_json
-from energybench.report import words
-from energybench.report.markdown import escape, fence, markdown
-from energybench.report.summary import summarise
+from energybench.records.record import Claim, write_json
+from energybench.report.markdown import markdown
+from energybench.report.markdown_syntax import escape, fence
+from energybench.verdict import wording
+from energybench.verdict.summary import summarise
 
 EVIL = "a|b`c<script>alert(1)</script>\n# d [x](http://evil) ![y](z) *e* _f_ @someone &amp; ~~g~~ \\"
 
@@ -49,10 +50,15 @@ def test_the_stamp_stands_in_the_title_and_the_headline_below_it() -> None:
 def test_every_part_is_there_in_order() -> None:
     text = page(example().change("other", 0, status="failed", reason="cable"))
     heads = [
-        "## cnn-digits", "### Where the saving went", "### Quality", "## Can these numbers be trusted?",
-        "## Energy and carbon", "## What failed", "## Not run or not counted, and why",
+        "## cnn-digits",
+        "### Where the saving went",
+        "### Quality",
+        "## Can these numbers be trusted?",
+        "## Energy and carbon",
+        "## What failed",
+        "## Not run or not counted, and why",
         "## How to get these numbers again",
-    ]  # fmt: skip
+    ]
     places = [text.index(head) for head in heads]
     assert places == sorted(places)
 
@@ -119,16 +125,8 @@ def test_measured_energy_is_named_with_its_source() -> None:
 
 
 @pytest.mark.parametrize("unit", [("intensity_kg_per_kwh", 1.0), ("intensity_kg_per_j", 1 / 3.6e6)])
-def test_carbon_is_energy_times_intensity_with_its_source_zone_and_year(
-    unit: tuple[str, float],
-) -> None:
-    carbon = {
-        "zone": "FRA",
-        unit[0]: 0.05604 * unit[1],
-        "source": "codecarbon 3.3.2",
-        "year": 2023,
-        "pue": 1.0,
-    }
+def test_carbon_is_energy_times_intensity_with_its_source_zone_and_year(unit: tuple[str, float]) -> None:
+    carbon = {"zone": "FRA", unit[0]: 0.05604 * unit[1], "source": "codecarbon 3.3.2", "year": 2023, "pue": 1.0}
     run = Run(sensors=(GPU,), machine={"carbon": carbon}).method("half")
     text = page(run)
     grams = JOULES / 3.6e6 * 0.05604 * 1000  # 500 J are 7.78 mg in France
@@ -141,7 +139,7 @@ def test_without_an_intensity_no_carbon_is_printed() -> None:
 
 
 def test_every_check_of_the_list_is_answered() -> None:
-    from energybench import flags
+    from energybench.verdict import flags
 
     text = page(example())
     trusted = text.split("## Can these numbers be trusted?")[1].split("## ")[0]
@@ -165,5 +163,5 @@ def test_modelled_energy_is_multiplied_by_nothing(sensor: tuple[str, str], told:
     page = markdown(summarise(*run.records()))
     grams = 1000 * JOULES / 3.6e6 * 0.056
     row = next(line for line in page.splitlines() if line.startswith("| cnn-digits | plain training |"))
-    assert (row.split("|")[-2].strip() == words.plain(words.si(grams, "g"))) is told
-    assert (row.split("|")[-2].strip() == words.NOTHING) is not told
+    assert (row.split("|")[-2].strip() == wording.plain(wording.si(grams, "g"))) is told
+    assert (row.split("|")[-2].strip() == wording.NOTHING) is not told

@@ -13,19 +13,18 @@ import pytest
 from rich.console import Console
 from synthetic import GPU, Run
 
-from energybench.errors import UsageError
-from energybench.record import RunFile, Trial, Witness, write_json
-from energybench.report import merge, words
-from energybench.report.summary import summarise, to_json
+from energybench.common.errors import UsageError
+from energybench.records.record import RunFile, Trial, Witness, write_json
+from energybench.report import merge
+from energybench.verdict import wording
+from energybench.verdict.summary import summarise, to_json
 
 Records = tuple[RunFile, list[Trial], list[Witness]]
 
 
 def half(**options: Any) -> Records:
     return (
-        Run(**{"blocks": 6, "sensors": (GPU,), "noise": 0.02} | options)
-        .method("half", energy=0.5, time=0.6)
-        .records()
+        Run(**{"blocks": 6, "sensors": (GPU,), "noise": 0.02} | options).method("half", energy=0.5, time=0.6).records()
     )
 
 
@@ -67,18 +66,11 @@ def test_the_blocks_of_one_run_in_several_folders_are_one_run_in_any_order(
     tmp_path: Path, order: tuple[int, ...]
 ) -> None:
     whole = half()
-    pieces = [
-        some(whole, 0, 1),
-        some(whole, 2, 3),
-        some(whole, 0, 1, 4, 5),
-    ]  # the last began as a copy of the first
+    pieces = [some(whole, 0, 1), some(whole, 2, 3), some(whole, 0, 1, 4, 5)]  # the last began as a copy of the first
     folders = [put(tmp_path / str(index), piece) for index, piece in enumerate(pieces)]
     (part,) = merge.read([folders[index] for index in order])
     assert len(part.folders) == 3
-    merged, alone = (
-        summarise(*part.records),
-        summarise(whole[0].model_copy(update={"finished": False}), *whole[1:]),
-    )
+    merged, alone = (summarise(*part.records), summarise(whole[0].model_copy(update={"finished": False}), *whole[1:]))
     assert merged.workloads == alone.workloads
     assert merged.workloads[0].rows[0].verdict == "saves"  # all declared blocks are there
 
@@ -101,7 +93,7 @@ def test_two_devices_stand_side_by_side_and_are_never_averaged(tmp_path: Path) -
     assert "never averaged" in text
     assert "Card GPU-a" in " ".join(text.split())  # the folders' paths break the line anywhere
     (line,) = [line for line in text.splitlines() if line.startswith("half ")]
-    figures = [words.plain(words.measured(row)) for row in rows]
+    figures = [wording.plain(wording.measured(row)) for row in rows]
     assert re.findall(r"−?[\d.]+ % \[[^]]*\]", line) == figures  # one of each, and none in between
 
 
@@ -140,23 +132,24 @@ def test_other_settings_stand_apart_with_the_reason(tmp_path: Path) -> None:
 
 def test_other_suites_are_refused(tmp_path: Path) -> None:
     meta, trials, witnesses = half()
-    folders = [put(tmp_path / "a", (meta, trials, witnesses)),
-               put(tmp_path / "b", (meta.model_copy(update={"suite": "another"}), trials, witnesses))]  # fmt: skip
+    folders = [
+        put(tmp_path / "a", (meta, trials, witnesses)),
+        put(tmp_path / "b", (meta.model_copy(update={"suite": "another"}), trials, witnesses)),
+    ]
     with pytest.raises(UsageError) as caught:
         merge.read(folders)
     assert caught.value.problems[0].code == "E608"
 
 
 def test_looks_that_either_copy_took_were_taken(tmp_path: Path) -> None:
-    from energybench.record import Looks
+    from energybench.records.record import Looks
 
     meta, trials, witnesses = half()
-    both = [meta.model_copy(update={"blocks": 12, "finished": False, "looks": Looks(at=[3, 6, 12], taken=taken)})
-            for taken in ([3], [3, 5])]  # fmt: skip
-    folders = [
-        put(tmp_path / "a", (both[0], trials[:9], witnesses)),
-        put(tmp_path / "b", (both[1], trials, witnesses)),
+    both = [
+        meta.model_copy(update={"blocks": 12, "finished": False, "looks": Looks(at=[3, 6, 12], taken=taken)})
+        for taken in ([3], [3, 5])
     ]
+    folders = [put(tmp_path / "a", (both[0], trials[:9], witnesses)), put(tmp_path / "b", (both[1], trials, witnesses))]
     (part,) = merge.read(folders)
     assert part.records[0].looks is not None
     assert part.records[0].looks.taken == [3, 5]
@@ -165,13 +158,11 @@ def test_looks_that_either_copy_took_were_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_no_figure_is_cropped_at_any_width(tmp_path: Path, width: int) -> None:
-    parts = merge.read(
-        [put(tmp_path / "a", on("GPU-a", half())), put(tmp_path / "b", on("GPU-b", half(seed=2)))]
-    )
+    parts = merge.read([put(tmp_path / "a", on("GPU-a", half())), put(tmp_path / "b", on("GPU-b", half(seed=2)))])
     text = " ".join(printed(parts, width).split())
     assert "…" not in text
     for part in parts:
-        assert words.plain(words.measured(summarise(*part.records).workloads[0].rows[0].measured)) in text
+        assert wording.plain(wording.measured(summarise(*part.records).workloads[0].rows[0].measured)) in text
 
 
 def test_the_facts_for_machines_hold_each_run_by_itself(tmp_path: Path) -> None:

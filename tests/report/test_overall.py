@@ -11,17 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import GPU, MODEL, Run, merge
 
-from energybench.report import overall
 from energybench.report.markdown import markdown
-from energybench.report.shapes import Overall, Summary
-from energybench.report.summary import summarise, to_json
+from energybench.verdict import overall
+from energybench.verdict.figures import Overall, Summary
+from energybench.verdict.summary import summarise, to_json
 
 savings = st.floats(-0.5, 0.8)
 
 
 def summary(*ratios: float, noise: float = 0.0, **run: Any) -> Summary:
-    runs = [Run(workload=f"w{i}", seed=i, noise=noise, **({"sensors": (GPU,)} | run)).method("half", energy=r, time=r)
-            for i, r in enumerate(ratios)]  # fmt: skip
+    runs = [
+        Run(workload=f"w{i}", seed=i, noise=noise, **({"sensors": (GPU,)} | run)).method("half", energy=r, time=r)
+        for i, r in enumerate(ratios)
+    ]
     return summarise(*merge(*runs))
 
 
@@ -74,8 +76,10 @@ def test_modelled_energy_enters_no_mean() -> None:
 
 
 def test_where_one_workload_measured_no_energy_all_are_compared_by_time() -> None:
-    runs = [Run(workload=f"w{i}", sensors=(sensor,)).method("half", energy=0.3, time=0.8)
-            for i, sensor in enumerate((GPU, MODEL))]  # fmt: skip
+    runs = [
+        Run(workload=f"w{i}", sensors=(sensor,)).method("half", energy=0.3, time=0.8)
+        for i, sensor in enumerate((GPU, MODEL))
+    ]
     found = only(summarise(*merge(*runs)))
     assert (found.quantity, found.scope, found.saving_rel) == ("time", "", pytest.approx(0.2))
 
@@ -90,8 +94,10 @@ def test_a_struck_comparison_is_left_out_and_named() -> None:
 
 
 def test_how_often_quality_lay_within_the_margin_is_said() -> None:
-    runs = [Run(workload=f"w{i}", sensors=(GPU,)).method("half", energy=0.5, quality=lost)
-            for i, lost in enumerate((0.0, -0.02))]  # fmt: skip
+    runs = [
+        Run(workload=f"w{i}", sensors=(GPU,)).method("half", energy=0.5, quality=lost)
+        for i, lost in enumerate((0.0, -0.02))
+    ]
     assert only(summarise(*merge(*runs))).kept_quality == 1
 
 

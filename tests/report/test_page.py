@@ -14,17 +14,28 @@ from browser import Page, chromium
 from synthetic import GPU, Run
 from traced import EVIL, WATTS, example, traced
 
-from energybench.record import read_folder
+from energybench.records.reader import read_folder
 from energybench.report.html import LIMIT_B, page
-from energybench.report.summary import summarise
+from energybench.verdict.summary import summarise
 
 ROOT = Path(__file__).resolve().parents[2]
 PHONE = {"viewport": {"width": 400, "height": 800}}
 HOSTILE = [
-    "<script>document.title='owned'</script>", "</script><script>alert(1)</script>", "'\"><img src=x onerror=alert(1)>",
-    "<!--", "{{ 7*7 }}", "\u202eevil\u202c", "مرحبا", "a\nb", "</style></svg><b>bold</b>", "__proto__", "constructor",
-    "javascript:alert(1)", "&lt;b&gt;", "long" * 60,
-]  # fmt: skip
+    "<script>document.title='owned'</script>",
+    "</script><script>alert(1)</script>",
+    "'\"><img src=x onerror=alert(1)>",
+    "<!--",
+    "{{ 7*7 }}",
+    "\u202eevil\u202c",
+    "مرحبا",
+    "a\nb",
+    "</style></svg><b>bold</b>",
+    "__proto__",
+    "constructor",
+    "javascript:alert(1)",
+    "&lt;b&gt;",
+    "long" * 60,
+]
 
 
 def hostile() -> Run:
@@ -121,9 +132,7 @@ def silent(opened: Page, file: Path) -> None:
     assert opened.evaluate("document.documentElement.dataset.ready") == "yes"
 
 
-def test_every_picture_is_there_and_drawn_the_console_is_empty_and_no_request_leaves(
-    browser: Any, plain: Path
-) -> None:
+def test_every_picture_is_there_and_drawn_the_console_is_empty_and_no_request_leaves(browser: Any, plain: Path) -> None:
     opened = Page(browser, plain)
     silent(opened, plain)
     expected = re.findall(r'data-picture="([^"]+)"', plain.read_text(encoding="utf-8"))
@@ -146,9 +155,7 @@ def test_hostile_names_are_shown_as_text_and_nothing_of_them_runs(
     opened = Page(browser, evil, **options)
     silent(opened, evil)
     assert opened.title() != "owned"
-    shown = opened.evaluate(
-        "[...document.querySelectorAll('#methods tbody th')].map(cell => cell.textContent)"
-    )
+    shown = opened.evaluate("[...document.querySelectorAll('#methods tbody th')].map(cell => cell.textContent)")
     for name in HOSTILE:
         assert "".join(c if c.isprintable() else " " for c in name) in shown
     assert opened.evaluate("document.querySelectorAll('img, b, iframe, object').length") == 0
@@ -168,23 +175,14 @@ def test_a_hostile_names_record_opens_as_its_own_and_as_text(browser: Any, evil:
     assert opened.said == []
 
 
-def test_a_column_sorts_up_and_down_by_its_numbers_with_what_is_missing_last(
-    browser: Any, tmp_path: Path
-) -> None:
-    run = (
-        Run(noise=0.02, sensors=(GPU,))
-        .method("b", energy=0.5)
-        .method("a", energy=1.5)
-        .method("c", energy=0.8)
-    )
+def test_a_column_sorts_up_and_down_by_its_numbers_with_what_is_missing_last(browser: Any, tmp_path: Path) -> None:
+    run = Run(noise=0.02, sensors=(GPU,)).method("b", energy=0.5).method("a", energy=1.5).method("c", energy=0.8)
     for block in range(3):
         run.change("a", block, status="failed", reason="cable")  # never measured
     opened = Page(browser, written(run, tmp_path))
 
     def column() -> list[str]:
-        return opened.evaluate(
-            "[...document.querySelectorAll('#methods tbody th')].map(cell => cell.textContent)"
-        )
+        return opened.evaluate("[...document.querySelectorAll('#methods tbody th')].map(cell => cell.textContent)")
 
     head = opened.locator("#methods thead th", has_text="measured")
     for order, state in ((["c", "b", "a"], "ascending"), (["b", "c", "a"], "descending")):
@@ -210,9 +208,7 @@ def test_a_filter_keeps_the_rows_that_hold_every_word_and_counts_them(browser: A
     assert opened.locator("#trials tbody tr:not([hidden])").count() == every
 
 
-def test_power_is_zoomed_by_keyboard_and_by_button_and_never_beyond_its_ends(
-    browser: Any, plain: Path
-) -> None:
+def test_power_is_zoomed_by_keyboard_and_by_button_and_never_beyond_its_ends(browser: Any, plain: Path) -> None:
     opened = Page(browser, plain)
     chart = opened.locator(".chart", has_text="Power of GPU-0")
 
@@ -259,9 +255,7 @@ def test_without_scripts_every_figure_and_sentence_is_still_there(browser: Any, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "folder", sorted((ROOT / "reports").glob("*/*/run.json")), ids=lambda f: f.parent.name
-)
+@pytest.mark.parametrize("folder", sorted((ROOT / "reports").glob("*/*/run.json")), ids=lambda f: f.parent.name)
 def test_the_page_of_a_committed_run_opens_whole(browser: Any, folder: Path, tmp_path: Path) -> None:
     meta, trials, witnesses = read_folder(folder.parent)
     file = tmp_path / "report.html"

@@ -11,10 +11,11 @@ from click.testing import CliRunner
 from synthetic import Run
 from traced import EVIL, example, traced
 
-from energybench.cli import app
-from energybench.record import read_folder, write_json
+from energybench.cli.command_line import app
+from energybench.records.reader import read_folder
+from energybench.records.record import write_json
 from energybench.report.pages import contents, rewrite, runs
-from energybench.report.summary import summarise
+from energybench.verdict.summary import summarise
 
 
 def save(run: Run, folder: Path) -> Path:
@@ -69,9 +70,7 @@ def test_a_hostile_name_ends_no_picture_early_in_the_page(tmp_path: Path) -> Non
 def test_what_was_not_drawn_is_listed_with_its_reason(tmp_path: Path) -> None:
     meta, trials, witnesses = example().records()
     page = contents(summarise(meta, trials, witnesses), trials, tmp_path)["report.md"]
-    assert (
-        "| power | no power trace was kept | cnn-digits |" in page.split("## Pictures left out, and why")[1]
-    )
+    assert "| power | no power trace was kept | cnn-digits |" in page.split("## Pictures left out, and why")[1]
 
 
 @pytest.mark.parametrize("extra", [[], ["--html"]])
@@ -97,7 +96,7 @@ def test_write_and_html_name_what_they_wrote(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_below_it_is_told(tmp_path: Path) -> None:
-    from energybench.errors import UsageError
+    from energybench.common.errors import UsageError
 
     done = CliRunner().invoke(app, ["report", "--all", str(tmp_path)])
     assert isinstance(done.exception, UsageError)

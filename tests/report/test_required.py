@@ -14,15 +14,16 @@ from click.testing import CliRunner
 from rich.console import Console
 from synthetic import GPU, Run, merge
 
-from energybench import stats
-from energybench.cli import app
-from energybench.record import RunFile, write_json
-from energybench.report import required, words
+from energybench.cli.command_line import app
+from energybench.records.record import RunFile, write_json
 from energybench.report.markdown import markdown
-from energybench.report.shapes import Required
-from energybench.report.summary import summarise, to_json
 from energybench.report.terminal import render
-from energybench.suite import SuiteError, load, schema_json
+from energybench.stats import paired
+from energybench.suite.suite import SuiteError, load, schema_json
+from energybench.verdict import requirements
+from energybench.verdict import wording as words
+from energybench.verdict.figures import Required
+from energybench.verdict.summary import summarise, to_json
 
 SUITE = """schema = 1
 suite = "s"
@@ -49,12 +50,16 @@ def suite(tmp_path: Path, table: str) -> Any:
 
 
 def test_a_requirement_is_read_with_its_unit_and_stands_in_the_resolved_settings(tmp_path: Path) -> None:
-    table = (
-        '\n[[require]]\nmethod = "gradsamp*"\nsaves_at_least = "5 %"\nof = "time"\nnever = ["quality lost"]\n'
-    )
+    table = '\n[[require]]\nmethod = "gradsamp*"\nsaves_at_least = "5 %"\nof = "time"\nnever = ["quality lost"]\n'
     (asked,) = suite(tmp_path, table).digest_source()["require"]
-    assert asked == {"workload": "*", "method": "gradsamp*", "saves_at_least": 0.05, "of": "time", "verdict": [],
-                     "never": ["quality lost"]}  # fmt: skip
+    assert asked == {
+        "workload": "*",
+        "method": "gradsamp*",
+        "saves_at_least": 0.05,
+        "of": "time",
+        "verdict": [],
+        "never": ["quality lost"],
+    }
 
 
 @pytest.mark.parametrize(
@@ -81,9 +86,7 @@ def test_mistakes_in_a_requirement_are_told_with_their_line_and_what_to_type(
     assert hint in problem.hint
 
 
-def test_a_requirement_of_which_every_comparison_is_skipped_is_told_before_anything_runs(
-    tmp_path: Path,
-) -> None:
+def test_a_requirement_of_which_every_comparison_is_skipped_is_told_before_anything_runs(tmp_path: Path) -> None:
     """Held against nothing it would pass in silence."""
     skips = '\n[[skip]]\nmethod = "gradsamp*"\nbecause = "not now"\n'
     with pytest.raises(SuiteError) as caught:
@@ -100,18 +103,18 @@ def test_the_schema_for_editors_knows_it_and_every_word_of_a_verdict_on_a_row() 
     table = schema_json()["$defs"]["Require"]["properties"]
     assert {"workload", "method", "saves_at_least", "of", "verdict", "never"} == set(table)
     words = set(table["verdict"]["items"]["enum"])
-    assert words == set(stats.Verdict.__args__) - {"not reached"}  # type: ignore[attr-defined]
+    assert words == set(paired.Verdict.__args__) - {"not reached"}  # type: ignore[attr-defined]
 
 
 # ── held against a run ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def asking(
-    run: Run, *requires: dict[str, Any], workloads: tuple[Run, ...] = ()
-) -> tuple[RunFile, list, list]:
+def asking(run: Run, *requires: dict[str, Any], workloads: tuple[Run, ...] = ()) -> tuple[RunFile, list, list]:
     meta, trials, witnesses = merge(run, *workloads) if workloads else run.records()
-    whole = [{"workload": "*", "method": "*", "saves_at_least": None, "of": None, "verdict": [], "never": []} | each
-             for each in requires]  # fmt: skip
+    whole = [
+        {"workload": "*", "method": "*", "saves_at_least": None, "of": None, "verdict": [], "never": []} | each
+        for each in requires
+    ]
     return meta.model_copy(update={"resolved": meta.resolved | {"require": whole}}), trials, witnesses
 
 
@@ -125,9 +128,7 @@ def one(run: Run, **asked: Any) -> Required:
     return found
 
 
-def test_a_saving_is_enough_when_its_bound_reaches_it_and_too_little_when_the_other_bound_stays_below() -> (
-    None
-):
+def test_a_saving_is_enough_when_its_bound_reaches_it_and_too_little_when_the_other_bound_stays_below() -> None:
     run = Run(blocks=5, noise=0.01, seed=3).method("it", time=0.8)
     found = one(run, saves_at_least=0.1)
     assert found.outcome == "met"
@@ -170,15 +171,15 @@ def test_the_bounds_are_one_sided_and_students_at_99_percent() -> None:
 
 def test_at_a_saving_of_exactly_what_is_asked_it_is_called_met_once_in_a_hundred() -> None:
     """The whole truth of "at 99 %": drawn from normal log ratios, with the row's own arithmetic."""
-    from energybench.looks import Look
-    from energybench.report.shapes import Measured
+    from energybench.verdict.figures import Measured
+    from energybench.verdict.interim import Look
 
     rng, times, look = random.Random(4), 4000, Look(1, 1, 5, None, 5, 1.0)
     met = missed = 0
     for _ in range(times):
         ratios = [math.exp(rng.gauss(math.log(0.9), 0.03)) for _ in range(5)]
-        figure = Measured.of(stats.paired(ratios, [1.0] * 5), "time")
-        _, low, high = required._figures(figure, look)
+        figure = Measured.of(paired.paired(ratios, [1.0] * 5), "time")
+        _, low, high = requirements._figures(figure, look)
         assert low is not None
         assert high is not None
         met += low >= 0.1
@@ -244,9 +245,7 @@ def test_training_that_diverged_meets_no_requirement_however_few_blocks_are_left
 
 def test_a_side_that_ran_past_its_limit_neither_meets_nor_misses_what_the_other_blocks_say() -> None:
     for label, asked in (("it", 0.1), ("baseline", 0.7)):
-        run = (
-            Run(blocks=5, noise=0.005).method("it", time=0.5).change(label, 2, status="timeout", reason="9 s")
-        )
+        run = Run(blocks=5, noise=0.005).method("it", time=0.5).change(label, 2, status="timeout", reason="9 s")
         found = one(run, saves_at_least=asked)
         assert found.outcome == "undecided"
         assert "past its limit" in found.because
@@ -278,7 +277,7 @@ def test_exit_codes_and_records_from_before_there_were_requirements() -> None:
     assert summarise(*run.records()).required == ()
     for asked, code, strict in ((0.1, 0, 0), (0.5, 1, 1), (0.2, 0, 4)):
         found = summarise(*asking(run, {"saves_at_least": asked})).required
-        assert (required.exit_code(found), required.exit_code(found, strict=True)) == (code, strict)
+        assert (requirements.exit_code(found), requirements.exit_code(found, strict=True)) == (code, strict)
 
 
 # ── shown ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -310,9 +309,16 @@ def written(folder: Path, records: tuple[RunFile, list, list]) -> Path:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--carbon", "--require"), ("--zones", "FRA", "--require"), ("--all", "--require"), ("--strict",),
-     ("--carbon", "--html"), ("--all", "--json"), ("--all", "--carbon")],
-)  # fmt: skip
+    [
+        ("--carbon", "--require"),
+        ("--zones", "FRA", "--require"),
+        ("--all", "--require"),
+        ("--strict",),
+        ("--carbon", "--html"),
+        ("--all", "--json"),
+        ("--all", "--carbon"),
+    ],
+)
 def test_what_report_was_asked_for_is_done_or_refused_and_never_passed_over(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:

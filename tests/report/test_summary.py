@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from synthetic import FLOP, GPU, JOULES, MODEL, SECONDS, Run, merge
 
-from energybench.record import Claim, Energy, Flag, Reading, Shadow
-from energybench.report import words
-from energybench.report.evidence import metered
-from energybench.report.shapes import Row, Summary, Workload
-from energybench.report.summary import summarise, to_json
+from energybench.meter.combine import metered
+from energybench.meter.reading import Energy, Reading
+from energybench.records.record import Claim, Flag, Shadow
+from energybench.verdict import wording
+from energybench.verdict.figures import Row, Summary, Workload
+from energybench.verdict.summary import summarise, to_json
 
 
 def of(run: Run) -> Summary:
@@ -58,8 +59,11 @@ def test_a_true_saving_of_a_fifth_without_noise_is_exactly_a_fifth() -> None:
 
 def test_a_baseline_of_another_speed_in_each_block_changes_no_saving() -> None:
     run, trials, witnesses = half(blocks=4).records()
-    drifted = [t.model_copy(update={"phases": {"train": Reading(wall_s=t.train.wall_s * (1 + t.block))}})
-               for t in trials if t.train]  # fmt: skip
+    drifted = [
+        t.model_copy(update={"phases": {"train": Reading(wall_s=t.train.wall_s * (1 + t.block))}})
+        for t in trials
+        if t.train
+    ]
     (workload,) = summarise(run, drifted, witnesses).workloads
     assert workload.rows[0].measured is not None
     assert workload.rows[0].measured.saving_rel == pytest.approx(0.2, abs=1e-12)
@@ -78,11 +82,7 @@ def test_a_claim_on_the_training_stands_as_it_is() -> None:
 
 
 def test_a_backward_claim_without_a_ledger_is_not_converted() -> None:
-    run = (
-        Run(blocks=1)
-        .method("half", claim=Claim(saving_rel=0.4, of="backward"))
-        .change("half", 0, estimate=None)
-    )
+    run = Run(blocks=1).method("half", claim=Claim(saving_rel=0.4, of="backward")).change("half", 0, estimate=None)
     meta, trials, _ = run.records()
     found = summarise(meta, trials, []).workloads[0].rows[0]
     assert (found.claimed_rel, found.claim_rel) == (None, 0.4)
@@ -105,10 +105,7 @@ def test_counted_flops_follow_what_each_trial_really_did() -> None:
 
 def test_flops_outside_any_step_are_counted_too() -> None:
     meta, trials, witnesses = half().records()
-    outside = [
-        w.model_copy(update={"outside_steps_flop": 0.1 * FLOP}) if w.method == "half" else w
-        for w in witnesses
-    ]
+    outside = [w.model_copy(update={"outside_steps_flop": 0.1 * FLOP}) if w.method == "half" else w for w in witnesses]
     found = summarise(meta, trials, outside).workloads[0].rows[0]
     assert found.counted_rel == pytest.approx(0.4)
 
@@ -166,9 +163,7 @@ def test_a_side_that_saw_fewer_cards_is_not_held_against_one_that_saw_all(blind:
     """Of two cards, or two packages' memories, one gave no figure on one side: half the joules, and nothing saved."""
 
     def seen(label: str, block: int) -> list[Energy]:
-        found = [
-            Energy(source="rapl", scope="dram", device=f"package-{n}/dram", energy_j=50.0) for n in (0, 1)
-        ]
+        found = [Energy(source="rapl", scope="dram", device=f"package-{n}/dram", energy_j=50.0) for n in (0, 1)]
         return found[:1] if (label, block) == (blind, 1) else found
 
     run = Run(sensors=()).method("half", time=1.0)
@@ -185,10 +180,7 @@ def test_two_channels_of_one_device_are_not_added() -> None:
     run = Run(sensors=(GPU, ("gpu_power_integral", "gpu"))).method("half", energy=0.7)
     meta, trials, witnesses = run.records()
     workload = summarise(meta, trials, witnesses).workloads[0]
-    assert [figure.energy_j.mean for figure in workload.baseline.energies if figure.energy_j] == [
-        JOULES,
-        JOULES,
-    ]
+    assert [figure.energy_j.mean for figure in workload.baseline.energies if figure.energy_j] == [JOULES, JOULES]
     found = metered(trials[0].train)
     assert (found.sensors, found.joules) == (frozenset({GPU}), JOULES)
 
@@ -239,10 +231,12 @@ def test_the_newest_invocation_that_holds_both_is_used_and_a_block_counts_once()
     meta, _, _ = run.records()
     plain, ours = run.truth("baseline"), run.truth("half")
     trials = [
-        run.trial(plain, 0, 0), run.trial(ours, 0, 0),
-        run.trial(plain, 0, 1, slow=3), run.trial(ours, 0, 1, slow=3),
+        run.trial(plain, 0, 0),
+        run.trial(ours, 0, 0),
+        run.trial(plain, 0, 1, slow=3),
+        run.trial(ours, 0, 1, slow=3),
         run.trial(plain, 0, 2),
-    ]  # fmt: skip
+    ]
     found = summarise(meta, trials, []).workloads[0].rows[0]
     assert found.records == ("b0-i1-cnn-digits.half",)
     assert found.n == 1
@@ -322,9 +316,7 @@ def test_the_headline_says_a_cost_as_a_cost_with_its_interval_the_right_way_roun
     assert figure is not None
     assert figure.low_rel is not None
     assert figure.high_rel is not None
-    low, high = re.search(
-        r"half takes 2\d(?:\.\d)? % \[([\d.]+), ([\d.]+)\] more time than", summary.headline
-    ).groups()
+    low, high = re.search(r"half takes 2\d(?:\.\d)? % \[([\d.]+), ([\d.]+)\] more time than", summary.headline).groups()
     assert float(low) == pytest.approx(-100 * figure.high_rel, abs=0.5)
     assert float(high) == pytest.approx(-100 * figure.low_rel, abs=0.5)
 
@@ -400,7 +392,7 @@ def test_simulated_runs_without_an_effect_are_almost_never_called_faster() -> No
 
 def test_neither_torch_nor_scipy_stats_is_imported() -> None:
     code = (
-        "import sys, energybench.report.markdown, energybench.report.terminal, energybench.report.summary;"
+        "import sys, energybench.report.markdown, energybench.report.terminal, energybench.verdict.summary;"
         "print(sorted({'torch', 'scipy.stats', 'scipy', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -412,15 +404,17 @@ def test_neither_torch_nor_scipy_stats_is_imported() -> None:
 
 def test_phases_are_shares_of_plain_trainings_shadow_and_only_what_changes_is_told() -> None:
     meta, trials, witnesses = half().records()
-    shadow = Shadow(plain_s={"forward": 3.0, "backward": 6.0, "update": 1.0},
-                    method_s={"forward": 3.05, "backward": 3.0, "update": 1.0, "own": 0.5})  # fmt: skip
+    shadow = Shadow(
+        plain_s={"forward": 3.0, "backward": 6.0, "update": 1.0},
+        method_s={"forward": 3.05, "backward": 3.0, "update": 1.0, "own": 0.5},
+    )
     told = [w.model_copy(update={"shadow": shadow}) if w.method == "half" else w for w in witnesses]
     (workload,) = summarise(meta, trials, told).workloads
     phases = {phase.name: (phase.plain_rel, phase.method_rel) for phase in workload.rows[0].phases}
     assert phases["backward"] == pytest.approx((0.6, 0.3))
     assert phases["own"] == pytest.approx((0.0, 0.05))
     assert math.fsum(plain for plain, _ in phases.values()) == pytest.approx(1)
-    said = words.plain(words.phases(workload.rows[0].phases))
+    said = wording.plain(wording.phases(workload.rows[0].phases))
     assert "backward 60.0 % → 30.0 %, its own work 0.0 % → 5.0 %." in said
     assert "forward" not in said
 
@@ -430,4 +424,4 @@ def test_a_shadow_that_failed_leaves_no_phases() -> None:
     told = [w.model_copy(update={"shadow": Shadow(reason="out of memory")}) for w in witnesses]
     (workload,) = summarise(meta, trials, told).workloads
     assert workload.rows[0].phases == ()
-    assert "not told: out of memory." in " ".join(words.notes(workload.rows[0], "accuracy"))
+    assert "not told: out of memory." in " ".join(wording.notes(workload.rows[0], "accuracy"))

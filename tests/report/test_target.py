@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import GPU, MODEL, Run
 
-from energybench import stats
-from energybench.record import Energy, Flag, Target
-from energybench.report import words
+from energybench.meter.reading import Energy
+from energybench.records.record import Flag, Target
 from energybench.report.markdown import markdown
-from energybench.report.shapes import Row, ToTarget
-from energybench.report.summary import summarise, to_json
+from energybench.stats import paired
+from energybench.verdict import wording
+from energybench.verdict.figures import Row, ToTarget
+from energybench.verdict.summary import summarise, to_json
 
 NEVER = None
 positive = st.floats(1e-3, 1e6)
@@ -49,10 +50,7 @@ def way(*blocks: tuple[Target, Target], **changes: Any) -> ToTarget:
 
 
 def test_a_fifth_of_the_steps_seconds_and_joules_saved_in_every_block_is_a_fifth() -> None:
-    blocks = [
-        (reached(0.8 * s, 8 * s, round(80 * s)), reached(s, 10 * s, round(100 * s)))
-        for s in (5.0, 10.0, 20.0)
-    ]
+    blocks = [(reached(0.8 * s, 8 * s, round(80 * s)), reached(s, 10 * s, round(100 * s))) for s in (5.0, 10.0, 20.0)]
     found = way(*blocks)
     assert (found.ours.reached, found.plain.reached, found.n) == (3, 3, 3)
     assert found.cost is not None
@@ -74,8 +72,8 @@ def test_it_may_save_on_the_way_and_nothing_over_the_whole_run() -> None:
 @given(st.lists(st.tuples(positive, positive), min_size=3, max_size=8))
 def test_the_verdict_is_that_of_the_paired_log_ratios(both: list[tuple[float, float]]) -> None:
     found = way(*[(reached(a), reached(b)) for a, b in both])
-    change = stats.paired([a for a, _ in both], [b for _, b in both])
-    assert found.verdict == stats.verdict_at_equal_quality(change, 0.01, "time")
+    change = paired.paired([a for a, _ in both], [b for _, b in both])
+    assert found.verdict == paired.verdict_at_equal_quality(change, 0.01, "time")
     assert found.cost is not None
     assert found.cost.saving_rel == pytest.approx(-math.expm1(change.mean))
 
@@ -98,7 +96,7 @@ def test_a_block_that_a_side_never_reached_leaves_no_saving_and_no_verdict_for_e
         found = way(*blocks)
         assert found.verdict == "inconclusive"
         assert found.cost is found.steps is None
-        assert ("the method" if ours_missed else "plain training") + " missed it in 1 of 3" in words.plain(
+        assert ("the method" if ours_missed else "plain training") + " missed it in 1 of 3" in wording.plain(
             found.because
         )
 
@@ -114,7 +112,7 @@ def test_a_block_that_diverged_or_ran_past_its_limit_never_reached_it_either(sta
     assert found is not None
     assert found.verdict == "inconclusive"
     assert found.cost is found.steps is None
-    assert "2 of 5" in words.plain(found.because)
+    assert "2 of 5" in wording.plain(found.because)
     assert "not known" in found.because
 
 
@@ -122,7 +120,7 @@ def test_what_never_arrives_is_reported_as_such() -> None:
     found = way(*[(reached(NEVER), reached(10.0))] * 3)
     assert found.verdict == "not reached"
     assert found.ours.seconds is found.ours.steps is found.ours.energy_j is None
-    said = words.plain(words.to_target(found))
+    said = wording.plain(wording.to_target(found))
     assert "in none of 3 blocks, plain training after 10.0 s in 3 of 3 blocks" in said
     both = way(*[(reached(NEVER), reached(NEVER))] * 3)
     assert both.verdict == "not reached"
@@ -148,8 +146,13 @@ def test_joules_of_different_sensors_are_not_compared() -> None:
     found = way(*blocks)
     assert found.cost is not None
     assert found.cost.quantity == "time"
-    modelled = Target(metric="accuracy", at_least=0.9, epoch=3, wall_s=8.0,
-                      energy=[Energy(source=MODEL[0], scope=MODEL[1], energy_j=1.0)])  # fmt: skip
+    modelled = Target(
+        metric="accuracy",
+        at_least=0.9,
+        epoch=3,
+        wall_s=8.0,
+        energy=[Energy(source=MODEL[0], scope=MODEL[1], energy_j=1.0)],
+    )
     found = way(*[(modelled, modelled)] * 3)
     assert found.cost is not None
     assert found.cost.quantity == "time"
@@ -194,4 +197,4 @@ def test_the_page_and_the_json_tell_it() -> None:
 @pytest.mark.parametrize(("at_least", "told"), [(0.9, "0.90"), (0.975, "0.975"), (12.0, "12.00")])
 def test_a_target_is_told_to_its_last_digit(at_least: float, told: str) -> None:
     found = way(*[(reached(1.0), reached(1.0))] * 3)
-    assert words.goal(dataclasses.replace(found, at_least=at_least)) == f"accuracy {told}"
+    assert wording.goal(dataclasses.replace(found, at_least=at_least)) == f"accuracy {told}"

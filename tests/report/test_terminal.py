@@ -12,11 +12,11 @@ from rich.cells import cell_len
 from rich.console import Console
 from synthetic import GPU, Run, Truth
 
-from energybench.record import Claim
-from energybench.report import words
-from energybench.report.shapes import Summary
-from energybench.report.summary import summarise
+from energybench.records.record import Claim
 from energybench.report.terminal import fold, partial, render
+from energybench.verdict import wording
+from energybench.verdict.figures import Summary
+from energybench.verdict.summary import summarise
 
 WIDTHS = [60, 80, 100, 140, 200]
 LONG = "slow+dropout skip=random:0.25,period=12,depth=0.875"
@@ -52,7 +52,7 @@ def test_every_measured_figure_and_verdict_is_whole_on_its_line_at_any_width(
     summary = example(sensors=sensors)
     text = printed(summary, width)
     for row in summary.workloads[0].rows:
-        assert words.plain(words.measured(row.measured)) in text
+        assert wording.plain(wording.measured(row.measured)) in text
         assert row.verdict in text
 
 
@@ -61,8 +61,8 @@ def test_every_figure_in_the_notes_is_whole_on_its_line(width: int) -> None:
     summary = example(sensors=(GPU,))
     text = printed(summary, width)
     for row in summary.workloads[0].rows:
-        for note in words.notes(row, "accuracy"):
-            assert all(words.plain(figure) in text for figure in note.split(" ") if words.NB in figure)
+        for note in wording.notes(row, "accuracy"):
+            assert all(wording.plain(figure) in text for figure in note.split(" ") if wording.NB in figure)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -71,16 +71,16 @@ def test_a_column_is_shown_whole_or_not_at_all(width: int) -> None:
     text = printed(summary, width)
     table = text[text.index("Method") : text.index("• ")]
     columns = {
-        "claimed": [words.percent(r.claimed_rel) for r in summary.workloads[0].rows],
-        "estimated": [words.percent(r.estimated_rel) for r in summary.workloads[0].rows],
-        "counted": [words.percent(r.counted_rel) for r in summary.workloads[0].rows],
-        "kept": [words.kept(r.kept_rel) for r in summary.workloads[0].rows],
-        "accuracy Δ": [words.quality_change(r.quality) for r in summary.workloads[0].rows],
+        "claimed": [wording.percent(r.claimed_rel) for r in summary.workloads[0].rows],
+        "estimated": [wording.percent(r.estimated_rel) for r in summary.workloads[0].rows],
+        "counted": [wording.percent(r.counted_rel) for r in summary.workloads[0].rows],
+        "kept": [wording.kept(r.kept_rel) for r in summary.workloads[0].rows],
+        "accuracy Δ": [wording.quality_change(r.quality) for r in summary.workloads[0].rows],
     }
     shown = table.splitlines()[0]
     for title, cells in columns.items():
         if title in shown:
-            assert all(words.plain(cell) in table for cell in cells)
+            assert all(wording.plain(cell) in table for cell in cells)
         else:
             assert title in " ".join(text[text.index("Left out at this width") :].split())
 
@@ -158,34 +158,33 @@ def test_a_number_inside_a_name_is_not_broken_where_there_is_room() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.0, "0 J"), (1.0, "1.00 J"), (999.6, "1.00 kJ"), (1234.5, "1.23 kJ"), (0.0456, "45.6 mJ"),
-        (-2500, "−2.50 kJ"), (3.6e6, "3.60 MJ"),
+        (0.0, "0 J"),
+        (1.0, "1.00 J"),
+        (999.6, "1.00 kJ"),
+        (1234.5, "1.23 kJ"),
+        (0.0456, "45.6 mJ"),
+        (-2500, "−2.50 kJ"),
+        (3.6e6, "3.60 MJ"),
     ],
-)  # fmt: skip
-def test_joules_have_three_figures_and_a_prefix(value: float, text: str) -> None:
-    assert words.plain(words.si(value, "J")) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.12345, "12.3 %"), (-0.0001, "0.0 %"), (-0.123, "−12.3 %"), (None, "–")]
 )
+def test_joules_have_three_figures_and_a_prefix(value: float, text: str) -> None:
+    assert wording.plain(wording.si(value, "J")) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.12345, "12.3 %"), (-0.0001, "0.0 %"), (-0.123, "−12.3 %"), (None, "–")])
 def test_percent_has_a_real_minus_and_no_negative_zero(value: float | None, text: str) -> None:
-    assert words.plain(words.percent(value)) == text
+    assert wording.plain(wording.percent(value)) == text
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 
 
 @settings(max_examples=20)
-@given(
-    NAMES, NAMES, st.integers(20, 220), st.floats(0.01, 20), st.sampled_from([(GPU,), (("model(x)", "cpu"),)])
-)
+@given(NAMES, NAMES, st.integers(20, 220), st.floats(0.01, 20), st.sampled_from([(GPU,), (("model(x)", "cpu"),)]))
 def test_any_name_at_any_width_breaks_no_line_and_crops_no_number(
     workload: str, method: str, width: int, time: float, sensors: tuple[tuple[str, str], ...]
 ) -> None:
-    run = Run(workload=f"w{workload}", noise=0.03, sensors=sensors).method(
-        f"m{method}", time=time, energy=time
-    )
+    run = Run(workload=f"w{workload}", noise=0.03, sensors=sensors).method(f"m{method}", time=time, energy=time)
     summary = summarise(*run.method("plainly named", time=0.9, energy=0.8).records())
     out = io.StringIO()
     render(summary, Console(file=out, width=width, force_terminal=False))
@@ -194,5 +193,5 @@ def test_any_name_at_any_width_breaks_no_line_and_crops_no_number(
     assert max(map(cell_len, lines)) <= width
     flat = " ".join(out.getvalue().split())
     for row in summary.workloads[0].rows:
-        assert words.plain(words.measured(row.measured)) in flat
+        assert wording.plain(wording.measured(row.measured)) in flat
         assert row.verdict in flat

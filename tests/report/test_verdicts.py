@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from synthetic import Run, Truth
 
-from energybench.record import Flag, Passes
-from energybench.report import words
+from energybench.records.record import Flag, Passes
 from energybench.report.markdown import markdown
-from energybench.report.shapes import Quality, Row, Summary, Workload
-from energybench.report.summary import summarise
+from energybench.verdict import wording
+from energybench.verdict.figures import Quality, Row, Summary, Workload
+from energybench.verdict.summary import summarise
 
 
 def of(run: Run) -> Summary:
@@ -41,11 +41,7 @@ def codes(found: Any) -> list[str]:
 
 def test_a_biased_harness_gets_no_verdict_however_good_the_method_looks() -> None:
     run = Run(blocks=5)
-    run.truths = [
-        Truth("baseline", "baseline"),
-        Truth("twin", "twin", time=0.97),
-        Truth("half", time=0.5, flop=0.5),
-    ]
+    run.truths = [Truth("baseline", "baseline"), Truth("twin", "twin", time=0.97), Truth("half", time=0.5, flop=0.5)]
     workload = only(run)
     assert codes(workload.flags) == ["aa_failed"]
     assert workload.rows[0].verdict == "no verdict"
@@ -87,24 +83,22 @@ def test_losing_quality_is_not_saving() -> None:
     assert found.verdict == "quality lost"
     assert found.quality is not None
     assert found.quality.change == pytest.approx(-0.02)
-    assert "faster" not in of(Run().method("half", time=0.5, quality=-0.02)).headline.replace(
-        "proven faster", ""
-    )
+    assert "faster" not in of(Run().method("half", time=0.5, quality=-0.02)).headline.replace("proven faster", "")
 
 
 def test_margins_are_told_as_the_suite_wrote_them() -> None:
     accept = {"quality": {"metric": "accuracy", "loses_at_most": 0.0025}, "noise": 0.0025}
     found = of(Run(accept=accept).method("half", time=0.5, flop=0.5).method("same", flop=0.5))
-    assert "no more than 0.25 pp of accuracy lost" in words.plain(found.headline)
-    assert "within ±0.25 %" in words.plain(found.workloads[0].rows[1].because)
+    assert "no more than 0.25 pp of accuracy lost" in wording.plain(found.headline)
+    assert "within ±0.25 %" in wording.plain(found.workloads[0].rows[1].because)
     assert "| −0.25 pp |" in markdown(found)
 
 
 def test_a_loss_just_beyond_the_margin_is_not_told_as_the_margin() -> None:
-    assert words.plain(row(Run().method("half", time=0.5, quality=-0.0052)).because) == (
+    assert wording.plain(row(Run().method("half", time=0.5, quality=-0.0052)).because) == (
         "accuracy changed by −0.52 pp, −0.50 pp is accepted"
     )
-    unproven = words.because(
+    unproven = wording.because(
         dataclasses.replace(
             row(Run().method("half", time=0.5)),
             verdict="quality unproven",
@@ -112,18 +106,14 @@ def test_a_loss_just_beyond_the_margin_is_not_told_as_the_margin() -> None:
         ),
         0.01,
     )
-    assert words.plain(unproven).startswith("a change of −0.51 pp accuracy cannot be excluded, −0.50 pp is")
+    assert wording.plain(unproven).startswith("a change of −0.51 pp accuracy cannot be excluded, −0.50 pp is")
     for change, limit in ((-0.00501, -0.005), (-0.002502, -0.0025), (-0.100002, -0.1)):
         for fraction in (True, False):
-            assert len(set(words.beside(change, limit, fraction))) == 2
+            assert len(set(wording.beside(change, limit, fraction))) == 2
 
 
 def test_a_method_that_diverges_in_a_block_has_lost_its_quality() -> None:
-    run = (
-        Run(blocks=5)
-        .method("half", time=0.5, flop=0.5)
-        .change("half", 4, status="diverged", reason="loss is nan")
-    )
+    run = Run(blocks=5).method("half", time=0.5, flop=0.5).change("half", 4, status="diverged", reason="loss is nan")
     found = row(run)
     assert found.n == 4
     assert found.verdict == "quality lost"
@@ -142,7 +132,7 @@ def test_a_side_that_ran_past_its_limit_never_turns_into_a_saving_of_the_other_b
     """It took longer there than anyone knows: whoever drops those blocks keeps the lucky ones."""
     found = past_its_limit("it", blocks, time=0.5)
     assert (found.n, found.verdict) == (5 - blocks, "inconclusive")
-    assert f"the method ran past its limit in {blocks}" in words.plain(found.because)
+    assert f"the method ran past its limit in {blocks}" in wording.plain(found.because)
     assert found.blocks_needed is None
     assert past_its_limit("it", blocks, time=1.0).verdict == "inconclusive"  # not "no difference" either
     assert past_its_limit("it", blocks, time=1.5).verdict == "slower"  # and those blocks were slower still

@@ -8,27 +8,22 @@ from typing import Any
 
 from synthetic import GPU, Run
 
-from energybench.kept import write_bytes
+from energybench.common.sealed_files import write_bytes
 from energybench.meter.trace import Sample, pack
-from energybench.record import Claim, Trial
+from energybench.records.record import Claim, Trial
 
 EVIL = "a|b`c<script>alert(1)</script>\n# $x^2$ \"q\" 'r' ]]> --> &amp; \u202eRTL\u202c 漢字 \x1b[31m\x00 _"
 WATTS = 200.0
 
 
-def traced(
-    run: Run, folder: Path, watts: float = WATTS, period_s: float = 0.1
-) -> tuple[Any, list[Trial], Any]:
+def traced(run: Run, folder: Path, watts: float = WATTS, period_s: float = 0.1) -> tuple[Any, list[Trial], Any]:
     """The run's records with a constant power beside each trial, and curves of three epochs."""
     meta, trials, witnesses = run.records()
     result = []
     for number, trial in enumerate(trials):
         assert trial.train is not None
         seconds = trial.train.wall_s
-        samples = [
-            Sample(round(1e9 * i * period_s), "GPU-0", watts)
-            for i in range(math.ceil(seconds / period_s) + 1)
-        ]
+        samples = [Sample(round(1e9 * i * period_s), "GPU-0", watts) for i in range(math.ceil(seconds / period_s) + 1)]
         path = f"traces/{number:04}.csv.gz"
         write_bytes(folder / path, pack(samples, 0))
         curve = [{"epoch": float(e), "loss": 1 / e, "wall_s": seconds * e / 3} for e in (1, 2, 3)]

@@ -12,7 +12,7 @@ from command_line import energybench
 from rich.console import Console
 from tiny_runs import Done, only_run, write_suite
 
-from energybench.progress import Progress
+from energybench.runner.progress import Progress
 
 OWN_METHOD = '''"""calm: halves the learning rate through its gradients."""
 from dataclasses import dataclass

@@ -45,36 +45,42 @@ use = "dropout"
 
 
 def planned(suite: Any, launcher: Any, place: Path, **options: Any) -> Any:
-    """What `energybench.planned.plan` gives for the suite above, without asking a child."""
-    from energybench.planned import Planned, spec_of
-    from energybench.seeds import digest
+    """What `energybench.runner.plan_request.plan` gives for the suite above, without asking a child."""
+    from energybench.common.hashing import digest
+    from energybench.runner.plan_request import Planned, spec_of
 
     file = Path("mine.py")
     sha = hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()
-    mine = {
-        "use": "mine.py",
-        "name": "mine",
-        "path": "mine.py",
-        "origin": "path",
-        "sha256": sha,
-        "parameters": {},
-    }
+    mine = {"use": "mine.py", "name": "mine", "path": "mine.py", "origin": "path", "sha256": sha, "parameters": {}}
     cells = [
-        {"workload": "w", "method": name, "role": "method" if name == "mine" else name, "digest": sha,
-         "stack": [mine] if name == "mine" else []}
+        {
+            "workload": "w",
+            "method": name,
+            "role": "method" if name == "mine" else name,
+            "digest": sha,
+            "stack": [mine] if name == "mine" else [],
+        }
         for name in METHODS
-    ]  # fmt: skip
+    ]
     data = {"kind": "none", "sha256": "d", "train": 64, "test": 32}
     known = {"data": data, "ledger": [], "parameters": 10, "steps": 4, "step_s": 0.0}
-    result = {"workloads": {"w": known}, "cells": cells, "notes": [], "machine": {"cpu": "none"}, "device": "cpu",
-              "device_name": "cpu", "digest": digest([sha, suite.digest_source()])}  # fmt: skip
+    result = {
+        "workloads": {"w": known},
+        "cells": cells,
+        "notes": [],
+        "machine": {"cpu": "none"},
+        "device": "cpu",
+        "device_name": "cpu",
+        "digest": digest([sha, suite.digest_source()]),
+    }
     options.pop("purpose", None)
     return Planned(suite, result, spec_of(suite, place, download=False, **options))
 
 
 def nap(in_path: str, out_path: str) -> None:
     """A trial that trains nothing, takes its time and writes a whole record."""
-    from energybench.record import Passes, Reading, Trial, Witness, write_json
+    from energybench.meter.reading import Reading
+    from energybench.records.record import Passes, Trial, Witness, write_json
 
     spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
     header = spec["header"]
@@ -89,10 +95,22 @@ def nap(in_path: str, out_path: str) -> None:
         write_json(Path(out_path), Witness.model_validate(counted))
         return
     train = Reading(wall_s=1.0 + header["position"] / 100, cpu_s=1.0)
-    write_json(Path(out_path), Trial.model_validate({
-        **header, "status": "ok", "epochs": 2, "steps": 8, "samples": 64, "phases": {"train": train},
-        "passes": Passes(), "quality": {"accuracy": 0.5}, "curve": [{"epoch": 1, "loss": 0.5, "wall_s": 0.5}],
-    }))  # fmt: skip
+    write_json(
+        Path(out_path),
+        Trial.model_validate(
+            {
+                **header,
+                "status": "ok",
+                "epochs": 2,
+                "steps": 8,
+                "samples": 64,
+                "phases": {"train": train},
+                "passes": Passes(),
+                "quality": {"accuracy": 0.5},
+                "curve": [{"epoch": 1, "loss": 0.5, "wall_s": 0.5}],
+            }
+        ),
+    )
 
 
 def _held(trial: str) -> bool:
@@ -131,26 +149,32 @@ def main(argv: list[str]) -> int:
 
     from rich.console import Console
 
-    from energybench import launch, runner
-    from energybench.errors import EnergybenchError
-    from energybench.printable import write_what_can_be_written
-    from energybench.processes import hear_of_children
-    from energybench.progress import Progress
-    from energybench.suite import load
+    from energybench.cli.terminal_encoding import write_what_can_be_written
+    from energybench.common.errors import EnergybenchError
+    from energybench.common.processes import hear_of_children
+    from energybench.process import forkserver
+    from energybench.runner import runner
+    from energybench.runner.progress import Progress
+    from energybench.suite.suite import load
 
     parser = argparse.ArgumentParser()
     parser.add_argument("suite")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--new", dest="fresh", action="store_true")
     asked = parser.parse_args(argv)
-    write_what_can_be_written()  # as `energybench.cli` does
+    write_what_can_be_written()  # as `energybench.cli.command_line` does
     hear_of_children()
-    launch.PRELOAD = "light_preload"
+    forkserver.PRELOAD = "light_preload"
     runner.plan = planned  # type: ignore[assignment]
     _die_where_told("parent")
     try:
-        return runner.run(load(asked.suite), out=asked.out, fresh=asked.fresh, argv=["light"],
-                          progress=Progress(Console(stderr=True), Console()))[0]  # fmt: skip
+        return runner.run(
+            load(asked.suite),
+            out=asked.out,
+            fresh=asked.fresh,
+            argv=["light"],
+            progress=Progress(Console(stderr=True), Console()),
+        )[0]
     except EnergybenchError as error:
         print(error, file=sys.stderr)
         return error.exit_code

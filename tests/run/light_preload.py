@@ -1,4 +1,4 @@
-"""What the server of a light run imports in place of `energybench.preload`: a trial is a nap, torch is nowhere."""
+"""What the server of a light run imports in place of `energybench.cli.preload`: a trial is a nap, torch is nowhere."""
 
 import importlib
 import os
@@ -7,12 +7,12 @@ import types
 
 import light
 
-from energybench.guard import adopt
+from energybench.process.reaper import adopt
 
-for name in ("energybench.record", "energybench.launch"):
+for name in ("energybench.records.record", "energybench.process.forkserver"):
     importlib.import_module(name)
-cell = types.ModuleType("energybench.cell")
+cell = types.ModuleType("energybench.trial.trial")
 cell.main = light.nap  # type: ignore[attr-defined]
-sys.modules["energybench.cell"] = cell
+sys.modules["energybench.trial.trial"] = cell
 SERVER = os.getpid()
 adopt()

@@ -36,10 +36,11 @@ import psutil
 from command_line import PATIENCE_S
 from tiny_runs import processes_with, wait_for
 
-from energybench import schedule
-from energybench.record import Cell, RunFile, read_folder
+from energybench.records.reader import read_folder
+from energybench.records.record import Cell, RunFile
 from energybench.report.pages import contents
-from energybench.report.summary import summarise
+from energybench.runner import schedule
+from energybench.verdict.summary import summarise
 
 CELLS = [
     Cell(workload="w", method=m, role=r)  # type: ignore[arg-type]
@@ -104,8 +105,14 @@ class Soak:
         with log:
             log.write(f"\n== {how} {environment.get('LIGHT_DIE', '')}\n")
             log.flush()
-            run = subprocess.Popen([sys.executable, str(Path(light.__file__)), "light.toml"], cwd=self.place,
-                                   env=environment, stdout=log, stderr=log, start_new_session=True)  # fmt: skip
+            run = subprocess.Popen(
+                [sys.executable, str(Path(light.__file__)), "light.toml"],
+                cwd=self.place,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
             try:
                 if how in AFTER and self.kill(how, run):
                     self.counts[how] += 1
@@ -172,10 +179,7 @@ class Soak:
         time.sleep(self.random.uniform(0, LATE_S))
 
     def files(self) -> list[Path]:
-        return [
-            *self.place.glob("reports/*/*/records/*.json"),
-            *self.place.glob("reports/*/*/witness/*.json"),
-        ]
+        return [*self.place.glob("reports/*/*/records/*.json"), *self.place.glob("reports/*/*/witness/*.json")]
 
     # ── what must hold ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -186,11 +190,7 @@ class Soak:
         return read_folder(self.runs()[0])[0] if self.runs() else None
 
     def records(self) -> dict[str, bytes]:
-        return {
-            file.stem: file.read_bytes()
-            for folder in self.runs()
-            for file in (folder / "records").glob("*.json")
-        }
+        return {file.stem: file.read_bytes() for folder in self.runs() for file in (folder / "records").glob("*.json")}
 
     def expected(self) -> list[str]:
         """The trials that the next invocation has to run, in its order."""
@@ -259,9 +259,7 @@ def main() -> int:
     except Lost as lost:
         print(f"LOST: {lost}", file=sys.stderr)
         return 1
-    print(
-        json.dumps({"kills": state.kills, "by": state.counts, "seconds": round(time.monotonic() - began, 1)})
-    )
+    print(json.dumps({"kills": state.kills, "by": state.counts, "seconds": round(time.monotonic() - began, 1)}))
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from energybench.record import write_json
+from energybench.records.record import write_json
 
 
 def _say(out_path: str, **facts: Any) -> None:
@@ -22,9 +22,17 @@ def _say(out_path: str, **facts: Any) -> None:
 
 
 def describe(in_path: str, out_path: str) -> None:
-    _say(out_path, pid=os.getpid(), session=os.getsid(0), group=os.getpgrp(), parent=os.getppid(), cwd=os.getcwd(),
-         server=psutil.Process(os.getppid()).ppid(), torch="torch" in sys.modules,
-         given=Path(in_path).read_text())  # fmt: skip
+    _say(
+        out_path,
+        pid=os.getpid(),
+        session=os.getsid(0),
+        group=os.getpgrp(),
+        parent=os.getppid(),
+        cwd=os.getcwd(),
+        server=psutil.Process(os.getppid()).ppid(),
+        torch="torch" in sys.modules,
+        given=Path(in_path).read_text(),
+    )
 
 
 def train(in_path: str, out_path: str) -> None:

@@ -66,12 +66,7 @@ use = ["owner.py", "listener.py"]
     done = energybench("run", suite, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    for text, said in (
-        ("blocks =", "blocks"),
-        ("twins =", "'twin'"),
-        ('"gradsmp"', "'gradsamp'"),
-        ("q = 0.5", "'q'"),
-    ):
+    for text, said in (("blocks =", "blocks"), ("twins =", "'twin'"), ('"gradsmp"', "'gradsamp'"), ("q = 0.5", "'q'")):
         place = f"tiny.toml:{line_of(suite, text)}:"
         assert place in done.stderr, done.stderr
         told = next(block for block in done.stderr.split("error[")[1:] if place in block)
@@ -184,13 +179,19 @@ def test_report_and_show_of_a_real_run_need_no_torch(finished: Done) -> None:
         "        if name.partition('.')[0] in ('torch', 'torchvision', 'fvcore', 'codecarbon'):\n"
         "            raise ImportError('blocked: ' + name)\n"
         "sys.meta_path.insert(0, Block())\n"
-        "from energybench.cli import main\n"
+        "from energybench.cli.command_line import main\n"
         "main()\n"
     )
     record = next((finished.folder / "records").iterdir())
     for arguments in (["report", finished.folder], ["show", finished.folder], ["show", record]):
-        done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], cwd=finished.home,
-                              env=environment(), capture_output=True, text=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            cwd=finished.home,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout
 
@@ -247,16 +248,16 @@ def _captured_spec(folder: Path) -> dict[str, Any]:
 
     from rich.console import Console
 
-    from energybench import runner
-    from energybench.launch import Launcher
-    from energybench.progress import Progress
-    from energybench.suite import load
+    from energybench.process.forkserver import Launcher
+    from energybench.runner import runner
+    from energybench.runner.progress import Progress
+    from energybench.suite.suite import load
 
     found: dict[str, Any] = {}
 
     class Watched(Launcher):
         def call(self, target: str, in_path: Path, out_path: Path, **options: Any) -> Any:
-            if target.startswith("energybench.cell"):
+            if target.startswith("energybench.trial.trial"):
                 spec = json.loads(in_path.read_text())
                 if (spec["mode"], spec["header"]["method"]) == ("trial", "baseline"):
                     kept = folder / "data.pt"
@@ -312,8 +313,11 @@ def test_a_whole_run_asks_nothing_of_the_network(tmp_path: Path) -> None:
     extra = {"PYTHONPATH": path, "ATTEMPTS": str(tmp_path / "attempts")}
     probe = subprocess.run(
         [sys.executable, "-c", "import socket; socket.create_connection(('192.0.2.1', 80), 1)"],
-        env=environment(**extra), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=environment(**extra),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "no network" in probe.stderr  # the hook works
     (tmp_path / "attempts").unlink()
     done = energybench("run", suite, cwd=tmp_path, **extra)

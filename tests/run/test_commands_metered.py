@@ -17,8 +17,8 @@ from fakes.billed import assert_billed
 from fakes.nvml import UUID, FakeDriver, FakeGpu
 from tiny_runs import contents, only_run
 
-from energybench.record import Reading
-from energybench.stats import Paired, paired
+from energybench.meter.reading import Reading
+from energybench.stats.paired import Paired, paired
 
 pytestmark = pytest.mark.slow
 
@@ -43,10 +43,7 @@ claims = { training = "50 %", from = "arithmetic" }
 @pytest.fixture
 def card(fake_nvml_library: Path, tmp_path: Path) -> dict[str, str]:
     gpu = FakeGpu(power=300.0, tick_s=TICK_S)
-    return {
-        **FakeDriver(fake_nvml_library, [gpu]).environment(tmp_path),
-        "ENERGYBENCH_POWERCAP": str(tmp_path / "no"),
-    }
+    return {**FakeDriver(fake_nvml_library, [gpu]).environment(tmp_path), "ENERGYBENCH_POWERCAP": str(tmp_path / "no")}
 
 
 def assert_told(row: dict[str, Any], joules: dict[tuple[str, int], float]) -> Paired:
@@ -84,20 +81,10 @@ def test_a_card_of_300_watts_is_billed_for_the_command_and_what_it_saves_is_told
 def test_a_card_that_the_command_cannot_see_is_not_billed(fake_nvml_library: Path, tmp_path: Path) -> None:
     other = "GPU-00000000-0000-0000-0000-000000000002"
     gpus = [FakeGpu(power=300.0, tick_s=TICK_S), FakeGpu(uuid=other, power=100.0, tick_s=TICK_S)]
-    environment = {
-        **FakeDriver(fake_nvml_library, gpus).environment(tmp_path),
-        "ENERGYBENCH_POWERCAP": str(tmp_path),
-    }
+    environment = {**FakeDriver(fake_nvml_library, gpus).environment(tmp_path), "ENERGYBENCH_POWERCAP": str(tmp_path)}
     for asked, expected in (("1", {other}), (UUID, {UUID}), ("", set()), ("0,1", {UUID, other})):
         done = energybench(
-            "measure",
-            "--json",
-            "--",
-            "sleep",
-            "0.15",
-            cwd=tmp_path,
-            **environment,
-            CUDA_VISIBLE_DEVICES=asked,
+            "measure", "--json", "--", "sleep", "0.15", cwd=tmp_path, **environment, CUDA_VISIBLE_DEVICES=asked
         )
         assert done.returncode == 0, done.stderr
         energy = json.loads(done.stdout)["phases"]["train"]["energy"]
@@ -117,15 +104,14 @@ def test_measure_says_joules_of_a_real_sensor_with_their_error(tmp_path: Path, c
     assert "the card's energy counter" in told
 
 
-def test_two_commands_are_held_against_each_other_by_measured_energy(
-    tmp_path: Path, card: dict[str, str]
-) -> None:
+def test_two_commands_are_held_against_each_other_by_measured_energy(tmp_path: Path, card: dict[str, str]) -> None:
     call = ["measure", "--pairs", "3", "--warmup", "0", "--json", "--vs", "sleep 0.4", "--", "sleep", "0.2"]
     done = energybench(*call, cwd=tmp_path, **card)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    readings = {(trial["role"], trial["block"]): Reading.model_validate(trial["phases"]["train"])
-                for trial in found["trials"]}  # fmt: skip
+    readings = {
+        (trial["role"], trial["block"]): Reading.model_validate(trial["phases"]["train"]) for trial in found["trials"]
+    }
     joules = {key: assert_billed(reading, 300.0, "gpu_counter", UUID) for key, reading in readings.items()}
     measured = found["comparison"]["measured"]
     interval = assert_told(found["comparison"], joules).saving_interval()
@@ -136,9 +122,7 @@ def test_a_trial_whose_own_process_died_is_of_the_same_device_and_the_run_stays_
     tmp_path: Path, card: dict[str, str]
 ) -> None:
     """The command kills who meters it, so that the record comes from the run."""
-    text = SUITE.replace('"sleep 0.2"', "\"sh -c 'kill -9 $PPID; sleep 9'\"").replace(
-        "blocks = 3", "blocks = 1"
-    )
+    text = SUITE.replace('"sleep 0.2"', "\"sh -c 'kill -9 $PPID; sleep 9'\"").replace("blocks = 3", "blocks = 1")
     (tmp_path / "tiny.toml").write_text(text)
     done = energybench("run", "tiny.toml", cwd=tmp_path, **card)
     assert done.returncode == 3, done.stderr

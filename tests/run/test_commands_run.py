@@ -13,7 +13,8 @@ import pytest
 from command_line import energybench, start
 from tiny_runs import Done, contents, only_run, processes_with, wait_for
 
-from energybench.record import Trial, read
+from energybench.records.reader import read
+from energybench.records.record import Trial
 
 pytestmark = pytest.mark.slow
 
@@ -167,11 +168,7 @@ quality = { from = "json" }
     for trial in contents(done.folder)[1].values():
         log = (done.folder / "logs" / f"{trial.trial}.log").read_text()
         told = json.loads(log.splitlines()[1])
-        assert (told["seed"], told["block"], told["trial"]) == (
-            str(40 + trial.block),
-            str(trial.block),
-            trial.trial,
-        )
+        assert (told["seed"], told["block"], told["trial"]) == (str(40 + trial.block), str(trial.block), trial.trial)
         seed = str(40 + trial.block)
         assert told["argv"] == [seed, "--out", f"out/{trial.trial}", str(trial.block), "{unknown}"]
         assert told["threads"] == "1"
@@ -179,9 +176,7 @@ quality = { from = "json" }
         assert trial.seed == 40 + trial.block
 
 
-def test_quality_from_a_regular_expression_is_the_last_match_and_from_a_file_that_was_written_now(
-    tmp_path: Path,
-):
+def test_quality_from_a_regular_expression_is_the_last_match_and_from_a_file_that_was_written_now(tmp_path: Path):
     tables = """[[workload]]
 name = "printed"
 command = "sh shell.sh"
@@ -201,8 +196,9 @@ command = { written = "true" }
     found = {(t.workload, t.method): t for t in contents(done.folder)[1].values()}
     assert found["printed", "baseline"].quality == {"accuracy": 0.75}
     assert (found["printed", "other"].status, found["printed", "other"].reason) == (
-        "failed", "it ended with status 3: out of space",
-    )  # fmt: skip
+        "failed",
+        "it ended with status 3: out of space",
+    )
     assert found["written", "baseline"].quality == {"accuracy": 0.75}
     assert found["written", "other"].quality == {"accuracy": 0.8}
     assert found["written", "lazy"].status == "failed"
@@ -212,7 +208,9 @@ command = { written = "true" }
 
 
 def test_a_scripts_own_window_takes_the_place_of_the_whole_command(tmp_path: Path):
-    home = home_of(tmp_path, """[[workload]]
+    home = home_of(
+        tmp_path,
+        """[[workload]]
 name = "w"
 command = "python window.py"
 quality = { from = "window" }
@@ -222,7 +220,9 @@ command = "python half.py"
 [[method]]
 name = "whole"
 command = "python fine.py"
-""", blocks=3)  # fmt: skip
+""",
+        blocks=3,
+    )
     (home / "half.py").write_text(SCRIPTS["window.py"].replace("FLOP", "5e9"))
     (home / "window.py").write_text(SCRIPTS["window.py"].replace("FLOP", "1e10"))
     done = ran(home)
@@ -234,8 +234,9 @@ command = "python fine.py"
     assert (plain.steps, plain.samples, plain.flop) == (10, 640, {"estimated": 1e10})
     assert plain.quality == {"accuracy": 0.75, "loss": 0.5}
     assert (trials["whole"].status, trials["whole"].reason) == (
-        "failed", "no accuracy: none of its windows says 'accuracy'",
-    )  # fmt: skip
+        "failed",
+        "no accuracy: none of its windows says 'accuracy'",
+    )
     facts = json.loads(energybench("report", done.folder, "--json", cwd=home).stdout)
     row = next(row for row in facts["workloads"][0]["rows"] if row["method"] == "half")
     assert row["estimated_rel"] == pytest.approx(0.5)
@@ -243,22 +244,24 @@ command = "python fine.py"
 
 
 def test_a_window_is_never_held_against_a_whole_command(tmp_path: Path):
-    home = home_of(tmp_path, """[[workload]]
+    home = home_of(
+        tmp_path,
+        """[[workload]]
 name = "w"
 command = "python window.py"
 quality = "none"
 [[method]]
 name = "whole"
 command = "sleep 0.3"
-""", blocks=3)  # fmt: skip
+""",
+        blocks=3,
+    )
     (home / "window.py").write_text(SCRIPTS["window.py"].replace("FLOP", "1e10"))
     done = ran(home)
     facts = json.loads(energybench("report", done.folder, "--json", cwd=home).stdout)
     row = facts["workloads"][0]["rows"][0]
     assert row["verdict"] == "no verdict"
-    (unlike,) = [
-        flag for flag in row["flags"] if flag["code"] != "host_contention"
-    ]  # of other work beside the tests
+    (unlike,) = [flag for flag in row["flags"] if flag["code"] != "host_contention"]  # of other work beside the tests
     assert unlike["code"] == "unlike"
     assert "the whole command against the script's own window 'train'" in unlike["detail"]
 
@@ -275,7 +278,9 @@ with open(os.environ["ENERGYBENCH_WINDOWS"], "a") as file:
 
 def test_less_time_is_told_where_there_is_no_quality_to_lose_and_the_report_says_so(tmp_path: Path):
     """Seconds that each command's own window gives: 4 and 1."""
-    home = home_of(tmp_path, """[[workload]]
+    home = home_of(
+        tmp_path,
+        """[[workload]]
 name = "wait"
 command = "python takes.py 4"
 quality = "none"
@@ -283,7 +288,9 @@ quality = "none"
 name = "short"
 command = "python takes.py 1"
 claims = { training = "75 %", from = "arithmetic" }
-""", blocks=3)  # fmt: skip
+""",
+        blocks=3,
+    )
     (home / "takes.py").write_text(TAKES)
     done = ran(home)
     assert done.process.returncode == 0, done.process.stderr
@@ -305,15 +312,16 @@ claims = { training = "75 %", from = "arithmetic" }
 def test_no_process_of_ours_imports_torch_for_a_suite_of_commands(tmp_path: Path):
     home = home_of(tmp_path, '[[workload]]\nname = "w"\ncommand = "true"\nquality = "none"\n')
     (home / "torch.py").write_text("raise SystemExit('torch was imported')")
-    process = energybench(
-        "run", "tiny.toml", cwd=home, PYTHONPATH=f"{home}:{os.environ.get('PYTHONPATH', '')}"
-    )
+    process = energybench("run", "tiny.toml", cwd=home, PYTHONPATH=f"{home}:{os.environ.get('PYTHONPATH', '')}")
     assert process.returncode == 0, process.stderr
     assert "torch was imported" not in process.stderr
 
 
 def test_a_suite_of_both_kinds_runs_both(tmp_path: Path):
-    done = ran(home_of(tmp_path, """[[workload]]
+    done = ran(
+        home_of(
+            tmp_path,
+            """[[workload]]
 name = "script"
 command = "python fine.py"
 quality = { from = "json" }
@@ -327,13 +335,21 @@ name = "trick"
 command = "python fine.py --trick"
 [[method]]
 use = "nothing"
-"""), "--set", "trials.limit=60 s")  # fmt: skip
+""",
+        ),
+        "--set",
+        "trials.limit=60 s",
+    )
     assert done.process.returncode == 0, done.process.stderr
     _, trials, witnesses = contents(done.folder)
     assert {(t.workload, t.method) for t in trials.values()} == {
-        ("script", "baseline"), ("script", "twin"), ("script", "trick"),
-        ("ours", "baseline"), ("ours", "twin"), ("ours", "nothing"),
-    }  # fmt: skip
+        ("script", "baseline"),
+        ("script", "twin"),
+        ("script", "trick"),
+        ("ours", "baseline"),
+        ("ours", "twin"),
+        ("ours", "nothing"),
+    }
     assert {name.partition(".")[0] for name in witnesses} == {"ours"}
 
 
@@ -348,9 +364,7 @@ use = "nothing"
         ("python fien.py", "E422", "did you mean 'fine.py'?"),
     ],
 )
-def test_what_cannot_run_is_told_before_anything_is_measured(
-    tmp_path: Path, command: str, code: str, hint: str
-):
+def test_what_cannot_run_is_told_before_anything_is_measured(tmp_path: Path, command: str, code: str, hint: str):
     home = home_of(tmp_path, f'[[workload]]\nname = "w"\ncommand = "{command}"\nquality = "none"\n')
     done = energybench("run", "tiny.toml", cwd=home, **with_python())
     assert done.returncode == 2
@@ -407,11 +421,14 @@ def _argv(pid: int) -> bytes:
 
 
 def test_a_warm_up_is_one_unmetered_run_of_the_plain_command_and_ends_in_time(tmp_path: Path):
-    home = home_of(tmp_path, """[[workload]]
+    home = home_of(
+        tmp_path,
+        """[[workload]]
 name = "w"
 command = "sh -c 'echo $ENERGYBENCH_TRIAL >> trials.txt; test $ENERGYBENCH_TRIAL != warmup || sleep 60'"
 quality = "none"
-""")  # fmt: skip
+""",
+    )
     done = ran(home, "--set", "trials.warmup=1 s")
     assert done.process.returncode == 0, done.process.stderr
     assert sorted((home / "trials.txt").read_text().split()) == ["b0-i0-w.baseline", "b0-i0-w.twin", "warmup"]
@@ -420,13 +437,30 @@ quality = "none"
 def test_a_cell_that_is_a_command_is_a_verb_of_its_own(tmp_path: Path):
     home_of(tmp_path, "")
     spec = {
-        "mode": "command", "base": str(tmp_path), "command": ["python", "fine.py"], "metric": "accuracy",
-        "workload": {"name": "w", "quality": {"from": "json"}}, "threads": None, "device_name": "cpu", "limit_s": 60,
+        "mode": "command",
+        "base": str(tmp_path),
+        "command": ["python", "fine.py"],
+        "metric": "accuracy",
+        "workload": {"name": "w", "quality": {"from": "json"}},
+        "threads": None,
+        "device_name": "cpu",
+        "limit_s": 60,
         "measure": {"energy": "off", "below_c": {}, "cooldown_s": 0.0, "tick_s": 0.0},
-        "windows": str(tmp_path / "w.jsonl"), "log": str(tmp_path / "log"), "trace": None,
-        "header": {"trial": "t", "workload": "w", "method": "baseline", "role": "baseline", "block": 0, "seed": 1,
-                   "invocation": 0, "position": 0, "digest": ""},
-    }  # fmt: skip
+        "windows": str(tmp_path / "w.jsonl"),
+        "log": str(tmp_path / "log"),
+        "trace": None,
+        "header": {
+            "trial": "t",
+            "workload": "w",
+            "method": "baseline",
+            "role": "baseline",
+            "block": 0,
+            "seed": 1,
+            "invocation": 0,
+            "position": 0,
+            "digest": "",
+        },
+    }
     (tmp_path / "in.json").write_text(json.dumps(spec))
     done = energybench("cell", "in.json", "out.json", cwd=tmp_path, **with_python())
     assert done.returncode == 0, done.stderr

@@ -41,20 +41,13 @@ def facts(folder: Path, *flags: str, **options: Any) -> dict[str, Any]:
 def test_baseline_estimate_and_count_of_the_whole_training_are_what_the_layers_cost(tmp_path: Path) -> None:
     found = facts(tmp_path, "--by", "module")
     cells = {cell["method"]: cell for cell in found["cells"]}
-    assert list(cells) == [
-        "baseline",
-        "gradsamp",
-        "gradsamp matched",
-        "ssprop",
-    ]  # a twin is the baseline again
+    assert list(cells) == ["baseline", "gradsamp", "gradsamp matched", "ssprop"]  # a twin is the baseline again
     assert {cell["baseline_flop"] for cell in cells.values()} == {PLAIN}
     wanted = {"baseline": PLAIN, "gradsamp": PLAIN / 2, "gradsamp matched": PLAIN / 2, "ssprop": SPARSE}
     for method, flop in wanted.items():
         assert cells[method]["estimated_flop"] == flop
         if method != "gradsamp matched":
-            assert cells[method]["counted_flop"] == pytest.approx(
-                flop, rel=2e-2 if method == "gradsamp" else 1e-9
-            )
+            assert cells[method]["counted_flop"] == pytest.approx(flop, rel=2e-2 if method == "gradsamp" else 1e-9)
     assert sum(cells["ssprop"]["estimated_by_phase"].values()) == SPARSE
     assert sum(cells["ssprop"]["estimated_by_op"].values()) == SPARSE
     assert cells["ssprop"]["estimated_by_op"]["linear"] == 2 * 64 * 3 * HEAD
@@ -76,24 +69,14 @@ def test_without_counting_there_is_plain_training_and_what_is_known_before_a_run
     assert cells["gradsamp matched"]["estimated_flop"] == PLAIN / 2
     assert [cells[m]["estimated_flop"] for m in ("gradsamp", "ssprop")] == [None, None]
     assert {cell["counted_flop"] for cell in found["cells"]} == {None}
-    assert found["workloads"]["w"]["plain_by_op"] == {
-        "conv": PLAIN - 2 * 64 * 3 * HEAD,
-        "linear": 2 * 64 * 3 * HEAD,
-    }
+    assert found["workloads"]["w"]["plain_by_op"] == {"conv": PLAIN - 2 * 64 * 3 * HEAD, "linear": 2 * 64 * 3 * HEAD}
 
 
 def test_the_page_says_each_figure_once(tmp_path: Path) -> None:
     suite = write_suite(tmp_path, METHODS)
     done = energybench("flops", suite, "--no-count", "--by", "module", cwd=tmp_path, COLUMNS="100")
     assert done.returncode == 0, done.stderr
-    for text in (
-        "2 epochs of 64 samples, batch 16",
-        "gradsamp matched",
-        "50.0 %",
-        "conv 4",
-        "FLOP/B",
-        "Not counted",
-    ):
+    for text in ("2 epochs of 64 samples, batch 16", "gradsamp matched", "50.0 %", "conv 4", "FLOP/B", "Not counted"):
         assert text in done.stdout
 
 

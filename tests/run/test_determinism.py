@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from tiny_runs import contents, write_suite
 
-from energybench import runner
-from energybench.progress import Progress
-from energybench.record import Trial
-from energybench.suite import load
+from energybench.records.record import Trial
+from energybench.runner import runner
+from energybench.runner.progress import Progress
+from energybench.suite.suite import load
 
 pytestmark = pytest.mark.slow
 
@@ -30,10 +30,7 @@ train = { epochs = 3, lr = 0.1, momentum = 0.9, schedule = "cosine" }
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, quiet: Callable[[], Progress]) -> Any:
     """methods → the trials of one run with them, by (block, cell); each combination is run once."""
-    home, known = (
-        tmp_path_factory.mktemp("determinism"),
-        dict[tuple[str, int], dict[tuple[int, str], Trial]](),
-    )
+    home, known = (tmp_path_factory.mktemp("determinism"), dict[tuple[str, int], dict[tuple[int, str], Trial]]())
 
     def train(methods: str, again: int = 0, **options: Any) -> dict[tuple[int, str], Trial]:
         key = (methods + repr(options), again)
@@ -67,9 +64,7 @@ def test_two_runs_of_a_suite_end_with_equal_weights_and_losses_in_every_cell(tra
 
 
 @pytest.mark.parametrize("other", [DROPOUT + GRADSAMP, DROPOUT, GRADSAMP + SSPROP + DROPOUT, ""])
-def test_adding_removing_or_moving_a_method_leaves_every_other_cell_as_it_was(
-    trained: Any, other: str
-) -> None:
+def test_adding_removing_or_moving_a_method_leaves_every_other_cell_as_it_was(trained: Any, other: str) -> None:
     first, second = trained(GRADSAMP + DROPOUT), trained(other)
     shared = set(first) & set(second)
     assert {(0, "baseline"), (1, "baseline"), (0, "twin"), (1, "twin")} <= shared

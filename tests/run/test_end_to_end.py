@@ -29,9 +29,7 @@ def test_exit_code_table_and_report_tell_the_same(finished: Done) -> None:
         assert method in (finished.folder / "report.md").read_text()
     for column in ("claimed", "estimated", "counted", "measured"):
         assert column in finished.process.stdout
-    assert finished.process.stdout.rstrip().endswith(
-        str(finished.folder.relative_to(finished.home) / "report.md")
-    )
+    assert finished.process.stdout.rstrip().endswith(str(finished.folder.relative_to(finished.home) / "report.md"))
     assert "\x1b" not in finished.process.stdout + finished.process.stderr
 
 
@@ -73,9 +71,7 @@ def test_counted_equals_estimated_for_plain_training(finished: Done) -> None:
         assert plain.estimate == witness.estimate
 
 
-def test_on_the_roofline_less_of_everything_is_less_time_and_plain_training_saves_none(
-    finished: Done,
-) -> None:
+def test_on_the_roofline_less_of_everything_is_less_time_and_plain_training_saves_none(finished: Done) -> None:
     """Whatever the machine's balance: an epoch that is skipped takes its FLOPs, its bytes and its time away."""
     _, trials, _ = contents(finished.folder)
     told = [t.estimate for t in trials.values() if t.estimate]
@@ -138,11 +134,7 @@ def test_baseline_and_twin_end_with_equal_weights_and_a_method_with_others(finis
     _, trials, _ = contents(finished.folder)
     for block in range(2):
         for workload in ("w", "own"):
-            sha = {
-                t.method: t.weights_sha256
-                for t in trials.values()
-                if (t.block, t.workload) == (block, workload)
-            }
+            sha = {t.method: t.weights_sha256 for t in trials.values() if (t.block, t.workload) == (block, workload)}
             assert sha["baseline"] == sha["twin"]
             assert len({sha["baseline"], sha["calm"], sha["gradsamp"]}) == 3
 
@@ -150,11 +142,7 @@ def test_baseline_and_twin_end_with_equal_weights_and_a_method_with_others(finis
 def test_blocks_start_from_different_weights(finished: Done) -> None:
     _, trials, _ = contents(finished.folder)
     first, second = (
-        next(
-            t.curve[0]["loss"]
-            for t in trials.values()
-            if (t.block, t.workload, t.method) == (b, "w", "baseline")
-        )
+        next(t.curve[0]["loss"] for t in trials.values() if (t.block, t.workload, t.method) == (b, "w", "baseline"))
         for b in range(2)
     )
     assert first != second

@@ -30,9 +30,7 @@ def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         pytest.importorskip("accelerate")
     shutil.copytree(ROOT / "examples" / request.param, home / "example")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = energybench(
-        "run", "example/suite.toml", "--quick", cwd=home, timeout=900, PATH=path, HF_HUB_OFFLINE="1"
-    )
+    done = energybench("run", "example/suite.toml", "--quick", cwd=home, timeout=900, PATH=path, HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stdout + done.stderr
     return request.param, Done(done, home, home / "example", only_run(home, EXAMPLES[request.param][0]))
 
@@ -49,12 +47,7 @@ def test_every_trial_is_the_command_with_its_own_seed_and_has_its_quality(exampl
         if "--seed" in trial.settings["command"]:
             assert trial.settings["command"][trial.settings["command"].index("--seed") + 1] == str(trial.seed)
     assert run.finished
-    left = {path.name for path in done.suite.iterdir()} - {
-        "suite.toml",
-        "train.py",
-        "compress.sh",
-        "__pycache__",
-    }
+    left = {path.name for path in done.suite.iterdir()} - {"suite.toml", "train.py", "compress.sh", "__pycache__"}
     assert not left
 
 

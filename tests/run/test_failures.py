@@ -13,7 +13,7 @@ from command_line import energybench
 from faults import fault
 from tiny_runs import Done, contents, only_run, processes_with, wait_for, write_suite
 
-from energybench.record import Trial
+from energybench.records.record import Trial
 
 pytestmark = pytest.mark.slow
 
@@ -127,9 +127,7 @@ def failing(tmp_path_factory: pytest.TempPathFactory, marker: str) -> Done:
         (home / f"{name}.py").write_text(source(name, marker))
     (home / "dead.py").write_text(DEAD)
     names = [*METHODS, "dead"]
-    tables = "".join(
-        f'\n[[method]]\nname = "{n}"\nuse = "{n}.py:{"Dead" if n == "dead" else "Bad"}"\n' for n in names
-    )
+    tables = "".join(f'\n[[method]]\nname = "{n}"\nuse = "{n}.py:{"Dead" if n == "dead" else "Bad"}"\n' for n in names)
     suite = write_suite(home, tables, limit="8 s")
     process = energybench("run", suite, cwd=home)
     return Done(process, home, suite, only_run(home))
@@ -184,9 +182,7 @@ def test_a_trials_descendants_end_with_it(failing: Done, marker: str) -> None:
 
 def test_a_dead_layer_is_flagged_by_its_code(failing: Done) -> None:
     trial = by_method(failing)["dead"]
-    assert [(f.code, f.detail) for f in trial.flags if f.code == "dead_layer"] == [
-        ("dead_layer", "dead.update")
-    ]
+    assert [(f.code, f.detail) for f in trial.flags if f.code == "dead_layer"] == [("dead_layer", "dead.update")]
 
 
 def test_a_diagnostic_that_is_no_number_is_null(failing: Done) -> None:

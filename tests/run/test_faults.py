@@ -27,14 +27,25 @@ from command_line import PATIENCE_S, Forked, energybench
 from faults import fault
 from tiny_runs import contents, only_run, processes_with, wait_for, write_suite
 
-from energybench import schedule
-from energybench.record import Cell, Trial, read_folder
+from energybench.records.reader import read_folder
+from energybench.records.record import Cell, Trial
+from energybench.runner import schedule
 
 pytestmark = pytest.mark.slow
 
-ORDER = [slot.trial for slot in schedule.missing(
-    [Cell(workload="w", method=m, role=r) for m, r in  # type: ignore[arg-type]
-     (("baseline", "baseline"), ("twin", "twin"), ("mine", "method"))], light.BLOCKS, light.SEED, [], 0)]  # fmt: skip
+ORDER = [
+    slot.trial
+    for slot in schedule.missing(
+        [
+            Cell(workload="w", method=m, role=r)
+            for m, r in (("baseline", "baseline"), ("twin", "twin"), ("mine", "method"))  # type: ignore[arg-type]
+        ],
+        light.BLOCKS,
+        light.SEED,
+        [],
+        0,
+    )
+]
 HELD = ORDER[4]  # in the second block
 SCRIPT = str(Path(light.__file__))
 
@@ -54,8 +65,15 @@ def start(place: Path, *arguments: str | Path, **environment: str) -> subprocess
     if not environment:
         words = ["light.toml", *map(str, arguments)]
         return Forked(words, cwd=place, env=light.environment(), program=SCRIPT)
-    return subprocess.Popen(command(*arguments), cwd=place, env=light.environment(**environment), text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=place,
+        env=light.environment(**environment),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def run(place: Path, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -122,9 +140,7 @@ def finish(place: Path, before: dict[str, bytes]) -> list[Trial]:
 @fault("hangup")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("last", [False, True], ids=["the run first", "the run last"])
-def test_a_signal_to_all_processes_of_a_run_ends_it_whole(
-    place: Path, number: signal.Signals, last: bool
-) -> None:
+def test_a_signal_to_all_processes_of_a_run_ends_it_whole(place: Path, number: signal.Signals, last: bool) -> None:
     """As a scheduler sends it: to the run, its server, the guard and the trial, in any order; none of them failed."""
     marker = f"faults-{os.getpid()}-{time.time_ns()}"
     running = held_at(place, HELD, LIGHT_MARK=marker)
@@ -144,16 +160,20 @@ def test_a_signal_to_all_processes_of_a_run_ends_it_whole(
     assert read_folder(runs(place)[0])[0].invocations[-1].outcome == "interrupted"
     wait_for(lambda: not processes_with(marker))
     release(place)
-    assert (
-        len(finish(place, before)) == len(ORDER) + 1
-    )  # the second block's baseline, in the second invocation
+    assert len(finish(place, before)) == len(ORDER) + 1  # the second block's baseline, in the second invocation
 
 
 @fault("hangup")
 def test_nohup_is_obeyed(place: Path) -> None:
     (place / "hold").write_text(HELD)
-    running = subprocess.Popen(["nohup", *command()], cwd=place, env=light.environment(), stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    running = subprocess.Popen(
+        ["nohup", *command()],
+        cwd=place,
+        env=light.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     wait_for((place / "held").exists)
     os.kill(running.pid, signal.SIGHUP)
     release(place)
@@ -176,12 +196,7 @@ def test_nothing_outlives_a_run_that_is_killed(place: Path, who: str) -> None:
     if who == "group":
         os.killpg(running.pid, signal.SIGKILL)
     else:
-        for name, pid in (
-            ("run", running.pid),
-            ("trial", trial.pid),
-            ("guard", guard.pid),
-            ("server", server.pid),
-        ):
+        for name, pid in (("run", running.pid), ("trial", trial.pid), ("guard", guard.pid), ("server", server.pid)):
             if name in who.split(" and "):
                 os.kill(pid, signal.SIGKILL)
     if who == "server":  # the run goes on with another one
@@ -225,8 +240,15 @@ def test_kills_at_any_moment_lose_nothing(tmp_path: Path) -> None:
     state = soak(tmp_path, kills=KILLS, seed=KILLS_SEED)
     assert state.kills >= KILLS
     if 10 * len(AFTER + BEFORE) <= KILLS:  # some of a kind come too late: the run was faster
-        assert {"parent", "trial", "parent and trial", "group", "the report", "a write of the parent",
-                "a write of a trial"} <= set(state.counts)  # fmt: skip
+        assert {
+            "parent",
+            "trial",
+            "parent and trial",
+            "group",
+            "the report",
+            "a write of the parent",
+            "a write of a trial",
+        } <= set(state.counts)
 
 
 # ── what changed ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -265,8 +287,15 @@ def test_at_a_terminal_one_is_asked_before_another_run_begins(
     release(place)
     (place / "mine.py").write_text("# another\n")
     ours, theirs = pty.openpty()
-    running = subprocess.Popen(command(), cwd=place, env=light.environment(TERM="xterm", COLUMNS="100"), stdin=theirs,
-                               stdout=theirs, stderr=theirs, start_new_session=True)  # fmt: skip
+    running = subprocess.Popen(
+        command(),
+        cwd=place,
+        env=light.environment(TERM="xterm", COLUMNS="100"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
     os.close(theirs)
     seen = "".join(_until(ours, "[y/n]"))
     os.write(ours, f"{answer}\n".encode())
@@ -341,8 +370,12 @@ def small_disk(place: Path) -> Iterator[Path]:
     """A file system of its own, of one megabyte."""
     disk = place / "reports"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "energybench-test", str(disk)],
-                             capture_output=True, text=True, check=False)  # fmt: skip
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "energybench-test", str(disk)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
     yield disk
@@ -424,9 +457,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_runs(place: 
 @fault("no temporary folder")
 def test_no_room_for_temporary_files_is_told(place: Path) -> None:
     done = subprocess.run(
-        command(), cwd=place, env=light.environment(), capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        command(),
+        cwd=place,
+        env=light.environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
-    )  # fmt: skip
+    )
     assert done.returncode == 2, done.stderr
     told(done.stderr, "E620")
     assert not (place / "reports").exists()
@@ -437,8 +476,14 @@ def test_a_table_that_finds_no_room_is_told(place: Path) -> None:
     assert run(place).returncode == 0
     (folder,) = runs(place)
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run([sys.executable, "-m", "energybench", "report", str(folder)], stdout=full,
-                              stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "energybench", "report", str(folder)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
     assert done.returncode == 2
     told(done.stderr, "E620")
     assert (folder / "report.md").exists()

@@ -16,8 +16,17 @@ from tiny_runs import suite_text
 pytestmark = pytest.mark.slow
 
 METHODS = '\n[[method]]\nuse = "gradsamp"\nskip = "every:2"\n'
-ANY = ["saves", "costs more", "no saving", "faster", "slower", "no difference", "quality lost", "quality unproven",
-       "inconclusive"]  # fmt: skip
+ANY = [
+    "saves",
+    "costs more",
+    "no saving",
+    "faster",
+    "slower",
+    "no difference",
+    "quality lost",
+    "quality unproven",
+    "inconclusive",
+]
 
 
 def write(home: Path, require: str = "", blocks: int = 1, **trials: object) -> Path:
@@ -38,8 +47,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_runs_of_one_suite_count_the_same_and_can_be_compared_level_by_level(home: Path) -> None:
-    done = energybench("compare", "base", "head", "--level", "counts", "--level", "savings", "--level", "absolute",
-                       "--json", cwd=home)  # fmt: skip
+    done = energybench(
+        "compare", "base", "head", "--level", "counts", "--level", "savings", "--level", "absolute", "--json", cwd=home
+    )
     found = json.loads(done.stdout)["findings"]
     # What became slower between two runs of this machine is not for us to say, but its status is that of what it says.
     fails = {"regression", "changed", "gone", "not met"}
@@ -79,8 +89,14 @@ def test_a_requirement_ends_run_report_and_compare_with_one_code(tmp_path: Path)
     """A run whose seconds are given (light.py): what is asked for is never there."""
     never = f'\n[[require]]\nmethod = "mine"\nnever = {json.dumps(ANY)}\n'
     (tmp_path / "light.toml").write_text(light.SUITE + never, encoding="utf-8")
-    done = subprocess.run([sys.executable, str(light.__file__), "light.toml", "--out", "out"], cwd=tmp_path, text=True,
-                          env=light.environment(), capture_output=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(light.__file__), "light.toml", "--out", "out"],
+        cwd=tmp_path,
+        text=True,
+        env=light.environment(),
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 1, done.stderr
     assert "not met: w: mine must never be: saves" in " ".join(done.stdout.split())
     assert "## What the suite requires" in (tmp_path / "out" / "report.md").read_text()

@@ -19,11 +19,12 @@ from command_line import PATIENCE_S, energybench, start
 from faults import fault
 from tiny_runs import contents, only_run, processes_with, wait_for, write_suite
 
-from energybench import planned
-from energybench.progress import Progress
-from energybench.record import Cell, read_folder
-from energybench.schedule import order
-from energybench.suite import load
+from energybench.records.reader import read_folder
+from energybench.records.record import Cell
+from energybench.runner import plan_request
+from energybench.runner.progress import Progress
+from energybench.runner.schedule import order
+from energybench.suite.suite import load
 
 pytestmark = pytest.mark.slow
 
@@ -48,8 +49,10 @@ def metered(run):
     return all(method.name != "witness" for method in run.methods)
 '''
 METHODS = '\n[[method]]\nuse = "holder.py"\n\n[[method]]\nuse = "dropout"\n'
-CELLS = [Cell(workload="w", method=m, role=r) for m, r in  # type: ignore[arg-type]
-         (("baseline", "baseline"), ("twin", "twin"), ("holder", "method"), ("dropout", "method"))]  # fmt: skip
+CELLS = [
+    Cell(workload="w", method=m, role=r)
+    for m, r in (("baseline", "baseline"), ("twin", "twin"), ("holder", "method"), ("dropout", "method"))  # type: ignore[arg-type]
+]
 
 
 def names_of(folder: Path) -> list[str]:
@@ -87,10 +90,11 @@ def test_an_interrupted_run_continues_where_it_stood(
 ) -> None:
     """The second block stops at its third trial: `before` and another one are done."""
     seed = next(
-        s for s in range(1000)
+        s
+        for s in range(1000)
         if [c.method for c in order(CELLS, 1, s)].index("holder") == 2
         and ([c.method for c in order(CELLS, 1, s)].index("baseline") < 2) == (before == "baseline")
-    )  # fmt: skip
+    )
     (tmp_path / "holder.py").write_text(HOLDER)
     (tmp_path / "hold").write_text(str(seed + 1))
     suite = write_suite(tmp_path, METHODS, blocks=BLOCKS, seed=seed)
@@ -158,8 +162,13 @@ def _assert_refusals(folder: Path, suite: Path, home: Path) -> None:
         return re.findall(r"error\[(E\d+)\]", done.stderr), " ".join(done.stderr.split())
 
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    for override in ("trials.seed=999", "workload.train.lr=0.2", "trials.blocks=4", "accept.noise=5 %",
-                     "method[dropout].p=0.5"):  # fmt: skip
+    for override in (
+        "trials.seed=999",
+        "workload.train.lr=0.2",
+        "trials.blocks=4",
+        "accept.noise=5 %",
+        "method[dropout].p=0.5",
+    ):
         codes, said = refused(folder, override)
         assert codes == ["E603"], override
         assert str(folder) in said
@@ -194,10 +203,10 @@ def test_renaming_or_skipping_a_method_is_another_run(tmp_path: Path, quiet: Cal
 
 
 def _planner(folder: Path, quiet: Callable[[], Progress]) -> Callable[[str], str]:
-    from energybench.launch import Launcher
+    from energybench.process.forkserver import Launcher
 
     def digest(methods: str) -> str:
-        return planned.plan(load(write_suite(folder, methods)), Launcher(), folder).digest
+        return plan_request.plan(load(write_suite(folder, methods)), Launcher(), folder).digest
 
     return digest
 

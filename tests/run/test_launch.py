@@ -19,8 +19,8 @@ from command_line import environment
 from faults import fault
 from tiny_runs import processes_with, wait_for, write_suite
 
-from energybench import launch
-from energybench.launch import Launcher, Outcome
+from energybench.process import forkserver as launch
+from energybench.process.forkserver import Launcher, Outcome
 
 pytestmark = pytest.mark.slow
 
@@ -104,16 +104,12 @@ def test_children_are_forks_of_the_one_server_that_stands(call: Any) -> None:
     assert servers == {launch._server()}
 
 
-def test_a_child_works_in_the_callers_folder_of_now(
-    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_works_in_the_callers_folder_of_now(call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert Path(call("describe")[1]["cwd"]) == tmp_path
 
 
-def test_relative_paths_are_the_callers(
-    launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_paths_are_the_callers(launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("in").write_text("x")
     launcher.call("targets:talk", Path("in"), Path("out"), log=Path("log"))
@@ -128,9 +124,7 @@ def test_a_child_forked_after_the_preload_trains_and_does_not_hang(call: Any, ti
     assert (outcome.reason, facts) == (None, {"finite": True})
 
 
-def test_past_its_limit_a_child_is_killed_with_its_whole_group(
-    call: Any, tmp_path: Path, limits: Limits
-) -> None:
+def test_past_its_limit_a_child_is_killed_with_its_whole_group(call: Any, tmp_path: Path, limits: Limits) -> None:
     outcome, facts = call("hang", limit_s=3000.0, tick=limits.once((tmp_path / "out").exists), tick_s=0.1)
     assert outcome.timed_out
     assert "3000 s" in (outcome.reason or "")
@@ -159,9 +153,7 @@ def test_an_interrupt_of_the_parent_kills_the_child_and_is_passed_on(call: Any, 
 
 
 @fault("strays")
-@pytest.mark.parametrize(
-    "end", ["by itself", "at its limit", "killed", "with its guard killed", "by an interrupt"]
-)
+@pytest.mark.parametrize("end", ["by itself", "at its limit", "killed", "with its guard killed", "by an interrupt"])
 def test_nothing_that_a_child_starts_survives_it(call: Any, tmp_path: Path, limits: Limits, end: str) -> None:
     """Sessions of their own, SIGTERM ignored, a daemon forked twice, workers, a process that forks all the time."""
     marker = f"launch-{os.getpid()}-{time.time_ns()}"
@@ -248,9 +240,7 @@ def test_a_signal_is_told_by_name(call: Any) -> None:
     assert "SIGKILL" in (outcome.reason or "")
 
 
-def test_output_goes_to_the_log_whoever_writes_it(
-    call: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_output_goes_to_the_log_whoever_writes_it(call: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     call("talk", log=tmp_path / "log")
     assert {"to stdout", "to stderr", "from a shell"} <= set((tmp_path / "log").read_text().splitlines())
     assert capfd.readouterr() == ("", "")
@@ -300,6 +290,13 @@ code, folder = runner.run(load({str(suite)!r}), argv=["test"],
 assert not {{"torch", "torchvision", "fvcore"}} & set(sys.modules)
 print("code", code)
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True,
-                          text=True, timeout=120, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.stdout.splitlines()[-1:] == ["code 0"], done.stderr

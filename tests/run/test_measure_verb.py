@@ -18,13 +18,15 @@ import pytest
 from command_line import EXECUTABLE, energybench, environment
 from tiny_runs import processes_with, wait_for
 
-from energybench import versus
-from energybench.cli import app
-from energybench.command_cell import Metered
+from energybench.cli import paired_commands as versus
+from energybench.cli.command_line import app
+from energybench.meter.reading import Reading
 from energybench.meter.window import Window
-from energybench.record import Reading, Trial, read
-from energybench.stats import paired
-from energybench.supervise import Ended
+from energybench.process.supervise import Ended
+from energybench.records.reader import read
+from energybench.records.record import Trial
+from energybench.stats.paired import paired
+from energybench.trial.command_trial import Metered
 
 pytestmark = pytest.mark.slow
 
@@ -47,8 +49,13 @@ def test_output_and_status_are_the_commands_own_and_one_line_on_stderr_is_ours(t
 def test_stdin_reaches_the_command(tmp_path: Path):
     done = subprocess.run(
         [*EXECUTABLE, "measure", "--energy", "off", "cat"],
-        cwd=tmp_path, env=environment(), input="through\n", capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment(),
+        input="through\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (0, "through\n")
 
 
@@ -88,9 +95,14 @@ def test_an_interrupt_is_the_commands_own_affair_and_what_was_metered_is_told(tm
     script = "trap 'exit 5' INT; echo up; while :; do sleep 0.1; done"
     process = subprocess.Popen(
         [*EXECUTABLE, "measure", "--energy", "off", "sh", "-c", script],
-        cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     assert process.stderr is not None
     assert process.stdout.readline() == "up\n"
@@ -103,8 +115,10 @@ def test_ended_from_outside_it_takes_the_command_with_it(tmp_path: Path):
     marker = f"energybench-measure-{os.getpid()}-{time.time_ns()}"
     process = subprocess.Popen(
         [*EXECUTABLE, "measure", "--energy", "off", "--", "sh", "-c", "sleep 600 & sleep 600"],
-        cwd=tmp_path, env=environment(MARKER=marker), stderr=subprocess.PIPE,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment(MARKER=marker),
+        stderr=subprocess.PIPE,
+    )
     wait_for(lambda: len(processes_with(marker)) == 4)
     process.terminate()
     assert process.wait(120) == 128 + signal.SIGTERM
@@ -122,9 +136,7 @@ def test_ended_from_outside_it_takes_the_command_with_it(tmp_path: Path):
         (("",), "energybench measure -- python train.py"),
     ],
 )
-def test_what_cannot_be_run_is_a_message_with_what_to_type(
-    tmp_path: Path, arguments: tuple[str, ...], hint: str
-):
+def test_what_cannot_be_run_is_a_message_with_what_to_type(tmp_path: Path, arguments: tuple[str, ...], hint: str):
     (tmp_path / "train.py").write_text("")
     done = measure(tmp_path, *arguments)
     assert done.returncode == 2
@@ -178,8 +190,10 @@ def test_what_is_said_of_a_pair_is_the_ratio_of_the_seconds_that_stand_beside_it
 def test_half_as_long_is_faster_and_saves_no_energy_that_was_not_measured(
     given_seconds: None, capfd: pytest.CaptureFixture[str]
 ):
-    app.main(["measure", "--energy", "off", "--pairs", "4", "--warmup", "0", "--vs", "sleep 0.6", "sleep 0.3"],
-             standalone_mode=False)  # fmt: skip
+    app.main(
+        ["measure", "--energy", "off", "--pairs", "4", "--warmup", "0", "--vs", "sleep 0.6", "sleep 0.3"],
+        standalone_mode=False,
+    )
     told = " ".join(capfd.readouterr().out.split())
     assert "Verdict: faster." in told
     assert "saves" not in told.replace("see savings", "")
@@ -217,9 +231,14 @@ def test_an_interrupted_comparison_shows_what_is_there_without_a_verdict(tmp_pat
         (tmp_path / name).chmod(0o755)
     process = subprocess.Popen(
         [*EXECUTABLE, "measure", "--energy", "off", "--warmup", "0", "--pairs", "5000", "--vs", "./b", "./a"],
-        cwd=tmp_path, env=environment(MARKER=marker), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment(MARKER=marker),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     ran = [tmp_path / f"ran.{name}" for name in "ab"]
     wait_for(lambda: all(file.exists() and file.read_text().count(".") > 3 for file in ran))
     process.send_signal(signal.SIGINT)

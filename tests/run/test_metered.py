@@ -18,8 +18,9 @@ from fakes.nvml import UUID, FakeDriver, FakeGpu
 from fakes.powercap import Powercap
 from tiny_runs import contents, only_run, suite_text
 
+from energybench.meter.reading import Reading
 from energybench.meter.trace import integrate, read
-from energybench.record import Reading, Trial
+from energybench.records.record import Trial
 
 pytestmark = pytest.mark.slow
 
@@ -54,13 +55,25 @@ def suite(folder: Path, measure: str, methods: str = "", **trials: Any) -> Path:
     return path
 
 
-def run(library: Path, folder: Path, *gpus: FakeGpu, measure: str = 'gpus = "all"', methods: str = "",
-        expect: int = 0, **trials: Any) -> tuple[str, Path, dict[str, Trial]]:  # fmt: skip
+def run(
+    library: Path,
+    folder: Path,
+    *gpus: FakeGpu,
+    measure: str = 'gpus = "all"',
+    methods: str = "",
+    expect: int = 0,
+    **trials: Any,
+) -> tuple[str, Path, dict[str, Trial]]:
     """On the virtual clock: (the terminal's report, the run's folder, its trials)."""
     cards = FakeDriver(library, gpus).environment(folder, clock="virtual") if gpus else {}
     path = suite(folder, measure, methods, **trials)
-    done = energybench("run", path, cwd=folder, **in_children.environment(clock="virtual", **cards),
-                       ENERGYBENCH_POWERCAP=str(folder / "no-rapl"))  # fmt: skip
+    done = energybench(
+        "run",
+        path,
+        cwd=folder,
+        **in_children.environment(clock="virtual", **cards),
+        ENERGYBENCH_POWERCAP=str(folder / "no-rapl"),
+    )
     assert done.returncode == expect, done.stderr
     place = only_run(folder)
     return done.stdout, place, contents(place)[1]
@@ -69,10 +82,7 @@ def run(library: Path, folder: Path, *gpus: FakeGpu, measure: str = 'gpus = "all
 def test_a_card_of_300_watts_is_billed_300_joules_a_second_and_the_first_screen_says_measured(
     fake_nvml_library: Path, tmp_path: Path
 ) -> None:
-    gpus = (
-        FakeGpu(name="Fake H100", power=300.0, tick_s=TICK_S),
-        FakeGpu(uuid=OTHER, power=100.0, tick_s=TICK_S),
-    )
+    gpus = (FakeGpu(name="Fake H100", power=300.0, tick_s=TICK_S), FakeGpu(uuid=OTHER, power=100.0, tick_s=TICK_S))
     screen, folder, trials = run(fake_nvml_library, tmp_path, *gpus, methods=SKIPPER)
     assert "Energy is measured: gpu by the card's energy counter. Not seen: cpu (RAPL absent)." in " ".join(
         screen.split()
@@ -123,9 +133,7 @@ def test_a_machine_without_sensors_says_modelled_and_why(fake_nvml_library: Path
         assert trial.trace is None
 
 
-def test_what_the_suite_requires_and_the_machine_lacks_is_exit_5(
-    fake_nvml_library: Path, tmp_path: Path
-) -> None:
+def test_what_the_suite_requires_and_the_machine_lacks_is_exit_5(fake_nvml_library: Path, tmp_path: Path) -> None:
     path = suite(tmp_path, 'energy = "require"')
     done = energybench("run", path, cwd=tmp_path, ENERGYBENCH_POWERCAP=str(tmp_path / "nothing"))
     assert done.returncode == 5
@@ -148,9 +156,7 @@ def test_a_meter_that_nobody_offers_is_an_error_with_its_line(tmp_path: Path) ->
     assert "metered.toml:" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("what", "reason"), [("pulled", "GPU is lost"), ("reset", "the counter was reset")]
-)  # fmt: skip
+@pytest.mark.parametrize(("what", "reason"), [("pulled", "GPU is lost"), ("reset", "the counter was reset")])
 def test_a_card_pulled_or_reset_in_mid_trial_makes_the_trial_invalid_and_gives_no_number(
     fake_nvml_library: Path, tmp_path: Path, what: str, reason: str
 ) -> None:
@@ -164,9 +170,7 @@ def test_a_card_pulled_or_reset_in_mid_trial_makes_the_trial_invalid_and_gives_n
         "        time.sleep(60 if run.epoch_number == run.epochs else 0)\n"
     )
     gpu = FakeGpu(tick_s=TICK_S, **{"lost": [(40.0,)]} if what == "pulled" else {"reset": [40.0]})
-    screen, _, trials = run(
-        fake_nvml_library, tmp_path, gpu, methods='\n[[method]]\nuse = "lasting.py"\n', expect=3
-    )
+    screen, _, trials = run(fake_nvml_library, tmp_path, gpu, methods='\n[[method]]\nuse = "lasting.py"\n', expect=3)
     (trial,) = [t for t in trials.values() if t.method == "lasting"]
     assert trial.status == "invalid"
     assert reason in (trial.reason or "")

@@ -18,14 +18,7 @@ BROKEN = '\n[[method]]\nuse = "dropuot"\n'
 
 @pytest.mark.parametrize(
     "words",
-    [
-        ["list", "--json"],
-        ["check", "tiny.toml"],
-        ["show", "nothing"],
-        ["ru"],
-        ["--version"],
-        ["run", "--help"],
-    ],
+    [["list", "--json"], ["check", "tiny.toml"], ["show", "nothing"], ["ru"], ["--version"], ["run", "--help"]],
     ids=lambda words: " ".join(words),
 )
 def test_both_say_the_same_and_end_alike(tmp_path: Path, words: list[str]) -> None:
@@ -45,9 +38,13 @@ def test_both_train_to_the_same_weights_in_the_folder_they_were_started_in(tmp_p
         assert done.returncode == 0, done.stderr
         run, trials, witnesses = contents(only_run(home))
         assert run.finished
-        ends.append({name: (trial.quality, [point["loss"] for point in trial.curve], trial.steps)
-                     for name, trial in trials.items()}
-                    | {name: witness.counted_flop for name, witness in witnesses.items()})  # fmt: skip
+        ends.append(
+            {
+                name: (trial.quality, [point["loss"] for point in trial.curve], trial.steps)
+                for name, trial in trials.items()
+            }
+            | {name: witness.counted_flop for name, witness in witnesses.items()}
+        )
     assert ends[0] == ends[1]
     assert list(tmp_path.glob("energybench-*")) == []  # nothing is left behind
 

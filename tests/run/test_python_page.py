@@ -27,7 +27,7 @@ def test_every_block_runs_and_prints_what_stands_below_it(tmp_path: Path) -> Non
     blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
     assert sum(kind == "python" for kind, _ in blocks) >= 9
     script = tmp_path / "page.py"
-    shim = "from energybench.torchvision_shim import import_torchvision\nimport_torchvision()\n"
+    shim = "from energybench.common.torchvision_shim import import_torchvision\nimport_torchvision()\n"
     said = 'print("-- %d", flush=True); import sys; print("-- %d", file=sys.stderr, flush=True)\n'
     parts = [shim]
     for number, (kind, text) in enumerate(blocks):
@@ -36,9 +36,13 @@ def test_every_block_runs_and_prints_what_stands_below_it(tmp_path: Path) -> Non
     script.write_text("".join(parts), encoding="utf-8")
     sensors = {"ENERGYBENCH_POWERCAP": str(tmp_path / "nothing"), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-W", "ignore", str(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
         env=environment(HF_HUB_OFFLINE="1", KERAS_BACKEND="torch", **sensors),
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     for number, (kind, text) in enumerate(blocks):
         if kind == "text":

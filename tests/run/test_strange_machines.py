@@ -22,8 +22,8 @@ from command_line import energybench
 from fakes import in_children
 from fakes.powercap import Powercap, without_energy_pkg
 
-from energybench.processes import LONGEST_SOCKET
-from energybench.record import read_folder
+from energybench.common.processes import LONGEST_SOCKET
+from energybench.records.reader import read_folder
 
 pytestmark = pytest.mark.slow
 
@@ -34,9 +34,14 @@ SIGNS = "\N{LATIN SMALL LETTER O WITH DIAERESIS}\N{GREEK SMALL LETTER SIGMA}"
 def begun(place: Path, prepare: Callable[[], Any] | None = None, **environment: str) -> Any:
     (place / "light.toml").write_text(light.SUITE, encoding="utf-8")
     return subprocess.run(
-        [sys.executable, SCRIPT, "light.toml"], cwd=place, env=light.environment(**environment), timeout=600,
-        capture_output=True, check=False, preexec_fn=prepare,
-    )  # fmt: skip
+        [sys.executable, SCRIPT, "light.toml"],
+        cwd=place,
+        env=light.environment(**environment),
+        timeout=600,
+        capture_output=True,
+        check=False,
+        preexec_fn=prepare,
+    )
 
 
 def ended_well(place: Path, done: Any) -> None:
@@ -73,9 +78,10 @@ def nothing_open() -> None:
 
 
 @pytest.mark.parametrize(
-    "prepare", [one_core, few_files, deaf, held_signals, nothing_open, lambda: os.umask(0o077)],
+    "prepare",
+    [one_core, few_files, deaf, held_signals, nothing_open, lambda: os.umask(0o077)],
     ids=["one core", "64 open files", "deaf to signals", "signals held back", "no standard input", "umask 077"],
-)  # fmt: skip
+)
 def test_what_a_run_inherits_changes_nothing(tmp_path: Path, prepare: Callable[[], Any]) -> None:
     ended_well(tmp_path, begun(tmp_path, prepare))
 
@@ -90,7 +96,7 @@ def test_what_a_run_inherits_changes_nothing(tmp_path: Path, prepare: Callable[[
         {"TZ": "STRANGE-13:37", "PYTHONWARNINGS": "default", "PYTHONHASHSEED": "0", "PYTHONOPTIMIZE": "2"},
     ],
     ids=["ASCII", "a terminal of ISO 8859-9", "no home", "a narrow terminal", "another Python"],
-)  # fmt: skip
+)
 def test_the_environment_of_a_run_changes_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
     ended_well(tmp_path, begun(tmp_path, **environment))
 
@@ -131,8 +137,13 @@ def test_workers_that_decode_images_hand_them_over_where_that_folder_is_long(tmp
     files = [str(tmp_path / f"{number}.png") for number in range(2)]
     for file in files:
         Image.new("RGB", (4, 4)).save(file)
-    done = subprocess.run([sys.executable, "-c", STREAMED, *files], env=os.environ | {"TMPDIR": str(folder)},
-                          capture_output=True, timeout=600, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", STREAMED, *files],
+        env=os.environ | {"TMPDIR": str(folder)},
+        capture_output=True,
+        timeout=600,
+        check=True,
+    )
     assert done.stdout == b"[[5, 3], [3]]\n"
 
 
@@ -140,8 +151,13 @@ def test_workers_that_decode_images_hand_them_over_where_that_folder_is_long(tmp
 def test_a_terminal_of_few_letters_is_told_all_the_same(tmp_path: Path, encoding: str) -> None:
     """−, → and … are in some of them and not in others. (What says that it is ASCII gets UTF-8, by click.)"""
     whole = energybench("list", cwd=tmp_path, PYTHONIOENCODING="utf-8").stdout
-    done = subprocess.run([sys.executable, "-m", "energybench", "list"], cwd=tmp_path, capture_output=True,
-                          env=os.environ | {"PYTHONIOENCODING": encoding}, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "energybench", "list"],
+        cwd=tmp_path,
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        check=True,
+    )
     told = done.stdout.decode(encoding)
     assert told.count("\n") == whole.count("\n")
     assert "gradsamp" in told
@@ -151,10 +167,15 @@ def test_a_terminal_of_few_letters_is_told_all_the_same(tmp_path: Path, encoding
 
 def test_json_is_utf8_on_every_terminal(tmp_path: Path) -> None:
     outputs = [
-        subprocess.run([sys.executable, "-m", "energybench", "list", "--json"], cwd=tmp_path, capture_output=True,
-                       env=os.environ | {"PYTHONIOENCODING": encoding}, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-m", "energybench", "list", "--json"],
+            cwd=tmp_path,
+            capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+            check=True,
+        ).stdout
         for encoding in ("utf-8", "iso-8859-9", "koi8-r")
-    ]  # fmt: skip
+    ]
     assert json.loads(outputs[0].decode("utf-8"))
     assert outputs[0] == outputs[1] == outputs[2]
 
@@ -184,8 +205,13 @@ def test_a_name_that_the_file_system_cannot_have_is_told(tmp_path: Path) -> None
     text = f'schema = 1\nsuite = "s"\n{kept}train = {{ epochs = 1, lr = 0.1 }}\n'.replace("NAME", SIGNS)
     (tmp_path / "s.toml").write_text(text, encoding="utf-8")
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = subprocess.run([sys.executable, "-m", "energybench", "check", "s.toml"], cwd=tmp_path, capture_output=True,
-                          env=os.environ | locale, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "energybench", "check", "s.toml"],
+        cwd=tmp_path,
+        capture_output=True,
+        env=os.environ | locale,
+        check=False,
+    )
     assert done.returncode == 2
     assert b"error[E" in done.stderr
     assert b"Traceback" not in done.stderr

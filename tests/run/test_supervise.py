@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import processes_with, wait_for
 
-from energybench import captured, supervise
-from energybench.captured import Lines, Log
+from energybench.process import output_log, supervise
+from energybench.process.output_log import Lines, Log
 
 DAEMON = """
 import os, time
@@ -121,9 +121,7 @@ def test_what_ignores_being_asked_is_made_to_end(limits: Limits, monkeypatch: py
     assert (done.timed_out, done.obeyed, done.returncode) == (True, False, -signal.SIGKILL)
 
 
-def test_a_daemon_in_a_session_of_its_own_is_found_and_ended(
-    marked: dict[str, str], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_daemon_in_a_session_of_its_own_is_found_and_ended(marked: dict[str, str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(supervise, "LINGER_S", 0.1)
     done = supervise.run(python(DAEMON), env=marked, discard=True)
     assert done.returncode == 0
@@ -261,7 +259,7 @@ def test_a_log_keeps_the_beginning_and_the_end_of_ten_times_its_size(tmp_path: P
     assert text.startswith(b"first line\n")
     assert text.endswith(b"\nlast line\n")
     assert b"bytes are left out here" in text
-    assert len(text) < captured.HEAD_B + captured.TAIL_B + (1 << 17)
+    assert len(text) < output_log.HEAD_B + output_log.TAIL_B + (1 << 17)
     dropped = int(text.partition(b"[energybench: ")[2].split()[0])
     kept = len(text) - len(b"\n[energybench:  bytes are left out here]\n") - len(str(dropped))
     assert kept + dropped == 11 + 160 * (1 << 16) + 11
@@ -288,7 +286,7 @@ def test_a_line_without_end_is_held_within_bounds_and_a_progress_bar_to_its_last
     lines = Lines()
     for _ in range(100):
         assert not list(lines.feed(b"x" * 100_000))
-    assert [len(line) for line in lines.rest()] == [captured.LONGEST_LINE_B]
+    assert [len(line) for line in lines.rest()] == [output_log.LONGEST_LINE_B]
     for step in range(20_000):
         assert not list(lines.feed(b"\rstep %d" % step))
     assert list(lines.rest()) == ["step 19999"]
@@ -313,6 +311,6 @@ def test_the_last_figure_of_a_line_without_end_is_the_one_that_is_read(size: int
         lines, whole = Lines(), text + tail
         chunks = [whole[i : i + size] for i in range(0, len(whole), size)]
         (found,) = [line for chunk in chunks for line in lines.feed(chunk)] + list(lines.rest())
-        assert len(found) <= captured.LONGEST_LINE_B
+        assert len(found) <= output_log.LONGEST_LINE_B
         assert re.findall(r"acc=([0-9.]+)", found)[-1] == "0.09999"
         assert set(re.findall(r"acc=([0-9.]+)", found)) <= set(re.findall(r"acc=([0-9.]+)", text.decode()))

@@ -17,10 +17,10 @@ from command_line import energybench, start
 from fakes import in_children
 from tiny_runs import contents, only_run, wait_for, write_suite
 
-from energybench import runner
-from energybench.progress import Progress
-from energybench.report import looked
-from energybench.suite import load
+from energybench.runner import runner
+from energybench.runner.progress import Progress
+from energybench.suite.suite import load
+from energybench.verdict import interim_notes as looked
 
 pytestmark = pytest.mark.slow
 
@@ -124,9 +124,7 @@ def test_the_end_of_the_time_ends_it_after_a_block_and_the_same_command_continue
 def test_a_look_survives_an_interruption_and_is_never_taken_twice(tmp_path: Path) -> None:
     """Ctrl-C after the first look and a block more of a hopeless comparison: the same command goes on to the next."""
     methods = '\n[[method]]\nuse = "dropout"\n'
-    holder = (
-        Path(__file__).with_name("test_interruption.py").read_text().split("HOLDER = '''")[1].split("'''")[0]
-    )
+    holder = Path(__file__).with_name("test_interruption.py").read_text().split("HOLDER = '''")[1].split("'''")[0]
     (tmp_path / "holder.py").write_text(holder)
     file = suite(tmp_path, methods + '\n[[method]]\nuse = "holder.py"\n', blocks_max=6, limit="10 min")
     (tmp_path / "hold").write_text(str(3 + 4))  # seed + block: waits in the fifth

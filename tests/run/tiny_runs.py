@@ -12,7 +12,8 @@ from typing import Any
 
 from command_line import PATIENCE_S
 
-from energybench.record import RunFile, Trial, Witness, read_folder
+from energybench.records.reader import read_folder
+from energybench.records.record import RunFile, Trial, Witness
 
 
 @dataclass
@@ -27,15 +28,7 @@ class Done:
 
 def suite_text(methods: str = "", *, name: str = "tiny", workload: str = "", **trials: Any) -> str:
     """A suite that trains in milliseconds. `workload` replaces the usual one."""
-    settings = {
-        "blocks": 1,
-        "seed": 7,
-        "twin": True,
-        "threads": 1,
-        "warmup": "1 steps",
-        "limit": "60 s",
-        **trials,
-    }
+    settings = {"blocks": 1, "seed": 7, "twin": True, "threads": 1, "warmup": "1 steps", "limit": "60 s", **trials}
     lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
     usual = """[[workload]]
 name = "w"

@@ -1,0 +1,108 @@
+"""What several verbs share: where output goes, a suite with every mistake in it, options."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from energybench.common.errors import Problem, UsageError, nearest
+from energybench.common.escaping import inert, json_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Finite(click.FloatRange):
+    """A number: "nan" lies in every range, and nobody waits for "inf" seconds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return found
+
+
+REFUSED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENXIO,
+    errno.ENODEV,
+)
+
+
+class Verbs(click.Group):
+    """A group whose unknown verbs name the nearest known one, and whose verbs tell what the system refuses."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if any("\0" in word for word in args):  # no shell can pass one
+            raise UsageError(Problem("E100", "a word holds a NUL", hint="leave it out"))
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if (told := refused(error)) is None:
+                raise
+            raise UsageError(told) from error
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            hint = nearest(args[0], self.list_commands(ctx))
+            click.echo(f"error[E100]: there is no verb '{inert(args[0])}'\nhint: {hint}", err=True)
+            ctx.exit(2)
+        return super().resolve_command(ctx, args)
+
+
+def refused(error: OSError) -> Problem | None:
+    """What the system refuses wherever a name of the user's leads, in one place; None for our own bugs."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return Problem("E613", "the folder that you are in is gone", hint="cd to one that is there")
+    if error.errno not in REFUSED or error.filename is None:
+        return None
+    hint = "name another path, or change what is not allowed there"
+    return Problem("E613", f"{error.strerror}", os.fsdecode(error.filename), hint)
+
+
+def suite_options(function: Any) -> Any:
+    """What `run` and `check` share."""
+    for option in (
+        click.option("--device", metavar="NAME", help="cpu, cuda or cuda:1; by default a GPU if there is one."),
+        click.option(
+            "--set",
+            "overrides",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Change a setting: workload.train.epochs=2. Said in the report's title.",
+        ),
+        click.option(
+            "--no-user-code",
+            is_flag=True,
+            help="Refuse a suite that names code of its own: .py files, methods in ./methods.",
+        ),
+        click.option("--quick", is_flag=True, help="The suite's own [quick] overlay: a smoke test, stamped so."),
+        click.argument("suite"),
+    ):
+        function = option(function)
+    return function
+
+
+def console(to_stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=to_stderr, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    click.echo(json_text(value).encode())  # JSON is UTF-8, whatever the terminal is

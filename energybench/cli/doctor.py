@@ -1,0 +1,236 @@
+"""`energybench doctor`: what this machine can measure, what it cannot, what would change that, how well it repeats.
+
+Plain data, printed by `show.print_doctor` or as JSON. What is unknown is null, with its reason beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import EntryPoint, PackageNotFoundError, version
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from energybench.common.machine import cpu_name
+from energybench.common.safe_read import listed
+from energybench.meter import rapl, survey
+from energybench.meter.clock import REAL_TIME, Time
+from energybench.meter.gpu import PERIOD_S
+from energybench.meter.nvml import held_open
+from energybench.meter.sensors import ThirdParty, offered
+from energybench.meter.unavailable import Unavailable
+from energybench.process.forkserver import Launcher
+from energybench.records.run_folder import scratch
+
+PACKAGES = ("torch", "torchvision", "fvcore", "codecarbon", "nvidia-ml-py", "scipy", "numpy")
+LOOK_S = 1.0  # at another package's meter, to see whether it answers
+DRIVER = Path("/proc/driver/nvidia/version")  # there in a container too, whose cards may not be
+
+CALIBRATE_S = 30.0
+FEWEST_PAIRS = 5  # a spread from fewer could be several times too small
+SHORTEST_S, TICKS = 1.0, 50  # of one training: shorter ones would get no verdict either
+UNCALIBRATED = "not calibrated; energybench doctor --calibrate finds them, in about half a minute"
+
+# What mends a card's sensor, by what NVML says of it.
+CARD_REMEDIES = {
+    "Not Supported": "no command mends it: counters need Volta or newer, and virtual GPUs have none",
+    "Insufficient Permissions": "run as root, or ask whoever runs the host to let guests read it",
+    "lost": "sudo nvidia-smi --gpu-reset, or start the machine again",
+    "mismatch": "start the machine again: the driver was updated while it was loaded",
+    "stood still": "update the driver; nvidia-smi -q -d POWER shows whether it reads the card at all",
+}
+CARD_WARNINGS = {
+    "mig": ("MIG is on: the sensors see the whole card, not a slice", "sudo nvidia-smi -i {uuid} -mig 0"),
+    "mps": ("MPS is on: the energy is that of all processes on the card", "echo quit | nvidia-cuda-mps-control"),
+}
+
+
+def examine(time: Time = REAL_TIME) -> dict[str, Any]:
+    """Sensors, versions, folders; `calibration` is null. Takes about a second per card and per meter of others.
+
+    sensors: [{name, scope, measured: whether it is a sensor and no model, usable, why, remedy: "" or what to type}],
+             and what is known of each kind beside it; energy: what a run will do; energy_by: scope → sensors that it
+             will read; energy_missing: scope → why there are none
+    """
+    builtin = [*_cards(time), *_rapl(time)]
+    others = [_third_party(name, point, time) for name, point in sorted(offered().items())]
+    sensors = [*builtin, *others, _model()]
+    usable = [sensor for sensor in sensors if sensor["usable"] and sensor["measured"]]
+    by: dict[str, list[str]] = {}
+    for sensor in usable:
+        if "way" not in sensor or "cpu" not in by:  # RAPL is read one way, the first that works
+            by.setdefault(sensor["scope"], []).extend(sensor.get("domains", [sensor["name"]]))
+    lacks = {s["scope"]: [t["why"] for t in builtin if t["scope"] == s["scope"]] for s in builtin}
+    return {
+        "machine": {
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "cpu": cpu_name(),
+            "cores": len(os.sched_getaffinity(0)),
+        },
+        "versions": {name: _version(name) for name in PACKAGES},
+        "sensors": sensors,
+        "data": _data(),
+        "disk_free_b": shutil.disk_usage(".").free,
+        "energy": "measured" if usable else "modelled",
+        "energy_by": by,
+        "energy_missing": {scope: "; ".join(why) for scope, why in lacks.items() if scope not in by},
+        "calibration": None,
+        "calibration_reason": UNCALIBRATED,
+    }
+
+
+# ── sensors ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _sensor(
+    name: str, scope: str, why: str, remedy: str | None = None, *, measured: bool = True, **facts: Any
+) -> dict[str, Any]:
+    """One that works has no remedy, not even an empty one."""
+    usable, remedy = remedy is None, remedy or ""
+    return {"name": name, "scope": scope, "measured": measured, "usable": usable, "why": why, "remedy": remedy} | facts
+
+
+def _cards(time: Time) -> list[dict[str, Any]]:
+    found, why = survey.gpus(time=time)
+    if why is None:
+        return [_card(card) for card in found]
+    remedy = _card_remedy(why.reason, why.remedy)
+    if why.kind == "absent" and DRIVER.exists():
+        remedy = "the driver is loaded, so this is a container without its cards: start it with --gpus all"
+    return [_sensor("NVML", "gpu", why.reason.removeprefix("NVML: "), remedy)]
+
+
+def _card(card: dict[str, Any]) -> dict[str, Any]:
+    """A card is usable by its counter, or by its power, which is then integrated."""
+    lacks = card["counter_reason"] or card.get("tick_reason")
+    card |= {"counter": lacks is None, "counter_reason": lacks, "tick": card.get("tick")}
+    card["warnings"] = [
+        {"warning": text, "remedy": remedy.format(uuid=card["uuid"])}
+        for key, (text, remedy) in CARD_WARNINGS.items()
+        if card[key]
+    ]
+    if lacks is None:
+        return _sensor(scope="gpu", why="energy counter" + ", and power to check it" * bool(card["power"]), **card)
+    mends = card["counter_remedy"] = _card_remedy(lacks, "update the driver until nvidia-smi shows its power")
+    if card["power"]:
+        return _sensor(scope="gpu", why="power, integrated, for want of a counter", **card)
+    return _sensor(scope="gpu", why=f"counter: {lacks}; power: {card['power_reason']}", remedy=mends, **card)
+
+
+def _card_remedy(reason: str, otherwise: str) -> str:
+    return next((remedy for word, remedy in CARD_REMEDIES.items() if word in reason), otherwise)
+
+
+def _rapl(time: Time) -> list[dict[str, Any]]:
+    return [
+        _sensor(
+            f"RAPL by {row['way']}",
+            "cpu",
+            row["reason"] or ", ".join(row["domains"]),
+            row["remedy"],
+            **{key: row[key] for key in ("way", "kind", "domains", "left_out")},
+        )
+        for row in rapl.survey(time=time)
+    ]
+
+
+def _third_party(name: str, point: EntryPoint, time: Time) -> dict[str, Any]:
+    """Another package's meter, after a short look through it."""
+    title = f"meter {name}"
+    remedy = f"see the documentation of {point.dist.name if point.dist else point.value}"
+    try:
+        meter = ThirdParty(name, point.load()())
+    except Unavailable as why:
+        return _sensor(title, "machine", why.reason, why.remedy or remedy)
+    except Exception as error:  # whatever another package raises
+        return _sensor(title, "machine", f"{type(error).__name__}: {error}", remedy)
+    meter.start()
+    time.sleep(LOOK_S)
+    energy = meter.stop().energy
+    good = [e for e in energy if e.energy_j is not None]
+    if not good:
+        reasons = (e.reason for e in energy if e.reason)
+        return _sensor(title, "machine", next(reasons, "it gave no figure"), remedy)
+    seen = ", ".join(dict.fromkeys(f"{e.source} of {e.scope}" for e in good))
+    told, measured = f'{seen}; read where a suite has meters = ["{name}"]', any(e.measured for e in good)
+    return _sensor(title, good[0].scope, told, measured=measured, meter=name)
+
+
+def _model() -> dict[str, Any]:
+    from energybench.meter.carbon import model_parameters
+
+    facts = model_parameters()
+    power = f"{facts['tdp_w']:g} W CPU ({facts['tdp_source']}) × load, {facts['ram_w']:g} W memory"
+    why = f"{power}: an estimate, never a saving"
+    return _sensor("codecarbon's model", "machine", why, measured=False, parameters=facts)
+
+
+def _data() -> dict[str, Any]:
+    place = os.environ.get("ENERGYBENCH_DATA")
+    if not place:
+        return {"folder": None, "why": "ENERGYBENCH_DATA is not set; shipped data sets work without it"}
+    folder = Path(os.path.expanduser(place))  # the one of pathlib raises for a user that is not there
+    if not os.path.isdir(folder):
+        return {"folder": str(folder), "why": "ENERGYBENCH_DATA names no folder"}
+    return {"folder": str(folder), "sets": [path.name for path in listed(folder) if os.path.isdir(path)]}
+
+
+def _version(name: str) -> str | None:
+    with suppress(PackageNotFoundError):
+        return version(name)
+    return None
+
+
+# ── calibration ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def shortest_s(facts: dict[str, Any]) -> float:
+    """How long a training must be for every sensor of this machine: 50 ticks of a counter or samples of power."""
+    cards = [sensor for sensor in facts["sensors"] if sensor["usable"] and "uuid" in sensor]
+    return max([SHORTEST_S, *(TICKS * (c["tick"]["seconds"] if c["tick"] else PERIOD_S) for c in cards)])
+
+
+def expected_s(facts: dict[str, Any], seconds: float) -> float:
+    """About how long a calibration takes: slow sensors need more than was asked for."""
+    return max(seconds, 2.5 * (FEWEST_PAIRS + 1) * shortest_s(facts))
+
+
+def calibrate(facts: dict[str, Any], seconds: float, tick: Callable[[float], None]) -> dict[str, Any]:
+    """`facts` with what an A/A run in a child process found, or why it failed. tick: called with the seconds so far."""
+    sensors = [sensor for sensor in facts["sensors"] if sensor["usable"] and sensor["measured"]]
+    meters = [sensor["meter"] for sensor in sensors if "meter" in sensor]
+    if len(meters) < len(sensors):
+        meters = []  # beside our own sensors a suite has to ask for others
+    with scratch() as place, held_open():
+        in_path, out_path, log = (place / name for name in ("in.json", "out.json", "log"))
+        spec = {
+            "until_s": monotonic() + seconds,
+            "shortest_s": shortest_s(facts),
+            "fewest_pairs": FEWEST_PAIRS,
+            "meters": meters,
+            "cache": str(place),
+        }
+        in_path.write_text(json.dumps(spec), encoding="utf-8")
+        outcome = Launcher().call(
+            "energybench.trial.calibrate:main",
+            in_path,
+            out_path,
+            log=log,
+            tick=tick,
+            limit_s=60 + 10 * expected_s(facts, seconds),
+        )
+        if out_path.exists():
+            found = json.loads(out_path.read_text(encoding="utf-8"))
+        else:
+            said = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
+            last = f"; its last words: {said.splitlines()[-1]}" if said else ""
+            found = {"reason": f"{outcome.reason or 'it left no result'}{last}"}
+    if why := found.get("reason"):
+        return facts | {"calibration_reason": f"the calibration failed: {why}"}
+    return facts | {"calibration": found, "calibration_reason": None}

@@ -1,0 +1,88 @@
+"""`measure`: a command, metered as it is; or two, in pairs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from energybench.cli.common import console, print_json
+from energybench.common.errors import EXIT_INTERRUPTED
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option("--vs", metavar="'COMMAND'", help="Another command: both in turns, COMMAND against this one.")
+@click.option(
+    "--pairs",
+    type=click.IntRange(min=1),
+    default=7,
+    show_default=True,
+    help="With --vs: how often both run, in a random order each time.",
+)
+@click.option(
+    "--warmup",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="With --vs: unmetered runs of both before the first pair.",
+)
+@click.option("--show-output", is_flag=True, help="With --vs: let both write to the terminal.")
+@click.option(
+    "--energy", type=click.Choice(["auto", "off"]), default="auto", show_default=True, help="off: time alone."
+)
+@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the record to a file.")
+@click.option("--json", "as_json", is_flag=True, help="The record on stdout; what the command writes goes to stderr.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def measure(
+    vs: str | None,
+    pairs: int,
+    warmup: int,
+    show_output: bool,
+    energy: str,
+    out: Path | None,
+    as_json: bool,
+    command: tuple[str, ...],
+) -> None:
+    """Meter COMMAND: time and energy of exactly its run, in one line after it. Its exit status is ours.
+
+    energybench measure -- python train.py
+
+    energybench measure --vs 'python train.py' -- python train.py --trick
+    """
+    from energybench.cli.paired_commands import Bench, Versus, once, words_of
+    from energybench.cli.paired_commands_page import facts, line, print_versus, progress
+    from energybench.common.sealed_files import refuse_unwritable, write_out
+    from energybench.meter.nvml import held_open
+    from energybench.records.record import json_of
+
+    if out:
+        refuse_unwritable(out)
+    words = words_of(command)
+    other = None if vs is None else words_of([vs])
+    with held_open():
+        bench = Bench(energy == "auto")
+        if other is None:
+            sys.stdout.flush()
+            trial, code = once(bench, words, stdout=sys.stderr.fileno() if as_json else None)
+            click.echo(line(trial), err=True)
+            if out:
+                write_out(out, json_of(trial).encode())
+            if as_json:
+                print_json(trial.model_dump(mode="json", by_alias=True))
+            sys.exit(code)
+        versus = Versus(words, other, pairs)
+        with progress(console(to_stderr=True)) as say:
+            versus.run(bench, warmup=warmup, show_output=show_output, say=say)
+    summary = versus.summary()
+    found = facts(versus, summary)
+    if out:
+        write_out(out, (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
+    if as_json:
+        print_json(found)
+    else:
+        print_versus(versus, summary, console())
+    if versus.interrupted:
+        click.echo("interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,199 @@
+"""`energybench measure`: one command metered as it is, or two of them in pairs, with an interval on their ratio.
+
+Two commands are a small run in memory: the same trials, flags, statistics and verdicts as in a suite's report. What
+they compute is not compared.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from energybench.common.errors import EXIT_TRIALS_FAILED, EnergybenchError, Problem, UsageError, nearest
+from energybench.common.hashing import digest
+from energybench.meter import Meter
+from energybench.meter.facts import gpu_facts, measures
+from energybench.process import supervise
+from energybench.records.record import Cell, RunFile, Trial
+from energybench.trial.command_trial import Metered, cards, metered, why_unusable
+from energybench.verdict.figures import NOISE, Summary
+
+NAME = "command"  # of the one workload
+SIDES: tuple[Literal["baseline", "method"], ...] = ("baseline", "method")
+
+
+class CommandFailed(EnergybenchError):
+    """A command that is compared did not end well."""
+
+    exit_code = EXIT_TRIALS_FAILED
+
+
+def words_of(arguments: Sequence[str]) -> list[str]:
+    """A command as given: words, or one text with them. Raises UsageError E421, E422."""
+    words = list(arguments)
+    if (
+        len(words) == 1 and any(c.isspace() for c in words[0]) and not os.path.exists(words[0])
+    ):  # a command may be longer than any name
+        try:
+            words = shlex.split(words[0])
+        except ValueError as error:
+            raise UsageError(Problem("E422", f"{error} in {arguments[0]}", hint="close the quotation")) from None
+    if not words or not words[0]:
+        raise UsageError(Problem("E421", "an empty command", hint="energybench measure -- python train.py"))
+    if shutil.which(words[0]) is None:
+        here = {entry.name for entry in Path(".").iterdir() if os.path.isfile(entry)}
+        if words[0] in here:
+            hint = f"python {words[0]}" if words[0].endswith(".py") else f"./{words[0]}"
+        else:
+            near = nearest(words[0], here)
+            hint = near if near.startswith("did you mean") else "a shell's own words need: sh -c '...'"
+        raise UsageError(Problem("E421", f"no program is called '{words[0]}'", hint=hint))
+    return words
+
+
+class Bench:
+    """The meters of this machine, open for as many commands as one likes."""
+
+    def __init__(self, energy: bool) -> None:
+        from energybench.meter.carbon import model_parameters
+        from energybench.meter.sensors import open_meters
+        from energybench.meter.unavailable import Unavailable
+
+        self.uuids: list[str] = []
+        if energy:
+            with suppress(Unavailable):  # open_meters says why
+                self.uuids = cards()
+        self.device = "+".join(self.uuids) or "cpu"
+        wanted = {"energy": "if available" if energy else "off", "gpus": self.uuids or "used", "of_children": True}
+        self.meters: list[Meter] = open_meters(wanted, self.device)
+        if energy and not any(measures(meter) for meter in self.meters):
+            self.meters = open_meters({**wanted, "model": model_parameters()}, self.device)
+
+    def trial(
+        self,
+        words: Sequence[str],
+        *,
+        role: Literal["baseline", "method"] = "baseline",
+        block: int = 0,
+        position: int = 0,
+        **how: Any,
+    ) -> tuple[Trial, Metered]:
+        """One command as one record."""
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        found = metered(words, self.meters, **how)
+        status, reason = why_unusable(found) or ("ok", None)
+        return Trial.model_validate(
+            {
+                "trial": f"b{block}-{role}",
+                "workload": NAME,
+                "method": role if role == "baseline" else NAME,
+                "role": role,
+                "block": block,
+                "seed": 0,
+                "invocation": 0,
+                "position": position,
+                "status": status,
+                "reason": reason,
+                "digest": digest(list(words)),
+                "started_at": started,
+                "device": self.device,
+                "settings": {"command": list(words)},
+                "environment": {"load_average": os.getloadavg()[0], "gpus": gpu_facts(self.meters)},
+                "phases": {"train": found.reading},
+                "flags": found.flags,
+                "memory_resident_b": found.ended.memory_b if found.ended else None,
+            }
+        ), found
+
+
+def once(bench: Bench, words: Sequence[str], *, stdout: int | None = None) -> tuple[Trial, int]:
+    """The command as if it were called without us; its record and the exit status that a shell would see.
+
+    stdout: where its output goes, if not to ours
+    """
+    with _the_commands_own_interrupt():
+        trial, found = bench.trial(words, own_session=False, stdout=stdout)
+    if found.ended is None:
+        raise UsageError(Problem("E421", trial.reason or "it could not be started", hint="is it a program?"))
+    code = found.ended.returncode
+    return trial, 128 - code if code < 0 else code
+
+
+@contextmanager
+def _the_commands_own_interrupt() -> Iterator[None]:
+    """Ctrl-C reaches the command, which shares our terminal, and it decides; being ended ourselves ends it."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = [signal.signal(signal.SIGINT, lambda *_: None), signal.signal(signal.SIGTERM, stop)]
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+
+
+@dataclass
+class Versus:
+    """Two commands in pairs: `ours` against `other`. What is there so far stands when a pair is interrupted."""
+
+    ours: list[str]
+    other: list[str]
+    pairs: int
+    trials: list[Trial] = field(default_factory=list)
+    interrupted: bool = False
+
+    def run(self, bench: Bench, *, warmup: int, show_output: bool, say: Callable[[str], None]) -> None:
+        """Every pair in a random order of its own. Raises CommandFailed at the first command that does not end well."""
+        sides = dict(zip(SIDES, (self.other, self.ours), strict=True))
+        shown: dict[str, Any] = {"stdout": sys.stderr.fileno()}  # the comparison alone goes to stdout
+        how: dict[str, Any] = shown if show_output else {"hear": lambda stream, line: None}
+        try:
+            for number in range(warmup):
+                for role in SIDES:
+                    say(f"warm-up {number + 1}/{warmup}")
+                    supervise.run(sides[role], **(shown if show_output else {"discard": True}))
+            for block in range(self.pairs):
+                order = random.sample(SIDES, 2)
+                for position, role in enumerate(order):
+                    say(f"pair {block + 1}/{self.pairs}")
+                    trial, _ = bench.trial(sides[role], role=role, block=block, position=position, **how)
+                    if trial.status != "ok":
+                        message = f"'{shlex.join(sides[role])}': {trial.reason}"
+                        raise CommandFailed(Problem("E651", message, hint="--show-output shows what it prints"))
+                    self.trials.append(trial)
+        except KeyboardInterrupt:
+            self.interrupted = True
+
+    def summary(self) -> Summary:
+        """As a report's: one workload with one row. No verdict before the pairs that were asked for are there."""
+        from energybench.verdict.summary import summarise
+
+        cells = [
+            Cell(workload=NAME, method="baseline", role="baseline", command=self.other),
+            Cell(workload=NAME, method=NAME, role="method", command=self.ours),
+        ]
+        resolved = {"accept": {"noise": NOISE}, "workload": [{"name": NAME, "quality": {"from": "none"}}]}
+        run = RunFile(
+            schema=1,
+            suite="measure",
+            run="",
+            digest="",
+            suite_path="",
+            suite_text="",
+            resolved=resolved,
+            cells=cells,
+            blocks=self.pairs,
+        )
+        return summarise(run, self.trials, [])

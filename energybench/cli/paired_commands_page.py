@@ -1,0 +1,160 @@
+"""What `energybench measure` prints: one line for one command, a few for two."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from energybench.cli.paired_commands import Versus
+from energybench.common.units import format_bytes
+from energybench.meter.reading import Reading
+from energybench.records.record import Trial
+from energybench.report.terminal import STYLES, wrap
+from energybench.runner.progress import redraws
+from energybench.verdict import wording
+from energybench.verdict.figures import Measured, Row, Summary
+from energybench.verdict.pairing import energies, figure, seconds
+from energybench.verdict.summary import plain_data
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[str], None]]:
+    """One line that says what runs, on a terminal; nothing moves while it runs, for it is being metered."""
+    live = redraws(console)
+
+    def clear() -> None:
+        if live:
+            console.file.write("\r\x1b[2K")
+            console.file.flush()
+
+    def say(text: str) -> None:
+        clear()
+        if live:
+            console.print(Text(text, "dim", no_wrap=True), end="")
+
+    try:
+        yield say
+    finally:
+        clear()
+
+
+def line(trial: Trial) -> str:
+    """ "energybench: 1.2 s, 372 J ± 1 J gpu by the card's energy counter; status 0": the whole command."""
+    reading = trial.train
+    if reading is None:
+        return f"energybench: {trial.reason}"
+    parts = [wording.duration(reading.wall_s)]
+    if reading.cpu_s is not None:
+        parts.append(f"{wording.duration(reading.cpu_s)} CPU")
+    parts += _joules(reading)
+    if trial.memory_resident_b:
+        parts.append(f"{format_bytes(trial.memory_resident_b)} at most")
+    told = "" if trial.status == "ok" else f"; {trial.reason}"
+    left = "".join(f"; {flag.detail} left behind and ended" for flag in trial.flags if flag.code == "left_behind")
+    return wording.plain(f"energybench: {', '.join(parts)}{told}{left}")
+
+
+def _joules(reading: Reading) -> list[str]:
+    """Every source apart, each with where it comes from; a missing one with its reason."""
+    found = []
+    for energy in reading.energy:
+        if energy.energy_j is None:
+            why = (energy.reason or "no reason given").partition(": ")[0]
+            found.append(f"no {energy.scope} energy ({why})")
+            continue
+        error = "" if energy.error_j is None else f" ± {wording.si(energy.error_j, 'J')}"
+        how = "measured by" if energy.measured else "modelled by"
+        found.append(f"{wording.si(energy.energy_j, 'J')}{error} {energy.scope} {how} {wording.sensor(energy.source)}")
+    return found
+
+
+def facts(versus: Versus, summary: Summary) -> dict[str, Any]:
+    """For `--json` and `-o`: the comparison as in a report, and every trial."""
+    row = next((row for workload in summary.workloads for row in workload.rows), None)
+    return {
+        "schema": 1,
+        "command": versus.ours,
+        "vs": versus.other,
+        "pairs": versus.pairs,
+        "interrupted": versus.interrupted,
+        "energy_note": summary.energy_note,
+        "comparison": None if row is None else plain_data(dataclasses.asdict(row)),
+        "trials": [trial.model_dump(mode="json", by_alias=True) for trial in versus.trials],
+    }
+
+
+def print_versus(versus: Versus, summary: Summary, console: Console) -> None:
+    row = summary.workloads[0].rows[0]
+    for role, name, command in (("method", "A", versus.ours), ("baseline", "B", versus.other)):
+        _side(f"{name}  {shlex.join(command)}", [t for t in versus.trials if t.role == role], console)
+    if row.measured is None:
+        _say(console, "No pair is finished, so there is nothing to compare.", "yellow")
+        return
+    for text in _sentences(row):
+        _say(console, text, "bold" if text.startswith("A ") else "")
+    verdict = Text("Verdict: ").append(row.verdict, STYLES.get(row.verdict, "bold"))
+    because = wording.plain(row.because).replace("block", "pair")
+    console.print(verdict.append(f": {because}." if because else "."))
+    if row.detectable_rel is not None:
+        pairs = wording.blocks(row.n).replace("block", "pair")
+        least = wording.percent(row.detectable_rel)
+        _say(console, f"{pairs} see savings from {least}; what they compute is not compared.")
+    if summary.energy_note:
+        _say(console, summary.energy_note, "yellow")
+    raised = {flag.code: flag for flag in (*summary.workloads[0].flags, *row.flags)}
+    for flag in raised.values():
+        detail = f" ({flag.detail})" if flag.detail else ""
+        if flag.code != "too_few_blocks":  # the verdict says it
+            _say(console, f"! {flag.severity}: {flag.sentence}{detail}", "yellow")
+
+
+def _side(title: str, trials: Sequence[Trial], console: Console) -> None:
+    _say(console, title, "bold")
+    times = [seconds(trial) for trial in trials]
+    found = figure(times)
+    if found is None:
+        return
+    spread = "" if found.sd is None else f" ± {wording.duration(found.sd)}"
+    runs = f"{found.n} run{'s' * (found.n != 1)}"
+    between = f"{wording.duration(min(times))} … {wording.duration(max(times))}"
+    _say(console, f"time    {wording.duration(found.mean)}{spread}   ({between}, {runs})", indent="   ")
+    for energy in energies(trials):
+        if energy.energy_j is not None:
+            how = "measured by" if energy.measured else "modelled by"
+            spread = "" if energy.energy_j.sd is None else f" ± {wording.si(energy.energy_j.sd, 'J')}"
+            source = f"{energy.scope}, {how} {wording.sensor(energy.source)}"
+            _say(console, f"energy  {wording.si(energy.energy_j.mean, 'J')}{spread}   {source}", indent="   ")
+
+
+def _sentences(row: Row) -> list[str]:
+    both = [(row.measured, False), (row.time, True)]
+    return [
+        _sentence(each)
+        for each, again in both
+        if each and not (again and row.measured and row.measured.quantity == "time")
+    ]
+
+
+def _sentence(found: Measured) -> str:
+    """The ratio and its interval, then the same as a saving."""
+    what = wording.what(found.quantity, found.scope)
+    verb = "takes" if found.quantity == "time" else "uses"
+    ratio = wording.number(1 - found.saving_rel, 3)
+    if found.low_rel is not None and found.high_rel is not None:
+        low, high = (wording.number(1 - bound, 3) for bound in (found.high_rel, found.low_rel))
+        ratio += f" [{low}, {high}]"
+    less = "less" if found.saving_rel >= 0 else "more"
+    share = wording.percent(abs(found.saving_rel)) if math.isfinite(found.saving_rel) else "any amount"
+    return f"A {verb} {ratio} times the {what} of B: {share} {less}{'' if found.quantity == 'energy' else ' time'}."
+
+
+def _say(console: Console, text: str, style: str = "", indent: str = "") -> None:
+    lines = wrap(wording.clean(text), max(console.width, 20), indent + "   " * bool(indent), indent)
+    console.print(Text(wording.plain("\n".join(lines)), style), soft_wrap=True)

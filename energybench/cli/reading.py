@@ -1,0 +1,164 @@
+"""`show`, `report`, `export`: what a run left, read again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from energybench.cli.common import Finite, console, print_json
+from energybench.common.errors import Problem, UsageError, typed
+
+
+@click.command()
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+def show(path: Path) -> None:
+    """Print one record, or the trials of a run's folder."""
+    from energybench.cli.show import print_record, print_run
+
+    (print_run if path.is_dir() else print_record)(path, console())
+
+
+@click.command()
+@click.argument("folders", metavar="FOLDER...", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+@click.option("--require", "hold", is_flag=True, help="Exit code 1 where the suite's [[require]] is not met.")
+@click.option("--strict", is_flag=True, help="With --require: exit code 4 where one is left undecided.")
+@click.option("--write", is_flag=True, help="Write FOLDER/report.md and figures/ again from its records.")
+@click.option("--html", is_flag=True, help="Write FOLDER/report.html: one page that needs no network.")
+@click.option("--all", "every", is_flag=True, help="Write every report below FOLDER again; default: reports.")
+@click.option("--carbon", is_flag=True, help="Energy by source, CO2e, what a measured saving means for many runs.")
+@click.option("--zones", metavar="FRA,USA", help="With --carbon: countries side by side, by ISO 3166 code.")
+def report(
+    folders: tuple[Path, ...],
+    as_json: bool,
+    hold: bool,
+    strict: bool,
+    write: bool,
+    html: bool,
+    every: bool,
+    carbon: bool,
+    zones: str | None,
+) -> None:
+    """Print the report of a run from its records. Needs no torch.
+
+    Several folders of one suite: copies of one run's blocks are merged, other devices stand side by side.
+    """
+    page = "--carbon" if carbon else "--zones" if zones else ""
+    told = {"--require": hold, "--html": html, "--json": as_json, page: page, "--strict": strict}
+    given = [name for name, used in told.items() if used]
+    if every and (left := [name for name in given if name != "--html"]):
+        raise click.UsageError(f"--all writes pages and holds nothing, so it takes no {left[0]}.")
+    if page and (left := [name for name in given if name in ("--require", "--html", "--strict")]):
+        raise click.UsageError(f"{page} is a page of its own, so it takes no {left[0]}.")
+    if strict and not hold:
+        raise click.UsageError("--strict is about --require.")
+    if every:
+        _write_all(folders or (Path("reports"),), html)
+        return
+    if not folders:
+        raise click.UsageError("Name a run's folder, or --all.")
+    folder = folders[0]
+    if write or html or carbon or zones or hold:
+        option = "--write" if write else "--html" if html else "--require" if hold else "--carbon"
+        _one_folder(folders, option)
+    if carbon or zones:
+        from energybench.report.carbon_page import report_carbon
+
+        facts = report_carbon(folder, zones, None if as_json else console(), write=write)
+        if as_json:
+            print_json(facts)
+        return
+    from energybench.report import merge
+    from energybench.verdict.summary import summarise, to_json
+
+    parts = merge.read(folders)
+    if len(parts) > 1:
+        if as_json:
+            print_json(merge.to_json(parts))
+        else:
+            merge.side_by_side(parts, console())
+        return
+    summary = summarise(*parts[0].records)
+    if hold and not parts[0].records[0].resolved.get("require"):
+        hint = 'add a [[require]] with saves_at_least = "5 %" to the suite, and run it'
+        raise UsageError(Problem("E631", "the suite of this run requires nothing", str(folder), hint))
+    if write or html:
+        from energybench.report import pages
+
+        trials = parts[0].records[1]
+        if write:
+            click.echo(f"{pages.write(summary, trials, folder)} written", err=True)
+        if html:
+            click.echo(f"{pages.write_html(summary, trials, folder)} written", err=True)
+    if as_json:
+        print_json(to_json(summary))
+    else:
+        from energybench.report.terminal import render
+
+        render(summary, console())
+    if hold:
+        from energybench.verdict import requirements
+
+        sys.exit(requirements.exit_code(summary.required, strict))
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--to",
+    "form",
+    type=click.Choice(["csv", "parquet", "emissions", "model-card", "sci"]),
+    required=True,
+    help="csv, parquet: every trial; emissions: codecarbon's emissions.csv; model-card: Hugging Face's "
+    "co2_eq_emissions; sci: Software Carbon Intensity (ISO/IEC 21031).",
+)
+@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="A file; default: stdout.")
+@click.option("--workload", metavar="NAME", help="model-card: of which one, where there are several.")
+@click.option("--method", metavar="NAME", help="model-card: of which one; baseline is plain training.")
+@click.option(
+    "--per",
+    type=click.Choice(["run", "epoch", "sample"]),
+    default="run",
+    show_default=True,
+    help="sci: the functional unit.",
+)
+@click.option("--embodied", metavar="KG", type=Finite(min=0), help="sci: kg CO2e of making the machine.")
+@click.option(
+    "--lifespan", metavar="YEARS", type=Finite(min=0, min_open=True), help="sci: years over which --embodied is spread."
+)
+def export(folder: Path, form: str, out: Path | None, **options: Any) -> None:
+    """A run for other tools. Only what was measured is exported as emissions."""
+    from energybench.common.sealed_files import write_out
+    from energybench.report.export import export as make
+
+    content, notes = make(folder, form, **options)
+    if out is not None:
+        write_out(out, content)
+        notes = [*notes, f"{out} written"]
+    elif form == "parquet" and sys.stdout.isatty():
+        raise UsageError(Problem("E609", "Parquet is no text for a terminal", hint="-o trials.parquet"))
+    else:
+        sys.stdout.buffer.write(content)
+    for note in notes:
+        click.echo(note, err=True)
+
+
+def _write_all(roots: tuple[Path, ...], html: bool) -> None:
+    """Every run's pages below the roots, from their records."""
+    from energybench.report import pages
+
+    found = dict.fromkeys(folder for root in roots for folder in pages.runs(root))
+    if not found:
+        where = ", ".join(map(str, roots))
+        raise UsageError(Problem("E601", "there is no run's folder below it", where, "energybench report FOLDER --all"))
+    for folder in found:
+        click.echo(f"{pages.rewrite(folder, html)} written", err=True)
+
+
+def _one_folder(folders: tuple[Path, ...], option: str) -> None:
+    if len(folders) > 1:
+        message = f"{option} is about one folder, and {len(folders)} are named"
+        raise UsageError(Problem("E609", message, hint=f"one after the other: energybench report {typed(folders[0])}"))

@@ -1,0 +1,312 @@
+"""Printing what is not a report: a plan, a run's trials, one record, the doctor's findings."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.highlighter import JSONHighlighter
+from rich.table import Table
+from rich.text import Text
+
+from energybench.common.escaping import inert, json_text
+from energybench.common.limits import RECORD_B
+from energybench.common.safe_read import read_bytes
+from energybench.common.units import format_bytes, format_flop, format_ratio, format_seconds
+from energybench.records.reader import read, read_folder
+from energybench.records.record import Trial, Witness
+from energybench.runner.progress import redraws
+from energybench.suite.command_tables import written
+from energybench.windows import file
+
+SENSORS = {"gpu": "GPU", "cpu": "RAPL"}  # scope → what it lacks where nothing measures it
+POWERS = {
+    "NVML_FI_DEV_POWER_INSTANT": "of the moment; some cards look only a quarter of the time",
+    "NVML_FI_DEV_POWER_AVERAGE": "the mean of the last second",
+}
+PARTS = {"gpu": "the GPU that trains", "cpu": "the processor", "dram": "the memory", "machine": "the machine"}
+
+
+def inert_text(text: str, style: str = "", **options: Any) -> Text:
+    """Names come from files that others wrote."""
+    return Text(inert(text), style, **options)
+
+
+def print_plan(facts: dict[str, Any], console: Console) -> None:
+    title = " · ".join([f"{facts['suite']}: {facts['path']}", *facts["stamp"]])
+    console.print(inert_text(title, "bold"), soft_wrap=True)
+    for name in dict.fromkeys(cell["workload"] for cell in facts["cells"]):
+        known = facts["workloads"].get(name)
+        cells = [cell for cell in facts["cells"] if cell["workload"] == name]
+        console.print()
+        console.print(inert_text(name, "bold"), soft_wrap=True)
+        if known is None:
+            _print_commands(cells, console)
+            continue
+        data, steps = known["data"], known["steps_per_epoch"]
+        samples = f"{data['train']:,} + {data['test']:,} samples of {data['source']}"
+        pace = f"{steps} steps an epoch of {format_seconds(known['step_s'])}"
+        console.print(inert_text(f"{known['parameters']:,} parameters; {samples}; {pace}"))
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("method", overflow="fold")
+        table.add_column("plain FLOPs", justify="right")
+        table.add_column("about", justify="right")
+        table.add_column("", overflow="fold")
+        for cell in cells:
+            note = f"{_range(cell['epochs'])} epochs" if cell["epochs"] else ""
+            flop = format_flop(cell["plain_flop"]) if cell["plain_flop"] else "–"
+            about = "not run" if cell["skipped"] else format_seconds(cell["expected_s"])
+            table.add_row(inert_text(cell["method"]), flop, about, inert_text(cell["skipped"] or note))
+        console.print(table)
+    for note in facts["notes"]:
+        console.print(inert_text(f"note: {note}", "yellow"))
+    if energy := _sensors(facts["machine"]):
+        console.print(inert_text(energy, "dim"))
+    methods = {name: path for cell in facts["cells"] for name, path in cell["methods"].items()}
+    for name, path in sorted(methods.items()):
+        console.print(inert_text(f"{name}: {path}", "dim"), soft_wrap=True)
+    about = "" if facts["expected_s"] is None else f", about {format_seconds(facts['expected_s'])}"
+    console.print(
+        f"{facts['blocks']} blocks, {facts['trials']} trials and {facts['witnesses']} counted runs "
+        f"on {facts['device']}{about}. No mistake found."
+    )
+
+
+def _print_commands(cells: list[dict[str, Any]], console: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", overflow="fold")
+    table.add_column("command", overflow="fold")
+    for cell in cells:
+        text = f"not run: {cell['skipped']}" if cell["skipped"] else written(cell["command"])
+        table.add_row(inert_text(cell["method"]), inert_text(text))
+    console.print(table)
+
+
+def print_run(folder: Path, console: Console) -> None:
+    from energybench.report import terminal
+
+    run, trials, _ = read_folder(folder)
+    console.print(
+        inert_text(
+            " · ".join([f"{run.suite} · run {run.run}", *run.stamp, *([] if run.finished else ["unfinished"])]), "bold"
+        )
+    )
+    trials = sorted(trials, key=lambda t: (t.block, t.invocation, t.position))
+    cells = [
+        (
+            t.status,
+            format_seconds(t.train.wall_s) if t.train else "–",
+            "\n".join(inert(f"{key} {value:.4g}") for key, value in t.quality.items()),
+        )
+        for t in trials
+    ]
+    columns = [
+        terminal.Column(title, tuple(Text(row[place]) for row in cells), rank, "left")
+        for place, (title, rank) in enumerate((("status", 1), ("train", 0), ("quality", 0)))
+    ]
+    terminal.show(console, [trial.trial for trial in trials], columns, "record")
+    for trial in trials:
+        if trial.reason:
+            console.print(inert_text(f"{trial.trial}: {trial.reason}"))
+
+
+def print_record(path: Path, console: Console) -> None:
+    """The record's own JSON, with the figures that people look for first."""
+    if (measured := file.record(path)) is not None:
+        for window in measured.windows:
+            console.print(inert_text(f"{'  ' * window.path.count('/')}{file.sentence(window)}"), soft_wrap=True)
+        console.print(JSONHighlighter()(json_text(json.loads(path.read_bytes()))), soft_wrap=True)
+        return
+    if path.name == "run.json":
+        print_run(path.parent, console)
+        return
+    record = read(path, _kind(path))
+    console.print(
+        inert_text(
+            f"{record.workload} · {record.method} · {record.status}" + (f": {record.reason}" if record.reason else ""),
+            "bold",
+        )
+    )
+    if isinstance(record, Trial):
+        for name, reading in record.phases.items():
+            energy = ", ".join(
+                f"{e.energy_j:.4g} J {e.scope} from {e.source}" if e.energy_j is not None else f"{e.scope}: {e.reason}"
+                for e in reading.energy
+            )
+            times = f"{format_seconds(reading.wall_s)} wall"
+            if reading.cpu_s is not None:
+                times += f", {format_seconds(reading.cpu_s)} CPU"
+            console.print(inert_text(f"  {name}: {times}" + (f", {energy}" if energy else "")))
+        if record.memory_resident_b:
+            console.print(f"  memory: {format_bytes(record.memory_resident_b)} resident at most")
+    told = json_text(json.loads(path.read_bytes()))
+    console.print(JSONHighlighter()(told), soft_wrap=True)
+
+
+def _kind(path: Path) -> type[Trial] | type[Witness]:
+    """By its place in a run's folder; elsewhere by a key that only one of them has."""
+    known: dict[str, Any] = {}
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads(read_bytes(path, RECORD_B))
+        known = found if isinstance(found, dict) else {}
+    if "trial" not in known and (path.parent.name == "witness" or "counted_flop" in known):
+        return Witness
+    return Trial
+
+
+def _sensors(machine: dict[str, Any]) -> str:
+    """What a trial's energy will come from; empty where the suite wants none."""
+    measured, missing = machine.get("measured"), machine.get("missing") or {}
+    if measured is None:
+        return ""
+    why = "; ".join(f"{scope}: {reason}" for scope, reason in missing.items())
+    told = f"measured by {', '.join(measured)}" if measured else "modelled by codecarbon, never a saving"
+    return f"energy: {told}" + (f" ({why})" if why else "")
+
+
+def print_doctor(facts: dict[str, Any], console: Console) -> None:
+    machine = facts["machine"]
+    _say(console, f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}", "bold")
+    for sensor in facts["sensors"]:
+        word = "usable" if sensor["usable"] else "not usable"
+        style = "green" if sensor["usable"] and sensor["measured"] else "yellow"
+        _say(console, f"{sensor['name']}: {word}: {sensor['why']}", style)
+        _remedy(console, sensor["remedy"])
+        if "uuid" in sensor:
+            _print_card(sensor, console)
+        for domain, why in sensor.get("left_out", {}).items():
+            _say(console, f"left out: {domain}: {why}", indent="  ")
+    console.print()
+    if facts["calibration"]:
+        _print_calibration(facts["calibration"], console)
+    else:
+        _say(console, f"noise floor and smallest saving: {facts['calibration_reason']}", "yellow")
+    console.print()
+    data = facts["data"]
+    sets = f"{data['folder']}: {', '.join(data['sets'])}" if "sets" in data else data["why"]
+    _say(console, f"data: {sets}")
+    versions = (f"{name} {known or 'missing'}".replace(" ", "\u00a0") for name, known in facts["versions"].items())
+    _say(console, f"versions: {', '.join(versions)}")
+    _say(console, f"disk: {format_bytes(facts['disk_free_b'])} free here")
+    _say(console, _verdict(facts), "bold")
+
+
+def _print_card(card: dict[str, Any], console: Console) -> None:
+    """What only a card has: its counter, what its power means, what may bend them."""
+    _say(console, f"{card['uuid']}, driver {card['driver']}", indent="  ")
+    if tick := card["tick"]:
+        usual, least, most = (format_seconds(tick[key]) for key in ("seconds", "least_s", "most_s"))
+        _say(console, f"counter: yes, moves every {usual} ({least} to {most})", indent="  ")
+    else:
+        _say(console, f"counter: no: {card['counter_reason']}", indent="  ")
+        _remedy(console, card["counter_remedy"] if card["usable"] else "", "    ")
+    if power := card["power"]:
+        meaning = POWERS.get(power["field"], "its averaging time depends on card and driver")
+        _say(console, f"power: {power['field']}, scope {power['scope']}: {meaning}", indent="  ")
+    else:
+        _say(console, f"power: no: {card['power_reason']}", indent="  ")
+    for warned in card["warnings"]:
+        _say(console, f"warning: {warned['warning']}", "yellow", indent="  ")
+        _remedy(console, warned["remedy"], "    ")
+
+
+def _print_calibration(found: dict[str, Any], console: Console) -> None:
+    model, pairs = found["workload"]["model"]["use"], found["pairs"]
+    what = f"{model} on {found['workload']['data'].partition(',')[0]}, {found['device']}"
+    runs = f"{pairs} pairs of identical trainings of {format_seconds(found['window_s'])}"
+    _say(console, f"A/A calibration: {runs}; {what}", "bold")
+    known = {name: found[name] for name in ("time", "energy") if found[name]}
+    for name, floor in known.items():
+        low, high = (format_ratio(value) for value in floor["bias_interval_rel"])
+        sensors = f" ({', '.join(floor['sensors'])})" if "sensors" in floor else ""
+        bias = f"bias {format_ratio(floor['bias_rel'])} [{low} to {high}]"
+        noise = format_ratio(math.expm1(floor["sd_log"]))
+        _say(console, f"{name}{sensors}: noise floor {noise} between two identical trainings, {bias}")
+        if floor["biased"]:
+            text = "identical trainings differ: find what else runs here before you trust a comparison"
+            _say(console, f"warning: {text}", "yellow", indent="  ")
+    if found["energy"] is None:
+        _say(console, f"energy: {found['energy_reason']}")
+    margin, chance = format_ratio(found["noise_rel"], 0), format_ratio(found["chance_rel"], 0)
+    _say(console, f"Smallest saving that shows, with a chance of {chance} and a margin of {margin}:")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("in", overflow="fold")
+    for name in known:
+        table.add_column(name, justify="right", overflow="fold")
+    for rows in zip(*(floor["detectable"] for floor in known.values()), strict=True):
+        cells = ("–" if row["reason"] else format_ratio(row["saving_rel"]) for row in rows)
+        table.add_row(f"{rows[0]['within_s'] / 60:g} min, {rows[0]['pairs']} pairs", *cells)
+    console.print(table)
+    reasons = [row["reason"] for floor in known.values() for row in floor["detectable"] if row["reason"]]
+    for reason in dict.fromkeys(reasons):
+        _say(console, f"–: {reason}")
+
+
+def _verdict(facts: dict[str, Any]) -> str:
+    """Which energy a run on this machine will have, and of what parts."""
+    missing = "; ".join(f"no {SENSORS[scope]}: {why}" for scope, why in facts["energy_missing"].items())
+    if facts["energy"] == "modelled":
+        real = "time and FLOPs are real, joules are modelled and never a saving"
+        return f"Energy cannot be measured here: {real} ({missing})."
+    parts = "; ".join(
+        f"{PARTS[scope]}: {(' or ' if scope == 'gpu' else ', ').join(names)}"
+        for scope, names in facts["energy_by"].items()
+    )
+    return f"Energy can be measured here. A run will measure {parts}" + (f" ({missing})." if missing else ".")
+
+
+def _remedy(console: Console, remedy: str, indent: str = "  ") -> None:
+    """A command stays on one line, however narrow the terminal, so that it can be copied whole."""
+    if remedy:
+        console.print(inert_text(f"{indent}remedy: {remedy}", "dim"), soft_wrap=True)
+
+
+def _say(console: Console, text: str, style: str = "", indent: str = "") -> None:
+    """A sentence, broken between words; a longer word, such as a path, stays whole."""
+    lines = textwrap.wrap(
+        text.replace(" %", "\u00a0%"),
+        console.width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for line in lines:
+        console.print(inert_text(line.replace("\u00a0", " "), style), soft_wrap=True)
+
+
+@contextmanager
+def waiting(console: Console, what: str) -> Iterator[Callable[[float], None]]:
+    """One line while a child works. What is yielded redraws it, on a terminal, with the seconds so far."""
+
+    live = redraws(console)
+
+    def tick(elapsed_s: float) -> None:
+        if live:
+            line = inert_text(f"{what}: {elapsed_s:.0f} s", "dim", no_wrap=True)
+            line.truncate(max(10, console.width - 1), overflow="ellipsis")
+            console.file.write("\r\x1b[2K")
+            console.print(line, end="")
+
+    if live:
+        tick(0.0)
+    else:
+        console.print(inert_text(what), soft_wrap=True)
+    try:
+        yield tick
+    finally:
+        if live:
+            console.file.write("\r\x1b[2K")
+            console.file.flush()
+
+
+def _range(values: list[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low}–{high}"

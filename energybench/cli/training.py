@@ -1,0 +1,173 @@
+"""`run`, `check`, `flops`, `cell`: what a suite asks for, planned, counted, trained."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from energybench.cli.common import console, print_json, suite_options
+from energybench.common.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, EnergybenchError, Problem, UsageError
+from energybench.runner.prepare import load_suite, plan_suite, seconds_of
+
+
+@click.command()
+@suite_options
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder; default: reports/<suite>/<time>.")
+@click.option("--new", "fresh", is_flag=True, help="Start a new run even if an interrupted one could be continued.")
+@click.option(
+    "--until-decided",
+    is_flag=True,
+    help="Up to the suite's blocks_max, looking only as it declares; ends when every comparison is decided.",
+)
+@click.option("--max-time", metavar="TIME", help="End after the block in progress past it: 4h, 30min.")
+@click.option(
+    "--add-blocks",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="N blocks beyond a finished run's: exploratory, in no verdict.",
+)
+@click.option("--strict", is_flag=True, help="Exit code 4 where something that the suite requires is left undecided.")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
+def run(
+    suite: str,
+    quick: bool,
+    no_user_code: bool,
+    overrides: tuple[str, ...],
+    device: str | None,
+    out: Path | None,
+    fresh: bool,
+    until_decided: bool,
+    max_time: str | None,
+    add_blocks: int | None,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Train every cell of SUITE (a file, or a shipped one's name) and report. Run again to continue."""
+    from energybench.runner import runner
+    from energybench.runner.progress import Progress
+
+    max_s = None if max_time is None else seconds_of("--max-time", max_time)
+    loaded = load_suite(suite, quick, overrides, device, no_user_code)
+    tables = console(to_stderr=as_json)
+    progress = Progress(console(to_stderr=True), tables)
+    code, folder = runner.run(
+        loaded,
+        out=out,
+        fresh=fresh,
+        device=device,
+        progress=progress,
+        max_s=max_s,
+        until_decided=until_decided,
+        add_blocks=add_blocks or 0,
+        strict=strict,
+    )
+    if as_json and code != EXIT_INTERRUPTED:
+        from energybench.records.reader import read_folder
+        from energybench.verdict.summary import summarise, to_json
+
+        print_json(to_json(summarise(*read_folder(folder))))
+    sys.exit(code)
+
+
+@click.command()
+@suite_options
+@click.argument("others", metavar="[SUITE]...", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+def check(
+    suite: str,
+    others: tuple[str, ...],
+    quick: bool,
+    no_user_code: bool,
+    overrides: tuple[str, ...],
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Validate SUITE without training or downloading, and print the plan: cells, trials, FLOPs, time.
+
+    Several suites one after the other, as a commit hook names them: the mistakes of all of them are told.
+    """
+    from energybench.cli.show import print_plan
+    from energybench.runner.plan_request import plan_facts
+
+    if others and as_json:
+        raise click.UsageError("--json is about one suite.")
+    code = 0
+    for each in (suite, *others):
+        try:
+            facts = plan_facts(plan_suite(load_suite(each, quick, overrides, device, no_user_code), device))
+        except EnergybenchError as error:
+            if as_json:
+                print_json({"ok": False, "problems": [problem.as_dict() for problem in error.problems]})
+                sys.exit(error.exit_code)
+            if not others:
+                raise
+            for problem in error.problems:
+                click.echo(str(problem), err=True)
+            code = max(code, error.exit_code)
+        else:
+            if as_json:
+                print_json({"ok": True, **facts})
+            else:
+                print_plan(facts, console())
+    sys.exit(code)
+
+
+@click.command()
+@suite_options
+@click.option(
+    "--no-count", is_flag=True, help="Plain training's FLOPs alone, from the ledger, without running anything."
+)
+@click.option("--by", type=click.Choice(["module"]), help="Also layer by layer, with bytes.")
+@click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+def flops(
+    suite: str,
+    quick: bool,
+    no_user_code: bool,
+    overrides: tuple[str, ...],
+    device: str | None,
+    no_count: bool,
+    by: str | None,
+    as_json: bool,
+) -> None:
+    """FLOPs of each cell of SUITE: baseline, estimated, counted. Counting takes one unmetered run of each."""
+    from energybench.cli.flops_page import examine, print_flops
+
+    loaded = load_suite(suite, quick, overrides, device, no_user_code)
+    facts = examine(
+        loaded, device=device, count=not no_count, by_module=by == "module", say=lambda text: click.echo(text, err=True)
+    )
+    if as_json:
+        print_json(facts)
+    else:
+        print_flops(facts, console())
+    sys.exit(EXIT_TRIALS_FAILED if any(cell["status"] == "failed" for cell in facts["cells"]) else 0)
+
+
+@click.command()
+@click.argument("in_path", metavar="IN.json", type=click.Path(exists=True, dir_okay=False))
+@click.argument("out_path", metavar="OUT.json", type=click.Path(dir_okay=False))
+def cell(in_path: str, out_path: str) -> None:
+    """Run one trial described by IN.json and write its record: what `run` does in each child process."""
+    import json
+
+    from energybench.common.limits import RECORD_B
+    from energybench.common.safe_read import read_bytes
+
+    hint = "`energybench run` writes one for each trial; to run a suite: energybench run SUITE"
+    try:
+        spec = json.loads(read_bytes(Path(in_path), RECORD_B))
+    except (OSError, ValueError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(Problem("E601", f"cannot read it: {why}", in_path, hint)) from None
+    if not isinstance(spec, dict) or not {"mode", "header", "measure"} <= set(spec):
+        raise UsageError(Problem("E601", "it describes no trial", in_path, hint))
+    if spec["mode"] == "command":
+        from energybench.trial.command_trial import main as run_command
+
+        run_command(in_path, out_path)
+        return
+    from energybench.trial.trial import main as run_cell
+
+    run_cell(in_path, out_path)

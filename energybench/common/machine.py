@@ -1,0 +1,43 @@
+"""What kind of machine this is. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def native_bf16() -> bool:
+    """Whether this processor multiplies bf16 itself."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
+
+
+def cpu_name() -> str:
+    """The processor as it calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def facts() -> dict[str, Any]:
+    """{cpu, cores, platform, python, energybench}, and torch where this process has loaded it."""
+    from energybench.common.version import __version__
+
+    found = {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "energybench": __version__,
+    }
+    torch = sys.modules.get("torch")
+    return found | ({"torch": str(torch.__version__)} if torch is not None else {})

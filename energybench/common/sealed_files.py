@@ -1,0 +1,193 @@
+"""What is kept on disk: written whole or not at all, sealed, and opened again only if nobody changed it meanwhile.
+
+A seal is the fingerprint of everything else in a JSON file, at its end. It tells a slip of the hand, a script that
+"mends" a figure, a transfer that lost a line; it is no signature, and who means to deceive can compute it again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import stat
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, BinaryIO
+
+from energybench.common.errors import CannotWrite, Problem, UsageError
+from energybench.common.limits import RECORD_B
+from energybench.common.safe_read import read_bytes, too_long
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HALF = ".part"  # the suffix of a file that is being written
+SHOWN = 40  # characters of its name that stand in its temporary one, which would else be longer than a name may be
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write whole or not at all: to a temporary name in the same folder, synced, then renamed.
+
+    A Ctrl-C or SIGTERM waits until it is done. Raises CannotWrite E620.
+    """
+    with _undisturbed():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:SHOWN]}.", suffix=HALF)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(temporary, 0o644)
+                os.replace(temporary, path)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise CannotWrite.of(error, path) from None
+        except ValueError:  # a NUL, or what the file system's encoding lacks
+            raise CannotWrite.of(OSError(None, "no file can have this name"), path) from None
+
+
+def write_out(path: Path, content: bytes) -> None:
+    """A file that somebody named. Links are followed, a pipe or a device is written to: neither is replaced by a file.
+
+    Raises CannotWrite E620.
+    """
+    try:
+        if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
+            if (own := _own_stream(path)) is not None:
+                own.write(content)
+                own.flush()
+                return
+            path = path.resolve()  # a name that leads nowhere becomes a file there
+            if os.path.exists(path) and not os.path.isfile(path):
+                with path.open("wb") as file:
+                    file.write(content)
+                return
+        write_bytes(path, content)
+    except CannotWrite as error:
+        raise CannotWrite([replace(problem, hint=_elsewhere(problem.hint)) for problem in error.problems]) from None
+    except (OSError, RuntimeError) as error:  # a link to itself
+        told = error if isinstance(error, OSError) else OSError(None, str(error))
+        (problem,) = CannotWrite.of(told, path).problems
+        raise CannotWrite(replace(problem, hint=_elsewhere(problem.hint))) from None
+
+
+def _own_stream(path: Path) -> BinaryIO | None:
+    """/dev/stdout and the like: opened anew it would be written over from its start."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            if os.path.samestat(path.stat(), os.fstat(stream.fileno())):
+                stream.flush()
+                return stream.buffer
+    return None
+
+
+def _elsewhere(hint: str) -> str:
+    """Without what is true of a run's folder alone."""
+    return f"{hint.partition(';')[0]}, or name another file"
+
+
+def refuse_unwritable(path: Path, hint: str = "name another file") -> None:
+    """Said before the work, not after it. Raises UsageError E605."""
+    if why := _unwritable(path):
+        raise UsageError(Problem("E605", f"cannot write there{why}", str(path), hint))
+
+
+def _unwritable(path: Path) -> str:
+    """Why not, after a colon where that can be said; empty where it seems to be writable."""
+    if too_long(path):
+        return ": no file can have this name"
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG  # it will be one
+    except OSError as error:  # a file among its folders, a loop of links
+        return f": {error.strerror}"
+    if stat.S_ISDIR(mode):
+        return ": it is a folder"
+    place = path
+    while stat.S_ISREG(mode) and place != place.parent:  # written beside it and renamed; a pipe is written itself
+        place = place.parent
+        if os.path.exists(place):
+            break
+    return "" if os.access(place, os.W_OK) else f": {os.strerror(errno.EACCES)}"
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals that would raise in the middle wait. By handlers: a mask holds for one thread, and there may be more."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals raise in the main thread
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    before = {number: handler for number in INTERRUPTS if callable(handler := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, lambda *signalled: came.append(signalled))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for each, frame in came[:1]:
+            before[signal.Signals(each)](each, frame)
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "seal": _seal(content)}
+
+
+def _seal(content: dict[str, Any]) -> str:
+    """However it is laid out on disk: keys in order, no spaces."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def unsealed(path: Path, schema: int, kind: str, hint: str) -> dict[str, Any]:
+    """The content of a JSON file, less its seal. One without a seal is of an earlier version: nothing is claimed of it.
+
+    schema, kind: what it must be; hint: what to do with a file that is no more what was written
+    Raises UsageError E601 (missing, cut short, no JSON object), E621 (changed), E622 (another schema).
+    """
+    try:
+        content = json.loads(read_bytes(path, RECORD_B), parse_constant=_refuse)
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+    except OSError as error:
+        hint = f"name a {kind} record, or a run's folder: one that holds a run.json"
+        raise UsageError(Problem("E601", f"cannot read it: {error.strerror}", str(path), hint)) from None
+    except (ValueError, RecursionError) as error:
+        message = f"not a whole {kind} record: {error or 'nested too deeply'}"
+        raise UsageError(Problem("E601", message, str(path), hint)) from None
+    seal = content.pop("seal", None)
+    if content.get("schema", schema) != schema:
+        raise UsageError(_other_schema(content["schema"], schema, path))
+    if seal is not None and seal != _seal(content):
+        message = "its content was changed after it was written: the seal does not hold"
+        raise UsageError(Problem("E621", message, str(path), hint))
+    return content
+
+
+def _other_schema(found: Any, known: int, path: Path) -> Problem:
+    hint = "read it with the energybench that wrote it: run.json names its version, under machine"
+    if isinstance(found, int) and found > known:
+        hint = "a newer energybench wrote it: pip install -U energybench"
+    message = f"it is of schema {found!r}; this energybench reads schema {known}"
+    return Problem("E622", message, str(path), hint)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

@@ -1,0 +1,271 @@
+"""Quantities with their units: SI inside, spelled out at the edge.
+
+    "20 min" → 1200.0 s    "1 %" → 0.01    "0.5 pp" → 0.005    "2 GB" → 2_000_000_000    "3 steps" → Quantity
+
+A bare number that could be two things is refused: `limit = 30` may be seconds or minutes. The types below are
+floats, integers and Quantity to Python, and strings with a unit to pydantic and to an editor's JSON Schema.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from energybench.common.errors import nearest
+
+
+class UnitError(ValueError):
+    """A value without a unit, with a wrong one, or out of range; `hint` says what to type."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A count of "s", "steps" or "epochs". `str` gives back what the parser reads."""
+
+    count: float
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{repr(self.count).removesuffix('.0')} {self.unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One kind of quantity; `units` maps what is written to (canonical unit, factor)."""
+
+    word: str
+    units: Mapping[str, tuple[str, str]]
+    examples: tuple[str, ...]
+    why: str  # what a bare number could be mistaken for
+    most: float = math.inf
+    positive: bool = False
+    whole: frozenset[str] = frozenset()
+
+
+_TIME = {
+    **dict.fromkeys(("ms", "millisecond", "milliseconds"), ("s", "0.001")),
+    **dict.fromkeys(("s", "second", "seconds"), ("s", "1")),
+    **dict.fromkeys(("min", "minute", "minutes"), ("s", "60")),
+    **dict.fromkeys(("h", "hour", "hours"), ("s", "3600")),
+}
+_STEPS = dict.fromkeys(("steps", "step", "iterations", "iteration"), ("steps", "1"))
+_EPOCHS = dict.fromkeys(("epochs", "epoch"), ("epochs", "1"))
+_BYTES = {
+    "B": ("B", "1"),
+    **{f"{prefix}B": ("B", str(1000**power)) for power, prefix in enumerate("kMGT", 1)},
+    "KB": ("B", "1000"),
+    **{f"{prefix}iB": ("B", str(1024**power)) for power, prefix in enumerate("KMGT", 1)},
+}
+
+_PREFIXES = {
+    "k": "1000",
+    "M": "1000000",
+    "m": "0.001",
+    "u": "0.000001",
+    "\N{MICRO SIGN}": "0.000001",
+    "\N{GREEK SMALL LETTER MU}": "0.000001",
+    "": "1",
+}
+_ENERGY = {
+    **{f"{prefix}J": ("J", factor) for prefix, factor in _PREFIXES.items()},
+    **{f"{prefix}Wh": ("J", str(Decimal(factor) * 3600)) for prefix, factor in _PREFIXES.items()},
+}
+
+_SECONDS = _Kind("a time", _TIME, ("20 s", "30 min", "1.5 h", "200 ms"), "seconds or minutes")
+_WARMUP = _Kind("a warm-up", {**_TIME, **_STEPS}, ("20 s", "3 steps"), "seconds or steps", whole=frozenset({"steps"}))
+_PERIOD = _Kind(
+    "a period",
+    {**_EPOCHS, **_STEPS},
+    ("2 epochs", "300 steps"),
+    "epochs or steps",
+    positive=True,
+    whole=frozenset({"steps"}),
+)
+_RATIO = _Kind("a share", {"%": ("", "0.01")}, ("1 %", "0.5 %"), "a ratio or a percentage", most=1)
+_OWN = dict.fromkeys(("units", "unit"), ("units", "1"))  # the metric's own: a loss in nats, a ratio
+_POINTS = _Kind(
+    "a difference in percentage points",
+    {"pp": ("", "0.01"), **_OWN},
+    ("0.5 pp", "2 pp"),
+    "a ratio or percentage points",
+    most=1,
+)
+_JOULES = _Kind("an energy", _ENERGY, ("12 J", "3 kJ", "5 mWh"), "joules or watt-hours", positive=True)
+_SIZE = _Kind("a size", _BYTES, ("2 GB", "512 MiB"), "bytes or gigabytes", whole=frozenset({"B"}))
+
+_WRITTEN = re.compile(
+    r"([+-]?)((?:[0-9]+(?:[.,][0-9]*)?|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:nan|inf))\s*(.*)", re.DOTALL
+)
+
+
+def _parse(value: Any, kind: _Kind) -> Quantity:
+    example = f'write "{kind.examples[0]}"' + "".join(f' or "{other}"' for other in kind.examples[1:2])
+    if isinstance(value, Quantity):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise UnitError(f"{value} has no unit: it could be {kind.why}", example)
+    if not isinstance(value, str):
+        raise UnitError(f'expected {kind.word} such as "{kind.examples[0]}"', example)
+    match = _WRITTEN.fullmatch(value.strip().replace("\N{MINUS SIGN}", "-"))
+    if match is None:
+        raise UnitError(f'"{value}" is not {kind.word}: it starts with no number', example)
+    sign, number, unit = match.groups()
+    if "," in number:
+        raise UnitError(f'"{value}" has a comma in its number', f'write "{value.replace(",", ".")}"')
+    if not unit:
+        raise UnitError(f'"{value}" has no unit: it could be {kind.why}', example)
+    if unit not in kind.units:
+        raise UnitError(f"\"{value}\" is not {kind.word}: unknown unit '{unit}'", _near_unit(unit, kind) or example)
+    canonical, factor = kind.units[unit]
+    if not math.isfinite(float(number)):
+        raise UnitError(f'"{value}" is not finite', example)
+    amount = float(Decimal(number) * Decimal(factor))  # exact until here: "0.1 %" is the float 0.001
+    if sign == "-" and amount:
+        raise UnitError(f'"{value}" is negative: {kind.word} is 0 or more', example)
+    if not math.isfinite(amount):
+        raise UnitError(f'"{value}" is too large', example)
+    if kind.positive and not amount:
+        raise UnitError(f'"{value}" is zero: {kind.word} is more than 0', example)
+    if amount > kind.most and canonical != "units":
+        raise UnitError(f'"{value}" is more than 100 {unit}', example)
+    if canonical in kind.whole and not amount.is_integer():
+        raise UnitError(f'"{value}" is not a whole number of {unit}', example)
+    return Quantity(amount, canonical)
+
+
+def _near_unit(unit: str, kind: _Kind) -> str:
+    if unit == "%" and "pp" in kind.units:
+        return 'the unit of a difference between two percentages is "pp"'
+    same = [known for known in kind.units if known.lower() == unit.lower()]
+    return f"did you mean '{same[0]}'?" if same else nearest(unit, kind.units)
+
+
+def parse_seconds(value: Any) -> float:
+    """ "1.5 h" → 5400.0. Raises UnitError."""
+    return _parse(value, _SECONDS).count
+
+
+def parse_ratio(value: Any) -> float:
+    """ "1 %" → 0.01, at most 1. Raises UnitError."""
+    return _parse(value, _RATIO).count
+
+
+def parse_points(value: Any) -> float:
+    """ "0.5 pp" → 0.005, at most 1; "0.02 units" → 0.02, in the metric's own unit. Raises UnitError."""
+    return _parse(value, _POINTS).count
+
+
+def parse_bytes(value: Any) -> int:
+    """ "512 MiB" → 536870912. Raises UnitError."""
+    return int(_parse(value, _SIZE).count)
+
+
+def parse_joules(value: Any) -> float:
+    """ "12 J" → 12.0, "5 mWh" → 18.0. Raises UnitError."""
+    return _parse(value, _JOULES).count
+
+
+def parse_warmup(value: Any) -> Quantity:
+    """ "20 s" → Quantity(20.0, "s"); "3 steps" → Quantity(3.0, "steps"). Raises UnitError."""
+    return _parse(value, _WARMUP)
+
+
+def parse_period(value: Any) -> Quantity:
+    """ "2 epochs" → Quantity(2.0, "epochs"); "300 iterations" counts steps. Raises UnitError."""
+    return _parse(value, _PERIOD)
+
+
+def _written(kind: _Kind) -> WithJsonSchema:
+    units = "|".join(sorted(map(re.escape, kind.units), key=len, reverse=True))
+    pattern = rf"^\s*([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*({units})\s*$"
+    description = f"{kind.word[0].upper()}{kind.word[1:]} with its unit"
+    return WithJsonSchema(
+        {"type": "string", "pattern": pattern, "examples": list(kind.examples), "description": description}
+    )
+
+
+Seconds = Annotated[float, BeforeValidator(parse_seconds), _written(_SECONDS)]
+Ratio = Annotated[float, BeforeValidator(parse_ratio), _written(_RATIO)]
+Points = Annotated[float, BeforeValidator(parse_points), _written(_POINTS)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes), _written(_SIZE)]
+Warmup = Annotated[Quantity, BeforeValidator(parse_warmup), _written(_WARMUP)]
+Period = Annotated[Quantity, BeforeValidator(parse_period), _written(_PERIOD)]
+
+
+# Ladders: (size in the base unit, name, smallest number shown with it), largest first.
+_Ladder = tuple[tuple[float, str, float], ...]
+_SECONDS_SHOWN: _Ladder = ((3600, "h", 2), (60, "min", 2), (1, "s", 1), (1e-3, "ms", 0))
+_FLOP_SHOWN: _Ladder = (
+    *((10.0**power, f"{prefix}FLOP", 1) for power, prefix in zip(range(18, 0, -3), "EPTGMk", strict=True)),
+    (1, "FLOP", 0),
+)
+_ENERGY_SHOWN: _Ladder = ((1e6, "MJ", 1), (1e3, "kJ", 1), (1, "J", 0))
+_PREFIXES_SHOWN = ((1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
+_BYTES_SHOWN: _Ladder = ((1e12, "TB", 1), (1e9, "GB", 1), (1e6, "MB", 1), (1e3, "kB", 1), (1, "B", 0))
+_MASS_SHOWN: _Ladder = ((1e3, "t CO2e", 1), (1, "kg CO2e", 1), (1e-3, "g CO2e", 1), (1e-6, "mg CO2e", 0))
+
+
+def format_seconds(seconds: float, digits: int = 3) -> str:
+    """ "200 ms", "119 s", "30 min", "2.5 h": `digits` significant digits."""
+    return _scaled(seconds, _SECONDS_SHOWN, digits)
+
+
+def format_flop(flop: float, digits: int = 3) -> str:
+    """ "7.1 GFLOP". One multiply-add is 2 FLOPs."""
+    return _scaled(flop, _FLOP_SHOWN, digits)
+
+
+def format_energy(joules: float, digits: int = 3) -> str:
+    """ "12.3 J", "4.1 kJ", "1.02 MJ"."""
+    return _scaled(joules, _ENERGY_SHOWN, digits)
+
+
+def format_bytes(count: float, digits: int = 3) -> str:
+    """ "512 MB": powers of 1000."""
+    return _scaled(count, _BYTES_SHOWN, digits)
+
+
+def format_mass(kilograms: float, digits: int = 3) -> str:
+    """ "3.1 g CO2e", from kilograms."""
+    return _scaled(kilograms, _MASS_SHOWN, digits)
+
+
+def format_si(value: float, unit: str, digits: int = 3) -> str:
+    """12e-6, "J" → "12 µJ": what may be much smaller than its unit, such as the energy of one call."""
+    least = {prefix: 1.0 for _, prefix in _PREFIXES_SHOWN} | {"n": 0.0}
+    return _scaled(value, tuple((size, prefix + unit, least[prefix]) for size, prefix in _PREFIXES_SHOWN), digits)
+
+
+def format_ratio(ratio: float, digits: int = 1) -> str:
+    """0.264 → "26.4 %", with `digits` decimals."""
+    return _signed(ratio, f"{abs(ratio) * 100:.{digits}f}", "%")
+
+
+def _scaled(value: float, ladder: _Ladder, digits: int) -> str:
+    for size, unit, least in ladder:
+        shown = _significant(abs(value) / size, digits)
+        # Judged after rounding: 999.9 J is "1 kJ" at three digits, never "1000 J".
+        if value and float(_significant(abs(value), digits)) / size >= least:
+            return _signed(value, shown, unit)
+    base = next(unit for size, unit, _ in ladder if size == 1)
+    return _signed(value, _significant(abs(value), digits), base)
+
+
+def _significant(value: float, digits: int) -> str:
+    text = f"{value:.{digits}g}"
+    return f"{Decimal(text):f}" if "e" in text and 1e-4 <= value < 1e15 else text
+
+
+def _signed(value: float, shown: str, unit: str) -> str:
+    minus = "\N{MINUS SIGN}" if value < 0 and shown.strip("0.") else ""
+    return f"{minus}{shown} {unit}"

@@ -1,0 +1,188 @@
+"""A comparison, or one run, in the formats that build servers read. Imports no torch.
+
+junit                JUnit XML: one test case per comparison; what failed is a failure, what is open is skipped
+markdown             the page of the comparison, as in $GITHUB_STEP_SUMMARY
+smaller-is-better    github-action-benchmark's customSmallerIsBetter: HEAD's cost relative to plain training, in %
+bigger-is-better     customBiggerIsBetter: HEAD's saving, in %
+pytest-benchmark     pytest-benchmark's JSON: HEAD's seconds of every cell, for `pytest-benchmark compare`
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from energybench.common.version import __version__
+from energybench.gate import gate_page
+from energybench.gate.compare_runs import Gate, Side
+from energybench.gate.regression import FAILS, OPEN, Finding
+from energybench.verdict import pairing, wording
+from energybench.verdict.figures import Measured
+
+UNPRINTABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold
+
+
+def junit(found: Gate) -> str:
+    """<testsuites> with a <testsuite> per level."""
+    root = ET.Element("testsuites", name=_xml(f"energybench {found.suite}"))
+    for level in dict.fromkeys(each.level for each in found.findings):
+        here = [each for each in found.findings if each.level == level]
+        fails, skips = (sum(each.outcome in which for each in here) for which in (FAILS, OPEN))
+        suite = ET.SubElement(
+            root,
+            "testsuite",
+            name=_xml(f"{found.suite}.{level}"),
+            tests=str(len(here)),
+            failures=str(fails),
+            errors="0",
+            skipped=str(skips),
+            time="0",
+        )
+        for each in here:
+            suite.append(_case(found, each))
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _case(found: Gate, finding: Finding) -> ET.Element:
+    case = ET.Element(
+        "testcase",
+        classname=_xml(f"{found.suite}.{finding.level}.{finding.workload}"),
+        name=_xml(f"{finding.method}: {finding.of}"),
+        time="0",
+    )
+    told = _xml(wording.plain(gate_page.sentence(finding)))
+    if finding.outcome in FAILS:
+        ET.SubElement(case, "failure", message=told, type=finding.outcome).text = told
+    elif finding.outcome in OPEN:
+        ET.SubElement(case, "skipped", message=told)
+    return case
+
+
+def _xml(text: str) -> str:
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def benchmark(head: Side, bigger: bool) -> list[dict[str, Any]]:
+    """github-action-benchmark's [{name, unit, value, range, extra}]; what is struck or without a figure is left out."""
+    found = []
+    for workload in head.summary.workloads:
+        for row in workload.rows:
+            figure = row.measured
+            if figure is None or row.struck:
+                continue
+            of = wording.what(figure.quantity, figure.scope)
+            sign = 1 if bigger else -1
+            value = 100 * (figure.saving_rel if bigger else 1 - figure.saving_rel)
+            told = f"{of}; verdict: {row.verdict}; {wording.plain(wording.blocks(row.n))}"
+            entry = {
+                "name": f"{workload.name}: {row.method} ({of})",
+                "value": round(value, 4),
+                "unit": "% saved" if bigger else "% of plain training",
+                "extra": told,
+            }
+            if (reach := _reach(figure, sign)) is not None:
+                entry["range"] = f"± {reach:.4g}"
+            found.append(entry)
+    return found
+
+
+def _reach(figure: Measured, sign: int) -> float | None:
+    """The wider half of the 95 % interval, in %."""
+    if figure.low_rel is None or figure.high_rel is None:
+        return None
+    reach = max(figure.high_rel - figure.saving_rel, figure.saving_rel - figure.low_rel)
+    return 100 * reach if math.isfinite(reach) else None
+
+
+def pytest_benchmark(head: Side) -> dict[str, Any]:
+    """Seconds of every cell, each block a round; twins and controls are left out."""
+    run, trials, _ = head.records
+    began = run.invocations[0].started_at if run.invocations else ""
+    cells = {(t.workload, t.method): t.role for t in trials if t.role in ("baseline", "method")}
+    benchmarks = []
+    for workload, method in cells:
+        used = pairing.newest(t for t in trials if (t.workload, t.method) == (workload, method))
+        if used:
+            benchmarks.append(_benchmark(run.suite, workload, method, [pairing.seconds(t) for t in used]))
+    machine = {
+        "node": "",
+        "processor": run.machine.get("cpu", ""),
+        "machine": run.machine.get("platform", ""),
+        "python_version": run.machine.get("python", ""),
+        "system": "Linux",
+        "cpu": {"brand_raw": run.machine.get("cpu", ""), "count": run.machine.get("cores")},
+    }
+    commit = {"id": run.digest, "time": began, "author_time": began, "dirty": False, "project": run.suite, "branch": ""}
+    return {
+        "machine_info": machine,
+        "commit_info": commit,
+        "benchmarks": benchmarks,
+        "datetime": began,
+        "version": __version__,
+    }
+
+
+def _benchmark(suite: str, workload: str, method: str, seconds: Sequence[float]) -> dict[str, Any]:
+    name, n = f"{workload}[{method}]", len(seconds)
+    mean, spread = statistics.fmean(seconds), statistics.stdev(seconds) if n > 1 else 0.0
+    q1, median, q3 = statistics.quantiles(seconds, method="inclusive") if n > 1 else [seconds[0]] * 3
+    iqr = q3 - q1
+    fences = [value for value in seconds if q1 - 1.5 * iqr <= value <= q3 + 1.5 * iqr]
+    beyond = sum(abs(value - mean) > spread for value in seconds), n - len(fences)
+    stats = {
+        "min": min(seconds),
+        "max": max(seconds),
+        "mean": mean,
+        "stddev": spread,
+        "rounds": n,
+        "median": median,
+        "iqr": iqr,
+        "q1": q1,
+        "q3": q3,
+        "iqr_outliers": beyond[1],
+        "stddev_outliers": beyond[0],
+        "outliers": f"{beyond[0]};{beyond[1]}",
+        "ld15iqr": min(fences),
+        "hd15iqr": max(fences),
+        "ops": 1 / mean,
+        "total": math.fsum(seconds),
+        "data": list(seconds),
+        "iterations": 1,
+    }
+    options = {
+        "disable_gc": False,
+        "timer": "perf_counter",
+        "min_rounds": n,
+        "max_time": 0.0,
+        "min_time": 0.0,
+        "warmup": False,
+    }
+    return {
+        "group": workload,
+        "name": name,
+        "fullname": f"{suite}::{name}",
+        "params": None,
+        "param": None,
+        "extra_info": {"workload": workload, "method": method},
+        "options": options,
+        "stats": stats,
+    }
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+OF_THE_GATE: dict[str, Callable[[Gate], str]] = {"junit": junit, "markdown": gate_page.markdown}
+OF_HEAD: dict[str, Callable[[Side], str]] = {
+    "smaller-is-better": lambda head: _as_json(benchmark(head, bigger=False)),
+    "bigger-is-better": lambda head: _as_json(benchmark(head, bigger=True)),
+    "pytest-benchmark": lambda head: _as_json(pytest_benchmark(head)),
+}
+FORMATS = (*OF_THE_GATE, *OF_HEAD)

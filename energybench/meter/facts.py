@@ -1,0 +1,33 @@
+"""What is asked of meters beside their figures: whether they measure, what they sampled, which cards they watch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from energybench.common.sealed_files import write_bytes
+from energybench.meter import Meter
+from energybench.meter.sensors import Missing
+from energybench.meter.trace import pack
+from energybench.meter.window import Window
+
+
+def measures(meter: Meter) -> bool:
+    """Whether a meter reads a sensor, rather than say why there is none or model one."""
+    return not isinstance(meter, Missing) and not getattr(meter, "models", False)
+
+
+def keep_trace(window: Window, path: str | None) -> str | None:
+    """Write what the meters sampled beside the record; its place in the run's folder, or None where nothing was."""
+    samples = window.samples()
+    if path is None or not samples:
+        return None
+    file = Path(path)
+    write_bytes(file, pack(samples, window.start_ns))
+    return f"{file.parent.name}/{file.name}"
+
+
+def gpu_facts(meters: Sequence[Meter]) -> dict[str, Any]:
+    """UUID → driver, power limit, ECC: what two trials must share to be compared."""
+    return {uuid: facts for meter in meters for uuid, facts in getattr(meter, "facts", dict)().items()}

@@ -1,0 +1,85 @@
+"""What the meters say of one window, as it stands in a record.
+
+SI units in the field names (_s _j _c _mhz); a missing figure is null with its reason, never 0. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from energybench.common.open_tables import Detail
+from energybench.common.quantities import Amount, Celsius, Count, Joules, Megahertz, Period, Pid, Seconds, Text, Window
+
+MEASURED_SOURCES = frozenset({"gpu_counter", "gpu_power_integral", "rapl"})
+NO_SENSOR = ("model(", "replay(")  # beginnings of sources that stand beside sensors and say nothing of one
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Energy(Model):
+    """One sensor's figure for one window.
+
+    source: one of MEASURED_SOURCES; `meter(NAME)` of another package; `model(...)` or `replay(...)`, which are no
+            measurement; "unavailable" for a sensor that was never there
+    """
+
+    source: Text
+    scope: Text  # gpu | cpu | dram | machine
+    device: Text = ""
+    energy_j: Joules | None = None
+    error_j: Amount | None = None  # budget of what the sensor may have missed or added; the truth lies within ±
+    reason: str | None = None  # why energy_j is null
+    detail: Detail = Field(default_factory=dict)
+
+    @property
+    def measured(self) -> bool:
+        known = self.source in MEASURED_SOURCES or self.source.startswith("meter(")
+        return known and self.energy_j is not None
+
+    @property
+    def lost(self) -> bool:
+        """Whether a sensor that was there gave no figure."""
+        return self.energy_j is None and self.source != "unavailable"
+
+
+class Card(Model):
+    """The state of one GPU during a window: what may have bent its figures."""
+
+    temperature_start_c: Celsius | None = None
+    temperature_end_c: Celsius | None = None
+    temperature_max_c: Celsius | None = None
+    sm_clock_mhz: Megahertz | None = None  # mean over the samples
+    throttled_s: dict[str, Seconds] = Field(default_factory=dict)  # reason → seconds held back
+    foreign_pids: list[Pid] = Field(default_factory=list)  # processes on the card that are not the trial's
+    mig: bool | None = None  # sliced: the counter is the whole card's
+    mps: bool | None = None  # shared: several processes in one context
+
+
+class Sampler(Model):
+    """What the reader in the background did in a window, and what it cost."""
+
+    period_s: Period
+    samples: Count = 0
+    missed: Count = 0  # reads that failed
+    largest_gap_s: Seconds = 0.0
+    cpu_s: Seconds = 0.0
+
+
+class Reading(Model):
+    """Everything the meters say of one window."""
+
+    wall_s: Window
+    cpu_s: Seconds | None = None  # CPU seconds of the process and its children
+    steal_s: Seconds | None = None  # CPU seconds that the host took from this machine
+    pieces: Count = 1  # a pause, for an evaluation say, ends one piece and begins another
+    energy: list[Energy] = Field(default_factory=list)
+    cards: dict[str, Card] = Field(default_factory=dict)  # by UUID
+    sampler: Sampler | None = None
+
+    @model_validator(mode="after")
+    def _took_place(self) -> Reading:
+        if self.wall_s > 0 and self.pieces < 1:
+            raise ValueError("a time in no piece")
+        return self

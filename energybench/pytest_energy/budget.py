@@ -1,0 +1,88 @@
+"""`@pytest.mark.energy(budget="12 J")`: what a test may take, and whether what was measured keeps to it.
+
+within         energy + error ≤ budget: the test passes
+over           energy − error > budget: it fails
+undecided      the budget lies inside the error: it fails too, for a pass means that the budget was kept
+not measured   no sensor, or one that may not decide: the test is skipped, with the reason
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from energybench.common.errors import nearest
+from energybench.common.units import UnitError, format_si, parse_joules
+from energybench.pytest_energy.metered_calls import Bill
+
+Verdict = Literal["within", "over", "undecided", "not measured"]
+SCOPES = ("gpu", "cpu", "dram", "machine")
+EXAMPLE = '@pytest.mark.energy(budget="12 J")'
+
+
+class BadBudget(ValueError):
+    """The marker is written wrongly; the text says how to write it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """joules, of these parts of the machine; of none in particular: of all that is measured."""
+
+    joules: float
+    of: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One test's budget and what came."""
+
+    name: str
+    budget: Budget
+    verdict: Verdict
+    sentence: str
+    bill: Bill | None
+
+
+def read_marker(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Budget:
+    """The marker's budget. Raises BadBudget."""
+    if unknown := sorted(set(kwargs) - {"budget", "of"}):
+        raise BadBudget(f"the marker energy has no '{unknown[0]}': {nearest(unknown[0], ('budget', 'of'))}")
+    given = [*args, *([kwargs["budget"]] if "budget" in kwargs else [])]
+    if len(given) != 1:
+        raise BadBudget(f"the marker energy needs one budget: {EXAMPLE}")
+    try:
+        joules = parse_joules(given[0])
+    except UnitError as error:
+        raise BadBudget(f"the marker energy: {error}: {error.hint}") from None
+    named = kwargs.get("of", ())
+    of = tuple(named.replace("+", " ").split()) if isinstance(named, str) else tuple(named)
+    if wrong := [scope for scope in of if scope not in SCOPES]:
+        raise BadBudget(f"the marker energy: of = '{wrong[0]}': {nearest(str(wrong[0]), SCOPES)}")
+    return Budget(joules, of)
+
+
+def judge(name: str, budget: Budget, bill: Bill | None, why: str = "") -> Judged:
+    """why: the reason if there is no bill."""
+
+    def judged(verdict: Verdict, sentence: str) -> Judged:
+        return Judged(name, budget, verdict, sentence, bill)
+
+    if bill is None:
+        return judged("not measured", f"not measured: {why}")
+    if budget.of:
+        bill = bill.of(budget.of)
+    if bill.energy_j is None or bill.error_j is None:
+        modelled = "; modelled energy keeps to no budget" if bill.modelled_j is not None else ""
+        return judged("not measured", f"not measured: {bill.reason}{modelled}")
+    if bill.no_verdict:
+        return judged("not measured", f"not decided by this figure: {bill.no_verdict}")
+    energy = f"{format_si(bill.energy_j, 'J')} ± {format_si(bill.error_j, 'J', 2)} by {', '.join(bill.sources)}"
+    calls = f" a call, over {bill.calls} calls" if bill.calls > 1 else ""
+    told = f"{energy}{calls}; the budget is {format_si(budget.joules, 'J')}"
+    if bill.energy_j - bill.error_j > budget.joules:
+        return judged("over", f"over budget: {told}")
+    if bill.energy_j + bill.error_j <= budget.joules:
+        return judged("within", f"within budget: {told}")
+    more = "a longer window (--benchmark-max-time), or a budget that it is proven to keep"
+    return judged("undecided", f"undecided: {told}. What would decide: {more}")

@@ -1,0 +1,295 @@
+"""What a piece of somebody's code took: the sensors of the machine around it, and what may be said of their figures.
+
+Energy is what was measured, one channel per device, over everything inside the window; per call it is divided by the
+calls. A modelled figure stands apart under its own name. Whatever forbids a figure leaves null and the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from energybench.meter import Meter, devices
+from energybench.meter.carbon import CodecarbonModel, intensity, model_parameters
+from energybench.meter.clock import WallClock
+from energybench.meter.combine import metered
+from energybench.meter.reading import NO_SENSOR, Energy, Reading
+from energybench.meter.sensors import Missing, open_meters
+from energybench.meter.unavailable import Unavailable
+from energybench.meter.window import Window, refuse_short
+from energybench.records.record import Flag
+from energybench.verdict import flags
+
+KEY = "energybench"  # of extra_info, where pytest-benchmark keeps what a test adds
+LEAST_TIMED = 0.9  # of a window; in the rest something else than the timed code ran
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What one call took, and over how many calls that was metered.
+
+    energy_j, error_j, power_w: measured; the truth lies within energy ± error. Null with the `reason`
+    modelled_j: from codecarbon's power model, which measures nothing
+    no_verdict: why the figure, though it is one, may not decide anything
+    parts:      each sensor's own figure, of the whole window
+    window_s, timed_s: how long the sensors ran, and how much of it the calls themselves took
+    """
+
+    calls: int
+    window_s: float
+    timed_s: float
+    energy_j: float | None = None
+    error_j: float | None = None
+    power_w: float | None = None
+    reason: str | None = None
+    no_verdict: str | None = None
+    modelled_j: float | None = None
+    parts: tuple[Energy, ...] = ()
+    flags: tuple[str, ...] = ()
+    co2e_kg: float | None = None
+    co2e_reason: str | None = None
+    carbon: dict[str, Any] | None = None  # zone, intensity_kg_per_j, year, source
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Of the measured figure, or of the modelled one where there is no other: "gpu_counter (gpu)"."""
+        if self.energy_j is not None:
+            return tuple(f"{source} ({scope})" for source, scope in sorted(self._sensors()))
+        modelled = [part for part in self.parts if part.source.startswith("model(")]
+        return tuple(dict.fromkeys(f"{part.source} ({part.scope})" for part in modelled))
+
+    def _sensors(self) -> frozenset[tuple[str, str]]:
+        return metered(Reading(wall_s=self.window_s, energy=list(self.parts))).sensors
+
+    def of(self, scopes: Collection[str]) -> Bill:
+        """The same of some parts of the machine alone. Null with a reason where one of them was not measured."""
+        if self.energy_j is None:
+            return self
+        parts = tuple(part for part in self.parts if part.scope in scopes)
+        found = metered(Reading(wall_s=self.window_s, energy=list(parts)))
+        seen = {scope for _, scope in found.sensors}
+        if missing := [scope for scope in scopes if scope not in seen]:
+            return replace(
+                self,
+                energy_j=None,
+                error_j=None,
+                power_w=None,
+                co2e_kg=None,
+                reason=f"nothing measures {', '.join(missing)} here",
+            )
+        error_j = (found.error_j + found.joules * (1 - self.timed_rel)) / self.calls
+        energy_j, grid = found.joules / self.calls, self.carbon if self.co2e_kg is not None else None
+        return replace(
+            self,
+            energy_j=energy_j,
+            error_j=error_j,
+            parts=parts,
+            power_w=found.joules / self.window_s,
+            co2e_kg=energy_j * grid["intensity_kg_per_j"] if grid else None,
+        )
+
+    @property
+    def timed_rel(self) -> float:
+        return min(1.0, self.timed_s / self.window_s) if self.window_s > 0 else 0.0
+
+    def facts(self) -> dict[str, Any]:
+        """For a record: SI units in the names, null with its reason."""
+        return {
+            "energy_j": self.energy_j,
+            "energy_error_j": self.error_j,
+            "energy_reason": self.reason,
+            "energy_no_verdict": self.no_verdict,
+            "power_w": self.power_w,
+            "energy_sources": list(self.sources),
+            "modelled_energy_j": self.modelled_j,
+            "co2e_kg": self.co2e_kg,
+            "co2e_reason": self.co2e_reason,
+            "carbon": self.carbon,
+            "calls": self.calls,
+            "window_s": self.window_s,
+            "timed_s": self.timed_s,
+            "flags": list(self.flags),
+            "sensors": [part.model_dump(exclude={"detail"}) for part in self.parts],
+        }
+
+
+class Metering:
+    """The sensors that code of one process is metered by, opened when first needed and kept open.
+
+    gpus:   "used" (those this process computes on when a window begins), "all", or UUIDs
+    meters: those of other packages, by name
+    zone:   ISO 3166 code of the grid; None: no CO2e
+    Raises UsageError E502 for an unknown zone and, when a window begins, E503 for an unknown meter.
+    """
+
+    def __init__(self, gpus: str | Sequence[str] = "used", meters: Sequence[str] = (), zone: str | None = None) -> None:
+        self._gpus, self._names = gpus, list(meters)
+        self._carbon = intensity(zone) if zone else None
+        self._opened: dict[tuple[str, ...], list[Meter]] = {}
+        self._model: Meter | None = None
+        self._strangers = strangers()  # now, since a container's processes have other numbers for the driver
+        self._driver = self._strangers is not None
+
+    @contextmanager
+    def window(self) -> Iterator[OpenWindow]:
+        """A window that may be opened and closed several times; whatever happens, it is closed at the end."""
+        window = OpenWindow(self)
+        try:
+            yield window
+        finally:
+            window.abandon()
+
+    def _measure(self, cards: Sequence[str]) -> dict[str, Any]:
+        gpus: Any = self._gpus if self._gpus == "all" else list(cards) or "used"
+        return {"energy": "if available", "gpus": gpus, "meters": self._names, "strangers": self._strangers}
+
+    def cards(self) -> list[str]:
+        """UUIDs of the cards that a window which begins now is about."""
+        if not isinstance(self._gpus, str):
+            return list(self._gpus)
+        found = dict.fromkeys(sorted(devices.uuids()))
+        if self._driver:
+            with suppress(Unavailable):
+                found |= dict.fromkeys(listed_cards())
+        return list(found)
+
+    def new_cards(self, cards: Sequence[str]) -> list[str]:
+        """Those in use by now that nobody meters."""
+        return [] if self._gpus == "all" else [card for card in self.cards() if card not in cards]
+
+    def meters(self, cards: Sequence[str]) -> list[Meter]:
+        key = tuple(cards)
+        if key not in self._opened:
+            found = open_meters(self._measure(cards), "cpu")
+            if all(isinstance(meter, Missing) for meter in found):
+                self._model = self._model or CodecarbonModel(model_parameters())  # slow, so once
+                found.append(self._model)
+            self._opened[key] = found
+        return self._opened[key]
+
+    def bill(self, reading: Reading, calls: int, timed_s: float, cards: Sequence[str], came: Sequence[str]) -> Bill:
+        """cards: those that were metered; came: those that the process uses since the window began."""
+        seen = {
+            part.device
+            for part in reading.energy
+            if part.measured or (part.device and not part.source.startswith(NO_SENSOR))
+        }
+        reading = refuse_short(reading)
+        raised = {flag.code: flag for flag in flags.check_window(reading)}
+        modelled = [
+            part.energy_j for part in reading.energy if part.source.startswith("model(") and part.energy_j is not None
+        ]
+        made = Bill(
+            calls,
+            reading.wall_s,
+            timed_s,
+            parts=tuple(reading.energy),
+            flags=tuple(sorted(raised)),
+            modelled_j=sum(modelled) / calls if modelled else None,
+            carbon=self._carbon,
+        )
+        found = metered(reading)
+        if reason := self._refusal(made, raised, seen | set(cards), came):
+            return replace(made, reason=reason, co2e_reason="only measured energy is given as CO2e")
+        error_j = found.error_j + found.joules * (1 - made.timed_rel)  # of what else ran in the window
+        struck = [flag for code, flag in raised.items() if flags.kind(code).severity == "struck"]
+        made = replace(
+            made,
+            energy_j=found.joules / calls,
+            error_j=error_j / calls,
+            power_w=found.joules / reading.wall_s,
+            no_verdict="; ".join(f"{flags.kind(flag.code).sentence} ({flag.detail})" for flag in struck) or None,
+        )
+        if self._carbon is None:
+            return replace(made, co2e_reason="no country is named: energybench_country")
+        return replace(made, co2e_kg=found.joules / calls * self._carbon["intensity_kg_per_j"])
+
+    def _refusal(
+        self, bill: Bill, raised: Mapping[str, Flag], needed: Collection[str], came: Sequence[str]
+    ) -> str | None:
+        """Why there is no measured figure. needed: devices without which a total would be a part of the whole."""
+        for code, flag in raised.items():
+            if flags.kind(code).severity == "invalid":
+                return f"{flags.kind(code).sentence} ({flag.detail})"
+        measured = {part.device: part.scope for part in bill.parts if part.measured}
+        blind = [device for device in needed if device not in measured]
+        if blind or not measured:
+            about = [part for part in bill.parts if part.reason and (not blind or part.device in (*blind, ""))]
+            told = "; ".join(dict.fromkeys(str(part.reason) for part in about)) or ", ".join(blind)
+            return told or "this machine has no energy sensor that could be read"
+        if came:
+            return (
+                f"{', '.join(came)} came into use inside the window: use the card once before, or name it "
+                "(energybench_gpus)"
+            )
+        if bill.timed_rel < LEAST_TIMED:
+            return (
+                f"only {bill.timed_rel:.0%} of the window was the timed code, the rest work between the rounds: "
+                "ask for longer rounds (--benchmark-min-time=0.01)"
+            )
+        if self._gpus == "used" and not set(measured.values()) & {"gpu", "cpu", "machine"}:
+            return "the processor, which does the work, has no figure"
+        return None
+
+
+class OpenWindow:
+    """One window of a Metering. `start` and `stop` in turn, then `bill`."""
+
+    def __init__(self, metering: Metering) -> None:
+        self._metering = metering
+        self._window: Window | None = None
+        self._cards: list[str] = []
+        self._extent = WallClock()
+        self._open = self._failed = False
+
+    def start(self) -> None:
+        """Returns when the work may begin. Raises UsageError E503."""
+        if self._window is None:
+            self._cards = self._metering.cards()
+            outermost, *others = self._metering.meters(self._cards)
+            # Between the starts of two meters time passes too: the outermost one's window is the longest.
+            self._window = Window([outermost, self._extent, *others], self._synchronise, WallClock())
+        self._window.start()
+        self._open = True
+
+    def stop(self) -> None:
+        if self._open and self._window is not None:
+            self._open = False
+            self._window.stop()
+
+    def abandon(self) -> None:
+        """Close it after a failure, so that nothing goes on in the background. What the sensors say is not asked."""
+        self._failed = True
+        self.stop()
+
+    def _synchronise(self) -> None:
+        if not self._failed:  # a card that failed cannot be waited for
+            devices.synchronise()
+
+    def bill(self, calls: int, timed_s: float | None = None) -> Bill | None:
+        """None if it was never opened. timed_s: what the calls took; None: all of the window."""
+        if self._window is None:
+            return None
+        reading = self._window.reading().model_copy(update={"wall_s": self._extent.seconds})
+        came = self._metering.new_cards(self._cards)
+        return self._metering.bill(reading, calls, reading.wall_s if timed_s is None else timed_s, self._cards, came)
+
+
+def strangers() -> dict[str, set[int]] | None:
+    """UUID → processes on that card, unless this one is already among them; None without a driver."""
+    from energybench.meter.nvml import open_gpus
+
+    try:
+        return {} if devices.uuids() else {gpu.uuid: gpu.processes() for gpu in open_gpus()}
+    except Unavailable:
+        return None
+
+
+def listed_cards() -> list[str]:
+    """UUIDs of the cards on which the driver lists this process or its children. Raises Unavailable."""
+    from energybench.meter.nvml import open_gpus, own_processes
+
+    ours = own_processes()
+    return [gpu.uuid for gpu in open_gpus() if gpu.processes() & ours]

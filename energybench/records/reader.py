@@ -1,0 +1,57 @@
+"""Records read back from disk, strictly: what is cut short, edited, of another schema or of another run is refused.
+
+Imports no torch: records are read on machines that could never have made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from energybench.common.errors import Problem, UsageError, typed
+from energybench.common.safe_read import held, held_in
+from energybench.common.sealed_files import unsealed
+from energybench.meter.reading import Model
+from energybench.records.record import SCHEMA, RunFile, Trial, Witness
+
+AnyModel = TypeVar("AnyModel", bound=Model)
+
+
+def read(path: Path, kind: type[AnyModel]) -> AnyModel:
+    """Read one file back. Raises UsageError E601 when it is missing, cut short or no such record, E621 when its seal
+    does not hold, E622 when it is of another schema."""
+    away = typed("mv", path, f"{path}.broken")
+    hint = f"{away} — then a report leaves it out; an unfinished run, if run again, repeats it"
+    if kind is RunFile:
+        hint = "restore it from a copy; a new run goes beside it: --new, or another --out"
+    found = unsealed(path, SCHEMA, kind.__name__, hint)
+    try:
+        return kind.model_validate(found, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        message = f"not a whole {kind.__name__} record: {place}: {first['msg']}"
+        raise UsageError(Problem("E601", message, str(path), hint)) from None
+
+
+def read_folder(folder: Path) -> tuple[RunFile, list[Trial], list[Witness]]:
+    """A run and all its records, in a stable order. Raises UsageError E612 for a link out of it, E625 for strangers."""
+    run = read(held(folder, folder / "run.json"), RunFile)
+    trials = [read(path, Trial) for path in held_in(folder, "records", "*.json")]
+    refuse_strangers(folder, run, trials)
+    return run, trials, [read(path, Witness) for path in held_in(folder, "witness", "*.json")]
+
+
+def refuse_strangers(folder: Path, run: RunFile, trials: Iterable[Trial]) -> None:
+    """Raises UsageError E625 for a trial whose cell is another one in this run: trials of different settings, methods
+    or versions are never mixed."""
+    digests = {(cell.workload, cell.method): cell.digest for cell in run.cells if cell.digest}
+    for trial in trials:
+        if digests.get((trial.workload, trial.method), trial.digest) != trial.digest:
+            path = folder / "records" / f"{trial.trial}.json"
+            message = "a record of another run: its settings, methods or versions are not this one's"
+            hint = "move it out of this folder; an unfinished run, if run again, makes its own"
+            raise UsageError(Problem("E625", message, str(path), hint))

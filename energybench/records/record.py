@@ -1,0 +1,307 @@
+"""What a run leaves on disk: one JSON file per trial, whole or absent, and one `run.json` that explains them.
+
+    reports/<suite>/<run>/run.json               the suite as written and as resolved, the cells, the machine
+    reports/<suite>/<run>/records/*.json         one Trial each
+    reports/<suite>/<run>/witness/*.json         one Witness per cell: the unmetered, counted run
+    reports/<suite>/<run>/report.md
+
+SI units in the field names (_s _j _w _kg _flop _b, `_rel` for ratios); a missing figure is null, never 0.
+Each of these files ends with a `seal`, the fingerprint of everything else in it: an edit is noticed when it is read.
+Imports no torch: records are read on machines that could never have made them.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from energybench.common.limits import MOST_TRIALS
+from energybench.common.open_tables import Data, Environment, Machine, Open, Resolved
+from energybench.common.quantities import (
+    Amount,
+    Blocks,
+    Byte,
+    Count,
+    Epochs,
+    Figure,
+    Flop,
+    Part,
+    Place,
+    Point,
+    Qualities,
+    Seconds,
+    Seed,
+    Share,
+    Text,
+    Tunings,
+    Window,
+)
+from energybench.common.sealed_files import sealed, write_text
+from energybench.meter.reading import Energy, Model, Reading
+
+SCHEMA = 1  # what is written, and the only one so far that is read
+
+Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
+Role = Literal["baseline", "twin", "method", "control"]
+
+
+class Warmup(Model):
+    """Steps that nobody bills."""
+
+    steps: Count
+    settled: bool | None = None  # whether the time of a step came to rest; null when a number of steps was asked for
+    step_s: Seconds | None = None  # median of the last rounds
+
+
+class Flag(Model):
+    """One reason to trust a number less; `flags.py` holds the list of codes."""
+
+    code: Text
+    detail: str = ""
+
+
+class Claim(Model):
+    """What the paper or author promises: a saving relative to plain training, of all of it or of its backward."""
+
+    saving_rel: Share
+    of: Literal["training", "backward"] = "training"
+    source: str = ""
+
+
+class Passes(Model):
+    """The loop's own tally. `keys` says what the steps did: {"plain": {"steps": 90, "samples": 11520}, ...}."""
+
+    forwards: Count = 0
+    backwards: Count = 0
+    updates: Count = 0
+    samples_forward: Count = 0
+    epochs_trained: Epochs = 0
+    keys: dict[str, dict[str, Count]] = Field(default_factory=dict)
+
+
+class Layer(Model):
+    """What the stack's formulas save in one operator of one module, all phases together."""
+
+    name: str  # "conv layer1.0.conv1"
+    flop_saved_rel: Share | None = None
+    bytes_saved_rel: Share | None = None
+    intensity_flop_b: Amount | None = None  # FLOP per byte in plain training
+
+
+class Estimate(Model):
+    """The ledger of plain training and what the stack's own formulas make of it, for the whole run.
+
+    Bytes are those of kernels that read each operand once and write each result once: a lower bound.
+    """
+
+    plain_flop: Flop
+    estimated_flop: Flop
+    plain_by_phase: dict[str, Flop] = Field(default_factory=dict)
+    estimated_by_phase: dict[str, Flop] = Field(default_factory=dict)
+    plain_b: Byte | None = None
+    estimated_b: Byte | None = None
+    balance_flop_b: Amount | None = None  # FLOP/B that the machine was timed at: flops/balance.py
+    memory_bound_rel: Part | None = None  # of plain training's time on that roofline, what waits for memory
+    roofline_saved_rel: Share | None = None  # of that time, by the formulas' FLOPs and bytes
+    layers: list[Layer] = Field(default_factory=list)  # those that save most FLOPs, most first
+
+
+class Target(Model):
+    """When the target quality was first reached; null when it was not."""
+
+    metric: Text
+    at_least: Figure
+    epoch: Count | None = None
+    steps: Count | None = None
+    wall_s: Window | None = None
+    energy: list[Energy] = Field(default_factory=list)
+
+
+class Trial(Model):
+    """One cell in one block, metered."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    trial: Text  # file stem: "b0-i0-cnn-digits.mine"
+    workload: Text
+    method: Text  # the variant's label; "baseline" and "twin" are labels too
+    role: Role
+    of: Text | None = None  # a control's method label
+    block: Place
+    seed: Seed
+    invocation: Place
+    position: Place  # place in the block's random order
+    status: Status
+    reason: str | None = None
+    digest: str
+    started_at: str  # ISO 8601, UTC
+    device: Text = "cpu"  # "cpu" or a GPU's UUID
+    settings: Open = Field(default_factory=dict)
+    environment: Environment = Field(default_factory=dict)
+
+    epochs: Count | None = None
+    steps: Count | None = None
+    samples: Count | None = None  # size of the training set
+    phases: dict[str, Reading] = Field(default_factory=dict)  # setup, idle_before, train, evaluate, idle_after, ...
+    warmup: Warmup | None = None
+    trace: str | None = None  # the power trace's file, from the run's folder
+    data_wait_s: Seconds | None = None
+    memory_device_b: Count | None = None
+    memory_resident_b: Count | None = None
+    passes: Passes | None = None
+    quality: Qualities = Field(default_factory=dict)
+    curve: list[Point] = Field(default_factory=list)  # epoch, loss, wall_s
+    target: Target | None = None
+    estimate: Estimate | None = None
+    flop: dict[str, Flop] = Field(default_factory=dict)  # estimated, counted: by a command's own word
+    claim: Claim | None = None
+    diagnostics: Open = Field(default_factory=dict)
+    flags: list[Flag] = Field(default_factory=list)
+    weights_sha256: str | None = None
+
+    @property
+    def train(self) -> Reading | None:
+        return self.phases.get("train")
+
+
+class Counted(Model):
+    """What the independent counter saw of the steps of one kind."""
+
+    steps: Count
+    samples: Count
+    counted_steps: Count
+    flop_per_sample: Flop
+    flop_per_sample_sd: Amount = 0.0
+
+
+class Shadow(Model):
+    """Where the time of a whole run goes, from timed shadow steps of plain training and of the stack, in turns.
+
+    Phases: forward, backward, update, data, own (what the methods do themselves) and loop. Each border between two
+    waits for the device, so the sums are longer than a run that is left alone; their differences are what is meant.
+    """
+
+    steps: Count = 0
+    plain_s: dict[str, Window] = Field(default_factory=dict)
+    method_s: dict[str, Window] = Field(default_factory=dict)
+    reason: str | None = None  # why there is none
+
+
+class Witness(Model):
+    """One cell run once, unmetered, under the FLOP counter: block 0's seed."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    workload: Text
+    method: Text
+    role: Role
+    seed: Seed
+    digest: str
+    status: Status
+    reason: str | None = None
+    counted_flop: Flop | None = None
+    counted_error_flop: Amount = 0.0  # half width of a 95 % interval; 0 when every step was counted
+    outside_steps_flop: Amount = 0.0  # counted in an epoch but outside any step: probes, rounds
+    keys: dict[str, Counted] = Field(default_factory=dict)
+    by_op: dict[str, Flop] = Field(default_factory=dict)
+    uncounted_calls: dict[str, Count] = Field(default_factory=dict)  # operations that neither counts
+    passes: Passes | None = None
+    estimate: Estimate | None = None
+    shadow: Shadow | None = None  # of a method's cell
+    wall_s: Seconds | None = None
+
+
+class Cell(Model):
+    """One workload × method variant, as planned."""
+
+    workload: Text
+    method: Text
+    role: Role
+    of: Text | None = None
+    stack: list[Open] = Field(default_factory=list)  # [{use, parameters, source, sha256}], outermost first
+    command: list[str] = Field(default_factory=list)  # what runs instead of our loop; {seed} as written
+    claim: Claim | None = None
+    tuned_trials: Tunings | None = None  # full trainings that choosing the method's parameters took
+    epochs: list[Count] = Field(default_factory=list)  # a control's kept budget, block by block
+    digest: str = ""
+    expected_s: Seconds | None = None
+    plain_flop: Flop | None = None
+    skipped: str | None = None  # why this cell is not run
+
+    @property
+    def name(self) -> str:
+        return f"{self.workload}.{self.method}"
+
+
+class Invocation(Model):
+    """One call of `energybench run` on this folder."""
+
+    number: Place
+    argv: list[str]
+    started_at: str
+    ended_at: str | None = None
+    outcome: str | None = None
+
+
+class Looks(Model):
+    """When verdicts may be looked at: numbers of blocks, rising, declared before the first block."""
+
+    at: list[Blocks] = Field(min_length=1)  # the last is the most blocks there will be
+    taken: list[Blocks] = Field(default_factory=list)  # looks that were taken, those of a --max-time too
+
+    @model_validator(mode="after")
+    def _rise(self) -> Looks:
+        if any(after <= before for before, after in pairwise(self.at)):
+            raise ValueError("looks do not rise")
+        return self
+
+
+class RunFile(Model):
+    """Everything that explains the records beside it."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    suite: Text
+    about: str = ""
+    run: Text
+    digest: str
+    stamp: list[str] = Field(default_factory=list)  # "quick", "--set ...": on every page's title
+    suite_path: str
+    suite_text: str
+    resolved: Resolved
+    cells: list[Cell] = Field(default_factory=list)
+    blocks: Blocks  # declared before the first: with `looks` the most there will be
+    looks: Looks | None = None  # None: one look, when all blocks are there
+    closed: Blocks | None = None  # blocks after which every comparison was decided, before the last look
+    added: Place = 0  # blocks that were added to the finished run: exploratory, in no verdict
+    machine: Machine = Field(default_factory=dict)
+    sources: dict[str, str] = Field(default_factory=dict)  # name → path used
+    data: Data = Field(default_factory=dict)  # name → {source, sha256, train, test, ...}
+    invocations: list[Invocation] = Field(default_factory=list)
+    finished: bool = False
+
+    @model_validator(mode="after")
+    def _can_be_reported(self) -> RunFile:
+        trials = len(self.cells) * (self.blocks + self.added)
+        if trials > MOST_TRIALS:
+            raise ValueError(f"{trials:,} trials are declared; at most {MOST_TRIALS:,} can be reported")
+        if max(self.closed or 0, *(self.looks.at if self.looks else [0])) > self.blocks:
+            raise ValueError(f"a look lies beyond the {self.blocks} blocks that are declared")
+        return self
+
+    @property
+    def counted(self) -> int:
+        """Blocks that a verdict may use."""
+        return self.blocks if self.closed is None else self.closed
+
+
+def write_json(path: Path, model: BaseModel | dict[str, Any]) -> None:
+    """Write whole or not at all; a record sealed. Raises CannotWrite E620."""
+    write_text(path, json_of(model))
+
+
+def json_of(model: BaseModel | dict[str, Any]) -> str:
+    """What stands in its file; a record sealed."""
+    payload = sealed(model.model_dump(mode="json", by_alias=True)) if isinstance(model, BaseModel) else model
+    return json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

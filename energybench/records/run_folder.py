@@ -1,0 +1,254 @@
+"""The folder of a run: found again, locked, read. A run that was interrupted is continued by the same command."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from energybench.common.errors import CannotWrite, EnergybenchError, Problem, UsageError, typed
+from energybench.common.safe_read import held, held_in, listed, too_long
+from energybench.common.sealed_files import HALF
+from energybench.records.reader import read, refuse_strangers
+from energybench.records.record import RunFile, Trial, Witness, write_json
+
+PARTS = ("records", "traces", "witness", "state", "logs", "figures")  # what a run and its report write into
+STAMP = re.compile(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?")  # what a run's folder is called, if nobody named it
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder for decoded data and messages between processes; what killed runs left there is removed."""
+    try:
+        for alive in Path(tempfile.gettempdir()).glob("energybench-*/alive"):
+            if _is_ours(alive.parent, stat.S_ISDIR) and _is_ours(alive, stat.S_ISREG):
+                with suppress(OSError), alive.open() as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock of a dead process is free
+                    shutil.rmtree(alive.parent, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix="energybench-"))
+    except OSError as error:  # no such folder at all, or no room in any
+        raise CannotWrite.of(error, Path(os.environ.get("TMPDIR", "/tmp")) / "energybench") from None
+    try:
+        with (folder / "alive").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_ours(path: Path, kind: Callable[[int], bool]) -> bool:
+    """Made by this user and no link: anyone may write beside it, and would have us remove what a link leads to."""
+    try:
+        facts = path.lstat()
+    except OSError:
+        return False
+    return facts.st_uid == os.getuid() and kind(facts.st_mode)
+
+
+class Folder:
+    """reports/<suite>/<run>/, or the one given with --out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def records(self) -> Path:
+        return self.path / "records"
+
+    @property
+    def traces(self) -> Path:
+        return self.path / "traces"
+
+    @property
+    def witnesses(self) -> Path:
+        return self.path / "witness"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.md"
+
+    def run_file(self) -> RunFile | None:
+        file = self.path / "run.json"
+        return read(held(self.path, file), RunFile) if os.path.exists(file) else None
+
+    def trials(self) -> list[Trial]:
+        found = [read(path, Trial) for path in held_in(self.path, "records", "*.json")]
+        if run := self.run_file():
+            refuse_strangers(self.path, run, found)
+        return found
+
+    def witnessed(self) -> list[Witness]:
+        return [read(path, Witness) for path in held_in(self.path, "witness", "*.json")]
+
+    def save(self, run: RunFile) -> None:
+        write_json(self.path / "run.json", run)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held for as long as a run writes here.
+
+        Raises UsageError E604 while another one does, E612 where a part of the folder is a link out of it.
+        """
+        if too_long(self.path):
+            hint = "name another folder with --out"
+            raise UsageError(Problem("E605", "no folder can have this name", str(self.path), hint))
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for part in PARTS:
+                if (self.path / part).is_symlink():
+                    held(self.path, self.path / part)
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise UsageError(
+                Problem(
+                    "E605", f"cannot write there: {error.strerror}", str(self.path), "name another folder with --out"
+                )
+            ) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_at(handle, self.path / ".lock"):
+                raise BlockingIOError  # we hold the file of a run that has just ended and unlinked it
+        except BlockingIOError:
+            os.close(handle)
+            raise UsageError(
+                Problem(
+                    "E604",
+                    "another energybench is running in this folder",
+                    str(self.path),
+                    "wait for it, or start another beside it: --new, or --out with another folder",
+                )
+            ) from None
+        try:
+            self._tidy()
+            yield
+        finally:
+            self._tidy()  # what a trial was writing when it was stopped
+            with suppress(OSError):  # a disk that has become read-only: the lock is free all the same
+                (self.path / ".lock").unlink(missing_ok=True)
+            os.close(handle)
+
+    def _tidy(self) -> None:
+        """Remove what a killed run left: files half written, logs of nothing."""
+        logs = self.path / "logs"
+        with suppress(OSError):
+            for part in (*self.path.glob(f".*{HALF}"), *self.path.glob(f"*/.*{HALF}")):
+                part.unlink(missing_ok=True)
+            for log in logs.glob("*.log"):
+                if not log.stat().st_size:
+                    log.unlink()
+            logs.rmdir()
+
+    def admit(self, digest: str, differs: Callable[[RunFile], str], *, finished: bool = False) -> None:
+        """Raises UsageError unless a run of this digest may write here: E602 it is finished, and only a finished one
+        may be added to; E603 another run's; E624 records of nobody knows what."""
+        run = self.run_file()
+        if run is None:
+            if listed(self.records, ".json"):
+                message = "there are records here, but no run.json that says of what"
+                hint = "put run.json back, or name another folder with --out"
+                raise UsageError(Problem("E624", message, str(self.path), hint))
+        elif run.digest != digest:
+            message = "this folder holds a run of other settings, methods or versions; they are never mixed"
+            hint = "name another folder with --out"
+            raise UsageError(Problem("E603", f"{message}. Changed: {differs(run)}", str(self.path), hint))
+        elif run.finished and not finished:
+            hint = f"read it with: energybench report {typed(self.path)} — or name another folder with --out"
+            raise UsageError(Problem("E602", "this run is finished", str(self.path), hint))
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _runs(home: Path, say: Callable[[str], None]) -> Iterator[tuple[Path, RunFile]]:
+    """The runs of a suite, newest first. One that cannot be read is said and left as it is."""
+    for file in sorted(home.glob("*/run.json"), key=lambda file: _in_order(file.parent), reverse=True):
+        try:
+            yield file.parent, read(file, RunFile)
+        except EnergybenchError as error:
+            say(f"note: left as it is: {error.problems[0].where}: {error.problems[0].message}")
+
+
+def _in_order(folder: Path) -> list[tuple[int, int, str]]:
+    """Numbers by their size: the tenth run of a second comes after the ninth."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in folder.name.split("-")]
+
+
+def _finished(suite: str, digest: str, out: Path | None, say: Callable[[str], None]) -> Folder:
+    """The finished run of this digest that blocks are added to: `out`, else the newest."""
+    home = Path("reports") / suite
+    runs = _runs(home, say) if out is None else [(out, run) for run in [Folder(out).run_file()] if run]
+    for path, run in runs:
+        if run.digest == digest and run.finished:
+            return Folder(path)
+    message = "there is no finished run of these settings, methods and versions to add blocks to"
+    hint = "finish one first: the same command without --add-blocks"
+    raise UsageError(Problem("E607", message, str(out or home), hint))
+
+
+def choose(
+    suite: str,
+    digest: str,
+    out: Path | None,
+    fresh: bool,
+    add: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    differs: Callable[[RunFile], str] = lambda _: "their digests",
+) -> Folder:
+    """Where this run goes: `out`, the newest unfinished run of the same digest, or a new folder.
+
+    add: blocks are added to a finished run, so one must be there
+    say: told of runs that cannot be read; differs: what a run has that this one has not, in words
+    Raises UsageError E602, E603, E624 when `out` cannot be continued, E607 when there is none to add to.
+    """
+    if add:
+        return _finished(suite, digest, out, say)
+    if out is not None:
+        folder = Folder(out)
+        folder.admit(digest, differs)
+        return folder
+    home = Path("reports") / suite
+    _remove_stillborn(home)
+    if not fresh:
+        for path, run in _runs(home, say):
+            if run.digest == digest and not run.finished:
+                return Folder(path)
+    return Folder(_new(home))
+
+
+def _remove_stillborn(home: Path) -> None:
+    """Folders of runs that were killed before they could say what they are: a free lock, and nothing whole."""
+    for lock in home.glob("*/.lock"):
+        left = list(lock.parent.iterdir())
+        if all(file == lock or file.name.endswith(HALF) for file in left):
+            with suppress(OSError), lock.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def _new(home: Path) -> Path:
+    """A name after all others, also when the clock went back: the newest is the one that is continued."""
+    name = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
+    there = [Path(each) for each in os.listdir(home) if STAMP.fullmatch(each)] if home.is_dir() else []
+    newest = max(there, key=_in_order, default=None)
+    if newest is None or _in_order(Path(name)) > _in_order(newest):
+        return home / name
+    *_, stamp, number = re.split(r"^(.{17})-?", newest.name)
+    return home / f"{stamp}-{int(number or 1) + 1}"
+
+
+def abandoned(suite: str, stamp: list[str]) -> tuple[Path, RunFile] | None:
+    """The newest run of the same command, if it is unfinished: only something that changed keeps it from going on."""
+    same = ((path, run) for path, run in _runs(Path("reports") / suite, lambda _: None) if run.stamp == stamp)
+    newest = next(same, None)
+    return newest if newest and not newest[1].finished else None

@@ -1,0 +1,399 @@
+"""A run for other tools: every trial as CSV or Parquet, codecarbon's emissions.csv, a model card's block, an SCI score.
+
+Only measured energy becomes emissions: where none was measured, cells stay empty and a card or score is refused with
+the reason. Modelled joules are exported as what they are, in columns that say so. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from energybench.common.errors import EnergybenchError, Problem, UsageError
+from energybench.common.version import __version__
+from energybench.meter import combine
+from energybench.records.reader import read_folder
+from energybench.records.record import RunFile, Trial, Witness
+from energybench.report.carbon import Page, Span, Use, Zone, page
+from energybench.verdict import flags, interim, pairing, wording
+
+J_PER_KWH = 3.6e6
+HOURS_PER_YEAR = 365.25 * 24
+UNITS = {"run": "one training run", "epoch": "one epoch of it", "sample": "one sample of one epoch"}
+EMISSIONS = (  # codecarbon 3.3's emissions.csv: kg, kg/s, W, kWh, s, GB; a test holds it against the package
+    "timestamp",
+    "project_name",
+    "run_id",
+    "experiment_id",
+    "duration",
+    "emissions",
+    "emissions_rate",
+    "cpu_power",
+    "gpu_power",
+    "ram_power",
+    "cpu_energy",
+    "gpu_energy",
+    "ram_energy",
+    "energy_consumed",
+    "water_consumed",
+    "country_name",
+    "country_iso_code",
+    "region",
+    "cloud_provider",
+    "cloud_region",
+    "os",
+    "python_version",
+    "codecarbon_version",
+    "cpu_count",
+    "cpu_model",
+    "gpu_count",
+    "gpu_model",
+    "longitude",
+    "latitude",
+    "ram_total_size",
+    "tracking_mode",
+    "cpu_utilization_percent",
+    "gpu_utilization_percent",
+    "ram_utilization_percent",
+    "ram_used_gb",
+    "on_cloud",
+    "pue",
+    "wue",
+)
+Exported = tuple[bytes, list[str]]  # the file, and notes for whoever asked
+
+
+class Folder:
+    """The records of one run, and what the carbon report says of them."""
+
+    def __init__(self, records: tuple[RunFile, list[Trial], list[Witness]]) -> None:
+        self.run, trials, self.witnesses = records
+        self.trials: list[Trial] = sorted(trials, key=lambda t: (t.block, t.invocation, t.position, t.trial))
+
+    @cached_property
+    def carbon(self) -> Page:
+        return page(self.run, self.trials, self.witnesses)
+
+    @property
+    def zone(self) -> Zone:
+        """Raises UsageError E610 where the suite names no country."""
+        zones = self.carbon.zones
+        if not zones:
+            hint = 'name one in the suite: [measure] carbon = { country = "FRA" }, and run again'
+            raise UsageError(Problem("E610", "the suite names no country, so there is no CO2e", hint=hint))
+        return zones[0]
+
+
+def export(folder: Path, form: str, **options: Any) -> Exported:
+    """The bytes of one export and notes on it. Raises UsageError E610 where nothing was measured."""
+    makers: dict[str, Callable[..., Exported]] = {
+        "csv": trials_csv,
+        "parquet": trials_parquet,
+        "emissions": emissions_csv,
+        "model-card": model_card,
+        "sci": sci,
+    }
+    return makers[form](Folder(read_folder(folder)), **options)
+
+
+# ── every trial ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rows(folder: Folder) -> list[dict[str, Any]]:
+    """One row per trial; columns that only some trials have are None elsewhere. SI units in the names."""
+    columns = _columns(folder.trials)
+    found = [_row(folder.run, trial, columns) for trial in folder.trials]
+    names = dict.fromkeys(name for row in found for name in row)
+    return [{name: row.get(name) for name in names} for row in found]
+
+
+def _row(run: RunFile, trial: Trial, columns: dict[str, str]) -> dict[str, Any]:
+    train, joules = trial.train, combine.metered(trial.train)
+    whole = joules.sensors and not any(energy.lost for energy in train.energy) if train else False
+    row: dict[str, Any] = {
+        "suite": run.suite,
+        "run": run.run,
+        "trial": trial.trial,
+        "workload": trial.workload,
+        "method": trial.method,
+        "role": trial.role,
+        "block": trial.block,
+        "exploratory": run.finished and trial.block >= run.counted,
+        "seed": trial.seed,
+        "invocation": trial.invocation,
+        "position": trial.position,
+        "status": trial.status,
+        "reason": trial.reason,
+        "usable": pairing.unusable(trial) is None,
+        "flags": " ".join(flag.code for flag in flags.check_trial(trial)),
+        "device": trial.device,
+        "started_at": trial.started_at,
+        "epochs": trial.epochs,
+        "steps": trial.steps,
+        "samples": trial.samples,
+        "train_s": train.wall_s if train else None,
+        "train_cpu_s": train.cpu_s if train else None,
+        "data_wait_s": trial.data_wait_s,
+        "memory_device_b": trial.memory_device_b,
+        "memory_resident_b": trial.memory_resident_b,
+        "measured_j": joules.joules if whole else None,
+        "measured_error_j": joules.error_j if whole and combine.budgeted(train) else None,
+        "measured_by": " ".join(f"{scope}:{source}" for source, scope in sorted(joules.sensors)),
+        "plain_flop": trial.estimate.plain_flop if trial.estimate else None,
+        "estimated_flop": trial.estimate.estimated_flop if trial.estimate else None,
+        "epochs_trained": trial.passes.epochs_trained if trial.passes else None,
+        "digest": trial.digest,
+    }
+    for figure in pairing.energies([trial]):
+        kind = "measured" if figure.measured else "modelled" if figure.energy_j else "missing"
+        if kind != "missing" and figure.energy_j:
+            row[f"{kind}_{_name(figure.scope)}_{_name(figure.source)}_j"] = figure.energy_j.mean
+    return row | {columns[metric]: value for metric, value in sorted(trial.quality.items())}
+
+
+def _columns(trials: Sequence[Trial]) -> dict[str, str]:
+    """Metric → column, for all trials the same; where two would share one, both keep their own names."""
+    metrics = sorted({metric for trial in trials for metric in trial.quality})
+    shared = Counter(map(_name, metrics))
+    return {m: f"quality_{_name(m) if shared[_name(m)] == 1 else m}" for m in metrics}
+
+
+def _name(text: str) -> str:
+    """A name for a column."""
+    return re.sub(r"\W+", "_", text).strip("_")
+
+
+def _safe(value: Any) -> Any:
+    """Text that no spreadsheet takes for a formula; names come from files that others wrote."""
+    if not isinstance(value, str):
+        return value
+    text = wording.clean(value)
+    return f"'{text}" if re.match(r"\s*[=+\-@]", text) else text
+
+
+def _csv(names: Sequence[str], found: Sequence[dict[str, Any]]) -> bytes:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, names, lineterminator="\n")
+    writer.writerow({name: _safe(name) for name in names})
+    writer.writerows({name: _safe(row.get(name)) for name in names} for row in found)
+    return file.getvalue().encode()
+
+
+def trials_csv(folder: Folder, **_: Any) -> Exported:
+    found = rows(folder)
+    return _csv(list(found[0]) if found else ["trial"], found), []
+
+
+def trials_parquet(folder: Folder, **_: Any) -> Exported:
+    """The same with types. Needs pyarrow, an extra. Raises UsageError E611 without it."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        hint = "pip install 'energybench[parquet]', or --to csv"
+        raise UsageError(Problem("E611", "Parquet needs pyarrow, which is not installed", hint=hint)) from None
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows(folder)), file)
+    return file.getvalue(), []
+
+
+# ── emissions.csv ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def emissions_csv(folder: Folder, **_: Any) -> Exported:
+    """One row per finished trial, as codecarbon writes one per tracked run; energies include the PUE, as there."""
+    try:
+        zone: Zone | None = folder.zone
+    except EnergybenchError:
+        zone = None
+    usable = [trial for trial in folder.trials if pairing.unusable(trial) is None]
+    found = [_emission(folder.run, trial, zone) for trial in usable]
+    blind = sum(row["energy_consumed"] is None for row in found)
+    notes = []
+    if blind:
+        told = f"{blind} of {len(found)} trials have no measured energy: their cells are empty"
+        notes.append(f"note: {told}; modelled energy is in --to csv, labelled")
+    if zone is None:
+        notes.append("note: the suite names no country, so emissions are empty")
+    return _csv(EMISSIONS, found), notes
+
+
+def _emission(run: RunFile, trial: Trial, zone: Zone | None) -> dict[str, Any]:
+    assert trial.train is not None
+    seconds, pue = trial.train.wall_s, zone.pue if zone else 1.0
+    parts = combine.metered_by_scope(trial.train)
+    kwh = {scope: joules * pue / J_PER_KWH for scope, joules in parts.items()}
+    whole = sum(kwh.values()) if kwh else None
+    kg = zone.kg(Span(sum(parts.values()))).mean if zone and parts else None
+    cards = trial.environment.get("gpus") or {}
+    names = {str(card.get("name")) for card in cards.values() if card.get("name")}
+    row: dict[str, Any] = {
+        "timestamp": trial.started_at,
+        "project_name": f"{run.suite}/{trial.workload}/{trial.method}",
+        "run_id": trial.trial,
+        "experiment_id": run.run,
+        "duration": seconds,
+        "emissions": kg,
+        "emissions_rate": None if kg is None else kg / seconds,
+        "energy_consumed": whole,
+        "country_name": zone.country if zone else None,
+        "country_iso_code": zone.zone if zone else None,
+        "os": run.machine.get("platform"),
+        "python_version": run.machine.get("python"),
+        "cpu_count": run.machine.get("cores"),
+        "cpu_model": run.machine.get("cpu"),
+        "gpu_count": len(cards) or None,
+        "gpu_model": ", ".join(sorted(names)) or None,
+        "tracking_mode": "machine",
+        "pue": pue,
+    }
+    for scope, name in (("cpu", "cpu"), ("gpu", "gpu"), ("dram", "ram")):
+        if scope in kwh:
+            row |= {f"{name}_energy": kwh[scope], f"{name}_power": parts[scope] * pue / seconds}
+    return row
+
+
+# ── a model card ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def model_card(folder: Folder, *, workload: str | None = None, method: str | None = None, **_: Any) -> Exported:
+    """`co2_eq_emissions` of Hugging Face's model cards, in grams: one training run of one cell, mean over the blocks.
+
+    Strings are written as JSON, which is YAML too, so that no name can add a key.
+    """
+    zone, use = folder.zone, _chosen(folder, workload, method)
+    assert use.measured_j is not None
+    grams = zone.kg(use.measured_j).times(1000)
+    run, cards = folder.run, _cards(folder.trials)
+    hardware = (
+        ", ".join(cards) or f"{run.machine.get('cpu', 'unknown processor')}, {run.machine.get('cores', '?')} cores"
+    )
+    source = (
+        f"energybench {run.machine.get('energybench', __version__)}: measured, {use.sensors}; "
+        f"one training run, mean of {use.n}; {zone.zone} {zone.intensity_kg_j * J_PER_KWH * 1000:.1f} g/kWh "
+        f"in {zone.year} by {zone.source}; PUE {zone.pue:g}"
+    )
+    lines = [
+        "co2_eq_emissions:",
+        f"  emissions: {grams.mean:.6g}",
+        f"  source: {_quoted(source)}",
+        '  training_type: "pre-training"',  # every workload starts from random weights
+        f"  geographical_location: {_quoted(zone.country)}",
+        f"  hardware_used: {_quoted(hardware)}",
+    ]
+    note = f"note: {use.workload}, {use.method}: one training run; tuning and failed runs are not in it"
+    return ("\n".join(["---", *lines, "---"]) + "\n").encode(), [note]
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(wording.plain(wording.clean(text)), ensure_ascii=False)
+
+
+def _cards(trials: Sequence[Trial]) -> list[str]:
+    found = [card.get("name") for t in trials for card in (t.environment.get("gpus") or {}).values()]
+    return sorted({str(name) for name in found if name})
+
+
+def _chosen(folder: Folder, workload: str | None, method: str | None) -> Use:
+    """The one cell that is meant, with measured energy."""
+    known = folder.carbon.uses
+    found = [use for use in known if workload in (None, use.workload) and method in (None, use.label)]
+    if len(found) != 1:
+        what = "nothing fits" if not found else f"{len(found)} cells fit, and a card is of one model"
+        hint = "one of: " + "; ".join(f"--workload {u.workload} --method {u.label}" for u in found or known)
+        raise UsageError(Problem("E610", what, hint=wording.clean(hint)))
+    if found[0].measured_j is None:
+        hint = "a modelled figure is no measurement; energybench doctor says what this machine could measure"
+        raise UsageError(
+            Problem("E610", f"energy of {found[0].workload}, {found[0].method}: {found[0].reason}", hint=hint)
+        )
+    return found[0]
+
+
+# ── Software Carbon Intensity ─────────────────────────────────────────────────────────────────────────────
+
+
+def sci(
+    folder: Folder, *, per: str = "run", embodied: float | None = None, lifespan: float | None = None, **_: Any
+) -> Exported:
+    """SCI = (E · I + M) per R (ISO/IEC 21031:2024), in grams, for each cell with measured energy.
+
+    E holds the PUE. M = embodied · (seconds of the run / lifespan), the whole machine being reserved; without it there
+    is no score, only its operational part. R: one training run, epoch or sample.
+    """
+    if (embodied is None) != (lifespan is None):
+        hint = "--embodied 150 --lifespan 4: 150 kg CO2e over 4 years"
+        raise UsageError(Problem("E610", "embodied emissions need both their mass and a lifespan", hint=hint))
+    zone = folder.zone
+    found = [_score(folder, use, zone, per, embodied, lifespan) for use in folder.carbon.uses]
+    scored = [each for each in found if each["E_kwh"] is not None]
+    if not scored:
+        reasons = "; ".join(dict.fromkeys(use.reason for use in folder.carbon.uses))
+        raise UsageError(Problem("E610", f"no cell has measured energy: {reasons}", hint="energybench doctor"))
+    missing = embodied is None
+    facts = {
+        "specification": "Software Carbon Intensity, ISO/IEC 21031:2024: SCI = (E * I + M) per R",
+        "suite": folder.run.suite,
+        "run": folder.run.run,
+        "tool": f"energybench {__version__}",
+        "functional_unit": UNITS[per],
+        "boundary": "the training window, by the sensors named; see not_in_it of report --carbon --json",
+        "I_g_per_kwh": float(f"{zone.intensity_kg_j * J_PER_KWH * 1000:.6g}"),
+        "zone": zone.zone,
+        "year": zone.year,
+        "pue": zone.pue,
+        "source": zone.source,
+        "M": "missing: give --embodied KG and --lifespan YEARS; without it the figures are operational only, no SCI"
+        if missing
+        else f"{embodied:g} kg CO2e over {lifespan:g} years, the whole machine for the seconds of a run",
+        "cells": found,
+    }
+    notes = ["note: M is missing, so there is no SCI score, only its operational part"] if missing else []
+    return (json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(), notes
+
+
+def _score(
+    folder: Folder, use: Use, zone: Zone, per: str, embodied: float | None, lifespan: float | None
+) -> dict[str, Any]:
+    own = [t for t in folder.trials if t.workload == use.workload and t.method == use.label]
+    looked = interim.standing(folder.run, folder.trials).blocks  # the energy's, of the carbon report
+    trials = pairing.newest(t for t in own if t.block < looked)
+    units = _units(trials, per)
+    cell: dict[str, Any] = {
+        "workload": use.workload,
+        "method": use.label,
+        "trials": use.n,
+        "sensors": use.sensors,
+        "R": units,
+        "E_kwh": None,
+        "operational_g": None,
+        "M_g": None,
+        "sci_g": None,
+    }
+    if use.measured_j is None or not units:
+        return cell | {"reason": use.reason or f"the records do not say how many {per}s there were"}
+    energy, grams = (use.measured_j.times(zone.pue / J_PER_KWH / units), zone.kg(use.measured_j).times(1000 / units))
+    cell |= {"E_kwh": energy.mean, "operational_g": grams.mean, "operational_g_95": [grams.low, grams.high]}
+    if embodied is not None and lifespan is not None:
+        seconds = sum(pairing.seconds(t) for t in trials) / len(trials)
+        made = 1000 * embodied * seconds / (3600 * HOURS_PER_YEAR * lifespan) / units
+        cell |= {"M_g": made, "sci_g": grams.mean + made}
+    return cell
+
+
+def _units(trials: Sequence[Trial], per: str) -> float | None:
+    """How many functional units a training run holds, by its recipe: whoever skips epochs does not get more of them."""
+    if per == "run":
+        return 1.0
+    counts = [t.epochs * (t.samples if per == "sample" else 1) for t in trials if t.epochs and t.samples]
+    return sum(counts) / len(counts) if counts and len(counts) == len(trials) else None
+
+
+__all__ = ["EMISSIONS", "Folder", "export", "rows"]

@@ -1,0 +1,123 @@
+"""What a run says while it works: on a terminal one line per finished trial and one live line; elsewhere plain lines.
+
+The live line is redrawn when a trial starts and every few seconds, never by a thread of its own: while a trial is
+measured its parent sleeps.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from energybench.common.escaping import inert
+from energybench.common.units import format_seconds
+from energybench.records.record import Trial, Witness
+
+
+def redraws(console: Console) -> bool:
+    """Whether a line can be written over: on a terminal that knows the sequences."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+class Progress:
+    """`console` is for messages (stderr); tables go to `tables` (stdout)."""
+
+    def __init__(self, console: Console, tables: Console, quiet: bool = False) -> None:
+        self.console, self.tables, self.quiet = console, tables, quiet
+        self.live = redraws(console) and not quiet
+        self._total = self._done = 0
+        self._what = ""
+        self._begun = time.monotonic()
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self._clear()
+            self.console.print(Text(inert(text), "dim"), soft_wrap=True)  # a path stays whole
+
+    def confirm(self, question: str) -> bool:
+        """Ask at a terminal; where nobody can answer, yes."""
+        if not self.live or not sys.stdin.isatty():
+            return True
+        from rich.prompt import Confirm
+
+        try:
+            return Confirm.ask(question, console=self.console, default=True)
+        except EOFError:
+            return False
+
+    def begin(self, folder: Path, total: int, *, resumed: bool, expected_s: float | None) -> None:
+        self._total, self._begun = total, time.monotonic()
+        about = "" if resumed or expected_s is None else f", about {format_seconds(expected_s)}"
+        verb = "continuing in" if resumed else "writing to"
+        self.say(f"{total} runs{about}; {verb} {folder}")
+
+    def start(self, stage: str, workload: str, method: str) -> None:
+        self._what = inert(f"{stage} · {workload} · {method}")
+        self.tick(0.0)
+
+    def tick(self, elapsed_s: float) -> None:
+        if not self.live:
+            return
+        so_far = f" {elapsed_s:.0f} s" if elapsed_s >= 1 else ""
+        left = ""
+        if self._done:
+            per = (time.monotonic() - self._begun) / self._done
+            left = f" · about {format_seconds(per * (self._total - self._done))} left"
+        self._clear()
+        line = Text(f"[{self._done + 1}/{self._total}] {self._what}{so_far}{left}", "bold", no_wrap=True)
+        line.truncate(max(10, self.console.width - 1), overflow="ellipsis")
+        self.console.print(line, end="")
+
+    def finish(self, record: Trial | Witness) -> None:
+        self._done += 1
+        if self.quiet:
+            return
+        self._clear()
+        place = f"b{record.block + 1}" if isinstance(record, Trial) else "counted"
+        figures = _figures(record)
+        style = "" if record.status == "ok" else "yellow"
+        self.console.print(
+            Text(inert(f"[{self._done}/{self._total}] {place} {record.workload} · {record.method}: {figures}"), style),
+            soft_wrap=True,
+        )
+
+    def block(self, summary: Any) -> None:
+        if self.quiet:
+            return
+        from energybench.report.terminal import partial
+
+        self._clear()
+        partial(summary, self.console)
+
+    def end(self, summary: Any, report: Path) -> None:
+        from energybench.report.terminal import render
+
+        self._clear()
+        render(summary, self.tables)
+        self.tables.print(Text(f"report: {report}"), soft_wrap=True)
+
+    def interrupted(self, folder: Path) -> None:
+        self._clear()
+        self.console.print(
+            Text(f"interrupted; what is finished is in {folder}. The same command continues.", "yellow"), soft_wrap=True
+        )
+
+    def _clear(self) -> None:
+        if self.live:
+            self.console.file.write("\r\x1b[2K")
+            self.console.file.flush()
+
+
+def _figures(record: Trial | Witness) -> str:
+    if record.status != "ok":
+        return f"{record.status}: {record.reason}"
+    if isinstance(record, Witness):
+        return f"{record.counted_flop / 1e9:.2f} GFLOP" if record.counted_flop is not None else f"{record.reason}"
+    quality = next(iter(record.quality.items()), None)
+    shown = f", {quality[0]} {quality[1]:.3f}" if quality else ""
+    return f"{format_seconds(record.train.wall_s)}{shown}" if record.train else "no reading"

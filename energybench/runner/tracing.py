@@ -1,0 +1,68 @@
+"""What one plain step costs before anything is measured: its FLOPs, traced, and about how long it takes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from energybench.flops.work import Line
+from energybench.train.batch import Batch
+from energybench.train.method import Task
+from energybench.train.recipe import Recipe
+from energybench.train.run import Run
+
+TIMED_STEPS = 3
+LONGEST_S = 10.0  # of all of them together
+
+
+class TracedTask(nn.Module):
+    """A task's forward pass to its loss, as a module of tensors, so that any task can be traced."""
+
+    def __init__(self, task: Task, model: nn.Module, recipe: Recipe, batch: Batch) -> None:
+        super().__init__()
+        self.model = model
+        self.leaves, structure = tree_flatten((batch.inputs, batch.targets))
+        # A function, because the tracer copies this module deeply and functions are not copied.
+        self._rebuild = lambda leaves: tree_unflatten(list(leaves), structure)
+        self._task, self._recipe = task, recipe
+
+    def forward(self, *leaves: torch.Tensor) -> torch.Tensor:
+        inputs, targets = self._rebuild(leaves)
+        run: Any = SimpleNamespace(model=self.model, recipe=self._recipe, device=leaves[0].device, forward=None)
+        return self._task.forward(run, Batch(inputs, targets, torch.arange(len(leaves[0])))).value
+
+
+def trace_task(task: Task, model: nn.Module, recipe: Recipe, batch: Batch, device: torch.device) -> tuple[Line, ...]:
+    """The ledger of one plain training sample. Raises UsageError E403 if the model cannot be traced."""
+    from energybench.flops.ledger import ledger
+
+    traced = TracedTask(task, model, recipe, batch)
+    lines = ledger(traced, tuple(traced.leaves), device, recipe.precision)
+    return tuple(replace(line, module=line.module.removeprefix("model").removeprefix(".")) for line in lines)
+
+
+def time_step(run: Run, most: int | None = None) -> float:
+    """Seconds of one plain gradient on a full batch: the smallest of a few, after one that starts everything up.
+
+    most: time a batch of no more than so many samples, and multiply
+    """
+    positions = run.data.cut(torch.arange(len(run.data)), run.recipe.batch)[0]
+    times_larger = 1.0 if most is None else max(1.0, len(positions) / most)
+    positions = positions[:most]
+    batch = next(iter(run.data.load([positions])))
+    times = []
+    for _ in range(TIMED_STEPS + 1):
+        started = time.perf_counter()
+        run.gradients(batch)
+        if run.device.type == "cuda":
+            torch.cuda.synchronize(run.device)
+        times.append(time.perf_counter() - started)
+        if sum(times) > LONGEST_S:  # of a step this long starting up is a small part
+            break
+    return min(times[1:] or times) * times_larger

@@ -1,0 +1,62 @@
+"""What of a suite is code: its commands, the files that it names, and methods that a name leads to elsewhere.
+
+A suite is data, and a file that it names is not: it runs with everything that you may do. `--no-user-code` refuses a
+suite from a stranger that would run any, before anything runs. Methods and meters of installed packages are not
+refused: whoever installed them has let their code in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from energybench.common import shipped
+from energybench.common.errors import Problem
+from energybench.suite.command_tables import CommandMethod, CommandWorkload
+from energybench.suite.suite import Suite
+from energybench.train import discovery
+
+HINT = "read it, and leave out --no-user-code if you trust it"
+
+
+def user_code(suite: Suite) -> list[Problem]:
+    """Every place of the suite that would run code which did not come with energybench or an installed package."""
+    return list(dict.fromkeys([*_workloads(suite), *_methods(suite)]))
+
+
+def _workloads(suite: Suite) -> Iterator[Problem]:
+    for index, workload in enumerate(suite.workloads):
+        if isinstance(workload, CommandWorkload):
+            yield _command(suite.where(("workload", index, "command")))
+            continue
+        uses = {("task",): workload.task, ("model", "use"): workload.model.use, ("data", "use"): workload.data.use}
+        for loc, use in uses.items():
+            if discovery.names_file(use):
+                message = f"the {loc[0]} is a file, '{use}', and --no-user-code runs none"
+                yield Problem("E408", message, suite.where(("workload", index, *loc)), HINT)
+
+
+def _methods(suite: Suite) -> Iterator[Problem]:
+    known, home = discovery.sources(), shipped.shipped("methods").resolve()
+    for index, method in enumerate(suite.methods):
+        if isinstance(method, CommandMethod):
+            yield _command(suite.where(("method", index, "command")))
+            continue
+        place = suite.where(("method", index, "use"))
+        for use in [method.use] if isinstance(method.use, str) else method.use:
+            source = known.get(use)
+            if discovery.names_file(use):
+                message = f"the method is a file, '{use}', and --no-user-code runs none"
+                yield Problem("E306", message, place, HINT)
+            elif source is not None and _is_the_users(source, home):
+                message = f"the method '{use}' is {source.path}, found in ./methods, and --no-user-code runs none"
+                yield Problem("E306", message, place, HINT)
+
+
+def _command(place: str) -> Problem:
+    return Problem("E408", "a command is code, and --no-user-code runs none", place, HINT)
+
+
+def _is_the_users(source: discovery.Source, home: Path) -> bool:
+    """In a checkout ./methods is the folder that is shipped."""
+    return source.origin == "./methods" and home not in source.path.parents

@@ -1,0 +1,56 @@
+"""Which command stands beside which: methods that are commands, and workloads that are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from energybench.common.errors import Problem, nearest
+from energybench.suite.command_tables import CommandWorkload, fill
+from energybench.suite.node import Node
+from energybench.suite.tables import Workload
+from energybench.suite.variants import Variant
+
+AnyWorkload = Workload | CommandWorkload
+
+
+def unlike(workload: AnyWorkload, variant: Variant) -> str | None:
+    """Why this method has nothing to do with this workload: commands stand beside commands."""
+    if isinstance(workload, Workload):
+        return None if variant.command is None else "a command cannot change a training of energybench's loop"
+    if variant.command is None:
+        return "the workload is a command, which a method of energybench's loop cannot change"
+    return None if variant.command_for(workload.name) else "it has no command for this workload"
+
+
+def unpaired(tree: Node, workloads: Sequence[AnyWorkload], variants: Sequence[Variant]) -> Iterator[Problem]:
+    """Commands for workloads that are none; methods that fit nowhere; one command held against different ones."""
+    own = {w.name: w for w in workloads if isinstance(w, CommandWorkload)}
+    told = set[tuple[str, str]]()
+    for variant in variants:
+        command, place = variant.command, tree.find((*variant.loc, "command"))
+        for name in command if isinstance(command, dict) else ():
+            if name not in own and (variant.entry, name) not in told:
+                told.add((variant.entry, name))
+                hint = nearest(name, own) or 'only a [[workload]] with command = "..." has one'
+                message = f"no workload that is a command is named '{name}'"
+                yield Problem("E205", message, place.find([name]).place, hint)
+        if all(unlike(workload, variant) for workload in workloads) and not isinstance(command, dict):
+            message = f"'{variant.label}' fits no workload here: {unlike(workloads[0], variant)}"
+            hint = 'a method of the loop has use = "...", a method of a command has command = "..."'
+            yield Problem("E205", message, place.place, hint)
+        if isinstance(command, str):
+            yield from _same_for_all(own, variant, place.place)
+
+
+def _same_for_all(own: dict[str, CommandWorkload], variant: Variant, place: str) -> Iterator[Problem]:
+    assert isinstance(variant.command, str)
+    seen: dict[tuple[str, ...], str] = {}
+    for name, workload in own.items():
+        words = tuple(fill(variant.command, {**workload.options, **variant.values}))
+        first = seen.setdefault(words, name)
+        plain = [fill(own[each].command, own[each].options) for each in (first, name)]
+        if plain[0] != plain[1]:
+            message = f"'{variant.label}' would hold one command against two workloads, '{first}' and '{name}'"
+            hint = f'command = {{ {first} = "...", {name} = "..." }}, or tell them apart by {{options}}'
+            yield Problem("E205", message, place, hint)
+            return

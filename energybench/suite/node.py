@@ -1,0 +1,61 @@
+"""A parsed TOML text as a tree of nodes that remember where they were written, before any type is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from energybench.suite.toml_positions import Loc, Position
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A TOML value and where it was written: `value` is a dict or list of nodes, or a scalar."""
+
+    value: Any
+    place: str
+
+    def get(self, key: str) -> Node | None:
+        return self.value.get(key) if isinstance(self.value, dict) else None
+
+    def plain(self) -> Any:
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
+
+    def find(self, loc: Sequence[str | int]) -> Node:
+        """The node at `loc`, or its nearest ancestor."""
+        node = self
+        part: Any
+        for part in loc:
+            keys = range(len(node.value)) if isinstance(node.value, list) else node.value
+            if not isinstance(node.value, dict | list) or part not in keys:
+                break
+            node = node.value[part]
+        return node
+
+    def items(self, key: str) -> list[Node]:
+        """The tables of the array of tables `key`; empty where something else was written."""
+        node = self.get(key)
+        items = node.value if node is not None and isinstance(node.value, list) else []
+        return [item for item in items if isinstance(item.value, dict)]
+
+    def text(self, key: str) -> str | None:
+        node = self.get(key)
+        return node.value if node is not None and isinstance(node.value, str) else None
+
+
+def grow(value: Any, places: Mapping[Loc, Position], file: str, at: Loc = ()) -> Node:
+    """The tree of a parsed TOML text."""
+    place = f"{file}:{':'.join(map(str, places[at]))}" if at in places else file
+    if isinstance(value, dict):
+        return Node({key: grow(child, places, file, (*at, key)) for key, child in value.items()}, place)
+    if isinstance(value, list):
+        return Node([grow(child, places, file, (*at, i)) for i, child in enumerate(value)], place)
+    return Node(value, place)
+
+
+def planted(value: Any, place: str) -> Node:
+    """The tree of a value that was written in one place."""
+    return grow(value, {}, place)

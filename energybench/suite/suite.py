@@ -1,0 +1,378 @@
+"""A suite: which methods are trained beside plain training, on which workloads, and what counts as a saving.
+
+`load` reads one TOML file, with its own `extends` and [quick] and the command line's `--set`, and raises all
+the mistakes it finds at once, each with its line. Names are the file's keys, plural for arrays of tables.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError
+
+from energybench.common.errors import Problem, UsageError, in_order, nearest
+from energybench.common.limits import (
+    DEPTH,
+    MOST_PROBLEMS,
+    SKIPPED_PAIRS,
+    SUITE_B,
+    SUITE_ENTRIES,
+    SUITE_VALUES,
+    too_deep,
+)
+from energybench.common.safe_read import listed, read_bytes, why_not
+from energybench.common.shipped import shipped
+from energybench.suite.command_pairing import unlike, unpaired
+from energybench.suite.command_tables import CommandMethod, CommandWorkload
+from energybench.suite.messages import FOLDER_NAME, explain, unfit, untagged
+from energybench.suite.node import Node, grow
+from energybench.suite.overlays import OVERLAID, WORKLOAD_OVERLAID, extend, override, quick_problems, quicken, without
+from energybench.suite.tables import Accept, Measure, Method, Require, Several, Skip, Table, Trials, Workload
+from energybench.suite.toml_positions import positions
+from energybench.suite.variants import MOST_CELLS, Variant, counted, expand, matches, variants_of
+
+
+class SuiteError(UsageError):
+    """Mistakes in a suite; `rest` is the suite without them, where something is left."""
+
+    def __init__(self, problems: Iterable[Problem], rest: Suite | None = None) -> None:
+        super().__init__(problems)
+        self.rest = rest
+
+
+def _kind(trained: str) -> Any:
+    """A table that holds a command is another kind of table than one that names a model or a method."""
+
+    def tag(value: Any) -> str:
+        given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+        return f"Command{trained}" if "command" in given else trained
+
+    return Discriminator(tag)
+
+
+AnyWorkload = Annotated[
+    Annotated[Workload, Tag("Workload")] | Annotated[CommandWorkload, Tag("CommandWorkload")], _kind("Workload")
+]
+AnyMethod = Annotated[
+    Annotated[Method, Tag("Method")] | Annotated[CommandMethod, Tag("CommandMethod")], _kind("Method")
+]
+
+
+class Suite(Table):
+    """A suite as it runs: `extends`, the quick overlay and `--set` applied, quantities in SI units."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    suite: str = Field(pattern=FOLDER_NAME, description="its name, and its folder's in reports/")
+    about: str = ""
+    trials: Trials = Field(default_factory=Trials)
+    measure: Measure = Field(default_factory=Measure)
+    accept: Accept = Field(default_factory=Accept)
+    workloads: Several[AnyWorkload] = Field(alias="workload", min_length=1)
+    methods: Several[AnyMethod] = Field(default=(), alias="method")
+    skips: Several[Skip] = Field(default=(), alias="skip")
+    requires: Several[Require] = Field(default=(), alias="require")
+    quick: dict[str, Any] = Field(default_factory=dict, exclude=True)
+
+    _path: Path = PrivateAttr(default=Path())
+    _text: str = PrivateAttr(default="")
+    _stamp: tuple[str, ...] = PrivateAttr(default=())
+    _tree: Node = PrivateAttr(default=Node({}, ""))
+
+    @property
+    def path(self) -> Path:
+        """The file, absolute."""
+        return self._path
+
+    @property
+    def text(self) -> str:
+        """The file as written."""
+        return self._text
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything of it runs in energybench's own loop, and so needs torch."""
+        return any(isinstance(workload, Workload) for workload in self.workloads)
+
+    @property
+    def stamp(self) -> list[str]:
+        """What sets this run apart from the file: "quick", "--set ..."; on every page's title."""
+        return list(self._stamp)
+
+    def where(self, loc: Sequence[str | int]) -> str:
+        """ "suites/cifar.toml:12:7", or "--set ...", of a key or of its nearest ancestor.
+
+        loc: as in the file, such as ("workload", 0, "train", "lr")
+        """
+        if len(loc) == 3 and loc[0] == "method":  # a swept parameter stands in `sweep`
+            method = self._tree.find(loc[:2])
+            if method.get(str(loc[2])) is None:
+                return method.find(("sweep", loc[2])).place
+        return self._tree.find(loc).place
+
+    def variants(self) -> list[Variant]:
+        """Every method with every choice of its sweep; with `quick`, with the first."""
+        return [self._with_claim(variant) for variant in expand(self._tree, quick="quick" in self._stamp)[0]]
+
+    def _with_claim(self, variant: Variant) -> Variant:
+        method = self.methods[int(variant.loc[1])]
+        claim = method.claims.as_claim() if method.claims else None
+        tuned = method.tuned.trials if method.tuned else None
+        control = method.control if isinstance(method, Method) else "none"  # a command's budget is not known
+        return replace(variant, claim=claim, control=control, tuned=tuned)
+
+    def pairs(self) -> list[tuple[Workload | CommandWorkload, Variant, str | None]]:
+        """(workload, variant, why it is skipped), workload by workload in the order of the file."""
+        variants = self.variants()
+        return [
+            (workload, variant, self._skipped(workload, variant)) for workload in self.workloads for variant in variants
+        ]
+
+    def _skipped(self, workload: Workload | CommandWorkload, variant: Variant) -> str | None:
+        told = next((skip.because for skip in self.skips if skip.fits(workload.name, variant)), None)
+        return told or unlike(workload, variant)
+
+    def digest_source(self) -> dict[str, Any]:
+        """The resolved settings, JSON-able and in SI units."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def cell_name(workload: str, method: str) -> str:
+    """Both for a file name. A dot parts them, so that a workload's own dots go: "a.b" and "c" are not "a" and "b.c"."""
+    return f"{slug(workload, dots=False)}.{slug(method)}"
+
+
+def slug(text: str, dots: bool = True) -> str:
+    """`text` for a file name: itself if it is made of [A-Za-z0-9._+=-], else that much and its hash.
+
+    dots: whether a dot may stay as it is
+    """
+    safe = re.sub(r"[^A-Za-z0-9._+=-]+" if dots else r"[^A-Za-z0-9_+=-]+", "-", text)[:80].strip("-.")
+    if safe and safe == text:
+        return text
+    return f"{safe}-{hashlib.blake2b(text.encode(errors='surrogatepass'), digest_size=4).hexdigest()}".lstrip("-")
+
+
+def load(
+    path_or_name: str | Path,
+    *,
+    quick: bool = False,
+    overrides: Iterable[str] = (),
+    search: Sequence[Path] | None = None,
+) -> Suite:
+    """The suite in a file, or of that name in ./suites or among those shipped, or in the folders of `search`.
+
+    overrides: the texts after --set, such as "workload.train.epochs=2"
+    Raises UsageError E101–E102 for the file; SuiteError with every mistake found in it, E201–E207.
+    """
+    path, overrides = _find(path_or_name, search), tuple(overrides)
+    text, tree = _read(path)
+    if too_many := _too_many(tree):
+        raise SuiteError(too_many)
+    problems = quick_problems(tree)
+    if quick and tree.get("quick") is None:
+        hint = "add [quick] with workload.train = { epochs = 2 }, or run without --quick"
+        problems.append(Problem("E203", "this suite has no [quick] overlay", tree.place, hint))
+    tree, wrong, broken = extend(tree)
+    problems += wrong
+
+    def resolve(base: Node) -> tuple[Node, Suite | None]:
+        """--set laid over; what is wrong goes into `problems`."""
+        for text in overrides:
+            base, wrong = override(base, text)
+            problems.extend(wrong)
+        found = list(islice(unfit(base), MOST_PROBLEMS))
+        problems.extend(found)
+        suite = None
+        try:
+            suite = Suite.model_validate(base.plain())
+        except ValidationError as error:
+            seen = {problem.where for problem in found}
+            told = islice(explain(error, Suite, base, broken), MOST_PROBLEMS)
+            problems.extend(problem for problem in told if problem.where not in seen)
+        return base, suite
+
+    plain, quickened = resolve(tree), resolve(quicken(tree))  # both, so that --quick never finds new mistakes
+    tree, suite = quickened if quick else plain
+    problems += _reference_problems(tree, suite)
+    if problems or suite is None:
+        stamp = ["quick"] if quick else []
+        rest = _salvage(tree)
+        raise SuiteError(in_order(problems), None if rest is None else _complete(*rest, path, text, stamp))
+    stamp = [*(["quick"] if quick else []), *(f"--set {text}" for text in overrides)]
+    return _complete(suite, tree, path, text, stamp)
+
+
+def _complete(suite: Suite, tree: Node, path: Path, text: str, stamp: list[str]) -> Suite:
+    suite._path, suite._text, suite._tree, suite._stamp = path.absolute(), text, tree, tuple(stamp)
+    return suite
+
+
+def _salvage(tree: Node, tries: int = 12) -> tuple[Suite, Node] | None:
+    """What is left of an invalid suite without its mistakes, so that the next room can look for its own in it."""
+    for _ in range(tries):
+        try:
+            return Suite.model_validate(tree.plain()), tree
+        except ValidationError as error:
+            # One at a time from the end: taking one out moves what stands behind it.
+            details = [d for d in error.errors(include_url=False) if d["type"] != "too_short" or not d["input"]]
+            detail = details[-1]
+            loc = untagged(detail["loc"])
+            loc = loc[:-1] if detail["type"] == "missing" else loc
+            if not loc or loc in (("workload",), ("method",)):
+                return None
+            tree = without(tree, loc)
+    return None
+
+
+def _find(path_or_name: str | Path, search: Sequence[Path] | None) -> Path:
+    name, folders = str(path_or_name), search if search is not None else (Path("suites"), shipped("suites"))
+    if re.fullmatch(r"[\w.+-]+", name) and not name.endswith(".toml"):
+        for folder in folders:
+            if os.path.isfile(folder / f"{name}.toml"):
+                return folder / f"{name}.toml"
+        if not os.path.isfile(name):
+            known = {file.stem for folder in folders for file in listed(folder, ".toml")}
+            raise UsageError(Problem("E101", f"no suite is called '{name}'", "", nearest(name, known)))
+    path = Path(name)
+    if not os.path.isfile(path):
+        what = why_not(path)
+        files = set() if what == "is a folder" else set(map(str, listed(path.parent, ".toml")))
+        hint = nearest(name, files) or "name a suite's file, or one of: energybench list suites"
+        raise UsageError(Problem("E101", f"'{name}' {what}", "", hint))
+    return path
+
+
+def _read(path: Path) -> tuple[str, Node]:
+    """The text, and its tree with the place of every key."""
+    shown = os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
+    try:
+        text = read_bytes(path, SUITE_B).decode("utf-8-sig")
+        if too_deep(text):
+            raise RecursionError
+        raw = tomllib.loads(text)
+        if (values := _size(raw)) > SUITE_VALUES:
+            message = f"it holds {values:,} keys and values; at most {SUITE_VALUES:,} are read"
+            raise UsageError(Problem("E102", message, shown, "sweep fewer values, or write several suites"))
+        places = positions(text) if raw else {}
+    except OSError as error:
+        hint = "a suite is a file of text that you may read"
+        raise UsageError(Problem("E101", f"cannot read it: {error.strerror}", shown, hint)) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(Problem("E102", f"not UTF-8 at byte {error.start}", shown, "save it as UTF-8")) from None
+    except RecursionError:
+        raise UsageError(Problem("E102", "nested too deeply", shown)) from None
+    except tomllib.TOMLDecodeError as error:
+        found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
+        last = text.rstrip().count("\n") + 1
+        message, line, column = found.groups() if found else (str(error).partition(" (at")[0], last, 1)
+        hint = 'text needs quotes: key = "value"' if "Invalid value" in message else ""
+        raise UsageError(Problem("E102", f"not TOML: {message}", f"{shown}:{line}:{column}", hint)) from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise UsageError(Problem("E102", str(error).partition(";")[0], shown)) from None
+    return text, Node(grow(raw, places, shown).value, f"{shown}:1:1")
+
+
+def _size(value: Any, depth: int = 0) -> int:
+    """Keys and values in it. Raises RecursionError below DEPTH tables."""
+    if depth > DEPTH:
+        raise RecursionError
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return len(items) + sum(_size(item, depth + 1) for item in items)
+
+
+def _too_many(tree: Node) -> list[Problem]:
+    """Arrays of tables of which each is held against every other."""
+    counts = {key: len(tree.items(key)) for key in ("workload", "method", "skip", "require")}
+    return [
+        Problem(
+            "E207",
+            f"this suite has {count:,} [[{key}]]; at most {SUITE_ENTRIES} are allowed",
+            tree.find((key,)).place,
+            "write several suites",
+        )
+        for key, count in counts.items()
+        if count > SUITE_ENTRIES
+    ]
+
+
+def _reference_problems(tree: Node, suite: Suite | None) -> list[Problem]:
+    """Labels and sweeps; patterns that match nothing; more cells than anyone can mean."""
+    if suite is not None and variants_of(tree) <= MOST_CELLS:  # first, and without making the variants
+        most = suite.trials.blocks_max or suite.trials.blocks
+        count = len(suite.workloads) * (1 + suite.trials.twin + variants_of(tree)) * most
+        if count > MOST_CELLS:
+            message = f"this suite has {counted(count)} trials; at most {MOST_CELLS:,} are allowed"
+            hint = "fewer blocks, workloads or sweeps"
+            return [Problem("E207", message, tree.find(["trials", "blocks"]).place, hint)]
+    variants, problems = expand(tree)
+    workloads = [entry.text("name") for entry in tree.items("workload")]
+    held = (len(tree.items("skip")) + len(tree.items("require"))) * len(workloads) * (1 + len(variants))
+    if held > SKIPPED_PAIRS:
+        limit = f"at most {SKIPPED_PAIRS:,} are allowed"
+        message = f"its skips and requirements would be held against {held:,} pairs; {limit}"
+        problems.append(Problem("E207", message, tree.find(["skip"]).place, "fewer of them, or smaller sweeps"))
+    if not problems and None not in workloads:
+        names = {
+            "workload": [[name] for name in workloads if name],
+            "method": [[variant.label, variant.entry] for variant in variants],
+        }
+        for table, verb in (("skip", "skips"), ("require", "requires")):
+            for entry, (key, known) in itertools.product(tree.items(table), names.items()):
+                pattern = entry.text(key)
+                if pattern and pattern != "*" and not any(matches(pattern, group) for group in known):
+                    message = f"this {verb} nothing: no {key} matches '{pattern}'"
+                    hint = nearest(pattern, {name for group in known for name in group})
+                    problems.append(Problem("E205", message, entry.find([key]).place, hint))
+    if suite is not None and not problems:
+        problems += unpaired(tree, suite.workloads, variants)
+    if suite is not None and not problems:
+        problems += _all_skipped(tree, suite, variants)
+    return problems
+
+
+def _all_skipped(tree: Node, suite: Suite, variants: Sequence[Variant]) -> Iterator[Problem]:
+    """Requirements that would be held against no comparison, and so pass in silence."""
+    if not suite.requires:
+        return
+    pairs = [(w.name, v, suite._skipped(w, v)) for w, v in itertools.product(suite.workloads, variants)]
+    for asked, entry in zip(suite.requires, tree.items("require"), strict=True):
+        reasons = [why for workload, variant, why in pairs if asked.fits(workload, variant)]
+        if None not in reasons:
+            message = f"this requires nothing: every comparison that it fits is skipped: {reasons[0]}"
+            yield Problem("E205", message, entry.place, "take out the [[skip]], or this [[require]]")
+
+
+def schema_json() -> dict[str, Any]:
+    """The schema of a suite's file, for editors: JSON Schema 2020-12. What `extends` can give is optional."""
+    schema = copy.deepcopy(Suite.model_json_schema())
+    tables = schema["$defs"]
+    for name in ("Model", "Data", "Train"):
+        tables[name].pop("required", None)
+    tables["Workload"]["required"] = ["name"]
+    overlay = {key: schema["properties"][key] for key in OVERLAID if key != "workload"}
+    tables["CommandWorkload"]["required"] = ["name"]
+    told = tables["CommandWorkload"]["properties"]
+    told["quality"] = {"anyOf": [{"const": "none"}, told["quality"]]}
+    for key in ("workload", "method"):  # a table that has `command` is of the other kind, and only one of them fits
+        items = schema["properties"][key]["items"]
+        items["anyOf"] = items.pop("oneOf")
+    both = {**told, **tables["Workload"]["properties"]}
+    keys = {key: both[key] for key in WORKLOAD_OVERLAID}
+    overlay["workload"] = {"type": "object", "properties": keys, "additionalProperties": False}
+    schema["properties"]["quick"] = {
+        "type": "object",
+        "properties": overlay,
+        "additionalProperties": False,
+        "description": "laid over the suite by --quick",
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

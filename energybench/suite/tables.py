@@ -1,0 +1,325 @@
+"""The tables of a suite's file as frozen models: keys, types, units, defaults and bounds."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+
+from energybench.common.units import Bytes, Points, Ratio, Seconds, Warmup
+from energybench.stats.interim import declared
+from energybench.stats.paired import FEWEST_BLOCKS
+from energybench.suite.messages import COUNTRY, ONE_LINE, KeyedError
+from energybench.suite.variants import Variant, matches
+
+Item = TypeVar("Item")
+Several = Annotated[tuple[Item, ...], Strict(False)]  # a TOML array; its items stay strict
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)]
+Word = Literal[
+    "saves",
+    "costs more",
+    "no saving",
+    "faster",
+    "slower",
+    "no difference",
+    "quality lost",
+    "quality unproven",
+    "inconclusive",
+    "no verdict",
+]
+LONGEST_S = 1e8  # three years
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Open(Table):
+    """A table whose other keys are parameters of what it names."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Cooldown(Table):
+    """Before each trial on a GPU, so that all start alike: a hot card draws more for the same work."""
+
+    below_c: float | None = Field(
+        default=None, gt=0, description="temperature to wait for; else 10 °C above the card's at the start of the run"
+    )
+    longest: Seconds = Field(default="60 s", validate_default=True, ge=0, le=LONGEST_S, description="0 s: do not wait")
+
+
+class Trials(Table):
+    """How often, in which order and for how long."""
+
+    blocks: int = Field(default=5, ge=1, description="one block is every cell once, on one device")
+    blocks_max: int | None = Field(
+        default=None, ge=FEWEST_BLOCKS, examples=[20], description="the most blocks of --until-decided"
+    )
+    looks: Several[int] = Field(
+        default=(),
+        description="blocks after which --until-decided may look; else `blocks`, doubled again and again, to the most",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="block b uses seed + b for all its cells")
+    twin: bool = Field(default=True, description="run the baseline twice in each block: the A/A check")
+    warmup: Warmup = Field(
+        default="20 s",
+        validate_default=True,
+        description='at most this long, until the time of a step settles; or exactly so many: "10 steps"',
+    )
+    limit: Seconds = Field(default="30 min", validate_default=True, gt=0, le=LONGEST_S, description="of one cell")
+    threads: int | None = Field(default=None, ge=1, le=4096, description="CPU threads of a trial")
+    cooldown: Cooldown = Field(default_factory=lambda: Cooldown())
+
+    @model_validator(mode="after")
+    def _can_be_looked_at(self) -> Trials:
+        if self.blocks_max is not None and self.blocks_max < self.blocks:
+            raise KeyedError(f"fewer than blocks = {self.blocks}", "blocks_max", "at least as many as blocks")
+        if self.looks and self.blocks_max is None:
+            raise KeyedError("looks need the most blocks", "looks", "add blocks_max, equal to the last look")
+        rising = all(b > a for a, b in pairwise((FEWEST_BLOCKS - 1, *self.looks)))
+        if self.looks and (not rising or self.looks[-1] != self.blocks_max):
+            hint = f"rising numbers of blocks from {FEWEST_BLOCKS} on, the last is blocks_max = {self.blocks_max}"
+            raise KeyedError("looks must rise to the most blocks", "looks", hint)
+        return self
+
+    @property
+    def declared_looks(self) -> tuple[int, ...]:
+        """When --until-decided may look; empty without `blocks_max`."""
+        return self.looks or (declared(self.blocks, self.blocks_max) if self.blocks_max else ())
+
+
+class Carbon(Table):
+    """Where the electricity comes from."""
+
+    country: str = Field(pattern=COUNTRY, examples=["FRA"], description="ISO 3166-1 alpha-3")
+    pue: float = Field(
+        default=1.0, ge=1, le=1000, description="energy of the whole data centre per energy of its machines"
+    )
+
+
+class Measure(Table):
+    """Which sensors, and what becomes of their joules."""
+
+    energy: Literal["off", "if available", "require"] = "if available"
+    gpus: Literal["used", "all"] | Several[Name] = Field(
+        default="used", description="the card that trains, all cards, or UUIDs: for a model of yours that uses several"
+    )
+    meters: Several[Name] = Field(default=(), description="meters that other installed packages offer, by name")
+    carbon: Carbon | None = None
+
+
+class Quality(Table):
+    metric: Name = "accuracy"
+    loses_at_most: Points = Field(default="0.5 pp", validate_default=True)
+
+
+class Accept(Table):
+    """What may be called a saving."""
+
+    quality: Quality = Field(default_factory=Quality)
+    noise: Ratio = Field(default="1 %", validate_default=True, le=0.99, description="the margin of every verdict")
+    estimate_gap: Points = Field(default="2 pp", validate_default=True)
+
+
+class Model(Open):
+    """`use` is a name or "file.py:function"; other keys are passed to it."""
+
+    use: Name = Field(examples=["resnet18"])
+
+
+class Data(Table):
+    """`use` is a name or "file.py:function"; `options` are passed to it."""
+
+    use: Name = Field(examples=["cifar10"])
+    batch: int = Field(ge=1, le=2**40, examples=[128], description="samples per update")
+    augment: Several[Name] = ()
+    subset: int | None = Field(default=None, ge=1, description="training samples kept")
+    test_subset: int | None = Field(default=None, ge=1)
+    resize: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="side in pixels that images are brought to, batch by batch on the device",
+    )
+    resident: Bytes = Field(default="2 GB", validate_default=True, description="up to here kept on the device")
+    drop_last: bool = False
+    workers: int = Field(default=2, ge=0, le=4096, description="processes that decode images")
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Train(Table):
+    """The recipe of plain training, which every method shares."""
+
+    epochs: int = Field(ge=1, le=1_000_000, examples=[30])
+    optimizer: Literal["sgd", "adam", "adamw", "adagrad", "adadelta"] = "sgd"
+    lr: float = Field(gt=0, examples=[0.1])
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    nesterov: bool = False
+    betas: Annotated[tuple[Beta, Beta], Strict(False)] | None = None
+    decay: float = Field(default=0.0, ge=0, description="weight decay, as the optimizer defines it")
+    schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
+    milestones: Several[float] = Field(default=(), description='epochs after which "step" multiplies the rate')
+    factor: float = Field(default=0.1, gt=0, lt=1, description='of "step", at each milestone')
+    warmup_epochs: float = Field(default=0.0, ge=0, description="the learning rate rises from 0 over so many epochs")
+    clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
+    accumulate: int = Field(default=1, ge=1, description="micro-batches per update")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    activation: Literal["relu", "sigmoid", "tanh"] | None = Field(
+        default=None, description="in place of the model's own hidden activations, where these are modules"
+    )
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Train:
+        """A setting that the optimizer ignores is a mistake, not a default."""
+        for key in ("momentum", "nesterov"):
+            if getattr(self, key) and self.optimizer != "sgd":
+                raise KeyedError(f"{self.optimizer} has no {key}", key, 'remove it, or use optimizer = "sgd"')
+        if (self.schedule == "step") != bool(self.milestones):
+            hint = 'write both: schedule = "step", milestones = [100, 150]'
+            key = "schedule" if self.milestones else "milestones"
+            raise KeyedError('milestones are the epochs of schedule = "step", and it needs some', key, hint)
+        if any(b <= a for a, b in pairwise((0.0, *self.milestones, float(self.epochs)))):
+            hint = f"epochs in rising order, above 0 and below {self.epochs}"
+            raise KeyedError("milestones must rise and lie inside the training", "milestones", hint)
+        if self.warmup_epochs >= self.epochs:
+            raise KeyedError("the learning rate would never arrive", "warmup_epochs", f"less than {self.epochs}")
+        if self.nesterov and not self.momentum:
+            raise KeyedError("nesterov needs momentum", "nesterov", "add momentum = 0.9")
+        if self.betas and self.optimizer not in ("adam", "adamw"):
+            raise KeyedError(f"{self.optimizer} has no betas", "betas", 'remove them, or use optimizer = "adamw"')
+        return self
+
+
+class Target(Table):
+    """Also report the cost of reaching this quality."""
+
+    metric: Name = "accuracy"
+    at_least: float = Field(ge=-1e100, le=1e100, examples=[0.9])
+
+
+class Workload(Table):
+    """What is trained: model, data and recipe."""
+
+    name: Name
+    task: Name = Field(default="classification", description='a name or "file.py:Class"')
+    extends: Name | None = Field(default=None, description="a workload whose other keys it takes")
+    model: Model
+    data: Data
+    train: Train
+    target: Target | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Workload:
+        if self.train.accumulate > self.data.batch:
+            message = f"accumulate = {self.train.accumulate} splits a batch of {self.data.batch}"
+            raise KeyedError(message, "train.accumulate", f"at most {self.data.batch}")
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """JSON-able and resolved, in SI units."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class Claims(Table):
+    """What the paper or author promises."""
+
+    training: Ratio | None = None
+    backward: Ratio | None = None
+    source: str = Field(default="", alias="from")
+
+    @model_validator(mode="after")
+    def _one_promise(self) -> Claims:
+        if (self.training is None) == (self.backward is None):
+            hint = 'claims = { training = "20 %", from = "..." }'
+            raise KeyedError("a claim is about either training or backward", "backward", hint)
+        return self
+
+    def as_claim(self) -> dict[str, Any]:
+        """The fields of record.Claim."""
+        of, saving = ("training", self.training) if self.backward is None else ("backward", self.backward)
+        return {"saving_rel": saving, "of": of, "source": self.source}
+
+
+def _uses(value: Any) -> Any:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise KeyedError(
+            "expected a method, or an array of them, outermost first",
+            "",
+            'use = "method", or use = ["outer", "inner"]; energybench list',
+        )
+    return value
+
+
+class Tuned(Table):
+    """What choosing the method's parameters cost, for the carbon report."""
+
+    trials: int = Field(ge=1, le=10**9, examples=[20], description="full trainings, beyond what plain training took")
+
+
+class Method(Open):
+    """What changes. Other keys are the method's parameters; a stack has a table of them per method."""
+
+    use: Annotated[str | list[str], BeforeValidator(_uses)] = Field(examples=["my_method.py"])
+    name: Name | None = None
+    sweep: dict[str, Any] = Field(default_factory=dict, description="parameter = [values]: one variant for each")
+    claims: Claims | None = None
+    tuned: Tuned | None = None
+    control: Literal["matched", "none"] = Field(
+        default="matched", description="also train plainly for as long as a method that skips"
+    )
+
+
+class Skip(Table):
+    """Pairs that are not run; patterns of `*` and `?`."""
+
+    workload: Name = "*"
+    method: Name = "*"
+    because: Name = Field(examples=["this model has no convolutions"])
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> Skip:
+        if self.workload == self.method == "*":
+            raise KeyedError("this skips everything", "", 'add workload = "..." or method = "..."')
+        return self
+
+    def fits(self, workload: str, variant: Variant) -> bool:
+        return matches(self.workload, [workload]) and matches(self.method, [variant.label, variant.entry])
+
+
+class Require(Table):
+    """What a run must show, else `run`, `report --require` and `compare` end with 1; patterns of `*` and `?`."""
+
+    workload: Name = "*"
+    method: Name = "*"
+    saves_at_least: Ratio | None = Field(
+        default=None, description="the one-sided 99 % bound of the saving must reach it, with quality kept"
+    )
+    of: Literal["energy", "time"] | None = Field(
+        default=None, description="what is saved; else energy where it was measured, and time elsewhere"
+    )
+    verdicts: Several[Word] = Field(default=(), alias="verdict", examples=[["saves"]], description="one of these")
+    never: Several[Word] = Field(default=(), examples=[["quality lost"]], description="none of these")
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Require:
+        if self.saves_at_least is None and not self.verdicts and not self.never:
+            hint = 'add saves_at_least = "5 %", verdict = ["saves"] or never = ["quality lost"]'
+            raise KeyedError("this requires nothing", "", hint)
+        if self.of is not None and self.saves_at_least is None:
+            raise KeyedError("says of what, but not how much", "of", 'add saves_at_least = "5 %"')
+        both = [word for word in self.verdicts if word in self.never]
+        if both:
+            raise KeyedError(f"'{both[0]}' is both asked for and forbidden", "never", "keep one of the two")
+        return self
+
+    def fits(self, workload: str, variant: Variant) -> bool:
+        return matches(self.workload, [workload]) and matches(self.method, [variant.label, variant.entry])

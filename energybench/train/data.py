@@ -1,0 +1,157 @@
+"""Data sets behind one interface: index batches go in, batches on the training device come out.
+
+Small sets live on the training device as uint8 and are augmented there, so that a step never waits for data; larger
+ones are decoded by worker processes. A method that picks its own samples hands `load` its own index batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from energybench.common.processes import make_room_for_sockets
+from energybench.train.batch import Batch
+from energybench.train.images import Images, read_image
+from energybench.train.trees import take, to
+
+Random = Callable[[int], torch.Generator]
+
+
+class Store(Protocol):
+    """Where samples come from. `fetch` yields (index, inputs, targets) on the device, in the order asked for."""
+
+    def __len__(self) -> int: ...
+    def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any, Any]]: ...
+
+
+class Resident:
+    """Every sample already on the training device: `inputs` and `targets` are tensors or trees of tensors (N, ...)."""
+
+    def __init__(self, inputs: Any, targets: Any, device: torch.device) -> None:
+        self.inputs, self.targets, self.device = to(inputs, device), to(targets, device), device
+
+    def __len__(self) -> int:
+        return len(tree_leaves(self.targets)[0])
+
+    def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any, Any]]:
+        for index in batches:
+            index = index.to(self.device, non_blocking=True)
+            yield index, take(self.inputs, index), take(self.targets, index)
+
+
+class Streamed:
+    """Image files, decoded by `workers` processes ahead of the steps that use them."""
+
+    def __init__(
+        self, files: list[str], targets: Tensor, size: tuple[int, int], workers: int, device: torch.device
+    ) -> None:
+        self.files, self.targets, self.size, self.workers, self.device = files, targets, size, workers, device
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: list[int]) -> tuple[Tensor, Tensor]:
+        images = torch.stack([read_image(Path(self.files[i]), self.size) for i in index])
+        return torch.tensor(index), images
+
+    def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any, Any]]:
+        if self.workers:
+            make_room_for_sockets()  # by which they hand over what they have read, or wait for ever
+        loader: Any = torch.utils.data.DataLoader(
+            self,  # type: ignore[arg-type]
+            sampler=(index.tolist() for index in batches),
+            batch_size=None,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its workers' seed, which nobody uses, is not drawn from the model's stream
+        )
+        for index, images in loader:
+            targets = self.targets[index]
+            yield to(index, self.device), to(images, self.device), to(targets, self.device)
+
+
+class StandIn:
+    """A store of `count` black images of class 0, made when they are asked for."""
+
+    def __init__(self, shape: Iterable[int], count: int, device: torch.device) -> None:
+        self.shape, self.count, self.device = tuple(shape), count, device
+
+    def __len__(self) -> int:
+        return self.count
+
+    def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any, Any]]:
+        for index in batches:
+            images = torch.zeros((len(index), *self.shape), dtype=torch.uint8, device=self.device)
+            yield index.to(self.device), images, torch.zeros(len(index), dtype=torch.long, device=self.device)
+
+
+class Data:
+    """A data set or a part of one: `indices` into its store. Positions are counted within the part."""
+
+    def __init__(
+        self,
+        store: Store,
+        images: Images | None = None,
+        *,
+        drop_last: bool = False,
+        indices: Tensor | None = None,
+        domain: str = "main",
+    ) -> None:
+        self.store, self.images, self.drop_last, self.domain = store, images, drop_last, domain
+        self.indices = torch.arange(len(store)) if indices is None else indices
+        self._placed = {self.indices.device: self.indices}
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def subset(self, positions: Tensor, domain: str | None = None) -> Data:
+        """Some of these samples as data of their own: a probe set, a federated client."""
+        return Data(
+            self.store,
+            self.images,
+            drop_last=self.drop_last,
+            indices=self.indices[positions],
+            domain=domain or self.domain,
+        )
+
+    def cut(self, order: Tensor, batch: int) -> list[Tensor]:
+        """An order cut into batches; the last may be smaller, or is left out under `drop_last`."""
+        pieces = list(order.split(batch))
+        return pieces[:-1] if self.drop_last and len(pieces) > 1 and len(pieces[-1]) < batch else pieces
+
+    def steps(self, batch: int) -> int:
+        full, rest = divmod(len(self), batch)
+        return full + (rest > 0 and not (self.drop_last and full > 0))
+
+    def samples(self, batch: int) -> int:
+        """How many samples one pass really uses."""
+        return min(len(self), self.steps(batch) * batch)
+
+    def sizes(self, batch: int) -> list[int]:
+        """Of the batches of one pass."""
+        steps = self.steps(batch)
+        return [min(batch, self.samples(batch) - step * batch) for step in range(steps)]
+
+    def load(self, batches: Iterable[Tensor], random: Random | None = None) -> Iterator[Batch]:
+        """Batches for these positions. `random(i)` seeds the augmentation of the i-th; without it there is none."""
+        fetched = self.store.fetch(self._in_store(positions) for positions in batches)
+        for number, (index, inputs, targets) in enumerate(fetched):
+            if self.images is not None:
+                inputs = self.images(inputs, None if random is None else random(number))
+            yield Batch(inputs, targets, index)
+
+    def _in_store(self, positions: Tensor) -> Tensor:
+        """Looked up where the positions are, so that those drawn on a device need not wait for it."""
+        device = positions.device
+        if device not in self._placed:
+            self._placed[device] = self.indices.to(device)
+        return self._placed[device][positions]
+
+    def in_order(self, batch: int = 512) -> Iterator[Batch]:
+        """Every sample once, in order, not augmented: for evaluation and probes."""
+        return self.load(torch.arange(len(self)).split(batch))

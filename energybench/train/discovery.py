@@ -1,0 +1,328 @@
+"""Find methods by name and read what they say of themselves; load one and build it from a suite's parameters.
+
+Order of looking: a given path, `./methods`, entry points (`energybench.methods`), the methods shipped with energybench.
+Listing reads files as text, so it needs neither torch nor trust; loading runs the file and happens in a child process.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from energybench.common.errors import Problem, UsageError, nearest
+from energybench.common.limits import METHOD_B
+from energybench.common.safe_read import listed, read_bytes, why_not
+from energybench.common.shipped import shipped
+from energybench.train.method import Method, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a method comes from. `origin`: given | ./methods | entry point | shipped."""
+
+    name: str
+    path: Path
+    origin: str
+    class_name: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        import hashlib  # not needed to list
+
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a method file says: its first sentence, the whole docstring, its parameters as (name, type, default)."""
+
+    name: str
+    origin: str
+    path: str
+    summary: str
+    text: str
+    parameters: tuple[tuple[str, str, str], ...]
+
+
+def sources(here: Path | None = None) -> dict[str, Source]:
+    """Every method that can be used by name; the first place to have it wins."""
+    found: dict[str, Source] = {}
+    places = (
+        _python_files((here or Path.cwd()) / "methods", "./methods"),
+        _entry_points(),
+        _python_files(shipped("methods"), "shipped"),
+    )
+    for source in (source for place in places for source in place):
+        found.setdefault(source.name, source)
+    return found
+
+
+def names_file(use: str) -> bool:
+    """Whether a suite's `use` is "file.py" or "file.py:Name": code of whoever wrote the suite."""
+    return use.partition(":")[0].endswith(".py")
+
+
+def find(use: str, base: Path | None = None, where: str = "") -> Source:
+    """The method that a suite names: a name, "file.py" or "file.py:Class", relative to `base`. Raises E301."""
+    file, _, class_name = use.partition(":")
+    if names_file(use):
+        path = (base or Path.cwd()) / file
+        if not os.path.isfile(path):
+            raise UsageError(Problem("E301", _no_file(file, path), where, f"looked at {path}"))
+        return Source(path.stem, path.resolve(), "given", class_name or None)
+    known = sources()
+    if use not in known:
+        raise UsageError(
+            Problem(
+                "E301",
+                f"no method is called '{use}'",
+                where,
+                nearest(use, known) + f"; or write your own: energybench new method {use}",
+            )
+        )
+    return known[use]
+
+
+def _no_file(file: str, path: Path) -> str:
+    what = why_not(path)
+    return f"there is no file '{file}'" if what == "does not exist" else f"'{file}' {what}"
+
+
+def load(source: Source, kind: type = Method) -> type:
+    """Run a file and return its class. Raises UsageError E302 with the file's own error."""
+    try:
+        module = load_module(source.path)
+    except Exception as error:
+        line = _line_in(error, source.path)
+        raise UsageError(
+            Problem("E302", f"loading it failed: {type(error).__name__}: {error}", f"{source.path}{line}")
+        ) from error
+    own = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, kind) and value.__module__ == module.__name__
+    ]
+    plain = source.name.replace("_", "").replace("-", "").lower()
+    wanted = (
+        [c for c in own if c.__name__ == source.class_name]
+        if source.class_name
+        else ([c for c in own if c.__name__.lower() == plain] or (own if len(own) == 1 else []))
+    )
+    if not wanted:
+        names = ", ".join(c.__name__ for c in own) or "none"
+        raise UsageError(
+            Problem(
+                "E302",
+                f"no {kind.__name__} class named after '{source.class_name or source.name}' (found: {names})",
+                str(source.path),
+                f'name the class: use = "{source.path.name}:ClassName"',
+            )
+        )
+    return wanted[0]
+
+
+def load_function(use: str, base: Path, where: str = "") -> Callable[..., Any]:
+    """The user's own "file.py:function" of a workload. Raises E401."""
+    file, _, name = use.partition(":")
+    if not os.path.isfile(base / file):
+        raise UsageError(Problem("E401", _no_file(file, base / file), where, f"looked at {base / file}"))
+    path = (base / file).resolve()
+    try:
+        function = getattr(load_module(path), name or path.stem, None)
+    except Exception as error:
+        raise UsageError(
+            Problem("E401", f"loading it failed: {type(error).__name__}: {error}", f"{path}{_line_in(error, path)}")
+        ) from error
+    if not callable(function):
+        raise UsageError(Problem("E401", f"'{path.name}' has no function '{name or path.stem}'", where))
+    return function
+
+
+def load_module(path: Path) -> Any:
+    import hashlib
+
+    name = f"energybench_user_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while they are built
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def build(kind: type, name: str, values: dict[str, Any], where: Callable[[str], str] = lambda key: "") -> Any:
+    """A method or task from a suite's values, each checked against its field's type and unit; collects mistakes."""
+    import pydantic
+
+    hints = get_type_hints(kind, include_extras=True)
+    own = {field.name: field for field in fields(kind) if field.init} if is_dataclass(kind) else {}
+    problems = [
+        Problem("E303", f"'{name}' takes no parameter '{key}'", where(key), nearest(key, own) or "it takes none")
+        for key in values
+        if key not in own
+    ]
+    settings: dict[str, Any] = {}
+    for key, field in own.items():
+        default = field.default
+        if default is MISSING:
+            default = (
+                pydantic.Field(default_factory=field.default_factory) if field.default_factory is not MISSING else ...
+            )
+        settings[key] = (hints[key], default)
+    config = pydantic.ConfigDict(
+        strict=True, validate_default=True, arbitrary_types_allowed=True, protected_namespaces=()
+    )
+    model = pydantic.create_model(f"{name}_parameters", __config__=config, **settings)
+    try:
+        # As JSON, where an array may become a tuple or a set; from Python's types, strict means a list only.
+        text = json.dumps({key: value for key, value in values.items() if key in own}, default=str)
+        checked = model.model_validate_json(text)
+        if not problems:
+            method = kind(**{key: getattr(checked, key) for key in own})
+            method.name = name
+            return method
+    except pydantic.ValidationError as error:
+        for detail in error.errors():
+            key = str(detail["loc"][0]) if detail["loc"] else ""
+            if detail["type"] == "missing":
+                example = getattr(kind, "example", {})
+                hint = f"for example: {key} = {json.dumps(example[key])}" if key in example else ""
+                problems.append(Problem("E304", f"'{name}' requires its parameter '{key}'", where(key), hint))
+                continue
+            message = detail["msg"].removeprefix("Value error, ")
+            given = f" (given: {detail['input']!r})"
+            problems.append(Problem("E304", f"'{name}' parameter '{key}': {message}{given}", where(key)))
+    except (ValueError, TypeError) as error:  # from the method's own __post_init__
+        problems.append(Problem("E304", f"'{name}': {error}", where("")))
+    raise UsageError(problems)
+
+
+def cards(here: Path | None = None) -> list[Card]:
+    """Every method's card, read without running it."""
+    return [card(source) for _, source in sorted(sources(here).items())]
+
+
+def card(source: Source) -> Card:
+    """What a file says of itself; one that is no Python says so."""
+    try:
+        tree = ast.parse(read_bytes(source.path, METHOD_B).decode("utf-8"))
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:  # the parser's own limits
+        why = getattr(error, "strerror", None) or getattr(error, "msg", None) or type(error).__name__
+        return Card(source.name, source.origin, str(source.path), f"cannot be read: {why}", "", ())
+    text = ast.get_docstring(tree) or ""
+    parameters: list[tuple[str, str, str]] = []
+    for node in tree.body:  # a helper class has no base
+        if isinstance(node, ast.ClassDef) and node.bases and "dataclass" in map(_decorator, node.decorator_list):
+            parameters = [_parameter(item) for item in node.body if isinstance(item, ast.AnnAssign) and _is_field(item)]
+            break
+    summary = " ".join(text.split("\n\n")[0].split())
+    return Card(source.name, source.origin, str(source.path), summary, text, tuple(parameters))
+
+
+def _decorator(node: ast.expr) -> str:
+    return ast.unparse(node.func if isinstance(node, ast.Call) else node).rpartition(".")[2]
+
+
+def _is_field(item: ast.AnnAssign) -> bool:
+    default = ast.unparse(item.value) if item.value else ""
+    return "ClassVar" not in ast.unparse(item.annotation) and "init=False" not in default
+
+
+def _parameter(item: ast.AnnAssign) -> tuple[str, str, str]:
+    """(name, type, default), as written."""
+    default = ast.unparse(item.value) if item.value else "required"
+    if isinstance(item.value, ast.Call) and ast.unparse(item.value.func) == "Quantity":
+        default = repr(" ".join(str(ast.literal_eval(part)) for part in item.value.args))  # as a suite writes it
+    return ast.unparse(item.target), ast.unparse(item.annotation), default
+
+
+def _python_files(folder: Path, origin: str) -> Iterator[Source]:
+    for path in listed(folder, ".py"):
+        if not path.name.startswith("_") and os.path.isfile(path):
+            yield Source(path.stem, path.resolve(), origin)
+
+
+GROUP = "energybench.methods"  # of entry points
+
+
+def _offered(group: str) -> bool:
+    """Whether any installed package may offer something: importing the library that asks takes a fifth of a listing."""
+    for place in sys.path:
+        try:
+            with os.scandir(place or ".") as entries:
+                names = [entry.path for entry in entries if entry.name.endswith((".dist-info", ".egg-info"))]
+        except FileNotFoundError:
+            continue
+        except OSError:  # a zip, say: let the library look
+            return True
+        for name in names:
+            try:
+                if group.encode() in Path(name, "entry_points.txt").read_bytes():
+                    return True
+            except OSError:
+                continue
+    return False
+
+
+def _entry_points() -> Iterator[Source]:
+    if not _offered(GROUP):
+        return
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=GROUP):
+        module, _, class_name = point.value.partition(":")
+        try:
+            spec = importlib.util.find_spec(module)
+        except ImportError:  # its package is gone: that is nobody else's trouble
+            continue
+        if spec is not None and spec.origin:
+            yield Source(point.name, Path(spec.origin), "entry point", class_name or None)
+
+
+def _line_in(error: BaseException, path: Path) -> str:
+    """ ":12" — the last line of `path` in the error's trace."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f":{error.lineno}"
+    line, trace = "", error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = f":{trace.tb_lineno}"
+        trace = trace.tb_next
+    return line
+
+
+TASKS = {
+    "classification": "energybench.workloads.classification:Classification",
+    "ridge": "energybench.workloads.ridge:Ridge",
+}
+
+
+def task(use: str, base: Path, where: str = "") -> Task:
+    """A workload's task by name, or the user's "file.py:Class"."""
+    if use in TASKS:
+        module, _, name = TASKS[use].partition(":")
+        return getattr(importlib.import_module(module), name)()
+    if not names_file(use):
+        raise UsageError(
+            Problem("E403", f"no task is called '{use}'", where, nearest(use, TASKS) + ', or "file.py:Class"')
+        )
+    file, _, class_name = use.partition(":")
+    if not os.path.isfile(base / file):
+        raise UsageError(Problem("E403", _no_file(file, base / file), where, f"looked at {base / file}"))
+    path = (base / file).resolve()
+    made: Task = load(Source(path.stem, path, "given", class_name or None), Task)()
+    return made

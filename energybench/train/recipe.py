@@ -1,0 +1,75 @@
+"""How a workload is trained: the resolved `[train]` table, its optimizer and its learning rate."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """`batch` samples per update in `accumulate` micro-batches; `decay` is weight decay as the optimizer defines it."""
+
+    epochs: int
+    batch: int
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+    betas: tuple[float, float] | None = None
+    decay: float = 0.0
+    schedule: str = "constant"
+    milestones: tuple[float, ...] = ()
+    factor: float = 0.1
+    warmup_epochs: float = 0.0
+    clip: float | None = None
+    accumulate: int = 1
+    precision: str = "fp32"
+    label_smoothing: float = 0.0
+
+    @classmethod
+    def of(cls, workload: dict[str, Any]) -> Recipe:
+        """From a resolved workload of a suite."""
+        known = {field.name for field in fields(cls)}
+        train = {key: value for key, value in workload["train"].items() if key in known and value is not None}
+        return cls(batch=workload["data"]["batch"], **train)
+
+    def lr_at(self, progress: float) -> float:
+        """The learning rate at `progress` in [0, 1] of the planned epochs: a pure function, so skipping advances it.
+
+        A warm-up multiplies whatever the schedule says by a ramp from 0 to 1. Milestones are in planned epochs.
+        """
+        rate, epoch = self.lr, progress * self.epochs
+        if self.schedule == "cosine":
+            rate *= (1 + math.cos(math.pi * progress)) / 2
+        elif self.schedule == "linear":
+            rate *= 1 - progress
+        elif self.schedule == "step":
+            rate *= self.factor ** sum(epoch > milestone - 1e-9 for milestone in self.milestones)
+        return rate * min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else rate
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        if self.precision == "bf16":
+            return torch.autocast(device.type, torch.bfloat16)
+        return nullcontext()
+
+    def build_optimizer(self, params: list[nn.Parameter]) -> Optimizer:
+        """torch's own optimizer of that name; the learning rate is set before each update."""
+        common: dict[str, Any] = {"lr": self.lr, "weight_decay": self.decay}
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(params, momentum=self.momentum, nesterov=self.nesterov, **common)
+        if self.betas is not None:
+            common["betas"] = tuple(self.betas)
+        kinds = {
+            "adam": torch.optim.Adam,
+            "adamw": torch.optim.AdamW,
+            "adagrad": torch.optim.Adagrad,
+            "adadelta": torch.optim.Adadelta,
+        }
+        return kinds[self.optimizer](params, **common)

@@ -1,0 +1,58 @@
+"""The loop's own account of what a run did: passes, updates, steps by kind. The independent counter is held to it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Any, Protocol
+
+
+class Acting(Protocol):
+    """A layer that can fail to act: `acted` says whether it did."""
+
+    acted: bool | None
+
+
+class Tally:
+    """Counts only; no time and no energy."""
+
+    def __init__(self, usual_passes: int) -> None:
+        self.usual_passes = usual_passes  # forwards and backwards of an ordinary step
+        self.entered: Counter[tuple[str, str]] = Counter()  # (method, verb) → calls: finds dead layers
+        self.forwards = self.backwards = self.updates = self.samples_forward = self.steps = self.epochs_trained = 0
+        self.data_wait_ns = 0
+        self._keys: dict[str, Counter[str]] = defaultdict(Counter)
+        self._marks: set[str] = set()
+        self._before = (0, 0, 0)
+
+    def begin_step(self) -> None:
+        self._marks.clear()
+        self._before = (self.forwards, self.backwards, self.updates)
+
+    def end_step(self, samples: int) -> None:
+        self._keys[self.cost_key()].update(steps=1, samples=samples)
+        self.steps += 1
+
+    def mark(self, method: Acting, what: str = "") -> None:
+        """Say that `method` acted; `what`, if given, joins this step's cost key."""
+        method.acted = True
+        if what:
+            self._marks.add(what)
+
+    def cost_key(self) -> str:
+        """What this step did so far: "plain", or its marks, with its passes where they are not the usual ones."""
+        passes = (self.forwards - self._before[0], self.backwards - self._before[1], self.updates - self._before[2])
+        words = sorted(self._marks)
+        if passes != (self.usual_passes, self.usual_passes, 1):
+            words.append("{}f{}b{}u".format(*passes))
+        return " ".join(words) or "plain"
+
+    def passes(self) -> dict[str, Any]:
+        """The counts as plain data, as a record's `passes` holds them; `keys` by cost key."""
+        return {
+            "forwards": self.forwards,
+            "backwards": self.backwards,
+            "updates": self.updates,
+            "samples_forward": self.samples_forward,
+            "epochs_trained": self.epochs_trained,
+            "keys": {key: dict(counts) for key, counts in sorted(self._keys.items())},
+        }

@@ -1,0 +1,55 @@
+"""One cell counted for `energybench flops`: the witness's run, and each line as the methods' formulas leave it.
+
+Nothing is metered and nothing recorded. IN.json in, OUT.json out, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from energybench.trial import build, trial
+from energybench.trial.counting_layer import WitnessLayer
+from energybench.workloads import datasets
+
+
+def main(in_path: str, out_path: str) -> None:
+    spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
+    if spec.get("threads"):
+        torch.set_num_threads(spec["threads"])
+    try:
+        found = {"status": "ok", "reason": None} | count(spec)
+    except Exception as error:
+        traceback.print_exc()
+        found = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+    Path(out_path).write_text(json.dumps(found), encoding="utf-8")
+
+
+def count(spec: dict[str, Any]) -> dict[str, Any]:
+    """What the counter, the tally and the ledger say: the keys of the result, in FLOPs, calls and seconds."""
+    started = time.perf_counter()
+    device = torch.device(spec["device"])
+    train, _ = datasets.open_data(spec["data"], spec["workload"]["data"], device)
+    layer = WitnessLayer(trial.WITNESS_STEPS)
+    run = build.build(spec, train, device, layer)
+    run.train()
+    counted = layer.result(run)
+    _, work = trial.works(spec, run)
+    return {
+        "counted_flop": counted["counted_flop"],
+        "counted_error_flop": counted.get("counted_error_flop", 0.0),
+        "counted_by_op": counted.get("by_op", {}),
+        "uncounted_calls": counted.get("uncounted_calls", {}),
+        "passes": run.tally.passes(),
+        "reason": counted.get("reason"),
+        "epochs": work.epochs,
+        "samples": work.samples,
+        "lines": [asdict(line) for line in work.lines],
+        "wall_s": time.perf_counter() - started,
+    }

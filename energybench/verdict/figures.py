@@ -1,0 +1,311 @@
+"""The figures of a report, as typed values: `summary` computes them, the printers read them. SI units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from energybench.records.record import RunFile
+from energybench.stats import paired
+from energybench.verdict import flags
+from energybench.verdict.interim import Look
+from energybench.verdict.pairing import EnergyFigure, Figure
+
+NOISE, ESTIMATE_GAP = 0.01, 0.02  # where a suite's file names none
+
+Result = Literal["clear", "raised", "not checked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The suite's margins, as fractions."""
+
+    metric: str | None = None
+    loses_at_most: float | None = None
+    noise: float = NOISE
+    estimate_gap: float = ESTIMATE_GAP
+
+    @classmethod
+    def of(cls, run: RunFile) -> Accept:
+        found: dict[str, Any] = run.resolved.get("accept") or {}
+        quality = found.get("quality") or {}
+        return cls(
+            metric=quality.get("metric"),
+            loses_at_most=quality.get("loses_at_most"),
+            noise=found.get("noise", NOISE),
+            estimate_gap=found.get("estimate_gap", ESTIMATE_GAP),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A saving against plain training: positive is less. The bounds are the 95 % interval, if n > 1."""
+
+    quantity: paired.Quantity
+    scope: str  # "gpu", "cpu + gpu"; empty for time
+    saving_rel: float
+    low_rel: float | None
+    high_rel: float | None
+    sd_log: float | None
+    df: float
+    n: int
+
+    @classmethod
+    def of(cls, change: paired.Paired, quantity: paired.Quantity, scope: str = "") -> Measured:
+        low, high = change.saving_interval() if change.df > 0 else (None, None)
+        sd = change.sd if math.isfinite(change.sd) else None
+        return cls(quantity, scope, change.saving, low, high, sd, change.df, change.n)
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Quality against plain training, method − baseline; bound: as bad as it may be at 95 %, one-sided."""
+
+    metric: str
+    baseline: float
+    method: float
+    change: float
+    bound: float | None
+    limit: float | None  # the worst change that the suite accepts
+    fraction: bool  # print in percentage points
+    sd: float | None = None  # of the paired changes; None below two
+    n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The method against plain training at the budget that it kept."""
+
+    method: str
+    measured: Measured
+    quality: Quality | None
+    better: bool  # costs less at no less quality, or gains quality at no more cost; by the verdict's bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """A flag as the report shows it; `where` says of what."""
+
+    code: str
+    severity: flags.Severity
+    sentence: str
+    detail: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One entry of the list of reasons, applied to one place."""
+
+    code: str
+    where: str
+    result: Result
+    severity: flags.Severity
+    sentence: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One side's way to a target quality: the blocks that reached it, and the mean over those."""
+
+    reached: int
+    steps: Figure | None
+    seconds: Figure | None
+    energy_j: Figure | None  # measured only
+
+
+@dataclass(frozen=True, slots=True)
+class ToTarget:
+    """What the workload's target quality took, to the end of the epoch that first reached it.
+
+    The savings are None where a side missed it in any block: a cost that is known only to exceed something enters no
+    mean, and leaving the block out would keep the lucky ones.
+    """
+
+    metric: str
+    at_least: float
+    n: int  # pairs
+    ours: Way
+    plain: Way
+    steps: Measured | None
+    cost: Measured | None  # energy if measured throughout, else time
+    verdict: paired.Verdict
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Seconds of one phase in shadow runs of plain training and of the method, as shares of plain training's."""
+
+    name: str
+    plain_rel: float
+    method_rel: float
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """What the formulas' FLOPs and bytes come to on this machine: each line takes the longer of its two times."""
+
+    balance_flop_b: float
+    memory_bound_rel: float  # share of plain training's time
+    saved_rel: float  # a ceiling, while every kernel runs as well as before
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method on one workload: the four numbers and what they are worth."""
+
+    method: str
+    role: str
+    stack: tuple[str, ...]
+    n: int
+    blocks: tuple[int, ...]
+    records: tuple[str, ...]  # file stems, one per block
+    claimed_rel: float | None  # of the whole training
+    claim_rel: float | None  # as stated
+    claim_of: str | None
+    claim_source: str
+    estimated_rel: float | None
+    counted_rel: float | None
+    counted_error_rel: float
+    measured: Measured | None
+    time: Measured | None
+    kept_rel: float | None
+    quality: Quality | None
+    diverged: int  # blocks whose newest trial diverged
+    struck: bool  # a flag of this row, or of its workload, forbids a verdict
+    verdict: paired.Verdict
+    because: str
+    detectable_rel: float | None
+    blocks_needed: int | None
+    explanation: str
+    moved: str  # what the formulas say of bytes; empty where they say nothing
+    roofline: Roofline | None
+    phases: tuple[Phase, ...]  # where the time went; empty where no step was timed
+    untimed: str  # why not
+    to_target: ToTarget | None
+    flags: tuple[Raised, ...]
+    control: Control | None
+    seconds: Figure | None
+    energies: tuple[EnergyFigure, ...]
+    command: str = ""  # what ran instead of our loop
+    unavailable: str = ""  # why there is neither an estimate nor a count
+    unjudged: bool = False  # the suite says that there is no quality to lose
+    timed_out: int = 0  # blocks whose newest trial ran past the suite's limit, and what it costs is not known
+    plain_timed_out: int = 0  # the same of plain training
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """Plain training's own figures."""
+
+    n: int
+    seconds: Figure | None
+    energies: tuple[EnergyFigure, ...]
+    quality: dict[str, Figure]
+    data_wait_rel: Figure | None
+    memory_device_b: int | None
+    memory_resident_b: int | None
+    counted_flop: float | None
+    plain_flop: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    name: str
+    metric: str | None
+    baseline: Baseline
+    twin: Measured | None  # plain training against itself
+    rows: tuple[Row, ...]
+    flags: tuple[Raised, ...]
+    plain: str = "plain training"  # what its methods are held against
+    command: str = ""  # and what that ran, where it is a command
+
+
+@dataclass(frozen=True, slots=True)
+class Overall:
+    """One method over the workloads on which it was compared: the geometric mean of its ratios, and no verdict."""
+
+    method: str
+    quantity: paired.Quantity
+    scope: str
+    workloads: tuple[str, ...]
+    left_out: tuple[str, ...]  # workloads whose comparison is struck, or has no pair
+    saving_rel: float
+    least_rel: float  # over the workloads
+    most_rel: float
+    low_rel: float | None  # 95 % for workloads like these; None with too few of them
+    high_rel: float | None
+    kept_quality: int | None  # workloads whose mean quality lies within the margin; None without a margin
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A comparison over all blocks, those too that were added to a finished run: exploratory."""
+
+    workload: str
+    method: str
+    blocks: int  # added
+    measured: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class Required:
+    """One [[require]] of the suite, held against one method on one workload."""
+
+    workload: str
+    method: str
+    asks: str  # "saves at least 5.0 % of the time"
+    outcome: Literal["met", "not met", "undecided"]
+    because: str
+    least_rel: float | None  # the saving asked for
+    saving_rel: float | None
+    low_rel: float | None  # one-sided 99 % bounds, each by itself
+    high_rel: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    trial: str
+    workload: str
+    method: str
+    block: int
+    status: str
+    reason: str
+    repeated: bool  # a later invocation has a usable trial of this block
+
+
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    workload: str
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    suite: str
+    about: str
+    run: str
+    stamp: tuple[str, ...]
+    finished: bool
+    blocks: int
+    headline: str
+    energy_note: str  # the first screen's word on energy: measured by what, or modelled, or missing, and why
+    accept: Accept
+    workloads: tuple[Workload, ...]
+    flags: tuple[Raised, ...]  # of the whole run
+    checks: tuple[Check, ...]
+    failures: tuple[Failure, ...]
+    not_run: tuple[NotRun, ...]
+    machine: dict[str, Any]
+    invocations: tuple[tuple[str, ...], ...]  # each call's argv
+    digest: str
+    sources: dict[str, str]
+    look: Look
+    look_note: str  # which look the verdicts are of; empty where there is one
+    overall: tuple[Overall, ...]
+    added: tuple[Added, ...]
+    required: tuple[Required, ...] = ()  # of the suite's [[require]]; empty where it has none

@@ -1,0 +1,395 @@
+"""Numbers and sentences, one way of writing them. What must stay on one line is joined by no-break spaces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from energybench.common.escaping import NB, inert
+from energybench.stats import paired
+
+if TYPE_CHECKING:
+    from energybench.meter.reading import Energy
+    from energybench.records.record import Estimate
+    from energybench.verdict.figures import Control, Measured, Phase, Quality, Roofline, Row, ToTarget, Way, Workload
+
+NOTHING = "–"
+FINEST = 6  # decimals, past which two figures are told to be the same
+clean = inert
+BETTER = frozenset({"saves", "faster"})
+WORSE = frozenset({"costs more", "slower"})
+SAME = frozenset({"no saving", "no difference"})
+
+
+def plain(text: str) -> str:
+    """Ordinary spaces, once lines are broken."""
+    return text.replace(NB, " ")
+
+
+def number(value: float, decimals: int, sign: bool = False) -> str:
+    """A typographic minus, no negative zero."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{abs(value):.{decimals}f}"
+    if float(text) == 0:
+        return text
+    return f"−{text}" if value < 0 else f"+{text}" if sign else text
+
+
+def percent(value: float | None, decimals: int = 1) -> str:
+    return NOTHING if value is None else f"{number(100 * value, decimals)}{NB}%"
+
+
+def interval(low: float, high: float, decimals: int) -> str:
+    return f"[{number(100 * low, decimals)},{NB}{number(100 * high, decimals)}]"
+
+
+def measured(figure: Measured | None) -> str:
+    """31 % [27, 35]; the interval from three blocks on."""
+    if figure is None:
+        return NOTHING
+    return saving(figure.saving_rel, figure.low_rel, figure.high_rel, figure.n >= paired.FEWEST_BLOCKS)
+
+
+def saving(share: float, low: float | None, high: float | None, bounded: bool = True) -> str:
+    """A decimal only where the interval is narrow enough to deserve it. `bounded`: whether it is shown."""
+    decimals = 1 if low is None or high is None or high - low < 0.04 else 0
+    text = percent(share, decimals)
+    return text if low is None or high is None or not bounded else f"{text}{NB}{interval(low, high, decimals)}"
+
+
+def points(value: float, fraction: bool, decimals: int | None = None) -> str:
+    """A change of quality: percentage points of a fraction, else the metric's own unit."""
+    if fraction:
+        return f"{number(100 * value, 1 if decimals is None else decimals, sign=True)}{NB}pp"
+    return number(value, 3 if decimals is None else decimals, sign=True)
+
+
+def _decimals(value: float, least: int) -> int:
+    """As many as a margin was written with: 0.25 pp is not 0.2."""
+    return max(least, len(f"{Decimal(f'{value:.6g}'):f}".partition(".")[2]))
+
+
+def margin(share: float) -> str:
+    """A share that the suite's author chose, as it was written."""
+    return percent(share, _decimals(100 * share, 1))
+
+
+def accepted(limit: float, fraction: bool) -> str:
+    """The worst change that the suite accepts, as it was written."""
+    return points(limit, fraction, _decimals(100 * limit, 1) if fraction else _decimals(limit, 3))
+
+
+def beside(change: float, limit: float, fraction: bool) -> tuple[str, str]:
+    """A change and what is accepted, in as many decimals as tell the two apart."""
+    decimals = _decimals(100 * limit, 1) if fraction else _decimals(limit, 3)
+    return _apart(lambda value, digits: points(value, fraction, digits), change, limit, decimals)
+
+
+def share_beside(share: float, limit: float) -> str:
+    """A share that is held against a margin, in as many decimals as tell it from that."""
+    return _apart(percent, share, limit, _decimals(100 * limit, 1))[0]
+
+
+def _apart(show: Callable[[float, int], str], value: float, limit: float, decimals: int) -> tuple[str, str]:
+    while show(value, decimals) == show(limit, decimals) and decimals < FINEST:
+        decimals += 1
+    return show(value, decimals), show(limit, decimals)
+
+
+def quality_change(quality: Quality | None) -> str:
+    return NOTHING if quality is None else points(quality.change, quality.fraction)
+
+
+def kept(value: float | None) -> str:
+    return NOTHING if value is None else percent(value, 0)
+
+
+def si(value: float, unit: str) -> str:
+    """Three figures with a prefix: 1.25 kJ."""
+    if value == 0 or not math.isfinite(value):
+        return f"{number(value, 0)}{NB}{unit}"
+    value = float(f"{value:.3g}")  # first, so that 999.6 becomes 1.00 k
+    power = max(-3, min(5, math.floor(math.log10(abs(value)) / 3 + 1e-12)))
+    scaled = value / 1000**power
+    decimals = max(0, 2 - math.floor(math.log10(abs(scaled)) + 1e-12))
+    prefix = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}[power]
+    return f"{number(scaled, decimals)}{NB}{prefix}{unit}"
+
+
+def duration(value: float) -> str:
+    """Seconds, minutes or hours."""
+    if value < 1:
+        return si(value, "s")
+    if value < 120:
+        return f"{number(value, 1)}{NB}s"
+    return f"{number(value / 60, 1)}{NB}min" if value < 7200 else f"{number(value / 3600, 1)}{NB}h"
+
+
+def blocks(n: int) -> str:
+    return f"{n}{NB}block{'s' * (n != 1)}"
+
+
+def _less_or_more(ratio: float, less: str, more: str, same: str) -> str:
+    share = percent(abs(ratio - 1))
+    if share == percent(0.0):
+        return same
+    return f"{share} {less if ratio < 1 else more}"
+
+
+SENSORS = {
+    "gpu_counter": "the card's energy counter",
+    "gpu_power_integral": "the card's integrated power",
+    "rapl": "RAPL",
+}
+ENERGY_OFF = "Energy was not asked for, so methods are compared by time."
+
+
+def sensor(source: str) -> str:
+    """A source as one says it."""
+    return SENSORS.get(source, source.removeprefix("model(").removeprefix("meter(").removesuffix(")"))
+
+
+def energy_measured(sensors: Sequence[tuple[str, str]], everywhere: bool, missing: Sequence[Energy]) -> str:
+    """Which parts of the machine were measured, by what; and which were not."""
+    told = ", ".join(f"{scope} by {sensor(source)}" for source, scope in sensors)
+    mixed = "" if everywhere else " In some trials only: pairs without the same sensors are compared by time."
+    seen = {scope for _, scope in sensors}
+    return f"Energy is measured: {told}.{mixed}{_not_seen([e for e in missing if e.scope not in seen])}"
+
+
+def energy_not_measured(modelled: bool, missing: Sequence[Energy]) -> str:
+    why = _not_seen(missing)
+    if not modelled:
+        return f"Energy is not available, so methods are compared by time.{why}"
+    return (
+        "Energy is modelled, not measured: this machine has no energy sensor that could be read. "
+        f"A modelled figure is never a saving, so methods are compared by time.{why}"
+    )
+
+
+def _not_seen(missing: Sequence[Energy]) -> str:
+    """Each missing sensor once, in short; its whole reason stands in the table of energies."""
+    short = dict.fromkeys((e.scope, (e.reason or "no reason given").partition(": ")[0]) for e in missing)
+    return f" Not seen: {', '.join(f'{scope} ({reason})' for scope, reason in short)}." if short else ""
+
+
+def what(quantity: str, scope: str) -> str:
+    return "time" if quantity == "time" else f"energy ({scope})"
+
+
+def explain(method: str, flop: float | None, seconds: float | None, joules: float | None, scope: str = "") -> str:
+    """Where the difference came from: an identity in logs, so the factors multiply to the last figure."""
+    if seconds is None or flop is None or flop <= 0:
+        return ""
+    parts = paired.decompose(flop, seconds, joules)
+    flops = _less_or_more(flop, "fewer FLOPs", "more FLOPs", "as many FLOPs as plain training")
+    each = _less_or_more(math.exp(parts.seconds_per_flop), "less time", "more time", "the same time")
+    words = [f"{method} does {flops}", f"each takes {each}"]
+    if parts.watts is not None:
+        power = _less_or_more(math.exp(parts.watts), "less power", "more power", "the same power")
+        drawn_by = {"gpu": "card", "cpu": "processor"}.get(scope, "machine")
+        words.append(f"the {drawn_by} draws {power}")
+    total, quantity = (seconds, "time") if joules is None else (joules, what("energy", scope))
+    outcome = _less_or_more(total, f"less {quantity}", f"more {quantity}", f"the same {quantity}")
+    return f"{', '.join(words)}: {outcome}."
+
+
+FEWER_APART = 0.01  # FLOPs and bytes saved, past which it is worth a word
+
+
+def moved(estimates: Sequence[Estimate]) -> str:
+    """What the formulas say of bytes, and of the layer that saves most FLOPs, where the two are not the same."""
+    known = [(e.plain_b, e.estimated_b) for e in estimates if e.plain_b and e.estimated_b is not None]
+    if not known:
+        return ""
+    saved = 1 - math.fsum(after / before for before, after in known) / len(known)
+    flop = 1 - math.fsum(e.estimated_flop / e.plain_flop for e in estimates) / len(estimates)
+    if abs(flop) < FEWER_APART or abs(saved - flop) < FEWER_APART:
+        return ""
+    which = "fewer" if saved >= 0 else "more"
+    less = "fewer" if flop >= 0 else "more"
+    text = f"By its formulas {percent(abs(flop))} {less} FLOPs move {percent(abs(saved))} {which} bytes"
+    layer = next((layer for e in estimates for layer in e.layers), None)
+    if layer and layer.bytes_saved_rel is not None and layer.intensity_flop_b is not None:
+        fewer = f"{percent(layer.flop_saved_rel)} fewer FLOPs, {percent(layer.bytes_saved_rel)} fewer bytes"
+        intensity = f"{number(layer.intensity_flop_b, 0)} FLOP per byte in plain training"
+        text += f"; {layer.name}: {fewer}, {intensity}"
+    return f"{text}."
+
+
+def roofline(found: Roofline) -> str:
+    """How much of plain training waits for memory, and what that leaves of the formulas' saving."""
+    waits = f"{percent(found.memory_bound_rel, 0)} of plain training's kernel time waits for memory"
+    most = f"the formulas save at most {percent(found.saved_rel)} of it all"
+    return f"At this machine's {number(found.balance_flop_b, 0)} FLOP per byte, {waits}, and {most}."
+
+
+PHASE = {"own": "its own work", "data": "waiting for data", "loop": "the loop"}
+
+
+def phases(found: Sequence[Phase]) -> str:
+    """Which phases of a step take longer or less long, in shares of plain training's time."""
+    told = [
+        f"{PHASE.get(phase.name, phase.name)} {percent(phase.plain_rel)} → {percent(phase.method_rel)}"
+        for phase in found
+        if abs(phase.method_rel - phase.plain_rel) >= FEWER_APART
+    ]
+    if not found:
+        return ""
+    return f"In timed shadow steps, of plain training's time: {', '.join(told) or 'no phase changes by 1 %'}."
+
+
+def way(found: Way, n: int) -> str:
+    """What one side took to the target, and how often it arrived."""
+    if not found.reached or found.seconds is None:
+        return f"in none of {blocks(n)}"
+    steps = "" if found.steps is None else f"{number(found.steps.mean, 0)}{NB}steps, "
+    energy = "" if found.energy_j is None else f" and {si(found.energy_j.mean, 'J')}"
+    return f"after {steps}{duration(found.seconds.mean)}{energy} in {found.reached} of {blocks(n)}"
+
+
+def to_target(found: ToTarget) -> str:
+    """What each side took to reach the workload's target quality, and what is proven of it."""
+    text = f"Reaches {goal(found)} {way(found.ours, found.n)}, plain training {way(found.plain, found.n)}"
+    if found.cost is not None:
+        text += f": {measured(found.cost)} {what(found.cost.quantity, found.cost.scope)} saved"
+    why = f" ({found.because})" if found.because else ""
+    return f"{text}; to that target {found.verdict}{why}."
+
+
+def goal(found: ToTarget) -> str:
+    return f"{found.metric} {number(found.at_least, _decimals(found.at_least, 2))}"
+
+
+def missed(ours: int, plain: int, n: int) -> str:
+    """Which side did not arrive; n blocks."""
+    if ours == plain == 0:
+        return "neither side reached it in the epochs given"
+    sides = [
+        f"{who} missed it in {n - reached} of {blocks(n)}"
+        for who, reached in (("the method", ours), ("plain training", plain))
+        if reached < n
+    ]
+    return f"{' and '.join(sides)}, so the saving is not known"
+
+
+def ended(lost: int, n: int) -> str:
+    """Training that ended before it could arrive, in blocks beside the n that have a pair."""
+    return f"training diverged or ran past its limit in {lost} of {blocks(n + lost)}, so the saving is not known"
+
+
+def would_decide(needed: int | None) -> str:
+    if needed is None:
+        return "no number of blocks up to 10 000 would decide"
+    return f"about {blocks(needed)} would decide"
+
+
+def against_control(control: Control, metric: str) -> str:
+    """The matched control: is it the method, or only less training?"""
+    change = f"{measured(control.measured)} {what(control.measured.quantity, control.measured.scope)} saved"
+    gain = "" if control.quality is None else f", {metric} {quality_change(control.quality)}"
+    judged = "better than" if control.better else "not proven better than"
+    return f"Against plain training for the kept epochs: {change}{gain}; {judged} training less."
+
+
+def past_limit(row: Row) -> str:
+    """Which side was ended at the suite's limit; empty where none was."""
+    counts = (("the method", row.timed_out), ("plain training", row.plain_timed_out))
+    sides = [f"{who} ran past its limit in {blocks(count)}" for who, count in counts if count]
+    return f"{' and '.join(sides)}, so what it costs there is not known" if sides else ""
+
+
+def because(row: Row, noise: float) -> str:
+    """Why the verdict is this one, and what would change it."""
+    quality, more = row.quality, would_decide(row.blocks_needed)
+    match row.verdict:
+        case "inconclusive":
+            return past_limit(row) or more
+        case "no saving" | "no difference":
+            return f"the whole interval lies within ±{margin(noise)}"
+        case "no verdict" if row.n < paired.FEWEST_BLOCKS:
+            if row.diverged:
+                return f"training diverged in {blocks(row.diverged)}"
+            if row.timed_out or row.plain_timed_out:
+                return past_limit(row)
+            return f"{blocks(row.n)}, and {paired.FEWEST_BLOCKS} are the least"
+        case "quality lost" if row.diverged:
+            return f"training diverged in {blocks(row.diverged)}"
+        case "quality lost" | "quality unproven":
+            return _quality(quality, row.verdict, more)
+    return ""
+
+
+def _quality(quality: Quality | None, verdict: str, more: str) -> str:
+    if quality is None or quality.limit is None or quality.bound is None:
+        return "no quality figure in every block, or no margin in the suite"
+    if verdict == "quality lost":
+        change, limit = beside(quality.change, quality.limit, quality.fraction)
+        return f"{quality.metric} changed by {change}, {limit} is accepted"
+    bound, limit = beside(quality.bound, quality.limit, quality.fraction)
+    return f"a change of {bound} {quality.metric} cannot be excluded, {limit} is accepted; {more}"
+
+
+def notes(row: Row, metric: str) -> list[str]:
+    """What stands below the table about one method, a sentence each; flags apart."""
+    found = [f"{row.verdict}: {row.because.rstrip('.')}." if row.because else f"{row.verdict}."]
+    if row.quality is not None:
+        found.append(f"{metric.capitalize()} {quality_change(row.quality)}.")
+    if row.unjudged:
+        found.append(UNJUDGED)
+    if row.explanation:
+        found.append(row.explanation)
+    if row.unavailable:
+        found.append(f"Estimated and counted are not available: {row.unavailable}.")
+    if row.phases:
+        found.append(phases(row.phases))
+    if row.untimed:
+        found.append(f"Where its time goes is not told: {row.untimed}.")
+    if row.moved:
+        found.append(row.moved)
+    if row.roofline is not None and abs(row.estimated_rel or 0) >= FEWER_APART:
+        found.append(roofline(row.roofline))
+    if row.claim_of == "backward" and row.claim_rel is not None:
+        of_all = "" if row.claimed_rel is None else f", {percent(row.claimed_rel)} of the training"
+        found.append(f"Claimed: {percent(row.claim_rel)} of the backward pass{of_all}.")
+    if row.claim_source:
+        found.append(f"Claimed by: {row.claim_source}.")
+    if row.to_target is not None:
+        found.append(to_target(row.to_target))
+    if row.control is not None:
+        found.append(against_control(row.control, metric))
+    if row.detectable_rel is not None:
+        found.append(f"{blocks(row.n)} see savings from {percent(row.detectable_rel)}.")
+    return found
+
+
+def baseline(workload: Workload) -> str:
+    """Plain training's own figures, and how far it lies from itself."""
+    plain = workload.baseline
+    parts = [blocks(plain.n)]
+    if plain.seconds:
+        spread = f" ± {duration(plain.seconds.sd)}" if plain.seconds.sd else ""
+        parts.append(f"{duration(plain.seconds.mean)}{spread}".replace(" ", NB))
+    for energy in plain.energies:
+        if energy.energy_j:
+            how = "measured by" if energy.measured else "modelled by"
+            parts.append(f"{si(energy.energy_j.mean, 'J')} {energy.scope}, {how} {sensor(energy.source)}")
+    if workload.metric and (figure := plain.quality.get(workload.metric)):
+        parts.append(f"{workload.metric} {number(figure.mean, 4)}")
+    if plain.data_wait_rel is not None:
+        parts.append(f"{percent(plain.data_wait_rel.mean)} of the time waiting for data")
+    if workload.twin is not None:
+        twin = workload.twin
+        parts.append(f"against itself {measured(twin)} {what(twin.quantity, twin.scope)}")
+    return f"{workload.plain.capitalize()}: {'; '.join(parts)}."
+
+
+UNJUDGED = "Quality is not judged: the suite says that there is none to lose."
+
+
+def nominal(value: float | None, row: Row) -> str:
+    """An estimate or a count; where none can be had that is said, and the notes say why."""
+    return f"not{NB}available" if value is None and row.unavailable else percent(value)

@@ -1,0 +1,207 @@
+"""Windows that a script measured, as JSON lines: one line per closed window, written at once, read back in order.
+
+    {"name": "train", "path": "train", "parent": null, "steps": 120, "samples": null, "quality": {"accuracy": 0.9},
+     "flop": null, "start_s": 5012.25, "stop_s": 5024.5, "reading": {...}, "error": null}
+
+A suite names the file in $ENERGYBENCH_WINDOWS. Any program in any language may append to it; of a line only `name`,
+`start_s` and `stop_s` are needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from energybench.common import quantities
+from energybench.common.errors import Problem, UsageError
+from energybench.common.limits import RECORD_B, TRACE_B
+from energybench.common.open_tables import Machine, Open
+from energybench.common.quantities import Count, Seconds
+from energybench.common.safe_read import read_bytes
+from energybench.common.units import format_energy, format_seconds
+from energybench.meter import combine
+from energybench.meter.reading import Model, Reading
+from energybench.meter.window import in_turn
+from energybench.records.reader import read
+
+VARIABLE = "ENERGYBENCH_WINDOWS"
+TRAIN = "train"  # the window that a method is billed for
+OVERLAP_S = 1e-6  # two windows that share less than this follow one another
+
+
+class Flop(BaseModel):
+    """FLOPs that a script knows of itself; null where it does not."""
+
+    model_config = ConfigDict(frozen=True)
+
+    estimated: quantities.Flop | None = Field(default=None, allow_inf_nan=False)
+    counted: quantities.Flop | None = Field(default=None, allow_inf_nan=False)
+
+
+class WindowLine(BaseModel):
+    """One window of a script.
+
+    path:    its name after those of the windows around it: "train/epoch"
+    id:      whoever writes a window again, with a quality that came later say, gives it the same id: the last one holds
+    reading: null where the writer has no meters
+    error:   the type of the exception that ended it, or why it was never closed
+    """
+
+    model_config = ConfigDict(frozen=True)  # other writers may say more: it is not read
+
+    name: str = Field(min_length=1)
+    path: str = ""
+    parent: str | None = None
+    steps: Count | None = None
+    samples: Count | None = None
+    quality: dict[str, float] = Field(default_factory=dict)
+    flop: Flop | None = None
+    start_s: Seconds  # CLOCK_MONOTONIC, as time.perf_counter() gives it on Linux
+    stop_s: Seconds
+    reading: Reading | None = None
+    error: str | None = None
+    id: str | None = None
+
+    @model_validator(mode="after")
+    def _stops_after_it_starts(self) -> WindowLine:
+        if self.stop_s < self.start_s:
+            raise ValueError(f"it stops at {self.stop_s:g} s, before it starts at {self.start_s:g} s")
+        return self
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds inside: without pauses where the reading says so."""
+        return self.reading.wall_s if self.reading else self.stop_s - self.start_s
+
+
+class WindowsFile(Model):
+    """The record of one outermost window and of all inside it."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    started_at: str  # ISO 8601, UTC
+    argv: list[str] = Field(default_factory=list)
+    machine: Machine = Field(default_factory=dict)
+    gpus: Open = Field(default_factory=dict)  # UUID → what two measurements must share to be compared
+    windows: list[WindowLine] = Field(default_factory=list)
+
+
+def record(path: Path) -> WindowsFile | None:
+    """The record that `measure(record=...)` wrote; None for another file. Raises UsageError E601 for a broken one."""
+    try:
+        content = json.loads(read_bytes(path, RECORD_B))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return read(path, WindowsFile) if isinstance(content, dict) and "windows" in content else None
+
+
+def append(path: Path, line: WindowLine) -> None:
+    """Add one line in one write, so that processes which share the file never mix theirs. Raises OSError."""
+    content = line.model_dump_json().encode() + b"\n"
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        written = os.write(handle, content)
+        if written < len(content):
+            raise OSError(f"only {written} of {len(content)} bytes were written")
+    finally:
+        os.close(handle)
+
+
+def read_windows(path: Path) -> list[WindowLine]:
+    """The windows in the order of their start; none where there is no file.
+
+    A last line that was cut short, by a kill say, is left out. Raises UsageError E640 for any other that is no window.
+    """
+    try:
+        content = read_bytes(path, TRACE_B)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        hint = f"${VARIABLE} names a file that lines are appended to"
+        raise UsageError(Problem("E640", f"cannot read it: {error.strerror}", str(path), hint)) from None
+    lines = content.split(b"\n")
+    found: dict[str, WindowLine] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            window = WindowLine.model_validate_json(line)
+        except ValidationError as error:
+            if number == len(lines):  # no newline after it: it was never finished
+                break
+            raise UsageError(_not_a_window(error, path, number)) from None
+        found[window.id or f"line {number}"] = window
+    return sorted(found.values(), key=lambda window: window.start_s)
+
+
+def _not_a_window(error: ValidationError, path: Path, number: int) -> Problem:
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"])) or "the line"
+    hint = 'a line is {"name": "train", "start_s": 1.5, "stop_s": 9.0}; docs/python.md has the rest'
+    return Problem("E640", f"not a window: {place}: {first['msg']}", f"{path}:{number}", hint)
+
+
+def of_training(windows: Iterable[WindowLine]) -> list[WindowLine]:
+    """Those that a trial is billed for: the top-level windows named "train", else all top-level windows."""
+    top = [window for window in windows if window.parent is None]
+    return [window for window in top if window.name == TRAIN] or top
+
+
+def training(windows: Iterable[WindowLine]) -> Reading | None:
+    """The trial's `train`: the sum of `of_training`; None where that cannot be said."""
+    return summed(of_training(windows))
+
+
+def summed(windows: Sequence[WindowLine]) -> Reading | None:
+    """Windows one after the other as one reading.
+
+    None for no window, for one without a reading, and for windows that overlap: what a sensor saw in both would be
+    counted twice.
+    """
+    ordered = sorted(windows, key=lambda window: window.start_s)
+    readings = [window.reading for window in ordered if window.reading is not None]
+    overlap = any(after.start_s < before.stop_s - OVERLAP_S for before, after in itertools.pairwise(ordered))
+    if not readings or len(readings) < len(ordered) or overlap:
+        return None
+    pieces = sum(reading.pieces for reading in readings)
+    return readings[0] if len(readings) == 1 else in_turn(readings).model_copy(update={"pieces": pieces})
+
+
+def qualities(windows: Iterable[WindowLine]) -> dict[str, float]:
+    """What all windows say of quality; of the same metric the last one holds."""
+    found: dict[str, float] = {}
+    for window in sorted(windows, key=lambda window: window.stop_s):
+        found |= window.quality
+    return found
+
+
+def sentence(window: WindowLine) -> str:
+    """One line: seconds, counts, and energy with its source and error, or why there is none."""
+    parts = [format_seconds(window.wall_s)]
+    parts += [f"{n:,} {what}{'s' * (n != 1)}" for what, n in (("step", window.steps), ("sample", window.samples)) if n]
+    parts += [f"{metric} {value:.4g}" for metric, value in window.quality.items()]
+    ended = f" ({window.error})" if window.error else ""
+    return f"{window.name}{ended}: {' · '.join([*parts, *_energy(window.reading)])}"
+
+
+def _energy(reading: Reading | None) -> list[str]:
+    """Measured; else modelled and named so; else the reasons, in short."""
+    found = combine.metered(reading)
+    if found.sensors:
+        error = f" ±{format_energy(found.error_j, 2)}" if found.error_j else ""
+        scopes = combine.metered_by_scope(reading)
+        by = " + ".join(dict.fromkeys(source for source, _ in sorted(found.sensors)))
+        each = ", ".join(f"{scope} {format_energy(joules)}" for scope, joules in scopes.items())
+        return [f"{format_energy(found.joules)} {by}{error}{f' ({each})' if len(scopes) > 1 else ''}"]
+    energy = reading.energy if reading else []
+    modelled = [each for each in energy if each.energy_j is not None and each.source.startswith("model(")]
+    if modelled:
+        by = modelled[0].source.removeprefix("model(").partition(" ")[0].rstrip(")")
+        return [f"energy modelled ({by}): {format_energy(sum(each.energy_j or 0.0 for each in modelled))}"]
+    reasons = dict.fromkeys(each.reason or "no reason given" for each in energy)
+    return [f"no energy: {'; '.join(reasons)}"] if reasons else []
