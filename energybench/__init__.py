@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from energybench.common.version import __version__
 from energybench.flops.work import Line, Work
+from energybench.moved import install as _find_moved_modules
 from energybench.train.batch import Batch, Forward
 from energybench.train.method import Method, Task
 
@@ -49,3 +50,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LATER})
+
+
+_find_moved_modules()

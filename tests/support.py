@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from energybench.algorithms.equilibrium import Motion
 from energybench.common.hashing import stable_seed
 from energybench.train.data import Data, Resident
 from energybench.train.images import Images
@@ -122,3 +123,9 @@ def assert_same_state(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert one.keys() == other.keys()
     different = [name for name in one if not torch.equal(one[name], other[name])]
     assert not different, f"differ: {different}"
+
+
+def velocity(similarities: Tensor, momentum: float, recursion: str = "paper") -> Tensor:
+    """v of every epoch from φ of every epoch, (epochs, ...) → (epochs, ...), by the recursion that methods use."""
+    motion = Motion(momentum, recursion)
+    return torch.stack([torch.as_tensor(motion.add(phi)) for phi in similarities])

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from energybench.meter.replay import VirtualTime
 from fakes.clock import put_behind
+from fakes.replay import VirtualTime
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from energybench import callbacks

@@ -19,7 +19,8 @@ from energybench.records import reader as reader_
 from energybench.records.record import Trial
 from energybench.trial.command_quality import NoQuality, QualityReader
 from energybench.trial.command_trial import Metered, Unusable, environment, main, trial, why_unusable
-from energybench.verdict.flags import check_pair, check_trial, kind
+from energybench.verdict.flag_codes import kind
+from energybench.verdict.flags import check_pair, check_trial
 from energybench.windows import file as windows
 from energybench.windows.file import WindowLine
 

@@ -13,7 +13,7 @@ import pytest
 from runs_on_disk import settings, written
 from synthetic import GPU, Flag, Run
 
-from energybench.cli import app
+from energybench.cli import main
 
 
 @dataclass
@@ -37,7 +37,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     def run(*arguments: str | Path) -> Ended:
         monkeypatch.setattr(sys, "argv", ["energybench", "compare", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            app.main()
+            main()
         printed = capsys.readouterr()
         return Ended(int(ended.value.code or 0), printed.out, printed.err)
 

@@ -13,6 +13,7 @@ from energybench.common.errors import UsageError
 from energybench.common.units import Quantity
 from energybench.train import discovery
 from energybench.train.method import Method, Task, parameters
+from energybench.workloads import tasks
 
 FILE = '''"""{name}: does something
 in two lines.
@@ -148,7 +149,7 @@ def test_a_file_without_docstring_or_fields_has_an_empty_card(tmp_path):
 
 def test_listing_needs_no_torch():
     code = (
-        "import sys; from energybench import discovery; print(len(discovery.cards()))\n"
+        "import sys; from energybench.train import discovery; print(len(discovery.cards()))\n"
         "assert 'torch' not in sys.modules"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
@@ -287,13 +288,13 @@ def test_a_method_without_parameters_says_so():
 
 
 def test_a_task_comes_by_name_or_from_a_file(tmp_path):
-    assert discovery.task("classification", tmp_path).name == "classification"
+    assert tasks.task_named("classification", tmp_path).name == "classification"
     write(tmp_path, "segmentation", "from energybench import Task\nclass Segmentation(Task): name = 'segmentation'\n")
-    made = discovery.task("segmentation.py", tmp_path)
+    made = tasks.task_named("segmentation.py", tmp_path)
     assert isinstance(made, Task)
     assert made.name == "segmentation"
     for use in ("classificaton", "absent.py"):
-        (problem,) = problems(discovery.task, use, tmp_path, "suite.toml:2")
+        (problem,) = problems(tasks.task_named, use, tmp_path, "suite.toml:2")
         assert (problem.code, problem.where) == ("E403", "suite.toml:2")
     write(tmp_path, "method", "from energybench import Method\nclass A(Method): pass\n")
-    assert "no Task class" in problems(discovery.task, "method.py", tmp_path)[0].message
+    assert "no Task class" in problems(tasks.task_named, "method.py", tmp_path)[0].message

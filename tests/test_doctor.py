@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from energybench.meter.replay import VirtualTime
 from fakes.nvml import UUID, FakeDriver, FakeGpu
 from fakes.powercap import Powercap
+from fakes.replay import VirtualTime
 from rich.console import Console
 from test_calibrate import SECONDS, metered, timed
 
@@ -70,7 +70,7 @@ def words(text: str) -> str:
 
 
 def command(*arguments: str) -> Result:
-    return CliRunner().invoke(app.app, ["doctor", *arguments])
+    return CliRunner().invoke(app, ["doctor", *arguments])
 
 
 # ── sensors ───────────────────────────────────────────────────────────────────────────────────────────────────

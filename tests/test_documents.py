@@ -92,12 +92,12 @@ def test_every_method_and_every_suite_parses_and_opens_with_its_card() -> None:
 
 
 def test_the_page_on_measurement_lists_every_flag_as_the_code_has_it() -> None:
-    from energybench.verdict import flags
+    from energybench.verdict import flag_codes
 
     page = (ROOT / "docs" / "measurement.md").read_text(encoding="utf-8")
     listed = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 5]
-    rows = [f"| `{kind.code}` | {kind.severity} | {kind.of} | {kind.sentence} |" for kind in flags.REGISTRY]
-    assert [line for line in listed if line.split("`")[1] in flags.KINDS] == rows
+    rows = [f"| `{kind.code}` | {kind.severity} | {kind.of} | {kind.sentence} |" for kind in flag_codes.REGISTRY]
+    assert [line for line in listed if line.split("`")[1] in flag_codes.KINDS] == rows
 
 
 def test_the_suite_that_the_page_on_measurement_prints_is_one(tmp_path: Path) -> None:
@@ -161,8 +161,54 @@ def test_the_citation_names_this_version() -> None:
 
 
 def test_every_flag_that_the_threats_name_is_one() -> None:
-    from energybench.verdict import flags
+    from energybench.verdict import flag_codes
 
     page = (ROOT / "docs" / "threats-to-validity.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`([a-z_]+)`", page)) & {kind.code for kind in flags.REGISTRY}
+    named = set(re.findall(r"`([a-z_]+)`", page)) & {kind.code for kind in flag_codes.REGISTRY}
     assert {"inert", "dead_layer", "estimate_gap", "data_wait"} <= named
+
+
+def test_the_list_of_rooms_has_every_room_and_every_file_beside_them_in_the_order_that_is_held() -> None:
+    from test_imports import FLOORS
+
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    block = text[text.index("energybench/\n") : text.index("methods/ ")]
+    listed = re.findall(r"^  (\S+?)(?:/|\.py) ", block, re.MULTILINE)
+    package = ROOT / "energybench"
+    there = {p.name.removesuffix(".py") for p in package.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert sorted(listed) == sorted(there), "one line a room"
+    assert [name for name in FLOORS if name in listed] == listed
+
+
+def test_files_that_contributing_says_one_touches_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text[text.index("| a new … |") : text.index("\n\n", text.index("| a new … |"))]
+    told = ["method", "task", "model", "data set", "metric", "meter", "page", "flag", "verb"]
+    assert re.findall(r"^\| ([a-z ]+) \|", table, re.MULTILINE)[0:] == told
+    for name in re.findall(r"`([\w/]+(?:\.py|\.md|/))`", table):
+        if "NAME" not in name:
+            assert (ROOT / name).exists() or (ROOT / "energybench" / name).exists(), name
+
+
+def test_a_file_that_a_docstring_or_a_comment_names_is_there() -> None:
+    """Modules moved once, and what is said of them must follow: every NAME.py in our own texts is one."""
+    sources = [*(ROOT / "energybench").rglob("*.py"), *(ROOT / "methods").glob("*.py")]
+    known = {path.name for path in [*sources, *(ROOT / "examples").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]}
+    examples = {
+        "my_method.py",
+        "my.py",
+        "file.py",
+        "train.py",
+        "NAME.py",
+        "half.py",
+        "mine.py",
+        "model.py",
+        "data.py",
+        "x.py",
+    }
+    wrong = set()
+    for path in sources:
+        for name in re.findall(r"\b([a-z]\w*\.py)\b", path.read_text(encoding="utf-8")):
+            if name not in known | examples:
+                wrong.add(f"{path.relative_to(ROOT)}: {name}")
+    assert not wrong

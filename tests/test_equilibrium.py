@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support import CLASSES, MODELS, assert_same_state, digits, make_run, state
+from support import CLASSES, MODELS, assert_same_state, digits, make_run, state, velocity
 from torch import Tensor, nn
 
-from energybench.algorithms.equilibrium import Motion, Probe, _Sums, similarity, velocity
+from energybench.algorithms.equilibrium import Motion, Probe, _Sums, similarity
 from energybench.algorithms.neurons import find
 
 # ── similarity ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,7 @@ import pytest
 from energybench.meter.reading import Card, Energy, Reading, Sampler
 from energybench.records.record import Flag, Passes, Warmup
 from energybench.stats import paired
-from energybench.verdict import flags
+from energybench.verdict import flag_codes, flags
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
 from synthetic import GPU, MODEL, Run, Truth
@@ -56,10 +56,10 @@ def twin(*ratios: float) -> paired.Paired:
 
 
 def test_every_code_stands_once_in_the_list_with_a_sentence_and_someone_who_raises_it() -> None:
-    assert len(flags.KINDS) == len(flags.REGISTRY)
-    for kind in flags.REGISTRY:
+    assert len(flag_codes.KINDS) == len(flag_codes.REGISTRY)
+    for kind in flag_codes.REGISTRY:
         assert kind.sentence.endswith(".")
-        assert kind.raised == flags.IN_TRIAL or callable(getattr(flags, kind.raised))
+        assert kind.raised == flag_codes.IN_TRIAL or callable(getattr(flags, kind.raised))
 
 
 def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
@@ -101,7 +101,7 @@ def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
         ),
         *flags.check_run(run.run(), [trial()]),
     ]
-    by_check = {kind.code for kind in flags.REGISTRY if kind.raised != flags.IN_TRIAL}
+    by_check = {kind.code for kind in flag_codes.REGISTRY if kind.raised != flag_codes.IN_TRIAL}
     assert set(codes(raised)) == by_check
 
 
@@ -245,15 +245,15 @@ def test_a_sensor_that_dies_invalidates_the_trial_and_one_that_never_was_does_no
 
 
 def test_a_code_from_a_newer_version_is_shown_and_not_dropped() -> None:
-    assert flags.kind("cosmic_rays").severity == "marked"
-    assert "cosmic_rays" in flags.kind("cosmic_rays").sentence
+    assert flag_codes.kind("cosmic_rays").severity == "marked"
+    assert "cosmic_rays" in flag_codes.kind("cosmic_rays").sentence
 
 
 def test_the_worst_flag_decides() -> None:
     inert, struck, dead = Flag(code="inert"), Flag(code="witness_differs"), Flag(code="dead_layer")
-    assert flags.worst([]) is None
-    assert flags.worst([inert, struck]) == "struck"
-    assert flags.worst([inert, dead, struck]) == "invalid"
+    assert flag_codes.worst([]) is None
+    assert flag_codes.worst([inert, struck]) == "struck"
+    assert flag_codes.worst([inert, dead, struck]) == "invalid"
 
 
 # Sensors
@@ -276,7 +276,7 @@ def test_two_channels_of_one_card_are_marked_beyond_five_percent_and_invalid_bey
     found = flags.check_trial(trial(phases=on_card(Card(), channels=(counter, integral))))
     assert codes(found) == expected
     assert (
-        flags.worst(found)
+        flag_codes.worst(found)
         == {"channels_apart": "marked", "channels_contradict": "invalid", None: None}[expected[0] if expected else None]
     )
 

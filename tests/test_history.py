@@ -15,7 +15,7 @@ from rich.console import Console
 from runs_on_disk import settings, written
 from synthetic import Run
 
-from energybench.cli import app
+from energybench.cli import main
 from energybench.common.errors import UsageError
 from energybench.gate import history, history_page
 from energybench.gate.compare_runs import Side
@@ -278,7 +278,7 @@ def test_the_command_reads_folders_and_prints_json(
         written(tmp_path / "synthetic" / f"r{number}", run, day=number + 1)
     monkeypatch.setattr(sys, "argv", ["energybench", "compare", "--history", str(tmp_path), "--json"])
     with pytest.raises(SystemExit) as ended:
-        app.main()
+        main()
     assert not ended.value.code
     (found,) = json.loads(capsys.readouterr().out)["histories"]
     assert [Path(run["path"]).name for run in found["runs"]] == ["r0", "r1", "r2", "r3"]

@@ -1,61 +1,47 @@
-"""Who may import whom: a table, held by reading every import statement."""
+"""Who may import whom: the rooms and their order, held by reading every import statement, deferred ones too."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+import energybench
+from energybench.moved import HOMES, MovedFinder, install
+
 ROOT = Path(__file__).parents[1]
 PACKAGE, METHODS = ROOT / "energybench", ROOT / "methods"
 
-# Everything that must work, and start, without torch.
-LIGHT = [
-    *("units", "where", "record", "stats", "flags", "schedule", "suite", "method", "errors", "work", "seeds"),
-    *(
-        "tables",
-        "resolve",
-        "variants",
-        "explain",
-        "folder",
-        "progress",
-        "show",
-        "listing",
-        "doctor",
-        "cli",
-        "commands/*",
-    ),
-    *("looks", "export", "claims_page", "cost_page", "flops/intensity", "workloads/stand_in"),
-    *("windows", "measuring", "kit", "used", "results", "callbacks"),
-    *("supervise", "captured", "command_tables", "command_pairs", "command_plan", "command_cell", "command_quality"),
-    *("light", "fingerprint", "planned_energy", "versus", "versus_page"),
-    *("gate", "golden", "alike", "two_runs", "history", "ci_formats"),
-    *("pytest_plugin", "benchmark", "billing", "budget", "energy_table", "overhead"),
-    *(
-        "runner",
-        "planned",
-        "machine",
-        "launch",
-        "guard",
-        "processes",
-        "kept",
-        "strangers",
-        "changed",
-        "discovery",
-        "report/*",
-    ),
-    *("bounds", "measurable", "known", "files", "inert", "printable", "user_code"),
-]
+# The rooms from the ground up: each imports only those before it. A module beside the rooms stands for itself.
+FLOORS = (
+    *("common", "stats", "meter", "process", "flops", "suite", "records", "train", "trees", "workloads", "papers"),
+    *("windows", "verdict", "algorithms", "trial", "callbacks", "report", "runner", "gate", "pytest_energy", "results"),
+    *("moved", "__init__", "pytest_plugin", "overhead", "cli", "__main__"),
+)
+# What may import torch when it is itself imported; everything else works, and starts, without.
+TORCH = (
+    *("algorithms/*", "cli/preload", "common/torchvision_shim", "trees"),
+    *(f"flops/{name}" for name in ("balance", "count", "counter", "ledger", "moves", "operators", "values")),
+    *(f"papers/{name}" for name in ("calflops", "counting_rules", "published_tables", "shape_trace")),
+    *("runner/planner", "runner/tracing"),
+    *(f"train/{name}" for name in ("data", "images", "recipe", "run", "trees")),
+    *(f"trial/{name}" for name in ("build", "calibrate", "count_cell", "counting_layer", "phase_profile")),
+    *("trial/trial", "trial/warmup"),
+    *(f"workloads/{name}" for name in ("classification", "datasets", "models", "paper_models", "ridge")),
+)
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
 SLOW_TO_IMPORT = frozenset(
     {"codecarbon", "pynvml", "mlxtend", "sklearn", "matplotlib", "jinja2", "markupsafe", "pandas"}
     | {"transformers", "lightning", "keras"}
 )
+MOST_AT_THE_ROOT, MOST_FLOORS = 14, 11
 
 
 def module_name(file: Path) -> str:
@@ -68,7 +54,7 @@ def files() -> dict[str, Path]:
     return {module_name(file): file for file in sorted(PACKAGE.rglob("*.py"))}
 
 
-def named(patterns: list[str]) -> list[str]:
+def named(patterns: Iterable[str]) -> list[str]:
     """ "report/*" → every module of that room."""
     found = {
         pattern: [m for m in files() if Path(*m.split(".")).match(f"energybench/{pattern}")] for pattern in patterns
@@ -78,28 +64,49 @@ def named(patterns: list[str]) -> list[str]:
     return [module for modules in found.values() for module in modules]
 
 
+def light() -> list[str]:
+    heavy = set(named(TORCH)) - {"energybench.algorithms"}
+    return [module for module in files() if module not in heavy]
+
+
 @cache
-def imports(file: Path, *, at_import: bool) -> set[str]:
-    """Absolute names of what a file imports: only when it is itself imported, or anywhere in it."""
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _names(node: ast.AST, file: Path) -> set[str]:
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"{file}:{node.lineno}: relative import"
+        return {f"{node.module}.{alias.name}" for alias in node.names}
+    return set()
+
+
+@cache
+def imports(file: Path) -> frozenset[str]:
+    """Absolute names of whatever a file imports, at any time and for type checkers too."""
+    return frozenset(name for node in ast.walk(tree(file)) for name in _names(node, file))
+
+
+@cache
+def at_import(file: Path) -> frozenset[str]:
+    """Absolute names of what a file imports when it is itself imported."""
     found: set[str] = set()
 
     def walk(nodes: list[ast.stmt]) -> None:
         for node in nodes:
-            if isinstance(node, ast.Import):
-                found.update(alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{file}:{node.lineno}: relative import"
-                found.update(f"{node.module}.{alias.name}" for alias in node.names)
-            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            found.update(_names(node, file))
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
                 walk(node.orelse)
-            elif not (at_import and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))):
+            elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 for inside in ("body", "orelse", "finalbody"):
                     walk([n for n in getattr(node, inside, []) if isinstance(n, ast.stmt)])
                 for handler in [*getattr(node, "handlers", []), *getattr(node, "cases", [])]:
                     walk(handler.body)
 
-    walk(ast.parse(file.read_text(encoding="utf-8")).body)
-    return found
+    walk(tree(file).body)
+    return frozenset(found)
 
 
 def inside(name: str) -> str | None:
@@ -107,6 +114,11 @@ def inside(name: str) -> str | None:
     while name and name not in files():
         name = name.rpartition(".")[0]
     return name or None
+
+
+def ours(file: Path) -> set[str]:
+    """The modules of ours that a file imports, at any time."""
+    return {module for name in imports(file) if (module := inside(name))} - {module_name(file)}
 
 
 def reached(module: str) -> set[str]:
@@ -118,124 +130,41 @@ def reached(module: str) -> set[str]:
         seen.add(current)
         if current in files():
             packages = {current.rpartition(".")[0]} - {""}  # importing a.b runs a first
-            names = imports(files()[current], at_import=True)
+            names = at_import(files()[current])
             frontier |= ({inside(name) or name.partition(".")[0] for name in names} | packages) - seen
     return seen
 
 
-def ours(file: Path, *, at_import: bool = False) -> set[str]:
-    return {module for name in imports(file, at_import=at_import) if (module := inside(name))}
+def room(module: str) -> str:
+    """The room of a module; one beside the rooms is its own."""
+    return module.split(".")[1] if "." in module else "__init__"
 
 
-@pytest.mark.parametrize("module", named(LIGHT))
-def test_what_must_start_without_torch_never_reaches_it(module):
-    assert not reached(module) & HEAVY
+# ── the floors ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_module_is_in_a_room_of_the_list_and_every_room_says_what_it_is():
+    assert {room(module) for module in files()} == set(FLOORS)
+    for name in FLOORS:
+        if (PACKAGE / name).is_dir():
+            text = ast.get_docstring(tree(PACKAGE / name / "__init__.py")) or ""
+            assert text.count(".") >= 3, f"{name}: what lives here, what it may import, where to start reading"
+            assert "import" in text, f"{name} says what it may import"
+            assert "Start with" in text, f"{name} says where to start reading"
+            starts = re.findall(r"`(\w+(?:/\w+)*\.py)`", text[text.index("Start with") :])
+            assert starts or name == "meter", name
+            assert not [file for file in starts if not (PACKAGE / name / file).is_file()], (name, starts)
 
 
 @pytest.mark.parametrize("module", files())
-def test_heavy_libraries_are_imported_when_they_are_used(module):
-    assert not reached(module) & SLOW_TO_IMPORT
+def test_a_room_imports_only_rooms_below_it(module):
+    here = FLOORS.index(room(module))
+    above = {other for other in ours(files()[module]) if FLOORS.index(room(other)) > here}
+    assert not above, f"energybench/{room(module)} lies below"
 
 
-def test_and_none_of_them_has_torch_in_its_process():
-    modules = named(LIGHT)
-    code = (
-        f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
-        f"loaded = {sorted(HEAVY | SLOW_TO_IMPORT)!r}\n"
-        "assert not [n for n in loaded if n in sys.modules], [n for n in loaded if n in sys.modules]"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-
-
-def test_a_record_is_summarised_and_help_is_given_where_torch_cannot_be_imported():
-    code = (
-        "import sys\n"
-        "class Refuse:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('torch', 'torchvision', 'fvcore'): raise ImportError(name)\n"
-        "sys.meta_path.insert(0, Refuse())\n"
-        "import energybench, energybench.verdict.summary, energybench.report.terminal, energybench.report.markdown\n"
-        "from energybench import cli\n"
-        "for arguments in (['--help'], ['run', '--help'], ['list']):\n"
-        "    sys.argv = ['energybench', *arguments]\n"
-        "    try: cli.main()\n"
-        "    except SystemExit as end: assert not end.code, (arguments, end.code)\n"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-
-
-@pytest.mark.parametrize("file", sorted(METHODS.glob("*.py")), ids=lambda file: file.stem)
-def test_a_method_imports_energybench_torch_and_scipy_never_a_meter_or_another_method(file):
-    siblings = {other.stem for other in METHODS.glob("*.py")}
-    names = imports(file, at_import=False)
-    tops = {name.partition(".")[0] for name in names}
-    assert tops <= {"energybench", "torch", "scipy"} | sys.stdlib_module_names
-    assert not tops & siblings - sys.stdlib_module_names
-    assert not [
-        n
-        for n in names
-        if n.startswith(("methods", "energybench.meter", "energybench.trial.trial", "energybench.process.forkserver"))
-    ]
-
-
-@pytest.mark.parametrize("module", named(["meter/*"]))
-def test_a_sensor_cannot_know_what_it_measures(module):
-    knows = ours(files()[module])
-    allowed = {f"energybench{room}" for room in ("", ".errors", ".record", ".units", ".bounds", ".files", ".processes")}
-    assert {name for name in knows if not name.startswith("energybench.meter")} <= allowed
-    assert not imports(files()[module], at_import=False) & HEAVY
-    assert not reached(module) & HEAVY
-
-
-@pytest.mark.parametrize("module", [m for m in files() if "flops" in m or "workloads" in m or m.endswith(".loop")])
-def test_training_knows_no_meter_no_report_and_no_schedule(module):
-    rooms = ("meter", "report", "cell", "launch", "runner", "schedule", "cli", "folder", "stats")
-    assert not [name for name in ours(files()[module]) if name.startswith(tuple(f"energybench.{r}" for r in rooms))]
-
-
-def test_training_meets_metering_in_one_place():
-    both = [
-        module
-        for module, file in files().items()
-        if "energybench.train.run" in ours(file) and any(n.startswith("energybench.meter") for n in ours(file))
-    ]
-    assert set(both) <= {
-        "energybench.trial.trial",
-        "energybench.runner.planner",
-    }  # plan asks for sensors, it reads none
-
-
-def test_the_parent_that_waits_imports_no_training_anywhere():
-    for module in named(["launch", "runner", "schedule"]):
-        names = imports(files()[module], at_import=False)
-        assert not {name.partition(".")[0] for name in names} & HEAVY
-        assert not ours(files()[module]) & {
-            "energybench.trial.trial",
-            "energybench.runner.planner",
-            "energybench.train.run",
-        }
-
-
-def test_a_cell_knows_neither_the_command_line_nor_the_reports():
-    knows = ours(files()["energybench.trial.trial"])
-    assert not [
-        name
-        for name in knows
-        if name.startswith(("energybench.cli.command_line", "energybench.process.forkserver", "energybench.report"))
-    ]
-
-
-def test_witness_and_ledger_share_no_code():
-    count, ledger = files()["energybench.flops.counter"], files()["energybench.flops.ledger"]
-    assert not {name for name in ours(count) if name != "energybench"} & {n for n in ours(ledger) if n != "energybench"}
-    assert "energybench.flops.ledger" not in reached("energybench.flops.counter")
-
-
-def test_the_public_namespace_needs_no_torch_and_no_import_goes_round_in_circles():
-    assert not reached("energybench") & HEAVY
-    graph = {module: ours(file, at_import=True) - {"energybench", module} for module, file in files().items()}
+def test_no_import_goes_round_in_circles_not_even_a_deferred_one():
+    graph = {module: ours(file) for module, file in files().items()}
 
     def circle(module: str, path: tuple[str, ...]) -> tuple[str, ...] | None:
         if module in path:
@@ -253,6 +182,223 @@ def test_the_public_namespace_needs_no_torch_and_no_import_goes_round_in_circles
         assert circle(module, ()) is None
 
 
+def test_the_house_has_at_most_eleven_floors_and_fourteen_files_at_its_root():
+    above: dict[str, set[str]] = {name: set() for name in FLOORS}
+    for module, file in files().items():
+        above[room(module)] |= {room(other) for other in ours(file)} - {room(module)}
+    floor: dict[str, int] = {}
+    for name in FLOORS:  # in their order, so that what a room imports is known before it
+        floor[name] = 1 + max((floor[other] for other in above[name]), default=0)
+    assert max(floor.values()) <= MOST_FLOORS, floor
+    assert len(list(PACKAGE.glob("*.py"))) <= MOST_AT_THE_ROOT
+
+
+def test_no_room_hides_a_public_name():
+    rooms = {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file()}
+    assert not rooms & (set(energybench.__all__) | set(dir(energybench)) - set(FLOORS))
+
+
+def test_a_module_that_is_named_in_a_text_exists():
+    """Children are told what to run as "energybench.room.module:function", which no import shows."""
+    told = re.compile(r"energybench(?:\.[a-z_]+)+(?::\w+)?")
+    named_in_texts = {
+        node.value
+        for file in files().values()
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and told.fullmatch(node.value)
+    } - {"energybench.methods", "energybench.meters"}  # groups of entry points
+    assert {text.partition(":")[0] for text in named_in_texts} <= set(files())
+    for text in sorted(named_in_texts):
+        module, _, function = text.partition(":")
+        defined = {
+            node.name for node in tree(files()[module]).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        }
+        assert not function or function in defined, text
+    assert len(named_in_texts) > 5
+
+
+# ── without torch ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("module", light())
+def test_what_must_start_without_torch_never_reaches_it(module):
+    assert not reached(module) & HEAVY
+
+
+def test_what_is_said_to_need_torch_does():
+    heavy = set(named(TORCH)) - {"energybench.algorithms", "energybench.algorithms.gradsamp_bound"}
+    assert not [module for module in heavy if not reached(module) & HEAVY]
+
+
+@pytest.mark.parametrize("module", files())
+def test_heavy_libraries_are_imported_when_they_are_used(module):
+    assert not reached(module) & SLOW_TO_IMPORT
+
+
+def test_and_none_of_them_has_torch_in_its_process():
+    modules = [module for module in light() if module != "energybench.__main__"]
+    code = (
+        f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
+        f"loaded = {sorted(HEAVY | SLOW_TO_IMPORT)!r}\n"
+        "assert not [n for n in loaded if n in sys.modules], [n for n in loaded if n in sys.modules]"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_record_is_summarised_and_help_is_given_where_torch_cannot_be_imported():
+    code = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'torchvision', 'fvcore'): raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "import energybench, energybench.verdict.summary, energybench.report.terminal, energybench.report.markdown\n"
+        "from energybench.cli import main\n"
+        "for arguments in (['--help'], ['run', '--help'], ['list']):\n"
+        "    sys.argv = ['energybench', *arguments]\n"
+        "    try: main()\n"
+        "    except SystemExit as end: assert not end.code, (arguments, end.code)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+# ── what a room may not even be told ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("file", sorted(METHODS.glob("*.py")), ids=lambda file: file.stem)
+def test_a_method_imports_energybench_torch_and_scipy_never_a_meter_or_another_method(file):
+    siblings = {other.stem for other in METHODS.glob("*.py")}
+    names = imports(file)
+    tops = {name.partition(".")[0] for name in names}
+    assert tops <= {"energybench", "torch", "scipy"} | sys.stdlib_module_names
+    assert not tops & siblings - sys.stdlib_module_names
+    assert not [name for name in names if name.startswith("methods")]
+    rooms = {room(module) for name in names if (module := inside(name))}
+    assert rooms <= {"__init__", "algorithms", "common", "flops", "train"}
+
+
+@pytest.mark.parametrize("module", named(["meter/*"]))
+def test_a_sensor_cannot_know_what_it_measures(module):
+    assert {room(other) for other in ours(files()[module])} <= {"meter", "common"}
+    assert not {name.partition(".")[0] for name in imports(files()[module])} & HEAVY
+    assert not reached(module) & HEAVY
+
+
+@pytest.mark.parametrize("module", named(["flops/*", "workloads/*", "train/*", "algorithms/*"]))
+def test_training_knows_no_meter_and_no_record(module):
+    allowed = {"common", "flops", "train", "workloads", "papers", "algorithms"}
+    assert {room(other) for other in ours(files()[module])} <= allowed
+
+
+def test_training_meets_metering_in_one_room():
+    both = {
+        room(module)
+        for module, file in files().items()
+        if "energybench.train.run" in ours(file) and "meter" in {room(other) for other in ours(file)}
+    }
+    assert both <= {"trial", "runner"}  # a plan asks for sensors, it reads none
+    assert {module for module in named(["runner/*"]) if "energybench.train.run" in ours(files()[module])} <= {
+        "energybench.runner.planner",
+        "energybench.runner.tracing",
+    }
+
+
+def test_the_parent_that_waits_imports_no_training_anywhere():
+    for module in named(["process/*", "runner/runner", "runner/trials", "runner/schedule"]):
+        names = imports(files()[module])
+        assert not {name.partition(".")[0] for name in names} & HEAVY
+        children = {"energybench.trial.trial", "energybench.runner.planner", "energybench.train.run"}
+        assert not ours(files()[module]) & children
+
+
+def test_a_trial_knows_neither_the_command_line_nor_the_reports_nor_who_started_it():
+    for module in named(["trial/*"]):
+        assert not {room(other) for other in ours(files()[module])} & {"cli", "report", "verdict", "runner", "gate"}
+
+
+def test_counter_and_ledger_share_no_code():
+    counter, ledger = files()["energybench.flops.counter"], files()["energybench.flops.ledger"]
+    assert not ours(counter) & ours(ledger) - {"energybench"}
+    assert "energybench.flops.ledger" not in reached("energybench.flops.counter")
+
+
+# ── what was typed yesterday ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("energybench.trees", "join split take to"),
+        ("energybench.windows", "read_windows training"),
+        ("energybench.flops.count", "Counter"),
+        ("energybench.flops.ledger", "ledger"),
+        ("energybench.meter", "Meter"),
+        ("energybench.meter.unavailable", "Unavailable"),
+        ("energybench.suite", "Suite SuiteError load"),
+        ("energybench.gate", "Finding"),
+        ("energybench.overhead", "compare_overhead print_overhead trees"),
+        ("energybench.cli", "app main"),
+        ("energybench.callbacks", "huggingface keras lightning"),
+        ("energybench.results", "Results load run"),
+    ],
+)
+def test_documented_names_are_where_they_were(module, names):
+    for name in names.split():
+        assert getattr(importlib.import_module(module), name), f"{module}.{name}"
+
+
+# What the shipped methods, from which people copy theirs, imported before the rooms.
+BEFORE_THE_ROOMS = {
+    "drop_in": "swap swap_back",
+    "freezing": "Freezing",
+    "ggd": "GGD LOCATIONS fit goodness",
+    "hypergradient": "HyperSGD check_rates refusal",
+    "method": "Batch Forward Method Task check_stack",
+    "sampling": "Sampler average_repeats unbiased",
+    "scores": "FORMS SCORES Scorer with_reference",
+    "sparse": "SPARSE SparseLayer",
+    "sparse_backward": "LANES Choice memory_format",
+    "theorem": "bounds Convexity",
+    "units": "Period Quantity",
+    "work": "BACKWARD FORWARD",
+    "errors": "EnergybenchError UsageError Problem",
+    "loop": "Run Diverged",
+    "record": "Trial Energy Reading read read_folder write_json",
+    "discovery": "load find shipped",
+    "report.evidence": "pairs metered",
+    "workloads.data": "Data Resident",
+}
+
+
+@pytest.mark.parametrize(("old", "names"), BEFORE_THE_ROOMS.items())
+def test_a_module_is_found_where_it_was_before_the_rooms_with_a_warning_that_names_its_place(old, names):
+    name = f"energybench.{old}"
+    sys.modules.pop(name, None)
+    with pytest.warns(DeprecationWarning, match=f"{name} has moved: import energybench"):
+        module = importlib.import_module(name)
+    for each in names.split():
+        (home,) = [h for h in HOMES[name] if hasattr(importlib.import_module(h), each)][:1]
+        assert getattr(module, each) is getattr(importlib.import_module(home), each)
+    with pytest.raises(AttributeError, match="there is no 'nothing_of_the_kind'"):
+        _ = module.nothing_of_the_kind
+    sys.modules.pop(name, None)
+
+
+def test_every_old_name_leads_to_modules_that_exist_and_hides_none():
+    assert {home for homes in HOMES.values() for home in homes} <= set(files())
+    assert not set(HOMES) & set(files())
+    assert not [name for name in HOMES for module in files() if module.startswith(f"{name}.")]
+
+
+def test_a_name_that_never_was_is_still_not_found():
+    with pytest.raises(ModuleNotFoundError, match=r"energybench\.never_was"):
+        importlib.import_module("energybench.never_was")
+    install()
+    assert sum(isinstance(finder, MovedFinder) for finder in sys.meta_path) == 1
+
+
 NAMES = sorted(file.stem for file in METHODS.glob("*.py"))
 ENGLISH = {"importance", "low"}  # of a sample; of an interval
 
@@ -262,7 +408,7 @@ def test_no_file_of_energybench_names_a_method(module):
     """As a string of its own or quoted inside a text; as an identifier unless any formula may need the word."""
     text = files()[module].read_text(encoding="utf-8")
     words = set(re.findall(r"[\"'`](\w+)[\"'`\[]", text))
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree(files()[module])):
         called = {getattr(node, key, None) for key in ("id", "attr", "arg", "name", "asname", "module")}
         said = {node.value} if isinstance(node, ast.Constant) else set()
         words |= {word for word in called - ENGLISH | said if isinstance(word, str)}

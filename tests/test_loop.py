@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from energybench.meter.replay import VirtualTime
+from fakes.replay import VirtualTime
 from hypothesis import given
 from hypothesis import strategies as st
 from support import CPU, assert_same_state, digits, double_run, make_run, state, tiny_cnn, tiny_mlp, vectors

@@ -306,7 +306,7 @@ def test_list_tells_what_it_cannot_read_and_goes_on(tmp_path: Path, monkeypatch:
     (tmp_path / "suites" / "bytes.toml").write_bytes(b"\xff")
     (tmp_path / "suites" / "deep.toml").write_text("a = " + "[" * 5000)
     (tmp_path / "suites" / "evil.toml").write_text('about = "\\u001b[2J"')
-    result = CliRunner().invoke(app.app, ["list"])
+    result = CliRunner().invoke(app, ["list"])
     assert result.exit_code == 0, result.exception
     assert result.output.count("cannot be read") == 5
     assert "\x1b[2J" not in result.output

@@ -17,11 +17,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from energybench.meter.replay import VirtualTime
 from fakes import in_children
 from fakes.clock import put_behind
 from fakes.nvml import UUID, FakeDriver, FakeGpu
 from fakes.powercap import Powercap
+from fakes.replay import VirtualTime
 
 import energybench
 from energybench.common.errors import CannotMeasure, UsageError

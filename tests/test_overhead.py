@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from energybench.meter.replay import VirtualTime
+from fakes.replay import VirtualTime
 
 from energybench.cli.command_line import app
 from energybench.common.errors import UsageError
@@ -188,7 +188,7 @@ def test_every_measure_of_this_tree_can_be_taken(name: str, monkeypatch: pytest.
 def test_a_sleep_in_the_loop_of_a_tree_is_in_the_step_that_is_timed_there(tmp_path: Path) -> None:
     for part in ("energybench", "methods", "suites"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    loop = tmp_path / "energybench/loop.py"
+    loop = tmp_path / "energybench/train/run.py"
     text = loop.read_text()
     line = "        self.tally.begin_step()\n"
     assert text.count(line) == 1

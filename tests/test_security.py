@@ -25,8 +25,8 @@ from energybench.records.reader import read_folder
 from energybench.records.record import write_json
 from energybench.records.run_folder import Folder, scratch
 from energybench.report import pages
-from energybench.report.figures_trials import power
 from energybench.report.html import page
+from energybench.report.power_traces import power
 from energybench.suite.suite import slug
 from energybench.verdict.summary import summarise
 

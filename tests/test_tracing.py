@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from energybench.meter.replay import VirtualTime
+from fakes.replay import VirtualTime
 
 from energybench.runner import tracing
 from tests.support import digits, make_run

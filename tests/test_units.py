@@ -18,7 +18,6 @@ from energybench.common.units import (
     format_bytes,
     format_energy,
     format_flop,
-    format_mass,
     format_ratio,
     format_seconds,
     parse_bytes,
@@ -191,10 +190,6 @@ def test_a_quantity_s_text_gives_the_same_quantity(count: float, unit: str) -> N
         (format_ratio(-0.012), "−1.2 %"),
         (format_ratio(-0.00001), "0.0 %"),
         (format_bytes(2e9), "2 GB"),
-        (format_mass(0.0031), "3.1 g CO2e"),
-        (format_mass(2.5), "2.5 kg CO2e"),
-        (format_mass(4e-6), "4 mg CO2e"),
-        (format_mass(0), "0 kg CO2e"),
         (format_energy(math.nan), "nan J"),
     ],
 )

@@ -152,7 +152,7 @@ def test_no_text_of_a_suite_runs_anything_when_it_is_read_and_a_named_file_is_re
         tables.pop("quick", None)
         tables["method"] = [m for m in tables["method"] if m["use"] != "nothing" or m.get("use") == use]
         path = write(replaced(way, use))
-        result = CliRunner().invoke(app.app, ["check", "--no-user-code", str(path)])
+        result = CliRunner().invoke(app, ["check", "--no-user-code", str(path)])
         assert isinstance(result.exception, (EnergybenchError, SystemExit))
         assert not canary.exists()
         problems = getattr(result.exception, "problems", [])
@@ -189,7 +189,7 @@ def test_the_shipped_suites_run_no_code_but_energybenchs_own_in_a_checkout_too(m
 def test_every_verb_that_trains_or_builds_refuses_it_before_a_process_starts(verb: str, canary: Path) -> None:
     path = write(replaced(("workload", 0, "model", "use"), "canary.py:f") | {"quick": {}})
     for arguments in ([], ["--quick"], ["--set", "workload.train.epochs=wrong"]):
-        result = CliRunner().invoke(app.app, [verb, "--no-user-code", *arguments, str(path)])
+        result = CliRunner().invoke(app, [verb, "--no-user-code", *arguments, str(path)])
         assert isinstance(result.exception, EnergybenchError)
         assert result.exception.exit_code == 2
         assert not canary.exists()
@@ -220,7 +220,7 @@ def test_a_command_is_refused_with_its_line(verb: str, tmp_path: Path) -> None:
     suite.write_text(
         f"schema = 1\nsuite = 's'\n[[workload]]\nname = 'w'\n{touch}quality = 'none'\n[[method]]\nname = 'm'\n{touch}"
     )
-    done = CliRunner().invoke(app.app, [verb, str(suite), "--no-user-code"])
+    done = CliRunner().invoke(app, [verb, str(suite), "--no-user-code"])
     assert isinstance(done.exception, EnergybenchError)
     found = [(problem.code, problem.where.rsplit(":", 2)[1]) for problem in done.exception.problems]
     assert found == [("E408", "5"), ("E408", "9")]

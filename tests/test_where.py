@@ -5,7 +5,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energybench.suite.toml_positions import Loc, locate, positions
+from energybench.suite.toml_positions import Loc, positions
 
 KEYS = st.one_of(
     st.sampled_from(["a", "b", "model", "x-1", "3"]),
@@ -124,11 +124,3 @@ def test_a_table_declared_after_its_child_is_placed_at_its_own_header() -> None:
 
 def test_windows_line_ends_do_not_move_positions() -> None:
     assert positions(SAMPLE.replace("\n", "\r\n")) == positions(SAMPLE)
-
-
-def test_a_path_without_position_is_located_at_its_nearest_ancestor() -> None:
-    found = positions(SAMPLE)
-    assert locate(found, ("workload", 1, "train", "epochs")) == (22, 13)
-    assert locate(found, ("workload", 7)) == (13, 3)
-    assert locate(found, ("nothing",)) == (1, 1)
-    assert locate(found, ()) == (1, 1)

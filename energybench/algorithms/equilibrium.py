@@ -40,14 +40,6 @@ def similarity(previous: Tensor, current: Tensor, kind: str = "concat") -> Tenso
     return sums.similarity()
 
 
-def velocity(similarities: Tensor, momentum: float, recursion: str = "paper") -> Tensor:
-    """v of every epoch from φ of every epoch, (epochs, ...) → (epochs, ...)."""
-    motion, found = Motion(momentum, recursion), []
-    for phi in similarities:
-        found.append(motion.add(phi))
-    return torch.stack(found)
-
-
 class Motion:
     """The recursion of the velocity, one epoch at a time."""
 

@@ -53,11 +53,6 @@ class GGD:
         """σ²·Γ(3/β)/Γ(1/β), in the square of the unit of x."""
         return self.scale**2 * math.exp(math.lgamma(3 / self.shape) - math.lgamma(1 / self.shape))
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log density at x (any shape), float64, on x's device."""
-        z = ((x.double() - self.location) / self.scale).abs()
-        return math.log(self.shape / (2 * self.scale)) - math.lgamma(1 / self.shape) - z**self.shape
-
     def cdf(self, x: Tensor) -> Tensor:
         """P(X ≤ x) = ½ + ½·sign(x − μ)·P(1/β, |(x − μ)/σ|^β), float64, on x's device; P is the regularised incomplete
         gamma function."""

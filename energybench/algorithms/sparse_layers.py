@@ -3,7 +3,7 @@
     importance of output channel c = mean over batch and positions of |∂L/∂Y|      Zhong et al., Fig. 2a
     K channels kept of C = max(⌊(1 − drop)·C⌋, 1); dX, dW, dB from those, the other rows of dW and dB are zero
 
-The same as ordinary autograd with ∂L/∂Y masked; the arithmetic is in sparse_backward.py.
+The same as ordinary autograd with ∂L/∂Y masked; the arithmetic is in channel_sparse.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line: its verbs stand in `commands/`, and each imports what it needs when it is called.
+"""The command line: its verbs stand in the other files of this room, and each imports what it needs when it is called.
 
 Tables go to stdout, messages to stderr. Exit codes: 0 fine · 1 regression or a requirement not met · 2 wrong usage or
 invalid suite · 3 some trials failed, the rest is reported · 4 inconclusive under --strict · 5 this machine cannot

@@ -212,7 +212,6 @@ _FLOP_SHOWN: _Ladder = (
 _ENERGY_SHOWN: _Ladder = ((1e6, "MJ", 1), (1e3, "kJ", 1), (1, "J", 0))
 _PREFIXES_SHOWN = ((1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 _BYTES_SHOWN: _Ladder = ((1e12, "TB", 1), (1e9, "GB", 1), (1e6, "MB", 1), (1e3, "kB", 1), (1, "B", 0))
-_MASS_SHOWN: _Ladder = ((1e3, "t CO2e", 1), (1, "kg CO2e", 1), (1e-3, "g CO2e", 1), (1e-6, "mg CO2e", 0))
 
 
 def format_seconds(seconds: float, digits: int = 3) -> str:
@@ -233,11 +232,6 @@ def format_energy(joules: float, digits: int = 3) -> str:
 def format_bytes(count: float, digits: int = 3) -> str:
     """ "512 MB": powers of 1000."""
     return _scaled(count, _BYTES_SHOWN, digits)
-
-
-def format_mass(kilograms: float, digits: int = 3) -> str:
-    """ "3.1 g CO2e", from kilograms."""
-    return _scaled(kilograms, _MASS_SHOWN, digits)
 
 
 def format_si(value: float, unit: str, digits: int = 3) -> str:

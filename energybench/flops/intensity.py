@@ -43,10 +43,6 @@ class Group:
         """FLOP/B in plain training: on a machine whose balance is larger these lines wait for memory."""
         return _ratio(self.plain_flop, self.plain_b)
 
-    @property
-    def estimated_intensity(self) -> float:
-        return _ratio(self.estimated_flop, self.estimated_b)
-
     def bound(self, balance_flop_b: float) -> Literal["memory", "compute"]:
         """What plain training waits for here, on a machine of this balance in FLOP/B."""
         return "memory" if self.intensity < balance_flop_b else "compute"

@@ -41,7 +41,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from energybench.common.errors import EnergybenchError, Problem
 from energybench.flops.operators import Cost, Handles
-from energybench.flops.work import Line, Work
+from energybench.flops.work import Line
 
 _CONVOLUTIONS: dict[Any, tuple[int, bool]] = {
     torch.conv1d: (1, False),
@@ -92,11 +92,6 @@ def ledger(
             )
             raise EnergybenchError(problem) from error
     return _lines(costs, batch)
-
-
-def plain_work(lines: tuple[Line, ...], epochs: float, samples: float) -> Work:
-    """Plain training: every line once per sample, `samples` an epoch."""
-    return Work(lines, epochs, samples)
 
 
 def _lines(costs: dict[Cost, float], batch: int) -> tuple[Line, ...]:

@@ -1,6 +1,6 @@
 """What the papers claim, counted again: printed on a terminal, or as the Markdown page docs/claims.md.
 
-Takes the facts of flops/paper_tables.py as plain dicts and lists, and imports no torch. On a terminal too narrow for a
+Takes the facts of published_tables.py as plain dicts and lists, and imports no torch. On a terminal too narrow for a
 table its rows become lines; a number is never cropped and never broken.
 """
 

@@ -1,7 +1,7 @@
 """The papers' tables counted again by their own rules: what `energybench claims` prints and docs/claims.md holds.
 
 A printed figure is a text, so that its digits stay; ours is rounded to as many of them. Everything runs on the meta
-device, in a few seconds. How it looks is claims_page.py's business.
+device, in a few seconds. How it looks is page.py's business.
 """
 
 from __future__ import annotations

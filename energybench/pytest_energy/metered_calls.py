@@ -20,7 +20,7 @@ from energybench.meter.sensors import Missing, open_meters
 from energybench.meter.unavailable import Unavailable
 from energybench.meter.window import Window, refuse_short
 from energybench.records.record import Flag
-from energybench.verdict import flags
+from energybench.verdict import flag_codes, flags
 
 KEY = "energybench"  # of extra_info, where pytest-benchmark keeps what a test adds
 LEAST_TIMED = 0.9  # of a window; in the rest something else than the timed code ran
@@ -194,13 +194,13 @@ class Metering:
         if reason := self._refusal(made, raised, seen | set(cards), came):
             return replace(made, reason=reason, co2e_reason="only measured energy is given as CO2e")
         error_j = found.error_j + found.joules * (1 - made.timed_rel)  # of what else ran in the window
-        struck = [flag for code, flag in raised.items() if flags.kind(code).severity == "struck"]
+        struck = [flag for code, flag in raised.items() if flag_codes.kind(code).severity == "struck"]
         made = replace(
             made,
             energy_j=found.joules / calls,
             error_j=error_j / calls,
             power_w=found.joules / reading.wall_s,
-            no_verdict="; ".join(f"{flags.kind(flag.code).sentence} ({flag.detail})" for flag in struck) or None,
+            no_verdict="; ".join(f"{flag_codes.kind(flag.code).sentence} ({flag.detail})" for flag in struck) or None,
         )
         if self._carbon is None:
             return replace(made, co2e_reason="no country is named: energybench_country")
@@ -211,8 +211,8 @@ class Metering:
     ) -> str | None:
         """Why there is no measured figure. needed: devices without which a total would be a part of the whole."""
         for code, flag in raised.items():
-            if flags.kind(code).severity == "invalid":
-                return f"{flags.kind(code).sentence} ({flag.detail})"
+            if flag_codes.kind(code).severity == "invalid":
+                return f"{flag_codes.kind(code).sentence} ({flag.detail})"
         measured = {part.device: part.scope for part in bill.parts if part.measured}
         blind = [device for device in needed if device not in measured]
         if blind or not measured:

@@ -58,7 +58,7 @@ class Warmup(Model):
 
 
 class Flag(Model):
-    """One reason to trust a number less; `flags.py` holds the list of codes."""
+    """One reason to trust a number less; `verdict/flag_codes.py` holds the list of codes."""
 
     code: Text
     detail: str = ""

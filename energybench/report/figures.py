@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from energybench.records.record import Trial
-from energybench.report import figures_diagnostics, figures_savings, figures_trials
+from energybench.report import figures_diagnostics, figures_power, figures_savings, figures_trade_off, figures_trials
 from energybench.report.album import Album, LeftOut, Picture
 from energybench.report.canvas import Drawn
 from energybench.suite.suite import slug
@@ -46,10 +46,10 @@ def _drawers(
     found: list[tuple[str, str, Callable[[str], Drawn | str]]] = [
         ("ladder", f"ladder-{name}", partial(figures_savings.ladder, workload, noise)),
         ("where", f"where-{name}", partial(figures_savings.where, workload, noise)),
-        ("trade-off", f"trade-off-{name}", partial(figures_savings.trade_off, workload, trials, noise)),
+        ("trade-off", f"trade-off-{name}", partial(figures_trade_off.trade_off, workload, trials, noise)),
         ("blocks", f"blocks-{name}", partial(figures_trials.blocks, name, trials)),
         ("curves", f"curves-{name}", partial(figures_trials.training, name, trials, folder)),
-        ("power", f"power-{name}", partial(figures_trials.powers, name, trials, folder)),
+        ("power", f"power-{name}", partial(figures_power.powers, name, trials, folder)),
     ]
     for row in workload.rows[:DIAGNOSED]:
         draw = partial(figures_diagnostics.diagnostics, name, row.method, trials)

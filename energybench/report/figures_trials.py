@@ -1,41 +1,24 @@
-"""Pictures of trials: blocks over time, training curves over epochs, seconds and joules, power traces."""
+"""Pictures of trials: blocks over time, training curves over epochs, seconds and joules."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from energybench.common.safe_read import inside
 from energybench.meter import combine, trace
 from energybench.records.record import Trial
-from energybench.report.canvas import (
-    INK,
-    MARKERS,
-    PAPER,
-    PLAIN,
-    SERIES,
-    WIDTH_IN,
-    Drawn,
-    legend,
-    listed,
-    sheet,
-    short,
-    svg,
-)
+from energybench.report.canvas import INK, MARKERS, PAPER, PLAIN, SERIES, WIDTH_IN, Drawn, legend, listed, sheet, svg
+from energybench.report.power_traces import power
 from energybench.verdict import pairing, wording
 
 CELLS = 14  # in one picture
 RIGHT_IN = 2.3
 GAP_IN = 0.5  # between two panels: the upper one's ticks, the lower one's title
-TRACED, DEVICES = 6, 4  # cells, and devices of each, whose power is drawn
-POINTS = 600  # of a power trace in a picture: the least and the greatest of every bin
 OVER = (("epoch", "epochs"), ("wall_s", "seconds"), ("joules", "joules (integrated power)"))
-NO_TRACE = "no power trace was kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,117 +270,3 @@ def training(workload: str, trials: Sequence[Trial], folder: Path | None, name: 
                 axes.tick_params(labelleft=False)
         drawing = svg(page, name, alt)
     return Drawn(drawing, f"Training curves over {' and '.join(title for title, _ in panels)}", alt)
-
-
-# ── power ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-Powers = dict[str, tuple[list[float], list[float]]]  # device → seconds from the window's start, watts
-
-
-def power(trial: Trial, folder: Path) -> Powers | str:
-    """A trial's power traces by device; a sentence where there is none."""
-    if trial.trace is None:
-        return NO_TRACE
-    file = inside(folder, trial.trace)
-    if file is None:
-        return "the record names a trace outside the run's folder"
-    if not os.path.isfile(file):  # a name may be longer than any file's
-        return "the power trace is not beside the records"
-    try:
-        samples = trace.read(file)
-    except ValueError:
-        return "the power trace cannot be read"
-    found: Powers = {}
-    for sample in samples:
-        if sample.power_w is not None:
-            times, watts = found.setdefault(sample.device, ([], []))
-            times.append(sample.time_ns / 1e9)
-            watts.append(sample.power_w)
-    return found or "the power trace holds no power"
-
-
-def thin(times: Sequence[float], values: Sequence[float], most: int) -> tuple[list[float], list[float]]:
-    """At most `most` points whose extremes are those of all: the least and the greatest of every bin, in order."""
-    if len(times) <= most:
-        return list(times), list(values)
-    bins = max(1, most // 2)
-    kept: list[int] = []
-    for number in range(bins):
-        here = range(number * len(times) // bins, (number + 1) * len(times) // bins)
-        ends = {min(here, key=values.__getitem__), max(here, key=values.__getitem__)}
-        kept += sorted(ends)
-    return [times[i] for i in kept], [values[i] for i in kept]
-
-
-def traced_block(trials: Sequence[Trial], folder: Path) -> tuple[dict[str, tuple[Trial, Powers]], str]:
-    """The first block with a readable trace, its cells; or why there is none."""
-    reasons: dict[str, int] = {}
-    by_block: dict[int, dict[str, tuple[Trial, Powers]]] = {}
-    for label, ours in cells(trials).items():
-        for trial in ours:
-            if by_block and trial.block > min(by_block):
-                continue  # one block is enough: the rest need not be read
-            found = power(trial, folder)
-            if isinstance(found, str):
-                reasons[found] = reasons.get(found, 0) + 1
-            else:
-                by_block.setdefault(trial.block, {})[label] = (trial, found)
-    if not by_block:
-        return {}, max(reasons, key=lambda reason: reasons[reason], default=NO_TRACE)
-    return by_block[min(by_block)], ""
-
-
-def powers(workload: str, trials: Sequence[Trial], folder: Path, name: str) -> Drawn | str:
-    """Watts over the training window of one block, a panel for each device."""
-    block, reason = traced_block(trials, folder)
-    if not block:
-        return reason
-    how = looks(cells(trials))
-    every = list(dict.fromkeys(device for _, found in block.values() for device in found))
-    devices, shown = every[:DEVICES], list(block.items())[:TRACED]
-    number = shown[0][1][0].block
-    told = []
-    for label, (trial, found) in shown:
-        if trial.train and trial.train.wall_s > 0:
-            mean_w = math.fsum(
-                trace.integrate(t, w, t[0], t[-1])[0] / (t[-1] - t[0]) for t, w in found.values() if t[-1] > t[0]
-            )
-            told.append(
-                f"{how[label].label} {wording.plain(wording.si(mean_w, 'W'))} for "
-                f"{wording.plain(wording.duration(trial.train.wall_s))}"
-            )
-    alt = f"Power over the training window on {workload}, block {number}; on the mean {listed(told)}."
-    if len(every) > len(devices):
-        alt += f" The first {len(devices)} of {len(every)} devices."
-    if len(block) > len(shown):
-        alt += f" The first {len(shown)} of {len(block)} cells."
-    lines = [
-        (label, device, *thin(*found[device], POINTS))
-        for label, (_, found) in shown
-        for device in devices
-        if device in found
-    ]
-    longest = max(times[-1] for _, _, times, _ in lines) or 1.0
-    most = max(max(watts) for _, _, _, watts in lines) or 1.0
-    each_in = 0.75
-    with sheet(0.6 + len(shown) * (each_in + GAP_IN)) as page:
-        entries: dict[str, Any] = {}
-        top = None
-        for row, (label, _) in enumerate(shown):
-            bottom = 0.5 + (len(shown) - 1 - row) * (each_in + GAP_IN)
-            axes = page.axes(0.65, bottom, WIDTH_IN - 0.65 - RIGHT_IN, each_in)
-            axes.grid(axis="y")
-            for whose, device, times, watts in lines:
-                if whose == label:
-                    color = SERIES[devices.index(device) % len(SERIES)]
-                    (entries[device],) = axes.plot(times, watts, color=color, linewidth=0.9)
-            axes.set_xlim(0, longest)
-            axes.set_ylim(0, 1.05 * most)
-            axes.locator_params(axis="y", nbins=3)
-            axes.set_title(f"watts, {short(how[label].label, 44)}")
-            top = top or axes
-        assert top is not None
-        legend(page, top, [(line, device) for device, line in entries.items()], RIGHT_IN)
-        axes.set_xlabel(f"seconds from the start of the window, block {number}", loc="left")
-        drawing = svg(page, name, alt)
-    return Drawn(drawing, f"Power over the training window, block {number}", alt)

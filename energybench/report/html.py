@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from energybench.meter import combine
 from energybench.records.record import Trial
-from energybench.report import figures_trials
+from energybench.report import figures_power, figures_trials, power_traces
 from energybench.report.album import Album
 from energybench.report.figures import album
 from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, commands, energy_rows
@@ -136,14 +136,14 @@ def _charts(summary: Summary, trials: Sequence[Trial], folder: Path) -> list[dic
 def _power_charts(
     workload: str, trials: Sequence[Trial], folder: Path, looks: dict[str, figures_trials.Look]
 ) -> list[dict[str, Any]]:
-    block, _ = figures_trials.traced_block(trials, folder)
+    block, _ = figures_power.traced_block(trials, folder)
     devices = list(dict.fromkeys(device for _, found in block.values() for device in found))
     charts = []
     for device in devices:
         series = []
         for label, (_, found) in block.items():
             if device in found:
-                times, watts = figures_trials.thin(*found[device], POINTS)
+                times, watts = power_traces.thin(*found[device], POINTS)
                 series.append(
                     {
                         "label": words.clean(looks[label].label),

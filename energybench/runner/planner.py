@@ -31,6 +31,7 @@ from energybench.flops.work import Line
 from energybench.records.record import Cell, Claim
 from energybench.runner.plan_energy import energy
 from energybench.runner.tracing import time_step, trace_task
+from energybench.runner.user_code import user_files
 from energybench.train import discovery, images
 from energybench.train.data import Data
 from energybench.train.method import Method, Task, parameters
@@ -39,6 +40,7 @@ from energybench.train.run import Run
 from energybench.train.stack_check import check_stack
 from energybench.trial.build import build_model, device_name
 from energybench.workloads import datasets, stand_in
+from energybench.workloads.tasks import task_named
 
 Built = TypeVar("Built")
 
@@ -131,7 +133,7 @@ class Plan:
                 continue
             seen.add(key)
             try:
-                task = discovery.task(workload["task"], self.base, workload["where"].get("task", ""))
+                task = task_named(workload["task"], self.base, workload["where"].get("task", ""))
             except EnergybenchError:
                 continue  # already reported with its workload
             methods = [method for _, method in stacks[pair["variant"]]]
@@ -159,7 +161,7 @@ class Plan:
         augments = self.check_augmentation(workload)
         place = workload["where"].get("task", "")
         data = self.attempt(workload, "data", lambda: self.prepare(workload))
-        task = self.attempt(workload, "task", lambda: discovery.task(workload["task"], self.base, place))
+        task = self.attempt(workload, "task", lambda: task_named(workload["task"], self.base, place))
         described = data or {"shape": [3, 32, 32], "classes": 10}  # so that a model's own mistakes show too
         model = self.attempt(workload, "model", lambda: build_model(workload, described, self.base, self.spec["seed"]))
         if data is None or task is None or model is None:
@@ -390,13 +392,6 @@ def claim(variant: dict[str, Any], methods: list[Method]) -> Claim | None:
         return None  # nobody's paper promises a sum
     saving, of, source = promises[0]
     return Claim(saving_rel=saving, of="backward" if of == "backward" else "training", source=source)
-
-
-def user_files(settings: dict[str, Any], base: Path) -> list[str]:
-    """Fingerprints of the user's own files that a workload names."""
-    uses = [settings["task"], settings["model"]["use"], settings["data"]["use"]]
-    files = [base / use.partition(":")[0] for use in uses if discovery.names_file(use)]
-    return [digest(file.read_text(encoding="utf-8")) for file in files]
 
 
 def _placed_key(where: dict[str, str], key: str) -> str:

@@ -5,43 +5,28 @@ The parent imports no torch and sleeps while a trial runs. What is on disk is al
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from energybench.common.errors import (
-    EXIT_INTERRUPTED,
-    EXIT_REGRESSION,
-    EXIT_TRIALS_FAILED,
-    CannotWrite,
-    Problem,
-    UsageError,
-)
-from energybench.common.sealed_files import write_text
+from energybench.common.errors import EXIT_INTERRUPTED, EXIT_REGRESSION, EXIT_TRIALS_FAILED, Problem, UsageError
 from energybench.meter.nvml import held_open
-from energybench.process import subprocess_call, supervise
-from energybench.process.forkserver import Launcher, Outcome
-from energybench.records.reader import read
-from energybench.records.record import Cell, Invocation, Looks, RunFile, Trial, Witness, write_json
+from energybench.process.forkserver import Launcher
+from energybench.records.record import Invocation, Looks, RunFile, Trial
 from energybench.records.run_folder import Folder, abandoned, choose, scratch
 from energybench.runner import schedule
 from energybench.runner.plan_request import Planned, plan
 from energybench.runner.progress import Progress
+from energybench.runner.trials import Trials, now
 from energybench.runner.what_changed import changes
 from energybench.stats.paired import FEWEST_BLOCKS
-from energybench.suite.command_tables import fill_words
-from energybench.suite.suite import Suite, cell_name
-from energybench.trial.command_trial import environment
-
-AROUND_S = 60.0  # beyond its limit, for what happens around a command: sensors, idle windows, an end by force
+from energybench.suite.suite import Suite
 
 
 def run(
@@ -81,7 +66,8 @@ def run(
             _ask_about_another(suite, differs, progress)
         with folder.lock():
             folder.admit(planned.digest, differs, finished=add_blocks > 0)  # nobody came between
-            runner = _Runner(planned, folder, launcher, place, progress, argv or sys.argv, add_blocks, strict)
+            trials = Trials(planned, folder, launcher, place, progress)
+            runner = _Runner(planned, folder, trials, progress, argv or sys.argv, add_blocks, strict)
             return runner.run(None if max_s is None else began + max_s), folder.path
 
 
@@ -90,15 +76,14 @@ class _Runner:
         self,
         planned: Planned,
         folder: Folder,
-        launcher: Launcher,
-        place: Path,
+        trials: Trials,
         progress: Progress,
         argv: list[str],
         added: int,
         strict: bool,
     ) -> None:
         self.strict, self.added = strict, added
-        self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
+        self.planned, self.folder, self.trials = planned, folder, trials
         self.progress, self.suite = progress, planned.suite
         self.done, self.counted = folder.trials(), folder.witnessed()  # a damaged one ends it here
         self.run_file = self._open(argv, added)
@@ -120,8 +105,8 @@ class _Runner:
         )
         try:
             for cell in witnesses:
-                self._witness(cell)
-            self._warm_up(slots)
+                self.trials.count(cell)
+            self.trials.warm_up(slots)
             outcome, finished = self._train(slots, blocks, deadline)
             summary = self._report(outcome, finished)
         except KeyboardInterrupt:
@@ -141,7 +126,7 @@ class _Runner:
         for block in range(blocks):
             here = [slot for slot in slots if slot.block == block]
             for slot in here:
-                self._trial(slot)
+                self.trials.run(slot, blocks)
             over = deadline is not None and bool(here) and time.monotonic() >= deadline and block < blocks - 1
             if self._decided(block + 1, over):
                 break
@@ -183,163 +168,13 @@ class _Runner:
         self.progress.say(f"look after {blocks} blocks: {open_}")
         return decided
 
-    def _trial(self, slot: schedule.Slot) -> None:
-        cell = slot.cell
-        epochs = cell.epochs[slot.block] if cell.epochs else None
-        header = {
-            "trial": slot.trial,
-            "workload": cell.workload,
-            "method": cell.method,
-            "role": cell.role,
-            "of": cell.of,
-            "block": slot.block,
-            "seed": self.suite.trials.seed + slot.block,
-            "invocation": slot.invocation,
-            "position": slot.position,
-            "digest": cell.digest,
-            "started_at": _now(),
-            "device": self.planned.command_device if cell.command else self.planned.device_name,
-            "claim": cell.claim.model_dump() if cell.claim else None,
-        }
-        self.progress.start(f"block {slot.block + 1}/{self.blocks}", cell.workload, cell.method)
-        out = self.folder.records / f"{slot.trial}.json"
-        run = self._command if cell.command else self._call
-        outcome = run(cell, "trial", header, epochs, slot.trial, out, self.suite.trials.limit)
-        if not out.exists():
-            write_json(out, Trial.model_validate({**header, **_failure(outcome)}))
-        self.progress.finish(read(out, Trial))
-
-    def _warm_up(self, slots: list[schedule.Slot]) -> None:
-        """Each workload's own command once, unmetered and no longer than the suite's warm-up: what it reads is then
-        in memory for the first trial as for the others."""
-        spec = self.planned.spec
-        amount, seed = spec["warmup"], self.suite.trials.seed
-        names = dict.fromkeys(slot.cell.workload for slot in slots if slot.cell.command)
-        for name in names if amount["unit"] == "s" and amount["count"] > 0 else ():
-            cell = next(c for c in self.planned.cells if c.workload == name and c.role == "baseline")
-            header: dict[str, Any] = {"seed": seed, "block": 0, "trial": "warmup"}
-            self.progress.start("warming up", name, cell.method)
-            with suppress(OSError):  # the trials tell
-                supervise.run(
-                    fill_words(cell.command, header),
-                    cwd=Path(spec["base"]),
-                    discard=True,
-                    env=environment(header, self.place / "warmup.jsonl", spec["threads"]),
-                    limit_s=amount["count"],
-                    tick=self.progress.tick,
-                )
-
-    def _witness(self, cell: Cell) -> None:
-        name = cell_name(cell.workload, cell.method)
-        header = {
-            "workload": cell.workload,
-            "method": cell.method,
-            "role": cell.role,
-            "digest": cell.digest,
-            "seed": self.suite.trials.seed,
-        }
-        self.progress.start("counting FLOPs", cell.workload, cell.method)
-        out = self.folder.witnesses / f"{name}.json"
-        outcome = self._call(cell, "witness", header, None, f"witness-{name}", out, 3 * self.suite.trials.limit)
-        if not out.exists():
-            write_json(out, Witness.model_validate({**header, **_failure(outcome)}))
-        self.progress.finish(read(out, Witness))
-
-    def _call(
-        self, cell: Cell, mode: str, header: dict[str, Any], epochs: int | None, name: str, out: Path, limit_s: float
-    ) -> Outcome:
-        spec = self.planned.spec
-        workload = next(w for w in spec["workloads"] if w["name"] == cell.workload)
-        known = self.planned.workloads[cell.workload]
-        in_path = self.place / "cell.in.json"
-        write_text(
-            in_path,
-            json.dumps(
-                {
-                    "mode": mode,
-                    "header": header,
-                    "base": spec["base"],
-                    "epochs": epochs,
-                    "stack": cell.stack,
-                    "workload": {key: value for key, value in workload.items() if key != "where"},
-                    "data": known["data"],
-                    "ledger": known["ledger"],
-                    "balance_flop_b": known.get("balance_flop_b"),
-                    "warmup": spec["warmup"],
-                    "measure": self.planned.measure,
-                    "threads": spec["threads"],
-                    "device": self.planned.device,
-                    "device_name": self.planned.device_name,
-                    "trace": str(self.folder.traces / f"{name}.csv.gz"),
-                }
-            ),
-        )
-        log = self.folder.path / "logs" / f"{name}.log"
-        try:
-            log.parent.mkdir(exist_ok=True)
-            out.unlink(missing_ok=True)  # a witness of other settings
-        except OSError as error:
-            raise CannotWrite.of(error, log) from None
-        try:
-            outcome = self.launcher.call(
-                "energybench.trial.trial:main", in_path, out, log=log, limit_s=limit_s, tick=self.progress.tick
-            )
-        finally:
-            _unless_empty(log)
-        return self._written(outcome, out)
-
-    def _command(
-        self, cell: Cell, mode: str, header: dict[str, Any], epochs: int | None, name: str, out: Path, limit_s: float
-    ) -> Outcome:
-        """A trial that is a command, in a process of its own that needs no torch."""
-        spec = self.planned.spec
-        workload = next(w for w in spec["commands"] if w["name"] == cell.workload)
-        in_path, log = self.place / "cell.in.json", self.folder.path / "logs" / f"{name}.log"
-        write_text(
-            in_path,
-            json.dumps(
-                {
-                    "mode": "command",
-                    "header": header,
-                    "base": spec["base"],
-                    "command": cell.command,
-                    "workload": {key: value for key, value in workload.items() if key != "where"},
-                    "metric": spec["metric"],
-                    "measure": self.planned.measure_commands,
-                    "threads": spec["threads"],
-                    "device_name": self.planned.command_device,
-                    "limit_s": limit_s,
-                    "windows": str(self.place / f"{name}.windows.jsonl"),
-                    "trace": str(self.folder.traces / f"{name}.csv.gz"),
-                    "log": str(log),
-                }
-            ),
-        )
-        try:
-            outcome = subprocess_call.call(
-                "energybench.trial.command_trial",
-                in_path,
-                out,
-                tick=self.progress.tick,
-                limit_s=limit_s + spec["cooldown"]["longest"] + AROUND_S,
-            )
-        finally:
-            _unless_empty(log)
-        return self._written(outcome, out)
-
-    @staticmethod
-    def _written(outcome: Outcome, out: Path) -> Outcome:
-        if outcome.unwritten:
-            raise CannotWrite.of(OSError(None, "its process found the disk full or read-only"), out)
-        return outcome
-
     def _open(self, argv: list[str], added: int) -> RunFile:
         """run.json with this invocation added, and with the blocks that it adds to a finished run."""
         run = self.folder.run_file() or self._new_run_file()
         if run.finished:
             run = run.model_copy(update={"added": max(run.added, added)})
         number = max((i.number for i in run.invocations), default=-1) + 1
-        invocation = Invocation(number=number, argv=[Path(argv[0]).name, *argv[1:]], started_at=_now())
+        invocation = Invocation(number=number, argv=[Path(argv[0]).name, *argv[1:]], started_at=now())
         run = run.model_copy(update={"invocations": [*run.invocations, invocation]})
         self.folder.save(run)
         return run
@@ -372,7 +207,7 @@ class _Runner:
 
     def _closed(self, outcome: str, finished: bool) -> RunFile:
         """run.json with this invocation ended."""
-        last = self.run_file.invocations[-1].model_copy(update={"ended_at": _now(), "outcome": outcome})
+        last = self.run_file.invocations[-1].model_copy(update={"ended_at": now(), "outcome": outcome})
         invocations = [*self.run_file.invocations[:-1], last]
         return self.run_file.model_copy(update={"invocations": invocations, "finished": finished})
 
@@ -401,31 +236,9 @@ def _failed(trials: list[Trial]) -> list[Trial]:
     return [t for t in trials if t.status != "ok" and good.get((t.block, t.workload, t.method), -1) < t.invocation]
 
 
-def _failure(outcome: Outcome) -> dict[str, Any]:
-    status = (
-        "timeout"
-        if outcome.timed_out
-        else "out_of_memory"
-        if outcome.killed and "KILL" in (outcome.reason or "")
-        else "failed"
-    )
-    return {"status": status, "reason": outcome.reason or "it ended without a record"}
-
-
-def _unless_empty(log: Path) -> None:
-    with suppress(OSError):
-        if not log.stat().st_size:
-            log.unlink()
-        log.parent.rmdir()
-
-
 def _portable(method: dict[str, Any]) -> dict[str, Any]:
     """A stack's entry without the folders of this machine."""
     return method | {"path": Path(method["path"]).name}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _ask_about_another(suite: Suite, differs: Callable[[RunFile], str], progress: Progress) -> None:

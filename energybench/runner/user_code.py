@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from energybench.common import shipped
 from energybench.common.errors import Problem
+from energybench.common.hashing import digest
 from energybench.suite.command_tables import CommandMethod, CommandWorkload
 from energybench.suite.suite import Suite
 from energybench.train import discovery
@@ -60,3 +62,10 @@ def _command(place: str) -> Problem:
 def _is_the_users(source: discovery.Source, home: Path) -> bool:
     """In a checkout ./methods is the folder that is shipped."""
     return source.origin == "./methods" and home not in source.path.parents
+
+
+def user_files(settings: dict[str, Any], base: Path) -> list[str]:
+    """Fingerprints of the user's own files that a workload names."""
+    uses = [settings["task"], settings["model"]["use"], settings["data"]["use"]]
+    files = [base / use.partition(":")[0] for use in uses if discovery.names_file(use)]
+    return [digest(file.read_text(encoding="utf-8")) for file in files]

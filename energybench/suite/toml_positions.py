@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_right
-from collections.abc import Mapping
 
 Loc = tuple[str | int, ...]
 Position = tuple[int, int]
@@ -32,14 +31,6 @@ def positions(text: str) -> dict[Loc, Position]:
     of `name` the position of the key in its own header. Columns count characters.
     """
     return _Reader(text).read()
-
-
-def locate(places: Mapping[Loc, Position], loc: Loc) -> Position:
-    """The position of `loc`, or of its nearest ancestor that has one, or of the first character."""
-    for end in range(len(loc), 0, -1):
-        if loc[:end] in places:
-            return places[loc[:end]]
-    return (1, 1)
 
 
 class _Reader:

@@ -20,7 +20,7 @@ from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.limits import METHOD_B
 from energybench.common.safe_read import listed, read_bytes, why_not
 from energybench.common.shipped import shipped
-from energybench.train.method import Method, Task
+from energybench.train.method import Method
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def find(use: str, base: Path | None = None, where: str = "") -> Source:
     if names_file(use):
         path = (base or Path.cwd()) / file
         if not os.path.isfile(path):
-            raise UsageError(Problem("E301", _no_file(file, path), where, f"looked at {path}"))
+            raise UsageError(Problem("E301", no_file(file, path), where, f"looked at {path}"))
         return Source(path.stem, path.resolve(), "given", class_name or None)
     known = sources()
     if use not in known:
@@ -90,7 +90,7 @@ def find(use: str, base: Path | None = None, where: str = "") -> Source:
     return known[use]
 
 
-def _no_file(file: str, path: Path) -> str:
+def no_file(file: str, path: Path) -> str:
     what = why_not(path)
     return f"there is no file '{file}'" if what == "does not exist" else f"'{file}' {what}"
 
@@ -132,7 +132,7 @@ def load_function(use: str, base: Path, where: str = "") -> Callable[..., Any]:
     """The user's own "file.py:function" of a workload. Raises E401."""
     file, _, name = use.partition(":")
     if not os.path.isfile(base / file):
-        raise UsageError(Problem("E401", _no_file(file, base / file), where, f"looked at {base / file}"))
+        raise UsageError(Problem("E401", no_file(file, base / file), where, f"looked at {base / file}"))
     path = (base / file).resolve()
     try:
         function = getattr(load_module(path), name or path.stem, None)
@@ -303,26 +303,3 @@ def _line_in(error: BaseException, path: Path) -> str:
             line = f":{trace.tb_lineno}"
         trace = trace.tb_next
     return line
-
-
-TASKS = {
-    "classification": "energybench.workloads.classification:Classification",
-    "ridge": "energybench.workloads.ridge:Ridge",
-}
-
-
-def task(use: str, base: Path, where: str = "") -> Task:
-    """A workload's task by name, or the user's "file.py:Class"."""
-    if use in TASKS:
-        module, _, name = TASKS[use].partition(":")
-        return getattr(importlib.import_module(module), name)()
-    if not names_file(use):
-        raise UsageError(
-            Problem("E403", f"no task is called '{use}'", where, nearest(use, TASKS) + ', or "file.py:Class"')
-        )
-    file, _, class_name = use.partition(":")
-    if not os.path.isfile(base / file):
-        raise UsageError(Problem("E403", _no_file(file, base / file), where, f"looked at {base / file}"))
-    path = (base / file).resolve()
-    made: Task = load(Source(path.stem, path, "given", class_name or None), Task)()
-    return made

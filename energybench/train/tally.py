@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 
 class Acting(Protocol):
     """A layer that can fail to act: `acted` says whether it did."""
 
     acted: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class PassCounts:
+    """What a run did so far. keys: cost key → {"steps": ..., "samples": ...}."""
+
+    forwards: int
+    backwards: int
+    updates: int
+    samples_forward: int
+    epochs_trained: int
+    keys: dict[str, dict[str, int]]
 
 
 class Tally:
@@ -46,13 +59,12 @@ class Tally:
             words.append("{}f{}b{}u".format(*passes))
         return " ".join(words) or "plain"
 
-    def passes(self) -> dict[str, Any]:
-        """The counts as plain data, as a record's `passes` holds them; `keys` by cost key."""
-        return {
-            "forwards": self.forwards,
-            "backwards": self.backwards,
-            "updates": self.updates,
-            "samples_forward": self.samples_forward,
-            "epochs_trained": self.epochs_trained,
-            "keys": {key: dict(counts) for key, counts in sorted(self._keys.items())},
-        }
+    def passes(self) -> PassCounts:
+        return PassCounts(
+            forwards=self.forwards,
+            backwards=self.backwards,
+            updates=self.updates,
+            samples_forward=self.samples_forward,
+            epochs_trained=self.epochs_trained,
+            keys={key: dict(counts) for key, counts in sorted(self._keys.items())},
+        )

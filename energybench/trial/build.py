@@ -14,6 +14,7 @@ from energybench.train.method import Method, Task
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
 from energybench.workloads import models
+from energybench.workloads.tasks import task_named
 
 
 def build(spec: dict[str, Any], train: Data, device: torch.device, outermost: Method | None = None) -> Run:
@@ -34,7 +35,7 @@ def build(spec: dict[str, Any], train: Data, device: torch.device, outermost: Me
 
 
 def build_task(workload: dict[str, Any], base: Path) -> Task:
-    return discovery.task(workload["task"], base)
+    return task_named(workload["task"], base)
 
 
 def build_model(workload: dict[str, Any], described: dict[str, Any], base: Path, seed: int) -> torch.nn.Module:

@@ -46,7 +46,7 @@ def count(spec: dict[str, Any]) -> dict[str, Any]:
         "counted_error_flop": counted.get("counted_error_flop", 0.0),
         "counted_by_op": counted.get("by_op", {}),
         "uncounted_calls": counted.get("uncounted_calls", {}),
-        "passes": run.tally.passes(),
+        "passes": asdict(run.tally.passes()),
         "reason": counted.get("reason"),
         "epochs": work.epochs,
         "samples": work.samples,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from energybench.flops.counter import Counter
-from energybench.records.record import Counted
+from energybench.records.record import Counted, Passes
 from energybench.train.batch import Batch
 from energybench.train.method import Method
 
@@ -58,12 +59,13 @@ class WitnessLayer(Method):
     def result(self, run: TrainingRun) -> dict[str, Any]:
         """The Witness record's counted fields. A kind of step that no sample met makes the total null."""
         passes = run.tally.passes()
+        recorded = Passes(**asdict(passes))
         keys: dict[str, Counted] = {}
         total, variance = 0.0, 0.0
-        for key, counts in passes["keys"].items():
+        for key, counts in passes.keys.items():
             seen = self._seen.get(key, [])
             if not seen:
-                return {"passes": passes, "counted_flop": None, "reason": f"no step of the kind '{key}' was counted"}
+                return {"passes": recorded, "counted_flop": None, "reason": f"no step of the kind '{key}' was counted"}
             mean, spread = per_sample(seen)
             keys[key] = Counted(
                 steps=counts["steps"],
@@ -77,7 +79,7 @@ class WitnessLayer(Method):
             variance += unseen * (spread * counts["samples"]) ** 2 / len(seen)
         outside = self.counter.total - self._in_steps
         return {
-            "passes": passes,
+            "passes": recorded,
             "counted_flop": total + outside,
             "counted_error_flop": 1.96 * math.sqrt(variance),
             "outside_steps_flop": float(outside),

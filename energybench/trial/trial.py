@@ -18,6 +18,7 @@ import resource
 import sys
 import time
 import traceback
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -115,7 +116,7 @@ def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
             phases.readings["train"] = with_every_card(refuse_short(window.reading()))
         record |= {
             "curve": run.curve,
-            "passes": Passes(**run.tally.passes()),
+            "passes": Passes(**asdict(run.tally.passes())),
             "steps": run.tally.steps,
             "data_wait_s": run.tally.data_wait_ns / 1e9,
             "target": goal.target,
@@ -178,7 +179,7 @@ def shadow(spec: dict[str, Any], train: Data, device: torch.device, run: Run) ->
             limit=steps_per_epoch(run.epochs),
         )
 
-    keys = {key: counts["steps"] for key, counts in run.tally.passes()["keys"].items()}
+    keys = {key: counts["steps"] for key, counts in run.tally.passes().keys.items()}
     try:
         ours = timed(build_stack(spec["stack"]))
         found = in_turns(timed([]), ours, keys)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from energybench.records.record import RunFile
 from energybench.stats import paired
-from energybench.verdict import flags
+from energybench.verdict import flag_codes
 from energybench.verdict.interim import Look
 from energybench.verdict.pairing import EnergyFigure, Figure
 
@@ -88,7 +88,7 @@ class Raised:
     """A flag as the report shows it; `where` says of what."""
 
     code: str
-    severity: flags.Severity
+    severity: flag_codes.Severity
     sentence: str
     detail: str
     where: str
@@ -101,7 +101,7 @@ class Check:
     code: str
     where: str
     result: Result
-    severity: flags.Severity
+    severity: flag_codes.Severity
     sentence: str
     detail: str
 

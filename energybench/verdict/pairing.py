@@ -12,7 +12,7 @@ from energybench.meter.combine import Metered, Sensors, metered
 from energybench.meter.reading import Energy
 from energybench.records.record import Estimate, Trial, Witness
 from energybench.stats import paired
-from energybench.verdict import flags
+from energybench.verdict import flag_codes, flags
 
 LOWER_IS_BETTER = re.compile(  # anywhere in a name; or as a word of it: docs/commands.md has the list
     r"loss(?!less)|error|perplexity|entropy|mae|mse|fid(?!e)|bits_per"
@@ -60,8 +60,8 @@ def unusable(trial: Trial) -> str | None:
     if trial.status != "ok":
         return trial.reason or trial.status
     for flag in flags.check_trial(trial):
-        if flags.kind(flag.code).severity == "invalid":
-            return f"{flags.kind(flag.code).sentence} {flag.detail}".strip()
+        if flag_codes.kind(flag.code).severity == "invalid":
+            return f"{flag_codes.kind(flag.code).sentence} {flag.detail}".strip()
     if trial.train is None or not trial.train.wall_s > 0:
         return "the record holds no training window"
     return None

@@ -10,7 +10,7 @@ from typing import Any
 from energybench.meter import combine
 from energybench.records.record import RunFile, Trial, Witness
 from energybench.stats import paired
-from energybench.verdict import flags, interim, interim_notes, pairing, requirements, wording
+from energybench.verdict import flag_codes, flags, interim, interim_notes, pairing, requirements, wording
 from energybench.verdict.figures import (
     Accept,
     Added,
@@ -171,8 +171,8 @@ def _checks(
         "not_settled": any(trial.warmup and trial.warmup.settled is not None for trial in trials),
     }
     found: list[Check] = []
-    unknown = {flag.code: flags.kind(flag.code) for flag in all_raised if flag.code not in flags.KINDS}
-    for kind in (*flags.REGISTRY, *(unknown[code] for code in sorted(unknown))):
+    unknown = {flag.code: flag_codes.kind(flag.code) for flag in all_raised if flag.code not in flag_codes.KINDS}
+    for kind in (*flag_codes.REGISTRY, *(unknown[code] for code in sorted(unknown))):
         places = [flag for flag in all_raised if flag.code == kind.code]
         found += [Check(kind.code, f.where, "raised", kind.severity, kind.sentence, f.detail) for f in places]
         if kind.code == "aa_failed":
@@ -195,7 +195,7 @@ def _beside(trials: Sequence[Trial], told: set[str]) -> list[Raised]:
 
 def _aa(workload: Workload) -> Check:
     """The A/A check always shows its figure: how far plain training lies from itself."""
-    kind, twin = flags.KINDS["aa_failed"], workload.twin
+    kind, twin = flag_codes.KINDS["aa_failed"], workload.twin
     if twin is None or twin.n < paired.FEWEST_BLOCKS:
         detail = "no twin" if twin is None else wording.plain(wording.blocks(twin.n))
         return Check(kind.code, workload.name, "not checked", kind.severity, kind.sentence, detail)

@@ -11,7 +11,7 @@ from energybench.flops.work import BACKWARD
 from energybench.records.record import Claim, Estimate, Flag, RunFile, Trial, Witness
 from energybench.stats import paired
 from energybench.suite.command_tables import written
-from energybench.verdict import flags, interim_notes, pairing, wording
+from energybench.verdict import flag_codes, flags, interim_notes, pairing, wording
 from energybench.verdict.figures import (
     Accept,
     Baseline,
@@ -37,7 +37,7 @@ def raised(found: Iterable[Flag], where: str) -> tuple[Raised, ...]:
     first: dict[str, Flag] = {}
     for flag in found:
         first.setdefault(flag.code, flag)
-    kinds = ((flags.kind(code), flag) for code, flag in first.items())
+    kinds = ((flag_codes.kind(code), flag) for code, flag in first.items())
     return tuple(Raised(kind.code, kind.severity, kind.sentence, flag.detail, where) for kind, flag in kinds)
 
 
@@ -181,7 +181,7 @@ class Bench:
         quality, difference = _quality(found, self.accept, self.look.share)
         better = False
         here = [flag for p in found for flag in (*flags.check_trial(p.plain), *flags.check_pair(p.ours, p.plain))]
-        sound = self.look.open and flags.worst(here) != "struck"
+        sound = self.look.open and flag_codes.worst(here) != "struck"
         if sound and difference is not None and change.n >= paired.FEWEST_BLOCKS:
             word = paired.verdict(change, self.accept.noise, quantity, difference, self.accept.loses_at_most)
             gains = difference.lower(paired.QUALITY) > 0
@@ -245,7 +245,7 @@ class Bench:
             kept_rel=None,
             quality=None,
             diverged=sum(status == "diverged" for status in ended.values()),
-            struck=bool(struck) or flags.worst(here) == "struck",
+            struck=bool(struck) or flag_codes.worst(here) == "struck",
             verdict="no verdict",
             because="",
             detectable_rel=None,

@@ -1,7 +1,7 @@
 """Data sets that are known by name: their shapes, so that a suite can be checked where their files are not.
 
 For `check` and `flops` only. A run refuses to start without the data: nothing here is ever trained on for a record.
-Imports no torch; the store that stands in for the samples is in data.py.
+Imports no torch; the store that stands in for the samples is in train/data.py.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def _give(name: str, now_ns: Callable[[], int]) -> None:
 
 
 def _clock() -> Any:
-    from energybench.meter.replay import VirtualTime
+    from fakes.replay import VirtualTime
 
     if "FAKE_NVML_SCRIPT" not in os.environ:
         return VirtualTime(10**9)

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 import pynvml
-from energybench.meter.replay import VirtualTime
+from fakes.replay import VirtualTime
 
 SOURCE = Path(__file__).with_name("nvml.c")
 UUID = "GPU-4e817856-1fb8-192a-7ab7-0e0e4476c184"

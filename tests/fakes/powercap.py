@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from energybench.meter.replay import VirtualTime
+from fakes.replay import VirtualTime
 
 Power = float | Sequence[tuple[float, float]]  # watts, or pieces of (seconds, watts), the last of which goes on
 

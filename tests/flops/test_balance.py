@@ -6,7 +6,7 @@ import math
 from types import SimpleNamespace
 
 import torch
-from energybench.meter.replay import VirtualTime
+from fakes.replay import VirtualTime
 
 from energybench.flops import balance as timed
 

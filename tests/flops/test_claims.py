@@ -757,11 +757,11 @@ def test_no_terminal_is_too_narrow_for_a_number(facts, width):
 
 def test_the_command_prints_the_page_as_text_as_json_and_to_a_file(facts, monkeypatch, tmp_path):
     monkeypatch.setattr(paper_tables, "facts", lambda: facts)
-    text = CliRunner().invoke(app.app, ["claims"])
+    text = CliRunner().invoke(app, ["claims"])
     assert text.exit_code == 0
     assert page.TITLE in text.stdout
-    assert json.loads(CliRunner().invoke(app.app, ["claims", "--json"]).stdout) == json.loads(json.dumps(facts))
-    done = CliRunner().invoke(app.app, ["claims", "--markdown", str(tmp_path / "page.md")])
+    assert json.loads(CliRunner().invoke(app, ["claims", "--json"]).stdout) == json.loads(json.dumps(facts))
+    done = CliRunner().invoke(app, ["claims", "--markdown", str(tmp_path / "page.md")])
     assert (done.exit_code, done.stdout) == (0, "")
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == page.markdown(facts)
 

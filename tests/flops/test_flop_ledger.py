@@ -13,8 +13,8 @@ from flop_models import MODELS, build, counted, entered
 from torch import nn
 
 from energybench.common.errors import EnergybenchError
-from energybench.flops.ledger import ledger, plain_work
-from energybench.flops.work import BACKWARD, FORWARD
+from energybench.flops.ledger import ledger
+from energybench.flops.work import BACKWARD, FORWARD, Work
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -181,6 +181,6 @@ def _small():
     return model, (batch,)
 
 
-def test_plain_work_multiplies_by_epochs_and_samples():
+def test_the_work_of_plain_training_multiplies_by_epochs_and_samples():
     lines = ledger(nn.Linear(4, 3), (torch.ones(2, 4),))
-    assert plain_work(lines, epochs=3, samples=10).flop == 3 * 10 * 48
+    assert Work(lines, epochs=3, samples=10).flop == 3 * 10 * 48

@@ -77,7 +77,6 @@ def test_a_layer_says_how_many_flops_and_bytes_it_saves():
     assert thin.flop_saved_rel == pytest.approx(0.8 * 2 / 3)
     assert thin.bytes_saved_rel == pytest.approx(0.8 * (10 + 10) / 120)
     assert thin.intensity == pytest.approx(300 / 120)
-    assert thin.estimated_intensity == pytest.approx(140 / 104)
     assert found["normalisation norm"].flop_saved_rel is None
     assert found["normalisation norm"].intensity == 0
     assert (thin.bound(2.0), thin.bound(3.0)) == ("compute", "memory")

@@ -28,7 +28,7 @@ def invoke(arguments: list[str]) -> None:
     out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            code = app.app(arguments, standalone_mode=False)
+            code = app(arguments, standalone_mode=False)
         except EnergybenchError as error:
             told(error, "1-6")
             code = error.exit_code

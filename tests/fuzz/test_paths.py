@@ -30,7 +30,7 @@ from energybench.suite.suite import cell_name, load, slug
 from energybench.train import discovery
 from energybench.trial.command_quality import NoQuality, QualityReader
 from energybench.windows import file as windows
-from energybench.workloads import datasets
+from energybench.workloads import datasets, tasks
 
 LONG = "x" * 300
 PATHS = {
@@ -113,7 +113,7 @@ def ends(words: list[str]) -> int:
     out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), bounded():
         try:
-            code = app.app(words, standalone_mode=False)
+            code = app(words, standalone_mode=False)
         except EnergybenchError as error:
             told(error, "1-6")
             hinted(error)
@@ -162,7 +162,7 @@ def test_a_script_is_told_as_well(strange: Path, name: str) -> None:
         lambda: energybench.load(path),
         lambda: discovery.find(f"{path}.py:f"),
         lambda: discovery.load_function(f"{path}.py:f", Path()),
-        lambda: discovery.task(f"{path}.py:f", Path()),
+        lambda: tasks.task_named(f"{path}.py:f", Path()),
         lambda: reader_.read(path, record.Trial),
     ):
         with pytest.raises(EnergybenchError) as caught, bounded():

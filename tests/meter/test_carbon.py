@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from energybench.meter.replay import VirtualTime
+from fakes.replay import VirtualTime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

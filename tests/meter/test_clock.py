@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from energybench.meter.replay import VirtualTime
+from fakes.replay import VirtualTime
 from hypothesis import given
 from hypothesis import strategies as st
 

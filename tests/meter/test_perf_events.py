@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from energybench.meter.replay import VirtualTime
+from fakes.replay import VirtualTime
 
 from energybench.meter import perf_events
 from energybench.meter.perf_events import open_event

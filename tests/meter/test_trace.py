@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from energybench.meter.replay import Replay, VirtualTime
+from fakes.replay import Replay, VirtualTime
 from hypothesis import assume, given
 from hypothesis import strategies as st
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from energybench.meter.replay import VirtualTime
 from fakes.clock import put_behind
+from fakes.replay import VirtualTime
 from hypothesis import given
 from hypothesis import strategies as st
 

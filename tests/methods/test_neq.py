@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from support import CLASSES, CPU, MODELS, assert_same_state, digits, make_run, state, tiny_cnn
+from support import CLASSES, CPU, MODELS, assert_same_state, digits, make_run, state, tiny_cnn, velocity
 from torch import Tensor, nn
 
-from energybench.algorithms.equilibrium import velocity
 from energybench.algorithms.frozen_layers import FrozenLayer
 from energybench.algorithms.neurons import find
 from energybench.common.errors import UsageError

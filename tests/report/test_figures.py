@@ -19,7 +19,14 @@ from traced import EVIL, WATTS, example, traced
 from energybench.common.sealed_files import write_bytes
 from energybench.meter.trace import Sample, pack
 from energybench.records.record import Claim
-from energybench.report import canvas, figures_diagnostics, figures_savings, figures_trials
+from energybench.report import (
+    canvas,
+    figures_diagnostics,
+    figures_savings,
+    figures_trade_off,
+    figures_trials,
+    power_traces,
+)
 from energybench.report.album import Album
 from energybench.report.figures import KINDS, album
 from energybench.verdict.summary import summarise
@@ -192,8 +199,8 @@ def test_the_ladder_prints_the_figures_and_the_verdict_of_the_table(tmp_path: Pa
 def test_below_three_blocks_no_whisker_is_drawn_because_the_table_has_no_interval(tmp_path: Path) -> None:
     few = summarise(*Run(blocks=2, noise=0.1).method("half", time=0.5).records()).workloads[0].rows[0]
     enough = summarise(*Run(blocks=3, noise=0.1).method("half", time=0.5).records()).workloads[0].rows[0]
-    assert figures_savings._interval(few.measured) is None
-    assert figures_savings._interval(enough.measured) == (enough.measured.low_rel, enough.measured.high_rel)
+    assert figures_savings.interval_of(few.measured) is None
+    assert figures_savings.interval_of(enough.measured) == (enough.measured.low_rel, enough.measured.high_rel)
 
 
 def test_a_struck_row_is_crossed_and_has_no_verdict_in_the_picture(tmp_path: Path) -> None:
@@ -226,7 +233,7 @@ def test_modelled_energy_is_in_no_picture(tmp_path: Path) -> None:
 
 @given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=1, max_size=12))
 def test_the_front_holds_exactly_the_points_that_none_beats(points: list[tuple[int, int]]) -> None:
-    best = figures_savings.front([(float(x), float(y)) for x, y in points])
+    best = figures_trade_off.front([(float(x), float(y)) for x, y in points])
     for i, (x, y) in enumerate(points):
         beaten = any((a, b) != (x, y) and a >= x and b >= y for a, b in points)
         assert (i in best) != beaten
@@ -254,7 +261,7 @@ def test_a_metric_where_less_is_better_is_drawn_upside_down(tmp_path: Path) -> N
 @given(st.lists(st.floats(0, 500), min_size=1, max_size=400), st.integers(2, 60))
 def test_thinning_keeps_the_extremes_the_order_and_the_limit(values: list[float], most: int) -> None:
     times = [0.1 * i for i in range(len(values))]
-    t, v = figures_trials.thin(times, values, most)
+    t, v = power_traces.thin(times, values, most)
     assert len(t) <= max(most, 2)
     assert t == sorted(set(t))
     assert (min(v), max(v)) == (min(values), max(values))

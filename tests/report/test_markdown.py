@@ -139,11 +139,11 @@ def test_without_an_intensity_no_carbon_is_printed() -> None:
 
 
 def test_every_check_of_the_list_is_answered() -> None:
-    from energybench.verdict import flags
+    from energybench.verdict import flag_codes
 
     text = page(example())
     trusted = text.split("## Can these numbers be trusted?")[1].split("## ")[0]
-    for kind in flags.REGISTRY:
+    for kind in flag_codes.REGISTRY:
         assert f"| `{kind.code}` |" in trusted
 
 

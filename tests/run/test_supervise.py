@@ -192,7 +192,7 @@ def test_an_interrupted_parent_leaves_nothing_running(marked: dict[str, str]):
 
 
 def test_a_killed_parent_takes_the_command_with_it(marked: dict[str, str]):
-    code = "from energybench import supervise; supervise.run(['sleep', '600'])"
+    code = "from energybench.process import supervise; supervise.run(['sleep', '600'])"
     parent = psutil.Popen(python(code), env=marked)
     wait_for(lambda: len(processes_with(marked["MARKER"])) == 2)
     parent.kill()

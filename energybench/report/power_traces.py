@@ -1,0 +1,49 @@
+"""Power traces beside records, read for pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from energybench.common.safe_read import inside
+from energybench.meter import trace
+from energybench.records.record import Trial
+
+NO_TRACE = "no power trace was kept"
+Powers = dict[str, tuple[list[float], list[float]]]  # device → seconds from the window's start, watts
+
+
+def power(trial: Trial, folder: Path) -> Powers | str:
+    """A trial's power traces by device; a sentence where there is none."""
+    if trial.trace is None:
+        return NO_TRACE
+    file = inside(folder, trial.trace)
+    if file is None:
+        return "the record names a trace outside the run's folder"
+    if not os.path.isfile(file):  # a name may be longer than any file's
+        return "the power trace is not beside the records"
+    try:
+        samples = trace.read(file)
+    except ValueError:
+        return "the power trace cannot be read"
+    found: Powers = {}
+    for sample in samples:
+        if sample.power_w is not None:
+            times, watts = found.setdefault(sample.device, ([], []))
+            times.append(sample.time_ns / 1e9)
+            watts.append(sample.power_w)
+    return found or "the power trace holds no power"
+
+
+def thin(times: Sequence[float], values: Sequence[float], most: int) -> tuple[list[float], list[float]]:
+    """At most `most` points whose extremes are those of all: the least and the greatest of every bin, in order."""
+    if len(times) <= most:
+        return list(times), list(values)
+    bins = max(1, most // 2)
+    kept: list[int] = []
+    for number in range(bins):
+        here = range(number * len(times) // bins, (number + 1) * len(times) // bins)
+        ends = {min(here, key=values.__getitem__), max(here, key=values.__getitem__)}
+        kept += sorted(ends)
+    return [times[i] for i in kept], [values[i] for i in kept]

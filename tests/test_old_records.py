@@ -1,0 +1,78 @@
+"""Runs that were made by an earlier energybench: they stay readable, and say what they said.
+
+tests/old_records/schema-1 holds two as they were written on the last day before the rooms: `trained`, on a fake card of
+300 W, with a twin, a matched control, a target, a requirement and a power trace; and `commands`. Beside each lies what
+`energybench report --json` said of it on that day. A later report may say more; what it said, it says still.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import energybench
+
+from energybench.records.reader import read_folder
+
+OLD = Path(__file__).parent / "old_records"
+RUNS = sorted(path.parent for path in OLD.glob("schema-*/*/run.json"))
+
+
+def no_longer_said(before: Any, now: Any, place: str = "") -> Iterator[str]:
+    """Where `now` lacks a fact of `before` or says another; keys that `before` had not are no matter."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key, value in before.items():
+            if key not in now:
+                yield f"{place}.{key}: gone"
+            else:
+                yield from no_longer_said(value, now[key], f"{place}.{key}")
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for index, (one, other) in enumerate(zip(before, now, strict=True)):
+            yield from no_longer_said(one, other, f"{place}[{index}]")
+    elif before != now or isinstance(before, bool) != isinstance(now, bool):
+        yield f"{place}: {before!r}, now {now!r}"
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
+def test_a_run_of_an_earlier_schema_says_what_it_said(folder, tmp_path):
+    said = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    done = energybench("report", folder, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list(no_longer_said(said, json.loads(done.stdout))) == []
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
+def test_every_page_of_it_can_be_written_and_every_sensor_s_joules_are_physics(folder, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    for arguments in (["--write"], ["--html"], ["--carbon"]):
+        done = energybench("report", copy, *arguments, cwd=tmp_path)
+        assert done.returncode == 0, (arguments, done.stderr)
+    assert all((copy / page).stat().st_size for page in ("report.md", "report.html"))
+    for trial in read_folder(folder)[1]:
+        for energy in trial.train.energy if trial.train else ():
+            if energy.source == "gpu_counter":  # the card of that run drew 300 W, whatever it did
+                assert energy.energy_j == pytest.approx(300 * trial.train.wall_s, rel=0.001)
+
+
+def test_both_kinds_of_runs_are_kept_of_every_schema():
+    kept = {schema.name: {path.name for path in schema.iterdir()} for schema in OLD.iterdir()}
+    assert kept == {"schema-1": {"trained", "commands"}}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "lost"),
+    [
+        ({"a": 1}, {"a": 1, "b": 2}, []),
+        ({"a": 1}, {"b": 1}, [".a: gone"]),
+        ({"a": [1, {"b": None}]}, {"a": [1, {"b": 0}]}, [".a[1].b: None, now 0"]),
+        ({"a": [1]}, {"a": [1, 2]}, [".a: [1], now [1, 2]"]),
+        ({"a": True}, {"a": 1}, [".a: True, now 1"]),
+    ],
+)
+def test_what_is_lost_is_found(before, now, lost):
+    assert list(no_longer_said(before, now)) == lost
