@@ -60,8 +60,9 @@ class GradSamp(Method):
 
     In the record: per skipped epoch the medians of shape and of noise over update, and E‖draw‖² of the fitted tensors;
     how far the loss stayed above its minimum, beside the bounds of Theorem 3.1 (algorithms/gradsamp_bound.py), or why
-    there is none; for the last fit every tensor's parameters, its Kolmogorov–Smirnov statistic on up to 65,536 elements,
-    the share that passes at 5 %, and of the three largest tensors a histogram of the real update with the fitted density.
+    there is none; for the last fit every tensor's parameters, its Kolmogorov–Smirnov statistic on up to 65,536
+    elements, the share that passes at 5 %, and of the three largest tensors a histogram of the real update with the
+    fitted density.
     """
 
     skip: str = "every:5"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from energybench.meter.reading import Reading
 from energybench.process.supervise import Ended
-from energybench.records import reader as reader_
+from energybench.records.reader import read as read_record
 from energybench.records.record import Trial
 from energybench.trial.command_quality import NoQuality, QualityReader
 from energybench.trial.command_trial import Metered, Unusable, environment, main, trial, why_unusable
@@ -148,7 +148,7 @@ def test_a_window_that_says_more_than_a_record_can_hold_costs_no_reading(tmp_pat
             main(str(tmp_path / "in.json"), str(done))
         finally:
             signal.signal(signal.SIGTERM, before)
-        found = reader_.read(done, Trial)
+        found = read_record(done, Trial)
         assert (found.status, found.quality) == ("failed", {})
         assert why in (found.reason or "")
         assert found.phases["command"].wall_s > 0

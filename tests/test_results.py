@@ -205,5 +205,5 @@ def test_the_package_offers_its_names_and_no_others() -> None:
         assert name in energybench.__all__
         assert name in dir(energybench)
         assert getattr(energybench, name)
-    with pytest.raises(AttributeError, match="no attribute 'train'"):
-        energybench.train  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'fit'"):
+        energybench.fit  # noqa: B018

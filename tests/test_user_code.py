@@ -16,8 +16,8 @@ import tomli_w
 from click.testing import CliRunner
 
 from energybench.cli import app
-from energybench.common import shipped
 from energybench.common.errors import EnergybenchError
+from energybench.common.shipped import shipped
 from energybench.runner.user_code import user_code
 from energybench.suite.suite import load
 from energybench.train import discovery
@@ -181,7 +181,7 @@ def _mended(path: Path) -> list[Any]:
 
 def test_the_shipped_suites_run_no_code_but_energybenchs_own_in_a_checkout_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for path in sorted(shipped.shipped("suites").glob("*.toml")):
+    for path in sorted(shipped("suites").glob("*.toml")):
         assert user_code(load(path)) == [], path.name
 
 

@@ -3,8 +3,8 @@
     epoch ─ the velocities of the last probe say which neurons rest ─ the epoch, on the data without the probe ─ probe
 
 mode "released": the whole backward runs, then the gradients of resting neurons are zeroed, as in the authors' code.
-mode "sliced":   their gradients are not computed (frozen_layers.py): neither dW, in layers where enough of them rest for that
-                 to pay, nor dX where all that lies further up rests.
+mode "sliced":   their gradients are not computed (frozen_layers.py): neither dW, in layers where enough of them rest
+                 for that to pay, nor dX where all that lies further up rests.
 Either way a resting neuron's weights stay bit for bit, its momentum is 0 and it does not decay; its BatchNorm
 statistics go on. The estimate of "sliced" is dW for live neurons and dX where something further up learns, that of
 "released" is the paper's rule; both add the probe's forwards and leave out the samples that went into it.

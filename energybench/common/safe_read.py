@@ -1,4 +1,4 @@
-"""Files of others, read: regular, of a bounded size, and inside the folder they stand in. What we write: sealed_files.py.
+"""Files of others, read: regular, of a bounded size, and inside the folder they stand in. Our own: sealed_files.py.
 
 Suites and records come from strangers. A path in one, or a link beside it, is followed only inside its own folder.
 """

@@ -1,4 +1,4 @@
-"""Sensors. A meter is started and stopped around a window and says what it saw; it cannot know what it measures.
+"""Sensors: a meter is started and stopped around a window and says what it saw; it cannot know what it measures.
 
 It may import common alone, and no torch. Start with the protocol below, then `sensors.py`, which opens what a machine
 has, and `window.py`, which takes a reading from all of them.

@@ -7,8 +7,8 @@
     method   seconds per step with a method of the tree (asked for by name)
 
 Each value is taken in a fresh process; each round takes one of either side, in a random order. Ratios are paired log
-ratios with Student's t, as everywhere (`stats/paired.py`). "slower" is said where the one-sided 99 % bound lies beyond the
-margin, and it is a regression only if a second series of rounds says so too.
+ratios with Student's t, as everywhere (`stats/paired.py`). "slower" is said where the one-sided 99 % bound lies beyond
+the margin, and it is a regression only if a second series of rounds says so too.
 """
 
 from __future__ import annotations

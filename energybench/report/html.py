@@ -25,8 +25,7 @@ from energybench.report import figures_power, figures_trials, power_traces
 from energybench.report.album import Album
 from energybench.report.figures import album
 from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, commands, energy_rows
-from energybench.verdict import interim_notes, overall, pairing, requirements
-from energybench.verdict import wording as words
+from energybench.verdict import interim_notes, overall, pairing, requirements, wording
 from energybench.verdict.figures import Row, Summary, Workload
 
 LIMIT_B = 2_000_000
@@ -120,7 +119,7 @@ def _charts(summary: Summary, trials: Sequence[Trial], folder: Path) -> list[dic
                         "y": "loss",
                         "series": [
                             {
-                                "label": words.clean(looks[c.label].label),
+                                "label": wording.clean(looks[c.label].label),
                                 "color": looks[c.label].color,
                                 "x": _rounded(c.x),
                                 "y": _rounded(c.y),
@@ -146,7 +145,7 @@ def _power_charts(
                 times, watts = power_traces.thin(*found[device], POINTS)
                 series.append(
                     {
-                        "label": words.clean(looks[label].label),
+                        "label": wording.clean(looks[label].label),
                         "color": looks[label].color,
                         "x": _rounded(times),
                         "y": _rounded(watts),
@@ -156,7 +155,7 @@ def _power_charts(
         charts.append(
             {
                 "workload": workload,
-                "title": f"Power of {words.clean(device)}, block {number}",
+                "title": f"Power of {wording.clean(device)}, block {number}",
                 "x": "seconds",
                 "y": "watts",
                 "series": series,
@@ -184,12 +183,12 @@ def _trial(trial: Trial, summary: Summary) -> dict[str, Any]:
         "state": "used" if why is None else f"set aside: {why}",
         "device": trial.device,
         "seconds": seconds,
-        "seconds_text": words.NOTHING if seconds is None else words.duration(seconds),
+        "seconds_text": wording.NOTHING if seconds is None else wording.duration(seconds),
         "joules": metered.joules if metered.sensors else None,
-        "joules_text": words.si(metered.joules, "J") if metered.sensors else words.NOTHING,
+        "joules_text": wording.si(metered.joules, "J") if metered.sensors else wording.NOTHING,
         "quality": quality,
-        "quality_text": words.NOTHING if quality is None else words.number(quality, 4),
-        "flags": ", ".join(dict.fromkeys(flag.code for flag in trial.flags)) or words.NOTHING,
+        "quality_text": wording.NOTHING if quality is None else wording.number(quality, 4),
+        "flags": ", ".join(dict.fromkeys(flag.code for flag in trial.flags)) or wording.NOTHING,
         "href": f"records/{quote(trial.trial, safe='')}.json",
     }
 
@@ -200,18 +199,18 @@ def _row(row: Row, workload: Workload) -> dict[str, Any]:
         "workload": workload.name,
         "method": row.method,
         "row": row,
-        "estimated_text": words.nominal(row.estimated_rel, row),
-        "counted_text": words.nominal(row.counted_rel, row),
+        "estimated_text": wording.nominal(row.estimated_rel, row),
+        "counted_text": wording.nominal(row.counted_rel, row),
         "claimed": row.claimed_rel,
         "estimated": row.estimated_rel,
         "counted": row.counted_rel,
         "measured": None if figure is None else figure.saving_rel,
-        "measured_text": words.measured(figure),
-        "of": words.what(figure.quantity, figure.scope) if figure else "–",
+        "measured_text": wording.measured(figure),
+        "of": wording.what(figure.quantity, figure.scope) if figure else "–",
         "quality": row.quality.change if row.quality else None,
-        "quality_text": words.quality_change(row.quality),
-        "kept_text": words.kept(row.kept_rel),
-        "notes": words.notes(row, workload.metric or "quality"),
+        "quality_text": wording.quality_change(row.quality),
+        "kept_text": wording.kept(row.kept_rel),
+        "notes": wording.notes(row, workload.metric or "quality"),
     }
 
 
@@ -241,7 +240,7 @@ def _template() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": words.percent, "clean": lambda text: words.clean(str(text))}
+    environment.filters |= {"percent": wording.percent, "clean": lambda text: wording.clean(str(text))}
     return environment.get_template("page.html.j2")
 
 
@@ -273,7 +272,7 @@ def _render(summary: Summary, parts: Parts) -> str:
         summary=summary,
         policy=policy,
         parts=parts,
-        words=words,
+        words=wording,
         commands=commands,
         carbon_note=carbon_note(summary),
         styles=markupsafe.Markup(f"{assets['uPlot.min.css']}\n{assets['page.css']}"),
@@ -296,7 +295,7 @@ def _render(summary: Summary, parts: Parts) -> str:
         failures=[[f.trial, f.status, f.reason, "yes" if f.repeated else "no"] for f in summary.failures],
         not_run=[[n.workload, n.method, n.reason] for n in summary.not_run],
         sources=list(summary.sources.items()),
-        calls=[words.clean(_call(call)) for call in summary.invocations],
+        calls=[wording.clean(_call(call)) for call in summary.invocations],
         svg=markupsafe.Markup,
         data=markupsafe.Markup(_json({"charts": parts.charts, "records": parts.records})),
     )

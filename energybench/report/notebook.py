@@ -15,7 +15,7 @@ from typing import Any
 from energybench.report.figures import album
 from energybench.report.html import ASSETS
 from energybench.report.merge import Part
-from energybench.verdict import wording as words
+from energybench.verdict import wording
 from energybench.verdict.figures import Row, Summary, Workload
 
 KINDS = ("ladder", "where", "trade-off", "blocks", "curves")
@@ -34,7 +34,7 @@ def html(summary: Summary, part: Part) -> str:
         summary=summary,
         title=title,
         notes=[note for note in notes if note],
-        words=words,
+        words=wording,
         head=HEAD,
         cells=_cells,
         remarks=_remarks,
@@ -48,10 +48,10 @@ def html(summary: Summary, part: Part) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    what = words.what(row.measured.quantity, row.measured.scope) if row.measured else words.NOTHING
+    what = wording.what(row.measured.quantity, row.measured.scope) if row.measured else wording.NOTHING
     return [
-        *(words.percent(share) for share in (row.claimed_rel, row.estimated_rel, row.counted_rel)),
-        *(words.measured(row.measured), what, words.kept(row.kept_rel), words.quality_change(row.quality)),
+        *(wording.percent(share) for share in (row.claimed_rel, row.estimated_rel, row.counted_rel)),
+        *(wording.measured(row.measured), what, wording.kept(row.kept_rel), wording.quality_change(row.quality)),
     ]
 
 
@@ -78,5 +78,5 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["clean"] = lambda text: words.clean(str(text))
+    environment.filters["clean"] = lambda text: wording.clean(str(text))
     return environment.get_template("notebook.html.j2")

@@ -106,7 +106,7 @@ def _chopped(word: str, width: int) -> list[str]:
 
 
 def wrap(text: str, width: int, indent: str = "", first: str | None = None) -> list[str]:
-    """Lines of at most `width` cells, broken at ordinary spaces; inside a word only where it is wider than a line."""
+    """Lines of at most `width` cells, broken at ordinary spaces; inside a word only where it is wider than `width`."""
     lines, begins = [indent if first is None else first], True
     used = cell_len(lines[0])
     for word in text.split(" "):
@@ -118,6 +118,10 @@ def wrap(text: str, width: int, indent: str = "", first: str | None = None) -> l
         if not begins:
             lines.append(indent)
             used = cell_len(indent)
+        if used + wide > width >= wide:  # a figure that fits no indented line stands on one of its own, whole
+            lines[-1:] = [lines[-1], word] if lines[-1].strip() else [word]
+            begins, used = False, wide
+            continue
         pieces = _chopped(word, max(1, width - used)) if used + wide > width else [word]
         lines[-1] += pieces[0]
         lines += [indent + piece for piece in pieces[1:]]

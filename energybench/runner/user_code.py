@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from energybench.common import shipped
 from energybench.common.errors import Problem
 from energybench.common.hashing import digest
+from energybench.common.shipped import shipped
 from energybench.suite.command_tables import CommandMethod, CommandWorkload
 from energybench.suite.suite import Suite
 from energybench.train import discovery
@@ -39,7 +39,7 @@ def _workloads(suite: Suite) -> Iterator[Problem]:
 
 
 def _methods(suite: Suite) -> Iterator[Problem]:
-    known, home = discovery.sources(), shipped.shipped("methods").resolve()
+    known, home = discovery.sources(), shipped("methods").resolve()
     for index, method in enumerate(suite.methods):
         if isinstance(method, CommandMethod):
             yield _command(suite.where(("method", index, "command")))

@@ -8,8 +8,9 @@ inside a block, so that a slow day cancels; saving = 1 − exp(mean d). Margin i
     no saving    the whole 95 % interval of mean d lies within ±h           (on time: no difference)
     inconclusive anything else
 
-A run that is looked at more than once spends the chances of error: each look holds a `share` of them (`verdict/interim.py`), and
-every bound here is taken at its confidence less the rest: 99 % at a share of a half is 99.5 %.
+A run that is looked at more than once spends the chances of error: each look holds a `share` of them
+(`verdict/interim.py`), and every bound here is taken at its confidence less the rest: 99 % at a share of a half is
+99.5 %.
 
 The margin is symmetric in logs, not in percent (1 % noise: below −1.00 %, above +1.01 %), so that swapping
 method and baseline swaps "saves" with "costs more" exactly. Functions of numbers alone: no record, no torch.

@@ -21,8 +21,8 @@ from energybench.cli import app, doctor
 from energybench.common.errors import EnergybenchError
 from energybench.common.sealed_files import refuse_unwritable, write_bytes, write_out
 from energybench.gate import compare_runs, golden_counts
-from energybench.records import reader as reader_
 from energybench.records import record
+from energybench.records.reader import read
 from energybench.records.run_folder import Folder, choose
 from energybench.runner.plan_request import spec_of
 from energybench.runner.planner import Plan
@@ -163,7 +163,7 @@ def test_a_script_is_told_as_well(strange: Path, name: str) -> None:
         lambda: discovery.find(f"{path}.py:f"),
         lambda: discovery.load_function(f"{path}.py:f", Path()),
         lambda: tasks.task_named(f"{path}.py:f", Path()),
-        lambda: reader_.read(path, record.Trial),
+        lambda: read(path, record.Trial),
     ):
         with pytest.raises(EnergybenchError) as caught, bounded():
             call()

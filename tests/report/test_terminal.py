@@ -13,7 +13,7 @@ from rich.console import Console
 from synthetic import GPU, Run, Truth
 
 from energybench.records.record import Claim
-from energybench.report.terminal import fold, partial, render
+from energybench.report.terminal import fold, partial, render, wrap
 from energybench.verdict import wording
 from energybench.verdict.figures import Summary
 from energybench.verdict.summary import summarise
@@ -153,6 +153,16 @@ def test_a_number_inside_a_name_is_not_broken_where_there_is_room() -> None:
         assert not line.startswith(".")
         assert "0.875" in LONG
     assert any("0.875" in line for line in fold(LONG, 20).splitlines())
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=8), st.integers(20, 40), st.sampled_from(["", "  ", "    "]))
+def test_whatever_is_no_wider_than_the_terminal_stays_whole_indented_or_not(sizes, width, indent) -> None:
+    figures = [f"{letter * size}\u00a0[{letter * size}]" for letter, size in zip("abcdefgh", sizes, strict=False)]
+    lines = wrap(" ".join(figures), width, indent, first="• ")
+    assert max(map(cell_len, lines)) <= width
+    for figure in figures:
+        if cell_len(figure) <= width:
+            assert any(figure in line for line in lines)
 
 
 @pytest.mark.parametrize(

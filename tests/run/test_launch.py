@@ -282,8 +282,8 @@ class Hook:
             raise AssertionError("the parent imports " + name)
 sys.meta_path.insert(0, Hook())
 from rich.console import Console
-from energybench import runner
-from energybench.progress import Progress
+from energybench.runner import runner
+from energybench.runner.progress import Progress
 from energybench.suite import load
 code, folder = runner.run(load({str(suite)!r}), argv=["test"],
                           progress=Progress(Console(stderr=True), Console()))
