@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -152,6 +153,14 @@ def test_the_witness_changes_neither_weights_nor_tally(budget):
     assert_same_state(state(seen.model), state(plain.model))
     assert seen.tally.passes() == plain.tally.passes()
     assert layer.result(seen)["passes"] == Passes(**asdict(plain.tally.passes()))
+
+
+def test_the_tally_as_plain_data_is_the_records_to_the_letter():
+    """`flops --json` prints the one, a record holds the other."""
+    run = make_run(epochs=2, data=digits(64))
+    run.train()
+    told = asdict(run.tally.passes())
+    assert json.dumps(told) == json.dumps(Passes(**told).model_dump(mode="json"))
 
 
 def test_a_skipped_epoch_has_no_step_and_what_its_method_computes_instead_is_counted_outside():

@@ -15,13 +15,13 @@ class Acting(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PassCounts:
-    """What a run did so far. keys: cost key → {"steps": ..., "samples": ...}."""
+    """What a run did so far, as a record's `passes` has it. keys: cost key → {"steps": ..., "samples": ...}."""
 
     forwards: int
     backwards: int
     updates: int
     samples_forward: int
-    epochs_trained: int
+    epochs_trained: float
     keys: dict[str, dict[str, int]]
 
 
@@ -65,6 +65,6 @@ class Tally:
             backwards=self.backwards,
             updates=self.updates,
             samples_forward=self.samples_forward,
-            epochs_trained=self.epochs_trained,
+            epochs_trained=float(self.epochs_trained),
             keys={key: dict(counts) for key, counts in sorted(self._keys.items())},
         )
