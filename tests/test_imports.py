@@ -198,6 +198,15 @@ def test_no_room_hides_a_public_name():
     assert not rooms & (set(energybench.__all__) | set(dir(energybench)) - set(FLOORS))
 
 
+def test_no_name_that_a_room_hands_on_hides_one_of_its_files():
+    """`from energybench.room import name` must not give a function here and a module there."""
+    for name in FLOORS:
+        if (PACKAGE / name).is_dir():
+            handed_on = getattr(importlib.import_module(f"energybench.{name}"), "__all__", ())
+            inside_it = {path.stem for path in (PACKAGE / name).glob("*.py")}
+            assert not set(handed_on) & inside_it, name
+
+
 def test_a_module_that_is_named_in_a_text_exists():
     """Children are told what to run as "energybench.room.module:function", which no import shows."""
     told = re.compile(r"energybench(?:\.[a-z_]+)+(?::\w+)?")
