@@ -43,6 +43,8 @@ class Tick:
     """How often a counter moves."""
 
     seconds: float  # median
+    least_s: float
+    most_s: float
     edges: int
 
 
@@ -105,7 +107,7 @@ def infer_tick(read: Callable[[], float], time: Time, edges: int = 11) -> Tick:
         raise SensorError(watch.lost[""])
     times = [edge.time_ns for edge in watch.edges[""]]
     gaps = [(b - a) / 1e9 for a, b in itertools.pairwise(times)]
-    return Tick(statistics.median(gaps), len(times))
+    return Tick(statistics.median(gaps), min(gaps), max(gaps), len(times))
 
 
 class Counters:

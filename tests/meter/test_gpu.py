@@ -469,6 +469,7 @@ def test_the_tick_is_inferred_from_ten_intervals_or_more(fake_driver: Plug, tick
     tick = infer_tick(open_gpus()[0].energy_j, driver.time)
     assert tick.edges >= 11
     assert tick.seconds == pytest.approx(tick_s, abs=0.001)
+    assert tick.least_s <= tick.seconds <= tick.most_s
 
 
 def test_without_a_driver_there_is_a_reason_and_a_remedy() -> None:
