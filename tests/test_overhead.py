@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -182,6 +183,43 @@ def test_every_measure_of_this_tree_can_be_taken(name: str, monkeypatch: pytest.
     costs = harness._costs(ROOT, list(harness.TOLD), ["nothing"])
     assert list(costs) == [*harness.TOLD, "method nothing"]
     assert costs[name](ROOT) > 0
+
+
+def test_a_tree_may_keep_what_it_compiles_or_an_unpacked_one_is_slower_at_every_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (tmp_path / "energybench").mkdir()
+    for name, text in (("__init__", ""), ("__main__", "import energybench.told"), ("told", "print('told')")):
+        (tmp_path / f"energybench/{name}.py").write_text(text)
+    assert harness._call(tmp_path, ["-m", "energybench"]) == "told\n"
+    assert list(tmp_path.rglob("told*.pyc"))
+
+
+@pytest.mark.parametrize("which", [0, -1], ids=["of today", "of before the rooms"])
+def test_what_is_timed_is_found_in_the_layout_of_the_tree(tmp_path: Path, which: int) -> None:
+    """Each name in the first, or the last, of the modules that may hold it; a module with every name in it."""
+    probe = runpy.run_path(str(harness.PROBE))
+    places = {name: f"energybench.{homes[which]}".rstrip(".") for name, homes in probe["PLACES"].items()}
+    for name, module in places.items():
+        if name == "discovery":
+            module += ".discovery"
+        parts = module.split(".")
+        for depth in range(1, len(parts)):
+            folder = tmp_path.joinpath(*parts[:depth])
+            folder.mkdir(exist_ok=True)
+            (folder / "__init__.py").touch()
+        with tmp_path.joinpath(*parts).with_suffix(".py").open("a") as file:
+            file.write(f"class {name}: pass\n")
+    code = (
+        f"import runpy; probe = runpy.run_path({str(harness.PROBE)!r})\n"
+        "for name in probe['PLACES']:\n"
+        "    found = probe['of_tree'](name)\n"
+        "    print(getattr(found, '__module__', found.__name__))\n"
+    )
+    told = harness._call(tmp_path, ["-P", "-c", code]).split()
+    expected = [f"{module}.discovery" if name == "discovery" else module for name, module in places.items()]
+    assert told == expected
 
 
 @pytest.mark.slow
