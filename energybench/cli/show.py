@@ -24,7 +24,7 @@ from energybench.records.reader import read, read_folder
 from energybench.records.record import Trial, Witness
 from energybench.runner.progress import redraws
 from energybench.suite.command_tables import written
-from energybench.windows import file
+from energybench.windows import file as windows_file
 
 SENSORS = {"gpu": "GPU", "cpu": "RAPL"}  # scope → what it lacks where nothing measures it
 POWERS = {
@@ -119,9 +119,9 @@ def print_run(folder: Path, console: Console) -> None:
 
 def print_record(path: Path, console: Console) -> None:
     """The record's own JSON, with the figures that people look for first."""
-    if (measured := file.record(path)) is not None:
+    if (measured := windows_file.record(path)) is not None:
         for window in measured.windows:
-            console.print(inert_text(f"{'  ' * window.path.count('/')}{file.sentence(window)}"), soft_wrap=True)
+            console.print(inert_text(f"{'  ' * window.path.count('/')}{windows_file.sentence(window)}"), soft_wrap=True)
         console.print(JSONHighlighter()(json_text(json.loads(path.read_bytes()))), soft_wrap=True)
         return
     if path.name == "run.json":

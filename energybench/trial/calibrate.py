@@ -32,7 +32,8 @@ from energybench.meter.window import Window, refuse_short
 from energybench.records.record import write_json
 from energybench.stats import paired
 from energybench.suite.tables import Accept
-from energybench.trial import build, trial
+from energybench.trial.build import build, device_name
+from energybench.trial.trial import wait_for_devices
 from energybench.workloads import datasets
 
 SEED = 2026
@@ -89,7 +90,7 @@ class Twins:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.device_name = build.device_name(self.device)
+        self.device_name = device_name(self.device)
         # First, so that they see who is on the card before we are.
         self._meters = open_meters({"energy": "if available", "meters": spec["meters"]}, self.device_name)
         self.workload: dict[str, Any] = {
@@ -100,7 +101,7 @@ class Twins:
         }
         self.described = datasets.prepare(self.workload["data"], Path(spec["cache"]), download=False)
         self._data, _ = datasets.open_data(self.described, self.workload["data"], self.device)
-        self._synchronise = partial(trial.wait_for_devices, self.device)
+        self._synchronise = partial(wait_for_devices, self.device)
 
     def facts(self, epochs: int) -> dict[str, Any]:
         return {
@@ -120,7 +121,7 @@ class Twins:
         """One training of so many epochs, from fresh weights, in one window."""
         workload = self.workload | {"train": TRAIN | {"epochs": epochs}}
         spec = {"base": ".", "workload": workload, "data": self.described, "stack": [], "header": {"seed": seed}}
-        run = build.build(spec, self._data, self.device)
+        run = build(spec, self._data, self.device)
         gc.collect()  # of the training before, which must not be paid by this one
         window = Window(self._meters, self._synchronise)
         window.start()

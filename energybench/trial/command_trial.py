@@ -37,7 +37,7 @@ from energybench.records.record import Flag, Trial, write_json
 from energybench.suite.command_tables import fill_words
 from energybench.trial.command_quality import NoQuality, QualityReader
 from energybench.trial.phases import Phases
-from energybench.windows import file
+from energybench.windows.file import VARIABLE, WindowLine, of_training, qualities, read_windows, summed, training
 
 WHOLE = "the whole command"
 TOLD = ("steps", "samples", "flop", "quality")  # by the command's own windows and output
@@ -231,34 +231,34 @@ def environment(header: Mapping[str, Any], reported: Path, threads: int | None) 
         "ENERGYBENCH_SEED": str(header["seed"]),
         "ENERGYBENCH_TRIAL": str(header["trial"]),
         "ENERGYBENCH_BLOCK": str(header["block"]),
-        file.VARIABLE: str(reported),
+        VARIABLE: str(reported),
     }
     if threads:
         told["OMP_NUM_THREADS"] = str(threads)
     return {**os.environ, **told}
 
 
-def _windows(path: Path, phases: Phases, record: dict[str, Any]) -> list[file.WindowLine]:
+def _windows(path: Path, phases: Phases, record: dict[str, Any]) -> list[WindowLine]:
     """What the script measured itself, into the record: its training takes the whole command's place.
 
     Raises Unusable for a window that an error ended, and for a file that holds something else.
     """
     try:
-        found = file.read_windows(path)
+        found = read_windows(path)
     except EnergybenchError as error:
         raise Unusable("failed", f"its windows cannot be read: {error.problems[0].message}") from None
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
-    inside = file.of_training(found)
+    inside = of_training(found)
     if wrong := next((window for window in inside if window.error), None):
         raise Unusable("failed", f"its window '{wrong.name}' ended with an error: {wrong.error}")
-    if reading := file.training(found):
+    if reading := training(found):
         phases.readings["train"] = refuse_short(reading)
         record["environment"]["metered"] = f"the script's own window '{inside[0].name}'"
     others = [window for window in found if window.parent is None and window not in inside]
     for name in dict.fromkeys(window.name for window in others if window.name not in phases.readings):
-        if reading := file.summed([window for window in others if window.name == name]):
+        if reading := summed([window for window in others if window.name == name]):
             phases.readings[name] = reading
     for key in ("steps", "samples"):
         counts = [getattr(window, key) for window in inside]
@@ -270,7 +270,7 @@ def _windows(path: Path, phases: Phases, record: dict[str, Any]) -> list[file.Wi
     return found
 
 
-def _judge(reader: QualityReader, found: list[file.WindowLine], record: dict[str, Any]) -> None:
+def _judge(reader: QualityReader, found: list[WindowLine], record: dict[str, Any]) -> None:
     try:
         quality = reader.result(found)
     except NoQuality as why:
@@ -278,7 +278,7 @@ def _judge(reader: QualityReader, found: list[file.WindowLine], record: dict[str
     for name, value in quality.items():
         if not is_figure(value, name):
             raise Unusable("diverged", f"its {name} is {value}")
-    record["quality"] = {**{k: v for k, v in file.qualities(found).items() if is_figure(v, k)}, **quality}
+    record["quality"] = {**{k: v for k, v in qualities(found).items() if is_figure(v, k)}, **quality}
 
 
 if __name__ == "__main__":

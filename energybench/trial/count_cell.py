@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from energybench.trial import build, trial
+from energybench.trial.build import build
 from energybench.trial.counting_layer import WitnessLayer
+from energybench.trial.trial import WITNESS_STEPS, works
 from energybench.workloads import datasets
 
 
@@ -36,11 +37,11 @@ def count(spec: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     device = torch.device(spec["device"])
     train, _ = datasets.open_data(spec["data"], spec["workload"]["data"], device)
-    layer = WitnessLayer(trial.WITNESS_STEPS)
-    run = build.build(spec, train, device, layer)
+    layer = WitnessLayer(WITNESS_STEPS)
+    run = build(spec, train, device, layer)
     run.train()
     counted = layer.result(run)
-    _, work = trial.works(spec, run)
+    _, work = works(spec, run)
     return {
         "counted_flop": counted["counted_flop"],
         "counted_error_flop": counted.get("counted_error_flop", 0.0),
