@@ -13,13 +13,14 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from energybench.common.errors import EXIT_INTERRUPTED, Problem, UsageError, nearest
-from energybench.records.record import RunFile, Trial, Witness
+from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.report import merge
 from energybench.verdict.figures import Row, Summary
 from energybench.verdict.summary import summarise, to_json
@@ -62,8 +63,14 @@ class Results:
         return [trial for part in self._parts for trial in part.records[1]]
 
     @property
-    def witnesses(self) -> list[Witness]:
-        return [witness for part in self._parts for witness in part.records[2]]
+    def counting_runs(self) -> list[CountingRun]:
+        return [counting_run for part in self._parts for counting_run in part.records[2]]
+
+    @property
+    def witnesses(self) -> list[CountingRun]:
+        """The name of `counting_runs` before."""
+        warnings.warn("Results.witnesses is called counting_runs now", DeprecationWarning, stacklevel=2)
+        return self.counting_runs
 
     @cached_property
     def summary(self) -> Summary:

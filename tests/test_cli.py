@@ -440,10 +440,10 @@ def test_a_file_that_describes_no_trial_is_told(text: str, tmp_path: Path) -> No
 
 def test_show_tells_what_a_file_of_a_run_is_by_what_it_holds(run_folder: Path, tmp_path: Path) -> None:
     """It advised to move a sound run.json out of the way, as a broken record of a trial."""
-    from energybench.records.record import Witness, write_json
+    from energybench.records.record import CountingRun, write_json
 
     assert call("show", str(run_folder / "run.json")).stdout == call("show", str(run_folder)).stdout
-    counted = Witness(workload="w", method="m", role="method", seed=0, digest="d", status="ok", counted_flop=8.0)
+    counted = CountingRun(workload="w", method="m", role="method", seed=0, digest="d", status="ok", counted_flop=8.0)
     write_json(tmp_path / "counted.json", counted)
     done = call("show", str(tmp_path / "counted.json"))
     assert (done.returncode, done.stderr) == (0, "")

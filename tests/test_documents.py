@@ -21,10 +21,10 @@ RUNS = sorted(file.parent for file in (ROOT / "reports").glob("*/*/run.json"))
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
 def test_a_committed_report_and_its_figures_are_what_its_records_give(folder: Path) -> None:
-    run, trials, witnesses = read_folder(folder)
+    run, trials, counting_runs = read_folder(folder)
     files = [folder / "report.md", *(folder / "figures").glob("*")]
     committed = {str(file.relative_to(folder)): file.read_text(encoding="utf-8") for file in files}
-    assert committed == contents(summarise(run, trials, witnesses), trials, folder)
+    assert committed == contents(summarise(run, trials, counting_runs), trials, folder)
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")

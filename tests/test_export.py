@@ -36,13 +36,13 @@ EVIL = '=cmd|" /C calc"!A1\nco2: 9 <script>, "x": \u202e{'
 
 def written(folder: Path, run: Run, **machine: Any) -> Path:
     """A run's folder on disk."""
-    meta, trials, witnesses = run.records()
+    meta, trials, counting_runs = run.records()
     meta = meta.model_copy(update={"machine": {**meta.machine, "carbon": ZONE, "cores": 8} | machine})
     write_json(folder / "run.json", meta)
     for index, trial in enumerate(trials):
         write_json(folder / "records" / f"{index}.json", trial)
-    for index, witness in enumerate(witnesses):
-        write_json(folder / "witness" / f"{index}.json", witness)
+    for index, counting_run in enumerate(counting_runs):
+        write_json(folder / "witness" / f"{index}.json", counting_run)
     return folder
 
 

@@ -64,7 +64,7 @@ def test_every_code_stands_once_in_the_list_with_a_sentence_and_someone_who_rais
 
 def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
     run = Run(stamp=["quick"])
-    differing = run.witness(PLAIN).model_copy(update={"keys": {}, "passes": Passes()})
+    differing = run.counting_run(PLAIN).model_copy(update={"keys": {}, "passes": Passes()})
     lost = {"train": Reading(wall_s=1, energy=[Energy(source="rapl", scope="cpu")])}
     hot, cool = (
         trial(phases=on_card(Card(temperature_start_c=heat)), environment={"torch": torch})
@@ -81,7 +81,7 @@ def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
         ),
         *flags.check_trial(trial(phases=on_card(Card(), channels=(100.0, 120.0), wall_s=0.5))),
         *flags.check_pair(hot, cool),
-        *flags.check_cell(blocks=3, sensor_error_rel=0.02, noise=0.01),
+        *flags.check_cell(blocks=3, sensor_error_rel=0.02, margin=0.01),
         *flags.check_trial(trial(status="diverged")),
         *flags.check_trial(trial(data_wait_s=5.0)),
         *flags.check_trial(trial(phases=lost)),
@@ -89,7 +89,7 @@ def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
         *flags.check_cell(
             blocks=1,
             trials=[trial()],
-            witness=differing,
+            counting_run=differing,
             estimated_rel=0.5,
             counted_rel=0.1,
             estimate_gap=0.02,
@@ -97,7 +97,7 @@ def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
             epochs_control=5,
         ),
         *flags.check_workload(
-            twin=twin(1.1, 1.11, 1.09), noise=0.01, plain_flop=2, counted_flop=1, devices=["GPU-a", "GPU-b"]
+            twin=twin(1.1, 1.11, 1.09), margin=0.01, plain_flop=2, counted_flop=1, devices=["GPU-a", "GPU-b"]
         ),
         *flags.check_run(run.run(), [trial()]),
     ]
@@ -140,15 +140,15 @@ def test_a_processor_taken_away_shows_as_missing_cpu_seconds(
 def test_a_trial_that_repeats_the_witnesss_tally_agrees_with_it() -> None:
     run = Run().method("half", flop=0.5)
     half = run.truth("half")
-    assert flags.compare_passes(run.trial(half, 0), run.witness(half)) is None
+    assert flags.compare_passes(run.trial(half, 0), run.counting_run(half)) is None
 
 
 @pytest.mark.parametrize("name", ["forwards", "backwards", "updates", "samples_forward", "epochs_trained"])
 def test_one_count_more_than_the_witness_is_a_difference_that_names_both(name: str) -> None:
     run = Run()
-    witness, one = run.witness(PLAIN), run.trial(PLAIN, 0)
+    counting_run, one = run.counting_run(PLAIN), run.trial(PLAIN, 0)
     more = one.passes.model_copy(update={name: getattr(one.passes, name) + 1})
-    told = flags.compare_passes(one.model_copy(update={"passes": more}), witness)
+    told = flags.compare_passes(one.model_copy(update={"passes": more}), counting_run)
     assert told is not None
     assert "metered" in told
     assert f"{getattr(one.passes, name) + 1:g}" in told
@@ -156,17 +156,17 @@ def test_one_count_more_than_the_witness_is_a_difference_that_names_both(name: s
 
 def test_another_seed_may_draw_other_samples_but_a_kind_never_counted_is_marked() -> None:
     run = Run()
-    witness, one = run.witness(PLAIN), run.trial(PLAIN, 1)
+    counting_run, one = run.counting_run(PLAIN), run.trial(PLAIN, 1)
     more = one.passes.model_copy(update={"samples_forward": 1, "keys": {"plain": {"steps": 1, "samples": 9}}})
-    assert flags.compare_passes(one.model_copy(update={"passes": more}), witness) is None
+    assert flags.compare_passes(one.model_copy(update={"passes": more}), counting_run) is None
     other = one.passes.model_copy(update={"keys": {"probe": {"steps": 1, "samples": 9}}})
-    found = flags.check_cell(blocks=3, trials=[one.model_copy(update={"passes": other})], witness=witness)
+    found = flags.check_cell(blocks=3, trials=[one.model_copy(update={"passes": other})], counting_run=counting_run)
     assert found == [Flag(code="uncounted_steps", detail="'probe'")]
 
 
 def test_a_witness_that_failed_binds_nobody() -> None:
     run = Run()
-    failed = run.witness(PLAIN).model_copy(update={"status": "timeout", "keys": {}})
+    failed = run.counting_run(PLAIN).model_copy(update={"status": "timeout", "keys": {}})
     assert flags.compare_passes(run.trial(PLAIN, 0), failed) is None
 
 
@@ -198,7 +198,7 @@ def test_a_control_trains_the_epochs_that_were_kept(control: float, expected: li
     ],
 )
 def test_plain_training_may_not_differ_from_itself_beyond_the_noise(ratios: tuple[float, ...], failed: bool) -> None:
-    assert codes(flags.check_workload(twin=twin(*ratios), noise=0.01)) == ["aa_failed"] * failed
+    assert codes(flags.check_workload(twin=twin(*ratios), margin=0.01)) == ["aa_failed"] * failed
 
 
 def test_the_aa_check_does_not_care_which_of_the_two_is_called_the_baseline() -> None:
@@ -215,7 +215,7 @@ def test_the_aa_check_does_not_care_which_of_the_two_is_called_the_baseline() ->
 def test_the_ledger_of_plain_training_equals_the_counter_to_a_thousandth(
     plain: float, error: float, expected: list[str]
 ) -> None:
-    found = flags.check_workload(twin=None, noise=0.01, plain_flop=plain, counted_flop=1.0, counted_error_flop=error)
+    found = flags.check_workload(twin=None, margin=0.01, plain_flop=plain, counted_flop=1.0, counted_error_flop=error)
     assert codes(found) == expected
 
 
@@ -392,4 +392,4 @@ def test_two_sides_start_within_five_degrees_of_each_other(heat: float, expected
 
 @pytest.mark.parametrize(("error", "expected"), [(None, []), (0.01, []), (0.011, ["sensor_error"])])
 def test_a_sensor_that_errs_by_more_than_the_noise_decides_nothing(error: float | None, expected: list[str]) -> None:
-    assert codes(flags.check_cell(blocks=3, sensor_error_rel=error, noise=0.01)) == expected
+    assert codes(flags.check_cell(blocks=3, sensor_error_rel=error, margin=0.01)) == expected

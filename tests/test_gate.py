@@ -54,7 +54,7 @@ def test_the_difference_of_two_runs_is_welchs_as_scipy_has_it() -> None:
 
 def test_a_look_may_spend_its_share_of_the_chance_and_no_more() -> None:
     base, head = _mean([0.0, 0.1, 0.2]), _mean([0.4, 0.6, 0.5])
-    at_a_quarter = welch(_mean([0.0, 0.1, 0.2], share=0.5), _mean([0.4, 0.6, 0.5], share=0.5))
+    at_a_quarter = welch(_mean([0.0, 0.1, 0.2], alpha_fraction=0.5), _mean([0.4, 0.6, 0.5], alpha_fraction=0.5))
     assert chance(at_a_quarter, 0.0) == pytest.approx(4 * chance(welch(base, head), 0.0))
 
 
@@ -84,9 +84,9 @@ def test_the_loss_that_is_called_detectable_is_seen_about_eight_times_in_ten(tes
 # ── simulated ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _mean(values: list[float], share: float = 1.0) -> paired.Mean:
-    costs = paired.paired([math.exp(value) for value in values], [1.0] * len(values), share=share)
-    return paired.Mean(costs.n, costs.mean, costs.sd, costs.df, share=share)
+def _mean(values: list[float], alpha_fraction: float = 1.0) -> paired.Mean:
+    costs = paired.paired([math.exp(value) for value in values], [1.0] * len(values), alpha_fraction=alpha_fraction)
+    return paired.Mean(costs.n, costs.mean, costs.sd, costs.df, alpha_fraction=alpha_fraction)
 
 
 def _drawn(rng: random.Random, n: int, sd: float, truth: float = 0.0) -> paired.Mean:
@@ -206,8 +206,8 @@ def test_two_blocks_a_struck_row_and_an_unfinished_run_are_told_and_not_judged()
     struck = _run(3, it={"time": 0.9})
     struck.truths[1] = regression.replace(struck.truths[1], time=1.2)  # the twin is 20 % slower than plain training
     assert _findings(base, struck)["it"].outcome == "cannot tell"
-    run, trials, witnesses = _run(4, it={"time": 0.9}).records()
-    open_ = summarise(run.model_copy(update={"finished": False}), [t for t in trials if t.block < 4], witnesses)
+    run, trials, counting_runs = _run(4, it={"time": 0.9}).records()
+    open_ = summarise(run.model_copy(update={"finished": False}), [t for t in trials if t.block < 4], counting_runs)
     (finding,) = judge(regression.saving_cases(summarise(*base.records()), open_), NOISE)
     assert finding.outcome == "cannot tell"
     assert "HEAD is not finished" in finding.because

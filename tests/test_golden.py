@@ -24,9 +24,11 @@ def run(**truth: Any) -> Run:
 
 
 def counts(run: Run) -> golden_counts.Counts:
-    meta, trials, witnesses = run.records()
+    meta, trials, counting_runs = run.records()
     data = {run.workload: {"parameters": 1234}}
-    return golden_counts.of_run(meta.model_copy(update={"resolved": settings(run), "data": data}), trials, witnesses)
+    return golden_counts.of_run(
+        meta.model_copy(update={"resolved": settings(run), "data": data}), trials, counting_runs
+    )
 
 
 def test_a_committed_run_counts_as_itself_and_a_golden_file_gives_it_back(tmp_path: Path) -> None:

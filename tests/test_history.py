@@ -45,12 +45,12 @@ def runs(
             if step and method == step[1] and number >= step[0]:
                 time *= step[2]
             run.method(method, time=time)
-        meta, trials, witnesses = run.records()
+        meta, trials, counting_runs = run.records()
         at = f"2026-01-{number + 1:02d}T00:00:00+00:00"
         call = meta.invocations[0].model_copy(update={"started_at": at})
         meta = meta.model_copy(update={"resolved": settings(run), "invocations": [call], "run": f"r{number}"})
         trials = [trial.model_copy(update={"started_at": at}) for trial in trials]
-        found.append(Side(Path(f"r{number}"), (meta, trials, witnesses), summarise(meta, trials, witnesses)))
+        found.append(Side(Path(f"r{number}"), (meta, trials, counting_runs), summarise(meta, trials, counting_runs)))
     return found
 
 
@@ -98,11 +98,11 @@ def test_two_steps_of_one_method_are_both_found() -> None:
 
 
 def _on(side: Side, day: int) -> Side:
-    meta, trials, witnesses = side.records
+    meta, trials, counting_runs = side.records
     at = f"2026-02-{day:02d}T00:00:00+00:00"
     call = meta.invocations[0].model_copy(update={"started_at": at})
     trials = [trial.model_copy(update={"started_at": at}) for trial in trials]
-    return Side(Path(f"d{day}"), (meta.model_copy(update={"invocations": [call]}), trials, witnesses), side.summary)
+    return Side(Path(f"d{day}"), (meta.model_copy(update={"invocations": [call]}), trials, counting_runs), side.summary)
 
 
 def test_a_step_in_the_newest_run_is_left_open() -> None:
@@ -136,9 +136,11 @@ def _shaped(factors: list[dict[str, float]]) -> History:
         run = Run(blocks=5, noise=0.003, seed=number)
         for method in METHODS:
             run.method(method, time=0.7 * dict(table).get(method, 1.0))
-        meta, trials, witnesses = run.records()
+        meta, trials, counting_runs = run.records()
         meta = meta.model_copy(update={"resolved": settings(run)})
-        sides.append(_on(Side(Path("x"), (meta, trials, witnesses), summarise(meta, trials, witnesses)), number + 1))
+        sides.append(
+            _on(Side(Path("x"), (meta, trials, counting_runs), summarise(meta, trials, counting_runs)), number + 1)
+        )
     return of_sides("synthetic", sides)
 
 
@@ -170,7 +172,7 @@ def test_flags_of_one_direction_over_a_level_that_goes_nowhere_are_called_one_si
 def test_the_noise_that_is_advised_would_have_raised_no_flag() -> None:
     sides = runs(1, 10, between=0.05, noise=0.01)
     found = of_sides("synthetic", sides)
-    advised = max(flag.noise_rel for flag in found.flags if flag.lasting is False)
+    advised = max(flag.margin_rel for flag in found.flags if flag.lasting is False)
     for margin, silent in ((advised * 1.001, True), (advised * 0.97, False)):
         wider = [_with_noise(side, margin) for side in sides]
         bad = [flag for flag in of_sides("synthetic", wider).flags if flag.lasting is False]
@@ -178,10 +180,10 @@ def test_the_noise_that_is_advised_would_have_raised_no_flag() -> None:
 
 
 def _with_noise(side: Side, noise: float) -> Side:
-    meta, trials, witnesses = side.records
+    meta, trials, counting_runs = side.records
     accept = meta.resolved["accept"] | {"noise": noise}
     meta = meta.model_copy(update={"resolved": meta.resolved | {"accept": accept}})
-    return Side(side.path, (meta, trials, witnesses), summarise(meta, trials, witnesses))
+    return Side(side.path, (meta, trials, counting_runs), summarise(meta, trials, counting_runs))
 
 
 # ── what enters ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -189,9 +191,9 @@ def _with_noise(side: Side, noise: float) -> Side:
 
 def test_runs_of_other_settings_copies_and_unfinished_ones_are_left_out_with_the_reason() -> None:
     sides = runs(1, 5)
-    meta, trials, witnesses = sides[1].records
+    meta, trials, counting_runs = sides[1].records
     other = meta.model_copy(update={"resolved": meta.resolved | {"accept": {"noise": 0.5}}})
-    sides[1] = Side(Path("other"), (other, trials, witnesses), sides[1].summary)
+    sides[1] = Side(Path("other"), (other, trials, counting_runs), sides[1].summary)
     sides.append(Side(Path("copy"), sides[2].records, sides[2].summary))
     open_, some, counted = sides[3].records
     open_ = open_.model_copy(update={"finished": False})
@@ -265,7 +267,7 @@ def test_the_last_saving_is_told_as_in_its_own_report() -> None:
 @pytest.mark.parametrize("seed", range(1, 7))
 def test_the_noise_that_is_printed_would_have_raised_no_flag_either(seed: int) -> None:
     found = looked(seed, 10, between=0.05, noise=0.01)
-    flags = [flag.noise_rel for flag in found.flags if flag.lasting is False]
+    flags = [flag.margin_rel for flag in found.flags if flag.lasting is False]
     advised = re.findall(r"noise above ([\d.]+)\u00a0%", " ".join(history_page.reasons(found)))
     assert [float(text) / 100 >= max(flags) for text in advised] == [True]
 

@@ -16,7 +16,7 @@ from energybench.records.record import Cell, Looks, RunFile, Trial
 from energybench.stats import paired
 from energybench.stats.interim import declared
 from energybench.suite.suite import Suite, load
-from energybench.verdict.interim import standing, whole_blocks
+from energybench.verdict.interim import current_look, whole_blocks
 
 CELLS = [
     Cell(workload="w", method="baseline", role="baseline"),
@@ -92,42 +92,42 @@ def test_the_shares_of_all_looks_add_up_to_one_whatever_the_end_of_a_time_puts_i
     at = sorted(at)
     taken = sorted(data.draw(st.sets(st.integers(3, at[-1]), max_size=3)))
     known = sorted({*at, *taken})
-    found = [standing(run(at[-1], at, tuple(taken)), trials(n)) for n in known]
+    found = [current_look(run(at[-1], at, tuple(taken)), trials(n)) for n in known]
     assert [look.blocks for look in found] == known
     assert [look.number for look in found] == list(range(1, len(known) + 1))
-    assert sum(Fraction(look.share).limit_denominator(10_000) for look in found) == 1
+    assert sum(Fraction(look.alpha_fraction).limit_denominator(10_000) for look in found) == 1
 
 
 # ── where a run stands ────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_before_the_first_look_there_is_none() -> None:
-    look = standing(run(20, [5, 10, 20]), trials(4))
+    look = current_look(run(20, [5, 10, 20]), trials(4))
     assert (look.open, look.number, look.next) == (False, 0, 5)
 
 
 @pytest.mark.parametrize("there", [5, 6, 9])
 def test_between_two_looks_the_first_one_stands(there: int) -> None:
-    look = standing(run(20, [5, 10, 20]), trials(there))
+    look = current_look(run(20, [5, 10, 20]), trials(there))
     assert (look.open, look.number, look.of, look.blocks, look.next) == (True, 1, 3, 5, 10)
-    assert look.share == 0.25
+    assert look.alpha_fraction == 0.25
 
 
 def test_a_run_that_declared_no_looks_is_looked_at_when_all_blocks_are_there_with_everything_to_spend() -> None:
-    assert not standing(run(5), trials(4)).open
-    look = standing(run(5), trials(5))
-    assert (look.open, look.blocks, look.share, look.of) == (True, 5, 1.0, 1)
+    assert not current_look(run(5), trials(4)).open
+    look = current_look(run(5), trials(5))
+    assert (look.open, look.blocks, look.alpha_fraction, look.of) == (True, 5, 1.0, 1)
 
 
 def test_a_finished_run_is_at_its_end_whatever_is_missing_in_it() -> None:
-    look = standing(run(5, finished=True), trials(2))
-    assert (look.open, look.blocks, look.share) == (True, 5, 1.0)
+    look = current_look(run(5, finished=True), trials(2))
+    assert (look.open, look.blocks, look.alpha_fraction) == (True, 5, 1.0)
 
 
 def test_a_run_that_was_decided_early_stays_at_that_look_whatever_is_added() -> None:
     closed = run(20, [5, 10, 20], (5,), closed=5, finished=True, added=3)
-    look = standing(closed, trials(8))
-    assert (look.blocks, look.number, look.share, look.next) == (5, 1, 0.25, None)
+    look = current_look(closed, trials(8))
+    assert (look.blocks, look.number, look.alpha_fraction, look.next) == (5, 1, 0.25, None)
 
 
 def test_a_block_counts_once_every_cell_has_a_trial_in_it_good_or_failed() -> None:
@@ -145,10 +145,10 @@ def looked(d: np.ndarray, design: tuple[int, ...], noise: float, spend: bool = T
     h, before = -math.log1p(-noise), 0
     found: dict[str, list[np.ndarray]] = {"saves": [], "costs": [], "same": [], "covers": []}
     for n in design:
-        share = (n - before) / design[-1] if spend else 1.0
+        alpha_fraction = (n - before) / design[-1] if spend else 1.0
         mean, se = d[:, :n].mean(1), d[:, :n].std(1, ddof=1) / math.sqrt(n)
-        claim = paired.student(paired.spent(paired.CLAIM, share), n - 1) * se
-        side = paired.student(paired.spent((1 + paired.INTERVAL) / 2, share), n - 1) * se
+        claim = paired.student(paired.adjusted_confidence(paired.CLAIM, alpha_fraction), n - 1) * se
+        side = paired.student(paired.adjusted_confidence((1 + paired.INTERVAL) / 2, alpha_fraction), n - 1) * se
         found["saves"].append(mean + claim < -h)
         found["costs"].append(mean - claim > h)
         found["same"].append((mean - side > -h) & (mean + side < h))
@@ -169,7 +169,7 @@ def test_the_simulation_judges_as_the_verdict_does() -> None:
         for row, values in enumerate(d):
             before = 0
             for k, n in enumerate(design):
-                change = paired.paired(np.exp(values[:n]), np.ones(n), share=(n - before) / 12)  # type: ignore[arg-type]
+                change = paired.paired(np.exp(values[:n]), np.ones(n), alpha_fraction=(n - before) / 12)  # type: ignore[arg-type]
                 word = paired.verdict(change, noise, "energy", paired.differences([1.0] * n, [1.0] * n), 0.01)
                 expected = {"saves": found["saves"], "costs more": found["costs"], "no saving": found["same"]}
                 assert {name for name, value in expected.items() if value[row, k]} <= {word}

@@ -16,7 +16,7 @@ from energybench.common.errors import EnergybenchError
 from energybench.meter import clock
 from energybench.meter.reading import Model
 from energybench.records.reader import read, read_folder
-from energybench.records.record import RunFile, Trial, Witness
+from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.train import discovery
 from energybench.verdict.summary import summarise
 from energybench.windows.file import WindowsFile
@@ -195,7 +195,7 @@ def test_a_run_file_that_no_suite_can_have_made_is_refused(way: str, value: Any,
     refused(tmp_path, RunFile, json.dumps(changed(RUN, way, value)))
 
 
-@pytest.mark.parametrize("kind", [RunFile, Trial, Witness, WindowsFile])
+@pytest.mark.parametrize("kind", [RunFile, Trial, CountingRun, WindowsFile])
 def test_every_number_of_a_record_has_a_least_and_a_most(kind: type[Model]) -> None:
     """Whoever adds a field says what it can be. Tables whose keys others choose have no schema."""
     free = []
@@ -217,10 +217,10 @@ def test_every_number_of_a_record_has_a_least_and_a_most(kind: type[Model]) -> N
 
 @pytest.mark.parametrize("folder", sorted(REPORTS.glob("*/*/run.json")), ids=lambda file: file.parent.name)
 def test_the_runs_that_are_kept_as_examples_are_read(folder: Path) -> None:
-    run, trials, witnesses = read_folder(folder.parent)
+    run, trials, counting_runs = read_folder(folder.parent)
     assert {trial.workload for trial in trials} == {cell.workload for cell in run.cells if cell.skipped is None}
     assert len(trials) >= run.counted
-    assert witnesses
+    assert counting_runs
 
 
 def test_figures_that_are_small_but_can_be_are_read(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_a_witness_counts_nothing_negative(tmp_path: Path) -> None:
         ("shadow", {"plain_s": {"forward": -1}}),
         ("uncounted_calls", {"x": -1}),
     ):
-        refused(tmp_path, Witness, json.dumps({**base, way: value}))
+        refused(tmp_path, CountingRun, json.dumps({**base, way: value}))
 
 
 def test_a_clock_that_went_back_gives_no_negative_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -261,9 +261,9 @@ def test_a_half_written_file_of_a_killed_run_is_not_read(tmp_path: Path) -> None
     write_json(tmp_path / "run.json", run)
     write_json(tmp_path / "records" / "b0-i0-w.m.json", trial())
     (tmp_path / "records" / ".b0-i0-w.x.json.abc.part").write_text('{"trial": "b0')
-    _, trials, witnesses = read_folder(tmp_path)
+    _, trials, counting_runs = read_folder(tmp_path)
     assert [t.trial for t in trials] == ["b0-i0-w.m"]
-    assert witnesses == []
+    assert counting_runs == []
 
 
 def test_only_a_sensor_with_a_figure_counts_as_measured() -> None:

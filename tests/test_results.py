@@ -29,12 +29,12 @@ EVIL = 'm<script>alert("1")</script>&'
 
 
 def written(folder: Path, run: Run, **meta: Any) -> Path:
-    run_file, trials, witnesses = run.records()
+    run_file, trials, counting_runs = run.records()
     write_json(folder / "run.json", run_file.model_copy(update=meta))
     for number, trial in enumerate(trials):
         write_json(folder / "records" / f"{number}.json", trial)
-    for number, witness in enumerate(witnesses):
-        write_json(folder / "witness" / f"{number}.json", witness)
+    for number, counting_run in enumerate(counting_runs):
+        write_json(folder / "witness" / f"{number}.json", counting_run)
     return folder
 
 

@@ -157,12 +157,12 @@ SECRET = "the contents of a file that is nobody's business"
 def run_folder(tmp_path: Path) -> Path:
     """A run's folder, with a secret trace beside it that a hostile record would like to show."""
     folder = tmp_path / "run"
-    run, trials, witnesses = Run().method("half", time=0.7).records()
+    run, trials, counting_runs = Run().method("half", time=0.7).records()
     write_json(folder / "run.json", run)
     for trial in trials:
         write_json(folder / "records" / f"{trial.trial}.json", trial)
-    for witness in witnesses:
-        write_json(folder / "witness" / f"{witness.workload}.{witness.method}.json", witness)
+    for counting_run in counting_runs:
+        write_json(folder / "witness" / f"{counting_run.workload}.{counting_run.method}.json", counting_run)
     samples = [Sample(i * 10**8, SECRET, 100.0 + i) for i in range(20)]
     (tmp_path / "secret.csv.gz").write_bytes(pack(samples, 0))
     (folder / "traces").mkdir()
@@ -193,10 +193,10 @@ def test_a_trace_outside_the_runs_folder_is_neither_read_nor_shown(name: str, ru
     (run_folder / "traces" / "out").symlink_to(run_folder.parent)
     (run_folder / "traces" / "loop").symlink_to("loop")
     name = name.replace("{outside}", str(outside))
-    run, trials, witnesses = read_folder(run_folder)
+    run, trials, counting_runs = read_folder(run_folder)
     trials = [trial.model_copy(update={"trace": name}) for trial in trials]
     assert isinstance(power(trials[0], run_folder), str)
-    summary = summarise(run, trials, witnesses)
+    summary = summarise(run, trials, counting_runs)
     text = page(summary, trials, run_folder)
     assert SECRET not in text
 
@@ -235,9 +235,9 @@ def test_writing_a_report_follows_no_link_and_removes_nothing_elsewhere(run_fold
     pictures.mkdir()
     (pictures / "mine.svg").write_text("mine")
     (run_folder / "figures").symlink_to(pictures)
-    run, trials, witnesses = read_folder(run_folder)
+    run, trials, counting_runs = read_folder(run_folder)
     with pytest.raises(EnergybenchError, match="E612"):
-        pages.write(summarise(run, trials, witnesses), trials, run_folder)
+        pages.write(summarise(run, trials, counting_runs), trials, run_folder)
     assert [file.name for file in pictures.iterdir()] == ["mine.svg"]
 
 
@@ -245,8 +245,8 @@ def test_a_report_that_is_a_link_is_replaced_and_what_it_led_to_stays(run_folder
     other = run_folder.parent / "other.md"
     other.write_text("mine")
     (run_folder / "report.md").symlink_to(other)
-    run, trials, witnesses = read_folder(run_folder)
-    pages.write(summarise(run, trials, witnesses), trials, run_folder)
+    run, trials, counting_runs = read_folder(run_folder)
+    pages.write(summarise(run, trials, counting_runs), trials, run_folder)
     assert other.read_text() == "mine"
     assert not (run_folder / "report.md").is_symlink()
 

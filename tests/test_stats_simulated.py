@@ -74,11 +74,11 @@ def test_no_effect_is_called_a_saving_at_most_once_in_100(draw: Draw, n: int) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5, 10])
 @pytest.mark.parametrize("share", [1.0, 0.25])
-def test_the_printed_detectable_saving_is_found_80_times_in_100(n: int, share: float) -> None:
-    saving = paired.detectable(SD, n, NOISE, share=share)
+def test_the_printed_detectable_saving_is_found_80_times_in_100(n: int, alpha_fraction: float) -> None:
+    saving = paired.detectable(SD, n, NOISE, alpha_fraction=alpha_fraction)
     assert saving is not None
     d = clean(np.random.default_rng(20 + n), n) + math.log1p(-saving)
-    _, high = bounds(d, paired.spent(paired.CLAIM, share))
+    _, high = bounds(d, paired.adjusted_confidence(paired.CLAIM, alpha_fraction))
     assert 0.77 <= (high < -H).mean() <= 0.83
 
 

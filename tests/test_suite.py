@@ -86,7 +86,7 @@ def test_defaults_are_those_of_the_design(tmp_path: Path) -> None:
     assert loaded.trials.warmup == Quantity(20, "s")
     assert loaded.trials.limit == 1800
     assert loaded.measure.energy == "if available"
-    assert (loaded.accept.noise, loaded.accept.estimate_gap) == (0.01, 0.02)
+    assert (loaded.accept.margin, loaded.accept.estimate_gap) == (0.01, 0.02)
     assert (loaded.accept.quality.metric, loaded.accept.quality.loses_at_most) == ("accuracy", 0.005)
     assert loaded.workloads[0].task == "classification"
     assert loaded.workloads[0].data.resident == 2 * 10**9

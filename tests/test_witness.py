@@ -11,14 +11,14 @@ import torch
 from support import assert_same_state, digits, double_run, make_run, state, tiny_mlp, vectors
 from torch import nn
 
-from energybench.records.record import Passes, Witness
+from energybench.records.record import CountingRun, Passes
 from energybench.train import discovery
 from energybench.train.method import Method
-from energybench.trial.counting_layer import WitnessLayer
+from energybench.trial.counting_layer import CountingLayer
 
 
-def witnessed(*methods: Method, budget: int = 10**6, **settings: Any) -> tuple[WitnessLayer, Any, dict[str, Any]]:
-    layer = WitnessLayer(budget)
+def witnessed(*methods: Method, budget: int = 10**6, **settings: Any) -> tuple[CountingLayer, Any, dict[str, Any]]:
+    layer = CountingLayer(budget)
     run = double_run([layer, *methods], **settings)
     run.train()
     return layer, run, layer.result(run)
@@ -146,7 +146,7 @@ def test_the_interval_covers_the_whole_count_about_as_often_as_it_says():
 
 @pytest.mark.parametrize("budget", [3, 10**6])
 def test_the_witness_changes_neither_weights_nor_tally(budget):
-    plain, layer = make_run(epochs=2, data=digits(64, ["flip"])), WitnessLayer(budget)
+    plain, layer = make_run(epochs=2, data=digits(64, ["flip"])), CountingLayer(budget)
     seen = make_run([layer], epochs=2, data=digits(64, ["flip"]))
     plain.train()
     seen.train()
@@ -188,7 +188,7 @@ def test_work_that_nobody_prices_is_listed_with_its_calls():
 
 def test_the_result_is_what_a_witness_record_holds():
     _, _, result = witnessed(epochs=1)
-    assert set(result) <= set(Witness.model_fields)
+    assert set(result) <= set(CountingRun.model_fields)
 
 
 def test_an_error_inside_a_counted_step_leaves_no_counter_behind():
@@ -197,7 +197,7 @@ def test_an_error_inside_a_counted_step_leaves_no_counter_behind():
             raise RuntimeError("on purpose")
 
     for budget in (1, 10**6):
-        layer = WitnessLayer(budget)
+        layer = CountingLayer(budget)
         run = double_run([layer, Breaks()], epochs=1)
         with pytest.raises(RuntimeError, match="on purpose"):
             run.train()

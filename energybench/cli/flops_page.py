@@ -92,7 +92,7 @@ def _counts(
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """Each cell whose steps are its own, run once under the counter."""
     found = {}
-    here = [cell for cell in planned.witnesses if planned.workloads[cell.workload]["data"]["kind"] != STAND_IN]
+    here = [cell for cell in planned.counting_runs if planned.workloads[cell.workload]["data"]["kind"] != STAND_IN]
     if here:
         total = sum((cell.expected_s or 0.0) * 1.5 + 1 for cell in here)
         say(f"counting {len(here)} runs without a meter, about {format_seconds(total)}; --no-count leaves it out")
@@ -208,7 +208,7 @@ def _differences(cells: list[dict[str, Any]]) -> list[str]:
         if cell["role"] == "baseline":
             figures = {"plain_flop": cell["baseline_flop"], "counted_flop": cell["counted_flop"]}
             flags = check_workload(
-                twin=None, noise=0.0, counted_error_flop=cell["counted_error_flop"] or 0.0, **figures
+                twin=None, margin=0.0, counted_error_flop=cell["counted_error_flop"] or 0.0, **figures
             )
             found += [f"{cell['workload']}: ledger and counter are {flag.detail}" for flag in flags]
     return found

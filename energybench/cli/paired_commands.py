@@ -26,7 +26,7 @@ from energybench.meter.facts import gpu_facts, measures
 from energybench.process import supervise
 from energybench.records.record import Cell, RunFile, Trial
 from energybench.trial.command_trial import Metered, cards, metered, why_unusable
-from energybench.verdict.figures import NOISE, Summary
+from energybench.verdict.figures import MARGIN, Summary
 
 NAME = "command"  # of the one workload
 SIDES: tuple[Literal["baseline", "method"], ...] = ("baseline", "method")
@@ -184,7 +184,7 @@ class Versus:
             Cell(workload=NAME, method="baseline", role="baseline", command=self.other),
             Cell(workload=NAME, method=NAME, role="method", command=self.ours),
         ]
-        resolved = {"accept": {"noise": NOISE}, "workload": [{"name": NAME, "quality": {"from": "none"}}]}
+        resolved = {"accept": {"margin": MARGIN}, "workload": [{"name": NAME, "quality": {"from": "none"}}]}
         run = RunFile(
             schema=1,
             suite="measure",

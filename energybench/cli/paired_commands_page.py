@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from energybench.cli.paired_commands import Versus
+from energybench.common.renamed import as_data
 from energybench.common.units import format_bytes
 from energybench.meter.reading import Reading
 from energybench.records.record import Trial
@@ -85,7 +85,7 @@ def facts(versus: Versus, summary: Summary) -> dict[str, Any]:
         "pairs": versus.pairs,
         "interrupted": versus.interrupted,
         "energy_note": summary.energy_note,
-        "comparison": None if row is None else plain_data(dataclasses.asdict(row)),
+        "comparison": None if row is None else plain_data(as_data(row)),
         "trials": [trial.model_dump(mode="json", by_alias=True) for trial in versus.trials],
     }
 

@@ -21,7 +21,7 @@ from energybench.common.limits import RECORD_B
 from energybench.common.safe_read import read_bytes
 from energybench.common.units import format_bytes, format_flop, format_ratio, format_seconds
 from energybench.records.reader import read, read_folder
-from energybench.records.record import Trial, Witness
+from energybench.records.record import CountingRun, Trial
 from energybench.runner.progress import redraws
 from energybench.suite.command_tables import written
 from energybench.windows import file as windows_file
@@ -74,7 +74,7 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
         console.print(inert_text(f"{name}: {path}", "dim"), soft_wrap=True)
     about = "" if facts["expected_s"] is None else f", about {format_seconds(facts['expected_s'])}"
     console.print(
-        f"{facts['blocks']} blocks, {facts['trials']} trials and {facts['witnesses']} counted runs "
+        f"{facts['blocks']} blocks, {facts['trials']} trials and {facts['counting_runs']} counted runs "
         f"on {facts['device']}{about}. No mistake found."
     )
 
@@ -150,14 +150,14 @@ def print_record(path: Path, console: Console) -> None:
     console.print(JSONHighlighter()(told), soft_wrap=True)
 
 
-def _kind(path: Path) -> type[Trial] | type[Witness]:
+def _kind(path: Path) -> type[Trial] | type[CountingRun]:
     """By its place in a run's folder; elsewhere by a key that only one of them has."""
     known: dict[str, Any] = {}
     with suppress(OSError, ValueError, RecursionError):
         found = json.loads(read_bytes(path, RECORD_B))
         known = found if isinstance(found, dict) else {}
     if "trial" not in known and (path.parent.name == "witness" or "counted_flop" in known):
-        return Witness
+        return CountingRun
     return Trial
 
 

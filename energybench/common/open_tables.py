@@ -85,7 +85,8 @@ class QualityKnown(Known):
 
 class AcceptKnown(Known):
     quality: QualityKnown | None = None
-    noise: Annotated[float, Field(ge=0, le=0.99)] = 0.0
+    margin: Annotated[float, Field(ge=0, le=0.99)] = 0.0
+    noise: Annotated[float, Field(ge=0, le=0.99)] = 0.0  # the margin's name before
     estimate_gap: Annotated[float, Field(ge=0, le=1e6)] = 0.0
 
 

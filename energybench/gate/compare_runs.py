@@ -7,13 +7,13 @@ is held whenever HEAD has one. Imports no torch.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from energybench.common.errors import CannotMeasure, Problem, UsageError, nearest, typed
+from energybench.common.renamed import as_data, renamed
 from energybench.common.safe_read import listed, why_not
 from energybench.gate import comparable, golden_counts, regression
 from energybench.gate.regression import Case, Finding, Records
@@ -38,6 +38,7 @@ class Side:
         return comparable.device_key(self.records[0], self.records[1])
 
 
+@renamed(noise="margin")
 @dataclass(frozen=True, slots=True)
 class Gate:
     """What a comparison found, for whoever prints it."""
@@ -47,7 +48,7 @@ class Gate:
     head: str
     rerun: str | None
     levels: tuple[str, ...]
-    noise: float | None  # the suite's, where runs were compared
+    margin: float | None  # the suite's, where runs were compared
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
 
@@ -103,9 +104,9 @@ def hold(
         raise UsageError(Problem("E631", "the suite of this run requires nothing", str(head), hint))
     found += map(_of_requirement, required)
     suite = after.summary.suite if after else golden_counts.read(head).suite
-    noise = after.summary.accept.noise if before and after else None
+    margin = after.summary.accept.margin if before and after else None
     shown = [None if path is None else str(path) for path in (base, rerun)]
-    return Gate(suite, shown[0], str(head), shown[1], chosen, noise, tuple(found), tuple(notes))
+    return Gate(suite, shown[0], str(head), shown[1], chosen, margin, tuple(found), tuple(notes))
 
 
 def accept(base: Path, head: Path) -> Gate:
@@ -182,11 +183,11 @@ def _runs(
     found: list[Finding] = []
     ways: dict[str, Callable[[Side, Side], list[Case]]] = {"savings": _saving_cases, "absolute": _absolute_cases}
     for level in (level for level in RUNS_ONLY if level in levels):
-        noise = after.summary.accept.noise
-        first = regression.judge(ways[level](before, after), noise)
+        margin = after.summary.accept.margin
+        first = regression.judge(ways[level](before, after), margin)
         if again is not None:
             asked = regression.only(ways[level](origin, again), first)
-            first = regression.confirmed(first, {f.key: f for f in regression.judge(asked, noise)})
+            first = regression.confirmed(first, {f.key: f for f in regression.judge(asked, margin)})
         found += first
     return found
 
@@ -201,7 +202,8 @@ def _absolute_cases(before: Side, after: Side) -> list[Case]:
         hint = "--level savings holds each run against its own plain training, on any machine"
         raise CannotMeasure(Problem("E501", message, str(after.path), hint))
     looks = [
-        (each.summary.look.blocks if each.summary.look.open else 0, each.summary.look.share) for each in (before, after)
+        (each.summary.look.blocks if each.summary.look.open else 0, each.summary.look.alpha_fraction)
+        for each in (before, after)
     ]
     struck = [_struck(each.summary) for each in (before, after)]
     return regression.absolute_cases(before.records, after.records, looks, struck)
@@ -256,4 +258,4 @@ def to_json(found: Gate, strict: bool) -> dict[str, object]:
     """Plain data: ratios and SI units."""
     from energybench.verdict.summary import plain_data
 
-    return {"schema": 1, "exit_code": exit_code(found, strict), **plain_data(dataclasses.asdict(found))}
+    return {"schema": 1, "exit_code": exit_code(found, strict), **plain_data(as_data(found))}

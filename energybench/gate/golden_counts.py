@@ -24,7 +24,7 @@ from energybench.common.sealed_files import write_out
 from energybench.gate.regression import Finding
 from energybench.meter.reading import Model
 from energybench.records.reader import read_folder
-from energybench.records.record import Passes, RunFile, Trial, Witness
+from energybench.records.record import CountingRun, Passes, RunFile, Trial
 
 SCHEMA = 1
 SAME_REL = 1e-9  # floats that were summed in another order
@@ -60,9 +60,9 @@ class Told(Model):
     cells: tuple[tuple[Text, Text], ...]
 
 
-def of_run(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness]) -> Counts:
+def of_run(run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun]) -> Counts:
     """Of a run's records: the witness's, which ran with the first seed; a control's from its first block."""
-    counted = {(w.workload, w.method): w for w in witnesses}
+    counted = {(w.workload, w.method): w for w in counting_runs}
     seed = (run.resolved.get("trials") or {}).get("seed")
     first = {
         (t.workload, t.method): t
@@ -76,18 +76,18 @@ def of_run(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness]) 
             data = run.data.get(cell.workload) or {}
             cells[key] = _facts(counted.get(key), first.get(key), data.get(PARAMETERS))
     if seed is None:
-        seed = next((w.seed for w in witnesses), None)
+        seed = next((w.seed for w in counting_runs), None)
     return Counts(run.suite, tuple(run.stamp), seed, cells, "run", run.machine.get("torch"))
 
 
-def _facts(witness: Witness | None, trial: Trial | None, parameters: float | None) -> Facts:
-    ok = witness if witness and witness.status == "ok" else None
+def _facts(counting_run: CountingRun | None, trial: Trial | None, parameters: float | None) -> Facts:
+    ok = counting_run if counting_run and counting_run.status == "ok" else None
     estimate = (ok.estimate if ok else None) or (trial.estimate if trial else None)
     passes = (ok.passes if ok else None) or (trial.passes if trial else None)
     facts: Facts = {PARAMETERS: parameters}
     facts["plain_flop"] = estimate.plain_flop if estimate else None
     facts["estimated_flop"] = estimate.estimated_flop if estimate else None
-    if witness is not None:
+    if counting_run is not None:
         facts["counted_flop"] = ok.counted_flop if ok else None
     return facts | _tally(passes)
 

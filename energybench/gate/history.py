@@ -21,7 +21,6 @@ blocks are too narrow to compare runs, and what it flags is chance. It shows in 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from energybench.common.errors import Problem, UsageError
+from energybench.common.renamed import as_data, renamed
 from energybench.gate import comparable, regression
 from energybench.gate.compare_runs import Side, side
 from energybench.gate.regression import FAMILY, Case
@@ -62,6 +62,7 @@ class Step:
     p: float  # over all places, by itself
 
 
+@renamed(noise_rel="margin_rel")
 @dataclass(frozen=True, slots=True)
 class Flag:
     """Neighbouring runs that the gate tells apart; `run` is the later one."""
@@ -71,7 +72,7 @@ class Flag:
     method: str
     change_rel: float
     lasting: bool | None  # explained by a step; None: of the newest run, nobody knows yet
-    noise_rel: float  # the suite's noise with which it would not have been raised
+    margin_rel: float  # the suite's margin with which it would not have been raised
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +94,11 @@ class RunAt:
     device: dict[str, str]
 
 
+@renamed(noise="margin")
 @dataclass(frozen=True, slots=True)
 class History:
     suite: str
-    noise: float
+    margin: float
     runs: tuple[RunAt, ...]
     left_out: tuple[tuple[str, str], ...]  # (folder, why)
     trends: tuple[Trend, ...]
@@ -138,17 +140,17 @@ def of_sides(suite: str, sides: Sequence[Side]) -> History:
             left_out.append((str(each.path), "a copy of another run"))
         else:
             kept.append(each)
-    noise = newest.summary.accept.noise
+    margin = newest.summary.accept.margin
     samples = _samples(kept)
-    trends = _trends(samples, kept, noise)
-    flags = _flags(kept, trends, noise)
+    trends = _trends(samples, kept, margin)
+    flags = _flags(kept, trends, margin)
     comparisons = max(len(kept) - 2, 0)
     bad = len(_accusations([flag for flag in flags if flag.lasting is False]))
     likely = _binomial(bad, comparisons) if comparisons else None
     noisy = (likely is not None and likely < FAMILY and bad > 0) or any(trend.wide for trend in trends)
     runs = tuple(RunAt(str(each.path), _began(each), each.key) for each in kept)
     kinds = tuple(_kinds([flag for flag in flags if flag.lasting is False], samples)) if noisy else ()
-    return History(suite, noise, runs, tuple(left_out), trends, flags, comparisons, likely, noisy, kinds)
+    return History(suite, margin, runs, tuple(left_out), trends, flags, comparisons, likely, noisy, kinds)
 
 
 def _began(each: Side) -> str:
@@ -178,7 +180,7 @@ def _samples(sides: Sequence[Side]) -> dict[Cell, Samples]:
         first = next((figure for figure in figures if figure), None)
         if first is not None:
             means = tuple(
-                regression.sample(f, each.summary.look.share) if f else None
+                regression.sample(f, each.summary.look.alpha_fraction) if f else None
                 for f, each in zip(figures, sides, strict=True)
             )
             found[cell] = Samples(wording.what(first.quantity, first.scope), figures, means)
@@ -193,9 +195,9 @@ def _figure(row: Row | None, one: bool) -> Measured | None:
     return None if row is None else row.measured if one else row.time
 
 
-def _trends(samples: dict[Cell, Samples], sides: Sequence[Side], noise: float) -> tuple[Trend, ...]:
-    margin = -math.log1p(-noise)
-    steps = {cell: list(_steps(here, margin, len(samples))) for cell, here in samples.items()}
+def _trends(samples: dict[Cell, Samples], sides: Sequence[Side], margin: float) -> tuple[Trend, ...]:
+    log_margin = -math.log1p(-margin)
+    steps = {cell: list(_steps(here, log_margin, len(samples))) for cell, here in samples.items()}
     scatters = {cell: _scatter(here, [step.run for step in steps[cell]]) for cell, here in samples.items()}
     tested = [cell for cell in samples if scatters[cell] is not None]
     wide = dict(zip(tested, regression.holm([each[1] for each in scatters.values() if each]), strict=True))
@@ -207,25 +209,25 @@ def _trends(samples: dict[Cell, Samples], sides: Sequence[Side], noise: float) -
     return tuple(found)
 
 
-def _steps(here: Samples, margin: float, methods: int) -> Iterator[Step]:
+def _steps(here: Samples, log_margin: float, methods: int) -> Iterator[Step]:
     """Steps in the order of the runs: the clearest one, then those inside either part."""
     known = [(run, mean.mean) for run, mean in enumerate(here.means) if mean is not None]
-    yield from _split(known, margin, FAMILY / max(methods, 1))
+    yield from _split(known, log_margin, FAMILY / max(methods, 1))
 
 
-def _split(known: Sequence[tuple[int, float]], margin: float, level: float) -> Iterator[Step]:
+def _split(known: Sequence[tuple[int, float]], log_margin: float, level: float) -> Iterator[Step]:
     places = range(LEAST_PART, len(known) - LEAST_PART + 1)
     values = [value for _, value in known]
-    best = min((_at(values, place, margin) for place in places), default=None, key=lambda each: each[0])
+    best = min((_at(values, place, log_margin) for place in places), default=None, key=lambda each: each[0])
     if best is None or best[0] * len(places) > level:
         return
     p, place, change = best
-    yield from _split(known[:place], margin, level)
+    yield from _split(known[:place], log_margin, level)
     yield Step(known[place][0], math.expm1(change), min(1.0, p * len(places)))
-    yield from _split(known[place:], margin, level)
+    yield from _split(known[place:], log_margin, level)
 
 
-def _at(values: Sequence[float], place: int, margin: float) -> tuple[float, int, float]:
+def _at(values: Sequence[float], place: int, log_margin: float) -> tuple[float, int, float]:
     """(two-sided p, place, change): run means before and after a place, with one standard deviation for both."""
     parts = values[:place], values[place:]
     means = [math.fsum(part) / len(part) for part in parts]
@@ -233,7 +235,7 @@ def _at(values: Sequence[float], place: int, margin: float) -> tuple[float, int,
     df = len(values) - 2
     error = math.sqrt(squares / df * math.fsum(1 / len(part) for part in parts))
     change = paired.Mean(1, abs(means[1] - means[0]), error, df)
-    return min(1.0, 2 * regression.chance(change, margin)), place, means[1] - means[0]
+    return min(1.0, 2 * regression.chance(change, log_margin)), place, means[1] - means[0]
 
 
 def _scatter(here: Samples, steps: Sequence[int]) -> tuple[float, float] | None:
@@ -276,13 +278,13 @@ def _spread_test(known: Sequence[tuple[int, paired.Mean]]) -> tuple[float, float
 # ── neighbours ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _flags(sides: Sequence[Side], trends: Sequence[Trend], noise: float) -> tuple[Flag, ...]:
+def _flags(sides: Sequence[Side], trends: Sequence[Trend], margin: float) -> tuple[Flag, ...]:
     by_cell = {(trend.workload, trend.method): trend for trend in trends}
     found = []
     for run in range(1, len(sides)):
         cases = regression.saving_cases(sides[run - 1].summary, sides[run].summary)
         tests = [case for case in cases if case.change is not None]
-        judged = regression.judge(cases, noise)
+        judged = regression.judge(cases, margin)
         costs = {case.key: case for case in tests if not case.quality}
         for finding in judged:
             case = costs.get(finding.key)
@@ -316,7 +318,7 @@ def _noise(case: Case, tests: int) -> float:
     """The noise under which Holm lets the whole comparison stand: its smallest p is above the level / tests."""
     assert case.change is not None
     change = case.change
-    reach = paired.student(1 - FAMILY * change.share / tests, change.df) * change.sd
+    reach = paired.student(1 - FAMILY * change.alpha_fraction / tests, change.df) * change.sd
     return paired.saving_of(-max(0.0, abs(change.mean) - reach))
 
 
@@ -353,4 +355,4 @@ def _moved(flags: Sequence[Flag], here: Samples) -> bool:
 def to_json(found: Sequence[History]) -> dict[str, Any]:
     from energybench.verdict.summary import plain_data
 
-    return {"schema": 1, "histories": [plain_data(dataclasses.asdict(each)) for each in found]}
+    return {"schema": 1, "histories": [plain_data(as_data(each)) for each in found]}

@@ -73,8 +73,8 @@ def reasons(found: History) -> list[str]:
         )
     mend = "What to do: a machine of its own, longer trainings, energybench doctor --calibrate"
     if flags:
-        noise = max(flag.noise_rel for flag in flags)
-        above = math.ceil(1000 * noise - 1e-9) / 1000  # rounded down it would raise one again
+        margin = max(flag.margin_rel for flag in flags)
+        above = math.ceil(1000 * margin - 1e-9) / 1000  # rounded down it would raise one again
         mend += f"; [accept] noise above {wording.percent(above)} would have raised none of these flags"
     return [*result, f"{mend}."]
 
@@ -120,14 +120,14 @@ def flagged(found: History) -> list[str]:
     return result
 
 
-def _row(trend: Trend, noise: float) -> list[str]:
+def _row(trend: Trend, margin: float) -> list[str]:
     last = next((point for point in reversed(trend.points) if point is not None), None)
     figure = wording.NOTHING
     if last is not None:
         figure = wording.saving(last.saving_rel, last.low_rel, last.high_rel)
     scatter = wording.NOTHING if trend.scatter is None else f"{wording.number(trend.scatter, 1)}×{' wide' * trend.wide}"
     runs = sum(point is not None for point in trend.points)
-    line = sparkline(trend.points, 2 * noise)
+    line = sparkline(trend.points, 2 * margin)
     return [f"{trend.workload}: {trend.method}", str(runs), line, figure, trend.of, scatter]
 
 
@@ -137,7 +137,7 @@ def render(found: History, console: Console) -> None:
     if found.runs:
         span = f" · {found.runs[0].started_at[:10]} to {found.runs[-1].started_at[:10]}"
     runs = f"{len(found.runs)} run{'s' * (len(found.runs) != 1)}"
-    grid.say(console, f"{found.suite} · {runs}{span} · noise {wording.margin(found.noise)}", "dim")
+    grid.say(console, f"{found.suite} · {runs}{span} · noise {wording.as_written(found.margin)}", "dim")
     grid.say(console, headline(found), "bold red" if found.noise_found else "bold")
     for line in reasons(found):
         grid.say(console, f"• {line}", "yellow")
@@ -145,7 +145,7 @@ def render(found: History, console: Console) -> None:
         grid.say(console, f"• {line}")
     if len(found.runs) >= FEWEST_RUNS:
         console.print()
-        rows = [_row(trend, found.noise) for trend in found.trends]
+        rows = [_row(trend, found.margin) for trend in found.trends]
         columns = [
             terminal.Column(name, tuple(Text(wording.plain(row[place])) for row in rows), RANKS.get(name, 0))
             for place, name in enumerate(HEAD)

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from energybench.common.errors import EXIT_FINE, EXIT_INCONCLUSIVE, EXIT_REGRESSION
 from energybench.meter import combine
-from energybench.records.record import RunFile, Trial, Witness
+from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.stats import paired
 from energybench.verdict import pairing, wording
 from energybench.verdict.figures import Measured, Row, Summary
@@ -45,7 +45,7 @@ Outcome = Literal[
     "met",
     "not met",
 ]
-Records = tuple[RunFile, list[Trial], list[Witness]]
+Records = tuple[RunFile, list[Trial], list[CountingRun]]
 Key = tuple[str, str, str, str]
 Struck = Mapping[tuple[str, str], str]  # (workload, method) → why its figures get no verdict
 
@@ -115,18 +115,18 @@ def welch(base: paired.Mean, head: paired.Mean) -> paired.Mean:
         df = base.df + head.df
     else:
         df = (a + b) ** 2 / (a**2 / base.df + b**2 / head.df)
-    share = base.share * head.share
-    return paired.Mean(1, head.mean - base.mean, math.sqrt(a + b), df, share=share)
+    alpha_fraction = base.alpha_fraction * head.alpha_fraction
+    return paired.Mean(1, head.mean - base.mean, math.sqrt(a + b), df, alpha_fraction=alpha_fraction)
 
 
-def chance(change: paired.Mean, margin: float) -> float:
+def chance(change: paired.Mean, log_margin: float) -> float:
     """One-sided p of "the mean lies above `margin`", with what its looks may not spend counted in; at most 1."""
     from scipy.special import stdtr
 
-    distance = change.mean - margin
+    distance = change.mean - log_margin
     if change.sd == 0:
         return 0.0 if distance > 0 else 1.0
-    return min(1.0, float(stdtr(change.df, -distance / change.sd)) / change.share)
+    return min(1.0, float(stdtr(change.df, -distance / change.sd)) / change.alpha_fraction)
 
 
 def holm(chances: Sequence[float], level: float = FAMILY) -> list[bool]:
@@ -139,24 +139,26 @@ def holm(chances: Sequence[float], level: float = FAMILY) -> list[bool]:
     return fallen
 
 
-def detectable(change: paired.Mean, margin: float, tests: int, power: float = paired.POWER) -> float | None:
+def detectable(change: paired.Mean, log_margin: float, tests: int, power: float = paired.POWER) -> float | None:
     """The relative loss that one of `tests` comparisons sees with this power, if it is the only one."""
     from scipy.special import nctdtrinc
 
     if not (change.df > 0 and math.isfinite(change.sd)):
         return None
-    level = FAMILY * change.share / max(tests, 1)
+    level = FAMILY * change.alpha_fraction / max(tests, 1)
     reach = float(nctdtrinc(change.df, 1 - power, paired.student(1 - level, change.df)))
-    return math.expm1(margin + reach * change.sd) if math.isfinite(reach) else None
+    return math.expm1(log_margin + reach * change.sd) if math.isfinite(reach) else None
 
 
 # ── what is compared ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def sample(figure: Measured, share: float) -> paired.Mean | None:
+def sample(figure: Measured, alpha_fraction: float) -> paired.Mean | None:
     if figure.sd_log is None or figure.n < paired.FEWEST_BLOCKS or not figure.saving_rel < 1:
         return None
-    return paired.Mean(figure.n, math.log1p(-figure.saving_rel), figure.sd_log, figure.df, share=share)
+    return paired.Mean(
+        figure.n, math.log1p(-figure.saving_rel), figure.sd_log, figure.df, alpha_fraction=alpha_fraction
+    )
 
 
 def _both(base: Row, head: Row) -> tuple[Measured | None, Measured | None]:
@@ -202,13 +204,13 @@ def _row_cases(key: tuple[str, str], a: Row, b: Row, base: Summary, head: Summar
     figure = after or before
     of = wording.what(figure.quantity, figure.scope) if figure else "saving"
     shown = (before.saving_rel if before else None, after.saving_rel if after else None)
-    samples = [sample(figure, look.share) if figure else None for _, figure, _, look in sides]
+    samples = [sample(figure, look.alpha_fraction) if figure else None for _, figure, _, look in sides]
     if why or samples[0] is None or samples[1] is None:
         open_ = base.look.open and head.look.open and not (a.struck or b.struck)
         diverged = _divergence(key, a, b) if open_ else []
         return [Case("savings", *key, of, shown, because=why or "a figure has no spread"), *diverged]
     found = [Case("savings", *key, of, shown, welch(samples[0], samples[1]))]
-    return found + _quality_cases(key, a, b, base.look.share, head.look.share)
+    return found + _quality_cases(key, a, b, base.look.alpha_fraction, head.look.alpha_fraction)
 
 
 def _quality_cases(key: tuple[str, str], a: Row, b: Row, *shares: float) -> list[Case]:
@@ -223,8 +225,8 @@ def _quality_cases(key: tuple[str, str], a: Row, b: Row, *shares: float) -> list
         return []
     sign = -1 if pairing.higher_is_better(after.metric) else 1  # a drop is positive, as a cost is
     samples = [
-        paired.Mean(q.n, sign * q.change, q.sd or 0.0, q.n - 1, share=share)
-        for q, share in zip((before, after), shares, strict=True)
+        paired.Mean(q.n, sign * q.change, q.sd or 0.0, q.n - 1, alpha_fraction=alpha_fraction)
+        for q, alpha_fraction in zip((before, after), shares, strict=True)
     ]
     rounding = 1e-12
     beyond = [sign * (q.change - after.limit) > rounding for q in (before, after)]
@@ -266,8 +268,8 @@ def absolute_cases(
             found.append(Case("absolute", *key, (shown[0], shown[1]), because=whys[0]))
             continue
         a, b = (
-            paired.paired(side[key], [1.0] * len(side[key]), share=share)
-            for side, (_, share) in zip(sides, looks, strict=True)
+            paired.paired(side[key], [1.0] * len(side[key]), alpha_fraction=alpha_fraction)
+            for side, (_, alpha_fraction) in zip(sides, looks, strict=True)
         )
         found.append(Case("absolute", *key, (shown[0], shown[1]), welch(a, b)))
     return found
@@ -292,12 +294,14 @@ def _costs(records: Records, blocks: int) -> dict[tuple[str, str, str], list[flo
 # ── judging ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def judge(cases: Sequence[Case], noise: float) -> list[Finding]:
+def judge(cases: Sequence[Case], margin: float) -> list[Finding]:
     """One finding per comparison; quality only where something is to be said of it. noise: relative, the suite's."""
-    margin = -math.log1p(-noise)
+    log_margin = -math.log1p(-margin)
     tests = [(case.key, case.change, case) for case in cases if case.change is not None]
-    worse = [_worse(case, change, margin) for _, change, case in tests]
-    better = [1.0 if case.quality else chance(replace(change, mean=-change.mean), margin) for _, change, case in tests]
+    worse = [_worse(case, change, log_margin) for _, change, case in tests]
+    better = [
+        1.0 if case.quality else chance(replace(change, mean=-change.mean), log_margin) for _, change, case in tests
+    ]
     falls = {
         key: each for (key, _, _), each in zip(tests, zip(worse, holm(worse), holm(better), strict=True), strict=True)
     }
@@ -308,17 +312,17 @@ def judge(cases: Sequence[Case], noise: float) -> list[Finding]:
             continue
         p, is_worse, is_better = falls[case.key]
         if not case.quality:
-            found.append(_cost_finding(case, case.change, margin, len(tests), p, is_worse, is_better))
+            found.append(_cost_finding(case, case.change, log_margin, len(tests), p, is_worse, is_better))
         elif case.lost:
             found.append(_quality_finding(case, p, is_worse))
     return found
 
 
-def _worse(case: Case, change: paired.Mean, margin: float) -> float:
+def _worse(case: Case, change: paired.Mean, log_margin: float) -> float:
     """The chance of what was seen if nothing got worse; quality still within the suite's margin is no finding."""
     if case.quality:
         return chance(change, 0.0) if case.lost else 1.0
-    return chance(change, margin)
+    return chance(change, log_margin)
 
 
 def _untested(case: Case) -> Finding:
@@ -327,10 +331,10 @@ def _untested(case: Case) -> Finding:
 
 
 def _cost_finding(
-    case: Case, change: paired.Mean, margin: float, tests: int, p: float, is_worse: bool, is_better: bool
+    case: Case, change: paired.Mean, log_margin: float, tests: int, p: float, is_worse: bool, is_better: bool
 ) -> Finding:
     low, high = change.interval()
-    outcome: Outcome = "held" if high < margin else "undecided"
+    outcome: Outcome = "held" if high < log_margin else "undecided"
     if is_worse or is_better:
         outcome = "suspected" if is_worse else "better"
     return case.finding(
@@ -339,7 +343,7 @@ def _cost_finding(
         low_rel=_relative(low),
         high_rel=_relative(high),
         p=p,
-        detectable_rel=detectable(change, margin, tests),
+        detectable_rel=detectable(change, log_margin, tests),
     )
 
 

@@ -15,7 +15,7 @@ from energybench.common.errors import Problem, UsageError, typed
 from energybench.common.safe_read import held, held_in
 from energybench.common.sealed_files import unsealed
 from energybench.meter.reading import Model
-from energybench.records.record import SCHEMA, RunFile, Trial, Witness
+from energybench.records.record import SCHEMA, CountingRun, RunFile, Trial
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 
@@ -37,12 +37,12 @@ def read(path: Path, kind: type[AnyModel]) -> AnyModel:
         raise UsageError(Problem("E601", message, str(path), hint)) from None
 
 
-def read_folder(folder: Path) -> tuple[RunFile, list[Trial], list[Witness]]:
+def read_folder(folder: Path) -> tuple[RunFile, list[Trial], list[CountingRun]]:
     """A run and all its records, in a stable order. Raises UsageError E612 for a link out of it, E625 for strangers."""
     run = read(held(folder, folder / "run.json"), RunFile)
     trials = [read(path, Trial) for path in held_in(folder, "records", "*.json")]
     refuse_strangers(folder, run, trials)
-    return run, trials, [read(path, Witness) for path in held_in(folder, "witness", "*.json")]
+    return run, trials, [read(path, CountingRun) for path in held_in(folder, "witness", "*.json")]
 
 
 def refuse_strangers(folder: Path, run: RunFile, trials: Iterable[Trial]) -> None:

@@ -177,7 +177,7 @@ class Counted(Model):
     flop_per_sample_sd: Amount = 0.0
 
 
-class Shadow(Model):
+class ProfilingRun(Model):
     """Where the time of a whole run goes, from timed shadow steps of plain training and of the stack, in turns.
 
     Phases: forward, backward, update, data, own (what the methods do themselves) and loop. Each border between two
@@ -190,7 +190,7 @@ class Shadow(Model):
     reason: str | None = None  # why there is none
 
 
-class Witness(Model):
+class CountingRun(Model):
     """One cell run once, unmetered, under the FLOP counter: block 0's seed."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
@@ -209,7 +209,7 @@ class Witness(Model):
     uncounted_calls: dict[str, Count] = Field(default_factory=dict)  # operations that neither counts
     passes: Passes | None = None
     estimate: Estimate | None = None
-    shadow: Shadow | None = None  # of a method's cell
+    profiling_run: ProfilingRun | None = Field(default=None, alias="shadow")  # of a method's cell
     wall_s: Seconds | None = None
 
 

@@ -17,7 +17,7 @@ from energybench.common.errors import CannotWrite, EnergybenchError, Problem, Us
 from energybench.common.safe_read import held, held_in, listed, too_long
 from energybench.common.sealed_files import HALF
 from energybench.records.reader import read, refuse_strangers
-from energybench.records.record import RunFile, Trial, Witness, write_json
+from energybench.records.record import CountingRun, RunFile, Trial, write_json
 
 PARTS = ("records", "traces", "witness", "state", "logs", "figures")  # what a run and its report write into
 STAMP = re.compile(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?")  # what a run's folder is called, if nobody named it
@@ -67,7 +67,7 @@ class Folder:
         return self.path / "traces"
 
     @property
-    def witnesses(self) -> Path:
+    def counting_runs(self) -> Path:
         return self.path / "witness"
 
     @property
@@ -84,8 +84,8 @@ class Folder:
             refuse_strangers(self.path, run, found)
         return found
 
-    def witnessed(self) -> list[Witness]:
-        return [read(path, Witness) for path in held_in(self.path, "witness", "*.json")]
+    def witnessed(self) -> list[CountingRun]:
+        return [read(path, CountingRun) for path in held_in(self.path, "witness", "*.json")]
 
     def save(self, run: RunFile) -> None:
         write_json(self.path / "run.json", run)

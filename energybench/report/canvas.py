@@ -250,13 +250,13 @@ def place(saving_rel: float) -> float:
     return max(-FARTHEST, min(FARTHEST, -math.log(cost))) if math.isfinite(cost) else -FARTHEST
 
 
-def savings_axis(axes: Axes, points: Iterable[float], reaches: Iterable[float], noise: float) -> tuple[float, float]:
+def savings_axis(axes: Axes, points: Iterable[float], reaches: Iterable[float], margin: float) -> tuple[float, float]:
     """Limits, ticks, the line of no saving and the band of noise; in places. Returns the limits.
 
     points: always inside; reaches: ends of whiskers, inside up to a factor of 3 beyond the points.
     """
-    margin = place(noise) if 0 < noise < 1 else 0.0
-    inside = [*points, -3 * margin, 3 * margin, -0.05, 0.05]
+    band = place(margin) if 0 < margin < 1 else 0.0
+    inside = [*points, -3 * band, 3 * band, -0.05, 0.05]
     low, high = min(inside), max(inside)
     ends = list(reaches)
     low = max(low - math.log(3), min([low, *ends]))
@@ -271,7 +271,7 @@ def savings_axis(axes: Axes, points: Iterable[float], reaches: Iterable[float], 
     axes.set_xlim(low, high)
     axes.set_xticks([place(tick / 100) for tick in chosen], [f"{f'{tick:g}'.replace('-', '−')} %" for tick in chosen])
     axes.grid(axis="x")
-    axes.axvspan(-margin, margin, color=BAND, linewidth=0, zorder=0.5)
+    axes.axvspan(-band, band, color=BAND, linewidth=0, zorder=0.5)
     axes.axvline(0, color=MUTED, linewidth=1.0, zorder=1)
     return low, high
 

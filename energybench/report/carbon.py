@@ -19,7 +19,7 @@ from typing import Any
 from energybench.meter import combine
 from energybench.meter.combine import Metered, metered
 from energybench.meter.reading import Reading
-from energybench.records.record import RunFile, Trial, Witness
+from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.stats import paired
 from energybench.verdict import pairing, wording
 from energybench.verdict.figures import Row, Summary, Workload
@@ -132,9 +132,11 @@ def zones_of(run: RunFile, asked: Sequence[str] = ()) -> tuple[Zone, ...]:
     return tuple(found)
 
 
-def page(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness], asked: Sequence[str] = ()) -> Page:
+def page(
+    run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun], asked: Sequence[str] = ()
+) -> Page:
     """Everything the carbon report says."""
-    summary = summarise(run, trials, witnesses)
+    summary = summarise(run, trials, counting_runs)
     zones = zones_of(run, asked)
     counted = [t for t in pairing.order(trials) if t.block < summary.look.blocks]
     uses = [use for w in summary.workloads for use in _uses(w, counted)]
@@ -149,7 +151,7 @@ def page(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness], as
         no_zone="" if zones else "The suite names no country, so there is no CO2e: add --zones FRA.",
         energy_note=summary.energy_note,
         uses=tuple(uses),
-        gains=tuple(_gain(name, row, counted, run, summary.look.share) for name, row in rows),
+        gains=tuple(_gain(name, row, counted, run, summary.look.alpha_fraction) for name, row in rows),
         whole_j=_whole(trials),
         not_in_it=_not_in_it(summary, zones),
     )
@@ -163,9 +165,9 @@ def _headline(summary: Summary) -> str:
     return "No energy was measured on both sides of a comparison, so no energy and no CO2e was shown to be saved."
 
 
-def _bounded(values: Sequence[float], error: float, runs: int | None = None, share: float = 1.0) -> Span:
+def _bounded(values: Sequence[float], error: float, runs: int | None = None, alpha_fraction: float = 1.0) -> Span:
     """The mean of `values`; with `runs`, their sum in so many runs to come. `error`: the sensors', of one run."""
-    change = paired.differences(values, [0.0] * len(values), share=share)
+    change = paired.differences(values, [0.0] * len(values), alpha_fraction=alpha_fraction)
     n, times = change.n, 1 if runs is None else runs
     if change.df <= 0:
         return Span(times * change.mean)
@@ -215,7 +217,7 @@ def _use(workload: str, method: str, label: str, trials: Sequence[Trial]) -> Use
     return Use(workload, method, label, len(trials), figure, sensors, reason, pairing.energies(trials))
 
 
-def _gain(workload: str, row: Row, trials: Sequence[Trial], run: RunFile, share: float) -> Gain:
+def _gain(workload: str, row: Row, trials: Sequence[Trial], run: RunFile, alpha_fraction: float) -> Gain:
     cell = next((c for c in run.cells if (c.workload, c.method) == (workload, row.method)), None)
     tuned = cell.tuned_trials if cell else None
     empty = Gain(workload, row.method, row.verdict, "", None, None, tuned, None, None, None, None)
@@ -226,18 +228,18 @@ def _gain(workload: str, row: Row, trials: Sequence[Trial], run: RunFile, share:
         return dataclasses.replace(empty, because=f"{row.verdict}{told}; nothing is multiplied")
     here = [t for t in trials if t.workload == workload]
     found = pairing.pairs([t for t in here if t.method == row.method], [t for t in here if t.role == "baseline"])
-    return dataclasses.replace(empty, **_multiplied(found, tuned, share))
+    return dataclasses.replace(empty, **_multiplied(found, tuned, alpha_fraction))
 
 
-def _multiplied(found: Sequence[Pair], tuned: int | None, share: float) -> dict[str, Any]:
+def _multiplied(found: Sequence[Pair], tuned: int | None, alpha_fraction: float) -> dict[str, Any]:
     both = [(metered(pair.plain.train), metered(pair.ours.train)) for pair in found]
     saved = [plain.joules - ours.joules for plain, ours in both]
     error = _mean([plain.error_j + ours.error_j for plain, ours in both])
-    per_run, many = _bounded(saved, error, share=share), _bounded(saved, error, RUNS, share)
+    per_run, many = _bounded(saved, error, alpha_fraction=alpha_fraction), _bounded(saved, error, RUNS, alpha_fraction)
     result: dict[str, Any] = {"per_run_j": per_run, "runs_j": many}
     if tuned is not None:
         own = [ours.joules for _, ours in both]
-        tuning = _bounded(own, _mean([ours.error_j for _, ours in both]), tuned, share)
+        tuning = _bounded(own, _mean([ours.error_j for _, ours in both]), tuned, alpha_fraction)
         result |= {"tuning_j": tuning, "net_j": many.less(tuning)} | _repaid(tuning, per_run)
     return result
 

@@ -20,7 +20,7 @@ from energybench.common.errors import EnergybenchError, Problem, UsageError
 from energybench.common.version import __version__
 from energybench.meter import combine
 from energybench.records.reader import read_folder
-from energybench.records.record import RunFile, Trial, Witness
+from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.report.carbon import Page, Span, Use, Zone, page
 from energybench.verdict import flags, interim, pairing, wording
 
@@ -73,13 +73,13 @@ Exported = tuple[bytes, list[str]]  # the file, and notes for whoever asked
 class Folder:
     """The records of one run, and what the carbon report says of them."""
 
-    def __init__(self, records: tuple[RunFile, list[Trial], list[Witness]]) -> None:
-        self.run, trials, self.witnesses = records
+    def __init__(self, records: tuple[RunFile, list[Trial], list[CountingRun]]) -> None:
+        self.run, trials, self.counting_runs = records
         self.trials: list[Trial] = sorted(trials, key=lambda t: (t.block, t.invocation, t.position, t.trial))
 
     @cached_property
     def carbon(self) -> Page:
-        return page(self.run, self.trials, self.witnesses)
+        return page(self.run, self.trials, self.counting_runs)
 
     @property
     def zone(self) -> Zone:
@@ -363,7 +363,7 @@ def _score(
     folder: Folder, use: Use, zone: Zone, per: str, embodied: float | None, lifespan: float | None
 ) -> dict[str, Any]:
     own = [t for t in folder.trials if t.workload == use.workload and t.method == use.label]
-    looked = interim.standing(folder.run, folder.trials).blocks  # the energy's, of the carbon report
+    looked = interim.current_look(folder.run, folder.trials).blocks  # the energy's, of the carbon report
     trials = pairing.newest(t for t in own if t.block < looked)
     units = _units(trials, per)
     cell: dict[str, Any] = {

@@ -24,7 +24,7 @@ def album(summary: Summary, trials: Sequence[Trial], folder: Path, kinds: Sequen
     left_out: list[LeftOut] = []
     for workload in summary.workloads:
         ours = [trial for trial in trials if trial.workload == workload.name]
-        for kind, stem, draw in _drawers(workload, ours, summary.accept.noise, folder):
+        for kind, stem, draw in _drawers(workload, ours, summary.accept.margin, folder):
             if kind not in kinds:
                 continue
             name = slug(stem).replace("+", "-").replace("=", "-")
@@ -40,13 +40,13 @@ def album(summary: Summary, trials: Sequence[Trial], folder: Path, kinds: Sequen
 
 
 def _drawers(
-    workload: Workload, trials: Sequence[Trial], noise: float, folder: Path
+    workload: Workload, trials: Sequence[Trial], margin: float, folder: Path
 ) -> list[tuple[str, str, Callable[[str], Drawn | str]]]:
     name = workload.name
     found: list[tuple[str, str, Callable[[str], Drawn | str]]] = [
-        ("ladder", f"ladder-{name}", partial(figures_savings.ladder, workload, noise)),
-        ("where", f"where-{name}", partial(figures_savings.where, workload, noise)),
-        ("trade-off", f"trade-off-{name}", partial(figures_trade_off.trade_off, workload, trials, noise)),
+        ("ladder", f"ladder-{name}", partial(figures_savings.ladder, workload, margin)),
+        ("where", f"where-{name}", partial(figures_savings.where, workload, margin)),
+        ("trade-off", f"trade-off-{name}", partial(figures_trade_off.trade_off, workload, trials, margin)),
         ("blocks", f"blocks-{name}", partial(figures_trials.blocks, name, trials)),
         ("curves", f"curves-{name}", partial(figures_trials.training, name, trials, folder)),
         ("power", f"power-{name}", partial(figures_power.powers, name, trials, folder)),

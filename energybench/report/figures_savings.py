@@ -131,7 +131,7 @@ def _height(lanes: Sequence[Sequence[str]]) -> float:
     return LANE_IN * (sum(len(names) + 1.6 for names in lanes))
 
 
-def ladder(workload: Workload, noise: float, name: str) -> Drawn | str:
+def ladder(workload: Workload, margin: float, name: str) -> Drawn | str:
     """Claimed, estimated, counted, measured: how far each promise came."""
     rows = [row for row in workload.rows if any(value is not None for value in _numbers(row))]
     if not rows:
@@ -156,7 +156,7 @@ def ladder(workload: Workload, noise: float, name: str) -> Drawn | str:
             axes,
             [place(value) for row in shown for value in _numbers(row) if value is not None],
             [place(end) for interval in intervals for end in interval],
-            noise,
+            margin,
         )
         for row, heights in zip(shown, _headings(axes, shown, lanes).y, strict=True):
             for (what, marker, face), value, y in zip(FOUR, _numbers(row), heights, strict=True):
@@ -185,7 +185,7 @@ def ladder(workload: Workload, noise: float, name: str) -> Drawn | str:
                 _value(axes, y, wording.plain(text) + of, color)
         axes.set_xlabel(
             f"saved against {workload.plain} in the same block; costs to the left. "
-            f"Band: ±{wording.plain(wording.margin(noise))} noise. Whisker: the table's interval",
+            f"Band: ±{wording.plain(wording.as_written(margin))} noise. Whisker: the table's interval",
             loc="left",
         )
         drawing = svg(page, name, alt)
@@ -207,7 +207,7 @@ def _times(log_ratio: float) -> str:
     return f"×{wording.NB}{wording.number(math.exp(min(log_ratio, 700)), 2)}"
 
 
-def where(workload: Workload, noise: float, name: str) -> Drawn | str:
+def where(workload: Workload, margin: float, name: str) -> Drawn | str:
     """FLOPs × seconds per FLOP × watts: bars that end where the measured figure lies, because they must."""
     known = [(row, found[0]) for row in workload.rows if (found := _ratios(row)) is not None]
     if not known:
@@ -223,7 +223,7 @@ def where(workload: Workload, noise: float, name: str) -> Drawn | str:
         ends = [end for row, parts in known for bar in _bars(row, parts) for end in bar[1:]]
         intervals = [interval for row, _ in known if (interval := interval_of(row.measured))]
         reaches = [place(end) for interval in intervals for end in interval]
-        limits = savings_axis(axes, [max(-FARTHEST, min(FARTHEST, -end)) for end in ends], reaches, noise)
+        limits = savings_axis(axes, [max(-FARTHEST, min(FARTHEST, -end)) for end in ends], reaches, margin)
         for (row, parts), heights in zip(known, _headings(axes, rows[:MOST], lanes).y, strict=True):
             bars = _bars(row, parts)
             for (what, start, stop), y in zip(bars, heights, strict=True):

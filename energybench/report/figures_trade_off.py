@@ -78,7 +78,7 @@ def _points(workload: Workload, trials: Sequence[Trial], energy: bool) -> list[P
     return found
 
 
-def trade_off(workload: Workload, trials: Sequence[Trial], noise: float, name: str) -> Drawn | str:
+def trade_off(workload: Workload, trials: Sequence[Trial], margin: float, name: str) -> Drawn | str:
     """Quality against cost, each block's pairs as dots, the mean as a mark, and the front of the means."""
     if workload.metric is None:
         return "no quality was recorded"
@@ -108,7 +108,7 @@ def trade_off(workload: Workload, trials: Sequence[Trial], noise: float, name: s
             axes,
             [x for x, _ in places] + [x for p in shown for x, _ in p.each],
             [end for p in shown if p.reach for end in p.reach],
-            noise,
+            margin,
         )
         axes.grid(axis="y")
         axes.axhline(0, color=MUTED, linewidth=1.0, zorder=1)

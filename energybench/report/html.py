@@ -209,7 +209,7 @@ def _row(row: Row, workload: Workload) -> dict[str, Any]:
         "of": wording.what(figure.quantity, figure.scope) if figure else "–",
         "quality": row.quality.change if row.quality else None,
         "quality_text": wording.quality_change(row.quality),
-        "kept_text": wording.kept(row.kept_rel),
+        "kept_text": wording.kept(row.realised_rel),
         "notes": wording.notes(row, workload.metric or "quality"),
     }
 

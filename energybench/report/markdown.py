@@ -31,7 +31,7 @@ def _saving(row: Row) -> str:
 
 
 def _row(row: Row) -> list[str]:
-    kept = row.kept_rel
+    kept = row.realised_rel
     return [
         f"[{escape(row.method)}](records/)",
         wording.percent(row.claimed_rel),

@@ -16,12 +16,12 @@ from rich.console import Console
 
 from energybench.common.errors import Problem, UsageError, typed
 from energybench.records.reader import read_folder
-from energybench.records.record import Looks, RunFile, Trial, Witness
+from energybench.records.record import CountingRun, Looks, RunFile, Trial
 from energybench.report import grid
 from energybench.verdict import summary, wording
 from energybench.verdict.figures import Row, Summary
 
-Records = tuple[RunFile, list[Trial], list[Witness]]
+Records = tuple[RunFile, list[Trial], list[CountingRun]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def read(folders: Iterable[Path]) -> list[Part]:
     parts: list[Part] = []
     suites: dict[str, Path] = {}
     for folder in folders:
-        run, trials, witnesses = read_folder(folder)
+        run, trials, counting_runs = read_folder(folder)
         suites.setdefault(run.suite, folder)
         if len(suites) > 1:
             (first, one), (second, other) = list(suites.items())[:2]
@@ -54,7 +54,7 @@ def read(folders: Iterable[Path]) -> list[Part]:
         for device in devices:
             own = [trial for trial in trials if trial.device == device or not device]
             key = (run.digest, device, *(_machine(run) if device in ("cpu", "") else ()))
-            _join(parts, Part((str(folder),), _told(run, own, device), key, (run, own, witnesses), ""))
+            _join(parts, Part((str(folder),), _told(run, own, device), key, (run, own, counting_runs), ""))
     return parts
 
 
@@ -107,9 +107,9 @@ def _repeated(there: Sequence[Trial], new: Sequence[Trial]) -> list[int]:
 
 
 def _merged(part: Part, new: Part) -> Part:
-    (run, trials, witnesses), (other, others, more) = part.records, new.records
+    (run, trials, counting_runs), (other, others, more) = part.records, new.records
     names = {t.trial for t in trials}
-    cells = {(w.workload, w.method) for w in witnesses}
+    cells = {(w.workload, w.method) for w in counting_runs}
     base = other if (other.finished, len(others)) > (run.finished, len(trials)) else run
     if run.looks and other.looks:
         taken = sorted({*run.looks.taken, *other.looks.taken})
@@ -117,7 +117,7 @@ def _merged(part: Part, new: Part) -> Part:
     records = (
         base,
         trials + [t for t in others if t.trial not in names],
-        witnesses + [w for w in more if (w.workload, w.method) not in cells],
+        counting_runs + [w for w in more if (w.workload, w.method) not in cells],
     )
     folders = tuple(dict.fromkeys((*part.folders, *new.folders)))
     return Part(folders, part.device, part.key, records, part.apart)

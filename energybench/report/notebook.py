@@ -51,7 +51,7 @@ def _cells(row: Row) -> list[str]:
     what = wording.what(row.measured.quantity, row.measured.scope) if row.measured else wording.NOTHING
     return [
         *(wording.percent(share) for share in (row.claimed_rel, row.estimated_rel, row.counted_rel)),
-        *(wording.measured(row.measured), what, wording.kept(row.kept_rel), wording.quality_change(row.quality)),
+        *(wording.measured(row.measured), what, wording.kept(row.realised_rel), wording.quality_change(row.quality)),
     ]
 
 

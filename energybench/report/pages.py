@@ -51,8 +51,8 @@ def write_html(summary: Summary, trials: Sequence[Trial], folder: Path) -> Path:
 
 def rewrite(folder: Path, html: bool = False) -> Path:
     """A run's report.md and figures again, from its records; report.html too if asked for, or if there is one."""
-    run, trials, witnesses = read_folder(folder)
-    summary = summarise(run, trials, witnesses)
+    run, trials, counting_runs = read_folder(folder)
+    summary = summarise(run, trials, counting_runs)
     if html or (folder / "report.html").exists():
         write_html(summary, trials, folder)
     return write(summary, trials, folder)

@@ -76,7 +76,7 @@ def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
         Column("estimated", tuple(_nominal(r.estimated_rel, r) for r in rows), 1),
         Column("counted", tuple(_nominal(r.counted_rel, r) for r in rows), 2),
         Column(title, tuple(measured(row) for row in rows)),
-        column("kept", (wording.kept(r.kept_rel) for r in rows), 5),
+        column("kept", (wording.kept(r.realised_rel) for r in rows), 5),
         column(quality, (wording.quality_change(r.quality) for r in rows), 4),  # the notes say it too
         Column("verdict", tuple(_text(r.verdict, STYLES.get(r.verdict, "")) for r in rows), 0, "left"),
     ]

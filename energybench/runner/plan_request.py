@@ -61,7 +61,7 @@ class Planned:
         return self.blocks * sum(not cell.skipped for cell in self.cells)
 
     @property
-    def witnesses(self) -> list[Cell]:
+    def counting_runs(self) -> list[Cell]:
         """One per cell whose steps are its own; twins and controls take the baseline's steps."""
         own = [cell for cell in self.cells if cell.role in ("baseline", "method") and not cell.command]
         return [cell for cell in own if not cell.skipped]
@@ -71,7 +71,7 @@ class Planned:
         if any(cell.command and not cell.skipped for cell in self.cells):
             return None
         metered = self.blocks * sum((c.expected_s or 0) + 1 for c in self.cells if not c.skipped)
-        return metered + sum((c.expected_s or 0) * 1.5 + 1 for c in self.witnesses)
+        return metered + sum((c.expected_s or 0) * 1.5 + 1 for c in self.counting_runs)
 
 
 def spec_of(
@@ -227,7 +227,8 @@ def plan_facts(planned: Planned) -> dict[str, Any]:
         "stamp": planned.suite.stamp,
         "blocks": planned.blocks,
         "trials": planned.trials,
-        "witnesses": len(planned.witnesses),
+        "counting_runs": len(planned.counting_runs),
+        "witnesses": len(planned.counting_runs),  # the name before
         "expected_s": planned.expected_s(),
         "device": planned.device,
         "notes": planned.notes,

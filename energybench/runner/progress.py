@@ -16,7 +16,7 @@ from rich.text import Text
 
 from energybench.common.escaping import inert
 from energybench.common.units import format_seconds
-from energybench.records.record import Trial, Witness
+from energybench.records.record import CountingRun, Trial
 
 
 def redraws(console: Console) -> bool:
@@ -73,7 +73,7 @@ class Progress:
         line.truncate(max(10, self.console.width - 1), overflow="ellipsis")
         self.console.print(line, end="")
 
-    def finish(self, record: Trial | Witness) -> None:
+    def finish(self, record: Trial | CountingRun) -> None:
         self._done += 1
         if self.quiet:
             return
@@ -113,10 +113,10 @@ class Progress:
             self.console.file.flush()
 
 
-def _figures(record: Trial | Witness) -> str:
+def _figures(record: Trial | CountingRun) -> str:
     if record.status != "ok":
         return f"{record.status}: {record.reason}"
-    if isinstance(record, Witness):
+    if isinstance(record, CountingRun):
         return f"{record.counted_flop / 1e9:.2f} GFLOP" if record.counted_flop is not None else f"{record.reason}"
     quality = next(iter(record.quality.items()), None)
     shown = f", {quality[0]} {quality[1]:.3f}" if quality else ""

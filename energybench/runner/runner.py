@@ -94,17 +94,20 @@ class _Runner:
         number = self.run_file.invocations[-1].number
         slots = schedule.missing(self.planned.cells, blocks, self.suite.trials.seed, self.done, number)
         witnessed = {(w.workload, w.method): w.digest for w in self.counted}
-        witnesses = [c for c in self.planned.witnesses if witnessed.get((c.workload, c.method)) != c.digest]
+        counting_runs = [c for c in self.planned.counting_runs if witnessed.get((c.workload, c.method)) != c.digest]
         for note in self.planned.notes:
             self.progress.say(f"note: {note}")
         if self.run_file.looks:
             after = ", ".join(map(str, self.run_file.looks.at))
             self.progress.say(f"looks after {after} blocks; ends at the one that decides every comparison")
         self.progress.begin(
-            self.folder.path, len(witnesses) + len(slots), resumed=bool(self.done), expected_s=self.planned.expected_s()
+            self.folder.path,
+            len(counting_runs) + len(slots),
+            resumed=bool(self.done),
+            expected_s=self.planned.expected_s(),
         )
         try:
-            for cell in witnesses:
+            for cell in counting_runs:
                 self.trials.count(cell)
             self.trials.warm_up(slots)
             outcome, finished = self._train(slots, blocks, deadline)

@@ -13,7 +13,7 @@ from energybench.common.sealed_files import write_text
 from energybench.process import subprocess_call, supervise
 from energybench.process.forkserver import Launcher, Outcome
 from energybench.records.reader import read
-from energybench.records.record import Cell, Trial, Witness, write_json
+from energybench.records.record import Cell, CountingRun, Trial, write_json
 from energybench.records.run_folder import Folder
 from energybench.runner.plan_request import Planned
 from energybench.runner.progress import Progress
@@ -88,11 +88,11 @@ class Trials:
             "seed": self.suite.trials.seed,
         }
         self.progress.start("counting FLOPs", cell.workload, cell.method)
-        out = self.folder.witnesses / f"{name}.json"
+        out = self.folder.counting_runs / f"{name}.json"
         outcome = self._call(cell, "witness", header, None, f"witness-{name}", out, 3 * self.suite.trials.limit)
         if not out.exists():
-            write_json(out, Witness.model_validate({**header, **_failure(outcome)}))
-        self.progress.finish(read(out, Witness))
+            write_json(out, CountingRun.model_validate({**header, **_failure(outcome)}))
+        self.progress.finish(read(out, CountingRun))
 
     def _call(
         self, cell: Cell, mode: str, header: dict[str, Any], epochs: int | None, name: str, out: Path, limit_s: float

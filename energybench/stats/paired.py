@@ -8,9 +8,9 @@ inside a block, so that a slow day cancels; saving = 1 − exp(mean d). Margin i
     no saving    the whole 95 % interval of mean d lies within ±h           (on time: no difference)
     inconclusive anything else
 
-A run that is looked at more than once spends the chances of error: each look holds a `share` of them
-(`verdict/interim.py`), and every bound here is taken at its confidence less the rest: 99 % at a share of a half is
-99.5 %.
+A run that is looked at more than once spends the chances of error: each look may use a fraction of them, its
+`alpha_fraction` (`verdict/interim.py`), and every bound here is taken at its confidence less the rest: 99 % at a
+fraction of a half is 99.5 %.
 
 The margin is symmetric in logs, not in percent (1 % noise: below −1.00 %, above +1.01 %), so that swapping
 method and baseline swaps "saves" with "costs more" exactly. Functions of numbers alone: no record, no torch.
@@ -61,9 +61,9 @@ def student(probability: float, df: float) -> float:
     return float(stdtrit(df, probability)) if df > 0 else math.copysign(math.inf, probability - 0.5)
 
 
-def spent(confidence: float, share: float) -> float:
+def adjusted_confidence(confidence: float, alpha_fraction: float) -> float:
     """The confidence of a bound that may err with only this share of its chance."""
-    return 1 - (1 - confidence) * share
+    return 1 - (1 - confidence) * alpha_fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,12 @@ class Mean:
     mean: float
     sd: float
     df: float
-    share: float = field(default=1.0, kw_only=True)  # of every chance of error: what this look may spend
+    alpha_fraction: float = field(default=1.0, kw_only=True)  # of every chance of error: what this look may use
 
     def _reach(self, confidence: float) -> float:
         if self.df <= 0:
             return math.inf
-        return student(spent(confidence, self.share), self.df) * self.sd / math.sqrt(self.n)
+        return student(adjusted_confidence(confidence, self.alpha_fraction), self.df) * self.sd / math.sqrt(self.n)
 
     def lower(self, confidence: float) -> float:
         """The one-sided lower bound."""
@@ -136,7 +136,7 @@ def _same_length(method: Sequence[float], baseline: Sequence[float]) -> None:
 
 
 def paired(
-    method: Sequence[float], baseline: Sequence[float], pooled: Spread | None = None, share: float = 1.0
+    method: Sequence[float], baseline: Sequence[float], pooled: Spread | None = None, alpha_fraction: float = 1.0
 ) -> Paired:
     """Compare block by block; both in the same unit, all above 0. Block i is (method[i], baseline[i]).
 
@@ -150,17 +150,17 @@ def paired(
     d = tuple(math.log(ours) - math.log(plain) for ours, plain in zip(method, baseline, strict=True))
     mean, own = _spread(d)
     spread = pooled if pooled and own.df > 0 and pooled.sd >= own.sd and pooled.df > own.df else own
-    return Paired(len(d), mean, spread.sd, spread.df, d, share=share)
+    return Paired(len(d), mean, spread.sd, spread.df, d, alpha_fraction=alpha_fraction)
 
 
 def differences(
-    method: Sequence[float], baseline: Sequence[float], higher_is_better: bool = True, share: float = 1.0
+    method: Sequence[float], baseline: Sequence[float], higher_is_better: bool = True, alpha_fraction: float = 1.0
 ) -> Mean:
     """method − baseline, block by block, turned so that a positive change is an improvement."""
     _same_length(method, baseline)
     sign = 1 if higher_is_better else -1
     mean, own = _spread([sign * (ours - plain) for ours, plain in zip(method, baseline, strict=True)])
-    return Mean(len(method), mean, own.sd, own.df, share=share)
+    return Mean(len(method), mean, own.sd, own.df, alpha_fraction=alpha_fraction)
 
 
 def pool(groups: Sequence[Sequence[float]], correlation: float = 0.5, level: float = 0.01) -> Spread | None:
@@ -188,7 +188,7 @@ def pool(groups: Sequence[Sequence[float]], correlation: float = 0.5, level: flo
 
 
 def verdict(
-    change: Paired, noise: float, quantity: Quantity, quality: Mean | None = None, margin: float | None = None
+    change: Paired, margin: float, quantity: Quantity, quality: Mean | None = None, quality_margin: float | None = None
 ) -> Verdict:
     """The one word for a comparison, by the table above.
 
@@ -199,27 +199,27 @@ def verdict(
     if change.n < FEWEST_BLOCKS:
         return "no verdict"
     better, worse, same = WORDS[quantity]
-    h = -math.log1p(-noise)
+    h = -math.log1p(-margin)
     if change.upper(CLAIM) < -h:
-        if quality is None or margin is None:
+        if quality is None or quality_margin is None:
             return "quality unproven"
         rounding = 1e-12  # 0.905 − 0.9 is not 0.005 in floats
-        if quality.mean < -margin - rounding:
+        if quality.mean < -quality_margin - rounding:
             return "quality lost"
-        return better if quality.lower(QUALITY) >= -margin - rounding else "quality unproven"
+        return better if quality.lower(QUALITY) >= -quality_margin - rounding else "quality unproven"
     if change.lower(CLAIM) > h:
         return worse
     low, high = change.interval(INTERVAL)
     return same if -h < low and high < h else "inconclusive"
 
 
-def verdict_at_equal_quality(change: Paired, noise: float, quantity: Quantity) -> Verdict:
+def verdict_at_equal_quality(change: Paired, margin: float, quantity: Quantity) -> Verdict:
     """The same for costs of one and the same result, such as a target quality: there is none to lose."""
-    return verdict(change, noise, quantity, Mean(change.n, 0.0, 0.0, 1.0), 0.0)
+    return verdict(change, margin, quantity, Mean(change.n, 0.0, 0.0, 1.0), 0.0)
 
 
 def detectable(
-    sd: float, n: int, noise: float, power: float = POWER, df: float | None = None, share: float = 1.0
+    sd: float, n: int, margin: float, power: float = POWER, df: float | None = None, alpha_fraction: float = 1.0
 ) -> float | None:
     """The smallest true saving that n blocks would call one, with this power; None below two blocks.
 
@@ -230,8 +230,8 @@ def detectable(
     df = n - 1 if df is None else df
     if n < 2 or df <= 0 or not math.isfinite(sd):
         return None
-    nc = float(nctdtrinc(df, 1 - power, student(spent(CLAIM, share), df)))
-    return saving_of(math.log1p(-noise) - nc * sd / math.sqrt(n))
+    nc = float(nctdtrinc(df, 1 - power, student(adjusted_confidence(CLAIM, alpha_fraction), df)))
+    return saving_of(math.log1p(-margin) - nc * sd / math.sqrt(n))
 
 
 def _beyond(distance: float, sd: float, n: int, confidence: float) -> float:
@@ -254,7 +254,9 @@ def _fewest(chance: Callable[[int], float], power: float) -> int | None:
     return low
 
 
-def blocks_needed(mean: float, sd: float, noise: float, power: float = POWER, share: float = 1.0) -> int | None:
+def blocks_needed(
+    mean: float, sd: float, margin: float, power: float = POWER, alpha_fraction: float = 1.0
+) -> int | None:
     """How many blocks would decide, were the mean and sd seen so far the truth; None beyond MOST_BLOCKS.
 
     For a mean inside the margin both ends of the 95 % interval must clear it; the two misses are added, which
@@ -262,20 +264,20 @@ def blocks_needed(mean: float, sd: float, noise: float, power: float = POWER, sh
     """
     if not (math.isfinite(mean) and math.isfinite(sd)):
         return None
-    h = -math.log1p(-noise)
+    h = -math.log1p(-margin)
     if abs(mean) > h:
-        claim = spent(CLAIM, share)
+        claim = adjusted_confidence(CLAIM, alpha_fraction)
         return _fewest(lambda n: _beyond(abs(mean) - h, sd, n, claim), power)
-    side = spent((1 + INTERVAL) / 2, share)
+    side = adjusted_confidence((1 + INTERVAL) / 2, alpha_fraction)
     return _fewest(lambda n: _beyond(h - mean, sd, n, side) + _beyond(h + mean, sd, n, side) - 1, power)
 
 
-def quality_blocks_needed(quality: Mean, margin: float, power: float = POWER) -> int | None:
+def quality_blocks_needed(quality: Mean, quality_margin: float, power: float = POWER) -> int | None:
     """How many blocks would prove the quality not inferior; None when it is not, or beyond MOST_BLOCKS."""
-    if not math.isfinite(quality.sd) or quality.mean <= -margin:
+    if not math.isfinite(quality.sd) or quality.mean <= -quality_margin:
         return None
-    confidence = spent(QUALITY, quality.share)
-    return _fewest(lambda n: _beyond(quality.mean + margin, quality.sd, n, confidence), power)
+    confidence = adjusted_confidence(QUALITY, quality.alpha_fraction)
+    return _fewest(lambda n: _beyond(quality.mean + quality_margin, quality.sd, n, confidence), power)
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,8 +124,15 @@ class Accept(Table):
     """What may be called a saving."""
 
     quality: Quality = Field(default_factory=Quality)
-    noise: Ratio = Field(default="1 %", validate_default=True, le=0.99, description="the margin of every verdict")
+    margin: Ratio = Field(default="1 %", validate_default=True, le=0.99, description="the margin of every verdict")
     estimate_gap: Points = Field(default="2 pp", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_key(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "noise" in given and "margin" not in given:
+            return {"margin" if key == "noise" else key: value for key, value in given.items()}
+        return given
 
 
 class Model(Open):

@@ -37,7 +37,7 @@ from energybench.trial.trial import wait_for_devices
 from energybench.workloads import datasets
 
 SEED = 2026
-NOISE = Accept().noise  # the margin of a suite that states none
+MARGIN = Accept().margin  # the margin of a suite that states none
 WITHIN_S = (60.0, 600.0, 3600.0)  # for which the smallest detectable saving is told
 ABOVE = 1.25  # trainings are made this much longer than the shortest, since some run faster than the others
 
@@ -157,7 +157,7 @@ def noise_floor(pairs: Sequence[tuple[Reading, Reading]], pair_s: float) -> dict
         "pair_s": pair_s,
         "window_s": math.fsum(windows) / len(windows),
         "window_shortest_s": min(windows),
-        "noise_rel": NOISE,
+        "noise_rel": MARGIN,
         "chance_rel": paired.POWER,
         "time": _floor([a.wall_s for a, _ in pairs], [b.wall_s for _, b in pairs], pair_s),
         "energy": energy,
@@ -166,7 +166,7 @@ def noise_floor(pairs: Sequence[tuple[Reading, Reading]], pair_s: float) -> dict
 
 
 def _floor(a: Sequence[float], b: Sequence[float], pair_s: float) -> dict[str, Any]:
-    change, h = paired.paired(b, a), -math.log1p(-NOISE)
+    change, h = paired.paired(b, a), -math.log1p(-MARGIN)
     low, high = change.interval()
     return {
         "sd_log": change.sd,
@@ -179,6 +179,6 @@ def _floor(a: Sequence[float], b: Sequence[float], pair_s: float) -> dict[str, A
 
 
 def _detectable(sd: float, within_s: float, count: int) -> dict[str, Any]:
-    found = paired.detectable(sd, count, NOISE) if count >= paired.FEWEST_BLOCKS else None
+    found = paired.detectable(sd, count, MARGIN) if count >= paired.FEWEST_BLOCKS else None
     why = None if found is not None else f"not with fewer than {paired.FEWEST_BLOCKS} pairs"
     return {"within_s": within_s, "pairs": count, "saving_rel": found, "reason": why}

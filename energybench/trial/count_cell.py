@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from energybench.trial.build import build
-from energybench.trial.counting_layer import WitnessLayer
-from energybench.trial.trial import WITNESS_STEPS, works
+from energybench.trial.counting_layer import CountingLayer
+from energybench.trial.trial import COUNTED_STEPS, works
 from energybench.workloads import datasets
 
 
@@ -37,7 +37,7 @@ def count(spec: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     device = torch.device(spec["device"])
     train, _ = datasets.open_data(spec["data"], spec["workload"]["data"], device)
-    layer = WitnessLayer(WITNESS_STEPS)
+    layer = CountingLayer(COUNTED_STEPS)
     run = build(spec, train, device, layer)
     run.train()
     counted = layer.result(run)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from energybench.train.interface import TrainingRun
 
 
-class WitnessLayer(Method):
+class CountingLayer(Method):
     """Counts up to about `budget` steps of the run; the rest runs uncounted, at full speed."""
 
-    name = "witness"
+    name = "counting"
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -40,7 +40,7 @@ class WitnessLayer(Method):
         steps = data.steps(run.recipe.batch)
         share = min(1.0, self.budget / (steps * run.epochs))
         wanted = math.ceil(share * steps)
-        order = torch.randperm(steps, generator=run.rng(self.name, "steps", run.epoch_number))
+        order = torch.randperm(steps, generator=run.rng("witness", "steps", run.epoch_number))
         self._chosen = set(order[:wanted].tolist())
         with self.counter:
             inner(data)

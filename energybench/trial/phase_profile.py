@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from energybench.records.record import Estimate, Shadow
+from energybench.records.record import Estimate, ProfilingRun
 from energybench.train.batch import Batch, Forward
 from energybench.train.data import Data
 from energybench.train.run import Run
@@ -128,11 +128,11 @@ class TimedRun(Run):
             yield item
 
 
-def other_work(shadow: Estimate | None, whole: Estimate | None) -> str:
+def other_work(profiling_run: Estimate | None, whole: Estimate | None) -> str:
     """Why a shadow does not stand for the run: what some methods do depends on how far an epoch has led."""
-    if shadow is None or whole is None:
+    if profiling_run is None or whole is None:
         return ""
-    ours, run = (1 - e.estimated_flop / e.plain_flop for e in (shadow, whole))
+    ours, run = (1 - e.estimated_flop / e.plain_flop for e in (profiling_run, whole))
     if abs(ours - run) <= ALIKE:
         return ""
     return f"in a few steps of each epoch it saves {100 * ours:.1f} % of the FLOPs, in the whole run {100 * run:.1f} %"
@@ -142,14 +142,14 @@ def steps_per_epoch(epochs: int) -> int:
     return max(FEWEST_STEPS, math.ceil(STEPS / epochs))
 
 
-def in_turns(plain: TimedRun, ours: TimedRun, keys: dict[str, int]) -> Shadow:
+def in_turns(plain: TimedRun, ours: TimedRun, keys: dict[str, int]) -> ProfilingRun:
     """Both run in turns. keys: steps of the stack's whole run by cost key."""
     for number in range(1, max(plain.epochs, ours.epochs) + 1):
         for run in (plain, ours) if number % 2 else (ours, plain):
             if number <= run.epochs:
                 run.train_epoch(number)
     whole = {"plain": plain.epochs * plain.data.steps(plain.recipe.batch)}
-    return Shadow(
+    return ProfilingRun(
         steps=sum(len(steps) for run in (plain, ours) for steps in run.by_key.values()),
         plain_s=dict(scaled(plain, whole)),
         method_s=dict(scaled(ours, keys)),

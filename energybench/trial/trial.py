@@ -37,18 +37,28 @@ from energybench.meter.facts import gpu_facts, keep_trace
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
-from energybench.records.record import Estimate, Flag, Layer, Passes, Shadow, Target, Trial, Witness, write_json
+from energybench.records.record import (
+    CountingRun,
+    Estimate,
+    Flag,
+    Layer,
+    Passes,
+    ProfilingRun,
+    Target,
+    Trial,
+    write_json,
+)
 from energybench.train.data import Data
 from energybench.train.method import Method, parameters
 from energybench.train.run import Diverged, Run
 from energybench.trial.build import build, build_model, build_stack, build_task
-from energybench.trial.counting_layer import WitnessLayer
+from energybench.trial.counting_layer import CountingLayer
 from energybench.trial.phase_profile import Stopwatch, TimedRun, in_turns, other_work, steps_per_epoch
 from energybench.trial.phases import Phases
 from energybench.trial.warmup import warm_up
 from energybench.workloads import datasets
 
-WITNESS_STEPS = 48  # counted steps per cell; every epoch contributes
+COUNTED_STEPS = 48  # counted steps per cell; every epoch contributes
 UNSEEN = 'it was used and not metered: [measure] gpus = "all", or its UUID'
 LAYERS = 3  # of an estimate, named in the record
 
@@ -61,12 +71,12 @@ def main(in_path: str, out_path: str) -> None:
     spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
     if spec.get("threads"):
         torch.set_num_threads(spec["threads"])
-    kind = Witness if spec["mode"] == "witness" else Trial
+    kind = CountingRun if spec["mode"] == "witness" else Trial
     record: dict[str, Any] = dict(spec["header"])
     if kind is Trial:
         record["started_at"] = datetime.now(UTC).isoformat(timespec="seconds")
     try:
-        (witness if kind is Witness else trial)(spec, record)
+        (counting_run if kind is CountingRun else trial)(spec, record)
         record.setdefault("status", "ok")
     except CannotWrite:
         raise
@@ -145,22 +155,22 @@ def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
     record["weights_sha256"] = fingerprint(run.model)
 
 
-def witness(spec: dict[str, Any], record: dict[str, Any]) -> None:
+def counting_run(spec: dict[str, Any], record: dict[str, Any]) -> None:
     """The same run under the counter: no meters, no evaluation."""
     started = time.perf_counter()
     device = torch.device(spec["device"])
     train, _ = datasets.open_data(spec["data"], spec["workload"]["data"], device)
-    layer = WitnessLayer(WITNESS_STEPS)
+    layer = CountingLayer(COUNTED_STEPS)
     run = build(spec, train, device, layer)
     run.train()
     record |= layer.result(run)
     record["estimate"] = estimate(spec, run)
     record["wall_s"] = time.perf_counter() - started
     if spec["header"]["role"] == "method":
-        record["shadow"] = shadow(spec, train, device, run)
+        record["shadow"] = profiling_run(spec, train, device, run)
 
 
-def shadow(spec: dict[str, Any], train: Data, device: torch.device, run: Run) -> Shadow:
+def profiling_run(spec: dict[str, Any], train: Data, device: torch.device, run: Run) -> ProfilingRun:
     """Where the time goes, from a few steps of every epoch; whatever goes wrong, the count stands."""
 
     def timed(stack: list[Method]) -> TimedRun:
@@ -183,9 +193,9 @@ def shadow(spec: dict[str, Any], train: Data, device: torch.device, run: Run) ->
     try:
         ours = timed(build_stack(spec["stack"]))
         found = in_turns(timed([]), ours, keys)
-        return Shadow(reason=why) if (why := other_work(estimate(spec, ours), estimate(spec, run))) else found
+        return ProfilingRun(reason=why) if (why := other_work(estimate(spec, ours), estimate(spec, run))) else found
     except Exception as error:
-        return Shadow(reason=_verdict_on(error)[1])
+        return ProfilingRun(reason=_verdict_on(error)[1])
 
 
 def wait_for_devices(device: torch.device) -> None:

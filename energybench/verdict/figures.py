@@ -6,24 +6,26 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from energybench.common.renamed import renamed
 from energybench.records.record import RunFile
 from energybench.stats import paired
 from energybench.verdict import flag_codes
 from energybench.verdict.interim import Look
 from energybench.verdict.pairing import EnergyFigure, Figure
 
-NOISE, ESTIMATE_GAP = 0.01, 0.02  # where a suite's file names none
+MARGIN, ESTIMATE_GAP = 0.01, 0.02  # where a suite's file names none
 
 Result = Literal["clear", "raised", "not checked"]
 
 
+@renamed(noise="margin")
 @dataclass(frozen=True, slots=True)
 class Accept:
     """The suite's margins, as fractions."""
 
     metric: str | None = None
     loses_at_most: float | None = None
-    noise: float = NOISE
+    margin: float = MARGIN  # of the saving: what is smaller is no saving
     estimate_gap: float = ESTIMATE_GAP
 
     @classmethod
@@ -33,7 +35,7 @@ class Accept:
         return cls(
             metric=quality.get("metric"),
             loses_at_most=quality.get("loses_at_most"),
-            noise=found.get("noise", NOISE),
+            margin=found.get("margin", found.get("noise", MARGIN)),  # runs of before wrote the old key
             estimate_gap=found.get("estimate_gap", ESTIMATE_GAP),
         )
 
@@ -153,6 +155,7 @@ class Roofline:
     saved_rel: float  # a ceiling, while every kernel runs as well as before
 
 
+@renamed(kept_rel="realised_rel")
 @dataclass(frozen=True, slots=True)
 class Row:
     """One method on one workload: the four numbers and what they are worth."""
@@ -172,7 +175,7 @@ class Row:
     counted_error_rel: float
     measured: Measured | None
     time: Measured | None
-    kept_rel: float | None
+    realised_rel: float | None
     quality: Quality | None
     diverged: int  # blocks whose newest trial diverged
     struck: bool  # a flag of this row, or of its workload, forbids a verdict

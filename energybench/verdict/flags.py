@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from energybench.meter.reading import Reading
-from energybench.records.record import Flag, Passes, RunFile, Trial, Witness
+from energybench.records.record import CountingRun, Flag, Passes, RunFile, Trial
 from energybench.stats.paired import FEWEST_BLOCKS, Paired
 
 LEDGER_TOLERANCE = 0.001  # plain ledger against counter
@@ -157,14 +157,19 @@ def _tally(passes: Passes) -> dict[str, float]:
     return counts
 
 
-def compare_passes(trial: Trial, witness: Witness) -> str | None:
+def compare_passes(trial: Trial, counting_run: CountingRun) -> str | None:
     """How the trial's tally differs from that of the witness with the same seed; None when it does not.
 
     Another seed may draw other samples, so nothing is compared.
     """
-    if trial.passes is None or witness.passes is None or witness.status != "ok" or trial.seed != witness.seed:
+    if (
+        trial.passes is None
+        or counting_run.passes is None
+        or counting_run.status != "ok"
+        or trial.seed != counting_run.seed
+    ):
         return None
-    ours, theirs = _tally(trial.passes), _tally(witness.passes)
+    ours, theirs = _tally(trial.passes), _tally(counting_run.passes)
     for name in (*ours, *(name for name in theirs if name not in ours)):
         a, b = ours.get(name, 0), theirs.get(name, 0)
         if abs(a - b) > 1e-9 * max(abs(a), abs(b)):
@@ -172,11 +177,11 @@ def compare_passes(trial: Trial, witness: Witness) -> str | None:
     return None
 
 
-def _unpriced(trials: Sequence[Trial], witness: Witness) -> list[str]:
+def _unpriced(trials: Sequence[Trial], counting_run: CountingRun) -> list[str]:
     """Kinds of steps that a trial took and the witness never counted."""
-    if witness.status != "ok":
+    if counting_run.status != "ok":
         return []
-    return sorted({key for t in trials if t.passes for key in t.passes.keys} - set(witness.keys))
+    return sorted({key for t in trials if t.passes for key in t.passes.keys} - set(counting_run.keys))
 
 
 def _gap_because(trials: Sequence[Trial]) -> str:
@@ -190,21 +195,21 @@ def check_cell(
     *,
     blocks: int,
     trials: Sequence[Trial] = (),
-    witness: Witness | None = None,
+    counting_run: CountingRun | None = None,
     estimated_rel: float | None = None,
     counted_rel: float | None = None,
     estimate_gap: float | None = None,
     epochs_kept: float | None = None,
     epochs_control: float | None = None,
     sensor_error_rel: float | None = None,
-    noise: float | None = None,
+    margin: float | None = None,
 ) -> list[Flag]:
     """What shows only when a cell's trials lie side by side. Figures are savings; `blocks` were paired."""
     found: list[Flag] = []
-    differs = [compare_passes(trial, witness) for trial in trials] if witness else []
+    differs = [compare_passes(trial, counting_run) for trial in trials] if counting_run else []
     if any(differs):
         found.append(Flag(code="witness_differs", detail=next(filter(None, differs))))
-    if witness and (kinds := _unpriced(trials, witness)):
+    if counting_run and (kinds := _unpriced(trials, counting_run)):
         found.append(Flag(code="uncounted_steps", detail=", ".join(f"'{name}'" for name in kinds)))
     if estimated_rel is not None and counted_rel is not None and estimate_gap is not None:
         gap = abs(estimated_rel - counted_rel)
@@ -212,7 +217,7 @@ def check_cell(
             found.append(Flag(code="estimate_gap", detail=f"{100 * gap:.1f} pp apart{_gap_because(trials)}"))
     if blocks < FEWEST_BLOCKS:
         found.append(Flag(code="too_few_blocks", detail=f"{blocks} block{'s' * (blocks != 1)}"))
-    if sensor_error_rel is not None and noise is not None and sensor_error_rel > noise:
+    if sensor_error_rel is not None and margin is not None and sensor_error_rel > margin:
         found.append(Flag(code="sensor_error", detail=f"±{_percent(sensor_error_rel)}"))
     if epochs_kept is not None and epochs_control is not None:
         apart = abs(epochs_kept - epochs_control)
@@ -223,16 +228,16 @@ def check_cell(
     return found
 
 
-def aa_fails(twin: Paired, noise: float) -> bool:
+def aa_fails(twin: Paired, margin: float) -> bool:
     """Whether plain training differs from itself: the whole 95 % interval lies beyond ±noise."""
     low, high = twin.saving_interval()
-    return twin.n >= FEWEST_BLOCKS and (low > noise or high < noise / (noise - 1))
+    return twin.n >= FEWEST_BLOCKS and (low > margin or high < margin / (margin - 1))
 
 
 def check_workload(
     *,
     twin: Paired | None,
-    noise: float,
+    margin: float,
     plain_flop: float | None = None,
     counted_flop: float | None = None,
     counted_error_flop: float = 0.0,
@@ -242,7 +247,7 @@ def check_workload(
     found: list[Flag] = []
     if len(set(devices)) > 1:
         found.append(Flag(code="devices_mixed", detail=", ".join(sorted(set(devices)))))
-    if twin is not None and aa_fails(twin, noise):
+    if twin is not None and aa_fails(twin, margin):
         low, high = twin.saving_interval()
         detail = f"{_percent(twin.saving)} [{100 * low:.1f}, {100 * high:.1f}]"
         found.append(Flag(code="aa_failed", detail=detail))

@@ -16,9 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from energybench.common.renamed import renamed
 from energybench.records.record import RunFile, Trial
 
 
+@renamed(share="alpha_fraction")
 @dataclass(frozen=True, slots=True)
 class Look:
     """The look that a run's verdicts are of. Before the first, `number` is 0 and there is no verdict."""
@@ -28,7 +30,7 @@ class Look:
     blocks: int  # trials of later blocks enter no figure
     next: int | None  # blocks after which the next look is, where the run goes on
     most: int  # blocks that were declared
-    share: float  # of every chance of error
+    alpha_fraction: float  # of every chance of error, what this look may use
 
     @property
     def open(self) -> bool:
@@ -46,7 +48,7 @@ def whole_blocks(run: RunFile, trials: Iterable[Trial]) -> int:
     return whole
 
 
-def standing(run: RunFile, trials: Iterable[Trial]) -> Look:
+def current_look(run: RunFile, trials: Iterable[Trial]) -> Look:
     """The last look that was reached. A finished run is at its last one, whatever failed in it."""
     declared_at = set(run.looks.at) if run.looks else {run.blocks}
     taken = set(run.looks.taken) if run.looks else set()

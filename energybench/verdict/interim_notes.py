@@ -18,12 +18,14 @@ def note(look: Look) -> str:
     if look.of == 1:
         return ""
     after = f"after {look.blocks} of at most {wording.blocks(look.most)}"
-    claim, interval = (paired.spent(level, look.share) for level in (paired.CLAIM, paired.INTERVAL))
+    claim, interval = (
+        paired.adjusted_confidence(level, look.alpha_fraction) for level in (paired.CLAIM, paired.INTERVAL)
+    )
     levels = f"bounds of verdicts at {_level(claim)}, intervals at {_level(interval)}"
     more = f" The next look is after {wording.blocks(look.next)}." if look.next else ""
     return (
         f"Verdicts are those of look {look.number} of {look.of}, {after}. Looks share their chances of error; this "
-        f"one has {wording.percent(look.share, 0)} of them: {levels}.{more}"
+        f"one has {wording.percent(look.alpha_fraction, 0)} of them: {levels}.{more}"
     )
 
 

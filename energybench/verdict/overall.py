@@ -19,7 +19,7 @@ from energybench.verdict import pairing, wording
 from energybench.verdict.figures import Overall, Quality, Row, Summary, Workload
 
 if TYPE_CHECKING:
-    from energybench.verdict.workload import Bench
+    from energybench.verdict.workload import WorkloadComparison
 
 DRAWS = 4000
 FEWEST_WORKLOADS = 6
@@ -47,14 +47,14 @@ def interval(groups: Sequence[Blocks], seed: int, draws: int = DRAWS) -> tuple[f
     return float(low), float(high)
 
 
-def over_all(benches: Sequence[Bench], workloads: Sequence[Workload]) -> tuple[Overall, ...]:
+def over_all(benches: Sequence[WorkloadComparison], workloads: Sequence[Workload]) -> tuple[Overall, ...]:
     """Every method that was compared on two workloads or more, in the order of the suite."""
     labels = dict.fromkeys(label for bench in benches for label in bench.methods)
     found = [_method(label, benches, workloads) for label in labels]
     return tuple(each for each in found if each is not None)
 
 
-def _method(label: str, benches: Sequence[Bench], workloads: Sequence[Workload]) -> Overall | None:
+def _method(label: str, benches: Sequence[WorkloadComparison], workloads: Sequence[Workload]) -> Overall | None:
     rows = {w.name: row for w in workloads for row in w.rows if row.method == label}
     used = [b for b in benches if b.name in rows and _counts(rows[b.name])]
     if len(used) < 2:

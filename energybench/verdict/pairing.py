@@ -10,7 +10,7 @@ from functools import cached_property
 
 from energybench.meter.combine import Metered, Sensors, metered
 from energybench.meter.reading import Energy
-from energybench.records.record import Estimate, Trial, Witness
+from energybench.records.record import CountingRun, Estimate, Trial
 from energybench.stats import paired
 from energybench.verdict import flag_codes, flags
 
@@ -117,13 +117,13 @@ def sensors_of(found: Sequence[Pair]) -> Sensors:
 
 
 def change(
-    found: Sequence[Pair], quantity: paired.Quantity, pooled: paired.Spread | None = None, share: float = 1.0
+    found: Sequence[Pair], quantity: paired.Quantity, pooled: paired.Spread | None = None, alpha_fraction: float = 1.0
 ) -> paired.Paired:
     both = [
         (seconds(p.ours), seconds(p.plain)) if quantity == "time" else (p.metered[0].joules, p.metered[1].joules)
         for p in found
     ]
-    return paired.paired([ours for ours, _ in both], [plain for _, plain in both], pooled, share)
+    return paired.paired([ours for ours, _ in both], [plain for _, plain in both], pooled, alpha_fraction)
 
 
 def higher_is_better(metric: str) -> bool:
@@ -179,20 +179,20 @@ def net_j(trial: Trial, parts: Sequence[Energy]) -> float | None:
     return gross - math.fsum(powers) / len(powers) * trial.train.wall_s
 
 
-def counted_flop(trials: Sequence[Trial], witness: Witness | None) -> float | None:
+def counted_flop(trials: Sequence[Trial], counting_run: CountingRun | None) -> float | None:
     """Counted FLOPs of a metered run: Σ over kinds of steps, its samples × the witness's FLOPs per sample.
 
     The mean over trials; the witness's own total where no trial has a tally that it can price.
     """
-    if witness is None or witness.status != "ok":
+    if counting_run is None or counting_run.status != "ok":
         return None
     totals = []
     for trial in trials:
         kinds = trial.passes.keys if trial.passes else {}
-        if kinds and set(kinds) <= set(witness.keys):
-            parts = [tally.get("samples", 0) * witness.keys[k].flop_per_sample for k, tally in kinds.items()]
-            totals.append(math.fsum(parts) + witness.outside_steps_flop)
-    return math.fsum(totals) / len(totals) if totals else witness.counted_flop
+        if kinds and set(kinds) <= set(counting_run.keys):
+            parts = [tally.get("samples", 0) * counting_run.keys[k].flop_per_sample for k, tally in kinds.items()]
+            totals.append(math.fsum(parts) + counting_run.outside_steps_flop)
+    return math.fsum(totals) / len(totals) if totals else counting_run.counted_flop
 
 
 def reported_rel(found: Sequence[Pair], kind: str) -> float | None:
@@ -205,17 +205,17 @@ def reported_rel(found: Sequence[Pair], kind: str) -> float | None:
     return 1 - math.fsum(ratios) / len(ratios) if ratios and len(ratios) == len(both) else None
 
 
-def estimates(trials: Sequence[Trial], witness: Witness | None) -> list[Estimate]:
+def estimates(trials: Sequence[Trial], counting_run: CountingRun | None) -> list[Estimate]:
     """The trials' own; the witness's where they have none."""
     known = [trial.estimate for trial in trials if trial.estimate]
-    if not known and witness and witness.estimate:
-        known = [witness.estimate]
+    if not known and counting_run and counting_run.estimate:
+        known = [counting_run.estimate]
     return [estimate for estimate in known if estimate.plain_flop > 0]
 
 
-def estimated_rel(trials: Sequence[Trial], witness: Witness | None) -> float | None:
+def estimated_rel(trials: Sequence[Trial], counting_run: CountingRun | None) -> float | None:
     """1 − estimated / plain by the stack's own formulas, the mean over trials."""
-    known = estimates(trials, witness)
+    known = estimates(trials, counting_run)
     if not known:
         return None
     return 1 - math.fsum(e.estimated_flop / e.plain_flop for e in known) / len(known)

@@ -54,7 +54,9 @@ def _figures(figure: Measured | None, look: Look) -> tuple[float | None, float |
         return None, None, None
     if figure.sd_log is None or figure.n < paired.FEWEST_BLOCKS or not figure.saving_rel < 1:
         return figure.saving_rel, None, None
-    change = paired.Mean(figure.n, math.log1p(-figure.saving_rel), figure.sd_log, figure.df, share=look.share)
+    change = paired.Mean(
+        figure.n, math.log1p(-figure.saving_rel), figure.sd_log, figure.df, alpha_fraction=look.alpha_fraction
+    )
     return (
         figure.saving_rel,
         paired.saving_of(change.upper(paired.CLAIM)),
@@ -67,7 +69,7 @@ def _saving(workload: str, row: Row, look: Look, least: float, of: str | None) -
     if of == "energy" and figure is not None and figure.quantity != "energy":
         figure = None
     quantity = of or (figure.quantity if figure else "time")
-    asks = f"saves at least {wording.margin(least)} of the {quantity}"
+    asks = f"saves at least {wording.as_written(least)} of the {quantity}"
     saving, low, high = _figures(figure, look)
     outcome, because = _enough(row, look, least, low, high)
     if figure is None and row.measured is not None:

@@ -7,8 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from energybench.common.renamed import as_data
 from energybench.meter import combine
-from energybench.records.record import RunFile, Trial, Witness
+from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.stats import paired
 from energybench.verdict import flag_codes, flags, interim, interim_notes, pairing, requirements, wording
 from energybench.verdict.figures import (
@@ -26,21 +27,21 @@ from energybench.verdict.figures import (
 from energybench.verdict.headline import headline
 from energybench.verdict.interim import Look
 from energybench.verdict.overall import over_all
-from energybench.verdict.workload import Bench, raised
+from energybench.verdict.workload import WorkloadComparison, raised
 
 COUNTER, INTEGRAL = "gpu_counter", "gpu_power_integral"
 
 
-def summarise(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness]) -> Summary:
+def summarise(run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun]) -> Summary:
     """Everything there is to say about a run. The order of the records does not matter."""
     trials = pairing.order(trials)
-    witnesses = sorted(witnesses, key=lambda w: (w.workload, w.method))
+    counting_runs = sorted(counting_runs, key=lambda w: (w.workload, w.method))
     names = dict.fromkeys([c.workload for c in run.cells] + [t.workload for t in trials])
-    look = interim.standing(run, trials)
+    look = interim.current_look(run, trials)
     by_name: dict[str, list[Trial]] = {name: [] for name in names}
     for trial in trials:
         by_name[trial.workload].append(trial)
-    benches = [Bench(name, run, by_name[name], witnesses, look) for name in names]
+    benches = [WorkloadComparison(name, run, by_name[name], counting_runs, look) for name in names]
     workloads = tuple(bench.workload() for bench in benches)
     here = raised(flags.check_run(run, trials), "this run")
     return Summary(
@@ -55,9 +56,9 @@ def summarise(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness
         accept=Accept.of(run),
         workloads=workloads,
         flags=here,
-        checks=_checks(workloads, here, trials, witnesses),
+        checks=_checks(workloads, here, trials, counting_runs),
         failures=_failures(trials),
-        not_run=_not_run(run, trials, look) + _uncounted(witnesses),
+        not_run=_not_run(run, trials, look) + _uncounted(counting_runs),
         machine=run.machine,
         invocations=tuple(tuple(call.argv) for call in run.invocations),
         digest=run.digest,
@@ -65,7 +66,7 @@ def summarise(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness
         look=look,
         look_note=wording.plain(interim_notes.note(look)),
         overall=over_all(benches, workloads),
-        added=_added(run, trials, witnesses, look),
+        added=_added(run, trials, counting_runs, look),
         required=requirements.held(run.resolved.get("require") or (), workloads, look),
     )
 
@@ -120,14 +121,16 @@ def _not_run(run: RunFile, trials: Sequence[Trial], look: Look) -> tuple[NotRun,
     return tuple(found)
 
 
-def _added(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness], look: Look) -> tuple[Added, ...]:
+def _added(
+    run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun], look: Look
+) -> tuple[Added, ...]:
     """Every comparison over all blocks, where some were added to the finished run."""
     count = interim_notes.added_blocks(run, trials)
     if not count:
         return ()
-    everything = dataclasses.replace(look, blocks=max(t.block for t in trials) + 1, share=1.0)
+    everything = dataclasses.replace(look, blocks=max(t.block for t in trials) + 1, alpha_fraction=1.0)
     names = dict.fromkeys(t.workload for t in trials)
-    benches = [Bench(name, run, trials, witnesses, everything) for name in names]
+    benches = [WorkloadComparison(name, run, trials, counting_runs, everything) for name in names]
     return tuple(
         Added(bench.name, label, count, Measured.of(*bench.compare(found)))
         for bench in benches
@@ -136,17 +139,17 @@ def _added(run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness], 
     )
 
 
-def _uncounted(witnesses: Sequence[Witness]) -> tuple[NotRun, ...]:
+def _uncounted(counting_runs: Sequence[CountingRun]) -> tuple[NotRun, ...]:
     """Counted runs that gave no figure: their `counted` stays blank, with this reason."""
     return tuple(
         NotRun(w.workload, w.method, f"not counted: {w.reason or w.status}")
-        for w in witnesses
+        for w in counting_runs
         if w.status != "ok" or w.counted_flop is None
     )
 
 
 def _checks(
-    workloads: Sequence[Workload], here: Sequence[Raised], trials: Sequence[Trial], witnesses: Sequence[Witness]
+    workloads: Sequence[Workload], here: Sequence[Raised], trials: Sequence[Trial], counting_runs: Sequence[CountingRun]
 ) -> tuple[Check, ...]:
     """The whole list of reasons: raised somewhere, clear, or not checked for want of evidence."""
     all_raised = [*here, *(flag for w in workloads for flag in (*w.flags, *(f for r in w.rows for f in r.flags)))]
@@ -154,7 +157,7 @@ def _checks(
         if pairing.unusable(trial) is not None:  # set aside, so no row carries its flags
             all_raised += raised(flags.check_trial(trial), f"{trial.workload}: {trial.method}, block {trial.block}")
     all_raised += _beside(trials, {flag.code for flag in all_raised})
-    counted = any(witness.status == "ok" for witness in witnesses)
+    counted = any(counting_run.status == "ok" for counting_run in counting_runs)
     windows = [trial.train for trial in trials if trial.train is not None]
     measured = {energy.source for window in windows for energy in window.energy if energy.measured or energy.lost}
     cards = any(window.cards for window in windows)
@@ -205,7 +208,7 @@ def _aa(workload: Workload) -> Check:
 
 def to_json(summary: Summary) -> dict[str, Any]:
     """Plain data for `--json`: fractions and SI units as in the names; what is not finite becomes null."""
-    return {"schema": 1, **plain_data(dataclasses.asdict(summary))}
+    return {"schema": 1, **plain_data(as_data(summary))}
 
 
 def plain_data(value: Any) -> Any:

@@ -18,7 +18,13 @@ from energybench.verdict.pairing import Pair, figure
 
 
 def to_target(
-    found: Sequence[Pair], noise: float, *, struck: bool = False, share: float = 1.0, waits: str = "", ended: int = 0
+    found: Sequence[Pair],
+    margin: float,
+    *,
+    struck: bool = False,
+    alpha_fraction: float = 1.0,
+    waits: str = "",
+    ended: int = 0,
 ) -> ToTarget | None:
     """None for a workload without a target.
 
@@ -33,13 +39,13 @@ def to_target(
     steps = cost = None
     verdict: paired.Verdict = "no verdict"
     if ours.reached == plain.reached == n and not ended:
-        steps, cost = _steps(found, share), _cost(found, share)
+        steps, cost = _steps(found, alpha_fraction), _cost(found, alpha_fraction)
     if ours.reached == 0 and not struck and not waits:
         verdict = "not reached"
     elif n >= paired.FEWEST_BLOCKS and not struck and not waits:
         verdict = "inconclusive"
         if cost is not None:
-            verdict = paired.verdict_at_equal_quality(cost[0], noise, cost[1].quantity)
+            verdict = paired.verdict_at_equal_quality(cost[0], margin, cost[1].quantity)
     because = ""
     if struck:
         because = "a check of the measurement failed"
@@ -52,7 +58,9 @@ def to_target(
     elif verdict == "no verdict":
         because = f"{wording.blocks(n)}, and {paired.FEWEST_BLOCKS} are the least"
     elif verdict == "inconclusive" and cost is not None:
-        because = wording.would_decide(paired.blocks_needed(cost[0].mean, cost[0].sd, noise, share=share))
+        because = wording.would_decide(
+            paired.blocks_needed(cost[0].mean, cost[0].sd, margin, alpha_fraction=alpha_fraction)
+        )
     return ToTarget(target.metric, target.at_least, n, ours, plain, steps, cost and cost[1], verdict, because)
 
 
@@ -75,15 +83,17 @@ def _both(found: Sequence[Pair]) -> list[tuple[Target, Target]]:
     return [(ours, plain) for ours, plain in both if ours is not None and plain is not None]
 
 
-def _steps(found: Sequence[Pair], share: float) -> Measured | None:
+def _steps(found: Sequence[Pair], alpha_fraction: float) -> Measured | None:
     both = [(ours.steps, plain.steps) for ours, plain in _both(found)]
     known = [(float(ours), float(plain)) for ours, plain in both if ours and plain]
     if len(known) < len(found):  # a method may arrive without a step, and older records do not count them
         return None
-    return Measured.of(paired.paired([a for a, _ in known], [b for _, b in known], share=share), "time")
+    return Measured.of(
+        paired.paired([a for a, _ in known], [b for _, b in known], alpha_fraction=alpha_fraction), "time"
+    )
 
 
-def _cost(found: Sequence[Pair], share: float) -> tuple[paired.Paired, Measured] | None:
+def _cost(found: Sequence[Pair], alpha_fraction: float) -> tuple[paired.Paired, Measured] | None:
     """By energy where every target of every pair was reached under the same measured sensors, else by time."""
     both = _both(found)
     sums = [_metered(target) for pair in both for target in pair]
@@ -91,11 +101,11 @@ def _cost(found: Sequence[Pair], share: float) -> tuple[paired.Paired, Measured]
     alike = all(_metered(ours).channels == _metered(plain).channels for ours, plain in both)
     if sensors and alike and all(each.sensors == sensors and each.joules > 0 for each in sums):
         ours, plain = ([_metered(pair[side]).joules for pair in both] for side in (0, 1))
-        change = paired.paired(ours, plain, share=share)
+        change = paired.paired(ours, plain, alpha_fraction=alpha_fraction)
         return change, Measured.of(change, "energy", " + ".join(sorted({scope for _, scope in sensors})))
     seconds = [(ours.wall_s, plain.wall_s) for ours, plain in both]
     known = [(ours, plain) for ours, plain in seconds if ours and plain]
     if len(known) < len(found):
         return None
-    change = paired.paired([a for a, _ in known], [b for _, b in known], share=share)
+    change = paired.paired([a for a, _ in known], [b for _, b in known], alpha_fraction=alpha_fraction)
     return change, Measured.of(change, "time")

@@ -72,7 +72,7 @@ def _decimals(value: float, least: int) -> int:
     return max(least, len(f"{Decimal(f'{value:.6g}'):f}".partition(".")[2]))
 
 
-def margin(share: float) -> str:
+def as_written(share: float) -> str:
     """A share that the suite's author chose, as it was written."""
     return percent(share, _decimals(100 * share, 1))
 
@@ -302,14 +302,14 @@ def past_limit(row: Row) -> str:
     return f"{' and '.join(sides)}, so what it costs there is not known" if sides else ""
 
 
-def because(row: Row, noise: float) -> str:
+def because(row: Row, margin: float) -> str:
     """Why the verdict is this one, and what would change it."""
     quality, more = row.quality, would_decide(row.blocks_needed)
     match row.verdict:
         case "inconclusive":
             return past_limit(row) or more
         case "no saving" | "no difference":
-            return f"the whole interval lies within ±{margin(noise)}"
+            return f"the whole interval lies within ±{as_written(margin)}"
         case "no verdict" if row.n < paired.FEWEST_BLOCKS:
             if row.diverged:
                 return f"training diverged in {blocks(row.diverged)}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from energybench.flops.work import BACKWARD
-from energybench.records.record import Claim, Estimate, Flag, RunFile, Trial, Witness
+from energybench.records.record import Claim, CountingRun, Estimate, Flag, RunFile, Trial
 from energybench.stats import paired
 from energybench.suite.command_tables import written
 from energybench.verdict import flag_codes, flags, interim_notes, pairing, wording
@@ -41,7 +41,7 @@ def raised(found: Iterable[Flag], where: str) -> tuple[Raised, ...]:
     return tuple(Raised(kind.code, kind.severity, kind.sentence, flag.detail, where) for kind, flag in kinds)
 
 
-def _quality(found: Sequence[Pair], accept: Accept, share: float) -> tuple[Quality | None, paired.Mean | None]:
+def _quality(found: Sequence[Pair], accept: Accept, alpha_fraction: float) -> tuple[Quality | None, paired.Mean | None]:
     metric = accept.metric or _metric(pair.plain for pair in found)
     if metric is None:
         return None, None
@@ -52,7 +52,7 @@ def _quality(found: Sequence[Pair], accept: Accept, share: float) -> tuple[Quali
     ours, plain = [a for a, _ in known], [b for _, b in known]
     higher = pairing.higher_is_better(metric)
     sign = 1 if higher else -1
-    difference = paired.differences(ours, plain, higher, share)
+    difference = paired.differences(ours, plain, higher, alpha_fraction)
     bound = sign * difference.lower(paired.QUALITY) if difference.df > 0 else None
     limit = None if accept.loses_at_most is None else -sign * accept.loses_at_most
     fraction = higher and all(0 <= value <= 1 for value in (*ours, *plain))
@@ -67,12 +67,12 @@ def _metric(trials: Iterable[Trial]) -> str | None:
     return "accuracy" if "accuracy" in names else next(iter(names), None)
 
 
-def _claim(claim: Claim | None, trials: Sequence[Trial], witness: Witness | None) -> float | None:
+def _claim(claim: Claim | None, trials: Sequence[Trial], counting_run: CountingRun | None) -> float | None:
     """A claim on the backward pass is worth its share of plain training's FLOPs."""
     if claim is None or claim.of == "training":
         return None if claim is None else claim.saving_rel
     estimates = [t.estimate for t in trials if t.estimate] + (
-        [witness.estimate] if witness and witness.estimate else []
+        [counting_run.estimate] if counting_run and counting_run.estimate else []
     )
     phases = estimates[0].plain_by_phase if estimates else {}
     total = math.fsum(phases.values())
@@ -92,15 +92,16 @@ def _roofline(estimates: Sequence[Estimate]) -> Roofline | None:
     return Roofline(*(math.fsum(figures) / len(known) for figures in zip(*known, strict=True)))
 
 
-def _phases(witness: Witness | None) -> tuple[Phase, ...]:
-    shadow = witness.shadow if witness else None
-    plain_s = math.fsum(shadow.plain_s.values()) if shadow else 0.0
-    if shadow is None or plain_s <= 0:
+def _phases(counting_run: CountingRun | None) -> tuple[Phase, ...]:
+    profiling_run = counting_run.profiling_run if counting_run else None
+    plain_s = math.fsum(profiling_run.plain_s.values()) if profiling_run else 0.0
+    if profiling_run is None or plain_s <= 0:
         return ()
-    names = [name for name in PHASES if name in shadow.plain_s or name in shadow.method_s]
-    names += sorted({*shadow.plain_s, *shadow.method_s} - set(names))
+    names = [name for name in PHASES if name in profiling_run.plain_s or name in profiling_run.method_s]
+    names += sorted({*profiling_run.plain_s, *profiling_run.method_s} - set(names))
     return tuple(
-        Phase(name, shadow.plain_s.get(name, 0.0) / plain_s, shadow.method_s.get(name, 0.0) / plain_s) for name in names
+        Phase(name, profiling_run.plain_s.get(name, 0.0) / plain_s, profiling_run.method_s.get(name, 0.0) / plain_s)
+        for name in names
     )
 
 
@@ -117,22 +118,22 @@ def _censored(verdict: paired.Verdict, row: Row) -> paired.Verdict:
     return "inconclusive" if ours or plain else verdict
 
 
-class Bench:
+class WorkloadComparison:
     """One workload's records up to a look, sorted into roles, and the comparisons between them."""
 
     def __init__(
-        self, name: str, run: RunFile, trials: Sequence[Trial], witnesses: Sequence[Witness], look: Look
+        self, name: str, run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun], look: Look
     ) -> None:
         self.name, self.run, self.accept, self.look = name, run, Accept.of(run), look
         self.trials = [t for t in trials if t.workload == name and t.block < look.blocks]
         settings: dict[str, Any] = next((w for w in run.resolved.get("workload") or () if w.get("name") == name), {})
         self.unjudged = (settings.get("quality") or {}).get("from") == "none"
-        self.witness = {w.method: w for w in witnesses if w.workload == name}
+        self.counting_run = {w.method: w for w in counting_runs if w.workload == name}
         self.cells = {c.method: c for c in run.cells if c.workload == name}
         self.outside = any(cell.command for cell in self.cells.values())  # of our loop
         self.plain = [t for t in self.trials if t.role == "baseline"]
         self.partners = pairing.partners_of(self.plain)
-        self.plain_witness = next((w for w in self.witness.values() if w.role == "baseline"), None)
+        self.baseline_counting_run = next((w for w in self.counting_run.values() if w.role == "baseline"), None)
         labels = [c.method for c in self.cells.values() if c.role == "method" and c.skipped is None]
         labels += [t.method for t in self.trials if t.role == "method"]
         self.methods = list(dict.fromkeys(labels))
@@ -156,15 +157,15 @@ class Bench:
         sensors = pairing.sensors_of(found)
         quantity: paired.Quantity = "energy" if sensors else "time"
         spread = self.pooled[quantity] if pooled else None
-        change = pairing.change(found, quantity, spread, self.look.share)
+        change = pairing.change(found, quantity, spread, self.look.alpha_fraction)
         return change, quantity, " + ".join(sorted({s for _, s in sensors}))
 
     def flags(self) -> list[Flag]:
-        counted = self.plain_witness
+        counted = self.baseline_counting_run
         estimate = next((t.estimate for t in self.plain if t.estimate), counted.estimate if counted else None)
         return flags.check_workload(
             twin=self.twin[0] if self.twin else None,
-            noise=self.accept.noise,
+            margin=self.accept.margin,
             plain_flop=estimate.plain_flop if estimate else None,
             counted_flop=counted.counted_flop if counted else None,
             counted_error_flop=counted.counted_error_flop if counted else 0.0,
@@ -178,15 +179,15 @@ class Bench:
         if not found:
             return None, None, None
         change, quantity, scope = self.compare(found, pooled=False)
-        quality, difference = _quality(found, self.accept, self.look.share)
+        quality, difference = _quality(found, self.accept, self.look.alpha_fraction)
         better = False
         here = [flag for p in found for flag in (*flags.check_trial(p.plain), *flags.check_pair(p.ours, p.plain))]
         sound = self.look.open and flag_codes.worst(here) != "struck"
         if sound and difference is not None and change.n >= paired.FEWEST_BLOCKS:
-            word = paired.verdict(change, self.accept.noise, quantity, difference, self.accept.loses_at_most)
+            word = paired.verdict(change, self.accept.margin, quantity, difference, self.accept.loses_at_most)
             gains = difference.lower(paired.QUALITY) > 0
             better = word in wording.BETTER or (
-                gains and change.upper(paired.QUALITY) < -math.log1p(-self.accept.noise)
+                gains and change.upper(paired.QUALITY) < -math.log1p(-self.accept.margin)
             )
         budgets = [
             (p.ours.passes.epochs_trained, p.plain.passes.epochs_trained)
@@ -198,32 +199,32 @@ class Bench:
 
     def row(self, label: str, struck: Sequence[Raised] = ()) -> Row:
         """One method; `struck` are the workload's flags that forbid a verdict."""
-        found, witness, accept = self.against[label], self.witness.get(label), self.accept
+        found, counting_run, accept = self.against[label], self.counting_run.get(label), self.accept
         own = [t for t in self.trials if t.method == label]
         used, plain = [p.ours for p in found], [p.plain for p in found]
         cell = self.cells.get(label)
         claim = (cell.claim if cell else None) or next((t.claim for t in own if t.claim), None)
-        estimated = pairing.estimated_rel(used, witness)
+        estimated = pairing.estimated_rel(used, counting_run)
         estimated = pairing.reported_rel(found, "estimated") if estimated is None else estimated
-        counted = pairing.counted_flop(used, witness)
-        reference = pairing.counted_flop(plain, self.plain_witness)
+        counted = pairing.counted_flop(used, counting_run)
+        reference = pairing.counted_flop(plain, self.baseline_counting_run)
         counted_rel = 1 - counted / reference if counted is not None and reference else None
         counted_rel = pairing.reported_rel(found, "counted") if counted_rel is None else counted_rel
-        error = witness.counted_error_flop / reference if witness and reference else 0.0
+        error = counting_run.counted_error_flop / reference if counting_run and reference else 0.0
         control, kept_epochs, control_epochs = self.control(label)
         here = [flag for trial in used for flag in flags.check_trial(trial)]
         here += [flag for pair in found for flag in flags.check_pair(pair.ours, pair.plain)]
         here += flags.check_cell(
             blocks=len(found),
             trials=used,
-            witness=witness,
+            counting_run=counting_run,
             estimated_rel=estimated,
             counted_rel=counted_rel,
             estimate_gap=accept.estimate_gap,
             epochs_kept=kept_epochs,
             epochs_control=control_epochs,
             sensor_error_rel=pairing.error_rel(found) if pairing.sensors_of(found) else None,
-            noise=accept.noise,
+            margin=accept.margin,
         )
         ended, plain_ended = _ended(own), _ended(self.plain)
         row = Row(
@@ -233,7 +234,7 @@ class Bench:
             n=len(found),
             blocks=tuple(t.block for t in used),
             records=tuple(t.trial for t in used),
-            claimed_rel=_claim(claim, used or own, witness),
+            claimed_rel=_claim(claim, used or own, counting_run),
             claim_rel=claim.saving_rel if claim else None,
             claim_of=claim.of if claim else None,
             claim_source=claim.source if claim else "",
@@ -242,7 +243,7 @@ class Bench:
             counted_error_rel=error,
             measured=None,
             time=None,
-            kept_rel=None,
+            realised_rel=None,
             quality=None,
             diverged=sum(status == "diverged" for status in ended.values()),
             struck=bool(struck) or flag_codes.worst(here) == "struck",
@@ -251,10 +252,10 @@ class Bench:
             detectable_rel=None,
             blocks_needed=None,
             explanation="",
-            moved=wording.moved(pairing.estimates(used, witness)),
-            roofline=_roofline(pairing.estimates(used, witness)),
-            phases=_phases(witness),
-            untimed=(witness.shadow.reason if witness and witness.shadow else None) or "",
+            moved=wording.moved(pairing.estimates(used, counting_run)),
+            roofline=_roofline(pairing.estimates(used, counting_run)),
+            phases=_phases(counting_run),
+            untimed=(counting_run.profiling_run.reason if counting_run and counting_run.profiling_run else None) or "",
             to_target=None,
             flags=raised(here, f"{self.name}: {label}"),
             control=control,
@@ -272,16 +273,16 @@ class Bench:
                 row = dataclasses.replace(row, control=dataclasses.replace(control, better=False))
             way = to_target(
                 found,
-                accept.noise,
+                accept.margin,
                 struck=row.struck,
-                share=self.look.share,
+                alpha_fraction=self.look.alpha_fraction,
                 waits=self._waits(row),
                 ended=len({*ended, *plain_ended} - set(row.blocks)),
             )
             row = dataclasses.replace(row, to_target=way)
         reasons = [flag.sentence for flag in (*struck, *row.flags) if flag.severity == "struck"]
         if not (reasons and row.verdict == "no verdict"):
-            reasons = [self._waits(row) or wording.because(row, accept.noise)]
+            reasons = [self._waits(row) or wording.because(row, accept.margin)]
         return dataclasses.replace(row, because=reasons[0])
 
     def _waits(self, row: Row) -> str:
@@ -290,16 +291,16 @@ class Bench:
 
     def _judge(self, row: Row, found: Sequence[Pair]) -> Row:
         """The measured side of a row, and its verdict."""
-        accept, noise = self.accept, self.accept.noise
+        accept, margin = self.accept, self.accept.margin
         change, quantity, scope = self.compare(found)
-        time = pairing.change(found, "time", self.pooled["time"], self.look.share)
-        quality, difference = _quality(found, accept, self.look.share)
-        margin = accept.loses_at_most
+        time = pairing.change(found, "time", self.pooled["time"], self.look.alpha_fraction)
+        quality, difference = _quality(found, accept, self.look.alpha_fraction)
+        quality_margin = accept.loses_at_most
         if self.unjudged:  # one and the same result, by the suite's own word
-            quality, difference, margin = None, paired.Mean(change.n, 0.0, 0.0, 1.0), 0.0
+            quality, difference, quality_margin = None, paired.Mean(change.n, 0.0, 0.0, 1.0), 0.0
         verdict: paired.Verdict = "no verdict"
         if self.look.open and not row.struck:
-            verdict = paired.verdict(change, noise, quantity, difference, margin)
+            verdict = paired.verdict(change, margin, quantity, difference, quality_margin)
             if row.diverged and verdict in (*wording.BETTER, "quality unproven"):
                 verdict = "quality lost"  # what diverged has no quality, whatever the other blocks reached
             verdict = _censored(verdict, row)
@@ -307,19 +308,21 @@ class Bench:
         if wording.past_limit(row):
             pass  # no number of blocks tells what those cost
         elif verdict == "inconclusive" or (verdict == "no verdict" and not row.struck):
-            needed = paired.blocks_needed(change.mean, change.sd, noise, share=self.look.share)
+            needed = paired.blocks_needed(change.mean, change.sd, margin, alpha_fraction=self.look.alpha_fraction)
         elif verdict == "quality unproven" and difference is not None and accept.loses_at_most is not None:
             needed = paired.quality_blocks_needed(difference, accept.loses_at_most)
         estimated, enough = row.estimated_rel, change.n >= paired.FEWEST_BLOCKS
-        keeps = estimated is not None and abs(estimated) >= 3 * noise
+        keeps = estimated is not None and abs(estimated) >= 3 * margin
         return dataclasses.replace(
             row,
             measured=Measured.of(change, quantity, scope),
             time=Measured.of(time, "time"),
-            kept_rel=change.saving / estimated if keeps and estimated else None,
+            realised_rel=change.saving / estimated if keeps and estimated else None,
             quality=quality,
             verdict=verdict,
-            detectable_rel=paired.detectable(change.sd, change.n, noise, df=change.df, share=self.look.share)
+            detectable_rel=paired.detectable(
+                change.sd, change.n, margin, df=change.df, alpha_fraction=self.look.alpha_fraction
+            )
             if enough
             else None,
             blocks_needed=None if needed is None else max(needed, change.n + 1),
@@ -346,7 +349,7 @@ class Bench:
             data_wait_rel=pairing.figure(waits),
             memory_device_b=max((t.memory_device_b for t in used if t.memory_device_b is not None), default=None),
             memory_resident_b=max((t.memory_resident_b for t in used if t.memory_resident_b is not None), default=None),
-            counted_flop=self.plain_witness.counted_flop if self.plain_witness else None,
+            counted_flop=self.baseline_counting_run.counted_flop if self.baseline_counting_run else None,
             plain_flop=estimate.plain_flop if estimate else None,
         )
 
@@ -354,7 +357,7 @@ class Bench:
         """Everything about this workload."""
         used, found = pairing.newest(self.plain), self.flags()
         found += [flag for trial in used for flag in flags.check_trial(trial)]
-        found += flags.check_cell(blocks=paired.FEWEST_BLOCKS, trials=used, witness=self.plain_witness)
+        found += flags.check_cell(blocks=paired.FEWEST_BLOCKS, trials=used, counting_run=self.baseline_counting_run)
         here = raised(found, self.name)
         struck = [flag for flag in here if flag.severity == "struck"]
         rows = tuple(self.row(label, struck) for label in self.methods)

@@ -78,7 +78,7 @@ def test_that_the_ledger_lacks_them_is_told_and_not_hidden():
     for custom, codes in ((True, ["ledger_differs"]), (False, [])):
         model = Model(custom)
         plain = BATCH * sum(line.flop for line in ledger(model, (batch,)))
-        found = check_workload(twin=None, noise=0.01, plain_flop=plain, counted_flop=counted(model, batch))
+        found = check_workload(twin=None, margin=0.01, plain_flop=plain, counted_flop=counted(model, batch))
         assert [flag.code for flag in found] == codes
         if custom:
             assert plain == 2 * FIRST

@@ -234,7 +234,7 @@ def test_any_verb_on_a_folder_that_was_tampered_with_ends_with_a_code(here: Path
         seen += 1
         index = which % len(runs()[0])
         kind, content = runs()[0][index]
-        file = "run.json" if kind == "run" else f"{'records' if kind == 'trial' else 'witness'}/{kind}{index}.json"
+        file = "run.json" if kind == "run" else f"{'records' if kind == 'trial' else 'counting_run'}/{kind}{index}.json"
         found = DRAWING[choice % 2] if seen % 40 == 3 else READING[choice % len(READING)]
         if choice % 3 == 0 and found[0] == "export":
             found = [*found, "--workload", "cnn-digits"]

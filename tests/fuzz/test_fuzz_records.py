@@ -18,7 +18,7 @@ from rich.console import Console
 
 from energybench.common.errors import EnergybenchError
 from energybench.records.reader import read, read_folder
-from energybench.records.record import RunFile, Trial, Witness
+from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.report.markdown import markdown
 from energybench.report.terminal import render
 from energybench.verdict.figures import Measured, Row, Summary
@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "tests" / "report"))
 from synthetic import GPU, Run  # noqa: E402
 
 MEASURED = ("gpu_counter", "gpu_power_integral", "rapl")
-KINDS = {"run": RunFile, "trial": Trial, "witness": Witness}
+KINDS = {"run": RunFile, "trial": Trial, "witness": CountingRun}
 
 # ── the runs that are mutated ─────────────────────────────────────────────────────────────────────────────────
 
@@ -51,8 +51,12 @@ def runs() -> list[list[tuple[str, Any]]]:
         )
     )
     return [
-        [("run", _plain(run)), *(("trial", _plain(t)) for t in trials), *(("witness", _plain(w)) for w in witnesses)]
-        for run, trials, witnesses in made
+        [
+            ("run", _plain(run)),
+            *(("trial", _plain(t)) for t in trials),
+            *(("witness", _plain(w)) for w in counting_runs),
+        ]
+        for run, trials, counting_runs in made
     ]
 
 
@@ -80,7 +84,7 @@ def reported(tmp_path: Path, number: int, index: int, content: bytes) -> None:
     found[index] = new
     run = next(m for m in found if isinstance(m, RunFile))
     trials = [m for m in found if isinstance(m, Trial)]
-    every_report(run, trials, [m for m in found if isinstance(m, Witness)])
+    every_report(run, trials, [m for m in found if isinstance(m, CountingRun)])
 
 
 OPEN = ("settings", "diagnostics", "resolved", "data", "stack")  # what others call what
@@ -136,8 +140,8 @@ def nothing_impossible(value: Any, least: float = -math.inf, most: float = math.
 # ── what is said of them ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def every_report(run: RunFile, trials: list[Trial], witnesses: list[Witness]) -> None:
-    summary = summarise(run, trials, witnesses)
+def every_report(run: RunFile, trials: list[Trial], counting_runs: list[CountingRun]) -> None:
+    summary = summarise(run, trials, counting_runs)
     for workload in summary.workloads:
         for row in workload.rows:
             as_it_says(row, workload.name, trials)

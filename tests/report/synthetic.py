@@ -14,7 +14,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from energybench.meter.reading import Energy, Reading
-from energybench.records.record import Cell, Claim, Counted, Estimate, Flag, Invocation, Passes, RunFile, Trial, Witness
+from energybench.records.record import (
+    Cell,
+    Claim,
+    Counted,
+    CountingRun,
+    Estimate,
+    Flag,
+    Invocation,
+    Passes,
+    RunFile,
+    Trial,
+)
 
 SECONDS, JOULES, FLOP, SAMPLES = 10.0, 500.0, 3e12, 1000
 GPU = ("gpu_counter", "gpu")
@@ -134,7 +145,7 @@ class Run:
             fields |= {"phases": {}, "quality": {}, "passes": None}
         return Trial(**fields, schema=1)
 
-    def witness(self, truth: Truth) -> Witness:
+    def counting_run(self, truth: Truth) -> CountingRun:
         passes = self.passes(truth)
         kind, tally = next(iter(passes.keys.items()))
         counted = Counted(
@@ -143,7 +154,7 @@ class Run:
             counted_steps=tally["steps"],
             flop_per_sample=FLOP * truth.flop / tally["samples"],
         )
-        return Witness(
+        return CountingRun(
             schema=1,
             workload=self.workload,
             method=truth.label,
@@ -192,16 +203,16 @@ class Run:
             finished=True,
         )
 
-    def records(self) -> tuple[RunFile, list[Trial], list[Witness]]:
+    def records(self) -> tuple[RunFile, list[Trial], list[CountingRun]]:
         trials = [self.trial(truth, block) for block in range(self.blocks) for truth in self.truths]
-        witnesses = [self.witness(truth) for truth in self.truths if truth.role != "control"]
-        return self.run(), trials, witnesses
+        counting_runs = [self.counting_run(truth) for truth in self.truths if truth.role != "control"]
+        return self.run(), trials, counting_runs
 
     def truth(self, label: str) -> Truth:
         return next(truth for truth in self.truths if truth.label == label)
 
 
-def merge(*runs: Run) -> tuple[RunFile, list[Trial], list[Witness]]:
+def merge(*runs: Run) -> tuple[RunFile, list[Trial], list[CountingRun]]:
     """Several workloads in one run."""
     parts = [each.records() for each in runs]
     cells = [cell for run, _, _ in parts for cell in run.cells]

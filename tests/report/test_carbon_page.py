@@ -33,10 +33,10 @@ EVIL = "a|b`c<script>alert(1)</script>\n# d [x](http://evil) @someone"
 
 
 def of(run: Run, *zones: str, tuned: int | None = None, **changes: Any) -> Page:
-    meta, trials, witnesses = run.records()
+    meta, trials, counting_runs = run.records()
     cells = [cell.model_copy(update={"tuned_trials": tuned}) if cell.role == "method" else cell for cell in meta.cells]
     meta = meta.model_copy(update={"machine": {**meta.machine, "carbon": ZONE}, "cells": cells} | changes)
-    return page(meta, trials, witnesses, zones)
+    return page(meta, trials, counting_runs, zones)
 
 
 def half(**options: Any) -> Run:
@@ -89,8 +89,8 @@ def test_a_country_that_the_table_does_not_know_is_refused() -> None:
 
 
 def test_without_a_country_energy_is_told_and_co2_is_not() -> None:
-    meta, trials, witnesses = half().records()
-    found = page(meta, trials, witnesses)
+    meta, trials, counting_runs = half().records()
+    found = page(meta, trials, counting_runs)
     assert found.zones == ()
     assert gain(found).per_run_j is not None
     text = printed(found)
@@ -162,9 +162,9 @@ def test_a_method_that_is_called_plain_training_is_not_taken_for_it() -> None:
 
 
 def test_a_command_is_not_said_to_be_a_training() -> None:
-    meta, trials, witnesses = half().records()
+    meta, trials, counting_runs = half().records()
     cells = [cell.model_copy(update={"command": ["python", "train.py"]}) for cell in meta.cells]
-    found = page(meta.model_copy(update={"cells": cells}), trials, witnesses)
+    found = page(meta.model_copy(update={"cells": cells}), trials, counting_runs)
     assert [use.method for use in found.uses] == ["the plain command", "half"]
 
 

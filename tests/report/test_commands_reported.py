@@ -53,7 +53,7 @@ def test_estimated_and_counted_are_not_available_and_the_reason_stands_below():
     run, trials = records()
     summary = summarise(run, trials, [])
     row = summary.workloads[0].rows[0]
-    assert (row.estimated_rel, row.counted_rel, row.kept_rel) == (None, None, None)
+    assert (row.estimated_rel, row.counted_rel, row.realised_rel) == (None, None, None)
     assert row.verdict == "faster"
     for text in (screen(summary), markdown(summary)):
         flat = " ".join(text.split())
@@ -74,7 +74,7 @@ def test_flops_that_both_commands_report_stand_in_their_columns():
     row = summarise(run, trials, []).workloads[0].rows[0]
     assert row.estimated_rel == pytest.approx(0.5)
     assert row.counted_rel == pytest.approx(0.5)
-    assert row.kept_rel == pytest.approx(1.0, abs=0.01)  # half the FLOPs, half the time
+    assert row.realised_rel == pytest.approx(1.0, abs=0.01)  # half the FLOPs, half the time
     assert row.unavailable == ""
 
 
@@ -118,8 +118,8 @@ def test_the_html_page_holds_them_against_the_plain_command_too(tmp_path: Path):
 
 
 def test_a_training_of_our_own_loop_is_told_as_before():
-    run, trials, witnesses = Run(blocks=3, noise=0.001).method("trick", time=0.5).records()
-    summary = summarise(run, trials, witnesses)
+    run, trials, counting_runs = Run(blocks=3, noise=0.001).method("trick", time=0.5).records()
+    summary = summarise(run, trials, counting_runs)
     workload = summary.workloads[0]
     assert (workload.plain, workload.command, workload.rows[0].unavailable) == ("plain training", "", "")
     assert "not available" not in markdown(summary).partition("## Can these")[0]

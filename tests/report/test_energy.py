@@ -103,9 +103,9 @@ def test_the_first_screen_says_modelled_or_not_available_and_why_in_a_few_words(
 
 
 def test_a_suite_that_wants_no_energy_is_told_so() -> None:
-    meta, trials, witnesses = Run(sensors=()).method("half", time=0.5).records()
+    meta, trials, counting_runs = Run(sensors=()).method("half", time=0.5).records()
     off = meta.model_copy(update={"resolved": {**meta.resolved, "measure": {"energy": "off"}}})
-    assert summarise(off, trials, witnesses).energy_note == wording.ENERGY_OFF
+    assert summarise(off, trials, counting_runs).energy_note == wording.ENERGY_OFF
 
 
 def test_net_of_idle_is_gross_less_idle_power_times_the_window_and_may_be_negative() -> None:

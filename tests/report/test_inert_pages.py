@@ -16,7 +16,7 @@ from energybench.cli import show
 from energybench.cli.common import print_json
 from energybench.common.errors import Problem
 from energybench.common.escaping import json_text
-from energybench.records.record import Claim, RunFile, Trial, Witness, write_json
+from energybench.records.record import Claim, CountingRun, RunFile, Trial, write_json
 from energybench.report.carbon import page
 from energybench.report.carbon_page import markdown as carbon_markdown
 from energybench.report.carbon_page import render as carbon_render
@@ -82,7 +82,7 @@ ALLOWED = {
 }
 
 
-def hostile(name: str) -> tuple[RunFile, list[Trial], list[Witness]]:
+def hostile(name: str) -> tuple[RunFile, list[Trial], list[CountingRun]]:
     """A run in which everything that others choose is this name."""
     machine = {
         "cpu": name,
@@ -92,7 +92,7 @@ def hostile(name: str) -> tuple[RunFile, list[Trial], list[Witness]]:
     run = Run(workload=name, sensors=(GPU, (f"model({name})", name)), machine=machine, stamp=[name], noise=0.01)
     run.method(name, time=0.7, flop=0.5, claim=Claim(saving_rel=0.4, source=name)).skip(f"skip {name}", name)
     run.method(f"2 {name}").change(f"2 {name}", 0, status="failed", reason=name)
-    meta, trials, witnesses = run.records()
+    meta, trials, counting_runs = run.records()
     meta = meta.model_copy(
         update={
             "suite": name,
@@ -103,7 +103,7 @@ def hostile(name: str) -> tuple[RunFile, list[Trial], list[Witness]]:
             "invocations": [call.model_copy(update={"argv": ["energybench", name]}) for call in meta.invocations],
         }
     )
-    return meta, [t.model_copy(update={"flags": [*t.flags, flag(name)]}) for t in trials], witnesses
+    return meta, [t.model_copy(update={"flags": [*t.flags, flag(name)]}) for t in trials], counting_runs
 
 
 def flag(name: str) -> Any:
@@ -148,8 +148,8 @@ def test_what_is_escaped_reads_as_it_was_written(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_a_hostile_name_moves_no_terminal(name: str, tmp_path: Path) -> None:
-    run, trials, witnesses = hostile(name)
-    summary = summarise(run, trials, witnesses)
+    run, trials, counting_runs = hostile(name)
+    summary = summarise(run, trials, counting_runs)
     write_json(tmp_path / "run.json", run)
     for number, trial in enumerate(trials):
         write_json(tmp_path / "records" / f"{number}.json", trial)
@@ -158,7 +158,7 @@ def test_a_hostile_name_moves_no_terminal(name: str, tmp_path: Path) -> None:
         console = Console(file=out, width=width, force_terminal=False)
         render(summary, console)
         partial(summary, console)
-        carbon_render(page(run, trials, witnesses), console)
+        carbon_render(page(run, trials, counting_runs), console)
         show.print_run(tmp_path, console)
         show.print_record(tmp_path / "records" / "0.json", console)
     out.write(str(Problem("E101", name, name, name)))

@@ -22,9 +22,9 @@ def of(
 ) -> Summary:
     """A run with looks, of which so many blocks are there."""
     run = Run(blocks=there, sensors=(GPU,), noise=noise).method("half", **(method or {"time": 0.7, "energy": 0.7}))
-    meta, trials, witnesses = run.records()
+    meta, trials, counting_runs = run.records()
     fields: dict[str, Any] = {"blocks": 20, "looks": Looks(at=at or AT), "finished": False} | run_fields
-    return summarise(meta.model_copy(update=fields), trials, witnesses)
+    return summarise(meta.model_copy(update=fields), trials, counting_runs)
 
 
 def row(summary: Summary) -> Row:
@@ -42,8 +42,8 @@ def test_before_the_first_look_figures_are_shown_and_no_verdict() -> None:
 
 
 def test_a_run_without_looks_has_no_verdict_before_its_last_block() -> None:
-    meta, trials, witnesses = Run(blocks=4, sensors=(GPU,)).method("half", energy=0.5).records()
-    early = summarise(meta.model_copy(update={"blocks": 5, "finished": False}), trials, witnesses)
+    meta, trials, counting_runs = Run(blocks=4, sensors=(GPU,)).method("half", energy=0.5).records()
+    early = summarise(meta.model_copy(update={"blocks": 5, "finished": False}), trials, counting_runs)
     assert row(early).verdict == "no verdict"
     assert "4 of 5 blocks" in wording.plain(row(early).because)
 
@@ -64,7 +64,7 @@ def test_every_bound_at_a_look_is_taken_at_what_that_look_may_spend() -> None:
     assert plain.low_rel is not None
     assert found.low_rel < plain.low_rel  # look 2 holds a quarter of the 5 %
     assert found.sd_log is not None
-    reach = paired.student(paired.spent(0.975, 0.25), found.df) * found.sd_log / found.n**0.5
+    reach = paired.student(paired.adjusted_confidence(0.975, 0.25), found.df) * found.sd_log / found.n**0.5
     assert found.low_rel == pytest.approx(paired.saving_of(reach + _log(found.saving_rel)))
 
 
@@ -102,8 +102,8 @@ def test_what_no_block_can_decide_holds_nobody_up() -> None:
     run = Run(blocks=5, sensors=(GPU,)).method("half", energy=0.7)
     for block in range(5):
         run.change("half", block, quality={})  # nothing to judge quality by
-    meta, trials, witnesses = run.records()
-    summary = summarise(meta, trials, witnesses)
+    meta, trials, counting_runs = run.records()
+    summary = summarise(meta, trials, counting_runs)
     assert row(summary).verdict == "quality unproven"
     assert interim_notes.undecided(summary) == []
 
@@ -134,9 +134,9 @@ def test_the_way_to_a_target_waits_for_the_look_too() -> None:
     for label in ("baseline", "half"):
         for block in range(4):
             run.change(label, block, target=Target(metric="accuracy", at_least=0.9, epoch=2, wall_s=2.0, steps=9))
-    meta, trials, witnesses = run.records()
+    meta, trials, counting_runs = run.records()
     early = summarise(
-        meta.model_copy(update={"blocks": 20, "looks": Looks(at=AT), "finished": False}), trials, witnesses
+        meta.model_copy(update={"blocks": 20, "looks": Looks(at=AT), "finished": False}), trials, counting_runs
     )
     way = row(early).to_target
     assert way is not None

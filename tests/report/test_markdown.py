@@ -34,10 +34,10 @@ def tables(text: str) -> list[list[str]]:
 
 
 def test_the_same_records_in_any_order_give_the_same_bytes() -> None:
-    meta, trials, witnesses = example().records()
-    expected = markdown(summarise(meta, trials, witnesses))
+    meta, trials, counting_runs = example().records()
+    expected = markdown(summarise(meta, trials, counting_runs))
     random.Random(1).shuffle(trials)
-    assert markdown(summarise(meta, trials, witnesses[::-1])) == expected
+    assert markdown(summarise(meta, trials, counting_runs[::-1])) == expected
 
 
 def test_the_stamp_stands_in_the_title_and_the_headline_below_it() -> None:
@@ -99,8 +99,8 @@ def test_a_fence_is_longer_than_any_run_of_backticks_inside() -> None:
 
 
 def test_the_links_of_a_row_lead_to_its_records(tmp_path: object) -> None:
-    meta, trials, witnesses = example().records()
-    text = markdown(summarise(meta, trials, witnesses))
+    meta, trials, counting_runs = example().records()
+    text = markdown(summarise(meta, trials, counting_runs))
     names = {f"records/{trial.trial}.json" for trial in trials}
     targets = {unquote(target) for target in re.findall(r"\]\((records/[^)]+)\)", text)}
     assert targets

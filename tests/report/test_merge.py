@@ -14,12 +14,12 @@ from rich.console import Console
 from synthetic import GPU, Run
 
 from energybench.common.errors import UsageError
-from energybench.records.record import RunFile, Trial, Witness, write_json
+from energybench.records.record import CountingRun, RunFile, Trial, write_json
 from energybench.report import merge
 from energybench.verdict import wording
 from energybench.verdict.summary import summarise, to_json
 
-Records = tuple[RunFile, list[Trial], list[Witness]]
+Records = tuple[RunFile, list[Trial], list[CountingRun]]
 
 
 def half(**options: Any) -> Records:
@@ -29,25 +29,25 @@ def half(**options: Any) -> Records:
 
 
 def on(device: str, records: Records, **run: Any) -> Records:
-    meta, trials, witnesses = records
+    meta, trials, counting_runs = records
     gpus = {"gpus": {device: {"name": f"Card {device}"}}}
     moved = [t.model_copy(update={"device": device, "environment": gpus}) for t in trials]
-    return meta.model_copy(update=run), moved, witnesses
+    return meta.model_copy(update=run), moved, counting_runs
 
 
 def put(folder: Path, records: Records) -> Path:
-    meta, trials, witnesses = records
+    meta, trials, counting_runs = records
     write_json(folder / "run.json", meta)
     for trial in trials:
         write_json(folder / "records" / f"{trial.trial}.json", trial)
-    for witness in witnesses:
-        write_json(folder / "witness" / f"{witness.workload}.{witness.method}.json", witness)
+    for counting_run in counting_runs:
+        write_json(folder / "witness" / f"{counting_run.workload}.{counting_run.method}.json", counting_run)
     return folder
 
 
 def some(records: Records, *blocks: int, finished: bool = False) -> Records:
-    meta, trials, witnesses = records
-    return meta.model_copy(update={"finished": finished}), [t for t in trials if t.block in blocks], witnesses
+    meta, trials, counting_runs = records
+    return meta.model_copy(update={"finished": finished}), [t for t in trials if t.block in blocks], counting_runs
 
 
 def printed(parts: list[merge.Part], width: int = 120) -> str:
@@ -98,12 +98,12 @@ def test_two_devices_stand_side_by_side_and_are_never_averaged(tmp_path: Path) -
 
 
 def test_one_folder_with_two_devices_is_two_parts_and_its_own_page_has_no_verdict(tmp_path: Path) -> None:
-    meta, trials, witnesses = half()
+    meta, trials, counting_runs = half()
     mixed = [on("GPU-a" if t.block < 3 else "GPU-b", (meta, [t], []))[1][0] for t in trials]
     random.Random(3).shuffle(mixed)
-    parts = merge.read([put(tmp_path / "a", (meta, mixed, witnesses))])
+    parts = merge.read([put(tmp_path / "a", (meta, mixed, counting_runs))])
     assert [len(part.records[1]) for part in parts] == [9, 9]
-    workload = summarise(meta, mixed, witnesses).workloads[0]
+    workload = summarise(meta, mixed, counting_runs).workloads[0]
     assert [flag.code for flag in workload.flags] == ["devices_mixed"]
     assert (workload.rows[0].struck, workload.rows[0].verdict) == (True, "no verdict")
 
@@ -131,10 +131,10 @@ def test_other_settings_stand_apart_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_other_suites_are_refused(tmp_path: Path) -> None:
-    meta, trials, witnesses = half()
+    meta, trials, counting_runs = half()
     folders = [
-        put(tmp_path / "a", (meta, trials, witnesses)),
-        put(tmp_path / "b", (meta.model_copy(update={"suite": "another"}), trials, witnesses)),
+        put(tmp_path / "a", (meta, trials, counting_runs)),
+        put(tmp_path / "b", (meta.model_copy(update={"suite": "another"}), trials, counting_runs)),
     ]
     with pytest.raises(UsageError) as caught:
         merge.read(folders)
@@ -144,16 +144,19 @@ def test_other_suites_are_refused(tmp_path: Path) -> None:
 def test_looks_that_either_copy_took_were_taken(tmp_path: Path) -> None:
     from energybench.records.record import Looks
 
-    meta, trials, witnesses = half()
+    meta, trials, counting_runs = half()
     both = [
         meta.model_copy(update={"blocks": 12, "finished": False, "looks": Looks(at=[3, 6, 12], taken=taken)})
         for taken in ([3], [3, 5])
     ]
-    folders = [put(tmp_path / "a", (both[0], trials[:9], witnesses)), put(tmp_path / "b", (both[1], trials, witnesses))]
+    folders = [
+        put(tmp_path / "a", (both[0], trials[:9], counting_runs)),
+        put(tmp_path / "b", (both[1], trials, counting_runs)),
+    ]
     (part,) = merge.read(folders)
     assert part.records[0].looks is not None
     assert part.records[0].looks.taken == [3, 5]
-    assert summarise(*part.records).look.share == pytest.approx(1 / 12)  # 6 − 5 of 12
+    assert summarise(*part.records).look.alpha_fraction == pytest.approx(1 / 12)  # 6 − 5 of 12
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

@@ -48,9 +48,9 @@ def hostile() -> Run:
 
 def written(run: Run, folder: Path) -> Path:
     failing = any(change.get("status") == "failed" for change in run.changes.values())
-    meta, trials, witnesses = run.records() if failing else traced(run, folder)
+    meta, trials, counting_runs = run.records() if failing else traced(run, folder)
     path = folder / "report.html"
-    path.write_text(page(summarise(meta, trials, witnesses), trials, folder), encoding="utf-8")
+    path.write_text(page(summarise(meta, trials, counting_runs), trials, folder), encoding="utf-8")
     return path
 
 
@@ -110,8 +110,8 @@ def test_a_run_too_large_for_a_page_says_what_is_not_in_it_and_links_the_records
         run.method(f"m{number}", time=0.9)
     for block in range(300):
         run.change("m1", block, reason="x" * 8000)
-    meta, trials, witnesses = run.records()
-    text = page(summarise(meta, trials, witnesses), trials, tmp_path)
+    meta, trials, counting_runs = run.records()
+    text = page(summarise(meta, trials, counting_runs), trials, tmp_path)
     assert len(text.encode()) < LIMIT_B
     listed = len(re.findall(r'data-record="\d+"', text))
     data = re.search(r'id="data">(.*?)</script>', text, re.S)
@@ -257,9 +257,9 @@ def test_without_scripts_every_figure_and_sentence_is_still_there(browser: Any, 
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", sorted((ROOT / "reports").glob("*/*/run.json")), ids=lambda f: f.parent.name)
 def test_the_page_of_a_committed_run_opens_whole(browser: Any, folder: Path, tmp_path: Path) -> None:
-    meta, trials, witnesses = read_folder(folder.parent)
+    meta, trials, counting_runs = read_folder(folder.parent)
     file = tmp_path / "report.html"
-    file.write_text(page(summarise(meta, trials, witnesses), trials, folder.parent), encoding="utf-8")
+    file.write_text(page(summarise(meta, trials, counting_runs), trials, folder.parent), encoding="utf-8")
     opened = Page(browser, file, **PHONE)
     silent(opened, file)
     assert opened.evaluate("document.documentElement.scrollWidth") == 400

@@ -20,12 +20,12 @@ from energybench.verdict.summary import summarise
 
 def save(run: Run, folder: Path) -> Path:
     """The run's files, as `energybench run` leaves them; without pages."""
-    meta, trials, witnesses = traced(run, folder)
+    meta, trials, counting_runs = traced(run, folder)
     write_json(folder / "run.json", meta)
     for number, trial in enumerate(trials):
         write_json(folder / "records" / f"{number:03}.json", trial)
-    for number, witness in enumerate(witnesses):
-        write_json(folder / "witness" / f"{number}.json", witness)
+    for number, counting_run in enumerate(counting_runs):
+        write_json(folder / "witness" / f"{number}.json", counting_run)
     return folder
 
 
@@ -59,8 +59,8 @@ def test_writing_twice_changes_nothing_and_a_picture_no_longer_drawn_is_removed(
 
 def test_a_hostile_name_ends_no_picture_early_in_the_page(tmp_path: Path) -> None:
     run = example(workload=EVIL).method(f"{EVIL}](http://evil)", time=0.9)
-    meta, trials, witnesses = run.records()
-    page = contents(summarise(meta, trials, witnesses), trials, tmp_path)["report.md"]
+    meta, trials, counting_runs = run.records()
+    page = contents(summarise(meta, trials, counting_runs), trials, tmp_path)["report.md"]
     assert "<script" not in page
     targets = re.findall(r"(?<!\\)\]\(([^)]*)\)", page)
     assert targets
@@ -68,8 +68,8 @@ def test_a_hostile_name_ends_no_picture_early_in_the_page(tmp_path: Path) -> Non
 
 
 def test_what_was_not_drawn_is_listed_with_its_reason(tmp_path: Path) -> None:
-    meta, trials, witnesses = example().records()
-    page = contents(summarise(meta, trials, witnesses), trials, tmp_path)["report.md"]
+    meta, trials, counting_runs = example().records()
+    page = contents(summarise(meta, trials, counting_runs), trials, tmp_path)["report.md"]
     assert "| power | no power trace was kept | cnn-digits |" in page.split("## Pictures left out, and why")[1]
 
 
@@ -80,8 +80,8 @@ def test_one_command_writes_every_report_below_a_folder(tmp_path: Path, extra: l
     code, said = call("--all", str(tmp_path), *extra)
     assert code == 0, said
     for folder in folders:
-        run, trials, witnesses = read_folder(folder)
-        for path, text in contents(summarise(run, trials, witnesses), trials, folder).items():
+        run, trials, counting_runs = read_folder(folder)
+        for path, text in contents(summarise(run, trials, counting_runs), trials, folder).items():
             assert (folder / path).read_text(encoding="utf-8") == text
         assert (folder / "report.html").exists() == bool(extra)
 

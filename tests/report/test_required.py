@@ -110,12 +110,12 @@ def test_the_schema_for_editors_knows_it_and_every_word_of_a_verdict_on_a_row() 
 
 
 def asking(run: Run, *requires: dict[str, Any], workloads: tuple[Run, ...] = ()) -> tuple[RunFile, list, list]:
-    meta, trials, witnesses = merge(run, *workloads) if workloads else run.records()
+    meta, trials, counting_runs = merge(run, *workloads) if workloads else run.records()
     whole = [
         {"workload": "*", "method": "*", "saves_at_least": None, "of": None, "verdict": [], "never": []} | each
         for each in requires
     ]
-    return meta.model_copy(update={"resolved": meta.resolved | {"require": whole}}), trials, witnesses
+    return meta.model_copy(update={"resolved": meta.resolved | {"require": whole}}), trials, counting_runs
 
 
 def outcomes(run: Run, *requires: dict[str, Any]) -> dict[tuple[str, str], str]:
@@ -256,10 +256,10 @@ def test_a_side_that_ran_past_its_limit_neither_meets_nor_misses_what_the_other_
 def test_where_the_suite_says_that_no_quality_can_be_lost_a_saving_is_enough() -> None:
     """As its verdict has it, which is "faster"."""
     run = Run(blocks=5, noise=0.005, seed=3).method("it", time=0.5)
-    meta, trials, witnesses = asking(run, {"saves_at_least": 0.1})
+    meta, trials, counting_runs = asking(run, {"saves_at_least": 0.1})
     unjudged = {"workload": [{"name": run.workload, "quality": {"from": "none"}}]}
     meta = meta.model_copy(update={"resolved": meta.resolved | unjudged})
-    found = summarise(meta, trials, witnesses)
+    found = summarise(meta, trials, counting_runs)
     assert found.workloads[0].rows[0].verdict == "faster"
     assert [each.outcome for each in found.required] == ["met"]
 
@@ -298,12 +298,12 @@ def test_a_run_that_requires_nothing_has_no_such_section() -> None:
 
 
 def written(folder: Path, records: tuple[RunFile, list, list]) -> Path:
-    meta, trials, witnesses = records
+    meta, trials, counting_runs = records
     write_json(folder / "run.json", meta)
     for trial in trials:
         write_json(folder / "records" / f"{trial.trial}.json", trial)
-    for witness in witnesses:
-        write_json(folder / "witness" / f"{witness.workload}.{witness.method}.json", witness)
+    for counting_run in counting_runs:
+        write_json(folder / "witness" / f"{counting_run.workload}.{counting_run.method}.json", counting_run)
     return folder
 
 

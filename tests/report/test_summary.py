@@ -15,7 +15,7 @@ from synthetic import FLOP, GPU, JOULES, MODEL, SECONDS, Run, merge
 
 from energybench.meter.combine import metered
 from energybench.meter.reading import Energy, Reading
-from energybench.records.record import Claim, Flag, Shadow
+from energybench.records.record import Claim, Flag, ProfilingRun
 from energybench.verdict import wording
 from energybench.verdict.figures import Row, Summary, Workload
 from energybench.verdict.summary import summarise, to_json
@@ -53,18 +53,18 @@ def test_a_true_saving_of_a_fifth_without_noise_is_exactly_a_fifth() -> None:
     assert found.verdict == "faster"
     assert found.estimated_rel == pytest.approx(0.5)
     assert found.counted_rel == pytest.approx(0.5)
-    assert found.kept_rel == pytest.approx(0.4)  # measured 0.2 of the estimated 0.5
+    assert found.realised_rel == pytest.approx(0.4)  # measured 0.2 of the estimated 0.5
     assert found.flags == ()
 
 
 def test_a_baseline_of_another_speed_in_each_block_changes_no_saving() -> None:
-    run, trials, witnesses = half(blocks=4).records()
+    run, trials, counting_runs = half(blocks=4).records()
     drifted = [
         t.model_copy(update={"phases": {"train": Reading(wall_s=t.train.wall_s * (1 + t.block))}})
         for t in trials
         if t.train
     ]
-    (workload,) = summarise(run, drifted, witnesses).workloads
+    (workload,) = summarise(run, drifted, counting_runs).workloads
     assert workload.rows[0].measured is not None
     assert workload.rows[0].measured.saving_rel == pytest.approx(0.2, abs=1e-12)
     assert workload.rows[0].measured.low_rel == pytest.approx(0.2, abs=1e-12)
@@ -89,8 +89,8 @@ def test_a_backward_claim_without_a_ledger_is_not_converted() -> None:
 
 
 def test_what_is_kept_is_blank_where_almost_nothing_was_promised() -> None:
-    assert row(Run().method("half", time=0.8, flop=0.98)).kept_rel is None
-    assert row(Run().method("half", time=0.8, flop=0.96)).kept_rel == pytest.approx(0.2 / 0.04)
+    assert row(Run().method("half", time=0.8, flop=0.98)).realised_rel is None
+    assert row(Run().method("half", time=0.8, flop=0.96)).realised_rel == pytest.approx(0.2 / 0.04)
 
 
 def test_counted_flops_follow_what_each_trial_really_did() -> None:
@@ -104,8 +104,10 @@ def test_counted_flops_follow_what_each_trial_really_did() -> None:
 
 
 def test_flops_outside_any_step_are_counted_too() -> None:
-    meta, trials, witnesses = half().records()
-    outside = [w.model_copy(update={"outside_steps_flop": 0.1 * FLOP}) if w.method == "half" else w for w in witnesses]
+    meta, trials, counting_runs = half().records()
+    outside = [
+        w.model_copy(update={"outside_steps_flop": 0.1 * FLOP}) if w.method == "half" else w for w in counting_runs
+    ]
     found = summarise(meta, trials, outside).workloads[0].rows[0]
     assert found.counted_rel == pytest.approx(0.4)
 
@@ -178,8 +180,8 @@ def test_a_side_that_saw_fewer_cards_is_not_held_against_one_that_saw_all(blind:
 
 def test_two_channels_of_one_device_are_not_added() -> None:
     run = Run(sensors=(GPU, ("gpu_power_integral", "gpu"))).method("half", energy=0.7)
-    meta, trials, witnesses = run.records()
-    workload = summarise(meta, trials, witnesses).workloads[0]
+    meta, trials, counting_runs = run.records()
+    workload = summarise(meta, trials, counting_runs).workloads[0]
     assert [figure.energy_j.mean for figure in workload.baseline.energies if figure.energy_j] == [JOULES, JOULES]
     found = metered(trials[0].train)
     assert (found.sensors, found.joules) == (frozenset({GPU}), JOULES)
@@ -209,9 +211,9 @@ def test_a_run_with_sensors_says_which_part_of_the_machine_was_measured_by_what(
 
 
 def test_a_block_whose_baseline_is_missing_in_that_invocation_is_not_paired() -> None:
-    meta, trials, witnesses = half().records()
+    meta, trials, counting_runs = half().records()
     cut = [t for t in trials if not (t.block == 1 and t.role == "baseline")]
-    found = summarise(meta, cut, witnesses).workloads[0].rows[0]
+    found = summarise(meta, cut, counting_runs).workloads[0].rows[0]
     assert found.blocks == (0, 2)
     assert found.verdict == "no verdict"
     assert "too_few_blocks" in codes(found.flags)
@@ -246,10 +248,10 @@ def test_the_newest_invocation_that_holds_both_is_used_and_a_block_counts_once()
 
 
 def test_the_order_of_the_records_does_not_matter() -> None:
-    meta, trials, witnesses = half(noise=0.05).method("other", time=1.1).records()
-    expected = to_json(summarise(meta, trials, witnesses))
+    meta, trials, counting_runs = half(noise=0.05).method("other", time=1.1).records()
+    expected = to_json(summarise(meta, trials, counting_runs))
     random.Random(0).shuffle(trials)
-    assert to_json(summarise(meta, trials, witnesses[::-1])) == expected
+    assert to_json(summarise(meta, trials, counting_runs[::-1])) == expected
 
 
 @pytest.mark.parametrize("label", ["twin", "half@control"])
@@ -341,9 +343,9 @@ def test_cells_that_were_not_run_keep_their_reason() -> None:
 
 
 def test_a_counted_run_that_failed_leaves_a_blank_and_its_reason() -> None:
-    meta, trials, witnesses = half().records()
+    meta, trials, counting_runs = half().records()
     failed = {"status": "timeout", "reason": "30 min", "counted_flop": None, "keys": {}, "passes": None}
-    broken = [w.model_copy(update=failed) if w.method == "half" else w for w in witnesses]
+    broken = [w.model_copy(update=failed) if w.method == "half" else w for w in counting_runs]
     summary = summarise(meta, trials, broken)
     assert summary.workloads[0].rows[0].counted_rel is None
     assert summary.workloads[0].rows[0].verdict == "faster"
@@ -371,8 +373,8 @@ def test_a_sensor_without_a_figure_keeps_its_reason_and_is_no_zero() -> None:
 
 
 def test_workloads_do_not_mix() -> None:
-    meta, trials, witnesses = merge(half(), Run(workload="vit").method("half", time=1.25, flop=0.5))
-    first, second = summarise(meta, trials, witnesses).workloads
+    meta, trials, counting_runs = merge(half(), Run(workload="vit").method("half", time=1.25, flop=0.5))
+    first, second = summarise(meta, trials, counting_runs).workloads
     assert (first.rows[0].verdict, second.rows[0].verdict) == ("faster", "slower")
 
 
@@ -403,12 +405,12 @@ def test_neither_torch_nor_scipy_stats_is_imported() -> None:
 
 
 def test_phases_are_shares_of_plain_trainings_shadow_and_only_what_changes_is_told() -> None:
-    meta, trials, witnesses = half().records()
-    shadow = Shadow(
+    meta, trials, counting_runs = half().records()
+    profiling_run = ProfilingRun(
         plain_s={"forward": 3.0, "backward": 6.0, "update": 1.0},
         method_s={"forward": 3.05, "backward": 3.0, "update": 1.0, "own": 0.5},
     )
-    told = [w.model_copy(update={"shadow": shadow}) if w.method == "half" else w for w in witnesses]
+    told = [w.model_copy(update={"profiling_run": profiling_run}) if w.method == "half" else w for w in counting_runs]
     (workload,) = summarise(meta, trials, told).workloads
     phases = {phase.name: (phase.plain_rel, phase.method_rel) for phase in workload.rows[0].phases}
     assert phases["backward"] == pytest.approx((0.6, 0.3))
@@ -420,8 +422,8 @@ def test_phases_are_shares_of_plain_trainings_shadow_and_only_what_changes_is_to
 
 
 def test_a_shadow_that_failed_leaves_no_phases() -> None:
-    meta, trials, witnesses = half().records()
-    told = [w.model_copy(update={"shadow": Shadow(reason="out of memory")}) for w in witnesses]
+    meta, trials, counting_runs = half().records()
+    told = [w.model_copy(update={"profiling_run": ProfilingRun(reason="out of memory")}) for w in counting_runs]
     (workload,) = summarise(meta, trials, told).workloads
     assert workload.rows[0].phases == ()
     assert "not told: out of memory." in " ".join(wording.notes(workload.rows[0], "accuracy"))

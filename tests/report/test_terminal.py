@@ -74,7 +74,7 @@ def test_a_column_is_shown_whole_or_not_at_all(width: int) -> None:
         "claimed": [wording.percent(r.claimed_rel) for r in summary.workloads[0].rows],
         "estimated": [wording.percent(r.estimated_rel) for r in summary.workloads[0].rows],
         "counted": [wording.percent(r.counted_rel) for r in summary.workloads[0].rows],
-        "kept": [wording.kept(r.kept_rel) for r in summary.workloads[0].rows],
+        "kept": [wording.kept(r.realised_rel) for r in summary.workloads[0].rows],
         "accuracy Δ": [wording.quality_change(r.quality) for r in summary.workloads[0].rows],
     }
     shown = table.splitlines()[0]

@@ -18,7 +18,7 @@ WATTS = 200.0
 
 def traced(run: Run, folder: Path, watts: float = WATTS, period_s: float = 0.1) -> tuple[Any, list[Trial], Any]:
     """The run's records with a constant power beside each trial, and curves of three epochs."""
-    meta, trials, witnesses = run.records()
+    meta, trials, counting_runs = run.records()
     result = []
     for number, trial in enumerate(trials):
         assert trial.train is not None
@@ -28,7 +28,7 @@ def traced(run: Run, folder: Path, watts: float = WATTS, period_s: float = 0.1) 
         write_bytes(folder / path, pack(samples, 0))
         curve = [{"epoch": float(e), "loss": 1 / e, "wall_s": seconds * e / 3} for e in (1, 2, 3)]
         result.append(trial.model_copy(update={"trace": path, "curve": curve}))
-    return meta, result, witnesses
+    return meta, result, counting_runs
 
 
 def example(**options: Any) -> Run:

@@ -80,7 +80,7 @@ def planned(suite: Any, launcher: Any, place: Path, **options: Any) -> Any:
 def nap(in_path: str, out_path: str) -> None:
     """A trial that trains nothing, takes its time and writes a whole record."""
     from energybench.meter.reading import Reading
-    from energybench.records.record import Passes, Trial, Witness, write_json
+    from energybench.records.record import CountingRun, Passes, Trial, write_json
 
     spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
     header = spec["header"]
@@ -92,7 +92,7 @@ def nap(in_path: str, out_path: str) -> None:
         time.sleep(NAP_S)
     if spec["mode"] == "witness":
         counted = {**header, "status": "ok", "counted_flop": 1e6, "wall_s": NAP_S}
-        write_json(Path(out_path), Witness.model_validate(counted))
+        write_json(Path(out_path), CountingRun.model_validate(counted))
         return
     train = Reading(wall_s=1.0 + header["position"] / 100, cpu_s=1.0)
     write_json(

@@ -216,7 +216,7 @@ class Soak:
 
     def check_end(self) -> None:
         (folder,) = self.runs()
-        run, trials, witnesses = read_folder(folder)
+        run, trials, counting_runs = read_folder(folder)
         if not run.finished or run.invocations[-1].outcome != "finished":
             raise Lost(f"not finished: {folder}")
         baselines = {(t.block, t.invocation) for t in trials if t.method == "baseline"}
@@ -224,7 +224,7 @@ class Soak:
         wanted = {(block, cell.method) for block in range(light.BLOCKS) for cell in CELLS}
         if set(paired) != wanted or any(n > 1 for (_, method), n in paired.items() if method != "baseline"):
             raise Lost(f"not each cell once beside its baseline: {paired}")
-        names = {(w.workload, w.method) for w in witnesses}
+        names = {(w.workload, w.method) for w in counting_runs}
         if names != {("w", "baseline"), ("w", "mine")}:
             raise Lost(f"witnesses: {names}")
         left = [file for file in folder.rglob("*") if file.name.endswith(".part") or file.name == ".lock"]
@@ -232,7 +232,7 @@ class Soak:
         left += [each for each in folder.parent.iterdir() if each != folder]
         if left:
             raise Lost(f"left behind: {left}")
-        given = contents(summarise(run, trials, witnesses), trials, folder)
+        given = contents(summarise(run, trials, counting_runs), trials, folder)
         if given != {name: (folder / name).read_text(encoding="utf-8") for name in given}:
             raise Lost(f"the report is not what its records give: {folder}")
 

@@ -131,13 +131,13 @@ def test_check_prints_the_plan_of_what_run_then_does(finished: Done) -> None:
     assert sorted(finished.home.rglob("*")) == before  # no file, no folder
     plan = json.loads(as_json.stdout)
     assert plan["ok"]
-    run, trials, witnesses = contents(finished.folder)
+    run, trials, counting_runs = contents(finished.folder)
     assert plan["trials"] == len(trials)
-    assert plan["witnesses"] == len(witnesses)
+    assert plan["witnesses"] == len(counting_runs)
     assert [(c["workload"], c["method"], c["plain_flop"]) for c in plan["cells"]] == [
         (c.workload, c.method, c.plain_flop) for c in run.cells
     ]
-    assert plan["cells"][0]["plain_flop"] == pytest.approx(witnesses["w.baseline"].counted_flop, rel=1e-3)
+    assert plan["cells"][0]["plain_flop"] == pytest.approx(counting_runs["w.baseline"].counted_flop, rel=1e-3)
     for cell in plan["cells"]:
         assert cell["method"] in as_text.stdout
     assert plan["workloads"]["own"]["parameters"] == 2 * 3 + 3 + 3 + 1
@@ -218,13 +218,13 @@ def test_a_new_method_checks_and_runs_and_its_estimate_is_its_count(tmp_path: Pa
     assert energybench("check", suite, cwd=tmp_path).returncode == 0
     done = energybench("run", suite, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    _, trials, witnesses = contents(only_run(tmp_path))
+    _, trials, counting_runs = contents(only_run(tmp_path))
     mine = next(t for t in trials.values() if t.method == "every_other")
     assert (mine.status, mine.flags, mine.steps) == ("ok", [], 4)  # every second of 2 × 4 batches
-    witness = witnesses["w.every_other"]
-    assert witness.estimate is not None
-    assert witness.counted_flop == pytest.approx(witness.estimate.estimated_flop, rel=1e-3)
-    assert witness.counted_flop == pytest.approx(witness.estimate.plain_flop / 2, rel=1e-3)
+    counting_run = counting_runs["w.every_other"]
+    assert counting_run.estimate is not None
+    assert counting_run.counted_flop == pytest.approx(counting_run.estimate.estimated_flop, rel=1e-3)
+    assert counting_run.counted_flop == pytest.approx(counting_run.estimate.plain_flop / 2, rel=1e-3)
 
 
 def test_one_trial_can_be_run_from_a_file(tmp_path: Path) -> None:

@@ -151,8 +151,8 @@ def test_what_it_said_before_it_crashed_is_in_its_log(failing: Done):
 
 
 def test_no_record_of_a_command_has_an_estimate_or_a_witness(failing: Done):
-    run, trials, witnesses = contents(failing.folder)
-    assert not witnesses
+    run, trials, counting_runs = contents(failing.folder)
+    assert not counting_runs
     assert {trial.estimate for trial in trials.values()} == {None}
     assert all(cell.command for cell in run.cells)
 
@@ -341,7 +341,7 @@ use = "nothing"
         "trials.limit=60 s",
     )
     assert done.process.returncode == 0, done.process.stderr
-    _, trials, witnesses = contents(done.folder)
+    _, trials, counting_runs = contents(done.folder)
     assert {(t.workload, t.method) for t in trials.values()} == {
         ("script", "baseline"),
         ("script", "twin"),
@@ -350,7 +350,7 @@ use = "nothing"
         ("ours", "twin"),
         ("ours", "nothing"),
     }
-    assert {name.partition(".")[0] for name in witnesses} == {"ours"}
+    assert {name.partition(".")[0] for name in counting_runs} == {"ours"}
 
 
 @pytest.mark.parametrize(

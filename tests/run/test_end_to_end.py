@@ -36,14 +36,14 @@ def test_exit_code_table_and_report_tell_the_same(finished: Done) -> None:
 def test_the_run_leaves_its_records_its_witnesses_and_its_report_and_nothing_else(finished: Done) -> None:
     left = sorted(str(p.relative_to(finished.folder)) for p in finished.folder.rglob("*") if p.is_file())
     records = [name for name in left if name.startswith("records/")]
-    witnesses = [name for name in left if name.startswith("witness/")]
+    counting_runs = [name for name in left if name.startswith("witness/")]
     figures = [name for name in left if name.startswith("figures/")]
-    assert sorted(set(left) - set(records) - set(witnesses) - set(figures)) == ["report.md", "run.json"]
+    assert sorted(set(left) - set(records) - set(counting_runs) - set(figures)) == ["report.md", "run.json"]
     page = (finished.folder / "report.md").read_text()
     assert figures
     assert all(f"({name})" in page for name in figures)
     assert len(records) == 2 * 2 * len(CELLS)
-    assert len(witnesses) == 2 * 3
+    assert len(counting_runs) == 2 * 3
     assert sorted(p.name for p in finished.folder.iterdir()) == [
         "figures",
         "records",
@@ -61,14 +61,14 @@ def test_each_record_is_named_after_what_it_holds(finished: Done) -> None:
 
 
 def test_counted_equals_estimated_for_plain_training(finished: Done) -> None:
-    _, trials, witnesses = contents(finished.folder)
+    _, trials, counting_runs = contents(finished.folder)
     for workload in ("w", "own"):
-        witness = witnesses[f"{workload}.baseline"]
-        assert witness.status == "ok"
-        assert witness.estimate is not None
-        assert witness.counted_flop == pytest.approx(witness.estimate.plain_flop, rel=1e-3)
+        counting_run = counting_runs[f"{workload}.baseline"]
+        assert counting_run.status == "ok"
+        assert counting_run.estimate is not None
+        assert counting_run.counted_flop == pytest.approx(counting_run.estimate.plain_flop, rel=1e-3)
         plain = next(t for t in trials.values() if (t.workload, t.method) == (workload, "baseline"))
-        assert plain.estimate == witness.estimate
+        assert plain.estimate == counting_run.estimate
 
 
 def test_on_the_roofline_less_of_everything_is_less_time_and_plain_training_saves_none(finished: Done) -> None:
@@ -87,16 +87,16 @@ def test_on_the_roofline_less_of_everything_is_less_time_and_plain_training_save
 
 def test_counted_flops_are_those_of_the_layers(finished: Done) -> None:
     """own: Linear 2→3 and 3→1 on 40 samples, 2 epochs: forward 2mn, dW 2mn, dX 2mn but not into the data."""
-    _, _, witnesses = contents(finished.folder)
+    _, _, counting_runs = contents(finished.folder)
     first, second = 2 * 2 * 3, 2 * 3 * 1
-    assert witnesses["own.baseline"].counted_flop == 40 * 2 * (2 * first + 3 * second)
+    assert counting_runs["own.baseline"].counted_flop == 40 * 2 * (2 * first + 3 * second)
 
 
 def test_metered_trials_do_what_their_witness_counted(finished: Done) -> None:
-    _, trials, witnesses = contents(finished.folder)
+    _, trials, counting_runs = contents(finished.folder)
     for trial in trials.values():
         if trial.role in ("baseline", "method") and trial.block == 0:
-            assert trial.passes == witnesses[f"{trial.workload}.{trial.method}"].passes
+            assert trial.passes == counting_runs[f"{trial.workload}.{trial.method}"].passes
 
 
 def test_a_record_says_what_was_trained_and_for_how_long(finished: Done) -> None:

@@ -38,9 +38,9 @@ def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_every_trial_is_the_command_with_its_own_seed_and_has_its_quality(example: tuple[str, Done]):
     name, done = example
     _, metric, count, _ = EXAMPLES[name]
-    run, trials, witnesses = contents(done.folder)
+    run, trials, counting_runs = contents(done.folder)
     assert len(trials) == count
-    assert not witnesses
+    assert not counting_runs
     for trial in trials.values():
         assert trial.status == "ok", trial.reason
         assert trial.quality[metric] > 0

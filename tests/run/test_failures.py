@@ -17,7 +17,7 @@ from energybench.records.record import Trial
 
 pytestmark = pytest.mark.slow
 
-# Each misbehaves in the metered trial only: the witness stack has a layer named "witness" outermost, and the warm-up
+# Each misbehaves in the metered trial only: the witness stack has a layer named "counting" outermost, and the warm-up
 # enters `step` but never `epoch`.
 BASE = """
 import os, resource, signal, subprocess, sys, time
@@ -27,7 +27,7 @@ from energybench import Method
 
 
 def metered(run):
-    return all(method.name != "witness" for method in run.methods)
+    return all(method.name != "counting" for method in run.methods)
 
 
 """

@@ -46,7 +46,7 @@ class Holder(Method):
 
 
 def metered(run):
-    return all(method.name != "witness" for method in run.methods)
+    return all(method.name != "counting" for method in run.methods)
 '''
 METHODS = '\n[[method]]\nuse = "holder.py"\n\n[[method]]\nuse = "dropout"\n'
 CELLS = [

@@ -36,14 +36,14 @@ def test_both_train_to_the_same_weights_in_the_folder_they_were_started_in(tmp_p
         suite = write_suite(home, '\n[[method]]\nuse = "dropout"\n')
         done = energybench("run", suite, cwd=home, fresh=fresh, TMPDIR=str(tmp_path))
         assert done.returncode == 0, done.stderr
-        run, trials, witnesses = contents(only_run(home))
+        run, trials, counting_runs = contents(only_run(home))
         assert run.finished
         ends.append(
             {
                 name: (trial.quality, [point["loss"] for point in trial.curve], trial.steps)
                 for name, trial in trials.items()
             }
-            | {name: witness.counted_flop for name, witness in witnesses.items()}
+            | {name: counting_run.counted_flop for name, counting_run in counting_runs.items()}
         )
     assert ends[0] == ends[1]
     assert list(tmp_path.glob("energybench-*")) == []  # nothing is left behind

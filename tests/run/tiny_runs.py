@@ -13,7 +13,7 @@ from typing import Any
 from command_line import PATIENCE_S
 
 from energybench.records.reader import read_folder
-from energybench.records.record import RunFile, Trial, Witness
+from energybench.records.record import CountingRun, RunFile, Trial
 
 
 @dataclass
@@ -53,10 +53,10 @@ def only_run(folder: Path, suite: str = "tiny") -> Path:
     return runs[0]
 
 
-def contents(folder: Path) -> tuple[RunFile, dict[str, Trial], dict[str, Witness]]:
+def contents(folder: Path) -> tuple[RunFile, dict[str, Trial], dict[str, CountingRun]]:
     """run.json, trials by their name, witnesses by workload.method."""
-    run, trials, witnesses = read_folder(folder)
-    return run, {t.trial: t for t in trials}, {f"{w.workload}.{w.method}": w for w in witnesses}
+    run, trials, counting_runs = read_folder(folder)
+    return run, {t.trial: t for t in trials}, {f"{w.workload}.{w.method}": w for w in counting_runs}
 
 
 def processes_with(marker: str) -> list[int]:
