@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from energybench.meter.reading import NO_SENSOR, Energy, Reading
@@ -20,6 +21,19 @@ class Metered:
     joules: float
     error_j: float  # as if every sensor erred the same way
     channels: frozenset[tuple[str, str, str]]  # (source, scope, device) of each figure that was added
+
+
+def added_error(errors: Iterable[float | None]) -> float | None:
+    """The error of a sum, from those of its parts: as if every sensor erred the same way.
+
+    Args:
+        errors: half widths in joules; None where a part's error is not known
+
+    Returns:
+        Their sum in joules, 0 of no part; None where any of them is None: an unknown error stays unknown.
+    """
+    known = list(errors)
+    return None if None in known else math.fsum(error for error in known if error is not None)
 
 
 def _channels(reading: Reading | None) -> list[Energy]:
