@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from energybench.algorithms.equilibrium import Motion
 from energybench.common.hashing import stable_seed
+from energybench.common.units import RESOLVED
+from energybench.suite.tables import Data as DataSettings
 from energybench.train.data import Data, Resident
 from energybench.train.images import Images
 from energybench.train.method import Method, Task
@@ -129,3 +131,8 @@ def velocity(similarities: Tensor, momentum: float, recursion: str = "paper") ->
     """v of every epoch from φ of every epoch, (epochs, ...) → (epochs, ...), by the recursion that methods use."""
     motion = Motion(momentum, recursion)
     return torch.stack([torch.as_tensor(motion.add(phi)) for phi in similarities])
+
+
+def data_settings(keys: Mapping[str, Any]) -> DataSettings:
+    """A suite's `data` table from what a test needs of it, in SI units."""
+    return DataSettings.model_validate({"use": "digits", "batch": 16} | dict(keys), context=RESOLVED)

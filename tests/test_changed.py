@@ -10,8 +10,10 @@ from faults import fault
 
 from energybench.records.record import Cell, Looks, RunFile
 from energybench.runner.plan_request import Planned, spec_of
+from energybench.runner.plan_spec import PlannedWorkload, PlanResult
 from energybench.runner.what_changed import changes
 from energybench.suite.suite import load
+from energybench.workloads.description import DataDescription
 
 SUITE = """schema = 1
 suite = "s"
@@ -34,17 +36,17 @@ def planned(
 ) -> Planned:
     (folder / "s.toml").write_text(text)
     suite = load(folder / "s.toml", quick=quick)
-    stack = [{"name": "dropout", "sha256": sha, "path": "dropout.py"}]
+    stack = [{"use": "dropout", "name": "dropout", "sha256": sha, "path": "dropout.py", "origin": "shipped"}]
     cells = [Cell(workload="w", method="dropout", role="method", stack=stack)]
-    result: dict[str, Any] = {
-        "workloads": {"w": {"data": {"sha256": data}}},
-        "cells": [cell.model_dump() for cell in cells],
-        "notes": [],
-        "machine": MACHINE | machine,
-        "device": "cpu",
-        "device_name": "cpu",
-        "digest": "",
-    }
+    described = DataDescription(kind="resident", train=1, test=1, sha256=data)
+    result = PlanResult(
+        workloads={"w": PlannedWorkload(data=described)},
+        cells=tuple(cells),
+        machine=MACHINE | machine,
+        device="cpu",
+        device_name="cpu",
+        digest="",
+    )
     return Planned(suite, result, spec_of(suite, folder, device=None, download=False))
 
 
@@ -59,9 +61,9 @@ def begun(of: Planned) -> RunFile:
         suite_text="",
         resolved=of.suite.digest_source(),
         cells=of.cells,
-        blocks=of.blocks,
+        blocks=of.spec.blocks,
         machine=of.machine,
-        data={"w": {"sha256": of.workloads["w"]["data"]["sha256"]}},
+        data={"w": {"sha256": of.workloads["w"].data.sha256}},
     )
     return RunFile.model_validate_json(run.model_dump_json(by_alias=True))
 

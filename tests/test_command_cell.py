@@ -17,8 +17,11 @@ from energybench.meter.reading import Reading
 from energybench.process.supervise import Ended
 from energybench.records.reader import read as read_record
 from energybench.records.record import Trial
+from energybench.suite.command_tables import CommandWorkload, Source
 from energybench.trial.command_quality import NoQuality, QualityReader
 from energybench.trial.command_trial import Metered, Unusable, environment, main, trial, why_unusable
+from energybench.trial.record_draft import TrialDraft
+from energybench.trial.spec import CommandTrialSpec, MeasureSpec, TrialHeader
 from energybench.verdict.flag_codes import kind
 from energybench.verdict.flags import check_pair, check_trial
 from energybench.windows import file as windows
@@ -36,36 +39,33 @@ HEADER = {
     "digest": "",
     "started_at": "",
 }
-OFF = {"energy": "off", "below_c": {}, "cooldown_s": 0.0, "tick_s": 0.0}
 
 
-def spec_of(folder: Path, script: str, quality: dict[str, Any] | None = None, limit_s: float = 30) -> dict[str, Any]:
-    return {
-        "header": HEADER,
-        "base": str(folder),
-        "command": ["sh", "-c", script],
-        "metric": "accuracy",
-        "threads": None,
-        "workload": {"name": "w", "quality": quality or {"from": "none"}},
-        "measure": OFF,
-        "device_name": "cpu",
-        "limit_s": limit_s,
-        "windows": str(folder / "windows"),
-        "log": str(folder / "log"),
-        "trace": None,
-    }
+def spec_of(folder: Path, script: str, quality: dict[str, Any] | None = None, limit_s: float = 30) -> CommandTrialSpec:
+    return CommandTrialSpec(
+        header=TrialHeader(**HEADER),
+        base=folder,
+        command=("sh", "-c", script),
+        metric="accuracy",
+        workload=CommandWorkload.model_validate(
+            {"name": "w", "command": "true", "quality": quality or {"from": "none"}}
+        ),
+        measure=MeasureSpec(energy="off"),
+        device_name="cpu",
+        limit_s=limit_s,
+        windows=folder / "windows",
+        log=folder / "log",
+    )
 
 
 def run(folder: Path, script: str, quality: dict[str, Any] | None = None, limit_s: float = 30) -> Trial:
     """A trial of `sh -c script`; whatever happens to it is in the record."""
-    spec = spec_of(folder, script, quality, limit_s)
-    record: dict[str, Any] = dict(HEADER)
+    record = TrialDraft(**HEADER, status="ok")
     try:
-        trial(spec, record)
-        record["status"] = "ok"
-    except Unusable as why:
-        record |= {"status": why.status, "reason": why.reason}
-    return Trial.model_validate(record)
+        trial(spec_of(folder, script, quality, limit_s), record)
+    except Unusable as unusable:
+        record.status, record.reason = unusable.status, unusable.reason
+    return record.finished()
 
 
 def line(**fields: Any) -> str:
@@ -142,7 +142,7 @@ def test_a_window_that_says_more_than_a_record_can_hold_costs_no_reading(tmp_pat
         ({"flop": {"counted": 9e35}}, "cannot be kept"),
     ):
         spec = spec_of(tmp_path, line(**more) + line(**more, **again))
-        (tmp_path / "in.json").write_text(json.dumps(spec))
+        spec.write(tmp_path / "in.json")
         before = signal.getsignal(signal.SIGTERM)
         try:
             main(str(tmp_path / "in.json"), str(done))
@@ -178,7 +178,7 @@ def test_a_trial_keeps_what_was_metered_before_it_failed(tmp_path: Path):
 
 
 def test_a_command_is_told_who_it_is():
-    told = environment(HEADER, Path("/somewhere/windows"), 3)
+    told = environment(HEADER["seed"], HEADER["block"], HEADER["trial"], Path("/somewhere/windows"), 3)
     ours = {key: value for key, value in told.items() if os.environ.get(key) != value}
     assert ours == {
         "ENERGYBENCH_SEED": "42",
@@ -214,7 +214,7 @@ def test_every_end_has_its_word(ended: Ended | None, last: str, status: str | No
 
 
 def read(source: dict[str, Any], *lines: str, folder: Path = Path("."), stream: str = "stdout") -> dict[str, float]:
-    reader = QualityReader(source, "accuracy", folder, {"trial": "t1"})
+    reader = QualityReader(Source.model_validate(source), "accuracy", folder, {"trial": "t1"})
     for text in lines:
         reader.hear(stream, text)
     return reader.result([])
@@ -269,21 +269,21 @@ def test_a_file_counts_only_if_this_trial_wrote_it(tmp_path: Path):
     file.write_text('{"accuracy": 0.5}')
     with pytest.raises(NoQuality, match="older than the trial"):
         read(source, folder=tmp_path)
-    reader = QualityReader(source, "accuracy", tmp_path, {"trial": "t1"})
+    reader = QualityReader(Source.model_validate(source), "accuracy", tmp_path, {"trial": "t1"})
     file.write_text('{"accuracy": 0.25}\n{"accuracy": 0.75}\n')  # JSON lines: the last
     assert reader.result([]) == {"accuracy": 0.75}
-    reader = QualityReader(source, "accuracy", tmp_path, {"trial": "t1"})
+    reader = QualityReader(Source.model_validate(source), "accuracy", tmp_path, {"trial": "t1"})
     file.write_text("not json at all")
     with pytest.raises(NoQuality, match="is not JSON"):
         reader.result([])
 
 
 def test_windows_say_quality_by_their_own_names():
-    reader = QualityReader({"from": "window", "key": "top1"}, "accuracy", Path(), {})
+    reader = QualityReader(Source.model_validate({"from": "window", "key": "top1"}), "accuracy", Path(), {})
     window = WindowLine(name="train", start_s=0.0, stop_s=1.0, quality={"top1": 0.5})
     assert reader.result([window]) == {"accuracy": 0.5}
     with pytest.raises(NoQuality, match="none of its windows says 'top1'"):
-        QualityReader({"from": "window", "key": "top1"}, "accuracy", Path(), {}).result([])
+        QualityReader(Source.model_validate({"from": "window", "key": "top1"}), "accuracy", Path(), {}).result([])
 
 
 # ── what the report may make of it ────────────────────────────────────────────────────────────────────────

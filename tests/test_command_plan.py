@@ -42,8 +42,8 @@ def plan(folder: Path, text: str = SUITE, device: str | None = None, **options: 
             (folder / name).write_text("exit 0\n")
     path = folder / "scripts.toml"
     path.write_text(text)
-    spec = spec_of(suite.load(path, **options), folder, device=device, download=False) | {"purpose": None}
-    return CommandPlan(spec).result()
+    spec = spec_of(suite.load(path, **options), folder, device=device, download=False)
+    return CommandPlan(spec).result().model_dump(mode="json")
 
 
 def cells(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -183,10 +183,10 @@ def test_the_cards_that_a_command_can_see_are_its_device(
     path.write_text(SUITE.replace('energy = "off"', ""))
 
     def planned(device: str | None = None) -> CommandPlan:
-        return CommandPlan(spec_of(suite.load(path), tmp_path, device=device, download=False) | {"purpose": None})
+        return CommandPlan(spec_of(suite.load(path), tmp_path, device=device, download=False))
 
     assert planned().device_name == f"{UUID}+{other}"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert (planned().device_name, planned().gpus()) == (other, [other])
+    assert (planned().device_name, planned().gpus()) == (other, (other,))
     assert (planned("cpu").device_name, planned("cpu").gpus()) == ("cpu", "used")
     assert [p.code for p in planned("cuda:1").problems] == ["E521"]

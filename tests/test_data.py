@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from support import CPU, digits, vectors
+from support import CPU, data_settings, digits, vectors
 from torch import Tensor
 
 from energybench.common.errors import UsageError
@@ -144,9 +144,9 @@ def test_resizing_keeps_an_even_image_even_and_the_batch_its_length(side, grey):
 
 
 def test_a_model_is_built_for_the_resized_image_and_what_is_no_image_is_refused(tmp_path):
-    found = datasets.prepare({"use": "digits", "resize": 32, "resident": 1e9}, tmp_path)
-    assert found["shape"] == [1, 32, 32]
-    train, _ = datasets.open_data(found, {"use": "digits", "resize": 32}, CPU)
+    found = datasets.prepare(data_settings({"use": "digits", "resize": 32, "resident": 10**9}), tmp_path)
+    assert found.shape == (1, 32, 32)
+    train, _ = datasets.open_data(found, data_settings({"use": "digits", "resize": 32}), CPU)
     assert next(iter(train.load([torch.arange(4)]))).inputs.shape == (4, 1, 32, 32)
 
     def vectors():
@@ -154,7 +154,9 @@ def test_a_model_is_built_for_the_resized_image_and_what_is_no_image_is_refused(
         return {"train": part, "test": part}
 
     with pytest.raises(UsageError, match="no images"):
-        datasets.prepare({"use": "mine.py:vectors", "resize": 32, "resident": 1e9}, tmp_path, function=vectors)
+        datasets.prepare(
+            data_settings({"use": "mine.py:vectors", "resize": 32, "resident": 10**9}), tmp_path, function=vectors
+        )
 
 
 def test_about_half_of_many_images_are_mirrored_and_every_offset_occurs():
@@ -169,8 +171,8 @@ def test_about_half_of_many_images_are_mirrored_and_every_offset_occurs():
 
 @pytest.mark.parametrize("name", ["digits", "mnist5k"])
 def test_the_training_set_has_mean_zero_and_deviation_one_per_channel(name, tmp_path):
-    described = datasets.prepare(SPEC | {"use": name}, tmp_path)
-    train, _ = datasets.open_data(described, {}, CPU)
+    described = datasets.prepare(data_settings(SPEC | {"use": name}), tmp_path)
+    train, _ = datasets.open_data(described, data_settings({}), CPU)
     inputs = torch.cat([batch.inputs for batch in train.in_order()]).double()
     assert inputs.mean().item() == pytest.approx(0, abs=1e-5)
     assert inputs.std(unbiased=False).item() == pytest.approx(1, abs=1e-5)
@@ -179,8 +181,8 @@ def test_the_training_set_has_mean_zero_and_deviation_one_per_channel(name, tmp_
 def test_each_channel_is_normalised_by_its_own_moments(tmp_path):
     images = random_images((60, 3, 4, 4)).float().mul(torch.tensor([1, 0.5, 0.1]).view(3, 1, 1)).to(torch.uint8)
     made = {"train": (images, torch.arange(60) % 3), "test": (images[:6], torch.arange(6) % 3)}
-    described = datasets.prepare(SPEC | {"use": "a.py:made"}, tmp_path, function=lambda: made)
-    train, _ = datasets.open_data(described, {}, CPU)
+    described = datasets.prepare(data_settings(SPEC | {"use": "a.py:made"}), tmp_path, function=lambda: made)
+    train, _ = datasets.open_data(described, data_settings({}), CPU)
     inputs = torch.cat([batch.inputs for batch in train.in_order()]).double()
     assert inputs.mean((0, 2, 3)).tolist() == pytest.approx([0, 0, 0], abs=1e-5)
     assert inputs.std((0, 2, 3), unbiased=False).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
@@ -200,28 +202,28 @@ def test_an_unknown_augmentation_is_refused_by_name(name):
     [("digits", [1, 8, 8], 1797), pytest.param("mnist5k", [1, 28, 28], 5000, marks=pytest.mark.slow)],
 )
 def test_shipped_sets_are_whole_disjoint_and_keep_the_classes_shares(name, shape, count, tmp_path):
-    described = datasets.prepare(SPEC | {"use": name}, tmp_path)
-    assert described["shape"] == shape
-    assert described["classes"] == 10
-    assert described["train"] + described["test"] == count
+    described = datasets.prepare(data_settings(SPEC | {"use": name}), tmp_path)
+    assert described.shape == tuple(shape)
+    assert described.classes == 10
+    assert described.train + described.test == count
     (train, train_labels), (test, test_labels) = datasets.SHIPPED[name]()
     per_class, test_per_class = (torch.bincount(torch.cat([train_labels, test_labels])), torch.bincount(test_labels))
     assert test_per_class.tolist() == [total // 5 for total in per_class.tolist()]  # every fifth of each class
     seen = {image.numpy().tobytes() for image in train}
     repeated = sum(image.numpy().tobytes() in seen for image in test)
     assert repeated == 0
-    again = datasets.prepare(SPEC | {"use": name}, tmp_path / "elsewhere")
-    assert again["sha256"] == described["sha256"]
+    again = datasets.prepare(data_settings(SPEC | {"use": name}), tmp_path / "elsewhere")
+    assert again.sha256 == described.sha256
     assert again | {"file": ""} == described | {"file": ""}
 
 
 def test_a_subset_is_the_same_in_every_trial_and_part_of_the_whole(tmp_path):
     spec = SPEC | {"use": "digits", "subset": 100, "test_subset": 30}
-    described = datasets.prepare(spec, tmp_path)
+    described = datasets.prepare(data_settings(spec), tmp_path)
     torch.rand(10)
-    assert datasets.prepare(spec, tmp_path / "b")["sha256"] == described["sha256"]
-    assert (described["train"], described["test"]) == (100, 30)
-    train, test = datasets.open_data(described, {}, CPU)
+    assert datasets.prepare(data_settings(spec), tmp_path / "b").sha256 == described.sha256
+    assert (described.train, described.test) == (100, 30)
+    train, test = datasets.open_data(described, data_settings({}), CPU)
     whole = {image.numpy().tobytes() for image in datasets.digits()[0][0]}
     chosen = [image.numpy().tobytes() for image in train.store.inputs]
     assert set(chosen) <= whole
@@ -231,14 +233,14 @@ def test_a_subset_is_the_same_in_every_trial_and_part_of_the_whole(tmp_path):
 
 
 def test_a_subset_larger_than_the_set_is_the_set(tmp_path):
-    assert datasets.prepare(SPEC | {"use": "digits", "subset": 10**6}, tmp_path)["train"] == len(
+    assert datasets.prepare(data_settings(SPEC | {"use": "digits", "subset": 10**6}), tmp_path).train == len(
         datasets.digits()[0][0]
     )
 
 
 def test_drop_last_is_for_training_alone(tmp_path):
-    described = datasets.prepare(SPEC | {"use": "digits"}, tmp_path)
-    train, test = datasets.open_data(described, {"drop_last": True}, CPU)
+    described = datasets.prepare(data_settings(SPEC | {"use": "digits"}), tmp_path)
+    train, test = datasets.open_data(described, data_settings({"drop_last": True}), CPU)
     assert (train.drop_last, test.drop_last) == (True, False)
 
 
@@ -265,19 +267,19 @@ def pets(tmp_path, monkeypatch) -> Path:
 
 
 def opened(spec: dict[str, Any], cache: Path, **more: Any) -> tuple[dict[str, Any], Data, Data]:
-    described = datasets.prepare(SPEC | {"use": "pets"} | spec, cache)
-    return (described, *datasets.open_data(described, more, CPU))
+    described = datasets.prepare(data_settings(SPEC | {"use": "pets"} | spec), cache)
+    return (described, *datasets.open_data(described, data_settings(more), CPU))
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_resident_and_streamed_sets_give_the_same_batches(workers, pets, tmp_path):
     resident, kept, kept_test = opened({}, tmp_path / "a", augment=["flip", "crop1"])
     streamed, read, read_test = opened({"resident": 0}, tmp_path / "b", augment=["flip", "crop1"], workers=workers)
-    assert (resident["kind"], streamed["kind"]) == ("resident", "streamed")
+    assert (resident.kind, streamed.kind) == ("resident", "streamed")
     assert isinstance(kept.store, Resident)
     assert isinstance(read.store, Streamed)
     for key in ("shape", "classes", "mean", "std", "train", "test", "source"):
-        assert resident[key] == streamed[key]
+        assert getattr(resident, key) == getattr(streamed, key)
     assert resident["shape"] == [3, 7, 9]
     batches = [torch.tensor([10, 0, 4]), torch.tensor([3, 3]), torch.tensor([7])]
     seeded = lambda number: torch.Generator().manual_seed(number)  # noqa: E731
@@ -312,17 +314,17 @@ def test_images_of_many_sizes_come_out_in_one(tmp_path, monkeypatch):
     write_images(folder / "val", {"cat": 1, "dog": 1}, size=(5, 5))
     monkeypatch.setenv("ENERGYBENCH_DATA", str(tmp_path / "data"))
     described, train, test = opened({}, tmp_path)
-    assert described["shape"] == [3, 6, 8]
+    assert described.shape == (3, 6, 8)
     assert train.store.inputs.shape[1:] == test.store.inputs.shape[1:] == (3, 6, 8)
     described, train, test = opened({"options": {"size": 4}}, tmp_path)
-    assert described["shape"] == [3, 4, 4]
+    assert described.shape == (3, 4, 4)
     assert train.store.inputs.shape[1:] == test.store.inputs.shape[1:] == (3, 4, 4)
 
 
 def test_streamed_sets_of_two_sizes_do_not_share_their_description(pets, tmp_path):
     for side in (4, 6):
         described, data, _ = opened({"resident": 0, "options": {"size": side}}, tmp_path, workers=0)
-        assert described["shape"] == [3, side, side]
+        assert described.shape == (3, side, side)
         assert next(data.load([torch.arange(2)])).inputs.shape == (2, 3, side, side)
 
 
@@ -336,8 +338,8 @@ def test_a_streamed_sets_moments_are_of_all_its_classes(tmp_path, monkeypatch):
                 (folder / f"{number}.png").symlink_to(folder / "0.png")
     monkeypatch.setenv("ENERGYBENCH_DATA", str(tmp_path / "data"))
     described, _, _ = opened({"resident": 0}, tmp_path)
-    assert described["mean"] == pytest.approx([0.5] * 3, abs=0.01)
-    assert described["std"] == pytest.approx([0.5] * 3, abs=0.01)
+    assert described.mean == pytest.approx([0.5] * 3, abs=0.01)
+    assert described.std == pytest.approx([0.5] * 3, abs=0.01)
 
 
 def test_a_class_that_the_test_set_lacks_leaves_the_labels_of_the_others(tmp_path, monkeypatch):
@@ -347,7 +349,7 @@ def test_a_class_that_the_test_set_lacks_leaves_the_labels_of_the_others(tmp_pat
     monkeypatch.setenv("ENERGYBENCH_DATA", str(tmp_path / "data"))
     described, _, test = opened({}, tmp_path)
     assert test.store.targets.tolist() == [0, 2]
-    assert described["classes"] == 3
+    assert described.classes == 3
     write_images(folder / "test", {"wasp": 1})
     with pytest.raises(UsageError) as refused:
         opened({}, tmp_path)
@@ -385,16 +387,16 @@ def test_torchvisions_layout_is_found_under_the_sets_name_or_at_the_root(inside,
         write_idx(raw / f"{prefix}-images-idx3-ubyte", random.integers(0, 256, (count, 28, 28), dtype=np.uint8))
         write_idx(raw / f"{prefix}-labels-idx1-ubyte", (np.arange(count) % 10).astype(np.uint8))
     monkeypatch.setenv("ENERGYBENCH_DATA", str(tmp_path / "data"))
-    described = datasets.prepare(SPEC | {"use": "mnist"}, tmp_path / "cache", download=False)
-    assert (described["shape"], described["train"], described["test"]) == ([1, 28, 28], 20, 7)
-    assert "as torchvision lays it out" in described["source"]
+    described = datasets.prepare(data_settings(SPEC | {"use": "mnist"}), tmp_path / "cache", download=False)
+    assert (described.shape, described.train, described.test) == ((1, 28, 28), 20, 7)
+    assert "as torchvision lays it out" in described.source
 
 
 @pytest.mark.parametrize("download", [False, True])
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion-mnist"])
 def test_a_set_that_cannot_be_had_is_refused_with_what_to_do(name, download, tmp_path):
     with pytest.raises(UsageError) as refused:
-        datasets.prepare(SPEC | {"use": name}, tmp_path, download=download)
+        datasets.prepare(data_settings(SPEC | {"use": name}), tmp_path, download=download)
     (problem,) = refused.value.problems
     assert problem.code == "E402"
     assert f"'{name}'" in problem.message
@@ -406,7 +408,7 @@ def test_a_set_that_cannot_be_had_is_refused_with_what_to_do(name, download, tmp
 def test_an_unknown_set_is_refused_with_the_nearest_name(pets, tmp_path):
     for wrong, near in (("cifar", "cifar10"), ("digit", "digits"), ("pest", "pets")):
         with pytest.raises(UsageError) as refused:
-            datasets.prepare(SPEC | {"use": wrong}, tmp_path)
+            datasets.prepare(data_settings(SPEC | {"use": wrong}), tmp_path)
         assert refused.value.problems[0].code == "E402"
         assert f"did you mean '{near}'?" in refused.value.problems[0].hint
 
@@ -421,9 +423,9 @@ def test_a_users_function_makes_any_tree_of_tensors(tmp_path):
     )
     function = discovery.load_function("mine.py:pairs", tmp_path)
     spec = SPEC | {"use": "mine.py:pairs", "options": {"count": 10, "scale": 2.0}, "subset": 8}
-    described = datasets.prepare(spec, tmp_path / "cache", function=function)
-    assert (described["train"], described["test"], described["mean"], described["classes"]) == (8, 3, None, None)
-    train, _ = datasets.open_data(described, {}, CPU)
+    described = datasets.prepare(data_settings(spec), tmp_path / "cache", function=function)
+    assert (described.train, described.test, described.mean, described.classes) == (8, 3, None, None)
+    train, _ = datasets.open_data(described, data_settings({}), CPU)
     batch = next(train.load([torch.tensor([2, 5])]))
     assert torch.equal(batch.inputs["a"], 2.0 * batch.targets["y"])
     assert batch.inputs["b"].shape == (2, 2)
@@ -432,10 +434,11 @@ def test_a_users_function_makes_any_tree_of_tensors(tmp_path):
 def test_a_users_function_is_refused_for_what_it_returns_and_takes(tmp_path):
     for function in (lambda: [1], lambda: {"train": (1, 2)}, lambda: None):
         with pytest.raises(UsageError, match="must return") as refused:
-            datasets.prepare(SPEC | {"use": "a.py:f"}, tmp_path, function=function)
+            datasets.prepare(data_settings(SPEC | {"use": "a.py:f"}), tmp_path, function=function)
         assert refused.value.problems[0].code == "E402"
     with pytest.raises(UsageError, match="takes no parameter 'size'"):
-        datasets.prepare(SPEC | {"use": "a.py:f", "options": {"size": 3}}, tmp_path, function=lambda side=1: None)
+        settings = data_settings({"use": "a.py:f", "options": {"size": 3}})
+        datasets.prepare(settings, tmp_path, function=lambda side=1: None)
 
 
 def test_the_same_bytes_in_another_shape_or_type_are_another_set(tmp_path):
@@ -443,8 +446,8 @@ def test_the_same_bytes_in_another_shape_or_type_are_another_set(tmp_path):
     views = [flat.view(12, 8), flat.view(12, 2, 4), flat.view(12, 8).view(torch.float64)]
     for view in views:
         made = {"train": (view, torch.arange(12)), "test": (view[:2], torch.arange(2))}
-        described = datasets.prepare(SPEC | {"use": "a.py:f"}, tmp_path, function=lambda made=made: made)
-        train, _ = datasets.open_data(described, {}, CPU)
-        assert described["shape"] == list(view.shape[1:])
+        described = datasets.prepare(data_settings(SPEC | {"use": "a.py:f"}), tmp_path, function=lambda made=made: made)
+        train, _ = datasets.open_data(described, data_settings({}), CPU)
+        assert described.shape == tuple(view.shape[1:])
         assert train.store.inputs.shape == view.shape
         assert train.store.inputs.dtype == view.dtype

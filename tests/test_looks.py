@@ -283,5 +283,5 @@ def test_looks_change_what_is_planned_and_added_blocks_do_not_change_what_it_is(
     declared_suite = suite(tmp_path, "blocks = 5\nblocks_max = 20")
     plain = spec_of(declared_suite, tmp_path, device=None, download=False)
     looked = spec_of(declared_suite, tmp_path, device=None, download=False, until_decided=True)
-    assert (plain["blocks"], plain["looks"]) == (5, [])
-    assert (looked["blocks"], looked["looks"]) == (20, [5, 10, 20])
+    assert (plain.blocks, plain.looks) == (5, ())
+    assert (looked.blocks, looked.looks) == (20, (5, 10, 20))

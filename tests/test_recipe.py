@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -18,7 +19,9 @@ from torch import nn
 
 from energybench.common.hashing import digest, stable_seed
 from energybench.suite import tables
+from energybench.suite.tables import Train, Workload
 from energybench.train.recipe import Recipe
+from energybench.trial.build import recipe_of
 
 progresses = st.floats(0, 1)
 
@@ -125,9 +128,18 @@ def test_betas_reach_the_optimizers_that_have_them(name):
     assert built.param_groups[0]["betas"] == (0.5, 0.75)
 
 
-def test_a_resolved_workload_becomes_a_recipe_and_other_keys_are_not_its_business():
-    workload = {"data": {"batch": 12, "use": "x"}, "train": {"epochs": 3, "lr": 0.5, "clip": None, "unknown": 1}}
-    assert Recipe.of(workload) == Recipe(epochs=3, batch=12, lr=0.5)
+def test_every_setting_of_a_suites_training_reaches_the_recipe():
+    """By the names that both give it; `activation` alone is the model's."""
+    train = {"epochs": 3, "lr": 0.5, "momentum": 0.25, "nesterov": True, "decay": 0.125, "schedule": "step"}
+    train |= {"milestones": [1.0, 2.0], "factor": 0.5, "warmup_epochs": 0.5, "clip": 2.0, "accumulate": 4}
+    train |= {"precision": "bf16", "label_smoothing": 0.0625}
+    given = {"name": "w", "model": {"use": "mlp"}, "data": {"use": "digits", "batch": 12}, "train": train}
+    recipe = recipe_of(Workload.model_validate(given))
+    assert {key: getattr(recipe, key) for key in train} == train | {"milestones": (1.0, 2.0)}
+    assert (recipe.batch, {field.name for field in fields(Recipe)}) == (
+        12,
+        {*Train.model_fields, "batch"} - {"activation"},
+    )
 
 
 def test_bf16_is_autocast_and_fp32_is_nothing():

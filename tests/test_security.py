@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from report.synthetic import Run
+from support import data_settings
 
 from energybench.common.errors import EnergybenchError
 from energybench.meter.trace import Sample, pack
@@ -144,7 +145,7 @@ def test_a_pickle_in_place_of_cifar_10_is_not_opened(tmp_path: Path, monkeypatch
     monkeypatch.setenv("ENERGYBENCH_DATA", str(tmp_path))
     spec = {"use": "cifar10", "batch": 8, "resident": 2e9}
     with pytest.raises(EnergybenchError, match="E402"):
-        datasets.prepare(spec, tmp_path / "cache", download=False)
+        datasets.prepare(data_settings(spec), tmp_path / "cache", download=False)
     assert not (tmp_path / "ran").exists()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import data_settings
 
 from energybench.common.errors import UsageError
 from energybench.runner import planner as plan
@@ -38,7 +39,8 @@ def _nothing_is_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def planned(folder: Path, text: str = SUITE, **changes: Any) -> dict[str, Any]:
     file = folder / "tiny.toml"
     file.write_text(text, encoding="utf-8")
-    return plan.Plan(spec_of(load(file), folder, device="cpu", download=False) | changes).result()
+    spec = spec_of(load(file), folder, device="cpu", download=False).model_copy(update=changes)
+    return plan.Plan(spec).result().model_dump(mode="json")
 
 
 @pytest.mark.parametrize(
@@ -53,28 +55,28 @@ def planned(folder: Path, text: str = SUITE, **changes: Any) -> dict[str, Any]:
     ],
 )
 def test_a_known_set_has_its_published_shape_and_counts(name, shape, classes, train, test, tmp_path):
-    described = datasets.prepare(SPEC | {"use": name}, tmp_path, download=False, known=True)
-    assert [described[key] for key in ("shape", "classes", "train", "test")] == [shape, classes, train, test]
-    assert "not on this machine" in described["source"]
+    described = datasets.prepare(data_settings(SPEC | {"use": name}), tmp_path, download=False, known=True)
+    assert [list(described.shape), described.classes, described.train, described.test] == [shape, classes, train, test]
+    assert "not on this machine" in described.source
 
 
 def test_subsets_and_sizes_are_the_suites(tmp_path):
-    spec = SPEC | {"subset": 100, "test_subset": 20, "resize": 64}
+    spec = data_settings(SPEC | {"subset": 100, "test_subset": 20, "resize": 64})
     described = datasets.prepare(spec, tmp_path, download=False, known=True)
-    assert (described["train"], described["test"], described["shape"]) == (100, 20, [3, 64, 64])
+    assert (described.train, described.test, described.shape) == (100, 20, (3, 64, 64))
     train, test = datasets.open_data(described, spec, CPU)
     assert (len(train), len(test), train.steps(16), train.samples(16)) == (100, 20, 7, 100)
     batch = next(train.load([torch.arange(5)]))
     assert batch.inputs.shape == (5, 3, 64, 64)
     assert batch.targets.tolist() == [0] * 5
-    spec = SPEC | {"use": "imagenet", "options": {"size": 96}}
-    assert datasets.prepare(spec, tmp_path, download=False, known=True)["shape"] == [3, 96, 96]
+    spec = data_settings(SPEC | {"use": "imagenet", "options": {"size": 96}})
+    assert datasets.prepare(spec, tmp_path, download=False, known=True).shape == (3, 96, 96)
 
 
 def test_nothing_stands_in_unless_it_is_asked_for_nor_for_an_unknown_name(tmp_path):
     for spec, known in ((SPEC, False), (SPEC | {"use": "cifar11"}, True)):
         with pytest.raises(UsageError) as refused:
-            datasets.prepare(spec, tmp_path, download=False, known=known)
+            datasets.prepare(data_settings(spec), tmp_path, download=False, known=known)
         assert refused.value.problems[0].code == "E402"
 
 
@@ -82,7 +84,7 @@ def test_nor_where_a_folder_of_that_name_holds_something_wrong(tmp_path, monkeyp
     (tmp_path / "data" / "cifar10" / "train").mkdir(parents=True)
     monkeypatch.setenv("ENERGYBENCH_DATA", str(tmp_path / "data"))
     with pytest.raises(UsageError):
-        datasets.prepare(SPEC, tmp_path, download=False, known=True)
+        datasets.prepare(data_settings(SPEC), tmp_path, download=False, known=True)
 
 
 def test_a_suite_is_checked_without_its_data_and_says_so(tmp_path):

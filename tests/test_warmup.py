@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from energybench.common.units import Quantity
 from energybench.trial import warmup
 from energybench.trial.warmup import ROUNDS, at_rest, warm_up
 
@@ -35,7 +36,7 @@ class Paced:
 def go(monkeypatch: pytest.MonkeyPatch, run: Paced, unit: str, count: float) -> tuple[Any, int]:
     waits: list[float] = []
     monkeypatch.setattr(warmup, "time", SimpleNamespace(perf_counter=lambda: run.now_s))
-    return warm_up(run, {"unit": unit, "count": count}, lambda: waits.append(run.now_s)), len(waits)  # type: ignore[arg-type]
+    return warm_up(run, Quantity(count, unit), lambda: waits.append(run.now_s)), len(waits)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 20])

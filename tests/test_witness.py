@@ -14,10 +14,10 @@ from torch import nn
 from energybench.records.record import CountingRun, Passes
 from energybench.train import discovery
 from energybench.train.method import Method
-from energybench.trial.counting_layer import CountingLayer
+from energybench.trial.counting_layer import CountingLayer, Counts
 
 
-def witnessed(*methods: Method, budget: int = 10**6, **settings: Any) -> tuple[CountingLayer, Any, dict[str, Any]]:
+def witnessed(*methods: Method, budget: int = 10**6, **settings: Any) -> tuple[CountingLayer, Any, Counts]:
     layer = CountingLayer(budget)
     run = double_run([layer, *methods], **settings)
     run.train()
@@ -31,27 +31,27 @@ PER_SAMPLE = FORWARD + 2 * (6 * 5 + 5 * 3) + 2 * 5 * 3
 
 def test_plain_training_is_counted_whole():
     _, _, result = witnessed(epochs=2)
-    assert result["counted_flop"] == PER_SAMPLE * 24 * 2
-    assert result["counted_error_flop"] == 0
-    assert result["outside_steps_flop"] == 0
-    assert result["keys"]["plain"].flop_per_sample == PER_SAMPLE
-    assert result["keys"]["plain"].flop_per_sample_sd == 0
+    assert result.counted_flop == PER_SAMPLE * 24 * 2
+    assert result.counted_error_flop == 0
+    assert result.outside_steps_flop == 0
+    assert result.keys["plain"].flop_per_sample == PER_SAMPLE
+    assert result.keys["plain"].flop_per_sample_sd == 0
 
 
 @pytest.mark.parametrize("budget", [1, 2, 4, 100])
 def test_a_sample_of_equal_steps_gives_the_same_total_without_an_error(budget):
     _, _, result = witnessed(budget=budget, epochs=4)
-    assert result["counted_flop"] == pytest.approx(PER_SAMPLE * 24 * 4)
-    assert result["counted_error_flop"] == 0
-    counted = result["keys"]["plain"].counted_steps
+    assert result.counted_flop == pytest.approx(PER_SAMPLE * 24 * 4)
+    assert result.counted_error_flop == 0
+    counted = result.keys["plain"].counted_steps
     assert counted >= 4  # every epoch contributes
     assert counted <= max(budget, 4) + 4  # rounded up, and the first step
 
 
 def test_the_last_smaller_batch_is_scaled_by_its_samples():
     _, _, result = witnessed(data=vectors(20), batch=8, budget=3, epochs=3)
-    assert result["counted_flop"] == pytest.approx(PER_SAMPLE * 20 * 3)
-    assert result["passes"].keys == {"plain": {"steps": 9, "samples": 60}}
+    assert result.counted_flop == pytest.approx(PER_SAMPLE * 20 * 3)
+    assert result.passes.keys == {"plain": {"steps": 9, "samples": 60}}
 
 
 class PerStep(Method):
@@ -67,8 +67,8 @@ class PerStep(Method):
 def test_where_every_step_was_counted_the_total_is_what_was_counted_also_of_unequal_steps():
     """9 samples in steps of 8 and 1: a price that each step pays alike is paid as often as there are steps."""
     layer, _, result = witnessed(PerStep(), data=vectors(9), batch=8, epochs=3)
-    assert result["counted_flop"] == layer.counter.total == PER_SAMPLE * 27 + 6 * 2 * 10**6
-    assert result["counted_error_flop"] == 0
+    assert result.counted_flop == layer.counter.total == PER_SAMPLE * 27 + 6 * 2 * 10**6
+    assert result.counted_error_flop == 0
 
 
 class Probes(Method):
@@ -89,19 +89,19 @@ class Probes(Method):
 
 def test_each_kind_of_step_has_its_own_price_and_what_runs_outside_steps_is_counted_too():
     _, _, result = witnessed(Probes(), epochs=2, batch=4)  # 6 steps an epoch, 2 of them with a probe
-    keys = result["keys"]
+    keys = result.keys
     assert keys["plain"].flop_per_sample == PER_SAMPLE
     assert keys["probe 2f1b1u"].flop_per_sample == PER_SAMPLE + FORWARD
     assert (keys["plain"].steps, keys["probe 2f1b1u"].steps) == (8, 4)
-    assert result["outside_steps_flop"] == FORWARD * 24 * 2
-    assert result["counted_flop"] == PER_SAMPLE * 48 + FORWARD * 16 + FORWARD * 48
+    assert result.outside_steps_flop == FORWARD * 24 * 2
+    assert result.counted_flop == PER_SAMPLE * 48 + FORWARD * 16 + FORWARD * 48
 
 
 def test_what_runs_outside_steps_is_counted_even_where_steps_are_sampled():
     _, _, result = witnessed(Probes(), epochs=4, batch=4, budget=12)
-    if result["counted_flop"] is not None:
-        assert result["outside_steps_flop"] == FORWARD * 24 * 4
-        assert result["counted_flop"] == pytest.approx(PER_SAMPLE * 96 + FORWARD * 32 + FORWARD * 96)
+    if result.counted_flop is not None:
+        assert result.outside_steps_flop == FORWARD * 24 * 4
+        assert result.counted_flop == pytest.approx(PER_SAMPLE * 96 + FORWARD * 32 + FORWARD * 96)
 
 
 def test_a_kind_of_step_that_no_sample_met_makes_the_total_unknown_and_is_named():
@@ -116,8 +116,8 @@ def test_a_kind_of_step_that_no_sample_met_makes_the_total_unknown_and_is_named(
     layer, _, _ = witnessed(budget=2, epochs=1, batch=2)
     rare = {(1, step) for step in range(1, 12)} - {(1, step) for step in layer._chosen}
     _, _, result = witnessed(Once(), budget=2, epochs=1, batch=2)
-    assert result["counted_flop"] is None
-    assert "'rare'" in result["reason"]
+    assert result.counted_flop is None
+    assert "'rare'" in result.reason
 
 
 class Uneven(nn.Module):
@@ -152,7 +152,7 @@ def test_the_witness_changes_neither_weights_nor_tally(budget):
     seen.train()
     assert_same_state(state(seen.model), state(plain.model))
     assert seen.tally.passes() == plain.tally.passes()
-    assert layer.result(seen)["passes"] == Passes(**asdict(plain.tally.passes()))
+    assert layer.result(seen).passes == Passes(**asdict(plain.tally.passes()))
 
 
 def test_the_tally_as_plain_data_is_the_records_to_the_letter():
@@ -166,10 +166,10 @@ def test_the_tally_as_plain_data_is_the_records_to_the_letter():
 def test_a_skipped_epoch_has_no_step_and_what_its_method_computes_instead_is_counted_outside():
     kind = discovery.load(discovery.sources()["gradsamp"])
     _, _, result = witnessed(discovery.build(kind, "gradsamp", {"skip": "every:2"}), epochs=4)
-    assert result["keys"]["plain"].steps == 6
-    assert result["counted_flop"] - result["outside_steps_flop"] == PER_SAMPLE * 24 * 2
-    assert result["outside_steps_flop"] > 0  # the fit's dot products
-    assert result["passes"].epochs_trained == 2
+    assert result.keys["plain"].steps == 6
+    assert result.counted_flop - result.outside_steps_flop == PER_SAMPLE * 24 * 2
+    assert result.outside_steps_flop > 0  # the fit's dot products
+    assert result.passes.epochs_trained == 2
 
 
 def test_work_that_nobody_prices_is_listed_with_its_calls():
@@ -182,13 +182,13 @@ def test_work_that_nobody_prices_is_listed_with_its_calls():
             return forward
 
     _, _, result = witnessed(Sorts(), epochs=1)
-    assert result["uncounted_calls"]["aten.topk"] == 3
-    assert sum(result["by_op"].values()) == result["counted_flop"]
+    assert result.uncounted_calls["aten.topk"] == 3
+    assert sum(result.by_op.values()) == result.counted_flop
 
 
 def test_the_result_is_what_a_witness_record_holds():
     _, _, result = witnessed(epochs=1)
-    assert set(result) <= set(CountingRun.model_fields)
+    assert set(asdict(result)) <= set(CountingRun.model_fields)
 
 
 def test_an_error_inside_a_counted_step_leaves_no_counter_behind():
@@ -207,4 +207,4 @@ def test_an_error_inside_a_counted_step_leaves_no_counter_behind():
 
 def test_a_single_sample_is_a_step():
     _, _, result = witnessed(data=vectors(1), batch=8, epochs=2)
-    assert result["counted_flop"] == PER_SAMPLE * 2
+    assert result.counted_flop == PER_SAMPLE * 2

@@ -27,8 +27,10 @@ from energybench.process.forkserver import Launcher
 from energybench.records.record import Cell
 from energybench.records.run_folder import scratch
 from energybench.runner.plan_request import Planned, plan
+from energybench.runner.plan_spec import PlannedWorkload, Purpose
 from energybench.suite.suite import Suite
 from energybench.verdict.flags import check_workload
+from energybench.workloads.description import DataDescription
 from energybench.workloads.stand_in import KIND as STAND_IN
 
 PHASES = {FORWARD: "forward", WEIGHT_GRADIENT: "dW", INPUT_GRADIENT: "dX"}
@@ -43,14 +45,14 @@ def examine(
         launcher = Launcher()
         if suite.trains:
             launcher.warm()
-        purpose = "count" if count else "trace"
+        purpose: Purpose = "count" if count else "trace"
         planned = plan(suite, launcher, place, device=device, download=False, purpose=purpose)
         counts = _counts(planned, launcher, place, say) if count else {}
-    plain = {name: _plain(known) for name, known in planned.workloads.items() if known["data"]}
+    plain = {name: _plain(known) for name, known in planned.workloads.items() if known.data}
     commands = [
         f"{name} is a command outside energybench's loop: its FLOPs are not known here"
         for name, known in planned.workloads.items()
-        if not known["data"]
+        if not known.data
     ]
     cells = [
         _cell(cell, planned, plain[cell.workload], counts.get((cell.workload, cell.method)), by_module)
@@ -71,20 +73,14 @@ def examine(
     }
 
 
-def _plain(known: dict[str, Any]) -> Work:
-    lines = tuple(Line(**line) for line in known["ledger"])
-    return Work(lines, epochs=known["epochs"], samples=known["samples"])
-
-
-def _settings(planned: Planned, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(w for w in planned.spec["workloads"] if w["name"] == name)
-    return found
+def _plain(known: PlannedWorkload) -> Work:
+    return Work(known.ledger, epochs=known.epochs, samples=known.samples)
 
 
 def _batch(planned: Planned, name: str) -> float:
     """Samples of one pass: what reads the parameters once."""
-    settings = _settings(planned, name)
-    return settings["data"]["batch"] / (settings["train"].get("accumulate") or 1)
+    workload, _ = planned.workload(name)
+    return workload.data.batch / workload.train.accumulate
 
 
 def _counts(
@@ -92,7 +88,7 @@ def _counts(
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """Each cell whose steps are its own, run once under the counter."""
     found = {}
-    here = [cell for cell in planned.counting_runs if planned.workloads[cell.workload]["data"]["kind"] != STAND_IN]
+    here = [cell for cell in planned.counting_runs if _description(planned, cell.workload).kind != STAND_IN]
     if here:
         total = sum((cell.expected_s or 0.0) * 1.5 + 1 for cell in here)
         say(f"counting {len(here)} runs without a meter, about {format_seconds(total)}; --no-count leaves it out")
@@ -103,25 +99,8 @@ def _counts(
 
 
 def _count(cell: Cell, planned: Planned, launcher: Launcher, place: Path) -> dict[str, Any]:
-    known = planned.workloads[cell.workload]
-    settings = _settings(planned, cell.workload)
     in_path, out_path = place / "count.in.json", place / "count.out.json"
-    in_path.write_text(
-        json.dumps(
-            {
-                "header": {"seed": planned.suite.trials.seed},
-                "base": planned.spec["base"],
-                "epochs": None,
-                "stack": cell.stack,
-                "workload": {key: value for key, value in settings.items() if key != "where"},
-                "data": known["data"],
-                "ledger": known["ledger"],
-                "threads": planned.spec["threads"],
-                "device": planned.device,
-            }
-        ),
-        encoding="utf-8",
-    )
+    planned.counting_spec(cell).write(in_path)
     out_path.unlink(missing_ok=True)
     outcome = launcher.call("energybench.trial.count_cell:main", in_path, out_path)
     if not out_path.exists():
@@ -133,8 +112,8 @@ def _count(cell: Cell, planned: Planned, launcher: Launcher, place: Path) -> dic
 def _workload(planned: Planned, name: str, work: Work) -> dict[str, Any]:
     batch = _batch(planned, name)
     return {
-        "data": planned.workloads[name]["data"]["source"],
-        "parameters": planned.workloads[name]["parameters"],
+        "data": _description(planned, name).source,
+        "parameters": planned.workloads[name].parameters,
         "epochs": work.epochs,
         "samples": work.samples,
         "batch": batch,
@@ -144,6 +123,13 @@ def _workload(planned: Planned, name: str, work: Work) -> dict[str, Any]:
         "plain_by_op": work.flop_by(_op),
         "plain_b_by_op": work.moved_b_by(batch, _op),
     }
+
+
+def _description(planned: Planned, name: str) -> DataDescription:
+    """Of the data of a workload that is trained."""
+    _, known = planned.workload(name)
+    assert known.data is not None
+    return known.data
 
 
 def _op(line: Line) -> str:

@@ -11,7 +11,7 @@ import torch._dynamo
 
 import energybench.cli.command_line
 import energybench.runner.planner
-import energybench.trial.trial
+import energybench.trial.counting_run
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.process.reaper import adopt
 

@@ -145,11 +145,20 @@ def flops(
     sys.exit(EXIT_TRIALS_FAILED if any(cell["status"] == "failed" for cell in facts["cells"]) else 0)
 
 
+# The mode of what a trial is handed → the module that runs it.
+MAINS = {
+    "trial": "energybench.trial.trial",
+    "counting run": "energybench.trial.counting_run",
+    "command": "energybench.trial.command_trial",
+}
+
+
 @click.command()
 @click.argument("in_path", metavar="IN.json", type=click.Path(exists=True, dir_okay=False))
 @click.argument("out_path", metavar="OUT.json", type=click.Path(dir_okay=False))
 def cell(in_path: str, out_path: str) -> None:
     """Run one trial described by IN.json and write its record: what `run` does in each child process."""
+    import importlib
     import json
 
     from energybench.common.limits import RECORD_B
@@ -161,13 +170,14 @@ def cell(in_path: str, out_path: str) -> None:
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(Problem("E601", f"cannot read it: {why}", in_path, hint)) from None
-    if not isinstance(spec, dict) or not {"mode", "header", "measure"} <= set(spec):
+    if not isinstance(spec, dict) or spec.get("mode") not in MAINS:
         raise UsageError(Problem("E601", "it describes no trial", in_path, hint))
-    if spec["mode"] == "command":
-        from energybench.trial.command_trial import main as run_command
+    from pydantic import ValidationError
 
-        run_command(in_path, out_path)
-        return
-    from energybench.trial.trial import main as run_cell
-
-    run_cell(in_path, out_path)
+    module = importlib.import_module(MAINS[spec["mode"]])
+    try:
+        module.main(in_path, out_path)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = f"it describes no trial: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise UsageError(Problem("E601", message, in_path, hint)) from None

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, ValidationInfo, WithJsonSchema
 
 from energybench.common.errors import nearest
 
@@ -194,12 +194,25 @@ def _written(kind: _Kind) -> WithJsonSchema:
     )
 
 
-Seconds = Annotated[float, BeforeValidator(parse_seconds), _written(_SECONDS)]
-Ratio = Annotated[float, BeforeValidator(parse_ratio), _written(_RATIO)]
-Points = Annotated[float, BeforeValidator(parse_points), _written(_POINTS)]
-Bytes = Annotated[int, BeforeValidator(parse_bytes), _written(_SIZE)]
-Warmup = Annotated[Quantity, BeforeValidator(parse_warmup), _written(_WARMUP)]
-Period = Annotated[Quantity, BeforeValidator(parse_period), _written(_PERIOD)]
+# The context in which pydantic validates what a model of these types has dumped: numbers in SI units.
+RESOLVED = {"units": "resolved"}
+
+
+def _reads(parse: Callable[[Any], Any]) -> BeforeValidator:
+    def read(value: Any, info: ValidationInfo) -> Any:
+        if info.context != RESOLVED or isinstance(value, str):
+            return parse(value)
+        return Quantity(**value) if isinstance(value, dict) else value
+
+    return BeforeValidator(read)
+
+
+Seconds = Annotated[float, _reads(parse_seconds), _written(_SECONDS)]
+Ratio = Annotated[float, _reads(parse_ratio), _written(_RATIO)]
+Points = Annotated[float, _reads(parse_points), _written(_POINTS)]
+Bytes = Annotated[int, _reads(parse_bytes), _written(_SIZE)]
+Warmup = Annotated[Quantity, _reads(parse_warmup), _written(_WARMUP)]
+Period = Annotated[Quantity, _reads(parse_period), _written(_PERIOD)]
 
 
 # Ladders: (size in the base unit, name, smallest number shown with it), largest first.

@@ -18,14 +18,13 @@ def measures(meter: Meter) -> bool:
     return not isinstance(meter, Missing) and not getattr(meter, "models", False)
 
 
-def keep_trace(window: Window, path: str | None) -> str | None:
+def keep_trace(window: Window, path: Path | None) -> str | None:
     """Write what the meters sampled beside the record; its place in the run's folder, or None where nothing was."""
     samples = window.samples()
     if path is None or not samples:
         return None
-    file = Path(path)
-    write_bytes(file, pack(samples, window.start_ns))
-    return f"{file.parent.name}/{file.name}"
+    write_bytes(path, pack(samples, window.start_ns))
+    return f"{path.parent.name}/{path.name}"
 
 
 def gpu_facts(meters: Sequence[Meter]) -> dict[str, Any]:

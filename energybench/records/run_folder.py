@@ -84,7 +84,7 @@ class Folder:
             refuse_strangers(self.path, run, found)
         return found
 
-    def witnessed(self) -> list[CountingRun]:
+    def counted(self) -> list[CountingRun]:
         return [read(path, CountingRun) for path in held_in(self.path, "witness", "*.json")]
 
     def save(self, run: RunFile) -> None:

@@ -6,7 +6,6 @@ Which executable, which script, which cards; what the cells are and which files 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import re
@@ -22,9 +21,10 @@ from energybench.common.machine import cpu_name
 from energybench.common.safe_read import listed
 from energybench.common.version import __version__
 from energybench.meter.unavailable import Unavailable
-from energybench.records.record import Cell, Claim
+from energybench.records.record import Cell, Claim, Role
 from energybench.runner.plan_energy import energy
-from energybench.suite.command_tables import fill, fill_words, placeholders
+from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
+from energybench.suite.command_tables import CommandWorkload, fill, fill_words, placeholders
 from energybench.trial.command_trial import cards
 
 INTERPRETER = re.compile(r"(python|pypy)[\d.]*|bash|dash|sh|zsh|perl|ruby|node|Rscript|julia|lua")
@@ -33,15 +33,14 @@ LARGEST_B = 1 << 28
 
 
 def main(in_path: str, out_path: str) -> None:
-    spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
-    Path(out_path).write_text(json.dumps(CommandPlan(spec).result()), encoding="utf-8")
+    CommandPlan(PlanSpec.read(in_path)).result().write(Path(out_path))
 
 
 class CommandPlan:
     """Checks the commands one by one, so that one mistake does not hide the next."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        self.spec, self.base = spec, Path(spec["base"])
+    def __init__(self, spec: PlanSpec) -> None:
+        self.spec, self.suite, self.base = spec, spec.suite, spec.base
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.executables: dict[str, str] = {}
@@ -49,50 +48,51 @@ class CommandPlan:
         self.uuids = self.cards()
         self.device_name = "+".join(self.uuids) or "cpu"
 
-    def result(self) -> dict[str, Any]:
-        cells = [cell for workload in self.spec["commands"] for cell in self.cells(workload)]
-        measure = self.spec["measure"]
-        looked = self.spec["purpose"] in ("count", "trace")  # nothing will be metered
-        facts, problems = (
-            ({}, []) if looked else energy({**self.spec, "measure": {**measure, "gpus": self.gpus()}}, self.device_name)
-        )
-        self.problems += problems
-        return {
-            "problems": [problem.as_dict() for problem in self.problems],
-            "notes": list(dict.fromkeys(self.notes)),
-            "device": "cuda" if self.uuids else "cpu",
-            "device_name": self.device_name,
-            "gpus": self.gpus(),
-            "workloads": {workload["name"]: {"data": None} for workload in self.spec["commands"]},
-            "cells": [cell.model_dump(mode="json") for cell in cells],
-            "machine": self.machine() | facts,
-            "sources": {name: _portable(path) for name, path in self.executables.items()}
+    def result(self) -> PlanResult:
+        cells = [cell for number, workload in self.spec.commands for cell in self.cells(number, workload)]
+        facts: dict[str, Any] = {}
+        if self.spec.purpose not in ("count", "trace"):  # else nothing will be metered
+            measure = self.suite.measure.model_copy(update={"gpus": self.gpus()})
+            facts, problems = energy(self.spec, measure, self.device_name)
+            self.problems += problems
+        return PlanResult(
+            problems=tuple(self.problems),
+            notes=tuple(dict.fromkeys(self.notes)),
+            device="cuda" if self.uuids else "cpu",
+            device_name=self.device_name,
+            command_device=self.device_name,
+            cards=self.gpus(),
+            workloads={workload.name: PlannedWorkload() for _, workload in self.spec.commands},
+            cells=tuple(cells),
+            machine=self.machine() | facts,
+            sources={name: _portable(path) for name, path in self.executables.items()}
             | {name: f"sha256 {sha[:12]}" for name, sha in self.files.items()},
-            "digest": digest([cell.model_dump(mode="json") for cell in cells]),
-        }
+            digest=digest([cell.model_dump(mode="json") for cell in cells]),
+        )
 
     # ── devices ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def cards(self) -> list[str]:
         """UUIDs of the cards that a command may use; which ones it does cannot be known."""
-        asked, wanted = self.spec["device"], self.spec["measure"].get("gpus", "used")
+        asked, measure = self.spec.device, self.suite.measure
         if asked not in (None, "cpu", "cuda"):
             hint = '--device cpu or cuda; [measure] gpus = ["GPU-..."] names the cards that are metered'
             message = f"which card a command uses is its own affair, so --device {asked} says nothing"
             self.problems.append(Problem("E521", message, hint=hint))
-        if asked == "cpu" or self.spec["measure"]["energy"] == "off":
+        if asked == "cpu" or measure.energy == "off":
             return []
         try:
-            return cards(wanted)
-        except Unavailable as why:
+            return cards(measure.gpus)
+        except Unavailable as unavailable:
             if asked == "cuda":
-                self.problems.append(Problem("E521", f"there is no card: {why.reason}", hint="--device cpu"))
-            elif why.kind != "absent":
-                self.notes.append(f"no card is metered: {why.reason}; {why.remedy}")
+                self.problems.append(Problem("E521", f"there is no card: {unavailable.reason}", hint="--device cpu"))
+            elif unavailable.kind != "absent":
+                self.notes.append(f"no card is metered: {unavailable.reason}; {unavailable.remedy}")
             return []
 
-    def gpus(self) -> Any:
-        return self.uuids or self.spec["measure"].get("gpus", "used")
+    def gpus(self) -> str | tuple[str, ...]:
+        """What is metered: the cards, or what the suite asks for where there is none."""
+        return tuple(self.uuids) or self.suite.measure.gpus
 
     def machine(self) -> dict[str, Any]:
         return {
@@ -106,28 +106,27 @@ class CommandPlan:
 
     # ── cells ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def cells(self, workload: dict[str, Any]) -> list[Cell]:
-        pairs = [pair for pair in self.spec["pairs"] if pair["workload"] == workload["name"]]
-        idle = pairs[0]["skipped"] if pairs and all(pair["skipped"] for pair in pairs) else None
-        roles: list[Literal["baseline", "twin"]] = ["baseline", "twin"] if self.spec["twin"] else ["baseline"]
-        words, place = fill(workload["command"], workload["options"]), workload["where"]["command"]
-        found = [self.cell(workload, role, role, words, place, skipped=idle) for role in roles]
-        for pair in pairs:
-            variant = next(v for v in self.spec["variants"] if v["label"] == pair["variant"])
-            command = variant["command"]
-            command = command.get(workload["name"]) if isinstance(command, dict) else command
-            words = fill(command, {**workload["options"], **variant["values"]}) if command else []
-            made = self.cell(workload, variant["label"], "method", words, variant["where"], skipped=pair["skipped"])
-            claim = Claim(**variant["claim"]) if variant["claim"] else None
-            found.append(made.model_copy(update={"claim": claim, "tuned_trials": variant["tuned"]}))
-        return found
+    def cells(self, number: int, workload: CommandWorkload) -> list[Cell]:
+        pairs = self.spec.pairs_of(workload.name, commands=True)
+        skipped = pairs[0][0].skipped if pairs and all(pair.skipped for pair, _ in pairs) else None
+        roles: list[Literal["baseline", "twin"]] = ["baseline", "twin"] if self.suite.trials.twin else ["baseline"]
+        words, place = fill(workload.command, workload.options), self.spec.where("workload", number, "command")
+        cells = [self.cell(workload, role, role, words, place, skipped=skipped) for role in roles]
+        for pair, variant in pairs:
+            command = variant.command_for(workload.name)
+            words = fill(command, {**workload.options, **variant.values}) if command else []
+            place = self.spec.where(*variant.loc, "command")
+            cell = self.cell(workload, variant.label, "method", words, place, skipped=pair.skipped)
+            claim = Claim(**variant.claim) if variant.claim else None
+            cells.append(cell.model_copy(update={"claim": claim, "tuned_trials": variant.tuned}))
+        return cells
 
     def cell(
-        self, workload: dict[str, Any], label: str, role: Any, words: list[str], place: str, *, skipped: str | None
+        self, workload: CommandWorkload, label: str, role: Role, words: list[str], place: str, *, skipped: str | None
     ) -> Cell:
         path = None if skipped or not words else self.executable(words, place)
         files = {} if path is None else self.named(words)
-        settings = {key: value for key, value in workload.items() if key not in ("where", "command")}
+        settings = {key: value for key, value in workload.settings().items() if key != "command"}
         parts = [
             settings,
             words,
@@ -135,10 +134,12 @@ class CommandPlan:
             files,
             source_digest(),
             self.device_name,
-            *(self.spec[key] for key in ("measure", "threads", "metric")),
+            self.suite.digest_source()["measure"],
+            self.suite.trials.threads,
+            self.suite.accept.quality.metric,
         ]
         return Cell(
-            workload=workload["name"], method=label, role=role, command=words, skipped=skipped, digest=digest(parts)
+            workload=workload.name, method=label, role=role, command=words, skipped=skipped, digest=digest(parts)
         )
 
     def executable(self, words: list[str], place: str) -> str | None:
@@ -176,8 +177,9 @@ class CommandPlan:
     def named(self, words: list[str]) -> dict[str, str]:
         """The files that a command names, wherever they stand, by their content; in a shell's string too, and by the
         seed or the number of a declared block."""
-        blocks = range(self.spec["blocks"] if {"seed", "block"} & placeholders(" ".join(words)) else 1)
-        filled = (word for b in blocks for word in fill_words(words, {"seed": self.spec["seed"] + b, "block": b}))
+        blocks = range(self.spec.blocks if {"seed", "block"} & placeholders(" ".join(words)) else 1)
+        seed = self.suite.trials.seed
+        filled = (word for b in blocks for word in fill_words(words, {"seed": seed + b, "block": b}))
         texts = [each for word in dict.fromkeys(filled) for each in (word, *_inside(word))]
         found = {}
         for text in dict.fromkeys(part for each in texts for part in (each, each.partition("=")[2])):

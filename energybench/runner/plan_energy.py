@@ -7,33 +7,38 @@ from typing import Any
 from energybench.common.errors import EnergybenchError, Problem, nearest
 from energybench.meter import sensors, survey
 from energybench.meter.carbon import intensity, model_parameters
+from energybench.runner.plan_spec import PlanSpec
+from energybench.suite.tables import Measure
 
 
-def energy(spec: dict[str, Any], device: str) -> tuple[dict[str, Any], list[Problem]]:
+def energy(spec: PlanSpec, measure: Measure, device: str) -> tuple[dict[str, Any], list[Problem]]:
     """(facts of the machine, what is wrong); nothing where energy is off.
 
-    spec:   as `energybench.runner.plan_request.spec_of` gives it
-    device: "cpu", or the UUID of the card that trains
+    Args:
+        spec:    for the places of what is wrong
+        measure: the suite's, or with the cards that a command may use
+        device:  "cpu", or the UUID of the card that trains
     """
-    measure, problems = spec["measure"], list[Problem]()
-    if measure["energy"] == "off":
+    problems: list[Problem] = []
+    if measure.energy == "off":
         return {}, []
-    for name in measure["meters"]:
+    for name in measure.meters:
         if name not in sensors.offered():
             hint = nearest(name, sensors.offered()) or "install the package that offers it"
             message = f"no installed package offers the meter '{name}'"
-            problems.append(Problem("E503", message, spec["meters_where"], hint))
-    facts = survey.sensors(measure, device)
+            problems.append(Problem("E503", message, spec.where("measure", "meters"), hint))
+    facts = survey.sensors(measure.model_dump(), device)
     if not facts["measured"]:
         facts["energy_model"] = model_parameters()
-    if measure["energy"] == "require" and not facts["measured"]:
-        why = "; ".join(facts["missing"].values())
+    if measure.energy == "require" and not facts["measured"]:
+        reasons = "; ".join(facts["missing"].values())
         hint = 'energybench doctor says what it has; or: energy = "if available"'
-        message = f"this machine cannot measure energy: {why}"
-        problems.append(Problem("E501", message, spec["energy_where"], hint))
-    if measure.get("carbon"):
+        message = f"this machine cannot measure energy: {reasons}"
+        problems.append(Problem("E501", message, spec.where("measure", "energy"), hint))
+    if measure.carbon:
         try:
-            facts["carbon"] = intensity(measure["carbon"]["country"]) | {"pue": measure["carbon"]["pue"]}
+            facts["carbon"] = intensity(measure.carbon.country) | {"pue": measure.carbon.pue}
         except EnergybenchError as error:
-            problems += [problem.placed(spec["carbon_where"]) for problem in error.problems]
+            place = spec.where("measure", "carbon", "country")
+            problems += [problem.placed(place) for problem in error.problems]
     return facts, problems

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 from energybench.common.errors import CannotMeasure, CannotWrite, Problem, UsageError, in_order
 from energybench.common.hashing import digest
-from energybench.common.sealed_files import write_text
 from energybench.process import subprocess_call
 from energybench.process.forkserver import Launcher, Outcome
 from energybench.records.record import Cell
-from energybench.suite.command_tables import CommandWorkload
+from energybench.runner.plan_spec import PairSpec, PlannedWorkload, PlanResult, PlanSpec, Purpose
 from energybench.suite.suite import Suite
+from energybench.suite.tables import Workload
+from energybench.trial.spec import CellHeader, CountingSpec, MeasureSpec, stack_of
 
 WARMER_C = 10.0  # than at the start of the run, a card may be when a trial begins
 
@@ -23,115 +23,115 @@ WARMER_C = 10.0  # than at the start of the run, a card may be when a trial begi
 class Planned:
     """A suite that has passed every check, with what its trials need."""
 
-    def __init__(self, suite: Suite, result: dict[str, Any], spec: dict[str, Any]) -> None:
-        self.suite, self.spec = suite, spec
-        self.workloads: dict[str, dict[str, Any]] = result["workloads"]
-        self.cells = [Cell.model_validate(cell) for cell in result["cells"]]
-        self.notes: list[str] = result["notes"]
-        self.machine: dict[str, Any] = result["machine"]
-        self.device: str = result["device"]  # as torch names it
-        self.device_name: str = result["device_name"]  # "cpu", or the card's UUID
-        self.digest: str = result["digest"]
-        self.sources: dict[str, str] = result.get("sources", {})  # programs and files that commands name
-        self.cards: Any = result.get("gpus")  # that are metered while a command runs
-        self.command_device: str = result.get("command_device", "cpu")
-        self.blocks: int = spec["blocks"]  # the most there will be
-        self.looks: list[int] = spec["looks"]  # empty: one, when all blocks are there
+    def __init__(self, suite: Suite, result: PlanResult, spec: PlanSpec) -> None:
+        self.suite, self.spec, self.result = suite, spec, result
+        self.workloads = result.workloads
+        self.cells, self.notes = list(result.cells), list(result.notes)
+        self.machine = result.machine
+        self.device, self.device_name = result.device, result.device_name
+        self.digest = result.digest
+
+    def workload(self, name: str) -> tuple[Workload, PlannedWorkload]:
+        """A workload that is trained, as the suite has it, and what is known of it."""
+        return next(each for _, each in self.spec.trainings if each.name == name), self.workloads[name]
 
     @property
-    def measure(self) -> dict[str, Any]:
+    def measure(self) -> MeasureSpec:
         """The suite's [measure] with what a trial must know of this machine's sensors."""
-        cards, cooldown = self.machine.get("gpus", []), self.spec["cooldown"]
+        cards, cooldown = self.machine.get("gpus", []), self.suite.trials.cooldown
         ticks = [card["tick"]["seconds"] for card in cards if card.get("tick")]
         starts = {card["uuid"]: card["temperature_c"] for card in cards if card.get("temperature_c") is not None}
-        return self.spec["measure"] | {
-            "model": self.machine.get("energy_model"),
-            "tick_s": max(ticks, default=0.0),
-            "below_c": {uuid: cooldown["below_c"] or heat + WARMER_C for uuid, heat in starts.items()},
-            "cooldown_s": cooldown["longest"],
-        }
+        measure = self.suite.measure
+        return MeasureSpec(
+            energy=measure.energy,
+            gpus=measure.gpus,
+            meters=measure.meters,
+            carbon=measure.carbon,
+            model=self.machine.get("energy_model"),
+            tick_s=max(ticks, default=0.0),
+            below_c={uuid: cooldown.below_c or heat + WARMER_C for uuid, heat in starts.items()},
+            cooldown_s=cooldown.longest,
+        )
 
     @property
-    def measure_commands(self) -> dict[str, Any]:
+    def measure_commands(self) -> MeasureSpec:
         """The same for a trial that is a command: which cards it uses is its own affair."""
-        return self.measure | {"gpus": self.cards, "of_children": True}
+        return self.measure.model_copy(update={"gpus": self.result.cards, "of_children": True})
 
     @property
     def trials(self) -> int:
-        return self.blocks * sum(not cell.skipped for cell in self.cells)
+        return self.spec.blocks * sum(not cell.skipped for cell in self.cells)
 
     @property
     def counting_runs(self) -> list[Cell]:
         """One per cell whose steps are its own; twins and controls take the baseline's steps."""
-        own = [cell for cell in self.cells if cell.role in ("baseline", "method") and not cell.command]
-        return [cell for cell in own if not cell.skipped]
+        distinct = [cell for cell in self.cells if cell.role in ("baseline", "method") and not cell.command]
+        return [cell for cell in distinct if not cell.skipped]
+
+    def counting_spec(self, cell: Cell) -> CountingSpec:
+        """What the counting run of a cell is handed."""
+        workload, known = self.workload(cell.workload)
+        assert known.data is not None
+        seed = self.suite.trials.seed
+        return CountingSpec(
+            header=CellHeader(
+                workload=cell.workload, method=cell.method, role=cell.role, digest=cell.digest, seed=seed
+            ),
+            base=self.spec.base,
+            workload=workload,
+            data=known.data,
+            stack=stack_of(cell.stack),
+            seed=seed,
+            ledger=known.ledger,
+            balance_flop_b=known.balance_flop_b,
+            threads=self.suite.trials.threads,
+            device=self.device,
+        )
 
     def expected_s(self) -> float | None:
         """About how long: plain steps for every cell, a second of set-up for each process. A command takes its time."""
         if any(cell.command and not cell.skipped for cell in self.cells):
             return None
-        metered = self.blocks * sum((c.expected_s or 0) + 1 for c in self.cells if not c.skipped)
+        metered = self.spec.blocks * sum((c.expected_s or 0) + 1 for c in self.cells if not c.skipped)
         return metered + sum((c.expected_s or 0) * 1.5 + 1 for c in self.counting_runs)
 
 
 def spec_of(
-    suite: Suite, place: Path, *, device: str | None, download: bool, until_decided: bool = False, added: int = 0
-) -> dict[str, Any]:
-    """The suite as plain data for `energybench.runner.planner`, each part with the line it was written in."""
-    looks = list(suite.trials.declared_looks) if until_decided else []
-    workloads = [{**w.settings(), "where": _places(suite, ("workload", i))} for i, w in enumerate(suite.workloads)]
-    for workload in workloads:
-        workload.pop("extends", None)
-    commands = {w.name for w in suite.workloads if isinstance(w, CommandWorkload)}
-    variants = [
-        {
-            "label": variant.label,
-            "claim": variant.claim,
-            "control": variant.control,
-            "tuned": variant.tuned,
-            "command": variant.command,
-            "values": variant.values,
-            "where": suite.where((*variant.loc, "command")),
-            "stack": [
-                {
-                    "use": layer.use,
-                    "parameters": layer.parameters,
-                    "where": {"": suite.where(layer.loc), "use": suite.where((*layer.loc[:2], "use"))}
-                    | {k: suite.where((*layer.loc, k)) for k in layer.parameters},
-                }
-                for layer in variant.stack
-            ],
-        }
-        for variant in suite.variants()
-    ]
-    settings = suite.digest_source()
-    return {
-        "base": str(suite.path.parent),
-        "cache": str(place / "data"),
-        "variants": variants,
-        "workloads": [w for w in workloads if w["name"] not in commands],
-        "commands": [w for w in workloads if w["name"] in commands],
-        "pairs": [{"workload": w.name, "variant": v.label, "skipped": why} for w, v, why in suite.pairs()],
-        "blocks": looks[-1] if looks else suite.trials.blocks,
-        "looks": looks,
-        "added": added,
-        "seed": suite.trials.seed,
-        "twin": suite.trials.twin,
-        "threads": suite.trials.threads,
-        "warmup": settings["trials"]["warmup"],
-        "measure": settings["measure"],
-        "metric": suite.accept.quality.metric,
-        "metric_where": suite.where(("accept", "quality", "metric")),
-        "energy_where": suite.where(("measure", "energy")),
-        "stamp": suite.stamp,
-        "accept": settings["accept"],
-        "require": settings["require"],
-        "meters_where": suite.where(("measure", "meters")),
-        "cooldown": settings["trials"]["cooldown"],
-        "carbon_where": suite.where(("measure", "carbon", "country")),
-        "device": device,
-        "download": download,
-    }
+    suite: Suite,
+    place: Path,
+    *,
+    device: str | None,
+    download: bool,
+    purpose: Purpose | None = None,
+    until_decided: bool = False,
+    added: int = 0,
+) -> PlanSpec:
+    """What the check of a suite is handed.
+
+    Args:
+        place:         folder for decoded data
+        device:        as torch names it; None: the first card, else the processor
+        download:      whether data may be fetched
+        purpose:       what the plan is for; by default a run, or a check where nothing may be downloaded
+        until_decided: as many blocks as the suite declares at most, with its looks
+        added:         blocks beyond the declared ones, which change no digest
+    """
+    looks = suite.trials.declared_looks if until_decided else ()
+    return PlanSpec(
+        purpose=purpose or ("run" if download else "check"),
+        base=suite.path.parent,
+        cache=place / "data",
+        suite=suite,
+        variants=tuple(suite.variants()),
+        pairs=tuple(PairSpec(workload=w.name, variant=v.label, skipped=reason) for w, v, reason in suite.pairs()),
+        places=tuple(suite.places()),
+        stamp=tuple(suite.stamp),
+        blocks=looks[-1] if looks else suite.trials.blocks,
+        looks=looks,
+        added=added,
+        device=device,
+        download=download,
+    )
 
 
 def plan(
@@ -141,82 +141,63 @@ def plan(
     *,
     device: str | None = None,
     download: bool = True,
-    purpose: str | None = None,
+    purpose: Purpose | None = None,
     until_decided: bool = False,
     added: int = 0,
 ) -> Planned:
-    """Check everything that can be checked without training, in a child. Raises UsageError with every mistake.
+    """Check everything that can be checked without training, in a child. Arguments: as `spec_of` takes them.
 
-    purpose: what the plan is for, as `planner.Plan` takes it; by default a run, or a check without download
-    until_decided: as many blocks as the suite declares at most, with its looks
-    added: blocks beyond the declared ones, which change no digest
+    Raises UsageError with every mistake; CannotMeasure where a required sensor is all that is missing.
     """
-    spec = spec_of(suite, place, device=device, download=download, until_decided=until_decided, added=added)
-    spec["purpose"] = purpose
+    spec = spec_of(
+        suite, place, device=device, download=download, purpose=purpose, until_decided=until_decided, added=added
+    )
     parts = []
-    if spec["workloads"]:
-        trained = {**spec, "variants": [v for v in spec["variants"] if not v["command"]]}
-        trained["pairs"] = _of(spec["pairs"], trained["workloads"], trained["variants"])
-        call = partial(launcher.call, "energybench.runner.planner:main")
-        parts.append(_ask(call, trained, place, suite))
-    if spec["commands"]:
-        given = {**spec, "variants": [v for v in spec["variants"] if v["command"]]}
-        given["pairs"] = _of(spec["pairs"], given["commands"], given["variants"])
-        parts.append(_ask(partial(subprocess_call.call, "energybench.runner.command_plan"), given, place, suite))
-    problems = in_order(Problem(**problem) for part in parts for problem in part["problems"])
-    if problems:
+    if spec.trainings:
+        parts.append(_ask(partial(launcher.call, "energybench.runner.planner:main"), spec, place))
+    if spec.commands:
+        parts.append(_ask(partial(subprocess_call.call, "energybench.runner.command_plan"), spec, place))
+    if problems := in_order(problem for part in parts for problem in part.problems):
         raise (CannotMeasure if all(p.code == "E501" for p in problems) else UsageError)(problems)
-    return Planned(suite, _together(parts, suite, spec), spec)
+    return Planned(suite, _together(parts, spec), spec)
 
 
-def _of(
-    pairs: list[dict[str, Any]], workloads: list[dict[str, Any]], variants: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    names, labels = {w["name"] for w in workloads}, {v["label"] for v in variants}
-    return [pair for pair in pairs if pair["workload"] in names and pair["variant"] in labels]
-
-
-def _together(parts: list[dict[str, Any]], suite: Suite, spec: dict[str, Any]) -> dict[str, Any]:
+def _together(parts: list[PlanResult], spec: PlanSpec) -> PlanResult:
     """Trainings and commands of one suite as one plan, in the order of the file."""
-    if not spec["commands"]:
+    if not spec.commands:
         return parts[0]
     first, commands = parts[0], parts[-1]
-    cells = [cell for part in parts for cell in part["cells"]]
-    names = [workload.name for workload in suite.workloads]
-    cells.sort(key=lambda cell: names.index(cell["workload"]))
-    cards = {card["uuid"]: card for part in parts for card in part["machine"].get("gpus", [])}
-    return {
-        **first,
-        "cells": cells,
-        "notes": list(dict.fromkeys(note for part in parts for note in part["notes"])),
-        "workloads": {name: known for part in parts for name, known in part["workloads"].items()},
-        "machine": {**commands["machine"], **first["machine"]} | ({"gpus": list(cards.values())} if cards else {}),
-        "sources": commands["sources"],
-        "gpus": commands["gpus"],
-        "command_device": commands["device_name"],
-        "digest": digest(
-            [
-                [part["digest"] for part in parts],
-                *(spec[key] for key in ("blocks", "looks", "seed", "twin", "stamp", "accept")),
-                *([spec["require"]] if spec["require"] else []),
-            ]
-        ),  # declared before the first block
-    }
+    names = [workload.name for workload in spec.suite.workloads]
+    cards = {card["uuid"]: card for part in parts for card in part.machine.get("gpus", [])}
+    return PlanResult(
+        device=first.device,
+        device_name=first.device_name,
+        command_device=commands.device_name,
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        workloads={name: known for part in parts for name, known in part.workloads.items()},
+        cells=tuple(
+            sorted((cell for part in parts for cell in part.cells), key=lambda cell: names.index(cell.workload))
+        ),
+        machine={**commands.machine, **first.machine} | ({"gpus": list(cards.values())} if cards else {}),
+        sources=commands.sources,
+        cards=commands.cards,
+        digest=digest([[part.digest for part in parts], *spec.declared()]),
+    )
 
 
-def _ask(call: Callable[[Path, Path], Outcome], spec: dict[str, Any], place: Path, suite: Suite) -> dict[str, Any]:
+def _ask(call: Callable[[Path, Path], Outcome], spec: PlanSpec, place: Path) -> PlanResult:
     """What a child makes of the suite. Raises UsageError E606 where it ends without an answer."""
     in_path, out_path = place / "plan.in.json", place / "plan.out.json"
-    write_text(in_path, json.dumps(spec))
+    spec.write(in_path)
     out_path.unlink(missing_ok=True)
     outcome = call(in_path, out_path)
     if outcome.unwritten:
         raise CannotWrite.of(OSError(None, "the process that checks the suite found the disk full"), out_path)
     if not out_path.exists():
         hint = "a file of yours that it loads may end the process; if not, this is a bug of energybench"
-        raise UsageError(Problem("E606", f"checking the suite ended early: {outcome.reason}", str(suite.path), hint))
-    result: dict[str, Any] = json.loads(out_path.read_text(encoding="utf-8"))
-    return result
+        message = f"checking the suite ended early: {outcome.reason}"
+        raise UsageError(Problem("E606", message, str(spec.suite.path), hint))
+    return PlanResult.read(out_path)
 
 
 def plan_facts(planned: Planned) -> dict[str, Any]:
@@ -225,7 +206,7 @@ def plan_facts(planned: Planned) -> dict[str, Any]:
         "suite": planned.suite.suite,
         "path": str(planned.suite.path),
         "stamp": planned.suite.stamp,
-        "blocks": planned.blocks,
+        "blocks": planned.spec.blocks,
         "trials": planned.trials,
         "counting_runs": len(planned.counting_runs),
         "witnesses": len(planned.counting_runs),  # the name before
@@ -234,15 +215,15 @@ def plan_facts(planned: Planned) -> dict[str, Any]:
         "notes": planned.notes,
         "workloads": {
             name: {
-                "parameters": known["parameters"],
-                "steps_per_epoch": known["steps"],
-                "step_s": known["step_s"],
-                "data": {key: value for key, value in known["data"].items() if key != "file"},
+                "parameters": known.parameters,
+                "steps_per_epoch": known.steps,
+                "step_s": known.step_s,
+                "data": known.data.for_record(),
             }
             for name, known in planned.workloads.items()
-            if known["data"]
+            if known.data
         },
-        "sources": planned.sources,
+        "sources": planned.result.sources,
         "cells": [
             {
                 "workload": c.workload,
@@ -253,16 +234,10 @@ def plan_facts(planned: Planned) -> dict[str, Any]:
                 "expected_s": c.expected_s,
                 "epochs": c.epochs,
                 "command": c.command,
-                "methods": {s["name"]: s["path"] for s in c.stack},
+                "methods": {each.name: each.path for each in stack_of(c.stack)},
                 "claim": c.claim.model_dump() if c.claim else None,
             }
             for c in planned.cells
         ],
         "machine": planned.machine,
     }
-
-
-def _places(suite: Suite, loc: tuple[str | int, ...]) -> dict[str, str]:
-    """Where each table of a workload stands, for messages."""
-    keys = ("task", "model", "data", "train", "target", "train.precision", "data.augment", "command", "quality")
-    return {"": suite.where(loc)} | {key: suite.where((*loc, *key.split("."))) for key in keys}

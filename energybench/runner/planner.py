@@ -6,11 +6,10 @@ few plain steps timed for the expected duration. Every mistake is collected; not
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,156 +22,158 @@ from energybench.common.errors import EnergybenchError, Problem
 from energybench.common.fingerprint import source_digest
 from energybench.common.hashing import digest, stable_seed
 from energybench.common.machine import cpu_name, native_bf16
-from energybench.common.sealed_files import write_text
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.common.version import __version__
 from energybench.flops.balance import balance
 from energybench.flops.work import Line
-from energybench.records.record import Cell, Claim
+from energybench.records.record import Cell, Claim, Role
 from energybench.runner.plan_energy import energy
+from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
 from energybench.runner.tracing import time_step, trace_task
 from energybench.runner.user_code import user_files
+from energybench.suite.tables import Workload
+from energybench.suite.variants import Layer, Variant
 from energybench.train import discovery, images
 from energybench.train.data import Data
 from energybench.train.method import Method, Task, parameters
-from energybench.train.recipe import Recipe
 from energybench.train.run import Run
 from energybench.train.stack_check import check_stack
-from energybench.trial.build import build_model, device_name
+from energybench.trial.build import build_model, device_name, recipe_of
+from energybench.trial.spec import MethodSpec
 from energybench.workloads import datasets, stand_in
+from energybench.workloads.description import DataDescription
 from energybench.workloads.tasks import task_named
 
 Built = TypeVar("Built")
+Stack = list[tuple[MethodSpec, Method]]  # outermost first: what rebuilds a method, and the method
 
 TRACED_SAMPLES, STAND_IN_SAMPLES = 11, 8
+# Where there is no data, so that a model's own mistakes show too.
+SUPPOSED = DataDescription(kind="resident", shape=(3, 32, 32), classes=10, train=0, test=0, sha256="")
 
 
 def main(in_path: str, out_path: str) -> None:
-    spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
-    result = Plan(spec).result()
-    write_text(Path(out_path), json.dumps(result))
+    Plan(PlanSpec.read(in_path)).result().write(Path(out_path))
 
 
 class Plan:
-    """Checks a suite piece by piece, so that one mistake does not hide the next.
+    """Checks a suite piece by piece, so that one mistake does not hide the next."""
 
-    spec["purpose"]: "run" trains, so everything must be there; "check" looks only, and data that is known by its name
-                     may be missing; "count" is not metered, so sensors do not matter; "trace" does not train either
-    """
-
-    def __init__(self, spec: dict[str, Any]) -> None:
-        self.spec, self.base = spec, Path(spec["base"])
-        self.device = torch.device(spec["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if spec.get("threads"):
-            torch.set_num_threads(spec["threads"])
-        self.purpose = spec.get("purpose") or ("run" if spec["download"] else "check")
+    def __init__(self, spec: PlanSpec) -> None:
+        self.spec, self.suite, self.base, self.purpose = spec, spec.suite, spec.base, spec.purpose
+        self.device = torch.device(spec.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self.suite.trials.threads:
+            torch.set_num_threads(self.suite.trials.threads)
         self.problems: list[Problem] = []
         self.notes: list[str] = []
-        self.data: dict[str, dict[str, Any]] = {}
+        self.data: dict[str, DataDescription] = {}
+        self.checked: set[tuple[str, str]] = set()  # (variant, task) whose stack was
 
-    def result(self) -> dict[str, Any]:
-        stacks = {variant["label"]: self.stack(variant) for variant in self.spec["variants"]}
-        workloads = {workload["name"]: self.workload(workload) for workload in self.spec["workloads"]}
-        self.check_stacks(stacks)
+    def result(self) -> PlanResult:
+        stacks = {each.label: self.stack(each) for each in self.spec.variants if each.command is None}
+        workloads = {each.name: self.workload(number, each) for number, each in self.spec.trainings}
+        for number, workload in self.spec.trainings:
+            self.check_recipes(workload, stacks)
+            self.check_stacks(number, workload, stacks)
         machine = self.machine() | self.energy()
         cells: list[Cell] = []
         if not self.problems:
-            cells = [c for w in self.spec["workloads"] for c in self.cells(w, workloads[w["name"]], stacks)]
-        return {
-            "problems": [problem.as_dict() for problem in self.problems],
-            "notes": self.notes,
-            "device": str(self.device),
-            "device_name": device_name(self.device),
-            "workloads": workloads,
-            "cells": [c.model_dump(mode="json") for c in cells],
-            "machine": machine,
-            "digest": digest(
+            planned = [(each, workloads[each.name]) for _, each in self.spec.trainings]
+            cells = [cell for each, known in planned if known for cell in self.cells(each, known, stacks)]
+        return PlanResult(
+            problems=tuple(self.problems),
+            notes=tuple(self.notes),
+            device=str(self.device),
+            device_name=device_name(self.device),
+            workloads={name: known for name, known in workloads.items() if known},
+            cells=tuple(cells),
+            machine=machine,
+            digest=digest(
                 [
-                    [c.model_dump(exclude={"stack", "expected_s", "plain_flop", "epochs"}) for c in cells],
-                    *(self.spec[key] for key in ("blocks", "looks", "seed", "twin", "stamp", "accept")),
-                    *([self.spec["require"]] if self.spec["require"] else []),  # declared before the first block
+                    [cell.model_dump(exclude={"stack", "expected_s", "plain_flop", "epochs"}) for cell in cells],
+                    *self.spec.declared(),
                 ]
             ),
-        }
+        )
 
     # ── methods ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def stack(self, variant: dict[str, Any]) -> list[tuple[dict[str, Any], Method]]:
-        """(what a cell needs to rebuild it, the method), outermost first."""
-        built: list[tuple[dict[str, Any], Method]] = []
-        for item in variant["stack"]:
-            where = item["where"]
+    def stack(self, variant: Variant) -> Stack:
+        built: Stack = []
+        for layer in variant.stack:
             try:
-                source = discovery.find(item["use"], self.base, where.get("use", ""))
+                source = discovery.find(layer.use, self.base, self.spec.where(*layer.loc[:2], "use"))
                 kind = discovery.load(source)
-                method = discovery.build(kind, source.name, item["parameters"], partial(_placed_key, where))
+                method = discovery.build(kind, source.name, layer.parameters, partial(self.parameter_place, layer))
             except EnergybenchError as error:
                 self.problems += error.problems
                 continue
-            described = {
-                "use": source.name,
-                "name": source.name,
-                "path": str(source.path),
-                "origin": source.origin,
-                "class_name": source.class_name,
-                "sha256": source.sha256,
-                "parameters": item["parameters"],
-            }
-            built.append((described | {"resolved": parameters(method)}, method))
+            spec = MethodSpec(
+                use=source.name,
+                name=source.name,
+                path=str(source.path),
+                origin=source.origin,
+                class_name=source.class_name,
+                sha256=source.sha256,
+                parameters=layer.parameters,
+                resolved=parameters(method),
+            )
+            built.append((spec, method))
         return built
 
-    def check_stacks(self, stacks: dict[str, list[tuple[dict[str, Any], Method]]]) -> None:
-        seen: set[tuple[str, str]] = set()
-        for pair in self.spec["pairs"]:
-            workload = next(w for w in self.spec["workloads"] if w["name"] == pair["workload"])
-            key = (pair["variant"], workload["task"])
-            variant = next(v for v in self.spec["variants"] if v["label"] == pair["variant"])
-            if not pair["skipped"]:
-                self.check_recipe(workload, variant, stacks)
-            if pair["skipped"] or key in seen:
+    def parameter_place(self, layer: Layer, key: str) -> str:
+        """Where a parameter stands, or else its method's table."""
+        return self.spec.where(*layer.loc, key) if key in layer.parameters else self.spec.where(*layer.loc)
+
+    def check_stacks(self, number: int, workload: Workload, stacks: dict[str, Stack]) -> None:
+        """Each stack once for each kind of task."""
+        try:
+            task = task_named(workload.task, self.base, self.spec.where("workload", number, "task"))
+        except EnergybenchError:
+            return  # already reported with its workload
+        for pair, variant in self.spec.pairs_of(workload.name, commands=False):
+            if pair.skipped or (variant.label, workload.task) in self.checked:
                 continue
-            seen.add(key)
-            try:
-                task = task_named(workload["task"], self.base, workload["where"].get("task", ""))
-            except EnergybenchError:
-                continue  # already reported with its workload
-            methods = [method for _, method in stacks[pair["variant"]]]
-            for problem in check_stack(methods, task, variant["stack"][0]["where"].get("", "")):
+            self.checked.add((variant.label, workload.task))
+            methods = [method for _, method in stacks[variant.label]]
+            for problem in check_stack(methods, task, self.spec.where(*variant.stack[0].loc)):
                 hint = problem.hint
-                for use in (item["use"] for item in variant["stack"] if discovery.names_file(item["use"])):
+                for use in (layer.use for layer in variant.stack if discovery.names_file(layer.use)):
                     hint = hint.replace(f'"{Path(use.partition(":")[0]).stem}"', f'"{use}"')  # as one would type it
                 self.problems.append(replace(problem, hint=hint))
 
-    def check_recipe(
-        self, workload: dict[str, Any], variant: dict[str, Any], stacks: dict[str, list[tuple[dict[str, Any], Method]]]
-    ) -> None:
-        for _, method in stacks[variant["label"]]:
-            if why := method.refuses(workload["train"]):
-                where, name = variant["stack"][0]["where"].get("", ""), workload["name"]
-                hint = f'[[skip]] workload = "{name}", method = "{variant["label"]}", with a because; or another recipe'
-                message = f"'{method.name}' cannot train '{name}': {why}"
-                self.problems.append(Problem("E315", message, where, hint))
+    def check_recipes(self, workload: Workload, stacks: dict[str, Stack]) -> None:
+        recipe = workload.train.model_dump(mode="json")
+        for pair, variant in self.spec.pairs_of(workload.name, commands=False):
+            for _, method in [] if pair.skipped else stacks[variant.label]:
+                if reason := method.refuses(recipe):
+                    where, name = self.spec.where(*variant.stack[0].loc), workload.name
+                    hint = (
+                        f'[[skip]] workload = "{name}", method = "{variant.label}", with a because; or another recipe'
+                    )
+                    message = f"'{method.name}' cannot train '{name}': {reason}"
+                    self.problems.append(Problem("E315", message, where, hint))
 
     # ── workloads ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def workload(self, workload: dict[str, Any]) -> dict[str, Any]:
-        """{data, ledger, parameters, step_s, steps}; what failed is missing and its problem collected."""
-        self.check_precision(workload)
-        augments = self.check_augmentation(workload)
-        place = workload["where"].get("task", "")
-        data = self.attempt(workload, "data", lambda: self.prepare(workload))
-        task = self.attempt(workload, "task", lambda: task_named(workload["task"], self.base, place))
-        described = data or {"shape": [3, 32, 32], "classes": 10}  # so that a model's own mistakes show too
-        model = self.attempt(workload, "model", lambda: build_model(workload, described, self.base, self.spec["seed"]))
+    def workload(self, number: int, workload: Workload) -> PlannedWorkload | None:
+        """What is known of it; None where something failed, and its problem is collected."""
+        where = partial(self.spec.where, "workload", number)
+        self.check_precision(workload, where("train", "precision"))
+        settings = workload.data
+        if not self.check_augmentation(workload, where("data", "augment")):
+            settings = settings.model_copy(update={"augment": ()})
+        data = self.attempt("data", where("data"), lambda: self.prepare(workload))
+        task = self.attempt("task", where("task"), lambda: task_named(workload.task, self.base, where("task")))
+        seed = self.suite.trials.seed
+        model = self.attempt("model", where("model"), lambda: build_model(workload, data or SUPPOSED, self.base, seed))
         if data is None or task is None or model is None:
-            return {}
-        spec = workload["data"] if augments else {**workload["data"], "augment": []}
-        opened = self.attempt(workload, "data", lambda: datasets.open_data(data, spec, self.device))
-        return {} if opened is None else self.trace(workload, data, task, model, opened)
+            return None
+        opened = self.attempt("data", where("data"), lambda: datasets.open_data(data, settings, self.device))
+        return None if opened is None else self.trace(number, workload, data, task, model, opened)
 
-    def attempt(self, workload: dict[str, Any], key: str, build: Callable[[], Built]) -> Built | None:
-        """What `build` gives, or None and its mistakes collected at the workload's table `key`."""
-        where = workload["where"].get(key, "")
+    def attempt(self, key: str, where: str, build: Callable[[], Built]) -> Built | None:
+        """What `build` gives, or None and its mistakes collected at the place of the workload's table `key`."""
         try:
             return build()
         except EnergybenchError as error:
@@ -182,173 +183,156 @@ class Plan:
             self.problems.append(Problem("E404", message, where))
         return None
 
-    def check_augmentation(self, workload: dict[str, Any]) -> bool:
+    def check_augmentation(self, workload: Workload, where: str) -> bool:
         """Whether all of it is known."""
-        told = len(self.problems)
-        for name in workload["data"].get("augment") or []:
+        before = len(self.problems)
+        for name in workload.data.augment:
             try:
                 images.parse(name)
             except ValueError as error:
-                self.problems.append(Problem("E407", str(error), workload["where"].get("data.augment", "")))
-        return len(self.problems) == told
+                self.problems.append(Problem("E407", str(error), where))
+        return len(self.problems) == before
 
-    def prepare(self, workload: dict[str, Any]) -> dict[str, Any]:
-        spec = workload["data"]
-        key = digest([spec["use"], spec.get("subset"), spec.get("test_subset"), spec.get("options"), spec["resident"]])
+    def prepare(self, workload: Workload) -> DataDescription:
+        data = workload.data
+        key = digest([data.use, data.subset, data.test_subset, data.options, data.resident])
         if key not in self.data:
-            named = discovery.names_file(spec["use"])
-            function = discovery.load_function(spec["use"], self.base) if named else None
-            self.data[key] = datasets.prepare(
-                spec,
-                Path(self.spec["cache"]),
-                function=function,
-                download=self.spec["download"],
-                known=self.purpose != "run",
+            function = discovery.load_function(data.use, self.base) if discovery.names_file(data.use) else None
+            described = datasets.prepare(
+                data, self.spec.cache, function=function, download=self.spec.download, known=self.purpose != "run"
             )
-            if self.data[key]["kind"] == stand_in.KIND:
+            self.data[key] = described
+            if described.kind == stand_in.KIND:
                 timed = "" if self.purpose == "trace" else "; times are those of a few black images"
                 self.notes.append(
-                    f"'{spec['use']}' is not on this machine: shape and counts are the published ones{timed}"
+                    f"'{data.use}' is not on this machine: shape and counts are the published ones{timed}"
                 )
         return self.data[key]
 
-    def check_precision(self, workload: dict[str, Any]) -> None:
+    def check_precision(self, workload: Workload, where: str) -> None:
         if self.purpose == "trace":
             return  # nothing is computed
-        if workload["train"]["precision"] == "bf16" and self.device.type == "cpu" and not native_bf16():
-            self.problems.append(
-                Problem(
-                    "E405",
-                    f"'{workload['name']}' asks for bf16, which this processor emulates: 8–25× slower",
-                    workload["where"].get("train.precision", workload["where"].get("", "")),
-                    "add --set workload.train.precision=fp32, or --quick where the suite's overlay has it",
-                )
-            )
+        if workload.train.precision == "bf16" and self.device.type == "cpu" and not native_bf16():
+            message = f"'{workload.name}' asks for bf16, which this processor emulates: 8–25× slower"
+            hint = "add --set workload.train.precision=fp32, or --quick where the suite's overlay has it"
+            self.problems.append(Problem("E405", message, where, hint))
 
     def trace(
         self,
-        workload: dict[str, Any],
-        described: dict[str, Any],
+        number: int,
+        workload: Workload,
+        data: DataDescription,
         task: Task,
         model: nn.Module,
         opened: tuple[Data, Data],
-    ) -> dict[str, Any]:
+    ) -> PlannedWorkload:
         """The ledger of plain training and the time of a few plain steps, on real samples."""
-        recipe = Recipe.of(workload)
-        where, (train, test) = workload["where"].get("model", ""), opened
+        recipe, (train, test) = recipe_of(workload), opened
         lines: tuple[Line, ...] = ()
         try:
             # An odd prime, so that what has no room for the batch can be told from what has.
             batch = next(iter(train.load([torch.arange(min(TRACED_SAMPLES, len(train)))])))
             lines = trace_task(task, model, recipe, batch, self.device)
         except EnergybenchError as error:  # the workload still runs: its estimate is not available, and why
-            self.notes.append(f"{workload['name']}: no ledger, so no estimate: {error.problems[0].message}")
-        result: dict[str, Any] = {
-            "data": described,
-            "ledger": [asdict(line) for line in lines],
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "steps": train.steps(recipe.batch),
-            "epochs": recipe.epochs,
-            "samples": train.samples(recipe.batch),
-            "step_s": 0.0,
-        }
-        if self.purpose == "run":
-            result["balance_flop_b"] = balance(self.device, recipe.precision)
+            self.notes.append(f"{workload.name}: no ledger, so no estimate: {error.problems[0].message}")
+        planned = PlannedWorkload(
+            data=data,
+            ledger=lines,
+            balance_flop_b=balance(self.device, recipe.precision) if self.purpose == "run" else None,
+            parameters=sum(p.numel() for p in model.parameters()),
+            steps=train.steps(recipe.batch),
+            epochs=recipe.epochs,
+            samples=train.samples(recipe.batch),
+        )
         if self.purpose == "trace":
-            return result
+            return planned
         try:
             run = Run(task, [], recipe, model.to(self.device), train, seed=0, device=self.device)
-            known = described["kind"] == stand_in.KIND
-            result["step_s"] = time_step(run, STAND_IN_SAMPLES if known else None)
-            target = workload.get("target")
-            metric = self.spec["metric"]
-            quality = run.evaluate(test.subset(torch.arange(min(2, len(test)))))
-            for name, table in [(metric, "accept")] + ([(target["metric"], "target")] if target else []):
-                if name not in quality:
-                    self.problems.append(
-                        Problem(
-                            "E406",
-                            f"'{workload['name']}' has no quality '{name}'",
-                            workload["where"].get(table, self.spec["metric_where"]),
-                            f"its task reports: {', '.join(quality)}",
-                        )
-                    )
+            step_s = time_step(run, STAND_IN_SAMPLES if data.kind == stand_in.KIND else None)
+            self.check_quality(number, workload, run.evaluate(test.subset(torch.arange(min(2, len(test))))))
+            return planned.model_copy(update={"step_s": step_s})
         except Exception as error:
-            self.problems.append(
-                Problem("E404", f"a first step of '{workload['name']}' failed: {type(error).__name__}: {error}", where)
-            )
-        return result
+            message = f"a first step of '{workload.name}' failed: {type(error).__name__}: {error}"
+            self.problems.append(Problem("E404", message, self.spec.where("workload", number, "model")))
+        return planned
+
+    def check_quality(self, number: int, workload: Workload, quality: dict[str, float]) -> None:
+        """Whether the task reports what the suite judges by."""
+        wanted = {self.suite.accept.quality.metric: self.spec.where("accept", "quality", "metric")}
+        if workload.target:
+            wanted[workload.target.metric] = self.spec.where("workload", number, "target")
+        for name, where in wanted.items():
+            if name not in quality:
+                message, hint = f"'{workload.name}' has no quality '{name}'", f"its task reports: {', '.join(quality)}"
+                self.problems.append(Problem("E406", message, where, hint))
 
     # ── cells ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def cells(
-        self, workload: dict[str, Any], traced: dict[str, Any], stacks: dict[str, list[tuple[dict[str, Any], Method]]]
-    ) -> list[Cell]:
-        pairs = [pair for pair in self.spec["pairs"] if pair["workload"] == workload["name"]]
-        idle = pairs[0]["skipped"] if pairs and all(pair["skipped"] for pair in pairs) else None
-        roles: list[Literal["baseline", "twin"]] = ["baseline", "twin"] if self.spec["twin"] else ["baseline"]
-        result = [self.cell(workload, traced, role, role, []) for role in roles]
-        result = [made.model_copy(update={"skipped": idle}) for made in result]  # nothing to compare with
-        for pair in pairs:
-            variant = next(v for v in self.spec["variants"] if v["label"] == pair["variant"])
-            stack = stacks[variant["label"]]
-            made = self.cell(workload, traced, variant["label"], "method", [described for described, _ in stack])
-            made = made.model_copy(
-                update={
-                    "claim": claim(variant, [m for _, m in stack]),
-                    "skipped": pair["skipped"],
-                    "tuned_trials": variant["tuned"],
-                }
+    def cells(self, workload: Workload, known: PlannedWorkload, stacks: dict[str, Stack]) -> list[Cell]:
+        pairs = self.spec.pairs_of(workload.name, commands=False)
+        skipped = pairs[0][0].skipped if pairs and all(pair.skipped for pair, _ in pairs) else None
+        roles: list[Literal["baseline", "twin"]] = ["baseline", "twin"] if self.suite.trials.twin else ["baseline"]
+        result = [self.cell(workload, known, role, role) for role in roles]
+        result = [cell.model_copy(update={"skipped": skipped}) for cell in result]  # nothing to compare with
+        for pair, variant in pairs:
+            stack = stacks[variant.label]
+            methods = [method for _, method in stack]
+            cell = self.cell(workload, known, variant.label, "method", [spec for spec, _ in stack])
+            result.append(
+                cell.model_copy(
+                    update={"claim": claim(variant, methods), "skipped": pair.skipped, "tuned_trials": variant.tuned}
+                )
             )
-            result.append(made)
-            kept = self.kept_epochs(workload, [m for _, m in stack])
-            if kept and not pair["skipped"] and variant["control"] == "matched":
-                control = self.cell(workload, traced, f"{variant['label']} matched", "control", [], kept)
-                result.append(control.model_copy(update={"of": variant["label"]}))
+            budgets = self.kept_epochs(workload, methods)
+            if budgets and not pair.skipped and variant.control == "matched":
+                control = self.cell(workload, known, f"{variant.label} matched", "control", epochs=budgets)
+                result.append(control.model_copy(update={"of": variant.label}))
         return result
 
     def cell(
         self,
-        workload: dict[str, Any],
-        traced: dict[str, Any],
+        workload: Workload,
+        known: PlannedWorkload,
         label: str,
-        role: Any,
-        stack: list[dict[str, Any]],
+        role: Role,
+        stack: list[MethodSpec] | None = None,
         epochs: list[int] | None = None,
     ) -> Cell:
-        settings = {key: value for key, value in workload.items() if key != "where"}
-        mean_epochs = sum(epochs) / len(epochs) if epochs else traced["epochs"]
-        per_sample = sum(line["flop"] for line in traced["ledger"])
+        """stack: outermost first; epochs: a control's budget in each block."""
+        assert known.data is not None
+        mean_epochs = sum(epochs) / len(epochs) if epochs else known.epochs
+        per_sample = sum(line.flop for line in known.ledger)
+        settings = self.suite.digest_source()
         return Cell(
-            workload=workload["name"],
+            workload=workload.name,
             method=label,
             role=role,
-            stack=stack,
+            stack=[each.model_dump(mode="json") for each in stack or []],
             epochs=epochs or [],
             digest=digest(
                 [
-                    settings,
-                    [(s["name"], s["sha256"], s["resolved"]) for s in stack],
-                    epochs and epochs[: self.spec["blocks"]],  # blocks added later make it no other cell
-                    traced["data"]["sha256"],
-                    user_files(settings, self.base),
+                    workload.settings(),
+                    [(each.name, each.sha256, each.resolved) for each in stack or []],
+                    epochs and epochs[: self.spec.blocks],  # blocks added later make it no other cell
+                    known.data.sha256,
+                    user_files(workload, self.base),
                     source_digest(),
                     torch.__version__,
                     str(self.device),
-                    self.spec["measure"],
-                    self.spec["warmup"],
-                    self.spec["threads"],
+                    settings["measure"],
+                    settings["trials"]["warmup"],
+                    self.suite.trials.threads,
                 ]
             ),
-            expected_s=traced["step_s"] * traced["steps"] * mean_epochs,
-            plain_flop=per_sample * traced["samples"] * traced["epochs"] if traced["ledger"] else None,
+            expected_s=known.step_s * known.steps * mean_epochs,
+            plain_flop=per_sample * known.samples * known.epochs if known.ledger else None,
         )
 
-    def kept_epochs(self, workload: dict[str, Any], methods: list[Method]) -> list[int] | None:
+    def kept_epochs(self, workload: Workload, methods: list[Method]) -> list[int] | None:
         """The kept budget of a stack that skips epochs, block by block; None for one that skips none."""
-        epochs, budgets = workload["train"]["epochs"], list[int]()
-        for block in range(self.spec["blocks"] + self.spec["added"]):
-            seed = self.spec["seed"] + block
+        epochs, budgets = workload.train.epochs, list[int]()
+        for block in range(self.spec.blocks + self.spec.added):
+            seed = self.suite.trials.seed + block
             run: Any = SimpleNamespace(
                 epochs=epochs, rng=lambda *key, s=seed: torch.Generator().manual_seed(stable_seed(s, *key))
             )
@@ -358,11 +342,13 @@ class Plan:
             budgets.append(max(1, min(kept)))
         return budgets
 
+    # ── the machine ───────────────────────────────────────────────────────────────────────────────────────────
+
     def energy(self) -> dict[str, Any]:
         """What this machine can say about energy, and the carbon intensity that the suite asks for."""
         if self.purpose in ("count", "trace"):
             return {}
-        facts, problems = energy(self.spec, device_name(self.device))
+        facts, problems = energy(self.spec, self.suite.measure, device_name(self.device))
         self.problems += problems
         return facts
 
@@ -383,17 +369,12 @@ class Plan:
         return facts
 
 
-def claim(variant: dict[str, Any], methods: list[Method]) -> Claim | None:
+def claim(variant: Variant, methods: list[Method]) -> Claim | None:
     """The suite's claim; else the promise of the one method in the stack that makes one."""
-    if variant["claim"]:
-        return Claim(**variant["claim"])
+    if variant.claim:
+        return Claim(**variant.claim)
     promises = [promise for method in methods if (promise := method.claims()) is not None]
     if len(promises) != 1:
         return None  # nobody's paper promises a sum
     saving, of, source = promises[0]
     return Claim(saving_rel=saving, of="backward" if of == "backward" else "training", source=source)
-
-
-def _placed_key(where: dict[str, str], key: str) -> str:
-    """Where a parameter stands, or else its method's table."""
-    return where.get(key, where.get("", ""))

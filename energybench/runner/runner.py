@@ -27,6 +27,7 @@ from energybench.runner.trials import Trials, now
 from energybench.runner.what_changed import changes
 from energybench.stats.paired import FEWEST_BLOCKS
 from energybench.suite.suite import Suite
+from energybench.trial.spec import MethodSpec, stack_of
 
 
 def run(
@@ -85,7 +86,7 @@ class _Runner:
         self.strict, self.added = strict, added
         self.planned, self.folder, self.trials = planned, folder, trials
         self.progress, self.suite = progress, planned.suite
-        self.done, self.counted = folder.trials(), folder.witnessed()  # a damaged one ends it here
+        self.done, self.counted = folder.trials(), folder.counted()  # a damaged one ends it here
         self.run_file = self._open(argv, added)
 
     def run(self, deadline: float | None) -> int:
@@ -93,8 +94,8 @@ class _Runner:
         blocks = self.blocks = self.run_file.counted + self.added  # an earlier call may have asked for more
         number = self.run_file.invocations[-1].number
         slots = schedule.missing(self.planned.cells, blocks, self.suite.trials.seed, self.done, number)
-        witnessed = {(w.workload, w.method): w.digest for w in self.counted}
-        counting_runs = [c for c in self.planned.counting_runs if witnessed.get((c.workload, c.method)) != c.digest]
+        counted = {(w.workload, w.method): w.digest for w in self.counted}
+        counting_runs = [c for c in self.planned.counting_runs if counted.get((c.workload, c.method)) != c.digest]
         for note in self.planned.notes:
             self.progress.say(f"note: {note}")
         if self.run_file.looks:
@@ -185,10 +186,9 @@ class _Runner:
     def _new_run_file(self) -> RunFile:
         suite, planned = self.suite, self.planned
         data = {
-            name: {key: value for key, value in found["data"].items() if key != "file"}
-            | {"parameters": found["parameters"]}
-            for name, found in planned.workloads.items()
-            if found["data"]
+            name: known.data.for_record() | {"parameters": known.parameters}
+            for name, known in planned.workloads.items()
+            if known.data
         }
         return RunFile(
             suite=suite.suite,
@@ -199,13 +199,20 @@ class _Runner:
             suite_path=suite.path.name,
             suite_text=suite.text,
             resolved=suite.digest_source(),
-            cells=[cell.model_copy(update={"stack": [_portable(s) for s in cell.stack]}) for cell in planned.cells],
-            blocks=planned.blocks,
-            looks=Looks(at=planned.looks) if planned.looks else None,
+            cells=[
+                cell.model_copy(update={"stack": [_portable(each) for each in stack_of(cell.stack)]})
+                for cell in planned.cells
+            ],
+            blocks=planned.spec.blocks,
+            looks=Looks(at=list(planned.spec.looks)) if planned.spec.looks else None,
             machine=planned.machine,
             data=data,
-            sources={s["name"]: f"{Path(s['path']).name} ({s['origin']})" for c in planned.cells for s in c.stack}
-            | planned.sources,
+            sources={
+                each.name: f"{Path(each.path).name} ({each.origin})"
+                for cell in planned.cells
+                for each in stack_of(cell.stack)
+            }
+            | planned.result.sources,
         )
 
     def _closed(self, outcome: str, finished: bool) -> RunFile:
@@ -217,7 +224,7 @@ class _Runner:
     def _summary(self, run: RunFile) -> Any:
         from energybench.verdict.summary import summarise
 
-        return summarise(run, self.folder.trials(), self.folder.witnessed())
+        return summarise(run, self.folder.trials(), self.folder.counted())
 
     def _so_far(self) -> Any:
         """All blocks that are there, for a glance between looks: no verdict is drawn from it."""
@@ -226,7 +233,7 @@ class _Runner:
         blind = self.run_file.model_copy(
             update={"looks": None, "finished": False, "closed": None, "blocks": self.blocks}
         )
-        return summarise(blind, self.folder.trials(), self.folder.witnessed())
+        return summarise(blind, self.folder.trials(), self.folder.counted())
 
 
 def _failed(trials: list[Trial]) -> list[Trial]:
@@ -239,9 +246,9 @@ def _failed(trials: list[Trial]) -> list[Trial]:
     return [t for t in trials if t.status != "ok" and good.get((t.block, t.workload, t.method), -1) < t.invocation]
 
 
-def _portable(method: dict[str, Any]) -> dict[str, Any]:
-    """A stack's entry without the folders of this machine."""
-    return method | {"path": Path(method["path"]).name}
+def _portable(method: MethodSpec) -> dict[str, Any]:
+    """A stack's entry for the record, without the folders of this machine."""
+    return method.model_copy(update={"path": Path(method.path).name}).model_dump(mode="json")
 
 
 def _ask_about_another(suite: Suite, differs: Callable[[RunFile], str], progress: Progress) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from energybench.common.errors import Problem
 from energybench.common.hashing import digest
 from energybench.common.shipped import shipped
 from energybench.suite.command_tables import CommandMethod, CommandWorkload
 from energybench.suite.suite import Suite
+from energybench.suite.tables import Workload
 from energybench.train import discovery
 
 HINT = "read it, and leave out --no-user-code if you trust it"
@@ -64,8 +64,8 @@ def _is_the_users(source: discovery.Source, home: Path) -> bool:
     return source.origin == "./methods" and home not in source.path.parents
 
 
-def user_files(settings: dict[str, Any], base: Path) -> list[str]:
+def user_files(workload: Workload, base: Path) -> list[str]:
     """Fingerprints of the user's own files that a workload names."""
-    uses = [settings["task"], settings["model"]["use"], settings["data"]["use"]]
+    uses = [workload.task, workload.model.use, workload.data.use]
     files = [base / use.partition(":")[0] for use in uses if discovery.names_file(use)]
     return [digest(file.read_text(encoding="utf-8")) for file in files]

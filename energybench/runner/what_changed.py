@@ -35,8 +35,8 @@ def _settings(run: RunFile, planned: Planned) -> Iterator[str]:
     if run.stamp != planned.suite.stamp:
         differ.insert(0, f"options {' '.join(run.stamp) or 'none'} → {' '.join(planned.suite.stamp) or 'none'}")
     looks = run.looks.at if run.looks else []
-    if not differ and (run.blocks, looks) != (planned.blocks, planned.looks):
-        differ.append(f"blocks {run.blocks} → {planned.blocks}")
+    if not differ and (run.blocks, looks) != (planned.spec.blocks, list(planned.spec.looks)):
+        differ.append(f"blocks {run.blocks} → {planned.spec.blocks}")
     yield from _few(differ)
 
 
@@ -71,7 +71,7 @@ def _files(cells: list[Cell]) -> dict[str, str]:
 def _data(run: RunFile, planned: Planned) -> Iterator[str]:
     for name, known in planned.workloads.items():
         before = (run.data.get(name) or {}).get("sha256")
-        if before is not None and before != known["data"]["sha256"]:
+        if before is not None and known.data and before != known.data.sha256:
             yield f"the data of '{name}'"
 
 

@@ -148,8 +148,8 @@ class CommandWorkload(Table):
         return self
 
     def settings(self) -> dict[str, Any]:
-        """JSON-able."""
-        return self.model_dump(mode="json", by_alias=True)
+        """JSON-able; where a value came from is no setting."""
+        return self.model_dump(mode="json", by_alias=True, exclude={"extends"})
 
 
 def _commands(value: Any) -> Any:

@@ -41,6 +41,18 @@ class Node:
         items = node.value if node is not None and isinstance(node.value, list) else []
         return [item for item in items if isinstance(item.value, dict)]
 
+    def tables(self) -> list[tuple[str, Node]]:
+        """The keys of a table and what they hold."""
+        return list(self.value.items()) if isinstance(self.value, dict) else []
+
+    def places(self, at: Loc = ()) -> list[tuple[Loc, str]]:
+        """(loc, place) of this node and of every one in it."""
+        children = self.tables() if isinstance(self.value, dict) else []
+        inside: list[tuple[str | int, Node]] = [*children]
+        if isinstance(self.value, list):
+            inside = [*enumerate(self.value)]
+        return [(at, self.place), *(each for key, node in inside for each in node.places((*at, key)))]
+
     def text(self, key: str) -> str | None:
         node = self.get(key)
         return node.value if node is not None and isinstance(node.value, str) else None

@@ -38,7 +38,7 @@ from energybench.suite.messages import FOLDER_NAME, explain, unfit, untagged
 from energybench.suite.node import Node, grow
 from energybench.suite.overlays import OVERLAID, WORKLOAD_OVERLAID, extend, override, quick_problems, quicken, without
 from energybench.suite.tables import Accept, Measure, Method, Require, Several, Skip, Table, Trials, Workload
-from energybench.suite.toml_positions import positions
+from energybench.suite.toml_positions import Loc, positions
 from energybench.suite.variants import MOST_CELLS, Variant, counted, expand, matches, variants_of
 
 
@@ -118,6 +118,16 @@ class Suite(Table):
             if method.get(str(loc[2])) is None:
                 return method.find(("sweep", loc[2])).place
         return self._tree.find(loc).place
+
+    def places(self) -> list[tuple[Loc, str]]:
+        """(loc, place) of every key, for who has the settings without the file; as `where` says it."""
+        swept = [
+            (("method", index, key), node.place)
+            for index, method in enumerate(self._tree.items("method"))
+            for key, node in method.find(("sweep",)).tables()
+            if method.get(key) is None
+        ]
+        return [*self._tree.places(), *swept]
 
     def variants(self) -> list[Variant]:
         """Every method with every choice of its sweep; with `quick`, with the first."""

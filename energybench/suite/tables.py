@@ -231,8 +231,8 @@ class Workload(Table):
         return self
 
     def settings(self) -> dict[str, Any]:
-        """JSON-able and resolved, in SI units."""
-        return self.model_dump(mode="json", by_alias=True)
+        """JSON-able and resolved, in SI units; where a value came from is no setting."""
+        return self.model_dump(mode="json", by_alias=True, exclude={"extends"})
 
 
 class Claims(Table):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,13 +32,6 @@ class Recipe:
     accumulate: int = 1
     precision: str = "fp32"
     label_smoothing: float = 0.0
-
-    @classmethod
-    def of(cls, workload: dict[str, Any]) -> Recipe:
-        """From a resolved workload of a suite."""
-        known = {field.name for field in fields(cls)}
-        train = {key: value for key, value in workload["train"].items() if key in known and value is not None}
-        return cls(batch=workload["data"]["batch"], **train)
 
     def lr_at(self, progress: float) -> float:
         """The learning rate at `progress` in [0, 1] of the planned epochs: a pure function, so skipping advances it.

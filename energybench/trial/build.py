@@ -2,68 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from energybench.common.hashing import stable_seed
+from energybench.suite.tables import Workload
 from energybench.train import discovery
 from energybench.train.data import Data
-from energybench.train.method import Method, Task
+from energybench.train.method import Method
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
+from energybench.trial.spec import MethodSpec, TrainingSpec
 from energybench.workloads import models
+from energybench.workloads.description import DataDescription
 from energybench.workloads.tasks import task_named
 
 
-def build(spec: dict[str, Any], train: Data, device: torch.device, outermost: Method | None = None) -> Run:
+def build(spec: TrainingSpec, train: Data, device: torch.device, outermost: Method | None = None) -> Run:
     """A fresh model, task and stack. The initial weights depend on the seed alone."""
-    base, workload, seed = Path(spec["base"]), spec["workload"], spec["header"]["seed"]
-    stack = [*([outermost] if outermost else []), *build_stack(spec["stack"])]
-    model = build_model(workload, spec["data"], base, seed)
+    stack = [*([outermost] if outermost else []), *build_stack(spec.stack)]
+    model = build_model(spec.workload, spec.data, spec.base, spec.seed)
     return Run(
-        build_task(workload, base),
+        task_named(spec.workload.task, spec.base),
         stack,
-        Recipe.of(workload),
+        recipe_of(spec.workload),
         model.to(device),
         train,
-        seed=seed,
+        seed=spec.seed,
         device=device,
-        epochs=spec.get("epochs"),
+        epochs=spec.epochs,
     )
 
 
-def build_task(workload: dict[str, Any], base: Path) -> Task:
-    return task_named(workload["task"], base)
+def recipe_of(workload: Workload) -> Recipe:
+    """How a workload of a suite is trained."""
+    train = workload.train
+    return Recipe(
+        epochs=train.epochs,
+        batch=workload.data.batch,
+        optimizer=train.optimizer,
+        lr=train.lr,
+        momentum=train.momentum,
+        nesterov=train.nesterov,
+        betas=train.betas,
+        decay=train.decay,
+        schedule=train.schedule,
+        milestones=train.milestones,
+        factor=train.factor,
+        warmup_epochs=train.warmup_epochs,
+        clip=train.clip,
+        accumulate=train.accumulate,
+        precision=train.precision,
+        label_smoothing=train.label_smoothing,
+    )
 
 
-def build_model(workload: dict[str, Any], described: dict[str, Any], base: Path, seed: int) -> torch.nn.Module:
+def build_model(workload: Workload, data: DataDescription, base: Path, seed: int) -> torch.nn.Module:
+    """The workload's model for samples of the data's shape, on the CPU.
+
+    Raises UsageError E401 for a model that is not known or refuses its parameters.
+    """
     torch.manual_seed(stable_seed(seed, "init"))
-    settings = dict(workload["model"])
-    use = settings.pop("use")
-    shape, classes = tuple(described["shape"]), described["classes"]
+    use, settings = workload.model.use, workload.model.parameters
     if discovery.names_file(use):
         function = discovery.load_function(use, base)
-        model: torch.nn.Module = models.call(function, use, {"shape": shape, "classes": classes}, settings)
+        known = {"shape": data.shape, "classes": data.classes}
+        model: torch.nn.Module = models.call(function, use, known, settings)
     else:
-        model = models.build(use, shape, classes, settings)
-    if activation := workload["train"].get("activation"):
-        models.activate(model, use, activation)
+        model = models.build(use, data.shape, data.classes, settings)
+    if workload.train.activation:
+        models.activate(model, use, workload.train.activation)
     return model
 
 
-def build_stack(stack: list[dict[str, Any]]) -> list[Method]:
+def build_stack(stack: Iterable[MethodSpec]) -> list[Method]:
     """Methods outermost first, each with a name of its own: it keys random streams and diagnostics."""
     methods: list[Method] = []
-    for item in stack:
-        source = discovery.Source(item["use"], Path(item["path"]), item["origin"], item.get("class_name"))
-        method = discovery.build(discovery.load(source), item["name"], item["parameters"])
+    for spec in stack:
+        source = discovery.Source(spec.use, Path(spec.path), spec.origin, spec.class_name)
+        method = discovery.build(discovery.load(source), spec.name, spec.parameters)
         methods.append(method)
     return methods
 
 
 def device_name(device: torch.device) -> str:
+    """ "cpu", or the card's UUID as NVML writes it."""
     if device.type != "cuda":
         return device.type
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}"

@@ -31,8 +31,10 @@ from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.records.record import write_json
 from energybench.stats import paired
-from energybench.suite.tables import Accept
+from energybench.suite.tables import Accept, Model, Train, Workload
+from energybench.suite.tables import Data as DataSettings
 from energybench.trial.build import build, device_name
+from energybench.trial.spec import MeasureSpec, TrainingSpec
 from energybench.trial.trial import wait_for_devices
 from energybench.workloads import datasets
 
@@ -43,7 +45,7 @@ ABOVE = 1.25  # trainings are made this much longer than the shortest, since som
 
 # Real handwritten digits and a network that keeps the device at work: what is computed moves a device's power.
 CHANNELS = {"cpu": [16, 32], "cuda": [64, 128, 256]}
-TRAIN = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "schedule": "cosine", "precision": "fp32"}
+TRAIN = Train(epochs=1, lr=0.1, momentum=0.9, schedule="cosine")
 
 
 def main(in_path: str, out_path: str) -> None:
@@ -92,15 +94,15 @@ class Twins:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.device_name = device_name(self.device)
         # First, so that they see who is on the card before we are.
-        self._meters = open_meters({"energy": "if available", "meters": spec["meters"]}, self.device_name)
-        self.workload: dict[str, Any] = {
-            "task": "classification",
-            "model": {"use": "cnn", "channels": CHANNELS[self.device.type]},
-            "data": {"use": "digits", "batch": 64},
-            "train": TRAIN,
-        }
-        self.described = datasets.prepare(self.workload["data"], Path(spec["cache"]), download=False)
-        self._data, _ = datasets.open_data(self.described, self.workload["data"], self.device)
+        self._meters = open_meters(MeasureSpec(meters=tuple(spec["meters"])).for_meters(), self.device_name)
+        self.workload = Workload(
+            name="calibration",
+            model=Model.model_validate({"use": "cnn", "channels": CHANNELS[self.device.type]}),
+            data=DataSettings(use="digits", batch=64),
+            train=TRAIN,
+        )
+        self.data = datasets.prepare(self.workload.data, Path(spec["cache"]), download=False)
+        self._train, _ = datasets.open_data(self.data, self.workload.data, self.device)
         self._synchronise = partial(wait_for_devices, self.device)
 
     def facts(self, epochs: int) -> dict[str, Any]:
@@ -109,19 +111,19 @@ class Twins:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "workload": {
-                "model": self.workload["model"],
-                "data": self.described["source"],
-                "samples": self.described["train"],
-                "batch": self.workload["data"]["batch"],
+                "model": self.workload.model.model_dump(mode="json"),
+                "data": self.data.source,
+                "samples": self.data.train,
+                "batch": self.workload.data.batch,
                 "epochs": epochs,
             },
         }
 
     def train(self, seed: int, epochs: int) -> Reading:
         """One training of so many epochs, from fresh weights, in one window."""
-        workload = self.workload | {"train": TRAIN | {"epochs": epochs}}
-        spec = {"base": ".", "workload": workload, "data": self.described, "stack": [], "header": {"seed": seed}}
-        run = build(spec, self._data, self.device)
+        train = self.workload.train.model_copy(update={"epochs": epochs})
+        workload = self.workload.model_copy(update={"train": train})
+        run = build(TrainingSpec(base=Path(), workload=workload, data=self.data, seed=seed), self._train, self.device)
         gc.collect()  # of the training before, which must not be paid by this one
         window = Window(self._meters, self._synchronise)
         window.start()

@@ -11,7 +11,7 @@ from typing import Any
 
 from energybench.common.limits import RECORD_B
 from energybench.common.safe_read import read_bytes
-from energybench.suite.command_tables import fill_words
+from energybench.suite.command_tables import Source, Value, fill_words
 from energybench.windows.file import WindowLine, qualities
 
 
@@ -22,16 +22,16 @@ class NoQuality(Exception):
 class QualityReader:
     """Hears every line of a command, keeps the last figure, and gives it when the command is over.
 
-    source: a suite's `quality`: {from, key, path, pattern}
+    source: a suite's `quality`
     metric: the name under which the figure is kept, and the key where none is named
     values: what {seed} and the like stand for in `path`
     """
 
-    def __init__(self, source: Mapping[str, Any], metric: str, base: Path, values: Mapping[str, Any]) -> None:
-        self._where, self._key = source["from"], source.get("key") or metric
+    def __init__(self, source: Source, metric: str, base: Path, values: Mapping[str, Value]) -> None:
+        self._where, self._key = source.where, source.key or metric
         self.metric = metric
-        self._pattern = re.compile(source["pattern"]) if source.get("pattern") else None
-        self._path = base / fill_words([source["path"]], values)[0] if source.get("path") else None
+        self._pattern = re.compile(source.pattern) if source.pattern else None
+        self._path = base / fill_words([source.path], values)[0] if source.path else None
         self._before = _state(self._path)
         self._found: float | None = None
         self._wrong = ""  # a match that was no number

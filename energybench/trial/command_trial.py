@@ -8,13 +8,12 @@ Runs in a process of its own, which adopts whatever the command starts and ends 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,14 +32,15 @@ from energybench.meter.visible import visible
 from energybench.meter.window import Window, refuse_short
 from energybench.process import supervise
 from energybench.process.output_log import Lines, Log
-from energybench.records.record import Flag, Trial, write_json
-from energybench.suite.command_tables import fill_words
+from energybench.records.record import Flag, Status, Trial, write_json
+from energybench.suite.command_tables import Value, fill_words
 from energybench.trial.command_quality import NoQuality, QualityReader
 from energybench.trial.phases import Phases
+from energybench.trial.record_draft import TrialDraft
+from energybench.trial.spec import CommandTrialSpec
 from energybench.windows.file import VARIABLE, WindowLine, of_training, qualities, read_windows, summed, training
 
 WHOLE = "the whole command"
-TOLD = ("steps", "samples", "flop", "quality")  # by the command's own windows and output
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "out of memory", "Cannot allocate memory")
 KILLED = 128 + signal.SIGKILL  # as a shell tells that its child was killed
 
@@ -60,34 +60,35 @@ def cards(wanted: Any = "used") -> list[str]:
 def main(in_path: str, out_path: str) -> None:
     """Run the trial that IN.json describes and write its record, whatever happens to it."""
     signal.signal(signal.SIGTERM, _stop)  # whoever started us is gone or was interrupted: leave nothing running
-    spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
-    record: dict[str, Any] = dict(spec["header"])
-    record["started_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+    spec = CommandTrialSpec.read(in_path)
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    record = TrialDraft(**spec.header.model_dump(exclude={"started_at"}), started_at=started_at, status="ok")
     try:
         trial(spec, record)
-        record.setdefault("status", "ok")
     except CannotWrite as error:
         _unwritten(error)
-    except Unusable as why:
-        record["status"], record["reason"] = why.status, why.reason
+    except Unusable as unusable:
+        record.status, record.reason = unusable.status, unusable.reason
     except Exception as error:
         traceback.print_exc()
-        record["status"], record["reason"] = "failed", f"{type(error).__name__}: {error}"
+        record.status, record.reason = "failed", f"{type(error).__name__}: {error}"
     try:
-        write_json(Path(out_path), _kept(record))
+        write_json(Path(out_path), _storable(record))
     except CannotWrite as error:
         _unwritten(error)
 
 
-def _kept(record: dict[str, Any]) -> Trial:
-    """The record; without what the command told of itself where that is more than a record can hold."""
+def _storable(record: TrialDraft) -> Trial:
+    """The record; without what the command reported of itself where that is more than a record can hold."""
     try:
-        return Trial.model_validate(record)
+        return record.finished()
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"what it told of itself cannot be kept: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        kept = {key: value for key, value in record.items() if key not in TOLD}
-        return Trial.model_validate({**kept, "status": "failed", "reason": reason[:500]})
+        record.steps = record.samples = None
+        record.flop, record.quality = {}, {}
+        record.status, record.reason = "failed", reason[:500]
+        return record.finished()
 
 
 def _unwritten(error: CannotWrite) -> None:
@@ -102,7 +103,7 @@ def _stop(number: int, frame: Any) -> None:
 class Unusable(Exception):
     """The trial is over and cannot be used, and why."""
 
-    def __init__(self, status: str, reason: str) -> None:
+    def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)
         self.status, self.reason = status, reason
 
@@ -170,7 +171,7 @@ def metered(
     return found
 
 
-def why_unusable(found: Metered, limit_s: float | None = None) -> tuple[str, str] | None:
+def why_unusable(found: Metered, limit_s: float | None = None) -> tuple[Status, str] | None:
     """(status, reason) of a command that did not end well."""
     ended, last = found.ended, f": {found.last_error[:300]}" if found.last_error else ""
     if ended is None:
@@ -188,97 +189,109 @@ def why_unusable(found: Metered, limit_s: float | None = None) -> tuple[str, str
     return None
 
 
-def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
-    """Fill `record` step by step, so that a failure keeps what was known before it. Raises Unusable."""
-    measure, header = spec["measure"], spec["header"]
-    phases = Phases(record.setdefault("phases", {}), lambda: None)
-    record["device"] = spec["device_name"]
-    meters = open_meters(measure, spec["device_name"])
-    record["environment"] = {"load_average": os.getloadavg()[0], "gpus": gpu_facts(meters), "metered": WHOLE}
-    if spec.get("threads"):
-        record["environment"]["threads"] = spec["threads"]
-    values = {"seed": header["seed"], "block": header["block"], "trial": header["trial"]}
-    argv = fill_words(spec["command"], values)
-    record["settings"] = {"workload": spec["workload"], "command": argv, "methods": []}
-    reader = QualityReader(spec["workload"]["quality"], spec["metric"], Path(spec["base"]), values)
-    record["flags"] = phases.cool_down(meters, measure["below_c"], measure["cooldown_s"])
-    phases.idle("idle_before", meters, measure["tick_s"])
-    found = metered(
+def trial(spec: CommandTrialSpec, record: TrialDraft) -> None:
+    """The whole trial: cool down, idle, the command, idle, its quality. Raises Unusable."""
+    measure, header = spec.measure, spec.header
+    phases = Phases(record.phases, lambda: None)
+    record.device = spec.device_name
+    meters = open_meters(measure.for_meters(), spec.device_name)
+    record.environment = {"load_average": os.getloadavg()[0], "gpus": gpu_facts(meters), "metered": WHOLE}
+    if spec.threads:
+        record.environment["threads"] = spec.threads
+    values: dict[str, Value] = {"seed": header.seed, "block": header.block, "trial": header.trial}
+    argv = fill_words(spec.command, values)
+    record.settings = {"workload": spec.workload.settings(), "command": argv, "methods": []}
+    reader = QualityReader(spec.workload.quality, spec.metric, spec.base, values)
+    record.flags = phases.cool_down(meters, measure.below_c, measure.cooldown_s)
+    phases.idle("idle_before", meters, measure.tick_s)
+    command = metered(
         argv,
         meters,
         hear=reader.hear,
-        log=Log(Path(spec["log"])),
-        cwd=Path(spec["base"]),
-        env=environment(header, Path(spec["windows"]), spec.get("threads")),
-        limit_s=spec["limit_s"],
+        log=Log(spec.log),
+        cwd=spec.base,
+        env=environment(header.seed, header.block, header.trial, spec.windows, spec.threads),
+        limit_s=spec.limit_s,
     )
-    phases.readings["train"] = phases.readings["command"] = found.reading
-    phases.idle("idle_after", meters, measure["tick_s"])
-    record["flags"] += found.flags
-    record["trace"] = keep_trace(found.window, spec.get("trace"))
-    record["memory_resident_b"] = found.ended.memory_b if found.ended else None
-    if why := why_unusable(found, spec["limit_s"]):
-        raise Unusable(*why)
-    inside = _windows(Path(spec["windows"]), phases, record)
-    _judge(reader, inside, record)
+    phases.readings["train"] = phases.readings["command"] = command.reading
+    phases.idle("idle_after", meters, measure.tick_s)
+    record.flags += command.flags
+    record.trace = keep_trace(command.window, spec.trace)
+    record.memory_resident_b = command.ended.memory_b if command.ended else None
+    if unusable := why_unusable(command, spec.limit_s):
+        raise Unusable(*unusable)
+    windows = _windows(spec.windows, phases, record)
+    _judge(reader, windows, record)
     if lost := next((e for e in phases.readings["train"].energy if e.lost), None):
         raise Unusable("invalid", f"sensor lost: {lost.source} {lost.device}: {lost.reason}")
 
 
-def environment(header: Mapping[str, Any], reported: Path, threads: int | None) -> dict[str, str]:
-    """What a command is told: ours, and the identity of its trial."""
-    told = {
-        "ENERGYBENCH_SEED": str(header["seed"]),
-        "ENERGYBENCH_TRIAL": str(header["trial"]),
-        "ENERGYBENCH_BLOCK": str(header["block"]),
-        VARIABLE: str(reported),
+def environment(seed: int, block: int, trial: str, windows: Path, threads: int | None) -> dict[str, str]:
+    """What a command is told: ours, and the identity of its trial. windows: the file that its windows go into."""
+    identity = {
+        "ENERGYBENCH_SEED": str(seed),
+        "ENERGYBENCH_TRIAL": trial,
+        "ENERGYBENCH_BLOCK": str(block),
+        VARIABLE: str(windows),
     }
     if threads:
-        told["OMP_NUM_THREADS"] = str(threads)
-    return {**os.environ, **told}
+        identity["OMP_NUM_THREADS"] = str(threads)
+    return {**os.environ, **identity}
 
 
-def _windows(path: Path, phases: Phases, record: dict[str, Any]) -> list[WindowLine]:
+def _windows(path: Path, phases: Phases, record: TrialDraft) -> list[WindowLine]:
     """What the script measured itself, into the record: its training takes the whole command's place.
 
     Raises Unusable for a window that an error ended, and for a file that holds something else.
     """
     try:
-        found = read_windows(path)
+        lines = read_windows(path)
     except EnergybenchError as error:
         raise Unusable("failed", f"its windows cannot be read: {error.problems[0].message}") from None
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
-    inside = of_training(found)
+    inside = of_training(lines)
     if wrong := next((window for window in inside if window.error), None):
         raise Unusable("failed", f"its window '{wrong.name}' ended with an error: {wrong.error}")
-    if reading := training(found):
+    if reading := training(lines):
         phases.readings["train"] = refuse_short(reading)
-        record["environment"]["metered"] = f"the script's own window '{inside[0].name}'"
-    others = [window for window in found if window.parent is None and window not in inside]
+        record.environment["metered"] = f"the script's own window '{inside[0].name}'"
+    others = [window for window in lines if window.parent is None and window not in inside]
     for name in dict.fromkeys(window.name for window in others if window.name not in phases.readings):
         if reading := summed([window for window in others if window.name == name]):
             phases.readings[name] = reading
-    for key in ("steps", "samples"):
-        counts = [getattr(window, key) for window in inside]
-        record[key] = sum(counts) if counts and None not in counts else None
-    for kind in ("estimated", "counted"):
-        flops: list[Any] = [getattr(window.flop, kind, None) for window in inside]
-        if flops and None not in flops:
-            record.setdefault("flop", {})[kind] = math.fsum(flops)
-    return found
+    record.steps = _sum([window.steps for window in inside])
+    record.samples = _sum([window.samples for window in inside])
+    record.flop = _flop(inside)
+    return lines
 
 
-def _judge(reader: QualityReader, found: list[WindowLine], record: dict[str, Any]) -> None:
+def _sum(counts: list[int | None]) -> int | None:
+    """None where a window does not say."""
+    return sum(count for count in counts if count) if counts and None not in counts else None
+
+
+def _flop(windows: list[WindowLine]) -> dict[str, float]:
+    """By the command's own word: estimated, counted; without what a window does not say."""
+    reported = {
+        "estimated": [window.flop.estimated if window.flop else None for window in windows],
+        "counted": [window.flop.counted if window.flop else None for window in windows],
+    }
+    sums = {kind: [flop for flop in flops if flop is not None] for kind, flops in reported.items()}
+    return {kind: math.fsum(known) for kind, known in sums.items() if known and len(known) == len(windows)}
+
+
+def _judge(reader: QualityReader, windows: list[WindowLine], record: TrialDraft) -> None:
+    """The command's quality into the record. Raises Unusable where there is none, or none that is a figure."""
     try:
-        quality = reader.result(found)
-    except NoQuality as why:
-        raise Unusable("failed", str(why)) from None
+        quality = reader.result(windows)
+    except NoQuality as missing:
+        raise Unusable("failed", str(missing)) from None
     for name, value in quality.items():
         if not is_figure(value, name):
             raise Unusable("diverged", f"its {name} is {value}")
-    record["quality"] = {**{k: v for k, v in qualities(found).items() if is_figure(v, k)}, **quality}
+    record.quality = {**{k: v for k, v in qualities(windows).items() if is_figure(v, k)}, **quality}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One cell counted for `energybench flops`: the witness's run, and each line as the methods' formulas leave it.
+"""One cell counted for `energybench flops`: the counting run, and each line as the methods' formulas leave it.
 
 Nothing is metered and nothing recorded. IN.json in, OUT.json out, in a process of its own.
 """
@@ -16,39 +16,41 @@ import torch
 
 from energybench.trial.build import build
 from energybench.trial.counting_layer import CountingLayer
-from energybench.trial.trial import COUNTED_STEPS, works
+from energybench.trial.counting_run import COUNTED_STEPS
+from energybench.trial.estimate import works
+from energybench.trial.spec import CountingSpec
 from energybench.workloads import datasets
 
 
 def main(in_path: str, out_path: str) -> None:
-    spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
-    if spec.get("threads"):
-        torch.set_num_threads(spec["threads"])
+    spec = CountingSpec.read(in_path)
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
     try:
-        found = {"status": "ok", "reason": None} | count(spec)
+        result = {"status": "ok", "reason": None} | count(spec)
     except Exception as error:
         traceback.print_exc()
-        found = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
-    Path(out_path).write_text(json.dumps(found), encoding="utf-8")
+        result = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+    Path(out_path).write_text(json.dumps(result), encoding="utf-8")
 
 
-def count(spec: dict[str, Any]) -> dict[str, Any]:
+def count(spec: CountingSpec) -> dict[str, Any]:
     """What the counter, the tally and the ledger say: the keys of the result, in FLOPs, calls and seconds."""
     started = time.perf_counter()
-    device = torch.device(spec["device"])
-    train, _ = datasets.open_data(spec["data"], spec["workload"]["data"], device)
+    device = torch.device(spec.device)
+    train, _ = datasets.open_data(spec.data, spec.workload.data, device)
     layer = CountingLayer(COUNTED_STEPS)
     run = build(spec, train, device, layer)
     run.train()
     counted = layer.result(run)
     _, work = works(spec, run)
     return {
-        "counted_flop": counted["counted_flop"],
-        "counted_error_flop": counted.get("counted_error_flop", 0.0),
-        "counted_by_op": counted.get("by_op", {}),
-        "uncounted_calls": counted.get("uncounted_calls", {}),
+        "counted_flop": counted.counted_flop,
+        "counted_error_flop": counted.counted_error_flop,
+        "counted_by_op": counted.by_op,
+        "uncounted_calls": counted.uncounted_calls,
         "passes": asdict(run.tally.passes()),
-        "reason": counted.get("reason"),
+        "reason": counted.reason,
         "epochs": work.epochs,
         "samples": work.samples,
         "lines": [asdict(line) for line in work.lines],

@@ -1,4 +1,4 @@
-"""The witness: an outermost layer that counts what really runs, attributed to kinds of steps.
+"""The counting run: an outermost layer that counts what really runs, attributed to kinds of steps.
 
 Counting costs milliseconds a step, so it never happens in a metered trial. Above a budget a random sample of steps is
 counted, stratified by epoch, and scaled up within each kind of step; the interval says what sampling left open.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,6 +22,20 @@ from energybench.train.method import Method
 if TYPE_CHECKING:
     from energybench.train.data import Data
     from energybench.train.interface import TrainingRun
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a counting run's record says of its steps; the fields are those of `records.record.CountingRun`."""
+
+    passes: Passes
+    counted_flop: float | None = None
+    counted_error_flop: float = 0.0
+    outside_steps_flop: float = 0.0
+    keys: dict[str, Counted] = field(default_factory=dict)
+    by_op: dict[str, float] = field(default_factory=dict)
+    uncounted_calls: dict[str, int] = field(default_factory=dict)
+    reason: str | None = None
 
 
 class CountingLayer(Method):
@@ -56,8 +70,8 @@ class CountingLayer(Method):
         self._in_steps += flop
         self._seen[run.tally.cost_key()].append((flop, len(batch)))
 
-    def result(self, run: TrainingRun) -> dict[str, Any]:
-        """The Witness record's counted fields. A kind of step that no sample met makes the total null."""
+    def result(self, run: TrainingRun) -> Counts:
+        """What was counted. A kind of step that no sample met makes the total null."""
         passes = run.tally.passes()
         recorded = Passes(**asdict(passes))
         keys: dict[str, Counted] = {}
@@ -65,7 +79,7 @@ class CountingLayer(Method):
         for key, counts in passes.keys.items():
             seen = self._seen.get(key, [])
             if not seen:
-                return {"passes": recorded, "counted_flop": None, "reason": f"no step of the kind '{key}' was counted"}
+                return Counts(recorded, reason=f"no step of the kind '{key}' was counted")
             mean, spread = per_sample(seen)
             keys[key] = Counted(
                 steps=counts["steps"],
@@ -78,15 +92,15 @@ class CountingLayer(Method):
             unseen = 1 - len(seen) / counts["steps"]  # finite population: nothing is open when all were counted
             variance += unseen * (spread * counts["samples"]) ** 2 / len(seen)
         outside = self.counter.total - self._in_steps
-        return {
-            "passes": recorded,
-            "counted_flop": total + outside,
-            "counted_error_flop": 1.96 * math.sqrt(variance),
-            "outside_steps_flop": float(outside),
-            "keys": keys,
-            "by_op": {op: float(flop) for op, flop in self.counter.by_op.items()},
-            "uncounted_calls": dict(self.counter.uncounted),
-        }
+        return Counts(
+            recorded,
+            counted_flop=total + outside,
+            counted_error_flop=1.96 * math.sqrt(variance),
+            outside_steps_flop=float(outside),
+            keys=keys,
+            by_op={op: float(flop) for op, flop in self.counter.by_op.items()},
+            uncounted_calls=dict(self.counter.uncounted),
+        )
 
 
 def per_sample(steps: Sequence[tuple[int, int]]) -> tuple[float, float]:

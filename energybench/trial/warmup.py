@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
+from energybench.common.units import Quantity
 from energybench.records.record import Warmup
 from energybench.train.run import Run
 
@@ -14,11 +14,10 @@ ROUNDS = 5  # as many rounds of steps are held against as many before them
 SETTLED_WITHIN = 0.05  # of each other's median
 
 
-def warm_up(run: Run, amount: dict[str, Any], synchronise: Callable[[], None]) -> Warmup:
+def warm_up(run: Run, amount: Quantity, synchronise: Callable[[], None]) -> Warmup:
     """Real steps, spread over the schedule so that every kind of step has run once.
 
-    amount: {unit: "steps", count} exactly so many; {unit: "s", count} until the time of a round of steps settles,
-            at most so long
+    amount: in steps: exactly so many; in seconds: until the time of a round of steps settles, at most so long
     """
     places = sorted({1, min(2, run.epochs), run.epochs // 2 + 1, run.epochs})
     rounds: list[float] = []  # seconds of one step at each place
@@ -28,9 +27,9 @@ def warm_up(run: Run, amount: dict[str, Any], synchronise: Callable[[], None]) -
         run.epoch_number = places[steps % len(places)]
         taken = steps
         for batch in run.batches(run.data):
-            if amount["unit"] == "steps" and steps >= amount["count"]:
+            if amount.unit == "steps" and steps >= amount.count:
                 return Warmup(steps=steps)
-            if amount["unit"] == "s" and time.perf_counter() - started >= amount["count"]:
+            if amount.unit == "s" and time.perf_counter() - started >= amount.count:
                 return Warmup(steps=steps, settled=False, step_s=_median(rounds, len(places)))
             run.step_in_epoch = 0
             run.step(batch)
@@ -41,12 +40,12 @@ def warm_up(run: Run, amount: dict[str, Any], synchronise: Callable[[], None]) -
                 now = time.perf_counter()
                 rounds.append(now - began)
                 began = now
-                if amount["unit"] == "s" and at_rest(rounds):
+                if amount.unit == "s" and at_rest(rounds):
                     settled = True
                     break
         if steps == taken:
             break  # a method that gives no batch in this epoch cannot be warmed up further
-    return Warmup(steps=steps, settled=settled if amount["unit"] == "s" else None, step_s=_median(rounds, len(places)))
+    return Warmup(steps=steps, settled=settled if amount.unit == "s" else None, step_s=_median(rounds, len(places)))
 
 
 def at_rest(rounds: list[float]) -> bool:

@@ -22,10 +22,12 @@ from torch.utils._pytree import tree_leaves
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.safe_read import listed
 from energybench.common.torchvision_shim import import_torchvision
+from energybench.suite.tables import Data as DataSettings
 from energybench.train.data import Data, Resident, StandIn, Store, Streamed
 from energybench.train.images import Images, read_image
 from energybench.train.trees import take
 from energybench.workloads import stand_in
+from energybench.workloads.description import DataDescription
 from energybench.workloads.models import call
 
 Split = tuple[Any, Any]  # inputs, targets: tensors or trees of tensors
@@ -64,71 +66,77 @@ TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "
 
 
 def prepare(
-    spec: dict[str, Any],
+    settings: DataSettings,
     cache: Path,
     *,
     function: Callable[..., Any] | None = None,
     download: bool = True,
     known: bool = False,
-) -> dict[str, Any]:
+) -> DataDescription:
     """Decode the data set of a suite's `data` table into `cache` and describe it.
 
-    The description has: file, kind ("resident" or "streamed"), shape, classes, mean, std, train, test (sample counts),
-    source, sha256. Raises UsageError E402 when the data cannot be had; with `known`, a set whose shape is known by its
-    name is described without its content, as kind "stand-in".
+    Args:
+        function: the user's own, where `use` names one
+        download: whether torchvision may fetch it
+        known:    describe a set whose shape is known by its name without its content, as kind "stand-in"
+
+    Raises UsageError E402 when the data cannot be had.
     """
-    use = spec["use"]
+    use = settings.use
     if function is not None:
-        splits, source = _from_user(function, use, spec.get("options") or {}), use
+        splits, source = _from_user(function, use, settings.options), use
     elif use in SHIPPED:
         splits, source = SHIPPED[use](), f"{use}, shipped with a dependency"
     else:
         try:
-            splits, source = _find(use, spec, download)
+            splits, source = _find(use, download)
         except UsageError:
-            described = stand_in.describe(spec) if known and not _is_here(use) else None
+            described = stand_in.describe(settings) if known and not _is_here(use) else None
             if described is None:
                 raise
             return described
-    (train, test) = (_subset(part, spec.get(key)) for part, key in zip(splits, ("subset", "test_subset"), strict=True))
+    (train, test) = (
+        _subset(part, count) for part, count in zip(splits, (settings.subset, settings.test_subset), strict=True)
+    )
     streamed = isinstance(train[0], list)
-    size = _size(train[0], spec) if streamed else None
-    if size and 3 * size[0] * size[1] * (len(train[0]) + len(test[0])) <= spec["resident"]:
+    size = _size(train[0], settings.options.get("size")) if streamed else None
+    if size and 3 * size[0] * size[1] * (len(train[0]) + len(test[0])) <= settings.resident:
         train, test, size = _decode(train, size), _decode(test, size), None
         streamed = False
     content = {"train": train, "test": test, "size": size}
-    described = _describe(content, streamed)
+    described = _describe(content, streamed, source)
     name = re.sub(r"[^\w.-]", "_", use, flags=re.ASCII)[-80:]  # a path may be longer than any name
-    file = cache / f"{name}-{described['sha256'][:12]}.pt"
+    file = cache / f"{name}-{described.sha256[:12]}.pt"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
         torch.save(content, file.with_suffix(".part"))
         file.with_suffix(".part").replace(file)
-    if spec.get("resize"):
-        if described["mean"] is None:
+    shape = described.shape
+    if settings.resize:
+        if described.mean is None:
             raise UsageError(Problem("E402", f"'{use}' holds no images that could be resized", hint="remove resize"))
-        described["shape"] = [described["shape"][0], spec["resize"], spec["resize"]]
-    return {"file": str(file), "source": source, **described}
+        shape = (shape[0], settings.resize, settings.resize)
+    return described.model_copy(update={"file": str(file), "shape": shape})
 
 
-def open_data(described: dict[str, Any], spec: dict[str, Any], device: torch.device) -> tuple[Data, Data]:
+def open_data(described: DataDescription, settings: DataSettings, device: torch.device) -> tuple[Data, Data]:
     """(train, test) from what `prepare` left, memory-mapped; small sets go to the training device whole."""
-    absent = described["kind"] == stand_in.KIND
-    content = {} if absent else torch.load(described["file"], mmap=True, weights_only=True)
+    absent = described.kind == stand_in.KIND
+    content = {} if absent else torch.load(str(described.file), mmap=True, weights_only=True)
     images = None
-    if described["mean"] is not None:
-        images = Images(described["mean"], described["std"], spec.get("augment") or [], device, spec.get("resize"))
-    parts = []
+    if described.mean is not None and described.std is not None:
+        images = Images(described.mean, described.std, settings.augment, device, settings.resize)
+    parts, len_of = [], {"train": described.train, "test": described.test}
     for part in ("train", "test"):
         inputs, targets = content.get(part, (None, None))
         store: Store
         if absent:
-            store = StandIn(described["stored"], described[part], device)
-        elif described["kind"] == "streamed":
-            store = Streamed(inputs, targets, tuple(content["size"]), spec.get("workers", 2), device)
+            store = StandIn(described.stored or described.shape, len_of[part], device)
+        elif described.kind == "streamed":
+            store = Streamed(inputs, targets, tuple(content["size"]), settings.workers, device)
         else:
             store = Resident(inputs, targets, device)
-        parts.append(Data(store, images, drop_last=part == "train" and bool(spec.get("drop_last"))))
+        parts.append(Data(store, images, drop_last=part == "train" and settings.drop_last))
     return parts[0], parts[1]
 
 
@@ -152,7 +160,7 @@ def _from_user(function: Callable[..., Any], use: str, options: dict[str, Any]) 
     return tuple(result["train"]), tuple(result["test"])
 
 
-def _find(use: str, spec: dict[str, Any], download: bool) -> tuple[tuple[Split, Split], str]:
+def _find(use: str, download: bool) -> tuple[tuple[Split, Split], str]:
     place = root()
     for folder in [place / use] if place else []:
         test = next((folder / name for name in ("test", "val") if os.path.isdir(folder / name)), None)
@@ -228,9 +236,9 @@ def _subset(part: Split, count: int | None) -> Split:
     return chosen, take(targets, index)
 
 
-def _size(files: list[str], spec: dict[str, Any]) -> tuple[int, int]:
-    """(height, width) all images are brought to: `options.size`, or the first image's own."""
-    if side := (spec.get("options") or {}).get("size"):
+def _size(files: list[str], side: Any) -> tuple[int, int]:
+    """(height, width) all images are brought to: the suite's `options.size`, or the first image's own."""
+    if side:
         return int(side), int(side)
     from PIL import Image
 
@@ -244,31 +252,33 @@ def _decode(part: Split, size: tuple[int, int]) -> Split:
         return torch.stack(list(pool.map(lambda file: read_image(Path(file), size), files))), targets
 
 
-def _describe(content: dict[str, Any], streamed: bool) -> dict[str, Any]:
+def _describe(content: dict[str, Any], streamed: bool, source: str) -> DataDescription:
     (inputs, targets), (_, test_targets) = content["train"], content["test"]
     labels = targets if isinstance(targets, Tensor) and not targets.is_floating_point() else None
     first = tree_leaves(inputs)[0]
     shape = [3, *content["size"]] if streamed else list(first.shape[1:])
-    mean = std = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     if streamed:
         spread = inputs[:: -(-len(inputs) // 256)]  # files are in the order of their classes
         sample = torch.stack([read_image(Path(file), tuple(content["size"])) for file in spread])
         mean, std = _moments(sample)
     elif isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.dim() == 4:
         mean, std = _moments(inputs)
-    return {
-        "kind": "streamed" if streamed else "resident",
-        "shape": shape,
-        "classes": int(torch.cat([labels, test_targets]).max()) + 1 if labels is not None else None,
-        "mean": mean,
-        "std": std,
-        "train": len(tree_leaves(targets)[0]),
-        "test": len(tree_leaves(test_targets)[0]),
-        "sha256": _checksum(content),
-    }
+    return DataDescription(
+        source=source,
+        kind="streamed" if streamed else "resident",
+        shape=tuple(shape),
+        classes=int(torch.cat([labels, test_targets]).max()) + 1 if labels is not None else None,
+        mean=mean,
+        std=std,
+        train=len(tree_leaves(targets)[0]),
+        test=len(tree_leaves(test_targets)[0]),
+        sha256=_checksum(content),
+    )
 
 
-def _moments(images: Tensor) -> tuple[list[float], list[float]]:
+def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, of the 0–1 range, from exact integer sums."""
     mean, std = [], []
     for channel in images.unbind(1):
@@ -277,7 +287,7 @@ def _moments(images: Tensor) -> tuple[list[float], list[float]]:
         centre = (counts * values).sum() / counts.sum()
         mean.append(float(centre))
         std.append(max(float(((counts * (values - centre) ** 2).sum() / counts.sum()).sqrt()), 1e-6))
-    return mean, std
+    return tuple(mean), tuple(std)
 
 
 def _checksum(content: dict[str, Any]) -> str:

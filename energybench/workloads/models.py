@@ -60,7 +60,7 @@ HIDDEN = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, n
 OWN: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp, "vit_tiny": vit_tiny, **PAPER}
 
 
-def build(use: str, shape: Shape, classes: int, parameters: dict[str, Any]) -> nn.Module:
+def build(use: str, shape: Shape, classes: int | None, parameters: dict[str, Any]) -> nn.Module:
     """The model `use` for inputs of `shape` (C, H, W). Raises UsageError E401 for what it does not know."""
     if use in OWN:
         return call(OWN[use], use, {"shape": shape, "classes": classes}, parameters)

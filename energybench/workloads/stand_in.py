@@ -6,7 +6,8 @@ Imports no torch; the store that stands in for the samples is in train/data.py.
 
 from __future__ import annotations
 
-from typing import Any
+from energybench.suite.tables import Data
+from energybench.workloads.description import DataDescription
 
 KIND = "stand-in"
 
@@ -21,24 +22,23 @@ KNOWN: dict[str, tuple[tuple[int, int, int], int, int, int]] = {
 }
 
 
-def describe(spec: dict[str, Any]) -> dict[str, Any] | None:
+def describe(settings: Data) -> DataDescription | None:
     """What `datasets.prepare` would say of a suite's `data` table, but for the content; None for an unknown set."""
-    if spec["use"] not in KNOWN:
+    if settings.use not in KNOWN:
         return None
-    shape, classes, train, test = KNOWN[spec["use"]]
-    if side := (spec.get("options") or {}).get("size"):
+    shape, classes, train, test = KNOWN[settings.use]
+    if side := settings.options.get("size"):
         shape = (shape[0], int(side), int(side))
-    side = spec.get("resize")
-    return {
-        "file": None,
-        "kind": KIND,
-        "stored": list(shape),
-        "shape": [shape[0], side, side] if side else list(shape),
-        "classes": classes,
-        "mean": [0.5] * shape[0],
-        "std": [0.25] * shape[0],
-        "train": min(train, spec.get("subset") or train),
-        "test": min(test, spec.get("test_subset") or test),
-        "source": f"{spec['use']}, known by its name: the files are not on this machine",
-        "sha256": "unknown",
-    }
+    side = settings.resize
+    return DataDescription(
+        source=f"{settings.use}, known by its name: the files are not on this machine",
+        kind=KIND,
+        stored=shape,
+        shape=(shape[0], side, side) if side else shape,
+        classes=classes,
+        mean=(0.5,) * shape[0],
+        std=(0.25,) * shape[0],
+        train=min(train, settings.subset or train),
+        test=min(test, settings.test_subset or test),
+        sha256="unknown",
+    )

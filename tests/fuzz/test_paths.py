@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import pytest
 from fuzzing import bounded, told
+from support import data_settings
 from test_fuzz_command_line import here  # noqa: F401  (a fixture)
 
 import energybench
@@ -26,6 +27,7 @@ from energybench.records.reader import read
 from energybench.records.run_folder import Folder, choose
 from energybench.runner.plan_request import spec_of
 from energybench.runner.planner import Plan
+from energybench.suite.command_tables import Source
 from energybench.suite.suite import cell_name, load, slug
 from energybench.train import discovery
 from energybench.trial.command_quality import NoQuality, QualityReader
@@ -223,9 +225,9 @@ def planned(text: str) -> list[str]:
     except EnergybenchError as error:
         told(error, "12")  # the name of a key says what else could stand there
         return [problem.code for problem in error.problems]
-    found = Plan(spec_of(suite, Path.cwd(), device="cpu", download=False) | {"purpose": None}).result()["problems"]
-    assert all(problem["hint"] for problem in found), found
-    return [problem["code"] for problem in found]
+    found = Plan(spec_of(suite, Path.cwd(), device="cpu", download=False)).result().problems
+    assert all(problem.hint for problem in found), found
+    return [problem.code for problem in found]
 
 
 @BY_NAME
@@ -262,10 +264,10 @@ def test_the_data_of_a_long_path_are_kept_under_a_name_that_a_file_can_have(tmp_
         "    return {'train': x, 'test': x}\n"
     )
     use = f"{folder / 'own.py'}:f"
-    spec = {"use": use, "resident": 10**9}
+    spec = data_settings({"use": use})
     found = datasets.prepare(spec, tmp_path / "cache", function=discovery.load_function(use, tmp_path))
-    assert Path(found["file"]).parent == tmp_path / "cache"
-    assert Path(found["file"]).is_file()
+    assert Path(str(found.file)).parent == tmp_path / "cache"
+    assert Path(str(found.file)).is_file()
 
 
 # ── in files ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -278,7 +280,7 @@ def test_no_file_of_windows_or_of_a_quality_is_waited_for(strange: Path, name: s
         if os.path.isfile(path) or os.path.lexists(path) or name not in ("nothing", "a link to nothing"):
             with contextlib.suppress(EnergybenchError):
                 assert windows.read_windows(path) == []
-        reader = QualityReader({"from": "file", "path": str(path)}, "accuracy", Path(), {})
+        reader = QualityReader(Source.model_validate({"from": "file", "path": str(path)}), "accuracy", Path(), {})
         with pytest.raises(NoQuality):
             reader.result([])
 

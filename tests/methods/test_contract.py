@@ -112,9 +112,9 @@ def test_its_estimate_stays_within_two_points_of_what_is_counted_or_says_why(nam
     assert with_it.counted is not None
     assert without.counted is not None
     estimated = with_it.method.estimate(work).flop / work.flop
-    counted = with_it.counted["counted_flop"] / without.counted["counted_flop"]
+    counted = with_it.counted.counted_flop / without.counted.counted_flop
     assert abs(estimated - counted) <= ESTIMATE_GAP or type(with_it.method).gap_because
-    assert work.flop == pytest.approx(without.counted["counted_flop"], rel=1e-3)  # else neither says anything
+    assert work.flop == pytest.approx(without.counted.counted_flop, rel=1e-3)  # else neither says anything
 
 
 @each_method

@@ -260,13 +260,13 @@ def test_the_estimate_has_the_presamples_forwards_as_a_phase_and_equals_the_coun
     lines = trace_task(Classification(), MODELS[model](), Recipe(epochs=4, batch=32), batch, CPU)
     work = Work(lines, epochs=4, samples=90)
     estimate = made.estimate(work)
-    assert estimate.flop == pytest.approx(counted[1]["counted_flop"], rel=1e-6)
-    assert counted[1]["counted_flop"] > 1.3 * counted[0]["counted_flop"]
+    assert estimate.flop == pytest.approx(counted[1].counted_flop, rel=1e-6)
+    assert counted[1].counted_flop > 1.3 * counted[0].counted_flop
     by_phase = estimate.by_phase()
     scored = made.diagnostics()["samples_scored_per_sample"]
     assert by_phase["presample"] == pytest.approx(scored * by_phase["forward"])
     assert 0 < scored < presample
-    keys = counted[1]["passes"].keys
+    keys = counted[1].passes.keys
     assert keys.keys() == {"scored", f"presampled {2 * accumulate}f{accumulate}b1u"}
     assert sum(counts["samples"] for counts in keys.values()) == 360
 
@@ -279,7 +279,7 @@ def test_over_a_forward_only_method_a_presample_is_estimated_as_one_forward_of_e
     lines = trace_task(Classification(), tiny_cnn(), Recipe(epochs=4, batch=32), batch, CPU)
     work = made.estimate(forward_only.estimate(Work(lines, epochs=4, samples=90)))
     assert made.diagnostics()["steps_presampled"] > 0
-    assert work.flop == pytest.approx(layer.result(run)["counted_flop"], rel=1e-6)
+    assert work.flop == pytest.approx(layer.result(run).counted_flop, rel=1e-6)
 
 
 def test_without_a_presampled_step_the_estimate_is_plain_training():

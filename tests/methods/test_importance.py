@@ -371,7 +371,7 @@ def test_the_estimate_is_what_is_counted_and_the_reference_costs_a_second_pass(m
         layer = CountingLayer(10**9)
         run = make_run([layer, *methods], model, epochs=epochs)
         run.train()
-        counted.append(layer.result(run)["counted_flop"])
+        counted.append(layer.result(run).counted_flop)
     batch = next(run.data.load([torch.arange(2)]))
     lines = trace_task(Classification(), model(), Recipe(epochs=epochs, batch=32), batch, CPU)
     work = Work(lines, epochs=epochs, samples=run.data.samples(32))
@@ -390,7 +390,7 @@ def test_the_reference_pass_costs_no_second_probe_and_no_second_product_of_gradi
         layer = CountingLayer(10**9)
         run = make_run([layer, *methods], lambda: mlp((1, 8, 8), 10, [32]), epochs=3)
         run.train()
-        totals.append(layer.result(run)["counted_flop"])
+        totals.append(layer.result(run).counted_flop)
     batch = next(run.data.load([torch.arange(2)]))
     recipe = Recipe(epochs=3, batch=32)
     lines = trace_task(Classification(), mlp((1, 8, 8), 10, [32]), recipe, batch, CPU)
@@ -425,10 +425,10 @@ def test_alpha_and_epsilon_have_no_default_and_the_error_says_what_to_type(tmp_p
         encoding="utf-8",
     )
     found = planner.Plan(spec_of(load(file), tmp_path, device="cpu", download=False)).result()
-    (problem,) = found["problems"]
-    assert "requires its parameter 'epsilon'" in problem["message"]
-    assert ":11:" in problem["where"]  # the line of its table
-    assert problem["hint"] == "for example: epsilon = 0.01"
+    (problem,) = found.problems
+    assert "requires its parameter 'epsilon'" in problem.message
+    assert ":11:" in problem.where  # the line of its table
+    assert problem.hint == "for example: epsilon = 0.01"
 
 
 @pytest.mark.parametrize(
@@ -519,14 +519,14 @@ def test_the_memory_is_saved_in_a_file_beside_the_record(tmp_path: Path):
     made = method()
     run = double_run([made], data=vectors(24).subset(torch.arange(4, 20)), epochs=3)
     run.train()
-    spec = {"trace": str(tmp_path / "traces" / "b0.w.importance.csv.gz"), "header": {"trial": "b0.w.importance"}}
-    kept = trial.keep_state(spec, made)
+    place = tmp_path / "traces" / "b0.w.importance.csv.gz", "b0.w.importance"
+    kept = trial.keep_tensors(made, *place)
     assert kept == {"state": "state/b0.w.importance.importance.npz"}
     with np.load(tmp_path / kept["state"]) as file:
         assert np.array_equal(file["importance_0"], made._memory.sampler.importance.numpy())
         assert file["index_0"].tolist() == list(range(4, 20))
-    assert trial.keep_state(spec, other("low")) == {}
-    assert trial.keep_state({"trace": None}, made) == {}
+    assert trial.keep_tensors(other("low"), *place) == {}
+    assert trial.keep_tensors(made, None, place[1]) == {}
 
 
 def test_the_record_has_the_memorys_shape_in_a_few_numbers():

@@ -279,7 +279,7 @@ def counted_and_estimated(
         layer = CountingLayer(10**9)
         run = make_run([layer, *stack], model, data=digits(count), epochs=epochs)
         run.train()
-        totals.append(layer.result(run)["counted_flop"])
+        totals.append(layer.result(run).counted_flop)
     batch = next(iter(run.data.load([torch.arange(2)])))
     lines = trace_task(Classification(), model(), Recipe(epochs=epochs, batch=32), batch, run.device)
     plain = work = Work(lines, epochs=epochs, samples=count)

@@ -258,7 +258,7 @@ def test_what_is_counted_is_what_is_estimated(model, slice_from):
         layer = CountingLayer(10**9)
         run = make_run([layer, *stack], model, data=digits(96), epochs=4)
         run.train()
-        totals.append(layer.result(run)["counted_flop"])
+        totals.append(layer.result(run).counted_flop)
     batch = next(iter(run.data.load([torch.arange(2)])))
     lines = trace_task(Classification(), model(), Recipe(epochs=4, batch=32), batch, run.device)
     work = Work(lines, epochs=4, samples=96)

@@ -529,7 +529,7 @@ def counted_and_estimated(model: Any, **parameters: Any) -> tuple[float, float, 
         layer = CountingLayer(10**9)
         run = make_run([layer, *made], model, data=digits(64), epochs=2)
         run.train()
-        totals.append(layer.result(run)["counted_flop"])
+        totals.append(layer.result(run).counted_flop)
         if made:
             found = made[0]
     batch = next(iter(run.data.load([torch.arange(2)])))

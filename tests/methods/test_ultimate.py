@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +13,10 @@ from support import MODELS, assert_same_state, digits, double_run, make_run, sta
 from energybench.algorithms.hypergradient_sgd import HyperSGD
 from energybench.common.errors import UsageError
 from energybench.flops.work import Work
+from energybench.runner.plan_request import spec_of
 from energybench.runner.planner import Plan
 from energybench.runner.tracing import trace_task
+from energybench.suite.suite import load
 from energybench.train import discovery
 from energybench.train.method import Method
 from energybench.train.recipe import Recipe
@@ -124,7 +126,7 @@ def test_what_is_counted_is_what_is_estimated(model, learn):
         layer = CountingLayer(10**9)
         run = make_run([layer, *stack], model, data=digits(64), epochs=2)
         run.train()
-        totals.append(layer.result(run)["counted_flop"])
+        totals.append(layer.result(run).counted_flop)
     batch = next(iter(run.data.load([torch.arange(2)])))
     lines = trace_task(Classification(), model(), Recipe(epochs=2, batch=32), batch, run.device)
     work = Work(lines, epochs=2, samples=64)
@@ -164,18 +166,28 @@ def test_nesterovs_momentum_is_not_learned():
     make_run([method()], nesterov=True)
 
 
-def test_a_suite_that_gives_it_another_optimizer_is_told_where_and_what_to_write():
-    found: Any = SimpleNamespace(problems=[])
-    workload = {"name": "vit", "train": {"optimizer": "adamw"}}
-    variant = {"label": "learned", "stack": [{"where": {"": "suite.toml:7"}}]}
-    Plan.check_recipe(found, workload, variant, {"learned": [({}, method())]})
-    (problem,) = found.problems
-    assert (problem.code, problem.where) == ("E315", "suite.toml:7")
+def test_a_suite_that_gives_it_another_optimizer_is_told_where_and_what_to_write(tmp_path: Path):
+    text = """schema = 1
+suite = "s"
+[measure]
+energy = "off"
+[[workload]]
+name = "vit"
+model = { use = "mlp" }
+data = { use = "digits", batch = 16 }
+train = { epochs = 1, lr = 0.1, optimizer = "adamw" }
+[[method]]
+use = "ultimate"
+name = "learned"
+"""
+    file = tmp_path / "suite.toml"
+    file.write_text(text, encoding="utf-8")
+    (problem,) = Plan(spec_of(load(file), tmp_path, device="cpu", download=False)).result().problems
+    assert (problem.code, problem.where) == ("E315", f"{file}:10:1")
     assert "'vit'" in problem.message
     assert '[[skip]] workload = "vit", method = "learned"' in problem.hint
-    found.problems.clear()
-    Plan.check_recipe(found, workload | {"train": {"optimizer": "sgd"}}, variant, {"learned": [({}, method())]})
-    assert found.problems == []
+    file.write_text(text.replace("adamw", "sgd"), encoding="utf-8")
+    assert not Plan(spec_of(load(file), tmp_path, device="cpu", download=False)).result().problems
 
 
 def test_a_method_that_owns_the_update_too_is_refused():

@@ -24,29 +24,7 @@ GOAL = 1 + 0.01 * BARE_STEPS_IN_10_MS
 
 
 def recipe(epochs: int) -> Recipe:
-    train = {
-        "epochs": epochs,
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "momentum": 0.9,
-        "decay": 0.0,
-        "schedule": "constant",
-        "nesterov": False,
-        "betas": None,
-        "clip": None,
-        "accumulate": 1,
-        "precision": "fp32",
-        "label_smoothing": 0.0,
-    }
-    return Recipe.of(
-        {
-            "name": "w",
-            "task": "classification",
-            "model": {"use": "mlp"},
-            "data": {"use": "x", "batch": BATCH},
-            "train": train,
-        }
-    )
+    return Recipe(epochs, BATCH, lr=0.1, momentum=0.9)
 
 
 def samples(steps: int) -> tuple[Tensor, Tensor]:

@@ -47,33 +47,34 @@ use = "dropout"
 def planned(suite: Any, launcher: Any, place: Path, **options: Any) -> Any:
     """What `energybench.runner.plan_request.plan` gives for the suite above, without asking a child."""
     from energybench.common.hashing import digest
+    from energybench.records.record import Cell
     from energybench.runner.plan_request import Planned, spec_of
+    from energybench.runner.plan_spec import PlannedWorkload, PlanResult
+    from energybench.trial.spec import MethodSpec
+    from energybench.workloads.description import DataDescription
 
     file = Path("mine.py")
     sha = hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()
-    mine = {"use": "mine.py", "name": "mine", "path": "mine.py", "origin": "path", "sha256": sha, "parameters": {}}
+    mine = MethodSpec(use="mine.py", name="mine", path="mine.py", origin="path", sha256=sha)
     cells = [
-        {
-            "workload": "w",
-            "method": name,
-            "role": "method" if name == "mine" else name,
-            "digest": sha,
-            "stack": [mine] if name == "mine" else [],
-        }
+        Cell(
+            workload="w",
+            method=name,
+            role="method" if name == "mine" else name,
+            digest=sha,
+            stack=[mine.model_dump(mode="json")] if name == "mine" else [],
+        )
         for name in METHODS
     ]
-    data = {"kind": "none", "sha256": "d", "train": 64, "test": 32}
-    known = {"data": data, "ledger": [], "parameters": 10, "steps": 4, "step_s": 0.0}
-    result = {
-        "workloads": {"w": known},
-        "cells": cells,
-        "notes": [],
-        "machine": {"cpu": "none"},
-        "device": "cpu",
-        "device_name": "cpu",
-        "digest": digest([sha, suite.digest_source()]),
-    }
-    options.pop("purpose", None)
+    data = DataDescription(kind="none", sha256="d", train=64, test=32)
+    result = PlanResult(
+        workloads={"w": PlannedWorkload(data=data, parameters=10, steps=4)},
+        cells=tuple(cells),
+        machine={"cpu": "none"},
+        device="cpu",
+        device_name="cpu",
+        digest=digest([sha, suite.digest_source()]),
+    )
     return Planned(suite, result, spec_of(suite, place, download=False, **options))
 
 
@@ -90,7 +91,7 @@ def nap(in_path: str, out_path: str) -> None:
     time.sleep(NAP_S)
     while _held(header.get("trial", "")):
         time.sleep(NAP_S)
-    if spec["mode"] == "witness":
+    if spec["mode"] == "counting run":
         counted = {**header, "status": "ok", "counted_flop": 1e6, "wall_s": NAP_S}
         write_json(Path(out_path), CountingRun.model_validate(counted))
         return

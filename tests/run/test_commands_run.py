@@ -441,11 +441,11 @@ def test_a_cell_that_is_a_command_is_a_verb_of_its_own(tmp_path: Path):
         "base": str(tmp_path),
         "command": ["python", "fine.py"],
         "metric": "accuracy",
-        "workload": {"name": "w", "quality": {"from": "json"}},
+        "workload": {"name": "w", "command": "python fine.py", "quality": {"from": "json"}},
         "threads": None,
         "device_name": "cpu",
         "limit_s": 60,
-        "measure": {"energy": "off", "below_c": {}, "cooldown_s": 0.0, "tick_s": 0.0},
+        "measure": {"energy": "off"},
         "windows": str(tmp_path / "w.jsonl"),
         "log": str(tmp_path / "log"),
         "trace": None,
@@ -459,6 +459,7 @@ def test_a_cell_that_is_a_command_is_a_verb_of_its_own(tmp_path: Path):
             "invocation": 0,
             "position": 0,
             "digest": "",
+            "started_at": "",
         },
     }
     (tmp_path / "in.json").write_text(json.dumps(spec))

@@ -1,0 +1,130 @@
+"""What the check of a suite is handed, and what it answers, as one frozen model each. Imports no torch."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from energybench.common.errors import Problem
+from energybench.flops.work import Line
+from energybench.records.record import Cell
+from energybench.suite.command_tables import CommandWorkload
+from energybench.suite.suite import Suite
+from energybench.suite.tables import Workload
+from energybench.suite.toml_positions import Loc
+from energybench.suite.variants import Variant
+from energybench.trial.spec import Spec
+from energybench.workloads.description import DataDescription
+
+Purpose = Literal["run", "check", "count", "trace"]
+
+
+class PairSpec(Spec):
+    """A method beside a workload; `skipped` says why it is not run."""
+
+    workload: str
+    variant: str  # its label
+    skipped: str | None = None
+
+
+class PlanSpec(Spec):
+    """A suite with everything in it resolved, and what a plan of it is for.
+
+    purpose: "run" trains, so everything must be there; "check" looks only, and data that is known by its name may be
+             missing; "count" is not metered, so sensors do not matter; "trace" does not train either
+    base:    the suite's folder; cache: where data sets are decoded
+    places:  where each key of the suite was written, for messages
+    stamp:   what sets the run apart from the suite's file
+    blocks:  the most there will be; looks: after how many of them; empty: one, when all are there
+    added:   blocks beyond those, which change no digest
+    device:  as torch names it; None: the first card, else the processor
+    """
+
+    purpose: Purpose
+    base: Path
+    cache: Path
+    suite: Suite
+    variants: tuple[Variant, ...]
+    pairs: tuple[PairSpec, ...]
+    places: tuple[tuple[Loc, str], ...]
+    stamp: tuple[str, ...] = ()
+    blocks: int
+    looks: tuple[int, ...] = ()
+    added: int = 0
+    device: str | None = None
+    download: bool = True
+
+    @cached_property
+    def _place(self) -> dict[Loc, str]:
+        return dict(self.places)
+
+    def where(self, *loc: str | int) -> str:
+        """The place of a key, or of its nearest ancestor: as `Suite.where` says it."""
+        return next((self._place[loc[:end]] for end in range(len(loc), -1, -1) if loc[:end] in self._place), "")
+
+    @property
+    def trainings(self) -> list[tuple[int, Workload]]:
+        """(number in the suite, workload) of those that are trained in our loop."""
+        return [(number, each) for number, each in enumerate(self.suite.workloads) if isinstance(each, Workload)]
+
+    @property
+    def commands(self) -> list[tuple[int, CommandWorkload]]:
+        """(number in the suite, workload) of those that are commands."""
+        return [(number, each) for number, each in enumerate(self.suite.workloads) if isinstance(each, CommandWorkload)]
+
+    def pairs_of(self, workload: str, *, commands: bool) -> list[tuple[PairSpec, Variant]]:
+        """What stands beside a workload: methods of the loop, or commands."""
+        variants = {variant.label: variant for variant in self.variants if (variant.command is not None) == commands}
+        pairs = [pair for pair in self.pairs if pair.workload == workload and pair.variant in variants]
+        return [(pair, variants[pair.variant]) for pair in pairs]
+
+    def declared(self) -> list[Any]:
+        """What was declared before the first block and belongs to a run's digest."""
+        settings = self.suite.digest_source()
+        trials = self.suite.trials
+        required = [settings["require"]] if settings["require"] else []
+        return [self.blocks, self.looks, trials.seed, trials.twin, self.stamp, settings["accept"], *required]
+
+
+class PlannedWorkload(Spec):
+    """What is known of a workload once it was built and traced.
+
+    ledger:     of one plain training sample; empty where the model could not be traced
+    parameters: how many numbers the model has
+    steps:      of one epoch; samples: that one epoch uses
+    step_s:     seconds of a plain step, about
+    """
+
+    data: DataDescription | None = None  # None: a command
+    ledger: tuple[Line, ...] = ()
+    balance_flop_b: float | None = None
+    parameters: int = 0
+    steps: int = 0
+    epochs: int = 0
+    samples: int = 0
+    step_s: float = 0.0
+
+
+class PlanResult(Spec):
+    """The answer: every mistake, or everything that the trials need.
+
+    device:      as torch names it; device_name: "cpu", or the UUID of the card that trains
+    machine:     facts for the record
+    sources:     programs and files that commands name → what they were
+    cards:       that are metered while a command runs: "used", "all" or UUIDs
+    """
+
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    device: str
+    device_name: str
+    command_device: str = "cpu"
+    workloads: dict[str, PlannedWorkload] = Field(default_factory=dict)
+    cells: tuple[Cell, ...] = ()
+    machine: dict[str, Any] = Field(default_factory=dict)
+    sources: dict[str, str] = Field(default_factory=dict)
+    cards: str | tuple[str, ...] = "used"
+    digest: str

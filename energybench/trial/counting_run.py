@@ -1,0 +1,100 @@
+"""A cell once under the counter of FLOPs, unmetered, and where its time goes. IN.json in, OUT.json out."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from energybench.common.errors import CannotWrite
+from energybench.records.record import ProfilingRun, write_json
+from energybench.train.data import Data
+from energybench.train.method import Method
+from energybench.train.run import Run
+from energybench.trial.build import build, build_model, build_stack
+from energybench.trial.counting_layer import CountingLayer
+from energybench.trial.estimate import estimate
+from energybench.trial.failure import failure_of
+from energybench.trial.phase_profile import Stopwatch, TimedRun, in_turns, other_work, steps_per_epoch
+from energybench.trial.record_draft import CountingRunDraft
+from energybench.trial.spec import CountingSpec
+from energybench.trial.trial import wait_for_devices
+from energybench.workloads import datasets
+from energybench.workloads.tasks import task_named
+
+COUNTED_STEPS = 48  # counted steps per cell; every epoch contributes
+
+
+def main(in_path: str, out_path: str) -> None:
+    """Run the counting run that IN.json describes and write its record, whatever happens to it.
+
+    Raises CannotWrite where nothing can be kept.
+    """
+    spec = CountingSpec.read(in_path)
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
+    record = CountingRunDraft(**spec.header.model_dump(), status="ok")
+    try:
+        counting_run(spec, record)
+    except CannotWrite:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        record.status, record.reason = failure_of(error)
+    write_json(Path(out_path), record.finished())
+
+
+def counting_run(spec: CountingSpec, record: CountingRunDraft) -> None:
+    """The same run under the counter: no meters, no evaluation."""
+    started = time.perf_counter()
+    device = torch.device(spec.device)
+    train, _ = datasets.open_data(spec.data, spec.workload.data, device)
+    layer = CountingLayer(COUNTED_STEPS)
+    run = build(spec, train, device, layer)
+    run.train()
+    counts = layer.result(run)
+    record.passes, record.keys, record.by_op = counts.passes, counts.keys, counts.by_op
+    record.counted_flop, record.counted_error_flop = counts.counted_flop, counts.counted_error_flop
+    record.outside_steps_flop, record.uncounted_calls = counts.outside_steps_flop, counts.uncounted_calls
+    record.reason = counts.reason
+    record.estimate = estimate(spec, run)
+    record.wall_s = time.perf_counter() - started
+    if spec.header.role == "method":
+        record.profiling_run = profiling_run(spec, train, device, run)
+
+
+def profiling_run(spec: CountingSpec, train: Data, device: torch.device, run: Run) -> ProfilingRun:
+    """Where the time goes, from a few steps of every epoch; whatever goes wrong, the count stands."""
+
+    def timed(stack: list[Method]) -> TimedRun:
+        watch = Stopwatch(partial(wait_for_devices, device))
+        model = build_model(spec.workload, spec.data, spec.base, run.seed)
+        return TimedRun(
+            task_named(spec.workload.task, spec.base),
+            stack,
+            run.recipe,
+            model.to(device),
+            train,
+            seed=run.seed,
+            device=device,
+            epochs=spec.epochs,
+            watch=watch,
+            limit=steps_per_epoch(run.epochs),
+        )
+
+    keys = {key: counts["steps"] for key, counts in run.tally.passes().keys.items()}
+    try:
+        method_run = timed(build_stack(spec.stack))
+        profile = in_turns(timed([]), method_run, keys)
+        reason = other_work(estimate(spec, method_run), estimate(spec, run))
+        return ProfilingRun(reason=reason) if reason else profile
+    except Exception as error:
+        return ProfilingRun(reason=failure_of(error)[1])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

@@ -1,0 +1,53 @@
+"""The analytic promise of a run that took place: plain training's ledger, and what the stack's formulas make of it."""
+
+from __future__ import annotations
+
+import math
+
+from energybench.flops.intensity import explain
+from energybench.flops.work import Work
+from energybench.records.record import Estimate, Layer
+from energybench.train.run import Run
+from energybench.trial.spec import CountingSpec, TrialSpec
+
+LAYERS = 3  # of an estimate, named in the record
+
+
+def works(spec: TrialSpec | CountingSpec, run: Run) -> tuple[Work, Work]:
+    """The ledger of plain training, and what the stack's formulas make of it, innermost first."""
+    plain = Work(spec.ledger, epochs=run.recipe.epochs, samples=run.data.samples(run.recipe.batch))
+    work = plain.trained(run.epochs)
+    for method in reversed(run.methods):
+        work = method.estimate(work)
+    return plain, work
+
+
+def estimate(spec: TrialSpec | CountingSpec, run: Run) -> Estimate | None:
+    """Both in figures, with the layers that save most; None where the model could not be traced."""
+    if not spec.ledger:
+        return None
+    plain, work = works(spec, run)
+    per_step = run.recipe.batch / run.recipe.accumulate
+    told = explain(plain, work, per_step, spec.balance_flop_b)
+    layers = [
+        Layer(
+            name=group.name,
+            flop_saved_rel=group.flop_saved_rel,
+            bytes_saved_rel=group.bytes_saved_rel,
+            intensity_flop_b=group.intensity if math.isfinite(group.intensity) else None,
+        )
+        for group in told.groups
+        if group.estimated_flop < group.plain_flop
+    ]
+    return Estimate(
+        plain_flop=plain.flop,
+        estimated_flop=work.flop,
+        plain_by_phase=plain.by_phase(),
+        estimated_by_phase=work.by_phase(),
+        plain_b=plain.moved_b(per_step),
+        estimated_b=work.moved_b(per_step),
+        balance_flop_b=told.balance_flop_b,
+        memory_bound_rel=told.memory_bound_rel,
+        roofline_saved_rel=told.time_saved_rel,
+        layers=layers[:LAYERS],
+    )
