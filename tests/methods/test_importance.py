@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from energybench import Forward, Method, Task
 from energybench.algorithms.sample_scores import norms, output_gradient
 from energybench.common.errors import UsageError
+from energybench.common.units import Quantity
 from energybench.flops.work import Work
 from energybench.runner import planner
 from energybench.runner.plan_request import spec_of
@@ -403,7 +404,7 @@ def test_the_reference_pass_costs_no_second_probe_and_no_second_product_of_gradi
 def test_a_warm_up_of_a_few_steps_has_drawn_too():
     made = method()
     run = make_run([made], epochs=6)
-    warm_up(run, {"unit": "steps", "count": 4}, lambda: None)
+    warm_up(run, Quantity(4, "steps"), lambda: None)
     assert {"drawn", "scored"} <= run.tally.passes().keys.keys()
 
 

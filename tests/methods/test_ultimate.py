@@ -183,7 +183,7 @@ name = "learned"
     file = tmp_path / "suite.toml"
     file.write_text(text, encoding="utf-8")
     (problem,) = Plan(spec_of(load(file), tmp_path, device="cpu", download=False)).result().problems
-    assert (problem.code, problem.where) == ("E315", f"{file}:10:1")
+    assert (problem.code, problem.where) == ("E315", f"{file}:10:3")
     assert "'vit'" in problem.message
     assert '[[skip]] workload = "vit", method = "learned"' in problem.hint
     file.write_text(text.replace("adamw", "sgd"), encoding="utf-8")
