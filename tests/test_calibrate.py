@@ -19,6 +19,7 @@ from energybench.meter import rapl
 from energybench.meter.reading import Energy, Reading
 from energybench.trial import calibrate
 from energybench.trial.calibrate import noise_floor
+from energybench.trial.spec import CalibrationSpec
 
 SECONDS = [(1.0, 1.1), (1.2, 1.1), (1.0, 0.95), (1.05, 1.1), (1.0, 1.02)]
 
@@ -163,7 +164,7 @@ def run(monkeypatch: pytest.MonkeyPatch, seconds: Any, **spec: Any) -> tuple[dic
         "meters": [],
         "cache": "",
     } | spec
-    return calibrate.calibrate(spec), scripted
+    return calibrate.calibrate(CalibrationSpec(**spec)), scripted
 
 
 def test_a_training_is_long_enough_however_slow_the_first_ones_were(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +207,7 @@ def test_what_breaks_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise RuntimeError("no data today")
 
     monkeypatch.setattr(calibrate, "Twins", broken)
-    (tmp_path / "in.json").write_text(json.dumps({"until_s": 0, "shortest_s": 1}))
+    (tmp_path / "in.json").write_text(json.dumps({"until_s": 0, "shortest_s": 1, "fewest_pairs": 6, "cache": ""}))
     calibrate.main(str(tmp_path / "in.json"), str(tmp_path / "out.json"))
     assert json.loads((tmp_path / "out.json").read_text()) == {"reason": "RuntimeError: no data today"}
 

@@ -19,7 +19,7 @@ from energybench.records.reader import read as read_record
 from energybench.records.record import Trial
 from energybench.suite.command_tables import CommandWorkload, Source
 from energybench.trial.command_quality import NoQuality, QualityReader
-from energybench.trial.command_trial import Metered, Unusable, environment, main, trial, why_unusable
+from energybench.trial.command_trial import MeteredCommand, Unusable, environment, main, trial, why_unusable
 from energybench.trial.record_draft import TrialDraft
 from energybench.trial.spec import CommandTrialSpec, MeasureSpec, TrialHeader
 from energybench.verdict.flag_codes import kind
@@ -204,7 +204,7 @@ def test_a_command_is_told_who_it_is():
     ],
 )
 def test_every_end_has_its_word(ended: Ended | None, last: str, status: str | None, reason: str):
-    found = Metered(Reading(wall_s=1.0), None, ended, "it could not be started: x", last)  # type: ignore[arg-type]
+    found = MeteredCommand(Reading(wall_s=1.0), None, ended, "it could not be started: x", last)  # type: ignore[arg-type]
     told = why_unusable(found, 8.0)
     assert (told and told[0]) == status
     assert reason in (told[1] if told else "")

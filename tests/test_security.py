@@ -143,7 +143,7 @@ def test_a_pickle_in_place_of_cifar_10_is_not_opened(tmp_path: Path, monkeypatch
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"):
         (home / name).write_bytes(pickle.dumps(Bomb()))
     monkeypatch.setenv("ENERGYBENCH_DATA", str(tmp_path))
-    spec = {"use": "cifar10", "batch": 8, "resident": 2e9}
+    spec = {"use": "cifar10", "batch": 8, "resident": 2 * 10**9}
     with pytest.raises(EnergybenchError, match="E402"):
         datasets.prepare(data_settings(spec), tmp_path / "cache", download=False)
     assert not (tmp_path / "ran").exists()

@@ -209,14 +209,15 @@ def calibrate(facts: dict[str, Any], seconds: float, tick: Callable[[float], Non
         meters = []  # beside our own sensors a suite has to ask for others
     with scratch() as place, held_open():
         in_path, out_path, log = (place / name for name in ("in.json", "out.json", "log"))
-        spec = {
-            "until_s": monotonic() + seconds,
-            "shortest_s": shortest_s(facts),
-            "fewest_pairs": FEWEST_PAIRS,
-            "meters": meters,
-            "cache": str(place),
-        }
-        in_path.write_text(json.dumps(spec), encoding="utf-8")
+        from energybench.trial.spec import CalibrationSpec  # a doctor without it starts at once
+
+        CalibrationSpec(
+            until_s=monotonic() + seconds,
+            shortest_s=shortest_s(facts),
+            fewest_pairs=FEWEST_PAIRS,
+            meters=tuple(meters),
+            cache=place,
+        ).write(in_path)
         outcome = Launcher().call(
             "energybench.trial.calibrate:main",
             in_path,

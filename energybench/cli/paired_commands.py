@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from energybench.common.errors import EXIT_TRIALS_FAILED, EnergybenchError, Problem, UsageError, nearest
 from energybench.common.hashing import digest
@@ -25,7 +25,7 @@ from energybench.meter import Meter
 from energybench.meter.facts import gpu_facts, measures
 from energybench.process import supervise
 from energybench.records.record import Cell, RunFile, Trial
-from energybench.trial.command_trial import Metered, cards, metered, why_unusable
+from energybench.trial.command_trial import MeteredCommand, RunOptions, cards, metered, why_unusable
 from energybench.verdict.figures import MARGIN, Summary
 
 NAME = "command"  # of the one workload
@@ -86,11 +86,11 @@ class Bench:
         role: Literal["baseline", "method"] = "baseline",
         block: int = 0,
         position: int = 0,
-        **how: Any,
-    ) -> tuple[Trial, Metered]:
+        **options: Unpack[RunOptions],
+    ) -> tuple[Trial, MeteredCommand]:
         """One command as one record."""
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        found = metered(words, self.meters, **how)
+        found = metered(words, self.meters, **options)
         status, reason = why_unusable(found) or ("ok", None)
         return Trial.model_validate(
             {

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import nn
@@ -35,6 +35,7 @@ from energybench.suite.tables import Workload
 from energybench.suite.variants import Layer, Variant
 from energybench.train import discovery, images
 from energybench.train.data import Data
+from energybench.train.interface import TrainingRun
 from energybench.train.method import Method, Task, parameters
 from energybench.train.run import Run
 from energybench.train.stack_check import check_stack
@@ -333,10 +334,11 @@ class Plan:
         epochs, budgets = workload.train.epochs, list[int]()
         for block in range(self.spec.blocks + self.spec.added):
             seed = self.suite.trials.seed + block
-            run: Any = SimpleNamespace(
+            # Before there is a run, this is all of one that may be asked for.
+            run = SimpleNamespace(
                 epochs=epochs, rng=lambda *key, s=seed: torch.Generator().manual_seed(stable_seed(s, *key))
             )
-            kept = [budget for method in methods if (budget := method.kept_epochs(run)) is not None]
+            kept = [budget for method in methods if (budget := method.kept_epochs(cast(TrainingRun, run))) is not None]
             if not kept:
                 return None
             budgets.append(max(1, min(kept)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -17,6 +17,9 @@ from rich.text import Text
 from energybench.common.escaping import inert
 from energybench.common.units import format_seconds
 from energybench.records.record import CountingRun, Trial
+
+if TYPE_CHECKING:
+    from energybench.verdict.figures import Summary
 
 
 def redraws(console: Console) -> bool:
@@ -86,7 +89,7 @@ class Progress:
             soft_wrap=True,
         )
 
-    def block(self, summary: Any) -> None:
+    def block(self, summary: Summary) -> None:
         if self.quiet:
             return
         from energybench.report.terminal import partial
@@ -94,7 +97,7 @@ class Progress:
         self._clear()
         partial(summary, self.console)
 
-    def end(self, summary: Any, report: Path) -> None:
+    def end(self, summary: Summary, report: Path) -> None:
         from energybench.report.terminal import render
 
         self._clear()

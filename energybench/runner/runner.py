@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from energybench.common.errors import EXIT_INTERRUPTED, EXIT_REGRESSION, EXIT_TRIALS_FAILED, Problem, UsageError
 from energybench.meter.nvml import held_open
@@ -28,6 +29,9 @@ from energybench.runner.what_changed import changes
 from energybench.stats.paired import FEWEST_BLOCKS
 from energybench.suite.suite import Suite
 from energybench.trial.spec import MethodSpec, stack_of
+
+if TYPE_CHECKING:
+    from energybench.verdict.figures import Summary
 
 
 def run(
@@ -140,7 +144,7 @@ class _Runner:
                 self.progress.block(self._so_far())
         return "finished", True
 
-    def _report(self, outcome: str, finished: bool) -> Any:
+    def _report(self, outcome: str, finished: bool) -> Summary:
         """Report, then close: a run without its report is not finished."""
         from energybench.report import pages
 
@@ -221,12 +225,12 @@ class _Runner:
         invocations = [*self.run_file.invocations[:-1], last]
         return self.run_file.model_copy(update={"invocations": invocations, "finished": finished})
 
-    def _summary(self, run: RunFile) -> Any:
+    def _summary(self, run: RunFile) -> Summary:
         from energybench.verdict.summary import summarise
 
         return summarise(run, self.folder.trials(), self.folder.counted())
 
-    def _so_far(self) -> Any:
+    def _so_far(self) -> Summary:
         """All blocks that are there, for a glance between looks: no verdict is drawn from it."""
         from energybench.verdict.summary import summarise
 
@@ -271,7 +275,7 @@ def _ask_about_another(suite: Suite, differs: Callable[[RunFile], str], progress
 def _terminate_as_interrupt() -> Iterator[None]:
     """A scheduler's SIGTERM or a closed terminal ends a run as Ctrl-C does: whole files, exit 130."""
 
-    def interrupt(number: int, frame: Any) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():

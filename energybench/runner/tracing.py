@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from energybench.flops.work import Line
 from energybench.train.batch import Batch
+from energybench.train.interface import TrainingRun
 from energybench.train.method import Task
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
@@ -34,8 +35,9 @@ class TracedTask(nn.Module):
 
     def forward(self, *leaves: torch.Tensor) -> torch.Tensor:
         inputs, targets = self._rebuild(leaves)
-        run: Any = SimpleNamespace(model=self.model, recipe=self._recipe, device=leaves[0].device, forward=None)
-        return self._task.forward(run, Batch(inputs, targets, torch.arange(len(leaves[0])))).value
+        # A forward pass may ask for no more of a run than this.
+        run = SimpleNamespace(model=self.model, recipe=self._recipe, device=leaves[0].device)
+        return self._task.forward(cast(TrainingRun, run), Batch(inputs, targets, torch.arange(len(leaves[0])))).value
 
 
 def trace_task(task: Task, model: nn.Module, recipe: Recipe, batch: Batch, device: torch.device) -> tuple[Line, ...]:

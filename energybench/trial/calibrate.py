@@ -5,15 +5,13 @@
 Whatever differs between the two trainings of a pair is noise: weights, data and their order are the same. All of them
 run in one process, so what differs between processes is not seen. IN.json goes in, OUT.json comes out:
 
-    IN   until_s: when to end, by time.monotonic; fewest_pairs, however long they take; shortest_s: of one training;
-         cache: a folder for data; meters: of other packages, by name
+    IN   a CalibrationSpec
     OUT  device, threads, torch, workload, and what `noise_floor` says; or only `reason`, when it failed
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import math
 import random
 import time
@@ -34,7 +32,7 @@ from energybench.stats import paired
 from energybench.suite.tables import Accept, Model, Train, Workload
 from energybench.suite.tables import Data as DataSettings
 from energybench.trial.build import build, device_name
-from energybench.trial.spec import MeasureSpec, TrainingSpec
+from energybench.trial.spec import CalibrationSpec, MeasureSpec, TrainingSpec
 from energybench.trial.trial import wait_for_devices
 from energybench.workloads import datasets
 
@@ -50,31 +48,30 @@ TRAIN = Train(epochs=1, lr=0.1, momentum=0.9, schedule="cosine")
 
 def main(in_path: str, out_path: str) -> None:
     """Write what `calibrate` finds, or why it failed."""
-    spec = json.loads(Path(in_path).read_text(encoding="utf-8"))
     try:
-        result = calibrate(spec)
+        result = calibrate(CalibrationSpec.read(in_path))
     except Exception as error:
         traceback.print_exc()
         result = {"reason": f"{type(error).__name__}: {error}"}
     write_json(Path(out_path), result)
 
 
-def calibrate(spec: dict[str, Any]) -> dict[str, Any]:
+def calibrate(spec: CalibrationSpec) -> dict[str, Any]:
     """Raises whatever training or metering raises."""
     twins = Twins(spec)
-    goal_s = ABOVE * spec["shortest_s"]
+    goal_s = ABOVE * spec.shortest_s
     epochs = _times(1, goal_s / twins.train(SEED, 1).wall_s)  # from a cold start, so rather too few
     fastest_s = min(twins.train(SEED, epochs).wall_s for _ in "ab")
     epochs = _times(epochs, goal_s / fastest_s)
 
     chance, orders, pairs = random.Random(SEED), list[str](), list[tuple[Reading, Reading]]()
     begun, pair_s = time.monotonic(), 0.0
-    while len(pairs) < spec["fewest_pairs"] or time.monotonic() + pair_s < spec["until_s"]:
+    while len(pairs) < spec.fewest_pairs or time.monotonic() + pair_s < spec.until_s:
         # Each goes first as often as the other, so that a drift is no bias.
         orders = orders or chance.sample(["ab", "ba"], 2)
         found = {side: twins.train(SEED + 1 + len(pairs), epochs) for side in orders.pop()}
         shortest_s = min(reading.wall_s for reading in found.values())
-        if shortest_s < spec["shortest_s"]:  # the machine has become faster: begin again, with longer ones
+        if shortest_s < spec.shortest_s:  # the machine has become faster: begin again, with longer ones
             epochs, begun = _times(epochs, goal_s / shortest_s), time.monotonic()
             pairs.clear()
             continue
@@ -90,18 +87,18 @@ def _times(epochs: int, factor: float) -> int:
 class Twins:
     """The workload on this machine's device, its data and its meters, ready to be trained as often as wanted."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: CalibrationSpec) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.device_name = device_name(self.device)
         # First, so that they see who is on the card before we are.
-        self._meters = open_meters(MeasureSpec(meters=tuple(spec["meters"])).for_meters(), self.device_name)
+        self._meters = open_meters(MeasureSpec(meters=spec.meters).for_meters(), self.device_name)
         self.workload = Workload(
             name="calibration",
             model=Model.model_validate({"use": "cnn", "channels": CHANNELS[self.device.type]}),
             data=DataSettings(use="digits", batch=64),
             train=TRAIN,
         )
-        self.data = datasets.prepare(self.workload.data, Path(spec["cache"]), download=False)
+        self.data = datasets.prepare(self.workload.data, spec.cache, download=False)
         self._train, _ = datasets.open_data(self.data, self.workload.data, self.device)
         self._synchronise = partial(wait_for_devices, self.device)
 

@@ -13,11 +13,12 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TypedDict, Unpack
 
 from pydantic import ValidationError
 
@@ -45,16 +46,16 @@ OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "out of memory", "Cannot all
 KILLED = 128 + signal.SIGKILL  # as a shell tells that its child was killed
 
 
-def cards(wanted: Any = "used") -> list[str]:
+def cards(wanted: str | Sequence[str] = "used") -> list[str]:
     """UUIDs of the cards that are metered while a command runs, whose own use of them cannot be seen from here.
 
     wanted: "used": those that CUDA shows to a program with our environment; "all"; or UUIDs
     Raises Unavailable where there is none, or where it cannot be told.
     """
-    found = open_gpus(None if isinstance(wanted, str) else wanted)
+    gpus = open_gpus(None if isinstance(wanted, str) else list(wanted))
     if wanted != "used":
-        return [card.uuid for card in found]
-    return visible([(card.uuid, card.name) for card in found], os.environ)
+        return [gpu.uuid for gpu in gpus]
+    return visible([(gpu.uuid, gpu.name) for gpu in gpus], os.environ)
 
 
 def main(in_path: str, out_path: str) -> None:
@@ -96,7 +97,7 @@ def _unwritten(error: CannotWrite) -> None:
     raise SystemExit(EXIT_CANNOT_WRITE)
 
 
-def _stop(number: int, frame: Any) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
@@ -109,7 +110,7 @@ class Unusable(Exception):
 
 
 @dataclass
-class Metered:
+class MeteredCommand:
     """A command that was metered: what the meters said of it, and how it ended."""
 
     reading: Reading
@@ -120,62 +121,77 @@ class Metered:
     flags: list[Flag] = field(default_factory=list)
 
 
+class RunOptions(TypedDict, total=False):
+    """Of `supervise.run`, what a metered command may be given."""
+
+    cwd: Path | None
+    env: Mapping[str, str] | None
+    limit_s: float | None
+    discard: bool
+    stdout: int | None
+    own_session: bool
+    dies_by: signal.Signals
+    tick: Callable[[float], None] | None
+
+
 def metered(
     argv: Sequence[str],
     meters: Sequence[Meter],
     *,
     hear: Callable[[str, str], None] | None = None,
     log: Log | None = None,
-    **how: Any,
-) -> Metered:
-    """Run a command with the meters open around exactly it. `how`: as `supervise.run` takes it.
+    **options: Unpack[RunOptions],
+) -> MeteredCommand:
+    """Run a command with the meters open around exactly it.
 
-    hear: hears each line, with "stdout" or "stderr"
+    Args:
+        hear:    hears each line, with "stdout" or "stderr"
+        log:     gets everything that it writes
+        options: as `supervise.run` takes them
     """
     window = Window(meters, lambda: None)
-    found = Metered(Reading(wall_s=0.0), window)
+    command = MeteredCommand(Reading(wall_s=0.0), window)
     lines = {"stdout": Lines(), "stderr": Lines()}
 
-    def hears(stream: str, line: str) -> None:
-        if stream == "stderr" and line.strip():
-            found.last_error = line.strip()
+    def line(stream: str, text: str) -> None:
+        if stream == "stderr" and text.strip():
+            command.last_error = text.strip()
         if hear:
-            hear(stream, line)
+            hear(stream, text)
 
     def output(stream: str, chunk: bytes) -> None:
         if log:
             with contextlib.suppress(OSError):  # a full disk: the record will not be written either, and says so
                 log.write(chunk)
-        for line in lines[stream].feed(chunk):
-            hears(stream, line)
+        for text in lines[stream].feed(chunk):
+            line(stream, text)
 
-    if hear or log:
-        how["output"] = output
     window.start()
     try:
-        found.ended = supervise.run(argv, ended=window.stop, **how)
+        heard = output if hear or log else None
+        command.ended = supervise.run(argv, ended=window.stop, output=heard, **options)
     except OSError as error:
         window.stop()
-        found.reason = f"it could not be started: {error.strerror}: {error.filename or argv[0]}"
+        command.reason = f"it could not be started: {error.strerror}: {error.filename or argv[0]}"
     finally:
         if log:
             with contextlib.suppress(OSError):
                 log.close()
     for stream, last in lines.items():
-        for line in last.rest():
-            hears(stream, line)
-    found.reading = refuse_short(window.reading())
-    if found.ended and found.ended.left_behind:
-        detail = f"{found.ended.left_behind} process{'es' * (found.ended.left_behind != 1)}"
-        found.flags.append(Flag(code="left_behind", detail=detail))
-    return found
+        for text in last.rest():
+            line(stream, text)
+    command.reading = refuse_short(window.reading())
+    if command.ended and command.ended.left_behind:
+        detail = f"{command.ended.left_behind} process{'es' * (command.ended.left_behind != 1)}"
+        command.flags.append(Flag(code="left_behind", detail=detail))
+    return command
 
 
-def why_unusable(found: Metered, limit_s: float | None = None) -> tuple[Status, str] | None:
+def why_unusable(command: MeteredCommand, limit_s: float | None = None) -> tuple[Status, str] | None:
     """(status, reason) of a command that did not end well."""
-    ended, last = found.ended, f": {found.last_error[:300]}" if found.last_error else ""
+    ended, last = command.ended, f": {command.last_error[:300]}" if command.last_error else ""
     if ended is None:
-        return "failed", found.reason or "it could not be started"
+        return "failed", command.reason or "it could not be started"
     if ended.timed_out:
         deaf = "" if ended.obeyed else ", and ignored SIGTERM"
         return "timeout", f"it ran past its limit of {limit_s or 0:g} s{deaf}"
@@ -184,7 +200,7 @@ def why_unusable(found: Metered, limit_s: float | None = None) -> tuple[Status, 
     if ended.returncode < 0:
         return "failed", f"it was killed by {signal.Signals(-ended.returncode).name}{last}"
     if ended.returncode:
-        lack = any(word in found.last_error for word in OUT_OF_MEMORY)
+        lack = any(word in command.last_error for word in OUT_OF_MEMORY)
         return ("out_of_memory" if lack else "failed"), f"it ended with status {ended.returncode}{last}"
     return None
 

@@ -181,6 +181,23 @@ class CommandTrialSpec(Spec):
     log: Path
 
 
+class CalibrationSpec(Spec):
+    """What `energybench doctor --calibrate` asks of its child.
+
+    until_s:      when to end, by time.monotonic
+    fewest_pairs: however long they take
+    shortest_s:   of one training
+    cache:        a folder for data
+    meters:       of other packages, by name
+    """
+
+    until_s: float
+    fewest_pairs: int
+    shortest_s: float
+    cache: Path
+    meters: tuple[str, ...] = ()
+
+
 def stack_of(entries: Iterable[Mapping[str, Any]]) -> tuple[MethodSpec, ...]:
     """A planned cell's stack, which its record keeps as plain tables."""
     return tuple(MethodSpec.model_validate(entry) for entry in entries)

@@ -264,7 +264,7 @@ def test_the_data_of_a_long_path_are_kept_under_a_name_that_a_file_can_have(tmp_
         "    return {'train': x, 'test': x}\n"
     )
     use = f"{folder / 'own.py'}:f"
-    spec = data_settings({"use": use})
+    spec = data_settings({}).model_copy(update={"use": use})
     found = datasets.prepare(spec, tmp_path / "cache", function=discovery.load_function(use, tmp_path))
     assert Path(str(found.file)).parent == tmp_path / "cache"
     assert Path(str(found.file)).is_file()
@@ -280,7 +280,8 @@ def test_no_file_of_windows_or_of_a_quality_is_waited_for(strange: Path, name: s
         if os.path.isfile(path) or os.path.lexists(path) or name not in ("nothing", "a link to nothing"):
             with contextlib.suppress(EnergybenchError):
                 assert windows.read_windows(path) == []
-        reader = QualityReader(Source.model_validate({"from": "file", "path": str(path)}), "accuracy", Path(), {})
+        source = Source.model_construct(where="file", path=str(path), key=None, pattern=None)
+        reader = QualityReader(source, "accuracy", Path(), {})
         with pytest.raises(NoQuality):
             reader.result([])
 

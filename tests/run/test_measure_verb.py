@@ -26,7 +26,7 @@ from energybench.process.supervise import Ended
 from energybench.records.reader import read
 from energybench.records.record import Trial
 from energybench.stats.paired import paired
-from energybench.trial.command_trial import Metered
+from energybench.trial.command_trial import MeteredCommand
 
 pytestmark = pytest.mark.slow
 
@@ -154,10 +154,10 @@ def given_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """`sleep 0.3` is not run: it took 0.3 s, give or take 1 %."""
     wobble = itertools.cycle([1.0, 0.99, 1.01, 1.005, 0.995])
 
-    def metered(words: list[str], meters: Any, **how: Any) -> Metered:
+    def metered(words: list[str], meters: Any, **how: Any) -> MeteredCommand:
         seconds = float(words[1]) * next(wobble)
         reading = Reading(wall_s=seconds, cpu_s=0.001, steal_s=0.0)
-        return Metered(reading, Window(meters, lambda: None), Ended(0, seconds))
+        return MeteredCommand(reading, Window(meters, lambda: None), Ended(0, seconds))
 
     monkeypatch.setattr(versus, "metered", metered)
 
