@@ -158,9 +158,9 @@ class CommandPlan:
                 near = {str(as_written.with_name(file.name)) for file in listed(script.parent, script.suffix)}
                 hint = nearest(words[1], near) or "paths are relative to the suite's folder"
                 self.wrong("E422", f"there is no file '{words[1]}' in {self.base.name}/", place, hint)
-        own = Path(sys.executable).parent
-        if name.startswith("python") and Path(path).parent != own:
-            self.notes.append(f"'{word}' is {path}; energybench itself runs in {own}")
+        our_folder = Path(sys.executable).parent
+        if name.startswith("python") and Path(path).parent != our_folder:
+            self.notes.append(f"'{word}' is {path}; energybench itself runs in {our_folder}")
         return path
 
     def _instead(self, word: str) -> str:
@@ -181,12 +181,12 @@ class CommandPlan:
         seed = self.suite.trials.seed
         filled = (word for b in blocks for word in fill_words(words, {"seed": seed + b, "block": b}))
         texts = [each for word in dict.fromkeys(filled) for each in (word, *_inside(word))]
-        found = {}
+        digests = {}
         for text in dict.fromkeys(part for each in texts for part in (each, each.partition("=")[2])):
             if text and os.path.isfile(self.base / text):  # False too for what no file can be called
-                found[text] = _sha256(self.base / text)
-        self.files |= found
-        return found
+                digests[text] = _sha256(self.base / text)
+        self.files |= digests
+        return digests
 
     def wrong(self, code: str, message: str, place: str, hint: str) -> None:
         problem = Problem(code, message, place, hint)

@@ -338,10 +338,12 @@ class Plan:
             run = SimpleNamespace(
                 epochs=epochs, rng=lambda *key, s=seed: torch.Generator().manual_seed(stable_seed(s, *key))
             )
-            kept = [budget for method in methods if (budget := method.kept_epochs(cast(TrainingRun, run))) is not None]
-            if not kept:
+            budgets_here = [
+                budget for method in methods if (budget := method.kept_epochs(cast(TrainingRun, run))) is not None
+            ]
+            if not budgets_here:
                 return None
-            budgets.append(max(1, min(kept)))
+            budgets.append(max(1, min(budgets_here)))
         return budgets
 
     # ── the machine ───────────────────────────────────────────────────────────────────────────────────────────

@@ -35,19 +35,21 @@ def load_suite(
 
     try:
         loaded = load(suite, quick=quick, overrides=overrides)
-        if no_user_code and (found := user_code(loaded)):
-            raise SuiteError(found)
+        if no_user_code and (code := user_code(loaded)):
+            raise SuiteError(code)
         return loaded
     except SuiteError as error:
-        if no_user_code and error.rest is not None and (found := user_code(error.rest)):
-            raise SuiteError(in_order([*error.problems, *found])) from None
+        if no_user_code and error.rest is not None and (code := user_code(error.rest)):
+            raise SuiteError(in_order([*error.problems, *code])) from None
         if error.rest is None or all(problem.code == "E206" for problem in error.problems):
             raise  # nothing left to look at, or only --set is wrong: answer at once
         try:
             plan_suite(error.rest, device)
         except EnergybenchError as more:
-            told = {problem.where for problem in error.problems}
-            raise SuiteError(in_order([*error.problems, *(p for p in more.problems if p.where not in told)])) from None
+            reported = {problem.where for problem in error.problems}
+            raise SuiteError(
+                in_order([*error.problems, *(p for p in more.problems if p.where not in reported)])
+            ) from None
         raise
 
 

@@ -132,15 +132,15 @@ class _Runner:
     def _train(self, slots: list[schedule.Slot], blocks: int, deadline: float | None) -> tuple[str, bool]:
         """Block by block: how it ended, and whether that is the end of the run."""
         for block in range(blocks):
-            here = [slot for slot in slots if slot.block == block]
-            for slot in here:
+            in_block = [slot for slot in slots if slot.block == block]
+            for slot in in_block:
                 self.trials.run(slot, blocks)
-            over = deadline is not None and bool(here) and time.monotonic() >= deadline and block < blocks - 1
+            over = deadline is not None and bool(in_block) and time.monotonic() >= deadline and block < blocks - 1
             if self._decided(block + 1, over):
                 break
             if over:
                 return f"time is up after {block + 1} of {blocks} blocks", False
-            if here and block < blocks - 1:
+            if in_block and block < blocks - 1:
                 self.progress.block(self._so_far())
         return "finished", True
 
@@ -261,10 +261,10 @@ def _ask_about_another(suite: Suite, differs: Callable[[RunFile], str], progress
     Who sits at a terminal is asked. A job in a queue has nobody to ask: it goes on in a folder of its own, and says so.
     Raises UsageError E623 when the answer is no.
     """
-    found = abandoned(suite.suite, suite.stamp)
-    if found is None:
+    unfinished = abandoned(suite.suite, suite.stamp)
+    if unfinished is None:
         return
-    path, run = found
+    path, run = unfinished
     progress.say(f"note: the unfinished run in {path} stays as it is. Changed since: {differs(run)}")
     if not progress.confirm("Start a new run beside it?"):
         hint = "put back what changed and run again to continue it, or add --new"

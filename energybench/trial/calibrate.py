@@ -38,7 +38,7 @@ from energybench.workloads import datasets
 
 SEED = 2026
 MARGIN = Accept().margin  # the margin of a suite that states none
-WITHIN_S = (60.0, 600.0, 3600.0)  # for which the smallest detectable saving is told
+WITHIN_S = (60.0, 600.0, 3600.0)  # for which the smallest detectable saving is reported
 ABOVE = 1.25  # trainings are made this much longer than the shortest, since some run faster than the others
 
 # Real handwritten digits and a network that keeps the device at work: what is computed moves a device's power.
@@ -69,13 +69,13 @@ def calibrate(spec: CalibrationSpec) -> dict[str, Any]:
     while len(pairs) < spec.fewest_pairs or time.monotonic() + pair_s < spec.until_s:
         # Each goes first as often as the other, so that a drift is no bias.
         orders = orders or chance.sample(["ab", "ba"], 2)
-        found = {side: twins.train(SEED + 1 + len(pairs), epochs) for side in orders.pop()}
-        shortest_s = min(reading.wall_s for reading in found.values())
+        readings = {side: twins.train(SEED + 1 + len(pairs), epochs) for side in orders.pop()}
+        shortest_s = min(reading.wall_s for reading in readings.values())
         if shortest_s < spec.shortest_s:  # the machine has become faster: begin again, with longer ones
             epochs, begun = _times(epochs, goal_s / shortest_s), time.monotonic()
             pairs.clear()
             continue
-        pairs.append((found["a"], found["b"]))
+        pairs.append((readings["a"], readings["b"]))
         pair_s = (time.monotonic() - begun) / len(pairs)
     return twins.facts(epochs) | noise_floor(pairs, pair_s)
 
@@ -142,14 +142,14 @@ def noise_floor(pairs: Sequence[tuple[Reading, Reading]], pair_s: float) -> dict
     """
     metered = [[combine.metered(reading) for reading in pair] for pair in pairs]
     sensors = {each.sensors for pair in metered for each in pair}
-    energy, why = None, None
+    energy, reason = None, None
     if len(sensors) == 1 and all(each.joules > 0 for pair in metered for each in pair):
         energy = _floor([a.joules for a, _ in metered], [b.joules for _, b in metered], pair_s)
         energy["sensors"] = sorted(map(" of ".join, sensors.pop()))
     else:
         missing = [energy for pair in pairs for reading in pair for energy in reading.energy if energy.reason]
         lost = sorted(missing, key=lambda energy: not energy.lost)  # what failed before what never was
-        why = lost[0].reason if lost else "no sensor gave a figure for every training"
+        reason = lost[0].reason if lost else "no sensor gave a figure for every training"
     windows = [reading.wall_s for pair in pairs for reading in pair]
     return {
         "pairs": len(pairs),
@@ -160,7 +160,7 @@ def noise_floor(pairs: Sequence[tuple[Reading, Reading]], pair_s: float) -> dict
         "chance_rel": paired.POWER,
         "time": _floor([a.wall_s for a, _ in pairs], [b.wall_s for _, b in pairs], pair_s),
         "energy": energy,
-        "energy_reason": why,
+        "energy_reason": reason,
     }
 
 
@@ -178,6 +178,6 @@ def _floor(a: Sequence[float], b: Sequence[float], pair_s: float) -> dict[str, A
 
 
 def _detectable(sd: float, within_s: float, count: int) -> dict[str, Any]:
-    found = paired.detectable(sd, count, MARGIN) if count >= paired.FEWEST_BLOCKS else None
-    why = None if found is not None else f"not with fewer than {paired.FEWEST_BLOCKS} pairs"
-    return {"within_s": within_s, "pairs": count, "saving_rel": found, "reason": why}
+    saving = paired.detectable(sd, count, MARGIN) if count >= paired.FEWEST_BLOCKS else None
+    reason = None if saving is not None else f"not with fewer than {paired.FEWEST_BLOCKS} pairs"
+    return {"within_s": within_s, "pairs": count, "saving_rel": saving, "reason": reason}

@@ -33,7 +33,7 @@ class QualityReader:
         self._pattern = re.compile(source.pattern) if source.pattern else None
         self._path = base / fill_words([source.path], values)[0] if source.path else None
         self._before = _state(self._path)
-        self._found: float | None = None
+        self._figure: float | None = None
         self._wrong = ""  # a match that was no number
 
     def hear(self, stream: str, line: str) -> None:
@@ -49,9 +49,9 @@ class QualityReader:
         assert self._pattern is not None
         for match in self._pattern.finditer(line):
             try:
-                self._found = float(match[1])
+                self._figure = float(match[1])
             except (TypeError, ValueError):
-                self._found = None  # the last one holds, and it is none
+                self._figure = None  # the last one holds, and it is none
                 self._wrong = f"; the pattern matched '{match[1]}', which is no number"
 
     def _take(self, value: Any) -> None:
@@ -60,9 +60,9 @@ class QualityReader:
                 return  # a line about something else
             value = value[name]
         if isinstance(value, int | float) and not isinstance(value, bool):
-            self._found = _float(value)
+            self._figure = _float(value)
         else:
-            self._found = None
+            self._figure = None
             self._wrong = f"; its {self._key} is {json.dumps(value)[:80]}, which is no number"
 
     def result(self, windows: Sequence[WindowLine]) -> dict[str, float]:
@@ -73,9 +73,9 @@ class QualityReader:
             self._take(dict(qualities(windows)))
         if self._path is not None:
             self._read(self._path)
-        if self._found is None:
+        if self._figure is None:
             raise NoQuality(f"no {self.metric}: {self._lacks()}{self._wrong}")
-        return {self.metric: self._found}
+        return {self.metric: self._figure}
 
     def _read(self, path: Path) -> None:
         now = _state(path)
@@ -113,7 +113,7 @@ def _float(value: float) -> float:
 def _state(path: Path | None) -> tuple[int, int, int] | None:
     """What changes when a file is written again."""
     try:
-        found = path.stat() if path else None
+        stat = path.stat() if path else None
     except (OSError, ValueError):
         return None
-    return (found.st_mtime_ns, found.st_ino, found.st_size) if found else None
+    return (stat.st_mtime_ns, stat.st_ino, stat.st_size) if stat else None

@@ -111,6 +111,6 @@ def per_sample(steps: Sequence[tuple[int, int]]) -> tuple[float, float]:
     """
     flop, samples = (sum(column) for column in zip(*steps, strict=True))
     # In whole numbers up to here, so that equal prices have no spread.
-    apart = [(own * samples - flop * size) / samples for own, size in steps]
-    spread = math.sqrt(math.fsum(x * x for x in apart) / (len(steps) - 1)) if len(steps) > 1 else 0.0
+    deviations = [(step_flop * samples - flop * size) / samples for step_flop, size in steps]
+    spread = math.sqrt(math.fsum(x * x for x in deviations) / (len(steps) - 1)) if len(steps) > 1 else 0.0
     return flop / samples, spread * len(steps) / samples

@@ -28,7 +28,7 @@ def estimate(spec: TrialSpec | CountingSpec, run: Run) -> Estimate | None:
         return None
     plain, work = works(spec, run)
     per_step = run.recipe.batch / run.recipe.accumulate
-    told = explain(plain, work, per_step, spec.balance_flop_b)
+    roofline = explain(plain, work, per_step, spec.balance_flop_b)
     layers = [
         Layer(
             name=group.name,
@@ -36,7 +36,7 @@ def estimate(spec: TrialSpec | CountingSpec, run: Run) -> Estimate | None:
             bytes_saved_rel=group.bytes_saved_rel,
             intensity_flop_b=group.intensity if math.isfinite(group.intensity) else None,
         )
-        for group in told.groups
+        for group in roofline.groups
         if group.estimated_flop < group.plain_flop
     ]
     return Estimate(
@@ -46,8 +46,8 @@ def estimate(spec: TrialSpec | CountingSpec, run: Run) -> Estimate | None:
         estimated_by_phase=work.by_phase(),
         plain_b=plain.moved_b(per_step),
         estimated_b=work.moved_b(per_step),
-        balance_flop_b=told.balance_flop_b,
-        memory_bound_rel=told.memory_bound_rel,
-        roofline_saved_rel=told.time_saved_rel,
+        balance_flop_b=roofline.balance_flop_b,
+        memory_bound_rel=roofline.memory_bound_rel,
+        roofline_saved_rel=roofline.time_saved_rel,
         layers=layers[:LAYERS],
     )

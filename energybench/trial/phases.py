@@ -54,9 +54,11 @@ class Phases:
 
 
 def _hotter(meters: Sequence[Meter], below_c: dict[str, float], by_c: float) -> list[str]:
-    found = {uuid: heat for meter in meters for uuid, heat in getattr(meter, "temperatures", dict)().items()}
+    temperatures = {
+        uuid: celsius for meter in meters for uuid, celsius in getattr(meter, "temperatures", dict)().items()
+    }
     return [
-        f"{uuid}: {heat:.0f} °C before the trial, {below_c[uuid]:.0f} °C wanted"
-        for uuid, heat in found.items()
-        if uuid in below_c and heat > below_c[uuid] + by_c
+        f"{uuid}: {celsius:.0f} °C before the trial, {below_c[uuid]:.0f} °C wanted"
+        for uuid, celsius in temperatures.items()
+        if uuid in below_c and celsius > below_c[uuid] + by_c
     ]
