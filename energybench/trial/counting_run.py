@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-import traceback
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from energybench.common.errors import CannotWrite
-from energybench.records.record import ProfilingRun, write_json
+from energybench.records.record import ProfilingRun
 from energybench.train.data import Data
 from energybench.train.method import Method
 from energybench.train.run import Run
 from energybench.trial.build import build, build_model, build_stack
 from energybench.trial.counting_layer import CountingLayer
 from energybench.trial.estimate import estimate
-from energybench.trial.failure import failure_of
+from energybench.trial.failure import failure_of, fill_and_write
 from energybench.trial.phase_profile import Stopwatch, TimedRun, in_turns, other_work, steps_per_epoch
 from energybench.trial.record_draft import CountingRunDraft
 from energybench.trial.spec import CountingSpec
@@ -38,14 +35,7 @@ def main(in_path: str, out_path: str) -> None:
     if spec.threads:
         torch.set_num_threads(spec.threads)
     record = CountingRunDraft(**spec.header.model_dump(), status="ok")
-    try:
-        counting_run(spec, record)
-    except CannotWrite:
-        raise
-    except Exception as error:
-        traceback.print_exc()
-        record.status, record.reason = failure_of(error)
-    write_json(Path(out_path), record.finished())
+    fill_and_write(record, partial(counting_run, spec, record), out_path)
 
 
 def counting_run(spec: CountingSpec, record: CountingRunDraft) -> None:

@@ -1,14 +1,32 @@
-"""What the record says of a training that an error ended."""
+"""A record is written whatever happens to the training, and says what did."""
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from energybench.records.record import Status
+from energybench.common.errors import CannotWrite
+from energybench.records.record import Status, write_json
 from energybench.train.run import Diverged
+from energybench.trial.record_draft import CountingRunDraft, TrialDraft
+
+
+def fill_and_write(record: TrialDraft | CountingRunDraft, fill: Callable[[], None], out_path: str) -> None:
+    """Fill a record, and write what is there of it: with the failure where `fill` raises.
+
+    Raises CannotWrite where nothing can be kept: a full disk is no fault of the method's.
+    """
+    try:
+        fill()
+    except CannotWrite:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        record.status, record.reason = failure_of(error)
+    write_json(Path(out_path), record.finished())
 
 
 def failure_of(error: Exception) -> tuple[Status, str]:

@@ -14,7 +14,6 @@ import io
 import os
 import resource
 import sys
-import traceback
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -24,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from energybench.common.errors import CannotWrite
 from energybench.common.quantities import is_figure
 from energybench.common.sealed_files import write_bytes
 from energybench.meter import devices
@@ -32,14 +30,14 @@ from energybench.meter.facts import gpu_facts, keep_trace
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
-from energybench.records.record import Flag, Passes, Target, write_json
+from energybench.records.record import Flag, Passes, Target
 from energybench.suite.tables import Target as TargetSettings
 from energybench.train.data import Data
 from energybench.train.method import Method, parameters
 from energybench.train.run import Run
 from energybench.trial.build import build
 from energybench.trial.estimate import estimate
-from energybench.trial.failure import failure_of
+from energybench.trial.failure import fill_and_write
 from energybench.trial.phases import Phases
 from energybench.trial.record_draft import TrialDraft, finite
 from energybench.trial.spec import TrialSpec
@@ -59,14 +57,7 @@ def main(in_path: str, out_path: str) -> None:
         torch.set_num_threads(spec.threads)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     record = TrialDraft(**spec.header.model_dump(exclude={"started_at"}), started_at=started_at, status="ok")
-    try:
-        trial(spec, record)
-    except CannotWrite:
-        raise
-    except Exception as error:
-        traceback.print_exc()
-        record.status, record.reason = failure_of(error)
-    write_json(Path(out_path), record.finished())
+    fill_and_write(record, partial(trial, spec, record), out_path)
 
 
 def trial(spec: TrialSpec, record: TrialDraft) -> None:
