@@ -179,7 +179,9 @@ def _runs(
         notes.append("a smoke test (--quick): it shows that everything works, not what a method saves")
     others = comparable.devices_differ(before.key, after.key)
     if others and "savings" in levels:
-        notes.append(f"not alike: {comparable.told(others)}; savings are each held against their own plain training")
+        notes.append(
+            f"not alike: {comparable.abridged(others)}; savings are each held against their own plain training"
+        )
     found: list[Finding] = []
     ways: dict[str, Callable[[Side, Side], list[Case]]] = {"savings": _saving_cases, "absolute": _absolute_cases}
     for level in (level for level in RUNS_ONLY if level in levels):
@@ -198,7 +200,7 @@ def _saving_cases(before: Side, after: Side) -> list[Case]:
 
 def _absolute_cases(before: Side, after: Side) -> list[Case]:
     if others := comparable.devices_differ(before.key, after.key):
-        message = f"seconds and joules are compared on one device only; {comparable.told(others)}"
+        message = f"seconds and joules are compared on one device only; {comparable.abridged(others)}"
         hint = "--level savings holds each run against its own plain training, on any machine"
         raise CannotMeasure(Problem("E501", message, str(after.path), hint))
     looks = [
@@ -223,7 +225,7 @@ def _same_settings(one: Side, other: Side) -> None:
         message = f"'{one.summary.suite}' in {one.path} and '{other.summary.suite}' are different suites"
         raise UsageError(Problem("E608", message, str(other.path), "compare two runs of one suite"))
     if differs := comparable.settings_differ(one.records[0], other.records[0]):
-        message = f"settings that move a saving differ: {comparable.told(differs)}"
+        message = f"settings that move a saving differ: {comparable.abridged(differs)}"
         hint = f"run the suite again with the settings of {one.path}, or take a new BASE"
         raise UsageError(Problem("E630", message, str(other.path), hint))
 

@@ -135,7 +135,9 @@ def of_sides(suite: str, sides: Sequence[Side]) -> History:
         if not each.summary.look.open:
             left_out.append((str(each.path), "it is not finished"))
         elif differs:
-            left_out.append((str(each.path), f"other settings than the newest run's: {comparable.told(differs[:2])}"))
+            left_out.append(
+                (str(each.path), f"other settings than the newest run's: {comparable.abridged(differs[:2])}")
+            )
         elif any(comparable.copies(each.records[1], other.records[1]) for other in kept):
             left_out.append((str(each.path), "a copy of another run"))
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from energybench.gate.comparable import devices_differ, told
+from energybench.gate.comparable import abridged, devices_differ
 from energybench.gate.history import FEWEST_RUNS, History, Point, Trend
 from energybench.report import grid, terminal
 from energybench.verdict import wording
@@ -75,7 +75,7 @@ def reasons(found: History) -> list[str]:
     if flags:
         margin = max(flag.margin_rel for flag in flags)
         above = math.ceil(1000 * margin - 1e-9) / 1000  # rounded down it would raise one again
-        mend += f"; [accept] noise above {wording.percent(above)} would have raised none of these flags"
+        mend += f"; [accept] margin above {wording.percent(above)} would have raised none of these flags"
     return [*result, f"{mend}."]
 
 
@@ -94,7 +94,7 @@ def steps(found: History) -> list[str]:
             change = f"{wording.number(100 * step.change_rel, 1, sign=True)}{wording.NB}%"
             word = "worse" if step.change_rel > 0 else "better"
             others = devices_differ(found.runs[step.run - 1].device, run.device)
-            also = f" Not alike there: {told(others)}." if others else ""
+            also = f" Not alike there: {abridged(others)}." if others else ""
             result.append(
                 f"{trend.workload}: {trend.method} is {word} since {run.path}: its cost relative to plain "
                 f"training changed by {change}.{also}"
@@ -137,7 +137,7 @@ def render(found: History, console: Console) -> None:
     if found.runs:
         span = f" · {found.runs[0].started_at[:10]} to {found.runs[-1].started_at[:10]}"
     runs = f"{len(found.runs)} run{'s' * (len(found.runs) != 1)}"
-    grid.say(console, f"{found.suite} · {runs}{span} · noise {wording.as_written(found.margin)}", "dim")
+    grid.say(console, f"{found.suite} · {runs}{span} · margin {wording.as_written(found.margin)}", "dim")
     grid.say(console, headline(found), "bold red" if found.noise_found else "bold")
     for line in reasons(found):
         grid.say(console, f"• {line}", "yellow")
