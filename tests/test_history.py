@@ -71,8 +71,8 @@ def test_where_runs_scatter_more_than_their_blocks_the_gate_itself_is_called_noi
     """5 % between runs that no block can see, 1 % between blocks: neighbours differ, and nothing lasts."""
     found = [looked(seed, 10, between=0.05, noise=0.01) for seed in range(12)]
     assert sum(each.noise_found for each in found) >= 11
-    assert sum(bool(each.kinds) for each in found) >= 9
-    assert sum("returning" in each.kinds for each in found) >= 6
+    assert sum(bool(each.patterns) for each in found) >= 9
+    assert sum("returning" in each.patterns for each in found) >= 6
     wide = [trend.scatter for each in found for trend in each.trends if trend.scatter]
     # the truth: sd of run means √(0.05² + s²) over s, where s = √2 × 1 % / √5 of the paired blocks
     assert sum(wide) / len(wide) == pytest.approx(8, rel=0.25)
@@ -155,8 +155,8 @@ def test_a_step_explains_the_flag_where_it_happened_and_no_other() -> None:
 def test_accusations_of_another_method_each_time_are_called_rotating() -> None:
     found = _shaped([{METHODS[number % 4]: 1.15} for number in range(12)])
     assert found.noise_found
-    assert "rotating" in found.kinds
-    assert "one-sided" not in found.kinds
+    assert "rotating" in found.patterns
+    assert "one-sided" not in found.patterns
 
 
 def test_flags_of_one_direction_over_a_level_that_goes_nowhere_are_called_one_sided() -> None:
@@ -166,7 +166,7 @@ def test_flags_of_one_direction_over_a_level_that_goes_nowhere_are_called_one_si
     unexplained = [flag for flag in found.flags if flag.lasting is False]
     assert {(flag.run, flag.method, flag.change_rel > 0) for flag in unexplained} == {(8, "a", True), (16, "a", True)}
     assert found.noise_found
-    assert found.kinds == ("one-sided",)
+    assert found.patterns == ("one-sided",)
 
 
 def test_the_noise_that_is_advised_would_have_raised_no_flag() -> None:
@@ -230,7 +230,7 @@ def test_a_folder_without_runs_is_an_error_that_says_what_to_type(tmp_path: Path
 
 
 def test_a_spark_rises_with_the_saving_and_a_flat_line_stays_flat() -> None:
-    point = history.Point
+    point = history.RunSaving
     rising = [point(value, None, None) for value in (0.1, 0.2, 0.3)]
     assert history_page.sparkline(rising, 0.02) == "▁▅█"
     assert len(set(history_page.sparkline([point(0.3, None, None), point(0.3001, None, None)], 0.02))) == 1

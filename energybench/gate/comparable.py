@@ -31,8 +31,8 @@ def settings_differ(base: RunFile, head: RunFile) -> list[str]:
             if key in after:
                 described += _described(before[key], after[key], f"{table} {key}: ")
     described += _described(base_settings.get("accept") or {}, head_settings.get("accept") or {}, "accept.")
-    threads = ({"threads": (each.get("trials") or {}).get("threads")} for each in (base_settings, head_settings))
-    return [*described, *_described(*threads, prefix="trials.")]
+    before, after = ({"threads": (each.get("trials") or {}).get("threads")} for each in (base_settings, head_settings))
+    return [*described, *_described(before, after, "trials.")]
 
 
 def _workload_name(entry: dict[str, Any]) -> str:
