@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from energybench.gate import regression
+from energybench.gate import compare_cells, regression
 from energybench.gate.regression import (
     FAMILY,
     Comparison,
@@ -177,7 +177,7 @@ def _run(seed: int, **methods: dict[str, Any]) -> Run:
 
 
 def _findings(base: Run, head: Run) -> dict[str, Finding]:
-    comparisons = regression.saving_comparisons(summarise(*base.records()), summarise(*head.records()))
+    comparisons = compare_cells.saving_comparisons(summarise(*base.records()), summarise(*head.records()))
     return {(f.method if f.quantity != "accuracy" else f"{f.method} accuracy"): f for f in judge(comparisons, NOISE)}
 
 
@@ -219,7 +219,7 @@ def test_two_blocks_a_struck_row_and_an_unfinished_run_are_told_and_not_judged()
     assert _findings(base, struck)["it"].outcome == "cannot tell"
     run, trials, counting_runs = _run(4, it={"time": 0.9}).records()
     open_ = summarise(run.model_copy(update={"finished": False}), [t for t in trials if t.block < 4], counting_runs)
-    (finding,) = judge(regression.saving_comparisons(summarise(*base.records()), open_), NOISE)
+    (finding,) = judge(compare_cells.saving_comparisons(summarise(*base.records()), open_), NOISE)
     assert finding.outcome == "cannot tell"
     assert "HEAD is not finished" in finding.because
     assert exit_code([finding]) == 0
@@ -322,12 +322,12 @@ def test_absolute_costs_are_compared_for_plain_training_too_and_joules_only_wher
     looks = [(5, 1.0), (5, 1.0)]
     found = {
         (f.method, f.quantity): f
-        for f in judge(regression.absolute_comparisons(base.records(), head.records(), looks), NOISE)
+        for f in judge(compare_cells.absolute_comparisons(base.records(), head.records(), looks), NOISE)
     }
     assert set(found) == {("baseline", "time"), ("it", "time")}
     assert {f.outcome for f in found.values()} == {"suspected"}
     assert found["baseline", "time"].change_rel == pytest.approx(0.2, abs=0.03)
     assert found["baseline", "time"].base == pytest.approx(10.0, rel=0.02)
     base.sensors = head.sensors = (GPU,)
-    comparisons = regression.absolute_comparisons(base.records(), head.records(), looks)
+    comparisons = compare_cells.absolute_comparisons(base.records(), head.records(), looks)
     assert {(c.method, c.quantity) for c in comparisons} >= {("it", "energy (gpu)"), ("baseline", "energy (gpu)")}

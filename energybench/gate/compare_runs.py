@@ -15,7 +15,7 @@ from pathlib import Path
 from energybench.common.errors import CannotMeasure, Problem, UsageError, nearest, typed
 from energybench.common.renamed import as_data, renamed
 from energybench.common.safe_read import listed, why_not
-from energybench.gate import comparable, golden_counts, regression
+from energybench.gate import comparable, compare_cells, golden_counts, regression
 from energybench.gate.regression import Comparison, Finding, Records
 from energybench.records.reader import read_folder
 from energybench.verdict.figures import Required, Summary
@@ -223,11 +223,11 @@ def _compare_runs(
         )
     findings: list[Finding] = []
     margin = after.summary.accept.margin
-    for level, comparisons in COMPARISONS.items():
+    for level, compared in COMPARISONS.items():
         if level in levels:
-            of_level = regression.judge(comparisons(before, after), margin)
+            of_level = regression.judge(compared(before, after), margin)
             if second_after is not None:
-                suspected = regression.only(comparisons(second_before, second_after), of_level)
+                suspected = regression.only(compared(second_before, second_after), of_level)
                 second = {each.key: each for each in regression.judge(suspected, margin)}
                 of_level = regression.confirmed(of_level, second)
             findings += of_level
@@ -235,7 +235,7 @@ def _compare_runs(
 
 
 def _saving_comparisons(before: Side, after: Side) -> list[Comparison]:
-    return regression.saving_comparisons(before.summary, after.summary)
+    return compare_cells.saving_comparisons(before.summary, after.summary)
 
 
 def _absolute_comparisons(before: Side, after: Side) -> list[Comparison]:
@@ -248,7 +248,7 @@ def _absolute_comparisons(before: Side, after: Side) -> list[Comparison]:
         for each in (before, after)
     ]
     struck = [_struck(each.summary) for each in (before, after)]
-    return regression.absolute_comparisons(before.records, after.records, looks, struck)
+    return compare_cells.absolute_comparisons(before.records, after.records, looks, struck)
 
 
 COMPARISONS: dict[str, Callable[[Side, Side], list[Comparison]]] = {

@@ -30,16 +30,15 @@ from typing import Any, Literal
 
 from energybench.common.errors import Problem, UsageError
 from energybench.common.renamed import as_data, renamed
-from energybench.gate import comparable, regression
+from energybench.gate import comparable, compare_cells, level_shifts, regression
 from energybench.gate.compare_runs import Side, read_side
+from energybench.gate.level_shifts import Step
 from energybench.gate.regression import FAMILY, Cell, Comparison, Finding, Key
 from energybench.report import pages
 from energybench.stats import paired
 from energybench.verdict import wording
 from energybench.verdict.figures import Measured, Row
 
-FEWEST_RUNS = 3  # of a trend; a step needs two on either side
-LEAST_PART = 2
 NoisePattern = Literal["rotating", "returning", "one-sided"]
 
 
@@ -50,15 +49,6 @@ class RunSaving:
     saving_rel: float
     low_rel: float | None
     high_rel: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The level moved: `run` is the first one at the new level. change_rel: of the cost; positive is worse."""
-
-    run: int
-    change_rel: float
-    p: float  # over all places, by itself
 
 
 @renamed(noise_rel="margin_rel")
@@ -156,9 +146,9 @@ def of_sides(suite: str, sides: Sequence[Side]) -> History:
     trends = _trends(samples, margin)
     flags = _flags(runs, trends, margin)
     transient = [flag for flag in flags if flag.lasting is False]
-    comparisons = max(len(runs) - 2, 0)
+    neighbours = max(len(runs) - 2, 0)
     accusing = len(_accusations(transient))
-    chance = _binomial(accusing, comparisons) if comparisons else None
+    chance = _binomial(accusing, neighbours) if neighbours else None
     too_many = chance is not None and chance < FAMILY and accusing > 0
     noise_found = too_many or any(trend.wide for trend in trends)
     return History(
@@ -168,7 +158,7 @@ def of_sides(suite: str, sides: Sequence[Side]) -> History:
         left_out=tuple(left_out),
         trends=trends,
         flags=flags,
-        comparisons=comparisons,
+        comparisons=neighbours,
         chance=chance,
         noise_found=noise_found,
         patterns=tuple(_patterns(transient, samples)) if noise_found else (),
@@ -221,7 +211,7 @@ def _samples_of(rows: Sequence[Row | None], alpha_fractions: Sequence[float]) ->
     if first is None:
         return None
     means = tuple(
-        regression.sample(figure, alpha_fraction) if figure else None
+        compare_cells.sample(figure, alpha_fraction) if figure else None
         for figure, alpha_fraction in zip(figures, alpha_fractions, strict=True)
     )
     return Samples(wording.what(first.quantity, first.scope), figures, means)
@@ -239,8 +229,10 @@ def _figure(row: Row | None, one_quantity: bool) -> Measured | None:
 
 def _trends(samples: dict[Cell, Samples], margin: float) -> tuple[Trend, ...]:
     log_margin = -math.log1p(-margin)
-    steps = {cell: tuple(_steps(each, log_margin, len(samples))) for cell, each in samples.items()}
-    scatters = {cell: _scatter(each, [step.run for step in steps[cell]]) for cell, each in samples.items()}
+    steps = {cell: tuple(level_shifts.steps(each.means, log_margin, len(samples))) for cell, each in samples.items()}
+    scatters = {
+        cell: level_shifts.scatter(each.means, [step.run for step in steps[cell]]) for cell, each in samples.items()
+    }
     tested = {cell: scatter for cell, scatter in scatters.items() if scatter is not None}
     wide = dict(zip(tested, regression.holm([p for _, p in tested.values()]), strict=True))
     trends = []
@@ -251,77 +243,6 @@ def _trends(samples: dict[Cell, Samples], margin: float) -> tuple[Trend, ...]:
     return tuple(trends)
 
 
-def _steps(samples: Samples, log_margin: float, methods: int) -> Iterator[Step]:
-    """Steps in the order of the runs: the clearest one, then those inside either part."""
-    means = [(run, mean.mean) for run, mean in enumerate(samples.means) if mean is not None]
-    yield from _split(means, log_margin, FAMILY / max(methods, 1))
-
-
-def _split(means: Sequence[tuple[int, float]], log_margin: float, level: float) -> Iterator[Step]:
-    """means: (run, its mean log cost)"""
-    places = range(LEAST_PART, len(means) - LEAST_PART + 1)
-    values = [value for _, value in means]
-    best = min((_step_test(values, place, log_margin) for place in places), default=None, key=lambda each: each[0])
-    if best is None or best[0] * len(places) > level:
-        return
-    p, place, change = best
-    yield from _split(means[:place], log_margin, level)
-    yield Step(means[place][0], math.expm1(change), min(1.0, p * len(places)))
-    yield from _split(means[place:], log_margin, level)
-
-
-def _step_test(values: Sequence[float], place: int, log_margin: float) -> tuple[float, int, float]:
-    """(two-sided p, place, change): run means before and after a place, with one standard deviation for both."""
-    parts = values[:place], values[place:]
-    means = [math.fsum(part) / len(part) for part in parts]
-    squares = math.fsum((v - m) ** 2 for part, m in zip(parts, means, strict=True) for v in part)
-    df = len(values) - 2
-    error = math.sqrt(squares / df * math.fsum(1 / len(part) for part in parts))
-    change = paired.Mean(1, abs(means[1] - means[0]), error, df)
-    return min(1.0, 2 * regression.chance(change, log_margin)), place, means[1] - means[0]
-
-
-def _scatter(samples: Samples, steps: Sequence[int]) -> tuple[float, float] | None:
-    """(scatter of run means inside the parts over what blocks explain, p without the run that matters most).
-
-    One run that lies apart may be a loss that was mended at once: only what stays without it speaks against the gate.
-    None with too few runs.
-    """
-    means = [
-        (sum(step <= run for step in steps), mean)
-        for run, mean in enumerate(samples.means)
-        if mean is not None and mean.sd > 0
-    ]
-    whole = _spread_test(means)
-    without = [_spread_test(means[:left] + means[left + 1 :]) for left in range(len(means))]
-    if whole is None or not all(without):
-        return None
-    return whole[0], max(each[1] for each in without if each)
-
-
-def _spread_test(part_means: Sequence[tuple[int, paired.Mean]]) -> tuple[float, float] | None:
-    """(ratio of standard deviations, p of F) of run means inside their parts; None with too few.
-
-    part_means: (number of the part between two steps, a run's mean)
-    """
-    from scipy.special import fdtrc
-
-    parts: dict[int, list[paired.Mean]] = {}
-    for part, mean in part_means:
-        parts.setdefault(part, []).append(mean)
-    runs = len(part_means)
-    df = runs - len(parts)
-    if runs < FEWEST_RUNS or df < 1:
-        return None
-    between = 0.0
-    for means in parts.values():
-        centre = math.fsum(mean.mean for mean in means) / len(means)
-        between += math.fsum((mean.mean - centre) ** 2 for mean in means)
-    within = math.fsum(mean.sd**2 / mean.n for _, mean in part_means) / runs
-    ratio = between / df / within
-    return math.sqrt(ratio), float(fdtrc(df, math.fsum(mean.df for _, mean in part_means), ratio))
-
-
 # ── neighbours ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -329,7 +250,7 @@ def _flags(runs: Sequence[Side], trends: Sequence[Trend], margin: float) -> tupl
     by_cell = {(trend.workload, trend.method): trend for trend in trends}
     flags: list[NeighbourFlag] = []
     for run in range(1, len(runs)):
-        comparisons = regression.saving_comparisons(runs[run - 1].summary, runs[run].summary)
+        comparisons = compare_cells.saving_comparisons(runs[run - 1].summary, runs[run].summary)
         tested = [each for each in comparisons if each.change is not None]
         costs = {each.key: each for each in tested if not each.quality}
         for finding in regression.judge(comparisons, margin):

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from energybench.gate.comparable import abridged, devices_differ
 from energybench.gate.gate_page import show_rows
-from energybench.gate.history import FEWEST_RUNS, History, RunSaving, Trend
+from energybench.gate.history import History, RunSaving, Trend
+from energybench.gate.level_shifts import FEWEST_RUNS
 from energybench.report import grid
 from energybench.verdict import wording
 
