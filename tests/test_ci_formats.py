@@ -14,7 +14,7 @@ from runs_on_disk import written
 from synthetic import GPU, Run, Truth
 
 from energybench.gate import ci_formats
-from energybench.gate.compare_runs import Gate, Side, side
+from energybench.gate.compare_runs import GateResult, Side, read_side
 from energybench.gate.regression import Finding
 
 
@@ -22,7 +22,7 @@ def head(tmp_path: Path, **changes: object) -> Side:
     run = Run(blocks=5, noise=0.01, seed=1).method("it", time=0.6).method("slow", time=1.3)
     for name, value in changes.items():
         setattr(run, name, value)
-    return side(written(tmp_path / "head", run))
+    return read_side(written(tmp_path / "head", run))
 
 
 FINDINGS = (
@@ -33,7 +33,7 @@ FINDINGS = (
     Finding("savings", "w", "fine", "time", "held", 0.4, 0.4, 0.0, -0.01, 0.01, 0.5, 0.05),
     Finding("require", "w", "it", "saves at least 5.0 % of the time", "not met", 0.05, 0.01, because="too little"),
 )
-GATE = Gate("s", "a", "b", None, ("counts", "savings"), 0.01, FINDINGS, ("a note | with a pipe",))
+GATE = GateResult("s", "a", "b", None, ("counts", "savings"), 0.01, FINDINGS, ("a note | with a pipe",))
 
 
 # ── JUnit ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,8 +11,19 @@ from typing import Any
 
 import pytest
 
-from energybench.gate import regression
-from energybench.gate.regression import FAMILY, Case, Finding, chance, confirmed, exit_code, holm, judge, only, welch
+from energybench.gate import compare_cells, regression
+from energybench.gate.regression import (
+    FAMILY,
+    Comparison,
+    Finding,
+    chance,
+    confirmed,
+    exit_code,
+    holm,
+    judge,
+    only,
+    welch,
+)
 from energybench.stats import paired
 from energybench.verdict.summary import summarise
 
@@ -94,11 +105,11 @@ def _drawn(rng: random.Random, n: int, sd: float, truth: float = 0.0) -> paired.
 
 
 def _compare(bases: list[paired.Mean], heads: list[paired.Mean]) -> list[Finding]:
-    cases = [
-        Case("savings", "w", str(i), "time", (0.0, 0.0), welch(base, head))
+    comparisons = [
+        Comparison("savings", "w", str(i), "time", (0.0, 0.0), welch(base, head))
         for i, (base, head) in enumerate(zip(bases, heads, strict=True))
     ]
-    return judge(cases, NOISE)
+    return judge(comparisons, NOISE)
 
 
 def _runs(rng: random.Random, truths: list[float], n: int, sds: list[float]) -> list[paired.Mean]:
@@ -166,8 +177,8 @@ def _run(seed: int, **methods: dict[str, Any]) -> Run:
 
 
 def _findings(base: Run, head: Run) -> dict[str, Finding]:
-    cases = regression.saving_cases(summarise(*base.records()), summarise(*head.records()))
-    return {(f.method if f.of != "accuracy" else f"{f.method} accuracy"): f for f in judge(cases, NOISE)}
+    comparisons = compare_cells.saving_comparisons(summarise(*base.records()), summarise(*head.records()))
+    return {(f.method if f.quantity != "accuracy" else f"{f.method} accuracy"): f for f in judge(comparisons, NOISE)}
 
 
 def test_a_machine_twice_as_fast_cancels_and_a_loss_of_saving_does_not() -> None:
@@ -191,10 +202,10 @@ def test_a_gain_is_said_and_is_no_failure() -> None:
 def test_energy_is_compared_where_both_sides_measured_the_same_parts_and_time_otherwise() -> None:
     base, head = _run(1, it={"time": 0.9, "energy": 0.5}), _run(2, it={"time": 0.9, "energy": 0.5})
     base.sensors = head.sensors = (GPU,)
-    assert _findings(base, head)["it"].of == "energy (gpu)"
+    assert _findings(base, head)["it"].quantity == "energy (gpu)"
     head.sensors = (MODEL,)
     timed = _findings(base, head)["it"]
-    assert timed.of == "time"
+    assert timed.quantity == "time"
     assert (timed.base, timed.head) == (pytest.approx(0.1, abs=0.02), pytest.approx(0.1, abs=0.02))
 
 
@@ -208,7 +219,7 @@ def test_two_blocks_a_struck_row_and_an_unfinished_run_are_told_and_not_judged()
     assert _findings(base, struck)["it"].outcome == "cannot tell"
     run, trials, counting_runs = _run(4, it={"time": 0.9}).records()
     open_ = summarise(run.model_copy(update={"finished": False}), [t for t in trials if t.block < 4], counting_runs)
-    (finding,) = judge(regression.saving_cases(summarise(*base.records()), open_), NOISE)
+    (finding,) = judge(compare_cells.saving_comparisons(summarise(*base.records()), open_), NOISE)
     assert finding.outcome == "cannot tell"
     assert "HEAD is not finished" in finding.because
     assert exit_code([finding]) == 0
@@ -279,14 +290,14 @@ def test_a_side_that_ran_past_its_limit_is_told_and_not_judged_by_the_other_bloc
 
 
 def test_a_rerun_decides_only_what_was_suspected_and_in_a_family_of_its_own() -> None:
-    cases = [
-        Case("savings", "w", name, "time", change=welch(_mean([0.0, 0.001, -0.001]), _mean(values)))
+    comparisons = [
+        Comparison("savings", "w", name, "time", change=welch(_mean([0.0, 0.001, -0.001]), _mean(values)))
         for name, values in {"bad": [0.5, 0.51, 0.49], "fine": [0.0, 0.001, -0.001]}.items()
     ]
-    first = judge(cases, NOISE)
+    first = judge(comparisons, NOISE)
     assert [f.outcome for f in first] == ["suspected", "held"]
-    assert [case.method for case in only(cases, first)] == ["bad"]
-    again = {f.key: f for f in judge(only(cases, first), NOISE)}
+    assert [case.method for case in only(comparisons, first)] == ["bad"]
+    again = {f.key: f for f in judge(only(comparisons, first), NOISE)}
     assert [f.outcome for f in confirmed(first, again)] == ["regression", "held"]
     assert [f.outcome for f in confirmed(first, {})] == ["not confirmed", "held"]
     fine = {first[0].key: regression.replace(first[0], outcome="held")}
@@ -310,12 +321,13 @@ def test_absolute_costs_are_compared_for_plain_training_too_and_joules_only_wher
         head.truths[index] = regression.replace(truth, time=truth.time * 1.2, energy=truth.energy * 1.2)
     looks = [(5, 1.0), (5, 1.0)]
     found = {
-        (f.method, f.of): f for f in judge(regression.absolute_cases(base.records(), head.records(), looks), NOISE)
+        (f.method, f.quantity): f
+        for f in judge(compare_cells.absolute_comparisons(base.records(), head.records(), looks), NOISE)
     }
     assert set(found) == {("baseline", "time"), ("it", "time")}
     assert {f.outcome for f in found.values()} == {"suspected"}
     assert found["baseline", "time"].change_rel == pytest.approx(0.2, abs=0.03)
     assert found["baseline", "time"].base == pytest.approx(10.0, rel=0.02)
     base.sensors = head.sensors = (GPU,)
-    cases = regression.absolute_cases(base.records(), head.records(), looks)
-    assert {(c.method, c.of) for c in cases} >= {("it", "energy (gpu)"), ("baseline", "energy (gpu)")}
+    comparisons = compare_cells.absolute_comparisons(base.records(), head.records(), looks)
+    assert {(c.method, c.quantity) for c in comparisons} >= {("it", "energy (gpu)"), ("baseline", "energy (gpu)")}

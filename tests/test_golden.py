@@ -78,7 +78,7 @@ def test_counts_are_equal_to_a_billionth(factor: float, outcome: str) -> None:
     found = [f for f in golden_counts.compare(base, replace(base, cells=cells)) if f.method == "it"]
     assert [f.outcome for f in found] == [outcome]
     if outcome == "changed":
-        assert (found[0].of, found[0].base, found[0].head) == ("counted_flop", flop, flop * factor)
+        assert (found[0].quantity, found[0].base, found[0].head) == ("counted_flop", flop, flop * factor)
         assert found[0].change_rel == pytest.approx(factor - 1, rel=1e-3)
         assert exit_code(found) == 1
 
@@ -88,7 +88,7 @@ def test_a_count_that_is_lost_is_a_change_and_never_a_zero() -> None:
     cells = {key: facts | {"counted_flop": None} for key, facts in base.cells.items()}
     for one, other, side in ((base, replace(base, cells=cells), "HEAD"), (replace(base, cells=cells), base, "BASE")):
         lost = golden_counts.compare(one, other)
-        assert [(f.of, f.outcome) for f in lost] == [("counted_flop", "changed")] * 2
+        assert [(f.quantity, f.outcome) for f in lost] == [("counted_flop", "changed")] * 2
         assert all(side in f.because for f in lost)
         assert all(0 not in (f.base, f.head) for f in lost)
 
@@ -108,7 +108,7 @@ def test_a_kind_of_step_that_only_one_side_took_is_a_change() -> None:
     found = [
         f for f in golden_counts.compare(base, replace(base, cells=cells, source="flops")) if f.outcome == "changed"
     ]
-    assert [(f.of, f.base, f.head) for f in found] == [("steps of kind 'probe'", None, 3)]
+    assert [(f.quantity, f.base, f.head) for f in found] == [("steps of kind 'probe'", None, 3)]
 
 
 @pytest.mark.parametrize("change", [{"seed": 7}, {"stamp": ("quick",)}, {"suite": "other"}])
@@ -177,7 +177,7 @@ def test_what_flops_prints_stands_in_for_a_run_and_what_it_cannot_know_is_left_o
         for f in golden_counts.compare(golden_counts.read(folder), golden_counts.read(tmp_path / "f.json"))
         if f.outcome == "changed"
     ]
-    assert changed.of == "counted_flop"
+    assert changed.quantity == "counted_flop"
     FLOPS["cells"][1]["counted_flop"] = FLOP / 2
 
 

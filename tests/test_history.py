@@ -71,8 +71,8 @@ def test_where_runs_scatter_more_than_their_blocks_the_gate_itself_is_called_noi
     """5 % between runs that no block can see, 1 % between blocks: neighbours differ, and nothing lasts."""
     found = [looked(seed, 10, between=0.05, noise=0.01) for seed in range(12)]
     assert sum(each.noise_found for each in found) >= 11
-    assert sum(bool(each.kinds) for each in found) >= 9
-    assert sum("returning" in each.kinds for each in found) >= 6
+    assert sum(bool(each.patterns) for each in found) >= 9
+    assert sum("returning" in each.patterns for each in found) >= 6
     wide = [trend.scatter for each in found for trend in each.trends if trend.scatter]
     # the truth: sd of run means √(0.05² + s²) over s, where s = √2 × 1 % / √5 of the paired blocks
     assert sum(wide) / len(wide) == pytest.approx(8, rel=0.25)
@@ -155,8 +155,8 @@ def test_a_step_explains_the_flag_where_it_happened_and_no_other() -> None:
 def test_accusations_of_another_method_each_time_are_called_rotating() -> None:
     found = _shaped([{METHODS[number % 4]: 1.15} for number in range(12)])
     assert found.noise_found
-    assert "rotating" in found.kinds
-    assert "one-sided" not in found.kinds
+    assert "rotating" in found.patterns
+    assert "one-sided" not in found.patterns
 
 
 def test_flags_of_one_direction_over_a_level_that_goes_nowhere_are_called_one_sided() -> None:
@@ -166,7 +166,7 @@ def test_flags_of_one_direction_over_a_level_that_goes_nowhere_are_called_one_si
     unexplained = [flag for flag in found.flags if flag.lasting is False]
     assert {(flag.run, flag.method, flag.change_rel > 0) for flag in unexplained} == {(8, "a", True), (16, "a", True)}
     assert found.noise_found
-    assert found.kinds == ("one-sided",)
+    assert found.patterns == ("one-sided",)
 
 
 def test_the_noise_that_is_advised_would_have_raised_no_flag() -> None:
@@ -203,7 +203,7 @@ def test_runs_of_other_settings_copies_and_unfinished_ones_are_left_out_with_the
     assert [run.path for run in found.runs] == ["copy", "r0", "r2", "r4"] or len(found.runs) == 3
     assert {why.partition(":")[0].split(" of ")[0] for _, why in found.left_out} >= {"it is not finished"}
     reasons = " ".join(why for _, why in found.left_out)
-    assert "accept.noise: 0.5, then 0.01" in reasons
+    assert "accept.margin: 0.5, then 0.01" in reasons
     assert "a copy of another run" in reasons
 
 
@@ -230,7 +230,7 @@ def test_a_folder_without_runs_is_an_error_that_says_what_to_type(tmp_path: Path
 
 
 def test_a_spark_rises_with_the_saving_and_a_flat_line_stays_flat() -> None:
-    point = history.Point
+    point = history.RunSaving
     rising = [point(value, None, None) for value in (0.1, 0.2, 0.3)]
     assert history_page.sparkline(rising, 0.02) == "▁▅█"
     assert len(set(history_page.sparkline([point(0.3, None, None), point(0.3001, None, None)], 0.02))) == 1
@@ -253,7 +253,7 @@ def test_the_page_of_a_noisy_gate_says_so_first_and_what_would_mend_it() -> None
     told = " ".join(page.getvalue().split())
     assert "The gate itself is noise: do not fail a build by it." in told
     assert "times as far" in told
-    assert "[accept] noise above" in told
+    assert "[accept] margin above" in told
 
 
 def test_the_last_saving_is_told_as_in_its_own_report() -> None:
@@ -268,7 +268,7 @@ def test_the_last_saving_is_told_as_in_its_own_report() -> None:
 def test_the_noise_that_is_printed_would_have_raised_no_flag_either(seed: int) -> None:
     found = looked(seed, 10, between=0.05, noise=0.01)
     flags = [flag.margin_rel for flag in found.flags if flag.lasting is False]
-    advised = re.findall(r"noise above ([\d.]+)\u00a0%", " ".join(history_page.reasons(found)))
+    advised = re.findall(r"margin above ([\d.]+)\u00a0%", " ".join(history_page.reasons(found)))
     assert [float(text) / 100 >= max(flags) for text in advised] == [True]
 
 

@@ -13,9 +13,9 @@ from energybench.cli.common import console, print_json
 from energybench.common.errors import EXIT_FINE, Problem, UsageError, nearest
 
 if TYPE_CHECKING:
-    from energybench.gate.compare_runs import Gate
+    from energybench.gate.compare_runs import GateResult
 
-# two_runs.LEVELS, without importing it for --help.
+# compare_runs.LEVELS, without importing it for --help.
 LEVELS = ("counts", "savings", "absolute")
 OVERHEAD = "overhead"  # of two trees of energybench itself: a verb of its own
 FORMATS = ("junit", "markdown", "smaller-is-better", "bigger-is-better", "pytest-benchmark")
@@ -94,7 +94,7 @@ def compare(
             raise click.UsageError("--accept writes counts: energybench compare GOLDEN.json HEAD --accept")
         found = compare_runs.accept(base, head)
     else:
-        found = compare_runs.hold(base, head, levels=levels, rerun=rerun, rerun_base=rerun_base)
+        found = compare_runs.compare(base, head, levels=levels, rerun=rerun, rerun_base=rerun_base)
     for form, path in wanted:
         _write(form, path, found, head)
     _step_summary(found)
@@ -126,21 +126,21 @@ def _output(text: str) -> tuple[str, Path]:
     return form, Path(path)
 
 
-def _write(form: str, path: Path, found: Gate, head: Path) -> None:
+def _write(form: str, path: Path, found: GateResult, head: Path) -> None:
     from energybench.common.sealed_files import write_out
     from energybench.gate import ci_formats, compare_runs
 
     if form in ci_formats.OF_THE_GATE:
         text = ci_formats.OF_THE_GATE[form](found)
     elif head.is_dir():
-        text = ci_formats.OF_HEAD[form](compare_runs.side(head))
+        text = ci_formats.OF_HEAD[form](compare_runs.read_side(head))
     else:
         raise UsageError(Problem("E633", f"--to {form} is about a run's folder, and HEAD is a file", str(head)))
     write_out(path, text.encode())
     click.echo(f"{path} written", err=True)
 
 
-def _step_summary(found: Gate) -> None:
+def _step_summary(found: GateResult) -> None:
     """Added to the job's page where a build server names one."""
     path = os.environ.get(SUMMARY)
     if not path:

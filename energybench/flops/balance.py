@@ -19,9 +19,17 @@ COPIED = {"cpu": 2**25, "cuda": 2**28}  # float32 elements: larger than any cach
 
 @cache
 def balance(device: torch.device, precision: str) -> float:
-    """FLOP/B of matrix products in `precision` ("fp32" or "bf16") on a device. Takes under a second."""
-    kind, dtype = device.type, torch.bfloat16 if precision == "bf16" else torch.float32
-    side, elements = SIDE.get(kind, SIDE["cpu"]), COPIED.get(kind, COPIED["cpu"])
+    """The balance of a device, measured in under a second and then remembered.
+
+    Args:
+        device:    where the products and copies run.
+        precision: of the matrix products, "fp32" or "bf16"; the copies are of float32.
+
+    Returns:
+        FLOP/B.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    side, elements = SIDE.get(device.type, SIDE["cpu"]), COPIED.get(device.type, COPIED["cpu"])
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(left)
     source = torch.ones(elements, device=device)

@@ -1,8 +1,8 @@
-"""The witness: an independent counter of the FLOPs that really run. It shares no code with the ledger.
+"""An independent counter of the FLOPs that really run, for counting runs. It shares no code with the ledger.
 
-torch's: `FlopCounterMode` sees every operator of forward and backward, inside custom autograd Functions too,
-and holds the formulas. Ours: formulas that it has wrong or lacks, a list of operators that do work which
-nobody counts, and pausing. Its faults (torch 2.13), each shown in tests/flops:
+torch's `FlopCounterMode` sees every operator of forward and backward, inside custom autograd Functions too,
+and has the formulas. Added here: formulas that it has wrong or lacks, a list of operators that do work which
+nobody counts, and pausing. Faults of torch's counter (torch 2.13), each shown in tests/flops:
 
 - a grouped convolution's backward is counted (1 + groups) / 2 times: 65× the forward of a 64-group depthwise
 - attention's fused CPU kernel and its backward are counted as nothing; so are `mv`, `dot`, in-place `addmm_`
@@ -53,13 +53,18 @@ class Counter:
         cost = counter.total - before
 
     They stay readable after the block, and entering again goes on from them.
+
+    uncounted: calls of operators that do work which is not counted, by name: {"aten.topk": 3}
+
+    Raises:
+        RuntimeError: when it is entered while it counts, or paused while it does not.
     """
 
     def __init__(self) -> None:
         self._past: dict[str, int] = {}
         self._mode: _Mode | None = None
         self._fastpath = True
-        self.uncounted: dict[str, int] = {}  # {"aten.topk": calls, ...}
+        self.uncounted: dict[str, int] = {}
 
     @property
     def by_op(self) -> dict[str, int]:

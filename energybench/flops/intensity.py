@@ -86,7 +86,18 @@ def groups(plain: Work, estimated: Work, batch: float, by: Callable[[Line], str]
 def explain(
     plain: Work, estimated: Work, batch: float, balance_flop_b: float | None = None, by: Callable[[Line], str] = layer
 ) -> Explanation:
-    """Plain training against what a method's formulas make of it, in steps of `batch` samples."""
+    """Plain training against what a method's formulas make of it.
+
+    Args:
+        plain:          the work of plain training.
+        estimated:      the work of the method, as its `estimate` gives it.
+        batch:          samples of one step.
+        balance_flop_b: the machine's balance in FLOP/B, as `balance` measures it; None where it is not known.
+        by:             line → the name of its group.
+
+    Returns:
+        Ratios of what is saved in FLOPs, bytes and roofline time, and the groups that the method changes.
+    """
     changed = [
         group
         for group in groups(plain, estimated, batch, by)

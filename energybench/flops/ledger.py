@@ -59,14 +59,21 @@ def ledger(
 ) -> tuple[Line, ...]:
     """FLOPs and bytes of one forward of `module(*inputs)` and of the backward from all its outputs.
 
-    inputs:    one batch; the first tensor's first dimension is the number of samples. A single sample is
-               doubled, because BatchNorm cannot train on one.
-    device:    where training will run, which decides the attention kernel; by default the module's own device.
-    precision: "bf16" counts the bytes of training under bf16 autocast on that device, casts included.
+    The module is not run, moved or changed.
 
-    The module is not run, moved or changed. Lines name modules as `module.named_modules()` does; a shared
-    module is listed under its first name, with the sum of its calls. Raises EnergybenchError E403 when the
-    module cannot be traced.
+    Args:
+        module:    what is called; it is traced in training mode.
+        inputs:    one batch; the first tensor's first dimension is the number of samples. A single sample is
+                   doubled, because BatchNorm cannot train on one.
+        device:    where training will run, which decides the attention kernel; by default the module's device.
+        precision: "bf16" counts the bytes of training under bf16 autocast on that device, casts included.
+
+    Returns:
+        A line per operation and phase: FLOPs per sample, bytes per sample and per step. Lines name modules as
+        `module.named_modules()` does; a shared module is listed under its first name, with the sum of its calls.
+
+    Raises:
+        EnergybenchError: E403, when there is no input tensor or the module cannot be traced.
     """
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     if not tensors:

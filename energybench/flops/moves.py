@@ -32,9 +32,10 @@ INDEX_B, MASK_B = 8, 1  # torch stores a maximum's position as int64, a dropout 
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What a family of operators moves.
+class OperatorFamily:
+    """What the operators of a family move.
 
+    op:       the name of their lines in the ledger
     forward:  x: reads its operands; r: reads as much of the first as the result has; y: writes the result
     backward: what is read beside dy: x its operands, y its result, f the other factors, m operands that are no floats;
               None: nothing is moved, the gradient passes as it is
@@ -45,48 +46,48 @@ class Kind:
     backward: str | None = "x"
 
 
-PART, ELEMENTWISE, OTHER = Kind("copy", "", ""), Kind("elementwise"), Kind("other")
-_KINDS: dict[Kind, str] = {
-    Kind("view", "", None): """
+PART, ELEMENTWISE, OTHER = OperatorFamily("copy", "", ""), OperatorFamily("elementwise"), OperatorFamily("other")
+_FAMILIES: dict[OperatorFamily, str] = {
+    OperatorFamily("view", "", None): """
         view _unsafe_view view_as flatten unflatten squeeze unsqueeze transpose t permute movedim moveaxis swapaxes
         swapdims detach alias numpy_T adjoint mT mH real view_as_real view_as_complex chunk_cat empty empty_like
         new_empty empty_strided size sym_size lift_fresh set_data""",
     PART: """
         select slice narrow split split_with_sizes chunk tensor_split unbind diagonal unfold expand expand_as
         broadcast_to broadcast_tensors unsafe_split unsafe_chunk hsplit vsplit""",
-    Kind("copy", "xy", None): "clone cat concat concatenate stack hstack vstack dstack column_stack",
-    Kind("copy", "xy", ""): """
+    OperatorFamily("copy", "xy", None): "clone cat concat concatenate stack hstack vstack dstack column_stack",
+    OperatorFamily("copy", "xy", ""): """
         roll flip pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
         replication_pad2d replication_pad3d repeat repeat_interleave tile pixel_shuffle pixel_unshuffle tril triu
         im2col col2im rot90 channel_shuffle""",
-    Kind("copy", "ry", "m"): "index index_select gather take take_along_dim masked_select",
-    Kind("fill", "y", None): """
+    OperatorFamily("copy", "ry", "m"): "index index_select gather take take_along_dim masked_select",
+    OperatorFamily("fill", "y", None): """
         zeros ones full eye arange linspace logspace rand randn randint randperm zeros_like ones_like full_like
         rand_like randn_like randint_like new_zeros new_ones new_full fill zero normal uniform bernoulli
         exponential random scalar_tensor""",
-    Kind("elementwise", "xy", None): "add sub subtract rsub __iadd__ __isub__",
-    Kind("elementwise", "xy", ""): "neg negative hardshrink",
-    Kind("elementwise", "xy", "y"): """
+    OperatorFamily("elementwise", "xy", None): "add sub subtract rsub __iadd__ __isub__",
+    OperatorFamily("elementwise", "xy", ""): "neg negative hardshrink",
+    OperatorFamily("elementwise", "xy", "y"): """
         relu sigmoid tanh exp sqrt rsqrt reciprocal elu selu celu threshold expm1""",
-    Kind("elementwise", "xy", "f"): "mul multiply div divide true_divide",
-    Kind("elementwise", "xy", "m"): "masked_fill where",
-    Kind("reduction", "xy", None): "sum nansum",
-    Kind("reduction", "xy", ""): "mean nanmean cumsum",
-    Kind("reduction", "xy", "x"): """
+    OperatorFamily("elementwise", "xy", "f"): "mul multiply div divide true_divide",
+    OperatorFamily("elementwise", "xy", "m"): "masked_fill where",
+    OperatorFamily("reduction", "xy", None): "sum nansum",
+    OperatorFamily("reduction", "xy", ""): "mean nanmean cumsum",
+    OperatorFamily("reduction", "xy", "x"): """
         var var_mean std std_mean norm linalg_vector_norm linalg_matrix_norm amax amin max min prod logsumexp
         argmax argmin median aminmax all any count_nonzero cumprod logcumsumexp topk sort argsort""",
-    Kind("softmax", "xy", "y"): "softmax log_softmax _softmax _log_softmax softmin",
-    Kind("pooling", "xy", ""): """
+    OperatorFamily("softmax", "xy", "y"): "softmax log_softmax _softmax _log_softmax softmin",
+    OperatorFamily("pooling", "xy", ""): """
         avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
         upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d
         upsample_bicubic2d upsample_trilinear3d _upsample_nearest_exact2d""",
-    Kind("loss", "xy", "x"): """
+    OperatorFamily("loss", "xy", "x"): """
         cross_entropy_loss nll_loss nll_loss2d nll_loss_nd mse_loss l1_loss smooth_l1_loss huber_loss kl_div
         binary_cross_entropy binary_cross_entropy_with_logits poisson_nll_loss ctc_loss soft_margin_loss
         multi_margin_loss multilabel_margin_loss triplet_margin_loss margin_ranking_loss hinge_embedding_loss
         cosine_embedding_loss""",
 }
-KINDS = {name: kind for kind, names in _KINDS.items() for name in names.split()}
+FAMILIES = {name: family for family, names in _FAMILIES.items() for name in names.split()}
 
 # Where weight and bias stand among the arguments.
 NORMALISATIONS = {"batch_norm": 1, "instance_norm": 1, "layer_norm": 2, "group_norm": 2, "rms_norm": 2}
@@ -101,7 +102,7 @@ class Movers:
         self.values = values
 
     def by_name(self) -> dict[str, Callable[[list[Any], list[Any]], Any]]:
-        own: dict[str, Callable[[list[Any], list[Any]], Any]] = {
+        handles: dict[str, Callable[[list[Any], list[Any]], Any]] = {
             **dict.fromkeys(NORMALISATIONS, self.normalisation),
             **dict.fromkeys(MAXIMA, self.maximum),
             **dict.fromkeys(MASKS.split(), self.masking),
@@ -111,92 +112,89 @@ class Movers:
             "copy": self.copy,
         }
         return {
-            f"{PREFIX}{name}": own.get(name if name.startswith("__") else name.rstrip("_"), self.other)
+            f"{PREFIX}{name}": handles.get(name if name.startswith("__") else name.rstrip("_"), self.other)
             for name in _operators()
         }
 
-    def other(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
-        if not o:
+    def other(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+        if not outputs:
             return Counter()
-        name = name_of(o[0].node())
-        reads = [tensor for tensor in _tensors(i) if sizes(tensor)]
-        kind = KINDS.get(name)
-        if kind is None:  # an operator of one's own: element-wise if the result is as large as an operand
-            same = is_tensor(o[0]) and any(prod(sizes(o[0])) == prod(sizes(read)) for read in reads)
-            kind = ELEMENTWISE if same else OTHER
-        if str(o[0].node().kind()).endswith("_") and kind.op == "fill":
+        name = name_of(outputs[0].node())
+        reads = [tensor for tensor in _tensors(inputs) if sizes(tensor)]
+        family = FAMILIES.get(name)
+        if family is None:  # an unknown operator: element-wise if the result is as large as an operand
+            as_large = is_tensor(outputs[0]) and any(prod(sizes(outputs[0])) == prod(sizes(read)) for read in reads)
+            family = ELEMENTWISE if as_large else OTHER
+        if str(outputs[0].node().kind()).endswith("_") and family.op == "fill":
             reads = []
-        if kind is PART and is_tensor(o[0]) and reads and prod(sizes(o[0])) == prod(sizes(reads[0])):
+        if family is PART and is_tensor(outputs[0]) and reads and prod(sizes(outputs[0])) == prod(sizes(reads[0])):
             return Counter()  # all of it
-        return self.entry(kind, reads, o)
+        return self.entry(family, reads, outputs)
 
-    def entry(self, kind: Kind, reads: list[Any], o: list[Any], *more: Moved) -> Counter[Cost]:
-        """Of an operator of this kind with these operands; `more` is moved too, in its own phases."""
-        whole = [out for out in o if is_tensor(out)]
+    def entry(self, family: OperatorFamily, reads: list[Any], outputs: list[Any], *more: Moved) -> Counter[Cost]:
+        """Of an operator of this family with these operands; `more` is moved too, in its own phases."""
+        results = [out for out in outputs if is_tensor(out)]
         moved = list(more)
-        if "x" in kind.forward:
+        if "x" in family.forward:
             moved += [Moved(FORWARD, "x", read) for read in reads]
-        if "r" in kind.forward:
-            rows = reads[:1] if whole else []
-            moved += [Moved(FORWARD, "x", read, prod(sizes(whole[0]))) for read in rows]
+        if "r" in family.forward:
+            rows = reads[:1] if results else []
+            moved += [Moved(FORWARD, "x", read, prod(sizes(results[0]))) for read in rows]
             moved += [Moved(FORWARD, "indices", read) for read in reads[1:]]
-        if "y" in kind.forward:
-            moved += [Moved(FORWARD, "y", out) for out in whole]
-        return self.values.entry(o[0], kind.op, {}, {}, [*moved, *self.backward(kind, reads, o)])
+        if "y" in family.forward:
+            moved += [Moved(FORWARD, "y", out) for out in results]
+        return self.values.entry(outputs[0], family.op, {}, {}, [*moved, *self.backward(family, reads, outputs)])
 
-    def backward(self, kind: Kind, reads: list[Any], o: list[Any]) -> list[Moved]:
+    def backward(self, family: OperatorFamily, reads: list[Any], outputs: list[Any]) -> list[Moved]:
+        """Of one kernel: it reads dy and what the derivative needs, and writes a gradient per operand that learns."""
         wanted = [read for read in reads if learns(read)]
-        whole = [out for out in o if is_tensor(out) and learns(out)]
-        if not wanted or (o and is_tensor(o[0]) and not whole):
+        results = [out for out in outputs if is_tensor(out) and learns(out)]
+        if outputs and is_tensor(outputs[0]) and not results:
             return []
-        passes = kind.backward is None
-        if passes:  # but what was broadcast has to be summed again
-            largest = max((prod(sizes(out)) for out in whole), default=0)
-            wanted = [read for read in wanted if kind.op == "elementwise" and prod(sizes(read)) < largest]
-            if not wanted:
-                return []
-        phase = self.phase(wanted)
-        needs = kind.backward or ""
-        saved = [read for read in reads if "x" in needs or ("m" in needs and not _floats(read))]
-        if "f" in needs and len(reads) > 1:
-            saved = [
-                read for place, read in enumerate(reads) if any(learns(r) for r in reads[:place] + reads[place + 1 :])
-            ]
+        if family.backward is None:
+            wanted = _broadcast(wanted, results) if family.op == "elementwise" else []
+        if not wanted:
+            return []
+        phase, needs = self.phase(wanted), family.backward or ""
         return [
-            *(Moved(phase, "dy", out) for out in (whole or wanted)),  # parts come as a list: as large as the whole
-            *(Moved(phase, "x", read) for read in saved),
-            *(Moved(phase, "y", out) for out in whole if "y" in needs),
+            *(Moved(phase, "dy", out) for out in (results or wanted)),  # parts come as a list: as large as the whole
+            *(Moved(phase, "x", read) for read in _saved(needs, reads)),
+            *(Moved(phase, "y", out) for out in results if "y" in needs),
             *(Moved(phase, "dx", read) for read in wanted),
         ]
 
     def phase(self, wanted: list[Any]) -> str:
         return INPUT_GRADIENT if any(self.values.origin(value)[0] for value in wanted) else WEIGHT_GRADIENT
 
-    def copy(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
+    def copy(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
         """x.copy_(source) reads only the source."""
-        return self.entry(Kind("copy", "xy", None), _tensors(i[1:2]), o)
+        return self.entry(OperatorFamily("copy", "xy", None), _tensors(inputs[1:2]), outputs)
 
-    def reshape(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
+    def reshape(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
         """A view where the memory's order allows it, else a copy; its gradient is a view."""
-        x, out = i[0], o[0]
+        x, out = inputs[0], outputs[0]
         stored = torch.empty_strided(sizes(x), list(x.type().strides()), device="meta")
         try:
             laid_out = stored.view(sizes(out)).stride()
             copies = name_of(out.node()) == "contiguous" and list(laid_out) != list(out.type().strides())
         except RuntimeError:
             copies = True
-        return self.entry(Kind("copy", "xy" if copies else "", None), [x], o)
+        return self.entry(OperatorFamily("copy", "xy" if copies else "", None), [x], outputs)
 
-    def cast(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
-        width = [self.values.element_b(value) for value in (i[0], o[0])]
-        moves = width[0] != width[1] or i[0].type().dtype() != o[0].type().dtype()
-        return self.entry(Kind("cast", "xy", "") if moves else Kind("cast", "", None), [i[0]], o)
+    def cast(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+        widths_b = [self.values.element_b(value) for value in (inputs[0], outputs[0])]
+        moves = widths_b[0] != widths_b[1] or inputs[0].type().dtype() != outputs[0].type().dtype()
+        return self.entry(
+            OperatorFamily("cast", "xy", "") if moves else OperatorFamily("cast", "", None), [inputs[0]], outputs
+        )
 
-    def normalisation(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
-        place = NORMALISATIONS[name_of(o[0].node())]
-        x, out = i[0], o[0]
+    def normalisation(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+        place = NORMALISATIONS[name_of(outputs[0].node())]
+        x, out = inputs[0], outputs[0]
         affine = [
-            (name, value) for name, value in zip(("w", "bias"), i[place : place + 2], strict=False) if is_tensor(value)
+            (name, value)
+            for name, value in zip(("w", "bias"), inputs[place : place + 2], strict=False)
+            if is_tensor(value)
         ]
         moved = [Moved(FORWARD, name, value) for name, value in affine]
         learned = [(name, value) for name, value in affine if learns(value)]
@@ -206,35 +204,35 @@ class Movers:
             moved += [Moved(phase, f"d{name}", value) for name, value in learned]
             if learns(x):
                 moved += [Moved(phase, "dx", x), *(Moved(phase, name, value) for name, value in affine[:1])]
-        return self.entry(Kind("normalisation", "xy", None), [x], o, *moved)
+        return self.entry(OperatorFamily("normalisation", "xy", None), [x], outputs, *moved)
 
-    def maximum(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
+    def maximum(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
         positions: list[Moved] = []
-        if learns(o[0]):
-            positions = [Moved(phase, "indices", o[0], element_b=INDEX_B) for phase in (FORWARD, INPUT_GRADIENT)]
-        return self.entry(Kind("pooling", "xy", ""), [i[0]], o, *positions)
+        if learns(outputs[0]):
+            positions = [Moved(phase, "indices", outputs[0], element_b=INDEX_B) for phase in (FORWARD, INPUT_GRADIENT)]
+        return self.entry(OperatorFamily("pooling", "xy", ""), [inputs[0]], outputs, *positions)
 
-    def masking(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
-        share, training = i[1].toIValue(), i[2].toIValue()
-        if not share or not training:
-            return self.entry(Kind("masking", "", None), [i[0]], o)
-        usual, *_ = MASKS.split()  # the others drop whole channels, or keep no mask of bools
+    def masking(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+        probability, training = inputs[1].toIValue(), inputs[2].toIValue()
+        if not probability or not training:
+            return self.entry(OperatorFamily("masking", "", None), [inputs[0]], outputs)
+        dropout, *_ = MASKS.split()  # the others drop whole channels, or keep no mask of bools
         mask: list[Moved] = []
-        if name_of(o[0].node()) == usual:
-            back = [INPUT_GRADIENT] if learns(i[0]) else []
-            mask = [Moved(phase, "mask", o[0], element_b=MASK_B) for phase in [FORWARD, *back]]
-        return self.entry(Kind("masking", "xy", ""), [i[0]], o, *mask)
+        if name_of(outputs[0].node()) == dropout:
+            back = [INPUT_GRADIENT] if learns(inputs[0]) else []
+            mask = [Moved(phase, "mask", outputs[0], element_b=MASK_B) for phase in [FORWARD, *back]]
+        return self.entry(OperatorFamily("masking", "xy", ""), [inputs[0]], outputs, *mask)
 
-    def embedding(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
-        table, indices = i[:2]
+    def embedding(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+        table, indices = inputs[:2]
         rows = prod(sizes(indices)) * sizes(table)[-1]
         # Rows are read per sample, so they count as the indices do; the gradient is as large as the table.
         moved = [Moved(FORWARD, "rows", indices, rows, self.values.element_b(table))]
         moved += [Moved(FORWARD, "indices", indices)]
-        if learns(table) and learns(o[0]):
+        if learns(table) and learns(outputs[0]):
             phase = self.phase([table])
-            moved += [Moved(phase, "dy", o[0]), Moved(phase, "indices", indices), Moved(phase, "dw", table)]
-        return self.entry(Kind("embedding", "y", None), [], o, *moved)
+            moved += [Moved(phase, "dy", outputs[0]), Moved(phase, "indices", indices), Moved(phase, "dw", table)]
+        return self.entry(OperatorFamily("embedding", "y", None), [], outputs, *moved)
 
 
 @cache
@@ -242,6 +240,19 @@ def _operators() -> tuple[str, ...]:
     """The names of all operators that this torch has: "add", "add_", ..."""
     names = {str(name).partition(".")[0] for name in torch._C._dispatch_get_all_op_names()}
     return tuple(sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)))
+
+
+def _broadcast(operands: list[Any], results: list[Any]) -> list[Any]:
+    """Operands smaller than the result: their gradient has to be summed, even where dy passes as it is."""
+    largest = max((prod(sizes(out)) for out in results), default=0)
+    return [operand for operand in operands if prod(sizes(operand)) < largest]
+
+
+def _saved(needs: str, reads: list[Any]) -> list[Any]:
+    """The operands that the derivative needs, by the letters of OperatorFamily.backward."""
+    if "f" in needs and len(reads) > 1:  # a factor is needed where another one learns
+        return [read for place, read in enumerate(reads) if any(map(learns, reads[:place] + reads[place + 1 :]))]
+    return [read for read in reads if "x" in needs or ("m" in needs and not _floats(read))]
 
 
 def _floats(value: Any) -> bool:

@@ -26,7 +26,14 @@ SCORES_FORWARD, SCORES_BACKWARD = 4, 7
 
 
 class Handles:
-    """target, precision: where and how training will run; inputs, batch: of the traced call."""
+    """fvcore's handle of every operator, by its name.
+
+    Args:
+        target:    the device that training will run on.
+        inputs:    how many tensors the traced call was given.
+        batch:     samples in the traced call.
+        precision: of training, "fp32" or "bf16".
+    """
 
     def __init__(self, target: torch.device, inputs: int, batch: int, precision: str = "fp32") -> None:
         self.target = target
@@ -35,16 +42,22 @@ class Handles:
     def by_name(self) -> dict[str, Handle]:
         handles: dict[str, Handle] = Movers(self.values).by_name()
         handles |= {
-            "aten::_convolution": lambda i, o: self.convolution(i, o, i[6].toIValue(), i[8].toIValue()),
-            "aten::_convolution_mode": lambda i, o: self.convolution(i, o, False, i[6].toIValue()),
+            "aten::_convolution": lambda inputs, outputs: self.convolution(
+                inputs, outputs, inputs[6].toIValue(), inputs[8].toIValue()
+            ),
+            "aten::_convolution_mode": lambda inputs, outputs: self.convolution(
+                inputs, outputs, False, inputs[6].toIValue()
+            ),
             "aten::linear": self.linear,
             "aten::scaled_dot_product_attention": self.attention,
             "aten::einsum": self.einsum,
-            "aten::tensordot": lambda i, o: self.tensordot(i, o, [d.toIValue() for d in elements(i[3])]),
-            "aten::inner": lambda i, o: self.tensordot(i, o, [-1]),
+            "aten::tensordot": lambda inputs, outputs: self.tensordot(
+                inputs, outputs, [d.toIValue() for d in elements(inputs[3])]
+            ),
+            "aten::inner": lambda inputs, outputs: self.tensordot(inputs, outputs, [-1]),
             **{f"aten::{op}": self.product for op in ("matmul", "mm", "bmm", "mv", "dot", "vdot")},
             **{
-                f"aten::{op}{place}": lambda i, o: self.product(i[1:], o, added=i[0])
+                f"aten::{op}{place}": lambda inputs, outputs: self.product(inputs[1:], outputs, added=inputs[0])
                 for op in ("addmm", "baddbmm", "addbmm", "addmv")
                 for place in ("", "_")
             },
@@ -53,47 +66,47 @@ class Handles:
         }
         return {name: partial(self.noted, handle) for name, handle in handles.items()}
 
-    def noted(self, handle: Handle, i: list[Any], o: list[Any]) -> Counter[Cost]:
-        self.values.note(o)
-        found: Counter[Cost] = handle(i, o)
-        return found
+    def noted(self, handle: Handle, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+        self.values.note(outputs)
+        costs: Counter[Cost] = handle(inputs, outputs)
+        return costs
 
-    def convolution(self, i: list[Any], o: list[Any], transposed: bool, groups: int) -> Counter[Cost]:
-        x, w, out = sizes(i[0]), sizes(i[1]), sizes(o[0])
+    def convolution(self, inputs: list[Any], outputs: list[Any], transposed: bool, groups: int) -> Counter[Cost]:
+        x, w, out = sizes(inputs[0]), sizes(inputs[1]), sizes(outputs[0])
         flop = 2.0 * x[0] * prod((x if transposed else out)[2:]) * prod(w)
         shape = {"in": x[1], "out": out[1], "kernel": prod(w[2:]), "groups": groups}
         shape["positions"] = prod(out[2:])
-        phases = _three(flop, i, o)
-        return self.values.entry(o[0], "conv", phases, shape, _layer(phases, i[:3], o[0]))
+        phases = _three(flop, inputs, outputs)
+        return self.values.entry(outputs[0], "conv", phases, shape, _layer(phases, inputs[:3], outputs[0]))
 
-    def linear(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
-        x, w = sizes(i[0]), sizes(i[1])
+    def linear(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+        x, w = sizes(inputs[0]), sizes(inputs[1])
         if len(w) == 1:
-            return self.product(i[:2], o)
+            return self.product(inputs[:2], outputs)
         flop = 2.0 * prod(x) * w[0]
         shape = {"in": x[-1], "out": w[0], "positions": self.values.per_sample(x[:-1])}
-        phases = _three(flop, i, o)
-        return self.values.entry(o[0], "linear", phases, shape, _layer(phases, i[:3], o[0]))
+        phases = _three(flop, inputs, outputs)
+        return self.values.entry(outputs[0], "linear", phases, shape, _layer(phases, inputs[:3], outputs[0]))
 
-    def product(self, i: list[Any], o: list[Any], added: Any = None) -> Counter[Cost]:
+    def product(self, inputs: list[Any], outputs: list[Any], added: Any = None) -> Counter[Cost]:
         """(..., m, k) @ (..., k, n) with broadcasting, and what is `added`.
 
         The gradient of a matrix that multiplies a vector is an outer product: it sums nothing, so it is 0.
         """
-        a, b = sizes(i[0]), sizes(i[1])
+        a, b = sizes(inputs[0]), sizes(inputs[1])
         rows, columns = (a[-2] if len(a) > 1 else 1), (b[-1] if len(b) > 1 else 1)
         stacks = prod(torch.broadcast_shapes(a[:-2], b[:-2]))
         flop = 2.0 * stacks * rows * a[-1] * columns
         by_vector = len(b) == 1 or (len(a) == 1 and len(b) > 2)  # torch computes vector @ matrix as matrices
-        pairs = [(i[0], not by_vector or (len(a) < len(b))), (i[1], not by_vector or len(b) < len(a))]
+        pairs = [(inputs[0], not by_vector or (len(a) < len(b))), (inputs[1], not by_vector or len(b) < len(a))]
         shape = {"stacks": self.values.per_sample([stacks]), "rows": rows, "inner": a[-1], "columns": columns}
-        return self.two_operands(o[0], flop, pairs, shape, added)
+        return self.two_operands(outputs[0], flop, pairs, shape, added)
 
-    def tensordot(self, i: list[Any], o: list[Any], summed: list[int]) -> Counter[Cost]:
-        a, b = sizes(i[0]), sizes(i[1])
+    def tensordot(self, inputs: list[Any], outputs: list[Any], summed: list[int]) -> Counter[Cost]:
+        a, b = sizes(inputs[0]), sizes(inputs[1])
         inner = prod(b[dimension] for dimension in summed)
         flop = 2.0 * prod(a) * prod(b) / inner
-        return self.two_operands(o[0], flop, [(i[0], True), (i[1], True)], {"inner": inner})
+        return self.two_operands(outputs[0], flop, [(inputs[0], True), (inputs[1], True)], {"inner": inner})
 
     def two_operands(
         self,
@@ -110,29 +123,29 @@ class Handles:
             if learns(out) and learns(operand) and sums:
                 phase = self.phase(operand)
                 phases[phase] = phases.get(phase, 0.0) + flop
-        given = [operand for operand, _ in operands]
-        one_weight = sum(map(self.values.is_weight, given)) == 1
-        moved = [*self.factors(given if read is None else read, out, phases), *self.bias(added, out, phases)]
+        factors = [operand for operand, _ in operands]
+        one_weight = sum(map(self.values.is_weight, factors)) == 1
+        moved = [*self.factors(factors if read is None else read, out, phases), *self.bias(added, out, phases)]
         return self.values.entry(out, "linear" if one_weight else "matmul", phases, shape, moved)
 
     def phase(self, operand: Any) -> str:
         """Of its gradient."""
         return WEIGHT_GRADIENT if self.values.is_weight(operand) else INPUT_GRADIENT
 
-    def factors(self, given: list[Any], out: Any, phases: Iterable[str]) -> Iterator[Moved]:
+    def factors(self, operands: list[Any], out: Any, phases: Iterable[str]) -> Iterator[Moved]:
         """A product reads each factor and writes the result; each gradient reads dy and the other factors."""
-        if not given:
+        if not operands:
             return
-        weights = [self.values.is_weight(operand) for operand in given]
+        weights = [self.values.is_weight(operand) for operand in operands]
         names = ["w" if weight else "x" for weight in weights] if sum(weights) == 1 else list("abcdefgh")
-        yield from (Moved(FORWARD, name, operand) for name, operand in zip(names, given, strict=False))
+        yield from (Moved(FORWARD, name, operand) for name, operand in zip(names, operands, strict=False))
         yield Moved(FORWARD, "y", out)
-        for place, operand in enumerate(given):
+        for place, operand in enumerate(operands):
             phase = self.phase(operand)
             if learns(out) and learns(operand) and phase in phases:
                 yield Moved(phase, "dy", out)
                 yield Moved(phase, f"d{names[place]}", operand)
-                others = (Moved(phase, names[k], other) for k, other in enumerate(given) if k != place)
+                others = (Moved(phase, names[k], other) for k, other in enumerate(operands) if k != place)
                 yield from others
 
     def bias(self, added: Any, out: Any, phases: Iterable[str]) -> Iterator[Moved]:
@@ -141,32 +154,35 @@ class Handles:
             if learns(out) and self.values.is_weight(added) and learns(added) and WEIGHT_GRADIENT in phases:
                 yield Moved(WEIGHT_GRADIENT, "dbias", added)
 
-    def attention(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
-        query, key, value = (sizes(tensor) for tensor in i[:3])
+    def attention(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+        query, key, value = (sizes(tensor) for tensor in inputs[:3])
         pairs = prod(query[:-1]) * key[-2]
         scores, mixed = 2.0 * pairs * query[-1], 2.0 * pairs * value[-1]
         phases = {FORWARD: scores + mixed}
-        learns_scores, learns_value = learns(i[0]) + learns(i[1]), learns(i[2])
-        fused = self.fused(i)
-        if learns(o[0]) and (learns_scores or learns_value):
+        learns_scores, learns_value = learns(inputs[0]) + learns(inputs[1]), learns(inputs[2])
+        fused = self.fused(inputs)
+        if learns(outputs[0]) and (learns_scores or learns_value):
             if fused:
                 phases[INPUT_GRADIENT] = 3 * scores + 2 * mixed
             else:
-                back = mixed * (bool(learns_scores or learns(i[3])) + learns_value) + scores * learns_scores
+                back = mixed * (bool(learns_scores or learns(inputs[3])) + learns_value) + scores * learns_scores
                 phases[INPUT_GRADIENT] = back
         shape = {"heads": self.values.per_sample(query[:-2]), "queries": query[-2], "keys": key[-2]}
         shape["head"] = query[-1]
-        given = list(zip("qkv", i[:3], strict=True))
-        moved = [Moved(FORWARD, name, operand) for name, operand in [*given, ("mask", i[3]), ("y", o[0])]]
+        operands = list(zip("qkv", inputs[:3], strict=True))
+        moved = [Moved(FORWARD, name, operand) for name, operand in [*operands, ("mask", inputs[3]), ("y", outputs[0])]]
         if INPUT_GRADIENT in phases:
-            moved += [Moved(INPUT_GRADIENT, name, operand) for name, operand in [*given, ("dy", o[0]), ("y", o[0])]]
-            moved += [Moved(INPUT_GRADIENT, f"d{name}", operand) for name, operand in given if learns(operand)]
+            moved += [
+                Moved(INPUT_GRADIENT, name, operand)
+                for name, operand in [*operands, ("dy", outputs[0]), ("y", outputs[0])]
+            ]
+            moved += [Moved(INPUT_GRADIENT, f"d{name}", operand) for name, operand in operands if learns(operand)]
         for phase, times in ((FORWARD, SCORES_FORWARD), (INPUT_GRADIENT, SCORES_BACKWARD)):
             if phase in phases and not fused:
-                moved.append(Moved(phase, "scores", i[0], elements=times * pairs))
-        return self.values.entry(o[0], "attention", phases, shape, moved)
+                moved.append(Moved(phase, "scores", inputs[0], elements=times * pairs))
+        return self.values.entry(outputs[0], "attention", phases, shape, moved)
 
-    def fused(self, i: list[Any]) -> bool:
+    def fused(self, inputs: list[Any]) -> bool:
         """Asks torch which kernel it would take for such tensors on the target device."""
 
         def like(value: Any) -> Tensor | None:
@@ -179,19 +195,19 @@ class Handles:
                 extent[0] = 1
             return torch.empty(extent, dtype=dtype, device=self.target, requires_grad=learns(value))
 
-        one_batch = len({sizes(value)[0] for value in i[:3]}) == 1
-        options = [value.toIValue() for value in i[4:6]]
+        one_batch = len({sizes(value)[0] for value in inputs[:3]}) == 1
+        options = [value.toIValue() for value in inputs[4:6]]
         try:
             with torch.enable_grad():
-                gqa = bool(i[7].toIValue())
-                return torch._fused_sdp_choice(*map(like, i[:4]), *options, enable_gqa=gqa) > 0  # type: ignore
+                gqa = bool(inputs[7].toIValue())
+                return torch._fused_sdp_choice(*map(like, inputs[:4]), *options, enable_gqa=gqa) > 0  # type: ignore
         except (RuntimeError, AssertionError):  # a device that this machine lacks
-            return self.target.type != "cpu" and len(sizes(i[0])) == 4
+            return self.target.type != "cpu" and len(sizes(inputs[0])) == 4
 
-    def einsum(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
+    def einsum(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
         """FLOPs: left to right, two at a time, as torch contracts them. Bytes: as one kernel."""
-        operands = elements(i[1])
-        *terms, result = _subscripts(i[0].toIValue(), [len(sizes(operand)) for operand in operands])
+        operands = elements(inputs[1])
+        *terms, result = _subscripts(inputs[0].toIValue(), [len(sizes(operand)) for operand in operands])
         extent: dict[str, int] = {}
         for term, operand in zip(terms, operands, strict=True):
             for letter, size in zip(term, sizes(operand), strict=True):
@@ -199,89 +215,89 @@ class Handles:
         total: Counter[Cost] = Counter()
         left, made_of = set(terms[0]), operands[:1]
         for position, operand in enumerate(operands[1:], start=1):
-            right, kept = set(terms[position]), set(result).union(*terms[position + 1 :])
-            summed = (left & right) - kept
-            used = (left | right) & (kept | summed)  # what only one side has is summed before
+            right, needed_later = set(terms[position]), set(result).union(*terms[position + 1 :])
+            summed = (left & right) - needed_later
+            used = (left | right) & (needed_later | summed)  # what only one side has is summed before
             if summed:
                 flop = 2.0 * prod(extent[letter] for letter in used)
                 shape = {"inner": prod(extent[letter] for letter in summed)}
                 pair = [(max(made_of, key=learns), True), (operand, True)]
-                total += self.two_operands(o[0], flop, pair, shape, read=[] if total else operands)
-            left, made_of = (left | right) & kept, [*made_of, operand]
+                total += self.two_operands(outputs[0], flop, pair, shape, read=[] if total else operands)
+            left, made_of = (left | right) & needed_later, [*made_of, operand]
         if total:
             return total
         everywhere = {FORWARD, WEIGHT_GRADIENT, INPUT_GRADIENT}  # nothing is summed: it only moves
-        return self.values.entry(o[0], "elementwise", {}, {}, self.factors(operands, o[0], everywhere))
+        return self.values.entry(outputs[0], "elementwise", {}, {}, self.factors(operands, outputs[0], everywhere))
 
-    def recurrent(self, i: list[Any], o: list[Any], name: str) -> Counter[Cost]:
+    def recurrent(self, inputs: list[Any], outputs: list[Any], name: str) -> Counter[Cost]:
         """Every weight matrix, (gates × hidden, features), at every position.
 
         Fused kernels (any on a GPU, a plain LSTM on a CPU) compute dX throughout. Others compute none for an
         input or a first state that does not learn. Bytes are those of one kernel: no state between the layers.
         """
-        x, last = sizes(i[0]), sizes(o[1])  # the last state: (layers × directions, sequences, hidden)
-        lists = [elements(value) for value in i if value.node().kind() == "prim::ListConstruct"]
+        x, last = sizes(inputs[0]), sizes(outputs[1])  # the last state: (layers × directions, sequences, hidden)
+        lists = [elements(value) for value in inputs if value.node().kind() == "prim::ListConstruct"]
         matrices = [extent for extent in map(sizes, lists[-1]) if len(extent) == 2]
         each = [2.0 * prod(x[:-1]) * prod(extent) for extent in matrices]
         phases = {FORWARD: sum(each)}
-        if learns(o[0]):
+        if learns(outputs[0]):
             phases[WEIGHT_GRADIENT] = sum(each) * learns(lists[-1][0])
             phases[INPUT_GRADIENT] = sum(each)
             packed, per_cell = len(x) == 2, len(matrices) // last[0]
             onednn = self.target.type == "cpu" and name == "lstm" and not packed and per_cell == 2
             if self.target.type in ("cpu", "meta") and not onednn:
-                directions = 1 + bool(i[-1 if packed else -2].toIValue())
-                if not learns(i[0]):
+                directions = 1 + bool(inputs[-1 if packed else -2].toIValue())
+                if not learns(inputs[0]):
                     phases[INPUT_GRADIENT] -= sum(each[::per_cell][:directions])
                 phases[INPUT_GRADIENT] -= sum(each[1::per_cell]) * last[1] / prod(x[:-1])
         shape = {"in": x[-1], "matrices": len(matrices), "positions": self.values.per_sample(x[:-1])}
-        moved = _cells(phases, [("x", i[0])], lists[-1], [o[0]])
-        return self.values.entry(o[0], "recurrent", phases, shape, moved)
+        moved = _cells(phases, [("x", inputs[0])], lists[-1], [outputs[0]])
+        return self.values.entry(outputs[0], "recurrent", phases, shape, moved)
 
-    def cell(self, i: list[Any], o: list[Any]) -> Counter[Cost]:
-        """One step: linear(input, i[2]) and linear(state, i[3])."""
-        states = elements(i[1]) if i[1].node().kind() == "prim::ListConstruct" else [i[1]]
+    def cell(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+        """One step: linear(input, inputs[2]) and linear(state, inputs[3])."""
+        states = elements(inputs[1]) if inputs[1].node().kind() == "prim::ListConstruct" else [inputs[1]]
         phases: Counter[str] = Counter()
-        for x, w in ((i[0], i[2]), (states[0], i[3])):
-            phases.update(_three(2.0 * prod(sizes(x)) * sizes(w)[0], [x, w], o))
-        shape = {"in": sizes(i[0])[-1], "matrices": 2, "positions": 1}
-        moved = _cells(phases, [("x", i[0]), *(("h", state) for state in states)], i[2:6], o)
-        return self.values.entry(o[0], "recurrent", dict(phases), shape, moved)
+        for x, w in ((inputs[0], inputs[2]), (states[0], inputs[3])):
+            phases.update(_three(2.0 * prod(sizes(x)) * sizes(w)[0], [x, w], outputs))
+        shape = {"in": sizes(inputs[0])[-1], "matrices": 2, "positions": 1}
+        moved = _cells(phases, [("x", inputs[0]), *(("h", state) for state in states)], inputs[2:6], outputs)
+        return self.values.entry(outputs[0], "recurrent", dict(phases), shape, moved)
 
 
-def _three(flop: float, i: list[Any], o: list[Any]) -> dict[str, float]:
+def _three(flop: float, inputs: list[Any], outputs: list[Any]) -> dict[str, float]:
     """Forward; dW and dX where they are asked for."""
     phases = {FORWARD: flop}
-    if learns(o[0]):
-        phases |= {WEIGHT_GRADIENT: flop} if learns(i[1]) else {}
-        phases |= {INPUT_GRADIENT: flop} if learns(i[0]) else {}
+    if learns(outputs[0]):
+        phases |= {WEIGHT_GRADIENT: flop} if learns(inputs[1]) else {}
+        phases |= {INPUT_GRADIENT: flop} if learns(inputs[0]) else {}
     return phases
 
 
-def _layer(phases: Iterable[str], given: list[Any], y: Any) -> Iterator[Moved]:
+def _layer(phases: Iterable[str], operands: list[Any], y: Any) -> Iterator[Moved]:
     """Forward x + w + y; dW x + dy + dw; dX dy + w + dx. The bias belongs to the weights."""
-    x, w, bias = given
-    operands = {
+    x, w, bias = operands
+    moved = {
         FORWARD: [("x", x), ("w", w), ("bias", bias), ("y", y)],
         WEIGHT_GRADIENT: [("x", x), ("dy", y), ("dw", w)] + ([("dbias", bias)] if learns(bias) else []),
         INPUT_GRADIENT: [("dy", y), ("w", w), ("dx", x)],
     }
     for phase in phases:
-        yield from (Moved(phase, name, value) for name, value in operands[phase])
+        yield from (Moved(phase, name, value) for name, value in moved[phase])
 
 
 def _cells(
-    phases: Mapping[str, float], given: list[tuple[str, Any]], weights: list[Any], results: list[Any]
+    phases: Mapping[str, float], operands: list[tuple[str, Any]], weights: list[Any], results: list[Any]
 ) -> Iterator[Moved]:
     """As a layer, with several operands, weights and results."""
     for phase, flop in phases.items():
         if not flop:
             continue
         forward, back = phase == FORWARD, phase == INPUT_GRADIENT
-        yield from (Moved(phase, name, value) for name, value in given if not back)
+        yield from (Moved(phase, name, value) for name, value in operands if not back)
         yield from (Moved(phase, "dw" if phase == WEIGHT_GRADIENT else "w", weight) for weight in weights)
         yield from (Moved(phase, "y" if forward else "dy", result) for result in results)
-        yield from (Moved(phase, f"d{name}", value) for name, value in given if back and learns(value))
+        yield from (Moved(phase, f"d{name}", value) for name, value in operands if back and learns(value))
 
 
 def _subscripts(equation: str, dimensions: list[int]) -> Iterator[str]:

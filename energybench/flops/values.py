@@ -67,9 +67,11 @@ def name_of(node: Any) -> str:
 
 
 class Values:
-    """inputs:    how many of the graph's first values are inputs; the others it starts from are parameters and buffers
-    batch:     samples in the traced batch
+    """What is known of a traced graph's values: their origin, and their width in training.
+
     target:    the device that will train
+    inputs:    how many of the graph's first values are inputs; the others it starts from are parameters and buffers
+    batch:     samples in the traced batch
     precision: "fp32", or "bf16" for what bf16 autocast does on that device
     """
 
@@ -94,8 +96,8 @@ class Values:
                 for place, start in enumerate(node.outputs()):
                     self._origins[start.debugName()] = (place < self.inputs, place >= self.inputs)
             else:
-                found = [self.origin(source) for source in node.inputs()]
-                self._origins[name] = (any(x for x, _ in found), any(w for _, w in found))
+                origins = [self.origin(source) for source in node.inputs()]
+                self._origins[name] = (any(x for x, _ in origins), any(w for _, w in origins))
         return self._origins[name]
 
     def is_weight(self, value: Any) -> bool:
@@ -127,8 +129,8 @@ class Values:
         if policy or op in FULL_RESULT or op in ("to", "float", "double"):
             return policy == "lower"
         sources = [source for source in node.inputs() if not is_tensor(source) or sizes(source)]
-        kept = str(node.kind()).endswith("_") or op.endswith("_norm")  # in place, or beside fp32 statistics
-        sources = [s for s in (sources[:1] if kept else sources) if _may_be_narrow(s)]
+        as_first = str(node.kind()).endswith("_") or op.endswith("_norm")  # in place, or beside fp32 statistics
+        sources = [s for s in (sources[:1] if as_first else sources) if _may_be_narrow(s)]
         return bool(sources) and all(self.is_lower(source) for source in sources)
 
     def element_b(self, value: Any, op: str = "") -> int:
@@ -144,30 +146,40 @@ class Values:
     def entry(
         self, out: Any, op: str, phases: Mapping[str, float], shape: Mapping[str, float], moved: Iterable[Moved]
     ) -> Counter[Cost]:
-        """FLOPs by phase, and the bytes of what is moved. Scalars move nothing."""
-        owner, kind = out.node().scopeName().split("/")[-1], name_of(out.node())
+        """Enter one call of an operator into the ledger.
+
+        Args:
+            out:    its first result, which says the module that called it.
+            op:     the name of its lines.
+            phases: FLOPs by phase, of the traced batch.
+            shape:  what formulas need to know of it.
+            moved:  operands that its kernels read or write; scalars move nothing.
+
+        Returns:
+            FLOPs and bytes of the traced batch. Under autocast the casts of operands are lines of their own.
+        """
+        module, operator = out.node().scopeName().split("/")[-1], name_of(out.node())
         results = {result.debugName() for result in out.node().outputs()}
-        found: Counter[Cost] = Counter()  # int-like arithmetic; fvcore adds these up
+        costs: Counter[Cost] = Counter()  # int-like arithmetic; fvcore adds these up
 
         def add(cost: Cost, amount: float) -> None:
-            found[cost] += amount  # type: ignore[assignment]
+            costs[cost] += amount  # type: ignore[assignment]
 
         for phase, flop in phases.items():
-            add(Cost(phase, owner, op, tuple(shape.items())), flop)
-        for phase, operand, value, count, width in moved:
+            add(Cost(phase, module, op, tuple(shape.items())), flop)
+        for phase, operand, value, count, width_b in moved:
             if not is_tensor(value) or not sizes(value):
                 continue
             number, per_step = prod(sizes(value)), self.per_step(value)
-            stored_b, seen_b = self.element_b(value), self.element_b(value, kind)
-            cost = Cost(phase, owner, op, tuple(shape.items()), operand, per_step)
-            add(cost, (number if count is None else count) * (seen_b if width is None else width))
+            stored_b, seen_b = self.element_b(value), self.element_b(value, operator)
+            cost = Cost(phase, module, op, tuple(shape.items()), operand, per_step)
+            add(cost, (number if count is None else count) * (seen_b if width_b is None else width_b))
             if phase == FORWARD and stored_b != seen_b and value.debugName() not in results:
-                back = [INPUT_GRADIENT if self.origin(value)[0] else WEIGHT_GRADIENT] * learns(value)
-                for where in [FORWARD, *back]:
-                    add(
-                        Cost(where, owner, "cast", (), "w" if per_step else "x", per_step), number * (stored_b + seen_b)
-                    )
-        return found
+                gradient = INPUT_GRADIENT if self.origin(value)[0] else WEIGHT_GRADIENT
+                cast_b, operand = number * (stored_b + seen_b), "w" if per_step else "x"
+                for cast_phase in [FORWARD, *[gradient] * learns(value)]:
+                    add(Cost(cast_phase, module, "cast", (), operand, per_step), cast_b)
+        return costs
 
 
 def _may_be_narrow(value: Any) -> bool:

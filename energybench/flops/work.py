@@ -6,7 +6,7 @@ reads each operand once and writes each result once. No kernel moves less, so th
 roofline divides by. Work is immutable; a method's `estimate` returns a changed copy, so combinations are function
 composition and no method needs to know another.
 
-Phases: `forward`; `weight_gradient` (dW), `input_gradient` (dX); a method may add its own, such as `probe`.
+Phases: `forward`; `weight_gradient` (dW), `input_gradient` (dX); a method may add others, such as `probe`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ BACKWARD = frozenset({WEIGHT_GRADIENT, INPUT_GRADIENT})
 class Line:
     """One operation of one module in one phase.
 
+    phase:    FORWARD, WEIGHT_GRADIENT, INPUT_GRADIENT, or a method's, such as "probe"
+    module:   its name in `named_modules()`
+    op:       "conv", "linear", "matmul", "attention", "recurrent"; without FLOPs "normalisation", "elementwise", ...
     flop:     FLOPs per sample
     shape:    what formulas need, e.g. conv: {"in": 64, "out": 128, "kernel": 9, "groups": 1, "positions": 256}
     sample_b: bytes moved per sample, operand by operand: {"x": 65536.0, "y": 131072.0}
@@ -62,7 +65,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a run computes: `lines` per sample, over `epochs` × `samples` samples."""
+    """What a run computes: `lines` per sample, over `epochs` × `samples` samples.
+
+    lines:   FLOPs and bytes of one sample, operation by operation
+    epochs:  how often the data are passed through; a fraction where a method leaves samples out
+    samples: of one epoch
+    """
 
     lines: tuple[Line, ...]
     epochs: float
@@ -74,6 +82,7 @@ class Work:
         return self.flop_per_sample() * self.epochs * self.samples
 
     def flop_per_sample(self, phases: frozenset[str] | None = None) -> float:
+        """FLOPs of one sample in these phases; None: in all."""
         return sum(line.flop for line in self.lines if phases is None or line.phase in phases)
 
     def flop_by(self, key: Callable[[Line], str]) -> dict[str, float]:
@@ -97,7 +106,7 @@ class Work:
         return line.activation_b * self.epochs * self.samples + line.parameter_b * self.steps(batch)
 
     def moved_b(self, batch: float, phases: frozenset[str] | None = None) -> float:
-        """Bytes of the whole run in steps of `batch` samples."""
+        """Bytes of the whole run in steps of `batch` samples, in these phases; None: in all."""
         return sum(self.line_b(line, batch) for line in self.lines if phases is None or line.phase in phases)
 
     def moved_b_by(self, batch: float, key: Callable[[Line], str]) -> dict[str, float]:
@@ -108,21 +117,27 @@ class Work:
         return totals
 
     def change(self, rule: Callable[[Line], float], bytes_rule: Callable[[Line, str], float] | None = None) -> Work:
-        """Each line's FLOPs multiplied by `rule(line)`, each operand's bytes by `bytes_rule(line, operand)`.
+        """The same work with every line's FLOPs and bytes multiplied by a ratio.
 
-        Without a bytes rule the bytes follow the FLOPs. That is right for a method that runs an operation less
-        often. One that makes the operation itself smaller reads some operands whole all the same, so it gives a rule:
-        a product with a tenth of dY still reads all of x.
+        Args:
+            rule:       line → the ratio of its FLOPs, 1.0 for a line that stays.
+            bytes_rule: line and operand → the ratio of that operand's bytes. None: bytes follow the FLOPs, which is
+                        right for a method that runs an operation less often. One that makes the operation itself
+                        smaller reads some operands whole all the same, so it gives a rule: a product with a tenth of
+                        dY still reads all of x.
+
+        Returns:
+            A copy; a Work is never changed in place.
         """
 
         def changed(line: Line) -> Line:
             ratio = rule(line)
-            share = bytes_rule or (lambda line, operand: ratio)
+            bytes_ratio = bytes_rule or (lambda line, operand: ratio)
             return replace(
                 line,
                 flop=line.flop * ratio,
-                sample_b={operand: moved * share(line, operand) for operand, moved in line.sample_b.items()},
-                step_b={operand: moved * share(line, operand) for operand, moved in line.step_b.items()},
+                sample_b={operand: moved * bytes_ratio(line, operand) for operand, moved in line.sample_b.items()},
+                step_b={operand: moved * bytes_ratio(line, operand) for operand, moved in line.step_b.items()},
             )
 
         return replace(self, lines=tuple(changed(line) for line in self.lines))
@@ -132,4 +147,5 @@ class Work:
         return replace(self, epochs=epochs)
 
     def add(self, *lines: Line) -> Work:
+        """The same work and these lines, such as those of a method's probe."""
         return replace(self, lines=(*self.lines, *lines))

@@ -8,7 +8,7 @@ from energybench.gate.regression import (
     FAILS,
     FAMILY,
     OPEN,
-    Case,
+    Comparison,
     Finding,
     Records,
     chance,
@@ -18,4 +18,16 @@ from energybench.gate.regression import (
     welch,
 )
 
-__all__ = ["FAILS", "FAMILY", "OPEN", "Case", "Finding", "Records", "chance", "exit_code", "holm", "judge", "welch"]
+__all__ = [
+    "FAILS",
+    "FAMILY",
+    "OPEN",
+    "Comparison",
+    "Finding",
+    "Records",
+    "chance",
+    "exit_code",
+    "holm",
+    "judge",
+    "welch",
+]

@@ -19,7 +19,7 @@ from typing import Any
 
 from energybench.common.version import __version__
 from energybench.gate import gate_page
-from energybench.gate.compare_runs import Gate, Side
+from energybench.gate.compare_runs import GateResult, Side
 from energybench.gate.regression import FAILS, OPEN, Finding
 from energybench.verdict import pairing, wording
 from energybench.verdict.figures import Measured
@@ -27,40 +27,40 @@ from energybench.verdict.figures import Measured
 UNPRINTABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold
 
 
-def junit(found: Gate) -> str:
+def junit(result: GateResult) -> str:
     """<testsuites> with a <testsuite> per level."""
-    root = ET.Element("testsuites", name=_xml(f"energybench {found.suite}"))
-    for level in dict.fromkeys(each.level for each in found.findings):
-        here = [each for each in found.findings if each.level == level]
-        fails, skips = (sum(each.outcome in which for each in here) for which in (FAILS, OPEN))
+    root = ET.Element("testsuites", name=_xml(f"energybench {result.suite}"))
+    for level in dict.fromkeys(each.level for each in result.findings):
+        findings = [each for each in result.findings if each.level == level]
+        failed, open_ = (sum(each.outcome in outcomes for each in findings) for outcomes in (FAILS, OPEN))
         suite = ET.SubElement(
             root,
             "testsuite",
-            name=_xml(f"{found.suite}.{level}"),
-            tests=str(len(here)),
-            failures=str(fails),
+            name=_xml(f"{result.suite}.{level}"),
+            tests=str(len(findings)),
+            failures=str(failed),
             errors="0",
-            skipped=str(skips),
+            skipped=str(open_),
             time="0",
         )
-        for each in here:
-            suite.append(_case(found, each))
+        for each in findings:
+            suite.append(_test_case(result, each))
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _case(found: Gate, finding: Finding) -> ET.Element:
+def _test_case(result: GateResult, finding: Finding) -> ET.Element:
     case = ET.Element(
         "testcase",
-        classname=_xml(f"{found.suite}.{finding.level}.{finding.workload}"),
-        name=_xml(f"{finding.method}: {finding.of}"),
+        classname=_xml(f"{result.suite}.{finding.level}.{finding.workload}"),
+        name=_xml(f"{finding.method}: {finding.quantity}"),
         time="0",
     )
-    told = _xml(wording.plain(gate_page.sentence(finding)))
+    sentence = _xml(wording.plain(gate_page.sentence(finding)))
     if finding.outcome in FAILS:
-        ET.SubElement(case, "failure", message=told, type=finding.outcome).text = told
+        ET.SubElement(case, "failure", message=sentence, type=finding.outcome).text = sentence
     elif finding.outcome in OPEN:
-        ET.SubElement(case, "skipped", message=told)
+        ET.SubElement(case, "skipped", message=sentence)
     return case
 
 
@@ -69,30 +69,33 @@ def _xml(text: str) -> str:
 
 
 def benchmark(head: Side, bigger: bool) -> list[dict[str, Any]]:
-    """github-action-benchmark's [{name, unit, value, range, extra}]; what is struck or without a figure is left out."""
-    found = []
+    """github-action-benchmark's [{name, unit, value, range, extra}].
+
+    Args:
+        head:   the run whose savings are given; what is struck or without a figure is left out.
+        bigger: savings in %, of which more is better; else costs relative to plain training in %.
+    """
+    entries = []
     for workload in head.summary.workloads:
         for row in workload.rows:
             figure = row.measured
             if figure is None or row.struck:
                 continue
-            of = wording.what(figure.quantity, figure.scope)
-            sign = 1 if bigger else -1
+            quantity = wording.what(figure.quantity, figure.scope)
             value = 100 * (figure.saving_rel if bigger else 1 - figure.saving_rel)
-            told = f"{of}; verdict: {row.verdict}; {wording.plain(wording.blocks(row.n))}"
             entry = {
-                "name": f"{workload.name}: {row.method} ({of})",
+                "name": f"{workload.name}: {row.method} ({quantity})",
                 "value": round(value, 4),
                 "unit": "% saved" if bigger else "% of plain training",
-                "extra": told,
+                "extra": f"{quantity}; verdict: {row.verdict}; {wording.plain(wording.blocks(row.n))}",
             }
-            if (reach := _reach(figure, sign)) is not None:
+            if (reach := _reach(figure)) is not None:
                 entry["range"] = f"± {reach:.4g}"
-            found.append(entry)
-    return found
+            entries.append(entry)
+    return entries
 
 
-def _reach(figure: Measured, sign: int) -> float | None:
+def _reach(figure: Measured) -> float | None:
     """The wider half of the 95 % interval, in %."""
     if figure.low_rel is None or figure.high_rel is None:
         return None
@@ -104,7 +107,7 @@ def pytest_benchmark(head: Side) -> dict[str, Any]:
     """Seconds of every cell, each block a round; twins and controls are left out."""
     run, trials, _ = head.records
     began = run.invocations[0].started_at if run.invocations else ""
-    cells = {(t.workload, t.method): t.role for t in trials if t.role in ("baseline", "method")}
+    cells = dict.fromkeys((t.workload, t.method) for t in trials if t.role in ("baseline", "method"))
     benchmarks = []
     for workload, method in cells:
         used = pairing.newest(t for t in trials if (t.workload, t.method) == (workload, method))
@@ -133,8 +136,8 @@ def _benchmark(suite: str, workload: str, method: str, seconds: Sequence[float])
     mean, spread = statistics.fmean(seconds), statistics.stdev(seconds) if n > 1 else 0.0
     q1, median, q3 = statistics.quantiles(seconds, method="inclusive") if n > 1 else [seconds[0]] * 3
     iqr = q3 - q1
-    fences = [value for value in seconds if q1 - 1.5 * iqr <= value <= q3 + 1.5 * iqr]
-    beyond = sum(abs(value - mean) > spread for value in seconds), n - len(fences)
+    inside_fences = [value for value in seconds if q1 - 1.5 * iqr <= value <= q3 + 1.5 * iqr]
+    beyond_sd, beyond_fences = sum(abs(value - mean) > spread for value in seconds), n - len(inside_fences)
     stats = {
         "min": min(seconds),
         "max": max(seconds),
@@ -145,11 +148,11 @@ def _benchmark(suite: str, workload: str, method: str, seconds: Sequence[float])
         "iqr": iqr,
         "q1": q1,
         "q3": q3,
-        "iqr_outliers": beyond[1],
-        "stddev_outliers": beyond[0],
-        "outliers": f"{beyond[0]};{beyond[1]}",
-        "ld15iqr": min(fences),
-        "hd15iqr": max(fences),
+        "iqr_outliers": beyond_fences,
+        "stddev_outliers": beyond_sd,
+        "outliers": f"{beyond_sd};{beyond_fences}",
+        "ld15iqr": min(inside_fences),
+        "hd15iqr": max(inside_fences),
         "ops": 1 / mean,
         "total": math.fsum(seconds),
         "data": list(seconds),
@@ -179,7 +182,7 @@ def _as_json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-OF_THE_GATE: dict[str, Callable[[Gate], str]] = {"junit": junit, "markdown": gate_page.markdown}
+OF_THE_GATE: dict[str, Callable[[GateResult], str]] = {"junit": junit, "markdown": gate_page.markdown}
 OF_HEAD: dict[str, Callable[[Side], str]] = {
     "smaller-is-better": lambda head: _as_json(benchmark(head, bigger=False)),
     "bigger-is-better": lambda head: _as_json(benchmark(head, bigger=True)),

@@ -5,28 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from energybench.common.differences import differences
 from energybench.records.record import RunFile, Trial
+from energybench.suite.renamed_keys import with_new_keys
 
-MOST_TOLD = 6  # differences in one message
+MOST_DESCRIBED = 6  # differences in one message
 ABSENT: tuple[Any, ...] = (None, False, 0, [], {}, "")  # what a setting that an older version did not know amounts to
 CARD = ("name", "driver", "power_limit_w", "ecc", "mig")
+NO_EFFECT = ("claims", "tuned", "extends")  # keys of a workload or method that move nothing
 
 
 def settings_differ(base: RunFile, head: RunFile) -> list[str]:
     """Settings that move a saving, as "workload w: train.epochs: 8, then 6". What only one side has is no difference.
 
     Blocks, seeds, looks, sensors and requirements may differ; workloads, methods, margins and threads may not.
+    A setting under its old name in one run and its new name in the other does not differ by that.
     """
-    one, other = base.resolved, head.resolved
-    found: list[str] = []
+    base_settings, head_settings = with_new_keys(base.resolved), with_new_keys(head.resolved)
+    described: list[str] = []
     for table, name in (("workload", _workload_name), ("method", _method_name)):
-        named = [{name(entry): entry for entry in each.get(table) or ()} for each in (one, other)]
-        for key in named[0]:
-            if key in named[1]:
-                found += _differences(named[0][key], named[1][key], f"{table} {key}: ")
-    found += _differences(one.get("accept") or {}, other.get("accept") or {}, "accept.")
-    threads = [(each.get("trials") or {}).get("threads") for each in (one, other)]
-    return [*found, *_differences({"threads": threads[0]}, {"threads": threads[1]}, "trials.")]
+        before, after = (
+            {name(entry): entry for entry in each.get(table) or ()} for each in (base_settings, head_settings)
+        )
+        for key in before:
+            if key in after:
+                described += _described(before[key], after[key], f"{table} {key}: ")
+    described += _described(base_settings.get("accept") or {}, head_settings.get("accept") or {}, "accept.")
+    before, after = ({"threads": (each.get("trials") or {}).get("threads")} for each in (base_settings, head_settings))
+    return [*described, *_described(before, after, "trials.")]
 
 
 def _workload_name(entry: dict[str, Any]) -> str:
@@ -39,15 +45,13 @@ def _method_name(entry: dict[str, Any]) -> str:
     return str(method_label(entry))
 
 
-def _differences(one: Any, other: Any, path: str) -> Iterator[str]:
-    """Leaf by leaf. Claims, tuning and the method's or workload's own name move nothing."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in dict.fromkeys([*one, *other]):
-            if key not in ("claims", "tuned", "extends"):
-                below = path if path.endswith((": ", ".")) else f"{path}."
-                yield from _differences(one.get(key), other.get(key), f"{below}{key}")
-    elif one != other and not (one in ABSENT and other in ABSENT):
-        yield f"{path}: {one!r}, then {other!r}"
+def _described(before: Any, after: Any, prefix: str) -> Iterator[str]:
+    for each in differences(before, after, same=_same_setting, ignored_keys=NO_EFFECT, into_lists=False):
+        yield f"{prefix}{'.'.join(map(str, each.path))}: {each.before!r}, then {each.after!r}"
+
+
+def _same_setting(before: Any, after: Any) -> bool:
+    return before == after or (before in ABSENT and after in ABSENT)
 
 
 def device_key(run: RunFile, trials: Sequence[Trial]) -> dict[str, str]:
@@ -70,22 +74,24 @@ def device_key(run: RunFile, trials: Sequence[Trial]) -> dict[str, str]:
     return {name: ", ".join(sorted(values)) for name, values in facts.items()}
 
 
-def devices_differ(one: dict[str, str], other: dict[str, str]) -> list[str]:
+def devices_differ(base: dict[str, str], head: dict[str, str]) -> list[str]:
     """As "torch: 2.12.0, then 2.13.0"."""
     return [
-        f"{name}: {one.get(name, 'not recorded')}, then {other.get(name, 'not recorded')}"
-        for name in dict.fromkeys([*one, *other])
-        if one.get(name) != other.get(name)
+        f"{each.path[0]}: {_recorded(each.before)}, then {_recorded(each.after)}" for each in differences(base, head)
     ]
 
 
-def told(differences: Sequence[str]) -> str:
+def _recorded(value: str | None) -> str:
+    return "not recorded" if value is None else value
+
+
+def abridged(texts: Sequence[str]) -> str:
     """The first few, and how many more."""
-    more = len(differences) - MOST_TOLD
-    return "; ".join(differences[:MOST_TOLD]) + (f"; and {more} more" if more > 0 else "")
+    more = len(texts) - MOST_DESCRIBED
+    return "; ".join(texts[:MOST_DESCRIBED]) + (f"; and {more} more" if more > 0 else "")
 
 
-def copies(one: Sequence[Trial], other: Sequence[Trial]) -> bool:
+def copies(base_trials: Sequence[Trial], head_trials: Sequence[Trial]) -> bool:
     """Whether both hold a record of one and the same trial."""
-    known = {(t.trial, t.started_at): t for t in one}
-    return any(known.get((t.trial, t.started_at)) == t for t in other)
+    known = {(t.trial, t.started_at): t for t in base_trials}
+    return any(known.get((t.trial, t.started_at)) == t for t in head_trials)

@@ -1,4 +1,4 @@
-"""`energybench compare`: two runs, or a run and golden counts, read, checked for being alike and held level by level.
+"""`energybench compare`: two runs, or a run and golden counts, checked for being alike and compared level by level.
 
 Level 0, counts: what any runner gives, exactly. Level 2, savings: each run against its own plain training, so machines
 may differ. Level 3, absolute: seconds and joules on one and the same device, refused otherwise. A suite's [[require]]
@@ -15,14 +15,11 @@ from pathlib import Path
 from energybench.common.errors import CannotMeasure, Problem, UsageError, nearest, typed
 from energybench.common.renamed import as_data, renamed
 from energybench.common.safe_read import listed, why_not
-from energybench.gate import comparable, golden_counts, regression
-from energybench.gate.regression import Case, Finding, Records
+from energybench.gate import comparable, compare_cells, golden_counts, regression
+from energybench.gate.regression import Comparison, Finding, Records
 from energybench.records.reader import read_folder
 from energybench.verdict.figures import Required, Summary
 from energybench.verdict.summary import summarise
-
-LEVELS = ("counts", "savings", "absolute")
-RUNS_ONLY = ("savings", "absolute")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,165 +37,210 @@ class Side:
 
 @renamed(noise="margin")
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """What a comparison found, for whoever prints it."""
+class GateResult:
+    """What a comparison gave, for whoever prints it.
+
+    base, head, rerun: the paths that were compared, as given
+    levels:            of LEVELS, those that were compared
+    margin:            of the suite's [accept], relative, where two runs were compared
+    notes:             what a reader must know of the comparison as a whole
+    """
 
     suite: str
     base: str | None
     head: str
     rerun: str | None
     levels: tuple[str, ...]
-    margin: float | None  # the suite's, where runs were compared
+    margin: float | None
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
 
 
-def side(path: Path) -> Side:
+def read_side(path: Path) -> Side:
     """A run's folder. Raises UsageError E601."""
-    records = read_folder(_there(path))
+    records = read_folder(_existing(path))
     return Side(path, records, summarise(*records))
 
 
-def hold(
+def compare(
     base: Path | None,
     head: Path,
     *,
     levels: Sequence[str] = (),
     rerun: Path | None = None,
     rerun_base: Path | None = None,
-) -> Gate:
-    """Everything that was asked for; without `levels`, whatever the two paths allow.
+) -> GateResult:
+    """Compare HEAD with BASE, and with what its own suite requires.
 
-    base: a run's folder or golden counts; None: only HEAD's own requirements are held
-    Raises UsageError E601, E608, E630–E634 for paths that cannot be compared, CannotMeasure E501 for another device.
+    Args:
+        base:       a run's folder or golden counts; None: HEAD is held against its own requirements alone.
+        head:       a run's folder, golden counts, or the JSON of `energybench flops`.
+        levels:     of LEVELS; by default counts, and savings where both paths are runs.
+        rerun:      a second run of HEAD: only what it confirms is a regression.
+        rerun_base: a second run of BASE, so that the confirmation shares no run with the suspicion.
+
+    Returns:
+        A finding per comparison, with the notes that belong to them.
+
+    Raises:
+        UsageError:    E601, E608, E630 to E634 for paths that cannot be compared.
+        CannotMeasure: E501 for seconds and joules of two devices.
     """
     if base is None and (levels or rerun or rerun_base):
         hint = f"energybench compare BASE {typed(head)}; HEAD alone is held against its own requirements"
         raise UsageError(Problem("E633", "levels and reruns need a BASE to compare with", str(head), hint))
+    chosen = _chosen_levels(base, head, levels)
+    _check_reruns(chosen, rerun, rerun_base)
+    after = read_side(head) if os.path.isdir(head) else None
+    before = read_side(base) if base is not None and os.path.isdir(base) else None
+    findings: list[Finding] = []
+    notes: list[str] = []
+    if base is not None and "counts" in chosen:
+        findings += _compare_counts(base, head, before, after, notes, asked=bool(levels))
+    if before and after and set(chosen) & set(RUNS_ONLY):
+        findings += _compare_runs(before, after, chosen, rerun, rerun_base, notes)
+    required = after.summary.required if after else ()
+    if base is None and not required:
+        hint = "name what it is compared with, energybench compare BASE HEAD; or add a [[require]] to the suite"
+        raise UsageError(Problem("E631", "the suite of this run requires nothing", str(head), hint))
+    findings += map(_of_requirement, required)
+    return GateResult(
+        suite=after.summary.suite if after else golden_counts.read(head).suite,
+        base=None if base is None else str(base),
+        head=str(head),
+        rerun=None if rerun is None else str(rerun),
+        levels=chosen,
+        margin=after.summary.accept.margin if before and after else None,
+        findings=tuple(findings),
+        notes=tuple(notes),
+    )
+
+
+def _chosen_levels(base: Path | None, head: Path, levels: Sequence[str]) -> tuple[str, ...]:
+    """The levels that were asked for, else all that the two paths allow. Raises UsageError E601, E633."""
     paths = [path for path in (base, head) if path is not None]
-    runs = all(os.path.isdir(_there(path)) for path in paths)
-    chosen: tuple[str, ...] = ()
-    if base is not None:
-        chosen = tuple(levels) or (("counts", "savings") if runs else ("counts",))
+    both_runs = all(os.path.isdir(_existing(path)) for path in paths)
+    if base is None:
+        return ()
+    chosen = tuple(levels) or (("counts", "savings") if both_runs else ("counts",))
     files = [path for path in paths if not os.path.isdir(path)]
-    if files and (wanted := [level for level in chosen if level in RUNS_ONLY]):
-        message = f"level {wanted[0]} compares two runs' folders, and this is a file"
+    of_runs = [level for level in chosen if level in RUNS_ONLY]
+    if files and of_runs:
+        message = f"level {of_runs[0]} compares two runs' folders, and this is a file"
         raise UsageError(Problem("E633", message, str(files[0]), "a file holds counts: --level counts"))
-    if rerun is not None and not set(chosen) & set(RUNS_ONLY):
+    return chosen
+
+
+def _check_reruns(levels: Sequence[str], rerun: Path | None, rerun_base: Path | None) -> None:
+    """Raises UsageError E633 for reruns that could confirm nothing."""
+    if rerun is not None and not set(levels) & set(RUNS_ONLY):
         hint = "energybench compare BASE HEAD --level savings --rerun HEAD2"
         raise UsageError(Problem("E633", "counts are exact: a rerun says nothing more of them", str(rerun), hint))
     if rerun_base is not None and rerun is None:
         hint = "energybench compare BASE HEAD --rerun HEAD2 --rerun-base BASE2"
         raise UsageError(Problem("E633", "a rerun of BASE belongs to one of HEAD", str(rerun_base), hint))
-    after = side(head) if os.path.isdir(head) else None
-    before = side(base) if base is not None and os.path.isdir(base) else None
-    found: list[Finding] = []
-    notes: list[str] = []
-    if base is not None and "counts" in chosen:
-        found += _counts(base, head, before, after, notes, asked=bool(levels))
-    if before and after and set(chosen) & set(RUNS_ONLY):
-        found += _runs(before, after, chosen, rerun, rerun_base, notes)
-    required = after.summary.required if after else ()
-    if base is None and not required:
-        hint = "name what it is compared with, energybench compare BASE HEAD; or add a [[require]] to the suite"
-        raise UsageError(Problem("E631", "the suite of this run requires nothing", str(head), hint))
-    found += map(_of_requirement, required)
-    suite = after.summary.suite if after else golden_counts.read(head).suite
-    margin = after.summary.accept.margin if before and after else None
-    shown = [None if path is None else str(path) for path in (base, rerun)]
-    return Gate(suite, shown[0], str(head), shown[1], chosen, margin, tuple(found), tuple(notes))
 
 
-def accept(base: Path, head: Path) -> Gate:
-    """Write HEAD's counts to the golden file BASE. Returns how they differ from what it held before."""
+def accept(base: Path, head: Path) -> GateResult:
+    """Write HEAD's counts to the golden file BASE.
+
+    Returns:
+        How they differ from what the file held before; no finding where there was none.
+
+    Raises:
+        UsageError: E633 where BASE is a folder; E601, E630, E632 for counts that cannot be read or compared.
+    """
     if os.path.isdir(base):
         hint = f"energybench compare golden.json {typed(head)} --accept"
         raise UsageError(Problem("E633", "--accept writes a golden file, and this is a folder", str(base), hint))
-    counts = golden_counts.read(_there(head))
-    found: list[Finding] = []
+    counts = golden_counts.read(_existing(head))
+    findings: list[Finding] = []
     if os.path.exists(base):
-        found = golden_counts.compare(golden_counts.read(base), counts)
+        findings = golden_counts.compare(golden_counts.read(base), counts)
     golden_counts.write(base, counts)
-    return Gate(counts.suite, str(base), str(head), None, ("counts",), None, tuple(found), (f"{base} written",))
+    written = (f"{base} written",)
+    return GateResult(counts.suite, str(base), str(head), None, ("counts",), None, tuple(findings), written)
 
 
-def _there(path: Path) -> Path:
-    """The path, if it is a file or a run's folder."""
+def _existing(path: Path) -> Path:
+    """The path, if it is a file or a run's folder. Raises UsageError E601."""
     if os.path.isdir(path) and not os.path.exists(path / "run.json"):
         inside = [folder for folder in listed(path) if os.path.exists(folder / "run.json")]
         hint = f"it holds runs; name one: {typed(inside[-1])}" if inside else "a run's folder holds a run.json"
         raise UsageError(Problem("E601", "this folder is no run", str(path), hint))
     if os.path.exists(path):
         return path
-    near = set(map(str, listed(path.parent)))
-    hint = nearest(str(path), near)
+    siblings = set(map(str, listed(path.parent)))
+    hint = nearest(str(path), siblings)
     if not hint.startswith("did you mean"):
         hint = "a run's folder, such as reports/<suite>/<run>"
         if path.suffix == ".json":
             hint = f"golden counts are written by: energybench compare {typed(path)} RUN --accept"
-    raise UsageError(Problem("E601", _missing(path), str(path), hint))
+    raise UsageError(Problem("E601", _reason_missing(path), str(path), hint))
 
 
-def _missing(path: Path) -> str:
-    what = why_not(path)
-    return "there is no such file or folder" if what == "does not exist" else f"it {what}"
+def _reason_missing(path: Path) -> str:
+    reason = why_not(path)
+    return "there is no such file or folder" if reason == "does not exist" else f"it {reason}"
 
 
-def _counts(
+def _compare_counts(
     base: Path, head: Path, before: Side | None, after: Side | None, notes: list[str], asked: bool
 ) -> list[Finding]:
-    one = golden_counts.of_run(*before.records) if before else golden_counts.read(base)
-    other = golden_counts.of_run(*after.records) if after else golden_counts.read(head)
+    base_counts = golden_counts.of_run(*before.records) if before else golden_counts.read(base)
+    head_counts = golden_counts.of_run(*after.records) if after else golden_counts.read(head)
     try:
-        found = golden_counts.compare(one, other)
+        findings = golden_counts.compare(base_counts, head_counts)
     except UsageError as error:
         if asked or not (before and after):
             raise
         notes.append(f"counts are left out: {error.problems[0].message}")
         return []
-    if one.torch != other.torch and one.torch and other.torch and any(f.outcome == "changed" for f in found):
-        notes.append(f"BASE was counted under torch {one.torch}, HEAD under {other.torch}")
-    return found
+    versions = base_counts.torch, head_counts.torch
+    if all(versions) and versions[0] != versions[1] and any(each.outcome == "changed" for each in findings):
+        notes.append(f"BASE was counted under torch {versions[0]}, HEAD under {versions[1]}")
+    return findings
 
 
-def _runs(
+def _compare_runs(
     before: Side, after: Side, levels: Sequence[str], rerun: Path | None, rerun_base: Path | None, notes: list[str]
 ) -> list[Finding]:
-    _same_settings(before, after)
+    _check_settings(before, after)
     if comparable.copies(before.records[1], after.records[1]):
         notes.append("BASE and HEAD hold records of the same trials: whatever they share cannot differ")
-    again = side(rerun) if rerun else None
-    origin = side(rerun_base) if rerun_base else before
-    if again is not None:
-        _independent(after, again, "HEAD")
-        _same_settings(after, again)
-        if origin is not before:
-            _independent(before, origin, "BASE")
-            _same_settings(before, origin)
+    second_after = read_side(rerun) if rerun else None
+    second_before = read_side(rerun_base) if rerun_base else before
+    if second_after is not None:
+        _check_rerun(after, second_after, "HEAD")
+        if second_before is not before:
+            _check_rerun(before, second_before, "BASE")
     if "quick" in after.records[0].stamp:
         notes.append("a smoke test (--quick): it shows that everything works, not what a method saves")
-    others = comparable.devices_differ(before.key, after.key)
-    if others and "savings" in levels:
-        notes.append(f"not alike: {comparable.told(others)}; savings are each held against their own plain training")
-    found: list[Finding] = []
-    ways: dict[str, Callable[[Side, Side], list[Case]]] = {"savings": _saving_cases, "absolute": _absolute_cases}
-    for level in (level for level in RUNS_ONLY if level in levels):
-        margin = after.summary.accept.margin
-        first = regression.judge(ways[level](before, after), margin)
-        if again is not None:
-            asked = regression.only(ways[level](origin, again), first)
-            first = regression.confirmed(first, {f.key: f for f in regression.judge(asked, margin)})
-        found += first
-    return found
+    unlike = comparable.devices_differ(before.key, after.key)
+    if unlike and "savings" in levels:
+        notes.append(
+            f"not alike: {comparable.abridged(unlike)}; savings are each held against their own plain training"
+        )
+    findings: list[Finding] = []
+    margin = after.summary.accept.margin
+    for level, compared in COMPARISONS.items():
+        if level in levels:
+            of_level = regression.judge(compared(before, after), margin)
+            if second_after is not None:
+                suspected = regression.only(compared(second_before, second_after), of_level)
+                second = {each.key: each for each in regression.judge(suspected, margin)}
+                of_level = regression.confirmed(of_level, second)
+            findings += of_level
+    return findings
 
 
-def _saving_cases(before: Side, after: Side) -> list[Case]:
-    return regression.saving_cases(before.summary, after.summary)
+def _saving_comparisons(before: Side, after: Side) -> list[Comparison]:
+    return compare_cells.saving_comparisons(before.summary, after.summary)
 
 
-def _absolute_cases(before: Side, after: Side) -> list[Case]:
-    if others := comparable.devices_differ(before.key, after.key):
-        message = f"seconds and joules are compared on one device only; {comparable.told(others)}"
+def _absolute_comparisons(before: Side, after: Side) -> list[Comparison]:
+    if unlike := comparable.devices_differ(before.key, after.key):
+        message = f"seconds and joules are compared on one device only; {comparable.abridged(unlike)}"
         hint = "--level savings holds each run against its own plain training, on any machine"
         raise CannotMeasure(Problem("E501", message, str(after.path), hint))
     looks = [
@@ -206,56 +248,67 @@ def _absolute_cases(before: Side, after: Side) -> list[Case]:
         for each in (before, after)
     ]
     struck = [_struck(each.summary) for each in (before, after)]
-    return regression.absolute_cases(before.records, after.records, looks, struck)
+    return compare_cells.absolute_comparisons(before.records, after.records, looks, struck)
+
+
+COMPARISONS: dict[str, Callable[[Side, Side], list[Comparison]]] = {
+    "savings": _saving_comparisons,
+    "absolute": _absolute_comparisons,
+}
+RUNS_ONLY = tuple(COMPARISONS)
+LEVELS = ("counts", *RUNS_ONLY)
 
 
 def _struck(summary: Summary) -> dict[tuple[str, str], str]:
-    """Cells whose figures a flag strikes, plain training's by its workload's flags, and why."""
-    found = {(w.name, row.method): row.because for w in summary.workloads for row in w.rows if row.struck}
+    """Cells whose figures a flag strikes, plain training's by its workload's flags → the reason."""
+    reasons = {(w.name, row.method): row.because for w in summary.workloads for row in w.rows if row.struck}
     for workload in summary.workloads:
-        if why := next((flag.sentence for flag in workload.flags if flag.severity == "struck"), ""):
-            found[workload.name, "baseline"] = why
-    return found
+        if reason := next((flag.sentence for flag in workload.flags if flag.severity == "struck"), ""):
+            reasons[workload.name, "baseline"] = reason
+    return reasons
 
 
-def _same_settings(one: Side, other: Side) -> None:
-    if one.summary.suite != other.summary.suite:
-        message = f"'{one.summary.suite}' in {one.path} and '{other.summary.suite}' are different suites"
-        raise UsageError(Problem("E608", message, str(other.path), "compare two runs of one suite"))
-    if differs := comparable.settings_differ(one.records[0], other.records[0]):
-        message = f"settings that move a saving differ: {comparable.told(differs)}"
-        hint = f"run the suite again with the settings of {one.path}, or take a new BASE"
-        raise UsageError(Problem("E630", message, str(other.path), hint))
+def _check_settings(before: Side, after: Side) -> None:
+    """Raises UsageError E608 for runs of two suites, E630 for settings that move a saving and differ."""
+    if before.summary.suite != after.summary.suite:
+        message = f"'{before.summary.suite}' in {before.path} and '{after.summary.suite}' are different suites"
+        raise UsageError(Problem("E608", message, str(after.path), "compare two runs of one suite"))
+    if differing := comparable.settings_differ(before.records[0], after.records[0]):
+        message = f"settings that move a saving differ: {comparable.abridged(differing)}"
+        hint = f"run the suite again with the settings of {before.path}, or take a new BASE"
+        raise UsageError(Problem("E630", message, str(after.path), hint))
 
 
-def _independent(first: Side, again: Side, name: str) -> None:
-    if comparable.copies(first.records[1], again.records[1]):
+def _check_rerun(first: Side, second: Side, name: str) -> None:
+    """Raises UsageError E634 where the rerun holds trials of the first run, E608 and E630 for one of other settings."""
+    if comparable.copies(first.records[1], second.records[1]):
         message = f"it holds trials of {name} itself, which confirm nothing"
-        raise UsageError(Problem("E634", message, str(again.path), "run the suite once more, with --new --out HEAD2"))
+        raise UsageError(Problem("E634", message, str(second.path), "run the suite once more, with --new --out HEAD2"))
+    _check_settings(first, second)
 
 
-def _of_requirement(found: Required) -> Finding:
+def _of_requirement(required: Required) -> Finding:
     return Finding(
-        "require",
-        found.workload,
-        found.method,
-        found.asks,
-        found.outcome,
-        found.least_rel,
-        found.saving_rel,
-        None,
-        found.low_rel,
-        found.high_rel,
-        because=found.because,
+        level="require",
+        workload=required.workload,
+        method=required.method,
+        quantity=required.asks,
+        outcome=required.outcome,
+        base=required.least_rel,
+        head=required.saving_rel,
+        low_rel=required.low_rel,
+        high_rel=required.high_rel,
+        because=required.because,
     )
 
 
-def exit_code(found: Gate, strict: bool) -> int:
-    return regression.exit_code(found.findings, strict)
+def exit_code(result: GateResult, strict: bool) -> int:
+    """1 where something fails; 4 where something is open and `strict`; else 0."""
+    return regression.exit_code(result.findings, strict)
 
 
-def to_json(found: Gate, strict: bool) -> dict[str, object]:
+def to_json(result: GateResult, strict: bool) -> dict[str, object]:
     """Plain data: ratios and SI units."""
     from energybench.verdict.summary import plain_data
 
-    return {"schema": 1, "exit_code": exit_code(found, strict), **plain_data(as_data(found))}
+    return {"schema": 1, "exit_code": exit_code(result, strict), **plain_data(as_data(result))}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from rich.console import Console
 from rich.text import Text
 
 from energybench.common.errors import typed
-from energybench.gate.compare_runs import Gate
-from energybench.gate.regression import FAILS, OPEN, Finding
+from energybench.gate.compare_runs import GateResult
+from energybench.gate.regression import FAILS, OPEN, Finding, Outcome
 from energybench.report import grid, terminal
 from energybench.report.markdown_syntax import escape, table
 from energybench.verdict import wording
@@ -24,7 +24,7 @@ TITLES = {
 STYLES = dict.fromkeys(FAILS, "bold red") | dict.fromkeys(OPEN, "yellow") | {"better": "green", "met": "green"}
 ORDER = ("regression", "suspected", "changed", "gone", "not met", "not confirmed", "undecided", "cannot tell")
 RANKS = {"sees from": 3, "BASE": 2, "HEAD": 1}  # what a narrow terminal loses first; the others stay
-SAID = {
+HEADINGS = {
     "counts": ("cell", "BASE", "HEAD", "change"),
     "savings": ("method", "BASE", "HEAD", "cost grew by [95 %]", "sees from", "outcome"),
     "absolute": ("cell", "BASE", "HEAD", "grew by [95 %]", "sees from", "outcome"),
@@ -32,34 +32,39 @@ SAID = {
 }
 
 
-def headline(found: Gate) -> str:
+def headline(result: GateResult) -> str:
     """The one sentence that decides, and what to type next."""
-    by = Counter(each.outcome for each in found.findings)
-    told = []
+    by = Counter(each.outcome for each in result.findings)
+    sentences = []
     if by["regression"]:
-        told.append(f"Regression: {_count(by['regression'], 'comparison')} worse than BASE, found again in the rerun.")
+        worse = _count(by["regression"], "comparison")
+        sentences.append(f"Regression: {worse} worse than BASE, found again in the rerun.")
     if changed := by["changed"] + by["gone"]:
-        meant = ""
-        if found.base and found.base.endswith(".json"):
-            meant = f" If that is meant: energybench compare {typed(found.base, found.head)} --accept"
-        told.append(f"Counts changed: {_count(changed, 'count')} other than in BASE.{meant}")
+        remedy = ""
+        if result.base and result.base.endswith(".json"):
+            remedy = f" If that is meant: energybench compare {typed(result.base, result.head)} --accept"
+        sentences.append(f"Counts changed: {_count(changed, 'count')} other than in BASE.{remedy}")
     if by["not met"]:
-        told.append(f"Not met: {_count(by['not met'], 'requirement')} of the suite.")
+        sentences.append(f"Not met: {_count(by['not met'], 'requirement')} of the suite.")
     if by["suspected"]:
-        again = f"energybench compare {typed(found.base, found.head)} --rerun HEAD2"
-        told.append(
+        again = f"energybench compare {typed(result.base, result.head)} --rerun HEAD2"
+        sentences.append(
             f"Suspected: {_count(by['suspected'], 'comparison')} worse than BASE in one run, which is no regression "
             f"yet. Run HEAD's suite once more, with --new --out HEAD2, then: {again}"
         )
     if by["not confirmed"]:
-        told.append(f"Not confirmed: {_count(by['not confirmed'], 'suspicion')} that the rerun did not find again.")
-    if told:
-        return " ".join(told)
+        suspicions = _count(by["not confirmed"], "suspicion")
+        sentences.append(f"Not confirmed: {suspicions} that the rerun did not find again.")
+    return " ".join(sentences) or _nothing_worse(by)
+
+
+def _nothing_worse(by: Counter[Outcome]) -> str:
     held = by["held"] + by["better"] + by["same"] + by["met"]
-    left = [f"{by[word]} {word}" for word in ("undecided", "cannot tell", "new") if by[word]]
+    words: tuple[Outcome, ...] = ("undecided", "cannot tell", "new")
+    others = [f"{by[word]} {word}" for word in words if by[word]]
     if not held:
-        return f"Nothing could be decided: {', '.join(left) or 'nothing was compared'}."
-    return f"Nothing got worse: {held} held{''.join(f', {text}' for text in left)}."
+        return f"Nothing could be decided: {', '.join(others) or 'nothing was compared'}."
+    return f"Nothing got worse: {held} held{''.join(f', {text}' for text in others)}."
 
 
 def _count(number: int, what: str) -> str:
@@ -72,14 +77,14 @@ def _value(finding: Finding, value: float | None) -> str:
     if finding.level == "counts":
         return f"{value:,.0f}" if float(value).is_integer() else f"{value:.10g}"
     if finding.level == "absolute":
-        return wording.duration(value) if finding.of == "time" else wording.si(value, "J")
+        return wording.duration(value) if finding.quantity == "time" else wording.si(value, "J")
     if _of_quality(finding):
         return wording.number(value, 4, sign=True)
     return wording.percent(value)
 
 
 def _of_quality(finding: Finding) -> bool:
-    return finding.level == "savings" and finding.of != "time" and not finding.of.startswith("energy")
+    return finding.level == "savings" and finding.quantity != "time" and not finding.quantity.startswith("energy")
 
 
 def change(finding: Finding) -> str:
@@ -97,24 +102,24 @@ def change(finding: Finding) -> str:
 
 def _label(finding: Finding) -> str:
     name = f"{finding.workload}: {finding.method}"
-    return name if finding.of in ("time", "saving", "cell", "all counts") else f"{name}, {finding.of}"
+    return name if finding.quantity in ("time", "saving", "cell", "all counts") else f"{name}, {finding.quantity}"
 
 
-def rows(level: str, found: Sequence[Finding]) -> list[list[str]]:
-    """One level's table, columns as in SAID; of counts only those that differ."""
-    result = []
-    for each in found:
+def rows(level: str, findings: Sequence[Finding]) -> list[list[str]]:
+    """One level's table, columns as in HEADINGS; of counts only those that differ."""
+    table_rows = []
+    for each in findings:
         before, after = _value(each, each.base), _value(each, each.head)
         if level == "require":
-            result.append([f"{each.workload}: {each.method}", each.of, _saved(each), each.outcome])
+            table_rows.append([f"{each.workload}: {each.method}", each.quantity, _saved(each), each.outcome])
         elif level == "counts":
             if each.outcome != "same":
-                told = change(each) if each.outcome == "changed" else each.outcome
-                result.append([_label(each), before, after, told])
+                outcome = change(each) if each.outcome == "changed" else each.outcome
+                table_rows.append([_label(each), before, after, outcome])
         else:
-            seen = wording.NOTHING if each.detectable_rel is None else _rough(each.detectable_rel)
-            result.append([_label(each), before, after, change(each), seen, each.outcome])
-    return result
+            detectable = wording.NOTHING if each.detectable_rel is None else _rough(each.detectable_rel)
+            table_rows.append([_label(each), before, after, change(each), detectable, each.outcome])
+    return table_rows
 
 
 def _rough(value: float) -> str:
@@ -129,94 +134,113 @@ def _saved(finding: Finding) -> str:
 
 def sentence(finding: Finding) -> str:
     """What happened to one comparison, whole in itself."""
-    place, why = f"{finding.workload}: {finding.method}", finding.because
+    place, reason, quantity = f"{finding.workload}: {finding.method}", finding.because, finding.quantity
     before, after = _value(finding, finding.base), _value(finding, finding.head)
-    tail = f" ({why})" if why else ""
+    after_colon, in_brackets = (f": {reason}", f" ({reason})") if reason else ("", "")
     if finding.level == "require":
-        return f"{place}: {finding.of}: {finding.outcome}{f': {why}' if why else ''}"
+        return f"{place}: {quantity}: {finding.outcome}{after_colon}"
     if finding.outcome == "changed":
-        return f"{place}: {finding.of} was {before}, now {after}{tail}"
+        return f"{place}: {quantity} was {before}, now {after}{in_brackets}"
     if finding.change_rel is None:
-        return f"{place}: {finding.outcome}{f': {why}' if why else ''}"
+        return f"{place}: {finding.outcome}{after_colon}"
     if _of_quality(finding):
-        return f"{place}: {finding.of} against plain training was {before}, now {after}: {finding.outcome}{tail}"
+        return f"{place}: {quantity} against plain training was {before}, now {after}: {finding.outcome}{in_brackets}"
     if finding.level == "absolute":
-        verb = "takes" if finding.of == "time" else f"uses {finding.of}:"
-        return f"{place} {verb} {after}, before {before}: {change(finding)}: {finding.outcome}{tail}"
+        verb = "takes" if quantity == "time" else f"uses {quantity}:"
+        return f"{place} {verb} {after}, before {before}: {change(finding)}: {finding.outcome}{in_brackets}"
     return (
-        f"{place} saved {before} of the {finding.of}, now {after}: its cost relative to plain training changed by "
-        f"{change(finding)}: {finding.outcome}{tail}"
+        f"{place} saved {before} of the {quantity}, now {after}: its cost relative to plain training changed by "
+        f"{change(finding)}: {finding.outcome}{in_brackets}"
     )
 
 
-def _levels(found: Gate) -> list[tuple[str, list[Finding]]]:
-    by_level = {level: [each for each in found.findings if each.level == level] for level in TITLES}
-    return [(level, here) for level, here in by_level.items() if here]
+def _by_level(result: GateResult) -> dict[str, list[Finding]]:
+    by_level = {level: [each for each in result.findings if each.level == level] for level in TITLES}
+    return {level: findings for level, findings in by_level.items() if findings}
 
 
-def _out(findings: Sequence[Finding]) -> list[Finding]:
+def _conspicuous(findings: Sequence[Finding]) -> list[Finding]:
     """What stands out, gravest first; whatever the table says whole is not said again."""
-    found = (f for f in findings if f.outcome in ORDER and (f.because or f.outcome != "undecided"))
-    return sorted(found, key=lambda f: ORDER.index(f.outcome))
+    shown = (f for f in findings if f.outcome in ORDER and (f.because or f.outcome != "undecided"))
+    return sorted(shown, key=lambda f: ORDER.index(f.outcome))
 
 
-def _open(findings: Sequence[Finding]) -> str:
+def _undecided_note(findings: Sequence[Finding]) -> str:
     if not any(f.outcome == "undecided" and not f.because for f in findings):
         return ""
     return 'undecided: a change smaller than "sees from" may hide in the scatter of the blocks; more blocks show it.'
 
 
-def _same(findings: Sequence[Finding]) -> str:
+def _same_note(findings: Sequence[Finding]) -> str:
     same = sum(each.outcome == "same" for each in findings)
     return f"{_count(same, 'cell')} with the same counts." if same else ""
 
 
-def title(found: Gate) -> str:
-    against = f"{found.base} → " if found.base else ""
-    rerun = f", rerun {found.rerun}" if found.rerun else ""
-    margin = f" · noise {wording.as_written(found.margin)}" if found.margin is not None and found.base else ""
-    return wording.plain(f"{found.suite} · {against}{found.head}{rerun}{margin}")
+def title(result: GateResult) -> str:
+    """The suite, the paths that were compared and the suite's margin, on one line."""
+    base = f"{result.base} → " if result.base else ""
+    rerun = f", rerun {result.rerun}" if result.rerun else ""
+    margin = f" · margin {wording.as_written(result.margin)}" if result.margin is not None and result.base else ""
+    return wording.plain(f"{result.suite} · {base}{result.head}{rerun}{margin}")
 
 
-def render(found: Gate, console: Console) -> None:
+def render(result: GateResult, console: Console) -> None:
     """For a terminal: narrow ones get a figure a line."""
-    grid.say(console, title(found), "dim")
-    worst = next((STYLES[word] for word in ORDER if any(f.outcome == word for f in found.findings)), "bold green")
-    grid.say(console, headline(found), worst if worst != "yellow" else "bold yellow")
-    for note in found.notes:
+    grid.say(console, title(result), "dim")
+    worst = next((STYLES[word] for word in ORDER if any(f.outcome == word for f in result.findings)), "bold green")
+    grid.say(console, headline(result), worst if worst != "yellow" else "bold yellow")
+    for note in result.notes:
         grid.say(console, f"note: {note}", "yellow")
-    for level, here in _levels(found):
+    for level, findings in _by_level(result).items():
         console.print()
         grid.say(console, TITLES[level], "bold underline")
-        if shown := rows(level, here):
-            head = SAID[level]
-            columns = [
-                terminal.Column(
-                    name,
-                    tuple(Text(wording.plain(row[place])) for row in shown),
-                    RANKS.get(name, 0),
-                    "left" if name in ("outcome", "must") else "right",
-                )
-                for place, name in enumerate(head)
-                if place
-            ]
-            terminal.show(console, [row[0] for row in shown], columns)
-        for told in filter(None, (_same(here), _open(here))):
-            grid.say(console, told, "dim")
+        if table_rows := rows(level, findings):
+            show_rows(console, HEADINGS[level], table_rows, RANKS, left_aligned=("outcome", "must"))
+        for note in filter(None, (_same_note(findings), _undecided_note(findings))):
+            grid.say(console, note, "dim")
         if level != "counts":
-            for each in _out(here):
+            for each in _conspicuous(findings):
                 grid.say(console, f"• {sentence(each)}", STYLES.get(each.outcome, ""))
 
 
-def markdown(found: Gate, heading: str = "##") -> str:
+def show_rows(
+    console: Console,
+    headings: Sequence[str],
+    table_rows: Sequence[Sequence[str]],
+    ranks: Mapping[str, int],
+    left_aligned: Collection[str] = (),
+) -> None:
+    """A table whose first column labels its rows.
+
+    Args:
+        console:      where it is printed; on a narrow one columns go.
+        headings:     one for each column.
+        table_rows:   texts, one for each heading.
+        ranks:        heading → how early its column goes; a column without one stays.
+        left_aligned: headings of columns of words.
+    """
+    columns = [
+        terminal.Column(
+            heading,
+            tuple(Text(wording.plain(row[place])) for row in table_rows),
+            ranks.get(heading, 0),
+            "left" if heading in left_aligned else "right",
+        )
+        for place, heading in enumerate(headings)
+        if place
+    ]
+    terminal.show(console, [row[0] for row in table_rows], columns)
+
+
+def markdown(result: GateResult, heading: str = "##") -> str:
     """For a pull request's summary: the same, ending in one newline."""
-    page = [f"{heading} energybench: {escape(found.suite)}", f"**{escape(headline(found))}**", escape(title(found))]
-    page += [f"- {escape(note)}" for note in found.notes]
-    for level, here in _levels(found):
+    page = [f"{heading} energybench: {escape(result.suite)}", f"**{escape(headline(result))}**", escape(title(result))]
+    page += [f"- {escape(note)}" for note in result.notes]
+    for level, findings in _by_level(result).items():
         page.append(f"{heading}# {TITLES[level]}")
-        if shown := rows(level, here):
-            page.append(table([escape(text) for text in SAID[level]], [list(map(escape, row)) for row in shown]))
-        page += filter(None, (_same(here), escape(_open(here))))
-        if level != "counts" and (out := _out(here)):
-            page.append("\n".join(f"- {escape(sentence(each))}" for each in out))
+        if table_rows := rows(level, findings):
+            page.append(table(list(map(escape, HEADINGS[level])), [list(map(escape, row)) for row in table_rows]))
+        page += filter(None, (_same_note(findings), escape(_undecided_note(findings))))
+        if level != "counts" and (shown := _conspicuous(findings)):
+            page.append("\n".join(f"- {escape(sentence(each))}" for each in shown))
     return wording.plain("\n\n".join(page)) + "\n"

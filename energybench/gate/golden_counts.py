@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from energybench.common.differences import differences
 from energybench.common.errors import Problem, UsageError
 from energybench.common.limits import RECORD_B
 from energybench.common.quantities import Seed, Text
@@ -29,28 +30,31 @@ from energybench.records.record import CountingRun, Passes, RunFile, Trial
 SCHEMA = 1
 SAME_REL = 1e-9  # floats that were summed in another order
 PARAMETERS = "parameters"
-MOST = 1e36  # a larger count is none, and a negative one either
+LARGEST_COUNT = 1e36  # a larger one is no count, nor is a negative one
+Cell = tuple[str, str]  # (workload, method)
 Facts = dict[str, float | None]
 Source = Literal["run", "flops"]
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The counts of every cell, by (workload, method).
+    """The counts of every cell.
 
-    knows: the names that its source can hold; a name outside of it is unknown here, not gone
+    stamp:  the options that changed the suite, such as "quick"
+    source: what wrote them: a name that the other source cannot have is unknown in it, not gone
+    torch:  its version, under which they were counted
     """
 
     suite: str
     stamp: tuple[str, ...]
     seed: int | None
-    cells: dict[tuple[str, str], Facts]
+    cells: dict[Cell, Facts]
     source: Source
     torch: str | None = None
 
 
-class Told(Model):
-    """What is no count of it: a name that is none would be compared, sorted and printed all the same."""
+class Header(Model):
+    """What is no count in golden counts, strictly typed: a name that is no text would be compared and printed too."""
 
     suite: Text
     stamp: tuple[Text, ...]
@@ -61,34 +65,35 @@ class Told(Model):
 
 
 def of_run(run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun]) -> Counts:
-    """Of a run's records: the witness's, which ran with the first seed; a control's from its first block."""
-    counted = {(w.workload, w.method): w for w in counting_runs}
+    """Of a run's records: those of the counting run, with the first seed; a control's from its first block."""
+    by_cell = {(each.workload, each.method): each for each in counting_runs}
     seed = (run.resolved.get("trials") or {}).get("seed")
     first = {
         (t.workload, t.method): t
         for t in sorted(trials, key=lambda t: (-t.block, t.invocation))
         if t.status == "ok" and (t.block == 0 or t.seed == seed)
     }
-    cells: dict[tuple[str, str], Facts] = {}
+    cells: dict[Cell, Facts] = {}
     for cell in run.cells:
-        key = cell.workload, cell.method
+        key: Cell = cell.workload, cell.method
         if cell.skipped is None and cell.role != "twin":
             data = run.data.get(cell.workload) or {}
-            cells[key] = _facts(counted.get(key), first.get(key), data.get(PARAMETERS))
+            cells[key] = _facts(by_cell.get(key), first.get(key), data.get(PARAMETERS))
     if seed is None:
-        seed = next((w.seed for w in counting_runs), None)
+        seed = next((each.seed for each in counting_runs), None)
     return Counts(run.suite, tuple(run.stamp), seed, cells, "run", run.machine.get("torch"))
 
 
 def _facts(counting_run: CountingRun | None, trial: Trial | None, parameters: float | None) -> Facts:
-    ok = counting_run if counting_run and counting_run.status == "ok" else None
-    estimate = (ok.estimate if ok else None) or (trial.estimate if trial else None)
-    passes = (ok.passes if ok else None) or (trial.passes if trial else None)
+    finished = counting_run if counting_run and counting_run.status == "ok" else None
+    sources = [source for source in (finished, trial) if source is not None]
+    estimate = next((source.estimate for source in sources if source.estimate), None)
+    passes = next((source.passes for source in sources if source.passes), None)
     facts: Facts = {PARAMETERS: parameters}
     facts["plain_flop"] = estimate.plain_flop if estimate else None
     facts["estimated_flop"] = estimate.estimated_flop if estimate else None
     if counting_run is not None:
-        facts["counted_flop"] = ok.counted_flop if ok else None
+        facts["counted_flop"] = finished.counted_flop if finished else None
     return facts | _tally(passes)
 
 
@@ -104,17 +109,17 @@ def _tally(passes: Passes | None) -> Facts:
 
 def of_flops(facts: dict[str, Any]) -> Counts:
     """Of the JSON of `energybench flops SUITE --json`."""
-    cells: dict[tuple[str, str], Facts] = {}
+    cells: dict[Cell, Facts] = {}
     for cell in facts["cells"]:
         if cell["skipped"]:
             continue
-        known: Facts = {PARAMETERS: facts["workloads"][cell["workload"]].get(PARAMETERS)}
-        known["plain_flop"] = cell["baseline_flop"]
-        known["estimated_flop"] = cell["estimated_flop"]
+        counts: Facts = {PARAMETERS: facts["workloads"][cell["workload"]].get(PARAMETERS)}
+        counts["plain_flop"] = cell["baseline_flop"]
+        counts["estimated_flop"] = cell["estimated_flop"]
         if cell["role"] != "control":
-            known["counted_flop"] = cell["counted_flop"]
+            counts["counted_flop"] = cell["counted_flop"]
         passes = cell.get("passes")
-        cells[cell["workload"], cell["method"]] = known | _tally(Passes.model_validate(passes) if passes else None)
+        cells[cell["workload"], cell["method"]] = counts | _tally(Passes.model_validate(passes) if passes else None)
     return Counts(facts["suite"], tuple(facts["stamp"]), facts.get("seed"), cells, "flops", facts.get("torch"))
 
 
@@ -132,29 +137,29 @@ def read(path: Path) -> Counts:
         "energybench compare GOLDEN.json RUN --level counts --accept writes one",
     )
     try:
-        found = json.loads(read_bytes(path, RECORD_B))
+        content = json.loads(read_bytes(path, RECORD_B))
     except OSError as error:
         raise UsageError(Problem("E601", f"cannot read it: {error.strerror}", str(path), wrong.hint)) from None
     except (ValueError, RecursionError) as error:
         raise UsageError(Problem("E632", f"not JSON: {error}", str(path), wrong.hint)) from None
     try:
-        if "golden" in found:
-            return _numbers(_golden(found, path), path)
-        if "counted" in found and "cells" in found:
-            if not found["counted"]:
+        if "golden" in content:
+            return _checked(_golden(content, path), path)
+        if "counted" in content and "cells" in content:
+            if not content["counted"]:
                 hint = "energybench flops SUITE --json without --no-count"
                 raise UsageError(Problem("E632", "its cells were not counted (--no-count)", str(path), hint))
-            return _numbers(of_flops(found), path)
+            return _checked(of_flops(content), path)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         pass
     raise UsageError(wrong)
 
 
-def _numbers(counts: Counts, path: Path) -> Counts:
+def _checked(counts: Counts, path: Path) -> Counts:
     """The same, if every count is a number: an infinite one would be the same as any. Raises UsageError E632."""
-    told = {name: getattr(counts, name) for name in Told.model_fields}
+    header = {name: getattr(counts, name) for name in Header.model_fields}
     try:
-        Told.model_validate(told | {"cells": tuple(counts.cells)}, strict=True)
+        Header.model_validate(header | {"cells": tuple(counts.cells)}, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         message = f"{'.'.join(map(str, first['loc'][:2]))}: {first['msg']}"
@@ -162,18 +167,20 @@ def _numbers(counts: Counts, path: Path) -> Counts:
     for (workload, method), facts in counts.cells.items():
         for name, value in facts.items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (number and 0 <= value <= MOST):
+            if value is not None and not (number and 0 <= value <= LARGEST_COUNT):
                 message = f"{name} of {workload}, {method} is {json.dumps(value)[:80]}, which is no count"
                 raise UsageError(Problem("E632", message, str(path), "write it again with --accept"))
     return counts
 
 
-def _golden(found: dict[str, Any], path: Path) -> Counts:
-    if found["golden"] != SCHEMA:
-        message = f"golden counts of schema {found['golden']}, and this version reads {SCHEMA}"
+def _golden(content: dict[str, Any], path: Path) -> Counts:
+    if content["golden"] != SCHEMA:
+        message = f"golden counts of schema {content['golden']}, and this version reads {SCHEMA}"
         raise UsageError(Problem("E632", message, str(path), "write it again with --accept"))
-    cells = {(cell["workload"], cell["method"]): dict(cell["counts"]) for cell in found["cells"]}
-    return Counts(found["suite"], tuple(found["stamp"]), found["seed"], cells, found["source"], found.get("torch"))
+    cells = {(cell["workload"], cell["method"]): dict(cell["counts"]) for cell in content["cells"]}
+    return Counts(
+        content["suite"], tuple(content["stamp"]), content["seed"], cells, content["source"], content.get("torch")
+    )
 
 
 def write(path: Path, counts: Counts) -> None:
@@ -198,50 +205,59 @@ def write(path: Path, counts: Counts) -> None:
 
 
 def compare(base: Counts, head: Counts) -> list[Finding]:
-    """Every count that differs, and one finding for each cell that does not. Raises UsageError E630."""
-    differs = [
-        f"{name}: {a!r}, then {b!r}"
-        for name, a, b in (
-            ("suite", base.suite, head.suite),
-            ("stamp", list(base.stamp), list(head.stamp)),
-            ("seed", base.seed, head.seed),
-        )
-        if a != b and not (name == "seed" and None in (a, b))
+    """Hold the counts of two runs against each other.
+
+    Args:
+        base, head: counts of the same suite, with the same overlay, --set and seed.
+
+    Returns:
+        A finding for every count that differs, and one for each cell in which none does.
+
+    Raises:
+        UsageError: E630, where the counts are not of the same suite, stamp and seed.
+    """
+    unlike = [
+        f"{each.path[0]}: {each.before!r}, then {each.after!r}"
+        for each in differences(_identity(base), _identity(head), into_lists=False)
+        if not (each.path == ("seed",) and None in (each.before, each.after))
     ]
-    if differs:
-        message = f"these counts are not of the same runs: {'; '.join(differs)}"
+    if unlike:
+        message = f"these counts are not of the same runs: {'; '.join(unlike)}"
         raise UsageError(Problem("E630", message, hint="count HEAD with the same suite, overlay and --set"))
-    found: list[Finding] = []
-    for key in dict.fromkeys([*head.cells, *base.cells]):
-        if key not in base.cells or key not in head.cells:
-            gone = key not in head.cells
-            why = "it is not in HEAD" if gone else "it is not in BASE"
-            found.append(Finding("counts", *key, "cell", "gone" if gone else "new", because=why))
-            continue
-        here = list(_cell(key, base, head))
-        found += here or [Finding("counts", *key, "all counts", "same")]
-    return found
+    findings: list[Finding] = []
+    for cell in dict.fromkeys([*head.cells, *base.cells]):
+        if cell not in head.cells:
+            findings.append(Finding("counts", *cell, "cell", "gone", because="it is not in HEAD"))
+        elif cell not in base.cells:
+            findings.append(Finding("counts", *cell, "cell", "new", because="it is not in BASE"))
+        else:
+            findings += list(_changed_counts(cell, base, head)) or [Finding("counts", *cell, "all counts", "same")]
+    return findings
 
 
-def _cell(key: tuple[str, str], base: Counts, head: Counts) -> Iterator[Finding]:
-    before, after = base.cells[key], head.cells[key]
-    whole = base.source == head.source
-    for name in dict.fromkeys([*before, *after]):
-        if (name not in before or name not in after) and not whole and not _tallied(before, after, name):
+def _identity(counts: Counts) -> dict[str, Any]:
+    return {"suite": counts.suite, "stamp": list(counts.stamp), "seed": counts.seed}
+
+
+def _changed_counts(cell: Cell, base: Counts, head: Counts) -> Iterator[Finding]:
+    before, after = base.cells[cell], head.cells[cell]
+    for difference in differences(before, after, same=_same_count):
+        name = str(difference.path[0])
+        in_both = name in before and name in after
+        if not in_both and base.source != head.source and not _kind_of_one_side(before, after, name):
             continue  # the other source cannot know it
-        a, b = before.get(name), after.get(name)
-        if not _same(a, b):
-            change = b / a - 1 if a and b is not None else None
-            why = "" if a is not None and b is not None else f"there is none in {'BASE' if a is None else 'HEAD'}"
-            yield Finding("counts", *key, name, "changed", a, b, change, because=why)
+        old, new = difference.before, difference.after
+        change_rel = new / old - 1 if old and new is not None else None
+        reason = "" if old is not None and new is not None else f"there is none in {'BASE' if old is None else 'HEAD'}"
+        yield Finding("counts", *cell, name, "changed", old, new, change_rel, because=reason)
 
 
-def _tallied(before: Facts, after: Facts, name: str) -> bool:
+def _kind_of_one_side(before: Facts, after: Facts, name: str) -> bool:
     """A kind of steps that only one side took, where both kept a tally."""
     return " of kind " in name and "updates" in before and "updates" in after
 
 
-def _same(a: float | None, b: float | None) -> bool:
+def _same_count(a: float | None, b: float | None) -> bool:
     if a is None or b is None:
         return a is b
     return abs(a - b) <= SAME_REL * max(abs(a), abs(b))

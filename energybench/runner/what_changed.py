@@ -6,77 +6,87 @@ Trials of different settings, methods or versions are never mixed: a digest says
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from energybench.common.differences import Difference, differences
 from energybench.records.record import Cell, RunFile
 from energybench.runner.plan_request import Planned
+from energybench.suite.renamed_keys import with_new_keys
 
 VERSIONS = ("energybench", "torch", "device")  # of the machine's facts, what a digest covers
 NAMED = 3  # differences of one kind; more are counted
+LONGEST_VALUE = 40  # characters of a setting's value in a message
 
 
 def changes(run: RunFile, planned: Planned) -> str:
     """What differs between a run on disk and what would be run now: "methods/mine.py of 'mine'; torch 2.11 → 2.12"."""
-    found = [*_versions(run, planned), *_settings(run, planned), *_methods(run, planned), *_data(run, planned)]
-    return "; ".join(found or ["a file that a workload names, or energybench's own source"])
+    changed = [*_versions(run, planned), *_settings(run, planned), *_methods(run, planned), *_data(run, planned)]
+    return "; ".join(changed or ["a file that a workload names, or energybench's own source"])
 
 
 def _versions(run: RunFile, planned: Planned) -> Iterator[str]:
-    for name in VERSIONS:
-        before, now = run.machine.get(name), planned.machine.get(name)
-        if before != now:
-            yield f"{name} {before} → {now}"
+    before, now = ({name: machine.get(name) for name in VERSIONS} for machine in (run.machine, planned.machine))
+    for difference in differences(before, now):
+        yield f"{difference.path[0]} {difference.before} → {difference.after}"
 
 
 def _settings(run: RunFile, planned: Planned) -> Iterator[str]:
-    now = json.loads(json.dumps(planned.suite.digest_source()))
-    differ = list(_differing("", run.resolved, now))
+    before, now = with_new_keys(run.resolved), with_new_keys(json.loads(json.dumps(planned.suite.digest_source())))
+    changed = [_described(difference, before) for difference in differences(before, now)]
     if run.stamp != planned.suite.stamp:
-        differ.insert(0, f"options {' '.join(run.stamp) or 'none'} → {' '.join(planned.suite.stamp) or 'none'}")
+        changed.insert(0, f"options {' '.join(run.stamp) or 'none'} → {' '.join(planned.suite.stamp) or 'none'}")
     looks = run.looks.at if run.looks else []
-    if not differ and (run.blocks, looks) != (planned.spec.blocks, list(planned.spec.looks)):
-        differ.append(f"blocks {run.blocks} → {planned.spec.blocks}")
-    yield from _few(differ)
+    if not changed and (run.blocks, looks) != (planned.spec.blocks, list(planned.spec.looks)):
+        changed.append(f"blocks {run.blocks} → {planned.spec.blocks}")
+    yield from _first_of(changed)
 
 
-def _differing(name: str, before: Any, now: Any) -> Iterator[str]:
-    """ "trials.blocks 3 → 4", one for each leaf of two trees that is not the same."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*before, *now]):
-            yield from _differing(f"{name}.{key}" if name else key, before.get(key), now.get(key))
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for index, (one, other) in enumerate(zip(before, now, strict=True)):
-            label = one.get("name") if isinstance(one, dict) else None
-            yield from _differing(f"{name}[{label or index + 1}]", one, other)
-    elif before != now:
-        yield f"{name} {_short(before)} → {_short(now)}"
+def _described(difference: Difference, before: Any) -> str:
+    """ "workload[w].train.lr 0.1 → 0.2": a table of an array by its name where it has one, else by its number."""
+    name, value = "", before
+    for part in difference.path:
+        value = (value.get(part) if isinstance(part, str) else value[part]) if value else None
+        if isinstance(part, str):
+            name += f".{part}" if name else part
+        else:
+            label = value.get("name") if isinstance(value, dict) else None
+            name += f"[{label or part + 1}]"
+    return f"{name} {_shortened(difference.before)} → {_shortened(difference.after)}"
 
 
-def _short(value: Any) -> str:
+def _shortened(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
 
 
 def _methods(run: RunFile, planned: Planned) -> Iterator[str]:
-    before, now = _files(run.cells), _files(planned.cells)
-    yield from _few(f"the file of method '{name}'" for name in before.keys() & now.keys() if before[name] != now[name])
-    yield from _few(f"method '{name}' is new" for name in now.keys() - before.keys())
+    changed = list(differences(_checksums(run.cells), _checksums(planned.cells)))
+    yield from _first_of(
+        f"the file of method '{each.path[0]}'" for each in changed if None not in (each.before, each.after)
+    )
+    yield from _first_of(f"method '{each.path[0]}' is new" for each in changed if each.before is None)
 
 
-def _files(cells: list[Cell]) -> dict[str, str]:
+def _checksums(cells: list[Cell]) -> dict[str, str]:
+    """Method → the SHA-256 of its file."""
     return {str(layer.get("name")): str(layer.get("sha256")) for cell in cells for layer in cell.stack}
 
 
 def _data(run: RunFile, planned: Planned) -> Iterator[str]:
-    for name, known in planned.workloads.items():
+    for name, facts in planned.workloads.items():
         before = (run.data.get(name) or {}).get("sha256")
+<<<<<<< HEAD
         if before is not None and known.data and before != known.data.sha256:
+=======
+        if before is not None and before != facts["data"]["sha256"]:
+>>>>>>> h-gate
             yield f"the data of '{name}'"
 
 
-def _few(texts: Any) -> Iterator[str]:
-    known = sorted(texts)
-    yield from known[:NAMED]
-    if len(known) > NAMED:
-        yield f"{len(known) - NAMED} more"
+def _first_of(texts: Iterable[str]) -> Iterator[str]:
+    """The first NAMED of them in alphabetical order, and how many more there are."""
+    ordered = sorted(texts)
+    yield from ordered[:NAMED]
+    if len(ordered) > NAMED:
+        yield f"{len(ordered) - NAMED} more"

@@ -158,8 +158,8 @@ def test_a_script_is_told_as_well(strange: Path, name: str) -> None:
     for call in (
         lambda: load(path),
         lambda: load(str(path)),
-        lambda: compare_runs.hold(Path("run"), path),
-        lambda: compare_runs.hold(path, Path("run")),
+        lambda: compare_runs.compare(Path("run"), path),
+        lambda: compare_runs.compare(path, Path("run")),
         lambda: golden_counts.read(path),
         lambda: energybench.load(path),
         lambda: discovery.find(f"{path}.py:f"),
