@@ -82,6 +82,42 @@ def test_what_may_decide_nothing_is_not_measured_for_a_budget() -> None:
     assert judge("t", Budget(1e9), modelled).verdict == "not measured"
 
 
+UNTOLD = Energy(source="meter(x)", scope="machine", energy_j=1000.0)
+
+
+@pytest.mark.parametrize("budget", [1e-3, 10.0, 1e9])
+def test_no_budget_is_kept_or_broken_by_a_figure_of_unknown_error(budget: float) -> None:
+    made = billed(UNTOLD)
+    assert (made.energy_j, made.error_j) == (10.0, None)
+    judged = judge("t", Budget(budget), made)
+    assert judged.verdict == "undecided"
+    assert "meter(x) (machine) does not say how far off it may be" in judged.sentence
+    assert "±" not in judged.sentence
+
+
+def test_a_sum_with_one_unknown_error_has_an_unknown_one_and_its_known_part_has_its_own() -> None:
+    card = Energy(source="gpu_counter", scope="gpu", device="GPU-1", energy_j=300.0, detail={"tick_s": 0.1})
+    made = billed(card, rapl(200.0), cards=(CARD,), timed_s=10.0)
+    assert (made.energy_j, made.error_j) == (5.0, None)
+    assert judge("t", Budget(1e9), made).verdict == "undecided"
+    assert made.error_reason == "gpu_counter (gpu) does not say how far off it may be"
+    part = made.of(("cpu",))
+    assert (part.energy_j, part.error_j, part.error_reason) == (2.0, 0.01, None)
+    assert judge("t", Budget(2.5, ("cpu",)), made).verdict == "within"
+
+
+def test_an_unknown_error_is_null_with_its_reason_in_the_facts_and_no_zero_in_the_table() -> None:
+    facts = billed(UNTOLD).facts()
+    assert facts["energy_error_j"] is None
+    assert "does not say" in facts["energy_error_reason"]
+    terminal = Lines()
+    energy_table.write(terminal, "", [Row("t", facts)], 120)
+    text = " ".join(" ".join(terminal.lines).split())
+    assert "10 J, error unknown" in text
+    assert "±" not in text
+    assert facts["energy_error_reason"] in text
+
+
 def test_a_part_of_the_machine_is_judged_by_its_own_joules() -> None:
     parts = (
         Energy(source="rapl", scope="cpu", device="package-0", energy_j=60.0, error_j=1.0),

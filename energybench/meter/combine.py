@@ -19,7 +19,7 @@ class Metered:
 
     sensors: Sensors
     joules: float
-    error_j: float  # as if every sensor erred the same way
+    error_j: float | None  # of the sum, see `added_error`; None where a sensor does not say its own
     channels: frozenset[tuple[str, str, str]]  # (source, scope, device) of each figure that was added
 
 
@@ -57,22 +57,32 @@ def _channels(reading: Reading | None) -> list[Energy]:
 
 
 def metered(reading: Reading | None) -> Metered:
-    found = _channels(reading)
+    """What the measured sensors of a window say together.
+
+    Args:
+        reading: of one window; None where there was none
+
+    Returns:
+        The sum in joules of one channel per device. 0 J by no sensor where nothing was measured: ask `sensors` first.
+    """
+    channels = _channels(reading)
     return Metered(
-        frozenset((energy.source, energy.scope) for energy in found),
-        math.fsum(energy.energy_j or 0.0 for energy in found),
-        math.fsum(energy.error_j or 0.0 for energy in found),
-        frozenset((energy.source, energy.scope, energy.device) for energy in found),
+        frozenset((energy.source, energy.scope) for energy in channels),
+        math.fsum(energy.energy_j or 0.0 for energy in channels),
+        added_error(energy.error_j for energy in channels),
+        frozenset((energy.source, energy.scope, energy.device) for energy in channels),
     )
 
 
-def budgeted(reading: Reading | None) -> bool:
-    """Whether each of the figures that `metered` adds says how far off it may be."""
-    return all(energy.error_j is not None for energy in _channels(reading))
-
-
 def metered_by_scope(reading: Reading | None) -> dict[str, float]:
-    """The same joules, part by part of the machine."""
+    """The same joules, part by part of the machine.
+
+    Args:
+        reading: of one window; None where there was none
+
+    Returns:
+        Scope ("gpu", "cpu", "dram", "machine") → joules, of the scopes that were measured.
+    """
     parts: dict[str, float] = {}
     for energy in _channels(reading):
         parts[energy.scope] = parts.get(energy.scope, 0.0) + (energy.energy_j or 0.0)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from energybench.meter import Meter
 from energybench.meter.clock import REAL_TIME, Clock
+from energybench.meter.combine import added_error
 from energybench.meter.counter import AT_MOST
 from energybench.meter.reading import Card, Energy, Reading, Sampler
 from energybench.meter.trace import Sample
@@ -173,9 +174,8 @@ def _energy(parts: Sequence[Energy | None], refused: Energy | None) -> Energy:
         reason = lost.reason if lost and lost.reason else LOST
         detail = {**last.detail, AT_MOST: sum(bounds)} if len(bounds) == len(parts) else last.detail
         return last.model_copy(update={"energy_j": None, "error_j": None, "reason": reason, "detail": detail})
-    joules, error_j = _total([p.energy_j for p in known]), _total([p.error_j for p in known])
-    if error_j is not None:  # a piece too short to be seen may have been anything up to its bound
-        error_j += sum(bounds)
+    joules = _total([part.energy_j for part in known])
+    error_j = added_error([*(part.error_j for part in known), *bounds])  # unseen pieces: anything up to their bound
     return last.model_copy(update={"energy_j": joules, "error_j": error_j, "detail": _details(known)})
 
 

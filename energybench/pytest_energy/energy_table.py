@@ -46,7 +46,9 @@ def _joules(joules: float, digits: int = 3) -> str:
 def _energy(facts: Mapping[str, Any]) -> str:
     if facts.get("energy_j") is not None:
         mark = " *" if facts.get("energy_no_verdict") else ""
-        return f"{_joules(facts['energy_j'])} ± {_joules(facts['energy_error_j'], 2)}{mark}"
+        error_j = facts.get("energy_error_j")
+        error = ", error unknown" if error_j is None else f" ± {_joules(error_j, 2)}"
+        return f"{_joules(facts['energy_j'])}{error}{mark}"
     if facts.get("modelled_energy_j") is not None:
         return f"modelled {_joules(facts['modelled_energy_j'])}"
     return NOTHING
@@ -93,6 +95,7 @@ def write(terminal: Terminal, group: str, rows: Sequence[Row], width: int | None
     if SOURCE not in shown:
         _notes(terminal, rows, width, lambda facts: " + ".join(facts.get("energy_sources") or ()))
     _notes(terminal, rows, width, lambda facts: facts.get("energy_reason"))
+    _notes(terminal, rows, width, lambda facts: facts.get("energy_error_reason"))
     _notes(
         terminal, rows, width, lambda facts: f"* {facts['energy_no_verdict']}" if facts.get("energy_no_verdict") else ""
     )

@@ -14,7 +14,7 @@ from typing import Any
 from energybench.meter import Meter, devices
 from energybench.meter.carbon import CodecarbonModel, intensity, model_parameters
 from energybench.meter.clock import WallClock
-from energybench.meter.combine import metered
+from energybench.meter.combine import added_error, metered
 from energybench.meter.reading import NO_SENSOR, Energy, Reading
 from energybench.meter.sensors import Missing, open_meters
 from energybench.meter.unavailable import Unavailable
@@ -30,7 +30,8 @@ LEAST_TIMED = 0.9  # of a window; in the rest something else than the timed code
 class Bill:
     """What one call took, and over how many calls that was metered.
 
-    energy_j, error_j, power_w: measured; the truth lies within energy ± error. Null with the `reason`
+    energy_j, error_j, power_w: measured, in joules and watts; the truth lies within energy ± error. Null with the
+                `reason`; error_j alone is null with its `error_reason`
     modelled_j: from codecarbon's power model, which measures nothing
     no_verdict: why the figure, though it is one, may not decide anything
     parts:      each sensor's own figure, of the whole window
@@ -60,34 +61,44 @@ class Bill:
         modelled = [part for part in self.parts if part.source.startswith("model(")]
         return tuple(dict.fromkeys(f"{part.source} ({part.scope})" for part in modelled))
 
+    @property
+    def error_reason(self) -> str | None:
+        """Why the measured figure has no error."""
+        if self.energy_j is None or self.error_j is not None:
+            return None
+        channels = metered(self._whole()).channels
+        silent = [part for part in self.parts if (part.source, part.scope, part.device) in channels]
+        names = dict.fromkeys(f"{part.source} ({part.scope})" for part in silent if part.error_j is None)
+        return f"{', '.join(names)} does not say how far off it may be"
+
     def _sensors(self) -> frozenset[tuple[str, str]]:
-        return metered(Reading(wall_s=self.window_s, energy=list(self.parts))).sensors
+        return metered(self._whole()).sensors
+
+    def _whole(self) -> Reading:
+        return Reading(wall_s=self.window_s, energy=list(self.parts))
 
     def of(self, scopes: Collection[str]) -> Bill:
         """The same of some parts of the machine alone. Null with a reason where one of them was not measured."""
         if self.energy_j is None:
             return self
-        parts = tuple(part for part in self.parts if part.scope in scopes)
-        found = metered(Reading(wall_s=self.window_s, energy=list(parts)))
-        seen = {scope for _, scope in found.sensors}
-        if missing := [scope for scope in scopes if scope not in seen]:
-            return replace(
-                self,
-                energy_j=None,
-                error_j=None,
-                power_w=None,
-                co2e_kg=None,
-                reason=f"nothing measures {', '.join(missing)} here",
-            )
-        error_j = (found.error_j + found.joules * (1 - self.timed_rel)) / self.calls
-        energy_j, grid = found.joules / self.calls, self.carbon if self.co2e_kg is not None else None
+        some = replace(self, parts=tuple(part for part in self.parts if part.scope in scopes))
+        measured_scopes = {scope for _, scope in some._sensors()}
+        if missing := [scope for scope in scopes if scope not in measured_scopes]:
+            reason = f"nothing measures {', '.join(missing)} here"
+            return replace(self, energy_j=None, error_j=None, power_w=None, co2e_kg=None, reason=reason)
+        return some.with_energy(self.carbon if self.co2e_kg is not None else None)
+
+    def with_energy(self, grid: Mapping[str, Any] | None) -> Bill:
+        """The same with the energy of one call from what its parts measured; CO2e where the grid is known."""
+        window = metered(self._whole())
+        other_j = window.joules * (1 - self.timed_rel)  # of what else ran in the window
+        error_j = added_error([window.error_j, other_j])
         return replace(
             self,
-            energy_j=energy_j,
-            error_j=error_j,
-            parts=parts,
-            power_w=found.joules / self.window_s,
-            co2e_kg=energy_j * grid["intensity_kg_per_j"] if grid else None,
+            energy_j=window.joules / self.calls,
+            error_j=None if error_j is None else error_j / self.calls,
+            power_w=window.joules / self.window_s,
+            co2e_kg=window.joules / self.calls * grid["intensity_kg_per_j"] if grid else None,
         )
 
     @property
@@ -99,6 +110,7 @@ class Bill:
         return {
             "energy_j": self.energy_j,
             "energy_error_j": self.error_j,
+            "energy_error_reason": self.error_reason,
             "energy_reason": self.reason,
             "energy_no_verdict": self.no_verdict,
             "power_w": self.power_w,
@@ -190,21 +202,14 @@ class Metering:
             modelled_j=sum(modelled) / calls if modelled else None,
             carbon=self._carbon,
         )
-        found = metered(reading)
         if reason := self._refusal(made, raised, seen | set(cards), came):
             return replace(made, reason=reason, co2e_reason="only measured energy is given as CO2e")
-        error_j = found.error_j + found.joules * (1 - made.timed_rel)  # of what else ran in the window
         struck = [flag for code, flag in raised.items() if flag_codes.kind(code).severity == "struck"]
-        made = replace(
-            made,
-            energy_j=found.joules / calls,
-            error_j=error_j / calls,
-            power_w=found.joules / reading.wall_s,
+        return replace(
+            made.with_energy(self._carbon),
+            co2e_reason="no country is named: energybench_country" if self._carbon is None else None,
             no_verdict="; ".join(f"{flag_codes.kind(flag.code).sentence} ({flag.detail})" for flag in struck) or None,
         )
-        if self._carbon is None:
-            return replace(made, co2e_reason="no country is named: energybench_country")
-        return replace(made, co2e_kg=found.joules / calls * self._carbon["intensity_kg_per_j"])
 
     def _refusal(
         self, bill: Bill, raised: Mapping[str, Flag], needed: Collection[str], came: Sequence[str]

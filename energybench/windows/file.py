@@ -191,13 +191,13 @@ def sentence(window: WindowLine) -> str:
 
 def _energy(reading: Reading | None) -> list[str]:
     """Measured; else modelled and named so; else the reasons, in short."""
-    found = combine.metered(reading)
-    if found.sensors:
-        error = f" ±{format_energy(found.error_j, 2)}" if found.error_j else ""
+    measured = combine.metered(reading)
+    if measured.sensors:
+        error = ", error unknown" if measured.error_j is None else f" ±{format_energy(measured.error_j, 2)}"
         scopes = combine.metered_by_scope(reading)
-        by = " + ".join(dict.fromkeys(source for source, _ in sorted(found.sensors)))
+        sources = " + ".join(dict.fromkeys(source for source, _ in sorted(measured.sensors)))
         each = ", ".join(f"{scope} {format_energy(joules)}" for scope, joules in scopes.items())
-        return [f"{format_energy(found.joules)} {by}{error}{f' ({each})' if len(scopes) > 1 else ''}"]
+        return [f"{format_energy(measured.joules)} {sources}{error}{f' ({each})' if len(scopes) > 1 else ''}"]
     energy = reading.energy if reading else []
     modelled = [each for each in energy if each.energy_j is not None and each.source.startswith("model(")]
     if modelled:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energybench.meter.clock import WallClock
+from energybench.meter.counter import AT_MOST
 from energybench.meter.reading import Card, Energy, Reading, Sampler
 from energybench.meter.window import AT_ONCE_S, FEWEST_TICKS, Window, in_turn, refuse_short
 
@@ -84,6 +85,21 @@ def test_errors_of_the_pieces_add_up() -> None:
     pieces = [[gpu(100.0, error_j=2.0, detail={"tick_s": 0.1})] for _ in range(3)]
     (energy,) = read(Scripted(*pieces), pieces=3).energy
     assert energy.error_j == pytest.approx(6.0)
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 10.0)), min_size=2, max_size=5).filter(lambda errors: None in errors))
+def test_one_piece_of_unknown_error_leaves_a_total_of_unknown_error(errors: list[float | None]) -> None:
+    pieces = [[gpu(100.0, error_j=error)] for error in errors]
+    (energy,) = read(Scripted(*pieces), pieces=len(pieces)).energy
+    assert (energy.energy_j, energy.error_j) == (pytest.approx(100.0 * len(errors)), None)
+
+
+def test_a_piece_too_short_to_be_seen_makes_no_unknown_error_known() -> None:
+    unseen = gpu(None, detail={AT_MOST: 0.5})
+    (energy,) = read(Scripted([gpu(100.0)], [unseen]), pieces=2).energy
+    assert (energy.energy_j, energy.error_j) == (100.0, None)
+    (energy,) = read(Scripted([gpu(100.0, error_j=2.0)], [unseen]), pieces=2).energy
+    assert (energy.energy_j, energy.error_j) == (100.0, 2.5)
 
 
 def test_amounts_among_the_details_add_up_and_what_differs_is_kept_piece_by_piece() -> None:
