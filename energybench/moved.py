@@ -59,7 +59,7 @@ _TABLE = """
     report.overall=verdict.overall+report.markdown_sections
     report.required=verdict.requirements+report.markdown_sections report.shapes=verdict.figures
     report.summary=verdict.summary report.target=verdict.target report.words=verdict.wording
-    measuring=windows.window
+    measuring=windows.measure+windows.window
 """
 HOMES: dict[str, list[str]] = {
     f"energybench.{old}": [f"energybench.{home}" for home in homes.split("+")]

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energybench.common.units import format_si, parse_joules
-from energybench.meter.reading import Card, Energy, Reading
+from energybench.meter.reading import CardState, Energy, Reading
 from energybench.pytest_energy import energy_table
 from energybench.pytest_energy.budget import Budget, judge, read_marker
-from energybench.pytest_energy.energy_table import Row
+from energybench.pytest_energy.energy_table import EnergyRow
 from energybench.pytest_energy.metered_calls import KEY, Bill, Metering
 
 
@@ -111,7 +111,7 @@ def test_an_unknown_error_is_null_with_its_reason_in_the_facts_and_no_zero_in_th
     assert facts["energy_error_j"] is None
     assert "does not say" in facts["energy_error_reason"]
     terminal = Lines()
-    energy_table.write(terminal, "", [Row("t", facts)], 120)
+    energy_table.write(terminal, "", [EnergyRow("t", facts)], 120)
     text = " ".join(" ".join(terminal.lines).split())
     assert "10 J, error unknown" in text
     assert "±" not in text
@@ -179,7 +179,7 @@ CARD, OTHER = "GPU-1", "GPU-2"
 def billed(
     *energy: Energy, cards: tuple[str, ...] = (), came: tuple[str, ...] = (), timed_s: float = 10.0, **card: Any
 ) -> Bill:
-    reading = Reading(wall_s=10.0, energy=list(energy), cards={CARD: Card(**card)} if card else {})
+    reading = Reading(wall_s=10.0, energy=list(energy), cards={CARD: CardState(**card)} if card else {})
     return Metering().bill(reading, 100, timed_s, cards, came)
 
 
@@ -292,7 +292,7 @@ FACTS = [
 @pytest.mark.parametrize("width", range(40, 201, 8))
 def test_at_any_width_no_figure_is_cropped_and_every_source_and_reason_is_told(width: int) -> None:
     terminal = Lines()
-    rows = [Row(f"test_of_some_length_{number}", facts) for number, facts in enumerate(FACTS)]
+    rows = [EnergyRow(f"test_of_some_length_{number}", facts) for number, facts in enumerate(FACTS)]
     energy_table.write(terminal, "", rows, width)
     text = " ".join(" ".join(terminal.lines).split())
     for figure in (

@@ -84,8 +84,8 @@ class Clock:
 
     def _cpu(self) -> float:
         # To the microsecond; of those that still run the kernel tells hundredths of a second.
-        own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        total = sum(usage.ru_utime + usage.ru_stime for usage in own)
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        total = sum(usage.ru_utime + usage.ru_stime for usage in usages)
         for child in descendants(os.getpid()):
             with contextlib.suppress(psutil.NoSuchProcess):
                 total += sum(psutil.Process(child).cpu_times()[:2])

@@ -8,14 +8,11 @@ from typing import Any
 
 from energybench.common.sealed_files import write_bytes
 from energybench.meter import Meter
-from energybench.meter.sensors import Missing
+from energybench.meter.sensors import measures
 from energybench.meter.trace import pack
 from energybench.meter.window import Window
 
-
-def measures(meter: Meter) -> bool:
-    """Whether a meter reads a sensor, rather than say why there is none or model one."""
-    return not isinstance(meter, Missing) and not getattr(meter, "models", False)
+__all__ = ["gpu_facts", "keep_trace", "measures"]
 
 
 def keep_trace(window: Window, path: str | None) -> str | None:

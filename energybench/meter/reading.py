@@ -44,7 +44,7 @@ class Energy(Model):
         return self.energy_j is None and self.source != "unavailable"
 
 
-class Card(Model):
+class CardState(Model):
     """The state of one GPU during a window: what may have bent its figures."""
 
     temperature_start_c: Celsius | None = None
@@ -57,8 +57,8 @@ class Card(Model):
     mps: bool | None = None  # shared: several processes in one context
 
 
-class Sampler(Model):
-    """What the reader in the background did in a window, and what it cost."""
+class SamplerState(Model):
+    """What the thread that reads sensors in the background did in a window, and what it cost."""
 
     period_s: Period
     samples: Count = 0
@@ -75,8 +75,8 @@ class Reading(Model):
     steal_s: Seconds | None = None  # CPU seconds that the host took from this machine
     pieces: Count = 1  # a pause, for an evaluation say, ends one piece and begins another
     energy: list[Energy] = Field(default_factory=list)
-    cards: dict[str, Card] = Field(default_factory=dict)  # by UUID
-    sampler: Sampler | None = None
+    cards: dict[str, CardState] = Field(default_factory=dict)  # by UUID
+    sampler: SamplerState | None = None
 
     @model_validator(mode="after")
     def _took_place(self) -> Reading:

@@ -35,8 +35,8 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One test's budget and what came."""
+class Judgement:
+    """One test's budget, what was measured, and what follows."""
 
     name: str
     budget: Budget
@@ -63,14 +63,21 @@ def read_marker(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Budget:
     return Budget(joules, of)
 
 
-def judge(name: str, budget: Budget, bill: Bill | None, why: str = "") -> Judged:
-    """why: the reason if there is no bill."""
+def judge(name: str, budget: Budget, bill: Bill | None, reason: str = "") -> Judgement:
+    """Hold what was measured to a budget.
 
-    def judged(verdict: Verdict, sentence: str) -> Judged:
-        return Judged(name, budget, verdict, sentence, bill)
+    Args:
+        name: of the test
+        budget: in joules
+        bill: what one call took; None where it was not metered
+        reason: why there is no bill
+    """
+
+    def judged(verdict: Verdict, sentence: str) -> Judgement:
+        return Judgement(name, budget, verdict, sentence, bill)
 
     if bill is None:
-        return judged("not measured", f"not measured: {why}")
+        return judged("not measured", f"not measured: {reason}")
     if budget.of:
         bill = bill.of(budget.of)
     if bill.energy_j is None:

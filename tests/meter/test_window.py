@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from energybench.meter.clock import WallClock
 from energybench.meter.counter import AT_MOST
-from energybench.meter.reading import Card, Energy, Reading, Sampler
-from energybench.meter.window import AT_ONCE_S, FEWEST_TICKS, Window, in_turn, refuse_short
+from energybench.meter.reading import CardState, Energy, Reading, SamplerState
+from energybench.meter.window import AT_ONCE_S, FEWEST_TICKS, Window, refuse_short, sum_pieces
 
 JOULES = st.floats(0.001, 1e6)
 
@@ -232,7 +232,7 @@ def test_a_window_that_is_already_closed_is_not_billed_again(clock: VirtualTime)
 
 
 def test_two_adjacent_readings_add_up_to_one() -> None:
-    sampler = Sampler(period_s=0.1, samples=10, missed=1, largest_gap_s=0.2, cpu_s=0.01)
+    sampler = SamplerState(period_s=0.1, samples=10, missed=1, largest_gap_s=0.2, cpu_s=0.01)
     first = Reading(
         wall_s=1.0,
         cpu_s=2.0,
@@ -240,7 +240,7 @@ def test_two_adjacent_readings_add_up_to_one() -> None:
         energy=[gpu(10.0)],
         sampler=sampler,
         cards={
-            "GPU-0": Card(
+            "GPU-0": CardState(
                 temperature_start_c=40,
                 temperature_end_c=50,
                 temperature_max_c=55,
@@ -256,7 +256,7 @@ def test_two_adjacent_readings_add_up_to_one() -> None:
         energy=[gpu(5.0)],
         sampler=sampler,
         cards={
-            "GPU-0": Card(
+            "GPU-0": CardState(
                 temperature_start_c=50,
                 temperature_end_c=60,
                 temperature_max_c=60,
@@ -265,14 +265,14 @@ def test_two_adjacent_readings_add_up_to_one() -> None:
             )
         },
     )
-    both = in_turn([first, second])
+    both = sum_pieces([first, second])
     assert (both.wall_s, both.cpu_s, both.steal_s, both.pieces) == (3.0, 3.0, None, 2)
     card = both.cards["GPU-0"]
     assert (card.temperature_start_c, card.temperature_end_c, card.temperature_max_c) == (40, 60, 60)
     assert card.throttled_s == {"board limit": 0.75, "power brake": 1.0}
     assert card.foreign_pids == [3]
     assert card.mig is True
-    assert both.sampler == Sampler(period_s=0.1, samples=20, missed=2, largest_gap_s=0.2, cpu_s=0.02)
+    assert both.sampler == SamplerState(period_s=0.1, samples=20, missed=2, largest_gap_s=0.2, cpu_s=0.02)
 
 
 @given(st.floats(0.01, 1.0), st.floats(0.01, 100.0), st.integers(1, 4))
