@@ -109,7 +109,7 @@ def test_transformers_steps_are_the_optimizers_updates(
     assert callback.training.window.line.error is None
 
 
-def test_transformers_evaluations_and_checkpoints_stand_apart_and_quality_is_theirs(
+def test_transformers_evaluations_and_checkpoints_are_excluded_and_quality_is_theirs(
     tmp_path: Path, updates: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "windows.jsonl"
@@ -218,7 +218,7 @@ def fit(flavour: str, callback: Any, fail_at: int = -1, **settings: Any) -> None
 @pytest.mark.parametrize(
     ("settings", "expected"), [({}, 10), ({"accumulate_grad_batches": 2}, 6), ({"max_steps": 3, "max_epochs": -1}, 3)]
 )
-def test_lightnings_steps_are_the_optimizers_updates_and_validation_stands_apart(
+def test_lightnings_steps_are_the_optimizers_updates_and_validation_is_excluded(
     tmp_path: Path, updates: list[int], settings: dict[str, Any], expected: int
 ) -> None:
     path = tmp_path / "record.json"
@@ -264,7 +264,7 @@ def keras_fit(callback: Any, accumulate: int | None = None, **settings: Any) -> 
 
 
 @pytest.mark.parametrize(("accumulate", "expected"), [(None, 10), (2, 5)])
-def test_keras_steps_are_the_optimizers_updates_and_validation_stands_apart(
+def test_keras_steps_are_the_optimizers_updates_and_validation_is_excluded(
     tmp_path: Path, accumulate: int | None, expected: int
 ) -> None:
     path = tmp_path / "record.json"
@@ -295,3 +295,10 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch: py
     with pytest.raises(UsageError, match="E643") as caught:
         callbacks.keras()
     assert "energybench[keras]" in caught.value.problems[0].hint
+
+
+def test_the_old_name_of_a_callbacks_window_works_for_one_version_with_a_warning() -> None:
+    training = callbacks.TrainingWindow("train", {"energy": "off"})
+    callback = callbacks._with(type("Callback", (), {}), training)
+    with pytest.warns(DeprecationWarning, match=r"callback\.training"):
+        assert callback.marks is callback.training is training

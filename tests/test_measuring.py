@@ -171,7 +171,7 @@ def test_a_window_inside_that_is_too_short_for_the_sampler_has_no_figure_but_a_r
     assert "shorter than 10 ticks" in (energy.reason or "")
 
 
-def test_what_stands_apart_is_no_part_of_the_window_around_it(card: Card) -> None:
+def test_an_excluded_window_is_no_part_of_the_one_around_it(card: Card) -> None:
     clock = card(ours())
     with energybench.measure("train", quiet=True) as train:
         clock.sleep(0.2)
@@ -189,7 +189,7 @@ def test_what_stands_apart_is_no_part_of_the_window_around_it(card: Card) -> Non
     assert (evaluate.path, evaluate.line.parent) == ("evaluate", None)
 
 
-def test_what_stands_apart_pauses_every_window_that_it_lies_in(processor: VirtualTime) -> None:
+def test_an_excluded_window_pauses_every_window_that_it_lies_in(processor: VirtualTime) -> None:
     with energybench.measure("train", quiet=True) as train, energybench.measure("epoch") as epoch:
         processor.sleep(0.1)
         with (
@@ -483,7 +483,7 @@ def test_a_window_that_was_left_open_is_closed_by_the_one_around_it(clock: Virtu
 
 
 @pytest.mark.parametrize("threads", [False, True])
-def test_two_windows_apart_at_the_same_time_pause_the_one_around_them_once(
+def test_two_excluded_windows_at_the_same_time_pause_the_one_around_them_once(
     processor: VirtualTime, threads: bool
 ) -> None:
     """0 – 0.2 training · 0.2 – 0.6 one evaluation, 0.3 – 0.9 another · 0.9 – 1.1 training"""

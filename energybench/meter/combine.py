@@ -15,7 +15,7 @@ MACHINE = "machine"  # the scope of a meter that sees everything: what others se
 
 @dataclass(frozen=True, slots=True)
 class Metered:
-    """What a window's measured sensors say together, one channel per device; nothing modelled enters.
+    """The sum of a window's measured sensors, one channel per device; nothing modelled enters.
 
     sensors:  (source, scope) of each figure that was added; empty where nothing was measured
     joules:   their sum; 0 where nothing was measured
@@ -46,7 +46,7 @@ def _channels(reading: Reading | None) -> list[Energy]:
     """The measured figures that may be added: the best channel of each device; a meter of everything stands alone.
 
     A part of the machine of which one device has no figure has no sum. A figure of a part that names no device is the
-    whole of it: never added to what its devices say.
+    whole of it: never added to those of its devices.
     """
     best: dict[tuple[str, str], Energy] = {}
     known: set[tuple[str, str]] = set()
@@ -63,7 +63,7 @@ def _channels(reading: Reading | None) -> list[Energy]:
 
 
 def metered(reading: Reading | None) -> Metered:
-    """What the measured sensors of a window say together.
+    """Add up what the sensors of a window measured.
 
     Args:
         reading: of one window; None where there was none

@@ -2,7 +2,7 @@
 
 numbers, uuids    cards that hold or have held this process's tensors, as torch knows them
 listed_uuids      cards on which the driver lists this process or one that it started
-visible_uuids     cards that CUDA shows to a program with this environment, whatever it will use
+visible_uuids     cards that CUDA shows to a program with this environment, used or not
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def visible_uuids(wanted: str | Sequence[str] = "used") -> list[str]:
         wanted: "used": those that CUDA shows to a program with this process's environment; "all"; or UUIDs
 
     Raises:
-        Unavailable: where there is no card, or where it cannot be told which ones are meant
+        Unavailable: where there is no card, or where it is not clear which ones are meant
     """
     gpus = open_gpus(None if isinstance(wanted, str) else wanted)
     if wanted != "used":
@@ -71,7 +71,7 @@ def synchronise(device: TorchDevice | None = None) -> None:
 
     Args:
         device: waited for first, also where CUDA has not been started yet; with a CPU there is nothing to wait for.
-            None: whatever is used, which may be nothing
+            None: the used ones alone, of which there may be none
 
     Raises:
         RuntimeError: what CUDA raises for an error in a kernel

@@ -118,7 +118,7 @@ class GpuMeter:
         return {uuid: pids - self._processes_before[uuid] - own for uuid, pids in self._foreign_pids.items()}
 
     def temperatures(self) -> dict[str, float]:
-        """UUID → °C, of the cards that say."""
+        """UUID → °C, of the cards that could be read."""
         answers = {uuid: self._try(gpu.temperature_c) for uuid, gpu in self._gpus.items()}
         return {uuid: temperature_c for uuid, temperature_c in answers.items() if temperature_c is not None}
 
@@ -197,7 +197,7 @@ class GpuMeter:
         joules, error_j = integrate([t for t, _ in points], [p for _, p in points], start_s, end_s)
         averaged_s = gpu.power_is["averaging_s"]
         if averaged_s is None and gpu.power_field is None:
-            averaged_s = LONGEST_AVERAGE_S  # it is not told, and on many cards it is that
+            averaged_s = LONGEST_AVERAGE_S  # NVML does not state it, and on many cards it is that
         error_j += (averaged_s or 0.0) * (max(p for _, p in points) - min(p for _, p in points))
         if averages := self._averages[uuid][-len(samples) :]:
             detail["average_field_j"], _ = integrate([t for t, _ in averages], [p for _, p in averages], start_s, end_s)
@@ -264,7 +264,7 @@ def _throttled_s(gpu: Gpu) -> dict[str, float]:
     try:
         return gpu.throttled_s()
     except SensorError:
-        return {}  # a card that is lost says so through its energy
+        return {}  # that a card is lost stands with its energy
 
 
 def _widest(times_s: list[float], start_s: float, end_s: float) -> float:

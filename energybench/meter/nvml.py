@@ -96,7 +96,7 @@ class Gpu:
         return float(self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM))
 
     def throttled_s(self) -> dict[str, float]:
-        """Reason → seconds in which it has held the clocks back, since the driver was loaded; what the card tells."""
+        """Reason → seconds in which it has held the clocks back since the driver was loaded; what the card reports."""
         values = self._fields(list(THROTTLES.values()))
         return {name: value / 1e9 for name, value in zip(THROTTLES, values, strict=True) if value is not None}
 

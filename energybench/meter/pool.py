@@ -51,7 +51,10 @@ class MeterSet:
         self.facts = gpu_facts(self.meters)
 
     def of_used_cards(self, reading: Reading) -> Reading:
-        """The reading without cards that this process did not use; what cannot be told of one is said."""
+        """The reading without cards that this process did not use.
+
+        A card that it used without metering it, or that it may have used, is unavailable there, with the reason.
+        """
         if self.request.gpus != "used" or self.request.energy == "off":
             return reading
         listed, newcomers = set[str](), dict[str, set[int]]()
@@ -61,7 +64,7 @@ class MeterSet:
                 newcomers |= meter.unknown_newcomers()
         used = devices.uuids() | listed
         energy = [each for each in reading.energy if not each.device.startswith("GPU-") or each.device in used]
-        if not any(each.scope == "gpu" and not each.device for each in energy):  # it is not said of all cards already
+        if not any(each.scope == "gpu" and not each.device for each in energy):  # else that entry is of all cards
             unclear = {uuid for uuid, processes in newcomers.items() if not all(map(psutil.pid_exists, processes))}
             energy += devices.unmetered(energy, used, NOT_OPENED) + devices.unmetered(energy, unclear - used, AMBIGUOUS)
         cards = {uuid: card for uuid, card in reading.cards.items() if uuid in used}

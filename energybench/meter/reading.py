@@ -1,4 +1,4 @@
-"""What the meters say of one window, as it stands in a record.
+"""What the meters measured in one window, as it stands in a record.
 
 SI units in the field names (_s _j _c _mhz); a missing figure is null with its reason, never 0. Imports no torch.
 """
@@ -8,10 +8,21 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from energybench.common.open_tables import Detail
-from energybench.common.quantities import Amount, Celsius, Count, Joules, Megahertz, Period, Pid, Seconds, Text, Window
+from energybench.common.quantities import (
+    Amount,
+    Celsius,
+    Count,
+    Joules,
+    Megahertz,
+    Period,
+    Pid,
+    Seconds,
+    Text,
+    WindowSeconds,
+)
 
 MEASURED_SOURCES = frozenset({"gpu_counter", "gpu_power_integral", "rapl"})
-NO_SENSOR = ("model(", "replay(")  # beginnings of sources that stand beside sensors and say nothing of one
+NO_SENSOR = ("model(", "replay(")  # beginnings of sources that are no sensor's
 
 
 class Model(BaseModel):
@@ -21,6 +32,8 @@ class Model(BaseModel):
 class Energy(Model):
     """One sensor's figure for one window.
 
+    Either `energy_j` in joules, with `error_j` if the sensor knows it, or null and the `reason`; never 0 for unknown.
+
     source: one of MEASURED_SOURCES; `meter(NAME)` of another package; `model(...)` or `replay(...)`, which are no
             measurement; "unavailable" for a sensor that was never there
     """
@@ -29,7 +42,7 @@ class Energy(Model):
     scope: Text  # gpu | cpu | dram | machine
     device: Text = ""
     energy_j: Joules | None = None
-    error_j: Amount | None = None  # budget of what the sensor may have missed or added; the truth lies within ±
+    error_j: Amount | None = None  # in joules: the truth lies within energy_j ± error_j; null where it is not known
     reason: str | None = None  # why energy_j is null
     detail: Detail = Field(default_factory=dict)
 
@@ -68,9 +81,13 @@ class SamplerState(Model):
 
 
 class Reading(Model):
-    """Everything the meters say of one window."""
+    """Everything the meters measured in one window.
 
-    wall_s: Window
+    A meter of another package gives `wall_s` (the seconds that its figures are of, or 0) and `energy`; the window's own
+    clock gives the rest.
+    """
+
+    wall_s: WindowSeconds  # without the pauses between pieces
     cpu_s: Seconds | None = None  # CPU seconds of the process and its children
     steal_s: Seconds | None = None  # CPU seconds that the host took from this machine
     pieces: Count = 1  # a pause, for an evaluation say, ends one piece and begins another

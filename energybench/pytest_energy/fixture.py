@@ -39,7 +39,7 @@ class EnergyBenchmark(BenchmarkFixture):
         self._window: OpenWindow | None = None
         self._target: Callable[..., Any] = _nothing
         self._each_round = False
-        self._unmetered = 0  # rounds of a warm-up that are still to come
+        self._warmup_rounds_left = 0  # rounds of a warm-up that are still to come
         self._rounds, self._timed_s = 0, 0.0
         self._flop: dict[str, Any] = {}
 
@@ -59,7 +59,7 @@ class EnergyBenchmark(BenchmarkFixture):
         if self._left_alone():
             return pedantic(target)
         teardown = options.get("teardown")
-        self._each_round, self._unmetered = bool(setup or teardown), options.get("warmup_rounds", 0)
+        self._each_round, self._warmup_rounds_left = bool(setup or teardown), options.get("warmup_rounds", 0)
         result = self._billed(target, pedantic)
         if self.flops and not self._flop:
             given = (setup() if setup else None) or (args, kwargs or {})
@@ -95,7 +95,7 @@ class EnergyBenchmark(BenchmarkFixture):
         duration, iterations, loops_range = super()._calibrate_timer(runner)
         if self._warmup:  # then as many rounds come that are not timed, before those that are
             rounds = max(ceil(self._max_time / duration), self._min_rounds)
-            self._unmetered = min(rounds, max(1, int(self._warmup / iterations)))
+            self._warmup_rounds_left = min(rounds, max(1, int(self._warmup / iterations)))
         return duration, iterations, loops_range
 
     def _make_runner(self, function_to_benchmark: Callable[..., Any], args: Any, kwargs: Any) -> Callable[..., Any]:
@@ -106,8 +106,8 @@ class EnergyBenchmark(BenchmarkFixture):
         def round_of(loops_range: Any) -> Any:
             if self.stats is None:  # calibration
                 return runner(loops_range)
-            if self._unmetered:
-                self._unmetered -= 1
+            if self._warmup_rounds_left:
+                self._warmup_rounds_left -= 1
                 return runner(loops_range)
             window = self._window
             assert window is not None

@@ -1,7 +1,7 @@
-"""What a piece of somebody's code took: the sensors of the machine around it, and what may be said of their figures.
+"""What a call took: the sensors of the machine around it, and which figure follows from them.
 
 Energy is what was measured, one channel per device, over everything inside the window; per call it is divided by the
-calls. A modelled figure stands apart under its own name. Whatever forbids a figure leaves null and the reason.
+calls. A modelled figure stands apart under its own name. Where there is none it is null, with the reason.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from energybench.common.quantities import (
     Share,
     Text,
     Tunings,
-    Window,
+    WindowSeconds,
 )
 from energybench.common.sealed_files import sealed, write_text
 from energybench.meter.reading import Energy, Model, Reading
@@ -117,7 +117,7 @@ class Target(Model):
     at_least: Figure
     epoch: Count | None = None
     steps: Count | None = None
-    wall_s: Window | None = None
+    wall_s: WindowSeconds | None = None
     energy: list[Energy] = Field(default_factory=list)
 
 
@@ -185,8 +185,8 @@ class ProfilingRun(Model):
     """
 
     steps: Count = 0
-    plain_s: dict[str, Window] = Field(default_factory=dict)
-    method_s: dict[str, Window] = Field(default_factory=dict)
+    plain_s: dict[str, WindowSeconds] = Field(default_factory=dict)
+    method_s: dict[str, WindowSeconds] = Field(default_factory=dict)
     reason: str | None = None  # why there is none
 
 

@@ -6,8 +6,8 @@
             window.steps += 1
     window.quality("accuracy", 0.93)
 
-Alone it prints one line when the outermost window closes, and keeps a record if told where. Under a suite
-($ENERGYBENCH_WINDOWS) it prints nothing: each closed window is a line for the trial.
+Alone it prints one line when the outermost window closes, and keeps a record where `record=` names a file. Under a
+suite ($ENERGYBENCH_WINDOWS) it prints nothing: each closed window is a line for the trial.
 
 A window inside another one is part of it; `exclude_from_parent=True` pauses the windows around it instead: an
 evaluation is no part of training. How windows nest and who does the metering: `window.py`.
