@@ -23,7 +23,8 @@ from energybench.common.errors import EXIT_TRIALS_FAILED, EnergybenchError, Prob
 from energybench.common.hashing import digest
 from energybench.meter import Meter
 from energybench.meter.devices import visible_uuids
-from energybench.meter.facts import gpu_facts, measures
+from energybench.meter.facts import gpu_facts
+from energybench.meter.sensors import measures
 from energybench.process import supervise
 from energybench.records.record import Cell, RunFile, Trial
 from energybench.trial.command_trial import Metered, metered, why_unusable

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from energybench.meter import Meter
-from energybench.meter.facts import measures
 from energybench.meter.reading import Reading
+from energybench.meter.sensors import measures
 from energybench.meter.window import Window, sum_pieces
 from energybench.records.record import Flag
 
