@@ -22,7 +22,7 @@ from energybench.common.quantities import Seed, Text
 from energybench.common.safe_read import read_bytes
 from energybench.common.sealed_files import write_out
 from energybench.gate.regression import Finding
-from energybench.meter.reading import Model
+from energybench.meter.reading import RecordModel
 from energybench.records.reader import read_folder
 from energybench.records.record import CountingRun, Passes, RunFile, Trial
 
@@ -49,7 +49,7 @@ class Counts:
     torch: str | None = None
 
 
-class Told(Model):
+class Told(RecordModel):
     """What is no count of it: a name that is none would be compared, sorted and printed all the same."""
 
     suite: Text

@@ -25,11 +25,13 @@ MEASURED_SOURCES = frozenset({"gpu_counter", "gpu_power_integral", "rapl"})
 NO_SENSOR = ("model(", "replay(")  # beginnings of sources that are no sensor's
 
 
-class Model(BaseModel):
+class RecordModel(BaseModel):
+    """A part of a record: immutable, of known keys alone, every number finite."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Energy(Model):
+class Energy(RecordModel):
     """One sensor's figure for one window.
 
     Either `energy_j` in joules, with `error_j` if the sensor knows it, or null and the `reason`; never 0 for unknown.
@@ -57,7 +59,7 @@ class Energy(Model):
         return self.energy_j is None and self.source != "unavailable"
 
 
-class CardState(Model):
+class CardState(RecordModel):
     """The state of one GPU during a window: what may have bent its figures."""
 
     temperature_start_c: Celsius | None = None
@@ -70,7 +72,7 @@ class CardState(Model):
     mps: bool | None = None  # shared: several processes in one context
 
 
-class SamplerState(Model):
+class SamplerState(RecordModel):
     """What the thread that reads sensors in the background did in a window, and what it cost."""
 
     period_s: Period
@@ -80,7 +82,7 @@ class SamplerState(Model):
     cpu_s: Seconds = 0.0
 
 
-class Reading(Model):
+class Reading(RecordModel):
     """Everything the meters measured in one window.
 
     A meter of another package gives `wall_s` (the seconds that its figures are of, or 0) and `energy`; the window's own

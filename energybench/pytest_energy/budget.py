@@ -17,7 +17,7 @@ from energybench.common.errors import nearest
 from energybench.common.units import UnitError, format_si, parse_joules
 from energybench.pytest_energy.metered_calls import Bill
 
-Verdict = Literal["within", "over", "undecided", "not measured"]
+BudgetVerdict = Literal["within", "over", "undecided", "not measured"]
 SCOPES = ("gpu", "cpu", "dram", "machine")
 EXAMPLE = '@pytest.mark.energy(budget="12 J")'
 
@@ -40,7 +40,7 @@ class Judgement:
 
     name: str
     budget: Budget
-    verdict: Verdict
+    verdict: BudgetVerdict
     sentence: str
     bill: Bill | None
 
@@ -73,7 +73,7 @@ def judge(name: str, budget: Budget, bill: Bill | None, reason: str = "") -> Jud
         reason: why there is no bill
     """
 
-    def judged(verdict: Verdict, sentence: str) -> Judgement:
+    def judged(verdict: BudgetVerdict, sentence: str) -> Judgement:
         return Judgement(name, budget, verdict, sentence, bill)
 
     if bill is None:

@@ -26,7 +26,7 @@ from energybench.common.quantities import Count, Seconds
 from energybench.common.safe_read import read_bytes
 from energybench.common.units import format_energy, format_seconds
 from energybench.meter import combine
-from energybench.meter.reading import Model, Reading
+from energybench.meter.reading import Reading, RecordModel
 from energybench.meter.window import sum_pieces
 from energybench.records.reader import read
 
@@ -80,7 +80,7 @@ class WindowLine(BaseModel):
         return self.reading.wall_s if self.reading else self.stop_s - self.start_s
 
 
-class WindowsFile(Model):
+class WindowsFile(RecordModel):
     """The record of one outermost window and of all inside it."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
