@@ -11,7 +11,7 @@ from energybench.train.method import Method, Task
 if TYPE_CHECKING:
     from energybench.common.errors import EnergybenchError
     from energybench.results import Results, load, run
-    from energybench.windows.window import measure
+    from energybench.windows.measure import measure
 
 __all__ = [
     "Batch",
@@ -30,7 +30,7 @@ __all__ = [
 
 # Name → its module, imported when it is asked for.
 _LATER = {
-    "measure": "windows.window",
+    "measure": "windows.measure",
     "run": "results",
     "load": "results",
     "Results": "results",

@@ -1,4 +1,4 @@
-"""Callbacks for trainers of others: the training as a window `train`, each evaluation as a window apart from it.
+"""Callbacks for trainers of others: the training as a window `train`, from which each evaluation is excluded.
 
     Trainer(..., callbacks=[energybench.callbacks.huggingface()])                    transformers
     Trainer(callbacks=[energybench.callbacks.lightning()])                           lightning, pytorch_lightning
@@ -13,52 +13,57 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+import warnings
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from energybench.common.errors import Problem, UsageError
-from energybench.windows.window import MeasuredWindow, measure
+from energybench.windows.measure import measure
+from energybench.windows.window import MeasuredWindow
 
-INSIDE = "an evaluation or a checkpoint ran inside it"  # unseen beforehand, so it could not be set apart
+UNANNOUNCED = "an evaluation or a checkpoint ran inside it"  # not known beforehand, so it could not be excluded
 NO_QUALITY = ("runtime", "per_second", "jit_compilation_time", "epoch")  # what trainers list beside quality
 
 
-class Marks:
-    """The window of a training, and what stands apart from it. `window` stays after the training, for its quality."""
+class TrainingWindow:
+    """The window of a training, and those that are excluded from it.
+
+    window: of the training; it stays after the training, for its quality
+    """
 
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
-        self._train, self._aside = measure(name, **options), list[Any]()
+        self._train, self._excluded = measure(name, **options), list[Any]()
         self.window: MeasuredWindow | None = None
-        self._open = self._unseen = False
+        self._open = self._unannounced = False
 
     def begin(self) -> None:
         self.end("never closed")  # a training before this one that was broken off
-        self.window, self._open, self._unseen = self._train.start(), True, False
+        self.window, self._open, self._unannounced = self._train.start(), True, False
 
     def end(self, error: str | None = None) -> None:
-        while self._aside:
-            self.back()
+        while self._excluded:
+            self.end_excluded()
         if self._open:
             self._open = False
-            self._train.stop(error or (INSIDE if self._unseen else None))
+            self._train.stop(error or (UNANNOUNCED if self._unannounced else None))
 
-    def apart(self, name: str) -> None:
-        """Something that is no training begins."""
+    def begin_excluded(self, name: str) -> None:
+        """Something that is no training begins: pause the window."""
         if self._open:
-            aside = measure(name, apart=True)
-            aside.start()
-            self._aside.append(aside)
+            excluded = measure(name, exclude_from_parent=True)
+            excluded.start()
+            self._excluded.append(excluded)
 
-    def back(self) -> None:
-        """It has ended."""
-        if self._aside:
-            self._aside.pop().stop()
+    def end_excluded(self) -> None:
+        """It has ended: the training goes on."""
+        if self._excluded:
+            self._excluded.pop().stop()
 
-    def ended(self) -> None:
-        """Something that is no training has just ended; if nobody said that it began, the window is marked."""
-        self._unseen = self._unseen or (self._open and not self._aside)
-        self.back()
+    def excluded_has_ended(self) -> None:
+        """Something that is no training has just ended; if it was not excluded from its beginning, mark the window."""
+        self._unannounced = self._unannounced or (self._open and not self._excluded)
+        self.end_excluded()
 
     def steps(self, count: int) -> None:
         if self.window is not None and self._open:
@@ -74,115 +79,145 @@ class Marks:
 
 
 def huggingface(name: str = "train", **options: Any) -> Any:
-    """A `transformers.TrainerCallback`. Evaluations and checkpoints of the trainer's own schedule stand apart;
-    the window is marked if another callback asked for one."""
-    base: Any = _library("transformers", "huggingface").TrainerCallback
-    marks = Marks(name, options)
+    """A `transformers.TrainerCallback`. Evaluations and checkpoints of the trainer's own schedule are excluded; the
+    window is marked if another callback asked for one.
 
-    class Measure(base):
+    Args:
+        name: of the window
+        options: as `energybench.measure` takes them
+
+    Raises:
+        UsageError: E643 where transformers is not installed, E641 for a wrong option
+    """
+    base: Any = _library("transformers", "huggingface").TrainerCallback
+    training = TrainingWindow(name, options)
+
+    class HuggingFaceCallback(base):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            marks.begin()
+            training.begin()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if marks.window is not None:
-                marks.steps(marks.window.steps + 1)
-            self._next(control)
+            if training.window is not None:
+                training.steps(training.window.steps + 1)
+            self._what_comes_next(control)
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self._next(control)
+            self._what_comes_next(control)
 
-        def _next(self, control: Any) -> None:
+        def _what_comes_next(self, control: Any) -> None:
             """What comes before the next step, as the trainer does it: an evaluation, then a checkpoint."""
             if control.should_evaluate:
-                marks.apart("evaluate")
+                training.begin_excluded("evaluate")
             elif control.should_save:
-                marks.apart("save")
+                training.begin_excluded("save")
 
         def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-            marks.ended()
-            marks.quality(metrics, "eval_")
+            training.excluded_has_ended()
+            training.quality(metrics, "eval_")
             if control.should_save:
-                marks.apart("save")
+                training.begin_excluded("save")
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            marks.ended()
+            training.excluded_has_ended()
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            marks.end()
+            training.end()
 
-    return _with(Measure, marks)
+    return _with(HuggingFaceCallback, training)
 
 
 def lightning(name: str = "train", **options: Any) -> Any:
-    """A `lightning.pytorch.Callback`, or `pytorch_lightning`'s where that is what the script imports. Validation stands
-    apart; checkpoints, which Lightning writes without saying when, do not."""
+    """A `lightning.pytorch.Callback`, or `pytorch_lightning`'s where that is what the script imports. Validation is
+    excluded; checkpoints, which Lightning writes without saying when, are not.
+
+    Args:
+        name: of the window
+        options: as `energybench.measure` takes them
+
+    Raises:
+        UsageError: E643 where Lightning is not installed, E641 for a wrong option
+    """
     other = "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules
     base: Any = _library("pytorch_lightning" if other else "lightning.pytorch", "lightning").Callback
-    marks = Marks(name, options)
+    training = TrainingWindow(name, options)
 
-    class Measure(base):
+    class LightningCallback(base):
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             self._before = trainer.global_step
-            marks.begin()
+            training.begin()
 
         def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
-            marks.steps(trainer.global_step - self._before)
+            training.steps(trainer.global_step - self._before)
 
         def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-            marks.apart("evaluate")
+            training.begin_excluded("evaluate")
 
         def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-            marks.back()
+            training.end_excluded()
             if not trainer.sanity_checking:
-                marks.quality(trainer.callback_metrics)
+                training.quality(trainer.callback_metrics)
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            marks.steps(trainer.global_step - self._before)
-            marks.quality(trainer.callback_metrics)
-            marks.end()
+            training.steps(trainer.global_step - self._before)
+            training.quality(trainer.callback_metrics)
+            training.end()
 
         def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-            marks.end(type(exception).__name__)
+            training.end(type(exception).__name__)
 
-    return _with(Measure, marks)
+    return _with(LightningCallback, training)
 
 
 def keras(name: str = "train", **options: Any) -> Any:
-    """A `keras.callbacks.Callback`. Validation inside `fit` stands apart."""
-    base: Any = _library("keras", "keras").callbacks.Callback
-    marks = Marks(name, options)
+    """A `keras.callbacks.Callback`. Validation inside `fit` is excluded.
 
-    class Measure(base):
+    Args:
+        name: of the window
+        options: as `energybench.measure` takes them
+
+    Raises:
+        UsageError: E643 where Keras is not installed, E641 for a wrong option
+    """
+    base: Any = _library("keras", "keras").callbacks.Callback
+    training = TrainingWindow(name, options)
+
+    class KerasCallback(base):
         def on_train_begin(self, logs: Any = None) -> None:
             self._before = self._updates()
-            marks.begin()
+            training.begin()
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            marks.steps(self._updates() - self._before)
-            marks.quality(logs, "val_")
+            training.steps(self._updates() - self._before)
+            training.quality(logs, "val_")
 
         def on_test_begin(self, logs: Any = None) -> None:
-            marks.apart("evaluate")
+            training.begin_excluded("evaluate")
 
         def on_test_end(self, logs: Any = None) -> None:
-            marks.back()
+            training.end_excluded()
 
         def on_train_end(self, logs: Any = None) -> None:
-            marks.steps(self._updates() - self._before)
-            marks.end()
+            training.steps(self._updates() - self._before)
+            training.end()
 
         def _updates(self) -> int:
             """The optimizer's own count: a batch is no update where several are run or accumulated at once."""
             optimizer = self.model.optimizer
             return int(optimizer.iterations) if optimizer is not None and optimizer.built else 0
 
-    return _with(Measure, marks)
+    return _with(KerasCallback, training)
 
 
-def _with(kind: type, marks: Marks) -> Any:
-    """An instance that has its window: `callback.marks.window`."""
-    callback = kind()
-    callback.marks = marks
+def _with(callback_class: Any, training: TrainingWindow) -> Any:
+    """An instance that has its window: `callback.training.window`."""
+
+    def marks(self: Any) -> TrainingWindow:
+        warnings.warn("callback.marks is called callback.training now", DeprecationWarning, stacklevel=2)
+        return training
+
+    callback_class.marks = property(marks)
+    callback = callback_class()
+    callback.training = training
     return callback
 
 

@@ -51,7 +51,7 @@ _TABLE = """
     method=train.method+train.batch+train.stack_check recipe=train.recipe tally=train.tally
     workloads.data=train.data workloads.images=train.images
     calibrate=trial.calibrate cell=trial.trial+trial.build command_cell=trial.command_trial
-    command_quality=trial.command_quality counting=trial.count_cell phases=trial.phases+meter.facts
+    command_quality=trial.command_quality counting=trial.count_cell phases=trial.phases+meter.facts+meter.sensors
     stopwatch=trial.phase_profile warmup=trial.warmup witness=trial.counting_layer
     flags=verdict.flags+verdict.flag_codes looks=verdict.interim+stats.interim report.compare=verdict.workload
     report.evidence=verdict.pairing+meter.combine report.headline=verdict.headline
@@ -59,7 +59,7 @@ _TABLE = """
     report.overall=verdict.overall+report.markdown_sections
     report.required=verdict.requirements+report.markdown_sections report.shapes=verdict.figures
     report.summary=verdict.summary report.target=verdict.target report.words=verdict.wording
-    measuring=windows.window
+    measuring=windows.measure+windows.window
 """
 HOMES: dict[str, list[str]] = {
     f"energybench.{old}": [f"energybench.{home}" for home in homes.split("+")]

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from energybench.pytest_energy.budget import Budget, Judged
+    from energybench.pytest_energy.budget import Budget, Judgement
     from energybench.pytest_energy.metered_calls import Bill, Metering
 
 METERING = pytest.StashKey["Metering"]()
-JUDGED = pytest.StashKey[list["Judged"]]()
+JUDGEMENTS = pytest.StashKey[list["Judgement"]]()
 MARKER = (
     'energy(budget, of=None): what the test may take, "12 J" or "5 mWh", of the parts of the machine named in `of` '
     "(gpu, cpu, dram); skipped where nothing measures it. With energy_benchmark: what one call may take."
@@ -112,40 +112,40 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     if budget is None:
         return (yield)
     if _uses(item, "energy_benchmark"):
-        found = yield
+        result = yield
         fixture = getattr(item, "funcargs", {})["energy_benchmark"]
-        why = (
+        reason = (
             "the benchmark did not run" if fixture.enabled else "benchmarks are switched off, so it ran once, unmetered"
         )
-        _decide(item, budget, fixture.bill, why)
-        return found
+        _decide(item, budget, fixture.bill, reason)
+        return result
     if hasattr(item.config, "workerinput"):
-        found = yield
+        result = yield
         _decide(item, budget, None, "other workers of xdist use the same sensors at the same time")
-        return found
+        return result
     with _metering(item.config).window() as window:
         window.start()
-        found = yield
+        result = yield
         window.stop()
         bill = window.bill(calls=1)
     _decide(item, budget, bill, "")
-    return found
+    return result
 
 
-def _decide(item: pytest.Item, budget: Budget, bill: Bill | None, why: str) -> None:
+def _decide(item: pytest.Item, budget: Budget, bill: Bill | None, reason: str) -> None:
     """What the test did has passed; now what it took."""
     from energybench.pytest_energy.budget import judge
 
-    judged = judge(item.nodeid, budget, bill, why)
-    item.config.stash.setdefault(JUDGED, []).append(judged)
+    judgement = judge(item.nodeid, budget, bill, reason)
+    item.config.stash.setdefault(JUDGEMENTS, []).append(judgement)
     if bill is not None:
         facts = bill.facts()
         item.user_properties += [(key, facts[key]) for key in ("energy_j", "energy_error_j", "energy_sources")]
-    item.user_properties.append(("energy_verdict", judged.verdict))
-    if judged.verdict == "not measured":
-        raise pytest.skip.Exception(judged.sentence, _use_item_location=True)
-    if judged.verdict != "within":
-        pytest.fail(judged.sentence, pytrace=False)
+    item.user_properties.append(("energy_verdict", judgement.verdict))
+    if judgement.verdict == "not measured":
+        raise pytest.skip.Exception(judgement.sentence, _use_item_location=True)
+    if judgement.verdict != "within":
+        pytest.fail(judgement.sentence, pytrace=False)
 
 
 def _uses(item: pytest.Item, fixture: str) -> bool:
@@ -161,10 +161,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Gen
         if session is not None and session.groups and not session.quiet and METERING in config.stash:
             from energybench.pytest_energy import energy_table
 
-            found = energy_table.rows_of(session.groups, session.compared_mapping or {}, session.sort)
-            for group, rows in found.items():
+            groups = energy_table.rows_of(session.groups, session.compared_mapping or {}, session.sort)
+            for group, rows in groups.items():
                 energy_table.write(terminalreporter, group, rows)
-        if judged := config.stash.get(JUDGED, None):
+        if judgements := config.stash.get(JUDGEMENTS, None):
             from energybench.pytest_energy import energy_table
 
-            energy_table.write_budgets(terminalreporter, judged)
+            energy_table.write_budgets(terminalreporter, judgements)

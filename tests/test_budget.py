@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energybench.common.units import format_si, parse_joules
-from energybench.meter.reading import Card, Energy, Reading
+from energybench.meter.reading import CardState, Energy, Reading
 from energybench.pytest_energy import energy_table
 from energybench.pytest_energy.budget import Budget, judge, read_marker
-from energybench.pytest_energy.energy_table import Row
+from energybench.pytest_energy.energy_table import EnergyRow
 from energybench.pytest_energy.metered_calls import KEY, Bill, Metering
 
 
@@ -82,6 +82,42 @@ def test_what_may_decide_nothing_is_not_measured_for_a_budget() -> None:
     assert judge("t", Budget(1e9), modelled).verdict == "not measured"
 
 
+UNTOLD = Energy(source="meter(x)", scope="machine", energy_j=1000.0)
+
+
+@pytest.mark.parametrize("budget", [1e-3, 10.0, 1e9])
+def test_no_budget_is_kept_or_broken_by_a_figure_of_unknown_error(budget: float) -> None:
+    made = billed(UNTOLD)
+    assert (made.energy_j, made.error_j) == (10.0, None)
+    judged = judge("t", Budget(budget), made)
+    assert judged.verdict == "undecided"
+    assert "meter(x) (machine) does not say how far off it may be" in judged.sentence
+    assert "±" not in judged.sentence
+
+
+def test_a_sum_with_one_unknown_error_has_an_unknown_one_and_its_known_part_has_its_own() -> None:
+    card = Energy(source="gpu_counter", scope="gpu", device="GPU-1", energy_j=300.0, detail={"tick_s": 0.1})
+    made = billed(card, rapl(200.0), cards=(CARD,), timed_s=10.0)
+    assert (made.energy_j, made.error_j) == (5.0, None)
+    assert judge("t", Budget(1e9), made).verdict == "undecided"
+    assert made.error_reason == "gpu_counter (gpu) does not say how far off it may be"
+    part = made.of(("cpu",))
+    assert (part.energy_j, part.error_j, part.error_reason) == (2.0, 0.01, None)
+    assert judge("t", Budget(2.5, ("cpu",)), made).verdict == "within"
+
+
+def test_an_unknown_error_is_null_with_its_reason_in_the_facts_and_no_zero_in_the_table() -> None:
+    facts = billed(UNTOLD).facts()
+    assert facts["energy_error_j"] is None
+    assert "does not say" in facts["energy_error_reason"]
+    terminal = Lines()
+    energy_table.write(terminal, "", [EnergyRow("t", facts)], 120)
+    text = " ".join(" ".join(terminal.lines).split())
+    assert "10 J, error unknown" in text
+    assert "±" not in text
+    assert facts["energy_error_reason"] in text
+
+
 def test_a_part_of_the_machine_is_judged_by_its_own_joules() -> None:
     parts = (
         Energy(source="rapl", scope="cpu", device="package-0", energy_j=60.0, error_j=1.0),
@@ -143,7 +179,7 @@ CARD, OTHER = "GPU-1", "GPU-2"
 def billed(
     *energy: Energy, cards: tuple[str, ...] = (), came: tuple[str, ...] = (), timed_s: float = 10.0, **card: Any
 ) -> Bill:
-    reading = Reading(wall_s=10.0, energy=list(energy), cards={CARD: Card(**card)} if card else {})
+    reading = Reading(wall_s=10.0, energy=list(energy), cards={CARD: CardState(**card)} if card else {})
     return Metering().bill(reading, 100, timed_s, cards, came)
 
 
@@ -256,7 +292,7 @@ FACTS = [
 @pytest.mark.parametrize("width", range(40, 201, 8))
 def test_at_any_width_no_figure_is_cropped_and_every_source_and_reason_is_told(width: int) -> None:
     terminal = Lines()
-    rows = [Row(f"test_of_some_length_{number}", facts) for number, facts in enumerate(FACTS)]
+    rows = [EnergyRow(f"test_of_some_length_{number}", facts) for number, facts in enumerate(FACTS)]
     energy_table.write(terminal, "", rows, width)
     text = " ".join(" ".join(terminal.lines).split())
     for figure in (

@@ -105,11 +105,11 @@ def test_transformers_steps_are_the_optimizers_updates(
 ) -> None:
     callback = callbacks.huggingface(energy="off", quiet=True)
     trainer(callback, tmp_path, **settings).train()
-    assert callback.marks.window.steps == len(updates) == expected
-    assert callback.marks.window.line.error is None
+    assert callback.training.window.steps == len(updates) == expected
+    assert callback.training.window.line.error is None
 
 
-def test_transformers_evaluations_and_checkpoints_stand_apart_and_quality_is_theirs(
+def test_transformers_evaluations_and_checkpoints_are_excluded_and_quality_is_theirs(
     tmp_path: Path, updates: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "windows.jsonl"
@@ -145,7 +145,7 @@ def test_transformers_an_evaluation_that_nobody_announced_marks_the_window(tmp_p
     late = trainer(callback, tmp_path)
     late.add_callback(Sudden())  # after ours, so we cannot see it coming
     late.train()
-    assert callback.marks.window.line.error == callbacks.INSIDE
+    assert callback.training.window.line.error == callbacks.UNANNOUNCED
 
 
 def test_transformers_a_training_that_breaks_is_marked_when_the_next_one_begins(tmp_path: Path) -> None:
@@ -161,10 +161,10 @@ def test_transformers_a_training_that_breaks_is_marked_when_the_next_one_begins(
     broken.add_callback(Break())
     with pytest.raises(ValueError, match="mine"):
         broken.train()
-    first = callback.marks.window
+    first = callback.training.window
     trainer(callback, tmp_path, max_steps=1).train()
     assert (first.line.error, first.steps) == ("never closed", 1)
-    assert (callback.marks.window.line.error, callback.marks.window.steps) == (None, 1)
+    assert (callback.training.window.line.error, callback.training.window.steps) == (None, 1)
 
 
 # ── lightning ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -218,7 +218,7 @@ def fit(flavour: str, callback: Any, fail_at: int = -1, **settings: Any) -> None
 @pytest.mark.parametrize(
     ("settings", "expected"), [({}, 10), ({"accumulate_grad_batches": 2}, 6), ({"max_steps": 3, "max_epochs": -1}, 3)]
 )
-def test_lightnings_steps_are_the_optimizers_updates_and_validation_stands_apart(
+def test_lightnings_steps_are_the_optimizers_updates_and_validation_is_excluded(
     tmp_path: Path, updates: list[int], settings: dict[str, Any], expected: int
 ) -> None:
     path = tmp_path / "record.json"
@@ -238,7 +238,7 @@ def test_lightning_an_exception_closes_and_marks_the_window() -> None:
     callback = callbacks.lightning(energy="off", quiet=True)
     with pytest.raises(ValueError, match="mine"):
         fit("lightning.pytorch", callback, fail_at=3)
-    assert (callback.marks.window.line.error, callback.marks.window.steps) == ("ValueError", 3)
+    assert (callback.training.window.line.error, callback.training.window.steps) == ("ValueError", 3)
 
 
 # ── keras ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -264,7 +264,7 @@ def keras_fit(callback: Any, accumulate: int | None = None, **settings: Any) -> 
 
 
 @pytest.mark.parametrize(("accumulate", "expected"), [(None, 10), (2, 5)])
-def test_keras_steps_are_the_optimizers_updates_and_validation_stands_apart(
+def test_keras_steps_are_the_optimizers_updates_and_validation_is_excluded(
     tmp_path: Path, accumulate: int | None, expected: int
 ) -> None:
     path = tmp_path / "record.json"
@@ -277,9 +277,9 @@ def test_keras_steps_are_the_optimizers_updates_and_validation_stands_apart(
     assert train.wall_s == pytest.approx(10 * STEP_S)  # of every batch, whether it ends in an update or not
     assert train.stop_s - train.start_s == pytest.approx(10 * STEP_S + 2 * PAUSE_S)
     assert set(train.quality) == {"loss", "mae"}
-    keras_before = callback.marks.window
+    keras_before = callback.training.window
     model.evaluate(np.ones((4, 3)), np.ones((4, 1)), callbacks=[callback], verbose=0)  # no training: no window
-    assert callback.marks.window is keras_before
+    assert callback.training.window is keras_before
     assert [file.name for file in tmp_path.iterdir()] == ["record.json"]
 
 
@@ -287,7 +287,7 @@ def test_a_second_fit_counts_its_own_updates() -> None:
     callback = callbacks.keras(energy="off", quiet=True)
     model = keras_fit(callback, epochs=1)
     model.fit(np.ones((8, 3)), np.ones((8, 1)), batch_size=4, epochs=3, verbose=0, callbacks=[callback])
-    assert callback.marks.window.steps == 6
+    assert callback.training.window.steps == 6
 
 
 def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,3 +295,10 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch: py
     with pytest.raises(UsageError, match="E643") as caught:
         callbacks.keras()
     assert "energybench[keras]" in caught.value.problems[0].hint
+
+
+def test_the_old_name_of_a_callbacks_window_works_for_one_version_with_a_warning() -> None:
+    training = callbacks.TrainingWindow("train", {"energy": "off"})
+    callback = callbacks._with(type("Callback", (), {}), training)
+    with pytest.warns(DeprecationWarning, match=r"callback\.training"):
+        assert callback.marks is callback.training is training

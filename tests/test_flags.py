@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from energybench.meter.reading import Card, Energy, Reading, Sampler
+from energybench.meter.reading import CardState as Card
+from energybench.meter.reading import Energy, Reading
+from energybench.meter.reading import SamplerState as Sampler
 from energybench.records.record import Flag, Passes, Warmup
 from energybench.stats import paired
 from energybench.verdict import flag_codes, flags

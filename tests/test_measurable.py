@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from energybench.cli import app
 from energybench.common.errors import EnergybenchError
 from energybench.meter import clock
-from energybench.meter.reading import Model
+from energybench.meter.reading import RecordModel
 from energybench.records.reader import read, read_folder
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.train import discovery
@@ -196,7 +196,7 @@ def test_a_run_file_that_no_suite_can_have_made_is_refused(way: str, value: Any,
 
 
 @pytest.mark.parametrize("kind", [RunFile, Trial, CountingRun, WindowsFile])
-def test_every_number_of_a_record_has_a_least_and_a_most(kind: type[Model]) -> None:
+def test_every_number_of_a_record_has_a_least_and_a_most(kind: type[RecordModel]) -> None:
     """Whoever adds a field says what it can be. Tables whose keys others choose have no schema."""
     free = []
 

@@ -25,10 +25,9 @@ from fakes.replay import VirtualTime
 
 import energybench
 from energybench.common.errors import CannotMeasure, UsageError
-from energybench.meter import devices, rapl
-from energybench.meter import pool as kit
+from energybench.meter import devices, pool, rapl
 from energybench.meter.counter import Counters
-from energybench.meter.reading import Energy
+from energybench.meter.reading import Energy, Reading
 from energybench.records.reader import read
 from energybench.windows import window as measuring
 from energybench.windows.file import WindowsFile, read_windows
@@ -47,10 +46,10 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("ENERGYBENCH_POWERCAP", str(tmp_path / "nothing"))
     for name in ("ENERGYBENCH_WINDOWS", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         monkeypatch.delenv(name, raising=False)
-    kit._idle.clear()
+    pool._idle.clear()
     yield
     assert not measuring._open
-    kit._idle.clear()
+    pool._idle.clear()
 
 
 def sockets(machine: Powercap) -> None:
@@ -172,11 +171,11 @@ def test_a_window_inside_that_is_too_short_for_the_sampler_has_no_figure_but_a_r
     assert "shorter than 10 ticks" in (energy.reason or "")
 
 
-def test_what_stands_apart_is_no_part_of_the_window_around_it(card: Card) -> None:
+def test_an_excluded_window_is_no_part_of_the_one_around_it(card: Card) -> None:
     clock = card(ours())
     with energybench.measure("train", quiet=True) as train:
         clock.sleep(0.2)
-        with energybench.measure("evaluate", apart=True) as evaluate:
+        with energybench.measure("evaluate", exclude_from_parent=True) as evaluate:
             clock.sleep(0.4)
         clock.sleep(0.2)
     assert train.reading is not None
@@ -190,10 +189,13 @@ def test_what_stands_apart_is_no_part_of_the_window_around_it(card: Card) -> Non
     assert (evaluate.path, evaluate.line.parent) == ("evaluate", None)
 
 
-def test_what_stands_apart_pauses_every_window_that_it_lies_in(processor: VirtualTime) -> None:
+def test_an_excluded_window_pauses_every_window_that_it_lies_in(processor: VirtualTime) -> None:
     with energybench.measure("train", quiet=True) as train, energybench.measure("epoch") as epoch:
         processor.sleep(0.1)
-        with energybench.measure("evaluate", apart=True) as evaluate, energybench.measure("batch") as batch:
+        with (
+            energybench.measure("evaluate", exclude_from_parent=True) as evaluate,
+            energybench.measure("batch") as batch,
+        ):
             processor.sleep(0.2)
         processor.sleep(0.1)
     assert batch.path == "evaluate/batch"
@@ -228,7 +230,6 @@ def on_cards(monkeypatch: pytest.MonkeyPatch, *uuids: str) -> None:
     cuda = SimpleNamespace(
         is_initialized=lambda: True,
         device_count=lambda: len(uuids),
-        memory_reserved=lambda n: 8,
         max_memory_reserved=lambda n: 8,
         synchronize=lambda n: None,
         get_device_properties=lambda n: SimpleNamespace(uuid=uuids[n].removeprefix("GPU-")),
@@ -253,7 +254,7 @@ def test_a_card_of_which_it_cannot_be_told_who_uses_it_is_unavailable_and_not_dr
         clock.sleep(0.3)
     assert window.reading is not None
     (energy,) = [e for e in window.reading.energy if e.scope == "gpu"]
-    assert (energy.source, energy.device, energy.reason) == ("unavailable", UUID, kit.UNTOLD)
+    assert (energy.source, energy.device, energy.reason) == ("unavailable", UUID, pool.AMBIGUOUS)
 
 
 def test_a_known_process_that_comes_onto_a_card_is_somebody_elses(card: Card) -> None:
@@ -274,7 +275,7 @@ def test_a_card_that_was_used_and_not_opened_is_said(card: Card, monkeypatch: An
     with energybench.measure("train", quiet=True) as window:
         clock.sleep(0.2)
     assert window.reading is not None
-    assert [(e.device, e.reason) for e in window.reading.energy if e.scope == "gpu"] == [(OTHER, kit.UNSEEN)]
+    assert [(e.device, e.reason) for e in window.reading.energy if e.scope == "gpu"] == [(OTHER, pool.NOT_OPENED)]
 
 
 def test_a_card_that_is_hidden_from_this_process_is_not_even_opened(card: Card, monkeypatch: Any) -> None:
@@ -301,8 +302,8 @@ def test_a_card_that_is_lost_gives_no_number_and_the_training_goes_on(card: Card
 
 
 def test_sensors_are_opened_once_and_again_only_for_a_second_thread(processor: VirtualTime, monkeypatch: Any) -> None:
-    opened, real = [], kit.open_meters
-    monkeypatch.setattr(kit, "open_meters", lambda *given: opened.append(1) or real(*given))
+    opened, real = [], pool.open_meters
+    monkeypatch.setattr(pool, "open_meters", lambda *given: opened.append(1) or real(*given))
     for _ in range(3):
         with energybench.measure("train", quiet=True), energybench.measure("epoch"):
             pass
@@ -461,7 +462,7 @@ def test_a_stretch_late_in_a_long_window_is_integrated_from_its_own_samples(fake
     meter = GpuMeter(open_gpus(), driver.time)
     meter.start()
     driver.time.sleep(92.0 - driver.time.now_ns() / 1e9)
-    inner = meter.inside()
+    inner = meter.nested()
     inner.start()
     driver.time.sleep(4.0)
     first, second = (e for e in inner.stop().energy if e.energy_j is not None)
@@ -473,7 +474,7 @@ def test_a_stretch_late_in_a_long_window_is_integrated_from_its_own_samples(fake
 def test_a_window_that_was_left_open_is_closed_by_the_one_around_it(clock: VirtualTime) -> None:
     with energybench.measure("train", energy="off", quiet=True) as train:
         clock.sleep(0.3)
-        left = energybench.measure("evaluate", apart=True).start()
+        left = energybench.measure("evaluate", exclude_from_parent=True).start()
         clock.sleep(0.05)
     assert left.line.error == "never closed"
     assert (left.seconds, train.seconds) == (pytest.approx(0.05), pytest.approx(0.3))
@@ -482,7 +483,7 @@ def test_a_window_that_was_left_open_is_closed_by_the_one_around_it(clock: Virtu
 
 
 @pytest.mark.parametrize("threads", [False, True])
-def test_two_windows_apart_at_the_same_time_pause_the_one_around_them_once(
+def test_two_excluded_windows_at_the_same_time_pause_the_one_around_them_once(
     processor: VirtualTime, threads: bool
 ) -> None:
     """0 – 0.2 training · 0.2 – 0.6 one evaluation, 0.3 – 0.9 another · 0.9 – 1.1 training"""
@@ -494,12 +495,12 @@ def test_two_windows_apart_at_the_same_time_pause_the_one_around_them_once(
             self.name, self.opened, self.over = name, threading.Event(), threading.Event()
 
         def in_thread(self) -> None:
-            with energybench.measure(self.name, apart=True) as self.window:
+            with energybench.measure(self.name, exclude_from_parent=True) as self.window:
                 self.opened.set()
                 assert self.over.wait(600)
 
         async def in_task(self) -> None:
-            with energybench.measure(self.name, apart=True) as self.window:
+            with energybench.measure(self.name, exclude_from_parent=True) as self.window:
                 self.opened.set()
                 while not self.over.is_set():
                     await asyncio.sleep(0)
@@ -528,8 +529,8 @@ def test_two_windows_apart_at_the_same_time_pause_the_one_around_them_once(
         return window
 
     # Opening sensors takes a while, also on this clock: both sets that will be lent are there before.
-    for each in [kit.borrow(kit.Wanted()) for _ in range(2)]:
-        kit.give_back(each)
+    for each in [pool.borrow(pool.MeterRequest()) for _ in range(2)]:
+        pool.give_back(each)
     first, second = Evaluation("first"), Evaluation("second")
     whole = asyncio.run(train())
     assert whole.reading is not None
@@ -537,7 +538,7 @@ def test_two_windows_apart_at_the_same_time_pause_the_one_around_them_once(
     for window, seconds in ((whole, 0.4), (first.window, 0.4), (second.window, 0.6)):
         assert window.seconds == pytest.approx(seconds)
         of_processor(window)
-    assert sum(map(len, kit._idle.values())) == 2  # both sets of meters were given back
+    assert sum(map(len, pool._idle.values())) == 2  # both sets of meters were given back
 
 
 def test_tasks_that_take_turns_do_not_lie_inside_each_other() -> None:
@@ -587,7 +588,7 @@ def test_a_record_holds_the_window_and_all_inside_it(processor: VirtualTime, tmp
     with energybench.measure("train", record=path, quiet=True):
         with energybench.measure("epoch"):
             pass
-        with energybench.measure("evaluate", apart=True) as evaluate:
+        with energybench.measure("evaluate", exclude_from_parent=True) as evaluate:
             pass
     record = read(path, WindowsFile)
     assert [window.path for window in record.windows] == ["train", "train/epoch", "evaluate"]
@@ -701,7 +702,7 @@ def test_torch_that_has_not_started_cuda_is_not_made_to() -> None:
 
     assert not torch.cuda.is_initialized()
     devices.synchronise()
-    assert devices.devices() == []
+    assert devices.numbers() == []
     assert devices.uuids() == set()
     assert not torch.cuda.is_initialized()
 
@@ -712,7 +713,6 @@ def test_every_used_device_is_waited_for_before_the_first_and_the_last_reading(m
     cuda = SimpleNamespace(
         is_initialized=lambda: True,
         device_count=lambda: 3,
-        memory_reserved=lambda n: 8 * (n == 2),
         max_memory_reserved=lambda n: 8 * (n >= 1),
         synchronize=waited.append,
         get_device_properties=lambda n: SimpleNamespace(uuid=f"{n}{n}"),
@@ -724,6 +724,53 @@ def test_every_used_device_is_waited_for_before_the_first_and_the_last_reading(m
     assert devices.uuids() == {"GPU-11", "GPU-22"}
 
 
+@pytest.mark.parametrize("started", [True, False])
+def test_the_device_of_a_trial_is_waited_for_before_all_that_are_used(monkeypatch: Any, started: bool) -> None:
+    """Also where nothing has started CUDA yet; and a trial on the processor waits for no card."""
+    waited: list[Any] = []
+    cuda = SimpleNamespace(
+        is_initialized=lambda: started,
+        device_count=lambda: 3,
+        max_memory_reserved=lambda n: 8 * (n >= 1),
+        synchronize=waited.append,
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, __version__="2"))
+    card = SimpleNamespace(type="cuda", index=1)
+    devices.synchronise(card)
+    assert waited == [card, *([1, 2] if started else [])]
+    devices.synchronise(SimpleNamespace(type="cpu"))
+    assert len(waited) == 1 + 2 * started
+
+
+def test_each_card_that_was_used_and_not_metered_is_said_to_have_no_figure(monkeypatch: Any) -> None:
+    on_cards(monkeypatch, UUID, OTHER)
+    card = Energy(source="gpu_counter", scope="gpu", device=UUID, energy_j=100.0, error_j=1.0)
+    package = Energy(source="rapl", scope="cpu", device="package-0", energy_j=10.0, error_j=0.1)
+    whole = devices.with_every_card(Reading(wall_s=1.0, energy=[card, package]), "because")
+    assert [e.device for e in whole.energy if e.energy_j is None] == [OTHER]
+    assert whole.energy[-1].reason == "because"
+    assert devices.with_every_card(whole, "because") == whole
+    for none_was_to_be_metered in ([], [package], [Energy(source="unavailable", scope="gpu", reason="no driver")]):
+        reading = Reading(wall_s=1.0, energy=none_was_to_be_metered)
+        assert devices.with_every_card(reading, "because") == reading
+
+
+def test_the_old_name_of_exclude_from_parent_works_for_one_version_with_a_warning(clock: VirtualTime) -> None:
+    with energybench.measure("train", energy="off", quiet=True) as train:
+        clock.sleep(0.1)
+        with pytest.warns(DeprecationWarning, match="exclude_from_parent"):
+            evaluate = energybench.measure("evaluate", apart=True)
+        with evaluate as window:
+            clock.sleep(0.2)
+    assert (window.line.parent, window.seconds) == (None, pytest.approx(0.2))
+    assert train.seconds == pytest.approx(0.1)
+    with pytest.warns(DeprecationWarning, match="exclude_from_parent"):
+        inner = energybench.measure("inner", energy="off", apart=False)
+    with energybench.measure("outer", energy="off", quiet=True), inner as window:
+        pass
+    assert window.line.parent == "outer"
+
+
 def test_an_error_in_a_kernel_closes_the_window_and_is_raised(monkeypatch: Any, capsys: Any) -> None:
     def fail(number: int) -> None:
         if failing:
@@ -731,11 +778,7 @@ def test_an_error_in_a_kernel_closes_the_window_and_is_raised(monkeypatch: Any, 
 
     failing: list[bool] = []
     cuda = SimpleNamespace(
-        is_initialized=lambda: True,
-        device_count=lambda: 1,
-        memory_reserved=lambda n: 8,
-        max_memory_reserved=lambda n: 8,
-        synchronize=fail,
+        is_initialized=lambda: True, device_count=lambda: 1, max_memory_reserved=lambda n: 8, synchronize=fail
     )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, __version__="2"))
     with pytest.raises(RuntimeError, match="device-side"), energybench.measure("t", energy="off") as window:

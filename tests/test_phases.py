@@ -10,7 +10,7 @@ import pytest
 
 from energybench.meter.facts import gpu_facts, keep_trace
 from energybench.meter.reading import Energy, Reading
-from energybench.meter.sensors import Missing
+from energybench.meter.sensors import UnavailableMeter
 from energybench.trial import phases
 from energybench.trial.phases import Phases
 
@@ -86,7 +86,7 @@ def test_idle_power_is_read_for_more_ticks_than_a_figure_needs(card: Card) -> No
 
 def test_where_nothing_is_measured_nothing_waits(card: Card) -> None:
     found = fresh()
-    found.idle("idle_before", [Missing("gpu", "none")], 0.1)
+    found.idle("idle_before", [UnavailableMeter("gpu", "none")], 0.1)
     assert found.readings == {}
     assert card.now_s == 0
 
@@ -109,7 +109,7 @@ def test_a_phase_that_fails_keeps_its_reading_and_its_error(card: Card) -> None:
 
 
 def test_facts_of_cards_come_from_the_meters_that_have_them(card: Card) -> None:
-    assert gpu_facts([Missing("cpu", "none"), card]) == {"GPU-1": {"driver": "1"}}
+    assert gpu_facts([UnavailableMeter("cpu", "none"), card]) == {"GPU-1": {"driver": "1"}}
 
 
 def test_no_samples_leave_no_trace(tmp_path: Any, card: Card) -> None:

@@ -474,6 +474,39 @@ CALL = "import time\ndef test_call(energy_benchmark):\n    energy_benchmark(time
 BUDGET = "import pytest\n@pytest.mark.energy('1 MJ')\ndef test_budget(): pass\n"
 
 
+OFFERED = """
+from energybench.meter import sensors
+from energybench.meter.reading import Energy, Reading
+
+class Plug:
+    def start(self): pass
+    def stop(self):
+        return Reading(wall_s=0.0, energy=[Energy(source="x", scope="machine", energy_j=10.0)])
+
+class Point:
+    def load(self): return Plug
+
+sensors.offered = lambda: {"plug": Point()}
+"""
+
+
+def test_a_meter_that_states_no_error_decides_no_budget_and_its_error_is_nowhere_zero(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(OFFERED)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nenergybench_meters = plug\n")
+    ran = pytest_in(tmp_path, BUDGET + CALL.format(seconds=0.02), environment=VIRTUAL | {"COLUMNS": "200"})
+    budget = ran.tests["test_budget"]
+    assert budget.outcome == "failed"
+    assert "undecided: 10 J, error unknown, by meter(plug) (machine)" in budget.said
+    assert (budget.properties["energy_j"], budget.properties["energy_verdict"]) == ("10.0", "undecided")
+    assert budget.properties["energy_error_j"] == "None"
+    facts = ran.facts["test_call"]
+    assert facts["energy_j"] == pytest.approx(10.0 / facts["calls"])
+    assert facts["energy_error_j"] is None
+    assert "does not say how far off it may be" in facts["energy_error_reason"]
+    assert "error unknown" in ran.table()
+    assert "±" not in ran.table() + budget.said
+
+
 def test_unused_it_imports_nothing_and_opens_no_sensor(tmp_path: Path) -> None:
     text = """
 import sys

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from energybench.common.errors import UsageError
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.window import refuse_short
-from energybench.windows.file import WindowLine, append, of_training, qualities, read_windows, summed, training
+from energybench.windows.file import (
+    WindowLine,
+    append,
+    of_training,
+    qualities,
+    read_windows,
+    sentence,
+    summed,
+    training,
+)
 
 
 def reading(seconds: float, joules: float | None = None) -> Reading:
@@ -130,6 +139,28 @@ def test_training_is_the_window_of_that_name_else_all_at_the_top_and_nothing_nes
 def test_windows_that_overlap_are_not_added_up_for_a_sensor_sees_the_whole_machine() -> None:
     assert summed([window(start=0, stop=2), window(start=1, stop=3)]) is None
     assert summed([window(start=0, stop=2), window(start=2, stop=3)]) is not None
+
+
+def test_windows_of_which_one_has_an_unknown_error_have_a_sum_of_unknown_error_and_no_line_says_zero() -> None:
+    untold = Reading(wall_s=1.0, energy=[Energy(source="meter(x)", scope="machine", energy_j=10.0)])
+    told = Reading(wall_s=1.0, energy=[Energy(source="meter(x)", scope="machine", energy_j=10.0, error_j=1.0)])
+    lines = [window(start=start, stop=start + 1, reading=each) for start, each in ((0, told), (1, untold))]
+    both = summed(lines)
+    assert both is not None
+    assert (both.energy[0].energy_j, both.energy[0].error_j) == (20.0, None)
+    assert sentence(lines[0]).endswith("10 J meter(x) ±1 J")
+    for line in (lines[1], window(stop=2, reading=both)):
+        assert "±" not in sentence(line)
+        assert sentence(line).endswith(" J meter(x), error unknown")
+
+
+def test_the_sum_of_a_known_and_an_unknown_error_is_not_the_known_one() -> None:
+    package = Energy(source="rapl", scope="cpu", device="package-0", energy_j=10.0, error_j=1.0)
+    card = Energy(source="gpu_counter", scope="gpu", device="GPU-1", energy_j=190.0)
+    text = sentence(window(reading=Reading(wall_s=1.0, energy=[package, card])))
+    assert "200 J" in text
+    assert "error unknown" in text
+    assert "±" not in text
 
 
 def test_one_lost_reading_leaves_no_partial_total() -> None:

@@ -22,10 +22,12 @@ from typing import Any, Literal, Unpack
 from energybench.common.errors import EXIT_TRIALS_FAILED, EnergybenchError, Problem, UsageError, nearest
 from energybench.common.hashing import digest
 from energybench.meter import Meter
-from energybench.meter.facts import gpu_facts, measures
+from energybench.meter.devices import visible_uuids
+from energybench.meter.facts import gpu_facts
+from energybench.meter.sensors import measures
 from energybench.process import supervise
 from energybench.records.record import Cell, RunFile, Trial
-from energybench.trial.command_trial import MeteredCommand, RunOptions, cards, metered, why_unusable
+from energybench.trial.command_trial import MeteredCommand, RunOptions, metered, why_unusable
 from energybench.verdict.figures import MARGIN, Summary
 
 NAME = "command"  # of the one workload
@@ -72,7 +74,7 @@ class Bench:
         self.uuids: list[str] = []
         if energy:
             with suppress(Unavailable):  # open_meters says why
-                self.uuids = cards()
+                self.uuids = visible_uuids()
         self.device = "+".join(self.uuids) or "cpu"
         wanted = {"energy": "if available" if energy else "off", "gpus": self.uuids or "used", "of_children": True}
         self.meters: list[Meter] = open_meters(wanted, self.device)

@@ -24,7 +24,7 @@ def _measurable(least_of_it: float) -> Callable[[float | None], float | None]:
 
 
 Seconds = Annotated[float, Field(ge=0, le=1e11)]  # 3,000 years
-Window = Annotated[float, Field(ge=0, le=1e11), AfterValidator(_measurable(1e-9))]  # of a clock in nanoseconds
+WindowSeconds = Annotated[float, Field(ge=0, le=1e11), AfterValidator(_measurable(1e-9))]  # of a clock in nanoseconds
 Joules = Annotated[float, Field(ge=0, le=1e18), AfterValidator(_measurable(1e-15))]
 Flop = Annotated[float, Field(ge=0, le=1e36), AfterValidator(_measurable(1e-6))]
 Byte = Annotated[float, Field(ge=0, le=1e36), AfterValidator(_measurable(1e-6))]

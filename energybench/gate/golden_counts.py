@@ -23,7 +23,7 @@ from energybench.common.quantities import Seed, Text
 from energybench.common.safe_read import read_bytes
 from energybench.common.sealed_files import write_out
 from energybench.gate.regression import Finding
-from energybench.meter.reading import Model
+from energybench.meter.reading import RecordModel
 from energybench.records.reader import read_folder
 from energybench.records.record import CountingRun, Passes, RunFile, Trial
 
@@ -53,7 +53,7 @@ class Counts:
     torch: str | None = None
 
 
-class Header(Model):
+class Header(RecordModel):
     """What is no count in golden counts, strictly typed: a name that is no text would be compared and printed too."""
 
     suite: Text

@@ -54,11 +54,11 @@ def model_parameters() -> dict[str, Any]:
     from codecarbon.external.ram import RAM
 
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # what it warns of is in `tdp_source`
-    found = TDP()
-    known = found.model is not None and found._get_cpu_power_from_registry(found.model) is not None
+    tdp = TDP()
+    known = tdp.model is not None and tdp._get_cpu_power_from_registry(tdp.model) is not None
     return {
-        "cpu": found.model,
-        "tdp_w": float(found.tdp) if found.tdp else 4.0 * (psutil.cpu_count() or 1),
+        "cpu": tdp.model,
+        "tdp_w": float(tdp.tdp) if tdp.tdp else 4.0 * (psutil.cpu_count() or 1),
         "tdp_source": "codecarbon's table" if known else "codecarbon's guess of 4 W per thread: CPU unknown to it",
         "ram_w": float(RAM(tracking_mode="machine").total_power().W),
     }
@@ -97,7 +97,7 @@ class CodecarbonModel:
             ],
         )
 
-    def inside(self) -> CodecarbonModel:
+    def nested(self) -> CodecarbonModel:
         return CodecarbonModel(self._parameters, self._time)
 
 

@@ -1,4 +1,4 @@
-"""One monotonic clock for everything, and what it says of a window: wall time, CPU time, time stolen by the host."""
+"""One monotonic clock for everything, and a window's times by it: wall time, CPU time, time stolen by the host."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ class Clock:
         return Reading(wall_s=wall_s, cpu_s=max(0.0, self._cpu() - self._cpu_s), steal_s=stolen)
 
     def _cpu(self) -> float:
-        # To the microsecond; of those that still run the kernel tells hundredths of a second.
-        own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        total = sum(usage.ru_utime + usage.ru_stime for usage in own)
+        # To the microsecond; of children that still run the kernel counts in hundredths of a second.
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        total = sum(usage.ru_utime + usage.ru_stime for usage in usages)
         for child in descendants(os.getpid()):
             with contextlib.suppress(psutil.NoSuchProcess):
                 total += sum(psutil.Process(child).cpu_times()[:2])
@@ -109,7 +109,7 @@ class WallClock:
 
 
 def stolen_s(stat: Path = Path("/proc/stat")) -> float | None:
-    """CPU seconds, all cores, in which this machine wanted to run and its host ran another; None if it cannot tell."""
+    """CPU seconds, all cores, in which this machine wanted to run and its host ran another; None if it is not known."""
     try:
         fields = stat.read_text(encoding="ascii").split("\n", 1)[0].split()
         return int(fields[8]) / os.sysconf("SC_CLK_TCK")  # cpu user nice system idle iowait irq softirq steal

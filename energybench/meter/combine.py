@@ -10,17 +10,23 @@ from energybench.meter.reading import NO_SENSOR, Energy, Reading
 
 Sensors = frozenset[tuple[str, str]]  # (source, scope)
 PREFERENCE = ("gpu_counter", "rapl", "gpu_power_integral")  # one channel per device: the second only checks it
-WHOLE = "machine"  # the scope of a meter that sees everything: what others see is in its figure
+MACHINE = "machine"  # the scope of a meter that sees everything: what others see is in its figure
 
 
 @dataclass(frozen=True, slots=True)
 class Metered:
-    """What a window's measured sensors say together, one channel per device; nothing modelled enters."""
+    """The sum of a window's measured sensors, one channel per device; nothing modelled enters.
+
+    sensors:  (source, scope) of each figure that was added; empty where nothing was measured
+    joules:   their sum; 0 where nothing was measured
+    error_j:  of the sum, by `added_error`; None where a sensor does not state its own
+    channels: (source, scope, device) of each figure that was added
+    """
 
     sensors: Sensors
     joules: float
-    error_j: float  # as if every sensor erred the same way
-    channels: frozenset[tuple[str, str, str]]  # (source, scope, device) of each figure that was added
+    error_j: float | None
+    channels: frozenset[tuple[str, str, str]]
 
 
 def added_error(errors: Iterable[float | None]) -> float | None:
@@ -39,8 +45,8 @@ def added_error(errors: Iterable[float | None]) -> float | None:
 def _channels(reading: Reading | None) -> list[Energy]:
     """The measured figures that may be added: the best channel of each device; a meter of everything stands alone.
 
-    A part of the machine of which one device has no figure has no sum. What is told of a part without naming a device
-    is the whole of it: never added to what its devices say.
+    A part of the machine of which one device has no figure has no sum. A figure of a part that names no device is the
+    whole of it: never added to those of its devices.
     """
     best: dict[tuple[str, str], Energy] = {}
     known: set[tuple[str, str]] = set()
@@ -52,27 +58,37 @@ def _channels(reading: Reading | None) -> list[Energy]:
             best[key] = energy
     blind = {scope for scope, device in known if device and (scope, device) not in best}
     named = {scope for scope, device in best if device} - blind
-    found = [energy for (scope, device), energy in best.items() if bool(device) == (scope in named)]
-    return [energy for energy in found if energy.scope == WHOLE] or found
+    channels = [energy for (scope, device), energy in best.items() if bool(device) == (scope in named)]
+    return [energy for energy in channels if energy.scope == MACHINE] or channels
 
 
 def metered(reading: Reading | None) -> Metered:
-    found = _channels(reading)
+    """Add up what the sensors of a window measured.
+
+    Args:
+        reading: of one window; None where there was none
+
+    Returns:
+        The sum in joules of one channel per device. 0 J by no sensor where nothing was measured: ask `sensors` first.
+    """
+    channels = _channels(reading)
     return Metered(
-        frozenset((energy.source, energy.scope) for energy in found),
-        math.fsum(energy.energy_j or 0.0 for energy in found),
-        math.fsum(energy.error_j or 0.0 for energy in found),
-        frozenset((energy.source, energy.scope, energy.device) for energy in found),
+        frozenset((energy.source, energy.scope) for energy in channels),
+        math.fsum(energy.energy_j or 0.0 for energy in channels),
+        added_error(energy.error_j for energy in channels),
+        frozenset((energy.source, energy.scope, energy.device) for energy in channels),
     )
 
 
-def budgeted(reading: Reading | None) -> bool:
-    """Whether each of the figures that `metered` adds says how far off it may be."""
-    return all(energy.error_j is not None for energy in _channels(reading))
-
-
 def metered_by_scope(reading: Reading | None) -> dict[str, float]:
-    """The same joules, part by part of the machine."""
+    """The same joules, part by part of the machine.
+
+    Args:
+        reading: of one window; None where there was none
+
+    Returns:
+        Scope ("gpu", "cpu", "dram", "machine") → joules, of the scopes that were measured.
+    """
     parts: dict[str, float] = {}
     for energy in _channels(reading):
         parts[energy.scope] = parts.get(energy.scope, 0.0) + (energy.energy_j or 0.0)

@@ -18,7 +18,7 @@ from typing import Any
 
 from energybench.meter.clock import Time
 
-PAUSE_S = 0.0005  # between two looks at a counter while an edge is awaited
+PAUSE_S = 0.0005  # between two reads of a counter while an edge is awaited
 LONGEST_TICK_S = 0.5  # ticks of 10–100 ms have been seen; past this a counter stands still
 RESOLUTION_J = 0.001  # NVML counts whole millijoules
 # Detail of a figure that is null because the window was too short: what it may have been.
@@ -31,7 +31,7 @@ class SensorError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A counter was seen to move: when (the middle of the two looks, and half their distance) and to what."""
+    """A counter was seen to move: when (the middle of the two reads, and half their distance) and to what."""
 
     time_ns: int
     half_ns: int
@@ -49,7 +49,7 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class CounterFigure:
     """One counter's energy in one window; null with its reason."""
 
     joules: float | None = None
@@ -58,7 +58,7 @@ class Counted:
     detail: dict[str, Any] = field(default_factory=dict)
 
 
-class Watch:
+class EdgeWatch:
     """Polls counters and collects their edges, all on one clock. A counter that fails or stands still is `lost`."""
 
     def __init__(self, reads: Mapping[str, Callable[[], float]], time: Time) -> None:
@@ -73,7 +73,7 @@ class Watch:
     def until(self, enough: Callable[[str], bool]) -> None:
         """Return at once after the first edge for whose device `enough` is true, or when no counter is left."""
         now_ns = self._time.now_ns
-        last: dict[str, tuple[int, float]] = {}
+        last_read: dict[str, tuple[int, float]] = {}
         since = dict.fromkeys(self._reads, now_ns())
         while self.alive:
             for device in self.alive:
@@ -84,8 +84,8 @@ class Watch:
                     self.lost[device] = str(error)
                     continue
                 answered_ns = now_ns()
-                before = last.get(device)
-                last[device] = (asked_ns, joules)
+                before = last_read.get(device)
+                last_read[device] = (asked_ns, joules)
                 if before is not None and joules < before[1]:
                     self.lost[device] = "the counter was reset"
                 elif before is not None and joules > before[1]:
@@ -101,7 +101,7 @@ class Watch:
 
 def infer_tick(read: Callable[[], float], time: Time, edges: int = 11) -> Tick:
     """How often the counter moves, from at least 10 intervals. Raises SensorError if it does not."""
-    watch = Watch({"": read}, time)
+    watch = EdgeWatch({"": read}, time)
     watch.until(lambda _: len(watch.edges[""]) >= edges)
     if watch.lost:
         raise SensorError(watch.lost[""])
@@ -122,18 +122,18 @@ class Counters:
         self, reads: Mapping[str, Callable[[], float]], time: Time, tail_power_w: Mapping[str, float] | None = None
     ) -> None:
         self._reads, self._time, self._tail_power_w = dict(reads), time, dict(tail_power_w or {})
-        self._before = Watch({}, time)
+        self._before = EdgeWatch({}, time)
         self._start_ns = 0
-        self._seen: dict[str, float] = {}
+        self._last_j: dict[str, float] = {}
         self._lost: dict[str, str] = {}
 
     def start(self) -> None:
         """Returns on an edge of the first counter: the work may begin."""
-        self._seen, watch = {}, Watch(self._reads, self._time)
+        self._last_j, watch = {}, EdgeWatch(self._reads, self._time)
         watch.until(lambda device: device == watch.alive[0] and all(len(watch.edges[d]) >= 3 for d in watch.alive))
         self._before, self._lost, self._start_ns = watch, dict(watch.lost), self._time.now_ns()
 
-    def look(self) -> None:
+    def check_for_reset(self) -> None:
         """From time to time inside a window: a counter that went back was reset, however far it has come since."""
         for device in [device for device in self._reads if device not in self._lost]:
             try:
@@ -141,29 +141,30 @@ class Counters:
             except SensorError as error:
                 self._lost[device] = str(error)
                 continue
-            if joules < self._seen.get(device, 0.0):
+            if joules < self._last_j.get(device, 0.0):
                 self._lost[device] = "the counter was reset"
-            self._seen[device] = joules
+            self._last_j[device] = joules
 
-    def stop(self, end_ns: int) -> dict[str, Counted]:
+    def stop(self, end_ns: int) -> dict[str, CounterFigure]:
         """end_ns: when the window ended, just now."""
-        seen = dict(self._seen)  # before the edges to come, for the background goes on looking
-        after = Watch({device: read for device, read in self._reads.items() if device not in self._lost}, self._time)
+        last_j = dict(self._last_j)  # before the edges to come, for the background goes on reading
+        reads = {device: read for device, read in self._reads.items() if device not in self._lost}
+        after = EdgeWatch(reads, self._time)
         after.until(lambda _: all(len(after.edges[d]) >= 3 for d in after.alive))
         self._lost |= after.lost
         return {
-            device: self._counted(device, after.edges.get(device, []), end_ns, seen.get(device))
+            device: self._figure(device, after.edges.get(device, []), end_ns, last_j.get(device))
             for device in self._reads
         }
 
-    def _counted(self, device: str, after: list[Edge], end_ns: int, seen_j: float | None) -> Counted:
-        """seen_j: what the last look inside the window saw."""
+    def _figure(self, device: str, after: list[Edge], end_ns: int, last_j: float | None) -> CounterFigure:
+        """last_j: what the last read inside the window gave."""
         if device in self._lost:
-            return Counted(reason=self._lost[device])
+            return CounterFigure(reason=self._lost[device])
         start, end = self._before.edges[device][-1], after[0]
         raw = end.joules - start.joules
-        if not start.joules <= (start.joules if seen_j is None else seen_j) <= end.joules:
-            return Counted(reason="the counter was reset")
+        if not start.joules <= (start.joules if last_j is None else last_j) <= end.joules:
+            return CounterFigure(reason="the counter was reset")
         seconds = (end_ns - self._start_ns) / 1e9
         head_s = max(0, self._start_ns - start.time_ns) / 1e9
         tail_s = max(0, end.time_ns - end_ns) / 1e9
@@ -186,7 +187,7 @@ class Counters:
         if joules <= 0:
             reason = "the counter did not move: the window is shorter than its tick"
             short = joules + error >= 0 and seconds < statistics.median(gaps)
-            return Counted(reason=reason, detail={AT_MOST: joules + error} if short else {})
+            return CounterFigure(reason=reason, detail={AT_MOST: joules + error} if short else {})
         detail = {
             "tick_s": statistics.median(gaps),
             "head_s": head_s,
@@ -194,7 +195,7 @@ class Counters:
             "tail_s": tail_s,
             "tail_w": tail_w,
         }
-        return Counted(joules, error, None, detail)
+        return CounterFigure(joules, error, None, detail)
 
 
 def _power(first: Edge, second: Edge) -> tuple[float, float]:

@@ -1,9 +1,27 @@
-"""The CUDA devices that this process uses, as torch knows them: waited for and named, without ever importing torch."""
+"""Which cards this process uses, and waiting for them. torch is asked where it is loaded, and never imported.
+
+numbers, uuids    cards that hold or have held this process's tensors, as torch knows them
+listed_uuids      cards on which the driver lists this process or one that it started
+visible_uuids     cards that CUDA shows to a program with this environment, used or not
+"""
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from energybench.meter.nvml import Gpu, open_gpus, own_processes
+from energybench.meter.reading import Energy, Reading
+from energybench.meter.visible import visible
+
+
+class TorchDevice(Protocol):
+    """What is asked of a `torch.device`."""
+
+    @property
+    def type(self) -> str: ...
 
 
 def _cuda() -> Any:
@@ -13,22 +31,76 @@ def _cuda() -> Any:
     return cuda if cuda is not None and cuda.is_initialized() else None
 
 
-def devices() -> list[int]:
+def numbers() -> list[int]:
     """Numbers, in torch's order, of the devices that hold or have held this process's tensors."""
     cuda = _cuda()
     if cuda is None:
         return []
-    return [n for n in range(cuda.device_count()) if cuda.memory_reserved(n) or cuda.max_memory_reserved(n)]
+    return [number for number in range(cuda.device_count()) if cuda.max_memory_reserved(number)]
 
 
 def uuids() -> set[str]:
     """The same devices as NVML names them."""
     cuda = _cuda()
-    return {f"GPU-{cuda.get_device_properties(n).uuid}" for n in devices()}
+    return {f"GPU-{cuda.get_device_properties(number).uuid}" for number in numbers()}
 
 
-def synchronise() -> None:
-    """Wait until every used device is done. Raises what CUDA raises for an error in a kernel."""
+def listed_uuids(gpus: Iterable[Gpu]) -> list[str]:
+    """UUIDs of those of these cards on which the driver lists this process or one that it started."""
+    own = own_processes()
+    return [gpu.uuid for gpu in gpus if gpu.processes() & own]
+
+
+def visible_uuids(wanted: str | Sequence[str] = "used") -> list[str]:
+    """UUIDs of the cards that are metered for a program whose own use of them cannot be seen from here.
+
+    Args:
+        wanted: "used": those that CUDA shows to a program with this process's environment; "all"; or UUIDs
+
+    Raises:
+        Unavailable: where there is no card, or where it is not clear which ones are meant
+    """
+    gpus = open_gpus(None if isinstance(wanted, str) else wanted)
+    if wanted != "used":
+        return [gpu.uuid for gpu in gpus]
+    return visible([(gpu.uuid, gpu.name) for gpu in gpus], os.environ)
+
+
+def synchronise(device: TorchDevice | None = None) -> None:
+    """Wait until every card that this process uses is done: a model may have spread over several.
+
+    Args:
+        device: waited for first, also where CUDA has not been started yet; with a CPU there is nothing to wait for.
+            None: the used ones alone, of which there may be none
+
+    Raises:
+        RuntimeError: what CUDA raises for an error in a kernel
+    """
+    if device is not None and device.type != "cuda":
+        return
+    if device is not None:
+        sys.modules["torch"].cuda.synchronize(device)
     cuda = _cuda()
-    for number in devices():
+    for number in numbers():
         cuda.synchronize(number)
+
+
+def unmetered(energy: Sequence[Energy], cards: Iterable[str], reason: str) -> list[Energy]:
+    """Of each of these cards (UUIDs) that no figure is of: that there is none, and the reason."""
+    known = {each.device for each in energy}
+    missing = sorted(set(cards) - known)
+    return [Energy(source="unavailable", scope="gpu", device=uuid, reason=reason) for uuid in missing]
+
+
+def with_every_card(reading: Reading, reason: str) -> Reading:
+    """The reading, and of each card that this process used beside those that were metered that it has no figure.
+
+    Args:
+        reading: of one window. One that names no card stays as it is: none was to be metered, or its one entry of
+            scope "gpu" says why none could be
+        reason: why a card that was used was not metered
+    """
+    if not any(each.scope == "gpu" and each.device for each in reading.energy):
+        return reading
+    unseen = unmetered(reading.energy, uuids(), reason)
+    return reading.model_copy(update={"energy": [*reading.energy, *unseen]}) if unseen else reading

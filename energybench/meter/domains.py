@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from energybench.meter.clock import Time
-from energybench.meter.unavailable import Kind, Unavailable, explain
+from energybench.meter.unavailable import Unavailable, UnavailableKind, explain
 
 POWER_MAX_W = 1000.0  # of a domain that states no rating
 PROBE_S, PROBE_STEP_S, PROBE_MOVES = 0.1, 0.0005, 11  # a real counter moves about every millisecond
@@ -22,7 +22,7 @@ class Domain:
     device: str  # "package-0", "package-0/dram"
     read: Callable[[], int]
     joules_per_count: float
-    remedies: Mapping[Kind, str]  # for when it cannot be read
+    remedies: Mapping[UnavailableKind, str]  # for when it cannot be read
     range_counts: int | None = None  # None: too wide to wrap
     power_max_w: float = POWER_MAX_W
     update_s: float = 0.0  # time between two moves of the counter, as seen when it was opened
@@ -33,14 +33,22 @@ class Domain:
         return None if self.range_counts is None else self.range_counts * self.joules_per_count
 
 
-Found = tuple[list[Domain], dict[str, Unavailable]]  # usable, and device → why it is left out
+UsableDomains = tuple[list[Domain], dict[str, Unavailable]]  # and device → why it is left out
 
 
-def usable(domains: Sequence[Domain], refused: Mapping[str, Unavailable], time: Time) -> Found:
+def usable(domains: Sequence[Domain], refused: Mapping[str, Unavailable], time: Time) -> UsableDomains:
     """Every device once, the first that works of those with its name.
 
-    refused: device → why a counter of that name is out already
-    Raises Unavailable if a package cannot be read: the others would be a part of the whole.
+    Args:
+        domains: candidates, preferred ones first
+        refused: device → why a counter of that name is out already
+        time: the clock of the probe, which takes up to 0.1 s
+
+    Returns:
+        The domains to add up, and device → why it is left out.
+
+    Raises:
+        Unavailable: if a package cannot be read: the others would be a part of the whole
     """
     chosen: dict[str, Domain] = {}
     left_out = dict(refused)
@@ -49,10 +57,10 @@ def usable(domains: Sequence[Domain], refused: Mapping[str, Unavailable], time: 
             left_out.setdefault(domain.device, update_s)
         else:
             chosen.setdefault(domain.device, replace(domain, update_s=update_s))
-    left_out = {device: why for device, why in left_out.items() if device not in chosen}
-    for device, why in left_out.items():
+    left_out = {device: unavailable for device, unavailable in left_out.items() if device not in chosen}
+    for device, unavailable in left_out.items():
         if not device.endswith("/dram"):
-            raise why
+            raise unavailable
     return _distinct(list(chosen.values()), time), left_out
 
 
@@ -77,10 +85,10 @@ def _probe(domains: Sequence[Domain], time: Time) -> list[float | Unavailable]:
         if all(i in failed or len(seen) >= PROBE_MOVES for i, seen in enumerate(moves)):
             break
         time.sleep(PROBE_STEP_S)
-    return [failed[i] if i in failed else _update(domain, moves[i]) for i, domain in enumerate(domains)]
+    return [failed[i] if i in failed else _update_interval(domain, moves[i]) for i, domain in enumerate(domains)]
 
 
-def _update(domain: Domain, moves_ns: list[int]) -> float | Unavailable:
+def _update_interval(domain: Domain, moves_ns: list[int]) -> float | Unavailable:
     if not moves_ns:  # no machine draws 0 W
         reason = f"{domain.device} is listed, but its counter stood still for {PROBE_S * 1e3:g} ms"
         return Unavailable(reason, "unsupported", domain.remedies["unsupported"])
@@ -89,15 +97,15 @@ def _update(domain: Domain, moves_ns: list[int]) -> float | Unavailable:
 
 def _distinct(domains: Sequence[Domain], time: Time) -> list[Domain]:
     """Dies of one package (package-0-die-0, package-0-die-1) that mirror each other become one domain."""
-    kept: list[Domain] = []
+    distinct: list[Domain] = []
     for domain in domains:
-        for i, other in enumerate(kept):
+        for i, other in enumerate(distinct):
             if _package(domain) == _package(other) and _mirrored(other, domain, time):
-                kept[i] = replace(other, mirrors=(*other.mirrors, domain.device))
+                distinct[i] = replace(other, mirrors=(*other.mirrors, domain.device))
                 break
         else:
-            kept.append(domain)
-    return kept
+            distinct.append(domain)
+    return distinct
 
 
 def _package(domain: Domain) -> tuple[str, str]:

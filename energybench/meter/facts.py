@@ -1,4 +1,4 @@
-"""What is asked of meters beside their figures: whether they measure, what they sampled, which cards they watch."""
+"""What is asked of meters beside their figures: what they sampled, and which cards they watch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,8 @@ from typing import Any
 
 from energybench.common.sealed_files import write_bytes
 from energybench.meter import Meter
-from energybench.meter.sensors import Missing
 from energybench.meter.trace import pack
 from energybench.meter.window import Window
-
-
-def measures(meter: Meter) -> bool:
-    """Whether a meter reads a sensor, rather than say why there is none or model one."""
-    return not isinstance(meter, Missing) and not getattr(meter, "models", False)
 
 
 def keep_trace(window: Window, path: Path | None) -> str | None:

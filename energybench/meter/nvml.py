@@ -34,12 +34,12 @@ class Gpu:
         self._nvml, self._handle = nvml, handle
         self.uuid: str = self._ask("nvmlDeviceGetUUID")
         self.name: str = self._ask("nvmlDeviceGetName")
-        self.counter_reason = self._why(self.energy_j)
+        self.counter_reason = self._failure(self.energy_j)
         self.power_field: int | None = None  # None: nvmlDeviceGetPowerUsage
         self.power_reason: str | None = None
         for name in (INSTANT, AVERAGE, None):
             self.power_field = name
-            self.power_reason = self._why(self.power_w)
+            self.power_reason = self._failure(self.power_w)
             if self.power_reason is None:
                 break
 
@@ -54,7 +54,7 @@ class Gpu:
         values = self._ask("nvmlDeviceGetFieldValues", [(number, SCOPE) for number in numbers])
         return [_value(self._nvml, value) for value in values]
 
-    def _why(self, call: Callable[[], Any]) -> str | None:
+    def _failure(self, call: Callable[[], Any]) -> str | None:
         try:
             call()
         except SensorError as error:
@@ -96,7 +96,7 @@ class Gpu:
         return float(self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM))
 
     def throttled_s(self) -> dict[str, float]:
-        """Reason → seconds in which it has held the clocks back, since the driver was loaded; what the card tells."""
+        """Reason → seconds in which it has held the clocks back since the driver was loaded; what the card reports."""
         values = self._fields(list(THROTTLES.values()))
         return {name: value / 1e9 for name, value in zip(THROTTLES, values, strict=True) if value is not None}
 
@@ -110,7 +110,7 @@ class Gpu:
 
     def _pids(self, kind: str) -> set[int]:
         try:
-            return {int(found.pid) for found in self._ask(f"nvmlDeviceGet{kind}RunningProcesses")}
+            return {int(process.pid) for process in self._ask(f"nvmlDeviceGet{kind}RunningProcesses")}
         except SensorError:
             return set()  # not every card and driver lists them
 
@@ -123,7 +123,7 @@ class Gpu:
 
     def facts(self) -> dict[str, Any]:
         """What a comparison must keep equal, and what the sensors are: a missing fact is null with its reason."""
-        found: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "uuid": self.uuid,
             "name": self.name,
             "driver": self._nvml.nvmlSystemGetDriverVersion(),
@@ -142,10 +142,10 @@ class Gpu:
         }
         for key, call in calls.items():
             try:
-                found[key] = call()
+                facts[key] = call()
             except SensorError as error:
-                found[key], found[f"{key}_reason"] = None, str(error)
-        return found
+                facts[key], facts[f"{key}_reason"] = None, str(error)
+        return facts
 
 
 def _value(nvml: Any, field: Any) -> int | None:
@@ -174,20 +174,27 @@ def _binding() -> Any:
 
 
 def open_gpus(uuids: Sequence[str] | None = None) -> list[Gpu]:
-    """The cards of these UUIDs, or all. NVML stays open until the process ends. Raises Unavailable."""
+    """NVIDIA cards, opened. NVML stays open until the process ends.
+
+    Args:
+        uuids: of the cards; None: all of this machine
+
+    Raises:
+        Unavailable: where there is no driver, no card, or not one of these
+    """
     nvml = _binding()
     try:
         if uuids is None:
             handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
         else:
             handles = [nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids]
-        found = [Gpu(nvml, handle) for handle in handles]
+        gpus = [Gpu(nvml, handle) for handle in handles]
     except (nvml.NVMLError, SensorError) as error:
         text = str(error) if isinstance(error, SensorError) else f"NVML: {error}"
         raise Unavailable(text, "unsupported", REMEDY) from None
-    if not found:
+    if not gpus:
         raise Unavailable("NVML sees no GPU", "absent", REMEDY)
-    return found
+    return gpus
 
 
 @contextlib.contextmanager
@@ -205,7 +212,7 @@ def held_open() -> Iterator[None]:
             nvml.nvmlShutdown()
 
 
-def visible(pid: int) -> bool:
+def process_exists(pid: int) -> bool:
     """Whether the operating system has a process of that number here."""
     import psutil
 

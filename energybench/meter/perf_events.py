@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from energybench.meter.domains import READ_ERRORS, Domain
-from energybench.meter.unavailable import Kind, Unavailable, explain
+from energybench.meter.unavailable import Unavailable, UnavailableKind, explain
 
 SYSTEM = Path("/sys")
 SYSFS = "ENERGYBENCH_SYSFS"  # another folder in its place: the host's, mounted into a container
@@ -29,7 +29,7 @@ _SYSCALL = {"x86_64": 298, "aarch64": 241}  # perf_event_open
 _ATTRIBUTE_BYTES = 112  # PERF_ATTR_SIZE_VER5; all that is not named below is 0
 _CLOSE_ON_EXEC = 8  # PERF_FLAG_FD_CLOEXEC
 
-REMEDIES: Mapping[Kind, str] = {
+REMEDIES: Mapping[UnavailableKind, str] = {
     "absent": "sudo modprobe rapl  (a virtual machine has none: run on the machine itself)",
     "denied": "sudo sysctl kernel.perf_event_paranoid=0  (until the next boot; in a container also --cap-add PERFMON)",
     "unsupported": "use the powercap counters, or another machine",
@@ -93,7 +93,7 @@ def open_events(system: Path, opener: Opener = open_event) -> tuple[list[Domain]
     except READ_ERRORS as error:
         raise explain(error, "energy-pkg", REMEDIES) from None
     if not packages or len(set(packages)) < len(packages):
-        # Counts start at 0 when they are opened, so two looks at one counter cannot be told from two dies.
+        # Counts start at 0 when they are opened, so two names of one counter cannot be told from two dies.
         reason = f"the power events are on processors {processors}, not on one of each package"
         raise Unavailable(reason, "unsupported", REMEDIES["unsupported"])
     left_out = {}

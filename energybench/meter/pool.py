@@ -17,21 +17,24 @@ from energybench.common.errors import CannotMeasure, Problem
 from energybench.meter import Meter, devices
 from energybench.meter.facts import gpu_facts
 from energybench.meter.gpu import GpuMeter
-from energybench.meter.reading import Energy, Reading
-from energybench.meter.sensors import Missing, open_meters
+from energybench.meter.reading import CardState, Reading
+from energybench.meter.sensors import UnavailableMeter, measures, open_meters
 from energybench.meter.unavailable import Unavailable
 
-UNSEEN = "it was used, but none of its sensors was opened: name it with gpus=[...]"
-UNTOLD = "a process that is not known here came onto it and may be this one: name the card with gpus=[...]"
+NOT_OPENED = "it was used, but none of its sensors was opened: name it with gpus=[...]"
+AMBIGUOUS = "a process that is not known here came onto it and may be this one: name the card with gpus=[...]"
 EnergyWanted = Literal["if available", "require", "off"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class MeterRequest:
     """What a window is to be measured by.
 
-    gpus: "used", "all", or UUIDs. Used are the visible cards that hold this process's tensors, or on which the driver
-          lists it, when the window closes; the others are left out of its reading.
+    Args:
+        energy: "if available"; "require": an error where no sensor can be read; "off": the time alone
+        gpus: "used", "all", or UUIDs. Used are the visible cards that hold this process's tensors, or on which the
+            driver lists it, when the window closes; the others are left out of its reading
+        meters: those of other packages, by name
     """
 
     energy: EnergyWanted = "if available"
@@ -39,62 +42,64 @@ class Wanted:
     meters: tuple[str, ...] = ()
 
 
-class Kit:
-    """One set of meters. `facts`: UUID → driver, power limit, ECC of each card, as it was opened."""
+class MeterSet:
+    """Meters that are opened together. `facts`: UUID → driver, power limit, ECC of each card, as it was opened."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self.wanted = wanted
-        self.meters: list[Meter] = _open(wanted) if wanted.energy != "off" else []
+    def __init__(self, request: MeterRequest) -> None:
+        self.request = request
+        self.meters: list[Meter] = _open(request) if request.energy != "off" else []
         self.facts = gpu_facts(self.meters)
 
-    def of_used(self, reading: Reading) -> Reading:
-        """The reading without cards that this process did not use; what cannot be told of one is said."""
-        if self.wanted.gpus != "used" or self.wanted.energy == "off":
+    def of_used_cards(self, reading: Reading) -> Reading:
+        """The reading without cards that this process did not use.
+
+        A card that it used without metering it, or that it may have used, is unavailable there, with the reason.
+        """
+        if self.request.gpus != "used" or self.request.energy == "off":
             return reading
-        by_torch, listed, newcomers = devices.uuids(), set[str](), dict[str, set[int]]()
+        listed, newcomers = set[str](), dict[str, set[int]]()
         for meter in self.meters:
             if isinstance(meter, GpuMeter):
-                listed |= meter.ours()
-                newcomers |= meter.newcomers()
-        ours = by_torch | listed
-        energy = [e for e in reading.energy if not e.device.startswith("GPU-") or e.device in ours]
-        if not any(each.scope == "gpu" and not each.device for each in energy):  # it is not said of all cards already
-            missing = ours - {each.device for each in energy}
-            energy += [_unknown(uuid, UNSEEN) for uuid in sorted(missing)]
-            energy += [
-                _unknown(uuid, UNTOLD)
-                for uuid in sorted(set(newcomers) - ours)
-                if not all(map(psutil.pid_exists, newcomers[uuid]))
-            ]
-        cards = {uuid: card for uuid, card in reading.cards.items() if uuid in ours}
-        for uuid in set(cards) - listed:  # the driver numbers processes otherwise, as outside of a container
+                listed |= meter.listed_cards()
+                newcomers |= meter.unknown_newcomers()
+        used = devices.uuids() | listed
+        energy = [each for each in reading.energy if not each.device.startswith("GPU-") or each.device in used]
+        if not any(each.scope == "gpu" and not each.device for each in energy):  # else that entry is of all cards
+            unclear = {uuid for uuid, processes in newcomers.items() if not all(map(psutil.pid_exists, processes))}
+            energy += devices.unmetered(energy, used, NOT_OPENED) + devices.unmetered(energy, unclear - used, AMBIGUOUS)
+        cards = {uuid: card for uuid, card in reading.cards.items() if uuid in used}
+        # In a container the driver lists this process by another number: a single newcomer is this process.
+        for uuid in set(cards) - listed:
             if len(newcomers.get(uuid, ())) == 1:
-                others = [pid for pid in cards[uuid].foreign_pids if pid not in newcomers[uuid]]
-                cards[uuid] = cards[uuid].model_copy(update={"foreign_pids": others})
+                cards[uuid] = _without(cards[uuid], newcomers[uuid])
         return reading.model_copy(update={"energy": energy, "cards": cards})
 
 
-def _unknown(uuid: str, reason: str) -> Energy:
-    return Energy(source="unavailable", scope="gpu", device=uuid, reason=reason)
+def _without(card: CardState, processes: set[int]) -> CardState:
+    return card.model_copy(update={"foreign_pids": [pid for pid in card.foreign_pids if pid not in processes]})
 
 
 _lock = threading.Lock()
-_idle: dict[Wanted, list[Kit]] = {}
+_idle: dict[MeterRequest, list[MeterSet]] = {}
 
 
-def borrow(wanted: Wanted) -> Kit:
-    """Raises CannotMeasure E501 where energy is required and no sensor is there, UsageError E503 for a meter that no
-    package offers."""
+def borrow(request: MeterRequest) -> MeterSet:
+    """A set of meters that nobody else uses; opened where no idle one is there.
+
+    Raises:
+        CannotMeasure: E501 where energy is required and no sensor is there
+        UsageError: E503 for a meter that no package offers
+    """
     with _lock:
-        idle = _idle.get(wanted)
+        idle = _idle.get(request)
         if idle:
             return idle.pop()
-    return Kit(wanted)
+    return MeterSet(request)
 
 
-def give_back(kit: Kit) -> None:
+def give_back(meter_set: MeterSet) -> None:
     with _lock:
-        _idle.setdefault(kit.wanted, []).append(kit)
+        _idle.setdefault(meter_set.request, []).append(meter_set)
 
 
 def _forget() -> None:
@@ -107,34 +112,30 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-def _open(wanted: Wanted) -> list[Meter]:
-    gpus, missing = _cards(wanted)
-    measure = {"energy": wanted.energy, "gpus": gpus or "used", "meters": wanted.meters}
-    found = [*missing, *open_meters(measure, "cpu")]
-    if any(not isinstance(meter, Missing) for meter in found):
-        return found
-    if wanted.energy == "require":
-        reasons = "; ".join(e.reason or "" for meter in found for e in meter.stop().energy)
+def _open(request: MeterRequest) -> list[Meter]:
+    gpus, unavailable = _cards(request)
+    measure = {"energy": request.energy, "gpus": gpus or "used", "meters": request.meters}
+    meters = [*unavailable, *open_meters(measure, "cpu")]
+    if any(map(measures, meters)):
+        return meters
+    if request.energy == "require":
+        reasons = "; ".join(energy.reason or "" for meter in meters for energy in meter.stop().energy)
         hint = 'energybench doctor says what it has; or: energy="if available"'
         raise CannotMeasure(Problem("E501", f"this machine cannot measure energy: {reasons}", hint=hint))
     from energybench.meter.carbon import CodecarbonModel
 
-    return [*found, CodecarbonModel(_model())]
+    return [*meters, CodecarbonModel(_model())]
 
 
-def _cards(wanted: Wanted) -> tuple[str | list[str], list[Meter]]:
-    """(cards to open, a word on those that cannot be)."""
-    if wanted.gpus == "all" or not isinstance(wanted.gpus, str):
-        return wanted.gpus if isinstance(wanted.gpus, str) else list(wanted.gpus), []
-    from energybench.meter.nvml import open_gpus
-    from energybench.meter.visible import visible
-
+def _cards(request: MeterRequest) -> tuple[str | list[str], list[Meter]]:
+    """(cards to open, a meter that says why none can be)."""
+    if request.gpus != "used":
+        return request.gpus if isinstance(request.gpus, str) else list(request.gpus), []
     try:
-        cards = [(gpu.uuid, gpu.name) for gpu in open_gpus()]
-        return visible(cards, os.environ), []
-    except Unavailable as why:
-        known = devices.devices() or why.kind != "absent"  # a machine without a card lacks nothing
-        return [], [Missing("gpu", why.reason)] if known else []
+        return devices.visible_uuids(), []
+    except Unavailable as unavailable:
+        lacking = devices.numbers() or unavailable.kind != "absent"  # a machine without a card lacks nothing
+        return [], [UnavailableMeter("gpu", unavailable.reason)] if lacking else []
 
 
 @cache

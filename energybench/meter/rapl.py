@@ -23,10 +23,10 @@ from typing import Any
 
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.counter import AT_MOST
-from energybench.meter.domains import POWER_MAX_W, PROBE_S, READ_ERRORS, Domain, Found, usable
+from energybench.meter.domains import POWER_MAX_W, PROBE_S, READ_ERRORS, Domain, UsableDomains, usable
 from energybench.meter.perf_events import Opener, open_event, open_events, sysfs
-from energybench.meter.reading import Energy, Reading, Sampler
-from energybench.meter.unavailable import Kind, Unavailable, explain, said
+from energybench.meter.reading import Energy, Reading, SamplerState
+from energybench.meter.unavailable import Unavailable, UnavailableKind, explain, system_message
 
 POWERCAP = "class/powercap"  # below /sys
 VARIABLE = "ENERGYBENCH_POWERCAP"  # another folder to look in: the host's tree, mounted into a container
@@ -34,7 +34,7 @@ VARIABLE = "ENERGYBENCH_POWERCAP"  # another folder to look in: the host's tree,
 BURST = 2.0  # a domain may draw this much more than its rating
 LONGEST_PERIOD_S, READS_PER_WRAP = 10.0, 5.0
 
-REMEDIES: Mapping[Kind, str] = {
+REMEDIES: Mapping[UnavailableKind, str] = {
     "absent": "sudo modprobe intel_rapl_msr  (a virtual machine has none: run on the machine itself)",
     "masked": "start the container with -v /sys/devices/virtual/powercap:/host/powercap:ro "
     f"-e {VARIABLE}=/host/powercap",
@@ -43,7 +43,7 @@ REMEDIES: Mapping[Kind, str] = {
     "unsupported": "no command mends it: the processor keeps no such count; use another machine or a wall meter",
 }
 _ZONE = re.compile(r"(intel-rapl(?:-\w+)?(?::\d+)*):\d+")  # intel-rapl:0, intel-rapl:0:1, intel-rapl-mmio:0
-_MOST_MENDABLE = ("denied", "masked", "unsupported", "absent")
+_EASIEST_FIRST = ("denied", "masked", "unsupported", "absent")
 
 
 class Rapl:
@@ -55,56 +55,56 @@ class Rapl:
     """
 
     def __init__(self, domains: Sequence[Domain], time: Time, left_out: dict[str, str] | None = None) -> None:
-        self.domains, self.left_out = tuple(domains), dict(left_out or {})  # left_out: device → why
+        self.domains, self.left_out = tuple(domains), dict(left_out or {})  # left_out: device → reason
         wraps_s = [d.range_j / d.power_max_w for d in self.domains if d.range_j is not None]
         self.period_s = min([LONGEST_PERIOD_S, *(seconds / READS_PER_WRAP for seconds in wraps_s)])
         self._time = time
-        self._counts: list[_Count] = []
+        self._counts: list[_DomainCount] = []
         self._end: Callable[[], float] = lambda: 0.0
-        self._started_ns = self._looks = 0
+        self._started_ns = self._reads = 0
 
     def start(self) -> None:
         self._end()  # of a window that was abandoned
-        self._looks = 1
-        self._counts = [_Count(domain, self._time) for domain in self.domains]
+        self._reads = 1
+        self._counts = [_DomainCount(domain, self._time) for domain in self.domains]
         self._started_ns = self._time.now_ns()
-        self._end = self._time.every(self.period_s, self._look)
+        self._end = self._time.every(self.period_s, self._read_counters)
 
     def stop(self) -> Reading:
         cpu_s, self._end = self._end(), lambda: 0.0
-        failed = self._look()
+        failed = self._read_counters()
         wall_s = (self._time.now_ns() - self._started_ns) / 1e9
-        found = [count.energy(wall_s, why) for count, why in zip(self._counts, failed, strict=True)]
-        sampler = Sampler(
+        energy = [count.energy(wall_s, reason) for count, reason in zip(self._counts, failed, strict=True)]
+        sampler = SamplerState(
             period_s=self.period_s,
-            samples=self._looks,
+            samples=self._reads,
             missed=sum(count.missed for count in self._counts),
             largest_gap_s=max((count.largest_gap_s for count in self._counts), default=0.0),
             cpu_s=cpu_s,
         )
-        return Reading(wall_s=max(0.0, wall_s), energy=found, sampler=sampler)
+        return Reading(wall_s=max(0.0, wall_s), energy=energy, sampler=sampler)
 
-    def inside(self) -> Rapl:
+    def nested(self) -> Rapl:
         """A meter of a stretch inside this one's running window: the same counters, counted for themselves."""
         return Rapl(self.domains, self._time, self.left_out)
 
-    def _look(self) -> list[str | None]:
-        self._looks += 1
+    def _read_counters(self) -> list[str | None]:
+        self._reads += 1
         return [count.step() for count in self._counts]
 
 
-class _Count:
+class _DomainCount:
     """One domain in one window: counts since its first reading, unwrapped, and what was wrong if anything."""
 
     def __init__(self, domain: Domain, time: Time) -> None:
         self._domain, self._time = domain, time
         self._total = self._wraps = self._last = self.missed = 0
         self.largest_gap_s = self._power_w = 0.0
-        self._lost: str | None = None
+        self._failure: str | None = None
         try:
             self._last = domain.read()
         except READ_ERRORS as error:
-            self.missed, self._lost = 1, f"it could not be read at the start: {said(error)}"
+            self.missed, self._failure = 1, f"it could not be read at the start: {system_message(error)}"
         self._last_ns = time.now_ns()
 
     def step(self) -> str | None:
@@ -113,7 +113,7 @@ class _Count:
             count = self._domain.read()
         except READ_ERRORS as error:
             self.missed += 1
-            return said(error)
+            return system_message(error)
         now_ns = self._time.now_ns()
         moved, gap_s = count - self._last, (now_ns - self._last_ns) / 1e9
         back = moved < 0
@@ -121,14 +121,14 @@ class _Count:
             moved += self._domain.range_counts
             self._wraps += 1
         joules = moved * self._domain.joules_per_count
-        self._lost = self._lost or self._flaw(joules, back, gap_s)
+        self._failure = self._failure or self._fault(joules, back, gap_s)
         if gap_s > 10 * self._domain.update_s:  # in a shorter one the counter's own steps would look like power
             self._power_w = max(self._power_w, joules / gap_s)
         self._total += moved
         self._last, self._last_ns, self.largest_gap_s = count, now_ns, max(self.largest_gap_s, gap_s)
         return None
 
-    def _flaw(self, joules: float, back: bool, gap_s: float) -> str | None:
+    def _fault(self, joules: float, back: bool, gap_s: float) -> str | None:
         domain = self._domain
         if domain.range_j is not None and gap_s >= domain.range_j / domain.power_max_w:
             return f"it was not read for {gap_s:.3g} s, in which it may have wrapped unseen"
@@ -141,6 +141,7 @@ class _Count:
         return None
 
     def energy(self, wall_s: float, failed: str | None) -> Energy:
+        """failed: why the last reading, at the end of the window, was none."""
         domain = self._domain
         detail: dict[str, Any] = {
             "way": domain.way,
@@ -151,13 +152,13 @@ class _Count:
         if domain.mirrors:
             detail["mirrors"] = list(domain.mirrors)
         common: dict[str, Any] = {"source": "rapl", "scope": domain.scope, "device": domain.device, "detail": detail}
-        lost = self._lost or (f"it could not be read at the end: {failed}" if failed else None)
-        if lost is None and self._total == 0:
-            lost = "the counter did not move: the window is shorter than its update"
+        reason = self._failure or (f"it could not be read at the end: {failed}" if failed else None)
+        if reason is None and self._total == 0:
+            reason = "the counter did not move: the window is shorter than its update"
             if wall_s <= 2 * domain.update_s:
                 detail[AT_MOST] = wall_s * domain.power_max_w
-        if lost is not None:
-            return Energy(**common, reason=lost)
+        if reason is not None:
+            return Energy(**common, reason=reason)
         joules = self._total * domain.joules_per_count
         power_w = max(self._power_w, joules / wall_s if wall_s else 0.0)
         unit_j = max(domain.joules_per_count, (domain.range_j or 0.0) / 2**32)
@@ -168,21 +169,28 @@ class _Count:
 def open_rapl(
     time: Time = REAL_TIME, root: Path | None = None, *, system: Path | None = None, opener: Opener = open_event
 ) -> Rapl:
-    """The first way that counts every package. Raises Unavailable, which says why of both ways.
+    """The meter of this machine's processor: the first way of reading that counts every package.
 
-    root: where powercap's zones are, by default $ENERGYBENCH_POWERCAP or class/powercap below `system`
-    system, opener: where the power events are described, by default $ENERGYBENCH_SYSFS or /sys; and what opens one
+    Args:
+        time: the clock that the sensors run on
+        root: where powercap's zones are, by default $ENERGYBENCH_POWERCAP or class/powercap below `system`
+        system: where the power events are described, by default $ENERGYBENCH_SYSFS or /sys
+        opener: what opens a power event
+
+    Raises:
+        Unavailable: where neither way works, with the reason of both
     """
     failed: dict[str, Unavailable] = {}
     for way, find in _ways(time, root, system, opener).items():
         try:
             domains, left_out = find()
-        except Unavailable as why:
-            failed[way] = why
+        except Unavailable as unavailable:
+            failed[way] = unavailable
         else:
-            return Rapl(domains, time, {device: str(why) for device, why in left_out.items()})
-    best = min(failed.values(), key=lambda why: _MOST_MENDABLE.index(why.kind))
-    raise Unavailable("; ".join(f"{way}: {why.reason}" for way, why in failed.items()), best.kind, best.remedy)
+            return Rapl(domains, time, _texts(left_out))
+    easiest = min(failed.values(), key=lambda unavailable: _EASIEST_FIRST.index(unavailable.kind))
+    reasons = "; ".join(f"{way}: {unavailable.reason}" for way, unavailable in failed.items())
+    raise Unavailable(reasons, easiest.kind, easiest.remedy)
 
 
 def survey(
@@ -202,28 +210,32 @@ def survey(
         }
         try:
             domains, left_out = find()
-        except Unavailable as why:
-            row.update(usable=False, kind=why.kind, reason=why.reason, remedy=why.remedy)
+        except Unavailable as unavailable:
+            row.update(usable=False, kind=unavailable.kind, reason=unavailable.reason, remedy=unavailable.remedy)
         else:
             row["domains"] = [domain.device for domain in domains]
-            row["left_out"] = {device: str(why) for device, why in left_out.items()}
+            row["left_out"] = _texts(left_out)
         rows.append(row)
     return rows
 
 
-def _ways(time: Time, root: Path | None, system: Path | None, opener: Opener) -> dict[str, Callable[[], Found]]:
+def _texts(left_out: Mapping[str, Unavailable]) -> dict[str, str]:
+    return {device: str(unavailable) for device, unavailable in left_out.items()}
+
+
+def _ways(time: Time, root: Path | None, system: Path | None, opener: Opener) -> dict[str, Callable[[], UsableDomains]]:
     system = system or sysfs()
     root = root or Path(os.environ.get(VARIABLE) or system / POWERCAP)
     return {"powercap": partial(_powercap, root, time), "perf_events": partial(_perf, system, opener, time)}
 
 
-def _perf(system: Path, opener: Opener, time: Time) -> Found:
+def _perf(system: Path, opener: Opener, time: Time) -> UsableDomains:
     """Raises Unavailable."""
     domains, left_out = open_events(system, opener)
     return usable(domains, left_out, time)
 
 
-def _powercap(root: Path, time: Time) -> Found:
+def _powercap(root: Path, time: Time) -> UsableDomains:
     """Raises Unavailable."""
     try:
         os.listdir(root)

@@ -1,4 +1,4 @@
-"""What the meters say of one window, as it stands in a record.
+"""What the meters measured in one window, as it stands in a record.
 
 SI units in the field names (_s _j _c _mhz); a missing figure is null with its reason, never 0. Imports no torch.
 """
@@ -8,18 +8,33 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from energybench.common.open_tables import Detail
-from energybench.common.quantities import Amount, Celsius, Count, Joules, Megahertz, Period, Pid, Seconds, Text, Window
+from energybench.common.quantities import (
+    Amount,
+    Celsius,
+    Count,
+    Joules,
+    Megahertz,
+    Period,
+    Pid,
+    Seconds,
+    Text,
+    WindowSeconds,
+)
 
 MEASURED_SOURCES = frozenset({"gpu_counter", "gpu_power_integral", "rapl"})
-NO_SENSOR = ("model(", "replay(")  # beginnings of sources that stand beside sensors and say nothing of one
+NO_SENSOR = ("model(", "replay(")  # beginnings of sources that are no sensor's
 
 
-class Model(BaseModel):
+class RecordModel(BaseModel):
+    """A part of a record: immutable, of known keys alone, every number finite."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Energy(Model):
+class Energy(RecordModel):
     """One sensor's figure for one window.
+
+    Either `energy_j` in joules, with `error_j` if the sensor knows it, or null and the `reason`; never 0 for unknown.
 
     source: one of MEASURED_SOURCES; `meter(NAME)` of another package; `model(...)` or `replay(...)`, which are no
             measurement; "unavailable" for a sensor that was never there
@@ -29,7 +44,7 @@ class Energy(Model):
     scope: Text  # gpu | cpu | dram | machine
     device: Text = ""
     energy_j: Joules | None = None
-    error_j: Amount | None = None  # budget of what the sensor may have missed or added; the truth lies within ±
+    error_j: Amount | None = None  # in joules: the truth lies within energy_j ± error_j; null where it is not known
     reason: str | None = None  # why energy_j is null
     detail: Detail = Field(default_factory=dict)
 
@@ -44,7 +59,7 @@ class Energy(Model):
         return self.energy_j is None and self.source != "unavailable"
 
 
-class Card(Model):
+class CardState(RecordModel):
     """The state of one GPU during a window: what may have bent its figures."""
 
     temperature_start_c: Celsius | None = None
@@ -57,8 +72,8 @@ class Card(Model):
     mps: bool | None = None  # shared: several processes in one context
 
 
-class Sampler(Model):
-    """What the reader in the background did in a window, and what it cost."""
+class SamplerState(RecordModel):
+    """What the thread that reads sensors in the background did in a window, and what it cost."""
 
     period_s: Period
     samples: Count = 0
@@ -67,16 +82,20 @@ class Sampler(Model):
     cpu_s: Seconds = 0.0
 
 
-class Reading(Model):
-    """Everything the meters say of one window."""
+class Reading(RecordModel):
+    """Everything the meters measured in one window.
 
-    wall_s: Window
+    A meter of another package gives `wall_s` (the seconds that its figures are of, or 0) and `energy`; the window's own
+    clock gives the rest.
+    """
+
+    wall_s: WindowSeconds  # without the pauses between pieces
     cpu_s: Seconds | None = None  # CPU seconds of the process and its children
     steal_s: Seconds | None = None  # CPU seconds that the host took from this machine
     pieces: Count = 1  # a pause, for an evaluation say, ends one piece and begins another
     energy: list[Energy] = Field(default_factory=list)
-    cards: dict[str, Card] = Field(default_factory=dict)  # by UUID
-    sampler: Sampler | None = None
+    cards: dict[str, CardState] = Field(default_factory=dict)  # by UUID
+    sampler: SamplerState | None = None
 
     @model_validator(mode="after")
     def _took_place(self) -> Reading:

@@ -11,14 +11,15 @@ from typing import Any
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.meter import Meter
+from energybench.meter.nvml import Gpu, open_gpus
 from energybench.meter.reading import NO_SENSOR, Energy, Reading
 from energybench.meter.unavailable import Unavailable
 
 GROUP = "energybench.meters"  # entry points: () → Meter, or raises Unavailable
 
 
-class Missing:
-    """A sensor that is not there: every window says why."""
+class UnavailableMeter:
+    """A sensor that is not there: its figure is null in every window, with the reason."""
 
     def __init__(self, scope: str, reason: str, device: str = "") -> None:
         self._energy = Energy(source="unavailable", scope=scope, device=device, reason=reason)
@@ -28,7 +29,7 @@ class Missing:
     def stop(self) -> Reading:
         return Reading(wall_s=0.0, energy=[self._energy])
 
-    def inside(self) -> Missing:
+    def nested(self) -> UnavailableMeter:
         return self
 
 
@@ -37,23 +38,23 @@ class ThirdParty:
 
     def __init__(self, name: str, meter: Meter) -> None:
         self.name, self._meter = name, meter
-        self._broken: str | None = None
+        self._failure: str | None = None
         self._sensors: list[Energy] = []
 
     def start(self) -> None:
-        self._broken = None
+        self._failure = None
         try:
             self._meter.start()
         except Exception as error:  # whatever it raises, the trial goes on and its figure is null
-            self._broken = f"{type(error).__name__}: {error}"
+            self._failure = f"{type(error).__name__}: {error}"
 
     def stop(self) -> Reading:
         reading = Reading(wall_s=0.0)
         try:
             reading = self._meter.stop()
         except Exception as error:
-            self._broken = self._broken or f"{type(error).__name__}: {error}"
-        if self._broken is None:
+            self._failure = self._failure or f"{type(error).__name__}: {error}"
+        if self._failure is None:
             energy = [
                 e if e.source.startswith(NO_SENSOR) else e.model_copy(update={"source": f"meter({self.name})"})
                 for e in reading.energy
@@ -61,7 +62,7 @@ class ThirdParty:
             self._sensors = energy
             return reading.model_copy(update={"energy": energy})
         known = self._sensors or [Energy(source=f"meter({self.name})", scope="machine")]
-        lost = [e.model_copy(update={"energy_j": None, "error_j": None, "reason": self._broken}) for e in known]
+        lost = [e.model_copy(update={"energy_j": None, "error_j": None, "reason": self._failure}) for e in known]
         return Reading(wall_s=0.0, energy=lost)
 
     @property
@@ -69,56 +70,70 @@ class ThirdParty:
         return getattr(self._meter, "samples", ())
 
 
-def inside(meters: Sequence[Meter]) -> list[Meter]:
+def measures(meter: Meter) -> bool:
+    """Whether a meter reads a sensor, rather than say why there is none or model one."""
+    return not isinstance(meter, UnavailableMeter) and not getattr(meter, "models", False)
+
+
+def nested_meters(meters: Sequence[Meter]) -> list[Meter]:
     """Meters of a stretch inside the running window of these. None of them waits; one that cannot be shared says so."""
-    found: list[Meter] = []
+    result: list[Meter] = []
     for meter in meters:
-        nested: Callable[[], Meter] | None = getattr(meter, "inside", None)
+        nested: Callable[[], Meter] | None = getattr(meter, "nested", None)
         name = meter.name if isinstance(meter, ThirdParty) else type(meter).__name__
         reason = f"meter {name}: it is in use by the window around this one"
-        found.append(nested() if nested else Missing("machine", reason))
-    return found
+        result.append(nested() if nested else UnavailableMeter("machine", reason))
+    return result
 
 
 def open_meters(measure: dict[str, Any], device: str) -> list[Meter]:
-    """Meters of a trial, those that wait for an edge first.
+    """Open the meters of a trial.
 
-    measure: a suite's [measure], and `model`: the parameters of codecarbon's model for this machine; `of_children`:
-             what is metered are processes that this one will start; `strangers`: UUID → processes that were on a card
-             before this one, where that was seen earlier than now
-    device:  "cpu", or the UUID of the card that trains
-    Raises UsageError E503 for a meter that no package offers.
+    Args:
+        measure: a suite's [measure] table: `energy` ("if available", "require", "off"), `gpus` ("used", "all", UUIDs),
+            `meters` (names); beside it `model`: the parameters of codecarbon's model for this machine, used where
+            nothing measures; `of_children`: what is metered are processes that this one will start;
+            `processes_before`: UUID → processes that were on a card before this one, where that was seen earlier
+        device: "cpu", or the UUID of the card that trains
+
+    Returns:
+        The meters, those that wait for an edge of their counter first; a missing sensor is an `UnavailableMeter`.
+        None where energy is "off".
+
+    Raises:
+        UsageError: E503 for a meter that no package offers
     """
     if measure["energy"] == "off":
         return []
-    found = [*_gpus(measure, device), *map(_third_party, measure.get("meters", ())), _processor()]
-    if not any(_measures(meter) for meter in found) and measure.get("model"):
+    meters = [*_gpus(measure, device), *map(_third_party, measure.get("meters", ())), _processor()]
+    if measure.get("model") and not any(map(measures, meters)):
         from energybench.meter.carbon import CodecarbonModel
 
-        found.append(CodecarbonModel(measure["model"]))
-    return found
+        meters.append(CodecarbonModel(measure["model"]))
+    return meters
 
 
-def _measures(meter: Meter) -> bool:
-    return not isinstance(meter, Missing)
+def open_cards(measure: dict[str, Any], device: str) -> list[Gpu]:
+    """The cards that a suite's [measure] asks for; none where a trial on the CPU uses none.
+
+    Raises:
+        Unavailable: where they are asked for and cannot be opened
+    """
+    wanted = measure.get("gpus", "used")
+    if wanted == "used" and device == "cpu":
+        return []
+    return open_gpus({"used": [device], "all": None}[wanted] if isinstance(wanted, str) else wanted)
 
 
 def _gpus(measure: dict[str, Any], device: str) -> list[Meter]:
     from energybench.meter.gpu import GpuMeter
-    from energybench.meter.nvml import open_gpus
 
-    wanted = measure.get("gpus", "used")
-    if wanted == "used" and device == "cpu":
-        return []
     try:
-        uuids = {"used": [device], "all": None}[wanted] if isinstance(wanted, str) else wanted
-        return [
-            GpuMeter(
-                open_gpus(uuids), of_children=measure.get("of_children", False), strangers=measure.get("strangers")
-            )
-        ]
-    except Unavailable as why:
-        return [Missing("gpu", why.reason)]
+        gpus = open_cards(measure, device)
+    except Unavailable as unavailable:
+        return [UnavailableMeter("gpu", unavailable.reason)]
+    of_children, before = measure.get("of_children", False), measure.get("processes_before")
+    return [GpuMeter(gpus, of_children=of_children, processes_before=before)] if gpus else []
 
 
 def _processor() -> Meter:
@@ -126,8 +141,8 @@ def _processor() -> Meter:
 
     try:
         return open_rapl()
-    except Unavailable as why:
-        return Missing("cpu", f"RAPL {why.kind}: {why.reason}")
+    except Unavailable as unavailable:
+        return UnavailableMeter("cpu", f"RAPL {unavailable.kind}: {unavailable.reason}")
 
 
 def offered() -> dict[str, EntryPoint]:
@@ -143,7 +158,7 @@ def _third_party(name: str) -> Meter:
     build: Callable[[], Meter] = points[name].load()
     try:
         return ThirdParty(name, build())
-    except Unavailable as why:
-        return Missing("machine", f"{name}: {why.reason}")
+    except Unavailable as unavailable:
+        return UnavailableMeter("machine", f"{name}: {unavailable.reason}")
     except Exception as error:
-        return Missing("machine", f"{name}: {type(error).__name__}: {error}")
+        return UnavailableMeter("machine", f"{name}: {type(error).__name__}: {error}")

@@ -9,47 +9,50 @@ from energybench.meter import rapl
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.counter import SensorError, infer_tick
 from energybench.meter.nvml import Gpu, open_gpus
-from energybench.meter.sensors import offered
+from energybench.meter.sensors import offered, open_cards
 from energybench.meter.unavailable import Unavailable
 
 
-def gpus(uuids: list[str] | None = None, time: Time = REAL_TIME) -> tuple[list[dict[str, Any]], Unavailable | None]:
+def gpus(time: Time = REAL_TIME) -> tuple[list[dict[str, Any]], Unavailable | None]:
     """(facts of every card, with its counter's tick; why there is none). Takes about a second per card."""
     try:
-        return [facts(gpu, time) for gpu in open_gpus(uuids)], None
-    except Unavailable as why:
-        return [], why
+        return [facts(gpu, time) for gpu in open_gpus()], None
+    except Unavailable as unavailable:
+        return [], unavailable
 
 
 def facts(gpu: Gpu, time: Time = REAL_TIME) -> dict[str, Any]:
     """One card: what a comparison must keep equal, its sensors, and `tick` of its counter or `tick_reason`."""
-    found = gpu.facts()
+    card: dict[str, Any] = gpu.facts()
     if gpu.counter_reason is None:
         try:
-            found["tick"] = asdict(infer_tick(gpu.energy_j, time))
+            card["tick"] = asdict(infer_tick(gpu.energy_j, time))
         except SensorError as error:
-            found["tick"], found["tick_reason"] = None, str(error)
-    return found
+            card["tick"], card["tick_reason"] = None, str(error)
+    return card
 
 
 def sensors(measure: dict[str, Any], device: str) -> dict[str, Any]:
     """What a trial on this device will be metered by.
 
-    {gpus: facts, measured: names of sensors, missing: {name: why}}; device: "cpu" or a card's UUID
+    Args:
+        measure: a suite's [measure] table
+        device: "cpu", or the UUID of the card that trains
+
+    Returns:
+        {gpus: facts of each card, measured: names of sensors, missing: {name: reason}}
     """
     measured, missing = list[str](), dict[str, str]()
     cards: list[dict[str, Any]] = []
-    wanted = measure.get("gpus", "used")
-    if wanted != "used" or device != "cpu":
-        uuids = {"used": [device], "all": None}[wanted] if isinstance(wanted, str) else wanted
-        cards, why = gpus(uuids)
-        if why:
-            missing["gpu"] = why.reason
-        for card in cards:
-            if card["counter"] or card["power"]:
-                measured.append(f"{card['name']} {card['uuid']}")
-            else:
-                missing[card["uuid"]] = card["counter_reason"]
+    try:
+        cards = [facts(gpu) for gpu in open_cards(measure, device)]
+    except Unavailable as unavailable:
+        missing["gpu"] = unavailable.reason
+    for card in cards:
+        if card["counter"] or card["power"]:
+            measured.append(f"{card['name']} {card['uuid']}")
+        else:
+            missing[card["uuid"]] = card["counter_reason"]
     measured += [name for name in measure.get("meters", ()) if name in offered()]
     ways = rapl.survey()
     usable = next((way for way in ways if way["usable"]), None)

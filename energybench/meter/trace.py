@@ -27,7 +27,7 @@ HEADER = ("time_s", "device", "power_w", "temperature_c", "sm_clock_mhz")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look at one device. `time_ns` is on the sensors' own clock."""
+    """One reading of one device. `time_ns` is on the sensors' own clock."""
 
     time_ns: int
     device: str
@@ -37,12 +37,23 @@ class Sample:
 
 
 def integrate(times_s: Sequence[float], powers_w: Sequence[float], start_s: float, end_s: float) -> tuple[float, float]:
-    """(joules, error in joules) of sampled power between two times, by the trapezoidal rule.
+    """Energy of sampled power between two times, by the trapezoidal rule.
 
-    times_s must not decrease. Between samples power is taken as linear, before the first and after the last as
-    constant. Whatever the power did between two neighbours, if it stayed between them the rule is off by at most half
-    their difference times the gap: the error is the sum of those, and of the whole swing where it was extended.
-    Raises ValueError where there is no sample at all.
+    Between samples power is taken as linear, before the first and after the last as constant. Whatever the power did
+    between two neighbours, if it stayed between them the rule is off by at most half their difference times the gap:
+    the error is the sum of those, and of the whole swing where it was extended.
+
+    Args:
+        times_s: of the samples, in seconds; they must not decrease
+        powers_w: of the samples, in watts
+        start_s: from when, in seconds
+        end_s: until when
+
+    Returns:
+        (joules, error in joules)
+
+    Raises:
+        ValueError: where there is no sample at all
     """
     if not times_s:
         raise ValueError("no sample to integrate")
@@ -67,8 +78,8 @@ def _at(times_s: Sequence[float], powers_w: Sequence[float], when: float) -> flo
     if right == len(times_s):
         return powers_w[-1]
     t0, t1 = times_s[right - 1], times_s[right]
-    share = (when - t0) / (t1 - t0)
-    return powers_w[right - 1] * (1 - share) + powers_w[right] * share
+    fraction = (when - t0) / (t1 - t0)
+    return powers_w[right - 1] * (1 - fraction) + powers_w[right] * fraction
 
 
 def pack(samples: Sequence[Sample], start_ns: int) -> bytes:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-Kind = Literal["absent", "masked", "denied", "unsupported"]
+UnavailableKind = Literal["absent", "masked", "denied", "unsupported"]
 
 
 class Unavailable(Exception):
     """A sensor that cannot be used on this machine, or not by this process.
 
-    reason: what is the case    kind: which of the four cases    remedy: what to type or do about it
+    Args:
+        reason: what is the case, in a sentence without a full stop
+        kind: "absent": there is no such sensor; "masked": it is listed, but what it leads to is hidden, as in a
+            container; "denied": this user may not read it; "unsupported": it gives no usable figure
+        remedy: what to type or do about it; "" where nothing helps
     """
 
-    def __init__(self, reason: str, kind: Kind, remedy: str) -> None:
+    def __init__(self, reason: str, kind: UnavailableKind, remedy: str) -> None:
         super().__init__(reason, kind, remedy)  # all of them, so that it crosses a process border whole
         self.reason, self.kind, self.remedy = reason, kind, remedy
 
@@ -22,15 +26,21 @@ class Unavailable(Exception):
         return f"{self.reason}: {self.remedy}" if self.remedy else self.reason
 
 
-def said(error: OSError | ValueError) -> str:
-    """What the system said, without the path."""
+def system_message(error: OSError | ValueError) -> str:
+    """The system's own message, without the path."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def explain(error: OSError | ValueError, what: str, remedies: Mapping[Kind, str]) -> Unavailable:
-    """What a failed reading of `what` means. A way of reading that cannot be masked has no remedy for it."""
+def explain(error: OSError | ValueError, what: str, remedies: Mapping[UnavailableKind, str]) -> Unavailable:
+    """The exception for a sensor that could not be read.
+
+    Args:
+        error: what reading it raised
+        what: the sensor, as the reason names it
+        remedies: what to do about each kind of case. One without "masked" cannot be masked
+    """
     if isinstance(error, PermissionError):  # EACCES and EPERM
-        return Unavailable(f"{what} may not be read: {said(error)}", "denied", remedies["denied"])
+        return Unavailable(f"{what} may not be read: {system_message(error)}", "denied", remedies["denied"])
     if isinstance(error, FileNotFoundError) and "masked" in remedies:  # listed, but its link leads nowhere
         return Unavailable(f"{what} is listed but hidden, as in a container", "masked", remedies["masked"])
-    return Unavailable(f"{what} cannot be read: {said(error)}", "unsupported", remedies["unsupported"])
+    return Unavailable(f"{what} cannot be read: {system_message(error)}", "unsupported", remedies["unsupported"])

@@ -15,30 +15,34 @@ REMEDY = f"export {ORDER}=PCI_BUS_ID, or name the cards by UUID (nvidia-smi -L)"
 
 
 def visible(cards: Sequence[tuple[str, str]], environment: Mapping[str, str]) -> list[str]:
-    """UUIDs of the cards that a program with this environment may use.
+    """UUIDs of the cards that a program may use, in CUDA's order.
 
-    cards: (UUID, name) of every card, in NVML's order
-    Raises Unavailable where that cannot be told: a card that was not used must not be billed.
+    Args:
+        cards: (UUID, name) of every card, in NVML's order
+        environment: the program's
+
+    Raises:
+        Unavailable: where that cannot be told: a card that was not used must not be billed
     """
     asked = environment.get(VISIBLE)
     if asked is None:
         return [uuid for uuid, _ in cards]
     by_bus = environment.get(ORDER) == "PCI_BUS_ID" or len({name for _, name in cards}) <= 1
-    found: list[str] = []
+    seen: list[str] = []
     numbered = False
     for word in (word.strip() for word in asked.split(",")):
         if word.startswith("MIG-"):
             reason = f"{VISIBLE}={asked}: a slice of a card has no counter of its own"
             raise Unavailable(reason, "unsupported", "use whole cards")
         uuid = _by_number(cards, word) if word.isdecimal() else _by_uuid(cards, word)
-        if uuid is None or uuid in found:
+        if uuid is None or uuid in seen:
             break  # as CUDA does: what follows a word that is no card is not seen
         numbered = numbered or word.isdecimal()
-        found.append(uuid)
-    if numbered and not by_bus and len(found) < len(cards):
+        seen.append(uuid)
+    if numbered and not by_bus and len(seen) < len(cards):
         reason = f"{VISIBLE}={asked} does not say which of {len(cards)} different cards are meant"
         raise Unavailable(reason, "unsupported", REMEDY)
-    return found
+    return seen
 
 
 def _by_number(cards: Sequence[tuple[str, str]], word: str) -> str | None:
@@ -47,5 +51,5 @@ def _by_number(cards: Sequence[tuple[str, str]], word: str) -> str | None:
 
 def _by_uuid(cards: Sequence[tuple[str, str]], word: str) -> str | None:
     """A UUID may be cut short where it stays the only one."""
-    found = [uuid for uuid, _ in cards if word.startswith("GPU-") and uuid.startswith(word)]
-    return found[0] if len(found) == 1 else None
+    matches = [uuid for uuid, _ in cards if word.startswith("GPU-") and uuid.startswith(word)]
+    return matches[0] if len(matches) == 1 else None

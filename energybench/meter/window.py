@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from energybench.meter import Meter
 from energybench.meter.clock import REAL_TIME, Clock
+from energybench.meter.combine import added_error
 from energybench.meter.counter import AT_MOST
-from energybench.meter.reading import Card, Energy, Reading, Sampler
+from energybench.meter.reading import CardState, Energy, Reading, SamplerState
 from energybench.meter.trace import Sample
 
 LOST = "the sensor was lost during the window"
@@ -19,10 +20,11 @@ FEWEST_TICKS = 10  # under these a counter's ends weigh too much for any figure
 class Window:
     """One named window, possibly in several pieces: evaluation pauses it, nothing is scaled.
 
-    meters:      started in this order and read in the reverse one, the clock innermost, so that a sensor that waits
-                 for an edge encloses those that answer at once
-    synchronise: waits for every used device; called before the first and the last read, never inside
-    clock:       says how long the window was; by default also of its CPU seconds and of the host's
+    Args:
+        meters: started in this order and read in the reverse one, the clock innermost, so that a sensor that waits for
+            an edge encloses those that answer at once
+        synchronise: waits for every used device; called before the first and the last read, never inside
+        clock: says how long the window was; by default also of its CPU seconds and of the host's
     """
 
     def __init__(self, meters: Sequence[Meter], synchronise: Callable[[], None], clock: Meter | None = None) -> None:
@@ -33,6 +35,7 @@ class Window:
         self._piece_ns = 0  # start of the open piece; 0 between two
 
     def start(self) -> None:
+        """Open a piece. Returns when the work may begin; raises what `synchronise` and the meters raise."""
         self._synchronise()
         self._began_ns = []
         for meter in self._meters:
@@ -42,7 +45,7 @@ class Window:
         self.start_ns = self.start_ns or self._piece_ns
 
     def elapsed_s(self) -> float:
-        """Seconds inside so far, those of the open piece too: a look at the clock alone, no sensor is read."""
+        """Seconds inside so far, those of the open piece too: only the clock is read, no sensor."""
         open_ns = REAL_TIME.now_ns() - self._piece_ns if self._piece_ns else 0
         return sum(piece.wall_s for piece in self._pieces) + open_ns / 1e9
 
@@ -54,33 +57,36 @@ class Window:
         self._piece_ns = 0
         readings: list[Reading] = []
         for meter, began_ns in zip(reversed(self._meters), reversed(self._began_ns), strict=True):
-            own_s = (REAL_TIME.now_ns() - began_ns) / 1e9
+            open_s = (REAL_TIME.now_ns() - began_ns) / 1e9
             reading = meter.stop()
-            own_s = max(own_s, reading.wall_s)  # on a busy machine we are told late that it began
-            window_s = readings[0].wall_s if readings else own_s  # the clock's, which is innermost
-            readings.append(_waited(reading, own_s, window_s))
-        self._pieces.append(together(readings))
+            open_s = max(open_s, reading.wall_s)  # a busy machine returns late from the meter's own start
+            window_s = readings[0].wall_s if readings else open_s  # the clock's, which is innermost
+            readings.append(_with_waiting(reading, open_s, window_s))
+        self._pieces.append(_of_one_piece(readings))
 
     def reading(self) -> Reading:
         """All pieces so far. A window that was never opened lasted no time and saw no energy."""
-        return in_turn(self._pieces) if self._pieces else Reading(wall_s=0.0, cpu_s=0.0, pieces=0)
+        return sum_pieces(self._pieces) if self._pieces else Reading(wall_s=0.0, cpu_s=0.0, pieces=0)
 
     def samples(self) -> list[Sample]:
         """What the meters that keep a power trace saw, in order of time."""
-        found = [sample for meter in self._meters for sample in getattr(meter, "samples", ())]
-        return sorted(found, key=lambda sample: sample.time_ns)
+        samples = [sample for meter in self._meters for sample in getattr(meter, "samples", ())]
+        return sorted(samples, key=lambda sample: sample.time_ns)
 
 
 def refuse_short(reading: Reading) -> Reading:
-    """The reading without the figures of sensors that ticked less than 10 times in each of its pieces."""
+    """The reading without the figures of sensors that ticked less than 10 times in each of its pieces.
+
+    Such a figure becomes null, its source "unavailable": the sensor was there, and the window not long enough for it.
+    """
     piece_s = reading.wall_s / max(1, reading.pieces)
     return reading.model_copy(update={"energy": [_unless_short(energy, piece_s) for energy in reading.energy]})
 
 
 def ticks_of(energy: Energy) -> float | None:
     """Seconds between two values of this sensor: the counter's tick or the sampler's period, the longest of pieces."""
-    found = energy.detail.get("tick_s", energy.detail.get("period_s"))
-    return max(found) if isinstance(found, list) else found
+    tick_s = energy.detail.get("tick_s", energy.detail.get("period_s"))
+    return max(tick_s) if isinstance(tick_s, list) else tick_s
 
 
 def _unless_short(energy: Energy, piece_s: float) -> Energy:
@@ -90,27 +96,27 @@ def _unless_short(energy: Energy, piece_s: float) -> Energy:
     if energy.energy_j is None or tick_s is None or piece_s >= FEWEST_TICKS * tick_s:
         return energy
     reason = f"{energy.source}: a window of {piece_s:.2f} s is shorter than {FEWEST_TICKS} ticks of {tick_s:.3f} s"
-    return energy.model_copy(update={"source": "unavailable", "energy_j": None, "error_j": None, "reason": reason})
+    return _null(energy, source="unavailable", reason=reason)
 
 
-def _waited(reading: Reading, own_s: float, window_s: float) -> Reading:
+def _with_waiting(reading: Reading, open_s: float, window_s: float) -> Reading:
     """A meter saw also what its neighbours took to start and to stop: that share of its figure goes into its error.
 
-    An error that a meter does not tell stays unknown.
+    An error that a meter does not state stays unknown.
     """
-    if own_s - window_s < AT_ONCE_S:
+    if open_s - window_s < AT_ONCE_S:
         return reading
-    share = (own_s - window_s) / own_s
+    waiting_rel = (open_s - window_s) / open_s
     energy = [
         e
-        if e.energy_j is None or e.error_j is None
-        else e.model_copy(update={"error_j": e.error_j + share * e.energy_j})
+        if e.energy_j is None
+        else e.model_copy(update={"error_j": added_error([e.error_j, waiting_rel * e.energy_j])})
         for e in reading.energy
     ]
     return reading.model_copy(update={"energy": energy})
 
 
-def together(readings: Sequence[Reading]) -> Reading:
+def _of_one_piece(readings: Sequence[Reading]) -> Reading:
     """Meters of one and the same piece, the clock's first: it says how long the piece was."""
     clock = readings[0]
     samplers = [reading.sampler for reading in readings if reading.sampler]
@@ -123,8 +129,15 @@ def together(readings: Sequence[Reading]) -> Reading:
     )
 
 
-def in_turn(pieces: Sequence[Reading]) -> Reading:
-    """One piece after another: times, energies and their errors add up. No partial totals."""
+def sum_pieces(pieces: Sequence[Reading]) -> Reading:
+    """One piece after another: times, energies and their errors add up.
+
+    Args:
+        pieces: in the order of time, at least one, none of which overlaps another
+
+    Returns:
+        The sum. There are no partial totals: a figure that one piece lacks is null, with that piece's reason.
+    """
     cards = dict.fromkeys(uuid for piece in pieces for uuid in piece.cards)
     return Reading(
         wall_s=sum(piece.wall_s for piece in pieces),
@@ -145,7 +158,7 @@ def _total(figures: Sequence[float | None]) -> float | None:
 def _energies(pieces: Sequence[Reading]) -> list[Energy]:
     """Sensor by sensor. A piece that could not be read makes the total unreadable."""
     by_sensor = [{(e.source, e.scope, e.device): e for e in piece.energy} for piece in pieces]
-    found: list[Energy] = []
+    totals: list[Energy] = []
     for source, scope, device in dict.fromkeys(key for piece in by_sensor for key in piece):
         parts = [piece.get((source, scope, device)) for piece in by_sensor]
         refused = [
@@ -154,29 +167,34 @@ def _energies(pieces: Sequence[Reading]) -> list[Energy]:
             if part is None
         ]
         total = _energy(parts, next(filter(None, refused), None))
-        if all((each.source, each.scope, each.device) != (total.source, scope, device) for each in found):
-            found.append(total)
-    return found
+        if all((other.source, other.scope, other.device) != (total.source, scope, device) for other in totals):
+            totals.append(total)
+    return totals
 
 
 def _energy(parts: Sequence[Energy | None], refused: Energy | None) -> Energy:
-    """refused: why a piece has no figure of this sensor's device although the sensor was not lost."""
-    seen = [part for part in parts if part is not None]
-    bounds = [bound for bound in map(_bound, seen) if bound is not None]
-    known = [part for part in seen if _bound(part) is None] or seen
-    last = known[-1]
-    lost = next((part for part in known if part.energy_j is None), None)
+    """One sensor's total over all pieces.
+
+    parts:   its figures, None in a piece in which it has none
+    refused: why a piece has no figure of this sensor's device although the sensor was not lost
+    """
+    present = [part for part in parts if part is not None]
+    bounds = [bound for bound in map(_bound, present) if bound is not None]
+    seen = [part for part in present if _bound(part) is None] or present
+    last = seen[-1]
+    lost = next((part for part in seen if part.energy_j is None), None)
     if lost is None and refused is not None:
-        gone: dict[str, object] = {"source": "unavailable", "reason": refused.reason}
-        return last.model_copy(update={**gone, "energy_j": None, "error_j": None})
-    if lost is not None or len(seen) < len(parts):
-        reason = lost.reason if lost and lost.reason else LOST
+        return _null(last, source="unavailable", reason=refused.reason)
+    if lost is not None or len(present) < len(parts):
         detail = {**last.detail, AT_MOST: sum(bounds)} if len(bounds) == len(parts) else last.detail
-        return last.model_copy(update={"energy_j": None, "error_j": None, "reason": reason, "detail": detail})
-    joules, error_j = _total([p.energy_j for p in known]), _total([p.error_j for p in known])
-    if error_j is not None:  # a piece too short to be seen may have been anything up to its bound
-        error_j += sum(bounds)
-    return last.model_copy(update={"energy_j": joules, "error_j": error_j, "detail": _details(known)})
+        return _null(last, reason=(lost and lost.reason) or LOST, detail=detail)
+    joules = _total([part.energy_j for part in seen])
+    error_j = added_error([*(part.error_j for part in seen), *bounds])  # unseen pieces: anything up to their bound
+    return last.model_copy(update={"energy_j": joules, "error_j": error_j, "detail": _details(seen)})
+
+
+def _null(energy: Energy, **changes: object) -> Energy:
+    return energy.model_copy(update={"energy_j": None, "error_j": None, **changes})
 
 
 def _bound(energy: Energy) -> float | None:
@@ -187,21 +205,21 @@ def _bound(energy: Energy) -> float | None:
 
 def _details(parts: Sequence[Energy]) -> dict[str, object]:
     """Amounts add up; of what else differs between the pieces each one's is kept, in a list."""
-    found: dict[str, object] = {}
+    details: dict[str, object] = {}
     for key in parts[-1].detail:
         values = [part.detail.get(key) for part in parts]
         if key in AMOUNTS:
-            found[key] = _total(values)
+            details[key] = _total(values)
         else:
-            found[key] = values[0] if all(value == values[0] for value in values) else values
-    return found
+            details[key] = values[0] if all(value == values[0] for value in values) else values
+    return details
 
 
-def _card(parts: Sequence[Card]) -> Card:
+def _card(parts: Sequence[CardState]) -> CardState:
     hottest = [part.temperature_max_c for part in parts if part.temperature_max_c is not None]
     clocks = [part.sm_clock_mhz for part in parts if part.sm_clock_mhz is not None]
     reasons = dict.fromkeys(reason for part in parts for reason in part.throttled_s)
-    return Card(
+    return CardState(
         temperature_start_c=parts[0].temperature_start_c,
         temperature_end_c=parts[-1].temperature_end_c,
         temperature_max_c=max(hottest, default=None),
@@ -213,11 +231,11 @@ def _card(parts: Sequence[Card]) -> Card:
     )
 
 
-def _samplers(parts: Sequence[Sampler], *, at_once: bool) -> Sampler | None:
+def _samplers(parts: Sequence[SamplerState], *, at_once: bool) -> SamplerState | None:
     """Of several pieces, or of several readers in one piece: the slowest period and the widest gap."""
     if not parts:
         return None
-    return Sampler(
+    return SamplerState(
         period_s=max(part.period_s for part in parts),
         samples=min(part.samples for part in parts) if at_once else sum(part.samples for part in parts),
         missed=sum(part.missed for part in parts),

@@ -2,7 +2,8 @@
 
 within         energy + error ≤ budget: the test passes
 over           energy − error > budget: it fails
-undecided      the budget lies inside the error: it fails too, for a pass means that the budget was kept
+undecided      the budget lies inside the error, or the error is not known: it fails too, for a pass means that the
+               budget was kept
 not measured   no sensor, or one that may not decide: the test is skipped, with the reason
 """
 
@@ -16,7 +17,7 @@ from energybench.common.errors import nearest
 from energybench.common.units import UnitError, format_si, parse_joules
 from energybench.pytest_energy.metered_calls import Bill
 
-Verdict = Literal["within", "over", "undecided", "not measured"]
+BudgetVerdict = Literal["within", "over", "undecided", "not measured"]
 SCOPES = ("gpu", "cpu", "dram", "machine")
 EXAMPLE = '@pytest.mark.energy(budget="12 J")'
 
@@ -34,12 +35,12 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One test's budget and what came."""
+class Judgement:
+    """One test's budget, what was measured, and what follows."""
 
     name: str
     budget: Budget
-    verdict: Verdict
+    verdict: BudgetVerdict
     sentence: str
     bill: Bill | None
 
@@ -62,27 +63,37 @@ def read_marker(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Budget:
     return Budget(joules, of)
 
 
-def judge(name: str, budget: Budget, bill: Bill | None, why: str = "") -> Judged:
-    """why: the reason if there is no bill."""
+def judge(name: str, budget: Budget, bill: Bill | None, reason: str = "") -> Judgement:
+    """Hold what was measured to a budget.
 
-    def judged(verdict: Verdict, sentence: str) -> Judged:
-        return Judged(name, budget, verdict, sentence, bill)
+    Args:
+        name: of the test
+        budget: in joules
+        bill: what one call took; None where it was not metered
+        reason: why there is no bill
+    """
+
+    def judged(verdict: BudgetVerdict, sentence: str) -> Judgement:
+        return Judgement(name, budget, verdict, sentence, bill)
 
     if bill is None:
-        return judged("not measured", f"not measured: {why}")
+        return judged("not measured", f"not measured: {reason}")
     if budget.of:
         bill = bill.of(budget.of)
-    if bill.energy_j is None or bill.error_j is None:
+    if bill.energy_j is None:
         modelled = "; modelled energy keeps to no budget" if bill.modelled_j is not None else ""
         return judged("not measured", f"not measured: {bill.reason}{modelled}")
     if bill.no_verdict:
         return judged("not measured", f"not decided by this figure: {bill.no_verdict}")
-    energy = f"{format_si(bill.energy_j, 'J')} ± {format_si(bill.error_j, 'J', 2)} by {', '.join(bill.sources)}"
+    error = ", error unknown," if bill.error_j is None else f" ± {format_si(bill.error_j, 'J', 2)}"
+    energy = f"{format_si(bill.energy_j, 'J')}{error} by {', '.join(bill.sources)}"
     calls = f" a call, over {bill.calls} calls" if bill.calls > 1 else ""
-    told = f"{energy}{calls}; the budget is {format_si(budget.joules, 'J')}"
+    both = f"{energy}{calls}; the budget is {format_si(budget.joules, 'J')}"
+    if bill.error_j is None:
+        return judged("undecided", f"undecided: {both}. {bill.error_reason}, so no budget is proven to be kept")
     if bill.energy_j - bill.error_j > budget.joules:
-        return judged("over", f"over budget: {told}")
+        return judged("over", f"over budget: {both}")
     if bill.energy_j + bill.error_j <= budget.joules:
-        return judged("within", f"within budget: {told}")
+        return judged("within", f"within budget: {both}")
     more = "a longer window (--benchmark-max-time), or a budget that it is proven to keep"
-    return judged("undecided", f"undecided: {told}. What would decide: {more}")
+    return judged("undecided", f"undecided: {both}. What would decide: {more}")

@@ -20,7 +20,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from energybench.pytest_energy.metered_calls import KEY, Bill, Metering, OpenWindow
 
-WALL_CLOCKS = (time.perf_counter, time.monotonic)  # by which the share of the window is told that was timed
+WALL_CLOCKS = (time.perf_counter, time.monotonic)  # which tell what fraction of the window was timed
 
 
 class EnergyBenchmark(BenchmarkFixture):
@@ -38,8 +38,8 @@ class EnergyBenchmark(BenchmarkFixture):
         self._metering = metering
         self._window: OpenWindow | None = None
         self._target: Callable[..., Any] = _nothing
-        self._apart = False
-        self._unbilled = 0  # rounds of a warm-up that are still to come
+        self._each_round = False
+        self._warmup_rounds_left = 0  # rounds of a warm-up that are still to come
         self._rounds, self._timed_s = 0, 0.0
         self._flop: dict[str, Any] = {}
 
@@ -59,15 +59,15 @@ class EnergyBenchmark(BenchmarkFixture):
         if self._left_alone():
             return pedantic(target)
         teardown = options.get("teardown")
-        self._apart, self._unbilled = bool(setup or teardown), options.get("warmup_rounds", 0)
-        found = self._billed(target, pedantic)
+        self._each_round, self._warmup_rounds_left = bool(setup or teardown), options.get("warmup_rounds", 0)
+        result = self._billed(target, pedantic)
         if self.flops and not self._flop:
             given = (setup() if setup else None) or (args, kwargs or {})
             self._count(target, *given)
             if teardown:
                 teardown(*given[0], **given[1])
-            self._tell()
-        return found
+            self._report()
+        return result
 
     def _left_alone(self) -> bool:
         if self.enabled and self.cprofile:
@@ -83,19 +83,19 @@ class EnergyBenchmark(BenchmarkFixture):
             return self._count(target, args, kwargs)
 
         with self._metering.window() as self._window:
-            found = run(last)
+            result = run(last)
             self._close()
             stats: Any = self.stats
             if len(stats.stats.data) == self._rounds:
                 self.bill = self._window.bill(self._rounds * stats.iterations, self._timed_s)
-        self._tell()
-        return found
+        self._report()
+        return result
 
     def _calibrate_timer(self, runner: Callable[..., Any]) -> Any:
         duration, iterations, loops_range = super()._calibrate_timer(runner)
         if self._warmup:  # then as many rounds come that are not timed, before those that are
             rounds = max(ceil(self._max_time / duration), self._min_rounds)
-            self._unbilled = min(rounds, max(1, int(self._warmup / iterations)))
+            self._warmup_rounds_left = min(rounds, max(1, int(self._warmup / iterations)))
         return duration, iterations, loops_range
 
     def _make_runner(self, function_to_benchmark: Callable[..., Any], args: Any, kwargs: Any) -> Callable[..., Any]:
@@ -106,23 +106,23 @@ class EnergyBenchmark(BenchmarkFixture):
         def round_of(loops_range: Any) -> Any:
             if self.stats is None:  # calibration
                 return runner(loops_range)
-            if self._unbilled:
-                self._unbilled -= 1
+            if self._warmup_rounds_left:
+                self._warmup_rounds_left -= 1
                 return runner(loops_range)
             window = self._window
             assert window is not None
-            if self._apart or not self._rounds:
+            if self._each_round or not self._rounds:
                 window.start()
             started_s = time.perf_counter()
-            found = runner(loops_range)
+            result = runner(loops_range)
             took_s = time.perf_counter() - started_s
-            if self._apart:
+            if self._each_round:
                 window.stop()
             self._rounds += 1
             if self._timer in WALL_CLOCKS:  # another one may count the processor's seconds
-                took_s = found if isinstance(found, float) else found[0]
+                took_s = result if isinstance(result, float) else result[0]
             self._timed_s += took_s
-            return found
+            return result
 
         return round_of
 
@@ -139,7 +139,7 @@ class EnergyBenchmark(BenchmarkFixture):
         counter = Counter()
         try:
             with counter:
-                found = target(*args, **kwargs)
+                result = target(*args, **kwargs)
         except Exception as error:  # it has run well before, so this is the counter's
             self._flop = {"flop": None, "flop_reason": f"it does not run under the counter: {type(error).__name__}"}
             return target(*args, **kwargs)
@@ -152,14 +152,14 @@ class EnergyBenchmark(BenchmarkFixture):
         }
         if not counter.total:
             self._flop["flop_reason"] = "the counter saw none: to it only torch's own operators exist, uncompiled"
-        return found
+        return result
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         unlike = "the rounds that were metered are not those that were timed"
         energy = self.bill.facts() if self.bill else {"energy_j": None, "energy_reason": unlike}
-        self.extra_info[KEY] = energy | (self._flop or {"flop": None, "flop_reason": self._why_not_counted()})
+        self.extra_info[KEY] = energy | (self._flop or {"flop": None, "flop_reason": self._no_count_reason()})
 
-    def _why_not_counted(self) -> str:
+    def _no_count_reason(self) -> str:
         if self.flops is False:
             return "not asked for"
         if "torch" not in sys.modules:

@@ -1,7 +1,7 @@
-"""What a piece of somebody's code took: the sensors of the machine around it, and what may be said of their figures.
+"""What a call took: the sensors of the machine around it, and which figure follows from them.
 
 Energy is what was measured, one channel per device, over everything inside the window; per call it is divided by the
-calls. A modelled figure stands apart under its own name. Whatever forbids a figure leaves null and the reason.
+calls. A modelled figure stands apart under its own name. Where there is none it is null, with the reason.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 from energybench.meter import Meter, devices
 from energybench.meter.carbon import CodecarbonModel, intensity, model_parameters
 from energybench.meter.clock import WallClock
-from energybench.meter.combine import metered
+from energybench.meter.combine import added_error, metered
+from energybench.meter.nvml import open_gpus
 from energybench.meter.reading import NO_SENSOR, Energy, Reading
-from energybench.meter.sensors import Missing, open_meters
+from energybench.meter.sensors import measures, open_meters
 from energybench.meter.unavailable import Unavailable
 from energybench.meter.window import Window, refuse_short
 from energybench.records.record import Flag
@@ -30,7 +31,8 @@ LEAST_TIMED = 0.9  # of a window; in the rest something else than the timed code
 class Bill:
     """What one call took, and over how many calls that was metered.
 
-    energy_j, error_j, power_w: measured; the truth lies within energy ± error. Null with the `reason`
+    energy_j, error_j, power_w: measured, in joules and watts; the truth lies within energy ± error. Null with the
+                `reason`; error_j alone is null with its `error_reason`
     modelled_j: from codecarbon's power model, which measures nothing
     no_verdict: why the figure, though it is one, may not decide anything
     parts:      each sensor's own figure, of the whole window
@@ -60,34 +62,44 @@ class Bill:
         modelled = [part for part in self.parts if part.source.startswith("model(")]
         return tuple(dict.fromkeys(f"{part.source} ({part.scope})" for part in modelled))
 
+    @property
+    def error_reason(self) -> str | None:
+        """Why the measured figure has no error."""
+        if self.energy_j is None or self.error_j is not None:
+            return None
+        channels = metered(self._whole()).channels
+        silent = [part for part in self.parts if (part.source, part.scope, part.device) in channels]
+        names = dict.fromkeys(f"{part.source} ({part.scope})" for part in silent if part.error_j is None)
+        return f"{', '.join(names)} does not say how far off it may be"
+
     def _sensors(self) -> frozenset[tuple[str, str]]:
-        return metered(Reading(wall_s=self.window_s, energy=list(self.parts))).sensors
+        return metered(self._whole()).sensors
+
+    def _whole(self) -> Reading:
+        return Reading(wall_s=self.window_s, energy=list(self.parts))
 
     def of(self, scopes: Collection[str]) -> Bill:
         """The same of some parts of the machine alone. Null with a reason where one of them was not measured."""
         if self.energy_j is None:
             return self
-        parts = tuple(part for part in self.parts if part.scope in scopes)
-        found = metered(Reading(wall_s=self.window_s, energy=list(parts)))
-        seen = {scope for _, scope in found.sensors}
-        if missing := [scope for scope in scopes if scope not in seen]:
-            return replace(
-                self,
-                energy_j=None,
-                error_j=None,
-                power_w=None,
-                co2e_kg=None,
-                reason=f"nothing measures {', '.join(missing)} here",
-            )
-        error_j = (found.error_j + found.joules * (1 - self.timed_rel)) / self.calls
-        energy_j, grid = found.joules / self.calls, self.carbon if self.co2e_kg is not None else None
+        some = replace(self, parts=tuple(part for part in self.parts if part.scope in scopes))
+        measured_scopes = {scope for _, scope in some._sensors()}
+        if missing := [scope for scope in scopes if scope not in measured_scopes]:
+            reason = f"nothing measures {', '.join(missing)} here"
+            return replace(self, energy_j=None, error_j=None, power_w=None, co2e_kg=None, reason=reason)
+        return some.with_energy(self.carbon if self.co2e_kg is not None else None)
+
+    def with_energy(self, grid: Mapping[str, Any] | None) -> Bill:
+        """The same with the energy of one call from what its parts measured; CO2e where the grid is known."""
+        window = metered(self._whole())
+        other_j = window.joules * (1 - self.timed_rel)  # of what else ran in the window
+        error_j = added_error([window.error_j, other_j])
         return replace(
             self,
-            energy_j=energy_j,
-            error_j=error_j,
-            parts=parts,
-            power_w=found.joules / self.window_s,
-            co2e_kg=energy_j * grid["intensity_kg_per_j"] if grid else None,
+            energy_j=window.joules / self.calls,
+            error_j=None if error_j is None else error_j / self.calls,
+            power_w=window.joules / self.window_s,
+            co2e_kg=window.joules / self.calls * grid["intensity_kg_per_j"] if grid else None,
         )
 
     @property
@@ -99,6 +111,7 @@ class Bill:
         return {
             "energy_j": self.energy_j,
             "energy_error_j": self.error_j,
+            "energy_error_reason": self.error_reason,
             "energy_reason": self.reason,
             "energy_no_verdict": self.no_verdict,
             "power_w": self.power_w,
@@ -118,10 +131,13 @@ class Bill:
 class Metering:
     """The sensors that code of one process is metered by, opened when first needed and kept open.
 
-    gpus:   "used" (those this process computes on when a window begins), "all", or UUIDs
-    meters: those of other packages, by name
-    zone:   ISO 3166 code of the grid; None: no CO2e
-    Raises UsageError E502 for an unknown zone and, when a window begins, E503 for an unknown meter.
+    Args:
+        gpus: "used" (those this process computes on when a window begins), "all", or UUIDs
+        meters: those of other packages, by name
+        zone: ISO 3166 code of the grid; None: no CO2e
+
+    Raises:
+        UsageError: E502 for an unknown zone and, when a window begins, E503 for an unknown meter
     """
 
     def __init__(self, gpus: str | Sequence[str] = "used", meters: Sequence[str] = (), zone: str | None = None) -> None:
@@ -129,8 +145,9 @@ class Metering:
         self._carbon = intensity(zone) if zone else None
         self._opened: dict[tuple[str, ...], list[Meter]] = {}
         self._model: Meter | None = None
-        self._strangers = strangers()  # now, since a container's processes have other numbers for the driver
-        self._driver = self._strangers is not None
+        # Now, since a container's processes have other numbers for the driver.
+        self._processes_before = processes_on_cards()
+        self._has_driver = self._processes_before is not None
 
     @contextmanager
     def window(self) -> Iterator[OpenWindow]:
@@ -143,45 +160,59 @@ class Metering:
 
     def _measure(self, cards: Sequence[str]) -> dict[str, Any]:
         gpus: Any = self._gpus if self._gpus == "all" else list(cards) or "used"
-        return {"energy": "if available", "gpus": gpus, "meters": self._names, "strangers": self._strangers}
+        before = self._processes_before
+        return {"energy": "if available", "gpus": gpus, "meters": self._names, "processes_before": before}
 
-    def cards(self) -> list[str]:
+    def used_cards(self) -> list[str]:
         """UUIDs of the cards that a window which begins now is about."""
         if not isinstance(self._gpus, str):
             return list(self._gpus)
-        found = dict.fromkeys(sorted(devices.uuids()))
-        if self._driver:
+        cards = dict.fromkeys(sorted(devices.uuids()))
+        if self._has_driver:
             with suppress(Unavailable):
-                found |= dict.fromkeys(listed_cards())
-        return list(found)
+                cards |= dict.fromkeys(devices.listed_uuids(open_gpus()))
+        return list(cards)
 
-    def new_cards(self, cards: Sequence[str]) -> list[str]:
-        """Those in use by now that nobody meters."""
-        return [] if self._gpus == "all" else [card for card in self.cards() if card not in cards]
+    def newly_used(self, metered_cards: Sequence[str]) -> list[str]:
+        """UUIDs of those in use by now that nobody meters."""
+        return [] if self._gpus == "all" else [card for card in self.used_cards() if card not in metered_cards]
 
     def meters(self, cards: Sequence[str]) -> list[Meter]:
         key = tuple(cards)
         if key not in self._opened:
-            found = open_meters(self._measure(cards), "cpu")
-            if all(isinstance(meter, Missing) for meter in found):
+            meters = open_meters(self._measure(cards), "cpu")
+            if not any(map(measures, meters)):
                 self._model = self._model or CodecarbonModel(model_parameters())  # slow, so once
-                found.append(self._model)
-            self._opened[key] = found
+                meters.append(self._model)
+            self._opened[key] = meters
         return self._opened[key]
 
-    def bill(self, reading: Reading, calls: int, timed_s: float, cards: Sequence[str], came: Sequence[str]) -> Bill:
-        """cards: those that were metered; came: those that the process uses since the window began."""
-        seen = {
-            part.device
-            for part in reading.energy
-            if part.measured or (part.device and not part.source.startswith(NO_SENSOR))
+    def bill(
+        self, reading: Reading, calls: int, timed_s: float, metered_cards: Sequence[str], newly_used: Sequence[str]
+    ) -> Bill:
+        """What one call took.
+
+        Args:
+            reading: of the window in which the calls ran
+            calls: how many there were
+            timed_s: seconds of the window in which they ran
+            metered_cards: UUIDs of those that the window is about
+            newly_used: UUIDs of others that the process uses since the window began
+        """
+        needed = {
+            *metered_cards,
+            *(
+                part.device
+                for part in reading.energy
+                if part.measured or (part.device and not part.source.startswith(NO_SENSOR))
+            ),
         }
         reading = refuse_short(reading)
         raised = {flag.code: flag for flag in flags.check_window(reading)}
         modelled = [
             part.energy_j for part in reading.energy if part.source.startswith("model(") and part.energy_j is not None
         ]
-        made = Bill(
+        bill = Bill(
             calls,
             reading.wall_s,
             timed_s,
@@ -190,24 +221,17 @@ class Metering:
             modelled_j=sum(modelled) / calls if modelled else None,
             carbon=self._carbon,
         )
-        found = metered(reading)
-        if reason := self._refusal(made, raised, seen | set(cards), came):
-            return replace(made, reason=reason, co2e_reason="only measured energy is given as CO2e")
-        error_j = found.error_j + found.joules * (1 - made.timed_rel)  # of what else ran in the window
+        if reason := self._refusal(bill, raised, needed, newly_used):
+            return replace(bill, reason=reason, co2e_reason="only measured energy is given as CO2e")
         struck = [flag for code, flag in raised.items() if flag_codes.kind(code).severity == "struck"]
-        made = replace(
-            made,
-            energy_j=found.joules / calls,
-            error_j=error_j / calls,
-            power_w=found.joules / reading.wall_s,
+        return replace(
+            bill.with_energy(self._carbon),
+            co2e_reason="no country is named: energybench_country" if self._carbon is None else None,
             no_verdict="; ".join(f"{flag_codes.kind(flag.code).sentence} ({flag.detail})" for flag in struck) or None,
         )
-        if self._carbon is None:
-            return replace(made, co2e_reason="no country is named: energybench_country")
-        return replace(made, co2e_kg=found.joules / calls * self._carbon["intensity_kg_per_j"])
 
     def _refusal(
-        self, bill: Bill, raised: Mapping[str, Flag], needed: Collection[str], came: Sequence[str]
+        self, bill: Bill, raised: Mapping[str, Flag], needed: Collection[str], newly_used: Sequence[str]
     ) -> str | None:
         """Why there is no measured figure. needed: devices without which a total would be a part of the whole."""
         for code, flag in raised.items():
@@ -217,11 +241,11 @@ class Metering:
         blind = [device for device in needed if device not in measured]
         if blind or not measured:
             about = [part for part in bill.parts if part.reason and (not blind or part.device in (*blind, ""))]
-            told = "; ".join(dict.fromkeys(str(part.reason) for part in about)) or ", ".join(blind)
-            return told or "this machine has no energy sensor that could be read"
-        if came:
+            reasons = "; ".join(dict.fromkeys(str(part.reason) for part in about)) or ", ".join(blind)
+            return reasons or "this machine has no energy sensor that could be read"
+        if newly_used:
             return (
-                f"{', '.join(came)} came into use inside the window: use the card once before, or name it "
+                f"{', '.join(newly_used)} came into use inside the window: use the card once before, or name it "
                 "(energybench_gpus)"
             )
         if bill.timed_rel < LEAST_TIMED:
@@ -247,7 +271,7 @@ class OpenWindow:
     def start(self) -> None:
         """Returns when the work may begin. Raises UsageError E503."""
         if self._window is None:
-            self._cards = self._metering.cards()
+            self._cards = self._metering.used_cards()
             outermost, *others = self._metering.meters(self._cards)
             # Between the starts of two meters time passes too: the outermost one's window is the longest.
             self._window = Window([outermost, self._extent, *others], self._synchronise, WallClock())
@@ -269,27 +293,22 @@ class OpenWindow:
             devices.synchronise()
 
     def bill(self, calls: int, timed_s: float | None = None) -> Bill | None:
-        """None if it was never opened. timed_s: what the calls took; None: all of the window."""
+        """What one of so many calls took; None if the window was never opened.
+
+        Args:
+            calls: that ran inside it
+            timed_s: seconds that they took; None: all of the window
+        """
         if self._window is None:
             return None
         reading = self._window.reading().model_copy(update={"wall_s": self._extent.seconds})
-        came = self._metering.new_cards(self._cards)
-        return self._metering.bill(reading, calls, reading.wall_s if timed_s is None else timed_s, self._cards, came)
+        timed_s = reading.wall_s if timed_s is None else timed_s
+        return self._metering.bill(reading, calls, timed_s, self._cards, self._metering.newly_used(self._cards))
 
 
-def strangers() -> dict[str, set[int]] | None:
+def processes_on_cards() -> dict[str, set[int]] | None:
     """UUID → processes on that card, unless this one is already among them; None without a driver."""
-    from energybench.meter.nvml import open_gpus
-
     try:
         return {} if devices.uuids() else {gpu.uuid: gpu.processes() for gpu in open_gpus()}
     except Unavailable:
         return None
-
-
-def listed_cards() -> list[str]:
-    """UUIDs of the cards on which the driver lists this process or its children. Raises Unavailable."""
-    from energybench.meter.nvml import open_gpus, own_processes
-
-    ours = own_processes()
-    return [gpu.uuid for gpu in open_gpus() if gpu.processes() & ours]

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from energybench.common.errors import Problem, UsageError, typed
 from energybench.common.safe_read import held, held_in
 from energybench.common.sealed_files import unsealed
-from energybench.meter.reading import Model
+from energybench.meter.reading import RecordModel
 from energybench.records.record import SCHEMA, CountingRun, RunFile, Trial
 
-AnyModel = TypeVar("AnyModel", bound=Model)
+AnyModel = TypeVar("AnyModel", bound=RecordModel)
 
 
 def read(path: Path, kind: type[AnyModel]) -> AnyModel:

@@ -38,10 +38,10 @@ from energybench.common.quantities import (
     Share,
     Text,
     Tunings,
-    Window,
+    WindowSeconds,
 )
 from energybench.common.sealed_files import sealed, write_text
-from energybench.meter.reading import Energy, Model, Reading
+from energybench.meter.reading import Energy, Reading, RecordModel
 
 SCHEMA = 1  # what is written, and the only one so far that is read
 
@@ -49,7 +49,7 @@ Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invali
 Role = Literal["baseline", "twin", "method", "control"]
 
 
-class Warmup(Model):
+class Warmup(RecordModel):
     """Steps that nobody bills."""
 
     steps: Count
@@ -57,14 +57,14 @@ class Warmup(Model):
     step_s: Seconds | None = None  # median of the last rounds
 
 
-class Flag(Model):
+class Flag(RecordModel):
     """One reason to trust a number less; `verdict/flag_codes.py` holds the list of codes."""
 
     code: Text
     detail: str = ""
 
 
-class Claim(Model):
+class Claim(RecordModel):
     """What the paper or author promises: a saving relative to plain training, of all of it or of its backward."""
 
     saving_rel: Share
@@ -72,7 +72,7 @@ class Claim(Model):
     source: str = ""
 
 
-class Passes(Model):
+class Passes(RecordModel):
     """The loop's own tally. `keys` says what the steps did: {"plain": {"steps": 90, "samples": 11520}, ...}."""
 
     forwards: Count = 0
@@ -83,7 +83,7 @@ class Passes(Model):
     keys: dict[str, dict[str, Count]] = Field(default_factory=dict)
 
 
-class Layer(Model):
+class Layer(RecordModel):
     """What the stack's formulas save in one operator of one module, all phases together."""
 
     name: str  # "conv layer1.0.conv1"
@@ -92,7 +92,7 @@ class Layer(Model):
     intensity_flop_b: Amount | None = None  # FLOP per byte in plain training
 
 
-class Estimate(Model):
+class Estimate(RecordModel):
     """The ledger of plain training and what the stack's own formulas make of it, for the whole run.
 
     Bytes are those of kernels that read each operand once and write each result once: a lower bound.
@@ -110,18 +110,18 @@ class Estimate(Model):
     layers: list[Layer] = Field(default_factory=list)  # those that save most FLOPs, most first
 
 
-class Target(Model):
+class Target(RecordModel):
     """When the target quality was first reached; null when it was not."""
 
     metric: Text
     at_least: Figure
     epoch: Count | None = None
     steps: Count | None = None
-    wall_s: Window | None = None
+    wall_s: WindowSeconds | None = None
     energy: list[Energy] = Field(default_factory=list)
 
 
-class Trial(Model):
+class Trial(RecordModel):
     """One cell in one block, metered."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
@@ -167,7 +167,7 @@ class Trial(Model):
         return self.phases.get("train")
 
 
-class Counted(Model):
+class Counted(RecordModel):
     """What the independent counter saw of the steps of one kind."""
 
     steps: Count
@@ -177,7 +177,7 @@ class Counted(Model):
     flop_per_sample_sd: Amount = 0.0
 
 
-class ProfilingRun(Model):
+class ProfilingRun(RecordModel):
     """Where the time of a whole run goes, from timed shadow steps of plain training and of the stack, in turns.
 
     Phases: forward, backward, update, data, own (what the methods do themselves) and loop. Each border between two
@@ -185,12 +185,12 @@ class ProfilingRun(Model):
     """
 
     steps: Count = 0
-    plain_s: dict[str, Window] = Field(default_factory=dict)
-    method_s: dict[str, Window] = Field(default_factory=dict)
+    plain_s: dict[str, WindowSeconds] = Field(default_factory=dict)
+    method_s: dict[str, WindowSeconds] = Field(default_factory=dict)
     reason: str | None = None  # why there is none
 
 
-class CountingRun(Model):
+class CountingRun(RecordModel):
     """One cell run once, unmetered, under the FLOP counter: block 0's seed."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
@@ -213,7 +213,7 @@ class CountingRun(Model):
     wall_s: Seconds | None = None
 
 
-class Cell(Model):
+class Cell(RecordModel):
     """One workload × method variant, as planned."""
 
     workload: Text
@@ -235,7 +235,7 @@ class Cell(Model):
         return f"{self.workload}.{self.method}"
 
 
-class Invocation(Model):
+class Invocation(RecordModel):
     """One call of `energybench run` on this folder."""
 
     number: Place
@@ -245,7 +245,7 @@ class Invocation(Model):
     outcome: str | None = None
 
 
-class Looks(Model):
+class Looks(RecordModel):
     """When verdicts may be looked at: numbers of blocks, rising, declared before the first block."""
 
     at: list[Blocks] = Field(min_length=1)  # the last is the most blocks there will be
@@ -258,7 +258,7 @@ class Looks(Model):
         return self
 
 
-class RunFile(Model):
+class RunFile(RecordModel):
     """Everything that explains the records beside it."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")

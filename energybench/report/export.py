@@ -144,7 +144,7 @@ def _row(run: RunFile, trial: Trial, columns: dict[str, str]) -> dict[str, Any]:
         "memory_device_b": trial.memory_device_b,
         "memory_resident_b": trial.memory_resident_b,
         "measured_j": joules.joules if whole else None,
-        "measured_error_j": joules.error_j if whole and combine.budgeted(train) else None,
+        "measured_error_j": joules.error_j if whole else None,
         "measured_by": " ".join(f"{scope}:{source}" for source, scope in sorted(joules.sensors)),
         "plain_flop": trial.estimate.plain_flop if trial.estimate else None,
         "estimated_flop": trial.estimate.estimated_flop if trial.estimate else None,

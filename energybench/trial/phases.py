@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from energybench.meter import Meter
-from energybench.meter.facts import measures
 from energybench.meter.reading import Reading
-from energybench.meter.window import Window, in_turn
+from energybench.meter.sensors import measures
+from energybench.meter.window import Window, sum_pieces
 from energybench.records.record import Flag
 
 IDLE_TICKS = 12  # of the slowest counter: over the ten that a figure needs
@@ -34,7 +34,7 @@ class Phases:
                 window.stop()
                 before = self.readings.get(name)
                 now = window.reading()
-                self.readings[name] = in_turn([before, now]) if before else now
+                self.readings[name] = sum_pieces([before, now]) if before else now
 
     def idle(self, name: str, meters: Sequence[Meter], tick_s: float) -> None:
         """What the machine draws while this process waits, its context open: nothing is measured, nothing waited."""

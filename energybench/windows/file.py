@@ -26,8 +26,8 @@ from energybench.common.quantities import Count, Seconds
 from energybench.common.safe_read import read_bytes
 from energybench.common.units import format_energy, format_seconds
 from energybench.meter import combine
-from energybench.meter.reading import Model, Reading
-from energybench.meter.window import in_turn
+from energybench.meter.reading import Reading, RecordModel
+from energybench.meter.window import sum_pieces
 from energybench.records.reader import read
 
 VARIABLE = "ENERGYBENCH_WINDOWS"
@@ -80,7 +80,7 @@ class WindowLine(BaseModel):
         return self.reading.wall_s if self.reading else self.stop_s - self.start_s
 
 
-class WindowsFile(Model):
+class WindowsFile(RecordModel):
     """The record of one outermost window and of all inside it."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
@@ -113,9 +113,17 @@ def append(path: Path, line: WindowLine) -> None:
 
 
 def read_windows(path: Path) -> list[WindowLine]:
-    """The windows in the order of their start; none where there is no file.
+    """The windows of a file of JSON lines.
 
-    A last line that was cut short, by a kill say, is left out. Raises UsageError E640 for any other that is no window.
+    Args:
+        path: what $ENERGYBENCH_WINDOWS named
+
+    Returns:
+        In the order of their start; none where there is no file. A last line that was cut short, by a kill say, is left
+        out.
+
+    Raises:
+        UsageError: E640 for any other line that is no window, and for a file that cannot be read
     """
     try:
         content = read_bytes(path, TRACE_B)
@@ -125,7 +133,7 @@ def read_windows(path: Path) -> list[WindowLine]:
         hint = f"${VARIABLE} names a file that lines are appended to"
         raise UsageError(Problem("E640", f"cannot read it: {error.strerror}", str(path), hint)) from None
     lines = content.split(b"\n")
-    found: dict[str, WindowLine] = {}
+    windows: dict[str, WindowLine] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -135,8 +143,8 @@ def read_windows(path: Path) -> list[WindowLine]:
             if number == len(lines):  # no newline after it: it was never finished
                 break
             raise UsageError(_not_a_window(error, path, number)) from None
-        found[window.id or f"line {number}"] = window
-    return sorted(found.values(), key=lambda window: window.start_s)
+        windows[window.id or f"line {number}"] = window
+    return sorted(windows.values(), key=lambda window: window.start_s)
 
 
 def _not_a_window(error: ValidationError, path: Path, number: int) -> Problem:
@@ -153,15 +161,19 @@ def of_training(windows: Iterable[WindowLine]) -> list[WindowLine]:
 
 
 def training(windows: Iterable[WindowLine]) -> Reading | None:
-    """The trial's `train`: the sum of `of_training`; None where that cannot be said."""
+    """The reading that a trial is billed for: the sum of `of_training`; None where that is not known, see `summed`."""
     return summed(of_training(windows))
 
 
 def summed(windows: Sequence[WindowLine]) -> Reading | None:
     """Windows one after the other as one reading.
 
-    None for no window, for one without a reading, and for windows that overlap: what a sensor saw in both would be
-    counted twice.
+    Args:
+        windows: in any order
+
+    Returns:
+        Their sum, in joules and seconds, errors too. None for no window, for one without a reading, and for windows
+        that overlap: what a sensor saw in both would be counted twice.
     """
     ordered = sorted(windows, key=lambda window: window.start_s)
     readings = [window.reading for window in ordered if window.reading is not None]
@@ -169,15 +181,15 @@ def summed(windows: Sequence[WindowLine]) -> Reading | None:
     if not readings or len(readings) < len(ordered) or overlap:
         return None
     pieces = sum(reading.pieces for reading in readings)
-    return readings[0] if len(readings) == 1 else in_turn(readings).model_copy(update={"pieces": pieces})
+    return readings[0] if len(readings) == 1 else sum_pieces(readings).model_copy(update={"pieces": pieces})
 
 
 def qualities(windows: Iterable[WindowLine]) -> dict[str, float]:
-    """What all windows say of quality; of the same metric the last one holds."""
-    found: dict[str, float] = {}
+    """Metric → what the windows reported of it; of the same metric the last one holds."""
+    quality: dict[str, float] = {}
     for window in sorted(windows, key=lambda window: window.stop_s):
-        found |= window.quality
-    return found
+        quality |= window.quality
+    return quality
 
 
 def sentence(window: WindowLine) -> str:
@@ -191,13 +203,13 @@ def sentence(window: WindowLine) -> str:
 
 def _energy(reading: Reading | None) -> list[str]:
     """Measured; else modelled and named so; else the reasons, in short."""
-    found = combine.metered(reading)
-    if found.sensors:
-        error = f" ±{format_energy(found.error_j, 2)}" if found.error_j else ""
+    measured = combine.metered(reading)
+    if measured.sensors:
+        error = ", error unknown" if measured.error_j is None else f" ±{format_energy(measured.error_j, 2)}"
         scopes = combine.metered_by_scope(reading)
-        by = " + ".join(dict.fromkeys(source for source, _ in sorted(found.sensors)))
+        sources = " + ".join(dict.fromkeys(source for source, _ in sorted(measured.sensors)))
         each = ", ".join(f"{scope} {format_energy(joules)}" for scope, joules in scopes.items())
-        return [f"{format_energy(found.joules)} {by}{error}{f' ({each})' if len(scopes) > 1 else ''}"]
+        return [f"{format_energy(measured.joules)} {sources}{error}{f' ({each})' if len(scopes) > 1 else ''}"]
     energy = reading.energy if reading else []
     modelled = [each for each in energy if each.energy_j is not None and each.source.startswith("model(")]
     if modelled:

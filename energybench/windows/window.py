@@ -1,49 +1,34 @@
-"""`energybench.measure`: named windows of metering in a script of one's own.
-
-    with energybench.measure("train") as window:
-        for batch in loader:
-            ...
-            window.steps += 1
-    window.quality("accuracy", 0.93)
-
-Alone it prints one line when the outermost window closes, and keeps a record if told where. Under a suite
-($ENERGYBENCH_WINDOWS) it prints nothing: each closed window is a line for the trial.
+"""One named window of metering in a script of one's own: opened, counted in, closed and written.
 
 Windows nest: what an inner one used is part of the outer one. The outermost does the metering with all care, from edge
 to edge of the card's counter; an inner one waits for nothing, so that it never holds the outer one up, and on a card
-has the power integral alone. `apart=True` pauses the windows around it instead: an evaluation is no part of training.
+has the power integral alone. One that is excluded from its parent pauses the windows around it instead.
 """
 
 from __future__ import annotations
 
 import atexit
-import functools
-import inspect
 import itertools
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, overload
 
 from energybench.common import machine
 from energybench.common.errors import CannotWrite, Problem, UsageError
-from energybench.common.sealed_files import refuse_unwritable, write_out
+from energybench.common.sealed_files import write_out
 from energybench.meter import Meter, devices, pool
 from energybench.meter.clock import REAL_TIME
-from energybench.meter.pool import EnergyWanted, Kit, Wanted
+from energybench.meter.pool import MeterRequest, MeterSet
 from energybench.meter.reading import Energy, Reading
-from energybench.meter.sensors import inside
+from energybench.meter.sensors import nested_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.records.record import json_of
 from energybench.windows.file import VARIABLE, Flop, WindowLine, WindowsFile, append, sentence
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _innermost: ContextVar[MeasuredWindow | None] = ContextVar("innermost window", default=None)
 _open: list[MeasuredWindow] = []  # of this process, in the order of opening
@@ -51,48 +36,63 @@ _numbers = itertools.count(1)
 _pausing = threading.Lock()
 
 
-class MeasuredWindow:
-    """One open or closed window. Count `steps` and `samples` inside; quality may be told after it has closed."""
+@dataclass(frozen=True, slots=True)
+class WindowOptions:
+    """What `measure` was asked for: its arguments, checked."""
 
-    def __init__(self, recipe: Measure, outer: MeasuredWindow | None) -> None:
-        self.name, self._recipe, self._outer, self._pid = recipe.name, recipe, outer, os.getpid()
+    name: str
+    request: MeterRequest
+    exclude_from_parent: bool = False
+    quiet: bool = False
+    record: Path | None = None
+
+
+class MeasuredWindow:
+    """One open or closed window. Count `steps` and `samples` inside; quality may be reported after it has closed.
+
+    name, path: its own name, and that after the names of the windows that it is a part of: "train/epoch"
+    reading:    what the meters said, once it is closed; before, None
+    """
+
+    def __init__(self, options: WindowOptions, outer: MeasuredWindow | None) -> None:
+        self.name, self._options, self._outer, self._pid = options.name, options, outer, os.getpid()
         self._id = f"{self._pid}.{next(_numbers)}"
         self._steps: int | None = None
         self._samples: int | None = None
         self._quality: dict[str, float] = {}
         self._flop: Flop | None = None
         self._error: str | None = None
-        self._seen_ns = 0  # when the devices were last waited for
-        self._closed = self._said = False
+        self._synchronised_ns = 0  # when the devices were last waited for
+        self._closed = self._printed = False
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._inner: dict[str, MeasuredWindow] = {}  # everything inside the outermost one, for its record
         self.reading: Reading | None = None  # once closed
 
-        within = outer is not None and not recipe.apart
-        self._parent = outer if within else None
-        self.path: str = f"{outer.path}/{self.name}" if outer and within else self.name
-        self._paused: list[MeasuredWindow] = _chain(outer) if outer and not within else []
-        self._pauses = 0  # windows apart from this one that are open: one, or several in tasks and threads
+        is_part = outer is not None and not options.exclude_from_parent
+        self._parent = outer if is_part else None
+        self.path: str = f"{outer.path}/{self.name}" if outer and is_part else self.name
+        self._paused: list[MeasuredWindow] = _lineage(outer) if outer and not is_part else []
+        self._pauses = 0  # open windows that pause this one: one, or several in tasks and threads
         with _pausing:
             # Whoever paused them first has their sensors.
             self._borrows = outer is None or any(window._pauses for window in self._paused)
-            wanted = outer._kit.wanted if outer else recipe.wanted
-            self._kit: Kit = pool.borrow(wanted) if outer is None or self._borrows else outer._kit
+            request = outer._meter_set.request if outer else options.request
+            self._meter_set: MeterSet = pool.borrow(request) if outer is None or self._borrows else outer._meter_set
             for window in self._paused:
                 window._pauses += 1
-        meters: Sequence[Meter] = inside(self._kit.meters) if within else self._kit.meters
+        meters: Sequence[Meter] = nested_meters(self._meter_set.meters) if is_part else self._meter_set.meters
         self._window = Window(meters, self._synchronise)
 
-    # ── what a script says ────────────────────────────────────────────────────────────────────────────────────
+    # ── what a script reports ─────────────────────────────────────────────────────────────────────────────────
 
     @property
     def steps(self) -> int:
-        """Updates so far."""
+        """Updates of the optimizer so far."""
         return self._steps or 0
 
     @steps.setter
     def steps(self, count: int) -> None:
-        self._steps = self._counted("steps", count)
+        self._steps = self._checked("steps", count)
 
     @property
     def samples(self) -> int:
@@ -101,10 +101,18 @@ class MeasuredWindow:
 
     @samples.setter
     def samples(self, count: int) -> None:
-        self._samples = self._counted("samples", count)
+        self._samples = self._checked("samples", count)
 
     def quality(self, metric: str, value: float) -> None:
-        """What the training has reached, by a name that the suite may ask for. Raises UsageError E641 for no number."""
+        """Report what the training has reached; also once the window is closed.
+
+        Args:
+            metric: the name that a suite may ask for
+            value: a finite number; of the same metric the last one holds
+
+        Raises:
+            UsageError: E641 for what is no finite number
+        """
         number = float(value)
         if number - number != 0:  # infinite or no number
             raise UsageError(Problem("E641", f"{metric} is {number}, and quality is a finite number"))
@@ -113,10 +121,18 @@ class MeasuredWindow:
             self._deliver()
 
     def flop(self, *, estimated: float | None = None, counted: float | None = None) -> None:
-        """FLOPs of this window as the script knows them; one multiply-add is 2. Raises UsageError E641."""
-        for told in (estimated, counted):
-            if told is not None and not 0 <= told < float("inf"):
-                raise UsageError(Problem("E641", f"a count of FLOPs cannot be {told}"))
+        """Report FLOPs of this window as the script knows them.
+
+        Args:
+            estimated: by a formula, in FLOPs; one multiply-add is 2
+            counted: by a counter
+
+        Raises:
+            UsageError: E641 for what is no finite, non-negative number
+        """
+        for count in (estimated, counted):
+            if count is not None and not 0 <= count < float("inf"):
+                raise UsageError(Problem("E641", f"a count of FLOPs cannot be {count}"))
         self._flop = Flop(estimated=estimated, counted=counted)
         if self._closed:
             self._deliver()
@@ -139,7 +155,7 @@ class MeasuredWindow:
             quality=self._quality,
             flop=self._flop,
             start_s=start_s,
-            stop_s=max(start_s, self._seen_ns / 1e9),
+            stop_s=max(start_s, self._synchronised_ns / 1e9),
             reading=self.reading,
             error=self._error,
             id=self._id,
@@ -151,7 +167,7 @@ class MeasuredWindow:
     def __repr__(self) -> str:
         return f"<window {self}>"
 
-    def _counted(self, what: str, count: int) -> int:
+    def _checked(self, what: str, count: int) -> int:
         if self._closed:
             hint = f"with energybench.measure('{self.name}') as window: ... window.{what} += 1"
             raise UsageError(Problem("E641", f"'{self.name}' is closed: count {what} inside it", hint=hint))
@@ -165,7 +181,7 @@ class MeasuredWindow:
         try:
             devices.synchronise()
         finally:
-            self._seen_ns = REAL_TIME.now_ns()
+            self._synchronised_ns = REAL_TIME.now_ns()
 
     def _start(self) -> None:
         try:
@@ -188,7 +204,7 @@ class MeasuredWindow:
 
     def _stop(self, error: str | None) -> None:
         """Close, whatever happens to the sensors. Raises what CUDA raises for an error in a kernel, once closed."""
-        for window in [each for each in _open[::-1] if self in each._around()[1:]]:
+        for window in [each for each in _open[::-1] if self in each._enclosing()[1:]]:
             window._stop("never closed")
         self._error, failure = error, None
         try:
@@ -200,7 +216,7 @@ class MeasuredWindow:
         _open.remove(self)
         _innermost.set(self._outer)
         if self._borrows and failure is None:
-            pool.give_back(self._kit)
+            pool.give_back(self._meter_set)
         self._deliver()  # while those around it are paused
         self._resume()
         if failure is not None and error is None:
@@ -208,34 +224,34 @@ class MeasuredWindow:
 
     def _read(self, failure: Exception | None) -> Reading:
         if failure is None:
-            return self._kit.of_used(refuse_short(self._window.reading()))
+            return self._meter_set.of_used_cards(refuse_short(self._window.reading()))
         reason = f"the window did not close: {type(failure).__name__}"
         lost = Energy(source="unavailable", scope="machine", reason=reason)
-        return Reading(wall_s=max(0.0, (self._seen_ns - self._window.start_ns) / 1e9), energy=[lost])
+        return Reading(wall_s=max(0.0, (self._synchronised_ns - self._window.start_ns) / 1e9), energy=[lost])
 
     def _deliver(self) -> None:
-        """To the suite; else, for an outermost window, to whoever looks. A training never fails for want of a disk."""
-        outermost = self._around()[-1]
-        if outermost is not self and outermost._recipe.record:
+        """Write it for the suite; else print the outermost one. A training never fails for want of a disk."""
+        outermost = self._enclosing()[-1]
+        if outermost is not self and outermost._options.record:
             outermost._inner[self._id] = self
         try:
             if path := os.environ.get(VARIABLE):
                 append(Path(path), self.line)
-            if outermost._closed and outermost._recipe.record:
-                write_out(outermost._recipe.record, json_of(outermost._file()).encode())
+            if outermost._closed and outermost._options.record:
+                write_out(outermost._options.record, json_of(outermost._file()).encode())
         except (OSError, ValueError, CannotWrite) as error:
             print(f"energybench: '{self.name}' could not be written: {error}", file=sys.stderr)
-        if outermost is self and not self._recipe.quiet and not path and not self._said:
+        if outermost is self and not self._options.quiet and not path and not self._printed:
             print(sentence(self.line), file=sys.stderr, flush=True)
-            self._said = True
+            self._printed = True
 
-    def _around(self) -> list[MeasuredWindow]:
+    def _enclosing(self) -> list[MeasuredWindow]:
         """This window and all that were open when it was opened, innermost first; those too that it pauses."""
-        found, window = [self], self._outer
+        windows, window = [self], self._outer
         while window is not None:
-            found.append(window)
+            windows.append(window)
             window = window._outer
-        return found
+        return windows
 
     def _file(self) -> WindowsFile:
         windows = [self.line, *(window.line for window in self._inner.values())]
@@ -244,115 +260,9 @@ class MeasuredWindow:
             started_at=self._started_at,
             argv=[*(Path(word).name for word in sys.argv[:1]), *sys.argv[1:]],
             machine=machine.facts(),
-            gpus=self._kit.facts,
+            gpus=self._meter_set.facts,
             windows=sorted(windows, key=lambda line: line.start_s),
         )
-
-
-class Measure:
-    """What `measure` returns: `with` it, as often as one likes and inside itself, or decorate with it."""
-
-    def __init__(self, name: str, wanted: Wanted, apart: bool, quiet: bool, record: Path | None) -> None:
-        self.name, self.wanted, self.apart, self.quiet, self.record = name, wanted, apart, quiet, record
-
-    def start(self) -> MeasuredWindow:
-        """Open a window: for callbacks, where no `with` fits. Closed by `stop`, or by the end of a window around it."""
-        if self.record is not None:
-            refuse_unwritable(self.record, "name another file with record=...")
-        window = MeasuredWindow(self, current())
-        window._start()
-        return window
-
-    def stop(self, error: str | None = None) -> None:
-        """Close the window that `start` opened last in this context. error: why, if not as planned."""
-        window = current()
-        while window is not None and window._recipe is not self:
-            window = window._outer
-        if window is not None:
-            window._stop(error)
-
-    def __enter__(self) -> MeasuredWindow:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        ended = isinstance(error, SystemExit) and not error.code
-        self.stop(None if kind is None or ended else kind.__name__)
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Raises UsageError E641 for a function that returns before its work is done."""
-        told: dict[str, Callable[[object], bool]] = {
-            "an async function": inspect.iscoroutinefunction,
-            "a generator function": inspect.isgeneratorfunction,
-            "an async generator function": inspect.isasyncgenfunction,
-            "a class": inspect.isclass,
-        }
-        for what, is_one in told.items():
-            if is_one(function):
-                hint = f"inside it: with energybench.measure('{self.name}'): ..."
-                raise UsageError(
-                    Problem("E641", f"measure() cannot decorate {what}: a call of it does no work", hint=hint)
-                )
-
-        @functools.wraps(function)
-        def measured(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self:
-                return function(*args, **kwargs)
-
-        return measured
-
-
-@overload
-def measure(name: Callable[P, R]) -> Callable[P, R]: ...
-
-
-@overload
-def measure(
-    name: str = ...,
-    *,
-    apart: bool = ...,
-    quiet: bool = ...,
-    record: str | os.PathLike[str] | None = ...,
-    energy: EnergyWanted = ...,
-    gpus: str | Sequence[str] = ...,
-    meters: Sequence[str] = ...,
-) -> Measure: ...
-
-
-def measure(
-    name: str | Callable[P, R] = "train",
-    *,
-    apart: bool = False,
-    quiet: bool = False,
-    record: str | os.PathLike[str] | None = None,
-    energy: EnergyWanted = "if available",
-    gpus: str | Sequence[str] = "used",
-    meters: Sequence[str] = (),
-) -> Any:
-    """A window around a part of a script: `with energybench.measure("train") as window:`, or `@energybench.measure`.
-
-    apart:  pause the windows around it; it is no part of them
-    quiet:  print no line
-    record: write the window and those inside it to this file when it closes
-    energy: "require" raises CannotMeasure where no sensor can be read; "off" takes the time alone
-    gpus:   "used" by this process, "all", or UUIDs
-    meters: those of other packages, by name
-
-    The outermost window's `energy`, `gpus` and `meters` hold for those inside it. Raises UsageError for a mistake.
-    """
-    if callable(name):
-        return measure(name.__name__)(name)
-    if not isinstance(name, str) or not name or "/" in name:
-        raise UsageError(
-            Problem("E641", f"a window's name is a text without '/', not {name!r}", hint='measure("train")')
-        )
-    if energy not in ("if available", "require", "off"):
-        raise UsageError(Problem("E641", f"energy={energy!r}", hint='one of: "if available", "require", "off"'))
-    if isinstance(gpus, str) and gpus not in ("used", "all"):
-        raise UsageError(Problem("E641", f"gpus={gpus!r}", hint='one of: "used", "all", or a list of UUIDs'))
-    wanted = Wanted(energy, gpus if isinstance(gpus, str) else tuple(gpus), tuple(meters))
-    return Measure(name, wanted, apart, quiet, None if record is None else Path(record).absolute())
 
 
 def current() -> MeasuredWindow | None:
@@ -363,13 +273,13 @@ def current() -> MeasuredWindow | None:
     return window
 
 
-def _chain(window: MeasuredWindow | None) -> list[MeasuredWindow]:
+def _lineage(window: MeasuredWindow | None) -> list[MeasuredWindow]:
     """A window and those that it is a part of, innermost first."""
-    found = []
+    windows = []
     while window is not None:
-        found.append(window)
+        windows.append(window)
         window = window._parent
-    return found
+    return windows
 
 
 def _at_exit() -> None:

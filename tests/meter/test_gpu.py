@@ -20,7 +20,7 @@ from energybench.meter.gpu import GpuMeter
 from energybench.meter.nvml import open_gpus
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.unavailable import Unavailable
-from energybench.meter.window import in_turn, refuse_short
+from energybench.meter.window import refuse_short, sum_pieces
 
 OTHER = "GPU-00000000-0000-0000-0000-000000000002"
 Plug = Callable[..., FakeDriver]
@@ -166,7 +166,7 @@ def test_adjacent_windows_add_up_to_one(fake_nvml_library: Path, cuts: list[floa
     with FakeDriver(fake_nvml_library, [FakeGpu(power=power)], call_s=20e-6) as driver:
         meter = GpuMeter(open_gpus(), driver.time)
         pieces = [measure(driver, seconds, meter)[0] for seconds in cuts]
-        (counter, integral) = in_turn(pieces).energy
+        (counter, integral) = sum_pieces(pieces).energy
     assert counter.energy_j == pytest.approx(power * sum(cuts), abs=counter.error_j)
     assert integral.energy_j == pytest.approx(power * sum(cuts), rel=1e-3)
 
@@ -184,7 +184,7 @@ def test_a_last_piece_shorter_than_a_tick_costs_neither_the_figure_nor_its_error
             reading, start_s, end_s = measure(driver, seconds, meter)
             pieces.append(reading)
             true_j += driver.energy_j(0, start_s, end_s)
-    counter = channel(refuse_short(in_turn(pieces)), "gpu_counter")
+    counter = channel(refuse_short(sum_pieces(pieces)), "gpu_counter")
     assert counter.energy_j is not None, counter.reason
     assert counter.error_j is not None
     assert abs(counter.energy_j - true_j) <= counter.error_j
@@ -196,7 +196,7 @@ def test_a_window_shorter_than_a_tick_alone_has_no_figure_and_its_sensor_was_not
     meter = GpuMeter(open_gpus(), driver.time)
     pieces = [measure(driver, 1e-5, meter)[0] for _ in range(6)]
     assert any(e.energy_j is None for piece in pieces for e in piece.energy)  # else this says nothing
-    for reading in (*pieces, in_turn(pieces)):
+    for reading in (*pieces, sum_pieces(pieces)):
         counter = refuse_short(reading).energy[0]
         assert (counter.source, counter.energy_j) == ("unavailable", None)
         assert counter.reason is not None

@@ -22,7 +22,7 @@ from energybench.meter.domains import Domain
 from energybench.meter.rapl import REMEDIES, Rapl, open_rapl, survey
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.unavailable import Unavailable
-from energybench.meter.window import in_turn, refuse_short
+from energybench.meter.window import refuse_short, sum_pieces
 
 WATTS = st.floats(5.0, 400.0)
 PIECES = st.lists(st.tuples(st.floats(0.01, 20.0), WATTS), min_size=1, max_size=8)
@@ -368,7 +368,7 @@ def test_a_last_piece_shorter_than_an_update_does_not_cost_the_total(machine: Po
     machine.time.advance_ns(1_000_000 - machine.time.now_ns() % 1_000_000)
     last = window(machine, meter, last_s)
     assert one(last).energy_j is None
-    (total,) = refuse_short(in_turn([first, last])).energy
+    (total,) = refuse_short(sum_pieces([first, last])).energy
     assert total.source == "rapl"
     assert joules(total) == pytest.approx(240.0 * (10.0 + last_s), abs=error(total))
     assert error(total) <= error(one(first)) + zone.tick_ns / 1e9 * 1000  # a kilowatt is the most it may draw
@@ -382,7 +382,7 @@ def test_a_counter_that_does_not_move_for_many_updates_was_lost(machine: Powerca
     first = window(machine, meter, 10.0)
     zone.still_from_ns = machine.time.now_ns()
     last = window(machine, meter, 0.05)
-    (total,) = refuse_short(in_turn([first, last])).energy
+    (total,) = refuse_short(sum_pieces([first, last])).energy
     assert total.lost
 
 

@@ -16,7 +16,7 @@ from energybench.common.errors import UsageError
 from energybench.meter import rapl, sensors, survey
 from energybench.meter.gpu import GpuMeter
 from energybench.meter.reading import Energy, Reading
-from energybench.meter.sensors import Missing, ThirdParty, open_meters
+from energybench.meter.sensors import ThirdParty, UnavailableMeter, open_meters
 from energybench.meter.unavailable import Unavailable
 from energybench.meter.window import Window
 
@@ -84,7 +84,7 @@ def test_a_gpu_that_trains_and_has_no_driver_is_missing_and_says_so() -> None:
 def test_a_card_that_trains_is_metered_and_then_nothing_is_modelled(fake_driver: Plug) -> None:
     fake_driver(FakeGpu(), FakeGpu(uuid="GPU-other"))
     meters = open_meters(measure(), UUID)
-    assert [type(meter) for meter in meters] == [GpuMeter, Missing]
+    assert [type(meter) for meter in meters] == [GpuMeter, UnavailableMeter]
     assert set(meters[0].temperatures()) == {UUID}  # type: ignore[attr-defined]
 
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energybench.meter.clock import WallClock
-from energybench.meter.reading import Card, Energy, Reading, Sampler
-from energybench.meter.window import AT_ONCE_S, FEWEST_TICKS, Window, in_turn, refuse_short
+from energybench.meter.counter import AT_MOST
+from energybench.meter.reading import CardState, Energy, Reading, SamplerState
+from energybench.meter.window import AT_ONCE_S, FEWEST_TICKS, Window, refuse_short, sum_pieces
 
 JOULES = st.floats(0.001, 1e6)
 
@@ -84,6 +85,21 @@ def test_errors_of_the_pieces_add_up() -> None:
     pieces = [[gpu(100.0, error_j=2.0, detail={"tick_s": 0.1})] for _ in range(3)]
     (energy,) = read(Scripted(*pieces), pieces=3).energy
     assert energy.error_j == pytest.approx(6.0)
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 10.0)), min_size=2, max_size=5).filter(lambda errors: None in errors))
+def test_one_piece_of_unknown_error_leaves_a_total_of_unknown_error(errors: list[float | None]) -> None:
+    pieces = [[gpu(100.0, error_j=error)] for error in errors]
+    (energy,) = read(Scripted(*pieces), pieces=len(pieces)).energy
+    assert (energy.energy_j, energy.error_j) == (pytest.approx(100.0 * len(errors)), None)
+
+
+def test_a_piece_too_short_to_be_seen_makes_no_unknown_error_known() -> None:
+    unseen = gpu(None, detail={AT_MOST: 0.5})
+    (energy,) = read(Scripted([gpu(100.0)], [unseen]), pieces=2).energy
+    assert (energy.energy_j, energy.error_j) == (100.0, None)
+    (energy,) = read(Scripted([gpu(100.0, error_j=2.0)], [unseen]), pieces=2).energy
+    assert (energy.energy_j, energy.error_j) == (100.0, 2.5)
 
 
 def test_amounts_among_the_details_add_up_and_what_differs_is_kept_piece_by_piece() -> None:
@@ -216,7 +232,7 @@ def test_a_window_that_is_already_closed_is_not_billed_again(clock: VirtualTime)
 
 
 def test_two_adjacent_readings_add_up_to_one() -> None:
-    sampler = Sampler(period_s=0.1, samples=10, missed=1, largest_gap_s=0.2, cpu_s=0.01)
+    sampler = SamplerState(period_s=0.1, samples=10, missed=1, largest_gap_s=0.2, cpu_s=0.01)
     first = Reading(
         wall_s=1.0,
         cpu_s=2.0,
@@ -224,7 +240,7 @@ def test_two_adjacent_readings_add_up_to_one() -> None:
         energy=[gpu(10.0)],
         sampler=sampler,
         cards={
-            "GPU-0": Card(
+            "GPU-0": CardState(
                 temperature_start_c=40,
                 temperature_end_c=50,
                 temperature_max_c=55,
@@ -240,7 +256,7 @@ def test_two_adjacent_readings_add_up_to_one() -> None:
         energy=[gpu(5.0)],
         sampler=sampler,
         cards={
-            "GPU-0": Card(
+            "GPU-0": CardState(
                 temperature_start_c=50,
                 temperature_end_c=60,
                 temperature_max_c=60,
@@ -249,14 +265,14 @@ def test_two_adjacent_readings_add_up_to_one() -> None:
             )
         },
     )
-    both = in_turn([first, second])
+    both = sum_pieces([first, second])
     assert (both.wall_s, both.cpu_s, both.steal_s, both.pieces) == (3.0, 3.0, None, 2)
     card = both.cards["GPU-0"]
     assert (card.temperature_start_c, card.temperature_end_c, card.temperature_max_c) == (40, 60, 60)
     assert card.throttled_s == {"board limit": 0.75, "power brake": 1.0}
     assert card.foreign_pids == [3]
     assert card.mig is True
-    assert both.sampler == Sampler(period_s=0.1, samples=20, missed=2, largest_gap_s=0.2, cpu_s=0.02)
+    assert both.sampler == SamplerState(period_s=0.1, samples=20, missed=2, largest_gap_s=0.2, cpu_s=0.02)
 
 
 @given(st.floats(0.01, 1.0), st.floats(0.01, 100.0), st.integers(1, 4))
