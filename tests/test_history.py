@@ -203,7 +203,7 @@ def test_runs_of_other_settings_copies_and_unfinished_ones_are_left_out_with_the
     assert [run.path for run in found.runs] == ["copy", "r0", "r2", "r4"] or len(found.runs) == 3
     assert {why.partition(":")[0].split(" of ")[0] for _, why in found.left_out} >= {"it is not finished"}
     reasons = " ".join(why for _, why in found.left_out)
-    assert "accept.noise: 0.5, then 0.01" in reasons
+    assert "accept.margin: 0.5, then 0.01" in reasons
     assert "a copy of another run" in reasons
 
 
@@ -253,7 +253,7 @@ def test_the_page_of_a_noisy_gate_says_so_first_and_what_would_mend_it() -> None
     told = " ".join(page.getvalue().split())
     assert "The gate itself is noise: do not fail a build by it." in told
     assert "times as far" in told
-    assert "[accept] noise above" in told
+    assert "[accept] margin above" in told
 
 
 def test_the_last_saving_is_told_as_in_its_own_report() -> None:
@@ -268,7 +268,7 @@ def test_the_last_saving_is_told_as_in_its_own_report() -> None:
 def test_the_noise_that_is_printed_would_have_raised_no_flag_either(seed: int) -> None:
     found = looked(seed, 10, between=0.05, noise=0.01)
     flags = [flag.margin_rel for flag in found.flags if flag.lasting is False]
-    advised = re.findall(r"noise above ([\d.]+)\u00a0%", " ".join(history_page.reasons(found)))
+    advised = re.findall(r"margin above ([\d.]+)\u00a0%", " ".join(history_page.reasons(found)))
     assert [float(text) / 100 >= max(flags) for text in advised] == [True]
 
 

@@ -288,7 +288,7 @@ warmup = 3
 limit = "30 mni"
 
 [accept]
-noise = 0.01
+margin = 0.01
 quality = { metric = "accuracy", looses_at_most = "0.5 pp" }
 
 [[workload]]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import math
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.escaping import inert, json_text
+from energybench.common.renamed import RenamedKeyWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,6 +104,19 @@ def console(to_stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=to_stderr, highlight=False)
+
+
+def show_warnings_as_notes() -> None:
+    """Of old names in the user's files, on stderr as the other notes are; other warnings as Python shows them."""
+    show = warnings.showwarning
+
+    def show_as_note(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        if issubclass(category, RenamedKeyWarning):
+            click.echo(f"note: {inert(str(message))}", err=True)
+        else:
+            show(message, category, *place, **options)
+
+    warnings.showwarning = show_as_note
 
 
 def print_json(value: Any) -> None:

@@ -9,7 +9,7 @@ import click
 from energybench.cli.common import console, print_json
 from energybench.common.errors import EXIT_INCONCLUSIVE, EXIT_REGRESSION, Problem, UsageError
 
-MOST = 0.99  # as of a suite's noise
+MOST = 0.99  # as of the margin of a suite
 
 
 @click.command()

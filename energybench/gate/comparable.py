@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from energybench.records.record import RunFile, Trial
+from energybench.suite.renamed_keys import with_new_keys
 
 MOST_TOLD = 6  # differences in one message
 ABSENT: tuple[Any, ...] = (None, False, 0, [], {}, "")  # what a setting that an older version did not know amounts to
@@ -17,7 +18,7 @@ def settings_differ(base: RunFile, head: RunFile) -> list[str]:
 
     Blocks, seeds, looks, sensors and requirements may differ; workloads, methods, margins and threads may not.
     """
-    one, other = base.resolved, head.resolved
+    one, other = with_new_keys(base.resolved), with_new_keys(head.resolved)
     found: list[str] = []
     for table, name in (("workload", _workload_name), ("method", _method_name)):
         named = [{name(entry): entry for entry in each.get(table) or ()} for each in (one, other)]

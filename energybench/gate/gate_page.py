@@ -174,7 +174,7 @@ def _same(findings: Sequence[Finding]) -> str:
 def title(found: Gate) -> str:
     against = f"{found.base} → " if found.base else ""
     rerun = f", rerun {found.rerun}" if found.rerun else ""
-    margin = f" · noise {wording.as_written(found.margin)}" if found.margin is not None and found.base else ""
+    margin = f" · margin {wording.as_written(found.margin)}" if found.margin is not None and found.base else ""
     return wording.plain(f"{found.suite} · {against}{found.head}{rerun}{margin}")
 
 

@@ -75,7 +75,7 @@ def reasons(found: History) -> list[str]:
     if flags:
         margin = max(flag.margin_rel for flag in flags)
         above = math.ceil(1000 * margin - 1e-9) / 1000  # rounded down it would raise one again
-        mend += f"; [accept] noise above {wording.percent(above)} would have raised none of these flags"
+        mend += f"; [accept] margin above {wording.percent(above)} would have raised none of these flags"
     return [*result, f"{mend}."]
 
 
@@ -137,7 +137,7 @@ def render(found: History, console: Console) -> None:
     if found.runs:
         span = f" · {found.runs[0].started_at[:10]} to {found.runs[-1].started_at[:10]}"
     runs = f"{len(found.runs)} run{'s' * (len(found.runs) != 1)}"
-    grid.say(console, f"{found.suite} · {runs}{span} · noise {wording.as_written(found.margin)}", "dim")
+    grid.say(console, f"{found.suite} · {runs}{span} · margin {wording.as_written(found.margin)}", "dim")
     grid.say(console, headline(found), "bold red" if found.noise_found else "bold")
     for line in reasons(found):
         grid.say(console, f"• {line}", "yellow")

@@ -11,6 +11,7 @@ from typing import Any
 
 from energybench.records.record import Cell, RunFile
 from energybench.runner.plan_request import Planned
+from energybench.suite.renamed_keys import with_new_keys
 
 VERSIONS = ("energybench", "torch", "device")  # of the machine's facts, what a digest covers
 NAMED = 3  # differences of one kind; more are counted
@@ -31,7 +32,7 @@ def _versions(run: RunFile, planned: Planned) -> Iterator[str]:
 
 def _settings(run: RunFile, planned: Planned) -> Iterator[str]:
     now = json.loads(json.dumps(planned.suite.digest_source()))
-    differ = list(_differing("", run.resolved, now))
+    differ = list(_differing("", with_new_keys(run.resolved), with_new_keys(now)))
     if run.stamp != planned.suite.stamp:
         differ.insert(0, f"options {' '.join(run.stamp) or 'none'} → {' '.join(planned.suite.stamp) or 'none'}")
     looks = run.looks.at if run.looks else []

@@ -34,9 +34,18 @@ from energybench.common.safe_read import listed, read_bytes, why_not
 from energybench.common.shipped import shipped
 from energybench.suite.command_pairing import unlike, unpaired
 from energybench.suite.command_tables import CommandMethod, CommandWorkload
-from energybench.suite.messages import FOLDER_NAME, explain, unfit, untagged
-from energybench.suite.node import Node, grow
-from energybench.suite.overlays import OVERLAID, WORKLOAD_OVERLAID, extend, override, quick_problems, quicken, without
+from energybench.suite.messages import FOLDER_NAME, explain, model_name, unfit, untagged
+from energybench.suite.node import Node, build_tree
+from energybench.suite.overlays import (
+    OVERLAID,
+    WORKLOAD_OVERLAID,
+    apply_quick,
+    extend,
+    override,
+    quick_problems,
+    without,
+)
+from energybench.suite.renamed_keys import RENAMED, KeyRenamer, with_old_keys
 from energybench.suite.tables import Accept, Measure, Method, Require, Several, Skip, Table, Trials, Workload
 from energybench.suite.toml_positions import positions
 from energybench.suite.variants import MOST_CELLS, Variant, counted, expand, matches, variants_of
@@ -143,7 +152,7 @@ class Suite(Table):
 
     def digest_source(self) -> dict[str, Any]:
         """The resolved settings, JSON-able and in SI units."""
-        return self.model_dump(mode="json", by_alias=True)
+        return with_old_keys(self.model_dump(mode="json", by_alias=True))
 
 
 def cell_name(workload: str, method: str) -> str:
@@ -178,6 +187,8 @@ def load(
     text, tree = _read(path)
     if too_many := _too_many(tree):
         raise SuiteError(too_many)
+    renamer = KeyRenamer()
+    tree = renamer.tree(tree)
     problems = quick_problems(tree)
     if quick and tree.get("quick") is None:
         hint = "add [quick] with workload.train = { epochs = 2 }, or run without --quick"
@@ -186,24 +197,25 @@ def load(
     problems += wrong
 
     def resolve(base: Node) -> tuple[Node, Suite | None]:
-        """--set laid over; what is wrong goes into `problems`."""
+        """--set merged over it; what is wrong goes into `problems`."""
         for text in overrides:
-            base, wrong = override(base, text)
+            base, wrong = override(base, text, renamer)
             problems.extend(wrong)
-        found = list(islice(unfit(base), MOST_PROBLEMS))
-        problems.extend(found)
+        unfit_values = list(islice(unfit(base), MOST_PROBLEMS))
+        problems.extend(unfit_values)
         suite = None
         try:
             suite = Suite.model_validate(base.plain())
         except ValidationError as error:
-            seen = {problem.where for problem in found}
-            told = islice(explain(error, Suite, base, broken), MOST_PROBLEMS)
-            problems.extend(problem for problem in told if problem.where not in seen)
+            reported = {problem.where for problem in unfit_values}
+            invalid = islice(explain(error, Suite, base, broken), MOST_PROBLEMS)
+            problems.extend(problem for problem in invalid if problem.where not in reported)
         return base, suite
 
-    plain, quickened = resolve(tree), resolve(quicken(tree))  # both, so that --quick never finds new mistakes
-    tree, suite = quickened if quick else plain
-    problems += _reference_problems(tree, suite)
+    whole, quickened = resolve(tree), resolve(apply_quick(tree))  # both, so that --quick never finds new mistakes
+    tree, suite = quickened if quick else whole
+    problems += [*renamer.problems, *_reference_problems(tree, suite)]
+    renamer.warn(stacklevel=2)
     if problems or suite is None:
         stamp = ["quick"] if quick else []
         rest = _salvage(tree)
@@ -279,7 +291,7 @@ def _read(path: Path) -> tuple[str, Node]:
         raise UsageError(Problem("E102", f"not TOML: {message}", f"{shown}:{line}:{column}", hint)) from None
     except ValueError as error:  # a number of more digits than Python reads
         raise UsageError(Problem("E102", str(error).partition(";")[0], shown)) from None
-    return text, Node(grow(raw, places, shown).value, f"{shown}:1:1")
+    return text, Node(build_tree(raw, places, shown).value, f"{shown}:1:1")
 
 
 def _size(value: Any, depth: int = 0) -> int:
@@ -359,6 +371,9 @@ def schema_json() -> dict[str, Any]:
     for name in ("Model", "Data", "Train"):
         tables[name].pop("required", None)
     tables["Workload"]["required"] = ["name"]
+    for path, new in RENAMED.items():
+        properties = tables[model_name(Suite, path[:-1])]["properties"]
+        properties[path[-1]] = {**properties[new], "deprecated": True, "description": f"the old name of {new}"}
     overlay = {key: schema["properties"][key] for key in OVERLAID if key != "workload"}
     tables["CommandWorkload"]["required"] = ["name"]
     told = tables["CommandWorkload"]["properties"]
@@ -373,6 +388,6 @@ def schema_json() -> dict[str, Any]:
         "type": "object",
         "properties": overlay,
         "additionalProperties": False,
-        "description": "laid over the suite by --quick",
+        "description": "merged over the suite by --quick",
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
+from energybench.common.renamed import renamed
 from energybench.common.units import Bytes, Points, Ratio, Seconds, Warmup
 from energybench.stats.interim import declared
 from energybench.stats.paired import FEWEST_BLOCKS
@@ -120,19 +121,13 @@ class Quality(Table):
     loses_at_most: Points = Field(default="0.5 pp", validate_default=True)
 
 
+@renamed(noise="margin")
 class Accept(Table):
     """What may be called a saving."""
 
     quality: Quality = Field(default_factory=Quality)
     margin: Ratio = Field(default="1 %", validate_default=True, le=0.99, description="the margin of every verdict")
     estimate_gap: Points = Field(default="2 pp", validate_default=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _old_key(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "noise" in given and "margin" not in given:
-            return {"margin" if key == "noise" else key: value for key, value in given.items()}
-        return given
 
 
 class Model(Open):
