@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError
 
-from energybench.common.errors import Problem, UsageError, in_order, nearest
+from energybench.common.errors import Problem, SuiteError, UsageError, in_order, nearest
 from energybench.common.limits import (
     DEPTH,
     MOST_PROBLEMS,
@@ -51,8 +51,8 @@ from energybench.suite.toml_positions import positions
 from energybench.suite.variants import MOST_CELLS, Variant, counted, expand, matches, variants_of
 
 
-class SuiteError(UsageError):
-    """Mistakes in a suite; `rest` is the suite without them, where something is left."""
+class InvalidSuite(SuiteError):
+    """Every mistake in a suite's file; `rest` is the suite without them, where something is left."""
 
     def __init__(self, problems: Iterable[Problem], rest: Suite | None = None) -> None:
         super().__init__(problems)
@@ -181,12 +181,12 @@ def load(
     """The suite in a file, or of that name in ./suites or among those shipped, or in the folders of `search`.
 
     overrides: the texts after --set, such as "workload.train.epochs=2"
-    Raises UsageError E101–E102 for the file; SuiteError with every mistake found in it, E201–E207.
+    Raises UsageError E101–E102 for the file; InvalidSuite, a SuiteError, with every mistake found in it, E201–E207.
     """
     path, overrides = _find(path_or_name, search), tuple(overrides)
     text, tree = _read(path)
     if too_many := _too_many(tree):
-        raise SuiteError(too_many)
+        raise InvalidSuite(too_many)
     renamer = KeyRenamer()
     tree = renamer.tree(tree)
     problems = quick_problems(tree)
@@ -219,7 +219,7 @@ def load(
     if problems or suite is None:
         stamp = ["quick"] if quick else []
         rest = _salvage(tree)
-        raise SuiteError(in_order(problems), None if rest is None else _complete(*rest, path, text, stamp))
+        raise InvalidSuite(in_order(problems), None if rest is None else _complete(*rest, path, text, stamp))
     stamp = [*(["quick"] if quick else []), *(f"--set {text}" for text in overrides)]
     return _complete(suite, tree, path, text, stamp)
 
