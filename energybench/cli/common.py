@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import warnings
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,6 +76,16 @@ def refused(error: OSError) -> Problem | None:
         return None
     hint = "name another path, or change what is not allowed there"
     return Problem("E613", f"{error.strerror}", os.fsdecode(error.filename), hint)
+
+
+Excluded = Mapping[str, tuple[str, tuple[str, ...]]]  # a flag → why, and the flags that it cannot stand beside
+
+
+def refuse_together(given: Collection[str], excluded: Excluded) -> None:
+    """Raises click's UsageError where a flag is given with one that it excludes."""
+    for flag, (because, others) in excluded.items():
+        if flag in given and (refused_flags := [other for other in others if other in given]):
+            raise click.UsageError(f"{flag} {because}, so it takes no {refused_flags[0]}.")
 
 
 def suite_options(function: Any) -> Any:

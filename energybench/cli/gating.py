@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from energybench.cli.common import console, print_json
+from energybench.cli.common import Excluded, console, print_json, refuse_together
 from energybench.common.errors import EXIT_FINE, Problem, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 LEVELS = ("counts", "savings", "absolute")
 OVERHEAD = "overhead"  # of two trees of energybench itself: a verb of its own
 FORMATS = ("junit", "markdown", "smaller-is-better", "bigger-is-better", "pytest-benchmark")
+EXCLUDED: Excluded = {
+    "--history": (
+        "shows a trend and holds nothing",
+        ("--level", "--rerun", "--rerun-base", "--accept", "--to", "--strict"),
+    )
+}
 SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
@@ -68,17 +74,17 @@ def compare(
     that is not met.
     """
     wanted = [_output(text) for text in outputs]
+    flags = {
+        "--history": history,
+        "--level": levels,
+        "--rerun": rerun,
+        "--rerun-base": rerun_base,
+        "--accept": accept,
+        "--to": outputs,
+        "--strict": strict,
+    }
+    refuse_together([name for name, value in flags.items() if value], EXCLUDED)
     if history:
-        used = {
-            "--level": levels,
-            "--rerun": rerun,
-            "--rerun-base": rerun_base,
-            "--accept": accept,
-            "--to": outputs,
-            "--strict": strict,
-        }
-        if given := [name for name, value in used.items() if value]:
-            raise click.UsageError(f"--history shows a trend and holds nothing, so it takes no {given[0]}.")
         _history(paths, as_json)
         return
     if not 1 <= len(paths) <= 2:

@@ -50,6 +50,8 @@ from energybench.suite.tables import Accept, Measure, Method, Require, Several, 
 from energybench.suite.toml_positions import positions
 from energybench.suite.variants import MOST_CELLS, Variant, counted, expand, matches, variants_of
 
+PATTERN_TABLES = {"skip": "skips", "require": "requires"}  # whose entries name workloads and methods by patterns
+
 
 class InvalidSuite(SuiteError):
     """Every mistake in a suite's file; `rest` is the suite without them, where something is left."""
@@ -319,37 +321,54 @@ def _too_many(tree: Node) -> list[Problem]:
 
 def _reference_problems(tree: Node, suite: Suite | None) -> list[Problem]:
     """Labels and sweeps; patterns that match nothing; more cells than anyone can mean."""
-    if suite is not None and variants_of(tree) <= MOST_CELLS:  # first, and without making the variants
-        most = suite.trials.blocks_max or suite.trials.blocks
-        count = len(suite.workloads) * (1 + suite.trials.twin + variants_of(tree)) * most
-        if count > MOST_CELLS:
-            message = f"this suite has {counted(count)} trials; at most {MOST_CELLS:,} are allowed"
-            hint = "fewer blocks, workloads or sweeps"
-            return [Problem("E207", message, tree.find(["trials", "blocks"]).place, hint)]
+    if suite is not None and (too_many := _too_many_trials(tree, suite)):  # first, and without making the variants
+        return too_many
     variants, problems = expand(tree)
-    workloads = [entry.text("name") for entry in tree.items("workload")]
-    held = (len(tree.items("skip")) + len(tree.items("require"))) * len(workloads) * (1 + len(variants))
-    if held > SKIPPED_PAIRS:
-        limit = f"at most {SKIPPED_PAIRS:,} are allowed"
-        message = f"its skips and requirements would be held against {held:,} pairs; {limit}"
-        problems.append(Problem("E207", message, tree.find(["skip"]).place, "fewer of them, or smaller sweeps"))
-    if not problems and None not in workloads:
-        names = {
-            "workload": [[name] for name in workloads if name],
-            "method": [[variant.label, variant.entry] for variant in variants],
-        }
-        for table, verb in (("skip", "skips"), ("require", "requires")):
-            for entry, (key, known) in itertools.product(tree.items(table), names.items()):
-                pattern = entry.text(key)
-                if pattern and pattern != "*" and not any(matches(pattern, group) for group in known):
-                    message = f"this {verb} nothing: no {key} matches '{pattern}'"
-                    hint = nearest(pattern, {name for group in known for name in group})
-                    problems.append(Problem("E205", message, entry.find([key]).place, hint))
+    problems += _too_many_patterns(tree, variants)
+    if not problems:
+        problems += _unmatched_patterns(tree, variants)
     if suite is not None and not problems:
         problems += unpaired(tree, suite.workloads, variants)
     if suite is not None and not problems:
         problems += _all_skipped(tree, suite, variants)
     return problems
+
+
+def _too_many_trials(tree: Node, suite: Suite) -> list[Problem]:
+    variants = variants_of(tree)
+    count = len(suite.workloads) * (1 + suite.trials.twin + variants) * (suite.trials.blocks_max or suite.trials.blocks)
+    if variants > MOST_CELLS or count <= MOST_CELLS:  # `expand` reports more variants than that
+        return []
+    message = f"this suite has {counted(count)} trials; at most {MOST_CELLS:,} are allowed"
+    return [Problem("E207", message, tree.find(["trials", "blocks"]).place, "fewer blocks, workloads or sweeps")]
+
+
+def _too_many_patterns(tree: Node, variants: Sequence[Variant]) -> Iterator[Problem]:
+    """Each [[skip]] and [[require]] is held against every pair of a workload and a variant."""
+    patterns, workloads = len(tree.items("skip")) + len(tree.items("require")), len(tree.items("workload"))
+    comparisons = patterns * workloads * (1 + len(variants))
+    if comparisons > SKIPPED_PAIRS:
+        limit = f"at most {SKIPPED_PAIRS:,} are allowed"
+        message = f"its skips and requirements would be held against {comparisons:,} pairs; {limit}"
+        yield Problem("E207", message, tree.find(["skip"]).place, "fewer of them, or smaller sweeps")
+
+
+def _unmatched_patterns(tree: Node, variants: Sequence[Variant]) -> Iterator[Problem]:
+    """Of each [[skip]] and [[require]] a pattern that fits no workload or no method."""
+    workloads = [entry.text("name") for entry in tree.items("workload")]
+    if None in workloads:
+        return
+    names = {
+        "workload": [[name] for name in workloads if name],
+        "method": [[variant.label, variant.entry] for variant in variants],
+    }
+    for (table, verb), (key, known) in itertools.product(PATTERN_TABLES.items(), names.items()):
+        for entry in tree.items(table):
+            pattern = entry.text(key)
+            if pattern and pattern != "*" and not any(matches(pattern, group) for group in known):
+                message = f"this {verb} nothing: no {key} matches '{pattern}'"
+                hint = nearest(pattern, {name for group in known for name in group})
+                yield Problem("E205", message, entry.find([key]).place, hint)
 
 
 def _all_skipped(tree: Node, suite: Suite, variants: Sequence[Variant]) -> Iterator[Problem]:
