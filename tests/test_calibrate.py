@@ -80,12 +80,12 @@ def test_more_time_never_detects_less() -> None:
     savings = [row["saving_rel"] for row in rows]
     assert [row["within_s"] for row in rows] == [60, 600, 3600]
     assert savings == sorted(savings, reverse=True)
-    assert savings[-1] > calibrate.NOISE
+    assert savings[-1] > calibrate.MARGIN
 
 
 def test_a_machine_that_repeats_itself_exactly_detects_what_the_margin_leaves() -> None:
     rows = noise_floor(timed([(1.0, 1.0)] * 4), 2.5)["time"]["detectable"]
-    assert [row["saving_rel"] for row in rows] == pytest.approx([calibrate.NOISE] * 3)
+    assert [row["saving_rel"] for row in rows] == pytest.approx([calibrate.MARGIN] * 3)
 
 
 def test_fewer_than_three_pairs_detect_nothing_and_say_so() -> None:
@@ -236,4 +236,4 @@ def test_real_trainings_beside_a_sensor_give_both_floors(tmp_path: Path, monkeyp
     assert found["time"]["sd_log"] > 0
     assert found["energy"]["sensors"] == ["rapl of cpu"]
     assert found["energy"]["ratios_log"] == pytest.approx(found["time"]["ratios_log"], abs=0.02)  # of 2 ms in 0.2 s
-    assert found["energy"]["detectable"][0]["saving_rel"] > calibrate.NOISE
+    assert found["energy"]["detectable"][0]["saving_rel"] > calibrate.MARGIN

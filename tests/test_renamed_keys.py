@@ -184,7 +184,7 @@ def test_a_run_of_before_differs_from_one_of_now_by_its_margin_not_by_the_name_o
 
 
 def test_an_editor_takes_the_old_key_and_strikes_it_through() -> None:
-    keys = schema_json()["$defs"]["Accept"]["properties"]
+    keys = schema_json()["$defs"]["AcceptTable"]["properties"]
     assert keys["noise"]["deprecated"] is True
     assert {key: keys["noise"][key] for key in ("type", "pattern")} == {
         key: keys["margin"][key] for key in ("type", "pattern")

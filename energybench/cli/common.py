@@ -23,10 +23,10 @@ class Finite(click.FloatRange):
     """A number: "nan" lies in every range, and nobody waits for "inf" seconds."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = super().convert(value, param, ctx)
-        if not math.isfinite(found):
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
-        return found
+        return number
 
 
 REFUSED = (
@@ -54,9 +54,9 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except OSError as error:
-            if (told := refused(error)) is None:
+            if (problem := refused(error)) is None:
                 raise
-            raise UsageError(told) from error
+            raise UsageError(problem) from error
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):

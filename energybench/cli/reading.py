@@ -181,9 +181,9 @@ def _write_all(roots: tuple[Path, ...], html: bool) -> None:
     """Every run's pages below the roots, from their records."""
     from energybench.report import pages
 
-    found = dict.fromkeys(folder for root in roots for folder in pages.runs(root))
-    if not found:
+    folders = dict.fromkeys(folder for root in roots for folder in pages.runs(root))
+    if not folders:
         where = ", ".join(map(str, roots))
         raise UsageError(Problem("E601", "there is no run's folder below it", where, "energybench report FOLDER --all"))
-    for folder in found:
+    for folder in folders:
         click.echo(f"{pages.rewrite(folder, html)} written", err=True)

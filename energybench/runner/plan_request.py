@@ -14,7 +14,7 @@ from energybench.common.sealed_files import write_text
 from energybench.process import subprocess_call
 from energybench.process.forkserver import Launcher, Outcome
 from energybench.records.record import Cell
-from energybench.suite.command_tables import CommandWorkload
+from energybench.suite.command_tables import CommandWorkloadTable
 from energybench.suite.suite import Suite
 
 WARMER_C = 10.0  # than at the start of the run, a card may be when a trial begins
@@ -82,7 +82,7 @@ def spec_of(
     workloads = [{**w.settings(), "where": _places(suite, ("workload", i))} for i, w in enumerate(suite.workloads)]
     for workload in workloads:
         workload.pop("extends", None)
-    commands = {w.name for w in suite.workloads if isinstance(w, CommandWorkload)}
+    commands = {w.name for w in suite.workloads if isinstance(w, CommandWorkloadTable)}
     variants = [
         {
             "label": variant.label,

@@ -14,7 +14,7 @@ from typing import Any
 from energybench.common.errors import Problem
 from energybench.common.hashing import digest
 from energybench.common.shipped import shipped
-from energybench.suite.command_tables import CommandMethod, CommandWorkload
+from energybench.suite.command_tables import CommandMethodTable, CommandWorkloadTable
 from energybench.suite.suite import Suite
 from energybench.train import discovery
 
@@ -28,7 +28,7 @@ def user_code(suite: Suite) -> list[Problem]:
 
 def _workloads(suite: Suite) -> Iterator[Problem]:
     for index, workload in enumerate(suite.workloads):
-        if isinstance(workload, CommandWorkload):
+        if isinstance(workload, CommandWorkloadTable):
             yield _command(suite.where(("workload", index, "command")))
             continue
         uses = {("task",): workload.task, ("model", "use"): workload.model.use, ("data", "use"): workload.data.use}
@@ -41,7 +41,7 @@ def _workloads(suite: Suite) -> Iterator[Problem]:
 def _methods(suite: Suite) -> Iterator[Problem]:
     known, home = discovery.sources(), shipped("methods").resolve()
     for index, method in enumerate(suite.methods):
-        if isinstance(method, CommandMethod):
+        if isinstance(method, CommandMethodTable):
             yield _command(suite.where(("method", index, "command")))
             continue
         place = suite.where(("method", index, "use"))

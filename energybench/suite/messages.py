@@ -44,7 +44,7 @@ class KeyedError(ValueError):
         self.key, self.hint = key, hint
 
 
-TAGS = frozenset({"Workload", "CommandWorkload", "Method", "CommandMethod"})
+TAGS = frozenset({"WorkloadTable", "CommandWorkloadTable", "MethodTable", "CommandMethodTable"})
 
 
 def untagged(loc: Sequence[str | int]) -> tuple[str | int, ...]:
@@ -161,7 +161,7 @@ def _model(annotation: Any, name: str | None = None) -> type[BaseModel] | None:
     """The model inside `Model | None` or `tuple[Model, ...]`: the first, or the one of this name."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation if name in (None, annotation.__name__) else None
-    return next((found for inner in get_args(annotation) if (found := _model(inner, name))), None)
+    return next((model for inner in get_args(annotation) if (model := _model(inner, name))), None)
 
 
 def _model_at(root: type[BaseModel], loc: Sequence[str | int]) -> type[BaseModel] | None:

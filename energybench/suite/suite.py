@@ -9,9 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -20,22 +18,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError
 
-from energybench.common.errors import Problem, SuiteError, UsageError, in_order, nearest
-from energybench.common.limits import (
-    DEPTH,
-    MOST_PROBLEMS,
-    SKIPPED_PAIRS,
-    SUITE_B,
-    SUITE_ENTRIES,
-    SUITE_VALUES,
-    too_deep,
-)
-from energybench.common.safe_read import listed, read_bytes, why_not
-from energybench.common.shipped import shipped
+from energybench.common.errors import Problem, SuiteError, in_order, nearest
+from energybench.common.limits import MOST_PROBLEMS, SKIPPED_PAIRS, SUITE_ENTRIES
 from energybench.suite.command_pairing import unlike, unpaired
-from energybench.suite.command_tables import CommandMethod, CommandWorkload
+from energybench.suite.command_tables import CommandMethodTable, CommandWorkloadTable
 from energybench.suite.messages import FOLDER_NAME, explain, model_name, unfit, untagged
-from energybench.suite.node import Node, build_tree
+from energybench.suite.node import Node
 from energybench.suite.overlays import (
     OVERLAID,
     WORKLOAD_OVERLAID,
@@ -46,8 +34,18 @@ from energybench.suite.overlays import (
     without,
 )
 from energybench.suite.renamed_keys import RENAMED, KeyRenamer, with_old_keys
-from energybench.suite.tables import Accept, Measure, Method, Require, Several, Skip, Table, Trials, Workload
-from energybench.suite.toml_positions import positions
+from energybench.suite.suite_file import find_suite, read_tree
+from energybench.suite.tables import (
+    AcceptTable,
+    MeasureTable,
+    MethodTable,
+    RequireTable,
+    Several,
+    SkipTable,
+    SuiteTable,
+    TrialsTable,
+    WorkloadTable,
+)
 from energybench.suite.variants import MOST_CELLS, Variant, counted, expand, matches, variants_of
 
 PATTERN_TABLES = {"skip": "skips", "require": "requires"}  # whose entries name workloads and methods by patterns
@@ -71,27 +69,29 @@ def _kind(trained: str) -> Any:
     return Discriminator(tag)
 
 
-AnyWorkload = Annotated[
-    Annotated[Workload, Tag("Workload")] | Annotated[CommandWorkload, Tag("CommandWorkload")], _kind("Workload")
+TaggedWorkload = Annotated[
+    Annotated[WorkloadTable, Tag("WorkloadTable")] | Annotated[CommandWorkloadTable, Tag("CommandWorkloadTable")],
+    _kind("WorkloadTable"),
 ]
-AnyMethod = Annotated[
-    Annotated[Method, Tag("Method")] | Annotated[CommandMethod, Tag("CommandMethod")], _kind("Method")
+TaggedMethod = Annotated[
+    Annotated[MethodTable, Tag("MethodTable")] | Annotated[CommandMethodTable, Tag("CommandMethodTable")],
+    _kind("MethodTable"),
 ]
 
 
-class Suite(Table):
+class Suite(SuiteTable):
     """A suite as it runs: `extends`, the quick overlay and `--set` applied, quantities in SI units."""
 
     schema_: Literal[1] = Field(alias="schema")
     suite: str = Field(pattern=FOLDER_NAME, description="its name, and its folder's in reports/")
     about: str = ""
-    trials: Trials = Field(default_factory=Trials)
-    measure: Measure = Field(default_factory=Measure)
-    accept: Accept = Field(default_factory=Accept)
-    workloads: Several[AnyWorkload] = Field(alias="workload", min_length=1)
-    methods: Several[AnyMethod] = Field(default=(), alias="method")
-    skips: Several[Skip] = Field(default=(), alias="skip")
-    requires: Several[Require] = Field(default=(), alias="require")
+    trials: TrialsTable = Field(default_factory=TrialsTable)
+    measure: MeasureTable = Field(default_factory=MeasureTable)
+    accept: AcceptTable = Field(default_factory=AcceptTable)
+    workloads: Several[TaggedWorkload] = Field(alias="workload", min_length=1)
+    methods: Several[TaggedMethod] = Field(default=(), alias="method")
+    skips: Several[SkipTable] = Field(default=(), alias="skip")
+    requires: Several[RequireTable] = Field(default=(), alias="require")
     quick: dict[str, Any] = Field(default_factory=dict, exclude=True)
 
     _path: Path = PrivateAttr(default=Path())
@@ -112,7 +112,7 @@ class Suite(Table):
     @property
     def trains(self) -> bool:
         """Whether anything of it runs in energybench's own loop, and so needs torch."""
-        return any(isinstance(workload, Workload) for workload in self.workloads)
+        return any(isinstance(workload, WorkloadTable) for workload in self.workloads)
 
     @property
     def stamp(self) -> list[str]:
@@ -138,19 +138,19 @@ class Suite(Table):
         method = self.methods[int(variant.loc[1])]
         claim = method.claims.as_claim() if method.claims else None
         tuned = method.tuned.trials if method.tuned else None
-        control = method.control if isinstance(method, Method) else "none"  # a command's budget is not known
+        control = method.control if isinstance(method, MethodTable) else "none"  # a command's budget is not known
         return replace(variant, claim=claim, control=control, tuned=tuned)
 
-    def pairs(self) -> list[tuple[Workload | CommandWorkload, Variant, str | None]]:
+    def pairs(self) -> list[tuple[WorkloadTable | CommandWorkloadTable, Variant, str | None]]:
         """(workload, variant, why it is skipped), workload by workload in the order of the file."""
         variants = self.variants()
         return [
             (workload, variant, self._skipped(workload, variant)) for workload in self.workloads for variant in variants
         ]
 
-    def _skipped(self, workload: Workload | CommandWorkload, variant: Variant) -> str | None:
-        told = next((skip.because for skip in self.skips if skip.fits(workload.name, variant)), None)
-        return told or unlike(workload, variant)
+    def _skipped(self, workload: WorkloadTable | CommandWorkloadTable, variant: Variant) -> str | None:
+        declared = next((skip.because for skip in self.skips if skip.fits(workload.name, variant)), None)
+        return declared or unlike(workload, variant)
 
     def digest_source(self) -> dict[str, Any]:
         """The resolved settings, JSON-able and in SI units."""
@@ -185,8 +185,8 @@ def load(
     overrides: the texts after --set, such as "workload.train.epochs=2"
     Raises UsageError E101–E102 for the file; InvalidSuite, a SuiteError, with every mistake found in it, E201–E207.
     """
-    path, overrides = _find(path_or_name, search), tuple(overrides)
-    text, tree = _read(path)
+    path, overrides = find_suite(path_or_name, search), tuple(overrides)
+    text, tree = read_tree(path)
     if too_many := _too_many(tree):
         raise InvalidSuite(too_many)
     renamer = KeyRenamer()
@@ -195,14 +195,14 @@ def load(
     if quick and tree.get("quick") is None:
         hint = "add [quick] with workload.train = { epochs = 2 }, or run without --quick"
         problems.append(Problem("E203", "this suite has no [quick] overlay", tree.place, hint))
-    tree, wrong, broken = extend(tree)
-    problems += wrong
+    tree, more, broken = extend(tree)
+    problems += more
 
     def resolve(base: Node) -> tuple[Node, Suite | None]:
         """--set merged over it; what is wrong goes into `problems`."""
         for text in overrides:
-            base, wrong = override(base, text, renamer)
-            problems.extend(wrong)
+            base, more = override(base, text, renamer)
+            problems.extend(more)
         unfit_values = list(islice(unfit(base), MOST_PROBLEMS))
         problems.extend(unfit_values)
         suite = None
@@ -246,62 +246,6 @@ def _salvage(tree: Node, tries: int = 12) -> tuple[Suite, Node] | None:
                 return None
             tree = without(tree, loc)
     return None
-
-
-def _find(path_or_name: str | Path, search: Sequence[Path] | None) -> Path:
-    name, folders = str(path_or_name), search if search is not None else (Path("suites"), shipped("suites"))
-    if re.fullmatch(r"[\w.+-]+", name) and not name.endswith(".toml"):
-        for folder in folders:
-            if os.path.isfile(folder / f"{name}.toml"):
-                return folder / f"{name}.toml"
-        if not os.path.isfile(name):
-            known = {file.stem for folder in folders for file in listed(folder, ".toml")}
-            raise UsageError(Problem("E101", f"no suite is called '{name}'", "", nearest(name, known)))
-    path = Path(name)
-    if not os.path.isfile(path):
-        what = why_not(path)
-        files = set() if what == "is a folder" else set(map(str, listed(path.parent, ".toml")))
-        hint = nearest(name, files) or "name a suite's file, or one of: energybench list suites"
-        raise UsageError(Problem("E101", f"'{name}' {what}", "", hint))
-    return path
-
-
-def _read(path: Path) -> tuple[str, Node]:
-    """The text, and its tree with the place of every key."""
-    shown = os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
-    try:
-        text = read_bytes(path, SUITE_B).decode("utf-8-sig")
-        if too_deep(text):
-            raise RecursionError
-        raw = tomllib.loads(text)
-        if (values := _size(raw)) > SUITE_VALUES:
-            message = f"it holds {values:,} keys and values; at most {SUITE_VALUES:,} are read"
-            raise UsageError(Problem("E102", message, shown, "sweep fewer values, or write several suites"))
-        places = positions(text) if raw else {}
-    except OSError as error:
-        hint = "a suite is a file of text that you may read"
-        raise UsageError(Problem("E101", f"cannot read it: {error.strerror}", shown, hint)) from None
-    except UnicodeDecodeError as error:
-        raise UsageError(Problem("E102", f"not UTF-8 at byte {error.start}", shown, "save it as UTF-8")) from None
-    except RecursionError:
-        raise UsageError(Problem("E102", "nested too deeply", shown)) from None
-    except tomllib.TOMLDecodeError as error:
-        found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
-        last = text.rstrip().count("\n") + 1
-        message, line, column = found.groups() if found else (str(error).partition(" (at")[0], last, 1)
-        hint = 'text needs quotes: key = "value"' if "Invalid value" in message else ""
-        raise UsageError(Problem("E102", f"not TOML: {message}", f"{shown}:{line}:{column}", hint)) from None
-    except ValueError as error:  # a number of more digits than Python reads
-        raise UsageError(Problem("E102", str(error).partition(";")[0], shown)) from None
-    return text, Node(build_tree(raw, places, shown).value, f"{shown}:1:1")
-
-
-def _size(value: Any, depth: int = 0) -> int:
-    """Keys and values in it. Raises RecursionError below DEPTH tables."""
-    if depth > DEPTH:
-        raise RecursionError
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return len(items) + sum(_size(item, depth + 1) for item in items)
 
 
 def _too_many(tree: Node) -> list[Problem]:
@@ -377,7 +321,7 @@ def _all_skipped(tree: Node, suite: Suite, variants: Sequence[Variant]) -> Itera
         return
     pairs = [(w.name, v, suite._skipped(w, v)) for w, v in itertools.product(suite.workloads, variants)]
     for asked, entry in zip(suite.requires, tree.items("require"), strict=True):
-        reasons = [why for workload, variant, why in pairs if asked.fits(workload, variant)]
+        reasons = [reason for workload, variant, reason in pairs if asked.fits(workload, variant)]
         if None not in reasons:
             message = f"this requires nothing: every comparison that it fits is skipped: {reasons[0]}"
             yield Problem("E205", message, entry.place, "take out the [[skip]], or this [[require]]")
@@ -387,22 +331,22 @@ def schema_json() -> dict[str, Any]:
     """The schema of a suite's file, for editors: JSON Schema 2020-12. What `extends` can give is optional."""
     schema = copy.deepcopy(Suite.model_json_schema())
     tables = schema["$defs"]
-    for name in ("Model", "Data", "Train"):
+    for name in ("ModelTable", "DataTable", "TrainTable"):
         tables[name].pop("required", None)
-    tables["Workload"]["required"] = ["name"]
+    tables["WorkloadTable"]["required"] = ["name"]
     for path, new in RENAMED.items():
         properties = tables[model_name(Suite, path[:-1])]["properties"]
         properties[path[-1]] = {**properties[new], "deprecated": True, "description": f"the old name of {new}"}
     overlay = {key: schema["properties"][key] for key in OVERLAID if key != "workload"}
-    tables["CommandWorkload"]["required"] = ["name"]
-    told = tables["CommandWorkload"]["properties"]
-    told["quality"] = {"anyOf": [{"const": "none"}, told["quality"]]}
+    tables["CommandWorkloadTable"]["required"] = ["name"]
+    command_keys = tables["CommandWorkloadTable"]["properties"]
+    command_keys["quality"] = {"anyOf": [{"const": "none"}, command_keys["quality"]]}
     for key in ("workload", "method"):  # a table that has `command` is of the other kind, and only one of them fits
         items = schema["properties"][key]["items"]
         items["anyOf"] = items.pop("oneOf")
-    both = {**told, **tables["Workload"]["properties"]}
-    keys = {key: both[key] for key in WORKLOAD_OVERLAID}
-    overlay["workload"] = {"type": "object", "properties": keys, "additionalProperties": False}
+    keys_of_both = {**command_keys, **tables["WorkloadTable"]["properties"]}
+    overlaid_keys = {key: keys_of_both[key] for key in WORKLOAD_OVERLAID}
+    overlay["workload"] = {"type": "object", "properties": overlaid_keys, "additionalProperties": False}
     schema["properties"]["quick"] = {
         "type": "object",
         "properties": overlay,

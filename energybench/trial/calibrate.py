@@ -31,13 +31,13 @@ from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.records.record import write_json
 from energybench.stats import paired
-from energybench.suite.tables import Accept
+from energybench.suite.tables import AcceptTable
 from energybench.trial.build import build, device_name
 from energybench.trial.trial import wait_for_devices
 from energybench.workloads import datasets
 
 SEED = 2026
-MARGIN = Accept().margin  # the margin of a suite that states none
+MARGIN = AcceptTable().margin  # the margin of a suite that states none
 WITHIN_S = (60.0, 600.0, 3600.0)  # for which the smallest detectable saving is told
 ABOVE = 1.25  # trainings are made this much longer than the shortest, since some run faster than the others
 
