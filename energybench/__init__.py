@@ -41,8 +41,8 @@ _LATER = {
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name == "callbacks":
-        return importlib.import_module("energybench.callbacks")
+    if name in ("callbacks", "errors"):
+        return importlib.import_module(f"energybench.{name}")
     if name not in _LATER:
         raise AttributeError(f"module 'energybench' has no attribute '{name}'")
     return getattr(importlib.import_module(f"energybench.{_LATER[name]}"), name)

@@ -25,7 +25,7 @@ _TABLE = """
     cost_page=cli.flops_page doctor=cli.doctor listing=cli.listing
     preload=cli.preload printable=cli.terminal_encoding show=cli.show versus=cli.paired_commands
     versus_page=cli.paired_commands_page
-    bounds=common.limits errors=common.errors files=common.safe_read fingerprint=common.fingerprint
+    bounds=common.limits files=common.safe_read fingerprint=common.fingerprint
     inert=common.escaping kept=common.sealed_files known=common.open_tables machine=common.machine
     measurable=common.quantities processes=common.processes seeds=common.hashing
     torchvision_shim=common.torchvision_shim units=common.units

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from energybench.algorithms.equilibrium import Motion
 from energybench.common.hashing import stable_seed
 from energybench.common.units import RESOLVED
-from energybench.suite.tables import Data as DataSettings
+from energybench.suite.tables import DataTable
 from energybench.train.data import Data, Resident
 from energybench.train.images import Images
 from energybench.train.method import Method, Task
@@ -133,6 +133,6 @@ def velocity(similarities: Tensor, momentum: float, recursion: str = "paper") ->
     return torch.stack([torch.as_tensor(motion.add(phi)) for phi in similarities])
 
 
-def data_settings(keys: Mapping[str, Any]) -> DataSettings:
+def data_settings(keys: Mapping[str, Any]) -> DataTable:
     """A suite's `data` table from what a test needs of it, in SI units."""
-    return DataSettings.model_validate({"use": "digits", "batch": 16} | dict(keys), context=RESOLVED)
+    return DataTable.model_validate({"use": "digits", "batch": 16} | dict(keys), context=RESOLVED)

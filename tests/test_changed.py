@@ -87,6 +87,14 @@ def test_what_changed_is_named_and_nothing_else(options: dict[str, Any], said: s
     assert changes(run, planned(tmp_path, **options)) == said
 
 
+def test_a_key_that_was_only_renamed_since_is_no_change(tmp_path: Path) -> None:
+    run = begun(planned(tmp_path))
+    del run.resolved["accept"]["margin"]  # as the version before wrote it
+    assert changes(run, planned(tmp_path, sha="2")) == "the file of method 'dropout'"
+    wider = planned(tmp_path, SUITE + '[accept]\nmargin = "3 %"\n')
+    assert changes(run, wider) == "accept.margin 0.01 → 0.03"
+
+
 def test_many_differences_are_counted(tmp_path: Path) -> None:
     run = begun(planned(tmp_path))
     text = SUITE.replace("lr = 0.1", "lr = 0.2, momentum = 0.5, decay = 0.1").replace("batch = 16", "batch = 8")

@@ -17,7 +17,7 @@ from energybench.meter.reading import Reading
 from energybench.process.supervise import Ended
 from energybench.records.reader import read as read_record
 from energybench.records.record import Trial
-from energybench.suite.command_tables import CommandWorkload, Source
+from energybench.suite.command_tables import CommandWorkloadTable, QualitySourceTable
 from energybench.trial.command_quality import NoQuality, QualityReader
 from energybench.trial.command_trial import MeteredCommand, Unusable, environment, main, trial, why_unusable
 from energybench.trial.record_draft import TrialDraft
@@ -47,7 +47,7 @@ def spec_of(folder: Path, script: str, quality: dict[str, Any] | None = None, li
         base=folder,
         command=("sh", "-c", script),
         metric="accuracy",
-        workload=CommandWorkload.model_validate(
+        workload=CommandWorkloadTable.model_validate(
             {"name": "w", "command": "true", "quality": quality or {"from": "none"}}
         ),
         measure=MeasureSpec(energy="off"),
@@ -214,7 +214,7 @@ def test_every_end_has_its_word(ended: Ended | None, last: str, status: str | No
 
 
 def read(source: dict[str, Any], *lines: str, folder: Path = Path("."), stream: str = "stdout") -> dict[str, float]:
-    reader = QualityReader(Source.model_validate(source), "accuracy", folder, {"trial": "t1"})
+    reader = QualityReader(QualitySourceTable.model_validate(source), "accuracy", folder, {"trial": "t1"})
     for text in lines:
         reader.hear(stream, text)
     return reader.result([])
@@ -269,21 +269,23 @@ def test_a_file_counts_only_if_this_trial_wrote_it(tmp_path: Path):
     file.write_text('{"accuracy": 0.5}')
     with pytest.raises(NoQuality, match="older than the trial"):
         read(source, folder=tmp_path)
-    reader = QualityReader(Source.model_validate(source), "accuracy", tmp_path, {"trial": "t1"})
+    reader = QualityReader(QualitySourceTable.model_validate(source), "accuracy", tmp_path, {"trial": "t1"})
     file.write_text('{"accuracy": 0.25}\n{"accuracy": 0.75}\n')  # JSON lines: the last
     assert reader.result([]) == {"accuracy": 0.75}
-    reader = QualityReader(Source.model_validate(source), "accuracy", tmp_path, {"trial": "t1"})
+    reader = QualityReader(QualitySourceTable.model_validate(source), "accuracy", tmp_path, {"trial": "t1"})
     file.write_text("not json at all")
     with pytest.raises(NoQuality, match="is not JSON"):
         reader.result([])
 
 
 def test_windows_say_quality_by_their_own_names():
-    reader = QualityReader(Source.model_validate({"from": "window", "key": "top1"}), "accuracy", Path(), {})
+    reader = QualityReader(QualitySourceTable.model_validate({"from": "window", "key": "top1"}), "accuracy", Path(), {})
     window = WindowLine(name="train", start_s=0.0, stop_s=1.0, quality={"top1": 0.5})
     assert reader.result([window]) == {"accuracy": 0.5}
     with pytest.raises(NoQuality, match="none of its windows says 'top1'"):
-        QualityReader(Source.model_validate({"from": "window", "key": "top1"}), "accuracy", Path(), {}).result([])
+        QualityReader(
+            QualitySourceTable.model_validate({"from": "window", "key": "top1"}), "accuracy", Path(), {}
+        ).result([])
 
 
 # ── what the report may make of it ────────────────────────────────────────────────────────────────────────

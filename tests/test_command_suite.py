@@ -243,9 +243,9 @@ def test_mistakes_in_several_tables_are_told_at_once(tmp_path: Path):
 
 def test_the_schema_knows_both_kinds():
     schema = suite.schema_json()
-    assert {"command", "quality", "options"} <= set(schema["$defs"]["CommandWorkload"]["properties"])
+    assert {"command", "quality", "options"} <= set(schema["$defs"]["CommandWorkloadTable"]["properties"])
     kinds = {each["$ref"].rpartition("/")[2] for each in schema["properties"]["workload"]["items"]["anyOf"]}
-    assert kinds == {"Workload", "CommandWorkload"}
+    assert kinds == {"WorkloadTable", "CommandWorkloadTable"}
     assert "options" in schema["properties"]["quick"]["properties"]["workload"]["properties"]
 
 

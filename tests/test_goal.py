@@ -11,7 +11,7 @@ from energybench.meter import devices as used
 from energybench.meter.combine import metered
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.window import Window
-from energybench.suite.tables import Target
+from energybench.suite.tables import TargetTable
 from energybench.trial.phases import Phases
 from energybench.trial.trial import TargetTracker, with_every_card
 
@@ -29,7 +29,7 @@ def train(reached: list[float], at_least: float, fails_at: int = 0) -> tuple[Rea
     """The trial's part of a training of so many epochs with these qualities. Returns its window and target."""
     window = Window([Counted()], lambda: None)
     no_data: Any = None
-    goal: Any = TargetTracker(Target(at_least=at_least), window, no_data, Phases({}, lambda: None))
+    goal: Any = TargetTracker(TargetTable(at_least=at_least), window, no_data, Phases({}, lambda: None))
     run = SimpleNamespace(epochs=len(reached), epoch_number=0, curve=[], tally=SimpleNamespace(steps=1))
 
     def evaluate(_: Any) -> dict[str, float]:

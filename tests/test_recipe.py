@@ -19,7 +19,7 @@ from torch import nn
 
 from energybench.common.hashing import digest, stable_seed
 from energybench.suite import tables
-from energybench.suite.tables import Train, Workload
+from energybench.suite.tables import TrainTable, WorkloadTable
 from energybench.train.recipe import Recipe
 from energybench.trial.build import recipe_of
 
@@ -74,12 +74,12 @@ def test_a_warm_up_is_a_ramp_over_whatever_the_schedule_says(schedule, warmup, p
 )
 def test_a_schedule_that_cannot_happen_is_a_mistake(wrong):
     with pytest.raises(ValueError, match=r"milestones|arrive"):
-        tables.Train.model_validate({"epochs": 10, "lr": 0.1, **wrong})
+        tables.TrainTable.model_validate({"epochs": 10, "lr": 0.1, **wrong})
 
 
 def choices(name: str) -> list[str]:
     """What a suite may write for `train.<name>`, from the schema itself."""
-    annotation: Any = tables.Train.model_fields[name].annotation
+    annotation: Any = tables.TrainTable.model_fields[name].annotation
     return [value for value in _flat(annotation) if isinstance(value, str)]
 
 
@@ -134,11 +134,11 @@ def test_every_setting_of_a_suites_training_reaches_the_recipe():
     train |= {"milestones": [1.0, 2.0], "factor": 0.5, "warmup_epochs": 0.5, "clip": 2.0, "accumulate": 4}
     train |= {"precision": "bf16", "label_smoothing": 0.0625}
     given = {"name": "w", "model": {"use": "mlp"}, "data": {"use": "digits", "batch": 12}, "train": train}
-    recipe = recipe_of(Workload.model_validate(given))
+    recipe = recipe_of(WorkloadTable.model_validate(given))
     assert {key: getattr(recipe, key) for key in train} == train | {"milestones": (1.0, 2.0)}
     assert (recipe.batch, {field.name for field in fields(Recipe)}) == (
         12,
-        {*Train.model_fields, "batch"} - {"activation"},
+        {*TrainTable.model_fields, "batch"} - {"activation"},
     )
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energybench.common.errors import Problem, UsageError
+from energybench.common.shipped import shipped
 from energybench.common.units import Quantity
 from energybench.records.record import Claim
 from energybench.suite import suite
@@ -288,7 +289,7 @@ warmup = 3
 limit = "30 mni"
 
 [accept]
-noise = 0.01
+margin = 0.01
 quality = { metric = "accuracy", looses_at_most = "0.5 pp" }
 
 [[workload]]
@@ -542,10 +543,10 @@ def test_the_schema_covers_every_key_of_the_shipped_suite_and_asks_for_units() -
     schema = suite.schema_json()
     tables = schema["$defs"]
     assert set(schema["required"]) == {"schema", "suite", "workload"}
-    assert tables["Workload"]["required"] == ["name"]
-    assert "required" not in tables["Train"]
+    assert tables["WorkloadTable"]["required"] == ["name"]
+    assert "required" not in tables["TrainTable"]
     assert set(schema["properties"]["quick"]["properties"]) == {"trials", "measure", "accept", "workload", "skip"}
-    pattern = tables["Trials"]["properties"]["limit"]["pattern"]
+    pattern = tables["TrialsTable"]["properties"]["limit"]["pattern"]
     assert re.search(pattern, "30 min")
     assert not re.search(pattern, "30")
     json.dumps(schema)
@@ -578,7 +579,7 @@ def test_what_is_right_in_an_invalid_suite_is_kept_with_its_lines(tmp_path: Path
 
 
 def test_the_quick_overlay_adds_its_skips_to_the_suites_own() -> None:
-    folder = [suite.shipped("suites")]
+    folder = [shipped("suites")]
     whole, quick = suite.load("cifar", search=folder), suite.load("cifar", search=folder, quick=True)
     skipped = [{(w.name, v.entry) for w, v, why in loaded.pairs() if why} for loaded in (whole, quick)]
     assert skipped[0] == {("vit-tiny-cifar10", "ssprop"), ("vit-tiny-cifar10", "ssprop+dropout")}
@@ -587,7 +588,7 @@ def test_the_quick_overlay_adds_its_skips_to_the_suites_own() -> None:
 
 
 def test_the_shipped_cifar_suite_is_the_one_of_the_design() -> None:
-    loaded = suite.load("cifar", search=[suite.shipped("suites")])
+    loaded = suite.load("cifar", search=[shipped("suites")])
     resnet, vit = loaded.workloads
     assert (resnet.model.use, resnet.train.epochs, resnet.train.lr, resnet.train.precision) == (
         "resnet18",
@@ -598,13 +599,16 @@ def test_the_shipped_cifar_suite_is_the_one_of_the_design() -> None:
     assert (vit.model.parameters, vit.data, vit.train.decay) == ({"patch": 4}, resnet.data, 0.05)
     assert len(loaded.variants()) == 3 + 1 + 1
     assert {v.label for w, v, why in loaded.pairs() if why} == {"ssprop", "ssprop+dropout"}
-    quick = suite.load("cifar", quick=True, search=[suite.shipped("suites")])
+    quick = suite.load("cifar", quick=True, search=[shipped("suites")])
     assert {(w.data.subset, w.train.epochs, w.train.precision) for w in quick.workloads} == {(512, 6, "fp32")}
     assert math.prod((quick.trials.blocks, len(quick.variants()))) == 3
 
 
 def test_reading_a_suite_imports_neither_torch_nor_rich_nor_click() -> None:
-    code = "import sys, energybench.suite.suite as s; s.load(s.shipped('suites') / 'cifar.toml'); print(*sys.modules)"
+    code = (
+        "import sys, energybench.suite.suite as s; from energybench.common.shipped import shipped; "
+        "s.load(shipped('suites') / 'cifar.toml'); print(*sys.modules)"
+    )
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "rich", "click", "numpy"} & set(modules.split())
 

@@ -14,7 +14,7 @@ from energybench.common.units import (
     Ratio,
     Seconds,
     UnitError,
-    Warmup,
+    WarmupAmount,
     format_bytes,
     format_energy,
     format_flop,
@@ -119,7 +119,7 @@ def test_pydantic_fields_parse_units_and_show_editors_a_string() -> None:
         noise: Ratio
         loses: Points
         resident: Bytes
-        warmup: Warmup
+        warmup: WarmupAmount
         period: Period
 
     settings = Settings.model_validate(

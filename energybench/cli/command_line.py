@@ -14,7 +14,7 @@ import sys
 import click
 
 from energybench.cli import gating, looking, measuring, overhead, reading, training
-from energybench.cli.common import Verbs
+from energybench.cli.common import Verbs, show_warnings_as_notes
 from energybench.cli.terminal_encoding import write_what_can_be_written
 from energybench.common.errors import EXIT_INTERRUPTED, CannotWrite, EnergybenchError, Problem
 from energybench.common.processes import hear_of_children
@@ -51,6 +51,7 @@ for verb in (
 def main() -> None:
     """The console script: our own errors without a trace, Ctrl-C as exit 130."""
     write_what_can_be_written()
+    show_warnings_as_notes()
     hear_of_children()
     try:
         code = app(standalone_mode=False)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import math
 import os
+import warnings
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.escaping import inert, json_text
+from energybench.common.renamed import RenamedKeyWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,10 +23,10 @@ class Finite(click.FloatRange):
     """A number: "nan" lies in every range, and nobody waits for "inf" seconds."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = super().convert(value, param, ctx)
-        if not math.isfinite(found):
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
-        return found
+        return number
 
 
 REFUSED = (
@@ -51,9 +54,9 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except OSError as error:
-            if (told := refused(error)) is None:
+            if (problem := refused(error)) is None:
                 raise
-            raise UsageError(told) from error
+            raise UsageError(problem) from error
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
@@ -73,6 +76,16 @@ def refused(error: OSError) -> Problem | None:
         return None
     hint = "name another path, or change what is not allowed there"
     return Problem("E613", f"{error.strerror}", os.fsdecode(error.filename), hint)
+
+
+Excluded = Mapping[str, tuple[str, tuple[str, ...]]]  # a flag → why, and the flags that it cannot stand beside
+
+
+def refuse_together(given: Collection[str], excluded: Excluded) -> None:
+    """Raises click's UsageError where a flag is given with one that it excludes."""
+    for flag, (because, others) in excluded.items():
+        if flag in given and (refused_flags := [other for other in others if other in given]):
+            raise click.UsageError(f"{flag} {because}, so it takes no {refused_flags[0]}.")
 
 
 def suite_options(function: Any) -> Any:
@@ -102,6 +115,19 @@ def console(to_stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=to_stderr, highlight=False)
+
+
+def show_warnings_as_notes() -> None:
+    """Of old names in the user's files, on stderr as the other notes are; other warnings as Python shows them."""
+    show = warnings.showwarning
+
+    def show_as_note(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        if issubclass(category, RenamedKeyWarning):
+            click.echo(f"note: {inert(str(message))}", err=True)
+        else:
+            show(message, category, *place, **options)
+
+    warnings.showwarning = show_as_note
 
 
 def print_json(value: Any) -> None:

@@ -61,10 +61,10 @@ def examine(time: Time = REAL_TIME) -> dict[str, Any]:
     others = [_third_party(name, point, time) for name, point in sorted(offered().items())]
     sensors = [*builtin, *others, _model()]
     usable = [sensor for sensor in sensors if sensor["usable"] and sensor["measured"]]
-    by: dict[str, list[str]] = {}
+    sensors_by_scope: dict[str, list[str]] = {}
     for sensor in usable:
-        if "way" not in sensor or "cpu" not in by:  # RAPL is read one way, the first that works
-            by.setdefault(sensor["scope"], []).extend(sensor.get("domains", [sensor["name"]]))
+        if "way" not in sensor or "cpu" not in sensors_by_scope:  # RAPL is read one way, the first that works
+            sensors_by_scope.setdefault(sensor["scope"], []).extend(sensor.get("domains", [sensor["name"]]))
     lacks = {s["scope"]: [t["why"] for t in builtin if t["scope"] == s["scope"]] for s in builtin}
     return {
         "machine": {
@@ -78,8 +78,10 @@ def examine(time: Time = REAL_TIME) -> dict[str, Any]:
         "data": _data(),
         "disk_free_b": shutil.disk_usage(".").free,
         "energy": "measured" if usable else "modelled",
-        "energy_by": by,
-        "energy_missing": {scope: "; ".join(why) for scope, why in lacks.items() if scope not in by},
+        "energy_by": sensors_by_scope,
+        "energy_missing": {
+            scope: "; ".join(reasons) for scope, reasons in lacks.items() if scope not in sensors_by_scope
+        },
         "calibration": None,
         "calibration_reason": UNCALIBRATED,
     }
@@ -89,21 +91,28 @@ def examine(time: Time = REAL_TIME) -> dict[str, Any]:
 
 
 def _sensor(
-    name: str, scope: str, why: str, remedy: str | None = None, *, measured: bool = True, **facts: Any
+    name: str, scope: str, reason: str, remedy: str | None = None, *, measured: bool = True, **facts: Any
 ) -> dict[str, Any]:
     """One that works has no remedy, not even an empty one."""
     usable, remedy = remedy is None, remedy or ""
-    return {"name": name, "scope": scope, "measured": measured, "usable": usable, "why": why, "remedy": remedy} | facts
+    return {
+        "name": name,
+        "scope": scope,
+        "measured": measured,
+        "usable": usable,
+        "why": reason,
+        "remedy": remedy,
+    } | facts
 
 
 def _cards(time: Time) -> list[dict[str, Any]]:
-    found, why = survey.gpus(time=time)
-    if why is None:
-        return [_card(card) for card in found]
-    remedy = _card_remedy(why.reason, why.remedy)
-    if why.kind == "absent" and DRIVER.exists():
+    cards, missing = survey.gpus(time=time)
+    if missing is None:
+        return [_card(card) for card in cards]
+    remedy = _card_remedy(missing.reason, missing.remedy)
+    if missing.kind == "absent" and DRIVER.exists():
         remedy = "the driver is loaded, so this is a container without its cards: start it with --gpus all"
-    return [_sensor("NVML", "gpu", why.reason.removeprefix("NVML: "), remedy)]
+    return [_sensor("NVML", "gpu", missing.reason.removeprefix("NVML: "), remedy)]
 
 
 def _card(card: dict[str, Any]) -> dict[str, Any]:
@@ -116,11 +125,11 @@ def _card(card: dict[str, Any]) -> dict[str, Any]:
         if card[key]
     ]
     if lacks is None:
-        return _sensor(scope="gpu", why="energy counter" + ", and power to check it" * bool(card["power"]), **card)
+        return _sensor(scope="gpu", reason="energy counter" + ", and power to check it" * bool(card["power"]), **card)
     mends = card["counter_remedy"] = _card_remedy(lacks, "update the driver until nvidia-smi shows its power")
     if card["power"]:
-        return _sensor(scope="gpu", why="power, integrated, for want of a counter", **card)
-    return _sensor(scope="gpu", why=f"counter: {lacks}; power: {card['power_reason']}", remedy=mends, **card)
+        return _sensor(scope="gpu", reason="power, integrated, for want of a counter", **card)
+    return _sensor(scope="gpu", reason=f"counter: {lacks}; power: {card['power_reason']}", remedy=mends, **card)
 
 
 def _card_remedy(reason: str, otherwise: str) -> str:
@@ -146,20 +155,20 @@ def _third_party(name: str, point: EntryPoint, time: Time) -> dict[str, Any]:
     remedy = f"see the documentation of {point.dist.name if point.dist else point.value}"
     try:
         meter = ThirdParty(name, point.load()())
-    except Unavailable as why:
-        return _sensor(title, "machine", why.reason, why.remedy or remedy)
+    except Unavailable as missing:
+        return _sensor(title, "machine", missing.reason, missing.remedy or remedy)
     except Exception as error:  # whatever another package raises
         return _sensor(title, "machine", f"{type(error).__name__}: {error}", remedy)
     meter.start()
     time.sleep(LOOK_S)
     energy = meter.stop().energy
-    good = [e for e in energy if e.energy_j is not None]
-    if not good:
+    with_figure = [e for e in energy if e.energy_j is not None]
+    if not with_figure:
         reasons = (e.reason for e in energy if e.reason)
         return _sensor(title, "machine", next(reasons, "it gave no figure"), remedy)
-    seen = ", ".join(dict.fromkeys(f"{e.source} of {e.scope}" for e in good))
-    told, measured = f'{seen}; read where a suite has meters = ["{name}"]', any(e.measured for e in good)
-    return _sensor(title, good[0].scope, told, measured=measured, meter=name)
+    sources = ", ".join(dict.fromkeys(f"{e.source} of {e.scope}" for e in with_figure))
+    reason, measured = f'{sources}; read where a suite has meters = ["{name}"]', any(e.measured for e in with_figure)
+    return _sensor(title, with_figure[0].scope, reason, measured=measured, meter=name)
 
 
 def _model() -> dict[str, Any]:
@@ -167,8 +176,8 @@ def _model() -> dict[str, Any]:
 
     facts = model_parameters()
     power = f"{facts['tdp_w']:g} W CPU ({facts['tdp_source']}) × load, {facts['ram_w']:g} W memory"
-    why = f"{power}: an estimate, never a saving"
-    return _sensor("codecarbon's model", "machine", why, measured=False, parameters=facts)
+    reason = f"{power}: an estimate, never a saving"
+    return _sensor("codecarbon's model", "machine", reason, measured=False, parameters=facts)
 
 
 def _data() -> dict[str, Any]:
@@ -227,11 +236,11 @@ def calibrate(facts: dict[str, Any], seconds: float, tick: Callable[[float], Non
             limit_s=60 + 10 * expected_s(facts, seconds),
         )
         if out_path.exists():
-            found = json.loads(out_path.read_text(encoding="utf-8"))
+            result = json.loads(out_path.read_text(encoding="utf-8"))
         else:
-            said = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
-            last = f"; its last words: {said.splitlines()[-1]}" if said else ""
-            found = {"reason": f"{outcome.reason or 'it left no result'}{last}"}
-    if why := found.get("reason"):
-        return facts | {"calibration_reason": f"the calibration failed: {why}"}
-    return facts | {"calibration": found, "calibration_reason": None}
+            output = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
+            last = f"; its last words: {output.splitlines()[-1]}" if output else ""
+            result = {"reason": f"{outcome.reason or 'it left no result'}{last}"}
+    if reason := result.get("reason"):
+        return facts | {"calibration_reason": f"the calibration failed: {reason}"}
+    return facts | {"calibration": result, "calibration_reason": None}

@@ -87,15 +87,15 @@ def _counts(
     planned: Planned, launcher: Launcher, place: Path, say: Callable[[str], None]
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """Each cell whose steps are its own, run once under the counter."""
-    found = {}
-    here = [cell for cell in planned.counting_runs if _description(planned, cell.workload).kind != STAND_IN]
-    if here:
-        total = sum((cell.expected_s or 0.0) * 1.5 + 1 for cell in here)
-        say(f"counting {len(here)} runs without a meter, about {format_seconds(total)}; --no-count leaves it out")
-    for number, cell in enumerate(here, 1):
-        say(f"[{number}/{len(here)}] {cell.workload} · {cell.method}")
-        found[cell.workload, cell.method] = _count(cell, planned, launcher, place)
-    return found
+    counts = {}
+    countable = [cell for cell in planned.counting_runs if _description(planned, cell.workload).kind != STAND_IN]
+    if countable:
+        total = sum((cell.expected_s or 0.0) * 1.5 + 1 for cell in countable)
+        say(f"counting {len(countable)} runs without a meter, about {format_seconds(total)}; --no-count leaves it out")
+    for number, cell in enumerate(countable, 1):
+        say(f"[{number}/{len(countable)}] {cell.workload} · {cell.method}")
+        counts[cell.workload, cell.method] = _count(cell, planned, launcher, place)
+    return counts
 
 
 def _count(cell: Cell, planned: Planned, launcher: Launcher, place: Path) -> dict[str, Any]:
@@ -105,8 +105,8 @@ def _count(cell: Cell, planned: Planned, launcher: Launcher, place: Path) -> dic
     outcome = launcher.call("energybench.trial.count_cell:main", in_path, out_path)
     if not out_path.exists():
         return {"status": "failed", "reason": outcome.reason or "it ended without a result"}
-    found: dict[str, Any] = json.loads(out_path.read_text(encoding="utf-8"))
-    return found
+    result: dict[str, Any] = json.loads(out_path.read_text(encoding="utf-8"))
+    return result
 
 
 def _workload(planned: Planned, name: str, work: Work) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _op(line: Line) -> str:
 def _cell(cell: Cell, planned: Planned, plain: Work, count: dict[str, Any] | None, by_module: bool) -> dict[str, Any]:
     batch = _batch(planned, cell.workload)
     work, reason = _estimated(cell, plain, count)
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "workload": cell.workload,
         "method": cell.method,
         "role": cell.role,
@@ -158,7 +158,7 @@ def _cell(cell: Cell, planned: Planned, plain: Work, count: dict[str, Any] | Non
         "reason": reason,
     }
     if by_module and work:
-        found["modules"] = [
+        facts["modules"] = [
             {
                 "name": group.name,
                 "plain_flop": group.plain_flop,
@@ -168,7 +168,7 @@ def _cell(cell: Cell, planned: Planned, plain: Work, count: dict[str, Any] | Non
             }
             for group in groups(plain, work, batch)
         ]
-    return found
+    return facts
 
 
 def _estimated(cell: Cell, plain: Work, count: dict[str, Any] | None) -> tuple[Work | None, str | None]:
@@ -189,15 +189,15 @@ def _estimated(cell: Cell, plain: Work, count: dict[str, Any] | None) -> tuple[W
 
 def _differences(cells: list[dict[str, Any]]) -> list[str]:
     """Where plain training's ledger and the counter differ: then neither says anything."""
-    found = []
+    differences = []
     for cell in cells:
         if cell["role"] == "baseline":
             figures = {"plain_flop": cell["baseline_flop"], "counted_flop": cell["counted_flop"]}
             flags = check_workload(
                 twin=None, margin=0.0, counted_error_flop=cell["counted_error_flop"] or 0.0, **figures
             )
-            found += [f"{cell['workload']}: ledger and counter are {flag.detail}" for flag in flags]
-    return found
+            differences += [f"{cell['workload']}: ledger and counter are {flag.detail}" for flag in flags]
+    return differences
 
 
 # ── printing ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from energybench.cli.common import console, print_json
+from energybench.cli.common import Excluded, console, print_json, refuse_together
 from energybench.common.errors import EXIT_FINE, Problem, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 LEVELS = ("counts", "savings", "absolute")
 OVERHEAD = "overhead"  # of two trees of energybench itself: a verb of its own
 FORMATS = ("junit", "markdown", "smaller-is-better", "bigger-is-better", "pytest-benchmark")
+EXCLUDED: Excluded = {
+    "--history": (
+        "shows a trend and holds nothing",
+        ("--level", "--rerun", "--rerun-base", "--accept", "--to", "--strict"),
+    )
+}
 SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
@@ -68,17 +74,17 @@ def compare(
     that is not met.
     """
     wanted = [_output(text) for text in outputs]
+    flags = {
+        "--history": history,
+        "--level": levels,
+        "--rerun": rerun,
+        "--rerun-base": rerun_base,
+        "--accept": accept,
+        "--to": outputs,
+        "--strict": strict,
+    }
+    refuse_together([name for name, value in flags.items() if value], EXCLUDED)
     if history:
-        used = {
-            "--level": levels,
-            "--rerun": rerun,
-            "--rerun-base": rerun_base,
-            "--accept": accept,
-            "--to": outputs,
-            "--strict": strict,
-        }
-        if given := [name for name, value in used.items() if value]:
-            raise click.UsageError(f"--history shows a trend and holds nothing, so it takes no {given[0]}.")
         _history(paths, as_json)
         return
     if not 1 <= len(paths) <= 2:
@@ -92,19 +98,19 @@ def compare(
     if accept:
         if base is None or set(levels) - {"counts"} or rerun or strict:
             raise click.UsageError("--accept writes counts: energybench compare GOLDEN.json HEAD --accept")
-        found = compare_runs.accept(base, head)
+        gate = compare_runs.accept(base, head)
     else:
-        found = compare_runs.compare(base, head, levels=levels, rerun=rerun, rerun_base=rerun_base)
+        gate = compare_runs.compare(base, head, levels=levels, rerun=rerun, rerun_base=rerun_base)
     for form, path in wanted:
-        _write(form, path, found, head)
-    _step_summary(found)
+        _write(form, path, gate, head)
+    _step_summary(gate)
     if as_json:
-        print_json(compare_runs.to_json(found, strict))
+        print_json(compare_runs.to_json(gate, strict))
     else:
         from energybench.gate.gate_page import render
 
-        render(found, console())
-    sys.exit(EXIT_FINE if accept else compare_runs.exit_code(found, strict))
+        render(gate, console())
+    sys.exit(EXIT_FINE if accept else compare_runs.exit_code(gate, strict))
 
 
 def _overhead(paths: tuple[Path, ...], strict: bool, as_json: bool, alone: bool) -> None:
@@ -126,12 +132,12 @@ def _output(text: str) -> tuple[str, Path]:
     return form, Path(path)
 
 
-def _write(form: str, path: Path, found: GateResult, head: Path) -> None:
+def _write(form: str, path: Path, gate: GateResult, head: Path) -> None:
     from energybench.common.sealed_files import write_out
     from energybench.gate import ci_formats, compare_runs
 
     if form in ci_formats.OF_THE_GATE:
-        text = ci_formats.OF_THE_GATE[form](found)
+        text = ci_formats.OF_THE_GATE[form](gate)
     elif head.is_dir():
         text = ci_formats.OF_HEAD[form](compare_runs.read_side(head))
     else:
@@ -140,7 +146,7 @@ def _write(form: str, path: Path, found: GateResult, head: Path) -> None:
     click.echo(f"{path} written", err=True)
 
 
-def _step_summary(found: GateResult) -> None:
+def _step_summary(gate: GateResult) -> None:
     """Added to the job's page where a build server names one."""
     path = os.environ.get(SUMMARY)
     if not path:
@@ -149,7 +155,7 @@ def _step_summary(found: GateResult) -> None:
 
     try:
         with Path(path).open("a", encoding="utf-8") as file:
-            file.write(markdown(found) + "\n")
+            file.write(markdown(gate) + "\n")
     except OSError as error:
         click.echo(f"note: nothing written to ${SUMMARY}: {error.strerror}", err=True)
 
@@ -157,11 +163,11 @@ def _step_summary(found: GateResult) -> None:
 def _history(paths: tuple[Path, ...], as_json: bool) -> None:
     from energybench.gate import history, history_page
 
-    found = history.read(paths or (Path("reports"),))
+    series = history.read(paths or (Path("reports"),))
     if as_json:
-        print_json(history.to_json(found))
+        print_json(history.to_json(series))
         return
-    for number, each in enumerate(found):
+    for number, each in enumerate(series):
         if number:
             click.echo()
         history_page.render(each, console())

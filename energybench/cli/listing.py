@@ -88,9 +88,9 @@ def listing(here: Path | None = None) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def print_listing(found: dict[str, list[dict[str, Any]]]) -> None:
+def print_listing(entries_by_kind: dict[str, list[dict[str, Any]]]) -> None:
     width = shutil.get_terminal_size((100, 24)).columns
-    for kind, entries in found.items():
+    for kind, entries in entries_by_kind.items():
         click.echo(click.style(kind, bold=True))
         longest = max((len(entry["name"]) for entry in entries), default=0)
         for entry in entries:
@@ -123,7 +123,7 @@ def write_method(name: str, here: Path) -> Path:
 
 
 def _suites(here: Path) -> list[dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    suites: dict[str, dict[str, Any]] = {}
     for origin, folder in (("./suites", here / "suites"), ("shipped", shipped("suites"))):
         for path in listed(folder, ".toml"):
             try:
@@ -131,8 +131,8 @@ def _suites(here: Path) -> list[dict[str, Any]]:
                 about = _about(text)
             except (ValueError, OSError, RecursionError) as error:
                 about = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-            found.setdefault(path.stem, {"name": path.stem, "summary": about, "origin": origin, "path": str(path)})
-    return list(found.values())
+            suites.setdefault(path.stem, {"name": path.stem, "summary": about, "origin": origin, "path": str(path)})
+    return list(suites.values())
 
 
 def _about(text: str) -> str:

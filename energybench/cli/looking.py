@@ -18,12 +18,12 @@ def list_(what: str | None, as_json: bool) -> None:
     """Methods, suites, models and data sets that can be used by name."""
     from energybench.cli.listing import listing, print_listing
 
-    found = listing()
-    found = {what: found[what]} if what else found
+    entries = listing()
+    entries = {what: entries[what]} if what else entries
     if as_json:
-        print_json(found)
+        print_json(entries)
     else:
-        print_listing(found)
+        print_listing(entries)
 
 
 @click.group(cls=Verbs)
@@ -81,14 +81,14 @@ def claims(as_json: bool, page: Path | None) -> None:
     from energybench.papers.page import markdown, print_claims
     from energybench.papers.published_tables import facts
 
-    found = facts()
+    checked = facts()
     if page:
-        write_out(page, markdown(found).encode())
+        write_out(page, markdown(checked).encode())
         click.echo(f"{page} written", err=True)
     if as_json:
-        print_json(found)
+        print_json(checked)
     elif not page:
-        print_claims(found, console())
+        print_claims(checked, console())
 
 
 @click.command()

@@ -51,7 +51,7 @@ def measure(
 
     energybench measure --vs 'python train.py' -- python train.py --trick
     """
-    from energybench.cli.paired_commands import Bench, Versus, once, words_of
+    from energybench.cli.paired_commands import CommandComparison, CommandMeters, once, words_of
     from energybench.cli.paired_commands_page import facts, line, print_versus, progress
     from energybench.common.sealed_files import refuse_unwritable, write_out
     from energybench.meter.nvml import held_open
@@ -62,25 +62,25 @@ def measure(
     words = words_of(command)
     other = None if vs is None else words_of([vs])
     with held_open():
-        bench = Bench(energy == "auto")
+        meters = CommandMeters(energy == "auto")
         if other is None:
             sys.stdout.flush()
-            trial, code = once(bench, words, stdout=sys.stderr.fileno() if as_json else None)
+            trial, code = once(meters, words, stdout=sys.stderr.fileno() if as_json else None)
             click.echo(line(trial), err=True)
             if out:
                 write_out(out, json_of(trial).encode())
             if as_json:
                 print_json(trial.model_dump(mode="json", by_alias=True))
             sys.exit(code)
-        versus = Versus(words, other, pairs)
+        versus = CommandComparison(words, other, pairs)
         with progress(console(to_stderr=True)) as say:
-            versus.run(bench, warmup=warmup, show_output=show_output, say=say)
+            versus.run(meters, warmup=warmup, show_output=show_output, say=say)
     summary = versus.summary()
-    found = facts(versus, summary)
+    comparison = facts(versus, summary)
     if out:
-        write_out(out, (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
+        write_out(out, (json.dumps(comparison, indent=1, ensure_ascii=False) + "\n").encode())
     if as_json:
-        print_json(found)
+        print_json(comparison)
     else:
         print_versus(versus, summary, console())
     if versus.interrupted:

@@ -9,7 +9,7 @@ import click
 from energybench.cli.common import console, print_json
 from energybench.common.errors import EXIT_INCONCLUSIVE, EXIT_REGRESSION, Problem, UsageError
 
-MOST = 0.99  # as of a suite's noise
+MOST = 0.99  # as of the margin of a suite
 
 
 @click.command()
@@ -44,10 +44,10 @@ def overhead(
     if margin_rel > MOST:
         message = f"--margin: expected at most 99 %, got {margin}: twice as slow is 50 %"
         raise UsageError(Problem("E204", message, hint="--margin '10 %'"))
-    with trees(base, head) as (ours, theirs):
-        found = compare_overhead(
-            ours,
-            theirs,
+    with trees(base, head) as (base_tree, head_tree):
+        comparison = compare_overhead(
+            base_tree,
+            head_tree,
             rounds=rounds,
             margin_rel=margin_rel,
             only=only,
@@ -56,8 +56,8 @@ def overhead(
             say=lambda text: click.echo(text, err=True),
         )
     if as_json:
-        print_json(found.to_json())
+        print_json(comparison.to_json())
     else:
-        print_overhead(found, console())
-    undecided = EXIT_INCONCLUSIVE if strict and found.undecided else 0
-    sys.exit(EXIT_REGRESSION if found.regressions else undecided)
+        print_overhead(comparison, console())
+    undecided = EXIT_INCONCLUSIVE if strict and comparison.undecided else 0
+    sys.exit(EXIT_REGRESSION if comparison.regressions else undecided)

@@ -63,7 +63,7 @@ def words_of(arguments: Sequence[str]) -> list[str]:
     return words
 
 
-class Bench:
+class CommandMeters:
     """The meters of this machine, open for as many commands as one likes."""
 
     def __init__(self, energy: bool) -> None:
@@ -92,8 +92,8 @@ class Bench:
     ) -> tuple[Trial, MeteredCommand]:
         """One command as one record."""
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        found = metered(words, self.meters, **options)
-        status, reason = why_unusable(found) or ("ok", None)
+        measured = metered(words, self.meters, **options)
+        status, reason = why_unusable(measured) or ("ok", None)
         return Trial.model_validate(
             {
                 "trial": f"b{block}-{role}",
@@ -111,23 +111,23 @@ class Bench:
                 "device": self.device,
                 "settings": {"command": list(words)},
                 "environment": {"load_average": os.getloadavg()[0], "gpus": gpu_facts(self.meters)},
-                "phases": {"train": found.reading},
-                "flags": found.flags,
-                "memory_resident_b": found.ended.memory_b if found.ended else None,
+                "phases": {"train": measured.reading},
+                "flags": measured.flags,
+                "memory_resident_b": measured.ended.memory_b if measured.ended else None,
             }
-        ), found
+        ), measured
 
 
-def once(bench: Bench, words: Sequence[str], *, stdout: int | None = None) -> tuple[Trial, int]:
+def once(meters: CommandMeters, words: Sequence[str], *, stdout: int | None = None) -> tuple[Trial, int]:
     """The command as if it were called without us; its record and the exit status that a shell would see.
 
     stdout: where its output goes, if not to ours
     """
     with _the_commands_own_interrupt():
-        trial, found = bench.trial(words, own_session=False, stdout=stdout)
-    if found.ended is None:
+        trial, measured = meters.trial(words, own_session=False, stdout=stdout)
+    if measured.ended is None:
         raise UsageError(Problem("E421", trial.reason or "it could not be started", hint="is it a program?"))
-    code = found.ended.returncode
+    code = measured.ended.returncode
     return trial, 128 - code if code < 0 else code
 
 
@@ -147,18 +147,18 @@ def _the_commands_own_interrupt() -> Iterator[None]:
 
 
 @dataclass
-class Versus:
-    """Two commands in pairs: `ours` against `other`. What is there so far stands when a pair is interrupted."""
+class CommandComparison:
+    """Two commands in pairs. What is there so far stands when a pair is interrupted."""
 
-    ours: list[str]
-    other: list[str]
+    method_command: list[str]
+    baseline_command: list[str]
     pairs: int
     trials: list[Trial] = field(default_factory=list)
     interrupted: bool = False
 
-    def run(self, bench: Bench, *, warmup: int, show_output: bool, say: Callable[[str], None]) -> None:
+    def run(self, meters: CommandMeters, *, warmup: int, show_output: bool, say: Callable[[str], None]) -> None:
         """Every pair in a random order of its own. Raises CommandFailed at the first command that does not end well."""
-        sides = dict(zip(SIDES, (self.other, self.ours), strict=True))
+        sides = dict(zip(SIDES, (self.baseline_command, self.method_command), strict=True))
         shown: dict[str, Any] = {"stdout": sys.stderr.fileno()}  # the comparison alone goes to stdout
         how: dict[str, Any] = shown if show_output else {"hear": lambda stream, line: None}
         try:
@@ -170,7 +170,7 @@ class Versus:
                 order = random.sample(SIDES, 2)
                 for position, role in enumerate(order):
                     say(f"pair {block + 1}/{self.pairs}")
-                    trial, _ = bench.trial(sides[role], role=role, block=block, position=position, **how)
+                    trial, _ = meters.trial(sides[role], role=role, block=block, position=position, **how)
                     if trial.status != "ok":
                         message = f"'{shlex.join(sides[role])}': {trial.reason}"
                         raise CommandFailed(Problem("E651", message, hint="--show-output shows what it prints"))
@@ -183,8 +183,8 @@ class Versus:
         from energybench.verdict.summary import summarise
 
         cells = [
-            Cell(workload=NAME, method="baseline", role="baseline", command=self.other),
-            Cell(workload=NAME, method=NAME, role="method", command=self.ours),
+            Cell(workload=NAME, method="baseline", role="baseline", command=self.baseline_command),
+            Cell(workload=NAME, method=NAME, role="method", command=self.method_command),
         ]
         resolved = {"accept": {"margin": MARGIN}, "workload": [{"name": NAME, "quality": {"from": "none"}}]}
         run = RunFile(

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from energybench.cli.paired_commands import Versus
+from energybench.cli.paired_commands import CommandComparison
 from energybench.common.renamed import as_data
 from energybench.common.units import format_bytes
 from energybench.meter.reading import Reading
@@ -56,32 +56,36 @@ def line(trial: Trial) -> str:
     parts += _joules(reading)
     if trial.memory_resident_b:
         parts.append(f"{format_bytes(trial.memory_resident_b)} at most")
-    told = "" if trial.status == "ok" else f"; {trial.reason}"
-    left = "".join(f"; {flag.detail} left behind and ended" for flag in trial.flags if flag.code == "left_behind")
-    return wording.plain(f"energybench: {', '.join(parts)}{told}{left}")
+    reason = "" if trial.status == "ok" else f"; {trial.reason}"
+    left_behind = "".join(
+        f"; {flag.detail} left behind and ended" for flag in trial.flags if flag.code == "left_behind"
+    )
+    return wording.plain(f"energybench: {', '.join(parts)}{reason}{left_behind}")
 
 
 def _joules(reading: Reading) -> list[str]:
     """Every source apart, each with where it comes from; a missing one with its reason."""
-    found = []
+    figures = []
     for energy in reading.energy:
         if energy.energy_j is None:
-            why = (energy.reason or "no reason given").partition(": ")[0]
-            found.append(f"no {energy.scope} energy ({why})")
+            reason = (energy.reason or "no reason given").partition(": ")[0]
+            figures.append(f"no {energy.scope} energy ({reason})")
             continue
         error = "" if energy.error_j is None else f" ± {wording.si(energy.error_j, 'J')}"
         how = "measured by" if energy.measured else "modelled by"
-        found.append(f"{wording.si(energy.energy_j, 'J')}{error} {energy.scope} {how} {wording.sensor(energy.source)}")
-    return found
+        figures.append(
+            f"{wording.si(energy.energy_j, 'J')}{error} {energy.scope} {how} {wording.sensor(energy.source)}"
+        )
+    return figures
 
 
-def facts(versus: Versus, summary: Summary) -> dict[str, Any]:
+def facts(versus: CommandComparison, summary: Summary) -> dict[str, Any]:
     """For `--json` and `-o`: the comparison as in a report, and every trial."""
     row = next((row for workload in summary.workloads for row in workload.rows), None)
     return {
         "schema": 1,
-        "command": versus.ours,
-        "vs": versus.other,
+        "command": versus.method_command,
+        "vs": versus.baseline_command,
         "pairs": versus.pairs,
         "interrupted": versus.interrupted,
         "energy_note": summary.energy_note,
@@ -90,9 +94,9 @@ def facts(versus: Versus, summary: Summary) -> dict[str, Any]:
     }
 
 
-def print_versus(versus: Versus, summary: Summary, console: Console) -> None:
+def print_versus(versus: CommandComparison, summary: Summary, console: Console) -> None:
     row = summary.workloads[0].rows[0]
-    for role, name, command in (("method", "A", versus.ours), ("baseline", "B", versus.other)):
+    for role, name, command in (("method", "A", versus.method_command), ("baseline", "B", versus.baseline_command)):
         _side(f"{name}  {shlex.join(command)}", [t for t in versus.trials if t.role == role], console)
     if row.measured is None:
         _say(console, "No pair is finished, so there is nothing to compare.", "yellow")
@@ -118,13 +122,13 @@ def print_versus(versus: Versus, summary: Summary, console: Console) -> None:
 def _side(title: str, trials: Sequence[Trial], console: Console) -> None:
     _say(console, title, "bold")
     times = [seconds(trial) for trial in trials]
-    found = figure(times)
-    if found is None:
+    time = figure(times)
+    if time is None:
         return
-    spread = "" if found.sd is None else f" ± {wording.duration(found.sd)}"
-    runs = f"{found.n} run{'s' * (found.n != 1)}"
+    spread = "" if time.sd is None else f" ± {wording.duration(time.sd)}"
+    runs = f"{time.n} run{'s' * (time.n != 1)}"
     between = f"{wording.duration(min(times))} … {wording.duration(max(times))}"
-    _say(console, f"time    {wording.duration(found.mean)}{spread}   ({between}, {runs})", indent="   ")
+    _say(console, f"time    {wording.duration(time.mean)}{spread}   ({between}, {runs})", indent="   ")
     for energy in energies(trials):
         if energy.energy_j is not None:
             how = "measured by" if energy.measured else "modelled by"
@@ -134,25 +138,27 @@ def _side(title: str, trials: Sequence[Trial], console: Console) -> None:
 
 
 def _sentences(row: Row) -> list[str]:
-    both = [(row.measured, False), (row.time, True)]
+    figures = [(row.measured, False), (row.time, True)]
     return [
         _sentence(each)
-        for each, again in both
+        for each, again in figures
         if each and not (again and row.measured and row.measured.quantity == "time")
     ]
 
 
-def _sentence(found: Measured) -> str:
+def _sentence(comparison: Measured) -> str:
     """The ratio and its interval, then the same as a saving."""
-    what = wording.what(found.quantity, found.scope)
-    verb = "takes" if found.quantity == "time" else "uses"
-    ratio = wording.number(1 - found.saving_rel, 3)
-    if found.low_rel is not None and found.high_rel is not None:
-        low, high = (wording.number(1 - bound, 3) for bound in (found.high_rel, found.low_rel))
+    what = wording.what(comparison.quantity, comparison.scope)
+    verb = "takes" if comparison.quantity == "time" else "uses"
+    ratio = wording.number(1 - comparison.saving_rel, 3)
+    if comparison.low_rel is not None and comparison.high_rel is not None:
+        low, high = (wording.number(1 - bound, 3) for bound in (comparison.high_rel, comparison.low_rel))
         ratio += f" [{low}, {high}]"
-    less = "less" if found.saving_rel >= 0 else "more"
-    share = wording.percent(abs(found.saving_rel)) if math.isfinite(found.saving_rel) else "any amount"
-    return f"A {verb} {ratio} times the {what} of B: {share} {less}{'' if found.quantity == 'energy' else ' time'}."
+    less = "less" if comparison.saving_rel >= 0 else "more"
+    share = wording.percent(abs(comparison.saving_rel)) if math.isfinite(comparison.saving_rel) else "any amount"
+    return (
+        f"A {verb} {ratio} times the {what} of B: {share} {less}{'' if comparison.quantity == 'energy' else ' time'}."
+    )
 
 
 def _say(console: Console, text: str, style: str = "", indent: str = "") -> None:

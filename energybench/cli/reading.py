@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from energybench.cli.common import Finite, console, print_json
+from energybench.cli.common import Excluded, Finite, console, print_json, refuse_together
 from energybench.common.errors import Problem, UsageError, typed
+
+if TYPE_CHECKING:
+    from energybench.report.merge import Part
+
+PAGES = ("--write", "--html")  # of one run, in the order in which they are written
+OF_ONE_FOLDER = (*PAGES, "--require", "--carbon", "--zones")
+_OWN_PAGE = ("is a page of its own", ("--require", "--html", "--strict"))
+EXCLUDED: Excluded = {
+    "--all": ("writes pages and holds nothing", ("--require", "--json", "--carbon", "--zones", "--strict")),
+    "--carbon": _OWN_PAGE,
+    "--zones": _OWN_PAGE,
+}
 
 
 @click.command()
@@ -46,13 +58,18 @@ def report(
 
     Several folders of one suite: copies of one run's blocks are merged, other devices stand side by side.
     """
-    page = "--carbon" if carbon else "--zones" if zones else ""
-    told = {"--require": hold, "--html": html, "--json": as_json, page: page, "--strict": strict}
-    given = [name for name, used in told.items() if used]
-    if every and (left := [name for name in given if name != "--html"]):
-        raise click.UsageError(f"--all writes pages and holds nothing, so it takes no {left[0]}.")
-    if page and (left := [name for name in given if name in ("--require", "--html", "--strict")]):
-        raise click.UsageError(f"{page} is a page of its own, so it takes no {left[0]}.")
+    flags = {
+        "--all": every,
+        "--require": hold,
+        "--html": html,
+        "--json": as_json,
+        "--carbon": carbon,
+        "--zones": zones,
+        "--strict": strict,
+        "--write": write,
+    }
+    given = [name for name, value in flags.items() if value]
+    refuse_together(given, EXCLUDED)
     if strict and not hold:
         raise click.UsageError("--strict is about --require.")
     if every:
@@ -60,39 +77,53 @@ def report(
         return
     if not folders:
         raise click.UsageError("Name a run's folder, or --all.")
-    folder = folders[0]
-    if write or html or carbon or zones or hold:
-        option = "--write" if write else "--html" if html else "--require" if hold else "--carbon"
-        _one_folder(folders, option)
+    if len(folders) > 1 and (of_one := [name for name in OF_ONE_FOLDER if name in given]):
+        message = f"{of_one[0]} is about one folder, and {len(folders)} are named"
+        raise UsageError(Problem("E609", message, hint=f"one after the other: energybench report {typed(folders[0])}"))
     if carbon or zones:
-        from energybench.report.carbon_page import report_carbon
-
-        facts = report_carbon(folder, zones, None if as_json else console(), write=write)
-        if as_json:
-            print_json(facts)
+        _carbon(folders[0], zones, write, as_json)
         return
     from energybench.report import merge
-    from energybench.verdict.summary import summarise, to_json
 
     parts = merge.read(folders)
     if len(parts) > 1:
-        if as_json:
-            print_json(merge.to_json(parts))
-        else:
-            merge.side_by_side(parts, console())
-        return
-    summary = summarise(*parts[0].records)
-    if hold and not parts[0].records[0].resolved.get("require"):
+        _side_by_side(parts, as_json)
+    else:
+        pages = [name for name in PAGES if name in given]
+        _one_run(parts[0], folders[0], pages, as_json, hold, strict)
+
+
+def _carbon(folder: Path, zones: str | None, write: bool, as_json: bool) -> None:
+    from energybench.report.carbon_page import report_carbon
+
+    facts = report_carbon(folder, zones, None if as_json else console(), write=write)
+    if as_json:
+        print_json(facts)
+
+
+def _side_by_side(parts: list[Part], as_json: bool) -> None:
+    from energybench.report import merge
+
+    if as_json:
+        print_json(merge.to_json(parts))
+    else:
+        merge.side_by_side(parts, console())
+
+
+def _one_run(part: Part, folder: Path, wanted: list[str], as_json: bool, hold: bool, strict: bool) -> None:
+    """Its pages, its table, and with `hold` the exit code of its requirements."""
+    from energybench.verdict.summary import summarise, to_json
+
+    summary, trials = summarise(*part.records), part.records[1]
+    if hold and not part.records[0].resolved.get("require"):
         hint = 'add a [[require]] with saves_at_least = "5 %" to the suite, and run it'
         raise UsageError(Problem("E631", "the suite of this run requires nothing", str(folder), hint))
-    if write or html:
+    if wanted:
         from energybench.report import pages
 
-        trials = parts[0].records[1]
-        if write:
-            click.echo(f"{pages.write(summary, trials, folder)} written", err=True)
-        if html:
-            click.echo(f"{pages.write_html(summary, trials, folder)} written", err=True)
+        writers = {"--write": pages.write, "--html": pages.write_html}
+        for name in wanted:
+            click.echo(f"{writers[name](summary, trials, folder)} written", err=True)
     if as_json:
         print_json(to_json(summary))
     else:
@@ -150,15 +181,9 @@ def _write_all(roots: tuple[Path, ...], html: bool) -> None:
     """Every run's pages below the roots, from their records."""
     from energybench.report import pages
 
-    found = dict.fromkeys(folder for root in roots for folder in pages.runs(root))
-    if not found:
+    folders = dict.fromkeys(folder for root in roots for folder in pages.runs(root))
+    if not folders:
         where = ", ".join(map(str, roots))
         raise UsageError(Problem("E601", "there is no run's folder below it", where, "energybench report FOLDER --all"))
-    for folder in found:
+    for folder in folders:
         click.echo(f"{pages.rewrite(folder, html)} written", err=True)
-
-
-def _one_folder(folders: tuple[Path, ...], option: str) -> None:
-    if len(folders) > 1:
-        message = f"{option} is about one folder, and {len(folders)} are named"
-        raise UsageError(Problem("E609", message, hint=f"one after the other: energybench report {typed(folders[0])}"))

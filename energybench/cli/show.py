@@ -146,17 +146,17 @@ def print_record(path: Path, console: Console) -> None:
             console.print(inert_text(f"  {name}: {times}" + (f", {energy}" if energy else "")))
         if record.memory_resident_b:
             console.print(f"  memory: {format_bytes(record.memory_resident_b)} resident at most")
-    told = json_text(json.loads(path.read_bytes()))
-    console.print(JSONHighlighter()(told), soft_wrap=True)
+    text = json_text(json.loads(path.read_bytes()))
+    console.print(JSONHighlighter()(text), soft_wrap=True)
 
 
 def _kind(path: Path) -> type[Trial] | type[CountingRun]:
     """By its place in a run's folder; elsewhere by a key that only one of them has."""
-    known: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(read_bytes(path, RECORD_B))
-        known = found if isinstance(found, dict) else {}
-    if "trial" not in known and (path.parent.name == "witness" or "counted_flop" in known):
+        content = json.loads(read_bytes(path, RECORD_B))
+        keys = content if isinstance(content, dict) else {}
+    if "trial" not in keys and (path.parent.name == "witness" or "counted_flop" in keys):
         return CountingRun
     return Trial
 
@@ -166,9 +166,9 @@ def _sensors(machine: dict[str, Any]) -> str:
     measured, missing = machine.get("measured"), machine.get("missing") or {}
     if measured is None:
         return ""
-    why = "; ".join(f"{scope}: {reason}" for scope, reason in missing.items())
-    told = f"measured by {', '.join(measured)}" if measured else "modelled by codecarbon, never a saving"
-    return f"energy: {told}" + (f" ({why})" if why else "")
+    reasons = "; ".join(f"{scope}: {reason}" for scope, reason in missing.items())
+    energy = f"measured by {', '.join(measured)}" if measured else "modelled by codecarbon, never a saving"
+    return f"energy: {energy}" + (f" ({reasons})" if reasons else "")
 
 
 def print_doctor(facts: dict[str, Any], console: Console) -> None:
@@ -181,8 +181,8 @@ def print_doctor(facts: dict[str, Any], console: Console) -> None:
         _remedy(console, sensor["remedy"])
         if "uuid" in sensor:
             _print_card(sensor, console)
-        for domain, why in sensor.get("left_out", {}).items():
-            _say(console, f"left out: {domain}: {why}", indent="  ")
+        for domain, reason in sensor.get("left_out", {}).items():
+            _say(console, f"left out: {domain}: {reason}", indent="  ")
     console.print()
     if facts["calibration"]:
         _print_calibration(facts["calibration"], console)
@@ -217,12 +217,12 @@ def _print_card(card: dict[str, Any], console: Console) -> None:
         _remedy(console, warned["remedy"], "    ")
 
 
-def _print_calibration(found: dict[str, Any], console: Console) -> None:
-    model, pairs = found["workload"]["model"]["use"], found["pairs"]
-    what = f"{model} on {found['workload']['data'].partition(',')[0]}, {found['device']}"
-    runs = f"{pairs} pairs of identical trainings of {format_seconds(found['window_s'])}"
+def _print_calibration(calibration: dict[str, Any], console: Console) -> None:
+    model, pairs = calibration["workload"]["model"]["use"], calibration["pairs"]
+    what = f"{model} on {calibration['workload']['data'].partition(',')[0]}, {calibration['device']}"
+    runs = f"{pairs} pairs of identical trainings of {format_seconds(calibration['window_s'])}"
     _say(console, f"A/A calibration: {runs}; {what}", "bold")
-    known = {name: found[name] for name in ("time", "energy") if found[name]}
+    known = {name: calibration[name] for name in ("time", "energy") if calibration[name]}
     for name, floor in known.items():
         low, high = (format_ratio(value) for value in floor["bias_interval_rel"])
         sensors = f" ({', '.join(floor['sensors'])})" if "sensors" in floor else ""
@@ -232,9 +232,9 @@ def _print_calibration(found: dict[str, Any], console: Console) -> None:
         if floor["biased"]:
             text = "identical trainings differ: find what else runs here before you trust a comparison"
             _say(console, f"warning: {text}", "yellow", indent="  ")
-    if found["energy"] is None:
-        _say(console, f"energy: {found['energy_reason']}")
-    margin, chance = format_ratio(found["noise_rel"], 0), format_ratio(found["chance_rel"], 0)
+    if calibration["energy"] is None:
+        _say(console, f"energy: {calibration['energy_reason']}")
+    margin, chance = format_ratio(calibration["noise_rel"], 0), format_ratio(calibration["chance_rel"], 0)
     _say(console, f"Smallest saving that shows, with a chance of {chance} and a margin of {margin}:")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("in", overflow="fold")

@@ -47,10 +47,10 @@ PLAIN = {
 
 def plain(sign: str, encoding: str) -> str:
     """The nearest that can be encoded: a spelling, the letter without its accent, or a question mark."""
-    for told in (PLAIN.get(sign), unicodedata.normalize("NFKD", sign)):
-        kept = (told or "").encode(encoding, "ignore").decode(encoding)
-        if kept.strip():
-            return kept
+    for replacement in (PLAIN.get(sign), unicodedata.normalize("NFKD", sign)):
+        encodable = (replacement or "").encode(encoding, "ignore").decode(encoding)
+        if encodable.strip():
+            return encodable
     return "?"
 
 

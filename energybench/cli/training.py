@@ -168,8 +168,8 @@ def cell(in_path: str, out_path: str) -> None:
     try:
         spec = json.loads(read_bytes(Path(in_path), RECORD_B))
     except (OSError, ValueError, RecursionError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(Problem("E601", f"cannot read it: {why}", in_path, hint)) from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(Problem("E601", f"cannot read it: {reason}", in_path, hint)) from None
     if not isinstance(spec, dict) or spec.get("mode") not in MAINS:
         raise UsageError(Problem("E601", "it describes no trial", in_path, hint))
     from pydantic import ValidationError

@@ -1,13 +1,17 @@
-"""What can go wrong before anything is measured, and how it is told.
+"""What can go wrong that the user can mend, and how it is told. Public as `energybench.errors`.
 
-EnergybenchError
-├─ UsageError        exit 2   the command line or the suite is wrong; carries every Problem found, not the first
-│  └─ CannotWrite    exit 2   the disk is full, over quota or read-only
-└─ CannotMeasure     exit 5   this machine cannot measure what the suite requires
+EnergybenchError           carries every Problem that was found, not the first
+├─ FileError        E1xx   files and TOML
+├─ SuiteError       E2xx   keys, types and units of a suite
+├─ MethodError      E3xx   methods and their stacking
+├─ WorkloadError    E4xx   models and data
+├─ MeteringError    E5xx   sensors and devices
+│  └─ CannotMeasure E501   exit 5: this machine cannot measure what is required
+├─ RunError         E6xx   runs and records
+│  └─ CannotWrite   E620   the disk is full, over quota or read-only
+└─ UsageError              exit 2: the command line or the suite is wrong; of any family, or of several at once
 
-A Problem's code says which room to look in:
-E1xx files and TOML · E2xx keys, types, units · E3xx methods and their stacking · E4xx models and data
-E5xx sensors and devices · E6xx runs and records
+Whichever class a site raises, the error is an instance of its problems' family too (`EnergybenchError.__init__`).
 """
 
 from __future__ import annotations
@@ -50,23 +54,60 @@ class Problem:
 
 
 class EnergybenchError(Exception):
-    """Anything the user can mend; printed without a trace."""
+    """Anything the user can mend; printed without a trace.
+
+    Raised with problems of one family, whatever class is called, it is an instance of that family's class as well; with
+    problems of several families it is of the called class alone.
+
+    Attributes:
+        problems: Each mistake with its code, its place and what to do.
+        exit_code: Of a command that ends by it.
+    """
 
     exit_code = EXIT_USAGE
+    _called: type[EnergybenchError] | None = None  # of a class that `_with_family` made: the one that a site called
 
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+        families = {FAMILIES.get(problem.code[:2]) for problem in self.problems}
+        family = families.pop() if len(families) == 1 else None
+        if family is not None and not isinstance(self, family):
+            self.__class__ = _with_family(type(self), family)
 
     def __reduce__(self) -> tuple[type, tuple[list[Problem]]]:
-        return type(self), (self.problems,)  # so that it crosses a process border whole
+        return self._called or type(self), (self.problems,)  # so that it crosses a process border whole
+
+
+class FileError(EnergybenchError):
+    """E1xx: a file that is not there, cannot be read or is not TOML."""
+
+
+class MethodError(EnergybenchError):
+    """E3xx: a method that cannot be found, loaded, built or stacked."""
+
+
+class WorkloadError(EnergybenchError):
+    """E4xx: a model, a data set, a task or a command that cannot be used."""
+
+
+class MeteringError(EnergybenchError):
+    """E5xx: a sensor or a device that is not there."""
+
+
+class RunError(EnergybenchError):
+    """E6xx: a run, a record or an output that cannot be read, written or compared."""
 
 
 class UsageError(EnergybenchError):
     """Wrong command line or invalid suite."""
 
 
-class CannotWrite(UsageError):
+class SuiteError(UsageError):
+    """E2xx: keys, types, units, names and sizes of a suite; a suite's file with any of them raises it."""
+
+
+class CannotWrite(UsageError, RunError):
     """What was to be kept cannot be: the disk is full, over quota or read-only."""
 
     @classmethod
@@ -80,10 +121,34 @@ class CannotWrite(UsageError):
         return cls(Problem("E620", message, str(path), hint))
 
 
-class CannotMeasure(EnergybenchError):
+class CannotMeasure(MeteringError):
     """The machine lacks a sensor that the suite requires."""
 
     exit_code = EXIT_CANNOT_MEASURE
+
+
+FAMILIES: dict[str, type[EnergybenchError]] = {
+    "E1": FileError,
+    "E2": SuiteError,
+    "E3": MethodError,
+    "E4": WorkloadError,
+    "E5": MeteringError,
+    "E6": RunError,
+}
+
+
+_MADE: dict[tuple[type[EnergybenchError], type[EnergybenchError]], type[EnergybenchError]] = {}
+
+
+def _with_family(called: type[EnergybenchError], family: type[EnergybenchError]) -> type[EnergybenchError]:
+    """A class that is both, with the exit code of the one that was called."""
+    if issubclass(family, called):
+        return family
+    if (called, family) not in _MADE:
+        shown = family if called is UsageError else called
+        names = {"__doc__": shown.__doc__, "__module__": shown.__module__, "_called": called}
+        _MADE[called, family] = type(shown.__name__, (called, family), names)
+    return _MADE[called, family]
 
 
 def typed(*words: object) -> str:

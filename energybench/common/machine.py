@@ -32,7 +32,7 @@ def facts() -> dict[str, Any]:
     """{cpu, cores, platform, python, energybench}, and torch where this process has loaded it."""
     from energybench.common.version import __version__
 
-    found = {
+    machine: dict[str, Any] = {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "platform": platform.platform(),
@@ -40,4 +40,4 @@ def facts() -> dict[str, Any]:
         "energybench": __version__,
     }
     torch = sys.modules.get("torch")
-    return found | ({"torch": str(torch.__version__)} if torch is not None else {})
+    return machine | ({"torch": str(torch.__version__)} if torch is not None else {})

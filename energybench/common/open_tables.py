@@ -169,5 +169,5 @@ def _told(error: ValidationError) -> Iterator[str]:
 Machine = Annotated[Open, _holding(MachineKnown), AfterValidator(physical)]
 Environment = Annotated[Open, _holding(EnvironmentKnown), AfterValidator(physical)]
 Detail = Annotated[Open, _holding(DetailKnown), AfterValidator(physical)]
-Data = Annotated[Open, _holding(DataKnown)]
+DataFacts = Annotated[Open, _holding(DataKnown)]
 Resolved = Annotated[Open, _holding(ResolvedKnown)]

@@ -31,17 +31,17 @@ def descendants(ancestor: int) -> set[int]:
     """
     if not LISTED.exists():
         return by_parents(ancestor)
-    found: set[int] = set()
+    pids: set[int] = set()
     unseen = [ancestor]
     while unseen:
         # What has just ended, a thread or a process: its children are orphans, and stand in another list.
         with contextlib.suppress(OSError):
             for thread in Path(f"/proc/{unseen.pop()}/task").iterdir():
                 with contextlib.suppress(OSError):
-                    below = {int(pid) for pid in (thread / "children").read_text(encoding="ascii").split()} - found
-                    found |= below
+                    below = {int(pid) for pid in (thread / "children").read_text(encoding="ascii").split()} - pids
+                    pids |= below
                     unseen += below
-    return found
+    return pids
 
 
 def by_parents(ancestor: int) -> set[int]:

@@ -10,6 +10,10 @@ from typing import Any, TypeVar
 Class = TypeVar("Class", bound=type)
 
 
+class RenamedKeyWarning(FutureWarning):
+    """A file holds a key under its old name; shown to everyone, since whoever wrote the file must rename it."""
+
+
 def renamed(**new_names: str) -> Callable[[Class], Class]:
     """A class decorator. new_names: old name → the field or member that has its value now.
 

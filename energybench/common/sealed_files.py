@@ -68,9 +68,9 @@ def write_out(path: Path, content: bytes) -> None:
     """
     try:
         if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
-            if (own := _own_stream(path)) is not None:
-                own.write(content)
-                own.flush()
+            if (stream := _own_stream(path)) is not None:
+                stream.write(content)
+                stream.flush()
                 return
             path = path.resolve()  # a name that leads nowhere becomes a file there
             if os.path.exists(path) and not os.path.isfile(path):
@@ -81,8 +81,8 @@ def write_out(path: Path, content: bytes) -> None:
     except CannotWrite as error:
         raise CannotWrite([replace(problem, hint=_elsewhere(problem.hint)) for problem in error.problems]) from None
     except (OSError, RuntimeError) as error:  # a link to itself
-        told = error if isinstance(error, OSError) else OSError(None, str(error))
-        (problem,) = CannotWrite.of(told, path).problems
+        refusal = error if isinstance(error, OSError) else OSError(None, str(error))
+        (problem,) = CannotWrite.of(refusal, path).problems
         raise CannotWrite(replace(problem, hint=_elsewhere(problem.hint))) from None
 
 
@@ -103,8 +103,8 @@ def _elsewhere(hint: str) -> str:
 
 def refuse_unwritable(path: Path, hint: str = "name another file") -> None:
     """Said before the work, not after it. Raises UsageError E605."""
-    if why := _unwritable(path):
-        raise UsageError(Problem("E605", f"cannot write there{why}", str(path), hint))
+    if reason := _unwritable(path):
+        raise UsageError(Problem("E605", f"cannot write there{reason}", str(path), hint))
 
 
 def _unwritable(path: Path) -> str:
@@ -181,11 +181,11 @@ def unsealed(path: Path, schema: int, kind: str, hint: str) -> dict[str, Any]:
     return content
 
 
-def _other_schema(found: Any, known: int, path: Path) -> Problem:
+def _other_schema(schema: Any, known: int, path: Path) -> Problem:
     hint = "read it with the energybench that wrote it: run.json names its version, under machine"
-    if isinstance(found, int) and found > known:
+    if isinstance(schema, int) and schema > known:
         hint = "a newer energybench wrote it: pip install -U energybench"
-    message = f"it is of schema {found!r}; this energybench reads schema {known}"
+    message = f"it is of schema {schema!r}; this energybench reads schema {known}"
     return Problem("E622", message, str(path), hint)
 
 

@@ -40,13 +40,13 @@ class Quantity:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
+class _QuantityKind:
     """One kind of quantity; `units` maps what is written to (canonical unit, factor)."""
 
     word: str
     units: Mapping[str, tuple[str, str]]
     examples: tuple[str, ...]
-    why: str  # what a bare number could be mistaken for
+    ambiguity: str  # what a bare number could be mistaken for
     most: float = math.inf
     positive: bool = False
     whole: frozenset[str] = frozenset()
@@ -81,9 +81,11 @@ _ENERGY = {
     **{f"{prefix}Wh": ("J", str(Decimal(factor) * 3600)) for prefix, factor in _PREFIXES.items()},
 }
 
-_SECONDS = _Kind("a time", _TIME, ("20 s", "30 min", "1.5 h", "200 ms"), "seconds or minutes")
-_WARMUP = _Kind("a warm-up", {**_TIME, **_STEPS}, ("20 s", "3 steps"), "seconds or steps", whole=frozenset({"steps"}))
-_PERIOD = _Kind(
+_SECONDS = _QuantityKind("a time", _TIME, ("20 s", "30 min", "1.5 h", "200 ms"), "seconds or minutes")
+_WARMUP = _QuantityKind(
+    "a warm-up", {**_TIME, **_STEPS}, ("20 s", "3 steps"), "seconds or steps", whole=frozenset({"steps"})
+)
+_PERIOD = _QuantityKind(
     "a period",
     {**_EPOCHS, **_STEPS},
     ("2 epochs", "300 steps"),
@@ -91,29 +93,29 @@ _PERIOD = _Kind(
     positive=True,
     whole=frozenset({"steps"}),
 )
-_RATIO = _Kind("a share", {"%": ("", "0.01")}, ("1 %", "0.5 %"), "a ratio or a percentage", most=1)
-_OWN = dict.fromkeys(("units", "unit"), ("units", "1"))  # the metric's own: a loss in nats, a ratio
-_POINTS = _Kind(
+_RATIO = _QuantityKind("a share", {"%": ("", "0.01")}, ("1 %", "0.5 %"), "a ratio or a percentage", most=1)
+_METRIC_UNITS = dict.fromkeys(("units", "unit"), ("units", "1"))  # the metric's own: a loss in nats, a ratio
+_POINTS = _QuantityKind(
     "a difference in percentage points",
-    {"pp": ("", "0.01"), **_OWN},
+    {"pp": ("", "0.01"), **_METRIC_UNITS},
     ("0.5 pp", "2 pp"),
     "a ratio or percentage points",
     most=1,
 )
-_JOULES = _Kind("an energy", _ENERGY, ("12 J", "3 kJ", "5 mWh"), "joules or watt-hours", positive=True)
-_SIZE = _Kind("a size", _BYTES, ("2 GB", "512 MiB"), "bytes or gigabytes", whole=frozenset({"B"}))
+_JOULES = _QuantityKind("an energy", _ENERGY, ("12 J", "3 kJ", "5 mWh"), "joules or watt-hours", positive=True)
+_SIZE = _QuantityKind("a size", _BYTES, ("2 GB", "512 MiB"), "bytes or gigabytes", whole=frozenset({"B"}))
 
 _WRITTEN = re.compile(
     r"([+-]?)((?:[0-9]+(?:[.,][0-9]*)?|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:nan|inf))\s*(.*)", re.DOTALL
 )
 
 
-def _parse(value: Any, kind: _Kind) -> Quantity:
+def _parse(value: Any, kind: _QuantityKind) -> Quantity:
     example = f'write "{kind.examples[0]}"' + "".join(f' or "{other}"' for other in kind.examples[1:2])
     if isinstance(value, Quantity):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
-        raise UnitError(f"{value} has no unit: it could be {kind.why}", example)
+        raise UnitError(f"{value} has no unit: it could be {kind.ambiguity}", example)
     if not isinstance(value, str):
         raise UnitError(f'expected {kind.word} such as "{kind.examples[0]}"', example)
     match = _WRITTEN.fullmatch(value.strip().replace("\N{MINUS SIGN}", "-"))
@@ -123,7 +125,7 @@ def _parse(value: Any, kind: _Kind) -> Quantity:
     if "," in number:
         raise UnitError(f'"{value}" has a comma in its number', f'write "{value.replace(",", ".")}"')
     if not unit:
-        raise UnitError(f'"{value}" has no unit: it could be {kind.why}', example)
+        raise UnitError(f'"{value}" has no unit: it could be {kind.ambiguity}', example)
     if unit not in kind.units:
         raise UnitError(f"\"{value}\" is not {kind.word}: unknown unit '{unit}'", _near_unit(unit, kind) or example)
     canonical, factor = kind.units[unit]
@@ -143,7 +145,7 @@ def _parse(value: Any, kind: _Kind) -> Quantity:
     return Quantity(amount, canonical)
 
 
-def _near_unit(unit: str, kind: _Kind) -> str:
+def _near_unit(unit: str, kind: _QuantityKind) -> str:
     if unit == "%" and "pp" in kind.units:
         return 'the unit of a difference between two percentages is "pp"'
     same = [known for known in kind.units if known.lower() == unit.lower()]
@@ -185,7 +187,7 @@ def parse_period(value: Any) -> Quantity:
     return _parse(value, _PERIOD)
 
 
-def _written(kind: _Kind) -> WithJsonSchema:
+def _written(kind: _QuantityKind) -> WithJsonSchema:
     units = "|".join(sorted(map(re.escape, kind.units), key=len, reverse=True))
     pattern = rf"^\s*([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*({units})\s*$"
     description = f"{kind.word[0].upper()}{kind.word[1:]} with its unit"
@@ -211,7 +213,7 @@ Seconds = Annotated[float, _reads(parse_seconds), _written(_SECONDS)]
 Ratio = Annotated[float, _reads(parse_ratio), _written(_RATIO)]
 Points = Annotated[float, _reads(parse_points), _written(_POINTS)]
 Bytes = Annotated[int, _reads(parse_bytes), _written(_SIZE)]
-Warmup = Annotated[Quantity, _reads(parse_warmup), _written(_WARMUP)]
+WarmupAmount = Annotated[Quantity, _reads(parse_warmup), _written(_WARMUP)]
 Period = Annotated[Quantity, _reads(parse_period), _written(_PERIOD)]
 
 

@@ -7,10 +7,10 @@ from fractions import Fraction
 from numbers import Real
 from typing import Any
 
-from energybench.common.errors import Problem, UsageError
+from energybench.common.errors import Problem, UsageError, WorkloadError
 
 
-class BadClaim(UsageError, ValueError):
+class BadClaim(UsageError, WorkloadError, ValueError):
     """An argument that no count could have: a ValueError to Python, exit 2 on the command line."""
 
     def __init__(self, message: str, hint: str = "") -> None:

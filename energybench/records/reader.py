@@ -27,9 +27,9 @@ def read(path: Path, kind: type[AnyModel]) -> AnyModel:
     hint = f"{away} — then a report leaves it out; an unfinished run, if run again, repeats it"
     if kind is RunFile:
         hint = "restore it from a copy; a new run goes beside it: --new, or another --out"
-    found = unsealed(path, SCHEMA, kind.__name__, hint)
+    content = unsealed(path, SCHEMA, kind.__name__, hint)
     try:
-        return kind.model_validate(found, strict=True)
+        return kind.model_validate(content, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"

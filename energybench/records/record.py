@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from energybench.common.limits import MOST_TRIALS
-from energybench.common.open_tables import Data, Environment, Machine, Open, Resolved
+from energybench.common.open_tables import DataFacts, Environment, Machine, Open, Resolved
 from energybench.common.quantities import (
     Amount,
     Blocks,
@@ -277,7 +277,7 @@ class RunFile(RecordModel):
     added: Place = 0  # blocks that were added to the finished run: exploratory, in no verdict
     machine: Machine = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)  # name → path used
-    data: Data = Field(default_factory=dict)  # name → {source, sha256, train, test, ...}
+    data: DataFacts = Field(default_factory=dict)  # name → {source, sha256, train, test, ...}
     invocations: list[Invocation] = Field(default_factory=list)
     finished: bool = False
 

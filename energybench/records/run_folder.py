@@ -79,10 +79,10 @@ class Folder:
         return read(held(self.path, file), RunFile) if os.path.exists(file) else None
 
     def trials(self) -> list[Trial]:
-        found = [read(path, Trial) for path in held_in(self.path, "records", "*.json")]
+        trials = [read(path, Trial) for path in held_in(self.path, "records", "*.json")]
         if run := self.run_file():
-            refuse_strangers(self.path, run, found)
-        return found
+            refuse_strangers(self.path, run, trials)
+        return trials
 
     def counted(self) -> list[CountingRun]:
         return [read(path, CountingRun) for path in held_in(self.path, "witness", "*.json")]

@@ -24,7 +24,7 @@ from energybench.meter.unavailable import Unavailable
 from energybench.records.record import Cell, Claim, Role
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
-from energybench.suite.command_tables import CommandWorkload, fill, fill_words, placeholders
+from energybench.suite.command_tables import CommandWorkloadTable, fill, fill_words, placeholders
 from energybench.trial.command_trial import cards
 
 INTERPRETER = re.compile(r"(python|pypy)[\d.]*|bash|dash|sh|zsh|perl|ruby|node|Rscript|julia|lua")
@@ -106,7 +106,7 @@ class CommandPlan:
 
     # ── cells ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def cells(self, number: int, workload: CommandWorkload) -> list[Cell]:
+    def cells(self, number: int, workload: CommandWorkloadTable) -> list[Cell]:
         pairs = self.spec.pairs_of(workload.name, commands=True)
         skipped = pairs[0][0].skipped if pairs and all(pair.skipped for pair, _ in pairs) else None
         roles: list[Literal["baseline", "twin"]] = ["baseline", "twin"] if self.suite.trials.twin else ["baseline"]
@@ -122,7 +122,14 @@ class CommandPlan:
         return cells
 
     def cell(
-        self, workload: CommandWorkload, label: str, role: Role, words: list[str], place: str, *, skipped: str | None
+        self,
+        workload: CommandWorkloadTable,
+        label: str,
+        role: Role,
+        words: list[str],
+        place: str,
+        *,
+        skipped: str | None,
     ) -> Cell:
         path = None if skipped or not words else self.executable(words, place)
         files = {} if path is None else self.named(words)

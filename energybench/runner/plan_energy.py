@@ -8,10 +8,10 @@ from energybench.common.errors import EnergybenchError, Problem, nearest
 from energybench.meter import sensors, survey
 from energybench.meter.carbon import intensity, model_parameters
 from energybench.runner.plan_spec import PlanSpec
-from energybench.suite.tables import Measure
+from energybench.suite.tables import MeasureTable
 
 
-def energy(spec: PlanSpec, measure: Measure, device: str) -> tuple[dict[str, Any], list[Problem]]:
+def energy(spec: PlanSpec, measure: MeasureTable, device: str) -> tuple[dict[str, Any], list[Problem]]:
     """(facts of the machine, what is wrong); nothing where energy is off.
 
     Args:

@@ -14,7 +14,7 @@ from energybench.process.forkserver import Launcher, Outcome
 from energybench.records.record import Cell
 from energybench.runner.plan_spec import PairSpec, PlannedWorkload, PlanResult, PlanSpec, Purpose
 from energybench.suite.suite import Suite
-from energybench.suite.tables import Workload
+from energybench.suite.tables import WorkloadTable
 from energybench.trial.spec import CellHeader, CountingSpec, MeasureSpec, stack_of
 
 WARMER_C = 10.0  # than at the start of the run, a card may be when a trial begins
@@ -31,7 +31,7 @@ class Planned:
         self.device, self.device_name = result.device, result.device_name
         self.digest = result.digest
 
-    def workload(self, name: str) -> tuple[Workload, PlannedWorkload]:
+    def workload(self, name: str) -> tuple[WorkloadTable, PlannedWorkload]:
         """A workload that is trained, as the suite has it, and what is known of it."""
         return next(each for _, each in self.spec.trainings if each.name == name), self.workloads[name]
 

@@ -11,9 +11,9 @@ from pydantic import Field
 from energybench.common.errors import Problem
 from energybench.flops.work import Line
 from energybench.records.record import Cell
-from energybench.suite.command_tables import CommandWorkload
+from energybench.suite.command_tables import CommandWorkloadTable
 from energybench.suite.suite import Suite
-from energybench.suite.tables import Workload
+from energybench.suite.tables import WorkloadTable
 from energybench.suite.toml_positions import Loc
 from energybench.suite.variants import Variant
 from energybench.trial.spec import Spec
@@ -66,14 +66,16 @@ class PlanSpec(Spec):
         return next((self._place[loc[:end]] for end in range(len(loc), -1, -1) if loc[:end] in self._place), "")
 
     @property
-    def trainings(self) -> list[tuple[int, Workload]]:
+    def trainings(self) -> list[tuple[int, WorkloadTable]]:
         """(number in the suite, workload) of those that are trained in our loop."""
-        return [(number, each) for number, each in enumerate(self.suite.workloads) if isinstance(each, Workload)]
+        numbered = enumerate(self.suite.workloads)
+        return [(number, each) for number, each in numbered if isinstance(each, WorkloadTable)]
 
     @property
-    def commands(self) -> list[tuple[int, CommandWorkload]]:
+    def commands(self) -> list[tuple[int, CommandWorkloadTable]]:
         """(number in the suite, workload) of those that are commands."""
-        return [(number, each) for number, each in enumerate(self.suite.workloads) if isinstance(each, CommandWorkload)]
+        numbered = enumerate(self.suite.workloads)
+        return [(number, each) for number, each in numbered if isinstance(each, CommandWorkloadTable)]
 
     def pairs_of(self, workload: str, *, commands: bool) -> list[tuple[PairSpec, Variant]]:
         """What stands beside a workload: methods of the loop, or commands."""

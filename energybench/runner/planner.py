@@ -31,8 +31,8 @@ from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
 from energybench.runner.tracing import time_step, trace_task
 from energybench.runner.user_code import user_files
-from energybench.suite.tables import Workload
-from energybench.suite.variants import Layer, Variant
+from energybench.suite.tables import WorkloadTable
+from energybench.suite.variants import StackItem, Variant
 from energybench.train import discovery, images
 from energybench.train.data import Data
 from energybench.train.interface import TrainingRun
@@ -101,11 +101,11 @@ class Plan:
 
     def stack(self, variant: Variant) -> Stack:
         built: Stack = []
-        for layer in variant.stack:
+        for item in variant.stack:
             try:
-                source = discovery.find(layer.use, self.base, self.spec.where(*layer.loc[:2], "use"))
+                source = discovery.find(item.use, self.base, self.spec.where(*item.loc[:2], "use"))
                 kind = discovery.load(source)
-                method = discovery.build(kind, source.name, layer.parameters, partial(self.parameter_place, layer))
+                method = discovery.build(kind, source.name, item.parameters, partial(self.parameter_place, item))
             except EnergybenchError as error:
                 self.problems += error.problems
                 continue
@@ -116,17 +116,17 @@ class Plan:
                 origin=source.origin,
                 class_name=source.class_name,
                 sha256=source.sha256,
-                parameters=layer.parameters,
+                parameters=item.parameters,
                 resolved=parameters(method),
             )
             built.append((spec, method))
         return built
 
-    def parameter_place(self, layer: Layer, key: str) -> str:
+    def parameter_place(self, item: StackItem, key: str) -> str:
         """Where a parameter stands, or else its method's table."""
-        return self.spec.where(*layer.loc, key) if key in layer.parameters else self.spec.where(*layer.loc)
+        return self.spec.where(*item.loc, key) if key in item.parameters else self.spec.where(*item.loc)
 
-    def check_stacks(self, number: int, workload: Workload, stacks: dict[str, Stack]) -> None:
+    def check_stacks(self, number: int, workload: WorkloadTable, stacks: dict[str, Stack]) -> None:
         """Each stack once for each kind of task."""
         try:
             task = task_named(workload.task, self.base, self.spec.where("workload", number, "task"))
@@ -139,11 +139,11 @@ class Plan:
             methods = [method for _, method in stacks[variant.label]]
             for problem in check_stack(methods, task, self.spec.where(*variant.stack[0].loc)):
                 hint = problem.hint
-                for use in (layer.use for layer in variant.stack if discovery.names_file(layer.use)):
+                for use in (item.use for item in variant.stack if discovery.names_file(item.use)):
                     hint = hint.replace(f'"{Path(use.partition(":")[0]).stem}"', f'"{use}"')  # as one would type it
                 self.problems.append(replace(problem, hint=hint))
 
-    def check_recipes(self, workload: Workload, stacks: dict[str, Stack]) -> None:
+    def check_recipes(self, workload: WorkloadTable, stacks: dict[str, Stack]) -> None:
         recipe = workload.train.model_dump(mode="json")
         for pair, variant in self.spec.pairs_of(workload.name, commands=False):
             for _, method in [] if pair.skipped else stacks[variant.label]:
@@ -157,7 +157,7 @@ class Plan:
 
     # ── workloads ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def workload(self, number: int, workload: Workload) -> PlannedWorkload | None:
+    def workload(self, number: int, workload: WorkloadTable) -> PlannedWorkload | None:
         """What is known of it; None where something failed, and its problem is collected."""
         where = partial(self.spec.where, "workload", number)
         self.check_precision(workload, where("train", "precision"))
@@ -184,7 +184,7 @@ class Plan:
             self.problems.append(Problem("E404", message, where))
         return None
 
-    def check_augmentation(self, workload: Workload, where: str) -> bool:
+    def check_augmentation(self, workload: WorkloadTable, where: str) -> bool:
         """Whether all of it is known."""
         before = len(self.problems)
         for name in workload.data.augment:
@@ -194,7 +194,7 @@ class Plan:
                 self.problems.append(Problem("E407", str(error), where))
         return len(self.problems) == before
 
-    def prepare(self, workload: Workload) -> DataDescription:
+    def prepare(self, workload: WorkloadTable) -> DataDescription:
         data = workload.data
         key = digest([data.use, data.subset, data.test_subset, data.options, data.resident])
         if key not in self.data:
@@ -210,7 +210,7 @@ class Plan:
                 )
         return self.data[key]
 
-    def check_precision(self, workload: Workload, where: str) -> None:
+    def check_precision(self, workload: WorkloadTable, where: str) -> None:
         if self.purpose == "trace":
             return  # nothing is computed
         if workload.train.precision == "bf16" and self.device.type == "cpu" and not native_bf16():
@@ -221,7 +221,7 @@ class Plan:
     def trace(
         self,
         number: int,
-        workload: Workload,
+        workload: WorkloadTable,
         data: DataDescription,
         task: Task,
         model: nn.Module,
@@ -257,7 +257,7 @@ class Plan:
             self.problems.append(Problem("E404", message, self.spec.where("workload", number, "model")))
         return planned
 
-    def check_quality(self, number: int, workload: Workload, quality: dict[str, float]) -> None:
+    def check_quality(self, number: int, workload: WorkloadTable, quality: dict[str, float]) -> None:
         """Whether the task reports what the suite judges by."""
         wanted = {self.suite.accept.quality.metric: self.spec.where("accept", "quality", "metric")}
         if workload.target:
@@ -269,7 +269,7 @@ class Plan:
 
     # ── cells ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def cells(self, workload: Workload, known: PlannedWorkload, stacks: dict[str, Stack]) -> list[Cell]:
+    def cells(self, workload: WorkloadTable, known: PlannedWorkload, stacks: dict[str, Stack]) -> list[Cell]:
         pairs = self.spec.pairs_of(workload.name, commands=False)
         skipped = pairs[0][0].skipped if pairs and all(pair.skipped for pair, _ in pairs) else None
         roles: list[Literal["baseline", "twin"]] = ["baseline", "twin"] if self.suite.trials.twin else ["baseline"]
@@ -292,7 +292,7 @@ class Plan:
 
     def cell(
         self,
-        workload: Workload,
+        workload: WorkloadTable,
         known: PlannedWorkload,
         label: str,
         role: Role,
@@ -329,7 +329,7 @@ class Plan:
             plain_flop=per_sample * known.samples * known.epochs if known.ledger else None,
         )
 
-    def kept_epochs(self, workload: Workload, methods: list[Method]) -> list[int] | None:
+    def kept_epochs(self, workload: WorkloadTable, methods: list[Method]) -> list[int] | None:
         """The kept budget of a stack that skips epochs, block by block; None for one that skips none."""
         epochs, budgets = workload.train.epochs, list[int]()
         for block in range(self.spec.blocks + self.spec.added):

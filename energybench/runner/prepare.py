@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from energybench.common.errors import EnergybenchError, Problem, UsageError, in_order
+from energybench.common.errors import EnergybenchError, Problem, SuiteError, UsageError, in_order
 
 if TYPE_CHECKING:
     from energybench.runner.plan_request import Planned
@@ -31,14 +31,14 @@ def load_suite(
     no_user_code: code that it names is a mistake too, and then nothing is built
     """
     from energybench.runner.user_code import user_code
-    from energybench.suite.suite import SuiteError, load
+    from energybench.suite.suite import InvalidSuite, load
 
     try:
         loaded = load(suite, quick=quick, overrides=overrides)
         if no_user_code and (code := user_code(loaded)):
-            raise SuiteError(code)
+            raise InvalidSuite(code)
         return loaded
-    except SuiteError as error:
+    except InvalidSuite as error:
         if no_user_code and error.rest is not None and (code := user_code(error.rest)):
             raise SuiteError(in_order([*error.problems, *code])) from None
         if error.rest is None or all(problem.code == "E206" for problem in error.problems):

@@ -13,9 +13,9 @@ from pathlib import Path
 from energybench.common.errors import Problem
 from energybench.common.hashing import digest
 from energybench.common.shipped import shipped
-from energybench.suite.command_tables import CommandMethod, CommandWorkload
+from energybench.suite.command_tables import CommandMethodTable, CommandWorkloadTable
 from energybench.suite.suite import Suite
-from energybench.suite.tables import Workload
+from energybench.suite.tables import WorkloadTable
 from energybench.train import discovery
 
 HINT = "read it, and leave out --no-user-code if you trust it"
@@ -28,7 +28,7 @@ def user_code(suite: Suite) -> list[Problem]:
 
 def _workloads(suite: Suite) -> Iterator[Problem]:
     for index, workload in enumerate(suite.workloads):
-        if isinstance(workload, CommandWorkload):
+        if isinstance(workload, CommandWorkloadTable):
             yield _command(suite.where(("workload", index, "command")))
             continue
         uses = {("task",): workload.task, ("model", "use"): workload.model.use, ("data", "use"): workload.data.use}
@@ -41,7 +41,7 @@ def _workloads(suite: Suite) -> Iterator[Problem]:
 def _methods(suite: Suite) -> Iterator[Problem]:
     known, home = discovery.sources(), shipped("methods").resolve()
     for index, method in enumerate(suite.methods):
-        if isinstance(method, CommandMethod):
+        if isinstance(method, CommandMethodTable):
             yield _command(suite.where(("method", index, "command")))
             continue
         place = suite.where(("method", index, "use"))
@@ -64,7 +64,7 @@ def _is_the_users(source: discovery.Source, home: Path) -> bool:
     return source.origin == "./methods" and home not in source.path.parents
 
 
-def user_files(workload: Workload, base: Path) -> list[str]:
+def user_files(workload: WorkloadTable, base: Path) -> list[str]:
     """Fingerprints of the user's own files that a workload names."""
     uses = [workload.task, workload.model.use, workload.data.use]
     files = [base / use.partition(":")[0] for use in uses if discovery.names_file(use)]

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from energybench.common.errors import Problem, nearest
-from energybench.suite.command_tables import CommandWorkload, fill
+from energybench.suite.command_tables import CommandWorkloadTable, fill
 from energybench.suite.node import Node
-from energybench.suite.tables import Workload
+from energybench.suite.tables import WorkloadTable
 from energybench.suite.variants import Variant
 
-AnyWorkload = Workload | CommandWorkload
+AnyWorkload = WorkloadTable | CommandWorkloadTable
 
 
 def unlike(workload: AnyWorkload, variant: Variant) -> str | None:
     """Why this method has nothing to do with this workload: commands stand beside commands."""
-    if isinstance(workload, Workload):
+    if isinstance(workload, WorkloadTable):
         return None if variant.command is None else "a command cannot change a training of energybench's loop"
     if variant.command is None:
         return "the workload is a command, which a method of energybench's loop cannot change"
@@ -24,14 +24,14 @@ def unlike(workload: AnyWorkload, variant: Variant) -> str | None:
 
 def unpaired(tree: Node, workloads: Sequence[AnyWorkload], variants: Sequence[Variant]) -> Iterator[Problem]:
     """Commands for workloads that are none; methods that fit nowhere; one command held against different ones."""
-    own = {w.name: w for w in workloads if isinstance(w, CommandWorkload)}
-    told = set[tuple[str, str]]()
+    commands = {w.name: w for w in workloads if isinstance(w, CommandWorkloadTable)}
+    reported = set[tuple[str, str]]()
     for variant in variants:
         command, place = variant.command, tree.find((*variant.loc, "command"))
         for name in command if isinstance(command, dict) else ():
-            if name not in own and (variant.entry, name) not in told:
-                told.add((variant.entry, name))
-                hint = nearest(name, own) or 'only a [[workload]] with command = "..." has one'
+            if name not in commands and (variant.entry, name) not in reported:
+                reported.add((variant.entry, name))
+                hint = nearest(name, commands) or 'only a [[workload]] with command = "..." has one'
                 message = f"no workload that is a command is named '{name}'"
                 yield Problem("E205", message, place.find([name]).place, hint)
         if all(unlike(workload, variant) for workload in workloads) and not isinstance(command, dict):
@@ -39,17 +39,17 @@ def unpaired(tree: Node, workloads: Sequence[AnyWorkload], variants: Sequence[Va
             hint = 'a method of the loop has use = "...", a method of a command has command = "..."'
             yield Problem("E205", message, place.place, hint)
         if isinstance(command, str):
-            yield from _same_for_all(own, variant, place.place)
+            yield from _same_for_all(commands, variant, place.place)
 
 
-def _same_for_all(own: dict[str, CommandWorkload], variant: Variant, place: str) -> Iterator[Problem]:
+def _same_for_all(commands: dict[str, CommandWorkloadTable], variant: Variant, place: str) -> Iterator[Problem]:
     assert isinstance(variant.command, str)
     seen: dict[tuple[str, ...], str] = {}
-    for name, workload in own.items():
+    for name, workload in commands.items():
         words = tuple(fill(variant.command, {**workload.options, **variant.values}))
         first = seen.setdefault(words, name)
-        plain = [fill(own[each].command, own[each].options) for each in (first, name)]
-        if plain[0] != plain[1]:
+        own_words = [fill(commands[each].command, commands[each].options) for each in (first, name)]
+        if own_words[0] != own_words[1]:
             message = f"'{variant.label}' would hold one command against two workloads, '{first}' and '{name}'"
             hint = f'command = {{ {first} = "...", {name} = "..." }}, or tell them apart by {{options}}'
             yield Problem("E205", message, place, hint)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from energybench.suite.messages import KeyedError
-from energybench.suite.tables import Claims, Name, Table, Tuned
+from energybench.suite.tables import ClaimsTable, Name, SuiteTable, TunedTable
 
 OPERATORS = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "<<", "2>", "2>&1", "2>/dev/null"})
 ALWAYS = ("seed", "block", "trial")  # placeholders that every command may use
@@ -31,9 +31,9 @@ def _split(text: str) -> list[str]:
         raise KeyedError(f"{error} in {text}", "", "close the quotation, or write \\' for the mark") from None
     if not words:
         raise KeyedError("an empty command", "", 'command = "python train.py"')
-    if found := next((word for word in words if word in OPERATORS), None):
+    if operator := next((word for word in words if word in OPERATORS), None):
         hint = f"command = '''sh -c {shlex.quote(text)}'''"
-        raise KeyedError(f"no shell reads this, so '{found}' would be an argument of {words[0]}", "", hint)
+        raise KeyedError(f"no shell reads this, so '{operator}' would be an argument of {words[0]}", "", hint)
     return words
 
 
@@ -51,10 +51,10 @@ def fill(command: str, values: Mapping[str, Value]) -> list[str]:
 
 
 def fill_words(words: Sequence[str], values: Mapping[str, Value]) -> list[str]:
-    def found(match: re.Match[str]) -> str:
+    def filled(match: re.Match[str]) -> str:
         return _shown(values[match[1]]) if match[1] in values else match[0]
 
-    return [PLACEHOLDER.sub(found, word) for word in words]
+    return [PLACEHOLDER.sub(filled, word) for word in words]
 
 
 def _shown(value: Value) -> str:
@@ -80,7 +80,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
-class Source(Table):
+class QualitySourceTable(SuiteTable):
     """Where the quality of a trial is read."""
 
     where: Literal["json", "file", "regex", "window", "none"] = Field(
@@ -93,7 +93,7 @@ class Source(Table):
     pattern: Name | None = Field(default=None, examples=["acc=([0-9.]+)"], description="group 1 is the number")
 
     @model_validator(mode="after")
-    def _fits(self) -> Source:
+    def _fits(self) -> QualitySourceTable:
         given = {"key": self.key, "path": self.path, "pattern": self.pattern}
         wanted = KEYS[self.where]
         for key, value in given.items():
@@ -123,7 +123,7 @@ def _source(value: Any) -> Any:
     return {"from": value} if isinstance(value, str) else value
 
 
-class CommandWorkload(Table):
+class CommandWorkloadTable(SuiteTable):
     """A command that is metered as it is: no model, no data and no recipe of ours."""
 
     name: Name
@@ -132,12 +132,12 @@ class CommandWorkload(Table):
     options: dict[str, Value] = Field(
         default_factory=dict, description="{name} in the command and in its methods' commands, the same in all"
     )
-    quality: Annotated[Source, BeforeValidator(_source)] = Field(
+    quality: Annotated[QualitySourceTable, BeforeValidator(_source)] = Field(
         examples=[{"from": "json"}], description='where it is read; "none": there is no quality that could be lost'
     )
 
     @model_validator(mode="after")
-    def _options_are_used(self) -> CommandWorkload:
+    def _options_are_used(self) -> CommandWorkloadTable:
         used = placeholders(self.command) | placeholders(self.quality.path or "")
         for name in self.options:
             if name in ALWAYS:
@@ -167,7 +167,7 @@ def _commands(value: Any) -> Any:
     return value
 
 
-class CommandMethod(Table):
+class CommandMethodTable(SuiteTable):
     """Another command in the workload's place: the same work, with the trick."""
 
     name: Name
@@ -177,11 +177,11 @@ class CommandMethod(Table):
     sweep: dict[str, Any] = Field(
         default_factory=dict, description="{name} in the command = [values]: one variant for each"
     )
-    claims: Claims | None = None
-    tuned: Tuned | None = None
+    claims: ClaimsTable | None = None
+    tuned: TunedTable | None = None
 
     @model_validator(mode="after")
-    def _sweep_is_used(self) -> CommandMethod:
+    def _sweep_is_used(self) -> CommandMethodTable:
         texts = [self.command] if isinstance(self.command, str) else list(self.command.values())
         for name in self.sweep:
             if name in ALWAYS:

@@ -44,7 +44,7 @@ class KeyedError(ValueError):
         self.key, self.hint = key, hint
 
 
-TAGS = frozenset({"Workload", "CommandWorkload", "Method", "CommandMethod"})
+TAGS = frozenset({"WorkloadTable", "CommandWorkloadTable", "MethodTable", "CommandMethodTable"})
 
 
 def untagged(loc: Sequence[str | int]) -> tuple[str | int, ...]:
@@ -83,26 +83,35 @@ def explain(
             expected, hint = _expected(detail, loc)
             message = f"{_spelled(loc)} is {toml(detail['input'])}; expected {expected}"
             problem = Problem("E202", message, place, hint)
-        yield _as_set(problem)
+        yield as_override_problem(problem)
 
 
 def unfit(tree: Node) -> Iterator[Problem]:
     """Values that TOML has and no suite: nan, inf, dates, times, numbers beyond what its standard promises."""
-    if isinstance(tree.value, dict | list):
-        for node in tree.value.values() if isinstance(tree.value, dict) else tree.value:
+    value = tree.value
+    if isinstance(value, dict | list):
+        for node in value.values() if isinstance(value, dict) else value:
             yield from unfit(node)
-    elif isinstance(tree.value, float) and 1e300 < abs(tree.value) < math.inf:
-        yield _as_set(Problem("E202", f"{tree.value} is too large to compute with", tree.place, "write a smaller one"))
-    elif isinstance(tree.value, float) and not math.isfinite(tree.value):
-        yield _as_set(Problem("E202", f"{tree.value} is not a finite number", tree.place, "write a number"))
-    elif isinstance(tree.value, int) and abs(tree.value) >= 2**63:
-        yield _as_set(Problem("E202", "a whole number of more than 64 bits", tree.place, "write a smaller one"))
-    elif isinstance(tree.value, datetime.date | datetime.time):
-        hint = f'put it in quotes: "{tree.value}"'
-        yield _as_set(Problem("E202", f"{tree.value} is a date or a time", tree.place, hint))
+    elif (mistake := _unfit_scalar(value)) is not None:
+        message, hint = mistake
+        yield as_override_problem(Problem("E202", message, tree.place, hint))
 
 
-def _as_set(problem: Problem) -> Problem:
+def _unfit_scalar(value: Any) -> tuple[str, str] | None:
+    """What is wrong with it, and what to write instead; None where nothing is."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not a finite number", "write a number"
+    if isinstance(value, float) and abs(value) > 1e300:
+        return f"{value} is too large to compute with", "write a smaller one"
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "a whole number of more than 64 bits", "write a smaller one"
+    if isinstance(value, datetime.date | datetime.time):
+        return f"{value} is a date or a time", f'put it in quotes: "{value}"'
+    return None
+
+
+def as_override_problem(problem: Problem) -> Problem:
+    """Under the code of a wrong --set, where it was written in one."""
     if not problem.where.startswith("--set "):
         return problem
     return Problem("E206", problem.message, problem.where, problem.hint)
@@ -152,7 +161,7 @@ def _model(annotation: Any, name: str | None = None) -> type[BaseModel] | None:
     """The model inside `Model | None` or `tuple[Model, ...]`: the first, or the one of this name."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation if name in (None, annotation.__name__) else None
-    return next((found for inner in get_args(annotation) if (found := _model(inner, name))), None)
+    return next((model for inner in get_args(annotation) if (model := _model(inner, name))), None)
 
 
 def _model_at(root: type[BaseModel], loc: Sequence[str | int]) -> type[BaseModel] | None:
@@ -166,6 +175,13 @@ def _model_at(root: type[BaseModel], loc: Sequence[str | int]) -> type[BaseModel
             annotation = field.annotation if field else None
             model = _model(annotation)
     return model
+
+
+def model_name(root: type[BaseModel], tables: Sequence[str]) -> str:
+    """The class of the table at a path of keys, as JSON Schema calls it."""
+    model = _model_at(root, tables)
+    assert model is not None, tables
+    return model.__name__
 
 
 def _right_key(root: type[BaseModel], loc: Sequence[str | int]) -> str:

@@ -58,16 +58,16 @@ class Node:
         return node.value if node is not None and isinstance(node.value, str) else None
 
 
-def grow(value: Any, places: Mapping[Loc, Position], file: str, at: Loc = ()) -> Node:
+def build_tree(value: Any, places: Mapping[Loc, Position], file: str, at: Loc = ()) -> Node:
     """The tree of a parsed TOML text."""
     place = f"{file}:{':'.join(map(str, places[at]))}" if at in places else file
     if isinstance(value, dict):
-        return Node({key: grow(child, places, file, (*at, key)) for key, child in value.items()}, place)
+        return Node({key: build_tree(child, places, file, (*at, key)) for key, child in value.items()}, place)
     if isinstance(value, list):
-        return Node([grow(child, places, file, (*at, i)) for i, child in enumerate(value)], place)
+        return Node([build_tree(child, places, file, (*at, i)) for i, child in enumerate(value)], place)
     return Node(value, place)
 
 
-def planted(value: Any, place: str) -> Node:
+def single_place(value: Any, place: str) -> Node:
     """The tree of a value that was written in one place."""
-    return grow(value, {}, place)
+    return build_tree(value, {}, place)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from energybench.common.errors import Problem, nearest
+from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.limits import too_deep
-from energybench.suite.node import Node, planted
+from energybench.suite.node import Node, single_place
+from energybench.suite.renamed_keys import KeyRenamer
 from energybench.suite.variants import method_label, toml
 
 OVERLAID = ("trials", "measure", "accept", "workload", "skip")  # what [quick] may change
@@ -29,26 +31,28 @@ BELONGS: dict[str, tuple[str, str | None, tuple[str, ...] | None]] = {
 }
 
 
-def lay(base: Node, over: Node, name: str = "", *, keep_place: bool = False) -> Node:
-    """`over` deep over `base`: its keys win, and `base` gives the others. `name` is the table's own key.
+def merge(base: Node, over: Node, name: str = "", *, keep_place: bool = False) -> Node:
+    """`over` deep over `base`: its keys win, and `base` gives the others.
 
-    A merged table stands where `over` was written, or with `keep_place` where `base` was.
+    Args:
+        name: the table's own key, which tells what a choice in it discards (BELONGS).
+        keep_place: a merged table stands where `base` was written, else where `over` was.
     """
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
-    kept = dict(base.value)
-    choice, otherwise, belonging = BELONGS.get(name, ("", None, ()))
+    merged = dict(base.value)
+    choice, default, dependents = BELONGS.get(name, ("", None, ()))
     chosen = over.get(choice)
-    if chosen is not None and chosen.plain() != (kept[choice].plain() if choice in kept else otherwise):
-        gone = set(kept) if belonging is None else set(belonging)
-        kept = {key: node for key, node in kept.items() if key not in gone}
+    if chosen is not None and chosen.plain() != (merged[choice].plain() if choice in merged else default):
+        discarded = set(merged) if dependents is None else set(dependents)
+        merged = {key: node for key, node in merged.items() if key not in discarded}
     for key, node in over.value.items():
-        kept[key] = lay(kept[key], node, key, keep_place=keep_place) if key in kept else node
-    return Node(kept, base.place if keep_place else over.place)
+        merged[key] = merge(merged[key], node, key, keep_place=keep_place) if key in merged else node
+    return Node(merged, base.place if keep_place else over.place)
 
 
 def extend(tree: Node) -> tuple[Node, list[Problem], frozenset[str]]:
-    """Each workload laid over the one it extends.
+    """Each workload merged over the one that it extends.
 
     Returns the new tree, what is wrong with names and references, and where the incomplete workloads stand.
     """
@@ -84,7 +88,7 @@ def extend(tree: Node) -> tuple[Node, list[Problem], frozenset[str]]:
         else:
             base = whole(named[parent], (*chain, name), child)
             inherited = {key: node for key, node in base.value.items() if key not in ("name", "extends")}
-            return lay(Node(inherited, base.place), entry)
+            return merge(Node(inherited, base.place), entry)
         broken.add(child.place)
         return entry
 
@@ -92,8 +96,8 @@ def extend(tree: Node) -> tuple[Node, list[Problem], frozenset[str]]:
     return _with(tree, "workload", entries), problems, frozenset(broken)
 
 
-def quicken(tree: Node) -> Node:
-    """The [quick] overlay laid over the suite; its `workload` over every workload."""
+def apply_quick(tree: Node) -> Node:
+    """The [quick] overlay merged over the suite; its `workload` over every workload."""
     quick = tree.get("quick")
     if quick is None or not isinstance(quick.value, dict):
         return tree
@@ -103,20 +107,20 @@ def quicken(tree: Node) -> Node:
             commands = [entry.get("command") is not None for entry in tree.items(key)]
             new = []
             for entry, command in zip(tree.items(key), commands, strict=True):
-                # What fits no workload at all is laid over every one, whose own check then tells.
+                # What fits no workload at all is merged over every one, whose own check then tells.
                 fits = {
                     inner: node
                     for inner, node in known.items()
                     if (inner in OF_COMMANDS) == command or (inner in OF_COMMANDS) not in commands
                 }
-                new.append(lay(entry, Node(fits, over.place), keep_place=True))
+                new.append(merge(entry, Node(fits, over.place), keep_place=True))
             tree = _with(tree, key, new)
         elif key == "skip" and isinstance(over.value, list):  # in addition to the suite's own
             base = tree.get(key)
             before = base.value if base is not None and isinstance(base.value, list) else []
             tree = Node({**tree.value, key: Node([*before, *over.value], over.place)}, tree.place)
         elif key in OVERLAID and key != "workload":
-            tree = _lay_key(tree, key, over)
+            tree = _merge_key(tree, key, over)
     return tree
 
 
@@ -144,48 +148,84 @@ LONGEST_SET = 10_000  # characters of a --set
 _OVERRIDE = re.compile(r"""\s*([A-Za-z_]+)(?:\[(.*?)\])?((?:\.(?:"[^"]*"|'[^']*'|[^.="'\s]+))*)\s*=\s*(.*?)\s*""")
 
 
-def override(tree: Node, text: str) -> tuple[Node, list[Problem]]:
-    """One `--set workload[NAME].train.epochs=2` laid over the suite; without [NAME], over every entry."""
-    place = f"--set {text}"
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One --set as written: `table[entry].keys=value`, and the tree that is merged over the table or its entries.
 
-    def wrong(message: str, hint: str = "") -> tuple[Node, list[Problem]]:
-        return tree, [Problem("E206", message, place, hint or "such as --set workload.train.epochs=2")]
+    entry: the name in brackets; None: there are none, and every entry is meant
+    """
 
+    text: str
+    table: str
+    entry: str | None
+    keys: list[str]
+    tree: Node
+
+    def wrong(self, message: str, hint: str = "") -> UsageError:
+        return _wrong_override(self.text, message, hint)
+
+    @property
+    def of_entries(self) -> bool:
+        return self.table in ("workload", "method")
+
+
+def _wrong_override(text: str, message: str, hint: str = "") -> UsageError:
+    return UsageError(Problem("E206", message, f"--set {text}", hint or "such as --set workload.train.epochs=2"))
+
+
+def override(tree: Node, text: str, renamer: KeyRenamer) -> tuple[Node, list[Problem]]:
+    """One `--set workload[NAME].train.epochs=2` merged over the suite; without [NAME], over every entry."""
+    try:
+        return _apply_override(tree, _read_override(text, renamer)), []
+    except UsageError as error:
+        return tree, error.problems
+
+
+def _read_override(text: str, renamer: KeyRenamer) -> Override:
+    """Raises UsageError E206."""
     if len(text) > LONGEST_SET or too_deep(text):
-        return tree, [Problem("E206", "longer or deeper than any key and its value", f"--set {text[:40]}…")]
+        raise UsageError(Problem("E206", "longer or deeper than any key and its value", f"--set {text[:40]}…"))
     match = _OVERRIDE.fullmatch(text)
     if match is None:
-        return wrong("expected KEY=VALUE with a dotted key")
-    head, name, rest, written = match.groups()
-    if head not in SETTABLE:
-        return wrong(f"'{head}' cannot be set", nearest(head, SETTABLE))
+        raise _wrong_override(text, "expected KEY=VALUE with a dotted key")
+    table, entry, rest, written = match.groups()
+    if table not in SETTABLE:
+        raise _wrong_override(text, f"'{table}' cannot be set", nearest(table, SETTABLE))
     if not written:
-        return wrong("no value after the '='")
+        raise _wrong_override(text, "no value after the '='")
     try:
         keys = _dotted(rest)
     except ValueError:
-        return wrong(f"'{head}{rest}' is not a dotted key")
-    several = head in ("workload", "method")
-    if name is not None and not several:
-        return wrong(f"'{head}' has no entries to choose from by [{name}]", "only workload[NAME] and method[NAME]")
-    if several and (not keys or keys[0] in ("name", "extends", "use")):
-        return wrong(f"'{head}{rest}' cannot be set: it says which entry this is", f"set {head}.KEY")
+        raise _wrong_override(text, f"'{table}{rest}' is not a dotted key") from None
     value: Any = _toml_value(written)
-    for key in reversed(keys):
+    for key in reversed([table, *keys]):
         value = {key: value}
-    if not several:
-        return _lay_key(tree, head, planted(value, place)), []
-    entries = tree.items(head)
-    names = [entry.text("name") if head == "workload" else method_label(entry.plain()) for entry in entries]
+    over = renamer.tree(single_place(value, f"--set {text}")).find([table])
+    read = Override(text, table, entry, keys, over)
+    if entry is not None and not read.of_entries:
+        message = f"'{table}' has no entries to choose from by [{entry}]"
+        raise read.wrong(message, "only workload[NAME] and method[NAME]")
+    if read.of_entries and (not keys or keys[0] in ("name", "extends", "use")):
+        raise read.wrong(f"'{table}{rest}' cannot be set: it says which entry this is", f"set {table}.KEY")
+    return read
+
+
+def _apply_override(tree: Node, wanted: Override) -> Node:
+    """Raises UsageError E206 where the suite has no such entry."""
+    if not wanted.of_entries:
+        return _merge_key(tree, wanted.table, wanted.tree)
+    entries = tree.items(wanted.table)
+    names = [entry.text("name") if wanted.table == "workload" else method_label(entry.plain()) for entry in entries]
     if not entries:
-        return wrong(f"this suite has no {head}")
-    if name is not None and name not in names:
-        return wrong(f"no {head} is named '{name}'", nearest(name, [known for known in names if known]))
+        raise wanted.wrong(f"this suite has no {wanted.table}")
+    if wanted.entry is not None and wanted.entry not in names:
+        hint = nearest(wanted.entry, [known for known in names if known])
+        raise wanted.wrong(f"no {wanted.table} is named '{wanted.entry}'", hint)
     changed = [
-        _set_entry(entry, planted(value, place)) if name in (None, known) else entry
-        for entry, known in zip(entries, names, strict=True)
+        _set_entry(entry, wanted.tree) if wanted.entry in (None, name) else entry
+        for entry, name in zip(entries, names, strict=True)
     ]
-    return _with(tree, head, changed), []
+    return _with(tree, wanted.table, changed)
 
 
 def _dotted(rest: str) -> list[str]:
@@ -215,12 +255,12 @@ def _set_entry(entry: Node, over: Node) -> Node:
         entry = Node({key: node for key, node in entry.value.items() if key != "sweep"}, entry.place)
         if left:
             entry = Node({**entry.value, "sweep": Node(left, sweep.place)}, entry.place)
-    return lay(entry, over, keep_place=True)
+    return merge(entry, over, keep_place=True)
 
 
-def _lay_key(tree: Node, key: str, over: Node) -> Node:
+def _merge_key(tree: Node, key: str, over: Node) -> Node:
     base = tree.get(key)
-    new = over if base is None else lay(base, over, key, keep_place=True)
+    new = over if base is None else merge(base, over, key, keep_place=True)
     return Node({**tree.value, key: new}, tree.place)
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -20,30 +18,42 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError
 
-from energybench.common.errors import Problem, UsageError, in_order, nearest
-from energybench.common.limits import (
-    DEPTH,
-    MOST_PROBLEMS,
-    SKIPPED_PAIRS,
-    SUITE_B,
-    SUITE_ENTRIES,
-    SUITE_VALUES,
-    too_deep,
-)
-from energybench.common.safe_read import listed, read_bytes, why_not
-from energybench.common.shipped import shipped
+from energybench.common.errors import Problem, SuiteError, in_order, nearest
+from energybench.common.limits import MOST_PROBLEMS, SKIPPED_PAIRS, SUITE_ENTRIES
 from energybench.suite.command_pairing import unlike, unpaired
-from energybench.suite.command_tables import CommandMethod, CommandWorkload
-from energybench.suite.messages import FOLDER_NAME, explain, unfit, untagged
-from energybench.suite.node import Node, grow
-from energybench.suite.overlays import OVERLAID, WORKLOAD_OVERLAID, extend, override, quick_problems, quicken, without
-from energybench.suite.tables import Accept, Measure, Method, Require, Several, Skip, Table, Trials, Workload
-from energybench.suite.toml_positions import Loc, positions
+from energybench.suite.command_tables import CommandMethodTable, CommandWorkloadTable
+from energybench.suite.messages import FOLDER_NAME, explain, model_name, unfit, untagged
+from energybench.suite.node import Node
+from energybench.suite.overlays import (
+    OVERLAID,
+    WORKLOAD_OVERLAID,
+    apply_quick,
+    extend,
+    override,
+    quick_problems,
+    without,
+)
+from energybench.suite.renamed_keys import RENAMED, KeyRenamer, with_old_keys
+from energybench.suite.suite_file import find_suite, read_tree
+from energybench.suite.tables import (
+    AcceptTable,
+    MeasureTable,
+    MethodTable,
+    RequireTable,
+    Several,
+    SkipTable,
+    SuiteTable,
+    TrialsTable,
+    WorkloadTable,
+)
+from energybench.suite.toml_positions import Loc
 from energybench.suite.variants import MOST_CELLS, Variant, counted, expand, matches, variants_of
 
+PATTERN_TABLES = {"skip": "skips", "require": "requires"}  # whose entries name workloads and methods by patterns
 
-class SuiteError(UsageError):
-    """Mistakes in a suite; `rest` is the suite without them, where something is left."""
+
+class InvalidSuite(SuiteError):
+    """Every mistake in a suite's file; `rest` is the suite without them, where something is left."""
 
     def __init__(self, problems: Iterable[Problem], rest: Suite | None = None) -> None:
         super().__init__(problems)
@@ -60,27 +70,29 @@ def _kind(trained: str) -> Any:
     return Discriminator(tag)
 
 
-AnyWorkload = Annotated[
-    Annotated[Workload, Tag("Workload")] | Annotated[CommandWorkload, Tag("CommandWorkload")], _kind("Workload")
+TaggedWorkload = Annotated[
+    Annotated[WorkloadTable, Tag("WorkloadTable")] | Annotated[CommandWorkloadTable, Tag("CommandWorkloadTable")],
+    _kind("WorkloadTable"),
 ]
-AnyMethod = Annotated[
-    Annotated[Method, Tag("Method")] | Annotated[CommandMethod, Tag("CommandMethod")], _kind("Method")
+TaggedMethod = Annotated[
+    Annotated[MethodTable, Tag("MethodTable")] | Annotated[CommandMethodTable, Tag("CommandMethodTable")],
+    _kind("MethodTable"),
 ]
 
 
-class Suite(Table):
+class Suite(SuiteTable):
     """A suite as it runs: `extends`, the quick overlay and `--set` applied, quantities in SI units."""
 
     schema_: Literal[1] = Field(alias="schema")
     suite: str = Field(pattern=FOLDER_NAME, description="its name, and its folder's in reports/")
     about: str = ""
-    trials: Trials = Field(default_factory=Trials)
-    measure: Measure = Field(default_factory=Measure)
-    accept: Accept = Field(default_factory=Accept)
-    workloads: Several[AnyWorkload] = Field(alias="workload", min_length=1)
-    methods: Several[AnyMethod] = Field(default=(), alias="method")
-    skips: Several[Skip] = Field(default=(), alias="skip")
-    requires: Several[Require] = Field(default=(), alias="require")
+    trials: TrialsTable = Field(default_factory=TrialsTable)
+    measure: MeasureTable = Field(default_factory=MeasureTable)
+    accept: AcceptTable = Field(default_factory=AcceptTable)
+    workloads: Several[TaggedWorkload] = Field(alias="workload", min_length=1)
+    methods: Several[TaggedMethod] = Field(default=(), alias="method")
+    skips: Several[SkipTable] = Field(default=(), alias="skip")
+    requires: Several[RequireTable] = Field(default=(), alias="require")
     quick: dict[str, Any] = Field(default_factory=dict, exclude=True)
 
     _path: Path = PrivateAttr(default=Path())
@@ -101,7 +113,7 @@ class Suite(Table):
     @property
     def trains(self) -> bool:
         """Whether anything of it runs in energybench's own loop, and so needs torch."""
-        return any(isinstance(workload, Workload) for workload in self.workloads)
+        return any(isinstance(workload, WorkloadTable) for workload in self.workloads)
 
     @property
     def stamp(self) -> list[str]:
@@ -137,23 +149,23 @@ class Suite(Table):
         method = self.methods[int(variant.loc[1])]
         claim = method.claims.as_claim() if method.claims else None
         tuned = method.tuned.trials if method.tuned else None
-        control = method.control if isinstance(method, Method) else "none"  # a command's budget is not known
+        control = method.control if isinstance(method, MethodTable) else "none"  # a command's budget is not known
         return replace(variant, claim=claim, control=control, tuned=tuned)
 
-    def pairs(self) -> list[tuple[Workload | CommandWorkload, Variant, str | None]]:
+    def pairs(self) -> list[tuple[WorkloadTable | CommandWorkloadTable, Variant, str | None]]:
         """(workload, variant, why it is skipped), workload by workload in the order of the file."""
         variants = self.variants()
         return [
             (workload, variant, self._skipped(workload, variant)) for workload in self.workloads for variant in variants
         ]
 
-    def _skipped(self, workload: Workload | CommandWorkload, variant: Variant) -> str | None:
-        told = next((skip.because for skip in self.skips if skip.fits(workload.name, variant)), None)
-        return told or unlike(workload, variant)
+    def _skipped(self, workload: WorkloadTable | CommandWorkloadTable, variant: Variant) -> str | None:
+        declared = next((skip.because for skip in self.skips if skip.fits(workload.name, variant)), None)
+        return declared or unlike(workload, variant)
 
     def digest_source(self) -> dict[str, Any]:
         """The resolved settings, JSON-able and in SI units."""
-        return self.model_dump(mode="json", by_alias=True)
+        return with_old_keys(self.model_dump(mode="json", by_alias=True))
 
 
 def cell_name(workload: str, method: str) -> str:
@@ -182,42 +194,45 @@ def load(
     """The suite in a file, or of that name in ./suites or among those shipped, or in the folders of `search`.
 
     overrides: the texts after --set, such as "workload.train.epochs=2"
-    Raises UsageError E101–E102 for the file; SuiteError with every mistake found in it, E201–E207.
+    Raises UsageError E101–E102 for the file; InvalidSuite, a SuiteError, with every mistake found in it, E201–E207.
     """
-    path, overrides = _find(path_or_name, search), tuple(overrides)
-    text, tree = _read(path)
+    path, overrides = find_suite(path_or_name, search), tuple(overrides)
+    text, tree = read_tree(path)
     if too_many := _too_many(tree):
-        raise SuiteError(too_many)
+        raise InvalidSuite(too_many)
+    renamer = KeyRenamer()
+    tree = renamer.tree(tree)
     problems = quick_problems(tree)
     if quick and tree.get("quick") is None:
         hint = "add [quick] with workload.train = { epochs = 2 }, or run without --quick"
         problems.append(Problem("E203", "this suite has no [quick] overlay", tree.place, hint))
-    tree, wrong, broken = extend(tree)
-    problems += wrong
+    tree, more, broken = extend(tree)
+    problems += more
 
     def resolve(base: Node) -> tuple[Node, Suite | None]:
-        """--set laid over; what is wrong goes into `problems`."""
+        """--set merged over it; what is wrong goes into `problems`."""
         for text in overrides:
-            base, wrong = override(base, text)
-            problems.extend(wrong)
-        found = list(islice(unfit(base), MOST_PROBLEMS))
-        problems.extend(found)
+            base, more = override(base, text, renamer)
+            problems.extend(more)
+        unfit_values = list(islice(unfit(base), MOST_PROBLEMS))
+        problems.extend(unfit_values)
         suite = None
         try:
             suite = Suite.model_validate(base.plain())
         except ValidationError as error:
-            seen = {problem.where for problem in found}
-            told = islice(explain(error, Suite, base, broken), MOST_PROBLEMS)
-            problems.extend(problem for problem in told if problem.where not in seen)
+            reported = {problem.where for problem in unfit_values}
+            invalid = islice(explain(error, Suite, base, broken), MOST_PROBLEMS)
+            problems.extend(problem for problem in invalid if problem.where not in reported)
         return base, suite
 
-    plain, quickened = resolve(tree), resolve(quicken(tree))  # both, so that --quick never finds new mistakes
-    tree, suite = quickened if quick else plain
-    problems += _reference_problems(tree, suite)
+    whole, quickened = resolve(tree), resolve(apply_quick(tree))  # both, so that --quick never finds new mistakes
+    tree, suite = quickened if quick else whole
+    problems += [*renamer.problems, *_reference_problems(tree, suite)]
+    renamer.warn(stacklevel=2)
     if problems or suite is None:
         stamp = ["quick"] if quick else []
         rest = _salvage(tree)
-        raise SuiteError(in_order(problems), None if rest is None else _complete(*rest, path, text, stamp))
+        raise InvalidSuite(in_order(problems), None if rest is None else _complete(*rest, path, text, stamp))
     stamp = [*(["quick"] if quick else []), *(f"--set {text}" for text in overrides)]
     return _complete(suite, tree, path, text, stamp)
 
@@ -244,62 +259,6 @@ def _salvage(tree: Node, tries: int = 12) -> tuple[Suite, Node] | None:
     return None
 
 
-def _find(path_or_name: str | Path, search: Sequence[Path] | None) -> Path:
-    name, folders = str(path_or_name), search if search is not None else (Path("suites"), shipped("suites"))
-    if re.fullmatch(r"[\w.+-]+", name) and not name.endswith(".toml"):
-        for folder in folders:
-            if os.path.isfile(folder / f"{name}.toml"):
-                return folder / f"{name}.toml"
-        if not os.path.isfile(name):
-            known = {file.stem for folder in folders for file in listed(folder, ".toml")}
-            raise UsageError(Problem("E101", f"no suite is called '{name}'", "", nearest(name, known)))
-    path = Path(name)
-    if not os.path.isfile(path):
-        what = why_not(path)
-        files = set() if what == "is a folder" else set(map(str, listed(path.parent, ".toml")))
-        hint = nearest(name, files) or "name a suite's file, or one of: energybench list suites"
-        raise UsageError(Problem("E101", f"'{name}' {what}", "", hint))
-    return path
-
-
-def _read(path: Path) -> tuple[str, Node]:
-    """The text, and its tree with the place of every key."""
-    shown = os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
-    try:
-        text = read_bytes(path, SUITE_B).decode("utf-8-sig")
-        if too_deep(text):
-            raise RecursionError
-        raw = tomllib.loads(text)
-        if (values := _size(raw)) > SUITE_VALUES:
-            message = f"it holds {values:,} keys and values; at most {SUITE_VALUES:,} are read"
-            raise UsageError(Problem("E102", message, shown, "sweep fewer values, or write several suites"))
-        places = positions(text) if raw else {}
-    except OSError as error:
-        hint = "a suite is a file of text that you may read"
-        raise UsageError(Problem("E101", f"cannot read it: {error.strerror}", shown, hint)) from None
-    except UnicodeDecodeError as error:
-        raise UsageError(Problem("E102", f"not UTF-8 at byte {error.start}", shown, "save it as UTF-8")) from None
-    except RecursionError:
-        raise UsageError(Problem("E102", "nested too deeply", shown)) from None
-    except tomllib.TOMLDecodeError as error:
-        found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
-        last = text.rstrip().count("\n") + 1
-        message, line, column = found.groups() if found else (str(error).partition(" (at")[0], last, 1)
-        hint = 'text needs quotes: key = "value"' if "Invalid value" in message else ""
-        raise UsageError(Problem("E102", f"not TOML: {message}", f"{shown}:{line}:{column}", hint)) from None
-    except ValueError as error:  # a number of more digits than Python reads
-        raise UsageError(Problem("E102", str(error).partition(";")[0], shown)) from None
-    return text, Node(grow(raw, places, shown).value, f"{shown}:1:1")
-
-
-def _size(value: Any, depth: int = 0) -> int:
-    """Keys and values in it. Raises RecursionError below DEPTH tables."""
-    if depth > DEPTH:
-        raise RecursionError
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return len(items) + sum(_size(item, depth + 1) for item in items)
-
-
 def _too_many(tree: Node) -> list[Problem]:
     """Arrays of tables of which each is held against every other."""
     counts = {key: len(tree.items(key)) for key in ("workload", "method", "skip", "require")}
@@ -317,37 +276,54 @@ def _too_many(tree: Node) -> list[Problem]:
 
 def _reference_problems(tree: Node, suite: Suite | None) -> list[Problem]:
     """Labels and sweeps; patterns that match nothing; more cells than anyone can mean."""
-    if suite is not None and variants_of(tree) <= MOST_CELLS:  # first, and without making the variants
-        most = suite.trials.blocks_max or suite.trials.blocks
-        count = len(suite.workloads) * (1 + suite.trials.twin + variants_of(tree)) * most
-        if count > MOST_CELLS:
-            message = f"this suite has {counted(count)} trials; at most {MOST_CELLS:,} are allowed"
-            hint = "fewer blocks, workloads or sweeps"
-            return [Problem("E207", message, tree.find(["trials", "blocks"]).place, hint)]
+    if suite is not None and (too_many := _too_many_trials(tree, suite)):  # first, and without making the variants
+        return too_many
     variants, problems = expand(tree)
-    workloads = [entry.text("name") for entry in tree.items("workload")]
-    held = (len(tree.items("skip")) + len(tree.items("require"))) * len(workloads) * (1 + len(variants))
-    if held > SKIPPED_PAIRS:
-        limit = f"at most {SKIPPED_PAIRS:,} are allowed"
-        message = f"its skips and requirements would be held against {held:,} pairs; {limit}"
-        problems.append(Problem("E207", message, tree.find(["skip"]).place, "fewer of them, or smaller sweeps"))
-    if not problems and None not in workloads:
-        names = {
-            "workload": [[name] for name in workloads if name],
-            "method": [[variant.label, variant.entry] for variant in variants],
-        }
-        for table, verb in (("skip", "skips"), ("require", "requires")):
-            for entry, (key, known) in itertools.product(tree.items(table), names.items()):
-                pattern = entry.text(key)
-                if pattern and pattern != "*" and not any(matches(pattern, group) for group in known):
-                    message = f"this {verb} nothing: no {key} matches '{pattern}'"
-                    hint = nearest(pattern, {name for group in known for name in group})
-                    problems.append(Problem("E205", message, entry.find([key]).place, hint))
+    problems += _too_many_patterns(tree, variants)
+    if not problems:
+        problems += _unmatched_patterns(tree, variants)
     if suite is not None and not problems:
         problems += unpaired(tree, suite.workloads, variants)
     if suite is not None and not problems:
         problems += _all_skipped(tree, suite, variants)
     return problems
+
+
+def _too_many_trials(tree: Node, suite: Suite) -> list[Problem]:
+    variants = variants_of(tree)
+    count = len(suite.workloads) * (1 + suite.trials.twin + variants) * (suite.trials.blocks_max or suite.trials.blocks)
+    if variants > MOST_CELLS or count <= MOST_CELLS:  # `expand` reports more variants than that
+        return []
+    message = f"this suite has {counted(count)} trials; at most {MOST_CELLS:,} are allowed"
+    return [Problem("E207", message, tree.find(["trials", "blocks"]).place, "fewer blocks, workloads or sweeps")]
+
+
+def _too_many_patterns(tree: Node, variants: Sequence[Variant]) -> Iterator[Problem]:
+    """Each [[skip]] and [[require]] is held against every pair of a workload and a variant."""
+    patterns, workloads = len(tree.items("skip")) + len(tree.items("require")), len(tree.items("workload"))
+    comparisons = patterns * workloads * (1 + len(variants))
+    if comparisons > SKIPPED_PAIRS:
+        limit = f"at most {SKIPPED_PAIRS:,} are allowed"
+        message = f"its skips and requirements would be held against {comparisons:,} pairs; {limit}"
+        yield Problem("E207", message, tree.find(["skip"]).place, "fewer of them, or smaller sweeps")
+
+
+def _unmatched_patterns(tree: Node, variants: Sequence[Variant]) -> Iterator[Problem]:
+    """Of each [[skip]] and [[require]] a pattern that fits no workload or no method."""
+    workloads = [entry.text("name") for entry in tree.items("workload")]
+    if None in workloads:
+        return
+    names = {
+        "workload": [[name] for name in workloads if name],
+        "method": [[variant.label, variant.entry] for variant in variants],
+    }
+    for (table, verb), (key, known) in itertools.product(PATTERN_TABLES.items(), names.items()):
+        for entry in tree.items(table):
+            pattern = entry.text(key)
+            if pattern and pattern != "*" and not any(matches(pattern, group) for group in known):
+                message = f"this {verb} nothing: no {key} matches '{pattern}'"
+                hint = nearest(pattern, {name for group in known for name in group})
+                yield Problem("E205", message, entry.find([key]).place, hint)
 
 
 def _all_skipped(tree: Node, suite: Suite, variants: Sequence[Variant]) -> Iterator[Problem]:
@@ -356,7 +332,7 @@ def _all_skipped(tree: Node, suite: Suite, variants: Sequence[Variant]) -> Itera
         return
     pairs = [(w.name, v, suite._skipped(w, v)) for w, v in itertools.product(suite.workloads, variants)]
     for asked, entry in zip(suite.requires, tree.items("require"), strict=True):
-        reasons = [why for workload, variant, why in pairs if asked.fits(workload, variant)]
+        reasons = [reason for workload, variant, reason in pairs if asked.fits(workload, variant)]
         if None not in reasons:
             message = f"this requires nothing: every comparison that it fits is skipped: {reasons[0]}"
             yield Problem("E205", message, entry.place, "take out the [[skip]], or this [[require]]")
@@ -366,23 +342,26 @@ def schema_json() -> dict[str, Any]:
     """The schema of a suite's file, for editors: JSON Schema 2020-12. What `extends` can give is optional."""
     schema = copy.deepcopy(Suite.model_json_schema())
     tables = schema["$defs"]
-    for name in ("Model", "Data", "Train"):
+    for name in ("ModelTable", "DataTable", "TrainTable"):
         tables[name].pop("required", None)
-    tables["Workload"]["required"] = ["name"]
+    tables["WorkloadTable"]["required"] = ["name"]
+    for path, new in RENAMED.items():
+        properties = tables[model_name(Suite, path[:-1])]["properties"]
+        properties[path[-1]] = {**properties[new], "deprecated": True, "description": f"the old name of {new}"}
     overlay = {key: schema["properties"][key] for key in OVERLAID if key != "workload"}
-    tables["CommandWorkload"]["required"] = ["name"]
-    told = tables["CommandWorkload"]["properties"]
-    told["quality"] = {"anyOf": [{"const": "none"}, told["quality"]]}
+    tables["CommandWorkloadTable"]["required"] = ["name"]
+    command_keys = tables["CommandWorkloadTable"]["properties"]
+    command_keys["quality"] = {"anyOf": [{"const": "none"}, command_keys["quality"]]}
     for key in ("workload", "method"):  # a table that has `command` is of the other kind, and only one of them fits
         items = schema["properties"][key]["items"]
         items["anyOf"] = items.pop("oneOf")
-    both = {**told, **tables["Workload"]["properties"]}
-    keys = {key: both[key] for key in WORKLOAD_OVERLAID}
-    overlay["workload"] = {"type": "object", "properties": keys, "additionalProperties": False}
+    keys_of_both = {**command_keys, **tables["WorkloadTable"]["properties"]}
+    overlaid_keys = {key: keys_of_both[key] for key in WORKLOAD_OVERLAID}
+    overlay["workload"] = {"type": "object", "properties": overlaid_keys, "additionalProperties": False}
     schema["properties"]["quick"] = {
         "type": "object",
         "properties": overlay,
         "additionalProperties": False,
-        "description": "laid over the suite by --quick",
+        "description": "merged over the suite by --quick",
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

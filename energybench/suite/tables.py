@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
-from energybench.common.units import Bytes, Points, Ratio, Seconds, Warmup
+from energybench.common.renamed import renamed
+from energybench.common.units import Bytes, Points, Ratio, Seconds, WarmupAmount
 from energybench.stats.interim import declared
 from energybench.stats.paired import FEWEST_BLOCKS
 from energybench.suite.messages import COUNTRY, ONE_LINE, KeyedError
@@ -32,11 +33,11 @@ LONGEST_S = 1e8  # three years
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Table(BaseModel):
+class SuiteTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Open(Table):
+class OpenTable(SuiteTable):
     """A table whose other keys are parameters of what it names."""
 
     model_config = ConfigDict(extra="allow")
@@ -46,7 +47,7 @@ class Open(Table):
         return dict(self.model_extra or {})
 
 
-class Cooldown(Table):
+class CooldownTable(SuiteTable):
     """Before each trial on a GPU, so that all start alike: a hot card draws more for the same work."""
 
     below_c: float | None = Field(
@@ -55,7 +56,7 @@ class Cooldown(Table):
     longest: Seconds = Field(default="60 s", validate_default=True, ge=0, le=LONGEST_S, description="0 s: do not wait")
 
 
-class Trials(Table):
+class TrialsTable(SuiteTable):
     """How often, in which order and for how long."""
 
     blocks: int = Field(default=5, ge=1, description="one block is every cell once, on one device")
@@ -68,17 +69,17 @@ class Trials(Table):
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="block b uses seed + b for all its cells")
     twin: bool = Field(default=True, description="run the baseline twice in each block: the A/A check")
-    warmup: Warmup = Field(
+    warmup: WarmupAmount = Field(
         default="20 s",
         validate_default=True,
         description='at most this long, until the time of a step settles; or exactly so many: "10 steps"',
     )
     limit: Seconds = Field(default="30 min", validate_default=True, gt=0, le=LONGEST_S, description="of one cell")
     threads: int | None = Field(default=None, ge=1, le=4096, description="CPU threads of a trial")
-    cooldown: Cooldown = Field(default_factory=lambda: Cooldown())
+    cooldown: CooldownTable = Field(default_factory=lambda: CooldownTable())
 
     @model_validator(mode="after")
-    def _can_be_looked_at(self) -> Trials:
+    def _can_be_looked_at(self) -> TrialsTable:
         if self.blocks_max is not None and self.blocks_max < self.blocks:
             raise KeyedError(f"fewer than blocks = {self.blocks}", "blocks_max", "at least as many as blocks")
         if self.looks and self.blocks_max is None:
@@ -95,7 +96,7 @@ class Trials(Table):
         return self.looks or (declared(self.blocks, self.blocks_max) if self.blocks_max else ())
 
 
-class Carbon(Table):
+class CarbonTable(SuiteTable):
     """Where the electricity comes from."""
 
     country: str = Field(pattern=COUNTRY, examples=["FRA"], description="ISO 3166-1 alpha-3")
@@ -104,7 +105,7 @@ class Carbon(Table):
     )
 
 
-class Measure(Table):
+class MeasureTable(SuiteTable):
     """Which sensors, and what becomes of their joules."""
 
     energy: Literal["off", "if available", "require"] = "if available"
@@ -112,36 +113,30 @@ class Measure(Table):
         default="used", description="the card that trains, all cards, or UUIDs: for a model of yours that uses several"
     )
     meters: Several[Name] = Field(default=(), description="meters that other installed packages offer, by name")
-    carbon: Carbon | None = None
+    carbon: CarbonTable | None = None
 
 
-class Quality(Table):
+class QualityTable(SuiteTable):
     metric: Name = "accuracy"
     loses_at_most: Points = Field(default="0.5 pp", validate_default=True)
 
 
-class Accept(Table):
+@renamed(noise="margin")
+class AcceptTable(SuiteTable):
     """What may be called a saving."""
 
-    quality: Quality = Field(default_factory=Quality)
+    quality: QualityTable = Field(default_factory=QualityTable)
     margin: Ratio = Field(default="1 %", validate_default=True, le=0.99, description="the margin of every verdict")
     estimate_gap: Points = Field(default="2 pp", validate_default=True)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _old_key(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "noise" in given and "margin" not in given:
-            return {"margin" if key == "noise" else key: value for key, value in given.items()}
-        return given
 
-
-class Model(Open):
+class ModelTable(OpenTable):
     """`use` is a name or "file.py:function"; other keys are passed to it."""
 
     use: Name = Field(examples=["resnet18"])
 
 
-class Data(Table):
+class DataTable(SuiteTable):
     """`use` is a name or "file.py:function"; `options` are passed to it."""
 
     use: Name = Field(examples=["cifar10"])
@@ -161,7 +156,7 @@ class Data(Table):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class Train(Table):
+class TrainTable(SuiteTable):
     """The recipe of plain training, which every method shares."""
 
     epochs: int = Field(ge=1, le=1_000_000, examples=[30])
@@ -184,7 +179,7 @@ class Train(Table):
     )
 
     @model_validator(mode="after")
-    def _has_effect(self) -> Train:
+    def _has_effect(self) -> TrainTable:
         """A setting that the optimizer ignores is a mistake, not a default."""
         for key in ("momentum", "nesterov"):
             if getattr(self, key) and self.optimizer != "sgd":
@@ -205,26 +200,26 @@ class Train(Table):
         return self
 
 
-class Target(Table):
+class TargetTable(SuiteTable):
     """Also report the cost of reaching this quality."""
 
     metric: Name = "accuracy"
     at_least: float = Field(ge=-1e100, le=1e100, examples=[0.9])
 
 
-class Workload(Table):
+class WorkloadTable(SuiteTable):
     """What is trained: model, data and recipe."""
 
     name: Name
     task: Name = Field(default="classification", description='a name or "file.py:Class"')
     extends: Name | None = Field(default=None, description="a workload whose other keys it takes")
-    model: Model
-    data: Data
-    train: Train
-    target: Target | None = None
+    model: ModelTable
+    data: DataTable
+    train: TrainTable
+    target: TargetTable | None = None
 
     @model_validator(mode="after")
-    def _fits(self) -> Workload:
+    def _fits(self) -> WorkloadTable:
         if self.train.accumulate > self.data.batch:
             message = f"accumulate = {self.train.accumulate} splits a batch of {self.data.batch}"
             raise KeyedError(message, "train.accumulate", f"at most {self.data.batch}")
@@ -235,7 +230,7 @@ class Workload(Table):
         return self.model_dump(mode="json", by_alias=True, exclude={"extends"})
 
 
-class Claims(Table):
+class ClaimsTable(SuiteTable):
     """What the paper or author promises."""
 
     training: Ratio | None = None
@@ -243,7 +238,7 @@ class Claims(Table):
     source: str = Field(default="", alias="from")
 
     @model_validator(mode="after")
-    def _one_promise(self) -> Claims:
+    def _one_promise(self) -> ClaimsTable:
         if (self.training is None) == (self.backward is None):
             hint = 'claims = { training = "20 %", from = "..." }'
             raise KeyedError("a claim is about either training or backward", "backward", hint)
@@ -266,26 +261,26 @@ def _uses(value: Any) -> Any:
     return value
 
 
-class Tuned(Table):
+class TunedTable(SuiteTable):
     """What choosing the method's parameters cost, for the carbon report."""
 
     trials: int = Field(ge=1, le=10**9, examples=[20], description="full trainings, beyond what plain training took")
 
 
-class Method(Open):
+class MethodTable(OpenTable):
     """What changes. Other keys are the method's parameters; a stack has a table of them per method."""
 
     use: Annotated[str | list[str], BeforeValidator(_uses)] = Field(examples=["my_method.py"])
     name: Name | None = None
     sweep: dict[str, Any] = Field(default_factory=dict, description="parameter = [values]: one variant for each")
-    claims: Claims | None = None
-    tuned: Tuned | None = None
+    claims: ClaimsTable | None = None
+    tuned: TunedTable | None = None
     control: Literal["matched", "none"] = Field(
         default="matched", description="also train plainly for as long as a method that skips"
     )
 
 
-class Skip(Table):
+class SkipTable(SuiteTable):
     """Pairs that are not run; patterns of `*` and `?`."""
 
     workload: Name = "*"
@@ -293,7 +288,7 @@ class Skip(Table):
     because: Name = Field(examples=["this model has no convolutions"])
 
     @model_validator(mode="after")
-    def _leaves_something(self) -> Skip:
+    def _leaves_something(self) -> SkipTable:
         if self.workload == self.method == "*":
             raise KeyedError("this skips everything", "", 'add workload = "..." or method = "..."')
         return self
@@ -302,7 +297,7 @@ class Skip(Table):
         return matches(self.workload, [workload]) and matches(self.method, [variant.label, variant.entry])
 
 
-class Require(Table):
+class RequireTable(SuiteTable):
     """What a run must show, else `run`, `report --require` and `compare` end with 1; patterns of `*` and `?`."""
 
     workload: Name = "*"
@@ -317,7 +312,7 @@ class Require(Table):
     never: Several[Word] = Field(default=(), examples=[["quality lost"]], description="none of these")
 
     @model_validator(mode="after")
-    def _asks_something(self) -> Require:
+    def _asks_something(self) -> RequireTable:
         if self.saves_at_least is None and not self.verdicts and not self.never:
             hint = 'add saves_at_least = "5 %", verdict = ["saves"] or never = ["quality lost"]'
             raise KeyedError("this requires nothing", "", hint)

@@ -34,7 +34,7 @@ def positions(text: str) -> dict[Loc, Position]:
 
 
 class _Reader:
-    """Recursive descent over the tokens; `at` is the next token that is neither blank nor a comment."""
+    """Recursive descent over the tokens; `index` is the next token's that is neither blank nor a comment."""
 
     def __init__(self, text: str) -> None:
         self.lines = [0, *(match.end() for match in re.finditer("\n", text))]
@@ -44,53 +44,53 @@ class _Reader:
             if match.lastgroup != "space"
         ]
         self.tokens.append(("end", "", len(text)))
-        self.at = 0
-        self.found: dict[Loc, Position] = {}
+        self.index = 0
+        self.places: dict[Loc, Position] = {}
         self.elements: dict[Loc, int] = {}  # arrays of tables: how many so far
 
     def read(self) -> dict[Loc, Position]:
         table: Loc = ()
         while self.kind != "end":
             if self.kind == "newline":
-                self.at += 1
+                self.index += 1
             elif self.text == "[":
                 table = self.header()
             else:
                 self.pair(table)
-        return self.found
+        return self.places
 
     @property
     def kind(self) -> str:
-        return self.tokens[self.at][0]
+        return self.tokens[self.index][0]
 
     @property
     def text(self) -> str:
-        return self.tokens[self.at][1]
+        return self.tokens[self.index][1]
 
     def position(self) -> Position:
-        offset = self.tokens[self.at][2]
+        offset = self.tokens[self.index][2]
         line = bisect_right(self.lines, offset)
         return line, offset - self.lines[line - 1] + 1
 
     def header(self) -> Loc:
         """`[a.b]` or `[[a.b]]`; returns the path of the table that it opens."""
-        self.at += 1
+        self.index += 1
         element = self.text == "["
-        self.at += element
+        self.index += element
         keys = self.keys()
-        self.at += 1 + element
+        self.index += 1 + element
         path: Loc = ()
         for key, position in keys[:-1]:
-            self.found.setdefault((*path, key), position)
+            self.places.setdefault((*path, key), position)
             path = self.newest((*path, key))
         path, position = (*path, keys[-1][0]), keys[-1][1]
         if not element:
-            self.found[path] = position
+            self.places[path] = position
             return path
-        self.found.setdefault(path, position)
+        self.places.setdefault(path, position)
         self.elements[path] = self.elements.get(path, 0) + 1
         path = self.newest(path)
-        self.found[path] = position
+        self.places[path] = position
         return path
 
     def newest(self, path: Loc) -> Loc:
@@ -102,8 +102,8 @@ class _Reader:
         path = table
         for key, position in self.keys():
             path = (*path, key)
-            self.found.setdefault(path, position)
-        self.at += 1
+            self.places.setdefault(path, position)
+        self.index += 1
         self.value(path)
 
     def keys(self) -> list[tuple[str, Position]]:
@@ -112,31 +112,31 @@ class _Reader:
         while self.text not in ("=", "]"):
             if self.text != ".":
                 keys.append((_key(self.text), self.position()))
-            self.at += 1
+            self.index += 1
         return keys
 
     def value(self, path: Loc) -> None:
         if self.text == "[":
-            self.at += 1
+            self.index += 1
             index = 0
             while self.next_item() != "]":
-                self.found[*path, index] = self.position()
+                self.places[*path, index] = self.position()
                 self.value((*path, index))
                 index += 1
-            self.at += 1
+            self.index += 1
         elif self.text == "{":
-            self.at += 1
+            self.index += 1
             while self.next_item() != "}":
                 self.pair(path)
-            self.at += 1
+            self.index += 1
         else:  # a scalar: 1.5 and 1979-05-27 07:32:00 are several tokens
             while self.kind in ("bare", "string") or self.text == ".":
-                self.at += 1
+                self.index += 1
 
     def next_item(self) -> str:
         """The next token across lines and commas."""
         while self.kind == "newline" or self.text == ",":
-            self.at += 1
+            self.index += 1
         return self.text
 
 

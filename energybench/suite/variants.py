@@ -33,7 +33,7 @@ MOST_CELLS = 100_000
 LONGEST_LABEL = NAME - 100  # a control's label is longer, and so is a trial's name
 
 
-class Layer(NamedTuple):
+class StackItem(NamedTuple):
     """One method of a stack: what to use, its parameters as TOML values, and the table that holds them."""
 
     use: str
@@ -51,7 +51,7 @@ class Variant:
 
     label: str
     entry: str
-    stack: tuple[Layer, ...]
+    stack: tuple[StackItem, ...]
     loc: Loc
     claim: dict[str, Any] | None = None
     control: str = "matched"
@@ -96,15 +96,15 @@ def expand(tree: Node, *, quick: bool = False) -> tuple[list[Variant], list[Prob
     count = variants_of(tree)
     if count > MOST_CELLS and not quick:  # told before the first is made
         largest = max(entries, key=_count)
-        told = f"this sweep makes {counted(_count(largest))} variants"
+        made = f"this sweep makes {counted(_count(largest))} variants"
         if _count(largest) <= MOST_CELLS:
-            told = f"all sweeps make {counted(count)} variants"
-        message, place = f"{told}; at most {MOST_CELLS:,} are allowed", largest.find(("sweep",)).place
+            made = f"all sweeps make {counted(count)} variants"
+        message, place = f"{made}; at most {MOST_CELLS:,} are allowed", largest.find(("sweep",)).place
         return [], [Problem("E207", message, place, "sweep fewer parameters, or fewer values")]
     for index, entry in enumerate(entries):
-        found, wrong = _expand_entry(entry, ("method", index), quick)
-        variants += found
-        problems += wrong
+        of_entry, more = _expand_entry(entry, ("method", index), quick)
+        variants += of_entry
+        problems += more
     seen: dict[str, Loc] = {}
     for variant in variants:
         place = tree.find((*variant.loc, "name")).place
@@ -148,22 +148,22 @@ def _expand_entry(entry: Node, loc: Loc, quick: bool) -> tuple[list[Variant], li
     command = table.get("command") if label is not None else None
     if label is None or not (command or _uses(table)):
         return [], []  # the types are wrong, and are reported with the others
-    own = {key: value for key, value in table.items() if key not in KNOWN_KEYS}
+    parameters = {key: value for key, value in table.items() if key not in KNOWN_KEYS}
     sweep = table.get("sweep", {})
     if not command and isinstance(table["use"], list):
-        problems = _stack_problems(entry, table["use"], own, sweep)
-        stack = tuple(Layer(use, *_stack_table(use, own, loc)) for use in table["use"])
+        problems = _stack_problems(entry, table["use"], parameters, sweep)
+        stack = tuple(StackItem(use, *_stack_table(use, parameters, loc)) for use in table["use"])
         return ([] if problems else [Variant(label, label, stack, loc)]), problems
 
     def variant(mark: str, chosen: dict[str, Any]) -> Variant:
         shown = f"{label}[{mark}]" if mark else label
         if command:
             return Variant(shown, label, (), loc, command=command, values=chosen)
-        return Variant(shown, label, (Layer(table["use"], {**own, **chosen}, loc),), loc)
+        return Variant(shown, label, (StackItem(table["use"], {**parameters, **chosen}, loc),), loc)
 
     if not isinstance(sweep, dict):
         return [variant("", {})], []
-    problems = _sweep_problems(entry, own, sweep)
+    problems = _sweep_problems(entry, parameters, sweep)
     if problems:
         return [], problems
     values = [choices[:1] if quick else choices for choices in sweep.values()]
@@ -175,52 +175,52 @@ def _expand_entry(entry: Node, loc: Loc, quick: bool) -> tuple[list[Variant], li
     return variants, []
 
 
-def _stack_table(use: str, own: Mapping[str, Any], loc: Loc) -> tuple[dict[str, Any], Loc]:
-    key = use if use in own else short(use)
-    return own.get(key, {}), (*loc, key)
+def _stack_table(use: str, parameters: Mapping[str, Any], loc: Loc) -> tuple[dict[str, Any], Loc]:
+    key = use if use in parameters else short(use)
+    return parameters.get(key, {}), (*loc, key)
 
 
-def _stack_problems(entry: Node, uses: list[str], own: Mapping[str, Any], sweep: Any) -> list[Problem]:
+def _stack_problems(entry: Node, uses: list[str], parameters: Mapping[str, Any], sweep: Any) -> list[Problem]:
     problems = []
 
-    def wrong(code: str, loc: Loc, message: str, hint: str = "") -> None:
+    def report(code: str, loc: Loc, message: str, hint: str = "") -> None:
         problems.append(Problem(code, message, entry.find(loc).place, hint))
 
     names = [short(use) for use in uses]
     for position, name in enumerate(names):
         if name in names[:position]:
-            wrong("E205", ("use", position), f"'{name}' is twice in one stack", "name it once")
+            report("E205", ("use", position), f"'{name}' is twice in one stack", "name it once")
     if sweep:
-        wrong("E207", ("sweep",), "a stack cannot be swept", "write one [[method]] per combination")
-    for key, value in own.items():
+        report("E207", ("sweep",), "a stack cannot be swept", "write one [[method]] per combination")
+    for key, value in parameters.items():
         if key not in names and key not in uses:
             hint = f"{names[0]} = {{ {key} = {toml(value)} }}"
             hint = nearest(key, [*names, *KNOWN_KEYS]) if isinstance(value, dict) else hint
-            wrong("E201", (key,), f"unknown key '{key}': a stack's parameters stand in a table per method", hint)
+            report("E201", (key,), f"unknown key '{key}': a stack's parameters stand in a table per method", hint)
         elif not isinstance(value, dict):
             message = f"'{key}' is {toml(value)}; expected a table of its parameters"
-            wrong("E202", (key,), message, f"{key} = {{ parameter = value }}")
+            report("E202", (key,), message, f"{key} = {{ parameter = value }}")
     return problems
 
 
-def _sweep_problems(entry: Node, own: Mapping[str, Any], sweep: Mapping[str, Any]) -> list[Problem]:
+def _sweep_problems(entry: Node, parameters: Mapping[str, Any], sweep: Mapping[str, Any]) -> list[Problem]:
     problems = []
 
-    def wrong(key: str, message: str, hint: str) -> None:
+    def report(key: str, message: str, hint: str) -> None:
         problems.append(Problem("E207", message, entry.find(("sweep", key)).place, hint))
 
     for key, choices in sweep.items():
         if not isinstance(choices, list):
             message = f"sweep.{key} is {toml(choices)}; expected an array of values"
-            wrong(key, message, f"{key} = [{toml(choices)}]")
+            report(key, message, f"{key} = [{toml(choices)}]")
         elif not choices:
-            wrong(key, f"sweep.{key} is empty, so no variant is left", "list its values, or remove it")
+            report(key, f"sweep.{key} is empty, so no variant is left", "list its values, or remove it")
         elif len(set(map(_shown, choices))) < len(choices):
-            wrong(key, f"sweep.{key} names a value twice", "name each value once")
+            report(key, f"sweep.{key} names a value twice", "name each value once")
         if key in KNOWN_KEYS:
-            wrong(key, f"'{key}' cannot be swept: it is not a parameter", "sweep the method's parameters")
-        if key in own:
-            wrong(key, f"'{key}' is both fixed and swept", "keep one of the two")
+            report(key, f"'{key}' cannot be swept: it is not a parameter", "sweep the method's parameters")
+        if key in parameters:
+            report(key, f"'{key}' is both fixed and swept", "keep one of the two")
     return problems
 
 

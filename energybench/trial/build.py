@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from energybench.common.hashing import stable_seed
-from energybench.suite.tables import Workload
+from energybench.suite.tables import WorkloadTable
 from energybench.train import discovery
 from energybench.train.data import Data
 from energybench.train.method import Method
@@ -36,7 +36,7 @@ def build(spec: TrainingSpec, train: Data, device: torch.device, outermost: Meth
     )
 
 
-def recipe_of(workload: Workload) -> Recipe:
+def recipe_of(workload: WorkloadTable) -> Recipe:
     """How a workload of a suite is trained."""
     train = workload.train
     return Recipe(
@@ -59,7 +59,7 @@ def recipe_of(workload: Workload) -> Recipe:
     )
 
 
-def build_model(workload: Workload, data: DataDescription, base: Path, seed: int) -> torch.nn.Module:
+def build_model(workload: WorkloadTable, data: DataDescription, base: Path, seed: int) -> torch.nn.Module:
     """The workload's model for samples of the data's shape, on the CPU.
 
     Raises UsageError E401 for a model that is not known or refuses its parameters.

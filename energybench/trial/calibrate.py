@@ -29,21 +29,20 @@ from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.records.record import write_json
 from energybench.stats import paired
-from energybench.suite.tables import Accept, Model, Train, Workload
-from energybench.suite.tables import Data as DataSettings
+from energybench.suite.tables import AcceptTable, DataTable, ModelTable, TrainTable, WorkloadTable
 from energybench.trial.build import build, device_name
 from energybench.trial.spec import CalibrationSpec, MeasureSpec, TrainingSpec
 from energybench.trial.trial import wait_for_devices
 from energybench.workloads import datasets
 
 SEED = 2026
-MARGIN = Accept().margin  # the margin of a suite that states none
+MARGIN = AcceptTable().margin  # the margin of a suite that states none
 WITHIN_S = (60.0, 600.0, 3600.0)  # for which the smallest detectable saving is reported
 ABOVE = 1.25  # trainings are made this much longer than the shortest, since some run faster than the others
 
 # Real handwritten digits and a network that keeps the device at work: what is computed moves a device's power.
 CHANNELS = {"cpu": [16, 32], "cuda": [64, 128, 256]}
-TRAIN = Train(epochs=1, lr=0.1, momentum=0.9, schedule="cosine")
+TRAIN = TrainTable(epochs=1, lr=0.1, momentum=0.9, schedule="cosine")
 
 
 def main(in_path: str, out_path: str) -> None:
@@ -92,10 +91,10 @@ class Twins:
         self.device_name = device_name(self.device)
         # First, so that they see who is on the card before we are.
         self._meters = open_meters(MeasureSpec(meters=spec.meters).for_meters(), self.device_name)
-        self.workload = Workload(
+        self.workload = WorkloadTable(
             name="calibration",
-            model=Model.model_validate({"use": "cnn", "channels": CHANNELS[self.device.type]}),
-            data=DataSettings(use="digits", batch=64),
+            model=ModelTable.model_validate({"use": "cnn", "channels": CHANNELS[self.device.type]}),
+            data=DataTable(use="digits", batch=64),
             train=TRAIN,
         )
         self.data = datasets.prepare(self.workload.data, spec.cache, download=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 from energybench.common.limits import RECORD_B
 from energybench.common.safe_read import read_bytes
-from energybench.suite.command_tables import Source, Value, fill_words
+from energybench.suite.command_tables import QualitySourceTable, Value, fill_words
 from energybench.windows.file import WindowLine, qualities
 
 
@@ -27,7 +27,7 @@ class QualityReader:
     values: what {seed} and the like stand for in `path`
     """
 
-    def __init__(self, source: Source, metric: str, base: Path, values: Mapping[str, Value]) -> None:
+    def __init__(self, source: QualitySourceTable, metric: str, base: Path, values: Mapping[str, Value]) -> None:
         self._where, self._key = source.where, source.key or metric
         self.metric = metric
         self._pattern = re.compile(source.pattern) if source.pattern else None

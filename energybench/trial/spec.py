@@ -17,8 +17,8 @@ from energybench.common.sealed_files import write_text
 from energybench.common.units import RESOLVED, Quantity
 from energybench.flops.work import Line
 from energybench.records.record import Claim, Role
-from energybench.suite.command_tables import CommandWorkload
-from energybench.suite.tables import Measure, Workload
+from energybench.suite.command_tables import CommandWorkloadTable
+from energybench.suite.tables import MeasureTable, WorkloadTable
 from energybench.workloads.description import DataDescription
 
 
@@ -83,7 +83,7 @@ class TrialHeader(CellHeader):
     claim: Claim | None = None
 
 
-class MeasureSpec(Measure):
+class MeasureSpec(MeasureTable):
     """The suite's [measure], and what this machine's sensors are known to need.
 
     model:       parameters of the model that stands in where nothing measures
@@ -115,7 +115,7 @@ class TrainingSpec(Spec):
     """
 
     base: Path
-    workload: Workload
+    workload: WorkloadTable
     data: DataDescription
     stack: tuple[MethodSpec, ...] = ()
     seed: int
@@ -170,7 +170,7 @@ class CommandTrialSpec(Spec):
     header: TrialHeader
     base: Path
     command: tuple[str, ...]
-    workload: CommandWorkload
+    workload: CommandWorkloadTable
     metric: str
     measure: MeasureSpec
     threads: int | None = None

@@ -31,7 +31,7 @@ from energybench.meter.reading import Energy, Reading
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.records.record import Flag, Passes, Target
-from energybench.suite.tables import Target as TargetSettings
+from energybench.suite.tables import TargetTable
 from energybench.train.data import Data
 from energybench.train.method import Method, parameters
 from energybench.train.run import Run
@@ -184,7 +184,7 @@ def keep_tensors(method: Method, trace: Path | None, trial: str) -> dict[str, st
 class TargetTracker:
     """The workload's target: evaluated after each epoch, outside the window, until it is reached."""
 
-    def __init__(self, target: TargetSettings | None, window: Window, test: Data, phases: Phases) -> None:
+    def __init__(self, target: TargetTable | None, window: Window, test: Data, phases: Phases) -> None:
         self.target = Target(metric=target.metric, at_least=target.at_least) if target else None
         self._window, self._test, self._phases = window, test, phases
 

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.safe_read import listed
 from energybench.common.torchvision_shim import import_torchvision
-from energybench.suite.tables import Data as DataSettings
+from energybench.suite.tables import DataTable
 from energybench.train.data import Data, Resident, StandIn, Store, Streamed
 from energybench.train.images import Images, read_image
 from energybench.train.trees import take
@@ -66,7 +66,7 @@ TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "
 
 
 def prepare(
-    settings: DataSettings,
+    settings: DataTable,
     cache: Path,
     *,
     function: Callable[..., Any] | None = None,
@@ -119,7 +119,7 @@ def prepare(
     return described.model_copy(update={"file": str(file), "shape": shape})
 
 
-def open_data(described: DataDescription, settings: DataSettings, device: torch.device) -> tuple[Data, Data]:
+def open_data(described: DataDescription, settings: DataTable, device: torch.device) -> tuple[Data, Data]:
     """(train, test) from what `prepare` left, memory-mapped; small sets go to the training device whole."""
     absent = described.kind == stand_in.KIND
     content = {} if absent else torch.load(str(described.file), mmap=True, weights_only=True)

@@ -6,7 +6,7 @@ Imports no torch; the store that stands in for the samples is in train/data.py.
 
 from __future__ import annotations
 
-from energybench.suite.tables import Data
+from energybench.suite.tables import DataTable
 from energybench.workloads.description import DataDescription
 
 KIND = "stand-in"
@@ -22,7 +22,7 @@ KNOWN: dict[str, tuple[tuple[int, int, int], int, int, int]] = {
 }
 
 
-def describe(settings: Data) -> DataDescription | None:
+def describe(settings: DataTable) -> DataDescription | None:
     """What `datasets.prepare` would say of a suite's `data` table, but for the content; None for an unknown set."""
     if settings.use not in KNOWN:
         return None

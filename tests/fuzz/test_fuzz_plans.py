@@ -44,7 +44,7 @@ CASES: dict[str, tuple[str, str, str]] = {  # what is replaced by what, and the 
     "a subset": ("subset = 64", f"subset = {BIG}", ""),
     "a limit": ("threads = 1", 'threads = 1\nlimit = "1e300 s"', "E202"),
     "a seed": ("threads = 1", f"threads = 1\nseed = {2**63 - 1}", ""),
-    "noise that hides everything": ("[accept]", '[accept]\nnoise = "100 %"', "E202"),
+    "a margin that hides everything": ("[accept]", '[accept]\nmargin = "100 %"', "E202"),
     "pue": ('"FRA" }', '"FRA", pue = 1e300 }', "E202"),
     "a learning rate": ("lr = 0.1", "lr = 1e308", "E202"),
     "a learning rate that only diverges": ("lr = 0.1", "lr = 1e300", ""),

@@ -184,6 +184,7 @@ KEYS = (
     "workload[cnn-digits].data.batch",
     "method.skip",
     "method[gradsamp].skip",
+    "accept.margin",
     "accept.noise",
     "about",
     "suite",

@@ -27,7 +27,7 @@ from energybench.records.reader import read
 from energybench.records.run_folder import Folder, choose
 from energybench.runner.plan_request import spec_of
 from energybench.runner.planner import Plan
-from energybench.suite.command_tables import Source
+from energybench.suite.command_tables import QualitySourceTable
 from energybench.suite.suite import cell_name, load, slug
 from energybench.train import discovery
 from energybench.trial.command_quality import NoQuality, QualityReader
@@ -280,7 +280,7 @@ def test_no_file_of_windows_or_of_a_quality_is_waited_for(strange: Path, name: s
         if os.path.isfile(path) or os.path.lexists(path) or name not in ("nothing", "a link to nothing"):
             with contextlib.suppress(EnergybenchError):
                 assert windows.read_windows(path) == []
-        source = Source.model_construct(where="file", path=str(path), key=None, pattern=None)
+        source = QualitySourceTable.model_construct(where="file", path=str(path), key=None, pattern=None)
         reader = QualityReader(source, "accuracy", Path(), {})
         with pytest.raises(NoQuality):
             reader.result([])

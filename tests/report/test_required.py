@@ -100,7 +100,7 @@ def test_a_requirement_of_which_every_comparison_is_skipped_is_told_before_anyth
 
 
 def test_the_schema_for_editors_knows_it_and_every_word_of_a_verdict_on_a_row() -> None:
-    table = schema_json()["$defs"]["Require"]["properties"]
+    table = schema_json()["$defs"]["RequireTable"]["properties"]
     assert {"workload", "method", "saves_at_least", "of", "verdict", "never"} == set(table)
     words = set(table["verdict"]["items"]["enum"])
     assert words == set(paired.Verdict.__args__) - {"not reached"}  # type: ignore[attr-defined]

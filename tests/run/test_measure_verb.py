@@ -204,8 +204,8 @@ def test_the_first_of_a_pair_is_drawn_anew_each_time(given_seconds: None, monkey
     drawn = [one, other, other, one, other]
     left = iter(drawn)
     monkeypatch.setattr(versus.random, "sample", lambda sides, count: next(left))
-    found = versus.Versus(["sleep", "1"], ["sleep", "2"], len(drawn))
-    found.run(versus.Bench(energy=False), warmup=0, show_output=False, say=lambda text: None)
+    found = versus.CommandComparison(["sleep", "1"], ["sleep", "2"], len(drawn))
+    found.run(versus.CommandMeters(energy=False), warmup=0, show_output=False, say=lambda text: None)
     assert next(left, None) is None
     ran = [[trial.role for trial in found.trials if trial.block == block] for block in range(len(drawn))]
     assert ran == drawn
