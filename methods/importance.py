@@ -135,7 +135,7 @@ class Importance(Method):
     def diagnostics(self):
         return {"parts": len(self._memories), **(self._memories[0].summary() if self._memories else {})}
 
-    def state(self):
+    def saved_tensors(self):
         """Importances (N,) by position, and the positions' places in the data set, of each part."""
         found: dict[str, Tensor] = {}
         for number, memory in enumerate(self._memories):

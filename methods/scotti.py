@@ -68,12 +68,12 @@ class SCoTTi(Freezing):
             raise ValueError(f"epsilon is a finite velocity, not {self.epsilon}")
         self.check_parameters()
 
-    def refuses(self, train):
+    def incompatible_recipe(self, train):
         return refusal(train, self.learn_momentum)
 
     def setup(self, run):
         recipe = run.recipe
-        if why := self.refuses({"optimizer": recipe.optimizer, "nesterov": recipe.nesterov}):
+        if why := self.incompatible_recipe({"optimizer": recipe.optimizer, "nesterov": recipe.nesterov}):
             raise ValueError(f"{self.name}: {why}")
         super().setup(run)
         self._epsilon = torch.tensor(self.epsilon, dtype=torch.float64, device=run.device)

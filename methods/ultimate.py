@@ -39,12 +39,12 @@ class Ultimate(Method):
     def __post_init__(self) -> None:
         check_rates(self.hyper_lr, self.hyper_momentum)
 
-    def refuses(self, train):
+    def incompatible_recipe(self, train):
         return refusal(train, self.learn_momentum)
 
     def setup(self, run):
         recipe = run.recipe
-        if why := self.refuses({"optimizer": recipe.optimizer, "nesterov": recipe.nesterov}):
+        if why := self.incompatible_recipe({"optimizer": recipe.optimizer, "nesterov": recipe.nesterov}):
             raise ValueError(f"{self.name}: {why}")
         self.acted = False
         self._given = 0  # samples of the epochs that trained, as they were given

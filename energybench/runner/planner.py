@@ -147,10 +147,10 @@ class Plan:
         self, workload: dict[str, Any], variant: dict[str, Any], stacks: dict[str, list[tuple[dict[str, Any], Method]]]
     ) -> None:
         for _, method in stacks[variant["label"]]:
-            if why := method.refuses(workload["train"]):
+            if reason := method.incompatible_recipe(workload["train"]):
                 where, name = variant["stack"][0]["where"].get("", ""), workload["name"]
                 hint = f'[[skip]] workload = "{name}", method = "{variant["label"]}", with a because; or another recipe'
-                message = f"'{method.name}' cannot train '{name}': {why}"
+                message = f"'{method.name}' cannot train '{name}': {reason}"
                 self.problems.append(Problem("E315", message, where, hint))
 
     # ── workloads ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -144,11 +144,14 @@ def trial(spec: dict[str, Any], record: dict[str, Any]) -> None:
     record["diagnostics"] = {
         m.name: finite({**m.diagnostics(), **_explained(m), **keep_state(spec, m)}) for m in run.methods
     }
+    if run.stop_reason is not None:
+        record["epochs"] = run.epochs_ended
+        record["diagnostics"]["ended_early"] = {"after_epoch": run.epochs_ended, "reason": run.stop_reason}
     record["flags"] += [Flag(code="inert", detail=m.name) for m in run.methods if m.acted is False]
     if lost := next((e for e in phases.readings["train"].energy if e.lost), None):
         record["status"] = "invalid"
         record["reason"] = f"sensor lost: {lost.source} {lost.device}: {lost.reason}"
-    if dead := run.dead_layers():
+    if dead := run.uncalled_overrides():
         record["status"], record["reason"] = "invalid", f"dead layer: {', '.join(dead)} was never entered"
         record["flags"].append(Flag(code="dead_layer", detail=", ".join(dead)))
     run.finish()
@@ -222,7 +225,7 @@ def works(spec: dict[str, Any], run: Run) -> tuple[Work, Work]:
     """The ledger of plain training, and what the stack's formulas make of it, innermost first."""
     lines = tuple(Line(**line) for line in spec["ledger"])
     plain = Work(lines, epochs=run.recipe.epochs, samples=run.data.samples(run.recipe.batch))
-    work = plain.trained(run.epochs)
+    work = plain.trained(run.epochs if run.stop_reason is None else run.epochs_ended)
     for method in reversed(run.methods):
         work = method.estimate(work)
     return plain, work
@@ -275,7 +278,7 @@ def _explained(method: Method) -> dict[str, str]:
 
 def keep_state(spec: dict[str, Any], method: Method) -> dict[str, str]:
     """Write what a method keeps beside the record, in NumPy's format; its place in the run's folder."""
-    tensors = method.state()
+    tensors = method.saved_tensors()
     if not tensors or not spec.get("trace"):
         return {}
     file = Path(spec["trace"]).parent.parent / "state" / f"{spec['header']['trial']}.{method.name}.npz"
@@ -324,7 +327,7 @@ class _Goal:
                     "energy": reading.energy,
                 }
             )
-        if run.epoch_number < run.epochs:  # a last piece without a step would be too short for any sensor
+        if run.continues:  # a last piece without a step would be too short for any sensor
             self._window.start()
 
 
