@@ -135,6 +135,7 @@ class GradSamp(Method):
         self._skipped = self.skipped_epochs(run)
         self._fits: list[GGD | None] = []
         self._update: list[Tensor] = []
+        self._moved: list[nn.Parameter] = []  # whose updates these are
         self._log: list[dict[str, float]] = []
         self._epochs = self._real = 0
         self._names: list[str] = []
@@ -154,16 +155,16 @@ class GradSamp(Method):
         if needed:
             with torch.no_grad():
                 self._update = [torch.sub(p, b, out=b) for p, b in zip(parameters, before, strict=True)]
+            self._moved = parameters
             self._fits = []
 
     @torch.no_grad()
     def _draw(self, run: TrainingRun) -> None:
         run.tally.mark(self)
-        parameters = self._parameters(run)
         if not self._fits:  # a second skipped epoch in a row reuses the fit: its δ would be the last draw
             self._fits = [self._fit(update) for update in self._update]
         generator = run.rng(self.name, "draw", run.epoch_number, device=run.device)
-        for parameter, ggd, update in zip(parameters, self._fits, self._update, strict=True):
+        for parameter, ggd, update in zip(self._moved, self._fits, self._update, strict=True):
             if ggd is None:  # too few elements, no spread or most at rest: move as in the last real epoch
                 parameter.add_(update)
                 continue
@@ -181,9 +182,9 @@ class GradSamp(Method):
         return replace(ggd, scale=ggd.scale + self.epsilon)
 
     def _note(self, run: TrainingRun) -> None:
-        if not self._names:  # not in setup, where layers further out have yet to change the model
+        if len(self._names) != len(self._moved):  # not in setup, where layers further out have yet to change the model
             names = {parameter: name for name, parameter in run.model.named_parameters()}
-            self._names = [names.get(parameter, "") for parameter in self._parameters(run)]
+            self._names = [names.get(parameter, "") for parameter in self._moved]
         fitted = [(ggd, u.numel()) for ggd, u in zip(self._fits, self._update, strict=True) if ggd is not None]
         if fitted:
             middle = len(fitted) // 2

@@ -90,7 +90,7 @@ class MeZO(Method):
     def _rate(self, run: TrainingRun, part: str) -> float:
         if self.lr != "recipe":
             return self.lr * run.lr(part) / run.recipe.lr
-        return run.lr(part) / math.sqrt(sum(p.numel() for p in self._learning[part]))
+        return run.lr(part) / math.sqrt(sum(p.numel() for p in run.parameters(part) if p.requires_grad))
 
     def _losses(self, run: TrainingRun, pieces: list[Batch], mode: str) -> list[Forward]:
         return [run.forward(piece, mode, grad=False) for piece in pieces]
