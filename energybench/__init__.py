@@ -11,16 +11,20 @@ from energybench.train.method import Method, Task
 if TYPE_CHECKING:
     from energybench.common.errors import EnergybenchError
     from energybench.results import Results, load, run
+    from energybench.train.data import Data
+    from energybench.train.interface import TrainingRun
     from energybench.windows.measure import measure
 
 __all__ = [
     "Batch",
+    "Data",
     "EnergybenchError",
     "Forward",
     "Line",
     "Method",
     "Results",
     "Task",
+    "TrainingRun",
     "Work",
     "__version__",
     "load",
@@ -35,6 +39,8 @@ _LATER = {
     "load": "results",
     "Results": "results",
     "EnergybenchError": "common.errors",
+    "Data": "train.data",
+    "TrainingRun": "train.interface",
 }
 
 

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from energybench import Batch, Method
+from energybench import Batch, Data, Forward, Method, TrainingRun, Work
 from energybench.algorithms.sample_scores import Scorer
 from energybench.algorithms.weighted_sampling import Sampler, unbiased
 from energybench.flops.work import FORWARD
@@ -68,7 +68,7 @@ class DLIS(Method):
         """What the moving average of τ must exceed."""
         return (self.presample + 3) / 3 if self.threshold is None else self.threshold
 
-    def setup(self, run):
+    def setup(self, run: TrainingRun) -> None:
         self.acted = False
         self._scorer = Scorer(run, self.score)
         self._generator = run.rng(self.name, "resample", device=run.device)
@@ -78,14 +78,14 @@ class DLIS(Method):
         self._opened: list[int] = []  # epochs with a presampled step
         self._averages: list[float] = []  # at each epoch's last step
 
-    def batches(self, run, data, inner):
+    def batches(self, run: TrainingRun, data: Data, inner: Callable[[Data], Iterable[Batch]]) -> Iterable[Batch]:
         ahead: deque[int | None] = deque()
         for batch in run.load(data, self._positions(run, data, ahead)):
             size = ahead.popleft()
             yield batch if size is None else replace(_part(batch, slice(size)), also={PRESAMPLE: batch})
         self._averages.append(round(self._average.item(), 4))
 
-    def _positions(self, run, data, ahead) -> Iterator[Tensor]:
+    def _positions(self, run: TrainingRun, data: Data, ahead: deque[int | None]) -> Iterator[Tensor]:
         """Of each batch when it is asked for; the size of what shall be left of a presample goes into `ahead`."""
         generator = run.rng(self.name, PRESAMPLE, run.epoch_number)
         for piece in data.cut(run.order(data), run.recipe.batch):
@@ -93,7 +93,7 @@ class DLIS(Method):
             count = self.presample * len(piece)
             yield torch.randint(len(data), (count,), generator=generator) if self._open else piece
 
-    def step(self, run, batch, inner):
+    def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
         whole = batch.also.get(PRESAMPLE)
         self._presampled = whole is not None
         self._samples += len(batch)
@@ -108,7 +108,7 @@ class DLIS(Method):
         inner(batch)
         self._open = self._average.item() > self.gate
 
-    def _resampled(self, run, whole: Batch, size: int) -> Batch:
+    def _resampled(self, run: TrainingRun, whole: Batch, size: int) -> Batch:
         self._scorer.listen()
         pieces = split(whole, run.recipe.accumulate)
         forwards = [run.forward(piece, "eval", grad=False) for piece in pieces]
@@ -119,7 +119,7 @@ class DLIS(Method):
         weights = unbiased(probability, len(whole)) if self.resample == "importance" else None
         return replace(_part(whole, index), weights=weights)
 
-    def gradients(self, run, batch, inner):
+    def gradients(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], Forward]) -> Forward:
         if self._presampled:
             return inner(batch)
         self._scorer.listen()
@@ -137,10 +137,10 @@ class DLIS(Method):
         # Scores of 0 prefer nobody; what is not finite ends the epoch by its loss.
         self._average = SMOOTHING * self._average + (1 - SMOOTHING) * torch.nan_to_num(tau, nan=1.0)
 
-    def finish(self, run):
+    def finish(self, run: TrainingRun) -> None:
         self._scorer.close()
 
-    def estimate(self, work):
+    def estimate(self, work: Work) -> Work:
         """The presample's forwards, which keep no activation but move what a forward moves."""
         if not self._scored:
             return work
@@ -158,7 +158,7 @@ class DLIS(Method):
         ]
         return work.add(*forwards)
 
-    def diagnostics(self):
+    def diagnostics(self) -> dict[str, Any]:
         return {
             "gate": self.gate,
             "average_tau_by_epoch": self._averages,

@@ -8,11 +8,12 @@ function: scaling by a mask ≥ 0 commutes with ReLU. Composes with everything.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from energybench import Method
+from energybench import Method, TrainingRun
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Dropout(Method):
         if not 0 <= self.p < 1:
             raise ValueError(f"p is a share of activations in [0, 1), not {self.p}")
 
-    def setup(self, run):
+    def setup(self, run: TrainingRun) -> None:
         self.acted = False
         # A stream of its own: the model's own dropout, if it has any, draws what it draws without this method.
         self._generator = run.rng(self.name, "mask", device=run.device)
@@ -32,7 +33,7 @@ class Dropout(Method):
         norms = next((found for kind in kinds if (found := [m for m in modules if isinstance(m, kind)])), [])
         self._hooks = [norm.register_forward_hook(self._drop) for norm in norms]
 
-    def _drop(self, module, inputs, output):
+    def _drop(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if not module.training or self.p == 0:
             return output
         self.acted = True
@@ -41,9 +42,9 @@ class Dropout(Method):
         draws = torch.rand(output.shape, generator=self._generator, device=output.device)
         return output * (draws < keep).to(output.dtype).div_(keep)
 
-    def finish(self, run):
+    def finish(self, run: TrainingRun) -> None:
         for hook in self._hooks:
             hook.remove()
 
-    def diagnostics(self):
+    def diagnostics(self) -> dict[str, Any]:
         return {"layers": len(self._hooks)}

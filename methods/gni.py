@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from energybench import Method
+from energybench import Method, TrainingRun
 
 
 @dataclass
@@ -35,13 +35,13 @@ class GNI(Method):
         if not 0 <= self.sigma < math.inf:
             raise ValueError(f"sigma is a standard deviation ≥ 0, not {self.sigma}")
 
-    def setup(self, run):
+    def setup(self, run: TrainingRun) -> None:
         self.acted = False
         self._generator = run.rng(self.name, "noise", device=run.device)
         layers = [m for m in run.model.modules() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear))]
         self._hooks = [layer.register_forward_pre_hook(self._add) for layer in layers[1:]]
 
-    def _add(self, module, inputs):
+    def _add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         if not module.training or self.sigma == 0:
             return None
         self.acted = True
@@ -49,9 +49,9 @@ class GNI(Method):
         noise = torch.empty(hidden.shape, dtype=hidden.dtype, device=hidden.device)
         return (hidden + noise.normal_(0, self.sigma, generator=self._generator), *others)
 
-    def finish(self, run):
+    def finish(self, run: TrainingRun) -> None:
         for hook in self._hooks:
             hook.remove()
 
-    def diagnostics(self):
+    def diagnostics(self) -> dict[str, Any]:
         return {"layers": len(self._hooks)}

@@ -16,13 +16,14 @@ Composes with everything that leaves `epoch` alone; under a forward-only method 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from energybench import Method
+from energybench import Data, Method, TrainingRun, Work
 from energybench.algorithms.generalized_gaussian import GGD, LOCATIONS, fit, goodness
 from energybench.algorithms.gradsamp_bound import bounds
 
@@ -98,7 +99,7 @@ class GradSamp(Method):
         if self.epsilon < 0 or self.start_epoch < 2 or self.min_real_between < 0 or self.least_shape < 0:
             raise ValueError("epsilon, min_real_between and least_shape are ≥ 0, start_epoch is ≥ 2")
 
-    def skipped_epochs(self, run) -> set[int]:
+    def skipped_epochs(self, run: TrainingRun) -> set[int]:
         """Epochs (from 1) to sample; late from E/2 + 1."""
         first = max(self.start_epoch, run.epochs // 2 + 1 if self._kind.startswith("late") else 2)
         generator = run.rng(self.name, "skip")
@@ -126,21 +127,22 @@ class GradSamp(Method):
         places = sorted(torch.randperm(room, generator=generator)[:count].tolist())
         return {epochs[place + number * between] for number, place in enumerate(places)}
 
-    def kept_epochs(self, run):
+    def kept_epochs(self, run: TrainingRun) -> int | None:
         return run.epochs - len(self.skipped_epochs(run))
 
-    def setup(self, run):
+    def setup(self, run: TrainingRun) -> None:
         self.acted = False
         self._skipped = self.skipped_epochs(run)
         self._fits: list[GGD | None] = []
         self._update: list[Tensor] = []
+        self._moved: list[nn.Parameter] = []  # whose updates these are
         self._log: list[dict[str, float]] = []
         self._epochs = self._real = 0
         self._names: list[str] = []
         self._run = run
         self._known = run.task.convexity(run) if self._uncovered(run) is None else None
 
-    def epoch(self, run, data, inner):
+    def epoch(self, run: TrainingRun, data: Data, inner: Callable[[Data], None]) -> None:
         self._epochs += 1
         if run.epoch_number in self._skipped:
             self._draw(run)
@@ -153,23 +155,23 @@ class GradSamp(Method):
         if needed:
             with torch.no_grad():
                 self._update = [torch.sub(p, b, out=b) for p, b in zip(parameters, before, strict=True)]
+            self._moved = parameters
             self._fits = []
 
     @torch.no_grad()
-    def _draw(self, run):
+    def _draw(self, run: TrainingRun) -> None:
         run.tally.mark(self)
-        parameters = self._parameters(run)
         if not self._fits:  # a second skipped epoch in a row reuses the fit: its δ would be the last draw
             self._fits = [self._fit(update) for update in self._update]
         generator = run.rng(self.name, "draw", run.epoch_number, device=run.device)
-        for parameter, ggd, update in zip(parameters, self._fits, self._update, strict=True):
+        for parameter, ggd, update in zip(self._moved, self._fits, self._update, strict=True):
             if ggd is None:  # too few elements, no spread or most at rest: move as in the last real epoch
-                parameter += update
+                parameter.add_(update)
                 continue
-            parameter += self._widened(ggd).sample(parameter.shape, generator).to(parameter.dtype)
+            parameter.add_(self._widened(ggd).sample(parameter.shape, generator).to(parameter.dtype))
         self._note(run)
 
-    def _fit(self, update) -> GGD | None:
+    def _fit(self, update: Tensor) -> GGD | None:
         try:
             found = fit(update, self.location)
         except ValueError:
@@ -179,10 +181,10 @@ class GradSamp(Method):
     def _widened(self, ggd: GGD) -> GGD:
         return replace(ggd, scale=ggd.scale + self.epsilon)
 
-    def _note(self, run) -> None:
-        if not self._names:  # not in setup, where layers further out have yet to change the model
+    def _note(self, run: TrainingRun) -> None:
+        if len(self._names) != len(self._moved):  # not in setup, where layers further out have yet to change the model
             names = {parameter: name for name, parameter in run.model.named_parameters()}
-            self._names = [names.get(parameter, "") for parameter in self._parameters(run)]
+            self._names = [names.get(parameter, "") for parameter in self._moved]
         fitted = [(ggd, u.numel()) for ggd, u in zip(self._fits, self._update, strict=True) if ggd is not None]
         if fitted:
             middle = len(fitted) // 2
@@ -199,18 +201,18 @@ class GradSamp(Method):
             )
 
     @staticmethod
-    def _parameters(run):
+    def _parameters(run: TrainingRun) -> list[nn.Parameter]:
         return [p for part in run.task.parts for p in run.parameters(part)]
 
-    def estimate(self, work):
+    def estimate(self, work: Work) -> Work:
         return work.trained(work.epochs * self._real / self._epochs) if self._epochs else work
 
-    def claims(self):
+    def claims(self) -> tuple[float, str, str] | None:
         share = 1 / self._amount if self._kind.endswith("every") else self._amount
         nominal = share / 2 if self._kind.startswith("late") else share
         return nominal, "training", "GradSamp, Table 2, the nominal share of skipped epochs"
 
-    def diagnostics(self):
+    def diagnostics(self) -> dict[str, Any]:
         """Asked for when the window is closed, so goodness of fit is nobody's energy; of the last fit alone, since
         keeping every epoch's update would take memory that plain training does not."""
         return {
@@ -220,7 +222,7 @@ class GradSamp(Method):
             "last_fit": self._last_fit(),
         }
 
-    def _uncovered(self, run) -> str | None:
+    def _uncovered(self, run: TrainingRun) -> str | None:
         """What Theorem 3.1 does not speak of: it has one gradient step or one draw of mean zero, by chance."""
         recipe = run.recipe
         plain = recipe.optimizer == "sgd" and not recipe.momentum and not recipe.decay and recipe.clip is None
@@ -244,7 +246,8 @@ class GradSamp(Method):
             return {"reason": reason}
         if known is None:
             return {"reason": "the task does not know the curvature of its loss"}
-        seen = {point["epoch"] - 1: point["loss"] - known.minimum for point in run.curve if point["loss"] is not None}
+        losses = enumerate(point["loss"] for point in run.curve)
+        seen = {epoch: loss - known.minimum for epoch, loss in losses if loss is not None}
         if not self._log or any(entry["tensors_repeated"] for entry in self._log) or 0 not in seen:
             return {"reason": "no epoch was sampled, or a tensor repeated its update instead of being drawn"}
         square = max(entry["draw_square"] for entry in self._log)

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from energybench import Method
+from energybench import Batch, Data, Forward, Method, TrainingRun, Work
 from energybench.algorithms.sample_scores import FORMS, SCORES, Scorer, with_reference
 from energybench.algorithms.weighted_sampling import Sampler, average_repeats, unbiased
 
@@ -71,7 +71,7 @@ class Importance(Method):
         if self.score == "parameter-gradient":
             self.needs = self.needs | {"backward"}  # type: ignore[misc]
 
-    def setup(self, run):
+    def setup(self, run: TrainingRun) -> None:
         self.acted = False
         self._scorer = Scorer(run, self.score, self.form)
         self._memories: list[Memory] = []
@@ -79,7 +79,7 @@ class Importance(Method):
         self._drawn = False  # that batch was
         self._steps = 0
 
-    def batches(self, run, data, inner):
+    def batches(self, run: TrainingRun, data: Data, inner: Callable[[Data], Iterable[Batch]]) -> Iterable[Batch]:
         memory = self._memory_of(run, data)
         ahead: deque[tuple[bool, Tensor | None]] = deque()
         for batch in run.load(data, self._positions(run, data, memory, ahead)):
@@ -87,14 +87,16 @@ class Importance(Method):
             yield batch if weights is None else replace(batch, weights=weights)
         memory.sampler.reset(memory.sampler.importance + self.epsilon)
 
-    def _memory_of(self, run, data) -> Memory:
+    def _memory_of(self, run: TrainingRun, data: Data) -> Memory:
         for memory in self._memories:
             if memory.is_of(data):
                 return memory
         self._memories.append(Memory(data, run.epoch_number, run.device))
         return self._memories[-1]
 
-    def _positions(self, run, data, memory, ahead) -> Iterator[Tensor]:
+    def _positions(
+        self, run: TrainingRun, data: Data, memory: Memory, ahead: deque[tuple[bool, Tensor | None]]
+    ) -> Iterator[Tensor]:
         """Of each batch when it is asked for; what is not in it goes into `ahead`: whether it is drawn, its weights."""
         generator = run.rng(self.name, "draw", run.epoch_number, device=run.device)
         order: list[Tensor] = []
@@ -113,7 +115,7 @@ class Importance(Method):
             ahead.append((True, unbiased(probability, len(data)) if weighed else None))
             yield index
 
-    def gradients(self, run, batch, inner):
+    def gradients(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], Forward]) -> Forward:
         self._scorer.listen()
         forward = inner(batch)
         if self._memory is None:  # not a batch of ours
@@ -126,16 +128,16 @@ class Importance(Method):
         self.acted = before or self._drawn  # a run of one epoch only watches
         return forward
 
-    def finish(self, run):
+    def finish(self, run: TrainingRun) -> None:
         self._scorer.close()
 
-    def estimate(self, work):
+    def estimate(self, work: Work) -> Work:
         return with_reference(work) if self.score == "parameter-gradient" and self._steps else work
 
-    def diagnostics(self):
+    def diagnostics(self) -> dict[str, Any]:
         return {"parts": len(self._memories), **(self._memories[0].summary() if self._memories else {})}
 
-    def state(self):
+    def saved_tensors(self) -> dict[str, Tensor]:
         """Importances (N,) by position, and the positions' places in the data set, of each part."""
         found: dict[str, Tensor] = {}
         for number, memory in enumerate(self._memories):
@@ -147,7 +149,7 @@ class Importance(Method):
 class Memory:
     """The importances of one part of the data, from epoch `since`, which only sets them."""
 
-    def __init__(self, data, since: int, device: torch.device) -> None:
+    def __init__(self, data: Data, since: int, device: torch.device) -> None:
         self.data, self.since = data, since
         self.sampler = Sampler(torch.zeros(len(data), dtype=torch.float64, device=device))
         self._seen = torch.zeros(len(data), dtype=torch.bool, device=device)
@@ -160,7 +162,7 @@ class Memory:
             self._position = torch.zeros(size, dtype=torch.long, device=device)
             self._position[indices] = torch.arange(len(data), device=device)
 
-    def is_of(self, data) -> bool:
+    def is_of(self, data: Data) -> bool:
         same = data.store is self.data.store
         return data is self.data or (same and torch.equal(data.indices, self.data.indices))
 

@@ -13,13 +13,14 @@ backward. Composes with what thins the passes from outside or skips epochs, not 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from energybench import Method
+from energybench import Batch, Data, Forward, Method, TrainingRun
 from energybench.algorithms.sample_scores import Scorer
 from energybench.train.trees import join, split
 
@@ -47,16 +48,16 @@ class LOW(Method):
         if self.grad_scale not in ("per_sample", "batch_mean"):
             raise ValueError(f"grad_scale is per_sample or batch_mean, not '{self.grad_scale}'")
 
-    def setup(self, run):
+    def setup(self, run: TrainingRun) -> None:
         self._scorer = Scorer(run, "output-gradient")
         self._samples = 0
         self._zeros = torch.zeros((), dtype=torch.long, device=run.device)
         self._largest = torch.zeros((), dtype=torch.float64, device=run.device)
 
-    def batches(self, run, data, inner):
+    def batches(self, run: TrainingRun, data: Data, inner: Callable[[Data], Iterable[Batch]]) -> Iterable[Batch]:
         return run.load(data, data.cut(run.order(data), run.recipe.batch))
 
-    def gradients(self, run, batch, inner):
+    def gradients(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], Forward]) -> Forward:
         if batch.weights is not None:
             raise ValueError(f"'{self.name}' weighs samples itself, and this batch comes with weights")
         for parameter in run.parameters(batch.part):
@@ -81,7 +82,7 @@ class LOW(Method):
         lengths = lengths.double() / (n if self.grad_scale == "batch_mean" else 1)
         return project(lengths.square() / (2 * self.lam), n)
 
-    def diagnostics(self):
+    def diagnostics(self) -> dict[str, Any]:
         return {"zero_share": self._zeros.item() / max(1, self._samples), "largest_weight": self._largest.item()}
 
 

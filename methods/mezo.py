@@ -13,16 +13,15 @@ Composes with what acts on epochs, batches or the forward pass; a skipped epoch 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from energybench import Batch, Method
+from energybench import Batch, Forward, Method, TrainingRun, Work
 from energybench.flops.work import BACKWARD, FORWARD
-from energybench.train.batch import Forward
 from energybench.train.trees import join, split
 
 SECOND = "second_forward"
@@ -49,16 +48,18 @@ class MeZO(Method):
         if self.lr != "recipe" and not 0 < self.lr < math.inf:
             raise ValueError(f'lr is > 0 or "recipe", not {self.lr}')
 
-    def setup(self, run):
+    def setup(self, run: TrainingRun) -> None:
         self._steps = 0
         self._slopes: dict[str, Tensor] = {}  # g of the step, by part
+        self._learning: dict[str, list[nn.Parameter]] = {}  # the parameters that the step moves, by part
         normalised = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in run.model.modules())
         # BatchNorm's running statistics see each batch once.
         self._second_mode = "frozen_stats" if normalised else "train"
 
     @torch.no_grad()
-    def gradients(self, run, batch, inner):
+    def gradients(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], Forward]) -> Forward:
         self._steps += 1
+        self._learning[batch.part] = [p for p in run.parameters(batch.part) if p.requires_grad]
         pieces = split(batch, run.recipe.accumulate)
         streams = _streams(run)
         states = [stream.get_state() for stream in streams]
@@ -75,7 +76,7 @@ class MeZO(Method):
         return whole
 
     @torch.no_grad()
-    def update(self, run, part, inner):
+    def update(self, run: TrainingRun, part: str, inner: Callable[[str], None]) -> None:
         rate, slope = self._rate(run, part), self._slopes.pop(part)
         if run.recipe.clip is not None:
             squares = [z.square().sum() for _, z in self._directions(run, part)]
@@ -86,26 +87,26 @@ class MeZO(Method):
                 parameter.mul_(1 - rate * run.recipe.decay)
             parameter.sub_(z.mul_(slope * rate))
 
-    def _rate(self, run, part: str) -> float:
+    def _rate(self, run: TrainingRun, part: str) -> float:
         if self.lr != "recipe":
             return self.lr * run.lr(part) / run.recipe.lr
-        return run.lr(part) / math.sqrt(sum(p.numel() for p in run.parameters(part)))
+        return run.lr(part) / math.sqrt(sum(p.numel() for p in run.parameters(part) if p.requires_grad))
 
-    def _losses(self, run, pieces, mode):
+    def _losses(self, run: TrainingRun, pieces: list[Batch], mode: str) -> list[Forward]:
         return [run.forward(piece, mode, grad=False) for piece in pieces]
 
-    def _move(self, run, part: str, distance: float) -> None:
+    def _move(self, run: TrainingRun, part: str, distance: float) -> None:
         for parameter, z in self._directions(run, part):
             parameter.add_(z, alpha=distance)
 
-    def _directions(self, run, part: str) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    def _directions(self, run: TrainingRun, part: str) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Each parameter with its part of this step's z, the same ones at every call."""
         generator = run.rng(self.name, part, self._steps, device=run.device)
-        for parameter in run.parameters(part):
+        for parameter in self._learning[part]:
             z = torch.empty(parameter.shape, dtype=parameter.dtype, device=run.device)
             yield parameter, z.normal_(generator=generator)
 
-    def estimate(self, work):
+    def estimate(self, work: Work) -> Work:
         """Two forwards, no backward; other phases are not this method's.
 
         The second is a phase of its own, so that what "forward" says stays one pass: others copy it for theirs.
@@ -121,7 +122,7 @@ def _weighted(forwards: list[Forward], pieces: list[Batch]) -> Tensor:
     return torch.stack(losses).sum()
 
 
-def _streams(run) -> list[torch.Generator]:
+def _streams(run: TrainingRun) -> list[torch.Generator]:
     """Every random stream that a forward pass can draw from: torch's own and those that layers hold."""
     own = [torch.default_generator]
     if run.device.type == "cuda":

@@ -19,6 +19,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from energybench import TrainingRun
 from energybench.algorithms.neuron_freezing import Freezing
 
 
@@ -48,5 +51,5 @@ class NEq(Freezing):
             raise ValueError(f"epsilon is a velocity ≥ 0, not {self.epsilon}")
         self.check_parameters()
 
-    def live(self, run):
+    def live(self, run: TrainingRun) -> Tensor:
         return self._velocity.abs() > self.epsilon

@@ -5,21 +5,23 @@ Promises 0 %. Composes with everything. The weights after training are bit-ident
 
 from __future__ import annotations
 
-from energybench import Method
+from collections.abc import Callable, Iterable
+
+from energybench import Batch, Data, Forward, Method, TrainingRun
 
 
 class Nothing(Method):
-    def epoch(self, run, data, inner):
+    def epoch(self, run: TrainingRun, data: Data, inner: Callable[[Data], None]) -> None:
         inner(data)
 
-    def batches(self, run, data, inner):
+    def batches(self, run: TrainingRun, data: Data, inner: Callable[[Data], Iterable[Batch]]) -> Iterable[Batch]:
         return inner(data)
 
-    def step(self, run, batch, inner):
+    def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
         inner(batch)
 
-    def gradients(self, run, batch, inner):
+    def gradients(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], Forward]) -> Forward:
         return inner(batch)
 
-    def update(self, run, part, inner):
+    def update(self, run: TrainingRun, part: str, inner: Callable[[str], None]) -> None:
         inner(part)

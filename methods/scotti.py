@@ -21,19 +21,20 @@ every step, which waits for the device.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from energybench import Line
-from energybench.algorithms.hypergradient_sgd import HyperSGD, check_rates, refusal
+from energybench import Batch, Forward, TrainingRun, Work
+from energybench.algorithms.hypergradient_sgd import HyperSGD, LearnedRate, check_rates
 from energybench.algorithms.neuron_freezing import Freezing
 
 
 @dataclass
-class SCoTTi(Freezing):
+class SCoTTi(LearnedRate, Freezing):
     """mode: "sliced" (no gradient for resting neurons) | "released" (the whole gradient, then undone: as published)
 
     slice_from:        share of a layer's neurons at rest from which their part of dW is left out; below it that would
@@ -68,86 +69,62 @@ class SCoTTi(Freezing):
             raise ValueError(f"epsilon is a finite velocity, not {self.epsilon}")
         self.check_parameters()
 
-    def refuses(self, train):
-        return refusal(train, self.learn_momentum)
-
-    def setup(self, run):
-        recipe = run.recipe
-        if why := self.refuses({"optimizer": recipe.optimizer, "nesterov": recipe.nesterov}):
-            raise ValueError(f"{self.name}: {why}")
+    def setup(self, run: TrainingRun) -> None:
         super().setup(run)
         self._epsilon = torch.tensor(self.epsilon, dtype=torch.float64, device=run.device)
         self._epsilon_rate = self.hyper_lr / 2 if self.epsilon_lr == "half" else self.epsilon_lr
-        self._built: list[HyperSGD] = []
         self._before: Tensor | None = None  # which neurons moved in the last step; None: all
         self._gates: dict[str, Tensor] = {}  # 1 for each gated parameter of a part, else 0, in the last step
 
-    def optimizer(self, run, params, inner):
-        made = HyperSGD(
-            params,
-            run.recipe.lr,
-            momentum=run.recipe.momentum,
-            decay=run.recipe.decay,
-            nesterov=run.recipe.nesterov,
-            hyper_lr=self.hyper_lr,
-            hyper_momentum=self.hyper_momentum,
-            learn_momentum=self.learn_momentum,
-        )
-        self._built.append(made)
-        return made
-
-    def live(self, run):
+    def live(self, run: TrainingRun) -> Tensor:
         return self._velocity.abs() > self._epsilon.item()
 
-    def start_epoch_of_rest(self, run):
+    def start_epoch_of_rest(self, run: TrainingRun) -> None:
         self._rest_now(run, anew=True)
 
-    def gradients(self, run, batch, inner):
+    def gradients(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], Forward]) -> Forward:
         if self._gated:
             self._rest_now(run)
         return super().gradients(run, batch, inner)
 
-    def _rest_now(self, run, anew=False):
+    def _rest_now(self, run: TrainingRun, anew: bool = False) -> None:
         """What moved in the last step is computed once more: its gradient judges that step."""
         live = self.live(run)
         before = torch.ones_like(live) if self._before is None else self._before
         self.rest(run, live, live | before, anew=anew)
 
     @torch.no_grad()
-    def update(self, run, part, inner):
-        optimizer = run.optimizer(part)
-        if run.recipe.clip is not None:
-            nn.utils.clip_grad_norm_(run.parameters(part), run.recipe.clip)
+    def update(self, run: TrainingRun, part: str, inner: Callable[[str], None]) -> None:
+        optimizer = self.clipped(run, part)
         before, rate = optimizer.product_flop, optimizer.rate
-        optimizer.look()
-        optimizer.turn()
+        products = optimizer.compute_hypergradients()
+        optimizer.update_hyperparameters()
         if optimizer.product_flop > before:
             run.tally.mark(self, "hyper")
             if part in self._gates:
-                gated = (optimizer.products * self._gates[part]).sum()
+                gated = (products * self._gates_of(optimizer, part)).sum()
                 self._epsilon = optimizer.adjust("epsilon", self._epsilon, rate * gated, self._epsilon_rate)
-        optimizer.move()
+        optimizer.update_parameters()
         if self._gated:
             self._before = torch.cat(self._live)
-            if part not in self._gates:
-                gated = {p for neurons in self._gated for p, _ in neurons.rows}
-                flags = [float(p in gated) for p in optimizer.parameters]
-                self._gates[part] = torch.tensor(flags, dtype=torch.float64, device=run.device)
+            self._gates_of(optimizer, part)
 
-    def estimate(self, work):
+    def _gates_of(self, optimizer: HyperSGD, part: str) -> Tensor:
+        """One for each parameter that the optimizer has; made anew when one that was frozen has joined them."""
+        if len(self._gates.get(part, ())) != len(optimizer.parameters):
+            gated = {p for neurons in self._gated for p, _ in neurons.rows}
+            flags = [float(p in gated) for p in optimizer.parameters]
+            self._gates[part] = torch.tensor(flags, dtype=torch.float64, device=optimizer.rate.device)
+        return self._gates[part]
+
+    def estimate(self, work: Work) -> Work:
         """What the inner products cost, too."""
-        flop = sum(optimizer.product_flop for optimizer in self._built)
-        return super().estimate(work).add(Line("hypergradient", "", "dot", flop / max(1, self._given)))
+        return super().estimate(work).add(self.inner_products_line(self._given))
 
-    def noted(self, run):
-        rates = (
-            {"learning_rate": optimizer.rate.item(), "momentum": optimizer.momentum.item()}
-            if (optimizer := self._built[0] if self._built else None)
-            else {}
-        )
-        return {"epsilon": self._epsilon.item()} | rates
+    def epoch_entry(self, run: TrainingRun) -> dict[str, Any]:
+        return {"epsilon": self._epsilon.item()} | (self.learned(self._optimizers[0]) if self._optimizers else {})
 
-    def diagnostics(self):
+    def diagnostics(self) -> dict[str, Any]:
         negative = [entry["epoch"] for entry in self._epochs if entry["epsilon"] < 0]
         warning = (
             {"warning": f"ε is negative after {len(negative)} epochs, from epoch {negative[0]}: nothing rests then"}

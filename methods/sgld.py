@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
-from energybench import Method
+from energybench import Method, TrainingRun
 
 
 @dataclass
@@ -47,13 +48,13 @@ class SGLD(Method):
         if self.prior != "decay" and not 0 <= self.prior < math.inf:
             raise ValueError(f'prior is a precision ≥ 0 or "decay", not {self.prior}')
 
-    def setup(self, run):
+    def setup(self, run: TrainingRun) -> None:
         self._updates: Counter[str] = Counter()
         self._generator = run.rng(self.name, "noise", device=run.device)
         self._steps: list[float] = []  # the first and the last ε
 
     @torch.no_grad()
-    def update(self, run, part, inner):
+    def update(self, run: TrainingRun, part: str, inner: Callable[[str], None]) -> None:
         samples = len(run.data)
         width = self.width(run, part)
         prior = samples * run.recipe.decay if self.prior == "decay" else self.prior
@@ -61,7 +62,10 @@ class SGLD(Method):
         if run.recipe.clip is not None:
             nn.utils.clip_grad_norm_(parameters, run.recipe.clip)
         for parameter in parameters:
+            # Drawn for frozen parameters too, so that whoever freezes one moves nobody else's noise.
             noise = torch.empty(parameter.shape, device=run.device).normal_(generator=self._generator)
+            if not parameter.requires_grad:
+                continue
             if prior:
                 parameter.mul_(1 - width * prior / 2)
             if parameter.grad is not None:  # what the loss does not see is drawn from the prior alone
@@ -70,11 +74,11 @@ class SGLD(Method):
         self._updates[part] += 1
         self._steps = [*self._steps[:1], width]
 
-    def width(self, run, part: str) -> float:
+    def width(self, run: TrainingRun, part: str) -> float:
         """ε_k, which is also the variance of the noise."""
         if self.step_size == "lr":
             return 2 * run.lr(part) / len(run.data)
         return self.step_size * (1 + self._updates[part]) ** -self.power
 
-    def diagnostics(self):
+    def diagnostics(self) -> dict[str, Any]:
         return {"step_first_and_last": self._steps}

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from energybench import Line, Method
+from energybench import Batch, Forward, Line, Method, TrainingRun, Work
 from energybench.algorithms.channel_sparse import LANES, Choice, memory_format
 from energybench.algorithms.drop_in_layers import swap, swap_back
 from energybench.algorithms.sparse_layers import SPARSE, SparseLayer
@@ -96,7 +96,7 @@ class SsProp(Method):
                 )
         self.swaps = frozenset({"conv", "linear"} if self.linear else {"conv"})
 
-    def setup(self, run):
+    def setup(self, run: TrainingRun) -> None:
         self.acted = False
         self._samples: Counter[float] = Counter()
         draw = None
@@ -115,7 +115,7 @@ class SsProp(Method):
         for layer in self._layers.values():
             layer.log = Counter()
 
-    def _time(self, run) -> None:
+    def _time(self, run: TrainingRun) -> None:
         """Let the layers stay dense whose sparse backward is not faster; equal layers are timed once."""
         positions = run.data.cut(torch.arange(len(run.data)), run.recipe.batch)[0]
         batch = split(next(iter(run.data.load([positions]))), run.recipe.accumulate)[0]
@@ -131,7 +131,7 @@ class SsProp(Method):
                 layer.stays_dense = sparse_s >= dense_s
                 layer.because = f"timed: {1e3 * dense_s:.3g} ms dense, {1e3 * sparse_s:.3g} ms sparse"
 
-    def gradients(self, run, batch, inner):
+    def gradients(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], Forward]) -> Forward:
         drop = round(self._rate(run), 6)
         for layer in self._layers.values():
             layer.drop = drop
@@ -145,7 +145,7 @@ class SsProp(Method):
     def _dropping(self, drop: float) -> float:
         return sum(layer.log[drop] for layer in self._layers.values() if layer.log is not None)
 
-    def _rate(self, run) -> float:
+    def _rate(self, run: TrainingRun) -> float:
         epoch, epochs = run.epoch_number - self.warmup_epochs, run.epochs - self.warmup_epochs
         if epoch < 1:
             return 0.0
@@ -161,21 +161,21 @@ class SsProp(Method):
         progress = (epoch - 1) / max(1, epochs - 1)
         return self.drop * (progress if self.schedule == "linear" else (1 - math.cos(math.pi * progress)) / 2)
 
-    def estimate(self, work):
+    def estimate(self, work: Work) -> Work:
         """Backward FLOPs of each layer × the mean share of its channels kept; masks alone keep all.
 
         Bytes: dW reads x and the kept channels of dY and writes the kept of dW; dX reads the kept of dY and of the
         weight and writes dX. So x and dX move whole, and choosing the channels reads dY once more.
         """
 
-        def sparse(line):
+        def sparse(line: Line) -> bool:
             known = line.op in ("conv", "linear") and line.module in self._layers
             return known and line.phase in BACKWARD
 
-        def share(line):
+        def share(line: Line) -> float:
             return self._layers[line.module].kept_share() if sparse(line) else 1.0
 
-        def bytes_share(line, operand):
+        def bytes_share(line: Line, operand: str) -> float:
             return 1.0 if operand in ("x", "dx") else share(line)
 
         read = {} if self.select == "random" else {n: x.sparse_share() for n, x in self._layers.items()}
@@ -188,17 +188,17 @@ class SsProp(Method):
         }  # dW and dX share one choice
         return work.change(share, bytes_share).add(*choosing.values())
 
-    def claims(self):
+    def claims(self) -> tuple[float, str, str] | None:
         """Of the schedule, warm-up epochs aside. The paper promises a saving for dropped channels alone."""
         if self.dimension != "channel":
             return None
         mean = self.drop if self.schedule == "constant" else self.drop / 2
         return mean, "backward", "ssProp, the schedule's mean drop rate"
 
-    def finish(self, run):
+    def finish(self, run: TrainingRun) -> None:
         swap_back(run.model, self._layers)
 
-    def diagnostics(self):
+    def diagnostics(self) -> dict[str, Any]:
         total = sum(self._samples.values())
         sparse = {name for name, layer in self._layers.items() if layer.sparse_share()}
         would = sum(layer.logged() for layer in self._layers.values())

@@ -12,17 +12,16 @@ nesterov, decay and clip do. Composes with everything else that leaves `update` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import nn
-
-from energybench import Line, Method
-from energybench.algorithms.hypergradient_sgd import HyperSGD, check_rates, refusal
+from energybench import Data, TrainingRun, Work
+from energybench.algorithms.hypergradient_sgd import LearnedRate, check_rates
 
 
 @dataclass
-class Ultimate(Method):
+class Ultimate(LearnedRate):
     """hyper_lr: η, the learning rate of the learning rate
 
     hyper_momentum: momentum of the steps on the learning rate; the authors' code has 0.9 by default
@@ -39,53 +38,28 @@ class Ultimate(Method):
     def __post_init__(self) -> None:
         check_rates(self.hyper_lr, self.hyper_momentum)
 
-    def refuses(self, train):
-        return refusal(train, self.learn_momentum)
-
-    def setup(self, run):
-        recipe = run.recipe
-        if why := self.refuses({"optimizer": recipe.optimizer, "nesterov": recipe.nesterov}):
-            raise ValueError(f"{self.name}: {why}")
+    def setup(self, run: TrainingRun) -> None:
+        super().setup(run)
         self.acted = False
         self._given = 0  # samples of the epochs that trained, as they were given
-        self._built: list[HyperSGD] = []  # one per part, in the order of their first use
         self._epochs: list[dict[str, float | int]] = []
 
-    def optimizer(self, run, params, inner):
-        made = HyperSGD(
-            params,
-            run.recipe.lr,
-            momentum=run.recipe.momentum,
-            decay=run.recipe.decay,
-            nesterov=run.recipe.nesterov,
-            hyper_lr=self.hyper_lr,
-            hyper_momentum=self.hyper_momentum,
-            learn_momentum=self.learn_momentum,
-        )
-        self._built.append(made)
-        return made
-
-    def epoch(self, run, data, inner):
+    def epoch(self, run: TrainingRun, data: Data, inner: Callable[[Data], None]) -> None:
         steps = run.tally.steps
         inner(data)
         self._given += data.samples(run.recipe.batch) * (run.tally.steps > steps)
-        for optimizer in self._built:
-            rates = {"learning_rate": optimizer.rate.item(), "momentum": optimizer.momentum.item()}
-            self._epochs.append({"epoch": run.epoch_number} | rates)
+        self._epochs += [{"epoch": run.epoch_number} | self.learned(optimizer) for optimizer in self._optimizers]
 
-    def update(self, run, part, inner):
-        optimizer = run.optimizer(part)
-        if run.recipe.clip is not None:
-            nn.utils.clip_grad_norm_(run.parameters(part), run.recipe.clip)
+    def update(self, run: TrainingRun, part: str, inner: Callable[[str], None]) -> None:
+        optimizer = self.clipped(run, part)
         before = optimizer.product_flop
         optimizer.step()
         if optimizer.product_flop > before:
             run.tally.mark(self, "hyper")
 
-    def estimate(self, work):
+    def estimate(self, work: Work) -> Work:
         """What the inner products cost."""
-        flop = sum(optimizer.product_flop for optimizer in self._built)
-        return work.add(Line("hypergradient", "", "dot", flop / max(1, self._given)))
+        return work.add(self.inner_products_line(self._given))
 
-    def diagnostics(self):
+    def diagnostics(self) -> dict[str, Any]:
         return {"epochs": self._epochs}

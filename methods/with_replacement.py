@@ -6,24 +6,25 @@ p = 1/N. Promises 0 %. Owns `batches`. Composes with everything that leaves them
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
 import torch
 
-from energybench import Method
+from energybench import Batch, Data, Method, TrainingRun
 
 
 class WithReplacement(Method):
     replaces: ClassVar[frozenset[str]] = frozenset({"batches"})
 
-    def setup(self, run):
+    def setup(self, run: TrainingRun) -> None:
         self._drawn = 0
 
-    def batches(self, run, data, inner):
+    def batches(self, run: TrainingRun, data: Data, inner: Callable[[Data], Iterable[Batch]]) -> Iterable[Batch]:
         generator = run.rng(self.name, "draw", run.epoch_number)
         sizes = data.sizes(run.recipe.batch)
         self._drawn += sum(sizes)
         return run.load(data, (torch.randint(len(data), (size,), generator=generator) for size in sizes))
 
-    def diagnostics(self):
+    def diagnostics(self) -> dict[str, Any]:
         return {"samples_drawn": self._drawn}

@@ -41,7 +41,7 @@ def train(reached: list[float], at_least: float, fails_at: int = 0) -> tuple[Rea
     window.start()
     try:
         for number in range(1, run.epochs + 1):
-            run.epoch_number = number
+            run.epoch_number, run.continues = number, number < run.epochs
             run.curve.append({})
             goal.after_epoch(run)
     except RuntimeError:

@@ -214,7 +214,7 @@ class Resting(Method):
         self.name, self.events = name, events
 
     @contextmanager
-    def resting(self, run):
+    def eval_context(self, run):
         self.events.append(f"{self.name} rests")
         yield
         self.events.append(f"{self.name} wakes")
@@ -401,7 +401,7 @@ def test_a_layer_that_was_never_entered_is_dead_and_named():
 
     run = double_run([Deaf(), Layer("inside", [])], epochs=1)
     run.train()
-    assert run.dead_layers() == ["inside.step", "inside.gradients", "inside.update"]
+    assert run.uncalled_overrides() == ["inside.step", "inside.gradients", "inside.update"]
 
 
 # ── draws ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support import double_run
 
 from energybench.common.units import Quantity
-from energybench.train.method import VERBS, Method, Task, overrides, parameters
+from energybench.train.method import HOOKS, Method, Task, overrides, parameters
 from energybench.train.stack_check import check_stack
 
 
@@ -54,9 +54,9 @@ def test_layers_that_pass_every_verb_on_may_stand_in_any_order():
         assert said(*order) == []
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", HOOKS)
 def test_a_verb_inside_a_replaced_verb_of_the_same_name_is_refused_with_the_order_that_works(verb):
-    everything = " ".join(VERBS)
+    everything = " ".join(HOOKS)
     owner, inside = layer("owner", replaces=verb, enters=everything), layer("inside", acts=verb)
     ((code, message, hint),) = said(owner, inside)
     assert code == "E310"
@@ -108,7 +108,7 @@ def test_a_task_that_has_a_verb_of_its_own_cannot_lose_it_to_a_method():
     ],
 )
 def test_replacing_a_verb_hides_what_is_nested_in_it(replaced, unreachable):
-    for verb in VERBS:
+    for verb in HOOKS:
         if verb == replaced:
             continue
         found = said(layer("other", acts=verb), layer("owner", replaces=replaced))
@@ -149,7 +149,7 @@ def test_a_method_that_acts_on_a_pass_that_another_removes_is_refused_on_either_
     assert "none" in said(acts, layer("removes", replaces="gradients", runs=""))[0][1]
 
 
-words = st.lists(st.sampled_from(VERBS), max_size=2, unique=True).map(" ".join)
+words = st.lists(st.sampled_from(HOOKS), max_size=2, unique=True).map(" ".join)
 layers = st.builds(dict, acts=words, replaces=words, enters=words)
 
 
@@ -210,7 +210,7 @@ def test_a_stack_that_is_not_refused_enters_every_layer(stack):
         return
     run = double_run(methods, epochs=1)
     run.train()
-    assert run.dead_layers() == []
+    assert run.uncalled_overrides() == []
 
 
 def entered_is_nested(method: Method) -> bool:
@@ -222,8 +222,8 @@ def entered_is_nested(method: Method) -> bool:
 
 def test_an_override_is_told_from_an_inherited_verb():
     method = layer("a", acts="step")
-    assert [verb for verb in VERBS if overrides(method, verb)] == ["step"]
-    assert not any(overrides(Method(), verb) for verb in VERBS)
+    assert [verb for verb in HOOKS if overrides(method, verb)] == ["step"]
+    assert not any(overrides(Method(), verb) for verb in HOOKS)
 
 
 def test_parameters_are_the_fields_as_toml_values():

@@ -129,9 +129,9 @@ def test_the_seconds_of_a_method_are_its_own_and_a_forward_is_a_forward_whoever_
     run = timed(clock, [Busy(clock)])
     run.train_epoch(1)
     assert run.watch.seconds["forward"] == 2 * 2 * 3  # two steps, its probe and the training pass
-    assert run.watch.seconds["own"] == 150 + 2 * (5 + 7 + 11)
+    assert run.watch.seconds["method_overhead"] == 150 + 2 * (5 + 7 + 11)
     assert sum(run.watch.seconds.values()) == clock.ns / SECOND
-    assert run.outside()["own"] == 150
+    assert run.outside()["method_overhead"] == 150
 
 
 def test_a_shadow_is_scaled_to_the_whole_run_by_its_tally():
@@ -141,8 +141,8 @@ def test_a_shadow_is_scaled_to_the_whole_run_by_its_tally():
     assert found.steps == 2 * EPOCHS
     assert found.plain_s["forward"] == EPOCHS * 3 * 3
     assert found.method_s["forward"] == EPOCHS * 3 * 6
-    assert found.method_s["own"] == EPOCHS * (150 + 3 * (5 + 7 + 11))
-    assert found.plain_s.get("own", 0.0) == 0
+    assert found.method_s["method_overhead"] == EPOCHS * (150 + 3 * (5 + 7 + 11))
+    assert found.plain_s.get("method_overhead", 0.0) == 0
 
 
 def test_loading_is_a_wait_for_data_whoever_asks_and_choosing_is_the_methods_own():
@@ -172,7 +172,7 @@ def test_loading_is_a_wait_for_data_whoever_asks_and_choosing_is_the_methods_own
         run.data.store.fetch = slowly
         run.train_epoch(1)
         assert run.watch.seconds["data"] == 2 * 2
-        assert run.watch.seconds.get("own", 0) == own
+        assert run.watch.seconds.get("method_overhead", 0) == own
 
 
 def test_an_epochs_first_step_is_cold_and_not_looked_at():

@@ -181,10 +181,10 @@ def gradients(
 
 
 Needs = tuple[bool, bool, bool]  # dX, dW, dB
-Found = tuple[Tensor | None, Tensor | None, Tensor | None]
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]  # of x, and the kept rows of those of weight and bias
 
 
-def ungrouped(dy: Tensor, x: Tensor, weight: Tensor, channels: Tensor, geometry: Geometry, needs: Needs) -> Found:
+def ungrouped(dy: Tensor, x: Tensor, weight: Tensor, channels: Tensor, geometry: Geometry, needs: Needs) -> Gradients:
     """dX, and the kept rows of dW and dB, in pieces of the batch."""
     if _is_product(x, weight, len(channels), geometry):
         return _pointwise(dy, x, weight, channels, needs)
@@ -200,25 +200,36 @@ def ungrouped(dy: Tensor, x: Tensor, weight: Tensor, channels: Tensor, geometry:
     dx = torch.empty_like(x) if need_x and not whole else None
     dw = db = None
     for start in range(0, len(x), size):
-        part, inputs = dy[start : start + size], x[start : start + size].contiguous(memory_format=layout)
-        few = _gather(part, channels).contiguous(memory_format=layout)
-        if mirrored:
-            dx_part = convolution(few, weight, None, geometry) if need_x else None
-            dw_part = gradients(inputs, few, weight, geometry, False, True)[1] if need_weight else None
-        else:
-            dx_part, dw_part = gradients(few, inputs, weight, geometry, need_x, need_weight)
+        piece = slice(start, start + size)
+        kept_rows = _gather(dy[piece], channels).contiguous(memory_format=layout)
+        inputs = x[piece].contiguous(memory_format=layout)
+        dx_piece, dw_piece = _of_piece(kept_rows, inputs, weight, geometry, (need_x, need_weight), mirrored)
         if whole:
-            dx = dx_part
-        elif dx is not None and dx_part is not None:
-            dx[start : start + size] = dx_part
-        if dw_part is not None:
-            dw = dw_part.to(_wide(weight)) if dw is None else dw.add_(dw_part)
-        if need_bias:
-            sums = few.sum((0, *space), dtype=_wide(weight))
-            db = sums if db is None else db.add_(sums)
+            dx = dx_piece
+        elif dx is not None and dx_piece is not None:
+            dx[piece] = dx_piece
+        dw = _added(dw, dw_piece, _wide(weight))
+        db = _added(db, kept_rows.sum((0, *space), dtype=_wide(weight)) if need_bias else None, _wide(weight))
     if dw is not None:
         dw = (dw.transpose(0, 1).flip(space) if mirrored else dw).to(weight.dtype)
     return dx, dw, None if db is None else db.to(weight.dtype)
+
+
+def _of_piece(
+    kept_rows: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, needs: tuple[bool, bool], mirrored: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """dX and the kept rows of dW, both by the mirrored convolution where that was chosen. kept_rows: of dY."""
+    if not mirrored:
+        return gradients(kept_rows, x, weight, geometry, *needs)
+    dx = convolution(kept_rows, weight, None, geometry) if needs[0] else None
+    return dx, gradients(x, kept_rows, weight, geometry, False, True)[1] if needs[1] else None
+
+
+def _added(total: Tensor | None, part: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A sum over pieces, in place."""
+    if part is None:
+        return total
+    return part.to(dtype) if total is None else total.add_(part)
 
 
 def _is_product(x: Tensor, weight: Tensor, keep: int, geometry: Geometry) -> bool:
@@ -234,22 +245,22 @@ def _is_product(x: Tensor, weight: Tensor, keep: int, geometry: Geometry) -> boo
     return planes and not moves and x.dtype in (torch.float32, torch.float64)
 
 
-def _pointwise(dy: Tensor, x: Tensor, weight: Tensor, channels: Tensor, needs: Needs) -> Found:
+def _pointwise(dy: Tensor, x: Tensor, weight: Tensor, channels: Tensor, needs: Needs) -> Gradients:
     """dX, and the kept rows of dW and dB, of a convolution with kernel 1: per sample dX = Wᵀ·dY and dW = dY·Xᵀ."""
     need_x, need_weight, need_bias = needs
-    few = dy.index_select(1, channels).flatten(2)
+    kept_rows = dy.index_select(1, channels).flatten(2)
     planes = x.flatten(2)
     dx = dw = None
     if need_x:
         matrix = weight.index_select(0, channels).flatten(1).t()
-        dx = (matrix.expand(len(x), -1, -1) @ few).view(x.shape)
+        dx = (matrix.expand(len(x), -1, -1) @ kept_rows).view(x.shape)
     if need_weight:
         size = max(1, PIECE // (len(channels) * weight.shape[1]))  # samples whose dW are held at once
         dw = weight.new_zeros(len(channels), weight.shape[1])
-        for mine, given in zip(few.split(size), planes.split(size), strict=True):
-            dw += (mine @ given.transpose(1, 2)).sum(0)
+        for rows, inputs in zip(kept_rows.split(size), planes.split(size), strict=True):
+            dw += (rows @ inputs.transpose(1, 2)).sum(0)
         dw = dw.view(-1, *weight.shape[1:])
-    return dx, dw, few.sum((0, 2)) if need_bias else None
+    return dx, dw, kept_rows.sum((0, 2)) if need_bias else None
 
 
 def _gather(dy: Tensor, channels: Tensor) -> Tensor:
@@ -257,17 +268,17 @@ def _gather(dy: Tensor, channels: Tensor) -> Tensor:
     if memory_format(dy) is torch.contiguous_format:
         return dy.index_select(1, channels)
     rows = dy.movedim(1, -1)
-    few = rows.reshape(-1, dy.shape[1]).index_select(1, channels)
-    return few.view(*rows.shape[:-1], len(channels)).movedim(-1, 1)
+    kept_rows = rows.reshape(-1, dy.shape[1]).index_select(1, channels)
+    return kept_rows.view(*rows.shape[:-1], len(channels)).movedim(-1, 1)
 
 
-def _mirrors(x: Tensor, dy: Tensor, few: Tensor, geometry: Geometry) -> bool:
+def _mirrors(x: Tensor, dy: Tensor, kept_rows: Tensor, geometry: Geometry) -> bool:
     """Whether dX is computed as conv(dY, W mirrored in space, its channels swapped), whose dW is ours, mirrored.
 
     So it is with stride 1 and 2·padding = dilation·(k − 1). It pays on a CPU where x has no fewer channels than were
-    kept of dY. few: the kept rows of the weight.
+    kept of dY. kept_rows: of the weight.
     """
-    if x.is_cuda or few.shape[1] < few.shape[0]:
+    if x.is_cuda or kept_rows.shape[1] < kept_rows.shape[0]:
         return False
     return all(step == 1 for step in geometry.stride) and x.shape[2:] == dy.shape[2:]
 
@@ -278,19 +289,19 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return last if not x.is_contiguous() and x.is_contiguous(memory_format=last) else torch.contiguous_format
 
 
-def _layout(x: Tensor, few: Tensor) -> torch.memory_format:
+def _layout(x: Tensor, kept_rows: Tensor) -> torch.memory_format:
     """The memory format to compute in: that of x, or channels_last where that is faster in spite of reordering x.
 
-    A CPU computes planes in blocks of 16 channels, 51 as if they were 64, and channels_last without such a loss. few:
-    the kept rows of the weight.
+    A CPU computes planes in blocks of 16 channels, 51 as if they were 64, and channels_last without such a loss.
+    kept_rows: of the weight.
     """
-    idle = -len(few) % LANES * few[0, 0].numel()
-    if not x.is_cuda and len(few) > LANES and idle >= WORTH_REORDERING:
+    idle = -len(kept_rows) % LANES * kept_rows[0, 0].numel()
+    if not x.is_cuda and len(kept_rows) > LANES and idle >= WORTH_REORDERING:
         return CHANNELS_LAST.get(x.dim(), torch.contiguous_format)
     return memory_format(x)
 
 
-def grouped(dy: Tensor, x: Tensor, weight: Tensor, channels: Tensor, geometry: Geometry, needs: Needs) -> Found:
+def grouped(dy: Tensor, x: Tensor, weight: Tensor, channels: Tensor, geometry: Geometry, needs: Needs) -> Gradients:
     """Only groups with a kept channel are touched; groups with equally many are computed together."""
     need_x, need_weight, need_bias = needs
     groups = geometry.groups
@@ -307,14 +318,14 @@ def grouped(dy: Tensor, x: Tensor, weight: Tensor, channels: Tensor, geometry: G
         groups_here = (counts == size).nonzero().flatten()
         rows = order[torch.isin(group_of, groups_here)]
         inputs = (groups_here[:, None] * per_in + torch.arange(per_in, device=x.device)).flatten()
-        few, together = dy.index_select(1, channels[rows]), geometry._replace(groups=len(groups_here))
+        kept_rows, together = dy.index_select(1, channels[rows]), geometry._replace(groups=len(groups_here))
         dx_part, dw_part = gradients(
-            few, x.index_select(1, inputs), weight[channels[rows]], together, need_x, need_weight
+            kept_rows, x.index_select(1, inputs), weight[channels[rows]], together, need_x, need_weight
         )
         if dx is not None and dx_part is not None:
             dx.index_copy_(1, inputs, dx_part)
         if dw is not None and dw_part is not None:
             dw[rows] = dw_part
         if db is not None:
-            db[rows] = few.sum((0, *range(2, dy.dim())))
+            db[rows] = kept_rows.sum((0, *range(2, dy.dim())))
     return dx, dw, db

@@ -146,10 +146,10 @@ class _Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         rows = dy.reshape(-1, dy.shape[-1])
-        few = rows.index_select(1, ctx.live)
+        kept_rows = rows.index_select(1, ctx.live)
         dx = (rows @ weight).view(x.shape) if need_x else None
-        dw = few.t() @ x.reshape(-1, x.shape[-1]) if need_weight else None
-        db = few.sum(0) if need_bias else None
+        dw = kept_rows.t() @ x.reshape(-1, x.shape[-1]) if need_weight else None
+        db = kept_rows.sum(0) if need_bias else None
         return dx, spread(dw, weight, ctx.live), spread(db, dy.new_empty(len(weight)), ctx.live), None
 
 

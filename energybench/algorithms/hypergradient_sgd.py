@@ -13,12 +13,18 @@ learned stays on the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from energybench.flops.work import Line
+from energybench.train.method import Method
+
+if TYPE_CHECKING:
+    from energybench.train.interface import TrainingRun
 
 
 def hyper_step(
@@ -50,11 +56,11 @@ def inner_products(ones: Sequence[Tensor | None], others: Sequence[Tensor | None
     """⟨one, other⟩ of each pair, (n,) in double precision; 0 where one is missing."""
     device = next((t.device for t in (*ones, *others) if t is not None), None)
     zero = torch.zeros((), dtype=torch.float64, device=device)
-    found = [
+    products = [
         zero if one is None or other is None else _dot(one, other).double()
         for one, other in zip(ones, others, strict=True)
     ]
-    return torch.stack(found) if found else zero.new_zeros(0)
+    return torch.stack(products) if products else zero.new_zeros(0)
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:
@@ -110,15 +116,23 @@ class HyperSGD(Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Hyperparameters first, with the gradients that are there; then the parameters with the new ones."""
-        self.look()
-        self.turn()
-        self.move()
+        self.compute_hypergradients()
+        self.update_hyperparameters()
+        self.update_parameters()
 
-    def look(self) -> None:
-        """⟨g_t, d_{t−1}⟩ of every parameter."""
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Parameters that come later join the one group that there is: they share its learning rate."""
+        if not hasattr(self, "parameters"):  # while it is built, where a second group is a mistake
+            super().add_param_group(param_group)
+            return
+        self.parameters.extend(param_group["params"])
+
+    def compute_hypergradients(self) -> Tensor:
+        """⟨g_t, d_{t−1}⟩ of every parameter, (n,)."""
         self.products = self._product("direction" if self.nesterov else "momentum_buffer")
+        return self.products
 
-    def turn(self) -> None:
+    def update_hyperparameters(self) -> None:
         """One step on α, and on μ if it is learned; nothing before there was a direction."""
         if not self._moved or not self.hyper_lr or self.products is None:
             return
@@ -135,7 +149,7 @@ class HyperSGD(Optimizer):
         return value
 
     @torch.no_grad()
-    def move(self) -> None:
+    def update_parameters(self) -> None:
         """w −= α·d, as torch's SGD does it."""
         moving: Any = [p for p in self.parameters if p.grad is not None]
         self._moved = set(moving)
@@ -144,49 +158,123 @@ class HyperSGD(Optimizer):
         gradients: Any = [p.grad for p in moving]
         if self.decay:
             gradients = torch._foreach_add(gradients, moving, alpha=self.decay)
-        old = [p for p in moving if "momentum_buffer" in self.state[p]]
-        buffers = [self.state[p]["momentum_buffer"] for p in old]
-        if self.learn_momentum and old:
-            torch._foreach_copy_([self.state[p]["before"] for p in old], buffers)
-        if buffers:
-            if self._has_momentum:
-                torch._foreach_mul_(buffers, _scalar(self.momentum))
-            fresh = (
-                gradients
-                if len(old) == len(moving)
-                else [g for p, g in zip(moving, gradients, strict=True) if "momentum_buffer" in self.state[p]]
-            )
-            (torch._foreach_add_ if self._has_momentum else torch._foreach_copy_)(buffers, fresh)
-        for parameter, gradient in zip(moving, gradients, strict=True):
-            state = self.state[parameter]
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = gradient.clone()
-                if self.learn_momentum:
-                    state["before"] = torch.zeros_like(gradient)
-        directions = [self.state[p]["momentum_buffer"] for p in moving]
-        if self.nesterov:
-            ahead = torch._foreach_mul(directions, _scalar(self.momentum))
-            torch._foreach_add_(ahead, gradients)
-            directions = list(ahead)
-            for parameter, direction in zip(moving, directions, strict=True):
-                self.state[parameter]["direction"] = direction
+        self._update_buffers(moving, gradients)
+        directions = self._directions(moving, gradients)
         if self.rate.is_cuda:
             by: Any = torch._foreach_mul(directions, self.rate.to(directions[0].dtype))
             torch._foreach_sub_(moving, by)
         else:
             torch._foreach_add_(moving, directions, alpha=-self.rate.item())
 
+    def _update_buffers(self, moving: list[nn.Parameter], gradients: list[Tensor]) -> None:
+        """b := μ·b + ĝ of the parameters that have a buffer, ĝ of those that move for the first time."""
+        old = [p for p in moving if "momentum_buffer" in self.state[p]]
+        if old:
+            self._update_old_buffers(old, _of(old, moving, gradients))
+        for parameter, gradient in zip(moving, gradients, strict=True):
+            state = self.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = gradient.clone()
+                if self.learn_momentum:
+                    state["before"] = torch.zeros_like(gradient)
+
+    def _update_old_buffers(self, old: list[nn.Parameter], gradients: list[Tensor]) -> None:
+        buffers = [self.state[p]["momentum_buffer"] for p in old]
+        if self.learn_momentum:
+            torch._foreach_copy_([self.state[p]["before"] for p in old], buffers)
+        if self._has_momentum:
+            torch._foreach_mul_(buffers, _scalar(self.momentum))
+            torch._foreach_add_(buffers, gradients)
+        else:
+            torch._foreach_copy_(buffers, gradients)
+
+    def _directions(self, moving: list[nn.Parameter], gradients: list[Tensor]) -> list[Tensor]:
+        """d of every parameter: its buffer, with nesterov μ·b + ĝ, which is kept as "direction"."""
+        directions = [self.state[p]["momentum_buffer"] for p in moving]
+        if not self.nesterov:
+            return directions
+        ahead = torch._foreach_mul(directions, _scalar(self.momentum))
+        torch._foreach_add_(ahead, gradients)
+        for parameter, direction in zip(moving, ahead, strict=True):
+            self.state[parameter]["direction"] = direction
+        return list(ahead)
+
     def _product(self, key: str) -> Tensor:
         ones: list[Tensor | None] = []
         others: list[Tensor | None] = []
         for parameter in self.parameters:
-            both = parameter in self._moved and parameter.grad is not None
-            ones.append(parameter.grad if both else None)
-            others.append(self.state[parameter][key] if both else None)
-            self.product_flop += 2 * parameter.numel() * both
+            has_both = parameter in self._moved and parameter.grad is not None
+            ones.append(parameter.grad if has_both else None)
+            others.append(self.state[parameter][key] if has_both else None)
+            self.product_flop += 2 * parameter.numel() * has_both
         return inner_products(ones, others)
+
+
+def _of(some: list[nn.Parameter], moving: list[nn.Parameter], gradients: list[Tensor]) -> list[Tensor]:
+    """The gradients of `some` of the moving parameters, in their order."""
+    if len(some) == len(moving):
+        return gradients
+    wanted = set(some)
+    return [gradient for parameter, gradient in zip(moving, gradients, strict=True) if parameter in wanted]
 
 
 def _scalar(value: Tensor) -> Any:
     """A number where reading it waits for nothing: on a CPU."""
     return value if value.is_cuda else value.item()
+
+
+# ── what methods share that train by it ───────────────────────────────────────────────────────────────────────────────
+
+
+class LearnedRate(Method):
+    """Base of methods whose optimizer is HyperSGD. `update` is theirs, and how the samples are counted that it saw."""
+
+    # Parameters, which each method declares.
+    hyper_lr: float
+    hyper_momentum: float
+    learn_momentum: bool
+
+    def incompatible_recipe(self, train: Mapping[str, Any]) -> str | None:
+        return refusal(train, self.learn_momentum)
+
+    def setup(self, run: TrainingRun) -> None:
+        recipe = {"optimizer": run.recipe.optimizer, "nesterov": run.recipe.nesterov}
+        if reason := self.incompatible_recipe(recipe):
+            raise ValueError(f"{self.name}: {reason}")
+        super().setup(run)
+        self._optimizers: list[HyperSGD] = []  # one per part, in the order of their first use
+
+    def optimizer(
+        self, run: TrainingRun, params: list[nn.Parameter], inner: Callable[[list[nn.Parameter]], Optimizer]
+    ) -> HyperSGD:
+        optimizer = HyperSGD(
+            params,
+            run.recipe.lr,
+            momentum=run.recipe.momentum,
+            decay=run.recipe.decay,
+            nesterov=run.recipe.nesterov,
+            hyper_lr=self.hyper_lr,
+            hyper_momentum=self.hyper_momentum,
+            learn_momentum=self.learn_momentum,
+        )
+        self._optimizers.append(optimizer)
+        return optimizer
+
+    def clipped(self, run: TrainingRun, part: str) -> HyperSGD:
+        """The optimizer of `part`, whose gradients are clipped as the recipe says."""
+        optimizer = run.optimizer(part)
+        if not isinstance(optimizer, HyperSGD):
+            raise TypeError(f"'{self.name}' trains by an optimizer of its own, and '{part}' has {optimizer!r}")
+        if run.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(run.parameters(part), run.recipe.clip)
+        return optimizer
+
+    def inner_products_line(self, samples: int) -> Line:
+        """What the inner products cost, per sample of `samples`."""
+        flop = sum(optimizer.product_flop for optimizer in self._optimizers)
+        return Line("hypergradient", "", "dot", flop / max(1, samples))
+
+    @staticmethod
+    def learned(optimizer: HyperSGD) -> dict[str, float]:
+        """For the record. Waits for the device."""
+        return {"learning_rate": optimizer.rate.item(), "momentum": optimizer.momentum.item()}

@@ -13,6 +13,7 @@ statistics go on. The estimate of "sliced" is dW for live neurons and dX where s
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,6 +29,7 @@ from energybench.papers.counting_rules import neq_saved
 from energybench.train.method import Method
 
 if TYPE_CHECKING:
+    from energybench.train.batch import Batch, Forward
     from energybench.train.data import Data
     from energybench.train.interface import TrainingRun
 
@@ -96,10 +98,10 @@ class Freezing(Method):
 
     # ── an epoch ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def epoch(self, run: TrainingRun, data: Data, inner: Any) -> None:
+    def epoch(self, run: TrainingRun, data: Data, inner: Callable[[Data], None]) -> None:
         if self._probe is None:  # not in setup, where layers further out have yet to change the model
             for part in run.task.parts:
-                run.parameters(part)  # which keeps its list, so it is made while all of them learn
+                run.parameters(part)  # in the model's order, as it is listed while all of them learn
             self._probe = Probe(find(run.model), self.similarity)
             self._probe.look(run, self._probe_data)
         self._resting_samples, self._resting = 0, {}
@@ -122,12 +124,12 @@ class Freezing(Method):
 
     def _move(self, similarities: dict[str, Tensor]) -> None:
         assert self._probe is not None
-        found = []
+        velocities = []
         for name, phi in similarities.items():
             motion = self._motions.setdefault(name, Motion(self.velocity_momentum, self.recursion))
-            found.append(motion.add(phi.cpu()))
+            velocities.append(motion.add(phi.cpu()))
         self._gated = [self._probe.neurons[name] for name in similarities]
-        self._velocity = torch.cat(found) if found else torch.zeros(0)
+        self._velocity = torch.cat(velocities) if velocities else torch.zeros(0)
 
     def start_epoch_of_rest(self, run: TrainingRun) -> None:
         """Which neurons rest is decided anew."""
@@ -139,7 +141,7 @@ class Freezing(Method):
 
     # ── a step ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def gradients(self, run: TrainingRun, batch: Any, inner: Any) -> Any:
+    def gradients(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], Forward]) -> Forward:
         forward = inner(batch)
         for rows in self._unneeded:
             for parameter, dim, positions in rows:
@@ -147,7 +149,7 @@ class Freezing(Method):
         self.count_step(run, len(batch))
         return forward
 
-    def step(self, run: TrainingRun, batch: Any, inner: Any) -> None:
+    def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
         inner(batch)
         self.restore()
 
@@ -168,7 +170,10 @@ class Freezing(Method):
     def rest(self, run: TrainingRun, live: Tensor, computed: Tensor | None = None, *, anew: bool = False) -> None:
         """Let neurons rest but those that are `live`; gradients are needed of the `computed`, by default the live ones.
 
-        anew: look at every layer again, not only at those of which something changed
+        Args:
+            live: (N,) on the host, of the neurons with a velocity, one layer after another.
+            computed: likewise.
+            anew: look at every layer again, not only at those of which something changed.
         """
         asked = (live, live if computed is None else computed)
         if not anew and all(torch.equal(now, before) for now, before in zip(asked, self._asked, strict=True)):
@@ -180,20 +185,29 @@ class Freezing(Method):
         states = {p: o.state for o in run.optimizers.values() for g in o.param_groups for p in g["params"]}
         for number, neurons in enumerate(self._gated):
             if anew or not torch.equal(self._live[number], lives[number]):
-                at_rest = (~lives[number]).nonzero().flatten().to(run.device)
-                self._held[number] = [
-                    Held(p, dim, at_rest, states[p][p] if p in states else {})
-                    for p, dim in neurons.rows
-                    if len(at_rest)
-                ]
-                self._at_rest[neurons.name] = len(at_rest) / neurons.count
+                self._hold(number, neurons, lives[number], states, run.device)
             if anew or not torch.equal(self._computed[number], needed[number]):
-                sliced = self.mode == "sliced" and self._slice(neurons, needed[number], run.device)
-                without = (~needed[number]).nonzero().flatten().to(run.device)
-                zeroed = len(without) > 0 and not sliced
-                self._unneeded[number] = [(p, dim, without) for p, dim in neurons.rows if zeroed]
+                self._leave_out(number, neurons, needed[number], run.device)
         self._live, self._computed, self._asked = lives, needed, asked
         self._keep_a_gradient(run)
+
+    def _hold(
+        self, number: int, neurons: Neurons, live: Tensor, states: Mapping[Any, Mapping[Any, Any]], device: torch.device
+    ) -> None:
+        """Remember where the neurons of one layer rest that are not live. states: of the optimizer, by parameter."""
+        at_rest = (~live).nonzero().flatten().to(device)
+        self._at_rest[neurons.name] = len(at_rest) / neurons.count
+        self._held[number] = []
+        if len(at_rest):
+            self._held[number] = [Held(p, dim, at_rest, states[p][p] if p in states else {}) for p, dim in neurons.rows]
+
+    def _leave_out(self, number: int, neurons: Neurons, needed: Tensor, device: torch.device) -> None:
+        """Do not compute the gradients of one layer that nobody needs, or note that they come and shall be zeroed."""
+        sliced = self.mode == "sliced" and self._slice(neurons, needed, device)
+        without = (~needed).nonzero().flatten().to(device)
+        self._unneeded[number] = []
+        if len(without) and not sliced:
+            self._unneeded[number] = [(p, dim, without) for p, dim in neurons.rows]
 
     def _slice(self, neurons: Neurons, needed: Tensor, device: torch.device) -> bool:
         """Compute gradients of the needed rows alone; whether that is so, or all of them come."""
@@ -280,9 +294,9 @@ class Freezing(Method):
             self._shares[name].append(share)
             resting, neurons_all = resting + share * neurons.count, neurons_all + neurons.count
         share = round(resting / max(1.0, neurons_all), 4)
-        self._epochs.append({"epoch": run.epoch_number, "frozen": share} | self.noted(run))
+        self._epochs.append({"epoch": run.epoch_number, "frozen": share} | self.epoch_entry(run))
 
-    def noted(self, run: TrainingRun) -> dict[str, Any]:
+    def epoch_entry(self, run: TrainingRun) -> dict[str, Any]:
         """What else each epoch's entry says."""
         return {}
 
@@ -293,7 +307,7 @@ class Freezing(Method):
             "probe_looks": self._probe.looks if self._probe else 0,
             "probe_memory_b": self._probe.memory_b if self._probe else 0,
             "epochs": self._epochs,
-            "frozen_by_layer": {name: [round(s, 3) for s in found] for name, found in self._shares.items()},
+            "frozen_by_layer": {name: [round(s, 3) for s in shares] for name, shares in self._shares.items()},
             "backward_saved_by_the_papers_rule": round(self.saved_by_the_papers_rule(), 4),
             "weight_gradients_computed": {name: round(layer.share(WEIGHT_GRADIENT), 4) for name, layer in layers},
         }

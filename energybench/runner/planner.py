@@ -147,7 +147,7 @@ class Plan:
         recipe = workload.train.model_dump(mode="json")
         for pair, variant in self.spec.pairs_of(workload.name, commands=False):
             for _, method in [] if pair.skipped else stacks[variant.label]:
-                if reason := method.refuses(recipe):
+                if reason := method.incompatible_recipe(recipe):
                     where, name = self.spec.where(*variant.stack[0].loc), workload.name
                     hint = (
                         f'[[skip]] workload = "{name}", method = "{variant.label}", with a because; or another recipe'

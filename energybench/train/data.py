@@ -6,6 +6,7 @@ ones are decoded by worker processes. A method that picks its own samples hands 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from energybench.train.images import Images, read_image
 from energybench.train.trees import take, to
 
 Random = Callable[[int], torch.Generator]
+Prepare = Callable[[Any], Any]  # inputs of a batch → the same samples in another layout
 
 
 class Store(Protocol):
@@ -101,8 +103,10 @@ class Data:
         drop_last: bool = False,
         indices: Tensor | None = None,
         domain: str = "main",
+        prepare: Prepare | None = None,
     ) -> None:
         self.store, self.images, self.drop_last, self.domain = store, images, drop_last, domain
+        self.prepare = prepare  # what a run's layers do to the inputs of each batch, last of all
         self.indices = torch.arange(len(store)) if indices is None else indices
         self._placed = {self.indices.device: self.indices}
 
@@ -117,7 +121,14 @@ class Data:
             drop_last=self.drop_last,
             indices=self.indices[positions],
             domain=domain or self.domain,
+            prepare=self.prepare,
         )
+
+    def prepared(self, prepare: Prepare) -> Data:
+        """The same samples, whose inputs pass through `prepare` when they are loaded."""
+        other = copy.copy(self)
+        other.prepare = prepare
+        return other
 
     def cut(self, order: Tensor, batch: int) -> list[Tensor]:
         """An order cut into batches; the last may be smaller, or is left out under `drop_last`."""
@@ -143,6 +154,8 @@ class Data:
         for number, (index, inputs, targets) in enumerate(fetched):
             if self.images is not None:
                 inputs = self.images(inputs, None if random is None else random(number))
+            if self.prepare is not None:
+                inputs = self.prepare(inputs)
             yield Batch(inputs, targets, index)
 
     def _in_store(self, positions: Tensor) -> Tensor:

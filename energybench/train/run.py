@@ -1,4 +1,4 @@
-"""The training loop: five verbs, and an onion of layers around each.
+"""The training loop: five hooks, and a wrapper chain of layers around each.
 
     run.train()
     └─ for each epoch: epoch(data)        one pass, or one round
@@ -7,7 +7,7 @@
           ├─ gradients(batch)             fill .grad, return the Forward
           └─ update(part)                 move the parameters
 
-Each verb is a chain: methods outermost first, then the Task, then the default written here; `inner` in a method is
+Each hook is a chain: methods outermost first, then the Task, then the default written here; `inner` in a method is
 the rest of its chain. Nothing synchronises inside a step: losses stay on the device until the epoch ends. What a layer
 may use of a run is stated in `interface.py` and written below the loop.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,15 +25,26 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from energybench.common.errors import Problem, UsageError
 from energybench.common.hashing import stable_seed
 from energybench.train.batch import Batch, Forward
 from energybench.train.data import Data
-from energybench.train.method import VERBS, Method, Task, overrides
+from energybench.train.method import HOOKS, Method, Task, overrides
+from energybench.train.method_check import check_method
 from energybench.train.recipe import Recipe
 from energybench.train.tally import Tally
 from energybench.train.trees import join, split
 
 Item = TypeVar("Item")
+
+# What a member must give, and how that is said to whoever wrote one that gives something else.
+RESULTS: dict[str, tuple[type, str]] = {
+    "batches": (Iterable, "batches: `return inner(data)`, or `yield` each"),
+    "gradients": (Forward, "the batch's Forward: `return inner(batch)`, or what `run.forward` gave"),
+    "optimizer": (Optimizer, "a torch.optim.Optimizer: `return inner(params)`, or one of its own"),
+    "forward_context": (AbstractContextManager, "a context manager"),
+    "eval_context": (AbstractContextManager, "a context manager"),
+}
 
 
 class Diverged(Exception):
@@ -62,20 +73,30 @@ class Run:
         epochs: int | None = None,
     ) -> None:
         self.task, self.methods, self.recipe = task, list(methods), recipe
-        self.model, self.data, self.seed, self.device = model, data, seed, device
+        self.model, self.seed, self.device = model, seed, device
         self.epochs = epochs or recipe.epochs
         self.epoch_number, self.step_in_epoch = 1, 0  # epochs are counted from 1, steps within one from 0
         self.skip_update = False  # set inside a step: its update does not happen
         self.tally = Tally(recipe.accumulate)
         self.optimizers: dict[str, Optimizer] = {}
-        self._parameters: dict[str, list[nn.Parameter]] = {}
-        self._mode = ""
         self.curve: list[dict[str, float | None]] = []
+        self.stop_reason: str | None = None  # of a run that ended before its last planned epoch
+        self._parameters: dict[str, list[nn.Parameter]] = {}
+        self._frozen: dict[str, list[nn.Parameter]] = {}  # those that have not learned yet
+        self._mode = ""
         self._losses: list[Tensor] = []
-        for verb in VERBS:
-            setattr(self, verb, self._chain(verb))
+        if problems := [problem for layer in self.layers for problem in check_method(layer, provided=task.provides)]:
+            raise UsageError(problems)
+        for hook in HOOKS:
+            setattr(self, hook, self._chain(hook))
+        self._forward_layers = [layer for layer in reversed(self.layers) if overrides(layer, "forward_context")]
+        self._steps_layers = [layer for layer in reversed(self.layers) if overrides(layer, "steps_per_epoch")]
+        self._prepare = self._input_chain()
+        self.data = self._prepared(data)
+        self.steps_per_epoch, self._counts_passes = data.steps(recipe.batch), False
         for layer in self.layers:  # innermost first: outer layers see what inner ones built
             layer.setup(self)
+        self._plan_epoch()
 
     def train(self, after_epoch: Callable[[Run], None] | None = None) -> None:
         """Raises Diverged at the end of the epoch in which the loss stops being finite."""
@@ -83,15 +104,23 @@ class Run:
             self.train_epoch(number)
             if after_epoch:
                 after_epoch(self)
+            if not self.continues:
+                return
 
     def train_epoch(self, number: int) -> None:
-        self.epoch_number, self.step_in_epoch, steps = number, 0, self.tally.steps
+        self.epoch_number, self.step_in_epoch = number, 0
+        self._plan_epoch()
+        steps, samples = self.tally.steps, self.tally.samples
         torch.manual_seed(stable_seed(self.seed, "model", self.epoch_number))  # the model's own dropout
         self.epoch(self.data)
-        self.tally.epochs_trained += self.tally.steps > steps
+        if self._counts_passes:
+            one_pass = self.data.samples(self.recipe.batch) * len(self.task.parts)
+            self.tally.epochs_trained += (self.tally.samples - samples) / one_pass
+        else:
+            self.tally.epochs_trained += self.tally.steps > steps
         self._close_epoch()
 
-    # ── the verbs' defaults ───────────────────────────────────────────────────────────────────────────────────
+    # ── the hooks' defaults ───────────────────────────────────────────────────────────────────────────────────
 
     def _epoch(self, data: Data) -> None:
         for batch in self.batches(data):
@@ -125,18 +154,19 @@ class Run:
             nn.utils.clip_grad_norm_(self.parameters(part), self.recipe.clip)
         optimizer.step()
 
-    # ── the onion ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the wrapper chain ─────────────────────────────────────────────────────────────────────────────────────
 
-    def _chain(self, verb: str) -> Callable[..., Any]:
-        chain = getattr(self, f"_{verb}")
+    def _chain(self, hook: str) -> Callable[..., Any]:
+        chain = getattr(self, f"_{hook}")
         for layer in self.layers:
-            if overrides(layer, verb):
-                chain = partial(self._enter, (layer.name, verb), partial(getattr(layer, verb), self), chain)
-        return partial(getattr(self, f"_whole_{verb}"), chain) if verb in ("step", "update") else chain
+            if overrides(layer, hook):
+                chain = partial(self._enter, (layer.name, hook), partial(getattr(layer, hook), self), chain)
+        return partial(getattr(self, f"_whole_{hook}"), chain) if hook in ("step", "update") else chain
 
     def _enter(self, key: tuple[str, str], call: Callable[..., Any], inner: Callable[..., Any], argument: Any) -> Any:
         self.tally.entered[key] += 1
-        return call(argument, inner)
+        result = call(argument, inner)
+        return checked(*key, result) if key[1] in RESULTS else result
 
     def _whole_step(self, chain: Callable[[Batch], None], batch: Batch) -> None:
         self.skip_update = False
@@ -149,6 +179,14 @@ class Run:
         if not self.skip_update:
             self.tally.updates += 1
             chain(part)
+
+    def _plan_epoch(self) -> None:
+        """How many steps the epoch has, of which the learning rate is a function; one pass where no layer says."""
+        planned = next(
+            (steps for layer in self._steps_layers if (steps := layer.steps_per_epoch(self)) is not None), None
+        )
+        self._counts_passes = planned is not None
+        self.steps_per_epoch = self.data.steps(self.recipe.batch) if planned is None else max(1, planned)
 
     def _close_epoch(self) -> None:
         loss = torch.stack(self._losses).mean().item() if self._losses else None
@@ -174,7 +212,12 @@ class Run:
         self.tally.samples_forward += len(batch)
         self.set_mode(mode)
         with torch.set_grad_enabled(grad), self.recipe.autocast(self.device):
-            return self.task.forward(self, batch)
+            if not self._forward_layers:
+                return self.task.forward(self, batch)
+            with ExitStack() as stack:
+                for layer in self._forward_layers:
+                    stack.enter_context(checked(layer.name, "forward_context", layer.forward_context(self, mode)))
+                return self.task.forward(self, batch)
 
     def backward(self, loss: Tensor) -> None:
         """The only way to a backward pass; adds to `.grad`."""
@@ -192,7 +235,7 @@ class Run:
     def load(self, data: Data, batches: Iterable[Tensor]) -> Iterator[Batch]:
         """Batches of these positions, augmented as plain training augments this epoch's. Tallies the wait for them."""
         choosing = Waiting(batches)  # no wait for data: a method may draw the positions when they are asked for
-        loading = Waiting(data.load(choosing, partial(self.rng, "augment", self.epoch_number)))
+        loading = Waiting(self._prepared(data).load(choosing, partial(self.rng, "augment", self.epoch_number)))
         for batch in loading:
             self.tally.data_wait_ns += loading.taken_ns - choosing.taken_ns
             loading.taken_ns = choosing.taken_ns = 0
@@ -200,22 +243,43 @@ class Run:
 
     def lr(self, part: str = "main") -> float:
         """The learning rate now: a pure function of progress, so skipped epochs advance it."""
-        within = min(1.0, self.step_in_epoch / self.data.steps(self.recipe.batch))
+        within = min(1.0, self.step_in_epoch / self.steps_per_epoch)
         return self.recipe.lr_at((self.epoch_number - 1 + within) / self.epochs)
 
     def parameters(self, part: str = "main") -> list[nn.Parameter]:
+        """Those that learn or have learned: what is frozen later stays, what is released later is added at the end."""
         if part not in self._parameters:
-            self._parameters[part] = [p for p in self.task.parameters(self, part) if p.requires_grad]
+            every = list(self.task.parameters(self, part))
+            self._parameters[part] = [p for p in every if p.requires_grad]
+            self._frozen[part] = [p for p in every if not p.requires_grad]
+        if self._frozen[part]:
+            self._admit_released(part)
         return self._parameters[part]
+
+    def _admit_released(self, part: str) -> None:
+        released = [p for p in self._frozen[part] if p.requires_grad]
+        if not released:
+            return
+        self._frozen[part] = [p for p in self._frozen[part] if not p.requires_grad]
+        self._parameters[part] += released
+        if optimizer := self.optimizers.get(part):
+            add_parameters(optimizer, released, self.recipe)
 
     def optimizer(self, part: str = "main") -> Optimizer:
         """Built on first use, so that a forward-only method builds none."""
+        params = self.parameters(part)
         if part not in self.optimizers:
             chain: Callable[[list[nn.Parameter]], Optimizer] = self.recipe.build_optimizer
             for layer in self.layers:
-                chain = partial(layer.optimizer, self, inner=chain)
-            self.optimizers[part] = chain(self.parameters(part))
+                chain = partial(self._optimizer_of, layer, chain)
+            self.optimizers[part] = chain(list(params))
         return self.optimizers[part]
+
+    def _optimizer_of(
+        self, layer: Method, inner: Callable[[list[nn.Parameter]], Optimizer], params: list[nn.Parameter]
+    ) -> Optimizer:
+        built: Optimizer = checked(layer.name, "optimizer", layer.optimizer(self, params, inner))
+        return built
 
     def set_mode(self, mode: str) -> None:
         if mode == self._mode:  # walking the modules costs more than a small step
@@ -227,27 +291,79 @@ class Run:
                 module.track_running_stats = mode != "frozen_stats"
 
     def evaluate(self, data: Data) -> dict[str, float]:
-        """Quality as the task defines it, inside every layer's `resting`."""
+        """Quality as the task defines it, inside every layer's `eval_context`."""
         with ExitStack() as stack, torch.no_grad(), self.recipe.autocast(self.device):
             for layer in self.methods:
-                stack.enter_context(layer.resting(self))
+                stack.enter_context(checked(layer.name, "eval_context", layer.eval_context(self)))
             self.set_mode("eval")
-            return self.task.evaluate(self, data)
+            return self.task.evaluate(self, self._prepared(data))
+
+    def _input_chain(self) -> Callable[[Any], Any] | None:
+        """Every layer's `prepare_inputs` after those further in; None where nobody overrides it."""
+        changing = [layer for layer in self.layers if overrides(layer, "prepare_inputs")]
+        if not changing:
+            return None
+
+        def prepare(inputs: Any) -> Any:
+            for layer in changing:
+                inputs = layer.prepare_inputs(self, inputs)
+            return inputs
+
+        return prepare
+
+    def _prepared(self, data: Data) -> Data:
+        """The data with its inputs as the layers want them."""
+        return data if self._prepare is None or data.prepare is self._prepare else data.prepared(self._prepare)
+
+    @property
+    def epochs_ended(self) -> int:
+        """Epochs that are over, skipped ones included."""
+        return len(self.curve)
+
+    @property
+    def continues(self) -> bool:
+        """Whether an epoch follows the current one."""
+        return self.stop_reason is None and self.epoch_number < self.epochs
+
+    def stop_after_epoch(self, reason: str) -> None:
+        """End training when this epoch is over."""
+        self.stop_reason = self.stop_reason or reason or "no reason given"
 
     def finish(self) -> None:
         """Leave a plain model behind, outermost layer first."""
         for layer in reversed(self.layers):
             layer.finish(self)
 
-    def dead_layers(self) -> list[str]:
-        """Overrides that were never entered, as "method.verb": such a trial proves nothing about its method."""
+    def uncalled_overrides(self) -> list[str]:
+        """Overrides that were never entered, as "method.hook": such a trial proves nothing about its method."""
         entered = self.tally.entered
         return [
-            f"{m.name}.{verb}"
+            f"{m.name}.{hook}"
             for m in self.methods
-            for verb in VERBS
-            if overrides(m, verb) and not entered[m.name, verb]
+            for hook in HOOKS
+            if overrides(m, hook) and not entered[m.name, hook]
         ]
+
+
+def checked(name: str, member: str, result: Any) -> Any:
+    """`result`, if it is what the member must give. Raises UsageError E323 that names the method and the member."""
+    kind, wanted = RESULTS[member]
+    if isinstance(result, kind):
+        return result
+    what = "None" if result is None else f"a {type(result).__name__}"
+    raise UsageError(Problem("E323", f"'{name}' gives {what} from `{member}`, which must give {wanted}"))
+
+
+def add_parameters(optimizer: Optimizer, params: list[nn.Parameter], recipe: Recipe) -> None:
+    """Let an optimizer move parameters that were frozen when it was built, with its first group's settings."""
+    settings = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+    optimizer.add_param_group({"params": params, **settings})
+    fresh = recipe.build_optimizer(params)
+    if type(fresh) is type(
+        optimizer
+    ):  # Adagrad makes its state when it is built, and for a group that comes later none
+        for parameter, state in fresh.state.items():
+            optimizer.state.setdefault(parameter, state)
 
 
 class Waiting(Iterator[Item]):

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from energybench.common.errors import Problem
 from energybench.train.method import Method, Task, overrides
+from energybench.train.method_check import check_method
 
-# What the default of each verb enters: the tree drawn above.
+# What the default of each hook enters: the tree drawn above.
 ENTERS = {
     "epoch": frozenset({"batches", "step"}),
     "step": frozenset({"gradients", "update"}),
@@ -19,20 +20,22 @@ ENTERS = {
 
 
 def check_stack(methods: Sequence[Method], task: Task, where: str = "") -> list[Problem]:
-    """What can be said against a stack (outermost first) before anything runs."""
-    problems: list[Problem] = []
+    """What can be said against a stack (outermost first) before anything runs: of each method, then of their order."""
+    problems = [problem for layer in [*methods, task] for problem in check_method(layer, where, task.provides)]
+    if problems:  # what they declare cannot be relied on
+        return problems
     for position, owner in enumerate(methods):
-        for verb in sorted(owner.replaces):
-            hidden = [layer for layer in [*methods[position + 1 :], task] if overrides(layer, verb)]
+        for hook in sorted(owner.replaces):
+            hidden = [layer for layer in [*methods[position + 1 :], task] if overrides(layer, hook)]
             if hidden:
-                problems.append(_hidden(methods, task, owner, verb, hidden, where))
-            lost = _unreachable(verb, owner)
+                problems.append(_hidden(methods, task, owner, hook, hidden, where))
+            lost = _unreachable(hook, owner)
             for layer in [layer for layer in [*methods, task] if layer is not owner]:
                 for inside in sorted(v for v in lost if overrides(layer, v)):
                     problems.append(
                         Problem(
                             "E311",
-                            f"'{owner.name}' replaces `{verb}` and never enters `{inside}`, "
+                            f"'{owner.name}' replaces `{hook}` and never enters `{inside}`, "
                             f"so '{layer.name}' could not act there",
                             where,
                             _apart(owner, layer),
@@ -42,13 +45,13 @@ def check_stack(methods: Sequence[Method], task: Task, where: str = "") -> list[
     return problems + _swapped_twice(methods, where)
 
 
-def _unreachable(verb: str, owner: Method) -> set[str]:
-    """Verbs nested in `verb` that nobody enters once `owner` replaces it."""
+def _unreachable(hook: str, owner: Method) -> set[str]:
+    """Hooks nested in `hook` that nobody enters once `owner` replaces it."""
     entered, frontier = set(owner.enters), set(owner.enters)
     while frontier:
         frontier = {inner for v in frontier for inner in ENTERS[v]} - entered
         entered |= frontier
-    nested, frontier = set(ENTERS[verb]), set(ENTERS[verb])
+    nested, frontier = set(ENTERS[hook]), set(ENTERS[hook])
     while frontier:
         frontier = {inner for v in frontier for inner in ENTERS[v]} - nested
         nested |= frontier
@@ -56,10 +59,10 @@ def _unreachable(verb: str, owner: Method) -> set[str]:
 
 
 def _hidden(
-    methods: Sequence[Method], task: Task, owner: Method, verb: str, hidden: list[Method], where: str
+    methods: Sequence[Method], task: Task, owner: Method, hook: str, hidden: list[Method], where: str
 ) -> Problem:
     names = " and ".join(f"'{layer.name}'" for layer in hidden)
-    message = f"'{owner.name}' replaces `{verb}`, so {names} inside it would never act"
+    message = f"'{owner.name}' replaces `{hook}`, so {names} inside it would never act"
     order = _working_order(methods, task)
     if order is None:
         return Problem("E310", message, where, f"no order works: {_apart(owner, hidden[-1])}")
@@ -67,12 +70,12 @@ def _hidden(
 
 
 def _working_order(methods: Sequence[Method], task: Task) -> list[str] | None:
-    """Names, outermost first, in an order in which no replaced verb hides a layer; None if there is none."""
+    """Names, outermost first, in an order in which no replaced hook hides a layer; None if there is none."""
     left, order = list(methods), list[str]()
     while left:
         for layer in left:
             inside = [other for other in [*left, task] if other is not layer]
-            if not any(overrides(other, verb) for verb in layer.replaces for other in inside):
+            if not any(overrides(other, hook) for hook in layer.replaces for other in inside):
                 break
         else:
             return None

@@ -26,12 +26,18 @@ class PassCounts:
 
 
 class Tally:
-    """Counts only; no time and no energy."""
+    """Counts only; no time and no energy.
+
+    steps, samples:  of all steps so far, as they came to the outermost layer
+    epochs_trained:  epochs with a step; under a layer's `steps_per_epoch` passes over the data, in fractions
+    A method calls `mark` and reads these and `passes()`; the rest is the loop's.
+    """
 
     def __init__(self, usual_passes: int) -> None:
         self.usual_passes = usual_passes  # forwards and backwards of an ordinary step
-        self.entered: Counter[tuple[str, str]] = Counter()  # (method, verb) → calls: finds dead layers
-        self.forwards = self.backwards = self.updates = self.samples_forward = self.steps = self.epochs_trained = 0
+        self.entered: Counter[tuple[str, str]] = Counter()  # (method, hook) → calls: finds overrides without a call
+        self.forwards = self.backwards = self.updates = self.samples_forward = self.steps = self.samples = 0
+        self.epochs_trained: float = 0
         self.data_wait_ns = 0
         self._keys: dict[str, Counter[str]] = defaultdict(Counter)
         self._marks: set[str] = set()
@@ -44,9 +50,15 @@ class Tally:
     def end_step(self, samples: int) -> None:
         self._keys[self.cost_key()].update(steps=1, samples=samples)
         self.steps += 1
+        self.samples += samples
 
     def mark(self, method: Acting, what: str = "") -> None:
-        """Say that `method` acted; `what`, if given, joins this step's cost key."""
+        """Say that `method` acted; `what`, if given, joins this step's cost key.
+
+        Args:
+            what: one word for this kind of step, the same for steps that cost the same ("drop=0.8", "presampled"): the
+                independent counter counts a sample of each kind. Steps whose passes differ are told apart without it.
+        """
         method.acted = True
         if what:
             self._marks.add(what)

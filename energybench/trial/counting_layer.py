@@ -51,7 +51,7 @@ class CountingLayer(Method):
         self._in_steps = 0
 
     def epoch(self, run: TrainingRun, data: Data, inner: Callable[[Data], None]) -> None:
-        steps = data.steps(run.recipe.batch)
+        steps = run.steps_per_epoch
         share = min(1.0, self.budget / (steps * run.epochs))
         wanted = math.ceil(share * steps)
         order = torch.randperm(steps, generator=run.rng("witness", "steps", run.epoch_number))

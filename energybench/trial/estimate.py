@@ -16,7 +16,7 @@ LAYERS = 3  # of an estimate, named in the record
 def works(spec: TrialSpec | CountingSpec, run: Run) -> tuple[Work, Work]:
     """The ledger of plain training, and what the stack's formulas make of it, innermost first."""
     plain = Work(spec.ledger, epochs=run.recipe.epochs, samples=run.data.samples(run.recipe.batch))
-    work = plain.trained(run.epochs)
+    work = plain.trained(run.epochs if run.stop_reason is None else run.epochs_ended)
     for method in reversed(run.methods):
         work = method.estimate(work)
     return plain, work

@@ -26,6 +26,8 @@ STEPS, FEWEST_STEPS = 24, 3  # of a shadow run; and in each of its epochs, of wh
 
 ALIKE = 0.02  # of plain training's FLOPs, by the stack's own formulas: a shadow and the run that it stands for
 
+METHOD_OVERHEAD = "method_overhead"  # the phase of what a stack does of its own
+
 Seconds = dict[str, float]
 Item = TypeVar("Item")
 
@@ -98,7 +100,7 @@ class TimedRun(Run):
 
     def load(self, data: Data, batches: Iterable[Tensor]) -> Iterator[Batch]:
         """Loading is a wait for data, whoever asks; what chooses positions one by one is a method's own work."""
-        chosen = batches if isinstance(batches, list) else self._timed(batches, "own")
+        chosen = batches if isinstance(batches, list) else self._timed(batches, METHOD_OVERHEAD)
         return self._timed(super().load(data, chosen), "data")
 
     def _update(self, part: str) -> None:
@@ -113,9 +115,9 @@ class TimedRun(Run):
             with self.watch.phase("loop"):
                 return inner(argument)
 
-        with self.watch.phase("own"):
+        with self.watch.phase(METHOD_OVERHEAD):
             found = super()._enter(key, call, rest, argument)
-        return self._timed(found, "own") if key[1] == "batches" else found
+        return self._timed(found, METHOD_OVERHEAD) if key[1] == "batches" else found
 
     def _timed(self, items: Iterable[Item], phase: str) -> Iterator[Item]:
         """Most of a generator runs when an item is asked for."""
@@ -146,7 +148,7 @@ def in_turns(plain: TimedRun, ours: TimedRun, keys: dict[str, int]) -> Profiling
     """Both run in turns. keys: steps of the stack's whole run by cost key."""
     for number in range(1, max(plain.epochs, ours.epochs) + 1):
         for run in (plain, ours) if number % 2 else (ours, plain):
-            if number <= run.epochs:
+            if number <= run.epochs and run.stop_reason is None:
                 run.train_epoch(number)
     whole = {"plain": plain.epochs * plain.data.steps(plain.recipe.batch)}
     return ProfilingRun(

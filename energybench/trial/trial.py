@@ -114,6 +114,9 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         record.memory_device_b = torch.cuda.max_memory_allocated(device)
     record.estimate = estimate(spec, run)
     record.diagnostics = {m.name: diagnostics(m, spec) for m in run.methods}
+    if run.stop_reason is not None:
+        record.epochs = run.epochs_ended
+        record.diagnostics["ended_early"] = {"after_epoch": run.epochs_ended, "reason": run.stop_reason}
     judge_run(record, run)
     run.finish()
     record.weights_sha256 = fingerprint(run.model)
@@ -124,7 +127,7 @@ def judge_run(record: TrialDraft, run: Run) -> None:
     record.flags += [Flag(code="inert", detail=m.name) for m in run.methods if m.acted is False]
     if lost := next((e for e in record.phases["train"].energy if e.lost), None):
         record.status, record.reason = "invalid", f"sensor lost: {lost.source} {lost.device}: {lost.reason}"
-    if uncalled := ", ".join(run.dead_layers()):
+    if uncalled := ", ".join(run.uncalled_overrides()):
         record.status, record.reason = "invalid", f"dead layer: {uncalled} was never entered"
         record.flags.append(Flag(code="dead_layer", detail=uncalled))
 
@@ -170,7 +173,7 @@ def diagnostics(method: Method, spec: TrialSpec) -> dict[str, Any]:
 
 def keep_tensors(method: Method, trace: Path | None, trial: str) -> dict[str, str]:
     """Write what a method keeps beside the record, in NumPy's format; its place in the run's folder."""
-    tensors = method.state()
+    tensors = method.saved_tensors()
     if not tensors or trace is None:
         return {}
     file = trace.parent.parent / "state" / f"{trial}.{method.name}.npz"
@@ -206,7 +209,7 @@ class TargetTracker:
                     "energy": reading.energy,
                 }
             )
-        if run.epoch_number < run.epochs:  # a last piece without a step would be too short for any sensor
+        if run.continues:  # a last piece without a step would be too short for any sensor
             self._window.start()
 
 

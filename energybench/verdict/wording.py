@@ -227,7 +227,7 @@ def roofline(found: Roofline) -> str:
     return f"At this machine's {number(found.balance_flop_b, 0)} FLOP per byte, {waits}, and {most}."
 
 
-PHASE = {"own": "its own work", "data": "waiting for data", "loop": "the loop"}
+PHASE = {"method_overhead": "its own work", "own": "its own work", "data": "waiting for data", "loop": "the loop"}
 
 
 def phases(found: Sequence[Phase]) -> str:

@@ -29,7 +29,8 @@ from energybench.verdict.pairing import Pair
 from energybench.verdict.target import to_target
 
 OUTSIDE = "the command runs outside energybench's loop and reports no FLOPs of its own"
-PHASES = ("forward", "backward", "update", "data", "own", "loop")  # of a shadow run, in the order of a step
+# Of a profiling run, in the order of a step; "own" is method_overhead in records of before.
+PHASES = ("forward", "backward", "update", "data", "method_overhead", "own", "loop")
 
 
 def raised(found: Iterable[Flag], where: str) -> tuple[Raised, ...]:

@@ -19,7 +19,7 @@ from energybench.records.record import Passes
 from energybench.runner.tracing import trace_task
 from energybench.train import discovery
 from energybench.train.batch import Batch
-from energybench.train.method import VERBS, Method, overrides, parameters
+from energybench.train.method import HOOKS, Method, overrides, parameters
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
 from energybench.train.stack_check import check_stack
@@ -154,7 +154,7 @@ def reference_of(module: nn.Module, model: nn.Module, reference: nn.Module) -> n
 @each_model
 def test_it_is_entered_and_it_acts(name, model):
     outcome = plain(name, model)
-    assert outcome.run.dead_layers() == []
+    assert outcome.run.uncalled_overrides() == []
     assert outcome.method.acted is not False
 
 
@@ -218,7 +218,7 @@ def test_its_claim_is_a_share_of_training_or_of_the_backward_pass_with_a_source(
 @each_method
 def test_what_it_declares_names_verbs_and_passes_that_exist(name):
     method = fresh(name)
-    assert method.replaces | method.enters <= set(VERBS)
+    assert method.replaces | method.enters <= set(HOOKS)
     assert all(overrides(method, verb) for verb in method.replaces)
     assert method.needs | (method.runs or frozenset()) <= {"forward", "backward", "per_sample_loss"}
     assert check_stack([method], Classification()) == []
@@ -254,7 +254,7 @@ def test_any_two_train_together_or_the_stack_is_refused(outer, inner):
         return
     run = make_run(methods, epochs=EPOCHS, batch=BATCH)
     run.train()
-    assert run.dead_layers() == []
+    assert run.uncalled_overrides() == []
     run.finish()
     types = {name: type(module) for name, module in MODELS["cnn"]().named_modules()}
     assert {name: type(module) for name, module in run.model.named_modules()} == types

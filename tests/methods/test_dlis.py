@@ -318,7 +318,7 @@ def test_it_stacks_with_what_thins_passes_or_skips_epochs_in_either_order(name):
         assert check_stack(stack, Classification()) == []
         run = make_run(stack, epochs=6)
         run.train()
-        assert run.dead_layers() == []
+        assert run.uncalled_overrides() == []
         assert any("presampled" in key for key in run.tally.passes().keys)
 
 

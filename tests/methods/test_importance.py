@@ -464,7 +464,7 @@ def test_methods_that_leave_the_samples_alone_stack_in_either_order(name):
         assert check_stack(stack, Classification()) == []
         run = make_run(stack, epochs=6)
         run.train()
-        assert run.dead_layers() == []
+        assert run.uncalled_overrides() == []
         assert run.tally.passes().keys.keys() >= {"scored"}
         assert any("drawn" in key for key in run.tally.passes().keys)
 
@@ -485,7 +485,7 @@ def test_a_forward_only_method_goes_inside_and_refuses_the_reference():
     assert [problem.code for problem in problems] == ["E313"]
     run = make_run([method(), inside], epochs=3)
     run.train()
-    assert run.dead_layers() == []
+    assert run.uncalled_overrides() == []
 
 
 @pytest.mark.parametrize("outer", [True, False])

@@ -215,7 +215,7 @@ def test_what_acts_on_gradients_goes_outside_and_the_refusal_gives_that_order():
     assert check_stack(stack, Classification()) == []
     run = make_run(stack, epochs=3)
     run.train()
-    assert run.dead_layers() == []
+    assert run.uncalled_overrides() == []
     assert run.tally.passes().keys.keys() == {"drop=0.8 weighted"}
 
 

@@ -475,7 +475,7 @@ def test_skipped_epochs_move_only_what_is_live_or_stand_outside(order):
             was = before[parameter].index_select(dim, positions)
             assert torch.equal(parameter.index_select(dim, positions), was)
         assert any(not torch.equal(p, was) for p, was in before.items())
-    assert run.dead_layers() == []
+    assert run.uncalled_overrides() == []
 
 
 @pytest.mark.parametrize("order", [["neq", "gradsamp"], ["gradsamp", "neq"]])
