@@ -20,7 +20,7 @@ from energybench.report.terminal import STYLES, wrap
 from energybench.runner.progress import redraws
 from energybench.verdict import wording
 from energybench.verdict.figures import Measured, Row, Summary
-from energybench.verdict.pairing import energies, figure, seconds
+from energybench.verdict.pairing import energies, mean_of, seconds
 from energybench.verdict.summary import plain_data
 
 
@@ -100,7 +100,7 @@ def print_versus(versus: Versus, summary: Summary, console: Console) -> None:
     for text in _sentences(row):
         _say(console, text, "bold" if text.startswith("A ") else "")
     verdict = Text("Verdict: ").append(row.verdict, STYLES.get(row.verdict, "bold"))
-    because = wording.plain(row.because).replace("block", "pair")
+    because = wording.plain(row.reason).replace("block", "pair")
     console.print(verdict.append(f": {because}." if because else "."))
     if row.detectable_rel is not None:
         pairs = wording.blocks(row.n).replace("block", "pair")
@@ -118,7 +118,7 @@ def print_versus(versus: Versus, summary: Summary, console: Console) -> None:
 def _side(title: str, trials: Sequence[Trial], console: Console) -> None:
     _say(console, title, "bold")
     times = [seconds(trial) for trial in trials]
-    found = figure(times)
+    found = mean_of(times)
     if found is None:
         return
     spread = "" if found.sd is None else f" ± {wording.duration(found.sd)}"

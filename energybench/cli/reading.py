@@ -72,9 +72,10 @@ def report(
             print_json(facts)
         return
     from energybench.report import merge
+    from energybench.verdict import run_parts
     from energybench.verdict.summary import summarise, to_json
 
-    parts = merge.read(folders)
+    parts = run_parts.read(folders)
     if len(parts) > 1:
         if as_json:
             print_json(merge.to_json(parts))

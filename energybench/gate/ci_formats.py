@@ -74,7 +74,7 @@ def benchmark(head: Side, bigger: bool) -> list[dict[str, Any]]:
     for workload in head.summary.workloads:
         for row in workload.rows:
             figure = row.measured
-            if figure is None or row.struck:
+            if figure is None or row.verdict_forbidden:
                 continue
             of = wording.what(figure.quantity, figure.scope)
             sign = 1 if bigger else -1

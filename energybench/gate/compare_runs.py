@@ -211,7 +211,7 @@ def _absolute_cases(before: Side, after: Side) -> list[Case]:
 
 def _struck(summary: Summary) -> dict[tuple[str, str], str]:
     """Cells whose figures a flag strikes, plain training's by its workload's flags, and why."""
-    found = {(w.name, row.method): row.because for w in summary.workloads for row in w.rows if row.struck}
+    found = {(w.name, row.method): row.reason for w in summary.workloads for row in w.rows if row.verdict_forbidden}
     for workload in summary.workloads:
         if why := next((flag.sentence for flag in workload.flags if flag.severity == "struck"), ""):
             found[workload.name, "baseline"] = why
@@ -246,7 +246,7 @@ def _of_requirement(found: Required) -> Finding:
         None,
         found.low_rel,
         found.high_rel,
-        because=found.because,
+        because=found.reason,
     )
 
 

@@ -188,7 +188,7 @@ def _samples(sides: Sequence[Side]) -> dict[Cell, Samples]:
 
 
 def _whole(row: Row) -> bool:
-    return not (row.struck or row.timed_out or row.plain_timed_out)
+    return not (row.verdict_forbidden or row.timed_out or row.baseline_timed_out)
 
 
 def _figure(row: Row | None, one: bool) -> Measured | None:

@@ -171,12 +171,12 @@ def _both(base: Row, head: Row) -> tuple[Measured | None, Measured | None]:
 
 def _why_not(row: Row, figure: Measured | None, name: str, open_: bool) -> str:
     """Why a side has nothing to compare; empty where it has."""
-    if row.struck:
-        return f"{name}: {row.because}"
+    if row.verdict_forbidden:
+        return f"{name}: {row.reason}"
     if figure is None:
         return f"{name} has no pair of trials"
     if not open_:
-        return f"{name} is not finished: {row.because}"
+        return f"{name} is not finished: {row.reason}"
     if told := wording.past_limit(row):
         return f"{name}: {told}"
     if figure.n < paired.FEWEST_BLOCKS:
@@ -206,7 +206,7 @@ def _row_cases(key: tuple[str, str], a: Row, b: Row, base: Summary, head: Summar
     shown = (before.saving_rel if before else None, after.saving_rel if after else None)
     samples = [sample(figure, look.alpha_fraction) if figure else None for _, figure, _, look in sides]
     if why or samples[0] is None or samples[1] is None:
-        open_ = base.look.open and head.look.open and not (a.struck or b.struck)
+        open_ = base.look.open and head.look.open and not (a.verdict_forbidden or b.verdict_forbidden)
         diverged = _divergence(key, a, b) if open_ else []
         return [Case("savings", *key, of, shown, because=why or "a figure has no spread"), *diverged]
     found = [Case("savings", *key, of, shown, welch(samples[0], samples[1]))]

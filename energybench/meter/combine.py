@@ -19,7 +19,7 @@ class Metered:
 
     sensors: Sensors
     joules: float
-    error_j: float  # as if every sensor erred the same way
+    error_j: float | None  # as if every sensor erred the same way
     channels: frozenset[tuple[str, str, str]]  # (source, scope, device) of each figure that was added
 
 
@@ -61,7 +61,7 @@ def metered(reading: Reading | None) -> Metered:
     return Metered(
         frozenset((energy.source, energy.scope) for energy in found),
         math.fsum(energy.energy_j or 0.0 for energy in found),
-        math.fsum(energy.error_j or 0.0 for energy in found),
+        added_error(energy.error_j for energy in found),
         frozenset((energy.source, energy.scope, energy.device) for energy in found),
     )
 

@@ -160,14 +160,14 @@ def ladder(workload: Workload, margin: float, name: str) -> Drawn | str:
         )
         for row, heights in zip(shown, _headings(axes, shown, lanes).y, strict=True):
             for (what, marker, face), value, y in zip(FOUR, _numbers(row), heights, strict=True):
-                color = (MUTED if row.struck else SERIES[0]) if what == "measured" else INK
+                color = (MUTED if row.verdict_forbidden else SERIES[0]) if what == "measured" else INK
                 text = wording.percent(value) if what != "measured" else wording.measured(row.measured)
                 if value is None:
                     _value(axes, y, wording.NOTHING, MUTED)
                     continue
                 if what == "measured" and (interval := interval_of(row.measured)):
                     whisker(axes, place(interval[0]), place(interval[1]), y, color, limits)
-                if what == "measured" and row.struck:
+                if what == "measured" and row.verdict_forbidden:
                     marker = "x"
                 fill = color if what == "measured" else face
                 axes.plot(
@@ -184,8 +184,8 @@ def ladder(workload: Workload, margin: float, name: str) -> Drawn | str:
                 of = f" {row.measured.quantity}" if what == "measured" and row.measured else ""
                 _value(axes, y, wording.plain(text) + of, color)
         axes.set_xlabel(
-            f"saved against {workload.plain} in the same block; costs to the left. "
-            f"Band: ±{wording.plain(wording.as_written(margin))} noise. Whisker: the table's interval",
+            f"saved against {workload.baseline_name} in the same block; costs to the left. "
+            f"Band: ±{wording.plain(wording.as_written(margin))} margin. Whisker: the table's interval",
             loc="left",
         )
         drawing = svg(page, name, alt)
@@ -228,7 +228,7 @@ def where(workload: Workload, margin: float, name: str) -> Drawn | str:
             bars = _bars(row, parts)
             for (what, start, stop), y in zip(bars, heights, strict=True):
                 total, less = what == bars[-1][0], stop <= start
-                color = (MUTED if row.struck else INK) if total else SERIES[2 if less else 1]
+                color = (MUTED if row.verdict_forbidden else INK) if total else SERIES[2 if less else 1]
                 axes.barh(
                     y,
                     -(stop - start),

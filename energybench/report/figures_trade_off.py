@@ -58,12 +58,12 @@ def _points(workload: Workload, trials: Sequence[Trial], energy: bool) -> list[P
     judged = {block for row in workload.rows for block in row.blocks}  # not those that were added later
     found = []
     for label, ours in others.items():
-        pairs = [pair for pair in pairing.pairs(ours, plain) if pair.ours.block in judged]
+        pairs = [pair for pair in pairing.pairs(ours, plain) if pair.method.block in judged]
         if energy and not pairing.sensors_of(pairs):
             continue
         each = []
         for pair in pairs:
-            a, b = pair.ours.quality.get(metric), pair.plain.quality.get(metric)
+            a, b = pair.method.quality.get(metric), pair.baseline.quality.get(metric)
             if a is not None and b is not None and math.isfinite(a) and math.isfinite(b):
                 change = pairing.change([pair], "energy" if energy else "time")
                 each.append((place(change.saving), a - b))
@@ -95,7 +95,7 @@ def trade_off(workload: Workload, trials: Sequence[Trial], margin: float, name: 
     sign = 1 if pairing.higher_is_better(workload.metric) else -1
     places = [(0.0, 0.0), *((p.x, sign * p.change) for p in points)]
     best = front(places)
-    names = [workload.plain, *(p.label for p in points)]
+    names = [workload.baseline_name, *(p.label for p in points)]
     what = wording.what("energy" if energy else "time", next(iter(scopes), ""))
     alt = (
         f"{workload.metric} against {what} on {workload.name}. None is better in both than: "
@@ -126,7 +126,7 @@ def trade_off(workload: Workload, trials: Sequence[Trial], margin: float, name: 
         )
         entries: list[tuple[Any, str]] = []
         (origin,) = axes.plot([0], [0], marker="*", color=INK, markersize=9, linestyle="none", zorder=4)
-        entries.append((origin, workload.plain))
+        entries.append((origin, workload.baseline_name))
         for point in shown:
             color, marker = how[point.label].color, how[point.label].marker
             axes.plot(
@@ -162,7 +162,9 @@ def trade_off(workload: Workload, trials: Sequence[Trial], margin: float, name: 
             entries.append((mark, point.label))
         if sign < 0:
             axes.invert_yaxis()
-        axes.set_title(f"{short(workload.metric)} against {workload.plain}{f', {unit}' if unit else ''} (up is better)")
+        axes.set_title(
+            f"{short(workload.metric)} against {workload.baseline_name}{f', {unit}' if unit else ''} (up is better)"
+        )
         axes.set_xlabel(
             f"{what} saved. Dashed: the loss that the suite accepts. Dotted: front of the means", loc="left"
         )

@@ -21,11 +21,11 @@ from urllib.parse import quote
 
 from energybench.meter import combine
 from energybench.records.record import Trial
-from energybench.report import figures_power, figures_trials, power_traces
+from energybench.report import figures_power, figures_trials, power_traces, run_lines
 from energybench.report.album import Album
 from energybench.report.figures import album
 from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, commands, energy_rows
-from energybench.verdict import interim_notes, overall, pairing, requirements, wording
+from energybench.verdict import pairing, wording
 from energybench.verdict.figures import Row, Summary, Workload
 
 LIMIT_B = 2_000_000
@@ -63,7 +63,7 @@ def page(summary: Summary, trials: Sequence[Trial], folder: Path) -> str:
 
 def _parts(summary: Summary, trials: Sequence[Trial], folder: Path) -> Parts:
     drawn = album(summary, trials, folder)
-    left_out = [f"{each.kind}, {each.workload}: {each.because}" for each in drawn.left_out]
+    left_out = [f"{each.kind}, {each.workload}: {each.reason}" for each in drawn.left_out]
     pictures = list(_within(drawn.pictures, PICTURES_B, lambda picture: len(picture.svg)))
     if gone := len(drawn.pictures) - len(pictures):
         left_out.append(f"{gone} pictures do not fit into one page; they lie in figures/.")
@@ -209,7 +209,7 @@ def _row(row: Row, workload: Workload) -> dict[str, Any]:
         "of": wording.what(figure.quantity, figure.scope) if figure else "–",
         "quality": row.quality.change if row.quality else None,
         "quality_text": wording.quality_change(row.quality),
-        "kept_text": wording.kept(row.realised_rel),
+        "realised_text": wording.realised(row.realised_rel),
         "notes": wording.notes(row, workload.metric or "quality"),
     }
 
@@ -280,9 +280,9 @@ def _render(summary: Summary, parts: Parts) -> str:
         stamps=[*summary.stamp, *([] if summary.finished else ["unfinished"])],
         rows=[_row(row, workload) for workload in summary.workloads for row in workload.rows],
         extra=[
-            *(line for line, _ in requirements.lines(summary)),
-            *overall.lines(summary),
-            *interim_notes.lines(summary),
+            *(line for line, _ in run_lines.requirements(summary)),
+            *run_lines.overall(summary),
+            *run_lines.added_blocks(summary),
         ],
         energy_head=ENERGY_HEAD,
         energy=energy_rows(summary),

@@ -44,7 +44,7 @@ def texts(svg: str) -> list[str]:
 
 
 def assert_no_mistake(found: Album) -> None:
-    assert not [each for each in found.left_out if "our mistake" in each.because], found.left_out
+    assert not [each for each in found.left_out if "our mistake" in each.reason], found.left_out
 
 
 # ── bytes ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -317,7 +317,7 @@ def test_a_trace_that_is_not_there_leaves_the_picture_out_with_its_reason(
     meta, trials, counting_runs = example().records()
     trials = [t.model_copy(update={"trace": trace}) for t in trials]
     found = album(summarise(meta, trials, counting_runs), trials, home)
-    assert because in next(each.because for each in found.left_out if each.kind == "power")
+    assert because in next(each.reason for each in found.left_out if each.kind == "power")
 
 
 def test_what_was_set_aside_is_shown_as_such_in_the_blocks(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_a_picture_without_data_is_left_out_with_a_reason() -> None:
     found = album(summarise(meta, [], []), [], Path("nowhere"))
     assert found.pictures == ()
     assert {each.kind for each in found.left_out} == set(KINDS) - {"diagnostics"}
-    assert all(each.because for each in found.left_out)
+    assert all(each.reason for each in found.left_out)
 
 
 # ── diagnostics by shape ──────────────────────────────────────────────────────────────────────────────────────
