@@ -54,7 +54,7 @@ _TABLE = """
     command_quality=trial.command_quality counting=trial.count_cell phases=trial.phases+meter.facts+meter.sensors
     stopwatch=trial.phase_profile warmup=trial.warmup witness=trial.counting_layer
     flags=verdict.flags+verdict.flag_codes looks=verdict.interim+stats.interim report.compare=verdict.workload
-    report.evidence=verdict.pairing+meter.combine report.headline=verdict.headline
+    report.carbon=verdict.carbon report.evidence=verdict.pairing+meter.combine report.headline=verdict.headline
     report.looked=verdict.interim_notes+report.markdown_sections
     report.overall=verdict.overall+report.markdown_sections
     report.required=verdict.requirements+report.markdown_sections report.shapes=verdict.figures

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from energybench.common.errors import EXIT_INTERRUPTED, Problem, UsageError, nearest
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.report import merge
+from energybench.verdict import run_parts
 from energybench.verdict.figures import Row, Summary
 from energybench.verdict.summary import summarise, to_json
 
@@ -42,7 +43,7 @@ class Results:
     trials:  the records
     """
 
-    def __init__(self, parts: Sequence[merge.Part]) -> None:
+    def __init__(self, parts: Sequence[run_parts.Part]) -> None:
         self._parts = list(parts)
 
     @property
@@ -123,10 +124,10 @@ class Results:
         return file.getvalue()
 
     @property
-    def _one(self) -> merge.Part:
+    def _one(self) -> run_parts.Part:
         if len(self._parts) == 1:
             return self._parts[0]
-        told = "; ".join(part.told for part in self._parts)
+        told = "; ".join(part.described for part in self._parts)
         hint = "take one of them: results.runs[0]"
         raise UsageError(Problem("E642", f"these are {len(self._parts)} runs side by side: {told}", hint=hint))
 
@@ -162,7 +163,7 @@ def load(*folders: AnyPath) -> Results:
     """
     if not folders:
         raise UsageError(Problem("E642", "no folder is named", hint='energybench.load("reports/quick/...")'))
-    return Results(merge.read([Path(folder) for folder in folders]))
+    return Results(run_parts.read([Path(folder) for folder in folders]))
 
 
 def run(

@@ -20,7 +20,7 @@ from energybench.report.terminal import STYLES, wrap
 from energybench.runner.progress import redraws
 from energybench.verdict import wording
 from energybench.verdict.figures import Measured, Row, Summary
-from energybench.verdict.pairing import energies, figure, seconds
+from energybench.verdict.pairing import energies, mean_of, seconds
 from energybench.verdict.summary import plain_data
 
 
@@ -104,7 +104,7 @@ def print_versus(versus: CommandComparison, summary: Summary, console: Console) 
     for text in _sentences(row):
         _say(console, text, "bold" if text.startswith("A ") else "")
     verdict = Text("Verdict: ").append(row.verdict, STYLES.get(row.verdict, "bold"))
-    because = wording.plain(row.because).replace("block", "pair")
+    because = wording.plain(row.reason).replace("block", "pair")
     console.print(verdict.append(f": {because}." if because else "."))
     if row.detectable_rel is not None:
         pairs = wording.blocks(row.n).replace("block", "pair")
@@ -122,7 +122,7 @@ def print_versus(versus: CommandComparison, summary: Summary, console: Console) 
 def _side(title: str, trials: Sequence[Trial], console: Console) -> None:
     _say(console, title, "bold")
     times = [seconds(trial) for trial in trials]
-    time = figure(times)
+    time = mean_of(times)
     if time is None:
         return
     spread = "" if time.sd is None else f" ± {wording.duration(time.sd)}"

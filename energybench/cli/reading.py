@@ -12,7 +12,7 @@ from energybench.cli.common import Excluded, Finite, console, print_json, refuse
 from energybench.common.errors import Problem, UsageError, typed
 
 if TYPE_CHECKING:
-    from energybench.report.merge import Part
+    from energybench.verdict.run_parts import Part
 
 PAGES = ("--write", "--html")  # of one run, in the order in which they are written
 OF_ONE_FOLDER = (*PAGES, "--require", "--carbon", "--zones")
@@ -83,9 +83,10 @@ def report(
     if carbon or zones:
         _carbon(folders[0], zones, write, as_json)
         return
-    from energybench.report import merge
 
-    parts = merge.read(folders)
+    from energybench.verdict import run_parts
+
+    parts = run_parts.read(folders)
     if len(parts) > 1:
         _side_by_side(parts, as_json)
     else:

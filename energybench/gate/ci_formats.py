@@ -79,7 +79,7 @@ def benchmark(head: Side, bigger: bool) -> list[dict[str, Any]]:
     for workload in head.summary.workloads:
         for row in workload.rows:
             figure = row.measured
-            if figure is None or row.struck:
+            if figure is None or row.verdict_forbidden:
                 continue
             quantity = wording.what(figure.quantity, figure.scope)
             value = 100 * (figure.saving_rel if bigger else 1 - figure.saving_rel)

@@ -42,12 +42,12 @@ def _too_few_blocks(name: str, blocks: int) -> str:
 
 def _reason_against(row: Row, figure: Measured | None, name: str, open_: bool) -> str:
     """Why a side has nothing to compare; empty where it has."""
-    if row.struck:
-        return f"{name}: {row.because}"
+    if row.verdict_forbidden:
+        return f"{name}: {row.reason}"
     if figure is None:
         return f"{name} has no pair of trials"
     if not open_:
-        return f"{name} is not finished: {row.because}"
+        return f"{name} is not finished: {row.reason}"
     if past_limit := wording.past_limit(row):
         return f"{name}: {past_limit}"
     return _too_few_blocks(name, figure.n)
@@ -80,7 +80,8 @@ def _row_comparisons(cell: Cell, base_row: Row, head_row: Row, base: Summary, he
     shown = (before.saving_rel if before else None, after.saving_rel if after else None)
     samples = [sample(figure, look.alpha_fraction) if figure else None for _, figure, _, look in sides]
     if reason or samples[0] is None or samples[1] is None:
-        comparable = base.look.open and head.look.open and not (base_row.struck or head_row.struck)
+        forbidden = base_row.verdict_forbidden or head_row.verdict_forbidden
+        comparable = base.look.open and head.look.open and not forbidden
         diverged = _divergence(cell, base_row, head_row) if comparable else []
         return [Comparison("savings", *cell, quantity, shown, because=reason or "a figure has no spread"), *diverged]
     cost = Comparison("savings", *cell, quantity, shown, welch(samples[0], samples[1]))

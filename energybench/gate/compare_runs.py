@@ -261,7 +261,7 @@ LEVELS = ("counts", *RUNS_ONLY)
 
 def _struck(summary: Summary) -> dict[tuple[str, str], str]:
     """Cells whose figures a flag strikes, plain training's by its workload's flags → the reason."""
-    reasons = {(w.name, row.method): row.because for w in summary.workloads for row in w.rows if row.struck}
+    reasons = {(w.name, row.method): row.reason for w in summary.workloads for row in w.rows if row.verdict_forbidden}
     for workload in summary.workloads:
         if reason := next((flag.sentence for flag in workload.flags if flag.severity == "struck"), ""):
             reasons[workload.name, "baseline"] = reason
@@ -298,7 +298,7 @@ def _of_requirement(required: Required) -> Finding:
         head=required.saving_rel,
         low_rel=required.low_rel,
         high_rel=required.high_rel,
-        because=required.because,
+        because=required.reason,
     )
 
 

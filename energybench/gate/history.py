@@ -218,7 +218,7 @@ def _samples_of(rows: Sequence[Row | None], alpha_fractions: Sequence[float]) ->
 
 
 def _is_whole(row: Row) -> bool:
-    return not (row.struck or row.timed_out or row.plain_timed_out)
+    return not (row.verdict_forbidden or row.timed_out or row.baseline_timed_out)
 
 
 def _figure(row: Row | None, one_quantity: bool) -> Measured | None:

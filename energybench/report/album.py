@@ -26,7 +26,7 @@ class LeftOut:
 
     kind: str
     workload: str
-    because: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

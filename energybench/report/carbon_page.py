@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from energybench.common.sealed_files import write_text
 from energybench.records.reader import read_folder
-from energybench.report.carbon import RUNS, Gain, Page, Span, Use, page, to_json
 from energybench.verdict import wording
+from energybench.verdict.carbon import RUNS, Gain, Page, Span, Use, page, to_json
 from energybench.verdict.pairing import EnergyFigure
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def gains(found: Page, gain: Gain) -> Table:
 def notes(gain: Gain) -> str:
     """What stands below a gain's table, or in its place."""
     if gain.per_run_j is None:
-        return f"{gain.method}: {gain.because}."
+        return f"{gain.method}: {gain.reason}."
     costs = "it costs more, so what it saves is negative; " if gain.per_run_j.mean < 0 else ""
     if gain.tuned_trials is None:
         return f"{gain.method}: {costs}tuning is not in it: tuned = {{ trials = N }} in the suite adds it."
@@ -201,6 +201,7 @@ def markdown(found: Page) -> str:
 
 HOW = (
     "Means of one training window over the blocks, with 95 % intervals (Student's t) that hold the sensors' error "
-    f"budgets too. {RUNS:,} runs: {RUNS:,} times the mean, with its uncertainty and the scatter of single runs. Only a "
-    "verdict is multiplied."
+    "budgets too; a figure stands alone where a sensor does not say how far off it may be. "
+    f"{RUNS:,} runs: {RUNS:,} times the mean, with its uncertainty and the scatter of single runs. Only a verdict is "
+    "multiplied."
 )

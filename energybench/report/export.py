@@ -21,8 +21,9 @@ from energybench.common.version import __version__
 from energybench.meter import combine
 from energybench.records.reader import read_folder
 from energybench.records.record import CountingRun, RunFile, Trial
-from energybench.report.carbon import Page, Span, Use, Zone, page
-from energybench.verdict import flags, interim, pairing, wording
+from energybench.verdict import interim, pairing, wording
+from energybench.verdict.carbon import Page, Span, Use, Zone, page
+from energybench.verdict.examination import Examination, ExaminedTrial
 
 J_PER_KWH = 3.6e6
 HOURS_PER_YEAR = 365.25 * 24
@@ -78,6 +79,10 @@ class Folder:
         self.trials: list[Trial] = sorted(trials, key=lambda t: (t.block, t.invocation, t.position, t.trial))
 
     @cached_property
+    def examination(self) -> Examination:
+        return Examination(self.trials)
+
+    @cached_property
     def carbon(self) -> Page:
         return page(self.run, self.trials, self.counting_runs)
 
@@ -109,14 +114,16 @@ def export(folder: Path, form: str, **options: Any) -> Exported:
 def rows(folder: Folder) -> list[dict[str, Any]]:
     """One row per trial; columns that only some trials have are None elsewhere. SI units in the names."""
     columns = _columns(folder.trials)
-    found = [_row(folder.run, trial, columns) for trial in folder.trials]
-    names = dict.fromkeys(name for row in found for name in row)
-    return [{name: row.get(name) for name in names} for row in found]
+    by_trial = [_row(folder.run, folder.examination[trial], columns) for trial in folder.trials]
+    names = dict.fromkeys(name for row in by_trial for name in row)
+    return [{name: row.get(name) for name in names} for row in by_trial]
 
 
-def _row(run: RunFile, trial: Trial, columns: dict[str, str]) -> dict[str, Any]:
-    train, joules = trial.train, combine.metered(trial.train)
-    whole = joules.sensors and not any(energy.lost for energy in train.energy) if train else False
+def _row(run: RunFile, examined: ExaminedTrial, columns: dict[str, str]) -> dict[str, Any]:
+    trial = examined.trial
+    train, metered = trial.train, combine.metered(trial.train)
+    lost = any(energy.lost for energy in train.energy) if train else True
+    whole = bool(metered.sensors) and not lost
     row: dict[str, Any] = {
         "suite": run.suite,
         "run": run.run,
@@ -131,8 +138,8 @@ def _row(run: RunFile, trial: Trial, columns: dict[str, str]) -> dict[str, Any]:
         "position": trial.position,
         "status": trial.status,
         "reason": trial.reason,
-        "usable": pairing.unusable(trial) is None,
-        "flags": " ".join(flag.code for flag in flags.check_trial(trial)),
+        "usable": examined.reason_unusable is None,
+        "flags": " ".join(flag.code for flag in examined.flags),
         "device": trial.device,
         "started_at": trial.started_at,
         "epochs": trial.epochs,
@@ -143,19 +150,24 @@ def _row(run: RunFile, trial: Trial, columns: dict[str, str]) -> dict[str, Any]:
         "data_wait_s": trial.data_wait_s,
         "memory_device_b": trial.memory_device_b,
         "memory_resident_b": trial.memory_resident_b,
-        "measured_j": joules.joules if whole else None,
-        "measured_error_j": joules.error_j if whole else None,
-        "measured_by": " ".join(f"{scope}:{source}" for source, scope in sorted(joules.sensors)),
+        "measured_j": metered.joules if whole else None,
+        "measured_error_j": metered.error_j if whole else None,
+        "measured_by": " ".join(f"{scope}:{source}" for source, scope in sorted(metered.sensors)),
         "plain_flop": trial.estimate.plain_flop if trial.estimate else None,
         "estimated_flop": trial.estimate.estimated_flop if trial.estimate else None,
         "epochs_trained": trial.passes.epochs_trained if trial.passes else None,
         "digest": trial.digest,
     }
-    for figure in pairing.energies([trial]):
-        kind = "measured" if figure.measured else "modelled" if figure.energy_j else "missing"
-        if kind != "missing" and figure.energy_j:
-            row[f"{kind}_{_name(figure.scope)}_{_name(figure.source)}_j"] = figure.energy_j.mean
-    return row | {columns[metric]: value for metric, value in sorted(trial.quality.items())}
+    return row | _by_source(trial) | {columns[metric]: value for metric, value in sorted(trial.quality.items())}
+
+
+def _by_source(trial: Trial) -> dict[str, float]:
+    """Column → joules of each source by itself, measured or modelled; none for a source without a figure."""
+    return {
+        f"{'measured' if figure.measured else 'modelled'}_{_name(figure.scope)}_{_name(figure.source)}_j": mean.mean
+        for figure in pairing.energies([trial])
+        if (mean := figure.energy_j)
+    }
 
 
 def _columns(trials: Sequence[Trial]) -> dict[str, str]:
@@ -178,17 +190,17 @@ def _safe(value: Any) -> Any:
     return f"'{text}" if re.match(r"\s*[=+\-@]", text) else text
 
 
-def _csv(names: Sequence[str], found: Sequence[dict[str, Any]]) -> bytes:
+def _csv(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> bytes:
     file = io.StringIO()
     writer = csv.DictWriter(file, names, lineterminator="\n")
     writer.writerow({name: _safe(name) for name in names})
-    writer.writerows({name: _safe(row.get(name)) for name in names} for row in found)
+    writer.writerows({name: _safe(row.get(name)) for name in names} for row in rows)
     return file.getvalue().encode()
 
 
 def trials_csv(folder: Folder, **_: Any) -> Exported:
-    found = rows(folder)
-    return _csv(list(found[0]) if found else ["trial"], found), []
+    by_trial = rows(folder)
+    return _csv(list(by_trial[0]) if by_trial else ["trial"], by_trial), []
 
 
 def trials_parquet(folder: Folder, **_: Any) -> Exported:
@@ -213,16 +225,17 @@ def emissions_csv(folder: Folder, **_: Any) -> Exported:
         zone: Zone | None = folder.zone
     except EnergybenchError:
         zone = None
-    usable = [trial for trial in folder.trials if pairing.unusable(trial) is None]
-    found = [_emission(folder.run, trial, zone) for trial in usable]
-    blind = sum(row["energy_consumed"] is None for row in found)
+    emissions = [_emission(folder.run, trial, zone) for trial in folder.examination.usable(folder.trials)]
+    blind = sum(row["energy_consumed"] is None for row in emissions)
     notes = []
     if blind:
-        told = f"{blind} of {len(found)} trials have no measured energy: their cells are empty"
-        notes.append(f"note: {told}; modelled energy is in --to csv, labelled")
+        notes.append(
+            f"note: {blind} of {len(emissions)} trials have no measured energy: their cells are empty; modelled energy "
+            "is in --to csv, labelled"
+        )
     if zone is None:
         notes.append("note: the suite names no country, so emissions are empty")
-    return _csv(EMISSIONS, found), notes
+    return _csv(EMISSIONS, emissions), notes
 
 
 def _emission(run: RunFile, trial: Trial, zone: Zone | None) -> dict[str, Any]:
@@ -297,24 +310,23 @@ def _quoted(text: str) -> str:
 
 
 def _cards(trials: Sequence[Trial]) -> list[str]:
-    found = [card.get("name") for t in trials for card in (t.environment.get("gpus") or {}).values()]
-    return sorted({str(name) for name in found if name})
+    names = [card.get("name") for t in trials for card in (t.environment.get("gpus") or {}).values()]
+    return sorted({str(name) for name in names if name})
 
 
 def _chosen(folder: Folder, workload: str | None, method: str | None) -> Use:
     """The one cell that is meant, with measured energy."""
     known = folder.carbon.uses
-    found = [use for use in known if workload in (None, use.workload) and method in (None, use.label)]
-    if len(found) != 1:
-        what = "nothing fits" if not found else f"{len(found)} cells fit, and a card is of one model"
-        hint = "one of: " + "; ".join(f"--workload {u.workload} --method {u.label}" for u in found or known)
+    chosen = [use for use in known if workload in (None, use.workload) and method in (None, use.label)]
+    if len(chosen) != 1:
+        what = "nothing fits" if not chosen else f"{len(chosen)} cells fit, and a card is of one model"
+        hint = "one of: " + "; ".join(f"--workload {u.workload} --method {u.label}" for u in chosen or known)
         raise UsageError(Problem("E610", what, hint=wording.clean(hint)))
-    if found[0].measured_j is None:
+    (use,) = chosen
+    if use.measured_j is None:
         hint = "a modelled figure is no measurement; energybench doctor says what this machine could measure"
-        raise UsageError(
-            Problem("E610", f"energy of {found[0].workload}, {found[0].method}: {found[0].reason}", hint=hint)
-        )
-    return found[0]
+        raise UsageError(Problem("E610", f"energy of {use.workload}, {use.method}: {use.reason}", hint=hint))
+    return use
 
 
 # ── Software Carbon Intensity ─────────────────────────────────────────────────────────────────────────────
@@ -332,9 +344,8 @@ def sci(
         hint = "--embodied 150 --lifespan 4: 150 kg CO2e over 4 years"
         raise UsageError(Problem("E610", "embodied emissions need both their mass and a lifespan", hint=hint))
     zone = folder.zone
-    found = [_score(folder, use, zone, per, embodied, lifespan) for use in folder.carbon.uses]
-    scored = [each for each in found if each["E_kwh"] is not None]
-    if not scored:
+    cells = [_score(folder, use, zone, per, embodied, lifespan) for use in folder.carbon.uses]
+    if all(cell["E_kwh"] is None for cell in cells):
         reasons = "; ".join(dict.fromkeys(use.reason for use in folder.carbon.uses))
         raise UsageError(Problem("E610", f"no cell has measured energy: {reasons}", hint="energybench doctor"))
     missing = embodied is None
@@ -353,7 +364,7 @@ def sci(
         "M": "missing: give --embodied KG and --lifespan YEARS; without it the figures are operational only, no SCI"
         if missing
         else f"{embodied:g} kg CO2e over {lifespan:g} years, the whole machine for the seconds of a run",
-        "cells": found,
+        "cells": cells,
     }
     notes = ["note: M is missing, so there is no SCI score, only its operational part"] if missing else []
     return (json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(), notes
@@ -362,9 +373,9 @@ def sci(
 def _score(
     folder: Folder, use: Use, zone: Zone, per: str, embodied: float | None, lifespan: float | None
 ) -> dict[str, Any]:
-    own = [t for t in folder.trials if t.workload == use.workload and t.method == use.label]
-    looked = interim.current_look(folder.run, folder.trials).blocks  # the energy's, of the carbon report
-    trials = pairing.newest(t for t in own if t.block < looked)
+    of_cell = [t for t in folder.trials if t.workload == use.workload and t.method == use.label]
+    blocks = interim.current_look(folder.run, folder.trials).blocks  # the energy's, of the carbon report
+    trials = pairing.newest((t for t in of_cell if t.block < blocks), folder.examination.reason_unusable)
     units = _units(trials, per)
     cell: dict[str, Any] = {
         "workload": use.workload,

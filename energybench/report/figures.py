@@ -12,19 +12,35 @@ from energybench.report.album import Album, LeftOut, Picture
 from energybench.report.canvas import Drawn
 from energybench.suite.suite import slug
 from energybench.verdict import wording
+from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Summary, Workload
 
 KINDS = ("ladder", "where", "trade-off", "blocks", "curves", "power", "diagnostics")
 DIAGNOSED = 8  # cells of a workload whose diagnostics are drawn
 
 
-def album(summary: Summary, trials: Sequence[Trial], folder: Path, kinds: Sequence[str] = KINDS) -> Album:
-    """All of these kinds that can be drawn, workload by workload. `folder`: the run's, where its power traces lie."""
+def album(
+    summary: Summary,
+    trials: Sequence[Trial],
+    folder: Path,
+    kinds: Sequence[str] = KINDS,
+    examination: Examination | None = None,
+) -> Album:
+    """All of these kinds that can be drawn, workload by workload.
+
+    Args:
+        summary: of the run
+        trials: all of the run's
+        folder: the run's, where its power traces lie
+        kinds: what to draw
+        examination: of these trials; by default they are examined here
+    """
+    examination = examination or Examination(trials)
     pictures: list[Picture] = []
     left_out: list[LeftOut] = []
     for workload in summary.workloads:
-        ours = [trial for trial in trials if trial.workload == workload.name]
-        for kind, stem, draw in _drawers(workload, ours, summary.accept.margin, folder):
+        of_workload = [trial for trial in trials if trial.workload == workload.name]
+        for kind, stem, draw in _drawers(workload, of_workload, summary.accept.margin, folder, examination):
             if kind not in kinds:
                 continue
             name = slug(stem).replace("+", "-").replace("=", "-")
@@ -39,26 +55,30 @@ def album(summary: Summary, trials: Sequence[Trial], folder: Path, kinds: Sequen
     return Album(tuple(pictures), tuple(left_out))
 
 
+Draw = Callable[[str], Drawn | str]  # the ids' prefix → the drawing, or why there is none
+
+
 def _drawers(
-    workload: Workload, trials: Sequence[Trial], margin: float, folder: Path
-) -> list[tuple[str, str, Callable[[str], Drawn | str]]]:
+    workload: Workload, trials: Sequence[Trial], margin: float, folder: Path, examination: Examination
+) -> list[tuple[str, str, Draw]]:
+    """(kind, stem of the file's name, what draws it), in the order of the page."""
     name = workload.name
-    found: list[tuple[str, str, Callable[[str], Drawn | str]]] = [
+    drawers: list[tuple[str, str, Draw]] = [
         ("ladder", f"ladder-{name}", partial(figures_savings.ladder, workload, margin)),
         ("where", f"where-{name}", partial(figures_savings.where, workload, margin)),
-        ("trade-off", f"trade-off-{name}", partial(figures_trade_off.trade_off, workload, trials, margin)),
-        ("blocks", f"blocks-{name}", partial(figures_trials.blocks, name, trials)),
-        ("curves", f"curves-{name}", partial(figures_trials.training, name, trials, folder)),
+        ("trade-off", f"trade-off-{name}", partial(figures_trade_off.trade_off, workload, trials, margin, examination)),
+        ("blocks", f"blocks-{name}", partial(figures_trials.blocks, name, trials, examination)),
+        ("curves", f"curves-{name}", partial(figures_trials.training, name, trials, folder, examination)),
         ("power", f"power-{name}", partial(figures_power.powers, name, trials, folder)),
     ]
     for row in workload.rows[:DIAGNOSED]:
-        draw = partial(figures_diagnostics.diagnostics, name, row.method, trials)
-        found.append(("diagnostics", f"diagnostics-{name}-{row.method}", draw))
-    return found
+        draw = partial(figures_diagnostics.diagnostics, name, row.method, trials, examination)
+        drawers.append(("diagnostics", f"diagnostics-{name}-{row.method}", draw))
+    return drawers
 
 
 def _attempt(draw: Callable[[str], Drawn | str], name: str) -> Drawn | str:
-    """A mistake of ours in one picture must not cost the report of a whole run; it is told on the page."""
+    """A mistake of ours in one picture must not cost the report of a whole run; it is said on the page."""
     try:
         return draw(name)
     except Exception as error:  # whatever a library raises

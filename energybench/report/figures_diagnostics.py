@@ -17,7 +17,8 @@ from typing import Any
 
 from energybench.records.record import Trial
 from energybench.report.canvas import INK, MUTED, SERIES, WIDTH_IN, Drawn, Sheet, listed, sheet, short, svg
-from energybench.verdict import pairing, wording
+from energybench.verdict import wording
+from energybench.verdict.examination import Examination
 
 PANELS, COLUMNS, BARS, BINS = 9, 3, 12, 400
 EACH_IN, GAP_IN = 1.25, 0.62
@@ -70,18 +71,18 @@ def _numbers(values: object) -> tuple[float, ...]:
     """All of a list, or none of it."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         return ()
-    found = [number(value) for value in values]
-    return tuple(value for value in found if value is not None) if None not in found else ()
+    known = [number(value) for value in values]
+    return tuple(value for value in known if value is not None) if None not in known else ()
 
 
-def panels(found: object, name: str = "", depth: int = 0) -> Iterator[Panel]:
+def panels(diagnostics: object, name: str = "", depth: int = 0) -> Iterator[Panel]:
     """Everything in a method's diagnostics that has one of the shapes above."""
-    if not isinstance(found, Mapping) or depth > 4:
+    if not isinstance(diagnostics, Mapping) or depth > 4:
         return
-    for key, value in found.items():
+    for key, value in diagnostics.items():
         title = str(key).replace("_", " ")
         if key == "histograms" and isinstance(value, Sequence):
-            yield from _histograms(value, found.get("tensors"))
+            yield from _histograms(value, diagnostics.get("tensors"))
         elif key == "bounded" and isinstance(value, Sequence):
             yield from _bounded(value)
         elif isinstance(value, Sequence) and not isinstance(value, str):
@@ -148,9 +149,9 @@ def _bounded(entries: Sequence[Any]) -> Iterator[Bounded]:
         yield Bounded(lines["epoch"], lines["observed"], bounds)
 
 
-def _by_number(title: str, found: Mapping[str, Any]) -> ByNumber | None:
+def _by_number(title: str, counts: Mapping[str, Any]) -> ByNumber | None:
     known = []
-    for key, value in found.items():
+    for key, value in counts.items():
         try:
             at, size = float(key), number(value)
         except (TypeError, ValueError):
@@ -164,23 +165,17 @@ def _by_number(title: str, found: Mapping[str, Any]) -> ByNumber | None:
     return ByNumber(title, tuple(key for _, key, _ in known), tuple(size for _, _, size in known))
 
 
-def diagnostics(workload: str, label: str, trials: Sequence[Trial], name: str) -> Drawn | str:
+def diagnostics(workload: str, label: str, trials: Sequence[Trial], examination: Examination, name: str) -> Drawn | str:
     """The first usable trial's, of one cell."""
-    trial = next(
-        (
-            t
-            for t in sorted(trials, key=lambda t: (t.block, t.invocation))
-            if t.method == label and pairing.unusable(t) is None
-        ),
-        None,
-    )
-    found = list(panels({"of": trial.diagnostics})) if trial else []
-    if trial is None or not found:
+    usable = examination.usable(trial for trial in trials if trial.method == label)
+    trial = min(usable, key=lambda t: (t.block, t.invocation), default=None)
+    every = list(panels({"of": trial.diagnostics})) if trial else []
+    if trial is None or not every:
         return "nothing in its diagnostics can be drawn"
-    shown = found[:PANELS]
-    more = f" The first {PANELS} of {len(found)} panels." if len(found) > PANELS else ""
-    told = listed([_told(panel) for panel in shown])
-    alt = f"What {label} recorded of itself on {workload}, block {trial.block}: {told}.{more}"
+    shown = every[:PANELS]
+    more = f" The first {PANELS} of {len(every)} panels." if len(every) > PANELS else ""
+    described = listed([_described(panel) for panel in shown])
+    alt = f"What {label} recorded of itself on {workload}, block {trial.block}: {described}.{more}"
     rows = -(-len(shown) // COLUMNS)
     wide = (WIDTH_IN - 0.5 - 0.15 - (COLUMNS - 1) * 0.5) / COLUMNS
     with sheet(rows * (EACH_IN + GAP_IN) + 0.1) as page:
@@ -192,7 +187,7 @@ def diagnostics(workload: str, label: str, trials: Sequence[Trial], name: str) -
     return Drawn(drawing, f"Diagnostics of {label}, block {trial.block}", alt)
 
 
-def _told(panel: Panel) -> str:
+def _described(panel: Panel) -> str:
     if isinstance(panel, Histogram):
         return f"{panel.name} {panel.fit or 'as a histogram'}"
     if isinstance(panel, OverEpochs):

@@ -25,30 +25,34 @@ from energybench.report.canvas import (
 )
 from energybench.stats import paired
 from energybench.verdict import wording
-from energybench.verdict.figures import Measured, Row, Workload
+from energybench.verdict.figures import Row, Workload
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST = 24  # methods in one picture; the table has all
 LANE_IN, LEFT_IN, RIGHT_IN = 0.17, 1.05, 2.15
-FOUR = (("claimed", "D", PAPER), ("estimated", "s", PAPER), ("counted", "s", INK), ("measured", "o", SERIES[0]))
+NOMINAL = (("claimed", "D", PAPER), ("estimated", "s", PAPER), ("counted", "s", INK))  # name, mark, its face
+FOUR = (*(name for name, _, _ in NOMINAL), "measured")
 
 
 def _some(rows: Sequence[Row], most: int = MOST) -> str:
     return f" The first {most} of {len(rows)} methods; the table has all." if len(rows) > most else ""
 
 
-def interval_of(figure: Measured | None) -> tuple[float, float] | None:
-    """Shown where the table shows it: from three blocks on."""
-    if figure is None or figure.low_rel is None or figure.high_rel is None or figure.n < paired.FEWEST_BLOCKS:
-        return None
-    return figure.low_rel, figure.high_rel
+def _interval(row: Row) -> tuple[float, float] | None:
+    return row.measured.interval if row.measured else None
 
 
-def _numbers(row: Row) -> list[float | None]:
+def _nominal(row: Row) -> tuple[float | None, ...]:
+    """The savings that were not measured, as NOMINAL has them."""
+    return row.claimed_rel, row.estimated_rel, row.counted_rel
+
+
+def _shown(row: Row) -> list[float]:
+    """Everything that a ladder has a mark for."""
     measured = row.measured.saving_rel if row.measured else None
-    return [row.claimed_rel, row.estimated_rel, row.counted_rel, measured]
+    return [value for value in (*_nominal(row), measured) if value is not None]
 
 
 def _outcome(row: Row) -> str:
@@ -133,63 +137,70 @@ def _height(lanes: Sequence[Sequence[str]]) -> float:
 
 def ladder(workload: Workload, margin: float, name: str) -> Drawn | str:
     """Claimed, estimated, counted, measured: how far each promise came."""
-    rows = [row for row in workload.rows if any(value is not None for value in _numbers(row))]
+    rows = [row for row in workload.rows if _shown(row)]
     if not rows:
         return "no method has a figure to show"
-    told = [
-        f"{row.method}: "
-        + ", ".join(
-            f"{what} {wording.plain(wording.percent(value))}"
-            for what, value in zip(("claimed", "estimated", "counted"), _numbers(row)[:3], strict=True)
-        )
-        + f", measured {_outcome(row)}, {row.verdict}"
-        for row in rows
-    ]
-    alt = f"Savings on {workload.name}. {listed(told)}.{_some(rows)}"
-    shown = rows[:MOST]
-    lanes = [[what for what, _, _ in FOUR]] * len(shown)
+    alt = f"Savings on {workload.name}. {listed([_ladder_alt(row) for row in rows])}.{_some(rows)}"
+    drawn = rows[:MOST]
+    lanes = [FOUR] * len(drawn)
     height = _height(lanes)
     with sheet(height + 0.62) as page:
         axes = page.axes(LEFT_IN, 0.5, WIDTH_IN - LEFT_IN - RIGHT_IN, height)
-        intervals = [interval for row in shown if (interval := interval_of(row.measured))]
-        limits = savings_axis(
-            axes,
-            [place(value) for row in shown for value in _numbers(row) if value is not None],
-            [place(end) for interval in intervals for end in interval],
-            margin,
-        )
-        for row, heights in zip(shown, _headings(axes, shown, lanes).y, strict=True):
-            for (what, marker, face), value, y in zip(FOUR, _numbers(row), heights, strict=True):
-                color = (MUTED if row.struck else SERIES[0]) if what == "measured" else INK
-                text = wording.percent(value) if what != "measured" else wording.measured(row.measured)
-                if value is None:
-                    _value(axes, y, wording.NOTHING, MUTED)
-                    continue
-                if what == "measured" and (interval := interval_of(row.measured)):
-                    whisker(axes, place(interval[0]), place(interval[1]), y, color, limits)
-                if what == "measured" and row.struck:
-                    marker = "x"
-                fill = color if what == "measured" else face
-                axes.plot(
-                    [place(value)],
-                    [y],
-                    marker=marker,
-                    color=color,
-                    markerfacecolor=fill,
-                    markersize=5.5,
-                    linestyle="none",
-                    clip_on=False,
-                    zorder=4,
-                )
-                of = f" {row.measured.quantity}" if what == "measured" and row.measured else ""
-                _value(axes, y, wording.plain(text) + of, color)
+        ends = [place(end) for row in drawn for end in _interval(row) or ()]
+        limits = savings_axis(axes, [place(value) for row in drawn for value in _shown(row)], ends, margin)
+        for row, heights in zip(drawn, _headings(axes, drawn, lanes).y, strict=True):
+            for (_, marker, face), value, y in zip(NOMINAL, _nominal(row), heights[:-1], strict=True):
+                _draw_nominal(axes, value, y, marker, face)
+            _draw_measured(axes, row, heights[-1], limits)
         axes.set_xlabel(
-            f"saved against {workload.plain} in the same block; costs to the left. "
-            f"Band: ±{wording.plain(wording.as_written(margin))} noise. Whisker: the table's interval",
+            f"saved against {workload.baseline_name} in the same block; costs to the left. "
+            f"Band: ±{wording.plain(wording.as_written(margin))} margin. Whisker: the table's interval",
             loc="left",
         )
         drawing = svg(page, name, alt)
     return Drawn(drawing, "Claimed, estimated, counted, measured", alt)
+
+
+def _ladder_alt(row: Row) -> str:
+    nominal = ", ".join(
+        f"{name} {wording.plain(wording.percent(value))}"
+        for (name, _, _), value in zip(NOMINAL, _nominal(row), strict=True)
+    )
+    return f"{row.method}: {nominal}, measured {_outcome(row)}, {row.verdict}"
+
+
+def _draw_nominal(axes: Axes, value: float | None, y: float, marker: str, face: str) -> None:
+    if value is None:
+        _value(axes, y, wording.NOTHING, MUTED)
+        return
+    _mark(axes, value, y, marker, INK, face)
+    _value(axes, y, wording.plain(wording.percent(value)), INK)
+
+
+def _draw_measured(axes: Axes, row: Row, y: float, limits: tuple[float, float]) -> None:
+    """With its whisker; a cross where a flag forbids a verdict."""
+    if row.measured is None:
+        _value(axes, y, wording.NOTHING, MUTED)
+        return
+    color, marker = (MUTED, "x") if row.verdict_forbidden else (SERIES[0], "o")
+    if interval := _interval(row):
+        whisker(axes, place(interval[0]), place(interval[1]), y, color, limits)
+    _mark(axes, row.measured.saving_rel, y, marker, color, color)
+    _value(axes, y, f"{wording.plain(wording.measured(row.measured))} {row.measured.quantity}", color)
+
+
+def _mark(axes: Axes, saving_rel: float, y: float, marker: str, color: str, face: str) -> None:
+    axes.plot(
+        [place(saving_rel)],
+        [y],
+        marker=marker,
+        color=color,
+        markerfacecolor=face,
+        markersize=5.5,
+        linestyle="none",
+        clip_on=False,
+        zorder=4,
+    )
 
 
 def _ratios(row: Row) -> tuple[paired.Decomposition, float | None] | None:
@@ -209,58 +220,55 @@ def _times(log_ratio: float) -> str:
 
 def where(workload: Workload, margin: float, name: str) -> Drawn | str:
     """FLOPs × seconds per FLOP × watts: bars that end where the measured figure lies, because they must."""
-    known = [(row, found[0]) for row in workload.rows if (found := _ratios(row)) is not None]
+    known = [(row, ratios[0]) for row in workload.rows if (ratios := _ratios(row)) is not None]
     if not known:
         return "no method has both counted FLOPs and a measured time"
     rows = [row for row, _ in known]
     alt = f"Where the saving went on {workload.name}. " + listed([row.explanation.rstrip(".") for row in rows], 4)
     alt += f".{_some(rows)}"
-    known = known[:MOST]
-    lanes = [[what for what, _, _ in _bars(row, parts)] for row, parts in known]
+    drawn = [(row, _bars(row, parts)) for row, parts in known[:MOST]]
+    lanes = [[what for what, _, _ in bars] for _, bars in drawn]
     height = _height(lanes)
     with sheet(height + 0.62) as page:
         axes = page.axes(LEFT_IN + 0.1, 0.5, WIDTH_IN - LEFT_IN - 0.1 - RIGHT_IN, height)
-        ends = [end for row, parts in known for bar in _bars(row, parts) for end in bar[1:]]
-        intervals = [interval for row, _ in known if (interval := interval_of(row.measured))]
-        reaches = [place(end) for interval in intervals for end in interval]
-        limits = savings_axis(axes, [max(-FARTHEST, min(FARTHEST, -end)) for end in ends], reaches, margin)
-        for (row, parts), heights in zip(known, _headings(axes, rows[:MOST], lanes).y, strict=True):
-            bars = _bars(row, parts)
-            for (what, start, stop), y in zip(bars, heights, strict=True):
-                total, less = what == bars[-1][0], stop <= start
-                color = (MUTED if row.struck else INK) if total else SERIES[2 if less else 1]
-                axes.barh(
-                    y,
-                    -(stop - start),
-                    left=-start,
-                    height=0.62,
-                    color=PAPER if total else color,
-                    edgecolor=color,
-                    linewidth=1.2 if total else 0,
-                    zorder=2,
-                )
-                if total and (interval := interval_of(row.measured)):
-                    whisker(axes, place(interval[0]), place(interval[1]), y, SERIES[0], limits)
-                _value(
-                    axes, y, wording.plain(f"{'= ' if total else ''}{_times(stop - start)} {_of(what, stop - start)}")
-                )
-            for (_, _, stop), y in zip(bars[:-2], heights[:-2], strict=True):
-                axes.plot([-stop, -stop], [y, y + 1], color=MUTED, linewidth=0.8, zorder=1.5)
+        ends = [max(-FARTHEST, min(FARTHEST, -end)) for _, bars in drawn for bar in bars for end in bar[1:]]
+        reaches = [place(end) for row, _ in drawn for end in _interval(row) or ()]
+        limits = savings_axis(axes, ends, reaches, margin)
+        headings = _headings(axes, [row for row, _ in drawn], lanes)
+        for (row, bars), heights in zip(drawn, headings.y, strict=True):
+            _draw_bars(axes, row, bars, heights, limits)
         axes.set_xlabel(
             "each factor on its own, one after the other; the last bar is their product. Green: less, orange: more",
             loc="left",
         )
         drawing = svg(page, name, alt)
-    return Drawn(
-        drawing,
-        "Where the saving went: FLOPs × seconds per FLOP"
-        + (" × watts" if any(parts.watts is not None for _, parts in known) else ""),
-        alt,
-    )
+    watts = " × watts" if any(parts.watts is not None for _, parts in known[:MOST]) else ""
+    return Drawn(drawing, f"Where the saving went: FLOPs × seconds per FLOP{watts}", alt)
 
 
-def _bars(row: Row, parts: paired.Decomposition) -> list[tuple[str, float, float]]:
-    """(name, from, to) in logs of the cost ratio: each begins where the last ended, the total at 0."""
+Bar = tuple[str, float, float]  # its name, from, to: logs of the cost ratio
+
+
+def _draw_bars(
+    axes: Axes, row: Row, bars: Sequence[Bar], heights: Sequence[float], limits: tuple[float, float]
+) -> None:
+    """The factors one after the other, each linked to the next, and below them their product."""
+    *factors, (total, start, stop) = bars
+    for (what, begins, ends), y in zip(factors, heights[:-1], strict=True):
+        color = SERIES[2 if ends <= begins else 1]
+        axes.barh(y, -(ends - begins), left=-begins, height=0.62, color=color, edgecolor=color, linewidth=0, zorder=2)
+        _value(axes, y, wording.plain(f"{_times(ends - begins)} {_of(what, ends - begins)}"))
+    y, color = heights[-1], MUTED if row.verdict_forbidden else INK
+    axes.barh(y, -(stop - start), left=-start, height=0.62, color=PAPER, edgecolor=color, linewidth=1.2, zorder=2)
+    if interval := _interval(row):
+        whisker(axes, place(interval[0]), place(interval[1]), y, SERIES[0], limits)
+    _value(axes, y, wording.plain(f"= {_times(stop - start)} {_of(total, stop - start)}"))
+    for (_, _, ends), y in zip(factors[:-1], heights[:-2], strict=True):
+        axes.plot([-ends, -ends], [y, y + 1], color=MUTED, linewidth=0.8, zorder=1.5)
+
+
+def _bars(row: Row, parts: paired.Decomposition) -> list[Bar]:
+    """Each begins where the last ended, the total at 0."""
     assert row.measured is not None
     steps = [("FLOPs", parts.flop), ("s per FLOP", parts.seconds_per_flop)]
     if parts.watts is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from energybench.records.record import Trial
 from energybench.report.canvas import (
@@ -13,6 +13,7 @@ from energybench.report.canvas import (
     MUTED,
     WIDTH_IN,
     Drawn,
+    Sheet,
     legend,
     listed,
     place,
@@ -21,10 +22,17 @@ from energybench.report.canvas import (
     short,
     svg,
 )
-from energybench.report.figures_savings import MOST, interval_of
-from energybench.report.figures_trials import cells, looks
+from energybench.report.figures_savings import MOST
+from energybench.report.figures_trials import CellStyle, cells, styles
 from energybench.verdict import pairing, wording
-from energybench.verdict.figures import Row, Workload
+from energybench.verdict.examination import Examination
+from energybench.verdict.figures import Quality, Workload
+from energybench.verdict.trade_off import CellTradeOff, front, quantity_of, trade_offs
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RIGHT_IN = 2.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,138 +42,136 @@ class Point:
     label: str
     x: float  # place of the saving
     change: float  # of quality, method − baseline
-    each: tuple[tuple[float, float], ...]
-    reach: tuple[float, float] | None
-    row: Row | None  # None for a control
+    blocks: tuple[tuple[float, float], ...]  # (place, change) of each
+    interval: tuple[float, float] | None  # of the saving, as places
+    bound: float | None  # the quality's, as bad as it may be
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Positions of the points that none is better than: no other saves at least as much with at least that quality
-    and more of one. By saving, least first."""
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How changes of quality are drawn."""
 
-    def beaten(i: int) -> bool:
-        x, y = points[i]
-        return any(a >= x and b >= y and (a > x or b > y) for a, b in points)
-
-    return sorted((i for i in range(len(points)) if not beaten(i)), key=lambda i: points[i])
+    factor: float  # 100 for percentage points
+    unit: str
+    sign: int  # −1 where less is better
 
 
-def _points(workload: Workload, trials: Sequence[Trial], energy: bool) -> list[Point]:
-    metric = workload.metric or ""
-    plain = [t for t in trials if t.role == "baseline"]
-    others = {label: ours for label, ours in cells(trials).items() if ours[0].role in ("method", "control")}
-    rows = {row.method: row for row in workload.rows}
-    judged = {block for row in workload.rows for block in row.blocks}  # not those that were added later
-    found = []
-    for label, ours in others.items():
-        pairs = [pair for pair in pairing.pairs(ours, plain) if pair.ours.block in judged]
-        if energy and not pairing.sensors_of(pairs):
-            continue
-        each = []
-        for pair in pairs:
-            a, b = pair.ours.quality.get(metric), pair.plain.quality.get(metric)
-            if a is not None and b is not None and math.isfinite(a) and math.isfinite(b):
-                change = pairing.change([pair], "energy" if energy else "time")
-                each.append((place(change.saving), a - b))
-        if not each:
-            continue
-        row = rows.get(label)
-        figure = row and (row.measured if energy else row.time)
-        interval = interval_of(figure or None)
-        reach = (place(interval[0]), place(interval[1])) if interval else None
-        mean = [math.fsum(axis) / len(each) for axis in zip(*each, strict=True)]
-        found.append(Point(label, mean[0], mean[1], tuple(each), reach, row))
-    return found
+def _point(cell: CellTradeOff) -> Point:
+    blocks = tuple((place(saving), change) for saving, change in cell.blocks)
+    x, change = (math.fsum(axis) / len(blocks) for axis in zip(*blocks, strict=True))
+    interval = cell.measured.interval if cell.measured else None
+    quality = cell.row.quality if cell.row else None
+    return Point(
+        cell.label,
+        x,
+        change,
+        blocks,
+        interval=(place(interval[0]), place(interval[1])) if interval else None,
+        bound=quality.bound if quality else None,
+    )
 
 
-def trade_off(workload: Workload, trials: Sequence[Trial], margin: float, name: str) -> Drawn | str:
+def trade_off(
+    workload: Workload, trials: Sequence[Trial], margin: float, examination: Examination, name: str
+) -> Drawn | str:
     """Quality against cost, each block's pairs as dots, the mean as a mark, and the front of the means."""
     if workload.metric is None:
         return "no quality was recorded"
-    compared = [row.measured for row in workload.rows if row.measured is not None]
-    energy = bool(compared) and all(m.quantity == "energy" for m in compared)
-    scopes = {m.scope for m in compared} if energy else set()
-    if len(scopes) > 1:
+    compared_by = quantity_of(workload)
+    if compared_by is None:
         return "the methods' energies see different parts of the machine"
-    points = _points(workload, trials, energy)
+    by_label = cells(trials)
+    points = [_point(cell) for cell in trade_offs(workload, by_label, compared_by[0], examination)]
     if not points:
         return "no block has both a saving and a quality"
     quality = next((row.quality for row in workload.rows if row.quality), None)
-    scale, unit = (100.0, "pp") if quality and quality.fraction else (1.0, "")
-    sign = 1 if pairing.higher_is_better(workload.metric) else -1
-    places = [(0.0, 0.0), *((p.x, sign * p.change) for p in points)]
+    scale = _scale(workload.metric, quality)
+    places = [(0.0, 0.0), *((p.x, scale.sign * p.change) for p in points)]
     best = front(places)
-    names = [workload.plain, *(p.label for p in points)]
-    what = wording.what("energy" if energy else "time", next(iter(scopes), ""))
+    names = [workload.baseline_name, *(p.label for p in points)]
+    what = wording.what(*compared_by)
     alt = (
         f"{workload.metric} against {what} on {workload.name}. None is better in both than: "
         f"{listed([names[i] for i in best], 8)}. A front of means is no verdict."
     )
-    shown, how, right = points[:MOST], looks(cells(trials)), 2.3
+    shown = points[:MOST]
     with sheet(max(3.3, 0.75 + 0.19 * (len(shown) + 3))) as page:
-        axes = page.axes(0.75, 0.5, WIDTH_IN - 0.75 - right, page.height_in - 0.8)
-        savings_axis(
-            axes,
-            [x for x, _ in places] + [x for p in shown for x, _ in p.each],
-            [end for p in shown if p.reach for end in p.reach],
-            margin,
-        )
-        axes.grid(axis="y")
-        axes.axhline(0, color=MUTED, linewidth=1.0, zorder=1)
+        axes = _axes(page, [x for x, _ in places], shown, margin)
         if quality and quality.limit is not None:
-            axes.axhline(scale * quality.limit, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        steps = [(places[i][0], sign * places[i][1] * scale) for i in best]
-        axes.step(
-            [x for x, _ in steps],
-            [y for _, y in steps],
-            where="pre",
-            color=MUTED,
-            linewidth=1.0,
-            linestyle=(0, (1, 1.5)),
-            zorder=2,
-        )
-        entries: list[tuple[Any, str]] = []
-        (origin,) = axes.plot([0], [0], marker="*", color=INK, markersize=9, linestyle="none", zorder=4)
-        entries.append((origin, workload.plain))
-        for point in shown:
-            color, marker = how[point.label].color, how[point.label].marker
-            axes.plot(
-                [x for x, _ in point.each],
-                [scale * y for _, y in point.each],
-                marker=marker,
-                color=color,
-                markersize=2.5,
-                linestyle="none",
-                alpha=0.55,
-                zorder=2,
-            )
-            if point.reach:
-                axes.plot(point.reach, [scale * point.change] * 2, color=color, linewidth=1.1, zorder=3)
-            if point.row and point.row.quality and point.row.quality.bound is not None:
-                axes.plot(
-                    [point.x] * 2,
-                    [scale * point.change, scale * point.row.quality.bound],
-                    color=color,
-                    linewidth=1.1,
-                    zorder=3,
-                )
-            (mark,) = axes.plot(
-                [point.x],
-                [scale * point.change],
-                marker=marker,
-                color=color,
-                markersize=7,
-                markerfacecolor=how[point.label].face,
-                linestyle="none",
-                zorder=4,
-            )
-            entries.append((mark, point.label))
-        if sign < 0:
+            axes.axhline(scale.factor * quality.limit, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        _draw_front(axes, [places[i] for i in best], scale)
+        entries = _draw_points(axes, workload.baseline_name, shown, styles(by_label), scale.factor)
+        if scale.sign < 0:
             axes.invert_yaxis()
-        axes.set_title(f"{short(workload.metric)} against {workload.plain}{f', {unit}' if unit else ''} (up is better)")
+        unit = f", {scale.unit}" if scale.unit else ""
+        axes.set_title(f"{short(workload.metric)} against {workload.baseline_name}{unit} (up is better)")
         axes.set_xlabel(
             f"{what} saved. Dashed: the loss that the suite accepts. Dotted: front of the means", loc="left"
         )
-        legend(page, axes, entries, right)
+        legend(page, axes, entries, RIGHT_IN)
         drawing = svg(page, name, alt)
     return Drawn(drawing, f"{workload.metric} against {what}: blocks and means", alt)
+
+
+def _scale(metric: str, quality: Quality | None) -> Scale:
+    sign = 1 if pairing.higher_is_better(metric) else -1
+    return Scale(100.0, "pp", sign) if quality and quality.fraction else Scale(1.0, "", sign)
+
+
+def _axes(page: Sheet, means: Sequence[float], shown: Sequence[Point], margin: float) -> Axes:
+    axes = page.axes(0.75, 0.5, WIDTH_IN - 0.75 - RIGHT_IN, page.height_in - 0.8)
+    inside = [*means, *(x for point in shown for x, _ in point.blocks)]
+    savings_axis(axes, inside, [end for point in shown if point.interval for end in point.interval], margin)
+    axes.grid(axis="y")
+    axes.axhline(0, color=MUTED, linewidth=1.0, zorder=1)
+    return axes
+
+
+def _draw_front(axes: Axes, best: Sequence[tuple[float, float]], scale: Scale) -> None:
+    axes.step(
+        [x for x, _ in best],
+        [scale.sign * y * scale.factor for _, y in best],
+        where="pre",
+        color=MUTED,
+        linewidth=1.0,
+        linestyle=(0, (1, 1.5)),
+        zorder=2,
+    )
+
+
+def _draw_points(
+    axes: Axes, baseline_name: str, shown: Sequence[Point], style_of: dict[str, CellStyle], factor: float
+) -> list[tuple[Any, str]]:
+    """Plain training at the origin, then each cell; gives the legend's entries."""
+    (origin,) = axes.plot([0], [0], marker="*", color=INK, markersize=9, linestyle="none", zorder=4)
+    return [(origin, baseline_name), *((_draw(axes, p, style_of[p.label], factor), p.label) for p in shown)]
+
+
+def _draw(axes: Axes, point: Point, style: CellStyle, factor: float) -> Any:
+    """A cell's blocks, the bounds of its means, and its mean, whose mark it gives."""
+    axes.plot(
+        [x for x, _ in point.blocks],
+        [factor * y for _, y in point.blocks],
+        marker=style.marker,
+        color=style.color,
+        markersize=2.5,
+        linestyle="none",
+        alpha=0.55,
+        zorder=2,
+    )
+    y = factor * point.change
+    if point.interval:
+        axes.plot(point.interval, [y, y], color=style.color, linewidth=1.1, zorder=3)
+    if point.bound is not None:
+        axes.plot([point.x, point.x], [y, factor * point.bound], color=style.color, linewidth=1.1, zorder=3)
+    (mark,) = axes.plot(
+        [point.x],
+        [y],
+        marker=style.marker,
+        color=style.color,
+        markersize=7,
+        markerfacecolor=style.face,
+        linestyle="none",
+        zorder=4,
+    )
+    return mark

@@ -21,11 +21,12 @@ from urllib.parse import quote
 
 from energybench.meter import combine
 from energybench.records.record import Trial
-from energybench.report import figures_power, figures_trials, power_traces
+from energybench.report import figures_power, figures_trials, power_traces, run_lines
 from energybench.report.album import Album
 from energybench.report.figures import album
 from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, commands, energy_rows
-from energybench.verdict import interim_notes, overall, pairing, requirements, wording
+from energybench.verdict import pairing, wording
+from energybench.verdict.examination import Examination, ExaminedTrial
 from energybench.verdict.figures import Row, Summary, Workload
 
 LIMIT_B = 2_000_000
@@ -62,16 +63,17 @@ def page(summary: Summary, trials: Sequence[Trial], folder: Path) -> str:
 
 
 def _parts(summary: Summary, trials: Sequence[Trial], folder: Path) -> Parts:
-    drawn = album(summary, trials, folder)
-    left_out = [f"{each.kind}, {each.workload}: {each.because}" for each in drawn.left_out]
+    examination = Examination(trials)
+    drawn = album(summary, trials, folder, examination=examination)
+    left_out = [f"{each.kind}, {each.workload}: {each.reason}" for each in drawn.left_out]
     pictures = list(_within(drawn.pictures, PICTURES_B, lambda picture: len(picture.svg)))
     if gone := len(drawn.pictures) - len(pictures):
         left_out.append(f"{gone} pictures do not fit into one page; they lie in figures/.")
-    every = _charts(summary, trials, folder)
+    every = _charts(summary, trials, folder, examination)
     charts = list(_within(every, CHARTS_B, lambda chart: len(_json(chart))))
     if gone := len(every) - len(charts):
         left_out.append(f"{gone} figures to zoom do not fit into one page.")
-    rows = [_trial(trial, summary) for trial in pairing.order(trials)]
+    rows = [_trial(examination[trial], summary) for trial in pairing.order(trials)]
     if len(rows) > TRIALS:
         left_out.append(f"The first {TRIALS} of {len(rows)} trials are listed; all lie in records/.")
     return Parts(Album(tuple(pictures), drawn.left_out), charts, rows[:TRIALS], [None] * len(rows[:TRIALS]), left_out)
@@ -102,75 +104,54 @@ def _rounded(values: Iterable[float]) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def _charts(summary: Summary, trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
+def _charts(summary: Summary, trials: Sequence[Trial], folder: Path, examination: Examination) -> list[dict[str, Any]]:
     """Curves and power traces, workload by workload."""
-    found = []
+    charts = []
     for workload in summary.workloads:
-        ours = [trial for trial in trials if trial.workload == workload.name]
-        looks = figures_trials.looks(figures_trials.cells(ours))
+        of_workload = [trial for trial in trials if trial.workload == workload.name]
+        style_of = figures_trials.styles(figures_trials.cells(of_workload))
+        usable = examination.usable(of_workload)
         for over, title in figures_trials.OVER:
-            lines = [curve for curve in figures_trials.curves(ours, over, folder) if len(curve.x) > 1]
-            if lines:
-                found.append(
-                    {
-                        "workload": workload.name,
-                        "title": f"Training loss over {title}",
-                        "x": title,
-                        "y": "loss",
-                        "series": [
-                            {
-                                "label": wording.clean(looks[c.label].label),
-                                "color": looks[c.label].color,
-                                "x": _rounded(c.x),
-                                "y": _rounded(c.y),
-                            }
-                            for c in lines
-                        ],
-                    }
-                )
-        found += _power_charts(workload.name, ours, folder, looks)
-    return found
+            curves = [curve for curve in figures_trials.curves(usable, over, folder) if len(curve.x) > 1]
+            series = [_series(style_of[curve.label], curve.x, curve.y) for curve in curves]
+            if series:
+                charts.append(_chart(workload.name, f"Training loss over {title}", title, "loss", series))
+        charts += _power_charts(workload.name, of_workload, folder, style_of)
+    return charts
 
 
 def _power_charts(
-    workload: str, trials: Sequence[Trial], folder: Path, looks: dict[str, figures_trials.Look]
+    workload: str, trials: Sequence[Trial], folder: Path, style_of: dict[str, figures_trials.CellStyle]
 ) -> list[dict[str, Any]]:
     block, _ = figures_power.traced_block(trials, folder)
-    devices = list(dict.fromkeys(device for _, found in block.values() for device in found))
     charts = []
-    for device in devices:
-        series = []
-        for label, (_, found) in block.items():
-            if device in found:
-                times, watts = power_traces.thin(*found[device], POINTS)
-                series.append(
-                    {
-                        "label": wording.clean(looks[label].label),
-                        "color": looks[label].color,
-                        "x": _rounded(times),
-                        "y": _rounded(watts),
-                    }
-                )
+    for device in figures_power.devices_of(block):
+        series = [
+            _series(style_of[label], *power_traces.thin(*traces[device], POINTS))
+            for label, (_, traces) in block.items()
+            if device in traces
+        ]
         number = next(iter(block.values()))[0].block
-        charts.append(
-            {
-                "workload": workload,
-                "title": f"Power of {wording.clean(device)}, block {number}",
-                "x": "seconds",
-                "y": "watts",
-                "series": series,
-            }
-        )
+        title = f"Power of {wording.clean(device)}, block {number}"
+        charts.append(_chart(workload, title, "seconds", "watts", series))
     return charts
+
+
+def _chart(workload: str, title: str, x: str, y: str, series: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"workload": workload, "title": title, "x": x, "y": y, "series": series}
+
+
+def _series(style: figures_trials.CellStyle, x: Iterable[float], y: Iterable[float]) -> dict[str, Any]:
+    return {"label": wording.clean(style.label), "color": style.color, "x": _rounded(x), "y": _rounded(y)}
 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _trial(trial: Trial, summary: Summary) -> dict[str, Any]:
+def _trial(examined: ExaminedTrial, summary: Summary) -> dict[str, Any]:
     """One line of the table of trials. Energy says by which kind of source; nothing measured is never 0."""
-    why = pairing.unusable(trial)
+    trial, reason = examined.trial, examined.reason_unusable
     seconds = _finite(trial.train.wall_s if trial.train else None)
     metered = combine.metered(trial.train)
     metric = next((w.metric for w in summary.workloads if w.name == trial.workload), None)
@@ -180,7 +161,7 @@ def _trial(trial: Trial, summary: Summary) -> dict[str, Any]:
         "workload": trial.workload,
         "method": trial.method,
         "block": trial.block,
-        "state": "used" if why is None else f"set aside: {why}",
+        "state": "used" if reason is None else f"set aside: {reason}",
         "device": trial.device,
         "seconds": seconds,
         "seconds_text": wording.NOTHING if seconds is None else wording.duration(seconds),
@@ -209,19 +190,19 @@ def _row(row: Row, workload: Workload) -> dict[str, Any]:
         "of": wording.what(figure.quantity, figure.scope) if figure else "–",
         "quality": row.quality.change if row.quality else None,
         "quality_text": wording.quality_change(row.quality),
-        "kept_text": wording.kept(row.realised_rel),
+        "realised_text": wording.realised(row.realised_rel),
         "notes": wording.notes(row, workload.metric or "quality"),
     }
 
 
 @cache
 def _assets() -> dict[str, str]:
-    found = {
+    assets = {
         name: (ASSETS / name).read_text(encoding="utf-8").strip()
         for name in (*CODE, "page.css", "uPlot.min.css", "uPlot.LICENSE")
     }
-    found[CODE[0]] = f"/*! uPlot\n{found['uPlot.LICENSE']}\n*/\n{found[CODE[0]]}"
-    return found
+    assets[CODE[0]] = f"/*! uPlot\n{assets['uPlot.LICENSE']}\n*/\n{assets[CODE[0]]}"
+    return assets
 
 
 def _digest(script: str) -> str:
@@ -280,9 +261,9 @@ def _render(summary: Summary, parts: Parts) -> str:
         stamps=[*summary.stamp, *([] if summary.finished else ["unfinished"])],
         rows=[_row(row, workload) for workload in summary.workloads for row in workload.rows],
         extra=[
-            *(line for line, _ in requirements.lines(summary)),
-            *overall.lines(summary),
-            *interim_notes.lines(summary),
+            *(line for line, _ in run_lines.requirements(summary)),
+            *run_lines.overall(summary),
+            *run_lines.added_blocks(summary),
         ],
         energy_head=ENERGY_HEAD,
         energy=energy_rows(summary),

@@ -27,11 +27,10 @@ def _link(text: str, record: str) -> str:
 def _saving(row: Row) -> str:
     text = wording.plain(wording.measured(row.measured))
     text = text.replace("[", "\\[").replace("]", "\\]")
-    return f"~~{text}~~" if row.struck and row.measured else text
+    return f"~~{text}~~" if row.verdict_forbidden and row.measured else text
 
 
 def _row(row: Row) -> list[str]:
-    kept = row.realised_rel
     return [
         f"[{escape(row.method)}](records/)",
         wording.percent(row.claimed_rel),
@@ -39,7 +38,7 @@ def _row(row: Row) -> list[str]:
         wording.nominal(row.counted_rel, row),
         _saving(row),
         row.measured.quantity if row.measured else wording.NOTHING,
-        wording.kept(kept),
+        wording.realised(row.realised_rel),
         wording.quality_change(row.quality),
         f"**{row.verdict}**",
         " ".join(_link(str(block), record) for block, record in zip(row.blocks, row.records, strict=True))
@@ -66,15 +65,15 @@ def _workload(workload: Workload, album: Album) -> list[str]:
         "counted",
         "measured \\[95 %\\]",
         "of",
-        "kept",
+        "realised",
         f"{escape(metric)} Δ",
         "verdict",
         "blocks",
     ]
     page.append(table(head, map(_row, workload.rows), right="12346 7"))
     page.append(
-        f"Savings relative to {workload.plain} in the same block; a negative saving is a cost. "
-        "*kept* is measured / estimated. Each block links to its record."
+        f"Savings relative to {workload.baseline_name} in the same block; a negative saving is a cost. "
+        "*realised* is measured / estimated. Each block links to its record."
     )
     page.append("### Where the saving went")
     page += _pictures(album, workload, "where")
@@ -109,31 +108,31 @@ def _left_out(album: Album) -> list[str]:
     """One row for each reason."""
     places: dict[tuple[str, str], list[str]] = {}
     for each in album.left_out:
-        places.setdefault((each.kind, each.because), []).append(each.workload)
+        places.setdefault((each.kind, each.reason), []).append(each.workload)
     rows = [[kind, escape(because), escape(", ".join(names))] for (kind, because), names in places.items()]
     return ["## Pictures left out, and why", table(["picture", "why", "workloads"], rows)] if rows else []
 
 
 def _target(workload: Workload) -> list[str]:
-    """The way to the target quality, where the workload names one."""
-    found = [(row, row.to_target) for row in workload.rows if row.to_target is not None]
-    if not found:
+    """What it took to reach the target quality, where the workload names one."""
+    targets = [(row, row.to_target) for row in workload.rows if row.to_target is not None]
+    if not targets:
         return []
     rows = []
-    for row, way in found:
+    for row, target in targets:
         sides = [
             cell.replace("[", "\\[").replace("]", "\\]")
-            for cell in (wording.measured(way.steps), wording.measured(way.cost))
+            for cell in (wording.measured(target.steps), wording.measured(target.cost))
         ]
         rows.append(
             [
                 escape(row.method),
-                escape(wording.way(way.ours, way.n)),
-                escape(wording.way(way.plain, way.n)),
+                escape(wording.side_to_target(target.method, target.n)),
+                escape(wording.side_to_target(target.baseline, target.n)),
                 *sides,
-                way.cost.quantity if way.cost else wording.NOTHING,
-                f"**{way.verdict}**",
-                escape(way.because or wording.NOTHING),
+                target.cost.quantity if target.cost else wording.NOTHING,
+                f"**{target.verdict}**",
+                escape(target.reason or wording.NOTHING),
             ]
         )
     head = [
@@ -147,7 +146,7 @@ def _target(workload: Workload) -> list[str]:
         "why",
     ]
     return [
-        f"### To {escape(wording.goal(found[0][1]))}",
+        f"### To {escape(wording.goal(targets[0][1]))}",
         "What it took to the end of the epoch that first reached the target; evaluations are not in it. A side that "
         "missed the target in a block leaves the saving unknown: no block is dropped for it.",
         table(head, rows, right="345"),
@@ -171,7 +170,7 @@ def _quality(workload: Workload) -> str:
     ]
     if any(row.unjudged for row in workload.rows):
         return wording.UNJUDGED
-    text = f"{workload.plain.capitalize()} reaches {', '.join(spread) or 'no recorded quality'}."
+    text = f"{workload.baseline_name.capitalize()} reaches {', '.join(spread) or 'no recorded quality'}."
     if not rows:
         return text
     head = ["Method", "baseline", "method", "change", "may be as bad as", "accepted"]

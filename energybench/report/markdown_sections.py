@@ -5,8 +5,9 @@ Each is a list of paragraphs, empty where there is nothing to say.
 
 from __future__ import annotations
 
+from energybench.report import run_lines
 from energybench.report.markdown_syntax import escape, table
-from energybench.verdict import interim_notes, overall, wording
+from energybench.verdict import interim_notes, wording
 from energybench.verdict.figures import Added, Summary
 
 
@@ -43,11 +44,11 @@ def over_all_workloads(summary: Summary) -> list[str]:
         "quality within the margin",
     ]
     rows = [
-        [escape(each.method), *(cell.replace("[", "\\[").replace("]", "\\]") for cell in overall.cells(each))]
+        [escape(each.method), *(cell.replace("[", "\\[").replace("]", "\\]") for cell in run_lines.overall_cells(each))]
         for each in summary.overall
     ]
-    notes = [escape(text) for text in overall.left_out(summary)]
-    return ["## Over all workloads", overall.ABOUT, table(head, rows, right="1345"), *notes]
+    notes = [escape(text) for text in run_lines.overall_left_out(summary)]
+    return ["## Over all workloads", run_lines.OVERALL_ABOUT, table(head, rows, right="1345"), *notes]
 
 
 def requirements(summary: Summary) -> list[str]:
@@ -55,7 +56,7 @@ def requirements(summary: Summary) -> list[str]:
     if not summary.required:
         return []
     rows = [
-        [escape(each.workload), escape(each.method), escape(each.asks), f"**{each.outcome}**", escape(each.because)]
+        [escape(each.workload), escape(each.method), escape(each.asks), f"**{each.outcome}**", escape(each.reason)]
         for each in summary.required
     ]
     return ["## What the suite requires", table(["workload", "method", "must", "outcome", "why"], rows)]

@@ -14,19 +14,19 @@ from typing import Any
 
 from energybench.report.figures import album
 from energybench.report.html import ASSETS
-from energybench.report.merge import Part
 from energybench.verdict import wording
 from energybench.verdict.figures import Row, Summary, Workload
+from energybench.verdict.run_parts import Part
 
 KINDS = ("ladder", "where", "trade-off", "blocks", "curves")
-HEAD = ("Method", "claimed", "estimated", "counted", "measured [95 %]", "of", "kept", "quality Δ", "verdict")
+HEAD = ("Method", "claimed", "estimated", "counted", "measured [95 %]", "of", "realised", "quality Δ", "verdict")
 MEASURED = 3  # of the cells: struck out where a flag forbids a verdict
 
 
 def html(summary: Summary, part: Part) -> str:
     """The same records give the same text."""
     stamps = [*summary.stamp, *([] if summary.finished else ["unfinished"])]
-    title = " · ".join([summary.suite, f"run {summary.run}", *([part.told] if part.apart else []), *stamps])
+    title = " · ".join([summary.suite, f"run {summary.run}", *([part.described] if part.apart else []), *stamps])
     notes = [summary.energy_note, summary.look_note, f"Apart: {part.apart}." if part.apart else ""]
     notes += [flag.sentence for flag in summary.flags if flag.code != "modelled_energy"]
     drawn = album(summary, part.records[1], Path(part.folders[0]), KINDS)
@@ -50,8 +50,13 @@ def html(summary: Summary, part: Part) -> str:
 def _cells(row: Row) -> list[str]:
     what = wording.what(row.measured.quantity, row.measured.scope) if row.measured else wording.NOTHING
     return [
-        *(wording.percent(share) for share in (row.claimed_rel, row.estimated_rel, row.counted_rel)),
-        *(wording.measured(row.measured), what, wording.kept(row.realised_rel), wording.quality_change(row.quality)),
+        wording.percent(row.claimed_rel),
+        wording.percent(row.estimated_rel),
+        wording.percent(row.counted_rel),
+        wording.measured(row.measured),
+        what,
+        wording.realised(row.realised_rel),
+        wording.quality_change(row.quality),
     ]
 
 

@@ -38,7 +38,7 @@ def energy_rows(summary: Summary) -> list[list[str]]:
     _, intensity = _intensity(summary)
     rows = []
     for workload in summary.workloads:
-        cells = [(workload.plain, workload.baseline.energies)]
+        cells = [(workload.baseline_name, workload.baseline.energies)]
         cells += [(row.method, row.energies) for row in workload.rows]
         rows += [[workload.name, label, *_energy_row(energy, intensity)] for label, found in cells for energy in found]
     return rows

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from energybench.report import rows
-from energybench.verdict import interim_notes, overall, requirements, wording
-from energybench.verdict.figures import Raised, Row, Summary, Workload
+from energybench.report import rows, run_lines
+from energybench.verdict import wording
+from energybench.verdict.figures import RaisedFlag, Row, Summary, Workload
 
 STYLES = {
     "saves": "bold green",
@@ -65,7 +65,7 @@ def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
         text = wording.measured(row.measured)
         if row.measured and not one:
             text += wording.NB + row.measured.quantity
-        return _text(text, "strike" if row.struck else "bold")
+        return _text(text, "strike" if row.verdict_forbidden else "bold")
 
     def column(name: str, cell: Iterable[str], rank: int) -> Column:
         return Column(name, tuple(_text(text) for text in cell), rank)
@@ -76,7 +76,7 @@ def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
         Column("estimated", tuple(_nominal(r.estimated_rel, r) for r in rows), 1),
         Column("counted", tuple(_nominal(r.counted_rel, r) for r in rows), 2),
         Column(title, tuple(measured(row) for row in rows)),
-        column("kept", (wording.kept(r.realised_rel) for r in rows), 5),
+        column("realised", (wording.realised(r.realised_rel) for r in rows), 5),
         column(quality, (wording.quality_change(r.quality) for r in rows), 4),  # the notes say it too
         Column("verdict", tuple(_text(r.verdict, STYLES.get(r.verdict, "")) for r in rows), 0, "left"),
     ]
@@ -175,10 +175,10 @@ def show(console: Console, labels: Sequence[str], columns: Sequence[Column], hea
         _say(console, f"Left out at this width: {', '.join(' '.join(title.split()) for title in dropped)}.", "dim")
 
 
-def _flags(found: Iterable[Raised]) -> list[str]:
+def _flags(raised: Iterable[RaisedFlag]) -> list[str]:
     """One line per reason, naming every place."""
-    by_code: dict[str, list[Raised]] = {}
-    for flag in found:
+    by_code: dict[str, list[RaisedFlag]] = {}
+    for flag in raised:
         by_code.setdefault(flag.code, []).append(flag)
     return [
         f"{flags[0].severity}: {flags[0].sentence} "
@@ -220,9 +220,9 @@ def render(summary: Summary, console: Console) -> None:
             _say(console, flag.sentence, "yellow")
     for workload in summary.workloads:
         _workload(console, workload)
-    for line, style in requirements.lines(summary):
+    for line, style in run_lines.requirements(summary):
         _say(console, line, style, indent="  ", first="§ ")
-    extra = [*overall.lines(summary), *interim_notes.lines(summary)]
+    extra = [*run_lines.overall(summary), *run_lines.added_blocks(summary)]
     if extra:
         console.print()
     for line in extra:

@@ -11,7 +11,7 @@ from energybench.records.record import RunFile
 from energybench.stats import paired
 from energybench.verdict import flag_codes
 from energybench.verdict.interim import Look
-from energybench.verdict.pairing import EnergyFigure, Figure
+from energybench.verdict.pairing import EnergyFigure, TrialMean
 
 MARGIN, ESTIMATE_GAP = 0.01, 0.02  # where a suite's file names none
 
@@ -30,13 +30,13 @@ class Accept:
 
     @classmethod
     def of(cls, run: RunFile) -> Accept:
-        found: dict[str, Any] = run.resolved.get("accept") or {}
-        quality = found.get("quality") or {}
+        settings: dict[str, Any] = run.resolved.get("accept") or {}
+        quality = settings.get("quality") or {}
         return cls(
             metric=quality.get("metric"),
             loses_at_most=quality.get("loses_at_most"),
-            margin=found.get("margin", found.get("noise", MARGIN)),  # runs of before wrote the old key
-            estimate_gap=found.get("estimate_gap", ESTIMATE_GAP),
+            margin=settings.get("margin", settings.get("noise", MARGIN)),  # runs of before wrote the old key
+            estimate_gap=settings.get("estimate_gap", ESTIMATE_GAP),
         )
 
 
@@ -58,6 +58,13 @@ class Measured:
         low, high = change.saving_interval() if change.df > 0 else (None, None)
         sd = change.sd if math.isfinite(change.sd) else None
         return cls(quantity, scope, change.saving, low, high, sd, change.df, change.n)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The bounds where they are worth printing: from as many blocks on as a verdict needs."""
+        if self.low_rel is None or self.high_rel is None or self.n < paired.FEWEST_BLOCKS:
+            return None
+        return self.low_rel, self.high_rel
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +93,7 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True)
-class Raised:
+class RaisedFlag:
     """A flag as the report shows it; `where` says of what."""
 
     code: str
@@ -109,15 +116,16 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """One side's way to a target quality: the blocks that reached it, and the mean over those."""
+class SideToTarget:
+    """What one side took to reach a target quality: the blocks that reached it, and the means over those."""
 
     reached: int
-    steps: Figure | None
-    seconds: Figure | None
-    energy_j: Figure | None  # measured only
+    steps: TrialMean | None
+    seconds: TrialMean | None
+    energy_j: TrialMean | None  # measured only
 
 
+@renamed(ours="method", plain="baseline", because="reason")
 @dataclass(frozen=True, slots=True)
 class ToTarget:
     """What the workload's target quality took, to the end of the epoch that first reached it.
@@ -129,20 +137,21 @@ class ToTarget:
     metric: str
     at_least: float
     n: int  # pairs
-    ours: Way
-    plain: Way
+    method: SideToTarget
+    baseline: SideToTarget
     steps: Measured | None
     cost: Measured | None  # energy if measured throughout, else time
     verdict: paired.Verdict
-    because: str
+    reason: str  # for the verdict, and what would change it
 
 
+@renamed(plain_rel="baseline_rel")
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Seconds of one phase in shadow runs of plain training and of the method, as shares of plain training's."""
+    """Seconds of one phase in profiling runs of plain training and of the method, as shares of plain training's."""
 
     name: str
-    plain_rel: float
+    baseline_rel: float
     method_rel: float
 
 
@@ -155,7 +164,14 @@ class Roofline:
     saved_rel: float  # a ceiling, while every kernel runs as well as before
 
 
-@renamed(kept_rel="realised_rel")
+@renamed(
+    kept_rel="realised_rel",
+    struck="verdict_forbidden",
+    because="reason",
+    plain_timed_out="baseline_timed_out",
+    moved="bytes_note",
+    untimed="untimed_reason",
+)
 @dataclass(frozen=True, slots=True)
 class Row:
     """One method on one workload: the four numbers and what they are worth."""
@@ -175,29 +191,29 @@ class Row:
     counted_error_rel: float
     measured: Measured | None
     time: Measured | None
-    realised_rel: float | None
+    realised_rel: float | None  # measured / estimated saving
     quality: Quality | None
     diverged: int  # blocks whose newest trial diverged
-    struck: bool  # a flag of this row, or of its workload, forbids a verdict
+    verdict_forbidden: bool  # printed struck through: a flag of this row, or of its workload, forbids a verdict
     verdict: paired.Verdict
-    because: str
+    reason: str  # for the verdict, and what would change it
     detectable_rel: float | None
     blocks_needed: int | None
     explanation: str
-    moved: str  # what the formulas say of bytes; empty where they say nothing
+    bytes_note: str  # what the formulas say of bytes; empty where they say nothing
     roofline: Roofline | None
     phases: tuple[Phase, ...]  # where the time went; empty where no step was timed
-    untimed: str  # why not
+    untimed_reason: str  # why not
     to_target: ToTarget | None
-    flags: tuple[Raised, ...]
+    flags: tuple[RaisedFlag, ...]
     control: Control | None
-    seconds: Figure | None
+    seconds: TrialMean | None
     energies: tuple[EnergyFigure, ...]
     command: str = ""  # what ran instead of our loop
     unavailable: str = ""  # why there is neither an estimate nor a count
     unjudged: bool = False  # the suite says that there is no quality to lose
     timed_out: int = 0  # blocks whose newest trial ran past the suite's limit, and what it costs is not known
-    plain_timed_out: int = 0  # the same of plain training
+    baseline_timed_out: int = 0  # the same of plain training
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,28 +221,32 @@ class Baseline:
     """Plain training's own figures."""
 
     n: int
-    seconds: Figure | None
+    seconds: TrialMean | None
     energies: tuple[EnergyFigure, ...]
-    quality: dict[str, Figure]
-    data_wait_rel: Figure | None
+    quality: dict[str, TrialMean]
+    data_wait_rel: TrialMean | None
     memory_device_b: int | None
     memory_resident_b: int | None
     counted_flop: float | None
     plain_flop: float | None
 
 
+@renamed(plain="baseline_name")
 @dataclass(frozen=True, slots=True)
 class Workload:
+    """One workload: plain training's figures, and a row for each method."""
+
     name: str
     metric: str | None
     baseline: Baseline
     twin: Measured | None  # plain training against itself
     rows: tuple[Row, ...]
-    flags: tuple[Raised, ...]
-    plain: str = "plain training"  # what its methods are held against
+    flags: tuple[RaisedFlag, ...]
+    baseline_name: str = "plain training"  # what its methods are held against
     command: str = ""  # and what that ran, where it is a command
 
 
+@renamed(kept_quality="quality_within_margin")
 @dataclass(frozen=True, slots=True)
 class Overall:
     """One method over the workloads on which it was compared: the geometric mean of its ratios, and no verdict."""
@@ -235,13 +255,13 @@ class Overall:
     quantity: paired.Quantity
     scope: str
     workloads: tuple[str, ...]
-    left_out: tuple[str, ...]  # workloads whose comparison is struck, or has no pair
+    left_out: tuple[str, ...]  # workloads whose comparison gets no verdict, or has no pair
     saving_rel: float
     least_rel: float  # over the workloads
     most_rel: float
     low_rel: float | None  # 95 % for workloads like these; None with too few of them
     high_rel: float | None
-    kept_quality: int | None  # workloads whose mean quality lies within the margin; None without a margin
+    quality_within_margin: int | None  # workloads whose mean quality lies within the margin; None without a margin
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +274,7 @@ class Added:
     measured: Measured
 
 
+@renamed(because="reason")
 @dataclass(frozen=True, slots=True)
 class Required:
     """One [[require]] of the suite, held against one method on one workload."""
@@ -262,7 +283,7 @@ class Required:
     method: str
     asks: str  # "saves at least 5.0 % of the time"
     outcome: Literal["met", "not met", "undecided"]
-    because: str
+    reason: str
     least_rel: float | None  # the saving asked for
     saving_rel: float | None
     low_rel: float | None  # one-sided 99 % bounds, each by itself
@@ -271,6 +292,8 @@ class Required:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
+    """A trial that enters no comparison."""
+
     trial: str
     workload: str
     method: str
@@ -282,6 +305,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class NotRun:
+    """A cell, or some of its blocks, of which there is no trial or no count."""
+
     workload: str
     method: str
     reason: str
@@ -289,6 +314,8 @@ class NotRun:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
+    """Everything there is to say about a run. SI units; shares are fractions."""
+
     suite: str
     about: str
     run: str
@@ -299,7 +326,7 @@ class Summary:
     energy_note: str  # the first screen's word on energy: measured by what, or modelled, or missing, and why
     accept: Accept
     workloads: tuple[Workload, ...]
-    flags: tuple[Raised, ...]  # of the whole run
+    flags: tuple[RaisedFlag, ...]  # of the whole run
     checks: tuple[Check, ...]
     failures: tuple[Failure, ...]
     not_run: tuple[NotRun, ...]

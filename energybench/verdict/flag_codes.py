@@ -22,8 +22,8 @@ Scope = Literal["trial", "cell", "workload", "run"]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """One reason: what it is about, what it does to the number, how it is told."""
+class FlagKind:
+    """One reason: what it is about, what it does to the number, and the sentence for it."""
 
     code: str
     severity: Severity
@@ -33,194 +33,198 @@ class Kind:
 
 
 IN_TRIAL = "in the trial"
-REGISTRY: tuple[Kind, ...] = (
-    Kind(
+REGISTRY: tuple[FlagKind, ...] = (
+    FlagKind(
         "dead_layer",
         "invalid",
         "trial",
         IN_TRIAL,
         "A method's override was never entered: what ran was not the method.",
     ),
-    Kind(
+    FlagKind(
         "sensor_lost",
         "invalid",
         "trial",
         "check_trial",
         "An energy sensor died inside the window; a partial total would be a wrong one.",
     ),
-    Kind("diverged", "invalid", "trial", "check_trial", "Training diverged: there is no trained model to compare."),
-    Kind(
+    FlagKind("diverged", "invalid", "trial", "check_trial", "Training diverged: there is no trained model to compare."),
+    FlagKind(
         "witness_differs",
         "struck",
         "cell",
         "check_cell",
         "The metered trial did not do the work that the counted run did.",
     ),
-    Kind(
+    FlagKind(
         "aa_failed",
         "struck",
         "workload",
         "check_workload",
-        "Plain training differs from itself by more than the noise: a biased harness, so no verdict.",
+        "Plain training differs from itself by more than the margin: a biased harness, so no verdict.",
     ),
-    Kind(
+    FlagKind(
         "devices_mixed",
         "struck",
         "workload",
         "check_workload",
         "Blocks of one folder ran on different devices, whose figures are never averaged: energybench report FOLDER.",
     ),
-    Kind(
+    FlagKind(
         "too_few_blocks",
         "marked",
         "cell",
         "check_cell",
         "Fewer than 3 blocks: an interval needs at least 3, so there is no verdict.",
     ),
-    Kind("inert", "marked", "trial", IN_TRIAL, "The method never acted: nothing was skipped, dropped or changed."),
-    Kind(
+    FlagKind("inert", "marked", "trial", IN_TRIAL, "The method never acted: nothing was skipped, dropped or changed."),
+    FlagKind(
         "estimate_gap",
         "marked",
         "cell",
         "check_cell",
         "The method's own formula and the independent counter disagree by more than the suite allows.",
     ),
-    Kind(
+    FlagKind(
         "uncounted_steps",
         "marked",
         "cell",
         "check_cell",
         "Some kinds of steps were never met by the counted run, so their FLOPs are not known.",
     ),
-    Kind(
+    FlagKind(
         "ledger_differs",
         "marked",
         "workload",
         "check_workload",
         "On plain training the ledger and the independent counter differ by more than 0.1 %.",
     ),
-    Kind(
+    FlagKind(
         "data_wait",
         "marked",
         "trial",
         "check_trial",
         "More than 5 % of the time was spent waiting for data: the model was not what was measured.",
     ),
-    Kind(
+    FlagKind(
         "channels_contradict",
         "invalid",
         "trial",
         "check_trial",
         "The card's energy counter and its integrated power lie over 15 % apart: one of them is wrong.",
     ),
-    Kind(
+    FlagKind(
         "channels_apart",
         "marked",
         "trial",
         "check_trial",
         "The card's energy counter and its integrated power lie over 5 % apart.",
     ),
-    Kind(
+    FlagKind(
         "mig",
         "struck",
         "trial",
         "check_trial",
         "The card is sliced (MIG): its sensors see the whole card, whoever else uses it.",
     ),
-    Kind(
+    FlagKind(
         "mps",
         "struck",
         "trial",
         "check_trial",
         "Processes share the card's context (MPS): its energy is not one process's.",
     ),
-    Kind(
+    FlagKind(
         "foreign_process",
         "struck",
         "trial",
         "check_trial",
         "Another process was on the card: its energy is in the figure.",
     ),
-    Kind(
+    FlagKind(
         "left_behind",
         "struck",
         "trial",
         IN_TRIAL,
         "Processes of the command outlived it, and were ended: what they did after its end is in no figure.",
     ),
-    Kind(
+    FlagKind(
         "unlike",
         "struck",
         "cell",
         "check_pair",
         "The two sides did not run alike: their joules and seconds cannot be compared.",
     ),
-    Kind(
+    FlagKind(
         "window_short",
         "struck",
         "trial",
         "check_trial",
         "The window is shorter than 50 ticks of the energy sensor, so its ends weigh too much.",
     ),
-    Kind(
+    FlagKind(
         "sensor_error",
         "struck",
         "cell",
         "check_cell",
-        "The sensor's own error budget is wider than the noise that the suite accepts: no verdict.",
+        "The sensor's own error budget is wider than the margin that the suite accepts: no verdict.",
     ),
-    Kind(
+    FlagKind(
         "throttled",
         "marked",
         "trial",
         "check_trial",
         "The card held its clocks back: the same work took longer and drew less.",
     ),
-    Kind(
+    FlagKind(
         "temperature",
         "marked",
         "trial",
         "check_pair",
         "The card did not start as cool as it should: a hot card draws more for the same work.",
     ),
-    Kind(
+    FlagKind(
         "aliasing",
         "marked",
         "trial",
         "check_trial",
         "A step takes about as long as the power sensor's own period, which may see always the same part of it.",
     ),
-    Kind("reads_missed", "marked", "trial", "check_trial", "Over 10 % of the sensor reads in the background failed."),
-    Kind(
+    FlagKind(
+        "reads_missed", "marked", "trial", "check_trial", "Over 10 % of the sensor reads in the background failed."
+    ),
+    FlagKind(
         "harness_overhead",
         "marked",
         "trial",
         "check_trial",
         "Reading the sensors took over 1 % of a core: the harness is part of what was measured.",
     ),
-    Kind("not_settled", "marked", "trial", "check_trial", "The time of a step had not settled when the warm-up ended."),
-    Kind(
+    FlagKind(
+        "not_settled", "marked", "trial", "check_trial", "The time of a step had not settled when the warm-up ended."
+    ),
+    FlagKind(
         "host_contention",
         "marked",
         "trial",
         "check_trial",
         "Other work on this machine or its host took the processor away.",
     ),
-    Kind(
+    FlagKind(
         "control_differs",
         "marked",
         "cell",
         "check_cell",
         "The control did not train the epochs that the method kept, so they are not at one budget.",
     ),
-    Kind(
+    FlagKind(
         "quick",
         "marked",
         "run",
         "check_run",
         "A smoke test: small data, few epochs. It shows that everything works, not what a method saves.",
     ),
-    Kind(
+    FlagKind(
         "modelled_energy",
         "marked",
         "run",
@@ -228,17 +232,17 @@ REGISTRY: tuple[Kind, ...] = (
         "No energy sensor: energy is modelled from time and load, and is never a saving.",
     ),
 )
-KINDS: dict[str, Kind] = {kind.code: kind for kind in REGISTRY}
+KINDS: dict[str, FlagKind] = {kind.code: kind for kind in REGISTRY}
 
 
-def kind(code: str) -> Kind:
+def kind(code: str) -> FlagKind:
     """The kind of a code; one unknown to this version is marked, so that it is seen."""
-    return KINDS.get(code) or Kind(
+    return KINDS.get(code) or FlagKind(
         code, "marked", "trial", IN_TRIAL, f"Flagged '{code}' by another version of energybench."
     )
 
 
 def worst(flags: Iterable[Flag]) -> Severity | None:
     """The gravest severity among the flags."""
-    found = {kind(flag.code).severity for flag in flags}
-    return next((each for each in ("invalid", "struck", "marked") if each in found), None)
+    severities = {kind(flag.code).severity for flag in flags}
+    return next((each for each in ("invalid", "struck", "marked") if each in severities), None)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
-from energybench.meter.reading import Reading
+from energybench.meter.reading import Energy, Reading
 from energybench.records.record import CountingRun, Flag, Passes, RunFile, Trial
 from energybench.stats.paired import FEWEST_BLOCKS, Paired
 
@@ -22,6 +21,9 @@ OVERHEAD_LIMIT = 0.01  # of one core, by the reader in the background
 MISSED_LIMIT = 0.1  # of its reads
 WARMER_C = 5.0  # between two trials that are compared
 EPOCH_TOLERANCE = 0.5  # epochs between a method and its control: a control trains whole epochs
+COUNTER, INTEGRAL = "gpu_counter", "gpu_power_integral"  # the two channels of a card
+
+Problems = Iterator[tuple[str, str]]  # code, detail
 
 
 def _percent(share: float) -> str:
@@ -29,77 +31,100 @@ def _percent(share: float) -> str:
 
 
 def check_trial(trial: Trial) -> list[Flag]:
-    """The trial's own flags, then what its record shows."""
-    found = list(trial.flags)
+    """The flags of one trial: those it raised itself, then what its record shows; the first of each code.
 
-    def raise_(code: str, detail: str) -> None:
-        if all(flag.code != code for flag in found):
-            found.append(Flag(code=code, detail=detail))
+    Whoever asks for a whole run's trials asks `examination.Examination`, which calls this once for each.
+    """
+    by_code: dict[str, Flag] = {}
+    for code, detail in _trial_problems(trial):
+        by_code.setdefault(code, Flag(code=code, detail=detail))
+    own_codes = {flag.code for flag in trial.flags}
+    return [*trial.flags, *(flag for code, flag in by_code.items() if code not in own_codes)]
 
+
+def _trial_problems(trial: Trial) -> Problems:
     if trial.status == "diverged":
-        raise_("diverged", trial.reason or "")
-    window, waited = trial.train, trial.data_wait_s or 0.0
+        yield "diverged", trial.reason or ""
+    window, waited_s = trial.train, trial.data_wait_s or 0.0
     if window is None or window.wall_s <= 0:
-        return found
-    for flag in check_window(window, trial.steps):
-        raise_(flag.code, flag.detail)
+        return
+    yield from _window_problems(window, trial.steps)
     if trial.warmup and trial.warmup.settled is False:
-        raise_("not_settled", f"after {trial.warmup.steps} steps")
-    if waited > DATA_WAIT_LIMIT * window.wall_s:
-        raise_("data_wait", f"{_percent(waited / window.wall_s)} of the window")
+        yield "not_settled", f"after {trial.warmup.steps} steps"
+    if waited_s > DATA_WAIT_LIMIT * window.wall_s:
+        yield "data_wait", f"{_percent(waited_s / window.wall_s)} of the window"
     if trial.device == "cpu" and window.cpu_s is not None:
-        share = (window.cpu_s + waited) / window.wall_s  # one thread alone, never held up, reaches 1
+        share = (window.cpu_s + waited_s) / window.wall_s  # one thread alone, never held up, reaches 1
         if share < CPU_SHARE and "command" not in trial.settings:  # a command may wait for what it likes
-            raise_("host_contention", f"{share:.2f} CPU seconds per second")
+            yield "host_contention", f"{share:.2f} CPU seconds per second"
     if window.steal_s is not None and window.steal_s > STEAL_LIMIT * window.wall_s:
-        raise_("host_contention", f"the host took {_percent(window.steal_s / window.wall_s)} of a core away")
-    return found
+        yield "host_contention", f"the host took {_percent(window.steal_s / window.wall_s)} of a core away"
 
 
 def check_window(window: Reading, steps: int | None = None) -> list[Flag]:
-    """What the sensors of one window show, whatever ran in it; the first of each code. steps: how often it repeats."""
-    lost = [
-        ("sensor_lost", f"{energy.source} {energy.scope}: {energy.reason or 'no reason given'}")
-        for energy in window.energy
-        if energy.lost
-    ]
-    found: dict[str, Flag] = {}
-    for code, detail in (*lost, *_sensor_problems(window, steps), *_card_problems(window), *_harness_problems(window)):
-        found.setdefault(code, Flag(code=code, detail=detail))
-    return list(found.values())
+    """What the sensors of one window show, whatever ran in it; the first of each code.
+
+    Args:
+        window: what was read of it
+        steps: how often what ran in it repeats; None where that is not known
+    """
+    by_code: dict[str, Flag] = {}
+    for code, detail in _window_problems(window, steps):
+        by_code.setdefault(code, Flag(code=code, detail=detail))
+    return list(by_code.values())
 
 
-Found = Iterator[tuple[str, str]]  # code, detail
+def _window_problems(window: Reading, steps: int | None) -> Problems:
+    for energy in window.energy:
+        if energy.lost:
+            yield "sensor_lost", f"{energy.source} {energy.scope}: {energy.reason or 'no reason given'}"
+    yield from _sensor_problems(window, steps)
+    yield from _card_problems(window)
+    yield from _harness_problems(window)
 
 
-def _sensor_problems(window: Reading, steps: int | None) -> Found:
+def _sensor_problems(window: Reading, steps: int | None) -> Problems:
     """Short windows, aliasing, and two channels of one card that disagree."""
-    piece_s = window.wall_s / max(1, window.pieces)
     measured = [energy for energy in window.energy if energy.measured]
-    counted = {energy.device for energy in measured if energy.source == "gpu_counter"}
+    on_cards = [energy for energy in measured if energy.source in (COUNTER, INTEGRAL)]
+    yield from _too_short(window, measured)
+    if on_cards and steps:
+        yield from _aliasing(window.wall_s / steps)
+    yield from _disagreement(on_cards)
+
+
+def _too_short(window: Reading, measured: Sequence[Energy]) -> Problems:
+    piece_s = window.wall_s / max(1, window.pieces)
+    with_counter = {energy.device for energy in measured if energy.source == COUNTER}
     for energy in measured:
-        if energy.source == "gpu_power_integral" and energy.device in counted:
+        if energy.source == INTEGRAL and energy.device in with_counter:
             continue  # it only checks the counter, whose ticks decide
         ticks = energy.detail.get("tick_s", energy.detail.get("period_s"))
         tick_s = max(ticks) if isinstance(ticks, list) else ticks
         if tick_s and piece_s < FEWEST_TICKS * tick_s:
             yield "window_short", f"{energy.source}: {piece_s:.2f} s at a tick of {tick_s:.3f} s"
-    on_cards = [energy for energy in measured if energy.source in ("gpu_counter", "gpu_power_integral")]
-    step_s = window.wall_s / steps if steps else 0.0
+
+
+def _aliasing(step_s: float) -> Problems:
+    """A step that takes about as long as the sensor's period."""
     period_s = min(ALIASING_PERIODS_S, key=lambda period: abs(step_s / period - 1))
-    if on_cards and abs(step_s / period_s - 1) <= ALIASING_WITHIN:
+    if abs(step_s / period_s - 1) <= ALIASING_WITHIN:
         yield "aliasing", f"{1e3 * step_s:.1f} ms a step, {1e3 * period_s:.0f} ms a period"
-    for counter in on_cards:
-        for integral in on_cards:
-            pair = (counter.source, integral.source) == ("gpu_counter", "gpu_power_integral")
-            if pair and counter.device == integral.device and counter.energy_j and integral.energy_j is not None:
-                apart = abs(integral.energy_j / counter.energy_j - 1)
+
+
+def _disagreement(on_cards: Sequence[Energy]) -> Problems:
+    """The energy counter of a card against its integrated power."""
+    for counter in (energy for energy in on_cards if energy.source == COUNTER):
+        for integral in (energy for energy in on_cards if energy.source == INTEGRAL):
+            if counter.device != integral.device or not counter.energy_j or integral.energy_j is None:
+                continue
+            apart = abs(integral.energy_j / counter.energy_j - 1)
+            if apart > CHANNELS_APART:
                 code = "channels_contradict" if apart > CHANNELS_CONTRADICT else "channels_apart"
-                if apart > CHANNELS_APART:
-                    yield code, f"{counter.device}: {_percent(apart)}"
+                yield code, f"{counter.device}: {_percent(apart)}"
 
 
-def _card_problems(window: Reading) -> Found:
+def _card_problems(window: Reading) -> Problems:
     for uuid, card in window.cards.items():
         if card.mig:
             yield "mig", uuid
@@ -112,7 +137,7 @@ def _card_problems(window: Reading) -> Found:
                 yield "throttled", f"{uuid}: {reason}, {_percent(seconds / window.wall_s)} of the window"
 
 
-def _harness_problems(window: Reading) -> Found:
+def _harness_problems(window: Reading) -> Problems:
     sampler = window.sampler
     if sampler and sampler.cpu_s > OVERHEAD_LIMIT * window.wall_s:
         yield "harness_overhead", f"{_percent(sampler.cpu_s / window.wall_s)} of a core"
@@ -120,28 +145,33 @@ def _harness_problems(window: Reading) -> Found:
         yield "reads_missed", f"{sampler.missed} of {sampler.samples}"
 
 
-def check_pair(ours: Trial, plain: Trial) -> list[Flag]:
+ALIKE = ("torch", "threads", "metered")  # of a trial's environment
+CARDS_ALIKE = ("driver", "power_limit_w", "ecc", "name")
+
+
+def check_pair(method: Trial, baseline: Trial) -> list[Flag]:
     """What must be alike on both sides: the card's driver and limits, torch, threads, and how warm they began."""
-    found: list[Flag] = []
+    return [Flag(code=code, detail=detail) for code, detail in (*_unlike(method, baseline), *_warmer(method, baseline))]
 
-    def differs(what: str, a: Any, b: Any) -> None:
-        if a is not None and b is not None and a != b:
-            found.append(Flag(code="unlike", detail=f"{what}: {a} against {b}"))
 
-    for key in ("torch", "threads", "metered"):
-        differs(key, ours.environment.get(key), plain.environment.get(key))
-    cards, others = (t.environment.get("gpus") or {} for t in (ours, plain))
+def _unlike(method: Trial, baseline: Trial) -> Problems:
+    settings = [(key, method.environment.get(key), baseline.environment.get(key)) for key in ALIKE]
+    cards, others = (trial.environment.get("gpus") or {} for trial in (method, baseline))
     for uuid in [uuid for uuid in cards if uuid in others]:
-        for key in ("driver", "power_limit_w", "ecc", "name"):
-            differs(f"{uuid} {key}", cards[uuid].get(key), others[uuid].get(key))
-    if ours.train and plain.train:
-        for uuid, card in ours.train.cards.items():
-            other = plain.train.cards.get(uuid)
-            heat = [c.temperature_start_c for c in (card, other) if c and c.temperature_start_c is not None]
-            if len(heat) == 2 and abs(heat[0] - heat[1]) > WARMER_C:
-                detail = f"{uuid}: {heat[0]:.0f} °C against plain training's {heat[1]:.0f} °C"
-                found.append(Flag(code="temperature", detail=detail))
-    return found
+        settings += [(f"{uuid} {key}", cards[uuid].get(key), others[uuid].get(key)) for key in CARDS_ALIKE]
+    for what, of_method, of_baseline in settings:
+        if of_method is not None and of_baseline is not None and of_method != of_baseline:
+            yield "unlike", f"{what}: {of_method} against {of_baseline}"
+
+
+def _warmer(method: Trial, baseline: Trial) -> Problems:
+    if method.train is None or baseline.train is None:
+        return
+    for uuid, card in method.train.cards.items():
+        other = baseline.train.cards.get(uuid)
+        starts_c = [c.temperature_start_c for c in (card, other) if c and c.temperature_start_c is not None]
+        if len(starts_c) == 2 and abs(starts_c[0] - starts_c[1]) > WARMER_C:
+            yield "temperature", f"{uuid}: {starts_c[0]:.0f} °C against plain training's {starts_c[1]:.0f} °C"
 
 
 def _tally(passes: Passes) -> dict[str, float]:
@@ -158,36 +188,32 @@ def _tally(passes: Passes) -> dict[str, float]:
 
 
 def compare_passes(trial: Trial, counting_run: CountingRun) -> str | None:
-    """How the trial's tally differs from that of the witness with the same seed; None when it does not.
+    """How the trial's tally differs from that of the counting run with the same seed; None when it does not.
 
     Another seed may draw other samples, so nothing is compared.
     """
-    if (
-        trial.passes is None
-        or counting_run.passes is None
-        or counting_run.status != "ok"
-        or trial.seed != counting_run.seed
-    ):
+    comparable = counting_run.status == "ok" and trial.seed == counting_run.seed
+    if trial.passes is None or counting_run.passes is None or not comparable:
         return None
-    ours, theirs = _tally(trial.passes), _tally(counting_run.passes)
-    for name in (*ours, *(name for name in theirs if name not in ours)):
-        a, b = ours.get(name, 0), theirs.get(name, 0)
+    metered, counted = _tally(trial.passes), _tally(counting_run.passes)
+    for name in dict.fromkeys((*metered, *counted)):
+        a, b = metered.get(name, 0), counted.get(name, 0)
         if abs(a - b) > 1e-9 * max(abs(a), abs(b)):
             return f"{name}: {a:g} metered, {b:g} counted"
     return None
 
 
 def _unpriced(trials: Sequence[Trial], counting_run: CountingRun) -> list[str]:
-    """Kinds of steps that a trial took and the witness never counted."""
+    """Kinds of steps that a trial took and the counting run never counted."""
     if counting_run.status != "ok":
         return []
     return sorted({key for t in trials if t.passes for key in t.passes.keys} - set(counting_run.keys))
 
 
-def _gap_because(trials: Sequence[Trial]) -> str:
-    """The methods' own explanation, if they have one."""
-    told = [found.get("gap_because") for t in trials for found in t.diagnostics.values() if isinstance(found, dict)]
-    reasons = dict.fromkeys(str(reason) for reason in told if reason)
+def _gap_explained(trials: Sequence[Trial]) -> str:
+    """The methods' own explanation of a gap, if they have one."""
+    layers = [layer for trial in trials for layer in trial.diagnostics.values() if isinstance(layer, dict)]
+    reasons = dict.fromkeys(str(layer["gap_because"]) for layer in layers if layer.get("gap_because"))
     return f": {'; '.join(reasons)}" if reasons else ""
 
 
@@ -202,34 +228,51 @@ def check_cell(
     epochs_kept: float | None = None,
     epochs_control: float | None = None,
     sensor_error_rel: float | None = None,
+    known_error_rel: float | None = None,
     margin: float | None = None,
 ) -> list[Flag]:
-    """What shows only when a cell's trials lie side by side. Figures are savings; `blocks` were paired."""
-    found: list[Flag] = []
-    differs = [compare_passes(trial, counting_run) for trial in trials] if counting_run else []
-    if any(differs):
-        found.append(Flag(code="witness_differs", detail=next(filter(None, differs))))
-    if counting_run and (kinds := _unpriced(trials, counting_run)):
-        found.append(Flag(code="uncounted_steps", detail=", ".join(f"'{name}'" for name in kinds)))
+    """What shows only when a cell's trials lie side by side. Where an argument is None its check is left out.
+
+    Args:
+        blocks: how many were paired
+        trials: of the cell, those that are compared
+        counting_run: of the cell
+        estimated_rel, counted_rel: savings of FLOPs, as fractions
+        estimate_gap: by how much the two may differ
+        epochs_kept, epochs_control: that the method and its matched control trained
+        sensor_error_rel: the widest error of a trial's sensors, of its energy; None where a part of it is not known
+        known_error_rel: the same of those parts that are known: the error is at least as wide
+        margin: of the saving
+    """
+    problems: list[tuple[str, str]] = []
+    if counting_run:
+        differs = next(filter(None, (compare_passes(trial, counting_run) for trial in trials)), None)
+        problems += [("witness_differs", differs)] if differs else []
+        kinds = ", ".join(f"'{name}'" for name in _unpriced(trials, counting_run))
+        problems += [("uncounted_steps", kinds)] if kinds else []
     if estimated_rel is not None and counted_rel is not None and estimate_gap is not None:
         gap = abs(estimated_rel - counted_rel)
         if gap > estimate_gap:
-            found.append(Flag(code="estimate_gap", detail=f"{100 * gap:.1f} pp apart{_gap_because(trials)}"))
+            problems.append(("estimate_gap", f"{100 * gap:.1f} pp apart{_gap_explained(trials)}"))
     if blocks < FEWEST_BLOCKS:
-        found.append(Flag(code="too_few_blocks", detail=f"{blocks} block{'s' * (blocks != 1)}"))
-    if sensor_error_rel is not None and margin is not None and sensor_error_rel > margin:
-        found.append(Flag(code="sensor_error", detail=f"±{_percent(sensor_error_rel)}"))
-    if epochs_kept is not None and epochs_control is not None:
-        apart = abs(epochs_kept - epochs_control)
-        if apart > EPOCH_TOLERANCE:
-            found.append(
-                Flag(code="control_differs", detail=f"{epochs_kept:g} epochs kept, {epochs_control:g} trained")
-            )
-    return found
+        problems.append(("too_few_blocks", f"{blocks} block{'s' * (blocks != 1)}"))
+    if margin is not None:
+        problems += _sensor_error(sensor_error_rel, known_error_rel, margin)
+    if epochs_kept is not None and epochs_control is not None and abs(epochs_kept - epochs_control) > EPOCH_TOLERANCE:
+        problems.append(("control_differs", f"{epochs_kept:g} epochs kept, {epochs_control:g} trained"))
+    return [Flag(code=code, detail=detail) for code, detail in problems]
+
+
+def _sensor_error(error_rel: float | None, known_rel: float | None, margin: float) -> Problems:
+    """An error that is not wholly known is still too wide where its known parts are."""
+    if error_rel is not None and error_rel > margin:
+        yield "sensor_error", f"±{_percent(error_rel)}"
+    elif error_rel is None and known_rel is not None and known_rel > margin:
+        yield "sensor_error", f"{_percent(known_rel)} or more: not every sensor says how far off it may be"
 
 
 def aa_fails(twin: Paired, margin: float) -> bool:
-    """Whether plain training differs from itself: the whole 95 % interval lies beyond ±noise."""
+    """Whether plain training differs from itself: the whole 95 % interval lies beyond ±margin."""
     low, high = twin.saving_interval()
     return twin.n >= FEWEST_BLOCKS and (low > margin or high < margin / (margin - 1))
 
@@ -244,28 +287,25 @@ def check_workload(
     devices: Iterable[str] = (),
 ) -> list[Flag]:
     """The harness against itself: the A/A comparison, and plain training's ledger against the counter."""
-    found: list[Flag] = []
+    problems: list[tuple[str, str]] = []
     if len(set(devices)) > 1:
-        found.append(Flag(code="devices_mixed", detail=", ".join(sorted(set(devices)))))
+        problems.append(("devices_mixed", ", ".join(sorted(set(devices)))))
     if twin is not None and aa_fails(twin, margin):
         low, high = twin.saving_interval()
-        detail = f"{_percent(twin.saving)} [{100 * low:.1f}, {100 * high:.1f}]"
-        found.append(Flag(code="aa_failed", detail=detail))
+        problems.append(("aa_failed", f"{_percent(twin.saving)} [{100 * low:.1f}, {100 * high:.1f}]"))
     if plain_flop and counted_flop:
         apart = abs(plain_flop - counted_flop)
         if apart > LEDGER_TOLERANCE * counted_flop + counted_error_flop:
-            found.append(Flag(code="ledger_differs", detail=f"{100 * apart / counted_flop:.2f} % apart"))
-    return found
+            problems.append(("ledger_differs", f"{100 * apart / counted_flop:.2f} % apart"))
+    return [Flag(code=code, detail=detail) for code, detail in problems]
 
 
 def check_run(run: RunFile, trials: Iterable[Trial]) -> list[Flag]:
     """What holds for the whole run: a smoke test, a machine without sensors."""
-    found: list[Flag] = []
-    if "quick" in run.stamp:
-        found.append(Flag(code="quick"))
+    raised = [Flag(code="quick")] if "quick" in run.stamp else []
     windows = [trial.train for trial in trials if trial.train is not None]
     blind = [window for window in windows if not any(energy.measured for energy in window.energy)]
     if blind:
         models = sorted({e.source for window in blind for e in window.energy if e.energy_j is not None})
-        found.append(Flag(code="modelled_energy", detail=", ".join(models) or "no figure at all"))
-    return found
+        raised.append(Flag(code="modelled_energy", detail=", ".join(models) or "no figure at all"))
+    return raised

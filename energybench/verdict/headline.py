@@ -14,21 +14,22 @@ if TYPE_CHECKING:
     from energybench.verdict.figures import Row, Workload
 
 
-def _found(row: Row, workload: Workload) -> str:
+def _proven(row: Row, workload: Workload) -> str:
     figure, quality = row.measured, row.quality
     assert figure is not None
-    least = ""
+    saving, baseline = wording.measured(figure), workload.baseline_name
+    at_most = ""
     if quality is not None and quality.limit is not None:
         lost = wording.accepted(abs(quality.limit), quality.fraction).lstrip("+")
-        least = f", with no more than {lost} of {quality.metric} lost"
+        at_most = f", with no more than {lost} of {quality.metric} lost"
     if figure.quantity == "energy":
-        verb = f"{row.method} saves {wording.measured(figure)} of the energy ({figure.scope}) of {workload.plain}"
+        outcome = f"{row.method} saves {saving} of the energy ({figure.scope}) of {baseline}"
     else:
-        verb = f"{row.method} takes {wording.measured(figure)} less time than {workload.plain}"
+        outcome = f"{row.method} takes {saving} less time than {baseline}"
     caveat = ""
     if row.control is not None and not row.control.better:
         caveat = " It is not proven better than plain training for the epochs that it kept."
-    return f"{verb} on {workload.name}{least}.{caveat}"
+    return f"{outcome} on {workload.name}{at_most}.{caveat}"
 
 
 def _worse(row: Row, workload: Workload) -> str:
@@ -37,47 +38,57 @@ def _worse(row: Row, workload: Workload) -> str:
     low, high = (None if end is None else -end for end in (figure.high_rel, figure.low_rel))
     more = wording.measured(replace(figure, saving_rel=-figure.saving_rel, low_rel=low, high_rel=high))
     costs = f"costs {more} more" if figure.quantity == "energy" else f"takes {more} more"
-    return (
-        f"{row.method} {costs} {wording.what(figure.quantity, figure.scope)} than {workload.plain} on {workload.name}."
-    )
+    quantity = wording.what(figure.quantity, figure.scope)
+    return f"{row.method} {costs} {quantity} than {workload.baseline_name} on {workload.name}."
 
 
 def headline(workloads: Sequence[Workload]) -> str:
     """The one sentence that matters first. It never promises more than a verdict does."""
-    rows = [(row, workload) for workload in workloads for row in workload.rows if row.measured is not None]
-    if not rows:
+    compared = [(row, workload) for workload in workloads for row in workload.rows if row.measured is not None]
+    if not compared:
         return "No method and its baseline both finished in one block: there is nothing to compare."
-
-    def strength(item: tuple[Row, Workload]) -> tuple[bool, float]:
-        figure = item[0].measured
-        assert figure is not None
-        return figure.quantity == "energy", figure.low_rel or -math.inf
-
-    found = [item for item in rows if item[0].verdict in wording.BETTER]
-    if found:
-        best = max(found, key=strength)
-        others = len(found) - 1
-        more = f" {len(found)} of {len(rows)} comparisons found a saving." if others else ""
-        return _found(*best) + more
-    judged = [row for row, _ in rows if row.verdict != "no verdict"]
+    proven = [(row, workload) for row, workload in compared if row.verdict in wording.BETTER]
+    if proven:
+        count = f" {len(proven)} of {len(compared)} comparisons found a saving." if len(proven) > 1 else ""
+        return _proven(*max(proven, key=_strength)) + count
+    judged = [(row, workload) for row, workload in compared if row.verdict != "no verdict"]
     if not judged:
-        most = max(row.n for row, _ in rows)
-        if most < paired.FEWEST_BLOCKS:
-            return f"No verdict: {wording.blocks(most)}, and {paired.FEWEST_BLOCKS} are the least."
-        return "No verdict: a check of the measurement failed, see the flags."
-    kinds = {row.measured.quantity for row in judged if row.measured}
-    first = {
-        frozenset({"time"}): "No method was proven faster",
-        frozenset({"energy"}): "No method was proven to save energy",
-    }.get(frozenset(kinds), "No method was proven to save energy or time")
-    limits = [(row.detectable_rel, row.n) for row in judged if row.detectable_rel is not None]
-    if limits:
-        limit, n = min(limits)
-        first += f": {wording.blocks(n)} cannot see savings under {wording.percent(limit, 0 if limit >= 0.1 else 1)}"
-    tails = [_worse(*item) for item in rows if item[0].verdict in wording.WORSE][:1]
-    tails += [
-        f"{row.method} loses {row.quality.metric if row.quality else 'quality'} on {workload.name}."
-        for row, workload in rows
-        if row.verdict == "quality lost"
-    ][:1]
-    return " ".join([f"{first}.", *tails])
+        return _no_verdict(max(row.n for row, _ in compared))
+    worse = [_worse(row, workload) for row, workload in judged if row.verdict in wording.WORSE]
+    lost = [_quality_lost(row, workload) for row, workload in judged if row.verdict == "quality lost"]
+    return " ".join([f"{_nothing_proven([row for row, _ in judged])}.", *worse[:1], *lost[:1]])
+
+
+def _strength(item: tuple[Row, Workload]) -> tuple[bool, float]:
+    """Energy before time, then by what is saved at least."""
+    figure = item[0].measured
+    assert figure is not None
+    return figure.quantity == "energy", figure.low_rel or -math.inf
+
+
+def _no_verdict(most_blocks: int) -> str:
+    if most_blocks < paired.FEWEST_BLOCKS:
+        return f"No verdict: {wording.blocks(most_blocks)}, and {paired.FEWEST_BLOCKS} are the least."
+    return "No verdict: a check of the measurement failed, see the flags."
+
+
+def _quality_lost(row: Row, workload: Workload) -> str:
+    return f"{row.method} loses {row.quality.metric if row.quality else 'quality'} on {workload.name}."
+
+
+NOTHING_PROVEN = {
+    frozenset({"time"}): "No method was proven faster",
+    frozenset({"energy"}): "No method was proven to save energy",
+}
+
+
+def _nothing_proven(rows: Sequence[Row]) -> str:
+    """And how small a saving could not have been seen."""
+    quantities = frozenset(row.measured.quantity for row in rows if row.measured)
+    sentence = NOTHING_PROVEN.get(quantities, "No method was proven to save energy or time")
+    limits = [(row.detectable_rel, row.n) for row in rows if row.detectable_rel is not None]
+    if not limits:
+        return sentence
+    limit_rel, n = min(limits)
+    decimals = 0 if limit_rel >= 0.1 else 1
+    return f"{sentence}: {wording.blocks(n)} cannot see savings under {wording.percent(limit_rel, decimals)}"

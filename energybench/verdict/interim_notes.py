@@ -1,4 +1,5 @@
-"""What a report says of its looks: which one its verdicts are of, what is still undecided, what was added later."""
+"""What a report says of its interim analyses, the looks: which one its verdicts are of, what is undecided, what was
+added later."""
 
 from __future__ import annotations
 
@@ -47,15 +48,15 @@ def headline(look: Look, workloads: Sequence[Workload]) -> str:
 
 def undecided(summary: Summary) -> list[Row]:
     """The comparisons that more blocks may decide; what a flag forbids or cannot be judged holds nobody up."""
-    return [row for workload in summary.workloads for row in workload.rows if _open(row)]
+    return [row for workload in summary.workloads for row in workload.rows if _undecided(row)]
 
 
-def _open(row: Row) -> bool:
+def _undecided(row: Row) -> bool:
     if row.verdict == "quality unproven":
         return row.quality is not None and row.quality.limit is not None and row.quality.bound is not None
     if row.verdict == "no verdict":
-        return not row.struck and 0 < row.n < paired.FEWEST_BLOCKS
-    return row.verdict == "inconclusive" and not (row.timed_out or row.plain_timed_out)
+        return not row.verdict_forbidden and 0 < row.n < paired.FEWEST_BLOCKS
+    return row.verdict == "inconclusive" and not (row.timed_out or row.baseline_timed_out)
 
 
 def added_blocks(run: RunFile, trials: Sequence[Trial]) -> int:
@@ -69,14 +70,3 @@ def about(summary: Summary) -> str:
         f"{wording.blocks(count)} {'was' if count == 1 else 'were'} added after the verdicts: whoever may add blocks "
         "until something shows will find it, so these figures enter no verdict and nothing above."
     )
-
-
-def lines(summary: Summary) -> list[str]:
-    """The same for a terminal."""
-    if not summary.added:
-        return []
-    figures = [
-        f"{row.workload}: {row.method}: {wording.measured(row.measured)} {row.measured.quantity} saved"
-        for row in summary.added
-    ]
-    return [f"exploratory: {about(summary)}", *figures]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from energybench.common.hashing import stable_seed
 from energybench.stats import paired
-from energybench.verdict import pairing, wording
-from energybench.verdict.figures import Overall, Quality, Row, Summary, Workload
+from energybench.verdict import pairing
+from energybench.verdict.figures import Overall, Quality, Row, Workload
 
 if TYPE_CHECKING:
     from energybench.verdict.workload import WorkloadComparison
@@ -38,52 +38,63 @@ def interval(groups: Sequence[Blocks], seed: int, draws: int = DRAWS) -> tuple[f
     drawn = (random.random((draws, count)) * count).astype(int)
     values = np.empty((draws, count))
     for index, group in enumerate(groups):
-        here = drawn == index
-        blocks = np.asarray(group)[(random.random((int(here.sum()), len(group))) * len(group)).astype(int)]
-        values[here] = blocks.mean(axis=1)
+        of_group = drawn == index
+        blocks = np.asarray(group)[(random.random((int(of_group.sum()), len(group))) * len(group)).astype(int)]
+        values[of_group] = blocks.mean(axis=1)
     reach = paired.student((1 + paired.INTERVAL) / 2, count - 1) * math.sqrt(count / (count - 1))
     tail = float(ndtr(-reach))
     low, high = np.quantile(values.mean(axis=1), [tail, 1 - tail])
     return float(low), float(high)
 
 
-def over_all(benches: Sequence[WorkloadComparison], workloads: Sequence[Workload]) -> tuple[Overall, ...]:
+def over_all(comparisons: Sequence[WorkloadComparison], workloads: Sequence[Workload]) -> tuple[Overall, ...]:
     """Every method that was compared on two workloads or more, in the order of the suite."""
-    labels = dict.fromkeys(label for bench in benches for label in bench.methods)
-    found = [_method(label, benches, workloads) for label in labels]
-    return tuple(each for each in found if each is not None)
+    labels = dict.fromkeys(label for comparison in comparisons for label in comparison.methods)
+    overall = [_method(label, comparisons, workloads) for label in labels]
+    return tuple(each for each in overall if each is not None)
 
 
-def _method(label: str, benches: Sequence[WorkloadComparison], workloads: Sequence[Workload]) -> Overall | None:
-    rows = {w.name: row for w in workloads for row in w.rows if row.method == label}
-    used = [b for b in benches if b.name in rows and _counts(rows[b.name])]
+def _method(label: str, comparisons: Sequence[WorkloadComparison], workloads: Sequence[Workload]) -> Overall | None:
+    rows = {workload.name: row for workload in workloads for row in workload.rows if row.method == label}
+    whole = {name: row for name, row in rows.items() if _is_whole(row)}
+    used = [comparison for comparison in comparisons if comparison.name in whole]
     if len(used) < 2:
         return None
-    kinds = {(row.measured.quantity, row.measured.scope) for name, row in rows.items() if _counts(row) and row.measured}
-    quantity, scope = next(iter(kinds)) if len(kinds) == 1 else ("time", "")  # joules of different sensors never meet
-    groups = [pairing.change(bench.against[label], quantity).d for bench in used]
+    quantity, scope = _one_quantity(list(whole.values()))
+    groups = [pairing.change(comparison.compared[label], quantity).d for comparison in used]
     means = [math.fsum(group) / len(group) for group in groups]
     bounds = interval(groups, stable_seed("over all workloads", label))
-    qualities = [rows[b.name].quality for b in used]
-    judged = [q for q in qualities if q is not None and q.limit is not None]
+    low, high = (None, None) if bounds is None else (paired.saving_of(bounds[1]), paired.saving_of(bounds[0]))
     return Overall(
         method=label,
         quantity=quantity,
         scope=scope,
-        workloads=tuple(bench.name for bench in used),
-        left_out=tuple(name for name, row in rows.items() if not _counts(row)),
+        workloads=tuple(comparison.name for comparison in used),
+        left_out=tuple(name for name in rows if name not in whole),
         saving_rel=paired.saving_of(math.fsum(means) / len(means)),
         least_rel=paired.saving_of(max(means)),
         most_rel=paired.saving_of(min(means)),
-        low_rel=None if bounds is None else paired.saving_of(bounds[1]),
-        high_rel=None if bounds is None else paired.saving_of(bounds[0]),
-        kept_quality=sum(map(_within, judged)) if len(judged) == len(used) else None,
+        low_rel=low,
+        high_rel=high,
+        quality_within_margin=_quality_within_margin([whole[comparison.name].quality for comparison in used]),
     )
 
 
-def _counts(row: Row) -> bool:
-    whole = not (row.diverged or row.timed_out or row.plain_timed_out)
-    return row.measured is not None and not row.struck and whole
+def _is_whole(row: Row) -> bool:
+    lost = row.diverged or row.timed_out or row.baseline_timed_out
+    return row.measured is not None and not row.verdict_forbidden and not lost
+
+
+def _one_quantity(rows: Sequence[Row]) -> tuple[paired.Quantity, str]:
+    """What all rows were compared by, with its scope; time where they differ: other sensors, other joules."""
+    kinds = {(row.measured.quantity, row.measured.scope) for row in rows if row.measured}
+    return next(iter(kinds)) if len(kinds) == 1 else ("time", "")
+
+
+def _quality_within_margin(qualities: Sequence[Quality | None]) -> int | None:
+    """How many mean changes are no worse than the suite accepts; None where one cannot be judged."""
+    judged = [quality for quality in qualities if quality is not None and quality.limit is not None]
+    return sum(map(_within, judged)) if len(judged) == len(qualities) else None
 
 
 def _within(quality: Quality) -> bool:
@@ -91,46 +102,3 @@ def _within(quality: Quality) -> bool:
     assert quality.limit is not None
     better = quality.change - quality.limit
     return (better if pairing.higher_is_better(quality.metric) else -better) >= -1e-12
-
-
-ABOUT = (
-    "The geometric mean of each method's ratios, every workload weighing the same. No verdict is drawn from it: those "
-    "are per workload."
-)
-
-
-def _interval(found: Overall) -> str:
-    if found.low_rel is None or found.high_rel is None:
-        return f"needs {FEWEST_WORKLOADS} workloads"
-    return wording.interval(found.low_rel, found.high_rel, 1)
-
-
-def cells(found: Overall) -> list[str]:
-    kept = wording.NOTHING
-    if found.kept_quality is not None:
-        kept = f"{found.kept_quality} of {len(found.workloads)}"
-    return [
-        wording.percent(found.saving_rel),
-        wording.what(found.quantity, found.scope),
-        f"{wording.percent(found.least_rel)} to {wording.percent(found.most_rel)}",
-        _interval(found),
-        kept,
-    ]
-
-
-def left_out(summary: Summary) -> list[str]:
-    why = "where the comparison is struck, diverged, past its limit or missing"
-    return [f"{each.method}: without {', '.join(each.left_out)}, {why}." for each in summary.overall if each.left_out]
-
-
-def lines(summary: Summary) -> list[str]:
-    """The same for a terminal, a sentence each."""
-    found = []
-    for each in summary.overall:
-        saving, what, span, bounds, kept = cells(each)
-        inside = f" [95 % for workloads like these: {bounds}]" if each.low_rel is not None else ""
-        quality = "" if each.kept_quality is None else f"; quality within the margin on {kept}"
-        found.append(
-            f"{each.method} over {len(each.workloads)} workloads: {saving} {what} saved, {span}{inside}{quality}."
-        )
-    return found + left_out(summary)

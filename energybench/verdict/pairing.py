@@ -1,18 +1,22 @@
-"""From records to comparable values: which trials form pairs, which joules may be added, what was counted."""
+"""From records to comparable values: which trials form pairs, which joules may be added, what was counted.
+
+Functions that choose among trials take `reason_unusable`, which says of a trial why it enters no comparison: by
+default it is examined anew, and `examination.Examination` remembers it.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from energybench.meter.combine import Metered, Sensors, metered
-from energybench.meter.reading import Energy
+from energybench.meter.combine import Metered, Sensors, added_error, metered
+from energybench.meter.reading import Energy, Reading
 from energybench.records.record import CountingRun, Estimate, Trial
 from energybench.stats import paired
-from energybench.verdict import flag_codes, flags
+from energybench.verdict.examination import examine
 
 LOWER_IS_BETTER = re.compile(  # anywhere in a name; or as a word of it: docs/commands.md has the list
     r"loss(?!less)|error|perplexity|entropy|mae|mse|fid(?!e)|bits_per"
@@ -24,17 +28,17 @@ LOWER_IS_BETTER = re.compile(  # anywhere in a name; or as a word of it: docs/co
 class Pair:
     """A trial and what it is held against: one block, one invocation, one device."""
 
-    ours: Trial
-    plain: Trial
+    method: Trial
+    baseline: Trial
 
     @cached_property
     def metered(self) -> tuple[Metered, Metered]:
-        """Of both training windows; asked for many times."""
-        return metered(self.ours.train), metered(self.plain.train)
+        """Of both training windows, the method's first; asked for many times."""
+        return metered(self.method.train), metered(self.baseline.train)
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class TrialMean:
     """Mean and standard deviation (None below two) of n trials."""
 
     mean: float
@@ -49,22 +53,18 @@ class EnergyFigure:
     source: str
     scope: str
     measured: bool
-    energy_j: Figure | None
+    energy_j: TrialMean | None
     reason: str | None
-    error_j: float | None = None  # the largest error budget of a trial's sensors
-    net_j: Figure | None = None  # less what the machine drew idle, before and after
+    error_j: float | None = None  # the largest error budget of a trial's sensors; None where a part's is not known
+    net_j: TrialMean | None = None  # less what the machine drew idle, before and after
+
+
+ReasonUnusable = Callable[[Trial], str | None]
 
 
 def unusable(trial: Trial) -> str | None:
     """Why a trial enters no comparison; never because of its value."""
-    if trial.status != "ok":
-        return trial.reason or trial.status
-    for flag in flags.check_trial(trial):
-        if flag_codes.kind(flag.code).severity == "invalid":
-            return f"{flag_codes.kind(flag.code).sentence} {flag.detail}".strip()
-    if trial.train is None or not trial.train.wall_s > 0:
-        return "the record holds no training window"
-    return None
+    return examine(trial).reason_unusable
 
 
 def order(trials: Iterable[Trial]) -> list[Trial]:
@@ -74,24 +74,26 @@ def order(trials: Iterable[Trial]) -> list[Trial]:
 Partners = dict[tuple[int, int, str], Trial]  # (block, invocation, device) → a usable trial
 
 
-def partners_of(plain: Iterable[Trial]) -> Partners:
-    return {(t.block, t.invocation, t.device): t for t in order(plain) if unusable(t) is None}
+def partners_of(baselines: Iterable[Trial], reason_unusable: ReasonUnusable = unusable) -> Partners:
+    return {(t.block, t.invocation, t.device): t for t in order(baselines) if reason_unusable(t) is None}
 
 
-def pairs(ours: Iterable[Trial], plain: Iterable[Trial] | Partners) -> list[Pair]:
+def pairs(
+    trials: Iterable[Trial], baselines: Iterable[Trial] | Partners, reason_unusable: ReasonUnusable = unusable
+) -> list[Pair]:
     """Each block once: its newest invocation in which both sides are usable, on the same device."""
-    partners = plain if isinstance(plain, dict) else partners_of(plain)
-    found: dict[int, Pair] = {}
-    for trial in order(ours):  # ascending invocations: the newest whole pair stays
+    partners = baselines if isinstance(baselines, dict) else partners_of(baselines, reason_unusable)
+    by_block: dict[int, Pair] = {}
+    for trial in order(trials):  # ascending invocations: the newest whole pair stays
         partner = partners.get((trial.block, trial.invocation, trial.device))
-        if partner is not None and unusable(trial) is None:
-            found[trial.block] = Pair(trial, partner)
-    return [found[block] for block in sorted(found)]
+        if partner is not None and reason_unusable(trial) is None:
+            by_block[trial.block] = Pair(trial, partner)
+    return [by_block[block] for block in sorted(by_block)]
 
 
-def newest(trials: Iterable[Trial]) -> list[Trial]:
+def newest(trials: Iterable[Trial], reason_unusable: ReasonUnusable = unusable) -> list[Trial]:
     """One usable trial per block: the newest."""
-    return list({t.block: t for t in order(trials) if unusable(t) is None}.values())
+    return list({t.block: t for t in order(trials) if reason_unusable(t) is None}.values())
 
 
 def seconds(trial: Trial) -> float:
@@ -99,72 +101,111 @@ def seconds(trial: Trial) -> float:
     return trial.train.wall_s
 
 
-def error_rel(found: Sequence[Pair]) -> float:
-    """The widest error budget of a trial, as a share of its energy."""
-    sums = [each for pair in found for each in pair.metered]
-    return max((each.error_j / each.joules for each in sums if each.joules > 0), default=0.0)
+def error_rel(compared: Sequence[Pair]) -> float | None:
+    """The widest error of a trial as a share of its energy; None where the error of any part of any is not known."""
+    sums = [each for pair in compared for each in pair.metered if each.joules > 0]
+    shares = [None if each.error_j is None else each.error_j / each.joules for each in sums]
+    return None if None in shares else max((share for share in shares if share is not None), default=0.0)
 
 
-def sensors_of(found: Sequence[Pair]) -> Sensors:
+def known_error_rel(compared: Sequence[Pair]) -> float:
+    """The same of those parts alone whose error is known: the whole error is at least as wide."""
+    shares = []
+    for pair in compared:
+        for trial, window in zip((pair.method, pair.baseline), pair.metered, strict=True):
+            if window.joules > 0:
+                shares.append(math.fsum(_known_errors(trial.train, window)) / window.joules)
+    return max(shares, default=0.0)
+
+
+def _known_errors(reading: Reading | None, window: Metered) -> list[float]:
+    """In joules, of the figures that were added."""
+    measured = [energy for energy in reading.energy if energy.measured] if reading else []
+    parts = {(e.source, e.scope, e.device): e.error_j for e in reversed(measured)}  # the first of a channel counts
+    return [error for channel in window.channels if (error := parts.get(channel)) is not None]
+
+
+def sensors_of(compared: Sequence[Pair]) -> Sensors:
     """The measured sensors that every trial of these pairs shares; empty when any differs or has none.
 
     Inside a pair they watched the same devices: one card of two is half the joules, and no saving.
     """
-    sums = [each for pair in found for each in pair.metered]
+    sums = [each for pair in compared for each in pair.metered]
     sets, joules = {each.sensors for each in sums}, all(each.joules > 0 for each in sums)
-    alike = all(ours.channels == plain.channels for ours, plain in (pair.metered for pair in found))
+    alike = all(method.channels == baseline.channels for method, baseline in (pair.metered for pair in compared))
     return next(iter(sets)) if len(sets) == 1 and joules and alike else frozenset()
 
 
 def change(
-    found: Sequence[Pair], quantity: paired.Quantity, pooled: paired.Spread | None = None, alpha_fraction: float = 1.0
+    compared: Sequence[Pair],
+    quantity: paired.Quantity,
+    pooled: paired.Spread | None = None,
+    alpha_fraction: float = 1.0,
 ) -> paired.Paired:
-    both = [
-        (seconds(p.ours), seconds(p.plain)) if quantity == "time" else (p.metered[0].joules, p.metered[1].joules)
-        for p in found
-    ]
-    return paired.paired([ours for ours, _ in both], [plain for _, plain in both], pooled, alpha_fraction)
+    """The paired log ratios of seconds, or of measured joules."""
+    if quantity == "time":
+        costs = [(seconds(pair.method), seconds(pair.baseline)) for pair in compared]
+    else:
+        costs = [(method.joules, baseline.joules) for method, baseline in (pair.metered for pair in compared)]
+    return paired.paired([cost for cost, _ in costs], [cost for _, cost in costs], pooled, alpha_fraction)
 
 
 def higher_is_better(metric: str) -> bool:
     return LOWER_IS_BETTER.search(metric.lower()) is None
 
 
-def figure(values: Iterable[float | None]) -> Figure | None:
+def mean_of(values: Iterable[float | None]) -> TrialMean | None:
+    """Over what is known and finite; None of nothing."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     if not known:
         return None
     mean = math.fsum(known) / len(known)
     sd = math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (len(known) - 1)) if len(known) > 1 else None
-    return Figure(mean, sd, len(known))
+    return TrialMean(mean, sd, len(known))
+
+
+Parts = Sequence[Energy]  # of one source and scope in one trial: a figure for each device
 
 
 def energies(trials: Sequence[Trial]) -> tuple[EnergyFigure, ...]:
     """Every source's joules, devices of one source added within a trial, sources never."""
-    by_source: dict[tuple[str, str], list[tuple[Trial, list[Energy]]]] = {}
+    by_source: dict[tuple[str, str], list[tuple[Trial, Parts]]] = {}
     for trial in trials:
-        here: dict[tuple[str, str], list[Energy]] = {}
+        of_trial: dict[tuple[str, str], list[Energy]] = {}
         for energy in trial.train.energy if trial.train else ():
-            here.setdefault((energy.source, energy.scope), []).append(energy)
-        for key, parts in here.items():
-            by_source.setdefault(key, []).append((trial, parts))
-    result = []
-    for (source, scope), per_trial in sorted(by_source.items()):
-        whole = [(t, parts) for t, parts in per_trial if all(part.energy_j is not None for part in parts)]
-        reason = next((part.reason for _, parts in per_trial for part in parts if part.energy_j is None), None)
-        joules = figure(math.fsum(part.energy_j or 0.0 for part in parts) for _, parts in whole)
-        measured = bool(whole) and all(part.measured for _, parts in whole for part in parts)
-        budgets = [
-            math.fsum(p.error_j or 0.0 for p in parts)
-            for _, parts in whole
-            if any(p.error_j is not None for p in parts)
-        ]
-        net = figure(net_j(trial, parts) for trial, parts in whole) if measured else None
-        result.append(EnergyFigure(source, scope, measured, joules, reason, max(budgets, default=None), net))
-    return tuple(result)
+            of_trial.setdefault((energy.source, energy.scope), []).append(energy)
+        for source, parts in of_trial.items():
+            by_source.setdefault(source, []).append((trial, parts))
+    return tuple(_energy_figure(source, scope, of_trials) for (source, scope), of_trials in sorted(by_source.items()))
 
 
-def net_j(trial: Trial, parts: Sequence[Energy]) -> float | None:
+def _energy_figure(source: str, scope: str, of_trials: Sequence[tuple[Trial, Parts]]) -> EnergyFigure:
+    """A trial of which one device has no figure has no sum."""
+    whole = [(trial, parts) for trial, parts in of_trials if all(part.energy_j is not None for part in parts)]
+    missing = [part for _, parts in of_trials for part in parts if part.energy_j is None]
+    measured = bool(whole) and all(part.measured for _, parts in whole for part in parts)
+    return EnergyFigure(
+        source,
+        scope,
+        measured,
+        energy_j=mean_of(_joules(parts) for _, parts in whole),
+        reason=missing[0].reason if missing else None,
+        error_j=_widest([added_error(part.error_j for part in parts) for _, parts in whole]),
+        net_j=mean_of(net_j(trial, parts) for trial, parts in whole) if measured else None,
+    )
+
+
+def _joules(parts: Parts) -> float:
+    return math.fsum(part.energy_j or 0.0 for part in parts)
+
+
+def _widest(errors: Sequence[float | None]) -> float | None:
+    """The largest; None where any is not known, or there is none."""
+    known = [error for error in errors if error is not None]
+    return max(known) if known and len(known) == len(errors) else None
+
+
+def net_j(trial: Trial, parts: Parts) -> float | None:
     """Energy above what these sensors read while the process waited, before and after; may be negative."""
     powers = []
     for name in ("idle_before", "idle_after"):
@@ -175,14 +216,13 @@ def net_j(trial: Trial, parts: Sequence[Energy]) -> float | None:
             powers.append(math.fsum(joules or 0.0 for joules in known) / idle.wall_s)
     if not powers or trial.train is None:
         return None
-    gross = math.fsum(part.energy_j or 0.0 for part in parts)
-    return gross - math.fsum(powers) / len(powers) * trial.train.wall_s
+    return _joules(parts) - math.fsum(powers) / len(powers) * trial.train.wall_s
 
 
 def counted_flop(trials: Sequence[Trial], counting_run: CountingRun | None) -> float | None:
-    """Counted FLOPs of a metered run: Σ over kinds of steps, its samples × the witness's FLOPs per sample.
+    """Counted FLOPs of a metered run: Σ over kinds of steps, its samples × the counting run's FLOPs per sample.
 
-    The mean over trials; the witness's own total where no trial has a tally that it can price.
+    The mean over trials; the counting run's own total where no trial has a tally that it can price.
     """
     if counting_run is None or counting_run.status != "ok":
         return None
@@ -195,18 +235,18 @@ def counted_flop(trials: Sequence[Trial], counting_run: CountingRun | None) -> f
     return math.fsum(totals) / len(totals) if totals else counting_run.counted_flop
 
 
-def reported_rel(found: Sequence[Pair], kind: str) -> float | None:
-    """1 − ours / plain of the FLOPs that both commands report of themselves, the mean over blocks.
+def reported_rel(compared: Sequence[Pair], kind: str) -> float | None:
+    """1 − method / baseline of the FLOPs that both commands report of themselves, the mean over blocks.
 
     kind: "estimated" or "counted"
     """
-    both = [(pair.ours.flop.get(kind), pair.plain.flop.get(kind)) for pair in found]
-    ratios = [ours / plain for ours, plain in both if ours is not None and plain]
-    return 1 - math.fsum(ratios) / len(ratios) if ratios and len(ratios) == len(both) else None
+    reported = [(pair.method.flop.get(kind), pair.baseline.flop.get(kind)) for pair in compared]
+    ratios = [method / baseline for method, baseline in reported if method is not None and baseline]
+    return 1 - math.fsum(ratios) / len(ratios) if ratios and len(ratios) == len(reported) else None
 
 
 def estimates(trials: Sequence[Trial], counting_run: CountingRun | None) -> list[Estimate]:
-    """The trials' own; the witness's where they have none."""
+    """The trials' own; the counting run's where they have none."""
     known = [trial.estimate for trial in trials if trial.estimate]
     if not known and counting_run and counting_run.estimate:
         known = [counting_run.estimate]

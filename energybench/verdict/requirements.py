@@ -15,37 +15,38 @@ from energybench.common.errors import EXIT_FINE, EXIT_INCONCLUSIVE, EXIT_REGRESS
 from energybench.stats import paired
 from energybench.suite.variants import matches
 from energybench.verdict import pairing, wording
-from energybench.verdict.figures import Measured, Required, Row, Summary, Workload
+from energybench.verdict.figures import Measured, Required, Row, Workload
 from energybench.verdict.interim import Look
 
 Outcome = Literal["met", "not met", "undecided"]
 UNDECIDED = frozenset({"inconclusive", "no verdict", "quality unproven"})  # verdicts that more blocks may change
-STYLES = {"met": "green", "not met": "bold red", "undecided": "yellow"}
 ROUNDING = 1e-12
 
 
 def held(requires: Sequence[Mapping[str, Any]], workloads: Sequence[Workload], look: Look) -> tuple[Required, ...]:
     """Each requirement on each comparison that its patterns fit, in the order of the suite. `requires`: as resolved."""
-    found = []
-    for asked in requires:
-        for workload in workloads:
-            for row in workload.rows:
-                entry = re.sub(r"\[.*\]$", "", row.method)
-                here = matches(asked["workload"], [workload.name]) and matches(asked["method"], [row.method, entry])
-                found += _one(asked, workload.name, row, look) if here else []
-    return tuple(found)
+    return tuple(
+        required
+        for asked in requires
+        for workload in workloads
+        if matches(asked["workload"], [workload.name])
+        for row in workload.rows
+        if matches(asked["method"], [row.method, re.sub(r"\[.*\]$", "", row.method)])
+        for required in _of_row(asked, workload.name, row, look)
+    )
 
 
-def _one(asked: Mapping[str, Any], workload: str, row: Row, look: Look) -> list[Required]:
-    found = []
+def _of_row(asked: Mapping[str, Any], workload: str, row: Row, look: Look) -> list[Required]:
+    required = []
     if asked.get("saves_at_least") is not None:
-        found.append(_saving(workload, row, look, asked["saves_at_least"], asked.get("of")))
+        required.append(_saving(workload, row, look, asked["saves_at_least"], asked.get("of")))
     for key in ("verdict", "never"):
         if chosen := asked.get(key):
             asks = f"{'one of' if key == 'verdict' else 'never'}: {', '.join(chosen)}"
-            outcome, because = _word(row, look, key, chosen)
-            found.append(Required(workload, row.method, asks, outcome, because, None, *_figures(row.measured, look)))
-    return found
+            outcome, reason = _verdict_outcome(row, look, key, chosen)
+            figures = _figures(row.measured, look)
+            required.append(Required(workload, row.method, asks, outcome, reason, None, *figures))
+    return required
 
 
 def _figures(figure: Measured | None, look: Look) -> tuple[float | None, float | None, float | None]:
@@ -71,87 +72,70 @@ def _saving(workload: str, row: Row, look: Look, least: float, of: str | None) -
     quantity = of or (figure.quantity if figure else "time")
     asks = f"saves at least {wording.as_written(least)} of the {quantity}"
     saving, low, high = _figures(figure, look)
-    outcome, because = _enough(row, look, least, low, high)
+    outcome, reason = _saving_outcome(row, look, least, low, high)
     if figure is None and row.measured is not None:
-        outcome, because = "undecided", "energy was not measured"
-    return Required(workload, row.method, asks, outcome, because, least, saving, low, high)
+        outcome, reason = "undecided", "energy was not measured"
+    return Required(workload, row.method, asks, outcome, reason, least, saving, low, high)
 
 
-def _enough(row: Row, look: Look, least: float, low: float | None, high: float | None) -> tuple[Outcome, str]:
-    if row.struck or not look.open:
-        return "undecided", row.because
-    quality, told = _quality(row)
+def _saving_outcome(row: Row, look: Look, least: float, low: float | None, high: float | None) -> tuple[Outcome, str]:
+    if row.verdict_forbidden or not look.open:
+        return "undecided", row.reason
+    quality, quality_reason = _quality(row)
     if low is None or high is None:  # what diverged is lost, however few blocks are left
-        return ("not met", f"quality lost: {told}") if row.diverged else ("undecided", row.because)
-    if high < least - ROUNDING and not row.plain_timed_out:
+        return ("not met", f"quality lost: {quality_reason}") if row.diverged else ("undecided", row.reason)
+    if high < least - ROUNDING and not row.baseline_timed_out:
         return "not met", f"at most {wording.share_beside(high, least)} is saved, at 99 %"
     if quality == "lost":
-        return "not met", f"quality lost: {told}"
+        return "not met", f"quality lost: {quality_reason}"
     if past_limit := wording.past_limit(row):
         return "undecided", past_limit
     if low < least - ROUNDING:
         bounds = f"between {wording.share_beside(low, least)} and {wording.share_beside(high, least)}"
         return "undecided", f"{bounds}, each bound at 99 %"
     if quality == "unproven":
-        return "undecided", f"quality unproven: {told}"
+        return "undecided", f"quality unproven: {quality_reason}"
     return "met", f"at least {wording.percent(low)} is saved, at 99 %"
 
 
 def _quality(row: Row) -> tuple[Literal["kept", "lost", "unproven"], str]:
-    """By the rule of the verdicts, whatever the verdict is."""
-    found = row.quality
+    """With the reason, by the rule of the verdicts, whatever the verdict is."""
+    quality = row.quality
     if row.diverged:
         return "lost", f"training diverged in {wording.blocks(row.diverged)}"
     if row.unjudged:
         return "kept", ""
-    if found is None or found.limit is None or found.bound is None or found.n < row.n:
+    if quality is None or quality.limit is None or quality.bound is None or quality.n < row.n:
         return "unproven", "no quality figure in every block, or no margin in the suite"
-    sign = 1 if pairing.higher_is_better(found.metric) else -1
-    if sign * (found.change - found.limit) < -ROUNDING:
-        change, limit = wording.beside(found.change, found.limit, found.fraction)
-        return "lost", f"{found.metric} changed by {change}, {limit} is accepted"
-    if sign * (found.bound - found.limit) < -ROUNDING:
-        bound, limit = wording.beside(found.bound, found.limit, found.fraction)
-        return "unproven", f"a change of {bound} {found.metric} cannot be excluded, {limit} is accepted"
+    sign = 1 if pairing.higher_is_better(quality.metric) else -1
+    if sign * (quality.change - quality.limit) < -ROUNDING:
+        change, limit = wording.beside(quality.change, quality.limit, quality.fraction)
+        return "lost", f"{quality.metric} changed by {change}, {limit} is accepted"
+    if sign * (quality.bound - quality.limit) < -ROUNDING:
+        bound, limit = wording.beside(quality.bound, quality.limit, quality.fraction)
+        return "unproven", f"a change of {bound} {quality.metric} cannot be excluded, {limit} is accepted"
     return "kept", ""
 
 
-def _word(row: Row, look: Look, key: str, chosen: Sequence[str]) -> tuple[Outcome, str]:
-    because = f"the verdict is {row.verdict}"
-    if row.diverged and row.verdict == "no verdict" and look.open and not row.struck:
+def _verdict_outcome(row: Row, look: Look, key: str, chosen: Sequence[str]) -> tuple[Outcome, str]:
+    verdict = f"the verdict is {row.verdict}"
+    if row.diverged and row.verdict == "no verdict" and look.open and not row.verdict_forbidden:
         if key == "never" and "quality lost" in chosen:
             return "not met", f"quality lost: {_quality(row)[1]}"
         if key == "verdict" and wording.BETTER.issuperset(chosen):  # which no block can bring back
-            return "not met", f"{because}: {row.because}"
+            return "not met", f"{verdict}: {row.reason}"
     if (row.verdict in chosen) == (key == "verdict"):
         if key == "never" and row.verdict == "no verdict":
-            return "undecided", f"{because}: {row.because}"
-        return "met", because
+            return "undecided", f"{verdict}: {row.reason}"
+        return "met", verdict
     if key == "verdict" and row.verdict in UNDECIDED:
-        return "undecided", f"{because}: {row.because}"
-    return "not met", because
+        return "undecided", f"{verdict}: {row.reason}"
+    return "not met", verdict
 
 
-def exit_code(found: Iterable[Required], strict: bool = False) -> int:
+def exit_code(required: Iterable[Required], strict: bool = False) -> int:
     """1 where a requirement is not met; 4 where one is undecided and `strict`; else 0."""
-    outcomes = {each.outcome for each in found}
+    outcomes = {each.outcome for each in required}
     if "not met" in outcomes:
         return EXIT_REGRESSION
     return EXIT_INCONCLUSIVE if strict and "undecided" in outcomes else EXIT_FINE
-
-
-def lines(summary: Summary) -> list[tuple[str, str]]:
-    """For a terminal: a sentence each, and its style."""
-    return [
-        (
-            f"{each.outcome}: {each.workload}: {each.method} {_asks(each)}: {wording.plain(each.because)}",
-            STYLES[each.outcome],
-        )
-        for each in summary.required
-    ]
-
-
-def _asks(found: Required) -> str:
-    if found.least_rel is not None:
-        return f"must save {found.asks.removeprefix('saves ')}"
-    return f"must {found.asks.replace('never:', 'never be:').replace('one of:', 'be one of:')}"

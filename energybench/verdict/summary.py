@@ -10,40 +10,38 @@ from typing import Any
 from energybench.common.renamed import as_data
 from energybench.meter import combine
 from energybench.records.record import CountingRun, RunFile, Trial
-from energybench.stats import paired
-from energybench.verdict import flag_codes, flags, interim, interim_notes, pairing, requirements, wording
-from energybench.verdict.figures import (
-    Accept,
-    Added,
-    Check,
-    Failure,
-    Measured,
-    NotRun,
-    Raised,
-    Result,
-    Summary,
-    Workload,
-)
+from energybench.verdict import flags, interim, interim_notes, pairing, requirements, wording
+from energybench.verdict.checks import checks
+from energybench.verdict.examination import Examination
+from energybench.verdict.figures import Accept, Added, Failure, Measured, NotRun, Summary
 from energybench.verdict.headline import headline
 from energybench.verdict.interim import Look
 from energybench.verdict.overall import over_all
 from energybench.verdict.workload import WorkloadComparison, raised
 
-COUNTER, INTEGRAL = "gpu_counter", "gpu_power_integral"
 
+def summarise(
+    run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun], examination: Examination | None = None
+) -> Summary:
+    """Everything there is to say about a run. The order of the records does not matter.
 
-def summarise(run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun]) -> Summary:
-    """Everything there is to say about a run. The order of the records does not matter."""
+    Args:
+        run: with the suite as it was resolved
+        trials: of the run, good and failed
+        counting_runs: its unmetered, counted runs
+        examination: of these trials, for whoever asks it further questions; by default they are examined here
+    """
     trials = pairing.order(trials)
+    examination = examination or Examination(trials)
     counting_runs = sorted(counting_runs, key=lambda w: (w.workload, w.method))
     names = dict.fromkeys([c.workload for c in run.cells] + [t.workload for t in trials])
     look = interim.current_look(run, trials)
     by_name: dict[str, list[Trial]] = {name: [] for name in names}
     for trial in trials:
         by_name[trial.workload].append(trial)
-    benches = [WorkloadComparison(name, run, by_name[name], counting_runs, look) for name in names]
-    workloads = tuple(bench.workload() for bench in benches)
-    here = raised(flags.check_run(run, trials), "this run")
+    comparisons = [WorkloadComparison(name, run, by_name[name], counting_runs, look, examination) for name in names]
+    workloads = tuple(comparison.workload() for comparison in comparisons)
+    run_flags = raised(flags.check_run(run, trials), "this run")
     return Summary(
         suite=run.suite,
         about=run.about,
@@ -55,9 +53,9 @@ def summarise(run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[Cou
         energy_note=_energy_note(run, trials),
         accept=Accept.of(run),
         workloads=workloads,
-        flags=here,
-        checks=_checks(workloads, here, trials, counting_runs),
-        failures=_failures(trials),
+        flags=run_flags,
+        checks=checks(workloads, run_flags, trials, counting_runs, examination),
+        failures=_failures(trials, examination),
         not_run=_not_run(run, trials, look) + _uncounted(counting_runs),
         machine=run.machine,
         invocations=tuple(tuple(call.argv) for call in run.invocations),
@@ -65,8 +63,8 @@ def summarise(run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[Cou
         sources=dict(sorted(run.sources.items())),
         look=look,
         look_note=wording.plain(interim_notes.note(look)),
-        overall=over_all(benches, workloads),
-        added=_added(run, trials, counting_runs, look),
+        overall=over_all(comparisons, workloads),
+        added=_added(run, trials, counting_runs, look, examination),
         required=requirements.held(run.resolved.get("require") or (), workloads, look),
     )
 
@@ -79,20 +77,17 @@ def _energy_note(run: RunFile, trials: Sequence[Trial]) -> str:
         return wording.ENERGY_OFF
     missing = [e for window in windows for e in window.energy if e.energy_j is None]
     if any(sensors):
-        by = dict.fromkeys(sensor for found in sensors for sensor in sorted(found))
-        return wording.energy_measured(list(by), all(sensors), missing)
+        measured_by = dict.fromkeys(sensor for of_window in sensors for sensor in sorted(of_window))
+        return wording.energy_measured(list(measured_by), all(sensors), missing)
     modelled = any(e.energy_j is not None for window in windows for e in window.energy)
     return wording.energy_not_measured(modelled, missing) if windows else ""
 
 
-def _failures(trials: Sequence[Trial]) -> tuple[Failure, ...]:
-    reasons = [(trial, pairing.unusable(trial)) for trial in trials]
-    good = [trial for trial, reason in reasons if reason is None]
-
-    def repeated(failed: Trial) -> bool:
-        key = (failed.workload, failed.method, failed.block)
-        return any((t.workload, t.method, t.block) == key and t.invocation > failed.invocation for t in good)
-
+def _failures(trials: Sequence[Trial], examination: Examination) -> tuple[Failure, ...]:
+    last_usable: dict[tuple[str, str, int], int] = {}  # (workload, method, block) → invocation
+    for trial in examination.usable(trials):
+        key = (trial.workload, trial.method, trial.block)
+        last_usable[key] = max(trial.invocation, last_usable.get(key, trial.invocation))
     return tuple(
         Failure(
             trial.trial,
@@ -101,28 +96,28 @@ def _failures(trials: Sequence[Trial]) -> tuple[Failure, ...]:
             trial.block,
             "invalid" if trial.status == "ok" else trial.status,
             reason,
-            repeated(trial),
+            repeated=last_usable.get((trial.workload, trial.method, trial.block), -1) > trial.invocation,
         )
-        for trial, reason in reasons
-        if reason is not None
+        for trial in trials
+        if (reason := examination.reason_unusable(trial)) is not None
     )
 
 
 def _not_run(run: RunFile, trials: Sequence[Trial], look: Look) -> tuple[NotRun, ...]:
     seen = {(t.workload, t.method, t.block) for t in trials}
-    found = []
+    not_run = []
     for cell in run.cells:
         missing = [str(b) for b in range(look.blocks) if (cell.workload, cell.method, b) not in seen]
         if cell.skipped is not None:
-            found.append(NotRun(cell.workload, cell.method, cell.skipped))
+            not_run.append(NotRun(cell.workload, cell.method, cell.skipped))
         elif missing:
             plural = "s" * (len(missing) != 1)
-            found.append(NotRun(cell.workload, cell.method, f"no trial of block{plural} {', '.join(missing)}"))
-    return tuple(found)
+            not_run.append(NotRun(cell.workload, cell.method, f"no trial of block{plural} {', '.join(missing)}"))
+    return tuple(not_run)
 
 
 def _added(
-    run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun], look: Look
+    run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun], look: Look, examination: Examination
 ) -> tuple[Added, ...]:
     """Every comparison over all blocks, where some were added to the finished run."""
     count = interim_notes.added_blocks(run, trials)
@@ -130,12 +125,12 @@ def _added(
         return ()
     everything = dataclasses.replace(look, blocks=max(t.block for t in trials) + 1, alpha_fraction=1.0)
     names = dict.fromkeys(t.workload for t in trials)
-    benches = [WorkloadComparison(name, run, trials, counting_runs, everything) for name in names]
+    comparisons = [WorkloadComparison(name, run, trials, counting_runs, everything, examination) for name in names]
     return tuple(
-        Added(bench.name, label, count, Measured.of(*bench.compare(found)))
-        for bench in benches
-        for label, found in bench.against.items()
-        if found
+        Added(comparison.name, label, count, Measured.of(*comparison.compare(pairs)))
+        for comparison in comparisons
+        for label, pairs in comparison.compared.items()
+        if pairs
     )
 
 
@@ -146,64 +141,6 @@ def _uncounted(counting_runs: Sequence[CountingRun]) -> tuple[NotRun, ...]:
         for w in counting_runs
         if w.status != "ok" or w.counted_flop is None
     )
-
-
-def _checks(
-    workloads: Sequence[Workload], here: Sequence[Raised], trials: Sequence[Trial], counting_runs: Sequence[CountingRun]
-) -> tuple[Check, ...]:
-    """The whole list of reasons: raised somewhere, clear, or not checked for want of evidence."""
-    all_raised = [*here, *(flag for w in workloads for flag in (*w.flags, *(f for r in w.rows for f in r.flags)))]
-    for trial in trials:
-        if pairing.unusable(trial) is not None:  # set aside, so no row carries its flags
-            all_raised += raised(flags.check_trial(trial), f"{trial.workload}: {trial.method}, block {trial.block}")
-    all_raised += _beside(trials, {flag.code for flag in all_raised})
-    counted = any(counting_run.status == "ok" for counting_run in counting_runs)
-    windows = [trial.train for trial in trials if trial.train is not None]
-    measured = {energy.source for window in windows for energy in window.energy if energy.measured or energy.lost}
-    cards = any(window.cards for window in windows)
-    possible = {
-        "witness_differs": counted,
-        "uncounted_steps": counted,
-        "estimate_gap": counted,
-        "ledger_differs": counted,
-        "control_differs": any(row.control for w in workloads for row in w.rows),
-        **dict.fromkeys(("sensor_lost", "window_short", "sensor_error"), bool(measured)),
-        **dict.fromkeys(("channels_contradict", "channels_apart"), {COUNTER, INTEGRAL} <= measured),
-        **dict.fromkeys(("mig", "mps", "foreign_process", "throttled", "temperature", "aliasing"), cards),
-        **dict.fromkeys(("reads_missed", "harness_overhead"), any(w.sampler for w in windows)),
-        "not_settled": any(trial.warmup and trial.warmup.settled is not None for trial in trials),
-    }
-    found: list[Check] = []
-    unknown = {flag.code: flag_codes.kind(flag.code) for flag in all_raised if flag.code not in flag_codes.KINDS}
-    for kind in (*flag_codes.REGISTRY, *(unknown[code] for code in sorted(unknown))):
-        places = [flag for flag in all_raised if flag.code == kind.code]
-        found += [Check(kind.code, f.where, "raised", kind.severity, kind.sentence, f.detail) for f in places]
-        if kind.code == "aa_failed":
-            found += [_aa(w) for w in workloads if not any(f.code == "aa_failed" for f in w.flags)]
-        elif not places:
-            result: Result = "clear" if possible.get(kind.code, bool(trials)) else "not checked"
-            found.append(Check(kind.code, "this run", result, kind.severity, kind.sentence, ""))
-    return tuple(found)
-
-
-def _beside(trials: Sequence[Trial], told: set[str]) -> list[Raised]:
-    """What only twins and controls raised: no row carries their flags, and a check that one raised is not clear."""
-    found: dict[tuple[str, str], Raised] = {}
-    for trial in trials:
-        if trial.role in ("twin", "control"):
-            for flag in raised(flags.check_trial(trial), f"{trial.workload}: {trial.method}"):
-                found.setdefault((flag.code, flag.where), flag)
-    return [flag for flag in found.values() if flag.code not in told]
-
-
-def _aa(workload: Workload) -> Check:
-    """The A/A check always shows its figure: how far plain training lies from itself."""
-    kind, twin = flag_codes.KINDS["aa_failed"], workload.twin
-    if twin is None or twin.n < paired.FEWEST_BLOCKS:
-        detail = "no twin" if twin is None else wording.plain(wording.blocks(twin.n))
-        return Check(kind.code, workload.name, "not checked", kind.severity, kind.sentence, detail)
-    detail = wording.plain(f"{wording.measured(twin)} {wording.what(twin.quantity, twin.scope)}")
-    return Check(kind.code, workload.name, "clear", kind.severity, kind.sentence, detail)
 
 
 def to_json(summary: Summary) -> dict[str, Any]:

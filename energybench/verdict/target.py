@@ -13,55 +13,75 @@ from energybench.meter.reading import Reading
 from energybench.records.record import Target, Trial
 from energybench.stats import paired
 from energybench.verdict import wording
-from energybench.verdict.figures import Measured, ToTarget, Way
-from energybench.verdict.pairing import Pair, figure
+from energybench.verdict.figures import Measured, SideToTarget, ToTarget
+from energybench.verdict.pairing import Pair, mean_of
 
 
 def to_target(
-    found: Sequence[Pair],
+    pairs: Sequence[Pair],
     margin: float,
     *,
-    struck: bool = False,
+    verdict_forbidden: bool = False,
     alpha_fraction: float = 1.0,
-    waits: str = "",
-    ended: int = 0,
+    waiting_reason: str = "",
+    lost_blocks: int = 0,
 ) -> ToTarget | None:
-    """None for a workload without a target.
+    """What a workload's target quality took on both sides; None for a workload without a target.
 
-    struck: a flag forbids a verdict
-    waits:  why there is none yet
-    ended:  blocks without a pair because a side diverged or ran past its limit: it never reached the target there
+    Args:
+        pairs: of one method
+        margin: of the saving
+        verdict_forbidden: whether a flag forbids a verdict
+        alpha_fraction: of every chance of error, what the look may use
+        waiting_reason: why there is no verdict yet; empty once a look was reached
+        lost_blocks: blocks without a pair because a side diverged or ran past its limit: it never reached the target
     """
-    target = next((p.plain.target for p in found if p.plain.target is not None), None)
+    target = next((pair.baseline.target for pair in pairs if pair.baseline.target is not None), None)
     if target is None:
         return None
-    n, ours, plain = len(found), _way([p.ours for p in found]), _way([p.plain for p in found])
-    steps = cost = None
+    n = len(pairs)
+    method, baseline = _side([pair.method for pair in pairs]), _side([pair.baseline for pair in pairs])
+    steps = change = cost = None
+    if method.reached == baseline.reached == n and not lost_blocks:
+        steps = _steps(pairs, alpha_fraction)
+        change, cost = _cost(pairs, alpha_fraction) or (None, None)
     verdict: paired.Verdict = "no verdict"
-    if ours.reached == plain.reached == n and not ended:
-        steps, cost = _steps(found, alpha_fraction), _cost(found, alpha_fraction)
-    if ours.reached == 0 and not struck and not waits:
-        verdict = "not reached"
-    elif n >= paired.FEWEST_BLOCKS and not struck and not waits:
-        verdict = "inconclusive"
-        if cost is not None:
-            verdict = paired.verdict_at_equal_quality(cost[0], margin, cost[1].quantity)
-    because = ""
-    if struck:
-        because = "a check of the measurement failed"
-    elif waits:
-        because = waits
-    elif ours.reached < n or plain.reached < n:
-        because = wording.missed(ours.reached, plain.reached, n)
-    elif ended:
-        because = wording.ended(ended, n)
-    elif verdict == "no verdict":
-        because = f"{wording.blocks(n)}, and {paired.FEWEST_BLOCKS} are the least"
-    elif verdict == "inconclusive" and cost is not None:
-        because = wording.would_decide(
-            paired.blocks_needed(cost[0].mean, cost[0].sd, margin, alpha_fraction=alpha_fraction)
-        )
-    return ToTarget(target.metric, target.at_least, n, ours, plain, steps, cost and cost[1], verdict, because)
+    if verdict_forbidden:
+        reason = "a check of the measurement failed"
+    elif waiting_reason:
+        reason = waiting_reason
+    else:
+        verdict = _verdict(method, change, cost, n, margin)
+        reason = _reason(method, baseline, n, lost_blocks) or _undecided_reason(verdict, change, n, margin)
+    return ToTarget(target.metric, target.at_least, n, method, baseline, steps, cost, verdict, reason)
+
+
+def _verdict(
+    method: SideToTarget, change: paired.Paired | None, cost: Measured | None, n: int, margin: float
+) -> paired.Verdict:
+    if method.reached == 0:
+        return "not reached"
+    if n < paired.FEWEST_BLOCKS:
+        return "no verdict"
+    if change is None or cost is None:
+        return "inconclusive"
+    return paired.verdict_at_equal_quality(change, margin, cost.quantity)
+
+
+def _reason(method: SideToTarget, baseline: SideToTarget, n: int, lost_blocks: int) -> str:
+    """Why the saving is not known; empty where both sides reached the target in every block."""
+    if method.reached < n or baseline.reached < n:
+        return wording.missed(method.reached, baseline.reached, n)
+    return wording.ended(lost_blocks, n) if lost_blocks else ""
+
+
+def _undecided_reason(verdict: paired.Verdict, change: paired.Paired | None, n: int, margin: float) -> str:
+    if verdict == "no verdict":
+        return f"{wording.blocks(n)}, and {paired.FEWEST_BLOCKS} are the least"
+    if verdict == "inconclusive" and change is not None:
+        fraction = change.alpha_fraction
+        return wording.would_decide(paired.blocks_needed(change.mean, change.sd, margin, alpha_fraction=fraction))
+    return ""
 
 
 def _reached(trial: Trial) -> Target | None:
@@ -72,40 +92,46 @@ def _metered(target: Target) -> Metered:
     return metered(Reading(wall_s=target.wall_s or 0.0, energy=target.energy))
 
 
-def _way(trials: Sequence[Trial]) -> Way:
+def _side(trials: Sequence[Trial]) -> SideToTarget:
     known = [target for target in map(_reached, trials) if target is not None]
     joules = [_metered(target).joules for target in known if _metered(target).sensors]
-    return Way(len(known), figure(t.steps for t in known), figure(t.wall_s for t in known), figure(joules))
+    steps, seconds = mean_of(target.steps for target in known), mean_of(target.wall_s for target in known)
+    return SideToTarget(len(known), steps, seconds, mean_of(joules))
 
 
-def _both(found: Sequence[Pair]) -> list[tuple[Target, Target]]:
-    both = [(_reached(pair.ours), _reached(pair.plain)) for pair in found]
-    return [(ours, plain) for ours, plain in both if ours is not None and plain is not None]
+def _targets(pairs: Sequence[Pair]) -> list[tuple[Target, Target]]:
+    """(method, baseline) of the pairs whose sides both reached it."""
+    both = [(_reached(pair.method), _reached(pair.baseline)) for pair in pairs]
+    return [(method, baseline) for method, baseline in both if method is not None and baseline is not None]
 
 
-def _steps(found: Sequence[Pair], alpha_fraction: float) -> Measured | None:
-    both = [(ours.steps, plain.steps) for ours, plain in _both(found)]
-    known = [(float(ours), float(plain)) for ours, plain in both if ours and plain]
-    if len(known) < len(found):  # a method may arrive without a step, and older records do not count them
+def _change(costs: Sequence[tuple[float | None, float | None]], n: int, alpha_fraction: float) -> paired.Paired | None:
+    """The paired log ratios of (method, baseline); None where a cost of the n pairs is missing or 0."""
+    known = [(method, baseline) for method, baseline in costs if method and baseline]
+    if len(known) < n:
         return None
-    return Measured.of(
-        paired.paired([a for a, _ in known], [b for _, b in known], alpha_fraction=alpha_fraction), "time"
-    )
+    return paired.paired([cost for cost, _ in known], [cost for _, cost in known], alpha_fraction=alpha_fraction)
 
 
-def _cost(found: Sequence[Pair], alpha_fraction: float) -> tuple[paired.Paired, Measured] | None:
+def _steps(pairs: Sequence[Pair], alpha_fraction: float) -> Measured | None:
+    """None where a method arrived without a step, or older records do not count them."""
+    steps = [(method.steps, baseline.steps) for method, baseline in _targets(pairs)]
+    change = _change(steps, len(pairs), alpha_fraction)
+    return None if change is None else Measured.of(change, "time")
+
+
+def _cost(pairs: Sequence[Pair], alpha_fraction: float) -> tuple[paired.Paired, Measured] | None:
     """By energy where every target of every pair was reached under the same measured sensors, else by time."""
-    both = _both(found)
-    sums = [_metered(target) for pair in both for target in pair]
-    sensors = sums[0].sensors
-    alike = all(_metered(ours).channels == _metered(plain).channels for ours, plain in both)
-    if sensors and alike and all(each.sensors == sensors and each.joules > 0 for each in sums):
-        ours, plain = ([_metered(pair[side]).joules for pair in both] for side in (0, 1))
-        change = paired.paired(ours, plain, alpha_fraction=alpha_fraction)
-        return change, Measured.of(change, "energy", " + ".join(sorted({scope for _, scope in sensors})))
-    seconds = [(ours.wall_s, plain.wall_s) for ours, plain in both]
-    known = [(ours, plain) for ours, plain in seconds if ours and plain]
-    if len(known) < len(found):
-        return None
-    change = paired.paired([a for a, _ in known], [b for _, b in known], alpha_fraction=alpha_fraction)
-    return change, Measured.of(change, "time")
+    targets = _targets(pairs)
+    windows = [(_metered(method), _metered(baseline)) for method, baseline in targets]
+    sensors = windows[0][0].sensors
+    alike = all(method.channels == baseline.channels for method, baseline in windows)
+    same = all(window.sensors == sensors and window.joules > 0 for both in windows for window in both)
+    if sensors and alike and same:
+        joules = [(method.joules, baseline.joules) for method, baseline in windows]
+        change = _change(joules, len(pairs), alpha_fraction)
+        scope = " + ".join(sorted({scope for _, scope in sensors}))
+        return None if change is None else (change, Measured.of(change, "energy", scope))
+    seconds = [(method.wall_s, baseline.wall_s) for method, baseline in targets]
+    change = _change(seconds, len(pairs), alpha_fraction)
+    return None if change is None else (change, Measured.of(change, "time"))

@@ -13,10 +13,20 @@ from energybench.stats import paired
 if TYPE_CHECKING:
     from energybench.meter.reading import Energy
     from energybench.records.record import Estimate
-    from energybench.verdict.figures import Control, Measured, Phase, Quality, Roofline, Row, ToTarget, Way, Workload
+    from energybench.verdict.figures import (
+        Control,
+        Measured,
+        Phase,
+        Quality,
+        Roofline,
+        Row,
+        SideToTarget,
+        ToTarget,
+        Workload,
+    )
 
 NOTHING = "–"
-FINEST = 6  # decimals, past which two figures are told to be the same
+FINEST = 6  # decimals, past which two figures are taken for the same
 clean = inert
 BETTER = frozenset({"saves", "faster"})
 WORSE = frozenset({"costs more", "slower"})
@@ -50,7 +60,7 @@ def measured(figure: Measured | None) -> str:
     """31 % [27, 35]; the interval from three blocks on."""
     if figure is None:
         return NOTHING
-    return saving(figure.saving_rel, figure.low_rel, figure.high_rel, figure.n >= paired.FEWEST_BLOCKS)
+    return saving(figure.saving_rel, figure.low_rel, figure.high_rel, figure.interval is not None)
 
 
 def saving(share: float, low: float | None, high: float | None, bounded: bool = True) -> str:
@@ -103,7 +113,8 @@ def quality_change(quality: Quality | None) -> str:
     return NOTHING if quality is None else points(quality.change, quality.fraction)
 
 
-def kept(value: float | None) -> str:
+def realised(value: float | None) -> str:
+    """Measured / estimated."""
     return NOTHING if value is None else percent(value, 0)
 
 
@@ -154,19 +165,19 @@ def sensor(source: str) -> str:
 
 def energy_measured(sensors: Sequence[tuple[str, str]], everywhere: bool, missing: Sequence[Energy]) -> str:
     """Which parts of the machine were measured, by what; and which were not."""
-    told = ", ".join(f"{scope} by {sensor(source)}" for source, scope in sensors)
+    measured_by = ", ".join(f"{scope} by {sensor(source)}" for source, scope in sensors)
     mixed = "" if everywhere else " In some trials only: pairs without the same sensors are compared by time."
     seen = {scope for _, scope in sensors}
-    return f"Energy is measured: {told}.{mixed}{_not_seen([e for e in missing if e.scope not in seen])}"
+    return f"Energy is measured: {measured_by}.{mixed}{_not_seen([e for e in missing if e.scope not in seen])}"
 
 
 def energy_not_measured(modelled: bool, missing: Sequence[Energy]) -> str:
-    why = _not_seen(missing)
+    not_seen = _not_seen(missing)
     if not modelled:
-        return f"Energy is not available, so methods are compared by time.{why}"
+        return f"Energy is not available, so methods are compared by time.{not_seen}"
     return (
         "Energy is modelled, not measured: this machine has no energy sensor that could be read. "
-        f"A modelled figure is never a saving, so methods are compared by time.{why}"
+        f"A modelled figure is never a saving, so methods are compared by time.{not_seen}"
     )
 
 
@@ -200,7 +211,7 @@ def explain(method: str, flop: float | None, seconds: float | None, joules: floa
 FEWER_APART = 0.01  # FLOPs and bytes saved, past which it is worth a word
 
 
-def moved(estimates: Sequence[Estimate]) -> str:
+def bytes_note(estimates: Sequence[Estimate]) -> str:
     """What the formulas say of bytes, and of the layer that saves most FLOPs, where the two are not the same."""
     known = [(e.plain_b, e.estimated_b) for e in estimates if e.plain_b and e.estimated_b is not None]
     if not known:
@@ -220,57 +231,58 @@ def moved(estimates: Sequence[Estimate]) -> str:
     return f"{text}."
 
 
-def roofline(found: Roofline) -> str:
+def roofline(roof: Roofline) -> str:
     """How much of plain training waits for memory, and what that leaves of the formulas' saving."""
-    waits = f"{percent(found.memory_bound_rel, 0)} of plain training's kernel time waits for memory"
-    most = f"the formulas save at most {percent(found.saved_rel)} of it all"
-    return f"At this machine's {number(found.balance_flop_b, 0)} FLOP per byte, {waits}, and {most}."
+    waits = f"{percent(roof.memory_bound_rel, 0)} of plain training's kernel time waits for memory"
+    most = f"the formulas save at most {percent(roof.saved_rel)} of it all"
+    return f"At this machine's {number(roof.balance_flop_b, 0)} FLOP per byte, {waits}, and {most}."
 
 
 PHASE = {"method_overhead": "its own work", "own": "its own work", "data": "waiting for data", "loop": "the loop"}
 
 
-def phases(found: Sequence[Phase]) -> str:
+def phases(profiled: Sequence[Phase]) -> str:
     """Which phases of a step take longer or less long, in shares of plain training's time."""
-    told = [
-        f"{PHASE.get(phase.name, phase.name)} {percent(phase.plain_rel)} → {percent(phase.method_rel)}"
-        for phase in found
-        if abs(phase.method_rel - phase.plain_rel) >= FEWER_APART
-    ]
-    if not found:
+    if not profiled:
         return ""
-    return f"In timed shadow steps, of plain training's time: {', '.join(told) or 'no phase changes by 1 %'}."
+    changed = [
+        f"{PHASE.get(phase.name, phase.name)} {percent(phase.baseline_rel)} → {percent(phase.method_rel)}"
+        for phase in profiled
+        if abs(phase.method_rel - phase.baseline_rel) >= FEWER_APART
+    ]
+    return f"In timed shadow steps, of plain training's time: {', '.join(changed) or 'no phase changes by 1 %'}."
 
 
-def way(found: Way, n: int) -> str:
+def side_to_target(side: SideToTarget, n: int) -> str:
     """What one side took to the target, and how often it arrived."""
-    if not found.reached or found.seconds is None:
+    if not side.reached or side.seconds is None:
         return f"in none of {blocks(n)}"
-    steps = "" if found.steps is None else f"{number(found.steps.mean, 0)}{NB}steps, "
-    energy = "" if found.energy_j is None else f" and {si(found.energy_j.mean, 'J')}"
-    return f"after {steps}{duration(found.seconds.mean)}{energy} in {found.reached} of {blocks(n)}"
+    steps = "" if side.steps is None else f"{number(side.steps.mean, 0)}{NB}steps, "
+    energy = "" if side.energy_j is None else f" and {si(side.energy_j.mean, 'J')}"
+    return f"after {steps}{duration(side.seconds.mean)}{energy} in {side.reached} of {blocks(n)}"
 
 
-def to_target(found: ToTarget) -> str:
+def to_target(target: ToTarget) -> str:
     """What each side took to reach the workload's target quality, and what is proven of it."""
-    text = f"Reaches {goal(found)} {way(found.ours, found.n)}, plain training {way(found.plain, found.n)}"
-    if found.cost is not None:
-        text += f": {measured(found.cost)} {what(found.cost.quantity, found.cost.scope)} saved"
-    why = f" ({found.because})" if found.because else ""
-    return f"{text}; to that target {found.verdict}{why}."
+    method, baseline = (side_to_target(side, target.n) for side in (target.method, target.baseline))
+    text = f"Reaches {goal(target)} {method}, plain training {baseline}"
+    if target.cost is not None:
+        text += f": {measured(target.cost)} {what(target.cost.quantity, target.cost.scope)} saved"
+    reason = f" ({target.reason})" if target.reason else ""
+    return f"{text}; to that target {target.verdict}{reason}."
 
 
-def goal(found: ToTarget) -> str:
-    return f"{found.metric} {number(found.at_least, _decimals(found.at_least, 2))}"
+def goal(target: ToTarget) -> str:
+    return f"{target.metric} {number(target.at_least, _decimals(target.at_least, 2))}"
 
 
-def missed(ours: int, plain: int, n: int) -> str:
-    """Which side did not arrive; n blocks."""
-    if ours == plain == 0:
+def missed(method: int, baseline: int, n: int) -> str:
+    """Which side did not arrive: in how many of n blocks each did."""
+    if method == baseline == 0:
         return "neither side reached it in the epochs given"
     sides = [
         f"{who} missed it in {n - reached} of {blocks(n)}"
-        for who, reached in (("the method", ours), ("plain training", plain))
+        for who, reached in (("the method", method), ("plain training", baseline))
         if reached < n
     ]
     return f"{' and '.join(sides)}, so the saving is not known"
@@ -297,12 +309,12 @@ def against_control(control: Control, metric: str) -> str:
 
 def past_limit(row: Row) -> str:
     """Which side was ended at the suite's limit; empty where none was."""
-    counts = (("the method", row.timed_out), ("plain training", row.plain_timed_out))
+    counts = (("the method", row.timed_out), ("plain training", row.baseline_timed_out))
     sides = [f"{who} ran past its limit in {blocks(count)}" for who, count in counts if count]
     return f"{' and '.join(sides)}, so what it costs there is not known" if sides else ""
 
 
-def because(row: Row, margin: float) -> str:
+def verdict_reason(row: Row, margin: float) -> str:
     """Why the verdict is this one, and what would change it."""
     quality, more = row.quality, would_decide(row.blocks_needed)
     match row.verdict:
@@ -313,7 +325,7 @@ def because(row: Row, margin: float) -> str:
         case "no verdict" if row.n < paired.FEWEST_BLOCKS:
             if row.diverged:
                 return f"training diverged in {blocks(row.diverged)}"
-            if row.timed_out or row.plain_timed_out:
+            if row.timed_out or row.baseline_timed_out:
                 return past_limit(row)
             return f"{blocks(row.n)}, and {paired.FEWEST_BLOCKS} are the least"
         case "quality lost" if row.diverged:
@@ -335,56 +347,56 @@ def _quality(quality: Quality | None, verdict: str, more: str) -> str:
 
 def notes(row: Row, metric: str) -> list[str]:
     """What stands below the table about one method, a sentence each; flags apart."""
-    found = [f"{row.verdict}: {row.because.rstrip('.')}." if row.because else f"{row.verdict}."]
+    sentences = [f"{row.verdict}: {row.reason.rstrip('.')}." if row.reason else f"{row.verdict}."]
     if row.quality is not None:
-        found.append(f"{metric.capitalize()} {quality_change(row.quality)}.")
+        sentences.append(f"{metric.capitalize()} {quality_change(row.quality)}.")
     if row.unjudged:
-        found.append(UNJUDGED)
+        sentences.append(UNJUDGED)
     if row.explanation:
-        found.append(row.explanation)
+        sentences.append(row.explanation)
     if row.unavailable:
-        found.append(f"Estimated and counted are not available: {row.unavailable}.")
+        sentences.append(f"Estimated and counted are not available: {row.unavailable}.")
     if row.phases:
-        found.append(phases(row.phases))
-    if row.untimed:
-        found.append(f"Where its time goes is not told: {row.untimed}.")
-    if row.moved:
-        found.append(row.moved)
+        sentences.append(phases(row.phases))
+    if row.untimed_reason:
+        sentences.append(f"Where its time goes is not told: {row.untimed_reason}.")
+    if row.bytes_note:
+        sentences.append(row.bytes_note)
     if row.roofline is not None and abs(row.estimated_rel or 0) >= FEWER_APART:
-        found.append(roofline(row.roofline))
+        sentences.append(roofline(row.roofline))
     if row.claim_of == "backward" and row.claim_rel is not None:
         of_all = "" if row.claimed_rel is None else f", {percent(row.claimed_rel)} of the training"
-        found.append(f"Claimed: {percent(row.claim_rel)} of the backward pass{of_all}.")
+        sentences.append(f"Claimed: {percent(row.claim_rel)} of the backward pass{of_all}.")
     if row.claim_source:
-        found.append(f"Claimed by: {row.claim_source}.")
+        sentences.append(f"Claimed by: {row.claim_source}.")
     if row.to_target is not None:
-        found.append(to_target(row.to_target))
+        sentences.append(to_target(row.to_target))
     if row.control is not None:
-        found.append(against_control(row.control, metric))
+        sentences.append(against_control(row.control, metric))
     if row.detectable_rel is not None:
-        found.append(f"{blocks(row.n)} see savings from {percent(row.detectable_rel)}.")
-    return found
+        sentences.append(f"{blocks(row.n)} see savings from {percent(row.detectable_rel)}.")
+    return sentences
 
 
 def baseline(workload: Workload) -> str:
     """Plain training's own figures, and how far it lies from itself."""
-    plain = workload.baseline
-    parts = [blocks(plain.n)]
-    if plain.seconds:
-        spread = f" ± {duration(plain.seconds.sd)}" if plain.seconds.sd else ""
-        parts.append(f"{duration(plain.seconds.mean)}{spread}".replace(" ", NB))
-    for energy in plain.energies:
+    figures = workload.baseline
+    parts = [blocks(figures.n)]
+    if figures.seconds:
+        spread = f" ± {duration(figures.seconds.sd)}" if figures.seconds.sd else ""
+        parts.append(f"{duration(figures.seconds.mean)}{spread}".replace(" ", NB))
+    for energy in figures.energies:
         if energy.energy_j:
             how = "measured by" if energy.measured else "modelled by"
             parts.append(f"{si(energy.energy_j.mean, 'J')} {energy.scope}, {how} {sensor(energy.source)}")
-    if workload.metric and (figure := plain.quality.get(workload.metric)):
-        parts.append(f"{workload.metric} {number(figure.mean, 4)}")
-    if plain.data_wait_rel is not None:
-        parts.append(f"{percent(plain.data_wait_rel.mean)} of the time waiting for data")
+    if workload.metric and (metric := figures.quality.get(workload.metric)):
+        parts.append(f"{workload.metric} {number(metric.mean, 4)}")
+    if figures.data_wait_rel is not None:
+        parts.append(f"{percent(figures.data_wait_rel.mean)} of the time waiting for data")
     if workload.twin is not None:
         twin = workload.twin
         parts.append(f"against itself {measured(twin)} {what(twin.quantity, twin.scope)}")
-    return f"{workload.plain.capitalize()}: {'; '.join(parts)}."
+    return f"{workload.baseline_name.capitalize()}: {'; '.join(parts)}."
 
 
 UNJUDGED = "Quality is not judged: the suite says that there is none to lose."

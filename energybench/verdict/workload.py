@@ -4,329 +4,301 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from energybench.flops.work import BACKWARD
-from energybench.records.record import Claim, CountingRun, Estimate, Flag, RunFile, Trial
+from energybench.records.record import CountingRun, Flag, RunFile, Trial
 from energybench.stats import paired
 from energybench.suite.command_tables import written
-from energybench.verdict import flag_codes, flags, interim_notes, pairing, wording
-from energybench.verdict.figures import (
-    Accept,
-    Baseline,
-    Control,
-    Measured,
-    Phase,
-    Quality,
-    Raised,
-    Roofline,
-    Row,
-    Workload,
-)
+from energybench.verdict import cell_records, flag_codes, flags, interim_notes, pairing, wording
+from energybench.verdict.cell_records import CellRecords, NominalSavings
+from energybench.verdict.examination import Examination
+from energybench.verdict.figures import Accept, Baseline, Control, Measured, RaisedFlag, Row, ToTarget, Workload
 from energybench.verdict.interim import Look
 from energybench.verdict.pairing import Pair
 from energybench.verdict.target import to_target
 
 OUTSIDE = "the command runs outside energybench's loop and reports no FLOPs of its own"
-# Of a profiling run, in the order of a step; "own" is method_overhead in records of before.
-PHASES = ("forward", "backward", "update", "data", "method_overhead", "own", "loop")
+REALISED_FROM = 3  # margins: an estimate of fewer is too small to divide by
+Budgets = tuple[float | None, float | None]  # epochs that the method kept, and that its control trained
 
 
-def raised(found: Iterable[Flag], where: str) -> tuple[Raised, ...]:
+def raised(flagged: Iterable[Flag], where: str) -> tuple[RaisedFlag, ...]:
     """One entry per code, its first detail standing for all."""
     first: dict[str, Flag] = {}
-    for flag in found:
+    for flag in flagged:
         first.setdefault(flag.code, flag)
     kinds = ((flag_codes.kind(code), flag) for code, flag in first.items())
-    return tuple(Raised(kind.code, kind.severity, kind.sentence, flag.detail, where) for kind, flag in kinds)
+    return tuple(RaisedFlag(kind.code, kind.severity, kind.sentence, flag.detail, where) for kind, flag in kinds)
 
 
-def _quality(found: Sequence[Pair], accept: Accept, alpha_fraction: float) -> tuple[Quality | None, paired.Mean | None]:
-    metric = accept.metric or _metric(pair.plain for pair in found)
-    if metric is None:
-        return None, None
-    both = [(pair.ours.quality.get(metric), pair.plain.quality.get(metric)) for pair in found]
-    known = [(a, b) for a, b in both if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)]
-    if not known:
-        return None, None
-    ours, plain = [a for a, _ in known], [b for _, b in known]
-    higher = pairing.higher_is_better(metric)
-    sign = 1 if higher else -1
-    difference = paired.differences(ours, plain, higher, alpha_fraction)
-    bound = sign * difference.lower(paired.QUALITY) if difference.df > 0 else None
-    limit = None if accept.loses_at_most is None else -sign * accept.loses_at_most
-    fraction = higher and all(0 <= value <= 1 for value in (*ours, *plain))
-    mean_ours, mean_plain = math.fsum(ours) / len(ours), math.fsum(plain) / len(plain)
-    sd = difference.sd if difference.df > 0 else None
-    quality = Quality(metric, mean_plain, mean_ours, sign * difference.mean, bound, limit, fraction, sd, len(known))
-    return quality, difference if len(known) == len(found) else None  # a block without quality proves nothing
-
-
-def _metric(trials: Iterable[Trial]) -> str | None:
-    names = sorted({name for trial in trials for name in trial.quality})
-    return "accuracy" if "accuracy" in names else next(iter(names), None)
-
-
-def _claim(claim: Claim | None, trials: Sequence[Trial], counting_run: CountingRun | None) -> float | None:
-    """A claim on the backward pass is worth its share of plain training's FLOPs."""
-    if claim is None or claim.of == "training":
-        return None if claim is None else claim.saving_rel
-    estimates = [t.estimate for t in trials if t.estimate] + (
-        [counting_run.estimate] if counting_run and counting_run.estimate else []
-    )
-    phases = estimates[0].plain_by_phase if estimates else {}
-    total = math.fsum(phases.values())
-    backward = math.fsum(flop for phase, flop in phases.items() if phase in BACKWARD)
-    return claim.saving_rel * backward / total if total > 0 else None
-
-
-def _roofline(estimates: Sequence[Estimate]) -> Roofline | None:
-    """Means over trials: a machine is timed anew by each invocation."""
-    known = [
-        (e.balance_flop_b, e.memory_bound_rel, e.roofline_saved_rel)
-        for e in estimates
-        if e.balance_flop_b and e.memory_bound_rel is not None and e.roofline_saved_rel is not None
-    ]
-    if not known:
-        return None
-    return Roofline(*(math.fsum(figures) / len(known) for figures in zip(*known, strict=True)))
-
-
-def _phases(counting_run: CountingRun | None) -> tuple[Phase, ...]:
-    profiling_run = counting_run.profiling_run if counting_run else None
-    plain_s = math.fsum(profiling_run.plain_s.values()) if profiling_run else 0.0
-    if profiling_run is None or plain_s <= 0:
-        return ()
-    names = [name for name in PHASES if name in profiling_run.plain_s or name in profiling_run.method_s]
-    names += sorted({*profiling_run.plain_s, *profiling_run.method_s} - set(names))
-    return tuple(
-        Phase(name, profiling_run.plain_s.get(name, 0.0) / plain_s, profiling_run.method_s.get(name, 0.0) / plain_s)
-        for name in names
-    )
-
-
-def _ended(trials: Iterable[Trial]) -> dict[int, str]:
+def _lost(trials: Iterable[Trial]) -> dict[int, str]:
     """Block → how its newest trial ended, of those that diverged or ran past the limit: lost by what they are."""
     latest = {t.block: t.status for t in pairing.order(trials)}
     return {block: status for block, status in latest.items() if status in ("diverged", "timeout")}
 
 
+def _count(ends: Mapping[int, str], status: str) -> int:
+    return sum(end == status for end in ends.values())
+
+
 def _censored(verdict: paired.Verdict, row: Row) -> paired.Verdict:
     """A side that ran past its limit costs more than anyone knows: nothing is concluded that this could turn round."""
-    ours = row.timed_out and verdict in (*wording.BETTER, *wording.SAME, "quality unproven")
-    plain = row.plain_timed_out and verdict in (*wording.WORSE, *wording.SAME)
-    return "inconclusive" if ours or plain else verdict
+    of_method = row.timed_out and verdict in (*wording.BETTER, *wording.SAME, "quality unproven")
+    of_baseline = row.baseline_timed_out and verdict in (*wording.WORSE, *wording.SAME)
+    return "inconclusive" if of_method or of_baseline else verdict
 
 
 class WorkloadComparison:
-    """One workload's records up to a look, sorted into roles, and the comparisons between them."""
+    """One workload's records up to a look, sorted into roles, and the comparisons between them.
+
+    Args:
+        name: of the workload
+        run: with the suite as it was resolved, and the cells that were planned
+        trials: any of the run's, of this workload or not
+        counting_runs: likewise
+        look: the verdicts are of; trials of later blocks enter nothing
+        examination: of all these trials
+    """
 
     def __init__(
-        self, name: str, run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun], look: Look
+        self,
+        name: str,
+        run: RunFile,
+        trials: Sequence[Trial],
+        counting_runs: Sequence[CountingRun],
+        look: Look,
+        examination: Examination,
     ) -> None:
         self.name, self.run, self.accept, self.look = name, run, Accept.of(run), look
+        self.examination = examination
         self.trials = [t for t in trials if t.workload == name and t.block < look.blocks]
-        settings: dict[str, Any] = next((w for w in run.resolved.get("workload") or () if w.get("name") == name), {})
-        self.unjudged = (settings.get("quality") or {}).get("from") == "none"
+        self.unjudged = _unjudged(run, name)
         self.counting_run = {w.method: w for w in counting_runs if w.workload == name}
         self.cells = {c.method: c for c in run.cells if c.workload == name}
         self.outside = any(cell.command for cell in self.cells.values())  # of our loop
-        self.plain = [t for t in self.trials if t.role == "baseline"]
-        self.partners = pairing.partners_of(self.plain)
+        self.baselines = self._of_role("baseline")
+        self.partners = pairing.partners_of(self.baselines, examination.reason_unusable)
         self.baseline_counting_run = next((w for w in self.counting_run.values() if w.role == "baseline"), None)
-        labels = [c.method for c in self.cells.values() if c.role == "method" and c.skipped is None]
-        labels += [t.method for t in self.trials if t.role == "method"]
-        self.methods = list(dict.fromkeys(labels))
-        against = {label: self.pairs(label) for label in self.methods}
-        twin = pairing.pairs([t for t in self.trials if t.role == "twin"], self.partners)
-        groups = [found for found in (twin, *against.values()) if len(found) > 1]
-        self.pooled = {"time": self._pool(groups, "time")}
-        metered = [found for found in groups if pairing.sensors_of(found)]
-        self.pooled["energy"] = self._pool(metered, "energy")
-        self.against = against
-        self.twin = self.compare(twin) if twin else None
+        planned = [c.method for c in self.cells.values() if c.role == "method" and c.skipped is None]
+        self.methods = list(dict.fromkeys([*planned, *(t.method for t in self._of_role("method"))]))
+        self.compared = {label: self.pairs([t for t in self.trials if t.method == label]) for label in self.methods}
+        twins = self.pairs(self._of_role("twin"))
+        self.pooled = _pooled([twins, *self.compared.values()])
+        self.twin = self.compare(twins) if twins else None
 
-    def pairs(self, label: str) -> list[Pair]:
-        return pairing.pairs([t for t in self.trials if t.method == label], self.partners)
+    def _of_role(self, role: str) -> list[Trial]:
+        return [trial for trial in self.trials if trial.role == role]
 
-    @staticmethod
-    def _pool(groups: Sequence[Sequence[Pair]], quantity: paired.Quantity) -> paired.Spread | None:
-        return paired.pool([pairing.change(found, quantity).residuals for found in groups])
+    def pairs(self, trials: Sequence[Trial]) -> list[Pair]:
+        """These trials, each with plain training of its block."""
+        return pairing.pairs(trials, self.partners, self.examination.reason_unusable)
 
-    def compare(self, found: Sequence[Pair], pooled: bool = True) -> tuple[paired.Paired, paired.Quantity, str]:
-        sensors = pairing.sensors_of(found)
+    def compare(self, pairs: Sequence[Pair], pooled: bool = True) -> tuple[paired.Paired, paired.Quantity, str]:
+        """The change, what it is of, and the scope of its sensors: energy where all were measured alike, else time."""
+        sensors = pairing.sensors_of(pairs)
         quantity: paired.Quantity = "energy" if sensors else "time"
         spread = self.pooled[quantity] if pooled else None
-        change = pairing.change(found, quantity, spread, self.look.alpha_fraction)
-        return change, quantity, " + ".join(sorted({s for _, s in sensors}))
+        change = pairing.change(pairs, quantity, spread, self.look.alpha_fraction)
+        return change, quantity, " + ".join(sorted({scope for _, scope in sensors}))
 
-    def flags(self) -> list[Flag]:
-        counted = self.baseline_counting_run
-        estimate = next((t.estimate for t in self.plain if t.estimate), counted.estimate if counted else None)
-        return flags.check_workload(
-            twin=self.twin[0] if self.twin else None,
-            margin=self.accept.margin,
-            plain_flop=estimate.plain_flop if estimate else None,
-            counted_flop=counted.counted_flop if counted else None,
-            counted_error_flop=counted.counted_error_flop if counted else 0.0,
-            devices=[trial.device for trial in pairing.newest(self.plain)],
+    def workload(self) -> Workload:
+        """Everything about this workload."""
+        own_flags = raised(self._flags(), self.name)
+        forbidding = [flag for flag in own_flags if flag.severity == "struck"]
+        return Workload(
+            self.name,
+            metric=None if self.unjudged else self.accept.metric or cell_records.main_metric(self.baselines),
+            baseline=self._baseline(),
+            twin=Measured.of(*self.twin) if self.twin else None,
+            rows=tuple(self._row(label, forbidding) for label in self.methods),
+            flags=own_flags,
+            baseline_name="the plain command" if self.outside else "plain training",
+            command=self._command("baseline"),
         )
 
-    def control(self, label: str) -> tuple[Control | None, float | None, float | None]:
-        """The comparison with the matched control, and the two budgets where they lie furthest apart."""
-        ours = [t for t in self.trials if t.method == label]
-        found = pairing.pairs(ours, [t for t in self.trials if t.role == "control" and t.of == label])
-        if not found:
-            return None, None, None
-        change, quantity, scope = self.compare(found, pooled=False)
-        quality, difference = _quality(found, self.accept, self.look.alpha_fraction)
-        better = False
-        here = [flag for p in found for flag in (*flags.check_trial(p.plain), *flags.check_pair(p.ours, p.plain))]
-        sound = self.look.open and flag_codes.worst(here) != "struck"
-        if sound and difference is not None and change.n >= paired.FEWEST_BLOCKS:
-            word = paired.verdict(change, self.accept.margin, quantity, difference, self.accept.loses_at_most)
-            gains = difference.lower(paired.QUALITY) > 0
-            better = word in wording.BETTER or (
-                gains and change.upper(paired.QUALITY) < -math.log1p(-self.accept.margin)
-            )
-        budgets = [
-            (p.ours.passes.epochs_trained, p.plain.passes.epochs_trained)
-            for p in found
-            if p.ours.passes and p.plain.passes
-        ]
-        apart = max(budgets, key=lambda both: abs(both[0] - both[1]), default=(None, None))
-        return Control(found[0].plain.method, Measured.of(change, quantity, scope), quality, better), *apart
-
-    def row(self, label: str, struck: Sequence[Raised] = ()) -> Row:
-        """One method; `struck` are the workload's flags that forbid a verdict."""
-        found, counting_run, accept = self.against[label], self.counting_run.get(label), self.accept
-        own = [t for t in self.trials if t.method == label]
-        used, plain = [p.ours for p in found], [p.plain for p in found]
+    def _command(self, label: str) -> str:
+        """What a cell runs, as one would type it; empty where it is trained in our loop."""
         cell = self.cells.get(label)
-        claim = (cell.claim if cell else None) or next((t.claim for t in own if t.claim), None)
-        estimated = pairing.estimated_rel(used, counting_run)
-        estimated = pairing.reported_rel(found, "estimated") if estimated is None else estimated
-        counted = pairing.counted_flop(used, counting_run)
-        reference = pairing.counted_flop(plain, self.baseline_counting_run)
-        counted_rel = 1 - counted / reference if counted is not None and reference else None
-        counted_rel = pairing.reported_rel(found, "counted") if counted_rel is None else counted_rel
-        error = counting_run.counted_error_flop / reference if counting_run and reference else 0.0
-        control, kept_epochs, control_epochs = self.control(label)
-        here = [flag for trial in used for flag in flags.check_trial(trial)]
-        here += [flag for pair in found for flag in flags.check_pair(pair.ours, pair.plain)]
-        here += flags.check_cell(
-            blocks=len(found),
-            trials=used,
-            counting_run=counting_run,
-            estimated_rel=estimated,
-            counted_rel=counted_rel,
-            estimate_gap=accept.estimate_gap,
-            epochs_kept=kept_epochs,
-            epochs_control=control_epochs,
-            sensor_error_rel=pairing.error_rel(found) if pairing.sensors_of(found) else None,
-            margin=accept.margin,
+        return written(cell.command) if cell else ""
+
+    # ── plain training ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _baseline(self) -> Baseline:
+        trials = pairing.newest(self.baselines, self.examination.reason_unusable)
+        metrics = sorted({name for trial in trials for name in trial.quality})
+        quality = {name: pairing.mean_of(t.quality.get(name) for t in trials) for name in metrics}
+        estimate = next((t.estimate for t in trials if t.estimate), None)
+        waits = [t.data_wait_s / pairing.seconds(t) for t in trials if t.data_wait_s is not None]
+        return Baseline(
+            n=len(trials),
+            seconds=pairing.mean_of(pairing.seconds(t) for t in trials),
+            energies=pairing.energies(trials),
+            quality={name: mean for name, mean in quality.items() if mean},
+            data_wait_rel=pairing.mean_of(waits),
+            memory_device_b=_most(t.memory_device_b for t in trials),
+            memory_resident_b=_most(t.memory_resident_b for t in trials),
+            counted_flop=self.baseline_counting_run.counted_flop if self.baseline_counting_run else None,
+            plain_flop=estimate.plain_flop if estimate else None,
         )
-        ended, plain_ended = _ended(own), _ended(self.plain)
+
+    def _flags(self) -> list[Flag]:
+        """Of plain training, its trials and its twin: what they raise concerns every row."""
+        counted = self.baseline_counting_run
+        estimate = next((t.estimate for t in self.baselines if t.estimate), counted.estimate if counted else None)
+        trials = pairing.newest(self.baselines, self.examination.reason_unusable)
+        return [
+            *flags.check_workload(
+                twin=self.twin[0] if self.twin else None,
+                margin=self.accept.margin,
+                plain_flop=estimate.plain_flop if estimate else None,
+                counted_flop=counted.counted_flop if counted else None,
+                counted_error_flop=counted.counted_error_flop if counted else 0.0,
+                devices=[trial.device for trial in trials],
+            ),
+            *(flag for trial in trials for flag in self.examination.flags(trial)),
+            *flags.check_cell(blocks=paired.FEWEST_BLOCKS, trials=trials, counting_run=counted),
+        ]
+
+    # ── one method ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _row(self, label: str, forbidding: Sequence[RaisedFlag]) -> Row:
+        """One method; `forbidding`: the workload's flags that forbid a verdict."""
+        records = CellRecords(
+            label,
+            pairs=self.compared[label],
+            trials=[t for t in self.trials if t.method == label],
+            counting_run=self.counting_run.get(label),
+            cell=self.cells.get(label),
+        )
+        row = self._unmeasured(records, forbidding)
+        if records.pairs:
+            row = self._judge(row, records.pairs)
+            row = dataclasses.replace(row, to_target=self._to_target(row, records))
+        return dataclasses.replace(row, reason=self._reason(row, forbidding))
+
+    def _unmeasured(self, records: CellRecords, forbidding: Sequence[RaisedFlag]) -> Row:
+        """A row before its measured side: what was promised and counted, how trials ended, what was raised."""
+        nominal = cell_records.nominal_savings(records, self.baseline_counting_run)
+        control, budgets = self._control(records)
+        own_flags = self._row_flags(records, nominal, budgets)
+        claim, ends, baseline_ends = records.claim, _lost(records.trials), _lost(self.baselines)
+        estimates, trials = records.estimates(), records.paired_trials
+        uncountable = self.outside and nominal.estimated_rel is None and nominal.counted_rel is None
         row = Row(
-            method=label,
+            method=records.label,
             role="method",
-            stack=tuple(str(layer.get("use", "")) for layer in cell.stack) if cell else (),
-            n=len(found),
-            blocks=tuple(t.block for t in used),
-            records=tuple(t.trial for t in used),
-            claimed_rel=_claim(claim, used or own, counting_run),
+            stack=records.stack,
+            n=len(records.pairs),
+            blocks=tuple(t.block for t in trials),
+            records=tuple(t.trial for t in trials),
+            claimed_rel=nominal.claimed_rel,
             claim_rel=claim.saving_rel if claim else None,
             claim_of=claim.of if claim else None,
             claim_source=claim.source if claim else "",
-            estimated_rel=estimated,
-            counted_rel=counted_rel,
-            counted_error_rel=error,
+            estimated_rel=nominal.estimated_rel,
+            counted_rel=nominal.counted_rel,
+            counted_error_rel=nominal.counted_error_rel,
             measured=None,
             time=None,
             realised_rel=None,
             quality=None,
-            diverged=sum(status == "diverged" for status in ended.values()),
-            struck=bool(struck) or flag_codes.worst(here) == "struck",
+            diverged=_count(ends, "diverged"),
+            verdict_forbidden=bool(forbidding) or flag_codes.worst(own_flags) == "struck",
             verdict="no verdict",
-            because="",
+            reason="",
             detectable_rel=None,
             blocks_needed=None,
             explanation="",
-            moved=wording.moved(pairing.estimates(used, counting_run)),
-            roofline=_roofline(pairing.estimates(used, counting_run)),
-            phases=_phases(counting_run),
-            untimed=(counting_run.profiling_run.reason if counting_run and counting_run.profiling_run else None) or "",
+            bytes_note=wording.bytes_note(estimates),
+            roofline=cell_records.roofline(estimates),
+            phases=cell_records.phases(records.counting_run),
+            untimed_reason=cell_records.unprofiled_reason(records.counting_run),
             to_target=None,
-            flags=raised(here, f"{self.name}: {label}"),
+            flags=raised(own_flags, f"{self.name}: {records.label}"),
             control=control,
-            seconds=pairing.figure(pairing.seconds(t) for t in used),
-            energies=pairing.energies(used),
-            command=self.command(label),
+            seconds=pairing.mean_of(pairing.seconds(t) for t in trials),
+            energies=pairing.energies(trials),
+            command=self._command(records.label),
             unjudged=self.unjudged,
-            unavailable=OUTSIDE if self.outside and estimated is counted_rel is None else "",
-            timed_out=sum(status == "timeout" for status in ended.values()),
-            plain_timed_out=sum(status == "timeout" for status in plain_ended.values()),
+            unavailable=OUTSIDE if uncountable else "",
+            timed_out=_count(ends, "timeout"),
+            baseline_timed_out=_count(baseline_ends, "timeout"),
         )
-        if found:
-            row = self._judge(row, found)
-            if control and (row.struck or row.diverged or row.timed_out):
-                row = dataclasses.replace(row, control=dataclasses.replace(control, better=False))
-            way = to_target(
-                found,
-                accept.margin,
-                struck=row.struck,
-                alpha_fraction=self.look.alpha_fraction,
-                waits=self._waits(row),
-                ended=len({*ended, *plain_ended} - set(row.blocks)),
-            )
-            row = dataclasses.replace(row, to_target=way)
-        reasons = [flag.sentence for flag in (*struck, *row.flags) if flag.severity == "struck"]
-        if not (reasons and row.verdict == "no verdict"):
-            reasons = [self._waits(row) or wording.because(row, accept.margin)]
-        return dataclasses.replace(row, because=reasons[0])
+        unsound = row.verdict_forbidden or row.diverged or row.timed_out
+        if control and unsound and records.pairs:
+            row = dataclasses.replace(row, control=dataclasses.replace(control, better=False))
+        return row
 
-    def _waits(self, row: Row) -> str:
-        """Why there is no verdict yet; empty once a look was reached."""
-        return "" if self.look.open else interim_notes.waiting(self.look, row.n)
+    def _row_flags(self, records: CellRecords, nominal: NominalSavings, budgets: Budgets) -> list[Flag]:
+        pairs, trials = records.pairs, records.paired_trials
+        measured = bool(pairing.sensors_of(pairs))
+        return [
+            *(flag for trial in trials for flag in self.examination.flags(trial)),
+            *(flag for pair in pairs for flag in flags.check_pair(pair.method, pair.baseline)),
+            *flags.check_cell(
+                blocks=len(pairs),
+                trials=trials,
+                counting_run=records.counting_run,
+                estimated_rel=nominal.estimated_rel,
+                counted_rel=nominal.counted_rel,
+                estimate_gap=self.accept.estimate_gap,
+                epochs_kept=budgets[0],
+                epochs_control=budgets[1],
+                sensor_error_rel=pairing.error_rel(pairs) if measured else None,
+                known_error_rel=pairing.known_error_rel(pairs) if measured else None,
+                margin=self.accept.margin,
+            ),
+        ]
 
-    def _judge(self, row: Row, found: Sequence[Pair]) -> Row:
+    def _control(self, records: CellRecords) -> tuple[Control | None, Budgets]:
+        """The comparison with the matched control, and the two budgets where they lie furthest apart."""
+        controls = [t for t in self.trials if t.role == "control" and t.of == records.label]
+        pairs = pairing.pairs(records.trials, controls, self.examination.reason_unusable)
+        if not pairs:
+            return None, (None, None)
+        change, quantity, scope = self.compare(pairs, pooled=False)
+        quality, difference = cell_records.quality(pairs, self.accept, self.look.alpha_fraction)
+        better = self._sound(pairs) and difference is not None and self._better(change, quantity, difference)
+        passes = [(pair.method.passes, pair.baseline.passes) for pair in pairs]
+        budgets = [(kept.epochs_trained, trained.epochs_trained) for kept, trained in passes if kept and trained]
+        apart = max(budgets, key=lambda both: abs(both[0] - both[1]), default=(None, None))
+        return Control(pairs[0].baseline.method, Measured.of(change, quantity, scope), quality, better), apart
+
+    def _sound(self, pairs: Sequence[Pair]) -> bool:
+        """Whether the comparison with a control may show anything."""
+        own_flags = [flag for pair in pairs for flag in self.examination.flags(pair.baseline)]
+        own_flags += [flag for pair in pairs for flag in flags.check_pair(pair.method, pair.baseline)]
+        return self.look.open and flag_codes.worst(own_flags) != "struck"
+
+    def _better(self, change: paired.Paired, quantity: paired.Quantity, difference: paired.Mean) -> bool:
+        """Costs less at no less quality, or gains quality at no more cost."""
+        if change.n < paired.FEWEST_BLOCKS:
+            return False
+        margin = self.accept.margin
+        if paired.verdict(change, margin, quantity, difference, self.accept.loses_at_most) in wording.BETTER:
+            return True
+        return difference.lower(paired.QUALITY) > 0 and change.upper(paired.QUALITY) < -math.log1p(-margin)
+
+    # ── the measured side ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _judge(self, row: Row, pairs: Sequence[Pair]) -> Row:
         """The measured side of a row, and its verdict."""
-        accept, margin = self.accept, self.accept.margin
-        change, quantity, scope = self.compare(found)
-        time = pairing.change(found, "time", self.pooled["time"], self.look.alpha_fraction)
-        quality, difference = _quality(found, accept, self.look.alpha_fraction)
-        quality_margin = accept.loses_at_most
+        change, quantity, scope = self.compare(pairs)
+        time = pairing.change(pairs, "time", self.pooled["time"], self.look.alpha_fraction)
+        quality, difference = cell_records.quality(pairs, self.accept, self.look.alpha_fraction)
         if self.unjudged:  # one and the same result, by the suite's own word
-            quality, difference, quality_margin = None, paired.Mean(change.n, 0.0, 0.0, 1.0), 0.0
-        verdict: paired.Verdict = "no verdict"
-        if self.look.open and not row.struck:
-            verdict = paired.verdict(change, margin, quantity, difference, quality_margin)
-            if row.diverged and verdict in (*wording.BETTER, "quality unproven"):
-                verdict = "quality lost"  # what diverged has no quality, whatever the other blocks reached
-            verdict = _censored(verdict, row)
-        needed = None
-        if wording.past_limit(row):
-            pass  # no number of blocks tells what those cost
-        elif verdict == "inconclusive" or (verdict == "no verdict" and not row.struck):
-            needed = paired.blocks_needed(change.mean, change.sd, margin, alpha_fraction=self.look.alpha_fraction)
-        elif verdict == "quality unproven" and difference is not None and accept.loses_at_most is not None:
-            needed = paired.quality_blocks_needed(difference, accept.loses_at_most)
-        estimated, enough = row.estimated_rel, change.n >= paired.FEWEST_BLOCKS
-        keeps = estimated is not None and abs(estimated) >= 3 * margin
+            quality, difference = None, paired.Mean(change.n, 0.0, 0.0, 1.0)
+        verdict = self._verdict(row, change, quantity, difference)
         return dataclasses.replace(
             row,
             measured=Measured.of(change, quantity, scope),
             time=Measured.of(time, "time"),
-            realised_rel=change.saving / estimated if keeps and estimated else None,
+            realised_rel=self._realised_rel(row.estimated_rel, change),
             quality=quality,
             verdict=verdict,
-            detectable_rel=paired.detectable(
-                change.sd, change.n, margin, df=change.df, alpha_fraction=self.look.alpha_fraction
-            )
-            if enough
-            else None,
-            blocks_needed=None if needed is None else max(needed, change.n + 1),
+            detectable_rel=self._detectable_rel(change),
+            blocks_needed=self._blocks_needed(dataclasses.replace(row, verdict=verdict), change, difference),
             explanation=wording.explain(
                 row.method,
                 None if row.counted_rel is None else 1 - row.counted_rel,
@@ -336,39 +308,83 @@ class WorkloadComparison:
             ),
         )
 
-    def baseline(self) -> Baseline:
-        used = pairing.newest(self.plain)
-        metrics = sorted({name for trial in used for name in trial.quality})
-        quality = {name: pairing.figure(t.quality.get(name) for t in used) for name in metrics}
-        estimate = next((t.estimate for t in used if t.estimate), None)
-        waits = [t.data_wait_s / pairing.seconds(t) for t in used if t.data_wait_s is not None]
-        return Baseline(
-            n=len(used),
-            seconds=pairing.figure(pairing.seconds(t) for t in used),
-            energies=pairing.energies(used),
-            quality={name: figure for name, figure in quality.items() if figure},
-            data_wait_rel=pairing.figure(waits),
-            memory_device_b=max((t.memory_device_b for t in used if t.memory_device_b is not None), default=None),
-            memory_resident_b=max((t.memory_resident_b for t in used if t.memory_resident_b is not None), default=None),
-            counted_flop=self.baseline_counting_run.counted_flop if self.baseline_counting_run else None,
-            plain_flop=estimate.plain_flop if estimate else None,
+    def _verdict(
+        self, row: Row, change: paired.Paired, quantity: paired.Quantity, difference: paired.Mean | None
+    ) -> paired.Verdict:
+        if not self.look.open or row.verdict_forbidden:
+            return "no verdict"
+        quality_margin = 0.0 if self.unjudged else self.accept.loses_at_most
+        verdict = paired.verdict(change, self.accept.margin, quantity, difference, quality_margin)
+        if row.diverged and verdict in (*wording.BETTER, "quality unproven"):
+            verdict = "quality lost"  # what diverged has no quality, whatever the other blocks reached
+        return _censored(verdict, row)
+
+    def _realised_rel(self, estimated_rel: float | None, change: paired.Paired) -> float | None:
+        """Measured / estimated; None where the estimate is too small to divide by."""
+        if not estimated_rel or abs(estimated_rel) < REALISED_FROM * self.accept.margin:
+            return None
+        return change.saving / estimated_rel
+
+    def _detectable_rel(self, change: paired.Paired) -> float | None:
+        if change.n < paired.FEWEST_BLOCKS:
+            return None
+        fraction = self.look.alpha_fraction
+        return paired.detectable(change.sd, change.n, self.accept.margin, df=change.df, alpha_fraction=fraction)
+
+    def _blocks_needed(self, row: Row, change: paired.Paired, difference: paired.Mean | None) -> int | None:
+        """How many would decide; None where the verdict stands, or no number would."""
+        if wording.past_limit(row):
+            return None  # no number of blocks tells what those cost
+        needed = None
+        if row.verdict == "inconclusive" or (row.verdict == "no verdict" and not row.verdict_forbidden):
+            fraction = self.look.alpha_fraction
+            needed = paired.blocks_needed(change.mean, change.sd, self.accept.margin, alpha_fraction=fraction)
+        elif row.verdict == "quality unproven" and difference is not None and self.accept.loses_at_most is not None:
+            needed = paired.quality_blocks_needed(difference, self.accept.loses_at_most)
+        return None if needed is None else max(needed, change.n + 1)
+
+    def _to_target(self, row: Row, records: CellRecords) -> ToTarget | None:
+        lost_blocks = {*_lost(records.trials), *_lost(self.baselines)} - set(row.blocks)
+        return to_target(
+            records.pairs,
+            self.accept.margin,
+            verdict_forbidden=row.verdict_forbidden,
+            alpha_fraction=self.look.alpha_fraction,
+            waiting_reason=self._waiting_reason(row),
+            lost_blocks=len(lost_blocks),
         )
 
-    def workload(self) -> Workload:
-        """Everything about this workload."""
-        used, found = pairing.newest(self.plain), self.flags()
-        found += [flag for trial in used for flag in flags.check_trial(trial)]
-        found += flags.check_cell(blocks=paired.FEWEST_BLOCKS, trials=used, counting_run=self.baseline_counting_run)
-        here = raised(found, self.name)
-        struck = [flag for flag in here if flag.severity == "struck"]
-        rows = tuple(self.row(label, struck) for label in self.methods)
-        twin = Measured.of(*self.twin) if self.twin else None
-        metric = None if self.unjudged else self.accept.metric or _metric(self.plain)
-        plain = "the plain command" if self.outside else "plain training"
-        command = self.command("baseline")
-        return Workload(self.name, metric, self.baseline(), twin, rows, here, plain, command)
+    def _reason(self, row: Row, forbidding: Sequence[RaisedFlag]) -> str:
+        """For the verdict, and what would change it."""
+        sentences = [flag.sentence for flag in (*forbidding, *row.flags) if flag.severity == "struck"]
+        if sentences and row.verdict == "no verdict":
+            return sentences[0]
+        return self._waiting_reason(row) or wording.verdict_reason(row, self.accept.margin)
 
-    def command(self, label: str) -> str:
-        """What a cell runs, as one would type it; empty where it is trained in our loop."""
-        cell = self.cells.get(label)
-        return written(cell.command) if cell else ""
+    def _waiting_reason(self, row: Row) -> str:
+        """Why there is no verdict yet; empty once a look was reached."""
+        return "" if self.look.open else interim_notes.waiting(self.look, row.n)
+
+
+def _unjudged(run: RunFile, workload: str) -> bool:
+    """Whether the suite says that there is no quality to lose."""
+    workloads: Sequence[dict[str, Any]] = run.resolved.get("workload") or ()
+    settings = next((each for each in workloads if each.get("name") == workload), {})
+    return (settings.get("quality") or {}).get("from") == "none"
+
+
+def _pooled(comparisons: Sequence[Sequence[Pair]]) -> dict[paired.Quantity, paired.Spread | None]:
+    """One spread for all comparisons of a workload, by quantity; None where their variances differ."""
+    bounded = [pairs for pairs in comparisons if len(pairs) > 1]
+    groups: dict[paired.Quantity, list[Sequence[Pair]]] = {
+        "time": bounded,
+        "energy": [pairs for pairs in bounded if pairing.sensors_of(pairs)],
+    }
+    return {
+        quantity: paired.pool([pairing.change(pairs, quantity).residuals for pairs in of])
+        for quantity, of in groups.items()
+    }
+
+
+def _most(values: Iterable[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)

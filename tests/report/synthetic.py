@@ -55,6 +55,7 @@ class Run:
     noise: float = 0.0
     quality_noise: float = 0.0
     sensors: tuple[tuple[str, str], ...] = (MODEL,)
+    error_j: float | None = 0.0  # of each measured sensor; None: it does not say
     accept: dict[str, Any] = field(
         default_factory=lambda: {
             "quality": {"metric": "accuracy", "loses_at_most": 0.005},
@@ -110,7 +111,8 @@ class Run:
         )
 
     def energies(self, joules: float) -> list[Energy]:
-        return [Energy(source=source, scope=scope, energy_j=joules) for source, scope in self.sensors]
+        parts = [Energy(source=source, scope=scope, energy_j=joules) for source, scope in self.sensors]
+        return [part.model_copy(update={"error_j": self.error_j}) if part.measured else part for part in parts]
 
     def trial(self, truth: Truth, block: int, invocation: int = 0, slow: float = 1.0) -> Trial:
         rng = random.Random(f"{self.seed} {truth.label} {block} {invocation}")

@@ -17,9 +17,9 @@ from synthetic import GPU, JOULES, MODEL, Run
 
 from energybench.common.errors import UsageError
 from energybench.meter.reading import Energy, Reading
-from energybench.report import carbon, carbon_page
-from energybench.report.carbon import Gain, Page, Span, page
-from energybench.verdict import wording
+from energybench.report import carbon_page
+from energybench.verdict import carbon, wording
+from energybench.verdict.carbon import Gain, Page, Span, page
 
 ZONE = {
     "zone": "FRA",

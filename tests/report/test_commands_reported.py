@@ -121,6 +121,6 @@ def test_a_training_of_our_own_loop_is_told_as_before():
     run, trials, counting_runs = Run(blocks=3, noise=0.001).method("trick", time=0.5).records()
     summary = summarise(run, trials, counting_runs)
     workload = summary.workloads[0]
-    assert (workload.plain, workload.command, workload.rows[0].unavailable) == ("plain training", "", "")
+    assert (workload.baseline_name, workload.command, workload.rows[0].unavailable) == ("plain training", "", "")
     assert "not available" not in markdown(summary).partition("## Can these")[0]
     assert dataclasses.asdict(workload.rows[0])["command"] == ""

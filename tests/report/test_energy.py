@@ -35,12 +35,12 @@ def test_one_channel_of_a_card_counts_and_parts_of_the_machine_are_added() -> No
             energy(*GPU, 100.0, error_j=1.0),
             energy(*INTEGRAL, 103.0),
             energy(*RAPL, 40.0, error_j=0.5),
-            energy(*DRAM, 5.0),
+            energy(*DRAM, 5.0, error_j=0.25),
             energy(*MODEL, 999.0),
         )
     )
     assert found.joules == 145.0
-    assert found.error_j == 1.5
+    assert found.error_j == 1.75
     assert found.sensors == {GPU, RAPL, DRAM}
 
 
@@ -145,8 +145,8 @@ def test_a_budget_wider_than_the_noise_strikes_the_verdict() -> None:
 
     assert row(0.009).verdict == "saves"
     struck = row(0.011)
-    assert (struck.verdict, struck.struck) == ("no verdict", True)
-    assert "error budget" in struck.because
+    assert (struck.verdict, struck.verdict_forbidden) == ("no verdict", True)
+    assert "error budget" in struck.reason
 
 
 def estimate(flop: float, moved: float | None, *layers: Layer) -> Estimate:
@@ -161,18 +161,18 @@ def estimate(flop: float, moved: float | None, *layers: Layer) -> Estimate:
 
 def test_bytes_are_spoken_of_where_they_are_not_saved_as_flops_are() -> None:
     layer = Layer(name="conv 3", flop_saved_rel=0.8, bytes_saved_rel=0.12, intensity_flop_b=14.2)
-    said = wording.plain(wording.moved([estimate(0.7, 0.95, layer)]))
+    said = wording.plain(wording.bytes_note([estimate(0.7, 0.95, layer)]))
     assert said == (
         "By its formulas 30.0 % fewer FLOPs move 5.0 % fewer bytes; conv 3: 80.0 % fewer FLOPs, 12.0 % fewer bytes, "
         "14 FLOP per byte in plain training."
     )
-    assert "10.0 % more bytes" in wording.plain(wording.moved([estimate(0.7, 1.1)]))
+    assert "10.0 % more bytes" in wording.plain(wording.bytes_note([estimate(0.7, 1.1)]))
 
 
 @pytest.mark.parametrize("same", [estimate(0.5, 0.5), estimate(1.0, 1.0), estimate(0.5, None)])
 def test_where_bytes_follow_flops_or_are_not_known_nothing_is_said(same: Estimate) -> None:
-    assert wording.moved([same]) == ""
-    assert wording.moved([]) == ""
+    assert wording.bytes_note([same]) == ""
+    assert wording.bytes_note([]) == ""
 
 
 def test_the_roofline_is_told_where_the_machine_was_timed_and_the_formulas_save_anything() -> None:

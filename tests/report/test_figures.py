@@ -19,16 +19,10 @@ from traced import EVIL, WATTS, example, traced
 from energybench.common.sealed_files import write_bytes
 from energybench.meter.trace import Sample, pack
 from energybench.records.record import Claim
-from energybench.report import (
-    canvas,
-    figures_diagnostics,
-    figures_savings,
-    figures_trade_off,
-    figures_trials,
-    power_traces,
-)
+from energybench.report import canvas, figures_diagnostics, figures_savings, figures_trials, power_traces
 from energybench.report.album import Album
 from energybench.report.figures import KINDS, album
+from energybench.verdict import trade_off
 from energybench.verdict.summary import summarise
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -44,7 +38,7 @@ def texts(svg: str) -> list[str]:
 
 
 def assert_no_mistake(found: Album) -> None:
-    assert not [each for each in found.left_out if "our mistake" in each.because], found.left_out
+    assert not [each for each in found.left_out if "our mistake" in each.reason], found.left_out
 
 
 # ── bytes ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -199,8 +193,8 @@ def test_the_ladder_prints_the_figures_and_the_verdict_of_the_table(tmp_path: Pa
 def test_below_three_blocks_no_whisker_is_drawn_because_the_table_has_no_interval(tmp_path: Path) -> None:
     few = summarise(*Run(blocks=2, noise=0.1).method("half", time=0.5).records()).workloads[0].rows[0]
     enough = summarise(*Run(blocks=3, noise=0.1).method("half", time=0.5).records()).workloads[0].rows[0]
-    assert figures_savings.interval_of(few.measured) is None
-    assert figures_savings.interval_of(enough.measured) == (enough.measured.low_rel, enough.measured.high_rel)
+    assert few.measured.interval is None
+    assert enough.measured.interval == (enough.measured.low_rel, enough.measured.high_rel)
 
 
 def test_a_struck_row_is_crossed_and_has_no_verdict_in_the_picture(tmp_path: Path) -> None:
@@ -233,7 +227,7 @@ def test_modelled_energy_is_in_no_picture(tmp_path: Path) -> None:
 
 @given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=1, max_size=12))
 def test_the_front_holds_exactly_the_points_that_none_beats(points: list[tuple[int, int]]) -> None:
-    best = figures_trade_off.front([(float(x), float(y)) for x, y in points])
+    best = trade_off.front([(float(x), float(y)) for x, y in points])
     for i, (x, y) in enumerate(points):
         beaten = any((a, b) != (x, y) and a >= x and b >= y for a, b in points)
         assert (i in best) != beaten
@@ -270,7 +264,7 @@ def test_thinning_keeps_the_extremes_the_order_and_the_limit(values: list[float]
 
 def test_joules_along_a_constant_power_are_watts_times_seconds(tmp_path: Path) -> None:
     _, trials, _ = traced(example(), tmp_path)
-    spent = figures_trials.spending(trials[0], tmp_path)
+    spent = figures_trials.joules_by(trials[0], tmp_path)
     assert spent is not None
     for seconds in (0.0, 0.05, 1.234, 5.0):
         assert spent(seconds) == pytest.approx(WATTS * seconds, rel=1e-9, abs=1e-9)
@@ -317,7 +311,7 @@ def test_a_trace_that_is_not_there_leaves_the_picture_out_with_its_reason(
     meta, trials, counting_runs = example().records()
     trials = [t.model_copy(update={"trace": trace}) for t in trials]
     found = album(summarise(meta, trials, counting_runs), trials, home)
-    assert because in next(each.because for each in found.left_out if each.kind == "power")
+    assert because in next(each.reason for each in found.left_out if each.kind == "power")
 
 
 def test_what_was_set_aside_is_shown_as_such_in_the_blocks(tmp_path: Path) -> None:
@@ -334,7 +328,7 @@ def test_a_picture_without_data_is_left_out_with_a_reason() -> None:
     found = album(summarise(meta, [], []), [], Path("nowhere"))
     assert found.pictures == ()
     assert {each.kind for each in found.left_out} == set(KINDS) - {"diagnostics"}
-    assert all(each.because for each in found.left_out)
+    assert all(each.reason for each in found.left_out)
 
 
 # ── diagnostics by shape ──────────────────────────────────────────────────────────────────────────────────────

@@ -17,12 +17,12 @@ from energybench.cli.common import print_json
 from energybench.common.errors import Problem
 from energybench.common.escaping import json_text
 from energybench.records.record import Claim, CountingRun, RunFile, Trial, write_json
-from energybench.report.carbon import page
 from energybench.report.carbon_page import markdown as carbon_markdown
 from energybench.report.carbon_page import render as carbon_render
 from energybench.report.markdown import markdown
 from energybench.report.markdown_syntax import escape
 from energybench.report.terminal import partial, render
+from energybench.verdict.carbon import page
 from energybench.verdict.summary import summarise, to_json
 
 NAMES = (

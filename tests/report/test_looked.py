@@ -36,7 +36,7 @@ def test_before_the_first_look_figures_are_shown_and_no_verdict() -> None:
     found = row(summary)
     assert found.measured is not None
     assert found.verdict == "no verdict"
-    assert "first look is after 5" in wording.plain(found.because)
+    assert "first look is after 5" in wording.plain(found.reason)
     assert summary.headline.startswith("No verdict yet: 4 of 20 blocks")
     assert "saves" not in markdown(summary).split("## ")[0]
 
@@ -45,7 +45,7 @@ def test_a_run_without_looks_has_no_verdict_before_its_last_block() -> None:
     meta, trials, counting_runs = Run(blocks=4, sensors=(GPU,)).method("half", energy=0.5).records()
     early = summarise(meta.model_copy(update={"blocks": 5, "finished": False}), trials, counting_runs)
     assert row(early).verdict == "no verdict"
-    assert "4 of 5 blocks" in wording.plain(row(early).because)
+    assert "4 of 5 blocks" in wording.plain(row(early).reason)
 
 
 @pytest.mark.parametrize("there", [6, 9])
@@ -141,4 +141,4 @@ def test_the_way_to_a_target_waits_for_the_look_too() -> None:
     way = row(early).to_target
     assert way is not None
     assert way.verdict == "no verdict"
-    assert "first look" in way.because
+    assert "first look" in way.reason

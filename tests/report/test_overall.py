@@ -98,7 +98,7 @@ def test_how_often_quality_lay_within_the_margin_is_said() -> None:
         Run(workload=f"w{i}", sensors=(GPU,)).method("half", energy=0.5, quality=lost)
         for i, lost in enumerate((0.0, -0.02))
     ]
-    assert only(summarise(*merge(*runs))).kept_quality == 1
+    assert only(summarise(*merge(*runs))).quality_within_margin == 1
 
 
 def test_a_name_cannot_break_the_table() -> None:

@@ -152,8 +152,8 @@ def test_a_bound_beside_what_is_asked_is_not_told_as_the_same_figure() -> None:
         least = re.findall(r"[\d.]+ %", words.plain(told.asks))
         assert told.outcome in ("undecided", "not met")
         assert float(least[0][:-2]) == pytest.approx(100 * asked, abs=1e-3)
-        assert least[0] not in words.plain(told.because)
-        assert words.plain(words.share_beside(bound, asked)) in words.plain(told.because)
+        assert least[0] not in words.plain(told.reason)
+        assert words.plain(words.share_beside(bound, asked)) in words.plain(told.reason)
 
 
 def test_the_bounds_are_one_sided_and_students_at_99_percent() -> None:
@@ -191,7 +191,7 @@ def test_at_a_saving_of_exactly_what_is_asked_it_is_called_met_once_in_a_hundred
 def test_a_saving_that_lost_quality_is_not_met_and_one_whose_quality_is_unproven_is_undecided() -> None:
     lost = Run(blocks=5).method("it", time=0.5, quality=-0.02)
     assert one(lost, saves_at_least=0.1).outcome == "not met"
-    assert "quality lost" in one(lost, saves_at_least=0.1).because
+    assert "quality lost" in one(lost, saves_at_least=0.1).reason
     assert one(lost, saves_at_least=0.0).outcome == "not met"
     unsure = Run(blocks=5).method("it", time=0.5)
     for block, accuracy in enumerate((0.92, 0.88, 0.9, 0.92, 0.88)):  # no change on average, ±2 points
@@ -202,7 +202,7 @@ def test_a_saving_that_lost_quality_is_not_met_and_one_whose_quality_is_unproven
 def test_energy_that_nobody_measured_is_undecided_and_time_can_be_asked_for_beside_energy() -> None:
     timed = Run(blocks=5, noise=0.01).method("it", time=0.5, energy=0.5)
     assert one(timed, saves_at_least=0.1, of="energy").outcome == "undecided"
-    assert "not measured" in one(timed, saves_at_least=0.1, of="energy").because
+    assert "not measured" in one(timed, saves_at_least=0.1, of="energy").reason
     metered = Run(blocks=5, noise=0.01, sensors=(GPU,)).method("it", time=0.95, energy=0.5)
     assert one(metered, saves_at_least=0.3).outcome == "met"
     assert one(metered, saves_at_least=0.3, of="time").outcome == "not met"
@@ -222,7 +222,7 @@ def test_two_blocks_decide_nothing_and_a_requirement_on_them_is_undecided() -> N
     for asked in ({"saves_at_least": 0.1}, {"verdict": ["faster"]}, {"never": ["slower"]}):
         found = one(run, **asked)
         assert found.outcome == "undecided", asked
-        assert "2 blocks" in found.because.replace("\u00a0", " ")
+        assert "2 blocks" in found.reason.replace("\u00a0", " ")
 
 
 def test_a_struck_comparison_proves_nothing_however_much_it_saves() -> None:
@@ -239,7 +239,7 @@ def test_training_that_diverged_meets_no_requirement_however_few_blocks_are_left
     for asked in ({"saves_at_least": 0.1}, {"never": ["quality lost"]}, {"verdict": ["faster"]}):
         found = one(run, **asked)
         assert found.outcome == "not met", asked
-        assert "diverged" in found.because or "quality lost" in found.because
+        assert "diverged" in found.reason or "quality lost" in found.reason
     assert one(run, never=["slower"]).outcome in ("met", "undecided")
 
 
@@ -248,7 +248,7 @@ def test_a_side_that_ran_past_its_limit_neither_meets_nor_misses_what_the_other_
         run = Run(blocks=5, noise=0.005).method("it", time=0.5).change(label, 2, status="timeout", reason="9 s")
         found = one(run, saves_at_least=asked)
         assert found.outcome == "undecided"
-        assert "past its limit" in found.because
+        assert "past its limit" in found.reason
     slow = Run(blocks=5, noise=0.005).method("it", time=0.95).change("it", 2, status="timeout", reason="9 s")
     assert one(slow, saves_at_least=0.1).outcome == "not met"  # it saves less still
 

@@ -412,7 +412,7 @@ def test_phases_are_shares_of_plain_trainings_shadow_and_only_what_changes_is_to
     )
     told = [w.model_copy(update={"profiling_run": profiling_run}) if w.method == "half" else w for w in counting_runs]
     (workload,) = summarise(meta, trials, told).workloads
-    phases = {phase.name: (phase.plain_rel, phase.method_rel) for phase in workload.rows[0].phases}
+    phases = {phase.name: (phase.baseline_rel, phase.method_rel) for phase in workload.rows[0].phases}
     assert phases["backward"] == pytest.approx((0.6, 0.3))
     assert phases["own"] == pytest.approx((0.0, 0.05))
     assert math.fsum(plain for plain, _ in phases.values()) == pytest.approx(1)

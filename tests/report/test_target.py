@@ -32,9 +32,9 @@ def reached(seconds: float | None, joules: float | None = None, steps: int | Non
 def run_of(*blocks: tuple[Target, Target], **changes: Any) -> Run:
     """One method, "quick", and plain training, with these ways to the target in each block."""
     run = Run(blocks=len(blocks), **changes).method("quick")
-    for block, (ours, plain) in enumerate(blocks):
-        run.change("quick", block, target=ours)
-        run.change("baseline", block, target=plain)
+    for block, (method, baseline) in enumerate(blocks):
+        run.change("quick", block, target=method)
+        run.change("baseline", block, target=baseline)
     return run
 
 
@@ -52,7 +52,7 @@ def way(*blocks: tuple[Target, Target], **changes: Any) -> ToTarget:
 def test_a_fifth_of_the_steps_seconds_and_joules_saved_in_every_block_is_a_fifth() -> None:
     blocks = [(reached(0.8 * s, 8 * s, round(80 * s)), reached(s, 10 * s, round(100 * s))) for s in (5.0, 10.0, 20.0)]
     found = way(*blocks)
-    assert (found.ours.reached, found.plain.reached, found.n) == (3, 3, 3)
+    assert (found.method.reached, found.baseline.reached, found.n) == (3, 3, 3)
     assert found.cost is not None
     assert found.steps is not None
     assert (found.cost.quantity, found.cost.scope) == ("energy", "gpu")
@@ -91,13 +91,13 @@ def test_a_block_that_a_side_never_reached_leaves_no_saving_and_no_verdict_for_e
     """The other two blocks would prove a method ten times as fast: just the lucky ones."""
     for ours_missed in (True, False):
         blocks = [(reached(1.0), reached(10.0)) for _ in range(3)]
-        ours, plain = blocks[missing]
-        blocks[missing] = (reached(NEVER), plain) if ours_missed else (ours, reached(NEVER))
+        method, baseline = blocks[missing]
+        blocks[missing] = (reached(NEVER), baseline) if ours_missed else (method, reached(NEVER))
         found = way(*blocks)
         assert found.verdict == "inconclusive"
         assert found.cost is found.steps is None
         assert ("the method" if ours_missed else "plain training") + " missed it in 1 of 3" in wording.plain(
-            found.because
+            found.reason
         )
 
 
@@ -112,33 +112,33 @@ def test_a_block_that_diverged_or_ran_past_its_limit_never_reached_it_either(sta
     assert found is not None
     assert found.verdict == "inconclusive"
     assert found.cost is found.steps is None
-    assert "2 of 5" in wording.plain(found.because)
-    assert "not known" in found.because
+    assert "2 of 5" in wording.plain(found.reason)
+    assert "not known" in found.reason
 
 
 def test_what_never_arrives_is_reported_as_such() -> None:
     found = way(*[(reached(NEVER), reached(10.0))] * 3)
     assert found.verdict == "not reached"
-    assert found.ours.seconds is found.ours.steps is found.ours.energy_j is None
+    assert found.method.seconds is found.method.steps is found.method.energy_j is None
     said = wording.plain(wording.to_target(found))
     assert "in none of 3 blocks, plain training after 10.0 s in 3 of 3 blocks" in said
     both = way(*[(reached(NEVER), reached(NEVER))] * 3)
     assert both.verdict == "not reached"
-    assert "neither side reached it" in both.because
+    assert "neither side reached it" in both.reason
 
 
 def test_figures_are_means_over_the_blocks_that_reached_it_and_only_measured_joules() -> None:
     blocks = [(4.0, 8.0), (6.0, 10.0), (None, 12.0)]
     found = way(*[(reached(a, a and 10 * a, a and int(10 * a)), reached(b)) for a, b in blocks])
-    assert (found.ours.reached, found.plain.reached) == (2, 3)
-    assert found.ours.seconds is not None
-    assert found.plain.seconds is not None
-    assert found.ours.energy_j is not None
-    assert found.ours.steps is not None
-    assert (found.ours.seconds.mean, found.plain.seconds.mean) == (5.0, 10.0)
-    assert (found.ours.energy_j.mean, found.ours.steps.mean) == (50.0, 50.0)
-    assert found.plain.energy_j is None  # nothing was measured on that side
-    assert found.plain.steps is None  # an older record
+    assert (found.method.reached, found.baseline.reached) == (2, 3)
+    assert found.method.seconds is not None
+    assert found.baseline.seconds is not None
+    assert found.method.energy_j is not None
+    assert found.method.steps is not None
+    assert (found.method.seconds.mean, found.baseline.seconds.mean) == (5.0, 10.0)
+    assert (found.method.energy_j.mean, found.method.steps.mean) == (50.0, 50.0)
+    assert found.baseline.energy_j is None  # nothing was measured on that side
+    assert found.baseline.steps is None  # an older record
 
 
 def test_joules_of_different_sensors_are_not_compared() -> None:
@@ -156,14 +156,14 @@ def test_joules_of_different_sensors_are_not_compared() -> None:
     found = way(*[(modelled, modelled)] * 3)
     assert found.cost is not None
     assert found.cost.quantity == "time"
-    assert found.ours.energy_j is None
+    assert found.method.energy_j is None
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_fewer_than_three_blocks_have_no_verdict(n: int) -> None:
     found = way(*[(reached(1.0), reached(10.0))] * n)
     assert found.verdict == "no verdict"
-    assert "3 are the least" in found.because
+    assert "3 are the least" in found.reason
 
 
 def test_a_flag_that_forbids_a_verdict_forbids_this_one() -> None:
@@ -171,7 +171,7 @@ def test_a_flag_that_forbids_a_verdict_forbids_this_one() -> None:
     for block in range(3):
         run.change("quick", block, flags=[Flag(code="mig")])
     found = row(run)
-    assert found.struck
+    assert found.verdict_forbidden
     assert found.to_target is not None
     assert found.to_target.verdict == "no verdict"
 

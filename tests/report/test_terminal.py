@@ -74,7 +74,7 @@ def test_a_column_is_shown_whole_or_not_at_all(width: int) -> None:
         "claimed": [wording.percent(r.claimed_rel) for r in summary.workloads[0].rows],
         "estimated": [wording.percent(r.estimated_rel) for r in summary.workloads[0].rows],
         "counted": [wording.percent(r.counted_rel) for r in summary.workloads[0].rows],
-        "kept": [wording.kept(r.realised_rel) for r in summary.workloads[0].rows],
+        "realised": [wording.realised(r.realised_rel) for r in summary.workloads[0].rows],
         "accuracy Δ": [wording.quality_change(r.quality) for r in summary.workloads[0].rows],
     }
     shown = table.splitlines()[0]
@@ -89,7 +89,7 @@ def test_a_wide_terminal_shows_every_column_and_a_narrow_one_fewer() -> None:
     def shown(width: int) -> int:
         text = printed(example(), width)
         head = next(line for line in text.splitlines() if line.startswith("Method"))
-        return sum(title in head for title in ("claimed", "estimated", "counted", "kept", "Δ", "verdict"))
+        return sum(title in head for title in ("claimed", "estimated", "counted", "realised", "Δ", "verdict"))
 
     counts = [shown(width) for width in WIDTHS]
     assert counts == sorted(counts)

@@ -45,8 +45,8 @@ def test_a_biased_harness_gets_no_verdict_however_good_the_method_looks() -> Non
     workload = only(run)
     assert codes(workload.flags) == ["aa_failed"]
     assert workload.rows[0].verdict == "no verdict"
-    assert workload.rows[0].struck
-    assert "differs from itself" in workload.rows[0].because
+    assert workload.rows[0].verdict_forbidden
+    assert "differs from itself" in workload.rows[0].reason
 
 
 def test_a_twin_that_repeats_the_baseline_passes() -> None:
@@ -90,15 +90,15 @@ def test_margins_are_told_as_the_suite_wrote_them() -> None:
     accept = {"quality": {"metric": "accuracy", "loses_at_most": 0.0025}, "noise": 0.0025}
     found = of(Run(accept=accept).method("half", time=0.5, flop=0.5).method("same", flop=0.5))
     assert "no more than 0.25 pp of accuracy lost" in wording.plain(found.headline)
-    assert "within ±0.25 %" in wording.plain(found.workloads[0].rows[1].because)
+    assert "within ±0.25 %" in wording.plain(found.workloads[0].rows[1].reason)
     assert "| −0.25 pp |" in markdown(found)
 
 
 def test_a_loss_just_beyond_the_margin_is_not_told_as_the_margin() -> None:
-    assert wording.plain(row(Run().method("half", time=0.5, quality=-0.0052)).because) == (
+    assert wording.plain(row(Run().method("half", time=0.5, quality=-0.0052)).reason) == (
         "accuracy changed by −0.52 pp, −0.50 pp is accepted"
     )
-    unproven = wording.because(
+    unproven = wording.verdict_reason(
         dataclasses.replace(
             row(Run().method("half", time=0.5)),
             verdict="quality unproven",
@@ -117,7 +117,7 @@ def test_a_method_that_diverges_in_a_block_has_lost_its_quality() -> None:
     found = row(run)
     assert found.n == 4
     assert found.verdict == "quality lost"
-    assert "diverged in 1" in found.because.replace("\u00a0", " ")
+    assert "diverged in 1" in found.reason.replace("\u00a0", " ")
 
 
 def past_its_limit(label: str, blocks: int, **truth: float) -> Row:
@@ -132,7 +132,7 @@ def test_a_side_that_ran_past_its_limit_never_turns_into_a_saving_of_the_other_b
     """It took longer there than anyone knows: whoever drops those blocks keeps the lucky ones."""
     found = past_its_limit("it", blocks, time=0.5)
     assert (found.n, found.verdict) == (5 - blocks, "inconclusive")
-    assert f"the method ran past its limit in {blocks}" in wording.plain(found.because)
+    assert f"the method ran past its limit in {blocks}" in wording.plain(found.reason)
     assert found.blocks_needed is None
     assert past_its_limit("it", blocks, time=1.0).verdict == "inconclusive"  # not "no difference" either
     assert past_its_limit("it", blocks, time=1.5).verdict == "slower"  # and those blocks were slower still
@@ -186,7 +186,7 @@ def test_an_inconclusive_row_says_how_many_blocks_would_decide() -> None:
     assert found.verdict == "inconclusive"
     assert found.blocks_needed is not None
     assert found.blocks_needed > 3
-    assert str(found.blocks_needed) in found.because
+    assert str(found.blocks_needed) in found.reason
 
 
 # The matched control

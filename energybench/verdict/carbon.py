@@ -3,8 +3,9 @@
     CO2e = energy at the sensors × PUE × intensity of the zone's grid
 
 Uncertainty is carried through: what a block saved is baseline − method in joules, Student's t over the blocks, and the
-sensors' own error budgets of both sides added to it. N runs to come are a prediction: N times the mean, with the mean's
-uncertainty times N and the scatter of single runs times √N. Bounds of differences of such figures are the worst case.
+sensors' own error budgets of both sides added to it; where an error is not known there are no bounds. N runs to come
+are a prediction: N times the mean, with the mean's uncertainty times N and the scatter of single runs times √N. Bounds
+of differences of such figures are the worst case.
 Modelled energy is listed as modelled and multiplied by nothing: no zone, no PUE, no number of runs.
 """
 
@@ -12,16 +13,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from energybench.common.renamed import as_data, renamed
 from energybench.meter import combine
-from energybench.meter.combine import Metered, metered
+from energybench.meter.combine import Metered, added_error, metered
 from energybench.meter.reading import Reading
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.stats import paired
 from energybench.verdict import pairing, wording
+from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Row, Summary, Workload
 from energybench.verdict.pairing import EnergyFigure, Pair
 from energybench.verdict.summary import plain_data, summarise
@@ -50,7 +53,7 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A figure and its bounds, in one unit; None where too few blocks bound it."""
+    """A figure and its bounds, in one unit; None where too few blocks bound it, or a sensor's error is not known."""
 
     mean: float
     low: float | None = None
@@ -58,13 +61,14 @@ class Span:
 
     def times(self, factor: float) -> Span:
         """By a factor above 0."""
-        return Span(*(None if v is None else v * factor for v in (self.mean, self.low, self.high)))  # type: ignore[arg-type]
+        low, high = (None if bound is None else bound * factor for bound in (self.low, self.high))
+        return Span(self.mean * factor, low, high)
 
     def less(self, other: Span) -> Span:
         """The difference, in the worst case of both bounds."""
-        bounded = None not in (self.low, self.high, other.low, other.high)
-        low, high = (self.low - other.high, self.high - other.low) if bounded else (None, None)  # type: ignore[operator]
-        return Span(self.mean - other.mean, low, high)
+        if self.low is None or self.high is None or other.low is None or other.high is None:
+            return Span(self.mean - other.mean)
+        return Span(self.mean - other.mean, self.low - other.high, self.high - other.low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Use:
     sources: tuple[EnergyFigure, ...]  # each by itself, modelled ones too
 
 
+@renamed(because="reason")
 @dataclass(frozen=True, slots=True)
 class Gain:
     """What a method's proven saving means; negative where it costs more. None where nothing may be multiplied."""
@@ -88,7 +93,7 @@ class Gain:
     workload: str
     method: str
     verdict: str
-    because: str
+    reason: str  # why nothing is multiplied; empty where it is
     per_run_j: Span | None
     runs_j: Span | None  # of RUNS runs
     tuned_trials: int | None  # None: the suite does not say
@@ -100,6 +105,8 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Page:
+    """Everything the carbon report says."""
+
     suite: str
     run: str
     stamp: tuple[str, ...]
@@ -116,30 +123,37 @@ class Page:
 
 def zones_of(run: RunFile, asked: Sequence[str] = ()) -> tuple[Zone, ...]:
     """The run's own zone, as recorded; or those asked for, from codecarbon's table. Raises UsageError E502."""
-    own = run.machine.get("carbon") or {}
-    pue = float(own.get("pue", 1.0))
-    found = []
-    for name in dict.fromkeys(asked or ([own["zone"]] if own.get("zone") else [])):
-        known = own
-        if name != own.get("zone"):
-            from energybench.meter.carbon import intensity
+    recorded = run.machine.get("carbon") or {}
+    names = asked or ([recorded["zone"]] if recorded.get("zone") else [])
+    return tuple(_zone(name, recorded) for name in dict.fromkeys(names))
 
-            known = intensity(name)
-        per_j = known["intensity_kg_per_j"]
-        found.append(
-            Zone(name, str(known.get("country", name)), per_j, known.get("year"), str(known.get("source", "")), pue)
-        )
-    return tuple(found)
+
+def _zone(name: str, recorded: Mapping[str, Any]) -> Zone:
+    """With the PUE of the run, whatever the zone."""
+    known = recorded
+    if name != recorded.get("zone"):
+        from energybench.meter.carbon import intensity
+
+        known = intensity(name)
+    return Zone(
+        name,
+        country=str(known.get("country", name)),
+        intensity_kg_j=known["intensity_kg_per_j"],
+        year=known.get("year"),
+        source=str(known.get("source", "")),
+        pue=float(recorded.get("pue", 1.0)),
+    )
 
 
 def page(
     run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun], asked: Sequence[str] = ()
 ) -> Page:
     """Everything the carbon report says."""
-    summary = summarise(run, trials, counting_runs)
+    examination = Examination(trials)
+    summary = summarise(run, trials, counting_runs, examination)
     zones = zones_of(run, asked)
-    counted = [t for t in pairing.order(trials) if t.block < summary.look.blocks]
-    uses = [use for w in summary.workloads for use in _uses(w, counted)]
+    judged = [t for t in pairing.order(trials) if t.block < summary.look.blocks]
+    uses = [use for w in summary.workloads for use in _uses(w, judged, examination)]
     rows = [(w.name, row) for w in summary.workloads for row in w.rows]
     return Page(
         suite=run.suite,
@@ -151,7 +165,7 @@ def page(
         no_zone="" if zones else "The suite names no country, so there is no CO2e: add --zones FRA.",
         energy_note=summary.energy_note,
         uses=tuple(uses),
-        gains=tuple(_gain(name, row, counted, run, summary.look.alpha_fraction) for name, row in rows),
+        gains=tuple(_gain(name, row, judged, run, summary.look.alpha_fraction, examination) for name, row in rows),
         whole_j=_whole(trials),
         not_in_it=_not_in_it(summary, zones),
     )
@@ -165,11 +179,20 @@ def _headline(summary: Summary) -> str:
     return "No energy was measured on both sides of a comparison, so no energy and no CO2e was shown to be saved."
 
 
-def _bounded(values: Sequence[float], error: float, runs: int | None = None, alpha_fraction: float = 1.0) -> Span:
-    """The mean of `values`; with `runs`, their sum in so many runs to come. `error`: the sensors', of one run."""
+def _bounded(
+    values: Sequence[float], error: float | None, runs: int | None = None, alpha_fraction: float = 1.0
+) -> Span:
+    """The mean of `values`, or their sum in runs to come, with its 95 % bounds.
+
+    Args:
+        values: joules, one per block
+        error: of the sensors in one run, in joules; None where it is not known, and then there are no bounds
+        runs: how many are to come; None for the mean of the blocks that were run
+        alpha_fraction: of the chance of error, what the look may use
+    """
     change = paired.differences(values, [0.0] * len(values), alpha_fraction=alpha_fraction)
     n, times = change.n, 1 if runs is None else runs
-    if change.df <= 0:
+    if change.df <= 0 or error is None:
         return Span(times * change.mean)
     low, _ = change.interval()
     reach = (change.mean - low) * math.sqrt(n)  # t × sd
@@ -178,37 +201,35 @@ def _bounded(values: Sequence[float], error: float, runs: int | None = None, alp
     return Span(times * change.mean, times * change.mean - half, times * change.mean + half)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+def _mean_error(errors: Sequence[float | None]) -> float | None:
+    """Over blocks; None where one is not known."""
+    total = added_error(errors)
+    return None if total is None else total / len(errors)
 
 
 def _metered(trials: Sequence[Trial]) -> list[Metered]:
     """Each trial's joules; empty unless all have the same sensors."""
-    found = [metered(trial.train) for trial in trials]
-    same = len({each.channels for each in found}) == 1 and all(each.sensors and each.joules > 0 for each in found)
-    return found if same else []
+    windows = [metered(trial.train) for trial in trials]
+    same = len({each.channels for each in windows}) == 1 and all(each.sensors and each.joules > 0 for each in windows)
+    return windows if same else []
 
 
-def _uses(workload: Workload, trials: Sequence[Trial]) -> list[Use]:
-    here = [t for t in trials if t.workload == workload.name]
-    plain = _use(workload.name, workload.plain, BASELINE, [t for t in here if t.role == BASELINE])
+def _uses(workload: Workload, trials: Sequence[Trial], examination: Examination) -> list[Use]:
+    of_workload = [t for t in trials if t.workload == workload.name]
+    cells = [(workload.baseline_name, BASELINE, [t for t in of_workload if t.role == BASELINE])]
+    cells += [(row.method, row.method, [t for t in of_workload if t.method == row.method]) for row in workload.rows]
     return [
-        plain,
-        *(
-            _use(workload.name, row.method, row.method, [t for t in here if t.method == row.method])
-            for row in workload.rows
-        ),
+        _use(workload.name, name, label, pairing.newest(of_cell, examination.reason_unusable))
+        for name, label, of_cell in cells
     ]
 
 
 def _use(workload: str, method: str, label: str, trials: Sequence[Trial]) -> Use:
-    trials = pairing.newest(trials)
-    found = _metered(trials)
+    windows = _metered(trials)
     figure, sensors, reason = None, "", ""
-    if found:
-        error = _mean([each.error_j for each in found])
-        figure = _bounded([each.joules for each in found], error)
-        sensors = ", ".join(f"{scope} by {wording.sensor(source)}" for source, scope in sorted(found[0].sensors))
+    if windows:
+        figure = _bounded([each.joules for each in windows], _mean_error([each.error_j for each in windows]))
+        sensors = ", ".join(f"{scope} by {wording.sensor(source)}" for source, scope in sorted(windows[0].sensors))
     elif not trials:
         reason = "no usable trial"
     else:
@@ -217,31 +238,37 @@ def _use(workload: str, method: str, label: str, trials: Sequence[Trial]) -> Use
     return Use(workload, method, label, len(trials), figure, sensors, reason, pairing.energies(trials))
 
 
-def _gain(workload: str, row: Row, trials: Sequence[Trial], run: RunFile, alpha_fraction: float) -> Gain:
+def _gain(
+    workload: str, row: Row, trials: Sequence[Trial], run: RunFile, alpha_fraction: float, examination: Examination
+) -> Gain:
     cell = next((c for c in run.cells if (c.workload, c.method) == (workload, row.method)), None)
     tuned = cell.tuned_trials if cell else None
     empty = Gain(workload, row.method, row.verdict, "", None, None, tuned, None, None, None, None)
     if row.measured is None or row.measured.quantity != "energy":
-        return dataclasses.replace(empty, because="its energy was not measured on both sides")
+        return dataclasses.replace(empty, reason="its energy was not measured on both sides")
     if row.verdict not in PROVEN:
-        told = f": {row.because}" if row.because else ""
-        return dataclasses.replace(empty, because=f"{row.verdict}{told}; nothing is multiplied")
-    here = [t for t in trials if t.workload == workload]
-    found = pairing.pairs([t for t in here if t.method == row.method], [t for t in here if t.role == "baseline"])
-    return dataclasses.replace(empty, **_multiplied(found, tuned, alpha_fraction))
+        detail = f": {row.reason}" if row.reason else ""
+        return dataclasses.replace(empty, reason=f"{row.verdict}{detail}; nothing is multiplied")
+    of_workload = [t for t in trials if t.workload == workload]
+    pairs = pairing.pairs(
+        [t for t in of_workload if t.method == row.method],
+        [t for t in of_workload if t.role == BASELINE],
+        examination.reason_unusable,
+    )
+    return dataclasses.replace(empty, **_multiplied(pairs, tuned, alpha_fraction))
 
 
-def _multiplied(found: Sequence[Pair], tuned: int | None, alpha_fraction: float) -> dict[str, Any]:
-    both = [(metered(pair.plain.train), metered(pair.ours.train)) for pair in found]
-    saved = [plain.joules - ours.joules for plain, ours in both]
-    error = _mean([plain.error_j + ours.error_j for plain, ours in both])
+def _multiplied(pairs: Sequence[Pair], tuned: int | None, alpha_fraction: float) -> dict[str, Any]:
+    windows = [pair.metered for pair in pairs]
+    saved = [baseline.joules - method.joules for method, baseline in windows]
+    error = _mean_error([added_error((baseline.error_j, method.error_j)) for method, baseline in windows])
     per_run, many = _bounded(saved, error, alpha_fraction=alpha_fraction), _bounded(saved, error, RUNS, alpha_fraction)
-    result: dict[str, Any] = {"per_run_j": per_run, "runs_j": many}
+    figures: dict[str, Any] = {"per_run_j": per_run, "runs_j": many}
     if tuned is not None:
-        own = [ours.joules for _, ours in both]
-        tuning = _bounded(own, _mean([ours.error_j for _, ours in both]), tuned, alpha_fraction)
-        result |= {"tuning_j": tuning, "net_j": many.less(tuning)} | _repaid(tuning, per_run)
-    return result
+        took = [method.joules for method, _ in windows]
+        tuning = _bounded(took, _mean_error([method.error_j for method, _ in windows]), tuned, alpha_fraction)
+        figures |= {"tuning_j": tuning, "net_j": many.less(tuning)} | _repaid(tuning, per_run)
+    return figures
 
 
 def _repaid(tuning: Span, per_run: Span) -> dict[str, Any]:
@@ -257,8 +284,8 @@ def _repaid(tuning: Span, per_run: Span) -> dict[str, Any]:
 
 def _whole(trials: Sequence[Trial]) -> float | None:
     """Joules of every metered window of every trial, failed ones too; None where nothing was measured."""
-    found = [metered(reading) for trial in trials for reading in _windows(trial)]
-    return math.fsum(each.joules for each in found) if any(each.sensors for each in found) else None
+    windows = [metered(reading) for trial in trials for reading in _windows(trial)]
+    return math.fsum(each.joules for each in windows) if any(each.sensors for each in windows) else None
 
 
 def _windows(trial: Trial) -> list[Reading]:
@@ -268,13 +295,13 @@ def _windows(trial: Trial) -> list[Reading]:
 
 
 def _not_in_it(summary: Summary, zones: Sequence[Zone]) -> tuple[str, ...]:
-    told = f" ({zones[0].pue:g}{': nothing of it' if zones[0].pue == 1 else ''})" if zones else ""
+    pue = f" ({zones[0].pue:g}{': nothing of it' if zones[0].pue == 1 else ''})" if zones else ""
     scopes = {e.scope for w in summary.workloads for e in w.baseline.energies if e.measured}
     unseen = [name for scope, name in PARTS.items() if scope not in scopes] + ["fans, disks and power supplies"]
     parts = "" if combine.MACHINE in scopes or not scopes else f"; what no sensor here sees: {', '.join(unseen)}"
     return (
         "making the machine and disposing of it (embodied emissions)",
-        f"cooling, conversion and lighting of the data centre beyond the PUE{told}",
+        f"cooling, conversion and lighting of the data centre beyond the PUE{pue}",
         f"network, storage and other machines{parts}",
         "set-up, warm-up, evaluation, idling between trials and the counted runs: a run is its training window",
         "the hour and the place in the country: an intensity is a year's mean of a whole grid, given without an error",
@@ -282,16 +309,16 @@ def _not_in_it(summary: Summary, zones: Sequence[Zone]) -> tuple[str, ...]:
     )
 
 
-def to_json(found: Page) -> dict[str, Any]:
+def to_json(report: Page) -> dict[str, Any]:
     """Plain data: joules as in the names, and kilograms of CO2e of each zone beside each proven figure."""
 
     def kg(span: Span | None) -> dict[str, Any] | None:
-        return None if span is None else {zone.zone: dataclasses.asdict(zone.kg(span)) for zone in found.zones}
+        return None if span is None else {zone.zone: as_data(zone.kg(span)) for zone in report.zones}
 
-    facts = dataclasses.asdict(found)
-    for use, told in zip(found.uses, facts["uses"], strict=True):
-        told["measured_kg"] = kg(use.measured_j)
-    for gain, told in zip(found.gains, facts["gains"], strict=True):
+    facts = as_data(report)
+    for use, use_facts in zip(report.uses, facts["uses"], strict=True):
+        use_facts["measured_kg"] = kg(use.measured_j)
+    for gain, gain_facts in zip(report.gains, facts["gains"], strict=True):
         for name in ("per_run", "runs", "tuning", "net"):
-            told[f"{name}_kg"] = kg(getattr(gain, f"{name}_j"))
+            gain_facts[f"{name}_kg"] = kg(getattr(gain, f"{name}_j"))
     return {"schema": 1, "runs": RUNS, **plain_data(facts)}

@@ -1,0 +1,154 @@
+"""The records of one method on one workload, and the figures that need no measuring: claims, FLOPs, bytes, phases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from energybench.flops.work import BACKWARD
+from energybench.records.record import Cell, Claim, CountingRun, Estimate, Trial
+from energybench.stats import paired
+from energybench.verdict import pairing
+from energybench.verdict.figures import Accept, Phase, Quality, Roofline
+from energybench.verdict.pairing import Pair
+
+# Of a profiling run, in the order of a step; "own" is method_overhead in records of before.
+PHASES = ("forward", "backward", "update", "data", "method_overhead", "own", "loop")
+
+
+@dataclass(frozen=True, slots=True)
+class CellRecords:
+    """Everything that was recorded of one method on one workload."""
+
+    label: str
+    pairs: Sequence[Pair]
+    trials: Sequence[Trial]  # usable or not
+    counting_run: CountingRun | None
+    cell: Cell | None  # as planned; None where only trials of it are there
+
+    @property
+    def paired_trials(self) -> list[Trial]:
+        return [pair.method for pair in self.pairs]
+
+    @property
+    def claim(self) -> Claim | None:
+        planned = self.cell.claim if self.cell else None
+        return planned or next((trial.claim for trial in self.trials if trial.claim), None)
+
+    @property
+    def stack(self) -> tuple[str, ...]:
+        return tuple(str(layer.get("use", "")) for layer in self.cell.stack) if self.cell else ()
+
+    def estimates(self) -> list[Estimate]:
+        return pairing.estimates(self.paired_trials, self.counting_run)
+
+
+@dataclass(frozen=True, slots=True)
+class NominalSavings:
+    """Savings that were promised or counted, not measured; fractions."""
+
+    claimed_rel: float | None  # of the whole training
+    estimated_rel: float | None
+    counted_rel: float | None
+    counted_error_rel: float
+
+
+def nominal_savings(records: CellRecords, baseline_counting_run: CountingRun | None) -> NominalSavings:
+    """By the cell's own formulas and counting run; where it has none, by what both commands report of themselves."""
+    trials, counting_run = records.paired_trials, records.counting_run
+    estimated_rel = pairing.estimated_rel(trials, counting_run)
+    if estimated_rel is None:
+        estimated_rel = pairing.reported_rel(records.pairs, "estimated")
+    counted_flop = pairing.counted_flop(trials, counting_run)
+    baseline_flop = pairing.counted_flop([pair.baseline for pair in records.pairs], baseline_counting_run)
+    if counted_flop is not None and baseline_flop:
+        counted_rel: float | None = 1 - counted_flop / baseline_flop
+    else:
+        counted_rel = pairing.reported_rel(records.pairs, "counted")
+    error_rel = counting_run.counted_error_flop / baseline_flop if counting_run and baseline_flop else 0.0
+    return NominalSavings(_claimed_rel(records), estimated_rel, counted_rel, error_rel)
+
+
+def _claimed_rel(records: CellRecords) -> float | None:
+    """A claim on the backward pass is worth its share of plain training's FLOPs."""
+    claim = records.claim
+    if claim is None or claim.of == "training":
+        return None if claim is None else claim.saving_rel
+    estimates = [trial.estimate for trial in records.paired_trials or records.trials]
+    estimates.append(records.counting_run.estimate if records.counting_run else None)
+    by_phase = next((estimate.plain_by_phase for estimate in estimates if estimate), {})
+    total = math.fsum(by_phase.values())
+    backward = math.fsum(flop for phase, flop in by_phase.items() if phase in BACKWARD)
+    return claim.saving_rel * backward / total if total > 0 else None
+
+
+def roofline(estimates: Sequence[Estimate]) -> Roofline | None:
+    """Means over trials: a machine is timed anew by each invocation."""
+    known = [
+        (e.balance_flop_b, e.memory_bound_rel, e.roofline_saved_rel)
+        for e in estimates
+        if e.balance_flop_b and e.memory_bound_rel is not None and e.roofline_saved_rel is not None
+    ]
+    if not known:
+        return None
+    return Roofline(*(math.fsum(figures) / len(known) for figures in zip(*known, strict=True)))
+
+
+def phases(counting_run: CountingRun | None) -> tuple[Phase, ...]:
+    """Where the time of a profiled step went; empty where none was profiled."""
+    profile = counting_run.profiling_run if counting_run else None
+    baseline_s = math.fsum(profile.plain_s.values()) if profile else 0.0
+    if profile is None or baseline_s <= 0:
+        return ()
+    names = [name for name in PHASES if name in profile.plain_s or name in profile.method_s]
+    names += sorted({*profile.plain_s, *profile.method_s} - set(names))
+    return tuple(
+        Phase(name, profile.plain_s.get(name, 0.0) / baseline_s, profile.method_s.get(name, 0.0) / baseline_s)
+        for name in names
+    )
+
+
+def unprofiled_reason(counting_run: CountingRun | None) -> str:
+    """Why no step was profiled; empty where one was, or none was asked for."""
+    profile = counting_run.profiling_run if counting_run else None
+    return (profile.reason if profile else None) or ""
+
+
+def main_metric(trials: Iterable[Trial]) -> str | None:
+    """Accuracy where it was recorded, else the first metric by name."""
+    names = sorted({name for trial in trials for name in trial.quality})
+    return "accuracy" if "accuracy" in names else next(iter(names), None)
+
+
+def quality(
+    compared: Sequence[Pair], accept: Accept, alpha_fraction: float
+) -> tuple[Quality | None, paired.Mean | None]:
+    """What is reported of quality, and the differences that a verdict may use; None where they prove nothing."""
+    metric = accept.metric or main_metric(pair.baseline for pair in compared)
+    values = _values(compared, metric) if metric else []
+    if metric is None or not values:
+        return None, None
+    of_method, of_baseline = [value for value, _ in values], [value for _, value in values]
+    higher = pairing.higher_is_better(metric)
+    sign = 1 if higher else -1
+    difference = paired.differences(of_method, of_baseline, higher, alpha_fraction)
+    bounded = difference.df > 0
+    reported = Quality(
+        metric,
+        baseline=math.fsum(of_baseline) / len(values),
+        method=math.fsum(of_method) / len(values),
+        change=sign * difference.mean,
+        bound=sign * difference.lower(paired.QUALITY) if bounded else None,
+        limit=None if accept.loses_at_most is None else -sign * accept.loses_at_most,
+        fraction=higher and all(0 <= value <= 1 for value in (*of_method, *of_baseline)),
+        sd=difference.sd if bounded else None,
+        n=len(values),
+    )
+    return reported, difference if len(values) == len(compared) else None  # a block without quality proves nothing
+
+
+def _values(compared: Sequence[Pair], metric: str) -> list[tuple[float, float]]:
+    """(method, baseline) of the blocks in which both are known and finite."""
+    both = [(pair.method.quality.get(metric), pair.baseline.quality.get(metric)) for pair in compared]
+    return [(a, b) for a, b in both if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)]
