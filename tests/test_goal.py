@@ -13,7 +13,7 @@ from energybench.meter.reading import Energy, Reading
 from energybench.meter.window import Window
 from energybench.suite.tables import TargetTable
 from energybench.trial.phases import Phases
-from energybench.trial.trial import TargetTracker, with_every_card
+from energybench.trial.trial import UNSEEN, TargetTracker
 
 
 class Counted:
@@ -75,10 +75,10 @@ def test_a_card_that_a_trial_used_and_nobody_metered_leaves_no_sum_of_cards(monk
     package = Energy(source="rapl", scope="cpu", device="package-0", energy_j=10.0, error_j=0.1)
     reading = Reading(wall_s=10.0, energy=[card, package])
     monkeypatch.setattr(used, "uuids", lambda: {"GPU-1"})
-    assert with_every_card(reading) == reading
+    assert used.with_every_card(reading, UNSEEN) == reading
     monkeypatch.setattr(used, "uuids", lambda: {"GPU-1", "GPU-2"})
-    told = with_every_card(reading)
+    told = used.with_every_card(reading, UNSEEN)
     assert (told.energy[-1].device, told.energy[-1].energy_j) == ("GPU-2", None)
     assert metered(told).sensors == {("rapl", "cpu")}
     no_cards = Reading(wall_s=10.0, energy=[package])
-    assert with_every_card(no_cards) == no_cards  # none was to be metered
+    assert used.with_every_card(no_cards, UNSEEN) == no_cards  # none was to be metered

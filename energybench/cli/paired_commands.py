@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -68,7 +68,7 @@ class CommandMeters:
 
     def __init__(self, energy: bool) -> None:
         from energybench.meter.carbon import model_parameters
-        from energybench.meter.sensors import open_meters
+        from energybench.meter.sensors import MeterSelection, open_meters
         from energybench.meter.unavailable import Unavailable
 
         self.uuids: list[str] = []
@@ -76,10 +76,10 @@ class CommandMeters:
             with suppress(Unavailable):  # open_meters says why
                 self.uuids = visible_uuids()
         self.device = "+".join(self.uuids) or "cpu"
-        wanted = {"energy": "if available" if energy else "off", "gpus": self.uuids or "used", "of_children": True}
+        wanted = MeterSelection("if available" if energy else "off", self.uuids or "used", of_children=True)
         self.meters: list[Meter] = open_meters(wanted, self.device)
         if energy and not any(measures(meter) for meter in self.meters):
-            self.meters = open_meters({**wanted, "model": model_parameters()}, self.device)
+            self.meters = open_meters(replace(wanted, model=model_parameters()), self.device)
 
     def trial(
         self,

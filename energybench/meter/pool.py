@@ -9,7 +9,7 @@ import os
 import threading
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
@@ -18,12 +18,11 @@ from energybench.meter import Meter, devices
 from energybench.meter.facts import gpu_facts
 from energybench.meter.gpu import GpuMeter
 from energybench.meter.reading import CardState, Reading
-from energybench.meter.sensors import UnavailableMeter, measures, open_meters
+from energybench.meter.sensors import EnergyWanted, MeterSelection, UnavailableMeter, measures, open_meters
 from energybench.meter.unavailable import Unavailable
 
 NOT_OPENED = "it was used, but none of its sensors was opened: name it with gpus=[...]"
 AMBIGUOUS = "a process that is not known here came onto it and may be this one: name the card with gpus=[...]"
-EnergyWanted = Literal["if available", "require", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +113,8 @@ os.register_at_fork(after_in_child=_forget)
 
 def _open(request: MeterRequest) -> list[Meter]:
     gpus, unavailable = _cards(request)
-    measure = {"energy": request.energy, "gpus": gpus or "used", "meters": request.meters}
-    meters = [*unavailable, *open_meters(measure, "cpu")]
+    wanted = MeterSelection(request.energy, gpus or "used", request.meters)
+    meters = [*unavailable, *open_meters(wanted, "cpu")]
     if any(map(measures, meters)):
         return meters
     if request.energy == "require":

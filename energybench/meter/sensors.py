@@ -5,9 +5,10 @@ What is missing is a meter too: it says in every window why there is no figure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Literal
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.meter import Meter
@@ -86,14 +87,35 @@ def nested_meters(meters: Sequence[Meter]) -> list[Meter]:
     return result
 
 
-def open_meters(measure: dict[str, Any], device: str) -> list[Meter]:
+EnergyWanted = Literal["if available", "require", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class MeterSelection:
+    """Which meters are to be opened, as a suite's [measure] table says it, and what they must know.
+
+    Args:
+        energy: "off" opens none; whether a sensor that is required is there is for others to see
+        gpus: "used": the one that trains; "all"; or UUIDs
+        meters: those of other packages, by name
+        model: the parameters of codecarbon's model for this machine, used where nothing measures
+        of_children: what is metered are processes that this one will start
+        processes_before: UUID → processes that were on a card before this one, where that was seen earlier
+    """
+
+    energy: EnergyWanted = "if available"
+    gpus: str | Sequence[str] = "used"
+    meters: Sequence[str] = ()
+    model: dict[str, Any] | None = None
+    of_children: bool = False
+    processes_before: Mapping[str, set[int]] | None = None
+
+
+def open_meters(wanted: MeterSelection, device: str) -> list[Meter]:
     """Open the meters of a trial.
 
     Args:
-        measure: a suite's [measure] table: `energy` ("if available", "require", "off"), `gpus` ("used", "all", UUIDs),
-            `meters` (names); beside it `model`: the parameters of codecarbon's model for this machine, used where
-            nothing measures; `of_children`: what is metered are processes that this one will start;
-            `processes_before`: UUID → processes that were on a card before this one, where that was seen earlier
+        wanted: which of them
         device: "cpu", or the UUID of the card that trains
 
     Returns:
@@ -103,37 +125,35 @@ def open_meters(measure: dict[str, Any], device: str) -> list[Meter]:
     Raises:
         UsageError: E503 for a meter that no package offers
     """
-    if measure["energy"] == "off":
+    if wanted.energy == "off":
         return []
-    meters = [*_gpus(measure, device), *map(_third_party, measure.get("meters", ())), _processor()]
-    if measure.get("model") and not any(map(measures, meters)):
+    meters = [*_gpus(wanted, device), *map(_third_party, wanted.meters), _processor()]
+    if wanted.model and not any(map(measures, meters)):
         from energybench.meter.carbon import CodecarbonModel
 
-        meters.append(CodecarbonModel(measure["model"]))
+        meters.append(CodecarbonModel(wanted.model))
     return meters
 
 
-def open_cards(measure: dict[str, Any], device: str) -> list[Gpu]:
-    """The cards that a suite's [measure] asks for; none where a trial on the CPU uses none.
+def open_cards(gpus: str | Sequence[str], device: str) -> list[Gpu]:
+    """The cards that are asked for, as `MeterSelection` says it; none where a trial on the CPU uses none.
 
     Raises:
         Unavailable: where they are asked for and cannot be opened
     """
-    wanted = measure.get("gpus", "used")
-    if wanted == "used" and device == "cpu":
+    if gpus == "used" and device == "cpu":
         return []
-    return open_gpus({"used": [device], "all": None}[wanted] if isinstance(wanted, str) else wanted)
+    return open_gpus({"used": [device], "all": None}[gpus] if isinstance(gpus, str) else list(gpus))
 
 
-def _gpus(measure: dict[str, Any], device: str) -> list[Meter]:
+def _gpus(wanted: MeterSelection, device: str) -> list[Meter]:
     from energybench.meter.gpu import GpuMeter
 
     try:
-        gpus = open_cards(measure, device)
+        gpus = open_cards(wanted.gpus, device)
     except Unavailable as unavailable:
         return [UnavailableMeter("gpu", unavailable.reason)]
-    of_children, before = measure.get("of_children", False), measure.get("processes_before")
-    return [GpuMeter(gpus, of_children=of_children, processes_before=before)] if gpus else []
+    return [GpuMeter(gpus, of_children=wanted.of_children, processes_before=wanted.processes_before)] if gpus else []
 
 
 def _processor() -> Meter:

@@ -9,7 +9,7 @@ from energybench.meter import rapl
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.counter import SensorError, infer_tick
 from energybench.meter.nvml import Gpu, open_gpus
-from energybench.meter.sensors import offered, open_cards
+from energybench.meter.sensors import MeterSelection, offered, open_cards
 from energybench.meter.unavailable import Unavailable
 
 
@@ -32,11 +32,11 @@ def facts(gpu: Gpu, time: Time = REAL_TIME) -> dict[str, Any]:
     return card
 
 
-def sensors(measure: dict[str, Any], device: str) -> dict[str, Any]:
+def sensors(wanted: MeterSelection, device: str) -> dict[str, Any]:
     """What a trial on this device will be metered by.
 
     Args:
-        measure: a suite's [measure] table
+        wanted: which meters it asks for
         device: "cpu", or the UUID of the card that trains
 
     Returns:
@@ -45,7 +45,7 @@ def sensors(measure: dict[str, Any], device: str) -> dict[str, Any]:
     measured, missing = list[str](), dict[str, str]()
     cards: list[dict[str, Any]] = []
     try:
-        cards = [facts(gpu) for gpu in open_cards(measure, device)]
+        cards = [facts(gpu) for gpu in open_cards(wanted.gpus, device)]
     except Unavailable as unavailable:
         missing["gpu"] = unavailable.reason
     for card in cards:
@@ -53,7 +53,7 @@ def sensors(measure: dict[str, Any], device: str) -> dict[str, Any]:
             measured.append(f"{card['name']} {card['uuid']}")
         else:
             missing[card["uuid"]] = card["counter_reason"]
-    measured += [name for name in measure.get("meters", ()) if name in offered()]
+    measured += [name for name in wanted.meters if name in offered()]
     ways = rapl.survey()
     usable = next((way for way in ways if way["usable"]), None)
     if usable:

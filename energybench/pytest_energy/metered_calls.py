@@ -17,7 +17,7 @@ from energybench.meter.clock import WallClock
 from energybench.meter.combine import added_error, metered
 from energybench.meter.nvml import open_gpus
 from energybench.meter.reading import NO_SENSOR, Energy, Reading
-from energybench.meter.sensors import measures, open_meters
+from energybench.meter.sensors import MeterSelection, measures, open_meters
 from energybench.meter.unavailable import Unavailable
 from energybench.meter.window import Window, refuse_short
 from energybench.records.record import Flag
@@ -158,10 +158,9 @@ class Metering:
         finally:
             window.abandon()
 
-    def _measure(self, cards: Sequence[str]) -> dict[str, Any]:
-        gpus: Any = self._gpus if self._gpus == "all" else list(cards) or "used"
-        before = self._processes_before
-        return {"energy": "if available", "gpus": gpus, "meters": self._names, "processes_before": before}
+    def _selection(self, cards: Sequence[str]) -> MeterSelection:
+        gpus = "all" if self._gpus == "all" else list(cards) or "used"
+        return MeterSelection(gpus=gpus, meters=self._names, processes_before=self._processes_before)
 
     def used_cards(self) -> list[str]:
         """UUIDs of the cards that a window which begins now is about."""
@@ -180,7 +179,7 @@ class Metering:
     def meters(self, cards: Sequence[str]) -> list[Meter]:
         key = tuple(cards)
         if key not in self._opened:
-            meters = open_meters(self._measure(cards), "cpu")
+            meters = open_meters(self._selection(cards), "cpu")
             if not any(map(measures, meters)):
                 self._model = self._model or CodecarbonModel(model_parameters())  # slow, so once
                 meters.append(self._model)

@@ -20,12 +20,12 @@ from energybench.common.hashing import digest
 from energybench.common.machine import cpu_name
 from energybench.common.safe_read import listed
 from energybench.common.version import __version__
+from energybench.meter.devices import visible_uuids
 from energybench.meter.unavailable import Unavailable
 from energybench.records.record import Cell, Claim, Role
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
 from energybench.suite.command_tables import CommandWorkloadTable, fill, fill_words, placeholders
-from energybench.trial.command_trial import cards
 
 INTERPRETER = re.compile(r"(python|pypy)[\d.]*|bash|dash|sh|zsh|perl|ruby|node|Rscript|julia|lua")
 # Of a file that is fingerprinted by its content; a larger one, or one that cannot be read, by its size and time.
@@ -82,7 +82,7 @@ class CommandPlan:
         if asked == "cpu" or measure.energy == "off":
             return []
         try:
-            return cards(measure.gpus)
+            return visible_uuids(measure.gpus)
         except Unavailable as unavailable:
             if asked == "cuda":
                 self.problems.append(Problem("E521", f"there is no card: {unavailable.reason}", hint="--device cpu"))

@@ -27,7 +27,7 @@ def energy(spec: PlanSpec, measure: MeasureTable, device: str) -> tuple[dict[str
             hint = nearest(name, sensors.offered()) or "install the package that offers it"
             message = f"no installed package offers the meter '{name}'"
             problems.append(Problem("E503", message, spec.where("measure", "meters"), hint))
-    facts = survey.sensors(measure.model_dump(), device)
+    facts = survey.sensors(sensors.MeterSelection(measure.energy, measure.gpus, measure.meters), device)
     if not facts["measured"]:
         facts["energy_model"] = model_parameters()
     if measure.energy == "require" and not facts["measured"]:

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from energybench.meter import combine
+from energybench.meter import combine, devices
 from energybench.meter.reading import Reading
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
@@ -32,7 +32,6 @@ from energybench.stats import paired
 from energybench.suite.tables import AcceptTable, DataTable, ModelTable, TrainTable, WorkloadTable
 from energybench.trial.build import build, device_name
 from energybench.trial.spec import CalibrationSpec, MeasureSpec, TrainingSpec
-from energybench.trial.trial import wait_for_devices
 from energybench.workloads import datasets
 
 SEED = 2026
@@ -90,7 +89,7 @@ class Twins:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.device_name = device_name(self.device)
         # First, so that they see who is on the card before we are.
-        self._meters = open_meters(MeasureSpec(meters=spec.meters).for_meters(), self.device_name)
+        self._meters = open_meters(MeasureSpec(meters=spec.meters).selection(), self.device_name)
         self.workload = WorkloadTable(
             name="calibration",
             model=ModelTable.model_validate({"use": "cnn", "channels": CHANNELS[self.device.type]}),
@@ -99,7 +98,7 @@ class Twins:
         )
         self.data = datasets.prepare(self.workload.data, spec.cache, download=False)
         self._train, _ = datasets.open_data(self.data, self.workload.data, self.device)
-        self._synchronise = partial(wait_for_devices, self.device)
+        self._synchronise = partial(devices.synchronise, self.device)
 
     def facts(self, epochs: int) -> dict[str, Any]:
         return {

@@ -26,10 +26,8 @@ from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite, Energybenc
 from energybench.common.quantities import is_figure
 from energybench.meter import Meter
 from energybench.meter.facts import gpu_facts, keep_trace
-from energybench.meter.nvml import open_gpus
 from energybench.meter.reading import Reading
 from energybench.meter.sensors import open_meters
-from energybench.meter.visible import visible
 from energybench.meter.window import Window, refuse_short
 from energybench.process import supervise
 from energybench.process.output_log import Lines, Log
@@ -44,18 +42,6 @@ from energybench.windows.file import VARIABLE, WindowLine, of_training, qualitie
 WHOLE = "the whole command"
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "out of memory", "Cannot allocate memory")
 KILLED = 128 + signal.SIGKILL  # as a shell tells that its child was killed
-
-
-def cards(wanted: str | Sequence[str] = "used") -> list[str]:
-    """UUIDs of the cards that are metered while a command runs, whose own use of them cannot be seen from here.
-
-    wanted: "used": those that CUDA shows to a program with our environment; "all"; or UUIDs
-    Raises Unavailable where there is none, or where it cannot be told.
-    """
-    gpus = open_gpus(None if isinstance(wanted, str) else list(wanted))
-    if wanted != "used":
-        return [gpu.uuid for gpu in gpus]
-    return visible([(gpu.uuid, gpu.name) for gpu in gpus], os.environ)
 
 
 def main(in_path: str, out_path: str) -> None:
@@ -210,7 +196,7 @@ def trial(spec: CommandTrialSpec, record: TrialDraft) -> None:
     measure, header = spec.measure, spec.header
     phases = Phases(record.phases, lambda: None)
     record.device = spec.device_name
-    meters = open_meters(measure.for_meters(), spec.device_name)
+    meters = open_meters(measure.selection(), spec.device_name)
     record.environment = {"load_average": os.getloadavg()[0], "gpus": gpu_facts(meters), "metered": WHOLE}
     if spec.threads:
         record.environment["threads"] = spec.threads

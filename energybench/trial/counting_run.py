@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from energybench.meter import devices
 from energybench.records.record import ProfilingRun
 from energybench.train.data import Data
 from energybench.train.method import Method
@@ -19,7 +20,6 @@ from energybench.trial.failure import failure_of, fill_and_write
 from energybench.trial.phase_profile import Stopwatch, TimedRun, in_turns, other_work, steps_per_epoch
 from energybench.trial.record_draft import CountingRunDraft
 from energybench.trial.spec import CountingSpec
-from energybench.trial.trial import wait_for_devices
 from energybench.workloads import datasets
 from energybench.workloads.tasks import task_named
 
@@ -61,7 +61,7 @@ def profiling_run(spec: CountingSpec, train: Data, device: torch.device, run: Ru
     """Where the time goes, from a few steps of every epoch; whatever goes wrong, the count stands."""
 
     def timed(stack: list[Method]) -> TimedRun:
-        watch = Stopwatch(partial(wait_for_devices, device))
+        watch = Stopwatch(partial(devices.synchronise, device))
         model = build_model(spec.workload, spec.data, spec.base, run.seed)
         return TimedRun(
             task_named(spec.workload.task, spec.base),

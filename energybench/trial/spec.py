@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from energybench.common.sealed_files import write_text
 from energybench.common.units import RESOLVED, Quantity
 from energybench.flops.work import Line
+from energybench.meter.sensors import MeterSelection
 from energybench.records.record import Claim, Role
 from energybench.suite.command_tables import CommandWorkloadTable
 from energybench.suite.tables import MeasureTable, WorkloadTable
@@ -101,9 +102,9 @@ class MeasureSpec(MeasureTable):
     cooldown_s: float = 0.0
     of_children: bool = False
 
-    def for_meters(self) -> dict[str, Any]:
-        """What `energybench.meter.sensors.open_meters` takes."""
-        return self.model_dump(include={"energy", "gpus", "meters", "model", "of_children"})
+    def selection(self) -> MeterSelection:
+        """Which meters a trial opens."""
+        return MeterSelection(self.energy, self.gpus, self.meters, self.model, self.of_children)
 
 
 class TrainingSpec(Spec):

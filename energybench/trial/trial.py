@@ -27,7 +27,6 @@ from energybench.common.quantities import is_figure
 from energybench.common.sealed_files import write_bytes
 from energybench.meter import devices
 from energybench.meter.facts import gpu_facts, keep_trace
-from energybench.meter.reading import Energy, Reading
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.records.record import Flag, Passes, Target
@@ -63,11 +62,11 @@ def main(in_path: str, out_path: str) -> None:
 def trial(spec: TrialSpec, record: TrialDraft) -> None:
     """The whole trial, from opening the meters to the fingerprint of the weights."""
     device, measure = torch.device(spec.device), spec.measure
-    synchronise = partial(wait_for_devices, device)
+    synchronise = partial(devices.synchronise, device)
     phases = Phases(record.phases, synchronise)
     record.device = spec.device_name
     # First, so that they see who is on the card before we are.
-    meters = open_meters(measure.for_meters(), spec.device_name)
+    meters = open_meters(measure.selection(), spec.device_name)
     record.environment = {
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -98,7 +97,7 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
     finally:
         with contextlib.suppress(Exception):  # a device that failed cannot be synchronised either
             window.stop()
-            phases.readings["train"] = with_every_card(refuse_short(window.reading()))
+            phases.readings["train"] = devices.with_every_card(refuse_short(window.reading()), UNSEEN)
         for point in run.curve:
             point |= {key: None for key, value in point.items() if value is None or not is_figure(value, key)}
         record.curve = run.curve
@@ -130,26 +129,6 @@ def judge_run(record: TrialDraft, run: Run) -> None:
     if uncalled := ", ".join(run.uncalled_overrides()):
         record.status, record.reason = "invalid", f"dead layer: {uncalled} was never entered"
         record.flags.append(Flag(code="dead_layer", detail=uncalled))
-
-
-def wait_for_devices(device: torch.device) -> None:
-    """Wait for every card that this process uses: a model may have spread over several."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        for number in range(torch.cuda.device_count()):
-            if torch.cuda.memory_reserved(number):  # one that is not used stays without a context
-                torch.cuda.synchronize(number)
-
-
-def with_every_card(reading: Reading) -> Reading:
-    """The reading, and of each card that this process used beside those that were metered that it has no figure."""
-    cards = {energy.device for energy in reading.energy if energy.scope == "gpu" and energy.device}
-    unseen = [
-        Energy(source="unavailable", scope="gpu", device=uuid, reason=UNSEEN)
-        for uuid in sorted(devices.uuids() - cards)
-        if cards
-    ]
-    return reading.model_copy(update={"energy": [*reading.energy, *unseen]}) if unseen else reading
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -198,7 +177,7 @@ class TargetTracker:
         self._window.stop()
         with self._phases.phase("evaluate"):
             quality = run.evaluate(self._test)
-        reading = with_every_card(refuse_short(self._window.reading()))
+        reading = devices.with_every_card(refuse_short(self._window.reading()), UNSEEN)
         run.curve[-1] |= {self.target.metric: quality[self.target.metric], "wall_s": reading.wall_s}
         if quality[self.target.metric] >= self.target.at_least:
             self.target = self.target.model_copy(

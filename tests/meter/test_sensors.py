@@ -16,7 +16,7 @@ from energybench.common.errors import UsageError
 from energybench.meter import rapl, sensors, survey
 from energybench.meter.gpu import GpuMeter
 from energybench.meter.reading import Energy, Reading
-from energybench.meter.sensors import ThirdParty, UnavailableMeter, open_meters
+from energybench.meter.sensors import MeterSelection, ThirdParty, UnavailableMeter, open_meters
 from energybench.meter.unavailable import Unavailable
 from energybench.meter.window import Window
 
@@ -24,8 +24,8 @@ Plug = Callable[..., FakeDriver]
 MODEL = {"tdp_w": 100.0, "ram_w": 5.0}
 
 
-def measure(**more: Any) -> dict[str, Any]:
-    return {"energy": "if available", "gpus": "used", "meters": [], "model": MODEL, **more}
+def measure(**more: Any) -> MeterSelection:
+    return MeterSelection(**{"model": MODEL, **more})
 
 
 def read(meters: list[Any]) -> list[Energy]:
