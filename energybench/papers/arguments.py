@@ -21,7 +21,7 @@ class BadClaim(UsageError, WorkloadError, ValueError):
 
 
 def exact(value: Any, what: str) -> Fraction:
-    """The decimal that a person wrote: 0.8 is 4/5, not the nearest binary fraction."""
+    """The decimal that a person wrote: 0.8 is 4/5, not the nearest binary fraction. Raises BadClaim for no number."""
     value = value.item() if hasattr(value, "item") else value  # a tensor or numpy's
     if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
         return Fraction(value) if isinstance(value, (int, Fraction)) else Fraction(str(float(value)))
@@ -29,7 +29,7 @@ def exact(value: Any, what: str) -> Fraction:
 
 
 def share_of(value: Any, what: str, closed: bool = False) -> Fraction:
-    """In [0, 1), or [0, 1] if `closed`."""
+    """In [0, 1), or [0, 1] if `closed`. Raises BadClaim."""
     share = exact(value, what)
     if not 0 <= share <= 1 or (share == 1 and not closed):
         raise BadClaim(f"{what} is a share in [0, 1{']' if closed else ')'}, not {value!r}", "80 % is written 0.8")
@@ -37,6 +37,7 @@ def share_of(value: Any, what: str, closed: bool = False) -> Fraction:
 
 
 def amount_of(value: Any, what: str) -> Fraction:
+    """A number from 0 on. Raises BadClaim."""
     amount = exact(value, what)
     if amount < 0:
         raise BadClaim(f"{what} cannot be negative: {value!r}")
@@ -44,6 +45,7 @@ def amount_of(value: Any, what: str) -> Fraction:
 
 
 def whole(value: Any, what: str, least: int = 1) -> int:
+    """A whole number from `least` on. Raises BadClaim."""
     number = exact(value, what)
     if number.denominator != 1 or number < least:
         raise BadClaim(f"{what} is a whole number from {least} on, not {value!r}")

@@ -27,7 +27,7 @@ from torch import nn
 from energybench.common.errors import nearest
 from energybench.papers.arguments import BadClaim, amount_of, share_of, whole
 from energybench.papers.calflops import Calflops
-from energybench.papers.shape_trace import Calls, rehearse
+from energybench.papers.shape_trace import ModuleCalls, trace_forward
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -83,13 +83,13 @@ def ssprop_backward(
     return backward_of(calls, drop, kept=kept, bias_term=bias_term, dropout_coefficient=dropout_coefficient)
 
 
-def backward_calls(model: nn.Module, input_shape: Sequence[int]) -> Calls:
+def backward_calls(model: nn.Module, input_shape: Sequence[int]) -> ModuleCalls:
     """What `ssprop_backward` counts of a model, for counting it in more than one way."""
-    return rehearse(model, input_shape, Calls.of(nn.Conv2d, BatchNorm, *DROPOUTS), training=True)
+    return trace_forward(model, input_shape, ModuleCalls.of(nn.Conv2d, BatchNorm, *DROPOUTS), training=True)
 
 
 def backward_of(
-    calls: Calls,
+    calls: ModuleCalls,
     drop: float,
     *,
     kept: Literal["exact", "integer"] = "exact",
@@ -176,7 +176,7 @@ def calflops_forward(model: nn.Module, input_shape: Sequence[int]) -> int:
 
     input_shape: with the batch, (1, 3, 224, 224).
     """
-    return rehearse(model, input_shape, lambda _: Calflops(), training=False).flop
+    return trace_forward(model, input_shape, lambda _: Calflops(), training=False).flop
 
 
 def gradsamp_total(forward_flop: float, *, images: int, kept_epochs: float) -> float:
@@ -284,7 +284,7 @@ def thop_forward(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]
     else. A module called twice has the sum. In the order of the calls.
     """
     operations: dict[str, int] = {}
-    for call in rehearse(model, input_shape, Calls.of(*Weighted, *Norms), training=False):
+    for call in trace_forward(model, input_shape, ModuleCalls.of(*Weighted, *Norms), training=False):
         module = call.module
         each = 2 * call.elements_in if isinstance(module, Norms) else call.elements_out * _fan_in(module)
         operations[call.name] = operations.get(call.name, 0) + each
@@ -338,7 +338,7 @@ def neq_ceiling(model: nn.Module, input_shape: Sequence[int]) -> float:
     lowest neuron that still learns. Products of attention, which have no weights, would lower it.
     """
     weights = inputs = 0
-    for call in rehearse(model, input_shape, Calls.of(*Weighted), training=True):
+    for call in trace_forward(model, input_shape, ModuleCalls.of(*Weighted), training=True):
         ops = call.elements_out * _fan_in(call.module)
         weights += ops
         inputs += ops * call.input_learns

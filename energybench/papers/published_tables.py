@@ -1,7 +1,7 @@
 """The papers' tables counted again by their own rules: what `energybench claims` prints and docs/claims.md holds.
 
-A printed figure is a text, so that its digits stay; ours is rounded to as many of them. Everything runs on the meta
-device, in a few seconds. How it looks is page.py's business.
+A printed figure is a text, so that its digits stay; a counted one is rounded to as many of them. Everything runs on the
+meta device, in a few seconds; page.py prints it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ import torch
 from torch import nn
 
 from energybench.papers import counting_rules
-from energybench.papers.shape_trace import Calls
+from energybench.papers.shape_trace import ModuleCalls
 from energybench.workloads import models
 
 PHOTO, CIFAR, MNIST = (3, 224, 224), (3, 32, 32), (1, 28, 28)
 
 
 @dataclass(frozen=True)
-class Table:
-    """rows: texts, one per heading; numbers: headings whose cells are figures, never broken over two lines.
+class PublishedTable:
+    """A table of a paper beside the figures counted here.
 
-    agree: for each row whether ours is the printed figure to its last digit; None where there is none to compare.
+    rows:    texts, one per heading
+    numbers: headings whose cells are figures, never broken over two lines
+    agree:   for each row whether the counted figure is the printed one to its last digit; None where there is nothing
+             to compare
     """
 
     title: str
@@ -38,19 +41,21 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Paper:
+class PublishedPaper:
+    """A paper, its own counting rule, and its tables."""
+
     name: str
     source: str
     rule: str  # how it counts
-    tables: Sequence[Table]
+    tables: Sequence[PublishedTable]
 
 
 def facts() -> dict[str, Any]:
     """{papers: [...], figures: printed rows that were compared, agree: how many of them do}."""
     papers = [_epochs_left_out(), _channels_left_out(), _neurons_left_alone(), _samples_chosen()]
     rows = [agrees for paper in papers for table in paper.tables for agrees in table.agree]
-    held = [agrees for agrees in rows if agrees is not None]
-    return {"papers": [asdict(paper) for paper in papers], "figures": len(held), "agree": sum(held)}
+    compared_rows = [agrees for agrees in rows if agrees is not None]
+    return {"papers": [asdict(paper) for paper in papers], "figures": len(compared_rows), "agree": sum(compared_rows)}
 
 
 @cache
@@ -60,30 +65,30 @@ def model(use: str, shape: tuple[int, ...], classes: int, **parameters: Any) -> 
         return models.build(use, shape, classes, parameters)
 
 
-Compared = tuple[Sequence[str], Sequence[str], Sequence[str]]  # labels, printed figures, our figures
+Compared = tuple[Sequence[str], Sequence[str], Sequence[str]]  # labels, printed figures, counted figures
 
 
 def compared(
-    title: str, headings: Sequence[str], rows: Iterable[Compared], sentence: str, taken: Sequence[int] = ()
-) -> Table:
-    """A verdict as last column; `taken` are rows whose figure our rule has from the table itself."""
+    title: str, headings: Sequence[str], rows: Iterable[Compared], sentence: str, inferred: Sequence[int] = ()
+) -> PublishedTable:
+    """A table with a verdict as last column. inferred: rows from whose printed figure the rule was inferred."""
     cells, agree = [], []
     labels = 0
-    for number, (label, printed, ours) in enumerate(rows):
+    for number, (label, printed, counted) in enumerate(rows):
         labels = len(label)
-        same = None if number in taken else list(printed) == list(ours)
+        same = None if number in inferred else list(printed) == list(counted)
         agree.append(same)
-        pairs = [text for pair in zip(printed, ours, strict=True) for text in pair]
+        pairs = [text for pair in zip(printed, counted, strict=True) for text in pair]
         cells.append([*label, *pairs, {True: "yes", False: "no", None: "taken"}[same]])
-    return Table(title, [*headings, "agree"], cells, headings[labels:], agree, sentence)
+    return PublishedTable(title, [*headings, "agree"], cells, headings[labels:], agree, sentence)
 
 
 def plain(
     title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str], sentence: str
-) -> Table:
-    """Figures of ours that the paper does not print."""
+) -> PublishedTable:
+    """A table of figures that the paper does not print."""
     rows = list(rows)
-    return Table(title, headings, rows, numbers, [None] * len(rows), sentence)
+    return PublishedTable(title, headings, rows, numbers, [None] * len(rows), sentence)
 
 
 # ── epochs left out ───────────────────────────────────────────────────────────────────────────────────────────
@@ -128,7 +133,7 @@ def _written(strategy: str) -> float:
     return 100 * float(amount) / (2 if kind.startswith("late") else 1)
 
 
-def _epochs_left_out() -> Paper:
+def _epochs_left_out() -> PublishedPaper:
     forward = _photo_forward("resnet50_head4096", 10)
     baseline = table2_flop("resnet50_head4096", 10, 50_000, EPOCHS)
     rule = compared(
@@ -140,7 +145,7 @@ def _epochs_left_out() -> Paper:
         ],
         "This ResNet-50 ends in Linear 2048→4096, ReLU, Linear 4096→classes, and its linear biases count as nothing.",
     )
-    kept = compared(
+    paid_epochs = compared(
         "Table 2: epochs that the TFLOPs of each row pay for, of 200",
         ["strategy", "kept", "ours", "saves %", "ours %"],
         (
@@ -149,7 +154,7 @@ def _epochs_left_out() -> Paper:
         ),
         "Pe fits a start at epoch 36 to 40 and DP one at 151 to 155; DR skips exactly ρ × 50. Which rule gave Pr's "
         "counts cannot be decided from the table, so they are taken from it.",
-        taken=[number for number, (_, skip, *_) in enumerate(TABLE2) if skip.startswith("random")],
+        inferred=[number for number, (_, skip, *_) in enumerate(TABLE2) if skip.startswith("random")],
     )
     overstated = plain(
         'Table 2 against itself: "% savings" and the FLOPs of the same row',
@@ -159,8 +164,8 @@ def _epochs_left_out() -> Paper:
                 name,
                 f"{_written(skip):g}",
                 claim,
-                f"{(own := 100 - 100 * _paid(skip) / EPOCHS):g}",
-                f"{float(claim) / own:.2f}",
+                f"{(saved := 100 - 100 * _paid(skip) / EPOCHS):g}",
+                f"{float(claim) / saved:.2f}",
             ]
             for name, skip, _, _, claim in TABLE2
         ),
@@ -168,17 +173,17 @@ def _epochs_left_out() -> Paper:
         "Every row claims more than its own FLOPs save: the percentages are those of the rule as written, the FLOPs "
         "are of fewer skipped epochs.",
     )
-    return Paper(
+    return PublishedPaper(
         "GradSamp: epochs left out",
         "Energy-Efficient Deep Learning via Update Sampling from a Generalized Gaussian Distribution (TMLR submission "
         "5151, 2025; first as arXiv 2406.07332), Table 2",
         "FLOPs = 3 × forward × images × epochs kept, the forward as calflops counts it at 224 × 224, for 50,000 images "
         "(Tiny ImageNet 100,000) and 200 epochs. Fitting and drawing the updates count as nothing.",
-        (rule, kept, overstated, *(_cells(name, use) for name, use in TABLE2_MODELS)),
+        (rule, paid_epochs, overstated, *(_cells(name, use) for name, use in TABLE2_MODELS)),
     )
 
 
-def _cells(name: str, use: str) -> Table:
+def _cells(name: str, use: str) -> PublishedTable:
     rows = [("baseline", EPOCHS), *((strategy, _paid(skip)) for strategy, skip, *_ in TABLE2)]
     forwards = ", ".join(f"{_photo_forward(use, classes):,}" for _, classes, _ in TABLE2_DATA)
     about = {
@@ -191,7 +196,10 @@ def _cells(name: str, use: str) -> Table:
     return plain(
         f"Table 2: {name}, TFLOPs",
         ["strategy", *data],
-        ([label, *(f"{table2_flop(use, c, n, kept) / 1e12:.3f}" for _, c, n in TABLE2_DATA)] for label, kept in rows),
+        (
+            [label, *(f"{table2_flop(use, classes, images, epochs) / 1e12:.3f}" for _, classes, images in TABLE2_DATA)]
+            for label, epochs in rows
+        ),
         data,
         f"{about} Forward: {forwards} FLOPs.",
     )
@@ -211,7 +219,7 @@ NAMES = {"resnet18": "ResNet-18", "resnet26": "ResNet-26", "resnet50": "ResNet-5
 
 
 @cache
-def _calls(use: str, shape: tuple[int, ...], with_dropout: bool = False) -> Calls:
+def _calls(use: str, shape: tuple[int, ...], with_dropout: bool = False) -> ModuleCalls:
     stem = {} if use == "resnet26" else {"stem": "small"}
     built = _with_dropout(use, shape, stem) if with_dropout else model(use, shape, 10, **stem)
     return counting_rules.backward_calls(built, (BATCH, *shape))
@@ -226,7 +234,7 @@ def _billions(flop: float) -> str:
     return f"{flop / 1e9:.2f}"
 
 
-def _channels_left_out() -> Paper:
+def _channels_left_out() -> PublishedPaper:
     printed = compared(
         "Table 4: backward FLOPs per iteration, in 10⁹, batch 128",
         ["data", "model", "dense", "ours", "ssProp", "ours"],
@@ -259,8 +267,10 @@ def _channels_left_out() -> Paper:
     over = []
     for data, together, trained in (("MNIST", 60_000, 48_000), ("CIFAR", 50_000, 40_000)):
         flop = table4("resnet18", MNIST if data == "MNIST" else CIFAR).mean
-        ours = [counting_rules.ssprop_total(flop, images=n, batch=BATCH, epochs=50) for n in (together, trained)]
-        percent = f"{100 * (ours[0] / ours[1] - 1):.0f}"
+        printed_way, trained_way = (
+            counting_rules.ssprop_total(flop, images=images, batch=BATCH, epochs=50) for images in (together, trained)
+        )
+        percent = f"{100 * (printed_way / trained_way - 1):.0f}"
         over.append(([data, f"{together:,}", f"{trained:,}"], ["25"], [percent]))
     totals = compared(
         "Totals: training and validation images, ResNet-18, 50 epochs",
@@ -296,7 +306,7 @@ def _channels_left_out() -> Paper:
         ["bound %"],
         "It comes from Eq. 6 with its + 1. In FLOPs almost any rate pays; gathering and scattering are not in it.",
     )
-    return Paper(
+    return PublishedPaper(
         "ssProp: channels left out",
         "Zhong, Huang and Shi 2024, arXiv 2408.12561, Tables 4 and 6",
         "Per iteration, M = batch · Hout · Wout: dense = Σ M·4·Cin·K²·Cout over convolutions, + Σ (12·batch·H·W·C + "
@@ -330,7 +340,7 @@ SCOTTI_MODELS: tuple[tuple[str, str, str, tuple[int, ...], int], ...] = (
 CEILING = (50, 52)  # percent, "near 50–52 %"
 
 
-def _neurons_left_alone() -> Paper:
+def _neurons_left_alone() -> PublishedPaper:
     rows, agree = [], []
     for name, data, use, shape, classes in SCOTTI_MODELS:
         built, inputs = model(use, shape, classes), (1, *shape)
@@ -350,7 +360,7 @@ def _neurons_left_alone() -> Paper:
             ]
         )
     headings = ["model", "data", "backward 10⁹", "saved at f = 0 %", "ceiling %", "in 50–52"]
-    table = Table(
+    table = PublishedTable(
         "What can be saved of the backward, by NEq's own operations of one image",
         headings,
         rows,
@@ -359,7 +369,7 @@ def _neurons_left_alone() -> Paper:
         "The paper claims up to 86 %. A frozen neuron needs no dW, but dX flows on, so freezing all of them saves the "
         "ceiling; and layers that are not hooked (here the normalisations) count as saved while nothing is frozen.",
     )
-    return Paper(
+    return PublishedPaper(
         "NEq and SCoTTi: neurons left alone",
         "Bragagnolo, Tartaglione and Grangetto 2022; that SCoTTi, which published no rule, used this one is inferred",
         "saved % = 100·(1 − mean over epochs of Σ_hooked 2·ops·(1 − f) / Σ_all 2·ops), ops = thop's forward, f = "
@@ -372,7 +382,7 @@ def _neurons_left_alone() -> Paper:
 # ── samples chosen ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _samples_chosen() -> Paper:
+def _samples_chosen() -> PublishedPaper:
     table = compared(
         "When presampling pays: τ above (B′ + 3b) / 3b",
         ["presampled", "printed", "ours"],
@@ -382,7 +392,7 @@ def _samples_chosen() -> Paper:
         ),
         "Below it, choosing costs more than uniform training with as many more samples.",
     )
-    return Paper(
+    return PublishedPaper(
         "Adaptive and importance sampling: samples chosen",
         "Salaün et al., arXiv 2311.14468; the gate from Katharopoulos and Fleuret 2018",
         "No FLOP of a step is removed: the promise is fewer steps to a target. A run of full length costs the same or "
