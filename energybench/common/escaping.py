@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from typing import Any
 
 NB = "\u00a0"
@@ -14,6 +15,19 @@ def inert(text: str) -> str:
     if text.replace(NB, " ").isprintable():
         return text
     return "".join(c if c.isprintable() or c == NB else " " for c in text)
+
+
+def wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Lines of at most `width` characters, broken between words; a longer word, such as a path, stays whole."""
+    lines = textwrap.wrap(
+        text.replace(" %", f"{NB}%"),
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace(NB, " ") for line in lines]
 
 
 def json_text(value: Any) -> str:
