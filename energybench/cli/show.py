@@ -15,7 +15,7 @@ from rich.highlighter import JSONHighlighter
 from rich.table import Table
 from rich.text import Text
 
-from energybench.common.escaping import inert, json_text, wrapped
+from energybench.common.escaping import json_text, printable, wrapped
 from energybench.common.limits import RECORD_B
 from energybench.common.safe_read import read_bytes
 from energybench.common.units import format_bytes, format_flop, format_ratio, format_seconds
@@ -35,7 +35,7 @@ PARTS = {"gpu": "the GPU that trains", "cpu": "the processor", "dram": "the memo
 
 def inert_text(text: str, style: str = "", **options: Any) -> Text:
     """Names come from files that others wrote."""
-    return Text(inert(text), style, **options)
+    return Text(printable(text), style, **options)
 
 
 def print_plan(facts: dict[str, Any], console: Console) -> None:
@@ -102,7 +102,7 @@ def print_run(folder: Path, console: Console) -> None:
         (
             t.status,
             format_seconds(t.train.wall_s) if t.train else "–",
-            "\n".join(inert(f"{key} {value:.4g}") for key, value in t.quality.items()),
+            "\n".join(printable(f"{key} {value:.4g}") for key, value in t.quality.items()),
         )
         for t in trials
     ]

@@ -10,7 +10,7 @@ from typing import Any
 NB = "\u00a0"
 
 
-def inert(text: str) -> str:
+def printable(text: str) -> str:
     """One line without control characters: nothing moves the cursor, hides, or turns what stands beside it."""
     if text.replace(NB, " ").isprintable():
         return text

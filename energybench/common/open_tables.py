@@ -150,24 +150,24 @@ class DataKnown(Known):
     __pydantic_extra__: dict[str, DatumKnown | None] = Field(init=False)
 
 
-def _holding(kind: type[Known]) -> AfterValidator:
+def _validated_as(kind: type[Known]) -> AfterValidator:
     def check(table: dict[str, Any]) -> dict[str, Any]:
         try:
             kind.model_validate(table, strict=True)
         except ValidationError as error:
-            raise ValueError("; ".join(_told(error))) from None
+            raise ValueError("; ".join(_messages(error))) from None
         return table
 
     return AfterValidator(check)
 
 
-def _told(error: ValidationError) -> Iterator[str]:
+def _messages(error: ValidationError) -> Iterator[str]:
     for detail in error.errors(include_url=False, include_input=False)[:3]:
         yield f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
 
 
-Machine = Annotated[Open, _holding(MachineKnown), AfterValidator(physical)]
-Environment = Annotated[Open, _holding(EnvironmentKnown), AfterValidator(physical)]
-Detail = Annotated[Open, _holding(DetailKnown), AfterValidator(physical)]
-DataFacts = Annotated[Open, _holding(DataKnown)]
-Resolved = Annotated[Open, _holding(ResolvedKnown)]
+Machine = Annotated[Open, _validated_as(MachineKnown), AfterValidator(physical)]
+Environment = Annotated[Open, _validated_as(EnvironmentKnown), AfterValidator(physical)]
+Detail = Annotated[Open, _validated_as(DetailKnown), AfterValidator(physical)]
+DataFacts = Annotated[Open, _validated_as(DataKnown)]
+Resolved = Annotated[Open, _validated_as(ResolvedKnown)]

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-LISTED = Path("/proc/thread-self/children")
+CHILDREN_LIST = Path("/proc/thread-self/children")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LONGEST_SOCKET = 107  # bytes of a path, on Linux
 SOCKET_BYTES = len("/pymp-12345678/listener-12345678")  # multiprocessing's own folder, and a socket in it
@@ -29,7 +29,7 @@ def descendants(ancestor: int) -> set[int]:
     A look at all processes of a machine takes milliseconds, in which sensors that are already running would bill it,
     and a process that forks every millisecond gets away.
     """
-    if not LISTED.exists():
+    if not CHILDREN_LIST.exists():
         return by_parents(ancestor)
     pids: set[int] = set()
     unseen = [ancestor]
@@ -59,7 +59,7 @@ def is_dead(pid: int) -> bool:
         stat = Path(f"/proc/{pid}/stat").read_bytes()  # whose name may be cut in the middle of a letter
         return stat.rpartition(b")")[2].split()[0] in (b"Z", b"X")
     except OSError:
-        return LISTED.parent.exists() or _is_dead_elsewhere(pid)
+        return CHILDREN_LIST.parent.exists() or _is_dead_elsewhere(pid)
 
 
 def _is_dead_elsewhere(pid: int) -> bool:
@@ -84,7 +84,7 @@ def die_with(parent: int, number: int) -> None:
         os._exit(1)
 
 
-def make_room_for_sockets() -> None:
+def shorten_socket_folder() -> None:
     """To be called before multiprocessing listens anywhere, as its server and a loader's workers do: on a socket in a
     folder of its own in TMPDIR, whose path may be too long for one. Then that folder is made in another place."""
     from multiprocessing.util import get_temp_dir
@@ -99,7 +99,7 @@ def make_room_for_sockets() -> None:
         tempfile.tempdir = before
 
 
-def hear_of_children() -> None:
+def restore_child_signals() -> None:
     """Whoever starts us may have us ignore SIGCHLD, as some supervisors do: then nobody learns how a child ended, and
     Python takes every end for a good one."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
@@ -112,7 +112,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 @contextlib.contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
+def ignoring_interrupts() -> Iterator[None]:
     """A Ctrl-C is the caller's: who is started meanwhile ignores it from its first instruction, and nothing that is
     being ended is left behind."""
     if threading.current_thread() is not threading.main_thread():

@@ -24,10 +24,10 @@ from typing import Any, BinaryIO
 
 from energybench.common.errors import CannotWrite, Problem, UsageError
 from energybench.common.limits import RECORD_B
-from energybench.common.safe_read import read_bytes, too_long
+from energybench.common.safe_read import name_too_long, read_bytes
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-HALF = ".part"  # the suffix of a file that is being written
+PART_SUFFIX = ".part"  # the suffix of a file that is being written
 SHOWN = 40  # characters of its name that stand in its temporary one, which would else be longer than a name may be
 
 
@@ -41,10 +41,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     A Ctrl-C or SIGTERM waits until it is done. Raises CannotWrite E620.
     """
-    with _undisturbed():
+    with _signals_delayed():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:SHOWN]}.", suffix=HALF)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:SHOWN]}.", suffix=PART_SUFFIX)
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(content)
@@ -68,7 +68,7 @@ def write_out(path: Path, content: bytes) -> None:
     """
     try:
         if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
-            if (stream := _own_stream(path)) is not None:
+            if (stream := _standard_stream(path)) is not None:
                 stream.write(content)
                 stream.flush()
                 return
@@ -79,14 +79,16 @@ def write_out(path: Path, content: bytes) -> None:
                 return
         write_bytes(path, content)
     except CannotWrite as error:
-        raise CannotWrite([replace(problem, hint=_elsewhere(problem.hint)) for problem in error.problems]) from None
+        raise CannotWrite(
+            [replace(problem, hint=_without_run_hint(problem.hint)) for problem in error.problems]
+        ) from None
     except (OSError, RuntimeError) as error:  # a link to itself
         refusal = error if isinstance(error, OSError) else OSError(None, str(error))
         (problem,) = CannotWrite.of(refusal, path).problems
-        raise CannotWrite(replace(problem, hint=_elsewhere(problem.hint))) from None
+        raise CannotWrite(replace(problem, hint=_without_run_hint(problem.hint))) from None
 
 
-def _own_stream(path: Path) -> BinaryIO | None:
+def _standard_stream(path: Path) -> BinaryIO | None:
     """/dev/stdout and the like: opened anew it would be written over from its start."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
@@ -96,20 +98,20 @@ def _own_stream(path: Path) -> BinaryIO | None:
     return None
 
 
-def _elsewhere(hint: str) -> str:
+def _without_run_hint(hint: str) -> str:
     """Without what is true of a run's folder alone."""
     return f"{hint.partition(';')[0]}, or name another file"
 
 
 def refuse_unwritable(path: Path, hint: str = "name another file") -> None:
     """Said before the work, not after it. Raises UsageError E605."""
-    if reason := _unwritable(path):
+    if reason := _unwritable_reason(path):
         raise UsageError(Problem("E605", f"cannot write there{reason}", str(path), hint))
 
 
-def _unwritable(path: Path) -> str:
+def _unwritable_reason(path: Path) -> str:
     """Why not, after a colon where that can be said; empty where it seems to be writable."""
-    if too_long(path):
+    if name_too_long(path):
         return ": no file can have this name"
     try:
         mode = os.stat(path).st_mode
@@ -128,7 +130,7 @@ def _unwritable(path: Path) -> str:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def _signals_delayed() -> Iterator[None]:
     """Signals that would raise in the middle wait. By handlers: a mask holds for one thread, and there may be more."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals raise in the main thread
@@ -146,7 +148,7 @@ def _undisturbed() -> Iterator[None]:
             before[signal.Signals(each)](each, frame)
 
 
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
+def with_seal(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "seal": _seal(content)}
 
 
@@ -156,7 +158,7 @@ def _seal(content: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def unsealed(path: Path, schema: int, kind: str, hint: str) -> dict[str, Any]:
+def read_sealed(path: Path, schema: int, kind: str, hint: str) -> dict[str, Any]:
     """The content of a JSON file, less its seal. One without a seal is of an earlier version: nothing is claimed of it.
 
     schema, kind: what it must be; hint: what to do with a file that is no more what was written

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from energybench.common.errors import CannotMeasure, Problem, UsageError, nearest, typed
 from energybench.common.renamed import as_data, renamed
-from energybench.common.safe_read import listed, why_not
+from energybench.common.safe_read import list_folder, unreadable_reason
 from energybench.gate import comparable, golden_counts, regression
 from energybench.gate.regression import Case, Finding, Records
 from energybench.records.reader import read_folder
@@ -125,12 +125,12 @@ def accept(base: Path, head: Path) -> Gate:
 def _there(path: Path) -> Path:
     """The path, if it is a file or a run's folder."""
     if os.path.isdir(path) and not os.path.exists(path / "run.json"):
-        inside = [folder for folder in listed(path) if os.path.exists(folder / "run.json")]
+        inside = [folder for folder in list_folder(path) if os.path.exists(folder / "run.json")]
         hint = f"it holds runs; name one: {typed(inside[-1])}" if inside else "a run's folder holds a run.json"
         raise UsageError(Problem("E601", "this folder is no run", str(path), hint))
     if os.path.exists(path):
         return path
-    near = set(map(str, listed(path.parent)))
+    near = set(map(str, list_folder(path.parent)))
     hint = nearest(str(path), near)
     if not hint.startswith("did you mean"):
         hint = "a run's folder, such as reports/<suite>/<run>"
@@ -140,7 +140,7 @@ def _there(path: Path) -> Path:
 
 
 def _missing(path: Path) -> str:
-    what = why_not(path)
+    what = unreadable_reason(path)
     return "there is no such file or folder" if what == "does not exist" else f"it {what}"
 
 
