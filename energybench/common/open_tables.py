@@ -1,7 +1,5 @@
-"""The open tables of a record, whose keys others choose: how deep they may be, and what a report reads of them.
-
-What is read has a type, so that a wrong one is told when the file is read and not halfway through a report. Everything
-else in such a table is kept as it is.
+"""Types of a record's open tables, whose keys others choose: their depth is bounded, and the keys that a report reads
+are validated when the file is read, not halfway through a report. Other keys stay as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from energybench.common.quantities import Blocks, Count, Figure, Part, Period, S
 
 
 def _shallow(value: Any, depth: int = 0) -> Any:
-    """The value, if a report can print all of it. Raises ValueError."""
+    """The value. Raises ValueError where it is too deep or has a number that is not finite or above 1e300."""
     if depth > DEPTH:
         raise ValueError(f"nested more than {DEPTH} deep")
     if isinstance(value, dict):
