@@ -1,6 +1,6 @@
 """Where modules lie that stood elsewhere before the rooms: scripts and plug-ins that import them still find them.
 
-A module imported by its old name has the names of the new one, with a DeprecationWarning that tells it. Nothing inside
+A module imported by its old name has the names of the new one, with a DeprecationWarning that names it. Nothing inside
 energybench uses the old names; this finder is asked last, for names that nobody else knows.
 """
 
@@ -65,6 +65,29 @@ HOMES: dict[str, list[str]] = {
     f"energybench.{old}": [f"energybench.{home}" for home in homes.split("+")]
     for old, _, homes in (entry.partition("=") for entry in _TABLE.split())
 }
+# Old module: old=new, for names that changed since; all others are what they were.
+_NAMES_TABLE = """
+    command_tables: CommandMethod=CommandMethodTable CommandWorkload=CommandWorkloadTable Source=QualitySourceTable
+    files: why_not=unreadable_reason listed=list_folder held=path_inside held_in=paths_inside inside=resolve_inside
+    files: too_long=name_too_long NotPlain=NotRegularFile
+    inert: inert=printable
+    kept: sealed=with_seal unsealed=read_sealed HALF=PART_SUFFIX
+    processes: hear_of_children=restore_child_signals deaf_to_interrupts=ignoring_interrupts
+    processes: make_room_for_sockets=shorten_socket_folder
+    resolve: lay=merge grow=build_tree planted=single_place quicken=apply_quick
+    tables: Accept=AcceptTable Carbon=CarbonTable Claims=ClaimsTable Cooldown=CooldownTable Data=DataTable
+    tables: Measure=MeasureTable Method=MethodTable Model=ModelTable Open=OpenTable Quality=QualityTable
+    tables: Require=RequireTable Skip=SkipTable Table=SuiteTable Target=TargetTable Train=TrainTable
+    tables: Trials=TrialsTable Tuned=TunedTable Workload=WorkloadTable
+    units: Warmup=WarmupAmount
+    variants: Layer=StackItem
+    versus: Bench=CommandMeters Versus=CommandComparison
+"""
+NEW_NAMES: dict[tuple[str, str], str] = {
+    (f"energybench.{module}", old): new
+    for module, _, entries in (line.strip().partition(": ") for line in _NAMES_TABLE.strip().splitlines())
+    for old, _, new in (entry.partition("=") for entry in entries.split())
+}
 
 
 class MovedFinder:
@@ -79,15 +102,16 @@ class MovedFinder:
 
     def exec_module(self, module: ModuleType) -> None:
         homes = HOMES[module.__name__]
-        told = f"{module.__name__} has moved: import {' or '.join(homes)}"
-        warnings.warn(told, DeprecationWarning, stacklevel=2)
+        message = f"{module.__name__} has moved: import {' or '.join(homes)}"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
 
         def look_up(name: str) -> Any:
+            current = NEW_NAMES.get((module.__name__, name), name)
             if not name.startswith("__"):  # what the import system asks of a module is its own
                 for home in homes:
                     with contextlib.suppress(AttributeError):
-                        return getattr(importlib.import_module(home), name)
-            raise AttributeError(f"{told}; there is no '{name}'")
+                        return getattr(importlib.import_module(home), current)
+            raise AttributeError(f"{message}; there is no '{name}'")
 
         module.__getattr__ = look_up  # type: ignore[method-assign]
 

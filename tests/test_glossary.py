@@ -13,8 +13,7 @@ from energybench.gate.regression import Outcome
 from energybench.records.record import Role
 from energybench.report import terminal
 from energybench.report.pages import contents
-from energybench.stats.paired import Verdict
-from energybench.suite.tables import Word
+from energybench.stats.paired import RowVerdict, Verdict
 from energybench.train.method import Method
 from energybench.verdict.flag_codes import Severity
 from energybench.verdict.summary import summarise
@@ -45,7 +44,7 @@ def test_every_entry_has_an_anchor_that_is_its_own_and_stands_once() -> None:
         assert anchor.startswith(first) or word == "Δ", (anchor, word)
 
 
-@pytest.mark.parametrize("kind", [Verdict, Word, Severity, Outcome])
+@pytest.mark.parametrize("kind", [Verdict, RowVerdict, Severity, Outcome])
 def test_every_word_of_a_verdict_a_requirement_a_flag_and_a_gate_stands_in_it(kind: object) -> None:
     assert set(get_args(kind)) - WORDS == set()
 

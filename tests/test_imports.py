@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import energybench
-from energybench.moved import HOMES, MovedFinder, install
+from energybench.moved import HOMES, NEW_NAMES, MovedFinder, install
 
 ROOT = Path(__file__).parents[1]
 PACKAGE, METHODS = ROOT / "energybench", ROOT / "methods"
@@ -407,6 +407,14 @@ def test_a_module_is_found_where_it_was_before_the_rooms_with_a_warning_that_nam
     with pytest.raises(AttributeError, match="there is no 'nothing_of_the_kind'"):
         _ = module.nothing_of_the_kind
     sys.modules.pop(name, None)
+
+
+@pytest.mark.filterwarnings("ignore:energybench.* has moved:DeprecationWarning")
+@pytest.mark.parametrize(("module", "old"), NEW_NAMES)
+def test_a_name_that_changed_since_is_found_under_its_old_one(module, old):
+    found = getattr(importlib.import_module(module), old)
+    assert found in [vars(importlib.import_module(home)).get(NEW_NAMES[module, old]) for home in HOMES[module]]
+    assert not any(hasattr(importlib.import_module(home), old) for home in HOMES[module])
 
 
 def test_every_old_name_leads_to_modules_that_exist_and_hides_none():

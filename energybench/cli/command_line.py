@@ -17,7 +17,7 @@ from energybench.cli import gating, looking, measuring, overhead, reading, train
 from energybench.cli.common import Verbs, show_warnings_as_notes
 from energybench.cli.terminal_encoding import write_what_can_be_written
 from energybench.common.errors import EXIT_INTERRUPTED, CannotWrite, EnergybenchError, Problem
-from energybench.common.processes import hear_of_children
+from energybench.common.processes import restore_child_signals
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -52,7 +52,7 @@ def main() -> None:
     """The console script: our own errors without a trace, Ctrl-C as exit 130."""
     write_what_can_be_written()
     show_warnings_as_notes()
-    hear_of_children()
+    restore_child_signals()
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from energybench.common.errors import Problem, UsageError, nearest
-from energybench.common.escaping import inert, json_text
+from energybench.common.escaping import json_text, printable
 from energybench.common.renamed import RenamedKeyWarning
 
 if TYPE_CHECKING:
@@ -54,19 +54,19 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except OSError as error:
-            if (problem := refused(error)) is None:
+            if (problem := system_refusal(error)) is None:
                 raise
             raise UsageError(problem) from error
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             hint = nearest(args[0], self.list_commands(ctx))
-            click.echo(f"error[E100]: there is no verb '{inert(args[0])}'\nhint: {hint}", err=True)
+            click.echo(f"error[E100]: there is no verb '{printable(args[0])}'\nhint: {hint}", err=True)
             ctx.exit(2)
         return super().resolve_command(ctx, args)
 
 
-def refused(error: OSError) -> Problem | None:
+def system_refusal(error: OSError) -> Problem | None:
     """What the system refuses wherever a name of the user's leads, in one place; None for our own bugs."""
     try:
         os.getcwd()
@@ -123,7 +123,7 @@ def show_warnings_as_notes() -> None:
 
     def show_as_note(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
         if issubclass(category, RenamedKeyWarning):
-            click.echo(f"note: {inert(str(message))}", err=True)
+            click.echo(f"note: {printable(str(message))}", err=True)
         else:
             show(message, category, *place, **options)
 

@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any
 
 from energybench.common.machine import cpu_name
-from energybench.common.safe_read import listed
+from energybench.common.safe_read import list_folder
 from energybench.meter import rapl, survey
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.gpu import PERIOD_S
@@ -187,7 +187,7 @@ def _data() -> dict[str, Any]:
     folder = Path(os.path.expanduser(place))  # the one of pathlib raises for a user that is not there
     if not os.path.isdir(folder):
         return {"folder": str(folder), "why": "ENERGYBENCH_DATA names no folder"}
-    return {"folder": str(folder), "sets": [path.name for path in listed(folder) if os.path.isdir(path)]}
+    return {"folder": str(folder), "sets": [path.name for path in list_folder(folder) if os.path.isdir(path)]}
 
 
 def _version(name: str) -> str | None:

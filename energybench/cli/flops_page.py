@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from energybench.cli.show import inert_text
-from energybench.common.escaping import inert
+from energybench.common.escaping import printable
 from energybench.common.units import format_flop, format_ratio, format_seconds
 from energybench.flops.intensity import groups
 from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, Line, Work
@@ -242,7 +242,7 @@ def _show(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]], 
 
 def _title(text: str) -> str:
     """Phases and operators are named by methods."""
-    return "\n".join(map(inert, text.split("\n")))
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _flop(value: float | None) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 import click
 
 from energybench.common.errors import Problem, UsageError
-from energybench.common.escaping import inert
+from energybench.common.escaping import printable
 from energybench.common.limits import SUITE_B, too_deep
-from energybench.common.safe_read import listed, read_bytes
+from energybench.common.safe_read import list_folder, read_bytes
 from energybench.common.shipped import shipped
 from energybench.train.discovery import cards, sources
 
@@ -94,13 +94,13 @@ def print_listing(entries_by_kind: dict[str, list[dict[str, Any]]]) -> None:
         click.echo(click.style(kind, bold=True))
         longest = max((len(entry["name"]) for entry in entries), default=0)
         for entry in entries:
-            summary = inert(entry["summary"].removeprefix(f"{entry['name']}: "))
+            summary = printable(entry["summary"].removeprefix(f"{entry['name']}: "))
             room = max(20, width - longest - 6)
             text = summary if len(summary) <= room else summary[: room - 1].rsplit(" ", 1)[0] + " …"
-            click.echo(f"  {inert(entry['name']):<{longest}}  {text}")
+            click.echo(f"  {printable(entry['name']):<{longest}}  {text}")
             if entry.get("parameters"):
                 shown = ", ".join(f"{name} = {default}" for name, _, default in entry["parameters"])
-                click.echo(click.style(f"  {'':<{longest}}  {inert(shown)}", dim=True))
+                click.echo(click.style(f"  {'':<{longest}}  {printable(shown)}", dim=True))
 
 
 def write_method(name: str, here: Path) -> Path:
@@ -125,7 +125,7 @@ def write_method(name: str, here: Path) -> Path:
 def _suites(here: Path) -> list[dict[str, Any]]:
     suites: dict[str, dict[str, Any]] = {}
     for origin, folder in (("./suites", here / "suites"), ("shipped", shipped("suites"))):
-        for path in listed(folder, ".toml"):
+        for path in list_folder(folder, ".toml"):
             try:
                 text = read_bytes(path, SUITE_B).decode("utf-8")
                 about = _about(text)

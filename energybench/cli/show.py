@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.highlighter import JSONHighlighter
 from rich.table import Table
 from rich.text import Text
 
-from energybench.common.escaping import inert, json_text
+from energybench.common.escaping import json_text, printable, wrapped
 from energybench.common.limits import RECORD_B
 from energybench.common.safe_read import read_bytes
 from energybench.common.units import format_bytes, format_flop, format_ratio, format_seconds
@@ -36,7 +35,7 @@ PARTS = {"gpu": "the GPU that trains", "cpu": "the processor", "dram": "the memo
 
 def inert_text(text: str, style: str = "", **options: Any) -> Text:
     """Names come from files that others wrote."""
-    return Text(inert(text), style, **options)
+    return Text(printable(text), style, **options)
 
 
 def print_plan(facts: dict[str, Any], console: Console) -> None:
@@ -103,7 +102,7 @@ def print_run(folder: Path, console: Console) -> None:
         (
             t.status,
             format_seconds(t.train.wall_s) if t.train else "–",
-            "\n".join(inert(f"{key} {value:.4g}") for key, value in t.quality.items()),
+            "\n".join(printable(f"{key} {value:.4g}") for key, value in t.quality.items()),
         )
         for t in trials
     ]
@@ -270,16 +269,8 @@ def _remedy(console: Console, remedy: str, indent: str = "  ") -> None:
 
 def _say(console: Console, text: str, style: str = "", indent: str = "") -> None:
     """A sentence, broken between words; a longer word, such as a path, stays whole."""
-    lines = textwrap.wrap(
-        text.replace(" %", "\u00a0%"),
-        console.width,
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    for line in lines:
-        console.print(inert_text(line.replace("\u00a0", " "), style), soft_wrap=True)
+    for line in wrapped(text, console.width, indent):
+        console.print(inert_text(line, style), soft_wrap=True)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from energybench.common.escaping import inert
+from energybench.common.escaping import printable
 
 EXIT_FINE, EXIT_REGRESSION, EXIT_USAGE, EXIT_TRIALS_FAILED = 0, 1, 2, 3
 LONGEST_WORD, MOST_WORDS = 200, 500  # that are held against each other
@@ -42,8 +42,8 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
-        hint = f"\nhint: {inert(self.hint)}" if self.hint else ""
-        return f"{inert(f'error[{self.code}]: {place}{self.message}')}{hint}"
+        hint = f"\nhint: {printable(self.hint)}" if self.hint else ""
+        return f"{printable(f'error[{self.code}]: {place}{self.message}')}{hint}"
 
     def placed(self, where: str) -> Problem:
         """Here, unless it has a place already."""

@@ -1,7 +1,4 @@
-"""How large, how deep and how long a file may be that somebody else wrote.
-
-Past a bound there is an error with a code, and never a hang. Hardly anything is imported for them.
-"""
+"""Limits on files that others wrote: size, depth, number of entries. Beyond one there is an error with a code."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ SUITE_B = 250_000
 SUITE_VALUES = 10_000  # keys and values of a suite's file
 SUITE_ENTRIES = 200  # [[workload]], [[method]] or [[skip]] tables
 SKIPPED_PAIRS = 2_000_000  # skips × cells that they are held against
-MOST_PROBLEMS = 100  # that are told of one file
+MOST_PROBLEMS = 100  # that are reported of one file
 METHOD_B = 1_000_000  # of a method's file that is listed
 RECORD_B = 20_000_000
 TRACE_B = 200_000_000  # unpacked
@@ -21,5 +18,5 @@ MOST_TRIALS = 1_000_000  # blocks × cells of a run that is reported: ten times 
 
 
 def too_deep(text: str) -> bool:
-    """Whether a dotted key may have more parts than anyone means: TOML's readers take the square of them in time."""
+    """Whether a dotted key may have more than DEPTH parts, which TOML's readers take quadratic time to read."""
     return any(part.count(".") > DEPTH for part in re.split(r"[^\w\-\"'. \t]+", text))

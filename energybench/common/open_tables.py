@@ -1,7 +1,5 @@
-"""The open tables of a record, whose keys others choose: how deep they may be, and what a report reads of them.
-
-What is read has a type, so that a wrong one is told when the file is read and not halfway through a report. Everything
-else in such a table is kept as it is.
+"""Types of a record's open tables, whose keys others choose: their depth is bounded, and the keys that a report reads
+are validated when the file is read, not halfway through a report. Other keys stay as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from energybench.common.quantities import Blocks, Count, Figure, Part, Period, S
 
 
 def _shallow(value: Any, depth: int = 0) -> Any:
-    """The value, if a report can print all of it. Raises ValueError."""
+    """The value. Raises ValueError where it is too deep or has a number that is not finite or above 1e300."""
     if depth > DEPTH:
         raise ValueError(f"nested more than {DEPTH} deep")
     if isinstance(value, dict):
@@ -150,24 +148,24 @@ class DataKnown(Known):
     __pydantic_extra__: dict[str, DatumKnown | None] = Field(init=False)
 
 
-def _holding(kind: type[Known]) -> AfterValidator:
+def _validated_as(kind: type[Known]) -> AfterValidator:
     def check(table: dict[str, Any]) -> dict[str, Any]:
         try:
             kind.model_validate(table, strict=True)
         except ValidationError as error:
-            raise ValueError("; ".join(_told(error))) from None
+            raise ValueError("; ".join(_messages(error))) from None
         return table
 
     return AfterValidator(check)
 
 
-def _told(error: ValidationError) -> Iterator[str]:
+def _messages(error: ValidationError) -> Iterator[str]:
     for detail in error.errors(include_url=False, include_input=False)[:3]:
         yield f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
 
 
-Machine = Annotated[Open, _holding(MachineKnown), AfterValidator(physical)]
-Environment = Annotated[Open, _holding(EnvironmentKnown), AfterValidator(physical)]
-Detail = Annotated[Open, _holding(DetailKnown), AfterValidator(physical)]
-DataFacts = Annotated[Open, _holding(DataKnown)]
-Resolved = Annotated[Open, _holding(ResolvedKnown)]
+Machine = Annotated[Open, _validated_as(MachineKnown), AfterValidator(physical)]
+Environment = Annotated[Open, _validated_as(EnvironmentKnown), AfterValidator(physical)]
+Detail = Annotated[Open, _validated_as(DetailKnown), AfterValidator(physical)]
+DataFacts = Annotated[Open, _validated_as(DataKnown)]
+Resolved = Annotated[Open, _validated_as(ResolvedKnown)]

@@ -1,4 +1,4 @@
-"""Processes, by the kernel's own lists: which descend from one, whether one is dead, who inherits, who dies with whom.
+"""Process trees and signals on Linux: descendants, zombies, orphans, and signals that end a child with its parent.
 
 Imports no torch.
 """
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-LISTED = Path("/proc/thread-self/children")
+CHILDREN_LIST = Path("/proc/thread-self/children")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LONGEST_SOCKET = 107  # bytes of a path, on Linux
 SOCKET_BYTES = len("/pymp-12345678/listener-12345678")  # multiprocessing's own folder, and a socket in it
@@ -24,12 +24,12 @@ PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux's alone
 
 
 def descendants(ancestor: int) -> set[int]:
-    """Every process that descends from this one, the dead too that nobody has asked after.
+    """PIDs of all descendants of a process, zombies included.
 
-    A look at all processes of a machine takes milliseconds, in which sensors that are already running would bill it,
-    and a process that forks every millisecond gets away.
+    Read from the kernel's lists of children: scanning all processes of a machine takes milliseconds, which sensors that
+    are running would measure, and misses a process that forks every millisecond.
     """
-    if not LISTED.exists():
+    if not CHILDREN_LIST.exists():
         return by_parents(ancestor)
     pids: set[int] = set()
     unseen = [ancestor]
@@ -45,7 +45,7 @@ def descendants(ancestor: int) -> set[int]:
 
 
 def by_parents(ancestor: int) -> set[int]:
-    """The same from every process's parent, where the kernel keeps no lists."""
+    """The same from each process's parent PID, where the kernel has no lists of children."""
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -54,12 +54,12 @@ def by_parents(ancestor: int) -> set[int]:
 
 
 def is_dead(pid: int) -> bool:
-    """Gone, or a zombie that nobody has asked after."""
+    """Whether a process is gone or a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()  # whose name may be cut in the middle of a letter
         return stat.rpartition(b")")[2].split()[0] in (b"Z", b"X")
     except OSError:
-        return LISTED.parent.exists() or _is_dead_elsewhere(pid)
+        return CHILDREN_LIST.parent.exists() or _is_dead_elsewhere(pid)
 
 
 def _is_dead_elsewhere(pid: int) -> bool:
@@ -73,20 +73,22 @@ def _is_dead_elsewhere(pid: int) -> bool:
 
 
 def adopt_orphans(yes: bool = True) -> None:
-    """Descendants whose parent has died become our children instead of init's, however they detached."""
+    """Makes this process (or no longer) the parent of descendants whose parent dies, in place of init."""
     _prctl(PR_SET_CHILD_SUBREAPER, int(yes))
 
 
 def die_with(parent: int, number: int) -> None:
-    """In a new child: the kernel is to send it this signal when `parent` is gone, and now if that is so already."""
+    """In a new child: have the kernel send it signal `number` when `parent` dies; ends now if that has happened."""
     _prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)
 
 
-def make_room_for_sockets() -> None:
-    """To be called before multiprocessing listens anywhere, as its server and a loader's workers do: on a socket in a
-    folder of its own in TMPDIR, whose path may be too long for one. Then that folder is made in another place."""
+def shorten_socket_folder() -> None:
+    """Makes multiprocessing's folder for sockets elsewhere where TMPDIR is too long for the path of a socket.
+
+    To be called before multiprocessing starts a server or a loader's workers.
+    """
     from multiprocessing.util import get_temp_dir
 
     if len(os.fsencode(tempfile.gettempdir())) + SOCKET_BYTES <= LONGEST_SOCKET:
@@ -99,9 +101,11 @@ def make_room_for_sockets() -> None:
         tempfile.tempdir = before
 
 
-def hear_of_children() -> None:
-    """Whoever starts us may have us ignore SIGCHLD, as some supervisors do: then nobody learns how a child ended, and
-    Python takes every end for a good one."""
+def restore_child_signals() -> None:
+    """Restores the default handling of SIGCHLD where the parent process had it ignored, as some supervisors do.
+
+    While it is ignored no exit status of a child can be read, and Python takes each for 0.
+    """
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
@@ -112,9 +116,8 @@ def _prctl(option: int, value: int) -> None:
 
 
 @contextlib.contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
-    """A Ctrl-C is the caller's: who is started meanwhile ignores it from its first instruction, and nothing that is
-    being ended is left behind."""
+def ignoring_interrupts() -> Iterator[None]:
+    """Ignores SIGINT inside the block; children that are started there inherit that."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

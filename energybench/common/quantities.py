@@ -1,6 +1,6 @@
-"""Numbers that a measurement can have, as types: finite, not negative, not beyond physics, and safe to compute with.
+"""Bounded numeric types of a record: finite, not negative where the quantity cannot be, and within physical limits.
 
-A record that says otherwise was not measured. Ratios of these, and squares of such ratios, stay far inside a float.
+Ratios of these, and squares of such ratios, stay far inside a float.
 """
 
 from __future__ import annotations

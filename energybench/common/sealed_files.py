@@ -1,7 +1,7 @@
-"""What is kept on disk: written whole or not at all, sealed, and opened again only if nobody changed it meanwhile.
+"""Atomic writes, and JSON files with a checksum that is verified when they are read.
 
-A seal is the fingerprint of everything else in a JSON file, at its end. It tells a slip of the hand, a script that
-"mends" a figure, a transfer that lost a line; it is no signature, and who means to deceive can compute it again.
+A seal is the SHA-256 checksum of everything else in a JSON file, as its last key. It detects accidental edits and
+damaged transfers. It is not a signature: whoever edits a file on purpose can compute it again.
 """
 
 from __future__ import annotations
@@ -24,27 +24,30 @@ from typing import Any, BinaryIO
 
 from energybench.common.errors import CannotWrite, Problem, UsageError
 from energybench.common.limits import RECORD_B
-from energybench.common.safe_read import read_bytes, too_long
+from energybench.common.safe_read import name_too_long, read_bytes
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-HALF = ".part"  # the suffix of a file that is being written
+PART_SUFFIX = ".part"  # the suffix of a file that is being written
 SHOWN = 40  # characters of its name that stand in its temporary one, which would else be longer than a name may be
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write whole or not at all."""
+    """Write a text file atomically, as UTF-8. Raises CannotWrite E620."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write whole or not at all: to a temporary name in the same folder, synced, then renamed.
+    """Write a file atomically: under a temporary name in the same folder, synced, then renamed.
 
-    A Ctrl-C or SIGTERM waits until it is done. Raises CannotWrite E620.
+    SIGINT, SIGTERM and SIGHUP are handled after it. Folders that are missing are made.
+
+    Raises:
+        CannotWrite: E620, the disk is full or read-only, or no file can have this name.
     """
-    with _undisturbed():
+    with _signals_delayed():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:SHOWN]}.", suffix=HALF)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:SHOWN]}.", suffix=PART_SUFFIX)
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(content)
@@ -62,13 +65,16 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_out(path: Path, content: bytes) -> None:
-    """A file that somebody named. Links are followed, a pipe or a device is written to: neither is replaced by a file.
+    """Write to a path that the user named, atomically where it is a regular file.
 
-    Raises CannotWrite E620.
+    Links are followed; a pipe or a device is written to and not replaced by a file.
+
+    Raises:
+        CannotWrite: E620, with a hint to name another file.
     """
     try:
         if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
-            if (stream := _own_stream(path)) is not None:
+            if (stream := _standard_stream(path)) is not None:
                 stream.write(content)
                 stream.flush()
                 return
@@ -79,15 +85,18 @@ def write_out(path: Path, content: bytes) -> None:
                 return
         write_bytes(path, content)
     except CannotWrite as error:
-        raise CannotWrite([replace(problem, hint=_elsewhere(problem.hint)) for problem in error.problems]) from None
+        raise CannotWrite(
+            [replace(problem, hint=_without_run_hint(problem.hint)) for problem in error.problems]
+        ) from None
     except (OSError, RuntimeError) as error:  # a link to itself
         refusal = error if isinstance(error, OSError) else OSError(None, str(error))
         (problem,) = CannotWrite.of(refusal, path).problems
-        raise CannotWrite(replace(problem, hint=_elsewhere(problem.hint))) from None
+        raise CannotWrite(replace(problem, hint=_without_run_hint(problem.hint))) from None
 
 
-def _own_stream(path: Path) -> BinaryIO | None:
-    """/dev/stdout and the like: opened anew it would be written over from its start."""
+def _standard_stream(path: Path) -> BinaryIO | None:
+    """sys.stdout or sys.stderr where `path` is one of them, such as /dev/stdout: opened again, a file that it is
+    redirected to would be overwritten from its start."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             if os.path.samestat(path.stat(), os.fstat(stream.fileno())):
@@ -96,20 +105,20 @@ def _own_stream(path: Path) -> BinaryIO | None:
     return None
 
 
-def _elsewhere(hint: str) -> str:
-    """Without what is true of a run's folder alone."""
+def _without_run_hint(hint: str) -> str:
+    """The hint without its part about a run's folder."""
     return f"{hint.partition(';')[0]}, or name another file"
 
 
 def refuse_unwritable(path: Path, hint: str = "name another file") -> None:
-    """Said before the work, not after it. Raises UsageError E605."""
-    if reason := _unwritable(path):
+    """Raises UsageError E605 where `path` cannot be written; called before the work whose result goes there."""
+    if reason := _unwritable_reason(path):
         raise UsageError(Problem("E605", f"cannot write there{reason}", str(path), hint))
 
 
-def _unwritable(path: Path) -> str:
-    """Why not, after a colon where that can be said; empty where it seems to be writable."""
-    if too_long(path):
+def _unwritable_reason(path: Path) -> str:
+    """Why `path` cannot be written, after a colon where the reason is known; empty where it seems to be writable."""
+    if name_too_long(path):
         return ": no file can have this name"
     try:
         mode = os.stat(path).st_mode
@@ -128,8 +137,11 @@ def _unwritable(path: Path) -> str:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Signals that would raise in the middle wait. By handlers: a mask holds for one thread, and there may be more."""
+def _signals_delayed() -> Iterator[None]:
+    """Delays the signals of INTERRUPTS until the block has ended.
+
+    By handlers, since a signal mask holds for one thread only, and there may be more.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals raise in the main thread
         return
@@ -146,21 +158,27 @@ def _undisturbed() -> Iterator[None]:
             before[signal.Signals(each)](each, frame)
 
 
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
+def with_seal(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with its checksum as the last key, "seal"."""
     return {**content, "seal": _seal(content)}
 
 
 def _seal(content: dict[str, Any]) -> str:
-    """However it is laid out on disk: keys in order, no spaces."""
+    """The SHA-256 of its canonical JSON, whatever the layout on disk: keys in order, no spaces."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def unsealed(path: Path, schema: int, kind: str, hint: str) -> dict[str, Any]:
-    """The content of a JSON file, less its seal. One without a seal is of an earlier version: nothing is claimed of it.
+def read_sealed(path: Path, schema: int, kind: str, hint: str) -> dict[str, Any]:
+    """The content of a JSON file without its seal; a file without one (of an earlier version) is not verified.
 
-    schema, kind: what it must be; hint: what to do with a file that is no more what was written
-    Raises UsageError E601 (missing, cut short, no JSON object), E621 (changed), E622 (another schema).
+    Args:
+        schema: The version of the schema that it must have.
+        kind: What it must be a record of, for messages.
+        hint: What to do with a file that is damaged or was edited.
+
+    Raises:
+        UsageError: E601 missing, cut short or no JSON object; E621 edited; E622 another schema.
     """
     try:
         content = json.loads(read_bytes(path, RECORD_B), parse_constant=_refuse)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from energybench.common.errors import CannotMeasure, Problem, UsageError, nearest, typed
 from energybench.common.renamed import as_data, renamed
-from energybench.common.safe_read import listed, why_not
+from energybench.common.safe_read import list_folder, unreadable_reason
 from energybench.gate import comparable, compare_cells, golden_counts, regression
 from energybench.gate.regression import Comparison, Finding, Records
 from energybench.records.reader import read_folder
@@ -165,12 +165,12 @@ def accept(base: Path, head: Path) -> GateResult:
 def _existing(path: Path) -> Path:
     """The path, if it is a file or a run's folder. Raises UsageError E601."""
     if os.path.isdir(path) and not os.path.exists(path / "run.json"):
-        inside = [folder for folder in listed(path) if os.path.exists(folder / "run.json")]
+        inside = [folder for folder in list_folder(path) if os.path.exists(folder / "run.json")]
         hint = f"it holds runs; name one: {typed(inside[-1])}" if inside else "a run's folder holds a run.json"
         raise UsageError(Problem("E601", "this folder is no run", str(path), hint))
     if os.path.exists(path):
         return path
-    siblings = set(map(str, listed(path.parent)))
+    siblings = set(map(str, list_folder(path.parent)))
     hint = nearest(str(path), siblings)
     if not hint.startswith("did you mean"):
         hint = "a run's folder, such as reports/<suite>/<run>"
@@ -180,7 +180,7 @@ def _existing(path: Path) -> Path:
 
 
 def _reason_missing(path: Path) -> str:
-    reason = why_not(path)
+    reason = unreadable_reason(path)
     return "there is no such file or folder" if reason == "does not exist" else f"it {reason}"
 
 

@@ -6,7 +6,6 @@ table its rows become lines; a number is never cropped and never broken.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from energybench.common.escaping import wrapped
 
 TITLE = "What the papers claim, counted again"
 ABOUT = (
@@ -106,13 +107,5 @@ def _escape(text: str) -> str:
 def _say(console: Console, text: str, style: str = "") -> None:
     """A sentence, broken between words; a longer word, such as a number, stays whole."""
     indent = " " * (len(text) - len(text.lstrip()))
-    lines = textwrap.wrap(
-        text.strip().replace(" %", "\u00a0%"),
-        console.width,
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    for line in lines:
-        console.print(Text(line.replace("\u00a0", " "), style), soft_wrap=True)
+    for line in wrapped(text.strip(), console.width, indent):
+        console.print(Text(line, style), soft_wrap=True)

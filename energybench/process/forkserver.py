@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite
-from energybench.common.processes import deaf_to_interrupts, is_dead, make_room_for_sockets
+from energybench.common.processes import ignoring_interrupts, is_dead, shorten_socket_folder
 from energybench.process.reaper import PATIENCE_S, end_descendants, stand_guard, wait_for_end
 
 PRELOAD = "energybench.cli.preload"
@@ -50,8 +50,8 @@ class Launcher:
 
     def warm(self) -> None:
         """Start the server now, so that imports overlap with what the caller does next."""
-        make_room_for_sockets()
-        with deaf_to_interrupts():
+        shorten_socket_folder()
+        with ignoring_interrupts():
             multiprocessing.forkserver.ensure_running()
 
     def call(

@@ -22,7 +22,7 @@ import signal
 import time
 import warnings
 
-from energybench.common.processes import adopt_orphans, descendants, die_with, hear_of_children, is_dead
+from energybench.common.processes import adopt_orphans, descendants, die_with, is_dead, restore_child_signals
 
 PATIENCE_S = 5.0  # for processes that the kernel cannot end yet, in a read from a dead disk for instance
 PAUSE_S = 0.002
@@ -45,7 +45,7 @@ def stand_guard(parent: int) -> None:
     everything at once.
     """
     os.setsid()  # a signal to the run's group is not meant for the guard: the run itself decides
-    hear_of_children()
+    restore_child_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
     adopt_orphans()
     die_with(parent, signal.SIGTERM)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from energybench.common.processes import adopt_orphans, deaf_to_interrupts, die_with
+from energybench.common.processes import adopt_orphans, die_with, ignoring_interrupts
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 LINGER_S = 1.0  # in which what the command started may end after it without being missed
@@ -96,7 +96,7 @@ def run(
             left = 0 if timed_out else watch.lingering()
             watch.sweep()
         except BaseException:
-            with deaf_to_interrupts():
+            with ignoring_interrupts():
                 watch.terminate()
                 watch.sweep()
             raise

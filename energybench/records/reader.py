@@ -12,8 +12,8 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from energybench.common.errors import Problem, UsageError, typed
-from energybench.common.safe_read import held, held_in
-from energybench.common.sealed_files import unsealed
+from energybench.common.safe_read import path_inside, paths_inside
+from energybench.common.sealed_files import read_sealed
 from energybench.meter.reading import RecordModel
 from energybench.records.record import SCHEMA, CountingRun, RunFile, Trial
 
@@ -27,7 +27,7 @@ def read(path: Path, kind: type[AnyModel]) -> AnyModel:
     hint = f"{away} — then a report leaves it out; an unfinished run, if run again, repeats it"
     if kind is RunFile:
         hint = "restore it from a copy; a new run goes beside it: --new, or another --out"
-    content = unsealed(path, SCHEMA, kind.__name__, hint)
+    content = read_sealed(path, SCHEMA, kind.__name__, hint)
     try:
         return kind.model_validate(content, strict=True)
     except ValidationError as error:
@@ -39,10 +39,10 @@ def read(path: Path, kind: type[AnyModel]) -> AnyModel:
 
 def read_folder(folder: Path) -> tuple[RunFile, list[Trial], list[CountingRun]]:
     """A run and all its records, in a stable order. Raises UsageError E612 for a link out of it, E625 for strangers."""
-    run = read(held(folder, folder / "run.json"), RunFile)
-    trials = [read(path, Trial) for path in held_in(folder, "records", "*.json")]
+    run = read(path_inside(folder, folder / "run.json"), RunFile)
+    trials = [read(path, Trial) for path in paths_inside(folder, "records", "*.json")]
     refuse_strangers(folder, run, trials)
-    return run, trials, [read(path, CountingRun) for path in held_in(folder, "witness", "*.json")]
+    return run, trials, [read(path, CountingRun) for path in paths_inside(folder, "witness", "*.json")]
 
 
 def refuse_strangers(folder: Path, run: RunFile, trials: Iterable[Trial]) -> None:

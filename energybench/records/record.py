@@ -40,7 +40,7 @@ from energybench.common.quantities import (
     Tunings,
     WindowSeconds,
 )
-from energybench.common.sealed_files import sealed, write_text
+from energybench.common.sealed_files import with_seal, write_text
 from energybench.meter.reading import Energy, Reading, RecordModel
 
 SCHEMA = 1  # what is written, and the only one so far that is read
@@ -303,5 +303,5 @@ def write_json(path: Path, model: BaseModel | dict[str, Any]) -> None:
 
 def json_of(model: BaseModel | dict[str, Any]) -> str:
     """What stands in its file; a record sealed."""
-    payload = sealed(model.model_dump(mode="json", by_alias=True)) if isinstance(model, BaseModel) else model
+    payload = with_seal(model.model_dump(mode="json", by_alias=True)) if isinstance(model, BaseModel) else model
     return json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

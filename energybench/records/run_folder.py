@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from energybench.common.errors import CannotWrite, EnergybenchError, Problem, UsageError, typed
-from energybench.common.safe_read import held, held_in, listed, too_long
-from energybench.common.sealed_files import HALF
+from energybench.common.safe_read import list_folder, name_too_long, path_inside, paths_inside
+from energybench.common.sealed_files import PART_SUFFIX
 from energybench.records.reader import read, refuse_strangers
 from energybench.records.record import CountingRun, RunFile, Trial, write_json
 
@@ -76,16 +76,16 @@ class Folder:
 
     def run_file(self) -> RunFile | None:
         file = self.path / "run.json"
-        return read(held(self.path, file), RunFile) if os.path.exists(file) else None
+        return read(path_inside(self.path, file), RunFile) if os.path.exists(file) else None
 
     def trials(self) -> list[Trial]:
-        trials = [read(path, Trial) for path in held_in(self.path, "records", "*.json")]
+        trials = [read(path, Trial) for path in paths_inside(self.path, "records", "*.json")]
         if run := self.run_file():
             refuse_strangers(self.path, run, trials)
         return trials
 
     def counted(self) -> list[CountingRun]:
-        return [read(path, CountingRun) for path in held_in(self.path, "witness", "*.json")]
+        return [read(path, CountingRun) for path in paths_inside(self.path, "witness", "*.json")]
 
     def save(self, run: RunFile) -> None:
         write_json(self.path / "run.json", run)
@@ -96,14 +96,14 @@ class Folder:
 
         Raises UsageError E604 while another one does, E612 where a part of the folder is a link out of it.
         """
-        if too_long(self.path):
+        if name_too_long(self.path):
             hint = "name another folder with --out"
             raise UsageError(Problem("E605", "no folder can have this name", str(self.path), hint))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for part in PARTS:
                 if (self.path / part).is_symlink():
-                    held(self.path, self.path / part)
+                    path_inside(self.path, self.path / part)
             handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise UsageError(
@@ -138,7 +138,7 @@ class Folder:
         """Remove what a killed run left: files half written, logs of nothing."""
         logs = self.path / "logs"
         with suppress(OSError):
-            for part in (*self.path.glob(f".*{HALF}"), *self.path.glob(f"*/.*{HALF}")):
+            for part in (*self.path.glob(f".*{PART_SUFFIX}"), *self.path.glob(f"*/.*{PART_SUFFIX}")):
                 part.unlink(missing_ok=True)
             for log in logs.glob("*.log"):
                 if not log.stat().st_size:
@@ -150,7 +150,7 @@ class Folder:
         may be added to; E603 another run's; E624 records of nobody knows what."""
         run = self.run_file()
         if run is None:
-            if listed(self.records, ".json"):
+            if list_folder(self.records, ".json"):
                 message = "there are records here, but no run.json that says of what"
                 hint = "put run.json back, or name another folder with --out"
                 raise UsageError(Problem("E624", message, str(self.path), hint))
@@ -230,7 +230,7 @@ def _remove_stillborn(home: Path) -> None:
     """Folders of runs that were killed before they could say what they are: a free lock, and nothing whole."""
     for lock in home.glob("*/.lock"):
         left = list(lock.parent.iterdir())
-        if all(file == lock or file.name.endswith(HALF) for file in left):
+        if all(file == lock or file.name.endswith(PART_SUFFIX) for file in left):
             with suppress(OSError), lock.open() as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(lock.parent, ignore_errors=True)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from energybench.common.safe_read import held
+from energybench.common.safe_read import path_inside
 from energybench.common.sealed_files import write_text
 from energybench.records.reader import read_folder
 from energybench.records.record import Trial
@@ -31,7 +31,7 @@ def write(summary: Summary, trials: Sequence[Trial], folder: Path) -> Path:
     """
     files = contents(summary, trials, folder)
     if (folder / FOLDER).is_symlink():  # whoever follows it would write, and remove, somewhere else
-        held(folder, folder / FOLDER)
+        path_inside(folder, folder / FOLDER)
     for path, text in files.items():
         write_text(folder / path, text)
     for old in (folder / FOLDER).glob("*.svg"):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from energybench.common.safe_read import inside
+from energybench.common.safe_read import resolve_inside
 from energybench.meter import trace
 from energybench.records.record import Trial
 
@@ -18,7 +18,7 @@ def power(trial: Trial, folder: Path) -> Powers | str:
     """A trial's power traces by device; a sentence where there is none."""
     if trial.trace is None:
         return NO_TRACE
-    file = inside(folder, trial.trace)
+    file = resolve_inside(folder, trial.trace)
     if file is None:
         return "the record names a trace outside the run's folder"
     if not os.path.isfile(file):  # a name may be longer than any file's

@@ -18,7 +18,7 @@ from energybench.common.errors import Problem, nearest
 from energybench.common.fingerprint import source_digest
 from energybench.common.hashing import digest
 from energybench.common.machine import cpu_name
-from energybench.common.safe_read import listed
+from energybench.common.safe_read import list_folder
 from energybench.common.version import __version__
 from energybench.meter.devices import visible_uuids
 from energybench.meter.unavailable import Unavailable
@@ -162,7 +162,7 @@ class CommandPlan:
             script = self.base / words[1]
             if not os.path.exists(script) and "{" not in words[1]:
                 as_written = Path(words[1])  # it may lead out of the suite's folder
-                near = {str(as_written.with_name(file.name)) for file in listed(script.parent, script.suffix)}
+                near = {str(as_written.with_name(file.name)) for file in list_folder(script.parent, script.suffix)}
                 hint = nearest(words[1], near) or "paths are relative to the suite's folder"
                 self.wrong("E422", f"there is no file '{words[1]}' in {self.base.name}/", place, hint)
         our_folder = Path(sys.executable).parent

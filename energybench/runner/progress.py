@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from energybench.common.escaping import inert
+from energybench.common.escaping import printable
 from energybench.common.units import format_seconds
 from energybench.records.record import CountingRun, Trial
 
@@ -40,7 +40,7 @@ class Progress:
     def say(self, text: str) -> None:
         if not self.quiet:
             self._clear()
-            self.console.print(Text(inert(text), "dim"), soft_wrap=True)  # a path stays whole
+            self.console.print(Text(printable(text), "dim"), soft_wrap=True)  # a path stays whole
 
     def confirm(self, question: str) -> bool:
         """Ask at a terminal; where nobody can answer, yes."""
@@ -60,7 +60,7 @@ class Progress:
         self.say(f"{total} runs{about}; {verb} {folder}")
 
     def start(self, stage: str, workload: str, method: str) -> None:
-        self._what = inert(f"{stage} · {workload} · {method}")
+        self._what = printable(f"{stage} · {workload} · {method}")
         self.tick(0.0)
 
     def tick(self, elapsed_s: float) -> None:
@@ -85,7 +85,9 @@ class Progress:
         figures = _figures(record)
         style = "" if record.status == "ok" else "yellow"
         self.console.print(
-            Text(inert(f"[{self._done}/{self._total}] {place} {record.workload} · {record.method}: {figures}"), style),
+            Text(
+                printable(f"[{self._done}/{self._total}] {place} {record.workload} · {record.method}: {figures}"), style
+            ),
             soft_wrap=True,
         )
 

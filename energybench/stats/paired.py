@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Quantity = Literal["energy", "time"]
-Verdict = Literal[
+RowVerdict = Literal[
     "saves",
     "costs more",
     "no saving",
@@ -35,8 +35,8 @@ Verdict = Literal[
     "quality unproven",
     "inconclusive",
     "no verdict",
-    "not reached",
 ]
+Verdict = Literal[RowVerdict, "not reached"]  # the last of the way to a target
 
 FEWEST_BLOCKS = 3  # below it there is no verdict
 MOST_BLOCKS = 10_000  # beyond it no number of blocks is worth naming

@@ -11,7 +11,7 @@ from typing import Any
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.limits import DEPTH, SUITE_B, SUITE_VALUES, too_deep
-from energybench.common.safe_read import listed, read_bytes, why_not
+from energybench.common.safe_read import list_folder, read_bytes, unreadable_reason
 from energybench.common.shipped import shipped
 from energybench.suite.node import Node, build_tree
 from energybench.suite.toml_positions import positions
@@ -28,12 +28,12 @@ def find_suite(path_or_name: str | Path, search: Sequence[Path] | None) -> Path:
             if os.path.isfile(folder / f"{name}.toml"):
                 return folder / f"{name}.toml"
         if not os.path.isfile(name):
-            known = {file.stem for folder in folders for file in listed(folder, ".toml")}
+            known = {file.stem for folder in folders for file in list_folder(folder, ".toml")}
             raise UsageError(Problem("E101", f"no suite is called '{name}'", "", nearest(name, known)))
     path = Path(name)
     if not os.path.isfile(path):
-        what = why_not(path)
-        files = set() if what == "is a folder" else set(map(str, listed(path.parent, ".toml")))
+        what = unreadable_reason(path)
+        files = set() if what == "is a folder" else set(map(str, list_folder(path.parent, ".toml")))
         hint = nearest(name, files) or "name a suite's file, or one of: energybench list suites"
         raise UsageError(Problem("E101", f"'{name}' {what}", "", hint))
     return path

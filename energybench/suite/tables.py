@@ -10,25 +10,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, mode
 from energybench.common.renamed import renamed
 from energybench.common.units import Bytes, Points, Ratio, Seconds, WarmupAmount
 from energybench.stats.interim import declared
-from energybench.stats.paired import FEWEST_BLOCKS
+from energybench.stats.paired import FEWEST_BLOCKS, RowVerdict
 from energybench.suite.messages import COUNTRY, ONE_LINE, KeyedError
 from energybench.suite.variants import Variant, matches
 
 Item = TypeVar("Item")
 Several = Annotated[tuple[Item, ...], Strict(False)]  # a TOML array; its items stay strict
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)]
-Word = Literal[
-    "saves",
-    "costs more",
-    "no saving",
-    "faster",
-    "slower",
-    "no difference",
-    "quality lost",
-    "quality unproven",
-    "inconclusive",
-    "no verdict",
-]
 LONGEST_S = 1e8  # three years
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -308,8 +296,8 @@ class RequireTable(SuiteTable):
     of: Literal["energy", "time"] | None = Field(
         default=None, description="what is saved; else energy where it was measured, and time elsewhere"
     )
-    verdicts: Several[Word] = Field(default=(), alias="verdict", examples=[["saves"]], description="one of these")
-    never: Several[Word] = Field(default=(), examples=[["quality lost"]], description="none of these")
+    verdicts: Several[RowVerdict] = Field(default=(), alias="verdict", examples=[["saves"]], description="one of these")
+    never: Several[RowVerdict] = Field(default=(), examples=[["quality lost"]], description="none of these")
 
     @model_validator(mode="after")
     def _asks_something(self) -> RequireTable:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from energybench.common.processes import make_room_for_sockets
+from energybench.common.processes import shorten_socket_folder
 from energybench.train.batch import Batch
 from energybench.train.images import Images, read_image
 from energybench.train.trees import take, to
@@ -63,7 +63,7 @@ class Streamed:
 
     def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any, Any]]:
         if self.workers:
-            make_room_for_sockets()  # by which they hand over what they have read, or wait for ever
+            shorten_socket_folder()  # by which they hand over what they have read, or wait for ever
         loader: Any = torch.utils.data.DataLoader(
             self,  # type: ignore[arg-type]
             sampler=(index.tolist() for index in batches),

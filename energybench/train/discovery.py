@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.limits import METHOD_B
-from energybench.common.safe_read import listed, read_bytes, why_not
+from energybench.common.safe_read import list_folder, read_bytes, unreadable_reason
 from energybench.common.shipped import shipped
 from energybench.train.method import Method
 
@@ -91,7 +91,7 @@ def find(use: str, base: Path | None = None, where: str = "") -> Source:
 
 
 def no_file(file: str, path: Path) -> str:
-    what = why_not(path)
+    what = unreadable_reason(path)
     return f"there is no file '{file}'" if what == "does not exist" else f"'{file}' {what}"
 
 
@@ -251,7 +251,7 @@ def _parameter(item: ast.AnnAssign) -> tuple[str, str, str]:
 
 
 def _python_files(folder: Path, origin: str) -> Iterator[Source]:
-    for path in listed(folder, ".py"):
+    for path in list_folder(folder, ".py"):
         if not path.name.startswith("_") and os.path.isfile(path):
             yield Source(path.stem, path.resolve(), origin)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from energybench.common.escaping import NB, inert
+from energybench.common.escaping import NB, printable
 from energybench.stats import paired
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NOTHING = "–"
 FINEST = 6  # decimals, past which two figures are taken for the same
-clean = inert
+clean = printable
 BETTER = frozenset({"saves", "faster"})
 WORSE = frozenset({"costs more", "slower"})
 SAME = frozenset({"no saving", "no difference"})

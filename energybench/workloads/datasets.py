@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from energybench.common.errors import Problem, UsageError, nearest
-from energybench.common.safe_read import listed
+from energybench.common.safe_read import list_folder
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.suite.tables import DataTable
 from energybench.train.data import Data, Resident, StandIn, Store, Streamed
@@ -148,7 +148,7 @@ def root() -> Path | None:
 def _is_here(use: str) -> bool:
     """Whether a folder of this name holds something: then what is wrong with it is the mistake to tell."""
     place = root()
-    return place is not None and bool(listed(place / use))
+    return place is not None and bool(list_folder(place / use))
 
 
 def _from_user(function: Callable[..., Any], use: str, options: dict[str, Any]) -> tuple[Split, Split]:
@@ -170,7 +170,7 @@ def _find(use: str, download: bool) -> tuple[tuple[Split, Split], str]:
         known = [
             *SHIPPED,
             *TORCHVISION,
-            *([path.name for path in listed(place) if os.path.isdir(path)] if place else []),
+            *([path.name for path in list_folder(place) if os.path.isdir(path)] if place else []),
         ]
         raise UsageError(
             Problem(

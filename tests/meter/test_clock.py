@@ -108,7 +108,7 @@ def test_the_kernels_lists_of_children_say_what_every_processs_parent_says() -> 
     assert descendants(2**22 + 1) == set()  # no such process
 
 
-@pytest.mark.skipif(not processes.LISTED.exists(), reason="this kernel keeps no lists of children")
+@pytest.mark.skipif(not processes.CHILDREN_LIST.exists(), reason="this kernel keeps no lists of children")
 def test_the_clock_looks_at_no_process_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sensors that wait for an edge enclose the clock: what it takes is billed to the window."""
     monkeypatch.setattr(psutil, "process_iter", lambda *_: pytest.fail("it looked at every process"))

@@ -152,7 +152,7 @@ def main(argv: list[str]) -> int:
 
     from energybench.cli.terminal_encoding import write_what_can_be_written
     from energybench.common.errors import EnergybenchError
-    from energybench.common.processes import hear_of_children
+    from energybench.common.processes import restore_child_signals
     from energybench.process import forkserver
     from energybench.runner import runner
     from energybench.runner.progress import Progress
@@ -164,7 +164,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--new", dest="fresh", action="store_true")
     asked = parser.parse_args(argv)
     write_what_can_be_written()  # as `energybench.cli.command_line` does
-    hear_of_children()
+    restore_child_signals()
     forkserver.PRELOAD = "light_preload"
     runner.plan = planned  # type: ignore[assignment]
     _die_where_told("parent")
