@@ -1,5 +1,5 @@
-"""What a method may do beside the five hooks: contexts around passes, another layout of inputs, an early end, rounds that
-are no passes, parameters that are frozen and released, members under their old names."""
+"""What a method may do beside the five hooks: contexts around passes, another layout of inputs, an early end, rounds
+that are no passes, parameters that are frozen and released, members under their old names."""
 
 from __future__ import annotations
 
