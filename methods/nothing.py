@@ -1,4 +1,4 @@
-"""nothing: passes every verb on and changes nothing; what it costs is what the harness costs.
+"""nothing: passes every hook on and changes nothing; what it costs is what the harness costs.
 
 Promises 0 %. Composes with everything. The weights after training are bit-identical to the baseline's.
 """

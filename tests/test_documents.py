@@ -212,3 +212,37 @@ def test_a_file_that_a_docstring_or_a_comment_names_is_there() -> None:
             if name not in known | examples:
                 wrong.add(f"{path.relative_to(ROOT)}: {name}")
     assert not wrong
+
+
+def test_the_page_on_methods_names_every_member_of_the_contract_and_links_to_where_it_stands() -> None:
+    from energybench.train.interface import TaskInterface, TrainingRun
+    from energybench.train.method import RENAMED, Method
+    from energybench.train.method_check import DECLARATIONS
+
+    page = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
+    contract = page[page.index("## The contract") :]
+    named = set(re.findall(r"`(\w+)`", contract))
+    for kind in (TrainingRun, TaskInterface, Method):
+        members = {*vars(kind), *kind.__annotations__}
+        public = {name for name in members if not name.startswith("_")}
+        assert public <= named, f"{kind.__name__}: {sorted(public - named)}"
+    assert {*DECLARATIONS, *RENAMED} <= named
+    assert "(../energybench/train/method.py)" in contract
+    assert "(../energybench/train/interface.py)" in contract
+
+
+def test_the_page_on_methods_names_every_code_that_is_told_of_one() -> None:
+    source = "".join(
+        (ROOT / "energybench" / "train" / f"{name}.py").read_text("utf-8") for name in ("method_check", "run")
+    )
+    page = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
+    assert set(re.findall(r'"(E3\d\d)"', source)) <= set(re.findall(r"^\| (E3\d\d) \|", page, re.MULTILINE))
+
+
+def test_the_loop_that_the_page_on_methods_draws_is_the_one_of_the_contract() -> None:
+    from energybench.train import method
+
+    page = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
+    drawn = page[page.index("run\n└─ epoch") :]
+    drawn = drawn[: drawn.index("\n```")]
+    assert " ".join(drawn.split()) in " ".join((method.__doc__ or "").split())
