@@ -14,10 +14,10 @@ from torch import nn
 from energybench.records.record import CountingRun, Passes
 from energybench.train import discovery
 from energybench.train.method import Method
-from energybench.trial.counting_layer import CountingLayer, Counts
+from energybench.trial.counting_layer import CountingLayer, StepCounts
 
 
-def witnessed(*methods: Method, budget: int = 10**6, **settings: Any) -> tuple[CountingLayer, Any, Counts]:
+def witnessed(*methods: Method, budget: int = 10**6, **settings: Any) -> tuple[CountingLayer, Any, StepCounts]:
     layer = CountingLayer(budget)
     run = double_run([layer, *methods], **settings)
     run.train()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class StepCounts:
     """What a counting run's record says of its steps; the fields are those of `records.record.CountingRun`."""
 
     passes: Passes
@@ -70,7 +70,7 @@ class CountingLayer(Method):
         self._in_steps += flop
         self._seen[run.tally.cost_key()].append((flop, len(batch)))
 
-    def result(self, run: TrainingRun) -> Counts:
+    def result(self, run: TrainingRun) -> StepCounts:
         """What was counted. A kind of step that no sample met makes the total null."""
         passes = run.tally.passes()
         recorded = Passes(**asdict(passes))
@@ -79,7 +79,7 @@ class CountingLayer(Method):
         for key, counts in passes.keys.items():
             seen = self._seen.get(key, [])
             if not seen:
-                return Counts(recorded, reason=f"no step of the kind '{key}' was counted")
+                return StepCounts(recorded, reason=f"no step of the kind '{key}' was counted")
             mean, spread = per_sample(seen)
             keys[key] = Counted(
                 steps=counts["steps"],
@@ -92,7 +92,7 @@ class CountingLayer(Method):
             unseen = 1 - len(seen) / counts["steps"]  # finite population: nothing is open when all were counted
             variance += unseen * (spread * counts["samples"]) ** 2 / len(seen)
         outside = self.counter.total - self._in_steps
-        return Counts(
+        return StepCounts(
             recorded,
             counted_flop=total + outside,
             counted_error_flop=1.96 * math.sqrt(variance),
