@@ -216,9 +216,9 @@ class Movers:
         probability, training = inputs[1].toIValue(), inputs[2].toIValue()
         if not probability or not training:
             return self.entry(OperatorFamily("masking", "", None), [inputs[0]], outputs)
-        dropout, *_ = MASKS.split()  # the others drop whole channels, or keep no mask of bools
+        per_element, *_ = MASKS.split()  # the others drop whole channels, or keep no mask of bools
         mask: list[Moved] = []
-        if name_of(outputs[0].node()) == dropout:
+        if name_of(outputs[0].node()) == per_element:
             back = [INPUT_GRADIENT] if learns(inputs[0]) else []
             mask = [Moved(phase, "mask", outputs[0], element_b=MASK_B) for phase in [FORWARD, *back]]
         return self.entry(OperatorFamily("masking", "xy", ""), [inputs[0]], outputs, *mask)

@@ -10,6 +10,7 @@ from perf.ratios import Bench
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from energybench.overhead.probe import TRAIN
 from energybench.train import discovery
 from energybench.train.data import Data, Resident
 from energybench.train.recipe import Recipe
@@ -24,29 +25,8 @@ GOAL = 1 + 0.01 * BARE_STEPS_IN_10_MS
 
 
 def recipe(epochs: int) -> Recipe:
-    train = {
-        "epochs": epochs,
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "momentum": 0.9,
-        "decay": 0.0,
-        "schedule": "constant",
-        "nesterov": False,
-        "betas": None,
-        "clip": None,
-        "accumulate": 1,
-        "precision": "fp32",
-        "label_smoothing": 0.0,
-    }
-    return Recipe.of(
-        {
-            "name": "w",
-            "task": "classification",
-            "model": {"use": "mlp"},
-            "data": {"use": "x", "batch": BATCH},
-            "train": train,
-        }
-    )
+    workload = {"name": "w", "task": "classification", "model": {"use": "mlp"}, "data": {"use": "x", "batch": BATCH}}
+    return Recipe.of(workload | {"train": TRAIN | {"epochs": epochs, "momentum": 0.9}})
 
 
 def samples(steps: int) -> tuple[Tensor, Tensor]:
