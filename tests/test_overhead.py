@@ -180,8 +180,8 @@ def test_the_table_fits_any_terminal_and_strict_exits_4_where_nothing_is_decided
 @pytest.mark.parametrize("name", ["step", "help", "list", "parse", "report", "method nothing"])
 def test_every_measure_of_this_tree_can_be_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("energybench.overhead.compare.STARTS", 1)
-    costs = harness._costs(ROOT, list(harness.TOLD), ["nothing"])
-    assert list(costs) == [*harness.TOLD, "method nothing"]
+    costs = harness._timers(ROOT, list(harness.DESCRIPTIONS), ["nothing"])
+    assert list(costs) == [*harness.DESCRIPTIONS, "method nothing"]
     assert costs[name](ROOT) > 0
 
 
@@ -198,28 +198,43 @@ def test_a_tree_may_keep_what_it_compiles_or_an_unpacked_one_is_slower_at_every_
 
 @pytest.mark.parametrize("which", [0, -1], ids=["of today", "of before the rooms"])
 def test_what_is_timed_is_found_in_the_layout_of_the_tree(tmp_path: Path, which: int) -> None:
-    """Each name in the first, or the last, of the modules that may hold it; a module with every name in it."""
+    """Each in the first, or the last, of its places: an attribute of a module, or a module."""
     probe = runpy.run_path(str(harness.PROBE))
-    places = {name: f"energybench.{homes[which]}".rstrip(".") for name, homes in probe["PLACES"].items()}
-    for name, module in places.items():
-        if name == "discovery":
-            module += ".discovery"
-        parts = module.split(".")
-        for depth in range(1, len(parts)):
-            folder = tmp_path.joinpath(*parts[:depth])
-            folder.mkdir(exist_ok=True)
+    places = {name: f"energybench.{choices[which]}" for name, choices in probe["PLACES"].items()}
+    for name, place in places.items():
+        module, _, attribute = place.rpartition(".")
+        whole = name == "discovery"
+        file = tmp_path.joinpath(*(place if whole else module).split(".")).with_suffix(".py")
+        for folder in list(file.parents)[: len(file.relative_to(tmp_path).parts) - 1]:
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / "__init__.py").touch()
-        with tmp_path.joinpath(*parts).with_suffix(".py").open("a") as file:
-            file.write(f"class {name}: pass\n")
+        with file.open("a") as opened:
+            opened.write("" if whole else f"class {attribute}: pass\n")
+    assert found_in(tmp_path, list(places)) == list(places.values())
+
+
+@pytest.mark.parametrize("renamed_here", [True, False], ids=["under its new name", "under its old name"])
+def test_a_name_that_changed_inside_its_module_is_found_in_trees_of_either_day(
+    tmp_path: Path, renamed_here: bool
+) -> None:
+    """In a module that both have."""
+    (tmp_path / "energybench").mkdir()
+    (tmp_path / "energybench" / "__init__.py").touch()
+    (tmp_path / "energybench" / "here.py").write_text(f"class {'New' if renamed_here else 'Old'}: pass\n")
+    choices = ("here.New", "here.Old")
+    place = f"energybench.{choices[0 if renamed_here else 1]}"
+    assert found_in(tmp_path, ["it"], f"probe['PLACES']['it'] = {choices!r}") == [place]
+
+
+def found_in(tree: Path, names: Sequence[str], first: str = "") -> list[str]:
+    """Where the probe finds each of these in a tree, as "module.attribute" or "module"."""
     code = (
-        f"import runpy; probe = runpy.run_path({str(harness.PROBE)!r})\n"
-        "for name in probe['PLACES']:\n"
-        "    found = probe['of_tree'](name)\n"
-        "    print(getattr(found, '__module__', found.__name__))\n"
+        f"import runpy; probe = runpy.run_path({str(harness.PROBE)!r})\n{first}\n"
+        f"for name in {list(names)!r}:\n"
+        "    it = probe['of_tree'](name)\n"
+        "    print(f'{it.__module__}.{it.__name__}' if hasattr(it, '__module__') else it.__name__)\n"
     )
-    told = harness._call(tmp_path, ["-P", "-c", code]).split()
-    expected = [f"{module}.discovery" if name == "discovery" else module for name, module in places.items()]
-    assert told == expected
+    return harness._call(tree, ["-P", "-c", code]).split()
 
 
 @pytest.mark.slow
@@ -231,7 +246,7 @@ def test_a_sleep_in_the_loop_of_a_tree_is_in_the_step_that_is_timed_there(tmp_pa
     line = "        self.tally.begin_step()\n"
     assert text.count(line) == 1
     loop.write_text(text.replace(line, f"{line}        __import__('time').sleep(0.002)\n"))
-    assert harness._costs(ROOT, ["step"], ())["step"](tmp_path) >= 0.002
+    assert harness._timers(ROOT, ["step"], ())["step"](tmp_path) >= 0.002
 
 
 def test_as_a_level_of_the_gate_it_stands_by_itself_and_is_the_same_verb() -> None:

@@ -23,18 +23,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from energybench.common.errors import Problem, UsageError, nearest
+from energybench.common.renamed import as_data, renamed
 from energybench.stats import paired
 
 ROUNDS, MARGIN = 7, 0.10
 STARTS = 3  # of a command, of which the fastest counts
 LIMIT_S = 300
 PROBE = Path(__file__).with_name("probe.py")
-TOLD = {
+DESCRIPTIONS = {
     "step": "a step of the loop",
     "help": "energybench --help",
     "list": "energybench list",
@@ -47,7 +48,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series of rounds of one measure: the seconds of either side, round by round, and what they say."""
+    """One series of rounds of one measure: the seconds of either side, round by round, and HEAD's ratio to BASE."""
 
     base_s: tuple[float, ...]
     head_s: tuple[float, ...]
@@ -57,16 +58,24 @@ class Series:
     verdict: paired.Verdict
 
 
+@renamed(told="description")
 @dataclass(frozen=True, slots=True)
-class Measure:
-    """One cost. verdict: slower (twice), not confirmed, faster, no difference, inconclusive, not measured"""
+class OverheadMeasure:
+    """One cost.
+
+    name:        as it is asked for, such as "step" or "method ssprop"
+    description: in words, "a step of the loop"
+    verdict:     slower (twice), not confirmed, faster, no difference, inconclusive, not measured
+    again:       the second series, of what looked slower
+    reason:      why it was not measured
+    """
 
     name: str
-    told: str
+    description: str
     verdict: str
     series: Series | None = None
-    again: Series | None = None  # the second series, of what looked slower
-    reason: str | None = None  # why it was not measured
+    again: Series | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +86,25 @@ class Overhead:
     head: str
     rounds: int
     margin_rel: float
-    measures: tuple[Measure, ...]
+    measures: tuple[OverheadMeasure, ...]
 
     @property
-    def regressions(self) -> list[Measure]:
+    def regressions(self) -> list[OverheadMeasure]:
         return [measure for measure in self.measures if measure.verdict == "slower"]
 
     @property
-    def undecided(self) -> list[Measure]:
-        return [
-            m for m in self.measures if m.verdict in ("inconclusive", "not confirmed", "not measured", "no verdict")
-        ]
+    def undecided(self) -> list[OverheadMeasure]:
+        open_ = ("inconclusive", "not confirmed", "not measured", "no verdict")
+        return [measure for measure in self.measures if measure.verdict in open_]
 
     def to_json(self) -> dict[str, Any]:
+        """Plain data: seconds and ratios."""
         verdict = "regression" if self.regressions else "inconclusive" if self.undecided else "no regression"
-        return {"schema": 1, "level": "overhead", "verdict": verdict, **asdict(self)}
+        return {"schema": 1, "level": "overhead", "verdict": verdict, **as_data(self)}
 
 
 class Failed(Exception):
-    """A tree could not be measured; the text says why."""
+    """A tree could not be measured; the text gives the reason."""
 
 
 def compare_overhead(
@@ -110,99 +119,115 @@ def compare_overhead(
     seed: int = 0,
     say: Say = lambda text: None,
 ) -> Overhead:
-    """Compare two trees: folders that hold `energybench/`, or `methods/` for the installed energybench.
+    """Compare what the harness costs in two trees.
 
-    only: measures by name, default all; methods: names of methods whose steps are timed too
-    names: what to call the trees; say: told what is being done
-    Raises UsageError E662 for a measure that does not exist.
+    Args:
+        base, head: folders that hold `energybench/`, or `methods/` for the installed energybench.
+        rounds:     values that are taken of either side.
+        margin_rel: how much slower HEAD may be, relative: 0.1 for 10 %.
+        only:       measures by name; by default all, or none where there are `methods`.
+        methods:    names of methods whose steps are timed too.
+        names:      what to call the trees; by default their paths.
+        seed:       of the order in which measures and sides take turns.
+        say:        is called with a line for each round.
+
+    Returns:
+        Every measure's seconds, ratio and verdict.
+
+    Raises:
+        UsageError: E662 for a measure that does not exist.
     """
-    if unknown := [name for name in only if name not in TOLD]:
-        raise UsageError(Problem("E662", f"there is no measure '{unknown[0]}'", hint=nearest(unknown[0], TOLD)))
-    costs = _costs(base, only or ([] if methods else tuple(TOLD)), methods)
-    found = _compared(base, head, costs, rounds, margin_rel, random.Random(seed), say)
-    slower = {name: costs[name] for name, measure in found.items() if measure.verdict == "slower"}
+    if unknown := [name for name in only if name not in DESCRIPTIONS]:
+        raise UsageError(Problem("E662", f"there is no measure '{unknown[0]}'", hint=nearest(unknown[0], DESCRIPTIONS)))
+    timers = _timers(base, only or ([] if methods else tuple(DESCRIPTIONS)), methods)
+    measures = _compared(base, head, timers, rounds, margin_rel, random.Random(seed), say)
+    slower = {name: timers[name] for name, measure in measures.items() if measure.verdict == "slower"}
     if slower:
         say(f"again, because it looks slower: {', '.join(slower)}")
         again = _compared(base, head, slower, rounds, margin_rel, random.Random(seed + 1), say)
         for name, second in again.items():
             verdict = "slower" if second.verdict == "slower" else "not confirmed"
-            found[name] = replace(found[name], verdict=verdict, again=second.series)
-    told = names[0] or str(base), names[1] or str(head)
-    return Overhead(*told, rounds, margin_rel, tuple(found.values()))
+            measures[name] = replace(measures[name], verdict=verdict, again=second.series)
+    base_name, head_name = names[0] or str(base), names[1] or str(head)
+    return Overhead(base_name, head_name, rounds, margin_rel, tuple(measures.values()))
 
 
-Cost = Callable[[Path], float]
+Timer = Callable[[Path], float]  # tree → seconds
 
 
-def _costs(base: Path, only: Sequence[str], methods: Sequence[str]) -> dict[str, Cost]:
-    """Name → what it takes in a tree, in seconds; both sides read the base tree's files."""
+def _timers(base: Path, only: Sequence[str], methods: Sequence[str]) -> dict[str, Timer]:
+    """Measures by name; both sides read the base tree's files."""
     suites = sorted((base / "suites").glob("*.toml"), key=lambda path: (-path.stat().st_size, path.name))
     runs = sorted(
         (file.parent for file in (base / "reports").glob("*/*/run.json")),
         key=lambda run: (-len(list((run / "records").glob("*.json"))), str(run)),
     )
-    known: dict[str, Cost] = {
+    timers: dict[str, Timer] = {
         "step": lambda tree: _probe(tree, "step"),
         "help": lambda tree: _start(tree, "--help"),
         "list": lambda tree: _start(tree, "list"),
         "parse": lambda tree: _probe(tree, "parse", str(_first(suites, "suites/*.toml"))),
         "report": lambda tree: _probe(tree, "report", str(_first(runs, "reports/*/*/run.json"))),
     }
-    chosen = {name: known[name] for name in only}
+    chosen = {name: timers[name] for name in only}
 
-    def of(name: str) -> Cost:
+    def of_method(name: str) -> Timer:
         return lambda tree: _probe(tree, "method", name)
 
-    return chosen | {f"method {name}": of(name) for name in methods}
+    return chosen | {f"method {name}": of_method(name) for name in methods}
 
 
-def _first(found: Sequence[Path], pattern: str) -> Path:
-    if not found:
+def _first(paths: Sequence[Path], pattern: str) -> Path:
+    if not paths:
         raise Failed(f"the base tree has no {pattern}")
-    return found[0].resolve()
+    return paths[0].resolve()
 
 
 def _compared(
-    base: Path, head: Path, costs: dict[str, Cost], rounds: int, margin_rel: float, order: random.Random, say: Say
-) -> dict[str, Measure]:
+    base: Path, head: Path, timers: dict[str, Timer], rounds: int, margin_rel: float, order: random.Random, say: Say
+) -> dict[str, OverheadMeasure]:
     """One series. The first round, in which caches fill, is not counted."""
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in costs}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in timers}
     failed: dict[str, str] = {}
     for number in range(rounds + 1):
         say(f"round {number} of {rounds}" if number else "a round that is not counted")
-        for name in order.sample(list(costs), len(costs)):
+        for name in order.sample(list(timers), len(timers)):
             if name in failed:
                 continue
             try:
                 if order.random() < 0.5:
-                    base_s, head_s = costs[name](base), costs[name](head)
+                    base_s, head_s = timers[name](base), timers[name](head)
                 else:
-                    head_s, base_s = costs[name](head), costs[name](base)
+                    head_s, base_s = timers[name](head), timers[name](base)
             except Failed as error:
                 failed[name] = str(error)
                 continue
             if number:
                 seconds[name].append((base_s, head_s))
-    return {name: _measure(name, seconds[name], failed.get(name), margin_rel) for name in costs}
+    return {name: _measure(name, seconds[name], failed.get(name), margin_rel) for name in timers}
 
 
-def _measure(name: str, taken: Sequence[tuple[float, float]], failed: str | None, margin_rel: float) -> Measure:
-    told = TOLD.get(name, f"a step with {name.removeprefix('method ')}")
-    if failed is not None:
-        return Measure(name, told, "not measured", reason=failed)
-    base_s, head_s = tuple(a for a, _ in taken), tuple(b for _, b in taken)
+def _measure(
+    name: str, seconds: Sequence[tuple[float, float]], failure: str | None, margin_rel: float
+) -> OverheadMeasure:
+    description = DESCRIPTIONS.get(name, f"a step with {name.removeprefix('method ')}")
+    if failure is not None:
+        return OverheadMeasure(name, description, "not measured", reason=failure)
+    base_s, head_s = tuple(base for base, _ in seconds), tuple(head for _, head in seconds)
     change = paired.paired(head_s, base_s)
     low, high = (math.exp(bound) if bound < 700 else math.inf for bound in change.interval())
     verdict = paired.verdict_at_equal_quality(change, margin_rel, "time")
-    return Measure(name, told, verdict, Series(base_s, head_s, math.exp(change.mean), low, high, verdict))
+    series = Series(base_s, head_s, math.exp(change.mean), low, high, verdict)
+    return OverheadMeasure(name, description, verdict, series)
 
 
 def _environment(tree: Path) -> dict[str, str]:
     """Of a child in this tree. It may keep what it compiles: else a ref, which is unpacked as source, is compiled at
     every start, while a folder in which somebody has worked is not: 10 ms that no version costs."""
     before = os.environ.get("PYTHONPATH")
-    ours = {"PYTHONPATH": os.pathsep.join([str(tree.resolve()), *([before] if before else [])])}
-    return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | ours
+    path = os.pathsep.join([str(tree.resolve()), *([before] if before else [])])
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return inherited | {"PYTHONPATH": path}
 
 
 def _call(tree: Path, arguments: Sequence[str]) -> str:
@@ -226,20 +251,20 @@ def _call(tree: Path, arguments: Sequence[str]) -> str:
 
 
 def _start(tree: Path, verb: str) -> float:
-    taken = []
+    seconds = []
     for _ in range(STARTS):
         started = time.perf_counter()
         _call(tree, ["-m", "energybench", verb])
-        taken.append(time.perf_counter() - started)
-    return min(taken)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def _probe(tree: Path, *arguments: str) -> float:
-    told = json.loads(_call(tree, ["-P", str(PROBE), *arguments]).splitlines()[-1])
-    ours = tree / "energybench" / "__init__.py"
-    if ours.exists() and Path(told["package"]).resolve() != ours.resolve():
-        raise Failed(f"{told['package']} was measured, not {ours}")
-    return float(told["seconds"])
+    answer = json.loads(_call(tree, ["-P", str(PROBE), *arguments]).splitlines()[-1])
+    expected = tree / "energybench" / "__init__.py"
+    if expected.exists() and Path(answer["package"]).resolve() != expected.resolve():
+        raise Failed(f"{answer['package']} was measured, not {expected}")
+    return float(answer["seconds"])
 
 
 # ── trees ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -249,7 +274,14 @@ def _probe(tree: Path, *arguments: str) -> float:
 def trees(*named: str) -> Iterator[list[Path]]:
     """The folders of trees or git refs; a ref is unpacked into a temporary folder that is removed afterwards.
 
-    Raises UsageError E660 for what is neither, E661 for a tree without energybench and without methods.
+    Args:
+        named: folders, or branches, tags or commits of the repository that holds the current folder.
+
+    Returns:
+        A context with a folder for each.
+
+    Raises:
+        UsageError: E660 for what is neither, E661 for a tree without energybench and without methods.
     """
     from energybench.records.run_folder import scratch
 
@@ -258,16 +290,15 @@ def trees(*named: str) -> Iterator[list[Path]]:
 
 
 def _tree(name: str, place: Path) -> Path:
-    path = Path(name)
-    if os.path.isdir(path):
-        found = path.resolve()
+    if os.path.isdir(name):
+        tree = Path(name).resolve()
     else:
         _unpack(name, place)
-        found = place
-    if not (found / "energybench" / "__init__.py").exists() and not any(found.glob("methods/*.py")):
+        tree = place
+    if not (tree / "energybench" / "__init__.py").exists() and not any(tree.glob("methods/*.py")):
         hint = "name the folder that holds energybench/ or methods/"
         raise UsageError(Problem("E661", "it holds no energybench/ and no methods/*.py", name, hint))
-    return found
+    return tree
 
 
 def _unpack(ref: str, place: Path) -> None:
@@ -275,9 +306,9 @@ def _unpack(ref: str, place: Path) -> None:
     import tarfile
 
     try:
-        known = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}").decode().strip()
+        commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}").decode().strip()
         top = _git("rev-parse", "--show-toplevel").decode().strip()
-        content = _git("-C", top, "archive", "--format=tar", known)
+        content = _git("-C", top, "archive", "--format=tar", commit)
     except (OSError, subprocess.CalledProcessError):
         hint = "name a folder, or a branch, tag or commit of the repository that you are in"
         raise UsageError(Problem("E660", "there is no such folder, and git knows no such commit", ref, hint)) from None
@@ -292,36 +323,42 @@ def _git(*arguments: str) -> bytes:
 # ── the page ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def print_overhead(found: Overhead, console: Any) -> None:
+def print_overhead(overhead: Overhead, console: Any) -> None:
+    """For a terminal: a table, then reasons and second series, then the verdict."""
     from energybench.common.units import format_seconds
     from energybench.report.grid import grid, say
 
     rows = []
-    for measure in found.measures:
+    for measure in overhead.measures:
         if measure.series is None:
-            rows.append([measure.told, "–", "–", "–", measure.verdict])
+            rows.append([measure.description, "–", "–", "–", measure.verdict])
             continue
-        middle = [format_seconds(statistics.median(side)) for side in (measure.series.base_s, measure.series.head_s)]
-        series = measure.series
-        ratio = f"{series.ratio:.2f} [{series.ratio_low:.2f}, {series.ratio_high:.2f}]"
-        rows.append([measure.told, *middle, ratio, measure.verdict])
-    say(console, f"harness overhead: {found.base} against {found.head}, {found.rounds} rounds", "bold")
+        medians = [format_seconds(statistics.median(side)) for side in (measure.series.base_s, measure.series.head_s)]
+        rows.append([measure.description, *medians, _ratio(measure.series), measure.verdict])
+    say(console, f"harness overhead: {overhead.base} against {overhead.head}, {overhead.rounds} rounds", "bold")
     grid(console, ["what", "base", "head", "head / base [95 %]", "verdict"], rows)
-    for measure in found.measures:
+    for measure in overhead.measures:
         if measure.reason:
-            say(console, f"{measure.told}: {measure.reason}", "dim")
+            say(console, f"{measure.description}: {measure.reason}", "dim")
         if measure.again is not None:
-            again = measure.again
-            span = f"{again.ratio:.2f} [{again.ratio_low:.2f}, {again.ratio_high:.2f}]"
-            say(console, f"{measure.told}: looked at again, {span}: {again.verdict}", "dim")
-    margin = f"{100 * found.margin_rel:g} %"
-    if found.regressions:
-        say(console, f"Regression: {', '.join(m.told for m in found.regressions)}, beyond {margin} in two series.")
-    elif found.undecided:
+            again = f"{_ratio(measure.again)}: {measure.again.verdict}"
+            say(console, f"{measure.description}: looked at again, {again}", "dim")
+    margin = f"{100 * overhead.margin_rel:g} %"
+    if overhead.regressions:
+        say(console, f"Regression: {_listed(overhead.regressions)}, beyond {margin} in two series.")
+    elif overhead.undecided:
         say(
             console,
-            f"No regression is proven; not decided: {', '.join(m.told for m in found.undecided)}. "
+            f"No regression is proven; not decided: {_listed(overhead.undecided)}. "
             "What would decide: more --rounds, or a quieter machine.",
         )
     else:
         say(console, f"No regression beyond {margin}.")
+
+
+def _ratio(series: Series) -> str:
+    return f"{series.ratio:.2f} [{series.ratio_low:.2f}, {series.ratio_high:.2f}]"
+
+
+def _listed(measures: Sequence[OverheadMeasure]) -> str:
+    return ", ".join(measure.description for measure in measures)

@@ -1,7 +1,7 @@
 """What one tree's harness costs, measured in a process of its own: `python -P probe.py WHAT [ARGUMENT]`.
 
 It is run by path with the tree first on the path, so it may be another version's code that is timed, and asks of it
-only what every version has, at whichever of the PLACES that version has it. It prints one JSON object: the package's
+only what every version has, in whichever of the PLACES that version has it. It prints one JSON object: the package's
 file, and the least seconds of a few repeats, since whatever disturbs a machine only adds to them.
 """
 
@@ -34,45 +34,49 @@ TRAIN = {
 }
 
 
-# Name → the modules that may hold it, today's first; the others held it before 2026-12.
+# What is needed of a tree → where in energybench it may be, under which name: today's first, then what was true before
+# (rooms since 2026-12). Whoever moves or renames one of these adds a line in front.
 PLACES = {
-    "Run": ("train.run", "loop"),
-    "Recipe": ("train.recipe", "recipe"),
-    "Data": ("train.data", "workloads.data"),
-    "Resident": ("train.data", "workloads.data"),
-    "Classification": ("workloads.classification",),
-    "Forward": ("train.batch", "method"),
-    "Method": ("train.method", "method"),
-    "discovery": ("train", ""),
-    "load": ("suite.suite", "suite"),
-    "read_folder": ("records.reader", "record"),
-    "markdown": ("report.markdown",),
-    "render": ("report.terminal",),
-    "summarise": ("verdict.summary", "report.summary"),
+    "Run": ("train.run.Run", "loop.Run"),
+    "Recipe": ("train.recipe.Recipe", "recipe.Recipe"),
+    "Data": ("train.data.Data", "workloads.data.Data"),
+    "Resident": ("train.data.Resident", "workloads.data.Resident"),
+    "Classification": ("workloads.classification.Classification",),
+    "Forward": ("train.batch.Forward", "method.Forward"),
+    "Method": ("train.method.Method", "method.Method"),
+    "discovery": ("train.discovery", "discovery"),
+    "load": ("suite.suite.load", "suite.load"),
+    "read_folder": ("records.reader.read_folder", "record.read_folder"),
+    "markdown": ("report.markdown.markdown",),
+    "render": ("report.terminal.render",),
+    "summarise": ("verdict.summary.summarise", "report.summary.summarise"),
 }
 
 
 def of_tree(name: str) -> Any:
-    """What the tree on the path calls `name`. Raises ImportError where it has no such thing."""
+    """What the tree on the path has for this key of PLACES. Raises ImportError where it has no such thing."""
     for place in PLACES[name]:
-        module = f"energybench.{place}".rstrip(".")
+        module, _, attribute = f"energybench.{place}".rpartition(".")
         with contextlib.suppress(ModuleNotFoundError):
-            if name == "discovery":
-                return importlib.import_module(f"{module}.{name}")
-            return getattr(importlib.import_module(module), name)
+            holder = importlib.import_module(module)
+            if hasattr(holder, attribute):
+                return getattr(holder, attribute)
+            return importlib.import_module(f"{module}.{attribute}")
     raise ImportError(f"this version has no {name} in any of: {', '.join(PLACES[name])}")
 
 
 def least(call: Callable[[], object], repeats: int = REPEATS) -> float:
-    taken = []
+    """The seconds of the fastest of a few calls."""
+    seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
         call()
-        taken.append(time.perf_counter() - started)
-    return min(taken)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def run_of(methods: list[Any], model: Any, inputs: Any, targets: Any, batch: int, epochs: int) -> Any:
+    """The tree's training of a model on the CPU, not begun."""
     import torch
 
     workload = {
@@ -89,7 +93,7 @@ def run_of(methods: list[Any], model: Any, inputs: Any, targets: Any, batch: int
 
 
 def step() -> float:
-    """Seconds per step of the loop, its data and the layers around each verb, where the training itself is nothing."""
+    """Seconds per step of the loop, its data and the layers around each hook, where the training itself is nothing."""
     import torch
 
     Forward: Any = of_tree("Forward")
@@ -140,7 +144,7 @@ def method(name: str) -> float:
 
     discovery = of_tree("discovery")
     torch.set_num_threads(1)
-    kind = discovery.load(discovery.find(name))
+    method_class = discovery.load(discovery.find(name))
     random = torch.Generator().manual_seed(0)
     inputs = torch.randn(256, 1, 8, 8, generator=random)
     targets = torch.randint(10, (256,), generator=random)
@@ -154,17 +158,19 @@ def method(name: str) -> float:
             torch.nn.Flatten(),
             torch.nn.Linear(512, 10),
         )
-        run_of([discovery.build(kind, name, {})], model, inputs, targets, batch=32, epochs=6).train()
+        run_of([discovery.build(method_class, name, {})], model, inputs, targets, batch=32, epochs=6).train()
 
     return least(train, 3) / (6 * 8)
 
 
 def parse(path: str) -> float:
+    """Seconds of reading a suite."""
     load = of_tree("load")
     return least(lambda: load(path))
 
 
 def report(folder: str) -> float:
+    """Seconds of reading a run, summarising it and printing it for a terminal and as Markdown."""
     from rich.console import Console
 
     read_folder, summarise = of_tree("read_folder"), of_tree("summarise")
