@@ -18,21 +18,6 @@ from pathlib import Path
 from typing import Any
 
 REPEATS, STEPS = 5, 256
-TRAIN = {
-    "epochs": 1,
-    "optimizer": "sgd",
-    "lr": 0.1,
-    "momentum": 0.0,
-    "decay": 0.0,
-    "schedule": "constant",
-    "nesterov": False,
-    "betas": None,
-    "clip": None,
-    "accumulate": 1,
-    "precision": "fp32",
-    "label_smoothing": 0.0,
-}
-
 
 # What is needed of a tree → where in energybench it may be, under which name: today's first, then what was true before
 # (rooms since 2026-12). Whoever moves or renames one of these adds a line in front.
@@ -79,16 +64,9 @@ def run_of(methods: list[Any], model: Any, inputs: Any, targets: Any, batch: int
     """The tree's training of a model on the CPU, not begun."""
     import torch
 
-    workload = {
-        "name": "w",
-        "task": "classification",
-        "model": {"use": "mlp"},
-        "data": {"use": "x", "batch": batch},
-        "train": TRAIN | {"epochs": epochs},
-    }
     cpu = torch.device("cpu")
     data = of_tree("Data")(of_tree("Resident")(inputs, targets, cpu))
-    task, recipe = of_tree("Classification")(), of_tree("Recipe").of(workload)
+    task, recipe = of_tree("Classification")(), of_tree("Recipe")(epochs, batch, lr=0.1)
     return of_tree("Run")(task, methods, recipe, model, data, seed=7, device=cpu)
 
 
