@@ -125,7 +125,7 @@ def _row(run: RunFile, trial: Trial, columns: dict[str, str]) -> dict[str, Any]:
         "method": trial.method,
         "role": trial.role,
         "block": trial.block,
-        "exploratory": run.finished and trial.block >= run.counted,
+        "exploratory": run.finished and trial.block >= run.verdict_blocks,
         "seed": trial.seed,
         "invocation": trial.invocation,
         "position": trial.position,
