@@ -1,7 +1,7 @@
 """The tables of a suite whose trials are commands: a workload that is a command, a method that is another one.
 
-Each trial is the user's command itself, metered; its quality is read from what it prints, writes or reports. Commands are
-split into words as a shell splits them, and run without a shell.
+Each trial is the user's command itself, metered; its quality is read from what it prints, writes or reports. Commands
+are split into words as a shell splits them, and run without a shell.
 """
 
 from __future__ import annotations
