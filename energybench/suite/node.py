@@ -22,6 +22,7 @@ class Node:
     place: str
 
     def get(self, key: str) -> Node | None:
+        """The node of a key of this table; None where there is none, or where this is no table."""
         return self.value.get(key) if isinstance(self.value, dict) else None
 
     def plain(self) -> Any:
@@ -48,6 +49,7 @@ class Node:
         return [item for item in items if isinstance(item.value, dict)]
 
     def text(self, key: str) -> str | None:
+        """The value of a key where it is a string, else None."""
         node = self.get(key)
         return node.value if node is not None and isinstance(node.value, str) else None
 
