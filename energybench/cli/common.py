@@ -1,4 +1,4 @@
-"""What several verbs share: where output goes, a suite with every mistake in it, options."""
+"""What several verbs share: options, checks of flags, consoles, messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Finite(click.FloatRange):
-    """A number: "nan" lies in every range, and nobody waits for "inf" seconds."""
+    """A finite number; click's ranges admit nan and inf."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
@@ -43,7 +43,7 @@ REFUSED = (
 
 
 class Verbs(click.Group):
-    """A group whose unknown verbs name the nearest known one, and whose verbs tell what the system refuses."""
+    """A group that suggests the nearest verb for an unknown one, and reports what the system refuses as a mistake."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if any("\0" in word for word in args):  # no shell can pass one
@@ -67,7 +67,7 @@ class Verbs(click.Group):
 
 
 def system_refusal(error: OSError) -> Problem | None:
-    """What the system refuses wherever a name of the user's leads, in one place; None for our own bugs."""
+    """The Problem of an OSError about a path that the user named; None for one that is a bug of ours."""
     try:
         os.getcwd()
     except FileNotFoundError:

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from energybench.cli.show import inert_text
+from energybench.cli.show import printable_text
 from energybench.common.escaping import printable
 from energybench.common.units import format_flop, format_ratio, format_seconds
 from energybench.flops.intensity import groups
@@ -205,26 +205,28 @@ def _differences(cells: list[dict[str, Any]]) -> list[str]:
 
 def print_flops(facts: dict[str, Any], console: Console) -> None:
     title = " · ".join([f"{facts['suite']}: {facts['path']}", *facts["stamp"]])
-    console.print(inert_text(title, "bold"), soft_wrap=True)
+    console.print(printable_text(title, "bold"), soft_wrap=True)
     for name, known in facts["workloads"].items():
         cells = [cell for cell in facts["cells"] if cell["workload"] == name]
         console.print()
-        console.print(inert_text(name, "bold"), soft_wrap=True)
+        console.print(printable_text(name, "bold"), soft_wrap=True)
         size = f"{known['epochs']:g} epochs of {known['samples']:,} samples, batch {known['batch']:g}"
-        console.print(inert_text(f"{size}; {known['data']}"), soft_wrap=True)
+        console.print(printable_text(f"{size}; {known['data']}"), soft_wrap=True)
         _totals(cells, facts["counted"], console)
         _shares(cells, console)
         for cell in cells:
             if cell.get("modules") and cell["role"] != "control":  # a control is the baseline, for fewer epochs
                 console.print()
-                console.print(inert_text(f"{name} · {cell['method']}, layer by layer"), soft_wrap=True)
+                console.print(printable_text(f"{name} · {cell['method']}, layer by layer"), soft_wrap=True)
                 _modules(cell["modules"], cell["role"] == "baseline", console)
             elif cell["reason"] and (cell["skipped"] or cell["reason"] != "not counted"):
-                console.print(inert_text(f"{cell['method']}: {cell['reason']}", "yellow"), soft_wrap=True)
+                console.print(printable_text(f"{cell['method']}: {cell['reason']}", "yellow"), soft_wrap=True)
     for note in facts["notes"]:
-        console.print(inert_text(f"note: {note}", "yellow"), soft_wrap=True)
+        console.print(printable_text(f"note: {note}", "yellow"), soft_wrap=True)
     if not facts["counted"]:
-        console.print(inert_text("Not counted, so methods have no estimate: theirs depends on what a run does.", "dim"))
+        console.print(
+            printable_text("Not counted, so methods have no estimate: theirs depends on what a run does.", "dim")
+        )
 
 
 def _show(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]], ranks: Sequence[int]) -> None:

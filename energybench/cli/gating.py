@@ -15,7 +15,7 @@ from energybench.common.errors import EXIT_FINE, Problem, UsageError, nearest
 if TYPE_CHECKING:
     from energybench.gate.compare_runs import GateResult
 
-# compare_runs.LEVELS, without importing it for --help.
+# As compare_runs.LEVELS, which --help does not import.
 LEVELS = ("counts", "savings", "absolute")
 OVERHEAD = "overhead"  # of two trees of energybench itself: a verb of its own
 FORMATS = ("junit", "markdown", "smaller-is-better", "bigger-is-better", "pytest-benchmark")

@@ -33,26 +33,26 @@ POWERS = {
 PARTS = {"gpu": "the GPU that trains", "cpu": "the processor", "dram": "the memory", "machine": "the machine"}
 
 
-def inert_text(text: str, style: str = "", **options: Any) -> Text:
+def printable_text(text: str, style: str = "", **options: Any) -> Text:
     """Names come from files that others wrote."""
     return Text(printable(text), style, **options)
 
 
 def print_plan(facts: dict[str, Any], console: Console) -> None:
     title = " · ".join([f"{facts['suite']}: {facts['path']}", *facts["stamp"]])
-    console.print(inert_text(title, "bold"), soft_wrap=True)
+    console.print(printable_text(title, "bold"), soft_wrap=True)
     for name in dict.fromkeys(cell["workload"] for cell in facts["cells"]):
         known = facts["workloads"].get(name)
         cells = [cell for cell in facts["cells"] if cell["workload"] == name]
         console.print()
-        console.print(inert_text(name, "bold"), soft_wrap=True)
+        console.print(printable_text(name, "bold"), soft_wrap=True)
         if known is None:
             _print_commands(cells, console)
             continue
         data, steps = known["data"], known["steps_per_epoch"]
         samples = f"{data['train']:,} + {data['test']:,} samples of {data['source']}"
         pace = f"{steps} steps an epoch of {format_seconds(known['step_s'])}"
-        console.print(inert_text(f"{known['parameters']:,} parameters; {samples}; {pace}"))
+        console.print(printable_text(f"{known['parameters']:,} parameters; {samples}; {pace}"))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("method", overflow="fold")
         table.add_column("plain FLOPs", justify="right")
@@ -62,15 +62,15 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
             note = f"{_range(cell['epochs'])} epochs" if cell["epochs"] else ""
             flop = format_flop(cell["plain_flop"]) if cell["plain_flop"] else "–"
             about = "not run" if cell["skipped"] else format_seconds(cell["expected_s"])
-            table.add_row(inert_text(cell["method"]), flop, about, inert_text(cell["skipped"] or note))
+            table.add_row(printable_text(cell["method"]), flop, about, printable_text(cell["skipped"] or note))
         console.print(table)
     for note in facts["notes"]:
-        console.print(inert_text(f"note: {note}", "yellow"))
+        console.print(printable_text(f"note: {note}", "yellow"))
     if energy := _sensors(facts["machine"]):
-        console.print(inert_text(energy, "dim"))
+        console.print(printable_text(energy, "dim"))
     methods = {name: path for cell in facts["cells"] for name, path in cell["methods"].items()}
     for name, path in sorted(methods.items()):
-        console.print(inert_text(f"{name}: {path}", "dim"), soft_wrap=True)
+        console.print(printable_text(f"{name}: {path}", "dim"), soft_wrap=True)
     about = "" if facts["expected_s"] is None else f", about {format_seconds(facts['expected_s'])}"
     console.print(
         f"{facts['blocks']} blocks, {facts['trials']} trials and {facts['counting_runs']} counted runs "
@@ -84,7 +84,7 @@ def _print_commands(cells: list[dict[str, Any]], console: Console) -> None:
     table.add_column("command", overflow="fold")
     for cell in cells:
         text = f"not run: {cell['skipped']}" if cell["skipped"] else written(cell["command"])
-        table.add_row(inert_text(cell["method"]), inert_text(text))
+        table.add_row(printable_text(cell["method"]), printable_text(text))
     console.print(table)
 
 
@@ -93,7 +93,7 @@ def print_run(folder: Path, console: Console) -> None:
 
     run, trials, _ = read_folder(folder)
     console.print(
-        inert_text(
+        printable_text(
             " · ".join([f"{run.suite} · run {run.run}", *run.stamp, *([] if run.finished else ["unfinished"])]), "bold"
         )
     )
@@ -113,14 +113,16 @@ def print_run(folder: Path, console: Console) -> None:
     terminal.show(console, [trial.trial for trial in trials], columns, "record")
     for trial in trials:
         if trial.reason:
-            console.print(inert_text(f"{trial.trial}: {trial.reason}"))
+            console.print(printable_text(f"{trial.trial}: {trial.reason}"))
 
 
 def print_record(path: Path, console: Console) -> None:
     """The record's own JSON, with the figures that people look for first."""
     if (measured := windows_file.record(path)) is not None:
         for window in measured.windows:
-            console.print(inert_text(f"{'  ' * window.path.count('/')}{windows_file.sentence(window)}"), soft_wrap=True)
+            console.print(
+                printable_text(f"{'  ' * window.path.count('/')}{windows_file.sentence(window)}"), soft_wrap=True
+            )
         console.print(JSONHighlighter()(json_text(json.loads(path.read_bytes()))), soft_wrap=True)
         return
     if path.name == "run.json":
@@ -128,7 +130,7 @@ def print_record(path: Path, console: Console) -> None:
         return
     record = read(path, _kind(path))
     console.print(
-        inert_text(
+        printable_text(
             f"{record.workload} · {record.method} · {record.status}" + (f": {record.reason}" if record.reason else ""),
             "bold",
         )
@@ -142,7 +144,7 @@ def print_record(path: Path, console: Console) -> None:
             times = f"{format_seconds(reading.wall_s)} wall"
             if reading.cpu_s is not None:
                 times += f", {format_seconds(reading.cpu_s)} CPU"
-            console.print(inert_text(f"  {name}: {times}" + (f", {energy}" if energy else "")))
+            console.print(printable_text(f"  {name}: {times}" + (f", {energy}" if energy else "")))
         if record.memory_resident_b:
             console.print(f"  memory: {format_bytes(record.memory_resident_b)} resident at most")
     text = json_text(json.loads(path.read_bytes()))
@@ -264,13 +266,13 @@ def _verdict(facts: dict[str, Any]) -> str:
 def _remedy(console: Console, remedy: str, indent: str = "  ") -> None:
     """A command stays on one line, however narrow the terminal, so that it can be copied whole."""
     if remedy:
-        console.print(inert_text(f"{indent}remedy: {remedy}", "dim"), soft_wrap=True)
+        console.print(printable_text(f"{indent}remedy: {remedy}", "dim"), soft_wrap=True)
 
 
 def _say(console: Console, text: str, style: str = "", indent: str = "") -> None:
     """A sentence, broken between words; a longer word, such as a path, stays whole."""
     for line in wrapped(text, console.width, indent):
-        console.print(inert_text(line, style), soft_wrap=True)
+        console.print(printable_text(line, style), soft_wrap=True)
 
 
 @contextmanager
@@ -281,7 +283,7 @@ def waiting(console: Console, what: str) -> Iterator[Callable[[float], None]]:
 
     def tick(elapsed_s: float) -> None:
         if live:
-            line = inert_text(f"{what}: {elapsed_s:.0f} s", "dim", no_wrap=True)
+            line = printable_text(f"{what}: {elapsed_s:.0f} s", "dim", no_wrap=True)
             line.truncate(max(10, console.width - 1), overflow="ellipsis")
             console.file.write("\r\x1b[2K")
             console.print(line, end="")
@@ -289,7 +291,7 @@ def waiting(console: Console, what: str) -> Iterator[Callable[[float], None]]:
     if live:
         tick(0.0)
     else:
-        console.print(inert_text(what), soft_wrap=True)
+        console.print(printable_text(what), soft_wrap=True)
     try:
         yield tick
     finally:

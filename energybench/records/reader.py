@@ -21,8 +21,11 @@ AnyModel = TypeVar("AnyModel", bound=RecordModel)
 
 
 def read(path: Path, kind: type[AnyModel]) -> AnyModel:
-    """Read one file back. Raises UsageError E601 when it is missing, cut short or no such record, E621 when its seal
-    does not hold, E622 when it is of another schema."""
+    """One record, validated strictly.
+
+    Raises:
+        UsageError: E601 missing, cut short or no such record; E621 edited since; E622 of another schema.
+    """
     away = typed("mv", path, f"{path}.broken")
     hint = f"{away} — then a report leaves it out; an unfinished run, if run again, repeats it"
     if kind is RunFile:
@@ -38,7 +41,12 @@ def read(path: Path, kind: type[AnyModel]) -> AnyModel:
 
 
 def read_folder(folder: Path) -> tuple[RunFile, list[Trial], list[CountingRun]]:
-    """A run and all its records, in a stable order. Raises UsageError E612 for a link out of it, E625 for strangers."""
+    """A run and all its records, sorted by file name.
+
+    Raises:
+        UsageError: E601, E621, E622 for a file that cannot be used; E612 for a link out of the folder; E625 for a
+            trial of another run.
+    """
     run = read(path_inside(folder, folder / "run.json"), RunFile)
     trials = [read(path, Trial) for path in paths_inside(folder, "records", "*.json")]
     refuse_strangers(folder, run, trials)

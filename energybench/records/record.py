@@ -1,13 +1,13 @@
-"""What a run leaves on disk: one JSON file per trial, whole or absent, and one `run.json` that explains them.
+"""The schema of a run on disk: one JSON file per trial, written atomically, and one `run.json` that explains them.
 
     reports/<suite>/<run>/run.json               the suite as written and as resolved, the cells, the machine
     reports/<suite>/<run>/records/*.json         one Trial each
-    reports/<suite>/<run>/witness/*.json         one Witness per cell: the unmetered, counted run
+    reports/<suite>/<run>/witness/*.json         one CountingRun per cell
     reports/<suite>/<run>/report.md
 
 SI units in the field names (_s _j _w _kg _flop _b, `_rel` for ratios); a missing figure is null, never 0.
-Each of these files ends with a `seal`, the fingerprint of everything else in it: an edit is noticed when it is read.
-Imports no torch: records are read on machines that could never have made them.
+Each of these files ends with a `seal`, a checksum of everything else in it, which is verified when it is read.
+Imports no torch, so that records can be read on machines without it.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from energybench.common.quantities import (
     Tunings,
     WindowSeconds,
 )
+from energybench.common.renamed import renamed
 from energybench.common.sealed_files import with_seal, write_text
 from energybench.meter.reading import Energy, Reading, RecordModel
 
@@ -50,7 +51,7 @@ Role = Literal["baseline", "twin", "method", "control"]
 
 
 class Warmup(RecordModel):
-    """Steps that nobody bills."""
+    """Steps before the metered window, billed to nobody."""
 
     steps: Count
     settled: bool | None = None  # whether the time of a step came to rest; null when a number of steps was asked for
@@ -178,7 +179,7 @@ class Counted(RecordModel):
 
 
 class ProfilingRun(RecordModel):
-    """Where the time of a whole run goes, from timed shadow steps of plain training and of the stack, in turns.
+    """Where the time of a whole run goes, from timed steps of plain training and of the stack, in turns.
 
     Phases: forward, backward, update, data, own (what the methods do themselves) and loop. Each border between two
     waits for the device, so the sums are longer than a run that is left alone; their differences are what is meant.
@@ -258,6 +259,7 @@ class Looks(RecordModel):
         return self
 
 
+@renamed(counted="verdict_blocks")
 class RunFile(RecordModel):
     """Everything that explains the records beside it."""
 
@@ -291,17 +293,17 @@ class RunFile(RecordModel):
         return self
 
     @property
-    def counted(self) -> int:
+    def verdict_blocks(self) -> int:
         """Blocks that a verdict may use."""
         return self.blocks if self.closed is None else self.closed
 
 
 def write_json(path: Path, model: BaseModel | dict[str, Any]) -> None:
-    """Write whole or not at all; a record sealed. Raises CannotWrite E620."""
+    """Write atomically; a record with its seal. Raises CannotWrite E620."""
     write_text(path, json_of(model))
 
 
 def json_of(model: BaseModel | dict[str, Any]) -> str:
-    """What stands in its file; a record sealed."""
+    """The text of its file; a record with its seal."""
     payload = with_seal(model.model_dump(mode="json", by_alias=True)) if isinstance(model, BaseModel) else model
     return json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

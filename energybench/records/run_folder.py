@@ -1,4 +1,4 @@
-"""The folder of a run: found again, locked, read. A run that was interrupted is continued by the same command."""
+"""The folder of a run: which one a command continues or makes, its lock, and what is in it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def scratch() -> Iterator[Path]:
 
 
 def _is_ours(path: Path, kind: Callable[[int], bool]) -> bool:
-    """Made by this user and no link: anyone may write beside it, and would have us remove what a link leads to."""
+    """Whether this user made it and it is no link, since anyone may place a link in a temporary folder."""
     try:
         facts = path.lstat()
     except OSError:
@@ -84,7 +84,7 @@ class Folder:
             refuse_strangers(self.path, run, trials)
         return trials
 
-    def counted(self) -> list[CountingRun]:
+    def read_counting_runs(self) -> list[CountingRun]:
         return [read(path, CountingRun) for path in paths_inside(self.path, "witness", "*.json")]
 
     def save(self, run: RunFile) -> None:
@@ -135,7 +135,7 @@ class Folder:
             os.close(handle)
 
     def _tidy(self) -> None:
-        """Remove what a killed run left: files half written, logs of nothing."""
+        """Removes what a killed run left: partly written files and empty logs."""
         logs = self.path / "logs"
         with suppress(OSError):
             for part in (*self.path.glob(f".*{PART_SUFFIX}"), *self.path.glob(f"*/.*{PART_SUFFIX}")):
@@ -146,8 +146,16 @@ class Folder:
             logs.rmdir()
 
     def admit(self, digest: str, differs: Callable[[RunFile], str], *, finished: bool = False) -> None:
-        """Raises UsageError unless a run of this digest may write here: E602 it is finished, and only a finished one
-        may be added to; E603 another run's; E624 records of nobody knows what."""
+        """Raises unless a run of this digest may write here.
+
+        Args:
+            digest: Of the run that is to write.
+            differs: Says in words how the run on disk differs.
+            finished: Blocks are added, which only a finished run takes.
+
+        Raises:
+            UsageError: E602 it is finished; E603 it is another run's; E624 there are records without a run.json.
+        """
         run = self.run_file()
         if run is None:
             if list_folder(self.records, ".json"):
@@ -205,11 +213,16 @@ def choose(
     say: Callable[[str], None] = lambda _: None,
     differs: Callable[[RunFile], str] = lambda _: "their digests",
 ) -> Folder:
-    """Where this run goes: `out`, the newest unfinished run of the same digest, or a new folder.
+    """The folder of a run: `out`, that of the newest unfinished run of the same digest, or a new one.
 
-    add: blocks are added to a finished run, so one must be there
-    say: told of runs that cannot be read; differs: what a run has that this one has not, in words
-    Raises UsageError E602, E603, E624 when `out` cannot be continued, E607 when there is none to add to.
+    Args:
+        fresh: Make a new one even where an unfinished one could be continued.
+        add: Blocks are added to a finished run, so one must exist.
+        say: Called with a note for each run that cannot be read.
+        differs: Says in words how a run on disk differs from this one.
+
+    Raises:
+        UsageError: E602, E603, E624 when `out` cannot be continued; E607 when there is no run to add to.
     """
     if add:
         return _finished(suite, digest, out, say)
@@ -218,7 +231,7 @@ def choose(
         folder.admit(digest, differs)
         return folder
     home = Path("reports") / suite
-    _remove_stillborn(home)
+    _remove_empty_runs(home)
     if not fresh:
         for path, run in _runs(home, say):
             if run.digest == digest and not run.finished:
@@ -226,8 +239,8 @@ def choose(
     return Folder(_new(home))
 
 
-def _remove_stillborn(home: Path) -> None:
-    """Folders of runs that were killed before they could say what they are: a free lock, and nothing whole."""
+def _remove_empty_runs(home: Path) -> None:
+    """Removes folders of runs that were killed before run.json was written: a free lock and no finished file."""
     for lock in home.glob("*/.lock"):
         left = list(lock.parent.iterdir())
         if all(file == lock or file.name.endswith(PART_SUFFIX) for file in left):
@@ -237,7 +250,7 @@ def _remove_stillborn(home: Path) -> None:
 
 
 def _new(home: Path) -> Path:
-    """A name after all others, also when the clock went back: the newest is the one that is continued."""
+    """A folder's name that sorts after all others even if the clock went back, since the newest run is continued."""
     name = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     there = [Path(each) for each in os.listdir(home) if STAMP.fullmatch(each)] if home.is_dir() else []
     newest = max(there, key=_in_order, default=None)
@@ -248,7 +261,7 @@ def _new(home: Path) -> Path:
 
 
 def abandoned(suite: str, stamp: list[str]) -> tuple[Path, RunFile] | None:
-    """The newest run of the same command, if it is unfinished: only something that changed keeps it from going on."""
+    """The newest run of the same command if it is unfinished, and so cannot be continued because something changed."""
     same = ((path, run) for path, run in _runs(Path("reports") / suite, lambda _: None) if run.stamp == stamp)
     newest = next(same, None)
     return newest if newest and not newest[1].finished else None

@@ -132,7 +132,7 @@ def _row(run: RunFile, examined: ExaminedTrial, columns: dict[str, str]) -> dict
         "method": trial.method,
         "role": trial.role,
         "block": trial.block,
-        "exploratory": run.finished and trial.block >= run.counted,
+        "exploratory": run.finished and trial.block >= run.verdict_blocks,
         "seed": trial.seed,
         "invocation": trial.invocation,
         "position": trial.position,

@@ -90,12 +90,12 @@ class _Runner:
         self.strict, self.added = strict, added
         self.planned, self.folder, self.trials = planned, folder, trials
         self.progress, self.suite = progress, planned.suite
-        self.done, self.counted = folder.trials(), folder.counted()  # a damaged one ends it here
+        self.done, self.counted = folder.trials(), folder.read_counting_runs()  # a damaged one ends it here
         self.run_file = self._open(argv, added)
 
     def run(self, deadline: float | None) -> int:
         """`deadline`: on the monotonic clock; past it no block is begun."""
-        blocks = self.blocks = self.run_file.counted + self.added  # an earlier call may have asked for more
+        blocks = self.blocks = self.run_file.verdict_blocks + self.added  # an earlier call may have asked for more
         number = self.run_file.invocations[-1].number
         slots = schedule.missing(self.planned.cells, blocks, self.suite.trials.seed, self.done, number)
         counted = {(w.workload, w.method): w.digest for w in self.counted}
@@ -228,7 +228,7 @@ class _Runner:
     def _summary(self, run: RunFile) -> Summary:
         from energybench.verdict.summary import summarise
 
-        return summarise(run, self.folder.trials(), self.folder.counted())
+        return summarise(run, self.folder.trials(), self.folder.read_counting_runs())
 
     def _so_far(self) -> Summary:
         """All blocks that are there, for a glance between looks: no verdict is drawn from it."""
@@ -237,7 +237,7 @@ class _Runner:
         blind = self.run_file.model_copy(
             update={"looks": None, "finished": False, "closed": None, "blocks": self.blocks}
         )
-        return summarise(blind, self.folder.trials(), self.folder.counted())
+        return summarise(blind, self.folder.trials(), self.folder.read_counting_runs())
 
 
 def _failed(trials: list[Trial]) -> list[Trial]:

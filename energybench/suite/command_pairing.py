@@ -1,4 +1,4 @@
-"""Which command stands beside which: methods that are commands, and workloads that are."""
+"""Which methods apply to which workloads where some of them are commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AnyWorkload = WorkloadTable | CommandWorkloadTable
 
 
 def unlike(workload: AnyWorkload, variant: Variant) -> str | None:
-    """Why this method has nothing to do with this workload: commands stand beside commands."""
+    """Why a method cannot run on a workload; None where it can: commands replace commands, methods train models."""
     if isinstance(workload, WorkloadTable):
         return None if variant.command is None else "a command cannot change a training of energybench's loop"
     if variant.command is None:
@@ -23,7 +23,8 @@ def unlike(workload: AnyWorkload, variant: Variant) -> str | None:
 
 
 def unpaired(tree: Node, workloads: Sequence[AnyWorkload], variants: Sequence[Variant]) -> Iterator[Problem]:
-    """Commands for workloads that are none; methods that fit nowhere; one command held against different ones."""
+    """Commands for workloads that are not commands; methods that apply to no workload; one command for two workloads
+    whose own commands differ."""
     commands = {w.name: w for w in workloads if isinstance(w, CommandWorkloadTable)}
     reported = set[tuple[str, str]]()
     for variant in variants:

@@ -1,7 +1,7 @@
 """The tables of a suite whose trials are commands: a workload that is a command, a method that is another one.
 
-Nothing of the user's is ported to our loop: each trial is the command itself, metered, and quality is read from what
-it prints, writes or reports. Commands are split as a shell would and given to none.
+Each trial is the user's command itself, metered; its quality is read from what it prints, writes or reports. Commands
+are split into words as a shell splits them, and run without a shell.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Value = str | int | float | bool
 
 
 def _split(text: str) -> list[str]:
-    """Raises KeyedError with what to type for what no program would be given."""
+    """The words of a command. Raises KeyedError for an open quotation, an empty command or a shell's operator."""
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -46,11 +46,13 @@ Command = Annotated[str, Field(max_length=10_000, examples=["python train.py"]),
 
 
 def fill(command: str, values: Mapping[str, Value]) -> list[str]:
-    """The words of a command, {name} replaced where `values` has it; other braces are the command's own."""
+    """The words of a command with each {name} of `values` replaced; other braces stay, as the command's own."""
     return fill_words(_split(command), values)
 
 
 def fill_words(words: Sequence[str], values: Mapping[str, Value]) -> list[str]:
+    """The same for a command that has been split."""
+
     def filled(match: re.Match[str]) -> str:
         return _shown(values[match[1]]) if match[1] in values else match[0]
 
@@ -86,7 +88,7 @@ class QualitySourceTable(SuiteTable):
     where: Literal["json", "file", "regex", "window", "none"] = Field(
         alias="from",
         description="the last JSON line on stdout that has the key; a JSON file; the last match on stdout or stderr; "
-        "what energybench.measure() was told; none: there is no quality that could be lost",
+        "what energybench.measure() was given; none: there is no quality that could be lost",
     )
     key: Name | None = Field(default=None, description="of the JSON, dotted where nested; else the metric")
     path: Name | None = Field(default=None, description="of the file, from the suite's folder")

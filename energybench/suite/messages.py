@@ -1,4 +1,4 @@
-"""From pydantic's errors to ours: what was written, where, what was expected, what to type instead."""
+"""From pydantic's errors to Problems: what was written, where, what was expected, what to type instead."""
 
 from __future__ import annotations
 
@@ -37,7 +37,12 @@ BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than
 
 
 class KeyedError(ValueError):
-    """A mistake that only shows beside other keys of the table; `key`, dotted, is the one to point at."""
+    """A mistake that depends on other keys of the table.
+
+    Attributes:
+        key: Dotted, below the table: the key whose place is reported.
+        hint: What to type instead.
+    """
 
     def __init__(self, message: str, key: str = "", hint: str = "") -> None:
         super().__init__(message)
@@ -48,21 +53,25 @@ TAGS = frozenset({"WorkloadTable", "CommandWorkloadTable", "MethodTable", "Comma
 
 
 def untagged(loc: Sequence[str | int]) -> tuple[str | int, ...]:
-    """A location without pydantic's word for which of two kinds of table it is in."""
+    """A location without pydantic's tag of a discriminated union, which says which kind of table it is in."""
     return tuple(part for at, part in enumerate(loc) if not (at == 2 and part in TAGS))
 
 
 def explain(
     error: ValidationError, root: type[BaseModel], tree: Node, broken: Collection[str] = ()
 ) -> Iterator[Problem]:
-    """One Problem per error, placed where `tree` says that its value was written.
+    """One Problem per error of a validation.
 
-    broken: places of workloads that could not be completed, of which nothing is missing that could be told
+    Args:
+        error: Of `root`, validated with the plain values of `tree`.
+        root: The model of the whole file.
+        tree: Says where each value was written.
+        broken: Places of workloads whose `extends` failed; that keys are missing there is not reported.
     """
     for detail in error.errors(include_url=False):
         cause = detail.get("ctx", {}).get("error")
         if detail["type"] == "too_short" and detail["input"]:
-            continue  # there are items, whose own mistakes are told
+            continue  # there are items, whose own mistakes are reported
         follows = detail["type"] == "missing" or isinstance(cause, KeyedError)
         if follows and tree.find(detail["loc"][:2]).place in broken:
             continue
@@ -87,7 +96,7 @@ def explain(
 
 
 def unfit(tree: Node) -> Iterator[Problem]:
-    """Values that TOML has and no suite: nan, inf, dates, times, numbers beyond what its standard promises."""
+    """Values that TOML allows and a suite does not: nan, inf, dates, times, integers beyond 64 bits."""
     value = tree.value
     if isinstance(value, dict | list):
         for node in value.values() if isinstance(value, dict) else value:

@@ -11,15 +11,22 @@ from energybench.suite.toml_positions import Loc, Position
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A TOML value and where it was written: `value` is a dict or list of nodes, or a scalar."""
+    """A TOML value and where it was written.
+
+    Attributes:
+        value: A dict or list of nodes, or a scalar.
+        place: "file:line:column", or "--set ...".
+    """
 
     value: Any
     place: str
 
     def get(self, key: str) -> Node | None:
+        """The node of a key of this table; None where there is none, or where this is no table."""
         return self.value.get(key) if isinstance(self.value, dict) else None
 
     def plain(self) -> Any:
+        """The value without places, as tomllib gives it."""
         if isinstance(self.value, dict):
             return {key: node.plain() for key, node in self.value.items()}
         return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
@@ -54,12 +61,20 @@ class Node:
         return [(at, self.place), *(each for key, node in inside for each in node.places((*at, key)))]
 
     def text(self, key: str) -> str | None:
+        """The value of a key where it is a string, else None."""
         node = self.get(key)
         return node.value if node is not None and isinstance(node.value, str) else None
 
 
 def build_tree(value: Any, places: Mapping[Loc, Position], file: str, at: Loc = ()) -> Node:
-    """The tree of a parsed TOML text."""
+    """The tree of a parsed TOML text.
+
+    Args:
+        value: What tomllib made of it, or a part of that.
+        places: Line and column by path from the root.
+        file: As places name it.
+        at: The path of `value` from the root.
+    """
     place = f"{file}:{':'.join(map(str, places[at]))}" if at in places else file
     if isinstance(value, dict):
         return Node({key: build_tree(child, places, file, (*at, key)) for key, child in value.items()}, place)
@@ -69,5 +84,5 @@ def build_tree(value: Any, places: Mapping[Loc, Position], file: str, at: Loc = 
 
 
 def single_place(value: Any, place: str) -> Node:
-    """The tree of a value that was written in one place."""
+    """The tree of a value all of whose parts were written in one place."""
     return build_tree(value, {}, place)

@@ -162,10 +162,12 @@ class Override:
     tree: Node
 
     def wrong(self, message: str, hint: str = "") -> UsageError:
+        """E206, placed at this --set."""
         return _wrong_override(self.text, message, hint)
 
     @property
     def of_entries(self) -> bool:
+        """Whether its table is an array of tables, whose entries have names."""
         return self.table in ("workload", "method")
 
 

@@ -121,9 +121,10 @@ class Suite(SuiteTable):
         return list(self._stamp)
 
     def where(self, loc: Sequence[str | int]) -> str:
-        """ "suites/cifar.toml:12:7", or "--set ...", of a key or of its nearest ancestor.
+        """Where a key was written, or its nearest ancestor: "suites/cifar.toml:12:7", or "--set ...".
 
-        loc: as in the file, such as ("workload", 0, "train", "lr")
+        Args:
+            loc: Keys and indices from the root of the file, such as ("workload", 0, "train", "lr").
         """
         if len(loc) == 3 and loc[0] == "method":  # a swept parameter stands in `sweep`
             method = self._tree.find(loc[:2])
@@ -153,7 +154,7 @@ class Suite(SuiteTable):
         return replace(variant, claim=claim, control=control, tuned=tuned)
 
     def pairs(self) -> list[tuple[WorkloadTable | CommandWorkloadTable, Variant, str | None]]:
-        """(workload, variant, why it is skipped), workload by workload in the order of the file."""
+        """(workload, variant, reason to skip it or None), workload by workload in the order of the file."""
         variants = self.variants()
         return [
             (workload, variant, self._skipped(workload, variant)) for workload in self.workloads for variant in variants
@@ -164,12 +165,13 @@ class Suite(SuiteTable):
         return declared or unlike(workload, variant)
 
     def digest_source(self) -> dict[str, Any]:
-        """The resolved settings, JSON-able and in SI units."""
+        """The resolved settings as JSON holds them, in SI units; a renamed key under its old name too."""
         return with_old_keys(self.model_dump(mode="json", by_alias=True))
 
 
 def cell_name(workload: str, method: str) -> str:
-    """Both for a file name. A dot parts them, so that a workload's own dots go: "a.b" and "c" are not "a" and "b.c"."""
+    """Workload and method as one file name, joined by a dot; dots in the workload's own name are replaced, so that
+    ("a.b", "c") and ("a", "b.c") differ."""
     return f"{slug(workload, dots=False)}.{slug(method)}"
 
 
@@ -191,10 +193,20 @@ def load(
     overrides: Iterable[str] = (),
     search: Sequence[Path] | None = None,
 ) -> Suite:
-    """The suite in a file, or of that name in ./suites or among those shipped, or in the folders of `search`.
+    """Read and validate a suite.
 
-    overrides: the texts after --set, such as "workload.train.epochs=2"
-    Raises UsageError E101–E102 for the file; InvalidSuite, a SuiteError, with every mistake found in it, E201–E207.
+    Args:
+        path_or_name: A file, or the name of a suite in ./suites or among those shipped.
+        quick: Merge the suite's own [quick] table over it.
+        overrides: The texts after --set, such as "workload.train.epochs=2".
+        search: Folders to look for a name in, instead of ./suites and those shipped.
+
+    Raises:
+        UsageError: E101, E102, the file cannot be found or read, or is not TOML.
+        InvalidSuite: A SuiteError with every mistake in it, E201 to E207, each with its place.
+
+    Warns:
+        RenamedKeyWarning: For each key that is written under its old name.
     """
     path, overrides = find_suite(path_or_name, search), tuple(overrides)
     text, tree = read_tree(path)
@@ -243,7 +255,8 @@ def _complete(suite: Suite, tree: Node, path: Path, text: str, stamp: list[str])
 
 
 def _salvage(tree: Node, tries: int = 12) -> tuple[Suite, Node] | None:
-    """What is left of an invalid suite without its mistakes, so that the next room can look for its own in it."""
+    """An invalid suite without the tables that are wrong, so that methods and models in the rest can be checked too;
+    None where nothing is left."""
     for _ in range(tries):
         try:
             return Suite.model_validate(tree.plain()), tree
@@ -260,7 +273,7 @@ def _salvage(tree: Node, tries: int = 12) -> tuple[Suite, Node] | None:
 
 
 def _too_many(tree: Node) -> list[Problem]:
-    """Arrays of tables of which each is held against every other."""
+    """Arrays of tables that are longer than the limit, since each entry is compared with every other."""
     counts = {key: len(tree.items(key)) for key in ("workload", "method", "skip", "require")}
     return [
         Problem(
@@ -327,7 +340,7 @@ def _unmatched_patterns(tree: Node, variants: Sequence[Variant]) -> Iterator[Pro
 
 
 def _all_skipped(tree: Node, suite: Suite, variants: Sequence[Variant]) -> Iterator[Problem]:
-    """Requirements that would be held against no comparison, and so pass in silence."""
+    """Requirements that apply to no comparison, and so would always pass."""
     if not suite.requires:
         return
     pairs = [(w.name, v, suite._skipped(w, v)) for w, v in itertools.product(suite.workloads, variants)]
@@ -339,7 +352,7 @@ def _all_skipped(tree: Node, suite: Suite, variants: Sequence[Variant]) -> Itera
 
 
 def schema_json() -> dict[str, Any]:
-    """The schema of a suite's file, for editors: JSON Schema 2020-12. What `extends` can give is optional."""
+    """The JSON Schema (2020-12) of a suite's file, for editors. Keys that `extends` can give are optional."""
     schema = copy.deepcopy(Suite.model_json_schema())
     tables = schema["$defs"]
     for name in ("ModelTable", "DataTable", "TrainTable"):

@@ -22,6 +22,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class SuiteTable(BaseModel):
+    """A table of a suite's file: frozen, strictly typed, without unknown keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -32,6 +34,7 @@ class OpenTable(SuiteTable):
 
     @property
     def parameters(self) -> dict[str, Any]:
+        """The keys that the table does not define itself."""
         return dict(self.model_extra or {})
 
 
@@ -105,6 +108,8 @@ class MeasureTable(SuiteTable):
 
 
 class QualityTable(SuiteTable):
+    """The metric that a method must not lose, and by how much it may."""
+
     metric: Name = "accuracy"
     loses_at_most: Points = Field(default="0.5 pp", validate_default=True)
 
@@ -268,11 +273,20 @@ class MethodTable(OpenTable):
     )
 
 
-class SkipTable(SuiteTable):
-    """Pairs that are not run; patterns of `*` and `?`."""
+class PatternTable(SuiteTable):
+    """Pairs of a workload and a method, by patterns of `*` and `?`."""
 
     workload: Name = "*"
     method: Name = "*"
+
+    def fits(self, workload: str, variant: Variant) -> bool:
+        """Whether both patterns match; the method's, the variant's label or its name without the sweep."""
+        return matches(self.workload, [workload]) and matches(self.method, [variant.label, variant.entry])
+
+
+class SkipTable(PatternTable):
+    """Pairs that are not run; patterns of `*` and `?`."""
+
     because: Name = Field(examples=["this model has no convolutions"])
 
     @model_validator(mode="after")
@@ -281,15 +295,10 @@ class SkipTable(SuiteTable):
             raise KeyedError("this skips everything", "", 'add workload = "..." or method = "..."')
         return self
 
-    def fits(self, workload: str, variant: Variant) -> bool:
-        return matches(self.workload, [workload]) and matches(self.method, [variant.label, variant.entry])
 
-
-class RequireTable(SuiteTable):
+class RequireTable(PatternTable):
     """What a run must show, else `run`, `report --require` and `compare` end with 1; patterns of `*` and `?`."""
 
-    workload: Name = "*"
-    method: Name = "*"
     saves_at_least: Ratio | None = Field(
         default=None, description="the one-sided 99 % bound of the saving must reach it, with quality kept"
     )
@@ -310,6 +319,3 @@ class RequireTable(SuiteTable):
         if both:
             raise KeyedError(f"'{both[0]}' is both asked for and forbidden", "never", "keep one of the two")
         return self
-
-    def fits(self, workload: str, variant: Variant) -> bool:
-        return matches(self.workload, [workload]) and matches(self.method, [variant.label, variant.entry])

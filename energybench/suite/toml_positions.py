@@ -1,6 +1,6 @@
-"""Line and column of every key in a TOML text, so that an error can say where.
+"""Line and column of every key in a TOML text, for error messages.
 
-tomllib verifies the text and gives the values; this gives only positions, and may assume valid text.
+tomllib validates the text and gives the values; this module gives positions only, and assumes valid text.
 """
 
 from __future__ import annotations

@@ -88,13 +88,18 @@ def _uses(entry: Mapping[str, Any]) -> list[str]:
 
 
 def expand(tree: Node, *, quick: bool = False) -> tuple[list[Variant], list[Problem]]:
-    """Every variant of every method; with `quick`, sweeps keep their first value."""
+    """Every variant of every method, and the mistakes in labels, stacks and sweeps.
+
+    Args:
+        tree: The whole suite.
+        quick: Each sweep keeps its first value only.
+    """
     variants: list[Variant] = []
     problems: list[Problem] = []
     methods = tree.get("method")
     entries = methods.value if methods and isinstance(methods.value, list) else []
     count = variants_of(tree)
-    if count > MOST_CELLS and not quick:  # told before the first is made
+    if count > MOST_CELLS and not quick:  # reported before the first is made
         largest = max(entries, key=_count)
         made = f"this sweep makes {counted(_count(largest))} variants"
         if _count(largest) <= MOST_CELLS:
@@ -131,7 +136,7 @@ def variants_of(tree: Node) -> int:
 
 
 def counted(number: int) -> str:
-    """1,000,000; about 10^300 where nobody would count the digits."""
+    """1,000,000, or "about 10^300" from 31 digits on."""
     return f"{number:,}" if number < 10**30 else f"about 10^{math.log10(number):.0f}"
 
 
@@ -232,7 +237,7 @@ def matches(pattern: str, names: Iterable[str]) -> bool:
 
 @lru_cache(1000)
 def _regex(pattern: str) -> re.Pattern[str]:
-    """What each `*` has taken is not tried again (as in fnmatch), so that no pattern takes for ever."""
+    """Atomic groups: what each `*` has matched is not tried again, so that no pattern takes exponential time."""
     first, *rest = (re.escape(part).replace(r"\?", ".") for part in pattern.split("*"))
     middle = "".join(f"(?>.*?{part})" for part in rest[:-1])
     return re.compile(first + (f"{middle}.*{rest[-1]}" if rest else ""), re.DOTALL)

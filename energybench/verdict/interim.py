@@ -52,8 +52,8 @@ def current_look(run: RunFile, trials: Iterable[Trial]) -> Look:
     """The last look that was reached. A finished run is at its last one, whatever failed in it."""
     declared_at = set(run.looks.at) if run.looks else {run.blocks}
     taken = set(run.looks.taken) if run.looks else set()
-    known = sorted(declared_at | taken | ({run.counted} if run.finished else set()))
-    there = run.counted if run.finished else whole_blocks(run, trials)
+    known = sorted(declared_at | taken | ({run.verdict_blocks} if run.finished else set()))
+    there = run.verdict_blocks if run.finished else whole_blocks(run, trials)
     reached = [n for n in known if n <= there]
     if not reached:
         return Look(0, len(known), run.blocks, known[0], run.blocks, 1.0)

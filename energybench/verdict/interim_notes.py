@@ -61,7 +61,7 @@ def _undecided(row: Row) -> bool:
 
 def added_blocks(run: RunFile, trials: Sequence[Trial]) -> int:
     """Blocks that were added to a finished run."""
-    return len({t.block for t in trials if t.block >= run.counted}) if run.finished else 0
+    return len({t.block for t in trials if t.block >= run.verdict_blocks}) if run.finished else 0
 
 
 def about(summary: Summary) -> str:
