@@ -61,7 +61,7 @@ class SsProp(Method):
                     geometry (`refuse`, below), so that every run of a seed decides alike.
                     "timed": where the sparse backward of a random input took longer than the dense one before the
                     metered window. Two runs may decide differently where the two are close, and then differ in their
-                    weights and from their witness
+                    weights and from their counting run
     linear:         act on nn.Linear too, channels being its output features: the authors' future work
     """
 

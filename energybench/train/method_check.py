@@ -165,8 +165,8 @@ def _results(code: CodeType) -> Iterator[bool]:
 def _hidden_members(method: Method, known: dict[str, Callable[..., Any]]) -> Iterator[Finding]:
     parameters = {field.name for field in fields(method)} if is_dataclass(method) else set[str]()
     for name in known:
-        value = getattr(method, name)
-        if name in parameters or not callable(value):
+        value = inspect.getattr_static(method, name)
+        if name in parameters or not (callable(value) or isinstance(value, classmethod)):
             what = "parameter" if name in parameters else "attribute"
             yield (
                 "E322",
