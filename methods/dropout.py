@@ -30,7 +30,7 @@ class Dropout(Method):
         self._generator = run.rng(self.name, "mask", device=run.device)
         modules = list(run.model.modules())
         kinds = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
-        norms = next((found for kind in kinds if (found := [m for m in modules if isinstance(m, kind)])), [])
+        norms = next((layers for kind in kinds if (layers := [m for m in modules if isinstance(m, kind)])), [])
         self._hooks = [norm.register_forward_hook(self._drop) for norm in norms]
 
     def _drop(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

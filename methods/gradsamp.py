@@ -173,10 +173,10 @@ class GradSamp(Method):
 
     def _fit(self, update: Tensor) -> GGD | None:
         try:
-            found = fit(update, self.location)
+            distribution = fit(update, self.location)
         except ValueError:
             return None
-        return found if found.shape >= self.least_shape else None
+        return distribution if distribution.shape >= self.least_shape else None
 
     def _widened(self, ggd: GGD) -> GGD:
         return replace(ggd, scale=ggd.scale + self.epsilon)
@@ -252,7 +252,7 @@ class GradSamp(Method):
             return {"reason": "no epoch was sampled, or a tensor repeated its update instead of being drawn"}
         square = max(entry["draw_square"] for entry in self._log)
         try:
-            found = bounds(known, seen[0], run.recipe.lr, self._amount, square, run.epochs - 1)
+            curves = bounds(known, seen[0], run.recipe.lr, self._amount, square, run.epochs - 1)
         except ValueError as error:
             return {"reason": str(error)}
         return {
@@ -263,7 +263,7 @@ class GradSamp(Method):
             "sampled": self._amount,
             "draw_square": square,
             "bounded": [
-                {"epoch": epoch, "observed": gap, **{name: line[epoch] for name, line in found.items()}}
+                {"epoch": epoch, "observed": gap, **{name: line[epoch] for name, line in curves.items()}}
                 for epoch, gap in sorted(seen.items())
             ],
         }

@@ -139,11 +139,11 @@ class Importance(Method):
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Importances (N,) by position, and the positions' places in the data set, of each part."""
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for number, memory in enumerate(self._memories):
-            found[f"importance_{number}"] = memory.sampler.importance
-            found[f"index_{number}"] = memory.data.indices
-        return found
+            tensors[f"importance_{number}"] = memory.sampler.importance
+            tensors[f"index_{number}"] = memory.data.indices
+        return tensors
 
 
 class Memory:

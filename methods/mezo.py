@@ -124,8 +124,8 @@ def _weighted(forwards: list[Forward], pieces: list[Batch]) -> Tensor:
 
 def _streams(run: TrainingRun) -> list[torch.Generator]:
     """Every random stream that a forward pass can draw from: torch's own and those that layers hold."""
-    own = [torch.default_generator]
+    streams = [torch.default_generator]
     if run.device.type == "cuda":
-        own.append(torch.cuda.default_generators[run.device.index or 0])
+        streams.append(torch.cuda.default_generators[run.device.index or 0])
     held = [value for layer in run.layers for value in vars(layer).values()]
-    return own + [value for value in held if isinstance(value, torch.Generator)]
+    return streams + [value for value in held if isinstance(value, torch.Generator)]

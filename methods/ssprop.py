@@ -61,7 +61,7 @@ class SsProp(Method):
                     geometry (`refuse`, below), so that every run of a seed decides alike.
                     "timed": where the sparse backward of a random input took longer than the dense one before the
                     metered window. Two runs may decide differently where the two are close, and then differ in their
-                    weights and from their witness
+                    weights and from their counting run
     linear:         act on nn.Linear too, channels being its output features: the authors' future work
     """
 
@@ -121,8 +121,8 @@ class SsProp(Method):
         batch = split(next(iter(run.data.load([positions]))), run.recipe.accumulate)[0]
         times: dict[Any, tuple[float, float]] = {}
         with run.recipe.autocast(run.device):
-            found = inputs_of(run.model, self._layers, lambda: run.task.forward(run, batch))
-            for name, given in found.items():
+            inputs = inputs_of(run.model, self._layers, lambda: run.task.forward(run, batch))
+            for name, given in inputs.items():
                 layer = self._layers[name]
                 key = (type(layer), layer.extra_repr(), given)
                 if key not in times:
@@ -240,7 +240,7 @@ def refuse(layer: nn.Module, x: Tensor, positions: int, keep: int) -> str:
     return "" if saved > spent else f"auto: {saved / 1e6:.3g} MFLOP saved, {spent / 1e6:.3g} spent on choosing"
 
 
-class Given(NamedTuple):
+class LayerInput(NamedTuple):
     """What a layer is given in a step: enough to make another input like it."""
 
     shape: torch.Size
@@ -257,15 +257,15 @@ class Given(NamedTuple):
         return x.copy_(values).requires_grad_(self.learns)
 
 
-def inputs_of(model: nn.Module, layers: dict[str, SparseLayer], forward: Callable[[], object]) -> dict[str, Given]:
+def inputs_of(model: nn.Module, layers: dict[str, SparseLayer], forward: Callable[[], object]) -> dict[str, LayerInput]:
     """What each layer is given when `forward` runs the model: as in evaluation, so that no statistic moves, and with
     the random streams put back. A layer that is not called is not in it."""
-    found: dict[str, Given] = {}
+    inputs_by_name: dict[str, LayerInput] = {}
 
     def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0]
-            found.setdefault(name, Given(x.shape, x.dtype, x.device, x.stride(), x.requires_grad))
+            inputs_by_name.setdefault(name, LayerInput(x.shape, x.dtype, x.device, x.stride(), x.requires_grad))
 
         return hook
 
@@ -280,10 +280,10 @@ def inputs_of(model: nn.Module, layers: dict[str, SparseLayer], forward: Callabl
             module.training = mode
         for hook in hooks:
             hook.remove()
-    return found
+    return inputs_by_name
 
 
-def time_backward(layer: SparseLayer, given: Given, drop: float, rounds: int = 7) -> tuple[float, float]:
+def time_backward(layer: SparseLayer, given: LayerInput, drop: float, rounds: int = 7) -> tuple[float, float]:
     """Median seconds of the layer's backward, (dense, dropping `drop`): in turns, after a round that does not count."""
     seconds: dict[float, list[float]] = {0.0: [], drop: []}
     probe = type(layer).from_dense(layer.dense())

@@ -359,6 +359,14 @@ def test_a_parameter_or_an_attribute_that_hides_a_member_is_told(name):
     assert [problem.code for problem in check_method(without_default(0.1))] == ["E322"]
 
 
+def test_a_property_in_place_of_a_member_is_told_without_being_asked():
+    def fails(self):
+        raise AssertionError("asked for")
+
+    assert codes(made(claims=property(fails))) == ["E322"]
+    assert codes(made(claims=classmethod(lambda cls: None), diagnostics=staticmethod(dict))) == []
+
+
 def test_a_hook_that_is_set_on_the_object_is_never_called_and_told():
     method = made()
     method.step = lambda run, batch, inner: inner(batch)  # type: ignore[method-assign]

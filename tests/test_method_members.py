@@ -305,11 +305,12 @@ class LocalSteps(Method):
         return self.clients * self.steps
 
     def setup(self, run):
-        self._tally = run.tally
+        self._tally, self._rounds = run.tally, 0
         parts = torch.arange(len(run.data)).chunk(self.clients)
         self._parts = [run.data.subset(part) for part in parts]
 
     def epoch(self, run, data, inner):
+        self._rounds += 1
         if run.epoch_number in self.skipped:
             return
         for part in self._parts:
@@ -322,7 +323,7 @@ class LocalSteps(Method):
                         break
 
     def estimate(self, work):
-        return work.trained(self._tally.passes().epochs_trained)
+        return work.trained(work.epochs * self._tally.passes().epochs_trained / self._rounds)
 
 
 @pytest.mark.parametrize(("clients", "steps"), [(2, 5), (3, 1), (1, 7)])
@@ -357,6 +358,19 @@ def test_the_estimate_of_rounds_is_what_is_counted():
     _, work = works(spec_of(run), run)
     assert work.flop == pytest.approx(counting.result(run)["counted_flop"], rel=1e-3)
     assert work.epochs == 3 * 8 * 24 / 96
+
+
+@pytest.mark.parametrize("skipped", [frozenset(), frozenset({3})])
+def test_rounds_compose_with_what_skips_epochs(skipped):
+    counting, skips = CountingLayer(10**6), method_named("gradsamp", skip="every:2")
+    run = make_run([counting, skips, LocalSteps(2, 4, skipped)], epochs=6, batch=24, data=digits(96))
+    run.train()
+    _, work = works(spec_of(run), run)
+    rounds = 3 - len(skipped)  # of six, every second is sampled
+    assert run.tally.passes().epochs_trained == pytest.approx(rounds * 8 * 24 / 96)
+    counted = counting.result(run)
+    in_steps = counted["counted_flop"] - counted["outside_steps_flop"]  # where the draws' distributions are fitted
+    assert work.flop == pytest.approx(in_steps, rel=1e-3)
 
 
 # ── parameters frozen and released ────────────────────────────────────────────────────────────────────────────────────
@@ -459,6 +473,22 @@ def test_after_the_release_it_moves_as_one_that_an_optimizer_of_its_own_holds(tr
         second.step()
     for one, other in zip(run.model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-15)
+
+
+def test_a_parameter_that_is_frozen_after_its_gradient_was_computed_is_not_moved():
+    class Late(Method):
+        def update(self, run, part, inner):
+            run.model[0].requires_grad_(run.step_in_epoch != 1)
+            inner(part)
+
+    run = double_run([Late()], momentum=0.9, decay=0.1)
+    batch = next(run.data.load([torch.arange(8)]))
+    weights = [run.model[0].weight.detach().clone()]
+    for _ in range(4):
+        run.step(batch)
+        weights.append(run.model[0].weight.detach().clone())
+    # Released again after the third step's backward pass, so that it has a gradient in the fourth.
+    assert [not torch.equal(a, b) for a, b in itertools.pairwise(weights)] == [True, False, False, True]
 
 
 def test_clipping_covers_a_parameter_that_was_released():

@@ -14,22 +14,22 @@ DENSE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 class DropIn(nn.Module):
     """Base of layers that also are one of DENSE: same constructor, same state_dict, another backward."""
 
-    own: ClassVar[frozenset[str]] = frozenset()  # attributes that the plain layer does not have
+    extra_attributes: ClassVar[frozenset[str]] = frozenset()  # attributes that the plain layer does not have
 
     weight: Tensor
 
     @classmethod
     def from_dense(cls, layer: nn.Module) -> Any:
         """Shares parameters, buffers and hooks with `layer`; draws nothing."""
-        made = cls.__new__(cls)
-        made.__dict__.update(layer.__dict__)
-        return made
+        drop_in = cls.__new__(cls)
+        drop_in.__dict__.update(layer.__dict__)
+        return drop_in
 
     def dense(self) -> Any:
         """The layer that this one stands for, with the same parameters."""
         kind = next(kind for kind in DENSE if isinstance(self, kind))
         layer = kind.__new__(kind)
-        layer.__dict__.update({key: value for key, value in self.__dict__.items() if key not in self.own})
+        layer.__dict__.update({key: value for key, value in self.__dict__.items() if key not in self.extra_attributes})
         return layer
 
     def _cast(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -51,12 +51,12 @@ def swap(model: nn.Module, kinds: Mapping[type[nn.Module], type[Layer]]) -> dict
     A layer under two names stays one, known by the first. A model that is itself such a layer is left alone.
     """
     layers: dict[str, Layer] = {}
-    made: dict[nn.Module, Layer] = {}
+    drop_ins: dict[nn.Module, Layer] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if name and type(module) in kinds:
-            if module not in made:
-                made[module] = layers[name] = kinds[type(module)].from_dense(module)
-            _replace(model, name, made[module])
+            if module not in drop_ins:
+                drop_ins[module] = layers[name] = kinds[type(module)].from_dense(module)
+            _replace(model, name, drop_ins[module])
     return layers
 
 

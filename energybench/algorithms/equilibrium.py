@@ -55,11 +55,11 @@ class Motion:
         """v after one more epoch."""
         change = phi - self._phi
         if self.recursion == "paper":
-            found = change - self.momentum * self._velocity
+            velocity = change - self.momentum * self._velocity
         else:
-            found = change - self._change + self.momentum * self._velocity
-        self._phi, self._change, self._velocity = phi, change, found
-        return found
+            velocity = change - self._change + self.momentum * self._velocity
+        self._phi, self._change, self._velocity = phi, change, velocity
+        return velocity
 
 
 class _Sums:
@@ -88,8 +88,8 @@ class _Sums:
             self._whole = [total + part for total, part in zip(self._whole, sums, strict=True)]
 
     def similarity(self) -> Tensor:
-        found: Tensor = self._alone / self._samples if self._samples else _cosine(*self._whole)
-        return found
+        similarity: Tensor = self._alone / self._samples if self._samples else _cosine(*self._whole)
+        return similarity
 
 
 def _cosine(product: Tensor, one: Tensor, other: Tensor) -> Tensor:
@@ -147,4 +147,4 @@ class Probe:
                 hook.remove()
         self.looks, self.samples = self.looks + 1, self.samples + len(data)
         self.operations = {name: total / max(1, len(data)) for name, total in totals.items()}
-        return {name: found.similarity() for name, found in sums.items()}
+        return {name: added.similarity() for name, added in sums.items()}

@@ -29,7 +29,7 @@ MOMENTA = ("momentum_buffer", "before", "direction", "exp_avg")
 class FrozenLayer(DropIn):
     """What the drop-in layers share: the next backward computes the rows `live` of dW and dB alone."""
 
-    own = frozenset({"live", "planned", "weighed", "handed_on", "read"})
+    extra_attributes = frozenset({"live", "planned", "weighed", "handed_on", "read"})
 
     live: Tensor | None = None  # positions of the live rows, in order; None: all
     # Elements of dY so far, and of those how many met a row of dW that was computed, and a dX that was.

@@ -223,9 +223,9 @@ class _Profile:
     """The likelihood as a function of β alone, σ being at its best for each β. Takes distances and their weights."""
 
     def __init__(self, distances: Array, weights: Array) -> None:
-        apart = (distances > 0) & (weights > 0)  # where z = 0, z^β is 0 too
-        self.log_distance = np.log(distances[apart])
-        weights = weights[apart] / weights.sum()
+        positive = (distances > 0) & (weights > 0)  # where z = 0, z^β is 0 too
+        self.log_distance = np.log(distances[positive])
+        weights = weights[positive] / weights.sum()
         self.weights = torch.from_numpy(np.stack([weights, weights * self.log_distance], 1))
 
     def moments(self, shapes: Array) -> tuple[Array, Array]:
@@ -351,15 +351,15 @@ class _Search:
         """By the gradient in μ and log β, with 1 ≤ β ≤ 20, beyond which it is flat."""
         # Not L-BFGS-B, though it takes bounds: its BLAS starts threads for two numbers.
         start = (place / self.spread, math.log(max(shape, 1.01)))
-        found = minimize(self.falling, start, jac=True, method="BFGS", options={"gtol": 1e-8})
-        return float(found.x[0]) * self.spread, min(max(math.exp(found.x[1]), 1.0), SHAPE_MAX)
+        optimum = minimize(self.falling, start, jac=True, method="BFGS", options={"gtol": 1e-8})
+        return float(optimum.x[0]) * self.spread, min(max(math.exp(optimum.x[1]), 1.0), SHAPE_MAX)
 
     def falling(self, at: Array) -> tuple[float, Array]:
         """−ℓ at (μ in units of the spread, log β) and its gradient."""
         shape = min(max(math.exp(min(at[1], 9.0)), 1.0), SHAPE_MAX)
         offset = self.values - at[0] * self.spread
-        apart = offset != 0
-        offset, weights = offset[apart], self.weights[apart]
+        off_centre = offset != 0
+        offset, weights = offset[off_centre], self.weights[off_centre]
         log_distance = np.log(np.abs(offset))
         powers = np.exp(shape * log_distance) * weights
         mean = powers.sum()

@@ -48,11 +48,11 @@ def bounds(
 
     first: f(θ₀) − f*. Raises ValueError where no bound holds: η ≥ 2/L, or a printed factor that is no contraction.
     """
-    found = {}
+    bounds_by_name = {}
     for name, factor in (
         ("printed", printed_contraction(known.strong_convexity, step, sampled)),
         ("corrected", contraction(known.strong_convexity, known.smoothness, step, sampled)),
     ):
         fixed = fixed_point(factor, known.smoothness, sampled, draw_square)
-        found[name] = [bound(number, first, factor, fixed) for number in range(steps + 1)]
-    return found
+        bounds_by_name[name] = [bound(number, first, factor, fixed) for number in range(steps + 1)]
+    return bounds_by_name

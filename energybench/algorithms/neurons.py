@@ -42,19 +42,19 @@ def find(model: nn.Module) -> list[Neurons]:
     too, transposed convolutions in groups, normalisations over several dimensions at once."""
     modules = list(model.modules())
     owners = Counter(id(p) for module in modules for p in module._parameters.values() if p is not None)
-    found = []
+    neurons = []
     for name, module in model.named_modules():
         known = _place(module)
         if known is None:
             continue
         axis, dim, fan_in = known
-        own = [module._parameters.get(key) for key in ("weight", "bias")]
-        if own[0] is None or any(p is not None and owners[id(p)] > 1 for p in own):
+        parameters = [module._parameters.get(key) for key in ("weight", "bias")]
+        if parameters[0] is None or any(p is not None and owners[id(p)] > 1 for p in parameters):
             continue
-        rows = tuple((p, d) for p, d in zip(own, (dim, 0), strict=True) if p is not None and p.requires_grad)
+        rows = tuple((p, d) for p, d in zip(parameters, (dim, 0), strict=True) if p is not None and p.requires_grad)
         if rows:
-            found.append(Neurons(name, module, own[0].shape[dim], axis, rows, fan_in))
-    return found
+            neurons.append(Neurons(name, module, parameters[0].shape[dim], axis, rows, fan_in))
+    return neurons
 
 
 def _place(module: nn.Module) -> tuple[int, int, int] | None:

@@ -56,8 +56,8 @@ class Scorer:
             self._layer = layers[-1]
             self._hook = self._layer.register_forward_hook(self._hold)
 
-    def _refuse(self, why: str) -> None:
-        raise UsageError(Problem("E312", f"score '{self.kind}': {why}", "", 'score = "loss" needs neither'))
+    def _refuse(self, reason: str) -> None:
+        raise UsageError(Problem("E312", f"score '{self.kind}': {reason}", "", 'score = "loss" needs neither'))
 
     def listen(self) -> None:
         self._held = []
@@ -107,8 +107,8 @@ def output_gradient(run: TrainingRun, outputs: Any, batch: Batch, form: str = "a
     given = [leaf.requires_grad_() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     with torch.enable_grad():
         losses = run.task.losses(run, tree_unflatten(leaves, structure), batch)
-    found = torch.autograd.grad(losses.sum(), given, allow_unused=True)
-    return [gradient for gradient in found if gradient is not None]
+    gradients = torch.autograd.grad(losses.sum(), given, allow_unused=True)
+    return [gradient for gradient in gradients if gradient is not None]
 
 
 def norms(gradients: list[Tensor]) -> Tensor:
@@ -150,13 +150,13 @@ def parameter_gradient(run: TrainingRun, batch: Batch) -> Tensor:
         return value
 
     each: Callable[..., dict[str, Tensor]] = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
-    found = []
+    lengths = []
     for piece in split(replace(batch, also={}), -(-size * len(batch) // HELD)):
         with torch.no_grad():
-            found.append(norms(list(each(learns, piece.inputs, piece.targets).values())))
+            lengths.append(norms(list(each(learns, piece.inputs, piece.targets).values())))
         run.tally.samples_forward += len(piece) - 1  # the pass saw one sample, in place of all
         run.tally.backwards += 1
-    return torch.cat(found)
+    return torch.cat(lengths)
 
 
 def _alone(tree: Any) -> Any:
@@ -172,7 +172,9 @@ def with_reference(work: Work) -> Work:
     for line in work.lines:
         if line.phase != FORWARD and line.phase not in BACKWARD:
             continue
-        own = {k: v for k, v in line.step_b.items() if k.startswith("d")} if line.phase == WEIGHT_GRADIENT else {}
-        shared = {operand: moved for operand, moved in line.step_b.items() if operand not in own}
-        lines.append(replace(line, phase=PHASE, sample_b=line.sample_b | own, step_b=shared))
+        per_sample = (
+            {k: v for k, v in line.step_b.items() if k.startswith("d")} if line.phase == WEIGHT_GRADIENT else {}
+        )
+        shared = {operand: moved for operand, moved in line.step_b.items() if operand not in per_sample}
+        lines.append(replace(line, phase=PHASE, sample_b=line.sample_b | per_sample, step_b=shared))
     return work.add(*lines)

@@ -23,7 +23,7 @@ from energybench.algorithms.drop_in_layers import DropIn
 class SparseLayer(DropIn):
     """What the drop-in layers share. The next backward drops a share `drop`; same constructor, same state_dict."""
 
-    own = frozenset({"drop", "choice", "stays_dense", "because", "log"})
+    extra_attributes = frozenset({"drop", "choice", "stays_dense", "because", "log"})
 
     drop: float = 0.0
     choice: Choice = Choice()
@@ -65,8 +65,8 @@ class SparseLayer(DropIn):
             keep = kept(out, self.drop)
             if keep == out:
                 return 0.0
-            if self.choice.refuse and (why := self.choice.refuse(self, x, self._positions(x), keep)):
-                self.because = why
+            if self.choice.refuse and (reason := self.choice.refuse(self, x, self._positions(x), keep)):
+                self.because = reason
                 return 0.0
         return self.drop
 

@@ -40,7 +40,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class MethodCard:
     """What a method file says: its first sentence, the whole docstring, its parameters as (name, type, default)."""
 
     name: str
@@ -53,15 +53,15 @@ class Card:
 
 def sources(here: Path | None = None) -> dict[str, Source]:
     """Every method that can be used by name; the first place to have it wins."""
-    found: dict[str, Source] = {}
+    by_name: dict[str, Source] = {}
     places = (
         _python_files((here or Path.cwd()) / "methods", "./methods"),
         _entry_points(),
         _python_files(shipped("methods"), "shipped"),
     )
     for source in (source for place in places for source in place):
-        found.setdefault(source.name, source)
-    return found
+        by_name.setdefault(source.name, source)
+    return by_name
 
 
 def names_file(use: str) -> bool:
@@ -104,19 +104,21 @@ def load(source: Source, kind: type = Method) -> type:
         raise UsageError(
             Problem("E302", f"loading it failed: {type(error).__name__}: {error}", f"{source.path}{line}")
         ) from error
-    own = [
+    candidates = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, kind) and value.__module__ == module.__name__
     ]
-    plain = source.name.replace("_", "").replace("-", "").lower()
+    wanted_name = source.name.replace("_", "").replace("-", "").lower()
     wanted = (
-        [c for c in own if c.__name__ == source.class_name]
+        [c for c in candidates if c.__name__ == source.class_name]
         if source.class_name
-        else ([c for c in own if c.__name__.lower() == plain] or (own if len(own) == 1 else []))
+        else (
+            [c for c in candidates if c.__name__.lower() == wanted_name] or (candidates if len(candidates) == 1 else [])
+        )
     )
     if not wanted:
-        names = ", ".join(c.__name__ for c in own) or "none"
+        names = ", ".join(c.__name__ for c in candidates) or "none"
         raise UsageError(
             Problem(
                 "E302",
@@ -169,14 +171,14 @@ def build(kind: type, name: str, values: dict[str, Any], where: Callable[[str], 
     import pydantic
 
     hints = get_type_hints(kind, include_extras=True)
-    own = {field.name: field for field in fields(kind) if field.init} if is_dataclass(kind) else {}
+    parameters = {field.name: field for field in fields(kind) if field.init} if is_dataclass(kind) else {}
     problems = [
-        Problem("E303", f"'{name}' takes no parameter '{key}'", where(key), nearest(key, own) or "it takes none")
+        Problem("E303", f"'{name}' takes no parameter '{key}'", where(key), nearest(key, parameters) or "it takes none")
         for key in values
-        if key not in own
+        if key not in parameters
     ]
     settings: dict[str, Any] = {}
-    for key, field in own.items():
+    for key, field in parameters.items():
         default = field.default
         if default is MISSING:
             default = (
@@ -189,10 +191,10 @@ def build(kind: type, name: str, values: dict[str, Any], where: Callable[[str], 
     model = pydantic.create_model(f"{name}_parameters", __config__=config, **settings)
     try:
         # As JSON, where an array may become a tuple or a set; from Python's types, strict means a list only.
-        text = json.dumps({key: value for key, value in values.items() if key in own}, default=str)
+        text = json.dumps({key: value for key, value in values.items() if key in parameters}, default=str)
         checked = model.model_validate_json(text)
         if not problems:
-            method = kind(**{key: getattr(checked, key) for key in own})
+            method = kind(**{key: getattr(checked, key) for key in parameters})
             method.name = name
             return method
     except pydantic.ValidationError as error:
@@ -211,18 +213,18 @@ def build(kind: type, name: str, values: dict[str, Any], where: Callable[[str], 
     raise UsageError(problems)
 
 
-def cards(here: Path | None = None) -> list[Card]:
+def cards(here: Path | None = None) -> list[MethodCard]:
     """Every method's card, read without running it."""
     return [card(source) for _, source in sorted(sources(here).items())]
 
 
-def card(source: Source) -> Card:
+def card(source: Source) -> MethodCard:
     """What a file says of itself; one that is no Python says so."""
     try:
         tree = ast.parse(read_bytes(source.path, METHOD_B).decode("utf-8"))
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:  # the parser's own limits
-        why = getattr(error, "strerror", None) or getattr(error, "msg", None) or type(error).__name__
-        return Card(source.name, source.origin, str(source.path), f"cannot be read: {why}", "", ())
+        reason = getattr(error, "strerror", None) or getattr(error, "msg", None) or type(error).__name__
+        return MethodCard(source.name, source.origin, str(source.path), f"cannot be read: {reason}", "", ())
     text = ast.get_docstring(tree) or ""
     parameters: list[tuple[str, str, str]] = []
     for node in tree.body:  # a helper class has no base
@@ -230,7 +232,7 @@ def card(source: Source) -> Card:
             parameters = [_parameter(item) for item in node.body if isinstance(item, ast.AnnAssign) and _is_field(item)]
             break
     summary = " ".join(text.split("\n\n")[0].split())
-    return Card(source.name, source.origin, str(source.path), summary, text, tuple(parameters))
+    return MethodCard(source.name, source.origin, str(source.path), summary, text, tuple(parameters))
 
 
 def _decorator(node: ast.expr) -> str:

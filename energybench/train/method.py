@@ -205,7 +205,8 @@ class Method:
 
         With an answer the learning rate moves by it within the epoch, and the epochs trained are counted in passes: the
         samples of the steps over those of one pass, in fractions. `estimate` says what that changes:
-        `work.trained(passes)`, with passes from `run.tally`.
+        `work.trained(work.epochs * passes / rounds)`, with the passes of `run.tally` and the rounds for which its
+        `epoch` was called, so that it composes with what skips epochs.
         """
         return None
 

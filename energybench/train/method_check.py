@@ -85,10 +85,10 @@ def _wrong_hook(method: Method, name: str, default: Callable[..., Any]) -> Itera
         try:
             named.bind(*wanted)
         except TypeError:
-            told = ", ".join(map(str, named.parameters.values()))
+            written = ", ".join(map(str, named.parameters.values()))
             yield (
                 "E316",
-                f"has `{name}({told})`, which is called as {call}",
+                f"has `{name}({written})`, which is called as {call}",
                 f"write: def {name}(self, {', '.join(wanted)})",
             )
             return
@@ -165,8 +165,8 @@ def _results(code: CodeType) -> Iterator[bool]:
 def _hidden_members(method: Method, known: dict[str, Callable[..., Any]]) -> Iterator[Finding]:
     parameters = {field.name for field in fields(method)} if is_dataclass(method) else set[str]()
     for name in known:
-        value = getattr(method, name)
-        if name in parameters or not callable(value):
+        value = inspect.getattr_static(method, name)
+        if name in parameters or not (callable(value) or isinstance(value, classmethod)):
             what = "parameter" if name in parameters else "attribute"
             yield (
                 "E322",
@@ -181,21 +181,21 @@ def _nearly_members(method: Method, known: dict[str, Callable[..., Any]]) -> Ite
     """Names that nobody in the method's files uses and that differ by little from a member's."""
     parameters = {field.name for field in fields(method)} if is_dataclass(method) else set[str]()
     kinds = [kind for kind in type(method).__mro__ if kind not in (Method, Task) and issubclass(kind, Method)]
-    own = dict.fromkeys(
+    names = dict.fromkeys(
         name
         for kind in kinds
         for name in vars(kind)
         if not (name.startswith("_") or name.isupper() or name in known or name in parameters or hasattr(Method, name))
     )
-    if not own:
+    if not names:
         return
     used = {name for kind in kinds for code in _codes(kind) for name in _names(code)}
-    for name in own:
+    for name in names:
         if name not in used and (meant := _meant(name, [*known, *DECLARATIONS])):
             yield (
                 "E317",
                 f"has `{name}`, which nothing calls",
-                f"did you mean `{meant}`? A name of its own begins with _",
+                f"did you mean `{meant}`? A name of one's own begins with _",
             )
 
 

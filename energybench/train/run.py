@@ -150,8 +150,11 @@ class Run:
         optimizer = self.optimizer(part)
         for group in optimizer.param_groups:
             group["lr"] = self.lr(part)
+        for parameter in (parameters := self.parameters(part)):
+            if not parameter.requires_grad:  # frozen since its gradient was computed
+                parameter.grad = None
         if self.recipe.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters(part), self.recipe.clip)
+            nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
         optimizer.step()
 
     # ── the wrapper chain ─────────────────────────────────────────────────────────────────────────────────────

@@ -190,11 +190,11 @@ def _find(use: str, download: bool) -> tuple[tuple[Split, Split], str]:
     try:
         return _torchvision(use, folder, download=download), f"{use}, downloaded by torchvision"
     except (RuntimeError, OSError) as error:
-        why = "it is not on this machine" if not download else f"the download failed: {str(error).splitlines()[0]}"
+        reason = "it is not on this machine" if not download else f"the download failed: {str(error).splitlines()[0]}"
         raise UsageError(
             Problem(
                 "E402",
-                f"the data set '{use}' cannot be had: {why}",
+                f"the data set '{use}' cannot be had: {reason}",
                 hint=f"lay it out as <folder>/{use}/train/<class>/*.png and <folder>/{use}/test/<class>/*.png, then: "
                 "export ENERGYBENCH_DATA=<folder>",
             )

@@ -129,11 +129,11 @@ def take_channels(model: nn.Module, channels: int) -> None:
 
 def activate(model: nn.Module, use: str, activation: str) -> None:
     """Every hidden activation that is a module becomes `activation`; those written as function calls stay."""
-    found = [name for name, module in model.named_modules(remove_duplicate=False) if type(module) in HIDDEN]
-    if not found:
+    activations = [name for name, module in model.named_modules(remove_duplicate=False) if type(module) in HIDDEN]
+    if not activations:
         message = f"'{use}' has no activation module, so activation = \"{activation}\" would change nothing"
         raise UsageError(Problem("E401", message, hint="remove it, or build the model with nn.ReLU()"))
-    for name in found:
+    for name in activations:
         parent, _, child = name.rpartition(".")
         if type(model.get_submodule(name)) is not ACTIVATIONS[activation]:
             setattr(model.get_submodule(parent), child, ACTIVATIONS[activation]())

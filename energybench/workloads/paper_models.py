@@ -244,5 +244,5 @@ def _shift_mask(x: Tensor, rows: tuple[int, int], columns: tuple[int, int], shif
 
     regions = 3 * region(*rows, shift[0])[:, None] + region(*columns, shift[1])
     regions = regions.view(*rows, *columns).transpose(1, 2).flatten(2).flatten(0, 1)
-    apart = regions[:, None] != regions[:, :, None]
-    return apart[:, None].to(x.dtype) * -100
+    separate = regions[:, None] != regions[:, :, None]
+    return separate[:, None].to(x.dtype) * -100

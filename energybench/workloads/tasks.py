@@ -29,5 +29,5 @@ def task_named(use: str, base: Path, where: str = "") -> Task:
     if not os.path.isfile(base / file):
         raise UsageError(Problem("E403", no_file(file, base / file), where, f"looked at {base / file}"))
     path = (base / file).resolve()
-    made: Task = load(Source(path.stem, path, "given", class_name or None), Task)()
-    return made
+    task: Task = load(Source(path.stem, path, "given", class_name or None), Task)()
+    return task

@@ -662,7 +662,7 @@ def test_timing_moves_no_random_stream_no_statistic_and_no_mode():
 
 def test_a_timed_backward_takes_what_its_products_take(monkeypatch):
     """On a clock that goes by the FLOPs computed so far: dX and dW of all channels, and of those that are kept."""
-    given = ssprop.Given(torch.Size([32, 128, 12, 12]), torch.float32, CPU, (18432, 144, 12, 1), True)
+    given = ssprop.LayerInput(torch.Size([32, 128, 12, 12]), torch.float32, CPU, (18432, 144, 12, 1), True)
     x = given.random()
     assert (x.shape, x.stride(), x.requires_grad) == (given.shape, given.strides, True)
     layer = SparseConv2d(128, 256, 3, padding=1)

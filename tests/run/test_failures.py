@@ -76,6 +76,8 @@ DEAD = (
 class Dead(Method):
     """dead: its epochs train nothing, so its `update` can never be entered"""
 
+    replaces = frozenset({"epoch"})
+
     def epoch(self, run, data, inner):
         run.tally.mark(self)
 

@@ -60,6 +60,7 @@ def test_a_signal_ends_what_was_forked_and_everything_below_it(tmp_path: Path) -
     (tmp_path / "waits.py").write_text(
         '"""waits: for ever"""\nimport time\nfrom pathlib import Path\nfrom energybench import Method\n\n\n'
         "class Waits(Method):\n"
+        "    replaces = frozenset({'epoch'})\n"
         "    def epoch(self, run, data, inner):\n"
         '        (Path(__file__).parent / "held").touch()\n'
         "        time.sleep(3600)\n",
