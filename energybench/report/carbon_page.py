@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from energybench.common.sealed_files import write_text
 from energybench.records.reader import read_folder
+from energybench.report.rows import GLOSSARY
 from energybench.verdict import wording
 from energybench.verdict.carbon import RUNS, Gain, Page, Span, Use, page, to_json
 from energybench.verdict.pairing import EnergyFigure
@@ -195,7 +196,7 @@ def markdown(found: Page) -> str:
         if _modelled([use for use in found.uses if use.workload == name]):
             text.append(escape(MODELLED))
     text += ["## What is not in it", "\n".join(f"- {escape(line)}" for line in found.not_in_it), escape(whole(found))]
-    text.append(escape(HOW))
+    text += [escape(HOW), f"The [glossary]({GLOSSARY}) explains every term of this page."]
     return wording.plain("\n\n".join(text)) + "\n"
 
 

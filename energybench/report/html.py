@@ -24,7 +24,7 @@ from energybench.records.record import Trial
 from energybench.report import figures_power, figures_trials, power_traces, run_lines
 from energybench.report.album import Album
 from energybench.report.figures import album
-from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, commands, energy_rows
+from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, GLOSSARY, carbon_note, commands, energy_rows
 from energybench.verdict import pairing, wording
 from energybench.verdict.examination import Examination, ExaminedTrial
 from energybench.verdict.figures import Row, Summary, Workload
@@ -255,6 +255,7 @@ def _render(summary: Summary, parts: Parts) -> str:
         parts=parts,
         words=wording,
         commands=commands,
+        glossary=GLOSSARY,
         carbon_note=carbon_note(summary),
         styles=markupsafe.Markup(f"{assets['uPlot.min.css']}\n{assets['page.css']}"),
         scripts=[markupsafe.Markup(script) for script in scripts],

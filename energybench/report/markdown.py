@@ -15,7 +15,7 @@ from urllib.parse import quote
 from energybench.report import markdown_sections
 from energybench.report.album import FOLDER, Album
 from energybench.report.markdown_syntax import escape, fence, table
-from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, commands, energy_rows
+from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, GLOSSARY, carbon_note, commands, energy_rows
 from energybench.verdict import wording
 from energybench.verdict.figures import Row, Summary, Workload
 
@@ -244,6 +244,7 @@ def markdown(summary: Summary, album: Album = Album()) -> str:  # noqa: B008  (f
     page += [escape(flag.sentence) for flag in summary.flags if flag.code != "modelled_energy"]
     if summary.about:
         page.append(escape(summary.about))
+    page.append(f"The [glossary]({GLOSSARY}) explains every term of this page.")
     for workload in summary.workloads:
         page += _workload(workload, album)
     page += markdown_sections.requirements(summary)

@@ -8,12 +8,14 @@ and so does the paper under it, whatever the notebook's own theme.
 from __future__ import annotations
 
 import base64
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from energybench.report.figures import album
 from energybench.report.html import ASSETS
+from energybench.report.rows import GLOSSARY
 from energybench.verdict import wording
 from energybench.verdict.figures import Row, Summary, Workload
 from energybench.verdict.run_parts import Part
@@ -43,6 +45,7 @@ def html(summary: Summary, part: Part) -> str:
         pictures=drawn.pictures,
         encoded=_encoded,
         place=f"{part.folders[0]}/report.md",
+        glossary=os.path.normpath(f"{part.folders[0]}/{GLOSSARY}"),
     )
     return str(text).encode("utf-8", "replace").decode()
 

@@ -9,6 +9,7 @@ from energybench.verdict.figures import Summary, Workload
 from energybench.verdict.pairing import EnergyFigure
 
 JOULES_PER_KWH = 3.6e6
+GLOSSARY = "../../../docs/glossary.md"  # from reports/SUITE/RUN, where a run lies by default
 ENERGY_HEAD = ["workload", "method", "kind", "source", "scope", "energy", "sensor error", "net of idle", "CO₂e"]
 CARBON_ABOUT = (
     "Means of one training window and their spread over the blocks. Sources are listed apart and not added: two "
