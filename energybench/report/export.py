@@ -22,7 +22,7 @@ from energybench.meter import combine
 from energybench.records.reader import read_folder
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.verdict import interim, pairing, wording
-from energybench.verdict.carbon import Page, Span, Use, Zone, page
+from energybench.verdict.carbon import CarbonReport, Span, Use, Zone, carbon_report
 from energybench.verdict.examination import Examination, ExaminedTrial
 
 J_PER_KWH = 3.6e6
@@ -83,8 +83,8 @@ class Folder:
         return Examination(self.trials)
 
     @cached_property
-    def carbon(self) -> Page:
-        return page(self.run, self.trials, self.counting_runs)
+    def carbon(self) -> CarbonReport:
+        return carbon_report(self.run, self.trials, self.counting_runs)
 
     @property
     def zone(self) -> Zone:

@@ -87,8 +87,8 @@ def _workload(workload: Workload, album: Album) -> list[str]:
 
 def _over_the_run(workload: Workload, album: Album) -> list[str]:
     """Trials in time: whatever could be drawn."""
-    found = _pictures(album, workload, "blocks", "curves", "power", "diagnostics")
-    return ["### Over the run", *found] if found else []
+    pictures = _pictures(album, workload, "blocks", "curves", "power", "diagnostics")
+    return ["### Over the run", *pictures] if pictures else []
 
 
 def _commands(workload: Workload) -> list[str]:
@@ -156,12 +156,12 @@ def _target(workload: Workload) -> list[str]:
 def _quality(workload: Workload) -> str:
     rows = []
     for row in workload.rows:
-        found = row.quality
-        if found is not None:
-            bound = wording.NOTHING if found.bound is None else wording.points(found.bound, found.fraction)
-            limit = wording.NOTHING if found.limit is None else wording.accepted(found.limit, found.fraction)
-            figures = (wording.number(value, 4) for value in (found.baseline, found.method))
-            rows.append([escape(row.method), *figures, wording.quality_change(found), bound, limit])
+        quality = row.quality
+        if quality is not None:
+            bound = wording.NOTHING if quality.bound is None else wording.points(quality.bound, quality.fraction)
+            limit = wording.NOTHING if quality.limit is None else wording.accepted(quality.limit, quality.fraction)
+            figures = (wording.number(value, 4) for value in (quality.baseline, quality.method))
+            rows.append([escape(row.method), *figures, wording.quality_change(quality), bound, limit])
     spread = [
         f"{escape(name)} {wording.number(figure.mean, 4)}"
         + ("" if figure.sd is None else f" ± {wording.number(figure.sd, 4)}")

@@ -65,9 +65,9 @@ def _cells(row: Row) -> list[str]:
 
 def _remarks(workload: Workload) -> list[str]:
     """Why a figure may not be trusted, each once."""
-    found = [*workload.flags, *(flag for row in workload.rows for flag in row.flags)]
+    raised = [*workload.flags, *(flag for row in workload.rows for flag in row.flags)]
     return list(
-        dict.fromkeys(f"{f.severity}: {f.sentence} {f.where}{f' ({f.detail})' if f.detail else ''}" for f in found)
+        dict.fromkeys(f"{f.severity}: {f.sentence} {f.where}{f' ({f.detail})' if f.detail else ''}" for f in raised)
     )
 
 

@@ -41,7 +41,9 @@ def energy_rows(summary: Summary) -> list[list[str]]:
     for workload in summary.workloads:
         cells = [(workload.baseline_name, workload.baseline.energies)]
         cells += [(row.method, row.energies) for row in workload.rows]
-        rows += [[workload.name, label, *_energy_row(energy, intensity)] for label, found in cells for energy in found]
+        rows += [
+            [workload.name, label, *_energy_row(energy, intensity)] for label, energies in cells for energy in energies
+        ]
     return rows
 
 
@@ -64,6 +66,6 @@ def carbon_note(summary: Summary) -> str:
     carbon, intensity = _intensity(summary)
     if intensity is None:
         return ""
-    told = f"{carbon.get('zone', 'unknown zone')}, {wording.number(1000 * intensity, 2)} g/kWh"
-    told += f" ({carbon.get('source', 'no source')}, {carbon.get('year', 'no year')})"
-    return f"Carbon intensity: {told}. PUE {carbon.get('pue', 1.0)}, not included above."
+    grid = f"{carbon.get('zone', 'unknown zone')}, {wording.number(1000 * intensity, 2)} g/kWh"
+    grid += f" ({carbon.get('source', 'no source')}, {carbon.get('year', 'no year')})"
+    return f"Carbon intensity: {grid}. PUE {carbon.get('pue', 1.0)}, not included above."

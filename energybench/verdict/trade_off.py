@@ -63,8 +63,9 @@ def _blocks(pairs: Sequence[pairing.Pair], quantity: paired.Quantity, metric: st
     blocks = []
     for pair in pairs:
         of_method, of_baseline = pair.method.quality.get(metric), pair.baseline.quality.get(metric)
-        known = of_method is not None and of_baseline is not None
-        if known and math.isfinite(of_method) and math.isfinite(of_baseline):
+        if of_method is None or of_baseline is None:
+            continue
+        if math.isfinite(of_method) and math.isfinite(of_baseline):
             blocks.append((pairing.change([pair], quantity).saving, of_method - of_baseline))
     return tuple(blocks)
 

@@ -250,7 +250,7 @@ def phases(profiled: Sequence[Phase]) -> str:
         for phase in profiled
         if abs(phase.method_rel - phase.baseline_rel) >= FEWER_APART
     ]
-    return f"In timed shadow steps, of plain training's time: {', '.join(changed) or 'no phase changes by 1 %'}."
+    return f"In profiled steps, of plain training's time: {', '.join(changed) or 'no phase changes by 1 %'}."
 
 
 def side_to_target(side: SideToTarget, n: int) -> str:
@@ -359,7 +359,7 @@ def notes(row: Row, metric: str) -> list[str]:
     if row.phases:
         sentences.append(phases(row.phases))
     if row.untimed_reason:
-        sentences.append(f"Where its time goes is not told: {row.untimed_reason}.")
+        sentences.append(f"Where its time goes is not known: {row.untimed_reason}.")
     if row.bytes_note:
         sentences.append(row.bytes_note)
     if row.roofline is not None and abs(row.estimated_rel or 0) >= FEWER_APART:

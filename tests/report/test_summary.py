@@ -426,4 +426,4 @@ def test_a_shadow_that_failed_leaves_no_phases() -> None:
     told = [w.model_copy(update={"profiling_run": ProfilingRun(reason="out of memory")}) for w in counting_runs]
     (workload,) = summarise(meta, trials, told).workloads
     assert workload.rows[0].phases == ()
-    assert "not told: out of memory." in " ".join(wording.notes(workload.rows[0], "accuracy"))
+    assert "not known: out of memory." in " ".join(wording.notes(workload.rows[0], "accuracy"))
