@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energybench.common.sealed_files import write_text
+from energybench.meter.carbon import J_PER_KWH
 from energybench.records.reader import read_folder
 from energybench.report.rows import GLOSSARY
 from energybench.verdict import wording
@@ -17,8 +18,6 @@ from energybench.verdict.pairing import EnergyFigure
 if TYPE_CHECKING:
     from rich.console import Console
 
-J_PER_KWH = 3.6e6
-PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}
 MODELLED = "Modelled energy is time in another unit: it is multiplied by nothing, neither by a grid nor by runs."
 Table = tuple[list[str], list[list[str]]]  # head, rows; the first column is labels
 
@@ -47,7 +46,7 @@ def span(figure: Span | None, unit: str, zone_factor: float = 1.0) -> str:
     decimals = max(0, 2 - math.floor(math.log10(max(map(abs, scaled))) + 1e-12))
     mean, *bounds = (wording.number(value, decimals) for value in scaled)
     inside = f"{wording.NB}[{bounds[0]},{wording.NB}{bounds[1]}]" if len(bounds) == 2 else ""
-    return f"{mean}{wording.NB}{PREFIXES[power]}{unit}{inside}"
+    return f"{mean}{wording.NB}{wording.PREFIXES[power]}{unit}{inside}"
 
 
 def _titles(report: CarbonReport) -> list[str]:

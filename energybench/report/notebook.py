@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import base64
 import os
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from energybench.report.figures import album
-from energybench.report.html import ASSETS
 from energybench.report.rows import GLOSSARY
+from energybench.report.templates import template
 from energybench.verdict import wording
 from energybench.verdict.figures import Row, Summary, Workload
 from energybench.verdict.run_parts import Part
@@ -32,7 +30,7 @@ def html(summary: Summary, part: Part) -> str:
     notes = [summary.energy_note, summary.look_note, f"Apart: {part.apart}." if part.apart else ""]
     notes += [flag.sentence for flag in summary.flags if flag.code != "modelled_energy"]
     drawn = album(summary, part.records[1], Path(part.folders[0]), KINDS)
-    text = _template().render(
+    text = template("notebook.html.j2").render(
         summary=summary,
         title=title,
         notes=[note for note in notes if note],
@@ -73,18 +71,3 @@ def _remarks(workload: Workload) -> list[str]:
 
 def _encoded(svg: str) -> str:
     return base64.b64encode(svg.encode()).decode()
-
-
-@cache
-def _template() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["clean"] = lambda text: wording.clean(str(text))
-    return environment.get_template("notebook.html.j2")

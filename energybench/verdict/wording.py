@@ -118,6 +118,9 @@ def realised(value: float | None) -> str:
     return NOTHING if value is None else percent(value, 0)
 
 
+PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}  # of powers of 1000
+
+
 def si(value: float, unit: str) -> str:
     """Three figures with a prefix: 1.25 kJ."""
     if value == 0 or not math.isfinite(value):
@@ -126,8 +129,7 @@ def si(value: float, unit: str) -> str:
     power = max(-3, min(5, math.floor(math.log10(abs(value)) / 3 + 1e-12)))
     scaled = value / 1000**power
     decimals = max(0, 2 - math.floor(math.log10(abs(scaled)) + 1e-12))
-    prefix = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}[power]
-    return f"{number(scaled, decimals)}{NB}{prefix}{unit}"
+    return f"{number(scaled, decimals)}{NB}{PREFIXES[power]}{unit}"
 
 
 def duration(value: float) -> str:
