@@ -179,7 +179,8 @@ def test_a_notebook_shows_the_sentence_the_table_and_the_pictures_and_asks_no_ne
     assert results.summary.headline in page.text
     assert {"table", "img", "th"} <= set(page.tags)
     assert "script" not in page.tags
-    assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
+    (glossary,) = [source for source in page.sources if not source.startswith("data:image/svg+xml;base64,")]
+    assert Path(glossary) == saving.parents[2] / "docs" / "glossary.md"
     assert re.search(r"half – 0\.0 % 0\.0 % 50\.\d % \[.*?\] energy \(gpu\) .* saves", " ".join(page.text.split()))
 
 

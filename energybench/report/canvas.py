@@ -251,7 +251,7 @@ def place(saving_rel: float) -> float:
 
 
 def savings_axis(axes: Axes, points: Iterable[float], reaches: Iterable[float], margin: float) -> tuple[float, float]:
-    """Limits, ticks, the line of no saving and the band of noise; in places. Returns the limits.
+    """Limits, ticks, the line of no saving and the band of the margin; in places. Returns the limits.
 
     points: always inside; reaches: ends of whiskers, inside up to a factor of 3 beyond the points.
     """

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energybench.common.sealed_files import write_text
+from energybench.meter.carbon import J_PER_KWH
 from energybench.records.reader import read_folder
+from energybench.report.rows import GLOSSARY
 from energybench.verdict import wording
-from energybench.verdict.carbon import RUNS, Gain, Page, Span, Use, page, to_json
+from energybench.verdict.carbon import RUNS, CarbonReport, Gain, Span, Use, carbon_report, to_json
 from energybench.verdict.pairing import EnergyFigure
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-J_PER_KWH = 3.6e6
-PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}
 MODELLED = "Modelled energy is time in another unit: it is multiplied by nothing, neither by a grid nor by runs."
 Table = tuple[list[str], list[list[str]]]  # head, rows; the first column is labels
 
@@ -25,12 +25,12 @@ Table = tuple[list[str], list[list[str]]]  # head, rows; the first column is lab
 def report_carbon(folder: Path, zones: str | None, console: Console | None, *, write: bool) -> dict[str, Any]:
     """Print the page, write it if asked to, and return its facts. zones: "FRA,USA". Raises UsageError E502."""
     asked = [name.strip().upper() for name in (zones or "").split(",") if name.strip()]
-    found = page(*read_folder(folder), asked)
+    report = carbon_report(*read_folder(folder), asked)
     if write:
-        write_text(folder / "carbon.md", markdown(found))
+        write_text(folder / "carbon.md", markdown(report))
     if console is not None:
-        render(found, console)
-    return to_json(found)
+        render(report, console)
+    return to_json(report)
 
 
 def span(figure: Span | None, unit: str, zone_factor: float = 1.0) -> str:
@@ -46,15 +46,15 @@ def span(figure: Span | None, unit: str, zone_factor: float = 1.0) -> str:
     decimals = max(0, 2 - math.floor(math.log10(max(map(abs, scaled))) + 1e-12))
     mean, *bounds = (wording.number(value, decimals) for value in scaled)
     inside = f"{wording.NB}[{bounds[0]},{wording.NB}{bounds[1]}]" if len(bounds) == 2 else ""
-    return f"{mean}{wording.NB}{PREFIXES[power]}{unit}{inside}"
+    return f"{mean}{wording.NB}{wording.PREFIXES[power]}{unit}{inside}"
 
 
-def _titles(found: Page) -> list[str]:
-    return [f"CO₂e {zone.zone}" for zone in found.zones]
+def _titles(report: CarbonReport) -> list[str]:
+    return [f"CO₂e {zone.zone}" for zone in report.zones]
 
 
-def _grams(found: Page, figure: Span | None) -> list[str]:
-    return [span(figure and zone.kg(figure), "g", 1000.0) for zone in found.zones]
+def _grams(report: CarbonReport, figure: Span | None) -> list[str]:
+    return [span(figure and zone.kg(figure), "g", 1000.0) for zone in report.zones]
 
 
 def _sources(energies: Sequence[EnergyFigure]) -> list[list[str]]:
@@ -70,31 +70,31 @@ def _sources(energies: Sequence[EnergyFigure]) -> list[list[str]]:
     ]
 
 
-def uses(found: Page, workload: str) -> Table:
-    """What one training run takes."""
+def uses(report: CarbonReport, workload: str) -> Table:
+    """A table: what one training run takes."""
     rows = [
-        [use.method, span(use.measured_j, "J") if use.measured_j else use.reason, *_grams(found, use.measured_j)]
-        for use in found.uses
+        [use.method, span(use.measured_j, "J") if use.measured_j else use.reason, *_grams(report, use.measured_j)]
+        for use in report.uses
         if use.workload == workload
     ]
-    return ["one training run", "measured energy", *_titles(found)], rows
+    return ["one training run", "measured energy", *_titles(report)], rows
 
 
-def sources(found: Page, workload: str) -> Table:
+def sources(report: CarbonReport, workload: str) -> Table:
     """The same by source, each by itself: two may watch one device."""
-    here = [use for use in found.uses if use.workload == workload]
-    rows = [[f"{use.method}: {name}", *rest] for use in here for name, *rest in _sources(use.sources)]
+    of_workload = [use for use in report.uses if use.workload == workload]
+    rows = [[f"{use.method}: {name}", *rest] for use in of_workload for name, *rest in _sources(use.sources)]
     return ["by source", "kind", "energy"], rows
 
 
-def gains(found: Page, gain: Gain) -> Table:
+def gains(report: CarbonReport, gain: Gain) -> Table:
     """What a proven saving means, row by row."""
     figures = [("a training run", gain.per_run_j), (f"{RUNS:,} runs", gain.runs_j)]
     if gain.tuning_j:
         trials = f"{gain.tuned_trials} tuning trial{'s' * (gain.tuned_trials != 1)}"
         figures += [(f"{trials} took", gain.tuning_j), (f"{RUNS:,} runs less that", gain.net_j)]
-    rows = [[name, span(figure, "J"), *_grams(found, figure)] for name, figure in figures]
-    return [f"{gain.method}: saved", "energy", *_titles(found)], rows
+    rows = [[name, span(figure, "J"), *_grams(report, figure)] for name, figure in figures]
+    return [f"{gain.method}: saved", "energy", *_titles(report)], rows
 
 
 def notes(gain: Gain) -> str:
@@ -118,62 +118,62 @@ def _runs(count: int) -> str:
     return f"{count:,}{wording.NB}run{'s' * (count != 1)}"
 
 
-def zone_lines(found: Page) -> list[str]:
+def zone_lines(report: CarbonReport) -> list[str]:
     """Where each intensity comes from."""
     lines = [
         f"{z.zone}: {z.country}, {wording.number(z.intensity_kg_j * J_PER_KWH * 1000, 1)} g CO₂e/kWh, the mean of "
         f"{z.year or 'an unnamed year'}, by {z.source or 'an unnamed source'}; PUE {z.pue:g}, in every CO₂e."
-        for z in found.zones
+        for z in report.zones
     ]
-    return lines or [found.no_zone]
+    return lines or [report.no_zone]
 
 
-def whole(found: Page) -> str:
-    if found.whole_j is None:
+def whole(report: CarbonReport) -> str:
+    if report.whole_j is None:
         return "This benchmark's own energy was not measured."
-    mass = ", ".join(f"{span(zone.kg(Span(found.whole_j)), 'g', 1000.0)} CO₂e in {zone.zone}" for zone in found.zones)
-    told = f"This benchmark itself took {wording.si(found.whole_j, 'J')} in its metered windows"
-    return f"{told}: {mass}." if mass else f"{told}."
+    mass = ", ".join(f"{span(zone.kg(Span(report.whole_j)), 'g', 1000.0)} CO₂e in {zone.zone}" for zone in report.zones)
+    took = f"This benchmark itself took {wording.si(report.whole_j, 'J')} in its metered windows"
+    return f"{took}: {mass}." if mass else f"{took}."
 
 
-def _workloads(found: Page) -> list[str]:
-    return list(dict.fromkeys(use.workload for use in found.uses))
+def _workloads(report: CarbonReport) -> list[str]:
+    return list(dict.fromkeys(use.workload for use in report.uses))
 
 
 def _modelled(chosen: Sequence[Use]) -> bool:
     return any(e.energy_j and not e.measured for use in chosen for e in use.sources)
 
 
-def render(found: Page, console: Console) -> None:
+def render(report: CarbonReport, console: Console) -> None:
     """The whole page on a terminal."""
     from energybench.report.grid import grid, say
 
-    say(console, " · ".join([f"{found.suite} · run {found.run}", "carbon", *found.stamp]), "dim")
-    say(console, found.headline, "bold")
-    for line in (found.energy_note, found.look_note, *zone_lines(found)):
+    say(console, " · ".join([f"{report.suite} · run {report.run}", "carbon", *report.stamp]), "dim")
+    say(console, report.headline, "bold")
+    for line in (report.energy_note, report.look_note, *zone_lines(report)):
         if line:
             say(console, line, "yellow")
-    for name in _workloads(found):
+    for name in _workloads(report):
         console.print()
         say(console, name, "bold underline")
-        grid(console, *uses(found, name))
-        for gain in (gain for gain in found.gains if gain.workload == name):
+        grid(console, *uses(report, name))
+        for gain in (gain for gain in report.gains if gain.workload == name):
             console.print()
             if gain.per_run_j is not None:
-                grid(console, *gains(found, gain))
+                grid(console, *gains(report, gain))
             say(console, notes(gain))
         console.print()
-        grid(console, *sources(found, name))
-        if _modelled([use for use in found.uses if use.workload == name]):
+        grid(console, *sources(report, name))
+        if _modelled([use for use in report.uses if use.workload == name]):
             say(console, MODELLED, "yellow")
     console.print()
-    say(console, whole(found))
+    say(console, whole(report))
     say(console, "Not in any figure here:")
-    for line in found.not_in_it:
+    for line in report.not_in_it:
         say(console, f"– {line}", indent="  ")
 
 
-def markdown(found: Page) -> str:
+def markdown(report: CarbonReport) -> str:
     """The page as FOLDER/carbon.md, ending in one newline."""
     from energybench.report.markdown_syntax import escape, table
 
@@ -181,21 +181,21 @@ def markdown(found: Page) -> str:
         head, rows = ([escape(c) for c in made[0]], [[escape(c) for c in row] for row in made[1]])
         return table(head, rows, right="123456789")
 
-    stamp = f" ({escape(', '.join(found.stamp))})" if found.stamp else ""
-    text = [f"# {escape(found.suite)}{stamp}: energy and carbon", f"**{escape(found.headline)}**"]
-    text += [escape(line) for line in (found.energy_note, found.look_note) if line]
-    text.append("\n".join(f"- {escape(line)}" for line in zone_lines(found)))
-    for name in _workloads(found):
-        text += [f"## {escape(name)}", pipe(uses(found, name))]
-        for gain in (gain for gain in found.gains if gain.workload == name):
+    stamp = f" ({escape(', '.join(report.stamp))})" if report.stamp else ""
+    text = [f"# {escape(report.suite)}{stamp}: energy and carbon", f"**{escape(report.headline)}**"]
+    text += [escape(line) for line in (report.energy_note, report.look_note) if line]
+    text.append("\n".join(f"- {escape(line)}" for line in zone_lines(report)))
+    for name in _workloads(report):
+        text += [f"## {escape(name)}", pipe(uses(report, name))]
+        for gain in (gain for gain in report.gains if gain.workload == name):
             if gain.per_run_j is not None:
-                text.append(pipe(gains(found, gain)))
+                text.append(pipe(gains(report, gain)))
             text.append(escape(notes(gain)))
-        text.append(pipe(sources(found, name)))
-        if _modelled([use for use in found.uses if use.workload == name]):
+        text.append(pipe(sources(report, name)))
+        if _modelled([use for use in report.uses if use.workload == name]):
             text.append(escape(MODELLED))
-    text += ["## What is not in it", "\n".join(f"- {escape(line)}" for line in found.not_in_it), escape(whole(found))]
-    text.append(escape(HOW))
+    text += ["## What is not in it", "\n".join(f"- {escape(line)}" for line in report.not_in_it), escape(whole(report))]
+    text += [escape(HOW), f"The [glossary]({GLOSSARY}) explains every term of this page."]
     return wording.plain("\n\n".join(text)) + "\n"
 
 

@@ -19,13 +19,13 @@ from typing import Any
 from energybench.common.errors import EnergybenchError, Problem, UsageError
 from energybench.common.version import __version__
 from energybench.meter import combine
+from energybench.meter.carbon import J_PER_KWH
 from energybench.records.reader import read_folder
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.verdict import interim, pairing, wording
-from energybench.verdict.carbon import Page, Span, Use, Zone, page
+from energybench.verdict.carbon import CarbonReport, Span, Use, Zone, carbon_report
 from energybench.verdict.examination import Examination, ExaminedTrial
 
-J_PER_KWH = 3.6e6
 HOURS_PER_YEAR = 365.25 * 24
 UNITS = {"run": "one training run", "epoch": "one epoch of it", "sample": "one sample of one epoch"}
 EMISSIONS = (  # codecarbon 3.3's emissions.csv: kg, kg/s, W, kWh, s, GB; a test holds it against the package
@@ -83,8 +83,8 @@ class Folder:
         return Examination(self.trials)
 
     @cached_property
-    def carbon(self) -> Page:
-        return page(self.run, self.trials, self.counting_runs)
+    def carbon(self) -> CarbonReport:
+        return carbon_report(self.run, self.trials, self.counting_runs)
 
     @property
     def zone(self) -> Zone:

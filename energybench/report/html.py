@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import math
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,7 +23,17 @@ from energybench.records.record import Trial
 from energybench.report import figures_power, figures_trials, power_traces, run_lines
 from energybench.report.album import Album
 from energybench.report.figures import album
-from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, commands, energy_rows
+from energybench.report.rows import (
+    CARBON_ABOUT,
+    ENERGY_HEAD,
+    GLOSSARY,
+    calls,
+    carbon_note,
+    commands,
+    energy_rows,
+    machine_rows,
+)
+from energybench.report.templates import ASSETS, template
 from energybench.verdict import pairing, wording
 from energybench.verdict.examination import Examination, ExaminedTrial
 from energybench.verdict.figures import Row, Summary, Workload
@@ -32,7 +41,6 @@ from energybench.verdict.figures import Row, Summary, Workload
 LIMIT_B = 2_000_000
 PICTURES_B, CHARTS_B, TRIALS = 900_000, 250_000, 1_500  # of pictures, of figures to zoom, rows of trials
 POINTS = 1_500  # of a power trace to zoom
-ASSETS = Path(__file__).parent / "page"
 CODE = ("uPlot.iife.min.js", "page.js")
 
 
@@ -209,31 +217,6 @@ def _digest(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-@cache
-def _template() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"percent": wording.percent, "clean": lambda text: wording.clean(str(text))}
-    return environment.get_template("page.html.j2")
-
-
-def _line(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
-
-
-def _call(argv: Sequence[str]) -> str:
-    named = bool(argv) and argv[0].rsplit("/", 1)[-1] in ("energybench", "__main__.py")
-    return f"energybench {shlex.join(argv[1:] if named else argv)}"
-
-
 def _render(summary: Summary, parts: Parts) -> str:
     import markupsafe
 
@@ -249,12 +232,13 @@ def _render(summary: Summary, parts: Parts) -> str:
             f"script-src {' '.join(map(_digest, scripts))}",
         ]
     )
-    text = _template().render(
+    text = template("page.html.j2", keep_trailing_newline=True).render(
         summary=summary,
         policy=policy,
         parts=parts,
         words=wording,
         commands=commands,
+        glossary=GLOSSARY,
         carbon_note=carbon_note(summary),
         styles=markupsafe.Markup(f"{assets['uPlot.min.css']}\n{assets['page.css']}"),
         scripts=[markupsafe.Markup(script) for script in scripts],
@@ -268,7 +252,7 @@ def _render(summary: Summary, parts: Parts) -> str:
         energy_head=ENERGY_HEAD,
         energy=energy_rows(summary),
         energy_about=CARBON_ABOUT.replace("*", ""),
-        machine=[(name, _line(value)) for name, value in sorted(summary.machine.items())],
+        machine=machine_rows(summary),
         checks=[
             [c.code, c.severity if c.result == "raised" else c.result, c.where, c.sentence, c.detail]
             for c in summary.checks
@@ -276,7 +260,7 @@ def _render(summary: Summary, parts: Parts) -> str:
         failures=[[f.trial, f.status, f.reason, "yes" if f.repeated else "no"] for f in summary.failures],
         not_run=[[n.workload, n.method, n.reason] for n in summary.not_run],
         sources=list(summary.sources.items()),
-        calls=[wording.clean(_call(call)) for call in summary.invocations],
+        calls=calls(summary),
         svg=markupsafe.Markup,
         data=markupsafe.Markup(_json({"charts": parts.charts, "records": parts.records})),
     )

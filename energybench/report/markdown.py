@@ -6,16 +6,22 @@ a link, a mention or a code span.
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
-from collections.abc import Sequence
 from urllib.parse import quote
 
 from energybench.report import markdown_sections
 from energybench.report.album import FOLDER, Album
-from energybench.report.markdown_syntax import escape, fence, table
-from energybench.report.rows import CARBON_ABOUT, ENERGY_HEAD, carbon_note, commands, energy_rows
+from energybench.report.markdown_syntax import brackets, escape, fence, table
+from energybench.report.rows import (
+    CARBON_ABOUT,
+    ENERGY_HEAD,
+    GLOSSARY,
+    calls,
+    carbon_note,
+    commands,
+    energy_rows,
+    machine_rows,
+)
 from energybench.verdict import wording
 from energybench.verdict.figures import Row, Summary, Workload
 
@@ -25,8 +31,7 @@ def _link(text: str, record: str) -> str:
 
 
 def _saving(row: Row) -> str:
-    text = wording.plain(wording.measured(row.measured))
-    text = text.replace("[", "\\[").replace("]", "\\]")
+    text = brackets(wording.plain(wording.measured(row.measured)))
     return f"~~{text}~~" if row.verdict_forbidden and row.measured else text
 
 
@@ -87,8 +92,8 @@ def _workload(workload: Workload, album: Album) -> list[str]:
 
 def _over_the_run(workload: Workload, album: Album) -> list[str]:
     """Trials in time: whatever could be drawn."""
-    found = _pictures(album, workload, "blocks", "curves", "power", "diagnostics")
-    return ["### Over the run", *found] if found else []
+    pictures = _pictures(album, workload, "blocks", "curves", "power", "diagnostics")
+    return ["### Over the run", *pictures] if pictures else []
 
 
 def _commands(workload: Workload) -> list[str]:
@@ -120,16 +125,13 @@ def _target(workload: Workload) -> list[str]:
         return []
     rows = []
     for row, target in targets:
-        sides = [
-            cell.replace("[", "\\[").replace("]", "\\]")
-            for cell in (wording.measured(target.steps), wording.measured(target.cost))
-        ]
         rows.append(
             [
                 escape(row.method),
                 escape(wording.side_to_target(target.method, target.n)),
                 escape(wording.side_to_target(target.baseline, target.n)),
-                *sides,
+                brackets(wording.measured(target.steps)),
+                brackets(wording.measured(target.cost)),
                 target.cost.quantity if target.cost else wording.NOTHING,
                 f"**{target.verdict}**",
                 escape(target.reason or wording.NOTHING),
@@ -156,12 +158,12 @@ def _target(workload: Workload) -> list[str]:
 def _quality(workload: Workload) -> str:
     rows = []
     for row in workload.rows:
-        found = row.quality
-        if found is not None:
-            bound = wording.NOTHING if found.bound is None else wording.points(found.bound, found.fraction)
-            limit = wording.NOTHING if found.limit is None else wording.accepted(found.limit, found.fraction)
-            figures = (wording.number(value, 4) for value in (found.baseline, found.method))
-            rows.append([escape(row.method), *figures, wording.quality_change(found), bound, limit])
+        quality = row.quality
+        if quality is not None:
+            bound = wording.NOTHING if quality.bound is None else wording.points(quality.bound, quality.fraction)
+            limit = wording.NOTHING if quality.limit is None else wording.accepted(quality.limit, quality.fraction)
+            figures = (wording.number(value, 4) for value in (quality.baseline, quality.method))
+            rows.append([escape(row.method), *figures, wording.quality_change(quality), bound, limit])
     spread = [
         f"{escape(name)} {wording.number(figure.mean, 4)}"
         + ("" if figure.sd is None else f" ± {wording.number(figure.sd, 4)}")
@@ -210,21 +212,13 @@ def _energy(summary: Summary) -> list[str]:
 
 
 def _machine(summary: Summary) -> str:
-    def line(value: object) -> str:
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
-
-    rows = [[escape(name), escape(line(value))] for name, value in sorted(summary.machine.items())]
+    rows = [[escape(name), escape(text)] for name, text in machine_rows(summary)]
     return table(["machine", ""], rows) if rows else "The machine was not recorded."
 
 
-def _call(argv: Sequence[str]) -> str:
-    named = bool(argv) and argv[0].rsplit("/", 1)[-1] in ("energybench", "__main__.py")
-    return "energybench " + shlex.join(map(wording.clean, argv[1:] if named else argv))
-
-
 def _again(summary: Summary) -> list[str]:
-    calls = "\n".join(map(_call, summary.invocations))
-    page = ["## How to get these numbers again", fence(calls or "not recorded")]
+    typed = "\n".join(calls(summary))
+    page = ["## How to get these numbers again", fence(typed or "not recorded")]
     page.append(f"Run {escape(summary.run)}, digest {escape(summary.digest)}.")
     if summary.sources:
         rows = [[escape(name), escape(path)] for name, path in summary.sources.items()]
@@ -244,6 +238,7 @@ def markdown(summary: Summary, album: Album = Album()) -> str:  # noqa: B008  (f
     page += [escape(flag.sentence) for flag in summary.flags if flag.code != "modelled_energy"]
     if summary.about:
         page.append(escape(summary.about))
+    page.append(f"The [glossary]({GLOSSARY}) explains every term of this page.")
     for workload in summary.workloads:
         page += _workload(workload, album)
     page += markdown_sections.requirements(summary)

@@ -6,7 +6,7 @@ Each is a list of paragraphs, empty where there is nothing to say.
 from __future__ import annotations
 
 from energybench.report import run_lines
-from energybench.report.markdown_syntax import escape, table
+from energybench.report.markdown_syntax import brackets, escape, table
 from energybench.verdict import interim_notes, wording
 from energybench.verdict.figures import Added, Summary
 
@@ -28,7 +28,7 @@ def added_blocks(summary: Summary) -> list[str]:
 
 
 def _figure(row: Added) -> str:
-    return wording.measured(row.measured).replace("[", "\\[").replace("]", "\\]")
+    return brackets(wording.measured(row.measured))
 
 
 def over_all_workloads(summary: Summary) -> list[str]:
@@ -43,10 +43,7 @@ def over_all_workloads(summary: Summary) -> list[str]:
         "95 % for workloads like these",
         "quality within the margin",
     ]
-    rows = [
-        [escape(each.method), *(cell.replace("[", "\\[").replace("]", "\\]") for cell in run_lines.overall_cells(each))]
-        for each in summary.overall
-    ]
+    rows = [[escape(each.method), *map(brackets, run_lines.overall_cells(each))] for each in summary.overall]
     notes = [escape(text) for text in run_lines.overall_left_out(summary)]
     return ["## Over all workloads", run_lines.OVERALL_ABOUT, table(head, rows, right="1345"), *notes]
 

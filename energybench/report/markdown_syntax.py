@@ -19,6 +19,11 @@ def escape(text: object) -> str:
     return re.sub(r"^(\s*)([#+\-=]|\d+[.)](?=\s))", lambda m: m[1] + m[2][:-1] + f"&#{ord(m[2][-1])};", line)
 
 
+def brackets(text: str) -> str:
+    """A figure with its interval: the brackets make no link."""
+    return text.replace("[", "\\[").replace("]", "\\]")
+
+
 def fence(text: str) -> str:
     """A code block that its content cannot close."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)

@@ -8,12 +8,12 @@ and so does the paper under it, whatever the notebook's own theme.
 from __future__ import annotations
 
 import base64
-from functools import cache
+import os
 from pathlib import Path
-from typing import Any
 
 from energybench.report.figures import album
-from energybench.report.html import ASSETS
+from energybench.report.rows import GLOSSARY
+from energybench.report.templates import template
 from energybench.verdict import wording
 from energybench.verdict.figures import Row, Summary, Workload
 from energybench.verdict.run_parts import Part
@@ -30,7 +30,7 @@ def html(summary: Summary, part: Part) -> str:
     notes = [summary.energy_note, summary.look_note, f"Apart: {part.apart}." if part.apart else ""]
     notes += [flag.sentence for flag in summary.flags if flag.code != "modelled_energy"]
     drawn = album(summary, part.records[1], Path(part.folders[0]), KINDS)
-    text = _template().render(
+    text = template("notebook.html.j2").render(
         summary=summary,
         title=title,
         notes=[note for note in notes if note],
@@ -43,6 +43,7 @@ def html(summary: Summary, part: Part) -> str:
         pictures=drawn.pictures,
         encoded=_encoded,
         place=f"{part.folders[0]}/report.md",
+        glossary=os.path.normpath(f"{part.folders[0]}/{GLOSSARY}"),
     )
     return str(text).encode("utf-8", "replace").decode()
 
@@ -62,26 +63,11 @@ def _cells(row: Row) -> list[str]:
 
 def _remarks(workload: Workload) -> list[str]:
     """Why a figure may not be trusted, each once."""
-    found = [*workload.flags, *(flag for row in workload.rows for flag in row.flags)]
+    raised = [*workload.flags, *(flag for row in workload.rows for flag in row.flags)]
     return list(
-        dict.fromkeys(f"{f.severity}: {f.sentence} {f.where}{f' ({f.detail})' if f.detail else ''}" for f in found)
+        dict.fromkeys(f"{f.severity}: {f.sentence} {f.where}{f' ({f.detail})' if f.detail else ''}" for f in raised)
     )
 
 
 def _encoded(svg: str) -> str:
     return base64.b64encode(svg.encode()).decode()
-
-
-@cache
-def _template() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["clean"] = lambda text: wording.clean(str(text))
-    return environment.get_template("notebook.html.j2")

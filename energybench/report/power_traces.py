@@ -27,13 +27,13 @@ def power(trial: Trial, folder: Path) -> Powers | str:
         samples = trace.read(file)
     except ValueError:
         return "the power trace cannot be read"
-    found: Powers = {}
+    powers: Powers = {}
     for sample in samples:
         if sample.power_w is not None:
-            times, watts = found.setdefault(sample.device, ([], []))
+            times, watts = powers.setdefault(sample.device, ([], []))
             times.append(sample.time_ns / 1e9)
             watts.append(sample.power_w)
-    return found or "the power trace holds no power"
+    return powers or "the power trace holds no power"
 
 
 def thin(times: Sequence[float], values: Sequence[float], most: int) -> tuple[list[float], list[float]]:
@@ -41,9 +41,9 @@ def thin(times: Sequence[float], values: Sequence[float], most: int) -> tuple[li
     if len(times) <= most:
         return list(times), list(values)
     bins = max(1, most // 2)
-    kept: list[int] = []
+    chosen: list[int] = []
     for number in range(bins):
-        here = range(number * len(times) // bins, (number + 1) * len(times) // bins)
-        ends = {min(here, key=values.__getitem__), max(here, key=values.__getitem__)}
-        kept += sorted(ends)
-    return [times[i] for i in kept], [values[i] for i in kept]
+        in_bin = range(number * len(times) // bins, (number + 1) * len(times) // bins)
+        ends = {min(in_bin, key=values.__getitem__), max(in_bin, key=values.__getitem__)}
+        chosen += sorted(ends)
+    return [times[i] for i in chosen], [values[i] for i in chosen]

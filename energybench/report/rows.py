@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
+from energybench.meter.carbon import J_PER_KWH
 from energybench.verdict import wording
 from energybench.verdict.figures import Summary, Workload
 from energybench.verdict.pairing import EnergyFigure
 
-JOULES_PER_KWH = 3.6e6
+GLOSSARY = "../../../docs/glossary.md"  # from reports/SUITE/RUN, where a run lies by default
 ENERGY_HEAD = ["workload", "method", "kind", "source", "scope", "energy", "sensor error", "net of idle", "CO₂e"]
 CARBON_ABOUT = (
     "Means of one training window and their spread over the blocks. Sources are listed apart and not added: two "
@@ -23,7 +27,7 @@ def _intensity(summary: Summary) -> tuple[dict[str, Any], float | None]:
     carbon = summary.machine.get("carbon") or {}
     intensity = carbon.get("intensity_kg_per_kwh")
     if intensity is None and carbon.get("intensity_kg_per_j") is not None:
-        intensity = carbon["intensity_kg_per_j"] * JOULES_PER_KWH
+        intensity = carbon["intensity_kg_per_j"] * J_PER_KWH
     return carbon, intensity
 
 
@@ -33,6 +37,24 @@ def commands(workload: Workload) -> list[tuple[str, str]]:
     return [(method, command) for method, command in ran if command]
 
 
+def machine_rows(summary: Summary) -> list[tuple[str, str]]:
+    """(name, value) of what was recorded of the machine."""
+    return [
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True))
+        for name, value in sorted(summary.machine.items())
+    ]
+
+
+def calls(summary: Summary) -> list[str]:
+    """Each call of energybench that made the run, as one would type it."""
+    return [_typed(argv) for argv in summary.invocations]
+
+
+def _typed(argv: Sequence[str]) -> str:
+    named = bool(argv) and argv[0].rsplit("/", 1)[-1] in ("energybench", "__main__.py")
+    return "energybench " + shlex.join(map(wording.clean, argv[1:] if named else argv))
+
+
 def energy_rows(summary: Summary) -> list[list[str]]:
     """Each source of each cell by itself: measured, modelled or missing with its reason; columns as in ENERGY_HEAD."""
     _, intensity = _intensity(summary)
@@ -40,7 +62,9 @@ def energy_rows(summary: Summary) -> list[list[str]]:
     for workload in summary.workloads:
         cells = [(workload.baseline_name, workload.baseline.energies)]
         cells += [(row.method, row.energies) for row in workload.rows]
-        rows += [[workload.name, label, *_energy_row(energy, intensity)] for label, found in cells for energy in found]
+        rows += [
+            [workload.name, label, *_energy_row(energy, intensity)] for label, energies in cells for energy in energies
+        ]
     return rows
 
 
@@ -53,7 +77,7 @@ def _energy_row(energy: EnergyFigure, intensity: float | None) -> list[str]:
     error = wording.NOTHING if energy.error_j is None else f"±{wording.NB}{wording.si(energy.error_j, 'J')}"
     net = wording.NOTHING if energy.net_j is None else wording.si(energy.net_j.mean, "J")
     if figure is not None and intensity is not None and energy.measured:
-        co2 = wording.si(1000 * figure.mean / JOULES_PER_KWH * intensity, "g")
+        co2 = wording.si(1000 * figure.mean / J_PER_KWH * intensity, "g")
     kind = "measured" if energy.measured else "modelled" if figure else "missing"
     return [kind, energy.source, energy.scope, joules, error, net, co2]
 
@@ -63,6 +87,6 @@ def carbon_note(summary: Summary) -> str:
     carbon, intensity = _intensity(summary)
     if intensity is None:
         return ""
-    told = f"{carbon.get('zone', 'unknown zone')}, {wording.number(1000 * intensity, 2)} g/kWh"
-    told += f" ({carbon.get('source', 'no source')}, {carbon.get('year', 'no year')})"
-    return f"Carbon intensity: {told}. PUE {carbon.get('pue', 1.0)}, not included above."
+    grid = f"{carbon.get('zone', 'unknown zone')}, {wording.number(1000 * intensity, 2)} g/kWh"
+    grid += f" ({carbon.get('source', 'no source')}, {carbon.get('year', 'no year')})"
+    return f"Carbon intensity: {grid}. PUE {carbon.get('pue', 1.0)}, not included above."

@@ -134,23 +134,23 @@ def _table(
 ) -> tuple[Table | None, list[str]]:
     """The widest table that fits, and the columns it had to leave out; None where not even the least fits."""
     longest = max((cell_len(wording.clean(label)) for label in labels), default=0)
-    kept, dropped = list(columns), []
+    shown, dropped = list(columns), []
     while True:
-        room = console.width - sum(column.width + GAP for column in kept)
-        candidates = [column for column in kept if column.rank]
+        room = console.width - sum(column.width + GAP for column in shown)
+        candidates = [column for column in shown if column.rank]
         if room >= max(min(longest, LABEL_ENOUGH), len(head)) or not candidates:
             break
         widest = max(candidates, key=lambda column: column.rank)
-        kept.remove(widest)
+        shown.remove(widest)
         dropped.append(widest.title)
     if room < max(min(longest, LABEL_LEAST), len(head)):
         return None, dropped
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, GAP - 1, 0, 0))
     table.add_column(head, no_wrap=True)
-    for column in kept:
+    for column in shown:
         table.add_column(Text(column.title), no_wrap=True, justify=column.justify)  # type: ignore[arg-type]
     for index, label in enumerate(labels):
-        table.add_row(Text(fold(label, max(room, 1))), *(column.cells[index] for column in kept))
+        table.add_row(Text(fold(label, max(room, 1))), *(column.cells[index] for column in shown))
     return table, dropped
 
 

@@ -1,7 +1,7 @@
 """How sure a saving is: paired log ratios, Student's t, one verdict.
 
 A block trains the baseline and every method once, beside each other. d = ln(method) − ln(baseline) is formed
-inside a block, so that a slow day cancels; saving = 1 − exp(mean d). Margin in logs: h = −ln(1 − noise).
+inside a block, so that a slow day cancels; saving = 1 − exp(mean d). Margin in logs: h = −ln(1 − margin).
 
     saves        the one-sided 99 % upper bound of mean d lies below −h     (on time: faster)
     costs more   the one-sided 99 % lower bound of mean d lies above +h     (on time: slower)
@@ -12,7 +12,7 @@ A run that is looked at more than once spends the chances of error: each look ma
 `alpha_fraction` (`verdict/interim.py`), and every bound here is taken at its confidence less the rest: 99 % at a
 fraction of a half is 99.5 %.
 
-The margin is symmetric in logs, not in percent (1 % noise: below −1.00 %, above +1.01 %), so that swapping
+The margin is symmetric in logs, not in percent (1 %: below −1.00 %, above +1.01 %), so that swapping
 method and baseline swaps "saves" with "costs more" exactly. Functions of numbers alone: no record, no torch.
 """
 
@@ -62,7 +62,7 @@ def student(probability: float, df: float) -> float:
 
 
 def adjusted_confidence(confidence: float, alpha_fraction: float) -> float:
-    """The confidence of a bound that may err with only this share of its chance."""
+    """The confidence of a bound that may err with only this fraction of its chance."""
     return 1 - (1 - confidence) * alpha_fraction
 
 
@@ -138,7 +138,15 @@ def _same_length(method: Sequence[float], baseline: Sequence[float]) -> None:
 def paired(
     method: Sequence[float], baseline: Sequence[float], pooled: Spread | None = None, alpha_fraction: float = 1.0
 ) -> Paired:
-    """Compare block by block; both in the same unit, all above 0. Block i is (method[i], baseline[i]).
+    """Compare block by block.
+
+    Args:
+        method, baseline: costs in the same unit, all above 0; block i is (method[i], baseline[i])
+        pooled: the spread of all comparisons of the workload
+        alpha_fraction: of every chance of error, what the interim analysis may use
+
+    Raises:
+        ValueError: without a pair, with a value that is missing, or one that is not above 0
 
     A pooled spread lends its degrees of freedom but never a smaller sd: it is used only where it is at least
     the cell's own. Simulated at n = 3 with one cell three times as noisy as two others, plain pooling gives
@@ -147,9 +155,10 @@ def paired(
     _same_length(method, baseline)
     if not all(math.isfinite(value) and value > 0 for value in (*method, *baseline)):
         raise ValueError("log ratios need finite values above 0")
-    d = tuple(math.log(ours) - math.log(plain) for ours, plain in zip(method, baseline, strict=True))
-    mean, own = _spread(d)
-    spread = pooled if pooled and own.df > 0 and pooled.sd >= own.sd and pooled.df > own.df else own
+    d = tuple(math.log(cost) - math.log(of_baseline) for cost, of_baseline in zip(method, baseline, strict=True))
+    mean, unpooled = _spread(d)
+    lends = pooled is not None and unpooled.df > 0 and pooled.sd >= unpooled.sd and pooled.df > unpooled.df
+    spread = pooled if pooled is not None and lends else unpooled
     return Paired(len(d), mean, spread.sd, spread.df, d, alpha_fraction=alpha_fraction)
 
 
@@ -159,12 +168,17 @@ def differences(
     """method − baseline, block by block, turned so that a positive change is an improvement."""
     _same_length(method, baseline)
     sign = 1 if higher_is_better else -1
-    mean, own = _spread([sign * (ours - plain) for ours, plain in zip(method, baseline, strict=True)])
-    return Mean(len(method), mean, own.sd, own.df, alpha_fraction=alpha_fraction)
+    mean, spread = _spread([sign * (value - of_baseline) for value, of_baseline in zip(method, baseline, strict=True)])
+    return Mean(len(method), mean, spread.sd, spread.df, alpha_fraction=alpha_fraction)
 
 
 def pool(groups: Sequence[Sequence[float]], correlation: float = 0.5, level: float = 0.01) -> Spread | None:
-    """One spread for all cells of a workload, or None where Bartlett's test tells their variances apart.
+    """One spread for all comparisons of a workload, or None where Bartlett's test tells their variances apart.
+
+    Args:
+        groups: each comparison's residuals in logs
+        correlation: of two comparisons' differences
+        level: of the test
 
     The cells of a block share its baseline, so equal variances make their differences correlate by 1/2 and
     k cells of ν degrees of freedom are worth k·ν / (1 + (k − 1)·ρ²), not k·ν.
@@ -192,9 +206,12 @@ def verdict(
 ) -> Verdict:
     """The one word for a comparison, by the table above.
 
-    noise:   relative, 0.01 for 1 %
-    quality: `differences` of the same blocks; without it or a margin, a saving stays "quality unproven"
-    margin:  the loss that the suite accepts, in the metric's own unit, at least 0
+    Args:
+        change: the paired log ratios of costs
+        margin: of the saving, as a fraction: 0.01 for 1 %
+        quantity: what the costs are of
+        quality: `differences` of the same blocks; without it or its margin a saving stays "quality unproven"
+        quality_margin: the loss that the suite accepts, in the metric's own unit, at least 0
     """
     if change.n < FEWEST_BLOCKS:
         return "no verdict"

@@ -104,7 +104,7 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class CarbonReport:
     """Everything the carbon report says."""
 
     suite: str
@@ -145,9 +145,9 @@ def _zone(name: str, recorded: Mapping[str, Any]) -> Zone:
     )
 
 
-def page(
+def carbon_report(
     run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun], asked: Sequence[str] = ()
-) -> Page:
+) -> CarbonReport:
     """Everything the carbon report says."""
     examination = Examination(trials)
     summary = summarise(run, trials, counting_runs, examination)
@@ -155,7 +155,7 @@ def page(
     judged = [t for t in pairing.order(trials) if t.block < summary.look.blocks]
     uses = [use for w in summary.workloads for use in _uses(w, judged, examination)]
     rows = [(w.name, row) for w in summary.workloads for row in w.rows]
-    return Page(
+    return CarbonReport(
         suite=run.suite,
         run=run.run,
         stamp=tuple(run.stamp),
@@ -309,7 +309,7 @@ def _not_in_it(summary: Summary, zones: Sequence[Zone]) -> tuple[str, ...]:
     )
 
 
-def to_json(report: Page) -> dict[str, Any]:
+def to_json(report: CarbonReport) -> dict[str, Any]:
     """Plain data: joules as in the names, and kilograms of CO2e of each zone beside each proven figure."""
 
     def kg(span: Span | None) -> dict[str, Any] | None:

@@ -1,9 +1,9 @@
-"""When verdicts may be looked at, and how much of their chance of error each look may spend.
+"""Interim analyses, the looks: when verdicts may be drawn, and how much of their chance of error each may spend.
 
-Looking after every block until something shows calls "saves" where the saving is exactly the noise: from 3 to 30 blocks
-7 times in 100 instead of one. So the looks are declared before the first block, and the chances of error (1 % for a
-claim, 5 % for an interval) are spent in proportion to the blocks that a look adds: 25, 25 and 50 % of them after 5, 10
-and 20 of 20.
+Looking after every block until something shows calls "saves" where the saving is exactly the margin: from 3 to 30
+blocks 7 times in 100 instead of one. So the looks are declared before the first block, and the chances of error (1 %
+for a claim, 5 % for an interval) are spent in proportion to the blocks that a look adds: 25, 25 and 50 % of them after
+5, 10 and 20 of 20.
 
 Spending in proportion to what is known: Lan and DeMets, Biometrika 70 (1983) 659; the linear one: Kim and DeMets,
 Biometrika 74 (1987) 149. Their boundaries are integrals of normal statistics of known variance, and three blocks have

@@ -118,6 +118,9 @@ def realised(value: float | None) -> str:
     return NOTHING if value is None else percent(value, 0)
 
 
+PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}  # of powers of 1000
+
+
 def si(value: float, unit: str) -> str:
     """Three figures with a prefix: 1.25 kJ."""
     if value == 0 or not math.isfinite(value):
@@ -126,8 +129,7 @@ def si(value: float, unit: str) -> str:
     power = max(-3, min(5, math.floor(math.log10(abs(value)) / 3 + 1e-12)))
     scaled = value / 1000**power
     decimals = max(0, 2 - math.floor(math.log10(abs(scaled)) + 1e-12))
-    prefix = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}[power]
-    return f"{number(scaled, decimals)}{NB}{prefix}{unit}"
+    return f"{number(scaled, decimals)}{NB}{PREFIXES[power]}{unit}"
 
 
 def duration(value: float) -> str:
@@ -250,7 +252,7 @@ def phases(profiled: Sequence[Phase]) -> str:
         for phase in profiled
         if abs(phase.method_rel - phase.baseline_rel) >= FEWER_APART
     ]
-    return f"In timed shadow steps, of plain training's time: {', '.join(changed) or 'no phase changes by 1 %'}."
+    return f"In profiled steps, of plain training's time: {', '.join(changed) or 'no phase changes by 1 %'}."
 
 
 def side_to_target(side: SideToTarget, n: int) -> str:
@@ -359,7 +361,7 @@ def notes(row: Row, metric: str) -> list[str]:
     if row.phases:
         sentences.append(phases(row.phases))
     if row.untimed_reason:
-        sentences.append(f"Where its time goes is not told: {row.untimed_reason}.")
+        sentences.append(f"Where its time goes is not known: {row.untimed_reason}.")
     if row.bytes_note:
         sentences.append(row.bytes_note)
     if row.roofline is not None and abs(row.estimated_rel or 0) >= FEWER_APART:

@@ -19,7 +19,7 @@ from energybench.common.errors import UsageError
 from energybench.meter.reading import Energy, Reading
 from energybench.report import carbon_page
 from energybench.verdict import carbon, wording
-from energybench.verdict.carbon import Gain, Page, Span, page
+from energybench.verdict.carbon import CarbonReport, Gain, Span, carbon_report
 
 ZONE = {
     "zone": "FRA",
@@ -32,23 +32,23 @@ ZONE = {
 EVIL = "a|b`c<script>alert(1)</script>\n# d [x](http://evil) @someone"
 
 
-def of(run: Run, *zones: str, tuned: int | None = None, **changes: Any) -> Page:
+def of(run: Run, *zones: str, tuned: int | None = None, **changes: Any) -> CarbonReport:
     meta, trials, counting_runs = run.records()
     cells = [cell.model_copy(update={"tuned_trials": tuned}) if cell.role == "method" else cell for cell in meta.cells]
     meta = meta.model_copy(update={"machine": {**meta.machine, "carbon": ZONE}, "cells": cells} | changes)
-    return page(meta, trials, counting_runs, zones)
+    return carbon_report(meta, trials, counting_runs, zones)
 
 
 def half(**options: Any) -> Run:
     return Run(**{"blocks": 5, "sensors": (GPU,)} | options).method("half", time=0.6, energy=0.5)
 
 
-def gain(found: Page) -> Gain:
+def gain(found: CarbonReport) -> Gain:
     (only,) = found.gains
     return only
 
 
-def printed(found: Page, width: int = 100) -> str:
+def printed(found: CarbonReport, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     carbon_page.render(found, console)
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -90,7 +90,7 @@ def test_a_country_that_the_table_does_not_know_is_refused() -> None:
 
 def test_without_a_country_energy_is_told_and_co2_is_not() -> None:
     meta, trials, counting_runs = half().records()
-    found = page(meta, trials, counting_runs)
+    found = carbon_report(meta, trials, counting_runs)
     assert found.zones == ()
     assert gain(found).per_run_j is not None
     text = printed(found)
@@ -164,7 +164,7 @@ def test_a_method_that_is_called_plain_training_is_not_taken_for_it() -> None:
 def test_a_command_is_not_said_to_be_a_training() -> None:
     meta, trials, counting_runs = half().records()
     cells = [cell.model_copy(update={"command": ["python", "train.py"]}) for cell in meta.cells]
-    found = page(meta.model_copy(update={"cells": cells}), trials, counting_runs)
+    found = carbon_report(meta.model_copy(update={"cells": cells}), trials, counting_runs)
     assert [use.method for use in found.uses] == ["the plain command", "half"]
 
 

@@ -10,7 +10,7 @@ from synthetic import GPU, Run
 
 from energybench.records.record import Flag, Trial
 from energybench.verdict import flags, pairing
-from energybench.verdict.carbon import page
+from energybench.verdict.carbon import carbon_report
 from energybench.verdict.examination import Examination, examine
 from energybench.verdict.summary import summarise
 
@@ -57,7 +57,7 @@ def test_so_it_does_where_blocks_were_added_and_every_comparison_is_made_twice(e
 
 def test_the_carbon_report_asks_its_summary_and_examines_nothing_again(examined: Counter[str]) -> None:
     records = run().records()
-    page(*records)
+    carbon_report(*records)
     assert examined == once(records[1])
 
 

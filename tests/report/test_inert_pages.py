@@ -21,8 +21,9 @@ from energybench.report.carbon_page import markdown as carbon_markdown
 from energybench.report.carbon_page import render as carbon_render
 from energybench.report.markdown import markdown
 from energybench.report.markdown_syntax import escape
+from energybench.report.rows import GLOSSARY
 from energybench.report.terminal import partial, render
-from energybench.verdict.carbon import page
+from energybench.verdict.carbon import carbon_report
 from energybench.verdict.summary import summarise, to_json
 
 NAMES = (
@@ -127,13 +128,13 @@ def tokens(found: Any) -> Any:
 @pytest.mark.parametrize("make", ["report.md", "carbon.md"])
 def test_a_hostile_name_renders_to_no_tag_link_or_image(make: str, name: str) -> None:
     records = hostile(name)
-    text = markdown(summarise(*records)) if make == "report.md" else carbon_markdown(page(*records))
+    text = markdown(summarise(*records)) if make == "report.md" else carbon_markdown(carbon_report(*records))
     for token in tokens(rendered(text)):
         assert not token.type.startswith("html"), token.content
         assert not token.tag or token.tag in ALLOWED, token.tag
         for attribute in ("href", "src"):
             target = str((token.attrs or {}).get(attribute, "records/"))
-            assert target.startswith(("records/", "figures/")), target
+            assert target.startswith(("records/", "figures/")) or target == GLOSSARY, target
     assert not [c for c in text if not c.isprintable() and c not in "\n\u00a0"]
 
 
@@ -158,7 +159,7 @@ def test_a_hostile_name_moves_no_terminal(name: str, tmp_path: Path) -> None:
         console = Console(file=out, width=width, force_terminal=False)
         render(summary, console)
         partial(summary, console)
-        carbon_render(page(run, trials, counting_runs), console)
+        carbon_render(carbon_report(run, trials, counting_runs), console)
         show.print_run(tmp_path, console)
         show.print_record(tmp_path / "records" / "0.json", console)
     out.write(str(Problem("E101", name, name, name)))

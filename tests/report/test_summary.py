@@ -15,7 +15,7 @@ from synthetic import FLOP, GPU, JOULES, MODEL, SECONDS, Run, merge
 
 from energybench.meter.combine import metered
 from energybench.meter.reading import Energy, Reading
-from energybench.records.record import Claim, Flag, ProfilingRun
+from energybench.records.record import Claim, Flag, ProfilingRun, Target
 from energybench.verdict import wording
 from energybench.verdict.figures import Row, Summary, Workload
 from energybench.verdict.summary import summarise, to_json
@@ -426,4 +426,49 @@ def test_a_shadow_that_failed_leaves_no_phases() -> None:
     told = [w.model_copy(update={"profiling_run": ProfilingRun(reason="out of memory")}) for w in counting_runs]
     (workload,) = summarise(meta, trials, told).workloads
     assert workload.rows[0].phases == ()
-    assert "not told: out of memory." in " ".join(wording.notes(workload.rows[0], "accuracy"))
+    assert "not known: out of memory." in " ".join(wording.notes(workload.rows[0], "accuracy"))
+
+
+# Names of before
+
+
+def old_names(value: Any) -> list[str]:
+    """Keys of JSON that say again what another key of the same object says."""
+    if isinstance(value, list):
+        return [name for item in value for name in old_names(item)]
+    if not isinstance(value, dict):
+        return []
+    here = [old for old, new in RENAMED.items() if old in value and new in value]
+    assert all(value[old] == value[RENAMED[old]] for old in here)
+    return here + [name for item in value.values() for name in old_names(item)]
+
+
+RENAMED = {
+    "struck": "verdict_forbidden",
+    "because": "reason",
+    "plain_timed_out": "baseline_timed_out",
+    "moved": "bytes_note",
+    "untimed": "untimed_reason",
+    "kept_rel": "realised_rel",
+    "ours": "method",
+    "plain": "baseline_name",
+    "kept_quality": "quality_within_margin",
+    "noise": "margin",
+    "share": "alpha_fraction",
+}
+
+
+def test_every_old_key_of_the_json_stands_beside_the_new_one_with_its_value() -> None:
+    target = Target(metric="accuracy", at_least=0.9, epoch=3, wall_s=5.0)
+    runs = [Run(workload=name).method("half", time=0.8) for name in ("one", "other")]
+    for run in runs:
+        for label in ("baseline", "half"):
+            for block in range(3):
+                run.change(label, block, target=target)
+    assert set(old_names(to_json(summarise(*merge(*runs))))) == set(RENAMED)
+
+
+def test_an_old_name_is_read_with_a_warning_that_tells_the_new_one() -> None:
+    found = row(Run().method("half", time=0.8))
+    with pytest.warns(DeprecationWarning, match="verdict_forbidden"):
+        assert found.struck is found.verdict_forbidden  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ from energybench.report.export import Folder
 from energybench.report.export import rows as exported
 from energybench.report.markdown import markdown
 from energybench.verdict import pairing, wording
-from energybench.verdict.carbon import Span, page
+from energybench.verdict.carbon import Span, carbon_report
 from energybench.verdict.figures import Row
 from energybench.verdict.pairing import Pair
 from energybench.verdict.summary import summarise
@@ -128,14 +128,14 @@ def test_an_export_leaves_an_unknown_error_empty() -> None:
 
 def test_what_is_saved_has_no_bounds_where_an_error_is_not_known() -> None:
     """The bounds hold the sensors' errors of both sides: 2 · 0.5 J a side, and 0 J of scatter."""
-    (known,), (unknown,) = (page(*run.records()).gains for run in (run_with(0.5, 0.5), run_with(0.5, None)))
+    (known,), (unknown,) = (carbon_report(*run.records()).gains for run in (run_with(0.5, 0.5), run_with(0.5, None)))
     assert known.per_run_j == Span(JOULES, JOULES - 2, JOULES + 2)
     assert unknown.per_run_j == Span(JOULES)
     assert unknown.runs_j == Span(1000 * JOULES)
-    (one_block,) = page(*run_with(0.5, 0.5, unknown_in=2).records()).gains
+    (one_block,) = carbon_report(*run_with(0.5, 0.5, unknown_in=2).records()).gains
     assert one_block.per_run_j == Span(JOULES)
 
 
 def test_what_a_run_takes_has_no_bounds_where_its_error_is_not_known() -> None:
-    uses = {use.label: use.measured_j for use in page(*run_with(1.0, unknown_in=0).records()).uses}
+    uses = {use.label: use.measured_j for use in carbon_report(*run_with(1.0, unknown_in=0).records()).uses}
     assert uses == {"baseline": Span(JOULES, JOULES - 1, JOULES + 1), "half": Span(JOULES / 2)}
