@@ -12,7 +12,7 @@ from energybench.common.errors import CannotMeasure, CannotWrite, Problem, Usage
 from energybench.common.hashing import digest
 from energybench.common.sealed_files import write_text
 from energybench.process import subprocess_call
-from energybench.process.forkserver import Launcher, Outcome
+from energybench.process.forkserver import ChildOutcome, Launcher
 from energybench.records.record import Cell
 from energybench.suite.command_tables import CommandWorkload
 from energybench.suite.suite import Suite
@@ -204,7 +204,7 @@ def _together(parts: list[dict[str, Any]], suite: Suite, spec: dict[str, Any]) -
     }
 
 
-def _ask(call: Callable[[Path, Path], Outcome], spec: dict[str, Any], place: Path, suite: Suite) -> dict[str, Any]:
+def _ask(call: Callable[[Path, Path], ChildOutcome], spec: dict[str, Any], place: Path, suite: Suite) -> dict[str, Any]:
     """What a child makes of the suite. Raises UsageError E606 where it ends without an answer."""
     in_path, out_path = place / "plan.in.json", place / "plan.out.json"
     write_text(in_path, json.dumps(spec))

@@ -11,7 +11,7 @@ from typing import Any
 from energybench.common.errors import CannotWrite
 from energybench.common.sealed_files import write_text
 from energybench.process import subprocess_call, supervise
-from energybench.process.forkserver import Launcher, Outcome
+from energybench.process.forkserver import ChildOutcome, Launcher
 from energybench.records.reader import read
 from energybench.records.record import Cell, CountingRun, Trial, write_json
 from energybench.records.run_folder import Folder
@@ -96,7 +96,7 @@ class Trials:
 
     def _call(
         self, cell: Cell, mode: str, header: dict[str, Any], epochs: int | None, name: str, out: Path, limit_s: float
-    ) -> Outcome:
+    ) -> ChildOutcome:
         spec = self.planned.spec
         workload = next(w for w in spec["workloads"] if w["name"] == cell.workload)
         known = self.planned.workloads[cell.workload]
@@ -139,7 +139,7 @@ class Trials:
 
     def _command(
         self, cell: Cell, mode: str, header: dict[str, Any], epochs: int | None, name: str, out: Path, limit_s: float
-    ) -> Outcome:
+    ) -> ChildOutcome:
         """A trial that is a command, in a process of its own that needs no torch."""
         spec = self.planned.spec
         workload = next(w for w in spec["commands"] if w["name"] == cell.workload)
@@ -177,13 +177,13 @@ class Trials:
         return self._written(outcome, out)
 
     @staticmethod
-    def _written(outcome: Outcome, out: Path) -> Outcome:
+    def _written(outcome: ChildOutcome, out: Path) -> ChildOutcome:
         if outcome.unwritten:
             raise CannotWrite.of(OSError(None, "its process found the disk full or read-only"), out)
         return outcome
 
 
-def _failure(outcome: Outcome) -> dict[str, Any]:
+def _failure(outcome: ChildOutcome) -> dict[str, Any]:
     status = (
         "timeout"
         if outcome.timed_out

@@ -113,7 +113,7 @@ class Metered:
 
     reading: Reading
     window: Window
-    ended: supervise.Ended | None = None
+    ended: supervise.CommandOutcome | None = None
     reason: str | None = None  # why it could not be started
     last_error: str = ""  # the last line on its stderr
     flags: list[Flag] = field(default_factory=list)
@@ -152,7 +152,7 @@ def metered(
         how["output"] = output
     window.start()
     try:
-        found.ended = supervise.run(argv, ended=window.stop, **how)
+        found.ended = supervise.run(argv, on_end=window.stop, **how)
     except OSError as error:
         window.stop()
         found.reason = f"it could not be started: {error.strerror}: {error.filename or argv[0]}"
@@ -176,7 +176,7 @@ def why_unusable(found: Metered, limit_s: float | None = None) -> tuple[str, str
     if ended is None:
         return "failed", found.reason or "it could not be started"
     if ended.timed_out:
-        deaf = "" if ended.obeyed else ", and ignored SIGTERM"
+        deaf = "" if ended.obeyed_sigterm else ", and ignored SIGTERM"
         return "timeout", f"it ran past its limit of {limit_s or 0:g} s{deaf}"
     if ended.returncode in (-signal.SIGKILL, KILLED):
         return "out_of_memory", "it was killed by SIGKILL, most often for lack of memory"
