@@ -79,15 +79,15 @@ class Results:
 
     @cached_property
     def comparisons(self) -> dict[tuple[str, str], Row]:
-        """(workload, method) → its line of the report: claimed, estimated, counted, measured, verdict and why."""
+        """(workload, method) → its line of the report: claimed, estimated, counted, measured, verdict, reason."""
         return {(workload.name, row.method): row for workload in self.summary.workloads for row in workload.rows}
 
     def verdict(self, workload: str, method: str) -> str:
         """The report's word. Raises UsageError E642 for a pair that was not compared."""
         if (workload, method) not in self.comparisons:
-            known = [f"{w}, {m}" for w, m in self.comparisons]
+            compared = [f"{each_workload}, {each_method}" for each_workload, each_method in self.comparisons]
             message = f"'{method}' on '{workload}' is no comparison of this run"
-            raise UsageError(Problem("E642", message, hint=nearest(f"{workload}, {method}", known)))
+            raise UsageError(Problem("E642", message, hint=nearest(f"{workload}, {method}", compared)))
         return self.comparisons[workload, method].verdict
 
     def rows(self) -> list[dict[str, Any]]:
@@ -127,9 +127,9 @@ class Results:
     def _one(self) -> run_parts.Part:
         if len(self._parts) == 1:
             return self._parts[0]
-        told = "; ".join(part.described for part in self._parts)
+        described = "; ".join(part.described for part in self._parts)
         hint = "take one of them: results.runs[0]"
-        raise UsageError(Problem("E642", f"these are {len(self._parts)} runs side by side: {told}", hint=hint))
+        raise UsageError(Problem("E642", f"these are {len(self._parts)} runs side by side: {described}", hint=hint))
 
     def __repr__(self) -> str:
         if len(self._parts) != 1:
@@ -157,9 +157,16 @@ class Results:
 
 
 def load(*folders: AnyPath) -> Results:
-    """The results in one run's folder, or in several folders of one suite: copies of one run are merged.
+    """The results of a run that is on disk.
 
-    Raises UsageError E601 for what is no run's folder, E608 for folders of different suites.
+    Args:
+        folders: one run's folder, or several of one suite: copies and parts of one run are merged.
+
+    Returns:
+        One run, or several side by side.
+
+    Raises:
+        UsageError: E601 for what is no run's folder, E608 for folders of different suites, E642 for none.
     """
     if not folders:
         raise UsageError(Problem("E642", "no folder is named", hint='energybench.load("reports/quick/...")'))
@@ -179,14 +186,27 @@ def run(
     add_blocks: int = 0,
     quiet: bool = False,
 ) -> Results:
-    """Train every cell of a suite, a file or a shipped one's name, and return what came; `energybench run` in Python.
+    """Train every cell of a suite: `energybench run` in Python.
 
-    overrides: as after --set: ["workload.train.epochs=2"]
-    out:       the run's folder, by default reports/<suite>/<time>; an interrupted run is continued, unless `fresh`
-    quiet:     say nothing on the way
+    Args:
+        suite:         a file, the name of a shipped suite, or a suite that is loaded.
+        out:           the run's folder, by default reports/<suite>/<time>; an interrupted run in it is continued.
+        fresh:         start anew instead of continuing.
+        quick:         with the suite's overlay for a smoke test.
+        overrides:     as after --set: ["workload.train.epochs=2"].
+        device:        "cpu", "cuda", "cuda:1"; by default the suite's.
+        until_decided: up to the suite's blocks_max, until every comparison is decided, with the interim analyses
+                       that the suite declares.
+        max_time:      end after the block in progress past it: "4h", "30min".
+        add_blocks:    blocks beyond a finished run's: exploratory, in no verdict.
+        quiet:         print nothing on the way.
 
-    Trials that failed are in `.summary.failures`. Raises EnergybenchError with every mistake of the suite, and
-    KeyboardInterrupt on Ctrl-C, when what is finished is on disk and the same call continues.
+    Returns:
+        The results of the run; trials that failed are in `.summary.failures`.
+
+    Raises:
+        EnergybenchError:  with every mistake of the suite.
+        KeyboardInterrupt: on Ctrl-C, when what is finished is on disk and the same call continues.
     """
     from rich.console import Console
 
@@ -197,7 +217,7 @@ def run(
 
     chosen = (overrides,) if isinstance(overrides, str) else tuple(overrides)
     max_s = None if max_time is None else seconds_of("max_time", max_time)
-    known = suite if isinstance(suite, Suite) else load_suite(os.fspath(suite), quick, chosen, device)
+    loaded = suite if isinstance(suite, Suite) else load_suite(os.fspath(suite), quick, chosen, device)
     if isinstance(suite, Suite) and (quick or chosen):
         hint = "energybench.suite.suite.load(path, quick=True, overrides=[...])"
         raise UsageError(Problem("E642", "a suite that is loaded already takes no quick and no overrides", hint=hint))
@@ -205,9 +225,9 @@ def run(
         Console(file=file, highlight=False, force_jupyter=False) for file in (sys.stderr, io.StringIO())
     )
     progress = Progress(console, nowhere, quiet)
-    word = known.path.name if isinstance(suite, Suite) else os.fspath(suite)
+    word = loaded.path.name if isinstance(suite, Suite) else os.fspath(suite)
     code, folder = runner.run(
-        known,
+        loaded,
         out=None if out is None else Path(out),
         fresh=fresh,
         device=device,
@@ -235,14 +255,14 @@ def _argv(
     add_blocks: int,
 ) -> list[str]:
     """The same call on the command line: how to reproduce it, whatever process it came from."""
-    found = ["energybench", "run", suite]
-    given = {
+    values = {
         "--out": None if out is None else os.fspath(out),
         "--device": device,
         "--max-time": max_time,
         "--add-blocks": str(add_blocks) if add_blocks else None,
     }
-    found += [word for option in overrides for word in ("--set", option)]
-    found += [word for option, value in given.items() if value is not None for word in (option, value)]
     flags = {"--quick": quick, "--new": fresh, "--until-decided": until_decided}
-    return found + [option for option, set_ in flags.items() if set_]
+    words = ["energybench", "run", suite]
+    words += [word for override in overrides for word in ("--set", override)]
+    words += [word for option, value in values.items() if value is not None for word in (option, value)]
+    return words + [option for option, is_set in flags.items() if is_set]

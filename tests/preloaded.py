@@ -64,9 +64,12 @@ def preload() -> None:
     """What a run and the process that starts its trials import. Nothing is computed, as in energybench.cli.preload."""
     from energybench.process import forkserver, reaper
 
-    adopt, reaper.adopt = reaper.adopt, lambda: None  # that is for the server of a run
+    adopt_orphans_until_exit, reaper.adopt_orphans_until_exit = (
+        reaper.adopt_orphans_until_exit,
+        lambda: None,
+    )  # that is for the server of a run
     importlib.import_module(forkserver.PRELOAD)
-    reaper.adopt = adopt
+    reaper.adopt_orphans_until_exit = adopt_orphans_until_exit
     forget()
     for name in LATER:
         importlib.import_module(name)

@@ -31,7 +31,7 @@ FINDINGS = (
     Finding("savings", "w", "it", "time", "regression", 0.4, 0.2, 0.33, 0.3, 0.36, 1e-9, 0.05),
     Finding("savings", "w", "<&\x00\x1b\"'>", "time", "suspected", 0.4, 0.2, 0.33, 0.3, 0.36, 1e-9, 0.05),
     Finding("savings", "w", "fine", "time", "held", 0.4, 0.4, 0.0, -0.01, 0.01, 0.5, 0.05),
-    Finding("require", "w", "it", "saves at least 5.0 % of the time", "not met", 0.05, 0.01, because="too little"),
+    Finding("require", "w", "it", "saves at least 5.0 % of the time", "not met", 0.05, 0.01, reason="too little"),
 )
 GATE = GateResult("s", "a", "b", None, ("counts", "savings"), 0.01, FINDINGS, ("a note | with a pipe",))
 

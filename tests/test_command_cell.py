@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energybench.meter.reading import Reading
-from energybench.process.supervise import Ended
+from energybench.process.supervise import CommandOutcome
 from energybench.records.reader import read as read_record
 from energybench.records.record import Trial
 from energybench.suite.command_tables import CommandWorkloadTable, QualitySourceTable
@@ -192,18 +192,18 @@ def test_a_command_is_told_who_it_is():
 @pytest.mark.parametrize(
     ("ended", "last", "status", "reason"),
     [
-        (Ended(0, 1.0), "", None, ""),
-        (Ended(3, 1.0), "oh", "failed", "it ended with status 3: oh"),
-        (Ended(3, 1.0), "torch.OutOfMemoryError: CUDA out of memory", "out_of_memory", "status 3"),
-        (Ended(-signal.SIGSEGV, 1.0), "", "failed", "it was killed by SIGSEGV"),
-        (Ended(-signal.SIGKILL, 1.0), "", "out_of_memory", "SIGKILL, most often for lack of memory"),
-        (Ended(137, 1.0), "Killed", "out_of_memory", "SIGKILL"),
-        (Ended(-signal.SIGTERM, 9.0, True, True), "", "timeout", "past its limit of 8 s"),
-        (Ended(-signal.SIGKILL, 9.0, True, False), "", "timeout", "8 s, and ignored SIGTERM"),
+        (CommandOutcome(0, 1.0), "", None, ""),
+        (CommandOutcome(3, 1.0), "oh", "failed", "it ended with status 3: oh"),
+        (CommandOutcome(3, 1.0), "torch.OutOfMemoryError: CUDA out of memory", "out_of_memory", "status 3"),
+        (CommandOutcome(-signal.SIGSEGV, 1.0), "", "failed", "it was killed by SIGSEGV"),
+        (CommandOutcome(-signal.SIGKILL, 1.0), "", "out_of_memory", "SIGKILL, most often for lack of memory"),
+        (CommandOutcome(137, 1.0), "Killed", "out_of_memory", "SIGKILL"),
+        (CommandOutcome(-signal.SIGTERM, 9.0, True, True), "", "timeout", "past its limit of 8 s"),
+        (CommandOutcome(-signal.SIGKILL, 9.0, True, False), "", "timeout", "8 s, and ignored SIGTERM"),
         (None, "", "failed", "could not be started"),
     ],
 )
-def test_every_end_has_its_word(ended: Ended | None, last: str, status: str | None, reason: str):
+def test_every_end_has_its_word(ended: CommandOutcome | None, last: str, status: str | None, reason: str):
     found = MeteredCommand(Reading(wall_s=1.0), None, ended, "it could not be started: x", last)  # type: ignore[arg-type]
     told = why_unusable(found, 8.0)
     assert (told and told[0]) == status

@@ -312,13 +312,13 @@ def child(bare: pytest.MonkeyPatch, found: dict[str, Any] | None, reason: str | 
     """The launcher's child finds this, or dies for this reason after saying so much."""
 
     class Launcher:
-        def call(self, target: str, in_path: Path, out_path: Path, **options: Any) -> forkserver.Outcome:
+        def call(self, target: str, in_path: Path, out_path: Path, **options: Any) -> forkserver.ChildOutcome:
             Launcher.spec = json.loads(in_path.read_text())
             if found is not None:
                 out_path.write_text(json.dumps(found))
             if log:
                 options["log"].write_text(log)
-            return forkserver.Outcome(1.0, reason=reason)
+            return forkserver.ChildOutcome(1.0, reason=reason)
 
     bare.setattr(doctor, "Launcher", Launcher)
 

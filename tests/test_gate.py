@@ -213,7 +213,7 @@ def test_two_blocks_a_struck_row_and_an_unfinished_run_are_told_and_not_judged()
     base = _run(1, it={"time": 0.5})
     few = _run(2, it={"time": 0.9})
     few.blocks = 2
-    assert "2 blocks" in _findings(base, few)["it"].because
+    assert "2 blocks" in _findings(base, few)["it"].reason
     struck = _run(3, it={"time": 0.9})
     struck.truths[1] = regression.replace(struck.truths[1], time=1.2)  # the twin is 20 % slower than plain training
     assert _findings(base, struck)["it"].outcome == "cannot tell"
@@ -221,7 +221,7 @@ def test_two_blocks_a_struck_row_and_an_unfinished_run_are_told_and_not_judged()
     open_ = summarise(run.model_copy(update={"finished": False}), [t for t in trials if t.block < 4], counting_runs)
     (finding,) = judge(compare_cells.saving_comparisons(summarise(*base.records()), open_), NOISE)
     assert finding.outcome == "cannot tell"
-    assert "HEAD is not finished" in finding.because
+    assert "HEAD is not finished" in finding.reason
     assert exit_code([finding]) == 0
     assert exit_code([finding], strict=True) == 4
 
@@ -230,7 +230,7 @@ def test_methods_that_are_new_or_gone_are_named() -> None:
     found = _findings(_run(1, old={"time": 0.9}), _run(2, new={"time": 0.9}))
     assert found["new"].outcome == "new"
     assert found["old"].outcome == "cannot tell"
-    assert "not in HEAD" in found["old"].because
+    assert "not in HEAD" in found["old"].reason
 
 
 def _with_quality(seed: int, change: float) -> Run:
@@ -265,7 +265,7 @@ def test_training_that_diverged_now_and_did_not_before_is_a_finding() -> None:
     head.change("it", 0, status="diverged", reason="NaN in epoch 1")
     finding = _findings(base, head)["it accuracy"]
     assert finding.outcome == "suspected"
-    assert "diverged" in finding.because
+    assert "diverged" in finding.reason
 
 
 @pytest.mark.parametrize("blocks", [1, 3, 5])
@@ -276,7 +276,7 @@ def test_training_that_diverged_is_a_finding_however_many_blocks_it_took(blocks:
         head.change("it", block, status="diverged", reason="NaN in epoch 1")
     finding = _findings(base, head)["it accuracy"]
     assert finding.outcome == "suspected"
-    assert "diverged" in finding.because
+    assert "diverged" in finding.reason
     again = {finding.key: _findings(base, head)["it accuracy"]}
     assert [each.outcome for each in confirmed([finding], again)] == ["regression"]
     assert "it accuracy" not in _findings(head, head)  # it diverged before
@@ -286,7 +286,7 @@ def test_a_side_that_ran_past_its_limit_is_told_and_not_judged_by_the_other_bloc
     head = _run(2, it={"time": 0.7}).change("it", 1, status="timeout", reason="past its limit of 9 s")
     finding = _findings(_run(1, it={"time": 0.7}), head)["it"]
     assert finding.outcome == "cannot tell"
-    assert "HEAD: the method ran past its limit" in finding.because
+    assert "HEAD: the method ran past its limit" in finding.reason
 
 
 def test_a_rerun_decides_only_what_was_suspected_and_in_a_family_of_its_own() -> None:

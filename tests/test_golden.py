@@ -89,7 +89,7 @@ def test_a_count_that_is_lost_is_a_change_and_never_a_zero() -> None:
     for one, other, side in ((base, replace(base, cells=cells), "HEAD"), (replace(base, cells=cells), base, "BASE")):
         lost = golden_counts.compare(one, other)
         assert [(f.quantity, f.outcome) for f in lost] == [("counted_flop", "changed")] * 2
-        assert all(side in f.because for f in lost)
+        assert all(side in f.reason for f in lost)
         assert all(0 not in (f.base, f.head) for f in lost)
 
 

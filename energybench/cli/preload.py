@@ -13,10 +13,10 @@ import energybench.cli.command_line
 import energybench.runner.planner
 import energybench.trial.counting_run
 from energybench.common.torchvision_shim import import_torchvision
-from energybench.process.reaper import adopt
+from energybench.process.reaper import adopt_orphans_until_exit
 
 import_torchvision()
 SERVER = os.getpid()
-adopt()
+adopt_orphans_until_exit()
 
 __all__ = ["energybench", "torch"]

@@ -261,10 +261,10 @@ def _floats(value: Any) -> bool:
 
 def _tensors(values: list[Any]) -> list[Any]:
     """The tensors among an operator's arguments, those in lists too."""
-    found: list[Any] = []
+    tensors: list[Any] = []
     for value in values:
         if is_tensor(value):
-            found.append(value)
+            tensors.append(value)
         elif value.node().kind() == "prim::ListConstruct":
-            found += [inside for inside in elements(value) if is_tensor(inside)]
-    return found
+            tensors += [inside for inside in elements(value) if is_tensor(inside)]
+    return tensors

@@ -83,7 +83,7 @@ def _row_comparisons(cell: Cell, base_row: Row, head_row: Row, base: Summary, he
         forbidden = base_row.verdict_forbidden or head_row.verdict_forbidden
         comparable = base.look.open and head.look.open and not forbidden
         diverged = _divergence(cell, base_row, head_row) if comparable else []
-        return [Comparison("savings", *cell, quantity, shown, because=reason or "a figure has no spread"), *diverged]
+        return [Comparison("savings", *cell, quantity, shown, reason=reason or "a figure has no spread"), *diverged]
     cost = Comparison("savings", *cell, quantity, shown, welch(samples[0], samples[1]))
     return [cost, *_quality_comparisons(cell, base_row, head_row, base.look.alpha_fraction, head.look.alpha_fraction)]
 
@@ -120,7 +120,7 @@ def _divergence(cell: Cell, base_row: Row, head_row: Row) -> list[Comparison]:
         head_row.quality.change if head_row.quality else None,
     )
     certain = paired.Mean(1, math.inf, 0.0, math.inf)
-    return [Comparison("savings", *cell, metric, shown, certain, because="it diverged", quality=True)]
+    return [Comparison("savings", *cell, metric, shown, certain, reason="it diverged", quality=True)]
 
 
 def absolute_comparisons(
@@ -148,7 +148,7 @@ def absolute_comparisons(
         reasons = [f"{name}: {of_cell[key[:2]]}" for name, _, of_cell in named if key[:2] in of_cell]
         reasons += filter(None, (_too_few_blocks(name, len(side[key])) for name, side, _ in named))
         if reasons:
-            comparisons.append(Comparison("absolute", *key, (shown[0], shown[1]), because=reasons[0]))
+            comparisons.append(Comparison("absolute", *key, (shown[0], shown[1]), reason=reasons[0]))
             continue
         before, after = (
             paired.paired(side[key], [1.0] * len(side[key]), alpha_fraction=alpha_fraction)

@@ -298,7 +298,7 @@ def _of_requirement(required: Required) -> Finding:
         head=required.saving_rel,
         low_rel=required.low_rel,
         high_rel=required.high_rel,
-        because=required.reason,
+        reason=required.reason,
     )
 
 

@@ -134,7 +134,7 @@ def _saved(finding: Finding) -> str:
 
 def sentence(finding: Finding) -> str:
     """What happened to one comparison, whole in itself."""
-    place, reason, quantity = f"{finding.workload}: {finding.method}", finding.because, finding.quantity
+    place, reason, quantity = f"{finding.workload}: {finding.method}", finding.reason, finding.quantity
     before, after = _value(finding, finding.base), _value(finding, finding.head)
     after_colon, in_brackets = (f": {reason}", f" ({reason})") if reason else ("", "")
     if finding.level == "require":
@@ -161,12 +161,12 @@ def _by_level(result: GateResult) -> dict[str, list[Finding]]:
 
 def _conspicuous(findings: Sequence[Finding]) -> list[Finding]:
     """What stands out, gravest first; whatever the table says whole is not said again."""
-    shown = (f for f in findings if f.outcome in ORDER and (f.because or f.outcome != "undecided"))
+    shown = (f for f in findings if f.outcome in ORDER and (f.reason or f.outcome != "undecided"))
     return sorted(shown, key=lambda f: ORDER.index(f.outcome))
 
 
 def _undecided_note(findings: Sequence[Finding]) -> str:
-    if not any(f.outcome == "undecided" and not f.because for f in findings):
+    if not any(f.outcome == "undecided" and not f.reason for f in findings):
         return ""
     return 'undecided: a change smaller than "sees from" may hide in the scatter of the blocks; more blocks show it.'
 

@@ -227,9 +227,9 @@ def compare(base: Counts, head: Counts) -> list[Finding]:
     findings: list[Finding] = []
     for cell in dict.fromkeys([*head.cells, *base.cells]):
         if cell not in head.cells:
-            findings.append(Finding("counts", *cell, "cell", "gone", because="it is not in HEAD"))
+            findings.append(Finding("counts", *cell, "cell", "gone", reason="it is not in HEAD"))
         elif cell not in base.cells:
-            findings.append(Finding("counts", *cell, "cell", "new", because="it is not in BASE"))
+            findings.append(Finding("counts", *cell, "cell", "new", reason="it is not in BASE"))
         else:
             findings += list(_changed_counts(cell, base, head)) or [Finding("counts", *cell, "all counts", "same")]
     return findings
@@ -249,7 +249,7 @@ def _changed_counts(cell: Cell, base: Counts, head: Counts) -> Iterator[Finding]
         old, new = difference.before, difference.after
         change_rel = new / old - 1 if old and new is not None else None
         reason = "" if old is not None and new is not None else f"there is none in {'BASE' if old is None else 'HEAD'}"
-        yield Finding("counts", *cell, name, "changed", old, new, change_rel, because=reason)
+        yield Finding("counts", *cell, name, "changed", old, new, change_rel, reason=reason)
 
 
 def _kind_of_one_side(before: Facts, after: Facts, name: str) -> bool:

@@ -10,7 +10,7 @@ driver cancel; what is compared is δ = mean d of HEAD − mean d of BASE, by We
     better        the same test, turned round
     held          the whole 95 % interval of δ lies below the margin
     undecided     anything else; `detectable_rel` says which loss would have been seen
-    cannot tell   there is nothing to test, and `because` says why
+    cannot tell   there is nothing to test, and `reason` says why
 
 Runs with several interim analyses: each may spend its fraction of the 1 %, on either side, so whichever analyses two
 runs ended at, their comparison errs no more often (Bonferroni over both runs' analyses).
@@ -54,7 +54,7 @@ FAILS = frozenset({"regression", "changed", "gone", "not met"})
 OPEN = frozenset({"suspected", "not confirmed", "undecided", "cannot tell"})
 
 
-@renamed(of="quantity")
+@renamed(of="quantity", because="reason")
 @dataclass(frozen=True, slots=True)
 class Finding:
     """The outcome of one comparison.
@@ -76,7 +76,7 @@ class Finding:
     high_rel: float | None = None
     p: float | None = None  # of "worse by more than the margin", by itself
     detectable_rel: float | None = None  # the smallest loss that this comparison sees 8 times in 10
-    because: str = ""
+    reason: str = ""
 
     @property
     def key(self) -> Key:
@@ -85,7 +85,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two samples of log costs to compare; or none, for the reason that `because` gives.
+    """Two samples of log costs to compare; or none, for the reason that `reason` gives.
 
     shown:   the figures of BASE and HEAD, for the page
     change:  mean log cost of HEAD less that of BASE; None where there is nothing to test
@@ -98,7 +98,7 @@ class Comparison:
     quantity: str
     shown: tuple[float | None, float | None] = (None, None)
     change: paired.Mean | None = None
-    because: str = ""
+    reason: str = ""
     missing: Missing = ""
     quality: bool = False
     lost: bool = True
@@ -226,8 +226,8 @@ MISSING = {"": "", "new": "it is not in BASE", "gone": "it is not in HEAD"}
 
 
 def _untested(comparison: Comparison) -> Finding:
-    reason = comparison.because or MISSING[comparison.missing]
-    return comparison.finding("new" if comparison.missing == "new" else "cannot tell", because=reason)
+    reason = comparison.reason or MISSING[comparison.missing]
+    return comparison.finding("new" if comparison.missing == "new" else "cannot tell", reason=reason)
 
 
 def _cost_finding(
@@ -257,9 +257,9 @@ def _quality_finding(comparison: Comparison, p: float, is_worse: bool) -> Findin
     before, after = comparison.shown
     change = None if before is None or after is None else after - before
     if is_worse:
-        return comparison.finding("suspected", change_rel=change, p=p, because=comparison.because)
+        return comparison.finding("suspected", change_rel=change, p=p, reason=comparison.reason)
     reason = "beyond the suite's margin now, by no more than chance may move it"
-    return comparison.finding("undecided", change_rel=change, p=p, because=reason)
+    return comparison.finding("undecided", change_rel=change, p=p, reason=reason)
 
 
 def _relative(log_ratio: float) -> float | None:
@@ -281,11 +281,11 @@ def confirmed(findings: Sequence[Finding], of_rerun: Mapping[Key, Finding]) -> l
         if finding.outcome == "suspected":
             second = of_rerun.get(finding.key)
             again = second is not None and second.outcome == "suspected"
-            reason = "found again in the rerun" if again else "not found again in the rerun"
-            if second is not None and second.because and not again:
-                reason += f": {second.because}"
-            because = "; ".join(filter(None, (finding.because, reason)))
-            finding = replace(finding, outcome="regression" if again else "not confirmed", because=because)
+            rerun = "found again in the rerun" if again else "not found again in the rerun"
+            if second is not None and second.reason and not again:
+                rerun += f": {second.reason}"
+            reason = "; ".join(filter(None, (finding.reason, rerun)))
+            finding = replace(finding, outcome="regression" if again else "not confirmed", reason=reason)
         result.append(finding)
     return result
 

@@ -22,27 +22,34 @@ from typing import Any
 
 from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite
 from energybench.common.processes import ignoring_interrupts, is_dead, shorten_socket_folder
-from energybench.process.reaper import PATIENCE_S, end_descendants, stand_guard, wait_for_end
+from energybench.process.reaper import PATIENCE_S, end_descendants, fork_below_guard, wait_for_end
 
 PRELOAD = "energybench.cli.preload"
-# A scheduler signals all processes of a job, in any order: when one of them has died, ours may be on its way.
-TO_ALL_S = 1.0
+# A scheduler signals all processes of a job, in any order: when one has died, the signal to this one may be on its way.
+SIGNAL_SPREAD_S = 1.0
 SERVER_LOST = 255  # what multiprocessing says of a child whose server has died
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a child ended. `reason` is None when it ended by itself with status 0."""
+class ChildOutcome:
+    """How a child ended.
+
+    seconds:   from its start to its end
+    timed_out: it ran past its limit and was ended
+    reason:    why it did not end by itself with status 0; None where it did
+    killed:    by a signal that the launcher did not send
+    unwritten: its results could not be written: the disk is full, or read-only
+    """
 
     seconds: float
     timed_out: bool = False
     reason: str | None = None
-    killed: bool = False  # by a signal that we did not send
-    unwritten: bool = False  # what it had to say could not be written: the disk is full, or read-only
+    killed: bool = False
+    unwritten: bool = False
 
 
 class Launcher:
-    """Starts children one at a time. `start_seconds` is how long the server took to import."""
+    """Starts children one at a time, each forked from the server."""
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
@@ -64,11 +71,18 @@ class Launcher:
         limit_s: float | None = None,
         tick: Callable[[float], None] | None = None,
         tick_s: float = 5.0,
-    ) -> Outcome:
-        """Run `module:function`(IN, OUT) in a child and wait, asleep, until it ends or its limit has passed.
+    ) -> ChildOutcome:
+        """Run a function in a child and wait, asleep, until it ends or its limit has passed.
 
-        log:  where its output goes; None: to ours
-        tick: called with the elapsed seconds every `tick_s`
+        Args:
+            target:            "module:function", called as function(IN, OUT).
+            in_path, out_path: the files that it reads and writes.
+            log:               where its output is appended; None: it writes where this process does.
+            limit_s:           after which it is ended; None: never.
+            tick:              called with the elapsed seconds every `tick_s`.
+
+        Returns:
+            How it ended. Nothing that it started is left.
         """
         started = time.monotonic()
         paths = [str(path.absolute()) if path else None for path in (in_path, out_path, log)]
@@ -80,35 +94,35 @@ class Launcher:
             raise
         if timed_out:
             self._kill(child)
-            return Outcome(time.monotonic() - started, True, f"it ran past its limit of {limit_s:g} s")
+            return ChildOutcome(time.monotonic() - started, True, f"it ran past its limit of {limit_s:g} s")
         code = child.exitcode
         if not code:
-            return Outcome(time.monotonic() - started)
+            return ChildOutcome(time.monotonic() - started)
         reason = f"it ended with status {code}"
         if code == SERVER_LOST and self._server_is_dead():
-            wait_for_end(child.pid)  # what has no server any more may still be writing
+            wait_for_end(child.pid)  # it has no server any more, and may still be writing
             reason = "the process that starts trials was killed"
-            time.sleep(TO_ALL_S)
+            time.sleep(SIGNAL_SPREAD_S)
         if code < 0:
-            self._sweep()  # it may have been the guard
+            self._end_orphans()  # it may have been the guard
             if -code != signal.SIGKILL:
-                time.sleep(TO_ALL_S)
+                time.sleep(SIGNAL_SPREAD_S)
             name = signal.Signals(-code).name
             reason = f"it was killed by {name}" + (", most often for lack of memory" if -code == signal.SIGKILL else "")
-        return Outcome(time.monotonic() - started, False, reason, code < 0, code == EXIT_CANNOT_WRITE)
+        return ChildOutcome(time.monotonic() - started, False, reason, code < 0, code == EXIT_CANNOT_WRITE)
 
     def _start(self, arguments: tuple[Any, ...]) -> multiprocessing.process.BaseProcess:
         for last in (False, True):
             self.warm()  # again, if it has died
             child = self._context.Process(target=_child, args=arguments)
             try:
-                with _main_hidden():
+                with _without_main_module():
                     child.start()
                 break
             except (OSError, EOFError):
                 if last:
                     raise
-                wait_for_end(_server())  # it was killed as we asked; what it had forked ends by itself
+                wait_for_end(_server_pid())  # it was killed as we asked; what it had forked ends by itself
         return child
 
     def _wait(
@@ -121,10 +135,10 @@ class Launcher:
     ) -> bool:
         while True:
             elapsed = time.monotonic() - started
-            left = float("inf") if limit_s is None else limit_s - elapsed
-            if left <= 0:
+            remaining = float("inf") if limit_s is None else limit_s - elapsed
+            if remaining <= 0:
                 return False
-            pause = min(left, tick_s if tick else left)
+            pause = min(remaining, tick_s if tick else remaining)
             child.join(None if pause == float("inf") else pause)
             if child.exitcode is not None:
                 return True
@@ -132,24 +146,24 @@ class Launcher:
                 tick(time.monotonic() - started)
 
     def _kill(self, child: multiprocessing.process.BaseProcess) -> None:
-        """Ask the guard, which ends everything; force it if it does not answer."""
+        """SIGTERM to the guard, which ends everything; SIGKILL if it does not answer."""
         for number, patience_s in ((signal.SIGTERM, 2 * PATIENCE_S), (signal.SIGKILL, None)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(child.pid or 0, number)
             child.join(patience_s)
             if child.exitcode is not None:
                 break
-        self._sweep()
+        self._end_orphans()
 
-    def _sweep(self) -> None:
-        """Whatever came to the server because its guard was killed by force."""
-        if pid := _server():
+    def _end_orphans(self) -> None:
+        """End what the server became the parent of because its guard was killed by SIGKILL."""
+        if pid := _server_pid():
             end_descendants(pid)
 
     @staticmethod
     def _server_is_dead() -> bool:
         """Or dying: its memory, and so its command line, goes before the pipe that tells us."""
-        pid = _server()
+        pid = _server_pid()
         if pid is None or is_dead(pid):
             return True
         with contextlib.suppress(OSError):
@@ -157,14 +171,14 @@ class Launcher:
         return False
 
 
-def _server() -> int | None:
+def _server_pid() -> int | None:
     return getattr(getattr(multiprocessing.forkserver, "_forkserver", None), "_forkserver_pid", None)
 
 
 @contextlib.contextmanager
-def _main_hidden() -> Iterator[None]:
-    """multiprocessing imports the caller's main module again in every child: a script that calls us without
-    `if __name__ == "__main__"` would run again in each. A child of ours needs nothing of it."""
+def _without_main_module() -> Iterator[None]:
+    """multiprocessing imports the caller's main module again in every child: a script that calls energybench without
+    `if __name__ == "__main__"` would run again in each. A trial needs nothing of it."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -174,10 +188,10 @@ def _main_hidden() -> Iterator[None]:
 
 
 def _child(target: str, folder: str, environment: dict[str, str], in_path: str, out_path: str, log: str | None) -> None:
-    _let_the_server_end()
+    _close_inherited_server_pipe()
     os.environ.clear()  # the server knows it only as it was at its start
     os.environ.update(environment)
-    stand_guard(getattr(sys.modules.get(PRELOAD), "SERVER", os.getppid()))
+    fork_below_guard(getattr(sys.modules.get(PRELOAD), "SERVER", os.getppid()))
     if not os.path.exists(in_path):  # the caller was interrupted and has tidied up
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -186,7 +200,7 @@ def _child(target: str, folder: str, environment: dict[str, str], in_path: str, 
         try:
             handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
-            _end_unwritten(CannotWrite.of(error, log))
+            _exit_unwritten(CannotWrite.of(error, log))
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         os.close(handle)
@@ -194,14 +208,14 @@ def _child(target: str, folder: str, environment: dict[str, str], in_path: str, 
     try:
         getattr(importlib.import_module(module), function)(in_path, out_path)
     except CannotWrite as error:
-        _end_unwritten(error)
+        _exit_unwritten(error)
     sys.stdout.flush()
     sys.stderr.flush()
 
 
-def _let_the_server_end() -> None:
-    """It ends when nobody holds the write end of a pipe any more: multiprocessing hands each child a copy, and a trial
-    of hours would keep the server, and so itself, alive when the run is killed."""
+def _close_inherited_server_pipe() -> None:
+    """The server ends when nobody holds the write end of a pipe any more. multiprocessing hands each child a copy, and
+    a trial of hours would keep the server, and so itself, alive when the run is killed."""
     server = getattr(multiprocessing.forkserver, "_forkserver", None)
     handle = getattr(server, "_forkserver_alive_fd", None)
     if isinstance(handle, int):
@@ -209,7 +223,7 @@ def _let_the_server_end() -> None:
         server._forkserver_alive_fd = None  # type: ignore[union-attr]
 
 
-def _end_unwritten(error: CannotWrite) -> None:
+def _exit_unwritten(error: CannotWrite) -> None:
     """Say it in the log, if that has room, and by the status in any case."""
     with contextlib.suppress(OSError):
         os.write(2, f"{error}\n".encode())

@@ -1,4 +1,4 @@
-"""What a command writes, kept within bounds: a log of its first and last part, and its lines one by one."""
+"""What a command writes, within bounds of memory and disk: a log of its first and last part, and line after line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HEAD_B = TAIL_B = 1 << 19  # of a log
-LONGEST_LINE_B = 1 << 16  # of a longer one the end is read
+LONGEST_LINE_B = 1 << 16  # of a longer line the end is read
 LONGEST_WORD_B = 1 << 10
 SPACE = re.compile(rb"\s")
 
@@ -50,34 +50,34 @@ class Lines:
     def feed(self, chunk: bytes) -> Iterator[str]:
         *ended, rest = chunk.split(b"\n")
         for part in ended:
-            yield _text(self._open + part)
+            yield _decoded(self._open + part)
             self._open = b""
-        self._open = _bounded(self._open + rest)
+        self._open = _newest_states(self._open + rest)
 
     def rest(self) -> Iterator[str]:
         """The last line, where it ends without a newline."""
         if self._open:
-            yield _text(self._open)
+            yield _decoded(self._open)
             self._open = b""
 
 
-def _bounded(line: bytes) -> bytes:
+def _newest_states(line: bytes) -> bytes:
     """An unfinished line less what was drawn over: its newest state, and where that shows nothing yet the last that
     did."""
     before, bar, newest = line.rpartition(b"\r")
     if newest.strip() or not bar:
-        return _end(newest)
-    return _end(_shown(before)) + bar + _end(newest)
+        return _tail_of(newest)
+    return _tail_of(_last_visible(before)) + bar + _tail_of(newest)
 
 
-def _shown(line: bytes) -> bytes:
+def _last_visible(line: bytes) -> bytes:
     """The last state of a line that shows anything."""
     shows = len(line.rstrip())
     stop = line.find(b"\r", shows)
     return line[line.rfind(b"\r", 0, shows) + 1 : len(line) if stop < 0 else stop] if shows else b""
 
 
-def _end(state: bytes) -> bytes:
+def _tail_of(state: bytes) -> bytes:
     """Of too long a state its end, from the beginning of a word: a figure that is cut in two would be another one."""
     if len(state) <= LONGEST_LINE_B:
         return state
@@ -86,5 +86,5 @@ def _end(state: bytes) -> bytes:
     return end[space.end() :] if space else end
 
 
-def _text(line: bytes) -> str:
-    return _end(_shown(line)).decode("utf-8", errors="replace")
+def _decoded(line: bytes) -> str:
+    return _tail_of(_last_visible(line)).decode("utf-8", errors="replace")

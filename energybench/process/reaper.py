@@ -1,4 +1,4 @@
-"""None survives: whatever a trial started ends with it, however it tried to get away.
+"""No descendant survives: whatever a trial started ends with it, daemons and orphans too.
 
 A process that leaves its group and session, or whose own parent has died, escapes a kill of the group. So each trial
 runs below a guard, a process that sleeps. The kernel gives it every orphan among its descendants (a "subreaper"), and
@@ -26,27 +26,29 @@ from energybench.common.processes import adopt_orphans, descendants, die_with, i
 
 PATIENCE_S = 5.0  # for processes that the kernel cannot end yet, in a read from a dead disk for instance
 PAUSE_S = 0.002
-HEARD = frozenset({signal.SIGCHLD, signal.SIGTERM})
+GUARD_SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM})
 
 
-def adopt() -> None:
-    """Called in the server, once: orphans come to it, and end with it."""
+def adopt_orphans_until_exit() -> None:
+    """Called in the server, once: it becomes the parent of trials' orphans, and ends them at its exit."""
     adopt_orphans()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # it learns by signals that a trial has ended
     warnings.filterwarnings("ignore", "forkserver: waitpid returned unexpected pid")  # an orphan's
     atexit.register(end_descendants, os.getpid())  # children leave by _exit, which asks no atexit
 
 
-def stand_guard(parent: int) -> None:
-    """Returns in a new process, the trial's. The calling one becomes its guard and never returns.
+def fork_below_guard(parent: int) -> None:
+    """Fork: the new process, the trial's, returns; the calling one becomes its guard and never returns.
 
-    parent: whoever dies first takes the guard with it
     The guard ends as the trial did, with its status or by its signal, when nothing of it is left. On SIGTERM it ends
     everything at once.
+
+    Args:
+        parent: the process id of the server; when it dies, the kernel sends the guard SIGTERM.
     """
     os.setsid()  # a signal to the run's group is not meant for the guard: the run itself decides
     restore_child_signals()
-    signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, GUARD_SIGNALS)
     adopt_orphans()
     die_with(parent, signal.SIGTERM)
     guard = os.getpid()
@@ -54,11 +56,11 @@ def stand_guard(parent: int) -> None:
     if not trial:
         die_with(guard, signal.SIGKILL)
         os.setsid()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARD_SIGNALS)
         return
     status: int | None = None
     while status is None:
-        if signal.sigwait(HEARD) == signal.SIGTERM:
+        if signal.sigwait(GUARD_SIGNALS) == signal.SIGTERM:
             status = signal.SIGTERM
             break
         status = _reap().get(trial)
@@ -69,13 +71,13 @@ def stand_guard(parent: int) -> None:
 def end_descendants(ancestor: int) -> None:
     """SIGKILL to all of them, until there are none. Stopped first: what forks while it is killed gets away."""
     deadline = time.monotonic() + PATIENCE_S
-    while (left := _descendants(ancestor)) and time.monotonic() < deadline:
+    while (alive := _descendants(ancestor)) and time.monotonic() < deadline:
         stopped: set[int] = set()
-        while left - stopped and time.monotonic() < deadline:
-            _send(signal.SIGSTOP, left - stopped)
-            stopped |= left
-            left = _descendants(ancestor)
-        _send(signal.SIGKILL, left | stopped)
+        while alive - stopped and time.monotonic() < deadline:
+            _signal_all(signal.SIGSTOP, alive - stopped)
+            stopped |= alive
+            alive = _descendants(ancestor)
+        _signal_all(signal.SIGKILL, alive | stopped)
         time.sleep(PAUSE_S)
         if ancestor == os.getpid():
             _reap()
@@ -93,24 +95,24 @@ def wait_for_end(pid: int | None) -> None:
         time.sleep(PAUSE_S)
 
 
-def _send(number: int, pids: set[int]) -> None:
+def _signal_all(number: int, pids: set[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
 
 
 def _reap() -> dict[int, int]:
-    """Those that have ended by now: process id → wait status."""
-    ended: dict[int, int] = {}
+    """Children that have ended by now: process id → wait status."""
+    statuses: dict[int, int] = {}
     with contextlib.suppress(ChildProcessError):
-        while (each := os.waitpid(-1, os.WNOHANG))[0]:
-            ended[each[0]] = each[1]
-    return ended
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            statuses[ended[0]] = ended[1]
+    return statuses
 
 
 def _end_as(status: int) -> None:
     if os.WIFSIGNALED(status):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # whatever there was to see stands in the trial's own
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # one core dump, the trial's, is enough
         number = os.WTERMSIG(status)
         if number != signal.SIGKILL:
             signal.signal(number, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""A process of our own that needs no torch: started afresh, so that it starts fast, and supervised to its end."""
+"""A module run in a new interpreter, for what needs no torch and so starts fast; supervised to its end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from energybench.common.errors import EXIT_CANNOT_WRITE
 from energybench.process import supervise
-from energybench.process.forkserver import Outcome
+from energybench.process.forkserver import ChildOutcome
 from energybench.process.output_log import Lines
 
 
@@ -20,25 +20,35 @@ def call(
     *,
     limit_s: float | None = None,
     tick: Callable[[float], None] | None = None,
-) -> Outcome:
-    """Run `module`'s main(IN, OUT) and wait, asleep, until it ends or its limit has passed."""
-    lines, last = Lines(), [""]
+) -> ChildOutcome:
+    """Run a module's main(IN, OUT) and wait, asleep, until it ends or its limit has passed.
+
+    Args:
+        module:            its dotted name, as after `python -m`.
+        in_path, out_path: the files that it reads and writes.
+        limit_s:           after which it is ended; None: never.
+        tick:              called with the elapsed seconds every few seconds.
+
+    Returns:
+        How it ended; where that was by an error, with the last line that it wrote to stderr.
+    """
+    lines, last_line = Lines(), [""]
 
     def output(stream: str, chunk: bytes) -> None:
         if stream == "stderr":
-            last[:] = [line.strip() for line in lines.feed(chunk) if line.strip()][-1:] or last
+            last_line[:] = [line.strip() for line in lines.feed(chunk) if line.strip()][-1:] or last_line
 
     # -P: a file of the user's in this folder must not stand in for a module of the library.
     argv = [sys.executable, "-P", "-m", module, str(in_path.absolute()), str(out_path.absolute())]
-    ended = supervise.run(argv, output=output, limit_s=limit_s, dies_by=signal.SIGTERM, tick=tick)
+    ended = supervise.run(argv, output=output, limit_s=limit_s, death_signal=signal.SIGTERM, tick=tick)
     if ended.timed_out:
-        return Outcome(ended.seconds, True, f"it ran past its limit of {limit_s:g} s")
+        return ChildOutcome(ended.seconds, True, f"it ran past its limit of {limit_s:g} s")
     if not ended.returncode:
-        return Outcome(ended.seconds)
+        return ChildOutcome(ended.seconds)
     unwritten = ended.returncode == EXIT_CANNOT_WRITE
     if ended.returncode < 0:
         name = signal.Signals(-ended.returncode).name
-        return Outcome(ended.seconds, False, f"the process that meters it was killed by {name}", killed=True)
-    told = f": {last[0]}" if last[0] else ""
-    reason = f"the process that meters it ended with status {ended.returncode}{told}"
-    return Outcome(ended.seconds, False, reason, unwritten=unwritten)
+        return ChildOutcome(ended.seconds, False, f"the process that meters it was killed by {name}", killed=True)
+    message = f": {last_line[0]}" if last_line[0] else ""
+    reason = f"the process that meters it ended with status {ended.returncode}{message}"
+    return ChildOutcome(ended.seconds, False, reason, unwritten=unwritten)

@@ -29,21 +29,22 @@ Output = Callable[[str, bytes], None]  # "stdout" or "stderr", and what was writ
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class CommandOutcome:
     """How a command ended.
 
-    returncode:  its exit status, or −N where signal N ended it
-    timed_out:   it ran past its limit and was ended by us
-    obeyed:      it ended within the grace after SIGTERM; None where none was sent
-    left_behind: its processes that were still there LINGER_S after its end, and were ended by us
-    memory_b:    the largest resident set of one of its processes that were waited for; None where that was less than
-                 ours when we forked, which is all that the kernel then tells
+    returncode:     its exit status, or −N where signal N ended it
+    seconds:        from its start to its end
+    timed_out:      it ran past its limit and was ended
+    obeyed_sigterm: it ended within GRACE_S after SIGTERM; None where none was sent
+    left_behind:    how many of its processes were still there LINGER_S after its end, and were ended
+    memory_b:       the largest resident set, in bytes, of one of its processes that were waited for; None where that
+                    was less than this process's at the fork, which is all that the kernel then tells
     """
 
     returncode: int
     seconds: float
     timed_out: bool = False
-    obeyed: bool | None = None
+    obeyed_sigterm: bool | None = None
     left_behind: int = 0
     memory_b: int | None = None
 
@@ -58,21 +59,33 @@ def run(
     discard: bool = False,
     stdout: int | None = None,
     own_session: bool = True,
-    dies_by: signal.Signals = signal.SIGKILL,
-    ended: Callable[[], None] = lambda: None,
+    death_signal: signal.Signals = signal.SIGKILL,
+    on_end: Callable[[], None] = lambda: None,
     tick: Callable[[float], None] | None = None,
     tick_s: float = 5.0,
-) -> Ended:
-    """Run argv without a shell and sleep until it is over. Raises OSError where it cannot be started.
+) -> CommandOutcome:
+    """Run a command without a shell and sleep until it is over.
 
-    env:     None: ours
-    stdout:  in place of ours, where nobody hears it
-    output:  hears what it writes, in chunks; None: it writes where we do, unless `discard`
-    dies_by: the signal that the kernel sends it if this process is killed
-    ended:   called at once when the command itself is over, before what it left behind is looked for
-    tick:    called with the elapsed seconds every `tick_s`
+    Args:
+        argv:         the command and its arguments.
+        cwd:          the folder that it starts in; None: this process's.
+        env:          its environment; None: this process's.
+        limit_s:      after which it is ended; None: never.
+        output:       is given what it writes, in chunks; None: it writes where this process does, unless `discard`.
+        discard:      what it writes goes nowhere.
+        stdout:       a file descriptor in place of this process's standard output; it is not given to `output`.
+        own_session:  whether it leads a session of its own and has no standard input.
+        death_signal: the signal that the kernel sends it if this process is killed.
+        on_end:       called at once when the command itself is over, before what it left behind is looked for.
+        tick:         called with the elapsed seconds every `tick_s`.
+
+    Returns:
+        How it ended. Nothing that it started is left.
+
+    Raises:
+        OSError: where it cannot be started.
     """
-    ours_b = psutil.Process().memory_info().rss
+    own_memory_b = psutil.Process().memory_info().rss
     before = {child.pid for child in psutil.Process().children()}
     sink = subprocess.PIPE if output else subprocess.DEVNULL if discard else None
     with _adopting_orphans():
@@ -85,28 +98,28 @@ def run(
             stdout=sink if stdout is None else stdout,
             stderr=sink,
             start_new_session=own_session,
-            preexec_fn=partial(die_with, os.getpid(), dies_by),
+            preexec_fn=partial(die_with, os.getpid(), death_signal),
         )
-        watch = _Watch(process, output, before)
+        command = _RunningCommand(process, output, before)
         try:
-            timed_out = not watch.wait(started, limit_s, tick, tick_s)
-            obeyed = watch.terminate() if timed_out else None
+            timed_out = not command.wait(started, limit_s, tick, tick_s)
+            obeyed_sigterm = command.terminate() if timed_out else None
             seconds = time.monotonic() - started
-            ended()
-            left = 0 if timed_out else watch.lingering()
-            watch.sweep()
+            on_end()
+            left_behind = 0 if timed_out else command.count_survivors()
+            command.end_survivors()
         except BaseException:
             with ignoring_interrupts():
-                watch.terminate()
-                watch.sweep()
+                command.terminate()
+                command.end_survivors()
             raise
         finally:
-            watch.close()
-    memory_b = watch.memory_b if watch.memory_b > ours_b else None
-    return Ended(process.returncode, seconds, timed_out, obeyed, left, memory_b)
+            command.close()
+    memory_b = command.memory_b if command.memory_b > own_memory_b else None
+    return CommandOutcome(process.returncode, seconds, timed_out, obeyed_sigterm, left_behind, memory_b)
 
 
-class _Watch:
+class _RunningCommand:
     """One running command: its output, its end, its descendants."""
 
     def __init__(self, process: subprocess.Popen[bytes], output: Output | None, before: set[int]) -> None:
@@ -155,7 +168,7 @@ class _Watch:
         return over
 
     def _reap(self) -> None:
-        """Take the command's own status, so that its CPU time and that of its children is ours."""
+        """Take the command's status, so that its CPU time and its children's count as this process's children's."""
         if self._process.returncode is None:
             _, status, usage = os.wait4(self._process.pid, 0)
             self._process.returncode = os.waitstatus_to_exitcode(status)
@@ -176,23 +189,23 @@ class _Watch:
             pass
         return False
 
-    def lingering(self) -> int:
+    def count_survivors(self) -> int:
         """How many of its processes have outlived it by more than LINGER_S; none is awaited where there is none."""
         deadline = time.monotonic() + LINGER_S
-        while (found := self._descendants()) and time.monotonic() < deadline:
-            psutil.wait_procs(found, timeout=0.05)
-        return len(found)
+        while (survivors := self._descendants()) and time.monotonic() < deadline:
+            psutil.wait_procs(survivors, timeout=0.05)
+        return len(survivors)
 
-    def sweep(self) -> None:
-        """End whatever is left, gently first, and pass on the last that was written."""
+    def end_survivors(self) -> None:
+        """End whatever is left, by SIGTERM first, and pass on the last that was written."""
         for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
             deadline = time.monotonic() + patience_s
-            while (found := self._descendants()) and time.monotonic() < deadline:
-                self._signal(number, found)  # again: one that was signalled may have forked before it ended
-                psutil.wait_procs(found, timeout=0.2)
+            while (survivors := self._descendants()) and time.monotonic() < deadline:
+                self._signal(number, survivors)  # again: one that was signalled may have forked before it ended
+                psutil.wait_procs(survivors, timeout=0.2)
         while any(key.data != "end" for key in self._selector.get_map().values()):
             if not self._selector.select(0.2):
-                break  # somebody who is not ours holds the pipe
+                break  # a process that the command did not start holds the pipe
             self._listen(0)
 
     def close(self) -> None:
@@ -202,19 +215,20 @@ class _Watch:
             if stream is not None:
                 stream.close()
 
-    def _signal(self, number: int, found: Sequence[psutil.Process] | None = None) -> None:
-        for process in self._descendants() if found is None else found:
+    def _signal(self, number: int, processes: Sequence[psutil.Process] | None = None) -> None:
+        """Send a signal to these; None: to all of the command's."""
+        for process in self._descendants() if processes is None else processes:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(number)
 
     def _descendants(self) -> list[psutil.Process]:
         """The command, if it is not reaped, and everything it started, orphans too."""
-        found: list[psutil.Process] = []
+        descendants: list[psutil.Process] = []
         for child in psutil.Process().children():
             if child.pid not in self._before:
                 with contextlib.suppress(psutil.Error):
-                    found += [child, *child.children(recursive=True)]
-        return found
+                    descendants += [child, *child.children(recursive=True)]
+        return descendants
 
 
 @contextlib.contextmanager

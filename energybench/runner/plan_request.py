@@ -10,7 +10,7 @@ from typing import Any
 from energybench.common.errors import CannotMeasure, CannotWrite, Problem, UsageError, in_order
 from energybench.common.hashing import digest
 from energybench.process import subprocess_call
-from energybench.process.forkserver import Launcher, Outcome
+from energybench.process.forkserver import ChildOutcome, Launcher
 from energybench.records.record import Cell
 from energybench.runner.plan_spec import PairSpec, PlannedWorkload, PlanResult, PlanSpec, Purpose
 from energybench.suite.suite import Suite
@@ -185,7 +185,7 @@ def _together(parts: list[PlanResult], spec: PlanSpec) -> PlanResult:
     )
 
 
-def _ask(call: Callable[[Path, Path], Outcome], spec: PlanSpec, place: Path) -> PlanResult:
+def _ask(call: Callable[[Path, Path], ChildOutcome], spec: PlanSpec, place: Path) -> PlanResult:
     """What a child makes of the suite. Raises UsageError E606 where it ends without an answer."""
     in_path, out_path = place / "plan.in.json", place / "plan.out.json"
     spec.write(in_path)

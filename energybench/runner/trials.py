@@ -8,7 +8,7 @@ from pathlib import Path
 
 from energybench.common.errors import CannotWrite
 from energybench.process import subprocess_call, supervise
-from energybench.process.forkserver import Launcher, Outcome
+from energybench.process.forkserver import ChildOutcome, Launcher
 from energybench.records.reader import read
 from energybench.records.record import Cell, CountingRun, Status, Trial, write_json
 from energybench.records.run_folder import Folder
@@ -140,7 +140,7 @@ class Trials:
 
     # ── its process ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _train(self, entry: str, spec: Spec, name: str, out: Path, limit_s: float) -> Outcome:
+    def _train(self, entry: str, spec: Spec, name: str, out: Path, limit_s: float) -> ChildOutcome:
         """A trial or counting run in our own loop."""
         in_path, log = self.place / "cell.in.json", self._log(name)
         spec.write(in_path)
@@ -155,7 +155,7 @@ class Trials:
             _unless_empty(log)
         return self._written(outcome, out)
 
-    def _run_command(self, spec: CommandTrialSpec, out: Path) -> Outcome:
+    def _run_command(self, spec: CommandTrialSpec, out: Path) -> ChildOutcome:
         """A trial that is a command, in a process of its own that needs no torch."""
         in_path = self.place / "cell.in.json"
         spec.write(in_path)
@@ -172,13 +172,13 @@ class Trials:
         return self._written(outcome, out)
 
     @staticmethod
-    def _written(outcome: Outcome, out: Path) -> Outcome:
+    def _written(outcome: ChildOutcome, out: Path) -> ChildOutcome:
         if outcome.unwritten:
             raise CannotWrite.of(OSError(None, "its process found the disk full or read-only"), out)
         return outcome
 
 
-def _failure(outcome: Outcome) -> tuple[Status, str]:
+def _failure(outcome: ChildOutcome) -> tuple[Status, str]:
     """(status, reason) of a trial that left no record."""
     reason = outcome.reason or "it ended without a record"
     if outcome.timed_out:

@@ -101,7 +101,7 @@ class MeteredCommand:
 
     reading: Reading
     window: Window
-    ended: supervise.Ended | None = None
+    ended: supervise.CommandOutcome | None = None
     reason: str | None = None  # why it could not be started
     last_error: str = ""  # the last line on its stderr
     flags: list[Flag] = field(default_factory=list)
@@ -116,7 +116,7 @@ class RunOptions(TypedDict, total=False):
     discard: bool
     stdout: int | None
     own_session: bool
-    dies_by: signal.Signals
+    death_signal: signal.Signals
     tick: Callable[[float], None] | None
 
 
@@ -155,7 +155,7 @@ def metered(
     window.start()
     try:
         heard = output if hear or log else None
-        command.ended = supervise.run(argv, ended=window.stop, output=heard, **options)
+        command.ended = supervise.run(argv, on_end=window.stop, output=heard, **options)
     except OSError as error:
         window.stop()
         command.reason = f"it could not be started: {error.strerror}: {error.filename or argv[0]}"
@@ -179,7 +179,7 @@ def why_unusable(command: MeteredCommand, limit_s: float | None = None) -> tuple
     if ended is None:
         return "failed", command.reason or "it could not be started"
     if ended.timed_out:
-        deaf = "" if ended.obeyed else ", and ignored SIGTERM"
+        deaf = "" if ended.obeyed_sigterm else ", and ignored SIGTERM"
         return "timeout", f"it ran past its limit of {limit_s or 0:g} s{deaf}"
     if ended.returncode in (-signal.SIGKILL, KILLED):
         return "out_of_memory", "it was killed by SIGKILL, most often for lack of memory"

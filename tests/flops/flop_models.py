@@ -14,6 +14,19 @@ from energybench.flops.ledger import ledger
 from energybench.flops.work import FORWARD, Line
 
 
+class FunctionModule(nn.Module):
+    """A module that is one function, with what it needs as parameters."""
+
+    def __init__(self, function: Callable[..., Tensor], **tensors: Tensor) -> None:
+        super().__init__()
+        self.function = function
+        for name, tensor in tensors.items():
+            self.register_parameter(name, nn.Parameter(tensor))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(*inputs, **dict(self.named_parameters()))
+
+
 class GPT2(nn.Module):
     """A decoder as GPT-2 writes it: y = xW + b through addmm, tied embeddings, causal attention."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from flop_models import MODELS, build
+from flop_models import MODELS, FunctionModule, build
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -22,19 +22,6 @@ from energybench.flops.ledger import ledger
 from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, Line, Work
 
 BATCH = 3
-
-
-class Calls(nn.Module):
-    """A module that is one function, with what it needs as parameters."""
-
-    def __init__(self, function, **tensors: Tensor) -> None:
-        super().__init__()
-        self.function = function
-        for name, tensor in tensors.items():
-            self.register_parameter(name, nn.Parameter(tensor))
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.function(*inputs, **dict(self.named_parameters()))
 
 
 def wanting(*shape: int) -> Tensor:
@@ -106,11 +93,11 @@ def test_a_linear_layer_moves_its_operands_and_its_result_once(into, out, positi
 @pytest.mark.parametrize("name", ["mm", "addmm", "einsum", "@ transposed", "tensordot"])
 def test_a_product_with_a_parameter_moves_what_a_linear_layer_moves(name):
     module = {
-        "mm": Calls(lambda x, w: torch.mm(x, w), w=torch.randn(5, 7)),
-        "addmm": Calls(lambda x, w, b: torch.addmm(b, x, w), w=torch.randn(5, 7), b=torch.randn(7)),
-        "einsum": Calls(lambda x, w: torch.einsum("bi,io->bo", x, w), w=torch.randn(5, 7)),
-        "@ transposed": Calls(lambda x, w: x @ w.t(), w=torch.randn(7, 5)),
-        "tensordot": Calls(lambda x, w: torch.tensordot(x, w, dims=([1], [0])), w=torch.randn(5, 7)),
+        "mm": FunctionModule(lambda x, w: torch.mm(x, w), w=torch.randn(5, 7)),
+        "addmm": FunctionModule(lambda x, w, b: torch.addmm(b, x, w), w=torch.randn(5, 7), b=torch.randn(7)),
+        "einsum": FunctionModule(lambda x, w: torch.einsum("bi,io->bo", x, w), w=torch.randn(5, 7)),
+        "@ transposed": FunctionModule(lambda x, w: x @ w.t(), w=torch.randn(7, 5)),
+        "tensordot": FunctionModule(lambda x, w: torch.tensordot(x, w, dims=([1], [0])), w=torch.randn(5, 7)),
     }[name]
     bias = 4 * 7 * (name == "addmm")
     found = moved(module, wanting(BATCH, 5), op="linear")
@@ -125,7 +112,7 @@ def test_a_product_with_a_parameter_moves_what_a_linear_layer_moves(name):
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
 def test_a_product_of_activations_reads_dy_and_the_other_for_each_gradient(m, k, n):
-    lines = entered(Calls(torch.bmm), wanting(BATCH, m, k), wanting(BATCH, k, n), op="matmul")
+    lines = entered(FunctionModule(torch.bmm), wanting(BATCH, m, k), wanting(BATCH, k, n), op="matmul")
     a, b, y = 4 * m * k, 4 * k * n, 4 * m * n
     assert lines[FORWARD].sample_b == {"a": a, "b": b, "y": y}
     assert lines[INPUT_GRADIENT].sample_b == {"dy": 2 * y, "a": a, "b": b, "da": a, "db": b}
@@ -135,7 +122,7 @@ def test_a_product_of_activations_reads_dy_and_the_other_for_each_gradient(m, k,
 @pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["fused", "plain path"])
 def test_only_attention_that_is_not_fused_moves_its_scores(dropout):
     """Queries 6, keys 7, 3 heads of 8: QKᵀ writes the scores, softmax reads and writes them, PV reads them."""
-    module = Calls(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, dropout_p=dropout))
+    module = FunctionModule(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, dropout_p=dropout))
     tensors = [wanting(BATCH, 3, length, 8) for length in (6, 7, 7)]
     found = moved(module, *tensors, op="attention", device="cpu")
     q, k, scores = 4 * 3 * 6 * 8, 4 * 3 * 7 * 8, 4 * 3 * 6 * 7 * bool(dropout)
@@ -207,24 +194,24 @@ def test_a_first_normalisation_writes_no_input_gradient():
     ids=["relu", "tanh", "gelu", "silu", "relu6", "scale", "negate", "shift", "in place after a copy"],
 )
 def test_an_activation_reads_and_writes_its_tensor_and_its_derivative_reads_what_it_needs(function, forward, backward):
-    found = moved(Calls(function), wanting(BATCH, *SHAPE), op="elementwise")
+    found = moved(FunctionModule(function), wanting(BATCH, *SHAPE), op="elementwise")
     assert found[FORWARD] == (forward * N, 0)
     assert found.get(INPUT_GRADIENT, (0, 0)) == (backward * N, 0)
 
 
 def test_a_sum_passes_its_gradient_on_and_a_product_reads_the_other_factor():
     pair = wanting(BATCH, *SHAPE), wanting(BATCH, *SHAPE)
-    assert moved(Calls(torch.add), *pair, op="elementwise") == {FORWARD: (3 * N, 0)}
-    assert moved(Calls(torch.mul), *pair, op="elementwise") == {
+    assert moved(FunctionModule(torch.add), *pair, op="elementwise") == {FORWARD: (3 * N, 0)}
+    assert moved(FunctionModule(torch.mul), *pair, op="elementwise") == {
         FORWARD: (3 * N, 0),
         INPUT_GRADIENT: ((1 + 2 + 2) * N, 0),
     }
     one = (pair[0], pair[1].detach())
-    assert moved(Calls(torch.mul), *one, op="elementwise")[INPUT_GRADIENT] == ((1 + 1 + 1) * N, 0)
+    assert moved(FunctionModule(torch.mul), *one, op="elementwise")[INPUT_GRADIENT] == ((1 + 1 + 1) * N, 0)
 
 
 def test_a_place_that_is_added_to_every_sample_is_read_per_step_and_its_gradient_sums_dy():
-    lines = entered(Calls(lambda x, w: x + w, w=torch.randn(SHAPE)), wanting(BATCH, *SHAPE), op="elementwise")
+    lines = entered(FunctionModule(lambda x, w: x + w, w=torch.randn(SHAPE)), wanting(BATCH, *SHAPE), op="elementwise")
     assert (lines[FORWARD].activation_b, lines[FORWARD].parameter_b) == (2 * N, N)
     assert (lines[WEIGHT_GRADIENT].activation_b, lines[WEIGHT_GRADIENT].parameter_b) == (N, N)
 
@@ -271,7 +258,7 @@ def test_an_embedding_reads_rows_and_its_gradient_is_the_whole_table():
     ids=["view", "transpose", "permute", "flatten", "squeeze", "reshape", "contiguous", "all of it", "same type"],
 )
 def test_a_view_moves_nothing(view):
-    assert not ledger(Calls(view), (wanting(BATCH, *SHAPE),))
+    assert not ledger(FunctionModule(view), (wanting(BATCH, *SHAPE),))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +276,7 @@ def test_a_view_moves_nothing(view):
 )
 def test_a_copy_reads_and_writes_and_the_gradient_of_a_part_fills_the_whole(function, forward, backward):
     total: Counter[str] = Counter()
-    for line in ledger(Calls(function), (wanting(BATCH, *SHAPE),)):
+    for line in ledger(FunctionModule(function), (wanting(BATCH, *SHAPE),)):
         total[line.phase] += line.activation_b
     assert total[FORWARD] == forward * N
     assert total[INPUT_GRADIENT] == backward * N
@@ -367,7 +354,7 @@ def test_the_last_batch_of_an_epoch_reads_all_parameters_too():
 def test_the_intensity_of_a_product_grows_with_its_size_and_a_normalisation_has_next_to_none():
     """n × n by n × n in fp32: 2 n³ FLOPs on 3 · 4 n² bytes."""
     for n in (16, 64, 256):
-        square = entered(Calls(torch.bmm), torch.empty(2, n, n), torch.empty(2, n, n), op="matmul")[FORWARD]
+        square = entered(FunctionModule(torch.bmm), torch.empty(2, n, n), torch.empty(2, n, n), op="matmul")[FORWARD]
         assert square.intensity(8) == pytest.approx(n / 6)
     layer = entered(nn.Linear(256, 256), torch.empty(2, 256), op="linear")[FORWARD]
     assert layer.intensity(1) < layer.intensity(64) < layer.intensity(4096)

@@ -7,7 +7,7 @@ from math import prod
 import pytest
 import torch
 import torch.nn.functional as F
-from flop_models import counted
+from flop_models import FunctionModule, counted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,19 +16,6 @@ from energybench.flops.ledger import ledger
 from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 
 BATCH = 2
-
-
-class Calls(nn.Module):
-    """A module that is one function, with what it needs as parameters."""
-
-    def __init__(self, function, **tensors: Tensor) -> None:
-        super().__init__()
-        self.function = function
-        for name, tensor in tensors.items():
-            self.register_parameter(name, nn.Parameter(tensor))
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.function(*inputs, **dict(self.named_parameters()))
 
 
 def phases(module: nn.Module, *inputs: Tensor) -> dict[str, float]:
@@ -157,7 +144,7 @@ def test_a_product_of_two_activations_counts_both_gradients_as_input_gradient(a,
     """2 FLOPs per element of the result and term of its sum; an outer product as gradient sums nothing."""
     left, right = wanting(*a), wanting(*b)
     flop = 2 * (left @ right).numel() * a[-1]
-    module = Calls(lambda x, y: x @ y)
+    module = FunctionModule(lambda x, y: x @ y)
     expected = {FORWARD: flop} | ({INPUT_GRADIENT: sides * flop} if sides else {})
     assert phases(module, left, right) == expected
 
@@ -166,13 +153,13 @@ def test_a_product_of_two_activations_counts_both_gradients_as_input_gradient(a,
 def test_a_product_with_a_parameter_is_a_linear_layer(name):
     weight = torch.randn(5, 6)
     module = {
-        "mm": Calls(lambda x, w: torch.mm(x, w), w=weight),
-        "addmm": Calls(lambda x, w, b: torch.addmm(b, x, w), w=weight, b=torch.randn(6)),
-        "tensordot": Calls(lambda x, w: torch.tensordot(x, w, dims=([1], [0])), w=weight),
-        "einsum": Calls(lambda x, w: torch.einsum("bi,io->bo", x, w), w=weight),
-        "inner": Calls(lambda x, w: torch.inner(x, w.t()), w=weight),
-        "@": Calls(lambda x, w: x @ w, w=weight),
-        "transposed": Calls(lambda x, w: x @ w.t(), w=weight.t().contiguous()),
+        "mm": FunctionModule(lambda x, w: torch.mm(x, w), w=weight),
+        "addmm": FunctionModule(lambda x, w, b: torch.addmm(b, x, w), w=weight, b=torch.randn(6)),
+        "tensordot": FunctionModule(lambda x, w: torch.tensordot(x, w, dims=([1], [0])), w=weight),
+        "einsum": FunctionModule(lambda x, w: torch.einsum("bi,io->bo", x, w), w=weight),
+        "inner": FunctionModule(lambda x, w: torch.inner(x, w.t()), w=weight),
+        "@": FunctionModule(lambda x, w: x @ w, w=weight),
+        "transposed": FunctionModule(lambda x, w: x @ w.t(), w=weight.t().contiguous()),
     }[name]
     assert phases(module, wanting(BATCH, 5)) == three(2 * BATCH * 5 * 6)
     assert {line.op for line in ledger(module, (wanting(BATCH, 5),))} == {"linear"}
@@ -181,9 +168,9 @@ def test_a_product_with_a_parameter_is_a_linear_layer(name):
 @pytest.mark.parametrize("name", ["bmm", "baddbmm", "addbmm"])
 def test_batched_products(name):
     module = {
-        "bmm": Calls(torch.bmm),
-        "baddbmm": Calls(lambda x, y: torch.baddbmm(torch.zeros((), device=x.device), x, y)),
-        "addbmm": Calls(lambda x, y: torch.addbmm(torch.zeros((), device=x.device), x, y)),
+        "bmm": FunctionModule(torch.bmm),
+        "baddbmm": FunctionModule(lambda x, y: torch.baddbmm(torch.zeros((), device=x.device), x, y)),
+        "addbmm": FunctionModule(lambda x, y: torch.addbmm(torch.zeros((), device=x.device), x, y)),
     }[name]
     flop = 2 * 4 * 3 * 5 * 6
     assert phases(module, wanting(4, 3, 5), wanting(4, 5, 6)) == {FORWARD: flop, INPUT_GRADIENT: 2 * flop}
@@ -201,7 +188,7 @@ def test_batched_products(name):
     ],
 )
 def test_einsum_costs_one_multiply_add_per_index_tuple(equation, shapes, multiply_adds):
-    module = Calls(lambda *operands: torch.einsum(equation, *operands))
+    module = FunctionModule(lambda *operands: torch.einsum(equation, *operands))
     flop = 2 * multiply_adds
     expected = {FORWARD: flop, INPUT_GRADIENT: 2 * flop}
     assert phases(module, *[wanting(*shape) for shape in shapes]) == expected

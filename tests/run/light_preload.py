@@ -7,7 +7,7 @@ import types
 
 import light
 
-from energybench.process.reaper import adopt
+from energybench.process.reaper import adopt_orphans_until_exit
 
 for name in ("energybench.records.record", "energybench.process.forkserver"):
     importlib.import_module(name)
@@ -15,4 +15,4 @@ cell = types.ModuleType("energybench.trial.trial")
 cell.main = light.nap  # type: ignore[attr-defined]
 sys.modules["energybench.trial.trial"] = sys.modules["energybench.trial.counting_run"] = cell
 SERVER = os.getpid()
-adopt()
+adopt_orphans_until_exit()

@@ -18,7 +18,10 @@ from energybench.records.record import write_json
 
 
 def _say(out_path: str, **facts: Any) -> None:
-    Path(out_path).write_text(json.dumps(facts))
+    """Whole or not at all: whoever waits for the file reads it at once."""
+    unfinished = Path(f"{out_path}.unfinished")
+    unfinished.write_text(json.dumps(facts))
+    unfinished.replace(out_path)
 
 
 def describe(in_path: str, out_path: str) -> None:

@@ -20,7 +20,7 @@ from faults import fault
 from tiny_runs import processes_with, wait_for, write_suite
 
 from energybench.process import forkserver as launch
-from energybench.process.forkserver import Launcher, Outcome
+from energybench.process.forkserver import ChildOutcome, Launcher
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def still(pid: int, thread: int | None = None) -> bool:
 
 @pytest.fixture
 def call(launcher: Launcher, tmp_path: Path) -> Any:
-    def run(function: str, given: str = "", **options: Any) -> tuple[Outcome, dict[str, Any]]:
+    def run(function: str, given: str = "", **options: Any) -> tuple[ChildOutcome, dict[str, Any]]:
         in_path, out_path = tmp_path / "in", tmp_path / "out"
         in_path.write_text(given)
         outcome = launcher.call(f"targets:{function}", in_path, out_path, **options)
@@ -101,7 +101,7 @@ def test_a_child_leads_a_session_of_its_own_and_is_no_child_of_ours(call: Any) -
 def test_children_are_forks_of_the_one_server_that_stands(call: Any) -> None:
     """Importing torch takes seconds: it is there already, and nobody imported it again."""
     servers = {call("describe")[1]["server"] for _ in range(3)}
-    assert servers == {launch._server()}
+    assert servers == {launch._server_pid()}
 
 
 def test_a_child_works_in_the_callers_folder_of_now(call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,6 @@ from energybench.cli import paired_commands as versus
 from energybench.cli.command_line import app
 from energybench.meter.reading import Reading
 from energybench.meter.window import Window
-from energybench.process.supervise import Ended
 from energybench.records.reader import read
 from energybench.records.record import Trial
 from energybench.stats.paired import paired
@@ -157,7 +156,7 @@ def given_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     def metered(words: list[str], meters: Any, **how: Any) -> MeteredCommand:
         seconds = float(words[1]) * next(wobble)
         reading = Reading(wall_s=seconds, cpu_s=0.001, steal_s=0.0)
-        return MeteredCommand(reading, Window(meters, lambda: None), Ended(0, seconds))
+        return MeteredCommand(reading, Window(meters, lambda: None), CommandOutcome(0, seconds))
 
     monkeypatch.setattr(versus, "metered", metered)
 

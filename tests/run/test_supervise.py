@@ -100,7 +100,7 @@ def test_it_leads_a_session_of_its_own_in_the_folder_and_environment_given(tmp_p
 
 def test_at_its_limit_it_is_asked_to_end():
     done = supervise.run(["sleep", "600"], limit_s=0.1, discard=True)
-    assert (done.timed_out, done.obeyed, done.returncode) == (True, True, -signal.SIGTERM)
+    assert (done.timed_out, done.obeyed_sigterm, done.returncode) == (True, True, -signal.SIGTERM)
     assert done.seconds >= 0.1
 
 
@@ -118,7 +118,7 @@ def test_what_ignores_being_asked_is_made_to_end(limits: Limits, monkeypatch: py
     heard = passes_once_up(limits, 1)
     done = supervise.run(python(DEAF), limit_s=3000, output=heard)
     assert heard.stdout == b"up\n"
-    assert (done.timed_out, done.obeyed, done.returncode) == (True, False, -signal.SIGKILL)
+    assert (done.timed_out, done.obeyed_sigterm, done.returncode) == (True, False, -signal.SIGKILL)
 
 
 def test_a_daemon_in_a_session_of_its_own_is_found_and_ended(marked: dict[str, str], monkeypatch: pytest.MonkeyPatch):
@@ -147,7 +147,7 @@ def test_a_child_that_ends_soon_after_the_command_is_not_missed_and_the_command_
     """It ends once the command's end is told: whoever waits for it before would wait for ever."""
     monkeypatch.setattr(supervise, "LINGER_S", 60.0)
     script = "(while [ ! -e told ]; do sleep 0.01; done) & exit 0"
-    done = supervise.run(shell(script), cwd=tmp_path, discard=True, ended=(tmp_path / "told").touch)
+    done = supervise.run(shell(script), cwd=tmp_path, discard=True, on_end=(tmp_path / "told").touch)
     assert (done.returncode, done.left_behind) == (0, 0)
 
 
@@ -158,7 +158,7 @@ def test_the_end_is_told_before_anything_left_behind_is_ended(monkeypatch: pytes
     def look() -> None:
         there.extend(child.pid for child in psutil.Process().children() if child.pid not in before)
 
-    done = supervise.run(shell("sleep 600 & exit 0"), discard=True, ended=look)
+    done = supervise.run(shell("sleep 600 & exit 0"), discard=True, on_end=look)
     assert len(there) == 1
     assert done.left_behind == 1
 
@@ -235,7 +235,7 @@ def test_the_cpu_time_of_the_command_and_its_children_is_ours_at_its_end():
 
     before = used()
     supervise.run(
-        shell(f'{sys.executable} -c "{burn}"; true'), discard=True, ended=lambda: seen.append(used() - before)
+        shell(f'{sys.executable} -c "{burn}"; true'), discard=True, on_end=lambda: seen.append(used() - before)
     )
     assert seen[0] >= 0.1
 
