@@ -54,9 +54,9 @@ class _Reader:
             if self.kind == "newline":
                 self.index += 1
             elif self.text == "[":
-                table = self.header()
+                table = self.read_header()
             else:
-                self.pair(table)
+                self.read_pair(table)
         return self.places
 
     @property
@@ -72,41 +72,41 @@ class _Reader:
         line = bisect_right(self.lines, offset)
         return line, offset - self.lines[line - 1] + 1
 
-    def header(self) -> Loc:
+    def read_header(self) -> Loc:
         """`[a.b]` or `[[a.b]]`; returns the path of the table that it opens."""
         self.index += 1
         element = self.text == "["
         self.index += element
-        keys = self.keys()
+        keys = self.read_keys()
         self.index += 1 + element
         path: Loc = ()
         for key, position in keys[:-1]:
             self.places.setdefault((*path, key), position)
-            path = self.newest((*path, key))
+            path = self.into_newest_element((*path, key))
         path, position = (*path, keys[-1][0]), keys[-1][1]
         if not element:
             self.places[path] = position
             return path
         self.places.setdefault(path, position)
         self.elements[path] = self.elements.get(path, 0) + 1
-        path = self.newest(path)
+        path = self.into_newest_element(path)
         self.places[path] = position
         return path
 
-    def newest(self, path: Loc) -> Loc:
+    def into_newest_element(self, path: Loc) -> Loc:
         """A path into an array of tables continues in its newest element."""
         return (*path, self.elements[path] - 1) if path in self.elements else path
 
-    def pair(self, table: Loc) -> None:
+    def read_pair(self, table: Loc) -> None:
         """`a.b = value`"""
         path = table
-        for key, position in self.keys():
+        for key, position in self.read_keys():
             path = (*path, key)
             self.places.setdefault(path, position)
         self.index += 1
-        self.value(path)
+        self.read_value(path)
 
-    def keys(self) -> list[tuple[str, Position]]:
+    def read_keys(self) -> list[tuple[str, Position]]:
         """A dotted key up to the mark that ends it."""
         keys = []
         while self.text not in ("=", "]"):
@@ -115,25 +115,25 @@ class _Reader:
             self.index += 1
         return keys
 
-    def value(self, path: Loc) -> None:
+    def read_value(self, path: Loc) -> None:
         if self.text == "[":
             self.index += 1
             index = 0
-            while self.next_item() != "]":
+            while self.skip_to_item() != "]":
                 self.places[*path, index] = self.position()
-                self.value((*path, index))
+                self.read_value((*path, index))
                 index += 1
             self.index += 1
         elif self.text == "{":
             self.index += 1
-            while self.next_item() != "}":
-                self.pair(path)
+            while self.skip_to_item() != "}":
+                self.read_pair(path)
             self.index += 1
         else:  # a scalar: 1.5 and 1979-05-27 07:32:00 are several tokens
             while self.kind in ("bare", "string") or self.text == ".":
                 self.index += 1
 
-    def next_item(self) -> str:
+    def skip_to_item(self) -> str:
         """The next token across lines and commas."""
         while self.kind == "newline" or self.text == ",":
             self.index += 1
