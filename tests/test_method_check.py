@@ -240,6 +240,29 @@ def test_a_hook_that_never_uses_inner_must_say_that_it_replaces(hook):
     assert codes(made(**{hook: ignores}, replaces=frozenset({hook}))) == []
 
 
+def test_a_decorator_that_calls_inner_itself_is_what_counts():
+    def before(function):
+        @functools.wraps(function)
+        def wrapper(self, run, batch, inner):
+            function(self, run)
+            return inner(batch)
+
+        return wrapper
+
+    def lets_through(function):
+        @functools.wraps(function)
+        def wrapper(*given):
+            return function(*given)
+
+        return wrapper
+
+    assert (
+        codes(made(step=before(lambda self, run: None), gradients=lets_through(before(lambda self, run: None)))) == []
+    )
+    assert codes(made(step=lets_through(ignores))) == ["E318"]
+    assert codes(made(step=lets_through(lambda self, run: None))) == ["E316"]
+
+
 def test_inner_handed_on_in_any_way_is_used():
     def by_super(self, run, batch, inner):
         return Method.gradients(self, run, batch, inner)
@@ -278,6 +301,7 @@ def test_a_hook_whose_code_nobody_can_read_is_left_alone():
         ("swaps", {"convolution"}, "one of: conv, linear"),
         ("replaces", "step", 'write: replaces = frozenset({"epoch"})'),
         ("needs", ["backward"], 'write: needs = frozenset({"forward"})'),
+        ("replaces", None, 'write: replaces = frozenset({"epoch"})'),
     ],
 )
 def test_a_word_that_no_declaration_knows_is_told(declaration, value, hint):
