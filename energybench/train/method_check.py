@@ -33,7 +33,11 @@ WORDS = {
     "swaps": ("conv", "linear"),
 }
 DECLARATIONS = (*WORDS, "gap_because", "swaps_unless", "example", "acted")
-GIVING = ("batches", "gradients", "optimizer")  # members whose result the loop goes on with
+# Members that never give None.
+GIVING = (
+    *("batches", "gradients", "optimizer", "prepare_inputs", "forward_context", "eval_context"),
+    *("estimate", "diagnostics", "saved_tensors"),
+)
 AFFIXES = re.compile(
     r"^(on|at|do|run|before|after|pre|post|begin|end|train|training|compute|get)_|_(hook|start|end|begin)$"
 )
@@ -53,7 +57,12 @@ def members(kind: type) -> dict[str, Callable[..., Any]]:
 def check_method(method: Method, where: str = "", provided: frozenset[str] = frozenset()) -> list[Problem]:
     """What can be said against one method or task as it was built, whatever it is stacked with.
 
-    provided: what the task provides beyond the usual words of `needs`
+    Args:
+        where: where a suite names it: "mine.toml:14:1".
+        provided: what the task provides, which `needs` may name beside the usual words.
+
+    Returns:
+        One problem for each mistake, E316 to E322; none for a method that keeps the contract.
     """
     known = members(type(method))
     overridden = [name for name in known if getattr(type(method), name) is not _default(type(method), name)]
@@ -109,7 +118,8 @@ def _wrong_hook(method: Method, name: str, default: Callable[..., Any]) -> Itera
         hint = f'call `inner(…)` in it, or declare: replaces = frozenset({{"{name}"}})'
         yield "E318", f"never uses `inner` in `{name}`: layers further in and the default would not run", hint
     if name in GIVING and results and not any(results):
-        yield "E321", f"returns nothing from `{name}`", "write: return inner(…), or what stands for it"
+        inner = "inner(…), or what stands for it" if "inner" in wanted else f"what `{name}` must give"
+        yield "E321", f"returns nothing from `{name}`", f"write: return {inner}"
 
 
 def _replaced(method: Method) -> set[str]:
