@@ -113,7 +113,7 @@ class DLIS(Method):
         pieces = split(whole, run.recipe.accumulate)
         forwards = [run.forward(piece, "eval", grad=False) for piece in pieces]
         scores = self._scorer(run, join(forwards, [len(piece) for piece in pieces]), whole)
-        self._look(scores)
+        self._update_average(scores)
         sampler = Sampler(scores if self.resample == "importance" else torch.ones_like(scores))
         index, probability = sampler.draw(size, self._generator)
         weights = unbiased(probability, len(whole)) if self.resample == "importance" else None
@@ -124,13 +124,13 @@ class DLIS(Method):
             return inner(batch)
         self._scorer.listen()
         forward = inner(batch)
-        self._look(self._scorer(run, forward, batch))
+        self._update_average(self._scorer(run, forward, batch))
         before = self.acted
         run.tally.mark(self, "scored")
         self.acted = before  # looking is not acting
         return forward
 
-    def _look(self, scores: Tensor) -> None:
+    def _update_average(self, scores: Tensor) -> None:
         """τ = √(n·Σp²), 1 where all scores are alike, √n where one is everything."""
         scores = scores.double()
         tau = (len(scores) * scores.square().sum()).sqrt() / scores.sum()

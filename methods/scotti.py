@@ -121,7 +121,7 @@ class SCoTTi(LearnedRate, Freezing):
         """What the inner products cost, too."""
         return super().estimate(work).add(self.inner_products_line(self._given))
 
-    def epoch_entry(self, run: TrainingRun) -> dict[str, Any]:
+    def noted(self, run: TrainingRun) -> dict[str, Any]:
         return {"epsilon": self._epsilon.item()} | (self.learned(self._optimizers[0]) if self._optimizers else {})
 
     def diagnostics(self) -> dict[str, Any]:

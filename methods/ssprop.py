@@ -262,14 +262,14 @@ def inputs_of(model: nn.Module, layers: dict[str, SparseLayer], forward: Callabl
     the random streams put back. A layer that is not called is not in it."""
     inputs_by_name: dict[str, LayerInput] = {}
 
-    def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def keep_input(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0]
             inputs_by_name.setdefault(name, LayerInput(x.shape, x.dtype, x.device, x.stride(), x.requires_grad))
 
         return hook
 
-    hooks = [layer.register_forward_pre_hook(look(name)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_pre_hook(keep_input(name)) for name, layer in layers.items()]
     training = {module: module.training for module in model.modules()}
     try:
         with torch.random.fork_rng(), torch.enable_grad():

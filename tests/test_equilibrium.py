@@ -203,8 +203,8 @@ def test_a_model_that_did_not_move_is_alike_and_looking_leaves_no_trace(model):
     run, data = make_run(model=model), digits(40)
     probe = Probe(find(run.model), "concat")
     before, random = state(run.model), torch.get_rng_state()
-    assert probe.look(run, data) == {}
-    found = probe.look(run, data)
+    assert probe.observe(run, data) == {}
+    found = probe.observe(run, data)
     assert set(found) == {n.name for n in find(run.model)}
     for phi in found.values():
         torch.testing.assert_close(phi, torch.ones_like(phi))
@@ -226,7 +226,7 @@ def test_the_probe_sees_the_outputs_of_the_layer_as_they_were_an_epoch_ago():
             run.model[0].weight[1] *= -scale if scale < 1 else 1
             run.model[0].bias.zero_()
             seen.append(run.model[0](next(data.in_order()).inputs).flatten(2))
-        found = probe.look(run, data)
+        found = probe.observe(run, data)
     assert found["0"][0].item() == pytest.approx(1, abs=1e-6)
     assert found["0"][1].item() == pytest.approx(-1, abs=1e-6)
     torch.testing.assert_close(found["0"], similarity(*seen), rtol=1e-6, atol=1e-6)
@@ -235,7 +235,7 @@ def test_the_probe_sees_the_outputs_of_the_layer_as_they_were_an_epoch_ago():
 def test_operations_are_multiply_adds_and_twice_the_elements_of_a_normalisation():
     run = make_run()
     probe = Probe(find(run.model), "concat")
-    probe.look(run, digits(12))
+    probe.observe(run, digits(12))
     assert probe.operations == {
         "0": 64 * 8 * 9,
         "1": 2 * 64 * 8,
@@ -260,6 +260,6 @@ def test_a_layer_called_twice_is_seen_twice_and_one_never_called_has_no_similari
     run = make_run(model=Called)
     probe = Probe(find(run.model), "concat")
     for _ in range(2):
-        found: dict[str, Any] = probe.look(run, digits(8))
+        found: dict[str, Any] = probe.observe(run, digits(8))
     assert set(found) == {"twice", "head"}
     assert probe.operations["twice"] == 2 * 64 * 64

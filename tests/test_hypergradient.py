@@ -220,3 +220,25 @@ def test_two_groups_are_refused():
     groups: Any = [{"params": [nn.Parameter(torch.ones(1))]} for _ in range(2)]
     with pytest.raises(ValueError, match="one group"):
         HyperSGD(groups, 0.1)
+
+
+NAMES_OF_BEFORE = {"look": "compute_hypergradients", "turn": "update_hyperparameters", "move": "update_parameters"}
+
+
+def test_a_step_is_its_three_parts_under_their_names_of_now_and_of_before():
+    loss = lambda w: (w.square() * torch.tensor([1.0, 3.0])).sum()  # noqa: E731
+    parameters = [nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(3)]
+    optimizers = [HyperSGD([parameter], 0.05, momentum=0.5, hyper_lr=1e-3) for parameter in parameters]
+    for _ in range(4):
+        for parameter in parameters:
+            parameter.grad = torch.autograd.grad(loss(parameter), parameter)[0]
+        optimizers[0].step()
+        optimizers[1].compute_hypergradients()
+        optimizers[1].update_hyperparameters()
+        optimizers[1].update_parameters()
+        for old, new in NAMES_OF_BEFORE.items():
+            with pytest.warns(DeprecationWarning, match=f"HyperSGD.{old} is called {new} now"):
+                getattr(optimizers[2], old)()
+    assert torch.equal(parameters[0], parameters[1])
+    assert torch.equal(parameters[0], parameters[2])
+    assert optimizers[0].rate == optimizers[1].rate == optimizers[2].rate != 0.05

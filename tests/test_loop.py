@@ -341,17 +341,17 @@ def test_the_optimizer_is_built_once_from_inside_out():
     assert order == ["outer asks", "inner asks", "inner has", "outer has"]
 
 
-# ── the onion ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the wrapper chain ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Layer(Method):
     def __init__(self, name: str, events: list[str]) -> None:
         self.name, self.events = name, events
 
-    def _around(self, verb: str, inner, argument):
-        self.events.append(f"{verb} {self.name}(")
+    def _around(self, hook: str, inner, argument):
+        self.events.append(f"{hook} {self.name}(")
         result = inner(argument)
-        self.events.append(f"){self.name} {verb}")
+        self.events.append(f"){self.name} {hook}")
         return result
 
     def setup(self, run):
@@ -376,7 +376,7 @@ class Layer(Method):
         self._around("update", inner, part)
 
 
-def test_each_verb_enters_the_outermost_layer_first_and_setup_begins_inside():
+def test_each_hook_enters_the_outermost_layer_first_and_setup_begins_inside():
     events: list[str] = []
     run = double_run([Layer("a", events), Layer("b", events)], epochs=1, batch=24)
     assert events == ["setup b", "setup a"]
@@ -384,11 +384,11 @@ def test_each_verb_enters_the_outermost_layer_first_and_setup_begins_inside():
     run.train()
     run.finish()
 
-    def onion(verb: str, *inside: str) -> list[str]:
-        return [f"{verb} a(", f"{verb} b(", *inside, f")b {verb}", f")a {verb}"]
+    def around(hook: str, *inside: str) -> list[str]:
+        return [f"{hook} a(", f"{hook} b(", *inside, f")b {hook}", f")a {hook}"]
 
-    one_step = onion("step", *onion("gradients"), *onion("update"))
-    assert events == [*onion("epoch", *onion("batches"), *one_step), "finish a", "finish b"]
+    one_step = around("step", *around("gradients"), *around("update"))
+    assert events == [*around("epoch", *around("batches"), *one_step), "finish a", "finish b"]
 
 
 def test_a_layer_that_was_never_entered_is_dead_and_named():
@@ -488,7 +488,7 @@ def test_each_epoch_sees_every_sample_once_in_an_order_of_its_own():
     assert len({tuple(order) for order in orders}) == 5
 
 
-def test_passing_every_verb_on_gives_the_baselines_weights_bit_for_bit():
+def test_passing_every_hook_on_gives_the_baselines_weights_bit_for_bit():
     plain, through = make_run(epochs=3), make_run([Layer("a", []), Layer("b", [])], epochs=3)
     plain.train()
     through.train()

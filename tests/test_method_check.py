@@ -240,6 +240,29 @@ def test_a_hook_that_never_uses_inner_must_say_that_it_replaces(hook):
     assert codes(made(**{hook: ignores}, replaces=frozenset({hook}))) == []
 
 
+def test_a_decorator_that_calls_inner_itself_is_what_counts():
+    def before(function):
+        @functools.wraps(function)
+        def wrapper(self, run, batch, inner):
+            function(self, run)
+            return inner(batch)
+
+        return wrapper
+
+    def lets_through(function):
+        @functools.wraps(function)
+        def wrapper(*given):
+            return function(*given)
+
+        return wrapper
+
+    assert (
+        codes(made(step=before(lambda self, run: None), gradients=lets_through(before(lambda self, run: None)))) == []
+    )
+    assert codes(made(step=lets_through(ignores))) == ["E318"]
+    assert codes(made(step=lets_through(lambda self, run: None))) == ["E316"]
+
+
 def test_inner_handed_on_in_any_way_is_used():
     def by_super(self, run, batch, inner):
         return Method.gradients(self, run, batch, inner)
@@ -278,6 +301,7 @@ def test_a_hook_whose_code_nobody_can_read_is_left_alone():
         ("swaps", {"convolution"}, "one of: conv, linear"),
         ("replaces", "step", 'write: replaces = frozenset({"epoch"})'),
         ("needs", ["backward"], 'write: needs = frozenset({"forward"})'),
+        ("replaces", None, 'write: replaces = frozenset({"epoch"})'),
     ],
 )
 def test_a_word_that_no_declaration_knows_is_told(declaration, value, hint):
@@ -332,7 +356,27 @@ def forgets(self, run, argument, inner):
 
 @pytest.mark.parametrize("member", ["batches", "gradients", "optimizer"])
 def test_what_must_give_something_and_has_no_return_is_told(member):
+    assert "write: return inner(…)" in told(made(**{member: forgets}))
     assert codes(made(**{member: forgets})) == ["E321"]
+
+
+@pytest.mark.parametrize(
+    ("member", "function"),
+    [
+        ("estimate", lambda self, work: None),
+        ("prepare_inputs", lambda self, run, inputs: None),
+        ("forward_context", lambda self, run, mode: None),
+        ("diagnostics", lambda self: None),
+        ("saved_tensors", lambda self: None),
+    ],
+)
+def test_so_is_every_other_member_that_never_gives_none_before_the_training_is_paid_for(member, function):
+    assert f"returns nothing from `{member}`" in told(made(**{member: function}))
+
+
+@pytest.mark.parametrize("member", ["claims", "kept_epochs", "steps_per_epoch", "incompatible_recipe"])
+def test_none_is_an_answer_of_the_others(member):
+    assert codes(made(**{member: lambda self, *given: None})) == []
 
 
 def test_a_return_in_one_branch_is_left_to_the_run():
@@ -393,7 +437,7 @@ def test_what_a_member_gives_is_held_to_what_it_must_give(member, value, what):
 
 
 def test_an_evaluation_context_that_is_none_is_told():
-    run = double_run([made(eval_context=lambda self, run: None)])
+    run = double_run([made(eval_context=lambda self, run: run.stop_reason)])
     with pytest.raises(UsageError, match=r"E323.*`eval_context`"):
         run.evaluate(run.data)
 

@@ -15,7 +15,7 @@ from energybench.train.method import HOOKS, Method, Task, overrides, parameters
 from energybench.train.stack_check import check_stack
 
 
-def passes_on(verb: str):
+def passes_on(hook: str):
     return lambda self, run, argument, inner: inner(argument)
 
 
@@ -28,8 +28,8 @@ def layer(
     runs: str | None = None,
     kind: type[Method] = Method,
 ) -> Method:
-    """A method that overrides the verbs it acts on or replaces; words are separated by spaces."""
-    body = {verb: passes_on(verb) for verb in f"{acts} {replaces}".split()}
+    """A method that overrides the hooks it acts on or replaces; words are separated by spaces."""
+    body = {hook: passes_on(hook) for hook in f"{acts} {replaces}".split()}
     made = type(name, (kind,), body)()
     made.name = name
     made.replaces, made.enters, made.needs = (frozenset(words.split()) for words in (replaces, enters, needs))
@@ -48,19 +48,19 @@ def order_in(hint: str) -> list[str] | None:
     return re.findall(r'"([^"]+)"', hint) if "this order works" in hint else None
 
 
-def test_layers_that_pass_every_verb_on_may_stand_in_any_order():
+def test_layers_that_pass_every_hook_on_may_stand_in_any_order():
     stack = [layer("a", "epoch step"), layer("b", "step gradients"), layer("c", "batches update")]
     for order in permutations(stack):
         assert said(*order) == []
 
 
-@pytest.mark.parametrize("verb", HOOKS)
-def test_a_verb_inside_a_replaced_verb_of_the_same_name_is_refused_with_the_order_that_works(verb):
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_hook_inside_a_replaced_hook_of_the_same_name_is_refused_with_the_order_that_works(hook):
     everything = " ".join(HOOKS)
-    owner, inside = layer("owner", replaces=verb, enters=everything), layer("inside", acts=verb)
+    owner, inside = layer("owner", replaces=hook, enters=everything), layer("inside", acts=hook)
     ((code, message, hint),) = said(owner, inside)
     assert code == "E310"
-    assert message == f"'owner' replaces `{verb}`, so 'inside' inside it would never act"
+    assert message == f"'owner' replaces `{hook}`, so 'inside' inside it would never act"
     assert order_in(hint) == ["inside", "owner"]
     assert said(inside, owner) == []
 
@@ -70,7 +70,7 @@ def test_the_problem_stands_where_the_suite_names_the_stack():
     assert problem.where == "suite.toml:3"
 
 
-def test_two_owners_of_one_verb_have_no_order_and_are_told_so():
+def test_two_owners_of_one_hook_have_no_order_and_are_told_so():
     stack = [layer("a", replaces="update"), layer("b", replaces="update")]
     ((code, _, hint),) = said(*stack)
     assert code == "E310"
@@ -88,7 +88,7 @@ def test_two_owners_that_hide_each_other_have_no_order_and_are_told_so():
         assert order_in(hint) is None
 
 
-def test_a_task_that_has_a_verb_of_its_own_cannot_lose_it_to_a_method():
+def test_a_task_that_has_a_hook_of_its_own_cannot_lose_it_to_a_method():
     task = layer("gan", acts="batches", kind=Task)
     assert isinstance(task, Task)
     ((code, message, hint),) = said(layer("owner", replaces="batches"), task=task)
@@ -107,24 +107,24 @@ def test_a_task_that_has_a_verb_of_its_own_cannot_lose_it_to_a_method():
         ("update", []),
     ],
 )
-def test_replacing_a_verb_hides_what_is_nested_in_it(replaced, unreachable):
-    for verb in HOOKS:
-        if verb == replaced:
+def test_replacing_a_hook_hides_what_is_nested_in_it(replaced, unreachable):
+    for hook in HOOKS:
+        if hook == replaced:
             continue
-        found = said(layer("other", acts=verb), layer("owner", replaces=replaced))
-        assert [code for code, _, _ in found] == (["E311"] if verb in unreachable else [])
+        found = said(layer("other", acts=hook), layer("owner", replaces=replaced))
+        assert [code for code, _, _ in found] == (["E311"] if hook in unreachable else [])
         if found:
-            assert f"`{verb}`" in found[0][1]
+            assert f"`{hook}`" in found[0][1]
             assert "two methods" in found[0][2]
 
 
-def test_a_nested_verb_that_the_owner_still_enters_is_reachable_and_so_is_what_that_enters():
+def test_a_nested_hook_that_the_owner_still_enters_is_reachable_and_so_is_what_that_enters():
     inner = layer("other", acts="step gradients update")
     assert said(inner, layer("owner", replaces="epoch", enters="step")) == []
     assert [m for _, m, _ in said(layer("o", acts="batches"), layer("owner", replaces="epoch", enters="step"))]
 
 
-def test_a_task_that_acts_in_an_unreachable_verb_is_named_too():
+def test_a_task_that_acts_in_an_unreachable_hook_is_named_too():
     task = layer("gan", acts="batches", kind=Task)
     found = said(layer("owner", replaces="epoch", enters="step"), task=task)
     assert [code for code, _, _ in found] == ["E311"]
@@ -176,7 +176,7 @@ def test_a_stack_that_is_not_refused_enters_every_layer(stack):
     def obeying(name: str, made: dict[str, str]) -> Method:
         replaced, entered = made["replaces"].split(), made["enters"].split()
 
-        def verb(name_of: str):
+        def hook(name_of: str):
             def call(self, run, argument, inner):
                 if name_of not in replaced:
                     return inner(argument)
@@ -202,7 +202,7 @@ def test_a_stack_that_is_not_refused_enters_every_layer(stack):
 
         method = layer(name, **made)
         for each in set(f"{made['acts']} {made['replaces']}".split()):
-            setattr(type(method), each, verb(each))
+            setattr(type(method), each, hook(each))
         return method
 
     methods = [obeying(f"m{i}", made) for i, made in enumerate(stack)]
@@ -214,16 +214,16 @@ def test_a_stack_that_is_not_refused_enters_every_layer(stack):
 
 
 def entered_is_nested(method: Method) -> bool:
-    """Declares entries only of verbs below one that it replaces, and replaces nothing it does not reach itself."""
+    """Declares entries only of hooks below one that it replaces, and replaces nothing it does not reach itself."""
     nested = {"epoch": {"batches", "step", "gradients", "update"}, "step": {"gradients", "update"}}
-    below = set().union(*(nested.get(verb, set()) for verb in method.replaces))
+    below = set().union(*(nested.get(hook, set()) for hook in method.replaces))
     return method.enters <= below and not method.replaces & below
 
 
 def test_an_override_is_told_from_an_inherited_verb():
     method = layer("a", acts="step")
-    assert [verb for verb in HOOKS if overrides(method, verb)] == ["step"]
-    assert not any(overrides(Method(), verb) for verb in HOOKS)
+    assert [hook for hook in HOOKS if overrides(method, hook)] == ["step"]
+    assert not any(overrides(Method(), hook) for hook in HOOKS)
 
 
 def test_parameters_are_the_fields_as_toml_values():

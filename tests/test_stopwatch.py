@@ -49,7 +49,7 @@ class Task(Classification):
 
 
 class Busy(Method):
-    """Spends seconds of its own around every verb, and in one forward pass more per step."""
+    """Spends seconds of its own around every hook, and in one forward pass more per step."""
 
     name = "busy"
 

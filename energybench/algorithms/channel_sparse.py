@@ -53,7 +53,7 @@ class Choice:
 
 
 @lru_cache(maxsize=4096)
-def kept(out: int, drop: float) -> int:
+def channels_kept(out: int, drop: float) -> int:
     """Channels kept of `out`: max(⌊(1 − drop)·out⌋, 1), in exact decimals (int(0.29·100) is 28)."""
     return max(math.floor((1 - Fraction(str(drop))) * out), 1)
 
@@ -80,7 +80,7 @@ class Convolution(torch.autograd.Function):
             dx, dw = gradients(dy, x, weight, ctx.geometry, need_x, need_weight)
             db = dy.sum((0, *range(2, dy.dim()))) if need_bias else None
             return dx, dw, db, None, None, None
-        channels = chosen(dy, (0, *range(2, dy.dim())), kept(len(weight), ctx.drop), ctx.choice)
+        channels = chosen(dy, (0, *range(2, dy.dim())), channels_kept(len(weight), ctx.drop), ctx.choice)
         rule = ungrouped if ctx.geometry.groups == 1 else grouped
         dx, dw, db = rule(dy, x, weight, channels, ctx.geometry, (need_x, need_weight, need_bias))
         dw, db = spread(dw, weight, channels), spread(db, dy.new_empty(len(weight)), channels)
@@ -105,7 +105,7 @@ class Product(torch.autograd.Function):
         channels = None
         if ctx.choice.dimension == "channel":
             rows = whole.reshape(-1, whole.shape[-1])
-            channels = chosen(rows, (0,), kept(len(weight), ctx.drop), ctx.choice)
+            channels = chosen(rows, (0,), channels_kept(len(weight), ctx.drop), ctx.choice)
             rows, weight_kept = rows.index_select(1, channels), weight.index_select(0, channels)
         else:
             summed = (0, whole.dim() - 1) if ctx.choice.dimension == "spatial" else (0,)
@@ -134,7 +134,7 @@ def mask(dy: Tensor, summed: tuple[int, ...], drop: float, choice: Choice) -> Te
     shape = [1 if dimension in summed else size for dimension, size in enumerate(dy.shape)]
     count = math.prod(shape)
     flags = dy.new_zeros(count)
-    return flags.index_fill_(0, chosen(dy, summed, kept(count, drop), choice), 1).view(shape)
+    return flags.index_fill_(0, chosen(dy, summed, channels_kept(count, drop), choice), 1).view(shape)
 
 
 def importance(dy: Tensor, summed: tuple[int, ...]) -> Tensor:

@@ -109,7 +109,7 @@ class Probe:
 
     def __init__(self, neurons: Iterable[Neurons], kind: str) -> None:
         self.neurons, self.kind = {n.name: n for n in neurons}, kind
-        self.looks = self.samples = self.batches = 0
+        self.observations = self.samples = self.batches = 0
         self.operations: dict[str, float] = {}  # of one sample's forward
         self._seen: dict[str, list[Tensor]] = {}
 
@@ -118,7 +118,7 @@ class Probe:
         return sum(y.numel() * y.element_size() for calls in self._seen.values() for y in calls)
 
     @torch.no_grad()
-    def look(self, run: TrainingRun, data: Data) -> dict[str, Tensor]:
+    def observe(self, run: TrainingRun, data: Data) -> dict[str, Tensor]:
         """φ by layer, of those that were called; nothing at the first look."""
         sums: dict[str, _Sums] = {}
         calls: dict[str, int] = {}
@@ -145,6 +145,6 @@ class Probe:
         finally:
             for hook in hooks:
                 hook.remove()
-        self.looks, self.samples = self.looks + 1, self.samples + len(data)
+        self.observations, self.samples = self.observations + 1, self.samples + len(data)
         self.operations = {name: total / max(1, len(data)) for name, total in totals.items()}
         return {name: added.similarity() for name, added in sums.items()}

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from energybench.common.renamed import renamed
 from energybench.flops.work import Line
 from energybench.train.method import Method
 
@@ -69,6 +70,7 @@ def _dot(one: Tensor, other: Tensor) -> Tensor:
     return (one * other).sum()
 
 
+@renamed(look="compute_hypergradients", turn="update_hyperparameters", move="update_parameters")
 class HyperSGD(Optimizer):
     """torch's SGD with a learning rate that is learned, and a momentum that may be.
 

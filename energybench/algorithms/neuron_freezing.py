@@ -103,7 +103,7 @@ class Freezing(Method):
             for part in run.task.parts:
                 run.parameters(part)  # in the model's order, as it is listed while all of them learn
             self._probe = Probe(find(run.model), self.similarity)
-            self._probe.look(run, self._probe_data)
+            self._probe.observe(run, self._probe_data)
         self._resting_samples, self._resting = 0, {}
         self.start_epoch_of_rest(run)
         rest, steps = self._without_probe(data), run.tally.steps
@@ -114,7 +114,7 @@ class Freezing(Method):
             self._trained += rest.samples(run.recipe.batch)
             self._note(run)
         if run.epoch_number < run.epochs:  # nobody would use what comes after the last
-            self._move(self._probe.look(run, self._probe_data))
+            self._move(self._probe.observe(run, self._probe_data))
 
     def _without_probe(self, data: Data) -> Data:
         if self._rest is None or self._rest[0] is not data:
@@ -294,9 +294,9 @@ class Freezing(Method):
             self._shares[name].append(share)
             resting, neurons_all = resting + share * neurons.count, neurons_all + neurons.count
         share = round(resting / max(1.0, neurons_all), 4)
-        self._epochs.append({"epoch": run.epoch_number, "frozen": share} | self.epoch_entry(run))
+        self._epochs.append({"epoch": run.epoch_number, "frozen": share} | self.noted(run))
 
-    def epoch_entry(self, run: TrainingRun) -> dict[str, Any]:
+    def noted(self, run: TrainingRun) -> dict[str, Any]:
         """What else each epoch's entry says."""
         return {}
 
@@ -304,7 +304,7 @@ class Freezing(Method):
         layers = self._layers.items()
         return {
             "probe_samples": len(self._probe_data),
-            "probe_looks": self._probe.looks if self._probe else 0,
+            "probe_looks": self._probe.observations if self._probe else 0,
             "probe_memory_b": self._probe.memory_b if self._probe else 0,
             "epochs": self._epochs,
             "frozen_by_layer": {name: [round(s, 3) for s in shares] for name, shares in self._shares.items()},

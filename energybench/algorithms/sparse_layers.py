@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from energybench.algorithms.channel_sparse import Choice, Convolution, Geometry, Product, kept
+from energybench.algorithms.channel_sparse import Choice, Convolution, Geometry, Product, channels_kept
 from energybench.algorithms.drop_in_layers import DropIn
 
 
@@ -44,7 +44,7 @@ class SparseLayer(DropIn):
         if not self.log or self.choice.dimension != "channel":
             return 1.0
         out = len(self.weight)
-        return sum(count * kept(out, drop) / out for drop, count in self.log.items()) / self.logged()
+        return sum(count * channels_kept(out, drop) / out for drop, count in self.log.items()) / self.logged()
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:  # a score of samples: dense, and no part of the backward that is thinned
@@ -62,7 +62,7 @@ class SparseLayer(DropIn):
             return 0.0
         if self.choice.dimension == "channel":
             out = self.weight.shape[0]
-            keep = kept(out, self.drop)
+            keep = channels_kept(out, self.drop)
             if keep == out:
                 return 0.0
             if self.choice.refuse and (reason := self.choice.refuse(self, x, self._positions(x), keep)):

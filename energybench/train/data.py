@@ -114,7 +114,12 @@ class Data:
         return len(self.indices)
 
     def subset(self, positions: Tensor, domain: str | None = None) -> Data:
-        """Some of these samples as data of their own: a probe set, a federated client."""
+        """Some of these samples as data of their own: a probe set, a federated client.
+
+        Args:
+            positions: (n,) within these data, in the order that the part shall have.
+            domain: the part's; by default the one of these data.
+        """
         return Data(
             self.store,
             self.images,
@@ -131,11 +136,12 @@ class Data:
         return other
 
     def cut(self, order: Tensor, batch: int) -> list[Tensor]:
-        """An order cut into batches; the last may be smaller, or is left out under `drop_last`."""
+        """An order (n,) of positions cut into batches; the last may be smaller, or is left out under `drop_last`."""
         pieces = list(order.split(batch))
         return pieces[:-1] if self.drop_last and len(pieces) > 1 and len(pieces[-1]) < batch else pieces
 
     def steps(self, batch: int) -> int:
+        """How many batches one pass has."""
         full, rest = divmod(len(self), batch)
         return full + (rest > 0 and not (self.drop_last and full > 0))
 

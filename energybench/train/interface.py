@@ -198,7 +198,7 @@ class TrainingRun(Protocol):
 
     def stop_after_epoch(self, reason: str) -> None:
         """End training when this epoch is over: curve, tally, estimate and record cover the epochs that ran. The
-        schedule of the learning rate stays that of the planned epochs.
+        schedule of the learning rate stays that of the planned epochs. No matched control is made for such a run.
 
         Args:
             reason: one sentence, kept in the record; the first one that is given holds.

@@ -33,7 +33,11 @@ WORDS = {
     "swaps": ("conv", "linear"),
 }
 DECLARATIONS = (*WORDS, "gap_because", "swaps_unless", "example", "acted")
-GIVING = ("batches", "gradients", "optimizer")  # members whose result the loop goes on with
+# Members that never give None.
+GIVING = (
+    *("batches", "gradients", "optimizer", "prepare_inputs", "forward_context", "eval_context"),
+    *("estimate", "diagnostics", "saved_tensors"),
+)
 AFFIXES = re.compile(
     r"^(on|at|do|run|before|after|pre|post|begin|end|train|training|compute|get)_|_(hook|start|end|begin)$"
 )
@@ -53,7 +57,12 @@ def members(kind: type) -> dict[str, Callable[..., Any]]:
 def check_method(method: Method, where: str = "", provided: frozenset[str] = frozenset()) -> list[Problem]:
     """What can be said against one method or task as it was built, whatever it is stacked with.
 
-    provided: what the task provides beyond the usual words of `needs`
+    Args:
+        where: where a suite names it: "mine.toml:14:1".
+        provided: what the task provides, which `needs` may name beside the usual words.
+
+    Returns:
+        One problem for each mistake, E316 to E322; none for a method that keeps the contract.
     """
     known = members(type(method))
     overridden = [name for name in known if getattr(type(method), name) is not _default(type(method), name)]
@@ -105,18 +114,32 @@ def _wrong_hook(method: Method, name: str, default: Callable[..., Any]) -> Itera
     if code is None:
         return
     results = list(_results(code))
-    if name in HOOKS and name not in method.replaces and results and not _uses(code, wanted.index("inner") + 1):
+    if name in HOOKS and name not in _replaced(method) and results and not _uses(code, wanted.index("inner") + 1):
         hint = f'call `inner(…)` in it, or declare: replaces = frozenset({{"{name}"}})'
         yield "E318", f"never uses `inner` in `{name}`: layers further in and the default would not run", hint
     if name in GIVING and results and not any(results):
-        yield "E321", f"returns nothing from `{name}`", "write: return inner(…), or what stands for it"
+        inner = "inner(…), or what stands for it" if "inner" in wanted else f"what `{name}` must give"
+        yield "E321", f"returns nothing from `{name}`", f"write: return {inner}"
+
+
+def _replaced(method: Method) -> set[str]:
+    """As it was meant: what is no set is told elsewhere."""
+    return {method.replaces} if isinstance(method.replaces, str) else set(method.replaces or ())
 
 
 def _parameters(method: Method, name: str) -> inspect.Signature | None:
+    """Of the hook as it is called, without `self`; None where nobody can tell."""
+    hook = getattr(method, name)
+    function = getattr(hook, "__func__", None)
     try:
-        return inspect.signature(getattr(method, name))
+        if function is None:
+            return inspect.signature(hook, follow_wrapped=False)
+        signature = inspect.signature(_called(function), follow_wrapped=False)
     except (TypeError, ValueError):  # a builtin tells none
         return None
+    parameters = list(signature.parameters.values())
+    bound = parameters[:1] if parameters and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL else []
+    return signature.replace(parameters=parameters[len(bound) :])
 
 
 def _runs_late(name: str, function: Any) -> str:
@@ -126,9 +149,17 @@ def _runs_late(name: str, function: Any) -> str:
     return "generator" if inspect.isgeneratorfunction(function) and name not in ("batches", "parameters") else ""
 
 
+def _called(function: Any) -> Any:
+    """The function under decorators that hand everything on, such as torch.no_grad()."""
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_flags & inspect.CO_VARARGS and hasattr(function, "__wrapped__"):
+        return _called(function.__wrapped__)
+    return function
+
+
 def _code(function: Any) -> CodeType | None:
-    """Of the function itself, under decorators such as torch.no_grad(); None where there is none to be read."""
-    return getattr(inspect.unwrap(function), "__code__", None)
+    """None where there is none to be read."""
+    return getattr(_called(function), "__code__", None)
 
 
 def _uses(code: CodeType, position: int) -> bool:
@@ -139,7 +170,7 @@ def _uses(code: CodeType, position: int) -> bool:
     if name in code.co_cellvars:
         return True
     return any(
-        instruction.opname.startswith("LOAD")
+        "LOAD" in instruction.opname  # STORE_FAST_LOAD_FAST too
         and (instruction.argval == name or (isinstance(instruction.argval, tuple) and name in instruction.argval))
         for instruction in dis.get_instructions(code)
     )
@@ -202,15 +233,14 @@ def _nearly_members(method: Method, known: dict[str, Callable[..., Any]]) -> Ite
 def _codes(kind: type) -> Iterator[CodeType]:
     """Of all functions in the class and in its module."""
     module = sys.modules.get(kind.__module__)
-    for value in [*vars(kind).values(), *(vars(module).values() if module else ())]:
-        for member in (
-            vars(value).values() if isinstance(value, type) and value.__module__ == kind.__module__ else [value]
-        ):
-            for function in (member.fget, member.fset) if isinstance(member, property) else (member,):
-                if isinstance(function, staticmethod | classmethod):
-                    function = function.__func__
-                if inspect.isfunction(function) and (code := _code(function)):
-                    yield code
+    values = [*vars(kind).values(), *(vars(module).values() if module else ())]
+    inside = [value for value in values if getattr(value, "__module__", None) == kind.__module__]
+    classes = [value for value in inside if isinstance(value, type)]
+    for value in [*vars(kind).values(), *inside, *(member for owner in classes for member in vars(owner).values())]:
+        for function in (value.fget, value.fset) if isinstance(value, property) else (value,):
+            function = getattr(function, "__func__", function)  # of a static or class method
+            if inspect.isfunction(function) and (code := _code(function)):
+                yield code
 
 
 def _names(code: CodeType) -> Iterator[str]:

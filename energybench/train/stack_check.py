@@ -38,7 +38,7 @@ def check_stack(methods: Sequence[Method], task: Task, where: str = "") -> list[
                             f"'{owner.name}' replaces `{hook}` and never enters `{inside}`, "
                             f"so '{layer.name}' could not act there",
                             where,
-                            _apart(owner, layer),
+                            _separately(owner, layer),
                         )
                     )
     problems += _unmet_needs(methods, task, where)
@@ -65,7 +65,7 @@ def _hidden(
     message = f"'{owner.name}' replaces `{hook}`, so {names} inside it would never act"
     order = _working_order(methods, task)
     if order is None:
-        return Problem("E310", message, where, f"no order works: {_apart(owner, hidden[-1])}")
+        return Problem("E310", message, where, f"no order works: {_separately(owner, hidden[-1])}")
     return Problem("E310", message, where, f"this order works: use = {json.dumps(order)}")
 
 
@@ -84,7 +84,7 @@ def _working_order(methods: Sequence[Method], task: Task) -> list[str] | None:
     return order
 
 
-def _apart(owner: Method, layer: Method) -> str:
+def _separately(owner: Method, layer: Method) -> str:
     if isinstance(layer, Task):
         return f"'{owner.name}' cannot train the task '{layer.name}'"
     return f"run '{owner.name}' and '{layer.name}' as two methods"
@@ -118,5 +118,7 @@ def _swapped_twice(methods: Sequence[Method], where: str) -> list[Problem]:
             if both := sorted(outer.swaps & inner.swaps):
                 without = [f"give '{m.name}' {m.swaps_unless}" for m in (outer, inner) if m.swaps_unless]
                 message = f"'{outer.name}' and '{inner.name}' each put a layer of their own in place of every {both[0]}"
-                problems.append(Problem("E314", message, where, ", or ".join([*without[:1], _apart(outer, inner)])))
+                problems.append(
+                    Problem("E314", message, where, ", or ".join([*without[:1], _separately(outer, inner)]))
+                )
     return problems

@@ -216,10 +216,10 @@ def test_its_claim_is_a_share_of_training_or_of_the_backward_pass_with_a_source(
 
 
 @each_method
-def test_what_it_declares_names_verbs_and_passes_that_exist(name):
+def test_what_it_declares_names_hooks_and_passes_that_exist(name):
     method = fresh(name)
     assert method.replaces | method.enters <= set(HOOKS)
-    assert all(overrides(method, verb) for verb in method.replaces)
+    assert all(overrides(method, hook) for hook in method.replaces)
     assert method.needs | (method.runs or frozenset()) <= {"forward", "backward", "per_sample_loss"}
     assert check_stack([method], Classification()) == []
 

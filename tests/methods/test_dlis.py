@@ -83,14 +83,14 @@ def test_tau_is_the_root_of_n_times_the_sum_of_squared_shares_averaged_from_0(sc
     tau = math.sqrt(len(scores) * sum(p * p for p in share))
     assert 1 - 1e-9 <= tau <= math.sqrt(len(scores)) + 1e-9
     for step in range(1, 4):
-        made._look(torch.tensor(scores, dtype=torch.float64))
+        made._update_average(torch.tensor(scores, dtype=torch.float64))
         assert made._average.item() == pytest.approx(tau * (1 - 0.9**step), rel=1e-9)
 
 
 def test_scores_of_nothing_prefer_nobody_and_leave_the_average_a_number():
     made = method()
     made._average = torch.ones((), dtype=torch.float64)
-    made._look(torch.zeros(4))
+    made._update_average(torch.zeros(4))
     assert made._average.item() == pytest.approx(1.0)
 
 

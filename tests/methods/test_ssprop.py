@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support import CLASSES, CPU, MODELS, assert_same_state, digits, make_run, state, tiny_cnn
 from torch import Tensor, nn
 
-from energybench.algorithms.channel_sparse import Choice, kept
+from energybench.algorithms.channel_sparse import Choice, channels_kept
 from energybench.algorithms.sparse_layers import SPARSE, SparseConv2d, SparseLinear
 from energybench.common.errors import UsageError
 from energybench.common.units import Quantity
@@ -125,7 +125,7 @@ def test_gradients_are_autograds_with_the_output_gradient_masked_to_the_kept_cha
     sparse.drop = drop
     target = torch.randn_like(conv(x))
     torch.testing.assert_close(sparse(x), conv(x), rtol=1e-10, atol=1e-12)
-    expected = expected_gradients(conv, x, target, kept(conv.out_channels, drop))
+    expected = expected_gradients(conv, x, target, channels_kept(conv.out_channels, drop))
     assert_gradients(sparse, x, target, expected, to_input=not first)  # the first layer's input needs none
 
 
@@ -146,7 +146,7 @@ def test_a_large_input_computed_in_pieces_and_in_another_layout_has_the_same_gra
     sparse = SparseConv2d.from_dense(copy.deepcopy(conv))
     sparse.drop = 0.55
     target = torch.randn_like(conv(x))
-    expected = expected_gradients(conv, x, target, kept(out, 0.55))
+    expected = expected_gradients(conv, x, target, channels_kept(out, 0.55))
     monkeypatch.setattr("energybench.algorithms.channel_sparse.PIECE", x[0].numel())
     monkeypatch.setattr("energybench.algorithms.channel_sparse.SUMMED", 2 * target[0].numel())
     assert_gradients(sparse, x, target, expected)
@@ -177,7 +177,7 @@ def test_a_linear_layer_keeps_output_features_as_a_convolution_keeps_channels(sh
     x = torch.randn(*shape, 6, dtype=torch.float64)
     target = torch.randn(*shape, out, dtype=torch.float64)
     rows = target.reshape(-1, out)
-    expected = expected_gradients(linear, x, target, 0, top(rows, (0,), kept(out, drop))[0])
+    expected = expected_gradients(linear, x, target, 0, top(rows, (0,), channels_kept(out, drop))[0])
     assert_gradients(sparse, x, target, expected)
 
 
@@ -192,13 +192,13 @@ def test_a_dropped_position_or_element_is_masked_in_every_sample(dimension, aver
     target = torch.randn_like(conv(x))
     count = (6 if dimension == "all" else 1) * 5 * 4
     assert_gradients(
-        sparse, x, target, expected_gradients(conv, x, target, 0, top(target, averaged, kept(count, drop)))
+        sparse, x, target, expected_gradients(conv, x, target, 0, top(target, averaged, channels_kept(count, drop)))
     )
     linear = nn.Linear(5, 6, dtype=torch.float64)
     dropping = SparseLinear.from_dense(copy.deepcopy(linear))
     dropping.drop, dropping.choice = drop, Choice(dimension)
     x, target = torch.randn(3, 7, 5, dtype=torch.float64), torch.randn(3, 7, 6, dtype=torch.float64)
-    mask = top(target, (0, 2) if dimension == "spatial" else (0,), kept(42 if dimension == "all" else 7, drop))
+    mask = top(target, (0, 2) if dimension == "spatial" else (0,), channels_kept(42 if dimension == "all" else 7, drop))
     assert_gradients(dropping, x, target, expected_gradients(linear, x, target, 0, mask))
 
 
@@ -312,12 +312,12 @@ def test_without_a_gradient_or_a_drop_it_is_the_dense_layer():
     ],
 )
 def test_kept_channels_are_exact_decimals_rounded_down_and_at_least_one(out, drop, keep):
-    assert kept(out, drop) == keep
+    assert channels_kept(out, drop) == keep
 
 
 @given(out=st.integers(1, 2048), hundredths=st.integers(0, 99))
 def test_kept_channels_by_integer_arithmetic(out, hundredths):
-    assert kept(out, hundredths / 100) == max((100 - hundredths) * out // 100, 1)
+    assert channels_kept(out, hundredths / 100) == max((100 - hundredths) * out // 100, 1)
 
 
 # ── when ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -474,7 +474,7 @@ def test_gradients_of_a_whole_model_are_those_of_masked_outputs():
     batch = next(run.data.load([torch.arange(16)]))
     for module in plain.model.modules():
         if isinstance(module, nn.Conv2d):
-            keep = kept(module.out_channels, 0.5)
+            keep = channels_kept(module.out_channels, 0.5)
             module.register_forward_hook(
                 lambda m, i, y, keep=keep: (y.register_hook(lambda dy: dy * top_channels(dy, keep)), None)[1]
             )
@@ -671,7 +671,7 @@ def test_a_timed_backward_takes_what_its_products_take(monkeypatch):
         monkeypatch.setattr(ssprop, "time", clock)
         dense_s, sparse_s = ssprop.time_backward(layer, given, 0.9)
     assert dense_s == pytest.approx(2 * 2 * 32 * 144 * 128 * 9 * 256 / 1e9)
-    assert sparse_s == pytest.approx(dense_s * kept(256, 0.9) / 256)
+    assert sparse_s == pytest.approx(dense_s * channels_kept(256, 0.9) / 256)
     assert layer.drop == 0
     assert layer.weight.grad is None
 

@@ -33,7 +33,7 @@ import torch
 from perf.ratios import Bench, Side, timed
 from torch import Tensor, nn
 
-from energybench.algorithms.channel_sparse import Geometry, gradients, kept
+from energybench.algorithms.channel_sparse import Geometry, channels_kept, gradients
 from energybench.algorithms.sparse_layers import SPARSE
 from energybench.train import discovery
 from energybench.train.data import Data, Resident
@@ -132,7 +132,7 @@ def test_wide_layers(name: str, threads: int, bench: Bench) -> None:
     bench.threads(threads)
     shape, goal, seen = LAYERS[name]
     shape = bench.size(shape, SMOKE)
-    limit = (shape[2] / kept(shape[2], DROP), "FLOPs")
+    limit = (shape[2] / channels_kept(shape[2], DROP), "FLOPs")
     on = f"{threads} thread{'s' * (threads > 1)}"
     times = backwards(bench, shape)
     bench.faster(
@@ -166,7 +166,7 @@ def test_auto_lets_those_layers_be_sparse_that_are_measured(threads: int) -> Non
             for last in (False, True):
                 _, sparse, x = layers(shape, last)
                 batch, _, out, _, side = shape
-                if not rule(sparse, x, batch * side * side, kept(out, DROP)):
+                if not rule(sparse, x, batch * side * side, channels_kept(out, DROP)):
                     found.append((shape, last))
     finally:
         torch.set_num_threads(before)
