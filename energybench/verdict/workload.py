@@ -10,7 +10,7 @@ from typing import Any
 from energybench.records.record import CountingRun, Flag, RunFile, Trial
 from energybench.stats import paired
 from energybench.suite.command_tables import written
-from energybench.verdict import cell_records, flag_codes, flags, interim_notes, pairing, wording
+from energybench.verdict import cell_records, explanations, flag_codes, flags, interim_notes, pairing, wording
 from energybench.verdict.cell_records import CellRecords, NominalSavings
 from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Accept, Baseline, Control, Measured, RaisedFlag, Row, ToTarget, Workload
@@ -210,7 +210,7 @@ class WorkloadComparison:
             detectable_rel=None,
             blocks_needed=None,
             explanation="",
-            bytes_note=wording.bytes_note(estimates),
+            bytes_note=explanations.bytes_note(estimates),
             roofline=cell_records.roofline(estimates),
             phases=cell_records.phases(records.counting_run),
             untimed_reason=cell_records.unprofiled_reason(records.counting_run),
@@ -299,7 +299,7 @@ class WorkloadComparison:
             verdict=verdict,
             detectable_rel=self._detectable_rel(change),
             blocks_needed=self._blocks_needed(dataclasses.replace(row, verdict=verdict), change, difference),
-            explanation=wording.explain(
+            explanation=explanations.explain(
                 row.method,
                 None if row.counted_rel is None else 1 - row.counted_rel,
                 math.exp(time.mean),
