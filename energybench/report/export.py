@@ -22,52 +22,13 @@ from energybench.meter import combine
 from energybench.meter.carbon import J_PER_KWH
 from energybench.records.reader import read_folder
 from energybench.records.record import CountingRun, RunFile, Trial
+from energybench.report.emissions import EMISSIONS, emission
 from energybench.verdict import interim, pairing, wording
-from energybench.verdict.carbon import CarbonReport, Span, Use, Zone, carbon_report
+from energybench.verdict.carbon import CarbonReport, Use, Zone, carbon_report
 from energybench.verdict.examination import Examination, ExaminedTrial
 
 HOURS_PER_YEAR = 365.25 * 24
 UNITS = {"run": "one training run", "epoch": "one epoch of it", "sample": "one sample of one epoch"}
-EMISSIONS = (  # codecarbon 3.3's emissions.csv: kg, kg/s, W, kWh, s, GB; a test holds it against the package
-    "timestamp",
-    "project_name",
-    "run_id",
-    "experiment_id",
-    "duration",
-    "emissions",
-    "emissions_rate",
-    "cpu_power",
-    "gpu_power",
-    "ram_power",
-    "cpu_energy",
-    "gpu_energy",
-    "ram_energy",
-    "energy_consumed",
-    "water_consumed",
-    "country_name",
-    "country_iso_code",
-    "region",
-    "cloud_provider",
-    "cloud_region",
-    "os",
-    "python_version",
-    "codecarbon_version",
-    "cpu_count",
-    "cpu_model",
-    "gpu_count",
-    "gpu_model",
-    "longitude",
-    "latitude",
-    "ram_total_size",
-    "tracking_mode",
-    "cpu_utilization_percent",
-    "gpu_utilization_percent",
-    "ram_utilization_percent",
-    "ram_used_gb",
-    "on_cloud",
-    "pue",
-    "wue",
-)
 Exported = tuple[bytes, list[str]]  # the file, and notes for whoever asked
 
 
@@ -225,7 +186,7 @@ def emissions_csv(folder: Folder, **_: Any) -> Exported:
         zone: Zone | None = folder.zone
     except EnergybenchError:
         zone = None
-    emissions = [_emission(folder.run, trial, zone) for trial in folder.examination.usable(folder.trials)]
+    emissions = [emission(folder.run, trial, zone) for trial in folder.examination.usable(folder.trials)]
     blind = sum(row["energy_consumed"] is None for row in emissions)
     notes = []
     if blind:
@@ -236,41 +197,6 @@ def emissions_csv(folder: Folder, **_: Any) -> Exported:
     if zone is None:
         notes.append("note: the suite names no country, so emissions are empty")
     return _csv(EMISSIONS, emissions), notes
-
-
-def _emission(run: RunFile, trial: Trial, zone: Zone | None) -> dict[str, Any]:
-    assert trial.train is not None
-    seconds, pue = trial.train.wall_s, zone.pue if zone else 1.0
-    parts = combine.metered_by_scope(trial.train)
-    kwh = {scope: joules * pue / J_PER_KWH for scope, joules in parts.items()}
-    whole = sum(kwh.values()) if kwh else None
-    kg = zone.kg(Span(sum(parts.values()))).mean if zone and parts else None
-    cards = trial.environment.get("gpus") or {}
-    names = {str(card.get("name")) for card in cards.values() if card.get("name")}
-    row: dict[str, Any] = {
-        "timestamp": trial.started_at,
-        "project_name": f"{run.suite}/{trial.workload}/{trial.method}",
-        "run_id": trial.trial,
-        "experiment_id": run.run,
-        "duration": seconds,
-        "emissions": kg,
-        "emissions_rate": None if kg is None else kg / seconds,
-        "energy_consumed": whole,
-        "country_name": zone.country if zone else None,
-        "country_iso_code": zone.zone if zone else None,
-        "os": run.machine.get("platform"),
-        "python_version": run.machine.get("python"),
-        "cpu_count": run.machine.get("cores"),
-        "cpu_model": run.machine.get("cpu"),
-        "gpu_count": len(cards) or None,
-        "gpu_model": ", ".join(sorted(names)) or None,
-        "tracking_mode": "machine",
-        "pue": pue,
-    }
-    for scope, name in (("cpu", "cpu"), ("gpu", "gpu"), ("dram", "ram")):
-        if scope in kwh:
-            row |= {f"{name}_energy": kwh[scope], f"{name}_power": parts[scope] * pue / seconds}
-    return row
 
 
 # ── a model card ──────────────────────────────────────────────────────────────────────────────────────────

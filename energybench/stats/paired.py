@@ -240,6 +240,14 @@ def detectable(
 ) -> float | None:
     """The smallest true saving that n blocks would call one, with this power; None below two blocks.
 
+    Args:
+        sd: of the log ratios
+        n: blocks
+        margin: of the saving, as a fraction
+        power: the chance to call it
+        df: degrees of freedom of sd, n − 1 by default
+        alpha_fraction: of every chance of error, what the interim analysis may use
+
     With a true mean of −δ the test's statistic is noncentral t around (δ − h)·√n / sd, so δ = h + nc·sd / √n.
     """
     from scipy.special import nctdtrinc
@@ -275,6 +283,12 @@ def blocks_needed(
     mean: float, sd: float, margin: float, power: float = POWER, alpha_fraction: float = 1.0
 ) -> int | None:
     """How many blocks would decide, were the mean and sd seen so far the truth; None beyond MOST_BLOCKS.
+
+    Args:
+        mean, sd: of the log ratios
+        margin: of the saving, as a fraction
+        power: the chance to decide
+        alpha_fraction: of every chance of error, what the interim analysis may use
 
     For a mean inside the margin both ends of the 95 % interval must clear it; the two misses are added, which
     asks for a block too many rather than one too few.

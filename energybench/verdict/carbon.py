@@ -148,7 +148,17 @@ def _zone(name: str, recorded: Mapping[str, Any]) -> Zone:
 def carbon_report(
     run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun], asked: Sequence[str] = ()
 ) -> CarbonReport:
-    """Everything the carbon report says."""
+    """Everything the carbon report says.
+
+    Args:
+        run: with the zone and the PUE of its suite
+        trials: of the run, good and failed
+        counting_runs: its unmetered, counted runs
+        asked: ISO 3166 alpha-3 codes of countries, instead of the run's own
+
+    Raises:
+        UsageError: E502 for a country of which no intensity is known
+    """
     examination = Examination(trials)
     summary = summarise(run, trials, counting_runs, examination)
     zones = zones_of(run, asked)

@@ -38,8 +38,8 @@ def check_trial(trial: Trial) -> list[Flag]:
     by_code: dict[str, Flag] = {}
     for code, detail in _trial_problems(trial):
         by_code.setdefault(code, Flag(code=code, detail=detail))
-    own_codes = {flag.code for flag in trial.flags}
-    return [*trial.flags, *(flag for code, flag in by_code.items() if code not in own_codes)]
+    trial_codes = {flag.code for flag in trial.flags}
+    return [*trial.flags, *(flag for code, flag in by_code.items() if code not in trial_codes)]
 
 
 def _trial_problems(trial: Trial) -> Problems:

@@ -49,7 +49,12 @@ def whole_blocks(run: RunFile, trials: Iterable[Trial]) -> int:
 
 
 def current_look(run: RunFile, trials: Iterable[Trial]) -> Look:
-    """The last look that was reached. A finished run is at its last one, whatever failed in it."""
+    """The last look that was reached. A finished run is at its last one, whatever failed in it.
+
+    Returns:
+        Its number from 1, and the fraction of the chance of error that it may use: the share of the declared blocks
+        that it adds. Before the first look the number is 0 and nothing may be called a verdict.
+    """
     declared_at = set(run.looks.at) if run.looks else {run.blocks}
     taken = set(run.looks.taken) if run.looks else set()
     known = sorted(declared_at | taken | ({run.verdict_blocks} if run.finished else set()))

@@ -81,7 +81,16 @@ def partners_of(baselines: Iterable[Trial], reason_unusable: ReasonUnusable = un
 def pairs(
     trials: Iterable[Trial], baselines: Iterable[Trial] | Partners, reason_unusable: ReasonUnusable = unusable
 ) -> list[Pair]:
-    """Each block once: its newest invocation in which both sides are usable, on the same device."""
+    """Each block once: its newest invocation in which both sides are usable, on the same device.
+
+    Args:
+        trials: of a method, a twin or a control
+        baselines: what they are held against; or `partners_of` it, for whoever asks many times
+        reason_unusable: why a trial enters no comparison
+
+    Returns:
+        By block, ascending; a block of which one side is missing has no pair.
+    """
     partners = baselines if isinstance(baselines, dict) else partners_of(baselines, reason_unusable)
     by_block: dict[int, Pair] = {}
     for trial in order(trials):  # ascending invocations: the newest whole pair stays
@@ -142,7 +151,14 @@ def change(
     pooled: paired.Spread | None = None,
     alpha_fraction: float = 1.0,
 ) -> paired.Paired:
-    """The paired log ratios of seconds, or of measured joules."""
+    """The paired log ratios ln(method / baseline) of seconds, or of measured joules.
+
+    Args:
+        compared: at least one pair; joules only where `sensors_of` the pairs is not empty
+        quantity: "time" or "energy"
+        pooled: the spread of all comparisons of the workload
+        alpha_fraction: of every chance of error, what the interim analysis may use
+    """
     if quantity == "time":
         costs = [(seconds(pair.method), seconds(pair.baseline)) for pair in compared]
     else:
@@ -168,7 +184,12 @@ Parts = Sequence[Energy]  # of one source and scope in one trial: a figure for e
 
 
 def energies(trials: Sequence[Trial]) -> tuple[EnergyFigure, ...]:
-    """Every source's joules, devices of one source added within a trial, sources never."""
+    """Every source's joules, devices of one source added within a trial, sources never.
+
+    Returns:
+        One figure for each (source, scope), sorted: the mean over those trials in which every device has a figure. Its
+        error is that of the worst trial, and not known where that of any device of any trial is not.
+    """
     by_source: dict[tuple[str, str], list[tuple[Trial, Parts]]] = {}
     for trial in trials:
         of_trial: dict[tuple[str, str], list[Energy]] = {}

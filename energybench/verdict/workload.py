@@ -10,7 +10,7 @@ from typing import Any
 from energybench.records.record import CountingRun, Flag, RunFile, Trial
 from energybench.stats import paired
 from energybench.suite.command_tables import written
-from energybench.verdict import cell_records, flag_codes, flags, interim_notes, pairing, wording
+from energybench.verdict import cell_records, explanations, flag_codes, flags, interim_notes, pairing, wording
 from energybench.verdict.cell_records import CellRecords, NominalSavings
 from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Accept, Baseline, Control, Measured, RaisedFlag, Row, ToTarget, Workload
@@ -104,15 +104,15 @@ class WorkloadComparison:
 
     def workload(self) -> Workload:
         """Everything about this workload."""
-        own_flags = raised(self._flags(), self.name)
-        forbidding = [flag for flag in own_flags if flag.severity == "struck"]
+        workload_flags = raised(self._flags(), self.name)
+        forbidding = [flag for flag in workload_flags if flag.severity == "struck"]
         return Workload(
             self.name,
             metric=None if self.unjudged else self.accept.metric or cell_records.main_metric(self.baselines),
             baseline=self._baseline(),
             twin=Measured.of(*self.twin) if self.twin else None,
             rows=tuple(self._row(label, forbidding) for label in self.methods),
-            flags=own_flags,
+            flags=workload_flags,
             baseline_name="the plain command" if self.outside else "plain training",
             command=self._command("baseline"),
         )
@@ -181,7 +181,7 @@ class WorkloadComparison:
         """A row before its measured side: what was promised and counted, how trials ended, what was raised."""
         nominal = cell_records.nominal_savings(records, self.baseline_counting_run)
         control, budgets = self._control(records)
-        own_flags = self._row_flags(records, nominal, budgets)
+        row_flags = self._row_flags(records, nominal, budgets)
         claim, ends, baseline_ends = records.claim, _lost(records.trials), _lost(self.baselines)
         estimates, trials = records.estimates(), records.paired_trials
         uncountable = self.outside and nominal.estimated_rel is None and nominal.counted_rel is None
@@ -204,18 +204,18 @@ class WorkloadComparison:
             realised_rel=None,
             quality=None,
             diverged=_count(ends, "diverged"),
-            verdict_forbidden=bool(forbidding) or flag_codes.worst(own_flags) == "struck",
+            verdict_forbidden=bool(forbidding) or flag_codes.worst(row_flags) == "struck",
             verdict="no verdict",
             reason="",
             detectable_rel=None,
             blocks_needed=None,
             explanation="",
-            bytes_note=wording.bytes_note(estimates),
+            bytes_note=explanations.bytes_note(estimates),
             roofline=cell_records.roofline(estimates),
             phases=cell_records.phases(records.counting_run),
             untimed_reason=cell_records.unprofiled_reason(records.counting_run),
             to_target=None,
-            flags=raised(own_flags, f"{self.name}: {records.label}"),
+            flags=raised(row_flags, f"{self.name}: {records.label}"),
             control=control,
             seconds=pairing.mean_of(pairing.seconds(t) for t in trials),
             energies=pairing.energies(trials),
@@ -267,9 +267,9 @@ class WorkloadComparison:
 
     def _sound(self, pairs: Sequence[Pair]) -> bool:
         """Whether the comparison with a control may show anything."""
-        own_flags = [flag for pair in pairs for flag in self.examination.flags(pair.baseline)]
-        own_flags += [flag for pair in pairs for flag in flags.check_pair(pair.method, pair.baseline)]
-        return self.look.open and flag_codes.worst(own_flags) != "struck"
+        control_flags = [flag for pair in pairs for flag in self.examination.flags(pair.baseline)]
+        control_flags += [flag for pair in pairs for flag in flags.check_pair(pair.method, pair.baseline)]
+        return self.look.open and flag_codes.worst(control_flags) != "struck"
 
     def _better(self, change: paired.Paired, quantity: paired.Quantity, difference: paired.Mean) -> bool:
         """Costs less at no less quality, or gains quality at no more cost."""
@@ -299,7 +299,7 @@ class WorkloadComparison:
             verdict=verdict,
             detectable_rel=self._detectable_rel(change),
             blocks_needed=self._blocks_needed(dataclasses.replace(row, verdict=verdict), change, difference),
-            explanation=wording.explain(
+            explanation=explanations.explain(
                 row.method,
                 None if row.counted_rel is None else 1 - row.counted_rel,
                 math.exp(time.mean),

@@ -10,7 +10,7 @@ from synthetic import GPU, JOULES, MODEL, SECONDS, Run
 from energybench.meter.combine import metered
 from energybench.meter.reading import Energy, Reading
 from energybench.records.record import Estimate, Layer
-from energybench.verdict import wording
+from energybench.verdict import explanations, wording
 from energybench.verdict.pairing import energies
 from energybench.verdict.summary import summarise
 
@@ -161,18 +161,18 @@ def estimate(flop: float, moved: float | None, *layers: Layer) -> Estimate:
 
 def test_bytes_are_spoken_of_where_they_are_not_saved_as_flops_are() -> None:
     layer = Layer(name="conv 3", flop_saved_rel=0.8, bytes_saved_rel=0.12, intensity_flop_b=14.2)
-    said = wording.plain(wording.bytes_note([estimate(0.7, 0.95, layer)]))
+    said = wording.plain(explanations.bytes_note([estimate(0.7, 0.95, layer)]))
     assert said == (
         "By its formulas 30.0 % fewer FLOPs move 5.0 % fewer bytes; conv 3: 80.0 % fewer FLOPs, 12.0 % fewer bytes, "
         "14 FLOP per byte in plain training."
     )
-    assert "10.0 % more bytes" in wording.plain(wording.bytes_note([estimate(0.7, 1.1)]))
+    assert "10.0 % more bytes" in wording.plain(explanations.bytes_note([estimate(0.7, 1.1)]))
 
 
 @pytest.mark.parametrize("same", [estimate(0.5, 0.5), estimate(1.0, 1.0), estimate(0.5, None)])
 def test_where_bytes_follow_flops_or_are_not_known_nothing_is_said(same: Estimate) -> None:
-    assert wording.bytes_note([same]) == ""
-    assert wording.bytes_note([]) == ""
+    assert explanations.bytes_note([same]) == ""
+    assert explanations.bytes_note([]) == ""
 
 
 def test_the_roofline_is_told_where_the_machine_was_timed_and_the_formulas_save_anything() -> None:
