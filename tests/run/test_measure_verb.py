@@ -22,6 +22,7 @@ from energybench.cli import paired_commands as versus
 from energybench.cli.command_line import app
 from energybench.meter.reading import Reading
 from energybench.meter.window import Window
+from energybench.process.supervise import CommandOutcome
 from energybench.records.reader import read
 from energybench.records.record import Trial
 from energybench.stats.paired import paired
