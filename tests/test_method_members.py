@@ -7,7 +7,6 @@ import itertools
 import math
 import warnings
 from contextlib import contextmanager
-from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,16 +15,19 @@ import torch
 from support import CPU, assert_same_state, digits, double_run, make_run, state, tiny_cnn, vectors
 from torch import nn
 
+from energybench.flops.work import Line
 from energybench.meter.window import Window
 from energybench.runner.tracing import trace_task
+from energybench.suite.tables import TargetTable
 from energybench.train import discovery
 from energybench.train.data import Data, Resident
 from energybench.train.images import Images
 from energybench.train.method import RENAMED, Method
 from energybench.train.recipe import Recipe
 from energybench.trial.counting_layer import CountingLayer
+from energybench.trial.estimate import works
 from energybench.trial.phases import Phases
-from energybench.trial.trial import _Goal, works
+from energybench.trial.trial import TargetTracker
 from energybench.workloads.classification import Classification
 
 # ── a context around the forward pass ─────────────────────────────────────────────────────────────────────────────────
@@ -239,10 +241,9 @@ class Stops(Method):
         inner(data)
 
 
-def spec_of(run: Any) -> dict[str, Any]:
+def ledger_of(run: Any) -> tuple[Line, ...]:
     batch = next(run.data.load([torch.arange(2)]))
-    lines = trace_task(Classification(), tiny_cnn(), Recipe(epochs=6, batch=32), batch, CPU)
-    return {"ledger": [asdict(line) for line in lines]}
+    return trace_task(Classification(), tiny_cnn(), Recipe(epochs=6, batch=32), batch, CPU)
 
 
 def test_training_ends_after_the_epoch_and_everything_covers_the_epochs_that_ran():
@@ -258,7 +259,7 @@ def test_training_ends_after_the_epoch_and_everything_covers_the_epochs_that_ran
     assert run.curve == plain.curve[:4]  # the schedule stays that of the planned epochs
     assert run.tally.passes().epochs_trained == 4
     assert run.tally.steps == 4 * 3
-    ledger, work = works(spec_of(run), run)
+    ledger, work = works(ledger_of(run), run)
     assert (ledger.epochs, work.epochs) == (6, 4)
     assert work.flop == pytest.approx(counting.result(run)["counted_flop"], rel=1e-3)
 
@@ -278,7 +279,7 @@ def test_a_skipped_epoch_is_over_too():
 @pytest.mark.parametrize(("after", "pieces"), [(2, 2), (3, 3), (9, 4)])
 def test_the_way_to_a_target_restarts_no_window_after_the_end(after, pieces):
     window = Window([], lambda: None)
-    target: Any = _Goal({"metric": "accuracy", "at_least": 2.0}, window, digits(32), Phases({}, lambda: None))
+    target: Any = TargetTracker(TargetTable(at_least=2.0), window, digits(32), Phases({}, lambda: None))
     run = make_run([Stops(after)], epochs=4)
     window.start()
     run.train(target.after_epoch)
@@ -355,7 +356,7 @@ def test_the_estimate_of_rounds_is_what_is_counted():
     counting = CountingLayer(10)  # steps are sampled, among them those beyond one pass
     run = make_run([counting, LocalSteps(2, 4)], epochs=3, batch=24, data=digits(96))
     run.train()
-    _, work = works(spec_of(run), run)
+    _, work = works(ledger_of(run), run)
     assert work.flop == pytest.approx(counting.result(run)["counted_flop"], rel=1e-3)
     assert work.epochs == 3 * 8 * 24 / 96
 
@@ -365,7 +366,7 @@ def test_rounds_compose_with_what_skips_epochs(skipped):
     counting, skips = CountingLayer(10**6), method_named("gradsamp", skip="every:2")
     run = make_run([counting, skips, LocalSteps(2, 4, skipped)], epochs=6, batch=24, data=digits(96))
     run.train()
-    _, work = works(spec_of(run), run)
+    _, work = works(ledger_of(run), run)
     rounds = 3 - len(skipped)  # of six, every second is sampled
     assert run.tally.passes().epochs_trained == pytest.approx(rounds * 8 * 24 / 96)
     counted = counting.result(run)

@@ -36,6 +36,8 @@ from energybench.train.tally import Tally
 from energybench.train.trees import join, split
 
 Item = TypeVar("Item")
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 # What a member must give, and how that is said to whoever wrote one that gives something else.
 RESULTS: dict[str, tuple[type, str]] = {
@@ -87,8 +89,11 @@ class Run:
         self._losses: list[Tensor] = []
         if problems := [problem for layer in self.layers for problem in check_method(layer, provided=task.provides)]:
             raise UsageError(problems)
-        for hook in HOOKS:
-            setattr(self, hook, self._chain(hook))
+        self.epoch = self._chain("epoch", self._epoch)
+        self.batches = self._chain("batches", self._batches)
+        self.step = partial(self._whole_step, self._chain("step", self._step))
+        self.gradients = self._chain("gradients", self._gradients)
+        self.update = partial(self._whole_update, self._chain("update", self._update))
         self._forward_layers = [layer for layer in reversed(self.layers) if overrides(layer, "forward_context")]
         self._steps_layers = [layer for layer in reversed(self.layers) if overrides(layer, "steps_per_epoch")]
         self._prepare = self._input_chain()
@@ -159,12 +164,13 @@ class Run:
 
     # ── the wrapper chain ─────────────────────────────────────────────────────────────────────────────────────
 
-    def _chain(self, hook: str) -> Callable[..., Any]:
-        chain = getattr(self, f"_{hook}")
+    def _chain(self, hook: str, default: Callable[[Argument], Result]) -> Callable[[Argument], Result]:
+        """Every layer's hook around those further in, and around the default."""
+        chain = default
         for layer in self.layers:
             if overrides(layer, hook):
                 chain = partial(self._enter, (layer.name, hook), partial(getattr(layer, hook), self), chain)
-        return partial(getattr(self, f"_whole_{hook}"), chain) if hook in ("step", "update") else chain
+        return chain
 
     def _enter(self, key: tuple[str, str], call: Callable[..., Any], inner: Callable[..., Any], argument: Any) -> Any:
         self.tally.entered[key] += 1

@@ -43,7 +43,7 @@ def count(spec: CountingSpec) -> dict[str, Any]:
     run = build(spec, train, device, layer)
     run.train()
     counted = layer.result(run)
-    _, work = works(spec, run)
+    _, work = works(spec.ledger, run)
     return {
         "counted_flop": counted.counted_flop,
         "counted_error_flop": counted.counted_error_flop,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from energybench.flops.intensity import explain
-from energybench.flops.work import Work
+from energybench.flops.work import Line, Work
 from energybench.records.record import Estimate, Layer
 from energybench.train.run import Run
 from energybench.trial.spec import CountingSpec, TrialSpec
@@ -13,9 +13,9 @@ from energybench.trial.spec import CountingSpec, TrialSpec
 LAYERS = 3  # of an estimate, named in the record
 
 
-def works(spec: TrialSpec | CountingSpec, run: Run) -> tuple[Work, Work]:
+def works(ledger: tuple[Line, ...], run: Run) -> tuple[Work, Work]:
     """The ledger of plain training, and what the stack's formulas make of it, innermost first."""
-    plain = Work(spec.ledger, epochs=run.recipe.epochs, samples=run.data.samples(run.recipe.batch))
+    plain = Work(ledger, epochs=run.recipe.epochs, samples=run.data.samples(run.recipe.batch))
     work = plain.trained(run.epochs if run.stop_reason is None else run.epochs_ended)
     for method in reversed(run.methods):
         work = method.estimate(work)
@@ -26,7 +26,7 @@ def estimate(spec: TrialSpec | CountingSpec, run: Run) -> Estimate | None:
     """Both in figures, with the layers that save most; None where the model could not be traced."""
     if not spec.ledger:
         return None
-    plain, work = works(spec, run)
+    plain, work = works(spec.ledger, run)
     per_step = run.recipe.batch / run.recipe.accumulate
     roofline = explain(plain, work, per_step, spec.balance_flop_b)
     layers = [
