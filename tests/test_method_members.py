@@ -261,7 +261,7 @@ def test_training_ends_after_the_epoch_and_everything_covers_the_epochs_that_ran
     assert run.tally.steps == 4 * 3
     ledger, work = works(ledger_of(run), run)
     assert (ledger.epochs, work.epochs) == (6, 4)
-    assert work.flop == pytest.approx(counting.result(run)["counted_flop"], rel=1e-3)
+    assert work.flop == pytest.approx(counting.result(run).counted_flop, rel=1e-3)
 
 
 def test_a_skipped_epoch_is_over_too():
@@ -357,7 +357,7 @@ def test_the_estimate_of_rounds_is_what_is_counted():
     run = make_run([counting, LocalSteps(2, 4)], epochs=3, batch=24, data=digits(96))
     run.train()
     _, work = works(ledger_of(run), run)
-    assert work.flop == pytest.approx(counting.result(run)["counted_flop"], rel=1e-3)
+    assert work.flop == pytest.approx(counting.result(run).counted_flop, rel=1e-3)
     assert work.epochs == 3 * 8 * 24 / 96
 
 
@@ -370,7 +370,7 @@ def test_rounds_compose_with_what_skips_epochs(skipped):
     rounds = 3 - len(skipped)  # of six, every second is sampled
     assert run.tally.passes().epochs_trained == pytest.approx(rounds * 8 * 24 / 96)
     counted = counting.result(run)
-    in_steps = counted["counted_flop"] - counted["outside_steps_flop"]  # where the draws' distributions are fitted
+    in_steps = counted.counted_flop - counted.outside_steps_flop  # where the draws' distributions are fitted
     assert work.flop == pytest.approx(in_steps, rel=1e-3)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from energybench.common.sealed_files import write_text
 from energybench.meter.carbon import J_PER_KWH
 from energybench.records.reader import read_folder
-from energybench.report.rows import GLOSSARY
+from energybench.report.rows import SEE_GLOSSARY
 from energybench.verdict import wording
 from energybench.verdict.carbon import RUNS, CarbonReport, Gain, Span, Use, carbon_report, to_json
 from energybench.verdict.pairing import EnergyFigure
@@ -195,7 +195,7 @@ def markdown(report: CarbonReport) -> str:
         if _modelled([use for use in report.uses if use.workload == name]):
             text.append(escape(MODELLED))
     text += ["## What is not in it", "\n".join(f"- {escape(line)}" for line in report.not_in_it), escape(whole(report))]
-    text += [escape(HOW), f"The [glossary]({GLOSSARY}) explains every term of this page."]
+    text += [escape(HOW), SEE_GLOSSARY]
     return wording.plain("\n\n".join(text)) + "\n"
 
 

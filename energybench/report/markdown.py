@@ -15,7 +15,7 @@ from energybench.report.markdown_syntax import brackets, escape, fence, table
 from energybench.report.rows import (
     CARBON_ABOUT,
     ENERGY_HEAD,
-    GLOSSARY,
+    SEE_GLOSSARY,
     calls,
     carbon_note,
     commands,
@@ -238,7 +238,7 @@ def markdown(summary: Summary, album: Album = Album()) -> str:  # noqa: B008  (f
     page += [escape(flag.sentence) for flag in summary.flags if flag.code != "modelled_energy"]
     if summary.about:
         page.append(escape(summary.about))
-    page.append(f"The [glossary]({GLOSSARY}) explains every term of this page.")
+    page.append(SEE_GLOSSARY)
     for workload in summary.workloads:
         page += _workload(workload, album)
     page += markdown_sections.requirements(summary)

@@ -13,6 +13,7 @@ from energybench.verdict.figures import Summary, Workload
 from energybench.verdict.pairing import EnergyFigure
 
 GLOSSARY = "../../../docs/glossary.md"  # from reports/SUITE/RUN, where a run lies by default
+SEE_GLOSSARY = f"The [glossary]({GLOSSARY}), docs/glossary.md of energybench, explains every term of this page."
 ENERGY_HEAD = ["workload", "method", "kind", "source", "scope", "energy", "sensor error", "net of idle", "CO₂e"]
 CARBON_ABOUT = (
     "Means of one training window and their spread over the blocks. Sources are listed apart and not added: two "
