@@ -28,8 +28,7 @@ class PublishedTable:
 
     rows:    texts, one per heading
     numbers: headings whose cells are figures, never broken over two lines
-    agree:   for each row whether the counted figure is the printed one to its last digit; None where there is nothing
-             to compare
+    agree:   for each row whether the counted figure is the printed one to its last digit; None: nothing to compare
     """
 
     title: str

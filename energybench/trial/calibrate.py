@@ -154,7 +154,8 @@ def noise_floor(pairs: Sequence[tuple[Reading, Reading]], pair_s: float) -> dict
         "pair_s": pair_s,
         "window_s": math.fsum(windows) / len(windows),
         "window_shortest_s": min(windows),
-        "noise_rel": MARGIN,
+        "margin_rel": MARGIN,
+        "noise_rel": MARGIN,  # the name before
         "chance_rel": paired.POWER,
         "time": _floor([a.wall_s for a, _ in pairs], [b.wall_s for _, b in pairs], pair_s),
         "energy": energy,

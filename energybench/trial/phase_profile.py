@@ -1,6 +1,6 @@
 """Where the time goes: forward, backward, update, data, and what a stack does of its own.
 
-Every border between two phases waits for the device, so this never happens in a metered trial. Two shadow runs, plain
+Every border between two phases waits for the device, so this never happens in a metered trial. Two profiling runs, plain
 training and the stack, take turns epoch by epoch, so that a slow minute of the machine meets both; each takes a few
 steps of every epoch. What they say is scaled to the whole run by its tally.
 """
@@ -22,9 +22,9 @@ from energybench.train.batch import Batch, Forward
 from energybench.train.data import Data
 from energybench.train.run import Run
 
-STEPS, FEWEST_STEPS = 24, 3  # of a shadow run; and in each of its epochs, of which the first is cold
+STEPS, FEWEST_STEPS = 24, 3  # of a profiling run; and in each of its epochs, of which the first is cold
 
-ALIKE = 0.02  # of plain training's FLOPs, by the stack's own formulas: a shadow and the run that it stands for
+ALIKE = 0.02  # of plain training's FLOPs, by the stack's own formulas: a profiling run and the run that it stands for
 
 METHOD_OVERHEAD = "method_overhead"  # the phase of what a stack does of its own
 
@@ -116,8 +116,8 @@ class TimedRun(Run):
                 return inner(argument)
 
         with self.watch.phase(METHOD_OVERHEAD):
-            found = super()._enter(key, call, rest, argument)
-        return self._timed(found, METHOD_OVERHEAD) if key[1] == "batches" else found
+            result = super()._enter(key, call, rest, argument)
+        return self._timed(result, METHOD_OVERHEAD) if key[1] == "batches" else result
 
     def _timed(self, items: Iterable[Item], phase: str) -> Iterator[Item]:
         """Most of a generator runs when an item is asked for."""
@@ -130,53 +130,54 @@ class TimedRun(Run):
             yield item
 
 
-def other_work(profiling_run: Estimate | None, whole: Estimate | None) -> str:
-    """Why a shadow does not stand for the run: what some methods do depends on how far an epoch has led."""
-    if profiling_run is None or whole is None:
+def other_work(profiled: Estimate | None, whole: Estimate | None) -> str:
+    """Why a profiling run does not stand for the run: what some methods do depends on how far an epoch has led."""
+    if profiled is None or whole is None:
         return ""
-    ours, run = (1 - e.estimated_flop / e.plain_flop for e in (profiling_run, whole))
-    if abs(ours - run) <= ALIKE:
+    in_steps, in_run = (1 - e.estimated_flop / e.plain_flop for e in (profiled, whole))
+    if abs(in_steps - in_run) <= ALIKE:
         return ""
-    return f"in a few steps of each epoch it saves {100 * ours:.1f} % of the FLOPs, in the whole run {100 * run:.1f} %"
+    saves = f"in a few steps of each epoch it saves {100 * in_steps:.1f} % of the FLOPs"
+    return f"{saves}, in the whole run {100 * in_run:.1f} %"
 
 
 def steps_per_epoch(epochs: int) -> int:
     return max(FEWEST_STEPS, math.ceil(STEPS / epochs))
 
 
-def in_turns(plain: TimedRun, ours: TimedRun, keys: dict[str, int]) -> ProfilingRun:
+def in_turns(baseline: TimedRun, method: TimedRun, keys: dict[str, int]) -> ProfilingRun:
     """Both run in turns. keys: steps of the stack's whole run by cost key."""
-    for number in range(1, max(plain.epochs, ours.epochs) + 1):
-        for run in (plain, ours) if number % 2 else (ours, plain):
+    for number in range(1, max(baseline.epochs, method.epochs) + 1):
+        for run in (baseline, method) if number % 2 else (method, baseline):
             if number <= run.epochs and run.stop_reason is None:
                 run.train_epoch(number)
-    whole = {"plain": plain.epochs * plain.data.steps(plain.recipe.batch)}
+    whole = {"plain": baseline.epochs * baseline.data.steps(baseline.recipe.batch)}
     return ProfilingRun(
-        steps=sum(len(steps) for run in (plain, ours) for steps in run.by_key.values()),
-        plain_s=dict(scaled(plain, whole)),
-        method_s=dict(scaled(ours, keys)),
+        steps=sum(len(steps) for run in (baseline, method) for steps in run.by_key.values()),
+        plain_s=dict(scaled(baseline, whole)),
+        method_s=dict(scaled(method, keys)),
     )
 
 
 def scaled(run: TimedRun, keys: dict[str, int]) -> Seconds:
     """Seconds of a whole run by phase: of each kind of step the median, times how many there are; and what lies
-    outside of steps, as it was. A kind that the shadow never met is taken for an average step."""
+    outside of steps, as it was. A kind that the profiling run never met is taken for an average step."""
     every = [step for steps in run.by_key.values() for step in steps]
-    found = run.outside()
+    seconds = run.outside()
     for key, count in keys.items():
         steps = run.by_key.get(key) or every
         for phase in {phase for step in steps for phase in step}:
             middle = statistics.median(step.get(phase, 0.0) for step in steps)
-            found[phase] = found.get(phase, 0.0) + count * middle
-    return found
+            seconds[phase] = seconds.get(phase, 0.0) + count * middle
+    return seconds
 
 
 def total(parts: Iterable[Seconds]) -> Seconds:
-    found: Seconds = {}
+    sums: Seconds = {}
     for part in parts:
         for phase, seconds in part.items():
-            found[phase] = found.get(phase, 0.0) + seconds
-    return found
+            sums[phase] = sums.get(phase, 0.0) + seconds
+    return sums
 
 
 def subtracted(one: Seconds, other: Seconds) -> Seconds:
