@@ -1,8 +1,8 @@
 """Where the time goes: forward, backward, update, data, and what a stack does of its own.
 
-Every border between two phases waits for the device, so this never happens in a metered trial. Two profiling runs, plain
-training and the stack, take turns epoch by epoch, so that a slow minute of the machine meets both; each takes a few
-steps of every epoch. What they say is scaled to the whole run by its tally.
+Every border between two phases waits for the device, so this never happens in a metered trial. Two profiling runs,
+plain training and the stack, take turns epoch by epoch, so that a slow minute of the machine meets both; each takes a
+few steps of every epoch. What they say is scaled to the whole run by its tally.
 """
 
 from __future__ import annotations
