@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from energybench.common.errors import Problem, UsageError
+from energybench.common.renamed import RenamedNameWarning
 from energybench.windows.measure import measure
 from energybench.windows.window import MeasuredWindow
 
@@ -212,7 +213,7 @@ def _with(callback_class: Any, training: TrainingWindow) -> Any:
     """An instance that has its window: `callback.training.window`."""
 
     def marks(self: Any) -> TrainingWindow:
-        warnings.warn("callback.marks is called callback.training now", DeprecationWarning, stacklevel=2)
+        warnings.warn("callback.marks is called callback.training now", RenamedNameWarning, stacklevel=2)
         return training
 
     callback_class.marks = property(marks)

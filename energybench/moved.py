@@ -103,7 +103,9 @@ class MovedFinder:
     def exec_module(self, module: ModuleType) -> None:
         homes = HOMES[module.__name__]
         message = f"{module.__name__} has moved: import {' or '.join(homes)}"
-        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        from energybench.common.renamed import RenamedNameWarning
+
+        warnings.warn(message, RenamedNameWarning, stacklevel=2)
 
         def look_up(name: str) -> Any:
             current = NEW_NAMES.get((module.__name__, name), name)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from energybench.common.errors import EXIT_INTERRUPTED, Problem, UsageError, nearest
+from energybench.common.renamed import RenamedNameWarning
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.report import merge
 from energybench.verdict import run_parts
@@ -70,7 +71,7 @@ class Results:
     @property
     def witnesses(self) -> list[CountingRun]:
         """The name of `counting_runs` before."""
-        warnings.warn("Results.witnesses is called counting_runs now", DeprecationWarning, stacklevel=2)
+        warnings.warn("Results.witnesses is called counting_runs now", RenamedNameWarning, stacklevel=2)
         return self.counting_runs
 
     @cached_property

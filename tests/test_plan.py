@@ -141,3 +141,19 @@ def test_on_plain_training_the_ledger_equals_the_counter_for_every_shipped_model
         nn.functional.cross_entropy(model(batch.inputs), batch.targets).backward()
     assert Work(lines, 1, 4).flop == pytest.approx(counter.total, rel=1e-3)
     assert counter.total > 0
+
+
+def test_a_method_written_for_the_version_before_is_planned_and_its_old_names_are_noted(tmp_path: Path) -> None:
+    (tmp_path / "older.py").write_text(
+        '"""older: a plug-in of before."""\nfrom energybench.method import Method\n\n\nclass Older(Method):\n'
+        "    def refuses(self, train):\n"
+        '        return "no momentum" if train["momentum"] else None\n',
+        encoding="utf-8",
+    )
+    suite = SUITE + '[[method]]\nuse = "older.py"\n'
+    found = planned(tmp_path, suite)
+    assert found["problems"] == []
+    assert any("older.py: Older.refuses is called incompatible_recipe now" in note for note in found["notes"])
+    assert any("older.py: " in note and "energybench.train.method" in note for note in found["notes"])
+    refused = planned(tmp_path, suite.replace("lr = 0.1 }", "lr = 0.1, momentum = 0.9 }"))["problems"]
+    assert [problem["code"] for problem in refused] == ["E315"]  # and what it says under the old name holds

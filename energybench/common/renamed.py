@@ -10,6 +10,10 @@ from typing import Any, TypeVar
 Class = TypeVar("Class", bound=type)
 
 
+class RenamedNameWarning(DeprecationWarning):
+    """Code uses a member, an argument or a module under its old name."""
+
+
 class RenamedKeyWarning(FutureWarning):
     """A file holds a key under its old name; shown to everyone, since whoever wrote the file must rename it."""
 
@@ -31,7 +35,7 @@ def renamed(**new_names: str) -> Callable[[Class], Class]:
 
 def _reader(owner: str, old: str, new: str) -> Callable[[Any], Any]:
     def read(self: Any) -> Any:
-        warnings.warn(f"{owner}.{old} is called {new} now", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{owner}.{old} is called {new} now", RenamedNameWarning, stacklevel=2)
         return getattr(self, new)
 
     return read

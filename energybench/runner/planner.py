@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,7 @@ from energybench.common.errors import EnergybenchError, Problem
 from energybench.common.fingerprint import source_digest
 from energybench.common.hashing import digest, stable_seed
 from energybench.common.machine import cpu_name, native_bf16
+from energybench.common.renamed import RenamedNameWarning
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.common.version import __version__
 from energybench.flops.balance import balance
@@ -104,7 +106,7 @@ class Plan:
         for item in variant.stack:
             try:
                 source = discovery.find(item.use, self.base, self.spec.where(*item.loc[:2], "use"))
-                kind = discovery.load(source)
+                kind = self.load(source)
                 method = discovery.build(kind, source.name, item.parameters, partial(self.parameter_place, item))
             except EnergybenchError as error:
                 self.problems += error.problems
@@ -121,6 +123,16 @@ class Plan:
             )
             built.append((spec, method))
         return built
+
+    def load(self, source: discovery.Source) -> type[Method]:
+        """The method's class; names that its file still uses and that are others now are noted."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            kind = discovery.load(source)
+        for each in caught:
+            if issubclass(each.category, RenamedNameWarning):
+                self.notes.append(f"{source.path.name}: {each.message}")
+        return kind
 
     def parameter_place(self, item: StackItem, key: str) -> str:
         """Where a parameter stands, or else its method's table."""

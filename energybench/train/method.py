@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from energybench.common.renamed import RenamedNameWarning
 from energybench.flops.work import Work
 from energybench.train.batch import Batch, Forward
 
@@ -292,7 +293,7 @@ def overrides(layer: Method, member: str) -> bool:
 
 
 def _warn_renamed(owner: str, old: str, new: str, stacklevel: int) -> None:
-    warnings.warn(f"{owner}.{old} is called {new} now", DeprecationWarning, stacklevel=stacklevel)
+    warnings.warn(f"{owner}.{old} is called {new} now", RenamedNameWarning, stacklevel=stacklevel)
 
 
 def _read_under_old_name(old: str, new: str) -> Callable[..., Any]:

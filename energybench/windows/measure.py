@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
 
 from energybench.common.errors import Problem, UsageError
+from energybench.common.renamed import RenamedNameWarning
 from energybench.common.sealed_files import refuse_unwritable
 from energybench.meter.pool import EnergyWanted, MeterRequest
 from energybench.windows.window import MeasuredWindow, WindowOptions, current
@@ -145,7 +146,7 @@ def measure(
     if callable(name):
         return measure(name.__name__)(name)
     if apart is not None:
-        warnings.warn("measure(apart=...) is called exclude_from_parent=... now", DeprecationWarning, stacklevel=2)
+        warnings.warn("measure(apart=...) is called exclude_from_parent=... now", RenamedNameWarning, stacklevel=2)
         exclude_from_parent = apart
     if not isinstance(name, str) or not name or "/" in name:
         raise UsageError(
