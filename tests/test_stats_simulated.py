@@ -73,7 +73,7 @@ def test_no_effect_is_called_a_saving_at_most_once_in_100(draw: Draw, n: int) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5, 10])
-@pytest.mark.parametrize("share", [1.0, 0.25])
+@pytest.mark.parametrize("alpha_fraction", [1.0, 0.25])
 def test_the_printed_detectable_saving_is_found_80_times_in_100(n: int, alpha_fraction: float) -> None:
     saving = paired.detectable(SD, n, NOISE, alpha_fraction=alpha_fraction)
     assert saving is not None

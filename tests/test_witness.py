@@ -138,9 +138,9 @@ def test_the_interval_covers_the_whole_count_about_as_often_as_it_says():
         settings = {"model": lambda: Uneven().double(), "data": vectors(80), "batch": 2, "epochs": 2, "seed": seed}
         _, _, whole = witnessed(**settings)
         _, _, part = witnessed(budget=30, **settings)
-        assert whole["counted_error_flop"] == 0
-        assert part["counted_error_flop"] > 0
-        covered += abs(part["counted_flop"] - whole["counted_flop"]) <= part["counted_error_flop"]
+        assert whole.counted_error_flop == 0
+        assert part.counted_error_flop > 0
+        covered += abs(part.counted_flop - whole.counted_flop) <= part.counted_error_flop
     assert covered >= 33  # 95 % of 40 is 38; fewer than 33 has a chance of 0.3 % if 90 % are covered
 
 

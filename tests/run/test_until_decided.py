@@ -82,7 +82,8 @@ def test_a_clear_case_ends_at_the_first_look_and_blocks_added_later_are_explorat
     assert looks(folder) == ([3, 6, 12], [3], 3, True)
     facts = json.loads(done.stdout)
     assert facts["workloads"][0]["rows"][0]["verdict"] == "slower"
-    assert facts["look"] == {"number": 1, "of": 3, "blocks": 3, "next": None, "most": 12, "share": 0.25}
+    look = {"number": 1, "of": 3, "blocks": 3, "next": None, "most": 12, "alpha_fraction": 0.25}
+    assert facts["look"] == look | {"share": 0.25}  # under its name of before, too
     assert "look 1 of 3" in facts["look_note"]
     assert facts["not_run"] == []
     run, trials, _ = contents(folder)
