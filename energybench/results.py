@@ -93,9 +93,9 @@ class Results:
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per trial, as `energybench export --to csv` has them: for any library of data frames."""
-        from energybench.report.export import Folder, rows
+        from energybench.report.export import ExportedRun, rows
 
-        return [row for part in self._parts for row in rows(Folder(part.records))]
+        return [row for part in self._parts for row in rows(ExportedRun(part.records))]
 
     def frame(self) -> pandas.DataFrame:
         """The same rows in pandas."""

@@ -120,9 +120,9 @@ def test_parquet_holds_the_same_rows_with_types(tmp_path: Path) -> None:
 
 
 def _trials(folder: Path) -> Any:
-    from energybench.report.export import Folder
+    from energybench.report.export import ExportedRun
 
-    return Folder(read_folder(folder)).trials
+    return ExportedRun(read_folder(folder)).trials
 
 
 def test_without_pyarrow_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ UNITS = {"run": "one training run", "epoch": "one epoch of it", "sample": "one s
 Exported = tuple[bytes, list[str]]  # the file, and notes for whoever asked
 
 
-class Folder:
+class ExportedRun:
     """The records of one run, and what the carbon report says of them."""
 
     def __init__(self, records: tuple[RunFile, list[Trial], list[CountingRun]]) -> None:
@@ -66,16 +66,16 @@ def export(folder: Path, form: str, **options: Any) -> Exported:
         "model-card": model_card,
         "sci": sci,
     }
-    return makers[form](Folder(read_folder(folder)), **options)
+    return makers[form](ExportedRun(read_folder(folder)), **options)
 
 
 # ── every trial ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def rows(folder: Folder) -> list[dict[str, Any]]:
+def rows(exported: ExportedRun) -> list[dict[str, Any]]:
     """One row per trial; columns that only some trials have are None elsewhere. SI units in the names."""
-    columns = _columns(folder.trials)
-    by_trial = [_row(folder.run, folder.examination[trial], columns) for trial in folder.trials]
+    columns = _columns(exported.trials)
+    by_trial = [_row(exported.run, exported.examination[trial], columns) for trial in exported.trials]
     names = dict.fromkeys(name for row in by_trial for name in row)
     return [{name: row.get(name) for name in names} for row in by_trial]
 
@@ -159,12 +159,12 @@ def _csv(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> bytes:
     return file.getvalue().encode()
 
 
-def trials_csv(folder: Folder, **_: Any) -> Exported:
-    by_trial = rows(folder)
+def trials_csv(exported: ExportedRun, **_: Any) -> Exported:
+    by_trial = rows(exported)
     return _csv(list(by_trial[0]) if by_trial else ["trial"], by_trial), []
 
 
-def trials_parquet(folder: Folder, **_: Any) -> Exported:
+def trials_parquet(exported: ExportedRun, **_: Any) -> Exported:
     """The same with types. Needs pyarrow, an extra. Raises UsageError E611 without it."""
     try:
         import pyarrow
@@ -173,20 +173,20 @@ def trials_parquet(folder: Folder, **_: Any) -> Exported:
         hint = "pip install 'energybench[parquet]', or --to csv"
         raise UsageError(Problem("E611", "Parquet needs pyarrow, which is not installed", hint=hint)) from None
     file = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist(rows(folder)), file)
+    parquet.write_table(pyarrow.Table.from_pylist(rows(exported)), file)
     return file.getvalue(), []
 
 
 # ── emissions.csv ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def emissions_csv(folder: Folder, **_: Any) -> Exported:
+def emissions_csv(exported: ExportedRun, **_: Any) -> Exported:
     """One row per finished trial, as codecarbon writes one per tracked run; energies include the PUE, as there."""
     try:
-        zone: Zone | None = folder.zone
+        zone: Zone | None = exported.zone
     except EnergybenchError:
         zone = None
-    emissions = [emission(folder.run, trial, zone) for trial in folder.examination.usable(folder.trials)]
+    emissions = [emission(exported.run, trial, zone) for trial in exported.examination.usable(exported.trials)]
     blind = sum(row["energy_consumed"] is None for row in emissions)
     notes = []
     if blind:
@@ -202,15 +202,15 @@ def emissions_csv(folder: Folder, **_: Any) -> Exported:
 # ── a model card ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def model_card(folder: Folder, *, workload: str | None = None, method: str | None = None, **_: Any) -> Exported:
+def model_card(exported: ExportedRun, *, workload: str | None = None, method: str | None = None, **_: Any) -> Exported:
     """`co2_eq_emissions` of Hugging Face's model cards, in grams: one training run of one cell, mean over the blocks.
 
     Strings are written as JSON, which is YAML too, so that no name can add a key.
     """
-    zone, use = folder.zone, _chosen(folder, workload, method)
+    zone, use = exported.zone, _chosen(exported, workload, method)
     assert use.measured_j is not None
     grams = zone.kg(use.measured_j).times(1000)
-    run, cards = folder.run, _cards(folder.trials)
+    run, cards = exported.run, _cards(exported.trials)
     hardware = (
         ", ".join(cards) or f"{run.machine.get('cpu', 'unknown processor')}, {run.machine.get('cores', '?')} cores"
     )
@@ -240,9 +240,9 @@ def _cards(trials: Sequence[Trial]) -> list[str]:
     return sorted({str(name) for name in names if name})
 
 
-def _chosen(folder: Folder, workload: str | None, method: str | None) -> Use:
+def _chosen(exported: ExportedRun, workload: str | None, method: str | None) -> Use:
     """The one cell that is meant, with measured energy."""
-    known = folder.carbon.uses
+    known = exported.carbon.uses
     chosen = [use for use in known if workload in (None, use.workload) and method in (None, use.label)]
     if len(chosen) != 1:
         what = "nothing fits" if not chosen else f"{len(chosen)} cells fit, and a card is of one model"
@@ -259,7 +259,7 @@ def _chosen(folder: Folder, workload: str | None, method: str | None) -> Use:
 
 
 def sci(
-    folder: Folder, *, per: str = "run", embodied: float | None = None, lifespan: float | None = None, **_: Any
+    exported: ExportedRun, *, per: str = "run", embodied: float | None = None, lifespan: float | None = None, **_: Any
 ) -> Exported:
     """SCI = (E · I + M) per R (ISO/IEC 21031:2024), in grams, for each cell with measured energy.
 
@@ -269,16 +269,16 @@ def sci(
     if (embodied is None) != (lifespan is None):
         hint = "--embodied 150 --lifespan 4: 150 kg CO2e over 4 years"
         raise UsageError(Problem("E610", "embodied emissions need both their mass and a lifespan", hint=hint))
-    zone = folder.zone
-    cells = [_score(folder, use, zone, per, embodied, lifespan) for use in folder.carbon.uses]
+    zone = exported.zone
+    cells = [_score(exported, use, zone, per, embodied, lifespan) for use in exported.carbon.uses]
     if all(cell["E_kwh"] is None for cell in cells):
-        reasons = "; ".join(dict.fromkeys(use.reason for use in folder.carbon.uses))
+        reasons = "; ".join(dict.fromkeys(use.reason for use in exported.carbon.uses))
         raise UsageError(Problem("E610", f"no cell has measured energy: {reasons}", hint="energybench doctor"))
     missing = embodied is None
     facts = {
         "specification": "Software Carbon Intensity, ISO/IEC 21031:2024: SCI = (E * I + M) per R",
-        "suite": folder.run.suite,
-        "run": folder.run.run,
+        "suite": exported.run.suite,
+        "run": exported.run.run,
         "tool": f"energybench {__version__}",
         "functional_unit": UNITS[per],
         "boundary": "the training window, by the sensors named; see not_in_it of report --carbon --json",
@@ -297,11 +297,11 @@ def sci(
 
 
 def _score(
-    folder: Folder, use: Use, zone: Zone, per: str, embodied: float | None, lifespan: float | None
+    exported: ExportedRun, use: Use, zone: Zone, per: str, embodied: float | None, lifespan: float | None
 ) -> dict[str, Any]:
-    of_cell = [t for t in folder.trials if t.workload == use.workload and t.method == use.label]
-    blocks = interim.current_look(folder.run, folder.trials).blocks  # the energy's, of the carbon report
-    trials = pairing.newest((t for t in of_cell if t.block < blocks), folder.examination.reason_unusable)
+    of_cell = [t for t in exported.trials if t.workload == use.workload and t.method == use.label]
+    blocks = interim.current_look(exported.run, exported.trials).blocks  # the energy's, of the carbon report
+    trials = pairing.newest((t for t in of_cell if t.block < blocks), exported.examination.reason_unusable)
     units = _units(trials, per)
     cell: dict[str, Any] = {
         "workload": use.workload,

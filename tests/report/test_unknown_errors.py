@@ -13,7 +13,7 @@ from energybench.meter.combine import metered
 from energybench.meter.reading import Energy, Reading
 from energybench.records.record import Trial
 from energybench.report import rows
-from energybench.report.export import Folder
+from energybench.report.export import ExportedRun
 from energybench.report.export import rows as exported
 from energybench.report.markdown import markdown
 from energybench.verdict import pairing, wording
@@ -121,7 +121,7 @@ def test_the_page_prints_a_dash_where_an_error_is_not_known() -> None:
 
 
 def test_an_export_leaves_an_unknown_error_empty() -> None:
-    known, unknown = (exported(Folder(run.records()))[0] for run in (run_with(1.0, 2.0), run_with(1.0, None)))
+    known, unknown = (exported(ExportedRun(run.records()))[0] for run in (run_with(1.0, 2.0), run_with(1.0, None)))
     assert (known["measured_j"], known["measured_error_j"]) == (2 * JOULES, 3.0)
     assert (unknown["measured_j"], unknown["measured_error_j"]) == (2 * JOULES, None)
 
