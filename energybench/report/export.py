@@ -333,4 +333,4 @@ def _units(trials: Sequence[Trial], per: str) -> float | None:
     return sum(counts) / len(counts) if counts and len(counts) == len(trials) else None
 
 
-__all__ = ["EMISSIONS", "Folder", "export", "rows"]
+__all__ = ["EMISSIONS", "ExportedRun", "export", "rows"]
