@@ -169,13 +169,15 @@ class Run:
         chain = default
         for layer in self.layers:
             if overrides(layer, hook):
-                chain = partial(self._enter, (layer.name, hook), partial(getattr(layer, hook), self), chain)
+                call = partial(getattr(layer, hook), self)
+                if hook in RESULTS:
+                    call = partial(_call_checked, (layer.name, hook), call)
+                chain = partial(self._enter, (layer.name, hook), call, chain)
         return chain
 
     def _enter(self, key: tuple[str, str], call: Callable[..., Any], inner: Callable[..., Any], argument: Any) -> Any:
         self.tally.entered[key] += 1
-        result = call(argument, inner)
-        return checked(*key, result) if key[1] in RESULTS else result
+        return call(argument, inner)
 
     def _whole_step(self, chain: Callable[[Batch], None], batch: Batch) -> None:
         self.skip_update = False
@@ -352,6 +354,12 @@ class Run:
             for hook in HOOKS
             if overrides(m, hook) and not entered[m.name, hook]
         ]
+
+
+def _call_checked(key: tuple[str, str], call: Callable[..., Any], argument: Any, inner: Callable[..., Any]) -> Any:
+    """A hook that must give something, called: in every step, so what is right is let through at once."""
+    result = call(argument, inner)
+    return result if isinstance(result, RESULTS[key[1]][0]) else checked(*key, result)
 
 
 def checked(name: str, member: str, result: Any) -> Any:
