@@ -14,9 +14,7 @@ from typing import Any
 
 import torch
 
-from energybench.trial.build import build
-from energybench.trial.counting_layer import CountingLayer
-from energybench.trial.counting_run import COUNTED_STEPS
+from energybench.trial.counting_run import run_counted
 from energybench.trial.estimate import works
 from energybench.trial.spec import CountingSpec
 from energybench.workloads import datasets
@@ -37,12 +35,8 @@ def main(in_path: str, out_path: str) -> None:
 def count(spec: CountingSpec) -> dict[str, Any]:
     """What the counter, the tally and the ledger say: the keys of the result, in FLOPs, calls and seconds."""
     started = time.perf_counter()
-    device = torch.device(spec.device)
-    train, _ = datasets.open_data(spec.data, spec.workload.data, device)
-    layer = CountingLayer(COUNTED_STEPS)
-    run = build(spec, train, device, layer)
-    run.train()
-    counted = layer.result(run)
+    train, _ = datasets.open_data(spec.data, spec.workload.data, torch.device(spec.device))
+    run, counted = run_counted(spec, train)
     _, work = works(spec.ledger, run)
     return {
         "counted_flop": counted.counted_flop,

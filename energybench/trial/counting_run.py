@@ -14,7 +14,7 @@ from energybench.train.data import Data
 from energybench.train.method import Method
 from energybench.train.run import Run
 from energybench.trial.build import build, build_model, build_stack
-from energybench.trial.counting_layer import CountingLayer
+from energybench.trial.counting_layer import CountingLayer, StepCounts
 from energybench.trial.estimate import estimate
 from energybench.trial.failure import failure_of, fill_and_write
 from energybench.trial.phase_profile import Stopwatch, TimedRun, in_turns, other_work, steps_per_epoch
@@ -38,15 +38,19 @@ def main(in_path: str, out_path: str) -> None:
     fill_and_write(record, partial(counting_run, spec, record), out_path)
 
 
+def run_counted(spec: CountingSpec, train: Data) -> tuple[Run, StepCounts]:
+    """Train, and what the counter saw of it."""
+    layer = CountingLayer(COUNTED_STEPS)
+    run = build(spec, train, torch.device(spec.device), layer)
+    run.train()
+    return run, layer.result(run)
+
+
 def counting_run(spec: CountingSpec, record: CountingRunDraft) -> None:
     """The same run under the counter: no meters, no evaluation."""
     started = time.perf_counter()
-    device = torch.device(spec.device)
-    train, _ = datasets.open_data(spec.data, spec.workload.data, device)
-    layer = CountingLayer(COUNTED_STEPS)
-    run = build(spec, train, device, layer)
-    run.train()
-    counts = layer.result(run)
+    train, _ = datasets.open_data(spec.data, spec.workload.data, torch.device(spec.device))
+    run, counts = run_counted(spec, train)
     record.passes, record.keys, record.by_op = counts.passes, counts.keys, counts.by_op
     record.counted_flop, record.counted_error_flop = counts.counted_flop, counts.counted_error_flop
     record.outside_steps_flop, record.uncounted_calls = counts.outside_steps_flop, counts.uncounted_calls
@@ -54,11 +58,15 @@ def counting_run(spec: CountingSpec, record: CountingRunDraft) -> None:
     record.estimate = estimate(spec, run)
     record.wall_s = time.perf_counter() - started
     if spec.header.role == "method":
-        record.profiling_run = profiling_run(spec, train, device, run)
+        record.profiling_run = profiling_run(spec, train, run)
 
 
-def profiling_run(spec: CountingSpec, train: Data, device: torch.device, run: Run) -> ProfilingRun:
-    """Where the time goes, from a few steps of every epoch; whatever goes wrong, the count stands."""
+def profiling_run(spec: CountingSpec, train: Data, run: Run) -> ProfilingRun:
+    """Where the time goes, from a few steps of every epoch; whatever goes wrong, the count stands.
+
+    train: as it was opened; the run's own has its inputs prepared by that stack's layers
+    """
+    device = run.device
 
     def timed(stack: list[Method]) -> TimedRun:
         watch = Stopwatch(partial(devices.synchronise, device))
