@@ -40,7 +40,7 @@ def planned(
     cells = [Cell(workload="w", method="dropout", role="method", stack=stack)]
     described = DataDescription(kind="resident", train=1, test=1, sha256=data)
     result = PlanResult(
-        workloads={"w": PlannedWorkload(data=described)},
+        workloads={"w": PlannedWorkload(data=described, ledger=(), parameters=1, steps=1, epochs=1, samples=1)},
         cells=tuple(cells),
         machine=MACHINE | machine,
         device="cpu",

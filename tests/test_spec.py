@@ -13,14 +13,24 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from energybench.common.units import RESOLVED
+from energybench.flops.work import Line
 from energybench.runner.plan_request import spec_of
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
 from energybench.suite.suite import load
 from energybench.suite.tables import CooldownTable, DataTable, TrialsTable
 from energybench.trial.spec import CellHeader, MeasureSpec, MethodSpec, Spec, stack_of
+from energybench.workloads.description import DataDescription
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITES = sorted((ROOT / "suites").glob("*.toml"))
+KNOWN: dict[str, Any] = {
+    "data": DataDescription(kind="resident", train=8, test=4, sha256="d"),
+    "ledger": (Line("forward", "", "linear", 6.0),),
+    "parameters": 3,
+    "steps": 2,
+    "epochs": 1,
+    "samples": 8,
+}
 CELL = {"workload": "w", "method": "baseline", "role": "baseline", "digest": "d", "seed": 3}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(),
@@ -115,7 +125,7 @@ def test_a_spec_cannot_be_changed() -> None:
 
 def test_an_answer_of_a_plan_crosses_with_its_ledger(tmp_path: Path) -> None:
     result = PlanResult(
-        workloads={"w": PlannedWorkload(balance_flop_b=math.inf, step_s=0.25)},
+        workloads={"w": PlannedWorkload(**KNOWN, balance_flop_b=math.inf, step_s=0.25)},
         device="cpu",
         device_name="cpu",
         digest="d",

@@ -48,11 +48,10 @@ def examine(
         purpose: Purpose = "count" if count else "trace"
         planned = plan(suite, launcher, place, device=device, download=False, purpose=purpose)
         counts = _counts(planned, launcher, place, say) if count else {}
-    plain = {name: _plain(known) for name, known in planned.workloads.items() if known.data}
+    plain = {name: _plain(known) for name, known in planned.workloads.items()}
     commands = [
-        f"{name} is a command outside energybench's loop: its FLOPs are not known here"
-        for name, known in planned.workloads.items()
-        if not known.data
+        f"{workload.name} is a command outside energybench's loop: its FLOPs are not known here"
+        for _, workload in planned.spec.commands
     ]
     cells = [
         _cell(cell, planned, plain[cell.workload], counts.get((cell.workload, cell.method)), by_module)
@@ -127,9 +126,7 @@ def _workload(planned: Planned, name: str, work: Work) -> dict[str, Any]:
 
 def _description(planned: Planned, name: str) -> DataDescription:
     """Of the data of a workload that is trained."""
-    _, known = planned.workload(name)
-    assert known.data is not None
-    return known.data
+    return planned.workloads[name].data
 
 
 def _op(line: Line) -> str:

@@ -24,7 +24,7 @@ from energybench.meter.devices import visible_uuids
 from energybench.meter.unavailable import Unavailable
 from energybench.records.record import Cell, Claim, Role
 from energybench.runner.plan_energy import energy
-from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
+from energybench.runner.plan_spec import PlanResult, PlanSpec
 from energybench.suite.command_tables import CommandWorkloadTable, fill, fill_words, placeholders
 
 INTERPRETER = re.compile(r"(python|pypy)[\d.]*|bash|dash|sh|zsh|perl|ruby|node|Rscript|julia|lua")
@@ -62,7 +62,6 @@ class CommandPlan:
             device_name=self.device_name,
             command_device=self.device_name,
             cards=self.gpus(),
-            workloads={workload.name: PlannedWorkload() for _, workload in self.spec.commands},
             cells=tuple(cells),
             machine=self.machine() | facts,
             sources={name: _portable(path) for name, path in self.executables.items()}

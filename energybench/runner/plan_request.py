@@ -71,7 +71,6 @@ class Planned:
     def counting_spec(self, cell: Cell) -> CountingSpec:
         """What the counting run of a cell is handed."""
         workload, known = self.workload(cell.workload)
-        assert known.data is not None
         seed = self.suite.trials.seed
         return CountingSpec(
             header=CellHeader(
@@ -221,7 +220,6 @@ def plan_facts(planned: Planned) -> dict[str, Any]:
                 "data": known.data.for_record(),
             }
             for name, known in planned.workloads.items()
-            if known.data
         },
         "sources": planned.result.sources,
         "cells": [

@@ -92,22 +92,22 @@ class PlanSpec(Spec):
 
 
 class PlannedWorkload(Spec):
-    """What is known of a workload once it was built and traced.
+    """What is known of a workload that is trained, once it was built and traced.
 
     ledger:     of one plain training sample; empty where the model could not be traced
     parameters: how many numbers the model has
     steps:      of one epoch; samples: that one epoch uses
-    step_s:     seconds of a plain step, about
+    step_s:     seconds of a plain step, about; None where none was taken
     """
 
-    data: DataDescription | None = None  # None: a command
-    ledger: tuple[Line, ...] = ()
+    data: DataDescription
+    ledger: tuple[Line, ...]
     balance_flop_b: float | None = None
-    parameters: int = 0
-    steps: int = 0
-    epochs: int = 0
-    samples: int = 0
-    step_s: float = 0.0
+    parameters: int
+    steps: int
+    epochs: int
+    samples: int
+    step_s: float | None = None
 
 
 class PlanResult(Spec):
@@ -115,6 +115,7 @@ class PlanResult(Spec):
 
     device:      as torch names it; device_name: "cpu", or the UUID of the card that trains
     machine:     facts for the record
+    workloads:   those that are trained, by name
     sources:     programs and files that commands name → what they were
     cards:       that are metered while a command runs: "used", "all" or UUIDs
     """

@@ -312,7 +312,6 @@ class Plan:
         epochs: list[int] | None = None,
     ) -> Cell:
         """stack: outermost first; epochs: a control's budget in each block."""
-        assert known.data is not None
         mean_epochs = sum(epochs) / len(epochs) if epochs else known.epochs
         per_sample = sum(line.flop for line in known.ledger)
         settings = self.suite.digest_source()
@@ -337,7 +336,7 @@ class Plan:
                     self.suite.trials.threads,
                 ]
             ),
-            expected_s=known.step_s * known.steps * mean_epochs,
+            expected_s=None if known.step_s is None else known.step_s * known.steps * mean_epochs,
             plain_flop=per_sample * known.samples * known.epochs if known.ledger else None,
         )
 

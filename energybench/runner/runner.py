@@ -192,7 +192,6 @@ class _Runner:
         data = {
             name: known.data.for_record() | {"parameters": known.parameters}
             for name, known in planned.workloads.items()
-            if known.data
         }
         return RunFile(
             suite=suite.suite,

@@ -99,7 +99,6 @@ class Trials:
     def _trial_spec(self, slot: Slot, header: TrialHeader) -> TrialSpec:
         cell = slot.cell
         workload, known = self.planned.workload(cell.workload)
-        assert known.data is not None
         return TrialSpec(
             header=header,
             base=self.planned.spec.base,

@@ -76,7 +76,7 @@ def _checksums(cells: list[Cell]) -> dict[str, str]:
 def _data(run: RunFile, planned: Planned) -> Iterator[str]:
     for name, facts in planned.workloads.items():
         before = (run.data.get(name) or {}).get("sha256")
-        if before is not None and facts.data and before != facts.data.sha256:
+        if before is not None and before != facts.data.sha256:
             yield f"the data of '{name}'"
 
 

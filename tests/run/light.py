@@ -68,7 +68,7 @@ def planned(suite: Any, launcher: Any, place: Path, **options: Any) -> Any:
     ]
     data = DataDescription(kind="none", sha256="d", train=64, test=32)
     result = PlanResult(
-        workloads={"w": PlannedWorkload(data=data, parameters=10, steps=4)},
+        workloads={"w": PlannedWorkload(data=data, ledger=(), parameters=10, steps=4, epochs=2, samples=64)},
         cells=tuple(cells),
         machine={"cpu": "none"},
         device="cpu",
