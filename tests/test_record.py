@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from energybench.common.errors import CannotWrite, UsageError
 from energybench.meter.reading import Energy, Reading
 from energybench.records.reader import read, read_folder
-from energybench.records.record import Cell, RunFile, Trial, write_json
+from energybench.records.record import SCHEMA, Cell, RunFile, Trial, write_json
 from energybench.records.run_folder import Folder
 
 WHOLE: dict[str, Any] = {
@@ -67,7 +67,7 @@ def test_every_text_survives(text: str, tmp_path_factory: pytest.TempPathFactory
 
 def test_the_file_says_its_schema(tmp_path: Path) -> None:
     write_json(tmp_path / "r.json", trial())
-    assert json.loads((tmp_path / "r.json").read_text())["schema"] == 1
+    assert json.loads((tmp_path / "r.json").read_text())["schema"] == SCHEMA
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -132,7 +132,7 @@ def test_a_record_with_a_key_too_many_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_schema_of_the_future_is_refused_by_name(tmp_path: Path) -> None:
-    write_json(tmp_path / "r.json", {**WHOLE, "schema": 2})
+    write_json(tmp_path / "r.json", {**WHOLE, "schema": 3})
     with pytest.raises(UsageError, match="schema"):
         read(tmp_path / "r.json", Trial)
 
@@ -188,7 +188,7 @@ def test_a_record_of_before_there_were_seals_is_read(tmp_path: Path) -> None:
 
 @fault("other schema")
 @pytest.mark.parametrize(
-    ("schema", "remedy"), [(2, "pip install -U"), (0, "wrote it"), ("1", "wrote it"), (None, "wrote it")]
+    ("schema", "remedy"), [(3, "pip install -U"), (0, "wrote it"), ("1", "wrote it"), (None, "wrote it")]
 )
 def test_another_schema_is_named_with_the_way_to_read_it(schema: Any, remedy: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"

@@ -188,7 +188,6 @@ class CommandComparison:
         ]
         resolved = {"accept": {"margin": MARGIN}, "workload": [{"name": NAME, "quality": {"from": "none"}}]}
         run = RunFile(
-            schema=1,
             suite="measure",
             run="",
             digest="",

@@ -15,7 +15,7 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -169,11 +169,11 @@ def _seal(content: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def read_sealed(path: Path, schema: int, kind: str, hint: str) -> dict[str, Any]:
+def read_sealed(path: Path, schemas: Sequence[int], kind: str, hint: str) -> dict[str, Any]:
     """The content of a JSON file without its seal; a file without one (of an earlier version) is not verified.
 
     Args:
-        schema: The version of the schema that it must have.
+        schemas: The versions of the schema that it may have, the newest last.
         kind: What it must be a record of, for messages.
         hint: What to do with a file that is damaged or was edited.
 
@@ -191,19 +191,19 @@ def read_sealed(path: Path, schema: int, kind: str, hint: str) -> dict[str, Any]
         message = f"not a whole {kind} record: {error or 'nested too deeply'}"
         raise UsageError(Problem("E601", message, str(path), hint)) from None
     seal = content.pop("seal", None)
-    if content.get("schema", schema) != schema:
-        raise UsageError(_other_schema(content["schema"], schema, path))
+    if content.get("schema", schemas[-1]) not in schemas:
+        raise UsageError(_other_schema(content["schema"], schemas, path))
     if seal is not None and seal != _seal(content):
         message = "its content was changed after it was written: the seal does not hold"
         raise UsageError(Problem("E621", message, str(path), hint))
     return content
 
 
-def _other_schema(schema: Any, known: int, path: Path) -> Problem:
+def _other_schema(schema: Any, known: Sequence[int], path: Path) -> Problem:
     hint = "read it with the energybench that wrote it: run.json names its version, under machine"
-    if isinstance(schema, int) and schema > known:
+    if isinstance(schema, int) and schema > max(known):
         hint = "a newer energybench wrote it: pip install -U energybench"
-    message = f"it is of schema {schema!r}; this energybench reads schema {known}"
+    message = f"it is of schema {schema!r}; this energybench reads schema {' and '.join(map(str, known))}"
     return Problem("E622", message, str(path), hint)
 
 

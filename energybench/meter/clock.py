@@ -1,4 +1,7 @@
-"""One monotonic clock for everything, and a window's times by it: wall time, CPU time, time stolen by the host."""
+"""One monotonic clock for everything, and a window's times by it.
+
+Wall time, CPU time of this process and of all others, time stolen by the host, time in which the machine slept.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,10 @@ class Time(Protocol):
 
     def sleep(self, seconds: float) -> None: ...
 
+    def suspended_ns(self) -> int:
+        """How long the machine has slept since it was started, which `now_ns` does not count."""
+        ...
+
     def every(self, period_s: float, call: Callable[[], object]) -> Callable[[], float]:
         """Call `call` every `period_s` in the background, from one period on. Returns what stops it: the function
         waits for a call in progress and returns the CPU seconds that the calls used."""
@@ -38,6 +45,10 @@ class RealTime:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def suspended_ns(self) -> int:
+        # Boot time goes on while the machine sleeps, monotonic time stands still. Both are read a moment apart.
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
     def every(self, period_s: float, call: Callable[[], object]) -> Callable[[], float]:
         ended, cpu_s = threading.Event(), [0.0]
@@ -60,18 +71,28 @@ class RealTime:
         return stop
 
 
+SUSPENDED_S = 0.1  # and more is a sleep: two clocks that are read one after the other differ by less
 REAL_TIME = RealTime()  # every window's; a test puts another clock behind its methods
 
 
+def slept_s(suspended_before_ns: int, time: Time) -> float:
+    """Seconds in which the machine was suspended since `suspended_ns` gave that; 0 where it was awake."""
+    seconds = (time.suspended_ns() - suspended_before_ns) / 1e9
+    return seconds if seconds >= SUSPENDED_S else 0.0
+
+
 class Clock:
-    """The meter of time: wall seconds, CPU seconds of this process and its live or finished children, steal."""
+    """The meter of time: wall seconds, CPU seconds of this process and its live or finished children and of all others,
+    steal, suspend."""
 
     def __init__(self) -> None:
-        self._wall_ns, self._cpu_s = 0, 0.0
+        self._wall_ns, self._cpu_s, self._suspended_ns = 0, 0.0, 0
         self._steal_s: float | None = None
+        self._busy_s: float | None = None
 
     def start(self) -> None:
-        self._steal_s = stolen_s()
+        self._steal_s, self._busy_s = stolen_s(), busy_s()
+        self._suspended_ns = REAL_TIME.suspended_ns()
         self._cpu_s = self._cpu()
         self._wall_ns = REAL_TIME.now_ns()
 
@@ -80,7 +101,15 @@ class Clock:
         steal_s = stolen_s()
         stolen = None if steal_s is None or self._steal_s is None else max(0.0, steal_s - self._steal_s)
         # A child that its parent never waited for takes its seconds with it; some hosts turn their counter back.
-        return Reading(wall_s=wall_s, cpu_s=max(0.0, self._cpu() - self._cpu_s), steal_s=stolen)
+        cpu_s, busy_now_s = max(0.0, self._cpu() - self._cpu_s), busy_s()
+        others = None if busy_now_s is None or self._busy_s is None else busy_now_s - self._busy_s - cpu_s
+        return Reading(
+            wall_s=wall_s,
+            cpu_s=cpu_s,
+            steal_s=stolen,
+            other_cpu_s=None if others is None else max(0.0, others),
+            suspended_s=slept_s(self._suspended_ns, REAL_TIME),
+        )
 
     def _cpu(self) -> float:
         # To the microsecond; of children that still run the kernel counts in hundredths of a second.
@@ -110,8 +139,21 @@ class WallClock:
 
 def stolen_s(stat: Path = Path("/proc/stat")) -> float | None:
     """CPU seconds, all cores, in which this machine wanted to run and its host ran another; None if it is not known."""
+    times = _cpu_times(stat)
+    return times[7] if times else None
+
+
+def busy_s(stat: Path = Path("/proc/stat")) -> float | None:
+    """CPU seconds, all cores, in which anything ran on this machine, whoever's; None if it is not known."""
+    times = _cpu_times(stat)
+    return sum(times[:3]) + sum(times[5:7]) if times else None  # without idle and iowait
+
+
+def _cpu_times(stat: Path) -> list[float]:
+    """Seconds of all cores: user nice system idle iowait irq softirq steal; empty where they are not known."""
     try:
         fields = stat.read_text(encoding="ascii").split("\n", 1)[0].split()
-        return int(fields[8]) / os.sysconf("SC_CLK_TCK")  # cpu user nice system idle iowait irq softirq steal
-    except (OSError, ValueError, IndexError):
-        return None
+        times = [int(field) / os.sysconf("SC_CLK_TCK") for field in fields[1:9]]
+    except (OSError, ValueError):
+        return []
+    return times if len(times) == 8 else []

@@ -41,7 +41,7 @@ class Energy(RecordModel):
     """
 
     source: Text
-    scope: Text  # gpu | cpu | dram | machine
+    scope: Text  # gpu | cpu | dram | module (a GPU with the processor and memory on its board) | machine
     device: Text = ""
     energy_j: Joules | None = None
     error_j: Amount | None = None  # in joules: the truth lies within energy_j ± error_j; null where it is not known
@@ -92,6 +92,9 @@ class Reading(RecordModel):
     wall_s: WindowSeconds  # without the pauses between pieces
     cpu_s: Seconds | None = None  # CPU seconds of the process and its children
     steal_s: Seconds | None = None  # CPU seconds that the host took from this machine
+    other_cpu_s: Seconds | None = None  # CPU seconds of every other process that this machine shows
+    suspended_s: Seconds | None = None  # that the machine slept meanwhile: they are not in wall_s
+    trackers: list[Text] = Field(default_factory=list)  # other programs that read energy sensors meanwhile
     pieces: Count = 1  # a pause, for an evaluation say, ends one piece and begins another
     energy: list[Energy] = Field(default_factory=list)
     cards: dict[str, CardState] = Field(default_factory=dict)  # by UUID

@@ -15,7 +15,7 @@ from energybench.common.errors import Problem, UsageError, typed
 from energybench.common.safe_read import path_inside, paths_inside
 from energybench.common.sealed_files import read_sealed
 from energybench.meter.reading import RecordModel
-from energybench.records.record import SCHEMA, CountingRun, RunFile, Trial
+from energybench.records.record import SCHEMAS, CountingRun, RunFile, Trial
 
 AnyModel = TypeVar("AnyModel", bound=RecordModel)
 
@@ -30,7 +30,7 @@ def read(path: Path, kind: type[AnyModel]) -> AnyModel:
     hint = f"{away} — then a report leaves it out; an unfinished run, if run again, repeats it"
     if kind is RunFile:
         hint = "restore it from a copy; a new run goes beside it: --new, or another --out"
-    content = read_sealed(path, SCHEMA, kind.__name__, hint)
+    content = read_sealed(path, SCHEMAS, kind.__name__, hint)
     try:
         return kind.model_validate(content, strict=True)
     except ValidationError as error:

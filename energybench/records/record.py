@@ -44,7 +44,8 @@ from energybench.common.renamed import renamed
 from energybench.common.sealed_files import with_seal, write_text
 from energybench.meter.reading import Energy, Reading, RecordModel
 
-SCHEMA = 1  # what is written, and the only one so far that is read
+SCHEMA = 2  # what is written
+SCHEMAS = (1, 2)  # what is read: 2 adds suspended_s, other_cpu_s and trackers to a reading
 
 Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
 Role = Literal["baseline", "twin", "method", "control"]
@@ -125,7 +126,7 @@ class Target(RecordModel):
 class Trial(RecordModel):
     """One cell in one block, metered."""
 
-    schema_: Literal[1] = Field(default=1, alias="schema")
+    schema_: Literal[1, 2] = Field(default=2, alias="schema")
     trial: Text  # file stem: "b0-i0-cnn-digits.mine"
     workload: Text
     method: Text  # the variant's label; "baseline" and "twin" are labels too
@@ -194,7 +195,7 @@ class ProfilingRun(RecordModel):
 class CountingRun(RecordModel):
     """One cell run once, unmetered, under the FLOP counter: block 0's seed."""
 
-    schema_: Literal[1] = Field(default=1, alias="schema")
+    schema_: Literal[1, 2] = Field(default=2, alias="schema")
     workload: Text
     method: Text
     role: Role
@@ -263,7 +264,7 @@ class Looks(RecordModel):
 class RunFile(RecordModel):
     """Everything that explains the records beside it."""
 
-    schema_: Literal[1] = Field(default=1, alias="schema")
+    schema_: Literal[1, 2] = Field(default=2, alias="schema")
     suite: Text
     about: str = ""
     run: Text

@@ -256,7 +256,6 @@ class MeasuredWindow:
     def _file(self) -> WindowsFile:
         windows = [self.line, *(window.line for window in self._inner.values())]
         return WindowsFile(
-            schema=1,
             started_at=self._started_at,
             argv=[*(Path(word).name for word in sys.argv[:1]), *sys.argv[1:]],
             machine=machine.facts(),

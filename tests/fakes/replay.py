@@ -16,7 +16,7 @@ class VirtualTime:
     """Time that moves only when somebody sleeps; background calls happen on their exact due times."""
 
     def __init__(self, start_ns: int = 0) -> None:
-        self._now_ns, self._order = start_ns, count()
+        self._now_ns, self._order, self._suspended_ns = start_ns, count(), 0
         self._due: list[tuple[int, int, int, Callable[[], object]]] = []  # (when, order, period, call), a heap
 
     def now_ns(self) -> int:
@@ -24,6 +24,13 @@ class VirtualTime:
 
     def sleep(self, seconds: float) -> None:
         self.advance_ns(round(seconds * 1e9))
+
+    def suspended_ns(self) -> int:
+        return self._suspended_ns
+
+    def suspend(self, seconds: float) -> None:
+        """The machine sleeps: this clock stands still meanwhile, as the monotonic one does."""
+        self._suspended_ns += round(seconds * 1e9)
 
     def advance_ns(self, nanoseconds: int) -> None:
         until = self._now_ns + nanoseconds

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from fakes.clock import put_behind
 from fakes.replay import VirtualTime
 from hypothesis import given
 from hypothesis import strategies as st
@@ -207,3 +208,41 @@ def test_on_a_virtual_clock_background_calls_come_exactly_when_they_are_due(peri
     stop()
     virtual.sleep(2 * period)
     assert len(calls) == round(seconds * 1e9) // period_ns
+
+
+def test_a_sleep_of_the_machine_is_seen_and_is_no_time_of_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = put_behind(monkeypatch, VirtualTime())
+    clock = Clock()
+    clock.start()
+    time.sleep(2.0)
+    time.suspend(3600.0)
+    time.sleep(1.0)
+    reading = clock.stop()
+    assert reading.wall_s == pytest.approx(3.0)
+    assert reading.suspended_s == pytest.approx(3600.0)
+
+
+def test_two_clocks_that_are_read_one_after_the_other_are_no_sleep() -> None:
+    clock = Clock()
+    for _ in range(20):
+        clock.start()
+        assert clock.stop().suspended_s == 0.0
+
+
+def test_what_others_compute_is_what_the_machine_was_busy_with_less_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 s of all cores before and 130 s after; the window's own process did next to nothing."""
+    seconds = iter([100.0, 130.0])
+    monkeypatch.setattr(clock_module, "busy_s", lambda: next(seconds))
+    clock = Clock()
+    clock.start()
+    assert clock.stop().other_cpu_s == pytest.approx(30.0, abs=1.0)
+
+
+def test_busy_is_everything_but_idle_waiting_and_stolen(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    ticks = os.sysconf("SC_CLK_TCK")
+    fields = [seconds * ticks for seconds in (1, 2, 4, 8, 16, 32, 64, 128, 1, 2)]
+    stat.write_text(f"cpu  {' '.join(map(str, fields))}\ncpu0 1 2 3\n")
+    assert clock_module.busy_s(stat) == 1 + 2 + 4 + 32 + 64  # user, nice, system, irq, softirq; guests are in user
+    assert stolen_s(stat) == 128
+    assert clock_module.busy_s(tmp_path / "absent") is None
