@@ -203,7 +203,8 @@ def test_every_number_of_a_record_has_a_least_and_a_most(kind: type[RecordModel]
     def walk(schema: Any, way: str) -> None:
         if isinstance(schema, dict):
             low, high = ({"minimum", "exclusiveMinimum"} & set(schema), {"maximum", "exclusiveMaximum"} & set(schema))
-            if schema.get("type") in ("integer", "number") and not {"const", "enum"} & set(schema) and not (low and high):
+            bounded = (low and high) or {"const", "enum"} & set(schema)
+            if schema.get("type") in ("integer", "number") and not bounded:
                 free.append(way)
             for key, inner in schema.items():
                 walk(inner, f"{way}.{key}")
