@@ -15,8 +15,9 @@ import math
 import re
 import zlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from energybench.common.limits import RECORD_B, TRACE_B
@@ -36,18 +37,52 @@ class Sample:
     sm_clock_mhz: float | None = None
 
 
-def integrate(times_s: Sequence[float], powers_w: Sequence[float], start_s: float, end_s: float) -> tuple[float, float]:
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a power sensor looks: what a figure of its says of the time around it.
+
+    averaging_s: each figure is the mean over that long
+    seen_s:      how much of the time before a figure is in it
+    every_s:     between two figures of its own: one may be as old as that when it is read
+    most_w:      what the part can draw at most, while it is not looked at too
+    assumed:     whether this is the worst case that is known, for a sensor that does not say how it looks
+    """
+
+    averaging_s: float
+    seen_s: float
+    every_s: float
+    most_w: float
+    assumed: bool = False
+
+    def unseen_w(self, power_w: float) -> float:
+        """By how much the power that was not looked at may differ from the one that was seen."""
+        return max(power_w, self.most_w - power_w)
+
+    def end_j(self, power_w: float) -> float:
+        """What a mean over `averaging_s` leaves open at one end of a stretch.
+
+        Of the energy m·a that the mean m over a seconds stands for, the part inside the stretch is not known. Taken as
+        half of it, it is off the most where the power was 0 or `most_w` alone, all of it at one side: m·a/2·(1 − m/M).
+        """
+        return self.averaging_s * power_w / 2 * max(0.0, 1 - power_w / self.most_w)
+
+
+def integrate(
+    times_s: Sequence[float], powers_w: Sequence[float], start_s: float, end_s: float, look: Look | None = None
+) -> tuple[float, float]:
     """Energy of sampled power between two times, by the trapezoidal rule.
 
-    Between samples power is taken as linear, before the first and after the last as constant. Whatever the power did
-    between two neighbours, if it stayed between them the rule is off by at most half their difference times the gap:
-    the error is the sum of those, and of the whole swing where it was extended.
+    Between samples power is taken as linear, before the first and after the last as constant. What the power did
+    between two neighbours, if it stayed between them, is off by at most half their difference times the gap: the error
+    is the sum of those, and of the whole swing where it was extended. A sensor that looks part of the time says nothing
+    of the rest, in which the power may have been anything that the part can draw.
 
     Args:
         times_s: of the samples, in seconds; they must not decrease
         powers_w: of the samples, in watts
         start_s: from when, in seconds
         end_s: until when
+        look: how the sensor looks; None: always, and a figure is of its moment
 
     Returns:
         (joules, error in joules)
@@ -59,27 +94,65 @@ def integrate(times_s: Sequence[float], powers_w: Sequence[float], start_s: floa
         raise ValueError("no sample to integrate")
     if end_s <= start_s:
         return 0.0, 0.0
-    inside = [(t, p) for t, p in zip(times_s, powers_w, strict=True) if start_s < t < end_s]
-    first, last = _at(times_s, powers_w, start_s), _at(times_s, powers_w, end_s)
-    points = [(start_s, first), *inside, (end_s, last)]
-    pairs = list(itertools.pairwise(points))
-    joules = math.fsum((t1 - t0) * (p0 + p1) / 2 for (t0, p0), (t1, p1) in pairs)
-    error = math.fsum((t1 - t0) * abs(p1 - p0) / 2 for (t0, p0), (t1, p1) in pairs)
-    swing = max(powers_w) - min(powers_w)
+    pieces = list(segments(list(zip(times_s, powers_w, strict=True)), start_s, end_s))
+    joules = math.fsum(piece.joules for piece in pieces)
     extended = max(0.0, min(times_s[0], end_s) - start_s) + max(0.0, end_s - max(times_s[-1], start_s))
-    return joules, error + swing * extended
+    swing_w = max(powers_w) - min(powers_w)
+    error = math.fsum(piece.error_j(look) for piece in pieces) + swing_w * extended
+    return joules, error + ends_error_j(look, swing_w, pieces[0].before_w, pieces[-1].after_w)
 
 
-def _at(times_s: Sequence[float], powers_w: Sequence[float], when: float) -> float:
-    """Linear between the neighbours, constant beyond the ends."""
-    right = bisect_right(times_s, when)
-    if right == 0:
-        return powers_w[0]
-    if right == len(times_s):
-        return powers_w[-1]
-    t0, t1 = times_s[right - 1], times_s[right]
-    fraction = (when - t0) / (t1 - t0)
-    return powers_w[right - 1] * (1 - fraction) + powers_w[right] * fraction
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What lies between two neighbouring samples, or the part of it that is asked for. Between them power is linear."""
+
+    seconds: float
+    before_w: float
+    after_w: float
+    spacing_s: float  # of the two samples; where there is but one, of nothing
+
+    @property
+    def joules(self) -> float:
+        return self.seconds * (self.before_w + self.after_w) / 2
+
+    def error_j(self, look: Look | None) -> float:
+        """How far that may lie from what was drawn."""
+        if look is None:
+            return self.seconds * abs(self.after_w - self.before_w) / 2
+        # Of a part of a segment it is not known whether the sensor looked at it.
+        whole = self.seconds >= self.spacing_s
+        unseen_s = max(0.0, self.spacing_s - look.seen_s) if whole else self.seconds * (look.seen_s < self.spacing_s)
+        unseen_s = self.seconds if not self.spacing_s else min(unseen_s, self.seconds)
+        seen_j = (self.seconds - unseen_s) * abs(self.after_w - self.before_w) / 2
+        return seen_j + unseen_s * look.unseen_w((self.before_w + self.after_w) / 2)
+
+
+def segments(points: Sequence[tuple[float, float]], start_s: float, end_s: float) -> Iterator[Segment]:
+    """The stretch from `start_s` to `end_s`, cut at every sample; constant beyond the first and the last.
+
+    Args:
+        points: (seconds, watts) of at least one sample, in the order of time
+        start_s: from when, in seconds
+        end_s: until when, later than that
+    """
+    (first_s, first_w), (last_s, last_w) = points[0], points[-1]
+    if start_s < first_s:
+        yield Segment(min(first_s, end_s) - start_s, first_w, first_w, 0.0)
+    left = max(0, bisect_right(points, start_s, key=itemgetter(0)) - 1)
+    for (t0, p0), (t1, p1) in itertools.pairwise(points[left:]):
+        begin, end = max(t0, start_s), min(t1, end_s)
+        if begin < end:
+            slope = (p1 - p0) / (t1 - t0)
+            yield Segment(end - begin, p0 + slope * (begin - t0), p0 + slope * (end - t0), t1 - t0)
+    if end_s > last_s:
+        yield Segment(end_s - max(last_s, start_s), last_w, last_w, 0.0)
+
+
+def ends_error_j(look: Look | None, swing_w: float, first_w: float, last_w: float) -> float:
+    """What the two ends of a stretch add: a figure may be late, and the mean over a time that lies half outside."""
+    if look is None:
+        return 0.0
+    return look.every_s * swing_w + look.end_j(first_w) + look.end_j(last_w)
 
 
 def pack(samples: Sequence[Sample], start_ns: int) -> bytes:

@@ -14,6 +14,8 @@
  *   lost [FROM [TO]]                every call on this GPU fails with 15
  *   reset AT                        the counter restarts from 0
  *   frozen FROM [TO]                the counter stands still
+ *   jump JOULES AT                  the counter, not the card, gains that much
+ *   nonsense MILLIWATTS [FROM [TO]] what power answers instead, with success
  *   throttled FIELD SHARE FROM [TO] the field counts this share of the time
  *   compute|graphics|mps PID [FROM [TO]]
  */
@@ -40,9 +42,10 @@ typedef struct { const char *kind; char word[64]; double number; int64_t from_ns
 typedef struct {
     char uuid[80], name[96];
     curve power, temperature_c, sm_clock_mhz;
-    double gain, tick_s, phase_s, counter_start_j, wrap_mj, repeat_s, sampling_s, duty_s, average_s, noise_w,
+    double gain, counter_gain, tick_s, phase_s, counter_start_j, wrap_mj, repeat_s, sampling_s, duty_s, average_s, noise_w,
         noise_seed, shortest_poll_s, too_fast_code, module_w, power_limit_w, max_sm_clock_mhz, memory_clock_mhz,
-        slowdown_c, shutdown_c, memory_bytes, memory_used_bytes, mig, ecc, compute_mode, call_s, persistent;
+        slowdown_c, shutdown_c, memory_bytes, memory_used_bytes, mig, ecc, compute_mode, compute_capability, call_s,
+        persistent;
     size_t span_count;
     span spans[MAX_SPANS];
     int polled;
@@ -53,23 +56,26 @@ typedef struct {
 static const struct { const char *name; size_t offset; double usual; } SCALARS[] = {
     SCALAR(call_s, 0),     /* what each call costs; it answers as of its middle. Before any `gpu` only. */
     SCALAR(persistent, 1), /* 0: the driver unloads with its last client, counters restart. Before any `gpu` only. */
-    SCALAR(gain, 1), SCALAR(tick_s, 0.1), SCALAR(phase_s, 0), SCALAR(counter_start_j, 0),
+    SCALAR(gain, 1), SCALAR(counter_gain, 1), /* of the counter alone, beside the gain of all sensors */
+    SCALAR(tick_s, 0.1), SCALAR(phase_s, 0), SCALAR(counter_start_j, 0),
     SCALAR(wrap_mj, 0),         /* modulus of the counter; 0: never wraps */
     SCALAR(repeat_s, 0),        /* period of the power trajectory; 0: does not repeat */
     SCALAR(sampling_s, 0.1), SCALAR(duty_s, 0.025), /* instant power is the mean over the end of each period */
     SCALAR(noise_w, 0), SCALAR(noise_seed, 0),      /* standard deviation, on instant power */
     SCALAR(average_s, 1),
     SCALAR(shortest_poll_s, 0), SCALAR(too_fast_code, 0), /* a power read that comes too soon: 0 W, or an error */
-    SCALAR(module_w, -1),       /* power of scope 1 above scope 0; negative: scope 1 is not supported */
+    SCALAR(module_w, -1),       /* power of scope 1 above scope 0, which the counter then holds too; negative: no scope 1 */
     SCALAR(power_limit_w, 400), SCALAR(max_sm_clock_mhz, 1410), SCALAR(memory_clock_mhz, 1215),
     SCALAR(slowdown_c, 90), SCALAR(shutdown_c, 95), SCALAR(memory_bytes, 80e9), SCALAR(memory_used_bytes, 1e9),
     SCALAR(mig, 0), SCALAR(ecc, 1), SCALAR(compute_mode, 0),
+    SCALAR(compute_capability, 0), /* 8.6; 0: not told */
 };
 #define CURVE(name) {#name, offsetof(gpu, name)}
 static const struct { const char *name; size_t offset; } CURVES[] = {
     CURVE(power), CURVE(temperature_c), CURVE(sm_clock_mhz)};
 static const struct { const char *name; int word, number, times; } SPANS[] = { /* what a line must have */
     {"error", 1, 1, 0}, {"lost", 0, 0, 0}, {"reset", 0, 0, 1}, {"frozen", 0, 0, 1}, {"throttled", 1, 1, 1},
+    {"jump", 0, 1, 1}, {"nonsense", 0, 1, 0},
     {"compute", 0, 1, 0}, {"graphics", 0, 1, 0}, {"mps", 0, 1, 0}};
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -143,8 +149,11 @@ static unsigned long long counter_mj(const gpu *g, int64_t now)
     }
     if (tick > 0) shown = floor_to(shown - phase, tick) + phase;
     if (shown < base) shown = base;
-    double gained_nj = g->gain * (energy_nj(g, shown) - energy_nj(g, base));
-    double mj = floor(gained_nj / 1e6 + (base ? 0 : g->counter_start_j * 1e3));
+    double module_nj = fmax(0, g->module_w) * (double)(shown - base), jumped_mj = 0;
+    for (const span *s = g->spans; s < g->spans + g->span_count; s++)
+        if (!strcmp(s->kind, "jump") && base < s->from_ns && s->from_ns <= shown) jumped_mj += s->number * 1e3;
+    double gained_nj = g->gain * g->counter_gain * (energy_nj(g, shown) - energy_nj(g, base) + module_nj);
+    double mj = fmax(0, floor(gained_nj / 1e6 + jumped_mj + (base ? 0 : g->counter_start_j * 1e3)));
     return (unsigned long long)(g->wrap_mj > 0 ? fmod(mj, g->wrap_mj) : mj);
 }
 
@@ -173,6 +182,8 @@ static double normal(uint64_t seed) /* Box-Muller on two hashes */
 
 static double power_w(const gpu *g, int64_t now, int instant)
 {
+    for (const span *s = g->spans; s < g->spans + g->span_count; s++)
+        if (!strcmp(s->kind, "nonsense") && within(s, now)) return s->number / 1e3;
     if (!instant) return g->gain * mean_w(g, now - ns(g->average_s), now);
     int64_t period = ns(g->sampling_s), end = floor_to(now, period);
     uint64_t stream = mixed((uint64_t)g->noise_seed * MAX_GPUS + (uint64_t)(g - gpus));
@@ -298,6 +309,13 @@ ANSWER(nvmlDeviceGetTotalEnergyConsumption, unsigned long long, counter_mj(g, no
 ANSWER(nvmlDeviceGetEnforcedPowerLimit, unsigned, lround(g->power_limit_w * 1e3))
 ANSWER(nvmlDeviceGetComputeMode, unsigned, g->compute_mode)
 
+int nvmlDeviceGetCudaComputeCapability(const gpu *g, int *major, int *minor)
+{
+    CALL(g);
+    *major = (int)g->compute_capability, *minor = (int)lround(10 * (g->compute_capability - *major));
+    return g->compute_capability ? SUCCESS : NOT_SUPPORTED;
+}
+
 #define ANSWER_OF_KIND(name, most, otherwise, value) \
     int name(const gpu *g, unsigned kind, unsigned *out) \
     { CALL(g); *out = (unsigned)lround(value); return kind <= (most) ? SUCCESS : (otherwise); }
@@ -343,9 +361,14 @@ static int answer_processes(const gpu *g, const char *kind, int64_t now, unsigne
 
 #define PROCESSES(name, kind) int name(const gpu *g, unsigned *count, process *out) \
     { CALL(g); return answer_processes(g, kind, now, count, out); }
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2, "compute")
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2, "graphics")
+PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v2, "mps")
+#ifndef WITHOUT_V3 /* of a driver before 510 */
 PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3, "compute")
 PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3, "graphics")
 PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v3, "mps")
+#endif
 
 /* ---- power and fields */
 

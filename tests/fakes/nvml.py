@@ -54,12 +54,14 @@ class FakeGpu:
 
     # its counter
     gain: float = 1.0  # what the sensor says over what is true: counter and power
+    counter_gain: float = 1.0  # and the counter alone
     tick_s: float = 0.1
     phase_s: float = 0.0
     counter_start_j: float = 0.0
     wrap_mj: float = 0.0  # modulus of the counter; 0: it never wraps
     reset: Sequence[float] = ()  # when the counter restarts from 0
     frozen: Sequence[Span] = ()  # (from_s, to_s)
+    jump: Sequence[Span] = ()  # (joules, at_s): what the counter gains, and the card does not draw
 
     # its power readings
     sampling_s: float = 0.1
@@ -69,7 +71,8 @@ class FakeGpu:
     noise_seed: int = 0
     shortest_poll_s: float = 0.0  # a power read sooner after the one before gives 0 W, or the error too_fast_code
     too_fast_code: int = 0
-    module_w: float = -1.0  # power of scope 1 above scope 0; negative: scope 1 is not supported
+    module_w: float = -1.0  # power of scope 1 above scope 0, which the counter then holds too; negative: no scope 1
+    nonsense: Sequence[Span] = ()  # (milliwatts, from_s, to_s): what power answers instead, with success
 
     # its state
     errors: Sequence[Failure] = ()
@@ -77,6 +80,7 @@ class FakeGpu:
     mig: bool = False
     ecc: bool = True
     compute_mode: int = 0
+    compute_capability: float = 0.0  # 8.6; 0: the card does not tell
     power_limit_w: float = 400.0
     max_sm_clock_mhz: float = 1410.0
     memory_clock_mhz: float = 1215.0
@@ -86,7 +90,7 @@ class FakeGpu:
     memory_used_bytes: float = 1e9
 
 
-SPANS = ("lost", "frozen", "throttled", "compute", "graphics", "mps")
+SPANS = ("lost", "frozen", "jump", "nonsense", "throttled", "compute", "graphics", "mps")
 NOT_SCALARS = {"uuid", "name", "power", "linear", "temperature_c", "sm_clock_mhz", "reset", "errors", *SPANS}
 SCALARS = [field.name for field in dataclasses.fields(FakeGpu) if field.name not in NOT_SCALARS]
 
@@ -134,10 +138,11 @@ def _curve(name: str, curve: Curve, linear: bool = True) -> str:
     return _words(name, "linear" if linear else "step", *(number for point in points for number in point))
 
 
-def build(folder: Path, script: Path | None = None) -> Path:
+def build(folder: Path, script: Path | None = None, *, without_v3: bool = False) -> Path:
     """Compile the library into `folder`. Returns its path, ending in libnvidia-ml.so.1.
 
-    script: of the cards that it has where FAKE_NVML_SCRIPT names none
+    script:     of the cards that it has where FAKE_NVML_SCRIPT names none
+    without_v3: as a driver before 510, which has no newest way to list processes
     """
     compiler = shlex.split(os.environ.get("CC") or "cc")
     if shutil.which(compiler[0]) is None:
@@ -149,6 +154,7 @@ def build(folder: Path, script: Path | None = None) -> Path:
     library = folder / "libnvidia-ml.so.1"
     options = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", str(library), str(SOURCE)]
     options += [f'-DSCRIPT="{script}"'] if script else []
+    options += ["-DWITHOUT_V3"] if without_v3 else []
     done = subprocess.run([*compiler, *options, "-lm", "-lpthread", "-ldl"], capture_output=True)
     if done.returncode:
         raise RuntimeError(f"the fake GPU driver does not compile:\n{done.stderr.decode(errors='replace')}")
