@@ -11,6 +11,7 @@ from energybench.meter.reading import NO_SENSOR, Energy, Reading
 Sensors = frozenset[tuple[str, str]]  # (source, scope)
 PREFERENCE = ("gpu_counter", "rapl", "gpu_power_integral")  # one channel per device: the second only checks it
 MACHINE = "machine"  # the scope of a meter that sees everything: what others see is in its figure
+MODULE = "module"  # of a board with a GPU, its processor and their memory: what others see of these is in its figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,16 @@ def _channels(reading: Reading | None) -> list[Energy]:
     blind = {scope for scope, device in known if device and (scope, device) not in best}
     named = {scope for scope, device in best if device} - blind
     channels = [energy for (scope, device), energy in best.items() if bool(device) == (scope in named)]
-    return [energy for energy in channels if energy.scope == MACHINE] or channels
+    modules = {energy.device for energy in channels if energy.scope == MODULE}
+    apart = [energy for energy in channels if not modules or not _in_a_module(energy, modules)]
+    return [energy for energy in channels if energy.scope == MACHINE] or apart
+
+
+def _in_a_module(energy: Energy, modules: set[str]) -> bool:
+    """Whether a module's figure holds this one: a processor's does, and a GPU's unless it is a card of its own."""
+    if energy.scope == "gpu":
+        return energy.device in modules or not energy.device.startswith("GPU-")
+    return energy.scope in ("cpu", "dram")
 
 
 def metered(reading: Reading | None) -> Metered:

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from energybench.meter.nvml import Gpu, open_gpus, own_processes
+from energybench.meter.nvml import open_gpus, own_processes
+from energybench.meter.nvml_gpu import Gpu
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.visible import visible
 

@@ -6,24 +6,23 @@ gpu_power_integral   its power, sampled in the background and integrated (trace.
 
 from __future__ import annotations
 
-import itertools
 import os
-import statistics
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from energybench.meter.card_window import PowerWindow, StateWindow
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.counter import CounterFigure, Counters, SensorError
 from energybench.meter.devices import listed_uuids
-from energybench.meter.nvml import Gpu, own_processes, process_exists
+from energybench.meter.kept_trace import KeptTrace
+from energybench.meter.nvml import own_processes, process_exists
+from energybench.meter.nvml_gpu import Gpu, ImplausiblePower, Powers
+from energybench.meter.plausible import PowerLimit
 from energybench.meter.reading import CardState, Energy, Reading, SamplerState
-from energybench.meter.trace import Sample, integrate
+from energybench.meter.trace import Sample
 
 Read = TypeVar("Read")
 PERIOD_S = 0.2  # between samples: one holds a busy process up by 0.2 ms; under 50 ms some cards answer with zeros
-LONGEST_AVERAGE_S = 1.0  # over which nvmlDeviceGetPowerUsage may be a mean, by card and driver
-WIDEST_GAP = 5  # periods without a sample, past which power is not known
 STATE_EVERY = 3  # samples of power to one of temperature, clock and counter, which are slower
 PROCESSES_EVERY = 5  # and to one of who else is on the card
 
@@ -53,9 +52,9 @@ class GpuMeter:
     ) -> None:
         self._gpus, self._time, self._period_s = {gpu.uuid: gpu for gpu in gpus}, time, period_s
         reads = {gpu.uuid: gpu.energy_j for gpu in gpus if gpu.counter_reason is None}
-        self._counters = Counters(reads, time, tail_power_w)
-        self._metered = set(reads)
-        self.samples: list[Sample] = []  # of every window so far
+        self._counters = Counters(reads, time, tail_power_w, self._counter_limit)
+        self._trace = KeptTrace()  # of every window so far
+        self._newest: dict[str, tuple[float, Powers]] = {}
         now = {gpu.uuid: gpu.processes() for gpu in gpus}  # before we had a context of our own
         self._processes_before = {**now, **(processes_before or {})}
         self._own_processes: dict[str, set[int]] = {}
@@ -64,12 +63,24 @@ class GpuMeter:
         self._start_ns = 0
         self._begin()
 
+    @property
+    def samples(self) -> list[Sample]:
+        """Of every window so far, thinned where there are many."""
+        return self._trace.samples
+
+    @property
+    def answers(self) -> bool:
+        """Whether any card gives a figure of energy at all."""
+        return any(gpu.counter_reason is None or gpu.power_reason is None for gpu in self._gpus.values())
+
     def _begin(self) -> None:
-        self._first_sample, self._missed, self._rounds = len(self.samples), 0, 0
-        self._averages: dict[str, list[tuple[float, float]]] = {uuid: [] for uuid in self._gpus}
-        self._sampled_ns: list[int] = []
+        self._missed = self._rounds = 0
+        self._sampled_ns, self._largest_gap_s = 0, 0.0
         self._foreign_pids: dict[str, set[int]] = {uuid: set() for uuid in self._gpus}
         self._throttled_before: dict[str, dict[str, float]] = {}
+        self._states = {uuid: StateWindow() for uuid in self._gpus}
+        self._stretches: list[dict[str, PowerWindow]] = []  # the window's, and those of stretches inside it
+        self._working = False
 
     def start(self) -> None:
         """Returns on an edge of the first card's counter: the work may begin."""
@@ -84,10 +95,12 @@ class GpuMeter:
         self._stop_sampling = self._time.every(self._period_s, self._sample_cards)
         self._counters.start()
         self._start_ns = self._time.now_ns()
+        self._window, self._working = self.begin_stretch(self._start_ns), True
 
     def stop(self) -> Reading:
         """To be called right after the last synchronise; returns a few ticks later."""
         end_ns = self._time.now_ns()
+        self._working = False
         throttled = {uuid: _throttled_s(gpu) for uuid, gpu in self._gpus.items()}
         figures = self._counters.stop(end_ns)
         cpu_s = self._stop_sampling()
@@ -95,8 +108,8 @@ class GpuMeter:
         energy: list[Energy] = []
         cards: dict[str, CardState] = {}
         for uuid, gpu in self._gpus.items():
-            energy += [self._counter(uuid, gpu, figures), self._integral(uuid, gpu, self._start_ns, end_ns)]
-            cards[uuid] = self._card(uuid, gpu, throttled[uuid], end_ns)
+            energy += [self._counter(uuid, gpu, figures), *self._integrals(uuid, gpu, self._window, end_ns)]
+            cards[uuid] = self._card(uuid, gpu, throttled[uuid])
         seconds = (end_ns - self._start_ns) / 1e9
         return Reading(wall_s=seconds, energy=energy, cards=cards, sampler=self._sampler(cpu_s))
 
@@ -104,9 +117,22 @@ class GpuMeter:
         """A meter of a stretch inside this one's running window."""
         return NestedGpuMeter(self, self._time)
 
-    def integrals(self, start_ns: int, end_ns: int) -> list[Energy]:
-        """Integrals of the power that the sampler saw between two times of the running window; nothing is read."""
-        return [self._integral(uuid, gpu, start_ns, end_ns) for uuid, gpu in self._gpus.items()]
+    def begin_stretch(self, start_ns: int) -> dict[str, PowerWindow]:
+        """A stretch of the running window that begins now: what the sampler sees of it from here on is summed."""
+        stretch = {
+            uuid: PowerWindow(gpu, start_ns / 1e9, self._period_s, self._newest.get(uuid))
+            for uuid, gpu in self._gpus.items()
+        }
+        self._stretches = [*self._stretches, stretch]  # whole at once, for the sampler is running
+        return stretch
+
+    def end_stretch(self, stretch: dict[str, PowerWindow], end_ns: int) -> list[Energy]:
+        """Its integrals; nothing is read."""
+        self._stretches = [each for each in self._stretches if each is not stretch]
+        return [energy for uuid, gpu in self._gpus.items() for energy in self._integrals(uuid, gpu, stretch, end_ns)]
+
+    def _counter_limit(self, uuid: str) -> PowerLimit:
+        return self._gpus[uuid].limit(self._gpus[uuid].scope)
 
     def listed_cards(self) -> set[str]:
         """UUIDs of the cards on which the driver lists this process or one that it started."""
@@ -133,21 +159,40 @@ class GpuMeter:
         state = everything or self._rounds % STATE_EVERY == 0
         everything = everything or self._rounds % PROCESSES_EVERY == 0
         self._rounds += 1
-        self._sampled_ns.append(self._time.now_ns())
+        sampled_ns = self._time.now_ns()
+        if self._sampled_ns:
+            self._largest_gap_s = max(self._largest_gap_s, (sampled_ns - self._sampled_ns) / 1e9)
+        self._sampled_ns = sampled_ns
         for uuid, gpu in self._gpus.items():
             asked_ns = self._time.now_ns()
-            powers = self._try(gpu.powers_w) if gpu.power_reason is None else None
-            power_w, average_w = powers or (None, None)
+            powers = self._powers(uuid, gpu)
             now_ns = (asked_ns + self._time.now_ns()) // 2
             temperature_c = self._try(gpu.temperature_c) if state else None
             sm_clock_mhz = self._try(gpu.sm_clock_mhz) if state else None
-            self.samples.append(Sample(now_ns, uuid, power_w, temperature_c, sm_clock_mhz))
-            if average_w is not None:
-                self._averages[uuid].append((now_ns / 1e9, average_w))
+            power_w = None if powers is None else powers.power_w
+            self._trace.add(Sample(now_ns, uuid, power_w, temperature_c, sm_clock_mhz))
+            self._states[uuid].add(temperature_c, sm_clock_mhz, inside=self._working)
+            if powers is not None:
+                for stretch in self._stretches:
+                    stretch[uuid].add(now_ns / 1e9, powers)
+                self._newest[uuid] = (now_ns / 1e9, powers)
             if everything:
                 self._foreign_pids[uuid] |= self._foreign_among(uuid, gpu.processes())
         if state:
-            self._counters.check_for_reset()
+            self._counters.look()
+
+    def _powers(self, uuid: str, gpu: Gpu) -> Powers | None:
+        if gpu.power_reason is not None:
+            return None
+        try:
+            return gpu.powers()
+        except ImplausiblePower as error:
+            for stretch in self._stretches:
+                stretch[uuid].refuse(str(error))
+        except SensorError:
+            pass
+        self._missed += 1
+        return None
 
     def _foreign_among(self, uuid: str, on_card: set[int]) -> set[int]:
         unknown = on_card - self._own_processes.get(uuid, set())
@@ -169,13 +214,12 @@ class GpuMeter:
 
     def _counter(self, uuid: str, gpu: Gpu, figures: Mapping[str, CounterFigure]) -> Energy:
         if uuid not in figures:
-            return Energy(
-                source="unavailable", scope="gpu", device=uuid, reason=f"energy counter: {gpu.counter_reason}"
-            )
+            reason = f"energy counter: {gpu.counter_reason}"
+            return Energy(source="unavailable", scope=gpu.scope, device=uuid, reason=reason)
         figure = figures[uuid]
         return Energy(
             source="gpu_counter",
-            scope="gpu",
+            scope=gpu.scope,
             device=uuid,
             energy_j=figure.joules,
             error_j=figure.error_j,
@@ -183,40 +227,20 @@ class GpuMeter:
             detail=figure.detail,
         )
 
-    def _integral(self, uuid: str, gpu: Gpu, start_ns: int, end_ns: int) -> Energy:
+    def _integrals(self, uuid: str, gpu: Gpu, stretch: dict[str, PowerWindow], end_ns: int) -> list[Energy]:
         if gpu.power_reason is not None:
-            return Energy(source="unavailable", scope="gpu", device=uuid, reason=f"power: {gpu.power_reason}")
-        samples = self._samples_from(uuid, start_ns)
-        points = [(s.time_ns / 1e9, s.power_w) for s in samples if s.power_w is not None]
-        start_s, end_s = start_ns / 1e9, end_ns / 1e9
-        detail = {**gpu.power_is, "period_s": self._period_s}
-        gap_s = _widest([t for t, _ in points], start_s, end_s)
-        if gap_s > WIDEST_GAP * self._period_s:
-            reason = f"no power could be read for {gap_s:.1f} s"
-            return Energy(source="gpu_power_integral", scope="gpu", device=uuid, reason=reason, detail=detail)
-        joules, error_j = integrate([t for t, _ in points], [p for _, p in points], start_s, end_s)
-        averaged_s = gpu.power_is["averaging_s"]
-        if averaged_s is None and gpu.power_field is None:
-            averaged_s = LONGEST_AVERAGE_S  # NVML does not state it, and on many cards it is that
-        error_j += (averaged_s or 0.0) * (max(p for _, p in points) - min(p for _, p in points))
-        if averages := self._averages[uuid][-len(samples) :]:
-            detail["average_field_j"], _ = integrate([t for t, _ in averages], [p for _, p in averages], start_s, end_s)
-        return Energy(
-            source="gpu_power_integral", scope="gpu", device=uuid, energy_j=joules, error_j=error_j, detail=detail
-        )
+            return [Energy(source="unavailable", scope="gpu", device=uuid, reason=f"power: {gpu.power_reason}")]
+        return stretch[uuid].energies(end_ns / 1e9)
 
-    def _card(self, uuid: str, gpu: Gpu, throttled: Mapping[str, float], end_ns: int) -> CardState:
-        samples = [s for s in self._window_samples(uuid) if s.time_ns <= end_ns]
-        inside = [s for s in samples if s.time_ns >= self._start_ns] or samples
-        temperatures = [s.temperature_c for s in samples if s.temperature_c is not None]
-        clocks = [s.sm_clock_mhz for s in inside if s.sm_clock_mhz is not None]
+    def _card(self, uuid: str, gpu: Gpu, throttled: Mapping[str, float]) -> CardState:
+        state = self._states[uuid]
         before = self._throttled_before[uuid]
         grown = {reason: throttled[reason] - before[reason] for reason in throttled if reason in before}
         return CardState(
-            temperature_start_c=temperatures[0] if temperatures else None,
-            temperature_end_c=temperatures[-1] if temperatures else None,
-            temperature_max_c=max(temperatures, default=None),
-            sm_clock_mhz=statistics.fmean(clocks) if clocks else None,
+            temperature_start_c=state.first_c,
+            temperature_end_c=state.last_c,
+            temperature_max_c=state.hottest_c,
+            sm_clock_mhz=state.clock_mhz,
             throttled_s={reason: seconds for reason, seconds in grown.items() if seconds > 0},
             foreign_pids=sorted(self._foreign_pids[uuid] - own_processes()),
             mig=gpu.mig(),
@@ -224,23 +248,13 @@ class GpuMeter:
         )
 
     def _sampler(self, cpu_s: float) -> SamplerState:
-        gaps = [(b - a) / 1e9 for a, b in zip(self._sampled_ns, self._sampled_ns[1:], strict=False)]
         return SamplerState(
             period_s=self._period_s,
-            samples=len(self._sampled_ns),
+            samples=self._rounds,
             missed=self._missed,
-            largest_gap_s=max(gaps, default=0.0),
+            largest_gap_s=self._largest_gap_s,
             cpu_s=cpu_s,
         )
-
-    def _samples_from(self, uuid: str, start_ns: int) -> list[Sample]:
-        """Of this window, from a few samples before a time on: found at once, however long the window is."""
-        first = bisect_left(self.samples, start_ns, lo=self._first_sample, key=lambda sample: sample.time_ns)
-        earliest = max(self._first_sample, first - (WIDEST_GAP + 1) * len(self._gpus))
-        return [sample for sample in self.samples[earliest:] if sample.device == uuid]
-
-    def _window_samples(self, uuid: str) -> list[Sample]:
-        return [sample for sample in self.samples[self._first_sample :] if sample.device == uuid]
 
 
 class NestedGpuMeter:
@@ -250,13 +264,15 @@ class NestedGpuMeter:
     def __init__(self, around: GpuMeter, time: Time) -> None:
         self._around, self._time = around, time
         self._start_ns = 0
+        self._stretch: dict[str, PowerWindow] = {}
 
     def start(self) -> None:
         self._start_ns = self._time.now_ns()
+        self._stretch = self._around.begin_stretch(self._start_ns)
 
     def stop(self) -> Reading:
         end_ns = self._time.now_ns()
-        energy = self._around.integrals(self._start_ns, end_ns)
+        energy = self._around.end_stretch(self._stretch, end_ns)
         return Reading(wall_s=(end_ns - self._start_ns) / 1e9, energy=energy)
 
 
@@ -265,14 +281,3 @@ def _throttled_s(gpu: Gpu) -> dict[str, float]:
         return gpu.throttled_s()
     except SensorError:
         return {}  # that a card is lost stands with its energy
-
-
-def _widest(times_s: list[float], start_s: float, end_s: float) -> float:
-    """The longest stretch of a window without a sample."""
-    inside = [t for t in times_s if start_s < t < end_s]
-    before = [t for t in times_s if t <= start_s]
-    after = [t for t in times_s if t >= end_s]
-    points = [max(before, default=start_s), *inside, min(after, default=end_s)]
-    if not times_s:
-        return end_s - start_s + 1e9
-    return max(b - a for a, b in itertools.pairwise(points))

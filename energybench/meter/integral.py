@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class PowerStretch:
         before = max((t for t in times if t <= start_s), default=start_s)
         after = min((t for t in times if t >= end_s), default=end_s)
         edges = [before, *inside, after]
-        return max(b - a for a, b in zip(edges, edges[1:], strict=False))
+        return max(b - a for a, b in itertools.pairwise(edges))
 
     def widest_gap_s(self, end_s: float) -> float:
         """The longest time without a sample, until `end_s`; infinite where there was none at all."""

@@ -7,6 +7,7 @@ so that what is older has been thinned more often.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import replace
 
@@ -18,8 +19,8 @@ MOST_SAMPLES = 40_000  # of one device: two hours at five in a second
 class KeptTrace:
     """Samples of several devices, each added in the order of time."""
 
-    def __init__(self, most: int = MOST_SAMPLES) -> None:
-        self._most = most
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most or MOST_SAMPLES
         self._by_device: dict[str, list[Sample]] = {}
         self._lock = threading.Lock()  # a thread adds samples while another asks
 
@@ -51,7 +52,7 @@ def thinned(samples: list[Sample]) -> list[Sample]:
     kept = [*range(0, len(known) - 1, 2), len(known) - 1]
     surplus_j = [0.0] * len(kept)  # of what was dropped, above the line between its neighbours: half to each of them
     states = [known[index] for index in kept]
-    for number, (left, right) in enumerate(zip(kept, kept[1:], strict=False)):
+    for number, (left, right) in enumerate(itertools.pairwise(kept)):
         if right - left < 2:
             continue
         middle = left + 1
@@ -70,7 +71,7 @@ def thinned(samples: list[Sample]) -> list[Sample]:
 
 def _weights(times_s: list[float]) -> list[float]:
     """Of each sample, by how many seconds its power counts in the trapezoidal sum."""
-    gaps = [after - before for before, after in zip(times_s, times_s[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(times_s)]
     return [(before + after) / 2 for before, after in zip([0.0, *gaps], [*gaps, 0.0], strict=True)]
 
 

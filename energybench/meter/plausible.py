@@ -40,6 +40,14 @@ class PowerLimit:
             f"{self.origin}"
         )
 
+    def excess_w(self, watts: float) -> str | None:
+        """Why a power cannot be true; None where it can."""
+        if watts <= self.watts:
+            return None
+        return (
+            f"a power of {format_si(watts, 'W')} is more than it can draw: {format_si(self.watts, 'W')}, {self.origin}"
+        )
+
 
 def suspended(seconds: float) -> str:
     """The reason of a figure that is null because the machine slept in the window."""

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.meter import Meter
-from energybench.meter.nvml import Gpu, open_gpus
+from energybench.meter.nvml import open_gpus
+from energybench.meter.nvml_gpu import Gpu
 from energybench.meter.reading import NO_SENSOR, Energy, Reading
 from energybench.meter.unavailable import Unavailable
 

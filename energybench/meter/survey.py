@@ -8,7 +8,8 @@ from typing import Any
 from energybench.meter import rapl
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.counter import SensorError, infer_tick
-from energybench.meter.nvml import Gpu, open_gpus
+from energybench.meter.nvml import open_gpus
+from energybench.meter.nvml_gpu import Gpu
 from energybench.meter.sensors import MeterSelection, offered, open_cards
 from energybench.meter.unavailable import Unavailable
 

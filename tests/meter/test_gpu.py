@@ -212,7 +212,7 @@ def test_how_often_power_is_polled_does_not_matter(fake_driver: Plug, period_s: 
     assert counter.energy_j == pytest.approx(true_j, abs=counter.error_j)
     assert integral.energy_j == pytest.approx(true_j, abs=(integral.error_j or 0) + 0.02 * 400)  # and its delay
     assert integral.error_j is not None
-    assert integral.error_j <= 550 * period_s  # the steps of power, by one gap
+    assert integral.error_j <= 0.1 * true_j  # the mean of the last second sees what instant power may miss
 
 
 def test_a_gain_of_the_sensor_cancels_between_two_windows_of_one_card(fake_driver: Plug) -> None:

@@ -97,14 +97,7 @@ def test_what_a_dropped_sample_knew_beside_its_power_is_kept() -> None:
     look=st.sampled_from([Look(0.025, 0.025, 0.1, 800.0), Look(0.1, 0.1, 0.1, 800.0), Look(1.0, 1.0, 0.1, 800.0)]),
 )
 def test_whatever_a_square_wave_hides_from_the_sensor_the_truth_lies_within_the_error(
-    period_s: float,
-    duty: float,
-    low_w: float,
-    high_w: float,
-    phase: float,
-    seconds: float,
-    read_s: float,
-    look: Look,
+    period_s: float, duty: float, low_w: float, high_w: float, phase: float, seconds: float, read_s: float, look: Look
 ) -> None:
     """The truth is a closed form; the sensor shows the mean over the end of each of its own periods."""
 
