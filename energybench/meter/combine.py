@@ -11,7 +11,7 @@ from energybench.meter.reading import NO_SENSOR, Energy, Reading
 Sensors = frozenset[tuple[str, str]]  # (source, scope)
 PREFERENCE = ("gpu_counter", "rapl", "gpu_power_integral")  # one channel per device: the second only checks it
 MACHINE = "machine"  # the scope of a meter that sees everything: what others see is in its figure
-MODULE = "module"  # of a board with a GPU, its processor and their memory: what others see of these is in its figure
+MODULE = "module"  # and of one that sees a board with its processor, GPU and memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +46,31 @@ def added_error(errors: Iterable[float | None]) -> float | None:
 def _channels(reading: Reading | None) -> list[Energy]:
     """The measured figures that may be added: the best channel of each device; a meter of everything stands alone.
 
-    A part of the machine of which one device has no figure has no sum. A figure of a part that names no device is the
-    whole of it: never added to those of its devices.
+    A part of the machine of which one device has no figure has no sum; a device that is there and no part of the
+    measurement takes nothing from it. A figure of a part that names no device is the whole of it: never added to those
+    of its devices. Nor is what lies on a module added to the module's, nor a module as one source names it to the same
+    as another does.
     """
     best: dict[tuple[str, str], Energy] = {}
     known: set[tuple[str, str]] = set()
     for energy in reading.energy if reading else ():
         key = (energy.scope, energy.device)
-        if not energy.source.startswith(NO_SENSOR):
+        if not energy.source.startswith(NO_SENSOR) and not energy.unmetered:
             known.add(key)
         if energy.measured and (key not in best or _rank(energy) < _rank(best[key])):
             best[key] = energy
     blind = {scope for scope, device in known if device and (scope, device) not in best}
     named = {scope for scope, device in best if device} - blind
     channels = [energy for (scope, device), energy in best.items() if bool(device) == (scope in named)]
-    modules = {energy.device for energy in channels if energy.scope == MODULE}
-    apart = [energy for energy in channels if not modules or not _in_a_module(energy, modules)]
-    return [energy for energy in channels if energy.scope == MACHINE] or apart
+    if modules := [energy for energy in channels if energy.scope == MODULE]:
+        source, devices = min(modules, key=_rank).source, {energy.device for energy in modules}
+        others = [energy for energy in channels if energy.scope != MODULE and not _on_a_module(energy, devices)]
+        channels = [*(energy for energy in modules if energy.source == source), *others]
+    return [energy for energy in channels if energy.scope == MACHINE] or channels
 
 
-def _in_a_module(energy: Energy, modules: set[str]) -> bool:
-    """Whether a module's figure holds this one: a processor's does, and a GPU's unless it is a card of its own."""
+def _on_a_module(energy: Energy, modules: set[str]) -> bool:
+    """Whether a module's figure holds this one: its processor's and memory's, and its GPU's unless that is a card."""
     if energy.scope == "gpu":
         return energy.device in modules or not energy.device.startswith("GPU-")
     return energy.scope in ("cpu", "dram")
@@ -97,7 +101,7 @@ def metered_by_scope(reading: Reading | None) -> dict[str, float]:
         reading: of one window; None where there was none
 
     Returns:
-        Scope ("gpu", "cpu", "dram", "machine") → joules, of the scopes that were measured.
+        Scope ("gpu", "cpu", "dram", "module", "machine") → joules, of the scopes that were measured.
     """
     parts: dict[str, float] = {}
     for energy in _channels(reading):

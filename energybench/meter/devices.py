@@ -101,7 +101,7 @@ def with_every_card(reading: Reading, reason: str) -> Reading:
             scope "gpu" says why none could be
         reason: why a card that was used was not metered
     """
-    if not any(each.scope == "gpu" and each.device for each in reading.energy):
+    if not any(each.scope == "gpu" and each.device and not each.unmetered for each in reading.energy):
         return reading
     unseen = unmetered(reading.energy, uuids(), reason)
     return reading.model_copy(update={"energy": [*reading.energy, *unseen]}) if unseen else reading

@@ -22,7 +22,9 @@ from energybench.common.quantities import (
 )
 
 MEASURED_SOURCES = frozenset({"gpu_counter", "gpu_power_integral", "rapl"})
+MEASURED_BEGINNINGS = ("meter(", "hwmon(")  # of sources that carry a name
 NO_SENSOR = ("model(", "replay(")  # beginnings of sources that are no sensor's
+UNMETERED = "unmetered"  # detail of what is there and is no part of this measurement: true
 
 
 class RecordModel(BaseModel):
@@ -36,7 +38,7 @@ class Energy(RecordModel):
 
     Either `energy_j` in joules, with `error_j` if the sensor knows it, or null and the `reason`; never 0 for unknown.
 
-    source: one of MEASURED_SOURCES; `meter(NAME)` of another package; `model(...)` or `replay(...)`, which are no
+    source: one of MEASURED_SOURCES; `hwmon(DRIVER)` of the kernel; `meter(NAME)` of another package; `model(...)` or `replay(...)`, which are no
             measurement; "unavailable" for a sensor that was never there
     """
 
@@ -50,13 +52,18 @@ class Energy(RecordModel):
 
     @property
     def measured(self) -> bool:
-        known = self.source in MEASURED_SOURCES or self.source.startswith("meter(")
+        known = self.source in MEASURED_SOURCES or self.source.startswith(MEASURED_BEGINNINGS)
         return known and self.energy_j is not None
 
     @property
     def lost(self) -> bool:
         """Whether a sensor that was there gave no figure."""
         return self.energy_j is None and self.source != "unavailable"
+
+    @property
+    def unmetered(self) -> bool:
+        """Whether it says of something that it is there and no part of this measurement: no figure is missing."""
+        return self.energy_j is None and self.detail.get(UNMETERED) is True
 
 
 class CardState(RecordModel):

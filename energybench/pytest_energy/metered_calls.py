@@ -203,7 +203,7 @@ class Metering:
             *(
                 part.device
                 for part in reading.energy
-                if part.measured or (part.device and not part.source.startswith(NO_SENSOR))
+                if part.measured or (part.device and not part.source.startswith(NO_SENSOR) and not part.unmetered)
             ),
         }
         reading = refuse_short(reading)
