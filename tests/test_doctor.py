@@ -33,6 +33,7 @@ from energybench.meter.unavailable import Unavailable
 from energybench.process import forkserver
 from energybench.trial.calibrate import noise_floor
 
+GPUS = doctor.survey.gpus  # before a test puts another in its place
 MODEL = {"cpu": None, "tdp_w": 8.0, "tdp_source": "a guess", "ram_w": 20.0}
 NO_GPU = Unavailable("NVML: NVML Shared Library Not Found", "absent", "install the driver")
 WORKLOAD = {"model": {"use": "cnn"}, "data": "digits, shipped with a dependency"}
@@ -44,7 +45,6 @@ Driver = Callable[..., FakeDriver]
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """A machine without sensors, whatever this one has; and nothing slow."""
     monkeypatch.setattr(doctor.survey, "gpus", lambda uuids=None, time=REAL_TIME: ([], NO_GPU))
-    monkeypatch.setattr(doctor, "DRIVER", tmp_path / "no driver")
     monkeypatch.setattr(doctor.rapl, "survey", partial(rapl.survey, system=tmp_path / "no events"))
     monkeypatch.setenv(rapl.VARIABLE, str(tmp_path / "no powercap"))
     monkeypatch.setattr(carbon, "model_parameters", lambda: MODEL)
@@ -101,8 +101,9 @@ def test_the_model_is_named_a_model_and_never_a_saving() -> None:
 
 
 def test_a_container_without_its_cards_is_told_how_to_get_them(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "version").touch()
-    bare.setattr(doctor, "DRIVER", tmp_path / "version")
+    (tmp_path / "module/nvidia").mkdir(parents=True)
+    bare.setenv("ENERGYBENCH_SYSFS", str(tmp_path))
+    bare.setattr(doctor.survey, "gpus", GPUS)
     assert "--gpus all" in sensor(doctor.examine(), "NVML")["remedy"]
 
 
@@ -508,3 +509,48 @@ def test_a_child_that_cannot_train_is_told_with_its_reason(tmp_path: Path) -> No
     assert done.returncode == 3
     assert "error[E504]: the calibration failed: ImportError: half installed" in errors
     assert "versions: " in out
+
+
+# ── what is there and cannot be used is named ─────────────────────────────────────────────────────────────
+
+
+def test_a_card_that_cannot_be_opened_is_a_sensor_of_its_own_and_hides_no_other(
+    fake_driver: Driver, bare: pytest.MonkeyPatch
+) -> None:
+    bare.setattr(doctor.survey, "gpus", GPUS)
+    refused = FakeGpu(uuid="GPU-2", errors=[("nvmlDeviceGetHandleByIndex", 4)])
+    driver = fake_driver(FakeGpu(name="Fake H100"), refused, call_s=2e-5)
+    facts = doctor.examine(driver.time)
+    assert sensor(facts, "Fake H100")["usable"]
+    row = sensor(facts, "GPU 1")
+    assert not row["usable"]
+    assert row["why"] == "Insufficient Permissions"
+    assert "control group" in row["remedy"]
+    assert "GPU 1: not usable: Insufficient Permissions" in words(printed(facts))
+
+
+def test_a_driver_that_does_not_fit_its_library_is_told_with_what_mends_it(
+    fake_driver: Driver, bare: pytest.MonkeyPatch
+) -> None:
+    bare.setattr(doctor.survey, "gpus", GPUS)
+    driver = fake_driver(FakeGpu(), errors=[("nvmlInitWithFlags", 18)])
+    row = sensor(doctor.examine(driver.time), "NVML")
+    assert "mismatch" in row["why"]
+    assert row["remedy"].startswith("start the machine again")
+
+
+def test_a_counter_of_a_whole_module_is_told_as_such(fake_driver: Driver, bare: pytest.MonkeyPatch) -> None:
+    bare.setattr(doctor.survey, "gpus", GPUS)
+    driver = fake_driver(FakeGpu(name="Fake GH200", module_w=200.0), call_s=2e-5)
+    row = sensor(doctor.examine(driver.time), "Fake GH200")
+    assert (row["scope"], row["usable"]) == ("module", True)
+    assert "processor included" in row["why"]
+
+
+def test_a_power_that_no_card_has_is_no_sensor(fake_driver: Driver, bare: pytest.MonkeyPatch) -> None:
+    bare.setattr(doctor.survey, "gpus", GPUS)
+    nonsense = FakeGpu(name="Stub", nonsense=[(0xFFFFFFFF,)], errors=[("nvmlDeviceGetTotalEnergyConsumption", 3)])
+    driver = fake_driver(nonsense, call_s=2e-5)
+    row = sensor(doctor.examine(driver.time), "Stub")
+    assert not row["usable"]
+    assert "more than it can draw" in row["why"]

@@ -21,7 +21,7 @@ from energybench.common.safe_read import list_folder
 from energybench.meter import rapl, survey
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.gpu import PERIOD_S
-from energybench.meter.nvml import held_open
+from energybench.meter.nvml import held_open, refused_gpus
 from energybench.meter.sensors import ThirdParty, offered
 from energybench.meter.unavailable import Unavailable
 from energybench.process.forkserver import Launcher
@@ -29,7 +29,6 @@ from energybench.records.run_folder import scratch
 
 PACKAGES = ("torch", "torchvision", "fvcore", "codecarbon", "nvidia-ml-py", "scipy", "numpy")
 LOOK_S = 1.0  # at another package's meter, to see whether it answers
-DRIVER = Path("/proc/driver/nvidia/version")  # there in a container too, whose cards may not be
 
 CALIBRATE_S = 30.0
 FEWEST_PAIRS = 5  # a spread from fewer could be several times too small
@@ -40,12 +39,11 @@ UNCALIBRATED = "not calibrated; energybench doctor --calibrate finds them, in ab
 CARD_REMEDIES = {
     "Not Supported": "no command mends it: counters need Volta or newer, and virtual GPUs have none",
     "Insufficient Permissions": "run as root, or ask whoever runs the host to let guests read it",
-    "lost": "sudo nvidia-smi --gpu-reset, or start the machine again",
-    "mismatch": "start the machine again: the driver was updated while it was loaded",
+    "more than it can draw": "update the driver: it answers powers that no card has",
     "stood still": "update the driver; nvidia-smi -q -d POWER shows whether it reads the card at all",
 }
 CARD_WARNINGS = {
-    "mig": ("MIG is on: the sensors see the whole card, not a slice", "sudo nvidia-smi -i {uuid} -mig 0"),
+    "mig": ("MIG is on, or not told: the sensors see the whole card, not a slice", "sudo nvidia-smi -i {uuid} -mig 0"),
     "mps": ("MPS is on: the energy is that of all processes on the card", "echo quit | nvidia-cuda-mps-control"),
 }
 
@@ -107,12 +105,9 @@ def _sensor(
 
 def _cards(time: Time) -> list[dict[str, Any]]:
     cards, missing = survey.gpus(time=time)
-    if missing is None:
-        return [_card(card) for card in cards]
-    remedy = _card_remedy(missing.reason, missing.remedy)
-    if missing.kind == "absent" and DRIVER.exists():
-        remedy = "the driver is loaded, so this is a container without its cards: start it with --gpus all"
-    return [_sensor("NVML", "gpu", missing.reason.removeprefix("NVML: "), remedy)]
+    refused = refused_gpus() if missing is None else {"NVML": missing}
+    rows = [_sensor(name, "gpu", why.reason.removeprefix("NVML: "), why.remedy) for name, why in refused.items()]
+    return [*map(_card, cards), *rows]
 
 
 def _card(card: dict[str, Any]) -> dict[str, Any]:
@@ -122,10 +117,13 @@ def _card(card: dict[str, Any]) -> dict[str, Any]:
     card["warnings"] = [
         {"warning": text, "remedy": remedy.format(uuid=card["uuid"])}
         for key, (text, remedy) in CARD_WARNINGS.items()
-        if card[key]
+        if card[key] is not False
     ]
+    scope = card.pop("scope")
+    of = " of the whole module, its processor included" * (scope == "module")
     if lacks is None:
-        return _sensor(scope="gpu", reason="energy counter" + ", and power to check it" * bool(card["power"]), **card)
+        checked = ", and power to check it" * bool(card["power"])
+        return _sensor(scope=scope, reason=f"energy counter{of}{checked}", **card)
     mends = card["counter_remedy"] = _card_remedy(lacks, "update the driver until nvidia-smi shows its power")
     if card["power"]:
         return _sensor(scope="gpu", reason="power, integrated, for want of a counter", **card)

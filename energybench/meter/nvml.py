@@ -102,6 +102,14 @@ def find_gpus(uuids: Sequence[str] | None = None) -> Cards:
     return Cards(tuple(opened), refused)
 
 
+def refused_gpus() -> dict[str, Unavailable]:
+    """Cards of this machine that cannot be opened, as `Cards.refused` names them; none where there is no driver."""
+    try:
+        return find_gpus().refused
+    except Unavailable:
+        return {}
+
+
 def open_gpus(uuids: Sequence[str] | None = None) -> list[Gpu]:
     """The cards that can be opened, at least one, and every one that is named.
 

@@ -5,6 +5,7 @@ What is missing is a meter too: it says in every window why there is no figure.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -12,19 +13,24 @@ from typing import Any, Literal
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.meter import Meter
-from energybench.meter.nvml import open_gpus
-from energybench.meter.nvml_gpu import Gpu
-from energybench.meter.reading import NO_SENSOR, Energy, Reading
+from energybench.meter.devices import visible_uuids
+from energybench.meter.nvml import Cards, find_gpus, refused_gpus
+from energybench.meter.reading import NO_SENSOR, UNMETERED, Energy, Reading
 from energybench.meter.unavailable import Unavailable
+from energybench.meter.visible import refuse_slices
 
 GROUP = "energybench.meters"  # entry points: () → Meter, or raises Unavailable
 
 
 class UnavailableMeter:
-    """A sensor that is not there: its figure is null in every window, with the reason."""
+    """A sensor that is not there: its figure is null in every window, with the reason.
 
-    def __init__(self, scope: str, reason: str, device: str = "") -> None:
-        self._energy = Energy(source="unavailable", scope=scope, device=device, reason=reason)
+    unmetered: whether it is no part of what is to be measured, so that no sum waits for it
+    """
+
+    def __init__(self, scope: str, reason: str, device: str = "", *, unmetered: bool = False) -> None:
+        detail = {UNMETERED: True} if unmetered else {}
+        self._energy = Energy(source="unavailable", scope=scope, device=device, reason=reason, detail=detail)
 
     def start(self) -> None: ...
 
@@ -73,8 +79,9 @@ class ThirdParty:
 
 
 def measures(meter: Meter) -> bool:
-    """Whether a meter reads a sensor, rather than say why there is none or model one."""
-    return not isinstance(meter, UnavailableMeter) and not getattr(meter, "models", False)
+    """Whether a meter reads a sensor that answers, rather than say why there is none or model one."""
+    silent = isinstance(meter, UnavailableMeter) or getattr(meter, "models", False)
+    return not silent and bool(getattr(meter, "answers", True))
 
 
 def nested_meters(meters: Sequence[Meter]) -> list[Meter]:
@@ -136,25 +143,55 @@ def open_meters(wanted: MeterSelection, device: str) -> list[Meter]:
     return meters
 
 
-def open_cards(gpus: str | Sequence[str], device: str) -> list[Gpu]:
+def find_cards(gpus: str | Sequence[str], device: str) -> Cards:
     """The cards that are asked for, as `MeterSelection` says it; none where a trial on the CPU uses none.
 
+    Args:
+        gpus: "used", "all", or UUIDs
+        device: "cpu", the UUID of the card that trains, or several joined by "+"
+
     Raises:
-        Unavailable: where they are asked for and cannot be opened
+        Unavailable: where they are asked for and there is no driver, no card, or only slices of one
     """
     if gpus == "used" and device == "cpu":
-        return []
-    return open_gpus({"used": [device], "all": None}[gpus] if isinstance(gpus, str) else list(gpus))
+        return Cards((), {})
+    if not isinstance(gpus, str):
+        return find_gpus(list(gpus))
+    if gpus == "used":
+        refuse_slices(os.environ)
+        return find_gpus(device.split("+"))
+    cards = find_gpus()
+    if not cards.opened:
+        raise next(iter(cards.refused.values()))
+    return cards
 
 
 def _gpus(wanted: MeterSelection, device: str) -> list[Meter]:
     from energybench.meter.gpu import GpuMeter
 
     try:
-        gpus = open_cards(wanted.gpus, device)
+        cards = find_cards(wanted.gpus, device)
+        if wanted.of_children and wanted.gpus == "used" and device == "cpu":
+            visible_uuids()  # raises where a command may use cards and it cannot be told which
     except Unavailable as unavailable:
-        return [UnavailableMeter("gpu", unavailable.reason)]
-    return [GpuMeter(gpus, of_children=wanted.of_children, processes_before=wanted.processes_before)] if gpus else []
+        if unavailable.kind == "absent" and (wanted.gpus, device) == ("used", "cpu"):
+            return []  # a machine without a card lacks nothing
+        return [UnavailableMeter("gpu", told(unavailable))]
+    meters: list[Meter] = []
+    if cards.opened:
+        meters.append(GpuMeter(cards.opened, of_children=wanted.of_children, processes_before=wanted.processes_before))
+    if wanted.gpus == "all":
+        named, others = {}, cards.refused
+    else:
+        named, others = cards.refused, refused_gpus() if cards.opened else {}
+    meters += [UnavailableMeter("gpu", told(why), uuid) for uuid, why in named.items()]
+    meters += [UnavailableMeter("gpu", told(why), name, unmetered=True) for name, why in others.items()]
+    return meters
+
+
+def told(unavailable: Unavailable) -> str:
+    """The reason in a reading, with what helps; where the sensor is just not there, nothing does."""
+    return unavailable.reason if unavailable.kind == "absent" else str(unavailable)
 
 
 def _processor() -> Meter:

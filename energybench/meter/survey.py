@@ -10,12 +10,12 @@ from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.counter import SensorError, infer_tick
 from energybench.meter.nvml import open_gpus
 from energybench.meter.nvml_gpu import Gpu
-from energybench.meter.sensors import MeterSelection, offered, open_cards
+from energybench.meter.sensors import MeterSelection, find_cards, offered, told
 from energybench.meter.unavailable import Unavailable
 
 
 def gpus(time: Time = REAL_TIME) -> tuple[list[dict[str, Any]], Unavailable | None]:
-    """(facts of every card, with its counter's tick; why there is none). Takes about a second per card."""
+    """(facts of every card that can be opened, with its counter's tick; why there is none). About a second per card."""
     try:
         return [facts(gpu, time) for gpu in open_gpus()], None
     except Unavailable as unavailable:
@@ -24,12 +24,12 @@ def gpus(time: Time = REAL_TIME) -> tuple[list[dict[str, Any]], Unavailable | No
 
 def facts(gpu: Gpu, time: Time = REAL_TIME) -> dict[str, Any]:
     """One card: what a comparison must keep equal, its sensors, and `tick` of its counter or `tick_reason`."""
-    card: dict[str, Any] = gpu.facts()
+    card: dict[str, Any] = gpu.facts() | {"tick": None}
     if gpu.counter_reason is None:
         try:
             card["tick"] = asdict(infer_tick(gpu.energy_j, time))
         except SensorError as error:
-            card["tick"], card["tick_reason"] = None, str(error)
+            card["tick_reason"] = str(error)
     return card
 
 
@@ -46,14 +46,17 @@ def sensors(wanted: MeterSelection, device: str) -> dict[str, Any]:
     measured, missing = list[str](), dict[str, str]()
     cards: list[dict[str, Any]] = []
     try:
-        cards = [facts(gpu) for gpu in open_cards(wanted.gpus, device)]
+        found = find_cards(wanted.gpus, device)
     except Unavailable as unavailable:
-        missing["gpu"] = unavailable.reason
+        missing["gpu"] = told(unavailable)
+    else:
+        cards = [facts(gpu) for gpu in found.opened]
+        missing |= {name: told(why) for name, why in found.refused.items()}
     for card in cards:
-        if card["counter"] or card["power"]:
+        if (card["counter"] and card["tick"]) or card["power"]:
             measured.append(f"{card['name']} {card['uuid']}")
         else:
-            missing[card["uuid"]] = card["counter_reason"]
+            missing[card["uuid"]] = card["counter_reason"] or card["tick_reason"]
     measured += [name for name in wanted.meters if name in offered()]
     ways = rapl.survey()
     usable = next((way for way in ways if way["usable"]), None)

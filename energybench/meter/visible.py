@@ -30,10 +30,8 @@ def visible(cards: Sequence[tuple[str, str]], environment: Mapping[str, str]) ->
     by_bus = environment.get(ORDER) == "PCI_BUS_ID" or len({name for _, name in cards}) <= 1
     seen: list[str] = []
     numbered = False
+    refuse_slices(environment)
     for word in (word.strip() for word in asked.split(",")):
-        if word.startswith("MIG-"):
-            reason = f"{VISIBLE}={asked}: a slice of a card has no counter of its own"
-            raise Unavailable(reason, "unsupported", "use whole cards")
         uuid = _by_number(cards, word) if word.isdecimal() else _by_uuid(cards, word)
         if uuid is None or uuid in seen:
             break  # as CUDA does: what follows a word that is no card is not seen
@@ -43,6 +41,14 @@ def visible(cards: Sequence[tuple[str, str]], environment: Mapping[str, str]) ->
         reason = f"{VISIBLE}={asked} does not say which of {len(cards)} different cards are meant"
         raise Unavailable(reason, "unsupported", REMEDY)
     return seen
+
+
+def refuse_slices(environment: Mapping[str, str]) -> None:
+    """Raises Unavailable where a program sees a slice of a card: the sensors are the whole card's."""
+    asked = environment.get(VISIBLE) or ""
+    if any(word.strip().startswith("MIG-") for word in asked.split(",")):
+        reason = f"{VISIBLE}={asked}: a slice of a card (MIG) has no counter of its own"
+        raise Unavailable(reason, "unsupported", "use whole cards: sudo nvidia-smi -mig 0")
 
 
 def _by_number(cards: Sequence[tuple[str, str]], word: str) -> str | None:

@@ -30,10 +30,8 @@ def energy(spec: PlanSpec, measure: MeasureTable, device: str) -> tuple[dict[str
     facts = survey.sensors(sensors.MeterSelection(measure.energy, measure.gpus, measure.meters), device)
     if not facts["measured"]:
         facts["energy_model"] = model_parameters()
-    if measure.energy == "require" and not facts["measured"]:
-        reasons = "; ".join(facts["missing"].values())
+    if measure.energy == "require" and (message := _refusal(facts, measure, device)):
         hint = 'energybench doctor says what it has; or: energy = "if available"'
-        message = f"this machine cannot measure energy: {reasons}"
         problems.append(Problem("E501", message, spec.where("measure", "energy"), hint))
     if measure.carbon:
         try:
@@ -42,3 +40,15 @@ def energy(spec: PlanSpec, measure: MeasureTable, device: str) -> tuple[dict[str
             place = spec.where("measure", "carbon", "country")
             problems += [problem.placed(place) for problem in error.problems]
     return facts, problems
+
+
+def _refusal(facts: dict[str, Any], measure: MeasureTable, device: str) -> str:
+    """Why energy that is required would not be that of what trains; "" where it is."""
+    measured: list[str] = facts["measured"]
+    if not measured:
+        return f"this machine cannot measure energy: {'; '.join(facts['missing'].values())}"
+    if device == "cpu" or measure.meters:  # another package's meter says of what it is
+        return ""
+    unseen = [uuid for uuid in device.split("+") if not any(name.endswith(uuid) for name in measured)]
+    reasons = [f"{uuid}: {facts['missing'].get(uuid) or facts['missing'].get('gpu', 'not metered')}" for uuid in unseen]
+    return f"what trains is not what is metered: {'; '.join(reasons)}" if unseen else ""
