@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from energybench.meter.plausible import IMPLAUSIBLE
 from energybench.meter.reading import CardState as Card
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.reading import SamplerState as Sampler
@@ -68,6 +69,13 @@ def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
     run = Run(stamp=["quick"])
     differing = run.counting_run(PLAIN).model_copy(update={"keys": {}, "passes": Passes()})
     lost = {"train": Reading(wall_s=1, energy=[Energy(source="rapl", scope="cpu")])}
+    impossible = Energy(source="rapl", scope="cpu", device="package-0", reason="a jump", detail={IMPLAUSIBLE: 5e4})
+    dram = Energy(source="rapl", scope="dram", device="package-0/dram", energy_j=1.0)
+    disturbed = {
+        "train": Reading(
+            wall_s=10, cpu_s=8, other_cpu_s=2, suspended_s=60, trackers=["codecarbon"], energy=[impossible, dram]
+        )
+    }
     hot, cool = (
         trial(phases=on_card(Card(temperature_start_c=heat)), environment={"torch": torch})
         for heat, torch in ((60.0, "2.13"), (40.0, "2.11"))
@@ -87,6 +95,7 @@ def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
         *flags.check_trial(trial(status="diverged")),
         *flags.check_trial(trial(data_wait_s=5.0)),
         *flags.check_trial(trial(phases=lost)),
+        *flags.check_trial(trial(phases=disturbed)),
         *flags.check_trial(trial(phases=window(10, 2))),
         *flags.check_cell(
             blocks=1,

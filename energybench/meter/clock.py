@@ -71,6 +71,7 @@ class RealTime:
         return stop
 
 
+PROCFS = "ENERGYBENCH_PROC"
 SUSPENDED_S = 0.1  # and more is a sleep: two clocks that are read one after the other differ by less
 REAL_TIME = RealTime()  # every window's; a test puts another clock behind its methods
 
@@ -137,22 +138,28 @@ class WallClock:
         return Reading(wall_s=wall_s)
 
 
-def stolen_s(stat: Path = Path("/proc/stat")) -> float | None:
+def procfs() -> Path:
+    """Where the kernel tells of processes and their time: elsewhere where $ENERGYBENCH_PROC says so, as in a container
+    into which the host's /proc is mounted."""
+    return Path(os.environ.get(PROCFS) or "/proc")
+
+
+def stolen_s(stat: Path | None = None) -> float | None:
     """CPU seconds, all cores, in which this machine wanted to run and its host ran another; None if it is not known."""
     times = _cpu_times(stat)
     return times[7] if times else None
 
 
-def busy_s(stat: Path = Path("/proc/stat")) -> float | None:
+def busy_s(stat: Path | None = None) -> float | None:
     """CPU seconds, all cores, in which anything ran on this machine, whoever's; None if it is not known."""
     times = _cpu_times(stat)
     return sum(times[:3]) + sum(times[5:7]) if times else None  # without idle and iowait
 
 
-def _cpu_times(stat: Path) -> list[float]:
+def _cpu_times(stat: Path | None) -> list[float]:
     """Seconds of all cores: user nice system idle iowait irq softirq steal; empty where they are not known."""
     try:
-        fields = stat.read_text(encoding="ascii").split("\n", 1)[0].split()
+        fields = (stat or procfs() / "stat").read_text(encoding="ascii").split("\n", 1)[0].split()
         times = [int(field) / os.sysconf("SC_CLK_TCK") for field in fields[1:9]]
     except (OSError, ValueError):
         return []

@@ -75,7 +75,7 @@ class CardState(RecordModel):
     sm_clock_mhz: Megahertz | None = None  # mean over the samples
     throttled_s: dict[str, Seconds] = Field(default_factory=dict)  # reason → seconds held back
     foreign_pids: list[Pid] = Field(default_factory=list)  # processes on the card that are not the trial's
-    mig: bool | None = None  # sliced: the counter is the whole card's
+    mig: bool | None = False  # sliced: the counter is the whole card's; null where it does not tell
     mps: bool | None = None  # shared: several processes in one context
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from energybench.meter import Meter
+from energybench.meter import Meter, trackers
 from energybench.meter.clock import REAL_TIME, Clock
 from energybench.meter.combine import added_error
 from energybench.meter.counter import AT_MOST
@@ -25,10 +25,19 @@ class Window:
             an edge encloses those that answer at once
         synchronise: waits for every used device; called before the first and the last read, never inside
         clock: says how long the window was; by default also of its CPU seconds and of the host's
+        inside: whether it is a stretch inside another window, which looks for other trackers itself
     """
 
-    def __init__(self, meters: Sequence[Meter], synchronise: Callable[[], None], clock: Meter | None = None) -> None:
+    def __init__(
+        self,
+        meters: Sequence[Meter],
+        synchronise: Callable[[], None],
+        clock: Meter | None = None,
+        *,
+        inside: bool = False,
+    ) -> None:
         self._meters, self._synchronise = [*meters, clock or Clock()], synchronise
+        self._looks_for_trackers, self._trackers = bool(meters) and not inside, frozenset[str]()
         self._began_ns: list[int] = []  # when each meter had started
         self._pieces: list[Reading] = []
         self.start_ns = 0  # of the first piece
@@ -36,11 +45,18 @@ class Window:
 
     def start(self) -> None:
         """Open a piece. Returns when the work may begin; raises what `synchronise` and the meters raise."""
-        self._synchronise()
-        self._began_ns = []
-        for meter in self._meters:
-            meter.start()
-            self._began_ns.append(REAL_TIME.now_ns())
+        if self._looks_for_trackers:
+            self._trackers = trackers.running()
+            trackers.announce()
+        try:
+            self._synchronise()
+            self._began_ns = []
+            for meter in self._meters:
+                meter.start()
+                self._began_ns.append(REAL_TIME.now_ns())
+        except BaseException:  # a Ctrl-C while an edge is awaited
+            self._withdraw()
+            raise
         self._piece_ns = REAL_TIME.now_ns()
         self.start_ns = self.start_ns or self._piece_ns
 
@@ -62,7 +78,16 @@ class Window:
             open_s = max(open_s, reading.wall_s)  # a busy machine returns late from the meter's own start
             window_s = readings[0].wall_s if readings else open_s  # the clock's, which is innermost
             readings.append(_with_waiting(reading, open_s, window_s))
-        self._pieces.append(_of_one_piece(readings))
+        piece = _of_one_piece(readings)
+        if self._looks_for_trackers:
+            seen = sorted(self._trackers | trackers.running())
+            self._withdraw()
+            piece = piece.model_copy(update={"trackers": seen})
+        self._pieces.append(piece)
+
+    def _withdraw(self) -> None:
+        if self._looks_for_trackers:
+            trackers.withdraw()
 
     def reading(self) -> Reading:
         """All pieces so far. A window that was never opened lasted no time and saw no energy."""
@@ -229,7 +254,7 @@ def _card(parts: Sequence[CardState]) -> CardState:
         sm_clock_mhz=sum(clocks) / len(clocks) if clocks else None,
         throttled_s={reason: sum(part.throttled_s.get(reason, 0.0) for part in parts) for reason in reasons},
         foreign_pids=sorted({pid for part in parts for pid in part.foreign_pids}),
-        mig=any(part.mig for part in parts),
+        mig=any(part.mig for part in parts) or (None if any(part.mig is None for part in parts) else False),
         mps=any(part.mps for part in parts),
     )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from energybench.meter.doubts import COUNTER, INTEGRAL
 from energybench.records.record import CountingRun, Trial
 from energybench.stats import paired
 from energybench.verdict import flag_codes, wording
 from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Check, RaisedFlag, Result, Workload
-from energybench.verdict.flags import COUNTER, INTEGRAL
 from energybench.verdict.workload import raised
 
 COUNTED = ("witness_differs", "uncounted_steps", "estimate_gap", "ledger_differs")

@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from energybench.meter.doubts import DOUBTS, Severity
 from energybench.records.record import Flag
 
-Severity = Literal["invalid", "struck", "marked"]
 Scope = Literal["trial", "cell", "workload", "run"]
 
 
@@ -33,6 +33,14 @@ class FlagKind:
 
 
 IN_TRIAL = "in the trial"
+
+
+def _of_a_window(code: str) -> FlagKind:
+    """What the sensors of any window may raise: see meter/doubts.py."""
+    doubt = next(doubt for doubt in DOUBTS if doubt.code == code)
+    return FlagKind(code, doubt.severity, "trial", "check_trial", doubt.sentence)
+
+
 REGISTRY: tuple[FlagKind, ...] = (
     FlagKind(
         "dead_layer",
@@ -41,13 +49,8 @@ REGISTRY: tuple[FlagKind, ...] = (
         IN_TRIAL,
         "A method's override was never entered: what ran was not the method.",
     ),
-    FlagKind(
-        "sensor_lost",
-        "invalid",
-        "trial",
-        "check_trial",
-        "An energy sensor died inside the window; a partial total would be a wrong one.",
-    ),
+    _of_a_window("sensor_lost"),
+    _of_a_window("implausible"),
     FlagKind("diverged", "invalid", "trial", "check_trial", "Training diverged: there is no trained model to compare."),
     FlagKind(
         "witness_differs",
@@ -106,41 +109,12 @@ REGISTRY: tuple[FlagKind, ...] = (
         "check_trial",
         "More than 5 % of the time was spent waiting for data: the model was not what was measured.",
     ),
-    FlagKind(
-        "channels_contradict",
-        "invalid",
-        "trial",
-        "check_trial",
-        "The card's energy counter and its integrated power lie over 15 % apart: one of them is wrong.",
-    ),
-    FlagKind(
-        "channels_apart",
-        "marked",
-        "trial",
-        "check_trial",
-        "The card's energy counter and its integrated power lie over 5 % apart.",
-    ),
-    FlagKind(
-        "mig",
-        "struck",
-        "trial",
-        "check_trial",
-        "The card is sliced (MIG): its sensors see the whole card, whoever else uses it.",
-    ),
-    FlagKind(
-        "mps",
-        "struck",
-        "trial",
-        "check_trial",
-        "Processes share the card's context (MPS): its energy is not one process's.",
-    ),
-    FlagKind(
-        "foreign_process",
-        "struck",
-        "trial",
-        "check_trial",
-        "Another process was on the card: its energy is in the figure.",
-    ),
+    _of_a_window("channels_contradict"),
+    _of_a_window("channels_apart"),
+    _of_a_window("suspended"),
+    _of_a_window("mig"),
+    _of_a_window("mps"),
+    _of_a_window("foreign_process"),
     FlagKind(
         "left_behind",
         "struck",
@@ -155,13 +129,7 @@ REGISTRY: tuple[FlagKind, ...] = (
         "check_pair",
         "The two sides did not run alike: their joules and seconds cannot be compared.",
     ),
-    FlagKind(
-        "window_short",
-        "struck",
-        "trial",
-        "check_trial",
-        "The window is shorter than 50 ticks of the energy sensor, so its ends weigh too much.",
-    ),
+    _of_a_window("window_short"),
     FlagKind(
         "sensor_error",
         "struck",
@@ -169,13 +137,7 @@ REGISTRY: tuple[FlagKind, ...] = (
         "check_cell",
         "The sensor's own error budget is wider than the margin that the suite accepts: no verdict.",
     ),
-    FlagKind(
-        "throttled",
-        "marked",
-        "trial",
-        "check_trial",
-        "The card held its clocks back: the same work took longer and drew less.",
-    ),
+    _of_a_window("throttled"),
     FlagKind(
         "temperature",
         "marked",
@@ -183,33 +145,15 @@ REGISTRY: tuple[FlagKind, ...] = (
         "check_pair",
         "The card did not start as cool as it should: a hot card draws more for the same work.",
     ),
-    FlagKind(
-        "aliasing",
-        "marked",
-        "trial",
-        "check_trial",
-        "A step takes about as long as the power sensor's own period, which may see always the same part of it.",
-    ),
-    FlagKind(
-        "reads_missed", "marked", "trial", "check_trial", "Over 10 % of the sensor reads in the background failed."
-    ),
-    FlagKind(
-        "harness_overhead",
-        "marked",
-        "trial",
-        "check_trial",
-        "Reading the sensors took over 1 % of a core: the harness is part of what was measured.",
-    ),
+    _of_a_window("aliasing"),
+    _of_a_window("reads_missed"),
+    _of_a_window("harness_overhead"),
     FlagKind(
         "not_settled", "marked", "trial", "check_trial", "The time of a step had not settled when the warm-up ended."
     ),
-    FlagKind(
-        "host_contention",
-        "marked",
-        "trial",
-        "check_trial",
-        "Other work on this machine or its host took the processor away.",
-    ),
+    _of_a_window("host_contention"),
+    _of_a_window("other_load"),
+    _of_a_window("second_tracker"),
     FlagKind(
         "control_differs",
         "marked",

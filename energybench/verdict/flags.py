@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from energybench.meter.reading import Energy, Reading
+from energybench.meter import doubts
+from energybench.meter.reading import Reading
 from energybench.records.record import CountingRun, Flag, Passes, RunFile, Trial
 from energybench.stats.paired import FEWEST_BLOCKS, Paired
 
 LEDGER_TOLERANCE = 0.001  # plain ledger against counter
 DATA_WAIT_LIMIT = 0.05  # of the window
 CPU_SHARE = 0.9  # CPU seconds that an undisturbed CPU trial gets per second
-STEAL_LIMIT = 0.01  # CPU seconds that the host took away, per second of the window
-THROTTLE_LIMIT = 0.01  # of the window
-CHANNELS_APART, CHANNELS_CONTRADICT = 0.05, 0.15  # counter against power integral
-FEWEST_TICKS = 50  # of a sensor, in a window that may get a verdict
-ALIASING_PERIODS_S = (0.05, 0.1, 0.15)  # of power sensors that look at a part of the time only
-ALIASING_WITHIN = 0.1  # of such a period
-OVERHEAD_LIMIT = 0.01  # of one core, by the reader in the background
-MISSED_LIMIT = 0.1  # of its reads
 WARMER_C = 5.0  # between two trials that are compared
 EPOCH_TOLERANCE = 0.5  # epochs between a method and its control: a control trains whole epochs
-COUNTER, INTEGRAL = "gpu_counter", "gpu_power_integral"  # the two channels of a card
 
 Problems = Iterator[tuple[str, str]]  # code, detail
 
@@ -48,7 +40,7 @@ def _trial_problems(trial: Trial) -> Problems:
     window, waited_s = trial.train, trial.data_wait_s or 0.0
     if window is None or window.wall_s <= 0:
         return
-    yield from _window_problems(window, trial.steps)
+    yield from doubts.found(window, trial.steps)
     if trial.warmup and trial.warmup.settled is False:
         yield "not_settled", f"after {trial.warmup.steps} steps"
     if waited_s > DATA_WAIT_LIMIT * window.wall_s:
@@ -57,8 +49,6 @@ def _trial_problems(trial: Trial) -> Problems:
         share = (window.cpu_s + waited_s) / window.wall_s  # one thread alone, never held up, reaches 1
         if share < CPU_SHARE and "command" not in trial.settings:  # a command may wait for what it likes
             yield "host_contention", f"{share:.2f} CPU seconds per second"
-    if window.steal_s is not None and window.steal_s > STEAL_LIMIT * window.wall_s:
-        yield "host_contention", f"the host took {_percent(window.steal_s / window.wall_s)} of a core away"
 
 
 def check_window(window: Reading, steps: int | None = None) -> list[Flag]:
@@ -68,81 +58,7 @@ def check_window(window: Reading, steps: int | None = None) -> list[Flag]:
         window: what was read of it
         steps: how often what ran in it repeats; None where that is not known
     """
-    by_code: dict[str, Flag] = {}
-    for code, detail in _window_problems(window, steps):
-        by_code.setdefault(code, Flag(code=code, detail=detail))
-    return list(by_code.values())
-
-
-def _window_problems(window: Reading, steps: int | None) -> Problems:
-    for energy in window.energy:
-        if energy.lost:
-            yield "sensor_lost", f"{energy.source} {energy.scope}: {energy.reason or 'no reason given'}"
-    yield from _sensor_problems(window, steps)
-    yield from _card_problems(window)
-    yield from _harness_problems(window)
-
-
-def _sensor_problems(window: Reading, steps: int | None) -> Problems:
-    """Short windows, aliasing, and two channels of one card that disagree."""
-    measured = [energy for energy in window.energy if energy.measured]
-    on_cards = [energy for energy in measured if energy.source in (COUNTER, INTEGRAL)]
-    yield from _too_short(window, measured)
-    if on_cards and steps:
-        yield from _aliasing(window.wall_s / steps)
-    yield from _disagreement(on_cards)
-
-
-def _too_short(window: Reading, measured: Sequence[Energy]) -> Problems:
-    piece_s = window.wall_s / max(1, window.pieces)
-    with_counter = {energy.device for energy in measured if energy.source == COUNTER}
-    for energy in measured:
-        if energy.source == INTEGRAL and energy.device in with_counter:
-            continue  # it only checks the counter, whose ticks decide
-        ticks = energy.detail.get("tick_s", energy.detail.get("period_s"))
-        tick_s = max(ticks) if isinstance(ticks, list) else ticks
-        if tick_s and piece_s < FEWEST_TICKS * tick_s:
-            yield "window_short", f"{energy.source}: {piece_s:.2f} s at a tick of {tick_s:.3f} s"
-
-
-def _aliasing(step_s: float) -> Problems:
-    """A step that takes about as long as the sensor's period."""
-    period_s = min(ALIASING_PERIODS_S, key=lambda period: abs(step_s / period - 1))
-    if abs(step_s / period_s - 1) <= ALIASING_WITHIN:
-        yield "aliasing", f"{1e3 * step_s:.1f} ms a step, {1e3 * period_s:.0f} ms a period"
-
-
-def _disagreement(on_cards: Sequence[Energy]) -> Problems:
-    """The energy counter of a card against its integrated power."""
-    for counter in (energy for energy in on_cards if energy.source == COUNTER):
-        for integral in (energy for energy in on_cards if energy.source == INTEGRAL):
-            if counter.device != integral.device or not counter.energy_j or integral.energy_j is None:
-                continue
-            apart = abs(integral.energy_j / counter.energy_j - 1)
-            if apart > CHANNELS_APART:
-                code = "channels_contradict" if apart > CHANNELS_CONTRADICT else "channels_apart"
-                yield code, f"{counter.device}: {_percent(apart)}"
-
-
-def _card_problems(window: Reading) -> Problems:
-    for uuid, card in window.cards.items():
-        if card.mig:
-            yield "mig", uuid
-        if card.mps:
-            yield "mps", uuid
-        if card.foreign_pids:
-            yield "foreign_process", f"{uuid}: process {', '.join(map(str, card.foreign_pids))}"
-        for reason, seconds in card.throttled_s.items():
-            if seconds > THROTTLE_LIMIT * window.wall_s:
-                yield "throttled", f"{uuid}: {reason}, {_percent(seconds / window.wall_s)} of the window"
-
-
-def _harness_problems(window: Reading) -> Problems:
-    sampler = window.sampler
-    if sampler and sampler.cpu_s > OVERHEAD_LIMIT * window.wall_s:
-        yield "harness_overhead", f"{_percent(sampler.cpu_s / window.wall_s)} of a core"
-    if sampler and sampler.missed > MISSED_LIMIT * sampler.samples:
-        yield "reads_missed", f"{sampler.missed} of {sampler.samples}"
+    return [Flag(code=doubt.code, detail=detail) for doubt, detail in doubts.doubts(window, steps)]
 
 
 ALIKE = ("torch", "threads", "metered")  # of a trial's environment

@@ -81,7 +81,7 @@ class MeasuredWindow:
             for window in self._paused:
                 window._pauses += 1
         meters: Sequence[Meter] = nested_meters(self._meter_set.meters) if is_part else self._meter_set.meters
-        self._window = Window(meters, self._synchronise)
+        self._window = Window(meters, self._synchronise, inside=is_part)
 
     # ── what a script reports ─────────────────────────────────────────────────────────────────────────────────
 
