@@ -20,10 +20,12 @@ from energybench.common.machine import cpu_name
 from energybench.common.safe_read import list_folder
 from energybench.meter import rapl, survey
 from energybench.meter.clock import REAL_TIME, Time
+from energybench.meter.devices import visible_uuids
 from energybench.meter.gpu import PERIOD_S
 from energybench.meter.nvml import held_open, refused_gpus
 from energybench.meter.sensors import ThirdParty, offered
 from energybench.meter.unavailable import Unavailable
+from energybench.meter.visible import VISIBLE
 from energybench.process.forkserver import Launcher
 from energybench.records.run_folder import scratch
 
@@ -107,7 +109,18 @@ def _cards(time: Time) -> list[dict[str, Any]]:
     cards, missing = survey.gpus(time=time)
     refused = refused_gpus() if missing is None else {"NVML": missing}
     rows = [_sensor(name, "gpu", why.reason.removeprefix("NVML: "), why.remedy) for name, why in refused.items()]
-    return [*map(_card, cards), *rows]
+    return [*map(_card, cards), *rows, *(_visible() if cards else [])]
+
+
+def _visible() -> list[dict[str, Any]]:
+    """Where it cannot be told which cards a program here would use."""
+    try:
+        visible_uuids()
+    except Unavailable as unavailable:
+        return [
+            _sensor(VISIBLE, "gpu", unavailable.reason.partition(": ")[2] or unavailable.reason, unavailable.remedy)
+        ]
+    return []
 
 
 def _card(card: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from energybench.process import supervise
 from energybench.records.record import Cell, RunFile, Trial
 from energybench.trial.command_trial import MeteredCommand, RunOptions, metered, why_unusable
 from energybench.verdict.figures import MARGIN, Summary
+from energybench.verdict.flags import check_window
 
 NAME = "command"  # of the one workload
 SIDES: tuple[Literal["baseline", "method"], ...] = ("baseline", "method")
@@ -112,7 +113,7 @@ class CommandMeters:
                 "settings": {"command": list(words)},
                 "environment": {"load_average": os.getloadavg()[0], "gpus": gpu_facts(self.meters)},
                 "phases": {"train": measured.reading},
-                "flags": measured.flags,
+                "flags": [*measured.flags, *check_window(measured.reading)],
                 "memory_resident_b": measured.ended.memory_b if measured.ended else None,
             }
         ), measured

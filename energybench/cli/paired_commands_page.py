@@ -22,6 +22,7 @@ from energybench.verdict import wording
 from energybench.verdict.figures import Measured, Row, Summary
 from energybench.verdict.pairing import energies, mean_of, seconds
 from energybench.verdict.summary import plain_data
+from energybench.windows.file import doubtful_words
 
 
 @contextmanager
@@ -60,7 +61,8 @@ def line(trial: Trial) -> str:
     left_behind = "".join(
         f"; {flag.detail} left behind and ended" for flag in trial.flags if flag.code == "left_behind"
     )
-    return wording.plain(f"energybench: {', '.join(parts)}{reason}{left_behind}")
+    doubtful = "".join(f"\n! {doubtful_words(flag)}." for flag in trial.flags if flag.code != "left_behind")
+    return wording.plain(f"energybench: {', '.join(parts)}{reason}{left_behind}{doubtful}")
 
 
 def _joules(reading: Reading) -> list[str]:

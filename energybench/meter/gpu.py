@@ -71,7 +71,16 @@ class GpuMeter:
     @property
     def answers(self) -> bool:
         """Whether any card gives a figure of energy at all."""
-        return any(gpu.counter_reason is None or gpu.power_reason is None for gpu in self._gpus.values())
+        return len(self.silent) < len(self._gpus)
+
+    @property
+    def silent(self) -> dict[str, str]:
+        """UUID → why a card gives no figure of energy."""
+        return {
+            uuid: f"counter: {gpu.counter_reason}; power: {gpu.power_reason}"
+            for uuid, gpu in self._gpus.items()
+            if gpu.counter_reason is not None and gpu.power_reason is not None
+        }
 
     def _begin(self) -> None:
         self._missed = self._rounds = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,7 +19,7 @@ from energybench.meter import Meter, devices
 from energybench.meter.facts import gpu_facts
 from energybench.meter.gpu import GpuMeter
 from energybench.meter.reading import CardState, Reading
-from energybench.meter.sensors import EnergyWanted, MeterSelection, UnavailableMeter, measures, open_meters
+from energybench.meter.sensors import EnergyWanted, MeterSelection, UnavailableMeter, measures, open_meters, told
 from energybench.meter.unavailable import Unavailable
 
 NOT_OPENED = "it was used, but none of its sensors was opened: name it with gpus=[...]"
@@ -115,10 +116,13 @@ def _open(request: MeterRequest) -> list[Meter]:
     gpus, unavailable = _cards(request)
     wanted = MeterSelection(request.energy, gpus or "used", request.meters)
     meters = [*unavailable, *open_meters(wanted, "cpu")]
+    if request.energy == "require" and (unseen := _unmetered_trainers(meters)) and not request.meters:
+        hint = 'gpus="all", or: energybench doctor says what it has'
+        raise CannotMeasure(Problem("E501", f"what trains is not what is metered: {unseen}", hint=hint))
     if any(map(measures, meters)):
         return meters
     if request.energy == "require":
-        reasons = "; ".join(energy.reason or "" for meter in meters for energy in meter.stop().energy)
+        reasons = "; ".join(reason for meter in meters for reason in _why_silent(meter))
         hint = 'energybench doctor says what it has; or: energy="if available"'
         raise CannotMeasure(Problem("E501", f"this machine cannot measure energy: {reasons}", hint=hint))
     from energybench.meter.carbon import CodecarbonModel
@@ -134,7 +138,23 @@ def _cards(request: MeterRequest) -> tuple[str | list[str], list[Meter]]:
         return devices.visible_uuids(), []
     except Unavailable as unavailable:
         lacking = devices.numbers() or unavailable.kind != "absent"  # a machine without a card lacks nothing
-        return [], [UnavailableMeter("gpu", unavailable.reason)] if lacking else []
+        return [], [UnavailableMeter("gpu", told(unavailable))] if lacking else []
+
+
+def _why_silent(meter: Meter) -> list[str]:
+    """Why a meter gives no figure."""
+    if isinstance(meter, GpuMeter):
+        return [f"{uuid}: {reason}" for uuid, reason in meter.silent.items()]
+    return [energy.reason or "" for energy in meter.stop().energy] if isinstance(meter, UnavailableMeter) else []
+
+
+def _unmetered_trainers(meters: Sequence[Meter]) -> str:
+    """Cards that this process computes on already and that nothing meters; "" where there is none."""
+    seen = set[str]()
+    for meter in meters:
+        if isinstance(meter, GpuMeter):
+            seen |= meter.facts().keys() - meter.silent.keys()
+    return ", ".join(sorted(devices.uuids() - seen))
 
 
 @cache

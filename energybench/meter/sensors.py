@@ -143,21 +143,24 @@ def open_meters(wanted: MeterSelection, device: str) -> list[Meter]:
     return meters
 
 
-def find_cards(gpus: str | Sequence[str], device: str) -> Cards:
-    """The cards that are asked for, as `MeterSelection` says it; none where a trial on the CPU uses none.
+def find_cards(wanted: MeterSelection, device: str) -> Cards:
+    """The cards that are asked for; none where what runs on the CPU uses none.
 
     Args:
-        gpus: "used", "all", or UUIDs
+        wanted: which of them
         device: "cpu", the UUID of the card that trains, or several joined by "+"
 
     Raises:
-        Unavailable: where they are asked for and there is no driver, no card, or only slices of one
+        Unavailable: where they are asked for and there is no driver, no card, or only slices of one; where a command
+            may use cards and it cannot be told which
     """
-    if gpus == "used" and device == "cpu":
+    if wanted.gpus == "used" and device == "cpu":
+        if wanted.of_children:
+            _refuse_unclear()
         return Cards((), {})
-    if not isinstance(gpus, str):
-        return find_gpus(list(gpus))
-    if gpus == "used":
+    if not isinstance(wanted.gpus, str):
+        return find_gpus(list(wanted.gpus))
+    if wanted.gpus == "used":
         refuse_slices(os.environ)
         return find_gpus(device.split("+"))
     cards = find_gpus()
@@ -166,16 +169,20 @@ def find_cards(gpus: str | Sequence[str], device: str) -> Cards:
     return cards
 
 
+def _refuse_unclear() -> None:
+    try:
+        visible_uuids()
+    except Unavailable as unavailable:
+        if unavailable.kind != "absent":  # a machine without a card lacks nothing
+            raise
+
+
 def _gpus(wanted: MeterSelection, device: str) -> list[Meter]:
     from energybench.meter.gpu import GpuMeter
 
     try:
-        cards = find_cards(wanted.gpus, device)
-        if wanted.of_children and wanted.gpus == "used" and device == "cpu":
-            visible_uuids()  # raises where a command may use cards and it cannot be told which
+        cards = find_cards(wanted, device)
     except Unavailable as unavailable:
-        if unavailable.kind == "absent" and (wanted.gpus, device) == ("used", "cpu"):
-            return []  # a machine without a card lacks nothing
         return [UnavailableMeter("gpu", told(unavailable))]
     meters: list[Meter] = []
     if cards.opened:

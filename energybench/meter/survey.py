@@ -46,7 +46,7 @@ def sensors(wanted: MeterSelection, device: str) -> dict[str, Any]:
     measured, missing = list[str](), dict[str, str]()
     cards: list[dict[str, Any]] = []
     try:
-        found = find_cards(wanted.gpus, device)
+        found = find_cards(wanted, device)
     except Unavailable as unavailable:
         missing["gpu"] = told(unavailable)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from energybench.meter import doubts
+from energybench.meter.doubts import doubts, found
 from energybench.meter.reading import Reading
 from energybench.records.record import CountingRun, Flag, Passes, RunFile, Trial
 from energybench.stats.paired import FEWEST_BLOCKS, Paired
@@ -40,7 +40,7 @@ def _trial_problems(trial: Trial) -> Problems:
     window, waited_s = trial.train, trial.data_wait_s or 0.0
     if window is None or window.wall_s <= 0:
         return
-    yield from doubts.found(window, trial.steps)
+    yield from found(window, trial.steps)
     if trial.warmup and trial.warmup.settled is False:
         yield "not_settled", f"after {trial.warmup.steps} steps"
     if waited_s > DATA_WAIT_LIMIT * window.wall_s:
@@ -58,7 +58,7 @@ def check_window(window: Reading, steps: int | None = None) -> list[Flag]:
         window: what was read of it
         steps: how often what ran in it repeats; None where that is not known
     """
-    return [Flag(code=doubt.code, detail=detail) for doubt, detail in doubts.doubts(window, steps)]
+    return [Flag(code=doubt.code, detail=detail) for doubt, detail in doubts(window, steps)]
 
 
 ALIKE = ("torch", "threads", "metered")  # of a trial's environment

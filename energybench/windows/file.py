@@ -26,9 +26,11 @@ from energybench.common.quantities import Count, Seconds
 from energybench.common.safe_read import read_bytes
 from energybench.common.units import format_energy, format_seconds
 from energybench.meter import combine
+from energybench.meter.doubts import DOUBTS
 from energybench.meter.reading import Reading, RecordModel
 from energybench.meter.window import sum_pieces
 from energybench.records.reader import read
+from energybench.records.record import Flag
 
 VARIABLE = "ENERGYBENCH_WINDOWS"
 TRAIN = "train"  # the window that a method is billed for
@@ -51,6 +53,7 @@ class WindowLine(BaseModel):
     id:      whoever writes a window again, with a quality that came later say, gives it the same id: the last one holds
     reading: null where the writer has no meters
     error:   the type of the exception that ended it, or why it was never closed
+    flags:   every reason to doubt the reading, by the same tests as a run's (meter/doubts.py)
     """
 
     model_config = ConfigDict(frozen=True)  # other writers may say more: it is not read
@@ -67,6 +70,7 @@ class WindowLine(BaseModel):
     reading: Reading | None = None
     error: str | None = None
     id: str | None = None
+    flags: list[Flag] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _stops_after_it_starts(self) -> WindowLine:
@@ -198,7 +202,17 @@ def sentence(window: WindowLine) -> str:
     parts += [f"{n:,} {what}{'s' * (n != 1)}" for what, n in (("step", window.steps), ("sample", window.samples)) if n]
     parts += [f"{metric} {value:.4g}" for metric, value in window.quality.items()]
     ended = f" ({window.error})" if window.error else ""
-    return f"{window.name}{ended}: {' · '.join([*parts, *_energy(window.reading)])}"
+    doubtful = [f"! {doubtful_words(flag)}" for flag in window.flags]
+    return f"{window.name}{ended}: {' · '.join([*parts, *_energy(window.reading), *doubtful])}"
+
+
+def doubtful_words(flag: Flag) -> str:
+    """ "foreign_process (struck): Another process was on the card (GPU-…: process 4711)": a reason to doubt it."""
+    doubt = next((doubt for doubt in DOUBTS if doubt.code == flag.code), None)
+    if doubt is None:
+        return f"{flag.code} ({flag.detail})" if flag.detail else flag.code
+    detail = f" ({flag.detail})" if flag.detail else ""
+    return f"{doubt.severity}: {doubt.sentence.rstrip('.')}{detail}"
 
 
 def _energy(reading: Reading | None) -> list[str]:

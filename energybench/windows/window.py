@@ -23,11 +23,12 @@ from energybench.common.errors import CannotWrite, Problem, UsageError
 from energybench.common.sealed_files import write_out
 from energybench.meter import Meter, devices, pool
 from energybench.meter.clock import REAL_TIME
+from energybench.meter.doubts import doubts
 from energybench.meter.pool import MeterRequest, MeterSet
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.sensors import nested_meters
 from energybench.meter.window import Window, refuse_short
-from energybench.records.record import json_of
+from energybench.records.record import Flag, json_of
 from energybench.windows.file import VARIABLE, Flop, WindowLine, WindowsFile, append, sentence
 
 _innermost: ContextVar[MeasuredWindow | None] = ContextVar("innermost window", default=None)
@@ -159,6 +160,7 @@ class MeasuredWindow:
             reading=self.reading,
             error=self._error,
             id=self._id,
+            flags=self._flags(),
         )
 
     def __str__(self) -> str:
@@ -166,6 +168,14 @@ class MeasuredWindow:
 
     def __repr__(self) -> str:
         return f"<window {self}>"
+
+    def _flags(self) -> list[Flag]:
+        """By the same tests as a run's. A stretch inside another window is doubted with that one: it waits for no edge,
+        and is as short as it likes."""
+        if self.reading is None:
+            return []
+        raised = [Flag(code=doubt.code, detail=detail) for doubt, detail in doubts(self.reading, self._steps)]
+        return [flag for flag in raised if self._parent is None or flag.code not in ("window_short", "aliasing")]
 
     def _checked(self, what: str, count: int) -> int:
         if self._closed:
