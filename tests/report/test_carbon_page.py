@@ -19,7 +19,7 @@ from energybench.common.errors import UsageError
 from energybench.meter.reading import Energy, Reading
 from energybench.report import carbon_page
 from energybench.verdict import carbon, wording
-from energybench.verdict.carbon import CarbonReport, Gain, Span, carbon_report
+from energybench.verdict.carbon import Asked, CarbonReport, Gain, Span, carbon_report
 
 ZONE = {
     "zone": "FRA",
@@ -32,11 +32,19 @@ ZONE = {
 EVIL = "a|b`c<script>alert(1)</script>\n# d [x](http://evil) @someone"
 
 
-def of(run: Run, *zones: str, tuned: int | None = None, **changes: Any) -> CarbonReport:
+def of(
+    run: Run,
+    *zones: str,
+    tuned: int | None = None,
+    grams: float | None = None,
+    pue: float | None = None,
+    **changes: Any,
+) -> CarbonReport:
     meta, trials, counting_runs = run.records()
     cells = [cell.model_copy(update={"tuned_trials": tuned}) if cell.role == "method" else cell for cell in meta.cells]
     meta = meta.model_copy(update={"machine": {**meta.machine, "carbon": ZONE}, "cells": cells} | changes)
-    return carbon_report(meta, trials, counting_runs, zones)
+    own = None if grams is None else grams / 3.6e9
+    return carbon_report(meta, trials, counting_runs, Asked(zones, own, pue))
 
 
 def half(**options: Any) -> Run:
@@ -232,7 +240,7 @@ def test_modelled_energy_is_shown_and_multiplied_by_nothing(energy: float) -> No
     facts = carbon.to_json(found)
     assert all(use["measured_kg"] is None for use in facts["uses"])
     text = printed(found)
-    assert "modelled" in text
+    assert "Modelled" in text
     assert wording.plain(wording.si(JOULES * energy, "J")) in text
     assert not re.search(r"\d [nµm]?g\b(?! CO)", text)  # no mass but the grids' own
     assert "1,000 runs" not in text
