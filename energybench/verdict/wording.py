@@ -354,7 +354,7 @@ def baseline(workload: Workload) -> str:
     for energy in figures.energies:
         if energy.energy_j:
             how = "measured by" if energy.measured else "modelled by"
-            of_what = f" {scope}" if (scope := modelled_of(energy)) else ""
+            of_what = f", {scope}" if (scope := modelled_of(energy)) else ""
             parts.append(f"{si(energy.energy_j.mean, 'J')} {energy.scope}, {how} {sensor(energy.source)}{of_what}")
     if workload.metric and (metric := figures.quality.get(workload.metric)):
         parts.append(f"{workload.metric} {number(metric.mean, 4)}")
