@@ -52,12 +52,11 @@ class GridFigure:
 
 def find(zone: str) -> tuple[str, GridFigure] | None:
     """(the zone as it is written here, its figure); None for what is not known."""
-    written = "".join(zone.split())
-    if not written.isascii():  # "ﬁ".upper() is "FI"
+    if not zone.isascii():  # "ﬁ".upper() is "FI"
         return None
-    if ":" in written:
-        return _region(written.lower())
-    name = canonical(written)
+    if ":" in zone:
+        return _region("".join(zone.lower().split()))  # "azure:West Europe"
+    name = canonical("-".join(piece.strip() for piece in zone.split("-")))
     figure = _figure(name)
     return None if figure is None else (name, figure)
 
