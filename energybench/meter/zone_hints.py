@@ -80,32 +80,42 @@ def _larger(text: str) -> str:
 
 def _region(text: str) -> str:
     """A cloud's region without its provider, of a provider by another name, or mistyped."""
-    regions = {**cloud_regions.placed(), **clouds()}
-    provider, colon, rest = (part.strip() for part in text.lower().partition(":"))
-    if not colon and PROVIDER_NAMES.get(provider, provider) in PROVIDERS:
-        name = PROVIDER_NAMES.get(provider, provider)
-        return f"name a region of {PROVIDERS[name]} too: {next(zone for zone in regions if zone.startswith(name))}"
+    provider, colon, region = (part.strip() for part in text.lower().partition(":"))
+    provider = PROVIDER_NAMES.get(provider, provider)
     if not colon:
-        bare = text.lower().replace(" ", "")
-        head, _, tail = re.sub(r"[ /_.-]", " ", text.lower(), count=1).partition(" ")
-        head = PROVIDER_NAMES.get(head, head)
-        for candidate in (bare, tail.replace(" ", "")) if head in PROVIDERS else (bare,):
-            owners = [zone for zone in regions if zone.partition(":")[2] in _zoneless(candidate)]
-            if owners and (head not in PROVIDERS or owners[0].startswith(f"{head}:")):
-                return _did_you_mean(owners)
-        return ""
-    name = PROVIDER_NAMES.get(provider, provider)
-    owners = [zone for zone in regions if zone.partition(":")[2] in _zoneless(rest.replace(" ", ""))]
-    if owners:
+        return _bare_region(text.lower())
+    if owners := _owners(region):
         return _did_you_mean(owners)
-    if name not in PROVIDERS:
+    if provider not in PROVIDERS:
         return _other_spelling(text) or f"regions are known of {', '.join(PROVIDERS)}: name {FORMS}"
-    of_provider = [zone for zone in regions if zone.startswith(f"{name}:")]
     import difflib
 
-    close = difflib.get_close_matches(rest, [zone.partition(":")[2] for zone in of_provider], n=3, cutoff=0.75)
-    listed = ", ".join(close or sorted(zone.partition(":")[2] for zone in of_provider))
-    return f"{PROVIDERS[name]}'s regions {'like it' if close else 'here'} are {listed}; or {OWN_FIGURE}"
+    known = _regions_of(provider)
+    close = difflib.get_close_matches(region, known, n=3, cutoff=0.75)
+    listed = ", ".join(close or sorted(known))
+    return f"{PROVIDERS[provider]}'s regions {'like it' if close else 'here'} are {listed}; or {OWN_FIGURE}"
+
+
+def _bare_region(text: str) -> str:
+    """Without a colon: "eu-west-3", "aws eu-west-3", "aws"."""
+    head, _, tail = re.sub(r"[ /_.-]", " ", text, count=1).partition(" ")
+    provider = PROVIDER_NAMES.get(head, head)
+    if provider not in PROVIDERS:
+        return _did_you_mean(_owners(text))
+    if not tail:
+        return f"name a region of {PROVIDERS[provider]} too: {provider}:{_regions_of(provider)[0]}"
+    return _did_you_mean([zone for zone in _owners(tail) if zone.startswith(f"{provider}:")])
+
+
+def _regions_of(provider: str) -> list[str]:
+    zones = {**cloud_regions.placed(), **clouds()}
+    return [zone.partition(":")[2] for zone in zones if zone.startswith(f"{provider}:")]
+
+
+def _owners(region: str) -> list[str]:
+    """Every zone of that region's name, or of that availability zone's."""
+    names = _zoneless(region.replace(" ", ""))
+    return [zone for zone in {**cloud_regions.placed(), **clouds()} if zone.partition(":")[2] in names]
 
 
 def _zoneless(region: str) -> tuple[str, ...]:

@@ -71,12 +71,7 @@ def emission(run: RunFile, trial: Trial, zone: Zone | None) -> dict[str, Any]:
         "emissions": kg,
         "emissions_rate": None if kg is None else kg / seconds,
         "energy_consumed": whole,
-        "country_name": (zone and zone.country) or None,
-        "country_iso_code": _iso(zone),
-        "region": (zone and zone.region) or None,
-        "cloud_provider": (zone and zone.cloud_provider) or None,
-        "cloud_region": (zone and zone.cloud_region) or None,
-        "on_cloud": "Y" if zone and zone.cloud_provider else None,
+        **(_where(zone) if zone else {}),
         "os": run.machine.get("platform"),
         "python_version": run.machine.get("python"),
         "cpu_count": run.machine.get("cores"),
@@ -92,8 +87,14 @@ def emission(run: RunFile, trial: Trial, zone: Zone | None) -> dict[str, Any]:
     return row
 
 
-def _iso(zone: Zone | None) -> str | None:
-    """alpha-3; the zone itself in records of when each zone was one. None for an intensity of somebody's own."""
-    if zone is None:
-        return None
-    return zone.country_iso or (zone.zone if zone.zone != OWN else None)
+def _where(zone: Zone) -> dict[str, str | None]:
+    """A zone in codecarbon's columns; each None where the zone does not say it."""
+    alpha_3 = zone.zone if zone.zone != OWN else ""  # in records of when each zone was one
+    return {
+        "country_name": zone.country or None,
+        "country_iso_code": zone.country_iso or alpha_3 or None,
+        "region": zone.region or None,
+        "cloud_provider": zone.cloud_provider or None,
+        "cloud_region": zone.cloud_region or None,
+        "on_cloud": "Y" if zone.cloud_provider else None,
+    }
