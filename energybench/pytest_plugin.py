@@ -26,7 +26,7 @@ MARKER = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("energybench", "energy")
-    group.addoption("--energy-country", metavar="ZONE", help="Grid for CO2e, by ISO 3166 code: FRA. Default: none.")
+    group.addoption("--energy-country", metavar="ZONE", help="Grid for CO2e: FR, US-CA, aws:eu-west-3. Default: none.")
     group.addoption(
         "--energy-gpus",
         metavar="WHICH",

@@ -15,6 +15,7 @@ import yaml
 
 from energybench.common.errors import UsageError
 from energybench.meter.reading import Energy, Reading
+from energybench.meter.zones import intensity, own_intensity
 from energybench.records.reader import read_folder
 from energybench.records.record import Looks, write_json
 from energybench.report.export import EMISSIONS, export
@@ -201,6 +202,45 @@ def test_modelled_energy_is_no_emission(tmp_path: Path) -> None:
     assert "no measured energy" in notes[0]
 
 
+@pytest.mark.parametrize(
+    ("zone", "cells"),
+    [
+        ("FR", ("France", "FRA", "", "", "", "")),
+        ("US-CA", ("United States", "USA", "california", "", "", "")),
+        ("CA-QC", ("Canada", "CAN", "quebec", "", "", "")),
+        ("SE3", ("Sweden", "SWE", "se3", "", "", "")),
+        ("gcp:europe-west9", ("France", "FRA", "Paris", "gcp", "europe-west9", "Y")),
+        ("aws:us-east-1", ("United States", "USA", "virginia", "aws", "us-east-1", "Y")),
+    ],
+)
+def test_a_zone_is_told_in_the_columns_that_codecarbon_has_for_it(
+    tmp_path: Path, zone: str, cells: tuple[str, ...]
+) -> None:
+    facts = intensity(zone) | {"pue": 1.0}
+    columns = ("country_name", "country_iso_code", "region", "cloud_provider", "cloud_region", "on_cloud")
+    for row in table(export(written(tmp_path, half(), carbon=facts), "emissions")[0]):
+        assert tuple(row[name] for name in columns) == cells
+        assert float(row["emissions"]) == pytest.approx(
+            float(row["energy_consumed"]) * facts["intensity_kg_per_j"] * 3.6e6
+        )
+
+
+def test_an_intensity_of_ones_own_has_emissions_and_no_country(tmp_path: Path) -> None:
+    own = own_intensity(0.04 / 3.6e6, "RTE 2023", "given in the suite") | {"pue": 1.1}
+    folder = written(tmp_path, half(), carbon=own)
+    for row in table(export(folder, "emissions")[0]):
+        assert (row["country_name"], row["country_iso_code"], row["region"]) == ("", "", "")
+        assert float(row["emissions"]) == pytest.approx(float(row["energy_consumed"]) * 0.04)
+    block = card(folder, method="half")
+    assert "geographical_location" not in block
+    assert "40.0 g/kWh, given in the suite, by RTE 2023" in block["source"]
+
+
+def test_a_card_names_the_part_of_the_country(tmp_path: Path) -> None:
+    folder = written(tmp_path, half(), carbon=intensity("US-CA") | {"pue": 1.0})
+    assert card(folder, method="half")["geographical_location"] == "California, United States"
+
+
 def test_without_a_country_energies_stand_and_emissions_are_empty(tmp_path: Path) -> None:
     content, notes = export(written(tmp_path, half(), carbon=None), "emissions")
     assert {row["emissions"] for row in table(content)} == {""}
@@ -321,6 +361,17 @@ def call(*arguments: str | Path, code: int = 0) -> str:
     return done.stdout
 
 
+def refused(*arguments: str | Path) -> str:
+    """What a command is refused with."""
+    from click.testing import CliRunner
+
+    from energybench.cli.command_line import app
+
+    error = CliRunner().invoke(app, [str(argument) for argument in arguments]).exception
+    assert isinstance(error, UsageError)
+    return str(error)
+
+
 def test_an_export_goes_to_stdout_or_whole_into_a_file(tmp_path: Path) -> None:
     folder, out = written(tmp_path / "run", half()), tmp_path / "new" / "emissions.csv"
     printed = call("export", folder, "--to", "emissions")
@@ -337,6 +388,21 @@ def test_the_carbon_report_is_printed_written_and_given_as_json(tmp_path: Path) 
     assert "What is not in it" in (folder / "carbon.md").read_text()
     assert not (folder / "report.md").exists()
     assert "CO₂e FRA" in call("report", folder, "--carbon")
+
+
+def test_an_intensity_and_a_pue_of_ones_own_are_options_of_the_carbon_report(tmp_path: Path) -> None:
+    folder = written(tmp_path, half())
+    options = ["--intensity", "56 gCO2e/kWh", "--pue", "1.2", "--zones", "US-CA, eu-west-3"]
+    assert "did you mean 'aws:eu-west-3'" in refused("report", folder, *options)
+    facts = json.loads(call("report", folder, *options[:-1], "US-CA", "--json"))
+    assert [(zone["zone"], zone["pue"]) for zone in facts["zones"]] == [("US-CA", 1.2), ("own", 1.2)]
+    assert facts["zones"][1]["intensity_kg_j"] == pytest.approx(0.056 / 3.6e6)
+    for wrong in (["--intensity", "56"], ["--intensity", "0 g/kWh"], ["--intensity", ""]):
+        assert "E204" in refused("report", folder, "--carbon", *wrong)
+    for wrong in (["--zones", ""], ["--zones", " , "], ["--zones", "FR,XX"]):
+        assert "E502" in refused("report", folder, "--carbon", *wrong)
+    for wrong in (["--pue", "0.9"], ["--pue", "nan"], ["--pue", "1", "--html"], ["--intensity", "", "--require"]):
+        call("report", folder, *wrong, code=2)
 
 
 def test_several_folders_stand_side_by_side_and_none_of_them_is_written(tmp_path: Path) -> None:

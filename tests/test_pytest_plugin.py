@@ -222,7 +222,7 @@ def card(library: Path, folder: Path, *gpus: FakeGpu) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def metered(fake_nvml_library: Path, processor: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("metered")
-    (folder / "pytest.ini").write_text("[pytest]\nenergybench_country = FRA\nenergybench_gpus = all\n")
+    (folder / "pytest.ini").write_text("[pytest]\nenergybench_country = fr\nenergybench_gpus = all\n")
     gpu = card(fake_nvml_library, folder, FakeGpu(power=GPU_W, tick_s=TICK_S))
     return pytest_in(folder, METERED, environment=gpu | processor)
 
@@ -423,6 +423,8 @@ def test_without_a_sensor_energy_is_null_and_what_is_modelled_is_called_so(unmet
     assert facts["modelled_energy_j"] > 0
     assert all(source.startswith("model(") for source in facts["energy_sources"])
     assert re.search(r"test_call +modelled [\d.]+ m?J", unmetered.table())
+    flat = " ".join(unmetered.table().split())
+    assert re.search(r"modelled energy is of the whole machine at a (mean )?load of \d+ %", flat)
 
 
 @pytest.mark.parametrize(

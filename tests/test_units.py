@@ -21,6 +21,7 @@ from energybench.common.units import (
     format_ratio,
     format_seconds,
     parse_bytes,
+    parse_intensity,
     parse_period,
     parse_points,
     parse_ratio,
@@ -195,3 +196,71 @@ def test_a_quantity_s_text_gives_the_same_quantity(count: float, unit: str) -> N
 )
 def test_figures_are_shown_with_the_unit_that_keeps_them_short(shown: str, expected: str) -> None:
     assert shown == expected
+
+
+# ── carbon intensity ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "kg_per_j"),
+    [
+        ("56 g/kWh", 56e-3 / 3.6e6),
+        ("56g/kWh", 56e-3 / 3.6e6),
+        ("56 gCO2/kWh", 56e-3 / 3.6e6),
+        ("56 gCO2e/kWh", 56e-3 / 3.6e6),
+        ("56 gCO2eq/kWh", 56e-3 / 3.6e6),
+        ("56 gCO2.eq/kWh", 56e-3 / 3.6e6),
+        ("56 g CO2-eq / kWh", 56e-3 / 3.6e6),
+        ("56 g CO₂e per kWh", 56e-3 / 3.6e6),
+        ("56 grams/kWh", 56e-3 / 3.6e6),
+        ("0.056 kg/kWh", 56e-3 / 3.6e6),
+        ("56 kgCO2e/MWh", 56 / 3.6e9),
+        ("0.056 t/MWh", 56 / 3.6e9),
+        ("56 t/GWh", 56e3 / 3.6e12),
+        ("56000 g/MWh", 56 / 3.6e9),
+        ("100 lb/MWh", 45.359237 / 3.6e9),
+        ("100 lbs CO2e/MWh", 45.359237 / 3.6e9),
+        ("15.5 g/MJ", 15.5e-3 / 1e6),
+        ("1.5e-8 kg/J", 1.5e-8),
+    ],
+)
+def test_an_intensity_is_mass_by_energy(text: str, kg_per_j: float) -> None:
+    assert parse_intensity(text) == pytest.approx(kg_per_j, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ("56", "no unit"),
+        (56, "no unit"),
+        (0.056, "no unit"),
+        ("g/kWh", "no number"),
+        ("56 g/kwh", "unknown unit"),
+        ("56 kWh/g", "unknown unit"),
+        ("56 g", "unknown unit"),
+        ("56 Mg/kWh", "unknown unit"),
+        ("0 g/kWh", "zero"),
+        ("-1 g/kWh", "negative"),
+        ("nan g/kWh", "finite"),
+        ("56,1 g/kWh", "comma"),
+        ("56 kg/kWh", "no fuel"),
+        ("0.06 ton/MWh", "ton may be"),
+        ("15 gC/kWh", "counts carbon"),
+        (None, "expected"),
+        (True, "expected"),
+    ],
+)
+def test_an_intensity_that_could_be_another_is_refused_with_what_to_write(value: object, word: str) -> None:
+    with pytest.raises(UnitError) as caught:
+        parse_intensity(value)
+    assert word in str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_unit_of_intensity_in_wrong_capitals_is_named_and_no_other_guessed() -> None:
+    with pytest.raises(UnitError) as caught:
+        parse_intensity("56 gCO2e/kwh")
+    assert caught.value.hint == "did you mean 'g/kWh'?"
+    with pytest.raises(UnitError) as caught:
+        parse_intensity("56 g/kW")
+    assert "did you mean" not in caught.value.hint

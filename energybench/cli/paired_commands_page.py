@@ -14,6 +14,7 @@ from rich.text import Text
 from energybench.cli.paired_commands import CommandComparison
 from energybench.common.renamed import as_data
 from energybench.common.units import format_bytes
+from energybench.meter.modelled import MODEL, loads_of, whole_machine
 from energybench.meter.reading import Reading
 from energybench.records.record import Trial
 from energybench.report.terminal import STYLES, wrap
@@ -75,9 +76,9 @@ def _joules(reading: Reading) -> list[str]:
             continue
         error = "" if energy.error_j is None else f" ± {wording.si(energy.error_j, 'J')}"
         how = "measured by" if energy.measured else "modelled by"
-        figures.append(
-            f"{wording.si(energy.energy_j, 'J')}{error} {energy.scope} {how} {wording.sensor(energy.source)}"
-        )
+        of_what = f", {whole_machine(loads_of([energy]))}" if energy.source.startswith(MODEL) else ""
+        by = f"{how} {wording.sensor(energy.source)}{of_what}"
+        figures.append(f"{wording.si(energy.energy_j, 'J')}{error} {energy.scope} {by}")
     return figures
 
 
@@ -135,7 +136,8 @@ def _side(title: str, trials: Sequence[Trial], console: Console) -> None:
         if energy.energy_j is not None:
             how = "measured by" if energy.measured else "modelled by"
             spread = "" if energy.energy_j.sd is None else f" ± {wording.si(energy.energy_j.sd, 'J')}"
-            source = f"{energy.scope}, {how} {wording.sensor(energy.source)}"
+            of_what = f", {scope}" if (scope := wording.modelled_of(energy)) else ""
+            source = f"{energy.scope}, {how} {wording.sensor(energy.source)}{of_what}"
             _say(console, f"energy  {wording.si(energy.energy_j.mean, 'J')}{spread}   {source}", indent="   ")
 
 

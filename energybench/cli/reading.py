@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from energybench.verdict.run_parts import Part
 
 PAGES = ("--write", "--html")  # of one run, in the order in which they are written
-OF_ONE_FOLDER = (*PAGES, "--require", "--carbon", "--zones")
+CARBON = ("--carbon", "--zones", "--intensity", "--pue")  # each asks for the page on carbon
+OF_ONE_FOLDER = (*PAGES, "--require", *CARBON)
 _OWN_PAGE = ("is a page of its own", ("--require", "--html", "--strict"))
 EXCLUDED: Excluded = {
-    "--all": ("writes pages and holds nothing", ("--require", "--json", "--carbon", "--zones", "--strict")),
-    "--carbon": _OWN_PAGE,
-    "--zones": _OWN_PAGE,
+    "--all": ("writes pages and holds nothing", ("--require", "--json", *CARBON, "--strict")),
+    **dict.fromkeys(CARBON, _OWN_PAGE),
 }
 
 
@@ -42,7 +42,9 @@ def show(path: Path) -> None:
 @click.option("--html", is_flag=True, help="Write FOLDER/report.html: one page that needs no network.")
 @click.option("--all", "every", is_flag=True, help="Write every report below FOLDER again; default: reports.")
 @click.option("--carbon", is_flag=True, help="Energy by source, CO2e, what a measured saving means for many runs.")
-@click.option("--zones", metavar="FRA,USA", help="With --carbon: countries side by side, by ISO 3166 code.")
+@click.option("--zones", metavar="FR,US-CA", help="With --carbon: countries, states, cloud regions, side by side.")
+@click.option("--intensity", metavar='"56 g/kWh"', help="With --carbon: a carbon intensity of your own.")
+@click.option("--pue", metavar="1.2", type=Finite(min=1, max=1000), help="With --carbon: in place of the suite's PUE.")
 def report(
     folders: tuple[Path, ...],
     as_json: bool,
@@ -53,6 +55,8 @@ def report(
     every: bool,
     carbon: bool,
     zones: str | None,
+    intensity: str | None,
+    pue: float | None,
 ) -> None:
     """Print the report of a run from its records. Needs no torch.
 
@@ -64,7 +68,9 @@ def report(
         "--html": html,
         "--json": as_json,
         "--carbon": carbon,
-        "--zones": zones,
+        "--zones": zones is not None,
+        "--intensity": intensity is not None,
+        "--pue": pue is not None,
         "--strict": strict,
         "--write": write,
     }
@@ -80,8 +86,8 @@ def report(
     if len(folders) > 1 and (of_one := [name for name in OF_ONE_FOLDER if name in given]):
         message = f"{of_one[0]} is about one folder, and {len(folders)} are named"
         raise UsageError(Problem("E609", message, hint=f"one after the other: energybench report {typed(folders[0])}"))
-    if carbon or zones:
-        _carbon(folders[0], zones, write, as_json)
+    if any(name in given for name in CARBON):
+        _carbon(folders[0], (zones, intensity, pue), write, as_json)
         return
 
     from energybench.verdict import run_parts
@@ -94,10 +100,19 @@ def report(
         _one_run(parts[0], folders[0], pages, as_json, hold, strict)
 
 
-def _carbon(folder: Path, zones: str | None, write: bool, as_json: bool) -> None:
+def _carbon(folder: Path, wanted: tuple[str | None, str | None, float | None], write: bool, as_json: bool) -> None:
+    """wanted: what --zones, --intensity and --pue say."""
+    from energybench.common.units import UnitError, parse_intensity
     from energybench.report.carbon_page import report_carbon
+    from energybench.verdict.carbon import Asked
 
-    facts = report_carbon(folder, zones, None if as_json else console(), write=write)
+    zones, intensity, pue = wanted
+    try:
+        own = None if intensity is None else parse_intensity(intensity)
+    except UnitError as error:
+        raise UsageError(Problem("E204", f"--intensity: {error}", hint=error.hint)) from None
+    names = () if zones is None else tuple(name.strip() for name in zones.split(",") if name.strip()) or ("",)
+    facts = report_carbon(folder, Asked(names, own, pue), None if as_json else console(), write=write)
     if as_json:
         print_json(facts)
 

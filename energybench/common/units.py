@@ -50,6 +50,8 @@ class _QuantityKind:
     most: float = math.inf
     positive: bool = False
     whole: frozenset[str] = frozenset()
+    spelled: Callable[[str], str] = str  # a unit as written → as `units` has it
+    pattern: str = ""  # of the unit in an editor's JSON Schema; empty: one of `units`
 
 
 _TIME = {
@@ -103,6 +105,50 @@ _POINTS = _QuantityKind(
     most=1,
 )
 _JOULES = _QuantityKind("an energy", _ENERGY, ("12 J", "3 kJ", "5 mWh"), "joules or watt-hours", positive=True)
+
+# Grams of CO2e per kWh: every factor is an exact decimal. The pound is 453.59237 g by definition.
+_MASSES = {
+    "mg": "0.001",
+    **dict.fromkeys(("g", "gram", "grams"), "1"),
+    "kg": "1000",
+    **dict.fromkeys(("t", "tonne", "tonnes"), "1000000"),
+    **dict.fromkeys(("lb", "lbs", "pound", "pounds"), "453.59237"),
+}
+_PER_ENERGY = {
+    "Wh": "1000",
+    "kWh": "1",
+    "MWh": "0.001",
+    "GWh": "0.000001",
+    "TWh": "0.000000001",
+    "J": "3600000",
+    "kJ": "3600",
+    "MJ": "3.6",
+    "GJ": "0.0036",
+    "TJ": "0.0000036",
+}
+_CO2 = r"(?:\s*[Cc][Oo][2₂](?:[-. ]?[Ee][Qq]?)?)?"  # gCO2/kWh, g CO2e/kWh, gCO2-eq/kWh, gCO2.eq/kWh
+_PER = r"\s*(?:/|per)\s*"
+MOST_G_KWH = 5000.0  # no fuel gives as much: the dirtiest coal stays below 2,000
+
+
+def _intensity_unit(unit: str) -> str:
+    match = re.fullmatch(rf"(\S+?){_CO2}{_PER}(\S+)", unit.strip())
+    return f"{match[1]}/{match[2]}" if match else unit
+
+
+_INTENSITY = _QuantityKind(
+    "a carbon intensity",
+    {
+        f"{mass}/{energy}": ("g/kWh", str(Decimal(grams) * Decimal(per)))
+        for mass, grams in _MASSES.items()
+        for energy, per in _PER_ENERGY.items()
+    },
+    ("56 g/kWh", "0.056 kg/kWh", "771 lb/MWh"),
+    "grams or pounds, per kilowatt-hour or megawatt-hour",
+    positive=True,
+    spelled=_intensity_unit,
+    pattern=f"(?:{'|'.join(_MASSES)}){_CO2}{_PER}(?:{'|'.join(_PER_ENERGY)})",
+)
 _SIZE = _QuantityKind("a size", _BYTES, ("2 GB", "512 MiB"), "bytes or gigabytes", whole=frozenset({"B"}))
 
 _WRITTEN = re.compile(
@@ -126,6 +172,7 @@ def _parse(value: Any, kind: _QuantityKind) -> Quantity:
         raise UnitError(f'"{value}" has a comma in its number', f'write "{value.replace(",", ".")}"')
     if not unit:
         raise UnitError(f'"{value}" has no unit: it could be {kind.ambiguity}', example)
+    unit = kind.spelled(unit)
     if unit not in kind.units:
         raise UnitError(f"\"{value}\" is not {kind.word}: unknown unit '{unit}'", _near_unit(unit, kind) or example)
     canonical, factor = kind.units[unit]
@@ -149,7 +196,9 @@ def _near_unit(unit: str, kind: _QuantityKind) -> str:
     if unit == "%" and "pp" in kind.units:
         return 'the unit of a difference between two percentages is "pp"'
     same = [known for known in kind.units if known.lower() == unit.lower()]
-    return f"did you mean '{same[0]}'?" if same else nearest(unit, kind.units)
+    if same or kind.pattern:  # of many units, the nearest by letters may be another one by size
+        return f"did you mean '{same[0]}'?" if same else ""
+    return nearest(unit, kind.units)
 
 
 def parse_seconds(value: Any) -> float:
@@ -177,6 +226,19 @@ def parse_joules(value: Any) -> float:
     return _parse(value, _JOULES).count
 
 
+def parse_intensity(value: Any) -> float:
+    """ "56 g/kWh", "56 gCO2e/kWh", "771 lb/MWh" → kilograms of CO2e per joule. Raises UnitError."""
+    if isinstance(value, str) and re.search(r"(?<![A-Za-z])tons?(?!ne|[a-z])", value):
+        raise UnitError(f'"{value}": a ton may be 1000 kg or 2000 lb', 'write t for 1000 kg: "0.056 t/MWh"')
+    if isinstance(value, str) and re.search(r"(?:g|lb|t)\s*C\s*/", value):
+        raise UnitError(f'"{value}" counts carbon, not CO2', "12 g of carbon are in 44 g of CO2: write CO2")
+    grams_kwh = _parse(value, _INTENSITY).count
+    if grams_kwh > MOST_G_KWH:
+        message = f'"{value}" is {grams_kwh:,.0f} g/kWh: no fuel gives more than {MOST_G_KWH:,.0f}'
+        raise UnitError(message, "g or kg, kWh or MWh?")
+    return grams_kwh / 1e3 / 3.6e6
+
+
 def parse_warmup(value: Any) -> Quantity:
     """ "20 s" → Quantity(20.0, "s"); "3 steps" → Quantity(3.0, "steps"). Raises UnitError."""
     return _parse(value, _WARMUP)
@@ -188,7 +250,7 @@ def parse_period(value: Any) -> Quantity:
 
 
 def _written(kind: _QuantityKind) -> WithJsonSchema:
-    units = "|".join(sorted(map(re.escape, kind.units), key=len, reverse=True))
+    units = kind.pattern or "|".join(sorted(map(re.escape, kind.units), key=len, reverse=True))
     pattern = rf"^\s*([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*({units})\s*$"
     description = f"{kind.word[0].upper()}{kind.word[1:]} with its unit"
     return WithJsonSchema(
@@ -213,6 +275,7 @@ Seconds = Annotated[float, _reads(parse_seconds), _written(_SECONDS)]
 Ratio = Annotated[float, _reads(parse_ratio), _written(_RATIO)]
 Points = Annotated[float, _reads(parse_points), _written(_POINTS)]
 Bytes = Annotated[int, _reads(parse_bytes), _written(_SIZE)]
+Intensity = Annotated[float, _reads(parse_intensity), _written(_INTENSITY)]  # kilograms of CO2e per joule
 WarmupAmount = Annotated[Quantity, _reads(parse_warmup), _written(_WARMUP)]
 Period = Annotated[Quantity, _reads(parse_period), _written(_PERIOD)]
 

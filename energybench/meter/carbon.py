@@ -1,6 +1,7 @@
-"""Carbon from codecarbon's tables, offline; and codecarbon's modelled power for a machine without a sensor.
+"""codecarbon's modelled power, for a machine without a sensor.
 
-A modelled figure is labelled `model(codecarbon ...)`: it is time in another unit, never a measured saving.
+A modelled figure is labelled `model(codecarbon ...)`: it is time in another unit, never a measured saving. It is the
+whole machine's, at the load that everything on it makes: neighbours too. The grid's carbon intensity is in grid.py.
 """
 
 from __future__ import annotations
@@ -10,42 +11,8 @@ from typing import Any
 
 import psutil
 
-from energybench.common.errors import Problem, UsageError, nearest
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.reading import Energy, Reading
-
-J_PER_KWH = 3.6e6
-
-
-def intensity(zone: str) -> dict[str, Any]:
-    """{zone, country, intensity_kg_per_j, year, source} of an ISO 3166 alpha-3 code. Raises UsageError E502."""
-    table = _table()
-    entry = table.get(zone)
-    if entry is None or not isinstance(entry.get("carbon_intensity"), (int, float)):
-        names = {str(e.get("country_name", "")).lower(): code for code, e in table.items()}
-        hint = f"did you mean '{names[zone.lower()]}'?" if zone.lower() in names else nearest(zone.upper(), table)
-        raise UsageError(
-            Problem(
-                "E502",
-                f"no carbon intensity is known for the country '{zone}'",
-                hint=hint if len(hint) < 80 else "use its ISO 3166 code, such as FRA",
-            )
-        )
-    import codecarbon
-
-    return {
-        "zone": zone,
-        "country": entry["country_name"],
-        "intensity_kg_per_j": entry["carbon_intensity"] / 1e3 / J_PER_KWH,  # the table is in g/kWh
-        "year": entry.get("year"),
-        "source": f"codecarbon {codecarbon.__version__}, global_energy_mix.json",
-    }
-
-
-def _table() -> dict[str, Any]:
-    from codecarbon.input import DataSource
-
-    return dict(DataSource().get_global_energy_mix_data())
 
 
 def model_parameters() -> dict[str, Any]:
@@ -110,3 +77,17 @@ def _busy_and_total() -> tuple[float, float]:
     times = psutil.cpu_times()
     total = sum(times[:8]) if len(times) >= 8 else sum(times)
     return total - times.idle - getattr(times, "iowait", 0.0), total
+
+
+def __getattr__(name: str) -> Any:
+    """Names that stood here before the grid had a file of its own."""
+    if name in ("J_PER_KWH", "intensity"):
+        import warnings
+
+        from energybench.common.renamed import RenamedNameWarning
+        from energybench.meter import grid, zones
+
+        home = zones if name == "intensity" else grid
+        warnings.warn(f"import {name} from {home.__name__}", RenamedNameWarning, stacklevel=2)
+        return getattr(home, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

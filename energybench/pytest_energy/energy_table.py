@@ -54,6 +54,12 @@ def _energy(facts: Mapping[str, Any]) -> str:
     return NOTHING
 
 
+def _modelled_of(facts: Mapping[str, Any]) -> str | None:
+    """Of a row that shows its modelled figure."""
+    shown = facts.get("energy_j") is None and facts.get("modelled_energy_of")
+    return f"modelled energy is {facts['modelled_energy_of']}" if shown else None
+
+
 def _figure(key: str, form: Callable[[float], str]) -> Callable[[Mapping[str, Any]], str]:
     return lambda facts: NOTHING if facts.get(key) is None else form(facts[key])
 
@@ -94,6 +100,7 @@ def write(terminal: Terminal, group: str, rows: Sequence[EnergyRow], width: int 
     shown = _grid(terminal, title, rows, COLUMNS, width)
     if SOURCE not in shown:
         _notes(terminal, rows, width, lambda facts: " + ".join(facts.get("energy_sources") or ()))
+    _notes(terminal, rows, width, _modelled_of)
     _notes(terminal, rows, width, lambda facts: facts.get("energy_reason"))
     _notes(terminal, rows, width, lambda facts: facts.get("energy_error_reason"))
     _notes(

@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from energybench.meter import Meter, devices
-from energybench.meter.carbon import CodecarbonModel, intensity, model_parameters
+from energybench.meter.carbon import CodecarbonModel, model_parameters
 from energybench.meter.clock import WallClock
 from energybench.meter.combine import added_error, metered
+from energybench.meter.modelled import MODEL, loads_of, whole_machine
 from energybench.meter.nvml import open_gpus
 from energybench.meter.reading import NO_SENSOR, Energy, Reading
 from energybench.meter.sensors import MeterSelection, measures, open_meters
 from energybench.meter.unavailable import Unavailable
 from energybench.meter.window import Window, refuse_short
+from energybench.meter.zones import intensity
 from energybench.records.record import Flag
 from energybench.verdict import flag_codes, flags
 
@@ -61,6 +63,12 @@ class Bill:
             return tuple(f"{source} ({scope})" for source, scope in sorted(self._sensors()))
         modelled = [part for part in self.parts if part.source.startswith("model(")]
         return tuple(dict.fromkeys(f"{part.source} ({part.scope})" for part in modelled))
+
+    @property
+    def modelled_of(self) -> str | None:
+        """What codecarbon's figure is of: "of the whole machine at a load of 43 %"."""
+        modelled = [part for part in self.parts if part.source.startswith(MODEL) and part.energy_j is not None]
+        return whole_machine(loads_of(modelled)).replace("\N{NO-BREAK SPACE}", " ") if modelled else None
 
     @property
     def error_reason(self) -> str | None:
@@ -117,6 +125,7 @@ class Bill:
             "power_w": self.power_w,
             "energy_sources": list(self.sources),
             "modelled_energy_j": self.modelled_j,
+            "modelled_energy_of": self.modelled_of,
             "co2e_kg": self.co2e_kg,
             "co2e_reason": self.co2e_reason,
             "carbon": self.carbon,
@@ -134,7 +143,7 @@ class Metering:
     Args:
         gpus: "used" (those this process computes on when a window begins), "all", or UUIDs
         meters: those of other packages, by name
-        zone: ISO 3166 code of the grid; None: no CO2e
+        zone: of the grid, as "FR", "US-CA" or "aws:eu-west-3"; None: no CO2e
 
     Raises:
         UsageError: E502 for an unknown zone and, when a window begins, E503 for an unknown meter

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energybench.common.sealed_files import write_text
-from energybench.meter.carbon import J_PER_KWH
+from energybench.meter.grid import J_PER_KWH
+from energybench.meter.modelled import MODEL, whole_machine
+from energybench.meter.zones import OWN
 from energybench.records.reader import read_folder
 from energybench.report.rows import SEE_GLOSSARY
 from energybench.verdict import wording
-from energybench.verdict.carbon import RUNS, CarbonReport, Gain, Span, Use, carbon_report, to_json
+from energybench.verdict.carbon import RUNS, Asked, CarbonReport, Gain, Span, Use, Zone, carbon_report, to_json
 from energybench.verdict.pairing import EnergyFigure
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-MODELLED = "Modelled energy is time in another unit: it is multiplied by nothing, neither by a grid nor by runs."
+WHAT_TO_DO = "energybench doctor says what this machine could measure; a run that measures has CO₂e on this page."
 Table = tuple[list[str], list[list[str]]]  # head, rows; the first column is labels
 
 
-def report_carbon(folder: Path, zones: str | None, console: Console | None, *, write: bool) -> dict[str, Any]:
-    """Print the page, write it if asked to, and return its facts. zones: "FRA,USA". Raises UsageError E502."""
-    asked = [name.strip().upper() for name in (zones or "").split(",") if name.strip()]
+def report_carbon(folder: Path, asked: Asked, console: Console | None, *, write: bool) -> dict[str, Any]:
+    """Print the page, write it if asked to, and return its facts. Raises UsageError E502."""
     report = carbon_report(*read_folder(folder), asked)
     if write:
         write_text(folder / "carbon.md", markdown(report))
@@ -120,12 +121,22 @@ def _runs(count: int) -> str:
 
 def zone_lines(report: CarbonReport) -> list[str]:
     """Where each intensity comes from."""
-    lines = [
-        f"{z.zone}: {z.country}, {wording.number(z.intensity_kg_j * J_PER_KWH * 1000, 1)} g CO₂e/kWh, the mean of "
-        f"{z.year or 'an unnamed year'}, by {z.source or 'an unnamed source'}; PUE {z.pue:g}, in every CO₂e."
-        for z in report.zones
-    ]
-    return lines or [report.no_zone]
+    return [_zone_line(zone) for zone in report.zones] or [report.no_zone]
+
+
+def _zone_line(zone: Zone) -> str:
+    """The zone, its figure, what that is the mean of, its year and source, and the PUE."""
+    grams = zone.intensity_kg_j * J_PER_KWH * 1000
+    amount = f"{wording.number(grams, 1 if grams >= 1 else 4)} g CO₂e/kWh"
+    year, by = zone.year or "an unnamed year", f"by {zone.source or 'an unnamed source'}"
+    if zone.zone == OWN:
+        text = f"{amount}, {zone.basis}, {by}"
+    elif zone.basis:
+        text = f"{amount}, {zone.basis}, {year}, {by}"
+    else:  # a record of before there was a basis
+        text = f"{zone.country}, {amount}, the mean of {year}, {by}"
+    pue = f"PUE {zone.pue:g}{f' ({zone.pue_basis})' if zone.pue_basis else ''}"
+    return f"{zone.zone}: {text}; {pue}, in every CO₂e."
 
 
 def whole(report: CarbonReport) -> str:
@@ -140,8 +151,92 @@ def _workloads(report: CarbonReport) -> list[str]:
     return list(dict.fromkeys(use.workload for use in report.uses))
 
 
-def _modelled(chosen: Sequence[Use]) -> bool:
-    return any(e.energy_j and not e.measured for use in chosen for e in use.sources)
+def _modelled_figures(use: Use) -> list[EnergyFigure]:
+    return [figure for figure in use.sources if figure.energy_j and not figure.measured]
+
+
+def _mean_load(figures: Iterable[EnergyFigure]) -> list[float]:
+    """[the mean of the loads that they were modelled at], or nothing where none has one."""
+    loads = [figure.load_rel for figure in figures if figure.load_rel is not None]
+    return [math.fsum(loads) / len(loads)] if loads else []
+
+
+def modelled(chosen: Sequence[Use]) -> str:
+    """What the modelled figures in a table are; empty where it has none."""
+    figures = [figure for use in chosen for figure in _modelled_figures(use)]
+    if not figures:
+        return ""
+    of_what = f", {whole_machine(_mean_load(figures), mean=True)}" if _by_codecarbon(figures) else ""
+    return (
+        f"Modelled energy is time in another unit{of_what}: it is multiplied by nothing, neither by a grid nor by runs."
+    )
+
+
+def _by_codecarbon(figures: Iterable[EnergyFigure]) -> bool:
+    return all(figure.source.startswith(MODEL) for figure in figures)
+
+
+# ── where nothing was measured ────────────────────────────────────────────────────────────────────────────
+
+
+def unmeasured(report: CarbonReport) -> list[str]:
+    """The page in three sentences: why, what was modelled, what to do. Empty where a use has a measured figure."""
+    if any(use.measured_j for use in report.uses):
+        return []
+    lines = [_why_unmeasured(report), _all_modelled(report), WHAT_TO_DO]
+    return [line for line in lines if line]
+
+
+def _why_unmeasured(report: CarbonReport) -> str:
+    if report.energy_note == wording.ENERGY_OFF:
+        return 'Nothing was measured, since energy was not asked for: energy = "off" in the suite.'
+    reasons = dict.fromkeys(use.reason for use in report.uses if use.n)
+    if not reasons:
+        return "No trial is usable, so there is nothing to add up."
+    if "not measured" not in reasons:
+        return f"Nothing can be added up: {'; '.join(reasons)}."
+    unseen = dict.fromkeys(
+        f"{figure.scope} ({figure.reason.partition(': ')[0]})"
+        for use in report.uses
+        for figure in use.sources
+        if figure.energy_j is None and figure.reason
+    )
+    return f"Nothing was measured: {', '.join(unseen) or 'no sensor could be read'}."
+
+
+def _all_modelled(report: CarbonReport) -> str:
+    """Every use's modelled energy, its parts added: codecarbon's are of different parts of the machine."""
+    figures = [figure for use in report.uses for figure in _modelled_figures(use)]
+    if not figures:
+        return ""
+    said = []
+    for workload in _workloads(report):
+        joules = [
+            f"{use.method} {wording.si(math.fsum(each.energy_j.mean for each in of_use if each.energy_j), 'J')}"
+            for use in report.uses
+            if use.workload == workload and (of_use := _modelled_figures(use))
+        ]
+        said += [f"{workload}: {', '.join(joules)}"] if joules else []
+    by = ", ".join(dict.fromkeys(wording.sensor(figure.source).partition(" ")[0] for figure in figures))
+    of_what = f", {_of_machine(report)}" if _by_codecarbon(figures) else ""
+    return f"Modelled by {by}{of_what}, time in another unit and multiplied by nothing: {'; '.join(said)}."
+
+
+def _of_machine(report: CarbonReport) -> str:
+    """ "of the whole machine at a mean load of 43 %", or of 40 to 45 % where the uses' loads differ."""
+    loads = [load for use in report.uses for load in _mean_load(_modelled_figures(use))]
+    low, high = (wording.percent(bound, 0) for bound in (min(loads, default=0.0), max(loads, default=0.0)))
+    if low == high:
+        return whole_machine(loads[:1], mean=True)
+    return f"of the whole machine at mean loads from {low} to {high}"
+
+
+def _rest(report: CarbonReport) -> list[str]:
+    """What was measured nonetheless, of a benchmark whose uses have no figure: its own energy."""
+    return [] if report.whole_j is None else [*zone_lines(report), whole(report)]
+
+
+# ── the pages ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def render(report: CarbonReport, console: Console) -> None:
@@ -150,6 +245,10 @@ def render(report: CarbonReport, console: Console) -> None:
 
     say(console, " · ".join([f"{report.suite} · run {report.run}", "carbon", *report.stamp]), "dim")
     say(console, report.headline, "bold")
+    if short := unmeasured(report):
+        for line in (*short, *_rest(report)):
+            say(console, line)
+        return
     for line in (report.energy_note, report.look_note, *zone_lines(report)):
         if line:
             say(console, line, "yellow")
@@ -164,8 +263,8 @@ def render(report: CarbonReport, console: Console) -> None:
             say(console, notes(gain))
         console.print()
         grid(console, *sources(report, name))
-        if _modelled([use for use in report.uses if use.workload == name]):
-            say(console, MODELLED, "yellow")
+        if note := modelled([use for use in report.uses if use.workload == name]):
+            say(console, note, "yellow")
     console.print()
     say(console, whole(report))
     say(console, "Not in any figure here:")
@@ -183,6 +282,9 @@ def markdown(report: CarbonReport) -> str:
 
     stamp = f" ({escape(', '.join(report.stamp))})" if report.stamp else ""
     text = [f"# {escape(report.suite)}{stamp}: energy and carbon", f"**{escape(report.headline)}**"]
+    if short := unmeasured(report):
+        text += [escape(line) for line in (*short, *_rest(report))]
+        return wording.plain("\n\n".join([*text, SEE_GLOSSARY])) + "\n"
     text += [escape(line) for line in (report.energy_note, report.look_note) if line]
     text.append("\n".join(f"- {escape(line)}" for line in zone_lines(report)))
     for name in _workloads(report):
@@ -192,8 +294,8 @@ def markdown(report: CarbonReport) -> str:
                 text.append(pipe(gains(report, gain)))
             text.append(escape(notes(gain)))
         text.append(pipe(sources(report, name)))
-        if _modelled([use for use in report.uses if use.workload == name]):
-            text.append(escape(MODELLED))
+        if note := modelled([use for use in report.uses if use.workload == name]):
+            text.append(escape(note))
     text += ["## What is not in it", "\n".join(f"- {escape(line)}" for line in report.not_in_it), escape(whole(report))]
     text += [escape(HOW), SEE_GLOSSARY]
     return wording.plain("\n\n".join(text)) + "\n"

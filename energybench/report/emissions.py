@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from energybench.meter import combine
-from energybench.meter.carbon import J_PER_KWH
+from energybench.meter.grid import J_PER_KWH
+from energybench.meter.zones import OWN
 from energybench.records.record import RunFile, Trial
 from energybench.verdict.carbon import Span, Zone
 
@@ -70,8 +71,7 @@ def emission(run: RunFile, trial: Trial, zone: Zone | None) -> dict[str, Any]:
         "emissions": kg,
         "emissions_rate": None if kg is None else kg / seconds,
         "energy_consumed": whole,
-        "country_name": zone.country if zone else None,
-        "country_iso_code": zone.zone if zone else None,
+        **(_where(zone) if zone else {}),
         "os": run.machine.get("platform"),
         "python_version": run.machine.get("python"),
         "cpu_count": run.machine.get("cores"),
@@ -85,3 +85,16 @@ def emission(run: RunFile, trial: Trial, zone: Zone | None) -> dict[str, Any]:
         if scope in kwh:
             row |= {f"{name}_energy": kwh[scope], f"{name}_power": parts[scope] * pue / seconds}
     return row
+
+
+def _where(zone: Zone) -> dict[str, str | None]:
+    """A zone in codecarbon's columns; each None where the zone does not say it."""
+    alpha_3 = zone.zone if zone.zone != OWN else ""  # in records of when each zone was one
+    return {
+        "country_name": zone.country or None,
+        "country_iso_code": zone.country_iso or alpha_3 or None,
+        "region": zone.region or None,
+        "cloud_provider": zone.cloud_provider or None,
+        "cloud_region": zone.cloud_region or None,
+        "on_cloud": "Y" if zone.cloud_provider else None,
+    }

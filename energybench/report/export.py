@@ -19,7 +19,7 @@ from typing import Any
 from energybench.common.errors import EnergybenchError, Problem, UsageError
 from energybench.common.version import __version__
 from energybench.meter import combine
-from energybench.meter.carbon import J_PER_KWH
+from energybench.meter.grid import J_PER_KWH
 from energybench.records.reader import read_folder
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.report.emissions import EMISSIONS, emission
@@ -52,7 +52,7 @@ class ExportedRun:
         """Raises UsageError E610 where the suite names no country."""
         zones = self.carbon.zones
         if not zones:
-            hint = 'name one in the suite: [measure] carbon = { country = "FRA" }, and run again'
+            hint = 'name one in the suite: [measure] carbon = { country = "FR" }, and run again'
             raise UsageError(Problem("E610", "the suite names no country, so there is no CO2e", hint=hint))
         return zones[0]
 
@@ -214,17 +214,19 @@ def model_card(exported: ExportedRun, *, workload: str | None = None, method: st
     hardware = (
         ", ".join(cards) or f"{run.machine.get('cpu', 'unknown processor')}, {run.machine.get('cores', '?')} cores"
     )
+    where = ", ".join(part for part in (zone.place, zone.country) if part)
     source = (
         f"energybench {run.machine.get('energybench', __version__)}: measured, {use.sensors}; "
-        f"one training run, mean of {use.n}; {zone.zone} {zone.intensity_kg_j * J_PER_KWH * 1000:.1f} g/kWh "
-        f"in {zone.year} by {zone.source}; PUE {zone.pue:g}"
+        f"one training run, mean of {use.n}; {zone.zone} {zone.intensity_kg_j * J_PER_KWH * 1000:.1f} g/kWh"
+        f"{f', {zone.basis},' if zone.basis else ''}{f' in {zone.year}' if zone.year else ''} "
+        f"by {zone.source or 'an unnamed source'}; PUE {zone.pue:g}"
     )
     lines = [
         "co2_eq_emissions:",
         f"  emissions: {grams.mean:.6g}",
         f"  source: {_quoted(source)}",
         '  training_type: "pre-training"',  # every workload starts from random weights
-        f"  geographical_location: {_quoted(zone.country)}",
+        *([f"  geographical_location: {_quoted(where)}"] if where else []),
         f"  hardware_used: {_quoted(hardware)}",
     ]
     note = f"note: {use.workload}, {use.method}: one training run; tuning and failed runs are not in it"
@@ -284,6 +286,7 @@ def sci(
         "boundary": "the training window, by the sensors named; see not_in_it of report --carbon --json",
         "I_g_per_kwh": float(f"{zone.intensity_kg_j * J_PER_KWH * 1000:.6g}"),
         "zone": zone.zone,
+        "basis": zone.basis,
         "year": zone.year,
         "pue": zone.pue,
         "source": zone.source,

@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from energybench.meter.carbon import J_PER_KWH
+from energybench.meter.grid import J_PER_KWH
+from energybench.meter.zones import OWN
 from energybench.verdict import wording
 from energybench.verdict.figures import Summary, Workload
 from energybench.verdict.pairing import EnergyFigure
@@ -80,7 +81,8 @@ def _energy_row(energy: EnergyFigure, intensity: float | None) -> list[str]:
     if figure is not None and intensity is not None and energy.measured:
         co2 = wording.si(1000 * figure.mean / J_PER_KWH * intensity, "g")
     kind = "measured" if energy.measured else "modelled" if figure else "missing"
-    return [kind, energy.source, energy.scope, joules, error, net, co2]
+    scope = f"{energy.scope}, {of_what}" if (of_what := wording.modelled_of(energy)) else energy.scope
+    return [kind, energy.source, scope, joules, error, net, co2]
 
 
 def carbon_note(summary: Summary) -> str:
@@ -88,6 +90,8 @@ def carbon_note(summary: Summary) -> str:
     carbon, intensity = _intensity(summary)
     if intensity is None:
         return ""
-    grid = f"{carbon.get('zone', 'unknown zone')}, {wording.number(1000 * intensity, 2)} g/kWh"
-    grid += f" ({carbon.get('source', 'no source')}, {carbon.get('year', 'no year')})"
+    grid = f"{carbon.get('zone') or 'unknown zone'}, {wording.number(1000 * intensity, 2)} g/kWh"
+    grid += f", {basis}" if (basis := carbon.get("basis")) else ""
+    year = None if carbon.get("zone") == OWN else carbon.get("year") or "no year"
+    grid += f" ({', '.join(str(part) for part in (carbon.get('source') or 'no source', year) if part)})"
     return f"Carbon intensity: {grid}. PUE {carbon.get('pue', 1.0)}, not included above."

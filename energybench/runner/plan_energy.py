@@ -6,9 +6,10 @@ from typing import Any
 
 from energybench.common.errors import EnergybenchError, Problem, nearest
 from energybench.meter import sensors, survey
-from energybench.meter.carbon import intensity, model_parameters
+from energybench.meter.carbon import model_parameters
+from energybench.meter.zones import intensity, own_intensity
 from energybench.runner.plan_spec import PlanSpec
-from energybench.suite.tables import MeasureTable
+from energybench.suite.tables import CarbonTable, MeasureTable
 
 
 def energy(
@@ -40,7 +41,7 @@ def energy(
         problems.append(Problem("E501", message, spec.where("measure", "energy"), hint))
     if measure.carbon:
         try:
-            facts["carbon"] = intensity(measure.carbon.country) | {"pue": measure.carbon.pue}
+            facts["carbon"] = _grid(measure.carbon) | {"pue": measure.carbon.pue}
         except EnergybenchError as error:
             place = spec.where("measure", "carbon", "country")
             problems += [problem.placed(place) for problem in error.problems]
@@ -57,3 +58,10 @@ def _refusal(facts: dict[str, Any], measure: MeasureTable, device: str) -> str:
     unseen = [uuid for uuid in device.split("+") if not any(name.endswith(uuid) for name in measured)]
     reasons = [f"{uuid}: {facts['missing'].get(uuid) or facts['missing'].get('gpu', 'not metered')}" for uuid in unseen]
     return f"what trains is not what is metered: {'; '.join(reasons)}" if unseen else ""
+
+
+def _grid(carbon: CarbonTable) -> dict[str, Any]:
+    """What is known of the grid that a suite names, or what it gives itself. Raises UsageError E502."""
+    if carbon.intensity is not None:
+        return own_intensity(carbon.intensity, (carbon.source or "").strip(), "given in the suite")
+    return intensity(carbon.country or "")

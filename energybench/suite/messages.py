@@ -17,7 +17,6 @@ from energybench.suite.node import Node
 from energybench.suite.variants import toml
 
 ONE_LINE = r"^[^\x00-\x1f\x7f]+$"
-COUNTRY = r"^[A-Z]{3}$"
 FOLDER_NAME = r"^[a-z0-9_][a-z0-9._-]{0,99}$"
 EXPECTED = {
     "int_type": "a whole number",
@@ -30,7 +29,6 @@ EXPECTED = {
     "dict_type": "a table { ... }",
     "model_type": "a table { ... }",
     ONE_LINE: "text on one line",
-    COUNTRY: 'a country of three capital letters, such as "FRA"',
     FOLDER_NAME: "lower-case letters, digits, '.', '_' and '-', for it names a folder",
 }
 BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than", "max_length": "at most this long:"}

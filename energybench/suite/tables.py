@@ -5,13 +5,22 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    Strict,
+    model_serializer,
+    model_validator,
+)
 
 from energybench.common.renamed import renamed
-from energybench.common.units import Bytes, Points, Ratio, Seconds, WarmupAmount
+from energybench.common.units import Bytes, Intensity, Points, Ratio, Seconds, WarmupAmount
 from energybench.stats.interim import declared
 from energybench.stats.paired import FEWEST_BLOCKS, RowVerdict
-from energybench.suite.messages import COUNTRY, ONE_LINE, KeyedError
+from energybench.suite.messages import ONE_LINE, KeyedError
 from energybench.suite.variants import Variant, matches
 
 Item = TypeVar("Item")
@@ -90,10 +99,36 @@ class TrialsTable(SuiteTable):
 class CarbonTable(SuiteTable):
     """Where the electricity comes from."""
 
-    country: str = Field(pattern=COUNTRY, examples=["FRA"], description="ISO 3166-1 alpha-3")
+    country: Name | None = Field(
+        default=None,
+        examples=["FR", "FRA", "US-CA", "aws:eu-west-3"],
+        description="ISO 3166 code of a country or a part of one, or a cloud's region",
+    )
+    intensity: Intensity | None = Field(default=None, description="of your own, in place of a country's")
+    source: Name | None = Field(default=None, examples=["RTE 2023"], description="of the intensity")
     pue: float = Field(
         default=1.0, ge=1, le=1000, description="energy of the whole data centre per energy of its machines"
     )
+
+    @model_validator(mode="after")
+    def _one_figure_with_its_source(self) -> CarbonTable:
+        if self.country is None and self.intensity is None:
+            hint = 'country = "FR"; or intensity = "56 g/kWh" with source = "RTE 2023"'
+            raise KeyedError("it names no country and gives no intensity", "", hint)
+        if self.country is not None and self.intensity is not None:
+            hint = "keep the country for codecarbon's figure, or the intensity for your own"
+            raise KeyedError("there is a country too, and one figure can hold", "intensity", hint)
+        if self.intensity is not None and not (self.source or "").strip():
+            hint = 'say where it is from: source = "RTE 2023"'
+            raise KeyedError("an intensity of your own needs its source", "intensity", hint)
+        if self.intensity is None and self.source is not None:
+            raise KeyedError("a country's figure names its source itself", "source", "leave it out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(self, as_table: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A suite that names a country is resolved to what it always was."""
+        return {key: value for key, value in as_table(self).items() if value is not None}
 
 
 class MeasureTable(SuiteTable):

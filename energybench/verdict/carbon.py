@@ -20,7 +20,9 @@ from typing import Any
 from energybench.common.renamed import as_data, renamed
 from energybench.meter import combine
 from energybench.meter.combine import Metered, added_error, metered
+from energybench.meter.grid import J_PER_KWH
 from energybench.meter.reading import Reading
+from energybench.meter.zones import OWN, intensity, own_intensity
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.stats import paired
 from energybench.verdict import pairing, wording
@@ -30,6 +32,7 @@ from energybench.verdict.pairing import EnergyFigure, Pair
 from energybench.verdict.summary import plain_data, summarise
 
 RUNS = 1000
+NO_ZONE = 'The suite names no country, so there is no CO2e: add --zones FR, or --intensity "56 g/kWh".'
 BASELINE = "baseline"
 PARTS = {"gpu": "GPUs", "cpu": "processors", "dram": "memory"}
 PROVEN = frozenset({"saves", "costs more"})  # verdicts that may be multiplied
@@ -38,14 +41,26 @@ WHOLE_COMMAND = frozenset({"command", "idle_before", "idle_after"})  # a command
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """Where the electricity comes from: the yearly mean of a country's grid."""
+    """Where the electricity comes from, and how much carbon comes with it: a yearly mean, or somebody's own figure.
+
+    zone:    as meter/grid.py writes it: "FRA", "US-CA", "aws:eu-west-3"; "own" for an intensity that was given
+    country: its name; empty for a figure of one's own
+    basis:   what the intensity is the mean of, or where it was given; empty in records without it
+    """
 
     zone: str
     country: str
     intensity_kg_j: float
-    year: int | None
+    year: int | str | None
     source: str
     pue: float
+    basis: str = ""
+    country_iso: str = ""  # alpha-3
+    place: str = ""  # in the country: "California"
+    region: str = ""  # the same as codecarbon's emissions.csv names it
+    cloud_provider: str = ""
+    cloud_region: str = ""
+    pue_basis: str = ""  # where a PUE was given that is not the run's own
 
     def kg(self, joules: Span) -> Span:
         return joules.times(self.intensity_kg_j * self.pue)
@@ -121,32 +136,68 @@ class CarbonReport:
     not_in_it: tuple[str, ...]
 
 
-def zones_of(run: RunFile, asked: Sequence[str] = ()) -> tuple[Zone, ...]:
-    """The run's own zone, as recorded; or those asked for, from codecarbon's table. Raises UsageError E502."""
-    recorded = run.machine.get("carbon") or {}
-    names = asked or ([recorded["zone"]] if recorded.get("zone") else [])
-    return tuple(_zone(name, recorded) for name in dict.fromkeys(names))
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What whoever reads the report wants in place of what the run recorded.
+
+    zones:          "FR", "US-CA", "aws:eu-west-3"; none for the run's own
+    intensity_kg_j: of their own, beside those zones; kilograms of CO2e per joule
+    pue:            in every zone; None for the run's own
+    """
+
+    zones: tuple[str, ...] = ()
+    intensity_kg_j: float | None = None
+    pue: float | None = None
 
 
-def _zone(name: str, recorded: Mapping[str, Any]) -> Zone:
-    """With the PUE of the run, whatever the zone."""
-    known = recorded
-    if name != recorded.get("zone"):
-        from energybench.meter.carbon import intensity
+def zones_of(run: RunFile, asked: Asked = Asked()) -> tuple[Zone, ...]:
+    """The run's own zone, as recorded; or what is asked for, from codecarbon's tables. Raises UsageError E502."""
+    recorded: Mapping[str, Any] = run.machine.get("carbon") or {}
+    known = [_known(name, recorded) for name in asked.zones]
+    if asked.intensity_kg_j is not None:
+        known.append(own_intensity(asked.intensity_kg_j, "", "given by --intensity"))
+    elif not known and recorded.get("zone"):
+        known = [_known(str(recorded["zone"]), recorded)]
+    zones = [_zone(each, recorded, asked.pue) for each in known]
+    return tuple({zone.zone: zone for zone in zones}.values())
 
-        known = intensity(name)
+
+def _known(name: str, recorded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is known of a zone: the run's own keeps the figure that its record holds."""
+    own = recorded.get("zone")
+    if _kg_per_j(recorded) is None or own is None:
+        return intensity(name)
+    if name.strip() == own:
+        return recorded
+    known = intensity(name)
+    return recorded if known["zone"] == own else known
+
+
+def _kg_per_j(known: Mapping[str, Any]) -> float | None:
+    """Kilograms of CO2e per joule; the first records had it per kilowatt-hour."""
+    per_j, per_kwh = known.get("intensity_kg_per_j"), known.get("intensity_kg_per_kwh")
+    return per_j if per_j is not None or per_kwh is None else per_kwh / J_PER_KWH
+
+
+def _zone(known: Mapping[str, Any], recorded: Mapping[str, Any], pue: float | None) -> Zone:
+    """With the PUE of the run, whatever the zone, unless another is asked for."""
+    name, kg_per_j = str(known["zone"]), _kg_per_j(known)
+    assert kg_per_j is not None
+    facts = ("basis", "country_iso", "place", "region", "cloud_provider", "cloud_region")
     return Zone(
         name,
-        country=str(known.get("country", name)),
-        intensity_kg_j=known["intensity_kg_per_j"],
+        country=str(known.get("country") or ("" if name == OWN else name)),
+        intensity_kg_j=kg_per_j,
         year=known.get("year"),
-        source=str(known.get("source", "")),
-        pue=float(recorded.get("pue", 1.0)),
+        source=str(known.get("source") or ""),
+        pue=float(recorded.get("pue", 1.0)) if pue is None else pue,
+        pue_basis="" if pue is None else "given by --pue",
+        **{fact: str(known.get(fact) or "") for fact in facts},
     )
 
 
 def carbon_report(
-    run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun], asked: Sequence[str] = ()
+    run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun], asked: Asked = Asked()
 ) -> CarbonReport:
     """Everything the carbon report says.
 
@@ -154,10 +205,10 @@ def carbon_report(
         run: with the zone and the PUE of its suite
         trials: of the run, good and failed
         counting_runs: its unmetered, counted runs
-        asked: ISO 3166 alpha-3 codes of countries, instead of the run's own
+        asked: zones, an intensity and a PUE in place of the run's own
 
     Raises:
-        UsageError: E502 for a country of which no intensity is known
+        UsageError: E502 for a zone of which no intensity is known
     """
     examination = Examination(trials)
     summary = summarise(run, trials, counting_runs, examination)
@@ -172,7 +223,7 @@ def carbon_report(
         headline=_headline(summary),
         look_note=summary.look_note,
         zones=zones,
-        no_zone="" if zones else "The suite names no country, so there is no CO2e: add --zones FRA.",
+        no_zone="" if zones else NO_ZONE,
         energy_note=summary.energy_note,
         uses=tuple(uses),
         gains=tuple(_gain(name, row, judged, run, summary.look.alpha_fraction, examination) for name, row in rows),

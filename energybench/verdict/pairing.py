@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from energybench.meter.combine import Metered, Sensors, added_error, metered
+from energybench.meter.modelled import loads_of
 from energybench.meter.reading import Energy, Reading
 from energybench.records.record import CountingRun, Estimate, Trial
 from energybench.stats import paired
@@ -57,6 +58,7 @@ class EnergyFigure:
     reason: str | None
     error_j: float | None = None  # the largest error budget of a trial's sensors; None where a part's is not known
     net_j: TrialMean | None = None  # less what the machine drew idle, before and after
+    load_rel: float | None = None  # of the machine, which codecarbon's model was given: mean over the trials
 
 
 ReasonUnusable = Callable[[Trial], str | None]
@@ -213,7 +215,15 @@ def _energy_figure(source: str, scope: str, of_trials: Sequence[tuple[Trial, Par
         reason=missing[0].reason if missing else None,
         error_j=_widest([added_error(part.error_j for part in parts) for _, parts in whole]),
         net_j=mean_of(net_j(trial, parts) for trial, parts in whole) if measured else None,
+        load_rel=None if measured else _mean_load([loads_of(parts) for _, parts in whole]),
     )
+
+
+def _mean_load(by_trial: Sequence[Sequence[float]]) -> float | None:
+    """Over the trials, of each one's mean over its pieces; None where one's is not known."""
+    if not by_trial or not all(by_trial):
+        return None
+    return math.fsum(math.fsum(loads) / len(loads) for loads in by_trial) / len(by_trial)
 
 
 def _joules(parts: Parts) -> float:

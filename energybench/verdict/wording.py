@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from energybench.common.escaping import NB, printable
+from energybench.meter.modelled import MODEL, whole_machine
 from energybench.stats import paired
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         ToTarget,
         Workload,
     )
+    from energybench.verdict.pairing import EnergyFigure
 
 NOTHING = "–"
 FINEST = 6  # decimals, past which two figures are taken for the same
@@ -155,6 +157,13 @@ ENERGY_OFF = "Energy was not asked for, so methods are compared by time."
 def sensor(source: str) -> str:
     """A source as one says it."""
     return SENSORS.get(source, source.removeprefix("model(").removeprefix("meter(").removesuffix(")"))
+
+
+def modelled_of(energy: EnergyFigure) -> str:
+    """What codecarbon's figure is of, and at which load; empty for what was measured, or modelled by somebody else."""
+    if energy.measured or energy.energy_j is None or not energy.source.startswith(MODEL):
+        return ""
+    return whole_machine([] if energy.load_rel is None else [energy.load_rel], mean=energy.energy_j.n > 1)
 
 
 def energy_measured(sensors: Sequence[tuple[str, str]], everywhere: bool, missing: Sequence[Energy]) -> str:
@@ -345,7 +354,8 @@ def baseline(workload: Workload) -> str:
     for energy in figures.energies:
         if energy.energy_j:
             how = "measured by" if energy.measured else "modelled by"
-            parts.append(f"{si(energy.energy_j.mean, 'J')} {energy.scope}, {how} {sensor(energy.source)}")
+            of_what = f", {scope}" if (scope := modelled_of(energy)) else ""
+            parts.append(f"{si(energy.energy_j.mean, 'J')} {energy.scope}, {how} {sensor(energy.source)}{of_what}")
     if workload.metric and (metric := figures.quality.get(workload.metric)):
         parts.append(f"{workload.metric} {number(metric.mean, 4)}")
     if figures.data_wait_rel is not None:

@@ -27,6 +27,7 @@ from energybench.common.safe_read import read_bytes
 from energybench.common.units import format_energy, format_seconds
 from energybench.meter import combine
 from energybench.meter.doubts import DOUBTS
+from energybench.meter.modelled import MODEL, loads_of, whole_machine
 from energybench.meter.reading import Reading, RecordModel
 from energybench.meter.window import sum_pieces
 from energybench.records.reader import read
@@ -228,6 +229,8 @@ def _energy(reading: Reading | None) -> list[str]:
     modelled = [each for each in energy if each.energy_j is not None and each.source.startswith("model(")]
     if modelled:
         by = modelled[0].source.removeprefix("model(").partition(" ")[0].rstrip(")")
-        return [f"energy modelled ({by}): {format_energy(sum(each.energy_j or 0.0 for each in modelled))}"]
+        of_all = all(each.source.startswith(MODEL) for each in modelled)
+        scope = f" {whole_machine(loads_of(modelled))}".replace("\N{NO-BREAK SPACE}", " ") if of_all else ""
+        return [f"energy modelled ({by}): {format_energy(sum(each.energy_j or 0.0 for each in modelled))}{scope}"]
     reasons = dict.fromkeys(each.reason or "no reason given" for each in energy)
     return [f"no energy: {'; '.join(reasons)}"] if reasons else []

@@ -19,7 +19,7 @@ from energybench.common.errors import UsageError
 from energybench.meter.reading import Energy, Reading
 from energybench.report import carbon_page
 from energybench.verdict import carbon, wording
-from energybench.verdict.carbon import CarbonReport, Gain, Span, carbon_report
+from energybench.verdict.carbon import Asked, CarbonReport, Gain, Span, carbon_report
 
 ZONE = {
     "zone": "FRA",
@@ -32,11 +32,19 @@ ZONE = {
 EVIL = "a|b`c<script>alert(1)</script>\n# d [x](http://evil) @someone"
 
 
-def of(run: Run, *zones: str, tuned: int | None = None, **changes: Any) -> CarbonReport:
+def of(
+    run: Run,
+    *zones: str,
+    tuned: int | None = None,
+    grams: float | None = None,
+    pue: float | None = None,
+    **changes: Any,
+) -> CarbonReport:
     meta, trials, counting_runs = run.records()
     cells = [cell.model_copy(update={"tuned_trials": tuned}) if cell.role == "method" else cell for cell in meta.cells]
     meta = meta.model_copy(update={"machine": {**meta.machine, "carbon": ZONE}, "cells": cells} | changes)
-    return carbon_report(meta, trials, counting_runs, zones)
+    own = None if grams is None else grams / 3.6e9
+    return carbon_report(meta, trials, counting_runs, Asked(zones, own, pue))
 
 
 def half(**options: Any) -> Run:
@@ -80,6 +88,68 @@ def test_co2_is_energy_times_pue_times_intensity_in_every_zone() -> None:
 def test_the_runs_own_zone_is_the_recorded_one_and_never_todays_table() -> None:
     assert of(half()).zones[0].source == "a table"
     assert of(half(), "FRA").zones[0].intensity_kg_j == ZONE["intensity_kg_per_j"]
+
+
+def test_a_zone_may_be_written_in_any_form_and_the_runs_own_stays_the_recorded_one() -> None:
+    found = of(half(), "fr", "FRA", "us-ca", "USA-CA", "aws:eu-west-3")
+    assert [zone.zone for zone in found.zones] == ["FRA", "US-CA", "aws:eu-west-3"]
+    assert found.zones[0].source == "a table"
+    assert found.zones[1].intensity_kg_j == pytest.approx(394.769 * 0.45359237 / 3.6e9)  # eGRID 2023, lb/MWh
+    text = carbon_page.markdown(found)
+    assert "US-CA: 179.1 g CO₂e/kWh, the mean of what is generated in California, United States, 2023, by" in text
+    assert "the grid of France, where aws:eu-west-3 (Paris) lies, 2023" in text
+
+
+def test_an_intensity_of_ones_own_stands_alone_or_beside_the_zones_that_are_named() -> None:
+    alone = of(half(), grams=56.0)
+    assert [(zone.zone, zone.country) for zone in alone.zones] == [("own", "")]
+    span = gain(alone).runs_j
+    assert span is not None
+    assert alone.zones[0].kg(span).mean == pytest.approx(span.mean / 3.6e6 * 0.056 * 1.5)
+    assert "own: 56.0 g CO₂e/kWh, given by --intensity" in carbon_page.markdown(alone)
+    assert [zone.zone for zone in of(half(), "POL", grams=56.0).zones] == ["POL", "own"]
+
+
+def test_a_recorded_intensity_of_the_suites_own_is_told_as_such() -> None:
+    own = {
+        "zone": "own",
+        "intensity_kg_per_j": 0.04 / 3.6e6,
+        "year": None,
+        "source": "RTE 2023",
+        "basis": "given in the suite",
+        "pue": 1.1,
+    }
+    meta, trials, counting_runs = half().records()
+    report = carbon_report(meta.model_copy(update={"machine": {"carbon": own}}), trials, counting_runs)
+    assert "own: 40.0 g CO₂e/kWh, given in the suite, by RTE 2023; PUE 1.1, in every CO₂e." in carbon_page.markdown(
+        report
+    )
+
+
+def test_a_pue_that_is_asked_for_replaces_the_runs_own_and_says_so() -> None:
+    found = of(half(), "FRA", "POL", pue=1.2)
+    assert {zone.pue for zone in found.zones} == {1.2}
+    assert carbon_page.markdown(found).count("PUE 1.2 (given by --pue), in every CO₂e") == 2
+
+
+def test_the_first_records_intensity_by_kilowatt_hour_is_read_too() -> None:
+    old = {"zone": "FRA", "intensity_kg_per_kwh": 0.056, "source": "a table"}
+    meta, trials, counting_runs = half().records()
+    (zone,) = carbon_report(meta.model_copy(update={"machine": {"carbon": old}}), trials, counting_runs).zones
+    assert (zone.intensity_kg_j, zone.pue) == (pytest.approx(0.056 / 3.6e6), 1.0)
+
+
+@given(st.lists(st.sampled_from(["FR", "POL", "US-WY", "CA-QC", "gcp:europe-west9"]), max_size=3), st.floats(1, 3000))
+def test_no_percentage_and_no_verdict_depends_on_the_grid(zones: list[str], grams: float) -> None:
+    """Equal for both arms: what is saved of the baseline's CO2e is what is saved of its energy, in every zone."""
+    found = of(half(), *zones, grams=grams)
+    baseline, method = (use.measured_j for use in found.uses)
+    assert baseline is not None
+    assert method is not None
+    saved = 1 - method.mean / baseline.mean
+    for zone in found.zones:
+        assert 1 - zone.kg(method).mean / zone.kg(baseline).mean == pytest.approx(saved)
+    assert gain(found).verdict == gain(of(half())).verdict
 
 
 def test_a_country_that_the_table_does_not_know_is_refused() -> None:
@@ -232,10 +302,63 @@ def test_modelled_energy_is_shown_and_multiplied_by_nothing(energy: float) -> No
     facts = carbon.to_json(found)
     assert all(use["measured_kg"] is None for use in facts["uses"])
     text = printed(found)
-    assert "modelled" in text
+    assert "Modelled" in text
     assert wording.plain(wording.si(JOULES * energy, "J")) in text
     assert not re.search(r"\d [nµm]?g\b(?! CO)", text)  # no mass but the grids' own
     assert "1,000 runs" not in text
+
+
+def modelled(load: float, joules: float) -> list[Energy]:
+    cpu = Energy(source="model(codecarbon cpu_load)", scope="cpu", energy_j=joules, detail={"load_rel": load})
+    ram = Energy(source="model(codecarbon ram)", scope="dram", energy_j=2 * joules)
+    return [cpu, ram, Energy(source="unavailable", scope="gpu", reason="no driver: libnvidia-ml is missing")]
+
+
+def test_where_nothing_was_measured_the_page_is_why_what_was_modelled_and_what_to_do() -> None:
+    run = Run(blocks=2, sensors=(MODEL,)).method("half")
+    for label, joules in (("baseline", 4.0), ("twin", 4.0), ("half", 2.0)):
+        for block, load in enumerate((0.5, 0.7)):
+            run.change(label, block, phases={"train": Reading(wall_s=9, energy=modelled(load, joules))})
+    found = of(run, "FRA", "POL")
+    assert carbon_page.unmeasured(found) == [
+        "Nothing was measured: gpu (no driver).",
+        "Modelled by codecarbon, of the whole machine at a mean load of 60\N{NO-BREAK SPACE}%, time in another unit "
+        "and multiplied by nothing: cnn-digits: plain training 12.0\N{NO-BREAK SPACE}J, half 6.00\N{NO-BREAK SPACE}J.",
+        carbon_page.WHAT_TO_DO,
+    ]
+    for page in (printed(found), carbon_page.markdown(found)):
+        assert "energybench doctor" in page
+        assert "not measured" not in page
+        assert "|" not in page
+        assert "kWh" not in page
+    assert len(printed(found).splitlines()) < 12
+
+
+def test_the_loads_that_methods_were_modelled_at_are_not_averaged_where_they_differ() -> None:
+    run = Run(blocks=1, sensors=(MODEL,)).method("half")
+    for label, load in (("baseline", 0.4), ("twin", 0.4), ("half", 0.9)):
+        run.change(label, 0, phases={"train": Reading(wall_s=9, energy=modelled(load, 1.0))})
+    assert "at mean loads from 40 % to 90 %" in wording.plain(" ".join(carbon_page.unmeasured(of(run))))
+
+
+def test_without_a_usable_trial_or_with_energy_off_that_is_said() -> None:
+    failed = Run(blocks=1, sensors=(GPU,)).method("half")
+    for label in ("baseline", "twin", "half"):
+        failed.change(label, 0, status="failed", reason="out of memory", phases={})
+    assert carbon_page.unmeasured(of(failed))[0] == "No trial is usable, so there is nothing to add up."
+    off = Run(blocks=1, sensors=()).method("half")
+    assert carbon_page.unmeasured(of(off))[0].startswith("Nothing was measured")
+
+
+def test_a_model_beside_a_sensor_is_told_to_be_of_the_whole_machine_at_its_load() -> None:
+    run = half(sensors=(GPU,))
+    for label in ("baseline", "twin", "half"):
+        for block in range(5):
+            joules = run.energies(JOULES / 2 if label == "half" else JOULES)
+            run.change(label, block, phases={"train": Reading(wall_s=9, energy=[*joules, *modelled(0.25, 3.0)])})
+    found = of(run)
+    assert carbon_page.unmeasured(found) == []
+    assert "of the whole machine at a mean load of 25 %" in " ".join(carbon_page.markdown(found).split())
 
 
 def test_a_model_beside_a_sensor_changes_no_measured_figure() -> None:
