@@ -14,6 +14,7 @@ from rich.text import Text
 from energybench.cli.paired_commands import CommandComparison
 from energybench.common.renamed import as_data
 from energybench.common.units import format_bytes
+from energybench.meter.not_seen import not_seen
 from energybench.meter.reading import Reading
 from energybench.records.record import Trial
 from energybench.report.terminal import STYLES, wrap
@@ -54,19 +55,23 @@ def line(trial: Trial) -> str:
     if reading.cpu_s is not None:
         parts.append(f"{wording.duration(reading.cpu_s)} CPU")
     parts += _joules(reading)
+    unseen = not_seen(reading)
     if trial.memory_resident_b:
         parts.append(f"{format_bytes(trial.memory_resident_b)} at most")
     reason = "" if trial.status == "ok" else f"; {trial.reason}"
     left_behind = "".join(
         f"; {flag.detail} left behind and ended" for flag in trial.flags if flag.code == "left_behind"
     )
-    return wording.plain(f"energybench: {', '.join(parts)}{reason}{left_behind}")
+    beside = f"; not seen: {', '.join(unseen)}" if unseen else ""
+    return wording.plain(f"energybench: {', '.join(parts)}{beside}{reason}{left_behind}")
 
 
 def _joules(reading: Reading) -> list[str]:
     """Every source apart, each with where it comes from; a missing one with its reason."""
     figures = []
     for energy in reading.energy:
+        if energy.unmetered:
+            continue  # told once, beside all figures
         if energy.energy_j is None:
             reason = (energy.reason or "no reason given").partition(": ")[0]
             figures.append(f"no {energy.scope} energy ({reason})")

@@ -38,8 +38,8 @@ class Energy(RecordModel):
 
     Either `energy_j` in joules, with `error_j` if the sensor knows it, or null and the `reason`; never 0 for unknown.
 
-    source: one of MEASURED_SOURCES; `hwmon(DRIVER)` of the kernel; `meter(NAME)` of another package; `model(...)` or `replay(...)`, which are no
-            measurement; "unavailable" for a sensor that was never there
+    source: one of MEASURED_SOURCES; `hwmon(DRIVER)` of the kernel; `meter(NAME)` of another package; `model(...)` or
+            `replay(...)`, which are no measurement; "unavailable" for a sensor that was never there
     """
 
     source: Text

@@ -8,8 +8,9 @@ from typing import Any
 from energybench.meter import rapl
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.counter import SensorError, infer_tick
+from energybench.meter.kernel_sensors import look
 from energybench.meter.nvml import Gpu, open_gpus
-from energybench.meter.sensors import MeterSelection, offered, open_cards
+from energybench.meter.sensors import MeterSelection, divide, kernel_sensors, offered, open_cards
 from energybench.meter.unavailable import Unavailable
 
 
@@ -44,8 +45,11 @@ def sensors(wanted: MeterSelection, device: str) -> dict[str, Any]:
     """
     measured, missing = list[str](), dict[str, str]()
     cards: list[dict[str, Any]] = []
+    machine, opened = look(), list[Gpu]()
+    nvidia, nvidia_device, kernel_cards = divide(wanted, device, machine)
     try:
-        cards = [facts(gpu) for gpu in open_cards(wanted.gpus, device)]
+        opened = open_cards(nvidia, nvidia_device)
+        cards = [facts(gpu) for gpu in opened]
     except Unavailable as unavailable:
         missing["gpu"] = unavailable.reason
     for card in cards:
@@ -60,4 +64,8 @@ def sensors(wanted: MeterSelection, device: str) -> dict[str, Any]:
         measured += [f"RAPL {domain}" for domain in usable["domains"]]
     else:
         missing["cpu"] = f"RAPL: {'; '.join(dict.fromkeys(way['reason'] for way in ways))}"
+    places = [gpu.pci_address() for gpu in opened]
+    kernel = kernel_sensors(wanted, kernel_cards, machine, places, processor=not usable)
+    measured += [f"{channel.source} {channel.device}".rstrip() for channel in kernel.channels]
+    missing |= {energy.device: energy.reason or "" for energy in kernel.silent}
     return {"gpus": cards, "measured": measured, "missing": missing}

@@ -166,7 +166,7 @@ class Metering:
         """UUIDs of the cards that a window which begins now is about."""
         if not isinstance(self._gpus, str):
             return list(self._gpus)
-        cards = dict.fromkeys(sorted(devices.uuids()))
+        cards = dict.fromkeys(sorted(devices.uuids() | (devices.pci_addresses() - {devices.UNKNOWN})))
         if self._has_driver:
             with suppress(Unavailable):
                 cards |= dict.fromkeys(devices.listed_uuids(open_gpus()))

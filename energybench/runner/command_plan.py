@@ -53,7 +53,7 @@ class CommandPlan:
         facts: dict[str, Any] = {}
         if self.spec.purpose not in ("count", "trace"):  # else nothing will be metered
             measure = self.suite.measure.model_copy(update={"gpus": self.gpus()})
-            facts, problems = energy(self.spec, measure, self.device_name)
+            facts, problems = energy(self.spec, measure, self.device_name, of_children=True)
             self.problems += problems
         return PlanResult(
             problems=tuple(self.problems),

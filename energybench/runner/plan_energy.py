@@ -11,13 +11,16 @@ from energybench.runner.plan_spec import PlanSpec
 from energybench.suite.tables import MeasureTable
 
 
-def energy(spec: PlanSpec, measure: MeasureTable, device: str) -> tuple[dict[str, Any], list[Problem]]:
+def energy(
+    spec: PlanSpec, measure: MeasureTable, device: str, *, of_children: bool = False
+) -> tuple[dict[str, Any], list[Problem]]:
     """(facts of the machine, what is wrong); nothing where energy is off.
 
     Args:
         spec:    for the places of what is wrong
         measure: the suite's, or with the cards that a command may use
         device:  "cpu", or the UUID of the card that trains
+        of_children: what is metered are commands
     """
     problems: list[Problem] = []
     if measure.energy == "off":
@@ -27,7 +30,8 @@ def energy(spec: PlanSpec, measure: MeasureTable, device: str) -> tuple[dict[str
             hint = nearest(name, sensors.offered()) or "install the package that offers it"
             message = f"no installed package offers the meter '{name}'"
             problems.append(Problem("E503", message, spec.where("measure", "meters"), hint))
-    facts = survey.sensors(sensors.MeterSelection(measure.energy, measure.gpus, measure.meters), device)
+    wanted = sensors.MeterSelection(measure.energy, measure.gpus, measure.meters, of_children=of_children)
+    facts = survey.sensors(wanted, device)
     if not facts["measured"]:
         facts["energy_model"] = model_parameters()
     if measure.energy == "require" and not facts["measured"]:

@@ -26,6 +26,7 @@ from energybench.common.quantities import Count, Seconds
 from energybench.common.safe_read import read_bytes
 from energybench.common.units import format_energy, format_seconds
 from energybench.meter import combine
+from energybench.meter.not_seen import not_seen
 from energybench.meter.reading import Reading, RecordModel
 from energybench.meter.window import sum_pieces
 from energybench.records.reader import read
@@ -198,7 +199,9 @@ def sentence(window: WindowLine) -> str:
     parts += [f"{n:,} {what}{'s' * (n != 1)}" for what, n in (("step", window.steps), ("sample", window.samples)) if n]
     parts += [f"{metric} {value:.4g}" for metric, value in window.quality.items()]
     ended = f" ({window.error})" if window.error else ""
-    return f"{window.name}{ended}: {' · '.join([*parts, *_energy(window.reading)])}"
+    unseen = not_seen(window.reading) if window.reading else []
+    parts += [*_energy(window.reading), *([f"not seen: {', '.join(unseen)}"] if unseen else [])]
+    return f"{window.name}{ended}: {' · '.join(parts)}"
 
 
 def _energy(reading: Reading | None) -> list[str]:
@@ -215,5 +218,5 @@ def _energy(reading: Reading | None) -> list[str]:
     if modelled:
         by = modelled[0].source.removeprefix("model(").partition(" ")[0].rstrip(")")
         return [f"energy modelled ({by}): {format_energy(sum(each.energy_j or 0.0 for each in modelled))}"]
-    reasons = dict.fromkeys(each.reason or "no reason given" for each in energy)
+    reasons = dict.fromkeys(each.reason or "no reason given" for each in energy if not each.unmetered)
     return [f"no energy: {'; '.join(reasons)}"] if reasons else []
