@@ -8,6 +8,8 @@ from energybench.meter.accelerators import KINDS
 from energybench.meter.combine import MACHINE
 from energybench.meter.reading import Energy, Reading
 
+CHANNELS = ("energy counter: ", "power: ", "NVML: ")  # beginnings of reasons
+
 
 def not_seen(reading: Reading) -> list[str]:
     """Everything that is there and has no figure, each once, for "Not seen: …".
@@ -55,5 +57,9 @@ def _counted(kind: tuple[str, str, str], devices: list[str]) -> str:
 
 
 def _named(each: Energy) -> str:
+    """With its reason, of which whatever names the channel or the library goes: "GPU-1 (Insufficient Permissions)"."""
     what = each.device if each.source == "unavailable" else f"{each.source} {each.device}"
-    return f"{what} ({(each.reason or 'no reason given').partition(': ')[0]})"
+    reason = each.reason or "no reason given"
+    for beginning in CHANNELS:
+        reason = reason.removeprefix(beginning)
+    return f"{what} ({reason})"

@@ -24,7 +24,7 @@ def gpus(time: Time = REAL_TIME) -> tuple[list[dict[str, Any]], Unavailable | No
 
 def facts(gpu: Gpu, time: Time = REAL_TIME) -> dict[str, Any]:
     """One card: what a comparison must keep equal, its sensors, and `tick` of its counter or `tick_reason`."""
-    card: dict[str, Any] = gpu.facts()
+    card: dict[str, Any] = gpu.facts() | {"pci_address": gpu.pci_address()}
     if gpu.counter_reason is None:
         try:
             card["tick"] = asdict(infer_tick(gpu.energy_j, time))
