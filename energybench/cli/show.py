@@ -35,8 +35,12 @@ POWERS = {
     "NVML_FI_DEV_POWER_INSTANT": "of the moment; some cards look only a quarter of the time",
     "NVML_FI_DEV_POWER_AVERAGE": "the mean of the last second",
 }
-PARTS = {"gpu": "the GPU that trains", "cpu": "the processor", "dram": "the memory", "machine": "the machine"} | {
-    "module": "the module"
+PARTS = {
+    "gpu": "the GPU that trains",
+    "cpu": "the processor",
+    "dram": "the memory",
+    "module": "the module",
+    "machine": "the machine",
 }
 
 

@@ -252,7 +252,7 @@ class Metering:
                 f"only {bill.timed_rel:.0%} of the window was the timed code, the rest work between the rounds: "
                 "ask for longer rounds (--benchmark-min-time=0.01)"
             )
-        if self._gpus == "used" and not set(measured.values()) & {"gpu", "cpu", "machine"}:
+        if self._gpus == "used" and not set(measured.values()) & {"gpu", "cpu", "module", "machine"}:
             return "the processor, which does the work, has no figure"
         return None
 
