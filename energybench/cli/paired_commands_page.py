@@ -67,11 +67,11 @@ def line(trial: Trial) -> str:
 
 
 def _joules(reading: Reading) -> list[str]:
-    """Every source apart, each with where it comes from; a missing one with its reason."""
+    """Every source apart, each with where it comes from; a missing part of the machine with its reason."""
     figures = []
     for energy in reading.energy:
-        if energy.unmetered:
-            continue  # told once, beside all figures
+        if energy.energy_j is None and energy.device:
+            continue  # told beside all figures, once, and only where the device has no other figure
         if energy.energy_j is None:
             reason = (energy.reason or "no reason given").partition(": ")[0]
             figures.append(f"no {energy.scope} energy ({reason})")

@@ -26,7 +26,7 @@ from energybench.common.quantities import Count, Seconds
 from energybench.common.safe_read import read_bytes
 from energybench.common.units import format_energy, format_seconds
 from energybench.meter import combine
-from energybench.meter.not_seen import not_seen
+from energybench.meter.not_seen import not_seen, not_seen_of
 from energybench.meter.reading import Reading, RecordModel
 from energybench.meter.window import sum_pieces
 from energybench.records.reader import read
@@ -199,9 +199,17 @@ def sentence(window: WindowLine) -> str:
     parts += [f"{n:,} {what}{'s' * (n != 1)}" for what, n in (("step", window.steps), ("sample", window.samples)) if n]
     parts += [f"{metric} {value:.4g}" for metric, value in window.quality.items()]
     ended = f" ({window.error})" if window.error else ""
-    unseen = not_seen(window.reading) if window.reading else []
-    parts += [*_energy(window.reading), *([f"not seen: {', '.join(unseen)}"] if unseen else [])]
+    parts += _energy(window.reading)
+    if window.reading and (unseen := _unseen(window.reading)):
+        parts.append(f"not seen: {', '.join(unseen)}")
     return f"{window.name}{ended}: {' · '.join(parts)}"
+
+
+def _unseen(reading: Reading) -> list[str]:
+    """What has no figure; where nothing has, the reasons are told already, but for what was no part of the window."""
+    if any(each.energy_j is not None for each in reading.energy):
+        return not_seen(reading)
+    return not_seen_of(each for each in reading.energy if each.unmetered)
 
 
 def _energy(reading: Reading | None) -> list[str]:

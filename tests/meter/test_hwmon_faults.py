@@ -357,6 +357,16 @@ def test_a_fault_gives_the_truth_within_its_error_or_its_name(
     assert re.search(expected, energy.reason or ""), energy.reason
 
 
+@pytest.mark.parametrize("cap", ["0", "-1", "none", str(4 * 10**15), str(0xFFFFFFFF * 1000)])
+def test_a_cap_beyond_reason_is_not_believed(cap: str, tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    part = machine.amdgpu(CARD, WATTS, cap_w=None, power1_cap_max=cap)
+    meter, file = open_hwmon(machine.time, machine.root), part.folder / "power1_average"
+    energy, *_ = run(machine, meter, part, lambda: _for(machine, file, str(10**11), 0.3))  # 100 kW
+    assert energy.energy_j is None
+    assert "more than it can draw: 3 kW" in (energy.reason or "").replace("3.00", "3")
+
+
 @pytest.mark.parametrize(("name", "least_j"), [("counter jump", 40e3), ("four gigawatts", 4e8)])
 def test_what_an_implausible_sensor_said_is_kept(
     name: str, least_j: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

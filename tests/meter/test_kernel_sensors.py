@@ -175,6 +175,14 @@ def test_what_is_part_of_the_processor_is_not_told(machine: Machine) -> None:
     assert not_seen(opened(machine)) == []
 
 
+def test_in_a_machines_total_is_every_card_of_it(machine: Machine) -> None:
+    machine.mac(40.0)
+    machine.accel(machine.pci("0000:19:00.0", 0x1DA3, 1, "habanalabs", 0x120000))
+    reading = opened(machine)
+    assert metered(reading).joules == pytest.approx(400.0)
+    assert not any(energy.unmetered for energy in reading.energy)
+
+
 def test_sockets_are_metered_where_rapl_is_not(machine: Machine) -> None:
     machine.sockets(200.0)
     assert set(figures(opened(machine))) == {"package-0"}

@@ -188,6 +188,10 @@ def test_the_line_of_a_window_and_of_a_command_name_what_nothing_metered() -> No
     told = paired_commands_page.line(trial)
     assert "not seen: 4 AMD GPUs (amdgpu)" in told
     assert "no gpu energy" not in told
+    short = energy("unavailable", "gpu", None, device="GPU-1", reason="gpu_counter: a window too short")
+    alone = sentence(WindowLine(name="train", start_s=0.0, stop_s=1.0, reading=reading(short, *CARDS)))
+    assert alone.count("a window too short") == 1
+    assert alone.endswith("not seen: 4 AMD GPUs (amdgpu)")
 
 
 def test_a_suite_that_wants_no_energy_is_told_so() -> None:
