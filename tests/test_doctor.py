@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from fakes.hwmon import Machine
 from fakes.nvml import UUID, FakeDriver, FakeGpu
 from fakes.powercap import Powercap
 from fakes.replay import VirtualTime
@@ -136,6 +137,44 @@ def test_a_powercap_tree_is_usable_and_is_what_a_run_will_measure(bare: pytest.M
     assert "RAPL by powercap: usable: package-0, package-0/dram" in text
     assert "Energy can be measured here. A run will measure the processor: package-0, package-0/dram" in text
     assert "(no GPU: NVML Shared Library Not Found)." in text
+
+
+def test_hwmons_sensors_and_cards_that_nothing_meters_are_listed_with_what_would_help(
+    bare: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path)
+    machine.amdgpu("0000:03:00.0", 100.0)
+    machine.amdgpu("0000:43:00.0", 100.0, file="")
+    machine.pci("0000:65:00.0", 0x10DE, 0x2330, "nouveau", 0x030200)
+    machine.accel(machine.pci("0000:19:00.0", 0x1DA3, 1, "habanalabs", 0x120000))
+    machine.rails(VDD_IN=None)
+    bare.setenv("ENERGYBENCH_SYSFS", str(machine.root))
+    facts = doctor.examine()
+    assert sensor(facts, "hwmon(amdgpu) 0000:03:00.0")["usable"]
+    remedies = {
+        "AMD GPU 0000:43:00.0 (amdgpu)": "update the kernel",
+        "NVIDIA GPU 0000:65:00.0 (nouveau)": "install NVIDIA's own driver",
+        "Habana accelerator 0000:19:00.0 (habanalabs)": "",
+        "hwmon VDD_IN": "no command mends it",
+    }
+    text = words(printed(facts))
+    for name, remedy in remedies.items():
+        assert not sensor(facts, name)["usable"]
+        assert sensor(facts, name)["remedy"].startswith(remedy)
+        assert f"{name}: not usable: {sensor(facts, name)['why']}" in text
+    assert sensor(facts, "Habana accelerator 0000:19:00.0 (habanalabs)")["remedy"] == ""
+    assert facts["energy_by"] == {"gpu": ["hwmon(amdgpu) 0000:03:00.0"]}
+    assert "A run will measure the GPU that trains: hwmon(amdgpu) 0000:03:00.0" in text
+
+
+def test_a_boards_rails_are_what_a_run_will_measure(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.tegra()
+    machine.rails(VDD_IN=15.0, VDD_SOC=3.0)
+    bare.setenv("ENERGYBENCH_SYSFS", str(machine.root))
+    facts = doctor.examine()
+    assert facts["energy_by"] == {"module": ["hwmon(ina3221) VDD_IN"]}
+    assert "A run will measure the module: hwmon(ina3221) VDD_IN" in words(printed(facts))
 
 
 def test_a_memory_counter_that_is_not_real_is_left_out_and_told(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:

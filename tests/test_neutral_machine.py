@@ -15,10 +15,13 @@ from typing import Any
 import pynvml
 import pytest
 import torch
+from fakes.hwmon import Machine
 from fakes.neutral import PLACE, forget, kept, neutral
 from fakes.nvml import FakeGpu, build, script
 from fakes.powercap import Powercap, without_energy_pkg
 
+from energybench.meter.accelerators import accelerators
+from energybench.meter.hwmon_drivers import find
 from energybench.meter.perf_events import sysfs
 from energybench.meter.rapl import survey
 from energybench.meter.unavailable import Unavailable
@@ -27,15 +30,18 @@ ROOT = Path(__file__).resolve().parents[1]
 SEEN = """
 import json, os, pathlib, signal, sys, time
 import energybench, pynvml
-from energybench.meter import rapl
+from energybench.meter import accelerators, hwmon_drivers, perf_events, rapl
 try:
     pynvml.nvmlInit()
     driver = "there"
 except pynvml.NVMLError as error:
     driver = str(error)
 mask = os.umask(0)
+found = hwmon_drivers.find(perf_events.sysfs())
+kernel = [*accelerators.accelerators(), *found.channels, *found.refused]
 print(json.dumps({
     "energybench": energybench.__file__, "driver": driver, "umask": mask, "zone": time.tzname[0],
+    "kernel": len(kernel),
     "sensors": [row["kind"] for row in rapl.survey()], "environment": dict(os.environ), "utf8": sys.flags.utf8_mode,
     "deaf": sorted(n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN),
 }))
@@ -51,6 +57,7 @@ def is_neutral(found: Any) -> None:
     assert found["energybench"] == str(ROOT / "energybench/__init__.py")
     assert found["driver"] == "NVML Shared Library Not Found"
     assert found["sensors"] == ["absent", "absent"]
+    assert found["kernel"] == 0
     assert (found["umask"], found["zone"]) == (0o022, "UTC")
     assert set(found["deaf"]) == {signal.SIGPIPE, signal.SIGXFSZ}  # which Python itself ignores
     ours = {
@@ -71,6 +78,8 @@ def is_neutral(found: Any) -> None:
 
 def test_this_process_sees_a_neutral_machine() -> None:
     assert [row["kind"] for row in survey()] == ["absent", "absent"]
+    assert accelerators() == []
+    assert find(sysfs()).channels == []
     with pytest.raises(pynvml.NVMLError, match="Not Found"):
         pynvml.nvmlInit()
     assert not torch.cuda.is_available()
@@ -99,6 +108,9 @@ def strange(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     place = tmp_path_factory.mktemp("strange")
     (place / "cards.txt").write_text(script([FakeGpu(name="Strange Card")], clock=0.0), encoding="utf-8")
     build(place, place / "cards.txt")
+    card = Machine(place / "card")
+    card.amdgpu("0000:03:00.0", 100.0)
+    card.root.rename(place / "sys-without-energy-pkg")
     return os.environ | {
         "ENERGYBENCH_SYSFS": str(without_energy_pkg(place)),
         "ENERGYBENCH_DATA": "/nonexistent",
@@ -124,6 +136,7 @@ def test_the_strange_machine_is_strange(strange: dict[str, str]) -> None:
     found = seen(strange)
     assert found["driver"] == "there"
     assert found["sensors"] == ["absent", "unsupported"]
+    assert found["kernel"] == 2  # a card and its sensor
     assert found["zone"] == "XYZ"
 
 

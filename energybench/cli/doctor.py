@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import EntryPoint, PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 from energybench.common.machine import cpu_name
 from energybench.common.safe_read import list_folder
-from energybench.meter import rapl, survey
+from energybench.meter import kernel_sensors, rapl, survey
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.devices import visible_uuids
 from energybench.meter.gpu import PERIOD_S
@@ -57,7 +57,8 @@ def examine(time: Time = REAL_TIME) -> dict[str, Any]:
              and what is known of each kind beside it; energy: what a run will do; energy_by: scope → sensors that it
              will read; energy_missing: scope → why there are none
     """
-    builtin = [*_cards(time), *_rapl(time)]
+    cards, processor = _cards(time), _rapl(time)
+    builtin = [*cards, *processor, *_kernel(time, cards, processor)]
     others = [_third_party(name, point, time) for name, point in sorted(offered().items())]
     sensors = [*builtin, *others, _model()]
     usable = [sensor for sensor in sensors if sensor["usable"] and sensor["measured"]]
@@ -158,6 +159,34 @@ def _rapl(time: Time) -> list[dict[str, Any]]:
         )
         for row in rapl.survey(time=time)
     ]
+
+
+def _kernel(time: Time, cards: Sequence[dict[str, Any]], processor: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """hwmon's sensors, and every accelerator that nothing meters; nothing of a machine that has neither."""
+    machine = kernel_sensors.look()
+    nvidia = [card["pci_address"] for card in cards if "pci_address" in card]
+    counted = any(sensor["usable"] for sensor in processor)
+    found = kernel_sensors.select(machine, None, nvidia, processor=not counted, time=time)
+    rows = [
+        _sensor(
+            f"{channel.source} {channel.device}".rstrip(),
+            channel.scope,
+            "energy counter" if channel.way == "energy" else "power, integrated",
+        )
+        for channel in found.channels
+    ]
+    by_device = {each.device: each for each in machine.there}
+    for energy in found.silent:
+        each = by_device.get(energy.device)
+        if each is None:  # a rail, a socket
+            refused = machine.found.refused[energy.scope, energy.device]
+            rows.append(_sensor(f"hwmon {energy.device}", energy.scope, refused.reason, refused.remedy))
+            continue
+        why = (energy.reason or "").partition(" is there and ")[2]
+        if nvidia and each.driver == "nvidia":
+            why = "it is there, and NVML does not list it"
+        rows.append(_sensor(each.name, energy.scope, why, kernel_sensors.remedy(each, machine.found)))
+    return rows
 
 
 def _third_party(name: str, point: EntryPoint, time: Time) -> dict[str, Any]:

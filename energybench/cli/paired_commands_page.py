@@ -15,6 +15,7 @@ from energybench.cli.paired_commands import CommandComparison
 from energybench.common.renamed import as_data
 from energybench.common.units import format_bytes
 from energybench.meter.modelled import MODEL, loads_of, whole_machine
+from energybench.meter.not_seen import not_seen
 from energybench.meter.reading import Reading
 from energybench.records.record import Trial
 from energybench.report.terminal import STYLES, wrap
@@ -56,6 +57,7 @@ def line(trial: Trial) -> str:
     if reading.cpu_s is not None:
         parts.append(f"{wording.duration(reading.cpu_s)} CPU")
     parts += _joules(reading)
+    unseen = not_seen(reading)
     if trial.memory_resident_b:
         parts.append(f"{format_bytes(trial.memory_resident_b)} at most")
     reason = "" if trial.status == "ok" else f"; {trial.reason}"
@@ -63,13 +65,16 @@ def line(trial: Trial) -> str:
         f"; {flag.detail} left behind and ended" for flag in trial.flags if flag.code == "left_behind"
     )
     doubtful = "".join(f"\n! {doubtful_words(flag)}." for flag in trial.flags if flag.code != "left_behind")
-    return wording.plain(f"energybench: {', '.join(parts)}{reason}{left_behind}{doubtful}")
+    beside = f"; not seen: {', '.join(unseen)}" if unseen else ""
+    return wording.plain(f"energybench: {', '.join(parts)}{beside}{reason}{left_behind}{doubtful}")
 
 
 def _joules(reading: Reading) -> list[str]:
-    """Every source apart, each with where it comes from; a missing one with its reason."""
+    """Every source apart, each with where it comes from; a missing part of the machine with its reason."""
     figures = []
     for energy in reading.energy:
+        if energy.energy_j is None and energy.device:
+            continue  # told beside all figures, once, and only where the device has no other figure
         if energy.energy_j is None:
             reason = (energy.reason or "no reason given").partition(": ")[0]
             figures.append(f"no {energy.scope} energy ({reason})")

@@ -25,12 +25,23 @@ from energybench.runner.progress import redraws
 from energybench.suite.command_tables import written
 from energybench.windows import file as windows_file
 
-SENSORS = {"gpu": "GPU", "cpu": "RAPL"}  # scope → what it lacks where nothing measures it
+SENSORS = {
+    "gpu": "GPU",
+    "cpu": "RAPL",
+    "accelerator": "accelerator",
+    "module": "board",
+}  # scope → what it lacks where nothing measures it
 POWERS = {
     "NVML_FI_DEV_POWER_INSTANT": "of the moment; some cards look only a quarter of the time",
     "NVML_FI_DEV_POWER_AVERAGE": "the mean of the last second",
 }
-PARTS = {"gpu": "the GPU that trains", "cpu": "the processor", "dram": "the memory", "machine": "the machine"}
+PARTS = {
+    "gpu": "the GPU that trains",
+    "cpu": "the processor",
+    "dram": "the memory",
+    "module": "the module",
+    "machine": "the machine",
+}
 
 
 def printable_text(text: str, style: str = "", **options: Any) -> Text:
@@ -252,12 +263,12 @@ def _print_calibration(calibration: dict[str, Any], console: Console) -> None:
 
 def _verdict(facts: dict[str, Any]) -> str:
     """Which energy a run on this machine will have, and of what parts."""
-    missing = "; ".join(f"no {SENSORS[scope]}: {why}" for scope, why in facts["energy_missing"].items())
+    missing = "; ".join(f"no {SENSORS.get(scope, scope)}: {why}" for scope, why in facts["energy_missing"].items())
     if facts["energy"] == "modelled":
         real = "time and FLOPs are real, joules are modelled and never a saving"
         return f"Energy cannot be measured here: {real} ({missing})."
     parts = "; ".join(
-        f"{PARTS[scope]}: {(' or ' if scope == 'gpu' else ', ').join(names)}"
+        f"{PARTS.get(scope, scope)}: {(' or ' if scope == 'gpu' else ', ').join(names)}"
         for scope, names in facts["energy_by"].items()
     )
     return f"Energy can be measured here. A run will measure {parts}" + (f" ({missing})." if missing else ".")

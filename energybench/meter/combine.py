@@ -12,6 +12,7 @@ Sensors = frozenset[tuple[str, str]]  # (source, scope)
 PREFERENCE = ("gpu_counter", "rapl", "gpu_power_integral")  # one channel per device: the second only checks it
 MACHINE = "machine"  # the scope of a meter that sees everything: what others see is in its figure
 MODULE = "module"  # and of one that sees a board with its processor, GPU and memory
+IN_A_MODULE = frozenset({"gpu", "cpu", "dram"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +64,10 @@ def _channels(reading: Reading | None) -> list[Energy]:
     named = {scope for scope, device in best if device} - blind
     channels = [energy for (scope, device), energy in best.items() if bool(device) == (scope in named)]
     if modules := [energy for energy in channels if energy.scope == MODULE]:
-        source, devices = min(modules, key=_rank).source, {energy.device for energy in modules}
-        others = [energy for energy in channels if energy.scope != MODULE and not _on_a_module(energy, devices)]
+        source = min(modules, key=_rank).source
+        others = [energy for energy in channels if energy.scope not in IN_A_MODULE | {MODULE}]
         channels = [*(energy for energy in modules if energy.source == source), *others]
     return [energy for energy in channels if energy.scope == MACHINE] or channels
-
-
-def _on_a_module(energy: Energy, modules: set[str]) -> bool:
-    """Whether a module's figure holds this one: its processor's and memory's, and its GPU's unless that is a card."""
-    if energy.scope == "gpu":
-        return energy.device in modules or not energy.device.startswith("GPU-")
-    return energy.scope in ("cpu", "dram")
 
 
 def metered(reading: Reading | None) -> Metered:

@@ -1,6 +1,7 @@
 """Which cards this process uses, and waiting for them. torch is asked where it is loaded, and never imported.
 
 numbers, uuids    cards that hold or have held this process's tensors, as torch knows them
+pci_addresses     the same of other makers' cards, which NVML does not know
 listed_uuids      cards on which the driver lists this process or one that it started
 visible_uuids     cards that CUDA shows to a program with this environment, used or not
 """
@@ -12,6 +13,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from energybench.meter.accelerators import accelerators
+from energybench.meter.kernel_sensors import UNKNOWN, by_serial, only_card
 from energybench.meter.nvml import open_gpus, own_processes
 from energybench.meter.nvml_gpu import Gpu
 from energybench.meter.reading import Energy, Reading
@@ -41,9 +44,42 @@ def numbers() -> list[int]:
 
 
 def uuids() -> set[str]:
-    """The same devices as NVML names them."""
+    """The same devices as NVML names them; none under ROCm, whose cards NVML does not know."""
     cuda = _cuda()
+    if _rocm():
+        return set()
     return {f"GPU-{cuda.get_device_properties(number).uuid}" for number in numbers()}
+
+
+def pci_addresses() -> set[str]:
+    """PCI addresses of the AMD and Intel cards that hold or have held this process's tensors.
+
+    Returns:
+        "0000:03:00.0" of each, "unknown" in the place of one that torch does not place on the bus
+    """
+    cuda = _cuda()
+    found: set[str] = set()
+    if cuda is not None and _rocm():
+        found |= {_address(cuda.get_device_properties(number)) for number in numbers()}
+    xpu = getattr(sys.modules.get("torch"), "xpu", None)
+    if xpu is not None and xpu.is_initialized():
+        used = [number for number in range(xpu.device_count()) if xpu.max_memory_reserved(number)]
+        found |= {only_card("Intel", accelerators()) or UNKNOWN for _ in used}
+    return found
+
+
+def _rocm() -> bool:
+    return bool(getattr(getattr(sys.modules.get("torch"), "version", None), "hip", None))
+
+
+def _address(properties: Any) -> str:
+    """By what torch says of the bus, where it does, else by the card's serial number."""
+    place = [getattr(properties, name, None) for name in ("pci_domain_id", "pci_bus_id", "pci_device_id")]
+    domain, bus, slot = (number if isinstance(number, int) else -1 for number in place)
+    if min(domain, bus, slot) >= 0:
+        return f"{domain:04x}:{bus:02x}:{slot:02x}.0"
+    there = accelerators()
+    return by_serial(str(getattr(properties, "uuid", "")), there) or only_card("AMD", there) or UNKNOWN
 
 
 def listed_uuids(gpus: Iterable[Gpu]) -> list[str]:
@@ -87,8 +123,8 @@ def synchronise(device: TorchDevice | None = None) -> None:
 
 
 def unmetered(energy: Sequence[Energy], cards: Iterable[str], reason: str) -> list[Energy]:
-    """Of each of these cards (UUIDs) that no figure is of: that there is none, and the reason."""
-    known = {each.device for each in energy}
+    """Of each of these cards (UUIDs, PCI addresses) that no figure is of: that there is none, and the reason."""
+    known = {each.device for each in energy if not each.unmetered}
     missing = sorted(set(cards) - known)
     return [Energy(source="unavailable", scope="gpu", device=uuid, reason=reason) for uuid in missing]
 
@@ -103,5 +139,5 @@ def with_every_card(reading: Reading, reason: str) -> Reading:
     """
     if not any(each.scope == "gpu" and each.device and not each.unmetered for each in reading.energy):
         return reading
-    unseen = unmetered(reading.energy, uuids(), reason)
+    unseen = unmetered(reading.energy, uuids() | pci_addresses(), reason)
     return reading.model_copy(update={"energy": [*reading.energy, *unseen]}) if unseen else reading

@@ -161,6 +161,10 @@ class GpuMeter:
         """UUID → what two trials must share to be compared."""
         return {uuid: gpu.facts() for uuid, gpu in self._gpus.items()}
 
+    def pci_addresses(self) -> list[str]:
+        """Of the cards, "" where the driver does not say."""
+        return [gpu.pci_address() for gpu in self._gpus.values()]
+
     # ── in the background ─────────────────────────────────────────────────────────────────────────────────────
 
     def _sample_cards(self, everything: bool = False) -> None:

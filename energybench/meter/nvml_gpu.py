@@ -251,6 +251,15 @@ class Gpu:
         except SensorError as error:
             return None if REFUSED in str(error) else False  # else it is not a card that can be
 
+    def pci_address(self) -> str:
+        """As the kernel writes it, "0000:65:00.0"; "" where the driver does not say."""
+        try:
+            place = self._ask("nvmlDeviceGetPciInfo").busId
+        except SensorError:
+            return ""
+        domain, _, rest = (place.decode() if isinstance(place, bytes) else str(place)).lower().partition(":")
+        return f"{domain[-4:]}:{rest}"
+
     def facts(self) -> dict[str, Any]:
         """What a comparison must keep equal, and what the sensors are: a missing fact is null with its reason."""
         facts: dict[str, Any] = {

@@ -16,13 +16,17 @@ import psutil
 
 from energybench.common.errors import CannotMeasure, Problem
 from energybench.meter import Meter, devices
+from energybench.meter.accelerators import VENDOR_OF_DRIVER, Accelerator, accelerators
 from energybench.meter.facts import gpu_facts
 from energybench.meter.gpu import GpuMeter
-from energybench.meter.reading import CardState, Reading
+from energybench.meter.kernel_sensors import BUS_ADDRESS, silent_entry
+from energybench.meter.reading import CardState, Energy, Reading
 from energybench.meter.sensors import EnergyWanted, MeterSelection, UnavailableMeter, measures, open_meters, told
 from energybench.meter.unavailable import Unavailable
 
 NOT_OPENED = "it was used, but none of its sensors was opened: name it with gpus=[...]"
+NOT_USED = "this process did not use it"
+UNCLEAR = "which of the cards this process used is not known: name it with gpus=[...]"
 AMBIGUOUS = "a process that is not known here came onto it and may be this one: name the card with gpus=[...]"
 
 
@@ -62,17 +66,34 @@ class MeterSet:
             if isinstance(meter, GpuMeter):
                 listed |= meter.listed_cards()
                 newcomers |= meter.unknown_newcomers()
-        used = devices.uuids() | listed
-        energy = [each for each in reading.energy if not each.device.startswith("GPU-") or each.device in used]
+        used = devices.uuids() | devices.pci_addresses() | listed
+        energy = _of_used(reading.energy, used)
+        energy = [each for each in energy if not each.device.startswith("GPU-") or each.device in used]
         if not any(each.scope == "gpu" and not each.device for each in energy):  # else that entry is of all cards
             unclear = {uuid for uuid, processes in newcomers.items() if not all(map(psutil.pid_exists, processes))}
-            energy += devices.unmetered(energy, used, NOT_OPENED) + devices.unmetered(energy, unclear - used, AMBIGUOUS)
+            energy += devices.unmetered(energy, used - {devices.UNKNOWN}, NOT_OPENED)
+            energy += devices.unmetered(energy, unclear - used, AMBIGUOUS)
         cards = {uuid: card for uuid, card in reading.cards.items() if uuid in used}
         # In a container the driver lists this process by another number: a single newcomer is this process.
         for uuid in set(cards) - listed:
             if len(newcomers.get(uuid, ())) == 1:
                 cards[uuid] = _without(cards[uuid], newcomers[uuid])
         return reading.model_copy(update={"energy": energy, "cards": cards})
+
+
+def _of_used(energies: Sequence[Energy], used: set[str]) -> list[Energy]:
+    """Cards that the kernel meters: those that were not used are there, and no part of this window."""
+    unclear = devices.UNKNOWN in used
+    result = []
+    for each in energies:
+        if not BUS_ADDRESS.fullmatch(each.device) or each.unmetered or each.device in used:
+            result.append(each)
+            continue
+        driver = each.source.removeprefix("hwmon(").removesuffix(")")
+        card = next((card for card in accelerators() if card.address == each.device), None)
+        card = card or Accelerator(each.device, driver, VENDOR_OF_DRIVER.get(driver, ""), "gpu")
+        result.append(silent_entry(card, UNCLEAR if unclear else NOT_USED, wanted=unclear))
+    return result
 
 
 def _without(card: CardState, processes: set[int]) -> CardState:
@@ -114,7 +135,8 @@ os.register_at_fork(after_in_child=_forget)
 
 def _open(request: MeterRequest) -> list[Meter]:
     gpus, unavailable = _cards(request)
-    wanted = MeterSelection(request.energy, gpus or "used", request.meters)
+    seen_later = request.gpus == "used"
+    wanted = MeterSelection(request.energy, gpus or "used", request.meters, seen_later=seen_later)
     meters = [*unavailable, *open_meters(wanted, "cpu")]
     if request.energy == "require" and (unseen := _unmetered_trainers(meters)) and not request.meters:
         hint = 'gpus="all", or: energybench doctor says what it has'

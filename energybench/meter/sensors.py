@@ -1,4 +1,4 @@
-"""Which meters a trial gets: the cards it uses, the processor's RAPL, what the suite names, else a model.
+"""Which meters a trial gets: the cards it uses, the processor's RAPL, hwmon, what the suite names, else a model.
 
 What is missing is a meter too: it says in every window why there is no figure.
 """
@@ -6,15 +6,27 @@ What is missing is a meter too: it says in every window why there is no figure.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.meter import Meter
+from energybench.meter.clock import REAL_TIME
 from energybench.meter.devices import visible_uuids
-from energybench.meter.nvml import Cards, find_gpus, refused_gpus
+from energybench.meter.hwmon import Hwmon
+from energybench.meter.kernel_sensors import (
+    BUS_ADDRESS,
+    KernelSensors,
+    Machine,
+    by_serial,
+    look,
+    only_card,
+    select,
+    visible_cards,
+)
+from energybench.meter.nvml import Cards, find_gpus, open_gpus, refused_gpus
 from energybench.meter.reading import NO_SENSOR, UNMETERED, Energy, Reading
 from energybench.meter.unavailable import Unavailable
 from energybench.meter.visible import refuse_slices
@@ -26,11 +38,15 @@ class UnavailableMeter:
     """A sensor that is not there: its figure is null in every window, with the reason.
 
     unmetered: whether it is no part of what is to be measured, so that no sum waits for it
+    energy: the whole entry, in place of the rest
     """
 
-    def __init__(self, scope: str, reason: str, device: str = "", *, unmetered: bool = False) -> None:
+    def __init__(
+        self, scope: str, reason: str, device: str = "", *, unmetered: bool = False, energy: Energy | None = None
+    ) -> None:
+        self.device = device
         detail = {UNMETERED: True} if unmetered else {}
-        self._energy = Energy(source="unavailable", scope=scope, device=device, reason=reason, detail=detail)
+        self._energy = energy or Energy(source="unavailable", scope=scope, device=device, reason=reason, detail=detail)
 
     def start(self) -> None: ...
 
@@ -104,11 +120,12 @@ class MeterSelection:
 
     Args:
         energy: "off" opens none; whether a sensor that is required is there is for others to see
-        gpus: "used": the one that trains; "all"; or UUIDs
+        gpus: "used": the one that trains; "all"; or UUIDs, of cards that NVML does not know PCI addresses
         meters: those of other packages, by name
         model: the parameters of codecarbon's model for this machine, used where nothing measures
         of_children: what is metered are processes that this one will start
         processes_before: UUID → processes that were on a card before this one, where that was seen earlier
+        seen_later: which cards of other makers are used is seen when a window closes, so that all of them are read
     """
 
     energy: EnergyWanted = "if available"
@@ -117,6 +134,7 @@ class MeterSelection:
     model: dict[str, Any] | None = None
     of_children: bool = False
     processes_before: Mapping[str, set[int]] | None = None
+    seen_later: bool = False
 
 
 def open_meters(wanted: MeterSelection, device: str) -> list[Meter]:
@@ -135,7 +153,13 @@ def open_meters(wanted: MeterSelection, device: str) -> list[Meter]:
     """
     if wanted.energy == "off":
         return []
-    meters = [*_gpus(wanted, device), *map(_third_party, wanted.meters), _processor()]
+    machine, processor = look(), _processor()
+    nvidia, nvidia_device, cards = divide(wanted, device, machine)
+    gpus = _gpus(replace(wanted, gpus=nvidia), nvidia_device)
+    kernel = kernel_sensors(wanted, cards, machine, _places(gpus), processor=not measures(processor))
+    silent = [UnavailableMeter(energy.scope, "", energy=energy) for energy in kernel.silent]
+    hwmon = [Hwmon(kernel.channels, REAL_TIME)] if kernel.channels else []
+    meters = [*gpus, *map(_third_party, wanted.meters), processor, *hwmon, *silent]
     if wanted.model and not any(map(measures, meters)):
         from energybench.meter.carbon import CodecarbonModel
 
@@ -159,7 +183,7 @@ def find_cards(wanted: MeterSelection, device: str) -> Cards:
             _refuse_unclear()
         return Cards((), {})
     if not isinstance(wanted.gpus, str):
-        return find_gpus(list(wanted.gpus))
+        return find_gpus(list(wanted.gpus)) if wanted.gpus else Cards((), {})
     if wanted.gpus == "used":
         refuse_slices(os.environ)
         return find_gpus(device.split("+"))
@@ -177,6 +201,66 @@ def _refuse_unclear() -> None:
             raise
 
 
+def divide(
+    wanted: MeterSelection, device: str, machine: Machine
+) -> tuple[str | Sequence[str], str, Collection[str] | None]:
+    """Who meters which of the cards that are asked for.
+
+    Args:
+        wanted: which cards
+        device: "cpu", or the UUID of the card that trains, as torch names it
+        machine: as `look` found it
+
+    Returns:
+        (what NVML is asked for, the device that trains as far as it knows, PCI addresses for hwmon; None: all)
+    """
+    if wanted.gpus == "all":
+        return "all", device, None
+    if wanted.gpus != "used":
+        places = {name: name if BUS_ADDRESS.fullmatch(name) else by_serial(name, machine.there) for name in wanted.gpus}
+        nvidia = [name for name, place in places.items() if not place]
+        return nvidia or "used", device if nvidia else "cpu", [place for place in places.values() if place]
+    trains = by_serial(device, machine.there)
+    if device.startswith("GPU-") and not trains and not _nvml_answers():
+        trains = only_card("AMD", machine.there)
+    return "used", "cpu" if trains else device, [trains] if trains else []
+
+
+def _nvml_answers() -> bool:
+    try:
+        return bool(open_gpus())
+    except Unavailable:
+        return False
+
+
+def kernel_sensors(
+    wanted: MeterSelection, cards: Collection[str] | None, machine: Machine, nvidia: Sequence[str], *, processor: bool
+) -> KernelSensors:
+    """What hwmon gives this measurement, and which accelerators are there without a figure.
+
+    Args:
+        wanted: for whom it is: of children it is not seen which cards they use, so the visible ones are theirs
+        cards: PCI addresses of those that are asked for; None: all
+        machine: as `look` found it
+        nvidia: PCI addresses of the cards that NVML meters, "" where one is not known
+        processor: whether sockets are to be metered, because RAPL does not
+    """
+    unclear = ""
+    if wanted.seen_later:
+        cards = None
+    elif wanted.of_children and cards is not None:
+        shown, unclear = visible_cards(machine, os.environ)
+        cards = [*cards, *shown]
+    return select(machine, cards, nvidia, processor=processor, unclear=unclear)
+
+
+def _places(meters: Sequence[Meter]) -> list[str]:
+    """PCI addresses of the cards that NVML meters or names, "" where one is not known."""
+    metered = [place for meter in meters for place in getattr(meter, "pci_addresses", list)()]
+    refused = [meter for meter in meters if isinstance(meter, UnavailableMeter) and meter.device]
+    return metered + [""] * len(refused)
+
+
 def _gpus(wanted: MeterSelection, device: str) -> list[Meter]:
     from energybench.meter.gpu import GpuMeter
 
@@ -190,7 +274,8 @@ def _gpus(wanted: MeterSelection, device: str) -> list[Meter]:
     if wanted.gpus == "all":
         named, others = {}, cards.refused
     else:
-        named, others = cards.refused, refused_gpus() if cards.opened else {}
+        named = cards.refused
+        others = refused_gpus() if cards.opened and not named else {}
     meters += [UnavailableMeter("gpu", told(why), uuid) for uuid, why in named.items()]
     meters += [UnavailableMeter("gpu", told(why), name, unmetered=True) for name, why in others.items()]
     return meters

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from energybench.meter import rapl
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.counter import SensorError, infer_tick
-from energybench.meter.nvml import open_gpus
+from energybench.meter.kernel_sensors import look
+from energybench.meter.nvml import Cards, open_gpus
 from energybench.meter.nvml_gpu import Gpu
-from energybench.meter.sensors import MeterSelection, find_cards, offered, told
+from energybench.meter.sensors import MeterSelection, divide, find_cards, kernel_sensors, offered, told
 from energybench.meter.unavailable import Unavailable
 
 
@@ -24,7 +25,7 @@ def gpus(time: Time = REAL_TIME) -> tuple[list[dict[str, Any]], Unavailable | No
 
 def facts(gpu: Gpu, time: Time = REAL_TIME) -> dict[str, Any]:
     """One card: what a comparison must keep equal, its sensors, and `tick` of its counter or `tick_reason`."""
-    card: dict[str, Any] = gpu.facts() | {"tick": None}
+    card: dict[str, Any] = gpu.facts() | {"pci_address": gpu.pci_address(), "tick": None}
     if gpu.counter_reason is None:
         try:
             card["tick"] = asdict(infer_tick(gpu.energy_j, time))
@@ -41,12 +42,15 @@ def sensors(wanted: MeterSelection, device: str) -> dict[str, Any]:
         device: "cpu", or the UUID of the card that trains
 
     Returns:
-        {gpus: facts of each card, measured: names of sensors, missing: {name: reason}}
+        {gpus: facts of each card, measured: names of sensors, missing: {name: reason}, unmetered: those of the devices
+        that no sensor sees}
     """
     measured, missing = list[str](), dict[str, str]()
     cards: list[dict[str, Any]] = []
+    machine, found = look(), Cards((), {})
+    nvidia, nvidia_device, kernel_cards = divide(wanted, device, machine)
     try:
-        found = find_cards(wanted, device)
+        found = find_cards(replace(wanted, gpus=nvidia), nvidia_device)
     except Unavailable as unavailable:
         missing["gpu"] = told(unavailable)
     else:
@@ -64,4 +68,12 @@ def sensors(wanted: MeterSelection, device: str) -> dict[str, Any]:
         measured += [f"RAPL {domain}" for domain in usable["domains"]]
     else:
         missing["cpu"] = f"RAPL: {'; '.join(dict.fromkeys(way['reason'] for way in ways))}"
-    return {"gpus": cards, "measured": measured, "missing": missing}
+    places = [*(gpu.pci_address() for gpu in found.opened), *("" for _ in found.refused)]
+    kernel = kernel_sensors(wanted, kernel_cards, machine, places, processor=not usable)
+    measured += [f"{channel.source} {channel.device}".rstrip() for channel in kernel.channels]
+    missing |= {energy.device: energy.reason or "" for energy in kernel.silent}
+    seen = {card["uuid"] for card in cards if card["uuid"] not in missing}
+    if kernel_cards:  # the device is one of another maker, which NVML does not know
+        seen |= {device} if {channel.device for channel in kernel.channels} & set(kernel_cards) else set()
+    unmetered = [uuid for uuid in device.split("+") if uuid not in {"cpu", *seen}]
+    return {"gpus": cards, "measured": measured, "missing": missing, "unmetered": unmetered}

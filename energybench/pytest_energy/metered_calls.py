@@ -175,7 +175,7 @@ class Metering:
         """UUIDs of the cards that a window which begins now is about."""
         if not isinstance(self._gpus, str):
             return list(self._gpus)
-        cards = dict.fromkeys(sorted(devices.uuids()))
+        cards = dict.fromkeys(sorted(devices.uuids() | (devices.pci_addresses() - {devices.UNKNOWN})))
         if self._has_driver:
             with suppress(Unavailable):
                 cards |= dict.fromkeys(devices.listed_uuids(open_gpus()))
@@ -261,7 +261,7 @@ class Metering:
                 f"only {bill.timed_rel:.0%} of the window was the timed code, the rest work between the rounds: "
                 "ask for longer rounds (--benchmark-min-time=0.01)"
             )
-        if self._gpus == "used" and not set(measured.values()) & {"gpu", "cpu", "machine"}:
+        if self._gpus == "used" and not set(measured.values()) & {"gpu", "cpu", "module", "machine"}:
             return "the processor, which does the work, has no figure"
         return None
 

@@ -34,9 +34,10 @@ def energy(
     facts = survey.sensors(
         sensors.MeterSelection(measure.energy, measure.gpus, measure.meters, of_children=of_commands), device
     )
+    unmetered = facts.pop("unmetered")
     if not facts["measured"]:
         facts["energy_model"] = model_parameters()
-    if measure.energy == "require" and (message := _refusal(facts, measure, device)):
+    if measure.energy == "require" and (message := _refusal(facts, measure, unmetered)):
         hint = 'energybench doctor says what it has; or: energy = "if available"'
         problems.append(Problem("E501", message, spec.where("measure", "energy"), hint))
     if measure.carbon:
@@ -48,16 +49,15 @@ def energy(
     return facts, problems
 
 
-def _refusal(facts: dict[str, Any], measure: MeasureTable, device: str) -> str:
+def _refusal(facts: dict[str, Any], measure: MeasureTable, unmetered: list[str]) -> str:
     """Why energy that is required would not be that of what trains; "" where it is."""
-    measured: list[str] = facts["measured"]
-    if not measured:
-        return f"this machine cannot measure energy: {'; '.join(facts['missing'].values())}"
-    if device == "cpu" or measure.meters:  # another package's meter says of what it is
+    missing: dict[str, str] = facts["missing"]
+    if not facts["measured"]:
+        return f"this machine cannot measure energy: {'; '.join(missing.values())}"
+    if measure.meters or not unmetered:  # another package's meter says itself of what it is
         return ""
-    unseen = [uuid for uuid in device.split("+") if not any(name.endswith(uuid) for name in measured)]
-    reasons = [f"{uuid}: {facts['missing'].get(uuid) or facts['missing'].get('gpu', 'not metered')}" for uuid in unseen]
-    return f"what trains is not what is metered: {'; '.join(reasons)}" if unseen else ""
+    reasons = [f"{uuid}: {missing.get(uuid) or missing.get('gpu', 'not metered')}" for uuid in unmetered]
+    return f"what trains is not what is metered: {'; '.join(reasons)}"
 
 
 def _grid(carbon: CarbonTable) -> dict[str, Any]:

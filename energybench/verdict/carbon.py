@@ -358,7 +358,8 @@ def _windows(trial: Trial) -> list[Reading]:
 def _not_in_it(summary: Summary, zones: Sequence[Zone]) -> tuple[str, ...]:
     pue = f" ({zones[0].pue:g}{': nothing of it' if zones[0].pue == 1 else ''})" if zones else ""
     scopes = {e.scope for w in summary.workloads for e in w.baseline.energies if e.measured}
-    unseen = [name for scope, name in PARTS.items() if scope not in scopes] + ["fans, disks and power supplies"]
+    seen = {*scopes, *(combine.IN_A_MODULE if combine.MODULE in scopes else ())}
+    unseen = [name for scope, name in PARTS.items() if scope not in seen] + ["fans, disks and power supplies"]
     parts = "" if combine.MACHINE in scopes or not scopes else f"; what no sensor here sees: {', '.join(unseen)}"
     return (
         "making the machine and disposing of it (embodied emissions)",

@@ -20,7 +20,7 @@ def explain(method: str, flop: float | None, seconds: float | None, joules: floa
     words = [f"{method} does {flops}", f"each takes {each}"]
     if parts.watts is not None:
         power = _less_or_more(math.exp(parts.watts), "less power", "more power", "the same power")
-        drawn_by = {"gpu": "card", "cpu": "processor"}.get(scope, "machine")
+        drawn_by = {"gpu": "card", "cpu": "processor", "module": "module"}.get(scope, "machine")
         words.append(f"the {drawn_by} draws {power}")
     total, quantity = (seconds, "time") if joules is None else (joules, wording.what("energy", scope))
     outcome = _less_or_more(total, f"less {quantity}", f"more {quantity}", f"the same {quantity}")

@@ -23,7 +23,7 @@ def _proven(row: Row, workload: Workload) -> str:
         lost = wording.accepted(abs(quality.limit), quality.fraction).lstrip("+")
         at_most = f", with no more than {lost} of {quality.metric} lost"
     if figure.quantity == "energy":
-        outcome = f"{row.method} saves {saving} of the energy ({figure.scope}) of {baseline}"
+        outcome = f"{row.method} saves {saving} of {wording.whose(figure.scope)} that {baseline} took"
     else:
         outcome = f"{row.method} takes {saving} less time than {baseline}"
     caveat = ""
@@ -37,9 +37,9 @@ def _worse(row: Row, workload: Workload) -> str:
     assert figure is not None
     low, high = (None if end is None else -end for end in (figure.high_rel, figure.low_rel))
     more = wording.measured(replace(figure, saving_rel=-figure.saving_rel, low_rel=low, high_rel=high))
-    costs = f"costs {more} more" if figure.quantity == "energy" else f"takes {more} more"
-    quantity = wording.what(figure.quantity, figure.scope)
-    return f"{row.method} {costs} {quantity} than {workload.baseline_name} on {workload.name}."
+    energy = figure.quantity == "energy"
+    costs = f"costs {more} more of {wording.whose(figure.scope)}" if energy else f"takes {more} more time"
+    return f"{row.method} {costs} than {workload.baseline_name} on {workload.name}."
 
 
 def headline(workloads: Sequence[Workload]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from energybench.common.renamed import as_data
 from energybench.meter import combine
+from energybench.meter.not_seen import not_seen_of
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.verdict import flags, interim, interim_notes, pairing, requirements, wording
 from energybench.verdict.checks import checks
@@ -76,11 +77,12 @@ def _energy_note(run: RunFile, trials: Sequence[Trial]) -> str:
     if (run.resolved.get("measure") or {}).get("energy") == "off":
         return wording.ENERGY_OFF
     missing = [e for window in windows for e in window.energy if e.energy_j is None]
+    devices = not_seen_of(e for window in windows for e in window.energy)
     if any(sensors):
         measured_by = dict.fromkeys(sensor for of_window in sensors for sensor in sorted(of_window))
-        return wording.energy_measured(list(measured_by), all(sensors), missing)
+        return wording.energy_measured(list(measured_by), all(sensors), missing, devices)
     modelled = any(e.energy_j is not None for window in windows for e in window.energy)
-    return wording.energy_not_measured(modelled, missing) if windows else ""
+    return wording.energy_not_measured(modelled, missing, devices) if windows else ""
 
 
 def _failures(trials: Sequence[Trial], examination: Examination) -> tuple[Failure, ...]:

@@ -156,6 +156,8 @@ ENERGY_OFF = "Energy was not asked for, so methods are compared by time."
 
 def sensor(source: str) -> str:
     """A source as one says it."""
+    if source.startswith("hwmon("):
+        return source.replace("(", " (")
     return SENSORS.get(source, source.removeprefix("model(").removeprefix("meter(").removesuffix(")"))
 
 
@@ -166,16 +168,18 @@ def modelled_of(energy: EnergyFigure) -> str:
     return whole_machine([] if energy.load_rel is None else [energy.load_rel], mean=energy.energy_j.n > 1)
 
 
-def energy_measured(sensors: Sequence[tuple[str, str]], everywhere: bool, missing: Sequence[Energy]) -> str:
-    """Which parts of the machine were measured, by what; and which were not."""
+def energy_measured(
+    sensors: Sequence[tuple[str, str]], everywhere: bool, missing: Sequence[Energy], devices: Sequence[str] = ()
+) -> str:
+    """Which parts of the machine were measured, by what; and which were not, and which devices."""
     measured_by = ", ".join(f"{scope} by {sensor(source)}" for source, scope in sensors)
     mixed = "" if everywhere else " In some trials only: pairs without the same sensors are compared by time."
     seen = {scope for _, scope in sensors}
-    return f"Energy is measured: {measured_by}.{mixed}{_not_seen([e for e in missing if e.scope not in seen])}"
+    return f"Energy is measured: {measured_by}.{mixed}{_not_seen([e for e in missing if e.scope not in seen], devices)}"
 
 
-def energy_not_measured(modelled: bool, missing: Sequence[Energy]) -> str:
-    not_seen = _not_seen(missing)
+def energy_not_measured(modelled: bool, missing: Sequence[Energy], devices: Sequence[str] = ()) -> str:
+    not_seen = _not_seen(missing, devices)
     if not modelled:
         return f"Energy is not available, so methods are compared by time.{not_seen}"
     return (
@@ -184,14 +188,35 @@ def energy_not_measured(modelled: bool, missing: Sequence[Energy]) -> str:
     )
 
 
-def _not_seen(missing: Sequence[Energy]) -> str:
-    """Each missing sensor once, in short; its whole reason stands in the table of energies."""
-    short = dict.fromkeys((e.scope, (e.reason or "no reason given").partition(": ")[0]) for e in missing)
-    return f" Not seen: {', '.join(f'{scope} ({reason})' for scope, reason in short)}." if short else ""
+def _not_seen(missing: Sequence[Energy], devices: Sequence[str]) -> str:
+    """Each part that no sensor sees once, in short, then each device; a whole reason stands in the table of energies.
+
+    missing: null figures, of which those that name a device are among `devices`, as `not_seen` words them
+    """
+    parts = [energy for energy in missing if not energy.device]
+    short = dict.fromkeys((e.scope, (e.reason or "no reason given").partition(": ")[0]) for e in parts)
+    words = [*(f"{scope} ({reason})" for scope, reason in short), *devices]
+    return f" Not seen: {', '.join(words)}." if words else ""
 
 
 def what(quantity: str, scope: str) -> str:
+    """In a table or a label: "time", "energy (cpu)"."""
     return "time" if quantity == "time" else f"energy ({scope})"
+
+
+OWNERS = {
+    "gpu": "the card's",
+    "cpu": "the processor's",
+    "dram": "the memory's",
+    "module": "the module's",
+    "machine": "the whole machine's",
+}
+
+
+def whose(scope: str) -> str:
+    """In a sentence, of which part of the machine: "the processor's energy"; "cpu + gpu" names both."""
+    owners = [OWNERS.get(part, f"{part}'s") for part in scope.split(" + ")]
+    return f"{' and '.join(owners)} energy"
 
 
 FEWER_APART = 0.01  # FLOPs and bytes saved, past which it is worth a word

@@ -28,6 +28,7 @@ from energybench.common.units import format_energy, format_seconds
 from energybench.meter import combine
 from energybench.meter.doubts import DOUBTS
 from energybench.meter.modelled import MODEL, loads_of, whole_machine
+from energybench.meter.not_seen import not_seen, not_seen_of
 from energybench.meter.reading import Reading, RecordModel
 from energybench.meter.window import sum_pieces
 from energybench.records.reader import read
@@ -203,8 +204,11 @@ def sentence(window: WindowLine) -> str:
     parts += [f"{n:,} {what}{'s' * (n != 1)}" for what, n in (("step", window.steps), ("sample", window.samples)) if n]
     parts += [f"{metric} {value:.4g}" for metric, value in window.quality.items()]
     ended = f" ({window.error})" if window.error else ""
-    doubtful = [f"! {doubtful_words(flag)}" for flag in window.flags]
-    return f"{window.name}{ended}: {' · '.join([*parts, *_energy(window.reading), *doubtful])}"
+    parts += _energy(window.reading)
+    if window.reading and (unseen := _unseen(window.reading)):
+        parts.append(f"not seen: {', '.join(unseen)}")
+    parts += [f"! {doubtful_words(flag)}" for flag in window.flags]
+    return f"{window.name}{ended}: {' · '.join(parts)}"
 
 
 def doubtful_words(flag: Flag) -> str:
@@ -214,6 +218,13 @@ def doubtful_words(flag: Flag) -> str:
         return f"{flag.code} ({flag.detail})" if flag.detail else flag.code
     detail = f" ({flag.detail})" if flag.detail else ""
     return f"{doubt.severity}: {doubt.sentence.rstrip('.')}{detail}"
+
+
+def _unseen(reading: Reading) -> list[str]:
+    """What has no figure; where nothing has, the reasons are told already, but for what was no part of the window."""
+    if any(each.energy_j is not None for each in reading.energy):
+        return not_seen(reading)
+    return not_seen_of(each for each in reading.energy if each.unmetered)
 
 
 def _energy(reading: Reading | None) -> list[str]:
@@ -232,5 +243,5 @@ def _energy(reading: Reading | None) -> list[str]:
         of_all = all(each.source.startswith(MODEL) for each in modelled)
         scope = f" {whole_machine(loads_of(modelled))}".replace("\N{NO-BREAK SPACE}", " ") if of_all else ""
         return [f"energy modelled ({by}): {format_energy(sum(each.energy_j or 0.0 for each in modelled))}{scope}"]
-    reasons = dict.fromkeys(each.reason or "no reason given" for each in energy)
+    reasons = dict.fromkeys(each.reason or "no reason given" for each in energy if not each.unmetered)
     return [f"no energy: {'; '.join(reasons)}"] if reasons else []

@@ -1,7 +1,7 @@
 """A neutral machine: whatever this one is, every test and every process that a test starts sees the same.
 
-    sensors       none: no powercap, no power events, no NVIDIA driver, no CUDA; a test plugs its own (`fakes.nvml`,
-                  `fakes.powercap`)
+    sensors       none: no powercap, no power events, no hwmon, no card on any bus, no NVIDIA driver, no CUDA: /sys is a
+                  folder that is not there; a test plugs its own (`fakes.nvml`, `fakes.powercap`, `fakes.hwmon`)
     environment   what KEPT names, and nothing else: no terminal's width or colour, no locale, no build server, no
                   threads, nothing of ours; a home folder of its own; UTC; git without settings
     process       UTF-8 by default, umask 022, the signals that a background job ignores heard again

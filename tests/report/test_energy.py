@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from synthetic import GPU, JOULES, MODEL, SECONDS, Run
 
+from energybench.cli import paired_commands_page
 from energybench.meter.combine import metered
 from energybench.meter.reading import Energy, Reading
 from energybench.records.record import Estimate, Layer
+from energybench.report import html, markdown, terminal
 from energybench.verdict import explanations, wording
 from energybench.verdict.pairing import energies
 from energybench.verdict.summary import summarise
+from energybench.windows.file import WindowLine, sentence
 
 INTEGRAL, RAPL, DRAM = ("gpu_power_integral", "gpu"), ("rapl", "cpu"), ("rapl", "dram")
 
@@ -100,6 +106,92 @@ def test_the_first_screen_says_modelled_or_not_available_and_why_in_a_few_words(
     assert said.startswith("Energy is modelled, not measured")
     assert said.endswith("Not seen: cpu (RAPL absent).")
     assert wording.energy_not_measured(False, [missing]).startswith("Energy is not available")
+
+
+CARDS = [
+    energy(
+        "unavailable",
+        "gpu",
+        None,
+        device=f"0000:{bus}:00.0",
+        reason="AMD GPU (amdgpu) is there and nothing meters it: no power file",
+        detail={"unmetered": True, "vendor": "AMD", "kind": "gpu", "driver": "amdgpu"},
+    )
+    for bus in ("03", "43", "83", "c3")
+]
+
+
+def beside_cards(*sensors: tuple[str, str]) -> Run:
+    """A run whose every window lists four cards that nothing meters."""
+    run = Run(sensors=sensors).method("half", time=0.5, energy=0.5)
+    for label in ("baseline", "twin", "half"):
+        for block in range(3):
+            share = 0.5 if label == "half" else 1.0
+            figures = [e.model_copy(update={"error_j": 1.0}) for e in run.energies(share * JOULES)]
+            phases = {"train": reading(*figures, *CARDS, wall_s=SECONDS * share)}
+            run.change(label, block, phases=phases)
+    return run
+
+
+def test_the_first_screen_names_the_cards_that_nothing_metered_and_the_headline_the_part_that_was() -> None:
+    summary = summarise(*beside_cards(RAPL).records())
+    assert summary.energy_note == "Energy is measured: cpu by RAPL. Not seen: 4 AMD GPUs (amdgpu)."
+    assert "of the processor's energy that" in summary.headline
+    assert "energy (cpu)" not in summary.headline
+    (row,) = summary.workloads[0].rows
+    assert (row.measured.quantity, row.measured.scope) == ("energy", "cpu")  # type: ignore[union-attr]
+
+
+def test_every_page_has_that_note(tmp_path: Path) -> None:
+    records = beside_cards(RAPL).records()
+    summary = summarise(*records)
+    console = Console(width=80, record=True, file=io.StringIO())
+    terminal.render(summary, console)
+    shown = console.export_text()
+    assert max(map(len, shown.splitlines())) <= 80
+    for page in (shown, markdown.markdown(summary), html.page(summary, records[1], tmp_path)):
+        assert "Not seen: 4 AMD GPUs" in " ".join(page.replace("\\", "").split())
+
+
+def test_cards_beside_a_model_are_named_as_well() -> None:
+    note = summarise(*beside_cards(MODEL).records()).energy_note
+    assert note.startswith("Energy is modelled, not measured")
+    assert note.endswith("Not seen: 4 AMD GPUs (amdgpu).")
+
+
+@pytest.mark.parametrize(
+    ("scope", "said"),
+    [
+        ("cpu", "the processor's energy"),
+        ("gpu", "the card's energy"),
+        ("cpu + gpu", "the processor's and the card's energy"),
+        ("module", "the module's energy"),
+        ("machine", "the whole machine's energy"),
+        ("novel", "novel's energy"),
+    ],
+)
+def test_a_sentence_says_whose_energy_it_is(scope: str, said: str) -> None:
+    assert wording.whose(scope) == said
+
+
+def test_hwmon_is_named_with_its_driver() -> None:
+    assert note(("hwmon(amdgpu)", "gpu")) == "Energy is measured: gpu by hwmon (amdgpu)."
+    assert note(("hwmon(ina3221)", "module")) == "Energy is measured: module by hwmon (ina3221)."
+
+
+def test_the_line_of_a_window_and_of_a_command_name_what_nothing_metered() -> None:
+    window = reading(energy(*RAPL, 100.0, error_j=1.0), *CARDS, wall_s=5.0)
+    line = sentence(WindowLine(name="train", start_s=0.0, stop_s=5.0, reading=window))
+    assert line.endswith("not seen: 4 AMD GPUs (amdgpu)")
+    assert "100 J" in line
+    (trial, *_) = beside_cards(RAPL).records()[1]
+    told = paired_commands_page.line(trial)
+    assert "not seen: 4 AMD GPUs (amdgpu)" in told
+    assert "no gpu energy" not in told
+    short = energy("unavailable", "gpu", None, device="GPU-1", reason="gpu_counter: a window too short")
+    alone = sentence(WindowLine(name="train", start_s=0.0, stop_s=1.0, reading=reading(short, *CARDS)))
+    assert alone.count("a window too short") == 1
+    assert alone.endswith("not seen: 4 AMD GPUs (amdgpu)")
 
 
 def test_a_suite_that_wants_no_energy_is_told_so() -> None:
