@@ -15,7 +15,7 @@ from energybench.cli.paired_commands import CommandComparison
 from energybench.common.renamed import as_data
 from energybench.common.units import format_bytes
 from energybench.meter.modelled import MODEL, loads_of, whole_machine
-from energybench.meter.not_seen import not_seen
+from energybench.meter.not_seen import in_short, not_seen
 from energybench.meter.reading import Reading
 from energybench.records.record import Trial
 from energybench.report.terminal import STYLES, wrap
@@ -76,8 +76,7 @@ def _joules(reading: Reading) -> list[str]:
         if energy.energy_j is None and energy.device:
             continue  # told beside all figures, once, and only where the device has no other figure
         if energy.energy_j is None:
-            reason = (energy.reason or "no reason given").partition(": ")[0]
-            figures.append(f"no {energy.scope} energy ({reason})")
+            figures.append(f"no {energy.scope} energy ({in_short(energy)})")
             continue
         error = "" if energy.error_j is None else f" ± {wording.si(energy.error_j, 'J')}"
         how = "measured by" if energy.measured else "modelled by"

@@ -37,11 +37,18 @@ def not_seen_of(energies: Iterable[Energy]) -> list[str]:
     cards: dict[str, Energy] = {each.device: each for each in missing if each.unmetered}
     should = {(each.scope, each.device): each for each in reversed(missing) if not each.unmetered}
     alike: dict[tuple[str, str, str], list[str]] = {}
+    named = [each for each in cards.values() if "vendor" not in each.detail]  # a card that its driver does not open
     for device, each in cards.items():
-        if all(device != other for _, other in should):
+        if each not in named and all(device != other for _, other in should):
             alike.setdefault(_kind(each), []).append(device)
     words = [_counted(kind, devices) for kind, devices in alike.items()]
-    return words + [_named(each) for each in reversed(should.values())]
+    return words + [_named(each) for each in (*named, *reversed(should.values()))]
+
+
+def in_short(each: Energy) -> str:
+    """Why a part of the machine has no figure. RAPL's whole reason names both ways of reading it: doctor tells them."""
+    reason = each.reason or "no reason given"
+    return reason.partition(": ")[0] if reason.startswith("RAPL ") else reason
 
 
 def _kind(each: Energy) -> tuple[str, str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from energybench.common.escaping import NB, printable
 from energybench.meter.modelled import MODEL, whole_machine
+from energybench.meter.not_seen import in_short
 from energybench.stats import paired
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _not_seen(missing: Sequence[Energy], devices: Sequence[str]) -> str:
     missing: null figures, of which those that name a device are among `devices`, as `not_seen` words them
     """
     parts = [energy for energy in missing if not energy.device]
-    short = dict.fromkeys((e.scope, (e.reason or "no reason given").partition(": ")[0]) for e in parts)
+    short = dict.fromkeys((e.scope, in_short(e)) for e in parts)
     words = [*(f"{scope} ({reason})" for scope, reason in short), *devices]
     return f" Not seen: {', '.join(words)}." if words else ""
 
