@@ -23,15 +23,14 @@ from typing import Any
 from energybench.meter.clock import REAL_TIME, Time, slept_s
 from energybench.meter.counter import AT_MOST
 from energybench.meter.hwmon_drivers import READ_ERRORS, Channel, Found, find
+from energybench.meter.integral import PowerStretch
 from energybench.meter.perf_events import sysfs
 from energybench.meter.plausible import IMPLAUSIBLE, suspended
 from energybench.meter.reading import Energy, Reading, SamplerState
-from energybench.meter.trace import integrate
 from energybench.meter.unavailable import Unavailable, system_message
 
 PERIOD_S = 0.2  # between samples
 WIDEST_GAP = 5  # periods without a sample, past which power is not known
-CHUNK = 512  # samples that are kept before they are integrated
 PROBE_S, PROBE_STEP_S, PROBE_MOVES = 0.25, 0.001, 11  # of a counter, to see how often it moves
 UNKNOWN_UPDATE_S = 1.0  # of one that hardly moved meanwhile: a card that sleeps
 STILL = 10  # updates without a move, and at least a second, past which a counter stands still
@@ -222,55 +221,49 @@ class _Counter(_Count):
 
 
 class _Power(_Count):
-    """A power, sampled and integrated piece by piece."""
+    """A power, sampled and integrated as it comes."""
 
     def __init__(self, channel: Channel, time: Time) -> None:
         super().__init__(channel, time)
-        self._times_s: list[float] = []
-        self._powers_w: list[float] = []
         self._least_w, self._most_w = math.inf, -math.inf
-        self._joules = self._error_j = 0.0  # of the samples that are no longer kept
-        self._from_s = 0.0  # until where they were integrated
+        self._newest: tuple[float, float] | None = None
+        self._stretch: PowerStretch | None = None
 
     def begin(self, start_ns: int) -> None:
         super().begin(start_ns)
-        self._from_s = start_ns / 1e9
+        self._stretch = PowerStretch(start_ns / 1e9, self.channel.look, self._newest)
 
     def take(self, value: float, now_ns: int) -> bool:
         if value == 0 and self.channel.never_zero:
             self.missed += 1
             self.refusal = "a power of 0 W, which no part draws while it runs"
             return False
-        if len(self._times_s) >= CHUNK:
-            self._fold(self._times_s[-1])
-        self._times_s.append(now_ns / 1e9)
-        self._powers_w.append(value)
+        self._newest = (now_ns / 1e9, value)
+        if self._stretch is not None:
+            self._stretch.add(*self._newest)
         self._least_w, self._most_w = min(self._least_w, value), max(self._most_w, value)
         return True
 
-    def _fold(self, until_s: float) -> None:
-        joules, error_j = integrate(self._times_s, self._powers_w, self._from_s, until_s)
-        self._joules, self._error_j, self._from_s = self._joules + joules, self._error_j + error_j, until_s
-        del self._times_s[:-1], self._powers_w[:-1]
-
     def fault(self, end_ns: int) -> str | None:
         why = f": {self.refusal}" if self.refusal else ""
-        if self.widest_s > WIDEST_GAP * PERIOD_S or not self._times_s:
+        if self.widest_s > WIDEST_GAP * PERIOD_S or self._newest is None or self._stretch is None:
             return f"no power could be read for {self.widest_s:.1f} s{why}"
         if self._least_w < 0:
             return f"it said {self._least_w:.3g} W, and no part gives energy back"
-        if excess := self.channel.limit.excess(self._most_w, 1.0, 0.0):  # joules of one second
-            self.implausible_j = self.total(end_ns)[0]
+        if excess := self.channel.limit.excess_w(self._most_w):
+            self.implausible_j = self._stretch.until(end_ns / 1e9).joules
             return excess
         return None
 
     def total(self, end_ns: int) -> tuple[float, float]:
-        self._fold(end_ns / 1e9)
-        error_j = self._error_j + self.channel.averaging_s * (self._most_w - self._least_w)
-        return self._joules, error_j + self.channel.step * self.seconds(end_ns)
+        assert self._stretch is not None  # else it had a fault
+        figure = self._stretch.until(end_ns / 1e9)
+        return figure.joules, figure.error_j + self.channel.step * self.seconds(end_ns)
 
     def detail(self) -> dict[str, Any]:
-        return super().detail() | {"period_s": PERIOD_S, "averaging_s": self.channel.averaging_s}
+        look = self.channel.look
+        facts = {"averaging_s": look.averaging_s, "seen_s": look.seen_s, "look": look.told}
+        return super().detail() | {"period_s": PERIOD_S} | facts
 
 
 # ── opening ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -23,11 +23,13 @@ from typing import Any, Literal
 
 from energybench.meter.accelerators import MODULES, pci_address, text_of
 from energybench.meter.plausible import PowerLimit
+from energybench.meter.trace import Look
 from energybench.meter.unavailable import Unavailable, UnavailableKind, explain
 
 READ_ERRORS = (OSError, ValueError)
 BURST = 2.0  # a part may draw this much more than its cap for a moment
 LONGEST_AVERAGE_S = 1.0  # over which a power that says nothing of it may be a mean
+LATE_S = 0.1  # a power may be as old as that when it is read: no driver tells
 ONE_RAIL_W = 0.02  # what a rail's volts and amperes, in thousandths, leave open
 
 # What a part draws at most where the driver states no cap.
@@ -73,7 +75,8 @@ class Channel:
     way:         "energy": `read` gives joules since some time; "power": watts. It raises OSError or ValueError
     limit:       the most that the part can draw
     never_zero:  a part that runs draws something, so that 0 W is a failed read
-    averaging_s: over which a power may be a mean
+    averaging_s: over which a power is a mean; 0: it is of the moment
+    averaging_told: whether the driver says so itself
     step:        the finest difference that the file shows, in joules or watts
     update_s:    time between two moves of a counter, as seen when it was opened
     mirrors:     other names of the same counter
@@ -87,6 +90,7 @@ class Channel:
     limit: PowerLimit
     never_zero: bool = True
     averaging_s: float = 0.0
+    averaging_told: bool = False
     step: float = 1e-6
     facts: dict[str, Any] = field(default_factory=dict)
     update_s: float = 0.0
@@ -95,6 +99,11 @@ class Channel:
     @property
     def source(self) -> str:
         return f"hwmon({self.driver})"
+
+    @property
+    def look(self) -> Look:
+        """How a power looks. A mean sees all of its time; a power of the moment says nothing of the time between."""
+        return Look(self.averaging_s, self.averaging_s, LATE_S, self.limit.watts, assumed=not self.averaging_told)
 
 
 class Asleep(OSError):
@@ -288,6 +297,7 @@ def _grace(folder: Path, found: Found) -> None:
             _millionths(place / "power1_average"),
             _default("power_meter"),
             averaging_s=averaging_s,
+            averaging_told=interval_ms.isdecimal(),
             facts={"file": "power1_average", "label": match[0]},
         )
     )

@@ -212,7 +212,7 @@ class Gpu:
             "averaging_s": averaging_s,
             "seen_s": look.seen_s,
             "every_s": look.every_s,
-            "look": "assumed, the worst that is known" if look.assumed else "documented",
+            "look": look.told,
         }
 
     def temperature_c(self) -> float:

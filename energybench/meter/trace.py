@@ -54,6 +54,11 @@ class Look:
     most_w: float
     assumed: bool = False
 
+    @property
+    def told(self) -> str:
+        """For a record."""
+        return "assumed, the worst that is known" if self.assumed else "documented"
+
     def unseen_w(self, power_w: float) -> float:
         """By how much the power that was not looked at may differ from the one that was seen."""
         return max(power_w, self.most_w - power_w)
