@@ -82,7 +82,7 @@ class DomainCount:
         domain = self._domain
         if domain.range_j is not None and longest_s >= domain.range_j / domain.limit.watts:
             return f"it was not read for {longest_s:.3g} s, in which it may have wrapped unseen"
-        if joules == 0 and shortest_s >= PROBE_S:
+        if joules == 0 and shortest_s >= max(PROBE_S, 2 * domain.update_s):
             return f"the counter stood still for {shortest_s:.3g} s"
         excess = self._excess(joules, longest_s)
         back_j = (self._last - count) * domain.joules_per_count
@@ -94,9 +94,8 @@ class DomainCount:
             if excess is None:
                 return None
             as_wrap = f"; as a wrap, {excess}"
-        if back_j > domain.limit.possible_j(0.0, domain.update_s) and not self._excess(
-            count * domain.joules_per_count, longest_s
-        ):
+        since_reset_j = count * domain.joules_per_count
+        if back_j > domain.limit.watts * domain.update_s and self._excess(since_reset_j, longest_s) is None:
             return f"the counter was reset{as_wrap}"
         return f"the counter went back by {format_energy(back_j)}{as_wrap}"
 

@@ -127,7 +127,7 @@ class Powercap:
         self.zones: dict[str, Zone] = {}
         self.errors: dict[str, int] = {}  # zone → errno of reading its energy_uj
         self.says: dict[str, str] = {}  # zone → what its energy_uj holds instead of a count
-        self._computed: dict[str, Zone] = {}
+        self._computed = False
 
     def add(
         self,
@@ -196,12 +196,17 @@ class Powercap:
         error = self.errors.get(path.parent.name)
         if error is not None and path.name == "energy_uj":
             raise OSError(error, os.strerror(error), str(path))
-        return read_computed(path, self._computed, self.time.now_ns())
+        if self._computed and path.name == "energy_uj":
+            return self._shows(path.parent.name)
+        return path.read_text(encoding="ascii")
 
     def only_when_read(self) -> Powercap:
         """From now on no file is written: `read_text` says what each would hold. Quicker, and for several threads."""
-        self._computed = {str(zone.folder.resolve()): zone for zone in self.zones.values()}
+        self._computed = True
         return self
+
+    def _shows(self, zone: str) -> str:
+        return self.says.get(zone, self.zones[zone].shows(self.time.now_ns()))
 
     def _write(self) -> None:
         if self._computed:
@@ -209,7 +214,7 @@ class Powercap:
         for zone, made in self.zones.items():
             counter = made.folder / "energy_uj"
             if made.folder.is_dir() and not counter.is_dir():
-                counter.write_text(self.says.get(zone, made.shows(self.time.now_ns())))
+                counter.write_text(self._shows(zone))
 
 
 def without_energy_pkg(folder: Path) -> Path:
