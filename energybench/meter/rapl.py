@@ -36,7 +36,7 @@ from energybench.meter.unavailable import Unavailable, UnavailableKind, explain
 POWERCAP = "class/powercap"  # below /sys
 VARIABLE = "ENERGYBENCH_POWERCAP"  # another folder to look in: the host's tree, mounted into a container
 
-LONGEST_PERIOD_S, READS_PER_WRAP = 0.25, 5.0  # a package of 130 W hides a jump of 33 J at most; four reads: 0.1 ms
+LONGEST_PERIOD_S, READS_PER_WRAP = 0.25, 5.0  # 130 W hide a jump of 33 J at most; a read: 10 µs
 
 REMEDIES: Mapping[UnavailableKind, str] = {
     "masked": "start the container with -v /sys/devices/virtual/powercap:/host/powercap:ro "
