@@ -29,6 +29,7 @@ from energybench.cli import app, doctor
 from energybench.cli.show import print_doctor, waiting
 from energybench.meter import carbon, rapl
 from energybench.meter.clock import REAL_TIME
+from energybench.meter.rapl_remedies import Processor
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.unavailable import Unavailable
 from energybench.process import forkserver
@@ -46,7 +47,9 @@ Driver = Callable[..., FakeDriver]
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """A machine without sensors, whatever this one has; and nothing slow."""
     monkeypatch.setattr(doctor.survey, "gpus", lambda uuids=None, time=REAL_TIME: ([], NO_GPU))
-    monkeypatch.setattr(doctor.rapl, "survey", partial(rapl.survey, system=tmp_path / "no events"))
+    bare_metal = Processor(kernel=(6, 1), vendor="GenuineIntel", family=6, virtual=False)
+    survey = partial(rapl.survey, system=tmp_path / "no events", processor=lambda: bare_metal)
+    monkeypatch.setattr(doctor.rapl, "survey", survey)
     monkeypatch.setenv(rapl.VARIABLE, str(tmp_path / "no powercap"))
     monkeypatch.setattr(carbon, "model_parameters", lambda: MODEL)
     monkeypatch.setattr(doctor, "offered", dict)

@@ -21,6 +21,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from energybench.meter.domains import READ_ERRORS, Domain
+from energybench.meter.plausible import PowerLimit
+from energybench.meter.power_limits import UNSTATED
+from energybench.meter.rapl_remedies import NO_COUNT
 from energybench.meter.unavailable import Unavailable, UnavailableKind, explain
 
 SYSTEM = Path("/sys")
@@ -30,12 +33,12 @@ _ATTRIBUTE_BYTES = 112  # PERF_ATTR_SIZE_VER5; all that is not named below is 0
 _CLOSE_ON_EXEC = 8  # PERF_FLAG_FD_CLOEXEC
 
 REMEDIES: Mapping[UnavailableKind, str] = {
-    "absent": "sudo modprobe rapl  (a virtual machine has none: run on the machine itself)",
     "denied": "sudo sysctl kernel.perf_event_paranoid=0  (until the next boot; in a container also --cap-add PERFMON)",
-    "unsupported": "use the powercap counters, or another machine",
+    "unsupported": NO_COUNT,
 }
 
 Opener = Callable[[int, int, int], Callable[[], int]]  # (type, config, processor) → what reads the count
+Limits = Mapping[str, Callable[[], PowerLimit]]
 
 
 def sysfs() -> Path:
@@ -74,20 +77,35 @@ class _Descriptor:
         os.close(self._number)
 
 
-def open_events(system: Path, opener: Opener = open_event) -> tuple[list[Domain], dict[str, Unavailable]]:
+def open_events(
+    system: Path, opener: Opener, absent: Callable[[], str], limits: Limits
+) -> tuple[list[Domain], dict[str, Unavailable]]:
     """energy-pkg of every package, and energy-ram where it opens; the devices left out and why.
 
-    Raises Unavailable unless every package is counted exactly once.
+    Args:
+        system: where the events are described
+        opener: what opens one
+        absent: gives the remedy where the kernel offers none
+        limits: device → what states its power limit now; an event itself states none
+
+    Raises:
+        Unavailable: unless every package is counted exactly once
     """
     power = system / "bus/event_source/devices/power"
     if not power.is_dir():
-        raise Unavailable("the kernel offers no power events", "absent", REMEDIES["absent"])
+        raise Unavailable("the kernel offers no power events", "absent", absent())
+
+    def domain(scope: str, device: str, read: Callable[[], int], scale: float) -> Domain:
+        limit_now = limits.get(device)
+        limit = limit_now() if limit_now else UNSTATED[scope]
+        return Domain("perf_events", scope, device, read, scale, REMEDIES, None, limit, limit_now)
+
     try:
         kind, processors = int(_text(power / "type")), _listed(_text(power / "cpumask"))
         packages = [_package(system, processor) for processor in processors]
         config, scale = _event(power / "events", "energy-pkg")
         domains = [
-            Domain("perf_events", "cpu", package, opener(kind, config, processor), scale, REMEDIES)
+            domain("cpu", package, opener(kind, config, processor), scale)
             for processor, package in zip(processors, packages, strict=True)
         ]
     except READ_ERRORS as error:
@@ -100,8 +118,7 @@ def open_events(system: Path, opener: Opener = open_event) -> tuple[list[Domain]
     for processor, package in zip(processors, packages, strict=True):
         try:
             config, scale = _event(power / "events", "energy-ram")
-            read = opener(kind, config, processor)
-            domains.append(Domain("perf_events", "dram", f"{package}/dram", read, scale, REMEDIES))
+            domains.append(domain("dram", f"{package}/dram", opener(kind, config, processor), scale))
         except FileNotFoundError:
             continue  # no such event: a processor without a counter of its memory
         except READ_ERRORS as error:

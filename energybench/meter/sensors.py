@@ -101,7 +101,8 @@ def measures(meter: Meter) -> bool:
 
 
 def nested_meters(meters: Sequence[Meter]) -> list[Meter]:
-    """Meters of a stretch inside the running window of these. None of them waits; one that cannot be shared says so."""
+    """Meters of a stretch inside the running window of these. None of them waits for more
+    than a millisecond; one that cannot be shared says so."""
     result: list[Meter] = []
     for meter in meters:
         nested: Callable[[], Meter] | None = getattr(meter, "nested", None)

@@ -214,7 +214,7 @@ def _energy(parts: Sequence[Energy | None], refused: Energy | None) -> Energy:
     if lost is None and refused is not None:
         return _null(last, source="unavailable", reason=refused.reason)
     if lost is not None or len(present) < len(parts):
-        detail = {**last.detail, AT_MOST: sum(bounds)} if len(bounds) == len(parts) else last.detail
+        detail = {**(lost or last).detail, AT_MOST: sum(bounds)} if len(bounds) == len(parts) else (lost or last).detail
         return _null(last, reason=(lost and lost.reason) or LOST, detail=detail)
     joules = _total([part.energy_j for part in seen])
     error_j = added_error([*(part.error_j for part in seen), *bounds])  # unseen pieces: anything up to their bound

@@ -32,10 +32,7 @@ def environment(*, clock: str = "real", powercap: Any = None, **more: str) -> di
     if clock == "virtual":
         found["FAKE_CLOCK"] = clock
     if powercap is not None:
-        zones = [
-            [str(zone.folder.resolve()), zone.power, zone.start_uj, zone.range_uj, zone.tick_ns]
-            for zone in powercap.zones.values()
-        ]
+        zones = [zone.told() for zone in powercap.zones.values()]
         told = {"origin_ns": 0 if clock == "virtual" else time.perf_counter_ns(), "zones": zones}
         found |= {"FAKE_POWERCAP": json.dumps(told), "ENERGYBENCH_POWERCAP": str(powercap.flat)}
     return found
@@ -52,10 +49,7 @@ def install() -> None:
 def _install_powercap(rapl: ModuleType, told: dict[str, Any]) -> None:
     from fakes.powercap import Zone, read_computed
 
-    zones = {
-        folder: Zone(Path(folder), "", power, start_uj, range_uj, tick_ns)
-        for folder, power, start_uj, range_uj, tick_ns in told["zones"]
-    }
+    zones = {facts[0]: Zone.of(*facts) for facts in told["zones"]}
     rapl.read_text = lambda path: read_computed(path, zones, time.perf_counter_ns() - told["origin_ns"])  # type: ignore[attr-defined]
 
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes.powercap import Powercap
 from fakes.replay import VirtualTime
 
-from energybench.meter import perf_events
+from energybench.meter import perf_events, rapl
 from energybench.meter.perf_events import open_event
 from energybench.meter.rapl import Rapl, open_rapl, survey
 from energybench.meter.unavailable import Unavailable
@@ -26,6 +27,8 @@ class Described:
     """/sys of a machine with power events, and an opener that counts as its packages draw: package 1 twice as much."""
 
     def __init__(self, folder: Path, cpumask: str = "0,16", events: tuple[str, ...] = ("pkg", "ram", "psys")) -> None:
+        self.factors = {0: 1.0, 1: 2.0}  # package → times WATTS
+        self.jumps_j: dict[int, float] = {}  # config → what it counts and nobody drew
         self.system, self.time = folder / "sys", VirtualTime()
         self.powercap = folder / "none"
         self.errors: dict[int, int] = {}  # config → errno
@@ -48,11 +51,12 @@ class Described:
         if config in self.errors:
             raise OSError(self.errors[config], os.strerror(self.errors[config]))
         self.opened.append((kind, config, processor))
-        watts, opened_ns = WATTS[config] * (1 + PACKAGES[processor]), self.time.now_ns()
+        opened_ns = self.time.now_ns()
 
         def read() -> int:
             ticks = (self.time.now_ns() - opened_ns) // 1_000_000
-            return int(watts * ticks / 1e3 / SCALE)
+            watts = WATTS[config] * self.factors[PACKAGES[processor]]
+            return int((watts * ticks / 1e3 + self.jumps_j.get(config, 0.0)) / SCALE)
 
         return read
 
@@ -149,6 +153,54 @@ def test_a_count_that_goes_back_is_a_reset_and_not_a_wrap(tmp_path: Path) -> Non
     energy = meter.stop().energy[0]
     assert energy.energy_j is None
     assert "reset" in str(energy.reason)
+
+
+def test_an_event_that_jumps_has_no_figure_and_the_others_have_theirs(tmp_path: Path) -> None:
+    machine = Described(tmp_path)
+    meter = machine.open()
+    meter.start()
+    machine.time.sleep(5.0)
+    machine.jumps_j[0x03] = 65_700.0  # the hardware's counter was reset, and the kernel took it for a wrap
+    machine.time.sleep(5.0)
+    found = {energy.device: energy for energy in meter.stop().energy}
+    assert found["package-1"].energy_j == pytest.approx(2000.0, rel=1e-3)
+    for device in ("package-0/dram", "package-1/dram"):
+        assert found[device].energy_j is None
+        assert "more than it can draw: 300 W" in str(found[device].reason)
+
+
+def test_an_event_is_bound_by_the_limit_of_its_powercap_zone_which_anybody_may_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the counter beside it is root's alone."""
+    tree, machine = Powercap(tmp_path / "tree"), Described(tmp_path / "described")
+    monkeypatch.setattr(rapl, "read_text", tree.read_text)
+    for package in (0, 1):
+        limits_w = {"long_term": 150.0, "short_term": 240.0}
+        tree.add(f"intel-rapl:{package}", f"package-{package}", 100.0, limits_w=limits_w)
+        tree.errors[f"intel-rapl:{package}"] = errno.EACCES
+    machine.powercap = tree.flat
+    meter = machine.open()
+    meter.start()
+    machine.time.sleep(5.0)
+    machine.jumps_j[0x02] = 200.0
+    machine.time.sleep(5.0)
+    found = {energy.device: energy for energy in meter.stop().energy}
+    for device in ("package-0", "package-1"):
+        assert found[device].energy_j is None
+        assert "more than it can draw: 300 W, 1.25 times its short-term limit of 240 W" in str(found[device].reason)
+    assert found["package-0/dram"].energy_j == pytest.approx(100.0, rel=1e-3)
+
+
+def test_two_packages_whose_events_count_the_same_to_the_last_digit_are_one(tmp_path: Path) -> None:
+    machine = Described(tmp_path)
+    machine.factors[1] = 1.0
+    assert {domain.device: domain.mirrors for domain in machine.open().domains} == {
+        "package-0": ("package-1",),
+        "package-0/dram": ("package-1/dram",),
+    }
+    machine.factors[1] = 1.0 + 1e-6
+    assert len(machine.open().domains) == 4
 
 
 def test_a_survey_names_what_is_usable(tmp_path: Path) -> None:
