@@ -226,6 +226,71 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
             "nothing; the report names each failure",
         ),
     ),
+    "A sensor is wrong, or is not there": (
+        Fault(
+            "sensor jumps",
+            "A counter jumps, or a power is more than its part can draw",
+            "There is no figure, and the reason says what was said and what is possible. The trial is invalid.",
+            "3",
+            "nothing; the others stand",
+        ),
+        Fault(
+            "sensor lost",
+            "A card is lost or its counter restarts in a trial",
+            "There is no figure and no partial total. The trial is invalid.",
+            "3",
+            "nothing; the others stand",
+        ),
+        Fault(
+            "suspended",
+            "The machine sleeps in a trial",
+            "It is seen (boot time against monotonic time) and named. Counters have no figure of that trial.",
+            "3 with a sensor",
+            "nothing; let no machine sleep that measures",
+        ),
+        Fault(
+            "channels contradict",
+            "A card's counter and its power cannot both be true",
+            "The trials are flagged `channels_contradict` and enter no comparison.",
+            "3",
+            "`energybench doctor`",
+        ),
+        Fault(
+            "card refused",
+            "One card cannot be opened: another control group's, off the bus, or a driver that was updated",
+            "The others are metered. It is named with what helps in the line, the record, the report and doctor.",
+            "",
+            "what is printed",
+        ),
+        Fault(
+            "required",
+            '`energy = "require"`, and what trains is not what is metered, or answers nothing',
+            "Nothing is run.",
+            "5, E501",
+            'what is printed, or `energy = "if available"`',
+        ),
+        Fault(
+            "old driver",
+            "The driver is older than a query of ours",
+            "The older query is asked; where there is none, that is not known. No training ends for it.",
+            "",
+            "",
+        ),
+        Fault(
+            "unmetered cards",
+            "There are cards of other makers that nothing meters",
+            "Every reading and every page says `Not seen: 4 AMD GPUs (amdgpu)`; a saving names whose energy it is.",
+            "",
+            "",
+        ),
+        Fault(
+            "second tracker",
+            "Another tracker of energy, or a busy neighbour, runs meanwhile",
+            "The window is flagged `second_tracker` or `other_load`.",
+            "",
+            "let the machine measure alone",
+        ),
+    ),
 }
 FAULTS = {row.key: row for rows in SECTIONS.values() for row in rows}
 

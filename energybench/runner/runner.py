@@ -29,6 +29,7 @@ from energybench.runner.what_changed import changes
 from energybench.stats.paired import FEWEST_BLOCKS
 from energybench.suite.suite import Suite
 from energybench.trial.spec import MethodSpec, stack_of
+from energybench.verdict.examination import examine
 
 if TYPE_CHECKING:
     from energybench.verdict.figures import Summary
@@ -240,13 +241,14 @@ class _Runner:
 
 
 def _failed(trials: list[Trial]) -> list[Trial]:
-    """The trials that failed, whenever, and that no later invocation has repeated well."""
+    """The trials that failed or that no comparison may use, and that no later invocation has repeated well."""
+    unusable = {id(trial) for trial in trials if examine(trial).reason_unusable is not None}
     good = {
         (t.block, t.workload, t.method): t.invocation
         for t in sorted(trials, key=lambda t: t.invocation)
-        if t.status == "ok"
+        if id(t) not in unusable
     }
-    return [t for t in trials if t.status != "ok" and good.get((t.block, t.workload, t.method), -1) < t.invocation]
+    return [t for t in trials if id(t) in unusable and good.get((t.block, t.workload, t.method), -1) < t.invocation]
 
 
 def _portable(method: MethodSpec) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def _install_clock() -> None:
     time.sleep = clock.sleep  # type: ignore[assignment]
     timeit.default_timer = time.perf_counter
     RealTime.every = lambda self, period_s, call: clock.every(period_s, call)  # type: ignore[method-assign]
+    RealTime.suspended_ns = lambda self: clock.suspended_ns()  # type: ignore[method-assign]
     sys.modules[__name__].CLOCK = clock  # type: ignore[attr-defined]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import fault
 
 from energybench.meter import trackers
 from energybench.meter.doubts import DOUBTS, doubts
@@ -114,6 +115,7 @@ def test_a_tracker_in_this_process_is_named(processes: Path) -> None:
         timer.cancel()
 
 
+@fault("second tracker")
 def test_another_process_that_meters_is_named_and_our_own_tree_is_not(processes: Path) -> None:
     lines = [f"0000: 2 0 0 1 01 1 @energybench-meter-{pid}" for pid in (os.getpid(), os.getppid(), 2**22 + 5)]
     (processes / "net/unix").write_text("Num RefCount Protocol\n" + "\n".join(lines) + "\n")

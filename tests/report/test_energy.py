@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import fault
 from rich.console import Console
 from synthetic import GPU, JOULES, MODEL, SECONDS, Run
 
@@ -133,6 +134,7 @@ def beside_cards(*sensors: tuple[str, str]) -> Run:
     return run
 
 
+@fault("unmetered cards")
 def test_the_first_screen_names_the_cards_that_nothing_metered_and_the_headline_the_part_that_was() -> None:
     summary = summarise(*beside_cards(RAPL).records())
     assert summary.energy_note == "Energy is measured: cpu by RAPL. Not seen: 4 AMD GPUs (amdgpu)."

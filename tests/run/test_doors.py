@@ -17,7 +17,8 @@ import pytest
 from command_line import energybench as command
 from fakes.clock import put_behind
 from fakes.nvml import FakeDriver, FakeGpu, build
-from run.tiny_runs import contents, only_run
+from faults import fault
+from tiny_runs import contents, only_run
 
 import energybench
 from energybench.cli import doctor
@@ -161,6 +162,7 @@ quality = "none"
 """
 
 
+@fault("card refused")
 @pytest.mark.slow
 @each_machine
 def test_a_run_of_commands_names_it_in_its_records_and_on_its_first_screen(
@@ -182,6 +184,7 @@ def test_a_run_of_commands_names_it_in_its_records_and_on_its_first_screen(
 # ── what is required is of what trains ────────────────────────────────────────────────────────────────────
 
 
+@fault("required")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a driver that was updated", "a slice of a card", "two models under number 0"])
 def test_energy_that_is_required_ends_a_run_before_it_begins(
@@ -224,6 +227,7 @@ def test_a_window_that_requires_energy_does_not_open_on_a_silent_card(
 # ── an old driver ─────────────────────────────────────────────────────────────────────────────────────────
 
 
+@fault("old driver")
 @pytest.mark.slow
 def test_a_driver_without_the_newest_process_query_ends_no_training(tmp_path: Path) -> None:
     library = build(tmp_path, without_v3=True)

@@ -16,6 +16,7 @@ from fakes import in_children
 from fakes.billed import assert_billed, figure
 from fakes.nvml import UUID, FakeDriver, FakeGpu
 from fakes.powercap import Powercap
+from faults import fault
 from tiny_runs import contents, only_run, suite_text
 
 from energybench.meter.reading import Reading
@@ -156,9 +157,19 @@ def test_a_meter_that_nobody_offers_is_an_error_with_its_line(tmp_path: Path) ->
     assert "metered.toml:" in done.stderr
 
 
-@pytest.mark.parametrize(("what", "reason"), [("pulled", "GPU is lost"), ("reset", "the counter was reset")])
+HIT = {
+    "pulled": ({"lost": [(40.0,)]}, "GPU is lost"),
+    "reset": ({"reset": [40.0]}, "the counter was reset"),
+    "jumps": ({"jump": [(1e6, 40.0)]}, "more than it can draw"),
+    "answers nonsense": ({"nonsense": [(0xFFFFFFFF, 40.0, 41.0)]}, "more than it can draw"),
+}
+
+
+@fault("sensor jumps")
+@fault("sensor lost")
+@pytest.mark.parametrize(("hit", "reason"), HIT.values(), ids=HIT)
 def test_a_card_pulled_or_reset_in_mid_trial_makes_the_trial_invalid_and_gives_no_number(
-    fake_nvml_library: Path, tmp_path: Path, what: str, reason: str
+    fake_nvml_library: Path, tmp_path: Path, hit: dict[str, Any], reason: str
 ) -> None:
     """The card fails 40 s after its trial has begun: only the method that then still trains is hit."""
     (tmp_path / "lasting.py").write_text(
@@ -169,17 +180,57 @@ def test_a_card_pulled_or_reset_in_mid_trial_makes_the_trial_invalid_and_gives_n
         "        inner(data)\n"
         "        time.sleep(60 if run.epoch_number == run.epochs else 0)\n"
     )
-    gpu = FakeGpu(tick_s=TICK_S, **{"lost": [(40.0,)]} if what == "pulled" else {"reset": [40.0]})
+    gpu = FakeGpu(tick_s=TICK_S, **hit)
     screen, _, trials = run(fake_nvml_library, tmp_path, gpu, methods='\n[[method]]\nuse = "lasting.py"\n', expect=3)
     (trial,) = [t for t in trials.values() if t.method == "lasting"]
     assert trial.status == "invalid"
     assert reason in (trial.reason or "")
-    assert figure(trial.train, "gpu_counter", UUID).energy_j is None
+    assert trial.train is not None
+    assert any(energy.lost and reason in (energy.reason or "") for energy in trial.train.energy)
     assert "sensor lost" in " ".join(screen.split())
     for trial in trials.values():
         if trial.role == "baseline":
             assert trial.status == "ok"
             assert_billed(trial.train, 100.0, "gpu_counter", UUID)
+
+
+@fault("suspended")
+def test_a_machine_that_sleeps_in_a_trial_is_seen_and_its_counters_have_no_figure(
+    fake_nvml_library: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sleepy.py").write_text(
+        '"""sleepy: the machine sleeps for an hour at its end"""\n'
+        "import sys\nfrom energybench import Method\n\n\n"
+        "class Sleepy(Method):\n"
+        "    def epoch(self, run, data, inner):\n"
+        "        inner(data)\n"
+        "        if run.epoch_number == run.epochs:\n"
+        "            sys.modules['fakes.in_children'].CLOCK.suspend(3600)\n"
+    )
+    gpu = FakeGpu(tick_s=TICK_S, power=300.0)
+    screen, _, trials = run(fake_nvml_library, tmp_path, gpu, methods='\n[[method]]\nuse = "sleepy.py"\n', expect=3)
+    (trial,) = [t for t in trials.values() if t.method == "sleepy"]
+    assert trial.train is not None
+    assert trial.train.suspended_s == pytest.approx(3600)
+    assert trial.train.wall_s < 3600  # the monotonic clock stood still
+    counter = figure(trial.train, "gpu_counter", UUID)
+    assert (counter.energy_j, trial.status) == (None, "invalid")
+    assert "suspended for 3.6e+03 s" in (counter.reason or "")
+    assert "suspended" in " ".join(screen.split())
+    for trial in trials.values():
+        if trial.role == "baseline":
+            assert_billed(trial.train, 300.0, "gpu_counter", UUID)
+
+
+@fault("channels contradict")
+def test_a_run_of_which_no_trial_can_be_used_does_not_end_as_if_all_were_well(
+    fake_nvml_library: Path, tmp_path: Path
+) -> None:
+    """The counter says half as much again as the power: each trial is finished, and none of them may be compared."""
+    gpu = FakeGpu(tick_s=TICK_S, power=300.0, counter_gain=1.5)
+    screen, _, trials = run(fake_nvml_library, tmp_path, gpu, methods=SKIPPER, expect=3)
+    assert {trial.status for trial in trials.values()} == {"ok"}
+    assert "one of them is wrong" in " ".join(screen.split())
 
 
 def test_a_processor_with_rapl_is_billed_its_packages_and_memory_once(tmp_path: Path) -> None:
