@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import sensor_faults
 from faults import FAULTS, SECTIONS, page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,3 +31,10 @@ def test_every_error_code_of_the_table_is_raised_by_the_code_of_energybench() ->
     codes = {code for row in FAULTS.values() for code in re.findall(r"E\d{3}", row.ends)}
     assert codes
     assert {code for code in codes if f'"{code}"' not in source} == set()
+
+
+def test_at_least_forty_sensor_faults_are_injected_and_the_page_is_what_they_print() -> None:
+    faults = sensor_faults.every_fault()
+    assert len(faults) >= 40
+    assert len({(fault.sensor, fault.name) for fault in faults}) == len(faults)
+    assert (ROOT / "docs" / "sensor-faults.md").read_text(encoding="utf-8") == sensor_faults.page()

@@ -49,12 +49,12 @@ FAULTS: dict[SensorFault, Injection] = {
     SensorFault("jump", NVML, "the counter gains 1 MJ at once", "null, more than the card can draw"): Injection(
         {"jump": [(1e6, 12.34)]}, {COUNTER: "more than it can draw"}
     ),
-    SensorFault("jump in the last tick", NVML, "it does so just before the end", "the same"): Injection(
-        {"jump": [(1e6, 31.2)]}, {COUNTER: "more than it can draw"}
-    ),
-    SensorFault("many jumps", NVML, "it gains 2 kJ every few seconds", "the same"): Injection(
-        {"jump": [(2e3, float(second)) for second in range(3, 30, 4)]}, {COUNTER: "more than it can draw"}
-    ),
+    SensorFault(
+        "jump in the last tick", NVML, "the counter gains 1 MJ just before the end", "null, more than the card can draw"
+    ): Injection({"jump": [(1e6, 31.2)]}, {COUNTER: "more than it can draw"}),
+    SensorFault(
+        "many jumps", NVML, "the counter gains 2 kJ every few seconds", "null, more than the card can draw"
+    ): Injection({"jump": [(2e3, float(second)) for second in range(3, 30, 4)]}, {COUNTER: "more than it can draw"}),
     SensorFault("backwards", NVML, "the counter loses 500 J", "null, it was reset"): Injection(
         {"counter_start_j": 9e5, "jump": [(-500.0, 12.34)]}, {COUNTER: "reset"}
     ),
@@ -79,7 +79,7 @@ FAULTS: dict[SensorFault, Injection] = {
     SensorFault("card lost", NVML, "the card falls off the bus", "null, it is lost"): Injection(
         {"lost": [(12.0,)]}, {COUNTER: "lost", INTEGRAL: "no power could be read"}
     ),
-    SensorFault("card away for a while", NVML, "it is lost and comes back", "null"): Injection(
+    SensorFault("card away for a while", NVML, "the card is lost and comes back", "null, it was lost"): Injection(
         {"lost": [(12.0, 15.0)]}, {COUNTER: "lost", INTEGRAL: "no power could be read"}
     ),
     SensorFault("suspend", NVML, "the machine sleeps for an hour", "null, it was suspended"): Injection(
@@ -89,12 +89,20 @@ FAULTS: dict[SensorFault, Injection] = {
         {"counter_start_j": 9e5, "reset": [10.0]}, {COUNTER: "suspended"}, suspend_at_s=10.0
     ),
     SensorFault(
-        "part-time sensor", NVML, "power is looked at for 25 of 100 ms, the load beats with it", "±"
+        "part-time sensor",
+        NVML,
+        "power is looked at for 25 of 100 ms, the load beats with it",
+        "the error holds the truth",
     ): Injection({"power": [(0.0, 100.0), (0.05, 400.0)], "repeat_s": 0.1}),
-    SensorFault("blind sensor", NVML, "the same without the mean of a second", "± as much as may be unseen"): Injection(
-        {"power": [(0.0, 100.0), (0.05, 400.0)], "repeat_s": 0.1, "errors": [("185", 3)]}
-    ),
-    SensorFault("no counter, old power", NVML, "power means nobody says what", "±, the worst case"): Injection(
+    SensorFault(
+        "blind sensor",
+        NVML,
+        "the same, and no field tells the mean of a second",
+        "an error as wide as what may be unseen",
+    ): Injection({"power": [(0.0, 100.0), (0.05, 400.0)], "repeat_s": 0.1, "errors": [("185", 3)]}),
+    SensorFault(
+        "no counter, old power", NVML, "nobody says what the power is a mean of", "the worst case as its error"
+    ): Injection(
         {
             "power": [(0.0, 100.0), (0.3, 400.0)],
             "repeat_s": 0.6,

@@ -18,6 +18,7 @@ from command_line import energybench as command
 from fakes.clock import put_behind
 from fakes.nvml import FakeDriver, FakeGpu, build
 from faults import fault
+from sensor_faults import SensorFault
 from tiny_runs import contents, only_run
 
 import energybench
@@ -76,6 +77,16 @@ MACHINES = {
         {"CUDA_VISIBLE_DEVICES": "0"},
     ),
 }
+OTHERS = "the others' figures; it is named with its reason and with what helps, at every door"
+NAMED = "null, with the reason and with what helps, at every door"
+HAPPENS = {
+    "a card of another control group": ("one of several cards may not be opened", OTHERS),
+    "a card that fell off the bus": ("one of several cards is lost before anything starts", OTHERS),
+    "a driver that was updated": ("the driver and its library are of two versions", NAMED),
+    "a slice of a card": ("a program sees a slice of a card (MIG)", NAMED),
+    "two models under number 0": ("a number may mean either of two different cards", NAMED),
+}
+FAULTS = [SensorFault(name, "NVML", *HAPPENS[name]) for name in MACHINES]
 each_machine = pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
 
 
