@@ -52,7 +52,9 @@ def page() -> str:
         "|---|---|---|---|",
     ]
     lines += [f"| {f.sensor} | {f.name} | {f.happens} | {f.seen} |" for f in faults]
-    return "\n".join([*lines, "", "How energy is measured: [measurement](measurement.md).", ""])
+    return "\n".join(
+        [*lines, "", "How energy is measured: [measurement](measurement.md). Our words: [glossary](glossary.md).", ""]
+    )
 
 
 if __name__ == "__main__":
