@@ -184,10 +184,15 @@ def _of_others(window: Reading) -> Found:
     """The host, other processes, other trackers."""
     if window.steal_s is not None and window.steal_s > STEAL_LIMIT * window.wall_s:
         yield "host_contention", f"the host took {100 * window.steal_s / window.wall_s:.1f} % of a core away"
-    of_the_processor = any(energy.measured and energy.scope in OF_THE_PROCESSOR for energy in window.energy)
-    if of_the_processor and window.other_cpu_s is not None and window.cpu_s is not None:
+    if sees_others(window) and window.other_cpu_s is not None and window.cpu_s is not None:
         every_s = window.other_cpu_s + window.cpu_s
         if every_s > 0 and window.other_cpu_s > OTHER_LOAD_LIMIT * every_s:
             yield "other_load", f"{100 * window.other_cpu_s / every_s:.0f} % of the CPU seconds were others'"
     if window.trackers:
         yield "second_tracker", ", ".join(window.trackers)
+
+
+def sees_others(window: Reading) -> bool:
+    """Whether a figure is of everything that computes, and it is known how much of that was others'."""
+    of_the_processor = any(energy.measured and energy.scope in OF_THE_PROCESSOR for energy in window.energy)
+    return of_the_processor and window.other_cpu_s is not None and window.cpu_s is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from energybench.meter.doubts import COUNTER, INTEGRAL
+from energybench.meter.doubts import COUNTER, INTEGRAL, sees_others
 from energybench.records.record import CountingRun, Trial
 from energybench.stats import paired
 from energybench.verdict import flag_codes, wording
@@ -13,9 +13,10 @@ from energybench.verdict.figures import Check, RaisedFlag, Result, Workload
 from energybench.verdict.workload import raised
 
 COUNTED = ("witness_differs", "uncounted_steps", "estimate_gap", "ledger_differs")
-SENSED = ("sensor_lost", "window_short", "sensor_error")
+SENSED = ("sensor_lost", "implausible", "window_short", "sensor_error")
 TWO_CHANNELS = ("channels_contradict", "channels_apart")
 CARDS = ("mig", "mps", "foreign_process", "throttled", "temperature", "aliasing")
+LOOKED_AROUND = ("suspended", "second_tracker")  # not known of records of schema 1
 SAMPLED = ("reads_missed", "harness_overhead")
 
 
@@ -83,6 +84,8 @@ def _evidence(
         **dict.fromkeys(TWO_CHANNELS, {COUNTER, INTEGRAL} <= sources),
         **dict.fromkeys(CARDS, any(window.cards for window in windows)),
         **dict.fromkeys(SAMPLED, any(window.sampler for window in windows)),
+        **dict.fromkeys(LOOKED_AROUND, any(window.suspended_s is not None for window in windows)),
+        "other_load": any(sees_others(window) for window in windows),
         "control_differs": any(row.control for workload in workloads for row in workload.rows),
         "not_settled": any(trial.warmup and trial.warmup.settled is not None for trial in trials),
     }

@@ -120,6 +120,8 @@ def test_without_a_witness_nothing_is_counted_and_nothing_is_promised() -> None:
     assert found.explanation == ""
     results = {check.code: check.result for check in summary.checks}
     assert results["witness_differs"] == results["ledger_differs"] == "not checked"
+    for code in ("implausible", "suspended", "second_tracker", "other_load"):  # no sensor, and records that do not tell
+        assert results[code] == "not checked"
 
 
 def test_where_the_saving_went_multiplies_to_the_saving() -> None:
