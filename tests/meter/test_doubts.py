@@ -113,6 +113,7 @@ def test_a_tracker_in_this_process_is_named(processes: Path) -> None:
         assert a_window().trackers == ["codecarbon in this process"]
     finally:
         timer.cancel()
+        timer.join()
 
 
 @fault("second tracker")
