@@ -14,9 +14,11 @@ from rich.text import Text
 from energybench.cli.paired_commands import CommandComparison
 from energybench.common.renamed import as_data
 from energybench.common.units import format_bytes
+from energybench.meter.combine import added_error
+from energybench.meter.combine import in_short as in_short_device
 from energybench.meter.modelled import MODEL, loads_of, whole_machine
 from energybench.meter.not_seen import in_short, not_seen
-from energybench.meter.reading import Reading
+from energybench.meter.reading import Energy, Reading
 from energybench.records.record import Trial
 from energybench.report.terminal import STYLES, wrap
 from energybench.runner.progress import redraws
@@ -69,10 +71,27 @@ def line(trial: Trial) -> str:
     return wording.plain(f"energybench: {', '.join(parts)}{beside}{reason}{left_behind}{doubtful}")
 
 
+def _several(reading: Reading) -> dict[tuple[str, str], list[Energy]]:
+    """(source, scope) → the figures of its devices, where it has more than one and each of them a figure."""
+    found: dict[tuple[str, str], list[Energy]] = {}
+    for energy in reading.energy:
+        if energy.measured and energy.device:
+            found.setdefault((energy.source, energy.scope), []).append(energy)
+    return {source: parts for source, parts in found.items() if len(parts) > 1}
+
+
 def _joules(reading: Reading) -> list[str]:
     """Every source apart, each with where it comes from; a missing part of the machine with its reason."""
     figures = []
+    several = _several(reading)
+    for (source, scope), parts in several.items():
+        joules, error_j = sum(e.energy_j or 0.0 for e in parts), added_error(e.error_j for e in parts)
+        each = ", ".join(f"{in_short_device(e.device)} {wording.si(e.energy_j or 0.0, 'J')}" for e in parts)
+        error = "" if error_j is None else f" ± {wording.si(error_j, 'J')}"
+        figures.append(f"{wording.si(joules, 'J')}{error} {scope} measured by {wording.sensor(source)} ({each})")
     for energy in reading.energy:
+        if energy in several.get((energy.source, energy.scope), ()):
+            continue
         if energy.energy_j is None and energy.device:
             continue  # told beside all figures, once, and only where the device has no other figure
         if energy.energy_j is None:

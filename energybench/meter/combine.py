@@ -44,7 +44,7 @@ def added_error(errors: Iterable[float | None]) -> float | None:
     return None if None in known else math.fsum(error for error in known if error is not None)
 
 
-def _channels(reading: Reading | None) -> list[Energy]:
+def channels(reading: Reading | None) -> list[Energy]:
     """The measured figures that may be added: the best channel of each device; a meter of everything stands alone.
 
     A part of the machine of which one device has no figure has no sum; a device that is there and no part of the
@@ -79,13 +79,21 @@ def metered(reading: Reading | None) -> Metered:
     Returns:
         The sum in joules of one channel per device. 0 J by no sensor where nothing was measured: ask `sensors` first.
     """
-    channels = _channels(reading)
+    added = channels(reading)
     return Metered(
-        frozenset((energy.source, energy.scope) for energy in channels),
-        math.fsum(energy.energy_j or 0.0 for energy in channels),
-        added_error(energy.error_j for energy in channels),
-        frozenset((energy.source, energy.scope, energy.device) for energy in channels),
+        frozenset((energy.source, energy.scope) for energy in added),
+        math.fsum(energy.energy_j or 0.0 for energy in added),
+        added_error(energy.error_j for energy in added),
+        frozenset((energy.source, energy.scope, energy.device) for energy in added),
     )
+
+
+SHORT = 12  # of a card's UUID: GPU-4e817856
+
+
+def in_short(device: str) -> str:
+    """A card's UUID, cut; any other device as it is."""
+    return device[:SHORT] if device.startswith("GPU-") else device
 
 
 def metered_by_scope(reading: Reading | None) -> dict[str, float]:
@@ -98,7 +106,7 @@ def metered_by_scope(reading: Reading | None) -> dict[str, float]:
         Scope ("gpu", "cpu", "dram", "module", "machine") → joules, of the scopes that were measured.
     """
     parts: dict[str, float] = {}
-    for energy in _channels(reading):
+    for energy in channels(reading):
         parts[energy.scope] = parts.get(energy.scope, 0.0) + (energy.energy_j or 0.0)
     return parts
 

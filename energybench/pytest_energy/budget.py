@@ -18,7 +18,7 @@ from energybench.common.units import UnitError, format_si, parse_joules
 from energybench.pytest_energy.metered_calls import Bill
 
 BudgetVerdict = Literal["within", "over", "undecided", "not measured"]
-SCOPES = ("gpu", "cpu", "dram", "machine")
+SCOPES = ("gpu", "cpu", "dram", "module", "machine")
 EXAMPLE = '@pytest.mark.energy(budget="12 J")'
 
 

@@ -80,7 +80,10 @@ def _energy_note(run: RunFile, trials: Sequence[Trial]) -> str:
     devices = not_seen_of(e for window in windows for e in window.energy)
     if any(sensors):
         measured_by = dict.fromkeys(sensor for of_window in sensors for sensor in sorted(of_window))
-        return wording.energy_measured(list(measured_by), all(sensors), missing, devices)
+        of: dict[tuple[str, str], list[str]] = {}
+        for source, scope, device in dict.fromkeys(c for w in windows for c in sorted(combine.metered(w).channels)):
+            of.setdefault((source, scope), []).append(device)
+        return wording.energy_measured(list(measured_by), all(sensors), missing, devices, of)
     modelled = any(e.energy_j is not None for window in windows for e in window.energy)
     return wording.energy_not_measured(modelled, missing, devices) if windows else ""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from energybench.common.escaping import NB, printable
+from energybench.meter.combine import in_short as in_short_device
 from energybench.meter.modelled import MODEL, whole_machine
 from energybench.meter.not_seen import in_short
 from energybench.stats import paired
@@ -170,13 +172,27 @@ def modelled_of(energy: EnergyFigure) -> str:
 
 
 def energy_measured(
-    sensors: Sequence[tuple[str, str]], everywhere: bool, missing: Sequence[Energy], devices: Sequence[str] = ()
+    sensors: Sequence[tuple[str, str]],
+    everywhere: bool,
+    missing: Sequence[Energy],
+    devices: Sequence[str] = (),
+    of: Mapping[tuple[str, str], Sequence[str]] = MappingProxyType({}),
 ) -> str:
-    """Which parts of the machine were measured, by what; and which were not, and which devices."""
-    measured_by = ", ".join(f"{scope} by {sensor(source)}" for source, scope in sensors)
+    """Which parts of the machine were measured, by what; and which were not, and which devices.
+
+    of: (source, scope) → the devices that it measured
+    """
+    measured_by = ", ".join(
+        f"{scope} by {sensor(source)}{_listed(of.get((source, scope), ()))}" for source, scope in sensors
+    )
     mixed = "" if everywhere else " In some trials only: pairs without the same sensors are compared by time."
     seen = {scope for _, scope in sensors}
     return f"Energy is measured: {measured_by}.{mixed}{_not_seen([e for e in missing if e.scope not in seen], devices)}"
+
+
+def _listed(devices: Sequence[str]) -> str:
+    """Where there are several, which: their joules are added."""
+    return f" ({' + '.join(map(in_short_device, devices))})" if len(devices) > 1 else ""
 
 
 def energy_not_measured(modelled: bool, missing: Sequence[Energy], devices: Sequence[str] = ()) -> str:

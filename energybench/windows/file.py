@@ -227,6 +227,14 @@ def _unseen(reading: Reading) -> list[str]:
     return not_seen_of(each for each in reading.energy if each.unmetered)
 
 
+def _devices(reading: Reading | None, scope: str) -> str:
+    """Of a scope with several devices, each one's joules: " = GPU-4e817856 300 J + GPU-00000000 100 J"."""
+    parts = [each for each in combine.channels(reading) if each.scope == scope and each.device]
+    if len(parts) < 2:
+        return ""
+    return " = " + " + ".join(f"{combine.in_short(e.device)} {format_energy(e.energy_j or 0.0)}" for e in parts)
+
+
 def _energy(reading: Reading | None) -> list[str]:
     """Measured; else modelled and named so; else the reasons, in short."""
     measured = combine.metered(reading)
@@ -234,8 +242,10 @@ def _energy(reading: Reading | None) -> list[str]:
         error = ", error unknown" if measured.error_j is None else f" ±{format_energy(measured.error_j, 2)}"
         scopes = combine.metered_by_scope(reading)
         sources = " + ".join(dict.fromkeys(source for source, _ in sorted(measured.sensors)))
-        each = ", ".join(f"{scope} {format_energy(joules)}" for scope, joules in scopes.items())
-        return [f"{format_energy(measured.joules)} {sources}{error}{f' ({each})' if len(scopes) > 1 else ''}"]
+        each = [f"{scope} {format_energy(joules)}{_devices(reading, scope)}" for scope, joules in scopes.items()]
+        detailed = len(scopes) > 1 or _devices(reading, next(iter(scopes)))
+        parts = f" ({', '.join(each)})" if detailed else ""
+        return [f"{format_energy(measured.joules)} {sources}{error}{parts}"]
     energy = reading.energy if reading else []
     modelled = [each for each in energy if each.energy_j is not None and each.source.startswith("model(")]
     if modelled:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -302,3 +303,33 @@ def _early(gpu: FakeGpu) -> list[tuple[float, ...]]:
 
 def test_nothing_is_modelled_beside_a_card_that_answers() -> None:
     assert model_parameters()["tdp_w"] > 0  # it is what a machine without a sensor gets, and only that
+
+
+# ── two cards ─────────────────────────────────────────────────────────────────────────────────────────────
+
+TWO = (ours(), ours(uuid=OTHER, power=100.0))
+
+
+def test_of_two_cards_a_windows_line_names_each_and_gives_their_sum(
+    plugged: Callable[[Machine], FakeDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = put_behind(monkeypatch, plugged(Machine(TWO, (), True)).time)
+    with energybench.measure("train", quiet=True) as window:
+        clock.sleep(10.0)
+    line = str(window)
+    assert re.search(r"4 kJ gpu_counter ±[0-9.]+ m?J \(gpu 4 kJ = GPU-4e817856 3 kJ \+ GPU-00000000 1 kJ\)", line), line
+
+
+@pytest.mark.slow
+def test_of_two_cards_measures_line_names_each_and_gives_their_sum(fake_nvml_library: Path, tmp_path: Path) -> None:
+    extra = FakeDriver(fake_nvml_library, nobody_on(TWO)).environment(tmp_path)
+    done = command("measure", "--json", "-o", "r.json", "--", "sleep", "0.3", cwd=tmp_path, **extra)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stderr.splitlines() if line.startswith("energybench: "))
+    found = re.search(
+        r"([0-9.]+) J ± .*? gpu measured by .*? \(GPU-4e817856 ([0-9.]+) J, GPU-00000000 ([0-9.]+) J\)", line
+    )
+    assert found is not None, line
+    whole, first, second = map(float, found.groups())
+    assert whole == pytest.approx(first + second, abs=1.0)
+    assert first == pytest.approx(3 * second, rel=0.1)

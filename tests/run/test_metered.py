@@ -85,9 +85,8 @@ def test_a_card_of_300_watts_is_billed_300_joules_a_second_and_the_first_screen_
 ) -> None:
     gpus = (FakeGpu(name="Fake H100", power=300.0, tick_s=TICK_S), FakeGpu(uuid=OTHER, power=100.0, tick_s=TICK_S))
     screen, folder, trials = run(fake_nvml_library, tmp_path, *gpus, methods=SKIPPER)
-    assert "Energy is measured: gpu by the card's energy counter. Not seen: cpu (RAPL absent)." in " ".join(
-        screen.split()
-    )
+    cards = "Energy is measured: gpu by the card's energy counter (GPU-00000000 + GPU-4e817856)."
+    assert f"{cards} Not seen: cpu (RAPL absent)." in " ".join(screen.split())
     assert "modelled" not in screen
     page = (folder / "report.md").read_text()
     assert "Energy is measured" in page[:800]
