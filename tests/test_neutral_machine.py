@@ -65,6 +65,7 @@ def is_neutral(found: Any) -> None:
         "HOME",
         "TZ",
         "ENERGYBENCH_SYSFS",
+        "ENERGYBENCH_PROC",
         "LD_LIBRARY_PATH",
         "PYTHONPATH",
         "LC_CTYPE",

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CHILDREN_LIST = Path("/proc/thread-self/children")
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 LONGEST_SOCKET = 107  # bytes of a path, on Linux
 SOCKET_BYTES = len("/pymp-12345678/listener-12345678")  # multiprocessing's own folder, and a socket in it
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
@@ -99,6 +99,12 @@ def shorten_socket_folder() -> None:
         get_temp_dir()  # which it keeps, and hands on to every process that it starts
     finally:
         tempfile.tempdir = before
+
+
+def name_thread(name: str) -> None:
+    """Give this thread a name that other processes see, of 15 bytes at most: /proc/PID/task/*/comm."""
+    if PRCTL is not None:
+        PRCTL(PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def restore_child_signals() -> None:

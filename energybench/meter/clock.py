@@ -16,7 +16,7 @@ from typing import Protocol
 
 import psutil
 
-from energybench.common.processes import descendants
+from energybench.common.processes import descendants, name_thread
 from energybench.meter.reading import Reading
 
 
@@ -54,6 +54,7 @@ class RealTime:
         ended, cpu_s = threading.Event(), [0.0]
 
         def work() -> None:
+            name_thread(SAMPLER)
             due = time.perf_counter() + period_s
             while not ended.wait(max(0.0, due - time.perf_counter())):
                 call()
@@ -72,6 +73,7 @@ class RealTime:
 
 
 PROCFS = "ENERGYBENCH_PROC"
+SAMPLER = "ebench-sampler"  # the thread that reads sensors, as other processes see it
 SUSPENDED_S = 0.1  # and more is a sleep: two clocks that are read one after the other differ by less
 REAL_TIME = RealTime()  # every window's; a test puts another clock behind its methods
 

@@ -47,11 +47,7 @@ DOUBTS: tuple[Doubt, ...] = (
     ),
     Doubt("channels_apart", "marked", "The card's energy counter and its integrated power lie over 5 % apart."),
     Doubt("suspended", "struck", "The machine slept in the window: what its sensors say of it cannot be believed."),
-    Doubt(
-        "mig",
-        "struck",
-        "The card is sliced (MIG), or does not tell: its sensors see the whole card, whoever else uses it.",
-    ),
+    Doubt("mig", "struck", "The card is sliced (MIG): its sensors see the whole card, whoever else uses it."),
     Doubt("mps", "struck", "Processes share the card's context (MPS): its energy is not one process's."),
     Doubt("foreign_process", "struck", "Another process was on the card: its energy is in the figure."),
     Doubt(
@@ -162,7 +158,7 @@ def _disagreement(on_cards: Sequence[Energy]) -> Found:
 def _of_cards(window: Reading) -> Found:
     for uuid, card in window.cards.items():
         if card.mig or card.mig is None:
-            yield "mig", uuid if card.mig else f"{uuid}: it does not tell"
+            yield "mig", uuid if card.mig else f"{uuid}: it does not tell whether it is"
         if card.mps:
             yield "mps", uuid
         if card.foreign_pids:

@@ -47,16 +47,11 @@ class Window:
         """Open a piece. Returns when the work may begin; raises what `synchronise` and the meters raise."""
         if self._looks_for_trackers:
             self._trackers = trackers.running()
-            trackers.announce()
-        try:
-            self._synchronise()
-            self._began_ns = []
-            for meter in self._meters:
-                meter.start()
-                self._began_ns.append(REAL_TIME.now_ns())
-        except BaseException:  # a Ctrl-C while an edge is awaited
-            self._withdraw()
-            raise
+        self._synchronise()
+        self._began_ns = []
+        for meter in self._meters:
+            meter.start()
+            self._began_ns.append(REAL_TIME.now_ns())
         self._piece_ns = REAL_TIME.now_ns()
         self.start_ns = self.start_ns or self._piece_ns
 
@@ -81,13 +76,8 @@ class Window:
         piece = _of_one_piece(readings)
         if self._looks_for_trackers:
             seen = sorted(self._trackers | trackers.running())
-            self._withdraw()
             piece = piece.model_copy(update={"trackers": seen})
         self._pieces.append(piece)
-
-    def _withdraw(self) -> None:
-        if self._looks_for_trackers:
-            trackers.withdraw()
 
     def reading(self) -> Reading:
         """All pieces so far. A window that was never opened lasted no time and saw no energy."""

@@ -16,7 +16,8 @@ COUNTED = ("witness_differs", "uncounted_steps", "estimate_gap", "ledger_differs
 SENSED = ("sensor_lost", "implausible", "window_short", "sensor_error")
 TWO_CHANNELS = ("channels_contradict", "channels_apart")
 CARDS = ("mig", "mps", "foreign_process", "throttled", "temperature", "aliasing")
-LOOKED_AROUND = ("suspended", "second_tracker")  # not known of records of schema 1
+LOOKED_AROUND = ("suspended", "second_tracker")
+SINCE_SCHEMA_2 = ("implausible", "other_load", *LOOKED_AROUND)  # nobody looked when records of schema 1 were made
 SAMPLED = ("reads_missed", "harness_overhead")
 
 
@@ -29,6 +30,8 @@ def checks(
 ) -> tuple[Check, ...]:
     """Every code in the order of the list, then codes of other versions: an entry for each place that raised it.
 
+    What nobody looked for when the records were made is left out.
+
     The A/A check has one for each workload, raised or not; any other that nobody raised has one for the run.
     """
     all_raised = _all_raised(workloads, run_flags, trials, examination)
@@ -40,7 +43,7 @@ def checks(
         result += [Check(kind.code, f.where, "raised", kind.severity, kind.sentence, f.detail) for f in places]
         if kind.code == "aa_failed":
             result += [_aa(w) for w in workloads if not any(f.code == "aa_failed" for f in w.flags)]
-        elif not places:
+        elif not places and (kind.code not in SINCE_SCHEMA_2 or any(trial.schema_ > 1 for trial in trials)):
             outcome: Result = "clear" if evidence.get(kind.code, bool(trials)) else "not checked"
             result.append(Check(kind.code, "this run", outcome, kind.severity, kind.sentence, ""))
     return tuple(result)

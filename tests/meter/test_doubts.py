@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from faults import fault
 
 from energybench.meter import trackers
+from energybench.meter.clock import RealTime
 from energybench.meter.doubts import DOUBTS, doubts
 from energybench.meter.plausible import IMPLAUSIBLE
 from energybench.meter.reading import CardState, Energy, Reading
@@ -89,8 +90,7 @@ def a_window() -> Reading:
 @pytest.fixture
 def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ENERGYBENCH_PROC", str(tmp_path))
-    monkeypatch.setattr(trackers, "_scanned", (-1e9, frozenset()))
-    (tmp_path / "net").mkdir()
+    monkeypatch.setattr(trackers, "_scanned", (-1e9, frozenset(), frozenset()))
     return tmp_path
 
 
@@ -116,40 +116,35 @@ def test_a_tracker_in_this_process_is_named(processes: Path) -> None:
         timer.join()
 
 
+def samples(processes: Path, pid: int) -> None:
+    """A process in which energybench reads sensors, as the kernel shows it."""
+    for thread, name in ((pid, "python"), (pid + 1, "ebench-sampler")):
+        (processes / str(pid) / "task" / str(thread)).mkdir(parents=True)
+        (processes / str(pid) / "task" / str(thread) / "comm").write_text(f"{name}\n")
+
+
 @fault("second tracker")
 def test_another_process_that_meters_is_named_and_our_own_tree_is_not(processes: Path) -> None:
-    lines = [f"0000: 2 0 0 1 01 1 @energybench-meter-{pid}" for pid in (os.getpid(), os.getppid(), 2**22 + 5)]
-    (processes / "net/unix").write_text("Num RefCount Protocol\n" + "\n".join(lines) + "\n")
+    for pid in (os.getpid(), os.getppid(), 2**22 + 5):
+        samples(processes, pid)
     assert a_window().trackers == [f"energybench, process {2**22 + 5}"]
 
 
-def _is_announced(pid: int) -> bool:
-    return f"@energybench-meter-{pid}\n" in Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace")
+def test_a_process_in_which_a_sensor_is_sampled_is_known_by_a_thread_while_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def names() -> list[str]:
+        return [(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()]
 
-
-@pytest.mark.skipif(not Path("/proc/net/unix").exists(), reason="this kernel does not list its sockets")
-def test_a_process_is_announced_while_a_window_is_open_and_a_fork_of_it_is_not() -> None:
-    window = Window([Sensor()], lambda: None)
-    assert not _is_announced(os.getpid())
-    window.start()
-    assert _is_announced(os.getpid())
-    context = multiprocessing.get_context("fork")
-    child = context.Process(target=os._exit, args=(0,))
-    child.start()
-    child.join()
-    window.stop()
-    assert not _is_announced(os.getpid())
-
-
-def test_a_window_that_does_not_open_is_not_announced_for_ever() -> None:
-    class Broken(Sensor):
-        def start(self) -> None:
-            raise KeyboardInterrupt
-
-    for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
-            Window([Broken()], lambda: None).start()
-    assert trackers._open == 0
+    if not Path("/proc/self/task").exists():
+        pytest.skip("this kernel does not list its threads")
+    called = threading.Event()
+    stop = RealTime().every(0.001, called.set)
+    assert called.wait(60)
+    assert "ebench-sampler" in names()
+    stop()
+    while "ebench-sampler" in names():  # the kernel forgets a thread a moment after its end
+        time.sleep(0.001)
 
 
 def test_a_stretch_inside_a_window_looks_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
