@@ -596,3 +596,19 @@ def test_a_power_that_no_card_has_is_no_sensor(fake_driver: Driver, bare: pytest
     row = sensor(doctor.examine(driver.time), "Stub")
     assert not row["usable"]
     assert "more than it can draw" in row["why"]
+
+
+def test_another_tracker_that_runs_is_a_warning(bare: pytest.MonkeyPatch) -> None:
+    bare.setattr(doctor, "running", lambda: frozenset({"codecarbon in this process"}))
+    facts = doctor.examine()
+    assert facts["trackers"] == ["codecarbon in this process"]
+    assert "warning: another tracker of energy runs now: codecarbon in this process" in words(printed(facts))
+
+
+@pytest.mark.parametrize(("capability", "seen"), [(8.0, "25 ms of every 100 ms (documented)"), (0.0, "(assumed, the")])
+def test_how_much_of_the_time_power_is_looked_at_is_told(
+    fake_driver: Driver, bare: pytest.MonkeyPatch, capability: float, seen: str
+) -> None:
+    bare.setattr(doctor.survey, "gpus", GPUS)
+    driver = fake_driver(FakeGpu(name="Fake A100", compute_capability=capability), call_s=2e-5)
+    assert seen in words(printed(doctor.examine(driver.time)))

@@ -24,6 +24,7 @@ from energybench.meter.devices import visible_uuids
 from energybench.meter.gpu import PERIOD_S
 from energybench.meter.nvml import held_open, refused_gpus
 from energybench.meter.sensors import ThirdParty, offered
+from energybench.meter.trackers import running
 from energybench.meter.unavailable import Unavailable
 from energybench.meter.visible import VISIBLE
 from energybench.process.forkserver import Launcher
@@ -56,6 +57,7 @@ def examine(time: Time = REAL_TIME) -> dict[str, Any]:
     sensors: [{name, scope, measured: whether it is a sensor and no model, usable, why, remedy: "" or what to type}],
              and what is known of each kind beside it; energy: what a run will do; energy_by: scope → sensors that it
              will read; energy_missing: scope → why there are none
+    trackers: others that read energy sensors now
     """
     cards, processor = _cards(time), _rapl(time)
     builtin = [*cards, *processor, *_kernel(time, cards, processor)]
@@ -76,6 +78,7 @@ def examine(time: Time = REAL_TIME) -> dict[str, Any]:
         },
         "versions": {name: _version(name) for name in PACKAGES},
         "sensors": sensors,
+        "trackers": sorted(running()),
         "data": _data(),
         "disk_free_b": shutil.disk_usage(".").free,
         "energy": "measured" if usable else "modelled",

@@ -195,6 +195,9 @@ def print_doctor(facts: dict[str, Any], console: Console) -> None:
             _print_card(sensor, console)
         for domain, reason in sensor.get("left_out", {}).items():
             _say(console, f"left out: {domain}: {reason}", indent="  ")
+    for tracker in facts["trackers"]:
+        text = f"warning: another tracker of energy runs now: {tracker}; its own work is in every figure"
+        _say(console, text, "yellow")
     console.print()
     if facts["calibration"]:
         _print_calibration(facts["calibration"], console)
@@ -222,6 +225,8 @@ def _print_card(card: dict[str, Any], console: Console) -> None:
     if power := card["power"]:
         meaning = POWERS.get(power["field"], "its averaging time depends on card and driver")
         _say(console, f"power: {power['field']}, scope {power['scope']}: {meaning}", indent="  ")
+        seen, every = format_seconds(power["seen_s"]), format_seconds(max(power["every_s"], power["seen_s"]))
+        _say(console, f"it sees {seen} of every {every} ({power['look']})", indent="  ")
     else:
         _say(console, f"power: no: {card['power_reason']}", indent="  ")
     for warned in card["warnings"]:
