@@ -601,7 +601,7 @@ def test_a_power_that_no_card_has_is_no_sensor(fake_driver: Driver, bare: pytest
 def test_another_tracker_that_runs_is_a_warning(bare: pytest.MonkeyPatch) -> None:
     bare.setattr(doctor, "running", lambda: frozenset({"codecarbon in this process"}))
     facts = doctor.examine()
-    assert facts["trackers"] == ["codecarbon in this process"]
+    assert facts["machine"]["trackers"] == ["codecarbon in this process"]
     assert "warning: another tracker of energy runs now: codecarbon in this process" in words(printed(facts))
 
 

@@ -57,7 +57,7 @@ def examine(time: Time = REAL_TIME) -> dict[str, Any]:
     sensors: [{name, scope, measured: whether it is a sensor and no model, usable, why, remedy: "" or what to type}],
              and what is known of each kind beside it; energy: what a run will do; energy_by: scope → sensors that it
              will read; energy_missing: scope → why there are none
-    trackers: others that read energy sensors now
+    machine: what it is, and trackers: others that read energy sensors now
     """
     cards, processor = _cards(time), _rapl(time)
     builtin = [*cards, *processor, *_kernel(time, cards, processor)]
@@ -75,10 +75,10 @@ def examine(time: Time = REAL_TIME) -> dict[str, Any]:
             "python": platform.python_version(),
             "cpu": cpu_name(),
             "cores": len(os.sched_getaffinity(0)),
+            "trackers": sorted(running()),
         },
         "versions": {name: _version(name) for name in PACKAGES},
         "sensors": sensors,
-        "trackers": sorted(running()),
         "data": _data(),
         "disk_free_b": shutil.disk_usage(".").free,
         "energy": "measured" if usable else "modelled",

@@ -195,7 +195,7 @@ def print_doctor(facts: dict[str, Any], console: Console) -> None:
             _print_card(sensor, console)
         for domain, reason in sensor.get("left_out", {}).items():
             _say(console, f"left out: {domain}: {reason}", indent="  ")
-    for tracker in facts["trackers"]:
+    for tracker in machine["trackers"]:
         text = f"warning: another tracker of energy runs now: {tracker}; its own work is in every figure"
         _say(console, text, "yellow")
     console.print()
