@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from energybench.cli.common import console, print_json
-from energybench.common.errors import EXIT_INTERRUPTED
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -53,8 +53,10 @@ def measure(
     """
     from energybench.cli.paired_commands import CommandComparison, CommandMeters, once, words_of
     from energybench.cli.paired_commands_page import facts, line, print_versus, progress
+    from energybench.common.interrupts import signals_interrupt
     from energybench.common.sealed_files import refuse_unwritable, write_out
     from energybench.meter.nvml import held_open
+    from energybench.process.relay import SignalRelay
     from energybench.records.record import json_of
 
     if out:
@@ -65,24 +67,29 @@ def measure(
         meters = CommandMeters(energy == "auto")
         if other is None:
             sys.stdout.flush()
-            trial, code = once(meters, words, stdout=sys.stderr.fileno() if as_json else None)
-            click.echo(line(trial), err=True)
-            if out:
-                write_out(out, json_of(trial).encode())
-            if as_json:
-                print_json(trial.model_dump(mode="json", by_alias=True))
-            sys.exit(code)
+            with SignalRelay() as relay:
+                trial, code = once(meters, words, relay=relay, stdout=sys.stderr.fileno() if as_json else None)
+                with suppress(OSError):  # the terminal is gone: the record is not
+                    click.echo(line(trial), err=True)
+                if out:
+                    write_out(out, json_of(trial).encode())
+                if as_json:
+                    print_json(trial.model_dump(mode="json", by_alias=True))
+                sys.exit(code)
         versus = CommandComparison(words, other, pairs)
-        with progress(console(to_stderr=True)) as say:
-            versus.run(meters, warmup=warmup, show_output=show_output, say=say)
-    summary = versus.summary()
-    comparison = facts(versus, summary)
-    if out:
-        write_out(out, (json.dumps(comparison, indent=1, ensure_ascii=False) + "\n").encode())
-    if as_json:
-        print_json(comparison)
-    else:
-        print_versus(versus, summary, console())
-    if versus.interrupted:
-        click.echo("interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        with signals_interrupt() as interrupts:
+            with progress(console(to_stderr=True)) as say:
+                versus.run(meters, warmup=warmup, show_output=show_output, say=say)
+            interrupts.finish()
+            summary = versus.summary()
+            comparison = facts(versus, summary)
+            if out:
+                write_out(out, (json.dumps(comparison, indent=1, ensure_ascii=False) + "\n").encode())
+            if as_json:
+                print_json(comparison)
+            else:
+                print_versus(versus, summary, console())
+            if versus.interrupted:
+                with suppress(OSError):
+                    click.echo(versus.interrupted, err=True)
+                sys.exit(128 + versus.interrupted.number)
