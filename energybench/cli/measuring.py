@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from energybench.cli.common import console, print_json
+from energybench.cli.common import console, print_json, say_if_heard
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -69,8 +68,7 @@ def measure(
             sys.stdout.flush()
             with SignalRelay() as relay:
                 trial, code = once(meters, words, relay=relay, stdout=sys.stderr.fileno() if as_json else None)
-                with suppress(OSError):  # the terminal is gone: the record is not
-                    click.echo(line(trial), err=True)
+                say_if_heard(line(trial))
                 if out:
                     write_out(out, json_of(trial).encode())
                 if as_json:
@@ -90,6 +88,5 @@ def measure(
             else:
                 print_versus(versus, summary, console())
             if versus.interrupted:
-                with suppress(OSError):
-                    click.echo(versus.interrupted, err=True)
+                say_if_heard(str(versus.interrupted))
                 sys.exit(128 + versus.interrupted.number)
