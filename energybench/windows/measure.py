@@ -28,7 +28,7 @@ from energybench.common.errors import Problem, UsageError
 from energybench.common.renamed import RenamedNameWarning
 from energybench.common.sealed_files import refuse_unwritable
 from energybench.meter.pool import EnergyWanted, MeterRequest
-from energybench.windows.window import MeasuredWindow, WindowOptions, current
+from energybench.windows.window import MeasuredWindow, WindowOptions, current, last_words
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,8 +44,9 @@ class WindowFactory:
         """Open a window: for callbacks, where no `with` fits. Closed by `stop`, or by the end of a window around it."""
         if self._options.record is not None:
             refuse_unwritable(self._options.record, "name another file with record=...")
-        window = MeasuredWindow(self._options, current())
-        window._start()
+        with last_words.wait():
+            window = MeasuredWindow(self._options, current())
+            window._start()
         return window
 
     def stop(self, error: str | None = None) -> None:
@@ -58,7 +59,8 @@ class WindowFactory:
         while window is not None and window._options is not self._options:
             window = window._outer
         if window is not None:
-            window._stop(error)
+            with last_words.wait():
+                window._stop(error)
 
     def __enter__(self) -> MeasuredWindow:
         return self.start()

@@ -263,7 +263,7 @@ def test_a_signal_after_the_commands_end_does_not_cost_the_record(tmp_path: Path
     while hung.poll() is None:
         hung.terminate()
         time.sleep(0.05)
-    assert hung.returncode == 128 + signal.SIGTERM
+    assert hung.returncode in (128 + signal.SIGTERM, -signal.SIGTERM)  # a third one found nothing of ours
 
 
 @fault("signal compared")
