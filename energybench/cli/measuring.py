@@ -55,10 +55,12 @@ def measure(
     from energybench.common.interrupts import signals_interrupt
     from energybench.common.sealed_files import refuse_unwritable, write_out
     from energybench.meter.nvml import held_open
+    from energybench.meter.ranks import path_of_rank
     from energybench.process.relay import SignalRelay
     from energybench.records.record import json_of
 
     if out:
+        out = path_of_rank(out)
         refuse_unwritable(out)
     words = words_of(command)
     other = None if vs is None else words_of([vs])

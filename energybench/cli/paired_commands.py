@@ -21,7 +21,7 @@ from typing import Any, Literal, Unpack
 from energybench.common.errors import EXIT_TRIALS_FAILED, EnergybenchError, Problem, UsageError, nearest
 from energybench.common.hashing import digest
 from energybench.common.interrupts import Interrupted
-from energybench.meter import Meter
+from energybench.meter import Meter, ranks
 from energybench.meter.devices import visible_uuids
 from energybench.meter.facts import gpu_facts
 from energybench.meter.sensors import measures
@@ -69,18 +69,23 @@ class CommandMeters:
 
     def __init__(self, energy: bool) -> None:
         from energybench.meter.carbon import model_parameters
-        from energybench.meter.sensors import MeterSelection, open_meters
+        from energybench.meter.sensors import MeterSelection, UnavailableMeter, open_meters
         from energybench.meter.unavailable import Unavailable
 
         self.uuids: list[str] = []
         if energy:
             with suppress(Unavailable):  # open_meters says why
                 self.uuids = visible_uuids()
+        # Which of them the command of this rank uses cannot be seen from here.
+        shared = not ranks.reads_node() and len(self.uuids) > 1
+        unread = self.uuids if shared else []
+        self.uuids = [] if shared else self.uuids
         self.device = "+".join(self.uuids) or "cpu"
         wanted = MeterSelection("if available" if energy else "off", self.uuids or "used", of_children=True)
         self.meters: list[Meter] = open_meters(wanted, self.device)
-        if energy and not any(measures(meter) for meter in self.meters):
+        if energy and ranks.reads_node() and not any(measures(meter) for meter in self.meters):
             self.meters = open_meters(replace(wanted, model=model_parameters()), self.device)
+        self.meters += [UnavailableMeter("gpu", ranks.MAYBE_SHARED, uuid) for uuid in unread]
 
     def trial(
         self,

@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
 from energybench.common.errors import Problem, UsageError, nearest
-from energybench.meter import Meter
+from energybench.meter import Meter, ranks
 from energybench.meter.nvml import Gpu, open_gpus
 from energybench.meter.reading import NO_SENSOR, Energy, Reading
 from energybench.meter.unavailable import Unavailable
@@ -119,28 +119,44 @@ def open_meters(wanted: MeterSelection, device: str) -> list[Meter]:
         device: "cpu", or the UUID of the card that trains
 
     Returns:
-        The meters, those that wait for an edge of their counter first; a missing sensor is an `UnavailableMeter`.
-        None where energy is "off".
+        The meters, those that wait for an edge of their counter first; a missing sensor is an `UnavailableMeter`, and
+        so is what sees the whole node in a rank that is not its first (ranks.py). None where energy is "off".
 
     Raises:
         UsageError: E503 for a meter that no package offers
     """
     if wanted.energy == "off":
         return []
-    meters = [*_gpus(wanted, device), *map(_third_party, wanted.meters), _processor()]
-    if wanted.model and not any(map(measures, meters)):
+    if ranks.reads_node():
+        meters = [*_gpus(wanted, device), *map(_third_party, wanted.meters), _processor()]
+    else:
+        meters = [*_gpus(wanted, device), *_left_to_the_first_rank(wanted)]
+    if wanted.model and ranks.reads_node() and not any(map(measures, meters)):
         from energybench.meter.carbon import CodecarbonModel
 
         meters.append(CodecarbonModel(wanted.model))
     return meters
 
 
+def _left_to_the_first_rank(wanted: MeterSelection) -> list[Meter]:
+    """What sees the whole node: each rank would bill it again."""
+    names = [f"{name}: {ranks.READ_BY_THE_FIRST}" for name in wanted.meters]
+    return [
+        *(UnavailableMeter("machine", reason) for reason in names),
+        UnavailableMeter("cpu", ranks.READ_BY_THE_FIRST),
+    ]
+
+
 def open_cards(gpus: str | Sequence[str], device: str) -> list[Gpu]:
     """The cards that are asked for, as `MeterSelection` says it; none where a trial on the CPU uses none.
+
+    "all" is for the first rank of a node; to another one it means "used".
 
     Raises:
         Unavailable: where they are asked for and cannot be opened
     """
+    if gpus == "all" and not ranks.reads_node():
+        gpus = "used"
     if gpus == "used" and device == "cpu":
         return []
     return open_gpus({"used": [device], "all": None}[gpus] if isinstance(gpus, str) else list(gpus))

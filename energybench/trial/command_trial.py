@@ -269,7 +269,9 @@ def _windows(path: Path, phases: Phases, record: TrialDraft) -> list[WindowLine]
     for name in dict.fromkeys(window.name for window in others if window.name not in phases.readings):
         if reading := summed([window for window in others if window.name == name]):
             phases.readings[name] = reading
-    record.steps = _sum([window.steps for window in inside])
+    # Ranks take each step together; what they do and see in it is each one's own.
+    lowest = min((window.rank or 0 for window in inside), default=0)
+    record.steps = _sum([window.steps for window in inside if (window.rank or 0) == lowest])
     record.samples = _sum([window.samples for window in inside])
     record.flop = _flop(inside)
     return lines

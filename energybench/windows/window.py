@@ -25,6 +25,7 @@ from energybench.common.sealed_files import write_out
 from energybench.meter import Meter, devices, pool
 from energybench.meter.clock import REAL_TIME
 from energybench.meter.pool import MeterRequest, MeterSet
+from energybench.meter.ranks import local_rank, node, path_of_rank
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.sensors import nested_meters
 from energybench.meter.window import Window, refuse_short
@@ -58,7 +59,10 @@ class MeasuredWindow:
 
     def __init__(self, options: WindowOptions, outer: MeasuredWindow | None) -> None:
         self.name, self._options, self._outer, self._pid = options.name, options, outer, os.getpid()
-        self._id = f"{self._pid}.{next(_numbers)}"
+        rank = local_rank(os.environ)
+        self._rank = None if rank is None or rank.alone else rank.number if rank.number is not None else rank.local
+        self._node = None if self._rank is None else node()
+        self._id = ".".join([*([self._node] if self._node else []), str(self._pid), str(next(_numbers))])
         self._steps: int | None = None
         self._samples: int | None = None
         self._quality: dict[str, float] = {}
@@ -163,6 +167,8 @@ class MeasuredWindow:
             reading=self.reading,
             error=self._error,
             id=self._id,
+            rank=self._rank,
+            node=self._node,
         )
 
     def __str__(self) -> str:
@@ -246,7 +252,7 @@ class MeasuredWindow:
             if path := os.environ.get(VARIABLE):
                 append(Path(path), self.line)
             if outermost._closed and outermost._options.record:
-                write_out(outermost._options.record, json_of(outermost._file()).encode())
+                write_out(path_of_rank(outermost._options.record), json_of(outermost._file()).encode())
         except (OSError, ValueError, CannotWrite) as error:
             print(f"energybench: '{self.name}' could not be written: {error}", file=sys.stderr)
         if outermost is self and not self._options.quiet and not path and not self._printed:
