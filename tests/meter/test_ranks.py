@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from fakes.clock import put_behind
 from fakes.powercap import Powercap
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,6 +121,7 @@ def processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine.add("intel-rapl:0", "package-0", 60.0)
     monkeypatch.setattr(rapl, "read_text", machine.only_when_read().read_text)
     monkeypatch.setenv("ENERGYBENCH_POWERCAP", str(machine.flat))
+    put_behind(monkeypatch, machine.time)
 
 
 @pytest.mark.parametrize("first", [True, False])

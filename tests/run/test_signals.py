@@ -24,7 +24,7 @@ import psutil
 import pytest
 from command_line import EXECUTABLE, PATIENCE_S, environment
 from faults import fault
-from tiny_runs import processes_with, wait_for
+from tiny_runs import contents, only_run, processes_with, wait_for
 
 from energybench.records.reader import read
 from energybench.records.record import Trial
@@ -288,3 +288,64 @@ def test_a_comparison_that_is_interrupted_keeps_its_finished_pairs(
     assert found["interrupted"] is True
     assert len(found["trials"]) == 5
     assert not processes_with(marker)
+
+
+SUITE = """schema = 1
+suite = "tiny"
+trials = { blocks = 2, warmup = "0 s", twin = false, cooldown = { longest = "0 s" } }
+measure = { energy = "off" }
+[[workload]]
+name = "w"
+command = "sh hold.sh"
+quality = "none"
+[[method]]
+name = "same"
+command = "sh hold.sh"
+"""
+HOLD = "echo . >> ran\nif test $(wc -l < ran) -eq 3; then touch up; sleep 600; fi\n"
+
+
+@fault("announced")
+@pytest.mark.parametrize("first", ["the run", "the command", "who meters it"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_command_that_dies_of_the_schedulers_signal_to_all_has_not_failed(
+    tmp_path: Path, number: signal.Signals, first: str
+) -> None:
+    """The run, who meters and the command are signalled one after the other; whoever is first, no trial has failed."""
+    marker = f"energybench-all-{os.getpid()}-{time.time_ns()}"
+    (tmp_path / "s.toml").write_text(SUITE)
+    (tmp_path / "hold.sh").write_text(HOLD)
+    process = subprocess.Popen(
+        [*EXECUTABLE, "run", "s.toml"],
+        cwd=tmp_path,
+        env=environment(MARKER=marker),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=as_a_shell_starts_it,
+    )
+    try:
+        wait_for((tmp_path / "up").exists)
+        others = [pid for pid in processes_with(marker) if pid != process.pid]
+        commands = [pid for pid in others if psutil.Process(pid).name() in ("sh", "sleep")]
+        meters = [pid for pid in others if pid not in commands]
+        receivers = {
+            "the run": [process.pid, *meters, *commands],
+            "the command": [*commands, *meters, process.pid],
+            "who meters it": [*meters, *commands, process.pid],
+        }[first]
+        for pid in receivers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+                time.sleep(0.05)  # in which it may end, as its death is heard of
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130, errors
+    assert f"interrupted by {number.name}; " in errors
+    _, trials, _ = contents(only_run(tmp_path))
+    assert {trial.status for trial in trials.values()} == {"ok"}
+    assert len(trials) == 2
+    wait_for(lambda: not processes_with(marker))
