@@ -205,7 +205,7 @@ with energybench.measure(energy="off") as window:
     assert len(errors.splitlines()) == 1
 
 
-@pytest.mark.parametrize("place", ["closing", "opening a nested one"])
+@pytest.mark.parametrize("place", ["closing", "writing", "opening a nested one"])
 def test_a_signal_while_the_window_opens_or_closes_waits_for_that(tmp_path: Path, start: Start, place: str) -> None:
     """It comes in the midst of our own work."""
     text = f"""
@@ -222,6 +222,12 @@ class Sends(real):
             os.kill(os.getpid(), signal.SIGTERM)
         super().stop()
 windows.Window = Sends
+write = windows.write_out
+def write_out(path, content):
+    if place == "writing":
+        os.kill(os.getpid(), signal.SIGTERM)
+    write(path, content)
+windows.write_out = write_out
 with energybench.measure(record="record.json"):
     time.sleep(0.05)
     with energybench.measure("epoch"):

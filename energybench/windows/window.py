@@ -226,13 +226,13 @@ class MeasuredWindow:
         self.reading = self._read(failure)
         self._closed = True
         _open.remove(self)
-        if not _open:
-            last_words.leave()
         _innermost.set(self._outer)
         if self._borrows and failure is None:
             pool.give_back(self._meter_set)
         self._deliver()  # while those around it are paused
         self._resume()
+        if not _open:
+            last_words.leave()  # once all is written
         if failure is not None and error is None:
             raise failure
 
