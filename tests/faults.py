@@ -54,6 +54,12 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
             "As Ctrl-C, unless the run was started with `nohup`, which it obeys.",
             "130",
         ),
+        Fault(
+            "announced",
+            "SIGUSR1, SIGUSR2 or SIGXCPU: a scheduler announces the end of its job",
+            "As Ctrl-C, and the line says by which signal.",
+            "130",
+        ),
         Fault("interrupted check", "Ctrl-C while the suite is checked", "Nothing is left on disk.", "130"),
         Fault(
             "kill run",
@@ -81,6 +87,40 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
             "A run is killed again and again",
             "A hundred kills later each cell of each block stands once beside its baseline, and the report is "
             "what its records give.",
+            "",
+        ),
+    ),
+    "A measured command is stopped": (
+        Fault(
+            "signal measured",
+            "A signal to `energybench measure -- COMMAND`: Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 … to it alone, to its "
+            "group, to every process of the job",
+            "The command gets it once and decides. When it ends, by itself or by the signal, its line is printed and "
+            "`-o` is written. `kill -9` ends both, and nothing is told.",
+            "the command's, 128 + N for signal N",
+            "",
+        ),
+        Fault(
+            "terminal measured",
+            "The terminal of `energybench measure` is closed",
+            "The command gets SIGHUP, as above; there is nobody to print for, and `-o` is written.",
+            "the command's",
+            "",
+        ),
+        Fault(
+            "signal compared",
+            "Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2 to `energybench measure --vs`",
+            "The pair in progress is ended with everything it started. Finished pairs are shown and written, without "
+            "a verdict.",
+            "128 + N for signal N: 130 after Ctrl-C",
+            "the same command, for all pairs again",
+        ),
+        Fault(
+            "signal window",
+            "SIGTERM, SIGHUP, SIGUSR1 … ends a script inside `with energybench.measure()`",
+            "Its windows are closed and marked with the signal's name, the line is printed, the record written; then "
+            "the script ends as it would have. One that handles the signal is left to do so.",
+            "by that signal",
             "",
         ),
     ),

@@ -17,6 +17,7 @@ from energybench.cli import gating, looking, measuring, overhead, reading, train
 from energybench.cli.common import Verbs, show_warnings_as_notes
 from energybench.cli.terminal_encoding import write_what_can_be_written
 from energybench.common.errors import EXIT_INTERRUPTED, CannotWrite, EnergybenchError, Problem
+from energybench.common.interrupts import Interrupted
 from energybench.common.processes import restore_child_signals
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -63,8 +64,8 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+    except (KeyboardInterrupt, click.Abort) as interrupt:
+        click.echo(interrupt if isinstance(interrupt, Interrupted) else "interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:  # | head
         sys.stderr.close()

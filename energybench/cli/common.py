@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import sys
 import warnings
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
@@ -132,3 +133,11 @@ def show_warnings_as_notes() -> None:
 
 def print_json(value: Any) -> None:
     click.echo(json_text(value).encode())  # JSON is UTF-8, whatever the terminal is
+
+
+def say_if_heard(text: str) -> None:
+    """A line on stderr. Where nobody reads that any more, as when the terminal was closed, what follows goes on."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # what is still buffered for it

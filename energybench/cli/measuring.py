@@ -8,8 +8,7 @@ from pathlib import Path
 
 import click
 
-from energybench.cli.common import console, print_json
-from energybench.common.errors import EXIT_INTERRUPTED
+from energybench.cli.common import console, print_json, say_if_heard
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -53,11 +52,15 @@ def measure(
     """
     from energybench.cli.paired_commands import CommandComparison, CommandMeters, once, words_of
     from energybench.cli.paired_commands_page import facts, line, print_versus, progress
+    from energybench.common.interrupts import signals_interrupt
     from energybench.common.sealed_files import refuse_unwritable, write_out
     from energybench.meter.nvml import held_open
+    from energybench.meter.ranks import path_of_rank
+    from energybench.process.relay import SignalRelay
     from energybench.records.record import json_of
 
     if out:
+        out = path_of_rank(out)
         refuse_unwritable(out)
     words = words_of(command)
     other = None if vs is None else words_of([vs])
@@ -65,24 +68,27 @@ def measure(
         meters = CommandMeters(energy == "auto")
         if other is None:
             sys.stdout.flush()
-            trial, code = once(meters, words, stdout=sys.stderr.fileno() if as_json else None)
-            click.echo(line(trial), err=True)
-            if out:
-                write_out(out, json_of(trial).encode())
-            if as_json:
-                print_json(trial.model_dump(mode="json", by_alias=True))
-            sys.exit(code)
+            with SignalRelay() as relay:
+                trial, code = once(meters, words, relay=relay, stdout=sys.stderr.fileno() if as_json else None)
+                say_if_heard(line(trial))
+                if out:
+                    write_out(out, json_of(trial).encode())
+                if as_json:
+                    print_json(trial.model_dump(mode="json", by_alias=True))
+                sys.exit(code)
         versus = CommandComparison(words, other, pairs)
-        with progress(console(to_stderr=True)) as say:
-            versus.run(meters, warmup=warmup, show_output=show_output, say=say)
-    summary = versus.summary()
-    comparison = facts(versus, summary)
-    if out:
-        write_out(out, (json.dumps(comparison, indent=1, ensure_ascii=False) + "\n").encode())
-    if as_json:
-        print_json(comparison)
-    else:
-        print_versus(versus, summary, console())
-    if versus.interrupted:
-        click.echo("interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        with signals_interrupt() as interrupts:
+            with progress(console(to_stderr=True)) as say:
+                versus.run(meters, warmup=warmup, show_output=show_output, say=say)
+            interrupts.finish()
+            summary = versus.summary()
+            comparison = facts(versus, summary)
+            if out:
+                write_out(out, (json.dumps(comparison, indent=1, ensure_ascii=False) + "\n").encode())
+            if as_json:
+                print_json(comparison)
+            else:
+                print_versus(versus, summary, console())
+            if versus.interrupted:
+                say_if_heard(str(versus.interrupted))
+                sys.exit(128 + versus.interrupted.number)

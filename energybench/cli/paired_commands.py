@@ -10,10 +10,9 @@ import os
 import random
 import shlex
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +20,13 @@ from typing import Any, Literal, Unpack
 
 from energybench.common.errors import EXIT_TRIALS_FAILED, EnergybenchError, Problem, UsageError, nearest
 from energybench.common.hashing import digest
-from energybench.meter import Meter
+from energybench.common.interrupts import Interrupted
+from energybench.meter import Meter, ranks
 from energybench.meter.devices import visible_uuids
 from energybench.meter.facts import gpu_facts
 from energybench.meter.sensors import measures
 from energybench.process import supervise
+from energybench.process.relay import SignalRelay
 from energybench.records.record import Cell, RunFile, Trial
 from energybench.trial.command_trial import MeteredCommand, RunOptions, metered, why_unusable
 from energybench.verdict.figures import MARGIN, Summary
@@ -69,18 +70,23 @@ class CommandMeters:
 
     def __init__(self, energy: bool) -> None:
         from energybench.meter.carbon import model_parameters
-        from energybench.meter.sensors import MeterSelection, open_meters
+        from energybench.meter.sensors import MeterSelection, UnavailableMeter, open_meters
         from energybench.meter.unavailable import Unavailable
 
         self.uuids: list[str] = []
         if energy:
             with suppress(Unavailable):  # open_meters says why
                 self.uuids = visible_uuids()
+        # Which of them the command of this rank uses cannot be seen from here.
+        shared = not ranks.reads_node() and len(self.uuids) > 1
+        unread = self.uuids if shared else []
+        self.uuids = [] if shared else self.uuids
         self.device = "+".join(self.uuids) or "cpu"
         wanted = MeterSelection("if available" if energy else "off", self.uuids or "used", of_children=True)
         self.meters: list[Meter] = open_meters(wanted, self.device)
-        if energy and not any(measures(meter) for meter in self.meters):
+        if energy and ranks.reads_node() and not any(measures(meter) for meter in self.meters):
             self.meters = open_meters(replace(wanted, model=model_parameters()), self.device)
+        self.meters += [UnavailableMeter("gpu", ranks.MAYBE_SHARED, uuid) for uuid in unread]
 
     def trial(
         self,
@@ -119,43 +125,33 @@ class CommandMeters:
         ), measured
 
 
-def once(meters: CommandMeters, words: Sequence[str], *, stdout: int | None = None) -> tuple[Trial, int]:
+def once(
+    meters: CommandMeters, words: Sequence[str], *, relay: SignalRelay, stdout: int | None = None
+) -> tuple[Trial, int]:
     """The command as if it were called without us; its record and the exit status that a shell would see.
 
+    relay:  passes signals on to it, and lives until the record is written
     stdout: where its output goes, if not to ours
     """
-    with _the_commands_own_interrupt():
-        trial, measured = meters.trial(words, own_session=False, stdout=stdout)
+    trial, measured = meters.trial(words, own_session=False, relay=relay, stdout=stdout)
     if measured.ended is None:
         raise UsageError(Problem("E421", trial.reason or "it could not be started", hint="is it a program?"))
     code = measured.ended.returncode
     return trial, 128 - code if code < 0 else code
 
 
-@contextmanager
-def _the_commands_own_interrupt() -> Iterator[None]:
-    """Ctrl-C reaches the command, which shares our terminal, and it decides; being ended ourselves ends it."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = [signal.signal(signal.SIGINT, lambda *_: None), signal.signal(signal.SIGTERM, stop)]
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
-
-
 @dataclass
 class CommandComparison:
-    """Two commands in pairs. What is there so far stands when a pair is interrupted."""
+    """Two commands in pairs. What is there so far stands when a pair is interrupted.
+
+    interrupted: by which signal
+    """
 
     method_command: list[str]
     baseline_command: list[str]
     pairs: int
     trials: list[Trial] = field(default_factory=list)
-    interrupted: bool = False
+    interrupted: Interrupted | None = None
 
     def run(self, meters: CommandMeters, *, warmup: int, show_output: bool, say: Callable[[str], None]) -> None:
         """Every pair in a random order of its own. Raises CommandFailed at the first command that does not end well."""
@@ -176,8 +172,8 @@ class CommandComparison:
                         message = f"'{shlex.join(sides[role])}': {trial.reason}"
                         raise CommandFailed(Problem("E651", message, hint="--show-output shows what it prints"))
                     self.trials.append(trial)
-        except KeyboardInterrupt:
-            self.interrupted = True
+        except Interrupted as interrupt:
+            self.interrupted = interrupt
 
     def summary(self) -> Summary:
         """As a report's: one workload with one row. No verdict before the pairs that were asked for are there."""

@@ -113,7 +113,7 @@ def facts(versus: CommandComparison, summary: Summary) -> dict[str, Any]:
         "command": versus.method_command,
         "vs": versus.baseline_command,
         "pairs": versus.pairs,
-        "interrupted": versus.interrupted,
+        "interrupted": versus.interrupted is not None,
         "energy_note": summary.energy_note,
         "comparison": None if row is None else plain_data(as_data(row)),
         "trials": [trial.model_dump(mode="json", by_alias=True) for trial in versus.trials],

@@ -23,10 +23,11 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 from energybench.common.errors import CannotWrite, Problem, UsageError
+from energybench.common.interrupts import ANNOUNCING, ENDING
 from energybench.common.limits import RECORD_B
 from energybench.common.safe_read import name_too_long, read_bytes
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTS = (signal.SIGINT, *ENDING, *ANNOUNCING)
 PART_SUFFIX = ".part"  # the suffix of a file that is being written
 SHOWN = 40  # characters of its name that stand in its temporary one, which would else be longer than a name may be
 
@@ -39,7 +40,7 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: under a temporary name in the same folder, synced, then renamed.
 
-    SIGINT, SIGTERM and SIGHUP are handled after it. Folders that are missing are made.
+    Ctrl-C and the signals that end work from outside are handled after it. Folders that are missing are made.
 
     Raises:
         CannotWrite: E620, the disk is full or read-only, or no file can have this name.

@@ -18,6 +18,7 @@ from energybench.meter.kept_trace import KeptTrace
 from energybench.meter.nvml import own_processes, process_exists
 from energybench.meter.nvml_gpu import Gpu, ImplausiblePower, Powers
 from energybench.meter.plausible import PowerLimit
+from energybench.meter.ranks import siblings_among
 from energybench.meter.reading import CardState, Energy, Reading, SamplerState
 from energybench.meter.trace import Sample
 
@@ -150,7 +151,8 @@ class GpuMeter:
     def unknown_newcomers(self) -> dict[str, set[int]]:
         """UUID → processes seen in the last window, not known as our own, that were not on the card at first."""
         own = own_processes()
-        return {uuid: pids - self._processes_before[uuid] - own for uuid, pids in self._foreign_pids.items()}
+        unknown = {uuid: pids - self._processes_before[uuid] - own for uuid, pids in self._foreign_pids.items()}
+        return {uuid: pids - siblings_among(pids) for uuid, pids in unknown.items()}
 
     def temperatures(self) -> dict[str, float]:
         """UUID → °C, of the cards that could be read."""
@@ -246,7 +248,7 @@ class GpuMeter:
         return stretch[uuid].energies(end_ns / 1e9)
 
     def _card(self, uuid: str, gpu: Gpu, throttled: Mapping[str, float]) -> CardState:
-        state = self._states[uuid]
+        state, foreign = self._states[uuid], self._foreign_pids[uuid] - own_processes()
         before = self._throttled_before[uuid]
         grown = {reason: throttled[reason] - before[reason] for reason in throttled if reason in before}
         return CardState(
@@ -255,7 +257,7 @@ class GpuMeter:
             temperature_max_c=state.hottest_c,
             sm_clock_mhz=state.clock_mhz,
             throttled_s={reason: seconds for reason, seconds in grown.items() if seconds > 0},
-            foreign_pids=sorted(self._foreign_pids[uuid] - own_processes()),
+            foreign_pids=sorted(foreign - siblings_among(foreign)),
             mig=gpu.mig(),
             mps=gpu.mps(),
         )

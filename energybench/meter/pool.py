@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from energybench.common.errors import CannotMeasure, Problem
-from energybench.meter import Meter, devices
+from energybench.meter import Meter, devices, ranks
 from energybench.meter.accelerators import VENDOR_OF_DRIVER, Accelerator, accelerators
 from energybench.meter.facts import gpu_facts
 from energybench.meter.gpu import GpuMeter
@@ -59,7 +59,8 @@ class MeterSet:
 
         A card that it used without metering it, or that it may have used, is unavailable there, with the reason.
         """
-        if self.request.gpus != "used" or self.request.energy == "off":
+        of_all = self.request.gpus == "all" and ranks.reads_node()
+        if of_all or not isinstance(self.request.gpus, str) or self.request.energy == "off":
             return reading
         listed, newcomers = set[str](), dict[str, set[int]]()
         for meter in self.meters:
@@ -141,7 +142,7 @@ def _open(request: MeterRequest) -> list[Meter]:
     if request.energy == "require" and (unseen := _unmetered_trainers(meters)) and not request.meters:
         hint = 'gpus="all", or: energybench doctor says what it has'
         raise CannotMeasure(Problem("E501", f"what trains is not what is metered: {unseen}", hint=hint))
-    if any(map(measures, meters)):
+    if any(map(measures, meters)) or not ranks.reads_node():
         return meters
     if request.energy == "require":
         reasons = "; ".join(reason for meter in meters for reason in _why_silent(meter))
@@ -154,7 +155,7 @@ def _open(request: MeterRequest) -> list[Meter]:
 
 def _cards(request: MeterRequest) -> tuple[str | list[str], list[Meter]]:
     """(cards to open, a meter that says why none can be)."""
-    if request.gpus != "used":
+    if request.gpus != "used" and (request.gpus != "all" or ranks.reads_node()):
         return request.gpus if isinstance(request.gpus, str) else list(request.gpus), []
     try:
         return devices.visible_uuids(), []

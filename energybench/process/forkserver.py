@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite
+from energybench.common.interrupts import SPREAD_S
 from energybench.common.processes import ignoring_interrupts, is_dead, shorten_socket_folder
 from energybench.process.reaper import PATIENCE_S, end_descendants, fork_below_guard, wait_for_end
 
 PRELOAD = "energybench.cli.preload"
-# A scheduler signals all processes of a job, in any order: when one has died, the signal to this one may be on its way.
-SIGNAL_SPREAD_S = 1.0
 SERVER_LOST = 255  # what multiprocessing says of a child whose server has died
 
 
@@ -102,11 +101,11 @@ class Launcher:
         if code == SERVER_LOST and self._server_is_dead():
             wait_for_end(child.pid)  # it has no server any more, and may still be writing
             reason = "the process that starts trials was killed"
-            time.sleep(SIGNAL_SPREAD_S)
+            time.sleep(SPREAD_S)
         if code < 0:
             self._end_orphans()  # it may have been the guard
             if -code != signal.SIGKILL:
-                time.sleep(SIGNAL_SPREAD_S)
+                time.sleep(SPREAD_S)
             name = signal.Signals(-code).name
             reason = f"it was killed by {name}" + (", most often for lack of memory" if -code == signal.SIGKILL else "")
         return ChildOutcome(time.monotonic() - started, False, reason, code < 0, code == EXIT_CANNOT_WRITE)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from energybench.common.errors import EXIT_CANNOT_WRITE
+from energybench.common.interrupts import SPREAD_S, is_signal
 from energybench.process import supervise
 from energybench.process.forkserver import ChildOutcome
 from energybench.process.output_log import Lines
@@ -46,6 +48,8 @@ def call(
     if not ended.returncode:
         return ChildOutcome(ended.seconds)
     unwritten = ended.returncode == EXIT_CANNOT_WRITE
+    if is_signal(ended.returncode):
+        time.sleep(SPREAD_S)  # in which the same signal reaches us, if it was to all: then no trial has failed
     if ended.returncode < 0:
         name = signal.Signals(-ended.returncode).name
         return ChildOutcome(ended.seconds, False, f"the process that meters it was killed by {name}", killed=True)

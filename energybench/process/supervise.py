@@ -12,7 +12,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from energybench.common.processes import adopt_orphans, die_with, ignoring_interrupts
+from energybench.process.relay import SignalRelay
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 LINGER_S = 1.0  # in which what the command started may end after it without being missed
@@ -60,6 +61,7 @@ def run(
     stdout: int | None = None,
     own_session: bool = True,
     death_signal: signal.Signals = signal.SIGKILL,
+    relay: SignalRelay | None = None,
     on_end: Callable[[], None] = lambda: None,
     tick: Callable[[float], None] | None = None,
     tick_s: float = 5.0,
@@ -76,6 +78,7 @@ def run(
         stdout:       a file descriptor in place of this process's standard output; it is not given to `output`.
         own_session:  whether it leads a session of its own and has no standard input.
         death_signal: the signal that the kernel sends it if this process is killed.
+        relay:        passes signals on to it while it runs.
         on_end:       called at once when the command itself is over, before what it left behind is looked for.
         tick:         called with the elapsed seconds every `tick_s`.
 
@@ -100,8 +103,10 @@ def run(
             start_new_session=own_session,
             preexec_fn=partial(die_with, os.getpid(), death_signal),
         )
-        command = _RunningCommand(process, output, before)
+        command = _RunningCommand(process, output, before, relay.helpers if relay else ())
         try:
+            if relay:
+                relay.started(process.pid)
             timed_out = not command.wait(started, limit_s, tick, tick_s)
             obeyed_sigterm = command.terminate() if timed_out else None
             seconds = time.monotonic() - started
@@ -114,6 +119,8 @@ def run(
                 command.end_survivors()
             raise
         finally:
+            if relay:
+                relay.ended()
             command.close()
     memory_b = command.memory_b if command.memory_b > own_memory_b else None
     return CommandOutcome(process.returncode, seconds, timed_out, obeyed_sigterm, left_behind, memory_b)
@@ -122,8 +129,10 @@ def run(
 class _RunningCommand:
     """One running command: its output, its end, its descendants."""
 
-    def __init__(self, process: subprocess.Popen[bytes], output: Output | None, before: set[int]) -> None:
-        self._process, self._output, self._before = process, output, before
+    def __init__(
+        self, process: subprocess.Popen[bytes], output: Output | None, before: Collection[int], helpers: Collection[int]
+    ) -> None:
+        self._process, self._output, self._before, self._helpers = process, output, before, helpers
         self.memory_b = 0
         try:
             self._pidfd = os.pidfd_open(process.pid)  # Linux 5.3
@@ -225,7 +234,7 @@ class _RunningCommand:
         """The command, if it is not reaped, and everything it started, orphans too."""
         descendants: list[psutil.Process] = []
         for child in psutil.Process().children():
-            if child.pid not in self._before:
+            if child.pid not in self._before and child.pid not in self._helpers:
                 with contextlib.suppress(psutil.Error):
                     descendants += [child, *child.children(recursive=True)]
         return descendants

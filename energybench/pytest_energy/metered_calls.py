@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from energybench.meter import Meter, devices
+from energybench.meter import Meter, devices, ranks
 from energybench.meter.carbon import CodecarbonModel, model_parameters
 from energybench.meter.clock import WallClock
 from energybench.meter.combine import added_error, metered
@@ -168,8 +168,12 @@ class Metering:
             window.abandon()
 
     def _selection(self, cards: Sequence[str]) -> MeterSelection:
-        gpus = "all" if self._gpus == "all" else list(cards) or "used"
+        gpus = "all" if self._all_cards else list(cards) or "used"
         return MeterSelection(gpus=gpus, meters=self._names, processes_before=self._processes_before)
+
+    @property
+    def _all_cards(self) -> bool:
+        return self._gpus == "all" and ranks.reads_node()
 
     def used_cards(self) -> list[str]:
         """UUIDs of the cards that a window which begins now is about."""
@@ -183,13 +187,13 @@ class Metering:
 
     def newly_used(self, metered_cards: Sequence[str]) -> list[str]:
         """UUIDs of those in use by now that nobody meters."""
-        return [] if self._gpus == "all" else [card for card in self.used_cards() if card not in metered_cards]
+        return [] if self._all_cards else [card for card in self.used_cards() if card not in metered_cards]
 
     def meters(self, cards: Sequence[str]) -> list[Meter]:
         key = tuple(cards)
         if key not in self._opened:
             meters = open_meters(self._selection(cards), "cpu")
-            if not any(map(measures, meters)):
+            if not any(map(measures, meters)) and ranks.reads_node():
                 self._model = self._model or CodecarbonModel(model_parameters())  # slow, so once
                 meters.append(self._model)
             self._opened[key] = meters

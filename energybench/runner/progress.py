@@ -106,10 +106,10 @@ class Progress:
         render(summary, self.tables)
         self.tables.print(Text(f"report: {report}"), soft_wrap=True)
 
-    def interrupted(self, folder: Path) -> None:
+    def interrupted(self, folder: Path, how: str) -> None:
         self._clear()
         self.console.print(
-            Text(f"interrupted; what is finished is in {folder}. The same command continues.", "yellow"), soft_wrap=True
+            Text(f"{how}; what is finished is in {folder}. The same command continues.", "yellow"), soft_wrap=True
         )
 
     def _clear(self) -> None:

@@ -5,18 +5,15 @@ The parent imports no torch and sleeps while a trial runs. What is on disk is al
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from energybench.common.errors import EXIT_INTERRUPTED, EXIT_REGRESSION, EXIT_TRIALS_FAILED, Problem, UsageError
+from energybench.common.interrupts import signals_interrupt
 from energybench.meter.nvml import held_open
 from energybench.process.forkserver import Launcher
 from energybench.records.record import Invocation, Looks, RunFile, Trial
@@ -61,7 +58,7 @@ def run(
         hint = "add [trials] blocks_max = 20, or --set trials.blocks_max=20"
         raise UsageError(Problem("E203", message, suite.where(("trials",)), hint))
     launcher = Launcher()
-    with scratch() as place, _terminate_as_interrupt(), held_open():
+    with scratch() as place, signals_interrupt(), held_open():
         if suite.trains:
             launcher.warm()
         progress.say(f"checking {suite.path.name}: {'methods, models, data' if suite.trains else 'commands'}")
@@ -118,9 +115,9 @@ class _Runner:
             self.trials.warm_up(slots)
             outcome, finished = self._train(slots, blocks, deadline)
             summary = self._report(outcome, finished)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             self.folder.save(self._closed("interrupted", finished=self.run_file.finished))
-            self.progress.interrupted(self.folder.path)
+            self.progress.interrupted(self.folder.path, str(interrupt) or "interrupted")
             return EXIT_INTERRUPTED
         self.progress.end(summary, self.folder.report)
         if not finished:
@@ -270,24 +267,3 @@ def _ask_about_another(suite: Suite, differs: Callable[[RunFile], str], progress
     if not progress.confirm("Start a new run beside it?"):
         hint = "put back what changed and run again to continue it, or add --new"
         raise UsageError(Problem("E623", "no new run was started beside this one", str(path), hint))
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """A scheduler's SIGTERM or a closed terminal ends a run as Ctrl-C does: whole files, exit 130."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say what a signal does
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN:  # nohup
-            signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

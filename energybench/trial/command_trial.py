@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from typing import TypedDict, Unpack
 from pydantic import ValidationError
 
 from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite, EnergybenchError
+from energybench.common.interrupts import SPREAD_S, is_signal
 from energybench.common.quantities import is_figure
 from energybench.meter import Meter
 from energybench.meter.facts import gpu_facts, keep_trace
@@ -31,6 +33,7 @@ from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.process import supervise
 from energybench.process.output_log import Lines, Log
+from energybench.process.relay import SignalRelay
 from energybench.records.record import Flag, Status, Trial, write_json
 from energybench.suite.command_tables import Value, fill_words
 from energybench.trial.command_quality import NoQuality, QualityReader
@@ -117,6 +120,7 @@ class RunOptions(TypedDict, total=False):
     stdout: int | None
     own_session: bool
     death_signal: signal.Signals
+    relay: SignalRelay | None
     tick: Callable[[float], None] | None
 
 
@@ -215,6 +219,8 @@ def trial(spec: CommandTrialSpec, record: TrialDraft) -> None:
         env=environment(header.seed, header.block, header.trial, spec.windows, spec.threads),
         limit_s=spec.limit_s,
     )
+    if command.ended and is_signal(command.ended.returncode):
+        time.sleep(SPREAD_S)  # in which the same signal ends us, if it was to all: then it has not failed
     phases.readings["train"] = phases.readings["command"] = command.reading
     phases.idle("idle_after", meters, measure.tick_s)
     record.flags += command.flags
@@ -263,7 +269,9 @@ def _windows(path: Path, phases: Phases, record: TrialDraft) -> list[WindowLine]
     for name in dict.fromkeys(window.name for window in others if window.name not in phases.readings):
         if reading := summed([window for window in others if window.name == name]):
             phases.readings[name] = reading
-    record.steps = _sum([window.steps for window in inside])
+    # Ranks take each step together; what they do and see in it is each one's own.
+    lowest = min((window.rank or 0 for window in inside), default=0)
+    record.steps = _sum([window.steps for window in inside if (window.rank or 0) == lowest])
     record.samples = _sum([window.samples for window in inside])
     record.flop = _flop(inside)
     return lines

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from energybench.meter.reading import Reading, RecordModel
 from energybench.meter.window import sum_pieces
 from energybench.records.reader import read
 from energybench.records.record import Flag
+from energybench.windows.side_by_side import of_nodes, of_one_node
 
 VARIABLE = "ENERGYBENCH_WINDOWS"
 TRAIN = "train"  # the window that a method is billed for
@@ -54,8 +56,10 @@ class WindowLine(BaseModel):
     path:    its name after those of the windows around it: "train/epoch"
     id:      whoever writes a window again, with a quality that came later say, gives it the same id: the last one holds
     reading: null where the writer has no meters
-    error:   the type of the exception that ended it, or why it was never closed
+    error:   the type of the exception or the signal that ended it, or why it was never closed
     flags:   every reason to doubt the reading, by the same tests as a run's (meter/doubts.py)
+    rank:    of several processes that train together, which one wrote it; None where there is one alone
+    node:    a name of that rank's node: clocks and counters of two nodes are others
     """
 
     model_config = ConfigDict(frozen=True)  # other writers may say more: it is not read
@@ -73,6 +77,8 @@ class WindowLine(BaseModel):
     error: str | None = None
     id: str | None = None
     flags: list[Flag] = Field(default_factory=list)
+    rank: Count | None = None
+    node: str | None = None
 
     @model_validator(mode="after")
     def _stops_after_it_starts(self) -> WindowLine:
@@ -172,28 +178,61 @@ def training(windows: Iterable[WindowLine]) -> Reading | None:
 
 
 def summed(windows: Sequence[WindowLine]) -> Reading | None:
-    """Windows one after the other as one reading.
+    """Windows one after the other, and those of several ranks side by side, as one reading.
 
     Args:
         windows: in any order
 
     Returns:
-        Their sum, in joules and seconds, errors too. None for no window, for one without a reading, and for windows
-        that overlap: what a sensor saw in both would be counted twice.
+        Their sum, in joules and seconds, errors too. Of ranks that overlap: the seconds of the longest, and each sensor
+        once (side_by_side.py). None for no window, for one without a reading, and for others that overlap: what a
+        sensor saw in both would be counted twice.
     """
-    ordered = sorted(windows, key=lambda window: window.start_s)
-    readings = [window.reading for window in ordered if window.reading is not None]
-    overlap = any(after.start_s < before.stop_s - OVERLAP_S for before, after in itertools.pairwise(ordered))
-    if not readings or len(readings) < len(ordered) or overlap:
+    nodes: dict[str | None, list[WindowLine]] = {}
+    for window in windows:
+        nodes.setdefault(window.node, []).append(window)
+    readings = [_of_one_clock(each) for each in nodes.values()]
+    known = [reading for reading in readings if reading is not None]
+    if not known or len(known) < len(readings) or (len(nodes) > 1 and None in nodes):
         return None
+    return known[0] if len(known) == 1 else of_nodes(known)
+
+
+def _of_one_clock(windows: Sequence[WindowLine]) -> Reading | None:
+    """Windows of one node, whose times can be compared."""
+    stretches: list[list[WindowLine]] = []
+    until_s = -math.inf
+    for window in sorted(windows, key=lambda window: window.start_s):
+        if window.start_s >= until_s - OVERLAP_S:
+            stretches.append([])
+        stretches[-1].append(window)
+        until_s = max(until_s, window.stop_s)
+    readings = [_of_one_stretch(stretch) for stretch in stretches]
+    return None if None in readings else _in_turn([reading for reading in readings if reading is not None])
+
+
+def _of_one_stretch(windows: Sequence[WindowLine]) -> Reading | None:
+    """Windows that overlap: one alone, or those of several ranks."""
+    ranks: dict[int | None, list[WindowLine]] = {}
+    for window in windows:
+        ranks.setdefault(window.rank, []).append(window)
+    pairs = [pair for each in ranks.values() for pair in itertools.pairwise(each)]
+    overlap = any(after.start_s < before.stop_s - OVERLAP_S for before, after in pairs)
+    if overlap or (len(windows) > 1 and None in ranks) or any(window.reading is None for window in windows):
+        return None
+    readings = [_in_turn([window.reading for window in each if window.reading]) for each in ranks.values()]
+    return readings[0] if len(readings) == 1 else of_one_node(readings)
+
+
+def _in_turn(readings: Sequence[Reading]) -> Reading:
     pieces = sum(reading.pieces for reading in readings)
     return readings[0] if len(readings) == 1 else sum_pieces(readings).model_copy(update={"pieces": pieces})
 
 
 def qualities(windows: Iterable[WindowLine]) -> dict[str, float]:
-    """Metric → what the windows reported of it; of the same metric the last one holds."""
+    """Metric → what the windows reported of it; of the same metric that of the first rank's last one holds."""
     quality: dict[str, float] = {}
-    for window in sorted(windows, key=lambda window: window.stop_s):
+    for window in sorted(windows, key=lambda window: (-(window.rank or 0), window.stop_s)):
         quality |= window.quality
     return quality
 

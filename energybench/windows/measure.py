@@ -28,7 +28,8 @@ from energybench.common.errors import Problem, UsageError
 from energybench.common.renamed import RenamedNameWarning
 from energybench.common.sealed_files import refuse_unwritable
 from energybench.meter.pool import EnergyWanted, MeterRequest
-from energybench.windows.window import MeasuredWindow, WindowOptions, current
+from energybench.meter.ranks import path_of_rank
+from energybench.windows.window import MeasuredWindow, WindowOptions, current, last_words
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,9 +44,10 @@ class WindowFactory:
     def start(self) -> MeasuredWindow:
         """Open a window: for callbacks, where no `with` fits. Closed by `stop`, or by the end of a window around it."""
         if self._options.record is not None:
-            refuse_unwritable(self._options.record, "name another file with record=...")
-        window = MeasuredWindow(self._options, current())
-        window._start()
+            refuse_unwritable(path_of_rank(self._options.record), "name another file with record=...")
+        with last_words.wait():
+            window = MeasuredWindow(self._options, current())
+            window._start()
         return window
 
     def stop(self, error: str | None = None) -> None:
@@ -58,7 +60,8 @@ class WindowFactory:
         while window is not None and window._options is not self._options:
             window = window._outer
         if window is not None:
-            window._stop(error)
+            with last_words.wait():
+                window._stop(error)
 
     def __enter__(self) -> MeasuredWindow:
         return self.start()
@@ -129,7 +132,8 @@ def measure(
         name: of the window, a text without "/"; or the function to decorate, whose name it takes
         exclude_from_parent: pause the windows around it; it is no part of them
         quiet: print no line
-        record: write the window and those inside it to this file when it closes
+        record: write the window and those inside it to this file when it closes; each of several ranks to one of its
+            own beside it: train.json → train.rank3.json
         energy: "require" raises CannotMeasure where no sensor can be read; "off" takes the time alone
         gpus: "used" by this process, "all", or UUIDs
         meters: those of other packages, by name

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from energybench.common import machine
@@ -25,10 +26,12 @@ from energybench.meter import Meter, devices, pool
 from energybench.meter.clock import REAL_TIME
 from energybench.meter.doubts import doubts
 from energybench.meter.pool import MeterRequest, MeterSet
+from energybench.meter.ranks import local_rank, node, path_of_rank
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.sensors import nested_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.records.record import Flag, json_of
+from energybench.windows.ending import LastWords
 from energybench.windows.file import VARIABLE, Flop, WindowLine, WindowsFile, append, sentence
 
 _innermost: ContextVar[MeasuredWindow | None] = ContextVar("innermost window", default=None)
@@ -57,14 +60,17 @@ class MeasuredWindow:
 
     def __init__(self, options: WindowOptions, outer: MeasuredWindow | None) -> None:
         self.name, self._options, self._outer, self._pid = options.name, options, outer, os.getpid()
-        self._id = f"{self._pid}.{next(_numbers)}"
+        rank = local_rank(os.environ)
+        self._rank = None if rank is None or rank.alone else rank.number if rank.number is not None else rank.local
+        self._node = None if self._rank is None else node()
+        self._id = ".".join([*([self._node] if self._node else []), str(self._pid), str(next(_numbers))])
         self._steps: int | None = None
         self._samples: int | None = None
         self._quality: dict[str, float] = {}
         self._flop: Flop | None = None
         self._error: str | None = None
         self._synchronised_ns = 0  # when the devices were last waited for
-        self._closed = self._printed = False
+        self._closed = self._printed = self._broken_off = False
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._inner: dict[str, MeasuredWindow] = {}  # everything inside the outermost one, for its record
         self.reading: Reading | None = None  # once closed
@@ -119,7 +125,8 @@ class MeasuredWindow:
             raise UsageError(Problem("E641", f"{metric} is {number}, and quality is a finite number"))
         self._quality[str(metric)] = number
         if self._closed:
-            self._deliver()
+            with last_words.wait():
+                self._deliver()
 
     def flop(self, *, estimated: float | None = None, counted: float | None = None) -> None:
         """Report FLOPs of this window as the script knows them.
@@ -136,7 +143,8 @@ class MeasuredWindow:
                 raise UsageError(Problem("E641", f"a count of FLOPs cannot be {count}"))
         self._flop = Flop(estimated=estimated, counted=counted)
         if self._closed:
-            self._deliver()
+            with last_words.wait():
+                self._deliver()
 
     @property
     def seconds(self) -> float:
@@ -161,6 +169,8 @@ class MeasuredWindow:
             error=self._error,
             id=self._id,
             flags=self._flags(),
+            rank=self._rank,
+            node=self._node,
         )
 
     def __str__(self) -> str:
@@ -189,7 +199,8 @@ class MeasuredWindow:
 
     def _synchronise(self) -> None:
         try:
-            devices.synchronise()
+            if not self._broken_off:  # a card that hangs would hold up the end of the process
+                devices.synchronise()
         finally:
             self._synchronised_ns = REAL_TIME.now_ns()
 
@@ -201,6 +212,7 @@ class MeasuredWindow:
         except BaseException:  # a Ctrl-C while an edge is awaited
             self._resume()
             raise
+        last_words.listen()
         _open.append(self)
         _innermost.set(self)
 
@@ -229,6 +241,8 @@ class MeasuredWindow:
             pool.give_back(self._meter_set)
         self._deliver()  # while those around it are paused
         self._resume()
+        if not _open:
+            last_words.leave()  # once all is written
         if failure is not None and error is None:
             raise failure
 
@@ -248,12 +262,19 @@ class MeasuredWindow:
             if path := os.environ.get(VARIABLE):
                 append(Path(path), self.line)
             if outermost._closed and outermost._options.record:
-                write_out(outermost._options.record, json_of(outermost._file()).encode())
+                write_out(path_of_rank(outermost._options.record), json_of(outermost._file()).encode())
         except (OSError, ValueError, CannotWrite) as error:
             print(f"energybench: '{self.name}' could not be written: {error}", file=sys.stderr)
         if outermost is self and not self._options.quiet and not path and not self._printed:
-            print(sentence(self.line), file=sys.stderr, flush=True)
+            self._print()
             self._printed = True
+
+    def _print(self) -> None:
+        text = sentence(self.line)
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except RuntimeError:  # a signal came while the script itself was printing there
+            os.write(2, f"{text}\n".encode())
 
     def _enclosing(self) -> list[MeasuredWindow]:
         """This window and all that were open when it was opened, innermost first; those too that it pauses."""
@@ -291,10 +312,14 @@ def _lineage(window: MeasuredWindow | None) -> list[MeasuredWindow]:
     return windows
 
 
-def _at_exit() -> None:
+def _close_all(error: str = "never closed", *, broken_off: bool = False) -> None:
     for window in reversed([window for window in _open if window._pid == os.getpid()]):
         if not window._closed:
-            window._stop("never closed")
+            window._broken_off = broken_off
+            window._stop(error)
+
+
+last_words = LastWords(partial(_close_all, broken_off=True))
 
 
 def _forget() -> None:
@@ -303,7 +328,8 @@ def _forget() -> None:
     _pausing = threading.Lock()
     _open.clear()
     _innermost.set(None)
+    last_words.leave()
 
 
-atexit.register(_at_exit)
+atexit.register(_close_all)
 os.register_at_fork(after_in_child=_forget)

@@ -138,7 +138,8 @@ def finish(place: Path, before: dict[str, bytes]) -> list[Trial]:
 
 @fault("sigterm")
 @fault("hangup")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@fault("announced")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 @pytest.mark.parametrize("last", [False, True], ids=["the run first", "the run last"])
 def test_a_signal_to_all_processes_of_a_run_ends_it_whole(place: Path, number: signal.Signals, last: bool) -> None:
     """As a scheduler sends it: to the run, its server, the guard and the trial, in any order; none of them failed."""
@@ -154,6 +155,7 @@ def test_a_signal_to_all_processes_of_a_run_ends_it_whole(place: Path, number: s
             os.kill(pid, number)
     _, errors = running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 130, errors
+    assert f"interrupted by {number.name}; " in errors
     assert "The same command continues" in errors
     assert "Traceback" not in errors
     assert set(records(place)) == set(ORDER[:4])
