@@ -34,6 +34,7 @@ REMEDIES: dict[str, tuple[UnavailableKind, str]] = {
     "mismatch": ("unsupported", REBOOT),
     "Driver Not Loaded": ("absent", "sudo modprobe nvidia  (a machine without an NVIDIA card needs nothing)"),
     "GPU requires restart": ("unsupported", "sudo nvidia-smi --gpu-reset"),
+    "NVML: Not Supported": ("unsupported", ""),  # a Jetson: its rails are in hwmon
     "NVML: Not Found": ("absent", "nvidia-smi -L lists the UUIDs of the cards that are there"),
 }
 

@@ -27,6 +27,7 @@ THROTTLES = {
 }  # fields, in nanoseconds
 TRANSIENT = 2.0  # times its enforced limit a card may draw for the time of a look at its power
 MOST_W = 3000.0  # of a card that states no limit, or one that is nonsense: more than any draws
+HOTTEST_C, FASTEST_MHZ = 200.0, 10_000.0  # past these an answer is nonsense
 REST_OF_MODULE_W = 1000.0  # what processor and memory beside a GPU may draw, where no limit of the module is told
 
 # How much of the time a card's power field looks, by compute capability: (seconds seen, of every so many).
@@ -216,10 +217,15 @@ class Gpu:
         }
 
     def temperature_c(self) -> float:
-        return float(self._ask("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU))
+        return self._sane(self._ask("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU), HOTTEST_C, "°C")
 
     def sm_clock_mhz(self) -> float:
-        return float(self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM))
+        return self._sane(self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM), FASTEST_MHZ, "MHz")
+
+    def _sane(self, value: Any, most: float, unit: str) -> float:
+        if not 0 <= value <= most:
+            raise SensorError(f"NVML: {value:g} {unit}, which no card has")
+        return float(value)
 
     def throttled_s(self) -> dict[str, float]:
         """Reason → seconds in which it has held the clocks back since the driver was loaded; what the card reports."""

@@ -110,6 +110,9 @@ FAULTS: dict[SensorFault, Injection] = {
         },
         {"unavailable": "Not Supported"},
     ),
+    SensorFault("hot nonsense", NVML, "temperature and clock answer 0xFFFFFFFF", "the figures, and no temperature"): (
+        Injection({"temperature_c": float(NONSENSE_MW), "sm_clock_mhz": float(NONSENSE_MW)})
+    ),
     SensorFault("nothing", NVML, "the card answers neither energy nor power", "null twice"): Injection(
         {
             "errors": [
