@@ -25,6 +25,7 @@ PACKAGES = frozenset(
 )
 PROGRAMS = frozenset({"codecarbon", "zeusd", "carbontracker", "scaphandre", "powerjoular", "kepler", "perun"})
 SCAN_S = 2.0  # between two looks at every process, which take some milliseconds
+LONGEST_SCAN_S = 0.05  # on a machine with very many threads not all of them are looked at
 
 _scanned: tuple[float, frozenset[str], frozenset[int]] = (-SCAN_S, frozenset(), frozenset())
 
@@ -51,9 +52,10 @@ def _scan() -> tuple[frozenset[str], frozenset[int]]:
     if time.monotonic() - at_s < SCAN_S:
         return programs, sampling
     names, sampled = set[str](), set[int]()
+    deadline_s = time.monotonic() + LONGEST_SCAN_S
     with contextlib.suppress(OSError):
         for process in procfs().iterdir():
-            if process.name.isdecimal():
+            if process.name.isdecimal() and time.monotonic() < deadline_s:
                 names.add(_name(process))
                 if any(_name(thread) == SAMPLER for thread in _threads_of(process)):
                     sampled.add(int(process.name))
