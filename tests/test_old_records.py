@@ -1,7 +1,7 @@
 """Runs that were made by an earlier energybench: they stay readable, and say what they said.
 
-tests/old_records holds two of each schema: `trained`, on a fake card of 300 W, with a twin, a matched control, a target,
-a requirement and a power trace; and `commands`. Those of schema 1 are of the last day before the rooms; those of schema
+tests/old_records holds two of each schema: `trained`, on a fake card of 300 W, with twin, matched control, target, a
+requirement and a power trace; and `commands`. Those of schema 1 are of the last day before the rooms; those of schema
 2, beside a card that nothing meters, of the last day before schema 3. Beside each lies what `energybench report --json`
 said of it on that day. A later report may say more; what it said, it says still.
 """
