@@ -154,7 +154,12 @@ class _Mode(TorchDispatchMode):
         handler = self._handlers.get(func)
         if handler is None:
             handler = self._handlers[func] = self._handler(func)
-        if types and handler is not _leave and any(map(_is_subclass, types)) and not torch._C._len_torch_dispatch_stack():
+        if (
+            types
+            and handler is not _leave
+            and any(map(_is_subclass, types))
+            and not torch._C._len_torch_dispatch_stack()
+        ):
             return self._of_a_subclass(func, types, args, kwargs or {}, handler)
         return handler(func, args, kwargs or {})
 
@@ -292,7 +297,9 @@ class _Mode(TorchDispatchMode):
 
 def _name(func: Any) -> str:
     """As it is listed: "aten.mm", "higher_order.scan"."""
-    return f"higher_order.{func.name()}" if isinstance(func, torch._ops.HigherOrderOperator) else str(func._overloadpacket)
+    return (
+        f"higher_order.{func.name()}" if isinstance(func, torch._ops.HigherOrderOperator) else str(func._overloadpacket)
+    )
 
 
 def _price(packet: Any, name: str) -> Price | None:
@@ -345,9 +352,10 @@ def _has_kernel(func: Any, key: Any) -> bool:
 
 def _kernel_of(func: Any, args: Sequence[Any]) -> Any:
     """The dispatch key of an operator's kernel for these operands; None where it is not to be had."""
-    composite = torch._C.DispatchKey.CompositeExplicitAutograd
-    if _has_kernel(func, composite):
-        return composite
+    keys = torch._C.DispatchKey
+    for composite in (keys.CompositeExplicitAutograd, keys.CompositeExplicitAutogradNonFunctional):
+        if _has_kernel(func, composite):
+            return composite
     device = next((x.device.type for x in args if isinstance(x, Tensor)), "meta")
-    key = getattr(torch._C.DispatchKey, device.upper(), None)
+    key = getattr(keys, device.upper(), None)
     return key if key is not None and _has_kernel(func, key) else None

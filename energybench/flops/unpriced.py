@@ -34,7 +34,7 @@ _WORDS = (
 # Names that have one of these parts by accident, and element-wise or gathering work.
 _NOT = (
     *("upsample", "linalg_vector_norm", "linalg_cross", "linalg__powsum", "check_errors", "fftfreq"),
-    *("convert", "gamma", "hamming", "mm_search", "cslt_compress"),
+    *("convert", "gamma", "cumm", "hamming", "mm_search", "cslt_compress"),
 )
 _OF_VECTORS = frozenset({"mv", "addmv", "addmv_", "inner"})
 
