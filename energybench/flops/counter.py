@@ -7,8 +7,8 @@ A dispatch mode sees every operator of forward and backward, inside custom autog
     opened     it is made of others, which are seen one by one: composites, control flow, tensor subclasses
     uncounted  anything else, with its calls: unknown is never free
 
-What does not pass torch's dispatcher is watched where Python can watch it: a Triton kernel that is launched, a CUDA graph
-that is replayed. Not seen at all: other threads, NumPy, and an extension that calls a library by itself.
+What does not pass torch's dispatcher is watched where Python can watch it: a Triton kernel that is launched, a CUDA
+graph that is replayed. Not seen at all: other threads, NumPy, and an extension that calls a library by itself.
 
 Beside torch's `FlopCounterMode` (torch 2.13), whose faults tests/flops shows one by one:
 
@@ -38,10 +38,10 @@ from energybench.flops.outside_dispatch import Watch
 from energybench.flops.unpriced import matrix_operators
 
 # Torch's kernels of these are made of other operators, without saying so: run with the mode on, they are seen.
-_OPENED = frozenset(
-    f"aten.{name}"
-    for name in "_euclidean_dist _cdist_forward _trilinear affine_grid_generator linalg_pinv linalg_matrix_exp".split()
-)
+_MADE_OF_OTHERS = """
+    _euclidean_dist _cdist_forward _trilinear affine_grid_generator linalg_pinv linalg_matrix_exp
+"""
+_OPENED = frozenset(f"aten.{name}" for name in _MADE_OF_OTHERS.split())
 # A subclass of Tensor answers these itself, and a mode must leave them to it.
 _OF_SUBCLASSES = """
     is_contiguous is_strides_like_format is_non_overlapping_and_dense size stride storage_offset numel dim
@@ -319,7 +319,7 @@ def _first(result: Any) -> Any:
     return result[0] if isinstance(result, (tuple, list)) and result else result
 
 
-def _is_subclass(kind: type) -> bool:
+def _is_subclass(kind: Any) -> bool:
     """Of Tensor, that takes operators apart; torch's own stand-ins for tensors do not."""
     return kind not in _NO_SUBCLASSES and kind.__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl
 

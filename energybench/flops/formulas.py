@@ -60,12 +60,13 @@ def grouped(a: Tensor, b: Tensor, offsets: Tensor | None) -> int:
     a (m, k) by rows  @ b (groups, k, n)      a (groups, m, k) @ b (k, n) by columns
     a (m, k) by terms @ b (k, n) by terms     a (groups, m, k) @ b (groups, k, n)
     """
-    whole = multiply_add(a, b) * prod(a.shape) * b.shape[-1]
+    each = multiply_add(a, b)
     if offsets is None:
-        return whole
+        return each * prod(a.shape) * b.shape[-1]
     divided = b.shape[-1] if a.dim() == 3 else a.shape[0] if b.dim() == 3 else a.shape[1]
     used = divided if offsets.is_meta or not len(offsets) else int(offsets[-1])
-    return whole * used // max(divided, 1)
+    others = prod(a.shape[1:]) if a.dim() == 3 else prod(b.shape[1:]) if b.dim() == 3 else a.shape[0] * b.shape[1]
+    return each * used * others
 
 
 def grouped_mm(a: Tensor, b: Tensor, offsets: Tensor | None = None, *_: Any, **__: Any) -> int:

@@ -61,8 +61,8 @@ _NORMALISATION = """
     _sparse_log_softmax_backward_data _nested_tensor_softmax_with_shape
 """
 _ACTIVATIONS = """
-    hardswish glu glu_jvp glu_backward log_sigmoid_forward log_sigmoid _prelu_kernel rrelu_with_noise _add_relu floor_divide
-    _masked_scale rrelu_with_noise_functional _thnn_fused_lstm_cell _thnn_fused_lstm_cell_backward_impl
+    hardswish glu glu_jvp glu_backward log_sigmoid_forward log_sigmoid _prelu_kernel rrelu_with_noise _add_relu
+    floor_divide _masked_scale rrelu_with_noise_functional _thnn_fused_lstm_cell _thnn_fused_lstm_cell_backward_impl
     _thnn_fused_gru_cell _transform_bias_rescale_qkv addr __ilshift__ __irshift__ complex polar
 """
 _POOLING = """

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch.utils import flop_counter
+
 _WATCHED = (  # module, class, method
     ("triton.runtime.jit", "JITFunction", "run"),
     ("triton.runtime.interpreter", "InterpretedFunction", "run"),
@@ -88,10 +90,8 @@ def _name(kernel: Any) -> str:
 
 def _flop(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
     """By a formula that was registered for this kernel, called as torch calls it behind its wrapper."""
-    from torch.utils.flop_counter import flop_registry
-
     try:
-        formula = flop_registry.get(kernel)
+        formula = flop_counter.flop_registry.get(kernel)
     except TypeError:  # not hashable
         return None
     if formula is None:
