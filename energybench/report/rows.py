@@ -69,7 +69,7 @@ def uncounted_rows(summary: Summary) -> list[list[str]]:
             each.workload,
             each.method,
             ", ".join(f"{name} × {calls:,}" for name, calls in each.calls.items()),
-            ", ".join(each.may_hide_products) or "none",
+            "not looked for" if each.may_hide_products is None else ", ".join(each.may_hide_products) or "none",
         ]
         for each in summary.uncounted
     ]

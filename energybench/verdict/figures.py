@@ -319,7 +319,7 @@ class Uncounted:
     workload: str
     method: str
     calls: dict[str, int]
-    may_hide_products: tuple[str, ...]  # those of them that make the count less than the whole
+    may_hide_products: tuple[str, ...] | None  # those that make the count less than the whole; None: nobody looked
 
 
 @dataclass(frozen=True, slots=True)

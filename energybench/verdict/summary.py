@@ -151,14 +151,15 @@ def _uncounted(counting_runs: Sequence[CountingRun]) -> tuple[NotRun, ...]:
 
 
 def _without_price(counting_runs: Sequence[CountingRun]) -> tuple[Uncounted, ...]:
-    """What the counted runs called and nobody prices."""
-    return tuple(
-        Uncounted(
-            w.workload, w.method, dict(sorted(w.uncounted_calls.items())), tuple(matrix_operators(w.uncounted_calls))
-        )
-        for w in counting_runs
-        if w.status == "ok" and w.uncounted_calls
-    )
+    """What the counted runs called and nobody prices; those of schema 1 listed known names alone."""
+    listed = []
+    for w in counting_runs:
+        if w.status == "ok" and w.uncounted_calls:
+            hiding = tuple(matrix_operators(w.uncounted_calls))
+            looked = hiding or w.schema_ > 1
+            calls = dict(sorted(w.uncounted_calls.items()))
+            listed.append(Uncounted(w.workload, w.method, calls, hiding if looked else None))
+    return tuple(listed)
 
 
 def to_json(summary: Summary) -> dict[str, Any]:
