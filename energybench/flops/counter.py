@@ -71,8 +71,9 @@ class Counter:
     def __init__(self) -> None:
         self.by_op: dict[str, int] = {}
         self.uncounted: dict[str, int] = {}
-        self._mode: _Mode | None = None
         self._watch = Watch(self.by_op, self.uncounted)
+        self._mode = _Mode(self.by_op, self.uncounted, self._watch)
+        self._counting = False
         self._eager: AbstractContextManager[Any] = nullcontext()
         self._fastpath = True
 
@@ -87,7 +88,7 @@ class Counter:
         return {name: self.uncounted[name] for name in matrix_operators(self.uncounted)}
 
     def __enter__(self) -> Counter:
-        if self._mode is not None:
+        if self._counting:
             raise RuntimeError("this Counter is already counting")
         self._fastpath = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
@@ -112,14 +113,14 @@ class Counter:
             self._eager = torch.compiler.set_stance("force_eager")
         self._eager.__enter__()
         self._watch.start()
-        self._mode = _Mode(self.by_op, self.uncounted, self._watch)
         self._mode.__enter__()
+        self._counting = True
 
     def _stop(self) -> None:
-        if self._mode is None:
+        if not self._counting:
             raise RuntimeError("this Counter is not counting")
         self._mode.__exit__(None, None, None)
-        self._mode = None
+        self._counting = False
         self._watch.stop()
         self._eager.__exit__(None, None, None)
         self._eager = nullcontext()

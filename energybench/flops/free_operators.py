@@ -135,6 +135,7 @@ _TAGS = frozenset(
 )
 
 
+@cache
 def is_free(packet: Any) -> bool:
     """Whether no call of an operator has FLOPs by the convention.
 

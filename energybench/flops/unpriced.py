@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 _TORCH = frozenset({"aten", "prims", "prim", "profiler", "rngprims", "debugprims", "inductor_prims"})
-_MOVES = frozenset({"c10d", "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "torchvision"})
+_MOVES = frozenset({"c10d", "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "fsdp", "torchvision"})
 
 # Parts of torch's names. `_mm` also ends addmm, bmm and sampled_addmm where their layout has no formula.
 _WORDS = (
