@@ -67,7 +67,9 @@ def test_every_code_stands_once_in_the_list_with_a_sentence_and_someone_who_rais
 
 def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
     run = Run(stamp=["quick"])
-    differing = run.counting_run(PLAIN).model_copy(update={"keys": {}, "passes": Passes()})
+    differing = run.counting_run(PLAIN).model_copy(
+        update={"keys": {}, "passes": Passes(), "uncounted_calls": {"mylib.op": 2}}
+    )
     lost = {"train": Reading(wall_s=1, energy=[Energy(source="rapl", scope="cpu")])}
     impossible = Energy(source="rapl", scope="cpu", device="package-0", reason="a jump", detail={IMPLAUSIBLE: 5e4})
     dram = Energy(source="rapl", scope="dram", device="package-0/dram", energy_j=1.0)
@@ -173,6 +175,18 @@ def test_another_seed_may_draw_other_samples_but_a_kind_never_counted_is_marked(
     other = one.passes.model_copy(update={"keys": {"probe": {"steps": 1, "samples": 9}}})
     found = flags.check_cell(blocks=3, trials=[one.model_copy(update={"passes": other})], counting_run=counting_run)
     assert found == [Flag(code="uncounted_steps", detail="'probe'")]
+
+
+def test_an_operator_that_nobody_prices_and_that_may_hide_products_is_named_with_its_calls() -> None:
+    calls = {"mylib.op": 1200, "aten.topk": 7, "aten._fft_r2c": 3}
+    counting_run = Run().counting_run(PLAIN).model_copy(update={"uncounted_calls": calls})
+    (found,) = flags.check_cell(blocks=3, counting_run=counting_run)
+    assert found == Flag(code="unpriced_work", detail="aten._fft_r2c × 3, mylib.op × 1,200")
+    for harmless in ({}, {"aten.topk": 7, "aten.normal_": 1}):
+        fine = counting_run.model_copy(update={"uncounted_calls": harmless})
+        assert flags.check_cell(blocks=3, counting_run=fine) == []
+    failed = counting_run.model_copy(update={"status": "timeout"})
+    assert flags.check_cell(blocks=3, counting_run=failed) == []
 
 
 def test_a_witness_that_failed_binds_nobody() -> None:

@@ -22,6 +22,7 @@ from energybench.cli.show import printable_text
 from energybench.common.escaping import printable
 from energybench.common.units import format_flop, format_ratio, format_seconds
 from energybench.flops.intensity import groups
+from energybench.flops.unpriced import matrix_operators
 from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, Line, Work
 from energybench.process.forkserver import Launcher
 from energybench.records.record import Cell
@@ -151,6 +152,7 @@ def _cell(cell: Cell, planned: Planned, plain: Work, count: dict[str, Any] | Non
         "counted_error_flop": count.get("counted_error_flop", 0.0) if count else 0.0,
         "counted_by_op": count.get("counted_by_op", {}) if count else {},
         "uncounted_calls": count.get("uncounted_calls", {}) if count else {},
+        "unpriced_matrix": matrix_operators(count.get("uncounted_calls", {})) if count else [],
         "passes": count.get("passes") if count else None,
         "reason": reason,
     }
@@ -197,6 +199,19 @@ def _differences(cells: list[dict[str, Any]]) -> list[str]:
     return differences
 
 
+def _uncounted(cells: list[dict[str, Any]]) -> list[str]:
+    """What each counted cell called and nobody prices, and which of it may hide products."""
+    said = []
+    for cell in cells:
+        calls = cell["uncounted_calls"]
+        if calls:
+            listed = ", ".join(f"{name} × {calls[name]:,}" for name in sorted(calls))
+            hidden = ", ".join(cell["unpriced_matrix"])
+            more = f"; may hide products, so the count is not the whole: {hidden}" if hidden else ""
+            said.append(f"{cell['workload']} · {cell['method']}: without a FLOP count: {listed}{more}")
+    return said
+
+
 # ── printing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -218,7 +233,7 @@ def print_flops(facts: dict[str, Any], console: Console) -> None:
                 _modules(cell["modules"], cell["role"] == "baseline", console)
             elif cell["reason"] and (cell["skipped"] or cell["reason"] != "not counted"):
                 console.print(printable_text(f"{cell['method']}: {cell['reason']}", "yellow"), soft_wrap=True)
-    for note in facts["notes"]:
+    for note in [*facts["notes"], *_uncounted(facts["cells"])]:
         console.print(printable_text(f"note: {note}", "yellow"), soft_wrap=True)
     if not facts["counted"]:
         console.print(

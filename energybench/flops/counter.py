@@ -1,46 +1,53 @@
 """An independent counter of the FLOPs that really run, for counting runs. It shares no code with the ledger.
 
-torch's `FlopCounterMode` sees every operator of forward and backward, inside custom autograd Functions too,
-and has the formulas. Added here: formulas that it has wrong or lacks, a list of operators that do work which
-nobody counts, and pausing. Faults of torch's counter (torch 2.13), each shown in tests/flops:
+A dispatch mode sees every operator of forward and backward, inside custom autograd Functions too. Each is one of
 
-- a grouped convolution's backward is counted (1 + groups) / 2 times: 65× the forward of a 64-group depthwise
-- attention's fused CPU kernel and its backward are counted as nothing; so are `mv`, `dot`, in-place `addmm_`
+    priced     by a formula: `formulas.py`, or one registered with torch.utils.flop_counter.register_flop_formula
+    free       by the convention: `free_operators.py`
+    opened     it is made of others, which are seen one by one: composites, control flow, tensor subclasses
+    uncounted  anything else, with its calls: unknown is never free
+
+What does not pass torch's dispatcher is watched where Python can watch it: a Triton kernel that is launched, a CUDA
+graph that is replayed. Not seen at all: other threads, NumPy, and an extension that calls a library by itself.
+
+Beside torch's `FlopCounterMode` (torch 2.13), whose faults tests/flops shows one by one:
+
 - attention's inference fast path hides whole layers; it is switched off while counting
-- recurrent layers' fused kernels (oneDNN, cuDNN) are counted as nothing
-- its module tracker keeps a hook for every module call until the end, so memory grows with the steps; we use
-  none
+- compiled code would be opaque; while counting it runs eagerly, which computes the same products
+- its module tracker keeps a hook for every module call until the end, so memory grows with the steps; we use none
 
-One multiply-add is 2 FLOPs. Run it unmetered: it costs a Python call per operator. Compiled code is opaque to
-it.
+Run it unmetered: it costs a Python call per operator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from math import prod
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils import _pytree as pytree
+from torch.utils import flop_counter
+from torch.utils._python_dispatch import TorchDispatchMode
 
-Shape = Sequence[int]
+from energybench.flops.formulas import FORMULAS
+from energybench.flops.free_operators import LISTED, is_free
+from energybench.flops.outside_dispatch import Watch
+from energybench.flops.unpriced import matrix_operators
 
-# Operators that do work which neither the ledger nor this counter enters; reported with their calls.
-_UNCOUNTED = """
-    topk sort argsort kthvalue median unique2 _unique2 unique_dim cumsum cumprod
-    gather index index_select take masked_select nonzero bincount searchsorted bucketize
-    embedding embedding_dense_backward _embedding_bag _embedding_bag_forward_only
-    scatter scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_
-    index_put index_put_ _index_put_impl_ index_add index_add_ index_copy index_copy_
-    multinomial normal_ uniform_ bernoulli bernoulli_ exponential_ geometric_ cauchy_ log_normal_ random_
-    rand randn rand_like randn_like randint randint_like randperm poisson normal native_dropout
-    _cdist_forward _cdist_backward _trilinear grid_sampler_2d grid_sampler_3d _fft_r2c _fft_c2r _fft_c2c
-    linalg_qr linalg_householder_product linalg_lu_factor_ex linalg_cholesky_ex linalg_inv_ex _linalg_det
-    _linalg_svd _linalg_eigh _linalg_solve_ex triangular_solve linalg_solve_triangular
+# Torch's kernels of these are made of other operators, without saying so: run with the mode on, they are seen.
+_MADE_OF_OTHERS = """
+    _euclidean_dist _cdist_forward _trilinear affine_grid_generator linalg_pinv linalg_matrix_exp
 """
+_OPENED = frozenset(f"aten.{name}" for name in _MADE_OF_OTHERS.split())
+# A subclass of Tensor answers these itself, and a mode must leave them to it.
+_OF_SUBCLASSES = """
+    is_contiguous is_strides_like_format is_non_overlapping_and_dense size stride storage_offset numel dim
+    sym_is_contiguous sym_size sym_stride sym_storage_offset sym_numel
+"""
+_LEFT_ALONE = frozenset(f"aten.{name}" for name in _OF_SUBCLASSES.split()) | {"prim.layout", "prim.device"}
 
 
 class Counter:
@@ -54,34 +61,34 @@ class Counter:
 
     They stay readable after the block, and entering again goes on from them.
 
-    uncounted: calls of operators that do work which is not counted, by name: {"aten.topk": 3}
+    by_op:     FLOPs by operator: {"aten.convolution": 118013952, ...}
+    uncounted: calls of operators that do work which is not counted, by name: {"aten.topk": 3, "mylib.my_op": 12}
 
     Raises:
         RuntimeError: when it is entered while it counts, or paused while it does not.
     """
 
     def __init__(self) -> None:
-        self._past: dict[str, int] = {}
-        self._mode: _Mode | None = None
-        self._fastpath = True
+        self.by_op: dict[str, int] = {}
         self.uncounted: dict[str, int] = {}
-
-    @property
-    def by_op(self) -> dict[str, int]:
-        """FLOPs by operator: {"aten.convolution": 118013952, ...}."""
-        totals = dict(self._past)
-        for op, flop in (self._mode.flop_counts["Global"] if self._mode else {}).items():
-            totals[str(op)] = totals.get(str(op), 0) + flop
-        return totals
+        self._watch = Watch(self.by_op, self.uncounted)
+        self._mode = _Mode(self.by_op, self.uncounted, self._watch)
+        self._counting = False
+        self._eager: AbstractContextManager[Any] = nullcontext()
+        self._fastpath = True
 
     @property
     def total(self) -> int:
         """FLOPs so far."""
-        running = self._mode.flop_counts["Global"].values() if self._mode else ()
-        return sum(self._past.values()) + sum(running)
+        return sum(self.by_op.values())
+
+    @property
+    def unpriced_matrix(self) -> dict[str, int]:
+        """Those of `uncounted` that may hide products: with them, the total is not the whole."""
+        return {name: self.uncounted[name] for name in matrix_operators(self.uncounted)}
 
     def __enter__(self) -> Counter:
-        if self._mode is not None:
+        if self._counting:
             raise RuntimeError("this Counter is already counting")
         self._fastpath = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
@@ -102,124 +109,254 @@ class Counter:
             self._start()
 
     def _start(self) -> None:
-        mode = _Mode(self.uncounted)
-        mode.__enter__()
-        self._mode = mode
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes seconds
+            self._eager = torch.compiler.set_stance("force_eager")
+        self._eager.__enter__()
+        self._watch.start()
+        self._mode.__enter__()
+        self._counting = True
 
     def _stop(self) -> None:
-        if self._mode is None:
+        if not self._counting:
             raise RuntimeError("this Counter is not counting")
         self._mode.__exit__(None, None, None)
-        self._past, self._mode = self.by_op, None
+        self._counting = False
+        self._watch.stop()
+        self._eager.__exit__(None, None, None)
+        self._eager = nullcontext()
 
 
-class _NoModules:
-    """In place of torch's ModuleTracker, whose hooks pile up: everything belongs to "Global"."""
-
-    parents = frozenset({"Global"})
-
-    def __enter__(self) -> _NoModules:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
+Price = Callable[[Sequence[Any], Mapping[str, Any], Any], "int | None"]
+Handler = Callable[[Any, Sequence[Any], Mapping[str, Any]], Any]
 
 
-class _Mode(FlopCounterMode):
-    def __init__(self, uncounted: dict[str, int]) -> None:
-        super().__init__(display=False, custom_mapping=_formulas())
-        self.mod_tracker: Any = _NoModules()
-        self._tally = uncounted
-        self._watched = frozenset(_packets(_UNCOUNTED.split()))
-
-    def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
-        if func_packet in self._watched:
-            self._tally[str(func_packet)] = self._tally.get(str(func_packet), 0) + 1
-        return super()._count_flops(func_packet, out, args, kwargs)
+def _leave(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return NotImplemented
 
 
-def _packets(names: Sequence[str]) -> list[Any]:
-    """The operators of these names that this torch has."""
-    return [getattr(torch.ops.aten, name) for name in names if hasattr(torch.ops.aten, name)]
+def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return func(*args, **kwargs)
 
 
-# Formulas. torch's wrapper hands over shapes in place of tensors and adds `out_shape`.
+class _Mode(TorchDispatchMode):
+    """While a handler runs, the mode is off; `with self` turns it on again."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, flops: dict[str, int], uncounted: dict[str, int], watch: Watch) -> None:
+        super().__init__()
+        self._flops, self._uncounted, self._watch = flops, uncounted, watch
+        self._handlers: dict[Any, Handler] = {}
+        self._prices: dict[Any, Price] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        handler = self._handlers.get(func)
+        if handler is None:
+            handler = self._handlers[func] = self._handler(func)
+        if (
+            types
+            and handler is not _leave
+            and any(map(_is_subclass, types))
+            and not torch._C._len_torch_dispatch_stack()
+        ):
+            return self._of_a_subclass(func, types, args, kwargs or {}, handler)
+        return handler(func, args, kwargs or {})
+
+    # ── which handler an operator has: found once for each of its overloads ─────────────────────────────────────
+
+    def _handler(self, func: Any) -> Handler:
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            return self._higher_order_handler(func)
+        packet = func._overloadpacket
+        name = str(packet)
+        if name in _LEFT_ALONE:
+            return _leave
+        if not isinstance(func, torch._ops.OpOverload) or not _dispatches(func):
+            return _run
+        if _has_kernel(func, torch._C.DispatchKey.CompositeImplicitAutograd):
+            return self._composite
+        price = _price(packet, name)
+        if price is not None:
+            self._prices[func] = price
+            return self._priced
+        if name in _OPENED:
+            return self._opened
+        if name not in LISTED and is_free(packet):
+            return _run
+        return self._listed
+
+    def _higher_order_handler(self, func: Any) -> Handler:
+        if func.name().startswith("triton_kernel_wrapper"):
+            return self._triton
+        registered = flop_counter.flop_registry.get(func)
+        if registered is not None:
+            self._prices[func] = _registered(registered)
+            return self._priced
+        return self._with_subgraphs
+
+    # ── handlers ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _enter(self, func: Any, flop: int | None) -> None:
+        """FLOPs of a call, or a call that has no price."""
+        if flop is None:
+            self._list(func)
+        else:
+            name = _name(func)
+            self._flops[name] = self._flops.get(name, 0) + flop
+
+    def _list(self, func: Any) -> None:
+        name = _name(func)
+        self._uncounted[name] = self._uncounted.get(name, 0) + 1
+
+    def _priced(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        with self._watch.away():  # a kernel of its own is in the price
+            result = func(*args, **kwargs)
+        try:
+            flop = self._prices[func](args, kwargs, result)
+        except Exception:  # a layout or a shape that the formula does not know: the call is listed instead
+            flop = None
+        self._enter(func, flop)
+        return result
+
+    def _listed(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        self._list(func)
+        with self._watch.away():  # a kernel of its own is said by its name
+            return func(*args, **kwargs)
+
+    def _composite(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        if any(isinstance(x, Tensor) and x.is_nested and x.layout == torch.strided for x in args):
+            return self._listed(func, args, kwargs)  # nested tensors have kernels of their own
+        with self:
+            return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+
+    def _opened(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run the kernel itself with the mode on; where nothing with a price is seen in it, the call is listed."""
+        key = _kernel_of(func, args)
+        if key is None:
+            return self._listed(func, args, kwargs)
+        before = sum(self._flops.values())
+        with self:
+            result = func._op_dk(key, *args, **kwargs)
+        if sum(self._flops.values()) == before:
+            self._list(func)
+        return result
+
+    def _of_a_subclass(
+        self, func: Any, types: Any, args: Sequence[Any], kwargs: Mapping[str, Any], handler: Handler
+    ) -> Any:
+        """A subclass of Tensor that takes operators apart: what it calls is counted, not what it was called with.
+
+        One that calls nothing which is seen is counted by what it was called with.
+        """
+        before = sum(self._flops.values()), sum(self._uncounted.values())
+        for kind in filter(_is_subclass, types):
+            with self:
+                result = kind.__torch_dispatch__(func, types, tuple(args), dict(kwargs))
+            if result is not NotImplemented:
+                if (sum(self._flops.values()), sum(self._uncounted.values())) == before:
+                    self._unseen(func, args, kwargs, result)
+                return result
+        return handler(func, args, kwargs)
+
+    def _unseen(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
+        """A subclass has computed this where nobody saw it."""
+        if func in self._prices:
+            try:
+                self._enter(func, self._prices[func](args, kwargs, result))
+            except Exception:
+                self._list(func)
+        elif self._handlers[func] not in (_run, _leave):
+            self._list(func)
+
+    def _with_subgraphs(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Control flow: the functions that it is given run with the mode on, so what really runs is counted."""
+        seen = False
+
+        def opened(leaf: Any) -> Any:
+            nonlocal seen
+            if not _is_subgraph(leaf):
+                return leaf
+            seen = True
+
+            def run(*inner: Any, **options: Any) -> Any:
+                with self:
+                    return leaf(*inner, **options)
+
+            return run
+
+        args, kwargs = pytree.tree_map(opened, (tuple(args), dict(kwargs)))
+        if not seen:
+            return self._listed(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _triton(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """A kernel behind torch's wrapper is launched by the same `run` that is watched."""
+        return func(*args, **kwargs)
 
 
-def _convolution_backward(
-    grad_out: Shape,
-    x: Shape,
-    w: Shape,
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-    output_mask: Sequence[bool],
-    **_: Any,
-) -> int:
-    """dX and dW each cost what the forward costs, whatever the groups: w is (out, in / groups, ...)."""
-    positions = prod(x[2:]) if transposed else prod(grad_out[2:])
-    return 2 * x[0] * positions * prod(w) * (bool(output_mask[0]) + bool(output_mask[1]))
+def _name(func: Any) -> str:
+    """As it is listed: "aten.mm", "higher_order.scan"."""
+    return (
+        f"higher_order.{func.name()}" if isinstance(func, torch._ops.HigherOrderOperator) else str(func._overloadpacket)
+    )
 
 
-def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
-    """Scores = QKᵀ, output = PV."""
-    return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+def _price(packet: Any, name: str) -> Price | None:
+    """Ours, or one that was registered for an operator which we do not price."""
+    formula = FORMULAS.get(name)
+    if formula is not None:
+        return lambda args, kwargs, result: formula(*args, **kwargs, result=_first(result))
+    registered = flop_counter.flop_registry.get(packet)
+    return None if registered is None else _registered(registered)
 
 
-def _attention_backward(grad_out: Shape, query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
-    """Fused kernels recompute QKᵀ; then dP = dO Vᵀ, dV = Pᵀ dO, dQ = dS K, dK = dSᵀ Q."""
-    return 2 * prod(query[:-1]) * key[-2] * (3 * query[-1] + 2 * value[-1])
+def _registered(formula: Callable[..., Any]) -> Price:
+    return lambda args, kwargs, result: int(formula(*args, **kwargs, out_val=result))
 
 
-def _mm(a: Shape, b: Shape, *_: Any, **__: Any) -> int:
-    """(..., m, k) @ (..., k, n), or a vector on the right or on both sides."""
-    return 2 * prod(a) * (b[-1] if len(b) > 1 else 1)
+def _first(result: Any) -> Any:
+    return result[0] if isinstance(result, (tuple, list)) and result else result
 
 
-def _added_mm(added: Shape, a: Shape, b: Shape, *_: Any, **__: Any) -> int:
-    return _mm(a, b)
+def _is_subclass(kind: Any) -> bool:
+    """Of Tensor, that takes operators apart; torch's own stand-ins for tensors do not."""
+    return kind not in _NO_SUBCLASSES and kind.__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl
 
 
-def _recurrent(x: Tensor, weights: Sequence[Tensor]) -> int:
-    """Every weight matrix, (gates × hidden, features), at every position of x: (..., features)."""
-    return 2 * prod(x.shape[:-1]) * sum(weight.numel() for weight in weights if weight.dim() == 2)
-
-
-def _onednn_rnn(x: Tensor, *args: Any, **_: Any) -> int:
-    return _recurrent(x, args[:2])
-
-
-def _onednn_rnn_backward(x: Tensor, *args: Any, **_: Any) -> int:
-    return 2 * _recurrent(x, args[:2])  # the kernel always computes dX
-
-
-def _cudnn_rnn(x: Tensor, weights: Sequence[Tensor], *_: Any, **__: Any) -> int:
-    return _recurrent(x, weights)
-
-
-def _cudnn_rnn_backward(x: Tensor, weights: Sequence[Tensor], *args: Any, **_: Any) -> int:
-    return _recurrent(x, weights) * (1 + bool(args[-1][3]))  # and so does cuDNN's
-
-
-for _formula in (_onednn_rnn, _onednn_rnn_backward, _cudnn_rnn, _cudnn_rnn_backward):
-    setattr(_formula, "_get_raw", True)  # noqa: B010  # torch: hand over tensors, not shapes
-
-
-def _formulas() -> dict[Any, Callable[..., int]]:
-    named: dict[Callable[..., int], str] = {
-        _convolution_backward: "convolution_backward",
-        _attention: "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_fused_attention_overrideable",
-        _attention_backward: "_scaled_dot_product_flash_attention_for_cpu_backward "
-        "_scaled_dot_product_fused_attention_overrideable_backward",
-        _mm: "mv dot vdot inner _int_mm",
-        _added_mm: "addmm_ addmv addmv_ baddbmm_ addbmm addbmm_ _addmm_activation",
-        _onednn_rnn: "mkldnn_rnn_layer",
-        _onednn_rnn_backward: "mkldnn_rnn_layer_backward",
-        _cudnn_rnn: "_cudnn_rnn",
-        _cudnn_rnn_backward: "_cudnn_rnn_backward",
+_NO_SUBCLASSES = frozenset(
+    {
+        *(Tensor, torch.nn.Parameter, torch._subclasses.fake_tensor.FakeTensor),
+        torch._subclasses.functional_tensor.FunctionalTensor,
     }
-    return {packet: formula for formula, names in named.items() for packet in _packets(names.split())}
+)
+
+
+def _is_subgraph(leaf: Any) -> bool:
+    return callable(leaf) and not isinstance(leaf, (Tensor, type, torch._ops.OperatorBase)) and _plain(leaf)
+
+
+def _plain(leaf: Any) -> bool:
+    """A function or a graph; an object that is only callable, such as compiled code, is not looked into."""
+    return isinstance(leaf, torch.nn.Module) or hasattr(leaf, "__code__") or hasattr(leaf, "func")
+
+
+def _dispatches(func: Any) -> bool:
+    """False for what only the interpreter of TorchScript knows."""
+    return torch._C._dispatch_has_kernel(func.name())
+
+
+def _has_kernel(func: Any, key: Any) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
+
+
+def _kernel_of(func: Any, args: Sequence[Any]) -> Any:
+    """The dispatch key of an operator's kernel for these operands; None where it is not to be had."""
+    keys = torch._C.DispatchKey
+    for composite in (keys.CompositeExplicitAutograd, keys.CompositeExplicitAutogradNonFunctional):
+        if _has_kernel(func, composite):
+            return composite
+    device = next((x.device.type for x in args if isinstance(x, Tensor)), "meta")
+    key = getattr(keys, device.upper(), None)
+    return key if key is not None and _has_kernel(func, key) else None

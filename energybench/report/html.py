@@ -27,11 +27,14 @@ from energybench.report.rows import (
     CARBON_ABOUT,
     ENERGY_HEAD,
     GLOSSARY,
+    UNCOUNTED_ABOUT,
+    UNCOUNTED_HEAD,
     calls,
     carbon_note,
     commands,
     energy_rows,
     machine_rows,
+    uncounted_rows,
 )
 from energybench.report.templates import ASSETS, template
 from energybench.verdict import pairing, wording
@@ -259,6 +262,9 @@ def _render(summary: Summary, parts: Parts) -> str:
         ],
         failures=[[f.trial, f.status, f.reason, "yes" if f.repeated else "no"] for f in summary.failures],
         not_run=[[n.workload, n.method, n.reason] for n in summary.not_run],
+        uncounted=uncounted_rows(summary),
+        uncounted_head=UNCOUNTED_HEAD,
+        uncounted_about=UNCOUNTED_ABOUT,
         sources=list(summary.sources.items()),
         calls=calls(summary),
         svg=markupsafe.Markup,

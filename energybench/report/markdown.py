@@ -16,11 +16,14 @@ from energybench.report.rows import (
     CARBON_ABOUT,
     ENERGY_HEAD,
     SEE_GLOSSARY,
+    UNCOUNTED_ABOUT,
+    UNCOUNTED_HEAD,
     calls,
     carbon_note,
     commands,
     energy_rows,
     machine_rows,
+    uncounted_rows,
 )
 from energybench.verdict import wording
 from energybench.verdict.figures import Row, Summary, Workload
@@ -255,6 +258,9 @@ def markdown(summary: Summary, album: Album = Album()) -> str:  # noqa: B008  (f
     if summary.not_run:
         rows = [[escape(n.workload), escape(n.method), escape(n.reason)] for n in summary.not_run]
         page += ["## Not run or not counted, and why", table(["workload", "method", "why"], rows)]
+    if uncounted := uncounted_rows(summary):
+        rows = [[escape(cell) for cell in row] for row in uncounted]
+        page += ["## Work without a FLOP count", UNCOUNTED_ABOUT, table(UNCOUNTED_HEAD, rows)]
     page += _left_out(album)
     page += _again(summary)
     return wording.plain("\n\n".join(page)) + "\n"

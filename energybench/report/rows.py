@@ -16,6 +16,11 @@ from energybench.verdict.pairing import EnergyFigure
 GLOSSARY = "../../../docs/glossary.md"  # from reports/SUITE/RUN, where a run lies by default
 SEE_GLOSSARY = f"The [glossary]({GLOSSARY}), docs/glossary.md of energybench, explains every term of this page."
 ENERGY_HEAD = ["workload", "method", "kind", "source", "scope", "energy", "sensor error", "net of idle", "CO₂e"]
+UNCOUNTED_HEAD = ["workload", "method", "operators × calls", "may hide products"]
+UNCOUNTED_ABOUT = (
+    "Operators that the counted run called, in the steps that it counted, and that have no FLOP count: they sort, "
+    "gather, scatter or draw, or nobody knows what they do. They cost time and energy, which the meter sees."
+)
 CARBON_ABOUT = (
     "Means of one training window and their spread over the blocks. Sources are listed apart and not added: two "
     "may watch one device. *sensor error*: the widest budget of a trial's sensors. *net of idle*: less what the "
@@ -55,6 +60,19 @@ def calls(summary: Summary) -> list[str]:
 def _typed(argv: Sequence[str]) -> str:
     named = bool(argv) and argv[0].rsplit("/", 1)[-1] in ("energybench", "__main__.py")
     return "energybench " + shlex.join(map(wording.clean, argv[1:] if named else argv))
+
+
+def uncounted_rows(summary: Summary) -> list[list[str]]:
+    """A row for each counted cell: operators without a FLOP count, their calls, those that may hide products."""
+    return [
+        [
+            each.workload,
+            each.method,
+            ", ".join(f"{name} × {calls:,}" for name, calls in each.calls.items()),
+            "not looked for" if each.may_hide_products is None else ", ".join(each.may_hide_products) or "none",
+        ]
+        for each in summary.uncounted
+    ]
 
 
 def energy_rows(summary: Summary) -> list[list[str]]:

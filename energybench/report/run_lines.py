@@ -13,6 +13,19 @@ OVERALL_ABOUT = (
 )
 
 
+def uncounted(summary: Summary) -> list[str]:
+    """One line a workload: operators that nobody prices, with the most calls that a cell's counted steps made."""
+    most: dict[str, dict[str, int]] = {}
+    for each in summary.uncounted:
+        calls = most.setdefault(each.workload, {})
+        calls |= {name: max(count, calls.get(name, 0)) for name, count in each.calls.items()}
+    return [
+        f"{workload}: without a FLOP count, with calls in the counted steps: "
+        + ", ".join(f"{name} × {calls:,}" for name, calls in sorted(of.items()))
+        for workload, of in most.items()
+    ]
+
+
 def requirements(summary: Summary) -> list[tuple[str, str]]:
     """What the suite requires and whether it is met, a sentence each with its style on a terminal."""
     return [

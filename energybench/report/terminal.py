@@ -227,6 +227,8 @@ def render(summary: Summary, console: Console) -> None:
         console.print()
     for line in extra:
         _say(console, line, indent="  ", first="• ")
+    for line in run_lines.uncounted(summary):
+        _say(console, line, "dim", indent="  ", first="– ")
     lost = [failure for failure in summary.failures if not failure.repeated]
     if lost or summary.not_run:
         console.print()

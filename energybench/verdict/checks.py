@@ -12,12 +12,17 @@ from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Check, RaisedFlag, Result, Workload
 from energybench.verdict.workload import raised
 
-COUNTED = ("witness_differs", "uncounted_steps", "estimate_gap", "ledger_differs")
+COUNTED = ("witness_differs", "uncounted_steps", "unpriced_work", "estimate_gap", "ledger_differs")
 SENSED = ("sensor_lost", "implausible", "window_short", "sensor_error")
 TWO_CHANNELS = ("channels_contradict", "channels_apart")
 CARDS = ("mig", "mps", "foreign_process", "throttled", "temperature", "aliasing")
 LOOKED_AROUND = ("suspended", "second_tracker")
-SINCE_SCHEMA_2 = ("implausible", "other_load", *LOOKED_AROUND)  # nobody looked when records of schema 1 were made
+SINCE_SCHEMA_2 = (
+    "implausible",
+    "other_load",
+    "unpriced_work",
+    *LOOKED_AROUND,
+)  # nobody looked when records of schema 1 were made
 SAMPLED = ("reads_missed", "harness_overhead")
 
 

@@ -313,6 +313,16 @@ class NotRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Uncounted:
+    """Calls of operators without a FLOP count in a cell's counted steps, by their names."""
+
+    workload: str
+    method: str
+    calls: dict[str, int]
+    may_hide_products: tuple[str, ...] | None  # those that make the count less than the whole; None: nobody looked
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """Everything there is to say about a run. SI units; shares are fractions."""
 
@@ -338,4 +348,5 @@ class Summary:
     look_note: str  # which look the verdicts are of; empty where there is one
     overall: tuple[Overall, ...]
     added: tuple[Added, ...]
+    uncounted: tuple[Uncounted, ...] = ()  # of every cell that was counted and called one
     required: tuple[Required, ...] = ()  # of the suite's [[require]]; empty where it has none

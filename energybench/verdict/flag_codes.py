@@ -96,6 +96,13 @@ REGISTRY: tuple[FlagKind, ...] = (
         "Some kinds of steps were never met by the counted run, so their FLOPs are not known.",
     ),
     FlagKind(
+        "unpriced_work",
+        "marked",
+        "cell",
+        "check_cell",
+        "Operators that may hide matrix work have no price: what was counted is not the whole.",
+    ),
+    FlagKind(
         "ledger_differs",
         "marked",
         "workload",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from energybench.flops.unpriced import matrix_operators
 from energybench.meter.doubts import doubts, found
 from energybench.meter.reading import Reading
 from energybench.records.record import CountingRun, Flag, Passes, RunFile, Trial
@@ -119,6 +120,13 @@ def compare_passes(trial: Trial, counting_run: CountingRun) -> str | None:
     return None
 
 
+def _unpriced_work(counting_run: CountingRun) -> Problems:
+    """Operators without a price that may hide products, with their calls in the steps that were counted."""
+    calls = counting_run.uncounted_calls
+    if counting_run.status == "ok" and (names := matrix_operators(calls)):
+        yield "unpriced_work", ", ".join(f"{name} × {calls[name]:,}" for name in names)
+
+
 def _unpriced(trials: Sequence[Trial], counting_run: CountingRun) -> list[str]:
     """Kinds of steps that a trial took and the counting run never counted."""
     if counting_run.status != "ok":
@@ -166,6 +174,7 @@ def check_cell(
         problems += [("witness_differs", differs)] if differs else []
         kinds = ", ".join(f"'{name}'" for name in _unpriced(trials, counting_run))
         problems += [("uncounted_steps", kinds)] if kinds else []
+        problems += _unpriced_work(counting_run)
     if estimated_rel is not None and counted_rel is not None and estimate_gap is not None:
         gap = abs(estimated_rel - counted_rel)
         if gap > estimate_gap:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from energybench.common.renamed import as_data
+from energybench.flops.unpriced import matrix_operators
 from energybench.meter import combine
 from energybench.meter.not_seen import not_seen_of
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.verdict import flags, interim, interim_notes, pairing, requirements, wording
 from energybench.verdict.checks import checks
 from energybench.verdict.examination import Examination
-from energybench.verdict.figures import Accept, Added, Failure, Measured, NotRun, Summary
+from energybench.verdict.figures import Accept, Added, Failure, Measured, NotRun, Summary, Uncounted
 from energybench.verdict.headline import headline
 from energybench.verdict.interim import Look
 from energybench.verdict.overall import over_all
@@ -66,6 +67,7 @@ def summarise(
         look_note=wording.plain(interim_notes.note(look)),
         overall=over_all(comparisons, workloads),
         added=_added(run, trials, counting_runs, look, examination),
+        uncounted=_without_price(counting_runs),
         required=requirements.held(run.resolved.get("require") or (), workloads, look),
     )
 
@@ -146,6 +148,18 @@ def _uncounted(counting_runs: Sequence[CountingRun]) -> tuple[NotRun, ...]:
         for w in counting_runs
         if w.status != "ok" or w.counted_flop is None
     )
+
+
+def _without_price(counting_runs: Sequence[CountingRun]) -> tuple[Uncounted, ...]:
+    """What the counted runs called and nobody prices; those of schema 1 listed known names alone."""
+    listed = []
+    for w in counting_runs:
+        if w.status == "ok" and w.uncounted_calls:
+            hiding = tuple(matrix_operators(w.uncounted_calls))
+            looked = hiding or w.schema_ > 1
+            calls = dict(sorted(w.uncounted_calls.items()))
+            listed.append(Uncounted(w.workload, w.method, calls, hiding if looked else None))
+    return tuple(listed)
 
 
 def to_json(summary: Summary) -> dict[str, Any]:
