@@ -322,7 +322,7 @@ def test_a_forward_only_method_builds_no_optimizer_and_its_passes_are_tallied():
     assert method.built == 0
     assert (passes.forwards, passes.backwards, passes.updates) == (2 * 6, 0, 6)
     assert passes.samples_forward == 2 * 48
-    assert passes.keys == {"2f0b1u": {"steps": 6, "samples": 48}}
+    assert passes.keys == {"2f0b1u": {"steps": 6, "samples": 48, "forwarded": 96}}
 
 
 def test_the_optimizer_is_built_once_from_inside_out():
@@ -541,7 +541,8 @@ def test_a_step_is_named_by_its_marks_and_by_passes_that_are_not_the_usual_ones(
     run = double_run([method], epochs=2)
     run.train()
     each = {"steps": 2, "samples": 16}
-    assert run.tally.passes().keys == {"plain": each, "probe 2f1b1u": each, "early narrow": each}
+    probed = each | {"forwarded": 32}
+    assert run.tally.passes().keys == {"plain": each, "probe 2f1b1u": probed, "early narrow": each}
     assert method.acted is True
 
 

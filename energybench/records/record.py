@@ -45,8 +45,8 @@ from energybench.common.sealed_files import with_seal, write_text
 from energybench.meter.reading import Energy, Reading, RecordModel
 
 SCHEMA = 3  # what is written
-# What is read. 2 adds suspended_s, other_cpu_s and trackers to a reading; 3 adds what holds a trial against its counting
-# run and against its process: hashes of weights and samples, `weights_moved`, `process`, the price by samples forwarded.
+# What is read. 2 adds suspended_s, other_cpu_s and trackers to a reading; 3 adds what holds a trial against its
+# counting run and its process: hashes of weights and samples, weights_moved, process, the price by samples forwarded.
 SCHEMAS = (1, 2, 3)
 
 Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
