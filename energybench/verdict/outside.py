@@ -114,13 +114,11 @@ def extras(pairs: Sequence[Pair]) -> Extras:
 def _extras(pair: Pair, window: Reading) -> list[tuple[str, float, float]]:
     """(what, seconds beyond plain training's, those of plain training's window)"""
     method, baseline = pair.method, pair.baseline
-    judged = [trial.phases.get("evaluate") for trial in (method, baseline)]
-    undone = [trial.phases.get(UNDONE) for trial in (method, baseline)]
+    mine, plain = (trial.phases.get("evaluate") for trial in (method, baseline))
+    left, plain_left = (trial.phases.get(UNDONE) for trial in (method, baseline))
     result: list[tuple[str, float, float]] = []
     evaluated_cpu_s = 0.0
-    if all(judged) and all(undone):
-        (mine, plain), (left, plain_left) = judged, undone
-        assert mine and plain and left and plain_left  # for mypy
+    if mine and plain and left and plain_left:
         # A method that reaches its target later is evaluated more often: each evaluation is held against another.
         again = mine.pieces / max(1, plain.pieces)
         evaluated_cpu_s = (mine.cpu_s or 0.0) - again * (plain.cpu_s or 0.0)
