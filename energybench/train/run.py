@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -311,6 +311,17 @@ class Run:
     def evaluate(self, data: Data) -> dict[str, float]:
         """Quality as the task defines it, inside every layer's `eval_context`."""
         return evaluation.evaluate(self, self.methods, self.task.evaluate, lambda: data)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Forward passes in here are nobody's: a task may evaluate by `forward`, and training tallies none of it."""
+        tally, seen = self.tally, self._samples_seen
+        before, self._samples_seen = (tally.forwards, tally.samples_forward), SamplesSeen()
+        try:
+            yield
+        finally:
+            self._samples_seen = seen
+            tally.forwards, tally.samples_forward = before
 
     def _input_chain(self) -> Callable[[Any], Any] | None:
         """Every layer's `prepare_inputs` after those further in; None where nobody overrides it."""

@@ -50,11 +50,11 @@ class Judge:
 
     def quality(self, run: Run) -> dict[str, float]:
         """By name, what a record can hold."""
-        before = run.tally.passes(), run.tally.steps
-        with self._watched_optimizers():
+        before = _trained(run)
+        with self._watched_optimizers(), run.aside():
             quality = self._evaluation(run, self._methods, self._ask, self._open_test, self._watched_graphs)
-        if (run.tally.passes(), run.tally.steps) != before:
-            self._trained.append("passes of the run in an evaluation")
+        if _trained(run) != before:
+            self._trained.append("backward passes, steps or updates of the run in an evaluation")
         return {key: value for key, value in quality.items() if self._is_figure(value, key)}
 
     def _ask(self, run: Run, data: Data) -> dict[str, float]:
@@ -98,3 +98,8 @@ class Judge:
         if replaced:
             more = f" and {len(replaced) - 5} more" if len(replaced) > 5 else ""
             yield Flag(code="patched", detail=", ".join(replaced[:5]) + more)
+
+
+def _trained(run: Run) -> tuple[int, int, int]:
+    """What a run does to train; a task may evaluate by its forward passes."""
+    return run.tally.backwards, run.tally.updates, run.tally.steps

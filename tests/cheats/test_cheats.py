@@ -1,7 +1,7 @@
 """No verdict in favour of whoever does its training where nobody looks: ten cheats and their variants, end to end.
 
-One run of all of them (cheats.py), three blocks, by time. Two honest methods run beside them: without one that is called
-faster, no test here could fail.
+One run of all of them (cheats.py), three blocks, by time. Two honest methods run beside them: without one that is
+called faster, no test here could fail.
 """
 
 from __future__ import annotations
