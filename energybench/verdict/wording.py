@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from energybench.verdict.pairing import EnergyFigure
 
 NOTHING = "–"
+SHOWS = 0.0005  # of a share: less is 0.0 pp
 FINEST = 6  # decimals, past which two figures are taken for the same
 clean = printable
 BETTER = frozenset({"saves", "faster"})
@@ -387,6 +388,12 @@ def notes(row: Row, metric: str) -> list[str]:
     if row.detectable_rel is not None:
         sentences.append(f"{blocks(row.n)} see savings from {percent(row.detectable_rel)}.")
     return sentences
+
+
+def counted(row: Row) -> str:
+    """The count, and what sampling some of the steps leaves open where that shows: half of a 95 % interval."""
+    text, open_ = nominal(row.counted_rel, row), row.counted_error_rel
+    return f"{text} ±{NB}{number(100 * open_, 1)}{NB}pp" if row.counted_rel is not None and open_ >= SHOWS else text
 
 
 def once(cost: Once) -> str:
