@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from energybench.train.images import Images
 from energybench.train.method import Method, Task
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
+from energybench.trial.counting_layer import CountedRun, StepCounter
 from energybench.workloads import datasets
 from energybench.workloads.classification import Classification
 
@@ -100,12 +101,14 @@ def make_run(
     seed: int = 7,
     epochs: int = 2,
     batch: int = 32,
+    counter: StepCounter | None = None,
     **recipe: Any,
 ) -> Run:
-    """A run whose initial weights depend on `seed` alone, as `cell.build` makes it."""
+    """A run whose initial weights depend on `seed` alone, as `cell.build` makes it; with a counter, counted."""
     torch.manual_seed(stable_seed(seed, "init"))
     settings = Recipe(epochs=epochs, batch=batch, **{"lr": 0.05, "momentum": 0.9} | recipe)
-    return Run(
+    kind: Any = Run if counter is None else partial(CountedRun, counting=counter)
+    return kind(
         task or Classification(), methods, settings, model(), digits() if data is None else data, seed=seed, device=CPU
     )
 

@@ -13,7 +13,7 @@ from energybench.meter.plausible import IMPLAUSIBLE
 from energybench.meter.reading import CardState as Card
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.reading import SamplerState as Sampler
-from energybench.records.record import Flag, Passes, Warmup
+from energybench.records.record import Flag, Passes, ProcessUse, Warmup
 from energybench.stats import paired
 from energybench.verdict import flag_codes, flags
 
@@ -95,6 +95,9 @@ def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
         *flags.check_pair(hot, cool),
         *flags.check_cell(blocks=3, sensor_error_rel=0.02, margin=0.01),
         *flags.check_trial(trial(status="diverged")),
+        *flags.check_trial(trial(process=ProcessUse(wall_s=100.0, cpu_s=1.0))),
+        *flags.check_outside({"evaluation": [(1.0, 0.1)] * 3}, margin=0.01),
+        *flags.check_cell(blocks=3, counted_rel=0.5, margin=0.01, same_weights=3),
         *flags.check_trial(trial(data_wait_s=5.0)),
         *flags.check_trial(trial(phases=lost)),
         *flags.check_trial(trial(phases=disturbed)),
@@ -418,3 +421,70 @@ def test_two_sides_start_within_five_degrees_of_each_other(heat: float, expected
 @pytest.mark.parametrize(("error", "expected"), [(None, []), (0.01, []), (0.011, ["sensor_error"])])
 def test_a_sensor_that_errs_by_more_than_the_noise_decides_nothing(error: float | None, expected: list[str]) -> None:
     assert codes(flags.check_cell(blocks=3, sensor_error_rel=error, margin=0.01)) == expected
+
+
+@pytest.mark.parametrize(
+    ("process_s", "expected"), [(10.0, []), (13.3, []), (13.4, ["clock_differs"]), (60.0, ["clock_differs"])]
+)
+def test_a_clock_that_does_not_account_for_its_process_is_no_clock(process_s: float, expected: list[str]) -> None:
+    """10 s in phases; 2 s and a tenth of the whole may pass around them: 13.33 s."""
+    one = trial(phases=window(10, 10), process=ProcessUse(wall_s=process_s, cpu_s=1.0))
+    assert codes(flags.check_trial(one)) == expected
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [
+        ([(1.0, 0.10), (1.1, 0.11), (0.9, 0.09)], ["outside_work"]),
+        ([(1.0, 0.10), (3.0, 0.30), (-1.0, -0.10)], []),  # the interval holds nothing at all
+        ([(0.05, 0.10), (0.05, 0.10), (0.05, 0.10)], []),  # less than a tenth of a second
+        ([(1.0, 0.008), (1.0, 0.008), (1.0, 0.008)], []),  # less than the margin
+        ([(1.0, 0.10), (1.0, 0.10)], []),  # two blocks have no interval that could be believed
+    ],
+)
+def test_work_outside_the_window_strikes_where_its_interval_lies_beyond_the_margin(
+    blocks: list[tuple[float, float]], expected: list[str]
+) -> None:
+    assert codes(flags.check_outside({"evaluation and finish": blocks}, margin=0.01)) == expected
+
+
+@pytest.mark.parametrize(
+    ("counted", "error", "blocks", "expected"),
+    [
+        (0.5, 0.0, 3, ["same_weights"]),
+        (0.5, 0.495, 3, []),
+        (0.01, 0.0, 3, []),
+        (-0.5, 0.0, 3, []),
+        (0.5, 0.0, 0, []),
+        (None, 0.0, 3, []),
+    ],
+)
+def test_equal_weights_from_fewer_flops_are_struck_and_from_as_many_are_not(
+    counted: float | None, error: float, blocks: int, expected: list[str]
+) -> None:
+    found = flags.check_cell(blocks=3, counted_rel=counted, margin=0.01, same_weights=blocks, counted_error_rel=error)
+    assert codes(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("counted", "exact", "compiled", "differs"),
+    [
+        ({}, True, False, False),
+        ({"weights_sha256": "b"}, True, False, True),
+        ({"samples_sha256": "t"}, True, False, True),
+        ({"weights_sha256": "b", "weights_moved": 1.02}, False, False, False),  # a card's last bits
+        ({"weights_sha256": "b", "weights_moved": 1.021}, False, False, True),
+        ({"weights_sha256": "b", "weights_moved": 1.01}, True, True, False),  # compiled: counted eagerly
+        ({"weights_sha256": "b", "weights_moved": 0.5}, True, True, True),
+        ({"weights_sha256": None, "weights_moved": None}, True, False, False),  # not known
+        ({"weights_sha256": "b", "seed": 1}, True, False, False),  # of another seed
+    ],
+)
+def test_the_counting_run_ends_where_the_metered_run_does(
+    counted: dict[str, Any], exact: bool, compiled: bool, differs: bool
+) -> None:
+    ends = {"weights_sha256": "a", "samples_sha256": "s", "weights_moved": 1.0}
+    counting_run = Run().counting_run(PLAIN).model_copy(update=ends | counted)
+    one = trial(**ends, environment={"compiled": compiled})
+    found = flags.check_cell(blocks=3, trials=[one], counting_run=counting_run, exact=exact)
+    assert codes(found) == (["witness_differs"] if differs else [])

@@ -33,9 +33,9 @@ TORCH = (
     *(f"flops/{name}" for name in ("operators", "outside_dispatch", "sparse_products", "values")),
     *(f"papers/{name}" for name in ("calflops", "counting_rules", "published_tables", "shape_trace")),
     *("runner/planner", "runner/tracing"),
-    *(f"train/{name}" for name in ("data", "images", "recipe", "run", "trees")),
+    *(f"train/{name}" for name in ("data", "evaluation", "fingerprint", "images", "recipe", "results", "run", "trees")),
     *(f"trial/{name}" for name in ("build", "calibrate", "count_cell", "counting_layer", "phase_profile")),
-    *(f"trial/{name}" for name in ("counting_run", "estimate", "failure")),
+    *(f"trial/{name}" for name in ("counting_run", "estimate", "failure", "integrity", "judge")),
     *("trial/trial", "trial/warmup"),
 )
 NO_TORCH = (

@@ -322,7 +322,7 @@ def test_a_forward_only_method_builds_no_optimizer_and_its_passes_are_tallied():
     assert method.built == 0
     assert (passes.forwards, passes.backwards, passes.updates) == (2 * 6, 0, 6)
     assert passes.samples_forward == 2 * 48
-    assert passes.keys == {"2f0b1u": {"steps": 6, "samples": 48}}
+    assert passes.keys == {"2f0b1u": {"steps": 6, "samples": 48, "forwarded": 96}}
 
 
 def test_the_optimizer_is_built_once_from_inside_out():
@@ -541,7 +541,8 @@ def test_a_step_is_named_by_its_marks_and_by_passes_that_are_not_the_usual_ones(
     run = double_run([method], epochs=2)
     run.train()
     each = {"steps": 2, "samples": 16}
-    assert run.tally.passes().keys == {"plain": each, "probe 2f1b1u": each, "early narrow": each}
+    probed = each | {"forwarded": 32}
+    assert run.tally.passes().keys == {"plain": each, "probe 2f1b1u": probed, "early narrow": each}
     assert method.acted is True
 
 
@@ -766,3 +767,46 @@ def test_only_the_wait_for_data_counts_as_one_and_not_the_choice_of_samples(monk
     assert chosen.tally.steps == fetched.tally.steps == steps
     assert chosen.tally.data_wait_ns == 0
     assert fetched.tally.data_wait_ns == steps * 20e6
+
+
+def test_who_owns_gradients_and_zeroes_nothing_trains_as_who_zeroes() -> None:
+    class Forgets(Method):
+        replaces = frozenset({"gradients"})
+
+        def gradients(self, run, batch, inner):
+            forward = run.forward(batch)
+            run.backward(forward.value)
+            run.add_loss(forward.value)
+            return forward
+
+    plain, forgets = double_run(epochs=2), double_run([Forgets()], epochs=2)
+    plain.train()
+    forgets.train()
+    assert_same_state(state(forgets.model), state(plain.model))
+
+
+def test_forward_passes_aside_are_in_no_tally_and_no_hash() -> None:
+    run, plain = double_run(epochs=1), double_run(epochs=1)
+    with run.aside():
+        run.forward(next(run.data.in_order()), mode="eval", grad=False)
+    run.train()
+    plain.train()
+    assert run.tally.passes() == plain.tally.passes()
+    assert run.samples_sha256() == plain.samples_sha256()
+
+
+def test_the_hash_of_samples_tells_another_order_and_another_number() -> None:
+    class Turns(Method):
+        def batches(self, run, data, inner):
+            return list(inner(data))[::-1]
+
+    class Leaves(Method):
+        def batches(self, run, data, inner):
+            return list(inner(data))[:-1]
+
+    hashes = set()
+    for stack in ([], [Turns()], [Leaves()], []):
+        run = double_run(stack, epochs=2)
+        run.train()
+        hashes.add(run.samples_sha256())
+    assert len(hashes) == 3

@@ -24,7 +24,7 @@ from energybench.train.data import Data, Resident
 from energybench.train.images import Images
 from energybench.train.method import RENAMED, Method
 from energybench.train.recipe import Recipe
-from energybench.trial.counting_layer import CountingLayer
+from energybench.trial.counting_layer import StepCounter
 from energybench.trial.estimate import works
 from energybench.trial.phases import Phases
 from energybench.trial.trial import TargetTracker
@@ -222,7 +222,7 @@ def test_without_such_a_layer_the_data_are_handed_on_as_they_are():
     data = vectors()
     run = double_run([], data=data)
     assert run.data is data
-    assert run._prepared(data) is data
+    assert run.prepared(data) is data
 
 
 # ── an early end ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -247,8 +247,11 @@ def ledger_of(run: Any) -> tuple[Line, ...]:
 
 
 def test_training_ends_after_the_epoch_and_everything_covers_the_epochs_that_ran():
-    counting = CountingLayer(10**6)
-    run, plain = make_run([counting, Stops(4)], epochs=6, schedule="cosine"), make_run(epochs=6, schedule="cosine")
+    counting = StepCounter(10**6)
+    run, plain = (
+        make_run([Stops(4)], counter=counting, epochs=6, schedule="cosine"),
+        make_run(epochs=6, schedule="cosine"),
+    )
     seen: list[tuple[int, bool]] = []
     run.train(lambda run: seen.append((run.epoch_number, run.continues)))
     plain.train(lambda run: seen.append((run.epoch_number, run.continues)) if run.epoch_number > 4 else None)
@@ -279,7 +282,8 @@ def test_a_skipped_epoch_is_over_too():
 @pytest.mark.parametrize(("after", "pieces"), [(2, 2), (3, 3), (9, 4)])
 def test_the_way_to_a_target_restarts_no_window_after_the_end(after, pieces):
     window = Window([], lambda: None)
-    target: Any = TargetTracker(TargetTable(at_least=2.0), window, digits(32), Phases({}, lambda: None))
+    judge: Any = SimpleNamespace(quality=lambda run: run.evaluate(digits(32)))
+    target: Any = TargetTracker(TargetTable(at_least=2.0), window, judge, Phases({}, lambda: None))
     run = make_run([Stops(after)], epochs=4)
     window.start()
     run.train(target.after_epoch)
@@ -353,8 +357,8 @@ def test_a_round_of_one_pass_is_one_pass_and_a_skipped_round_none():
 
 
 def test_the_estimate_of_rounds_is_what_is_counted():
-    counting = CountingLayer(10)  # steps are sampled, among them those beyond one pass
-    run = make_run([counting, LocalSteps(2, 4)], epochs=3, batch=24, data=digits(96))
+    counting = StepCounter(10)  # steps are sampled, among them those beyond one pass
+    run = make_run([LocalSteps(2, 4)], counter=counting, epochs=3, batch=24, data=digits(96))
     run.train()
     _, work = works(ledger_of(run), run)
     assert work.flop == pytest.approx(counting.result(run).counted_flop, rel=1e-3)
@@ -363,8 +367,8 @@ def test_the_estimate_of_rounds_is_what_is_counted():
 
 @pytest.mark.parametrize("skipped", [frozenset(), frozenset({3})])
 def test_rounds_compose_with_what_skips_epochs(skipped):
-    counting, skips = CountingLayer(10**6), method_named("gradsamp", skip="every:2")
-    run = make_run([counting, skips, LocalSteps(2, 4, skipped)], epochs=6, batch=24, data=digits(96))
+    counting, skips = StepCounter(10**6), method_named("gradsamp", skip="every:2")
+    run = make_run([skips, LocalSteps(2, 4, skipped)], counter=counting, epochs=6, batch=24, data=digits(96))
     run.train()
     _, work = works(ledger_of(run), run)
     rounds = 3 - len(skipped)  # of six, every second is sampled

@@ -132,7 +132,7 @@ def test_a_record_with_a_key_too_many_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_schema_of_the_future_is_refused_by_name(tmp_path: Path) -> None:
-    write_json(tmp_path / "r.json", {**WHOLE, "schema": 3})
+    write_json(tmp_path / "r.json", {**WHOLE, "schema": SCHEMA + 1})
     with pytest.raises(UsageError, match="schema"):
         read(tmp_path / "r.json", Trial)
 
@@ -188,7 +188,7 @@ def test_a_record_of_before_there_were_seals_is_read(tmp_path: Path) -> None:
 
 @fault("other schema")
 @pytest.mark.parametrize(
-    ("schema", "remedy"), [(3, "pip install -U"), (0, "wrote it"), ("1", "wrote it"), (None, "wrote it")]
+    ("schema", "remedy"), [(SCHEMA + 1, "pip install -U"), (0, "wrote it"), ("1", "wrote it"), (None, "wrote it")]
 )
 def test_another_schema_is_named_with_the_way_to_read_it(schema: Any, remedy: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"

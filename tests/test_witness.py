@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -14,12 +14,12 @@ from torch import nn
 from energybench.records.record import CountingRun, Passes
 from energybench.train import discovery
 from energybench.train.method import Method
-from energybench.trial.counting_layer import CountingLayer, StepCounts
+from energybench.trial.counting_layer import StepCounter, StepCounts
 
 
-def witnessed(*methods: Method, budget: int = 10**6, **settings: Any) -> tuple[CountingLayer, Any, StepCounts]:
-    layer = CountingLayer(budget)
-    run = double_run([layer, *methods], **settings)
+def witnessed(*methods: Method, budget: int = 10**6, **settings: Any) -> tuple[StepCounter, Any, StepCounts]:
+    layer = StepCounter(budget)
+    run = double_run([*methods], counter=layer, **settings)
     run.train()
     return layer, run, layer.result(run)
 
@@ -120,6 +120,64 @@ def test_a_kind_of_step_that_no_sample_met_makes_the_total_unknown_and_is_named(
     assert "'rare'" in result.reason
 
 
+class Pools(Method):
+    """Trains every second step on the samples of two."""
+
+    name = "pools"
+
+    def step(self, run, batch, inner):
+        if run.step_in_epoch % 2 == 0:
+            self.left = batch
+            return
+        pooled = [torch.cat([getattr(b, name) for b in (self.left, batch)]) for name in ("inputs", "targets", "index")]
+        inner(replace(batch, inputs=pooled[0], targets=pooled[1], index=pooled[2]))
+
+
+@pytest.mark.parametrize("budget", [6, 10**6])
+def test_a_step_is_priced_by_the_samples_that_it_sends_forward_whatever_batch_it_was_handed(budget):
+    """22 samples in steps of 6, 6, 6 and 4, trained as 12 and 10. By the samples that each step was handed, 6 and 4, a
+    pooled step has no one price."""
+    _, _, result = witnessed(Pools(), data=vectors(22), batch=6, budget=budget, epochs=3)  # 6 + 6, 6 + 4
+    assert result.counted_flop == pytest.approx(PER_SAMPLE * 22 * 3)
+    assert result.counted_error_flop == pytest.approx(0, abs=1e-6)
+    assert result.keys["plain"].flop_per_forwarded == PER_SAMPLE
+
+
+class Cheaper(Method):
+    """Every third step does a product more, and says that it acted without saying how."""
+
+    name = "cheaper"
+
+    def gradients(self, run, batch, inner):
+        if run.step_in_epoch % 3 == 0:
+            run.tally.mark(self)
+            torch.dot(torch.ones(1000), torch.ones(1000))
+        return inner(batch)
+
+
+@pytest.mark.parametrize("budget", [8, 10**6])
+def test_a_mark_without_a_word_is_a_kind_of_its_own(budget):
+    _, _, result = witnessed(Cheaper(), data=vectors(24), batch=4, budget=budget, epochs=4)
+    assert set(result.keys) == {"plain", "cheaper"}
+    assert result.counted_flop == pytest.approx(PER_SAMPLE * 96 + 2 * 4 * 2 * 1000)
+    assert result.counted_error_flop == 0
+
+
+def test_nothing_that_a_method_may_use_of_a_run_tells_the_counting_run_apart():
+    seen: list[Any] = []
+
+    class Looks(Method):
+        name = "looks"
+
+        def epoch(self, run, data, inner):
+            seen.append(([m.name for m in run.methods], [m.name for m in run.layers], sorted(run.tally.entered)))
+            inner(data)
+
+    for counter in (None, StepCounter(2)):
+        double_run([Looks()], counter=counter, epochs=1).train()
+    assert seen[0] == seen[1]
+
+
 class Uneven(nn.Module):
     """Every second batch by its first label costs another layer: steps of one kind that differ in price."""
 
@@ -146,8 +204,8 @@ def test_the_interval_covers_the_whole_count_about_as_often_as_it_says():
 
 @pytest.mark.parametrize("budget", [3, 10**6])
 def test_the_witness_changes_neither_weights_nor_tally(budget):
-    plain, layer = make_run(epochs=2, data=digits(64, ["flip"])), CountingLayer(budget)
-    seen = make_run([layer], epochs=2, data=digits(64, ["flip"]))
+    plain, layer = make_run(epochs=2, data=digits(64, ["flip"])), StepCounter(budget)
+    seen = make_run(counter=layer, epochs=2, data=digits(64, ["flip"]))
     plain.train()
     seen.train()
     assert_same_state(state(seen.model), state(plain.model))
@@ -197,8 +255,8 @@ def test_an_error_inside_a_counted_step_leaves_no_counter_behind():
             raise RuntimeError("on purpose")
 
     for budget in (1, 10**6):
-        layer = CountingLayer(budget)
-        run = double_run([layer, Breaks()], epochs=1)
+        layer = StepCounter(budget)
+        run = double_run([Breaks()], counter=layer, epochs=1)
         with pytest.raises(RuntimeError, match="on purpose"):
             run.train()
         assert torch.utils._python_dispatch._get_current_dispatch_mode() is None

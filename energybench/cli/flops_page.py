@@ -35,7 +35,8 @@ from energybench.workloads.description import DataDescription
 from energybench.workloads.stand_in import KIND as STAND_IN
 
 PHASES = {FORWARD: "forward", WEIGHT_GRADIENT: "dW", INPUT_GRADIENT: "dX"}
-NOTHING = "–"
+NOTHING, NB = "–", "\N{NO-BREAK SPACE}"
+SHOWS = 0.0005  # of a count: less is 0.0 % of it
 
 
 def examine(
@@ -263,6 +264,13 @@ def _flop(value: float | None) -> str:
     return NOTHING if value is None else format_flop(value)
 
 
+def _sampled(value: float | None, error: float | None) -> str:
+    """A count, and half of its 95 % interval where sampling some of the steps leaves a share of it open that shows."""
+    if value is None or not error or error < SHOWS * value:
+        return _flop(value)
+    return f"{_flop(value)}\n±{NB}{_flop(error)}"
+
+
 def _rel(value: float, total: float | None, digits: int = 1) -> str:
     return format_ratio(value / total, digits) if total else NOTHING
 
@@ -278,7 +286,8 @@ def _totals(cells: list[dict[str, Any]], counted: bool, console: Console) -> Non
         first = cell["role"] == "baseline"
         row = [cell["method"], _flop(cell["baseline_flop"])]
         for kind in ("estimated_flop", *(["counted_flop"] if counted else [])):
-            row += [_flop(cell[kind]), NOTHING if first else _saved(cell[kind], base[kind])]
+            error = cell["counted_error_flop"] if kind == "counted_flop" else None
+            row += [_sampled(cell[kind], error), NOTHING if first else _saved(cell[kind], base[kind])]
         rows.append(row)
     more = ("counted", "saved,\ncounted") if counted else ()
     _show(console, ("method", "baseline", "estimated", "saved,\nestimated", *more), rows, (3, 2, 0, 1, 0))

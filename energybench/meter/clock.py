@@ -37,29 +37,34 @@ class Time(Protocol):
         ...
 
 
+# Bound before any code of a user's is loaded: who replaces `time.perf_counter` afterwards does not move this clock.
+_perf_counter_ns, _perf_counter, _thread_time = time.perf_counter_ns, time.perf_counter, time.thread_time
+_clock_gettime_ns, _getrusage = time.clock_gettime_ns, resource.getrusage
+
+
 class RealTime:
     """`perf_counter_ns`, and a thread for what runs in the background."""
 
     def now_ns(self) -> int:
-        return time.perf_counter_ns()
+        return _perf_counter_ns()
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
     def suspended_ns(self) -> int:
         # Boot time goes on while the machine sleeps, monotonic time stands still. Both are read a moment apart.
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        return _clock_gettime_ns(time.CLOCK_BOOTTIME) - _clock_gettime_ns(time.CLOCK_MONOTONIC)
 
     def every(self, period_s: float, call: Callable[[], object]) -> Callable[[], float]:
         ended, cpu_s = threading.Event(), [0.0]
 
         def work() -> None:
             name_thread(SAMPLER)
-            due = time.perf_counter() + period_s
-            while not ended.wait(max(0.0, due - time.perf_counter())):
+            due = _perf_counter() + period_s
+            while not ended.wait(max(0.0, due - _perf_counter())):
                 call()
-                cpu_s[0] = time.thread_time()
-                due = max(due + period_s, time.perf_counter())  # a late call is not made up for by a burst
+                cpu_s[0] = _thread_time()
+                due = max(due + period_s, _perf_counter())  # a late call is not made up for by a burst
 
         thread = threading.Thread(target=work, name="energybench sampler", daemon=True)
         thread.start()
@@ -116,7 +121,7 @@ class Clock:
 
     def _cpu(self) -> float:
         # To the microsecond; of children that still run the kernel counts in hundredths of a second.
-        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        usages = [_getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         total = sum(usage.ru_utime + usage.ru_stime for usage in usages)
         for child in descendants(os.getpid()):
             with contextlib.suppress(psutil.NoSuchProcess):

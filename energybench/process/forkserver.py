@@ -38,6 +38,8 @@ class ChildOutcome:
     reason:    why it did not end by itself with status 0; None where it did
     killed:    by a signal that the launcher did not send
     unwritten: its results could not be written: the disk is full, or read-only
+    wall_s:    of the process itself, by the clock of its guard; None where the guard was killed
+    cpu_s:     that it and all it started used, as the kernel told the guard
     """
 
     seconds: float
@@ -45,6 +47,8 @@ class ChildOutcome:
     reason: str | None = None
     killed: bool = False
     unwritten: bool = False
+    wall_s: float | None = None
+    cpu_s: float | None = None
 
 
 class Launcher:
@@ -85,7 +89,9 @@ class Launcher:
         """
         started = time.monotonic()
         paths = [str(path.absolute()) if path else None for path in (in_path, out_path, log)]
-        child = self._start((target, os.getcwd(), dict(os.environ), *paths))
+        usage = in_path.absolute().with_name(f"{in_path.name}.usage")
+        usage.unlink(missing_ok=True)
+        child = self._start((target, os.getcwd(), dict(os.environ), *paths, str(usage)))
         try:
             timed_out = not self._wait(child, started, limit_s, tick, tick_s)
         except BaseException:
@@ -96,7 +102,8 @@ class Launcher:
             return ChildOutcome(time.monotonic() - started, True, f"it ran past its limit of {limit_s:g} s")
         code = child.exitcode
         if not code:
-            return ChildOutcome(time.monotonic() - started)
+            wall_s, cpu_s = _read_usage(usage)
+            return ChildOutcome(time.monotonic() - started, wall_s=wall_s, cpu_s=cpu_s)
         reason = f"it ended with status {code}"
         if code == SERVER_LOST and self._server_is_dead():
             wait_for_end(child.pid)  # it has no server any more, and may still be writing
@@ -170,6 +177,15 @@ class Launcher:
         return False
 
 
+def _read_usage(path: Path) -> tuple[float | None, float | None]:
+    """What the guard wrote; (None, None) where it could not."""
+    try:
+        wall_s, cpu_s = map(float, path.read_text(encoding="ascii").split())
+    except (OSError, ValueError):
+        return None, None
+    return wall_s, cpu_s
+
+
 def _server_pid() -> int | None:
     return getattr(getattr(multiprocessing.forkserver, "_forkserver", None), "_forkserver_pid", None)
 
@@ -186,11 +202,19 @@ def _without_main_module() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _child(target: str, folder: str, environment: dict[str, str], in_path: str, out_path: str, log: str | None) -> None:
+def _child(
+    target: str,
+    folder: str,
+    environment: dict[str, str],
+    in_path: str,
+    out_path: str,
+    log: str | None,
+    usage: str | None = None,
+) -> None:
     _close_inherited_server_pipe()
     os.environ.clear()  # the server knows it only as it was at its start
     os.environ.update(environment)
-    fork_below_guard(getattr(sys.modules.get(PRELOAD), "SERVER", os.getppid()))
+    fork_below_guard(getattr(sys.modules.get(PRELOAD), "SERVER", os.getppid()), usage)
     if not os.path.exists(in_path):  # the caller was interrupted and has tidied up
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -37,7 +37,7 @@ def adopt_orphans_until_exit() -> None:
     atexit.register(end_descendants, os.getpid())  # children leave by _exit, which asks no atexit
 
 
-def fork_below_guard(parent: int) -> None:
+def fork_below_guard(parent: int, usage: str | None = None) -> None:
     """Fork: the new process, the trial's, returns; the calling one becomes its guard and never returns.
 
     The guard ends as the trial did, with its status or by its signal, when nothing of it is left. On SIGTERM it ends
@@ -45,6 +45,8 @@ def fork_below_guard(parent: int) -> None:
 
     Args:
         parent: the process id of the server; when it dies, the kernel sends the guard SIGTERM.
+        usage:  a file into which the guard writes, when nothing of the trial is left, how many wall seconds it took and
+                how many CPU seconds it and its descendants used: "WALL CPU", by the guard's own clock and the kernel.
     """
     os.setsid()  # a signal to the run's group is not meant for the guard: the run itself decides
     restore_child_signals()
@@ -52,6 +54,7 @@ def fork_below_guard(parent: int) -> None:
     adopt_orphans()
     die_with(parent, signal.SIGTERM)
     guard = os.getpid()
+    started = time.monotonic()
     trial = os.fork()
     if not trial:
         die_with(guard, signal.SIGKILL)
@@ -64,8 +67,19 @@ def fork_below_guard(parent: int) -> None:
             status = signal.SIGTERM
             break
         status = _reap().get(trial)
+    wall_s = time.monotonic() - started
     end_descendants(guard)
+    _reap()
+    if usage:
+        _tell(usage, wall_s)
     _end_as(status)
+
+
+def _tell(path: str, wall_s: float) -> None:
+    """Of every descendant that has been waited for: all of them, since the guard is the parent of their orphans."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with contextlib.suppress(OSError), open(path, "w", encoding="ascii") as file:
+        file.write(f"{wall_s!r} {used.ru_utime + used.ru_stime!r}")
 
 
 def end_descendants(ancestor: int) -> None:

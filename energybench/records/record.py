@@ -44,8 +44,10 @@ from energybench.common.renamed import renamed
 from energybench.common.sealed_files import with_seal, write_text
 from energybench.meter.reading import Energy, Reading, RecordModel
 
-SCHEMA = 2  # what is written
-SCHEMAS = (1, 2)  # what is read: 2 adds suspended_s, other_cpu_s and trackers to a reading
+SCHEMA = 3  # what is written
+# What is read. 2 adds suspended_s, other_cpu_s and trackers to a reading; 3 adds what holds a trial against its
+# counting run and its process: hashes of weights and samples, weights_moved, process, the price by samples forwarded.
+SCHEMAS = (1, 2, 3)
 
 Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
 Role = Literal["baseline", "twin", "method", "control"]
@@ -75,7 +77,8 @@ class Claim(RecordModel):
 
 
 class Passes(RecordModel):
-    """The loop's own tally. `keys` says what the steps did: {"plain": {"steps": 90, "samples": 11520}, ...}."""
+    """The loop's own tally. `keys` says what the steps did: {"plain": {"steps": 90, "samples": 11520}, ...}, and since
+    schema 3 how many samples they forwarded: "forwarded"."""
 
     forwards: Count = 0
     backwards: Count = 0
@@ -123,10 +126,17 @@ class Target(RecordModel):
     energy: list[Energy] = Field(default_factory=list)
 
 
+class ProcessUse(RecordModel):
+    """What a trial's guard saw of its process, from outside, from its start to its end: no clock of the trial's own."""
+
+    wall_s: Seconds
+    cpu_s: Seconds  # of the process and of every child of its that somebody waited for
+
+
 class Trial(RecordModel):
     """One cell in one block, metered."""
 
-    schema_: Literal[1, 2] = Field(default=2, alias="schema")
+    schema_: Literal[1, 2, 3] = Field(default=3, alias="schema")
     trial: Text  # file stem: "b0-i0-cnn-digits.mine"
     workload: Text
     method: Text  # the variant's label; "baseline" and "twin" are labels too
@@ -147,7 +157,7 @@ class Trial(RecordModel):
     epochs: Count | None = None
     steps: Count | None = None
     samples: Count | None = None  # size of the training set
-    phases: dict[str, Reading] = Field(default_factory=dict)  # setup, idle_before, train, evaluate, idle_after, ...
+    phases: dict[str, Reading] = Field(default_factory=dict)  # setup, build, idle_before, train, evaluate, finish, ...
     warmup: Warmup | None = None
     trace: str | None = None  # the power trace's file, from the run's folder
     data_wait_s: Seconds | None = None
@@ -162,7 +172,12 @@ class Trial(RecordModel):
     claim: Claim | None = None
     diagnostics: Open = Field(default_factory=dict)
     flags: list[Flag] = Field(default_factory=list)
-    weights_sha256: str | None = None
+    trained_sha256: str | None = None  # of every tensor of the model when the window was closed
+    judged_sha256: str | None = None  # the same after the evaluation
+    weights_sha256: str | None = None  # the same at the very end, when the methods have left a plain model behind
+    weights_moved: Amount | None = None  # ‖end − start‖₂ over the plain model's tensors of real numbers
+    samples_sha256: str | None = None  # of the samples that went forward in training, in order
+    process: ProcessUse | None = None
 
     @property
     def train(self) -> Reading | None:
@@ -177,6 +192,8 @@ class Counted(RecordModel):
     counted_steps: Count
     flop_per_sample: Flop
     flop_per_sample_sd: Amount = 0.0
+    forwarded: Count | None = None  # samples that went forward in all of them
+    flop_per_forwarded: Flop | None = None  # the price of such a step, where each of them forwards any
 
 
 class ProfilingRun(RecordModel):
@@ -195,7 +212,7 @@ class ProfilingRun(RecordModel):
 class CountingRun(RecordModel):
     """One cell run once, unmetered, under the FLOP counter: block 0's seed."""
 
-    schema_: Literal[1, 2] = Field(default=2, alias="schema")
+    schema_: Literal[1, 2, 3] = Field(default=3, alias="schema")
     workload: Text
     method: Text
     role: Role
@@ -210,6 +227,9 @@ class CountingRun(RecordModel):
     by_op: dict[str, Flop] = Field(default_factory=dict)
     uncounted_calls: dict[str, Count] = Field(default_factory=dict)  # operations that neither counts
     passes: Passes | None = None
+    weights_sha256: str | None = None  # these three as of a trial
+    weights_moved: Amount | None = None
+    samples_sha256: str | None = None
     estimate: Estimate | None = None
     profiling_run: ProfilingRun | None = Field(default=None, alias="shadow")  # of a method's cell
     wall_s: Seconds | None = None
@@ -264,7 +284,7 @@ class Looks(RecordModel):
 class RunFile(RecordModel):
     """Everything that explains the records beside it."""
 
-    schema_: Literal[1, 2] = Field(default=2, alias="schema")
+    schema_: Literal[1, 2, 3] = Field(default=3, alias="schema")
     suite: Text
     about: str = ""
     run: Text

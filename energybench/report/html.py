@@ -192,7 +192,7 @@ def _row(row: Row, workload: Workload) -> dict[str, Any]:
         "method": row.method,
         "row": row,
         "estimated_text": wording.nominal(row.estimated_rel, row),
-        "counted_text": wording.nominal(row.counted_rel, row),
+        "counted_text": wording.counted(row),
         "claimed": row.claimed_rel,
         "estimated": row.estimated_rel,
         "counted": row.counted_rel,

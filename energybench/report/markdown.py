@@ -43,7 +43,7 @@ def _row(row: Row) -> list[str]:
         f"[{escape(row.method)}](records/)",
         wording.percent(row.claimed_rel),
         wording.nominal(row.estimated_rel, row),
-        wording.nominal(row.counted_rel, row),
+        wording.counted(row),
         _saving(row),
         row.measured.quantity if row.measured else wording.NOTHING,
         wording.realised(row.realised_rel),

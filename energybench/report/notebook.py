@@ -53,7 +53,7 @@ def _cells(row: Row) -> list[str]:
     return [
         wording.percent(row.claimed_rel),
         wording.percent(row.estimated_rel),
-        wording.percent(row.counted_rel),
+        wording.counted(row),
         wording.measured(row.measured),
         what,
         wording.realised(row.realised_rel),

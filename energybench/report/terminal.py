@@ -56,6 +56,11 @@ def _nominal(value: float | None, row: Row) -> Text:
     return Text(wording.plain(wording.nominal(value, row).replace(f"not{wording.NB}", "not\n")))
 
 
+def _counted(row: Row) -> Text:
+    """What sampling leaves open stands below."""
+    return Text(wording.plain(wording.counted(row).replace(f"not{wording.NB}", "not\n").replace(" ±", "\n±")))
+
+
 def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
     quantities = {(r.measured.quantity, r.measured.scope) for r in rows if r.measured}
     one = len(quantities) == 1
@@ -74,7 +79,7 @@ def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
     return [
         column("claimed", (wording.percent(r.claimed_rel) for r in rows), 3),
         Column("estimated", tuple(_nominal(r.estimated_rel, r) for r in rows), 1),
-        Column("counted", tuple(_nominal(r.counted_rel, r) for r in rows), 2),
+        Column("counted", tuple(_counted(r) for r in rows), 2),
         Column(title, tuple(measured(row) for row in rows)),
         column("realised", (wording.realised(r.realised_rel) for r in rows), 5),
         column(quality, (wording.quality_change(r.quality) for r in rows), 4),  # the notes say it too

@@ -388,8 +388,10 @@ def claim(variant: Variant, methods: list[Method]) -> Claim | None:
     """The suite's claim; else the promise of the one method in the stack that makes one."""
     if variant.claim:
         return Claim(**variant.claim)
-    promises = [promise for method in methods if (promise := method.claims()) is not None]
+    promises = [(method.name, promise) for method in methods if (promise := method.claims()) is not None]
     if len(promises) != 1:
         return None  # nobody's paper promises a sum
-    saving, of, source = promises[0]
+    name, (saving, of, source) = promises[0]
+    if len(methods) > 1:
+        source = f"{source}: of {name} alone, not of the stack"
     return Claim(saving_rel=saving, of="backward" if of == "backward" else "training", source=source)

@@ -10,7 +10,7 @@ from energybench.common.errors import CannotWrite
 from energybench.process import subprocess_call, supervise
 from energybench.process.forkserver import ChildOutcome, Launcher
 from energybench.records.reader import read
-from energybench.records.record import Cell, CountingRun, Status, Trial, write_json
+from energybench.records.record import Cell, CountingRun, ProcessUse, Status, Trial, write_json
 from energybench.records.run_folder import Folder
 from energybench.runner.plan_request import Planned
 from energybench.runner.progress import Progress
@@ -44,6 +44,9 @@ class Trials:
         if not out.exists():
             status, reason = _failure(outcome)
             write_json(out, Trial(**header.model_dump(), status=status, reason=reason))
+        elif outcome.wall_s is not None and outcome.cpu_s is not None:  # what was seen from outside
+            use = ProcessUse(wall_s=outcome.wall_s, cpu_s=outcome.cpu_s)
+            write_json(out, read(out, Trial).model_copy(update={"process": use}))
         self.progress.finish(read(out, Trial))
 
     def warm_up(self, slots: list[Slot]) -> None:

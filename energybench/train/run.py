@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,28 +25,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from energybench.common.errors import Problem, UsageError
+from energybench.common.errors import UsageError
 from energybench.common.hashing import stable_seed
+from energybench.train import evaluation
 from energybench.train.batch import Batch, Forward
 from energybench.train.data import Data
+from energybench.train.fingerprint import SamplesSeen
 from energybench.train.method import HOOKS, Method, Task, overrides
 from energybench.train.method_check import check_method
 from energybench.train.recipe import Recipe
+from energybench.train.results import RESULTS, call_checked, checked
 from energybench.train.tally import Tally
 from energybench.train.trees import join, split
 
 Item = TypeVar("Item")
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
-
-# What a member must give, and how that is said to whoever wrote one that gives something else.
-RESULTS: dict[str, tuple[type, str]] = {
-    "batches": (Iterable, "batches: `return inner(data)`, or `yield` each"),
-    "gradients": (Forward, "the batch's Forward: `return inner(batch)`, or what `run.forward` gave"),
-    "optimizer": (Optimizer, "a torch.optim.Optimizer: `return inner(params)`, or one of its own"),
-    "forward_context": (AbstractContextManager, "a context manager"),
-    "eval_context": (AbstractContextManager, "a context manager"),
-}
 
 
 class Diverged(Exception):
@@ -79,7 +73,7 @@ class Run:
         self.epochs = epochs or recipe.epochs
         self.epoch_number, self.step_in_epoch = 1, 0  # epochs are counted from 1, steps within one from 0
         self.skip_update = False  # set inside a step: its update does not happen
-        self.tally = Tally(recipe.accumulate)
+        self.tally, self._samples_seen = Tally(recipe.accumulate), SamplesSeen()
         self.optimizers: dict[str, Optimizer] = {}
         self.curve: list[dict[str, float | None]] = []
         self.stop_reason: str | None = None  # of a run that ended before its last planned epoch
@@ -93,11 +87,13 @@ class Run:
         self.batches = self._chain("batches", self._batches)
         self.step = partial(self._whole_step, self._chain("step", self._step))
         self.gradients = self._chain("gradients", self._gradients)
+        if any("gradients" in layer.replaces for layer in self.layers):
+            self.gradients = partial(self._from_zero, self.gradients)
         self.update = partial(self._whole_update, self._chain("update", self._update))
         self._forward_layers = [layer for layer in reversed(self.layers) if overrides(layer, "forward_context")]
         self._steps_layers = [layer for layer in reversed(self.layers) if overrides(layer, "steps_per_epoch")]
         self._prepare = self._input_chain()
-        self.data = self._prepared(data)
+        self.data = self.prepared(data)
         self.steps_per_epoch, self._counts_passes = data.steps(recipe.batch), False
         for layer in self.layers:  # innermost first: outer layers see what inner ones built
             layer.setup(self)
@@ -117,13 +113,16 @@ class Run:
         self._plan_epoch()
         steps, samples = self.tally.steps, self.tally.samples
         torch.manual_seed(stable_seed(self.seed, "model", self.epoch_number))  # the model's own dropout
-        self.epoch(self.data)
+        self._train_epoch()
         if self._counts_passes:
             one_pass = self.data.samples(self.recipe.batch) * len(self.task.parts)
             self.tally.epochs_trained += (self.tally.samples - samples) / one_pass
         else:
             self.tally.epochs_trained += self.tally.steps > steps
         self._close_epoch()
+
+    def _train_epoch(self) -> None:
+        self.epoch(self.data)
 
     # ── the hooks' defaults ───────────────────────────────────────────────────────────────────────────────────
 
@@ -171,7 +170,7 @@ class Run:
             if overrides(layer, hook):
                 call = partial(getattr(layer, hook), self)
                 if hook in RESULTS:
-                    call = partial(_call_checked, (layer.name, hook), call)
+                    call = partial(call_checked, (layer.name, hook), call)
                 chain = partial(self._enter, (layer.name, hook), call, chain)
         return chain
 
@@ -191,6 +190,12 @@ class Run:
             self.tally.updates += 1
             chain(part)
 
+    def _from_zero(self, chain: Callable[[Batch], Forward], batch: Batch) -> Forward:
+        """Where a layer owns `gradients` no default zeroes them: what a step adds to is the same for every method."""
+        for parameter in self.parameters(batch.part):
+            parameter.grad = None
+        return chain(batch)
+
     def _plan_epoch(self) -> None:
         """How many steps the epoch has, of which the learning rate is a function; one pass where no layer says."""
         planned = next(
@@ -202,6 +207,7 @@ class Run:
     def _close_epoch(self) -> None:
         loss = torch.stack(self._losses).mean().item() if self._losses else None
         self._losses.clear()
+        self._samples_seen.close_epoch()
         self.curve.append({"epoch": self.epoch_number, "loss": loss})
         if loss is not None and not math.isfinite(loss):
             raise Diverged(f"the loss is {loss} in epoch {self.epoch_number}")
@@ -221,6 +227,7 @@ class Run:
         """The only way to a forward pass. mode: train | eval | frozen_stats (batch statistics, running ones kept)."""
         self.tally.forwards += 1
         self.tally.samples_forward += len(batch)
+        self._samples_seen.add(batch.index)
         self.set_mode(mode)
         with torch.set_grad_enabled(grad), self.recipe.autocast(self.device):
             if not self._forward_layers:
@@ -246,7 +253,7 @@ class Run:
     def load(self, data: Data, batches: Iterable[Tensor]) -> Iterator[Batch]:
         """Batches of these positions, augmented as plain training augments this epoch's. Tallies the wait for them."""
         choosing = Waiting(batches)  # no wait for data: a method may draw the positions when they are asked for
-        loading = Waiting(self._prepared(data).load(choosing, partial(self.rng, "augment", self.epoch_number)))
+        loading = Waiting(self.prepared(data).load(choosing, partial(self.rng, "augment", self.epoch_number)))
         for batch in loading:
             self.tally.data_wait_ns += loading.taken_ns - choosing.taken_ns
             loading.taken_ns = choosing.taken_ns = 0
@@ -303,11 +310,18 @@ class Run:
 
     def evaluate(self, data: Data) -> dict[str, float]:
         """Quality as the task defines it, inside every layer's `eval_context`."""
-        with ExitStack() as stack, torch.no_grad(), self.recipe.autocast(self.device):
-            for layer in self.methods:
-                stack.enter_context(checked(layer.name, "eval_context", layer.eval_context(self)))
-            self.set_mode("eval")
-            return self.task.evaluate(self, self._prepared(data))
+        return evaluation.evaluate(self, self.methods, self.task.evaluate, lambda: data)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Forward passes in here are nobody's: a task may evaluate by `forward`, and training tallies none of it."""
+        tally, seen = self.tally, self._samples_seen
+        before, self._samples_seen = (tally.forwards, tally.samples_forward), SamplesSeen()
+        try:
+            yield
+        finally:
+            self._samples_seen = seen
+            tally.forwards, tally.samples_forward = before
 
     def _input_chain(self) -> Callable[[Any], Any] | None:
         """Every layer's `prepare_inputs` after those further in; None where nobody overrides it."""
@@ -322,9 +336,13 @@ class Run:
 
         return prepare
 
-    def _prepared(self, data: Data) -> Data:
+    def prepared(self, data: Data) -> Data:
         """The data with its inputs as the layers want them."""
         return data if self._prepare is None or data.prepare is self._prepare else data.prepared(self._prepare)
+
+    def samples_sha256(self) -> str:
+        """Of the numbers of all samples that went forward in the epochs that are over, in order."""
+        return self._samples_seen.sha256()
 
     @property
     def epochs_ended(self) -> int:
@@ -354,21 +372,6 @@ class Run:
             for hook in HOOKS
             if overrides(m, hook) and not entered[m.name, hook]
         ]
-
-
-def _call_checked(key: tuple[str, str], call: Callable[..., Any], argument: Any, inner: Callable[..., Any]) -> Any:
-    """A hook that must give something, called: in every step, so what is right is let through at once."""
-    result = call(argument, inner)
-    return result if isinstance(result, RESULTS[key[1]][0]) else checked(*key, result)
-
-
-def checked(name: str, member: str, result: Any) -> Any:
-    """`result`, if it is what the member must give. Raises UsageError E323 that names the method and the member."""
-    kind, wanted = RESULTS[member]
-    if isinstance(result, kind):
-        return result
-    what = "None" if result is None else f"a {type(result).__name__}"
-    raise UsageError(Problem("E323", f"'{name}' gives {what} from `{member}`, which must give {wanted}"))
 
 
 def add_parameters(optimizer: Optimizer, params: list[nn.Parameter], recipe: Recipe) -> None:

@@ -10,12 +10,17 @@ from typing import Protocol
 class Acting(Protocol):
     """A layer that can fail to act: `acted` says whether it did."""
 
+    name: str
     acted: bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class PassCounts:
-    """What a run did so far, as a record's `passes` has it. keys: cost key → {"steps": ..., "samples": ...}."""
+    """What a run did so far, as a record's `passes` has it.
+
+    keys: cost key → {"steps": ..., "samples": ...}, and "forwarded", samples that went forward in these steps, where
+          that is another number
+    """
 
     forwards: int
     backwards: int
@@ -42,26 +47,32 @@ class Tally:
         self._keys: dict[str, Counter[str]] = defaultdict(Counter)
         self._marks: set[str] = set()
         self._before = (0, 0, 0)
+        self._forwarded_before = 0
 
     def begin_step(self) -> None:
         self._marks.clear()
         self._before = (self.forwards, self.backwards, self.updates)
+        self._forwarded_before = self.samples_forward
+
+    @property
+    def forwarded(self) -> int:
+        """Samples that went forward in this step so far."""
+        return self.samples_forward - self._forwarded_before
 
     def end_step(self, samples: int) -> None:
-        self._keys[self.cost_key()].update(steps=1, samples=samples)
+        self._keys[self.cost_key()].update(steps=1, samples=samples, forwarded=self.forwarded)
         self.steps += 1
         self.samples += samples
 
     def mark(self, method: Acting, what: str = "") -> None:
-        """Say that `method` acted; `what`, if given, joins this step's cost key.
+        """Say that `method` acted; `what`, or else the method's name, joins this step's cost key.
 
         Args:
             what: one word for this kind of step, the same for steps that cost the same ("drop=0.8", "presampled"): the
                 independent counter counts a sample of each kind. Steps whose passes differ are told apart without it.
         """
         method.acted = True
-        if what:
-            self._marks.add(what)
+        self._marks.add(what or method.name)
 
     def cost_key(self) -> str:
         """What this step did so far: "plain", or its marks, with its passes where they are not the usual ones."""
@@ -78,5 +89,9 @@ class Tally:
             updates=self.updates,
             samples_forward=self.samples_forward,
             epochs_trained=float(self.epochs_trained),
-            keys={key: dict(counts) for key, counts in sorted(self._keys.items())},
+            keys={key: _told(counts) for key, counts in sorted(self._keys.items())},
         )
+
+
+def _told(counts: Counter[str]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if name != "forwarded" or count != counts["samples"]}

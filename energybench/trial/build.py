@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from energybench.common.hashing import stable_seed
 from energybench.suite.tables import WorkloadTable
 from energybench.train import discovery
 from energybench.train.data import Data
-from energybench.train.method import Method
+from energybench.train.method import Method, Task
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
 from energybench.trial.spec import MethodSpec, TrainingSpec
@@ -20,12 +20,19 @@ from energybench.workloads.description import DataDescription
 from energybench.workloads.tasks import task_named
 
 
-def build(spec: TrainingSpec, train: Data, device: torch.device, outermost: Method | None = None) -> Run:
-    """A fresh model, task and stack. The initial weights depend on the seed alone."""
-    stack = [*([outermost] if outermost else []), *build_stack(spec.stack)]
+def build(
+    spec: TrainingSpec, train: Data, device: torch.device, task: Task | None = None, kind: Callable[..., Run] = Run
+) -> Run:
+    """A fresh model, task and stack. The initial weights depend on the seed alone.
+
+    Args:
+        task: one that was made before; a fresh one where there is none
+        kind: what makes the run: `Run`, or another that takes the same
+    """
+    stack = build_stack(spec.stack)
     model = build_model(spec.workload, spec.data, spec.base, spec.seed)
-    return Run(
-        task_named(spec.workload.task, spec.base),
+    return kind(
+        task or task_named(spec.workload.task, spec.base),
         stack,
         recipe_of(spec.workload),
         model.to(device),

@@ -35,7 +35,7 @@ def main(in_path: str, out_path: str) -> None:
 def count(spec: CountingSpec) -> dict[str, Any]:
     """What the counter, the tally and the ledger say: the keys of the result, in FLOPs, calls and seconds."""
     started = time.perf_counter()
-    train, _ = datasets.open_data(spec.data, spec.workload.data, torch.device(spec.device))
+    train = datasets.open_part(spec.data, spec.workload.data, torch.device(spec.device), "train")
     run, counted = run_counted(spec, train)
     _, work = works(spec.ledger, run)
     return {

@@ -1,4 +1,4 @@
-"""The counting run: an outermost layer that counts what really runs, attributed to kinds of steps.
+"""The counting run: a run around whose layers a counter sees what really runs, attributed to kinds of steps.
 
 Counting costs milliseconds a step, so it never happens in a metered trial. Above a budget a random sample of steps is
 counted, stratified by epoch, and scaled up within each kind of step; the interval says what sampling left open.
@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 
+from energybench.common.hashing import stable_seed
 from energybench.flops.counter import Counter
 from energybench.records.record import Counted, Passes
 from energybench.train.batch import Batch
-from energybench.train.method import Method
+from energybench.train.run import Run
 
-if TYPE_CHECKING:
-    from energybench.train.data import Data
-    from energybench.train.interface import TrainingRun
+
+class StepSeen(NamedTuple):
+    """A counted step: its FLOPs, its samples as they came to the outermost layer, and those that went forward."""
+
+    flop: int
+    samples: int
+    forwarded: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,39 +45,41 @@ class StepCounts:
     reason: str | None = None
 
 
-class CountingLayer(Method):
-    """Counts up to about `budget` steps of the run; the rest runs uncounted, at full speed."""
-
-    name = "counting"
+class StepCounter:
+    """Counts up to about `budget` steps of a run; the rest runs uncounted, at full speed."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.counter = Counter()
         self._chosen: set[int] = set()
-        self._seen: dict[str, list[tuple[int, int]]] = defaultdict(list)  # cost key → (FLOPs, samples) of each
+        self._seen: dict[str, list[StepSeen]] = defaultdict(list)  # by cost key
         self._in_steps = 0
 
-    def epoch(self, run: TrainingRun, data: Data, inner: Callable[[Data], None]) -> None:
+    @contextmanager
+    def epoch(self, run: Run) -> Iterator[None]:
+        """Around an epoch of the run."""
         steps = run.steps_per_epoch
         share = min(1.0, self.budget / (steps * run.epochs))
         wanted = math.ceil(share * steps)
-        order = torch.randperm(steps, generator=run.rng("witness", "steps", run.epoch_number))
-        self._chosen = set(order[:wanted].tolist())
+        # Of a stream that `run.rng` cannot give, whatever name it is asked for.
+        generator = torch.Generator().manual_seed(stable_seed("counted steps", run.seed, run.epoch_number))
+        self._chosen = set(torch.randperm(steps, generator=generator)[:wanted].tolist())
         with self.counter:
-            inner(data)
+            yield
 
-    def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
+    def step(self, run: Run, step: Callable[[Batch], None], batch: Batch) -> None:
+        """One step of the run, counted or not."""
         if run.step_in_epoch not in self._chosen and run.tally.steps:
             with self.counter.paused():
-                inner(batch)
+                step(batch)
             return
         before = self.counter.total
-        inner(batch)
+        step(batch)
         flop = self.counter.total - before
         self._in_steps += flop
-        self._seen[run.tally.cost_key()].append((flop, len(batch)))
+        self._seen[run.tally.cost_key()].append(StepSeen(flop, len(batch), run.tally.forwarded))
 
-    def result(self, run: TrainingRun) -> StepCounts:
+    def result(self, run: Run) -> StepCounts:
         """What was counted. A kind of step that no sample met makes the total null."""
         passes = run.tally.passes()
         recorded = Passes(**asdict(passes))
@@ -80,17 +89,24 @@ class CountingLayer(Method):
             seen = self._seen.get(key, [])
             if not seen:
                 return StepCounts(recorded, reason=f"no step of the kind '{key}' was counted")
-            mean, spread = per_sample(seen)
+            samples = counts["samples"]
+            forwarded = counts.get("forwarded", samples)
+            # A step's work follows the samples that it sends forward: a step may pool those of several batches.
+            forwards = all(step.forwarded for step in seen) and forwarded > 0
+            units = forwarded if forwards else samples
+            mean, spread = per_sample([(step.flop, step.forwarded if forwards else step.samples) for step in seen])
             keys[key] = Counted(
                 steps=counts["steps"],
-                samples=counts["samples"],
+                samples=samples,
                 counted_steps=len(seen),
-                flop_per_sample=mean,
-                flop_per_sample_sd=spread,
+                flop_per_sample=mean * units / samples if samples else 0.0,
+                flop_per_sample_sd=spread * units / samples if samples else 0.0,
+                forwarded=forwarded,
+                flop_per_forwarded=mean if forwards else None,
             )
-            total += mean * counts["samples"]
+            total += mean * units
             unseen = 1 - len(seen) / counts["steps"]  # finite population: nothing is open when all were counted
-            variance += unseen * (spread * counts["samples"]) ** 2 / len(seen)
+            variance += unseen * (spread * units) ** 2 / len(seen)
         outside = self.counter.total - self._in_steps
         return StepCounts(
             recorded,
@@ -101,6 +117,22 @@ class CountingLayer(Method):
             by_op={op: float(flop) for op, flop in self.counter.by_op.items()},
             uncounted_calls=dict(self.counter.uncounted),
         )
+
+
+class CountedRun(Run):
+    """A run of which a counter sees every epoch and chosen steps, from outside of all layers: `run.methods` and
+    `run.layers` are those of the metered run."""
+
+    def __init__(self, *args: Any, counting: StepCounter, **kwargs: Any) -> None:
+        self._counting = counting
+        super().__init__(*args, **kwargs)
+
+    def _train_epoch(self) -> None:
+        with self._counting.epoch(self):
+            super()._train_epoch()
+
+    def _whole_step(self, chain: Callable[[Batch], None], batch: Batch) -> None:
+        super()._whole_step(partial(self._counting.step, self, chain), batch)
 
 
 def per_sample(steps: Sequence[tuple[int, int]]) -> tuple[float, float]:

@@ -11,10 +11,11 @@ import torch
 from energybench.meter import devices
 from energybench.records.record import ProfilingRun
 from energybench.train.data import Data
+from energybench.train.fingerprint import fingerprint, moved
 from energybench.train.method import Method
 from energybench.train.run import Run
 from energybench.trial.build import build, build_model, build_stack
-from energybench.trial.counting_layer import CountingLayer, StepCounts
+from energybench.trial.counting_layer import CountedRun, StepCounter, StepCounts
 from energybench.trial.estimate import estimate
 from energybench.trial.failure import failure_of, fill_and_write
 from energybench.trial.phase_profile import Stopwatch, TimedRun, in_turns, other_work, steps_per_epoch
@@ -40,22 +41,26 @@ def main(in_path: str, out_path: str) -> None:
 
 def run_counted(spec: CountingSpec, train: Data) -> tuple[Run, StepCounts]:
     """Train, and what the counter saw of it."""
-    layer = CountingLayer(COUNTED_STEPS)
-    run = build(spec, train, torch.device(spec.device), layer)
+    counter = StepCounter(COUNTED_STEPS)
+    run = build(spec, train, torch.device(spec.device), kind=partial(CountedRun, counting=counter))
     run.train()
-    return run, layer.result(run)
+    return run, counter.result(run)
 
 
 def counting_run(spec: CountingSpec, record: CountingRunDraft) -> None:
     """The same run under the counter: no meters, no evaluation."""
     started = time.perf_counter()
-    train, _ = datasets.open_data(spec.data, spec.workload.data, torch.device(spec.device))
+    train = datasets.open_part(spec.data, spec.workload.data, torch.device(spec.device), "train")
     run, counts = run_counted(spec, train)
     record.passes, record.keys, record.by_op = counts.passes, counts.keys, counts.by_op
     record.counted_flop, record.counted_error_flop = counts.counted_flop, counts.counted_error_flop
     record.outside_steps_flop, record.uncounted_calls = counts.outside_steps_flop, counts.uncounted_calls
     record.reason = counts.reason
     record.estimate = estimate(spec, run)
+    record.samples_sha256 = run.samples_sha256()
+    run.finish()
+    record.weights_sha256 = fingerprint(run.model)
+    record.weights_moved = moved(run.model, build_model(spec.workload, spec.data, spec.base, spec.seed))
     record.wall_s = time.perf_counter() - started
     if spec.header.role == "method":
         record.profiling_run = profiling_run(spec, train, run)

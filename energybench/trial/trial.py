@@ -1,7 +1,7 @@
 """One trial: the only place where training meets metering. Runs in a process of its own; IN.json in, OUT.json out.
 
-    set up → cool down → warm up (a Run and methods of its own) → idle → meter exactly the training → idle
-           → evaluate, outside → finish
+    set up → cool down → warm up (a Run and methods of its own) → build, metered: what a method spends once
+           → idle → meter exactly the training → idle → evaluate, by the judge → report → finish, metered
 
 The same run, unmetered, under the counter of FLOPs: `counting_run.py`.
 """
@@ -9,7 +9,6 @@ The same run, unmetered, under the counter of FLOPs: `counting_run.py`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
 import resource
@@ -31,17 +30,19 @@ from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.records.record import Flag, Passes, Target
 from energybench.suite.tables import TargetTable
-from energybench.train.data import Data
+from energybench.train.fingerprint import fingerprint, moved
 from energybench.train.method import Method, parameters
 from energybench.train.run import Run
-from energybench.trial.build import build
+from energybench.trial.build import build, build_model, recipe_of
 from energybench.trial.estimate import estimate
 from energybench.trial.failure import fill_and_write
+from energybench.trial.judge import Judge
 from energybench.trial.phases import Phases
 from energybench.trial.record_draft import TrialDraft, finite
 from energybench.trial.spec import TrialSpec
 from energybench.trial.warmup import warm_up
 from energybench.workloads import datasets
+from energybench.workloads.tasks import task_named
 
 UNSEEN = 'it was used and not metered: [measure] gpus = "all", or its UUID'
 
@@ -65,32 +66,39 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
     synchronise = partial(devices.synchronise, device)
     phases = Phases(record.phases, synchronise)
     record.device = spec.device_name
-    # First, so that they see who is on the card before we are.
-    meters = open_meters(measure.selection(), spec.device_name)
-    record.environment = {
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "load_average": os.getloadavg()[0],
-        "gpus": gpu_facts(meters),
-    }
+    with phases.phase("open"):  # the meters first, so that they see who is on the card before we are
+        meters = open_meters(measure.selection(), spec.device_name)
+        record.environment = {
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "load_average": os.getloadavg()[0],
+            "gpus": gpu_facts(meters),
+        }
     with phases.phase("setup"):
-        train, test = datasets.open_data(spec.data, spec.workload.data, device)
+        open_part = partial(datasets.open_part, spec.data, spec.workload.data, device)
+        train, task = open_part("train"), task_named(spec.workload.task, spec.base)
+        judge = Judge(task, recipe_of(spec.workload), partial(open_part, "test"))
     record.flags = phases.cool_down(meters, measure.below_c, measure.cooldown_s)
+    with phases.phase("warmup_build", meters):
+        warming = build(spec, train, device)
     with phases.phase("warmup"):
-        record.warmup = warm_up(build(spec, train, device), spec.warmup, synchronise)
-    with phases.phase("build"):
-        run = build(spec, train, device)
+        record.warmup = warm_up(warming, spec.warmup, synchronise)
+        del warming
+    with phases.phase("build", meters):
+        run = build(spec, train, device, task)
+    judge.watch(run)
+    methods = list(run.methods)
     record.epochs, record.samples = run.epochs, len(train)
     record.settings = {
         "workload": spec.workload.settings(),
-        "methods": [{"name": m.name, **parameters(m)} for m in run.methods],
+        "methods": [{"name": m.name, **parameters(m)} for m in methods],
     }
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     phases.idle("idle_before", meters, measure.tick_s)
 
     window = Window(meters, synchronise)
-    tracker = TargetTracker(spec.workload.target, window, test, phases)
+    tracker = TargetTracker(spec.workload.target, window, judge, phases)
     window.start()
     try:
         run.train(tracker.after_epoch)
@@ -104,21 +112,35 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         record.passes = Passes(**asdict(run.tally.passes()))
         record.steps, record.data_wait_s = run.tally.steps, run.tally.data_wait_ns / 1e9
         record.target = tracker.target
+    with phases.phase("hash"):
+        record.trained_sha256, record.samples_sha256 = judge.weights(), run.samples_sha256()
     phases.idle("idle_after", meters, measure.tick_s)
     record.trace = keep_trace(window, spec.trace)
     with phases.phase("evaluate"):
-        record.quality = {key: value for key, value in run.evaluate(test).items() if is_figure(value, key)}
-    record.memory_resident_b = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if device.type == "cuda":
-        record.memory_device_b = torch.cuda.max_memory_allocated(device)
-    record.estimate = estimate(spec, run)
-    record.diagnostics = {m.name: diagnostics(m, spec) for m in run.methods}
-    if run.stop_reason is not None:
-        record.epochs = run.epochs_ended
-        record.diagnostics["ended_early"] = {"after_epoch": run.epochs_ended, "reason": run.stop_reason}
-    judge_run(record, run)
-    run.finish()
-    record.weights_sha256 = fingerprint(run.model)
+        record.quality = judge.quality(run)
+    with phases.phase("report"):
+        record.judged_sha256 = judge.weights()
+        record.flags += judge.flags(run, record.trained_sha256, record.judged_sha256)
+        record.memory_resident_b = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if device.type == "cuda":
+            record.memory_device_b = torch.cuda.max_memory_allocated(device)
+        record.estimate = estimate(spec, run)
+        record.diagnostics = {m.name: diagnostics(m, spec) for m in methods}
+        if run.stop_reason is not None:
+            record.epochs = run.epochs_ended
+            record.diagnostics["ended_early"] = {"after_epoch": run.epochs_ended, "reason": run.stop_reason}
+        judge_run(record, run)
+        record.environment["compiled"] = any(_compiled(module) for module in run.model.modules())
+    with phases.phase("finish", meters):
+        run.finish()
+    with phases.phase("report"):
+        record.weights_sha256 = fingerprint(run.model)
+        record.weights_moved = moved(run.model, build_model(spec.workload, spec.data, spec.base, spec.seed))
+
+
+def _compiled(module: torch.nn.Module) -> bool:
+    """By `module.compile()` or `torch.compile(module)`: the counting run does the same eagerly, to other last bits."""
+    return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
 
 
 def judge_run(record: TrialDraft, run: Run) -> None:
@@ -129,15 +151,6 @@ def judge_run(record: TrialDraft, run: Run) -> None:
     if uncalled := ", ".join(run.uncalled_overrides()):
         record.status, record.reason = "invalid", f"dead layer: {uncalled} was never entered"
         record.flags.append(Flag(code="dead_layer", detail=uncalled))
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """sha256 over every tensor of the state, in order."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def diagnostics(method: Method, spec: TrialSpec) -> dict[str, Any]:
@@ -166,9 +179,9 @@ def keep_tensors(method: Method, trace: Path | None, trial: str) -> dict[str, st
 class TargetTracker:
     """The workload's target: evaluated after each epoch, outside the window, until it is reached."""
 
-    def __init__(self, target: TargetTable | None, window: Window, test: Data, phases: Phases) -> None:
+    def __init__(self, target: TargetTable | None, window: Window, judge: Judge, phases: Phases) -> None:
         self.target = Target(metric=target.metric, at_least=target.at_least) if target else None
-        self._window, self._test, self._phases = window, test, phases
+        self._window, self._judge, self._phases = window, judge, phases
 
     def after_epoch(self, run: Run) -> None:
         run.curve[-1]["wall_s"] = self._window.elapsed_s()
@@ -176,7 +189,7 @@ class TargetTracker:
             return
         self._window.stop()
         with self._phases.phase("evaluate"):
-            quality = run.evaluate(self._test)
+            quality = self._judge.quality(run)
         reading = devices.with_every_card(refuse_short(self._window.reading()), UNSEEN)
         run.curve[-1] |= {self.target.metric: quality[self.target.metric], "wall_s": reading.wall_s}
         if quality[self.target.metric] >= self.target.at_least:

@@ -66,8 +66,19 @@ def nominal_savings(records: CellRecords, baseline_counting_run: CountingRun | N
         counted_rel: float | None = 1 - counted_flop / baseline_flop
     else:
         counted_rel = pairing.reported_rel(records.pairs, "counted")
-    error_rel = counting_run.counted_error_flop / baseline_flop if counting_run and baseline_flop else 0.0
+    error_rel = _error_rel(counted_flop, baseline_flop, counting_run, baseline_counting_run)
     return NominalSavings(_claimed_rel(records), estimated_rel, counted_rel, error_rel)
+
+
+def _error_rel(
+    counted_flop: float | None, baseline_flop: float | None, counted: CountingRun | None, plain: CountingRun | None
+) -> float:
+    """Half width of a 95 % interval of 1 − counted / baseline, which were sampled independently."""
+    if not baseline_flop or counted is None:
+        return 0.0
+    ratio = (counted_flop or 0.0) / baseline_flop
+    of_baseline = plain.counted_error_flop if plain else 0.0
+    return math.hypot(counted.counted_error_flop, ratio * of_baseline) / baseline_flop
 
 
 def _claimed_rel(records: CellRecords) -> float | None:

@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from energybench.meter.doubts import COUNTER, INTEGRAL, sees_others
-from energybench.records.record import CountingRun, Trial
+from energybench.records.record import SCHEMA, CountingRun, Trial
 from energybench.stats import paired
 from energybench.verdict import flag_codes, wording
 from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Check, RaisedFlag, Result, Workload
 from energybench.verdict.workload import raised
 
-COUNTED = ("witness_differs", "uncounted_steps", "unpriced_work", "estimate_gap", "ledger_differs")
+COUNTED = ("witness_differs", "same_weights", "uncounted_steps", "unpriced_work", "estimate_gap", "ledger_differs")
 SENSED = ("sensor_lost", "implausible", "window_short", "sensor_error")
 TWO_CHANNELS = ("channels_contradict", "channels_apart")
 CARDS = ("mig", "mps", "foreign_process", "throttled", "temperature", "aliasing")
 LOOKED_AROUND = ("suspended", "second_tracker")
-SINCE_SCHEMA_2 = (
-    "implausible",
-    "other_load",
-    "unpriced_work",
-    *LOOKED_AROUND,
-)  # nobody looked when records of schema 1 were made
+SINCE_SCHEMA_2 = ("implausible", "other_load", *LOOKED_AROUND)  # nobody looked when records of schema 1 were made
+BY_WEIGHTS = ("weights_changed", "patched", "clock_differs", "same_weights", "outside_work")
+SINCE = {**dict.fromkeys(SINCE_SCHEMA_2, 2), **dict.fromkeys(("unpriced_work", *BY_WEIGHTS), 3)}
 SAMPLED = ("reads_missed", "harness_overhead")
 
 
@@ -42,15 +39,16 @@ def checks(
     all_raised = _all_raised(workloads, run_flags, trials, examination)
     evidence = _evidence(workloads, trials, counting_runs)
     unknown = {flag.code: flag_codes.kind(flag.code) for flag in all_raised if flag.code not in flag_codes.KINDS}
+    schema = max((trial.schema_ for trial in trials), default=SCHEMA)
     result: list[Check] = []
     for kind in (*flag_codes.REGISTRY, *(unknown[code] for code in sorted(unknown))):
         places = [flag for flag in all_raised if flag.code == kind.code]
-        result += [Check(kind.code, f.where, "raised", kind.severity, kind.sentence, f.detail) for f in places]
+        result += [Check(kind.code, f.where, "raised", f.severity, kind.sentence, f.detail) for f in places]
         if kind.code == "aa_failed":
             result += [_aa(w) for w in workloads if not any(f.code == "aa_failed" for f in w.flags)]
-        elif not places and (kind.code not in SINCE_SCHEMA_2 or any(trial.schema_ > 1 for trial in trials)):
+        elif not places and (schema >= SINCE.get(kind.code, 1)):
             outcome: Result = "clear" if evidence.get(kind.code, bool(trials)) else "not checked"
-            result.append(Check(kind.code, "this run", outcome, kind.severity, kind.sentence, ""))
+            result.append(Check(kind.code, "this run", outcome, kind.of_schema(schema), kind.sentence, ""))
     return tuple(result)
 
 
@@ -93,6 +91,8 @@ def _evidence(
         **dict.fromkeys(CARDS, any(window.cards for window in windows)),
         **dict.fromkeys(SAMPLED, any(window.sampler for window in windows)),
         **dict.fromkeys(LOOKED_AROUND, any(window.suspended_s is not None for window in windows)),
+        **dict.fromkeys(("weights_changed", "patched"), any(trial.judged_sha256 for trial in trials)),
+        **dict.fromkeys(("clock_differs", "outside_work"), any(trial.process for trial in trials)),
         "other_load": any(sees_others(window) for window in windows),
         "control_differs": any(row.control for workload in workloads for row in workload.rows),
         "not_settled": any(trial.warmup and trial.warmup.settled is not None for trial in trials),

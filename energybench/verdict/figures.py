@@ -68,6 +68,25 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Once:
+    """What a method spends once in a run, beyond plain training: proxies, compilation, profiling; and undoing it.
+
+    seconds:    the mean over the blocks
+    share_rel:  of plain training's window, in what the verdict is of, with its 95 % interval
+    steady:     the windows alone
+    repaid_*:   after so many runs, or epochs of plain training, it is repaid; None where it never is
+    """
+
+    seconds: float
+    share_rel: float
+    low_rel: float | None
+    high_rel: float | None
+    steady: Measured
+    repaid_runs: float | None
+    repaid_epochs: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Quality:
     """Quality against plain training, method − baseline; bound: as bad as it may be at 95 %, one-sided."""
 
@@ -214,6 +233,7 @@ class Row:
     unjudged: bool = False  # the suite says that there is no quality to lose
     timed_out: int = 0  # blocks whose newest trial ran past the suite's limit, and what it costs is not known
     baseline_timed_out: int = 0  # the same of plain training
+    once: Once | None = None  # what `measured` bills beside the window; None where it is below the margin
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,21 @@ Scope = Literal["trial", "cell", "workload", "run"]
 
 @dataclass(frozen=True, slots=True)
 class FlagKind:
-    """One reason: what it is about, what it does to the number, and the sentence for it."""
+    """One reason: what it is about, what it does to the number, and the sentence for it.
+
+    before_3: what it did to a number in reports of records of before schema 3, which say what they said
+    """
 
     code: str
     severity: Severity
     of: Scope
     raised: str  # "in the trial" or the test's name in flags.py
     sentence: str
+    before_3: Severity | None = None
+
+    def of_schema(self, schema: int) -> Severity:
+        """What it does to a number of records of this schema."""
+        return self.severity if schema >= 3 or self.before_3 is None else self.before_3
 
 
 IN_TRIAL = "in the trial"
@@ -49,6 +57,27 @@ REGISTRY: tuple[FlagKind, ...] = (
         IN_TRIAL,
         "A method's override was never entered: what ran was not the method.",
     ),
+    FlagKind(
+        "weights_changed",
+        "invalid",
+        "trial",
+        IN_TRIAL,
+        "The model was trained or changed while it was evaluated: what was judged is not what the window trained.",
+    ),
+    FlagKind(
+        "patched",
+        "invalid",
+        "trial",
+        IN_TRIAL,
+        "A function that measures or judges was replaced while the trial ran, so that none of its figures counts.",
+    ),
+    FlagKind(
+        "clock_differs",
+        "invalid",
+        "trial",
+        "check_trial",
+        "The trial's own clock does not account for the time that its process took by the clock of its guard.",
+    ),
     _of_a_window("sensor_lost"),
     _of_a_window("implausible"),
     FlagKind("diverged", "invalid", "trial", "check_trial", "Training diverged: there is no trained model to compare."),
@@ -58,6 +87,20 @@ REGISTRY: tuple[FlagKind, ...] = (
         "cell",
         "check_cell",
         "The metered trial did not do the work that the counted run did.",
+    ),
+    FlagKind(
+        "same_weights",
+        "struck",
+        "cell",
+        "check_cell",
+        "It ended with plain training's very weights, and fewer FLOPs were counted: the count is not of this training.",
+    ),
+    FlagKind(
+        "outside_work",
+        "struck",
+        "cell",
+        "check_outside",
+        "More than plain training's was done outside the window, by more than the margin: work that no figure bills.",
     ),
     FlagKind(
         "aa_failed",
@@ -83,10 +126,11 @@ REGISTRY: tuple[FlagKind, ...] = (
     FlagKind("inert", "marked", "trial", IN_TRIAL, "The method never acted: nothing was skipped, dropped or changed."),
     FlagKind(
         "estimate_gap",
-        "marked",
+        "struck",
         "cell",
         "check_cell",
         "The method's own formula and the independent counter disagree by more than the suite allows.",
+        before_3="marked",
     ),
     FlagKind(
         "uncounted_steps",
@@ -193,7 +237,7 @@ def kind(code: str) -> FlagKind:
     )
 
 
-def worst(flags: Iterable[Flag]) -> Severity | None:
-    """The gravest severity among the flags."""
-    severities = {kind(flag.code).severity for flag in flags}
+def worst(flags: Iterable[Flag], schema: int = 3) -> Severity | None:
+    """The gravest severity among the flags of records of this schema."""
+    severities = {kind(flag.code).of_schema(schema) for flag in flags}
     return next((each for each in ("invalid", "struck", "marked") if each in severities), None)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from energybench.flops.unpriced import matrix_operators
 from energybench.meter.doubts import doubts, found
 from energybench.meter.reading import Reading
 from energybench.records.record import CountingRun, Flag, Passes, RunFile, Trial
-from energybench.stats.paired import FEWEST_BLOCKS, Paired
+from energybench.stats.paired import FEWEST_BLOCKS, Paired, differences
 
 LEDGER_TOLERANCE = 0.001  # plain ledger against counter
 DATA_WAIT_LIMIT = 0.05  # of the window
 CPU_SHARE = 0.9  # CPU seconds that an undisturbed CPU trial gets per second
 WARMER_C = 5.0  # between two trials that are compared
+CLOCK_S, CLOCK_REL = 2.0, 0.1  # of a process that its trial's phases do not account for: starting, writing, ending
+OUTSIDE_S = 0.1  # and less is what any process does
+MOVED_TOLERANCE = 0.02  # of how far weights move, where two equal trainings differ in their last bits
 EPOCH_TOLERANCE = 0.5  # epochs between a method and its control: a control trains whole epochs
 
 Problems = Iterator[tuple[str, str]]  # code, detail
@@ -38,6 +41,11 @@ def check_trial(trial: Trial) -> list[Flag]:
 def _trial_problems(trial: Trial) -> Problems:
     if trial.status == "diverged":
         yield "diverged", trial.reason or ""
+    if trial.status == "ok" and trial.process:
+        accounted_s = sum(reading.wall_s for reading in trial.phases.values())
+        missing_s = trial.process.wall_s - accounted_s
+        if missing_s > CLOCK_S + CLOCK_REL * trial.process.wall_s:
+            yield "clock_differs", f"{missing_s:.1f} s of {trial.process.wall_s:.1f} s"
     window, waited_s = trial.train, trial.data_wait_s or 0.0
     if window is None or window.wall_s <= 0:
         return
@@ -127,6 +135,51 @@ def _unpriced_work(counting_run: CountingRun) -> Problems:
         yield "unpriced_work", ", ".join(f"{name} × {calls[name]:,}" for name in names)
 
 
+def compare_weights(trial: Trial, counting_run: CountingRun, exact: bool) -> str | None:
+    """How the trial's samples or weights differ from those of the counting run with the same seed; None where not.
+
+    exact: plain training ended with the same bits in both; then a method does, unless it is compiled, which the
+           counting run is not. Else how far the weights have moved is compared, to MOVED_TOLERANCE.
+    """
+    if counting_run.status != "ok" or trial.status != "ok" or trial.seed != counting_run.seed:
+        return None
+    both = (trial.weights_sha256, counting_run.weights_sha256)
+    if exact and not trial.environment.get("compiled") and None not in both:
+        samples = (trial.samples_sha256, counting_run.samples_sha256)
+        if None not in samples and samples[0] != samples[1]:
+            return "other samples went forward, or in another order"
+        return None if both[0] == both[1] else "the weights at the end differ"
+    a, b = trial.weights_moved, counting_run.weights_moved
+    if a is None or b is None or abs(a - b) <= MOVED_TOLERANCE * max(a, b):
+        return None
+    return f"the weights at the end differ: they moved by {a:.4g} metered, {b:.4g} counted"
+
+
+def reproducible(trials: Iterable[Trial], counting_run: CountingRun | None) -> bool:
+    """Whether plain training ended with the same bits in a trial and in its counting run."""
+    if counting_run is None or counting_run.weights_sha256 is None:
+        return False
+    return any(t.seed == counting_run.seed and t.weights_sha256 == counting_run.weights_sha256 for t in trials)
+
+
+def check_outside(extras: Mapping[str, Sequence[tuple[float, float]]], margin: float) -> list[Flag]:
+    """Work outside the window beyond plain training's: where the whole 95 % interval lies beyond the margin.
+
+    Args:
+        extras: what → of each block (seconds, as a share of plain training's window)
+        margin: of the saving
+    """
+    beyond = []
+    for what, blocks in extras.items():
+        seconds, shares = ([each[place] for each in blocks] for place in (0, 1))
+        if len(blocks) < FEWEST_BLOCKS or sum(seconds) / len(seconds) < OUTSIDE_S:
+            continue
+        extra = differences(shares, [0.0] * len(shares))
+        if extra.interval()[0] > margin:
+            beyond.append(f"{what}: {sum(seconds) / len(seconds):.2g} s, {_percent(extra.mean)} of the window")
+    return [Flag(code="outside_work", detail="; ".join(beyond))] if beyond else []
+
+
 def _unpriced(trials: Sequence[Trial], counting_run: CountingRun) -> list[str]:
     """Kinds of steps that a trial took and the counting run never counted."""
     if counting_run.status != "ok":
@@ -154,6 +207,9 @@ def check_cell(
     sensor_error_rel: float | None = None,
     known_error_rel: float | None = None,
     margin: float | None = None,
+    exact: bool = False,
+    same_weights: int = 0,
+    counted_error_rel: float = 0.0,
 ) -> list[Flag]:
     """What shows only when a cell's trials lie side by side. Where an argument is None its check is left out.
 
@@ -167,10 +223,16 @@ def check_cell(
         sensor_error_rel: the widest error of a trial's sensors, of its energy; None where a part of it is not known
         known_error_rel: the same of those parts that are known: the error is at least as wide
         margin: of the saving
+        exact: whether plain training ended with the same bits in a trial and in its counting run
+        same_weights: blocks in which the method ended with plain training's very weights
+        counted_error_rel: of counted_rel
     """
     problems: list[tuple[str, str]] = []
     if counting_run:
-        differs = next(filter(None, (compare_passes(trial, counting_run) for trial in trials)), None)
+        differing = (
+            compare_passes(trial, counting_run) or compare_weights(trial, counting_run, exact) for trial in trials
+        )
+        differs = next(filter(None, differing), None)
         problems += [("witness_differs", differs)] if differs else []
         kinds = ", ".join(f"'{name}'" for name in _unpriced(trials, counting_run))
         problems += [("uncounted_steps", kinds)] if kinds else []
@@ -179,6 +241,9 @@ def check_cell(
         gap = abs(estimated_rel - counted_rel)
         if gap > estimate_gap:
             problems.append(("estimate_gap", f"{100 * gap:.1f} pp apart{_gap_explained(trials)}"))
+    if same_weights and counted_rel is not None and margin is not None and counted_rel - counted_error_rel > margin:
+        fewer = f"{_percent(counted_rel)} fewer FLOPs counted"
+        problems.append(("same_weights", f"in {same_weights} block{'s' * (same_weights != 1)}, {fewer}"))
     if blocks < FEWEST_BLOCKS:
         problems.append(("too_few_blocks", f"{blocks} block{'s' * (blocks != 1)}"))
     if margin is not None:

@@ -15,7 +15,7 @@ from functools import cached_property
 from energybench.meter.combine import Metered, Sensors, added_error, metered
 from energybench.meter.modelled import loads_of
 from energybench.meter.reading import Energy, Reading
-from energybench.records.record import CountingRun, Estimate, Trial
+from energybench.records.record import Counted, CountingRun, Estimate, Trial
 from energybench.stats import paired
 from energybench.verdict.examination import examine
 
@@ -261,9 +261,16 @@ def counted_flop(trials: Sequence[Trial], counting_run: CountingRun | None) -> f
     for trial in trials:
         kinds = trial.passes.keys if trial.passes else {}
         if kinds and set(kinds) <= set(counting_run.keys):
-            parts = [tally.get("samples", 0) * counting_run.keys[k].flop_per_sample for k, tally in kinds.items()]
+            parts = [_priced(tally, counting_run.keys[key]) for key, tally in kinds.items()]
             totals.append(math.fsum(parts) + counting_run.outside_steps_flop)
     return math.fsum(totals) / len(totals) if totals else counting_run.counted_flop
+
+
+def _priced(tally: dict[str, int], price: Counted) -> float:
+    """FLOPs of the steps of one kind, by the samples that they sent forward where each sends any."""
+    if price.flop_per_forwarded is not None:
+        return tally.get("forwarded", tally.get("samples", 0)) * price.flop_per_forwarded
+    return tally.get("samples", 0) * price.flop_per_sample
 
 
 def reported_rel(compared: Sequence[Pair], kind: str) -> float | None:

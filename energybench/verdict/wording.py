@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from energybench.verdict.figures import (
         Control,
         Measured,
+        Once,
         Phase,
         Quality,
         Roofline,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from energybench.verdict.pairing import EnergyFigure
 
 NOTHING = "–"
+SHOWS = 0.0005  # of a share: less is 0.0 pp
 FINEST = 6  # decimals, past which two figures are taken for the same
 clean = printable
 BETTER = frozenset({"saves", "faster"})
@@ -360,6 +362,8 @@ def notes(row: Row, metric: str) -> list[str]:
         sentences.append(f"{metric.capitalize()} {quality_change(row.quality)}.")
     if row.unjudged:
         sentences.append(UNJUDGED)
+    if row.once is not None:
+        sentences.append(once(row.once))
     if row.explanation:
         sentences.append(row.explanation)
     if row.unavailable:
@@ -384,6 +388,22 @@ def notes(row: Row, metric: str) -> list[str]:
     if row.detectable_rel is not None:
         sentences.append(f"{blocks(row.n)} see savings from {percent(row.detectable_rel)}.")
     return sentences
+
+
+def counted(row: Row) -> str:
+    """The count, and what sampling some of the steps leaves open where that shows: half of a 95 % interval."""
+    text, open_ = nominal(row.counted_rel, row), row.counted_error_rel
+    return f"{text} ±{NB}{number(100 * open_, 1)}{NB}pp" if row.counted_rel is not None and open_ >= SHOWS else text
+
+
+def once(cost: Once) -> str:
+    """What the measured figure bills beside the window, and what is left of the saving once that is repaid."""
+    spent = f"Billed with it, spent once a run: {duration(cost.seconds)}, {percent(cost.share_rel)} of plain training"
+    steady = f"without it {measured(cost.steady)} {what(cost.steady.quantity, cost.steady.scope)}"
+    if cost.repaid_runs is None:
+        return f"{spent}; {steady}, which never repays it."
+    epochs = f" or {number(cost.repaid_epochs, 1)} epochs" if cost.repaid_epochs else ""
+    return f"{spent}; {steady}, which repays it after {number(cost.repaid_runs, 1)} runs{epochs}."
 
 
 def baseline(workload: Workload) -> str:

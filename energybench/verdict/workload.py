@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from energybench.records.record import CountingRun, Flag, RunFile, Trial
+from energybench.records.record import SCHEMA, CountingRun, Flag, RunFile, Trial
 from energybench.stats import paired
 from energybench.suite.command_tables import written
-from energybench.verdict import cell_records, explanations, flag_codes, flags, interim_notes, pairing, wording
+from energybench.verdict import cell_records, explanations, flag_codes, flags, interim_notes, outside, pairing, wording
 from energybench.verdict.cell_records import CellRecords, NominalSavings
 from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Accept, Baseline, Control, Measured, RaisedFlag, Row, ToTarget, Workload
@@ -23,13 +23,15 @@ REALISED_FROM = 3  # margins: an estimate of fewer is too small to divide by
 Budgets = tuple[float | None, float | None]  # epochs that the method kept, and that its control trained
 
 
-def raised(flagged: Iterable[Flag], where: str) -> tuple[RaisedFlag, ...]:
-    """One entry per code, its first detail standing for all."""
+def raised(flagged: Iterable[Flag], where: str, schema: int = SCHEMA) -> tuple[RaisedFlag, ...]:
+    """One entry per code, its first detail standing for all; severities as records of this schema have them."""
     first: dict[str, Flag] = {}
     for flag in flagged:
         first.setdefault(flag.code, flag)
     kinds = ((flag_codes.kind(code), flag) for code, flag in first.items())
-    return tuple(RaisedFlag(kind.code, kind.severity, kind.sentence, flag.detail, where) for kind, flag in kinds)
+    return tuple(
+        RaisedFlag(kind.code, kind.of_schema(schema), kind.sentence, flag.detail, where) for kind, flag in kinds
+    )
 
 
 def _lost(trials: Iterable[Trial]) -> dict[int, str]:
@@ -73,6 +75,7 @@ class WorkloadComparison:
         self.name, self.run, self.accept, self.look = name, run, Accept.of(run), look
         self.examination = examination
         self.trials = [t for t in trials if t.workload == name and t.block < look.blocks]
+        self.schema = max((t.schema_ for t in self.trials), default=SCHEMA)
         self.unjudged = _unjudged(run, name)
         self.counting_run = {w.method: w for w in counting_runs if w.workload == name}
         self.cells = {c.method: c for c in run.cells if c.workload == name}
@@ -104,7 +107,7 @@ class WorkloadComparison:
 
     def workload(self) -> Workload:
         """Everything about this workload."""
-        workload_flags = raised(self._flags(), self.name)
+        workload_flags = raised(self._flags(), self.name, self.schema)
         forbidding = [flag for flag in workload_flags if flag.severity == "struck"]
         return Workload(
             self.name,
@@ -157,7 +160,12 @@ class WorkloadComparison:
                 devices=[trial.device for trial in trials],
             ),
             *(flag for trial in trials for flag in self.examination.flags(trial)),
-            *flags.check_cell(blocks=paired.FEWEST_BLOCKS, trials=trials, counting_run=counted),
+            *flags.check_cell(
+                blocks=paired.FEWEST_BLOCKS,
+                trials=trials,
+                counting_run=counted,
+                exact=flags.reproducible(trials, counted),
+            ),
         ]
 
     # ── one method ────────────────────────────────────────────────────────────────────────────────────────────
@@ -204,7 +212,7 @@ class WorkloadComparison:
             realised_rel=None,
             quality=None,
             diverged=_count(ends, "diverged"),
-            verdict_forbidden=bool(forbidding) or flag_codes.worst(row_flags) == "struck",
+            verdict_forbidden=bool(forbidding) or flag_codes.worst(row_flags, self.schema) == "struck",
             verdict="no verdict",
             reason="",
             detectable_rel=None,
@@ -215,7 +223,7 @@ class WorkloadComparison:
             phases=cell_records.phases(records.counting_run),
             untimed_reason=cell_records.unprofiled_reason(records.counting_run),
             to_target=None,
-            flags=raised(row_flags, f"{self.name}: {records.label}"),
+            flags=raised(row_flags, f"{self.name}: {records.label}", self.schema),
             control=control,
             seconds=pairing.mean_of(pairing.seconds(t) for t in trials),
             energies=pairing.energies(trials),
@@ -248,7 +256,11 @@ class WorkloadComparison:
                 sensor_error_rel=pairing.error_rel(pairs) if measured else None,
                 known_error_rel=pairing.known_error_rel(pairs) if measured else None,
                 margin=self.accept.margin,
+                exact=flags.reproducible(self.baselines, self.baseline_counting_run),
+                same_weights=sum(_same_weights(pair) for pair in pairs),
+                counted_error_rel=nominal.counted_error_rel,
             ),
+            *flags.check_outside(outside.extras(pairs), self.accept.margin),
         ]
 
     def _control(self, records: CellRecords) -> tuple[Control | None, Budgets]:
@@ -286,6 +298,10 @@ class WorkloadComparison:
         """The measured side of a row, and its verdict."""
         change, quantity, scope = self.compare(pairs)
         time = pairing.change(pairs, "time", self.pooled["time"], self.look.alpha_fraction)
+        change, once = outside.this_run(pairs, change, quantity, self.accept.margin, self._epochs())
+        if once is not None:  # seconds of whole runs beside joules of whole runs
+            time, _ = outside.this_run(pairs, time, "time", -math.inf, None)
+            once = dataclasses.replace(once, steady=dataclasses.replace(once.steady, scope=scope))
         quality, difference = cell_records.quality(pairs, self.accept, self.look.alpha_fraction)
         if self.unjudged:  # one and the same result, by the suite's own word
             quality, difference = None, paired.Mean(change.n, 0.0, 0.0, 1.0)
@@ -293,6 +309,7 @@ class WorkloadComparison:
         return dataclasses.replace(
             row,
             measured=Measured.of(change, quantity, scope),
+            once=once,
             time=Measured.of(time, "time"),
             realised_rel=self._realised_rel(row.estimated_rel, change),
             quality=quality,
@@ -307,6 +324,10 @@ class WorkloadComparison:
                 scope,
             ),
         )
+
+    def _epochs(self) -> float | None:
+        """That plain training takes."""
+        return next((float(t.epochs) for t in self.baselines if t.epochs), None)
 
     def _verdict(
         self, row: Row, change: paired.Paired, quantity: paired.Quantity, difference: paired.Mean | None
@@ -364,6 +385,11 @@ class WorkloadComparison:
     def _waiting_reason(self, row: Row) -> str:
         """Why there is no verdict yet; empty once a look was reached."""
         return "" if self.look.open else interim_notes.waiting(self.look, row.n)
+
+
+def _same_weights(pair: Pair) -> bool:
+    method, baseline = pair.method, pair.baseline
+    return method.weights_sha256 is not None and method.weights_sha256 == baseline.weights_sha256
 
 
 def _unjudged(run: RunFile, workload: str) -> bool:

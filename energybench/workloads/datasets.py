@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from energybench.workloads import stand_in
 from energybench.workloads.description import DataDescription
 from energybench.workloads.models import call
 
+Part = Literal["train", "test"]
 Split = tuple[Any, Any]  # inputs, targets: tensors or trees of tensors
 
 
@@ -121,23 +122,25 @@ def prepare(
 
 def open_data(described: DataDescription, settings: DataTable, device: torch.device) -> tuple[Data, Data]:
     """(train, test) from what `prepare` left, memory-mapped; small sets go to the training device whole."""
+    return open_part(described, settings, device, "train"), open_part(described, settings, device, "test")
+
+
+def open_part(described: DataDescription, settings: DataTable, device: torch.device, part: Part) -> Data:
+    """One of the two alone: what trains need not hold what it is judged by."""
     absent = described.kind == stand_in.KIND
     content = {} if absent else torch.load(str(described.file), mmap=True, weights_only=True)
     images = None
     if described.mean is not None and described.std is not None:
         images = Images(described.mean, described.std, settings.augment, device, settings.resize)
-    parts, len_of = [], {"train": described.train, "test": described.test}
-    for part in ("train", "test"):
-        inputs, targets = content.get(part, (None, None))
-        store: Store
-        if absent:
-            store = StandIn(described.stored or described.shape, len_of[part], device)
-        elif described.kind == "streamed":
-            store = Streamed(inputs, targets, tuple(content["size"]), settings.workers, device)
-        else:
-            store = Resident(inputs, targets, device)
-        parts.append(Data(store, images, drop_last=part == "train" and settings.drop_last))
-    return parts[0], parts[1]
+    inputs, targets = content.get(part, (None, None))
+    store: Store
+    if absent:
+        store = StandIn(described.stored or described.shape, getattr(described, part), device)
+    elif described.kind == "streamed":
+        store = Streamed(inputs, targets, tuple(content["size"]), settings.workers, device)
+    else:
+        store = Resident(inputs, targets, device)
+    return Data(store, images, drop_last=part == "train" and settings.drop_last)
 
 
 def root() -> Path | None:

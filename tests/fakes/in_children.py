@@ -81,6 +81,8 @@ def _install_clock() -> None:
         _give(name, processor_ns)
     time.sleep = clock.sleep  # type: ignore[assignment]
     timeit.default_timer = time.perf_counter
+    RealTime.now_ns = lambda self: now_ns()  # type: ignore[method-assign]
+    RealTime.sleep = lambda self, seconds: clock.sleep(seconds)  # type: ignore[method-assign]
     RealTime.every = lambda self, period_s, call: clock.every(period_s, call)  # type: ignore[method-assign]
     RealTime.suspended_ns = lambda self: clock.suspended_ns()  # type: ignore[method-assign]
     sys.modules[__name__].CLOCK = clock  # type: ignore[attr-defined]

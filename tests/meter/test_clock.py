@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from energybench.common import processes
 from energybench.common.processes import by_parents, descendants
 from energybench.meter import clock as clock_module
-from energybench.meter.clock import REAL_TIME, Clock, stolen_s
+from energybench.meter.clock import REAL_TIME, Clock, RealTime, stolen_s
 
 SPIN = "import time\nend = time.process_time() + {cpu_s}\nwhile time.process_time() < end: pass\n"
 
@@ -189,7 +189,7 @@ def test_a_call_that_takes_longer_than_its_period_is_not_made_up_for_by_a_burst(
         calls.append(now_s())
         now.sleep(0.23 if len(calls) == 2 else 0.0)
 
-    monkeypatch.setattr(clock_module, "time", SimpleNamespace(perf_counter=now_s, thread_time=time.thread_time))
+    monkeypatch.setattr(clock_module, "_perf_counter", now_s)
     monkeypatch.setattr(clock_module, "threading", SimpleNamespace(Event=Wait, Thread=threading.Thread))
     REAL_TIME.every(0.05, work)()
     # One call at once, since it is late; from then on in their period again, and what was missed stays missed.
@@ -246,3 +246,15 @@ def test_busy_is_everything_but_idle_waiting_and_stolen(tmp_path: Path) -> None:
     assert clock_module.busy_s(stat) == 1 + 2 + 4 + 32 + 64  # user, nice, system, irq, softirq; guests are in user
     assert stolen_s(stat) == 128
     assert clock_module.busy_s(tmp_path / "absent") is None
+
+
+def test_who_replaces_the_functions_of_time_moves_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, before_ns = Clock(), time.perf_counter_ns()
+    clock.start()
+    for name in ("perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time"):
+        monkeypatch.setattr(time, name, lambda: 0)
+    while RealTime().now_ns() - before_ns < 2_000_000:
+        pass
+    reading = clock.stop()
+    assert 0.0 < reading.wall_s < 600
+    assert (reading.cpu_s or 0) > 0

@@ -23,7 +23,7 @@ from energybench.train.method import HOOKS, Method, overrides, parameters
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
 from energybench.train.stack_check import check_stack
-from energybench.trial.counting_layer import CountingLayer
+from energybench.trial.counting_layer import StepCounter
 from energybench.workloads.classification import Classification
 
 SOURCES = {name: s for name, s in discovery.sources().items() if s.path.parent.name == "methods"}
@@ -51,8 +51,8 @@ def fresh(name: str) -> Method:
 
 def train(name: str | None, model: str, *, counted: bool = False) -> Outcome:
     methods = [fresh(name)] if name else []
-    layer = CountingLayer(10**9)
-    run = make_run([*([layer] if counted else []), *methods], MODELS[model], epochs=EPOCHS, batch=BATCH)
+    layer = StepCounter(10**9)
+    run = make_run(methods, MODELS[model], counter=layer if counted else None, epochs=EPOCHS, batch=BATCH)
     initial = state(run.model)
     run.train()
     method = methods[0] if methods else Method()

@@ -25,7 +25,7 @@ from energybench.train import discovery
 from energybench.train.data import Data
 from energybench.train.recipe import Recipe
 from energybench.train.stack_check import check_stack
-from energybench.trial.counting_layer import CountingLayer
+from energybench.trial.counting_layer import StepCounter
 from energybench.workloads.classification import Classification
 
 KIND: Any = discovery.load(discovery.sources()["dlis"])
@@ -252,8 +252,8 @@ def test_the_estimate_has_the_presamples_forwards_as_a_phase_and_equals_the_coun
     made, counted = method(threshold=0.3, presample=presample), []
     data = digits(90)  # the last batch is smaller
     for methods in ([], [made]):
-        layer = CountingLayer(10**9)
-        run = make_run([layer, *methods], MODELS[model], data, epochs=4, accumulate=accumulate)
+        layer = StepCounter(10**9)
+        run = make_run([*methods], MODELS[model], data, counter=layer, epochs=4, accumulate=accumulate)
         run.train()
         counted.append(layer.result(run))
     batch = next(run.data.load([torch.arange(2)]))
@@ -272,8 +272,8 @@ def test_the_estimate_has_the_presamples_forwards_as_a_phase_and_equals_the_coun
 
 
 def test_over_a_forward_only_method_a_presample_is_estimated_as_one_forward_of_each_of_its_samples():
-    made, forward_only, layer = method(threshold=0.3), other("mezo"), CountingLayer(10**9)
-    run = make_run([layer, made, forward_only], data=digits(90), epochs=4, lr=1e-3)
+    made, forward_only, layer = method(threshold=0.3), other("mezo"), StepCounter(10**9)
+    run = make_run([made, forward_only], counter=layer, data=digits(90), epochs=4, lr=1e-3)
     run.train()
     batch = next(run.data.load([torch.arange(2)]))
     lines = trace_task(Classification(), tiny_cnn(), Recipe(epochs=4, batch=32), batch, CPU)

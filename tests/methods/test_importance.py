@@ -31,7 +31,7 @@ from energybench.train.data import Data, Resident
 from energybench.train.recipe import Recipe
 from energybench.train.stack_check import check_stack
 from energybench.trial import trial
-from energybench.trial.counting_layer import CountingLayer
+from energybench.trial.counting_layer import StepCounter
 from energybench.trial.warmup import warm_up
 from energybench.workloads.classification import Classification
 from energybench.workloads.models import mlp
@@ -369,8 +369,8 @@ def test_the_estimate_is_what_is_counted_and_the_reference_costs_a_second_pass(m
     counted, epochs = [], 3
     made = method(score=score)
     for methods in ([], [made]):
-        layer = CountingLayer(10**9)
-        run = make_run([layer, *methods], model, epochs=epochs)
+        layer = StepCounter(10**9)
+        run = make_run([*methods], model, counter=layer, epochs=epochs)
         run.train()
         counted.append(layer.result(run).counted_flop)
     batch = next(run.data.load([torch.arange(2)]))
@@ -388,8 +388,8 @@ def test_the_reference_pass_costs_no_second_probe_and_no_second_product_of_gradi
     made, totals = method(score="parameter-gradient"), []
     inner = discovery.build(discovery.load(discovery.sources()["ultimate"]), "ultimate", {"hyper_lr": 1e-6})
     for methods in ([], [made, inner]):
-        layer = CountingLayer(10**9)
-        run = make_run([layer, *methods], lambda: mlp((1, 8, 8), 10, [32]), epochs=3)
+        layer = StepCounter(10**9)
+        run = make_run([*methods], lambda: mlp((1, 8, 8), 10, [32]), counter=layer, epochs=3)
         run.train()
         totals.append(layer.result(run).counted_flop)
     batch = next(run.data.load([torch.arange(2)]))

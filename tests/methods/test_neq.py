@@ -22,7 +22,7 @@ from energybench.train.data import Data, Resident
 from energybench.train.method import Method
 from energybench.train.recipe import Recipe
 from energybench.train.stack_check import check_stack
-from energybench.trial.counting_layer import CountingLayer
+from energybench.trial.counting_layer import StepCounter
 from energybench.workloads import datasets
 from energybench.workloads.classification import Classification
 
@@ -276,8 +276,8 @@ def counted_and_estimated(
     """Shares of plain training's FLOPs that an independent counter saw and that the formulas give."""
     totals = []
     for stack in (made, ()):
-        layer = CountingLayer(10**9)
-        run = make_run([layer, *stack], model, data=digits(count), epochs=epochs)
+        layer = StepCounter(10**9)
+        run = make_run([*stack], model, counter=layer, data=digits(count), epochs=epochs)
         run.train()
         totals.append(layer.result(run).counted_flop)
     batch = next(iter(run.data.load([torch.arange(2)])))

@@ -17,7 +17,7 @@ from energybench.train import discovery
 from energybench.train.method import Method
 from energybench.train.recipe import Recipe
 from energybench.train.stack_check import check_stack
-from energybench.trial.counting_layer import CountingLayer
+from energybench.trial.counting_layer import StepCounter
 from energybench.workloads.classification import Classification
 
 KIND: Any = discovery.load(discovery.sources()["scotti"])
@@ -255,8 +255,8 @@ def test_the_record_has_epsilon_alpha_and_the_share_that_rested_of_every_epoch()
 def test_what_is_counted_is_what_is_estimated(model, slice_from):
     totals = []
     for stack in ([made := method(Chosen, slice_from=slice_from)], []):
-        layer = CountingLayer(10**9)
-        run = make_run([layer, *stack], model, data=digits(96), epochs=4)
+        layer = StepCounter(10**9)
+        run = make_run([*stack], model, counter=layer, data=digits(96), epochs=4)
         run.train()
         totals.append(layer.result(run).counted_flop)
     batch = next(iter(run.data.load([torch.arange(2)])))

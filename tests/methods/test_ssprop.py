@@ -28,7 +28,7 @@ from energybench.runner.tracing import trace_task
 from energybench.train import discovery
 from energybench.train.method import Method
 from energybench.train.recipe import Recipe
-from energybench.trial.counting_layer import CountingLayer
+from energybench.trial.counting_layer import StepCounter
 from energybench.workloads.classification import Classification
 
 KIND: Any = discovery.load(discovery.sources()["ssprop"])
@@ -526,8 +526,8 @@ def counted_and_estimated(model: Any, **parameters: Any) -> tuple[float, float, 
     """Shares of plain training's FLOPs that an independent counter saw and that the formulas give; the method."""
     totals = []
     for made in ([method(**parameters)], []):
-        layer = CountingLayer(10**9)
-        run = make_run([layer, *made], model, data=digits(64), epochs=2)
+        layer = StepCounter(10**9)
+        run = make_run([*made], model, counter=layer, data=digits(64), epochs=2)
         run.train()
         totals.append(layer.result(run).counted_flop)
         if made:

@@ -21,7 +21,7 @@ from energybench.train import discovery
 from energybench.train.method import Method
 from energybench.train.recipe import Recipe
 from energybench.train.stack_check import check_stack
-from energybench.trial.counting_layer import CountingLayer
+from energybench.trial.counting_layer import StepCounter
 from energybench.workloads.classification import Classification
 
 KIND: Any = discovery.load(discovery.sources()["ultimate"])
@@ -123,8 +123,8 @@ def test_what_is_counted_is_what_is_estimated(model, learn):
     """A product of n numbers is 2 n FLOPs, and with the momentum there are two."""
     totals = []
     for stack in ([made := method(learn_momentum=learn)], []):
-        layer = CountingLayer(10**9)
-        run = make_run([layer, *stack], model, data=digits(64), epochs=2)
+        layer = StepCounter(10**9)
+        run = make_run([*stack], model, counter=layer, data=digits(64), epochs=2)
         run.train()
         totals.append(layer.result(run).counted_flop)
     batch = next(iter(run.data.load([torch.arange(2)])))

@@ -145,7 +145,7 @@ class Run:
         fields |= self.changes.get((truth.label, block), {})
         if fields["status"] != "ok":
             fields |= {"phases": {}, "quality": {}, "passes": None}
-        return Trial(**fields, schema=2)
+        return Trial(**fields, schema=3)
 
     def counting_run(self, truth: Truth) -> CountingRun:
         passes = self.passes(truth)
@@ -157,7 +157,7 @@ class Run:
             flop_per_sample=FLOP * truth.flop / tally["samples"],
         )
         return CountingRun(
-            schema=2,
+            schema=3,
             workload=self.workload,
             method=truth.label,
             role=truth.role,
@@ -189,7 +189,7 @@ class Run:
         ]
         call = Invocation(number=0, argv=["run", "synthetic"], started_at="2026-01-01T00:00:00Z", outcome="done")
         return RunFile(
-            schema=2,
+            schema=3,
             suite="synthetic",
             about="A run that never was.",
             run="r1",

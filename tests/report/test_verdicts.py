@@ -72,10 +72,20 @@ def test_a_baseline_that_did_other_work_strikes_the_whole_workload() -> None:
     assert workload.rows[0].verdict == "no verdict"
 
 
-def test_an_estimate_off_by_more_than_the_gap_is_marked_and_keeps_its_verdict() -> None:
+def test_an_estimate_off_by_more_than_the_gap_is_struck() -> None:
     found = row(Run().method("half", time=0.8, flop=0.5, estimate=0.45))
     assert codes(found.flags) == ["estimate_gap"]
+    assert found.verdict == "no verdict"
+
+
+def test_before_schema_3_it_was_marked_and_such_a_report_says_what_it_said() -> None:
+    run, trials, counting_runs = Run().method("half", time=0.8, flop=0.5, estimate=0.45).records()
+    old = [trial.model_copy(update={"schema_": 2}) for trial in trials]
+    summary = summarise(run, old, counting_runs)
+    found = next(each for each in summary.workloads[0].rows if each.method == "half")
+    assert [(flag.code, flag.severity) for flag in found.flags] == [("estimate_gap", "marked")]
     assert found.verdict == "faster"
+    assert not {"patched", "outside_work", "clock_differs"} & {check.code for check in summary.checks}
 
 
 def test_losing_quality_is_not_saving() -> None:

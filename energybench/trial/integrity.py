@@ -1,0 +1,83 @@
+"""Whether what measures and judges is still what it was before any method was loaded.
+
+In one process nothing can be locked away from a method. So a picture is taken first: which functions the clock, torch's
+losses and tensors, the loop, the meters and the task consist of. What was replaced meanwhile is named, and the trial is
+no trial (flag `patched`). What is beyond this picture is seen from outside: by the guard, and by the counting run.
+"""
+
+from __future__ import annotations
+
+import functools
+import resource
+import sys
+import time
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional
+import torch.optim.optimizer
+
+from energybench.train.method import Task
+from energybench.train.recipe import Recipe
+
+# What of a module or a class is code; data of theirs may change as they like.
+CODE = (
+    *(types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType),
+    *(types.GetSetDescriptorType, classmethod, staticmethod, property, functools.cached_property, type),
+)
+FOREIGN = (time, resource, torch.nn.functional, torch.Tensor, torch.nn.Module, torch.optim.Optimizer)
+OF_TORCH = ("zeros", "no_grad", "enable_grad", "set_grad_enabled", "manual_seed", "stack", "cat", "argmax", "sum")
+
+
+class Picture:
+    """What the code was; `replaced` says what is not it any more.
+
+    Args:
+        task:   whose functions judge
+        recipe: whose optimizer trains
+    """
+
+    def __init__(self, task: Task, recipe: Recipe) -> None:
+        # torch wraps `step` of each kind of optimizer when the first of it is made.
+        optimizer = type(recipe.build_optimizer([torch.nn.Parameter(torch.zeros(1))]))
+        self._task, self._kind = task, type(task)
+        self._owners: dict[str, Any] = {_name(owner): owner for owner in (*FOREIGN, optimizer)}
+        self._owners |= {_name(kind): kind for kind in self._kind.__mro__ if kind is not object}
+        for name, module in sorted(sys.modules.items()):
+            if name.startswith("energybench.") and isinstance(module, types.ModuleType):
+                self._owners[name] = module
+                self._owners |= {
+                    f"{name}.{each}": value
+                    for each, value in vars(module).items()
+                    if isinstance(value, type) and value.__module__ == name
+                }
+        self._seen = {name: _code(owner) for name, owner in self._owners.items()}
+        self._torch = {name: getattr(torch, name) for name in OF_TORCH}
+
+    def replaced(self) -> Iterator[str]:
+        """Names of what is other code now, or new on a class of torch's that had it from a parent."""
+        for name, before in self._seen.items():
+            now = _code(self._owners[name])
+            for each in before:
+                if now.get(each) is not before[each]:
+                    yield f"{name}.{each}"
+            if isinstance(self._owners[name], type):
+                yield from (f"{name}.{each}" for each in now.keys() - before.keys() if each not in ADDED_BY_PYTHON)
+        yield from (f"torch.{name}" for name, value in self._torch.items() if getattr(torch, name, None) is not value)
+        if type(self._task) is not self._kind:
+            yield "the task's class"
+        own = vars(self._task)
+        yield from (f"task.{name}" for name in own if callable(getattr(self._kind, name, None)))
+
+
+ADDED_BY_PYTHON = ("__abstractmethods__", "__signature__", "__annotations_cache__", "__annotate_func__")
+
+
+def _name(owner: Any) -> str:
+    return owner.__name__ if isinstance(owner, types.ModuleType) else f"{owner.__module__}.{owner.__qualname__}"
+
+
+def _code(owner: Any) -> dict[str, Any]:
+    return {name: value for name, value in list(vars(owner).items()) if isinstance(value, CODE)}
