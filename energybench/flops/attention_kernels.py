@@ -46,14 +46,14 @@ class AttentionKernels(TorchFunctionMode):
 
     def _called(self, *args: Any, **kwargs: Any) -> Any:
         tracing = torch._C._get_tracing_state()
-        torch._C._set_tracing_state(None)  # type: ignore[arg-type]  # what is asked here is no work of the module
+        _trace_into(None)  # what is asked here is no work of the module
         self._asked = True
         try:
             self.answers.append(self._is_fused(*args, **kwargs))
-            torch._C._set_tracing_state(tracing)
+            _trace_into(tracing)
             return ATTENTION(*args, **kwargs)
         finally:
-            torch._C._set_tracing_state(tracing)
+            _trace_into(tracing)
             self._asked = False
 
     def _is_fused(
@@ -100,3 +100,7 @@ class AttentionKernels(TorchFunctionMode):
                 torch.backends.cuda.cudnn_sdp_enabled(),
             )
             return self.target.type != "cpu" and query.dim() == 4 and any(allowed)
+
+
+def _trace_into(state: Any) -> None:
+    torch._C._set_tracing_state(state)  # type: ignore[attr-defined]

@@ -1,9 +1,9 @@
 """Checkpointed regions of a traced module: which operators run a second time in the backward.
 
 `torch.utils.checkpoint` keeps no activations and runs its function again when a gradient needs them. In the reentrant
-form all of it; in the other form only up to the last tensor that any operator there saves, and a product saves its factors
-before it multiplies, so a region that ends in one does not multiply again. A trace sees a forward alone, so while one is
-taken the functions that a checkpoint calls are replaced: they run the region once and note where it lies.
+form all of it; in the other form only up to the last tensor that any operator there saves, and a product saves its
+factors before it multiplies, so a region that ends in one does not multiply again. A trace sees a forward alone, so
+while one is taken the functions that a checkpoint calls are replaced: they run the region once and note where it lies.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from torch import Tensor
 from energybench.flops.differentiation import Differentiation
 from energybench.flops.graph import PREFIX, is_tensor, name_of
 
-PRODUCTS = frozenset(
-    """
+_PRODUCTS = """
     linear _convolution _convolution_mode matmul linalg_matmul mm bmm mv dot vdot addmm baddbmm addbmm addmv einsum
     tensordot inner
-    """.split()
-)
+"""
+PRODUCTS = frozenset(_PRODUCTS.split())
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def _has_gradient(node: Any, gradients: Differentiation, place: int) -> bool:
 
 def _graph() -> Any:
     """That is being traced. Inside an operator torch does not say."""
-    return torch._C._get_tracing_state().graph()  # type: ignore[attr-defined]
+    return torch._C._get_tracing_state().graph()
 
 
 def _operators(graph: Any) -> list[_Operator]:

@@ -3,8 +3,8 @@
 A value learns when torch says that it requires a gradient. That is not enough: a branch that is detached, compared,
 rounded to an index or thrown away has operators whose results require a gradient and never get one. So the graph is
 walked back from the outputs that learn, through every operator, to the operands that learn; whatever is not met has no
-backward. In-place operators change what other names of the same memory hold: names that share memory are one class, which
-learns from the first write of something that learns, and which is met as a whole.
+backward. In-place operators change what other names of the same memory hold: names that share memory are one class,
+which learns from the first write of something that learns, and which is met as a whole.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from typing import Any
 from energybench.flops.graph import in_place, is_tensor, name_of
 
 # Results that share their operand's memory. `detach` shares it too, but no gradient passes.
-ALIASES = frozenset(
-    """
+_ALIASES = """
     view _unsafe_view view_as flatten unflatten squeeze unsqueeze transpose t permute movedim moveaxis swapaxes swapdims
     alias numpy_T adjoint mT mH real reshape reshape_as contiguous to select slice narrow split split_with_sizes chunk
     tensor_split unbind diagonal unfold expand expand_as broadcast_to hsplit vsplit ravel
-    """.split()
-)
+"""
+ALIASES = frozenset(_ALIASES.split())
 # Operands whose shape or type alone is read, by their place.
-UNREAD = {name: 1 for name in ("expand_as", "view_as", "reshape_as", "type_as", "to")}
+UNREAD = dict.fromkeys(("expand_as", "view_as", "reshape_as", "type_as", "to"), 1)
 
 
 class Differentiation:

@@ -37,8 +37,7 @@ def fit(traces: dict[int, Trace]) -> list[tuple[Cost, Parts]]:
         costs = [cost for cost, _ in entries]
         parts = _parts(sizes, [amount for _, amount in entries])
         shape = {
-            name: _per_sample(_parts(sizes, [dict(cost.shape)[name] for cost in costs]))
-            for name, _ in costs[0].shape
+            name: _per_sample(_parts(sizes, [dict(cost.shape)[name] for cost in costs])) for name, _ in costs[0].shape
         }
         fitted.append((replace(costs[0], shape=tuple(shape.items()), per_step=False), parts))
     return fitted
@@ -70,10 +69,7 @@ def lines(fitted: list[tuple[Cost, Parts]]) -> tuple[Line, ...]:
         line = found.setdefault(key, Line(cost.phase, cost.module, cost.op, 0.0, dict(cost.shape)))
         if not cost.operand:
             found[key] = replace(
-                line,
-                flop=line.flop + sample,
-                step_flop=line.step_flop + step,
-                pair_flop=line.pair_flop + pair,
+                line, flop=line.flop + sample, step_flop=line.step_flop + step, pair_flop=line.pair_flop + pair
             )
             continue
         for moved_b, amount in ((line.step_b, step), (line.sample_b, sample), (line.pair_b, pair)):

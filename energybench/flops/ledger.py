@@ -1,8 +1,8 @@
 """What plain training costs, module by module and phase by phase, and how it grows with the batch.
 
-fvcore traces the forward pass and each operator has a handle that knows its cost (operators.py). One multiply-add is 2
-FLOPs. The backward follows from the same graph: what no gradient reaches has none (differentiation.py), so no dX for the
-first layer, no dW for a frozen parameter, nothing behind a `detach` or an `argmax`.
+fvcore traces the forward pass and each operator has a handle that knows its cost (operators.py). One multiply-add is
+2 FLOPs. The backward follows from the same graph: what no gradient reaches has none (differentiation.py), so no dX for
+the first layer, no dW for a frozen parameter, nothing behind a `detach` or an `argmax`.
 
     conv, linear   forward N, dW N, dX N
     matmul         forward N, and N for each operand that requires a gradient, under `input_gradient`; an
@@ -22,10 +22,10 @@ Normalisations, activations, pooling, embeddings and the like have lines of 0 FL
                    reads the scores, 4 times forward and 7 times backward
     recurrent      as linear, with every weight once
 
-Three traces of different batches say what grows with the batch, what with its square, and what every step costs whatever
-its batch (growth.py). Optimizer steps are not entered. Tracing happens on the meta device, which takes no memory and
-nearly no time; a model that needs real numbers is traced on the CPU with a few samples. Where the traces fit no such
-curve, one of the true batch is divided by its samples, and `trace` says so.
+Three traces of different batches say what grows with the batch, what with its square, and what every step costs
+whatever its batch (growth.py). Optimizer steps are not entered. Tracing happens on the meta device, which takes no
+memory and nearly no time; a model that needs real numbers is traced on the CPU with a few samples. Where the traces fit
+no such curve, one of the true batch is divided by its samples, and `trace` says so.
 """
 
 from __future__ import annotations
@@ -117,23 +117,24 @@ def trace(
     tracer = _Tracer(module, inputs, samples, first.device if device is None else torch.device(device), precision)
     true = max(2, samples if batch is None else batch)
     reasons: list[Exception] = []
+    on_cpu: list[tuple[int, ...]] = [ON_CPU]
     for place, plans, most in (
         ("meta", _sizes_on_meta(max(samples, 2), true), true),
-        ("cpu", [ON_CPU], max(2, min(true, samples))),
+        ("cpu", on_cpu, max(2, min(true, samples))),
     ):
         tracer.place = place
         try:
             return tracer.fitted(plans, most)
         except Exception as error:  # control flow that needs numbers, a kernel without meta: any reason is enough
             reasons.append(error)
-    error = reasons[0] if first.device.type == "meta" else reasons[-1]  # such a module cannot leave meta
-    reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    last = reasons[0] if first.device.type == "meta" else reasons[-1]  # such a module cannot leave meta
+    reason = f"{type(last).__name__}: {str(last).splitlines()[0] if str(last) else ''}"
     problem = Problem(
         "E403",
         f"cannot trace {type(module).__name__} for its FLOPs: {reason}",
         hint="check that model(*inputs) runs on a batch of two, on tensors of these shapes and types",
     )
-    raise EnergybenchError(problem) from error
+    raise EnergybenchError(problem) from last
 
 
 def _sizes_on_meta(samples: int, batch: int) -> list[tuple[int, ...]]:
@@ -179,7 +180,7 @@ class _Tracer:
         calls, returned = _Calls(), 0
 
         def everything(_: Any, __: Any, out: Any) -> tuple[Tensor, ...]:
-            """Whatever the model returns as a tuple of tensors; and what it throws away, which torch leaves out else."""
+            """Whatever the model returns as a tuple; and what it throws away, which torch leaves out else."""
             nonlocal returned
             results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
             returned = len(results)
@@ -196,9 +197,7 @@ class _Tracer:
         nodes = list(graph.nodes())
         outputs = [value for out in graph.outputs() for value in (elements(out) if not is_tensor(out) else [out])]
         gradients = Differentiation(nodes, outputs[:returned])
-        handles = Handles(
-            self.target, len(tree_leaves(inputs)), batch, gradients, self.precision, kernels.fused(nodes)
-        )
+        handles = Handles(self.target, len(tree_leaves(inputs)), batch, gradients, self.precision, kernels.fused(nodes))
         repeated = checkpoints.repeated(nodes, gradients)
         return list(_entries(nodes, gradients, handles, repeated))
 

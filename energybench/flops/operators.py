@@ -13,7 +13,6 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from energybench.flops.differentiation import Differentiation
 from energybench.flops.graph import elements, is_tensor, sizes
@@ -232,7 +231,8 @@ class Handles:
             if first == last:
                 return
             middle = split[first, last]
-            multiply(first, middle), multiply(middle + 1, last)
+            multiply(first, middle)
+            multiply(middle + 1, last)
             flop = 2.0 * sides[first] * sides[middle + 1] * sides[last + 1]
             phases[FORWARD] += flop
             for part in (slice(first, middle + 1), slice(middle + 1, last + 1)):

@@ -2,8 +2,8 @@
 
 Fused kernels compute every gradient: oneDNN's of an LSTM on a CPU both dX and dW of each layer that takes part in the
 backward, cuDNN's dX of all layers, and dW if any weight learns. torch's own path multiplies gate by gate: the inputs of
-all positions at once, the state step by step. There a gradient is computed for each factor that learns: no dX for a first
-state that is given, none for an input that is data, no dW for what is frozen.
+all positions at once, the state step by step. There a gradient is computed for each factor that learns: no dX for a
+first state that is given, none for an input that is data, no dW for what is frozen.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import torch
 
 from energybench.flops.autocast import FULL_RESULT, casts
 from energybench.flops.differentiation import Differentiation
-from energybench.flops.graph import Sizes, is_tensor, name_of, sizes
+from energybench.flops.graph import is_tensor, name_of, sizes
 from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 
 TABLES = frozenset({"embedding", "embedding_bag"})  # their rows are activations, whoever learns them

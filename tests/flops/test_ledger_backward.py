@@ -5,6 +5,7 @@ Figures by hand beside: what is detached, chosen by an index, thrown away or fro
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -79,15 +80,9 @@ GRAPHS: dict[str, tuple[Callable[[Any, Tensor], Any], dict[str, float]]] = {
         lambda m, x: m.a(x) * m.b(x).sigmoid().detach(),
         {FORWARD: 2 * N, WEIGHT_GRADIENT: N},
     ),
-    "a choice": (
-        lambda m, x: m.a(x).gather(1, m.b(x).argmax(1, keepdim=True)),
-        {FORWARD: 2 * N, WEIGHT_GRADIENT: N},
-    ),
+    "a choice": (lambda m, x: m.a(x).gather(1, m.b(x).argmax(1, keepdim=True)), {FORWARD: 2 * N, WEIGHT_GRADIENT: N}),
     "a mask": (lambda m, x: torch.where(m.b(x) > 0, m.a(x), 0.0), {FORWARD: 2 * N, WEIGHT_GRADIENT: N}),
-    "either of two": (
-        lambda m, x: torch.where(x > 0, m.a(x), m.b(x)),
-        {FORWARD: 2 * N, WEIGHT_GRADIENT: 2 * N},
-    ),
+    "either of two": (lambda m, x: torch.where(x > 0, m.a(x), m.b(x)), {FORWARD: 2 * N, WEIGHT_GRADIENT: 2 * N}),
     "thrown away": (thrown_away, {FORWARD: 3 * N, WEIGHT_GRADIENT: N}),
     "a teacher": (without_gradient, {FORWARD: 3 * N, WEIGHT_GRADIENT: N}),
     "a stopped branch far back": (
@@ -283,7 +278,7 @@ def test_products_of_several_matrices(name: str, learns: bool) -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=4, max_size=7), st.integers(0, 63))
 def test_several_matrices_are_multiplied_in_torchs_order(sides: list[int], frozen: int) -> None:
-    shapes = list(zip(sides, sides[1:], strict=False))
+    shapes = list(itertools.pairwise(sides))
     names = "abcdef"[: len(shapes)]
     module = FunctionModule(
         lambda x, **k: x.sum() * torch.linalg.multi_dot(list(k.values())),

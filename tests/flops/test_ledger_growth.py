@@ -155,7 +155,7 @@ def test_at_any_batch_the_ledger_is_the_counter(name: str, data: st.DataObject) 
 
 
 def test_a_spectral_norm_is_iterated_once_a_step() -> None:
-    """One iteration of two matrix-vector products without gradients, then uᵀ W v: a product with the vector and a dot."""
+    """One iteration without gradients, two products with vectors, then uᵀ W v: one more, and a dot."""
     model = parametrizations.spectral_norm(nn.Linear(D, 4, bias=False))
     lines = ledger(model, (torch.randn(3, D),))
     for batch in (2, 5, 40):
