@@ -73,7 +73,9 @@ def test_the_ledger_of_such_a_model_still_equals_the_counter(activation: str) ->
     data = Data(Resident(torch.rand(4, *SHAPE), torch.zeros(4, dtype=torch.long), torch.device("cpu")))
     batch = next(data.in_order(4))
     model = built("cnn", activation)
-    lines = trace_task(Classification(), copy.deepcopy(model), Recipe(epochs=1, batch=4), batch, torch.device("cpu"))
+    lines = trace_task(
+        Classification(), copy.deepcopy(model), Recipe(epochs=1, batch=4), batch, torch.device("cpu")
+    ).lines
     with Counter() as counter:
         nn.functional.cross_entropy(model(batch.inputs), batch.targets).backward()
     assert sum(line.flop for line in lines) * 4 == pytest.approx(counter.total, rel=1e-3)

@@ -259,13 +259,7 @@ class Freezing(Method):
         steps = max(1, self._tally.steps)
         return changed.add(
             *(
-                replace(
-                    line,
-                    phase="probe",
-                    flop=line.flop * looked,
-                    sample_b={key: moved * looked for key, moved in line.sample_b.items()},
-                    step_b={key: moved * self._probe.batches / steps for key, moved in line.step_b.items()},
-                )
+                replace(line, phase="probe").times(looked, self._probe.batches / steps)
                 for line in work.lines
                 if line.phase == FORWARD
             )

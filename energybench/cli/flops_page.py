@@ -48,7 +48,7 @@ def examine(
         purpose: Purpose = "count" if count else "trace"
         planned = plan(suite, launcher, place, device=device, download=False, purpose=purpose)
         counts = _counts(planned, launcher, place, say) if count else {}
-    plain = {name: _plain(known) for name, known in planned.workloads.items()}
+    plain = {name: _plain(planned, name, known) for name, known in planned.workloads.items()}
     commands = [
         f"{workload.name} is a command outside energybench's loop: its FLOPs are not known here"
         for _, workload in planned.spec.commands
@@ -72,8 +72,9 @@ def examine(
     }
 
 
-def _plain(known: PlannedWorkload) -> Work:
-    return Work(known.ledger, epochs=known.epochs, samples=known.samples)
+def _plain(planned: Planned, name: str, known: PlannedWorkload) -> Work:
+    workload, _ = planned.workload(name)
+    return Work(known.ledger, known.epochs, known.samples, workload.data.batch, workload.train.accumulate)
 
 
 def _batch(planned: Planned, name: str) -> float:
@@ -181,7 +182,8 @@ def _estimated(cell: Cell, plain: Work, count: dict[str, Any] | None) -> tuple[W
     if count is None or "lines" not in count:
         return None, count.get("reason") if count else "not counted"
     lines = tuple(Line(**line) for line in count["lines"])
-    return Work(lines, count["epochs"], count["samples"]), count.get("reason")
+    run = {key: count[key] for key in ("epochs", "samples", "batch", "accumulate")}
+    return Work(lines, **run), count.get("reason")
 
 
 def _differences(cells: list[dict[str, Any]]) -> list[str]:

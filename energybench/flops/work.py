@@ -83,19 +83,20 @@ class Line:
         return self.flop_in(batch) / moved_b if moved_b else math.inf
 
     def times(self, ratio: float, steps: float | None = None) -> Line:
-        """The same line in so many times the samples, and so many times the steps; None: as many.
+        """The same line for so many times the samples, in so many times the steps; None: in steps of the same size.
 
-        FLOPs and bytes per sample and per pair are multiplied by `ratio`, those per step by `steps`.
+        With other sizes of a step its pairs of samples change by the square: ratio² / steps.
         """
         steps = ratio if steps is None else steps
+        pairs = ratio**2 / steps if steps else 0.0
         return replace(
             self,
             flop=self.flop * ratio,
             sample_b={operand: moved * ratio for operand, moved in self.sample_b.items()},
             step_b={operand: moved * steps for operand, moved in self.step_b.items()},
             step_flop=self.step_flop * steps,
-            pair_flop=self.pair_flop * ratio,
-            pair_b={operand: moved * ratio for operand, moved in self.pair_b.items()},
+            pair_flop=self.pair_flop * pairs,
+            pair_b={operand: moved * pairs for operand, moved in self.pair_b.items()},
         )
 
 

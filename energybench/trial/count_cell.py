@@ -47,6 +47,8 @@ def count(spec: CountingSpec) -> dict[str, Any]:
         "reason": counted.reason,
         "epochs": work.epochs,
         "samples": work.samples,
+        "batch": work.batch,
+        "accumulate": work.accumulate,
         "lines": [asdict(line) for line in work.lines],
         "wall_s": time.perf_counter() - started,
     }

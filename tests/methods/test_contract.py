@@ -73,7 +73,7 @@ def witnessed(name: str | None, model: str) -> Outcome:
 
 def ledger_of_plain_training(model: str, run: Run) -> Work:
     batch = next(iter(run.data.load([torch.arange(2)])))
-    lines = trace_task(Classification(), MODELS[model](), Recipe(epochs=EPOCHS, batch=BATCH), batch, CPU)
+    lines = trace_task(Classification(), MODELS[model](), Recipe(epochs=EPOCHS, batch=BATCH), batch, CPU).lines
     return Work(lines, epochs=EPOCHS, samples=run.data.samples(BATCH))
 
 
