@@ -31,11 +31,14 @@ no such curve, one of the true batch is divided by its samples, and `trace` says
 from __future__ import annotations
 
 import copy
+import os
+import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import fvcore
 import torch
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_analysis import _get_scoped_trace_graph
@@ -43,6 +46,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from energybench import flops
 from energybench.common.errors import EnergybenchError, Problem
 from energybench.flops import growth
 from energybench.flops.attention_kernels import AttentionKernels
@@ -52,6 +56,9 @@ from energybench.flops.graph import elements, is_tensor
 from energybench.flops.operators import Handles
 from energybench.flops.work import FORWARD, RECOMPUTE, Line
 
+_NOT_THE_USERS = tuple(
+    f"{os.path.dirname(os.path.abspath(str(each.__file__)))}{os.sep}" for each in (torch, fvcore, flops)
+)
 ON_CPU = (2, 3, 4, 5)  # samples, where a trace takes as long as it computes
 _CONVOLUTIONS: dict[Any, tuple[int, bool]] = {
     torch.conv1d: (1, False),
@@ -128,13 +135,21 @@ def trace(
         except Exception as error:  # control flow that needs numbers, a kernel without meta: any reason is enough
             reasons.append(error)
     last = reasons[0] if first.device.type == "meta" else reasons[-1]  # such a module cannot leave meta
-    reason = f"{type(last).__name__}: {str(last).splitlines()[0] if str(last) else ''}"
+    reason = f"{type(last).__name__}: {str(last).splitlines()[0] if str(last) else ''}{_users_line(last)}"
     problem = Problem(
         "E403",
         f"cannot trace {type(module).__name__} for its FLOPs: {reason}",
         hint="check that model(*inputs) runs on a batch of two, on tensors of these shapes and types",
     )
     raise EnergybenchError(problem) from last
+
+
+def _users_line(error: BaseException) -> str:
+    """Where in the user's own code it was raised: " (model.py:12)"."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(_NOT_THE_USERS):
+            return f" ({os.path.basename(frame.filename)}:{frame.lineno})"
+    return ""
 
 
 def _sizes_on_meta(samples: int, batch: int) -> list[tuple[int, ...]]:
@@ -266,6 +281,9 @@ class _Calls(TorchFunctionMode):
         return result
 
     def _call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if any(isinstance(arg, Tensor) and arg.layout != torch.strided for arg in tree_leaves((args, kwargs))):
+            name = getattr(func, "__name__", str(func))
+            raise NotImplementedError(f"{name} of a sparse tensor: its FLOPs depend on its numbers")
         if func in _CONVOLUTIONS:
             space, transposed = _CONVOLUTIONS[func]
             last = ("output_padding", "groups", "dilation") if transposed else ("dilation", "groups")

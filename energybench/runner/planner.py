@@ -238,7 +238,7 @@ class Plan:
         task: Task,
         model: nn.Module,
         opened: tuple[Data, Data],
-    ) -> PlannedWorkload:
+    ) -> PlannedWorkload | None:
         """The ledger of plain training and the time of a few plain steps, on real samples."""
         recipe, (train, test) = recipe_of(workload), opened
         lines: tuple[Line, ...] = ()
@@ -251,6 +251,10 @@ class Plan:
                 self.notes.append(f"{workload.name}: {traced.note}")
         except EnergybenchError as error:  # the workload still runs: its estimate is not available, and why
             self.notes.append(f"{workload.name}: no ledger, so no estimate: {error.problems[0].message}")
+        except Exception as error:  # whatever its data or model raise is this workload's, not the suite's
+            message = f"reading and tracing '{workload.name}' failed: {type(error).__name__}: {error}"
+            self.problems.append(Problem("E404", message, self.spec.where("workload", number, "model")))
+            return None
         planned = PlannedWorkload(
             data=data,
             ledger=lines,

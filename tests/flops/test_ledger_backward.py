@@ -453,3 +453,17 @@ def test_packed_sequences() -> None:
             return self.layer(PackedSequence(x.transpose(0, 1).reshape(-1, D), sizes))[0].data
 
     by_phase(Packed(), torch.randn(B, 3, D))
+
+
+def test_a_sparse_product_is_refused_with_the_users_line() -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(D, D)
+            self.graph = torch.eye(D).to_sparse_csr()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.graph @ self.fc(x).T).T
+
+    with pytest.raises(EnergybenchError, match=r"E403.*matmul.*sparse.*test_ledger_backward\.py:\d+"):
+        ledger(Sparse(), (torch.randn(B, D),))
