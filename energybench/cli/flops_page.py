@@ -150,6 +150,7 @@ def _cell(cell: Cell, planned: Planned, plain: Work, count: dict[str, Any] | Non
         "estimated_by_op": work.flop_by(_op) if work else {},
         "counted_flop": count.get("counted_flop") if count else None,
         "counted_error_flop": count.get("counted_error_flop", 0.0) if count else 0.0,
+        "outside_steps_flop": count.get("outside_steps_flop", 0.0) if count else 0.0,
         "counted_by_op": count.get("counted_by_op", {}) if count else {},
         "uncounted_calls": count.get("uncounted_calls", {}) if count else {},
         "passes": count.get("passes") if count else None,
