@@ -30,6 +30,7 @@ FLOORS = (
 TORCH = (
     *("algorithms/*", "workloads/*", "cli/preload", "common/torchvision_shim", "trees"),
     *(f"flops/{name}" for name in ("balance", "count", "counter", "ledger", "moves", "operators", "values")),
+    *(f"flops/{name}" for name in ("attention_kernels", "checkpoints", "recurrent")),
     *(f"papers/{name}" for name in ("calflops", "counting_rules", "published_tables", "shape_trace")),
     *("runner/planner", "runner/tracing"),
     *(f"train/{name}" for name in ("data", "images", "recipe", "run", "trees")),

@@ -27,7 +27,7 @@ from energybench.process.forkserver import Launcher
 from energybench.records.record import Cell
 from energybench.records.run_folder import scratch
 from energybench.runner.plan_request import Planned, plan
-from energybench.runner.plan_spec import PlannedWorkload, Purpose
+from energybench.runner.plan_spec import Purpose
 from energybench.suite.suite import Suite
 from energybench.verdict.flags import check_workload
 from energybench.workloads.description import DataDescription
@@ -48,7 +48,7 @@ def examine(
         purpose: Purpose = "count" if count else "trace"
         planned = plan(suite, launcher, place, device=device, download=False, purpose=purpose)
         counts = _counts(planned, launcher, place, say) if count else {}
-    plain = {name: _plain(planned, name, known) for name, known in planned.workloads.items()}
+    plain = {name: known.work(planned.workload(name)[0]) for name, known in planned.workloads.items()}
     commands = [
         f"{workload.name} is a command outside energybench's loop: its FLOPs are not known here"
         for _, workload in planned.spec.commands
@@ -70,11 +70,6 @@ def examine(
         "workloads": {name: _workload(planned, name, work) for name, work in plain.items()},
         "cells": cells,
     }
-
-
-def _plain(planned: Planned, name: str, known: PlannedWorkload) -> Work:
-    workload, _ = planned.workload(name)
-    return Work(known.ledger, known.epochs, known.samples, workload.data.batch, workload.train.accumulate)
 
 
 def _batch(planned: Planned, name: str) -> float:

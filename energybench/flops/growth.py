@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-from energybench.flops.values import Cost, Entry
 from energybench.flops.work import Line
 
+if TYPE_CHECKING:
+    from energybench.flops.values import Cost, Entry
+
 Parts = tuple[Fraction, Fraction, Fraction]  # per step, per sample, per pair of samples
-Trace = list[Entry]
 PAIRED = 2
 
 
@@ -22,7 +24,7 @@ class NotPolynomialError(ValueError):
     """The traces do not have the same operators, or something grows neither linearly nor with the square."""
 
 
-def fit(traces: dict[int, Trace]) -> list[tuple[Cost, Parts]]:
+def fit(traces: dict[int, list[Entry]]) -> list[tuple[Cost, Parts]]:
     """The parts of every cost, from the traces of at least three batch sizes; any further size confirms them.
 
     Raises:
@@ -43,7 +45,7 @@ def fit(traces: dict[int, Trace]) -> list[tuple[Cost, Parts]]:
     return fitted
 
 
-def single(trace: Trace, batch: int) -> list[tuple[Cost, Parts]]:
+def single(trace: list[Entry], batch: int) -> list[tuple[Cost, Parts]]:
     """The parts as one trace alone lets us suppose them: constant where nothing of the batch is in it, else linear."""
     fitted = []
     for cost, amount in trace:

@@ -54,6 +54,7 @@ from energybench.flops.checkpoints import Checkpoints
 from energybench.flops.differentiation import Differentiation
 from energybench.flops.graph import elements, is_tensor
 from energybench.flops.operators import Handles
+from energybench.flops.values import Entry
 from energybench.flops.work import FORWARD, RECOMPUTE, Line
 
 _NOT_THE_USERS = tuple(
@@ -170,7 +171,7 @@ class _Tracer:
 
         Three sizes suffice where everything lies on a line, which the third confirms; a square needs the fourth.
         """
-        known: dict[int, growth.Trace] = {}
+        known: dict[int, list[Entry]] = {}
         unfit: Exception | None = None
         for sizes in plans:
             try:
@@ -189,7 +190,7 @@ class _Tracer:
         note = f"its FLOPs per sample are those of one batch of {batch}: {unfit}"
         return Traced(growth.lines(growth.single(known[batch], batch)), note)
 
-    def entries(self, batch: int) -> growth.Trace:
+    def entries(self, batch: int) -> list[Entry]:
         """What every operator costs in a batch of so many samples, in the order of their calls."""
         twin = copy_on(self.module, torch.device(self.place)).train()
         calls, returned = _Calls(), 0
@@ -224,7 +225,7 @@ class _Tracer:
 
 def _entries(
     nodes: list[Any], gradients: Differentiation, handles: Handles, repeated: dict[int, list[float]]
-) -> Iterator[growth.Entry]:
+) -> Iterator[Entry]:
     for place, node in enumerate(nodes):
         gradients.at(place)
         found = handles.entries(node)

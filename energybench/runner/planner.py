@@ -27,7 +27,7 @@ from energybench.common.renamed import RenamedNameWarning
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.common.version import __version__
 from energybench.flops.balance import balance
-from energybench.flops.work import Line, Work
+from energybench.flops.work import Line
 from energybench.records.record import Cell, Claim, Role
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
@@ -247,8 +247,7 @@ class Plan:
             batch = next(iter(train.load([torch.arange(min(TRACED_SAMPLES, len(train)))])))
             traced = trace_task(task, model, recipe, batch, self.device)
             lines = traced.lines
-            if traced.note:
-                self.notes.append(f"{workload.name}: {traced.note}")
+            self.notes += [f"{workload.name}: {traced.note}"] * bool(traced.note)
         except EnergybenchError as error:  # the workload still runs: its estimate is not available, and why
             self.notes.append(f"{workload.name}: no ledger, so no estimate: {error.problems[0].message}")
         except Exception as error:  # whatever its data or model raise is this workload's, not the suite's
@@ -320,8 +319,6 @@ class Plan:
     ) -> Cell:
         """stack: outermost first; epochs: a control's budget in each block."""
         mean_epochs = sum(epochs) / len(epochs) if epochs else known.epochs
-        train = workload.train
-        plain = Work(known.ledger, known.epochs, known.samples, workload.data.batch, train.accumulate)
         settings = self.suite.digest_source()
         return Cell(
             workload=workload.name,
@@ -345,7 +342,7 @@ class Plan:
                 ]
             ),
             expected_s=None if known.step_s is None else known.step_s * known.steps * mean_epochs,
-            plain_flop=plain.flop if known.ledger else None,
+            plain_flop=known.work(workload).flop if known.ledger else None,
         )
 
     def kept_epochs(self, workload: WorkloadTable, methods: list[Method]) -> list[int] | None:
