@@ -82,13 +82,14 @@ class Line:
         moved_b = self.moved_b(batch)
         return self.flop_in(batch) / moved_b if moved_b else math.inf
 
-    def times(self, ratio: float, steps: float | None = None) -> Line:
-        """The same line for so many times the samples, in so many times the steps; None: in steps of the same size.
+    def times(self, ratio: float, steps: float | None = None, pairs: float | None = None) -> Line:
+        """The same line for so many times the samples, in so many times the steps, with so many times their pairs.
 
-        With other sizes of a step its pairs of samples change by the square: ratio² / steps.
+        steps: None: in steps of the same size
+        pairs: None: as steps have that are all of one size, ratio² / steps
         """
         steps = ratio if steps is None else steps
-        pairs = ratio**2 / steps if steps else 0.0
+        pairs = (ratio**2 / steps if steps else 0.0) if pairs is None else pairs
         return replace(
             self,
             flop=self.flop * ratio,
