@@ -145,17 +145,7 @@ class DLIS(Method):
         if not self._scored:
             return work
         scored, steps = self._scored / self._samples, self._steps_presampled / self._steps
-        forwards = [
-            replace(
-                line,
-                phase=PRESAMPLE,
-                flop=line.flop * scored,
-                sample_b={operand: moved * scored for operand, moved in line.sample_b.items()},
-                step_b={operand: moved * steps for operand, moved in line.step_b.items()},
-            )
-            for line in work.lines
-            if line.phase == FORWARD
-        ]
+        forwards = [replace(line, phase=PRESAMPLE).times(scored, steps) for line in work.lines if line.phase == FORWARD]
         return work.add(*forwards)
 
     def diagnostics(self) -> dict[str, Any]:

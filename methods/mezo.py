@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from energybench import Batch, Forward, Method, TrainingRun, Work
-from energybench.flops.work import BACKWARD, FORWARD
+from energybench.flops.work import BACKWARD, FORWARD, RECOMPUTE
 from energybench.train.trees import join, split
 
 SECOND = "second_forward"
@@ -112,7 +112,7 @@ class MeZO(Method):
         The second is a phase of its own, so that what "forward" says stays one pass: others copy it for theirs.
         """
         second = [replace(line, phase=SECOND) for line in work.lines if line.phase == FORWARD]
-        return work.change(lambda line: float(line.phase not in BACKWARD)).add(*second)
+        return work.change(lambda line: float(line.phase not in (*BACKWARD, RECOMPUTE))).add(*second)
 
 
 def _weighted(forwards: list[Forward], pieces: list[Batch]) -> Tensor:

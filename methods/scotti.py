@@ -119,7 +119,7 @@ class SCoTTi(LearnedRate, Freezing):
 
     def estimate(self, work: Work) -> Work:
         """What the inner products cost, too."""
-        return super().estimate(work).add(self.inner_products_line(self._given))
+        return super().estimate(work).add(self.inner_products_line(int(self._given[0])))
 
     def noted(self, run: TrainingRun) -> dict[str, Any]:
         return {"epsilon": self._epsilon.item()} | (self.learned(self._optimizers[0]) if self._optimizers else {})

@@ -12,8 +12,8 @@ from runs_on_disk import settings, written
 from synthetic import FLOP, Run
 
 from energybench.common.errors import UsageError
-from energybench.gate import golden_counts
-from energybench.gate.regression import exit_code
+from energybench.gate import gate_page, golden_counts
+from energybench.gate.regression import Finding, exit_code
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ROOT / "reports" / "quick" / "2026-11-21-170504"
@@ -81,6 +81,53 @@ def test_counts_are_equal_to_a_billionth(factor: float, outcome: str) -> None:
         assert (found[0].quantity, found[0].base, found[0].head) == ("counted_flop", flop, flop * factor)
         assert found[0].change_rel == pytest.approx(factor - 1, rel=1e-3)
         assert exit_code(found) == 1
+
+
+def counted(flop: float, error: float = 0.0, outside: float = 0.0) -> golden_counts.Counts:
+    """Of a method whose counting run says this."""
+    meta, trials, counting_runs = run().records()
+    said = {"counted_flop": flop, "counted_error_flop": error, "outside_steps_flop": outside}
+    of_method = [each.model_copy(update=said) if each.method == "it" else each for each in counting_runs]
+    return golden_counts.of_run(meta.model_copy(update={"resolved": settings(run())}), trials, of_method)
+
+
+@pytest.mark.parametrize(
+    ("error", "outside", "moved", "outcome"),
+    [
+        (0.0, 0.0, 1e-6, "changed"),  # every step counted, nothing outside: shapes alone
+        (0.0, 0.05, 1e-6, "same"),  # a fit that took another iteration
+        (0.0, 0.05, 2e-3, "changed"),  # more than a thousandth of all is no iteration
+        (0.0, 1e-5, 1e-4, "changed"),  # ten times what ran outside of steps
+        (0.01, 0.0, 0.009, "same"),  # within the count's own error
+        (0.01, 0.0, 0.011, "changed"),
+        (0.0, 0.0, 0.0, "same"),
+    ],
+)
+def test_a_count_that_depends_on_numbers_may_move_by_as_much(
+    error: float, outside: float, moved: float, outcome: str, tmp_path: Path
+) -> None:
+    base = counted(1e9, error * 1e9, outside * 1e9)
+    golden_counts.write(tmp_path / "golden.json", base)
+    for before in (base, golden_counts.read(tmp_path / "golden.json")):
+        for sign in (1, -1):
+            head = counted(1e9 * (1 + sign * moved), error * 1e9, outside * 1e9)
+            (found,) = [f for f in golden_counts.compare(before, head) if f.method == "it"]
+            assert found.outcome == outcome
+
+
+def test_energybench_flops_says_how_open_a_count_is_too() -> None:
+    facts = {**FLOPS, "cells": [{**cell, "outside_steps_flop": FLOP / 100} for cell in FLOPS["cells"]]}
+    counts = golden_counts.of_flops(facts)
+    assert set(counts.tolerance_flop.values()) == {
+        golden_counts.OPEN_REL * cell["counted_flop"] for cell in FLOPS["cells"] if cell["counted_flop"]
+    }
+
+
+@pytest.mark.parametrize("change_rel", [1e-8, -3e-6, 2e-4])
+def test_what_fails_is_never_said_to_have_changed_by_nothing(change_rel: float) -> None:
+    finding = Finding("counts", "w", "m", "counted_flop", "changed", 1e12, 1e12 * (1 + change_rel), change_rel)
+    (row,) = gate_page.rows("counts", [finding])
+    assert float(row[-1].replace("−", "-").split("\xa0")[0]) == pytest.approx(100 * change_rel, rel=0.1)
 
 
 def test_a_count_that_is_lost_is_a_change_and_never_a_zero() -> None:

@@ -31,6 +31,7 @@ TORCH = (
     *("algorithms/*", "workloads/*", "cli/preload", "common/torchvision_shim", "trees"),
     *(f"flops/{name}" for name in ("balance", "count", "counter", "formulas", "free_operators", "ledger", "moves")),
     *(f"flops/{name}" for name in ("operators", "outside_dispatch", "sparse_products", "values")),
+    *(f"flops/{name}" for name in ("attention_kernels", "checkpoints", "recurrent")),
     *(f"papers/{name}" for name in ("calflops", "counting_rules", "published_tables", "shape_trace")),
     *("runner/planner", "runner/tracing"),
     *(f"train/{name}" for name in ("data", "evaluation", "fingerprint", "images", "recipe", "results", "run", "trees")),

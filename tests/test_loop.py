@@ -678,7 +678,7 @@ def test_a_task_with_trees_of_inputs_and_targets_trains_and_evaluates(accumulate
 def test_the_ledger_of_such_a_task_equals_the_counter():
     data, recipe = scenes(), Recipe(epochs=1, batch=16)
     batch = next(data.load([torch.arange(16)]))
-    lines = trace_task(Scene(), SceneModel(), recipe, batch, CPU)
+    lines = trace_task(Scene(), SceneModel(), recipe, batch, CPU).lines
     run = make_run(task=Scene(), model=SceneModel, data=data, batch=16)
     with Counter() as counter:
         run.gradients(batch)

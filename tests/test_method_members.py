@@ -243,7 +243,7 @@ class Stops(Method):
 
 def ledger_of(run: Any) -> tuple[Line, ...]:
     batch = next(run.data.load([torch.arange(2)]))
-    return trace_task(Classification(), tiny_cnn(), Recipe(epochs=6, batch=32), batch, CPU)
+    return trace_task(Classification(), tiny_cnn(), Recipe(epochs=6, batch=32), batch, CPU).lines
 
 
 def test_training_ends_after_the_epoch_and_everything_covers_the_epochs_that_ran():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,66 @@ def test_a_control_keeps_the_epochs_that_its_method_keeps_block_by_block(tmp_pat
     assert cells["gradsamp matched"]["of"] == "gradsamp"
 
 
+MODELS = """
+import torch
+from torch import nn
+
+def lazy(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(classes))
+
+class Broken(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.fc = nn.Linear(64, classes)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1)) @ torch.eye(3)  # line 14
+
+def broken(shape, classes):
+    return Broken(classes)
+
+class Low(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(classes, 2)), nn.Parameter(torch.randn(2, 64))
+
+    def forward(self, x):
+        return nn.functional.linear(x.flatten(1), self.a @ self.b)
+
+def low_rank(shape, classes):
+    return Low(classes)
+"""
+
+
+def of_model(tmp_path: Path, name: str, changed: str = "batch = 16") -> str:
+    (tmp_path / "net.py").write_text(MODELS)
+    text = re.sub(r"model = \{.*\}", f'model = {{ use = "net.py:{name}" }}', SUITE)
+    return text.replace("batch = 16", changed)
+
+
+def test_a_model_of_lazy_layers_is_planned_like_any_other(tmp_path: Path) -> None:
+    found = planned(tmp_path, of_model(tmp_path, "lazy"))
+    assert not found["problems"]
+    layer = 2 * (64 * 8 + 8 * 10)
+    assert found["cells"][0]["plain_flop"] == 4 * 48 * (2 * layer + 2 * 8 * 10)
+
+
+def test_a_model_that_cannot_be_traced_is_told_with_its_line_and_its_place(tmp_path: Path) -> None:
+    found = planned(tmp_path, of_model(tmp_path, "broken"))
+    ((code, place),) = {(each["code"], each["where"].rpartition("tiny.toml:")[2]) for each in found["problems"]}
+    assert (code, place) == ("E404", "10:1")
+    assert any("net.py:14" in note for note in found["notes"])
+
+
+def test_what_a_step_costs_once_is_planned_for_every_pass_of_a_micro_batch(tmp_path: Path) -> None:
+    """48 samples: 3 steps of 16 in 2 passes, or 3 steps of 20, 20 and 8."""
+    merged, sample = 2 * 10 * 2 * 64, 2 * 64 * 10
+    for changed, train, passes in (("batch = 16", "", 3), ("batch = 20", "", 3), ("batch = 16", "accumulate = 2, ", 6)):
+        text = of_model(tmp_path, "low_rank", changed).replace("train = { ", f"train = {{ {train}")
+        found = planned(tmp_path, text)["cells"][0]["plain_flop"]
+        assert found == 4 * (48 * 2 * sample + passes * 3 * merged)
+
+
 def test_samples_that_no_epoch_trains_on_cost_nothing_in_the_plan(tmp_path: Path) -> None:
     """48 samples in batches of 32, the last of which is left out: as of 32 samples."""
     kept, all_of_them = (
@@ -136,7 +197,7 @@ def test_on_plain_training_the_ledger_equals_the_counter_for_every_shipped_model
     model = models.build(use, (3, 16, 16), 10, {"layers": 2} if use == "vit_tiny" else {})
     batch = Batch(torch.randn(4, 3, 16, 16), torch.arange(4), torch.arange(4))
     recipe = Recipe(epochs=1, batch=4)
-    lines = trace_task(Classification(), model, recipe, batch, torch.device("cpu"))
+    lines = trace_task(Classification(), model, recipe, batch, torch.device("cpu")).lines
     with Counter() as counter:
         nn.functional.cross_entropy(model(batch.inputs), batch.targets).backward()
     assert Work(lines, 1, 4).flop == pytest.approx(counter.total, rel=1e-3)

@@ -75,7 +75,6 @@ class Freezing(Method):
 
     def setup(self, run: TrainingRun) -> None:
         self.acted = False
-        self._tally = run.tally
         order = torch.randperm(len(run.data), generator=run.rng(self.name, "probe"))
         size = min(max(round(self.probe * len(run.data)), LEAST_PROBE), len(run.data) // 2)
         self._probe_data = run.data.subset(order[:size].sort().values)
@@ -91,7 +90,10 @@ class Freezing(Method):
         self._held: list[list[Held]] = []
         self._unneeded: list[list[Rows]] = []  # gradients that come all the same, and are zeroed
         self._at_rest: dict[str, float] = {}  # the share of each layer's neurons that rest
-        self._given = self._trained = self._resting_samples = 0  # given: with the probe's samples
+        # Samples, passes and pairs of samples in one; given: with the probe's.
+        self._given: tuple[float, ...] = (0, 0, 0)
+        self._trained: tuple[float, ...] = (0, 0, 0)
+        self._resting_samples = 0
         self._resting: dict[str, float] = {}  # Σ over the epoch's samples of the share that rested
         self._shares: dict[str, list[float]] = defaultdict(list)
         self._epochs: list[dict[str, Any]] = []
@@ -110,8 +112,10 @@ class Freezing(Method):
         inner(rest)
         self.restore()
         if run.tally.steps > steps:
-            self._given += data.samples(run.recipe.batch)
-            self._trained += rest.samples(run.recipe.batch)
+            self._given, self._trained = (
+                tuple(map(sum, zip(sums, _passes(run, part), strict=True)))
+                for sums, part in ((self._given, data), (self._trained, rest))
+            )
             self._note(run)
         if run.epoch_number < run.epochs:  # nobody would use what comes after the last
             self._move(self._probe.observe(run, self._probe_data))
@@ -235,8 +239,9 @@ class Freezing(Method):
 
     def estimate(self, work: Work) -> Work:
         """What is left of the backward of each trained sample, of which there are fewer, and the probe's forwards."""
-        every = max(1, self._given)  # not the whole set's: a layer further out may have kept some, and says so itself
-        trained = self._trained / every
+        # Not the whole set's: a layer further out may have kept some, and says so itself.
+        every = [max(1, each) for each in self._given]
+        samples, steps, pairs = (trained / each for trained, each in zip(self._trained, every, strict=True))
         saved = 0.0 if self.mode == "sliced" else self.saved_by_the_papers_rule()
 
         def share(line: Line) -> float:
@@ -248,28 +253,18 @@ class Freezing(Method):
         def bytes_share(line: Line, operand: str) -> float:
             layer = self._layers.get(line.module) if line.op in ("conv", "linear") else None
             if layer is None or line.phase not in BACKWARD:
-                return trained
+                return 1.0
             read_whole = line.phase == WEIGHT_GRADIENT and operand == "x"
-            return trained * layer.share("read" if read_whole else line.phase)
+            return layer.share("read" if read_whole else line.phase)
 
-        changed = work.change(lambda line: trained * share(line), bytes_share)
+        changed = work.change(share, bytes_share)
+        changed = replace(changed, lines=tuple(line.times(samples, steps, pairs) for line in changed.lines))
         if self._probe is None or not self._probe.samples:
             return changed
-        looked = self._probe.samples / every
-        steps = max(1, self._tally.steps)
-        return changed.add(
-            *(
-                replace(
-                    line,
-                    phase="probe",
-                    flop=line.flop * looked,
-                    sample_b={key: moved * looked for key, moved in line.sample_b.items()},
-                    step_b={key: moved * self._probe.batches / steps for key, moved in line.step_b.items()},
-                )
-                for line in work.lines
-                if line.phase == FORWARD
-            )
-        )
+        looked, looks = self._probe.samples / every[0], self._probe.batches / every[1]
+        looked_pairs = self._probe.samples**2 / self._probe.batches / every[2]
+        looks_again = [replace(line, phase="probe") for line in work.lines if line.phase == FORWARD]
+        return changed.add(*(line.times(looked, looks, looked_pairs) for line in looks_again))
 
     def saved_by_the_papers_rule(self) -> float:
         """Share of the backward, 0–1, by the paper's rule on the masks that ran."""
@@ -311,3 +306,10 @@ class Freezing(Method):
             "backward_saved_by_the_papers_rule": round(self.saved_by_the_papers_rule(), 4),
             "weight_gradients_computed": {name: round(layer.share(WEIGHT_GRADIENT), 4) for name, layer in layers},
         }
+
+
+def _passes(run: TrainingRun, data: Data) -> tuple[float, ...]:
+    """Samples of an epoch of these data, its passes, and the pairs of samples in one."""
+    batch = run.recipe.batch
+    work = Work((), 1, data.samples(batch), batch, run.recipe.accumulate)
+    return (work.samples, *work.passes())

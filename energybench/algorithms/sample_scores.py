@@ -176,5 +176,19 @@ def with_reference(work: Work) -> Work:
             {k: v for k, v in line.step_b.items() if k.startswith("d")} if line.phase == WEIGHT_GRADIENT else {}
         )
         shared = {operand: moved for operand, moved in line.step_b.items() if operand not in per_sample}
-        lines.append(replace(line, phase=PHASE, sample_b=line.sample_b | per_sample, step_b=shared))
+        # Each sample is a batch of its own: it pairs with itself, and what a step costs once goes back for each.
+        once = line.step_flop if line.phase == FORWARD else 0.0
+        each = line.flop + line.pair_flop + line.step_flop - once
+        lines.append(
+            replace(
+                line,
+                phase=PHASE,
+                flop=each,
+                step_flop=once,
+                pair_flop=0.0,
+                sample_b=line.sample_b | per_sample,
+                step_b=shared,
+                pair_b={},
+            )
+        )
     return work.add(*lines)

@@ -28,7 +28,7 @@ from energybench.process.forkserver import Launcher
 from energybench.records.record import Cell
 from energybench.records.run_folder import scratch
 from energybench.runner.plan_request import Planned, plan
-from energybench.runner.plan_spec import PlannedWorkload, Purpose
+from energybench.runner.plan_spec import Purpose
 from energybench.suite.suite import Suite
 from energybench.verdict.flags import check_workload
 from energybench.workloads.description import DataDescription
@@ -50,7 +50,7 @@ def examine(
         purpose: Purpose = "count" if count else "trace"
         planned = plan(suite, launcher, place, device=device, download=False, purpose=purpose)
         counts = _counts(planned, launcher, place, say) if count else {}
-    plain = {name: _plain(known) for name, known in planned.workloads.items()}
+    plain = {name: known.work(planned.workload(name)[0]) for name, known in planned.workloads.items()}
     commands = [
         f"{workload.name} is a command outside energybench's loop: its FLOPs are not known here"
         for _, workload in planned.spec.commands
@@ -72,10 +72,6 @@ def examine(
         "workloads": {name: _workload(planned, name, work) for name, work in plain.items()},
         "cells": cells,
     }
-
-
-def _plain(known: PlannedWorkload) -> Work:
-    return Work(known.ledger, epochs=known.epochs, samples=known.samples)
 
 
 def _batch(planned: Planned, name: str) -> float:
@@ -151,6 +147,7 @@ def _cell(cell: Cell, planned: Planned, plain: Work, count: dict[str, Any] | Non
         "estimated_by_op": work.flop_by(_op) if work else {},
         "counted_flop": count.get("counted_flop") if count else None,
         "counted_error_flop": count.get("counted_error_flop", 0.0) if count else 0.0,
+        "outside_steps_flop": count.get("outside_steps_flop", 0.0) if count else 0.0,
         "counted_by_op": count.get("counted_by_op", {}) if count else {},
         "uncounted_calls": count.get("uncounted_calls", {}) if count else {},
         "unpriced_matrix": matrix_operators(count.get("uncounted_calls", {})) if count else [],
@@ -184,7 +181,8 @@ def _estimated(cell: Cell, plain: Work, count: dict[str, Any] | None) -> tuple[W
     if count is None or "lines" not in count:
         return None, count.get("reason") if count else "not counted"
     lines = tuple(Line(**line) for line in count["lines"])
-    return Work(lines, count["epochs"], count["samples"]), count.get("reason")
+    run = {key: count[key] for key in ("epochs", "samples", "batch", "accumulate")}
+    return Work(lines, **run), count.get("reason")
 
 
 def _differences(cells: list[dict[str, Any]]) -> list[str]:

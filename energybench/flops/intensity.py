@@ -124,8 +124,7 @@ def explain(
 
 def roofline_flop(work: Work, batch: float, balance_flop_b: float) -> float:
     """The least time of a run, in the FLOPs that the machine could do meanwhile: each line its longer time."""
-    runs = work.epochs * work.samples
-    return sum(max(line.flop * runs, work.line_b(line, batch) * balance_flop_b) for line in work.lines)
+    return sum(max(work.line_flop(line), work.line_b(line, batch) * balance_flop_b) for line in work.lines)
 
 
 def _saved(before: float, after: float) -> float | None:

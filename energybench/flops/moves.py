@@ -16,7 +16,6 @@ statistics, optimizer steps.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -25,7 +24,8 @@ from typing import Any
 
 import torch
 
-from energybench.flops.values import PREFIX, Cost, Moved, Values, elements, is_tensor, learns, name_of, sizes
+from energybench.flops.graph import PREFIX, elements, in_place, is_tensor, name_of, sizes
+from energybench.flops.values import Entry, Moved, Values
 from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 
 INDEX_B, MASK_B = 8, 1  # torch stores a maximum's position as int64, a dropout mask as bool
@@ -99,7 +99,7 @@ class Movers:
     """Handles for every operator that has no formula of its own."""
 
     def __init__(self, values: Values) -> None:
-        self.values = values
+        self.values, self.learns = values, values.learns
 
     def by_name(self) -> dict[str, Callable[[list[Any], list[Any]], Any]]:
         handles: dict[str, Callable[[list[Any], list[Any]], Any]] = {
@@ -116,22 +116,22 @@ class Movers:
             for name in _operators()
         }
 
-    def other(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+    def other(self, inputs: list[Any], outputs: list[Any]) -> list[Entry]:
         if not outputs:
-            return Counter()
+            return []
         name = name_of(outputs[0].node())
         reads = [tensor for tensor in _tensors(inputs) if sizes(tensor)]
         family = FAMILIES.get(name)
         if family is None:  # an unknown operator: element-wise if the result is as large as an operand
             as_large = is_tensor(outputs[0]) and any(prod(sizes(outputs[0])) == prod(sizes(read)) for read in reads)
             family = ELEMENTWISE if as_large else OTHER
-        if str(outputs[0].node().kind()).endswith("_") and family.op == "fill":
+        if in_place(outputs[0].node()) and family.op == "fill":
             reads = []
         if family is PART and is_tensor(outputs[0]) and reads and prod(sizes(outputs[0])) == prod(sizes(reads[0])):
-            return Counter()  # all of it
+            return []  # all of it
         return self.entry(family, reads, outputs)
 
-    def entry(self, family: OperatorFamily, reads: list[Any], outputs: list[Any], *more: Moved) -> Counter[Cost]:
+    def entry(self, family: OperatorFamily, reads: list[Any], outputs: list[Any], *more: Moved) -> list[Entry]:
         """Of an operator of this family with these operands; `more` is moved too, in its own phases."""
         results = [out for out in outputs if is_tensor(out)]
         moved = list(more)
@@ -147,8 +147,8 @@ class Movers:
 
     def backward(self, family: OperatorFamily, reads: list[Any], outputs: list[Any]) -> list[Moved]:
         """Of one kernel: it reads dy and what the derivative needs, and writes a gradient per operand that learns."""
-        wanted = [read for read in reads if learns(read)]
-        results = [out for out in outputs if is_tensor(out) and learns(out)]
+        wanted = [read for read in reads if self.learns(read)]
+        results = [out for out in outputs if is_tensor(out) and self.learns(out)]
         if outputs and is_tensor(outputs[0]) and not results:
             return []
         if family.backward is None:
@@ -158,7 +158,7 @@ class Movers:
         phase, needs = self.phase(wanted), family.backward or ""
         return [
             *(Moved(phase, "dy", out) for out in (results or wanted)),  # parts come as a list: as large as the whole
-            *(Moved(phase, "x", read) for read in _saved(needs, reads)),
+            *(Moved(phase, "x", read) for read in self.saved(needs, reads)),
             *(Moved(phase, "y", out) for out in results if "y" in needs),
             *(Moved(phase, "dx", read) for read in wanted),
         ]
@@ -166,11 +166,11 @@ class Movers:
     def phase(self, wanted: list[Any]) -> str:
         return INPUT_GRADIENT if any(self.values.origin(value)[0] for value in wanted) else WEIGHT_GRADIENT
 
-    def copy(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+    def copy(self, inputs: list[Any], outputs: list[Any]) -> list[Entry]:
         """x.copy_(source) reads only the source."""
         return self.entry(OperatorFamily("copy", "xy", None), _tensors(inputs[1:2]), outputs)
 
-    def reshape(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+    def reshape(self, inputs: list[Any], outputs: list[Any]) -> list[Entry]:
         """A view where the memory's order allows it, else a copy; its gradient is a view."""
         x, out = inputs[0], outputs[0]
         stored = torch.empty_strided(sizes(x), list(x.type().strides()), device="meta")
@@ -181,14 +181,14 @@ class Movers:
             copies = True
         return self.entry(OperatorFamily("copy", "xy" if copies else "", None), [x], outputs)
 
-    def cast(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+    def cast(self, inputs: list[Any], outputs: list[Any]) -> list[Entry]:
         widths_b = [self.values.element_b(value) for value in (inputs[0], outputs[0])]
         moves = widths_b[0] != widths_b[1] or inputs[0].type().dtype() != outputs[0].type().dtype()
         return self.entry(
             OperatorFamily("cast", "xy", "") if moves else OperatorFamily("cast", "", None), [inputs[0]], outputs
         )
 
-    def normalisation(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+    def normalisation(self, inputs: list[Any], outputs: list[Any]) -> list[Entry]:
         place = NORMALISATIONS[name_of(outputs[0].node())]
         x, out = inputs[0], outputs[0]
         affine = [
@@ -197,42 +197,50 @@ class Movers:
             if is_tensor(value)
         ]
         moved = [Moved(FORWARD, name, value) for name, value in affine]
-        learned = [(name, value) for name, value in affine if learns(value)]
-        if learns(out):
-            phase = INPUT_GRADIENT if learns(x) else WEIGHT_GRADIENT
+        learned = [(name, value) for name, value in affine if self.learns(value)]
+        if self.learns(out):
+            phase = INPUT_GRADIENT if self.learns(x) else WEIGHT_GRADIENT
             moved += [Moved(phase, "x", x), Moved(phase, "dy", out)]
             moved += [Moved(phase, f"d{name}", value) for name, value in learned]
-            if learns(x):
+            if self.learns(x):
                 moved += [Moved(phase, "dx", x), *(Moved(phase, name, value) for name, value in affine[:1])]
         return self.entry(OperatorFamily("normalisation", "xy", None), [x], outputs, *moved)
 
-    def maximum(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+    def maximum(self, inputs: list[Any], outputs: list[Any]) -> list[Entry]:
         positions: list[Moved] = []
-        if learns(outputs[0]):
+        if self.learns(outputs[0]):
             positions = [Moved(phase, "indices", outputs[0], element_b=INDEX_B) for phase in (FORWARD, INPUT_GRADIENT)]
         return self.entry(OperatorFamily("pooling", "xy", ""), [inputs[0]], outputs, *positions)
 
-    def masking(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+    def masking(self, inputs: list[Any], outputs: list[Any]) -> list[Entry]:
         probability, training = inputs[1].toIValue(), inputs[2].toIValue()
         if not probability or not training:
             return self.entry(OperatorFamily("masking", "", None), [inputs[0]], outputs)
         elementwise, *_ = MASKS.split()  # the others drop whole channels, or keep no mask of bools
         mask: list[Moved] = []
         if name_of(outputs[0].node()) == elementwise:
-            back = [INPUT_GRADIENT] if learns(inputs[0]) else []
+            back = [INPUT_GRADIENT] if self.learns(inputs[0]) else []
             mask = [Moved(phase, "mask", outputs[0], element_b=MASK_B) for phase in [FORWARD, *back]]
         return self.entry(OperatorFamily("masking", "xy", ""), [inputs[0]], outputs, *mask)
 
-    def embedding(self, inputs: list[Any], outputs: list[Any]) -> Counter[Cost]:
+    def embedding(self, inputs: list[Any], outputs: list[Any]) -> list[Entry]:
         table, indices = inputs[:2]
         rows = prod(sizes(indices)) * sizes(table)[-1]
         # Rows are read per sample, so they count as the indices do; the gradient is as large as the table.
         moved = [Moved(FORWARD, "rows", indices, rows, self.values.element_b(table))]
         moved += [Moved(FORWARD, "indices", indices)]
-        if learns(table) and learns(outputs[0]):
+        if self.learns(table) and self.learns(outputs[0]):
             phase = self.phase([table])
             moved += [Moved(phase, "dy", outputs[0]), Moved(phase, "indices", indices), Moved(phase, "dw", table)]
         return self.entry(OperatorFamily("embedding", "y", None), [], outputs, *moved)
+
+    def saved(self, needs: str, reads: list[Any]) -> list[Any]:
+        """The operands that the derivative needs, by the letters of OperatorFamily.backward."""
+        if "f" in needs and len(reads) > 1:  # a factor is needed where another one learns
+            return [
+                read for place, read in enumerate(reads) if any(map(self.learns, reads[:place] + reads[place + 1 :]))
+            ]
+        return [read for read in reads if "x" in needs or ("m" in needs and not _floats(read))]
 
 
 @cache
@@ -246,13 +254,6 @@ def _broadcast(operands: list[Any], results: list[Any]) -> list[Any]:
     """Operands smaller than the result: their gradient has to be summed, even where dy passes as it is."""
     largest = max((prod(sizes(out)) for out in results), default=0)
     return [operand for operand in operands if prod(sizes(operand)) < largest]
-
-
-def _saved(needs: str, reads: list[Any]) -> list[Any]:
-    """The operands that the derivative needs, by the letters of OperatorFamily.backward."""
-    if "f" in needs and len(reads) > 1:  # a factor is needed where another one learns
-        return [read for place, read in enumerate(reads) if any(map(learns, reads[:place] + reads[place + 1 :]))]
-    return [read for read in reads if "x" in needs or ("m" in needs and not _floats(read))]
 
 
 def _floats(value: Any) -> bool:

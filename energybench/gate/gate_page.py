@@ -95,6 +95,8 @@ def change(finding: Finding) -> str:
     if _of_quality(finding):
         return wording.number(value, 4, sign=True)
     text = f"{wording.number(100 * value, 1, sign=True)}{wording.NB}%"
+    if value and abs(100 * value) < 0.05 and finding.outcome in FAILS:  # what fails is never said to be nothing
+        text = f"{100 * value:+.1g}{wording.NB}%".replace("-", "−")
     if low is None or high is None:
         return text
     return f"{text}{wording.NB}{wording.interval(low, high, 1)}"

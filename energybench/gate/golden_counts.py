@@ -3,6 +3,10 @@
 A count is what a formula, a counter or the loop's own tally says of one cell with the suite's first seed: FLOPs
 estimated and counted, passes, samples, epochs, kinds of steps, parameters. Nothing here was timed. What a file cannot
 know (`energybench flops` keeps no tally of controls) is left out of a comparison, never taken for 0.
+
+FLOPs that the counter saw are not all a matter of shapes: a count of some of the steps has an error, and what a method
+computes outside of steps, such as a fit that iterates until it is good enough, depends on numbers that differ between
+machines. Such a count is open by that much, `tolerance_flop`, and every other is exact.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +33,8 @@ from energybench.records.record import CountingRun, Passes, RunFile, Trial
 
 SCHEMA = 1
 SAME_REL = 1e-9  # floats that were summed in another order
+OPEN_REL = 1e-3  # most of a count that what runs outside of steps may leave open: as ledger and counter may differ
+COUNTED = "counted_flop"
 PARAMETERS = "parameters"
 LARGEST_COUNT = 1e36  # a larger one is no count, nor is a negative one
 Cell = tuple[str, str]  # (workload, method)
@@ -43,6 +49,7 @@ class Counts:
     stamp:  the options that changed the suite, such as "quick"
     source: what wrote them: a name that the other source cannot have is unknown in it, not gone
     torch:  its version, under which they were counted
+    tolerance_flop: how far the counted FLOPs of a cell may move with the machine; 0 for cells that are not there
     """
 
     suite: str
@@ -51,6 +58,7 @@ class Counts:
     cells: dict[Cell, Facts]
     source: Source
     torch: str | None = None
+    tolerance_flop: dict[Cell, float] = field(default_factory=dict)
 
 
 class Header(RecordModel):
@@ -81,7 +89,23 @@ def of_run(run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[Counti
             cells[key] = _facts(by_cell.get(key), first.get(key), data.get(PARAMETERS))
     if seed is None:
         seed = next((each.seed for each in counting_runs), None)
-    return Counts(run.suite, tuple(run.stamp), seed, cells, "run", run.machine.get("torch"))
+    tolerances = {
+        (each.workload, each.method): tolerance_flop(
+            each.counted_flop, each.counted_error_flop, each.outside_steps_flop
+        )
+        for each in counting_runs
+        if (each.workload, each.method) in cells
+    }
+    return Counts(run.suite, tuple(run.stamp), seed, cells, "run", run.machine.get("torch"), _open(tolerances))
+
+
+def tolerance_flop(counted: float | None, error: float, outside_steps: float) -> float:
+    """How far a count may move: its own error, and what ran outside of steps, but little of the whole."""
+    return error + min(outside_steps, OPEN_REL * (counted or 0.0))
+
+
+def _open(tolerances: dict[Cell, float]) -> dict[Cell, float]:
+    return {cell: tolerance for cell, tolerance in tolerances.items() if tolerance}
 
 
 def _facts(counting_run: CountingRun | None, trial: Trial | None, parameters: float | None) -> Facts:
@@ -93,7 +117,7 @@ def _facts(counting_run: CountingRun | None, trial: Trial | None, parameters: fl
     facts["plain_flop"] = estimate.plain_flop if estimate else None
     facts["estimated_flop"] = estimate.estimated_flop if estimate else None
     if counting_run is not None:
-        facts["counted_flop"] = finished.counted_flop if finished else None
+        facts[COUNTED] = finished.counted_flop if finished else None
     return facts | _tally(passes)
 
 
@@ -110,6 +134,7 @@ def _tally(passes: Passes | None) -> Facts:
 def of_flops(facts: dict[str, Any]) -> Counts:
     """Of the JSON of `energybench flops SUITE --json`."""
     cells: dict[Cell, Facts] = {}
+    tolerances: dict[Cell, float] = {}
     for cell in facts["cells"]:
         if cell["skipped"]:
             continue
@@ -117,10 +142,13 @@ def of_flops(facts: dict[str, Any]) -> Counts:
         counts["plain_flop"] = cell["baseline_flop"]
         counts["estimated_flop"] = cell["estimated_flop"]
         if cell["role"] != "control":
-            counts["counted_flop"] = cell["counted_flop"]
+            counts[COUNTED] = cell["counted_flop"]
+            open_flop = cell.get("counted_error_flop") or 0.0, cell.get("outside_steps_flop") or 0.0
+            tolerances[cell["workload"], cell["method"]] = tolerance_flop(cell["counted_flop"], *open_flop)
         passes = cell.get("passes")
         cells[cell["workload"], cell["method"]] = counts | _tally(Passes.model_validate(passes) if passes else None)
-    return Counts(facts["suite"], tuple(facts["stamp"]), facts.get("seed"), cells, "flops", facts.get("torch"))
+    stamp, seed, torch = tuple(facts["stamp"]), facts.get("seed"), facts.get("torch")
+    return Counts(facts["suite"], stamp, seed, cells, "flops", torch, _open(tolerances))
 
 
 # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -170,6 +198,10 @@ def _checked(counts: Counts, path: Path) -> Counts:
             if value is not None and not (number and 0 <= value <= LARGEST_COUNT):
                 message = f"{name} of {workload}, {method} is {json.dumps(value)[:80]}, which is no count"
                 raise UsageError(Problem("E632", message, str(path), "write it again with --accept"))
+    for (workload, method), value in counts.tolerance_flop.items():
+        if not 0 <= value <= LARGEST_COUNT:
+            message = f"tolerance_flop of {workload}, {method} is {json.dumps(value)[:80]}, which is no count"
+            raise UsageError(Problem("E632", message, str(path), "write it again with --accept"))
     return counts
 
 
@@ -178,15 +210,20 @@ def _golden(content: dict[str, Any], path: Path) -> Counts:
         message = f"golden counts of schema {content['golden']}, and this version reads {SCHEMA}"
         raise UsageError(Problem("E632", message, str(path), "write it again with --accept"))
     cells = {(cell["workload"], cell["method"]): dict(cell["counts"]) for cell in content["cells"]}
-    return Counts(
-        content["suite"], tuple(content["stamp"]), content["seed"], cells, content["source"], content.get("torch")
-    )
+    tolerances = {
+        (cell["workload"], cell["method"]): float(cell["tolerance_flop"])
+        for cell in content["cells"]
+        if "tolerance_flop" in cell
+    }
+    stamp, torch = tuple(content["stamp"]), content.get("torch")
+    return Counts(content["suite"], stamp, content["seed"], cells, content["source"], torch, tolerances)
 
 
 def write(path: Path, counts: Counts) -> None:
     """The golden file: the same counts give the same bytes."""
     cells = [
         {"workload": workload, "method": method, "counts": facts}
+        | ({"tolerance_flop": tolerance} if (tolerance := counts.tolerance_flop.get((workload, method))) else {})
         for (workload, method), facts in sorted(counts.cells.items())
     ]
     content = {
@@ -247,6 +284,9 @@ def _changed_counts(cell: Cell, base: Counts, head: Counts) -> Iterator[Finding]
         if not in_both and base.source != head.source and not _kind_of_one_side(before, after, name):
             continue  # the other source cannot know it
         old, new = difference.before, difference.after
+        allowed = max(counts.tolerance_flop.get(cell, 0.0) for counts in (base, head))
+        if name == COUNTED and old is not None and new is not None and abs(new - old) <= allowed:
+            continue  # a matter of numbers, not of what runs
         change_rel = new / old - 1 if old and new is not None else None
         reason = "" if old is not None and new is not None else f"there is none in {'BASE' if old is None else 'HEAD'}"
         yield Finding("counts", *cell, name, "changed", old, new, change_rel, reason=reason)

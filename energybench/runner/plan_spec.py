@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from energybench.common.errors import Problem
-from energybench.flops.work import Line
+from energybench.flops.work import Line, Work
 from energybench.records.record import Cell
 from energybench.suite.command_tables import CommandWorkloadTable
 from energybench.suite.suite import Suite
@@ -108,6 +108,10 @@ class PlannedWorkload(Spec):
     epochs: int
     samples: int
     step_s: float | None = None
+
+    def work(self, workload: WorkloadTable) -> Work:
+        """Of plain training."""
+        return Work(self.ledger, self.epochs, self.samples, workload.data.batch, workload.train.accumulate)
 
 
 class PlanResult(Spec):

@@ -238,16 +238,22 @@ class Plan:
         task: Task,
         model: nn.Module,
         opened: tuple[Data, Data],
-    ) -> PlannedWorkload:
+    ) -> PlannedWorkload | None:
         """The ledger of plain training and the time of a few plain steps, on real samples."""
         recipe, (train, test) = recipe_of(workload), opened
         lines: tuple[Line, ...] = ()
         try:
             # An odd prime, so that what has no room for the batch can be told from what has.
             batch = next(iter(train.load([torch.arange(min(TRACED_SAMPLES, len(train)))])))
-            lines = trace_task(task, model, recipe, batch, self.device)
+            traced = trace_task(task, model, recipe, batch, self.device)
+            lines = traced.lines
+            self.notes += [f"{workload.name}: {traced.note}"] * bool(traced.note)
         except EnergybenchError as error:  # the workload still runs: its estimate is not available, and why
             self.notes.append(f"{workload.name}: no ledger, so no estimate: {error.problems[0].message}")
+        except Exception as error:  # whatever its data or model raise is this workload's, not the suite's
+            message = f"reading and tracing '{workload.name}' failed: {type(error).__name__}: {error}"
+            self.problems.append(Problem("E404", message, self.spec.where("workload", number, "model")))
+            return None
         planned = PlannedWorkload(
             data=data,
             ledger=lines,
@@ -313,7 +319,6 @@ class Plan:
     ) -> Cell:
         """stack: outermost first; epochs: a control's budget in each block."""
         mean_epochs = sum(epochs) / len(epochs) if epochs else known.epochs
-        per_sample = sum(line.flop for line in known.ledger)
         settings = self.suite.digest_source()
         return Cell(
             workload=workload.name,
@@ -337,7 +342,7 @@ class Plan:
                 ]
             ),
             expected_s=None if known.step_s is None else known.step_s * known.steps * mean_epochs,
-            plain_flop=per_sample * known.samples * known.epochs if known.ledger else None,
+            plain_flop=known.work(workload).flop if known.ledger else None,
         )
 
     def kept_epochs(self, workload: WorkloadTable, methods: list[Method]) -> list[int] | None:

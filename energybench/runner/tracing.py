@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from energybench.flops.work import Line
 from energybench.train.batch import Batch
 from energybench.train.interface import TrainingRun
 from energybench.train.method import Task
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
+
+if TYPE_CHECKING:
+    from energybench.flops.ledger import Traced
 
 TIMED_STEPS = 3
 LONGEST_S = 10.0  # of all of them together
@@ -40,13 +43,18 @@ class TracedTask(nn.Module):
         return self._task.forward(cast(TrainingRun, run), Batch(inputs, targets, torch.arange(len(leaves[0])))).value
 
 
-def trace_task(task: Task, model: nn.Module, recipe: Recipe, batch: Batch, device: torch.device) -> tuple[Line, ...]:
-    """The ledger of one plain training sample. Raises UsageError E403 if the model cannot be traced."""
-    from energybench.flops.ledger import ledger
+def trace_task(task: Task, model: nn.Module, recipe: Recipe, batch: Batch, device: torch.device) -> Traced:
+    """The ledger of plain training, traced on these samples for the recipe's batch.
 
-    traced = TracedTask(task, model, recipe, batch)
-    lines = ledger(traced, tuple(traced.leaves), device, recipe.precision)
-    return tuple(replace(line, module=line.module.removeprefix("model").removeprefix(".")) for line in lines)
+    Raises UsageError E403 if the model cannot be traced.
+    """
+    from energybench.flops.ledger import trace
+
+    module = TracedTask(task, model, recipe, batch)
+    once = math.ceil(recipe.batch / recipe.accumulate)
+    traced = trace(module, tuple(module.leaves), device, recipe.precision, once)
+    lines = (replace(line, module=line.module.removeprefix("model").removeprefix(".")) for line in traced.lines)
+    return replace(traced, lines=tuple(lines))
 
 
 def time_step(run: Run, most: int | None = None) -> float:

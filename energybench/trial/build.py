@@ -79,6 +79,7 @@ def build_model(workload: WorkloadTable, data: DataDescription, base: Path, seed
         model: torch.nn.Module = models.call(function, use, known, settings)
     else:
         model = models.build(use, data.shape, data.classes, settings)
+    models.fix_sizes(model, use, data.shape)
     if workload.train.activation:
         models.activate(model, use, workload.train.activation)
     return model

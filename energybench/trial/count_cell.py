@@ -41,12 +41,15 @@ def count(spec: CountingSpec) -> dict[str, Any]:
     return {
         "counted_flop": counted.counted_flop,
         "counted_error_flop": counted.counted_error_flop,
+        "outside_steps_flop": counted.outside_steps_flop,
         "counted_by_op": counted.by_op,
         "uncounted_calls": counted.uncounted_calls,
         "passes": asdict(run.tally.passes()),
         "reason": counted.reason,
         "epochs": work.epochs,
         "samples": work.samples,
+        "batch": work.batch,
+        "accumulate": work.accumulate,
         "lines": [asdict(line) for line in work.lines],
         "wall_s": time.perf_counter() - started,
     }

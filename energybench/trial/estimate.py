@@ -15,7 +15,8 @@ LAYERS = 3  # of an estimate, named in the record
 
 def works(ledger: tuple[Line, ...], run: Run) -> tuple[Work, Work]:
     """The ledger of plain training, and what the stack's formulas make of it, innermost first."""
-    plain = Work(ledger, epochs=run.recipe.epochs, samples=run.data.samples(run.recipe.batch))
+    recipe = run.recipe
+    plain = Work(ledger, recipe.epochs, run.data.samples(recipe.batch), recipe.batch, recipe.accumulate)
     work = plain.trained(run.epochs if run.stop_reason is None else run.epochs_ended)
     for method in reversed(run.methods):
         work = method.estimate(work)

@@ -1,8 +1,13 @@
-"""Classification: cross-entropy on one label per sample; quality is accuracy."""
+"""Classification: cross-entropy on one label per sample; quality is accuracy.
+
+torchvision's GoogLeNet and Inception v3 return auxiliary heads beside the logits while they train. Their losses are
+added: 0.3 of each of GoogLeNet's two (Szegedy et al. 2015, section 5), 0.4 of Inception v3's one, as torchvision's
+checkpoints were trained. Evaluation, scores and gradients of outputs see the main head alone.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +21,19 @@ if TYPE_CHECKING:
     from energybench.train.interface import TrainingRun
 
 
+AUXILIARY = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}  # of an output's type: each further head's weight
+
+
 class Classification(Task):
     """inputs (B, ...), targets (B,) of class numbers; the model returns logits (B, classes)."""
 
     name = "classification"
 
     def forward(self, run: TrainingRun, batch: Batch) -> Forward:
-        logits = run.model(batch.inputs)
+        logits, auxiliary, weight = heads(run.model(batch.inputs))
         each = self.losses(run, logits, batch)
+        for other in auxiliary:
+            each = each + weight * self.losses(run, other, batch)
         return Forward(each.mean(), each, logits)
 
     def losses(self, run: TrainingRun, outputs: Tensor, batch: Batch) -> Tensor:
@@ -42,7 +52,18 @@ class Classification(Task):
         right = torch.zeros((), device=run.device)
         loss = torch.zeros((), device=run.device)
         for batch in data.in_order():
-            logits = run.model(batch.inputs).float()
+            logits = heads(run.model(batch.inputs))[0].float()
             right += (logits.argmax(1) == batch.targets).sum()
             loss += F.cross_entropy(logits, batch.targets, reduction="sum")
         return {"accuracy": right.item() / len(data), "loss": loss.item() / len(data)}
+
+
+def heads(outputs: Any) -> tuple[Tensor, list[Tensor], float]:
+    """Logits, those of auxiliary heads, and the weight of their losses. Raises TypeError for what are no logits."""
+    if isinstance(outputs, Tensor):
+        return outputs, [], 0.0
+    kind = type(outputs).__name__
+    if kind not in AUXILIARY:
+        raise TypeError(f"the model returns a {kind}; classification needs logits, (samples, classes)")
+    main, *others = outputs
+    return main, [other for other in others if other is not None], AUXILIARY[kind]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.torchvision_shim import import_torchvision
@@ -72,6 +73,8 @@ def build(use: str, shape: Shape, classes: int | None, parameters: dict[str, Any
             hint = f'ours: {", ".join(OWN)}; any torchvision classifier, such as resnet18; or "file.py:function"'
         raise UsageError(Problem("E401", f"no model is called '{use}'", hint=hint))
     parameters = dict(parameters)
+    if use in ("googlenet", "inception_v3"):
+        parameters.setdefault("init_weights", True)  # their papers' weights, without torchvision's warning
     stem = parameters.pop("stem", None)
     model = call(
         lambda **extra: torchvision.models.get_model(use, weights=None, num_classes=classes, **extra),
@@ -84,6 +87,29 @@ def build(use: str, shape: Shape, classes: int | None, parameters: dict[str, Any
     if shape[0] != 3:
         take_channels(model, shape[0])
     return model
+
+
+def fix_sizes(model: nn.Module, use: str, shape: Shape) -> None:
+    """Lazy layers get their sizes, and their initial weights, from a first batch of zeros: (2, *shape)."""
+    if not any(is_lazy(parameter) for parameter in (*model.parameters(), *model.buffers())):
+        return
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(2, *shape))
+    except Exception as error:
+        message = (
+            f"'{use}' has lazy layers, and a batch of zeros of shape {(2, *shape)} does not fix their sizes: {error}"
+        )
+        raise UsageError(
+            Problem("E401", message, hint="give its layers their sizes, or call it once before")
+        ) from error
+    finally:
+        model.train(training)
+    unused = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if unused:
+        message = f"'{use}' has a lazy layer that its forward pass never calls: {unused[0].rpartition('.')[0]}"
+        raise UsageError(Problem("E401", message, hint="remove it, or give it its size"))
 
 
 def call(function: Callable[..., Any], use: str, given: dict[str, Any], parameters: dict[str, Any]) -> Any:

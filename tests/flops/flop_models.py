@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.flops.counter import Counter
 from energybench.flops.ledger import ledger
-from energybench.flops.work import FORWARD, Line
+from energybench.flops.work import FORWARD, INPUT_GRADIENT, RECOMPUTE, WEIGHT_GRADIENT, Line
+
+PHASES = (FORWARD, WEIGHT_GRADIENT, INPUT_GRADIENT, RECOMPUTE)
 
 
 class FunctionModule(nn.Module):
@@ -138,9 +140,10 @@ def counted(model: nn.Module, *batch: Tensor) -> tuple[float, float]:
     return forward / len(batch[0]), counter.total / len(batch[0])
 
 
-def entered(lines: tuple[Line, ...]) -> tuple[float, float]:
+def entered(lines: tuple[Line, ...], batch: int = 2) -> tuple[float, float]:
     """The same two figures from the ledger."""
-    return sum(line.flop for line in lines if line.phase == FORWARD), sum(line.flop for line in lines)
+    step = {phase: sum(line.flop_in(batch) for line in lines if line.phase in phase) for phase in ((FORWARD,), PHASES)}
+    return step[FORWARD,] / batch, step[PHASES] / batch
 
 
 def main() -> None:

@@ -73,8 +73,8 @@ def witnessed(name: str | None, model: str) -> Outcome:
 
 def ledger_of_plain_training(model: str, run: Run) -> Work:
     batch = next(iter(run.data.load([torch.arange(2)])))
-    lines = trace_task(Classification(), MODELS[model](), Recipe(epochs=EPOCHS, batch=BATCH), batch, CPU)
-    return Work(lines, epochs=EPOCHS, samples=run.data.samples(BATCH))
+    lines = trace_task(Classification(), MODELS[model](), Recipe(epochs=EPOCHS, batch=BATCH), batch, CPU).lines
+    return Work(lines, epochs=EPOCHS, samples=run.data.samples(BATCH), batch=BATCH)
 
 
 def test_there_are_methods_and_each_has_a_card_that_says_what_it_does():
@@ -115,6 +115,37 @@ def test_its_estimate_stays_within_two_points_of_what_is_counted_or_says_why(nam
     counted = with_it.counted.counted_flop / without.counted.counted_flop
     assert abs(estimated - counted) <= ESTIMATE_GAP or type(with_it.method).gap_because
     assert work.flop == pytest.approx(without.counted.counted_flop, rel=1e-3)  # else neither says anything
+
+
+class Merged(nn.Module):
+    """Weights are made from weights once a step, and every sample is held against every other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(32, 16) / 4), nn.Parameter(torch.randn(16, 64) / 4)
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(nn.functional.linear(x.flatten(1), self.a @ self.b)).relu()
+        return self.head(y + (y @ y.T).softmax(1) @ y)
+
+
+@each_method
+def test_and_so_it_does_where_a_step_costs_something_once_and_pairs_cost_something(name, monkeypatch):
+    """80 samples in steps of 32, 32 and 16."""
+    monkeypatch.setitem(MODELS, "merged", Merged)
+    runs = []
+    for methods in ([fresh(name)], []):
+        layer = CountingLayer(10**9)
+        run = make_run([layer, *methods], Merged, digits(80), epochs=EPOCHS, batch=BATCH)
+        run.train()
+        runs.append((run, layer.result(run).counted_flop, methods))
+    (run, counted, (method,)), (_, plain_flop, _) = runs
+    work = ledger_of_plain_training("merged", run)
+    assert sum(line.step_flop for line in work.lines) > 0.05 * sum(line.flop for line in work.lines)
+    assert work.flop == plain_flop
+    estimated = method.estimate(work).flop / work.flop
+    assert abs(estimated - counted / plain_flop) <= ESTIMATE_GAP or type(method).gap_because
 
 
 @each_method

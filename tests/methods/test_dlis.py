@@ -257,7 +257,7 @@ def test_the_estimate_has_the_presamples_forwards_as_a_phase_and_equals_the_coun
         run.train()
         counted.append(layer.result(run))
     batch = next(run.data.load([torch.arange(2)]))
-    lines = trace_task(Classification(), MODELS[model](), Recipe(epochs=4, batch=32), batch, CPU)
+    lines = trace_task(Classification(), MODELS[model](), Recipe(epochs=4, batch=32), batch, CPU).lines
     work = Work(lines, epochs=4, samples=90)
     estimate = made.estimate(work)
     assert estimate.flop == pytest.approx(counted[1].counted_flop, rel=1e-6)
@@ -276,7 +276,7 @@ def test_over_a_forward_only_method_a_presample_is_estimated_as_one_forward_of_e
     run = make_run([made, forward_only], counter=layer, data=digits(90), epochs=4, lr=1e-3)
     run.train()
     batch = next(run.data.load([torch.arange(2)]))
-    lines = trace_task(Classification(), tiny_cnn(), Recipe(epochs=4, batch=32), batch, CPU)
+    lines = trace_task(Classification(), tiny_cnn(), Recipe(epochs=4, batch=32), batch, CPU).lines
     work = made.estimate(forward_only.estimate(Work(lines, epochs=4, samples=90)))
     assert made.diagnostics()["steps_presampled"] > 0
     assert work.flop == pytest.approx(layer.result(run).counted_flop, rel=1e-6)

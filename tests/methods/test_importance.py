@@ -374,7 +374,7 @@ def test_the_estimate_is_what_is_counted_and_the_reference_costs_a_second_pass(m
         run.train()
         counted.append(layer.result(run).counted_flop)
     batch = next(run.data.load([torch.arange(2)]))
-    lines = trace_task(Classification(), model(), Recipe(epochs=epochs, batch=32), batch, CPU)
+    lines = trace_task(Classification(), model(), Recipe(epochs=epochs, batch=32), batch, CPU).lines
     work = Work(lines, epochs=epochs, samples=run.data.samples(32))
     assert counted[1] / counted[0] == pytest.approx(2 if score == "parameter-gradient" else 1)
     assert made.estimate(work).flop == pytest.approx(counted[1], rel=1e-3)
@@ -394,7 +394,7 @@ def test_the_reference_pass_costs_no_second_probe_and_no_second_product_of_gradi
         totals.append(layer.result(run).counted_flop)
     batch = next(run.data.load([torch.arange(2)]))
     recipe = Recipe(epochs=3, batch=32)
-    lines = trace_task(Classification(), mlp((1, 8, 8), 10, [32]), recipe, batch, CPU)
+    lines = trace_task(Classification(), mlp((1, 8, 8), 10, [32]), recipe, batch, CPU).lines
     work = Work(lines, epochs=3, samples=run.data.samples(32))
     estimated = made.estimate(inner.estimate(work)).flop
     assert estimated == pytest.approx(totals[1], rel=1e-6)

@@ -281,7 +281,7 @@ def counted_and_estimated(
         run.train()
         totals.append(layer.result(run).counted_flop)
     batch = next(iter(run.data.load([torch.arange(2)])))
-    lines = trace_task(Classification(), model(), Recipe(epochs=epochs, batch=32), batch, run.device)
+    lines = trace_task(Classification(), model(), Recipe(epochs=epochs, batch=32), batch, run.device).lines
     plain = work = Work(lines, epochs=epochs, samples=count)
     for layer_of_stack in reversed(made):
         work = layer_of_stack.estimate(work)

@@ -260,7 +260,7 @@ def test_what_is_counted_is_what_is_estimated(model, slice_from):
         run.train()
         totals.append(layer.result(run).counted_flop)
     batch = next(iter(run.data.load([torch.arange(2)])))
-    lines = trace_task(Classification(), model(), Recipe(epochs=4, batch=32), batch, run.device)
+    lines = trace_task(Classification(), model(), Recipe(epochs=4, batch=32), batch, run.device).lines
     work = Work(lines, epochs=4, samples=96)
     assert made.estimate(work).flop / work.flop == pytest.approx(totals[0] / totals[1], abs=1e-3)
 

@@ -533,7 +533,7 @@ def counted_and_estimated(model: Any, **parameters: Any) -> tuple[float, float, 
         if made:
             found = made[0]
     batch = next(iter(run.data.load([torch.arange(2)])))
-    lines = trace_task(Classification(), model(), Recipe(epochs=2, batch=32), batch, CPU)
+    lines = trace_task(Classification(), model(), Recipe(epochs=2, batch=32), batch, CPU).lines
     work = Work(lines, epochs=2, samples=64)
     return totals[0] / totals[1], found.estimate(work).flop / work.flop, found
 

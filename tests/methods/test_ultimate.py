@@ -128,7 +128,7 @@ def test_what_is_counted_is_what_is_estimated(model, learn):
         run.train()
         totals.append(layer.result(run).counted_flop)
     batch = next(iter(run.data.load([torch.arange(2)])))
-    lines = trace_task(Classification(), model(), Recipe(epochs=2, batch=32), batch, run.device)
+    lines = trace_task(Classification(), model(), Recipe(epochs=2, batch=32), batch, run.device).lines
     work = Work(lines, epochs=2, samples=64)
     assert made.estimate(work).flop == pytest.approx(totals[0], rel=1e-6)
     parameters = sum(p.numel() for p in run.model.parameters())

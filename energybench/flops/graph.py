@@ -1,0 +1,38 @@
+"""Plain facts about the nodes and values of a traced graph, torch._C.Node and torch._C.Value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Sizes = list[int]
+PREFIX = "aten::"
+
+
+def sizes(value: Any) -> Sizes:
+    return list(value.type().sizes())
+
+
+def is_tensor(value: Any) -> bool:
+    return bool(value.isCompleteTensor())
+
+
+def elements(value: Any) -> list[Any]:
+    """Of a traced list."""
+    return list(value.node().inputs())
+
+
+def name_of(node: Any) -> str:
+    """ "add" of aten::add and of aten::add_."""
+    name = str(node.kind()).removeprefix(PREFIX)
+    return name if name.startswith("__") else name.rstrip("_")
+
+
+def in_place(node: Any) -> bool:
+    kind = str(node.kind())
+    return kind.startswith(PREFIX) and kind.endswith("_") and not kind.endswith("__")
+
+
+def where(node: Any) -> str:
+    """The user's file and line that called this operator, as far as torch knows it: "model.py:12"."""
+    place = str(node.sourceRange()).strip().splitlines()
+    return place[-1] if place else ""
