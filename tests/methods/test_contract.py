@@ -136,8 +136,8 @@ def test_and_so_it_does_where_a_step_costs_something_once_and_pairs_cost_somethi
     monkeypatch.setitem(MODELS, "merged", Merged)
     runs = []
     for methods in ([fresh(name)], []):
-        layer = CountingLayer(10**9)
-        run = make_run([layer, *methods], Merged, digits(80), epochs=EPOCHS, batch=BATCH)
+        layer = StepCounter(10**9)
+        run = make_run(methods, Merged, digits(80), counter=layer, epochs=EPOCHS, batch=BATCH)
         run.train()
         runs.append((run, layer.result(run).counted_flop, methods))
     (run, counted, (method,)), (_, plain_flop, _) = runs
