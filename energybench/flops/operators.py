@@ -24,6 +24,7 @@ from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 Handle = Callable[[list[Any], list[Any]], list[Entry]]
 # A kernel that is not fused writes and reads its scores: QKᵀ, softmax, PV; then dP, dV, dS, dQ, dK.
 SCORES_FORWARD, SCORES_BACKWARD = 4, 7
+DISTANCES_ONE_BY_ONE = 25  # rows, up to which torch.cdist multiplies no matrices
 
 
 class Handles:
@@ -62,8 +63,9 @@ class Handles:
 
     def _by_name(self) -> dict[str, Handle]:
         recurrent = Recurrent(self.values)
+        self.movers = Movers(self.values)
         chains = ("linalg_multi_dot", "chain_matmul")
-        handles: dict[str, Handle] = Movers(self.values).by_name()
+        handles: dict[str, Handle] = self.movers.by_name()
         handles |= {
             "aten::_convolution": lambda inputs, outputs: self.convolution(
                 inputs, outputs, inputs[6].toIValue(), inputs[8].toIValue()
@@ -87,6 +89,8 @@ class Handles:
             **{f"aten::{op}": lambda inputs, outputs: self.chain(elements(inputs[0]), outputs) for op in chains},
             **{f"aten::{op}": self.power for op in ("matrix_power", "linalg_matrix_power")},
             **{f"aten::{op}": self.covariance for op in ("cov", "corrcoef")},
+            "aten::cdist": self.distances,
+            "aten::affine_grid_generator": self.affine_grid,
             **{f"aten::{op}": partial(recurrent.layers, name=op) for op in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
             **{f"aten::{op}_cell": recurrent.cell for op in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
         }
@@ -256,6 +260,31 @@ class Handles:
         extent = sizes(inputs[0])
         variables = extent[0] if len(extent) > 1 else 1
         return self.alike(inputs[0], outputs[0], 2.0 * prod(extent) * variables, {"rows": variables})
+
+    def distances(self, inputs: list[Any], outputs: list[Any]) -> list[Entry]:
+        """Euclidean ones of more than 25 rows come from a product of the rows, with their norms and ones beside them.
+
+        Its backward computes both gradients, whichever is asked for.
+        """
+        a, b = sizes(inputs[0]), sizes(inputs[1])
+        p, mode = inputs[2].toIValue(), inputs[3].toIValue() or 0
+        multiplies = p == 2 and (mode == 1 or (mode == 0 and max(a[-2], b[-2]) > DISTANCES_ONE_BY_ONE))
+        if not multiplies:
+            return self.movers.other(inputs, outputs)
+        pairs = 2.0 * prod(sizes(outputs[0]))
+        phases = {FORWARD: pairs * (a[-1] + 2)}
+        for operand, weight in zip(inputs[:2], self.values.are_weights(*inputs[:2]), strict=True):
+            if self.learns(outputs[0]):
+                phase = WEIGHT_GRADIENT if weight and self.learns(operand) else INPUT_GRADIENT
+                phases[phase] = phases.get(phase, 0.0) + pairs * a[-1]
+        shape = {"rows": a[-2], "inner": a[-1], "columns": b[-2]}
+        return self.values.entry(outputs[0], "matmul", phases, shape, self.factors(inputs[:2], outputs[0], phases))
+
+    def affine_grid(self, inputs: list[Any], outputs: list[Any]) -> list[Entry]:
+        """Every point, with a one beside its coordinates, times the sample's matrix."""
+        theta, out = inputs[0], outputs[0]
+        flop = 2.0 * prod(sizes(out)) * sizes(theta)[-1]
+        return self.two_operands(out, flop, [(theta, True)], {"inner": sizes(theta)[-1]})
 
     def alike(self, operand: Any, out: Any, flop: float, shape: Mapping[str, float]) -> list[Entry]:
         """Products of a matrix with itself."""
