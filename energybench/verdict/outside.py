@@ -66,9 +66,8 @@ def this_run(
     shares = [(method[1] - baseline[1]) / baseline[0] for method, baseline in costs]
     extra = paired.differences(shares, [0.0] * len(shares))
     low, high = extra.interval() if extra.df > 0 else (None, None)
-    if extra.n >= paired.FEWEST_BLOCKS and high is not None and high <= margin:
-        return steady, None
-    if extra.n < paired.FEWEST_BLOCKS and extra.mean <= margin:
+    most = high if high is not None and extra.n >= paired.FEWEST_BLOCKS else extra.mean
+    if most <= margin or extra.mean <= 0:  # nobody is paid for preparing faster than plain training
         return steady, None
     change = paired.paired(
         [sum(method) for method, _ in costs],

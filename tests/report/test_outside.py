@@ -82,6 +82,13 @@ def test_what_is_spent_once_is_billed_and_repaid_by_so_many_runs() -> None:
     assert "1.6 runs or 9.6 epochs" in wording.once(row.once)
 
 
+def test_nobody_is_paid_for_preparing_faster_than_plain_training() -> None:
+    row = judged(half(), {"build": 0.1, "warmup_build": 0.1})
+    assert row.once is None
+    assert row.measured is not None
+    assert row.measured.saving_rel == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("where", ["build", "warmup_build"])
 def test_it_is_billed_once_wherever_it_is_cached(where: str) -> None:
     row = judged(half(), {where: 9.0})
