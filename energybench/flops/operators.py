@@ -89,6 +89,7 @@ class Handles:
             **{f"aten::{op}": lambda inputs, outputs: self.chain(elements(inputs[0]), outputs) for op in chains},
             **{f"aten::{op}": self.power for op in ("matrix_power", "linalg_matrix_power")},
             **{f"aten::{op}": self.covariance for op in ("cov", "corrcoef")},
+            **{f"aten::{op}": self.grouped for op in ("_grouped_mm", "grouped_mm")},
             "aten::cdist": self.distances,
             "aten::affine_grid_generator": self.affine_grid,
             **{f"aten::{op}": partial(recurrent.layers, name=op) for op in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
@@ -260,6 +261,12 @@ class Handles:
         extent = sizes(inputs[0])
         variables = extent[0] if len(extent) > 1 else 1
         return self.alike(inputs[0], outputs[0], 2.0 * prod(extent) * variables, {"rows": variables})
+
+    def grouped(self, inputs: list[Any], outputs: list[Any]) -> list[Entry]:
+        """Rows that are sorted into groups, each times its group's matrix: (rows, k) @ (groups, k, n), and its like."""
+        a, b = sizes(inputs[0]), sizes(inputs[1])
+        flop = 2.0 * prod(a[1:] if len(a) > len(b) else a) * b[-1]
+        return self.two_operands(outputs[0], flop, [(inputs[0], True), (inputs[1], True)], {"inner": a[-1]})
 
     def distances(self, inputs: list[Any], outputs: list[Any]) -> list[Entry]:
         """Euclidean ones of more than 25 rows come from a product of the rows, with their norms and ones beside them.

@@ -118,7 +118,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "GPT-2-like": (GPT2, (2, 48)),
     **{
         name: (zoo(name), (2, 3, 224, 224))
-        for name in ("resnet18", "resnet50", "vgg16", "mobilenet_v2", "swin_t", "vit_b_16")
+        for name in ("resnet18", "resnet50", "vgg16", "mobilenet_v2", "swin_t", "swin_v2_t", "vit_b_16")
     },
 }
 

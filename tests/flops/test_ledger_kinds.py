@@ -197,3 +197,24 @@ def test_a_grid_is_every_point_times_its_samples_matrix() -> None:
     model = Layers(lambda m, x: F.affine_grid(m.a(x).view(-1, 2, 3), [len(x), 1, 4, 5], align_corners=False))
     lines = trace(model, (torch.randn(11, D),), batch=32).lines
     assert in_step(lines, 32) == 2 * 2 * 32 * D * D + 2 * 2 * 32 * 4 * 5 * 2 * 3
+
+
+def test_grouped_products_are_those_of_their_rows() -> None:
+    """Rows sorted by expert, each times its expert's matrix; tests of the counter have the kernel itself."""
+    if not hasattr(F, "grouped_mm"):
+        pytest.skip("this torch has no grouped products")
+
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.first = nn.Linear(16, 4), nn.Linear(16, 16)
+            self.experts = nn.Parameter(torch.randn(4, 16, 32) / 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            chosen = self.gate(x).argmax(1)
+            ends = F.one_hot(chosen, 4).sum(0).cumsum(0).to(torch.int32)
+            return F.grouped_mm(self.first(x)[chosen.argsort()].bfloat16(), self.experts.bfloat16(), offs=ends)
+
+    lines = trace(Grouped(), (torch.randn(11, 16),), batch=32).lines
+    gate, first, grouped = 2 * 32 * 16 * 4, 2 * 32 * 16 * 16, 2 * 32 * 16 * 32
+    assert in_step(lines, 32) == gate + 2 * first + 3 * grouped
