@@ -30,6 +30,7 @@ from energybench.meter import devices, pool, rapl
 from energybench.meter.counter import Counters
 from energybench.meter.reading import Energy, Reading
 from energybench.records.reader import read
+from energybench.records.record import SCHEMA
 from energybench.windows import window as measuring
 from energybench.windows.file import WindowsFile, read_windows
 from energybench.windows.window import MeasuredWindow, current
@@ -793,4 +794,4 @@ def test_the_record_is_plain_json(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     with energybench.measure("train", record=path, quiet=True, energy="off"):
         pass
-    assert json.loads(path.read_text())["schema"] == 2
+    assert json.loads(path.read_text())["schema"] == SCHEMA

@@ -315,13 +315,12 @@ class Run:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Forward passes in here are nobody's: a task may evaluate by `forward`, and training tallies none of it."""
-        tally, seen = self.tally, self._samples_seen
-        before, self._samples_seen = (tally.forwards, tally.samples_forward), SamplesSeen()
+        tally, before = self.tally, (self.tally.forwards, self.tally.samples_forward, self._samples_seen)
+        self._samples_seen = SamplesSeen()
         try:
             yield
         finally:
-            self._samples_seen = seen
-            tally.forwards, tally.samples_forward = before
+            tally.forwards, tally.samples_forward, self._samples_seen = before
 
     def _input_chain(self) -> Callable[[Any], Any] | None:
         """Every layer's `prepare_inputs` after those further in; None where nobody overrides it."""

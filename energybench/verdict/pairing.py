@@ -168,6 +168,24 @@ def change(
     return paired.paired([cost for cost, _ in costs], [cost for _, cost in costs], pooled, alpha_fraction)
 
 
+def pooled(comparisons: Sequence[Sequence[Pair]]) -> dict[paired.Quantity, paired.Spread | None]:
+    """One spread for all comparisons of a workload, by quantity; None where their variances differ."""
+    bounded = [pairs for pairs in comparisons if len(pairs) > 1]
+    groups: dict[paired.Quantity, list[Sequence[Pair]]] = {
+        "time": bounded,
+        "energy": [pairs for pairs in bounded if sensors_of(pairs)],
+    }
+    return {
+        quantity: paired.pool([change(pairs, quantity).residuals for pairs in of]) for quantity, of in groups.items()
+    }
+
+
+def same_weights(pair: Pair) -> bool:
+    """Whether the method ended with plain training's very weights."""
+    method, baseline = pair.method, pair.baseline
+    return method.weights_sha256 is not None and method.weights_sha256 == baseline.weights_sha256
+
+
 def higher_is_better(metric: str) -> bool:
     return LOWER_IS_BETTER.search(metric.lower()) is None
 

@@ -87,7 +87,7 @@ class WorkloadComparison:
         self.methods = list(dict.fromkeys([*planned, *(t.method for t in self._of_role("method"))]))
         self.compared = {label: self.pairs([t for t in self.trials if t.method == label]) for label in self.methods}
         twins = self.pairs(self._of_role("twin"))
-        self.pooled = _pooled([twins, *self.compared.values()])
+        self.pooled = pairing.pooled([twins, *self.compared.values()])
         self.twin = self.compare(twins) if twins else None
 
     def _of_role(self, role: str) -> list[Trial]:
@@ -257,7 +257,7 @@ class WorkloadComparison:
                 known_error_rel=pairing.known_error_rel(pairs) if measured else None,
                 margin=self.accept.margin,
                 exact=flags.reproducible(self.baselines, self.baseline_counting_run),
-                same_weights=sum(_same_weights(pair) for pair in pairs),
+                same_weights=sum(pairing.same_weights(pair) for pair in pairs),
                 counted_error_rel=nominal.counted_error_rel,
             ),
             *flags.check_outside(outside.extras(pairs), self.accept.margin),
@@ -387,29 +387,11 @@ class WorkloadComparison:
         return "" if self.look.open else interim_notes.waiting(self.look, row.n)
 
 
-def _same_weights(pair: Pair) -> bool:
-    method, baseline = pair.method, pair.baseline
-    return method.weights_sha256 is not None and method.weights_sha256 == baseline.weights_sha256
-
-
 def _unjudged(run: RunFile, workload: str) -> bool:
     """Whether the suite says that there is no quality to lose."""
     workloads: Sequence[dict[str, Any]] = run.resolved.get("workload") or ()
     settings = next((each for each in workloads if each.get("name") == workload), {})
     return (settings.get("quality") or {}).get("from") == "none"
-
-
-def _pooled(comparisons: Sequence[Sequence[Pair]]) -> dict[paired.Quantity, paired.Spread | None]:
-    """One spread for all comparisons of a workload, by quantity; None where their variances differ."""
-    bounded = [pairs for pairs in comparisons if len(pairs) > 1]
-    groups: dict[paired.Quantity, list[Sequence[Pair]]] = {
-        "time": bounded,
-        "energy": [pairs for pairs in bounded if pairing.sensors_of(pairs)],
-    }
-    return {
-        quantity: paired.pool([pairing.change(pairs, quantity).residuals for pairs in of])
-        for quantity, of in groups.items()
-    }
 
 
 def _most(values: Iterable[int | None]) -> int | None:
