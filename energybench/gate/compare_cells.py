@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from energybench.gate.regression import Cell, Comparison, Missing, Records, Struck, welch
 from energybench.meter import combine
 from energybench.stats import paired
-from energybench.verdict import pairing, wording
+from energybench.verdict import pairing, sentences, wording
 from energybench.verdict.figures import Measured, Row, Summary
 
 
@@ -48,7 +48,7 @@ def _reason_against(row: Row, figure: Measured | None, name: str, open_: bool) -
         return f"{name} has no pair of trials"
     if not open_:
         return f"{name} is not finished: {row.reason}"
-    if past_limit := wording.past_limit(row):
+    if past_limit := sentences.past_limit(row):
         return f"{name}: {past_limit}"
     return _too_few_blocks(name, figure.n)
 
@@ -98,7 +98,7 @@ def _quality_comparisons(cell: Cell, base_row: Row, head_row: Row, *alpha_fracti
     shown = (before.change, after.change)
     if before.sd is None or after.sd is None or after.limit is None:
         return []
-    sign = -1 if pairing.higher_is_better(after.metric) else 1  # a drop is positive, as a cost is
+    sign = -1 if after.better == "higher" else 1  # a drop is positive, as a cost is
     samples = [
         paired.Mean(q.n, sign * q.change, q.sd or 0.0, q.n - 1, alpha_fraction=alpha_fraction)
         for q, alpha_fraction in zip((before, after), alpha_fractions, strict=True)

@@ -27,6 +27,7 @@ from energybench.common.errors import EXIT_FINE, EXIT_INCONCLUSIVE, EXIT_REGRESS
 from energybench.common.renamed import renamed
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.stats import paired
+from energybench.stats.power import POWER
 
 Outcome = Literal[
     "regression",
@@ -166,7 +167,7 @@ def holm(chances: Sequence[float], level: float = FAMILY) -> list[bool]:
     return rejected
 
 
-def detectable(change: paired.Mean, log_margin: float, tests: int, power: float = paired.POWER) -> float | None:
+def detectable(change: paired.Mean, log_margin: float, tests: int, power: float = POWER) -> float | None:
     """The relative loss that one of `tests` comparisons detects with this power, if it is the only one."""
     from scipy.special import nctdtrinc
 

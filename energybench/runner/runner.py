@@ -208,6 +208,7 @@ class _Runner:
             looks=Looks(at=list(planned.spec.looks)) if planned.spec.looks else None,
             machine=planned.machine,
             data=data,
+            metrics=planned.result.metrics,
             sources={
                 each.name: f"{Path(each.path).name} ({each.origin})"
                 for cell in planned.cells
