@@ -117,7 +117,7 @@ REGISTRY: tuple[FlagKind, ...] = (
         "struck",
         "workload",
         "check_workload",
-        "Plain training differs from itself by more than the margin: a biased harness, so no verdict.",
+        "Plain training differs from itself: this machine was too unsteady to compare; run it quiet.",
     ),
     FlagKind(
         "devices_mixed",

@@ -169,6 +169,7 @@ class WorkloadComparison:
                 counted_flop=counted.counted_flop if counted else None,
                 counted_error_flop=counted.counted_error_flop if counted else 0.0,
                 devices=[trial.device for trial in trials],
+                workloads=len({cell.workload for cell in self.run.cells if cell.role == "twin" and not cell.skipped}),
             ),
             *(flag for trial in trials for flag in self.examination.flags(trial)),
             *flags.check_cell(
