@@ -1,4 +1,4 @@
-"""What is promised about power, held over many first runs, each followed by a fresh one; and the arithmetic by scipy."""
+"""What is promised about power, held over many first runs, each followed by a fresh one; scipy as oracle."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ KNOWN: Mapping[str, Metric] = {
     **_all("psnr", better="higher", unit="dB"),
     **_all("ssim", better="higher", least=-1.0, most=1.0),
     **_all(
-        "loss train_loss val_loss valid_loss validation_loss test_loss eval_loss nll test_nll val_nll log_loss elbo_loss",
+        "loss train_loss val_loss valid_loss validation_loss test_loss eval_loss nll test_nll val_nll log_loss",
         better="lower",
     ),
     **_all("error mse rmse mae mape smape perplexity ppl cross_entropy kl kl_divergence", better="lower", least=0.0),

@@ -84,7 +84,8 @@ def _row_comparisons(cell: Cell, base_row: Row, head_row: Row, base: Summary, he
         comparable = base.look.open and head.look.open and not forbidden
         diverged = _divergence(cell, base_row, head_row) if comparable else []
         return [Comparison("savings", *cell, quantity, shown, reason=reason or "a figure has no spread"), *diverged]
-    cost = Comparison("savings", *cell, quantity, shown, welch(samples[0], samples[1]))
+    blocks = (samples[0].n, samples[1].n)
+    cost = Comparison("savings", *cell, quantity, shown, welch(samples[0], samples[1]), blocks=blocks)
     return [cost, *_quality_comparisons(cell, base_row, head_row, base.look.alpha_fraction, head.look.alpha_fraction)]
 
 
@@ -154,7 +155,10 @@ def absolute_comparisons(
             paired.paired(side[key], [1.0] * len(side[key]), alpha_fraction=alpha_fraction)
             for side, (_, alpha_fraction) in zip(sides, looks, strict=True)
         )
-        comparisons.append(Comparison("absolute", *key, (shown[0], shown[1]), welch(before, after)))
+        blocks_of_both = (before.n, after.n)
+        comparisons.append(
+            Comparison("absolute", *key, (shown[0], shown[1]), welch(before, after), blocks=blocks_of_both)
+        )
     return comparisons
 
 

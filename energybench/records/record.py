@@ -47,8 +47,8 @@ from energybench.meter.reading import Energy, Reading, RecordModel
 
 SCHEMA = 4  # what is written
 # What is read. 2 adds suspended_s, other_cpu_s and trackers to a reading; 3 adds what holds a trial against its
-# counting run and its process: hashes of weights and samples, weights_moved, process, the price by samples forwarded; 4 adds the metrics that were
-# declared, and targets from above.
+# counting run and its process: hashes of weights and samples, weights_moved, process, the price by samples forwarded;
+# 4 adds the metrics that were declared, and targets from above.
 SCHEMAS = (1, 2, 3, 4)
 
 Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]

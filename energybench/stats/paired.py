@@ -258,7 +258,7 @@ def in_one_word(of_cost: Verdict, of_quality: QualityVerdict) -> Verdict:
 def verdict(
     change: Paired, margin: float, quantity: Quantity, quality: Mean | None = None, quality_margin: float | None = None
 ) -> Verdict:
-    """The one word for a comparison, by the tables above. Arguments: as those of `cost_verdict` and `quality_verdict`."""
+    """The one word for a comparison, by the tables above. Arguments: those of `cost_verdict` and `quality_verdict`."""
     return in_one_word(cost_verdict(change, margin, quantity), quality_verdict(quality, quality_margin))
 
 

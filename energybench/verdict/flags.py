@@ -263,7 +263,7 @@ def _sensor_error(error_rel: float | None, known_rel: float | None, margin: floa
 
 
 def aa_confidence(workloads: int) -> float:
-    """Of the interval of each A/A comparison: a run of so many is struck without cause at most AA_CHANCE of the time."""
+    """Of each A/A comparison's interval, so that a run of so many errs at most AA_CHANCE of the time."""
     return 1 - AA_CHANCE / max(workloads, 1)
 
 

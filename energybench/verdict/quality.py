@@ -83,7 +83,12 @@ def _compare(
     fraction = metric.in_points
     if of is not None and of.guessed:
         fraction = metric.better == "higher" and all(0 <= value <= 1 for value in (*of_method, *of_baseline))
-    doubt = _doubt(name, metric, recorded, len(pairs)) if of else f"nobody declared which way {name} is better"
+    outside = next((value for both in recorded for value in both if metric.outside(value)), None)
+    if outside is not None:
+        fraction = False  # of what it is, nobody knows
+    doubt = f"nobody declared which way {name} is better" if of is None else _doubt(name, metric, outside)
+    if not doubt and len(recorded) < len(pairs):
+        doubt = f"no {name} in {wording.blocks(len(pairs) - len(recorded))}"
     bounded, sign = difference.df > 0, metric.sign
     quality = Quality(
         name,
@@ -103,14 +108,12 @@ def _compare(
     return quality, None if doubt else difference
 
 
-def _doubt(name: str, metric: Metric, recorded: Sequence[tuple[float, float]], blocks: int) -> str:
-    """Why the figures prove nothing; empty where they may."""
-    if outside := next((value for both in recorded for value in both if metric.outside(value)), None):
-        hint = '; where it is a percentage, scale = "percent"' if metric.scale == "fraction" and outside > 1 else ""
-        return f"{name} {outside:.4g} lies out of its range, {metric.range_in_words}{hint}"
-    if len(recorded) < blocks:
-        return f"no {name} in {wording.blocks(blocks - len(recorded))}"
-    return ""
+def _doubt(name: str, metric: Metric, outside: float | None) -> str:
+    """Why a figure can be none of this metric; empty where it can."""
+    if outside is None:
+        return ""
+    hint = '; where it is a percentage, scale = "percent"' if metric.scale == "fraction" and outside > 1 else ""
+    return f"{name} {outside:.4g} lies out of its range, {metric.range_in_words}{hint}"
 
 
 def _values(pairs: Sequence[Pair], name: str) -> list[tuple[float, float]]:

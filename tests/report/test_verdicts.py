@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from synthetic import Run, Truth
 
 from energybench.records.record import Flag, Passes
 from energybench.report.markdown import markdown
-from energybench.verdict import sentences, wording
+from energybench.verdict import wording
 from energybench.verdict.figures import Quality, Row, Summary, Workload
 from energybench.verdict.summary import summarise
 
