@@ -1,4 +1,4 @@
-"""Metrics are declared by the task, the suite or a usual name; what nobody declares is refused with the line to write."""
+"""Metrics are declared by task, suite or a usual name; what nobody declares is refused with the line to write."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from energybench.process.forkserver import Launcher
 from energybench.records.record import Invocation, Looks, RunFile, Trial
 from energybench.records.run_folder import Folder, abandoned, choose, scratch
 from energybench.runner import schedule
+from energybench.runner.foresight import foresight, sentence
 from energybench.runner.plan_request import Planned, plan
 from energybench.runner.progress import Progress
 from energybench.runner.trials import Trials, now
@@ -100,6 +101,8 @@ class _Runner:
         counting_runs = [c for c in self.planned.counting_runs if counted.get((c.workload, c.method)) != c.digest]
         for note in self.planned.notes:
             self.progress.say(f"note: {note}")
+        if (seen := foresight(self.planned)) is not None:
+            self.progress.say(sentence(seen))
         if self.run_file.looks:
             after = ", ".join(map(str, self.run_file.looks.at))
             self.progress.say(f"looks after {after} blocks; ends at the one that decides every comparison")
