@@ -66,7 +66,7 @@ def test_the_bias_has_students_interval_and_is_marked_only_beyond_the_margin() -
 
 @pytest.mark.parametrize("pair_s", [2.5, 7.0, 20.0])
 def test_a_detectable_saving_is_found_with_the_stated_chance(pair_s: float) -> None:
-    """A true saving of δ moves the test's statistic to a noncentral t around (δ − margin)·√n / σ, and the sd of few pairs
+    """A true saving of δ moves the test's statistic to a noncentral t around (δ − margin)·√n / σ; the sd of few pairs
     leaves σ = sd / √(χ²/df) open: the chance is the mean over those.
     """
     found = noise_floor(timed(SECONDS), pair_s)

@@ -121,7 +121,6 @@ def in_real_time(machine: Powercap, monkeypatch: pytest.MonkeyPatch) -> Powercap
         machine.time.sleep(max(0.0, time.perf_counter() - began - machine.time.now_ns() / 1e9))
         return machine.read_text(path)
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where a calibration is kept
     monkeypatch.setenv(rapl.VARIABLE, str(machine.flat))
     monkeypatch.setattr(rapl, "read_text", read_text)
     return machine
