@@ -71,6 +71,7 @@ class Run:
         self.task, self.methods, self.recipe = task, list(methods), recipe
         self.model, self.seed, self.device = model, seed, device
         self.epochs = epochs or recipe.epochs
+        self.schedule_epochs: float = self.epochs  # over which the learning rate moves
         self.epoch_number, self.step_in_epoch = 1, 0  # epochs are counted from 1, steps within one from 0
         self.skip_update = False  # set inside a step: its update does not happen
         self.tally, self._samples_seen = Tally(recipe.accumulate), SamplesSeen()
@@ -229,18 +230,17 @@ class Run:
         self.tally.samples_forward += len(batch)
         self._samples_seen.add(batch.index)
         self.set_mode(mode)
-        with torch.set_grad_enabled(grad), self.recipe.autocast(self.device):
-            if not self._forward_layers:
-                return self.task.forward(self, batch)
-            with ExitStack() as stack:
-                for layer in self._forward_layers:
-                    stack.enter_context(checked(layer.name, "forward_context", layer.forward_context(self, mode)))
-                return self.task.forward(self, batch)
+        with torch.set_grad_enabled(grad), self.recipe.autocast(self.device), ExitStack() as stack:
+            for layer in self._forward_layers:
+                stack.enter_context(checked(layer.name, "forward_context", layer.forward_context(self, mode)))
+            forward = self.task.forward(self, batch)
+        self.tally.pass_sizes.add_forward(len(batch), forward)
+        return forward
 
     def backward(self, loss: Tensor) -> None:
         """The only way to a backward pass; adds to `.grad`."""
         self.tally.backwards += 1
-        loss.backward()
+        self.tally.pass_sizes.add_backward(loss.backward)
 
     def rng(self, name: str, *key: Any, device: torch.device | str = "cpu") -> torch.Generator:
         """A generator seeded by a stable hash of (seed, name, key), so that no layer's draws move another's."""
@@ -262,7 +262,7 @@ class Run:
     def lr(self, part: str = "main") -> float:
         """The learning rate now: a pure function of progress, so skipped epochs advance it."""
         within = min(1.0, self.step_in_epoch / self.steps_per_epoch)
-        return self.recipe.lr_at((self.epoch_number - 1 + within) / self.epochs)
+        return self.recipe.lr_at(min(1.0, (self.epoch_number - 1 + within) / self.schedule_epochs))
 
     def parameters(self, part: str = "main") -> list[nn.Parameter]:
         """Those that learn or have learned: what is frozen later stays, what is released later is added at the end."""
@@ -315,12 +315,12 @@ class Run:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Forward passes in here are nobody's: a task may evaluate by `forward`, and training tallies none of it."""
-        tally, before = self.tally, (self.tally.forwards, self.tally.samples_forward, self._samples_seen)
+        before = self.tally.forward_counts, self._samples_seen
         self._samples_seen = SamplesSeen()
         try:
             yield
         finally:
-            tally.forwards, tally.samples_forward, self._samples_seen = before
+            self.tally.forward_counts, self._samples_seen = before
 
     def _input_chain(self) -> Callable[[Any], Any] | None:
         """Every layer's `prepare_inputs` after those further in; None where nobody overrides it."""
@@ -347,6 +347,11 @@ class Run:
     def epochs_ended(self) -> int:
         """Epochs that are over, skipped ones included."""
         return len(self.curve)
+
+    @property
+    def epochs_of_work(self) -> float:
+        """Of which an estimate is: all that were planned, or those before it was stopped."""
+        return self.epochs if self.stop_reason is None else self.epochs_ended
 
     @property
     def continues(self) -> bool:

@@ -210,7 +210,7 @@ REGISTRY: tuple[FlagKind, ...] = (
         "marked",
         "cell",
         "check_cell",
-        "The control did not train the epochs that the method kept, so they are not at one budget.",
+        "The control did not train what the method's tally paid for, so they are not at one budget.",
     ),
     FlagKind(
         "quick",

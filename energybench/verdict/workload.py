@@ -10,7 +10,17 @@ from typing import Any
 from energybench.records.record import SCHEMA, CountingRun, Flag, RunFile, Trial
 from energybench.stats import paired
 from energybench.suite.command_tables import written
-from energybench.verdict import cell_records, explanations, flag_codes, flags, interim_notes, outside, pairing, wording
+from energybench.verdict import (
+    cell_records,
+    controls,
+    explanations,
+    flag_codes,
+    flags,
+    interim_notes,
+    outside,
+    pairing,
+    wording,
+)
 from energybench.verdict.cell_records import CellRecords, NominalSavings
 from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Accept, Baseline, Control, Measured, RaisedFlag, Row, ToTarget, Workload
@@ -20,7 +30,6 @@ from energybench.verdict.target import to_target
 
 OUTSIDE = "the command runs outside energybench's loop and reports no FLOPs of its own"
 REALISED_FROM = 3  # margins: an estimate of fewer is too small to divide by
-Budgets = tuple[float | None, float | None]  # epochs that the method kept, and that its control trained
 
 
 def raised(flagged: Iterable[Flag], where: str, schema: int = SCHEMA) -> tuple[RaisedFlag, ...]:
@@ -188,8 +197,8 @@ class WorkloadComparison:
     def _unmeasured(self, records: CellRecords, forbidding: Sequence[RaisedFlag]) -> Row:
         """A row before its measured side: what was promised and counted, how trials ended, what was raised."""
         nominal = cell_records.nominal_savings(records, self.baseline_counting_run)
-        control, budgets = self._control(records)
-        row_flags = self._row_flags(records, nominal, budgets)
+        control = self._control(records)
+        row_flags = self._row_flags(records, nominal)
         claim, ends, baseline_ends = records.claim, _lost(records.trials), _lost(self.baselines)
         estimates, trials = records.estimates(), records.paired_trials
         uncountable = self.outside and nominal.estimated_rel is None and nominal.counted_rel is None
@@ -225,6 +234,7 @@ class WorkloadComparison:
             to_target=None,
             flags=raised(row_flags, f"{self.name}: {records.label}", self.schema),
             control=control,
+            control_note=controls.why_none(records, self.cells.values()),
             seconds=pairing.mean_of(pairing.seconds(t) for t in trials),
             energies=pairing.energies(trials),
             command=self._command(records.label),
@@ -238,7 +248,7 @@ class WorkloadComparison:
             row = dataclasses.replace(row, control=dataclasses.replace(control, better=False))
         return row
 
-    def _row_flags(self, records: CellRecords, nominal: NominalSavings, budgets: Budgets) -> list[Flag]:
+    def _row_flags(self, records: CellRecords, nominal: NominalSavings) -> list[Flag]:
         pairs, trials = records.pairs, records.paired_trials
         measured = bool(pairing.sensors_of(pairs))
         return [
@@ -251,8 +261,7 @@ class WorkloadComparison:
                 estimated_rel=nominal.estimated_rel,
                 counted_rel=nominal.counted_rel,
                 estimate_gap=self.accept.estimate_gap,
-                epochs_kept=budgets[0],
-                epochs_control=budgets[1],
+                control_differs=controls.differs(self._control_pairs(records)),
                 sensor_error_rel=pairing.error_rel(pairs) if measured else None,
                 known_error_rel=pairing.known_error_rel(pairs) if measured else None,
                 margin=self.accept.margin,
@@ -263,19 +272,28 @@ class WorkloadComparison:
             *flags.check_outside(outside.extras(pairs), self.accept.margin),
         ]
 
-    def _control(self, records: CellRecords) -> tuple[Control | None, Budgets]:
-        """The comparison with the matched control, and the two budgets where they lie furthest apart."""
-        controls = [t for t in self.trials if t.role == "control" and t.of == records.label]
-        pairs = pairing.pairs(records.trials, controls, self.examination.reason_unusable)
+    def _control(self, records: CellRecords) -> Control | None:
+        """The comparison with the matched control. A block in which the method did not train less has none: where
+        others have, plain training itself stands for it, so that no block is left out for what it is."""
+        pairs = self._control_pairs(records)
         if not pairs:
-            return None, (None, None)
+            return None
         change, quantity, scope = self.compare(pairs, pooled=False)
         quality, difference = cell_records.quality(pairs, self.accept, self.look.alpha_fraction)
         better = self._sound(pairs) and difference is not None and self._better(change, quantity, difference)
-        passes = [(pair.method.passes, pair.baseline.passes) for pair in pairs]
-        budgets = [(kept.epochs_trained, trained.epochs_trained) for kept, trained in passes if kept and trained]
-        apart = max(budgets, key=lambda both: abs(both[0] - both[1]), default=(None, None))
-        return Control(pairs[0].baseline.method, Measured.of(change, quantity, scope), quality, better), apart
+        label = next(pair.baseline.method for pair in pairs if pair.baseline.role == "control")
+        budgets = controls.budgets(pairs)
+        return Control(
+            label,
+            Measured.of(change, quantity, scope),
+            quality,
+            better,
+            steps=pairing.mean_of(each.steps for each in budgets),
+            planned_steps=budgets[0].planned_steps if budgets else None,
+        )
+
+    def _control_pairs(self, records: CellRecords) -> list[Pair]:
+        return controls.pairs(self.trials, records, self.partners, self.examination.reason_unusable)
 
     def _sound(self, pairs: Sequence[Pair]) -> bool:
         """Whether the comparison with a control may show anything."""
