@@ -6,7 +6,7 @@ every method of the loop has a control in the plan, which is run in those blocks
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import cast
 
@@ -15,6 +15,8 @@ import torch
 from energybench.common.errors import Problem
 from energybench.common.hashing import digest, stable_seed
 from energybench.records.record import Cell, Control
+from energybench.runner.plan_spec import PlanSpec
+from energybench.suite.tables import WorkloadTable
 from energybench.suite.variants import Variant
 from energybench.train.interface import TrainingRun
 from energybench.train.method import HOOKS, Method, overrides
@@ -80,7 +82,25 @@ def _may(method: Method) -> bool:
     return any(overrides(method, hook) for hook in HOOKS)
 
 
-def useless_control(variant: Variant, where: str) -> Problem:
-    """That a control was asked for which would be plain training itself."""
-    message = f"a matched control of '{variant.label}' would be plain training itself: it leaves out no step or sample"
-    return Problem("E324", message, where, 'take out control = "matched": whatever trains less has one by itself')
+def useless_controls(
+    spec: PlanSpec, methods: Mapping[str, Sequence[Method]], seeds: Sequence[int]
+) -> Iterator[Problem]:
+    """Controls that the suite asks for by name, and that would be plain training itself on every workload.
+
+    methods: variant's label → its stack as it was built
+    """
+    for variant in spec.variants:
+        stack = methods.get(variant.label)
+        if variant.control != "matched" or not stack:
+            continue
+        beside = [workload.train.epochs for _, workload in spec.trainings if _stands_beside(spec, workload, variant)]
+        if beside and not any(may_train_less(stack, epochs, seeds) for epochs in beside):
+            message = f"a matched control of '{variant.label}' would be plain training itself"
+            hint = 'take out control = "matched": whatever trains less has one by itself'
+            where = spec.where(*variant.loc, "control")
+            yield Problem("E324", f"{message}: it leaves out no step and no sample", where, hint)
+
+
+def _stands_beside(spec: PlanSpec, workload: WorkloadTable, variant: Variant) -> bool:
+    pairs = spec.pairs_of(workload.name, commands=False)
+    return any(each.label == variant.label and not pair.skipped for pair, each in pairs)

@@ -28,7 +28,7 @@ from energybench.common.version import __version__
 from energybench.flops.balance import balance
 from energybench.flops.work import Line
 from energybench.records.record import Cell, Claim, Role
-from energybench.runner.plan_controls import may_train_less, planned_control, useless_control
+from energybench.runner.plan_controls import planned_control, useless_controls
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
 from energybench.runner.tracing import time_step, trace_task
@@ -77,7 +77,8 @@ class Plan:
         for number, workload in self.spec.trainings:
             self.check_recipes(workload, stacks)
             self.check_stacks(number, workload, stacks)
-        self.check_controls(stacks)
+        methods = {label: [method for _, method in stack] for label, stack in stacks.items()}
+        self.problems += useless_controls(self.spec, methods, self.seeds)
         machine = self.machine() | self.energy()
         cells: list[Cell] = []
         if not self.problems:
@@ -346,20 +347,6 @@ class Plan:
             expected_s=None if known.step_s is None else known.step_s * known.steps * known.epochs,
             plain_flop=known.work(workload).flop if known.ledger else None,
         )
-
-    def check_controls(self, stacks: dict[str, Stack]) -> None:
-        """A control that the suite asks for by name, and that would be plain training itself on every workload."""
-        for variant in self.spec.variants:
-            beside = [each for _, each in self.spec.trainings if self.pairs_with(each, variant)]
-            methods = [method for _, method in stacks.get(variant.label, [])]
-            if variant.control != "matched" or not methods or not beside:
-                continue
-            if not any(may_train_less(methods, each.train.epochs, self.seeds) for each in beside):
-                self.problems.append(useless_control(variant, self.spec.where(*variant.loc, "control")))
-
-    def pairs_with(self, workload: WorkloadTable, variant: Variant) -> bool:
-        pairs = self.spec.pairs_of(workload.name, commands=False)
-        return any(each.label == variant.label and not pair.skipped for pair, each in pairs)
 
     @property
     def seeds(self) -> list[int]:

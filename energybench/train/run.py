@@ -15,7 +15,6 @@ may use of a run is stated in `interface.py` and written below the loop.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -29,16 +28,16 @@ from energybench.common.errors import UsageError
 from energybench.common.hashing import stable_seed
 from energybench.train import evaluation
 from energybench.train.batch import Batch, Forward
-from energybench.train.data import Data
+from energybench.train.data import Data, Waiting
 from energybench.train.fingerprint import SamplesSeen
+from energybench.train.graph_hooks import on_backward
 from energybench.train.method import HOOKS, Method, Task, overrides
 from energybench.train.method_check import check_method
-from energybench.train.recipe import Recipe
+from energybench.train.recipe import Recipe, add_parameters
 from energybench.train.results import RESULTS, call_checked, checked
 from energybench.train.tally import Tally
 from energybench.train.trees import join, split
 
-Item = TypeVar("Item")
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
@@ -234,7 +233,7 @@ class Run:
             for layer in self._forward_layers:
                 stack.enter_context(checked(layer.name, "forward_context", layer.forward_context(self, mode)))
             forward = self.task.forward(self, batch)
-        self.tally.pass_sizes.add_forward(len(batch), forward)
+        on_backward(forward, self.tally.pass_sizes.add_forward(len(batch)))
         return forward
 
     def backward(self, loss: Tensor) -> None:
@@ -376,30 +375,3 @@ class Run:
             for hook in HOOKS
             if overrides(m, hook) and not entered[m.name, hook]
         ]
-
-
-def add_parameters(optimizer: Optimizer, params: list[nn.Parameter], recipe: Recipe) -> None:
-    """Let an optimizer move parameters that were frozen when it was built, with its first group's settings."""
-    settings = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
-    optimizer.add_param_group({"params": params, **settings})
-    fresh = recipe.build_optimizer(params)
-    if type(fresh) is type(
-        optimizer
-    ):  # Adagrad makes its state when it is built, and for a group that comes later none
-        for parameter, state in fresh.state.items():
-            optimizer.state.setdefault(parameter, state)
-
-
-class Waiting(Iterator[Item]):
-    """`items`, and the nanoseconds that asking for them took."""
-
-    def __init__(self, items: Iterable[Item]) -> None:
-        self._items = iter(items)
-        self.taken_ns = 0
-
-    def __next__(self) -> Item:
-        asked = time.perf_counter_ns()
-        try:
-            return next(self._items)
-        finally:
-            self.taken_ns += time.perf_counter_ns() - asked

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from energybench.records.record import SCHEMA, CountingRun, Flag, RunFile, Trial
 from energybench.stats import paired
@@ -39,18 +38,8 @@ def raised(flagged: Iterable[Flag], where: str, schema: int = SCHEMA) -> tuple[R
         first.setdefault(flag.code, flag)
     kinds = ((flag_codes.kind(code), flag) for code, flag in first.items())
     return tuple(
-        RaisedFlag(kind.code, kind.of_schema(schema), kind.sentence, flag.detail, where) for kind, flag in kinds
+        RaisedFlag(kind.code, kind.of_schema(schema), kind.said_of(schema), flag.detail, where) for kind, flag in kinds
     )
-
-
-def _lost(trials: Iterable[Trial]) -> dict[int, str]:
-    """Block → how its newest trial ended, of those that diverged or ran past the limit: lost by what they are."""
-    latest = {t.block: t.status for t in pairing.order(trials)}
-    return {block: status for block, status in latest.items() if status in ("diverged", "timeout")}
-
-
-def _count(ends: Mapping[int, str], status: str) -> int:
-    return sum(end == status for end in ends.values())
 
 
 def _censored(verdict: paired.Verdict, row: Row) -> paired.Verdict:
@@ -85,7 +74,7 @@ class WorkloadComparison:
         self.examination = examination
         self.trials = [t for t in trials if t.workload == name and t.block < look.blocks]
         self.schema = max((t.schema_ for t in self.trials), default=SCHEMA)
-        self.unjudged = _unjudged(run, name)
+        self.unjudged = cell_records.is_unjudged(run, name)
         self.counting_run = {w.method: w for w in counting_runs if w.workload == name}
         self.cells = {c.method: c for c in run.cells if c.workload == name}
         self.outside = any(cell.command for cell in self.cells.values())  # of our loop
@@ -199,7 +188,7 @@ class WorkloadComparison:
         nominal = cell_records.nominal_savings(records, self.baseline_counting_run)
         control = self._control(records)
         row_flags = self._row_flags(records, nominal)
-        claim, ends, baseline_ends = records.claim, _lost(records.trials), _lost(self.baselines)
+        claim, ends, baseline_ends = records.claim, cell_records.lost(records.trials), cell_records.lost(self.baselines)
         estimates, trials = records.estimates(), records.paired_trials
         uncountable = self.outside and nominal.estimated_rel is None and nominal.counted_rel is None
         row = Row(
@@ -220,7 +209,7 @@ class WorkloadComparison:
             time=None,
             realised_rel=None,
             quality=None,
-            diverged=_count(ends, "diverged"),
+            diverged=cell_records.count(ends, "diverged"),
             verdict_forbidden=bool(forbidding) or flag_codes.worst(row_flags, self.schema) == "struck",
             verdict="no verdict",
             reason="",
@@ -240,8 +229,8 @@ class WorkloadComparison:
             command=self._command(records.label),
             unjudged=self.unjudged,
             unavailable=OUTSIDE if uncountable else "",
-            timed_out=_count(ends, "timeout"),
-            baseline_timed_out=_count(baseline_ends, "timeout"),
+            timed_out=cell_records.count(ends, "timeout"),
+            baseline_timed_out=cell_records.count(baseline_ends, "timeout"),
         )
         unsound = row.verdict_forbidden or row.diverged or row.timed_out
         if control and unsound and records.pairs:
@@ -266,7 +255,7 @@ class WorkloadComparison:
                 known_error_rel=pairing.known_error_rel(pairs) if measured else None,
                 margin=self.accept.margin,
                 exact=flags.reproducible(self.baselines, self.baseline_counting_run),
-                same_weights=sum(pairing.same_weights(pair) for pair in pairs),
+                same_weights=cell_records.same_weights(records, self.baseline_counting_run, self.accept.margin),
                 counted_error_rel=nominal.counted_error_rel,
             ),
             *flags.check_outside(outside.extras(pairs), self.accept.margin),
@@ -383,7 +372,7 @@ class WorkloadComparison:
         return None if needed is None else max(needed, change.n + 1)
 
     def _to_target(self, row: Row, records: CellRecords) -> ToTarget | None:
-        lost_blocks = {*_lost(records.trials), *_lost(self.baselines)} - set(row.blocks)
+        lost_blocks = {*cell_records.lost(records.trials), *cell_records.lost(self.baselines)} - set(row.blocks)
         return to_target(
             records.pairs,
             self.accept.margin,
@@ -403,13 +392,6 @@ class WorkloadComparison:
     def _waiting_reason(self, row: Row) -> str:
         """Why there is no verdict yet; empty once a look was reached."""
         return "" if self.look.open else interim_notes.waiting(self.look, row.n)
-
-
-def _unjudged(run: RunFile, workload: str) -> bool:
-    """Whether the suite says that there is no quality to lose."""
-    workloads: Sequence[dict[str, Any]] = run.resolved.get("workload") or ()
-    settings = next((each for each in workloads if each.get("name") == workload), {})
-    return (settings.get("quality") or {}).get("from") == "none"
 
 
 def _most(values: Iterable[int | None]) -> int | None:
