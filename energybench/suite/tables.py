@@ -305,7 +305,7 @@ class MethodTable(OpenTable):
     tuned: TunedTable | None = None
     control: Literal["auto", "matched", "none"] = Field(
         default="auto",
-        description="also train plainly for the steps that a method which trains less paid for; matched: it must",
+        description="also train plainly, for the steps that a method which trains less paid for",
     )
 
 
