@@ -304,8 +304,7 @@ class MethodTable(OpenTable):
     claims: ClaimsTable | None = None
     tuned: TunedTable | None = None
     control: Literal["auto", "matched", "none"] = Field(
-        default="auto",
-        description="also train plainly, for the steps that a method which trains less paid for",
+        default="auto", description="also train plainly, for the steps that a method which trains less paid for"
     )
 
 

@@ -268,6 +268,7 @@ class WorkloadComparison:
         if not pairs:
             return None
         change, quantity, scope = self.compare(pairs, pooled=False)
+        change, _ = outside.this_run(pairs, change, quantity, self.accept.margin, None)  # proxies are not free here
         quality, difference = cell_records.quality(pairs, self.accept, self.look.alpha_fraction)
         better = self._sound(pairs) and difference is not None and self._better(change, quantity, difference)
         label = next(pair.baseline.method for pair in pairs if pair.baseline.role == "control")
