@@ -59,6 +59,10 @@ class Progress:
         verb = "continuing in" if resumed else "writing to"
         self.say(f"{total} runs{about}; {verb} {folder}")
 
+    def expect(self, more: int) -> None:
+        """So many runs more than were counted on; less where it is negative."""
+        self._total += more
+
     def start(self, stage: str, workload: str, method: str) -> None:
         self._what = printable(f"{stage} · {workload} · {method}")
         self.tick(0.0)
