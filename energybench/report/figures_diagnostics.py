@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from energybench.records.record import Trial
-from energybench.report.canvas import INK, MUTED, SERIES, WIDTH_IN, Drawn, Sheet, listed, sheet, short, svg
+from energybench.report import axes as axis_kinds
+from energybench.report.canvas import WIDTH_IN, Drawn, Sheet, listed, sheet, short, svg
+from energybench.report.palette import INK, MUTED, SERIES
 from energybench.verdict import wording
 from energybench.verdict.examination import Examination
 
@@ -215,7 +217,11 @@ def _draw(page: Sheet, panel: Panel, place: tuple[float, float, float, float]) -
             title += f"\n{panel.fit}"
     elif isinstance(panel, OverEpochs):
         axes.plot(panel.epochs, panel.values, color=SERIES[0], marker="o", markersize=3)
+        axis_kinds.whole_numbers(axes, 4)
         title += "\nover epochs"
+        if axis_kinds.spans_decades(panel.values):
+            axis_kinds.log_axis(axes, "y")
+            title += ", log scale"
     elif isinstance(panel, Bounded):
         axes.set_yscale("log", subs=[])
         axes.yaxis.set_major_formatter("{x:g}")
@@ -224,7 +230,8 @@ def _draw(page: Sheet, panel: Panel, place: tuple[float, float, float, float]) -
             axes.plot(panel.epochs, values, color=INK, linestyle=dashes, linewidth=1)
             axes.fill_between(panel.epochs, panel.observed, values, color=MUTED, alpha=0.12, linewidth=0)
             axes.annotate(bound, (panel.epochs[-1], values[-1]), ha="right", va=side, color=MUTED, fontsize=7)
-        title += ", and bounds\non its mean, over epochs"
+        axis_kinds.whole_numbers(axes, 4)
+        title += ", and bounds on\nits mean, over epochs, log scale"
     else:
         at = range(len(panel.keys))
         axes.bar(at, panel.values, color=SERIES[0], width=0.6)

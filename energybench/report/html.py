@@ -1,5 +1,7 @@
 """The report as one page without a network: tables that sort and filter, pictures, curves and power to zoom, records.
 
+With scripts, curves and power are drawn to zoom; without them the same pictures stand still in their place.
+
 Everything is inside the file, under 2 MB: what does not fit is left out with a word, records first, and the links to
 the files beside the page stay. jinja2 escapes every text; scripts run by their hash alone (Content-Security-Policy), so
 that even a text which escaped nothing could not run, and the page can ask nothing of any network.
@@ -20,9 +22,11 @@ from urllib.parse import quote
 
 from energybench.meter import combine
 from energybench.records.record import Trial
-from energybench.report import figures_power, figures_trials, power_traces, run_lines
+from energybench.report import axes, figures_power, figures_trials, page_tables, power_traces, run_lines
 from energybench.report.album import Album
+from energybench.report.canvas import distinct
 from energybench.report.figures import album
+from energybench.report.palette import PAPER
 from energybench.report.rows import (
     CARBON_ABOUT,
     ENERGY_HEAD,
@@ -39,11 +43,12 @@ from energybench.report.rows import (
 from energybench.report.templates import ASSETS, template
 from energybench.verdict import pairing, wording
 from energybench.verdict.examination import Examination, ExaminedTrial
-from energybench.verdict.figures import Row, Summary, Workload
+from energybench.verdict.figures import Check, Summary
 
 LIMIT_B = 2_000_000
 PICTURES_B, CHARTS_B, TRIALS = 900_000, 250_000, 1_500  # of pictures, of figures to zoom, rows of trials
 POINTS = 1_500  # of a power trace to zoom
+LABEL = 60  # characters of a cell's name in a legend
 CODE = ("uPlot.iife.min.js", "page.js")
 
 
@@ -58,10 +63,13 @@ class Parts:
     left_out: list[str] = field(default_factory=list)
 
 
-def page(summary: Summary, trials: Sequence[Trial], folder: Path) -> str:
-    """The whole page. The same records give the same text."""
+def page(summary: Summary, trials: Sequence[Trial], folder: Path, *, beside: bool = True) -> str:
+    """The whole page. The same records give the same text.
+
+    beside: whether records and documents lie where a run's folder has them; without them nothing links there
+    """
     parts = _parts(summary, trials, folder)
-    room = LIMIT_B - _size(_render(summary, parts)) - 1000
+    room = LIMIT_B - _size(_render(summary, parts, beside)) - 1000
     for number, trial in enumerate(pairing.order(trials)[: len(parts.trials)]):
         record = json.loads(trial.model_dump_json(by_alias=True))
         size = _size(_json(record))
@@ -70,7 +78,7 @@ def page(summary: Summary, trials: Sequence[Trial], folder: Path) -> str:
             parts.records[number] = record
     if missing := len(trials) - sum(record is not None for record in parts.records):
         parts.left_out.append(f"{missing} of {len(trials)} records are not in this page; all lie in records/.")
-    return _render(summary, parts)
+    return _render(summary, parts, beside)
 
 
 def _parts(summary: Summary, trials: Sequence[Trial], folder: Path) -> Parts:
@@ -117,16 +125,20 @@ def _rounded(values: Iterable[float]) -> list[float]:
 
 def _charts(summary: Summary, trials: Sequence[Trial], folder: Path, examination: Examination) -> list[dict[str, Any]]:
     """Curves and power traces, workload by workload."""
-    charts = []
+    charts: list[dict[str, Any]] = []
     for workload in summary.workloads:
         of_workload = [trial for trial in trials if trial.workload == workload.name]
         style_of = figures_trials.styles(figures_trials.cells(of_workload))
         usable = examination.usable(of_workload)
         for over, title in figures_trials.OVER:
             curves = [curve for curve in figures_trials.curves(usable, over, folder) if len(curve.x) > 1]
-            series = [_series(style_of[curve.label], curve.x, curve.y) for curve in curves]
-            if series:
-                charts.append(_chart(workload.name, f"Training loss over {title}", title, "loss", series))
+            if curves:
+                series = [_series(style_of[curve.label], curve.x, curve.y) for curve in curves]
+                chart = _chart(workload.name, "curves", f"Training loss over {title}", (title, "loss"), series)
+                logs = axes.logarithms([(curve.x, curve.y) for curve in curves])
+                charts.append(
+                    chart | {"integer": over == "epoch", "log_x": logs[0] and over != "epoch", "log": logs[1]}
+                )
         charts += _power_charts(workload.name, of_workload, folder, style_of)
     return charts
 
@@ -144,16 +156,30 @@ def _power_charts(
         ]
         number = next(iter(block.values()))[0].block
         title = f"Power of {wording.clean(device)}, block {number}"
-        charts.append(_chart(workload, title, "seconds", "watts", series))
+        charts.append(_chart(workload, "power", title, ("seconds", "watts"), series))
     return charts
 
 
-def _chart(workload: str, title: str, x: str, y: str, series: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"workload": workload, "title": title, "x": x, "y": y, "series": series}
+def _chart(
+    workload: str, kind: str, title: str, names: tuple[str, str], series: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """kind: of the picture that shows the same without a script; names: of the two axes."""
+    labels = distinct([line["label"] for line in series], LABEL)
+    named = [line | {"label": label} for line, label in zip(series, labels, strict=True)]
+    return {"workload": workload, "kind": kind, "title": title, "x": names[0], "y": names[1], "series": named}
 
 
 def _series(style: figures_trials.CellStyle, x: Iterable[float], y: Iterable[float]) -> dict[str, Any]:
-    return {"label": wording.clean(style.label), "color": style.color, "x": _rounded(x), "y": _rounded(y)}
+    return {
+        "label": wording.clean(style.label),
+        "color": style.color,
+        "mark": style.marker,
+        "hollow": style.face == PAPER,
+        "dash": [] if isinstance(style.line, str) else [2 * length for length in style.line[1]],
+        "width": style.width,
+        "x": _rounded(x),
+        "y": _rounded(y),
+    }
 
 
 def _finite(value: float | None) -> float | None:
@@ -185,27 +211,6 @@ def _trial(examined: ExaminedTrial, summary: Summary) -> dict[str, Any]:
     }
 
 
-def _row(row: Row, workload: Workload) -> dict[str, Any]:
-    figure = row.measured
-    return {
-        "workload": workload.name,
-        "method": row.method,
-        "row": row,
-        "estimated_text": wording.nominal(row.estimated_rel, row),
-        "counted_text": wording.counted(row),
-        "claimed": row.claimed_rel,
-        "estimated": row.estimated_rel,
-        "counted": row.counted_rel,
-        "measured": None if figure is None else figure.saving_rel,
-        "measured_text": wording.measured(figure),
-        "of": wording.what(figure.quantity, figure.scope) if figure else "–",
-        "quality": row.quality.change if row.quality else None,
-        "quality_text": wording.quality_change(row.quality),
-        "realised_text": wording.realised(row.realised_rel),
-        "notes": wording.notes(row, workload.metric or "quality"),
-    }
-
-
 @cache
 def _assets() -> dict[str, str]:
     assets = {
@@ -216,37 +221,67 @@ def _assets() -> dict[str, str]:
     return assets
 
 
+def _check(check: Check) -> list[str]:
+    result = check.severity if check.result == "raised" else check.result
+    return [check.code, result, check.where, check.sentence, check.detail]
+
+
 def _digest(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _render(summary: Summary, parts: Parts) -> str:
+def _contents(summary: Summary, parts: Parts) -> list[tuple[str, str]]:
+    """(anchor, name) of each section that is on the page."""
+    sections = [
+        ("results", "Results", True),
+        *((f"w{number}", workload.name, True) for number, workload in enumerate(summary.workloads)),
+        ("trials-section", "Trials", True),
+        ("trust", "Checks", True),
+        ("energy-section", "Energy", True),
+        ("failed", "Failed", bool(summary.failures)),
+        ("not-run-section", "Not run", bool(summary.not_run)),
+        ("uncounted-section", "Not counted", bool(summary.uncounted)),
+        ("left-out", "Left out", bool(parts.left_out)),
+        ("again", "Again", True),
+    ]
+    return [(anchor, name) for anchor, name, there in sections if there]
+
+
+def policy_of(scripts: Iterable[str]) -> str:
+    """A Content-Security-Policy under which these scripts run and nothing is asked of any network."""
+    rules = [
+        "default-src 'none'",
+        "style-src 'unsafe-inline'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    return "; ".join([*rules, f"script-src {' '.join(map(_digest, scripts))}"])
+
+
+def _render(summary: Summary, parts: Parts, beside: bool) -> str:
     import markupsafe
 
     assets = _assets()
     scripts = [assets[name] for name in CODE]
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            "style-src 'unsafe-inline'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-            f"script-src {' '.join(map(_digest, scripts))}",
-        ]
-    )
     text = template("page.html.j2", keep_trailing_newline=True).render(
         summary=summary,
-        policy=policy,
+        policy=policy_of(scripts),
+        contents=_contents(summary, parts),
+        several=len(summary.workloads) > 1,
+        beside=beside,
         parts=parts,
         words=wording,
         commands=commands,
-        glossary=GLOSSARY,
+        glossary=GLOSSARY if beside else "",
         carbon_note=carbon_note(summary),
         styles=markupsafe.Markup(f"{assets['uPlot.min.css']}\n{assets['page.css']}"),
         scripts=[markupsafe.Markup(script) for script in scripts],
         stamps=[*summary.stamp, *([] if summary.finished else ["unfinished"])],
-        rows=[_row(row, workload) for workload in summary.workloads for row in workload.rows],
+        results=page_tables.results(summary),
+        trials=page_tables.trials(parts.trials),
+        texts=page_tables.texts,
+        zoomed={(chart["workload"], chart["kind"]) for chart in parts.charts},
         extra=[
             *(line for line, _ in run_lines.requirements(summary)),
             *run_lines.overall(summary),
@@ -256,10 +291,8 @@ def _render(summary: Summary, parts: Parts) -> str:
         energy=energy_rows(summary),
         energy_about=CARBON_ABOUT.replace("*", ""),
         machine=machine_rows(summary),
-        checks=[
-            [c.code, c.severity if c.result == "raised" else c.result, c.where, c.sentence, c.detail]
-            for c in summary.checks
-        ],
+        checks=[_check(check) for check in summary.checks if check.result != "clear"],
+        clear=[_check(check) for check in summary.checks if check.result == "clear"],
         failures=[[f.trial, f.status, f.reason, "yes" if f.repeated else "no"] for f in summary.failures],
         not_run=[[n.workload, n.method, n.reason] for n in summary.not_run],
         uncounted=uncounted_rows(summary),
