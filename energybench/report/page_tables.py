@@ -34,6 +34,16 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """A table of the index of all runs: its columns, and where each row leads to."""
+
+    columns: tuple[Column, ...]
+    said: Said
+    hrefs: tuple[str, ...]
+    rows: tuple[Row, ...]  # whose figures are in it; empty where there are none
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """The table of results, and what its rows have in common."""
 
@@ -49,44 +59,63 @@ def results(summary: Summary) -> Results:
         for w, workload in enumerate(summary.workloads)
         for m, row in enumerate(workload.rows)
     )
-    of = [wording.what(r.row.measured.quantity, r.row.measured.scope) if r.row.measured else "–" for r in rows]
-    measured_of = sorted(set(of) - {"–"})
-    one = f" {measured_of[0]}" if len(measured_of) == 1 else ""
+    figures_of = [result.row for result in rows]
+    of = [measured_of(row) for row in figures_of]
+    kinds = {each for each in of if each != wording.NOTHING}
+    one = f" {kinds.pop()}" if len(kinds) == 1 else ""
     metrics = {workload.metric for workload in summary.workloads}
-    quality = f"{next(iter(metrics)) or 'quality'} Δ" if len(metrics) == 1 else "quality Δ"
-
-    def figures(title: str, text: Callable[[Row], str], value: Callable[[Row], float | None]) -> Column:
-        return Column(title, "number", tuple(text(r.row) for r in rows), tuple(value(r.row) for r in rows))
-
+    quality = f"{(metrics.pop() if len(metrics) == 1 else None) or 'quality'} Δ"
     first = [
         Column("workload", "workload", tuple(r.workload.name for r in rows)),
-        Column("method", "method", tuple(r.row.method for r in rows)),
-        Column("verdict", "verdict", tuple(r.row.verdict for r in rows)),
-        Column(
-            f"measured{one} [95 %]",
-            "measured",
-            tuple(wording.measured(r.row.measured) for r in rows),
-            tuple(r.row.measured.saving_rel if r.row.measured else None for r in rows),
-        ),
-        figures(
-            quality, lambda r: wording.quality_change(r.quality), lambda r: r.quality.change if r.quality else None
-        ),
+        Column("method", "method", tuple(row.method for row in figures_of)),
+        Column("verdict", "verdict", tuple(row.verdict for row in figures_of)),
+        measured_column(f"measured{one} [95 %]", figures_of),
+        quality_column(quality, figures_of),
     ]
     promised = [
-        figures("claimed", lambda r: wording.percent(r.claimed_rel), lambda r: r.claimed_rel),
-        figures("estimated", lambda r: wording.nominal(r.estimated_rel, r), lambda r: r.estimated_rel),
-        figures("counted", wording.counted, lambda r: r.counted_rel),
+        claimed_column(figures_of),
+        _figures("estimated", figures_of, lambda r: wording.nominal(r.estimated_rel, r), lambda r: r.estimated_rel),
+        _figures("counted", figures_of, wording.counted, lambda r: r.counted_rel),
     ]
     last = [
-        figures("realised", lambda r: wording.realised(r.realised_rel), lambda r: r.realised_rel),
-        figures("blocks", lambda r: str(r.n), lambda r: float(r.n)),
+        _figures("realised", figures_of, lambda r: wording.realised(r.realised_rel), lambda r: r.realised_rel),
+        _figures("blocks", figures_of, lambda r: str(r.n), lambda r: float(r.n)),
     ]
     if not one:
         last.insert(0, Column("of", "text", tuple(of)))
-    columns, said = _without_constants(
+    columns, said = without_constants(
         [*first, *_agreeing(promised), *last], keep={"method", "verdict", "measured", quality}, alone={"workload"}
     )
     return Results(rows, tuple(columns), said)
+
+
+def _figures(
+    title: str, rows: Sequence[Row], text: Callable[[Row], str], value: Callable[[Row], float | None]
+) -> Column:
+    return Column(title, "number", tuple(map(text, rows)), tuple(map(value, rows)))
+
+
+def measured_of(row: Row) -> str:
+    """In what a method was measured: "time", "energy (gpu)"."""
+    return wording.NOTHING if row.measured is None else wording.what(row.measured.quantity, row.measured.scope)
+
+
+def measured_column(title: str, rows: Sequence[Row]) -> Column:
+    """Each saving with its interval."""
+    savings = tuple(None if row.measured is None else row.measured.saving_rel for row in rows)
+    return Column(title, "measured", tuple(wording.measured(row.measured) for row in rows), savings)
+
+
+def quality_column(title: str, rows: Sequence[Row]) -> Column:
+    """What each method changed of the quality."""
+    return _figures(
+        title, rows, lambda r: wording.quality_change(r.quality), lambda r: r.quality.change if r.quality else None
+    )
+
+
+def claimed_column(rows: Sequence[Row]) -> Column:
+    """What each method's authors promise."""
+    return _figures("claimed", rows, lambda r: wording.percent(r.claimed_rel), lambda r: r.claimed_rel)
 
 
 def _agreeing(columns: Sequence[Column]) -> list[Column]:
@@ -101,10 +130,16 @@ def _agreeing(columns: Sequence[Column]) -> list[Column]:
     return merged
 
 
-def _without_constants(
-    columns: Sequence[Column], keep: Collection[str], alone: Collection[str]
+def without_constants(
+    columns: Sequence[Column], keep: Collection[str], alone: Collection[str] = ()
 ) -> tuple[list[Column], Said]:
-    """keep: stays whatever it says (a kind or a title); alone: goes even where the table has a single row."""
+    """The columns whose rows differ, and what the others say in every row.
+
+    Args:
+        columns: of one table
+        keep: kinds and titles that stay whatever they say
+        alone: titles that go even where the table has a single row, in which nothing can differ
+    """
     shown: list[Column] = []
     said: Said = []
     for column in columns:
@@ -133,7 +168,7 @@ def trials(lines: Sequence[Mapping[str, Any]]) -> tuple[tuple[Column, ...], Said
         ),
         *(_text(name, lines) for name in ("flags", "state")),
     ]
-    shown, said = _without_constants(columns, keep={"trial"}, alone=())
+    shown, said = without_constants(columns, keep={"trial"}, alone=())
     return tuple(shown), said
 
 
@@ -153,6 +188,6 @@ class Texts:
 def texts(head: Sequence[str], rows: Sequence[Sequence[str]], keep: Collection[str] = ()) -> Texts:
     """keep: columns that stay, since their figures are read one by one."""
     columns = [Column(title, "text", tuple(row[at] for row in rows)) for at, title in enumerate(head)]
-    shown, said = _without_constants(columns, {*keep, head[0]}, alone=())
+    shown, said = without_constants(columns, {*keep, head[0]}, alone=())
     cells = tuple(zip(*(column.cells for column in shown), strict=True))
     return Texts(tuple(column.title for column in shown), cells, said)
