@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,13 +34,22 @@ def logarithms(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tup
     return positive and spans_decades(ends), spans_decades([y for _, ys in curves for y in ys])
 
 
-def log_axis(axes: Axes, which: str) -> None:
-    """which: "x" or "y". Plain numbers at 1, 2 and 5 of each decade, or at 1 of it where there are many."""
+def log_axis(axes: Axes, which: str, values: Sequence[float], most: int = 7) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5 of each decade, or at 1 alone where there are many.
+
+    Args:
+        axes: of a picture
+        which: "x" or "y"
+        values: what is drawn, all above 0
+        most: ticks that the axis has room for
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     getattr(axes, f"set_{which}scale")("log")
+    decades = math.log10(max(values) / min(values))
+    digits = (1.0, 2.0, 5.0) if 3 * decades < most else (1.0,)
     axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    axis.set_major_locator(LogLocator(subs=digits, numticks=most))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

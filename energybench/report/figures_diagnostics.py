@@ -23,6 +23,7 @@ from energybench.verdict import wording
 from energybench.verdict.examination import Examination
 
 PANELS, COLUMNS, BARS, BINS = 9, 3, 12, 400
+BARS_NAMED = 4  # of a panel's bars
 EACH_IN, GAP_IN = 1.25, 0.62
 BELOW_ABOVE = (("--", "top"), (":", "bottom"))  # a bound's line, and where its name stands
 
@@ -209,6 +210,7 @@ def _draw(page: Sheet, panel: Panel, place: tuple[float, float, float, float]) -
         low, high = panel.edges
         width = (high - low) / len(panel.density)
         edges = [low + width * i for i in range(len(panel.density) + 1)]
+        axes.locator_params(axis="x", nbins=3)
         axes.stairs(panel.density, edges, fill=True, color=SERIES[0], alpha=0.35, linewidth=0)
         if panel.fitted:
             middle = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
@@ -220,7 +222,7 @@ def _draw(page: Sheet, panel: Panel, place: tuple[float, float, float, float]) -
         axis_kinds.whole_numbers(axes, 4)
         title += "\nover epochs"
         if axis_kinds.spans_decades(panel.values):
-            axis_kinds.log_axis(axes, "y")
+            axis_kinds.log_axis(axes, "y", panel.values)
             title += ", log scale"
     elif isinstance(panel, Bounded):
         axes.set_yscale("log", subs=[])
@@ -235,5 +237,6 @@ def _draw(page: Sheet, panel: Panel, place: tuple[float, float, float, float]) -
     else:
         at = range(len(panel.keys))
         axes.bar(at, panel.values, color=SERIES[0], width=0.6)
-        axes.set_xticks(list(at), [short(key, 8) for key in panel.keys])
+        every = -(-len(panel.keys) // BARS_NAMED)
+        axes.set_xticks(list(at)[::every], [f"{float(key):.3g}" for key in panel.keys[::every]])
     axes.set_title(title, color=MUTED, fontsize=8)

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from energybench.report.canvas import FARTHEST, WIDTH_IN, Drawn, listed, place, savings_axis, sheet, short, svg, whisker
+from energybench.report.canvas import (
+    FARTHEST,
+    WIDTH_IN,
+    Drawn,
+    distinct,
+    listed,
+    place,
+    savings_axis,
+    sheet,
+    svg,
+    whisker,
+)
 from energybench.report.palette import INK, MUTED, PAPER, SERIES
 from energybench.stats import paired
 from energybench.verdict import wording
@@ -59,10 +70,10 @@ class Lanes:
 def _headings(axes: Axes, rows: Sequence[Row], lanes: Sequence[Sequence[str]]) -> Lanes:
     """Names and verdicts over their lanes; the lanes' own names to the left."""
     at, y = 0.0, []
-    for row, names in zip(rows, lanes, strict=True):
+    for row, heading, names in zip(rows, distinct([row.method for row in rows]), lanes, strict=True):
         verdict = f"  {row.verdict}"
         axes.annotate(
-            short(row.method),
+            heading,
             (0, at),
             (-LEFT_IN * 72 + 6, 0),
             xycoords=("axes fraction", "data"),

@@ -289,13 +289,13 @@ def training(
             if title == OVER[0][1]:
                 axis_kinds.whole_numbers(axes)
             elif log_x:
-                axis_kinds.log_axis(axes, "x")
+                axis_kinds.log_axis(axes, "x", [x for curve in lines for x in curve.x], 5)
                 title += ", log scale"
             axes.set_xlabel(title, loc="left")
             if first is None:
                 first = axes
                 if log_y:
-                    axis_kinds.log_axis(axes, "y")
+                    axis_kinds.log_axis(axes, "y", [y for curve in lines for y in curve.y])
                 scale = ", log scale" if log_y else ""
                 axes.set_title(f"training loss{scale}, mean of the blocks; band: least to greatest")
                 legend(page, axes, entries, RIGHT_IN)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 from energybench.meter import combine
@@ -38,7 +38,7 @@ from energybench.report.rows import (
 from energybench.report.templates import template, whole_page
 from energybench.verdict import pairing, wording
 from energybench.verdict.examination import Examination, ExaminedTrial
-from energybench.verdict.figures import Check, Summary
+from energybench.verdict.figures import Result, Summary
 
 LIMIT_B = 2_000_000
 PICTURES_B, CHARTS_B, TRIALS = 900_000, 250_000, 1_500  # of pictures, of figures to zoom, rows of trials
@@ -143,9 +143,13 @@ def _trial(examined: ExaminedTrial, summary: Summary) -> dict[str, Any]:
     }
 
 
-def _check(check: Check) -> list[str]:
-    result = check.severity if check.result == "raised" else check.result
-    return [check.code, result, check.where, check.sentence, check.detail]
+def _checks(summary: Summary, result: Result) -> list[list[str]]:
+    """Rows of the checks that ended so."""
+    return [
+        [check.code, check.severity if result == "raised" else result, check.where, check.sentence, check.detail]
+        for check in summary.checks
+        if check.result == result
+    ]
 
 
 def _contents(summary: Summary, parts: Parts) -> list[tuple[str, str]]:
@@ -193,8 +197,7 @@ def _render(summary: Summary, parts: Parts, home: str) -> str:
         energy=energy_rows(summary),
         energy_about=CARBON_ABOUT.replace("*", ""),
         machine=machine_rows(summary),
-        checks=[_check(check) for check in summary.checks if check.result != "clear"],
-        clear=[_check(check) for check in summary.checks if check.result == "clear"],
+        **{result.replace(" ", "_"): _checks(summary, result) for result in get_args(Result)},
         failures=[[f.trial, f.status, f.reason, "yes" if f.repeated else "no"] for f in summary.failures],
         not_run=[[n.workload, n.method, n.reason] for n in summary.not_run],
         uncounted=uncounted_rows(summary),

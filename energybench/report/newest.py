@@ -10,10 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from energybench.common.errors import Problem, UsageError, nearest
+from energybench.common.errors import Problem, UsageError, nearest, typed
 from energybench.common.limits import RECORD_B, SUITE_B
 from energybench.common.safe_read import list_folder, read_bytes
-from energybench.report.pages import runs
 
 HOME = Path("reports")  # where `energybench run` leaves its runs
 Say = Callable[[str], None]
@@ -67,12 +66,19 @@ def _home(path: Path) -> Path | None:
     return HOME / path if is_name else None
 
 
+def commands(folder: Path) -> list[str]:
+    """What to type for more of a run that has just ended: by its suite's name where that means it."""
+    lies_by_default = folder.parent.parent == HOME and not os.path.lexists(folder.parent.name)
+    return [typed("energybench", "report", folder.parent.name if lies_by_default else folder, "--html")]
+
+
 def newest(root: Path, say: Say) -> Path | None:
-    """The run at or below `root` that was begun or continued last; None where there is none that can be read."""
+    """The run in `root`, or in a folder of it, that was begun or continued last; None where none can be read."""
     began: dict[Path, float] = {}
-    for folder in runs(root):
+    for file in sorted({*root.glob("*/run.json"), *root.glob("*/*/run.json")}):  # no deeper: `root` may be a disk
+        folder = file.parent
         try:
-            began[folder] = _last_call(folder / "run.json")
+            began[folder] = _last_call(file)
         except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             say(f"note: left out: {folder}: its run.json cannot be read")
     return max(began, key=lambda folder: (began[folder], str(folder)), default=None)

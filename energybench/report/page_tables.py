@@ -28,7 +28,9 @@ class Column:
     """Of the table of results. `numbers`: what the cells are sorted by; empty where they are sorted as texts."""
 
     title: str
-    kind: str  # "workload", "method", "verdict", "measured", "number" or "text": how its cells are drawn
+    kind: (
+        str  # "workload", "method", "verdict", "measured", "number", "date", "trial" or "text": how its cells are drawn
+    )
     cells: tuple[str, ...]
     numbers: tuple[float | None, ...] = ()
 
@@ -40,7 +42,8 @@ class Listed:
     columns: tuple[Column, ...]
     said: Said
     hrefs: tuple[str, ...]
-    rows: tuple[Row, ...]  # whose figures are in it; empty where there are none
+    rows: tuple[Row, ...] = ()  # whose figures are in it
+    places: tuple[str, ...] = ()  # suite, workload and device of each, where a narrow screen has no columns for them
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,11 @@ class Entry:
         return calls[0].started_at if calls else ""
 
     @property
+    def date(self) -> str:
+        """To the minute."""
+        return self.began[:16].replace("T", " ") or wording.NOTHING
+
+    @property
     def marks(self) -> str:
         """What keeps its verdicts from being results: a smoke test, a changed setting, an unfinished run."""
         return ", ".join([*self.summary.stamp, *([] if self.summary.finished else ["unfinished"])])
@@ -158,14 +163,17 @@ def verdicts(entries: Sequence[Entry]) -> Listed:
         page_tables.quality_column("quality Δ", rows),
         page_tables.claimed_column(rows),
         text("of", lambda entry, result: page_tables.measured_of(result.row)),
-        text("suite", lambda entry, result: entry.summary.suite),
-        text("workload", lambda entry, result: result.workload.name),
-        text("device", lambda entry, result: entry.part.device),
+        text("suite", lambda entry, result: entry.summary.suite, "workload"),
+        text("workload", lambda entry, result: result.workload.name, "workload"),
+        text("device", lambda entry, result: entry.part.device, "workload"),
         text("marks", lambda entry, result: entry.marks or wording.NOTHING),
-        text("run", lambda entry, result: entry.summary.run),
+        text("began", lambda entry, result: entry.date, "date"),
     ]
     shown, said = page_tables.without_constants(columns, keep={"method", "verdict", "measured"})
-    return Listed(tuple(shown), said, tuple(f"{entry.href}#{result.anchor}" for entry, result in cells), tuple(rows))
+    hrefs = tuple(f"{entry.href}#{result.anchor}" for entry, result in cells)
+    told = [column for column in shown if column.kind == "workload"]
+    places = tuple(" · ".join(column.cells[at] for column in told) for at in range(len(cells)))
+    return Listed(tuple(shown), said, hrefs, tuple(rows), places)
 
 
 def runs(entries: Sequence[Entry]) -> Listed:
@@ -180,7 +188,7 @@ def runs(entries: Sequence[Entry]) -> Listed:
         text("suite", lambda entry: entry.summary.suite),
         text("in short", lambda entry: entry.summary.headline),
         text("device", lambda entry: entry.part.device),
-        text("began", lambda entry: entry.began[:16].replace("T", " ") or wording.NOTHING),
+        text("began", lambda entry: entry.date, "date"),
         Column(
             "blocks",
             "number",
@@ -190,4 +198,4 @@ def runs(entries: Sequence[Entry]) -> Listed:
         text("marks", lambda entry: entry.marks or wording.NOTHING),
     ]
     shown, said = page_tables.without_constants(columns, keep={"method", "suite", "in short"})
-    return Listed(tuple(shown), said, tuple(entry.href for entry in ordered), ())
+    return Listed(tuple(shown), said, tuple(entry.href for entry in ordered))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from energybench.verdict import wording
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
 
 ASSETS = Path(__file__).parent / "page"
 
@@ -30,8 +32,15 @@ def template(name: str, keep_trailing_newline: bool = False) -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=keep_trailing_newline,
     )
-    environment.filters |= {"percent": wording.percent, "clean": lambda text: wording.clean(str(text))}
+    environment.filters |= {"clean": lambda text: wording.clean(str(text)), "breakable": _breakable}
     return environment.get_template(name)
+
+
+def _breakable(name: str) -> Markup:
+    """A method's name, escaped, with places where a narrow column may break it: gradsamp|[skip=|every:|5]."""
+    import markupsafe
+
+    return markupsafe.Markup("<wbr>").join(re.split(r"(?<=[+=,:_/])|(?=\[)", wording.clean(name)))
 
 
 def whole_page(scripts: Sequence[str], styles: Sequence[str]) -> dict[str, Any]:
