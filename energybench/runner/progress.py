@@ -104,11 +104,14 @@ class Progress:
         partial(summary, self.console)
 
     def end(self, summary: Summary, report: Path) -> None:
+        from energybench.report.newest import commands
         from energybench.report.terminal import render
 
         self._clear()
         render(summary, self.tables)
         self.tables.print(Text(f"report: {report}"), soft_wrap=True)
+        for command in commands(report.parent):
+            self.tables.print(Text(f"more: {command}"), soft_wrap=True)
 
     def interrupted(self, folder: Path, how: str) -> None:
         self._clear()
