@@ -1,9 +1,9 @@
 """Train the same model twice, once with the trick. See what the meter says."""
 
 # ruff: noqa: E402  (a command line of ours looks for no module where anybody may have put a file)
-from energybench.common.module_path import make_safe_for_command
+from energybench.common.command_start import begin as _begin
 
-make_safe_for_command()
+_begin()
 
 from typing import TYPE_CHECKING, Any
 

@@ -111,12 +111,13 @@ def become(request: int, streams: list[int]) -> NoReturn:
     sys.path[0] = asked["cwd"]  # as -m does
     sys.argv = [asked["program"] or "energybench", *asked["arguments"]]
     if not asked["program"]:
-        from energybench.common.module_path import make_safe_for_command
+        from energybench.common.command_start import begin as begin_command
 
-        make_safe_for_command()  # as when energybench is imported
+        begin_command()  # as when energybench is imported
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", errors=sys.__stdout__.errors, closefd=False)  # type: ignore[union-attr]
     sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False, buffering=1)
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
     from multiprocessing import util
 
     util.spawnv_passfds = spawn_by_fork  # type: ignore[attr-defined]

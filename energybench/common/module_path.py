@@ -52,24 +52,6 @@ def _once(entries: list[str]) -> list[str]:
     return list(dict.fromkeys(entries))
 
 
-def _started_as_command() -> bool:
-    """Whether this process is a command line of ours, and not a program that imports us."""
-    first = sys.argv[0] if getattr(sys, "argv", None) else ""
-    if first != "-m":
-        return os.path.basename(first).removesuffix(".py") == PACKAGE
-    named = zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
-    return any(flag[:1] == "-" and flag[-1:] == "m" and name.split(".")[0] == PACKAGE for flag, name in named)
-
-
-def make_safe_for_command() -> None:
-    """Called before anything else is imported: of a command line of ours, `sys.path` as above; else nothing changes."""
-    if not _started_as_command():
-        return
-    script = [] if sys.flags.safe_path else sys.path[:1]  # its folder, or the current one
-    kept, taken = split(sys.path)
-    use([entry for entry in kept if entry not in script or _is_standard(entry)], [*script, *taken])
-
-
 def use(path: list[str], for_users: list[str]) -> None:
     """Set the path of this process.
 
@@ -104,7 +86,7 @@ def add_for_user_code(folder: str) -> None:
 def in_new_interpreter(code: str, *, with_package: bool) -> list[str]:
     """The arguments of an interpreter that runs `code` with the path of `path_of_children`, after its executable.
 
-    To be started without PYTHONPATH in its environment, whose sitecustomize would run first.
+    To be started without READ_AT_THE_START in its environment: PYTHONPATH's sitecustomize would run first.
 
     Args:
         with_package: Import energybench from where this process has it, whatever the path leads to.
@@ -126,5 +108,9 @@ def in_new_interpreter(code: str, *, with_package: bool) -> list[str]:
     return [*FLAGS, "-c", "\n".join([*lines, code])]
 
 
-def without_python_path(environment: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name != "PYTHONPATH"}
+READ_AT_THE_START = ("PYTHONPATH", "PYTHONWARNINGS")  # not by interpreters of ours; what they start gets them back
+
+
+def without_those(environment: dict[str, str]) -> dict[str, str]:
+    """An environment for an interpreter of ours."""
+    return {name: value for name, value in environment.items() if name not in READ_AT_THE_START}

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from energybench.common import module_path
+from energybench.common.command_start import is_error
 from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite, Problem, RunError
 from energybench.common.interrupts import SPREAD_S
 from energybench.common.processes import ignoring_interrupts, is_dead, shorten_socket_folder
@@ -206,12 +207,12 @@ def _isolated_interpreters() -> Iterator[None]:
     def isolated(executable: bytes, arguments: list[str], passed: list[int]) -> int:
         at = arguments.index("-c")
         code = module_path.in_new_interpreter(arguments[at + 1], with_package="forkserver" in arguments[at + 1])
-        named = os.environ.pop("PYTHONPATH", None)
+        flags = [flag for flag in arguments[:at] if not (flag[:2] == "-W" and is_error(flag[2:]))]
+        named = {name: os.environ.pop(name, None) for name in module_path.READ_AT_THE_START}
         try:
-            return int(spawn(executable, [*arguments[:at], *code], passed))
+            return int(spawn(executable, [*flags, *code], passed))
         finally:
-            if named is not None:
-                os.environ["PYTHONPATH"] = named
+            os.environ.update({name: value for name, value in named.items() if value is not None})
 
     util.spawnv_passfds = isolated
     try:

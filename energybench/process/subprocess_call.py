@@ -43,7 +43,7 @@ def call(
             last_line[:] = [line.strip() for line in lines.feed(chunk) if line.strip()][-1:] or last_line
 
     argv = [sys.executable, *_arguments(module, in_path, out_path)]
-    env = module_path.without_python_path(dict(os.environ))
+    env = module_path.without_those(dict(os.environ))
     ended = supervise.run(argv, env=env, output=output, limit_s=limit_s, death_signal=signal.SIGTERM, tick=tick)
     if ended.timed_out:
         return ChildOutcome(ended.seconds, True, f"it ran past its limit of {limit_s:g} s")
@@ -61,10 +61,9 @@ def call(
 
 
 def _arguments(module: str, in_path: Path, out_path: Path) -> list[str]:
-    """Of an interpreter that runs a module as `-m` does; what it starts has the caller's PYTHONPATH again."""
+    """Of an interpreter that runs a module as `-m` does; what it starts has the caller's environment."""
     words = [module, str(in_path.absolute()), str(out_path.absolute())]
-    named = os.environ.get("PYTHONPATH")
-    lines = ["import os, runpy", f"sys.argv[:] = {words!r}"]
-    lines += [] if named is None else [f"os.environ['PYTHONPATH'] = {named!r}"]
+    given = {name: os.environ[name] for name in module_path.READ_AT_THE_START if name in os.environ}
+    lines = ["import os, runpy", f"sys.argv[:] = {words!r}", f"os.environ.update({given!r})"]
     lines.append(f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)")
     return module_path.in_new_interpreter("\n".join(lines), with_package=True)
