@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 PAGES = ("--write", "--html")  # of one run, in the order in which they are written
 CARBON = ("--carbon", "--zones", "--intensity", "--pue")  # each asks for the page on carbon
 OF_ONE_FOLDER = (*PAGES, "--require", *CARBON)
+# What build servers set that do not set CI.
+BUILD_SERVERS = {"GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION", "JENKINS_URL"}
 _OWN_PAGE = ("is a page of its own", ("--require", "--html", "--strict"))
 EXCLUDED: Excluded = {
     "--all": ("writes pages and holds nothing", ("--require", "--json", *CARBON, "--strict")),
@@ -203,9 +206,18 @@ def export(folder: Path, form: str, out: Path | None, **options: Any) -> None:
     elif form == "parquet" and sys.stdout.isatty():
         raise UsageError(Problem("E609", "Parquet is no text for a terminal", hint="-o trials.parquet"))
     else:
-        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.write(content if form == "parquet" else _for_a_log(content))
     for note in notes:
         click.echo(note, err=True)
+
+
+def _for_a_log(content: bytes) -> bytes:
+    """In a build server's log, where standard output goes there, no line of it is a command."""
+    if "CI" not in os.environ and not os.environ.keys() & BUILD_SERVERS:
+        return content
+    from energybench.common.build_logs import inert
+
+    return inert(content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 
 def _write_all(roots: tuple[str, ...], html: str | None) -> None:

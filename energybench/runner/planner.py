@@ -21,7 +21,7 @@ from torch import nn
 from energybench.common.errors import EnergybenchError, Problem
 from energybench.common.fingerprint import source_digest
 from energybench.common.hashing import digest
-from energybench.common.machine import cpu_name, native_bf16
+from energybench.common.machine import cpu_name, native_bf16, platform_name
 from energybench.common.renamed import RenamedNameWarning
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.common.version import __version__
@@ -365,7 +365,7 @@ class Plan:
 
     def machine(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
-            "platform": platform.platform(),
+            "platform": platform_name(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torchvision": import_torchvision().__version__,
