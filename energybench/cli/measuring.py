@@ -54,6 +54,7 @@ def measure(
     from energybench.cli.paired_commands_page import COMPARISON_KIND, RECORD_KIND, facts, line, print_versus, progress
     from energybench.common.interrupts import signals_interrupt
     from energybench.common.outputs import refuse_foreign, write_output
+    from energybench.common.sealed_files import refuse_unwritable
     from energybench.meter.nvml import held_open
     from energybench.meter.ranks import path_of_rank
     from energybench.process.relay import SignalRelay
@@ -61,6 +62,7 @@ def measure(
 
     if out:
         out, kind = path_of_rank(out), RECORD_KIND if vs is None else COMPARISON_KIND
+        refuse_unwritable(out)
         refuse_foreign(out, kind)
     words = words_of(command)
     other = None if vs is None else words_of([vs])

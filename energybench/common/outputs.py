@@ -18,7 +18,7 @@ from energybench.common.errors import CannotWrite, Problem, UsageError
 from energybench.common.held_folder import HeldFolder
 from energybench.common.limits import RECORD_B
 from energybench.common.safe_read import read_bytes
-from energybench.common.sealed_files import refuse_unwritable, standard_stream, write_out
+from energybench.common.sealed_files import standard_stream, write_out
 
 RUN_FILE = "run.json"
 PARTS = ("records", "traces", "witness", "state", "logs", "figures")  # what a run and its report write into
@@ -57,9 +57,8 @@ def refuse_foreign(path: Path, kind: Kind, hint: str = "name another file") -> N
     Links are followed to what they lead to, which is then held to the same.
 
     Raises:
-        UsageError: E632 for what is there and is no earlier output of the kind; E605 where it cannot be written.
+        UsageError: E632 for what is there and is no earlier output of the kind.
     """
-    refuse_unwritable(path, hint)
     if standard_stream(path) is not None:
         return
     if (owner := run_that_owns(path)) is not None:
@@ -73,7 +72,7 @@ def write_output(path: Path, content: bytes, kind: Kind, hint: str = "name anoth
     """Write to a path that the user named: whole or not at all, with the mode that the umask leaves.
 
     Raises:
-        UsageError: E605, E632 as `refuse_foreign`.
+        UsageError: E632 as `refuse_foreign`.
         CannotWrite: E620.
     """
     refuse_foreign(path, kind, hint)

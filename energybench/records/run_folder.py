@@ -64,6 +64,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._held: HeldFolder | None = None
+        self._admitted = False  # while it is locked: nothing is removed from a folder that may be another run's
 
     @property
     def held(self) -> HeldFolder:
@@ -172,10 +173,10 @@ class Folder:
             raise UsageError(Problem("E604", message, str(self.path), hint)) from None
         try:
             self.check()
-            self._tidy()
             yield
         finally:
-            self._tidy()  # what a trial was writing when it was stopped
+            if self._admitted:
+                self._tidy()  # what a trial was writing when it was stopped
             with suppress(OSError, UsageError):  # a disk that has become read-only: the lock is free all the same
                 if self.held.is_at(lock, LOCK):
                     self.held.remove(LOCK)
@@ -186,7 +187,7 @@ class Folder:
             os.close(lock)
         if self._held is not None:
             self._held.close()
-            self._held = None
+        self._held, self._admitted = None, False
 
     def _tidy(self) -> None:
         """Removes what a killed run left in the folder and its own parts: partly written files and empty logs."""
@@ -202,7 +203,8 @@ class Folder:
             folder.remove_empty_folder("logs")
 
     def admit(self, digest: str, differs: Callable[[RunFile], str], *, finished: bool = False) -> None:
-        """Raises unless a run of this digest may write here.
+        """Raises unless a run of this digest may write here; where it holds the folder, what a killed one left half
+        written is removed.
 
         Args:
             digest: Of the run that is to write.
@@ -217,8 +219,13 @@ class Folder:
             run = self._run_file_in(folder) if folder else None
             if folder is not None and run is None:
                 self._refuse_unexplained(folder)
-        if run is None:
-            return
+        if run is not None:
+            self._refuse_another(run, digest, differs, finished)
+        if self._held is not None:
+            self._admitted = True
+            self._tidy()
+
+    def _refuse_another(self, run: RunFile, digest: str, differs: Callable[[RunFile], str], finished: bool) -> None:
         if run.digest != digest:
             message = "this folder holds a run of other settings, methods or versions; they are never mixed"
             hint = "name another folder with --out"

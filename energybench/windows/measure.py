@@ -27,6 +27,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from energybench.common.errors import Problem, UsageError
 from energybench.common.outputs import refuse_foreign
 from energybench.common.renamed import RenamedNameWarning
+from energybench.common.sealed_files import refuse_unwritable
 from energybench.meter.pool import EnergyWanted, MeterRequest
 from energybench.meter.ranks import path_of_rank
 from energybench.windows.file import RECORD_KIND
@@ -45,7 +46,9 @@ class WindowFactory:
     def start(self) -> MeasuredWindow:
         """Open a window: for callbacks, where no `with` fits. Closed by `stop`, or by the end of a window around it."""
         if self._options.record is not None:
-            refuse_foreign(path_of_rank(self._options.record), RECORD_KIND, "name another file with record=...")
+            path, hint = path_of_rank(self._options.record), "name another file with record=..."
+            refuse_unwritable(path, hint)
+            refuse_foreign(path, RECORD_KIND, hint)
         with last_words.wait():
             window = MeasuredWindow(self._options, current())
             window._start()
