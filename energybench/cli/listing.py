@@ -115,7 +115,8 @@ def write_method(name: str, here: Path) -> Path:
     class_name = "".join(part.capitalize() for part in name.split("_") if part)
     try:
         path.parent.mkdir(exist_ok=True)
-        path.write_text(TEMPLATE.format(name=name, class_name=class_name), encoding="utf-8")
+        with path.open("x", encoding="utf-8") as file:  # never over what stands there, or where a link leads to
+            file.write(TEMPLATE.format(name=name, class_name=class_name))
     except OSError as error:
         hint = "type it in another folder"
         raise UsageError(Problem("E605", f"cannot write there: {error.strerror}", str(path), hint)) from None

@@ -77,13 +77,15 @@ def doctor(calibrate: bool, seconds: float | None, as_json: bool) -> None:
 @click.option("--markdown", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the page to a file.")
 def claims(as_json: bool, page: Path | None) -> None:
     """The papers' own tables, counted again by their own rules, and where they contradict themselves."""
-    from energybench.common.sealed_files import write_out
-    from energybench.papers.page import markdown, print_claims
+    from energybench.common.outputs import refuse_foreign, write_output
+    from energybench.papers.page import KIND, markdown, print_claims
     from energybench.papers.published_tables import facts
 
+    if page:
+        refuse_foreign(page, KIND)
     checked = facts()
     if page:
-        write_out(page, markdown(checked).encode())
+        write_output(page, markdown(checked).encode(), KIND)
         click.echo(f"{page} written", err=True)
     if as_json:
         print_json(checked)

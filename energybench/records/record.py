@@ -44,10 +44,11 @@ from energybench.common.renamed import renamed
 from energybench.common.sealed_files import with_seal, write_text
 from energybench.meter.reading import Energy, Reading, RecordModel
 
-SCHEMA = 3  # what is written
+SCHEMA = 4  # what is written
 # What is read. 2 adds suspended_s, other_cpu_s and trackers to a reading; 3 adds what holds a trial against its
-# counting run and its process: hashes of weights and samples, weights_moved, process, the price by samples forwarded.
-SCHEMAS = (1, 2, 3)
+# counting run and its process: hashes of weights and samples, weights_moved, process, the price by samples forwarded;
+# 4 adds run_identity to run.json and to each of its records.
+SCHEMAS = (1, 2, 3, 4)
 
 Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
 Role = Literal["baseline", "twin", "method", "control"]
@@ -147,7 +148,8 @@ class Budget(RecordModel):
 class Trial(RecordModel):
     """One cell in one block, metered."""
 
-    schema_: Literal[1, 2, 3] = Field(default=3, alias="schema")
+    schema_: Literal[1, 2, 3, 4] = Field(default=4, alias="schema")
+    run_identity: str | None = None  # run.json's; null before schema 4, and of what no run measured
     trial: Text  # file stem: "b0-i0-cnn-digits.mine"
     workload: Text
     method: Text  # the variant's label; "baseline" and "twin" are labels too
@@ -229,7 +231,8 @@ class ProfilingRun(RecordModel):
 class CountingRun(RecordModel):
     """One cell run once, unmetered, under the FLOP counter: block 0's seed."""
 
-    schema_: Literal[1, 2, 3] = Field(default=3, alias="schema")
+    schema_: Literal[1, 2, 3, 4] = Field(default=4, alias="schema")
+    run_identity: str | None = None
     workload: Text
     method: Text
     role: Role
@@ -302,10 +305,11 @@ class Looks(RecordModel):
 class RunFile(RecordModel):
     """Everything that explains the records beside it."""
 
-    schema_: Literal[1, 2, 3] = Field(default=3, alias="schema")
+    schema_: Literal[1, 2, 3, 4] = Field(default=4, alias="schema")
     suite: Text
     about: str = ""
     run: Text
+    run_identity: str | None = None  # random, drawn when the run was made: each record has it too; since schema 4
     digest: str
     stamp: list[str] = Field(default_factory=list)  # "quick", "--set ...": on every page's title
     suite_path: str

@@ -24,6 +24,7 @@ from typing import TypedDict, Unpack
 from pydantic import ValidationError
 
 from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite, EnergybenchError
+from energybench.common.held_folder import HeldFolder
 from energybench.common.interrupts import SPREAD_S, is_signal
 from energybench.common.quantities import is_figure
 from energybench.meter import Meter
@@ -214,7 +215,7 @@ def trial(spec: CommandTrialSpec, record: TrialDraft) -> None:
         argv,
         meters,
         hear=reader.hear,
-        log=Log(spec.log),
+        log=_log(spec),
         cwd=spec.base,
         env=environment(header.seed, header.block, header.trial, spec.windows, spec.threads),
         limit_s=spec.limit_s,
@@ -232,6 +233,17 @@ def trial(spec: CommandTrialSpec, record: TrialDraft) -> None:
     _judge(reader, windows, record)
     if lost := next((e for e in phases.readings["train"].energy if e.lost), None):
         raise Unusable("invalid", f"sensor lost: {lost.source} {lost.device}: {lost.reason}")
+
+
+def _log(spec: CommandTrialSpec) -> Log:
+    """Of what the command prints. Raises CannotWrite."""
+    try:
+        if spec.folder is None:
+            return Log(spec.log)
+        with HeldFolder.reopen(spec.folder) as folder:
+            return Log(spec.log, folder)
+    except OSError as error:
+        raise CannotWrite.of(error, spec.log) from None
 
 
 def environment(seed: int, block: int, trial: str, windows: Path, threads: int | None) -> dict[str, str]:
