@@ -169,12 +169,15 @@ class Trials:
 
     def _command_spec(self, cell: Cell, header: TrialHeader) -> CommandTrialSpec:
         name = header.trial
+        workload = next(each for _, each in self.planned.spec.commands if each.name == cell.workload)
+        quality = self.suite.quality_of(workload)
         return CommandTrialSpec(
             header=header,
             base=self.planned.spec.base,
             command=tuple(cell.command),
-            workload=next(each for _, each in self.planned.spec.commands if each.name == cell.workload),
-            metric=self.suite.accept.quality.metric,
+            workload=workload,
+            metric=quality.metric,
+            also=quality.also,
             measure=self.planned.measure_commands,
             threads=self.suite.trials.threads,
             device_name=self.planned.result.command_device,

@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from energybench.suite.messages import KeyedError
-from energybench.suite.tables import ClaimsTable, Name, SuiteTable, TunedTable
+from energybench.suite.quality_tables import WorkloadAcceptTable
+from energybench.suite.table import Name, SuiteTable
+from energybench.suite.tables import ClaimsTable, TunedTable
 
 OPERATORS = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "<<", "2>", "2>&1", "2>/dev/null"})
 ALWAYS = ("seed", "block", "trial")  # placeholders that every command may use
@@ -137,6 +139,7 @@ class CommandWorkloadTable(SuiteTable):
     quality: Annotated[QualitySourceTable, BeforeValidator(_source)] = Field(
         examples=[{"from": "json"}], description='where it is read; "none": there is no quality that could be lost'
     )
+    accept: WorkloadAcceptTable | None = None
 
     @model_validator(mode="after")
     def _options_are_used(self) -> CommandWorkloadTable:

@@ -165,7 +165,7 @@ class CommandTrialSpec(Spec):
     """A trial that is a command.
 
     command: its words, with {seed} and the like as the suite has them
-    metric:  under which its quality is kept
+    metric:  under which its quality is kept; also: further ones, read where it is under their own names
     limit_s: seconds after which it is ended
     windows: file into which the command's own windows report
     folder:  the run's, which the log stands in: no link below it is followed
@@ -177,6 +177,7 @@ class CommandTrialSpec(Spec):
     command: tuple[str, ...]
     workload: CommandWorkloadTable
     metric: str
+    also: tuple[str, ...] = ()
     measure: MeasureSpec
     threads: int | None = None
     device_name: str
