@@ -165,13 +165,26 @@ class ModelTable(OpenTable):
 
 
 class DataTable(SuiteTable):
-    """`use` is a name or "file.py:function"; `options` are passed to it."""
+    """`use` is a name, the path of a folder of images, or "file.py:function", to which `options` are passed."""
 
-    use: Name = Field(examples=["cifar10"])
+    use: Name = Field(
+        examples=["cifar10"],
+        description='a name, a folder of images such as "./pets" (from the suite\'s folder), or "file.py:function"',
+    )
     batch: int = Field(ge=1, le=2**40, examples=[128], description="samples per update")
-    augment: Several[Name] = ()
+    split: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        examples=[0.2],
+        description="share of each class that is kept for testing, where a folder of images has no test/ of its own",
+    )
+    split_seed: int = Field(default=0, ge=0, lt=2**63, description="which images those are; not the seed of the trials")
+    augment: Several[Name] = Field(
+        default=(), examples=[["flip", "crop4"]], description='of training images: "flip", "cropN" by up to N pixels'
+    )
     subset: int | None = Field(default=None, ge=1, description="training samples kept")
-    test_subset: int | None = Field(default=None, ge=1)
+    test_subset: int | None = Field(default=None, ge=1, description="test samples kept")
     resize: int | None = Field(
         default=None,
         ge=1,
@@ -179,9 +192,24 @@ class DataTable(SuiteTable):
         description="side in pixels that images are brought to, batch by batch on the device",
     )
     resident: Bytes = Field(default="2 GB", validate_default=True, description="up to here kept on the device")
-    drop_last: bool = False
+    drop_last: bool = Field(default=False, description="leave out a last batch that is smaller than the others")
     workers: int = Field(default=2, ge=0, le=4096, description="processes that decode images")
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="arguments of your function; of images size: the side in pixels that files are decoded to",
+    )
+
+    @model_validator(mode="after")
+    def _seed_splits_something(self) -> DataTable:
+        if self.split is None and "split_seed" in self.model_fields_set and self.split_seed:
+            raise KeyedError("there is no split that it could seed", "split_seed", "add split = 0.2, or take it out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_a_split_that_is_not_asked_for(self, as_table: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A suite without one is resolved to what it always was."""
+        split = ("split", "split_seed") if self.split is None else ()
+        return {key: value for key, value in as_table(self).items() if key not in split}
 
 
 class TrainTable(SuiteTable):

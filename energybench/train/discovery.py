@@ -18,6 +18,7 @@ from typing import Any, get_type_hints
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.limits import METHOD_B
+from energybench.common.names import known_as
 from energybench.common.safe_read import list_folder, read_bytes, unreadable_reason
 from energybench.common.shipped import shipped
 from energybench.train.method import Method
@@ -78,16 +79,11 @@ def find(use: str, base: Path | None = None, where: str = "") -> Source:
             raise UsageError(Problem("E301", no_file(file, path), where, f"looked at {path}"))
         return Source(path.stem, path.resolve(), "given", class_name or None)
     known = sources()
-    if use not in known:
-        raise UsageError(
-            Problem(
-                "E301",
-                f"no method is called '{use}'",
-                where,
-                nearest(use, known) + f"; or write your own: energybench new method {use}",
-            )
-        )
-    return known[use]
+    if (name := known_as(use, known)) not in known:
+        hint = nearest(use, known)
+        hint += f"; or write your own: energybench new method {use}" if use.isidentifier() else ""
+        raise UsageError(Problem("E301", f"no method is called '{use}'", where, hint))
+    return known[name]
 
 
 def no_file(file: str, path: Path) -> str:
