@@ -44,6 +44,7 @@ NO_TORCH = (
     "algorithms/gradsamp_bound",
     "workloads",
     "workloads/description",
+    "workloads/catalogue",
     "workloads/image_folders",
     "workloads/stand_in",
     "workloads/tasks",

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from energybench.common import data_folder
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.names import known_as
 from energybench.common.safe_read import list_folder
@@ -150,11 +151,6 @@ def open_part(described: DataDescription, settings: DataTable, device: torch.dev
     return Data(store, images, drop_last=part == "train" and settings.drop_last)
 
 
-def root() -> Path | None:
-    place = os.environ.get("ENERGYBENCH_DATA")
-    return Path(os.path.expanduser(place)) if place else None
-
-
 def _is_here(use: str) -> bool:
     """Whether a folder of this name holds something: then what is wrong with it is the mistake to tell."""
     return image_folders.names_folder(use) or any(list_folder(folder) for folder in _kept_as(use))
@@ -162,7 +158,7 @@ def _is_here(use: str) -> bool:
 
 def _kept_as(use: str) -> list[Path]:
     """The folder of $ENERGYBENCH_DATA with that name, whatever its capitals; none where there is none."""
-    place = root()
+    place = data_folder.root()
     if place is None:
         return []
     if os.path.isdir(place / use):
@@ -189,7 +185,7 @@ def _find(use: str, settings: DataTable, base: Path, download: bool) -> tuple[tu
             return _folder(folder, f"$ENERGYBENCH_DATA/{folder.name}", settings)
     if use not in TORCHVISION:
         raise UsageError(_not_found(use, written))
-    place = root()
+    place = data_folder.root()
     for folder in [*kept, place] if place else []:
         try:
             return _torchvision(use, folder, download=False), f"$ENERGYBENCH_DATA, {use} as torchvision lays it out"
@@ -235,9 +231,7 @@ def _not_found(use: str, written: Path) -> Problem:
     message = f"no data set is called '{use}'"
     if os.path.isdir(written):
         return Problem("E402", message, hint=f'the folder beside the suite is use = "./{use}"')
-    place = root()
-    folders = [path.name for path in list_folder(place) if os.path.isdir(path)] if place else []
-    hint = nearest(use, [*SHIPPED, *TORCHVISION, *folders])
+    hint = nearest(use, [*SHIPPED, *TORCHVISION, *data_folder.names()])
     layout = image_folders.LAYOUT.format(folder=f"$ENERGYBENCH_DATA/{use}")
     return Problem("E402", message, hint=f'{hint}; a folder of images is use = "./{use}"; or lay it out as {layout}')
 
