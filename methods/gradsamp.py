@@ -44,7 +44,7 @@ Skip = Annotated[
     Field(
         json_schema_extra={
             "pattern": r"^((late-)?every:([2-9]|[1-9]\d+)(\.0*)?"
-            r"|(late-)?random:(0?\.\d*[1-9]\d*|[1-9]\d*(\.\d*)?[eE]-\d+)"
+            r"|(late-)?random:(0?\.\d*[1-9]\d*|[1-9](\.\d*)?[eE]-0*[1-9]\d*)"
             r"|table2:(Pe|DP)=(5|10)(\.0*)?|table2:Pr=0?\.[257]0*|table2:DR=0?\.[257]0*)$",
             "examples": ["every:5", "random:0.2", "late-every:5", "late-random:0.2", "table2:Pe=5"],
         }

@@ -131,7 +131,7 @@ def _method(card: MethodCard, tables: Schema) -> Schema:
 
 def _method_file(tables: Schema) -> Schema:
     """A [[method]] in a file of one's own, whose parameters nobody knows here."""
-    use = {"type": "string", "pattern": FILE}
+    use = {"type": "string", "pattern": FILE, "description": '"file.py" or "file.py:Class", from the suite\'s folder'}
     sweep = tables["MethodTable"]["properties"]["sweep"]
     return _table(use, {**_common(tables), "sweep": sweep}, "a method in a file of your own", others=True)
 
