@@ -48,6 +48,7 @@ class DLIS(Method):
     replaces: ClassVar[frozenset[str]] = frozenset({"batches"})
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "per_sample_loss"})
     example: ClassVar[Mapping[str, Any]] = {"threshold": 0.3}
+    trains_less: ClassVar[bool | None] = False
 
     presample: Annotated[int, Field(ge=1)] = 3
     score: Literal["output-gradient", "loss", "last-layer-gradient"] = "output-gradient"

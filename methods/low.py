@@ -39,6 +39,7 @@ class LOW(Method):
     replaces: ClassVar[frozenset[str]] = frozenset({"batches", "gradients"})
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "backward", "per_sample_loss"})
     runs: ClassVar[frozenset[str] | None] = frozenset({"forward", "backward"})
+    trains_less: ClassVar[bool | None] = False
 
     lam: Annotated[float, Field(gt=0)] = 0.1
     grad_scale: Literal["per_sample", "batch_mean"] = "per_sample"

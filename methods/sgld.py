@@ -34,6 +34,7 @@ class SGLD(Method):
 
     replaces: ClassVar[frozenset[str]] = frozenset({"update"})
     needs: ClassVar[frozenset[str]] = frozenset({"backward"})
+    trains_less: ClassVar[bool | None] = False
 
     step_size: Annotated[float, Field(gt=0)] | Literal["lr"] = "lr"
     power: Annotated[float, Field(ge=0, le=1)] = 0.0

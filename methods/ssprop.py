@@ -67,6 +67,7 @@ class SsProp(Method):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"backward"})
+    trains_less: ClassVar[bool | None] = False
 
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.8
     schedule: Literal["constant", "linear", "cosine", "bar", "alternate"] = "alternate"

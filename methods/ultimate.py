@@ -32,6 +32,7 @@ class Ultimate(LearnedRate):
 
     replaces: ClassVar[frozenset[str]] = frozenset({"update"})
     needs: ClassVar[frozenset[str]] = frozenset({"backward"})
+    trains_less: ClassVar[bool | None] = False
 
     hyper_lr: Annotated[float, Field(gt=0)] = 1.5e-5
     hyper_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -32,7 +32,7 @@ SENTENCES = {"needs": "needs", "replaces": "replaces the hooks", "swaps": "swaps
 def describe(name: str) -> dict[str, Any]:
     """Everything about it, as plain data: kind, name, origin, summary, text, parameters, example.
 
-    Raises UsageError E609 for a name that nothing has.
+    Raises UsageError E615 for a name that nothing has.
     """
     methods = {card.name: card for card in cards()}
     models = {model.name: model for model in catalogue.models()}
@@ -53,7 +53,7 @@ def describe(name: str) -> dict[str, Any]:
     if wanted in every:
         return _data(wanted, data.get(wanted))
     hint = nearest(name, [*methods, *suites, *models, *data])
-    raise UsageError(Problem("E609", f"nothing is called '{name}'", hint=f"{hint}; all there is: energybench list"))
+    raise UsageError(Problem("E615", f"nothing is called '{name}'", hint=f"{hint}; all there is: energybench list"))
 
 
 def _method(card: MethodCard) -> dict[str, Any]:

@@ -140,7 +140,10 @@ def claims(as_json: bool, page: Path | None) -> None:
 
 @click.command()
 @click.option(
-    "--markdown", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write docs/suite.md to a file."
+    "--markdown",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the tables of docs/suite.md into it.",
 )
 def schema(page: Path | None) -> None:
     """The suite's JSON Schema, so that an editor can complete and check one."""
@@ -148,9 +151,12 @@ def schema(page: Path | None) -> None:
         click.echo(_schema(), nl=False)
         return
     from energybench.cli.suite_page import markdown
+    from energybench.common.limits import SUITE_B
+    from energybench.common.safe_read import read_bytes
     from energybench.common.sealed_files import write_out
 
-    write_out(page, markdown().encode())
+    so_far = read_bytes(page, SUITE_B).decode("utf-8") if page.exists() else ""
+    write_out(page, markdown(so_far).encode())
     click.echo(f"{page} written", err=True)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import keyword
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from energybench.common.errors import Problem, UsageError, typed
 from energybench.common.sealed_files import write_out
+from energybench.common.shipped import shipped
 from energybench.train.discovery import sources
 
 SCHEMA_FILE = "suite.schema.json"
@@ -114,9 +116,8 @@ model = {{ use = "cnn", channels = [16, 32] }}                  # energybench li
 data  = {{ use = "digits", batch = 64 }}                        # or a folder: use = "./pets", split = 0.2
 train = {{ epochs = 4, optimizer = "sgd", lr = 0.1, momentum = 0.9, schedule = "cosine" }}
 
-[[method]]                       # energybench list methods; energybench list gradsamp
-use  = "gradsamp"
-skip = "every:2"
+# energybench list methods; and all about one: energybench list NAME
+{method}
 
 [quick]                          # for --quick: a smoke test
 trials         = {{ blocks = 1, twin = false }}
@@ -157,12 +158,18 @@ def write_suite(name: str, here: Path, schema: Callable[[], bytes]) -> list[Path
     if not re.fullmatch(FOLDER_NAME.strip("^$"), name):
         hint = "lower-case letters, digits, '.', '_' and '-', for it names a folder in reports/"
         raise UsageError(Problem("E305", f"'{name}' cannot be a suite's name", hint=hint))
-    text = SUITE.format(name=name, file=typed(f"{name}.toml"), schema=SCHEMA_FILE)
+    text = SUITE.format(name=name, file=typed(f"{name}.toml"), schema=SCHEMA_FILE, method=_a_method())
     written = [_write(here, Path(f"{name}.toml"), text)]
     if not (here / SCHEMA_FILE).exists():
         write_out(here / SCHEMA_FILE, schema())
         written.append(Path(SCHEMA_FILE))
     return written
+
+
+def _a_method() -> str:
+    """The first [[method]] of the suite that shows how it is done: which methods there are is not known here."""
+    text = (shipped("suites") / "quick.toml").read_text(encoding="utf-8")
+    return next(table for table in text.split("\n\n") if table.startswith("[[method]]"))
 
 
 def _refuse_name(name: str, whose: str, such_as: str) -> None:
@@ -173,13 +180,13 @@ def _refuse_name(name: str, whose: str, such_as: str) -> None:
 
 def _write(here: Path, path: Path, text: str) -> Path:
     """A new file, relative to `here`; one that is there is never written over."""
+    if os.path.lexists(here / path):
+        hint = "give it another name, or remove it first"
+        raise UsageError(Problem("E305", "there is a file of that name already", str(path), hint))
     try:
         (here / path).parent.mkdir(exist_ok=True)
         with (here / path).open("x", encoding="utf-8") as file:
             file.write(text)
-    except FileExistsError:
-        hint = "give it another name, or remove it first"
-        raise UsageError(Problem("E305", "there is a file of that name already", str(path), hint)) from None
     except OSError as error:
         hint = "type it in another folder"
         raise UsageError(Problem("E605", f"cannot write there: {error.strerror}", str(here / path), hint)) from None

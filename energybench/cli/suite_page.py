@@ -1,7 +1,8 @@
-"""docs/suite.md: recipes for the usual questions, and every key of a suite: what it may be, its default, its meaning.
+"""The tables of docs/suite.md: every key of a suite, what it may be, its default, its meaning; and every name.
 
-The tables are made from the schema (the models in suite/tables.py and suite/command_tables.py), so that the page cannot
-say otherwise. Written by `energybench schema --markdown docs/suite.md`; the recipes stand in suite_recipes.py.
+They are made from the schema (the models in suite/tables.py and suite/command_tables.py), so that the page cannot say
+otherwise. `energybench schema --markdown docs/suite.md` writes them between two marks of that page and leaves the rest,
+its recipes, as it is written there by hand.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from energybench.cli.suite_recipes import BEGINNING, RECIPES, SETTING
 from energybench.cli.suite_schema import without_null
 from energybench.common.shipped import shipped
 from energybench.common.units import Bytes, Intensity, Points, Ratio, Seconds, WarmupAmount
@@ -21,7 +21,8 @@ from energybench.suite.suite import Suite, schema_json
 from energybench.train.discovery import GROUP, Source, card
 from energybench.workloads import catalogue
 
-COMMAND = "energybench schema --markdown docs/suite.md"
+BEGIN = "<!-- from here on written by `energybench schema --markdown docs/suite.md` -->"
+END = "<!-- to here -->"
 # A table of the schema → how it is written in a suite.
 TABLES = {
     "TrialsTable": "[trials]",
@@ -61,15 +62,20 @@ BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 LARGEST_SHOWN = 1e6  # a bound beyond it is against slips, and no news
 
 
-def markdown() -> str:
-    """The page; the same schema and names give the same bytes."""
+def markdown(page: str = "") -> str:
+    """The page with its tables made anew; the same schema and names give the same bytes.
+
+    page: as it is so far; without the two marks in it, there are the tables alone
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{_tables()}\n\n{END}{after}" if begin and end else f"{_tables()}\n"
+
+
+def _tables() -> str:
     schema = without_null(schema_json())
     needed = {name: table.get("required", []) for name, table in Suite.model_json_schema()["$defs"].items()}
-    blocks = ["# A suite", f"<!-- written by `{COMMAND}` -->", "<!-- in a folder of its own -->", BEGINNING]
-    blocks += ["## Recipes"]
-    for question, before, text, after in RECIPES:
-        blocks += [f"### {question}", before, f"```toml\n{text.strip()}\n```", after]
-    blocks += ["## Changing a setting for one run", SETTING, "## Every key", KEYS]
+    blocks = ["## Every key", KEYS]
     first = {key: inner for key, inner in schema["properties"].items() if not _table_of(inner)}
     blocks += ["### At the top", _grid(first, schema["required"])]
     tables = schema["$defs"]
@@ -82,7 +88,7 @@ def markdown() -> str:
     changed = [key for key in overlay if key != "workload"] + [f"workload.{key}" for key in _inner(overlay["workload"])]
     blocks += ["### [quick]", QUICK.format(keys=", ".join(f"`{key}`" for key in changed))]
     blocks += ["## Every name", *_names()]
-    return "\n\n".join(block.strip() for block in blocks if block) + "\n"
+    return "\n\n".join(block.strip() for block in blocks if block)
 
 
 KEYS = """A quantity has its unit: `"20 s"`, `"0.5 pp"`, `"2 GB"`; a bare number that could be two things is refused.
