@@ -222,11 +222,18 @@ class Plan:
 
     def prepare(self, workload: WorkloadTable) -> DataDescription:
         data = workload.data
-        key = digest([data.use, data.subset, data.test_subset, data.options, data.resident])
+        key = digest(
+            [data.use, data.split, data.split_seed, data.subset, data.test_subset, data.options, data.resident]
+        )
         if key not in self.data:
             function = discovery.load_function(data.use, self.base) if discovery.names_file(data.use) else None
             described = datasets.prepare(
-                data, self.spec.cache, function=function, download=self.spec.download, known=self.purpose != "run"
+                data,
+                self.spec.cache,
+                base=self.base,
+                function=function,
+                download=self.spec.download,
+                known=self.purpose != "run",
             )
             self.data[key] = described
             if described.kind == stand_in.KIND:

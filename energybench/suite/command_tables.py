@@ -130,9 +130,11 @@ def _source(value: Any) -> Any:
 class CommandWorkloadTable(SuiteTable):
     """A command that is metered as it is: no model, no data and no recipe of ours."""
 
-    name: Name
+    name: Name = Field(examples=["training"], description="as the report and --set call it")
     extends: Name | None = Field(default=None, description="a workload whose other keys it takes")
-    command: Command
+    command: Command = Field(
+        description="run in the suite's folder, without a shell; {seed}, {trial}, {block} are told"
+    )
     options: dict[str, Value] = Field(
         default_factory=dict, description="{name} in the command and in its methods' commands, the same in all"
     )
@@ -175,7 +177,7 @@ def _commands(value: Any) -> Any:
 class CommandMethodTable(SuiteTable):
     """Another command in the workload's place: the same work, with the trick."""
 
-    name: Name
+    name: Name = Field(examples=["trick"], description="in the report")
     command: Annotated[str | dict[str, str], BeforeValidator(_commands)] = Field(
         examples=["python train.py --trick"], description="or a table: workload = command"
     )
