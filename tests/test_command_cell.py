@@ -17,7 +17,8 @@ from energybench.meter.reading import Reading
 from energybench.process.supervise import CommandOutcome
 from energybench.records.reader import read as read_record
 from energybench.records.record import Trial
-from energybench.suite.command_tables import CommandWorkloadTable, QualitySourceTable
+from energybench.suite.command_tables import CommandWorkloadTable
+from energybench.suite.quality_source import QualitySourceTable
 from energybench.trial.command_quality import NoQuality, QualityReader
 from energybench.trial.command_trial import MeteredCommand, Unusable, environment, main, trial, why_unusable
 from energybench.trial.record_draft import TrialDraft
@@ -119,12 +120,6 @@ def test_windows_of_one_name_beside_the_training_add_up(tmp_path: Path):
     assert found.train.wall_s == 2.0
     overlapping = line() + twice.replace("6.0", "4.5")
     assert "evaluate" not in run(tmp_path, overlapping).phases
-
-
-def test_windows_without_a_reading_leave_the_whole_command(tmp_path: Path):
-    found = run(tmp_path, line(reading=None, steps=3))
-    assert found.train == found.phases["command"]
-    assert found.steps == 3
 
 
 def test_a_window_that_says_more_than_a_record_can_hold_costs_no_reading(tmp_path: Path):

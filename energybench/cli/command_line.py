@@ -35,6 +35,7 @@ for verb in (
     training.flops,
     training.cell,
     measuring.measure,
+    training.reread,
     reading.show,
     reading.report,
     reading.export,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from energybench.common.errors import EXIT_CANNOT_WRITE
@@ -13,6 +15,7 @@ from energybench.common.interrupts import SPREAD_S, is_signal
 from energybench.process import supervise
 from energybench.process.forkserver import ChildOutcome
 from energybench.process.output_log import Lines
+from energybench.process.prepared import NotPrepared, PreparedInterpreter
 
 
 def call(
@@ -22,6 +25,7 @@ def call(
     *,
     limit_s: float | None = None,
     tick: Callable[[float], None] | None = None,
+    prepared: PreparedInterpreter | None = None,
 ) -> ChildOutcome:
     """Run a module's main(IN, OUT) and wait, asleep, until it ends or its limit has passed.
 
@@ -30,6 +34,7 @@ def call(
         in_path, out_path: the files that it reads and writes.
         limit_s:           after which it is ended; None: never.
         tick:              called with the elapsed seconds every few seconds.
+        prepared:          an interpreter that has imported the module; None: a new one is started.
 
     Returns:
         How it ended; where that was by an error, with the last line that it wrote to stderr.
@@ -42,7 +47,16 @@ def call(
 
     # -P: a file of the user's in this folder must not stand in for a module of the library.
     argv = [sys.executable, "-P", "-m", module, str(in_path.absolute()), str(out_path.absolute())]
-    ended = supervise.run(argv, output=output, limit_s=limit_s, death_signal=signal.SIGTERM, tick=tick)
+    run = partial(supervise.run, argv, output=output, limit_s=limit_s, death_signal=signal.SIGTERM, tick=tick)
+    if prepared is None:
+        ended = run()
+    else:
+        with contextlib.suppress(OSError):
+            prepared.warm()  # before the children of ours are counted that the call is not one of
+        try:
+            ended = run(start=partial(prepared.start, in_path, out_path, signal.SIGTERM))
+        except NotPrepared:
+            ended = run()
     if ended.timed_out:
         return ChildOutcome(ended.seconds, True, f"it ran past its limit of {limit_s:g} s")
     if not ended.returncode:

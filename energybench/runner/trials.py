@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,35 +11,53 @@ from pathlib import Path
 from energybench.common.errors import CannotWrite
 from energybench.process import subprocess_call, supervise
 from energybench.process.forkserver import ChildOutcome, Launcher
+from energybench.process.prepared import PreparedInterpreter
 from energybench.records.reader import read
-from energybench.records.record import Cell, CountingRun, ProcessUse, Status, Trial, write_json
+from energybench.records.record import Cell, CountingRun, Flag, ProcessUse, Status, Trial, write_json
 from energybench.records.run_folder import Folder
+from energybench.runner import command_metrics, watched_files
+from energybench.runner.command_ranks import ranks_of
 from energybench.runner.plan_request import Planned
 from energybench.runner.progress import Progress
 from energybench.runner.schedule import Slot
-from energybench.suite.command_tables import Value, fill_words
+from energybench.runner.watched_files import WatchedFiles
+from energybench.suite.command_tables import COPY, CommandWorkloadTable, RunTable
+from energybench.suite.placeholders import Value, fill_words
 from energybench.suite.suite import cell_name
+from energybench.trial.command_place import place_in
 from energybench.trial.command_trial import environment
 from energybench.trial.spec import CommandTrialSpec, Spec, TrialHeader, TrialSpec, stack_of
 
 TRIAL, COUNT = "energybench.trial.trial:main", "energybench.trial.counting_run:main"  # run in the child
 AROUND_S = 60.0  # beyond its limit, for what happens around a command: sensors, idle windows, an end by force
+COMMAND = "energybench.trial.command_trial"
 COUNTED_SLOWER = 3  # a counting run may take so many times a trial's limit
 
 
 class Trials:
     """Starts them one at a time, each in a process of its own, and waits; in `place` lies what they are handed."""
 
-    def __init__(self, planned: Planned, folder: Folder, launcher: Launcher, place: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        planned: Planned,
+        folder: Folder,
+        launcher: Launcher,
+        place: Path,
+        progress: Progress,
+        prepared: PreparedInterpreter | None = None,
+    ) -> None:
         self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
-        self.progress, self.suite = progress, planned.suite
+        self.progress, self.suite, self.prepared = progress, planned.suite, prepared
+        self.watched: WatchedFiles | None = None
 
-    def run(self, slot: Slot, blocks: int) -> None:
+    def run(self, slot: Slot, blocks: int) -> Trial:
         """One trial of `blocks`; whatever happens to it, a record is there afterwards."""
         cell, header = slot.cell, self._header(slot)
         self.progress.start(f"block {slot.block + 1}/{blocks}", cell.workload, cell.method)
         out = self.folder.records / f"{slot.trial}.json"
+        found: list[str] = []
         if cell.command:
+            found = self.watched.found() if self.watched else []
             outcome = self._run_command(self._command_spec(cell, header), out)
         else:
             outcome = self._train(TRIAL, self._trial_spec(slot, header), slot.trial, out, self.suite.trials.limit)
@@ -47,7 +67,31 @@ class Trials:
         elif outcome.wall_s is not None and outcome.cpu_s is not None:  # what was seen from outside
             use = ProcessUse(wall_s=outcome.wall_s, cpu_s=outcome.cpu_s)
             write_json(out, read(out, Trial).model_copy(update={"process": use}))
-        self.progress.finish(read(out, Trial))
+        if found:
+            trial = read(out, Trial)
+            flag = Flag(code="files_found", detail=watched_files.shown(found))
+            write_json(out, trial.model_copy(update={"flags": [*trial.flags, flag]}))
+        trial = read(out, Trial)
+        self.progress.finish(trial)
+        return trial
+
+    def watch(self, since_ns: int | None) -> None:
+        """From now on look between trials for files that one leaves and another finds.
+
+        since_ns: when an earlier call of the same run began
+        """
+        spec = self.planned.spec
+        folders = [spec.base]
+        for cell in (cell for cell in self.planned.cells if cell.command and not cell.skipped):
+            cwd = self._how(cell).cwd
+            if cwd and cwd != COPY and os.path.isdir(spec.base / cwd):
+                folders.append(spec.base / cwd)
+        self.watched = WatchedFiles(folders, [self.folder.path, self.place], since_ns)
+        if self.watched.too_many:
+            self.progress.say(
+                f"note: {spec.base} holds more than {watched_files.MOST_FILES:,} files, so files that trials leave for "
+                "each other are not looked for"
+            )
 
     def warm_up(self, slots: list[Slot]) -> None:
         """Each workload's own command once, unmetered and no longer than the suite's warm-up: what it reads is then
@@ -56,17 +100,24 @@ class Trials:
         names = dict.fromkeys(slot.cell.workload for slot in slots if slot.cell.command)
         for name in names if trials.warmup.unit == "s" and trials.warmup.count > 0 else ():
             cell = next(c for c in self.planned.cells if c.workload == name and c.role == "baseline")
-            values: dict[str, Value] = {"seed": trials.seed, "block": 0, "trial": "warmup"}
             self.progress.start("warming up", name, cell.method)
+            header = self._header(Slot(cell, 0, 0, 0)).model_copy(update={"trial": "warmup"})
+            spec = self._command_spec(cell, header)
             with suppress(OSError):  # the trials tell
+                place = place_in(spec, self._own("warmup"), seed=trials.seed, block=0, trial="warmup")
                 supervise.run(
-                    fill_words(cell.command, values),
-                    cwd=self.planned.spec.base,
+                    fill_words(cell.command, place.values),
+                    cwd=place.folder,
+                    stdin=place.stdin,
                     discard=True,
-                    env=environment(trials.seed, 0, "warmup", self.place / "warmup.jsonl", trials.threads),
+                    env={
+                        **environment(trials.seed, 0, "warmup", spec.windows, trials.threads, place.scratch),
+                        **place.env,
+                    },
                     limit_s=trials.warmup.count,
                     tick=self.progress.tick,
                 )
+            self._leave(spec)
 
     def count(self, cell: Cell) -> None:
         """The counting run of a cell; whatever happens to it, a record is there afterwards."""
@@ -126,8 +177,12 @@ class Trials:
             header=header,
             base=self.planned.spec.base,
             command=tuple(cell.command),
-            workload=next(each for _, each in self.planned.spec.commands if each.name == cell.workload),
+            workload=self._workload(cell),
+            how=self._how(cell),
             metric=self.suite.accept.quality.metric,
+            fraction=command_metrics.is_fraction(self.suite),
+            higher_is_better=command_metrics.directions(self.suite, self._workload(cell)),
+            ranks=ranks_of(cell.command),
             measure=self.planned.measure_commands,
             threads=self.suite.trials.threads,
             device_name=self.planned.result.command_device,
@@ -135,7 +190,21 @@ class Trials:
             windows=self.place / f"{name}.windows.jsonl",
             trace=self.folder.traces / f"{name}.csv.gz",
             log=self._log(name),
+            own=self._own(name),
+            not_copied=(self.folder.path.absolute(),),
         )
+
+    def _workload(self, cell: Cell) -> CommandWorkloadTable:
+        return next(each for _, each in self.planned.spec.commands if each.name == cell.workload)
+
+    def _how(self, cell: Cell) -> RunTable:
+        spec = self.planned.spec
+        variant = next((each for each in spec.variants if each.label == cell.method), None)
+        return spec.how(self._workload(cell), variant if cell.role == "method" else None)
+
+    def _own(self, name: str) -> Path:
+        """A folder for what is this trial's alone."""
+        return self.place / f"{name}.own"
 
     def _log(self, name: str) -> Path:
         return self.folder.path / "logs" / f"{name}.log"
@@ -163,15 +232,27 @@ class Trials:
         spec.write(in_path)
         try:
             outcome = subprocess_call.call(
-                "energybench.trial.command_trial",
+                COMMAND,
                 in_path,
                 out,
                 tick=self.progress.tick,
                 limit_s=spec.limit_s + self.suite.trials.cooldown.longest + AROUND_S,
+                prepared=self.prepared,
             )
         finally:
             _unless_empty(spec.log)
+            self._leave(spec)
         return self._written(outcome, out)
+
+    def _leave(self, spec: CommandTrialSpec) -> None:
+        """Remove what was a trial's alone, and note what it has left in the suite's folder."""
+        if self.watched:
+            name, block = spec.header.trial, spec.header.block
+            values: dict[str, Value] = {"seed": spec.header.seed, "block": block, "trial": name}
+            paths = [source.path for source in spec.workload.quality.sources if source.path]
+            folder = spec.base / (spec.how.cwd or "")
+            self.watched.after(name, allowed=[folder / path for path in fill_words(paths, values)])
+        shutil.rmtree(self._own(spec.header.trial), ignore_errors=True)
 
     @staticmethod
     def _written(outcome: ChildOutcome, out: Path) -> ChildOutcome:

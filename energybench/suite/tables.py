@@ -147,6 +147,18 @@ class QualityTable(SuiteTable):
 
     metric: Name = "accuracy"
     loses_at_most: Points = Field(default="0.5 pp", validate_default=True)
+    scale: Literal["fraction", "percent", "units"] | None = Field(
+        default=None, description='"fraction": 0.948; "percent": 94.8; "units": the metric\'s own'
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_of_the_margin(cls, given: Any) -> Any:
+        """A margin in the metric's own units says that the metric is no fraction."""
+        margin = given.get("loses_at_most") if isinstance(given, dict) else None
+        if isinstance(margin, str) and margin.rstrip().endswith(("unit", "units")):
+            return {"scale": "units", **given}
+        return given
 
 
 @renamed(noise="margin")

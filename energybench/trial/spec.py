@@ -18,7 +18,7 @@ from energybench.common.units import RESOLVED, Quantity
 from energybench.flops.work import Line
 from energybench.meter.sensors import MeterSelection
 from energybench.records.record import Claim, Role
-from energybench.suite.command_tables import CommandWorkloadTable
+from energybench.suite.command_tables import CommandWorkloadTable, RunTable
 from energybench.suite.tables import MeasureTable, WorkloadTable
 from energybench.workloads.description import DataDescription
 
@@ -161,10 +161,14 @@ class TrialSpec(TrainingSpec):
 class CommandTrialSpec(Spec):
     """A trial that is a command.
 
-    command: its words, with {seed} and the like as the suite has them
-    metric:  under which its quality is kept
+    command: its words, with {seed} and the like as the suite has them; how: in which folder, environment, input
+    metric:  under which its quality is kept; fraction: its margin is in points of a fraction
+    higher_is_better: of each metric that is read
+    ranks:   that the command starts, as far as its words say
     limit_s: seconds after which it is ended
     windows: file into which the command's own windows report
+    own:     a folder for what is this trial's alone; it is made, and whoever asked for the trial removes it
+    not_copied: folders that no copy of the suite's folder needs
     """
 
     mode: Literal["command"] = "command"
@@ -172,12 +176,18 @@ class CommandTrialSpec(Spec):
     base: Path
     command: tuple[str, ...]
     workload: CommandWorkloadTable
+    how: RunTable = RunTable()
     metric: str
+    fraction: bool = False
+    higher_is_better: dict[str, bool] = Field(default_factory=dict)
+    ranks: int | None = None
     measure: MeasureSpec
     threads: int | None = None
     device_name: str
     limit_s: float
     windows: Path
+    own: Path | None = None
+    not_copied: tuple[Path, ...] = ()
     trace: Path | None = None
     log: Path
 

@@ -159,6 +159,7 @@ class WorkloadComparison:
                 counted_error_flop=counted.counted_error_flop if counted else 0.0,
                 devices=[trial.device for trial in trials],
             ),
+            *flags.check_cliff(self.trials),
             *(flag for trial in trials for flag in self.examination.flags(trial)),
             *flags.check_cell(
                 blocks=paired.FEWEST_BLOCKS,

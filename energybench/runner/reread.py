@@ -1,0 +1,184 @@
+"""`energybench reread`: the quality of a finished run's commands, taken again from the logs that were kept.
+
+For a run whose suite said wrongly where its quality is read. Nothing runs again; what was metered stays as it is, and
+so do the margins, which were declared before the first trial.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from energybench.common.errors import Problem, UsageError, nearest
+from energybench.common.hashing import digest
+from energybench.common.safe_read import path_inside, read_bytes
+from energybench.process.output_log import LEFT_OUT, Lines, of_stream
+from energybench.records.record import RunFile, Trial, write_json
+from energybench.records.run_folder import Folder
+from energybench.runner import command_metrics
+from energybench.runner.prepare import load_suite
+from energybench.suite.command_tables import CommandWorkloadTable
+from energybench.suite.suite import Suite
+from energybench.trial.command_quality import STREAMS, NoQuality, QualityReaders
+from energybench.trial.command_trial import ENDED, REFUSED, Unusable, judge
+from energybench.trial.record_draft import TrialDraft
+
+STAMP = "quality read again"
+LOG_B = 1 << 22  # a log holds less
+_CUT = re.compile(re.escape(LEFT_OUT).replace(r"\{\}", r"\d+").encode())
+
+
+@dataclass
+class Reread:
+    """What has become of a run's trials: how many were read, and why not the others, trial → reason."""
+
+    read: int
+    left: dict[str, str]
+
+
+def reread(path: Path, suite_path: str | None, overrides: tuple[str, ...]) -> Reread:
+    """Take quality again in a run's folder, and write its records and run.json.
+
+    Args:
+        path: the run's folder
+        suite_path: the suite with the place where quality is read; None: the one that the run keeps
+        overrides: as after --set
+
+    Raises:
+        UsageError: E633 where the suite is another one, or says another margin; E601 for what is no run's folder
+    """
+    folder = Folder(path)
+    with folder.lock():
+        run = folder.run_file()
+        if run is None:
+            raise UsageError(Problem("E601", "there is no run.json in it", str(path), "energybench reread FOLDER"))
+        suite = _suite(run, suite_path, overrides)
+        tables = _workloads(run, suite)
+        done = Reread(0, {})
+        for trial in folder.trials():
+            table = tables.get(trial.workload)
+            if table is None or "command" not in trial.settings:
+                continue
+            try:
+                again = _again(folder, trial, table, suite)
+            except UsageError as error:
+                done.left[trial.trial] = error.problems[0].message
+                continue
+            write_json(folder.records / f"{trial.trial}.json", again)
+            done.read += 1
+        if done.read:
+            folder.save(_noted(run, suite))
+    return done
+
+
+def _suite(run: RunFile, path: str | None, overrides: tuple[str, ...]) -> Suite:
+    quick = "quick" in run.stamp
+    if path is not None:
+        return load_suite(path, quick, overrides, None)
+    kept = tuple(word.removeprefix("--set ") for word in run.stamp if word.startswith("--set "))
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / run.suite_path
+        file.write_text(run.suite_text, encoding="utf-8")
+        return load_suite(str(file), quick, (*kept, *overrides), None)
+
+
+def _workloads(run: RunFile, suite: Suite) -> dict[str, CommandWorkloadTable]:
+    """The suite's commands by name. Raises UsageError E633 where it is not the run's suite."""
+    if suite.suite != run.suite:
+        raise UsageError(Problem("E633", f"this run is of '{run.suite}', and the suite is '{suite.suite}'"))
+    before: dict[str, Any] = run.resolved.get("accept", {}).get("quality", {})
+    margin = suite.accept.quality.loses_at_most
+    if before.get("loses_at_most") not in (None, margin):
+        hint = 'scale = "percent" reads 94.8 as 94.8 %, under the same margin; another margin needs another run'
+        message = "the margin was declared before the first trial, and the suite says another one now"
+        raise UsageError(Problem("E633", message, suite.where(("accept", "quality", "loses_at_most")), hint))
+    tables = {each.name: each for each in suite.workloads if isinstance(each, CommandWorkloadTable)}
+    for name in dict.fromkeys(cell.workload for cell in run.cells if cell.command):
+        if name not in tables:
+            raise UsageError(Problem("E633", f"the suite has no command called '{name}'", hint=nearest(name, tables)))
+    return tables
+
+
+def _again(folder: Folder, trial: Trial, table: CommandWorkloadTable, suite: Suite) -> Trial:
+    """The trial with its quality taken again. Raises UsageError where that cannot be."""
+    reason = trial.reason or trial.status
+    if trial.environment.get(ENDED) != "well":
+        raise _no(f"its command did not end well, or it is of an earlier version: {reason}")
+    if trial.environment.get(REFUSED) == "windows":
+        raise _no(f"its windows were refused, and they are no part of a log: {reason}")
+    if elsewhere := next((each.where for each in table.quality.sources if each.where in ("file", "window")), None):
+        raise _no(f"a quality from a {elsewhere} is no part of a log")
+    metric = suite.accept.quality.metric
+    higher = command_metrics.directions(suite, table)
+    readers = QualityReaders.of(table.quality, metric, folder.path, {}, higher)
+    heard = {stream: _log(folder, trial, stream) for stream in STREAMS}
+    whole = not any(_CUT.search(content) for content in heard.values())
+    for reader in readers.readers:
+        for stream, content in heard.items():
+            for line in _lines(content, reader.which):
+                reader.hear(stream, line)
+        if not whole and reader.which == "best":
+            raise _no("its log is cut in the middle, where the best figure may have stood")
+    environment = {key: value for key, value in trial.environment.items() if key not in (REFUSED, "no_quality")}
+    environment["reread"] = {"status": trial.status, "reason": trial.reason, "quality": trial.quality}
+    settings = {**trial.settings, "workload": {**trial.settings["workload"], "quality": table.settings()["quality"]}}
+    kept: Callable[..., Any] = trial.model_dump
+    draft = TrialDraft.model_validate(kept(by_alias=True) | {"environment": environment, "settings": settings})
+    before = trial.status
+    draft.status, draft.reason, draft.quality = ("invalid", reason, {}) if before == "invalid" else ("ok", None, {})
+    try:
+        judge(readers, [], draft, fraction=command_metrics.is_fraction(suite))
+    except (Unusable, NoQuality) as unusable:
+        if not whole:
+            raise _no("its log is cut in the middle, and the rest of it has no such figure") from None
+        draft.status = unusable.status if isinstance(unusable, Unusable) else "failed"
+        draft.reason = str(unusable)
+    return draft.finished()
+
+
+def _log(folder: Folder, trial: Trial, stream: str) -> bytes:
+    """What a stream of a command wrote, as far as it is kept."""
+    both = folder.path / "logs" / f"{trial.trial}.log"
+    alone = of_stream(both, stream)
+    if alone.exists():
+        return read_bytes(path_inside(folder.path, alone), LOG_B)
+    if trial.environment.get("stream") != stream or not both.exists():
+        return b""
+    return read_bytes(path_inside(folder.path, both), LOG_B)
+
+
+def _lines(content: bytes, which: str) -> Iterator[str]:
+    """Line by line, as they were heard; of a log that is cut the part in which the figure is certain."""
+    if cut := _CUT.search(content):
+        content = content[: cut.start()] if which == "first" else content[cut.end() :]
+    lines = Lines()
+    yield from lines.feed(content)
+    yield from lines.rest()
+
+
+def _no(message: str) -> UsageError:
+    return UsageError(Problem("E633", message))
+
+
+def _noted(run: RunFile, suite: Suite) -> RunFile:
+    """run.json with where quality was read in the end; no other call continues such a run."""
+    settings = suite.digest_source()
+    old, new = run.resolved.get("accept", {}), settings["accept"]
+    quality = {**old.get("quality", {}), **new["quality"]}
+    by_name = {table["name"]: table.get("quality") for table in settings["workload"]}
+    workloads = [
+        {**table, "quality": by_name[table["name"]]} if "command" in table and table.get("name") in by_name else table
+        for table in run.resolved.get("workload", [])
+    ]
+    resolved = {**run.resolved, "accept": {**old, "quality": quality}, "workload": workloads}
+    return run.model_copy(
+        update={
+            "resolved": resolved,
+            "stamp": list(dict.fromkeys([*run.stamp, STAMP])),
+            "digest": digest([run.digest, quality, workloads]),
+        }
+    )
