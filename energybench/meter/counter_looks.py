@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
-MOST_LOOKS = 1 << 17  # nine hours at four in a second; then every second one is left out, again and again
+MOST_LOOKS = 1 << 17  # nine hours at four in a second; of a longer window every second one, every fourth, ...
 
 
 class CounterLooks:
@@ -18,15 +18,21 @@ class CounterLooks:
         self._asked_ns: list[int] = []
         self._answered_ns: list[int] = []
         self._counts: list[int] = []
+        self._every, self._number = 1, 0  # which looks are kept; the newest is kept until the next one
 
     def add(self, asked_ns: int, answered_ns: int, count: int) -> None:
         """count: since the beginning of the window, wraps included"""
+        columns = ((self._asked_ns, asked_ns), (self._answered_ns, answered_ns), (self._counts, count))
+        if self._number and (self._number - 1) % self._every:
+            for kept, _ in columns:
+                kept.pop()
         if len(self._counts) >= MOST_LOOKS:
-            for kept in (self._asked_ns, self._answered_ns, self._counts):
-                del kept[1:-1:2]
-        self._asked_ns.append(asked_ns)
-        self._answered_ns.append(answered_ns)
-        self._counts.append(count)
+            self._every *= 2
+            for kept, _ in columns:
+                del kept[1::2]
+        for kept, new in columns:
+            kept.append(new)
+        self._number += 1
 
     def between(self, start_ns: int, stop_ns: int) -> tuple[float, float] | None:
         """(counts, by how many they may be off); None where a part of the stretch lies outside of the looks."""

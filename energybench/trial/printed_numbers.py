@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 
 NUMBER = re.compile(r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf(?:inity)?)", re.IGNORECASE | re.ASCII)
-GROUP = r"([-+]?(?:\d[\d.]*(?:[eE][-+]?\d+)?|nan|inf))"  # what catches one and nothing else
+GROUP = r"([-+]?(?:\d*\.?\d+(?:[eE][-+]?\d+)?|nan|inf))"  # what catches one and nothing else
 COLOURS = r"(?:\x1b\[[\d;]*m)*"
 _COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
-_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+_DECIMAL_COMMA = re.compile(r"[-+]?[\d.]*\d,\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def working(pattern: str, line: str) -> str | None:
                 found = [*re.finditer(before + middle + rest, line)][-1:]
             except re.error:
                 continue
-            if found and NUMBER.fullmatch(found[0][1]) and not _cut_in(found[0]):
+            if found and NUMBER.fullmatch(found[0][1] or "") and not _cut_in(found[0]):
                 return before + middle + rest
     return None
 
