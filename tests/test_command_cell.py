@@ -196,7 +196,7 @@ def kind_of_pair(one: Trial, other: Trial) -> list[str]:
         ({"clock": "lambda: 1e3 * time.perf_counter()"}, "milliseconds"),
         ({"clock": "time.time"}, "the clock of the day"),
         ({"clock": "time.process_time"}, "a clock that begins with the program"),
-        ({"clock": "lambda: -time.perf_counter()"}, "greater than or equal to 0"),
+        ({"clock": "lambda: -time.perf_counter()"}, "has a time below 0"),
         ({"name": "training"}, 'write "name": "train"'),
         ({"stop_s": 0.2}, "stop_s looks like its duration"),
     ],

@@ -33,7 +33,7 @@ def test_braces_are_ours_only_where_they_hold_a_name(word: str, filled: str) -> 
 
 
 def test_what_is_escaped_outlives_every_filling_but_the_last() -> None:
-    """Options are filled in when a suite is checked, the seed when a trial begins: {{seed}} is {seed} to the command."""
+    """Options are filled in when a suite is checked, the seed when a trial begins: {{seed}} stays {seed}."""
     once = fill_words(["{{seed}} {steps} {seed}"], {"steps": 3}, last=False)
     assert once == ["{{seed}} 3 {seed}"]
     assert fill_words(once, {"seed": 7}) == ["{seed} 3 7"]

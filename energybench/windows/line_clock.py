@@ -89,6 +89,8 @@ def _is_time(value: Any) -> bool:
 def _wrong_times(start_s: float, stop_s: float, ran: Ran) -> str | None:
     if ran.holds(start_s, stop_s) and start_s < stop_s:
         return None
+    if min(start_s, stop_s) < 0:
+        return f"has a time below 0, {min(start_s, stop_s):.9g}: {RIGHT}"
     if stop_s == start_s:
         return f"lasts no time at all: start_s and stop_s are both {start_s:.9g}"
     if stop_s < start_s:
@@ -97,7 +99,8 @@ def _wrong_times(start_s: float, stop_s: float, ran: Ran) -> str | None:
         return f"stops at {stop_s:.9g} s, before it starts at {start_s:.9g} s: {told}"
     for clock, zero_s, close_s in _clocks(ran):
         for unit, word in UNITS.items():
-            if ran.holds(start_s * unit - zero_s, stop_s * unit - zero_s, close_s):
+            lasts = (stop_s - start_s) * unit > CLOSE_S  # in too small a unit every time is a program's first moment
+            if lasts and ran.holds(start_s * unit - zero_s, stop_s * unit - zero_s, close_s):
                 what = f"{word} of {clock}" if clock else word
                 return f"starts at {start_s:.12g} and stops at {stop_s:.12g}, which look like {what}: {RIGHT}"
     told = f"{start_s:.9g} to {stop_s:.9g} s, and the command ran from {ran.began_s:.6f} to {ran.ended_s:.6f} s"

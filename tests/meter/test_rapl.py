@@ -531,18 +531,10 @@ def test_the_joules_of_a_stretch_inside_a_window_lie_within_their_error_of_the_t
     """A script in any language writes when its training began and ended; the counter was read every quarter second."""
     seconds = sum(length for length, _ in pieces)
 
-    def power(at_s: float) -> float:
-        for length, watts in pieces:
-            if at_s < length:
-                return watts
-            at_s -= length
-        return pieces[-1][1]
-
     with a_machine() as machine:
-        offset_s: list[float] = [0.0]
-        zone = machine.add("intel-rapl:0", "package-0", lambda at_s: power(max(0.0, at_s - offset_s[0])), rated_w=400.0)
+        zone = machine.add("intel-rapl:0", "package-0", 50.0, rated_w=400.0)
         meter = opened(machine)
-        offset_s[0] = machine.time.now_ns() / 1e9
+        zone.power = [(machine.time.now_ns() / 1e9, 50.0), *pieces]
         began_ns = machine.time.now_ns()
         whole = window(machine, meter, seconds)
         start_ns, stop_ns = (began_ns + round(seconds * 1e9 * share) for share in sorted((first, last)))
@@ -555,7 +547,7 @@ def test_the_joules_of_a_stretch_inside_a_window_lie_within_their_error_of_the_t
 
 
 def test_a_stretch_of_a_window_without_a_figure_has_none(machine: Powercap) -> None:
-    machine.add("intel-rapl:0", "package-0", lambda _: 50.0)
+    machine.add("intel-rapl:0", "package-0", 50.0)
     meter = opened(machine)
     meter.start()
     machine.time.sleep(2.0)
