@@ -10,6 +10,7 @@ from energybench.train.method import Method, Task
 
 if TYPE_CHECKING:
     from energybench.common.errors import EnergybenchError
+    from energybench.common.metrics import Metric
     from energybench.results import Results, load, run
     from energybench.train.data import Data
     from energybench.train.interface import TrainingRun
@@ -22,6 +23,7 @@ __all__ = [
     "Forward",
     "Line",
     "Method",
+    "Metric",
     "Results",
     "Task",
     "TrainingRun",
@@ -39,6 +41,7 @@ _LATER = {
     "load": "results",
     "Results": "results",
     "EnergybenchError": "common.errors",
+    "Metric": "common.metrics",
     "Data": "train.data",
     "TrainingRun": "train.interface",
 }

@@ -55,6 +55,7 @@ def doctor(calibrate: bool, seconds: float | None, as_json: bool) -> None:
     from energybench.cli import doctor
     from energybench.cli.show import print_doctor, waiting
     from energybench.common.units import format_seconds
+    from energybench.records import calibration
 
     facts = doctor.examine()
     calibrate = calibrate or seconds is not None
@@ -63,6 +64,8 @@ def doctor(calibrate: bool, seconds: float | None, as_json: bool) -> None:
         about = format_seconds(doctor.expected_s(facts, seconds), 2)
         with waiting(console(to_stderr=True), f"calibrating, about {about}") as tick:
             facts = doctor.calibrate(facts, seconds, tick)
+        if facts["calibration"] is not None:
+            calibration.keep(facts["calibration"], facts["machine"] | facts["calibration"])
     if as_json:
         print_json(facts)
     else:

@@ -164,11 +164,24 @@ class Folder:
                 raise UsageError(Problem("E624", message, str(self.path), hint))
         elif run.digest != digest:
             message = "this folder holds a run of other settings, methods or versions; they are never mixed"
+            changed = differs(run)
             hint = "name another folder with --out"
-            raise UsageError(Problem("E603", f"{message}. Changed: {differs(run)}", str(self.path), hint))
+            if run.finished and re.search(r"\bblocks(_max)? ", changed):
+                hint = f"{_more_blocks(run)}; the new run in another folder, with --out"
+            raise UsageError(Problem("E603", f"{message}. Changed: {changed}", str(self.path), hint))
         elif run.finished and not finished:
             hint = f"read it with: energybench report {typed(self.path)} — or name another folder with --out"
+            hint += f". {_more_blocks(run)}"
             raise UsageError(Problem("E602", "this run is finished", str(self.path), hint))
+
+
+def _more_blocks(run: RunFile) -> str:
+    """What becomes of a finished run whose blocks were too few, in words that name the way."""
+    blocks = f"{run.verdict_blocks} block{'s' * (run.verdict_blocks != 1)}"
+    return (
+        f"The verdicts of this run are those of its {blocks}, declared before the first: more that count are a new "
+        f"run, energybench run {run.suite} --new --until-decided; --add-blocks N shows more of this one, in no verdict"
+    )
 
 
 def _is_at(handle: int, path: Path) -> bool:

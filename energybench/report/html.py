@@ -37,7 +37,7 @@ from energybench.report.rows import (
     uncounted_rows,
 )
 from energybench.report.templates import ASSETS, template
-from energybench.verdict import pairing, wording
+from energybench.verdict import pairing, sentences, wording
 from energybench.verdict.examination import Examination, ExaminedTrial
 from energybench.verdict.figures import Row, Summary, Workload
 
@@ -201,8 +201,9 @@ def _row(row: Row, workload: Workload) -> dict[str, Any]:
         "of": wording.what(figure.quantity, figure.scope) if figure else "–",
         "quality": row.quality.change if row.quality else None,
         "quality_text": wording.quality_change(row.quality),
+        "quality_word": wording.quality_word(row),
         "realised_text": wording.realised(row.realised_rel),
-        "notes": wording.notes(row, workload.metric or "quality"),
+        "notes": sentences.notes(row, workload.metric or "quality"),
     }
 
 
@@ -239,7 +240,7 @@ def _render(summary: Summary, parts: Parts) -> str:
         summary=summary,
         policy=policy,
         parts=parts,
-        words=wording,
+        sentences=sentences,
         commands=commands,
         glossary=GLOSSARY,
         carbon_note=carbon_note(summary),

@@ -18,12 +18,13 @@ from energybench.common.errors import Problem, nearest
 from energybench.common.fingerprint import source_digest
 from energybench.common.hashing import digest
 from energybench.common.machine import cpu_name
+from energybench.common.metrics import Metric
 from energybench.common.safe_read import list_folder
 from energybench.common.version import __version__
 from energybench.meter.devices import visible_uuids
 from energybench.meter.unavailable import Unavailable
 from energybench.records.record import Cell, Claim, Role
-from energybench.runner import command_files
+from energybench.runner import command_files, plan_metrics
 from energybench.runner.command_ranks import ranks_of
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlanResult, PlanSpec
@@ -52,6 +53,10 @@ class CommandPlan:
 
     def result(self) -> PlanResult:
         cells = [cell for number, workload in self.spec.commands for cell in self.cells(number, workload)]
+        metrics: dict[str, dict[str, Metric]] = {}
+        for number, workload in self.spec.commands:
+            metrics[workload.name], problems = plan_metrics.of_command(self.suite, number, workload, self.spec.where)
+            self.problems += [problem for problem in problems if problem not in self.problems]
         facts: dict[str, Any] = {}
         if self.spec.purpose not in ("count", "trace"):  # else nothing will be metered
             measure = self.suite.measure.model_copy(update={"gpus": self.gpus()})
@@ -65,6 +70,7 @@ class CommandPlan:
             command_device=self.device_name,
             cards=self.gpus(),
             cells=tuple(cells),
+            metrics=metrics,
             machine=self.machine() | facts,
             sources={name: _portable(path) for name, path in self.executables.items()}
             | {name: f"sha256 {sha[:12]}" for name, sha in self.files.items()},
@@ -157,7 +163,7 @@ class CommandPlan:
             self.device_name,
             self.suite.digest_source()["measure"],
             self.suite.trials.threads,
-            self.suite.accept.quality.model_dump(mode="json"),
+            self.suite.quality_of(workload).model_dump(mode="json"),
         ]
         return Cell(
             workload=workload.name, method=label, role=role, command=words, skipped=skipped, digest=digest(parts)
@@ -165,8 +171,12 @@ class CommandPlan:
 
     def known(self, workload: CommandWorkloadTable, number: int) -> None:
         """Names in the path of a file that quality is read from; a method's sweep has no part in it."""
-        paths = [source.path for source in workload.quality.sources if source.path]
-        self.mistyped(paths, workload.options, self.spec.where("workload", number, "quality", "path"), filled=False)
+        self.mistyped(
+            workload.quality.paths,
+            workload.options,
+            self.spec.where("workload", number, "quality", "path"),
+            filled=False,
+        )
 
     def mistyped(self, texts: Sequence[str], known: Mapping[str, object], place: str, *, filled: bool = True) -> bool:
         """Whether a {name} stands there that nothing gives a value to; each is told.

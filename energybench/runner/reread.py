@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.hashing import digest
+from energybench.common.metrics import Metric
 from energybench.common.safe_read import path_inside, read_bytes
 from energybench.process.output_log import LEFT_OUT, Lines, of_stream
 from energybench.records.record import RunFile, Trial, write_json
 from energybench.records.run_folder import Folder
-from energybench.runner import command_metrics
+from energybench.runner import plan_metrics
 from energybench.runner.prepare import load_suite
 from energybench.suite.command_tables import CommandWorkloadTable
+from energybench.suite.quality_tables import QualityTable
 from energybench.suite.suite import Suite
 from energybench.trial.command_quality import STREAMS, NoQuality, QualityReaders
+from energybench.trial.command_scale import DeclaredScale
 from energybench.trial.command_trial import ENDED, REFUSED, Unusable, judge
 from energybench.trial.record_draft import TrialDraft
+from energybench.verdict.accept import Accept
 
 STAMP = "quality read again"
 LOG_B = 1 << 22  # a log holds less
@@ -49,7 +53,7 @@ def reread(path: Path, suite_path: str | None, overrides: tuple[str, ...]) -> Re
         overrides: as after --set
 
     Raises:
-        UsageError: E633 where the suite is another one, or says another margin; E601 for what is no run's folder
+        UsageError: E652 where the suite is another one, or says another margin; E601 for what is no run's folder
     """
     folder = Folder(path)
     with folder.lock():
@@ -58,20 +62,21 @@ def reread(path: Path, suite_path: str | None, overrides: tuple[str, ...]) -> Re
             raise UsageError(Problem("E601", "there is no run.json in it", str(path), "energybench reread FOLDER"))
         suite = _suite(run, suite_path, overrides)
         tables = _workloads(run, suite)
+        metrics = _metrics(run, suite, tables)
         done = Reread(0, {})
         for trial in folder.trials():
             table = tables.get(trial.workload)
             if table is None or "command" not in trial.settings:
                 continue
             try:
-                again = _again(folder, trial, table, suite)
+                again = _again(folder, trial, table, suite.quality_of(table), metrics[table.name])
             except UsageError as error:
                 done.left[trial.trial] = error.problems[0].message
                 continue
             write_json(folder.records / f"{trial.trial}.json", again)
             done.read += 1
         if done.read:
-            folder.save(_noted(run, suite))
+            folder.save(_noted(run, suite, metrics))
     return done
 
 
@@ -87,34 +92,55 @@ def _suite(run: RunFile, path: str | None, overrides: tuple[str, ...]) -> Suite:
 
 
 def _workloads(run: RunFile, suite: Suite) -> dict[str, CommandWorkloadTable]:
-    """The suite's commands by name. Raises UsageError E633 where it is not the run's suite."""
+    """The suite's commands by name. Raises UsageError E652 where it is not the run's suite."""
     if suite.suite != run.suite:
-        raise UsageError(Problem("E633", f"this run is of '{run.suite}', and the suite is '{suite.suite}'"))
-    before: dict[str, Any] = run.resolved.get("accept", {}).get("quality", {})
-    margin = suite.accept.quality.loses_at_most
-    if before.get("loses_at_most") not in (None, margin):
-        hint = 'scale = "percent" reads 94.8 as 94.8 %, under the same margin; another margin needs another run'
-        message = "the margin was declared before the first trial, and the suite says another one now"
-        raise UsageError(Problem("E633", message, suite.where(("accept", "quality", "loses_at_most")), hint))
+        raise UsageError(Problem("E652", f"this run is of '{run.suite}', and the suite is '{suite.suite}'"))
     tables = {each.name: each for each in suite.workloads if isinstance(each, CommandWorkloadTable)}
     for name in dict.fromkeys(cell.workload for cell in run.cells if cell.command):
         if name not in tables:
-            raise UsageError(Problem("E633", f"the suite has no command called '{name}'", hint=nearest(name, tables)))
+            raise UsageError(Problem("E652", f"the suite has no command called '{name}'", hint=nearest(name, tables)))
+        before, now = Accept.of(run, name), suite.quality_of(tables[name])
+        declared = {"margin": before.loses_at_most, "metric that decides": before.metric}
+        for what, new in {"margin": now.loses_at_most, "metric that decides": now.metric}.items():
+            if declared[what] not in (None, new):
+                hint = 'scale = "percent" reads 94.8 as 94.8 %, and key = "acc" what is printed so; else run it anew'
+                message = f"the {what} of '{name}' was declared before the first trial, and the suite says another now"
+                raise UsageError(Problem("E652", message, suite.where(("accept", "quality")), hint))
     return tables
 
 
-def _again(folder: Folder, trial: Trial, table: CommandWorkloadTable, suite: Suite) -> Trial:
+def _metrics(run: RunFile, suite: Suite, tables: Mapping[str, CommandWorkloadTable]) -> dict[str, dict[str, Metric]]:
+    """What the suite declares of the metrics of its commands. Raises UsageError for what nobody declares, or for
+    another direction than the run's."""
+    found, problems = {}, []
+    for number, table in enumerate(suite.workloads):
+        if tables.get(table.name) is table and isinstance(table, CommandWorkloadTable):
+            found[table.name], wrong = plan_metrics.of_command(suite, number, table, lambda *loc: suite.where(loc))
+            problems += wrong
+            for name, metric in run.metrics.get(table.name, {}).items():
+                if (now := found[table.name].get(name, metric)).better != metric.better:
+                    message = f"'{name}' was declared better when {metric.better}, and the suite says {now.better} now"
+                    problems.append(
+                        Problem("E652", message, hint="what is better is no matter of reading: run it anew")
+                    )
+    if problems:
+        raise UsageError(*problems)
+    return found
+
+
+def _again(
+    folder: Folder, trial: Trial, table: CommandWorkloadTable, quality: QualityTable, metrics: Mapping[str, Metric]
+) -> Trial:
     """The trial with its quality taken again. Raises UsageError where that cannot be."""
     reason = trial.reason or trial.status
     if trial.environment.get(ENDED) != "well":
         raise _no(f"its command did not end well, or it is of an earlier version: {reason}")
     if trial.environment.get(REFUSED) == "windows":
         raise _no(f"its windows were refused, and they are no part of a log: {reason}")
-    if elsewhere := next((each.where for each in table.quality.sources if each.where in ("file", "window")), None):
+    sources = table.quality.sources(quality.metric, quality.also)
+    if elsewhere := next((each.where for each in sources.values() if each.where in ("file", "window")), None):
         raise _no(f"a quality from a {elsewhere} is no part of a log")
-    metric = suite.accept.quality.metric
-    higher = command_metrics.directions(suite, table)
-    readers = QualityReaders.of(table.quality, metric, folder.path, {}, higher)
+    readers = QualityReaders.of(sources, folder.path, {}, metrics)
     heard = {stream: _log(folder, trial, stream) for stream in STREAMS}
     whole = not any(_CUT.search(content) for content in heard.values())
     for reader in readers.readers:
@@ -131,7 +157,7 @@ def _again(folder: Folder, trial: Trial, table: CommandWorkloadTable, suite: Sui
     before = trial.status
     draft.status, draft.reason, draft.quality = ("invalid", reason, {}) if before == "invalid" else ("ok", None, {})
     try:
-        judge(readers, [], draft, fraction=command_metrics.is_fraction(suite))
+        judge(readers, [], draft, DeclaredScale(metrics.get(quality.metric), quality.range is not None))
     except (Unusable, NoQuality) as unusable:
         if not whole:
             raise _no("its log is cut in the middle, and the rest of it has no such figure") from None
@@ -161,23 +187,24 @@ def _lines(content: bytes, which: str) -> Iterator[str]:
 
 
 def _no(message: str) -> UsageError:
-    return UsageError(Problem("E633", message))
+    return UsageError(Problem("E652", message))
 
 
-def _noted(run: RunFile, suite: Suite) -> RunFile:
+def _noted(run: RunFile, suite: Suite, metrics: Mapping[str, Mapping[str, Metric]]) -> RunFile:
     """run.json with where quality was read in the end; no other call continues such a run."""
     settings = suite.digest_source()
     old, new = run.resolved.get("accept", {}), settings["accept"]
     quality = {**old.get("quality", {}), **new["quality"]}
-    by_name = {table["name"]: table.get("quality") for table in settings["workload"]}
+    by_name = {table["name"]: {key: table.get(key) for key in ("quality", "accept")} for table in settings["workload"]}
     workloads = [
-        {**table, "quality": by_name[table["name"]]} if "command" in table and table.get("name") in by_name else table
+        {**table, **by_name[table["name"]]} if "command" in table and table.get("name") in by_name else table
         for table in run.resolved.get("workload", [])
     ]
     resolved = {**run.resolved, "accept": {**old, "quality": quality}, "workload": workloads}
     return run.model_copy(
         update={
             "resolved": resolved,
+            "metrics": {**run.metrics, **metrics},
             "stamp": list(dict.fromkeys([*run.stamp, STAMP])),
             "digest": digest([run.digest, quality, workloads]),
         }

@@ -22,6 +22,7 @@ from energybench.process.prepared import PreparedInterpreter
 from energybench.records.record import Invocation, Looks, RunFile, Trial
 from energybench.records.run_folder import Folder, abandoned, choose, scratch
 from energybench.runner import schedule
+from energybench.runner.foresight import foresight, sentence
 from energybench.runner.plan_request import Planned, plan
 from energybench.runner.progress import Progress
 from energybench.runner.trials import COMMAND, Trials, now
@@ -108,6 +109,8 @@ class _Runner:
         counting_runs = [c for c in self.planned.counting_runs if counted.get((c.workload, c.method)) != c.digest]
         for note in self.planned.notes:
             self.progress.say(f"note: {note}")
+        if (seen := foresight(self.planned)) is not None:
+            self.progress.say(sentence(seen))
         if self.run_file.looks:
             after = ", ".join(map(str, self.run_file.looks.at))
             self.progress.say(f"looks after {after} blocks; ends at the one that decides every comparison")
@@ -233,6 +236,7 @@ class _Runner:
             looks=Looks(at=list(planned.spec.looks)) if planned.spec.looks else None,
             machine=planned.machine,
             data=data,
+            metrics=planned.result.metrics,
             sources={
                 each.name: f"{Path(each.path).name} ({each.origin})"
                 for cell in planned.cells

@@ -15,7 +15,7 @@ from energybench.process.prepared import PreparedInterpreter
 from energybench.records.reader import read
 from energybench.records.record import Cell, CountingRun, Flag, ProcessUse, Status, Trial, write_json
 from energybench.records.run_folder import Folder
-from energybench.runner import command_metrics, watched_files
+from energybench.runner import watched_files
 from energybench.runner.command_ranks import ranks_of
 from energybench.runner.plan_request import Planned
 from energybench.runner.progress import Progress
@@ -173,15 +173,18 @@ class Trials:
 
     def _command_spec(self, cell: Cell, header: TrialHeader) -> CommandTrialSpec:
         name = header.trial
+        workload = self._workload(cell)
+        quality = self.suite.quality_of(workload)
         return CommandTrialSpec(
             header=header,
             base=self.planned.spec.base,
             command=tuple(cell.command),
-            workload=self._workload(cell),
+            workload=workload,
             how=self._how(cell),
-            metric=self.suite.accept.quality.metric,
-            fraction=command_metrics.is_fraction(self.suite),
-            higher_is_better=command_metrics.directions(self.suite, self._workload(cell)),
+            metric=quality.metric,
+            also=quality.also,
+            metrics=self.planned.result.metrics.get(cell.workload, {}),
+            range_declared=quality.range is not None,
             ranks=ranks_of(cell.command),
             measure=self.planned.measure_commands,
             threads=self.suite.trials.threads,
@@ -249,8 +252,7 @@ class Trials:
         if self.watched:
             name, block = spec.header.trial, spec.header.block
             values: dict[str, Value] = {"seed": spec.header.seed, "block": block, "trial": name}
-            paths = [source.path for source in spec.workload.quality.sources if source.path]
-            folder = spec.base / (spec.how.cwd or "")
+            folder, paths = spec.base / (spec.how.cwd or ""), spec.workload.quality.paths
             self.watched.after(name, allowed=[folder / path for path in fill_words(paths, values)])
         shutil.rmtree(self._own(spec.header.trial), ignore_errors=True)
 

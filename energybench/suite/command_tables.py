@@ -16,7 +16,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from energybench.suite.messages import KeyedError
 from energybench.suite.placeholders import ALWAYS, Value, fill_words, placeholders
 from energybench.suite.quality_source import QualitySourceTable, from_word
-from energybench.suite.tables import ClaimsTable, Name, SuiteTable, TunedTable
+from energybench.suite.quality_tables import WorkloadAcceptTable
+from energybench.suite.table import Name, SuiteTable
+from energybench.suite.tables import ClaimsTable, TunedTable
 
 OPERATORS = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "<<", "2>", "2>&1", "2>/dev/null"})
 PLAIN = re.compile(r"[\w@%+=:,./{}-]+")
@@ -118,10 +120,11 @@ class CommandWorkloadTable(RunTable):
     quality: Annotated[QualitySourceTable, BeforeValidator(from_word)] = Field(
         examples=[{"from": "json"}], description='where it is read; "none": there is no quality that could be lost'
     )
+    accept: WorkloadAcceptTable | None = None
 
     @model_validator(mode="after")
     def _options_are_used(self) -> CommandWorkloadTable:
-        texts = [self.command, *self.texts, *(source.path or "" for source in self.quality.sources)]
+        texts = [self.command, *self.texts, *self.quality.paths]
         used = {name for text in texts for name in placeholders(text)}
         for name in self.options:
             if name in ALWAYS:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from energybench.common import metrics
+from energybench.common.metrics import Better, Metric, Scale
 from energybench.suite.messages import KeyedError
-from energybench.suite.tables import Name, Several, SuiteTable
+from energybench.suite.quality_tables import Ends, ends_of
+from energybench.suite.table import Name, Several, SuiteTable
 
 KEYS: dict[str, tuple[str, ...]] = {
     "json": ("key", "stream", "which"),
@@ -37,6 +41,12 @@ class QualitySourceTable(SuiteTable):
     which: Literal["last", "best", "first"] = Field(
         default="last", description="of several figures; the best one is chosen by the data that it is judged by"
     )
+    better: Better | None = Field(default=None, description="which way; else as the metric's name has it")
+    scale: Scale | None = Field(
+        default=None, description='"fraction": 0.948; "percent": 94.8; "units": the metric\'s own'
+    )
+    unit: Annotated[str, Field(min_length=1, max_length=40)] | None = Field(default=None, examples=["dB"])
+    range: Ends | None = Field(default=None, examples=[[0, 1]], description="what lies outside of it decides nothing")
     also: Several[QualitySourceTable] = Field(
         default=(), description="other metrics that are kept, and decide nothing; each needs a metric"
     )
@@ -56,6 +66,8 @@ class QualitySourceTable(SuiteTable):
                 raise KeyedError(f'from = "{self.where}" needs a {key}', "", f"add {example[key]}")
         self._check_pattern()
         self._check_also()
+        if self.range is not None and not self.range[0] < self.range[1]:
+            raise KeyedError("a range rises from its least to its most", "range", "range = [0, 1]")
         return self
 
     def _check_pattern(self) -> None:
@@ -86,9 +98,33 @@ class QualitySourceTable(SuiteTable):
             raise KeyedError(f"'{twice}' is read twice", "also", "give each metric its own name")
 
     @property
-    def sources(self) -> tuple[QualitySourceTable, ...]:
-        """The deciding one first, then the others."""
-        return (self, *self.also)
+    def paths(self) -> list[str]:
+        """Of the files that quality is read from."""
+        return [each.path for each in (self, *self.also) if each.path]
+
+    def sources(self, metric: str, also: Sequence[str] = ()) -> dict[str, QualitySourceTable]:
+        """Each metric and where it is read: the deciding one first, then its own `also`.
+
+        Args:
+            metric: the one that decides, as [accept] names it
+            also: further names of [accept]; each lies where the deciding one does, under its own name
+        """
+        found = {metric: self} | {each.metric or metric: each for each in self.also}
+        beside = self.model_copy(update={"key": None, "metric": None, "also": ()})
+        return found | {name: beside for name in also if name not in found}
+
+    def declared(self, name: str) -> Metric | None:
+        """What this table says of the metric that it reads, over what its name says; None where nobody says which way
+        is better."""
+        known = metrics.known(name)
+        better = self.better or (known.better if known else None)
+        if better is None or not (self.better or self.scale or self.unit or self.range):
+            return known
+        scale: Scale = self.scale or (known.scale if known else "units")
+        least, most = (known.least, known.most) if known is not None and known.scale == scale else ends_of(scale)
+        least, most = self.range or (least, most)
+        unit = self.unit or (known.unit if known is not None and scale == "units" else "")
+        return Metric(better=better, scale=scale, unit=unit, least=least, most=most)
 
 
 def from_word(value: Any) -> Any:

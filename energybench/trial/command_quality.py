@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from energybench.common.limits import RECORD_B
+from energybench.common.metrics import Metric
 from energybench.common.safe_read import read_bytes
 from energybench.suite.placeholders import Value, fill_words
 from energybench.suite.quality_source import QualitySourceTable
@@ -66,7 +67,7 @@ class QualityReader:
     def __init__(
         self, source: QualitySourceTable, metric: str, base: Path, values: Mapping[str, Value], *, higher: bool = True
     ) -> None:
-        self.metric = source.metric or metric
+        self.metric = metric
         self._source, self._where, self._key = source, source.where, source.key or self.metric
         self._pattern = re.compile(source.pattern) if source.pattern else None
         self._path = base / fill_words([source.path], values)[0] if source.path else None
@@ -170,19 +171,15 @@ class QualityReaders:
     @classmethod
     def of(
         cls,
-        source: QualitySourceTable,
-        metric: str,
+        sources: Mapping[str, QualitySourceTable],
         base: Path,
         values: Mapping[str, Value],
-        higher: Mapping[str, bool],
+        declared: Mapping[str, Metric],
     ) -> QualityReaders:
-        """higher: metric → whether more of it is better"""
-        names = [each.metric or metric for each in source.sources]
+        """sources: metric → where it is read, the deciding one first; declared: what is known of them"""
+        lower = {name for name, metric in declared.items() if metric.better == "lower"}
         return cls(
-            [
-                QualityReader(each, metric, base, values, higher=higher.get(name, True))
-                for each, name in zip(source.sources, names, strict=True)
-            ]
+            [QualityReader(each, name, base, values, higher=name not in lower) for name, each in sources.items()]
         )
 
     @property

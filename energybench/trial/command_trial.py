@@ -37,6 +37,7 @@ from energybench.records.record import Flag, Status, Trial, write_json
 from energybench.suite.placeholders import fill_words
 from energybench.trial.command_place import prepare_place
 from energybench.trial.command_quality import NoQuality, QualityReaders
+from energybench.trial.command_scale import DeclaredScale
 from energybench.trial.command_windows import WindowsRefused, take_windows
 from energybench.trial.phases import Phases
 from energybench.trial.record_draft import TrialDraft
@@ -212,7 +213,8 @@ def trial(spec: CommandTrialSpec, record: TrialDraft) -> None:
     place = prepare_place(spec)
     argv, told = fill_words(spec.command, place.values), spec.how.told(place.values)
     record.settings = {"workload": spec.workload.settings(), "command": argv, "methods": [], **told}
-    readers = QualityReaders.of(spec.workload.quality, spec.metric, place.folder, place.values, spec.higher_is_better)
+    sources = spec.workload.quality.sources(spec.metric, spec.also)
+    readers = QualityReaders.of(sources, place.folder, place.values, spec.metrics)
     record.flags = phases.cool_down(meters, measure.below_c, measure.cooldown_s)
     phases.idle("idle_before", meters, measure.tick_s)
     logs = StreamLogs(spec.log)
@@ -244,7 +246,7 @@ def trial(spec: CommandTrialSpec, record: TrialDraft) -> None:
     except WindowsRefused as refused:
         record.environment[REFUSED] = "windows"
         raise Unusable("failed", str(refused)) from None
-    judge(readers, windows, record, fraction=spec.fraction)
+    judge(readers, windows, record, DeclaredScale(spec.metrics.get(spec.metric), spec.range_declared))
     if lost := next((e for e in phases.readings["train"].energy if e.lost), None):
         raise Unusable("invalid", f"sensor lost: {lost.source} {lost.device}: {lost.reason}")
 
@@ -269,11 +271,9 @@ def environment(
     return {**os.environ, **identity}
 
 
-def judge(readers: QualityReaders, windows: list[WindowLine], record: TrialDraft, *, fraction: bool) -> None:
-    """The command's quality into the record. Raises Unusable where there is none, or none that is a figure.
-
-    fraction: whether the margin is in points of a fraction, so that nothing beyond 1 can be meant
-    """
+def judge(readers: QualityReaders, windows: list[WindowLine], record: TrialDraft, scale: DeclaredScale) -> None:
+    """The command's quality into the record. Raises Unusable where there is none, none that is a figure, or one that
+    cannot be in the scale that was declared."""
     try:
         quality = readers.result(windows)
     except NoQuality as missing:
@@ -289,19 +289,11 @@ def judge(readers: QualityReaders, windows: list[WindowLine], record: TrialDraft
             raise Unusable("diverged", f"its {name} is {value}")
         record.environment["no_quality"] = {**record.environment.get("no_quality", {}), name: f"its {name} is {value}"}
         del quality[name]
-    if fraction and deciding in quality and (abs(quality[deciding]) > 1 or readers.deciding.percent):
+    if deciding in quality and (doubt := scale.doubt(deciding, quality[deciding], readers.deciding.percent)):
         record.environment[REFUSED] = "quality"
-        raise Unusable("failed", _percentage(deciding, quality[deciding], readers.deciding.percent))
+        raise Unusable("failed", doubt)
     told = {k: v for k, v in qualities(windows).items() if v is not None and is_figure(v, k)}
     record.quality = {**quality, **{k: v for k, v in told.items() if k not in quality}}
-
-
-def _percentage(metric: str, value: float, sign: bool) -> str:
-    shown = f"{value:g} %" if sign else f"{value:g}"
-    return (
-        f"its {metric} is {shown}, and a margin in pp is of a fraction: if that is a percentage, add "
-        f'scale = "percent" beside metric = "{metric}" in [accept] quality; else write loses_at_most = "... units"'
-    )
 
 
 if __name__ == "__main__":

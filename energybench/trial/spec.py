@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from energybench.common.metrics import Metric
 from energybench.common.sealed_files import write_text
 from energybench.common.units import RESOLVED, Quantity
 from energybench.flops.work import Line
@@ -162,8 +163,8 @@ class CommandTrialSpec(Spec):
     """A trial that is a command.
 
     command: its words, with {seed} and the like as the suite has them; how: in which folder, environment, input
-    metric:  under which its quality is kept; fraction: its margin is in points of a fraction
-    higher_is_better: of each metric that is read
+    metric:  under which its quality is kept; also: further ones, read where it is under their own names
+    metrics: what is declared of them; range_declared: whether the suite itself says in which range it lies
     ranks:   that the command starts, as far as its words say
     limit_s: seconds after which it is ended
     windows: file into which the command's own windows report
@@ -178,8 +179,9 @@ class CommandTrialSpec(Spec):
     workload: CommandWorkloadTable
     how: RunTable = RunTable()
     metric: str
-    fraction: bool = False
-    higher_is_better: dict[str, bool] = Field(default_factory=dict)
+    also: tuple[str, ...] = ()
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    range_declared: bool = False
     ranks: int | None = None
     measure: MeasureSpec
     threads: int | None = None
