@@ -160,6 +160,7 @@ class WorkloadComparison:
                 devices=[trial.device for trial in trials],
                 workloads=len({cell.workload for cell in self.run.cells if cell.role == "twin" and not cell.skipped}),
             ),
+            *flags.check_cliff(self.trials),
             *(flag for trial in trials for flag in self.examination.flags(trial)),
             *flags.check_cell(
                 blocks=paired.FEWEST_BLOCKS,
