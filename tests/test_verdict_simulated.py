@@ -11,7 +11,7 @@ import pytest
 from simulated_runs import BLOCKS, COLUMNS, MACHINES, WORKLOADS, Tally, simulate, strike
 
 STATISTICS = Path(__file__).parents[1] / "docs" / "statistics.md"
-RUNS = 2000  # behind each row of the table
+RUNS = 1000  # behind each row of the table
 AT_MOST = {
     "faster, nothing saved": 0.01,
     "faster, at the margin": 0.015,
