@@ -300,7 +300,7 @@ def nominal_columns(rows: Sequence[Row]) -> list[tuple[tuple[str, ...], list[str
 
 
 def without_common_prefix(names: Sequence[str]) -> tuple[str, list[str]]:
-    """What all names begin with, as a heading, and what is left of each: "ssprop[…]", ["rate=0.1", "rate=0.5"].
+    """What all names begin with, as a heading, and what is left of each: "drop[…]", ["rate=0.1", "rate=0.5"].
 
     It ends at a space, a slash, a colon or a bracket that all names close, and leaves something of each.
     """
