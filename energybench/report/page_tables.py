@@ -171,7 +171,7 @@ def trials(lines: Sequence[Mapping[str, Any]]) -> tuple[tuple[Column, ...], Said
         ),
         *(_text(name, lines) for name in ("flags", "state")),
     ]
-    shown, said = without_constants(columns, keep={"trial"}, alone=())
+    shown, said = without_constants(columns, keep={"trial"})
     return tuple(shown), said
 
 
@@ -191,6 +191,6 @@ class Texts:
 def texts(head: Sequence[str], rows: Sequence[Sequence[str]], keep: Collection[str] = ()) -> Texts:
     """keep: columns that stay, since their figures are read one by one."""
     columns = [Column(title, "text", tuple(row[at] for row in rows)) for at, title in enumerate(head)]
-    shown, said = without_constants(columns, {*keep, head[0]}, alone=())
+    shown, said = without_constants(columns, keep)
     cells = tuple(zip(*(column.cells for column in shown), strict=True))
     return Texts(tuple(column.title for column in shown), cells, said)

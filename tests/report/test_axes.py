@@ -30,14 +30,14 @@ SVG = "{http://www.w3.org/2000/svg}"
     [
         ([1.4, 0.014], True),  # two decades
         ([1.0, 10.0], False),  # one
-        ([1.0, 10**1.5], True),
+        ([1.0, 10.01], True),
         ([0.0, 1e6], False),  # zero has no logarithm
         ([-1.0, 1e6], False),
         ([], False),
         ([5.0], False),
     ],
 )
-def test_an_axis_is_logarithmic_from_one_decade_and_a_half_on_and_never_of_what_is_not_above_0(
+def test_an_axis_is_logarithmic_over_more_than_one_decade_and_never_of_what_is_not_above_0(
     values: list[float], log: bool
 ) -> None:
     assert axes.spans_decades(values) == log
@@ -213,6 +213,10 @@ def test_long_names_lose_what_they_share_and_keep_what_tells_them_apart() -> Non
     shown = canvas.distinct([*names, "mezo"], 26)
     assert shown[-1] == "mezo"
     assert all(name.endswith(f"0.{digit}] matched") for name, digit in zip(shown[:3], (2, 5, 7), strict=True))
+    keyed = [f"gradsamp[skip=random:0.{digit},epsilon=0.0001]" for digit in (2, 5)]
+    assert canvas.distinct(keyed, 30) == ["gradsamp[random:0.2,0.0001]", "gradsamp[random:0.5,0.0001]"]
+    of_keys = [f"m[{key}={'1' * 30}]" for key in ("alpha", "beta")]  # which differ in nothing but a key
+    assert all(key in name for key, name in zip(("alpha", "beta"), canvas.distinct(of_keys, 45), strict=True))
     heads = canvas.distinct(["alpha" + "x" * 50, "beta" + "x" * 50], 26)
     assert heads[0].startswith("alpha")
     assert heads[1].startswith("beta")
