@@ -89,6 +89,7 @@ def check(
     Several suites one after the other, as a commit hook names them: the mistakes of all of them are told.
     """
     from energybench.cli.show import print_plan
+    from energybench.runner.foresight import foresight
     from energybench.runner.plan_request import plan_facts
 
     if others and as_json:
@@ -96,7 +97,8 @@ def check(
     code = 0
     for each in (suite, *others):
         try:
-            facts = plan_facts(plan_suite(load_suite(each, quick, overrides, device, no_user_code), device))
+            planned = plan_suite(load_suite(each, quick, overrides, device, no_user_code), device)
+            facts = plan_facts(planned) | {"sees": foresight(planned)}
         except EnergybenchError as error:
             if as_json:
                 print_json({"ok": False, "problems": [problem.as_dict() for problem in error.problems]})

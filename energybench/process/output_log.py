@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+
+from energybench.common.held_folder import HeldFolder, name_inside
 
 HEAD_B = TAIL_B = 1 << 19  # of a log
 LONGEST_LINE_B = 1 << 16  # of a longer line the end is read
@@ -16,9 +19,14 @@ SPACE = re.compile(rb"\s")
 class Log:
     """A file of at most about HEAD_B + TAIL_B, whatever is written to it: its beginning, and its end."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("wb")
+    def __init__(self, path: Path, folder: HeldFolder | None = None) -> None:
+        """folder: that holds the file, whose handle it is then made by. Raises OSError, with it CannotWrite."""
+        name = None if folder is None else name_inside(folder, path)
+        if folder is not None and name is not None:
+            self._file = os.fdopen(folder.create(name), "wb")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb")
         self._head_b = self._tail_b = self._dropped_b = 0
         self._tail: deque[bytes] = deque()
 

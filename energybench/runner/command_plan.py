@@ -17,12 +17,14 @@ from typing import Any, Literal
 from energybench.common.errors import Problem, nearest
 from energybench.common.fingerprint import source_digest
 from energybench.common.hashing import digest
-from energybench.common.machine import cpu_name
+from energybench.common.machine import cpu_name, platform_name
+from energybench.common.metrics import Metric
 from energybench.common.safe_read import list_folder
 from energybench.common.version import __version__
 from energybench.meter.devices import visible_uuids
 from energybench.meter.unavailable import Unavailable
 from energybench.records.record import Cell, Claim, Role
+from energybench.runner import plan_metrics
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlanResult, PlanSpec
 from energybench.suite.command_tables import CommandWorkloadTable, fill, fill_words, placeholders
@@ -50,6 +52,10 @@ class CommandPlan:
 
     def result(self) -> PlanResult:
         cells = [cell for number, workload in self.spec.commands for cell in self.cells(number, workload)]
+        metrics: dict[str, dict[str, Metric]] = {}
+        for number, workload in self.spec.commands:
+            metrics[workload.name], problems = plan_metrics.of_command(self.suite, number, workload, self.spec.where)
+            self.problems += [problem for problem in problems if problem not in self.problems]
         facts: dict[str, Any] = {}
         if self.spec.purpose not in ("count", "trace"):  # else nothing will be metered
             measure = self.suite.measure.model_copy(update={"gpus": self.gpus()})
@@ -63,6 +69,7 @@ class CommandPlan:
             command_device=self.device_name,
             cards=self.gpus(),
             cells=tuple(cells),
+            metrics=metrics,
             machine=self.machine() | facts,
             sources={name: _portable(path) for name, path in self.executables.items()}
             | {name: f"sha256 {sha[:12]}" for name, sha in self.files.items()},
@@ -95,7 +102,7 @@ class CommandPlan:
 
     def machine(self) -> dict[str, Any]:
         return {
-            "platform": platform.platform(),
+            "platform": platform_name(),
             "python": platform.python_version(),
             "energybench": __version__,
             "cpu": cpu_name(),
@@ -142,7 +149,8 @@ class CommandPlan:
             self.device_name,
             self.suite.digest_source()["measure"],
             self.suite.trials.threads,
-            self.suite.accept.quality.metric,
+            self.suite.quality_of(workload).metric,
+            self.suite.quality_of(workload).also,
         ]
         return Cell(
             workload=workload.name, method=label, role=role, command=words, skipped=skipped, digest=digest(parts)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from energybench.common.errors import Problem
+from energybench.common.metrics import Metric
 from energybench.flops.work import Line, Work
 from energybench.records.record import Cell
 from energybench.suite.command_tables import CommandWorkloadTable
@@ -121,6 +122,7 @@ class PlanResult(Spec):
     machine:     facts for the record
     workloads:   those that are trained, by name
     sources:     programs and files that commands name → what they were
+    metrics:     of each workload, what is declared of its metrics
     cards:       that are metered while a command runs: "used", "all" or UUIDs
     """
 
@@ -133,5 +135,6 @@ class PlanResult(Spec):
     cells: tuple[Cell, ...] = ()
     machine: dict[str, Any] = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, dict[str, Metric]] = Field(default_factory=dict)
     cards: str | tuple[str, ...] = "used"
     digest: str

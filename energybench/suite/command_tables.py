@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from energybench.suite.messages import KeyedError
-from energybench.suite.tables import ClaimsTable, Name, SuiteTable, TunedTable
+from energybench.suite.quality_tables import WorkloadAcceptTable
+from energybench.suite.table import Name, SuiteTable
+from energybench.suite.tables import ClaimsTable, TunedTable
 
 OPERATORS = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "<<", "2>", "2>&1", "2>/dev/null"})
 ALWAYS = ("seed", "block", "trial")  # placeholders that every command may use
@@ -128,15 +130,18 @@ def _source(value: Any) -> Any:
 class CommandWorkloadTable(SuiteTable):
     """A command that is metered as it is: no model, no data and no recipe of ours."""
 
-    name: Name
+    name: Name = Field(examples=["training"], description="as the report and --set call it")
     extends: Name | None = Field(default=None, description="a workload whose other keys it takes")
-    command: Command
+    command: Command = Field(
+        description="run in the suite's folder, without a shell; {seed}, {trial}, {block} are told"
+    )
     options: dict[str, Value] = Field(
         default_factory=dict, description="{name} in the command and in its methods' commands, the same in all"
     )
     quality: Annotated[QualitySourceTable, BeforeValidator(_source)] = Field(
         examples=[{"from": "json"}], description='where it is read; "none": there is no quality that could be lost'
     )
+    accept: WorkloadAcceptTable | None = None
 
     @model_validator(mode="after")
     def _options_are_used(self) -> CommandWorkloadTable:
@@ -172,7 +177,7 @@ def _commands(value: Any) -> Any:
 class CommandMethodTable(SuiteTable):
     """Another command in the workload's place: the same work, with the trick."""
 
-    name: Name
+    name: Name = Field(examples=["trick"], description="in the report")
     command: Annotated[str | dict[str, str], BeforeValidator(_commands)] = Field(
         examples=["python train.py --trick"], description="or a table: workload = command"
     )

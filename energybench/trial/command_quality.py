@@ -19,6 +19,11 @@ class NoQuality(Exception):
     """There is no figure, and why."""
 
 
+def further(source: QualitySourceTable) -> QualitySourceTable:
+    """The same place, where a metric lies under its own name."""
+    return source.model_copy(update={"key": None})
+
+
 class QualityReader:
     """Hears every line of a command, keeps the last figure, and gives it when the command is over.
 

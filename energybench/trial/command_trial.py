@@ -24,6 +24,7 @@ from typing import TypedDict, Unpack
 from pydantic import ValidationError
 
 from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite, EnergybenchError
+from energybench.common.held_folder import HeldFolder
 from energybench.common.interrupts import SPREAD_S, is_signal
 from energybench.common.quantities import is_figure
 from energybench.meter import Meter
@@ -36,7 +37,7 @@ from energybench.process.output_log import Lines, Log
 from energybench.process.relay import SignalRelay
 from energybench.records.record import Flag, Status, Trial, write_json
 from energybench.suite.command_tables import Value, fill_words
-from energybench.trial.command_quality import NoQuality, QualityReader
+from energybench.trial.command_quality import NoQuality, QualityReader, further
 from energybench.trial.phases import Phases
 from energybench.trial.record_draft import TrialDraft
 from energybench.trial.spec import CommandTrialSpec
@@ -208,13 +209,19 @@ def trial(spec: CommandTrialSpec, record: TrialDraft) -> None:
     argv = fill_words(spec.command, values)
     record.settings = {"workload": spec.workload.settings(), "command": argv, "methods": []}
     reader = QualityReader(spec.workload.quality, spec.metric, spec.base, values)
+    others = [QualityReader(further(spec.workload.quality), name, spec.base, values) for name in spec.also]
+
+    def hear(stream: str, line: str) -> None:
+        for each in (reader, *others):
+            each.hear(stream, line)
+
     record.flags = phases.cool_down(meters, measure.below_c, measure.cooldown_s)
     phases.idle("idle_before", meters, measure.tick_s)
     command = metered(
         argv,
         meters,
-        hear=reader.hear,
-        log=Log(spec.log),
+        hear=hear,
+        log=_log(spec),
         cwd=spec.base,
         env=environment(header.seed, header.block, header.trial, spec.windows, spec.threads),
         limit_s=spec.limit_s,
@@ -229,9 +236,20 @@ def trial(spec: CommandTrialSpec, record: TrialDraft) -> None:
     if unusable := why_unusable(command, spec.limit_s):
         raise Unusable(*unusable)
     windows = _windows(spec.windows, phases, record)
-    _judge(reader, windows, record)
+    _judge(reader, others, windows, record)
     if lost := next((e for e in phases.readings["train"].energy if e.lost), None):
         raise Unusable("invalid", f"sensor lost: {lost.source} {lost.device}: {lost.reason}")
+
+
+def _log(spec: CommandTrialSpec) -> Log:
+    """Of what the command prints. Raises CannotWrite."""
+    try:
+        if spec.folder is None:
+            return Log(spec.log)
+        with HeldFolder.reopen(spec.folder) as folder:
+            return Log(spec.log, folder)
+    except OSError as error:
+        raise CannotWrite.of(error, spec.log) from None
 
 
 def environment(seed: int, block: int, trial: str, windows: Path, threads: int | None) -> dict[str, str]:
@@ -292,8 +310,13 @@ def _flop(windows: list[WindowLine]) -> dict[str, float]:
     return {kind: math.fsum(known) for kind, known in sums.items() if known and len(known) == len(windows)}
 
 
-def _judge(reader: QualityReader, windows: list[WindowLine], record: TrialDraft) -> None:
-    """The command's quality into the record. Raises Unusable where there is none, or none that is a figure."""
+def _judge(
+    reader: QualityReader, others: Sequence[QualityReader], windows: list[WindowLine], record: TrialDraft
+) -> None:
+    """The command's quality into the record. Raises Unusable where there is none, or none that is a figure.
+
+    others: of metrics that decide nothing; what they do not find is left out
+    """
     try:
         quality = reader.result(windows)
     except NoQuality as missing:
@@ -301,6 +324,9 @@ def _judge(reader: QualityReader, windows: list[WindowLine], record: TrialDraft)
     for name, value in quality.items():
         if not is_figure(value, name):
             raise Unusable("diverged", f"its {name} is {value}")
+    for other in others:
+        with contextlib.suppress(NoQuality):
+            quality |= {k: v for k, v in other.result(windows).items() if is_figure(v, k)}
     record.quality = {**{k: v for k, v in qualities(windows).items() if is_figure(v, k)}, **quality}
 
 

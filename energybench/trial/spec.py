@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from energybench.common.held_folder import FolderIdentity
 from energybench.common.sealed_files import write_text
 from energybench.common.units import RESOLVED, Quantity
 from energybench.flops.work import Line
@@ -64,6 +65,7 @@ class MethodSpec(Spec):
 class CellHeader(Spec):
     """Which cell it is, as its record says."""
 
+    run_identity: str | None = None  # None: of no run
     workload: str
     method: str  # the variant's label; "baseline" and "twin" are labels too
     role: Role
@@ -143,7 +145,8 @@ class TrialSpec(TrainingSpec):
     """The same, metered: one trial.
 
     device_name: "cpu", or the UUID of the card that trains
-    trace:       file for what the meters sampled; None keeps none, nor the methods' tensors
+    trace:       file for what the meters sampled, in a folder called traces; None keeps none, nor the methods' tensors,
+                 which go into a folder called state beside it
     """
 
     mode: Literal["trial"] = "trial"
@@ -162,9 +165,10 @@ class CommandTrialSpec(Spec):
     """A trial that is a command.
 
     command: its words, with {seed} and the like as the suite has them
-    metric:  under which its quality is kept
+    metric:  under which its quality is kept; also: further ones, read where it is under their own names
     limit_s: seconds after which it is ended
     windows: file into which the command's own windows report
+    folder:  the run's, which the log stands in: no link below it is followed
     """
 
     mode: Literal["command"] = "command"
@@ -173,6 +177,7 @@ class CommandTrialSpec(Spec):
     command: tuple[str, ...]
     workload: CommandWorkloadTable
     metric: str
+    also: tuple[str, ...] = ()
     measure: MeasureSpec
     threads: int | None = None
     device_name: str
@@ -180,6 +185,7 @@ class CommandTrialSpec(Spec):
     windows: Path
     trace: Path | None = None
     log: Path
+    folder: FolderIdentity | None = None
 
 
 class CalibrationSpec(Spec):

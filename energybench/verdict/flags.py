@@ -10,6 +10,7 @@ from energybench.meter.reading import Reading
 from energybench.records.record import CountingRun, Flag, Passes, RunFile, Trial
 from energybench.stats.paired import FEWEST_BLOCKS, Paired, differences
 
+AA_CHANCE = 0.02  # of striking a run whose plain training repeats itself, over all its workloads
 LEDGER_TOLERANCE = 0.001  # plain ledger against counter
 DATA_WAIT_LIMIT = 0.05  # of the window
 CPU_SHARE = 0.9  # CPU seconds that an undisturbed CPU trial gets per second
@@ -259,9 +260,17 @@ def _sensor_error(error_rel: float | None, known_rel: float | None, margin: floa
         yield "sensor_error", f"{_percent(known_rel)} or more: not every sensor says how far off it may be"
 
 
-def aa_fails(twin: Paired, margin: float) -> bool:
-    """Whether plain training differs from itself: the whole 95 % interval lies beyond ±margin."""
-    low, high = twin.saving_interval()
+def aa_confidence(workloads: int) -> float:
+    """Of each A/A comparison's interval, so that a run of so many errs at most AA_CHANCE of the time."""
+    return 1 - AA_CHANCE / max(workloads, 1)
+
+
+def aa_fails(twin: Paired, margin: float, workloads: int = 1) -> bool:
+    """Whether plain training differs from itself: the whole interval lies beyond ±margin.
+
+    workloads: that are compared with themselves in the run, each of which may err with its share of AA_CHANCE
+    """
+    low, high = twin.saving_interval(aa_confidence(workloads))
     return twin.n >= FEWEST_BLOCKS and (low > margin or high < margin / (margin - 1))
 
 
@@ -273,14 +282,20 @@ def check_workload(
     counted_flop: float | None = None,
     counted_error_flop: float = 0.0,
     devices: Iterable[str] = (),
+    workloads: int = 1,
 ) -> list[Flag]:
-    """The harness against itself: the A/A comparison, and plain training's ledger against the counter."""
+    """The machine against itself: the A/A comparison, and plain training's ledger against the counter.
+
+    workloads: of the run, that are compared with themselves
+    """
     problems: list[tuple[str, str]] = []
     if len(set(devices)) > 1:
         problems.append(("devices_mixed", ", ".join(sorted(set(devices)))))
-    if twin is not None and aa_fails(twin, margin):
-        low, high = twin.saving_interval()
-        problems.append(("aa_failed", f"{_percent(twin.saving)} [{100 * low:.1f}, {100 * high:.1f}]"))
+    if twin is not None and aa_fails(twin, margin, workloads):
+        confidence = aa_confidence(workloads)
+        low, high = twin.saving_interval(confidence)
+        interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
+        problems.append(("aa_failed", f"{_percent(twin.saving)} {interval} at {100 * confidence:.4g} %"))
     if plain_flop and counted_flop:
         apart = abs(plain_flop - counted_flop)
         if apart > LEDGER_TOLERANCE * counted_flop + counted_error_flop:
