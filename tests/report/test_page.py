@@ -361,6 +361,24 @@ def test_verdict_measured_and_quality_are_on_the_first_screen_and_the_page_never
     assert opened.evaluate(CONTRAST) == []
 
 
+def test_beside_each_change_of_quality_stands_whether_it_is_held(browser: Any, tmp_path: Path) -> None:
+    run = Run(noise=0.02, quality_noise=0.001, sensors=(GPU,), blocks=5)
+    run.method("good", energy=0.5).method("bad", energy=0.5, quality=-0.2)
+    opened = Page(browser, written(run, tmp_path))
+    heads = opened.evaluate("[...document.querySelectorAll('#methods thead th')].map(cell => cell.textContent)")
+    at = 1 + next(i for i, head in enumerate(heads) if head.endswith("Δ"))
+    for row, word in ((1, "held"), (2, "lost")):
+        assert opened.inner_text(f"#methods tbody tr:nth-child({row}) > :nth-child({at})").endswith(f"\u00a0{word}")
+    assert opened.locator("#methods tbody .lost").count() == 1
+
+
+def test_the_contents_say_where_one_is_from_the_start_to_the_end(browser: Any, long: Path) -> None:
+    opened = Page(browser, long, viewport={"width": 390, "height": 300})  # which the header fills
+    opened.until("document.querySelector('nav a[aria-current]')?.hash === '#results'")
+    opened.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    opened.until("document.querySelector('nav a[aria-current]')?.hash === '#again'")
+
+
 def test_the_contents_stay_and_every_link_of_them_leads_to_a_section(
     browser: Any, long: Path, screen: dict[str, Any]
 ) -> None:
@@ -378,7 +396,7 @@ def test_the_contents_stay_and_every_link_of_them_leads_to_a_section(
         assert bar["top"] == 0  # at the top, wherever one reads
         at_the_end = opened.evaluate("innerHeight + scrollY >= document.documentElement.scrollHeight - 2")
         assert bar["height"] - 1 <= top < screen["viewport"]["height"] / 3 or at_the_end
-    opened.wait_for_function("document.querySelector('nav a[aria-current]')?.hash === '" + links[2] + "'")
+    opened.until("document.querySelector('nav a[aria-current]')?.hash === '" + links[2] + "'")
     seen = opened.evaluate(
         "(() => { const bar = document.querySelector('nav').getBoundingClientRect(),"
         " link = document.querySelector('nav a[aria-current]').getBoundingClientRect();"
@@ -392,7 +410,7 @@ def test_a_method_in_the_table_leads_to_what_is_said_of_it_and_opens_it(browser:
     link = opened.locator("#methods tbody th a").first
     name = link.text_content()
     link.click()
-    opened.wait_for_function("document.querySelector(location.hash).open")
+    opened.until("document.querySelector(location.hash).open")
     assert opened.locator("details:target summary strong").text_content() == name
     assert opened.locator("details:target li").first.is_visible()
 
@@ -461,7 +479,7 @@ def test_the_index_of_a_site_filters_sorts_and_leads_to_a_method_on_a_phone(brow
     shown = opened.locator("#methods tbody tr:not([hidden]) th a")
     assert shown.all_text_contents() == ["half"]
     shown.first.click()
-    opened.wait_for_function("document.documentElement.dataset.ready && document.querySelector('details:target').open")
+    opened.until("document.documentElement.dataset.ready && document.querySelector('details:target').open")
     assert opened.locator("details:target summary strong").text_content() == "half"
     opened.locator("nav a", has_text="All runs").click()
     assert opened.title().startswith("All runs")
