@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from synthetic import Run
 from traced import example, traced
 
-from energybench.report import axes, canvas
+from energybench.report import axes, canvas, figures_trials
 from energybench.report.figures import album
 from energybench.verdict.summary import summarise
 
@@ -63,12 +63,16 @@ def test_a_logarithmic_axis_has_ticks_inside_and_no_crowd_of_them(low: float, de
     assert 1 <= len(inside) <= most + 1
 
 
-def curves(run: Run, folder: Path, losses: dict[str, list[float]]) -> str:
+def curves(run: Run, folder: Path, losses: dict[str, list[float]], epoch_s: float | None = None) -> str:
     meta, trials, counting_runs = run.records()
-    trials = [
-        t.model_copy(update={"curve": [{"epoch": float(e), "loss": y} for e, y in enumerate(losses[t.method], 1)]})
-        for t in trials
-    ]
+    curve = {
+        method: [
+            {"epoch": float(e), "loss": y} | ({} if epoch_s is None else {"wall_s": epoch_s * e})
+            for e, y in enumerate(of_method, 1)
+        ]
+        for method, of_method in losses.items()
+    }
+    trials = [t.model_copy(update={"curve": curve[t.method]}) for t in trials]
     found = album(summarise(meta, trials, counting_runs), trials, folder, ["curves"])
     (picture,) = found.pictures
     return picture.svg
@@ -87,6 +91,39 @@ def test_losses_over_two_decades_are_drawn_on_a_logarithm_that_says_so_and_epoch
     for shown in (wide, narrow):
         assert {"1", "2", "3"} <= set(shown)
         assert not {"1.5", "2.5", "1.25"} & set(shown)
+
+
+@pytest.mark.parametrize("losses", [[1.0, 0.1, 0.001], [1.0, 0.8, 0.7]])
+def test_a_loss_stands_as_high_over_seconds_as_over_epochs(tmp_path: Path, losses: list[float]) -> None:
+    every = dict.fromkeys(("baseline", "twin", "m"), losses)
+    picture = ElementTree.fromstring(curves(Run().method("m"), tmp_path, every, epoch_s=0.2))
+    paths = [element.get("d", "") for element in picture.iter(f"{SVG}path")]
+    lines = [re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", path) for path in paths if re.search("[zC]", path) is None]
+    heights = [tuple(round(float(y), 2) for _, y in line) for line in lines if len(line) == 3]
+    heights = [line for line in heights if len(set(line)) > 1]  # less the legend's
+    assert len(heights) == 6  # three cells over epochs and over seconds
+    assert len(set(heights)) == 1, "all of them lost the same"
+
+
+@pytest.mark.parametrize(
+    ("shared", "x", "y"), [([3.0], (1.0, 16.5, 20.0), (1.0, 1 / 3, 1 / 2)), ([3.0, 4.0], (16.5, 22.0), (1 / 3, 1 / 4))]
+)
+def test_a_curve_over_seconds_is_of_the_epochs_that_all_blocks_have_or_else_in_the_order_of_time(
+    shared: list[float], x: tuple[float, ...], y: tuple[float, ...]
+) -> None:
+    trials = Run(blocks=2).method("m").records()[1]
+    epoch_s = {0: 1.0, 1: 10.0}
+    epochs = {0: [1.0, *shared], 1: [2.0, *shared]}
+    trials = [
+        t.model_copy(
+            update={"curve": [{"epoch": e, "wall_s": epoch_s[t.block] * e, "loss": 1 / e} for e in epochs[t.block]]}
+        )
+        for t in trials
+        if t.method == "m"
+    ]
+    (curve,) = figures_trials.curves(trials, "wall_s")
+    assert curve.x == pytest.approx(x)
+    assert curve.y == pytest.approx(y)
 
 
 def test_savings_whose_axis_is_a_logarithm_of_the_cost_say_so(tmp_path: Path) -> None:
