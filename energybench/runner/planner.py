@@ -270,7 +270,7 @@ class Plan:
             lines, unknown = traced.lines, traced.unknown
             self.notes += [f"{workload.name}: {traced.note}"] * bool(traced.note)
             lacking = (
-                f"{workload.name}: the ledger has no formula for {', '.join(unknown)}; what they multiply is not in it"
+                f"{workload.name}: the ledger has no formula for {', '.join(unknown)}; products there are not in it"
             )
             self.notes += [lacking] * bool(unknown)
         except EnergybenchError as error:  # the workload still runs: its estimate is not available, and why
