@@ -184,7 +184,11 @@ def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else() -> No
         path = Path("there") / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("" if name == "logs/empty.log" else "x")
-    with Folder(Path("there")).lock():
+    write_json(Path("there/run.json"), run_file())
+    folder = Folder(Path("there"))
+    with folder.lock():
+        assert Path("there/.run.json.x1.part").exists()  # it may be another run's until it is known
+        folder.admit("d", lambda _: "all")
         left = {str(p.relative_to("there")) for p in Path("there").rglob("*") if p.is_file()}
     assert left == {*keep, ".lock"}
 

@@ -28,7 +28,7 @@ class Counted:
 def train(reached: list[float], at_least: float, fails_at: int = 0) -> tuple[Reading, Any]:
     """The trial's part of a training of so many epochs with these qualities. Returns its window and target."""
     window = Window([Counted()], lambda: None)
-    judge: Any = SimpleNamespace(quality=lambda run: run.evaluate(None))
+    judge: Any = SimpleNamespace(quality=lambda run: run.evaluate())
     goal: Any = TargetTracker(TargetTable(at_least=at_least), window, judge, Phases({}, lambda: None))
     run = SimpleNamespace(epochs=len(reached), epoch_number=0, curve=[], tally=SimpleNamespace(steps=1))
 

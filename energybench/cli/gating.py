@@ -107,6 +107,7 @@ def compare(
     from energybench.gate import compare_runs
 
     base, head = (paths[0] if len(paths) == 2 else None), paths[-1]
+    _refuse_foreign(wanted)
     if accept:
         if base is None or set(levels) - {"counts"} or rerun or strict:
             raise click.UsageError("--accept writes counts: energybench compare GOLDEN.json HEAD --accept")
@@ -157,8 +158,17 @@ def _output(text: str) -> tuple[str, Path]:
     return form, Path(path)
 
 
+def _refuse_foreign(wanted: list[tuple[str, Path]]) -> None:
+    """Before anything is compared: what --to names must be absent, or an earlier output of the form."""
+    from energybench.common.outputs import refuse_foreign
+    from energybench.gate import ci_formats
+
+    for form, path in wanted:
+        refuse_foreign(path, ci_formats.KINDS[form])
+
+
 def _write(form: str, path: Path, gate: GateResult, head: Path) -> None:
-    from energybench.common.sealed_files import write_out
+    from energybench.common.outputs import write_output
     from energybench.gate import ci_formats, compare_runs
 
     if form in ci_formats.OF_THE_GATE:
@@ -167,7 +177,7 @@ def _write(form: str, path: Path, gate: GateResult, head: Path) -> None:
         text = ci_formats.OF_HEAD[form](compare_runs.read_side(head))
     else:
         raise UsageError(Problem("E633", f"--to {form} is about a run's folder, and HEAD is a file", str(head)))
-    write_out(path, text.encode())
+    write_output(path, text.encode(), ci_formats.KINDS[form])
     click.echo(f"{path} written", err=True)
 
 
@@ -176,8 +186,12 @@ def _step_summary(gate: GateResult) -> None:
     path = os.environ.get(SUMMARY)
     if not path:
         return
+    from energybench.common.outputs import run_that_owns
     from energybench.gate.gate_page import markdown
 
+    if (owner := run_that_owns(Path(path))) is not None:
+        click.echo(f"note: nothing written to ${SUMMARY}: it is part of the run in {owner}", err=True)
+        return
     try:
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(markdown(gate) + "\n")

@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+from energybench.common import module_path
 from energybench.common.processes import PRCTL, die_with
 
 ADOPTED_S = 10.0  # within which a call has become its caller's child
@@ -70,8 +71,11 @@ class PreparedInterpreter:
         self.close()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
+            words = [self.module, str(theirs.fileno()), str(os.getpid())]
+            code = f"from {__name__} import main\nmain(*{words!r})"
             self._server = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, self.module, str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, *module_path.in_new_interpreter(code, with_package=True)],
+                env=module_path.without_those(dict(os.environ)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -194,7 +198,3 @@ def _call(called: object, request: Mapping[str, object], handles: list[int]) -> 
         sys.stdout.flush()
         sys.stderr.flush()
     return status
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:4])

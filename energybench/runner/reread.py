@@ -16,9 +16,9 @@ from typing import Any
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.hashing import digest
 from energybench.common.metrics import Metric
-from energybench.common.safe_read import path_inside, read_bytes
 from energybench.process.output_log import LEFT_OUT, Lines, of_stream
-from energybench.records.record import RunFile, Trial, write_json
+from energybench.records.reader import RECORDS
+from energybench.records.record import RunFile, Trial
 from energybench.records.run_folder import Folder
 from energybench.runner import plan_metrics
 from energybench.runner.prepare import load_suite
@@ -73,7 +73,7 @@ def reread(path: Path, suite_path: str | None, overrides: tuple[str, ...]) -> Re
             except UsageError as error:
                 done.left[trial.trial] = error.problems[0].message
                 continue
-            write_json(folder.records / f"{trial.trial}.json", again)
+            folder.write_record(f"{RECORDS}/{trial.trial}.json", again)
             done.read += 1
         if done.read:
             folder.save(_noted(run, suite, metrics))
@@ -168,13 +168,16 @@ def _again(
 
 def _log(folder: Folder, trial: Trial, stream: str) -> bytes:
     """What a stream of a command wrote, as far as it is kept."""
-    both = folder.path / "logs" / f"{trial.trial}.log"
-    alone = of_stream(both, stream)
-    if alone.exists():
-        return read_bytes(path_inside(folder.path, alone), LOG_B)
-    if trial.environment.get("stream") != stream or not both.exists():
-        return b""
-    return read_bytes(path_inside(folder.path, both), LOG_B)
+    both = Path("logs") / f"{trial.trial}.log"
+    for name in (of_stream(both, stream), both if trial.environment.get("stream") == stream else None):
+        if name is not None and folder.held.has(str(name)):
+            try:
+                return folder.held.read_bytes(str(name), LOG_B)
+            except OSError as error:
+                raise UsageError(
+                    Problem("E601", f"cannot be read: {error.strerror}", str(folder.path / name))
+                ) from None
+    return b""
 
 
 def _lines(content: bytes, which: str) -> Iterator[str]:

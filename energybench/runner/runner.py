@@ -19,22 +19,26 @@ from energybench.common.interrupts import signals_interrupt
 from energybench.meter.nvml import held_open
 from energybench.process.forkserver import Launcher
 from energybench.process.prepared import PreparedInterpreter
-from energybench.records.record import Invocation, Looks, RunFile, Trial
+from energybench.records.reader import COUNTING_RUNS, RECORDS
+from energybench.records.record import Cell, CountingRun, Invocation, Looks, RunFile, Trial
 from energybench.records.run_folder import Folder, abandoned, choose, scratch
+from energybench.records.run_identity import new_identity
 from energybench.runner import schedule
 from energybench.runner.foresight import foresight, sentence
-from energybench.runner.plan_request import Planned, plan
+from energybench.runner.plan_request import Planned, is_counted_on, plan
 from energybench.runner.progress import Progress
 from energybench.runner.trials import COMMAND, Trials, now
 from energybench.runner.what_changed import changes
 from energybench.stats.paired import FEWEST_BLOCKS
-from energybench.suite.suite import Suite
+from energybench.suite.suite import Suite, cell_name
 from energybench.trial.command_trial import REFUSED
 from energybench.trial.spec import MethodSpec, stack_of
 from energybench.verdict.examination import examine
 
 if TYPE_CHECKING:
     from energybench.verdict.figures import Summary
+
+MOST_SHOWN = 3  # files in one message
 
 
 def run(
@@ -77,6 +81,7 @@ def run(
             _ask_about_another(suite, differs, progress)
         with folder.lock():
             folder.admit(planned.digest, differs, finished=add_blocks > 0)  # nobody came between
+            _refuse_foreign_page(folder)
             trials = Trials(planned, folder, launcher, place, progress, prepared)
             runner = _Runner(planned, folder, trials, progress, argv or sys.argv, add_blocks, strict, keep_going)
             return runner.run(None if max_s is None else began + max_s), folder.path
@@ -99,6 +104,7 @@ class _Runner:
         self.progress, self.suite = progress, planned.suite
         self.done, self.counted = folder.trials(), folder.read_counting_runs()  # a damaged one ends it here
         self.run_file = self._open(argv, added)
+        trials.run_identity = self.run_file.run_identity
 
     def run(self, deadline: float | None) -> int:
         """`deadline`: on the monotonic clock; past it no block is begun."""
@@ -116,7 +122,7 @@ class _Runner:
             self.progress.say(f"looks after {after} blocks; ends at the one that decides every comparison")
         self.progress.begin(
             self.folder.path,
-            len(counting_runs) + len(slots),
+            len(counting_runs) + sum(is_counted_on(slot.cell) for slot in slots),
             resumed=bool(self.done),
             expected_s=self.planned.expected_s(),
         )
@@ -127,6 +133,8 @@ class _Runner:
                 self.trials.watch(self._began_ns())
             self.trials.warm_up(slots)
             outcome, finished = self._train(slots, blocks, deadline)
+            if finished:
+                self._refuse_gaps()
             summary = self._report(outcome, finished)
         except KeyboardInterrupt as interrupt:
             self.folder.save(self._closed("interrupted", finished=self.run_file.finished))
@@ -146,7 +154,7 @@ class _Runner:
             in_block = [slot for slot in slots if slot.block == block]
             for slot in in_block:
                 trial = self.trials.run(slot, blocks)
-                if REFUSED in trial.environment and not self.keep_going:
+                if trial is not None and REFUSED in trial.environment and not self.keep_going:
                     return self._stopped(trial), False
             over = deadline is not None and bool(in_block) and time.monotonic() >= deadline and block < blocks - 1
             if self._decided(block + 1, over):
@@ -156,6 +164,30 @@ class _Runner:
             if in_block and block < blocks - 1:
                 self.progress.block(self._so_far())
         return "finished", True
+
+    def _refuse_gaps(self) -> None:
+        """Before the run is closed as finished: every record that was there or was written is there, every cell has
+        one in every block. Raises UsageError E627 otherwise; the same command runs what is missing."""
+        trials, counting_runs = self.folder.trials(), self.folder.read_counting_runs()
+        there = {f"{RECORDS}/{trial.trial}.json" for trial in trials} | {_counting_name(each) for each in counting_runs}
+        had = [f"{RECORDS}/{t.trial}.json" for t in self.done] + [_counting_name(c) for c in self.counted]
+        number, seed = self.run_file.invocations[-1].number, self.suite.trials.seed
+        blocks = self.run_file.verdict_blocks + self.added
+        needed = [
+            *(_counting_name(cell) for cell in self.planned.counting_runs),
+            *(
+                f"{RECORDS}/{slot.trial}.json"
+                for slot in schedule.missing(self.planned.cells, blocks, seed, trials, number)
+            ),
+        ]
+        gone = [name for name in dict.fromkeys([*had, *self.trials.written, *needed]) if name not in there]
+        if not gone:
+            return
+        self.folder.save(self._closed("records are missing", finished=self.run_file.finished))
+        shown = ", ".join(gone[:MOST_SHOWN]) + (f" and {len(gone) - MOST_SHOWN} more" if gone[MOST_SHOWN:] else "")
+        message = f"the run is not finished: {shown} {'is' if len(gone) == 1 else 'are'} not there"
+        hint = "put it back if you have it, then type the same command again: it runs what is missing"
+        raise UsageError(Problem("E627", message, str(self.folder.path), hint))
 
     def _stopped(self, trial: Trial) -> str:
         """What is said where a command's quality or windows cannot be used, and would not be in any other trial."""
@@ -176,7 +208,8 @@ class _Runner:
 
         closed = self._closed(outcome, finished=finished or self.run_file.finished)
         summary = self._summary(closed)
-        pages.write(summary, self.folder.trials(), self.folder.path)
+        self.folder.check()
+        pages.write(summary, self.folder.trials(), self.folder.path, self.folder.held)
         self.folder.save(closed)
         self.run_file = closed
         return summary
@@ -223,6 +256,7 @@ class _Runner:
             suite=suite.suite,
             about=suite.about,
             run=self.folder.path.name,
+            run_identity=new_identity(),
             digest=planned.digest,
             stamp=suite.stamp,
             suite_path=suite.path.name,
@@ -264,6 +298,19 @@ class _Runner:
             update={"looks": None, "finished": False, "closed": None, "blocks": self.blocks}
         )
         return summarise(blind, self.folder.trials(), self.folder.read_counting_runs())
+
+
+def _refuse_foreign_page(folder: Folder) -> None:
+    """Before anything runs. Raises CannotWrite E632 where a page of somebody else's has the name of the report."""
+    if folder.held.has(folder.report.name):
+        from energybench.report import pages
+
+        pages.refuse_foreign_pages(folder.held)
+
+
+def _counting_name(cell: Cell | CountingRun) -> str:
+    """Of its file, from the run's folder."""
+    return f"{COUNTING_RUNS}/{cell_name(cell.workload, cell.method)}.json"
 
 
 def _failed(trials: list[Trial]) -> list[Trial]:

@@ -111,9 +111,11 @@ class RunTable(SuiteTable):
 class CommandWorkloadTable(RunTable):
     """A command that is metered as it is: no model, no data and no recipe of ours."""
 
-    name: Name
+    name: Name = Field(examples=["training"], description="as the report and --set call it")
     extends: Name | None = Field(default=None, description="a workload whose other keys it takes")
-    command: Command
+    command: Command = Field(
+        description="run in the suite's folder, without a shell; {seed}, {trial}, {block} are told"
+    )
     options: dict[str, Value] = Field(
         default_factory=dict, description="{name} in the command and in its methods' commands, the same in all"
     )
@@ -157,7 +159,7 @@ def _commands(value: Any) -> Any:
 class CommandMethodTable(RunTable):
     """Another command in the workload's place: the same work, with the trick."""
 
-    name: Name
+    name: Name = Field(examples=["trick"], description="in the report")
     command: Annotated[str | dict[str, str], BeforeValidator(_commands)] = Field(
         examples=["python train.py --trick"], description="or a table: workload = command"
     )

@@ -83,9 +83,9 @@ TaggedMethod = Annotated[
 class Suite(SuiteTable):
     """A suite as it runs: `extends`, the quick overlay and `--set` applied, quantities in SI units."""
 
-    schema_: Literal[1] = Field(alias="schema")
-    suite: str = Field(pattern=FOLDER_NAME, description="its name, and its folder's in reports/")
-    about: str = ""
+    schema_: Literal[1] = Field(alias="schema", description="of this file; there is one so far")
+    suite: str = Field(pattern=FOLDER_NAME, examples=["mine"], description="its name, and its folder's in reports/")
+    about: str = Field(default="", description="one sentence, at the head of the report")
     trials: TrialsTable = Field(default_factory=TrialsTable)
     measure: MeasureTable = Field(default_factory=MeasureTable)
     accept: AcceptTable = Field(default_factory=AcceptTable)

@@ -23,6 +23,7 @@ from typing import TypedDict, Unpack
 from pydantic import ValidationError
 
 from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite
+from energybench.common.held_folder import HeldFolder
 from energybench.common.interrupts import SPREAD_S, is_signal
 from energybench.common.quantities import is_figure
 from energybench.meter import Meter
@@ -217,7 +218,7 @@ def trial(spec: CommandTrialSpec, record: TrialDraft) -> None:
     readers = QualityReaders.of(sources, place.folder, place.values, spec.metrics)
     record.flags = phases.cool_down(meters, measure.below_c, measure.cooldown_s)
     phases.idle("idle_before", meters, measure.tick_s)
-    logs = StreamLogs(spec.log)
+    logs = _logs(spec)
     command = metered(
         argv,
         meters,
@@ -249,6 +250,14 @@ def trial(spec: CommandTrialSpec, record: TrialDraft) -> None:
     judge(readers, windows, record, DeclaredScale(spec.metrics.get(spec.metric), spec.range_declared))
     if lost := next((e for e in phases.readings["train"].energy if e.lost), None):
         raise Unusable("invalid", f"sensor lost: {lost.source} {lost.device}: {lost.reason}")
+
+
+def _logs(spec: CommandTrialSpec) -> StreamLogs:
+    """Of what the command prints. Raises CannotWrite."""
+    try:
+        return StreamLogs(spec.log, None if spec.folder is None else HeldFolder.reopen(spec.folder))
+    except OSError as error:
+        raise CannotWrite.of(error, spec.log) from None
 
 
 def environment(

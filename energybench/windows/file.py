@@ -23,6 +23,7 @@ from energybench.common import quantities
 from energybench.common.errors import Problem, UsageError
 from energybench.common.limits import RECORD_B, TRACE_B
 from energybench.common.open_tables import Machine, Open
+from energybench.common.outputs import json_kind
 from energybench.common.quantities import Count, Seconds
 from energybench.common.safe_read import read_bytes
 from energybench.common.units import format_energy, format_seconds
@@ -95,12 +96,15 @@ class WindowLine(BaseModel):
 class WindowsFile(RecordModel):
     """The record of one outermost window and of all inside it."""
 
-    schema_: Literal[1, 2, 3] = Field(default=3, alias="schema")
+    schema_: Literal[1, 2, 3, 4] = Field(default=4, alias="schema")
     started_at: str  # ISO 8601, UTC
     argv: list[str] = Field(default_factory=list)
     machine: Machine = Field(default_factory=dict)
     gpus: Open = Field(default_factory=dict)  # UUID → what two measurements must share to be compared
     windows: list[WindowLine] = Field(default_factory=list)
+
+
+RECORD_KIND = json_kind("a record of a script's windows", lambda found: {"windows", "started_at", "argv"} <= set(found))
 
 
 def record(path: Path) -> WindowsFile | None:

@@ -22,8 +22,10 @@ from functools import partial
 from pathlib import Path
 
 from energybench.common import machine
-from energybench.common.errors import CannotWrite, Problem, UsageError
-from energybench.common.sealed_files import write_out
+from energybench.common.build_logs import inert
+from energybench.common.errors import Problem, UsageError
+from energybench.common.escaping import printable
+from energybench.common.outputs import write_output
 from energybench.meter import Meter, devices, pool
 from energybench.meter.clock import REAL_TIME
 from energybench.meter.doubts import doubts
@@ -34,7 +36,7 @@ from energybench.meter.sensors import nested_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.records.record import Flag, json_of
 from energybench.windows.ending import LastWords
-from energybench.windows.file import VARIABLE, Flop, WindowLine, WindowsFile, append, sentence
+from energybench.windows.file import RECORD_KIND, VARIABLE, Flop, WindowLine, WindowsFile, append, sentence
 
 _innermost: ContextVar[MeasuredWindow | None] = ContextVar("innermost window", default=None)
 _open: list[MeasuredWindow] = []  # of this process, in the order of opening
@@ -268,15 +270,16 @@ class MeasuredWindow:
             if path := os.environ.get(VARIABLE):
                 append(Path(path), self.line)
             if outermost._closed and outermost._options.record:
-                write_out(path_of_rank(outermost._options.record), json_of(outermost._file()).encode())
-        except (OSError, ValueError, CannotWrite) as error:
-            print(f"energybench: '{self.name}' could not be written: {error}", file=sys.stderr)
+                content = json_of(outermost._file()).encode()
+                write_output(path_of_rank(outermost._options.record), content, RECORD_KIND)
+        except (OSError, ValueError, UsageError) as error:
+            print(inert(printable(f"energybench: '{self.name}' could not be written: {error}")), file=sys.stderr)
         if outermost is self and not self._options.quiet and not path and not self._printed:
             self._print()
             self._printed = True
 
     def _print(self) -> None:
-        text = sentence(self.line)
+        text = inert(printable(sentence(self.line)))
         try:
             print(text, file=sys.stderr, flush=True)
         except RuntimeError:  # a signal came while the script itself was printing there
