@@ -33,8 +33,9 @@ TORCH = (
     *(f"flops/{name}" for name in ("operators", "outside_dispatch", "sparse_products", "values")),
     *(f"flops/{name}" for name in ("attention_kernels", "checkpoints", "recurrent")),
     *(f"papers/{name}" for name in ("calflops", "counting_rules", "published_tables", "shape_trace")),
-    *("runner/planner", "runner/tracing"),
-    *(f"train/{name}" for name in ("data", "evaluation", "fingerprint", "images", "recipe", "results", "run", "trees")),
+    *("runner/planner", "runner/plan_controls", "runner/tracing"),
+    *(f"train/{name}" for name in ("data", "evaluation", "fingerprint", "graph_hooks", "images", "recipe", "results")),
+    *("train/run", "train/trees", "trial/budget", "trial/control_run"),
     *(f"trial/{name}" for name in ("build", "calibrate", "count_cell", "counting_layer", "phase_profile")),
     *(f"trial/{name}" for name in ("counting_run", "estimate", "failure", "integrity", "judge")),
     *("trial/trial", "trial/warmup"),
@@ -44,6 +45,8 @@ NO_TORCH = (
     "algorithms/gradsamp_bound",
     "workloads",
     "workloads/description",
+    "workloads/catalogue",
+    "workloads/image_folders",
     "workloads/stand_in",
     "workloads/tasks",
 )
@@ -287,11 +290,12 @@ def test_a_record_is_summarised_and_help_is_given_where_torch_cannot_be_imported
 
 
 @pytest.mark.parametrize("file", sorted(METHODS.glob("*.py")), ids=lambda file: file.stem)
-def test_a_method_imports_energybench_torch_and_scipy_never_a_meter_or_another_method(file):
+def test_a_method_imports_energybench_torch_scipy_and_pydantic_never_a_meter_or_another_method(file):
+    """pydantic: the bounds of its parameters."""
     siblings = {other.stem for other in METHODS.glob("*.py")}
     names = imports(file)
     tops = {name.partition(".")[0] for name in names}
-    assert tops <= {"energybench", "torch", "scipy"} | sys.stdlib_module_names
+    assert tops <= {"energybench", "torch", "scipy", "pydantic"} | sys.stdlib_module_names
     assert not tops & siblings - sys.stdlib_module_names
     assert not [name for name in names if name.startswith("methods")]
     rooms = {room(module) for name in names if (module := inside(name))}

@@ -122,7 +122,7 @@ def test_a_sweep_makes_one_variant_per_value_and_a_stack_one(tmp_path: Path) -> 
     assert every.stack[0].parameters == {"epsilon": 1e-3, "skip": "every:5"}
     assert stack.label == "ssprop+dropout"
     assert [(layer.use, layer.parameters) for layer in stack.stack] == [("ssprop", {"drop": 0.8}), ("dropout", {})]
-    assert (stack.claim, stack.control) == (None, "matched")
+    assert (stack.claim, stack.control) == (None, "auto")
 
 
 def test_two_swept_parameters_multiply_inside_their_method_only(tmp_path: Path) -> None:
@@ -236,6 +236,18 @@ def test_an_unknown_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
         suite.load("smal", search=[tmp_path])
     problem = only(caught.value.problems)
     assert (problem.code, problem.hint) == ("E101", "did you mean 'small'?")
+
+
+def test_a_file_of_that_name_in_the_current_folder_is_named_and_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, SMALL)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        suite.load("small")
+    problem = only(caught.value.problems)
+    assert problem.code == "E101"
+    assert problem.hint.endswith("small.toml")
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:

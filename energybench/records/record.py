@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from energybench.common.limits import MOST_TRIALS
+from energybench.common.metrics import Metric
 from energybench.common.open_tables import DataFacts, Environment, Machine, Open, Resolved
 from energybench.common.quantities import (
     Amount,
@@ -44,13 +45,17 @@ from energybench.common.renamed import renamed
 from energybench.common.sealed_files import with_seal, write_text
 from energybench.meter.reading import Energy, Reading, RecordModel
 
-SCHEMA = 3  # what is written
+SCHEMA = 4  # what is written
 # What is read. 2 adds suspended_s, other_cpu_s and trackers to a reading; 3 adds what holds a trial against its
-# counting run and its process: hashes of weights and samples, weights_moved, process, the price by samples forwarded.
-SCHEMAS = (1, 2, 3)
+# counting run and its process: hashes of weights and samples, weights_moved, process, the price by samples forwarded;
+# 4 adds run_identity to run.json and to each of its records, the metrics that were declared, and targets from above.
+SCHEMAS = (1, 2, 3, 4)
 
 Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
 Role = Literal["baseline", "twin", "method", "control"]
+# Why a control is planned, which is run where its method's tally shows that it trained less: the suite asks for it; a
+# method says before that it will train less; it may; it says that it will not, or overrides no hook by which it could.
+Control = Literal["asked", "declared", "possible", "unlikely"]
 
 
 class Warmup(RecordModel):
@@ -116,10 +121,11 @@ class Estimate(RecordModel):
 
 
 class Target(RecordModel):
-    """When the target quality was first reached; null when it was not."""
+    """When the target quality was first reached; null when it was not. One of at_least and at_most is set."""
 
     metric: Text
-    at_least: Figure
+    at_least: Figure | None = None
+    at_most: Figure | None = None
     epoch: Count | None = None
     steps: Count | None = None
     wall_s: WindowSeconds | None = None
@@ -133,10 +139,19 @@ class ProcessUse(RecordModel):
     cpu_s: Seconds  # of the process and of every child of its that somebody waited for
 
 
+class Budget(RecordModel):
+    """What a method's own tally paid for, in steps of plain training: those of its matched control."""
+
+    steps: Count  # whole steps
+    planned_steps: Count  # of plain training
+    paid_rel: Amount  # of plain training's work, as passes are paid by their samples: trial/budget.py
+
+
 class Trial(RecordModel):
     """One cell in one block, metered."""
 
-    schema_: Literal[1, 2, 3] = Field(default=3, alias="schema")
+    schema_: Literal[1, 2, 3, 4] = Field(default=4, alias="schema")
+    run_identity: str | None = None  # run.json's; null before schema 4, and of what no run measured
     trial: Text  # file stem: "b0-i0-cnn-digits.mine"
     workload: Text
     method: Text  # the variant's label; "baseline" and "twin" are labels too
@@ -170,6 +185,7 @@ class Trial(RecordModel):
     estimate: Estimate | None = None
     flop: dict[str, Flop] = Field(default_factory=dict)  # estimated, counted: by a command's own word
     claim: Claim | None = None
+    budget: Budget | None = None  # of a method, and the same of its control, which trained it
     diagnostics: Open = Field(default_factory=dict)
     flags: list[Flag] = Field(default_factory=list)
     trained_sha256: str | None = None  # of every tensor of the model when the window was closed
@@ -182,6 +198,11 @@ class Trial(RecordModel):
     @property
     def train(self) -> Reading | None:
         return self.phases.get("train")
+
+    @property
+    def trained_less(self) -> bool:
+        """Whether a method's tally paid for fewer steps than plain training's, so that it has a matched control."""
+        return self.status == "ok" and self.budget is not None and self.budget.steps < self.budget.planned_steps
 
 
 class Counted(RecordModel):
@@ -212,7 +233,8 @@ class ProfilingRun(RecordModel):
 class CountingRun(RecordModel):
     """One cell run once, unmetered, under the FLOP counter: block 0's seed."""
 
-    schema_: Literal[1, 2, 3] = Field(default=3, alias="schema")
+    schema_: Literal[1, 2, 3, 4] = Field(default=4, alias="schema")
+    run_identity: str | None = None
     workload: Text
     method: Text
     role: Role
@@ -246,7 +268,8 @@ class Cell(RecordModel):
     command: list[str] = Field(default_factory=list)  # what runs instead of our loop; {seed} as written
     claim: Claim | None = None
     tuned_trials: Tunings | None = None  # full trainings that choosing the method's parameters took
-    epochs: list[Count] = Field(default_factory=list)  # a control's kept budget, block by block
+    epochs: list[Count] = Field(default_factory=list)  # what a control's method says to keep, block by block
+    control: Control | None = None  # of a control; null in records of before, whose epochs were its budget
     digest: str = ""
     expected_s: Seconds | None = None
     plain_flop: Flop | None = None
@@ -284,10 +307,11 @@ class Looks(RecordModel):
 class RunFile(RecordModel):
     """Everything that explains the records beside it."""
 
-    schema_: Literal[1, 2, 3] = Field(default=3, alias="schema")
+    schema_: Literal[1, 2, 3, 4] = Field(default=4, alias="schema")
     suite: Text
     about: str = ""
     run: Text
+    run_identity: str | None = None  # random, drawn when the run was made: each record has it too; since schema 4
     digest: str
     stamp: list[str] = Field(default_factory=list)  # "quick", "--set ...": on every page's title
     suite_path: str
@@ -301,6 +325,7 @@ class RunFile(RecordModel):
     machine: Machine = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)  # name → path used
     data: DataFacts = Field(default_factory=dict)  # name → {source, sha256, train, test, ...}
+    metrics: dict[Text, dict[Text, Metric]] = Field(default_factory=dict)  # workload → metric → what it was declared
     invocations: list[Invocation] = Field(default_factory=list)
     finished: bool = False
 

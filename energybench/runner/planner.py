@@ -13,22 +13,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
 from energybench.common.errors import EnergybenchError, Problem
 from energybench.common.fingerprint import source_digest
-from energybench.common.hashing import digest, stable_seed
+from energybench.common.hashing import digest
 from energybench.common.machine import cpu_name, native_bf16, platform_name
+from energybench.common.metrics import Metric
 from energybench.common.renamed import RenamedNameWarning
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.common.version import __version__
 from energybench.flops.balance import balance
 from energybench.flops.work import Line
-from energybench.records.record import Cell, Claim, Role
+from energybench.records.record import Cell, Role
+from energybench.runner import plan_metrics
+from energybench.runner.plan_claim import claim
+from energybench.runner.plan_controls import planned_control, useless_controls
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
 from energybench.runner.tracing import time_step, trace_task
@@ -37,7 +40,6 @@ from energybench.suite.tables import WorkloadTable
 from energybench.suite.variants import StackItem, Variant
 from energybench.train import discovery, images
 from energybench.train.data import Data
-from energybench.train.interface import TrainingRun
 from energybench.train.method import Method, Task, parameters
 from energybench.train.run import Run
 from energybench.train.stack_check import check_stack
@@ -71,6 +73,7 @@ class Plan:
         self.notes: list[str] = []
         self.data: dict[str, DataDescription] = {}
         self.checked: set[tuple[str, str]] = set()  # (variant, task) whose stack was
+        self.metrics: dict[str, dict[str, Metric]] = {}  # of each workload
 
     def result(self) -> PlanResult:
         stacks = {each.label: self.stack(each) for each in self.spec.variants if each.command is None}
@@ -78,6 +81,8 @@ class Plan:
         for number, workload in self.spec.trainings:
             self.check_recipes(workload, stacks)
             self.check_stacks(number, workload, stacks)
+        methods = {label: [method for _, method in stack] for label, stack in stacks.items()}
+        self.problems += useless_controls(self.spec, methods, self.seeds)
         machine = self.machine() | self.energy()
         cells: list[Cell] = []
         if not self.problems:
@@ -91,10 +96,19 @@ class Plan:
             workloads={name: known for name, known in workloads.items() if known},
             cells=tuple(cells),
             machine=machine,
+            metrics=self.metrics,
             digest=digest(
                 [
-                    [cell.model_dump(exclude={"stack", "expected_s", "plain_flop", "epochs"}) for cell in cells],
+                    [
+                        cell.model_dump(exclude={"stack", "expected_s", "plain_flop", "epochs", "control"})
+                        for cell in cells
+                    ],
                     *self.spec.declared(),
+                    *(
+                        [["asked", *asked]]
+                        if (asked := [cell.name for cell in cells if cell.control == "asked"])
+                        else []
+                    ),
                 ]
             ),
         )
@@ -208,11 +222,18 @@ class Plan:
 
     def prepare(self, workload: WorkloadTable) -> DataDescription:
         data = workload.data
-        key = digest([data.use, data.subset, data.test_subset, data.options, data.resident])
+        key = digest(
+            [data.use, data.split, data.split_seed, data.subset, data.test_subset, data.options, data.resident]
+        )
         if key not in self.data:
             function = discovery.load_function(data.use, self.base) if discovery.names_file(data.use) else None
             described = datasets.prepare(
-                data, self.spec.cache, function=function, download=self.spec.download, known=self.purpose != "run"
+                data,
+                self.spec.cache,
+                base=self.base,
+                function=function,
+                download=self.spec.download,
+                known=self.purpose != "run",
             )
             self.data[key] = described
             if described.kind == stand_in.KIND:
@@ -268,22 +289,18 @@ class Plan:
         try:
             run = Run(task, [], recipe, model.to(self.device), train, seed=0, device=self.device)
             step_s = time_step(run, STAND_IN_SAMPLES if data.kind == stand_in.KIND else None)
-            self.check_quality(number, workload, run.evaluate(test.subset(torch.arange(min(2, len(test))))))
+            self.check_quality(number, workload, task, run.evaluate(test.subset(torch.arange(min(2, len(test))))))
             return planned.model_copy(update={"step_s": step_s})
         except Exception as error:
             message = f"a first step of '{workload.name}' failed: {type(error).__name__}: {error}"
             self.problems.append(Problem("E404", message, self.spec.where("workload", number, "model")))
         return planned
 
-    def check_quality(self, number: int, workload: WorkloadTable, quality: dict[str, float]) -> None:
-        """Whether the task reports what the suite judges by."""
-        wanted = {self.suite.accept.quality.metric: self.spec.where("accept", "quality", "metric")}
-        if workload.target:
-            wanted[workload.target.metric] = self.spec.where("workload", number, "target")
-        for name, where in wanted.items():
-            if name not in quality:
-                message, hint = f"'{workload.name}' has no quality '{name}'", f"its task reports: {', '.join(quality)}"
-                self.problems.append(Problem("E406", message, where, hint))
+    def check_quality(self, number: int, workload: WorkloadTable, task: Task, quality: dict[str, float]) -> None:
+        """Whether the task reports what the suite judges by, and somebody says which way is better."""
+        of_training = partial(plan_metrics.of_training, self.suite, number, workload, where=self.spec.where)
+        self.metrics[workload.name], problems = of_training(task=task.metrics, reported=quality)
+        self.problems += [problem for problem in problems if problem not in self.problems]
 
     # ── cells ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -302,10 +319,8 @@ class Plan:
                     update={"claim": claim(variant, methods), "skipped": pair.skipped, "tuned_trials": variant.tuned}
                 )
             )
-            budgets = self.kept_epochs(workload, methods)
-            if budgets and not pair.skipped and variant.control == "matched":
-                control = self.cell(workload, known, f"{variant.label} matched", "control", epochs=budgets)
-                result.append(control.model_copy(update={"of": variant.label}))
+            if not pair.skipped and variant.control != "none":
+                result.append(planned_control(cell, methods, variant.control, known.epochs, self.seeds))
         return result
 
     def cell(
@@ -315,22 +330,18 @@ class Plan:
         label: str,
         role: Role,
         stack: list[MethodSpec] | None = None,
-        epochs: list[int] | None = None,
     ) -> Cell:
-        """stack: outermost first; epochs: a control's budget in each block."""
-        mean_epochs = sum(epochs) / len(epochs) if epochs else known.epochs
+        """stack: outermost first."""
         settings = self.suite.digest_source()
         return Cell(
             workload=workload.name,
             method=label,
             role=role,
             stack=[each.model_dump(mode="json") for each in stack or []],
-            epochs=epochs or [],
             digest=digest(
                 [
                     workload.settings(),
                     [(each.name, each.sha256, each.resolved) for each in stack or []],
-                    epochs and epochs[: self.spec.blocks],  # blocks added later make it no other cell
                     known.data.sha256,
                     user_files(workload, self.base),
                     source_digest(),
@@ -341,26 +352,14 @@ class Plan:
                     self.suite.trials.threads,
                 ]
             ),
-            expected_s=None if known.step_s is None else known.step_s * known.steps * mean_epochs,
+            expected_s=None if known.step_s is None else known.step_s * known.steps * known.epochs,
             plain_flop=known.work(workload).flop if known.ledger else None,
         )
 
-    def kept_epochs(self, workload: WorkloadTable, methods: list[Method]) -> list[int] | None:
-        """The kept budget of a stack that skips epochs, block by block; None for one that skips none."""
-        epochs, budgets = workload.train.epochs, list[int]()
-        for block in range(self.spec.blocks + self.spec.added):
-            seed = self.suite.trials.seed + block
-            # Before there is a run, this is all of one that may be asked for.
-            run = SimpleNamespace(
-                epochs=epochs, rng=lambda *key, s=seed: torch.Generator().manual_seed(stable_seed(s, *key))
-            )
-            budgets_here = [
-                budget for method in methods if (budget := method.kept_epochs(cast(TrainingRun, run))) is not None
-            ]
-            if not budgets_here:
-                return None
-            budgets.append(max(1, min(budgets_here)))
-        return budgets
+    @property
+    def seeds(self) -> list[int]:
+        """Of all blocks."""
+        return [self.suite.trials.seed + block for block in range(self.spec.blocks + self.spec.added)]
 
     # ── the machine ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -387,16 +386,3 @@ class Plan:
         if self.device.type == "cuda":
             facts["gpu"] = torch.cuda.get_device_name(self.device)
         return facts
-
-
-def claim(variant: Variant, methods: list[Method]) -> Claim | None:
-    """The suite's claim; else the promise of the one method in the stack that makes one."""
-    if variant.claim:
-        return Claim(**variant.claim)
-    promises = [(method.name, promise) for method in methods if (promise := method.claims()) is not None]
-    if len(promises) != 1:
-        return None  # nobody's paper promises a sum
-    name, (saving, of, source) = promises[0]
-    if len(methods) > 1:
-        source = f"{source}: of {name} alone, not of the stack"
-    return Claim(saving_rel=saving, of="backward" if of == "backward" else "training", source=source)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from energybench.flops.work import BACKWARD
-from energybench.records.record import Cell, Claim, CountingRun, Estimate, Trial
-from energybench.stats import paired
+from energybench.records.record import Cell, Claim, CountingRun, Estimate, RunFile, Trial
 from energybench.verdict import pairing
-from energybench.verdict.figures import Accept, Phase, Quality, Roofline
+from energybench.verdict.figures import Phase, Roofline
 from energybench.verdict.pairing import Pair
 
 # Of a profiling run, in the order of a step; "own" is method_overhead in records of before.
@@ -81,6 +81,17 @@ def _error_rel(
     return math.hypot(counted.counted_error_flop, ratio * of_baseline) / baseline_flop
 
 
+def same_weights(records: CellRecords, baseline_counting_run: CountingRun | None, margin: float) -> int:
+    """Blocks in which the method ended with plain training's very weights although its own trial, priced by the count,
+    did less: a method that skips by chance may skip nothing in some block, and then its weights are rightly equal."""
+    blocks = 0
+    for pair in filter(pairing.same_weights, records.pairs):
+        method = pairing.counted_flop([pair.method], records.counting_run)
+        baseline = pairing.counted_flop([pair.baseline], baseline_counting_run)
+        blocks += method is not None and bool(baseline) and 1 - method / (baseline or 1.0) > margin
+    return blocks
+
+
 def _claimed_rel(records: CellRecords) -> float | None:
     """A claim on the backward pass is worth its share of plain training's FLOPs."""
     claim = records.claim
@@ -126,40 +137,18 @@ def unprofiled_reason(counting_run: CountingRun | None) -> str:
     return (profile.reason if profile else None) or ""
 
 
-def main_metric(trials: Iterable[Trial]) -> str | None:
-    """Accuracy where it was recorded, else the first metric by name."""
-    names = sorted({name for trial in trials for name in trial.quality})
-    return "accuracy" if "accuracy" in names else next(iter(names), None)
+def lost(trials: Iterable[Trial]) -> dict[int, str]:
+    """Block → how its newest trial ended, of those that diverged or ran past the limit: lost by what they are."""
+    latest = {t.block: t.status for t in pairing.order(trials)}
+    return {block: status for block, status in latest.items() if status in ("diverged", "timeout")}
 
 
-def quality(
-    compared: Sequence[Pair], accept: Accept, alpha_fraction: float
-) -> tuple[Quality | None, paired.Mean | None]:
-    """What is reported of quality, and the differences that a verdict may use; None where they prove nothing."""
-    metric = accept.metric or main_metric(pair.baseline for pair in compared)
-    values = _values(compared, metric) if metric else []
-    if metric is None or not values:
-        return None, None
-    of_method, of_baseline = [value for value, _ in values], [value for _, value in values]
-    higher = pairing.higher_is_better(metric)
-    sign = 1 if higher else -1
-    difference = paired.differences(of_method, of_baseline, higher, alpha_fraction)
-    bounded = difference.df > 0
-    reported = Quality(
-        metric,
-        baseline=math.fsum(of_baseline) / len(values),
-        method=math.fsum(of_method) / len(values),
-        change=sign * difference.mean,
-        bound=sign * difference.lower(paired.QUALITY) if bounded else None,
-        limit=None if accept.loses_at_most is None else -sign * accept.loses_at_most,
-        fraction=higher and all(0 <= value <= 1 for value in (*of_method, *of_baseline)),
-        sd=difference.sd if bounded else None,
-        n=len(values),
-    )
-    return reported, difference if len(values) == len(compared) else None  # a block without quality proves nothing
+def count(ends: Mapping[int, str], status: str) -> int:
+    return sum(end == status for end in ends.values())
 
 
-def _values(compared: Sequence[Pair], metric: str) -> list[tuple[float, float]]:
-    """(method, baseline) of the blocks in which both are known and finite."""
-    both = [(pair.method.quality.get(metric), pair.baseline.quality.get(metric)) for pair in compared]
-    return [(a, b) for a, b in both if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)]
+def is_unjudged(run: RunFile, workload: str) -> bool:
+    """Whether the suite says that there is no quality to lose."""
+    workloads: Sequence[dict[str, Any]] = run.resolved.get("workload") or ()
+    settings = next((each for each in workloads if each.get("name") == workload), {})
+    return (settings.get("quality") or {}).get("from") == "none"

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 from energybench.records.record import SCHEMA, CountingRun, Flag, RunFile, Trial
 from energybench.stats import paired
 from energybench.suite.command_tables import written
-from energybench.verdict import cell_records, explanations, flag_codes, flags, interim_notes, outside, pairing, wording
+from energybench.verdict import (
+    cell_records,
+    controls,
+    explanations,
+    flag_codes,
+    flags,
+    interim_notes,
+    judgement,
+    outside,
+    pairing,
+    quality,
+    sentences,
+    wording,
+)
+from energybench.verdict.accept import Accept
 from energybench.verdict.cell_records import CellRecords, NominalSavings
 from energybench.verdict.examination import Examination
-from energybench.verdict.figures import Accept, Baseline, Control, Measured, RaisedFlag, Row, ToTarget, Workload
+from energybench.verdict.figures import Baseline, Control, Measured, Quality, RaisedFlag, Row, ToTarget, Workload
 from energybench.verdict.interim import Look
+from energybench.verdict.next_steps import more_blocks
 from energybench.verdict.pairing import Pair
 from energybench.verdict.target import to_target
 
 OUTSIDE = "the command runs outside energybench's loop and reports no FLOPs of its own"
 REALISED_FROM = 3  # margins: an estimate of fewer is too small to divide by
-Budgets = tuple[float | None, float | None]  # epochs that the method kept, and that its control trained
 
 
 def raised(flagged: Iterable[Flag], where: str, schema: int = SCHEMA) -> tuple[RaisedFlag, ...]:
@@ -30,25 +44,8 @@ def raised(flagged: Iterable[Flag], where: str, schema: int = SCHEMA) -> tuple[R
         first.setdefault(flag.code, flag)
     kinds = ((flag_codes.kind(code), flag) for code, flag in first.items())
     return tuple(
-        RaisedFlag(kind.code, kind.of_schema(schema), kind.sentence, flag.detail, where) for kind, flag in kinds
+        RaisedFlag(kind.code, kind.of_schema(schema), kind.said_of(schema), flag.detail, where) for kind, flag in kinds
     )
-
-
-def _lost(trials: Iterable[Trial]) -> dict[int, str]:
-    """Block → how its newest trial ended, of those that diverged or ran past the limit: lost by what they are."""
-    latest = {t.block: t.status for t in pairing.order(trials)}
-    return {block: status for block, status in latest.items() if status in ("diverged", "timeout")}
-
-
-def _count(ends: Mapping[int, str], status: str) -> int:
-    return sum(end == status for end in ends.values())
-
-
-def _censored(verdict: paired.Verdict, row: Row) -> paired.Verdict:
-    """A side that ran past its limit costs more than anyone knows: nothing is concluded that this could turn round."""
-    of_method = row.timed_out and verdict in (*wording.BETTER, *wording.SAME, "quality unproven")
-    of_baseline = row.baseline_timed_out and verdict in (*wording.WORSE, *wording.SAME)
-    return "inconclusive" if of_method or of_baseline else verdict
 
 
 class WorkloadComparison:
@@ -72,11 +69,11 @@ class WorkloadComparison:
         look: Look,
         examination: Examination,
     ) -> None:
-        self.name, self.run, self.accept, self.look = name, run, Accept.of(run), look
+        self.name, self.run, self.accept, self.look = name, run, Accept.of(run, name), look
         self.examination = examination
         self.trials = [t for t in trials if t.workload == name and t.block < look.blocks]
         self.schema = max((t.schema_ for t in self.trials), default=SCHEMA)
-        self.unjudged = _unjudged(run, name)
+        self.unjudged = cell_records.is_unjudged(run, name)
         self.counting_run = {w.method: w for w in counting_runs if w.workload == name}
         self.cells = {c.method: c for c in run.cells if c.workload == name}
         self.outside = any(cell.command for cell in self.cells.values())  # of our loop
@@ -109,15 +106,18 @@ class WorkloadComparison:
         """Everything about this workload."""
         workload_flags = raised(self._flags(), self.name, self.schema)
         forbidding = [flag for flag in workload_flags if flag.severity == "struck"]
+        metric = None if self.unjudged else self.accept.metric or quality.main_metric(self.baselines)
+        known = quality.known(self.run, self.name, metric) if metric else None
         return Workload(
             self.name,
-            metric=None if self.unjudged else self.accept.metric or cell_records.main_metric(self.baselines),
+            metric=metric,
             baseline=self._baseline(),
             twin=Measured.of(*self.twin) if self.twin else None,
             rows=tuple(self._row(label, forbidding) for label in self.methods),
             flags=workload_flags,
             baseline_name="the plain command" if self.outside else "plain training",
             command=self._command("baseline"),
+            percent=known is not None and known.metric.scale == "percent",
         )
 
     def _command(self, label: str) -> str:
@@ -158,7 +158,9 @@ class WorkloadComparison:
                 counted_flop=counted.counted_flop if counted else None,
                 counted_error_flop=counted.counted_error_flop if counted else 0.0,
                 devices=[trial.device for trial in trials],
+                workloads=len({cell.workload for cell in self.run.cells if cell.role == "twin" and not cell.skipped}),
             ),
+            *flags.check_cliff(self.trials),
             *(flag for trial in trials for flag in self.examination.flags(trial)),
             *flags.check_cell(
                 blocks=paired.FEWEST_BLOCKS,
@@ -183,14 +185,17 @@ class WorkloadComparison:
         if records.pairs:
             row = self._judge(row, records.pairs)
             row = dataclasses.replace(row, to_target=self._to_target(row, records))
-        return dataclasses.replace(row, reason=self._reason(row, forbidding))
+        command = None if self.look.next else partial(more_blocks, self.run)
+        row = dataclasses.replace(row, quality_reason=sentences.quality_reason(row, command))
+        return dataclasses.replace(row, reason=self._reason(row, forbidding, command))
 
     def _unmeasured(self, records: CellRecords, forbidding: Sequence[RaisedFlag]) -> Row:
         """A row before its measured side: what was promised and counted, how trials ended, what was raised."""
         nominal = cell_records.nominal_savings(records, self.baseline_counting_run)
-        control, budgets = self._control(records)
-        row_flags = self._row_flags(records, nominal, budgets)
-        claim, ends, baseline_ends = records.claim, _lost(records.trials), _lost(self.baselines)
+        control = self._control(records)
+        row_flags = self._row_flags(records, nominal)
+        raised_flags = raised(row_flags, f"{self.name}: {records.label}", self.schema)
+        claim, ends, baseline_ends = records.claim, cell_records.lost(records.trials), cell_records.lost(self.baselines)
         estimates, trials = records.estimates(), records.paired_trials
         uncountable = self.outside and nominal.estimated_rel is None and nominal.counted_rel is None
         row = Row(
@@ -211,7 +216,7 @@ class WorkloadComparison:
             time=None,
             realised_rel=None,
             quality=None,
-            diverged=_count(ends, "diverged"),
+            diverged=cell_records.count(ends, "diverged"),
             verdict_forbidden=bool(forbidding) or flag_codes.worst(row_flags, self.schema) == "struck",
             verdict="no verdict",
             reason="",
@@ -223,22 +228,25 @@ class WorkloadComparison:
             phases=cell_records.phases(records.counting_run),
             untimed_reason=cell_records.unprofiled_reason(records.counting_run),
             to_target=None,
-            flags=raised(row_flags, f"{self.name}: {records.label}", self.schema),
+            flags=raised_flags,
             control=control,
+            control_note=controls.why_none(records, self.cells.values()),
             seconds=pairing.mean_of(pairing.seconds(t) for t in trials),
             energies=pairing.energies(trials),
             command=self._command(records.label),
             unjudged=self.unjudged,
             unavailable=OUTSIDE if uncountable else "",
-            timed_out=_count(ends, "timeout"),
-            baseline_timed_out=_count(baseline_ends, "timeout"),
+            quality_forbidden=any(map(flag_codes.concerns_training, (*forbidding, *raised_flags))),
+            timed_out=cell_records.count(ends, "timeout"),
+            baseline_timed_out=cell_records.count(baseline_ends, "timeout"),
         )
+        row = judgement.of_how_it_ended(row, self.look)
         unsound = row.verdict_forbidden or row.diverged or row.timed_out
         if control and unsound and records.pairs:
             row = dataclasses.replace(row, control=dataclasses.replace(control, better=False))
         return row
 
-    def _row_flags(self, records: CellRecords, nominal: NominalSavings, budgets: Budgets) -> list[Flag]:
+    def _row_flags(self, records: CellRecords, nominal: NominalSavings) -> list[Flag]:
         pairs, trials = records.pairs, records.paired_trials
         measured = bool(pairing.sensors_of(pairs))
         return [
@@ -251,31 +259,40 @@ class WorkloadComparison:
                 estimated_rel=nominal.estimated_rel,
                 counted_rel=nominal.counted_rel,
                 estimate_gap=self.accept.estimate_gap,
-                epochs_kept=budgets[0],
-                epochs_control=budgets[1],
+                control_differs=controls.differs(self._control_pairs(records)),
                 sensor_error_rel=pairing.error_rel(pairs) if measured else None,
                 known_error_rel=pairing.known_error_rel(pairs) if measured else None,
                 margin=self.accept.margin,
                 exact=flags.reproducible(self.baselines, self.baseline_counting_run),
-                same_weights=sum(pairing.same_weights(pair) for pair in pairs),
+                same_weights=cell_records.same_weights(records, self.baseline_counting_run, self.accept.margin),
                 counted_error_rel=nominal.counted_error_rel,
             ),
             *flags.check_outside(outside.extras(pairs), self.accept.margin),
         ]
 
-    def _control(self, records: CellRecords) -> tuple[Control | None, Budgets]:
-        """The comparison with the matched control, and the two budgets where they lie furthest apart."""
-        controls = [t for t in self.trials if t.role == "control" and t.of == records.label]
-        pairs = pairing.pairs(records.trials, controls, self.examination.reason_unusable)
+    def _control(self, records: CellRecords) -> Control | None:
+        """The comparison with the matched control. A block in which the method did not train less has none: where
+        others have, plain training itself stands for it, so that no block is left out for what it is."""
+        pairs = self._control_pairs(records)
         if not pairs:
-            return None, (None, None)
+            return None
         change, quantity, scope = self.compare(pairs, pooled=False)
-        quality, difference = cell_records.quality(pairs, self.accept, self.look.alpha_fraction)
+        change, _ = outside.this_run(pairs, change, quantity, self.accept.margin, None)  # proxies are not free here
+        of_quality, difference = self._quality(pairs)
         better = self._sound(pairs) and difference is not None and self._better(change, quantity, difference)
-        passes = [(pair.method.passes, pair.baseline.passes) for pair in pairs]
-        budgets = [(kept.epochs_trained, trained.epochs_trained) for kept, trained in passes if kept and trained]
-        apart = max(budgets, key=lambda both: abs(both[0] - both[1]), default=(None, None))
-        return Control(pairs[0].baseline.method, Measured.of(change, quantity, scope), quality, better), apart
+        label = next(pair.baseline.method for pair in pairs if pair.baseline.role == "control")
+        budgets = controls.budgets(pairs)
+        return Control(
+            label,
+            Measured.of(change, quantity, scope),
+            of_quality,
+            better,
+            steps=pairing.mean_of(each.steps for each in budgets),
+            planned_steps=budgets[0].planned_steps if budgets else None,
+        )
+
+    def _control_pairs(self, records: CellRecords) -> list[Pair]:
+        return controls.pairs(self.trials, records, self.partners, self.examination.reason_unusable)
 
     def _sound(self, pairs: Sequence[Pair]) -> bool:
         """Whether the comparison with a control may show anything."""
@@ -302,20 +319,19 @@ class WorkloadComparison:
         if once is not None:  # seconds of whole runs beside joules of whole runs
             time, _ = outside.this_run(pairs, time, "time", -math.inf, None)
             once = dataclasses.replace(once, steady=dataclasses.replace(once.steady, scope=scope))
-        quality, difference = cell_records.quality(pairs, self.accept, self.look.alpha_fraction)
-        if self.unjudged:  # one and the same result, by the suite's own word
-            quality, difference = None, paired.Mean(change.n, 0.0, 0.0, 1.0)
-        verdict = self._verdict(row, change, quantity, difference)
+        of_quality, difference = self._quality(pairs)
+        row = judgement.with_verdicts(row, change, quantity, difference, self.accept, self.look)
         return dataclasses.replace(
             row,
             measured=Measured.of(change, quantity, scope),
             once=once,
             time=Measured.of(time, "time"),
             realised_rel=self._realised_rel(row.estimated_rel, change),
-            quality=quality,
-            verdict=verdict,
-            detectable_rel=self._detectable_rel(change),
-            blocks_needed=self._blocks_needed(dataclasses.replace(row, verdict=verdict), change, difference),
+            quality=of_quality,
+            also=quality.further(self.run, self.name, pairs, self.accept, self.look.alpha_fraction),
+            detectable_rel=judgement.detectable_rel(change, self.accept),
+            blocks_needed=judgement.blocks_needed(row, change, difference, self.accept),
+            quality_blocks_needed=judgement.quality_blocks_needed(row, difference, self.accept),
             explanation=explanations.explain(
                 row.method,
                 None if row.counted_rel is None else 1 - row.counted_rel,
@@ -329,16 +345,11 @@ class WorkloadComparison:
         """That plain training takes."""
         return next((float(t.epochs) for t in self.baselines if t.epochs), None)
 
-    def _verdict(
-        self, row: Row, change: paired.Paired, quantity: paired.Quantity, difference: paired.Mean | None
-    ) -> paired.Verdict:
-        if not self.look.open or row.verdict_forbidden:
-            return "no verdict"
-        quality_margin = 0.0 if self.unjudged else self.accept.loses_at_most
-        verdict = paired.verdict(change, self.accept.margin, quantity, difference, quality_margin)
-        if row.diverged and verdict in (*wording.BETTER, "quality unproven"):
-            verdict = "quality lost"  # what diverged has no quality, whatever the other blocks reached
-        return _censored(verdict, row)
+    def _quality(self, pairs: Sequence[Pair]) -> tuple[Quality | None, paired.Mean | None]:
+        """Of the metric that decides; one and the same result where the suite says that there is none to lose."""
+        if self.unjudged:
+            return None, paired.Mean(len(pairs), 0.0, 0.0, 1.0)
+        return quality.compare(self.run, self.name, pairs, self.accept, self.look.alpha_fraction)
 
     def _realised_rel(self, estimated_rel: float | None, change: paired.Paired) -> float | None:
         """Measured / estimated; None where the estimate is too small to divide by."""
@@ -346,26 +357,8 @@ class WorkloadComparison:
             return None
         return change.saving / estimated_rel
 
-    def _detectable_rel(self, change: paired.Paired) -> float | None:
-        if change.n < paired.FEWEST_BLOCKS:
-            return None
-        fraction = self.look.alpha_fraction
-        return paired.detectable(change.sd, change.n, self.accept.margin, df=change.df, alpha_fraction=fraction)
-
-    def _blocks_needed(self, row: Row, change: paired.Paired, difference: paired.Mean | None) -> int | None:
-        """How many would decide; None where the verdict stands, or no number would."""
-        if wording.past_limit(row):
-            return None  # no number of blocks tells what those cost
-        needed = None
-        if row.verdict == "inconclusive" or (row.verdict == "no verdict" and not row.verdict_forbidden):
-            fraction = self.look.alpha_fraction
-            needed = paired.blocks_needed(change.mean, change.sd, self.accept.margin, alpha_fraction=fraction)
-        elif row.verdict == "quality unproven" and difference is not None and self.accept.loses_at_most is not None:
-            needed = paired.quality_blocks_needed(difference, self.accept.loses_at_most)
-        return None if needed is None else max(needed, change.n + 1)
-
     def _to_target(self, row: Row, records: CellRecords) -> ToTarget | None:
-        lost_blocks = {*_lost(records.trials), *_lost(self.baselines)} - set(row.blocks)
+        lost_blocks = {*cell_records.lost(records.trials), *cell_records.lost(self.baselines)} - set(row.blocks)
         return to_target(
             records.pairs,
             self.accept.margin,
@@ -375,23 +368,16 @@ class WorkloadComparison:
             lost_blocks=len(lost_blocks),
         )
 
-    def _reason(self, row: Row, forbidding: Sequence[RaisedFlag]) -> str:
+    def _reason(self, row: Row, forbidding: Sequence[RaisedFlag], command: sentences.Command | None) -> str:
         """For the verdict, and what would change it."""
-        sentences = [flag.sentence for flag in (*forbidding, *row.flags) if flag.severity == "struck"]
-        if sentences and row.verdict == "no verdict":
-            return sentences[0]
-        return self._waiting_reason(row) or wording.verdict_reason(row, self.accept.margin)
+        struck = [flag.sentence for flag in (*forbidding, *row.flags) if flag.severity == "struck"]
+        if struck and row.verdict == "no verdict":
+            return struck[0]
+        return self._waiting_reason(row) or sentences.verdict_reason(row, self.accept.margin, command)
 
     def _waiting_reason(self, row: Row) -> str:
         """Why there is no verdict yet; empty once a look was reached."""
         return "" if self.look.open else interim_notes.waiting(self.look, row.n)
-
-
-def _unjudged(run: RunFile, workload: str) -> bool:
-    """Whether the suite says that there is no quality to lose."""
-    workloads: Sequence[dict[str, Any]] = run.resolved.get("workload") or ()
-    settings = next((each for each in workloads if each.get("name") == workload), {})
-    return (settings.get("quality") or {}).get("from") == "none"
 
 
 def _most(values: Iterable[int | None]) -> int | None:
