@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 from energybench.common import metrics
@@ -68,13 +69,26 @@ def of_command(
     if workload.quality.where == "none":
         return {}, []
     quality, place = suite.quality_of(workload), _place(number, workload, where)
-    found, problems = _declared(quality, {}, place)
-    if quality.also and workload.quality.where == "regex":
-        message = f"the pattern of '{workload.name}' reads one figure, and also = {list(quality.also)} asks for more"
-        problems.append(
-            Problem("E409", message, place("also"), 'quality = { from = "json" } or a file has them by name')
+    source, read = workload.quality, partial(where, "workload", number, "quality")
+    sources = source.sources(quality.metric)
+    declared = {name: metric for name, each in sources.items() if (metric := each.declared(name))}
+    found, problems = _declared(quality, declared, place)
+    if source.metric not in (None, quality.metric):
+        message = f"'{workload.name}' is judged by '{quality.metric}', and what is read here is '{source.metric}'"
+        hint = f'accept = {{ quality = {{ metric = "{source.metric}", loses_at_most = ... }} }} in its [[workload]]'
+        problems.append(Problem("E409", message, read("metric"), hint))
+    unread = [name for name in quality.also if name not in sources]
+    if unread and source.where == "regex":
+        message = f"the pattern of '{workload.name}' reads one figure, and also = {unread} asks for more"
+        hint = (
+            f'in its quality: also = [{{ metric = "{unread[0]}", from = "regex", pattern = \'{unread[0]}=(\\S+)\' }}]'
         )
-    return found, problems
+        problems.append(Problem("E409", message, place("also"), hint))
+    for name in sources:
+        if name != quality.metric and name not in declared and name not in quality.also:
+            message = f"nobody says whether '{name}' is better when higher or lower"
+            problems.append(Problem("E409", message, read("also"), 'add better = "lower" beside it, or "higher"'))
+    return {**declared, **found}, problems
 
 
 def _place(number: int, workload: WorkloadTable | CommandWorkloadTable, where: Where) -> Where:

@@ -70,7 +70,7 @@ class QualityTable(SuiteTable):
         if better is None:
             return None
         scale: Scale = self.scale or (base.scale if base else "fraction")  # of a margin in points
-        least, most = (base.least, base.most) if base is not None and base.scale == scale else _ends(scale)
+        least, most = (base.least, base.most) if base is not None and base.scale == scale else ends_of(scale)
         if self.range is not None:
             least, most = self.range
         unit = self.unit or (base.unit if base is not None and scale == "units" else "")
@@ -87,7 +87,7 @@ class QualityTable(SuiteTable):
         )
 
 
-def _ends(scale: Scale) -> tuple[float | None, float | None]:
+def ends_of(scale: Scale) -> tuple[float | None, float | None]:
     """The range of what is only known by its scale: a share may be below 0 or above 1, a percentage seldom is."""
     return (0.0, 100.0) if scale == "percent" else (None, None)
 

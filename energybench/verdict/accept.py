@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +27,20 @@ class Accept:
     def of(cls, run: RunFile, workload: str | None = None) -> Accept:
         settings: dict[str, Any] = run.resolved.get("accept") or {}
         workloads: Sequence[dict[str, Any]] = run.resolved.get("workload") or ()
-        own = next((each.get("accept") or {} for each in workloads if each.get("name") == workload), {})
-        quality = own.get("quality") or settings.get("quality") or {}
+        table = next((each for each in workloads if each.get("name") == workload), {})
+        quality = (table.get("accept") or {}).get("quality") or settings.get("quality") or {}
+        also = [*(quality.get("also") or ()), *_read_beside(table.get("quality"))]
         return cls(
             metric=quality.get("metric"),
             loses_at_most=quality.get("loses_at_most"),
             margin=settings.get("margin", settings.get("noise", MARGIN)),  # runs of before wrote the old key
             estimate_gap=settings.get("estimate_gap", ESTIMATE_GAP),
-            also=tuple(quality.get("also") or ()),
+            also=tuple(dict.fromkeys(also)),
         )
+
+
+def _read_beside(source: Any) -> Iterator[str]:
+    """The further metrics that a command's own table of quality names."""
+    for each in (source.get("also") or ()) if isinstance(source, dict) else ():
+        if isinstance(each, dict) and isinstance(each.get("metric"), str):
+            yield each["metric"]

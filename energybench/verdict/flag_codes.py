@@ -189,6 +189,20 @@ REGISTRY: tuple[FlagKind, ...] = (
         "Processes of the command outlived it, and were ended: what they did after its end is in no figure.",
     ),
     FlagKind(
+        "files_found",
+        "struck",
+        "trial",
+        IN_TRIAL,
+        "An earlier trial's files lay there for this one, which may have gone on from them: {scratch} or cwd = 'copy'.",
+    ),
+    FlagKind(
+        "cliff",
+        "struck",
+        "workload",
+        "check_cliff",
+        "Later trials did less than half of the first ones' work: they may have gone on from what these had left.",
+    ),
+    FlagKind(
         "unlike",
         "struck",
         "cell",

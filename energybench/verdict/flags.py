@@ -18,6 +18,8 @@ WARMER_C = 5.0  # between two trials that are compared
 CLOCK_S, CLOCK_REL = 2.0, 0.1  # of a process that its trial's phases do not account for: starting, writing, ending
 OUTSIDE_S = 0.1  # and less is what any process does
 MOVED_TOLERANCE = 0.02  # of how far weights move, where two equal trainings differ in their last bits
+CLIFF = 2.0  # times as much work in each trial before it as in any after it
+CLIFF_S = 0.2  # of CPU time, in which less is a matter of caches
 
 Problems = Iterator[tuple[str, str]]  # code, detail
 
@@ -281,12 +283,14 @@ def check_workload(
     plain_flop: float | None = None,
     counted_flop: float | None = None,
     counted_error_flop: float = 0.0,
+    not_in_ledger: Iterable[str] = (),
     devices: Iterable[str] = (),
     workloads: int = 1,
 ) -> list[Flag]:
     """The machine against itself: the A/A comparison, and plain training's ledger against the counter.
 
-    workloads: of the run, that are compared with themselves
+    not_in_ledger: operators that may hide products and of which the ledger has no FLOPs
+    workloads:     of the run, that are compared with themselves
     """
     problems: list[tuple[str, str]] = []
     if len(set(devices)) > 1:
@@ -299,8 +303,46 @@ def check_workload(
     if plain_flop and counted_flop:
         apart = abs(plain_flop - counted_flop)
         if apart > LEDGER_TOLERANCE * counted_flop + counted_error_flop:
-            problems.append(("ledger_differs", f"{100 * apart / counted_flop:.2f} % apart"))
+            lacking = ", ".join(not_in_ledger)
+            why = f"; the ledger has no formula for {lacking}" if lacking else ""
+            problems.append(("ledger_differs", f"{100 * apart / counted_flop:.2f} % apart{why}"))
     return [Flag(code=code, detail=detail) for code, detail in problems]
+
+
+def check_cliff(trials: Iterable[Trial]) -> list[Flag]:
+    """Commands whose later trials did less than half of the earlier ones' work, as those that go on from a checkpoint.
+
+    Args:
+        trials: of one workload, in any order; the plain command and its twin are one and the same
+    """
+    alike: dict[str, list[Trial]] = {}
+    for trial in sorted(trials, key=lambda trial: (trial.invocation, trial.block, trial.position)):
+        if trial.status == "ok" and "command" in trial.settings:
+            name = "the plain command" if trial.role in ("baseline", "twin") else f"'{trial.method}'"
+            alike.setdefault(name, []).append(trial)
+    found = []
+    for name, of_it in alike.items():
+        whole = [trial.phases.get("command", trial.train) for trial in of_it]
+        cpu_s = [reading.cpu_s if reading else None for reading in whole]
+        for what, figures, least in (("steps", [trial.steps for trial in of_it], 0.0), ("CPU seconds", cpu_s, CLIFF_S)):
+            if fall := _fall([None if figure is None else float(figure) for figure in figures], least):
+                found.append(f"{name}: from {fall[0]:.3g} to {fall[1]:.3g} {what}")
+    return [Flag(code="cliff", detail="; ".join(found))] if found else []
+
+
+def _fall(figures: Sequence[float | None], least: float) -> tuple[float, float] | None:
+    """(the least before, the most after) at a place where all before is CLIFF times all after; None for no such place.
+
+    least: a smaller difference is none
+    """
+    known = [figure for figure in figures if figure is not None]
+    if len(known) < len(figures):
+        return None
+    for place in range(1, len(known)):
+        before, after = min(known[:place]), max(known[place:])
+        if before > CLIFF * after and before - after > least:
+            return before, after
+    return None
 
 
 def check_run(run: RunFile, trials: Iterable[Trial]) -> list[Flag]:
