@@ -42,8 +42,8 @@ def _only_cheaper(row: Row, workload: Workload) -> str:
         outcome = f"takes {saving} less of {wording.whose(figure.scope)} than {baseline}"
     else:
         outcome = f"takes {saving} less time than {baseline}"
-    of_quality = "and loses quality" if row.quality_verdict == "lost" else "and its quality is open"
-    return f"No saving at held quality was proven: {row.method} {outcome} on {workload.name}, {of_quality}."
+    of_quality = "" if row.quality_verdict == "lost" else ", and its quality is open"  # a loss has its own sentence
+    return f"No saving at held quality was proven: {row.method} {outcome} on {workload.name}{of_quality}."
 
 
 def _worse(row: Row, workload: Workload) -> str:
