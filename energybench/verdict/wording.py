@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from energybench.verdict.pairing import EnergyFigure
 
 NOTHING = "–"
+UNAVAILABLE = f"not{NB}available"
 SHOWS = 0.0005  # of a share: less is 0.0 pp
 FINEST = 6  # decimals, past which two figures are taken for the same
 clean = printable
@@ -272,7 +273,7 @@ def counted(row: Row) -> str:
 
 def nominal(value: float | None, row: Row) -> str:
     """An estimate or a count; where none can be had that is said, and the notes say why."""
-    return f"not{NB}available" if value is None and row.unavailable else percent(value)
+    return UNAVAILABLE if value is None and row.unavailable else percent(value)
 
 
 NOMINAL = ("claimed", "estimated", "counted")
@@ -286,11 +287,11 @@ def nominal_cells(row: Row) -> tuple[str, str, str]:
 def nominal_columns(rows: Sequence[Row]) -> list[tuple[tuple[str, ...], list[str]]]:
     """(titles, cells) of the columns that say what a method saves nominally: one column where they agree in every row.
 
-    What nobody claims, estimates or counts has no column.
+    What nobody claims, estimates or counts has no column; the notes say why.
     """
     columns: list[tuple[tuple[str, ...], list[str]]] = []
     for title, cells in zip(NOMINAL, zip(*map(nominal_cells, rows), strict=True), strict=True):
-        if all(cell == NOTHING for cell in cells):
+        if all(cell in (NOTHING, UNAVAILABLE) for cell in cells):
             continue
         if columns and columns[-1][1] == list(cells):
             columns[-1] = ((*columns[-1][0], title), columns[-1][1])
