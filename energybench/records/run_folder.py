@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from energybench.common.errors import CannotWrite, EnergybenchError, Problem, UsageError, typed
 from energybench.common.held_folder import HeldFolder
@@ -29,21 +30,31 @@ STAMP = re.compile(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?")  # what a run's folder is ca
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A temporary folder for decoded data and messages between processes; what killed runs left there is removed."""
+    folder, file = _locked_scratch()
+    try:
+        with file:
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked_scratch() -> tuple[Path, IO[str]]:
+    """A new folder, and the file in it whose lock says that its process lives."""
     try:
         for alive in Path(tempfile.gettempdir()).glob("energybench-*/alive"):
             if _is_ours(alive.parent, stat.S_ISDIR) and _is_ours(alive, stat.S_ISREG):
                 with suppress(OSError), alive.open() as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock of a dead process is free
                     shutil.rmtree(alive.parent, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix="energybench-"))
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix="energybench-"))
+            file = (folder / "alive").open("w")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:
+                return folder, file
+            file.close()  # another start took it for that of a dead process, before it was locked
     except OSError as error:  # no such folder at all, or no room in any
         raise CannotWrite.of(error, Path(os.environ.get("TMPDIR", "/tmp")) / "energybench") from None
-    try:
-        with (folder / "alive").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_ours(path: Path, kind: Callable[[int], bool]) -> bool:
