@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from energybench.common.build_logs import InertFile
 from energybench.common.errors import EXIT_INTERRUPTED, Problem, UsageError, nearest
 from energybench.common.renamed import RenamedNameWarning
 from energybench.records.record import CountingRun, RunFile, Trial
@@ -222,9 +223,8 @@ def run(
     if isinstance(suite, Suite) and (quick or chosen):
         hint = "energybench.suite.suite.load(path, quick=True, overrides=[...])"
         raise UsageError(Problem("E642", "a suite that is loaded already takes no quick and no overrides", hint=hint))
-    console, nowhere = (
-        Console(file=file, highlight=False, force_jupyter=False) for file in (sys.stderr, io.StringIO())
-    )
+    told: Any = InertFile(sys.stderr)
+    console, nowhere = (Console(file=file, highlight=False, force_jupyter=False) for file in (told, io.StringIO()))
     progress = Progress(console, nowhere, quiet)
     word = loaded.path.name if isinstance(suite, Suite) else os.fspath(suite)
     code, folder = runner.run(

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -20,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite
+from energybench.common import module_path
+from energybench.common.command_start import is_error
+from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite, Problem, RunError
 from energybench.common.held_folder import FolderIdentity, HeldFolder
 from energybench.common.interrupts import SPREAD_S
 from energybench.common.processes import ignoring_interrupts, is_dead, shorten_socket_folder
@@ -62,7 +65,7 @@ class Launcher:
     def warm(self) -> None:
         """Start the server now, so that imports overlap with what the caller does next."""
         shorten_socket_folder()
-        with ignoring_interrupts():
+        with ignoring_interrupts(), _isolated_interpreters():
             multiprocessing.forkserver.ensure_running()
 
     def call(
@@ -94,7 +97,8 @@ class Launcher:
         paths = [str(path.absolute()) if path else None for path in (in_path, out_path, log)]
         usage = in_path.absolute().with_name(f"{in_path.name}.usage")
         usage.unlink(missing_ok=True)
-        child = self._start((target, os.getcwd(), dict(os.environ), *paths, str(usage), folder))
+        given = (target, os.getcwd(), dict(os.environ), module_path.path_of_children())
+        child = self._start((*given, *paths, str(usage), folder))
         try:
             timed_out = not self._wait(child, started, limit_s, tick, tick_s)
         except BaseException:
@@ -125,12 +129,13 @@ class Launcher:
             self.warm()  # again, if it has died
             child = self._context.Process(target=_child, args=arguments)
             try:
-                with _without_main_module():
+                with _without_main_module(), _isolated_interpreters():
                     child.start()
                 break
-            except (OSError, EOFError):
+            except (OSError, EOFError) as error:
                 if last:
-                    raise
+                    message = f"the process that starts trials has ended: {error or type(error).__name__}"
+                    raise RunError(Problem("E670", message, hint="what it said stands above")) from error
                 wait_for_end(_server_pid())  # it was killed as we asked; what it had forked ends by itself
         return child
 
@@ -194,6 +199,32 @@ def _server_pid() -> int | None:
 
 
 @contextlib.contextmanager
+def _isolated_interpreters() -> Iterator[None]:
+    """What multiprocessing starts meanwhile, its server of forks and its tracker of resources, gets our module path.
+
+    By itself it starts them by `-c`, so that the current folder comes first, with the caller's PYTHONPATH.
+    """
+    util: Any = multiprocessing.util
+    spawn = util.spawnv_passfds
+
+    def isolated(executable: bytes, arguments: list[str], passed: list[int]) -> int:
+        at = arguments.index("-c")
+        code = module_path.in_new_interpreter(arguments[at + 1], with_package="forkserver" in arguments[at + 1])
+        flags = [flag for flag in arguments[:at] if not (flag[:2] == "-W" and is_error(flag[2:]))]
+        named = {name: os.environ.pop(name, None) for name in module_path.READ_AT_THE_START}
+        try:
+            return int(spawn(executable, [*flags, *code], passed))
+        finally:
+            os.environ.update({name: value for name, value in named.items() if value is not None})
+
+    util.spawnv_passfds = isolated
+    try:
+        yield
+    finally:
+        util.spawnv_passfds = spawn
+
+
+@contextlib.contextmanager
 def _without_main_module() -> Iterator[None]:
     """multiprocessing imports the caller's main module again in every child: a script that calls energybench without
     `if __name__ == "__main__"` would run again in each. A trial needs nothing of it."""
@@ -209,6 +240,7 @@ def _child(
     target: str,
     folder: str,
     environment: dict[str, str],
+    path: tuple[list[str], list[str]],
     in_path: str,
     out_path: str,
     log: str | None,
@@ -216,6 +248,7 @@ def _child(
     log_folder: FolderIdentity | None = None,
 ) -> None:
     _close_inherited_server_pipe()
+    module_path.use(*path)  # multiprocessing has set the caller's, with its folder
     os.environ.clear()  # the server knows it only as it was at its start
     os.environ.update(environment)
     fork_below_guard(getattr(sys.modules.get(PRELOAD), "SERVER", os.getppid()), usage)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from energybench.common import module_path
 from energybench.common.errors import EXIT_CANNOT_WRITE
 from energybench.common.interrupts import SPREAD_S, is_signal
 from energybench.process import supervise
@@ -40,9 +42,9 @@ def call(
         if stream == "stderr":
             last_line[:] = [line.strip() for line in lines.feed(chunk) if line.strip()][-1:] or last_line
 
-    # -P: a file of the user's in this folder must not stand in for a module of the library.
-    argv = [sys.executable, "-P", "-m", module, str(in_path.absolute()), str(out_path.absolute())]
-    ended = supervise.run(argv, output=output, limit_s=limit_s, death_signal=signal.SIGTERM, tick=tick)
+    argv = [sys.executable, *_arguments(module, in_path, out_path)]
+    env = module_path.without_those(dict(os.environ))
+    ended = supervise.run(argv, env=env, output=output, limit_s=limit_s, death_signal=signal.SIGTERM, tick=tick)
     if ended.timed_out:
         return ChildOutcome(ended.seconds, True, f"it ran past its limit of {limit_s:g} s")
     if not ended.returncode:
@@ -56,3 +58,12 @@ def call(
     message = f": {last_line[0]}" if last_line[0] else ""
     reason = f"the process that meters it ended with status {ended.returncode}{message}"
     return ChildOutcome(ended.seconds, False, reason, unwritten=unwritten)
+
+
+def _arguments(module: str, in_path: Path, out_path: Path) -> list[str]:
+    """Of an interpreter that runs a module as `-m` does; what it starts has the caller's environment."""
+    words = [module, str(in_path.absolute()), str(out_path.absolute())]
+    given = {name: os.environ[name] for name in module_path.READ_AT_THE_START if name in os.environ}
+    lines = ["import os, runpy", f"sys.argv[:] = {words!r}", f"os.environ.update({given!r})"]
+    lines.append(f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)")
+    return module_path.in_new_interpreter("\n".join(lines), with_package=True)

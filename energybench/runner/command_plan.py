@@ -17,7 +17,7 @@ from typing import Any, Literal
 from energybench.common.errors import Problem, nearest
 from energybench.common.fingerprint import source_digest
 from energybench.common.hashing import digest
-from energybench.common.machine import cpu_name
+from energybench.common.machine import cpu_name, platform_name
 from energybench.common.safe_read import list_folder
 from energybench.common.version import __version__
 from energybench.meter.devices import visible_uuids
@@ -95,7 +95,7 @@ class CommandPlan:
 
     def machine(self) -> dict[str, Any]:
         return {
-            "platform": platform.platform(),
+            "platform": platform_name(),
             "python": platform.python_version(),
             "energybench": __version__,
             "cpu": cpu_name(),

@@ -59,6 +59,10 @@ class Progress:
         verb = "continuing in" if resumed else "writing to"
         self.say(f"{total} runs{about}; {verb} {folder}")
 
+    def expect(self, more: int) -> None:
+        """So many runs more than were counted on; less where it is negative."""
+        self._total += more
+
     def start(self, stage: str, workload: str, method: str) -> None:
         self._what = printable(f"{stage} · {workload} · {method}")
         self.tick(0.0)
@@ -100,16 +104,20 @@ class Progress:
         partial(summary, self.console)
 
     def end(self, summary: Summary, report: Path) -> None:
+        from energybench.report.newest import commands
         from energybench.report.terminal import render
 
         self._clear()
         render(summary, self.tables)
-        self.tables.print(Text(f"report: {report}"), soft_wrap=True)
+        self.tables.print(Text(printable(f"report: {report}")), soft_wrap=True)
+        for command in commands(report.parent):
+            self.tables.print(Text(printable(f"more: {command}")), soft_wrap=True)
 
     def interrupted(self, folder: Path, how: str) -> None:
         self._clear()
         self.console.print(
-            Text(f"{how}; what is finished is in {folder}. The same command continues.", "yellow"), soft_wrap=True
+            Text(printable(f"{how}; what is finished is in {folder}. The same command continues."), "yellow"),
+            soft_wrap=True,
         )
 
     def _clear(self) -> None:

@@ -21,7 +21,7 @@ from energybench.records.record import Cell, CountingRun, Invocation, Looks, Run
 from energybench.records.run_folder import Folder, abandoned, choose, scratch
 from energybench.records.run_identity import new_identity
 from energybench.runner import schedule
-from energybench.runner.plan_request import Planned, plan
+from energybench.runner.plan_request import Planned, is_counted_on, plan
 from energybench.runner.progress import Progress
 from energybench.runner.trials import Trials, now
 from energybench.runner.what_changed import changes
@@ -111,7 +111,7 @@ class _Runner:
             self.progress.say(f"looks after {after} blocks; ends at the one that decides every comparison")
         self.progress.begin(
             self.folder.path,
-            len(counting_runs) + len(slots),
+            len(counting_runs) + sum(is_counted_on(slot.cell) for slot in slots),
             resumed=bool(self.done),
             expected_s=self.planned.expected_s(),
         )

@@ -12,11 +12,11 @@ from energybench.common.safe_read import list_folder
 from energybench.process import subprocess_call, supervise
 from energybench.process.forkserver import ChildOutcome, Launcher
 from energybench.records.reader import COUNTING_RUNS, RECORDS, read
-from energybench.records.record import Cell, CountingRun, ProcessUse, Status, Trial
+from energybench.records.record import Budget, Cell, CountingRun, ProcessUse, Status, Trial
 from energybench.records.run_folder import Folder, remove_if_empty
-from energybench.runner.plan_request import Planned
+from energybench.runner.plan_request import Planned, is_counted_on
 from energybench.runner.progress import Progress
-from energybench.runner.schedule import Slot
+from energybench.runner.schedule import Slot, trial_name
 from energybench.suite.command_tables import Value, fill_words
 from energybench.suite.suite import cell_name
 from energybench.trial.command_trial import environment
@@ -35,19 +35,28 @@ class Trials:
         self.progress, self.suite = progress, planned.suite
         self.run_identity: str | None = None  # as run.json says, once it is there
         self.written: list[str] = []  # names of records, from the run's folder
+        self.trials: dict[str, Trial] = {}  # of this invocation, by name
 
     def run(self, slot: Slot, blocks: int) -> None:
-        """One trial of `blocks`; whatever happens to it, a record is there afterwards.
+        """One trial of `blocks`; whatever happens to it, a record is there afterwards. A control whose method did not
+        train less is no trial and has no record.
 
         Raises CannotWrite E620, E612, E626 where none can be kept: then the trial has not failed.
         """
-        cell, header = slot.cell, self._header(slot)
+        cell, budget = slot.cell, self._budget(slot)
+        if cell.control and budget is None:
+            self.progress.expect(-is_counted_on(cell))
+            return
+        self.progress.expect(not is_counted_on(cell))
+        header = self._header(slot)
         self.progress.start(f"block {slot.block + 1}/{blocks}", cell.workload, cell.method)
         out = self.place / f"{slot.trial}.json"
         if cell.command:
             outcome = self._run_command(self._command_spec(cell, header), out)
         else:
-            outcome = self._train(TRIAL, self._trial_spec(slot, header), slot.trial, out, self.suite.trials.limit)
+            outcome = self._train(
+                TRIAL, self._trial_spec(slot, header, budget), slot.trial, out, self.suite.trials.limit
+            )
         if not out.exists():
             status, reason = self._failure(outcome)
             record = Trial(**header.model_dump(), status=status, reason=reason)
@@ -58,6 +67,7 @@ class Trials:
                 record = record.model_copy(update={"process": use})
             self._adopt()
         self._keep(f"{RECORDS}/{slot.trial}.json", record, out)
+        self.trials[slot.trial] = record
 
     def _keep(self, name: str, record: Trial | CountingRun, out: Path) -> None:
         """A record into the run's folder, once it is whole."""
@@ -127,7 +137,16 @@ class Trials:
             claim=cell.claim,
         )
 
-    def _trial_spec(self, slot: Slot, header: TrialHeader) -> TrialSpec:
+    def _budget(self, slot: Slot) -> Budget | None:
+        """What a control trains: what the tally of its method paid for, in the same block and invocation. None for any
+        other cell, and where the method did not train less."""
+        cell = slot.cell
+        if cell.of is None:
+            return None
+        method = self.trials.get(trial_name(slot.block, slot.invocation, cell.workload, cell.of))
+        return method.budget if method is not None and method.trained_less else None
+
+    def _trial_spec(self, slot: Slot, header: TrialHeader, budget: Budget | None) -> TrialSpec:
         cell = slot.cell
         workload, known = self.planned.workload(cell.workload)
         return TrialSpec(
@@ -137,7 +156,7 @@ class Trials:
             data=known.data,
             stack=stack_of(cell.stack),
             seed=header.seed,
-            epochs=cell.epochs[slot.block] if cell.epochs else None,
+            budget=budget,
             ledger=known.ledger,
             balance_flop_b=known.balance_flop_b,
             threads=self.suite.trials.threads,

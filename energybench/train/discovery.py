@@ -18,6 +18,7 @@ from typing import Any, get_type_hints
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.limits import METHOD_B
+from energybench.common.module_path import add_for_user_code
 from energybench.common.safe_read import list_folder, read_bytes, unreadable_reason
 from energybench.common.shipped import shipped
 from energybench.train.method import Method
@@ -97,6 +98,8 @@ def no_file(file: str, path: Path) -> str:
 
 def load(source: Source, kind: type = Method) -> type:
     """Run a file and return its class. Raises UsageError E302 with the file's own error."""
+    if source.origin in ("given", "./methods") and shipped("methods").resolve() not in source.path.parents:
+        add_for_user_code(str(source.path.parent))
     try:
         module = load_module(source.path)
     except Exception as error:
@@ -136,6 +139,7 @@ def load_function(use: str, base: Path, where: str = "") -> Callable[..., Any]:
     if not os.path.isfile(base / file):
         raise UsageError(Problem("E401", no_file(file, base / file), where, f"looked at {base / file}"))
     path = (base / file).resolve()
+    add_for_user_code(str(path.parent))
     try:
         function = getattr(load_module(path), name or path.stem, None)
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from energybench.train.data import Data
 from energybench.train.method import Method, Task
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
+from energybench.trial.control_run import ControlRun
 from energybench.trial.spec import MethodSpec, TrainingSpec
 from energybench.workloads import models
 from energybench.workloads.description import DataDescription
@@ -27,9 +29,11 @@ def build(
 
     Args:
         task: one that was made before; a fresh one where there is none
-        kind: what makes the run: `Run`, or another that takes the same
+        kind: what makes the run: `Run`, or another that takes the same; a budget makes its own
     """
     stack = build_stack(spec.stack)
+    if spec.budget is not None:
+        kind = partial(ControlRun, steps=spec.budget.steps)
     model = build_model(spec.workload, spec.data, spec.base, spec.seed)
     return kind(
         task or task_named(spec.workload.task, spec.base),
@@ -39,7 +43,6 @@ def build(
         train,
         seed=spec.seed,
         device=device,
-        epochs=spec.epochs,
     )
 
 

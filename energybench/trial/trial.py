@@ -33,6 +33,7 @@ from energybench.suite.tables import TargetTable
 from energybench.train.fingerprint import fingerprint, moved
 from energybench.train.method import Method, parameters
 from energybench.train.run import Run
+from energybench.trial.budget import budget
 from energybench.trial.build import build, build_model, recipe_of
 from energybench.trial.estimate import estimate
 from energybench.trial.failure import fill_and_write
@@ -125,6 +126,7 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         if device.type == "cuda":
             record.memory_device_b = torch.cuda.max_memory_allocated(device)
         record.estimate = estimate(spec, run)
+        record.budget = budget(spec.ledger, run) if spec.header.role == "method" else spec.budget
         record.diagnostics = {m.name: diagnostics(m, spec) for m in methods}
         if run.stop_reason is not None:
             record.epochs = run.epochs_ended

@@ -20,7 +20,9 @@ from functools import partial
 from pathlib import Path
 
 from energybench.common import machine
+from energybench.common.build_logs import inert
 from energybench.common.errors import Problem, UsageError
+from energybench.common.escaping import printable
 from energybench.common.outputs import write_output
 from energybench.meter import Meter, devices, pool
 from energybench.meter.clock import REAL_TIME
@@ -265,13 +267,13 @@ class MeasuredWindow:
                 content = json_of(outermost._file()).encode()
                 write_output(path_of_rank(outermost._options.record), content, RECORD_KIND)
         except (OSError, ValueError, UsageError) as error:
-            print(f"energybench: '{self.name}' could not be written: {error}", file=sys.stderr)
+            print(inert(printable(f"energybench: '{self.name}' could not be written: {error}")), file=sys.stderr)
         if outermost is self and not self._options.quiet and not path and not self._printed:
             self._print()
             self._printed = True
 
     def _print(self) -> None:
-        text = sentence(self.line)
+        text = inert(printable(sentence(self.line)))
         try:
             print(text, file=sys.stderr, flush=True)
         except RuntimeError:  # a signal came while the script itself was printing there
