@@ -34,7 +34,7 @@ class FlagKind:
     raised: str  # "in the trial" or the test's name in flags.py
     sentence: str
     before_3: Severity | None = None
-    said_before_3: str = ""  # where the sentence was another
+    said_before_4: str = ""  # where the sentence was another before schema 4
 
     def of_schema(self, schema: int) -> Severity:
         """What it does to a number of records of this schema."""
@@ -42,7 +42,7 @@ class FlagKind:
 
     def said_of(self, schema: int) -> str:
         """Its sentence for records of this schema."""
-        return self.sentence if schema >= 3 else self.said_before_3 or self.sentence
+        return self.sentence if schema >= 4 else self.said_before_4 or self.sentence
 
 
 IN_TRIAL = "in the trial"
@@ -216,7 +216,7 @@ REGISTRY: tuple[FlagKind, ...] = (
         "cell",
         "check_cell",
         "The control did not train what the method's tally paid for, so they are not at one budget.",
-        said_before_3="The control did not train the epochs that the method kept, so they are not at one budget.",
+        said_before_4="The control did not train the epochs that the method kept, so they are not at one budget.",
     ),
     FlagKind(
         "quick",
