@@ -16,13 +16,12 @@ from pathlib import Path
 
 from energybench.common.errors import CannotWrite, EnergybenchError, Problem, UsageError, typed
 from energybench.common.held_folder import HeldFolder
-from energybench.common.outputs import PARTS, RUN_FILE
+from energybench.common.outputs import LOCK, PARTS, RUN_FILE
 from energybench.common.safe_read import name_too_long
 from energybench.common.sealed_files import PART_SUFFIX
 from energybench.records.reader import RECORDS, paths, read, read_counting_runs, read_trials
 from energybench.records.record import CountingRun, RunFile, Trial, json_of
 
-LOCK = ".lock"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?")  # what a run's folder is called, if nobody named it
 
 
