@@ -14,24 +14,30 @@ from faults import fault
 from hypothesis import given
 from hypothesis import strategies as st
 
+from energybench.cli.paired_commands_page import COMPARISON_KIND, RECORD_KIND
 from energybench.common.errors import UsageError
 from energybench.common.outputs import Kind, json_kind, refuse_foreign, run_that_owns, write_output
 from energybench.gate import ci_formats
+from energybench.gate.golden_counts import KIND as GOLDEN
+from energybench.papers.page import KIND as CLAIMS
+from energybench.report.export import EMISSIONS
 from energybench.report.export import KINDS as EXPORTS
+from energybench.report.pages import HTML_KIND, PAGE_KIND
+from energybench.report.site import KIND as SITE
+from energybench.windows.file import RECORD_KIND as WINDOWS
 
 ROOT = Path(__file__).parents[1]
 TRAINED = ROOT / "tests" / "old_records" / "schema-3" / "trained"
 MEASURED = f"{sys.executable} -c pass"
-CARD = ["--functional-unit", "training", "--embodied", "100 g"]
+MORE = {"model-card": ["--workload", "digits", "--method", "half"]}
 SOMEBODY_S = b"suite,run\nmy own notes\n"
 
 # What writes to a path, each with the words before it.
-EXPORTED = {form: ["export", "run", "--format", form] for form in sorted(EXPORTS)}
+EXPORTED = {form: ["export", "run", "--to", form, *MORE.get(form, [])] for form in sorted(EXPORTS)}
 GATED = {form: ["compare", "run", "run", "--to"] for form in ci_formats.FORMATS}
 OUTPUTS: dict[str, list[str]] = {
     **EXPORTED,
     **GATED,
-    "claims": ["claims", "--markdown", "{out}"],
     "measure": ["measure", "-o", "{out}", "--", sys.executable, "-c", "pass"],
     "measure --vs": ["measure", "--vs", MEASURED, "--pairs", "2", "-o", "{out}", "--", sys.executable, "-c", "pass"],
     "accept": ["compare", "{out}", "run", "--accept"],
@@ -78,9 +84,19 @@ def test_an_output_is_written_and_written_again_and_nothing_else_is_written_over
     assert not list(place.glob(".*.part"))
 
 
-@pytest.mark.parametrize("name", ["csv", "junit", "claims", "accept"])
+def test_the_page_of_claims_takes_the_place_of_itself_alone(place: Path) -> None:
+    refuse_foreign(ROOT / "docs" / "claims.md", CLAIMS)
+    (place / "mine").write_bytes(SOMEBODY_S)
+    for out in ("mine", "run/run.json"):
+        done = energybench("claims", "--markdown", out, cwd=place)
+        assert done.returncode == 2
+        assert "error[E632]" in done.stderr
+    assert (place / "mine").read_bytes() == SOMEBODY_S
+
+
+@pytest.mark.parametrize("name", ["csv", "junit", "markdown", "accept"])
 def test_no_output_takes_the_place_of_another_kind(name: str, place: Path) -> None:
-    others = {other: words(other, other) for other in ("csv", "junit", "claims", "accept") if other != name}
+    others = {other: words(other, other) for other in ("csv", "junit", "markdown", "accept") if other != name}
     for other, line in others.items():
         assert energybench(*line, cwd=place).returncode in (0, 4)
         written = (place / other).read_bytes()
@@ -99,6 +115,31 @@ def test_the_mode_is_what_the_umask_leaves(mask: int, tmp_path: Path) -> None:
         [sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True
     )
     assert {oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()} == {oct(0o666 & ~mask)}
+
+
+EVERY_KIND = {**EXPORTS, **ci_formats.KINDS, "claims": CLAIMS, "accept": GOLDEN, "record=": WINDOWS, "site": SITE}
+EVERY_KIND |= {"measure": RECORD_KIND, "measure --vs": COMPARISON_KIND, "page": PAGE_KIND, "html": HTML_KIND}
+HEADS = [
+    b"",
+    b"\n",
+    ",".join(EMISSIONS).encode(),
+    b"timestamp,project_name\nx",
+    b"suite,run,trial,workload,method",
+    b"PAR1",
+    b"---\nco2_eq_emissions:\n",
+    b"{}",
+    b"[]",
+    b"[1]",
+    b'{"workload": 1, "trial": 2, "benchmarks": [1], "windows": 3}',
+    b"# ",
+    b"\xff\x00",
+]
+
+
+@given(head=st.sampled_from(HEADS), rest=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode()))
+def test_no_kind_takes_anything_for_its_own_or_fails_at_it(head: bytes, rest: bytes) -> None:
+    for name, kind in EVERY_KIND.items():
+        assert not kind.is_ours(head + rest), name
 
 
 OURS = Kind("a test", lambda content: content.startswith(b"ours"))

@@ -63,6 +63,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._held: HeldFolder | None = None
+        self._saved: RunFile | None = None  # what this run wrote last
         self._admitted = False  # while it is locked: nothing is removed from a folder that may be another run's
 
     @property
@@ -90,7 +91,17 @@ class Folder:
             return read_counting_runs(folder, self._run_file_in(folder)) if folder else []
 
     def _run_file_in(self, folder: HeldFolder) -> RunFile | None:
-        return read(self.path / RUN_FILE, RunFile, folder) if folder.has(RUN_FILE) else None
+        """Raises CannotWrite E625 where this run wrote one, and another run's stands there by now."""
+        run = read(self.path / RUN_FILE, RunFile, folder) if folder.has(RUN_FILE) else None
+        if run is not None and self._saved is not None:
+            self._refuse_other(run, self._saved)
+        return run
+
+    def _refuse_other(self, there: RunFile, run: RunFile) -> None:
+        if there.run_identity != run.run_identity:
+            message = "the run.json of another run was put here while this one worked; it is left as it is"
+            hint = "put the run.json of this run back, or start anew with --new or another --out"
+            raise CannotWrite(Problem("E625", message, str(self.path / RUN_FILE), hint))
 
     @contextmanager
     def _opened(self) -> Iterator[HeldFolder | None]:
@@ -116,12 +127,10 @@ class Folder:
     def save(self, run: RunFile) -> None:
         """Raises CannotWrite E620, E626; E625 where another run's run.json stands there by now."""
         self.check()
-        there = self.run_file()
-        if there is not None and there.run_identity != run.run_identity:
-            message = "the run.json of another run was put here while this one worked; it is left as it is"
-            hint = "put the run.json of this run back, or start anew with --new or another --out"
-            raise CannotWrite(Problem("E625", message, str(self.path / RUN_FILE), hint))
+        if (there := self.run_file()) is not None:
+            self._refuse_other(there, run)
         self.held.write_bytes(RUN_FILE, json_of(run).encode())
+        self._saved = run
 
     def write_record(self, name: str, record: Trial | CountingRun) -> None:
         """A finished trial is kept in the folder that is held, even where that was moved meanwhile; then that is told.
@@ -186,7 +195,7 @@ class Folder:
             os.close(lock)
         if self._held is not None:
             self._held.close()
-        self._held, self._admitted = None, False
+        self._held, self._saved, self._admitted = None, None, False
 
     def _tidy(self) -> None:
         """Removes what a killed run left in the folder and its own parts: partly written files and empty logs."""
