@@ -191,3 +191,13 @@ def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else() -> No
         folder.admit("d", lambda _: "all")
         left = {str(p.relative_to("there")) for p in Path("there").rglob("*") if p.is_file()}
     assert left == {*keep, ".lock"}
+
+
+def test_more_blocks_than_a_finished_run_declared_are_refused_in_words_that_name_the_way() -> None:
+    write_json(Path("there/run.json"), run_file("other", finished=True))
+    for differs, told in (("trials.blocks 3 → 10", True), ("blocks 3 → 24", True), ("torch 2.11 → 2.12", False)):
+        with pytest.raises(UsageError) as caught:
+            choose("s", "d", Path("there"), False, differs=lambda _, text=differs: text)
+        hint = caught.value.problems[0].hint
+        assert ("energybench run s --new --until-decided" in hint) == told
+        assert ("--add-blocks" in hint) == told

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energybench.cli.paired_commands_page import COMPARISON_KIND, RECORD_KIND
+from energybench.cli.suite_page import KIND as SUITE_PAGE
 from energybench.common.errors import UsageError
 from energybench.common.outputs import Kind, json_kind, refuse_foreign, run_that_owns, write_output
 from energybench.gate import ci_formats
@@ -23,7 +24,7 @@ from energybench.papers.page import KIND as CLAIMS
 from energybench.report.export import EMISSIONS
 from energybench.report.export import KINDS as EXPORTS
 from energybench.report.pages import HTML_KIND, PAGE_KIND
-from energybench.report.site import KIND as SITE
+from energybench.report.site import PAGE_KIND as SITE
 from energybench.windows.file import RECORD_KIND as WINDOWS
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +39,7 @@ GATED = {form: ["compare", "run", "run", "--to"] for form in ci_formats.FORMATS}
 OUTPUTS: dict[str, list[str]] = {
     **EXPORTED,
     **GATED,
+    "schema": ["schema", "--markdown", "{out}"],
     "measure": ["measure", "-o", "{out}", "--", sys.executable, "-c", "pass"],
     "measure --vs": ["measure", "--vs", MEASURED, "--pairs", "2", "-o", "{out}", "--", sys.executable, "-c", "pass"],
     "accept": ["compare", "{out}", "run", "--accept"],
@@ -118,7 +120,13 @@ def test_the_mode_is_what_the_umask_leaves(mask: int, tmp_path: Path) -> None:
 
 
 EVERY_KIND = {**EXPORTS, **ci_formats.KINDS, "claims": CLAIMS, "accept": GOLDEN, "record=": WINDOWS, "site": SITE}
-EVERY_KIND |= {"measure": RECORD_KIND, "measure --vs": COMPARISON_KIND, "page": PAGE_KIND, "html": HTML_KIND}
+EVERY_KIND |= {
+    "schema": SUITE_PAGE,
+    "measure": RECORD_KIND,
+    "measure --vs": COMPARISON_KIND,
+    "page": PAGE_KIND,
+    "html": HTML_KIND,
+}
 HEADS = [
     b"",
     b"\n",

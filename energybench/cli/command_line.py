@@ -37,6 +37,7 @@ for verb in (
     training.flops,
     training.cell,
     measuring.measure,
+    training.reread,
     reading.show,
     reading.report,
     reading.export,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from energybench.cli.completion import names_of_suites
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.escaping import json_text, printable
 from energybench.common.renamed import RenamedKeyWarning
@@ -109,7 +110,7 @@ def suite_options(function: Any) -> Any:
             help="Refuse a suite that names code of its own: .py files, methods in ./methods.",
         ),
         click.option("--quick", is_flag=True, help="The suite's own [quick] overlay: a smoke test, stamped so."),
-        click.argument("suite"),
+        click.argument("suite", shell_complete=names_of_suites),
     ):
         function = option(function)
     return function

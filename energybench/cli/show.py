@@ -83,6 +83,10 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
         console.print(printable_text(f"note: {note}", "yellow"))
     if energy := _sensors(facts["machine"]):
         console.print(printable_text(energy, "dim"))
+    if facts.get("sees"):
+        from energybench.runner.foresight import sentence
+
+        console.print(printable_text(f"{sentence(facts['sees']).capitalize()}.", "dim"))
     methods = {name: path for cell in facts["cells"] for name, path in cell["methods"].items()}
     for name, path in sorted(methods.items()):
         console.print(printable_text(f"{name}: {path}", "dim"), soft_wrap=True)

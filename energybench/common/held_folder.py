@@ -154,14 +154,14 @@ class HeldFolder:
             source.unlink()
 
     def create(self, name: str) -> int:
-        """A handle to write to of a new file; an older one loses the name and stays as it is.
+        """A handle to write to and read from of a new file; an older one loses the name and stays as it is.
 
         Raises as `write_bytes`.
         """
         with self._told(name), self._parent(name, make=True) as (parent, last):
             with suppress(FileNotFoundError):
                 os.unlink(last, dir_fd=parent)
-            return os.open(last, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK, 0o666, dir_fd=parent)
+            return os.open(last, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINK, 0o666, dir_fd=parent)
 
     def append(self, name: str) -> int:
         """A handle that appends to a file, which is made where there is none.

@@ -270,12 +270,21 @@ def compare(base: Counts, head: Counts) -> list[Finding]:
         elif cell not in base.cells:
             findings.append(Finding("counts", *cell, "cell", "new", reason="it is not in BASE"))
         else:
-            findings += list(_changed_counts(cell, base, head)) or [Finding("counts", *cell, "all counts", "same")]
+            findings += list(_changed_counts(cell, base, head)) or [_unchanged(cell, base, head)]
     return findings
 
 
 def _identity(counts: Counts) -> dict[str, Any]:
     return {"suite": counts.suite, "stamp": list(counts.stamp), "seed": counts.seed}
+
+
+def _unchanged(cell: Cell, base: Counts, head: Counts) -> Finding:
+    """The same; but what is null on both sides has not been held, and that is said."""
+    before, after = base.cells[cell], head.cells[cell]
+    null = [name for name in before if name in after and before[name] is None and after[name] is None]
+    reason = f"null on both sides: {', '.join(null)}" if null else ""
+    held = any(before.get(name) is not None and after.get(name) is not None for name in before)
+    return Finding("counts", *cell, "all counts", "same" if held else "cannot tell", reason=reason)
 
 
 def _changed_counts(cell: Cell, base: Counts, head: Counts) -> Iterator[Finding]:

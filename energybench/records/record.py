@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from energybench.common.limits import MOST_TRIALS
+from energybench.common.metrics import Metric
 from energybench.common.open_tables import DataFacts, Environment, Machine, Open, Resolved
 from energybench.common.quantities import (
     Amount,
@@ -47,7 +48,7 @@ from energybench.meter.reading import Energy, Reading, RecordModel
 SCHEMA = 4  # what is written
 # What is read. 2 adds suspended_s, other_cpu_s and trackers to a reading; 3 adds what holds a trial against its
 # counting run and its process: hashes of weights and samples, weights_moved, process, the price by samples forwarded;
-# 4 adds run_identity to run.json and to each of its records.
+# 4 adds run_identity to run.json and to each of its records, the metrics that were declared, and targets from above.
 SCHEMAS = (1, 2, 3, 4)
 
 Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
@@ -120,10 +121,11 @@ class Estimate(RecordModel):
 
 
 class Target(RecordModel):
-    """When the target quality was first reached; null when it was not."""
+    """When the target quality was first reached; null when it was not. One of at_least and at_most is set."""
 
     metric: Text
-    at_least: Figure
+    at_least: Figure | None = None
+    at_most: Figure | None = None
     epoch: Count | None = None
     steps: Count | None = None
     wall_s: WindowSeconds | None = None
@@ -271,6 +273,7 @@ class Cell(RecordModel):
     digest: str = ""
     expected_s: Seconds | None = None
     plain_flop: Flop | None = None
+    not_in_ledger: list[Text] = Field(default_factory=list)  # operators of plain training without a formula there
     skipped: str | None = None  # why this cell is not run
 
     @property
@@ -323,6 +326,7 @@ class RunFile(RecordModel):
     machine: Machine = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)  # name → path used
     data: DataFacts = Field(default_factory=dict)  # name → {source, sha256, train, test, ...}
+    metrics: dict[Text, dict[Text, Metric]] = Field(default_factory=dict)  # workload → metric → what it was declared
     invocations: list[Invocation] = Field(default_factory=list)
     finished: bool = False
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from energybench.common.errors import CannotWrite, EnergybenchError, Problem, UsageError, typed
 from energybench.common.held_folder import HeldFolder
@@ -28,21 +29,31 @@ STAMP = re.compile(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?")  # what a run's folder is ca
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A temporary folder for decoded data and messages between processes; what killed runs left there is removed."""
+    folder, file = _locked_scratch()
+    try:
+        with file:
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked_scratch() -> tuple[Path, IO[str]]:
+    """A new folder, and the file in it whose lock says that its process lives."""
     try:
         for alive in Path(tempfile.gettempdir()).glob("energybench-*/alive"):
             if _is_ours(alive.parent, stat.S_ISDIR) and _is_ours(alive, stat.S_ISREG):
                 with suppress(OSError), alive.open() as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock of a dead process is free
                     shutil.rmtree(alive.parent, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix="energybench-"))
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix="energybench-"))
+            file = (folder / "alive").open("w")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:
+                return folder, file
+            file.close()  # another start took it for that of a dead process, before it was locked
     except OSError as error:  # no such folder at all, or no room in any
         raise CannotWrite.of(error, Path(os.environ.get("TMPDIR", "/tmp")) / "energybench") from None
-    try:
-        with (folder / "alive").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_ours(path: Path, kind: Callable[[int], bool]) -> bool:
@@ -236,10 +247,14 @@ class Folder:
     def _refuse_another(self, run: RunFile, digest: str, differs: Callable[[RunFile], str], finished: bool) -> None:
         if run.digest != digest:
             message = "this folder holds a run of other settings, methods or versions; they are never mixed"
+            changed = differs(run)
             hint = "name another folder with --out"
-            raise UsageError(Problem("E603", f"{message}. Changed: {differs(run)}", str(self.path), hint))
+            if run.finished and re.search(r"\bblocks(_max)? ", changed):
+                hint = f"{_more_blocks(run)}; the new run in another folder, with --out"
+            raise UsageError(Problem("E603", f"{message}. Changed: {changed}", str(self.path), hint))
         if run.finished and not finished:
             hint = f"read it with: energybench report {typed(self.path)} — or name another folder with --out"
+            hint += f". {_more_blocks(run)}"
             raise UsageError(Problem("E602", "this run is finished", str(self.path), hint))
 
     def _refuse_unexplained(self, folder: HeldFolder) -> None:
@@ -253,6 +268,15 @@ class Folder:
                 message = "a run would write here, and this is of no run; it is left as it is"
                 hint = "name another folder with --out"
                 raise UsageError(Problem("E632", message, str(self.path / part), hint))
+
+
+def _more_blocks(run: RunFile) -> str:
+    """What becomes of a finished run whose blocks were too few, in words that name the way."""
+    blocks = f"{run.verdict_blocks} block{'s' * (run.verdict_blocks != 1)}"
+    return (
+        f"The verdicts of this run are those of its {blocks}, declared before the first: more that count are a new "
+        f"run, energybench run {run.suite} --new --until-decided; --add-blocks N shows more of this one, in no verdict"
+    )
 
 
 def remove_if_empty(folder: HeldFolder, name: str) -> None:

@@ -44,7 +44,7 @@ def write(summary: Summary, trials: Sequence[Trial], folder: Path, held: HeldFol
         CannotWrite: E612 where figures/ is a link; E632 where another page or picture has the name of ours; E620.
     """
     files = contents(summary, trials, folder)
-    with opened(folder, held) as place:
+    with _opened(folder, held) as place:
         refuse_foreign_pages(place, files)
         for name, text in files.items():
             place.write_bytes(name, text.encode())
@@ -80,7 +80,7 @@ def _is_link(place: HeldFolder, name: str) -> bool:
 
 
 @contextmanager
-def opened(folder: Path, held: HeldFolder | None = None) -> Iterator[HeldFolder]:
+def _opened(folder: Path, held: HeldFolder | None = None) -> Iterator[HeldFolder]:
     """The folder that is held, else for this once."""
     if held is not None:
         yield held
@@ -95,7 +95,7 @@ def opened(folder: Path, held: HeldFolder | None = None) -> Iterator[HeldFolder]
 
 def write_beside(folder: Path, name: str, text: str, kind: Kind) -> Path:
     """Another page of a run in its folder. Raises CannotWrite E620, E632."""
-    with opened(folder) as place:
+    with _opened(folder) as place:
         if not _is_link(place, name):
             refuse_foreign_page(place, name, kind)
         place.write_bytes(name, text.encode())

@@ -19,18 +19,16 @@ from energybench.common.outputs import Kind, refuse_foreign_page
 from energybench.report import page_tables
 from energybench.report.html import index_page, page
 from energybench.report.page_tables import Column, Listed, Result
-from energybench.report.pages import opened
 from energybench.suite.suite import slug
 from energybench.verdict import run_parts, wording
 from energybench.verdict.figures import Summary
 from energybench.verdict.run_parts import Part, Records
 from energybench.verdict.summary import summarise
 
-INDEX, PAGES = "index.html", "runs"  # the folder of the runs' pages, beside index.html
+PAGES = "runs"  # the folder of the runs' pages, beside index.html
 HOME = "../../index.html"  # from one of them
-GENERATOR = b'<meta name="generator" content="energybench">'  # in each page of ours
-KIND = Kind("a page", lambda content: GENERATOR in content)
-PAGE_B = 50_000_000  # of a page that may be ours
+INDEX = "index.html"
+PAGE_KIND = Kind("a page of a site", lambda text: b'<meta name="generator" content="energybench">' in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,60 +73,49 @@ def write(folders: Iterable[Path], out: Path, say: Callable[[str], None]) -> Pat
         say: is told each page that was written
 
     Raises:
-        UsageError: E601 where no run can be read; E612 where a part of `out` is a link; E614 where there is an
-            index.html that is not ours.
-        CannotWrite: E620; E632 where a page of somebody else's has the name of ours.
+        UsageError: E601 where no run can be read; E632 where there is an index.html that is not ours.
+        CannotWrite: E612 where a part of `out` is a link; E632 for a page in `out` that is not ours; E620.
     """
-    if out.is_dir():
-        with opened(out) as place:
-            _refuse_foreign(place)
     readable, left_out = _read(folders, say)
     entries = _entries([part for suite in sorted(readable) for part in run_parts.joined(readable[suite])])
-    names = {f"{PAGES}/{entry.page}": entry for entry in entries}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CannotWrite.of(error, out) from None
-    with opened(out) as place:
-        _refuse_foreign(place)
-        for name in names:
-            refuse_foreign_page(place, name, KIND)
-        for name, entry in names.items():
-            place.write_bytes(name, page(entry.summary, entry.part.records[1], entry.folder, home=HOME).encode())
+    with _opened(out) as site:
+        refuse_foreign_page(site, INDEX, PAGE_KIND)
+        site.refuse_link(PAGES, writing=True)
+        for entry in entries:  # all of them, before any is written
+            refuse_foreign_page(site, f"{PAGES}/{entry.page}", PAGE_KIND)
+        written = set()
+        for entry in entries:
+            name = f"{PAGES}/{entry.page}"
+            site.write_bytes(name, page(entry.summary, entry.part.records[1], entry.folder, home=HOME).encode())
             say(f"{out / name} written")
-        for suite in _folders(place):
-            for name in place.names(suite, ".html"):
-                if name not in names and _is_ours(place, name):
-                    place.remove(name)
-            with suppress(OSError):  # there is more in it
-                place.remove_empty_folder(suite)
-        place.write_bytes(INDEX, index_page(verdicts(entries), runs(entries), left_out).encode())
+            written.add(name)
+        _remove_old(site, written)
+        site.write_bytes(INDEX, index_page(verdicts(entries), runs(entries), left_out).encode())
     say(f"{out / INDEX} written")
     return out / INDEX
 
 
-def _refuse_foreign(place: HeldFolder) -> None:
-    """Before anything is written. Raises UsageError E612, E614."""
-    if place.has(INDEX) and not _is_ours(place, INDEX):
-        hint = "name a new folder: energybench report --all --html site"
-        message = "energybench did not write the page that is there"
-        raise UsageError(Problem("E614", message, str(place.path / INDEX), hint))
-    place.refuse_link(PAGES)
-    for name in place.names(PAGES):
-        place.refuse_link(name)
-
-
-def _folders(place: HeldFolder) -> list[str]:
-    """Of the pages' suites."""
-    entries = [(name, place.facts(name)) for name in place.names(PAGES)]
-    return [name for name, facts in entries if facts is not None and stat.S_ISDIR(facts.st_mode)]
-
-
-def _is_ours(place: HeldFolder, name: str) -> bool:
+def _opened(out: Path) -> HeldFolder:
+    """The site's folder, by its handle; made if it is missing."""
     try:
-        return KIND.is_ours(place.read_bytes(name, PAGE_B))
-    except (OSError, UsageError):  # a link is not ours
-        return False
+        out.mkdir(parents=True, exist_ok=True)
+        return HeldFolder(out)
+    except OSError as error:
+        raise CannotWrite.of(error, out) from None
+
+
+def _remove_old(site: HeldFolder, written: set[str]) -> None:
+    """Pages of ours whose runs are gone, with the folders that they leave empty."""
+    for part in site.names(PAGES):
+        facts = site.facts(part)
+        if facts is None or not stat.S_ISDIR(facts.st_mode):
+            continue
+        for name in set(site.names(part, ".html")) - written:
+            with suppress(OSError, UsageError):  # not ours
+                refuse_foreign_page(site, name, PAGE_KIND)
+                site.remove(name)
+        with suppress(OSError):  # there is more in it
+            site.remove_empty_folder(part)
 
 
 Readable = dict[str, list[tuple[Path, Records]]]  # suite → its runs' folders with what is in them

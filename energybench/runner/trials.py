@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,47 +12,65 @@ from energybench.common.errors import CannotWrite, UsageError
 from energybench.common.safe_read import list_folder
 from energybench.process import subprocess_call, supervise
 from energybench.process.forkserver import ChildOutcome, Launcher
+from energybench.process.prepared import PreparedInterpreter
 from energybench.records.reader import COUNTING_RUNS, RECORDS, read
-from energybench.records.record import Budget, Cell, CountingRun, ProcessUse, Status, Trial
+from energybench.records.record import Budget, Cell, CountingRun, Flag, ProcessUse, Status, Trial
 from energybench.records.run_folder import Folder, remove_if_empty
+from energybench.runner import watched_files
+from energybench.runner.command_ranks import ranks_of
 from energybench.runner.plan_request import Planned, is_counted_on
 from energybench.runner.progress import Progress
 from energybench.runner.schedule import Slot, trial_name
-from energybench.suite.command_tables import Value, fill_words
+from energybench.runner.watched_files import WatchedFiles
+from energybench.suite.command_tables import COPY, CommandWorkloadTable, RunTable
+from energybench.suite.placeholders import Value, fill_words
 from energybench.suite.suite import cell_name
+from energybench.trial.command_place import place_in
 from energybench.trial.command_trial import environment
 from energybench.trial.spec import CommandTrialSpec, Spec, TrialHeader, TrialSpec, stack_of
 
 TRIAL, COUNT = "energybench.trial.trial:main", "energybench.trial.counting_run:main"  # run in the child
 AROUND_S = 60.0  # beyond its limit, for what happens around a command: sensors, idle windows, an end by force
+COMMAND = "energybench.trial.command_trial"
 COUNTED_SLOWER = 3  # a counting run may take so many times a trial's limit
 
 
 class Trials:
     """Starts them one at a time, each in a process of its own, and waits; in `place` lies what they are handed."""
 
-    def __init__(self, planned: Planned, folder: Folder, launcher: Launcher, place: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        planned: Planned,
+        folder: Folder,
+        launcher: Launcher,
+        place: Path,
+        progress: Progress,
+        prepared: PreparedInterpreter | None = None,
+    ) -> None:
         self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
-        self.progress, self.suite = progress, planned.suite
+        self.progress, self.suite, self.prepared = progress, planned.suite, prepared
         self.run_identity: str | None = None  # as run.json says, once it is there
         self.written: list[str] = []  # names of records, from the run's folder
         self.trials: dict[str, Trial] = {}  # of this invocation, by name
+        self.watched: WatchedFiles | None = None
 
-    def run(self, slot: Slot, blocks: int) -> None:
+    def run(self, slot: Slot, blocks: int) -> Trial | None:
         """One trial of `blocks`; whatever happens to it, a record is there afterwards. A control whose method did not
-        train less is no trial and has no record.
+        train less is no trial and has no record: None.
 
         Raises CannotWrite E620, E612, E626 where none can be kept: then the trial has not failed.
         """
         cell, budget = slot.cell, self._budget(slot)
         if cell.control and budget is None:
             self.progress.expect(-is_counted_on(cell))
-            return
+            return None
         self.progress.expect(not is_counted_on(cell))
         header = self._header(slot)
         self.progress.start(f"block {slot.block + 1}/{blocks}", cell.workload, cell.method)
         out = self.place / f"{slot.trial}.json"
+        found: list[str] = []
         if cell.command:
+            found = self.watched.found() if self.watched else []
             outcome = self._run_command(self._command_spec(cell, header), out)
         else:
             outcome = self._train(
@@ -66,8 +85,12 @@ class Trials:
                 use = ProcessUse(wall_s=outcome.wall_s, cpu_s=outcome.cpu_s)
                 record = record.model_copy(update={"process": use})
             self._adopt()
+        if found:
+            flag = Flag(code="files_found", detail=watched_files.shown(found))
+            record = record.model_copy(update={"flags": [*record.flags, flag]})
         self._keep(f"{RECORDS}/{slot.trial}.json", record, out)
         self.trials[slot.trial] = record
+        return record
 
     def _keep(self, name: str, record: Trial | CountingRun, out: Path) -> None:
         """A record into the run's folder, once it is whole."""
@@ -82,6 +105,24 @@ class Trials:
             for file in list_folder(self.place / part):
                 self.folder.held.adopt(f"{part}/{file.name}", file)
 
+    def watch(self, since_ns: int | None) -> None:
+        """From now on look between trials for files that one leaves and another finds.
+
+        since_ns: when an earlier call of the same run began
+        """
+        spec = self.planned.spec
+        folders = [spec.base]
+        for cell in (cell for cell in self.planned.cells if cell.command and not cell.skipped):
+            cwd = self._how(cell).cwd
+            if cwd and cwd != COPY and os.path.isdir(spec.base / cwd):
+                folders.append(spec.base / cwd)
+        self.watched = WatchedFiles(folders, [self.folder.path, self.place], since_ns)
+        if self.watched.too_many:
+            self.progress.say(
+                f"note: {spec.base} holds more than {watched_files.MOST_FILES:,} files, so files that trials leave for "
+                "each other are not looked for"
+            )
+
     def warm_up(self, slots: list[Slot]) -> None:
         """Each workload's own command once, unmetered and no longer than the suite's warm-up: what it reads is then
         in memory for the first trial as for the others."""
@@ -89,17 +130,24 @@ class Trials:
         names = dict.fromkeys(slot.cell.workload for slot in slots if slot.cell.command)
         for name in names if trials.warmup.unit == "s" and trials.warmup.count > 0 else ():
             cell = next(c for c in self.planned.cells if c.workload == name and c.role == "baseline")
-            values: dict[str, Value] = {"seed": trials.seed, "block": 0, "trial": "warmup"}
             self.progress.start("warming up", name, cell.method)
+            header = self._header(Slot(cell, 0, 0, 0)).model_copy(update={"trial": "warmup"})
+            spec = self._command_spec(cell, header)
             with suppress(OSError):  # the trials tell
+                place = place_in(spec, self._own("warmup"), seed=trials.seed, block=0, trial="warmup")
                 supervise.run(
-                    fill_words(cell.command, values),
-                    cwd=self.planned.spec.base,
+                    fill_words(cell.command, place.values),
+                    cwd=place.folder,
+                    stdin=place.stdin,
                     discard=True,
-                    env=environment(trials.seed, 0, "warmup", self.place / "warmup.jsonl", trials.threads),
+                    env={
+                        **environment(trials.seed, 0, "warmup", spec.windows, trials.threads, place.scratch),
+                        **place.env,
+                    },
                     limit_s=trials.warmup.count,
                     tick=self.progress.tick,
                 )
+            self._leave(spec)
 
     def count(self, cell: Cell) -> None:
         """The counting run of a cell; whatever happens to it, a record is there afterwards."""
@@ -169,12 +217,19 @@ class Trials:
 
     def _command_spec(self, cell: Cell, header: TrialHeader) -> CommandTrialSpec:
         name = header.trial
+        workload = self._workload(cell)
+        quality = self.suite.quality_of(workload)
         return CommandTrialSpec(
             header=header,
             base=self.planned.spec.base,
             command=tuple(cell.command),
-            workload=next(each for _, each in self.planned.spec.commands if each.name == cell.workload),
-            metric=self.suite.accept.quality.metric,
+            workload=workload,
+            how=self._how(cell),
+            metric=quality.metric,
+            also=quality.also,
+            metrics=self.planned.result.metrics.get(cell.workload, {}),
+            range_declared=quality.range is not None,
+            ranks=ranks_of(cell.command),
             measure=self.planned.measure_commands,
             threads=self.suite.trials.threads,
             device_name=self.planned.result.command_device,
@@ -183,7 +238,21 @@ class Trials:
             trace=self.place / "traces" / f"{name}.csv.gz",
             log=self._log(name),
             folder=self.folder.held.identity,
+            own=self._own(name),
+            not_copied=(self.folder.path.absolute(),),
         )
+
+    def _workload(self, cell: Cell) -> CommandWorkloadTable:
+        return next(each for _, each in self.planned.spec.commands if each.name == cell.workload)
+
+    def _how(self, cell: Cell) -> RunTable:
+        spec = self.planned.spec
+        variant = next((each for each in spec.variants if each.label == cell.method), None)
+        return spec.how(self._workload(cell), variant if cell.role == "method" else None)
+
+    def _own(self, name: str) -> Path:
+        """A folder for what is this trial's alone."""
+        return self.place / f"{name}.own"
 
     def _log(self, name: str) -> Path:
         return Path(self.folder.held.identity.path) / "logs" / f"{name}.log"
@@ -211,15 +280,26 @@ class Trials:
         self._refuse_what_cannot_be_written()
         try:
             outcome = subprocess_call.call(
-                "energybench.trial.command_trial",
+                COMMAND,
                 in_path,
                 out,
                 tick=self.progress.tick,
                 limit_s=spec.limit_s + self.suite.trials.cooldown.longest + AROUND_S,
+                prepared=self.prepared,
             )
         finally:
             self._unless_empty(f"logs/{spec.log.name}")
+            self._leave(spec)
         return self._written(outcome, out)
+
+    def _leave(self, spec: CommandTrialSpec) -> None:
+        """Remove what was a trial's alone, and note what it has left in the suite's folder."""
+        if self.watched:
+            name, block = spec.header.trial, spec.header.block
+            values: dict[str, Value] = {"seed": spec.header.seed, "block": block, "trial": name}
+            folder, paths = spec.base / (spec.how.cwd or ""), spec.workload.quality.paths
+            self.watched.after(name, allowed=[folder / path for path in fill_words(paths, values)])
+        shutil.rmtree(self._own(spec.header.trial), ignore_errors=True)
 
     def _refuse_what_cannot_be_written(self) -> None:
         """Raises CannotWrite E626 where the folder is gone, E612 where a part of it is a link by now."""

@@ -8,7 +8,9 @@ has the power integral alone. One that is excluded from its parent pauses the wi
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
+import math
 import os
 import sys
 import threading
@@ -68,7 +70,7 @@ class MeasuredWindow:
         self._id = ".".join([*([self._node] if self._node else []), str(self._pid), str(next(_numbers))])
         self._steps: int | None = None
         self._samples: int | None = None
-        self._quality: dict[str, float] = {}
+        self._quality: dict[str, float | None] = {}
         self._flop: Flop | None = None
         self._error: str | None = None
         self._synchronised_ns = 0  # when the devices were last waited for
@@ -117,15 +119,19 @@ class MeasuredWindow:
 
         Args:
             metric: the name that a suite may ask for
-            value: a finite number; of the same metric the last one holds
-
-        Raises:
-            UsageError: E641 for what is no finite number
+            value: of the same metric the last one holds. One that is infinite or nan is kept as null: a training that
+                has diverged ends as it will, and its suite calls it so. For what is no number at all a line on stderr
+                says so: no report ends a training.
         """
-        number = float(value)
-        if number - number != 0:  # infinite or no number
-            raise UsageError(Problem("E641", f"{metric} is {number}, and quality is a finite number"))
-        self._quality[str(metric)] = number
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            with contextlib.suppress(
+                OSError, ValueError, RuntimeError
+            ):  # a closed stderr, or one that is being written
+                print(f"energybench: {metric} of '{self.name}' is no number: {error}", file=sys.stderr)
+            number = math.nan
+        self._quality[str(metric)] = number if math.isfinite(number) else None
         if self._closed:
             with last_words.wait():
                 self._deliver()
