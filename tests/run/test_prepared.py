@@ -9,9 +9,11 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from energybench.common import module_path
 from energybench.process import supervise
 from energybench.process.prepared import NotPrepared, PreparedInterpreter
 
@@ -40,8 +42,14 @@ def main(in_path, out_path):
 
 @pytest.fixture
 def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of a module of this test's, which the server would not look for in any folder of a user's."""
     (tmp_path / "called_by_a_test.py").write_text(MODULE)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[2])]))
+    code_of = module_path.in_new_interpreter
+
+    def with_folder(code: str, **options: Any) -> list[str]:
+        return code_of(f"import sys\nsys.path.append({str(tmp_path)!r})\n{code}", **options)
+
+    monkeypatch.setattr(module_path, "in_new_interpreter", with_folder)
     made = PreparedInterpreter("called_by_a_test")
     yield made
     made.close()
