@@ -38,7 +38,7 @@ def problems(distributions: Iterable[Distribution] | None = None, torch: Distrib
 
 
 def _why(package: Distribution, torch: Distribution) -> str | None:
-    name, here = package.metadata["Name"], torch.version
+    here = torch.version
     wanted = next((match[1] for each in package.requires or () if (match := WANTED.match(each))), here)
     if wanted.partition("+")[0] != here.partition("+")[0]:
         return f"it was built for torch {wanted}, and torch {here} is here"
