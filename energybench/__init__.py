@@ -15,6 +15,7 @@ from energybench.train.method import Method, Task
 
 if TYPE_CHECKING:
     from energybench.common.errors import EnergybenchError
+    from energybench.common.metrics import Metric
     from energybench.results import Results, load, run
     from energybench.train.data import Data
     from energybench.train.interface import TrainingRun
@@ -27,6 +28,7 @@ __all__ = [
     "Forward",
     "Line",
     "Method",
+    "Metric",
     "Results",
     "Task",
     "TrainingRun",
@@ -44,6 +46,7 @@ _LATER = {
     "load": "results",
     "Results": "results",
     "EnergybenchError": "common.errors",
+    "Metric": "common.metrics",
     "Data": "train.data",
     "TrainingRun": "train.interface",
 }

@@ -186,6 +186,7 @@ def run(
     until_decided: bool = False,
     max_time: str | None = None,
     add_blocks: int = 0,
+    keep_going: bool = False,
     quiet: bool = False,
     fresh: bool | None = None,
 ) -> Results:
@@ -202,6 +203,7 @@ def run(
                        that the suite declares.
         max_time:      end after the block in progress past it: "4h", "30min".
         add_blocks:    blocks beyond a finished run's: exploratory, in no verdict.
+        keep_going:    on past a command whose quality or windows cannot be used; else the first one ends the run.
         quiet:         print nothing on the way.
         fresh:         the old name of new, taken for one version more.
 
@@ -239,9 +241,10 @@ def run(
         device=device,
         progress=progress,
         max_s=max_s,
-        argv=_argv(word, out, new, quick, chosen, device, until_decided, max_time, add_blocks),
+        argv=_argv(word, out, new, quick, chosen, device, until_decided, max_time, add_blocks, keep_going),
         until_decided=until_decided,
         add_blocks=add_blocks,
+        keep_going=keep_going,
     )
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
@@ -259,6 +262,7 @@ def _argv(
     until_decided: bool,
     max_time: str | None,
     add_blocks: int,
+    keep_going: bool,
 ) -> list[str]:
     """The same call on the command line: how to reproduce it, whatever process it came from."""
     values = {
@@ -267,7 +271,7 @@ def _argv(
         "--max-time": max_time,
         "--add-blocks": str(add_blocks) if add_blocks else None,
     }
-    flags = {"--quick": quick, "--new": new, "--until-decided": until_decided}
+    flags = {"--quick": quick, "--new": new, "--until-decided": until_decided, "--keep-going": keep_going}
     words = ["energybench", "run", suite]
     words += [word for override in overrides for word in ("--set", override)]
     words += [word for option, value in values.items() if value is not None for word in (option, value)]

@@ -38,6 +38,7 @@ VERBS = [
     "new",
     "overhead",
     "report",
+    "reread",
     "run",
     "schema",
     "show",

@@ -50,6 +50,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     bare_metal = Processor(kernel=(6, 1), vendor="GenuineIntel", family=6, virtual=False)
     survey = partial(rapl.survey, system=tmp_path / "no events", processor=lambda: bare_metal)
     monkeypatch.setattr(doctor.rapl, "survey", survey)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where a calibration is kept
     monkeypatch.setenv(rapl.VARIABLE, str(tmp_path / "no powercap"))
     monkeypatch.setattr(carbon, "model_parameters", lambda: MODEL)
     monkeypatch.setattr(doctor, "offered", dict)
@@ -400,7 +401,7 @@ def test_the_same_facts_come_as_json(bare: pytest.MonkeyPatch) -> None:
         assert floor["sd_log"] > 0
         assert [row["within_s"] for row in floor["detectable"]] == [60, 600, 3600]
     assert facts["calibration_reason"] is None
-    keys = {"machine", "versions", "sensors", "data", "disk_free_b", "energy", "energy_by", "energy_missing"}
+    keys = {"machine", "versions", "sensors", "scripts", "data", "disk_free_b", "energy", "energy_by", "energy_missing"}
     assert keys | {"calibration", "calibration_reason"} == set(facts)
     for found in facts["sensors"]:
         assert {"name", "scope", "measured", "usable", "why", "remedy"} <= set(found)

@@ -28,7 +28,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What one wants → the verbs for it; those that other programs call, last.
 GROUPS = {
     "Run": ("run", "check", "flops", "measure"),
-    "Read": ("report", "show", "export"),
+    "Read": ("report", "show", "export", "reread"),
     "Compare": ("compare", "overhead"),
     "Look things up": ("list", "doctor", "claims"),
     "Write your own": ("new", "schema"),
@@ -74,6 +74,7 @@ for verb in (
     training.flops,
     training.cell,
     measuring.measure,
+    training.reread,
     reading.show,
     reading.report,
     reading.export,

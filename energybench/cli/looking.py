@@ -102,6 +102,7 @@ def doctor(calibrate: bool, seconds: float | None, as_json: bool) -> None:
     from energybench.cli import doctor
     from energybench.cli.show import print_doctor, waiting
     from energybench.common.units import format_seconds
+    from energybench.records import calibration
 
     facts = doctor.examine()
     calibrate = calibrate or seconds is not None
@@ -110,6 +111,8 @@ def doctor(calibrate: bool, seconds: float | None, as_json: bool) -> None:
         about = format_seconds(doctor.expected_s(facts, seconds), 2)
         with waiting(console(to_stderr=True), f"calibrating, about {about}") as tick:
             facts = doctor.calibrate(facts, seconds, tick)
+        if facts["calibration"] is not None:
+            calibration.keep(facts["calibration"], facts["machine"] | facts["calibration"])
     if as_json:
         print_json(facts)
     else:
@@ -124,13 +127,15 @@ def doctor(calibrate: bool, seconds: float | None, as_json: bool) -> None:
 @click.option("--markdown", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the page to a file.")
 def claims(as_json: bool, page: Path | None) -> None:
     """The papers' own tables, counted again by their own rules, and where they contradict themselves."""
-    from energybench.common.sealed_files import write_out
-    from energybench.papers.page import markdown, print_claims
+    from energybench.common.outputs import refuse_foreign, write_output
+    from energybench.papers.page import KIND, markdown, print_claims
     from energybench.papers.published_tables import facts
 
+    if page:
+        refuse_foreign(page, KIND)
     checked = facts()
     if page:
-        write_out(page, markdown(checked).encode())
+        write_output(page, markdown(checked).encode(), KIND)
         click.echo(f"{page} written", err=True)
     if as_json:
         print_json(checked)
@@ -150,13 +155,14 @@ def schema(page: Path | None) -> None:
     if page is None:
         click.echo(_schema(), nl=False)
         return
-    from energybench.cli.suite_page import markdown
+    from energybench.cli.suite_page import KIND, markdown
     from energybench.common.limits import SUITE_B
+    from energybench.common.outputs import refuse_foreign, write_output
     from energybench.common.safe_read import read_bytes
-    from energybench.common.sealed_files import write_out
 
-    so_far = read_bytes(page, SUITE_B).decode("utf-8") if page.exists() else ""
-    write_out(page, markdown(so_far).encode())
+    refuse_foreign(page, KIND)
+    so_far = read_bytes(page, SUITE_B).decode("utf-8") if page.is_file() else ""
+    write_output(page, markdown(so_far).encode(), KIND)
     click.echo(f"{page} written", err=True)
 
 

@@ -196,12 +196,15 @@ def _one_run(part: Part, folder: Path, wanted: list[str], as_json: bool, hold: b
 )
 def export(folder: Path, form: str, out: Path | None, **options: Any) -> None:
     """A run for other tools. Only what was measured is exported as emissions."""
-    from energybench.common.sealed_files import write_out
+    from energybench.common.outputs import refuse_foreign, write_output
+    from energybench.report.export import KINDS
     from energybench.report.export import export as make
 
+    if out is not None:
+        refuse_foreign(out, KINDS[form])
     content, notes = make(folder, form, **options)
     if out is not None:
-        write_out(out, content)
+        write_output(out, content, KINDS[form])
         notes = [*notes, f"{out} written"]
     elif form == "parquet" and sys.stdout.isatty():
         raise UsageError(Problem("E609", "Parquet is no text for a terminal", hint="-o trials.parquet"))

@@ -24,6 +24,7 @@ from typing import Any
 from energybench.common import module_path
 from energybench.common.command_start import is_error
 from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite, Problem, RunError
+from energybench.common.held_folder import FolderIdentity, HeldFolder
 from energybench.common.interrupts import SPREAD_S
 from energybench.common.processes import ignoring_interrupts, is_dead, shorten_socket_folder
 from energybench.process.reaper import PATIENCE_S, end_descendants, fork_below_guard, wait_for_end
@@ -74,6 +75,7 @@ class Launcher:
         out_path: Path,
         *,
         log: Path | None = None,
+        folder: FolderIdentity | None = None,
         limit_s: float | None = None,
         tick: Callable[[float], None] | None = None,
         tick_s: float = 5.0,
@@ -84,6 +86,7 @@ class Launcher:
             target:            "module:function", called as function(IN, OUT).
             in_path, out_path: the files that it reads and writes.
             log:               where its output is appended; None: it writes where this process does.
+            folder:            that the log stands in and that this process holds: no link below it is followed.
             limit_s:           after which it is ended; None: never.
             tick:              called with the elapsed seconds every `tick_s`.
 
@@ -95,7 +98,7 @@ class Launcher:
         usage = in_path.absolute().with_name(f"{in_path.name}.usage")
         usage.unlink(missing_ok=True)
         given = (target, os.getcwd(), dict(os.environ), module_path.path_of_children())
-        child = self._start((*given, *paths, str(usage)))
+        child = self._start((*given, *paths, str(usage), folder))
         try:
             timed_out = not self._wait(child, started, limit_s, tick, tick_s)
         except BaseException:
@@ -242,6 +245,7 @@ def _child(
     out_path: str,
     log: str | None,
     usage: str | None = None,
+    log_folder: FolderIdentity | None = None,
 ) -> None:
     _close_inherited_server_pipe()
     module_path.use(*path)  # multiprocessing has set the caller's, with its folder
@@ -254,9 +258,9 @@ def _child(
     os.chdir(folder)  # the caller's, which the server knows only as it was at its start
     if log:
         try:
-            handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError as error:
-            _exit_unwritten(CannotWrite.of(error, log))
+            handle = _open_log(Path(log), log_folder)
+        except CannotWrite as error:
+            _exit_unwritten(error)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         os.close(handle)
@@ -267,6 +271,17 @@ def _child(
         _exit_unwritten(error)
     sys.stdout.flush()
     sys.stderr.flush()
+
+
+def _open_log(path: Path, identity: FolderIdentity | None) -> int:
+    """A handle that appends to it. Raises CannotWrite."""
+    if identity is None:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise CannotWrite.of(error, path) from None
+    with HeldFolder.reopen(identity) as folder:
+        return folder.append(path.relative_to(identity.path).as_posix())
 
 
 def _close_inherited_server_pipe() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from energybench.common import module_path
@@ -15,6 +17,7 @@ from energybench.common.interrupts import SPREAD_S, is_signal
 from energybench.process import supervise
 from energybench.process.forkserver import ChildOutcome
 from energybench.process.output_log import Lines
+from energybench.process.prepared import NotPrepared, PreparedInterpreter
 
 
 def call(
@@ -24,6 +27,7 @@ def call(
     *,
     limit_s: float | None = None,
     tick: Callable[[float], None] | None = None,
+    prepared: PreparedInterpreter | None = None,
 ) -> ChildOutcome:
     """Run a module's main(IN, OUT) and wait, asleep, until it ends or its limit has passed.
 
@@ -32,6 +36,7 @@ def call(
         in_path, out_path: the files that it reads and writes.
         limit_s:           after which it is ended; None: never.
         tick:              called with the elapsed seconds every few seconds.
+        prepared:          an interpreter that has imported the module; None: a new one is started.
 
     Returns:
         How it ended; where that was by an error, with the last line that it wrote to stderr.
@@ -44,7 +49,16 @@ def call(
 
     argv = [sys.executable, *_arguments(module, in_path, out_path)]
     env = module_path.without_those(dict(os.environ))
-    ended = supervise.run(argv, env=env, output=output, limit_s=limit_s, death_signal=signal.SIGTERM, tick=tick)
+    run = partial(supervise.run, output=output, limit_s=limit_s, death_signal=signal.SIGTERM, tick=tick)
+    if prepared is None:
+        ended = run(argv, env=env)
+    else:
+        with contextlib.suppress(OSError):
+            prepared.warm()  # before the children of ours are counted that the call is not one of
+        try:
+            ended = run(argv, start=partial(prepared.start, in_path, out_path, signal.SIGTERM))
+        except NotPrepared:
+            ended = run(argv, env=env)
     if ended.timed_out:
         return ChildOutcome(ended.seconds, True, f"it ran past its limit of {limit_s:g} s")
     if not ended.returncode:

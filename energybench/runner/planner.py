@@ -22,12 +22,15 @@ from energybench.common.errors import EnergybenchError, Problem
 from energybench.common.fingerprint import source_digest
 from energybench.common.hashing import digest
 from energybench.common.machine import cpu_name, native_bf16, platform_name
+from energybench.common.metrics import Metric
 from energybench.common.renamed import RenamedNameWarning
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.common.version import __version__
 from energybench.flops.balance import balance
 from energybench.flops.work import Line
-from energybench.records.record import Cell, Claim, Role
+from energybench.records.record import Cell, Role
+from energybench.runner import plan_metrics
+from energybench.runner.plan_claim import claim
 from energybench.runner.plan_controls import planned_control, useless_controls
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
@@ -50,6 +53,8 @@ Built = TypeVar("Built")
 Stack = list[tuple[MethodSpec, Method]]  # outermost first: what rebuilds a method, and the method
 
 TRACED_SAMPLES, STAND_IN_SAMPLES = 11, 8
+# Of a cell: what follows from the rest of it, or only informs.
+_NOT_IN_DIGEST = {"stack", "expected_s", "plain_flop", "not_in_ledger", "epochs", "control"}
 # Where there is no data, so that a model's own mistakes show too.
 SUPPOSED = DataDescription(kind="resident", shape=(3, 32, 32), classes=10, train=0, test=0, sha256="")
 
@@ -70,6 +75,7 @@ class Plan:
         self.notes: list[str] = []
         self.data: dict[str, DataDescription] = {}
         self.checked: set[tuple[str, str]] = set()  # (variant, task) whose stack was
+        self.metrics: dict[str, dict[str, Metric]] = {}  # of each workload
 
     def result(self) -> PlanResult:
         stacks = {each.label: self.stack(each) for each in self.spec.variants if each.command is None}
@@ -92,12 +98,10 @@ class Plan:
             workloads={name: known for name, known in workloads.items() if known},
             cells=tuple(cells),
             machine=machine,
+            metrics=self.metrics,
             digest=digest(
                 [
-                    [
-                        cell.model_dump(exclude={"stack", "expected_s", "plain_flop", "epochs", "control"})
-                        for cell in cells
-                    ],
+                    [cell.model_dump(exclude=_NOT_IN_DIGEST) for cell in cells],
                     *self.spec.declared(),
                     *(
                         [["asked", *asked]]
@@ -258,12 +262,17 @@ class Plan:
         """The ledger of plain training and the time of a few plain steps, on real samples."""
         recipe, (train, test) = recipe_of(workload), opened
         lines: tuple[Line, ...] = ()
+        unknown: tuple[str, ...] = ()
         try:
             # An odd prime, so that what has no room for the batch can be told from what has.
             batch = next(iter(train.load([torch.arange(min(TRACED_SAMPLES, len(train)))])))
             traced = trace_task(task, model, recipe, batch, self.device)
-            lines = traced.lines
+            lines, unknown = traced.lines, traced.unknown
             self.notes += [f"{workload.name}: {traced.note}"] * bool(traced.note)
+            lacking = (
+                f"{workload.name}: the ledger has no formula for {', '.join(unknown)}; products there are not in it"
+            )
+            self.notes += [lacking] * bool(unknown)
         except EnergybenchError as error:  # the workload still runs: its estimate is not available, and why
             self.notes.append(f"{workload.name}: no ledger, so no estimate: {error.problems[0].message}")
         except Exception as error:  # whatever its data or model raise is this workload's, not the suite's
@@ -273,6 +282,7 @@ class Plan:
         planned = PlannedWorkload(
             data=data,
             ledger=lines,
+            not_in_ledger=unknown,
             balance_flop_b=balance(self.device, recipe.precision) if self.purpose == "run" else None,
             parameters=sum(p.numel() for p in model.parameters()),
             steps=train.steps(recipe.batch),
@@ -284,22 +294,18 @@ class Plan:
         try:
             run = Run(task, [], recipe, model.to(self.device), train, seed=0, device=self.device)
             step_s = time_step(run, STAND_IN_SAMPLES if data.kind == stand_in.KIND else None)
-            self.check_quality(number, workload, run.evaluate(test.subset(torch.arange(min(2, len(test))))))
+            self.check_quality(number, workload, task, run.evaluate(test.subset(torch.arange(min(2, len(test))))))
             return planned.model_copy(update={"step_s": step_s})
         except Exception as error:
             message = f"a first step of '{workload.name}' failed: {type(error).__name__}: {error}"
             self.problems.append(Problem("E404", message, self.spec.where("workload", number, "model")))
         return planned
 
-    def check_quality(self, number: int, workload: WorkloadTable, quality: dict[str, float]) -> None:
-        """Whether the task reports what the suite judges by."""
-        wanted = {self.suite.accept.quality.metric: self.spec.where("accept", "quality", "metric")}
-        if workload.target:
-            wanted[workload.target.metric] = self.spec.where("workload", number, "target")
-        for name, where in wanted.items():
-            if name not in quality:
-                message, hint = f"'{workload.name}' has no quality '{name}'", f"its task reports: {', '.join(quality)}"
-                self.problems.append(Problem("E406", message, where, hint))
+    def check_quality(self, number: int, workload: WorkloadTable, task: Task, quality: dict[str, float]) -> None:
+        """Whether the task reports what the suite judges by, and somebody says which way is better."""
+        of_training = partial(plan_metrics.of_training, self.suite, number, workload, where=self.spec.where)
+        self.metrics[workload.name], problems = of_training(task=task.metrics, reported=quality)
+        self.problems += [problem for problem in problems if problem not in self.problems]
 
     # ── cells ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -353,6 +359,7 @@ class Plan:
             ),
             expected_s=None if known.step_s is None else known.step_s * known.steps * known.epochs,
             plain_flop=known.work(workload).flop if known.ledger else None,
+            not_in_ledger=list(known.not_in_ledger) if role == "baseline" else [],
         )
 
     @property
@@ -385,16 +392,3 @@ class Plan:
         if self.device.type == "cuda":
             facts["gpu"] = torch.cuda.get_device_name(self.device)
         return facts
-
-
-def claim(variant: Variant, methods: list[Method]) -> Claim | None:
-    """The suite's claim; else the promise of the one method in the stack that makes one."""
-    if variant.claim:
-        return Claim(**variant.claim)
-    promises = [(method.name, promise) for method in methods if (promise := method.claims()) is not None]
-    if len(promises) != 1:
-        return None  # nobody's paper promises a sum
-    name, (saving, of, source) = promises[0]
-    if len(methods) > 1:
-        source = f"{source}: of {name} alone, not of the stack"
-    return Claim(saving_rel=saving, of="backward" if of == "backward" else "training", source=source)

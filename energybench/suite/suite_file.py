@@ -33,7 +33,9 @@ def find_suite(path_or_name: str | Path, search: Sequence[Path] | None) -> Path:
             known = {file.stem: file for file in reversed(listed)}
             if (meant := known_as(name, known)) in known and os.path.isfile(known[meant]):
                 return known[meant]
-            raise UsageError(Problem("E101", f"no suite is called '{name}'", "", nearest(name, known)))
+            here = f"{name}.toml"  # a name means ./suites or a shipped one, so that a file here never takes its place
+            hint = f"the file of that name in this folder: {here}" if os.path.isfile(here) else nearest(name, known)
+            raise UsageError(Problem("E101", f"no suite is called '{name}'", "", hint))
     path = Path(name)
     if not os.path.isfile(path):
         what = unreadable_reason(path)

@@ -3,48 +3,21 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    Strict,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, Strict, model_serializer, model_validator
 
 from energybench.common.renamed import renamed
 from energybench.common.units import Bytes, Intensity, Points, Ratio, Seconds, WarmupAmount
 from energybench.stats.interim import declared
 from energybench.stats.paired import FEWEST_BLOCKS, RowVerdict
-from energybench.suite.messages import ONE_LINE, KeyedError
+from energybench.suite.messages import KeyedError
+from energybench.suite.quality_tables import QualityTable, TargetTable, WorkloadAcceptTable
+from energybench.suite.table import Name, OpenTable, Several, SuiteTable
 from energybench.suite.variants import Variant, matches
 
-Item = TypeVar("Item")
-Several = Annotated[tuple[Item, ...], Strict(False)]  # a TOML array; its items stay strict
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)]
 LONGEST_S = 1e8  # three years
 Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class SuiteTable(BaseModel):
-    """A table of a suite's file: frozen, strictly typed, without unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class OpenTable(SuiteTable):
-    """A table whose other keys are parameters of what it names."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The keys that the table does not define itself."""
-        return dict(self.model_extra or {})
 
 
 class CooldownTable(SuiteTable):
@@ -145,21 +118,14 @@ class MeasureTable(SuiteTable):
     carbon: CarbonTable | None = None
 
 
-class QualityTable(SuiteTable):
-    """The metric that a method must not lose, and by how much it may."""
-
-    metric: Name = Field(default="accuracy", description="what the task, or the command, reports")
-    loses_at_most: Points = Field(
-        default="0.5 pp", validate_default=True, description="how much of it a method may lose and still have saved"
-    )
-
-
 @renamed(noise="margin")
 class AcceptTable(SuiteTable):
     """What may be called a saving."""
 
     quality: QualityTable = Field(default_factory=QualityTable)
-    margin: Ratio = Field(default="1 %", validate_default=True, le=0.99, description="the margin of every verdict")
+    margin: Ratio = Field(
+        default="1 %", validate_default=True, le=0.99, description="the saving margin: what is smaller is no saving"
+    )
     estimate_gap: Points = Field(
         default="2 pp", validate_default=True, description="how far estimated and counted may lie apart before a flag"
     )
@@ -267,13 +233,6 @@ class TrainTable(SuiteTable):
         return self
 
 
-class TargetTable(SuiteTable):
-    """Also report the cost of reaching this quality."""
-
-    metric: Name = Field(default="accuracy", description="what the task reports")
-    at_least: float = Field(ge=-1e100, le=1e100, examples=[0.9], description="in the metric's own unit: 0.9 is 90 %")
-
-
 class WorkloadTable(SuiteTable):
     """What is trained: model, data and recipe."""
 
@@ -284,6 +243,7 @@ class WorkloadTable(SuiteTable):
     data: DataTable
     train: TrainTable
     target: TargetTable | None = None
+    accept: WorkloadAcceptTable | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> WorkloadTable:

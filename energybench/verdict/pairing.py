@@ -7,7 +7,6 @@ default it is examined anew, and `examination.Examination` remembers it.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +17,6 @@ from energybench.meter.reading import Energy, Reading
 from energybench.records.record import Counted, CountingRun, Estimate, Trial
 from energybench.stats import paired
 from energybench.verdict.examination import examine
-
-LOWER_IS_BETTER = re.compile(  # anywhere in a name; or as a word of it: docs/commands.md has the list
-    r"loss(?!less)|error|perplexity|entropy|mae|mse|fid(?!e)|bits_per"
-    r"|(?<![a-z])(ppl|nll|wer|cer|eer|bpb|bpc|bpd|kid|lpips|mape)(?![a-z])"
-)
 
 
 @dataclass(frozen=True)
@@ -186,10 +180,6 @@ def same_weights(pair: Pair) -> bool:
     return method.weights_sha256 is not None and method.weights_sha256 == baseline.weights_sha256
 
 
-def higher_is_better(metric: str) -> bool:
-    return LOWER_IS_BETTER.search(metric.lower()) is None
-
-
 def mean_of(values: Iterable[float | None]) -> TrialMean | None:
     """Over what is known and finite; None of nothing."""
     known = [value for value in values if value is not None and math.isfinite(value)]
@@ -198,6 +188,11 @@ def mean_of(values: Iterable[float | None]) -> TrialMean | None:
     mean = math.fsum(known) / len(known)
     sd = math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (len(known) - 1)) if len(known) > 1 else None
     return TrialMean(mean, sd, len(known))
+
+
+def most_of(values: Iterable[int | None]) -> int | None:
+    """Of what is known; None of nothing."""
+    return max((value for value in values if value is not None), default=None)
 
 
 Parts = Sequence[Energy]  # of one source and scope in one trial: a figure for each device
