@@ -39,9 +39,6 @@ def folders(names: Sequence[str], say: Say) -> list[Path]:
 
 
 def _folder(name: str, say: Say) -> Path:
-    if not name:  # an unset variable of a shell means no folder, and surely not the current one
-        hint = "energybench report, without it: the newest run"
-        raise UsageError(Problem("E601", "a run's folder has a name", "''", hint))
     path = Path(name)
     if os.path.isfile(path / "run.json"):
         return path
