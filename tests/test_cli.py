@@ -37,6 +37,7 @@ VERBS = [
     "new",
     "overhead",
     "report",
+    "reread",
     "run",
     "schema",
     "show",
