@@ -90,7 +90,7 @@ def report(
     refuse_together(given, EXCLUDED)
     if strict and not hold:
         raise click.UsageError("--strict is about --require.")
-    if "" in (*names, html):  # an unset variable of a shell means no folder, and surely not the current one
+    if "" in names:  # an unset variable of a shell means no folder, and surely not the current one
         raise UsageError(Problem("E601", "a folder has a name", "''", "energybench report, without it: the newest run"))
     if every:
         _write_all(names or ("reports",), html)
