@@ -46,7 +46,7 @@ class QualitySourceTable(SuiteTable):
         default=None, description='"fraction": 0.948; "percent": 94.8; "units": the metric\'s own'
     )
     unit: Annotated[str, Field(min_length=1, max_length=40)] | None = Field(
-        default=None, examples=["dB"], description="of a metric that is no share, as it is printed"
+        default=None, examples=["dB"], description="its own unit, as it is printed"
     )
     range: Ends | None = Field(default=None, examples=[[0, 1]], description="what lies outside of it decides nothing")
     also: Several[QualitySourceTable] = Field(

@@ -36,7 +36,7 @@ class QualityTable(SuiteTable):
         default=None, description='"fraction": 0.948; "percent": 94.8; "units": the metric\'s own'
     )
     unit: Annotated[str, Field(min_length=1, max_length=40)] | None = Field(
-        default=None, examples=["dB"], description="of a metric that is no share, as it is printed"
+        default=None, examples=["dB"], description="its own unit, as it is printed"
     )
     range: Ends | None = Field(default=None, examples=[[0, 1]], description="what lies outside of it decides nothing")
     also: Several[Name] = Field(default=(), description="further metrics that are kept and shown; they decide nothing")
