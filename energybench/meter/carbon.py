@@ -18,8 +18,9 @@ from energybench.meter.reading import Energy, Reading
 
 def model_parameters() -> dict[str, Any]:
     """What codecarbon assumes of this machine: {cpu, tdp_w, tdp_source, ram_w}. Slow, so once a run."""
-    from codecarbon.core.cpu import TDP
-    from codecarbon.external.ram import RAM
+    with starting_safely():  # it asks nvidia-smi when it is imported
+        from codecarbon.core.cpu import TDP
+        from codecarbon.external.ram import RAM
 
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # what it warns of is in `tdp_source`
     with starting_safely():  # it asks lscpu, dmesg and a Python of its own
