@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -74,12 +76,10 @@ def test_what_is_only_long_is_not(tmp_path: Path, parts: dict[str, object]) -> N
 
 def test_a_model_of_any_number_of_layers_is_refused_as_it_is_built() -> None:
     """A function of the user's, whose layers no suite lists. Unbounded, this would never end."""
-    built = 0
-    with pytest.raises(UsageError) as error, bounded_models("deep.py:deep"):
-        while True:
-            nn.Linear(1, 1)
-            built += 1
-    assert built == MOST_PARAMETERS // 2  # each has a weight and a bias
+    built = itertools.count()
+    with bounded_models("deep.py:deep"), pytest.raises(UsageError) as error:
+        deque(nn.Linear(1, 1) for _ in built)
+    assert next(built) == MOST_PARAMETERS // 2 + 1  # each has a weight and a bias; the last was refused
     assert error.value.problems[0].code == "E207"
     with bounded_models("next"):  # and the next model is counted anew
         nn.Linear(1, 1)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import energybench, environment
 from faults import fault
 from tiny_runs import write_suite
+
+from energybench.records.reader import read_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = min((ROOT / "reports" / "quick").iterdir())
@@ -94,7 +99,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
 @fault("planted module")
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_file_of_the_current_folder_runs(planted: tuple[Path, Path, Path], verb: str) -> None:
-    """One for every module of the standard library and of installed packages, and programs on a PATH that begins here."""
+    """One for every module of the standard library and of installed packages; and programs: PATH begins here."""
     folder, script, log = planted
     log.unlink(missing_ok=True)
     path = f":.:{os.environ['PATH']}"
@@ -175,3 +180,49 @@ def test_a_method_in_a_file_called_random_that_ends_badly_is_a_mistake_of_the_su
     assert done.returncode == 2, done.stderr
     assert "random.py" in done.stderr or "ended early" in done.stderr
     assert "interrupted" not in done.stderr
+
+
+def without_proc() -> bool:
+    """Whether this user may make /proc empty for a process: root, in a mount namespace of its own."""
+    command = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/proc"]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def joules(value: Any) -> Iterator[float | None]:
+    """Every `energy_j` of a record."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if key == "energy_j":
+            yield inner
+        elif isinstance(inner, (dict, list)):
+            yield from joules(inner)
+
+
+@fault("no proc")
+@pytest.mark.skipif(not without_proc(), reason="it takes root and a mount namespace")
+@pytest.mark.parametrize("verb", ["run", "measure", "doctor"])
+def test_an_empty_proc_ends_nothing_and_what_it_would_tell_is_not_known(tmp_path: Path, verb: str) -> None:
+    suite = write_suite(tmp_path, METHOD)
+    suite.write_text(suite.read_text(encoding="utf-8").replace('"off"', '"if available"'), encoding="utf-8")
+    words = {"run": ("run", "tiny.toml", "--out", "out"), "measure": ("measure", "--json", "--", "/bin/true")}
+    command = [sys.executable, "-P", "-m", "energybench", *words.get(verb, (verb,))]
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh", *command],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    if verb == "run":
+        run, trials, _ = read_folder(tmp_path / "out")
+        assert run.finished
+        assert {trial.status for trial in trials} == {"ok"}
+        files = (tmp_path / "out" / "records").iterdir()
+        values = [value for file in files for value in joules(json.loads(file.read_bytes()))]
+        assert values
+        assert set(values) == {None}  # never 0
