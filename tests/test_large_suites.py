@@ -124,3 +124,15 @@ def test_the_schema_is_the_whole_number_1(tmp_path: Path, schema: str) -> None:
         load(str(path))
     (problem,) = error.value.problems
     assert problem.where.endswith("s.toml:1:1")
+
+
+@pytest.mark.parametrize("sign", ["\u202e", "\u2066", "\u200b", "\u200f", "\ufeff", "\u00ad", "\u2028", "\u0085"])
+def test_a_name_with_a_character_that_is_not_shown_is_refused_with_its_number(tmp_path: Path, sign: str) -> None:
+    """U+202E turns the rest of a line around, so that a name reads as another."""
+    path = tmp_path / "s.toml"
+    given = {"head": "", "trials": "", "model": 'use = "mlp"', "epochs": 2}
+    path.write_text(SUITE.format(**given).replace('name = "w"', f'name = "a{sign}b"'), encoding="utf-8")
+    with pytest.raises(InvalidSuite, match=f"U\\+{ord(sign):04X}"):
+        load(str(path))
+    path.write_text(SUITE.format(**given).replace('name = "w"', 'name = "a\u00a0ü 漢"'), encoding="utf-8")
+    load(str(path))

@@ -14,8 +14,10 @@ from command_line import environment
 from faults import fault
 from hypothesis import given
 from hypothesis import strategies as st
+from run.tiny_runs import write_suite
 
 from energybench.cli.common import FEWEST_COLUMNS, MOST_COLUMNS, terminal_environment
+from energybench.records.reader import read_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = str(min((ROOT / "reports" / "quick").iterdir()))
@@ -81,6 +83,15 @@ def test_a_closed_output_is_an_error_where_nothing_else_is_made_and_never_a_regr
     done = call(*READING[verb], to=">&-")
     assert (done.returncode, done.stdout) == (2, "")
     assert "error[E620]: cannot write the output" in done.stderr
+
+
+@pytest.mark.parametrize("to", ["| head -1", ">&-"])
+def test_a_run_that_nobody_reads_any_more_is_finished(tmp_path: Path, to: str) -> None:
+    suite, out = write_suite(tmp_path), tmp_path / "out"
+    done = call("run", str(suite), "--out", str(out), to=to)
+    assert done.returncode == 0, done.stderr
+    assert read_folder(out)[0].finished
+    assert (out / "report.md").exists()
 
 
 @pytest.mark.parametrize("verb", READING)
