@@ -17,13 +17,12 @@ from typing import IO
 
 from energybench.common.errors import CannotWrite, EnergybenchError, Problem, UsageError, typed
 from energybench.common.held_folder import HeldFolder
-from energybench.common.outputs import PARTS, RUN_FILE
+from energybench.common.outputs import LOCK, PARTS, RUN_FILE
 from energybench.common.safe_read import name_too_long
 from energybench.common.sealed_files import PART_SUFFIX
 from energybench.records.reader import RECORDS, paths, read, read_counting_runs, read_trials
 from energybench.records.record import CountingRun, RunFile, Trial, json_of
 
-LOCK = ".lock"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?")  # what a run's folder is called, if nobody named it
 
 
@@ -75,6 +74,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._held: HeldFolder | None = None
+        self._saved: RunFile | None = None  # what this run wrote last
         self._admitted = False  # while it is locked: nothing is removed from a folder that may be another run's
 
     @property
@@ -102,7 +102,17 @@ class Folder:
             return read_counting_runs(folder, self._run_file_in(folder)) if folder else []
 
     def _run_file_in(self, folder: HeldFolder) -> RunFile | None:
-        return read(self.path / RUN_FILE, RunFile, folder) if folder.has(RUN_FILE) else None
+        """Raises CannotWrite E625 where this run wrote one, and another run's stands there by now."""
+        run = read(self.path / RUN_FILE, RunFile, folder) if folder.has(RUN_FILE) else None
+        if run is not None and self._saved is not None:
+            self._refuse_other(run, self._saved)
+        return run
+
+    def _refuse_other(self, there: RunFile, run: RunFile) -> None:
+        if there.run_identity != run.run_identity:
+            message = "the run.json of another run was put here while this one worked; it is left as it is"
+            hint = "put the run.json of this run back, or start anew with --new or another --out"
+            raise CannotWrite(Problem("E625", message, str(self.path / RUN_FILE), hint))
 
     @contextmanager
     def _opened(self) -> Iterator[HeldFolder | None]:
@@ -128,12 +138,10 @@ class Folder:
     def save(self, run: RunFile) -> None:
         """Raises CannotWrite E620, E626; E625 where another run's run.json stands there by now."""
         self.check()
-        there = self.run_file()
-        if there is not None and there.run_identity != run.run_identity:
-            message = "the run.json of another run was put here while this one worked; it is left as it is"
-            hint = "put the run.json of this run back, or start anew with --new or another --out"
-            raise CannotWrite(Problem("E625", message, str(self.path / RUN_FILE), hint))
+        if (there := self.run_file()) is not None:
+            self._refuse_other(there, run)
         self.held.write_bytes(RUN_FILE, json_of(run).encode())
+        self._saved = run
 
     def write_record(self, name: str, record: Trial | CountingRun) -> None:
         """A finished trial is kept in the folder that is held, even where that was moved meanwhile; then that is told.
@@ -198,7 +206,7 @@ class Folder:
             os.close(lock)
         if self._held is not None:
             self._held.close()
-        self._held, self._admitted = None, False
+        self._held, self._saved, self._admitted = None, None, False
 
     def _tidy(self) -> None:
         """Removes what a killed run left in the folder and its own parts: partly written files and empty logs."""

@@ -51,6 +51,7 @@ class Trials:
         self.progress, self.suite, self.prepared = progress, planned.suite, prepared
         self.run_identity: str | None = None  # as run.json says, once it is there
         self.written: list[str] = []  # names of records, from the run's folder
+        self.trials: dict[str, Trial] = {}  # of this invocation, by name
         self.watched: WatchedFiles | None = None
 
     def run(self, slot: Slot, blocks: int) -> Trial | None:
@@ -88,6 +89,7 @@ class Trials:
             flag = Flag(code="files_found", detail=watched_files.shown(found))
             record = record.model_copy(update={"flags": [*record.flags, flag]})
         self._keep(f"{RECORDS}/{slot.trial}.json", record, out)
+        self.trials[slot.trial] = record
         return record
 
     def _keep(self, name: str, record: Trial | CountingRun, out: Path) -> None:
@@ -189,10 +191,8 @@ class Trials:
         cell = slot.cell
         if cell.of is None:
             return None
-        name = trial_name(slot.block, slot.invocation, cell.workload, cell.of)
-        held = self.folder.held
-        method = read(held.path / RECORDS / f"{name}.json", Trial, held)
-        return method.budget if method.trained_less else None
+        method = self.trials.get(trial_name(slot.block, slot.invocation, cell.workload, cell.of))
+        return method.budget if method is not None and method.trained_less else None
 
     def _trial_spec(self, slot: Slot, header: TrialHeader, budget: Budget | None) -> TrialSpec:
         cell = slot.cell
