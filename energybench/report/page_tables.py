@@ -80,7 +80,7 @@ def results(summary: Summary) -> Results:
         _figures("counted", figures_of, wording.counted, lambda r: r.counted_rel),
     ]
     last = [
-        _figures("realised", figures_of, lambda r: wording.realised(r.realised_rel), lambda r: r.realised_rel),
+        _figures("realised", figures_of, wording.realised, lambda r: r.realised_rel),
         _figures("blocks", figures_of, lambda r: str(r.n), lambda r: float(r.n)),
     ]
     if not one:

@@ -330,7 +330,7 @@ class WorkloadComparison:
             realised_rel=self._realised_rel(row.estimated_rel, change),
             quality=of_quality,
             also=quality.further(self.run, self.name, pairs, self.accept, self.look.alpha_fraction),
-            detectable_rel=judgement.detectable_rel(change, self.accept),
+            detectable_rel=judgement.detectable_rel(change, self.pooled[quantity], self.accept),
             blocks_needed=judgement.blocks_needed(row, change, difference, self.accept),
             quality_blocks_needed=judgement.quality_blocks_needed(row, difference, self.accept),
             explanation=explanations.explain(
