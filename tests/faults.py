@@ -274,6 +274,73 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
             "",
         ),
     ),
+    "Where it is started, and what is printed": (
+        Fault(
+            "planted module",
+            "A file of the current folder, or beside the suite, has the name of a module (`random.py`) or of a program "
+            "(`lscpu`)",
+            "It does not run, in no process of ours. A method's or a model's file that the suite names does, and finds "
+            "its neighbours after all that is installed.",
+            "",
+            "–",
+        ),
+        Fault(
+            "no reader",
+            "Whoever read the output has gone: `| head -1`",
+            "The work goes on and is finished. The rest is not printed, and a note says so.",
+            "its own",
+            "–",
+        ),
+        Fault(
+            "closed output",
+            "Standard output is closed: `>&-`",
+            "A run goes on, and a note says that nothing was printed. A verb that only prints has done nothing.",
+            "2, E620 for a verb that only prints",
+            "the same command, with an output",
+        ),
+        Fault(
+            "plain signs",
+            "The encoding of the terminal or of the log has few signs: ASCII, ISO 8859",
+            "− is printed as -, × as x, an accented letter without its accent.",
+            "",
+            "–",
+        ),
+        Fault(
+            "strict Python",
+            "Warnings are errors: `PYTHONWARNINGS=error`, `-W error`",
+            "Not in processes of ours, since libraries warn of what is no error. A suite's commands get the variable.",
+            "",
+            "–",
+        ),
+        Fault(
+            "workflow command",
+            "A name, a path or an error's text holds a command of a build server: `::error`, `##[group]`",
+            "A space is put into it wherever it is printed, so that the server reads none.",
+            "",
+            "–",
+        ),
+        Fault(
+            "endless suite",
+            "A suite asks for what nobody can mean: a thousand million blocks, 3,000 layers",
+            "It is refused from its text, before anything is built.",
+            "2, E207",
+            "what is printed",
+        ),
+        Fault(
+            "no proc",
+            "`/proc` is empty or hidden",
+            "Runs go on; what is read there (the processor's name, other loads) is not known.",
+            "",
+            "–",
+        ),
+        Fault(
+            "scratch race",
+            "Two runs start at once, and one removes what killed runs left",
+            "Each keeps its own temporary folder.",
+            "",
+            "–",
+        ),
+    ),
     "A file was damaged": (
         Fault(
             "cut record",

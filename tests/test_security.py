@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import os
 import pickle
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import fault
 from report.synthetic import Run
 from support import data_settings
 
@@ -462,3 +464,29 @@ def test_every_test_that_the_security_page_names_exists() -> None:
     }
     assert len(named) > 15
     assert named <= there, sorted(named - there)
+
+
+@fault("scratch race")
+def test_a_scratch_folder_that_another_start_takes_for_a_dead_ones_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the making of its file and its lock it looks as those that killed runs left."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    flock, raced = fcntl.flock, list[Path]()
+
+    def other_start_first(file: Any, operation: int) -> None:
+        if not raced:
+            raced.append(Path(file.name).parent)
+            with scratch() as other:
+                assert other != raced[0]
+            assert not raced[0].exists()  # it was free, as far as anybody could tell
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", other_start_first)
+    with scratch() as place:
+        assert place.is_dir()
+        assert (place / "alive").exists()
+        with scratch() as other:  # whose sweep finds the lock
+            assert other != place
+        assert place.is_dir()
+    assert list(tmp_path.iterdir()) == []

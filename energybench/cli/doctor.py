@@ -221,7 +221,8 @@ def _model() -> dict[str, Any]:
     from energybench.meter.carbon import model_parameters
 
     facts = model_parameters()
-    power = f"{facts['tdp_w']:g} W CPU ({facts['tdp_source']}) × load, {facts['ram_w']:g} W memory"
+    memory = f"{facts['ram_w']:g} W memory" if facts["ram_w"] else "memory of a size that is not known"
+    power = f"{facts['tdp_w']:g} W CPU ({facts['tdp_source']}) × load, {memory}"
     reason = f"{power}: an estimate, never a saving"
     return _sensor("codecarbon's model", "machine", reason, measured=False, parameters=facts)
 

@@ -22,8 +22,8 @@ _START = r"(?:^|(?<=[\r\n]))(?:\s|\ufeff|\x1b\[[0-9;]*[A-Za-z])*"
 _COMMAND = re.compile(
     rf"(?P<at>{_START}:)(?P<last>:)"
     r"|(?P<hash>##[A-Za-z]*)(?P<bracket>\[)"
-    r"|(?P<fold>\b(?:section_(?:start|end)|travis_(?:fold|time)))(?P<colon>:)"
-    rf"|(?P<head>{_START}(?:--|\+\+|~~|\^\^))(?P<sign>[-+~^])(?=[ \t])",
+    r"|(?P<fold>(?:section_(?:start|end)|travis_(?:fold|time)))(?P<colon>:)"
+    rf"|(?P<head>{_START}(?:--|\+\+|~~|\^\^))(?P<sign>[-+~^])(?=[ \t]|\Z)",
     re.IGNORECASE,
 )
 LONGEST = 64  # of a beginning that may wait for its last sign in the next write

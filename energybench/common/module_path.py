@@ -2,7 +2,7 @@
 
 Python puts the current folder (`-m`, `-c`), a script's folder and PYTHONPATH before its own library, and runs what it
 finds there: a user's file that is called as `random` is, beside a suite, is imported in its place. Here the standard
-library comes first, then folders that PYTHONPATH names, then installed packages; the current folder comes in no place,
+library comes first, then installed packages, then folders that PYTHONPATH names; the current folder comes in no place,
 however it was named. Interpreters that we start get that path, and run no sitecustomize of PYTHONPATH and nothing of
 the user's site folder.
 
@@ -22,13 +22,18 @@ _for_users: list[str] = []  # what was taken out of this process's path
 
 def split(path: list[str]) -> tuple[list[str], list[str]]:
     """(what stays, in our order; what only code of the user's is given) of a sys.path."""
-    start = next((at for at, entry in enumerate(path) if _is_standard(entry)), 0)
-    before, after = path[:start], path[start:]
+    before, after = _at_library(path)
     standard = [entry for entry in after if _is_standard(entry)]
     installed = [entry for entry in after if entry not in standard and os.path.isabs(entry)]
     named = [entry for entry in before if os.path.isabs(entry) and not _is_here(entry)]
     taken = [os.path.abspath(entry) for entry in before if entry not in named]
-    return _once([*standard, *named, *installed]), [entry for entry in _once(taken) if entry not in installed]
+    return _once([*standard, *installed, *named]), [entry for entry in _once(taken) if entry not in installed]
+
+
+def _at_library(path: list[str]) -> tuple[list[str], list[str]]:
+    """(what stands before the standard library: a script's folder, PYTHONPATH; the library and what stands after it)"""
+    start = next((at for at, entry in enumerate(path) if _is_standard(entry)), 0)
+    return path[:start], path[start:]
 
 
 def _is_standard(entry: str) -> bool:
@@ -68,14 +73,9 @@ def path_of_children() -> tuple[list[str], list[str]]:
     kept, taken = split(sys.path)
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     script = os.path.dirname(os.path.abspath(main)) if main and not sys.flags.safe_path else ""
-    own = [script] if script and script in kept[: _index_of_installed(kept)] else []
+    before, after = _at_library(sys.path)
+    own = [script] if script in before and script not in after else []
     return [entry for entry in kept if entry not in own], _once([*own, *taken, *_for_users])
-
-
-def _index_of_installed(kept: list[str]) -> int:
-    """Of the first folder of installed packages."""
-    names = ("site-packages", "dist-packages")
-    return next((at for at, entry in enumerate(kept) if os.path.basename(entry) in names), len(kept))
 
 
 def add_for_user_code(folder: str) -> None:

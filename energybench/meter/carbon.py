@@ -18,8 +18,9 @@ from energybench.meter.reading import Energy, Reading
 
 def model_parameters() -> dict[str, Any]:
     """What codecarbon assumes of this machine: {cpu, tdp_w, tdp_source, ram_w}. Slow, so once a run."""
-    from codecarbon.core.cpu import TDP
-    from codecarbon.external.ram import RAM
+    with starting_safely():  # it asks nvidia-smi when it is imported
+        from codecarbon.core.cpu import TDP
+        from codecarbon.external.ram import RAM
 
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # what it warns of is in `tdp_source`
     with starting_safely():  # it asks lscpu, dmesg and a Python of its own
@@ -41,7 +42,7 @@ class CodecarbonModel:
     def __init__(self, parameters: dict[str, Any], time: Time = REAL_TIME) -> None:
         self.tdp_w, self.ram_w, self._time = parameters["tdp_w"], parameters["ram_w"], time
         self._parameters = parameters
-        self._before: tuple[float, float] = (0.0, 0.0)
+        self._before: tuple[float, float] | None = None
         self._start_ns = 0
 
     def start(self) -> None:
@@ -49,21 +50,25 @@ class CodecarbonModel:
 
     def stop(self) -> Reading:
         seconds = (self._time.now_ns() - self._start_ns) / 1e9
-        busy, total = (after - before for after, before in zip(_busy_and_total(), self._before, strict=True))
+        return Reading(wall_s=seconds, energy=[self._processor(seconds, _busy_and_total()), self._memory(seconds)])
+
+    def _memory(self, seconds: float) -> Energy:
+        if not self.ram_w:  # no memory at all: /proc/meminfo cannot be read
+            return Energy(source="unavailable", scope="dram", device="ram", reason="its size is not known")
+        return Energy(source="model(codecarbon ram)", scope="dram", device="ram", energy_j=self.ram_w * seconds)
+
+    def _processor(self, seconds: float, now: tuple[float, float] | None) -> Energy:
+        if now is None or self._before is None:
+            reason = "its load is not known: /proc/stat cannot be read"
+            return Energy(source="unavailable", scope="cpu", device="cpu", reason=reason)
+        busy, total = (after - before for after, before in zip(now, self._before, strict=True))
         load = min(1.0, max(0.0, busy / total)) if total > 0 else 1.0
-        detail = {"load_rel": load, "tdp_w": self.tdp_w, "ram_w": self.ram_w}
-        return Reading(
-            wall_s=seconds,
-            energy=[
-                Energy(
-                    source="model(codecarbon cpu_load)",
-                    scope="cpu",
-                    device="cpu",
-                    energy_j=cpu_power_w(self.tdp_w, load) * seconds,
-                    detail=detail,
-                ),
-                Energy(source="model(codecarbon ram)", scope="dram", device="ram", energy_j=self.ram_w * seconds),
-            ],
+        return Energy(
+            source="model(codecarbon cpu_load)",
+            scope="cpu",
+            device="cpu",
+            energy_j=cpu_power_w(self.tdp_w, load) * seconds,
+            detail={"load_rel": load, "tdp_w": self.tdp_w, "ram_w": self.ram_w},
         )
 
     def nested(self) -> CodecarbonModel:
@@ -75,8 +80,12 @@ def cpu_power_w(tdp_w: float, load: float) -> float:
     return tdp_w * (0.1 + 0.9 * load**3)
 
 
-def _busy_and_total() -> tuple[float, float]:
-    times = psutil.cpu_times()
+def _busy_and_total() -> tuple[float, float] | None:
+    """Seconds of all processors since the machine started; None where /proc is empty or hidden."""
+    try:
+        times = psutil.cpu_times()
+    except OSError:
+        return None
     total = sum(times[:8]) if len(times) >= 8 else sum(times)
     return total - times.idle - getattr(times, "iowait", 0.0), total
 

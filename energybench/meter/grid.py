@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from energybench.common.programs import starting_safely
 from energybench.meter import cloud_regions
 
 J_PER_KWH = 3.6e6
@@ -122,7 +123,8 @@ def alpha_2(code: str) -> str:
 
 
 def _tables() -> Any:
-    from codecarbon.input import DataSource
+    with starting_safely():  # it asks nvidia-smi when it is imported
+        from codecarbon.input import DataSource
 
     return DataSource()
 
@@ -198,9 +200,11 @@ def _states() -> dict[str, GridFigure]:
 def _provinces_of_canada() -> dict[str, GridFigure]:
     """codecarbon's own sum over the mix of each: coal, oil and gas by their emissions when burnt, all else by none."""
     import pycountry
-    from codecarbon.core.emissions import Emissions
-    from codecarbon.core.units import Energy
-    from codecarbon.external.geography import GeoMetadata
+
+    with starting_safely():
+        from codecarbon.core.emissions import Emissions
+        from codecarbon.core.units import Energy
+        from codecarbon.external.geography import GeoMetadata
 
     codes = {part.name.lower(): part.code for part in pycountry.subdivisions.get(country_code="CA")}
     sums = Emissions(_tables())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from energybench.common.errors import Problem, UsageError
+from energybench.common.programs import starting_safely
 from energybench.meter.grid import J_PER_KWH, find
 from energybench.meter.zone_hints import hint
 
@@ -24,7 +25,8 @@ def intensity(zone: str) -> dict[str, Any]:
     found = find(zone)
     if found is None:
         raise UsageError(Problem("E502", f"no carbon intensity is known for '{zone}'", hint=hint(zone)))
-    import codecarbon
+    with starting_safely():  # it asks nvidia-smi when it is imported
+        import codecarbon
 
     name, figure = found
     facts: dict[str, Any] = {

@@ -206,6 +206,15 @@ def _isolated_interpreters() -> Iterator[None]:
     """
     util: Any = multiprocessing.util
     spawn = util.spawnv_passfds
+    util.spawnv_passfds = _isolated(spawn)
+    try:
+        yield
+    finally:
+        util.spawnv_passfds = spawn
+
+
+def _isolated(spawn: Callable[..., int]) -> Callable[..., int]:
+    """multiprocessing's start of an interpreter, with our module path."""
 
     def isolated(executable: bytes, arguments: list[str], passed: list[int]) -> int:
         at = arguments.index("-c")
@@ -217,11 +226,7 @@ def _isolated_interpreters() -> Iterator[None]:
         finally:
             os.environ.update({name: value for name, value in named.items() if value is not None})
 
-    util.spawnv_passfds = isolated
-    try:
-        yield
-    finally:
-        util.spawnv_passfds = spawn
+    return isolated
 
 
 @contextlib.contextmanager
@@ -249,6 +254,7 @@ def _child(
 ) -> None:
     _close_inherited_server_pipe()
     module_path.use(*path)  # multiprocessing has set the caller's, with its folder
+    multiprocessing.util.spawnv_passfds = _isolated(multiprocessing.util.spawnv_passfds)  # for workers of the trial's
     os.environ.clear()  # the server knows it only as it was at its start
     os.environ.update(environment)
     fork_below_guard(getattr(sys.modules.get(PRELOAD), "SERVER", os.getppid()), usage)

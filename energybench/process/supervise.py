@@ -94,8 +94,8 @@ def run(
     Raises:
         OSError: where it cannot be started.
     """
-    own_memory_b = psutil.Process().memory_info().rss
-    before = {child.pid for child in psutil.Process().children()}
+    own_memory_b = _own_memory_b()
+    before = {child.pid for child in _children()}
     sink = subprocess.PIPE if output else subprocess.DEVNULL if discard else None
     with _adopting_orphans():
         started = time.monotonic()
@@ -237,18 +237,38 @@ class _RunningCommand:
 
     def _signal(self, number: int, processes: Sequence[psutil.Process] | None = None) -> None:
         """Send a signal to these; None: to all of the command's."""
-        for process in self._descendants() if processes is None else processes:
+        found = self._descendants() if processes is None else processes
+        for process in found:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(number)
+        if processes is None and not found and self._process.returncode is None:  # /proc shows nobody
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self._pidfd, number)
 
     def _descendants(self) -> list[psutil.Process]:
         """The command, if it is not reaped, and everything it started, orphans too."""
         descendants: list[psutil.Process] = []
-        for child in psutil.Process().children():
+        for child in _children():
             if child.pid not in self._before and child.pid not in self._helpers:
                 with contextlib.suppress(psutil.Error):
                     descendants += [child, *child.children(recursive=True)]
         return descendants
+
+
+def _children() -> list[psutil.Process]:
+    """Of this process; none are seen where /proc is empty or hidden."""
+    try:
+        return psutil.Process().children()
+    except psutil.Error:
+        return []
+
+
+def _own_memory_b() -> float:
+    """What a process has from the start that this one forks; infinite where it is not known."""
+    try:
+        return float(psutil.Process().memory_info().rss)
+    except psutil.Error:
+        return float("inf")
 
 
 @contextlib.contextmanager

@@ -206,7 +206,7 @@ def _ask(call: Callable[[Path, Path], ChildOutcome], spec: PlanSpec, place: Path
         raise CannotWrite.of(OSError(None, "the process that checks the suite found the disk full"), out_path)
     if not out_path.exists():
         hint = "a file of yours that it loads may end the process; if not, this is a bug of energybench"
-        message = f"checking the suite ended early: {outcome.reason}"
+        message = f"checking the suite ended early: {outcome.reason or 'it ended with status 0'}"
         raise UsageError(Problem("E606", message, str(spec.suite.path), hint))
     return PlanResult.read(out_path)
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
-from energybench.suite.messages import ONE_LINE
+from energybench.suite.messages import ONE_LINE, KeyedError
 
 Item = TypeVar("Item")
 Several = Annotated[tuple[Item, ...], Strict(False)]  # a TOML array; its items stay strict
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)]
+
+
+def _shown(text: str) -> str:
+    """Nothing that hides, reorders or imitates what is read: U+202E turns the rest of a line around."""
+    hidden = next((sign for sign in text if unicodedata.category(sign) in ("Cc", "Cf", "Zl", "Zp")), None)
+    if hidden is not None:
+        raise KeyedError(f"it holds U+{ord(hidden):04X}, a character that cannot be shown", "", "write it without")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE), AfterValidator(_shown)]
 
 
 class SuiteTable(BaseModel):
