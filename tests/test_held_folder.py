@@ -127,6 +127,18 @@ def test_a_folder_that_was_renamed_is_written_where_it_is_and_another_in_its_pla
     assert held.read_bytes("records/ours", 100) == b"ours"
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_is_typed_to_have_it_back_puts_it_beside_nothing(replaced: bool, held: HeldFolder, tmp_path: Path) -> None:
+    """`mv moved run` would put it into a folder that stands there."""
+    (tmp_path / "run").rename(tmp_path / "moved")
+    if replaced:
+        (tmp_path / "run").mkdir()
+    problem = held.lost()
+    assert problem is not None
+    assert ("move that one away" in problem.hint) == replaced
+    assert f"mv {tmp_path / 'moved'} {tmp_path / 'run'}" in problem.hint
+
+
 def test_a_folder_that_was_deleted_takes_nothing_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with HeldFolder(tmp_path / "run") as folder:

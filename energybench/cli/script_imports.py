@@ -16,7 +16,10 @@ BUILT_FOR_TORCH = ("torchvision", "torchaudio", "torchtext")
 WANTED = re.compile(r"torch\s*\(?==\s*([\w.!]+)")  # of Requires-Dist: "torch (==2.13.0)", "torch==2.13.0; extra"
 TORCH_LIBRARIES = re.compile(rb"\blib(?:torch|c10)[A-Za-z0-9_]*\.so\b")
 LARGEST_B = 1 << 28  # of an extension that is looked into
-REMEDY = "install the {name} that was built for this torch, from the same place: pip install --force-reinstall {name}"
+REMEDY = (
+    "install the one that was built for this torch, from the index that torch came from: "
+    "pip install --force-reinstall --no-deps --index-url ... {name}"
+)
 
 
 def problems(distributions: Iterable[Distribution] | None = None, torch: Distribution | None = None) -> list[Any]:
@@ -35,7 +38,7 @@ def problems(distributions: Iterable[Distribution] | None = None, torch: Distrib
 
 
 def _why(package: Distribution, torch: Distribution) -> str | None:
-    name, here = package.metadata["Name"], torch.version
+    here = torch.version
     wanted = next((match[1] for each in package.requires or () if (match := WANTED.match(each))), here)
     if wanted.partition("+")[0] != here.partition("+")[0]:
         return f"it was built for torch {wanted}, and torch {here} is here"
@@ -46,7 +49,7 @@ def _why(package: Distribution, torch: Distribution) -> str | None:
             continue
         named = {word.decode("ascii") for word in TORCH_LIBRARIES.findall(path.read_bytes())}
         if there and (lacking := sorted(named - there)):
-            return f"its extension needs {', '.join(lacking)}, which torch {here} has not: import {name} fails"
+            return f"its extension needs {', '.join(lacking)}, which torch {here} has not"
     return None
 
 

@@ -40,6 +40,7 @@ TABLES = {
     "ModelTable": "workload.model",
     "DataTable": "workload.data",
     "TrainTable": "workload.train",
+    "WorkloadAcceptTable": "workload.accept",
     "TargetTable": "workload.target",
     "MethodTable": "[[method]]",
     "ClaimsTable": "method.claims",

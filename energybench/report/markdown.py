@@ -299,8 +299,8 @@ def markdown(summary: Summary, album: Album = Album()) -> str:  # noqa: B008  (f
     page += _first_screen(summary)
     if baselines := dict.fromkeys(workload.baseline_name for workload in summary.workloads if workload.rows):
         page.append(
-            f"Savings relative to {' or '.join(baselines)} in the same block; a negative saving is a cost. *realised* is "
-            "measured / estimated, where something was saved."
+            f"Savings relative to {' or '.join(baselines)} in the same block; a negative saving is a cost. "
+            "*realised* is measured / estimated, where something was saved."
         )
     if summary.about:
         page.append(escape(summary.about))

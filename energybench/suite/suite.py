@@ -35,6 +35,7 @@ from energybench.suite.overlays import (
 )
 from energybench.suite.quality_tables import QualityTable
 from energybench.suite.renamed_keys import RENAMED, KeyRenamer, with_old_keys
+from energybench.suite.set_hints import of_one
 from energybench.suite.suite_file import find_suite, read_tree
 from energybench.suite.table import Several, SuiteTable
 from energybench.suite.tables import (
@@ -108,6 +109,7 @@ class Suite(SuiteTable):
     _text: str = PrivateAttr(default="")
     _stamp: tuple[str, ...] = PrivateAttr(default=())
     _tree: Node = PrivateAttr(default=Node({}, ""))
+    _written: Node = PrivateAttr(default=Node({}, ""))  # before --set and the overlay
 
     @property
     def path(self) -> Path:
@@ -144,6 +146,10 @@ class Suite(SuiteTable):
             if method.get(str(loc[2])) is None:
                 return method.find(("sweep", loc[2])).place
         return self._tree.find(loc).place
+
+    def of_one(self, problems: Iterable[Problem]) -> list[Problem]:
+        """The same, where a --set without brackets is wrong for one entry with how to set another alone."""
+        return of_one(problems, self._written)
 
     def places(self) -> list[tuple[Loc, str]]:
         """(loc, place) of every key, for who has the settings without the file; as `where` says it."""
@@ -250,6 +256,7 @@ def load(
             problems.extend(problem for problem in invalid if problem.where not in reported)
         return base, suite
 
+    written = tree
     whole, quickened = resolve(tree), resolve(apply_quick(tree))  # both, so that --quick never finds new mistakes
     tree, suite = quickened if quick else whole
     problems += [*renamer.problems, *_reference_problems(tree, suite)]
@@ -259,15 +266,17 @@ def load(
         rest = _salvage(tree)
         if rest is not None and suite is None:
             problems += _too_much_work(rest[1], rest[0])
+        problems = of_one(problems, written)
         if rest is None or any(problem.code == "E207" for problem in problems):  # it would be expanded to be checked
             raise InvalidSuite(in_order(problems))
-        raise InvalidSuite(in_order(problems), _complete(*rest, path, text, stamp))
+        raise InvalidSuite(in_order(problems), _complete(*rest, written, path, text, stamp))
     stamp = [*(["quick"] if quick else []), *(f"--set {text}" for text in overrides)]
-    return _complete(suite, tree, path, text, stamp)
+    return _complete(suite, tree, written, path, text, stamp)
 
 
-def _complete(suite: Suite, tree: Node, path: Path, text: str, stamp: list[str]) -> Suite:
-    suite._path, suite._text, suite._tree, suite._stamp = path.absolute(), text, tree, tuple(stamp)
+def _complete(suite: Suite, tree: Node, written: Node, path: Path, text: str, stamp: list[str]) -> Suite:
+    suite._path, suite._text, suite._stamp = path.absolute(), text, tuple(stamp)
+    suite._tree, suite._written = tree, written
     return suite
 
 

@@ -88,7 +88,8 @@ def _unlike(method: Trial, baseline: Trial) -> Problems:
         settings += [(f"{uuid} {key}", cards[uuid].get(key), others[uuid].get(key)) for key in CARDS_ALIKE]
     for what, of_method, of_baseline in settings:
         if of_method is not None and of_baseline is not None and of_method != of_baseline:
-            yield "unlike", f"{what}: {of_method} against {of_baseline}"
+            remedy = "; write a window called 'train' in both scripts, or in neither" if what == "metered" else ""
+            yield "unlike", f"{what}: {of_method} against {of_baseline}{remedy}"
 
 
 def _warmer(method: Trial, baseline: Trial) -> Problems:
