@@ -32,7 +32,7 @@ def sentence(found: dict[str, Any]) -> str:
     """ "this machine sees savings of time from 6.0 % in this suite (10 blocks; calibrated 2026-11-30)"."""
     basis = f"({wording.plain(wording.blocks(found['blocks']))}; calibrated {found['calibrated']})"
     share = found["sees_rel"]
-    if share is None or share >= 1:
+    if share is None or wording.is_all(share):
         return f"this machine sees no saving of {found['of']} in this suite {basis}"
     seen = wording.plain(wording.percent(share, 0 if share >= 0.1 else 1))
     return f"this machine sees savings of {found['of']} from {seen} in this suite {basis}"

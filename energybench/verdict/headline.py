@@ -129,5 +129,7 @@ def _nothing_proven(rows: Sequence[Row]) -> str:
     if not limits:
         return sentence
     limit_rel, n = min(limits)
+    if wording.is_all(limit_rel):
+        return f"{sentence}: {wording.blocks(n)} cannot see any saving"
     decimals = 0 if limit_rel >= 0.1 else 1
     return f"{sentence}: {wording.blocks(n)} cannot see savings under {wording.percent(limit_rel, decimals)}"

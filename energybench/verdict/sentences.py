@@ -209,7 +209,8 @@ def notes(row: Row, metric: str) -> list[str]:
     if row.control_note:
         sentences.append(row.control_note)
     if row.detectable_rel is not None:
-        seen = f"savings from {wording.percent(row.detectable_rel)}" if row.detectable_rel < 1 else "no saving at all"
+        none = wording.is_all(row.detectable_rel)
+        seen = "no saving at all" if none else f"savings from {wording.percent(row.detectable_rel)}"
         sentences.append(f"{wording.blocks(row.n)} see {seen}.")
     return sentences
 

@@ -78,6 +78,11 @@ def decimals_of(value: float, least: int) -> int:
     return max(least, len(f"{Decimal(f'{value:.6g}'):f}".partition(".")[2]))
 
 
+def is_all(share: float) -> bool:
+    """Whether a saving is so near to everything that it would be printed as 100 %: nobody sees that, or more."""
+    return share >= 0.995
+
+
 def as_written(share: float) -> str:
     """A share that the suite's author chose, as it was written."""
     return percent(share, decimals_of(100 * share, 1))

@@ -8,12 +8,13 @@ import re
 
 import pytest
 from rich.console import Console
-from synthetic import Run, Truth, merge
+from synthetic import SECONDS, Run, Truth, merge
 
+from energybench.meter.reading import Reading
 from energybench.report.markdown import _behind, markdown
 from energybench.report.terminal import NAMED, render
 from energybench.stats import power
-from energybench.verdict import briefly, wording
+from energybench.verdict import briefly, sentences, wording
 from energybench.verdict.figures import Phase, Summary
 from energybench.verdict.summary import summarise
 
@@ -144,3 +145,15 @@ def test_where_the_time_went_is_a_small_table_of_before_and_after() -> None:
     assert "| forward | 40.0 % | 20.0 % |" in folded
     assert "| its own work | 0.0 % | 10.0 % |" in folded
     assert "In profiled steps" not in folded
+
+
+def test_nobody_sees_savings_from_100_percent() -> None:
+    run = Run(sensors=(), blocks=3).method("it", time=1.0)
+    for block, factor in enumerate((0.1, 1.0, 10.0)):
+        reading = Reading(wall_s=SECONDS * factor, cpu_s=SECONDS * factor)
+        run.change("it", block, phases={"train": reading})
+    summary = of(run)
+    text = " ".join([summary.headline, *sentences.notes(summary.workloads[0].rows[0], "accuracy")])
+    assert "cannot see any saving" in text
+    assert "see no saving at all" in wording.plain(text)
+    assert "100" not in text.split("see")[1]
