@@ -95,7 +95,7 @@ class _Runner:
         """`deadline`: on the monotonic clock; past it no block is begun."""
         blocks = self.blocks = self.run_file.verdict_blocks + self.added  # an earlier call may have asked for more
         number = self.run_file.invocations[-1].number
-        slots = schedule.missing(self.planned.cells, blocks, self.suite.trials.seed, self.done, number)
+        slots = schedule.missing(self.planned.cells, blocks, self._order_seed(), self.done, number)
         counted = {(w.workload, w.method): w.digest for w in self.counted}
         counting_runs = [c for c in self.planned.counting_runs if counted.get((c.workload, c.method)) != c.digest]
         for note in self.planned.notes:
@@ -206,6 +206,7 @@ class _Runner:
             ],
             blocks=planned.spec.blocks,
             looks=Looks(at=list(planned.spec.looks)) if planned.spec.looks else None,
+            order_seed=schedule.draw_order_seed(),
             machine=planned.machine,
             data=data,
             sources={
@@ -215,6 +216,10 @@ class _Runner:
             }
             | planned.result.sources,
         )
+
+    def _order_seed(self) -> int:
+        drawn = self.run_file.order_seed
+        return self.suite.trials.seed if drawn is None else drawn
 
     def _closed(self, outcome: str, finished: bool) -> RunFile:
         """run.json with this invocation ended."""

@@ -1,12 +1,16 @@
-"""Which trial runs when: every cell once per block, in a random order of the block's own.
+"""Which trial runs when: every cell once per block, workload by workload, in orders that balance over blocks.
 
-A fixed order would charge drift to whoever always comes last: 3 % drift biases AAAAABBBBB by 1.66 %, a random order by
-nothing. The order depends on the suite's seed and the block alone.
+A fixed order would charge drift to whoever always comes last: 3 % drift biases AAAAABBBBB by 1.66 %. Of two blocks the
+first has a random order (of the workloads, and of the cells inside each, so that plain training and a method never lie
+a suite apart) and the second its reverse: what drifts steadily cancels. Each run draws the seed of its order anew and
+keeps it: replications of a suite do not share one order, and a run that is continued keeps its own.
 """
 
 from __future__ import annotations
 
+import os
 import random
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,41 +18,79 @@ from energybench.common.hashing import stable_seed
 from energybench.records.record import Cell, Trial
 from energybench.suite.suite import cell_name
 
+ORDER_SEED = "ENERGYBENCH_ORDER_SEED"  # repeats the order of another run
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One trial to run."""
+    """One trial to run. `group`: of trials that take turns, of which a block may have several for one workload."""
 
     cell: Cell
     block: int
     position: int
     invocation: int
+    group: int = 0
 
     @property
     def trial(self) -> str:
-        return f"b{self.block}-i{self.invocation}-{cell_name(self.cell.workload, self.cell.method)}"
+        group = f"g{self.group}-" if self.group else ""
+        return f"b{self.block}-i{self.invocation}-{group}{cell_name(self.cell.workload, self.cell.method)}"
+
+
+def draw_order_seed() -> int:
+    """The seed of a new run's order: another one each time, unless $ENERGYBENCH_ORDER_SEED names it."""
+    given = os.environ.get(ORDER_SEED, "")
+    return int(given) if given.isdecimal() and int(given) < 2**63 else secrets.randbits(32)
 
 
 def order(cells: Sequence[Cell], block: int, seed: int) -> list[Cell]:
-    """A block's cells in its own random order."""
-    shuffled = [cell for cell in cells if not cell.skipped]
-    random.Random(stable_seed(seed, "schedule", block)).shuffle(shuffled)
-    return shuffled
+    """A block's cells in its own order; that of an odd block is the reverse of the one before it.
+
+    A control whose budget only its method's trial will tell comes right after it, wherever it was drawn.
+    """
+    chance = random.Random(stable_seed(seed, "schedule", block // 2))
+    by_workload: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if not cell.skipped:
+            by_workload.setdefault(cell.workload, []).append(cell)
+    workloads = list(by_workload)
+    chance.shuffle(workloads)
+    for inside in by_workload.values():
+        chance.shuffle(inside)
+    planned = [cell for name in workloads for cell in by_workload[name]]
+    return _controls_after(planned[::-1] if block % 2 else planned)
+
+
+def waits_for_method(cell: Cell) -> bool:
+    """Whether its budget is known only when its method's trial of the same block has ended."""
+    return cell.of is not None and not cell.epochs
+
+
+def _controls_after(planned: Sequence[Cell]) -> list[Cell]:
+    waiting = {(cell.workload, cell.of): cell for cell in planned if waits_for_method(cell)}
+    first = [cell for cell in planned if not waits_for_method(cell)]
+    result = []
+    for cell in first:
+        result.append(cell)
+        if control := waiting.pop((cell.workload, cell.method), None):
+            result.append(control)
+    return result + list(waiting.values())
 
 
 def missing(cells: Sequence[Cell], blocks: int, seed: int, done: Iterable[Trial], invocation: int) -> list[Slot]:
-    """What is left to run. A block that is resumed runs its baseline again: only one invocation's trials pair up.
+    """What is left to run. A block that is resumed runs its baseline again: only one invocation's trials pair up, and
+    of those that took turns only one group's.
 
     For the same reason a trial whose own invocation never got to the baseline of its block is not done, nor a control
     whose invocation never got to its method; and a method runs again beside a control that is left.
     """
     done = list(done)
     there = {(t.block, t.workload, t.invocation, t.method) for t in done}
-    paired = {(t.block, t.workload, t.invocation) for t in done if t.role == "baseline"}
+    paired = {(t.block, t.workload, t.invocation, t.group) for t in done if t.role == "baseline"}
     have = {
         (t.block, t.workload, t.method)
         for t in done
-        if (t.block, t.workload, t.invocation) in paired
+        if (t.block, t.workload, t.invocation, t.group) in paired
         and (t.of is None or (t.block, t.workload, t.invocation, t.of) in there)
     }
     slots: list[Slot] = []

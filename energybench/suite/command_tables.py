@@ -16,7 +16,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from energybench.suite.messages import KeyedError
 from energybench.suite.tables import ClaimsTable, Name, SuiteTable, TunedTable
 
-OPERATORS = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "<<", "2>", "2>&1", "2>/dev/null"})
+OPERATOR = re.compile(r"\d*[|&;<>]+[&\d]*")  # a shell's own, where no quotation holds it
+QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
 ALWAYS = ("seed", "block", "trial")  # placeholders that every command may use
 PLAIN = re.compile(r"[\w@%+=:,./{}-]+")
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -31,10 +32,18 @@ def _split(text: str) -> list[str]:
         raise KeyedError(f"{error} in {text}", "", "close the quotation, or write \\' for the mark") from None
     if not words:
         raise KeyedError("an empty command", "", 'command = "python train.py"')
-    if operator := next((word for word in words if word in OPERATORS), None):
+    if operator := shell_operator(text):
         hint = f"command = '''sh -c {shlex.quote(text)}'''"
         raise KeyedError(f"no shell reads this, so '{operator}' would be an argument of {words[0]}", "", hint)
     return words
+
+
+def shell_operator(text: str) -> str | None:
+    """The first operator of a shell (`|`, `&&`, `;`, `2>`, ...) that stands outside of every quotation; None without
+    one. What no shell reads would be handed to the program as an argument."""
+    unquoted = QUOTED.sub(lambda match: "q" * len(match[0]), text)
+    found = OPERATOR.search(unquoted)
+    return found[0] if found else None
 
 
 def _checked(text: str) -> str:

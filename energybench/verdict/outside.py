@@ -140,4 +140,5 @@ def _outside_cpu_s(trial: Trial) -> float:
 
 def _unseen_s(trial: Trial) -> float:
     assert trial.process
-    return trial.process.wall_s - math.fsum(reading.wall_s for reading in trial.phases.values())
+    own_s = trial.process.wall_s - trial.process.rested_s
+    return own_s - math.fsum(reading.wall_s for reading in trial.phases.values())

@@ -266,7 +266,8 @@ class WorkloadComparison:
     def _control(self, records: CellRecords) -> tuple[Control | None, Budgets]:
         """The comparison with the matched control, and the two budgets where they lie furthest apart."""
         controls = [t for t in self.trials if t.role == "control" and t.of == records.label]
-        pairs = pairing.pairs(records.trials, controls, self.examination.reason_unusable)
+        reason = self.examination.reason_unusable
+        pairs = pairing.pairs_with_controls(records.trials, controls, self.partners, reason)
         if not pairs:
             return None, (None, None)
         change, quantity, scope = self.compare(pairs, pooled=False)

@@ -95,7 +95,7 @@ class WindowLine(BaseModel):
 class WindowsFile(RecordModel):
     """The record of one outermost window and of all inside it."""
 
-    schema_: Literal[1, 2, 3] = Field(default=3, alias="schema")
+    schema_: Literal[1, 2, 3, 4] = Field(default=4, alias="schema")
     started_at: str  # ISO 8601, UTC
     argv: list[str] = Field(default_factory=list)
     machine: Machine = Field(default_factory=dict)

@@ -166,6 +166,7 @@ def main(argv: list[str]) -> int:
     write_what_can_be_written()  # as `energybench.cli.command_line` does
     restore_child_signals()
     forkserver.PRELOAD = "light_preload"
+    os.environ["ENERGYBENCH_ORDER_SEED"] = str(SEED)  # the tests know the order
     runner.plan = planned  # type: ignore[assignment]
     _die_where_told("parent")
     try:
