@@ -37,7 +37,7 @@ TORCH = (
     *(f"train/{name}" for name in ("data", "evaluation", "fingerprint", "images", "recipe", "results", "run", "trees")),
     *(f"trial/{name}" for name in ("build", "calibrate", "count_cell", "counting_layer", "phase_profile")),
     *(f"trial/{name}" for name in ("counting_run", "estimate", "failure", "integrity", "judge")),
-    *("trial/trial", "trial/warmup"),
+    *("trial/trial", "trial/warmup", "trial/pause"),
 )
 NO_TORCH = (
     "algorithms",

@@ -69,8 +69,8 @@ def run(
             _ask_about_another(suite, differs, progress)
         with folder.lock():
             folder.admit(planned.digest, differs, finished=add_blocks > 0)  # nobody came between
-            trials = Trials(planned, folder, launcher, place, progress)
-            runner = _Runner(planned, folder, trials, progress, argv or sys.argv, add_blocks, strict)
+            start = partial(Trials, planned, folder, launcher, place, progress)
+            runner = _Runner(planned, folder, start, progress, argv or sys.argv, add_blocks, strict)
             return runner.run(None if max_s is None else began + max_s), folder.path
 
 
@@ -79,17 +79,18 @@ class _Runner:
         self,
         planned: Planned,
         folder: Folder,
-        trials: Trials,
+        start: Callable[[int], Trials],
         progress: Progress,
         argv: list[str],
         added: int,
         strict: bool,
     ) -> None:
         self.strict, self.added = strict, added
-        self.planned, self.folder, self.trials = planned, folder, trials
+        self.planned, self.folder = planned, folder
         self.progress, self.suite = progress, planned.suite
         self.done, self.counted = folder.trials(), folder.read_counting_runs()  # a damaged one ends it here
         self.run_file = self._open(argv, added)
+        self.trials = start(self._order_seed())
 
     def run(self, deadline: float | None) -> int:
         """`deadline`: on the monotonic clock; past it no block is begun."""
@@ -105,7 +106,7 @@ class _Runner:
             self.progress.say(f"looks after {after} blocks; ends at the one that decides every comparison")
         self.progress.begin(
             self.folder.path,
-            len(counting_runs) + len(slots),
+            len(counting_runs) + sum(self.trials.in_turns.count(each) for each in schedule.by_workload(slots)),
             resumed=bool(self.done),
             expected_s=self.planned.expected_s(),
         )
@@ -131,8 +132,8 @@ class _Runner:
         """Block by block: how it ended, and whether that is the end of the run."""
         for block in range(blocks):
             in_block = [slot for slot in slots if slot.block == block]
-            for slot in in_block:
-                self.trials.run(slot, blocks)
+            for of_workload in schedule.by_workload(in_block):
+                self.trials.run(of_workload, blocks)
             over = deadline is not None and bool(in_block) and time.monotonic() >= deadline and block < blocks - 1
             if self._decided(block + 1, over):
                 break

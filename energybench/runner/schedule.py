@@ -77,6 +77,14 @@ def _controls_after(planned: Sequence[Cell]) -> list[Cell]:
     return result + list(waiting.values())
 
 
+def by_workload(slots: Sequence[Slot]) -> list[list[Slot]]:
+    """The slots of each block's workloads, in their order."""
+    found: dict[tuple[int, str], list[Slot]] = {}
+    for slot in slots:
+        found.setdefault((slot.block, slot.cell.workload), []).append(slot)
+    return list(found.values())
+
+
 def missing(cells: Sequence[Cell], blocks: int, seed: int, done: Iterable[Trial], invocation: int) -> list[Slot]:
     """What is left to run. A block that is resumed runs its baseline again: only one invocation's trials pair up, and
     of those that took turns only one group's.

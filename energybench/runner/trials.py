@@ -1,7 +1,8 @@
-"""Trials as processes: what each is handed, where its record goes, and what stands there when it left none."""
+"""Trials as processes, alone or in turns: what each is handed, where its record goes, what stands there without one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,8 +11,9 @@ from energybench.common.errors import CannotWrite
 from energybench.process import subprocess_call, supervise
 from energybench.process.forkserver import ChildOutcome, Launcher
 from energybench.records.reader import read
-from energybench.records.record import Cell, CountingRun, ProcessUse, Status, Trial, write_json
+from energybench.records.record import Cell, CountingRun, ProcessUse, Status, Trial, Turns, write_json
 from energybench.records.run_folder import Folder
+from energybench.runner.group import InTurns
 from energybench.runner.plan_request import Planned
 from energybench.runner.progress import Progress
 from energybench.runner.schedule import Slot
@@ -26,27 +28,53 @@ COUNTED_SLOWER = 3  # a counting run may take so many times a trial's limit
 
 
 class Trials:
-    """Starts them one at a time, each in a process of its own, and waits; in `place` lies what they are handed."""
+    """Starts them, each in a process of its own, and waits: one trains at a time. In `place` lies what they are handed.
 
-    def __init__(self, planned: Planned, folder: Folder, launcher: Launcher, place: Path, progress: Progress) -> None:
+    Args:
+        order_seed: of the run, for the order of turns
+    """
+
+    def __init__(
+        self, planned: Planned, folder: Folder, launcher: Launcher, place: Path, progress: Progress, order_seed: int = 0
+    ) -> None:
         self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
         self.progress, self.suite = progress, planned.suite
+        self.in_turns = InTurns(self, order_seed)
 
-    def run(self, slot: Slot, blocks: int) -> None:
-        """One trial of `blocks`; whatever happens to it, a record is there afterwards."""
+    def run(self, slots: Sequence[Slot], blocks: int) -> None:
+        """The trials of one workload in one of `blocks`: in turns where they can be, else one after the other.
+
+        Whatever happens to a trial, a record is there afterwards.
+        """
+        if slots[0].cell.command or self.suite.trials.turns == "off":
+            for slot in slots:
+                self.run_alone(slot, blocks)
+        else:
+            self.in_turns.run(list(slots), blocks)
+
+    def run_alone(self, slot: Slot, blocks: int, reason: str | None = None) -> None:
+        """reason: why it takes no turns, where the suite did not say so."""
         cell, header = slot.cell, self._header(slot)
         self.progress.start(f"block {slot.block + 1}/{blocks}", cell.workload, cell.method)
         out = self.folder.records / f"{slot.trial}.json"
         if cell.command:
             outcome = self._run_command(self._command_spec(cell, header), out)
         else:
-            outcome = self._train(TRIAL, self._trial_spec(slot, header), slot.trial, out, self.suite.trials.limit)
+            outcome = self._train(TRIAL, self.trial_spec(slot), slot.trial, out, self.suite.trials.limit)
+        self.settle(out, header, outcome, Turns(group=slot.group, reason=reason) if reason else None)
+
+    def settle(self, out: Path, header: TrialHeader, outcome: ChildOutcome, shared: Turns | None) -> None:
+        """The record of a trial that has ended, with what was seen of it from outside."""
         if not out.exists():
             status, reason = _failure(outcome)
-            write_json(out, Trial(**header.model_dump(), status=status, reason=reason))
-        elif outcome.wall_s is not None and outcome.cpu_s is not None:  # what was seen from outside
-            use = ProcessUse(wall_s=outcome.wall_s, cpu_s=outcome.cpu_s)
-            write_json(out, read(out, Trial).model_copy(update={"process": use}))
+            write_json(out, Trial(**header.model_dump(), status=status, reason=reason, turns=shared))
+        else:
+            seen: dict[str, object] = {"turns": shared} if shared else {}
+            if outcome.wall_s is not None and outcome.cpu_s is not None:
+                use = ProcessUse(wall_s=outcome.wall_s, cpu_s=outcome.cpu_s, rested_s=outcome.rested_s)
+                seen["process"] = use
+            if seen:
+                write_json(out, read(out, Trial).model_copy(update=seen))
         self.progress.finish(read(out, Trial))
 
     def warm_up(self, slots: list[Slot]) -> None:
@@ -99,8 +127,8 @@ class Trials:
             claim=cell.claim,
         )
 
-    def _trial_spec(self, slot: Slot, header: TrialHeader) -> TrialSpec:
-        cell = slot.cell
+    def trial_spec(self, slot: Slot) -> TrialSpec:
+        cell, header = slot.cell, self._header(slot)
         workload, known = self.planned.workload(cell.workload)
         return TrialSpec(
             header=header,
@@ -146,16 +174,26 @@ class Trials:
         """A trial or counting run in our own loop."""
         in_path, log = self.place / "cell.in.json", self._log(name)
         spec.write(in_path)
+        self._make_places(out, log)
+        try:
+            outcome = self.launcher.call(entry, in_path, out, log=log, limit_s=limit_s, tick=self.progress.tick)
+        finally:
+            unless_empty(log)
+        return self.written(outcome, out)
+
+    def places(self, trial: str) -> tuple[Path, Path]:
+        """Where its record and its log go."""
+        out, log = self.folder.records / f"{trial}.json", self._log(trial)
+        self._make_places(out, log)
+        return out, log
+
+    @staticmethod
+    def _make_places(out: Path, log: Path) -> None:
         try:
             log.parent.mkdir(exist_ok=True)
             out.unlink(missing_ok=True)  # a counting run of other settings
         except OSError as error:
             raise CannotWrite.of(error, log) from None
-        try:
-            outcome = self.launcher.call(entry, in_path, out, log=log, limit_s=limit_s, tick=self.progress.tick)
-        finally:
-            _unless_empty(log)
-        return self._written(outcome, out)
 
     def _run_command(self, spec: CommandTrialSpec, out: Path) -> ChildOutcome:
         """A trial that is a command, in a process of its own that needs no torch."""
@@ -170,11 +208,11 @@ class Trials:
                 limit_s=spec.limit_s + self.suite.trials.cooldown.longest + AROUND_S,
             )
         finally:
-            _unless_empty(spec.log)
-        return self._written(outcome, out)
+            unless_empty(spec.log)
+        return self.written(outcome, out)
 
     @staticmethod
-    def _written(outcome: ChildOutcome, out: Path) -> ChildOutcome:
+    def written(outcome: ChildOutcome, out: Path) -> ChildOutcome:
         if outcome.unwritten:
             raise CannotWrite.of(OSError(None, "its process found the disk full or read-only"), out)
         return outcome
@@ -188,7 +226,7 @@ def _failure(outcome: ChildOutcome) -> tuple[Status, str]:
     return ("out_of_memory" if outcome.killed and "KILL" in (outcome.reason or "") else "failed"), reason
 
 
-def _unless_empty(log: Path) -> None:
+def unless_empty(log: Path) -> None:
     with suppress(OSError):
         if not log.stat().st_size:
             log.unlink()

@@ -75,6 +75,10 @@ class TrialsTable(SuiteTable):
         description='at most this long, until the time of a step settles; or exactly so many: "10 steps"',
     )
     limit: Seconds = Field(default="30 min", validate_default=True, gt=0, le=LONGEST_S, description="of one cell")
+    turns: Annotated[int, Field(ge=2, le=1000)] | Literal["auto", "off"] = Field(
+        default="auto",
+        description="parts into which the trials of a block are cut and take turns; auto: trainings under two minutes",
+    )
     threads: int | None = Field(default=None, ge=1, le=4096, description="CPU threads of a trial")
     cooldown: CooldownTable = Field(default_factory=lambda: CooldownTable())
 

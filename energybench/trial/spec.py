@@ -144,6 +144,7 @@ class TrialSpec(TrainingSpec):
 
     device_name: "cpu", or the UUID of the card that trains
     trace:       file for what the meters sampled; None keeps none, nor the methods' tensors
+    siblings:    UUID → processes on the card that rest while this one runs
     """
 
     mode: Literal["trial"] = "trial"
@@ -156,6 +157,7 @@ class TrialSpec(TrainingSpec):
     warmup: Quantity
     measure: MeasureSpec
     trace: Path | None = None
+    siblings: dict[str, list[int]] = Field(default_factory=dict)
 
 
 class CommandTrialSpec(Spec):
