@@ -5,7 +5,7 @@ are validated when the file is read, not halfway through a report. Other keys st
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -95,7 +95,7 @@ class MeasureKnown(Known):
 class TrialsKnown(Known):
     blocks: Blocks | None = None
     seed: Seed | None = None
-    threads: Threads | None = None
+    threads: Threads | Literal["auto"] | None = None
 
 
 class SourceKnown(Known):

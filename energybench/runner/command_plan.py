@@ -141,7 +141,7 @@ class CommandPlan:
             source_digest(),
             self.device_name,
             self.suite.digest_source()["measure"],
-            self.suite.trials.threads,
+            self.suite.trials.given_threads,
             self.suite.accept.quality.metric,
         ]
         return Cell(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -22,12 +22,12 @@ from energybench.common.hashing import stable_seed
 from energybench.process.forkserver import Child, ChildOutcome, Launcher
 from energybench.records.record import Turns
 from energybench.runner import turns
+from energybench.runner.plan_request import Planned
+from energybench.runner.progress import Progress
 from energybench.runner.schedule import Slot
 from energybench.runner.turns import Rest, Seen
-from energybench.trial.spec import TrialSpec
-
-if TYPE_CHECKING:
-    from energybench.runner.trials import Trials
+from energybench.suite.suite import Suite
+from energybench.trial.spec import TrialHeader, TrialSpec
 
 ENTRY = "energybench.trial.trial:main"  # run in the child
 CGROUP = Path("/sys/fs/cgroup")
@@ -128,13 +128,29 @@ class TurnTrial:
         return said
 
 
+class TrialsOfRun(Protocol):
+    """What a trial that takes turns shares with one that runs alone: `trials.Trials`."""
+
+    planned: Planned
+    suite: Suite
+    launcher: Launcher
+    place: Path
+    progress: Progress
+
+    def trial_spec(self, slot: Slot) -> TrialSpec: ...
+    def places(self, trial: str) -> tuple[Path, Path]: ...
+    def run_alone(self, slot: Slot, blocks: int, reason: str | None = None) -> None: ...
+    def written(self, outcome: ChildOutcome, out: Path) -> ChildOutcome: ...
+    def settle(self, out: Path, header: TrialHeader, outcome: ChildOutcome, shared: Turns | None) -> None: ...
+
+
 class InTurns:
     """The trials of a block's workloads, in turns where they can be, else one after the other.
 
     What a workload's parts cost at their begin is kept over its blocks, and so is why its trials cannot take turns.
     """
 
-    def __init__(self, trials: Trials, order_seed: int) -> None:
+    def __init__(self, trials: TrialsOfRun, order_seed: int) -> None:
         self._trials, self._order_seed = trials, order_seed
         self._alone: dict[str, str] = {}
         self._said = set[str]()

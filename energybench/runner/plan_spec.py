@@ -98,6 +98,7 @@ class PlannedWorkload(Spec):
     parameters: how many numbers the model has
     steps:      of one epoch; samples: that one epoch uses
     step_s:     seconds of a plain step, about; None where none was taken
+    threads_s:  number of threads → seconds of a plain step, as often as it was timed
     """
 
     data: DataDescription
@@ -108,6 +109,7 @@ class PlannedWorkload(Spec):
     epochs: int
     samples: int
     step_s: float | None = None
+    threads_s: dict[int, tuple[float, ...]] = Field(default_factory=dict)
 
     def work(self, workload: WorkloadTable) -> Work:
         """Of plain training."""
@@ -122,6 +124,7 @@ class PlanResult(Spec):
     workloads:   those that are trained, by name
     sources:     programs and files that commands name → what they were
     cards:       that are metered while a command runs: "used", "all" or UUIDs
+    threads:     that trainings compute with; None: torch's own number
     """
 
     problems: tuple[Problem, ...] = ()
@@ -134,4 +137,5 @@ class PlanResult(Spec):
     machine: dict[str, Any] = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)
     cards: str | tuple[str, ...] = "used"
+    threads: int | None = None
     digest: str

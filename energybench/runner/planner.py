@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import nn
 
+from energybench.common import processors
 from energybench.common.errors import EnergybenchError, Problem
 from energybench.common.fingerprint import source_digest
 from energybench.common.hashing import digest, stable_seed
@@ -29,9 +30,10 @@ from energybench.common.version import __version__
 from energybench.flops.balance import balance
 from energybench.flops.work import Line
 from energybench.records.record import Cell, Claim, Role
+from energybench.runner import threads
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
-from energybench.runner.tracing import time_step, trace_task
+from energybench.runner.tracing import time_step, time_threads, trace_task
 from energybench.runner.user_code import user_files
 from energybench.suite.tables import WorkloadTable
 from energybench.suite.variants import StackItem, Variant
@@ -65,16 +67,18 @@ class Plan:
     def __init__(self, spec: PlanSpec) -> None:
         self.spec, self.suite, self.base, self.purpose = spec, spec.suite, spec.base, spec.purpose
         self.device = torch.device(spec.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if self.suite.trials.threads:
-            torch.set_num_threads(self.suite.trials.threads)
+        if self.suite.trials.given_threads:
+            torch.set_num_threads(self.suite.trials.given_threads)
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.data: dict[str, DataDescription] = {}
         self.checked: set[tuple[str, str]] = set()  # (variant, task) whose stack was
+        self.threads = self.suite.trials.given_threads
+        self.thread_facts: dict[str, Any] = {}
 
     def result(self) -> PlanResult:
         stacks = {each.label: self.stack(each) for each in self.spec.variants if each.command is None}
-        workloads = {each.name: self.workload(number, each) for number, each in self.spec.trainings}
+        workloads = self.with_threads({each.name: self.workload(number, each) for number, each in self.spec.trainings})
         for number, workload in self.spec.trainings:
             self.check_recipes(workload, stacks)
             self.check_stacks(number, workload, stacks)
@@ -91,6 +95,7 @@ class Plan:
             workloads={name: known for name, known in workloads.items() if known},
             cells=tuple(cells),
             machine=machine,
+            threads=self.threads,
             digest=digest(
                 [
                     [cell.model_dump(exclude={"stack", "expected_s", "plain_flop", "epochs"}) for cell in cells],
@@ -257,7 +262,6 @@ class Plan:
         planned = PlannedWorkload(
             data=data,
             ledger=lines,
-            balance_flop_b=balance(self.device, recipe.precision) if self.purpose == "run" else None,
             parameters=sum(p.numel() for p in model.parameters()),
             steps=train.steps(recipe.batch),
             epochs=recipe.epochs,
@@ -268,12 +272,35 @@ class Plan:
         try:
             run = Run(task, [], recipe, model.to(self.device), train, seed=0, device=self.device)
             step_s = time_step(run, STAND_IN_SAMPLES if data.kind == stand_in.KIND else None)
+            timed = time_threads(run, self.candidates) if self.candidates and data.kind != stand_in.KIND else {}
             self.check_quality(number, workload, run.evaluate(test.subset(torch.arange(min(2, len(test))))))
-            return planned.model_copy(update={"step_s": step_s})
+            return planned.model_copy(update={"step_s": step_s, "threads_s": timed})
         except Exception as error:
             message = f"a first step of '{workload.name}' failed: {type(error).__name__}: {error}"
             self.problems.append(Problem("E404", message, self.spec.where("workload", number, "model")))
         return planned
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """Numbers of threads among which is chosen; none where the suite names one, or a card trains."""
+        wanted = self.purpose in ("run", "check") and self.suite.trials.threads == "auto" and self.device.type == "cpu"
+        return threads.candidates(processors.usable()) if wanted else ()
+
+    def with_threads(self, workloads: dict[str, PlannedWorkload | None]) -> dict[str, PlannedWorkload | None]:
+        """Choose how many threads all trials compute with, and time with them what depends on it."""
+        choice = threads.choice({name: known for name, known in workloads.items() if known}, self.candidates)
+        if choice:
+            self.threads, self.thread_facts = choice.threads, choice.facts
+            self.notes += choice.notes
+            torch.set_num_threads(choice.threads)
+            workloads = {name: known and choice.timed(known) for name, known in workloads.items()}
+        precisions = {each.name: each.train.precision for _, each in self.spec.trainings}
+        return {
+            name: known.model_copy(update={"balance_flop_b": balance(self.device, precisions[name])})
+            if known and self.purpose == "run"
+            else known
+            for name, known in workloads.items()
+        }
 
     def check_quality(self, number: int, workload: WorkloadTable, quality: dict[str, float]) -> None:
         """Whether the task reports what the suite judges by."""
@@ -339,6 +366,7 @@ class Plan:
                     settings["measure"],
                     settings["trials"]["warmup"],
                     self.suite.trials.threads,
+                    self.suite.trials.turns,
                 ]
             ),
             expected_s=None if known.step_s is None else known.step_s * known.steps * mean_epochs,
@@ -384,6 +412,8 @@ class Plan:
             "threads": torch.get_num_threads(),
             "device": str(self.device),
         }
+        if self.thread_facts:
+            facts["threads_chosen"] = self.thread_facts
         if self.device.type == "cuda":
             facts["gpu"] = torch.cuda.get_device_name(self.device)
         return facts

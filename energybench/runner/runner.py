@@ -90,6 +90,7 @@ class _Runner:
         self.progress, self.suite = progress, planned.suite
         self.done, self.counted = folder.trials(), folder.read_counting_runs()  # a damaged one ends it here
         self.run_file = self._open(argv, added)
+        self._keep_threads()
         self.trials = start(self._order_seed())
 
     def run(self, deadline: float | None) -> int:
@@ -217,6 +218,14 @@ class _Runner:
             }
             | planned.result.sources,
         )
+
+    def _keep_threads(self) -> None:
+        """A run that is continued computes with as many threads as it began with, whatever would be chosen now."""
+        began = self.run_file.machine.get("threads")
+        if self.planned.threads is None or began is None or began == self.planned.threads:
+            return
+        self.planned.threads = began
+        self.planned.notes.append(f"threads: {began}, as this run began")
 
     def _order_seed(self) -> int:
         drawn = self.run_file.order_seed

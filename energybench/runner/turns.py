@@ -65,12 +65,12 @@ class Seen:
     """What parts cost at their begin, by whose part it was and whose came before; over all blocks of a workload."""
 
     training_s: float | None = None  # of the longest training of the last block, about
-    excess_s: list[float] = field(default_factory=list)
+    excess_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # by whose part came before
     shares: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
     def add(self, label: str, before: str, rest: Rest) -> None:
         if rest.excess_s is not None and rest.part_s > 0:
-            self.excess_s.append(rest.excess_s)
+            self.excess_s[before].append(rest.excess_s)
             self.shares[label][before].append(rest.excess_s / rest.part_s)
 
     def after(self, label: str) -> dict[str, Excess]:
@@ -81,10 +81,15 @@ class Seen:
         }
 
     def shortest_part_s(self, margin: float) -> float:
-        """How long a part must be for its begin to weigh under a quarter of the margin; 0 while too few were seen."""
-        if len(self.excess_s) < FEWEST_EXCESSES or margin <= 0:
+        """How long a part must be for its begin to weigh under a quarter of the margin; 0 while too few were seen.
+
+        The mean over those who came before of each one's median: a single slow step decides nothing, and a cell that
+        clears the caches of all the others does.
+        """
+        if sum(map(len, self.excess_s.values())) < FEWEST_EXCESSES or margin <= 0:
             return 0.0
-        return max(0.0, statistics.median(self.excess_s)) / (EXCESS_OF_MARGIN * margin)
+        typical_s = statistics.fmean(map(statistics.median, self.excess_s.values()))
+        return max(0.0, typical_s) / (EXCESS_OF_MARGIN * margin)
 
 
 def parts_of(setting: Setting, *, steps: float, training_s: float | None, least_part_s: float) -> int | str:
