@@ -42,6 +42,11 @@ class Progress:
             self._clear()
             self.console.print(Text(printable(text), "dim"), soft_wrap=True)  # a path stays whole
 
+    def warn(self, text: str) -> None:
+        if not self.quiet:
+            self._clear()
+            self.console.print(Text(printable(text), "bold yellow"), soft_wrap=True)
+
     def confirm(self, question: str) -> bool:
         """Ask at a terminal; where nobody can answer, yes."""
         if not self.live or not sys.stdin.isatty():

@@ -18,7 +18,7 @@ from energybench.meter.nvml import held_open
 from energybench.process.forkserver import Launcher
 from energybench.records.record import Invocation, Looks, RunFile, Trial
 from energybench.records.run_folder import Folder, abandoned, choose, scratch
-from energybench.runner import schedule
+from energybench.runner import busy, schedule
 from energybench.runner.plan_request import Planned, plan
 from energybench.runner.progress import Progress
 from energybench.runner.trials import Trials, now
@@ -57,7 +57,7 @@ def run(
         message = "--until-decided needs the most blocks there may be, declared before the first"
         hint = "add [trials] blocks_max = 20, or --set trials.blocks_max=20"
         raise UsageError(Problem("E203", message, suite.where(("trials",)), hint))
-    launcher = Launcher()
+    launcher, watch = Launcher(), busy.Watch()
     with scratch() as place, signals_interrupt(), held_open():
         if suite.trains:
             launcher.warm()
@@ -71,7 +71,7 @@ def run(
             folder.admit(planned.digest, differs, finished=add_blocks > 0)  # nobody came between
             start = partial(Trials, planned, folder, launcher, place, progress)
             runner = _Runner(planned, folder, start, progress, argv or sys.argv, add_blocks, strict)
-            return runner.run(None if max_s is None else began + max_s), folder.path
+            return runner.run(None if max_s is None else began + max_s, watch), folder.path
 
 
 class _Runner:
@@ -93,8 +93,8 @@ class _Runner:
         self._keep_threads()
         self.trials = start(self._order_seed())
 
-    def run(self, deadline: float | None) -> int:
-        """`deadline`: on the monotonic clock; past it no block is begun."""
+    def run(self, deadline: float | None, watch: busy.Watch) -> int:
+        """`deadline`: on the monotonic clock; past it no block is begun. `watch`: since the suite was checked."""
         blocks = self.blocks = self.run_file.verdict_blocks + self.added  # an earlier call may have asked for more
         number = self.run_file.invocations[-1].number
         slots = schedule.missing(self.planned.cells, blocks, self._order_seed(), self.done, number)
@@ -102,6 +102,7 @@ class _Runner:
         counting_runs = [c for c in self.planned.counting_runs if counted.get((c.workload, c.method)) != c.digest]
         for note in self.planned.notes:
             self.progress.say(f"note: {note}")
+        self._warn(watch.disturbed())
         if self.run_file.looks:
             after = ", ".join(map(str, self.run_file.looks.at))
             self.progress.say(f"looks after {after} blocks; ends at the one that decides every comparison")
@@ -218,6 +219,16 @@ class _Runner:
             }
             | planned.result.sources,
         )
+
+    def _warn(self, disturbed: busy.Busy | None) -> None:
+        """Say it now, and keep it, where others use this machine: a report's last line is too late."""
+        if disturbed is None:
+            return
+        for sentence in disturbed.sentences:
+            self.progress.warn(f"this machine is busy: {sentence}")
+        self.progress.warn("only large savings will be seen; wait, or let it measure alone, to see smaller ones")
+        machine = {**self.run_file.machine, "busy": disturbed.facts | {"told": list(disturbed.sentences)}}
+        self.run_file = self.run_file.model_copy(update={"machine": machine})  # saved with what comes next
 
     def _keep_threads(self) -> None:
         """A run that is continued computes with as many threads as it began with, whatever would be chosen now."""
