@@ -260,6 +260,11 @@ def test_a_part_spans_fifty_ticks_and_twenty_averages_of_every_sensor() -> None:
     assert least_part_s([energy("model(cpu)", tick_s=1.0)]) == 0.0
 
 
+def test_a_power_that_may_be_the_mean_of_nobody_knows_how_long_asks_for_the_longest() -> None:
+    unknown = [energy("gpu_counter", "c", tick_s=0.02), energy("gpu_power_integral", "c", averaging_s=None)]
+    assert least_part_s(unknown) == pytest.approx(20.0)
+
+
 def test_an_integral_that_only_checks_a_counter_does_not_ask_for_longer_parts() -> None:
     both = [energy("gpu_counter", "c", tick_s=0.02), energy("gpu_power_integral", "c", period_s=0.2)]
     assert least_part_s(both) == pytest.approx(1.0)

@@ -48,6 +48,10 @@ class CarbonKnown(Known):
     pue: Annotated[float, Field(ge=1, le=1e3)] = 1.0
 
 
+class BusyKnown(Known):
+    told: list[str] | None = None
+
+
 class MachineKnown(Known):
     cpu: str | None = None
     gpu: str | None = None
@@ -57,6 +61,7 @@ class MachineKnown(Known):
     cores: Threads | None = None
     threads: Threads | None = None
     carbon: CarbonKnown | None = None
+    busy: BusyKnown | None = None
 
 
 class CardKnown(Known):

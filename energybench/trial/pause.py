@@ -29,6 +29,7 @@ from energybench.train.run import Run
 
 FEWEST_TICKS, FEWEST_AVERAGES = 50, 20  # of a sensor, in a part
 RAPL_TICK_S = 0.001
+UNKNOWN_AVERAGING_S = 1.0  # the longest that is known of any card
 FEWEST_STEPS = 3  # after a part's first, for a median
 TURNS = "turns"  # the phase of what stopping and starting the window took
 
@@ -141,8 +142,9 @@ def least_part_s(energies: Sequence[Energy]) -> float:
         tick_s = RAPL_TICK_S if energy.source == "rapl" else ticks_of(energy) or 0.0
         if energy.source == "gpu_power_integral" and energy.device in counted:
             tick_s = 0.0  # it only checks the counter, whose ticks decide
-        averaging_s = energy.detail.get("averaging_s")
-        averaging_s = averaging_s if isinstance(averaging_s, int | float) else 0.0
+        averaging_s = energy.detail.get("averaging_s", 0.0)
+        if not isinstance(averaging_s, int | float):
+            averaging_s = UNKNOWN_AVERAGING_S
         longest_s = max(longest_s, FEWEST_TICKS * tick_s, FEWEST_AVERAGES * averaging_s)
     return longest_s
 
