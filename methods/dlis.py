@@ -47,6 +47,7 @@ class DLIS(Method):
     replaces: ClassVar[frozenset[str]] = frozenset({"batches"})
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "per_sample_loss"})
     example: ClassVar[Mapping[str, Any]] = {"threshold": 0.3}
+    trains_less: ClassVar[bool | None] = False
 
     presample: int = 3
     score: str = "output-gradient"

@@ -52,6 +52,7 @@ class Importance(Method):
     replaces: ClassVar[frozenset[str]] = frozenset({"batches"})
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "per_sample_loss"})
     example: ClassVar[Mapping[str, Any]] = {"alpha": 0.1, "epsilon": 0.01}
+    trains_less: ClassVar[bool | None] = False
 
     alpha: float
     epsilon: float

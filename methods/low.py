@@ -38,6 +38,7 @@ class LOW(Method):
     replaces: ClassVar[frozenset[str]] = frozenset({"batches", "gradients"})
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "backward", "per_sample_loss"})
     runs: ClassVar[frozenset[str] | None] = frozenset({"forward", "backward"})
+    trains_less: ClassVar[bool | None] = False
 
     lam: float = 0.1
     grad_scale: str = "per_sample"

@@ -6,11 +6,14 @@ Promises 0 %. Composes with everything. The weights after training are bit-ident
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 from energybench import Batch, Data, Forward, Method, TrainingRun
 
 
 class Nothing(Method):
+    trains_less: ClassVar[bool | None] = False
+
     def epoch(self, run: TrainingRun, data: Data, inner: Callable[[Data], None]) -> None:
         inner(data)
 

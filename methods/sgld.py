@@ -33,6 +33,7 @@ class SGLD(Method):
 
     replaces: ClassVar[frozenset[str]] = frozenset({"update"})
     needs: ClassVar[frozenset[str]] = frozenset({"backward"})
+    trains_less: ClassVar[bool | None] = False
 
     step_size: float | Literal["lr"] = "lr"
     power: float = 0.0

@@ -66,6 +66,7 @@ class SsProp(Method):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"backward"})
+    trains_less: ClassVar[bool | None] = False
 
     drop: float = 0.8
     schedule: str = "alternate"

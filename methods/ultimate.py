@@ -30,6 +30,7 @@ class Ultimate(LearnedRate):
 
     replaces: ClassVar[frozenset[str]] = frozenset({"update"})
     needs: ClassVar[frozenset[str]] = frozenset({"backward"})
+    trains_less: ClassVar[bool | None] = False
 
     hyper_lr: float = 1.5e-5
     hyper_momentum: float = 0.0

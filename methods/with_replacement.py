@@ -16,6 +16,7 @@ from energybench import Batch, Data, Method, TrainingRun
 
 class WithReplacement(Method):
     replaces: ClassVar[frozenset[str]] = frozenset({"batches"})
+    trains_less: ClassVar[bool | None] = False
 
     def setup(self, run: TrainingRun) -> None:
         self._drawn = 0

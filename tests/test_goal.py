@@ -28,11 +28,11 @@ class Counted:
 def train(reached: list[float], at_least: float, fails_at: int = 0) -> tuple[Reading, Any]:
     """The trial's part of a training of so many epochs with these qualities. Returns its window and target."""
     window = Window([Counted()], lambda: None)
-    no_data: Any = None
-    goal: Any = TargetTracker(TargetTable(at_least=at_least), window, no_data, Phases({}, lambda: None))
+    judge: Any = SimpleNamespace(quality=lambda run: run.evaluate())
+    goal: Any = TargetTracker(TargetTable(at_least=at_least), window, judge, Phases({}, lambda: None))
     run = SimpleNamespace(epochs=len(reached), epoch_number=0, curve=[], tally=SimpleNamespace(steps=1))
 
-    def evaluate(_: Any) -> dict[str, float]:
+    def evaluate() -> dict[str, float]:
         if run.epoch_number == fails_at:
             raise RuntimeError("mine")
         return {"accuracy": reached[run.epoch_number - 1]}

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from energybench.algorithms.neuron_freezing import Freezing
 from energybench.flops.counter import Counter
 from energybench.runner.tracing import trace_task
+from energybench.train import data as data_module
 from energybench.train import discovery
-from energybench.train import run as context
 from energybench.train.batch import Batch, Forward
 from energybench.train.data import Data, Resident
 from energybench.train.method import Method, Task
@@ -755,7 +755,7 @@ class SlowStore(Resident):
 
 
 def test_only_the_wait_for_data_counts_as_one_and_not_the_choice_of_samples(monkeypatch):
-    monkeypatch.setattr(context, "time", SimpleNamespace(perf_counter_ns=TIME.now_ns))
+    monkeypatch.setattr(data_module, "time", SimpleNamespace(perf_counter_ns=TIME.now_ns))
     chosen = make_run([Slow()], epochs=1, batch=16)
     chosen.train()
     plain = digits()

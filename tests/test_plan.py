@@ -91,12 +91,46 @@ def test_energy_that_is_required_and_cannot_be_measured_is_refused(tmp_path: Pat
     assert problems(tmp_path, SUITE.replace('"off"', '"require"')) == [("E501", "7:1")]
 
 
-def test_a_control_keeps_the_epochs_that_its_method_keeps_block_by_block(tmp_path: Path) -> None:
+def test_every_method_has_a_control_that_says_why_it_is_planned(tmp_path: Path) -> None:
     text = SUITE + '[[method]]\nuse = "gradsamp"\nskip = "every:2"\n[[method]]\nuse = "ssprop"\n'
+    text += '[[method]]\nuse = "mezo"\n[[method]]\nuse = "neq"\ncontrol = "none"\n'
     cells = {cell["method"]: cell for cell in planned(tmp_path, text)["cells"]}
-    assert set(cells) == {"baseline", "twin", "gradsamp", "gradsamp matched", "ssprop"}
+    controls = {name: (cell["of"], cell["control"]) for name, cell in cells.items() if cell["role"] == "control"}
+    assert controls == {
+        "gradsamp matched": ("gradsamp", "declared"),
+        "ssprop matched": ("ssprop", "unlikely"),
+        "mezo matched": ("mezo", "possible"),
+    }
     assert cells["gradsamp matched"]["epochs"] == [2, 2]  # of 4 epochs, the second and fourth are skipped
-    assert cells["gradsamp matched"]["of"] == "gradsamp"
+    assert cells["gradsamp matched"]["expected_s"] == pytest.approx(cells["gradsamp"]["expected_s"] / 2)
+    assert {tuple(cells[f"{name} matched"]["epochs"]) for name in ("ssprop", "mezo")} == {()}
+
+
+ASKED = '[[method]]\ncontrol = "matched"\n'
+
+
+@pytest.mark.parametrize(
+    ("method", "useless"),
+    [
+        ('use = "ssprop"', True),  # it makes passes cheaper
+        ('use = "dropout"', True),  # it overrides no hook of the loop
+        ('use = ["ssprop", "dropout"]', True),
+        ('use = "gradsamp"\nskip = "every:5"', True),  # of 4 epochs it skips none
+        ('use = "gradsamp"\nskip = "every:2"', False),
+        ('use = ["gradsamp", "ssprop"]\ngradsamp = { skip = "every:2" }', False),
+        ('use = "mezo"', False),  # its tally tells
+    ],
+)
+def test_a_control_that_would_be_plain_training_itself_is_refused(tmp_path: Path, method: str, useless: bool) -> None:
+    found = planned(tmp_path, SUITE + ASKED + method + "\n")["problems"]
+    assert [(each["code"], each["where"].rpartition("tiny.toml:")[2]) for each in found] == [("E324", "14:1")] * useless
+    assert all('take out control = "matched"' in each["hint"] for each in found)
+
+
+def test_a_control_that_is_useless_on_one_workload_alone_is_no_mistake(tmp_path: Path) -> None:
+    longer = '[[workload]]\nname = "x"\nextends = "w"\ntrain = { epochs = 5, lr = 0.1 }\n'
+    text = SUITE + longer + ASKED + 'use = "gradsamp"\nskip = "every:5"\n'
+    assert planned(tmp_path, text)["problems"] == []
 
 
 MODELS = """

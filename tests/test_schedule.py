@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from energybench.records.record import Cell, Role, Trial, Turns
+from energybench.records.record import Budget, Cell, Role, Trial, Turns
 from energybench.runner.schedule import ORDER_SEED, Slot, draw_order_seed, missing, order
 
 
@@ -47,15 +47,30 @@ def trial(slot: Slot, status: str = "ok") -> Trial:
         turns=Turns(group=slot.group) if slot.group else None,
         digest="",
         started_at="",
+        budget=Budget(steps=6, planned_steps=6 if c.method == "m1" else 12, paid_rel=0.5),
     )  # type: ignore[arg-type]
 
 
+def run_slots(slots: list[Slot], done: list[Trial]) -> list[Trial]:
+    """Trials of these slots, as they are run: a control where its method trained less, in the same invocation."""
+    made: list[Trial] = []
+    for slot in slots:
+        of = [
+            t
+            for t in [*done, *made]
+            if (t.block, t.invocation, t.method) == (slot.block, slot.invocation, slot.cell.of)
+        ]
+        if slot.cell.of is None or any(t.trained_less for t in of if t.workload == slot.cell.workload):
+            made.append(trial(slot))
+    return made
+
+
 def run_to_the_end(planned: list[Cell], blocks: int, seed: int, stops: list[int]) -> list[Trial]:
-    """A run interrupted after `stops[i]` trials of its i-th invocation, then continued to its end."""
+    """A run interrupted after `stops[i]` slots of its i-th invocation, then continued to its end."""
     done: list[Trial] = []
     for invocation, stop in enumerate([*stops, None]):
         slots = missing(planned, blocks, seed, done, invocation)
-        done += [trial(slot) for slot in slots[:stop]]
+        done += run_slots(slots[:stop], done)
     return done
 
 
@@ -63,7 +78,8 @@ def assert_complete(done: list[Trial], planned: list[Cell], blocks: int) -> None
     """Every cell of every block stands in one invocation with a baseline of its block and workload."""
     baselines = {(t.block, t.workload, t.invocation) for t in done if t.role == "baseline"}
     paired = {(t.block, t.workload, t.method) for t in done if (t.block, t.workload, t.invocation) in baselines}
-    wanted = {(b, c.workload, c.method) for b in range(blocks) for c in planned if not c.skipped}
+    due = [c for c in planned if not c.skipped and c.of != "m1"]  # it did not train less
+    wanted = {(b, c.workload, c.method) for b in range(blocks) for c in due}
     assert wanted <= paired
 
 
@@ -108,11 +124,16 @@ def test_the_cells_of_a_workload_stand_together(block: int, seed: int, workloads
     assert changes == workloads - 1
 
 
-def test_a_control_whose_budget_its_method_tells_comes_right_after_it() -> None:
-    planned = [*cells(1, 3), cell("m1 matched", "control", "w0", of="m1")]
-    for seed in range(20):
-        names = [c.method for c in order(planned, seed % 4, seed)]
-        assert names.index("m1 matched") == names.index("m1") + 1
+def test_controls_stand_behind_the_other_cells_of_their_workload_whose_order_is_as_without_them() -> None:
+    """They wait for their methods' tallies; the second of two blocks still reverses the others."""
+    controls = [cell(f"{name} matched", "control", "w0", of=name) for name in ("m1", "m2")]
+    planned = cells(2, 3)
+    for seed, block in itertools.product(range(10), range(4)):
+        names = [c.method for c in order([*controls, *planned], block, seed) if c.workload == "w0"]
+        assert {*names[-2:]} == {"m1 matched", "m2 matched"}
+    for seed in range(10):
+        first, second = ([c for c in order([*planned, *controls], k, seed) if c.role != "control"] for k in (0, 1))
+        assert second == first[::-1]
 
 
 def test_each_run_draws_an_order_of_its_own_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +278,28 @@ def test_names_of_trials_do_not_meet_where_a_dot_could_stand_on_either_side() ->
 
 
 def controlled() -> list[Cell]:
-    return [*cells(1, 2), cell("m0 matched", "control", "w0", of="m0")]
+    """m0 trains less, m1 does not; that is known when they have trained."""
+    return [*cells(1, 2), *(cell(f"m{i} matched", "control", "w0", of=f"m{i}", control="possible") for i in range(2))]
+
+
+@given(seed=st.integers(0, 2**62), block=st.integers(0, 50))
+def test_a_control_comes_after_its_method_and_moves_no_other_cell(seed: int, block: int) -> None:
+    planned = [*controlled(), *cells(2, 2)[4:], cell("m0 matched", "control", "w1", of="m0", control="possible")]
+    ordered = order(planned, block, seed)
+    places = {(c.workload, c.method): place for place, c in enumerate(ordered)}
+    for each in planned:
+        if each.of:
+            assert places[each.workload, each.method] > places[each.workload, each.of]
+    assert sorted(c.name for c in ordered) == sorted(c.name for c in planned)
+
+
+def test_a_method_is_as_often_before_plain_training_as_after_it_though_its_control_is_after_both() -> None:
+    blocks = 4000
+    first = Counter(
+        next(c.method for c in order(controlled(), block, 3) if c.method in ("m0", "baseline"))
+        for block in range(blocks)
+    )
+    assert abs(first["m0"] / blocks - 0.5) < 4 * 0.5 / blocks**0.5
 
 
 @given(seed=st.integers(0, 1000), stops=st.lists(st.integers(0, 9), max_size=5))
@@ -277,9 +319,24 @@ def test_however_often_it_is_interrupted_a_method_stands_beside_its_control(seed
 def test_what_has_no_control_is_not_run_again_for_the_sake_of_one(data: st.DataObject, seed: int) -> None:
     planned = controlled()
     slots = missing(planned, 1, seed, [], 0)
-    done = [trial(s) for s in slots[: data.draw(st.integers(1, len(slots)))]]
+    done = run_slots(slots[: data.draw(st.integers(1, len(slots)))], [])
     again = {slot.cell.method for slot in missing(planned, 1, seed, done, 1)}
     had = {t.method for t in done} if any(t.role == "baseline" for t in done) else set()
     assert not again & had - {"baseline", "m0", "m0 matched"}
     whole = {"baseline", "m0", "m0 matched"} <= had
     assert not (whole and again & {"m0", "m0 matched"})
+
+
+def test_a_method_whose_control_is_missing_runs_again_and_one_that_did_not_train_less_does_not() -> None:
+    planned = controlled()
+    done = [trial(s) for s in missing(planned, 1, 0, [], 0) if s.cell.role != "control"]
+    again = [slot.cell.method for slot in missing(planned, 1, 0, done, 1)]
+    assert sorted(again) == ["baseline", "m0", "m0 matched"]
+    failed = [t.model_copy(update={"status": "failed"}) if t.method == "m0" else t for t in done]
+    assert missing(planned, 1, 0, failed, 1) == []  # nothing to match
+
+
+def test_a_control_of_records_of_before_is_missing_wherever_it_is_not_there() -> None:
+    planned = [*cells(1, 2), cell("m1 matched", "control", "w0", of="m1")]
+    done = [trial(s) for s in missing(planned, 1, 0, [], 0) if s.cell.role != "control"]
+    assert {slot.cell.method for slot in missing(planned, 1, 0, done, 1)} == {"baseline", "m1", "m1 matched"}

@@ -122,7 +122,7 @@ def test_a_sweep_makes_one_variant_per_value_and_a_stack_one(tmp_path: Path) -> 
     assert every.stack[0].parameters == {"epsilon": 1e-3, "skip": "every:5"}
     assert stack.label == "ssprop+dropout"
     assert [(layer.use, layer.parameters) for layer in stack.stack] == [("ssprop", {"drop": 0.8}), ("dropout", {})]
-    assert (stack.claim, stack.control) == (None, "matched")
+    assert (stack.claim, stack.control) == (None, "auto")
 
 
 def test_two_swept_parameters_multiply_inside_their_method_only(tmp_path: Path) -> None:

@@ -274,10 +274,10 @@ def test_an_integral_that_only_checks_a_counter_does_not_ask_for_longer_parts() 
 # ── groups ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def slots(*methods: str, twin: bool = True, late: Sequence[str] = ()) -> list[Slot]:
+def slots(*methods: str, twin: bool = True, controls: Sequence[str] = ()) -> list[Slot]:
     cells: list[tuple[str, Role, str | None]] = [("baseline", "baseline", None)]
     cells += [("twin", "twin", None)] if twin else []
-    cells += [(name, "method", None) for name in methods] + [(f"{name} matched", "control", name) for name in late]
+    cells += [(name, "method", None) for name in methods] + [(f"{name} matched", "control", name) for name in controls]
     made = [Cell(workload="w", method=label, role=role, of=of) for label, role, of in cells]
     return [Slot(each, 0, position, 0) for position, each in enumerate(made)]
 
@@ -290,22 +290,23 @@ def test_up_to_four_cells_share_one_group_with_plain_training_and_its_twin() -> 
     assert labels(groups(slots("a", "b", "c", "d"))) == [["baseline", "twin", "a", "b", "c", "d"]]
 
 
-@given(count=st.integers(0, 30), late=st.integers(0, 5), twin=st.booleans())
-def test_every_cell_stands_in_one_group_and_plain_training_in_each(count: int, late: int, twin: bool) -> None:
+@given(count=st.integers(0, 30), controls=st.integers(0, 5), twin=st.booleans())
+def test_every_cell_stands_in_one_group_and_plain_training_in_each(count: int, controls: int, twin: bool) -> None:
     methods = [f"m{number}" for number in range(count)]
-    made = groups(slots(*methods, twin=twin, late=methods[:late]))
+    late = [f"of {number}" for number in range(controls)]
+    made = groups(slots(*methods, twin=twin, controls=late))
     everybody = Counter(slot.cell.method for group in made for slot in group)
-    assert everybody.pop("baseline") == len(made)
+    assert everybody.pop("baseline", 0) == len(made)
     assert set(everybody.values()) <= {1}
-    assert set(everybody) == {*methods, *(f"{m} matched" for m in methods[:late]), *(["twin"] if twin else [])}
+    assert set(everybody) == {*methods, *(f"{m} matched" for m in late), *(["twin"] if twin else [])}
     assert all(sum(slot.cell.role in ("method", "control") for slot in group) <= turns.MOST_BESIDE for group in made)
     assert [{slot.group for slot in group} for group in made] == [{number} for number in range(len(made))]
-    where = {slot.cell.method: slot.group for group in made for slot in group}
-    assert all(where[f"{m} matched"] > where[m] for m in methods[:late])
     assert len({slot.trial for group in made for slot in group}) == sum(map(len, made))
 
 
-def test_without_plain_training_there_is_no_group() -> None:
+def test_without_plain_training_or_anything_beside_it_there_is_no_group() -> None:
+    assert groups(slots(twin=False)) == []
+    assert groups([]) == []
     assert groups([slot for slot in slots("a") if slot.cell.role != "baseline"]) == []
 
 

@@ -154,8 +154,7 @@ def parameter_gradient(run: TrainingRun, batch: Batch) -> Tensor:
     for piece in split(replace(batch, also={}), -(-size * len(batch) // HELD)):
         with torch.no_grad():
             lengths.append(norms(list(each(learns, piece.inputs, piece.targets).values())))
-        run.tally.samples_forward += len(piece) - 1  # the pass saw one sample, in place of all
-        run.tally.backwards += 1
+        run.tally.add_vectorised(len(piece))
     return torch.cat(lengths)
 
 

@@ -58,7 +58,9 @@ def examine(
     cells = [
         _cell(cell, planned, plain[cell.workload], counts.get((cell.workload, cell.method)), by_module)
         for cell in planned.cells
-        if cell.role != "twin" and not cell.command
+        if cell.role != "twin"
+        and not cell.command
+        and (cell.role != "control" or cell.epochs)  # its budget is declared
     ]
     return {
         "suite": suite.suite,
@@ -176,7 +178,7 @@ def _estimated(cell: Cell, plain: Work, count: dict[str, Any] | None) -> tuple[W
         return None, "no ledger"
     if cell.role == "baseline":
         return plain, count.get("reason") if count else None
-    if cell.epochs:  # a control: plain training for the epochs that its method keeps
+    if cell.epochs:  # a control: plain training for the epochs that its method declares to keep
         return plain.trained(sum(cell.epochs) / len(cell.epochs)), None
     if count is None or "lines" not in count:
         return None, count.get("reason") if count else "not counted"

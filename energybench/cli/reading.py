@@ -10,6 +10,7 @@ import click
 
 from energybench.cli.common import Excluded, Finite, console, print_json, refuse_together
 from energybench.common.errors import Problem, UsageError, typed
+from energybench.common.escaping import printable
 
 if TYPE_CHECKING:
     from energybench.verdict.run_parts import Part
@@ -34,38 +35,44 @@ def show(path: Path) -> None:
 
 
 @click.command()
-@click.argument("folders", metavar="FOLDER...", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("names", metavar="[FOLDER|SUITE]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
 @click.option("--require", "hold", is_flag=True, help="Exit code 1 where the suite's [[require]] is not met.")
 @click.option("--strict", is_flag=True, help="With --require: exit code 4 where one is left undecided.")
 @click.option("--write", is_flag=True, help="Write FOLDER/report.md and figures/ again from its records.")
-@click.option("--html", is_flag=True, help="Write FOLDER/report.html: one page that needs no network.")
+@click.option(
+    "--html",
+    metavar="[OUT]",
+    is_flag=False,
+    flag_value="",
+    help="Write FOLDER/report.html: one page that needs no network. With --all: of every run; to OUT, one site of all.",
+)
 @click.option("--all", "every", is_flag=True, help="Write every report below FOLDER again; default: reports.")
 @click.option("--carbon", is_flag=True, help="Energy by source, CO2e, what a measured saving means for many runs.")
 @click.option("--zones", metavar="FR,US-CA", help="With --carbon: countries, states, cloud regions, side by side.")
 @click.option("--intensity", metavar='"56 g/kWh"', help="With --carbon: a carbon intensity of your own.")
 @click.option("--pue", metavar="1.2", type=Finite(min=1, max=1000), help="With --carbon: in place of the suite's PUE.")
 def report(
-    folders: tuple[Path, ...],
+    names: tuple[str, ...],
     as_json: bool,
     hold: bool,
     strict: bool,
     write: bool,
-    html: bool,
+    html: str | None,
     every: bool,
     carbon: bool,
     zones: str | None,
     intensity: str | None,
     pue: float | None,
 ) -> None:
-    """Print the report of a run from its records. Needs no torch.
+    """Print the report of a run from its records: of the newest, of a suite's newest, of a folder. Needs no torch.
 
     Several folders of one suite: copies of one run's blocks are merged, other devices stand side by side.
     """
     flags = {
         "--all": every,
         "--require": hold,
-        "--html": html,
+        "--html": html is not None,
         "--json": as_json,
         "--carbon": carbon,
         "--zones": zones is not None,
@@ -79,10 +86,18 @@ def report(
     if strict and not hold:
         raise click.UsageError("--strict is about --require.")
     if every:
-        _write_all(folders or (Path("reports"),), html)
+        _write_all(names or ("reports",), html)
         return
-    if not folders:
-        raise click.UsageError("Name a run's folder, or --all.")
+    if html and names:
+        raise click.UsageError(
+            "--html takes a folder to write to with --all alone; a run's page lies beside its records."
+        )
+    if html:  # `report --html FOLDER`
+        names = (html,)
+
+    from energybench.report import newest
+
+    folders = newest.folders(names, lambda text: click.echo(printable(text), err=True))
     if len(folders) > 1 and (of_one := [name for name in OF_ONE_FOLDER if name in given]):
         message = f"{of_one[0]} is about one folder, and {len(folders)} are named"
         raise UsageError(Problem("E609", message, hint=f"one after the other: energybench report {typed(folders[0])}"))
@@ -193,13 +208,27 @@ def export(folder: Path, form: str, out: Path | None, **options: Any) -> None:
         click.echo(note, err=True)
 
 
-def _write_all(roots: tuple[Path, ...], html: bool) -> None:
-    """Every run's pages below the roots, from their records."""
+def _write_all(roots: tuple[str, ...], html: str | None) -> None:
+    """Every run's pages below the roots, from their records; with a folder in `html`, one site of all of them there."""
     from energybench.report import pages
 
-    folders = dict.fromkeys(folder for root in roots for folder in pages.runs(root))
+    folders = dict.fromkeys(folder for root in roots for folder in pages.runs(Path(root)))
     if not folders:
-        where = ", ".join(map(str, roots))
+        where = ", ".join(roots)
         raise UsageError(Problem("E601", "there is no run's folder below it", where, "energybench report FOLDER --all"))
+    if html:
+        _write_site(list(folders), Path(html))
+        return
     for folder in folders:
-        click.echo(f"{pages.rewrite(folder, html)} written", err=True)
+        click.echo(f"{pages.rewrite(folder, html is not None)} written", err=True)
+
+
+def _write_site(folders: list[Path], out: Path) -> None:
+    from energybench.report import pages, site
+
+    if next(iter(pages.runs(out)), None) is not None:
+        message = "runs lie in it; a site goes to a folder of its own"
+        beside = typed("energybench", "report", "--all", out, "--html")
+        hint = f"energybench report --all --html site — or each page beside its run: {beside}"
+        raise UsageError(Problem("E609", message, str(out), hint))
+    site.write(folders, out, lambda text: click.echo(printable(text), err=True))

@@ -70,7 +70,11 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
         table.add_column("about", justify="right")
         table.add_column("", overflow="fold")
         for cell in cells:
+            if cell["control"] in ("possible", "unlikely"):
+                continue  # said below, once for all
             note = f"{_range(cell['epochs'])} epochs" if cell["epochs"] else ""
+            if cell["control"] == "asked":
+                note = note or "where its method's tally shows that it trained less"
             flop = format_flop(cell["plain_flop"]) if cell["plain_flop"] else "–"
             about = "not run" if cell["skipped"] else format_seconds(cell["expected_s"])
             table.add_row(printable_text(cell["method"]), flop, about, printable_text(cell["skipped"] or note))
@@ -85,8 +89,16 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
     about = "" if facts["expected_s"] is None else f", about {format_seconds(facts['expected_s'])}"
     console.print(
         f"{facts['blocks']} blocks, {facts['trials']} trials and {facts['counting_runs']} counted runs "
-        f"on {facts['device']}{about}. No mistake found."
+        f"on {facts['device']}{about}{_possible(facts['possible_controls'])}. No mistake found."
     )
+
+
+def _possible(controls: int) -> str:
+    """Trials that depend on what methods do."""
+    if not controls:
+        return ""
+    plural = "s" * (controls != 1)
+    return f"; up to {controls} matched control{plural} more, where a method's own tally shows that it trained less"
 
 
 def _print_commands(cells: list[dict[str, Any]], console: Console) -> None:

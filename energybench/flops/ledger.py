@@ -306,7 +306,7 @@ class _Calls(TorchFunctionMode):
                     call["dilation"],
                     transposed,
                     call["output_padding"],
-                    call["groups"],
+                    int(call["groups"]),  # a size of a tensor is no constant while it is traced
                     False,
                     False,
                     False,

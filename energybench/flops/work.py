@@ -145,7 +145,7 @@ class Work:
         passes = pairs = 0.0
         for size, times in ((whole, full), (rest, 1)):
             if size and times:
-                pieces = _pieces(size, self.accumulate)
+                pieces = micro_batches(size, self.accumulate)
                 passes += times * len(pieces)
                 pairs += times * sum(piece**2 for piece in pieces)
         return passes, pairs
@@ -223,7 +223,7 @@ class Work:
         return replace(self, lines=(*self.lines, *lines))
 
 
-def _pieces(size: float, accumulate: int) -> list[float]:
+def micro_batches(size: float, accumulate: int) -> list[float]:
     """The sizes of a step's micro-batches, as training cuts them: nearly equal, fewer where one would be empty."""
     if accumulate == 1:
         return [size]

@@ -84,7 +84,8 @@ def of_run(run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[Counti
     cells: dict[Cell, Facts] = {}
     for cell in run.cells:
         key: Cell = cell.workload, cell.method
-        if cell.skipped is None and cell.role != "twin":
+        trained = cell.control is None or key in first  # a control whose method trained less
+        if cell.skipped is None and cell.role != "twin" and trained:
             data = run.data.get(cell.workload) or {}
             cells[key] = _facts(by_cell.get(key), first.get(key), data.get(PARAMETERS))
     if seed is None:

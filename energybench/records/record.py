@@ -52,6 +52,9 @@ SCHEMAS = (1, 2, 3, 4)
 
 Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
 Role = Literal["baseline", "twin", "method", "control"]
+# Why a control is planned, which is run where its method's tally shows that it trained less: the suite asks for it; a
+# method says before that it will train less; it may; it says that it will not, or overrides no hook by which it could.
+Control = Literal["asked", "declared", "possible", "unlikely"]
 
 
 class Warmup(RecordModel):
@@ -152,6 +155,14 @@ class Turns(RecordModel):
     after: dict[str, Excess] = Field(default_factory=dict)  # whose part came before → what that cost
 
 
+class Budget(RecordModel):
+    """What a method's own tally paid for, in steps of plain training: those of its matched control."""
+
+    steps: Count  # whole steps
+    planned_steps: Count  # of plain training
+    paid_rel: Amount  # of plain training's work, as passes are paid by their samples: trial/budget.py
+
+
 class Trial(RecordModel):
     """One cell in one block, metered."""
 
@@ -189,6 +200,7 @@ class Trial(RecordModel):
     estimate: Estimate | None = None
     flop: dict[str, Flop] = Field(default_factory=dict)  # estimated, counted: by a command's own word
     claim: Claim | None = None
+    budget: Budget | None = None  # of a method, and the same of its control, which trained it
     diagnostics: Open = Field(default_factory=dict)
     flags: list[Flag] = Field(default_factory=list)
     trained_sha256: str | None = None  # of every tensor of the model when the window was closed
@@ -207,6 +219,11 @@ class Trial(RecordModel):
     @property
     def train(self) -> Reading | None:
         return self.phases.get("train")
+
+    @property
+    def trained_less(self) -> bool:
+        """Whether a method's tally paid for fewer steps than plain training's, so that it has a matched control."""
+        return self.status == "ok" and self.budget is not None and self.budget.steps < self.budget.planned_steps
 
 
 class Counted(RecordModel):
@@ -271,7 +288,8 @@ class Cell(RecordModel):
     command: list[str] = Field(default_factory=list)  # what runs instead of our loop; {seed} as written
     claim: Claim | None = None
     tuned_trials: Tunings | None = None  # full trainings that choosing the method's parameters took
-    epochs: list[Count] = Field(default_factory=list)  # a control's kept budget, block by block
+    epochs: list[Count] = Field(default_factory=list)  # what a control's method says to keep, block by block
+    control: Control | None = None  # of a control; null in records of before, whose epochs were its budget
     digest: str = ""
     expected_s: Seconds | None = None
     plain_flop: Flop | None = None

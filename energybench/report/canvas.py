@@ -17,18 +17,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from energybench.report import axes as axis_kinds
+from energybench.report.palette import BAND, DARK, GRID, INK, MUTED, PAPER
+from energybench.report.palette import SERIES as SERIES
 from energybench.verdict import wording
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PAPER, INK, MUTED, GRID, BAND = "#ffffff", "#1f2328", "#59636e", "#d1d9e0", "#e4e9ee"
-DARK = {PAPER: "#0d1117", INK: "#e6edf3", MUTED: "#9198a1", GRID: "#3d444d", BAND: "#262c36"}
-SERIES = ("#3f7fd0", "#c8621b", "#2f8f57", "#9a62c7", "#cf4a6b", "#178a99", "#8b7a1f", "#7a828c")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-PLAIN = MUTED
 WIDTH_IN = 8.0
+LONGEST = 10_000  # characters of a name that anybody compares
 NAME = 30  # characters of a name inside a picture; the tables have it whole
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -92,7 +91,7 @@ class Sheet:
 
 def legend(sheet: Sheet, axes: Axes, entries: Sequence[tuple[Any, str]], right_in: float) -> None:
     """To the right of the axes, from the top; `right_in`: the margin there."""
-    handles, labels = [handle for handle, _ in entries], [short(label, 26) for _, label in entries]
+    handles, labels = [handle for handle, _ in entries], distinct([label for _, label in entries], 26)
     box = axes.get_position()
     sheet.figure.legend(
         handles,
@@ -200,6 +199,31 @@ def short(name: str, most: int = NAME) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def distinct(names: Sequence[str], most: int = NAME) -> list[str]:
+    """Names in one line each, no two of them the same: a long one loses its middle, and twins are numbered."""
+    whole = [short(name, LONGEST) for name in names]
+    tails = ((most - 1) * 3 // 4, most - 1, 1)  # characters kept of the end: names differ there more often than before
+    tail = next(
+        (tail for tail in tails if len({_squeezed(name, most, tail) for name in whole}) == len({*whole})), tails[0]
+    )
+    shown: list[str] = []
+    for name in whole:
+        text = _squeezed(name, most, tail)
+        number = 2
+        while text in shown:
+            mark = f"·{number}"
+            text = _squeezed(name, most - len(mark), tail - len(mark)) + mark
+            number += 1
+        shown.append(text)
+    return shown
+
+
+def _squeezed(text: str, most: int, tail: int) -> str:
+    """At most so many characters, of which `tail` are the end's."""
+    tail = max(tail, 1)
+    return text if len(text) <= most else f"{text[: max(most - 1 - tail, 0)]}…{text[-tail:]}"
+
+
 def listed(parts: Sequence[str], most: int = 6) -> str:
     """Some sentences' parts, and how many more there are."""
     more = f"; and {len(parts) - most} more" if len(parts) > most else ""
@@ -253,27 +277,45 @@ def place(saving_rel: float) -> float:
 def savings_axis(axes: Axes, points: Iterable[float], reaches: Iterable[float], margin: float) -> tuple[float, float]:
     """Limits, ticks, the line of no saving and the band of the margin; in places. Returns the limits.
 
-    points: always inside; reaches: ends of whiskers, inside up to a factor of 3 beyond the points.
+    points: always inside, outliers in a strip of their own; reaches: ends of whiskers, inside up to a factor of 3
+    beyond the points
     """
     band = place(margin) if 0 < margin < 1 else 0.0
-    inside = [*points, -3 * band, 3 * band, -0.05, 0.05]
-    low, high = min(inside), max(inside)
+    points = list(points)
+    least = [-3 * band, 3 * band, -0.05, 0.05]
+    low, high = min([*points, *least]), max([*points, *least])
     ends = list(reaches)
     low = max(low - math.log(3), min([low, *ends]))
     high = min(high + math.log(3), max([high, *ends]))
     pad = 0.05 * (high - low)
     low, high = low - pad, high + pad
-    chosen: list[int | float] = []
-    for tick in TICKS:
-        far = all(abs(place(tick / 100) - place(other / 100)) > (high - low) / 9 for other in chosen)
-        if low <= place(tick / 100) <= high and far:
-            chosen.append(tick)
-    axes.set_xlim(low, high)
-    axes.set_xticks([place(tick / 100) for tick in chosen], [f"{f'{tick:g}'.replace('-', '−')} %" for tick in chosen])
+    apart = axis_kinds.outliers(points, least)
+    if apart is None:
+        axes.set_xlim(low, high)
+        chosen = _savings_ticks(low, high)
+        axes.set_xticks(chosen, [_saving_at(tick) for tick in chosen])
+    else:
+        axis_kinds.strip(axes, "x", apart, (low, high), _savings_ticks, _saving_at)
     axes.grid(axis="x")
     axes.axvspan(-band, band, color=BAND, linewidth=0, zorder=0.5)
     axes.axvline(0, color=MUTED, linewidth=1.0, zorder=1)
     return low, high
+
+
+def _savings_ticks(low: float, high: float) -> list[float]:
+    """Places of round savings, far enough from each other."""
+    chosen: list[float] = []
+    for tick in TICKS:
+        at = place(tick / 100)
+        if low <= at <= high and all(abs(at - other) > (high - low) / 9 for other in chosen):
+            chosen.append(at)
+    return chosen
+
+
+def _saving_at(at: float) -> str:
+    """A place as the saving that lies there: -50 %."""
+    percent = float(f"{-100 * math.expm1(-at):.3g}") + 0.0  # without a negative zero
+    return f"{percent:g} %".replace("-", "\N{MINUS SIGN}")
 
 
 def whisker(axes: Axes, low: float, high: float, y: float, color: str, limits: tuple[float, float]) -> None:

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from energybench.records.record import Trial
-from energybench.report.canvas import INK, MUTED, SERIES, WIDTH_IN, Drawn, Sheet, listed, sheet, short, svg
+from energybench.report import axes as axis_kinds
+from energybench.report.canvas import WIDTH_IN, Drawn, Sheet, listed, sheet, short, svg
+from energybench.report.palette import INK, MUTED, SERIES
 from energybench.verdict import wording
 from energybench.verdict.examination import Examination
 
 PANELS, COLUMNS, BARS, BINS = 9, 3, 12, 400
+BARS_NAMED = 4  # of a panel's bars
 EACH_IN, GAP_IN = 1.25, 0.62
 BELOW_ABOVE = (("--", "top"), (":", "bottom"))  # a bound's line, and where its name stands
 
@@ -207,6 +210,7 @@ def _draw(page: Sheet, panel: Panel, place: tuple[float, float, float, float]) -
         low, high = panel.edges
         width = (high - low) / len(panel.density)
         edges = [low + width * i for i in range(len(panel.density) + 1)]
+        axes.locator_params(axis="x", nbins=3)
         axes.stairs(panel.density, edges, fill=True, color=SERIES[0], alpha=0.35, linewidth=0)
         if panel.fitted:
             middle = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
@@ -215,7 +219,11 @@ def _draw(page: Sheet, panel: Panel, place: tuple[float, float, float, float]) -
             title += f"\n{panel.fit}"
     elif isinstance(panel, OverEpochs):
         axes.plot(panel.epochs, panel.values, color=SERIES[0], marker="o", markersize=3)
+        axis_kinds.whole_numbers(axes, 4)
         title += "\nover epochs"
+        if axis_kinds.spans_decades(panel.values):
+            axis_kinds.log_axis(axes, "y", panel.values)
+            title += ", log scale"
     elif isinstance(panel, Bounded):
         axes.set_yscale("log", subs=[])
         axes.yaxis.set_major_formatter("{x:g}")
@@ -224,9 +232,11 @@ def _draw(page: Sheet, panel: Panel, place: tuple[float, float, float, float]) -
             axes.plot(panel.epochs, values, color=INK, linestyle=dashes, linewidth=1)
             axes.fill_between(panel.epochs, panel.observed, values, color=MUTED, alpha=0.12, linewidth=0)
             axes.annotate(bound, (panel.epochs[-1], values[-1]), ha="right", va=side, color=MUTED, fontsize=7)
-        title += ", and bounds\non its mean, over epochs"
+        axis_kinds.whole_numbers(axes, 4)
+        title += ", and bounds on\nits mean, over epochs, log scale"
     else:
         at = range(len(panel.keys))
         axes.bar(at, panel.values, color=SERIES[0], width=0.6)
-        axes.set_xticks(list(at), [short(key, 8) for key in panel.keys])
+        every = -(-len(panel.keys) // BARS_NAMED)
+        axes.set_xticks(list(at)[::every], [f"{float(key):.3g}" for key in panel.keys[::every]])
     axes.set_title(title, color=MUTED, fontsize=8)

@@ -9,8 +9,9 @@ from typing import Any
 
 from energybench.meter import trace
 from energybench.records.record import Trial
-from energybench.report.canvas import SERIES, WIDTH_IN, Drawn, legend, listed, sheet, short, svg
+from energybench.report.canvas import WIDTH_IN, Drawn, legend, listed, sheet, short, svg
 from energybench.report.figures_trials import GAP_IN, RIGHT_IN, CellStyle, cells, styles
+from energybench.report.palette import SERIES
 from energybench.report.power_traces import NO_TRACE, Powers, power, thin
 from energybench.verdict import wording
 

@@ -9,20 +9,17 @@ from typing import TYPE_CHECKING
 
 from energybench.report.canvas import (
     FARTHEST,
-    INK,
-    MUTED,
-    PAPER,
-    SERIES,
     WIDTH_IN,
     Drawn,
+    distinct,
     listed,
     place,
     savings_axis,
     sheet,
-    short,
     svg,
     whisker,
 )
+from energybench.report.palette import INK, MUTED, PAPER, SERIES
 from energybench.stats import paired
 from energybench.verdict import wording
 from energybench.verdict.figures import Row, Workload
@@ -73,10 +70,10 @@ class Lanes:
 def _headings(axes: Axes, rows: Sequence[Row], lanes: Sequence[Sequence[str]]) -> Lanes:
     """Names and verdicts over their lanes; the lanes' own names to the left."""
     at, y = 0.0, []
-    for row, names in zip(rows, lanes, strict=True):
+    for row, heading, names in zip(rows, distinct([row.method for row in rows]), lanes, strict=True):
         verdict = f"  {row.verdict}"
         axes.annotate(
-            short(row.method),
+            heading,
             (0, at),
             (-LEFT_IN * 72 + 6, 0),
             xycoords=("axes fraction", "data"),
@@ -153,8 +150,8 @@ def ladder(workload: Workload, margin: float, name: str) -> Drawn | str:
                 _draw_nominal(axes, value, y, marker, face)
             _draw_measured(axes, row, heights[-1], limits)
         axes.set_xlabel(
-            f"saved against {workload.baseline_name} in the same block; costs to the left. "
-            f"Band: ±{wording.plain(wording.as_written(margin))} margin. Whisker: the table's interval",
+            f"saved against {workload.baseline_name}, log scale; costs to the left. "
+            f"Band: ±{wording.plain(wording.as_written(margin))} margin. Whisker: the interval",
             loc="left",
         )
         drawing = svg(page, name, alt)
@@ -238,7 +235,7 @@ def where(workload: Workload, margin: float, name: str) -> Drawn | str:
         for (row, bars), heights in zip(drawn, headings.y, strict=True):
             _draw_bars(axes, row, bars, heights, limits)
         axes.set_xlabel(
-            "each factor on its own, one after the other; the last bar is their product. Green: less, orange: more",
+            "each factor after the other, log scale; the last bar is their product. Green: less, orange: more",
             loc="left",
         )
         drawing = svg(page, name, alt)

@@ -8,22 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from energybench.records.record import Trial
-from energybench.report.canvas import (
-    INK,
-    MUTED,
-    WIDTH_IN,
-    Drawn,
-    Sheet,
-    legend,
-    listed,
-    place,
-    savings_axis,
-    sheet,
-    short,
-    svg,
-)
+from energybench.report import axes as axis_kinds
+from energybench.report.canvas import WIDTH_IN, Drawn, Sheet, legend, listed, place, savings_axis, sheet, short, svg
 from energybench.report.figures_savings import MOST
 from energybench.report.figures_trials import CellStyle, cells, styles
+from energybench.report.palette import INK, MUTED
 from energybench.verdict import pairing, wording
 from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Quality, Workload
@@ -101,12 +90,15 @@ def trade_off(
             axes.axhline(scale.factor * quality.limit, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
         _draw_front(axes, [places[i] for i in best], scale)
         entries = _draw_points(axes, workload.baseline_name, shown, styles(by_label), scale.factor)
+        limit = quality.limit if quality else None
+        apart = _changes(axes, shown, scale, () if limit is None else (scale.factor * limit,))
         if scale.sign < 0:
             axes.invert_yaxis()
         unit = f", {scale.unit}" if scale.unit else ""
-        axes.set_title(f"{short(workload.metric)} against {workload.baseline_name}{unit} (up is better)")
+        strips = f"; {axis_kinds.NOTE}" if apart else ""
+        axes.set_title(f"{short(workload.metric)} against {workload.baseline_name}{unit} (up is better{strips})")
         axes.set_xlabel(
-            f"{what} saved. Dashed: the loss that the suite accepts. Dotted: front of the means", loc="left"
+            f"{what} saved, log scale. Dashed: the loss that the suite accepts. Dotted: front of the means", loc="left"
         )
         legend(page, axes, entries, RIGHT_IN)
         drawing = svg(page, name, alt)
@@ -125,6 +117,19 @@ def _axes(page: Sheet, means: Sequence[float], shown: Sequence[Point], margin: f
     axes.grid(axis="y")
     axes.axhline(0, color=MUTED, linewidth=1.0, zorder=1)
     return axes
+
+
+def _changes(axes: Axes, shown: Sequence[Point], scale: Scale, always: Sequence[float]) -> bool:
+    """A strip for changes of quality that lie far from all the others; whether there is one."""
+    means = [scale.factor * point.change for point in shown]
+    apart = axis_kinds.outliers(means, [0.0, *always])
+    if apart is None:
+        return False
+    bounds = [scale.factor * point.bound for point in shown if point.bound is not None]
+    changes = [scale.factor * change for point in shown for _, change in point.blocks]
+    every = [*means, *bounds, *changes]
+    axis_kinds.strip(axes, "y", apart, (min(every), max(every)))
+    return True
 
 
 def _draw_front(axes: Axes, best: Sequence[tuple[float, float]], scale: Scale) -> None:

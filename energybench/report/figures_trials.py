@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from energybench.meter import combine, trace
 from energybench.records.record import Trial
-from energybench.report.canvas import INK, MARKERS, PAPER, PLAIN, SERIES, WIDTH_IN, Drawn, legend, listed, sheet, svg
+from energybench.report import axes as axis_kinds
+from energybench.report.canvas import WIDTH_IN, Drawn, legend, listed, sheet, svg
+from energybench.report.palette import INK, MARKERS, PAPER, PLAIN, SERIES
 from energybench.report.power_traces import power
 from energybench.verdict import pairing, wording
 from energybench.verdict.examination import Examination
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CELLS = 14  # in one picture
-MARKED = 40  # points of a curve: more have no marks
+MARKED, SPARSE = 40, 12  # points of a curve with a mark each; a longer one has so many marks
 RIGHT_IN = 2.3
 GAP_IN = 0.5  # between two panels: the upper one's ticks, the lower one's title
 OVER = (("epoch", "epochs"), ("wall_s", "seconds"), ("joules", "joules (integrated power)"))
@@ -125,13 +127,24 @@ def blocks(workload: str, trials: Sequence[Trial], examination: Examination, nam
                 points = sorted((moments[t.trial], value(t)) for t in ran[label])
                 line = _draw_cell(axes, style, points, set_aside[label])
                 entries.append((line, style.label))
-            axes.set_ylim(bottom=0)
-            axes.set_title(title + (" (× set aside)" if len(usable) < len(trials) else ""))
+            notes = ["× set aside"] if len(usable) < len(trials) else []
+            notes += _scaled(axes, [value(trial) for of_cell in ran.values() for trial in of_cell])
+            axes.set_title(f"{title} ({'; '.join(notes)})" if notes else title)
             if row == 0:
                 legend(page, axes, entries, RIGHT_IN)
         axes.set_xlabel(when, loc="left")
         drawing = svg(page, name, alt)
     return Drawn(drawing, "Blocks over time", alt)
+
+
+def _scaled(axes: Axes, values: Sequence[float]) -> list[str]:
+    """From 0 up, whatever lies far from all the rest in a strip of its own; what the title says of it."""
+    apart = axis_kinds.outliers(values, [0.0])
+    if apart is None:
+        axes.set_ylim(bottom=0)
+        return []
+    axis_kinds.strip(axes, "y", apart, (0.0, 1.02 * max(values)))
+    return [axis_kinds.NOTE]
 
 
 def _blocks_alt(workload: str, ran: dict[str, list[Trial]], style_of: dict[str, CellStyle], set_aside: int) -> str:
@@ -272,10 +285,19 @@ def training(
             for curve in lines:
                 style = style_of[curve.label]
                 entries.append((_draw_curve(axes, style, curve), style.label))
+            log_x, log_y = axis_kinds.logarithms([(curve.x, curve.y) for curve in lines])
+            if title == OVER[0][1]:
+                axis_kinds.whole_numbers(axes)
+            elif log_x:
+                axis_kinds.log_axis(axes, "x", [x for curve in lines for x in curve.x], 5)
+                title += ", log scale"
             axes.set_xlabel(title, loc="left")
             if first is None:
                 first = axes
-                axes.set_title("training loss, mean of the blocks; band: least to greatest")
+                if log_y:
+                    axis_kinds.log_axis(axes, "y", [y for curve in lines for y in curve.y])
+                scale = ", log scale" if log_y else ""
+                axes.set_title(f"training loss{scale}, mean of the blocks; band: least to greatest")
                 legend(page, axes, entries, RIGHT_IN)
             else:
                 axes.sharey(first)
@@ -290,7 +312,8 @@ def _draw_curve(axes: Axes, style: CellStyle, curve: Curve) -> Any:
         curve.x,
         curve.y,
         color=style.color,
-        marker=None if len(curve.x) > MARKED else style.marker,
+        marker=style.marker,
+        markevery=None if len(curve.x) <= MARKED else -(-len(curve.x) // SPARSE),
         markerfacecolor=style.face,
         markersize=3.5,
         linestyle=style.line,

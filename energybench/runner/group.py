@@ -22,9 +22,9 @@ from energybench.common.hashing import stable_seed
 from energybench.process.forkserver import Child, ChildOutcome, Launcher
 from energybench.records.record import Turns
 from energybench.runner import turns
-from energybench.runner.plan_request import Planned
+from energybench.runner.plan_request import Planned, is_counted_on
 from energybench.runner.progress import Progress
-from energybench.runner.schedule import Slot
+from energybench.runner.schedule import Slot, waits_for_method
 from energybench.runner.turns import Rest, Seen
 from energybench.suite.suite import Suite
 from energybench.trial.spec import TrialHeader, TrialSpec
@@ -139,6 +139,7 @@ class TrialsOfRun(Protocol):
 
     def trial_spec(self, slot: Slot) -> TrialSpec: ...
     def places(self, trial: str) -> tuple[Path, Path]: ...
+    def is_due(self, slot: Slot) -> bool: ...
     def run_alone(self, slot: Slot, blocks: int, reason: str | None = None) -> None: ...
     def written(self, outcome: ChildOutcome, out: Path) -> ChildOutcome: ...
     def settle(self, out: Path, header: TrialHeader, outcome: ChildOutcome, shared: Turns | None) -> None: ...
@@ -157,19 +158,38 @@ class InTurns:
         self._seen: dict[str, Seen] = {}
 
     def count(self, slots: Sequence[Slot]) -> int:
-        """How many trials these are of one workload in a block: further groups have a plain training of their own."""
-        if slots[0].cell.command or not isinstance(self._parts(slots[0].cell.workload), int):
+        """How many trials these are of one workload in a block, as far as they can be counted on: further groups have
+        a plain training of their own."""
+        name = slots[0].cell.workload
+        slots = [slot for slot in slots if is_counted_on(slot.cell)]
+        if not slots or slots[0].cell.command or not isinstance(self._parts(name), int):
             return len(slots)
-        return sum(len(group) for group in turns.groups(slots)) or len(slots)
+        first, controls = _with_controls(slots)
+        return _size(first) + _size(controls)
 
     def run(self, slots: list[Slot], blocks: int) -> None:
         """Of one workload in one of `blocks`."""
-        name, number = slots[0].cell.workload, 0
+        name, progress = slots[0].cell.workload, self._trials.progress
+        left = progress.left - self.count(slots)
         parts = self._parts(name)
         if isinstance(parts, str):
             self._alone[name] = parts
+        first, controls = _with_controls(slots)
+        number = self._run_groups(first, 0, blocks)
+        if name in self._alone:
+            self._run_alone(controls[1:], blocks)
+        else:  # only now it is known which there are, and what they train
+            due = [slot for slot in controls if slot.cell.role == "baseline" or self._trials.is_due(slot)]
+            progress.expect(_size(due) - _size([slot for slot in controls if is_counted_on(slot.cell)]))
+            if len(due) > 1:
+                self._run_groups(due, number, blocks)
+        progress.expect(left - progress.left)  # one that did not fit beside the others had a plain training of its own
+
+    def _run_groups(self, slots: Sequence[Slot], number: int, blocks: int) -> int:
+        """In groups from that number on; returns the number of the next."""
+        name = slots[0].cell.workload
         waiting = [] if name in self._alone else turns.groups(slots)
-        if not waiting or len(slots) == 1:
+        if not waiting:
             self._run_alone(slots, blocks)
         while waiting:
             group = [replace(slot, group=number) for slot in waiting.pop(0)]
@@ -180,6 +200,7 @@ class InTurns:
             number += 1
             if left:
                 waiting.insert(0, left)
+        return number
 
     def _parts(self, workload: str, least_part_s: float = 0.0) -> int | str:
         """Into how many parts its trainings are cut; or why its trials run alone."""
@@ -290,6 +311,20 @@ class InTurns:
             used_b = facts["device_b"] - facts["device_free_b"]
             room = min(room, turns.room(used_b, facts["device_b"], used_b / len(alive)))
         return room
+
+
+def _with_controls(slots: Sequence[Slot]) -> tuple[list[Slot], list[Slot]]:
+    """(all but the matched controls, plain training and the matched controls; nothing where there are none)."""
+    late = [slot for slot in slots if waits_for_method(slot.cell)]
+    first = [slot for slot in slots if slot not in late]
+    plain = [slot for slot in first if slot.cell.role == "baseline"]
+    return first, [*plain, *late] if late else []
+
+
+def _size(slots: Sequence[Slot]) -> int:
+    """How many trials they are in groups; plain training alone, beside controls of which none is due, is none."""
+    groups = turns.groups(slots)
+    return sum(map(len, groups)) if groups else 0
 
 
 def _own_memory_b(pid: int) -> int:

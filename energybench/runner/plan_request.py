@@ -20,6 +20,11 @@ from energybench.trial.spec import CellHeader, CountingSpec, MeasureSpec, stack_
 WARMER_C = 10.0  # than at the start of the run, a card may be when a trial begins
 
 
+def is_counted_on(cell: Cell) -> bool:
+    """Whether a cell is planned for sure: one that is not skipped, nor the control of a method that may train less."""
+    return not cell.skipped and cell.control not in ("possible", "unlikely")
+
+
 class Planned:
     """A suite that has passed every check, with what its trials need."""
 
@@ -61,7 +66,12 @@ class Planned:
 
     @property
     def trials(self) -> int:
-        return self.spec.blocks * sum(not cell.skipped for cell in self.cells)
+        return self.spec.blocks * sum(map(is_counted_on, self.cells))
+
+    @property
+    def possible_controls(self) -> int:
+        """Trials beyond those: controls of methods of which nobody can tell before whether they train less."""
+        return self.spec.blocks * sum(cell.control == "possible" for cell in self.cells)
 
     @property
     def counting_runs(self) -> list[Cell]:
@@ -89,10 +99,11 @@ class Planned:
         )
 
     def expected_s(self) -> float | None:
-        """About how long: plain steps for every cell, a second of set-up for each process. A command takes its time."""
+        """About how long: plain steps for every cell, a second of set-up for each process. A command takes its time.
+        What only a method's tally will ask for is not in it."""
         if any(cell.command and not cell.skipped for cell in self.cells):
             return None
-        metered = self.spec.blocks * sum((c.expected_s or 0) + 1 for c in self.cells if not c.skipped)
+        metered = self.spec.blocks * sum((c.expected_s or 0) + 1 for c in self.cells if is_counted_on(c))
         return metered + sum((c.expected_s or 0) * 1.5 + 1 for c in self.counting_runs)
 
 
@@ -209,6 +220,7 @@ def plan_facts(planned: Planned) -> dict[str, Any]:
         "stamp": planned.suite.stamp,
         "blocks": planned.spec.blocks,
         "trials": planned.trials,
+        "possible_controls": planned.possible_controls,
         "counting_runs": len(planned.counting_runs),
         "witnesses": len(planned.counting_runs),  # the name before
         "expected_s": planned.expected_s(),
@@ -233,6 +245,8 @@ def plan_facts(planned: Planned) -> dict[str, Any]:
                 "plain_flop": c.plain_flop,
                 "expected_s": c.expected_s,
                 "epochs": c.epochs,
+                "of": c.of,
+                "control": c.control,
                 "command": c.command,
                 "methods": {each.name: each.path for each in stack_of(c.stack)},
                 "claim": c.claim.model_dump() if c.claim else None,

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -22,7 +21,7 @@ from torch import nn
 from energybench.common import processors
 from energybench.common.errors import EnergybenchError, Problem
 from energybench.common.fingerprint import source_digest
-from energybench.common.hashing import digest, stable_seed
+from energybench.common.hashing import digest
 from energybench.common.machine import cpu_name, native_bf16
 from energybench.common.renamed import RenamedNameWarning
 from energybench.common.torchvision_shim import import_torchvision
@@ -31,6 +30,7 @@ from energybench.flops.balance import balance
 from energybench.flops.work import Line
 from energybench.records.record import Cell, Claim, Role
 from energybench.runner import threads
+from energybench.runner.plan_controls import planned_control, useless_controls
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
 from energybench.runner.tracing import time_step, time_threads, trace_task
@@ -39,7 +39,6 @@ from energybench.suite.tables import WorkloadTable
 from energybench.suite.variants import StackItem, Variant
 from energybench.train import discovery, images
 from energybench.train.data import Data
-from energybench.train.interface import TrainingRun
 from energybench.train.method import Method, Task, parameters
 from energybench.train.run import Run
 from energybench.train.stack_check import check_stack
@@ -82,6 +81,8 @@ class Plan:
         for number, workload in self.spec.trainings:
             self.check_recipes(workload, stacks)
             self.check_stacks(number, workload, stacks)
+        methods = {label: [method for _, method in stack] for label, stack in stacks.items()}
+        self.problems += useless_controls(self.spec, methods, self.seeds)
         machine = self.machine() | self.energy()
         cells: list[Cell] = []
         if not self.problems:
@@ -98,8 +99,16 @@ class Plan:
             threads=self.threads,
             digest=digest(
                 [
-                    [cell.model_dump(exclude={"stack", "expected_s", "plain_flop", "epochs"}) for cell in cells],
+                    [
+                        cell.model_dump(exclude={"stack", "expected_s", "plain_flop", "epochs", "control"})
+                        for cell in cells
+                    ],
                     *self.spec.declared(),
+                    *(
+                        [["asked", *asked]]
+                        if (asked := [cell.name for cell in cells if cell.control == "asked"])
+                        else []
+                    ),
                 ]
             ),
         )
@@ -329,10 +338,8 @@ class Plan:
                     update={"claim": claim(variant, methods), "skipped": pair.skipped, "tuned_trials": variant.tuned}
                 )
             )
-            budgets = self.kept_epochs(workload, methods)
-            if budgets and not pair.skipped and variant.control == "matched":
-                control = self.cell(workload, known, f"{variant.label} matched", "control", epochs=budgets)
-                result.append(control.model_copy(update={"of": variant.label}))
+            if not pair.skipped and variant.control != "none":
+                result.append(planned_control(cell, methods, variant.control, known.epochs, self.seeds))
         return result
 
     def cell(
@@ -342,22 +349,18 @@ class Plan:
         label: str,
         role: Role,
         stack: list[MethodSpec] | None = None,
-        epochs: list[int] | None = None,
     ) -> Cell:
-        """stack: outermost first; epochs: a control's budget in each block."""
-        mean_epochs = sum(epochs) / len(epochs) if epochs else known.epochs
+        """stack: outermost first."""
         settings = self.suite.digest_source()
         return Cell(
             workload=workload.name,
             method=label,
             role=role,
             stack=[each.model_dump(mode="json") for each in stack or []],
-            epochs=epochs or [],
             digest=digest(
                 [
                     workload.settings(),
                     [(each.name, each.sha256, each.resolved) for each in stack or []],
-                    epochs and epochs[: self.spec.blocks],  # blocks added later make it no other cell
                     known.data.sha256,
                     user_files(workload, self.base),
                     source_digest(),
@@ -369,26 +372,14 @@ class Plan:
                     self.suite.trials.turns,
                 ]
             ),
-            expected_s=None if known.step_s is None else known.step_s * known.steps * mean_epochs,
+            expected_s=None if known.step_s is None else known.step_s * known.steps * known.epochs,
             plain_flop=known.work(workload).flop if known.ledger else None,
         )
 
-    def kept_epochs(self, workload: WorkloadTable, methods: list[Method]) -> list[int] | None:
-        """The kept budget of a stack that skips epochs, block by block; None for one that skips none."""
-        epochs, budgets = workload.train.epochs, list[int]()
-        for block in range(self.spec.blocks + self.spec.added):
-            seed = self.suite.trials.seed + block
-            # Before there is a run, this is all of one that may be asked for.
-            run = SimpleNamespace(
-                epochs=epochs, rng=lambda *key, s=seed: torch.Generator().manual_seed(stable_seed(s, *key))
-            )
-            budgets_here = [
-                budget for method in methods if (budget := method.kept_epochs(cast(TrainingRun, run))) is not None
-            ]
-            if not budgets_here:
-                return None
-            budgets.append(max(1, min(budgets_here)))
-        return budgets
+    @property
+    def seeds(self) -> list[int]:
+        """Of all blocks."""
+        return [self.suite.trials.seed + block for block in range(self.spec.blocks + self.spec.added)]
 
     # ── the machine ───────────────────────────────────────────────────────────────────────────────────────────
 

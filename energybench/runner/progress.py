@@ -64,6 +64,15 @@ class Progress:
         verb = "continuing in" if resumed else "writing to"
         self.say(f"{total} runs{about}; {verb} {folder}")
 
+    def expect(self, more: int) -> None:
+        """So many runs more than were counted on; less where it is negative."""
+        self._total += more
+
+    @property
+    def left(self) -> int:
+        """So many runs are counted on that have not ended."""
+        return self._total - self._done
+
     def start(self, stage: str, workload: str, method: str) -> None:
         self._what = printable(f"{stage} · {workload} · {method}")
         self.tick(0.0)
@@ -105,11 +114,14 @@ class Progress:
         partial(summary, self.console)
 
     def end(self, summary: Summary, report: Path) -> None:
+        from energybench.report.newest import commands
         from energybench.report.terminal import render
 
         self._clear()
         render(summary, self.tables)
         self.tables.print(Text(f"report: {report}"), soft_wrap=True)
+        for command in commands(report.parent):
+            self.tables.print(Text(f"more: {command}"), soft_wrap=True)
 
     def interrupted(self, folder: Path, how: str) -> None:
         self._clear()

@@ -4,6 +4,9 @@ A fixed order would charge drift to whoever always comes last: 3 % drift biases 
 first has a random order (of the workloads, and of the cells inside each, so that plain training and a method never lie
 a suite apart) and the second its reverse: what drifts steadily cancels. Each run draws the seed of its order anew and
 keeps it: replications of a suite do not share one order, and a run that is continued keeps its own.
+
+A control comes after its method, of which it takes the budget: in a block the controls of a workload stand after its
+other cells, so that a method is as likely to run before plain training as after it.
 """
 
 from __future__ import annotations
@@ -44,10 +47,7 @@ def draw_order_seed() -> int:
 
 
 def order(cells: Sequence[Cell], block: int, seed: int) -> list[Cell]:
-    """A block's cells in its own order; that of an odd block is the reverse of the one before it.
-
-    A control whose budget only its method's trial will tell comes right after it, wherever it was drawn.
-    """
+    """A block's cells in its own order; that of an odd block is the reverse of the one before it, controls apart."""
     chance = random.Random(stable_seed(seed, "schedule", block // 2))
     by_workload: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -57,24 +57,13 @@ def order(cells: Sequence[Cell], block: int, seed: int) -> list[Cell]:
     chance.shuffle(workloads)
     for inside in by_workload.values():
         chance.shuffle(inside)
-    planned = [cell for name in workloads for cell in by_workload[name]]
-    return _controls_after(planned[::-1] if block % 2 else planned)
+    step = -1 if block % 2 else 1
+    return [cell for name in workloads[::step] for cell in sorted(by_workload[name][::step], key=waits_for_method)]
 
 
 def waits_for_method(cell: Cell) -> bool:
     """Whether its budget is known only when its method's trial of the same block has ended."""
-    return cell.of is not None and not cell.epochs
-
-
-def _controls_after(planned: Sequence[Cell]) -> list[Cell]:
-    waiting = {(cell.workload, cell.of): cell for cell in planned if waits_for_method(cell)}
-    first = [cell for cell in planned if not waits_for_method(cell)]
-    result = []
-    for cell in first:
-        result.append(cell)
-        if control := waiting.pop((cell.workload, cell.method), None):
-            result.append(control)
-    return result + list(waiting.values())
+    return cell.role == "control"
 
 
 def by_workload(slots: Sequence[Slot]) -> list[list[Slot]]:
@@ -90,7 +79,8 @@ def missing(cells: Sequence[Cell], blocks: int, seed: int, done: Iterable[Trial]
     of those that took turns only one group's.
 
     For the same reason a trial whose own invocation never got to the baseline of its block is not done, nor a control
-    whose invocation never got to its method; and a method runs again beside a control that is left.
+    whose invocation never got to its method; and a method runs again beside a control that is left. None is left of a
+    method that did not train less.
     """
     done = list(done)
     there = {(t.block, t.workload, t.invocation, t.method) for t in done}
@@ -101,10 +91,20 @@ def missing(cells: Sequence[Cell], blocks: int, seed: int, done: Iterable[Trial]
         if (t.block, t.workload, t.invocation, t.group) in paired
         and (t.of is None or (t.block, t.workload, t.invocation, t.of) in there)
     }
+    alone = {
+        (t.block, t.workload, t.method)
+        for t in done
+        if t.role == "method" and not t.trained_less and (t.block, t.workload, t.invocation, t.group) in paired
+    }
     slots: list[Slot] = []
     for block in range(blocks):
         planned = order(cells, block, seed)
-        left = [cell for cell in planned if (block, cell.workload, cell.method) not in have]
+        left = [
+            cell
+            for cell in planned
+            if (block, cell.workload, cell.method) not in have
+            and not (cell.control and (block, cell.workload, cell.of) in alone)
+        ]
         beside = {(cell.workload, cell.of) for cell in left}
         left = [cell for cell in planned if cell in left or (cell.workload, cell.method) in beside]
         resumed = {cell.workload for cell in left}

@@ -11,10 +11,10 @@ from energybench.common.errors import CannotWrite
 from energybench.process import subprocess_call, supervise
 from energybench.process.forkserver import ChildOutcome, Launcher
 from energybench.records.reader import read
-from energybench.records.record import Cell, CountingRun, ProcessUse, Status, Trial, Turns, write_json
+from energybench.records.record import Budget, Cell, CountingRun, ProcessUse, Status, Trial, Turns, write_json
 from energybench.records.run_folder import Folder
 from energybench.runner.group import InTurns
-from energybench.runner.plan_request import Planned
+from energybench.runner.plan_request import Planned, is_counted_on
 from energybench.runner.progress import Progress
 from energybench.runner.schedule import Slot
 from energybench.suite.command_tables import Value, fill_words
@@ -40,6 +40,7 @@ class Trials:
         self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
         self.progress, self.suite = progress, planned.suite
         self.in_turns = InTurns(self, order_seed)
+        self._budgets: dict[tuple[int, str, str], Budget | None] = {}  # by block, workload and method: of its control
 
     def run(self, slots: Sequence[Slot], blocks: int) -> None:
         """The trials of one workload in one of `blocks`: in turns where they can be, else one after the other.
@@ -53,8 +54,16 @@ class Trials:
             self.in_turns.run(list(slots), blocks)
 
     def run_alone(self, slot: Slot, blocks: int, reason: str | None = None) -> None:
-        """reason: why it takes no turns, where the suite did not say so."""
-        cell, header = slot.cell, self._header(slot)
+        """A control whose method did not train less is no trial and has no record.
+
+        reason: why it takes no turns, where the suite did not say so
+        """
+        cell = slot.cell
+        if not self.is_due(slot):
+            self.progress.expect(-is_counted_on(cell))
+            return
+        self.progress.expect(not is_counted_on(cell))
+        header = self._header(slot)
         self.progress.start(f"block {slot.block + 1}/{blocks}", cell.workload, cell.method)
         out = self.folder.records / f"{slot.trial}.json"
         if cell.command:
@@ -75,7 +84,9 @@ class Trials:
                 seen["process"] = use
             if seen:
                 write_json(out, read(out, Trial).model_copy(update=seen))
-        self.progress.finish(read(out, Trial))
+        trial = read(out, Trial)
+        self._budgets[trial.block, trial.workload, trial.method] = trial.budget if trial.trained_less else None
+        self.progress.finish(trial)
 
     def warm_up(self, slots: list[Slot]) -> None:
         """Each workload's own command once, unmetered and no longer than the suite's warm-up: what it reads is then
@@ -127,6 +138,16 @@ class Trials:
             claim=cell.claim,
         )
 
+    def is_due(self, slot: Slot) -> bool:
+        """Whether there is such a trial: of a control only where its method trained less."""
+        return not slot.cell.control or self._budget(slot) is not None
+
+    def _budget(self, slot: Slot) -> Budget | None:
+        """What a control trains: what the tally of its method paid for, in the same block and invocation. None for any
+        other cell, and where the method did not train less."""
+        cell = slot.cell
+        return None if cell.of is None else self._budgets[slot.block, cell.workload, cell.of]
+
     def trial_spec(self, slot: Slot) -> TrialSpec:
         cell, header = slot.cell, self._header(slot)
         workload, known = self.planned.workload(cell.workload)
@@ -137,7 +158,7 @@ class Trials:
             data=known.data,
             stack=stack_of(cell.stack),
             seed=header.seed,
-            epochs=cell.epochs[slot.block] if cell.epochs else None,
+            budget=self._budget(slot),
             ledger=known.ledger,
             balance_flop_b=known.balance_flop_b,
             threads=self.planned.threads,

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from energybench.records.record import Excess
-from energybench.runner.schedule import Slot, waits_for_method
+from energybench.runner.schedule import Slot
 
 Setting = int | Literal["auto", "off"]
 
@@ -168,25 +168,19 @@ def _fewer(parts: int, training_s: float | None, shortest_s: float) -> int:
 def groups(slots: Sequence[Slot]) -> list[list[Slot]]:
     """A workload's trials of one block as groups that take turns, each with plain training of its own.
 
-    The twin stands in the first. A control whose budget its method's trial must tell stands in a later group than it.
+    The twin stands in the first. Matched controls are handed in by themselves, beside plain training, when the methods
+    have ended whose tallies set their budgets: they form groups of their own.
 
     Args:
-        slots: in their order; without plain training there is no group
+        slots: in their order; without plain training, or with nothing beside it, there is no group
     """
     baseline = next((slot for slot in slots if slot.cell.role == "baseline"), None)
-    if baseline is None:
+    if baseline is None or len(slots) < 2:
         return []
     twins = [slot for slot in slots if slot.cell.role == "twin"]
-    late = [slot for slot in slots if waits_for_method(slot.cell)]
-    others = [slot for slot in slots if slot is not baseline and slot not in twins and slot not in late]
+    others = [slot for slot in slots if slot is not baseline and slot not in twins]
     chunks = _chunks(others) or [[]]
     chunks[0] = [*twins, *chunks[0]]
-    for slot in late:
-        last = {each.cell.method for each in chunks[-1]}
-        room = sum(each.cell.role != "twin" for each in chunks[-1]) < MOST_BESIDE
-        if slot.cell.of in last or not room:
-            chunks.append([])
-        chunks[-1].append(slot)
     return [[_in_group(each, number) for each in (baseline, *chunk)] for number, chunk in enumerate(chunks)]
 
 

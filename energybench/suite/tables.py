@@ -315,8 +315,8 @@ class MethodTable(OpenTable):
     sweep: dict[str, Any] = Field(default_factory=dict, description="parameter = [values]: one variant for each")
     claims: ClaimsTable | None = None
     tuned: TunedTable | None = None
-    control: Literal["matched", "none"] = Field(
-        default="matched", description="also train plainly for as long as a method that skips"
+    control: Literal["auto", "matched", "none"] = Field(
+        default="auto", description="also train plainly, for the steps that a method which trains less paid for"
     )
 
 

@@ -54,7 +54,7 @@ class Variant:
     stack: tuple[StackItem, ...]
     loc: Loc
     claim: dict[str, Any] | None = None
-    control: str = "matched"
+    control: str = "auto"
     tuned: int | None = None  # full trainings that choosing its parameters took
     command: str | dict[str, str] | None = None  # in place of a stack: what runs instead, or workload → what
     values: dict[str, Any] = field(default_factory=dict)  # what is swept of a command

@@ -7,9 +7,10 @@ ones are decoded by worker processes. A method that picks its own samples hands 
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from energybench.train.batch import Batch
 from energybench.train.images import Images, read_image
 from energybench.train.trees import take, to
 
+Item = TypeVar("Item")
 Random = Callable[[int], torch.Generator]
 Prepare = Callable[[Any], Any]  # inputs of a batch → the same samples in another layout
 
@@ -174,3 +176,18 @@ class Data:
     def in_order(self, batch: int = 512) -> Iterator[Batch]:
         """Every sample once, in order, not augmented: for evaluation and probes."""
         return self.load(torch.arange(len(self)).split(batch))
+
+
+class Waiting(Iterator[Item]):
+    """`items`, and the nanoseconds that asking for them took."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = iter(items)
+        self.taken_ns = 0
+
+    def __next__(self) -> Item:
+        asked = time.perf_counter_ns()
+        try:
+            return next(self._items)
+        finally:
+            self.taken_ns += time.perf_counter_ns() - asked

@@ -77,7 +77,7 @@ class TrainingRun(Protocol):
     recipe: Recipe  # the suite's [train] table: batch, accumulate, lr, momentum, decay, clip, precision, ...
     device: torch.device
     seed: int  # of this trial; draw from `rng`, which is seeded by it
-    epochs: int  # planned for this run: `kept_epochs` may have lowered it for a control
+    epochs: int  # planned for this run
     epoch_number: int  # of the current epoch, counted from 1
     step_in_epoch: int  # steps that this epoch has finished, so counted from 0
     steps_per_epoch: int  # planned for the current epoch: one pass, or as a layer's `steps_per_epoch` says
@@ -198,7 +198,7 @@ class TrainingRun(Protocol):
 
     def stop_after_epoch(self, reason: str) -> None:
         """End training when this epoch is over: curve, tally, estimate and record cover the epochs that ran. The
-        schedule of the learning rate stays that of the planned epochs. No matched control is made for such a run.
+        schedule of the learning rate stays that of the planned epochs. Its matched control trains as much.
 
         Args:
             reason: one sentence, kept in the record; the first one that is given holds.

@@ -53,6 +53,9 @@ class Method:
     runs: ClassVar[frozenset[str] | None] = None  # passes left when it replaces `gradients`: "forward", "backward"
     # Points between estimate and count that are expected, with the reason; None takes the suite's `estimate_gap`.
     gap_because: str | None = None
+    # False: it takes every step and every sample that plain training takes, so that a matched control would be plain
+    # training itself; None: its tally shows it.
+    trains_less: ClassVar[bool | None] = None
     # Kinds of layers that it puts its own in place of, "conv" or "linear": no two methods can have the same layer.
     swaps: frozenset[str] = frozenset()
     swaps_unless: str | None = None  # the parameter with which it would swap none, as one types it
@@ -195,8 +198,8 @@ class Method:
     def kept_epochs(self, run: TrainingRun) -> int | None:
         """How many of `run.epochs` will really train, when fewer; decided before the first step from `run.rng`.
 
-        A number here asks for a matched control, plain training of so many epochs. `run` has no more than `epochs` and
-        `rng` when this is asked.
+        A number here says before the run how long its matched control will take. What the control trains is what the
+        method's own tally paid for in the same block. `run` has no more than `epochs` and `rng` when this is asked.
         """
         return None
 

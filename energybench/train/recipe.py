@@ -66,3 +66,15 @@ class Recipe:
             "adadelta": torch.optim.Adadelta,
         }
         return kinds[self.optimizer](params, **common)
+
+
+def add_parameters(optimizer: Optimizer, params: list[nn.Parameter], recipe: Recipe) -> None:
+    """Let an optimizer move parameters that were frozen when it was built, with its first group's settings."""
+    settings = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+    optimizer.add_param_group({"params": params, **settings})
+    fresh = recipe.build_optimizer(params)
+    if type(fresh) is type(
+        optimizer
+    ):  # Adagrad makes its state when it is built, and for a group that comes later none
+        for parameter, state in fresh.state.items():
+            optimizer.state.setdefault(parameter, state)

@@ -15,7 +15,6 @@ may use of a run is stated in `interface.py` and written below the loop.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -29,16 +28,16 @@ from energybench.common.errors import UsageError
 from energybench.common.hashing import stable_seed
 from energybench.train import evaluation
 from energybench.train.batch import Batch, Forward
-from energybench.train.data import Data
+from energybench.train.data import Data, Waiting
 from energybench.train.fingerprint import SamplesSeen
+from energybench.train.graph_hooks import on_backward
 from energybench.train.method import HOOKS, Method, Task, overrides
 from energybench.train.method_check import check_method
-from energybench.train.recipe import Recipe
+from energybench.train.recipe import Recipe, add_parameters
 from energybench.train.results import RESULTS, call_checked, checked
 from energybench.train.tally import Tally
 from energybench.train.trees import join, split
 
-Item = TypeVar("Item")
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
@@ -71,6 +70,7 @@ class Run:
         self.task, self.methods, self.recipe = task, list(methods), recipe
         self.model, self.seed, self.device = model, seed, device
         self.epochs = epochs or recipe.epochs
+        self.schedule_epochs: float = self.epochs  # over which the learning rate moves
         self.epoch_number, self.step_in_epoch = 1, 0  # epochs are counted from 1, steps within one from 0
         self.skip_update = False  # set inside a step: its update does not happen
         self.tally, self._samples_seen = Tally(recipe.accumulate), SamplesSeen()
@@ -229,18 +229,17 @@ class Run:
         self.tally.samples_forward += len(batch)
         self._samples_seen.add(batch.index)
         self.set_mode(mode)
-        with torch.set_grad_enabled(grad), self.recipe.autocast(self.device):
-            if not self._forward_layers:
-                return self.task.forward(self, batch)
-            with ExitStack() as stack:
-                for layer in self._forward_layers:
-                    stack.enter_context(checked(layer.name, "forward_context", layer.forward_context(self, mode)))
-                return self.task.forward(self, batch)
+        with torch.set_grad_enabled(grad), self.recipe.autocast(self.device), ExitStack() as stack:
+            for layer in self._forward_layers:
+                stack.enter_context(checked(layer.name, "forward_context", layer.forward_context(self, mode)))
+            forward = self.task.forward(self, batch)
+        on_backward(forward, self.tally.pass_sizes.add_forward(len(batch)))
+        return forward
 
     def backward(self, loss: Tensor) -> None:
         """The only way to a backward pass; adds to `.grad`."""
         self.tally.backwards += 1
-        loss.backward()
+        self.tally.pass_sizes.add_backward(loss.backward)
 
     def rng(self, name: str, *key: Any, device: torch.device | str = "cpu") -> torch.Generator:
         """A generator seeded by a stable hash of (seed, name, key), so that no layer's draws move another's."""
@@ -262,7 +261,7 @@ class Run:
     def lr(self, part: str = "main") -> float:
         """The learning rate now: a pure function of progress, so skipped epochs advance it."""
         within = min(1.0, self.step_in_epoch / self.steps_per_epoch)
-        return self.recipe.lr_at((self.epoch_number - 1 + within) / self.epochs)
+        return self.recipe.lr_at(min(1.0, (self.epoch_number - 1 + within) / self.schedule_epochs))
 
     def parameters(self, part: str = "main") -> list[nn.Parameter]:
         """Those that learn or have learned: what is frozen later stays, what is released later is added at the end."""
@@ -315,12 +314,12 @@ class Run:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Forward passes in here are nobody's: a task may evaluate by `forward`, and training tallies none of it."""
-        tally, before = self.tally, (self.tally.forwards, self.tally.samples_forward, self._samples_seen)
+        before = self.tally.forward_counts, self._samples_seen
         self._samples_seen = SamplesSeen()
         try:
             yield
         finally:
-            tally.forwards, tally.samples_forward, self._samples_seen = before
+            self.tally.forward_counts, self._samples_seen = before
 
     def _input_chain(self) -> Callable[[Any], Any] | None:
         """Every layer's `prepare_inputs` after those further in; None where nobody overrides it."""
@@ -349,6 +348,11 @@ class Run:
         return len(self.curve)
 
     @property
+    def epochs_of_work(self) -> float:
+        """Of which an estimate is: all that were planned, or those before it was stopped."""
+        return self.epochs if self.stop_reason is None else self.epochs_ended
+
+    @property
     def continues(self) -> bool:
         """Whether an epoch follows the current one."""
         return self.stop_reason is None and self.epoch_number < self.epochs
@@ -371,30 +375,3 @@ class Run:
             for hook in HOOKS
             if overrides(m, hook) and not entered[m.name, hook]
         ]
-
-
-def add_parameters(optimizer: Optimizer, params: list[nn.Parameter], recipe: Recipe) -> None:
-    """Let an optimizer move parameters that were frozen when it was built, with its first group's settings."""
-    settings = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
-    optimizer.add_param_group({"params": params, **settings})
-    fresh = recipe.build_optimizer(params)
-    if type(fresh) is type(
-        optimizer
-    ):  # Adagrad makes its state when it is built, and for a group that comes later none
-        for parameter, state in fresh.state.items():
-            optimizer.state.setdefault(parameter, state)
-
-
-class Waiting(Iterator[Item]):
-    """`items`, and the nanoseconds that asking for them took."""
-
-    def __init__(self, items: Iterable[Item]) -> None:
-        self._items = iter(items)
-        self.taken_ns = 0
-
-    def __next__(self) -> Item:
-        asked = time.perf_counter_ns()
-        try:
-            return next(self._items)
-        finally:
-            self.taken_ns += time.perf_counter_ns() - asked

@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Protocol
 
+from energybench.train.pass_sizes import PassSizes, Sizes
+
 
 class Acting(Protocol):
     """A layer that can fail to act: `acted` says whether it did."""
@@ -40,6 +42,7 @@ class Tally:
 
     def __init__(self, usual_passes: int) -> None:
         self.usual_passes = usual_passes  # forwards and backwards of an ordinary step
+        self.pass_sizes = PassSizes()
         self.entered: Counter[tuple[str, str]] = Counter()  # (method, hook) → calls: finds overrides without a call
         self.forwards = self.backwards = self.updates = self.samples_forward = self.steps = self.samples = 0
         self.epochs_trained: float = 0
@@ -55,6 +58,15 @@ class Tally:
         self._forwarded_before = self.samples_forward
 
     @property
+    def forward_counts(self) -> tuple[int, int, Sizes]:
+        """What forward passes add to; set back where passes shall be nobody's."""
+        return self.forwards, self.samples_forward, self.pass_sizes.forward.copy()
+
+    @forward_counts.setter
+    def forward_counts(self, counts: tuple[int, int, Sizes]) -> None:
+        self.forwards, self.samples_forward, self.pass_sizes.forward = counts
+
+    @property
     def forwarded(self) -> int:
         """Samples that went forward in this step so far."""
         return self.samples_forward - self._forwarded_before
@@ -63,6 +75,12 @@ class Tally:
         self._keys[self.cost_key()].update(steps=1, samples=samples, forwarded=self.forwarded)
         self.steps += 1
         self.samples += samples
+
+    def add_vectorised(self, samples: int) -> None:
+        """What `run.forward` saw of one sample was a pass of so many, with their gradients, by torch.func."""
+        self.samples_forward += samples - 1
+        self.backwards += 1
+        self.pass_sizes.add_vectorised(samples)
 
     def mark(self, method: Acting, what: str = "") -> None:
         """Say that `method` acted; `what`, or else the method's name, joins this step's cost key.

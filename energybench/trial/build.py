@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from energybench.train.data import Data
 from energybench.train.method import Method, Task
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
+from energybench.trial.control_run import ControlRun
 from energybench.trial.spec import MethodSpec, TrainingSpec
 from energybench.workloads import models
 from energybench.workloads.description import DataDescription
@@ -21,15 +23,23 @@ from energybench.workloads.tasks import task_named
 
 
 def build(
-    spec: TrainingSpec, train: Data, device: torch.device, task: Task | None = None, kind: Callable[..., Run] = Run
+    spec: TrainingSpec,
+    train: Data,
+    device: torch.device,
+    task: Task | None = None,
+    kind: Callable[..., Run] | None = None,
 ) -> Run:
     """A fresh model, task and stack. The initial weights depend on the seed alone.
 
     Args:
         task: one that was made before; a fresh one where there is none
-        kind: what makes the run: `Run`, or another that takes the same
+        kind: what makes the run, where it is another than `Run`, or with a budget than `ControlRun`
     """
     stack = build_stack(spec.stack)
+    if spec.budget is None:
+        kind = kind or Run
+    else:
+        kind = partial(kind or ControlRun, steps=spec.budget.steps)
     model = build_model(spec.workload, spec.data, spec.base, spec.seed)
     return kind(
         task or task_named(spec.workload.task, spec.base),
@@ -39,7 +49,6 @@ def build(
         train,
         seed=spec.seed,
         device=device,
-        epochs=spec.epochs,
     )
 
 

@@ -84,7 +84,6 @@ def profiling_run(spec: CountingSpec, train: Data, run: Run) -> ProfilingRun:
             train,
             seed=run.seed,
             device=device,
-            epochs=spec.epochs,
             watch=watch,
             limit=steps_per_epoch(run.epochs),
         )

@@ -17,7 +17,7 @@ def works(ledger: tuple[Line, ...], run: Run) -> tuple[Work, Work]:
     """The ledger of plain training, and what the stack's formulas make of it, innermost first."""
     recipe = run.recipe
     plain = Work(ledger, recipe.epochs, run.data.samples(recipe.batch), recipe.batch, recipe.accumulate)
-    work = plain.trained(run.epochs if run.stop_reason is None else run.epochs_ended)
+    work = plain.trained(run.epochs_of_work)
     for method in reversed(run.methods):
         work = method.estimate(work)
     return plain, work

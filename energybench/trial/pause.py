@@ -26,6 +26,7 @@ from energybench.meter.window import Window, ticks_of
 from energybench.process import forkserver
 from energybench.train.batch import Batch
 from energybench.train.run import Run
+from energybench.trial.control_run import ControlRun
 
 FEWEST_TICKS, FEWEST_AVERAGES = 50, 20  # of a sensor, in a part
 RAPL_TICK_S = 0.001
@@ -60,7 +61,7 @@ class Gate:
         """Set up: say what a schedule must know, and rest. idle: what the meters said of a moment of waiting."""
         self._meters = meters
         facts: dict[str, Any] = {
-            "steps": run.epochs * run.steps_per_epoch,
+            "steps": round(run.schedule_epochs * run.steps_per_epoch),
             "least_part_s": least_part_s(idle.energy if idle else ()),
             "on_cards": {uuid: pids for meter in meters for uuid, pids in _on_cards(meter).items()},
         }
@@ -123,13 +124,17 @@ class PausingRun(Run):
         super().__init__(*args, **kwargs)
 
     def train_epoch(self, number: int) -> None:
-        self._gate.passed((number - 1) / self.epochs, step=False)
+        self._gate.passed((number - 1) / self.schedule_epochs, step=False)
         super().train_epoch(number)
 
     def _whole_step(self, chain: Callable[[Batch], None], batch: Batch) -> None:
         super()._whole_step(chain, batch)
         within = min(1.0, self.step_in_epoch / self.steps_per_epoch)
-        self._gate.passed((self.epoch_number - 1 + within) / self.epochs, step=True)
+        self._gate.passed((self.epoch_number - 1 + within) / self.schedule_epochs, step=True)
+
+
+class PausingControlRun(PausingRun, ControlRun):
+    """The same of a matched control: its last epoch may be a part of one, and its progress is that of its own steps."""
 
 
 def least_part_s(energies: Sequence[Energy]) -> float:

@@ -17,7 +17,7 @@ from energybench.common.sealed_files import write_text
 from energybench.common.units import RESOLVED, Quantity
 from energybench.flops.work import Line
 from energybench.meter.sensors import MeterSelection
-from energybench.records.record import Claim, Role
+from energybench.records.record import Budget, Claim, Role
 from energybench.suite.command_tables import CommandWorkloadTable
 from energybench.suite.tables import MeasureTable, WorkloadTable
 from energybench.workloads.description import DataDescription
@@ -112,7 +112,7 @@ class TrainingSpec(Spec):
 
     base:   the suite's folder, which paths of user files start from
     stack:  outermost first
-    epochs: in place of the recipe's: a control's kept budget
+    budget: of a control: its steps, in place of the recipe's epochs
     """
 
     base: Path
@@ -120,7 +120,7 @@ class TrainingSpec(Spec):
     data: DataDescription
     stack: tuple[MethodSpec, ...] = ()
     seed: int
-    epochs: int | None = None
+    budget: Budget | None = None
 
 
 class CountingSpec(TrainingSpec):

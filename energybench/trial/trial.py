@@ -34,11 +34,12 @@ from energybench.suite.tables import TargetTable
 from energybench.train.fingerprint import fingerprint, moved
 from energybench.train.method import Method, parameters
 from energybench.train.run import Run
+from energybench.trial.budget import budget
 from energybench.trial.build import build, build_model, recipe_of
 from energybench.trial.estimate import estimate
 from energybench.trial.failure import fill_and_write
 from energybench.trial.judge import Judge
-from energybench.trial.pause import Gate, PausingRun, spare
+from energybench.trial.pause import Gate, PausingControlRun, PausingRun, spare
 from energybench.trial.phases import Phases
 from energybench.trial.record_draft import TrialDraft, finite
 from energybench.trial.spec import TrialSpec
@@ -89,7 +90,8 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         del warming
     gate = Gate.opened(device)
     with phases.phase("build", meters):
-        run = build(spec, train, device, task, partial(PausingRun, gate=gate) if gate else Run)
+        pausing = PausingRun if spec.budget is None else PausingControlRun
+        run = build(spec, train, device, task, partial(pausing, gate=gate) if gate else None)
     judge.watch(run)
     methods = list(run.methods)
     record.epochs, record.samples = run.epochs, len(train)
@@ -135,6 +137,7 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         if device.type == "cuda":
             record.memory_device_b = torch.cuda.max_memory_allocated(device)
         record.estimate = estimate(spec, run)
+        record.budget = budget(spec.ledger, run) if spec.header.role == "method" else spec.budget
         record.diagnostics = {m.name: diagnostics(m, spec) for m in methods}
         if run.stop_reason is not None:
             record.epochs = run.epochs_ended

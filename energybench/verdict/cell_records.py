@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from energybench.flops.work import BACKWARD
-from energybench.records.record import Cell, Claim, CountingRun, Estimate, Trial
+from energybench.records.record import Cell, Claim, CountingRun, Estimate, RunFile, Trial
 from energybench.stats import paired
 from energybench.verdict import pairing
 from energybench.verdict.figures import Accept, Phase, Quality, Roofline
@@ -81,6 +82,17 @@ def _error_rel(
     return math.hypot(counted.counted_error_flop, ratio * of_baseline) / baseline_flop
 
 
+def same_weights(records: CellRecords, baseline_counting_run: CountingRun | None, margin: float) -> int:
+    """Blocks in which the method ended with plain training's very weights although its own trial, priced by the count,
+    did less: a method that skips by chance may skip nothing in some block, and then its weights are rightly equal."""
+    blocks = 0
+    for pair in filter(pairing.same_weights, records.pairs):
+        method = pairing.counted_flop([pair.method], records.counting_run)
+        baseline = pairing.counted_flop([pair.baseline], baseline_counting_run)
+        blocks += method is not None and bool(baseline) and 1 - method / (baseline or 1.0) > margin
+    return blocks
+
+
 def _claimed_rel(records: CellRecords) -> float | None:
     """A claim on the backward pass is worth its share of plain training's FLOPs."""
     claim = records.claim
@@ -124,6 +136,23 @@ def unprofiled_reason(counting_run: CountingRun | None) -> str:
     """Why no step was profiled; empty where one was, or none was asked for."""
     profile = counting_run.profiling_run if counting_run else None
     return (profile.reason if profile else None) or ""
+
+
+def lost(trials: Iterable[Trial]) -> dict[int, str]:
+    """Block → how its newest trial ended, of those that diverged or ran past the limit: lost by what they are."""
+    latest = {t.block: t.status for t in pairing.order(trials)}
+    return {block: status for block, status in latest.items() if status in ("diverged", "timeout")}
+
+
+def count(ends: Mapping[int, str], status: str) -> int:
+    return sum(end == status for end in ends.values())
+
+
+def is_unjudged(run: RunFile, workload: str) -> bool:
+    """Whether the suite says that there is no quality to lose."""
+    workloads: Sequence[dict[str, Any]] = run.resolved.get("workload") or ()
+    settings = next((each for each in workloads if each.get("name") == workload), {})
+    return (settings.get("quality") or {}).get("from") == "none"
 
 
 def main_metric(trials: Iterable[Trial]) -> str | None:

@@ -43,12 +43,12 @@ def checks(
     result: list[Check] = []
     for kind in (*flag_codes.REGISTRY, *(unknown[code] for code in sorted(unknown))):
         places = [flag for flag in all_raised if flag.code == kind.code]
-        result += [Check(kind.code, f.where, "raised", f.severity, kind.sentence, f.detail) for f in places]
+        result += [Check(kind.code, f.where, "raised", f.severity, kind.said_of(schema), f.detail) for f in places]
         if kind.code == "aa_failed":
             result += [_aa(w) for w in workloads if not any(f.code == "aa_failed" for f in w.flags)]
         elif not places and (schema >= SINCE.get(kind.code, 1)):
             outcome: Result = "clear" if evidence.get(kind.code, bool(trials)) else "not checked"
-            result.append(Check(kind.code, "this run", outcome, kind.of_schema(schema), kind.sentence, ""))
+            result.append(Check(kind.code, "this run", outcome, kind.of_schema(schema), kind.said_of(schema), ""))
     return tuple(result)
 
 

@@ -103,12 +103,14 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """The method against plain training at the budget that it kept."""
+    """The method against plain training at the budget that it paid for."""
 
     method: str
     measured: Measured
     quality: Quality | None
     better: bool  # costs less at no less quality, or gains quality at no more cost; by the verdict's bounds
+    steps: TrialMean | None = None  # of the budget; None in records of before, which kept epochs
+    planned_steps: int | None = None  # of plain training
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,7 @@ class Row:
     unjudged: bool = False  # the suite says that there is no quality to lose
     timed_out: int = 0  # blocks whose newest trial ran past the suite's limit, and what it costs is not known
     baseline_timed_out: int = 0  # the same of plain training
+    control_note: str = ""  # why there is no matched control, where the suite asks for one
     once: Once | None = None  # what `measured` bills beside the window; None where it is below the margin
 
 

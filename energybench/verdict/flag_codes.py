@@ -34,10 +34,15 @@ class FlagKind:
     raised: str  # "in the trial" or the test's name in flags.py
     sentence: str
     before_3: Severity | None = None
+    said_before_3: str = ""  # where the sentence was another
 
     def of_schema(self, schema: int) -> Severity:
         """What it does to a number of records of this schema."""
         return self.severity if schema >= 3 or self.before_3 is None else self.before_3
+
+    def said_of(self, schema: int) -> str:
+        """Its sentence for records of this schema."""
+        return self.sentence if schema >= 3 else self.said_before_3 or self.sentence
 
 
 IN_TRIAL = "in the trial"
@@ -210,7 +215,8 @@ REGISTRY: tuple[FlagKind, ...] = (
         "marked",
         "cell",
         "check_cell",
-        "The control did not train the epochs that the method kept, so they are not at one budget.",
+        "The control did not train what the method's tally paid for, so they are not at one budget.",
+        said_before_3="The control did not train the epochs that the method kept, so they are not at one budget.",
     ),
     FlagKind(
         "quick",

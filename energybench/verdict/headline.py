@@ -29,7 +29,8 @@ def _proven(row: Row, workload: Workload) -> str:
         outcome = f"{row.method} takes {saving} less time than {baseline}"
     caveat = ""
     if row.control is not None and not row.control.better:
-        caveat = " It is not proven better than plain training for the epochs that it kept."
+        kept = "the epochs that it kept" if row.control.steps is None else "the steps that it paid for"
+        caveat = f" It is not proven better than plain training for {kept}."
     return f"{outcome} on {workload.name}{at_most}.{caveat}"
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from energybench.common.renamed import renamed
-from energybench.records.record import RunFile, Trial
+from energybench.records.record import Cell, RunFile, Trial
 
 
 @renamed(share="alpha_fraction")
@@ -39,13 +39,30 @@ class Look:
 
 
 def whole_blocks(run: RunFile, trials: Iterable[Trial]) -> int:
-    """How many blocks from the first have a trial, good or failed, of every cell."""
-    seen = {(t.block, t.workload, t.method) for t in trials}
-    cells = [(c.workload, c.method) for c in run.cells if c.skipped is None]
-    whole = 0
-    while cells and whole < run.blocks and all((whole, *cell) in seen for cell in cells):
-        whole += 1
-    return whole
+    """How many blocks from the first have a trial, good or failed, of every cell that one is due of."""
+    trials = list(trials)
+    cells = [c for c in run.cells if c.skipped is None]
+    without = missing_blocks(cells, trials, run.blocks)
+    return min((missing[0] for missing in without.values() if missing), default=run.blocks) if cells else 0
+
+
+def missing_blocks(cells: Iterable[Cell], trials: Iterable[Trial], blocks: int) -> dict[tuple[str, str], list[int]]:
+    """(workload, method) → the blocks below `blocks` in which a trial of the cell is due and not there. A control's is
+    due where the newest trial of its method trained less; in records of before, always."""
+    newest: dict[tuple[str, str, int], Trial] = {}
+    for trial in sorted(trials, key=lambda t: t.invocation):
+        newest[trial.workload, trial.method, trial.block] = trial
+
+    def due(cell: Cell, block: int) -> bool:
+        method = newest.get((cell.workload, cell.of or "", block))
+        return cell.control is None or (method is not None and method.trained_less)
+
+    return {
+        (cell.workload, cell.method): [
+            block for block in range(blocks) if (cell.workload, cell.method, block) not in newest and due(cell, block)
+        ]
+        for cell in cells
+    }
 
 
 def current_look(run: RunFile, trials: Iterable[Trial]) -> Look:

@@ -98,10 +98,11 @@ Partners = dict[tuple[int, int, str, int], Trial]  # (block, invocation, device,
 
 
 def partners_of(baselines: Iterable[Trial], reason_unusable: ReasonUnusable = unusable) -> Partners:
-    return {_place(t): t for t in order(baselines) if reason_unusable(t) is None}
+    return {place(t): t for t in order(baselines) if reason_unusable(t) is None}
 
 
-def _place(trial: Trial) -> tuple[int, int, str, int]:
+def place(trial: Trial) -> tuple[int, int, str, int]:
+    """Its block, invocation, device and group."""
     return trial.block, trial.invocation, trial.device, trial.group
 
 
@@ -121,7 +122,7 @@ def pairs(
     partners = baselines if isinstance(baselines, dict) else partners_of(baselines, reason_unusable)
     by_block: dict[int, Pair] = {}
     for trial in order(trials):  # ascending invocations: the newest whole pair stays
-        partner = partners.get(_place(trial))
+        partner = partners.get(place(trial))
         if partner is not None and reason_unusable(trial) is None:
             by_block[trial.block] = Pair(trial, partner)
     return [by_block[block] for block in sorted(by_block)]
@@ -138,12 +139,12 @@ def pairs_with_controls(
     by_block: dict[int, Pair] = {}
     for trial in order(trials):
         for control in controls if reason_unusable(trial) is None else ():
-            if _place(trial)[:3] != _place(control)[:3]:
+            if place(trial)[:3] != place(control)[:3]:
                 continue
             if trial.group == control.group:
                 by_block[trial.block] = Pair(trial, control)
                 continue
-            plain = (partners.get(_place(trial)), partners.get(_place(control)))
+            plain = (partners.get(place(trial)), partners.get(place(control)))
             if plain[0] is not None and plain[1] is not None:
                 by_block[trial.block] = Pair(trial, control, (plain[0], plain[1]))
     return [by_block[block] for block in sorted(by_block)]

@@ -35,15 +35,22 @@ class Part:
 
 def read(folders: Iterable[Path]) -> list[Part]:
     """The parts, in the order of the folders. Raises UsageError E608 for folders of different suites."""
-    parts: list[Part] = []
+    found: list[tuple[Path, Records]] = []
     suites: dict[str, Path] = {}
     for folder in folders:
-        run, trials, counting_runs = read_folder(folder)
-        suites.setdefault(run.suite, folder)
+        found.append((folder, read_folder(folder)))
+        suites.setdefault(found[-1][1][0].suite, folder)
         if len(suites) > 1:
             (first, one), (second, other) = list(suites.items())[:2]
             message = f"'{first}' in {one} and '{second}' in {other} are different suites: there is nothing to compare"
             raise UsageError(Problem("E608", message, hint=f"energybench report {typed(other)}"))
+    return joined(found)
+
+
+def joined(found: Iterable[tuple[Path, Records]]) -> list[Part]:
+    """The parts of one suite's folders, with what was read from each, in the order of the folders."""
+    parts: list[Part] = []
+    for folder, (run, trials, counting_runs) in found:
         devices = sorted({trial.device for trial in trials}) or [""]
         for device in devices:
             on_device = [trial for trial in trials if trial.device == device or not device]

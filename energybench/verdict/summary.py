@@ -111,10 +111,10 @@ def _failures(trials: Sequence[Trial], examination: Examination) -> tuple[Failur
 
 
 def _not_run(run: RunFile, trials: Sequence[Trial], look: Look) -> tuple[NotRun, ...]:
-    seen = {(t.workload, t.method, t.block) for t in trials}
+    without = interim.missing_blocks(run.cells, trials, look.blocks)
     not_run = []
     for cell in run.cells:
-        missing = [str(b) for b in range(look.blocks) if (cell.workload, cell.method, b) not in seen]
+        missing = [str(block) for block in without[cell.workload, cell.method]]
         if cell.skipped is not None:
             not_run.append(NotRun(cell.workload, cell.method, cell.skipped))
         elif missing:

@@ -314,7 +314,21 @@ def against_control(control: Control, metric: str) -> str:
     change = f"{measured(control.measured)} {what(control.measured.quantity, control.measured.scope)} saved"
     gain = "" if control.quality is None else f", {metric} {quality_change(control.quality)}"
     judged = "better than" if control.better else "not proven better than"
-    return f"Against plain training for the kept epochs: {change}{gain}; {judged} training less."
+    return f"Against plain training for {budget(control)}: {change}{gain}; {judged} training less."
+
+
+def budget(control: Control) -> str:
+    """What a matched control trained."""
+    if control.steps is None:
+        return "the kept epochs"
+    steps = number(control.steps.mean, 0 if float(control.steps.mean).is_integer() else 1)
+    varying = " on average" if control.steps.sd else ""
+    return f"the {steps}{NB}of {control.planned_steps}{NB}steps that it paid for{varying}"
+
+
+def no_control(steps: int) -> str:
+    """Why a suite that asks for a matched control has none."""
+    return f"No matched control was run: its own tally paid for all {steps:,} steps of plain training."
 
 
 def past_limit(row: Row) -> str:
@@ -385,6 +399,8 @@ def notes(row: Row, metric: str) -> list[str]:
         sentences.append(to_target(row.to_target))
     if row.control is not None:
         sentences.append(against_control(row.control, metric))
+    if row.control_note:
+        sentences.append(row.control_note)
     if row.detectable_rel is not None:
         sentences.append(f"{blocks(row.n)} see savings from {percent(row.detectable_rel)}.")
     return sentences

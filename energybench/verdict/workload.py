@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from energybench.records.record import SCHEMA, CountingRun, Flag, RunFile, Trial
 from energybench.stats import paired
 from energybench.suite.command_tables import written
-from energybench.verdict import cell_records, explanations, flag_codes, flags, interim_notes, outside, pairing, wording
+from energybench.verdict import (
+    cell_records,
+    controls,
+    explanations,
+    flag_codes,
+    flags,
+    interim_notes,
+    outside,
+    pairing,
+    wording,
+)
 from energybench.verdict.cell_records import CellRecords, NominalSavings
 from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Accept, Baseline, Control, Measured, RaisedFlag, Row, ToTarget, Workload
@@ -20,7 +29,6 @@ from energybench.verdict.target import to_target
 
 OUTSIDE = "the command runs outside energybench's loop and reports no FLOPs of its own"
 REALISED_FROM = 3  # margins: an estimate of fewer is too small to divide by
-Budgets = tuple[float | None, float | None]  # epochs that the method kept, and that its control trained
 
 
 def raised(flagged: Iterable[Flag], where: str, schema: int = SCHEMA) -> tuple[RaisedFlag, ...]:
@@ -30,18 +38,8 @@ def raised(flagged: Iterable[Flag], where: str, schema: int = SCHEMA) -> tuple[R
         first.setdefault(flag.code, flag)
     kinds = ((flag_codes.kind(code), flag) for code, flag in first.items())
     return tuple(
-        RaisedFlag(kind.code, kind.of_schema(schema), kind.sentence, flag.detail, where) for kind, flag in kinds
+        RaisedFlag(kind.code, kind.of_schema(schema), kind.said_of(schema), flag.detail, where) for kind, flag in kinds
     )
-
-
-def _lost(trials: Iterable[Trial]) -> dict[int, str]:
-    """Block → how its newest trial ended, of those that diverged or ran past the limit: lost by what they are."""
-    latest = {t.block: t.status for t in pairing.order(trials)}
-    return {block: status for block, status in latest.items() if status in ("diverged", "timeout")}
-
-
-def _count(ends: Mapping[int, str], status: str) -> int:
-    return sum(end == status for end in ends.values())
 
 
 def _censored(verdict: paired.Verdict, row: Row) -> paired.Verdict:
@@ -76,7 +74,7 @@ class WorkloadComparison:
         self.examination = examination
         self.trials = [t for t in trials if t.workload == name and t.block < look.blocks]
         self.schema = max((t.schema_ for t in self.trials), default=SCHEMA)
-        self.unjudged = _unjudged(run, name)
+        self.unjudged = cell_records.is_unjudged(run, name)
         self.counting_run = {w.method: w for w in counting_runs if w.workload == name}
         self.cells = {c.method: c for c in run.cells if c.workload == name}
         self.outside = any(cell.command for cell in self.cells.values())  # of our loop
@@ -188,9 +186,9 @@ class WorkloadComparison:
     def _unmeasured(self, records: CellRecords, forbidding: Sequence[RaisedFlag]) -> Row:
         """A row before its measured side: what was promised and counted, how trials ended, what was raised."""
         nominal = cell_records.nominal_savings(records, self.baseline_counting_run)
-        control, budgets = self._control(records)
-        row_flags = self._row_flags(records, nominal, budgets)
-        claim, ends, baseline_ends = records.claim, _lost(records.trials), _lost(self.baselines)
+        control = self._control(records)
+        row_flags = self._row_flags(records, nominal)
+        claim, ends, baseline_ends = records.claim, cell_records.lost(records.trials), cell_records.lost(self.baselines)
         estimates, trials = records.estimates(), records.paired_trials
         uncountable = self.outside and nominal.estimated_rel is None and nominal.counted_rel is None
         row = Row(
@@ -211,7 +209,7 @@ class WorkloadComparison:
             time=None,
             realised_rel=None,
             quality=None,
-            diverged=_count(ends, "diverged"),
+            diverged=cell_records.count(ends, "diverged"),
             verdict_forbidden=bool(forbidding) or flag_codes.worst(row_flags, self.schema) == "struck",
             verdict="no verdict",
             reason="",
@@ -225,20 +223,21 @@ class WorkloadComparison:
             to_target=None,
             flags=raised(row_flags, f"{self.name}: {records.label}", self.schema),
             control=control,
+            control_note=controls.why_none(records, self.cells.values()),
             seconds=pairing.mean_of(pairing.seconds(t) for t in trials),
             energies=pairing.energies(trials),
             command=self._command(records.label),
             unjudged=self.unjudged,
             unavailable=OUTSIDE if uncountable else "",
-            timed_out=_count(ends, "timeout"),
-            baseline_timed_out=_count(baseline_ends, "timeout"),
+            timed_out=cell_records.count(ends, "timeout"),
+            baseline_timed_out=cell_records.count(baseline_ends, "timeout"),
         )
         unsound = row.verdict_forbidden or row.diverged or row.timed_out
         if control and unsound and records.pairs:
             row = dataclasses.replace(row, control=dataclasses.replace(control, better=False))
         return row
 
-    def _row_flags(self, records: CellRecords, nominal: NominalSavings, budgets: Budgets) -> list[Flag]:
+    def _row_flags(self, records: CellRecords, nominal: NominalSavings) -> list[Flag]:
         pairs, trials = records.pairs, records.paired_trials
         measured = bool(pairing.sensors_of(pairs))
         return [
@@ -251,32 +250,40 @@ class WorkloadComparison:
                 estimated_rel=nominal.estimated_rel,
                 counted_rel=nominal.counted_rel,
                 estimate_gap=self.accept.estimate_gap,
-                epochs_kept=budgets[0],
-                epochs_control=budgets[1],
+                control_differs=controls.differs(self._control_pairs(records)),
                 sensor_error_rel=pairing.error_rel(pairs) if measured else None,
                 known_error_rel=pairing.known_error_rel(pairs) if measured else None,
                 margin=self.accept.margin,
                 exact=flags.reproducible(self.baselines, self.baseline_counting_run),
-                same_weights=sum(pairing.same_weights(pair) for pair in pairs),
+                same_weights=cell_records.same_weights(records, self.baseline_counting_run, self.accept.margin),
                 counted_error_rel=nominal.counted_error_rel,
             ),
             *flags.check_outside(outside.extras(pairs), self.accept.margin),
         ]
 
-    def _control(self, records: CellRecords) -> tuple[Control | None, Budgets]:
-        """The comparison with the matched control, and the two budgets where they lie furthest apart."""
-        controls = [t for t in self.trials if t.role == "control" and t.of == records.label]
-        reason = self.examination.reason_unusable
-        pairs = pairing.pairs_with_controls(records.trials, controls, self.partners, reason)
+    def _control(self, records: CellRecords) -> Control | None:
+        """The comparison with the matched control. A block in which the method did not train less has none: where
+        others have, plain training itself stands for it, so that no block is left out for what it is."""
+        pairs = self._control_pairs(records)
         if not pairs:
-            return None, (None, None)
+            return None
         change, quantity, scope = self.compare(pairs, pooled=False)
+        change, _ = outside.this_run(pairs, change, quantity, self.accept.margin, None)  # proxies are not free here
         quality, difference = cell_records.quality(pairs, self.accept, self.look.alpha_fraction)
         better = self._sound(pairs) and difference is not None and self._better(change, quantity, difference)
-        passes = [(pair.method.passes, pair.baseline.passes) for pair in pairs]
-        budgets = [(kept.epochs_trained, trained.epochs_trained) for kept, trained in passes if kept and trained]
-        apart = max(budgets, key=lambda both: abs(both[0] - both[1]), default=(None, None))
-        return Control(pairs[0].baseline.method, Measured.of(change, quantity, scope), quality, better), apart
+        label = next(pair.baseline.method for pair in pairs if pair.baseline.role == "control")
+        budgets = controls.budgets(pairs)
+        return Control(
+            label,
+            Measured.of(change, quantity, scope),
+            quality,
+            better,
+            steps=pairing.mean_of(each.steps for each in budgets),
+            planned_steps=budgets[0].planned_steps if budgets else None,
+        )
+
+    def _control_pairs(self, records: CellRecords) -> list[Pair]:
+        return controls.pairs(self.trials, records, self.partners, self.examination.reason_unusable)
 
     def _sound(self, pairs: Sequence[Pair]) -> bool:
         """Whether the comparison with a control may show anything."""
@@ -366,7 +373,7 @@ class WorkloadComparison:
         return None if needed is None else max(needed, change.n + 1)
 
     def _to_target(self, row: Row, records: CellRecords) -> ToTarget | None:
-        lost_blocks = {*_lost(records.trials), *_lost(self.baselines)} - set(row.blocks)
+        lost_blocks = {*cell_records.lost(records.trials), *cell_records.lost(self.baselines)} - set(row.blocks)
         return to_target(
             records.pairs,
             self.accept.margin,
@@ -386,13 +393,6 @@ class WorkloadComparison:
     def _waiting_reason(self, row: Row) -> str:
         """Why there is no verdict yet; empty once a look was reached."""
         return "" if self.look.open else interim_notes.waiting(self.look, row.n)
-
-
-def _unjudged(run: RunFile, workload: str) -> bool:
-    """Whether the suite says that there is no quality to lose."""
-    workloads: Sequence[dict[str, Any]] = run.resolved.get("workload") or ()
-    settings = next((each for each in workloads if each.get("name") == workload), {})
-    return (settings.get("quality") or {}).get("from") == "none"
 
 
 def _most(values: Iterable[int | None]) -> int | None:

@@ -252,3 +252,19 @@ def test_a_model_that_needs_numbers_is_fitted_on_the_cpu() -> None:
     traced = trace(Looks(), (torch.randn(3, D),), batch=64)
     assert parts(traced.lines) == CASES["SimCLR"][2]
     assert not traced.note
+
+
+@pytest.mark.parametrize("padding", [1, "same"])
+def test_groups_that_are_read_from_a_shape_are_a_number(padding: int | str) -> None:
+    """Mamba's causal convolution has `groups=hidden_size` of its input's shape, which is no constant while traced."""
+
+    def depthwise(x: Tensor, w: Tensor) -> Tensor:
+        _, channels, _ = x.shape
+        return F.conv1d(x, w, padding=padding, groups=channels)
+
+    module = FunctionModule(depthwise, w=torch.randn(D, 1, 3))
+    traced = trace(module, (torch.randn(4, D, 5),))
+    assert not traced.note
+    # y, dW and dX are 3 products for each of D · 5 positions; nobody asks for dX of the data
+    assert parts(traced.lines) == (0, 2 * 2 * 3 * D * 5, 0)
+    assert {line.shape["groups"] for line in traced.lines if line.op == "conv"} == {D}

@@ -23,6 +23,7 @@ from energybench.train.method import HOOKS, Method, overrides, parameters
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
 from energybench.train.stack_check import check_stack
+from energybench.trial.budget import budget
 from energybench.trial.counting_layer import StepCounter
 from energybench.workloads.classification import Classification
 
@@ -234,6 +235,15 @@ def test_the_epochs_it_says_it_keeps_are_the_epochs_it_trains(name):
     outcome = plain(name, "cnn")
     kept = fresh(name).kept_epochs(make_run([], epochs=EPOCHS))
     assert outcome.passes.epochs_trained == (EPOCHS if kept is None else kept)
+
+
+@each_method
+def test_who_says_that_it_trains_as_much_as_plain_training_pays_for_every_step(name):
+    """Else a matched control that the suite asks for would be refused, although there is something to match."""
+    paid = budget((), plain(name, "cnn").run)
+    if fresh(name).trains_less is False:
+        assert paid.steps == paid.planned_steps
+        assert paid.paid_rel >= 1
 
 
 @each_method

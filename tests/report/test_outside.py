@@ -173,3 +173,15 @@ def test_a_sampled_count_says_how_sure_it_is() -> None:
     row = next(each for each in summarise(meta, trials, unsure).workloads[0].rows if each.method == "half")
     assert row.counted_error_rel == pytest.approx(0.03)
     assert wording.plain(wording.counted(row)) == "50.0 % ± 3.0 pp"
+
+
+def test_what_is_spent_once_is_billed_against_the_matched_control_too() -> None:
+    """A proxy of 4 s makes a window of 5 s dearer than the 6 s of training as much without it: 5 + 5.1 to 6 + 1.1."""
+    run = half().control("half", time=0.6, quality=-0.1)
+    cheap, dear = judged(run, {}), judged(run, {"build": 5.0, "warmup_build": 5.0})
+    assert cheap.control is not None
+    assert dear.control is not None
+    assert cheap.control.better
+    assert cheap.control.measured.saving_rel == pytest.approx(1 - 5 / 6)
+    assert not dear.control.better
+    assert dear.control.measured.saving_rel == pytest.approx(1 - 10.1 / 7.1)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
-from synthetic import Run, Truth
+from synthetic import SAMPLES, Run, Truth
 
-from energybench.records.record import Flag, Passes
+from energybench.records.record import Budget, Cell, Flag, Passes
 from energybench.report.markdown import markdown
 from energybench.verdict import wording
 from energybench.verdict.figures import Quality, Row, Summary, Workload
+from energybench.verdict.interim import whole_blocks
+from energybench.verdict.pairing import TrialMean
 from energybench.verdict.summary import summarise
+from energybench.verdict.wording import notes, plain
 
 
 def of(run: Run) -> Summary:
@@ -243,6 +247,102 @@ def test_nothing_is_better_than_training_less_by_figures_that_give_no_verdict(
     found = row(beating_its_control().change(label, 1, **change), "skip").control
     assert found is not None
     assert not found.better
+
+
+def paid(steps: int, planned: int = 60) -> dict[str, Any]:
+    return {"budget": Budget(steps=steps, planned_steps=planned, paid_rel=steps / planned)}
+
+
+def with_budgets(run: Run, label: str, *steps: int) -> Run:
+    """Block by block; a control trained as many."""
+    for block, each in enumerate(steps):
+        run.change(label, block, **paid(each)).change(f"{label}@control", block, **paid(each), steps=each)
+    return run
+
+
+def test_what_a_method_paid_for_is_said_in_steps() -> None:
+    run = with_budgets(Run().method("skip", time=0.8).control("skip", time=0.8), "skip", 30, 30, 30)
+    found = row(run, "skip")
+    assert found.control is not None
+    assert (found.control.steps, found.control.planned_steps) == (TrialMean(30, 0, 3), 60)
+    said = plain(" ".join(notes(found, "accuracy")))
+    assert "Against plain training for the 30 of 60 steps that it paid for: 0.0 %" in said
+    assert "not proven better than training less" in said
+    assert "not proven better than plain training for the steps that it paid for" in of(run).headline
+    assert "control_differs" not in codes(found.flags)
+
+
+def test_budgets_may_differ_from_block_to_block() -> None:
+    run = with_budgets(Run().method("skip").control("skip"), "skip", 30, 31, 33)
+    assert "the 31.3 of 60 steps that it paid for on average" in plain(" ".join(notes(row(run, "skip"), "accuracy")))
+
+
+@pytest.mark.parametrize(("trained", "marked"), [(30, False), (31, True)])
+def test_a_control_that_did_not_train_its_budget_is_marked(trained: int, marked: bool) -> None:
+    run = with_budgets(Run().method("skip").control("skip"), "skip", 30, 30, 30).change(
+        "skip@control", 1, steps=trained
+    )
+    found = [flag.detail for flag in row(run, "skip").flags if flag.code == "control_differs"]
+    assert found == ["30 steps paid for, 31 trained"] * marked
+
+
+def test_where_a_block_paid_for_everything_plain_training_is_its_control() -> None:
+    """A block is not left out for what it is: of three, one trained as much as plain training, in 6 of 10 s."""
+    run = with_budgets(Run().method("skip", time=0.6).control("skip", time=0.8), "skip", 30, 60, 30)
+    records = run.records()
+    trials = [t for t in records[1] if (t.role, t.block) != ("control", 1)]
+    cells = [c.model_copy(update={"control": "possible"}) if c.role == "control" else c for c in records[0].cells]
+    summary = summarise(records[0].model_copy(update={"cells": cells}), trials, records[2])
+    found = next(r for r in summary.workloads[0].rows if r.method == "skip")
+    assert found.control is not None
+    assert found.control.measured.n == 3
+    ratios = [0.6 / 0.8, 0.6, 0.6 / 0.8]
+    assert found.control.measured.saving_rel == pytest.approx(1 - math.prod(ratios) ** (1 / 3))
+    assert summary.not_run == ()
+
+
+@pytest.mark.parametrize(("asked", "said"), [("asked", True), ("possible", False)])
+def test_a_control_that_was_asked_for_and_has_nothing_to_match_is_explained(asked: str, said: bool) -> None:
+    run = Run().method("skip", time=0.8)
+    for block in range(3):
+        run.change("skip", block, **paid(60))
+    file, trials, counting_runs = run.records()
+    control = Cell(workload=run.workload, method="skip matched", role="control", of="skip", control=asked)
+    file = file.model_copy(update={"cells": [*file.cells, control]})
+    summary = summarise(file, trials, counting_runs)
+    found = next(r for r in summary.workloads[0].rows if r.method == "skip")
+    assert found.control is None
+    note = "No matched control was run: its own tally paid for all 60 steps of plain training."
+    assert (note in notes(found, "accuracy")) == said
+    assert summary.not_run == ()
+    assert whole_blocks(file, trials) == 3
+
+
+def test_a_block_without_a_control_that_is_due_is_not_whole_and_is_named() -> None:
+    run = with_budgets(Run().method("skip").control("skip"), "skip", 30, 30, 30)
+    file, trials, counting_runs = run.records()
+    cells = [c.model_copy(update={"control": "possible"}) if c.role == "control" else c for c in file.cells]
+    file = file.model_copy(update={"cells": cells, "finished": False})
+    trials = [t for t in trials if (t.role, t.block) != ("control", 2)]
+    assert whole_blocks(file, trials) == 2
+    file = file.model_copy(update={"finished": True})
+    missing = [(each.method, each.reason) for each in summarise(file, trials, counting_runs).not_run]
+    assert missing == [("skip@control", "no trial of block 2")]
+
+
+def test_who_skips_nothing_in_a_block_ends_there_with_plain_weights_and_is_not_struck() -> None:
+    """Its count is lower on average, and equal in that block."""
+    run = Run().method("skip", flop=0.5)
+    for block in range(3):
+        run.change("baseline", block, weights_sha256="p")
+        run.change("skip", block, weights_sha256="p" if block == 0 else f"s{block}")
+    honest = run.passes(run.truth("skip"))
+    whole = honest.model_copy(
+        update={"keys": {"sparse": {"steps": 2 * honest.keys["sparse"]["steps"], "samples": 2 * SAMPLES * 6}}}
+    )
+    assert "same_weights" in codes(row(run, "skip").flags)
+    run.change("skip", 0, passes=whole)
+    assert "same_weights" not in codes(row(run, "skip").flags)
 
 
 def test_a_control_of_another_budget_is_marked() -> None:

@@ -152,4 +152,6 @@ def test_positions_are_the_places_in_the_blocks_order(finished: Done) -> None:
     _, trials, _ = contents(finished.folder)
     for block in range(2):
         started = sorted((t.started_at, t.position) for t in trials.values() if t.block == block)
-        assert sorted(position for _, position in started) == list(range(10))
+        places = [position for _, position in started]
+        assert places == sorted(set(places))
+        assert set(places) <= set(range(12))  # that of calm's control stays free: calm trained as much
