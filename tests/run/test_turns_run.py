@@ -85,6 +85,17 @@ class Hangs(Method):
 '''
 
 
+HALF = '''"""half: every second step alone"""
+from energybench import Method
+
+
+class Half(Method):
+    def step(self, run, batch, inner):
+        if run.step_in_epoch % 2 == 0:
+            inner(batch)
+'''
+
+
 def own(folder: Path, *sources: str) -> str:
     names = [source[3:].partition(":")[0] for source in sources]
     for name, source in zip(names, sources, strict=True):
@@ -127,6 +138,31 @@ def test_what_goes_wrong_in_one_trial_takes_no_other_with_it_and_weights_are_tho
         accounted = sum(reading.wall_s for reading in trial.phases.values())
         assert accounted + trial.process.rested_s <= trial.process.wall_s + 0.01
         assert not [flag for flag in trial.flags if flag.code == "clock_differs"]
+
+
+def test_a_matched_control_has_its_turns_in_a_later_group_beside_plain_training_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "half.py").write_text(HALF)
+    suite = write_suite(tmp_path, '\n[[method]]\nuse = "half.py"\n', workload=WORKLOAD, turns=2, twin=False)
+    done = energybench("run", suite, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    _, trials, _ = contents(only_run(tmp_path))
+    groups = {(t.method, t.group): t for t in trials.values()}
+    assert set(groups) == {("baseline", 0), ("half", 0), ("baseline", 1), ("half matched", 1)}
+    plain, again = groups["baseline", 0], groups["baseline", 1]
+    method, control = groups["half", 0], groups["half matched", 1]
+    assert plain.weights_sha256 == again.weights_sha256
+    assert plain.steps == 48
+    assert method.budget is not None
+    assert control.steps == method.budget.steps == 24  # steps of 16, four in an epoch
+    assert control.started_at >= method.started_at
+    for trial in groups.values():
+        assert trial.status == "ok"
+        assert trial.turns is not None
+        assert trial.turns.parts == 2
+        assert trial.train is not None
+        assert trial.train.pieces == 2
+    report = (only_run(tmp_path) / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
+    assert "Against plain training for the 24 of 48 steps that it paid for" in report
 
 
 @fault("interrupted turns")
