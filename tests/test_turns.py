@@ -30,6 +30,8 @@ def block(costs: Costs, seed: int, *, parts: int = 20, seen: Seen | None = None,
     """One block: a fresh launch of every training, on a machine that drifts."""
     chance = random.Random(seed)
     machine = Machine(how.get("slow") or drifting(chance, how.get("spread", 0.25), 1.5))  # type: ignore[arg-type]
+    if jerk := how.get("jerk"):
+        machine.jerk = lambda: jerk(chance)  # type: ignore[operator]
     spread = float(how.get("launch", 0.02))  # type: ignore[arg-type]
     refill = how.get("refill_s", 0.0)
     trainings = {
@@ -199,6 +201,36 @@ def test_one_whose_training_is_over_has_no_turn_any_more_and_the_others_go_on() 
     ended = next(number for number, each in enumerate(rounds) if each[0][1] >= 0.3)
     assert all("b" in {label for label, _ in each} for each in rounds[: ended + 1])
     assert all({label for label, _ in each} == {"a", "c"} for each in rounds[ended + 1 :])
+
+
+def jerky(chance: random.Random) -> float:
+    """What a step takes on a machine whose others come and go: scattered, and every twentieth ten times as long."""
+    return math.exp(chance.gauss(0.0, 0.4)) * (10.0 if chance.random() < 0.05 else 1.0)
+
+
+def test_steps_that_scatter_make_no_part_grow_and_what_grew_can_shrink_again() -> None:
+    costs: Costs = {"plain": PLAIN, "twin": PLAIN, "a": PLAIN, "b": [0.5 * STEP_S] * STEPS}
+    counts = []
+    for run in range(12):
+        seen = Seen()
+        for number in range(5):
+            made = block(costs, 100 * run + number, parts=13, jerk=jerky, seen=seen)
+            counts.append(len(made["plain"].parts_s))
+    assert statistics.fmean(count >= 13 * (1 - turns.JITTER) - 0.5 for count in counts) >= 0.95
+    seen = Seen()
+    seen.training_s = STEP_S * STEPS
+    for label in costs:
+        seen.excess_s[label] = [0.001] * turns.FEWEST_EXCESSES  # as of a moment in which all that was true
+    grown = [len(block(costs, number, parts=13, jerk=jerky, seen=seen)["plain"].parts_s) for number in range(12)]
+    assert grown[0] <= 4
+    assert grown[-1] >= 9
+
+
+def test_a_real_excess_is_found_among_steps_that_scatter() -> None:
+    """2 ms in steps of 2 ms: a quarter of 2 % of a part of 0.4 s, of which a training of 1.3 s has three."""
+    seen, costs = Seen(), {"plain": PLAIN, "twin": PLAIN, "a": PLAIN, "b": PLAIN}
+    made = [block(costs, number, parts=13, jerk=jerky, refill_s=0.002, seen=seen) for number in range(12)]
+    assert len(made[-1]["plain"].parts_s) <= 5
 
 
 def test_parts_grow_where_their_first_step_costs_too_much() -> None:

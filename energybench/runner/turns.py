@@ -34,7 +34,9 @@ JITTER = 0.25  # of a part's length: nothing that comes again and again keeps st
 LONGEST_TRAINING_S = 120.0  # of plain training, for "auto": longer trials meet enough of the machine by themselves
 MOST_BESIDE = 4  # cells in a group, beside plain training and its twin
 EXCESS_OF_MARGIN = 0.25  # of the margin of the saving, that a part's first step may cost more
-FEWEST_EXCESSES = 8  # parts that were seen, before any grows
+FEWEST_EXCESSES = 5  # parts that were seen after each cell's, before any grows
+SURE = 3.0  # standard errors that an excess lies above 0
+SD_OF_MAD, SE_OF_MEDIAN = 1.4826, 1.2533  # of normal values: sd / median deviation, and the median's se / the mean's
 MOST_MEMORY = 0.7  # of the machine's, or the card's
 
 
@@ -81,15 +83,22 @@ class Seen:
         }
 
     def shortest_part_s(self, margin: float) -> float:
-        """How long a part must be for its begin to weigh under a quarter of the margin; 0 while too few were seen.
+        """How long a part must be for its begin to weigh under a quarter of the margin; 0 while that is not known.
 
-        The mean over those who came before of each one's median: a single slow step decides nothing, and a cell that
-        clears the caches of all the others does.
+        By the mean over those who came before of each one's median (a single slow step decides nothing, and a cell that
+        clears the caches of all the others does), as far as it stands out from how widely steps scatter: on a busy
+        machine noise would make parts as long as a training, which help nobody, and of which nothing more is learnt.
         """
-        if sum(map(len, self.excess_s.values())) < FEWEST_EXCESSES or margin <= 0:
+        known = [each for each in self.excess_s.values() if each]
+        count = sum(map(len, known))
+        if count < FEWEST_EXCESSES * len(known) or not known or margin <= 0:
             return 0.0
-        typical_s = statistics.fmean(map(statistics.median, self.excess_s.values()))
-        return max(0.0, typical_s) / (EXCESS_OF_MARGIN * margin)
+        typical_s = math.fsum(len(each) * statistics.median(each) for each in known) / count
+        every = [excess_s for each in known for excess_s in each]
+        middle_s = statistics.median(every)
+        spread_s = SD_OF_MAD * statistics.median(abs(excess_s - middle_s) for excess_s in every)
+        surely_s = typical_s - SURE * SE_OF_MEDIAN * spread_s / math.sqrt(count)
+        return max(0.0, surely_s) / (EXCESS_OF_MARGIN * margin)
 
 
 def parts_of(setting: Setting, *, steps: float, training_s: float | None, least_part_s: float) -> int | str:

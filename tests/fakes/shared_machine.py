@@ -20,12 +20,13 @@ class Machine:
     slow: Slowness = lambda now_s: 1.0
     now_s: float = 0.0
     holder: str = ""
+    jerk: Callable[[], float] = lambda: 1.0  # of every single step
 
     def work(self, who: str, seconds: float, refill_s: float) -> float:
         """Seconds that it takes `who` to do the work of so many undisturbed ones, caches filled first."""
         if self.holder != who:
             seconds, self.holder = seconds + refill_s, who
-        took_s = seconds * self.slow(self.now_s)
+        took_s = seconds * self.slow(self.now_s) * self.jerk()
         self.now_s += took_s
         return took_s
 
