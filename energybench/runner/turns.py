@@ -64,7 +64,8 @@ class Player(Protocol):
 
 @dataclass
 class Seen:
-    """What parts cost at their begin, by whose part it was and whose came before; over all blocks of a workload."""
+    """What parts cost at their begin, by whose came before, over all blocks of a workload; and, of the last group, by
+    whose part it was."""
 
     training_s: float | None = None  # of the longest training of the last block, about
     excess_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # by whose part came before
@@ -135,6 +136,7 @@ def take_turns(players: Sequence[Player], parts: int, margin: float, seen: Seen,
         margin:  of the saving, as a fraction
         seen:    of blocks before; what is seen now is added
     """
+    seen.shares.clear()  # each record tells of its own parts
     left = max(FEWEST_PARTS, round(parts * chance.uniform(1 - JITTER, 1)))
     left = _fewer(left, seen.training_s, seen.shortest_part_s(margin))
     training, progress, taken = list(players), 0.0, 0
