@@ -68,7 +68,7 @@ HOMES: dict[str, list[str]] = {
 # Old module: old=new, for names that changed since; all others are what they were.
 _NAMES_TABLE = """
     command_tables: CommandMethod=CommandMethodTable CommandWorkload=CommandWorkloadTable Source=QualitySourceTable
-    files: why_not=unreadable_reason listed=list_folder held=path_inside held_in=paths_inside inside=resolve_inside
+    files: why_not=unreadable_reason listed=list_folder
     files: too_long=name_too_long NotPlain=NotRegularFile
     inert: inert=printable
     kept: sealed=with_seal unsealed=read_sealed HALF=PART_SUFFIX

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from energybench.common.build_logs import InertFile
 from energybench.common.errors import EXIT_INTERRUPTED, Problem, UsageError, nearest
 from energybench.common.renamed import RenamedNameWarning
 from energybench.records.record import CountingRun, RunFile, Trial
@@ -185,6 +186,7 @@ def run(
     until_decided: bool = False,
     max_time: str | None = None,
     add_blocks: int = 0,
+    keep_going: bool = False,
     quiet: bool = False,
 ) -> Results:
     """Train every cell of a suite: `energybench run` in Python.
@@ -200,6 +202,7 @@ def run(
                        that the suite declares.
         max_time:      end after the block in progress past it: "4h", "30min".
         add_blocks:    blocks beyond a finished run's: exploratory, in no verdict.
+        keep_going:    on past a command whose quality or windows cannot be used; else the first one ends the run.
         quiet:         print nothing on the way.
 
     Returns:
@@ -222,9 +225,8 @@ def run(
     if isinstance(suite, Suite) and (quick or chosen):
         hint = "energybench.suite.suite.load(path, quick=True, overrides=[...])"
         raise UsageError(Problem("E642", "a suite that is loaded already takes no quick and no overrides", hint=hint))
-    console, nowhere = (
-        Console(file=file, highlight=False, force_jupyter=False) for file in (sys.stderr, io.StringIO())
-    )
+    told: Any = InertFile(sys.stderr)
+    console, nowhere = (Console(file=file, highlight=False, force_jupyter=False) for file in (told, io.StringIO()))
     progress = Progress(console, nowhere, quiet)
     word = loaded.path.name if isinstance(suite, Suite) else os.fspath(suite)
     code, folder = runner.run(
@@ -234,9 +236,10 @@ def run(
         device=device,
         progress=progress,
         max_s=max_s,
-        argv=_argv(word, out, fresh, quick, chosen, device, until_decided, max_time, add_blocks),
+        argv=_argv(word, out, fresh, quick, chosen, device, until_decided, max_time, add_blocks, keep_going),
         until_decided=until_decided,
         add_blocks=add_blocks,
+        keep_going=keep_going,
     )
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
@@ -254,6 +257,7 @@ def _argv(
     until_decided: bool,
     max_time: str | None,
     add_blocks: int,
+    keep_going: bool,
 ) -> list[str]:
     """The same call on the command line: how to reproduce it, whatever process it came from."""
     values = {
@@ -262,7 +266,7 @@ def _argv(
         "--max-time": max_time,
         "--add-blocks": str(add_blocks) if add_blocks else None,
     }
-    flags = {"--quick": quick, "--new": fresh, "--until-decided": until_decided}
+    flags = {"--quick": quick, "--new": fresh, "--until-decided": until_decided, "--keep-going": keep_going}
     words = ["energybench", "run", suite]
     words += [word for override in overrides for word in ("--set", override)]
     words += [word for option, value in values.items() if value is not None for word in (option, value)]

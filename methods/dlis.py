@@ -16,9 +16,10 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from energybench import Batch, Data, Forward, Method, TrainingRun, Work
@@ -49,10 +50,10 @@ class DLIS(Method):
     example: ClassVar[Mapping[str, Any]] = {"threshold": 0.3}
     trains_less: ClassVar[bool | None] = False
 
-    presample: int = 3
-    score: str = "output-gradient"
-    resample: str = "importance"
-    threshold: float | None = None
+    presample: Annotated[int, Field(ge=1)] = 3
+    score: Literal["output-gradient", "loss", "last-layer-gradient"] = "output-gradient"
+    resample: Literal["importance", "uniform"] = "importance"
+    threshold: Annotated[float, Field(ge=0)] | None = None
 
     def __post_init__(self) -> None:
         words = {"score": SCORES, "resample": ("importance", "uniform")}

@@ -8,9 +8,10 @@ function: scaling by a mask ≥ 0 commutes with ReLU. Composes with everything.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from energybench import Method, TrainingRun
@@ -18,7 +19,7 @@ from energybench import Method, TrainingRun
 
 @dataclass
 class Dropout(Method):
-    p: float = 0.2
+    p: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
     def __post_init__(self) -> None:
         if not 0 <= self.p < 1:

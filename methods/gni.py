@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from energybench import Method, TrainingRun
@@ -29,7 +30,7 @@ class GNI(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"forward"})
 
-    sigma: float = 0.1
+    sigma: Annotated[float, Field(ge=0)] = 0.1
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma < math.inf:

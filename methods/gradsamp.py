@@ -18,9 +18,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from energybench import Data, Method, TrainingRun, Work
@@ -37,6 +38,18 @@ TABLE_2: dict[str, dict[float, int]] = {
 TABLE_2_EPOCHS = 200
 TABLE_2_FIRST = {"Pe": 40, "DP": 155}
 KINDS = {"Pe": "every", "DP": "late-every", "Pr": "random", "DR": "late-random"}
+# What an editor knows of `skip`; the exact rule, and its message, is in __post_init__.
+Skip = Annotated[
+    str,
+    Field(
+        json_schema_extra={
+            "pattern": r"^((late-)?every:([2-9]|[1-9]\d+)(\.0*)?"
+            r"|(late-)?random:(0?\.\d*[1-9]\d*|[1-9](\.\d*)?[eE]-0*[1-9]\d*)"
+            r"|table2:(Pe|DP)=(5|10)(\.0*)?|table2:Pr=0?\.[257]0*|table2:DR=0?\.[257]0*)$",
+            "examples": ["every:5", "random:0.2", "late-every:5", "late-random:0.2", "table2:Pe=5"],
+        }
+    ),
+]
 
 LEVEL = 0.05  # of the Kolmogorov–Smirnov test
 TESTED = 65_536  # elements of a tensor that a goodness of fit looks at, evenly spread
@@ -66,12 +79,12 @@ class GradSamp(Method):
     fitted density.
     """
 
-    skip: str = "every:5"
-    epsilon: float = 1e-3
-    location: str = "median"
-    start_epoch: int = 2
-    min_real_between: int = 0
-    least_shape: float = 0.3
+    skip: Skip = "every:5"
+    epsilon: Annotated[float, Field(ge=0)] = 1e-3
+    location: Literal["median", "mean", "zero", "free"] = "median"
+    start_epoch: Annotated[int, Field(ge=2)] = 2
+    min_real_between: Annotated[int, Field(ge=0)] = 0
+    least_shape: Annotated[float, Field(ge=0)] = 0.3
 
     def __post_init__(self) -> None:
         kind, _, amount = self.skip.partition(":")

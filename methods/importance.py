@@ -19,9 +19,10 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from energybench import Batch, Data, Forward, Method, TrainingRun, Work
@@ -54,11 +55,11 @@ class Importance(Method):
     example: ClassVar[Mapping[str, Any]] = {"alpha": 0.1, "epsilon": 0.01}
     trains_less: ClassVar[bool | None] = False
 
-    alpha: float
-    epsilon: float
-    estimator: str = "importance"
-    score: str = "output-gradient"
-    form: str = "analytic"
+    alpha: Annotated[float, Field(ge=0, lt=1)]
+    epsilon: Annotated[float, Field(gt=0)]
+    estimator: Literal["importance", "adaptive"] = "importance"
+    score: Literal["output-gradient", "loss", "last-layer-gradient", "parameter-gradient"] = "output-gradient"
+    form: Literal["analytic", "autograd"] = "analytic"
 
     def __post_init__(self) -> None:
         words = {"estimator": ESTIMATORS, "score": SCORES, "form": FORMS}

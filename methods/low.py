@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from energybench import Batch, Data, Forward, Method, TrainingRun
@@ -40,8 +41,8 @@ class LOW(Method):
     runs: ClassVar[frozenset[str] | None] = frozenset({"forward", "backward"})
     trains_less: ClassVar[bool | None] = False
 
-    lam: float = 0.1
-    grad_scale: str = "per_sample"
+    lam: Annotated[float, Field(gt=0)] = 0.1
+    grad_scale: Literal["per_sample", "batch_mean"] = "per_sample"
 
     def __post_init__(self) -> None:
         if not 0 < self.lam < math.inf:

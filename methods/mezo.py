@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from energybench import Batch, Forward, Method, TrainingRun, Work
@@ -39,8 +40,8 @@ class MeZO(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"forward"})
     runs: ClassVar[frozenset[str] | None] = frozenset({"forward"})
 
-    epsilon: float = 1e-3
-    lr: float | Literal["recipe"] = "recipe"
+    epsilon: Annotated[float, Field(gt=0)] = 1e-3
+    lr: Annotated[float, Field(gt=0)] | Literal["recipe"] = "recipe"
 
     def __post_init__(self) -> None:
         if not 0 < self.epsilon < math.inf:

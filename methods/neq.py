@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from energybench import TrainingRun
@@ -38,13 +40,13 @@ class NEq(Freezing):
     probe:             share of the training data that is kept for the probe, at least 32 samples
     """
 
-    mode: str = "sliced"
-    slice_from: float = 0.375
-    epsilon: float = 1e-3
-    velocity_momentum: float = 0.5
-    recursion: str = "paper"
-    similarity: str = "concat"
-    probe: float = 0.01
+    mode: Literal["sliced", "released"] = "sliced"
+    slice_from: Annotated[float, Field(ge=0, le=1)] = 0.375
+    epsilon: Annotated[float, Field(ge=0)] = 1e-3
+    velocity_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    recursion: Literal["paper", "reference"] = "paper"
+    similarity: Literal["concat", "per_sample"] = "concat"
+    probe: Annotated[float, Field(gt=0, lt=1)] = 0.01
 
     def __post_init__(self) -> None:
         if not 0 <= self.epsilon < math.inf:

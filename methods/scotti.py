@@ -23,9 +23,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from energybench import Batch, Forward, TrainingRun, Work
@@ -49,17 +50,17 @@ class SCoTTi(LearnedRate, Freezing):
 
     replaces: ClassVar[frozenset[str]] = frozenset({"update"})
 
-    mode: str = "sliced"
-    slice_from: float = 0.375
-    hyper_lr: float = 1.5e-5
-    epsilon_lr: float | Literal["half"] = "half"
+    mode: Literal["sliced", "released"] = "sliced"
+    slice_from: Annotated[float, Field(ge=0, le=1)] = 0.375
+    hyper_lr: Annotated[float, Field(gt=0)] = 1.5e-5
+    epsilon_lr: Annotated[float, Field(ge=0)] | Literal["half"] = "half"
     epsilon: float = 0.0
-    hyper_momentum: float = 0.0
+    hyper_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     learn_momentum: bool = False
-    velocity_momentum: float = 0.5
-    recursion: str = "paper"
-    similarity: str = "concat"
-    probe: float = 0.01
+    velocity_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    recursion: Literal["paper", "reference"] = "paper"
+    similarity: Literal["concat", "per_sample"] = "concat"
+    probe: Annotated[float, Field(gt=0, lt=1)] = 0.01
 
     def __post_init__(self) -> None:
         check_rates(self.hyper_lr, self.hyper_momentum)

@@ -15,9 +15,10 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from energybench import Method, TrainingRun
@@ -35,9 +36,9 @@ class SGLD(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"backward"})
     trains_less: ClassVar[bool | None] = False
 
-    step_size: float | Literal["lr"] = "lr"
-    power: float = 0.0
-    prior: float | Literal["decay"] = "decay"
+    step_size: Annotated[float, Field(gt=0)] | Literal["lr"] = "lr"
+    power: Annotated[float, Field(ge=0, le=1)] = 0.0
+    prior: Annotated[float, Field(ge=0)] | Literal["decay"] = "decay"
 
     def __post_init__(self) -> None:
         if self.step_size != "lr" and not 0 < self.step_size < math.inf:

@@ -19,9 +19,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from energybench import Batch, Forward, Line, Method, TrainingRun, Work
@@ -68,13 +69,13 @@ class SsProp(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"backward"})
     trains_less: ClassVar[bool | None] = False
 
-    drop: float = 0.8
-    schedule: str = "alternate"
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    schedule: Literal["constant", "linear", "cosine", "bar", "alternate"] = "alternate"
     period: Period = Quantity(2, "epochs")
-    warmup_epochs: int = 0
-    dimension: str = "channel"
-    select: str = "topk"
-    dense_below: int | str = 0
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    dimension: Literal["channel", "spatial", "all"] = "channel"
+    select: Literal["topk", "random"] = "topk"
+    dense_below: Annotated[int, Field(ge=0)] | Literal["auto", "timed"] = 0
     linear: bool = False
 
     def __post_init__(self) -> None:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from energybench import Data, TrainingRun, Work
 from energybench.algorithms.hypergradient_sgd import LearnedRate, check_rates
@@ -32,8 +34,8 @@ class Ultimate(LearnedRate):
     needs: ClassVar[frozenset[str]] = frozenset({"backward"})
     trains_less: ClassVar[bool | None] = False
 
-    hyper_lr: float = 1.5e-5
-    hyper_momentum: float = 0.0
+    hyper_lr: Annotated[float, Field(gt=0)] = 1.5e-5
+    hyper_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     learn_momentum: bool = False
 
     def __post_init__(self) -> None:

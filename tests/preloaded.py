@@ -110,9 +110,14 @@ def become(request: int, streams: list[int]) -> NoReturn:
     tempfile.tempdir = None
     sys.path[0] = asked["cwd"]  # as -m does
     sys.argv = [asked["program"] or "energybench", *asked["arguments"]]
+    if not asked["program"]:
+        from energybench.common.command_start import begin as begin_command
+
+        begin_command()  # as when energybench is imported
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", errors=sys.__stdout__.errors, closefd=False)  # type: ignore[union-attr]
     sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False, buffering=1)
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
     from multiprocessing import util
 
     util.spawnv_passfds = spawn_by_fork  # type: ignore[attr-defined]
@@ -149,7 +154,7 @@ def end_with(code: Any) -> NoReturn:
     os._exit(code or 0)
 
 
-FORKSERVER = "from multiprocessing.forkserver import main;"
+FORKSERVER = "\nfrom multiprocessing.forkserver import main;"
 
 
 def spawn_by_fork(path: str, arguments: list[str], passed: list[int]) -> int:
@@ -158,7 +163,7 @@ def spawn_by_fork(path: str, arguments: list[str], passed: list[int]) -> int:
     import multiprocessing.resource_tracker
     from multiprocessing import util
 
-    if not str(arguments[-1]).startswith(FORKSERVER):
+    if FORKSERVER not in str(arguments[-1]):
         return started(path, arguments, passed)
     pid = os.fork()
     if pid:
@@ -174,7 +179,6 @@ def spawn_by_fork(path: str, arguments: list[str], passed: list[int]) -> int:
         util._finalizer_registry.clear()  # type: ignore[attr-defined]
         multiprocessing.forkserver._forkserver.__init__()  # type: ignore[misc]
         multiprocessing.resource_tracker._resource_tracker.__init__()  # type: ignore[misc]
-        sys.path[0] = ""
         forget()
         exec(arguments[-1], {})
     except SystemExit as end:

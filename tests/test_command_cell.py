@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from energybench.meter.reading import Reading
 from energybench.process.supervise import CommandOutcome
 from energybench.records.reader import read as read_record
 from energybench.records.record import Trial
-from energybench.suite.command_tables import CommandWorkloadTable, QualitySourceTable
+from energybench.suite.command_tables import CommandWorkloadTable
+from energybench.suite.quality_source import QualitySourceTable
 from energybench.trial.command_quality import NoQuality, QualityReader
 from energybench.trial.command_trial import MeteredCommand, Unusable, environment, main, trial, why_unusable
 from energybench.trial.record_draft import TrialDraft
@@ -121,12 +123,6 @@ def test_windows_of_one_name_beside_the_training_add_up(tmp_path: Path):
     assert "evaluate" not in run(tmp_path, overlapping).phases
 
 
-def test_windows_without_a_reading_leave_the_whole_command(tmp_path: Path):
-    found = run(tmp_path, line(reading=None, steps=3))
-    assert found.train == found.phases["command"]
-    assert found.steps == 3
-
-
 def test_a_window_that_says_more_than_a_record_can_hold_costs_no_reading(tmp_path: Path):
     """A perplexity of 10²⁰⁰ beside the accuracy is not kept; a count beyond all counts is told, and what was metered
     stays."""
@@ -153,6 +149,82 @@ def test_a_window_that_says_more_than_a_record_can_hold_costs_no_reading(tmp_pat
         assert why in (found.reason or "")
         assert found.phases["command"].wall_s > 0
         assert found.flop == {}
+
+
+# What any program can do that knows the monotonic clock: Python here, for a shell does not.
+FOREIGN = """
+import json, os, sys, time
+clock = {clock}
+begin = clock()
+until = time.perf_counter() + {trains_s}
+while time.perf_counter() < until:
+    pass
+line = {{"name": {name!r}, "start_s": begin, "stop_s": clock(), **{more!r}}}
+with open(os.environ["ENERGYBENCH_WINDOWS"], "a") as windows:
+    windows.write(json.dumps(line) + chr(10))
+time.sleep({rests_s})
+"""
+
+
+def foreign(folder: Path, clock: str = "time.perf_counter", name: str = "train", **more: Any) -> str:
+    """A script that trains for 0.2 s, writes a line of a window without a reading, and lives on for 0.2 s."""
+    text = FOREIGN.format(clock=clock, trains_s=0.2, rests_s=0.2, name=name, more=more)
+    (folder / "foreign.py").write_text(text)
+    return f"{sys.executable} foreign.py\n"
+
+
+def test_a_window_that_any_program_writes_is_what_is_billed(tmp_path: Path):
+    """Only name, start_s and stop_s: its seconds are the trial's, and nothing is made up for what was not read."""
+    found = run(tmp_path, foreign(tmp_path, steps=3))
+    assert found.status == "ok", found.reason
+    whole, train = found.phases["command"], found.train
+    assert train is not None
+    assert 0.2 <= train.wall_s <= whole.wall_s - 0.2
+    assert (train.cpu_s, train.other_cpu_s, train.steal_s) == (None, None, None)
+    assert found.steps == 3
+    assert found.environment["metered"] == "the script's own window 'train'"
+    assert kind_of_pair(run(tmp_path, "true"), found) == ["unlike"]  # only one side writes a window
+
+
+def kind_of_pair(one: Trial, other: Trial) -> list[str]:
+    return [flag.code for flag in check_pair(one, other)]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"clock": "lambda: 1e3 * time.perf_counter()"}, "milliseconds"),
+        ({"clock": "time.time"}, "the clock of the day"),
+        ({"clock": "time.process_time"}, "a clock that begins with the program"),
+        ({"clock": "lambda: -time.perf_counter()"}, "has a time below 0"),
+        ({"name": "training"}, 'write "name": "train"'),
+        ({"stop_s": 0.2}, "stop_s looks like its duration"),
+    ],
+)
+def test_a_window_that_cannot_be_billed_is_refused_with_what_to_type(
+    tmp_path: Path, options: dict[str, Any], words: str
+):
+    found = run(tmp_path, foreign(tmp_path, **options))
+    assert found.status == "failed"
+    assert words in (found.reason or "")
+    assert found.environment["refused"] == "windows"
+    assert found.phases["command"].wall_s > 0
+
+
+def test_windows_in_turn_add_up_and_those_that_overlap_are_refused_unless_they_are_ranks(tmp_path: Path):
+    script = foreign(tmp_path)
+    twice = run(tmp_path, script + script)
+    assert twice.train is not None
+    assert 0.4 <= twice.train.wall_s <= 0.9 * twice.phases["command"].wall_s
+    both = run(tmp_path, f"{script.strip()} & {script.strip()} & wait")
+    assert (both.status, "overlap" in (both.reason or "")) == ("failed", True)
+    ranks = "".join(f"{sys.executable} rank{n}.py & " for n in range(2))
+    for number in range(2):
+        foreign(tmp_path, rank=number)
+        (tmp_path / "foreign.py").rename(tmp_path / f"rank{number}.py")
+    together = run(tmp_path, f"{ranks} wait")
+    assert together.status == "ok", together.reason
+    assert together.environment["ranks"] == 2
 
 
 @pytest.mark.parametrize(

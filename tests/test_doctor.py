@@ -50,6 +50,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     bare_metal = Processor(kernel=(6, 1), vendor="GenuineIntel", family=6, virtual=False)
     survey = partial(rapl.survey, system=tmp_path / "no events", processor=lambda: bare_metal)
     monkeypatch.setattr(doctor.rapl, "survey", survey)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where a calibration is kept
     monkeypatch.setenv(rapl.VARIABLE, str(tmp_path / "no powercap"))
     monkeypatch.setattr(carbon, "model_parameters", lambda: MODEL)
     monkeypatch.setattr(doctor, "offered", dict)

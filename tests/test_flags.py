@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from energybench.meter.plausible import IMPLAUSIBLE
 from energybench.meter.reading import CardState as Card
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.reading import SamplerState as Sampler
-from energybench.records.record import Flag, Passes, ProcessUse, Warmup
+from energybench.records.record import Flag, Passes, ProcessUse, Trial, Warmup
 from energybench.stats import paired
 from energybench.verdict import flag_codes, flags
 
@@ -56,6 +59,17 @@ def codes(found: list[Flag]) -> list[str]:
 
 def twin(*ratios: float) -> paired.Paired:
     return paired.paired(ratios, [1.0] * len(ratios))
+
+
+def cliff_of(*steps: int | None, cpu_s: float | None = None, role: str = "baseline") -> list[Trial]:
+    """Trials of one command, one block after the other."""
+    reading = {"command": Reading(wall_s=1.0, cpu_s=cpu_s)}
+    return [
+        trial(steps=count, role=role, settings={"command": ["python"]}, phases=reading).model_copy(
+            update={"block": block}
+        )
+        for block, count in enumerate(steps)
+    ]
 
 
 def test_every_code_stands_once_in_the_list_with_a_sentence_and_someone_who_raises_it() -> None:
@@ -115,6 +129,7 @@ def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
             twin=twin(1.1, 1.11, 1.09), margin=0.01, plain_flop=2, counted_flop=1, devices=["GPU-a", "GPU-b"]
         ),
         *flags.check_run(run.run(), [trial()]),
+        *flags.check_cliff(cliff_of(60, 1)),
     ]
     by_check = {kind.code for kind in flag_codes.REGISTRY if kind.raised != flag_codes.IN_TRIAL}
     assert set(codes(raised)) == by_check
@@ -482,3 +497,58 @@ def test_the_counting_run_ends_where_the_metered_run_does(
     one = trial(**ends, environment={"compiled": compiled})
     found = flags.check_cell(blocks=3, trials=[one], counting_run=counting_run, exact=exact)
     assert codes(found) == (["witness_differs"] if differs else [])
+
+
+# ── later trials that do less than the first ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("steps", "raised"),
+    [
+        ((60, 1, 1), True),  # the later ones go on from the first one's checkpoint
+        ((60, 60, 1, 1), True),  # a checkpoint is written every other time
+        ((60, 60, 60), False),
+        ((60, 31, 45), False),  # early stopping
+        ((1, 60, 60), False),  # more work is no resumption
+        ((60, 1, 60), False),  # nor is a single short one
+        ((60,), False),
+        ((60, None, 1), False),  # not known
+    ],
+)
+def test_a_fall_to_less_than_half_of_the_work_after_the_first_trials_is_a_cliff(
+    steps: tuple[int | None, ...], raised: bool
+) -> None:
+    assert codes(flags.check_cliff(cliff_of(*steps))) == (["cliff"] if raised else [])
+
+
+@given(st.lists(st.floats(0.5, 1.0), min_size=2, max_size=8), st.randoms())
+def test_work_that_varies_by_less_than_a_factor_of_two_is_no_cliff(shares: list[float], chance: Random) -> None:
+    trials = [
+        one.model_copy(update={"phases": {"command": Reading(wall_s=1.0, cpu_s=100 * share)}})
+        for one, share in zip(cliff_of(*[None] * len(shares)), shares, strict=True)
+    ]
+    chance.shuffle(trials)
+    assert flags.check_cliff(trials) == []
+
+
+def test_a_fall_of_cpu_seconds_is_one_where_caches_cannot_explain_it() -> None:
+    def fall(before_s: float, after_s: float) -> list[str]:
+        first, *later = cliff_of(None, None, None)
+        seconds = [before_s, after_s, after_s]
+        return codes(
+            flags.check_cliff(
+                one.model_copy(update={"phases": {"command": Reading(wall_s=1.0, cpu_s=cpu_s)}})
+                for one, cpu_s in zip((first, *later), seconds, strict=True)
+            )
+        )
+
+    assert fall(10.0, 0.7) == ["cliff"]
+    assert fall(0.2, 0.05) == []
+
+
+def test_the_twin_is_the_plain_command_and_a_training_of_our_loop_is_no_command() -> None:
+    """Baseline first, its twin from its checkpoint: each alone ran once, and both are one command."""
+    plain, twin = cliff_of(60)[0], cliff_of(1, role="twin")[0].model_copy(update={"position": 1})
+    assert codes(flags.check_cliff([twin, plain])) == ["cliff"]
+    loop = [one.model_copy(update={"settings": {}}) for one in (plain, twin)]
+    assert flags.check_cliff(loop) == []

@@ -184,6 +184,20 @@ def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else() -> No
         path = Path("there") / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("" if name == "logs/empty.log" else "x")
-    with Folder(Path("there")).lock():
+    write_json(Path("there/run.json"), run_file())
+    folder = Folder(Path("there"))
+    with folder.lock():
+        assert Path("there/.run.json.x1.part").exists()  # it may be another run's until it is known
+        folder.admit("d", lambda _: "all")
         left = {str(p.relative_to("there")) for p in Path("there").rglob("*") if p.is_file()}
     assert left == {*keep, ".lock"}
+
+
+def test_more_blocks_than_a_finished_run_declared_are_refused_in_words_that_name_the_way() -> None:
+    write_json(Path("there/run.json"), run_file("other", finished=True))
+    for differs, told in (("trials.blocks 3 → 10", True), ("blocks 3 → 24", True), ("torch 2.11 → 2.12", False)):
+        with pytest.raises(UsageError) as caught:
+            choose("s", "d", Path("there"), False, differs=lambda _, text=differs: text)
+        hint = caught.value.problems[0].hint
+        assert ("energybench run s --new --until-decided" in hint) == told
+        assert ("--add-blocks" in hint) == told

@@ -143,7 +143,7 @@ def test_a_count_that_is_lost_is_a_change_and_never_a_zero() -> None:
 def test_a_cell_that_is_new_is_said_and_one_that_is_gone_fails() -> None:
     base, head = counts(run()), counts(run().method("more", time=0.9))
     (new,) = [f for f in golden_counts.compare(base, head) if f.outcome != "same"]
-    assert (new.method, new.outcome, exit_code([new])) == ("more", "new", 0)
+    assert (new.method, new.outcome, exit_code(golden_counts.compare(base, head))) == ("more", "new", 0)
     (gone,) = [f for f in golden_counts.compare(head, base) if f.outcome != "same"]
     assert (gone.method, gone.outcome, exit_code([gone])) == ("more", "gone", 1)
 
@@ -278,3 +278,20 @@ def test_a_golden_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> N
     with pytest.raises(UsageError) as caught:
         golden_counts.read(tmp_path / "g.json")
     assert caught.value.problems[0].code == "E632"
+
+
+def test_counts_that_are_null_on_both_sides_are_never_said_to_be_held() -> None:
+    facts: Any = {"parameters": 10, "plain_flop": None, "counted_flop": None}
+    nothing: Any = dict.fromkeys(facts)
+
+    def compared(*cells: Any) -> list[Finding]:
+        named = {("w", str(number)): each for number, each in enumerate(cells)}
+        both = golden_counts.Counts("s", (), 1, named, "run")
+        return golden_counts.compare(both, both)
+
+    (some,) = compared(facts)
+    assert (some.outcome, some.reason) == ("same", "null on both sides: plain_flop, counted_flop")
+    (none,) = compared(nothing)
+    assert none.outcome == "cannot tell"
+    assert exit_code(compared(nothing, nothing)) == 2  # nothing was compared
+    assert exit_code(compared(facts, nothing)) == 0

@@ -435,11 +435,25 @@ def test_a_wrong_word_is_refused_at_once(wrong: dict[str, Any]) -> None:
         energybench.measure(**wrong)
 
 
-def test_steps_of_a_closed_window_are_refused_and_a_quality_must_be_a_number() -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "high", None, 10**400, [0.9, 0.8]])
+def test_a_quality_that_is_no_finite_number_ends_no_training_and_is_kept_as_none(
+    value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    path, kept = tmp_path / "windows.jsonl", tmp_path / "record.json"
+    monkeypatch.setenv("ENERGYBENCH_WINDOWS", str(path))
+    with energybench.measure("train", energy="off", record=kept) as window:
+        window.quality("accuracy", 0.5)
+        window.quality("accuracy", value)
+        window.quality("loss", 0.25)
+    assert [line.quality for line in read_windows(path)] == [{"accuracy": None, "loss": 0.25}]
+    assert json.loads(kept.read_text())["windows"][0]["quality"] == {"accuracy": None, "loss": 0.25}
+    assert ("is no number" in capsys.readouterr().err) == (not isinstance(value, float))
+    assert "accuracy nan" in str(window)
+
+
+def test_steps_of_a_closed_window_are_refused() -> None:
     with energybench.measure("train", energy="off", quiet=True) as window:
         window.steps += 1
-    with pytest.raises(UsageError, match="finite"):
-        window.quality("accuracy", float("nan"))
     with pytest.raises(UsageError, match="count steps inside"):
         window.steps += 1
 

@@ -2,8 +2,11 @@
 
 tests/old_records holds two of each schema: `trained`, on a fake card of 300 W, with twin, matched control, target, a
 requirement and a power trace; and `commands`. Those of schema 1 are of the last day before the rooms; those of schema
-2, beside a card that nothing meters, of the last day before schema 3. Beside each lies what `energybench report --json`
-said of it on that day. A later report may say more; what it said, it says still.
+2, beside a card that nothing meters, of the last day before schema 3; so are those of schema 3, before schema 4. Beside
+each lies what `energybench report --json` said of it on that day. A later report may say more; what it said, it says
+still: every figure, flag and verdict. What it promised of runs to come (how small a saving so many blocks see, how many
+would decide) was too much, and is told anew, and with it the sentences that hold it; so is the sentence of the A/A
+check.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from command_line import energybench
 from energybench.records.reader import read_folder
 
 OLD = Path(__file__).parent / "old_records"
+PROMISES = ("detectable_rel", "blocks_needed", "reason", "because")
+AA = "Plain training differs from itself"
 RUNS = sorted(path.parent for path in OLD.glob("schema-*/*/run.json"))
 
 
@@ -27,6 +32,9 @@ def no_longer_said(before: Any, now: Any, place: str = "") -> Iterator[str]:
     """Where `now` lacks a fact of `before` or says another; keys that `before` had not are no matter."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key, value in before.items():
+            told_anew = key in PROMISES or (key == "sentence" and str(value).startswith(AA))
+            if told_anew and type(value) is type(now.get(key)):
+                continue
             if key not in now:
                 yield f"{place}.{key}: gone"
             else:
@@ -62,7 +70,7 @@ def test_every_page_of_it_can_be_written_and_every_sensor_s_joules_are_physics(f
 
 def test_both_kinds_of_runs_are_kept_of_every_schema():
     kept = {schema.name: {path.name for path in schema.iterdir()} for schema in OLD.iterdir()}
-    assert kept == {f"schema-{number}": {"trained", "commands"} for number in (1, 2)}
+    assert kept == {f"schema-{number}": {"trained", "commands"} for number in (1, 2, 3)}
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,18 @@ def test_an_unknown_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
     assert (problem.code, problem.hint) == ("E101", "did you mean 'small'?")
 
 
+def test_a_file_of_that_name_in_the_current_folder_is_named_and_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, SMALL)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        suite.load("small")
+    problem = only(caught.value.problems)
+    assert problem.code == "E101"
+    assert problem.hint.endswith("small.toml")
+
+
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     write(tmp_path, SMALL)
     for path, says in ((tmp_path / "smal.toml", "small.toml"), (tmp_path, "folder")):

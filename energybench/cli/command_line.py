@@ -2,21 +2,23 @@
 
 Tables go to stdout, messages to stderr. Exit codes: 0 fine · 1 regression or a requirement not met · 2 wrong usage or
 invalid suite · 3 some trials failed, the rest is reported · 4 inconclusive under --strict · 5 this machine cannot
-measure what the suite asks · 130 interrupted, run again continues.
+measure what the suite asks · 70 a mistake of energybench itself · 130 interrupted, run again continues. `measure` ends
+as its command does.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import sys
+import traceback
 
 import click
 
 from energybench.cli import gating, looking, measuring, overhead, reading, training
 from energybench.cli.common import Verbs, show_warnings_as_notes
-from energybench.cli.terminal_encoding import write_what_can_be_written
-from energybench.common.errors import EXIT_INTERRUPTED, CannotWrite, EnergybenchError, Problem
+from energybench.cli.streams import Streams
+from energybench.common.command_start import EXIT_OUR_BUG
+from energybench.common.errors import EXIT_INTERRUPTED, EXIT_USAGE, CannotWrite, EnergybenchError, Problem
 from energybench.common.interrupts import Interrupted
 from energybench.common.processes import restore_child_signals
 
@@ -35,6 +37,7 @@ for verb in (
     training.flops,
     training.cell,
     measuring.measure,
+    training.reread,
     reading.show,
     reading.report,
     reading.export,
@@ -50,32 +53,46 @@ for verb in (
 
 
 def main() -> None:
-    """The console script: our own errors without a trace, Ctrl-C as exit 130."""
-    write_what_can_be_written()
+    """The console script: our own errors without a trace, Ctrl-C as exit 130, and 1 for a regression alone."""
+    streams = Streams()
     show_warnings_as_notes()
     restore_child_signals()
+    code = _code()
+    sys.exit(streams.end(code, next((word for word in sys.argv[1:] if word in app.commands), "")))
+
+
+def _code() -> int:
+    """The exit code of the command line, after all is said."""
     try:
         code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        return code if isinstance(code, int) else 0
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
     except EnergybenchError as error:
         for problem in error.problems:
             click.echo(str(problem), err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        return EXIT_USAGE
     except (KeyboardInterrupt, click.Abort) as interrupt:
         click.echo(interrupt if isinstance(interrupt, Interrupted) else "interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:  # | head
-        sys.stderr.close()
+        return EXIT_INTERRUPTED
     except OSError as error:
         if error.errno not in NO_ROOM:
-            raise  # our bug
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered for it
+            return _our_bug()
         hint = "make room where it goes; the files of a run are written before its table is printed"
         click.echo(str(Problem("E620", f"cannot write the output: {error.strerror}", hint=hint)), err=True)
-        sys.exit(CannotWrite.exit_code)
+        return CannotWrite.exit_code
+    except Exception:
+        return _our_bug()
+
+
+def _our_bug() -> int:
+    """The trace, and a code that no verdict has: Python's own is 1."""
+    traceback.print_exc()
+    click.echo("this is a mistake of energybench: please report it with the lines above", err=True)
+    return EXIT_OUR_BUG
 
 
 if __name__ == "__main__":

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
-import sys
 import warnings
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from energybench.cli.completion import names_of_suites
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.escaping import json_text, printable
 from energybench.common.renamed import RenamedKeyWarning
@@ -30,6 +31,7 @@ class Finite(click.FloatRange):
         return number
 
 
+FEWEST_COLUMNS, MOST_COLUMNS = 10, 10_000  # of a terminal; what is said to be smaller or larger is no size
 REFUSED = (
     errno.EACCES,
     errno.EPERM,
@@ -54,6 +56,8 @@ class Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except EOFError as error:  # click takes it for an answer that nobody gave, and so for Ctrl-C
+            raise RuntimeError("a file or a process ended early") from error
         except OSError as error:
             if (problem := system_refusal(error)) is None:
                 raise
@@ -106,7 +110,7 @@ def suite_options(function: Any) -> Any:
             help="Refuse a suite that names code of its own: .py files, methods in ./methods.",
         ),
         click.option("--quick", is_flag=True, help="The suite's own [quick] overlay: a smoke test, stamped so."),
-        click.argument("suite"),
+        click.argument("suite", shell_complete=names_of_suites),
     ):
         function = option(function)
     return function
@@ -115,7 +119,17 @@ def suite_options(function: Any) -> Any:
 def console(to_stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=to_stderr, highlight=False)
+    return Console(stderr=to_stderr, highlight=False, _environ=terminal_environment())
+
+
+def terminal_environment() -> dict[str, str]:
+    """The environment without a size of the terminal that none can have: COLUMNS=0, ², a million."""
+    sizes = {"COLUMNS": MOST_COLUMNS, "LINES": MOST_COLUMNS}
+    return {name: text for name, text in os.environ.items() if name not in sizes or _is_size(text, sizes[name])}
+
+
+def _is_size(text: str, most: int) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10 and FEWEST_COLUMNS <= int(text) <= most
 
 
 def show_warnings_as_notes() -> None:
@@ -137,7 +151,5 @@ def print_json(value: Any) -> None:
 
 def say_if_heard(text: str) -> None:
     """A line on stderr. Where nobody reads that any more, as when the terminal was closed, what follows goes on."""
-    try:
+    with contextlib.suppress(OSError):
         click.echo(text, err=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # what is still buffered for it

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from energybench.common.machine import cpu_name
+from energybench.common.machine import cpu_name, platform_name
 from energybench.common.safe_read import list_folder
 from energybench.meter import kernel_sensors, rapl, survey
 from energybench.meter.clock import REAL_TIME, Time
@@ -71,7 +71,7 @@ def examine(time: Time = REAL_TIME) -> dict[str, Any]:
     lacks = {s["scope"]: [t["why"] for t in builtin if t["scope"] == s["scope"]] for s in builtin}
     return {
         "machine": {
-            "platform": platform.platform(),
+            "platform": platform_name(),
             "python": platform.python_version(),
             "cpu": cpu_name(),
             "cores": len(os.sched_getaffinity(0)),

@@ -11,6 +11,7 @@ import click
 
 from energybench.cli.common import Excluded, console, print_json, refuse_together
 from energybench.common.errors import EXIT_FINE, Problem, UsageError, nearest
+from energybench.common.units import UnitError, parse_ratio
 
 if TYPE_CHECKING:
     from energybench.gate.compare_runs import GateResult
@@ -51,6 +52,14 @@ SUMMARY = "GITHUB_STEP_SUMMARY"
     type=click.Path(path_type=Path),
     help="With --rerun: a second run of BASE, so that nothing is shared.",
 )
+@click.option(
+    "--sees",
+    metavar="SIZE",
+    default="10 %",
+    show_default=True,
+    help="The loss that this gate is there to see: exit code 4 where one of that size could hide.",
+)
+@click.option("--allow-gone", is_flag=True, help="Cells that BASE has and HEAD has not are meant to be gone.")
 @click.option("--accept", is_flag=True, help="Write HEAD's counts to the golden file BASE and say what changed.")
 @click.option("--strict", is_flag=True, help="Exit code 4 where anything is suspected, undecided or cannot be told.")
 @click.option("--to", "outputs", metavar="FORMAT=FILE", multiple=True, help=f"Also write {', '.join(FORMATS)}.")
@@ -61,6 +70,8 @@ def compare(
     levels: tuple[str, ...],
     rerun: Path | None,
     rerun_base: Path | None,
+    sees: str,
+    allow_gone: bool,
     accept: bool,
     strict: bool,
     outputs: tuple[str, ...],
@@ -70,9 +81,10 @@ def compare(
     """Hold HEAD against BASE, and against what its own suite requires.
 
     HEAD is a run's folder; BASE another of the same suite, or golden counts (a JSON file). With HEAD alone only the
-    suite's [[require]] is held. Exit code 1: a regression, found again in the rerun; changed counts; a requirement
-    that is not met.
+    suite's [[require]] is held. Exit code 1: a regression, found again in the rerun; changed counts; a cell that is
+    gone; a requirement that is not met. 2: nothing was compared. 4: a loss of the size that --sees names could hide.
     """
+    size = _size(sees)
     wanted = [_output(text) for text in outputs]
     flags = {
         "--history": history,
@@ -95,12 +107,15 @@ def compare(
     from energybench.gate import compare_runs
 
     base, head = (paths[0] if len(paths) == 2 else None), paths[-1]
+    _refuse_foreign(wanted)
     if accept:
         if base is None or set(levels) - {"counts"} or rerun or strict:
             raise click.UsageError("--accept writes counts: energybench compare GOLDEN.json HEAD --accept")
         gate = compare_runs.accept(base, head)
     else:
-        gate = compare_runs.compare(base, head, levels=levels, rerun=rerun, rerun_base=rerun_base)
+        gate = compare_runs.compare(
+            base, head, levels=levels, rerun=rerun, rerun_base=rerun_base, sees=size, allow_gone=allow_gone
+        )
     for form, path in wanted:
         _write(form, path, gate, head)
     _step_summary(gate)
@@ -111,6 +126,17 @@ def compare(
 
         render(gate, console())
     sys.exit(EXIT_FINE if accept else compare_runs.exit_code(gate, strict))
+
+
+def _size(text: str) -> float:
+    """A relative loss. Raises UsageError E637."""
+    try:
+        size = parse_ratio(text)
+    except UnitError as error:
+        raise UsageError(Problem("E637", f"--sees: {error}", hint='--sees "10 %"')) from None
+    if size <= 0:
+        raise UsageError(Problem("E637", "no comparison sees a loss of nothing", hint='--sees "10 %"'))
+    return size
 
 
 def _overhead(paths: tuple[Path, ...], strict: bool, as_json: bool, alone: bool) -> None:
@@ -132,8 +158,17 @@ def _output(text: str) -> tuple[str, Path]:
     return form, Path(path)
 
 
+def _refuse_foreign(wanted: list[tuple[str, Path]]) -> None:
+    """Before anything is compared: what --to names must be absent, or an earlier output of the form."""
+    from energybench.common.outputs import refuse_foreign
+    from energybench.gate import ci_formats
+
+    for form, path in wanted:
+        refuse_foreign(path, ci_formats.KINDS[form])
+
+
 def _write(form: str, path: Path, gate: GateResult, head: Path) -> None:
-    from energybench.common.sealed_files import write_out
+    from energybench.common.outputs import write_output
     from energybench.gate import ci_formats, compare_runs
 
     if form in ci_formats.OF_THE_GATE:
@@ -142,7 +177,7 @@ def _write(form: str, path: Path, gate: GateResult, head: Path) -> None:
         text = ci_formats.OF_HEAD[form](compare_runs.read_side(head))
     else:
         raise UsageError(Problem("E633", f"--to {form} is about a run's folder, and HEAD is a file", str(head)))
-    write_out(path, text.encode())
+    write_output(path, text.encode(), ci_formats.KINDS[form])
     click.echo(f"{path} written", err=True)
 
 
@@ -151,8 +186,12 @@ def _step_summary(gate: GateResult) -> None:
     path = os.environ.get(SUMMARY)
     if not path:
         return
+    from energybench.common.outputs import run_that_owns
     from energybench.gate.gate_page import markdown
 
+    if (owner := run_that_owns(Path(path))) is not None:
+        click.echo(f"note: nothing written to ${SUMMARY}: it is part of the run in {owner}", err=True)
+        return
     try:
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(markdown(gate) + "\n")

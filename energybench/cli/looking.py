@@ -8,37 +8,84 @@ from pathlib import Path
 import click
 
 from energybench.cli.common import Finite, Verbs, console, print_json
+from energybench.cli.completion import names_of_all
 from energybench.common.errors import EXIT_TRIALS_FAILED
 
 
 @click.command("list")
-@click.argument("what", required=False, type=click.Choice(["methods", "suites", "models", "data"]))
+@click.argument("what", metavar="[methods|suites|models|data|NAME]", required=False, shell_complete=names_of_all)
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
 def list_(what: str | None, as_json: bool) -> None:
-    """Methods, suites, models and data sets that can be used by name."""
-    from energybench.cli.listing import listing, print_listing
+    """Methods, suites, models and data sets that can be used by name; with a NAME, all about that one.
 
+    `energybench list gradsamp` prints its parameters with allowed values and defaults, what it needs, and an example.
+    """
+    from energybench.cli.listing import KINDS, listing, print_listing
+
+    if what is not None and what not in KINDS:
+        from energybench.cli.described import describe, print_described
+
+        facts = describe(what)
+        if as_json:
+            print_json(facts)
+        else:
+            print_described(facts)
+        return
     entries = listing()
     entries = {what: entries[what]} if what else entries
     if as_json:
         print_json(entries)
     else:
         print_listing(entries)
+        if what is None:
+            click.echo("more of one: energybench list NAME")
 
 
 @click.group(cls=Verbs)
 def new() -> None:
-    """Start a file of your own."""
+    """Start a file of your own: a suite, a method, a model, a data set. Each works as it is written."""
 
 
 @new.command("method")
 @click.argument("name")
 def new_method(name: str) -> None:
     """Write methods/NAME.py: a method that works, to be changed."""
-    from energybench.cli.listing import write_method
+    from energybench.cli.starting import write_method
 
     path = write_method(name, Path.cwd())
     click.echo(f'{path} written. Try it with a suite that has:\n\n    [[method]]\n    use = "{name}"\n')
+
+
+@new.command("suite")
+@click.argument("name")
+def new_suite(name: str) -> None:
+    """Write NAME.toml: a suite that runs in a minute, to be changed; and the schema by which an editor completes it."""
+    from energybench.cli.starting import write_suite
+    from energybench.common.errors import typed
+
+    paths = write_suite(name, Path.cwd(), _schema)
+    click.echo(f"{' and '.join(map(str, paths))} written. Try it:\n\n    {typed('energybench', 'run', paths[0])}\n")
+
+
+@new.command("model")
+@click.argument("name")
+def new_model(name: str) -> None:
+    """Write NAME.py: a function that builds a model, to be changed."""
+    from energybench.cli.starting import write_model
+
+    path = write_model(name, Path.cwd())
+    click.echo(f'{path} written. In a suite of the same folder:\n\n    model = {{ use = "{path}:{name}" }}\n')
+
+
+@new.command("data")
+@click.argument("name")
+def new_data(name: str) -> None:
+    """Write NAME.py: a function that makes a data set, to be changed. A folder of images needs none."""
+    from energybench.cli.starting import write_data
+
+    path = write_data(name, Path.cwd())
+    use = f'data = {{ use = "{path}:{name}", batch = 32 }}'
+    click.echo(f"{path} written. In a suite of the same folder:\n\n    {use}\n")
 
 
 @click.command()
@@ -55,6 +102,7 @@ def doctor(calibrate: bool, seconds: float | None, as_json: bool) -> None:
     from energybench.cli import doctor
     from energybench.cli.show import print_doctor, waiting
     from energybench.common.units import format_seconds
+    from energybench.records import calibration
 
     facts = doctor.examine()
     calibrate = calibrate or seconds is not None
@@ -63,6 +111,8 @@ def doctor(calibrate: bool, seconds: float | None, as_json: bool) -> None:
         about = format_seconds(doctor.expected_s(facts, seconds), 2)
         with waiting(console(to_stderr=True), f"calibrating, about {about}") as tick:
             facts = doctor.calibrate(facts, seconds, tick)
+        if facts["calibration"] is not None:
+            calibration.keep(facts["calibration"], facts["machine"] | facts["calibration"])
     if as_json:
         print_json(facts)
     else:
@@ -77,13 +127,15 @@ def doctor(calibrate: bool, seconds: float | None, as_json: bool) -> None:
 @click.option("--markdown", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the page to a file.")
 def claims(as_json: bool, page: Path | None) -> None:
     """The papers' own tables, counted again by their own rules, and where they contradict themselves."""
-    from energybench.common.sealed_files import write_out
-    from energybench.papers.page import markdown, print_claims
+    from energybench.common.outputs import refuse_foreign, write_output
+    from energybench.papers.page import KIND, markdown, print_claims
     from energybench.papers.published_tables import facts
 
+    if page:
+        refuse_foreign(page, KIND)
     checked = facts()
     if page:
-        write_out(page, markdown(checked).encode())
+        write_output(page, markdown(checked).encode(), KIND)
         click.echo(f"{page} written", err=True)
     if as_json:
         print_json(checked)
@@ -92,8 +144,30 @@ def claims(as_json: bool, page: Path | None) -> None:
 
 
 @click.command()
-def schema() -> None:
+@click.option(
+    "--markdown",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the tables of docs/suite.md into it.",
+)
+def schema(page: Path | None) -> None:
     """The suite's JSON Schema, so that an editor can complete and check one."""
-    from energybench.suite.suite import schema_json
+    if page is None:
+        click.echo(_schema(), nl=False)
+        return
+    from energybench.cli.suite_page import markdown
+    from energybench.common.limits import SUITE_B
+    from energybench.common.safe_read import read_bytes
+    from energybench.common.sealed_files import write_out
 
-    print_json(schema_json())
+    so_far = read_bytes(page, SUITE_B).decode("utf-8") if page.exists() else ""
+    write_out(page, markdown(so_far).encode())
+    click.echo(f"{page} written", err=True)
+
+
+def _schema() -> bytes:
+    from energybench.cli.suite_schema import suite_schema
+    from energybench.common.data_folder import names
+    from energybench.common.escaping import json_text
+
+    return f"{json_text(suite_schema(folders=names()))}\n".encode()

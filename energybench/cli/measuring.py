@@ -51,17 +51,19 @@ def measure(
     energybench measure --vs 'python train.py' -- python train.py --trick
     """
     from energybench.cli.paired_commands import CommandComparison, CommandMeters, once, words_of
-    from energybench.cli.paired_commands_page import facts, line, print_versus, progress
+    from energybench.cli.paired_commands_page import COMPARISON_KIND, RECORD_KIND, facts, line, print_versus, progress
     from energybench.common.interrupts import signals_interrupt
-    from energybench.common.sealed_files import refuse_unwritable, write_out
+    from energybench.common.outputs import refuse_foreign, write_output
+    from energybench.common.sealed_files import refuse_unwritable
     from energybench.meter.nvml import held_open
     from energybench.meter.ranks import path_of_rank
     from energybench.process.relay import SignalRelay
     from energybench.records.record import json_of
 
     if out:
-        out = path_of_rank(out)
+        out, kind = path_of_rank(out), RECORD_KIND if vs is None else COMPARISON_KIND
         refuse_unwritable(out)
+        refuse_foreign(out, kind)
     words = words_of(command)
     other = None if vs is None else words_of([vs])
     with held_open():
@@ -72,7 +74,7 @@ def measure(
                 trial, code = once(meters, words, relay=relay, stdout=sys.stderr.fileno() if as_json else None)
                 say_if_heard(line(trial))
                 if out:
-                    write_out(out, json_of(trial).encode())
+                    write_output(out, json_of(trial).encode(), kind)
                 if as_json:
                     print_json(trial.model_dump(mode="json", by_alias=True))
                 sys.exit(code)
@@ -84,7 +86,7 @@ def measure(
             summary = versus.summary()
             comparison = facts(versus, summary)
             if out:
-                write_out(out, (json.dumps(comparison, indent=1, ensure_ascii=False) + "\n").encode())
+                write_output(out, (json.dumps(comparison, indent=1, ensure_ascii=False) + "\n").encode(), kind)
             if as_json:
                 print_json(comparison)
             else:

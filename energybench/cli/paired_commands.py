@@ -30,7 +30,8 @@ from energybench.process.relay import SignalRelay
 from energybench.records.record import Cell, RunFile, Trial
 from energybench.suite.command_tables import shell_operator
 from energybench.trial.command_trial import MeteredCommand, RunOptions, metered, why_unusable
-from energybench.verdict.figures import MARGIN, Summary
+from energybench.verdict.accept import MARGIN
+from energybench.verdict.figures import Summary
 from energybench.verdict.flags import check_window
 
 NAME = "command"  # of the one workload

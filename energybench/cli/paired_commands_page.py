@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from energybench.cli.paired_commands import CommandComparison
+from energybench.cli.paired_commands import NAME, CommandComparison
+from energybench.common.outputs import json_kind
 from energybench.common.renamed import as_data
 from energybench.common.units import format_bytes
 from energybench.meter.combine import added_error
@@ -27,6 +28,15 @@ from energybench.verdict.figures import Measured, Row, Summary
 from energybench.verdict.pairing import energies, mean_of, seconds
 from energybench.verdict.summary import plain_data
 from energybench.windows.file import doubtful_words
+
+# Of `-o`; a record of a suite's trial looks alike and is no measurement of this verb's.
+RECORD_KIND = json_kind(
+    "a record of a measured command",
+    lambda found: found["workload"] == NAME and found["trial"] == "b0-baseline" and not found.get("run_identity"),
+)
+COMPARISON_KIND = json_kind(
+    "a comparison of two commands", lambda found: {"command", "vs", "pairs", "trials"} <= set(found)
+)
 
 
 @contextmanager

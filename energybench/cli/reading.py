@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 PAGES = ("--write", "--html")  # of one run, in the order in which they are written
 CARBON = ("--carbon", "--zones", "--intensity", "--pue")  # each asks for the page on carbon
 OF_ONE_FOLDER = (*PAGES, "--require", *CARBON)
+# What build servers set that do not set CI.
+BUILD_SERVERS = {"GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION", "JENKINS_URL"}
 _OWN_PAGE = ("is a page of its own", ("--require", "--html", "--strict"))
 EXCLUDED: Excluded = {
     "--all": ("writes pages and holds nothing", ("--require", "--json", *CARBON, "--strict")),
@@ -193,19 +196,31 @@ def _one_run(part: Part, folder: Path, wanted: list[str], as_json: bool, hold: b
 )
 def export(folder: Path, form: str, out: Path | None, **options: Any) -> None:
     """A run for other tools. Only what was measured is exported as emissions."""
-    from energybench.common.sealed_files import write_out
+    from energybench.common.outputs import refuse_foreign, write_output
+    from energybench.report.export import KINDS
     from energybench.report.export import export as make
 
+    if out is not None:
+        refuse_foreign(out, KINDS[form])
     content, notes = make(folder, form, **options)
     if out is not None:
-        write_out(out, content)
+        write_output(out, content, KINDS[form])
         notes = [*notes, f"{out} written"]
     elif form == "parquet" and sys.stdout.isatty():
         raise UsageError(Problem("E609", "Parquet is no text for a terminal", hint="-o trials.parquet"))
     else:
-        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.write(content if form == "parquet" else _for_a_log(content))
     for note in notes:
         click.echo(note, err=True)
+
+
+def _for_a_log(content: bytes) -> bytes:
+    """In a build server's log, where standard output goes there, no line of it is a command."""
+    if "CI" not in os.environ and not os.environ.keys() & BUILD_SERVERS:
+        return content
+    from energybench.common.build_logs import inert
+
+    return inert(content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 
 def _write_all(roots: tuple[str, ...], html: str | None) -> None:

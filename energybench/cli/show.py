@@ -19,7 +19,7 @@ from energybench.common.escaping import json_text, printable, wrapped
 from energybench.common.limits import RECORD_B
 from energybench.common.safe_read import read_bytes
 from energybench.common.units import format_bytes, format_flop, format_ratio, format_seconds
-from energybench.records.reader import read, read_folder
+from energybench.records.reader import read_folder, read_record
 from energybench.records.record import CountingRun, Trial
 from energybench.runner.progress import redraws
 from energybench.suite.command_tables import written
@@ -83,6 +83,10 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
         console.print(printable_text(f"note: {note}", "yellow"))
     if energy := _sensors(facts["machine"]):
         console.print(printable_text(energy, "dim"))
+    if facts.get("sees"):
+        from energybench.runner.foresight import sentence
+
+        console.print(printable_text(f"{sentence(facts['sees']).capitalize()}.", "dim"))
     methods = {name: path for cell in facts["cells"] for name, path in cell["methods"].items()}
     for name, path in sorted(methods.items()):
         console.print(printable_text(f"{name}: {path}", "dim"), soft_wrap=True)
@@ -146,12 +150,12 @@ def print_record(path: Path, console: Console) -> None:
             console.print(
                 printable_text(f"{'  ' * window.path.count('/')}{windows_file.sentence(window)}"), soft_wrap=True
             )
-        console.print(JSONHighlighter()(json_text(json.loads(path.read_bytes()))), soft_wrap=True)
+        console.print(JSONHighlighter()(json_text(json.loads(read_bytes(path, RECORD_B)))), soft_wrap=True)
         return
     if path.name == "run.json":
         print_run(path.parent, console)
         return
-    record = read(path, _kind(path))
+    record = read_record(path, _kind(path))
     console.print(
         printable_text(
             f"{record.workload} · {record.method} · {record.status}" + (f": {record.reason}" if record.reason else ""),
@@ -170,7 +174,7 @@ def print_record(path: Path, console: Console) -> None:
             console.print(printable_text(f"  {name}: {times}" + (f", {energy}" if energy else "")))
         if record.memory_resident_b:
             console.print(f"  memory: {format_bytes(record.memory_resident_b)} resident at most")
-    text = json_text(json.loads(path.read_bytes()))
+    text = json_text(json.loads(read_bytes(path, RECORD_B)))
     console.print(JSONHighlighter()(text), soft_wrap=True)
 
 

@@ -29,6 +29,9 @@ from energybench.runner.prepare import load_suite, plan_suite, seconds_of
     help="N blocks beyond a finished run's: exploratory, in no verdict.",
 )
 @click.option("--strict", is_flag=True, help="Exit code 4 where something that the suite requires is left undecided.")
+@click.option(
+    "--keep-going", is_flag=True, help="Go on where a command's quality or windows cannot be used; else it ends there."
+)
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def run(
     suite: str,
@@ -42,6 +45,7 @@ def run(
     max_time: str | None,
     add_blocks: int | None,
     strict: bool,
+    keep_going: bool,
     as_json: bool,
 ) -> None:
     """Train every cell of SUITE (a file, or a shipped one's name) and report. Run again to continue."""
@@ -62,6 +66,7 @@ def run(
         until_decided=until_decided,
         add_blocks=add_blocks or 0,
         strict=strict,
+        keep_going=keep_going,
     )
     if as_json and code != EXIT_INTERRUPTED:
         from energybench.records.reader import read_folder
@@ -69,6 +74,35 @@ def run(
 
         print_json(to_json(summarise(*read_folder(folder))))
     sys.exit(code)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("suite", required=False)
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="As for run, over the suite.")
+def reread(folder: Path, suite: str | None, overrides: tuple[str, ...]) -> None:
+    """Take the quality of FOLDER's commands again, from their logs, as SUITE says where it is read.
+
+    Nothing runs again, and margins stay as they were declared. Without SUITE the one that the run keeps, under --set.
+
+    energybench reread reports/mine/2026-11-30-120000 mine.toml
+    """
+    from energybench.records.reader import read_folder
+    from energybench.report import pages
+    from energybench.report.terminal import render
+    from energybench.runner.reread import reread as take
+    from energybench.verdict.summary import summarise
+
+    done = take(folder, suite, overrides)
+    for trial, reason in done.left.items():
+        click.echo(f"note: {trial} stays as it is: {reason}", err=True)
+    click.echo(f"{done.read} trial{'s' * (done.read != 1)} read again", err=True)
+    if done.read:
+        run, trials, counting_runs = read_folder(folder)
+        summary = summarise(run, trials, counting_runs)
+        pages.write(summary, trials, folder)
+        render(summary, console())
+    sys.exit(0 if done.read else EXIT_TRIALS_FAILED)
 
 
 @click.command()
@@ -89,6 +123,7 @@ def check(
     Several suites one after the other, as a commit hook names them: the mistakes of all of them are told.
     """
     from energybench.cli.show import print_plan
+    from energybench.runner.foresight import foresight
     from energybench.runner.plan_request import plan_facts
 
     if others and as_json:
@@ -96,7 +131,8 @@ def check(
     code = 0
     for each in (suite, *others):
         try:
-            facts = plan_facts(plan_suite(load_suite(each, quick, overrides, device, no_user_code), device))
+            planned = plan_suite(load_suite(each, quick, overrides, device, no_user_code), device)
+            facts = plan_facts(planned) | {"sees": foresight(planned)}
         except EnergybenchError as error:
             if as_json:
                 print_json({"ok": False, "problems": [problem.as_dict() for problem in error.problems]})

@@ -34,6 +34,14 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
 
 
 def json_text(value: Any) -> str:
-    """JSON, indented, in which each character that is not printable is escaped as \\uXXXX: the same value."""
+    """JSON, indented, in which each character that is not printable is escaped as \\uXXXX: the same value.
+
+    So is a # or an _ that would make a command of a build server (build_logs.py); neither stands outside of strings.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = re.sub(r"##(?=[A-Za-z]*\[)|_(?=(?:start|end|fold|time):)", _escaped, text, flags=re.IGNORECASE)
     return re.sub(r"[^\n\x20-\x7e]", lambda m: m[0] if m[0].isprintable() else json.dumps(m[0])[1:-1], text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return "".join(f"\\u{ord(sign):04x}" for sign in found[0])

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from energybench.common.programs import starting_safely
+
 
 def native_bf16() -> bool:
     """Whether this processor multiplies bf16 itself."""
@@ -25,7 +27,18 @@ def cpu_name() -> str:
     except OSError:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    return next(named, "") or _processor() or platform.machine()
+
+
+def platform_name() -> str:
+    """The system, its release and its C library, as Python says it."""
+    with starting_safely():  # it asks uname
+        return platform.platform()
+
+
+def _processor() -> str:
+    with starting_safely():
+        return platform.processor()
 
 
 def facts() -> dict[str, Any]:
@@ -35,7 +48,7 @@ def facts() -> dict[str, Any]:
     machine: dict[str, Any] = {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        "platform": platform.platform(),
+        "platform": platform_name(),
         "python": platform.python_version(),
         "energybench": __version__,
     }

@@ -10,12 +10,12 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import signal
 import stat
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -45,24 +45,44 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         CannotWrite: E620, the disk is full or read-only, or no file can have this name.
     """
-    with _signals_delayed():
+    with signals_delayed():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:SHOWN]}.", suffix=PART_SUFFIX)
+            parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.chmod(temporary, 0o644)
-                os.replace(temporary, path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+                replace_at(parent, path.name, (content,))
+            finally:
+                os.close(parent)
         except OSError as error:
             raise CannotWrite.of(error, path) from None
         except ValueError:  # a NUL, or what the file system's encoding lacks
             raise CannotWrite.of(OSError(None, "no file can have this name"), path) from None
+
+
+def replace_at(parent: int, name: str, content: Iterable[bytes]) -> None:
+    """Write a new file into an open folder and give it the name; its mode is 0666 less the umask.
+
+    Whatever had the name loses it and is not touched: another name of the same inode, or what a link leads to.
+
+    Args:
+        parent: a handle of the folder
+        content: in pieces
+
+    Raises:
+        OSError: nothing is left half written.
+    """
+    temporary = f".{name[:SHOWN]}.{secrets.token_hex(4)}{PART_SUFFIX}"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=parent)
+        raise
 
 
 def write_out(path: Path, content: bytes) -> None:
@@ -75,7 +95,7 @@ def write_out(path: Path, content: bytes) -> None:
     """
     try:
         if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
-            if (stream := _standard_stream(path)) is not None:
+            if (stream := standard_stream(path)) is not None:
                 stream.write(content)
                 stream.flush()
                 return
@@ -95,7 +115,7 @@ def write_out(path: Path, content: bytes) -> None:
         raise CannotWrite(replace(problem, hint=_without_run_hint(problem.hint))) from None
 
 
-def _standard_stream(path: Path) -> BinaryIO | None:
+def standard_stream(path: Path) -> BinaryIO | None:
     """sys.stdout or sys.stderr where `path` is one of them, such as /dev/stdout: opened again, a file that it is
     redirected to would be overwritten from its start."""
     for stream in (sys.stdout, sys.stderr):
@@ -138,7 +158,7 @@ def _unwritable_reason(path: Path) -> str:
 
 
 @contextmanager
-def _signals_delayed() -> Iterator[None]:
+def signals_delayed() -> Iterator[None]:
     """Delays the signals of INTERRUPTS until the block has ended.
 
     By handlers, since a signal mask holds for one thread only, and there may be more.
@@ -170,19 +190,23 @@ def _seal(content: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def read_sealed(path: Path, schemas: Sequence[int], kind: str, hint: str) -> dict[str, Any]:
+def read_sealed(
+    path: Path, schemas: Sequence[int], kind: str, hint: str, load: Callable[[], bytes] | None = None
+) -> dict[str, Any]:
     """The content of a JSON file without its seal; a file without one (of an earlier version) is not verified.
 
     Args:
+        path: Where it is, for messages too.
         schemas: The versions of the schema that it may have, the newest last.
         kind: What it must be a record of, for messages.
         hint: What to do with a file that is damaged or was edited.
+        load: Gives its bytes or raises OSError; by default those at `path`.
 
     Raises:
         UsageError: E601 missing, cut short or no JSON object; E621 edited; E622 another schema.
     """
     try:
-        content = json.loads(read_bytes(path, RECORD_B), parse_constant=_refuse)
+        content = json.loads(load() if load else read_bytes(path, RECORD_B), parse_constant=_refuse)
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
     except OSError as error:

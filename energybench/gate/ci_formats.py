@@ -17,6 +17,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from energybench.common.outputs import Kind, json_kind
 from energybench.common.version import __version__
 from energybench.gate import gate_page
 from energybench.gate.compare_runs import GateResult, Side
@@ -189,3 +190,21 @@ OF_HEAD: dict[str, Callable[[Side], str]] = {
     "pytest-benchmark": lambda head: _as_json(pytest_benchmark(head)),
 }
 FORMATS = (*OF_THE_GATE, *OF_HEAD)
+
+
+def _is_benchmark(entries: Any) -> bool:
+    return isinstance(entries, list) and all("; verdict: " in entry["extra"] for entry in entries)
+
+
+def _is_pytest_benchmark(found: Any) -> bool:
+    of_cells = (set(each["extra_info"]) == {"workload", "method"} for each in found["benchmarks"])
+    return set(found) == {"machine_info", "commit_info", "benchmarks", "datetime", "version"} and all(of_cells)
+
+
+KINDS: dict[str, Kind] = {  # what another output of the same form may replace
+    "junit": Kind("a JUnit file", lambda found: b'<testsuites name="energybench ' in found[:200]),
+    "markdown": Kind("a summary", lambda found: found.lstrip(b"#").startswith(b" energybench: ")),
+    "smaller-is-better": json_kind("a list of benchmarks", _is_benchmark),
+    "bigger-is-better": json_kind("a list of benchmarks", _is_benchmark),
+    "pytest-benchmark": json_kind("a file of benchmarks", _is_pytest_benchmark),
+}

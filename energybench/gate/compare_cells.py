@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from energybench.gate.regression import Cell, Comparison, Missing, Records, Struck, welch
 from energybench.meter import combine
 from energybench.stats import paired
-from energybench.verdict import pairing, wording
+from energybench.verdict import pairing, sentences, wording
 from energybench.verdict.figures import Measured, Row, Summary
 
 
@@ -48,7 +48,7 @@ def _reason_against(row: Row, figure: Measured | None, name: str, open_: bool) -
         return f"{name} has no pair of trials"
     if not open_:
         return f"{name} is not finished: {row.reason}"
-    if past_limit := wording.past_limit(row):
+    if past_limit := sentences.past_limit(row):
         return f"{name}: {past_limit}"
     return _too_few_blocks(name, figure.n)
 
@@ -84,7 +84,8 @@ def _row_comparisons(cell: Cell, base_row: Row, head_row: Row, base: Summary, he
         comparable = base.look.open and head.look.open and not forbidden
         diverged = _divergence(cell, base_row, head_row) if comparable else []
         return [Comparison("savings", *cell, quantity, shown, reason=reason or "a figure has no spread"), *diverged]
-    cost = Comparison("savings", *cell, quantity, shown, welch(samples[0], samples[1]))
+    blocks = (samples[0].n, samples[1].n)
+    cost = Comparison("savings", *cell, quantity, shown, welch(samples[0], samples[1]), blocks=blocks)
     return [cost, *_quality_comparisons(cell, base_row, head_row, base.look.alpha_fraction, head.look.alpha_fraction)]
 
 
@@ -98,7 +99,7 @@ def _quality_comparisons(cell: Cell, base_row: Row, head_row: Row, *alpha_fracti
     shown = (before.change, after.change)
     if before.sd is None or after.sd is None or after.limit is None:
         return []
-    sign = -1 if pairing.higher_is_better(after.metric) else 1  # a drop is positive, as a cost is
+    sign = -1 if after.better == "higher" else 1  # a drop is positive, as a cost is
     samples = [
         paired.Mean(q.n, sign * q.change, q.sd or 0.0, q.n - 1, alpha_fraction=alpha_fraction)
         for q, alpha_fraction in zip((before, after), alpha_fractions, strict=True)
@@ -154,7 +155,10 @@ def absolute_comparisons(
             paired.paired(side[key], [1.0] * len(side[key]), alpha_fraction=alpha_fraction)
             for side, (_, alpha_fraction) in zip(sides, looks, strict=True)
         )
-        comparisons.append(Comparison("absolute", *key, (shown[0], shown[1]), welch(before, after)))
+        blocks_of_both = (before.n, after.n)
+        comparisons.append(
+            Comparison("absolute", *key, (shown[0], shown[1]), welch(before, after), blocks=blocks_of_both)
+        )
     return comparisons
 
 

@@ -54,6 +54,7 @@ class GateResult:
     margin: float | None
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
+    sees: float = regression.SEES  # the loss that the gate is there to see, relative
 
 
 def read_side(path: Path) -> Side:
@@ -69,6 +70,8 @@ def compare(
     levels: Sequence[str] = (),
     rerun: Path | None = None,
     rerun_base: Path | None = None,
+    sees: float = regression.SEES,
+    allow_gone: bool = False,
 ) -> GateResult:
     """Compare HEAD with BASE, and with what its own suite requires.
 
@@ -78,6 +81,8 @@ def compare(
         levels:     of LEVELS; by default counts, and savings where both paths are runs.
         rerun:      a second run of HEAD: only what it confirms is a regression.
         rerun_base: a second run of BASE, so that the confirmation shares no run with the suspicion.
+        sees:       the loss that the gate is there to see, relative: where one could hide, nothing has passed.
+        allow_gone: cells that BASE has and HEAD has not are meant to be gone, and only noted.
 
     Returns:
         A finding per comparison, with the notes that belong to them.
@@ -98,7 +103,8 @@ def compare(
     if base is not None and "counts" in chosen:
         findings += _compare_counts(base, head, before, after, notes, asked=bool(levels))
     if before and after and set(chosen) & set(RUNS_ONLY):
-        findings += _compare_runs(before, after, chosen, rerun, rerun_base, notes)
+        findings += _compare_runs(before, after, chosen, rerun, rerun_base, notes, sees)
+    findings = _gone(findings, notes, allow_gone)
     required = after.summary.required if after else ()
     if base is None and not required:
         hint = "name what it is compared with, energybench compare BASE HEAD; or add a [[require]] to the suite"
@@ -113,7 +119,21 @@ def compare(
         margin=after.summary.accept.margin if before and after else None,
         findings=tuple(findings),
         notes=tuple(notes),
+        sees=sees,
     )
+
+
+def _gone(findings: Sequence[Finding], notes: list[str], allow_gone: bool) -> list[Finding]:
+    """Without the cells that may be gone; else with a word on what was renamed, if anything was."""
+    gone = list(dict.fromkeys(f"{each.workload}: {each.method}" for each in findings if each.outcome == "gone"))
+    new = list(dict.fromkeys(f"{each.workload}: {each.method}" for each in findings if each.outcome == "new"))
+    if gone and allow_gone:
+        notes.append(f"gone, as --allow-gone has it: {comparable.abridged(gone)}")
+        return [each for each in findings if each.outcome != "gone"]
+    if gone:
+        renamed = f" if {comparable.abridged(new)} took its place, give it its old name;" if new else ""
+        notes.append(f"gone since BASE: {comparable.abridged(gone)};{renamed} --allow-gone where that is meant")
+    return list(findings)
 
 
 def _chosen_levels(base: Path | None, head: Path, levels: Sequence[str]) -> tuple[str, ...]:
@@ -197,13 +217,22 @@ def _compare_counts(
         notes.append(f"counts are left out: {error.problems[0].message}")
         return []
     versions = base_counts.torch, head_counts.torch
+    if not asked and before and after and all(each.outcome in regression.NOT_COMPARED for each in findings):
+        notes.append("counts are left out: neither run has any")
+        return []
     if all(versions) and versions[0] != versions[1] and any(each.outcome == "changed" for each in findings):
         notes.append(f"BASE was counted under torch {versions[0]}, HEAD under {versions[1]}")
     return findings
 
 
 def _compare_runs(
-    before: Side, after: Side, levels: Sequence[str], rerun: Path | None, rerun_base: Path | None, notes: list[str]
+    before: Side,
+    after: Side,
+    levels: Sequence[str],
+    rerun: Path | None,
+    rerun_base: Path | None,
+    notes: list[str],
+    sees: float,
 ) -> list[Finding]:
     _check_settings(before, after)
     if comparable.copies(before.records[1], after.records[1]):
@@ -225,7 +254,7 @@ def _compare_runs(
     margin = after.summary.accept.margin
     for level, compared in COMPARISONS.items():
         if level in levels:
-            of_level = regression.judge(compared(before, after), margin)
+            of_level = regression.judge(compared(before, after), margin, sees)
             if second_after is not None:
                 suspected = regression.only(compared(second_before, second_after), of_level)
                 second = {each.key: each for each in regression.judge(suspected, margin)}
@@ -303,7 +332,7 @@ def _of_requirement(required: Required) -> Finding:
 
 
 def exit_code(result: GateResult, strict: bool) -> int:
-    """1 where something fails; 4 where something is open and `strict`; else 0."""
+    """1 where something fails; 2 where nothing was compared; 4 where a loss could hide, or is open and `strict`."""
     return regression.exit_code(result.findings, strict)
 
 

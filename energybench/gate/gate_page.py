@@ -10,9 +10,10 @@ from rich.text import Text
 
 from energybench.common.errors import typed
 from energybench.gate.compare_runs import GateResult
-from energybench.gate.regression import FAILS, OPEN, Finding, Outcome
+from energybench.gate.regression import FAILS, NOT_COMPARED, OPEN, Finding, Outcome
 from energybench.report import grid, terminal
 from energybench.report.markdown_syntax import escape, table
+from energybench.stats.power import MOST_BLOCKS
 from energybench.verdict import wording
 
 TITLES = {
@@ -39,11 +40,14 @@ def headline(result: GateResult) -> str:
     if by["regression"]:
         worse = _count(by["regression"], "comparison")
         sentences.append(f"Regression: {worse} worse than BASE, found again in the rerun.")
-    if changed := by["changed"] + by["gone"]:
+    counts = Counter(each.outcome for each in result.findings if each.level == "counts")
+    if changed := counts["changed"] + counts["gone"]:
         remedy = ""
         if result.base and result.base.endswith(".json"):
             remedy = f" If that is meant: energybench compare {typed(result.base, result.head)} --accept"
         sentences.append(f"Counts changed: {_count(changed, 'count')} other than in BASE.{remedy}")
+    if by["gone"] and not changed:
+        sentences.append(f"Gone: {_count(by['gone'], 'comparison')} of BASE that HEAD has not.")
     if by["not met"]:
         sentences.append(f"Not met: {_count(by['not met'], 'requirement')} of the suite.")
     if by["suspected"]:
@@ -55,16 +59,35 @@ def headline(result: GateResult) -> str:
     if by["not confirmed"]:
         suspicions = _count(by["not confirmed"], "suspicion")
         sentences.append(f"Not confirmed: {suspicions} that the rerun did not find again.")
-    return " ".join(sentences) or _nothing_worse(by)
+    return " ".join(sentences) or _nothing_worse(result, by)
 
 
-def _nothing_worse(by: Counter[Outcome]) -> str:
+def _nothing_worse(result: GateResult, by: Counter[Outcome]) -> str:
     held = by["held"] + by["better"] + by["same"] + by["met"]
     words: tuple[Outcome, ...] = ("undecided", "cannot tell", "new")
     others = [f"{by[word]} {word}" for word in words if by[word]]
+    if not set(by) - NOT_COMPARED:
+        return f"Nothing was compared: {', '.join(others) or 'there is nothing to compare'}."
+    blind = [finding for finding in result.findings if finding.blind]
+    if blind:
+        could = f"a loss of {wording.as_written(result.sees)} could hide in {_count(len(blind), 'comparison')}"
+        return f"Not passed: {could}{_to_see_it(result, blind)}."
     if not held:
-        return f"Nothing could be decided: {', '.join(others) or 'nothing was compared'}."
+        return f"Nothing got worse by {wording.as_written(result.sees)} or more: {', '.join(others)}."
     return f"Nothing got worse: {held} held{''.join(f', {text}' for text in others)}."
+
+
+def _to_see_it(result: GateResult, blind: Sequence[Finding]) -> str:
+    """How many blocks, and what to type; empty where blocks are not what is missing."""
+    scattered = [each for each in blind if each.outcome == "undecided"]
+    if not scattered:
+        return ""
+    counts = [each.blocks_to_see for each in scattered]
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts):
+        return f"; it would take more than {MOST_BLOCKS} blocks a run to see it: not on this machine"
+    most = max(known)
+    return f"; {most} blocks a run would see it: energybench run {result.suite} --new --set trials.blocks={most}"
 
 
 def _count(number: int, what: str) -> str:
@@ -168,14 +191,19 @@ def _conspicuous(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _undecided_note(findings: Sequence[Finding]) -> str:
-    if not any(f.outcome == "undecided" and not f.reason for f in findings):
+    undecided = [f for f in findings if f.outcome == "undecided" and not f.reason]
+    if not undecided:
         return ""
-    return 'undecided: a change smaller than "sees from" may hide in the scatter of the blocks; more blocks show it.'
+    needed = [f.blocks_to_see for f in undecided if f.blind and f.blocks_to_see is not None]
+    more = f"; with {max(needed)} blocks a run it would show" if needed else "; more blocks show it"
+    return f'undecided: a change smaller than "sees from" may hide in the scatter of the blocks{more}.'
 
 
 def _same_note(findings: Sequence[Finding]) -> str:
     same = sum(each.outcome == "same" for each in findings)
-    return f"{_count(same, 'cell')} with the same counts." if same else ""
+    null = ", ".join(dict.fromkeys(each.reason for each in findings if each.outcome == "same" and each.reason))
+    told = f" Not held, {null}." if null else ""
+    return f"{_count(same, 'cell')} with the same counts.{told}" if same else ""
 
 
 def title(result: GateResult) -> str:

@@ -23,9 +23,9 @@ from pydantic import ValidationError
 from energybench.common.differences import differences
 from energybench.common.errors import Problem, UsageError
 from energybench.common.limits import RECORD_B
+from energybench.common.outputs import json_kind, write_output
 from energybench.common.quantities import Seed, Text
 from energybench.common.safe_read import read_bytes
-from energybench.common.sealed_files import write_out
 from energybench.gate.regression import Finding
 from energybench.meter.reading import RecordModel
 from energybench.records.reader import read_folder
@@ -37,6 +37,7 @@ OPEN_REL = 1e-3  # most of a count that what runs outside of steps may leave ope
 COUNTED = "counted_flop"
 PARAMETERS = "parameters"
 LARGEST_COUNT = 1e36  # a larger one is no count, nor is a negative one
+KIND = json_kind("a file of golden counts", lambda found: "golden" in found)
 Cell = tuple[str, str]  # (workload, method)
 Facts = dict[str, float | None]
 Source = Literal["run", "flops"]
@@ -236,7 +237,7 @@ def write(path: Path, counts: Counts) -> None:
         "torch": counts.torch,
         "cells": cells,
     }
-    write_out(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    write_output(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode(), KIND)
 
 
 # ── comparing ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -269,12 +270,21 @@ def compare(base: Counts, head: Counts) -> list[Finding]:
         elif cell not in base.cells:
             findings.append(Finding("counts", *cell, "cell", "new", reason="it is not in BASE"))
         else:
-            findings += list(_changed_counts(cell, base, head)) or [Finding("counts", *cell, "all counts", "same")]
+            findings += list(_changed_counts(cell, base, head)) or [_unchanged(cell, base, head)]
     return findings
 
 
 def _identity(counts: Counts) -> dict[str, Any]:
     return {"suite": counts.suite, "stamp": list(counts.stamp), "seed": counts.seed}
+
+
+def _unchanged(cell: Cell, base: Counts, head: Counts) -> Finding:
+    """The same; but what is null on both sides has not been held, and that is said."""
+    before, after = base.cells[cell], head.cells[cell]
+    null = [name for name in before if name in after and before[name] is None and after[name] is None]
+    reason = f"null on both sides: {', '.join(null)}" if null else ""
+    held = any(before.get(name) is not None and after.get(name) is not None for name in before)
+    return Finding("counts", *cell, "all counts", "same" if held else "cannot tell", reason=reason)
 
 
 def _changed_counts(cell: Cell, base: Counts, head: Counts) -> Iterator[Finding]:

@@ -11,6 +11,10 @@ driver cancel; what is compared is δ = mean d of HEAD − mean d of BASE, by We
     held          the whole 95 % interval of δ lies below the margin
     undecided     anything else; `detectable_rel` says which loss would have been seen
     cannot tell   there is nothing to test, and `reason` says why
+    gone          BASE has it and HEAD has not: whoever renames what got worse would pass
+
+A gate names the loss that it is there to see. Where one of that size could hide, nothing has passed: `blind` findings
+end in exit code 4, with the number of blocks that would see it; and where nothing was compared at all, in 2.
 
 Runs with several interim analyses: each may spend its fraction of the 1 %, on either side, so whichever analyses two
 runs ended at, their comparison errs no more often (Bonferroni over both runs' analyses).
@@ -23,10 +27,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from energybench.common.errors import EXIT_FINE, EXIT_INCONCLUSIVE, EXIT_REGRESSION
+from energybench.common.errors import EXIT_FINE, EXIT_INCONCLUSIVE, EXIT_REGRESSION, EXIT_USAGE
 from energybench.common.renamed import renamed
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.stats import paired
+from energybench.stats.power import MOST_BLOCKS, POWER, reach
 
 Outcome = Literal[
     "regression",
@@ -50,8 +55,10 @@ Key = tuple[str, str, str, str]  # (level, workload, method, quantity)
 Struck = Mapping[Cell, str]  # (workload, method) → the reason why its figures get no verdict
 
 FAMILY = 0.01  # chance of one false suspicion or more among all comparisons of two runs
+SEES = 0.10  # the loss that a gate is there to see, where nobody names another
 FAILS = frozenset({"regression", "changed", "gone", "not met"})
 OPEN = frozenset({"suspected", "not confirmed", "undecided", "cannot tell"})
+NOT_COMPARED = frozenset({"cannot tell", "new"})
 
 
 @renamed(of="quantity", because="reason")
@@ -77,6 +84,8 @@ class Finding:
     p: float | None = None  # of "worse by more than the margin", by itself
     detectable_rel: float | None = None  # the smallest loss that this comparison sees 8 times in 10
     reason: str = ""
+    blind: bool = False  # a loss of the size that the gate names could hide in it
+    blocks_to_see: int | None = None  # on either side, with which it could not; None beyond 200, or where nothing tells
 
     @property
     def key(self) -> Key:
@@ -89,6 +98,7 @@ class Comparison:
 
     shown:   the figures of BASE and HEAD, for the page
     change:  mean log cost of HEAD less that of BASE; None where there is nothing to test
+    blocks:  of BASE and of HEAD
     quality: the cost is a metric's drop; `lost` where it went from within the suite's margin to beyond it
     """
 
@@ -102,6 +112,7 @@ class Comparison:
     missing: Missing = ""
     quality: bool = False
     lost: bool = True
+    blocks: tuple[int, int] = (0, 0)
 
     @property
     def key(self) -> Key:
@@ -166,26 +177,54 @@ def holm(chances: Sequence[float], level: float = FAMILY) -> list[bool]:
     return rejected
 
 
-def detectable(change: paired.Mean, log_margin: float, tests: int, power: float = paired.POWER) -> float | None:
-    """The relative loss that one of `tests` comparisons detects with this power, if it is the only one."""
-    from scipy.special import nctdtrinc
+def detectable(change: paired.Mean, log_margin: float, tests: int, power: float = POWER) -> float | None:
+    """The relative loss that one of `tests` comparisons detects with this power, if it is the only one.
 
+    Averaged over the two runs whose scatter is at hand and the two that look for it.
+    """
     if not (change.df > 0 and math.isfinite(change.sd)):
         return None
-    level = FAMILY * change.alpha_fraction / max(tests, 1)
-    reach = float(nctdtrinc(change.df, 1 - power, paired.student(1 - level, change.df)))
-    return math.expm1(log_margin + reach * change.sd) if math.isfinite(reach) else None
+    seen = _beyond(change, change.df, 1.0, tests, power)
+    return math.expm1(log_margin + seen) if math.isfinite(seen) else None
+
+
+def _beyond(change: paired.Mean, fresh_df: float, shrunk: float, tests: int, power: float = POWER) -> float:
+    """How far beyond the margin a loss is seen by runs whose standard error is shrunk so, in logs."""
+    level = 1 - FAMILY * change.alpha_fraction / max(tests, 1)
+    return reach(round(change.df, 1), round(fresh_df, 1), level, power) * change.sd * shrunk if change.sd else 0.0
+
+
+def blocks_to_see(
+    change: paired.Mean, blocks: tuple[int, int], log_margin: float, tests: int, size: float
+) -> int | None:
+    """How many blocks on either side detect a loss of this relative size; None beyond MOST_BLOCKS."""
+    n = min(blocks)
+    if n < 2 or not (change.df > 0 and math.isfinite(change.sd)):
+        return None
+
+    def sees(count: int) -> bool:
+        fresh_df, shrunk = change.df * (count - 1) / (n - 1), math.sqrt(n / count)
+        return log_margin + _beyond(change, fresh_df, shrunk, tests) <= math.log1p(size)
+
+    if not sees(MOST_BLOCKS):
+        return None
+    low, high = n, MOST_BLOCKS
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if sees(middle) else (middle + 1, high)
+    return low
 
 
 # ── judging ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def judge(comparisons: Sequence[Comparison], margin: float) -> list[Finding]:
+def judge(comparisons: Sequence[Comparison], margin: float, sees: float = SEES) -> list[Finding]:
     """Test all comparisons of two runs as one family.
 
     Args:
         comparisons: everything that is tested together: the more, the more each has to show.
         margin:      the suite's, relative: 0.01 for 1 %.
+        sees:        the loss that the gate is there to see, relative.
 
     Returns:
         A finding per comparison, in their order; of quality only where something is to be said of it.
@@ -205,7 +244,8 @@ def judge(comparisons: Sequence[Comparison], margin: float) -> list[Finding]:
         p, is_worse, is_better = results[comparison.key]
         if not comparison.quality:
             tests = len(tested)
-            findings.append(_cost_finding(comparison, comparison.change, log_margin, tests, p, is_worse, is_better))
+            found = _cost_finding(comparison, comparison.change, log_margin, tests, p, is_worse, is_better)
+            findings.append(_blind(found, comparison, log_margin, tests, sees))
         elif comparison.lost:
             findings.append(_quality_finding(comparison, p, is_worse))
     return findings
@@ -227,7 +267,18 @@ MISSING = {"": "", "new": "it is not in BASE", "gone": "it is not in HEAD"}
 
 def _untested(comparison: Comparison) -> Finding:
     reason = comparison.reason or MISSING[comparison.missing]
-    return comparison.finding("new" if comparison.missing == "new" else "cannot tell", reason=reason)
+    return comparison.finding(
+        comparison.missing or "cannot tell", reason=reason, blind=not comparison.missing and not comparison.quality
+    )
+
+
+def _blind(finding: Finding, comparison: Comparison, log_margin: float, tests: int, sees: float) -> Finding:
+    """With how many blocks it would take, where a loss of the size that is named could hide."""
+    seen = finding.detectable_rel is not None and finding.detectable_rel <= sees
+    if finding.outcome != "undecided" or seen or comparison.change is None:
+        return finding
+    needed = blocks_to_see(comparison.change, comparison.blocks, log_margin, tests, sees)
+    return replace(finding, blind=True, blocks_to_see=needed)
 
 
 def _cost_finding(
@@ -297,8 +348,13 @@ def only(comparisons: Iterable[Comparison], findings: Iterable[Finding]) -> list
 
 
 def exit_code(findings: Iterable[Finding], strict: bool = False) -> int:
-    """1 where something fails; 4 where something is open and `strict`; else 0."""
+    """1 where something fails; 2 where nothing was compared; 4 where a loss of the size that the gate names could hide,
+    or something is open and `strict`; else 0."""
+    findings = list(findings)
     outcomes = {finding.outcome for finding in findings}
     if outcomes & FAILS:
         return EXIT_REGRESSION
-    return EXIT_INCONCLUSIVE if strict and outcomes & OPEN else EXIT_FINE
+    if outcomes <= NOT_COMPARED:
+        return EXIT_USAGE
+    is_open = any(finding.blind for finding in findings) or (strict and outcomes & OPEN)
+    return EXIT_INCONCLUSIVE if is_open else EXIT_FINE

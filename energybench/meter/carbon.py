@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from energybench.common.programs import starting_safely
 from energybench.meter.clock import REAL_TIME, Time
 from energybench.meter.reading import Energy, Reading
 
@@ -21,7 +22,8 @@ def model_parameters() -> dict[str, Any]:
     from codecarbon.external.ram import RAM
 
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # what it warns of is in `tdp_source`
-    tdp = TDP()
+    with starting_safely():  # it asks lscpu, dmesg and a Python of its own
+        tdp = TDP()
     known = tdp.model is not None and tdp._get_cpu_power_from_registry(tdp.model) is not None
     return {
         "cpu": tdp.model,

@@ -17,6 +17,7 @@ from typing import Any
 from energybench.common.units import format_energy
 from energybench.meter.clock import Time
 from energybench.meter.counter import AT_MOST
+from energybench.meter.counter_looks import CounterLooks
 from energybench.meter.domains import PROBE_S, READ_ERRORS, Domain
 from energybench.meter.plausible import IMPLAUSIBLE
 from energybench.meter.reading import Energy
@@ -41,6 +42,8 @@ class DomainCount:
         except READ_ERRORS as error:
             self.missed, self._failure = 1, f"it could not be read at the start: {system_message(error)}"
         self._answered_ns = time.now_ns()
+        self._looks = CounterLooks()
+        self._looks.add(self._asked_ns, self._answered_ns, 0)
 
     def step(self) -> None:
         """Read on. A failure between two good readings loses nothing if they are close enough; the last one counts."""
@@ -65,6 +68,7 @@ class DomainCount:
         self._note(joules, gap_s)
         self._total += moved
         self._last, self._asked_ns, self._answered_ns = count, asked_ns, answered_ns
+        self._looks.add(asked_ns, answered_ns, self._total)
         self.largest_gap_s = max(self.largest_gap_s, gap_s)
 
     def _note(self, joules: float, gap_s: float) -> None:
@@ -131,6 +135,20 @@ class DomainCount:
             return False
         self._failure = f"the counter stood still at the end: it did not move for {waited_s:.3g} s"
         return True
+
+    def of_stretch(self, whole: Energy, start_ns: int, stop_ns: int) -> Energy:
+        """The figure of a stretch inside the window that was read: what was counted between the looks around its ends.
+
+        Args:
+            whole: the figure of the window; where it has none, nor has the stretch
+        """
+        counted = self._looks.between(start_ns, stop_ns)
+        if whole.energy_j is None or counted is None:
+            reason = whole.reason or "the counter was not read before and after the script's own window"
+            return whole.model_copy(update={"energy_j": None, "error_j": None, "reason": reason})
+        joules, off_j = (count * self._domain.joules_per_count for count in counted)
+        error_j = off_j + (whole.error_j or 0.0)
+        return whole.model_copy(update={"energy_j": joules, "error_j": error_j})
 
     def energy(self, wall_s: float, failed: str | None = None) -> Energy:
         """The figure of the window.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 from energybench.meter.card_window import PowerWindow, StateWindow
@@ -153,6 +154,28 @@ class GpuMeter:
         """
         for uuid, pids in processes.items():
             self._spared.setdefault(uuid, set()).update(pids)
+
+    def of_stretch(self, start_ns: int, stop_ns: int) -> list[Energy]:
+        """The integrals of a stretch inside the last window, which nobody metered while it ran, from the samples that
+        were kept."""
+        found: list[Energy] = []
+        for uuid, gpu in self._gpus.items():
+            points = [
+                (sample.time_ns / 1e9, Powers(sample.power_w))
+                for sample in self._trace.samples
+                if sample.device == uuid and sample.power_w is not None
+            ]
+            before = [point for point in points if point[0] <= start_ns / 1e9]
+            spacing_s = max(
+                (b[0] - a[0] for a, b in pairwise(points)), default=self._period_s
+            )  # a long trace is thinned
+            window = PowerWindow(
+                gpu, start_ns / 1e9, max(self._period_s, spacing_s / 2), before[-1] if before else None
+            )
+            for time_s, powers in points[len(before) :]:
+                window.add(time_s, powers)
+            found += self._integrals(uuid, gpu, {uuid: window}, stop_ns)
+        return found
 
     def _counter_limit(self, uuid: str) -> PowerLimit:
         return self._gpus[uuid].limit(self._gpus[uuid].scope)

@@ -71,6 +71,7 @@ class Rapl:
         self._counts: list[DomainCount] = []
         self._end: Callable[[], float] = lambda: 0.0
         self._started_ns = self._suspended_ns = self._reads = 0
+        self._energy: list[Energy] = []  # of the last window
 
     def start(self) -> None:
         self._end()  # of a window that was abandoned
@@ -88,6 +89,7 @@ class Rapl:
         if not sleeping_s:
             self._see_them_move()
         energy = [count.energy(wall_s, suspended(sleeping_s) if sleeping_s else None) for count in self._counts]
+        self._energy = list(energy)
         energy += [
             Energy(source="unavailable", scope="dram", device=device, reason=reason)
             for device, reason in self.left_out.items()
@@ -100,6 +102,11 @@ class Rapl:
             cpu_s=cpu_s,
         )
         return Reading(wall_s=wall_s, energy=energy, sampler=sampler)
+
+    def of_stretch(self, start_ns: int, stop_ns: int) -> list[Energy]:
+        """The figures of a stretch inside the last window, which nobody metered while it ran."""
+        both = zip(self._counts, self._energy, strict=True)
+        return [count.of_stretch(whole, start_ns, stop_ns) for count, whole in both]
 
     def nested(self) -> Rapl:
         """A meter of a stretch inside this one's running window: the same counters, counted for themselves."""

@@ -176,7 +176,16 @@ def pack(samples: Sequence[Sample], start_ns: int) -> bytes:
 def read(path: Path) -> list[Sample]:
     """Samples of a trace, `time_ns` from the window's start. Raises ValueError on a file that is not one."""
     try:
-        with gzip.open(io.BytesIO(read_bytes(path, RECORD_B))) as file:
+        packed = read_bytes(path, RECORD_B)
+    except OSError as error:
+        raise ValueError(f"{path} is not a whole trace: {error}") from None
+    return unpack(packed, path)
+
+
+def unpack(packed: bytes, path: Path | str) -> list[Sample]:
+    """The same of a file's bytes. path: for messages"""
+    try:
+        with gzip.open(io.BytesIO(packed)) as file:
             content = file.read(TRACE_B + 1)  # a few kilobytes may unpack to any size
         if len(content) > TRACE_B:
             raise OSError(f"it unpacks to more than {TRACE_B:,} bytes")

@@ -40,7 +40,7 @@ class Window:
         self._looks_for_trackers, self._trackers = bool(meters) and not inside, frozenset[str]()
         self._began_ns: list[int] = []  # when each meter had started
         self._pieces: list[Reading] = []
-        self.start_ns = 0  # of the first piece
+        self.start_ns = self.stop_ns = 0  # of the first piece, and of the last
         self._piece_ns = 0  # start of the open piece; 0 between two
 
     def start(self) -> None:
@@ -65,7 +65,7 @@ class Window:
         if not self._piece_ns:
             return
         self._synchronise()
-        self._piece_ns = 0
+        self.stop_ns, self._piece_ns = REAL_TIME.now_ns(), 0
         readings: list[Reading] = []
         for meter, began_ns in zip(reversed(self._meters), reversed(self._began_ns), strict=True):
             open_s = (REAL_TIME.now_ns() - began_ns) / 1e9
@@ -82,6 +82,22 @@ class Window:
     def reading(self) -> Reading:
         """All pieces so far. A window that was never opened lasted no time and saw no energy."""
         return sum_pieces(self._pieces) if self._pieces else Reading(wall_s=0.0, cpu_s=0.0, pieces=0)
+
+    def of_stretch(self, start_ns: int, stop_ns: int) -> Reading:
+        """The reading of a stretch inside this window that somebody else timed, now that the window is closed.
+
+        Its seconds are exact. A sensor whose readings are kept with their times gives its figure, with the error of not
+        having been read at the ends; of any other, of CPU seconds and of the load of others nothing is known.
+        """
+        whole = self.reading()
+        energy = [
+            each for meter in self._meters for each in getattr(meter, "of_stretch", lambda *_: [])(start_ns, stop_ns)
+        ]
+        known = {(each.scope, each.device) for each in energy}
+        energy += [_not_in_parts(each) for each in whole.energy if (each.scope, each.device) not in known]
+        unknown: dict[str, object] = {"cpu_s": None, "steal_s": None, "other_cpu_s": None}
+        wall_s = (stop_ns - start_ns) / 1e9
+        return whole.model_copy(update={"wall_s": wall_s, "energy": energy, "pieces": 1, **unknown})
 
     def samples(self) -> list[Sample]:
         """What the meters that keep a power trace saw, in order of time."""
@@ -166,6 +182,16 @@ def sum_pieces(pieces: Sequence[Reading]) -> Reading:
         cards={uuid: _card([piece.cards[uuid] for piece in pieces if uuid in piece.cards]) for uuid in cards},
         sampler=_samplers([piece.sampler for piece in pieces if piece.sampler], at_once=False),
     )
+
+
+def _not_in_parts(energy: Energy) -> Energy:
+    """What a sensor says of a part of its window: nothing, and why."""
+    if energy.source == "unavailable":
+        return energy
+    reason = (
+        f"{energy.source}: the script timed its window itself, and this sensor was read at the command's ends alone"
+    )
+    return _null(energy, source="unavailable", reason=reason)
 
 
 def _total(figures: Sequence[float | None]) -> float | None:

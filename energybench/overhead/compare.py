@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from energybench.common.errors import Problem, UsageError, nearest
+from energybench.common.programs import find_program
 from energybench.common.renamed import as_data, renamed
 from energybench.stats import paired
 
@@ -317,7 +318,10 @@ def _unpack(ref: str, place: Path) -> None:
 
 
 def _git(*arguments: str) -> bytes:
-    return subprocess.run(["git", *arguments], capture_output=True, check=True).stdout
+    program = find_program("git")
+    if program is None:
+        raise FileNotFoundError
+    return subprocess.run([program, *arguments], capture_output=True, check=True).stdout
 
 
 # ── the page ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from energybench.common.escaping import wrapped
+from energybench.common.outputs import Kind
 
 TITLE = "What the papers claim, counted again"
 ABOUT = (
@@ -23,6 +24,7 @@ ABOUT = (
     "claim is worth in seconds and joules is the meter's to say."
 )
 COMMAND = "energybench claims --markdown docs/claims.md"
+KIND = Kind("the page of claims", lambda found: b"<!-- written by `energybench claims " in found)
 LABEL_LEAST = 9  # cells that a column of words gets before a table becomes lines
 STYLES = {"yes": "green", "no": "bold red"}
 

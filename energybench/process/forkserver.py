@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -22,7 +23,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite
+from energybench.common import module_path
+from energybench.common.command_start import is_error
+from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite, Problem, RunError
+from energybench.common.held_folder import FolderIdentity, HeldFolder
 from energybench.common.interrupts import SPREAD_S
 from energybench.common.processes import descendants, ignoring_interrupts, is_dead, shorten_socket_folder
 from energybench.process.reaper import (
@@ -74,7 +78,7 @@ class Launcher:
     def warm(self) -> None:
         """Start the server now, so that imports overlap with what the caller does next."""
         shorten_socket_folder()
-        with ignoring_interrupts():
+        with ignoring_interrupts(), _isolated_interpreters():
             multiprocessing.forkserver.ensure_running()
 
     def call(
@@ -84,6 +88,7 @@ class Launcher:
         out_path: Path,
         *,
         log: Path | None = None,
+        folder: FolderIdentity | None = None,
         limit_s: float | None = None,
         tick: Callable[[float], None] | None = None,
         tick_s: float = 5.0,
@@ -94,13 +99,14 @@ class Launcher:
             target:            "module:function", called as function(IN, OUT).
             in_path, out_path: the files that it reads and writes.
             log:               where its output is appended; None: it writes where this process does.
+            folder:            that the log stands in and that this process holds: no link below it is followed.
             limit_s:           after which it is ended; None: never.
             tick:              called with the elapsed seconds every `tick_s`.
 
         Returns:
             How it ended. Nothing that it started is left.
         """
-        child = self.start(target, in_path, out_path, log=log)
+        child = self.start(target, in_path, out_path, log=log, folder=folder)
         try:
             timed_out = not child.wait(limit_s, tick, tick_s)
         except BaseException:
@@ -109,7 +115,14 @@ class Launcher:
         return child.past(limit_s) if timed_out else child.outcome()
 
     def start(
-        self, target: str, in_path: Path, out_path: Path, *, log: Path | None = None, conversing: bool = False
+        self,
+        target: str,
+        in_path: Path,
+        out_path: Path,
+        *,
+        log: Path | None = None,
+        folder: FolderIdentity | None = None,
+        conversing: bool = False,
     ) -> Child:
         """The same without waiting: whoever asks sees to it that the child ends.
 
@@ -120,9 +133,10 @@ class Launcher:
         paths = [str(path.absolute()) if path else None for path in (in_path, out_path, log)]
         usage = in_path.absolute().with_name(f"{in_path.name}.usage")
         usage.unlink(missing_ok=True)
+        given = (target, os.getcwd(), dict(os.environ), module_path.path_of_children())
         ours, its = self._context.Pipe() if conversing else (None, None)
         try:
-            process = self._start((target, os.getcwd(), dict(os.environ), *paths, str(usage), its))
+            process = self._start((*given, *paths, str(usage), folder, its))
         except BaseException:
             if ours is not None:
                 ours.close()
@@ -139,12 +153,13 @@ class Launcher:
             self.warm()  # again, if it has died
             child = self._context.Process(target=_child, args=arguments)
             try:
-                with _without_main_module():
+                with _without_main_module(), _isolated_interpreters():
                     child.start()
                 break
-            except (OSError, EOFError):
+            except (OSError, EOFError) as error:
                 if last:
-                    raise
+                    message = f"the process that starts trials has ended: {error or type(error).__name__}"
+                    raise RunError(Problem("E670", message, hint="what it said stands above")) from error
                 wait_for_end(_server_pid())  # it was killed as we asked; what it had forked ends by itself
         return child
 
@@ -300,6 +315,32 @@ def _server_pid() -> int | None:
 
 
 @contextlib.contextmanager
+def _isolated_interpreters() -> Iterator[None]:
+    """What multiprocessing starts meanwhile, its server of forks and its tracker of resources, gets our module path.
+
+    By itself it starts them by `-c`, so that the current folder comes first, with the caller's PYTHONPATH.
+    """
+    util: Any = multiprocessing.util
+    spawn = util.spawnv_passfds
+
+    def isolated(executable: bytes, arguments: list[str], passed: list[int]) -> int:
+        at = arguments.index("-c")
+        code = module_path.in_new_interpreter(arguments[at + 1], with_package="forkserver" in arguments[at + 1])
+        flags = [flag for flag in arguments[:at] if not (flag[:2] == "-W" and is_error(flag[2:]))]
+        named = {name: os.environ.pop(name, None) for name in module_path.READ_AT_THE_START}
+        try:
+            return int(spawn(executable, [*flags, *code], passed))
+        finally:
+            os.environ.update({name: value for name, value in named.items() if value is not None})
+
+    util.spawnv_passfds = isolated
+    try:
+        yield
+    finally:
+        util.spawnv_passfds = spawn
+
+
+@contextlib.contextmanager
 def _without_main_module() -> Iterator[None]:
     """multiprocessing imports the caller's main module again in every child: a script that calls energybench without
     `if __name__ == "__main__"` would run again in each. A trial needs nothing of it."""
@@ -315,15 +356,18 @@ def _child(
     target: str,
     folder: str,
     environment: dict[str, str],
+    path: tuple[list[str], list[str]],
     in_path: str,
     out_path: str,
     log: str | None,
     usage: str | None = None,
+    log_folder: FolderIdentity | None = None,
     line: Connection[bytes, bytes] | None = None,
 ) -> None:
     global _line
     _line = line
     _close_inherited_server_pipe()
+    module_path.use(*path)  # multiprocessing has set the caller's, with its folder
     os.environ.clear()  # the server knows it only as it was at its start
     os.environ.update(environment)
     fork_below_guard(getattr(sys.modules.get(PRELOAD), "SERVER", os.getppid()), usage)
@@ -333,9 +377,9 @@ def _child(
     os.chdir(folder)  # the caller's, which the server knows only as it was at its start
     if log:
         try:
-            handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError as error:
-            _exit_unwritten(CannotWrite.of(error, log))
+            handle = _open_log(Path(log), log_folder)
+        except CannotWrite as error:
+            _exit_unwritten(error)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         os.close(handle)
@@ -354,6 +398,17 @@ _line: Connection[bytes, bytes] | None = None  # of this process, where it is a 
 def line() -> Connection[bytes, bytes] | None:
     """In a child that was started `conversing`: the line to whoever started it. None elsewhere."""
     return _line
+
+
+def _open_log(path: Path, identity: FolderIdentity | None) -> int:
+    """A handle that appends to it. Raises CannotWrite."""
+    if identity is None:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise CannotWrite.of(error, path) from None
+    with HeldFolder.reopen(identity) as folder:
+        return folder.append(path.relative_to(identity.path).as_posix())
 
 
 def _close_inherited_server_pipe() -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
+
+from energybench.common.programs import find_program
 
 PASSED_ON = (
     *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM),
@@ -155,7 +156,7 @@ class _Witness:
 
     def __init__(self, helpers: set[int]) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        program = shutil.which("cat")
+        program = find_program("cat")
         words = [program] if program else [sys.executable, "-ISc", "import sys; sys.stdin.read()"]
         with contextlib.suppress(OSError):  # without one, every signal is passed on
             self._process = subprocess.Popen(

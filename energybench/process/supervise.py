@@ -20,12 +20,14 @@ from pathlib import Path
 import psutil
 
 from energybench.common.processes import adopt_orphans, die_with, ignoring_interrupts
+from energybench.process.prepared import Adopted
 from energybench.process.relay import SignalRelay
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 LINGER_S = 1.0  # in which what the command started may end after it without being missed
 CHUNK_B = 1 << 16
 
+Started = subprocess.Popen[bytes] | Adopted
 Output = Callable[[str, bytes], None]  # "stdout" or "stderr", and what was written to it
 
 
@@ -59,9 +61,11 @@ def run(
     output: Output | None = None,
     discard: bool = False,
     stdout: int | None = None,
+    stdin: Path | None = None,
     own_session: bool = True,
     death_signal: signal.Signals = signal.SIGKILL,
     relay: SignalRelay | None = None,
+    start: Callable[[], Started] | None = None,
     on_end: Callable[[], None] = lambda: None,
     tick: Callable[[float], None] | None = None,
     tick_s: float = 5.0,
@@ -76,9 +80,11 @@ def run(
         output:       is given what it writes, in chunks; None: it writes where this process does, unless `discard`.
         discard:      what it writes goes nowhere.
         stdout:       a file descriptor in place of this process's standard output; it is not given to `output`.
+        stdin:        a file that it reads; None: nothing, or what this process does where it leads no session.
         own_session:  whether it leads a session of its own and has no standard input.
         death_signal: the signal that the kernel sends it if this process is killed.
         relay:        passes signals on to it while it runs.
+        start:        starts it in place of `subprocess`, with both of its outputs in pipes; it is then a child of ours.
         on_end:       called at once when the command itself is over, before what it left behind is looked for.
         tick:         called with the elapsed seconds every `tick_s`.
 
@@ -93,16 +99,21 @@ def run(
     sink = subprocess.PIPE if output else subprocess.DEVNULL if discard else None
     with _adopting_orphans():
         started = time.monotonic()
-        process = subprocess.Popen(
-            list(argv),
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL if own_session else None,
-            stdout=sink if stdout is None else stdout,
-            stderr=sink,
-            start_new_session=own_session,
-            preexec_fn=partial(die_with, os.getpid(), death_signal),
-        )
+        with stdin.open("rb") if stdin else contextlib.nullcontext() as read:
+            process = (
+                start()
+                if start
+                else subprocess.Popen(
+                    list(argv),
+                    cwd=cwd,
+                    env=env,
+                    stdin=read or (subprocess.DEVNULL if own_session else None),
+                    stdout=sink if stdout is None else stdout,
+                    stderr=sink,
+                    start_new_session=own_session,
+                    preexec_fn=partial(die_with, os.getpid(), death_signal),
+                )
+            )
         command = _RunningCommand(process, output, before, relay.helpers if relay else ())
         try:
             if relay:
@@ -123,14 +134,14 @@ def run(
                 relay.ended()
             command.close()
     memory_b = command.memory_b if command.memory_b > own_memory_b else None
-    return CommandOutcome(process.returncode, seconds, timed_out, obeyed_sigterm, left_behind, memory_b)
+    return CommandOutcome(process.returncode or 0, seconds, timed_out, obeyed_sigterm, left_behind, memory_b)
 
 
 class _RunningCommand:
     """One running command: its output, its end, its descendants."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], output: Output | None, before: Collection[int], helpers: Collection[int]
+        self, process: Started, output: Output | None, before: Collection[int], helpers: Collection[int]
     ) -> None:
         self._process, self._output, self._before, self._helpers = process, output, before, helpers
         self.memory_b = 0

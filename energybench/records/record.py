@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from energybench.common.limits import MOST_TRIALS
+from energybench.common.metrics import Metric
 from energybench.common.open_tables import DataFacts, Environment, Machine, Open, Resolved
 from energybench.common.quantities import (
     Amount,
@@ -47,7 +48,8 @@ from energybench.meter.reading import Energy, Reading, RecordModel
 SCHEMA = 4  # what is written
 # What is read. 2 adds suspended_s, other_cpu_s and trackers to a reading; 3 adds what holds a trial against its
 # counting run and its process: hashes of weights and samples, weights_moved, process, the price by samples forwarded;
-# 4 adds turns, the rests of a process, and the seed of a run's order.
+# 4 adds run_identity to run.json and to each of its records, the metrics that were declared, targets from above, turns,
+# the rests of a process, and the seed of a run's order.
 SCHEMAS = (1, 2, 3, 4)
 
 Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
@@ -120,10 +122,11 @@ class Estimate(RecordModel):
 
 
 class Target(RecordModel):
-    """When the target quality was first reached; null when it was not."""
+    """When the target quality was first reached; null when it was not. One of at_least and at_most is set."""
 
     metric: Text
-    at_least: Figure
+    at_least: Figure | None = None
+    at_most: Figure | None = None
     epoch: Count | None = None
     steps: Count | None = None
     wall_s: WindowSeconds | None = None
@@ -167,6 +170,7 @@ class Trial(RecordModel):
     """One cell in one block, metered."""
 
     schema_: Literal[1, 2, 3, 4] = Field(default=4, alias="schema")
+    run_identity: str | None = None  # run.json's; null before schema 4, and of what no run measured
     trial: Text  # file stem: "b0-i0-cnn-digits.mine"
     workload: Text
     method: Text  # the variant's label; "baseline" and "twin" are labels too
@@ -255,6 +259,7 @@ class CountingRun(RecordModel):
     """One cell run once, unmetered, under the FLOP counter: block 0's seed."""
 
     schema_: Literal[1, 2, 3, 4] = Field(default=4, alias="schema")
+    run_identity: str | None = None
     workload: Text
     method: Text
     role: Role
@@ -331,6 +336,7 @@ class RunFile(RecordModel):
     suite: Text
     about: str = ""
     run: Text
+    run_identity: str | None = None  # random, drawn when the run was made: each record has it too; since schema 4
     digest: str
     stamp: list[str] = Field(default_factory=list)  # "quick", "--set ...": on every page's title
     suite_path: str
@@ -345,6 +351,7 @@ class RunFile(RecordModel):
     machine: Machine = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)  # name → path used
     data: DataFacts = Field(default_factory=dict)  # name → {source, sha256, train, test, ...}
+    metrics: dict[Text, dict[Text, Metric]] = Field(default_factory=dict)  # workload → metric → what it was declared
     invocations: list[Invocation] = Field(default_factory=list)
     finished: bool = False
 

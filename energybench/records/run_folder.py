@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -14,12 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from energybench.common.errors import CannotWrite, EnergybenchError, Problem, UsageError, typed
-from energybench.common.safe_read import list_folder, name_too_long, path_inside, paths_inside
+from energybench.common.held_folder import HeldFolder
+from energybench.common.outputs import PARTS, RUN_FILE
+from energybench.common.safe_read import name_too_long
 from energybench.common.sealed_files import PART_SUFFIX
-from energybench.records.reader import read, refuse_strangers
-from energybench.records.record import CountingRun, RunFile, Trial, write_json
+from energybench.records.reader import RECORDS, paths, read, read_counting_runs, read_trials
+from energybench.records.record import CountingRun, RunFile, Trial, json_of
 
-PARTS = ("records", "traces", "witness", "state", "logs", "figures")  # what a run and its report write into
+LOCK = ".lock"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?")  # what a run's folder is called, if nobody named it
 
 
@@ -53,100 +56,155 @@ def _is_ours(path: Path, kind: Callable[[int], bool]) -> bool:
 
 
 class Folder:
-    """reports/<suite>/<run>/, or the one given with --out."""
+    """reports/<suite>/<run>/, or the one given with --out.
+
+    While it is locked it is held by its handle, and everything is read and written from there.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._held: HeldFolder | None = None
+        self._admitted = False  # while it is locked: nothing is removed from a folder that may be another run's
 
     @property
-    def records(self) -> Path:
-        return self.path / "records"
-
-    @property
-    def traces(self) -> Path:
-        return self.path / "traces"
-
-    @property
-    def counting_runs(self) -> Path:
-        return self.path / "witness"
+    def held(self) -> HeldFolder:
+        """Only while it is locked."""
+        assert self._held is not None
+        return self._held
 
     @property
     def report(self) -> Path:
         return self.path / "report.md"
 
+    # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────
+
     def run_file(self) -> RunFile | None:
-        file = self.path / "run.json"
-        return read(path_inside(self.path, file), RunFile) if os.path.exists(file) else None
+        with self._opened() as folder:
+            return self._run_file_in(folder) if folder else None
 
     def trials(self) -> list[Trial]:
-        trials = [read(path, Trial) for path in paths_inside(self.path, "records", "*.json")]
-        if run := self.run_file():
-            refuse_strangers(self.path, run, trials)
-        return trials
+        with self._opened() as folder:
+            return read_trials(folder, self._run_file_in(folder)) if folder else []
 
     def read_counting_runs(self) -> list[CountingRun]:
-        return [read(path, CountingRun) for path in paths_inside(self.path, "witness", "*.json")]
+        with self._opened() as folder:
+            return read_counting_runs(folder, self._run_file_in(folder)) if folder else []
+
+    def _run_file_in(self, folder: HeldFolder) -> RunFile | None:
+        return read(self.path / RUN_FILE, RunFile, folder) if folder.has(RUN_FILE) else None
+
+    @contextmanager
+    def _opened(self) -> Iterator[HeldFolder | None]:
+        """The folder that is held, else for this once; None where there is none."""
+        if self._held is not None:
+            yield self._held
+            return
+        try:
+            folder = HeldFolder(self.path)
+        except OSError:
+            yield None
+            return
+        with folder:
+            yield folder
+
+    # ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def check(self) -> None:
+        """Raises CannotWrite E626 where the path no longer leads to the folder that is held."""
+        if lost := self.held.lost():
+            raise CannotWrite(lost)
 
     def save(self, run: RunFile) -> None:
-        write_json(self.path / "run.json", run)
+        """Raises CannotWrite E620, E626; E625 where another run's run.json stands there by now."""
+        self.check()
+        there = self.run_file()
+        if there is not None and there.run_identity != run.run_identity:
+            message = "the run.json of another run was put here while this one worked; it is left as it is"
+            hint = "put the run.json of this run back, or start anew with --new or another --out"
+            raise CannotWrite(Problem("E625", message, str(self.path / RUN_FILE), hint))
+        self.held.write_bytes(RUN_FILE, json_of(run).encode())
+
+    def write_record(self, name: str, record: Trial | CountingRun) -> None:
+        """A finished trial is kept in the folder that is held, even where that was moved meanwhile; then that is told.
+
+        Raises CannotWrite E620, E612, E626.
+        """
+        lost = self.held.lost()
+        if lost is None and not os.access(self.path, os.W_OK):  # mounted read-only since; the handle may know better
+            raise CannotWrite.of(OSError(errno.EROFS, os.strerror(errno.EROFS)), self.path / name)
+        if lost is None or not self.held.is_deleted():
+            self.held.write_bytes(name, json_of(record).encode())
+        if lost is not None:
+            raise CannotWrite(lost)
+
+    def refuse_links(self, writing: bool = False) -> None:
+        """Raises UsageError E612 where a part of the folder is a link."""
+        for part in PARTS:
+            self.held.refuse_link(part, writing)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Held for as long as a run writes here.
+        """Held for as long as a run writes here, by its handle: also under another name, if it is moved.
 
-        Raises UsageError E604 while another one does, E612 where a part of the folder is a link out of it.
+        Raises UsageError E604 while another one does, E612 where a part of the folder is a link.
         """
         if name_too_long(self.path):
             hint = "name another folder with --out"
             raise UsageError(Problem("E605", "no folder can have this name", str(self.path), hint))
+        lock = -1
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for part in PARTS:
-                if (self.path / part).is_symlink():
-                    path_inside(self.path, self.path / part)
-            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            self._held = HeldFolder(self.path)
+            self.refuse_links()
+            lock = self.held.lock_file(LOCK)
         except OSError as error:
-            raise UsageError(
-                Problem(
-                    "E605", f"cannot write there: {error.strerror}", str(self.path), "name another folder with --out"
-                )
-            ) from None
+            self._let_go(lock)
+            hint = "name another folder with --out"
+            raise UsageError(Problem("E605", f"cannot write there: {error.strerror}", str(self.path), hint)) from None
+        except UsageError:
+            self._let_go(lock)
+            raise
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not _is_at(handle, self.path / ".lock"):
-                raise BlockingIOError  # we hold the file of a run that has just ended and unlinked it
+            _lock(self.held, lock)
         except BlockingIOError:
-            os.close(handle)
-            raise UsageError(
-                Problem(
-                    "E604",
-                    "another energybench is running in this folder",
-                    str(self.path),
-                    "wait for it, or start another beside it: --new, or --out with another folder",
-                )
-            ) from None
+            self._let_go(lock)
+            message = "another energybench is running in this folder"
+            hint = "wait for it, or start another beside it: --new, or --out with another folder"
+            raise UsageError(Problem("E604", message, str(self.path), hint)) from None
         try:
-            self._tidy()
+            self.check()
             yield
         finally:
-            self._tidy()  # what a trial was writing when it was stopped
-            with suppress(OSError):  # a disk that has become read-only: the lock is free all the same
-                (self.path / ".lock").unlink(missing_ok=True)
-            os.close(handle)
+            if self._admitted:
+                self._tidy()  # what a trial was writing when it was stopped
+            with suppress(OSError, UsageError):  # a disk that has become read-only: the lock is free all the same
+                if self.held.is_at(lock, LOCK):
+                    self.held.remove(LOCK)
+            self._let_go(lock)
+
+    def _let_go(self, lock: int) -> None:
+        if lock >= 0:
+            os.close(lock)
+        if self._held is not None:
+            self._held.close()
+        self._held, self._admitted = None, False
 
     def _tidy(self) -> None:
-        """Removes what a killed run left: partly written files and empty logs."""
-        logs = self.path / "logs"
-        with suppress(OSError):
-            for part in (*self.path.glob(f".*{PART_SUFFIX}"), *self.path.glob(f"*/.*{PART_SUFFIX}")):
-                part.unlink(missing_ok=True)
-            for log in logs.glob("*.log"):
-                if not log.stat().st_size:
-                    log.unlink()
-            logs.rmdir()
+        """Removes what a killed run left in the folder and its own parts: partly written files and empty logs."""
+        folder = self.held
+        for part in ("", *PARTS):
+            with suppress(OSError, UsageError):
+                for name in folder.names(part, PART_SUFFIX):
+                    if name.rpartition("/")[2].startswith("."):
+                        folder.remove(name)
+        with suppress(OSError, UsageError):
+            for name in folder.names("logs", ".log"):
+                remove_if_empty(folder, name)
+            folder.remove_empty_folder("logs")
 
     def admit(self, digest: str, differs: Callable[[RunFile], str], *, finished: bool = False) -> None:
-        """Raises unless a run of this digest may write here.
+        """Raises unless a run of this digest may write here; where it holds the folder, what a killed one left half
+        written is removed.
 
         Args:
             digest: Of the run that is to write.
@@ -154,35 +212,81 @@ class Folder:
             finished: Blocks are added, which only a finished run takes.
 
         Raises:
-            UsageError: E602 it is finished; E603 it is another run's; E624 there are records without a run.json.
+            UsageError: E602 it is finished; E603 it is another run's; E624 there are records without a run.json; E632
+                there are files of somebody else's where a run would put its own.
         """
-        run = self.run_file()
-        if run is None:
-            if list_folder(self.records, ".json"):
-                message = "there are records here, but no run.json that says of what"
-                hint = "put run.json back, or name another folder with --out"
-                raise UsageError(Problem("E624", message, str(self.path), hint))
-        elif run.digest != digest:
+        with self._opened() as folder:
+            run = self._run_file_in(folder) if folder else None
+            if folder is not None and run is None:
+                self._refuse_unexplained(folder)
+        if run is not None:
+            self._refuse_another(run, digest, differs, finished)
+        if self._held is not None:
+            self._admitted = True
+            self._tidy()
+
+    def _refuse_another(self, run: RunFile, digest: str, differs: Callable[[RunFile], str], finished: bool) -> None:
+        if run.digest != digest:
             message = "this folder holds a run of other settings, methods or versions; they are never mixed"
+            changed = differs(run)
             hint = "name another folder with --out"
-            raise UsageError(Problem("E603", f"{message}. Changed: {differs(run)}", str(self.path), hint))
-        elif run.finished and not finished:
+            if run.finished and re.search(r"\bblocks(_max)? ", changed):
+                hint = f"{_more_blocks(run)}; the new run in another folder, with --out"
+            raise UsageError(Problem("E603", f"{message}. Changed: {changed}", str(self.path), hint))
+        if run.finished and not finished:
             hint = f"read it with: energybench report {typed(self.path)} — or name another folder with --out"
+            hint += f". {_more_blocks(run)}"
             raise UsageError(Problem("E602", "this run is finished", str(self.path), hint))
 
+    def _refuse_unexplained(self, folder: HeldFolder) -> None:
+        if paths(folder, RECORDS):
+            message = "there are records here, but no run.json that says of what"
+            hint = "put run.json back, or name another folder with --out"
+            raise UsageError(Problem("E624", message, str(self.path), hint))
+        for part in PARTS:
+            facts = folder.facts(part)
+            if facts is not None and not (stat.S_ISDIR(facts.st_mode) and not folder.names(part)):
+                message = "a run would write here, and this is of no run; it is left as it is"
+                hint = "name another folder with --out"
+                raise UsageError(Problem("E632", message, str(self.path / part), hint))
 
-def _is_at(handle: int, path: Path) -> bool:
+
+def _more_blocks(run: RunFile) -> str:
+    """What becomes of a finished run whose blocks were too few, in words that name the way."""
+    blocks = f"{run.verdict_blocks} block{'s' * (run.verdict_blocks != 1)}"
+    return (
+        f"The verdicts of this run are those of its {blocks}, declared before the first: more that count are a new "
+        f"run, energybench run {run.suite} --new --until-decided; --add-blocks N shows more of this one, in no verdict"
+    )
+
+
+def remove_if_empty(folder: HeldFolder, name: str) -> None:
+    """A file without a byte, such as the log of a trial that said nothing. Raises OSError."""
+    facts = folder.facts(name)
+    if facts is not None and stat.S_ISREG(facts.st_mode) and not facts.st_size:
+        folder.remove(name)
+
+
+def _lock(folder: HeldFolder, lock: int) -> None:
+    """The lock file, which every file system can lock, and the folder itself, where it can: that lock stays when the
+    file is deleted. Raises BlockingIOError while another run has either."""
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if not folder.is_at(lock, LOCK):
+        raise BlockingIOError  # we hold the file of a run that has just ended and unlinked it
     try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except FileNotFoundError:
-        return False
+        fcntl.flock(folder.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return  # NFS locks files that are open for writing, and no folder
 
 
 def _runs(home: Path, say: Callable[[str], None]) -> Iterator[tuple[Path, RunFile]]:
     """The runs of a suite, newest first. One that cannot be read is said and left as it is."""
-    for file in sorted(home.glob("*/run.json"), key=lambda file: _in_order(file.parent), reverse=True):
+    for path in sorted((file.parent for file in home.glob(f"*/{RUN_FILE}")), key=_in_order, reverse=True):
         try:
-            yield file.parent, read(file, RunFile)
+            if run := Folder(path).run_file():
+                yield path, run
         except EnergybenchError as error:
             say(f"note: left as it is: {error.problems[0].where}: {error.problems[0].message}")
 
@@ -241,12 +345,19 @@ def choose(
 
 def _remove_empty_runs(home: Path) -> None:
     """Removes folders of runs that were killed before run.json was written: a free lock and no finished file."""
-    for lock in home.glob("*/.lock"):
-        left = list(lock.parent.iterdir())
-        if all(file == lock or file.name.endswith(PART_SUFFIX) for file in left):
-            with suppress(OSError), lock.open() as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lock.parent, ignore_errors=True)
+    for path in [file.parent for file in home.glob(f"*/{LOCK}")]:
+        with suppress(OSError, UsageError), HeldFolder(path) as folder:
+            left = folder.names()
+            if path.is_symlink() or any(name != LOCK and not name.endswith(PART_SUFFIX) for name in left):
+                continue
+            lock = folder.lock_file(LOCK)
+            try:
+                _lock(folder, lock)
+                for name in left:
+                    folder.remove(name)
+                os.rmdir(path)  # an empty one alone
+            finally:
+                os.close(lock)
 
 
 def _new(home: Path) -> Path:

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from energybench.common.sealed_files import write_text
+from energybench.common.outputs import Kind
 from energybench.meter.grid import J_PER_KWH
 from energybench.meter.modelled import MODEL, whole_machine
 from energybench.meter.zones import OWN
 from energybench.records.reader import read_folder
+from energybench.report.pages import write_beside
 from energybench.report.rows import SEE_GLOSSARY
 from energybench.verdict import wording
 from energybench.verdict.carbon import RUNS, Asked, CarbonReport, Gain, Span, Use, Zone, carbon_report, to_json
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WHAT_TO_DO = "energybench doctor says what this machine could measure; a run that measures has CO₂e on this page."
+KIND = Kind("a page on carbon", lambda text: text.partition(b"\n")[0].endswith(b": energy and carbon"))
 Table = tuple[list[str], list[list[str]]]  # head, rows; the first column is labels
 
 
@@ -28,7 +30,7 @@ def report_carbon(folder: Path, asked: Asked, console: Console | None, *, write:
     """Print the page, write it if asked to, and return its facts. Raises UsageError E502."""
     report = carbon_report(*read_folder(folder), asked)
     if write:
-        write_text(folder / "carbon.md", markdown(report))
+        write_beside(folder, "carbon.md", markdown(report), KIND)
     if console is not None:
         render(report, console)
     return to_json(report)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from energybench.common.errors import EnergybenchError, Problem, UsageError
+from energybench.common.outputs import Kind, json_kind
 from energybench.common.version import __version__
 from energybench.meter import combine
 from energybench.meter.grid import J_PER_KWH
@@ -336,4 +337,32 @@ def _units(trials: Sequence[Trial], per: str) -> float | None:
     return sum(counts) / len(counts) if counts and len(counts) == len(trials) else None
 
 
-__all__ = ["EMISSIONS", "ExportedRun", "export", "rows"]
+# ── an earlier export, which another of the same form may replace ─────────────────────────────────────────────────────
+
+
+def _is_table_of_trials(content: bytes) -> bool:
+    return content.startswith(b"suite,run,trial,workload,method,role,block,") or content == b"trial\n"
+
+
+def _is_our_emissions(content: bytes) -> bool:
+    """codecarbon's own file has the same head: the ids of its runs are others."""
+    head, *lines = content.decode("utf-8", "replace").splitlines()
+    ids = [line[EMISSIONS.index("run_id")] for line in csv.reader(lines[:1])]
+    return head == ",".join(EMISSIONS) and all(re.match(r"b\d+-i\d+-", each) for each in ids)
+
+
+def _is_model_card(content: bytes) -> bool:
+    """Our block alone: in a card of somebody's there is more."""
+    text = content.decode("utf-8", "replace")
+    return bool(re.fullmatch(r'---\nco2_eq_emissions:\n(  .*\n)*  source: "energybench .*\n(  .*\n)*---\n', text))
+
+
+KINDS = {
+    "csv": Kind("a table of trials", _is_table_of_trials),
+    "parquet": Kind("a table of trials", lambda found: found.startswith(b"PAR1") and b"measured_error_j" in found),
+    "emissions": Kind("an emissions.csv", _is_our_emissions),
+    "model-card": Kind("a model card's block", _is_model_card),
+    "sci": json_kind("an SCI score", lambda found: bool(found["functional_unit"] and "energybench" in found["tool"])),
+}
+
+__all__ = ["EMISSIONS", "KINDS", "ExportedRun", "export", "rows"]

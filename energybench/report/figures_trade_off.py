@@ -13,7 +13,7 @@ from energybench.report.canvas import WIDTH_IN, Drawn, Sheet, legend, listed, pl
 from energybench.report.figures_savings import MOST
 from energybench.report.figures_trials import CellStyle, cells, styles
 from energybench.report.palette import INK, MUTED
-from energybench.verdict import pairing, wording
+from energybench.verdict import wording
 from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Quality, Workload
 from energybench.verdict.trade_off import CellTradeOff, front, quantity_of, trade_offs
@@ -74,7 +74,7 @@ def trade_off(
     if not points:
         return "no block has both a saving and a quality"
     quality = next((row.quality for row in workload.rows if row.quality), None)
-    scale = _scale(workload.metric, quality)
+    scale = _scale(quality)
     places = [(0.0, 0.0), *((p.x, scale.sign * p.change) for p in points)]
     best = front(places)
     names = [workload.baseline_name, *(p.label for p in points)]
@@ -105,9 +105,11 @@ def trade_off(
     return Drawn(drawing, f"{workload.metric} against {what}: blocks and means", alt)
 
 
-def _scale(metric: str, quality: Quality | None) -> Scale:
-    sign = 1 if pairing.higher_is_better(metric) else -1
-    return Scale(100.0, "pp", sign) if quality and quality.fraction else Scale(1.0, "", sign)
+def _scale(quality: Quality | None) -> Scale:
+    if quality is None:
+        return Scale(1.0, "", 1)
+    sign = 1 if quality.better == "higher" else -1
+    return Scale(100.0, "pp", sign) if quality.fraction else Scale(1.0, quality.unit, sign)
 
 
 def _axes(page: Sheet, means: Sequence[float], shown: Sequence[Point], margin: float) -> Axes:

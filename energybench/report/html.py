@@ -36,7 +36,7 @@ from energybench.report.rows import (
     uncounted_rows,
 )
 from energybench.report.templates import template, whole_page
-from energybench.verdict import pairing, wording
+from energybench.verdict import pairing, sentences, wording
 from energybench.verdict.examination import Examination, ExaminedTrial
 from energybench.verdict.figures import Result, Summary
 
@@ -179,7 +179,7 @@ def _render(summary: Summary, parts: Parts, home: str) -> str:
         several=len(summary.workloads) > 1,
         home=home,
         parts=parts,
-        words=wording,
+        sentences=sentences,
         commands=commands,
         glossary="" if home else GLOSSARY,
         carbon_note=carbon_note(summary),

@@ -25,7 +25,7 @@ from energybench.report.rows import (
     machine_rows,
     uncounted_rows,
 )
-from energybench.verdict import wording
+from energybench.verdict import sentences, wording
 from energybench.verdict.figures import Row, Summary, Workload
 
 
@@ -48,6 +48,7 @@ def _row(row: Row) -> list[str]:
         row.measured.quantity if row.measured else wording.NOTHING,
         wording.realised(row.realised_rel),
         wording.quality_change(row.quality),
+        f"**{wording.quality_word(row)}**" if row.quality_verdict == "lost" else wording.quality_word(row),
         f"**{row.verdict}**",
         " ".join(_link(str(block), record) for block, record in zip(row.blocks, row.records, strict=True))
         or wording.NOTHING,
@@ -63,7 +64,7 @@ def _workload(workload: Workload, album: Album) -> list[str]:
     metric = workload.metric or "quality"
     if not workload.rows:
         return [*page, "No method was compared on this workload.", *_over_the_run(workload, album)]
-    page.append(escape(wording.baseline(workload)))
+    page.append(escape(sentences.baseline(workload)))
     page += _commands(workload)
     page += _pictures(album, workload, "ladder")
     head = [
@@ -75,6 +76,7 @@ def _workload(workload: Workload, album: Album) -> list[str]:
         "of",
         "realised",
         f"{escape(metric)} Δ",
+        "quality",
         "verdict",
         "blocks",
     ]
@@ -85,7 +87,7 @@ def _workload(workload: Workload, album: Album) -> list[str]:
     )
     page.append("### Where the saving went")
     page += _pictures(album, workload, "where")
-    notes = [f"- **{escape(row.method)}**: {escape(' '.join(wording.notes(row, metric)))}" for row in workload.rows]
+    notes = [f"- **{escape(row.method)}**: {escape(' '.join(sentences.notes(row, metric)))}" for row in workload.rows]
     page.append("\n".join(notes))
     page.append("### Quality")
     page += _pictures(album, workload, "trade-off")
@@ -131,8 +133,8 @@ def _target(workload: Workload) -> list[str]:
         rows.append(
             [
                 escape(row.method),
-                escape(wording.side_to_target(target.method, target.n)),
-                escape(wording.side_to_target(target.baseline, target.n)),
+                escape(sentences.side_to_target(target.method, target.n)),
+                escape(sentences.side_to_target(target.baseline, target.n)),
                 brackets(wording.measured(target.steps)),
                 brackets(wording.measured(target.cost)),
                 target.cost.quantity if target.cost else wording.NOTHING,
@@ -151,7 +153,7 @@ def _target(workload: Workload) -> list[str]:
         "why",
     ]
     return [
-        f"### To {escape(wording.goal(targets[0][1]))}",
+        f"### To {escape(sentences.goal(targets[0][1]))}",
         "What it took to the end of the epoch that first reached the target; evaluations are not in it. A side that "
         "missed the target in a block leaves the saving unknown: no block is dropped for it.",
         table(head, rows, right="345"),
@@ -161,12 +163,18 @@ def _target(workload: Workload) -> list[str]:
 def _quality(workload: Workload) -> str:
     rows = []
     for row in workload.rows:
-        quality = row.quality
-        if quality is not None:
-            bound = wording.NOTHING if quality.bound is None else wording.points(quality.bound, quality.fraction)
-            limit = wording.NOTHING if quality.limit is None else wording.accepted(quality.limit, quality.fraction)
+        for quality in filter(None, (row.quality, *row.also)):
+            ends = [
+                wording.NOTHING if end is None else wording.points(end, quality.fraction, unit=quality.unit)
+                for end in (quality.bound, quality.best)
+            ]
+            limit = wording.NOTHING
+            if quality.limit is not None:
+                limit = wording.accepted(quality.limit, quality.fraction, quality.unit)
             figures = (wording.number(value, 4) for value in (quality.baseline, quality.method))
-            rows.append([escape(row.method), *figures, wording.quality_change(quality), bound, limit])
+            decides = wording.quality_word(row) if quality is row.quality else "decides nothing"
+            cells = [escape(row.method), escape(quality.metric), *figures, wording.quality_change(quality), *ends]
+            rows.append([*map(wording.plain, cells), wording.plain(limit), decides])
     spread = [
         f"{escape(name)} {wording.number(figure.mean, 4)}"
         + ("" if figure.sd is None else f" ± {wording.number(figure.sd, 4)}")
@@ -174,12 +182,12 @@ def _quality(workload: Workload) -> str:
         for name, figure in workload.baseline.quality.items()
     ]
     if any(row.unjudged for row in workload.rows):
-        return wording.UNJUDGED
+        return sentences.UNJUDGED
     text = f"{workload.baseline_name.capitalize()} reaches {', '.join(spread) or 'no recorded quality'}."
     if not rows:
         return text
-    head = ["Method", "baseline", "method", "change", "may be as bad as", "accepted"]
-    return f"{text}\n\n{table(head, rows, right='12345')}"
+    head = ["Method", "metric", "baseline", "method", "change", "may be as bad as", "as good as", "accepted", "quality"]
+    return f"{text}\n\n{table(head, rows, right='234567')}"
 
 
 def _trust(summary: Summary) -> list[str]:

@@ -14,12 +14,23 @@ from pathlib import Path
 from energybench.report.figures import album
 from energybench.report.rows import GLOSSARY
 from energybench.report.templates import template
-from energybench.verdict import wording
+from energybench.verdict import sentences, wording
 from energybench.verdict.figures import Row, Summary, Workload
 from energybench.verdict.run_parts import Part
 
 KINDS = ("ladder", "where", "trade-off", "blocks", "curves")
-HEAD = ("Method", "claimed", "estimated", "counted", "measured [95 %]", "of", "realised", "quality Δ", "verdict")
+HEAD = (
+    "Method",
+    "claimed",
+    "estimated",
+    "counted",
+    "measured [95 %]",
+    "of",
+    "realised",
+    "quality Δ",
+    "quality",
+    "verdict",
+)
 MEASURED = 3  # of the cells: struck out where a flag forbids a verdict
 
 
@@ -34,7 +45,7 @@ def html(summary: Summary, part: Part) -> str:
         summary=summary,
         title=title,
         notes=[note for note in notes if note],
-        words=wording,
+        sentences=sentences,
         head=HEAD,
         cells=_cells,
         remarks=_remarks,
@@ -58,6 +69,7 @@ def _cells(row: Row) -> list[str]:
         what,
         wording.realised(row.realised_rel),
         wording.quality_change(row.quality),
+        wording.quality_word(row),
     ]
 
 

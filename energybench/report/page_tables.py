@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from energybench.verdict import wording
+from energybench.verdict import sentences, wording
 from energybench.verdict.figures import Row, Summary, Workload
 
 Said = list[tuple[str, str]]  # (column, what it says in every row)
@@ -58,7 +58,7 @@ class Results:
 def results(summary: Summary) -> Results:
     """Method, verdict, measured and quality first; then what was promised, one column where the promises agree."""
     rows = tuple(
-        Result(workload, row, f"w{w}-m{m}", tuple(wording.notes(row, workload.metric or "quality")))
+        Result(workload, row, f"w{w}-m{m}", tuple(sentences.notes(row, workload.metric or "quality")))
         for w, workload in enumerate(summary.workloads)
         for m, row in enumerate(workload.rows)
     )
@@ -74,6 +74,7 @@ def results(summary: Summary) -> Results:
         Column("verdict", "verdict", tuple(row.verdict for row in figures_of)),
         measured_column(f"measured{one} [95 %]", figures_of),
         quality_column(quality, figures_of),
+        Column("quality", "text", tuple(map(wording.quality_word, figures_of))),
     ]
     promised = [
         claimed_column(figures_of),
@@ -87,7 +88,9 @@ def results(summary: Summary) -> Results:
     if not one:
         last.insert(0, Column("of", "text", tuple(of)))
     columns, said = without_constants(
-        [*first, *_agreeing(promised), *last], keep={"method", "verdict", "measured", quality}, alone={"workload"}
+        [*first, *_agreeing(promised), *last],
+        keep={"method", "verdict", "measured", "quality", quality},
+        alone={"workload"},
     )
     return Results(rows, tuple(columns), said)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from energybench.common.safe_read import path_inside
-from energybench.common.sealed_files import write_text
+from energybench.common.errors import CannotWrite, UsageError
+from energybench.common.held_folder import HeldFolder
+from energybench.common.outputs import Kind, refuse_foreign_page
 from energybench.records.reader import read_folder
 from energybench.records.record import Trial
 from energybench.report.album import FOLDER
@@ -16,44 +19,101 @@ from energybench.report.markdown import markdown
 from energybench.verdict.figures import Summary
 from energybench.verdict.summary import summarise
 
+PAGE, HTML = "report.md", "report.html"
+# By what stands in each of them, those of earlier versions too.
+_MARKS = (b"docs/glossary.md of energybench", b"\n## How to get these numbers again\n")
+PAGE_KIND = Kind("a report", lambda text: text.startswith(b"# ") and any(mark in text for mark in _MARKS))
+HTML_KIND = Kind("a report", lambda text: b"energybench</title>" in text)
+PICTURE_KIND = Kind("a picture", lambda text: b'prefers-color-scheme:dark){[style*="fill: ' in text)
+
 
 def contents(summary: Summary, trials: Sequence[Trial], folder: Path) -> dict[str, str]:
     """Path from the run's folder → text, for the Markdown page and its figures."""
     pictures = album(summary, trials, folder)
     files = {f"{FOLDER}/{picture.file}": picture.svg for picture in pictures.pictures}
-    return {"report.md": markdown(summary, pictures), **files}
+    return {PAGE: markdown(summary, pictures), **files}
 
 
-def write(summary: Summary, trials: Sequence[Trial], folder: Path) -> Path:
+def write(summary: Summary, trials: Sequence[Trial], folder: Path, held: HeldFolder | None = None) -> Path:
     """report.md and figures/; a figure that the records no longer give is removed. Returns the page's path.
 
-    Raises UsageError E612 where figures/ is a link out of the folder.
+    Args:
+        held: The folder, by its handle, where it is held already.
+
+    Raises:
+        CannotWrite: E612 where figures/ is a link; E632 where another page or picture has the name of ours; E620.
     """
     files = contents(summary, trials, folder)
-    if (folder / FOLDER).is_symlink():  # whoever follows it would write, and remove, somewhere else
-        path_inside(folder, folder / FOLDER)
-    for path, text in files.items():
-        write_text(folder / path, text)
-    for old in (folder / FOLDER).glob("*.svg"):
-        if f"{FOLDER}/{old.name}" not in files:
-            old.unlink()
-    return folder / "report.md"
+    with _opened(folder, held) as place:
+        refuse_foreign_pages(place, files)
+        for name, text in files.items():
+            place.write_bytes(name, text.encode())
+        for name in place.names(FOLDER, ".svg"):
+            if name not in files and _is_ours(place, name):
+                place.remove(name)
+    return folder / PAGE
+
+
+def refuse_foreign_pages(place: HeldFolder, names: Iterable[str] = (PAGE,)) -> None:
+    """Raises CannotWrite E632 where one of these is not ours, E612 where figures/ is a link."""
+    place.refuse_link(FOLDER, writing=True)
+    for name in names:
+        if not _is_link(place, name):  # which is replaced, and what it leads to stays
+            refuse_foreign_page(place, name, _kind(name))
+
+
+def _kind(name: str) -> Kind:
+    return PICTURE_KIND if name.endswith(".svg") else PAGE_KIND
+
+
+def _is_ours(place: HeldFolder, name: str) -> bool:
+    try:
+        refuse_foreign_page(place, name, PICTURE_KIND)
+    except UsageError:
+        return False
+    return True
+
+
+def _is_link(place: HeldFolder, name: str) -> bool:
+    facts = place.facts(name)
+    return facts is not None and stat.S_ISLNK(facts.st_mode)
+
+
+@contextmanager
+def _opened(folder: Path, held: HeldFolder | None = None) -> Iterator[HeldFolder]:
+    """The folder that is held, else for this once."""
+    if held is not None:
+        yield held
+        return
+    try:
+        place = HeldFolder(folder)
+    except OSError as error:
+        raise CannotWrite.of(error, folder) from None
+    with place:
+        yield place
+
+
+def write_beside(folder: Path, name: str, text: str, kind: Kind) -> Path:
+    """Another page of a run in its folder. Raises CannotWrite E620, E632."""
+    with _opened(folder) as place:
+        if not _is_link(place, name):
+            refuse_foreign_page(place, name, kind)
+        place.write_bytes(name, text.encode())
+    return folder / name
 
 
 def write_html(summary: Summary, trials: Sequence[Trial], folder: Path) -> Path:
     """report.html: everything in one file."""
     from energybench.report.html import page
 
-    path = folder / "report.html"
-    write_text(path, page(summary, trials, folder))
-    return path
+    return write_beside(folder, HTML, page(summary, trials, folder), HTML_KIND)
 
 
 def rewrite(folder: Path, html: bool = False) -> Path:
     """A run's report.md and figures again, from its records; report.html too if asked for, or if there is one."""
     run, trials, counting_runs = read_folder(folder)
     summary = summarise(run, trials, counting_runs)
-    if html or (folder / "report.html").exists():
+    if html or (folder / HTML).exists():
         write_html(summary, trials, folder)
     return write(summary, trials, folder)
 

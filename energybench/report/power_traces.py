@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from energybench.common.safe_read import resolve_inside
+from energybench.common.errors import UsageError
+from energybench.common.held_folder import HeldFolder
+from energybench.common.limits import RECORD_B
 from energybench.meter import trace
 from energybench.records.record import Trial
 
@@ -18,13 +19,15 @@ def power(trial: Trial, folder: Path) -> Powers | str:
     """A trial's power traces by device; a sentence where there is none."""
     if trial.trace is None:
         return NO_TRACE
-    file = resolve_inside(folder, trial.trace)
-    if file is None:
-        return "the record names a trace outside the run's folder"
-    if not os.path.isfile(file):  # a name may be longer than any file's
+    try:
+        with HeldFolder(folder) as held:
+            content = held.read_bytes(trial.trace, RECORD_B)
+    except UsageError:
+        return "the record names a trace outside the run's folder, or a link"
+    except OSError:  # a name may be longer than any file's
         return "the power trace is not beside the records"
     try:
-        samples = trace.read(file)
+        samples = trace.unpack(content, trial.trace)
     except ValueError:
         return "the power trace cannot be read"
     powers: Powers = {}

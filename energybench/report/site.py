@@ -6,15 +6,16 @@ relative. Names from records stand in no path as they are.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from energybench.common.errors import EnergybenchError, Problem, UsageError
-from energybench.common.safe_read import path_inside, read_bytes
-from energybench.common.sealed_files import write_text
+from energybench.common.errors import CannotWrite, EnergybenchError, Problem, UsageError
+from energybench.common.held_folder import HeldFolder
+from energybench.common.outputs import Kind, refuse_foreign_page
 from energybench.report import page_tables
 from energybench.report.html import index_page, page
 from energybench.report.page_tables import Column, Listed, Result
@@ -26,8 +27,8 @@ from energybench.verdict.summary import summarise
 
 PAGES = "runs"  # the folder of the runs' pages, beside index.html
 HOME = "../../index.html"  # from one of them
-GENERATOR = b'<meta name="generator" content="energybench">'  # in each page of ours
-PAGE_B = 50_000_000  # of a page that may be ours
+INDEX = "index.html"
+PAGE_KIND = Kind("a page of a site", lambda text: b'<meta name="generator" content="energybench">' in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,39 +73,48 @@ def write(folders: Iterable[Path], out: Path, say: Callable[[str], None]) -> Pat
         say: is told each page that was written
 
     Raises:
-        UsageError: E601 where no run can be read; E612 where a part of `out` is a link out of it; E614 where there is
-            an index.html that is not ours.
+        UsageError: E601 where no run can be read; E632 where there is an index.html that is not ours.
+        CannotWrite: E612 where a part of `out` is a link; E632 for a page in `out` that is not ours; E620.
     """
-    index = out / "index.html"
-    if index.exists() and not _is_ours(index):
-        hint = "name a new folder: energybench report --all --html site"
-        raise UsageError(Problem("E614", "energybench did not write the page that is there", str(index), hint))
-    for place in (out / PAGES, *(out / PAGES).glob("*")):
-        if place.is_symlink():  # whoever follows it would write, and remove, somewhere else
-            path_inside(out, place)
     readable, left_out = _read(folders, say)
     entries = _entries([part for suite in sorted(readable) for part in run_parts.joined(readable[suite])])
-    written = set()
-    for entry in entries:
-        path = out / PAGES / entry.page
-        write_text(path, page(entry.summary, entry.part.records[1], entry.folder, home=HOME))
-        say(f"{path} written")
-        written.add(path)
-    for old in (out / PAGES).glob("*/*.html"):
-        if old not in written and _is_ours(old):
-            old.unlink()
-            with suppress(OSError):  # there is more in it
-                old.parent.rmdir()
-    write_text(index, index_page(verdicts(entries), runs(entries), left_out))
-    say(f"{index} written")
-    return index
+    with _opened(out) as site:
+        refuse_foreign_page(site, INDEX, PAGE_KIND)
+        site.refuse_link(PAGES, writing=True)
+        written = set()
+        for entry in entries:
+            name = f"{PAGES}/{entry.page}"
+            refuse_foreign_page(site, name, PAGE_KIND)
+            site.write_bytes(name, page(entry.summary, entry.part.records[1], entry.folder, home=HOME).encode())
+            say(f"{out / name} written")
+            written.add(name)
+        _remove_old(site, written)
+        site.write_bytes(INDEX, index_page(verdicts(entries), runs(entries), left_out).encode())
+    say(f"{out / INDEX} written")
+    return out / INDEX
 
 
-def _is_ours(path: Path) -> bool:
+def _opened(out: Path) -> HeldFolder:
+    """The site's folder, by its handle; made if it is missing."""
     try:
-        return GENERATOR in read_bytes(path, PAGE_B)
-    except OSError:
-        return False
+        out.mkdir(parents=True, exist_ok=True)
+        return HeldFolder(out)
+    except OSError as error:
+        raise CannotWrite.of(error, out) from None
+
+
+def _remove_old(site: HeldFolder, written: set[str]) -> None:
+    """Pages of ours whose runs are gone, with the folders that they leave empty."""
+    for part in site.names(PAGES):
+        facts = site.facts(part)
+        if facts is None or not stat.S_ISDIR(facts.st_mode):
+            continue
+        for name in set(site.names(part, ".html")) - written:
+            with suppress(OSError, UsageError):  # not ours
+                refuse_foreign_page(site, name, PAGE_KIND)
+                site.remove(name)
+        with suppress(OSError):  # there is more in it
+            site.remove_empty_folder(part)
 
 
 Readable = dict[str, list[tuple[Path, Records]]]  # suite → its runs' folders with what is in them

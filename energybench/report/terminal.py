@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from energybench.report import rows, run_lines
-from energybench.verdict import wording
+from energybench.verdict import sentences, wording
 from energybench.verdict.figures import RaisedFlag, Row, Summary, Workload
 
 STYLES = {
@@ -28,6 +28,7 @@ STYLES = {
     "quality unproven": "yellow",
     "not reached": "yellow",
 }
+QUALITY_STYLES = {"held": "green", "lost": "bold red", "open": "yellow"}
 LABEL_LEAST = 10  # cells that a method's name needs at the very least
 LABEL_ENOUGH = 18  # before another column is given up for it
 GAP = 2  # between columns: one cell of padding, one of rule
@@ -83,8 +84,16 @@ def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
         Column(title, tuple(measured(row) for row in rows)),
         column("realised", (wording.realised(r.realised_rel) for r in rows), 5),
         column(quality, (wording.quality_change(r.quality) for r in rows), 4),  # the notes say it too
+        Column("quality", tuple(_quality(row) for row in rows), 0, "left"),
         Column("verdict", tuple(_text(r.verdict, STYLES.get(r.verdict, "")) for r in rows), 0, "left"),
     ]
+
+
+def _quality(row: Row) -> Text:
+    """Two words in two lines, so that the narrowest terminal keeps the column."""
+    return Text(
+        wording.quality_word(row).replace("not judged", "not\njudged"), QUALITY_STYLES.get(row.quality_verdict, "")
+    )
 
 
 def fold(label: str, width: int) -> str:
@@ -195,7 +204,7 @@ def _flags(raised: Iterable[RaisedFlag]) -> list[str]:
 def _workload(console: Console, workload: Workload) -> None:
     console.print()
     _say(console, workload.name, "bold underline")
-    _say(console, wording.baseline(workload), "dim")
+    _say(console, sentences.baseline(workload), "dim")
     for method, command in rows.commands(workload):
         _say(console, f"{method}: {command}", "dim", indent="    ", first="  $ ")
     if workload.rows:
@@ -203,7 +212,7 @@ def _workload(console: Console, workload: Workload) -> None:
         show(console, [row.method for row in workload.rows], _columns(workload, workload.rows))
         console.print()
     for row in workload.rows:
-        notes = wording.notes(row, workload.metric or "quality")
+        notes = sentences.notes(row, workload.metric or "quality")
         _say(console, f"{row.method}: {' '.join(notes)}", indent="  ", first="• ")
     for line in _flags([*workload.flags, *(flag for row in workload.rows for flag in row.flags)]):
         _say(console, line, "yellow", indent="  ", first="! ")

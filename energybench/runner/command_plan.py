@@ -5,31 +5,34 @@ Which executable, which script, which cards; what the cells are and which files 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from energybench.common.errors import Problem, nearest
 from energybench.common.fingerprint import source_digest
 from energybench.common.hashing import digest
-from energybench.common.machine import cpu_name
+from energybench.common.machine import cpu_name, platform_name
+from energybench.common.metrics import Metric
 from energybench.common.safe_read import list_folder
 from energybench.common.version import __version__
 from energybench.meter.devices import visible_uuids
 from energybench.meter.unavailable import Unavailable
 from energybench.records.record import Cell, Claim, Role
+from energybench.runner import command_files, plan_metrics
+from energybench.runner.command_ranks import ranks_of
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlanResult, PlanSpec
-from energybench.suite.command_tables import CommandWorkloadTable, fill, fill_words, placeholders
+from energybench.suite.command_tables import COPY, CommandWorkloadTable, RunTable, fill
+from energybench.suite.placeholders import ALWAYS, fill_words, placeholders
 
+HOW = ("env", "cwd", "stdin")  # of a workload, as its methods may have their own
 INTERPRETER = re.compile(r"(python|pypy)[\d.]*|bash|dash|sh|zsh|perl|ruby|node|Rscript|julia|lua")
-# Of a file that is fingerprinted by its content; a larger one, or one that cannot be read, by its size and time.
-LARGEST_B = 1 << 28
 
 
 def main(in_path: str, out_path: str) -> None:
@@ -50,6 +53,10 @@ class CommandPlan:
 
     def result(self) -> PlanResult:
         cells = [cell for number, workload in self.spec.commands for cell in self.cells(number, workload)]
+        metrics: dict[str, dict[str, Metric]] = {}
+        for number, workload in self.spec.commands:
+            metrics[workload.name], problems = plan_metrics.of_command(self.suite, number, workload, self.spec.where)
+            self.problems += [problem for problem in problems if problem not in self.problems]
         facts: dict[str, Any] = {}
         if self.spec.purpose not in ("count", "trace"):  # else nothing will be metered
             measure = self.suite.measure.model_copy(update={"gpus": self.gpus()})
@@ -63,6 +70,7 @@ class CommandPlan:
             command_device=self.device_name,
             cards=self.gpus(),
             cells=tuple(cells),
+            metrics=metrics,
             machine=self.machine() | facts,
             sources={name: _portable(path) for name, path in self.executables.items()}
             | {name: f"sha256 {sha[:12]}" for name, sha in self.files.items()},
@@ -95,7 +103,7 @@ class CommandPlan:
 
     def machine(self) -> dict[str, Any]:
         return {
-            "platform": platform.platform(),
+            "platform": platform_name(),
             "python": platform.python_version(),
             "energybench": __version__,
             "cpu": cpu_name(),
@@ -110,12 +118,15 @@ class CommandPlan:
         skipped = pairs[0][0].skipped if pairs and all(pair.skipped for pair, _ in pairs) else None
         roles: list[Literal["baseline", "twin"]] = ["baseline", "twin"] if self.suite.trials.twin else ["baseline"]
         words, place = fill(workload.command, workload.options), self.spec.where("workload", number, "command")
-        cells = [self.cell(workload, role, role, words, place, skipped=skipped) for role in roles]
+        how = self.spec.how(workload, None)
+        self.known(workload, number)
+        cells = [self.cell(workload, role, role, words, how, place, skipped=skipped) for role in roles]
         for pair, variant in pairs:
             command = variant.command_for(workload.name)
-            words = fill(command, {**workload.options, **variant.values}) if command else []
-            place = self.spec.where(*variant.loc, "command")
-            cell = self.cell(workload, variant.label, "method", words, place, skipped=pair.skipped)
+            values = {**workload.options, **variant.values}
+            words = fill(command, values) if command else []
+            place, how = self.spec.where(*variant.loc, "command"), self.spec.how(workload, variant)
+            cell = self.cell(workload, variant.label, "method", words, how, place, skipped=pair.skipped, known=values)
             claim = Claim(**variant.claim) if variant.claim else None
             cells.append(cell.model_copy(update={"claim": claim, "tuned_trials": variant.tuned}))
         return cells
@@ -126,53 +137,100 @@ class CommandPlan:
         label: str,
         role: Role,
         words: list[str],
+        how: RunTable,
         place: str,
         *,
         skipped: str | None,
+        known: Mapping[str, object] | None = None,
     ) -> Cell:
-        path = None if skipped or not words else self.executable(words, place)
-        files = {} if path is None else self.named(words)
-        settings = {key: value for key, value in workload.settings().items() if key != "command"}
+        runs = bool(words) and not skipped
+        names = workload.options if known is None else known
+        path, files = None, {}
+        if runs and not self.mistyped([*words, *how.texts], names, place):
+            folder = self.folder(how, place)
+            path = self.executable(words, how, folder, place)
+            files = {} if path is None else self.named(words, how, folder, place)
+            if ranks := ranks_of(words):
+                self.notes.append(f"'{label}' of '{workload.name}' starts {ranks} ranks, billed together")
+        settings = {key: value for key, value in workload.settings().items() if key not in ("command", *HOW)}
         parts = [
             settings,
             words,
+            how.model_dump(mode="json"),
             path,
             files,
             source_digest(),
             self.device_name,
             self.suite.digest_source()["measure"],
             self.suite.trials.given_threads,
-            self.suite.accept.quality.metric,
+            self.suite.quality_of(workload).model_dump(mode="json"),
         ]
         return Cell(
             workload=workload.name, method=label, role=role, command=words, skipped=skipped, digest=digest(parts)
         )
 
-    def executable(self, words: list[str], place: str) -> str | None:
+    def known(self, workload: CommandWorkloadTable, number: int) -> None:
+        """Names in the path of a file that quality is read from; a method's sweep has no part in it."""
+        self.mistyped(
+            workload.quality.paths,
+            workload.options,
+            self.spec.where("workload", number, "quality", "path"),
+            filled=False,
+        )
+
+    def mistyped(self, texts: Sequence[str], known: Mapping[str, object], place: str, *, filled: bool = True) -> bool:
+        """Whether a {name} stands there that nothing gives a value to; each is told.
+
+        filled: what is known has been filled in already
+        """
+        left = dict.fromkeys(name for text in texts for name in sorted(placeholders(text)))
+        wrong = [name for name in left if name not in ALWAYS and (filled or name not in known)]
+        for name in wrong:
+            near = nearest(name, {*ALWAYS, *known})
+            hint = f"{near} Where the braces are meant: {{{{{name}}}}}"
+            self.wrong("E205", f"nothing gives a value to {{{name}}}", place, hint)
+        return bool(wrong)
+
+    def folder(self, how: RunTable, place: str) -> Path:
+        """Where a command looks for its files: the suite's folder, or its own."""
+        if how.cwd in (None, COPY) or placeholders(how.cwd or ""):
+            return self.base
+        folder = self.base / str(how.cwd)
+        if not os.path.isdir(folder):
+            hint = 'a folder, from the suite\'s; or cwd = "copy" for a copy of that for each trial'
+            self.wrong("E422", f"there is no folder '{how.cwd}' to run in", place, hint)
+            return self.base
+        return folder
+
+    def executable(self, words: list[str], how: RunTable, folder: Path, place: str) -> str | None:
         """Where the first word is found, as `exec` will find it; None with a problem where it is not."""
         word = words[0]
-        path = shutil.which(str(self.base / word) if "/" in word else word)
+        path = shutil.which(str(folder / word) if "/" in word else word, path=how.env.get("PATH"))
         if path is None:
-            self.wrong("E421", f"no program is called '{word}'", place, self._instead(word))
+            self.wrong("E421", f"no program is called '{word}'", place, self._instead(word, folder))
             return None
         self.executables[word] = path
         name = Path(word).name
         if INTERPRETER.fullmatch(name) and len(words) > 1 and not words[1].startswith("-"):
-            script = self.base / words[1]
+            script = folder / words[1]
             if not os.path.exists(script) and "{" not in words[1]:
                 as_written = Path(words[1])  # it may lead out of the suite's folder
                 near = {str(as_written.with_name(file.name)) for file in list_folder(script.parent, script.suffix)}
-                hint = nearest(words[1], near) or "paths are relative to the suite's folder"
-                self.wrong("E422", f"there is no file '{words[1]}' in {self.base.name}/", place, hint)
+                hint = nearest(words[1], near) or f"paths are relative to {self._called(how)}"
+                self.wrong("E422", f"there is no file '{words[1]}' in {folder.name}/", place, hint)
         our_folder = Path(sys.executable).parent
         if name.startswith("python") and Path(path).parent != our_folder:
             self.notes.append(f"'{word}' is {path}; energybench itself runs in {our_folder}")
         return path
 
-    def _instead(self, word: str) -> str:
-        if re.match(r"\w+=", word):
-            return "variables are set by env: env NAME=value python train.py"
-        if os.path.isfile(self.base / word):
+    @staticmethod
+    def _called(how: RunTable) -> str:
+        return "the suite's folder" if how.cwd in (None, COPY) else f"'{how.cwd}'"
+
+    def _instead(self, word: str, folder: Path) -> str:
+        if name := re.match(r"(\w+)=", word):
+            return f'variables are set by env = {{ {name[1]} = "value" }} beside the command'
+        if os.path.isfile(folder / word):
             if "/" in word:
                 return f"make it a program: chmod +x {word}"
             return f"python {word}" if word.endswith(".py") else f"./{word}"
@@ -180,17 +238,21 @@ class CommandPlan:
             return "activate your environment, or write the path of its python"
         return "install it, or write its whole path; a shell's own words need: sh -c '...'"
 
-    def named(self, words: list[str]) -> dict[str, str]:
+    def named(self, words: list[str], how: RunTable, folder: Path, place: str) -> dict[str, str]:
         """The files that a command names, wherever they stand, by their content; in a shell's string too, and by the
-        seed or the number of a declared block."""
-        blocks = range(self.spec.blocks if {"seed", "block"} & placeholders(" ".join(words)) else 1)
+        seed or the number of a declared block. A package that is run by `-m` with all its modules."""
+        texts = [*words, *filter(None, (how.stdin,))]
+        blocks = range(self.spec.blocks if {"seed", "block"} & placeholders(" ".join(texts)) else 1)
         seed = self.suite.trials.seed
-        filled = (word for b in blocks for word in fill_words(words, {"seed": seed + b, "block": b}))
-        texts = [each for word in dict.fromkeys(filled) for each in (word, *_inside(word))]
-        digests = {}
-        for text in dict.fromkeys(part for each in texts for part in (each, each.partition("=")[2])):
-            if text and os.path.isfile(self.base / text):  # False too for what no file can be called
-                digests[text] = _sha256(self.base / text)
+        filled = [word for b in blocks for word in fill_words(texts, {"seed": seed + b, "block": b})]
+        ours = Path(self.executables[words[0]]).resolve() == Path(sys.executable).resolve()
+        digests = command_files.named(filled, folder) | command_files.modules(words, folder, how.env, ours)
+        if how.stdin and not placeholders(how.stdin) and not os.path.isfile(folder / how.stdin):
+            self.wrong("E422", f"there is no file '{how.stdin}' to read from", place, f"from {self._called(how)}")
+        if INTERPRETER.fullmatch(Path(words[0]).name):
+            for name in command_files.missing_modules(words[:3], folder, how.env, ours):
+                hint = nearest(name, command_files.neighbours(name, folder)) or "its package is not installed here"
+                self.wrong("E422", f"there is no module '{name}'", place, hint)
         self.files |= digests
         return digests
 
@@ -198,19 +260,6 @@ class CommandPlan:
         problem = Problem(code, message, place, hint)
         if problem not in self.problems:
             self.problems.append(problem)
-
-
-def _inside(word: str) -> list[str]:
-    """The words of a shell's string, less what it writes into."""
-    return re.split(r"[\s;|&<()'\"`]+", re.sub(r">+\s*\S+", " ", word)) if re.search(r"\s", word) else []
-
-
-def _sha256(file: Path) -> str:
-    size = file.stat().st_size
-    if size > LARGEST_B or not os.access(file, os.R_OK):
-        return hashlib.sha256(f"{size} {file.stat().st_mtime_ns}".encode()).hexdigest()
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _portable(path: str) -> str:

@@ -11,7 +11,6 @@ import json
 import math
 import random
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,8 +18,8 @@ from typing import Any, Protocol
 import psutil
 
 from energybench.common.hashing import stable_seed
-from energybench.process.forkserver import Child, ChildOutcome, Launcher
-from energybench.records.record import Turns
+from energybench.process.forkserver import Child, ChildOutcome
+from energybench.records.record import Trial, Turns
 from energybench.runner import turns
 from energybench.runner.plan_request import Planned, is_counted_on
 from energybench.runner.progress import Progress
@@ -29,7 +28,6 @@ from energybench.runner.turns import Rest, Seen
 from energybench.suite.suite import Suite
 from energybench.trial.spec import TrialHeader, TrialSpec
 
-ENTRY = "energybench.trial.trial:main"  # run in the child
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -37,8 +35,10 @@ class TurnTrial:
     """One trial that takes turns.
 
     Args:
-        on_cards: of all the group's trials, where they are on cards: this one's are added
+        child:    its process, which was started to converse
+        out:      where it writes its record
         limit_s:  of its own seconds, from its start to its end
+        on_cards: of all the group's trials, where they are on cards: this one's are added
 
     Attributes:
         outcome: how it ended; None while it has not
@@ -49,23 +49,21 @@ class TurnTrial:
         self,
         slot: Slot,
         spec: TrialSpec,
+        child: Child,
         out: Path,
-        log: Path,
         limit_s: float,
         tick: Callable[[float], None],
         on_cards: dict[str, list[int]],
     ) -> None:
-        self.slot, self.spec, self.out, self._log, self._limit_s, self._tick = slot, spec, out, log, limit_s, tick
+        self.slot, self.spec, self.out, self._limit_s, self._tick = slot, spec, out, limit_s, tick
         self.label = slot.cell.method
         self.outcome: ChildOutcome | None = None
         self.facts: dict[str, Any] = {}
         self.on_cards = on_cards
-        self._child: Child | None = None
+        self._child = child
 
-    def set_up(self, launcher: Launcher, entry: str, in_path: Path) -> bool:
-        """Start it and wait until it rests before its first part; whether it got there."""
-        self.spec.write(in_path)
-        self._child = launcher.start(entry, in_path, self.out, log=self._log, conversing=True)
+    def set_up(self) -> bool:
+        """Wait until it rests before its first part; whether it got there."""
         said = self._heard()
         if said is None:
             return False
@@ -91,23 +89,14 @@ class TurnTrial:
 
     def end(self) -> None:
         """End it now, with everything that it has started."""
-        if self._child is not None and self.outcome is None:
+        if self.outcome is None:
             self._child.end()
-
-    def tidy(self) -> None:
-        """Once it has ended: no empty log stays."""
-        with suppress(OSError):
-            if not self._log.stat().st_size:
-                self._log.unlink()
-            self._log.parent.rmdir()
 
     def memory_b(self) -> int:
         """Of its processes, what they share counted in parts."""
-        assert self._child is not None
         return sum(_own_memory_b(pid) for pid in self._child.pids())
 
     def _call(self, until: float) -> dict[str, Any] | None:
-        assert self._child is not None
         told = {"until": None if until == math.inf else until, "siblings": self.on_cards}
         self._child.tell(json.dumps(told).encode())
         self._child.go_on()
@@ -115,7 +104,6 @@ class TurnTrial:
 
     def _heard(self) -> dict[str, Any] | None:
         """Wait until it rests, stop it, and what it said; None where it has ended, and `outcome` says how."""
-        assert self._child is not None
         if not self._child.wait(self._limit_s, self._tick, hearing=True):
             self.outcome = self._child.past(self._limit_s)
             return None
@@ -133,16 +121,17 @@ class TrialsOfRun(Protocol):
 
     planned: Planned
     suite: Suite
-    launcher: Launcher
     place: Path
     progress: Progress
+    order_seed: int
 
     def trial_spec(self, slot: Slot) -> TrialSpec: ...
-    def places(self, trial: str) -> tuple[Path, Path]: ...
     def is_due(self, slot: Slot) -> bool: ...
-    def run_alone(self, slot: Slot, blocks: int, reason: str | None = None) -> None: ...
-    def written(self, outcome: ChildOutcome, out: Path) -> ChildOutcome: ...
-    def settle(self, out: Path, header: TrialHeader, outcome: ChildOutcome, shared: Turns | None) -> None: ...
+    def start(self, spec: TrialSpec, in_path: Path) -> tuple[Child, Path]: ...
+    def run_alone(self, slot: Slot, blocks: int, reason: str | None = None) -> Trial | None: ...
+    def ended(self, outcome: ChildOutcome, out: Path) -> ChildOutcome: ...
+    def settle(self, out: Path, header: TrialHeader, outcome: ChildOutcome, shared: Turns | None) -> Trial: ...
+    def unless_empty(self, name: str) -> None: ...
 
 
 class InTurns:
@@ -151,8 +140,8 @@ class InTurns:
     What a workload's parts cost at their begin is kept over its blocks, and so is why its trials cannot take turns.
     """
 
-    def __init__(self, trials: TrialsOfRun, order_seed: int) -> None:
-        self._trials, self._order_seed = trials, order_seed
+    def __init__(self, trials: TrialsOfRun) -> None:
+        self._trials = trials
         self._alone: dict[str, str] = {}
         self._said = set[str]()
         self._seen: dict[str, Seen] = {}
@@ -167,7 +156,7 @@ class InTurns:
         first, controls = _with_controls(slots)
         return _size(first) + _size(controls)
 
-    def run(self, slots: list[Slot], blocks: int) -> None:
+    def run(self, slots: Sequence[Slot], blocks: int) -> None:
         """Of one workload in one of `blocks`."""
         name, progress = slots[0].cell.workload, self._trials.progress
         left = progress.left - self.count(slots)
@@ -246,7 +235,7 @@ class InTurns:
             raise
         finally:
             for trial in group:
-                trial.tidy()
+                self._trials.unless_empty(trial.slot.trial)
         there = {trial.label for trial in group}
         left = [slot for slot in slots if slot.cell.method not in there]
         plain = next(slot for slot in slots if slot.cell.role == "baseline")
@@ -261,10 +250,10 @@ class InTurns:
         trials, on_cards = self._trials, group[0].on_cards if group else {}
         trials.progress.start(f"block {slot.block + 1}/{blocks}, setting up", slot.cell.workload, slot.cell.method)
         spec = trials.trial_spec(slot).model_copy(update={"siblings": on_cards})
-        out, log = trials.places(slot.trial)
-        trial = TurnTrial(slot, spec, out, log, trials.suite.trials.limit, trials.progress.tick, on_cards)
+        child, out = trials.start(spec, trials.place / f"turn-{len(group)}.in.json")
+        trial = TurnTrial(slot, spec, child, out, trials.suite.trials.limit, trials.progress.tick, on_cards)
         try:
-            trial.set_up(trials.launcher, ENTRY, trials.place / f"turn-{len(group)}.in.json")
+            trial.set_up()
         except BaseException:
             trial.end()
             raise
@@ -285,13 +274,13 @@ class InTurns:
             return parts
         what = f"{len(group)} trials in turns"
         self._trials.progress.start(f"block {slot.block + 1}/{blocks}", workload, what)
-        chance = random.Random(stable_seed(self._order_seed, "turns", slot.trial))
+        chance = random.Random(stable_seed(self._trials.order_seed, "turns", slot.trial))
         seen = self._seen.setdefault(workload, Seen())
         return turns.take_turns(group, parts, self._trials.suite.accept.margin, seen, chance)
 
     def _finish(self, trial: TurnTrial, group: Sequence[TurnTrial], parts: int | str) -> None:
         """Let it evaluate and end, and complete its record."""
-        outcome = self._trials.written(trial.finish(), trial.out)
+        outcome = self._trials.ended(trial.finish(), trial.out)
         if isinstance(parts, str):
             shared = Turns(group=trial.slot.group, reason=parts)
         else:

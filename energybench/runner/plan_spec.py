@@ -9,9 +9,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from energybench.common.errors import Problem
+from energybench.common.metrics import Metric
 from energybench.flops.work import Line, Work
 from energybench.records.record import Cell
-from energybench.suite.command_tables import CommandWorkloadTable
+from energybench.suite.command_tables import CommandMethodTable, CommandWorkloadTable, RunTable
 from energybench.suite.suite import Suite
 from energybench.suite.tables import WorkloadTable
 from energybench.suite.toml_positions import Loc
@@ -83,6 +84,13 @@ class PlanSpec(Spec):
         pairs = [pair for pair in self.pairs if pair.workload == workload and pair.variant in variants]
         return [(pair, variants[pair.variant]) for pair in pairs]
 
+    def how(self, workload: CommandWorkloadTable, variant: Variant | None) -> RunTable:
+        """In which folder, environment and input a command runs: the workload's own, or a method's in its place; with
+        options and swept values filled in."""
+        method = None if variant is None else self.suite.methods[int(variant.loc[1])]
+        how = method.over(workload) if isinstance(method, CommandMethodTable) else workload.how
+        return how.filled({**workload.options, **(variant.values if variant else {})}, last=False)
+
     def declared(self) -> list[Any]:
         """What was declared before the first block and belongs to a run's digest."""
         settings = self.suite.digest_source()
@@ -123,6 +131,7 @@ class PlanResult(Spec):
     machine:     facts for the record
     workloads:   those that are trained, by name
     sources:     programs and files that commands name → what they were
+    metrics:     of each workload, what is declared of its metrics
     cards:       that are metered while a command runs: "used", "all" or UUIDs
     threads:     that trainings compute with; None: torch's own number
     """
@@ -136,6 +145,7 @@ class PlanResult(Spec):
     cells: tuple[Cell, ...] = ()
     machine: dict[str, Any] = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, dict[str, Metric]] = Field(default_factory=dict)
     cards: str | tuple[str, ...] = "used"
     threads: int | None = None
     digest: str

@@ -22,14 +22,16 @@ from energybench.common import processors
 from energybench.common.errors import EnergybenchError, Problem
 from energybench.common.fingerprint import source_digest
 from energybench.common.hashing import digest
-from energybench.common.machine import cpu_name, native_bf16
+from energybench.common.machine import cpu_name, native_bf16, platform_name
+from energybench.common.metrics import Metric
 from energybench.common.renamed import RenamedNameWarning
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.common.version import __version__
 from energybench.flops.balance import balance
 from energybench.flops.work import Line
-from energybench.records.record import Cell, Claim, Role
-from energybench.runner import threads
+from energybench.records.record import Cell, Role
+from energybench.runner import plan_metrics, threads
+from energybench.runner.plan_claim import claim
 from energybench.runner.plan_controls import planned_control, useless_controls
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
@@ -74,6 +76,7 @@ class Plan:
         self.checked: set[tuple[str, str]] = set()  # (variant, task) whose stack was
         self.threads = self.suite.trials.given_threads
         self.thread_facts: dict[str, Any] = {}
+        self.metrics: dict[str, dict[str, Metric]] = {}  # of each workload
 
     def result(self) -> PlanResult:
         stacks = {each.label: self.stack(each) for each in self.spec.variants if each.command is None}
@@ -97,6 +100,7 @@ class Plan:
             cells=tuple(cells),
             machine=machine,
             threads=self.threads,
+            metrics=self.metrics,
             digest=digest(
                 [
                     [
@@ -222,11 +226,18 @@ class Plan:
 
     def prepare(self, workload: WorkloadTable) -> DataDescription:
         data = workload.data
-        key = digest([data.use, data.subset, data.test_subset, data.options, data.resident])
+        key = digest(
+            [data.use, data.split, data.split_seed, data.subset, data.test_subset, data.options, data.resident]
+        )
         if key not in self.data:
             function = discovery.load_function(data.use, self.base) if discovery.names_file(data.use) else None
             described = datasets.prepare(
-                data, self.spec.cache, function=function, download=self.spec.download, known=self.purpose != "run"
+                data,
+                self.spec.cache,
+                base=self.base,
+                function=function,
+                download=self.spec.download,
+                known=self.purpose != "run",
             )
             self.data[key] = described
             if described.kind == stand_in.KIND:
@@ -282,7 +293,7 @@ class Plan:
             run = Run(task, [], recipe, model.to(self.device), train, seed=0, device=self.device)
             step_s = time_step(run, STAND_IN_SAMPLES if data.kind == stand_in.KIND else None)
             timed = time_threads(run, self.candidates) if self.candidates and data.kind != stand_in.KIND else {}
-            self.check_quality(number, workload, run.evaluate(test.subset(torch.arange(min(2, len(test))))))
+            self.check_quality(number, workload, task, run.evaluate(test.subset(torch.arange(min(2, len(test))))))
             return planned.model_copy(update={"step_s": step_s, "threads_s": timed})
         except Exception as error:
             message = f"a first step of '{workload.name}' failed: {type(error).__name__}: {error}"
@@ -311,15 +322,11 @@ class Plan:
             for name, known in workloads.items()
         }
 
-    def check_quality(self, number: int, workload: WorkloadTable, quality: dict[str, float]) -> None:
-        """Whether the task reports what the suite judges by."""
-        wanted = {self.suite.accept.quality.metric: self.spec.where("accept", "quality", "metric")}
-        if workload.target:
-            wanted[workload.target.metric] = self.spec.where("workload", number, "target")
-        for name, where in wanted.items():
-            if name not in quality:
-                message, hint = f"'{workload.name}' has no quality '{name}'", f"its task reports: {', '.join(quality)}"
-                self.problems.append(Problem("E406", message, where, hint))
+    def check_quality(self, number: int, workload: WorkloadTable, task: Task, quality: dict[str, float]) -> None:
+        """Whether the task reports what the suite judges by, and somebody says which way is better."""
+        of_training = partial(plan_metrics.of_training, self.suite, number, workload, where=self.spec.where)
+        self.metrics[workload.name], problems = of_training(task=task.metrics, reported=quality)
+        self.problems += [problem for problem in problems if problem not in self.problems]
 
     # ── cells ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -393,7 +400,7 @@ class Plan:
 
     def machine(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
-            "platform": platform.platform(),
+            "platform": platform_name(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torchvision": import_torchvision().__version__,
@@ -408,16 +415,3 @@ class Plan:
         if self.device.type == "cuda":
             facts["gpu"] = torch.cuda.get_device_name(self.device)
         return facts
-
-
-def claim(variant: Variant, methods: list[Method]) -> Claim | None:
-    """The suite's claim; else the promise of the one method in the stack that makes one."""
-    if variant.claim:
-        return Claim(**variant.claim)
-    promises = [(method.name, promise) for method in methods if (promise := method.claims()) is not None]
-    if len(promises) != 1:
-        return None  # nobody's paper promises a sum
-    name, (saving, of, source) = promises[0]
-    if len(methods) > 1:
-        source = f"{source}: of {name} alone, not of the stack"
-    return Claim(saving_rel=saving, of="backward" if of == "backward" else "training", source=source)

@@ -119,14 +119,15 @@ class Progress:
 
         self._clear()
         render(summary, self.tables)
-        self.tables.print(Text(f"report: {report}"), soft_wrap=True)
+        self.tables.print(Text(printable(f"report: {report}")), soft_wrap=True)
         for command in commands(report.parent):
-            self.tables.print(Text(f"more: {command}"), soft_wrap=True)
+            self.tables.print(Text(printable(f"more: {command}")), soft_wrap=True)
 
     def interrupted(self, folder: Path, how: str) -> None:
         self._clear()
         self.console.print(
-            Text(f"{how}; what is finished is in {folder}. The same command continues.", "yellow"), soft_wrap=True
+            Text(printable(f"{how}; what is finished is in {folder}. The same command continues."), "yellow"),
+            soft_wrap=True,
         )
 
     def _clear(self) -> None:

@@ -8,28 +8,37 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from energybench.common.errors import EXIT_INTERRUPTED, EXIT_REGRESSION, EXIT_TRIALS_FAILED, Problem, UsageError
+from energybench.common.errors import EXIT_INTERRUPTED, EXIT_REGRESSION, EXIT_TRIALS_FAILED, Problem, UsageError, typed
 from energybench.common.interrupts import signals_interrupt
 from energybench.meter.nvml import held_open
 from energybench.process.forkserver import Launcher
-from energybench.records.record import Invocation, Looks, RunFile, Trial
+from energybench.process.prepared import PreparedInterpreter
+from energybench.records.reader import COUNTING_RUNS, RECORDS
+from energybench.records.record import Cell, CountingRun, Invocation, Looks, RunFile, Trial
 from energybench.records.run_folder import Folder, abandoned, choose, scratch
+from energybench.records.run_identity import new_identity
 from energybench.runner import busy, schedule
+from energybench.runner.foresight import foresight, sentence
 from energybench.runner.plan_request import Planned, plan
 from energybench.runner.progress import Progress
-from energybench.runner.trials import Trials, now
+from energybench.runner.trials import COMMAND, Trials, now
 from energybench.runner.what_changed import changes
 from energybench.stats.paired import FEWEST_BLOCKS
-from energybench.suite.suite import Suite
+from energybench.suite.suite import Suite, cell_name
+from energybench.trial.command_trial import REFUSED
 from energybench.trial.spec import MethodSpec, stack_of
 from energybench.verdict.examination import examine
 
 if TYPE_CHECKING:
     from energybench.verdict.figures import Summary
+
+MOST_SHOWN = 3  # files in one message
 
 
 def run(
@@ -44,6 +53,7 @@ def run(
     max_s: float | None = None,
     add_blocks: int = 0,
     strict: bool = False,
+    keep_going: bool = False,
 ) -> tuple[int, Path]:
     """Run what is missing of a suite and report. Returns the exit code and the run's folder.
 
@@ -51,6 +61,7 @@ def run(
     max_s:         ends after the block in progress; the same call continues
     add_blocks:    so many beyond a finished run's: exploratory, in no verdict
     strict:        a requirement of the suite that is left undecided is exit code 4
+    keep_going:    on past a command whose quality or windows cannot be used; else the first such trial ends the call
     """
     began = time.monotonic()
     if until_decided and suite.trials.blocks_max is None:
@@ -58,7 +69,8 @@ def run(
         hint = "add [trials] blocks_max = 20, or --set trials.blocks_max=20"
         raise UsageError(Problem("E203", message, suite.where(("trials",)), hint))
     launcher, watch = Launcher(), busy.Watch()
-    with scratch() as place, signals_interrupt(), held_open():
+    prepared = PreparedInterpreter(COMMAND)
+    with scratch() as place, signals_interrupt(), held_open(), closing(prepared):
         if suite.trains:
             launcher.warm()
         progress.say(f"checking {suite.path.name}: {'methods, models, data' if suite.trains else 'commands'}")
@@ -69,8 +81,9 @@ def run(
             _ask_about_another(suite, differs, progress)
         with folder.lock():
             folder.admit(planned.digest, differs, finished=add_blocks > 0)  # nobody came between
-            start = partial(Trials, planned, folder, launcher, place, progress)
-            runner = _Runner(planned, folder, start, progress, argv or sys.argv, add_blocks, strict)
+            _refuse_foreign_page(folder)
+            trials = Trials(planned, folder, launcher, place, progress, prepared)
+            runner = _Runner(planned, folder, trials, progress, argv or sys.argv, add_blocks, strict, keep_going)
             return runner.run(None if max_s is None else began + max_s, watch), folder.path
 
 
@@ -79,19 +92,20 @@ class _Runner:
         self,
         planned: Planned,
         folder: Folder,
-        start: Callable[[int], Trials],
+        trials: Trials,
         progress: Progress,
         argv: list[str],
         added: int,
         strict: bool,
+        keep_going: bool = False,
     ) -> None:
-        self.strict, self.added = strict, added
-        self.planned, self.folder = planned, folder
+        self.strict, self.added, self.keep_going = strict, added, keep_going
+        self.planned, self.folder, self.trials = planned, folder, trials
         self.progress, self.suite = progress, planned.suite
         self.done, self.counted = folder.trials(), folder.read_counting_runs()  # a damaged one ends it here
         self.run_file = self._open(argv, added)
         self._keep_threads()
-        self.trials = start(self._order_seed())
+        trials.run_identity, trials.order_seed = self.run_file.run_identity, self._order_seed()
 
     def run(self, deadline: float | None, watch: busy.Watch) -> int:
         """`deadline`: on the monotonic clock; past it no block is begun. `watch`: since the suite was checked."""
@@ -103,6 +117,8 @@ class _Runner:
         for note in self.planned.notes:
             self.progress.say(f"note: {note}")
         self._warn(watch.disturbed())
+        if (seen := foresight(self.planned)) is not None:
+            self.progress.say(sentence(seen))
         if self.run_file.looks:
             after = ", ".join(map(str, self.run_file.looks.at))
             self.progress.say(f"looks after {after} blocks; ends at the one that decides every comparison")
@@ -115,8 +131,12 @@ class _Runner:
         try:
             for cell in counting_runs:
                 self.trials.count(cell)
+            if any(cell.command for cell in self.planned.cells):
+                self.trials.watch(self._began_ns())
             self.trials.warm_up(slots)
             outcome, finished = self._train(slots, blocks, deadline)
+            if finished:
+                self._refuse_gaps()
             summary = self._report(outcome, finished)
         except KeyboardInterrupt as interrupt:
             self.folder.save(self._closed("interrupted", finished=self.run_file.finished))
@@ -135,7 +155,9 @@ class _Runner:
         for block in range(blocks):
             in_block = [slot for slot in slots if slot.block == block]
             for of_workload in schedule.by_workload(in_block):
-                self.trials.run(of_workload, blocks)
+                for trial in self.trials.run(of_workload, blocks):
+                    if REFUSED in trial.environment and not self.keep_going:
+                        return self._stopped(trial), False
             over = deadline is not None and bool(in_block) and time.monotonic() >= deadline and block < blocks - 1
             if self._decided(block + 1, over):
                 break
@@ -145,13 +167,51 @@ class _Runner:
                 self.progress.block(self._so_far())
         return "finished", True
 
+    def _refuse_gaps(self) -> None:
+        """Before the run is closed as finished: every record that was there or was written is there, every cell has
+        one in every block. Raises UsageError E627 otherwise; the same command runs what is missing."""
+        trials, counting_runs = self.folder.trials(), self.folder.read_counting_runs()
+        there = {f"{RECORDS}/{trial.trial}.json" for trial in trials} | {_counting_name(each) for each in counting_runs}
+        had = [f"{RECORDS}/{t.trial}.json" for t in self.done] + [_counting_name(c) for c in self.counted]
+        number, seed = self.run_file.invocations[-1].number, self._order_seed()
+        blocks = self.run_file.verdict_blocks + self.added
+        needed = [
+            *(_counting_name(cell) for cell in self.planned.counting_runs),
+            *(
+                f"{RECORDS}/{slot.trial}.json"
+                for slot in schedule.missing(self.planned.cells, blocks, seed, trials, number)
+            ),
+        ]
+        gone = [name for name in dict.fromkeys([*had, *self.trials.written, *needed]) if name not in there]
+        if not gone:
+            return
+        self.folder.save(self._closed("records are missing", finished=self.run_file.finished))
+        shown = ", ".join(gone[:MOST_SHOWN]) + (f" and {len(gone) - MOST_SHOWN} more" if gone[MOST_SHOWN:] else "")
+        message = f"the run is not finished: {shown} {'is' if len(gone) == 1 else 'are'} not there"
+        hint = "put it back if you have it, then type the same command again: it runs what is missing"
+        raise UsageError(Problem("E627", message, str(self.folder.path), hint))
+
+    def _stopped(self, trial: Trial) -> str:
+        """What is said where a command's quality or windows cannot be used, and would not be in any other trial."""
+        self.progress.say("stopped there, so that no other trial runs for nothing; --keep-going goes on all the same")
+        if trial.environment[REFUSED] == "quality":
+            reread = typed("energybench", "reread", self.folder.path, self.suite.path.name)
+            self.progress.say(f"mended in the suite alone, its quality can be read from the logs again: {reread}")
+        return "stopped at a trial whose quality or windows cannot be used"
+
+    def _began_ns(self) -> int | None:
+        """When an earlier call of this run began; None where there was none."""
+        earlier = self.run_file.invocations[:-1]
+        return int(datetime.fromisoformat(earlier[0].started_at).timestamp() * 1e9) if earlier else None
+
     def _report(self, outcome: str, finished: bool) -> Summary:
         """Report, then close: a run without its report is not finished."""
         from energybench.report import pages
 
         closed = self._closed(outcome, finished=finished or self.run_file.finished)
         summary = self._summary(closed)
-        pages.write(summary, self.folder.trials(), self.folder.path)
+        self.folder.check()
+        pages.write(summary, self.folder.trials(), self.folder.path, self.folder.held)
         self.folder.save(closed)
         self.run_file = closed
         return summary
@@ -198,6 +258,7 @@ class _Runner:
             suite=suite.suite,
             about=suite.about,
             run=self.folder.path.name,
+            run_identity=new_identity(),
             digest=planned.digest,
             stamp=suite.stamp,
             suite_path=suite.path.name,
@@ -212,6 +273,7 @@ class _Runner:
             order_seed=schedule.draw_order_seed(),
             machine=planned.machine,
             data=data,
+            metrics=planned.result.metrics,
             sources={
                 each.name: f"{Path(each.path).name} ({each.origin})"
                 for cell in planned.cells
@@ -224,8 +286,8 @@ class _Runner:
         """Say it now, and keep it, where others use this machine: a report's last line is too late."""
         if disturbed is None:
             return
-        for sentence in disturbed.sentences:
-            self.progress.warn(f"this machine is busy: {sentence}")
+        for told in disturbed.sentences:
+            self.progress.warn(f"this machine is busy: {told}")
         self.progress.warn("only large savings will be seen; wait, or let it measure alone, to see smaller ones")
         machine = {**self.run_file.machine, "busy": disturbed.facts | {"told": list(disturbed.sentences)}}
         self.run_file = self.run_file.model_copy(update={"machine": machine})  # saved with what comes next
@@ -261,6 +323,19 @@ class _Runner:
             update={"looks": None, "finished": False, "closed": None, "blocks": self.blocks}
         )
         return summarise(blind, self.folder.trials(), self.folder.read_counting_runs())
+
+
+def _refuse_foreign_page(folder: Folder) -> None:
+    """Before anything runs. Raises CannotWrite E632 where a page of somebody else's has the name of the report."""
+    if folder.held.has(folder.report.name):
+        from energybench.report import pages
+
+        pages.refuse_foreign_pages(folder.held)
+
+
+def _counting_name(cell: Cell | CountingRun) -> str:
+    """Of its file, from the run's folder."""
+    return f"{COUNTING_RUNS}/{cell_name(cell.workload, cell.method)}.json"
 
 
 def _failed(trials: list[Trial]) -> list[Trial]:

@@ -2,91 +2,154 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from energybench.common.errors import CannotWrite
+from energybench.common.errors import CannotWrite, UsageError
+from energybench.common.safe_read import list_folder
 from energybench.process import subprocess_call, supervise
-from energybench.process.forkserver import ChildOutcome, Launcher
-from energybench.records.reader import read
-from energybench.records.record import Budget, Cell, CountingRun, ProcessUse, Status, Trial, Turns, write_json
-from energybench.records.run_folder import Folder
+from energybench.process.forkserver import Child, ChildOutcome, Launcher
+from energybench.process.prepared import PreparedInterpreter
+from energybench.records.reader import COUNTING_RUNS, RECORDS, read
+from energybench.records.record import Budget, Cell, CountingRun, Flag, ProcessUse, Status, Trial, Turns
+from energybench.records.run_folder import Folder, remove_if_empty
+from energybench.runner import watched_files
+from energybench.runner.command_ranks import ranks_of
 from energybench.runner.group import InTurns
 from energybench.runner.plan_request import Planned, is_counted_on
 from energybench.runner.progress import Progress
 from energybench.runner.schedule import Slot
-from energybench.suite.command_tables import Value, fill_words
+from energybench.runner.watched_files import WatchedFiles
+from energybench.suite.command_tables import COPY, CommandWorkloadTable, RunTable
+from energybench.suite.placeholders import Value, fill_words
 from energybench.suite.suite import cell_name
+from energybench.trial.command_place import place_in
 from energybench.trial.command_trial import environment
 from energybench.trial.spec import CommandTrialSpec, Spec, TrialHeader, TrialSpec, stack_of
 
 TRIAL, COUNT = "energybench.trial.trial:main", "energybench.trial.counting_run:main"  # run in the child
 AROUND_S = 60.0  # beyond its limit, for what happens around a command: sensors, idle windows, an end by force
+COMMAND = "energybench.trial.command_trial"
 COUNTED_SLOWER = 3  # a counting run may take so many times a trial's limit
 
 
 class Trials:
     """Starts them, each in a process of its own, and waits: one trains at a time. In `place` lies what they are handed.
 
-    Args:
-        order_seed: of the run, for the order of turns
+    order_seed: of the run, for the order of turns
     """
 
     def __init__(
-        self, planned: Planned, folder: Folder, launcher: Launcher, place: Path, progress: Progress, order_seed: int = 0
+        self,
+        planned: Planned,
+        folder: Folder,
+        launcher: Launcher,
+        place: Path,
+        progress: Progress,
+        prepared: PreparedInterpreter | None = None,
     ) -> None:
         self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
-        self.progress, self.suite = progress, planned.suite
-        self.in_turns = InTurns(self, order_seed)
+        self.progress, self.suite, self.prepared = progress, planned.suite, prepared
+        self.run_identity: str | None = None  # as run.json says, once it is there
+        self.written: list[str] = []  # names of records, from the run's folder
+        self.watched: WatchedFiles | None = None
+        self.order_seed = 0
+        self.in_turns = InTurns(self)
         self._budgets: dict[tuple[int, str, str], Budget | None] = {}  # by block, workload and method: of its control
 
-    def run(self, slots: Sequence[Slot], blocks: int) -> None:
-        """The trials of one workload in one of `blocks`: in turns where they can be, else one after the other.
+    def run(self, slots: Sequence[Slot], blocks: int) -> Iterator[Trial]:
+        """The trials of one workload in one of `blocks`: in turns where they can be, else one after the other, each
+        begun when the one before it was taken.
 
-        Whatever happens to a trial, a record is there afterwards.
+        Whatever happens to a trial, a record is there afterwards. Raises CannotWrite E620, E612, E626 where none can be
+        kept: then the trial has not failed.
         """
         if slots[0].cell.command or self.suite.trials.turns == "off":
             for slot in slots:
-                self.run_alone(slot, blocks)
+                if trial := self.run_alone(slot, blocks):
+                    yield trial
         else:
-            self.in_turns.run(list(slots), blocks)
+            self.in_turns.run(slots, blocks)
 
-    def run_alone(self, slot: Slot, blocks: int, reason: str | None = None) -> None:
-        """A control whose method did not train less is no trial and has no record.
+    def run_alone(self, slot: Slot, blocks: int, reason: str | None = None) -> Trial | None:
+        """A control whose method did not train less is no trial and has no record: None.
 
         reason: why it takes no turns, where the suite did not say so
         """
         cell = slot.cell
         if not self.is_due(slot):
             self.progress.expect(-is_counted_on(cell))
-            return
+            return None
         self.progress.expect(not is_counted_on(cell))
         header = self._header(slot)
         self.progress.start(f"block {slot.block + 1}/{blocks}", cell.workload, cell.method)
-        out = self.folder.records / f"{slot.trial}.json"
+        out = self.place / f"{slot.trial}.json"
+        found: list[str] = []
         if cell.command:
+            found = self.watched.found() if self.watched else []
             outcome = self._run_command(self._command_spec(cell, header), out)
         else:
             outcome = self._train(TRIAL, self.trial_spec(slot), slot.trial, out, self.suite.trials.limit)
-        self.settle(out, header, outcome, Turns(group=slot.group, reason=reason) if reason else None)
+        return self.settle(out, header, outcome, Turns(group=slot.group, reason=reason) if reason else None, found)
 
-    def settle(self, out: Path, header: TrialHeader, outcome: ChildOutcome, shared: Turns | None) -> None:
-        """The record of a trial that has ended, with what was seen of it from outside."""
+    def settle(
+        self, out: Path, header: TrialHeader, outcome: ChildOutcome, shared: Turns | None, found: Sequence[str] = ()
+    ) -> Trial:
+        """Keep the record of a trial that has ended, with what was seen of it from outside.
+
+        found: files that others had left for it
+        """
         if not out.exists():
-            status, reason = _failure(outcome)
-            write_json(out, Trial(**header.model_dump(), status=status, reason=reason, turns=shared))
+            status, reason = self._failure(outcome)
+            record = Trial(**header.model_dump(), status=status, reason=reason, turns=shared)
         else:
-            seen: dict[str, object] = {"turns": shared} if shared else {}
-            if outcome.wall_s is not None and outcome.cpu_s is not None:
+            record = read(out, Trial)
+            if outcome.wall_s is not None and outcome.cpu_s is not None:  # what was seen from outside
                 use = ProcessUse(wall_s=outcome.wall_s, cpu_s=outcome.cpu_s, rested_s=outcome.rested_s)
-                seen["process"] = use
-            if seen:
-                write_json(out, read(out, Trial).model_copy(update=seen))
-        trial = read(out, Trial)
-        self._budgets[trial.block, trial.workload, trial.method] = trial.budget if trial.trained_less else None
-        self.progress.finish(trial)
+                record = record.model_copy(update={"process": use})
+            record = record.model_copy(update={"turns": shared})
+            self._adopt()
+        if found:
+            flag = Flag(code="files_found", detail=watched_files.shown([*found]))
+            record = record.model_copy(update={"flags": [*record.flags, flag]})
+        self._keep(f"{RECORDS}/{header.trial}.json", record, out)
+        self._budgets[record.block, record.workload, record.method] = record.budget if record.trained_less else None
+        return record
+
+    def _keep(self, name: str, record: Trial | CountingRun, out: Path) -> None:
+        """A record into the run's folder, once it is whole."""
+        self.folder.write_record(name, record)
+        self.written.append(name)
+        out.unlink(missing_ok=True)
+        self.progress.finish(record)
+
+    def _adopt(self) -> None:
+        """What a trial left beside its record: its power trace, its methods' tensors."""
+        for part in ("traces", "state"):
+            for file in list_folder(self.place / part):
+                self.folder.held.adopt(f"{part}/{file.name}", file)
+
+    def watch(self, since_ns: int | None) -> None:
+        """From now on look between trials for files that one leaves and another finds.
+
+        since_ns: when an earlier call of the same run began
+        """
+        spec = self.planned.spec
+        folders = [spec.base]
+        for cell in (cell for cell in self.planned.cells if cell.command and not cell.skipped):
+            cwd = self._how(cell).cwd
+            if cwd and cwd != COPY and os.path.isdir(spec.base / cwd):
+                folders.append(spec.base / cwd)
+        self.watched = WatchedFiles(folders, [self.folder.path, self.place], since_ns)
+        if self.watched.too_many:
+            self.progress.say(
+                f"note: {spec.base} holds more than {watched_files.MOST_FILES:,} files, so files that trials leave for "
+                "each other are not looked for"
+            )
 
     def warm_up(self, slots: list[Slot]) -> None:
         """Each workload's own command once, unmetered and no longer than the suite's warm-up: what it reads is then
@@ -95,34 +158,46 @@ class Trials:
         names = dict.fromkeys(slot.cell.workload for slot in slots if slot.cell.command)
         for name in names if trials.warmup.unit == "s" and trials.warmup.count > 0 else ():
             cell = next(c for c in self.planned.cells if c.workload == name and c.role == "baseline")
-            values: dict[str, Value] = {"seed": trials.seed, "block": 0, "trial": "warmup"}
             self.progress.start("warming up", name, cell.method)
+            header = self._header(Slot(cell, 0, 0, 0)).model_copy(update={"trial": "warmup"})
+            spec = self._command_spec(cell, header)
             with suppress(OSError):  # the trials tell
+                place = place_in(spec, self._own("warmup"), seed=trials.seed, block=0, trial="warmup")
                 supervise.run(
-                    fill_words(cell.command, values),
-                    cwd=self.planned.spec.base,
+                    fill_words(cell.command, place.values),
+                    cwd=place.folder,
+                    stdin=place.stdin,
                     discard=True,
-                    env=environment(trials.seed, 0, "warmup", self.place / "warmup.jsonl", trials.given_threads),
+                    env={
+                        **environment(trials.seed, 0, "warmup", spec.windows, trials.given_threads, place.scratch),
+                        **place.env,
+                    },
                     limit_s=trials.warmup.count,
                     tick=self.progress.tick,
                 )
+            self._leave(spec)
 
     def count(self, cell: Cell) -> None:
         """The counting run of a cell; whatever happens to it, a record is there afterwards."""
         name, spec = cell_name(cell.workload, cell.method), self.planned.counting_spec(cell)
+        header = spec.header.model_copy(update={"run_identity": self.run_identity})
+        spec = spec.model_copy(update={"header": header})
         self.progress.start("counting FLOPs", cell.workload, cell.method)
-        out = self.folder.counting_runs / f"{name}.json"
+        out = self.place / f"witness-{name}.json"
         outcome = self._train(COUNT, spec, f"witness-{name}", out, COUNTED_SLOWER * self.suite.trials.limit)
         if not out.exists():
-            status, reason = _failure(outcome)
-            write_json(out, CountingRun(**spec.header.model_dump(), status=status, reason=reason))
-        self.progress.finish(read(out, CountingRun))
+            status, reason = self._failure(outcome)
+            record = CountingRun(**header.model_dump(), status=status, reason=reason)
+        else:
+            record = read(out, CountingRun)
+        self._keep(f"{COUNTING_RUNS}/{name}.json", record, out)
 
     # ── what a trial is handed ────────────────────────────────────────────────────────────────────────────────
 
     def _header(self, slot: Slot) -> TrialHeader:
         cell, result = slot.cell, self.planned.result
         return TrialHeader(
+            run_identity=self.run_identity,
             trial=slot.trial,
             workload=cell.workload,
             method=cell.method,
@@ -166,28 +241,50 @@ class Trials:
             device_name=self.planned.device_name,
             warmup=self.suite.trials.warmup,
             measure=self.planned.measure,
-            trace=self.folder.traces / f"{slot.trial}.csv.gz",
+            trace=self.place / "traces" / f"{slot.trial}.csv.gz",
         )
 
     def _command_spec(self, cell: Cell, header: TrialHeader) -> CommandTrialSpec:
         name = header.trial
+        workload = self._workload(cell)
+        quality = self.suite.quality_of(workload)
         return CommandTrialSpec(
             header=header,
             base=self.planned.spec.base,
             command=tuple(cell.command),
-            workload=next(each for _, each in self.planned.spec.commands if each.name == cell.workload),
-            metric=self.suite.accept.quality.metric,
+            workload=workload,
+            how=self._how(cell),
+            metric=quality.metric,
+            also=quality.also,
+            metrics=self.planned.result.metrics.get(cell.workload, {}),
+            range_declared=quality.range is not None,
+            ranks=ranks_of(cell.command),
             measure=self.planned.measure_commands,
             threads=self.suite.trials.given_threads,
             device_name=self.planned.result.command_device,
             limit_s=self.suite.trials.limit,
             windows=self.place / f"{name}.windows.jsonl",
-            trace=self.folder.traces / f"{name}.csv.gz",
+            trace=self.place / "traces" / f"{name}.csv.gz",
             log=self._log(name),
+            folder=self.folder.held.identity,
+            own=self._own(name),
+            not_copied=(self.folder.path.absolute(),),
         )
 
+    def _workload(self, cell: Cell) -> CommandWorkloadTable:
+        return next(each for _, each in self.planned.spec.commands if each.name == cell.workload)
+
+    def _how(self, cell: Cell) -> RunTable:
+        spec = self.planned.spec
+        variant = next((each for each in spec.variants if each.label == cell.method), None)
+        return spec.how(self._workload(cell), variant if cell.role == "method" else None)
+
+    def _own(self, name: str) -> Path:
+        """A folder for what is this trial's alone."""
+        return self.place / f"{name}.own"
+
     def _log(self, name: str) -> Path:
-        return self.folder.path / "logs" / f"{name}.log"
+        return Path(self.folder.held.identity.path) / "logs" / f"{name}.log"
 
     # ── its process ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -195,63 +292,83 @@ class Trials:
         """A trial or counting run in our own loop."""
         in_path, log = self.place / "cell.in.json", self._log(name)
         spec.write(in_path)
-        self._make_places(out, log)
+        self._make_log(name)
         try:
-            outcome = self.launcher.call(entry, in_path, out, log=log, limit_s=limit_s, tick=self.progress.tick)
+            outcome = self.launcher.call(
+                entry, in_path, out, log=log, folder=self.folder.held.identity, limit_s=limit_s, tick=self.progress.tick
+            )
         finally:
-            unless_empty(log)
-        return self.written(outcome, out)
+            self.unless_empty(name)
+        return self.ended(outcome, out)
 
-    def places(self, trial: str) -> tuple[Path, Path]:
-        """Where its record and its log go."""
-        out, log = self.folder.records / f"{trial}.json", self._log(trial)
-        self._make_places(out, log)
-        return out, log
+    def start(self, spec: TrialSpec, in_path: Path) -> tuple[Child, Path]:
+        """A trial that takes turns, and where it writes its record. Whoever asks sees to it that it ends."""
+        name = spec.header.trial
+        out = self.place / f"{name}.json"
+        spec.write(in_path)
+        self._make_log(name)
+        identity = self.folder.held.identity
+        return self.launcher.start(TRIAL, in_path, out, log=self._log(name), folder=identity, conversing=True), out
 
-    @staticmethod
-    def _make_places(out: Path, log: Path) -> None:
-        try:
-            log.parent.mkdir(exist_ok=True)
-            out.unlink(missing_ok=True)  # a counting run of other settings
-        except OSError as error:
-            raise CannotWrite.of(error, log) from None
+    def _make_log(self, name: str) -> None:
+        """Raises CannotWrite: the child appends to it too, and what is wrong is told here."""
+        self._refuse_what_cannot_be_written()
+        os.close(self.folder.held.append(f"logs/{name}.log"))
 
     def _run_command(self, spec: CommandTrialSpec, out: Path) -> ChildOutcome:
         """A trial that is a command, in a process of its own that needs no torch."""
         in_path = self.place / "cell.in.json"
         spec.write(in_path)
+        self._refuse_what_cannot_be_written()
         try:
             outcome = subprocess_call.call(
-                "energybench.trial.command_trial",
+                COMMAND,
                 in_path,
                 out,
                 tick=self.progress.tick,
                 limit_s=spec.limit_s + self.suite.trials.cooldown.longest + AROUND_S,
+                prepared=self.prepared,
             )
         finally:
-            unless_empty(spec.log)
-        return self.written(outcome, out)
+            self.unless_empty(spec.log.stem)
+            self._leave(spec)
+        return self.ended(outcome, out)
 
-    @staticmethod
-    def written(outcome: ChildOutcome, out: Path) -> ChildOutcome:
+    def _leave(self, spec: CommandTrialSpec) -> None:
+        """Remove what was a trial's alone, and note what it has left in the suite's folder."""
+        if self.watched:
+            name, block = spec.header.trial, spec.header.block
+            values: dict[str, Value] = {"seed": spec.header.seed, "block": block, "trial": name}
+            folder, paths = spec.base / (spec.how.cwd or ""), spec.workload.quality.paths
+            self.watched.after(name, allowed=[folder / path for path in fill_words(paths, values)])
+        shutil.rmtree(self._own(spec.header.trial), ignore_errors=True)
+
+    def _refuse_what_cannot_be_written(self) -> None:
+        """Raises CannotWrite E626 where the folder is gone, E612 where a part of it is a link by now."""
+        self.folder.check()
+        self.folder.refuse_links(writing=True)
+
+    def ended(self, outcome: ChildOutcome, out: Path) -> ChildOutcome:
+        """The same. Raises CannotWrite where the process could not write its record."""
         if outcome.unwritten:
+            self._refuse_what_cannot_be_written()
             raise CannotWrite.of(OSError(None, "its process found the disk full or read-only"), out)
         return outcome
 
+    def _failure(self, outcome: ChildOutcome) -> tuple[Status, str]:
+        """(status, reason) of a trial that left no record. Raises CannotWrite where that was no fault of its own."""
+        if not self.place.exists():
+            raise CannotWrite.of(OSError(None, "the folder for temporary files was removed"), self.place)
+        reason = outcome.reason or "it ended without a record"
+        if outcome.timed_out:
+            return "timeout", reason
+        return ("out_of_memory" if outcome.killed and "KILL" in (outcome.reason or "") else "failed"), reason
 
-def _failure(outcome: ChildOutcome) -> tuple[Status, str]:
-    """(status, reason) of a trial that left no record."""
-    reason = outcome.reason or "it ended without a record"
-    if outcome.timed_out:
-        return "timeout", reason
-    return ("out_of_memory" if outcome.killed and "KILL" in (outcome.reason or "") else "failed"), reason
-
-
-def unless_empty(log: Path) -> None:
-    with suppress(OSError):
-        if not log.stat().st_size:
-            log.unlink()
-        log.parent.rmdir()
+    def unless_empty(self, name: str) -> None:
+        """Remove the log of a trial that said nothing."""
+        with suppress(OSError, UsageError):
+            remove_if_empty(self.folder.held, f"logs/{name}.log")
+            self.folder.held.remove_empty_folder("logs")
 
 
 def now() -> str:

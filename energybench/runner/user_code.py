@@ -12,6 +12,7 @@ from pathlib import Path
 
 from energybench.common.errors import Problem
 from energybench.common.hashing import digest
+from energybench.common.names import known_as
 from energybench.common.shipped import shipped
 from energybench.suite.command_tables import CommandMethodTable, CommandWorkloadTable
 from energybench.suite.suite import Suite
@@ -46,7 +47,7 @@ def _methods(suite: Suite) -> Iterator[Problem]:
             continue
         place = suite.where(("method", index, "use"))
         for use in [method.use] if isinstance(method.use, str) else method.use:
-            source = known.get(use)
+            source = known.get(known_as(use, known))
             if discovery.names_file(use):
                 message = f"the method is a file, '{use}', and --no-user-code runs none"
                 yield Problem("E306", message, place, HINT)

@@ -8,6 +8,16 @@ inside a block, so that a slow day cancels; saving = 1 − exp(mean d). Margin i
     no saving    the whole 95 % interval of mean d lies within ±h           (on time: no difference)
     inconclusive anything else
 
+Quality is a verdict of its own, from a two-sided interval of the paired difference (method − baseline, turned so that
+more is better) against the loss q that the suite accepts, whether or not anything is saved:
+
+    held   its one-sided 95 % lower bound is no lower than −q
+    lost   its one-sided 95 % upper bound lies below −q
+    open   anything else: one block, a block without a figure, an interval that holds −q
+
+`verdict` puts both into one word: a cost that is not proven worse counts for nothing where quality is lost, and a
+saving is one only where quality is held.
+
 A run that is looked at more than once spends the chances of error: each look may use a fraction of them, its
 `alpha_fraction` (`verdict/interim.py`), and every bound here is taken at its confidence less the rest: 99 % at a
 fraction of a half is 99.5 %.
@@ -19,7 +29,7 @@ method and baseline swaps "saves" with "costs more" exactly. Functions of number
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,11 +47,11 @@ RowVerdict = Literal[
     "no verdict",
 ]
 Verdict = Literal[RowVerdict, "not reached"]  # the last of the way to a target
+QualityVerdict = Literal["held", "lost", "open"]
 
 FEWEST_BLOCKS = 3  # below it there is no verdict
-MOST_BLOCKS = 10_000  # beyond it no number of blocks is worth naming
-CLAIM, INTERVAL, QUALITY = 0.99, 0.95, 0.95  # one-sided, two-sided, one-sided
-POWER = 0.8
+CLAIM, INTERVAL, QUALITY = 0.99, 0.95, 0.95  # one-sided, two-sided, one-sided at either end
+ROUNDING = 1e-12  # 0.905 − 0.9 is not 0.005 in floats
 
 WORDS: dict[Quantity, tuple[Verdict, Verdict, Verdict]] = {
     "energy": ("saves", "costs more", "no saving"),
@@ -201,114 +211,60 @@ def pool(groups: Sequence[Sequence[float]], correlation: float = 0.5, level: flo
     return Spread(math.sqrt(variance), total / (1 + (k - 1) * correlation**2))
 
 
-def verdict(
-    change: Paired, margin: float, quantity: Quantity, quality: Mean | None = None, quality_margin: float | None = None
-) -> Verdict:
-    """The one word for a comparison, by the table above.
+def cost_verdict(change: Paired, margin: float, quantity: Quantity) -> Verdict:
+    """The word for the cost alone, by the table above, as if quality were held.
 
     Args:
         change: the paired log ratios of costs
         margin: of the saving, as a fraction: 0.01 for 1 %
         quantity: what the costs are of
-        quality: `differences` of the same blocks; without it or its margin a saving stays "quality unproven"
-        quality_margin: the loss that the suite accepts, in the metric's own unit, at least 0
     """
     if change.n < FEWEST_BLOCKS:
         return "no verdict"
     better, worse, same = WORDS[quantity]
     h = -math.log1p(-margin)
     if change.upper(CLAIM) < -h:
-        if quality is None or quality_margin is None:
-            return "quality unproven"
-        rounding = 1e-12  # 0.905 − 0.9 is not 0.005 in floats
-        if quality.mean < -quality_margin - rounding:
-            return "quality lost"
-        return better if quality.lower(QUALITY) >= -quality_margin - rounding else "quality unproven"
+        return better
     if change.lower(CLAIM) > h:
         return worse
     low, high = change.interval(INTERVAL)
     return same if -h < low and high < h else "inconclusive"
 
 
+def quality_verdict(quality: Mean | None, quality_margin: float | None) -> QualityVerdict:
+    """The word for quality alone, whatever the cost.
+
+    Args:
+        quality: `differences` of all blocks; None where a block has no figure, which leaves everything open
+        quality_margin: the loss that the suite accepts, in the metric's own unit, at least 0
+    """
+    if quality is None or quality_margin is None or quality.n < FEWEST_BLOCKS:
+        return "open"
+    if quality.lower(QUALITY) >= -quality_margin - ROUNDING:
+        return "held"
+    return "lost" if quality.upper(QUALITY) < -quality_margin - ROUNDING else "open"
+
+
+def in_one_word(of_cost: Verdict, of_quality: QualityVerdict) -> Verdict:
+    """Cost and quality together: what was lost saves nothing, and a saving needs quality that is held."""
+    if of_cost in ("no verdict", *(worse for _, worse, _ in WORDS.values())):
+        return of_cost
+    if of_quality == "lost":
+        return "quality lost"
+    saves = of_cost in [better for better, _, _ in WORDS.values()]
+    return "quality unproven" if saves and of_quality == "open" else of_cost
+
+
+def verdict(
+    change: Paired, margin: float, quantity: Quantity, quality: Mean | None = None, quality_margin: float | None = None
+) -> Verdict:
+    """The one word for a comparison, by the tables above. Arguments: those of `cost_verdict` and `quality_verdict`."""
+    return in_one_word(cost_verdict(change, margin, quantity), quality_verdict(quality, quality_margin))
+
+
 def verdict_at_equal_quality(change: Paired, margin: float, quantity: Quantity) -> Verdict:
     """The same for costs of one and the same result, such as a target quality: there is none to lose."""
-    return verdict(change, margin, quantity, Mean(change.n, 0.0, 0.0, 1.0), 0.0)
-
-
-def detectable(
-    sd: float, n: int, margin: float, power: float = POWER, df: float | None = None, alpha_fraction: float = 1.0
-) -> float | None:
-    """The smallest true saving that n blocks would call one, with this power; None below two blocks.
-
-    Args:
-        sd: of the log ratios
-        n: blocks
-        margin: of the saving, as a fraction
-        power: the chance to call it
-        df: degrees of freedom of sd, n − 1 by default
-        alpha_fraction: of every chance of error, what the interim analysis may use
-
-    With a true mean of −δ the test's statistic is noncentral t around (δ − h)·√n / sd, so δ = h + nc·sd / √n.
-    """
-    from scipy.special import nctdtrinc
-
-    df = n - 1 if df is None else df
-    if n < 2 or df <= 0 or not math.isfinite(sd):
-        return None
-    nc = float(nctdtrinc(df, 1 - power, student(adjusted_confidence(CLAIM, alpha_fraction), df)))
-    return saving_of(math.log1p(-margin) - nc * sd / math.sqrt(n))
-
-
-def _beyond(distance: float, sd: float, n: int, confidence: float) -> float:
-    """Chance that a one-sided bound clears a margin from which the true mean is `distance` away."""
-    from scipy.special import nctdtr
-
-    if sd == 0:
-        return float(distance > 0)
-    return 1 - float(nctdtr(n - 1, distance * math.sqrt(n) / sd, student(confidence, n - 1)))
-
-
-def _fewest(chance: Callable[[int], float], power: float) -> int | None:
-    """The smallest n, FEWEST_BLOCKS to MOST_BLOCKS, whose chance reaches the power; chance grows with n."""
-    if not chance(MOST_BLOCKS) >= power:
-        return None
-    low, high = FEWEST_BLOCKS, MOST_BLOCKS
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if chance(middle) >= power else (middle + 1, high)
-    return low
-
-
-def blocks_needed(
-    mean: float, sd: float, margin: float, power: float = POWER, alpha_fraction: float = 1.0
-) -> int | None:
-    """How many blocks would decide, were the mean and sd seen so far the truth; None beyond MOST_BLOCKS.
-
-    Args:
-        mean, sd: of the log ratios
-        margin: of the saving, as a fraction
-        power: the chance to decide
-        alpha_fraction: of every chance of error, what the interim analysis may use
-
-    For a mean inside the margin both ends of the 95 % interval must clear it; the two misses are added, which
-    asks for a block too many rather than one too few.
-    """
-    if not (math.isfinite(mean) and math.isfinite(sd)):
-        return None
-    h = -math.log1p(-margin)
-    if abs(mean) > h:
-        claim = adjusted_confidence(CLAIM, alpha_fraction)
-        return _fewest(lambda n: _beyond(abs(mean) - h, sd, n, claim), power)
-    side = adjusted_confidence((1 + INTERVAL) / 2, alpha_fraction)
-    return _fewest(lambda n: _beyond(h - mean, sd, n, side) + _beyond(h + mean, sd, n, side) - 1, power)
-
-
-def quality_blocks_needed(quality: Mean, quality_margin: float, power: float = POWER) -> int | None:
-    """How many blocks would prove the quality not inferior; None when it is not, or beyond MOST_BLOCKS."""
-    if not math.isfinite(quality.sd) or quality.mean <= -quality_margin:
-        return None
-    confidence = adjusted_confidence(QUALITY, quality.alpha_fraction)
-    return _fewest(lambda n: _beyond(quality.mean + quality_margin, quality.sd, n, confidence), power)
+    return cost_verdict(change, margin, quantity)
 
 
 @dataclass(frozen=True, slots=True)

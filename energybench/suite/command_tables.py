@@ -9,19 +9,22 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from energybench.suite.messages import KeyedError
-from energybench.suite.tables import ClaimsTable, Name, SuiteTable, TunedTable
+from energybench.suite.placeholders import ALWAYS, Value, fill_words, placeholders
+from energybench.suite.quality_source import QualitySourceTable, from_word
+from energybench.suite.quality_tables import WorkloadAcceptTable
+from energybench.suite.table import Name, SuiteTable
+from energybench.suite.tables import ClaimsTable, TunedTable
 
 OPERATOR = re.compile(r"\d*[|&;<>]+[&\d]*")  # a shell's own, where no quotation holds it
 QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
-ALWAYS = ("seed", "block", "trial")  # placeholders that every command may use
 PLAIN = re.compile(r"[\w@%+=:,./{}-]+")
-PLACEHOLDER = re.compile(r"\{(\w+)\}")
-Value = str | int | float | bool
+VARIABLE_NAME = re.compile(r"[^\x00-\x1f=]+")
+COPY = "copy"  # of cwd
 
 
 def _split(text: str) -> list[str]:
@@ -55,21 +58,8 @@ Command = Annotated[str, Field(max_length=10_000, examples=["python train.py"]),
 
 
 def fill(command: str, values: Mapping[str, Value]) -> list[str]:
-    """The words of a command with each {name} of `values` replaced; other braces stay, as the command's own."""
-    return fill_words(_split(command), values)
-
-
-def fill_words(words: Sequence[str], values: Mapping[str, Value]) -> list[str]:
-    """The same for a command that has been split."""
-
-    def filled(match: re.Match[str]) -> str:
-        return _shown(values[match[1]]) if match[1] in values else match[0]
-
-    return [PLACEHOLDER.sub(filled, word) for word in words]
-
-
-def _shown(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """The words of a command with each {name} of `values` replaced; others are filled in when it runs."""
+    return fill_words(_split(command), values, last=False)
 
 
 def written(words: Sequence[str]) -> str:
@@ -77,79 +67,76 @@ def written(words: Sequence[str]) -> str:
     return " ".join(word if PLAIN.fullmatch(word) else shlex.quote(word) for word in words)
 
 
-def placeholders(text: str) -> set[str]:
-    """Names that stand in braces."""
-    return set(PLACEHOLDER.findall(text))
+class RunTable(SuiteTable):
+    """How a command is run; a method's own stands over its workload's."""
 
-
-KEYS: dict[str, tuple[str, ...]] = {
-    "json": ("key",),
-    "file": ("path", "key"),
-    "regex": ("pattern",),
-    "window": ("key",),
-    "none": (),
-}
-
-
-class QualitySourceTable(SuiteTable):
-    """Where the quality of a trial is read."""
-
-    where: Literal["json", "file", "regex", "window", "none"] = Field(
-        alias="from",
-        description="the last JSON line on stdout that has the key; a JSON file; the last match on stdout or stderr; "
-        "what energybench.measure() was given; none: there is no quality that could be lost",
+    env: dict[Name, str] = Field(
+        default_factory=dict, examples=[{"OMP_NUM_THREADS": "1"}], description="variables that are set for it"
     )
-    key: Name | None = Field(default=None, description="of the JSON, dotted where nested; else the metric")
-    path: Name | None = Field(default=None, description="of the file, from the suite's folder")
-    pattern: Name | None = Field(default=None, examples=["acc=([0-9.]+)"], description="group 1 is the number")
+    cwd: Name | None = Field(
+        default=None, description='the folder it runs in, else the suite\'s; "copy": a copy of that for each trial'
+    )
+    stdin: Name | None = Field(default=None, description="a file that it reads, from the folder it runs in")
 
     @model_validator(mode="after")
-    def _fits(self) -> QualitySourceTable:
-        given = {"key": self.key, "path": self.path, "pattern": self.pattern}
-        wanted = KEYS[self.where]
-        for key, value in given.items():
-            if value is not None and key not in wanted:
-                message = f'from = "{self.where}" has no {key}'
-                raise KeyedError(message, key, f"its keys: {', '.join(wanted)}" if wanted else "remove it")
-        example = {"path": 'path = "metrics.json"', "pattern": "pattern = 'accuracy: ([0-9.]+)'"}
-        for key in ("path", "pattern"):
-            if key in wanted and given[key] is None:
-                raise KeyedError(f'from = "{self.where}" needs a {key}', "", f"add {example[key]}")
-        if self.pattern is not None:
-            try:
-                groups = re.compile(self.pattern).groups
-            except re.error as error:
-                hint = "single quotes keep the backslashes: pattern = 'acc=([0-9.]+)'"
-                raise KeyedError(f"not a regular expression: {error}", "pattern", hint) from None
-            if groups < 1:
-                hint = "put brackets around the number: 'accuracy ([0-9.]+)'"
-                raise KeyedError("the pattern has no group to read the number from", "pattern", hint)
+    def _can_be_set(self) -> RunTable:
+        for name, value in self.env.items():
+            if not VARIABLE_NAME.fullmatch(name):
+                raise KeyedError(f"no variable can be called '{name}'", "env", 'env = { NAME = "value" }')
+            if name.startswith("ENERGYBENCH_"):
+                raise KeyedError(f"energybench sets {name} itself", f"env.{name}", "give it another name")
+            if "\0" in value:
+                raise KeyedError("a variable cannot hold a NUL", f"env.{name}", "leave it out")
         return self
 
+    def over(self, workload: RunTable) -> RunTable:
+        """How a method's command is run in this workload's place."""
+        return RunTable(
+            env={**workload.env, **self.env}, cwd=self.cwd or workload.cwd, stdin=self.stdin or workload.stdin
+        )
 
-def _source(value: Any) -> Any:
-    if isinstance(value, str) and value != "none":
-        hint = 'quality = { from = "json", key = "accuracy" }, or "none" where nothing can be lost'
-        raise KeyedError(f"expected a table or 'none', not '{value}'", "", hint)
-    return {"from": value} if isinstance(value, str) else value
+    @property
+    def how(self) -> RunTable:
+        """These keys alone."""
+        return RunTable(env=self.env, cwd=self.cwd, stdin=self.stdin)
+
+    @property
+    def texts(self) -> list[str]:
+        """Everything in it that may hold a {name}."""
+        return [*self.env.values(), *filter(None, (self.cwd, self.stdin))]
+
+    def told(self, values: Mapping[str, Value]) -> dict[str, Any]:
+        """What of it is set, for a record."""
+        given = self.filled(values).model_dump(mode="json")
+        return {key: value for key, value in given.items() if value}
+
+    def filled(self, values: Mapping[str, Value], *, last: bool = True) -> RunTable:
+        """With each {name} of `values` replaced, as `fill_words` does it."""
+        known = dict(zip(self.env, fill_words([*self.env.values()], values, last=last), strict=True))
+        cwd, stdin = (fill_words([text], values, last=last)[0] if text else None for text in (self.cwd, self.stdin))
+        return RunTable(env=known, cwd=cwd, stdin=stdin)
 
 
-class CommandWorkloadTable(SuiteTable):
+class CommandWorkloadTable(RunTable):
     """A command that is metered as it is: no model, no data and no recipe of ours."""
 
-    name: Name
+    name: Name = Field(examples=["training"], description="as the report and --set call it")
     extends: Name | None = Field(default=None, description="a workload whose other keys it takes")
-    command: Command
+    command: Command = Field(
+        description="run in the suite's folder, without a shell; {seed}, {trial}, {block} are told"
+    )
     options: dict[str, Value] = Field(
         default_factory=dict, description="{name} in the command and in its methods' commands, the same in all"
     )
-    quality: Annotated[QualitySourceTable, BeforeValidator(_source)] = Field(
+    quality: Annotated[QualitySourceTable, BeforeValidator(from_word)] = Field(
         examples=[{"from": "json"}], description='where it is read; "none": there is no quality that could be lost'
     )
+    accept: WorkloadAcceptTable | None = None
 
     @model_validator(mode="after")
     def _options_are_used(self) -> CommandWorkloadTable:
-        used = placeholders(self.command) | placeholders(self.quality.path or "")
+        texts = [self.command, *self.texts, *self.quality.paths]
+        used = {name for text in texts for name in placeholders(text)}
         for name in self.options:
             if name in ALWAYS:
                 raise KeyedError(f"{{{name}}} is energybench's own", f"options.{name}", "give it another name")
@@ -178,10 +165,10 @@ def _commands(value: Any) -> Any:
     return value
 
 
-class CommandMethodTable(SuiteTable):
+class CommandMethodTable(RunTable):
     """Another command in the workload's place: the same work, with the trick."""
 
-    name: Name
+    name: Name = Field(examples=["trick"], description="in the report")
     command: Annotated[str | dict[str, str], BeforeValidator(_commands)] = Field(
         examples=["python train.py --trick"], description="or a table: workload = command"
     )
@@ -194,10 +181,11 @@ class CommandMethodTable(SuiteTable):
     @model_validator(mode="after")
     def _sweep_is_used(self) -> CommandMethodTable:
         texts = [self.command] if isinstance(self.command, str) else list(self.command.values())
+        used = {name for text in self.texts for name in placeholders(text)}
         for name in self.sweep:
             if name in ALWAYS:
                 raise KeyedError(f"{{{name}}} is energybench's own", f"sweep.{name}", "give it another name")
-            if not all(name in placeholders(text) for text in texts):
+            if name not in used and not all(name in placeholders(text) for text in texts):
                 hint = f"write {{{name}}} where its value belongs"
                 raise KeyedError(f"the command does not use {{{name}}}", f"sweep.{name}", hint)
         return self

@@ -25,7 +25,7 @@ SETTABLE = ("suite", "about", "trials", "measure", "accept", "workload", "method
 # A choice, what it is where none is written, and its keys: whoever chooses anew does not inherit them.
 BELONGS: dict[str, tuple[str, str | None, tuple[str, ...] | None]] = {
     "model": ("use", None, None),  # every key
-    "data": ("use", None, ("options",)),
+    "data": ("use", None, ("options", "split", "split_seed")),
     "train": ("optimizer", "sgd", ("momentum", "nesterov", "betas")),
     "quality": ("from", None, None),
 }

@@ -33,16 +33,16 @@ from energybench.suite.overlays import (
     quick_problems,
     without,
 )
+from energybench.suite.quality_tables import QualityTable
 from energybench.suite.renamed_keys import RENAMED, KeyRenamer, with_old_keys
 from energybench.suite.suite_file import find_suite, read_tree
+from energybench.suite.table import Several, SuiteTable
 from energybench.suite.tables import (
     AcceptTable,
     MeasureTable,
     MethodTable,
     RequireTable,
-    Several,
     SkipTable,
-    SuiteTable,
     TrialsTable,
     WorkloadTable,
 )
@@ -83,9 +83,9 @@ TaggedMethod = Annotated[
 class Suite(SuiteTable):
     """A suite as it runs: `extends`, the quick overlay and `--set` applied, quantities in SI units."""
 
-    schema_: Literal[1] = Field(alias="schema")
-    suite: str = Field(pattern=FOLDER_NAME, description="its name, and its folder's in reports/")
-    about: str = ""
+    schema_: Literal[1] = Field(alias="schema", description="of this file; there is one so far")
+    suite: str = Field(pattern=FOLDER_NAME, examples=["mine"], description="its name, and its folder's in reports/")
+    about: str = Field(default="", description="one sentence, at the head of the report")
     trials: TrialsTable = Field(default_factory=TrialsTable)
     measure: MeasureTable = Field(default_factory=MeasureTable)
     accept: AcceptTable = Field(default_factory=AcceptTable)
@@ -114,6 +114,10 @@ class Suite(SuiteTable):
     def trains(self) -> bool:
         """Whether anything of it runs in energybench's own loop, and so needs torch."""
         return any(isinstance(workload, WorkloadTable) for workload in self.workloads)
+
+    def quality_of(self, workload: WorkloadTable | CommandWorkloadTable) -> QualityTable:
+        """What decides on a workload: its own [accept] quality, else the suite's."""
+        return workload.accept.quality if workload.accept else self.accept.quality
 
     @property
     def stamp(self) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.limits import DEPTH, SUITE_B, SUITE_VALUES, too_deep
+from energybench.common.names import known_as
 from energybench.common.safe_read import list_folder, read_bytes, unreadable_reason
 from energybench.common.shipped import shipped
 from energybench.suite.node import Node, build_tree
@@ -28,8 +29,13 @@ def find_suite(path_or_name: str | Path, search: Sequence[Path] | None) -> Path:
             if os.path.isfile(folder / f"{name}.toml"):
                 return folder / f"{name}.toml"
         if not os.path.isfile(name):
-            known = {file.stem for folder in folders for file in list_folder(folder, ".toml")}
-            raise UsageError(Problem("E101", f"no suite is called '{name}'", "", nearest(name, known)))
+            listed = [file for folder in folders for file in list_folder(folder, ".toml")]
+            known = {file.stem: file for file in reversed(listed)}
+            if (meant := known_as(name, known)) in known and os.path.isfile(known[meant]):
+                return known[meant]
+            here = f"{name}.toml"  # a name means ./suites or a shipped one, so that a file here never takes its place
+            hint = f"the file of that name in this folder: {here}" if os.path.isfile(here) else nearest(name, known)
+            raise UsageError(Problem("E101", f"no suite is called '{name}'", "", hint))
     path = Path(name)
     if not os.path.isfile(path):
         what = unreadable_reason(path)

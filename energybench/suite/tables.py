@@ -3,55 +3,28 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    Strict,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, Strict, model_serializer, model_validator
 
 from energybench.common.renamed import renamed
 from energybench.common.units import Bytes, Intensity, Points, Ratio, Seconds, WarmupAmount
 from energybench.stats.interim import declared
 from energybench.stats.paired import FEWEST_BLOCKS, RowVerdict
-from energybench.suite.messages import ONE_LINE, KeyedError
+from energybench.suite.messages import KeyedError
+from energybench.suite.quality_tables import QualityTable, TargetTable, WorkloadAcceptTable
+from energybench.suite.table import Name, OpenTable, Several, SuiteTable
 from energybench.suite.variants import Variant, matches
 
-Item = TypeVar("Item")
-Several = Annotated[tuple[Item, ...], Strict(False)]  # a TOML array; its items stay strict
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)]
 LONGEST_S = 1e8  # three years
 Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class SuiteTable(BaseModel):
-    """A table of a suite's file: frozen, strictly typed, without unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class OpenTable(SuiteTable):
-    """A table whose other keys are parameters of what it names."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The keys that the table does not define itself."""
-        return dict(self.model_extra or {})
 
 
 class CooldownTable(SuiteTable):
     """Before each trial on a GPU, so that all start alike: a hot card draws more for the same work."""
 
     below_c: float | None = Field(
-        default=None, gt=0, description="temperature to wait for; else 10 °C above the card's at the start of the run"
+        default=None, gt=0, description="°C to wait for; else 10 °C above the card's at the start of the run"
     )
     longest: Seconds = Field(default="60 s", validate_default=True, ge=0, le=LONGEST_S, description="0 s: do not wait")
 
@@ -146,7 +119,10 @@ class CarbonTable(SuiteTable):
 class MeasureTable(SuiteTable):
     """Which sensors, and what becomes of their joules."""
 
-    energy: Literal["off", "if available", "require"] = "if available"
+    energy: Literal["off", "if available", "require"] = Field(
+        default="if available",
+        description="off: time alone; if available: what there is; require: refuse to run without a measured sensor",
+    )
     gpus: Literal["used", "all"] | Several[Name] = Field(
         default="used", description="the card that trains, all cards, or UUIDs: for a model of yours that uses several"
     )
@@ -154,36 +130,46 @@ class MeasureTable(SuiteTable):
     carbon: CarbonTable | None = None
 
 
-class QualityTable(SuiteTable):
-    """The metric that a method must not lose, and by how much it may."""
-
-    metric: Name = "accuracy"
-    loses_at_most: Points = Field(default="0.5 pp", validate_default=True)
-
-
 @renamed(noise="margin")
 class AcceptTable(SuiteTable):
     """What may be called a saving."""
 
     quality: QualityTable = Field(default_factory=QualityTable)
-    margin: Ratio = Field(default="1 %", validate_default=True, le=0.99, description="the margin of every verdict")
-    estimate_gap: Points = Field(default="2 pp", validate_default=True)
+    margin: Ratio = Field(
+        default="1 %", validate_default=True, le=0.99, description="the saving margin: what is smaller is no saving"
+    )
+    estimate_gap: Points = Field(
+        default="2 pp", validate_default=True, description="how far estimated and counted may lie apart before a flag"
+    )
 
 
 class ModelTable(OpenTable):
     """`use` is a name or "file.py:function"; other keys are passed to it."""
 
-    use: Name = Field(examples=["resnet18"])
+    use: Name = Field(examples=["resnet18"], description='a name, or "file.py:function", from the suite\'s folder')
 
 
 class DataTable(SuiteTable):
-    """`use` is a name or "file.py:function"; `options` are passed to it."""
+    """`use` is a name, the path of a folder of images, or "file.py:function", to which `options` are passed."""
 
-    use: Name = Field(examples=["cifar10"])
+    use: Name = Field(
+        examples=["cifar10"],
+        description='a name, a folder of images such as "./pets" (from the suite\'s folder), or "file.py:function"',
+    )
     batch: int = Field(ge=1, le=2**40, examples=[128], description="samples per update")
-    augment: Several[Name] = ()
+    split: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        examples=[0.2],
+        description="share of each class that is kept for testing, where a folder of images has no test/ of its own",
+    )
+    split_seed: int = Field(default=0, ge=0, lt=2**63, description="which images those are; not the seed of the trials")
+    augment: Several[Name] = Field(
+        default=(), examples=[["flip", "crop4"]], description='of training images: "flip", "cropN" by up to N pixels'
+    )
     subset: int | None = Field(default=None, ge=1, description="training samples kept")
-    test_subset: int | None = Field(default=None, ge=1)
+    test_subset: int | None = Field(default=None, ge=1, description="test samples kept")
     resize: int | None = Field(
         default=None,
         ge=1,
@@ -191,29 +177,48 @@ class DataTable(SuiteTable):
         description="side in pixels that images are brought to, batch by batch on the device",
     )
     resident: Bytes = Field(default="2 GB", validate_default=True, description="up to here kept on the device")
-    drop_last: bool = False
+    drop_last: bool = Field(default=False, description="leave out a last batch that is smaller than the others")
     workers: int = Field(default=2, ge=0, le=4096, description="processes that decode images")
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="arguments of your function; of images size: the side in pixels that files are decoded to",
+    )
+
+    @model_validator(mode="after")
+    def _seed_splits_something(self) -> DataTable:
+        if self.split is None and "split_seed" in self.model_fields_set and self.split_seed:
+            raise KeyedError("there is no split that it could seed", "split_seed", "add split = 0.2, or take it out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_a_split_that_is_not_asked_for(self, as_table: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A suite without one is resolved to what it always was."""
+        split = ("split", "split_seed") if self.split is None else ()
+        return {key: value for key, value in as_table(self).items() if key not in split}
 
 
 class TrainTable(SuiteTable):
     """The recipe of plain training, which every method shares."""
 
-    epochs: int = Field(ge=1, le=1_000_000, examples=[30])
-    optimizer: Literal["sgd", "adam", "adamw", "adagrad", "adadelta"] = "sgd"
-    lr: float = Field(gt=0, examples=[0.1])
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    nesterov: bool = False
-    betas: Annotated[tuple[Beta, Beta], Strict(False)] | None = None
+    epochs: int = Field(ge=1, le=1_000_000, examples=[30], description="passes over the training samples")
+    optimizer: Literal["sgd", "adam", "adamw", "adagrad", "adadelta"] = Field(default="sgd", description="torch's own")
+    lr: float = Field(gt=0, examples=[0.1], description="learning rate at its highest")
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="of sgd")
+    nesterov: bool = Field(default=False, description="Nesterov's momentum")
+    betas: Annotated[tuple[Beta, Beta], Strict(False)] | None = Field(
+        default=None, examples=[[0.9, 0.999]], description="of adam and adamw; else torch's default"
+    )
     decay: float = Field(default=0.0, ge=0, description="weight decay, as the optimizer defines it")
-    schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "step"] = Field(
+        default="constant", description="of the learning rate over the epochs, step by step"
+    )
     milestones: Several[float] = Field(default=(), description='epochs after which "step" multiplies the rate')
     factor: float = Field(default=0.1, gt=0, lt=1, description='of "step", at each milestone')
     warmup_epochs: float = Field(default=0.0, ge=0, description="the learning rate rises from 0 over so many epochs")
     clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
     accumulate: int = Field(default=1, ge=1, description="micro-batches per update")
-    precision: Literal["fp32", "bf16"] = "fp32"
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast of torch")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of the target given to all classes")
     activation: Literal["relu", "sigmoid", "tanh"] | None = Field(
         default=None, description="in place of the model's own hidden activations, where these are modules"
     )
@@ -240,23 +245,17 @@ class TrainTable(SuiteTable):
         return self
 
 
-class TargetTable(SuiteTable):
-    """Also report the cost of reaching this quality."""
-
-    metric: Name = "accuracy"
-    at_least: float = Field(ge=-1e100, le=1e100, examples=[0.9])
-
-
 class WorkloadTable(SuiteTable):
     """What is trained: model, data and recipe."""
 
-    name: Name
+    name: Name = Field(examples=["small"], description="as the report and --set call it")
     task: Name = Field(default="classification", description='a name or "file.py:Class"')
     extends: Name | None = Field(default=None, description="a workload whose other keys it takes")
     model: ModelTable
     data: DataTable
     train: TrainTable
     target: TargetTable | None = None
+    accept: WorkloadAcceptTable | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> WorkloadTable:
@@ -273,9 +272,9 @@ class WorkloadTable(SuiteTable):
 class ClaimsTable(SuiteTable):
     """What the paper or author promises."""
 
-    training: Ratio | None = None
-    backward: Ratio | None = None
-    source: str = Field(default="", alias="from")
+    training: Ratio | None = Field(default=None, examples=["20 %"], description="share of a training that is saved")
+    backward: Ratio | None = Field(default=None, examples=["40 %"], description="or share of the backward passes")
+    source: str = Field(default="", alias="from", examples=["Table 2"], description="who says so, and where")
 
     @model_validator(mode="after")
     def _one_promise(self) -> ClaimsTable:
@@ -310,8 +309,10 @@ class TunedTable(SuiteTable):
 class MethodTable(OpenTable):
     """What changes. Other keys are the method's parameters; a stack has a table of them per method."""
 
-    use: Annotated[str | list[str], BeforeValidator(_uses)] = Field(examples=["my_method.py"])
-    name: Name | None = None
+    use: Annotated[str | list[str], BeforeValidator(_uses)] = Field(
+        examples=["my_method.py"], description='a name, "file.py", "file.py:Class", or an array of them: a stack'
+    )
+    name: Name | None = Field(default=None, examples=["mine"], description="in the report; else what it uses")
     sweep: dict[str, Any] = Field(default_factory=dict, description="parameter = [values]: one variant for each")
     claims: ClaimsTable | None = None
     tuned: TunedTable | None = None
@@ -323,8 +324,10 @@ class MethodTable(OpenTable):
 class PatternTable(SuiteTable):
     """Pairs of a workload and a method, by patterns of `*` and `?`."""
 
-    workload: Name = "*"
-    method: Name = "*"
+    workload: Name = Field(default="*", examples=["vit-*"], description="pattern of names")
+    method: Name = Field(
+        default="*", examples=["ssprop*"], description="pattern of labels, or of names without their sweep"
+    )
 
     def fits(self, workload: str, variant: Variant) -> bool:
         """Whether both patterns match; the method's, the variant's label or its name without the sweep."""
@@ -334,7 +337,7 @@ class PatternTable(SuiteTable):
 class SkipTable(PatternTable):
     """Pairs that are not run; patterns of `*` and `?`."""
 
-    because: Name = Field(examples=["this model has no convolutions"])
+    because: Name = Field(examples=["this model has no convolutions"], description="the reason, in the report")
 
     @model_validator(mode="after")
     def _leaves_something(self) -> SkipTable:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from energybench.common.errors import Problem, nearest
 from energybench.common.limits import NAME
+from energybench.common.names import known_as
 from energybench.suite.toml_positions import Loc
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _expand_entry(entry: Node, loc: Loc, quick: bool) -> tuple[list[Variant], li
 
 
 def _stack_table(use: str, parameters: Mapping[str, Any], loc: Loc) -> tuple[dict[str, Any], Loc]:
-    key = use if use in parameters else short(use)
+    key = use if use in parameters else known_as(short(use), parameters)
     return parameters.get(key, {}), (*loc, key)
 
 
@@ -192,13 +193,14 @@ def _stack_problems(entry: Node, uses: list[str], parameters: Mapping[str, Any],
         problems.append(Problem(code, message, entry.find(loc).place, hint))
 
     names = [short(use) for use in uses]
+    lower = [name.casefold() for name in names]
     for position, name in enumerate(names):
-        if name in names[:position]:
+        if lower[position] in lower[:position]:
             report("E205", ("use", position), f"'{name}' is twice in one stack", "name it once")
     if sweep:
         report("E207", ("sweep",), "a stack cannot be swept", "write one [[method]] per combination")
     for key, value in parameters.items():
-        if key not in names and key not in uses:
+        if key.casefold() not in lower and key not in uses:
             hint = f"{names[0]} = {{ {key} = {toml(value)} }}"
             hint = nearest(key, [*names, *KNOWN_KEYS]) if isinstance(value, dict) else hint
             report("E201", (key,), f"unknown key '{key}': a stack's parameters stand in a table per method", hint)

@@ -7,20 +7,25 @@ Listing reads files as text, so it needs neither torch nor trust; loading runs t
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.limits import METHOD_B
+from energybench.common.module_path import add_for_user_code
+from energybench.common.names import known_as
 from energybench.common.safe_read import list_folder, read_bytes, unreadable_reason
 from energybench.common.shipped import shipped
 from energybench.train.method import Method
+from energybench.train.parameter_schema import Parameter, aliases, of_field, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class MethodCard:
-    """What a method file says: its first sentence, the whole docstring, its parameters as (name, type, default)."""
+    """What a method file says: its first sentence, the whole docstring, its parameters as (name, type, default).
+
+    details:  of each parameter what it may be and what it means
+    declared: what its class declares: `needs`, `replaces`, `runs`, `swaps`, `example`
+    """
 
     name: str
     origin: str
@@ -49,6 +58,14 @@ class MethodCard:
     summary: str
     text: str
     parameters: tuple[tuple[str, str, str], ...]
+    details: tuple[Parameter, ...] = ()
+    declared: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def paper(self) -> str:
+        """The paragraph of the docstring that names the paper; empty where there is none."""
+        paragraphs = (" ".join(part.split()) for part in self.text.split("\n\n"))
+        return next((part.removeprefix("Paper: ") for part in paragraphs if part.startswith("Paper: ")), "")
 
 
 def sources(here: Path | None = None) -> dict[str, Source]:
@@ -78,16 +95,11 @@ def find(use: str, base: Path | None = None, where: str = "") -> Source:
             raise UsageError(Problem("E301", no_file(file, path), where, f"looked at {path}"))
         return Source(path.stem, path.resolve(), "given", class_name or None)
     known = sources()
-    if use not in known:
-        raise UsageError(
-            Problem(
-                "E301",
-                f"no method is called '{use}'",
-                where,
-                nearest(use, known) + f"; or write your own: energybench new method {use}",
-            )
-        )
-    return known[use]
+    if (name := known_as(use, known)) not in known:
+        hint = nearest(use, known)
+        hint += f"; or write your own: energybench new method {use}" if use.isidentifier() else ""
+        raise UsageError(Problem("E301", f"no method is called '{use}'", where, hint))
+    return known[name]
 
 
 def no_file(file: str, path: Path) -> str:
@@ -97,6 +109,8 @@ def no_file(file: str, path: Path) -> str:
 
 def load(source: Source, kind: type = Method) -> type:
     """Run a file and return its class. Raises UsageError E302 with the file's own error."""
+    if source.origin in ("given", "./methods") and shipped("methods").resolve() not in source.path.parents:
+        add_for_user_code(str(source.path.parent))
     try:
         module = load_module(source.path)
     except Exception as error:
@@ -136,6 +150,7 @@ def load_function(use: str, base: Path, where: str = "") -> Callable[..., Any]:
     if not os.path.isfile(base / file):
         raise UsageError(Problem("E401", no_file(file, base / file), where, f"looked at {base / file}"))
     path = (base / file).resolve()
+    add_for_user_code(str(path.parent))
     try:
         function = getattr(load_module(path), name or path.stem, None)
     except Exception as error:
@@ -171,18 +186,18 @@ def build(kind: type, name: str, values: dict[str, Any], where: Callable[[str], 
     import pydantic
 
     hints = get_type_hints(kind, include_extras=True)
-    parameters = {field.name: field for field in fields(kind) if field.init} if is_dataclass(kind) else {}
+    parameters = {item.name: item for item in fields(kind) if item.init} if is_dataclass(kind) else {}
     problems = [
         Problem("E303", f"'{name}' takes no parameter '{key}'", where(key), nearest(key, parameters) or "it takes none")
         for key in values
         if key not in parameters
     ]
     settings: dict[str, Any] = {}
-    for key, field in parameters.items():
-        default = field.default
+    for key, item in parameters.items():
+        default = item.default
         if default is MISSING:
             default = (
-                pydantic.Field(default_factory=field.default_factory) if field.default_factory is not MISSING else ...
+                pydantic.Field(default_factory=item.default_factory) if item.default_factory is not MISSING else ...
             )
         settings[key] = (hints[key], default)
     config = pydantic.ConfigDict(
@@ -207,7 +222,10 @@ def build(kind: type, name: str, values: dict[str, Any], where: Callable[[str], 
                 continue
             message = detail["msg"].removeprefix("Value error, ")
             given = f" (given: {detail['input']!r})"
-            problems.append(Problem("E304", f"'{name}' parameter '{key}': {message}{given}", where(key)))
+            words = re.findall(r"'([^']*)'", str(detail.get("ctx", {}).get("expected", "")))
+            hint = nearest(detail["input"], words) if words and isinstance(detail["input"], str) else ""
+            hint = hint if hint.startswith("did you mean") else ""
+            problems.append(Problem("E304", f"'{name}' parameter '{key}': {message}{given}", where(key), hint))
     except (ValueError, TypeError) as error:  # from the method's own __post_init__
         problems.append(Problem("E304", f"'{name}': {error}", where("")))
     raise UsageError(problems)
@@ -226,13 +244,56 @@ def card(source: Source) -> MethodCard:
         reason = getattr(error, "strerror", None) or getattr(error, "msg", None) or type(error).__name__
         return MethodCard(source.name, source.origin, str(source.path), f"cannot be read: {reason}", "", ())
     text = ast.get_docstring(tree) or ""
-    parameters: list[tuple[str, str, str]] = []
-    for node in tree.body:  # a helper class has no base
-        if isinstance(node, ast.ClassDef) and node.bases and "dataclass" in map(_decorator, node.decorator_list):
-            parameters = [_parameter(item) for item in node.body if isinstance(item, ast.AnnAssign) and _is_field(item)]
-            break
     summary = " ".join(text.split("\n\n")[0].split())
-    return MethodCard(source.name, source.origin, str(source.path), summary, text, tuple(parameters))
+    kind = _class(tree, source)
+    if kind is None:
+        return MethodCard(source.name, source.origin, str(source.path), summary, text, ())
+    found = [item for item in kind.body if isinstance(item, ast.AnnAssign) and _is_field(item)]
+    found = found if "dataclass" in map(_decorator, kind.decorator_list) else []
+    about = told(ast.get_docstring(kind) or "", [ast.unparse(item.target) for item in found])
+    details = tuple(of_field(item, aliases(tree), about) for item in found)
+    parameters = tuple((each.name, each.type, each.default) for each in details)
+    declared = _declared(tree, kind)
+    return MethodCard(source.name, source.origin, str(source.path), summary, text, parameters, details, declared)
+
+
+def _class(tree: ast.Module, source: Source) -> ast.ClassDef | None:
+    """The method's class: the one that is named, else the first dataclass with a base, else the first with a base."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.bases]
+    named = [node for node in classes if node.name == source.class_name]
+    data = [node for node in classes if "dataclass" in map(_decorator, node.decorator_list)]
+    return next(iter((*named, *data, *classes)), None)
+
+
+DECLARED = ("needs", "replaces", "runs", "swaps", "example")
+
+
+def _declared(tree: ast.Module, kind: ast.ClassDef) -> dict[str, Any]:
+    """The class's declarations that are plain values, and those of a base that comes with energybench."""
+    found: dict[str, Any] = {}
+    for item in kind.body:
+        if isinstance(item, ast.AnnAssign) and item.value and (name := ast.unparse(item.target)) in DECLARED:
+            value = item.value
+            inner = value.args[0] if isinstance(value, ast.Call) and value.args else value  # frozenset({...})
+            with contextlib.suppress(ValueError):
+                found[name] = ast.literal_eval(inner)
+    for base in map(ast.unparse, kind.bases):
+        found = {**_of_base(tree, base), **found}
+    return found
+
+
+def _of_base(tree: ast.Module, base: str) -> dict[str, Any]:
+    package = Path(__file__).resolve().parents[1]
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and base in [alias.name for alias in node.names]:
+            file = package.parent.joinpath(*(node.module or "").split(".")).with_suffix(".py")
+            if file.parent.parent == package and file.is_file():
+                inside = ast.parse(file.read_text(encoding="utf-8"))
+                kind = next(
+                    (each for each in inside.body if isinstance(each, ast.ClassDef) and each.name == base), None
+                )
+                return _declared(inside, kind) if kind else {}
+    return {}
 
 
 def _decorator(node: ast.expr) -> str:
@@ -242,14 +303,6 @@ def _decorator(node: ast.expr) -> str:
 def _is_field(item: ast.AnnAssign) -> bool:
     default = ast.unparse(item.value) if item.value else ""
     return "ClassVar" not in ast.unparse(item.annotation) and "init=False" not in default
-
-
-def _parameter(item: ast.AnnAssign) -> tuple[str, str, str]:
-    """(name, type, default), as written."""
-    default = ast.unparse(item.value) if item.value else "required"
-    if isinstance(item.value, ast.Call) and ast.unparse(item.value.func) == "Quantity":
-        default = repr(" ".join(str(ast.literal_eval(part)) for part in item.value.args))  # as a suite writes it
-    return ast.unparse(item.target), ast.unparse(item.annotation), default
 
 
 def _python_files(folder: Path, origin: str) -> Iterator[Source]:

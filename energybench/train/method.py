@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from energybench.common.metrics import Better, Metric
     from energybench.train.convexity import Convexity
     from energybench.train.data import Data
     from energybench.train.interface import TrainingRun
@@ -242,6 +243,8 @@ class Method:
 class Task(Method):
     """The innermost layer: parameters, loss and quality of one kind of learning problem."""
 
+    # What `evaluate` gives, by name, and which way is better: {"mse": "lower", "psnr": Metric(better="higher", …)}
+    metrics: ClassVar[Mapping[str, Metric | Better]] = {}
     parts: ClassVar[tuple[str, ...]] = ("main",)  # groups of parameters with an optimizer each
     provides: ClassVar[frozenset[str]] = frozenset({"forward", "backward", "per_sample_loss"})
 

@@ -28,7 +28,7 @@ from energybench.meter.reading import Reading
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.records.record import write_json
-from energybench.stats import paired
+from energybench.stats import paired, power
 from energybench.suite.tables import AcceptTable, DataTable, ModelTable, TrainTable, WorkloadTable
 from energybench.trial.build import build, device_name
 from energybench.trial.spec import CalibrationSpec, MeasureSpec, TrainingSpec
@@ -156,7 +156,7 @@ def noise_floor(pairs: Sequence[tuple[Reading, Reading]], pair_s: float) -> dict
         "window_shortest_s": min(windows),
         "margin_rel": MARGIN,
         "noise_rel": MARGIN,  # the name before
-        "chance_rel": paired.POWER,
+        "chance_rel": power.POWER,
         "time": _floor([a.wall_s for a, _ in pairs], [b.wall_s for _, b in pairs], pair_s),
         "energy": energy,
         "energy_reason": reason,
@@ -172,11 +172,12 @@ def _floor(a: Sequence[float], b: Sequence[float], pair_s: float) -> dict[str, A
         "bias_rel": math.expm1(change.mean),
         "bias_interval_rel": [math.expm1(low), math.expm1(high)],
         "biased": low > h or high < -h,
-        "detectable": [_detectable(change.sd, within_s, int(within_s / pair_s)) for within_s in WITHIN_S],
+        "detectable": [_detectable(change, within_s, int(within_s / pair_s)) for within_s in WITHIN_S],
     }
 
 
-def _detectable(sd: float, within_s: float, count: int) -> dict[str, Any]:
-    saving = paired.detectable(sd, count, MARGIN) if count >= paired.FEWEST_BLOCKS else None
+def _detectable(seen: paired.Paired, within_s: float, count: int) -> dict[str, Any]:
+    """For a fresh run of so many pairs, by the spread of those that were seen."""
+    saving = power.detectable(seen.sd, count, MARGIN, df=seen.df) if count >= paired.FEWEST_BLOCKS else None
     reason = None if saving is not None else f"not with fewer than {paired.FEWEST_BLOCKS} pairs"
     return {"within_s": within_s, "pairs": count, "saving_rel": saving, "reason": reason}

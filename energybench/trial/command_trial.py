@@ -8,7 +8,6 @@ Runs in a process of its own, which adopts whatever the command starts and ends 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import sys
@@ -23,7 +22,8 @@ from typing import TypedDict, Unpack
 
 from pydantic import ValidationError
 
-from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite, EnergybenchError
+from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite
+from energybench.common.held_folder import HeldFolder
 from energybench.common.interrupts import SPREAD_S, is_signal
 from energybench.common.quantities import is_figure
 from energybench.meter import Meter
@@ -32,18 +32,22 @@ from energybench.meter.reading import Reading
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.process import supervise
-from energybench.process.output_log import Lines, Log
+from energybench.process.output_log import Lines, StreamLogs
 from energybench.process.relay import SignalRelay
 from energybench.records.record import Flag, Status, Trial, write_json
-from energybench.suite.command_tables import Value, fill_words
-from energybench.trial.command_quality import NoQuality, QualityReader
+from energybench.suite.placeholders import fill_words
+from energybench.trial.command_place import prepare_place
+from energybench.trial.command_quality import NoQuality, QualityReaders
+from energybench.trial.command_scale import DeclaredScale
+from energybench.trial.command_windows import WindowsRefused, take_windows
 from energybench.trial.phases import Phases
 from energybench.trial.record_draft import TrialDraft
 from energybench.trial.spec import CommandTrialSpec
-from energybench.windows.file import VARIABLE, WindowLine, of_training, qualities, read_windows, summed, training
+from energybench.windows.file import VARIABLE, WindowLine, qualities
 
 WHOLE = "the whole command"
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "out of memory", "Cannot allocate memory")
+ENDED, REFUSED = "ended", "refused"  # of a trial's environment: the command ended well; what it said cannot be used
 KILLED = 128 + signal.SIGKILL  # as a shell tells that its child was killed
 
 
@@ -118,6 +122,7 @@ class RunOptions(TypedDict, total=False):
     limit_s: float | None
     discard: bool
     stdout: int | None
+    stdin: Path | None
     own_session: bool
     death_signal: signal.Signals
     relay: SignalRelay | None
@@ -129,7 +134,7 @@ def metered(
     meters: Sequence[Meter],
     *,
     hear: Callable[[str, str], None] | None = None,
-    log: Log | None = None,
+    log: StreamLogs | None = None,
     **options: Unpack[RunOptions],
 ) -> MeteredCommand:
     """Run a command with the meters open around exactly it.
@@ -152,7 +157,7 @@ def metered(
     def output(stream: str, chunk: bytes) -> None:
         if log:
             with contextlib.suppress(OSError):  # a full disk: the record will not be written either, and says so
-                log.write(chunk)
+                log.write(stream, chunk)
         for text in lines[stream].feed(chunk):
             line(stream, text)
 
@@ -204,19 +209,27 @@ def trial(spec: CommandTrialSpec, record: TrialDraft) -> None:
     record.environment = {"load_average": os.getloadavg()[0], "gpus": gpu_facts(meters), "metered": WHOLE}
     if spec.threads:
         record.environment["threads"] = spec.threads
-    values: dict[str, Value] = {"seed": header.seed, "block": header.block, "trial": header.trial}
-    argv = fill_words(spec.command, values)
-    record.settings = {"workload": spec.workload.settings(), "command": argv, "methods": []}
-    reader = QualityReader(spec.workload.quality, spec.metric, spec.base, values)
+    if spec.ranks:
+        record.environment["ranks"] = spec.ranks
+    place = prepare_place(spec)
+    argv, told = fill_words(spec.command, place.values), spec.how.told(place.values)
+    record.settings = {"workload": spec.workload.settings(), "command": argv, "methods": [], **told}
+    sources = spec.workload.quality.sources(spec.metric, spec.also)
+    readers = QualityReaders.of(sources, place.folder, place.values, spec.metrics)
     record.flags = phases.cool_down(meters, measure.below_c, measure.cooldown_s)
     phases.idle("idle_before", meters, measure.tick_s)
+    logs = _logs(spec)
     command = metered(
         argv,
         meters,
-        hear=reader.hear,
-        log=Log(spec.log),
-        cwd=spec.base,
-        env=environment(header.seed, header.block, header.trial, spec.windows, spec.threads),
+        hear=readers.hear,
+        log=logs,
+        cwd=place.folder,
+        stdin=place.stdin,
+        env={
+            **environment(header.seed, header.block, header.trial, spec.windows, spec.threads, place.scratch),
+            **place.env,
+        },
         limit_s=spec.limit_s,
     )
     if command.ended and is_signal(command.ended.returncode):
@@ -228,80 +241,68 @@ def trial(spec: CommandTrialSpec, record: TrialDraft) -> None:
     record.memory_resident_b = command.ended.memory_b if command.ended else None
     if unusable := why_unusable(command, spec.limit_s):
         raise Unusable(*unusable)
-    windows = _windows(spec.windows, phases, record)
-    _judge(reader, windows, record)
+    record.environment |= {ENDED: "well"} | ({"stream": logs.only} if logs.only else {})
+    try:
+        windows = take_windows(spec.windows, command.window, phases, record)
+    except WindowsRefused as refused:
+        record.environment[REFUSED] = "windows"
+        raise Unusable("failed", str(refused)) from None
+    judge(readers, windows, record, DeclaredScale(spec.metrics.get(spec.metric), spec.range_declared))
     if lost := next((e for e in phases.readings["train"].energy if e.lost), None):
         raise Unusable("invalid", f"sensor lost: {lost.source} {lost.device}: {lost.reason}")
 
 
-def environment(seed: int, block: int, trial: str, windows: Path, threads: int | None) -> dict[str, str]:
-    """What a command is told: ours, and the identity of its trial. windows: the file that its windows go into."""
+def _logs(spec: CommandTrialSpec) -> StreamLogs:
+    """Of what the command prints. Raises CannotWrite."""
+    try:
+        return StreamLogs(spec.log, None if spec.folder is None else HeldFolder.reopen(spec.folder))
+    except OSError as error:
+        raise CannotWrite.of(error, spec.log) from None
+
+
+def environment(
+    seed: int, block: int, trial: str, windows: Path, threads: int | None, scratch: Path | None = None
+) -> dict[str, str]:
+    """What a command is told: ours, and the identity of its trial.
+
+    windows: the file that its windows go into; scratch: a folder that is this trial's alone
+    """
     identity = {
         "ENERGYBENCH_SEED": str(seed),
         "ENERGYBENCH_TRIAL": trial,
         "ENERGYBENCH_BLOCK": str(block),
         VARIABLE: str(windows),
     }
+    if scratch:
+        identity["ENERGYBENCH_SCRATCH"] = str(scratch)
     if threads:
         identity["OMP_NUM_THREADS"] = str(threads)
     return {**os.environ, **identity}
 
 
-def _windows(path: Path, phases: Phases, record: TrialDraft) -> list[WindowLine]:
-    """What the script measured itself, into the record: its training takes the whole command's place.
-
-    Raises Unusable for a window that an error ended, and for a file that holds something else.
-    """
+def judge(readers: QualityReaders, windows: list[WindowLine], record: TrialDraft, scale: DeclaredScale) -> None:
+    """The command's quality into the record. Raises Unusable where there is none, none that is a figure, or one that
+    cannot be in the scale that was declared."""
     try:
-        lines = read_windows(path)
-    except EnergybenchError as error:
-        raise Unusable("failed", f"its windows cannot be read: {error.problems[0].message}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-    inside = of_training(lines)
-    if wrong := next((window for window in inside if window.error), None):
-        raise Unusable("failed", f"its window '{wrong.name}' ended with an error: {wrong.error}")
-    if reading := training(lines):
-        phases.readings["train"] = refuse_short(reading)
-        record.environment["metered"] = f"the script's own window '{inside[0].name}'"
-    others = [window for window in lines if window.parent is None and window not in inside]
-    for name in dict.fromkeys(window.name for window in others if window.name not in phases.readings):
-        if reading := summed([window for window in others if window.name == name]):
-            phases.readings[name] = reading
-    # Ranks take each step together; what they do and see in it is each one's own.
-    lowest = min((window.rank or 0 for window in inside), default=0)
-    record.steps = _sum([window.steps for window in inside if (window.rank or 0) == lowest])
-    record.samples = _sum([window.samples for window in inside])
-    record.flop = _flop(inside)
-    return lines
-
-
-def _sum(counts: list[int | None]) -> int | None:
-    """None where a window does not say."""
-    return sum(count for count in counts if count) if counts and None not in counts else None
-
-
-def _flop(windows: list[WindowLine]) -> dict[str, float]:
-    """By the command's own word: estimated, counted; without what a window does not say."""
-    reported = {
-        "estimated": [window.flop.estimated if window.flop else None for window in windows],
-        "counted": [window.flop.counted if window.flop else None for window in windows],
-    }
-    sums = {kind: [flop for flop in flops if flop is not None] for kind, flops in reported.items()}
-    return {kind: math.fsum(known) for kind, known in sums.items() if known and len(known) == len(windows)}
-
-
-def _judge(reader: QualityReader, windows: list[WindowLine], record: TrialDraft) -> None:
-    """The command's quality into the record. Raises Unusable where there is none, or none that is a figure."""
-    try:
-        quality = reader.result(windows)
+        quality = readers.result(windows)
     except NoQuality as missing:
+        record.environment[REFUSED] = "quality"
         raise Unusable("failed", str(missing)) from None
-    for name, value in quality.items():
-        if not is_figure(value, name):
+    if readers.missing:
+        record.environment["no_quality"] = dict(readers.missing)
+    deciding = readers.deciding.metric
+    for name, value in list(quality.items()):
+        if is_figure(value, name):
+            continue
+        if name == deciding:
             raise Unusable("diverged", f"its {name} is {value}")
-    record.quality = {**{k: v for k, v in qualities(windows).items() if is_figure(v, k)}, **quality}
+        record.environment["no_quality"] = {**record.environment.get("no_quality", {}), name: f"its {name} is {value}"}
+        del quality[name]
+    if deciding in quality and (doubt := scale.doubt(deciding, quality[deciding], readers.deciding.percent)):
+        record.environment[REFUSED] = "quality"
+        raise Unusable("failed", doubt)
+    told = {k: v for k, v in qualities(windows).items() if v is not None and is_figure(v, k)}
+    record.quality = {**quality, **{k: v for k, v in told.items() if k not in quality}}
 
 
 if __name__ == "__main__":

@@ -13,12 +13,14 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from energybench.common.held_folder import FolderIdentity
+from energybench.common.metrics import Metric
 from energybench.common.sealed_files import write_text
 from energybench.common.units import RESOLVED, Quantity
 from energybench.flops.work import Line
 from energybench.meter.sensors import MeterSelection
 from energybench.records.record import Budget, Claim, Role
-from energybench.suite.command_tables import CommandWorkloadTable
+from energybench.suite.command_tables import CommandWorkloadTable, RunTable
 from energybench.suite.tables import MeasureTable, WorkloadTable
 from energybench.workloads.description import DataDescription
 
@@ -64,6 +66,7 @@ class MethodSpec(Spec):
 class CellHeader(Spec):
     """Which cell it is, as its record says."""
 
+    run_identity: str | None = None  # None: of no run
     workload: str
     method: str  # the variant's label; "baseline" and "twin" are labels too
     role: Role
@@ -143,7 +146,8 @@ class TrialSpec(TrainingSpec):
     """The same, metered: one trial.
 
     device_name: "cpu", or the UUID of the card that trains
-    trace:       file for what the meters sampled; None keeps none, nor the methods' tensors
+    trace:       file for what the meters sampled, in a folder called traces; None keeps none, nor the methods' tensors,
+                 which go into a folder called state beside it
     siblings:    UUID → processes on the card that rest while this one runs
     """
 
@@ -163,10 +167,15 @@ class TrialSpec(TrainingSpec):
 class CommandTrialSpec(Spec):
     """A trial that is a command.
 
-    command: its words, with {seed} and the like as the suite has them
-    metric:  under which its quality is kept
+    command: its words, with {seed} and the like as the suite has them; how: in which folder, environment, input
+    metric:  under which its quality is kept; also: further ones, read where it is under their own names
+    metrics: what is declared of them; range_declared: whether the suite itself says in which range it lies
+    ranks:   that the command starts, as far as its words say
     limit_s: seconds after which it is ended
     windows: file into which the command's own windows report
+    folder:  the run's, which the log stands in: no link below it is followed
+    own:     a folder for what is this trial's alone; it is made, and whoever asked for the trial removes it
+    not_copied: folders that no copy of the suite's folder needs
     """
 
     mode: Literal["command"] = "command"
@@ -174,14 +183,22 @@ class CommandTrialSpec(Spec):
     base: Path
     command: tuple[str, ...]
     workload: CommandWorkloadTable
+    how: RunTable = RunTable()
     metric: str
+    also: tuple[str, ...] = ()
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    range_declared: bool = False
+    ranks: int | None = None
     measure: MeasureSpec
     threads: int | None = None
     device_name: str
     limit_s: float
     windows: Path
+    own: Path | None = None
+    not_copied: tuple[Path, ...] = ()
     trace: Path | None = None
     log: Path
+    folder: FolderIdentity | None = None
 
 
 class CalibrationSpec(Spec):

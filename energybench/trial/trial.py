@@ -30,7 +30,7 @@ from energybench.meter.facts import gpu_facts, keep_trace
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.records.record import Flag, Passes, Target
-from energybench.suite.tables import TargetTable
+from energybench.suite.quality_tables import TargetTable
 from energybench.train.fingerprint import fingerprint, moved
 from energybench.train.method import Method, parameters
 from energybench.train.run import Run
@@ -193,19 +193,20 @@ class TargetTracker:
     """The workload's target: evaluated after each epoch, outside the window, until it is reached."""
 
     def __init__(self, target: TargetTable | None, window: Window, judge: Judge, phases: Phases) -> None:
-        self.target = Target(metric=target.metric, at_least=target.at_least) if target else None
+        self._wanted = target
+        self.target = Target(metric=target.metric, at_least=target.at_least, at_most=target.at_most) if target else None
         self._window, self._judge, self._phases = window, judge, phases
 
     def after_epoch(self, run: Run) -> None:
         run.curve[-1]["wall_s"] = self._window.elapsed_s()
-        if self.target is None or self.target.epoch is not None:
+        if self._wanted is None or self.target is None or self.target.epoch is not None:
             return
         self._window.stop()
         with self._phases.phase("evaluate"):
             quality = self._judge.quality(run)
         reading = devices.with_every_card(refuse_short(self._window.reading()), UNSEEN)
         run.curve[-1] |= {self.target.metric: quality[self.target.metric], "wall_s": reading.wall_s}
-        if quality[self.target.metric] >= self.target.at_least:
+        if self._wanted.reached(quality[self.target.metric]):
             self.target = self.target.model_copy(
                 update={
                     "epoch": run.epoch_number,

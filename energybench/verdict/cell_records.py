@@ -9,9 +9,8 @@ from typing import Any
 
 from energybench.flops.work import BACKWARD
 from energybench.records.record import Cell, Claim, CountingRun, Estimate, RunFile, Trial
-from energybench.stats import paired
 from energybench.verdict import pairing
-from energybench.verdict.figures import Accept, Phase, Quality, Roofline
+from energybench.verdict.figures import Phase, Roofline
 from energybench.verdict.pairing import Pair
 
 # Of a profiling run, in the order of a step; "own" is method_overhead in records of before.
@@ -153,42 +152,3 @@ def is_unjudged(run: RunFile, workload: str) -> bool:
     workloads: Sequence[dict[str, Any]] = run.resolved.get("workload") or ()
     settings = next((each for each in workloads if each.get("name") == workload), {})
     return (settings.get("quality") or {}).get("from") == "none"
-
-
-def main_metric(trials: Iterable[Trial]) -> str | None:
-    """Accuracy where it was recorded, else the first metric by name."""
-    names = sorted({name for trial in trials for name in trial.quality})
-    return "accuracy" if "accuracy" in names else next(iter(names), None)
-
-
-def quality(
-    compared: Sequence[Pair], accept: Accept, alpha_fraction: float
-) -> tuple[Quality | None, paired.Mean | None]:
-    """What is reported of quality, and the differences that a verdict may use; None where they prove nothing."""
-    metric = accept.metric or main_metric(pair.baseline for pair in compared)
-    values = _values(compared, metric) if metric else []
-    if metric is None or not values:
-        return None, None
-    of_method, of_baseline = [value for value, _ in values], [value for _, value in values]
-    higher = pairing.higher_is_better(metric)
-    sign = 1 if higher else -1
-    difference = paired.differences(of_method, of_baseline, higher, alpha_fraction)
-    bounded = difference.df > 0
-    reported = Quality(
-        metric,
-        baseline=math.fsum(of_baseline) / len(values),
-        method=math.fsum(of_method) / len(values),
-        change=sign * difference.mean,
-        bound=sign * difference.lower(paired.QUALITY) if bounded else None,
-        limit=None if accept.loses_at_most is None else -sign * accept.loses_at_most,
-        fraction=higher and all(0 <= value <= 1 for value in (*of_method, *of_baseline)),
-        sd=difference.sd if bounded else None,
-        n=len(values),
-    )
-    return reported, difference if len(values) == len(compared) else None  # a block without quality proves nothing
-
-
-def _values(compared: Sequence[Pair], metric: str) -> list[tuple[float, float]]:
-    """(method, baseline) of the blocks in which both are known and finite."""
-    both = [(pair.method.quality.get(metric), pair.baseline.quality.get(metric)) for pair in compared]
-    return [(a, b) for a, b in both if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)]

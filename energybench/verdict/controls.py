@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from energybench.records.record import Budget, Cell, Trial
-from energybench.verdict import pairing, wording
+from energybench.verdict import pairing, sentences
 from energybench.verdict.cell_records import CellRecords
 from energybench.verdict.pairing import Pair, Partners, ReasonUnusable
 
@@ -58,4 +58,4 @@ def why_none(records: CellRecords, cells: Iterable[Cell]) -> str:
     known = [t.budget for t in records.paired_trials if t.budget is not None]
     if not asked or not known or any(t.trained_less for t in records.paired_trials):
         return ""
-    return wording.no_control(known[0].planned_steps)
+    return sentences.no_control(known[0].planned_steps)

@@ -6,38 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from energybench.common.metrics import Better
 from energybench.common.renamed import renamed
-from energybench.records.record import RunFile
 from energybench.stats import paired
 from energybench.verdict import flag_codes
+from energybench.verdict.accept import Accept
 from energybench.verdict.interim import Look
 from energybench.verdict.pairing import EnergyFigure, TrialMean
 
-MARGIN, ESTIMATE_GAP = 0.01, 0.02  # where a suite's file names none
-
 Result = Literal["clear", "raised", "not checked"]
-
-
-@renamed(noise="margin")
-@dataclass(frozen=True, slots=True)
-class Accept:
-    """The suite's margins, as fractions."""
-
-    metric: str | None = None
-    loses_at_most: float | None = None
-    margin: float = MARGIN  # of the saving: what is smaller is no saving
-    estimate_gap: float = ESTIMATE_GAP
-
-    @classmethod
-    def of(cls, run: RunFile) -> Accept:
-        settings: dict[str, Any] = run.resolved.get("accept") or {}
-        quality = settings.get("quality") or {}
-        return cls(
-            metric=quality.get("metric"),
-            loses_at_most=quality.get("loses_at_most"),
-            margin=settings.get("margin", settings.get("noise", MARGIN)),  # runs of before wrote the old key
-            estimate_gap=settings.get("estimate_gap", ESTIMATE_GAP),
-        )
+QualityWord = Literal["held", "lost", "open", "not judged", "no verdict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +66,10 @@ class Once:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Quality against plain training, method − baseline; bound: as bad as it may be at 95 %, one-sided."""
+    """Quality against plain training, method − baseline.
+
+    bound, best: as bad and as good as it may be, each at 95 %, one-sided
+    """
 
     metric: str
     baseline: float
@@ -99,6 +80,20 @@ class Quality:
     fraction: bool  # print in percentage points
     sd: float | None = None  # of the paired changes; None below two
     n: int = 0
+    best: float | None = None
+    better: Better = "higher"
+    unit: str = ""  # of what is no fraction
+    doubt: str = ""  # why the figures prove nothing, whatever they are
+
+    @property
+    def gain(self) -> float:
+        """The change, positive where it is better."""
+        return self.change if self.better == "higher" else -self.change
+
+    @property
+    def allowed(self) -> float | None:
+        """The quality margin, as a gain: at most 0."""
+        return self.limit if self.limit is None or self.better == "higher" else -self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +151,7 @@ class ToTarget:
     """
 
     metric: str
-    at_least: float
+    at_least: float | None
     n: int  # pairs
     method: SideToTarget
     baseline: SideToTarget
@@ -164,6 +159,7 @@ class ToTarget:
     cost: Measured | None  # energy if measured throughout, else time
     verdict: paired.Verdict
     reason: str  # for the verdict, and what would change it
+    at_most: float | None = None
 
 
 @renamed(plain_rel="baseline_rel")
@@ -236,6 +232,12 @@ class Row:
     timed_out: int = 0  # blocks whose newest trial ran past the suite's limit, and what it costs is not known
     baseline_timed_out: int = 0  # the same of plain training
     control_note: str = ""  # why there is no matched control, where the suite asks for one
+    cost_verdict: paired.Verdict = "no verdict"  # as if quality were held
+    quality_verdict: QualityWord = "no verdict"  # as if nothing were asked of the cost
+    quality_reason: str = ""
+    quality_forbidden: bool = False  # a flag says that what was trained is not what is judged
+    quality_blocks_needed: int | None = None
+    also: tuple[Quality, ...] = ()  # metrics beside the one that decides
     once: Once | None = None  # what `measured` bills beside the window; None where it is below the margin
 
 
@@ -267,6 +269,7 @@ class Workload:
     flags: tuple[RaisedFlag, ...]
     baseline_name: str = "plain training"  # what its methods are held against
     command: str = ""  # and what that ran, where it is a command
+    percent: bool = False  # the metric was recorded as a percentage; changes of it are fractions here
 
 
 @renamed(kept_quality="quality_within_margin")

@@ -13,12 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from energybench.meter.doubts import DOUBTS, Severity
 from energybench.records.record import Flag
 
 Scope = Literal["trial", "cell", "workload", "run"]
+
+
+class Raised(Protocol):
+    """A flag with its severity, as reports hold it."""
+
+    @property
+    def code(self) -> str: ...
+
+    @property
+    def severity(self) -> Severity: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,7 @@ class FlagKind:
     raised: str  # "in the trial" or the test's name in flags.py
     sentence: str
     before_3: Severity | None = None
-    said_before_3: str = ""  # where the sentence was another
+    said_before_4: str = ""  # where the sentence was another
 
     def of_schema(self, schema: int) -> Severity:
         """What it does to a number of records of this schema."""
@@ -42,7 +52,7 @@ class FlagKind:
 
     def said_of(self, schema: int) -> str:
         """Its sentence for records of this schema."""
-        return self.sentence if schema >= 3 else self.said_before_3 or self.sentence
+        return self.sentence if schema >= 4 else self.said_before_4 or self.sentence
 
 
 IN_TRIAL = "in the trial"
@@ -112,7 +122,7 @@ REGISTRY: tuple[FlagKind, ...] = (
         "struck",
         "workload",
         "check_workload",
-        "Plain training differs from itself by more than the margin: a biased harness, so no verdict.",
+        "Plain training differs from itself: this machine was too unsteady to compare; run it quiet.",
     ),
     FlagKind(
         "devices_mixed",
@@ -179,6 +189,20 @@ REGISTRY: tuple[FlagKind, ...] = (
         "Processes of the command outlived it, and were ended: what they did after its end is in no figure.",
     ),
     FlagKind(
+        "files_found",
+        "struck",
+        "trial",
+        IN_TRIAL,
+        "An earlier trial's files lay there for this one, which may have gone on from them: {scratch} or cwd = 'copy'.",
+    ),
+    FlagKind(
+        "cliff",
+        "struck",
+        "workload",
+        "check_cliff",
+        "Later trials did less than half of the first ones' work: they may have gone on from what these had left.",
+    ),
+    FlagKind(
         "unlike",
         "struck",
         "cell",
@@ -216,7 +240,7 @@ REGISTRY: tuple[FlagKind, ...] = (
         "cell",
         "check_cell",
         "The control did not train what the method's tally paid for, so they are not at one budget.",
-        said_before_3="The control did not train the epochs that the method kept, so they are not at one budget.",
+        said_before_4="The control did not train the epochs that the method kept, so they are not at one budget.",
     ),
     FlagKind(
         "quick",
@@ -241,6 +265,15 @@ def kind(code: str) -> FlagKind:
     return KINDS.get(code) or FlagKind(
         code, "marked", "trial", IN_TRIAL, f"Flagged '{code}' by another version of energybench."
     )
+
+
+# Struck for what was metered or counted: what was trained, and how good it is, stands.
+OF_COST_ALONE = frozenset({"aa_failed", "sensor_error", "estimate_gap", *(doubt.code for doubt in DOUBTS)})
+
+
+def concerns_training(flag: Raised) -> bool:
+    """Whether a flag leaves no verdict on quality either: what was trained may not be what the row says."""
+    return flag.severity in ("struck", "invalid") and flag.code not in OF_COST_ALONE
 
 
 def worst(flags: Iterable[Flag], schema: int = 3) -> Severity | None:

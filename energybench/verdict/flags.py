@@ -10,6 +10,7 @@ from energybench.meter.reading import Reading
 from energybench.records.record import CountingRun, Flag, Passes, RunFile, Trial
 from energybench.stats.paired import FEWEST_BLOCKS, Paired, differences
 
+AA_CHANCE = 0.02  # of striking a run whose plain training repeats itself, over all its workloads
 LEDGER_TOLERANCE = 0.001  # plain ledger against counter
 DATA_WAIT_LIMIT = 0.05  # of the window
 CPU_SHARE = 0.9  # CPU seconds that an undisturbed CPU trial gets per second
@@ -17,6 +18,8 @@ WARMER_C = 5.0  # between two trials that are compared
 CLOCK_S, CLOCK_REL = 2.0, 0.1  # of a process that its trial's phases do not account for: starting, writing, ending
 OUTSIDE_S = 0.1  # and less is what any process does
 MOVED_TOLERANCE = 0.02  # of how far weights move, where two equal trainings differ in their last bits
+CLIFF = 2.0  # times as much work in each trial before it as in any after it
+CLIFF_S = 0.2  # of CPU time, in which less is a matter of caches
 
 Problems = Iterator[tuple[str, str]]  # code, detail
 
@@ -259,9 +262,17 @@ def _sensor_error(error_rel: float | None, known_rel: float | None, margin: floa
         yield "sensor_error", f"{_percent(known_rel)} or more: not every sensor says how far off it may be"
 
 
-def aa_fails(twin: Paired, margin: float) -> bool:
-    """Whether plain training differs from itself: the whole 95 % interval lies beyond ±margin."""
-    low, high = twin.saving_interval()
+def aa_confidence(workloads: int) -> float:
+    """Of each A/A comparison's interval, so that a run of so many errs at most AA_CHANCE of the time."""
+    return 1 - AA_CHANCE / max(workloads, 1)
+
+
+def aa_fails(twin: Paired, margin: float, workloads: int = 1) -> bool:
+    """Whether plain training differs from itself: the whole interval lies beyond ±margin.
+
+    workloads: that are compared with themselves in the run, each of which may err with its share of AA_CHANCE
+    """
+    low, high = twin.saving_interval(aa_confidence(workloads))
     return twin.n >= FEWEST_BLOCKS and (low > margin or high < margin / (margin - 1))
 
 
@@ -273,19 +284,61 @@ def check_workload(
     counted_flop: float | None = None,
     counted_error_flop: float = 0.0,
     devices: Iterable[str] = (),
+    workloads: int = 1,
 ) -> list[Flag]:
-    """The harness against itself: the A/A comparison, and plain training's ledger against the counter."""
+    """The machine against itself: the A/A comparison, and plain training's ledger against the counter.
+
+    workloads: of the run, that are compared with themselves
+    """
     problems: list[tuple[str, str]] = []
     if len(set(devices)) > 1:
         problems.append(("devices_mixed", ", ".join(sorted(set(devices)))))
-    if twin is not None and aa_fails(twin, margin):
-        low, high = twin.saving_interval()
-        problems.append(("aa_failed", f"{_percent(twin.saving)} [{100 * low:.1f}, {100 * high:.1f}]"))
+    if twin is not None and aa_fails(twin, margin, workloads):
+        confidence = aa_confidence(workloads)
+        low, high = twin.saving_interval(confidence)
+        interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
+        problems.append(("aa_failed", f"{_percent(twin.saving)} {interval} at {100 * confidence:.4g} %"))
     if plain_flop and counted_flop:
         apart = abs(plain_flop - counted_flop)
         if apart > LEDGER_TOLERANCE * counted_flop + counted_error_flop:
             problems.append(("ledger_differs", f"{100 * apart / counted_flop:.2f} % apart"))
     return [Flag(code=code, detail=detail) for code, detail in problems]
+
+
+def check_cliff(trials: Iterable[Trial]) -> list[Flag]:
+    """Commands whose later trials did less than half of the earlier ones' work, as those that go on from a checkpoint.
+
+    Args:
+        trials: of one workload, in any order; the plain command and its twin are one and the same
+    """
+    alike: dict[str, list[Trial]] = {}
+    for trial in sorted(trials, key=lambda trial: (trial.invocation, trial.block, trial.position)):
+        if trial.status == "ok" and "command" in trial.settings:
+            name = "the plain command" if trial.role in ("baseline", "twin") else f"'{trial.method}'"
+            alike.setdefault(name, []).append(trial)
+    found = []
+    for name, of_it in alike.items():
+        whole = [trial.phases.get("command", trial.train) for trial in of_it]
+        cpu_s = [reading.cpu_s if reading else None for reading in whole]
+        for what, figures, least in (("steps", [trial.steps for trial in of_it], 0.0), ("CPU seconds", cpu_s, CLIFF_S)):
+            if fall := _fall([None if figure is None else float(figure) for figure in figures], least):
+                found.append(f"{name}: from {fall[0]:.3g} to {fall[1]:.3g} {what}")
+    return [Flag(code="cliff", detail="; ".join(found))] if found else []
+
+
+def _fall(figures: Sequence[float | None], least: float) -> tuple[float, float] | None:
+    """(the least before, the most after) at a place where all before is CLIFF times all after; None for no such place.
+
+    least: a smaller difference is none
+    """
+    known = [figure for figure in figures if figure is not None]
+    if len(known) < len(figures):
+        return None
+    for place in range(1, len(known)):
+        before, after = min(known[:place]), max(known[place:])
+        if before > CLIFF * after and before - after > least:
+            return before, after
+    return None
 
 
 def check_run(run: RunFile, trials: Iterable[Trial]) -> list[Flag]:

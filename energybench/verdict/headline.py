@@ -21,7 +21,7 @@ def _proven(row: Row, workload: Workload) -> str:
     saving, baseline = wording.measured(figure), workload.baseline_name
     at_most = ""
     if quality is not None and quality.limit is not None:
-        lost = wording.accepted(abs(quality.limit), quality.fraction).lstrip("+")
+        lost = wording.accepted(abs(quality.limit), quality.fraction, quality.unit).lstrip("+")
         at_most = f", with no more than {lost} of {quality.metric} lost"
     if figure.quantity == "energy":
         outcome = f"{row.method} saves {saving} of {wording.whose(figure.scope)} that {baseline} took"
@@ -50,15 +50,15 @@ def headline(workloads: Sequence[Workload]) -> str:
     if not compared:
         return "No method and its baseline both finished in one block: there is nothing to compare."
     proven = [(row, workload) for row, workload in compared if row.verdict in wording.BETTER]
+    losses = _losses([(row, workload) for workload in workloads for row in workload.rows])
     if proven:
         count = f" {len(proven)} of {len(compared)} comparisons found a saving." if len(proven) > 1 else ""
-        return _proven(*max(proven, key=_strength)) + count
+        return f"{_proven(*max(proven, key=_strength))}{count}{losses}"
     judged = [(row, workload) for row, workload in compared if row.verdict != "no verdict"]
     if not judged:
-        return _no_verdict(max(row.n for row, _ in compared))
+        return f"{_no_verdict([row for row, _ in compared], workloads)}{losses}"
     worse = [_worse(row, workload) for row, workload in judged if row.verdict in wording.WORSE]
-    lost = [_quality_lost(row, workload) for row, workload in judged if row.verdict == "quality lost"]
-    return " ".join([f"{_nothing_proven([row for row, _ in judged])}.", *worse[:1], *lost[:1]])
+    return " ".join([f"{_nothing_proven([row for row, _ in judged])}.", *worse[:1]]) + losses
 
 
 def _strength(item: tuple[Row, Workload]) -> tuple[bool, float]:
@@ -68,14 +68,36 @@ def _strength(item: tuple[Row, Workload]) -> tuple[bool, float]:
     return figure.quantity == "energy", figure.low_rel or -math.inf
 
 
-def _no_verdict(most_blocks: int) -> str:
+def _no_verdict(rows: Sequence[Row], workloads: Sequence[Workload]) -> str:
+    most_blocks = max(row.n for row in rows)
     if most_blocks < paired.FEWEST_BLOCKS:
         return f"No verdict: {wording.blocks(most_blocks)}, and {paired.FEWEST_BLOCKS} are the least."
+    if any(flag.code == "aa_failed" for workload in workloads for flag in workload.flags):
+        return "No verdict: this machine was too unsteady to compare; run it quiet."
     return "No verdict: a check of the measurement failed, see the flags."
 
 
-def _quality_lost(row: Row, workload: Workload) -> str:
-    return f"{row.method} loses {row.quality.metric if row.quality else 'quality'} on {workload.name}."
+def _losses(rows: Sequence[tuple[Row, Workload]]) -> str:
+    """The gravest loss of quality, and how many more there are; empty where none is proven."""
+    lost = [(row, workload) for row, workload in rows if row.quality_verdict == "lost"]
+    if not lost:
+        return ""
+    row, workload = max(lost, key=_gravity)
+    quality = row.quality
+    if row.diverged or quality is None:
+        told = f" {row.method} loses quality on {workload.name}: training diverged."
+    else:
+        told = f" {row.method} loses quality on {workload.name}: {wording.quality_interval(quality)}."
+    more = f" {len(lost)} of {len(rows)} comparisons lost quality." if len(lost) > 1 else ""
+    return f"{told}{more}"
+
+
+def _gravity(item: tuple[Row, Workload]) -> tuple[bool, float]:
+    """What diverged first, then what lost the most quality margins."""
+    quality = item[0].quality
+    if item[0].diverged or quality is None or quality.allowed is None:
+        return True, 0.0
+    return False, (quality.allowed - quality.gain) / max(abs(quality.allowed), 1e-12)
 
 
 NOTHING_PROVEN = {

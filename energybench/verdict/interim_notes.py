@@ -47,16 +47,27 @@ def headline(look: Look, workloads: Sequence[Workload]) -> str:
 
 
 def undecided(summary: Summary) -> list[Row]:
-    """The comparisons that more blocks may decide; what a flag forbids or cannot be judged holds nobody up."""
+    """The comparisons whose cost or quality more blocks may decide.
+
+    What a flag forbids, or what cannot be judged, holds nobody up.
+    """
     return [row for workload in summary.workloads for row in workload.rows if _undecided(row)]
 
 
 def _undecided(row: Row) -> bool:
-    if row.verdict == "quality unproven":
-        return row.quality is not None and row.quality.limit is not None and row.quality.bound is not None
-    if row.verdict == "no verdict":
-        return not row.verdict_forbidden and 0 < row.n < paired.FEWEST_BLOCKS
-    return row.verdict == "inconclusive" and not (row.timed_out or row.baseline_timed_out)
+    if row.verdict_forbidden and row.quality_forbidden:
+        return False
+    if not row.verdict_forbidden and 0 < row.n < paired.FEWEST_BLOCKS and not row.diverged:
+        return True
+    of_cost = row.cost_verdict == "inconclusive" and not (row.timed_out or row.baseline_timed_out)
+    return of_cost or _quality_undecided(row)
+
+
+def _quality_undecided(row: Row) -> bool:
+    quality = row.quality
+    if row.quality_verdict != "open" or row.timed_out or quality is None or quality.doubt:
+        return False
+    return quality.limit is not None and quality.bound is not None
 
 
 def added_blocks(run: RunFile, trials: Sequence[Trial]) -> int:

@@ -99,6 +99,5 @@ def _quality_within_margin(qualities: Sequence[Quality | None]) -> int | None:
 
 def _within(quality: Quality) -> bool:
     """Whether the mean change is no worse than the suite accepts."""
-    assert quality.limit is not None
-    better = quality.change - quality.limit
-    return (better if pairing.higher_is_better(quality.metric) else -better) >= -1e-12
+    assert quality.allowed is not None
+    return quality.gain >= quality.allowed - paired.ROUNDING

@@ -7,7 +7,6 @@ default it is examined anew, and `examination.Examination` remembers it.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +17,6 @@ from energybench.meter.reading import Energy, Reading
 from energybench.records.record import Counted, CountingRun, Estimate, Trial
 from energybench.stats import paired
 from energybench.verdict.examination import examine
-
-LOWER_IS_BETTER = re.compile(  # anywhere in a name; or as a word of it: docs/commands.md has the list
-    r"loss(?!less)|error|perplexity|entropy|mae|mse|fid(?!e)|bits_per"
-    r"|(?<![a-z])(ppl|nll|wer|cer|eer|bpb|bpc|bpd|kid|lpips|mape)(?![a-z])"
-)
 
 
 @dataclass(frozen=True)
@@ -229,10 +223,6 @@ def same_weights(pair: Pair) -> bool:
     """Whether the method ended with plain training's very weights."""
     method, baseline = pair.method, pair.baseline
     return method.weights_sha256 is not None and method.weights_sha256 == baseline.weights_sha256
-
-
-def higher_is_better(metric: str) -> bool:
-    return LOWER_IS_BETTER.search(metric.lower()) is None
 
 
 def mean_of(values: Iterable[float | None]) -> TrialMean | None:

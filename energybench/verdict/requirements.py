@@ -14,13 +14,12 @@ from typing import Any, Literal
 from energybench.common.errors import EXIT_FINE, EXIT_INCONCLUSIVE, EXIT_REGRESSION
 from energybench.stats import paired
 from energybench.suite.variants import matches
-from energybench.verdict import pairing, wording
+from energybench.verdict import sentences, wording
 from energybench.verdict.figures import Measured, Required, Row, Workload
 from energybench.verdict.interim import Look
 
 Outcome = Literal["met", "not met", "undecided"]
 UNDECIDED = frozenset({"inconclusive", "no verdict", "quality unproven"})  # verdicts that more blocks may change
-ROUNDING = 1e-12
 
 
 def held(requires: Sequence[Mapping[str, Any]], workloads: Sequence[Workload], look: Look) -> tuple[Required, ...]:
@@ -84,13 +83,13 @@ def _saving_outcome(row: Row, look: Look, least: float, low: float | None, high:
     quality, quality_reason = _quality(row)
     if low is None or high is None:  # what diverged is lost, however few blocks are left
         return ("not met", f"quality lost: {quality_reason}") if row.diverged else ("undecided", row.reason)
-    if high < least - ROUNDING and not row.baseline_timed_out:
+    if high < least - paired.ROUNDING and not row.baseline_timed_out:
         return "not met", f"at most {wording.share_beside(high, least)} is saved, at 99 %"
     if quality == "lost":
         return "not met", f"quality lost: {quality_reason}"
-    if past_limit := wording.past_limit(row):
+    if past_limit := sentences.past_limit(row):
         return "undecided", past_limit
-    if low < least - ROUNDING:
+    if low < least - paired.ROUNDING:
         bounds = f"between {wording.share_beside(low, least)} and {wording.share_beside(high, least)}"
         return "undecided", f"{bounds}, each bound at 99 %"
     if quality == "unproven":
@@ -99,31 +98,17 @@ def _saving_outcome(row: Row, look: Look, least: float, low: float | None, high:
 
 
 def _quality(row: Row) -> tuple[Literal["kept", "lost", "unproven"], str]:
-    """With the reason, by the rule of the verdicts, whatever the verdict is."""
-    quality = row.quality
-    if row.diverged:
-        return "lost", f"training diverged in {wording.blocks(row.diverged)}"
-    if row.unjudged:
+    """With the reason: the row's own verdict on quality, whatever the cost is."""
+    word = row.quality_verdict
+    if word in ("held", "not judged"):
         return "kept", ""
-    if quality is None or quality.limit is None or quality.bound is None or quality.n < row.n:
-        return "unproven", "no quality figure in every block, or no margin in the suite"
-    sign = 1 if pairing.higher_is_better(quality.metric) else -1
-    if sign * (quality.change - quality.limit) < -ROUNDING:
-        change, limit = wording.beside(quality.change, quality.limit, quality.fraction)
-        return "lost", f"{quality.metric} changed by {change}, {limit} is accepted"
-    if sign * (quality.bound - quality.limit) < -ROUNDING:
-        bound, limit = wording.beside(quality.bound, quality.limit, quality.fraction)
-        return "unproven", f"a change of {bound} {quality.metric} cannot be excluded, {limit} is accepted"
-    return "kept", ""
+    return ("lost" if word == "lost" else "unproven"), row.quality_reason or row.reason
 
 
 def _verdict_outcome(row: Row, look: Look, key: str, chosen: Sequence[str]) -> tuple[Outcome, str]:
     verdict = f"the verdict is {row.verdict}"
-    if row.diverged and row.verdict == "no verdict" and look.open and not row.verdict_forbidden:
-        if key == "never" and "quality lost" in chosen:
-            return "not met", f"quality lost: {_quality(row)[1]}"
-        if key == "verdict" and wording.BETTER.issuperset(chosen):  # which no block can bring back
-            return "not met", f"{verdict}: {row.reason}"
+    if key == "never" and "quality lost" in chosen and row.quality_verdict == "lost":  # whatever the cost
+        return "not met", f"quality lost: {row.quality_reason}"
     if (row.verdict in chosen) == (key == "verdict"):
         if key == "never" and row.verdict == "no verdict":
             return "undecided", f"{verdict}: {row.reason}"

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from energybench.meter.combine import Metered, metered
 from energybench.meter.reading import Reading
 from energybench.records.record import Target, Trial
-from energybench.stats import paired
-from energybench.verdict import wording
+from energybench.stats import paired, power
+from energybench.verdict import sentences, wording
 from energybench.verdict.figures import Measured, SideToTarget, ToTarget
 from energybench.verdict.pairing import Pair, mean_of
 
@@ -53,7 +53,9 @@ def to_target(
     else:
         verdict = _verdict(method, change, cost, n, margin)
         reason = _reason(method, baseline, n, lost_blocks) or _undecided_reason(verdict, change, n, margin)
-    return ToTarget(target.metric, target.at_least, n, method, baseline, steps, cost, verdict, reason)
+    return ToTarget(
+        target.metric, target.at_least, n, method, baseline, steps, cost, verdict, reason, at_most=target.at_most
+    )
 
 
 def _verdict(
@@ -71,8 +73,8 @@ def _verdict(
 def _reason(method: SideToTarget, baseline: SideToTarget, n: int, lost_blocks: int) -> str:
     """Why the saving is not known; empty where both sides reached the target in every block."""
     if method.reached < n or baseline.reached < n:
-        return wording.missed(method.reached, baseline.reached, n)
-    return wording.ended(lost_blocks, n) if lost_blocks else ""
+        return sentences.missed(method.reached, baseline.reached, n)
+    return sentences.ended(lost_blocks, n) if lost_blocks else ""
 
 
 def _undecided_reason(verdict: paired.Verdict, change: paired.Paired | None, n: int, margin: float) -> str:
@@ -80,7 +82,8 @@ def _undecided_reason(verdict: paired.Verdict, change: paired.Paired | None, n: 
         return f"{wording.blocks(n)}, and {paired.FEWEST_BLOCKS} are the least"
     if verdict == "inconclusive" and change is not None:
         fraction = change.alpha_fraction
-        return wording.would_decide(paired.blocks_needed(change.mean, change.sd, margin, alpha_fraction=fraction))
+        needed = power.blocks_needed(change.mean, change.sd, margin, alpha_fraction=fraction, df=change.df)
+        return sentences.would_decide(None if needed is None else max(needed, n + 1))
     return ""
 
 

@@ -48,7 +48,7 @@ def trade_offs(
         if trials[0].role not in ("method", "control"):
             continue
         pairs = pairing.pairs(trials, partners, examination.reason_unusable)
-        blocks = _blocks([pair for pair in pairs if pair.method.block in judged], quantity, workload.metric or "")
+        blocks = _blocks([pair for pair in pairs if pair.method.block in judged], quantity, workload)
         if blocks:
             row = rows.get(label)
             measured = None if row is None else row.measured if quantity == "energy" else row.time
@@ -56,15 +56,18 @@ def trade_offs(
     return result
 
 
-def _blocks(pairs: Sequence[pairing.Pair], quantity: paired.Quantity, metric: str) -> tuple[tuple[float, float], ...]:
+def _blocks(
+    pairs: Sequence[pairing.Pair], quantity: paired.Quantity, workload: Workload
+) -> tuple[tuple[float, float], ...]:
     """(saving, change of quality) of each pair that has both; none where joules were not measured alike."""
     if quantity == "energy" and not pairing.sensors_of(pairs):
         return ()
+    metric, per = workload.metric or "", 100 if workload.percent else 1
     blocks = []
     for pair in pairs:
         of_method, of_baseline = (side.quality.get(metric, math.nan) for side in (pair.method, pair.baseline))
         if math.isfinite(of_method) and math.isfinite(of_baseline):
-            blocks.append((pairing.change([pair], quantity).saving, of_method - of_baseline))
+            blocks.append((pairing.change([pair], quantity).saving, (of_method - of_baseline) / per))
     return tuple(blocks)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from energybench.records.record import SCHEMA, CountingRun, Flag, RunFile, Trial
 from energybench.stats import paired
@@ -16,14 +17,19 @@ from energybench.verdict import (
     flag_codes,
     flags,
     interim_notes,
+    judgement,
     outside,
     pairing,
+    quality,
+    sentences,
     wording,
 )
+from energybench.verdict.accept import Accept
 from energybench.verdict.cell_records import CellRecords, NominalSavings
 from energybench.verdict.examination import Examination
-from energybench.verdict.figures import Accept, Baseline, Control, Measured, RaisedFlag, Row, ToTarget, Workload
+from energybench.verdict.figures import Baseline, Control, Measured, Quality, RaisedFlag, Row, ToTarget, Workload
 from energybench.verdict.interim import Look
+from energybench.verdict.next_steps import more_blocks
 from energybench.verdict.pairing import Pair
 from energybench.verdict.target import to_target
 
@@ -40,13 +46,6 @@ def raised(flagged: Iterable[Flag], where: str, schema: int = SCHEMA) -> tuple[R
     return tuple(
         RaisedFlag(kind.code, kind.of_schema(schema), kind.said_of(schema), flag.detail, where) for kind, flag in kinds
     )
-
-
-def _censored(verdict: paired.Verdict, row: Row) -> paired.Verdict:
-    """A side that ran past its limit costs more than anyone knows: nothing is concluded that this could turn round."""
-    of_method = row.timed_out and verdict in (*wording.BETTER, *wording.SAME, "quality unproven")
-    of_baseline = row.baseline_timed_out and verdict in (*wording.WORSE, *wording.SAME)
-    return "inconclusive" if of_method or of_baseline else verdict
 
 
 class WorkloadComparison:
@@ -70,7 +69,7 @@ class WorkloadComparison:
         look: Look,
         examination: Examination,
     ) -> None:
-        self.name, self.run, self.accept, self.look = name, run, Accept.of(run), look
+        self.name, self.run, self.accept, self.look = name, run, Accept.of(run, name), look
         self.examination = examination
         self.trials = [t for t in trials if t.workload == name and t.block < look.blocks]
         self.schema = max((t.schema_ for t in self.trials), default=SCHEMA)
@@ -107,15 +106,18 @@ class WorkloadComparison:
         """Everything about this workload."""
         workload_flags = raised(self._flags(), self.name, self.schema)
         forbidding = [flag for flag in workload_flags if flag.severity == "struck"]
+        metric = None if self.unjudged else self.accept.metric or quality.main_metric(self.baselines)
+        known = quality.known(self.run, self.name, metric) if metric else None
         return Workload(
             self.name,
-            metric=None if self.unjudged else self.accept.metric or cell_records.main_metric(self.baselines),
+            metric=metric,
             baseline=self._baseline(),
             twin=Measured.of(*self.twin) if self.twin else None,
             rows=tuple(self._row(label, forbidding) for label in self.methods),
             flags=workload_flags,
             baseline_name="the plain command" if self.outside else "plain training",
             command=self._command("baseline"),
+            percent=known is not None and known.metric.scale == "percent",
         )
 
     def _command(self, label: str) -> str:
@@ -156,7 +158,9 @@ class WorkloadComparison:
                 counted_flop=counted.counted_flop if counted else None,
                 counted_error_flop=counted.counted_error_flop if counted else 0.0,
                 devices=[trial.device for trial in trials],
+                workloads=len({cell.workload for cell in self.run.cells if cell.role == "twin" and not cell.skipped}),
             ),
+            *flags.check_cliff(self.trials),
             *(flag for trial in trials for flag in self.examination.flags(trial)),
             *flags.check_cell(
                 blocks=paired.FEWEST_BLOCKS,
@@ -181,13 +185,16 @@ class WorkloadComparison:
         if records.pairs:
             row = self._judge(row, records.pairs)
             row = dataclasses.replace(row, to_target=self._to_target(row, records))
-        return dataclasses.replace(row, reason=self._reason(row, forbidding))
+        command = None if self.look.next else partial(more_blocks, self.run)
+        row = dataclasses.replace(row, quality_reason=sentences.quality_reason(row, command))
+        return dataclasses.replace(row, reason=self._reason(row, forbidding, command))
 
     def _unmeasured(self, records: CellRecords, forbidding: Sequence[RaisedFlag]) -> Row:
         """A row before its measured side: what was promised and counted, how trials ended, what was raised."""
         nominal = cell_records.nominal_savings(records, self.baseline_counting_run)
         control = self._control(records)
         row_flags = self._row_flags(records, nominal)
+        raised_flags = raised(row_flags, f"{self.name}: {records.label}", self.schema)
         claim, ends, baseline_ends = records.claim, cell_records.lost(records.trials), cell_records.lost(self.baselines)
         estimates, trials = records.estimates(), records.paired_trials
         uncountable = self.outside and nominal.estimated_rel is None and nominal.counted_rel is None
@@ -221,7 +228,7 @@ class WorkloadComparison:
             phases=cell_records.phases(records.counting_run),
             untimed_reason=cell_records.unprofiled_reason(records.counting_run),
             to_target=None,
-            flags=raised(row_flags, f"{self.name}: {records.label}", self.schema),
+            flags=raised_flags,
             control=control,
             control_note=controls.why_none(records, self.cells.values()),
             seconds=pairing.mean_of(pairing.seconds(t) for t in trials),
@@ -229,9 +236,11 @@ class WorkloadComparison:
             command=self._command(records.label),
             unjudged=self.unjudged,
             unavailable=OUTSIDE if uncountable else "",
+            quality_forbidden=any(map(flag_codes.concerns_training, (*forbidding, *raised_flags))),
             timed_out=cell_records.count(ends, "timeout"),
             baseline_timed_out=cell_records.count(baseline_ends, "timeout"),
         )
+        row = judgement.of_how_it_ended(row, self.look)
         unsound = row.verdict_forbidden or row.diverged or row.timed_out
         if control and unsound and records.pairs:
             row = dataclasses.replace(row, control=dataclasses.replace(control, better=False))
@@ -269,14 +278,14 @@ class WorkloadComparison:
             return None
         change, quantity, scope = self.compare(pairs, pooled=False)
         change, _ = outside.this_run(pairs, change, quantity, self.accept.margin, None)  # proxies are not free here
-        quality, difference = cell_records.quality(pairs, self.accept, self.look.alpha_fraction)
+        of_quality, difference = self._quality(pairs)
         better = self._sound(pairs) and difference is not None and self._better(change, quantity, difference)
         label = next(pair.baseline.method for pair in pairs if pair.baseline.role == "control")
         budgets = controls.budgets(pairs)
         return Control(
             label,
             Measured.of(change, quantity, scope),
-            quality,
+            of_quality,
             better,
             steps=pairing.mean_of(each.steps for each in budgets),
             planned_steps=budgets[0].planned_steps if budgets else None,
@@ -310,20 +319,19 @@ class WorkloadComparison:
         if once is not None:  # seconds of whole runs beside joules of whole runs
             time, _ = outside.this_run(pairs, time, "time", -math.inf, None)
             once = dataclasses.replace(once, steady=dataclasses.replace(once.steady, scope=scope))
-        quality, difference = cell_records.quality(pairs, self.accept, self.look.alpha_fraction)
-        if self.unjudged:  # one and the same result, by the suite's own word
-            quality, difference = None, paired.Mean(change.n, 0.0, 0.0, 1.0)
-        verdict = self._verdict(row, change, quantity, difference)
+        of_quality, difference = self._quality(pairs)
+        row = judgement.with_verdicts(row, change, quantity, difference, self.accept, self.look)
         return dataclasses.replace(
             row,
             measured=Measured.of(change, quantity, scope),
             once=once,
             time=Measured.of(time, "time"),
             realised_rel=self._realised_rel(row.estimated_rel, change),
-            quality=quality,
-            verdict=verdict,
-            detectable_rel=self._detectable_rel(change),
-            blocks_needed=self._blocks_needed(dataclasses.replace(row, verdict=verdict), change, difference),
+            quality=of_quality,
+            also=quality.further(self.run, self.name, pairs, self.accept, self.look.alpha_fraction),
+            detectable_rel=judgement.detectable_rel(change, self.accept),
+            blocks_needed=judgement.blocks_needed(row, change, difference, self.accept),
+            quality_blocks_needed=judgement.quality_blocks_needed(row, difference, self.accept),
             explanation=explanations.explain(
                 row.method,
                 None if row.counted_rel is None else 1 - row.counted_rel,
@@ -337,40 +345,17 @@ class WorkloadComparison:
         """That plain training takes."""
         return next((float(t.epochs) for t in self.baselines if t.epochs), None)
 
-    def _verdict(
-        self, row: Row, change: paired.Paired, quantity: paired.Quantity, difference: paired.Mean | None
-    ) -> paired.Verdict:
-        if not self.look.open or row.verdict_forbidden:
-            return "no verdict"
-        quality_margin = 0.0 if self.unjudged else self.accept.loses_at_most
-        verdict = paired.verdict(change, self.accept.margin, quantity, difference, quality_margin)
-        if row.diverged and verdict in (*wording.BETTER, "quality unproven"):
-            verdict = "quality lost"  # what diverged has no quality, whatever the other blocks reached
-        return _censored(verdict, row)
+    def _quality(self, pairs: Sequence[Pair]) -> tuple[Quality | None, paired.Mean | None]:
+        """Of the metric that decides; one and the same result where the suite says that there is none to lose."""
+        if self.unjudged:
+            return None, paired.Mean(len(pairs), 0.0, 0.0, 1.0)
+        return quality.compare(self.run, self.name, pairs, self.accept, self.look.alpha_fraction)
 
     def _realised_rel(self, estimated_rel: float | None, change: paired.Paired) -> float | None:
         """Measured / estimated; None where the estimate is too small to divide by."""
         if not estimated_rel or abs(estimated_rel) < REALISED_FROM * self.accept.margin:
             return None
         return change.saving / estimated_rel
-
-    def _detectable_rel(self, change: paired.Paired) -> float | None:
-        if change.n < paired.FEWEST_BLOCKS:
-            return None
-        fraction = self.look.alpha_fraction
-        return paired.detectable(change.sd, change.n, self.accept.margin, df=change.df, alpha_fraction=fraction)
-
-    def _blocks_needed(self, row: Row, change: paired.Paired, difference: paired.Mean | None) -> int | None:
-        """How many would decide; None where the verdict stands, or no number would."""
-        if wording.past_limit(row):
-            return None  # no number of blocks tells what those cost
-        needed = None
-        if row.verdict == "inconclusive" or (row.verdict == "no verdict" and not row.verdict_forbidden):
-            fraction = self.look.alpha_fraction
-            needed = paired.blocks_needed(change.mean, change.sd, self.accept.margin, alpha_fraction=fraction)
-        elif row.verdict == "quality unproven" and difference is not None and self.accept.loses_at_most is not None:
-            needed = paired.quality_blocks_needed(difference, self.accept.loses_at_most)
-        return None if needed is None else max(needed, change.n + 1)
 
     def _to_target(self, row: Row, records: CellRecords) -> ToTarget | None:
         lost_blocks = {*cell_records.lost(records.trials), *cell_records.lost(self.baselines)} - set(row.blocks)
@@ -383,12 +368,12 @@ class WorkloadComparison:
             lost_blocks=len(lost_blocks),
         )
 
-    def _reason(self, row: Row, forbidding: Sequence[RaisedFlag]) -> str:
+    def _reason(self, row: Row, forbidding: Sequence[RaisedFlag], command: sentences.Command | None) -> str:
         """For the verdict, and what would change it."""
-        sentences = [flag.sentence for flag in (*forbidding, *row.flags) if flag.severity == "struck"]
-        if sentences and row.verdict == "no verdict":
-            return sentences[0]
-        return self._waiting_reason(row) or wording.verdict_reason(row, self.accept.margin)
+        struck = [flag.sentence for flag in (*forbidding, *row.flags) if flag.severity == "struck"]
+        if struck and row.verdict == "no verdict":
+            return struck[0]
+        return self._waiting_reason(row) or sentences.verdict_reason(row, self.accept.margin, command)
 
     def _waiting_reason(self, row: Row) -> str:
         """Why there is no verdict yet; empty once a look was reached."""

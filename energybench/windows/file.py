@@ -4,7 +4,7 @@
      "flop": null, "start_s": 5012.25, "stop_s": 5024.5, "reading": {...}, "error": null}
 
 A suite names the file in $ENERGYBENCH_WINDOWS. Any program in any language may append to it; of a line only `name`,
-`start_s` and `stop_s` are needed.
+`start_s` and `stop_s` are needed, in seconds of CLOCK_MONOTONIC. What such a line was read of is `read_as`'s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,7 @@ from energybench.common import quantities
 from energybench.common.errors import Problem, UsageError
 from energybench.common.limits import RECORD_B, TRACE_B
 from energybench.common.open_tables import Machine, Open
+from energybench.common.outputs import json_kind
 from energybench.common.quantities import Count, Seconds
 from energybench.common.safe_read import read_bytes
 from energybench.common.units import format_energy, format_seconds
@@ -69,7 +70,7 @@ class WindowLine(BaseModel):
     parent: str | None = None
     steps: Count | None = None
     samples: Count | None = None
-    quality: dict[str, float] = Field(default_factory=dict)
+    quality: dict[str, float | None] = Field(default_factory=dict)  # null: told, and no finite number
     flop: Flop | None = None
     start_s: Seconds  # CLOCK_MONOTONIC, as time.perf_counter() gives it on Linux
     stop_s: Seconds
@@ -101,6 +102,9 @@ class WindowsFile(RecordModel):
     machine: Machine = Field(default_factory=dict)
     gpus: Open = Field(default_factory=dict)  # UUID → what two measurements must share to be compared
     windows: list[WindowLine] = Field(default_factory=list)
+
+
+RECORD_KIND = json_kind("a record of a script's windows", lambda found: {"windows", "started_at", "argv"} <= set(found))
 
 
 def record(path: Path) -> WindowsFile | None:
@@ -166,6 +170,16 @@ def _not_a_window(error: ValidationError, path: Path, number: int) -> Problem:
     return Problem("E640", f"not a window: {place}: {first['msg']}", f"{path}:{number}", hint)
 
 
+def read_as(window: WindowLine, metered: Callable[[int, int], Reading]) -> WindowLine:
+    """The window with a reading; of one that was written without, what the meters of the whole command saw meanwhile.
+
+    metered: from the times of a stretch, in nanoseconds of CLOCK_MONOTONIC, to its reading
+    """
+    if window.reading is not None:
+        return window
+    return window.model_copy(update={"reading": metered(round(window.start_s * 1e9), round(window.stop_s * 1e9))})
+
+
 def of_training(windows: Iterable[WindowLine]) -> list[WindowLine]:
     """Those that a trial is billed for: the top-level windows named "train", else all top-level windows."""
     top = [window for window in windows if window.parent is None]
@@ -229,9 +243,9 @@ def _in_turn(readings: Sequence[Reading]) -> Reading:
     return readings[0] if len(readings) == 1 else sum_pieces(readings).model_copy(update={"pieces": pieces})
 
 
-def qualities(windows: Iterable[WindowLine]) -> dict[str, float]:
+def qualities(windows: Iterable[WindowLine]) -> dict[str, float | None]:
     """Metric → what the windows reported of it; of the same metric that of the first rank's last one holds."""
-    quality: dict[str, float] = {}
+    quality: dict[str, float | None] = {}
     for window in sorted(windows, key=lambda window: (-(window.rank or 0), window.stop_s)):
         quality |= window.quality
     return quality
@@ -241,7 +255,7 @@ def sentence(window: WindowLine) -> str:
     """One line: seconds, counts, and energy with its source and error, or why there is none."""
     parts = [format_seconds(window.wall_s)]
     parts += [f"{n:,} {what}{'s' * (n != 1)}" for what, n in (("step", window.steps), ("sample", window.samples)) if n]
-    parts += [f"{metric} {value:.4g}" for metric, value in window.quality.items()]
+    parts += [f"{metric} {math.nan if value is None else value:.4g}" for metric, value in window.quality.items()]
     ended = f" ({window.error})" if window.error else ""
     parts += _energy(window.reading)
     if window.reading and (unseen := _unseen(window.reading)):

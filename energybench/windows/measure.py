@@ -25,10 +25,12 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
 
 from energybench.common.errors import Problem, UsageError
+from energybench.common.outputs import refuse_foreign
 from energybench.common.renamed import RenamedNameWarning
 from energybench.common.sealed_files import refuse_unwritable
 from energybench.meter.pool import EnergyWanted, MeterRequest
 from energybench.meter.ranks import path_of_rank
+from energybench.windows.file import RECORD_KIND
 from energybench.windows.window import MeasuredWindow, WindowOptions, current, last_words
 
 P = ParamSpec("P")
@@ -44,7 +46,9 @@ class WindowFactory:
     def start(self) -> MeasuredWindow:
         """Open a window: for callbacks, where no `with` fits. Closed by `stop`, or by the end of a window around it."""
         if self._options.record is not None:
-            refuse_unwritable(path_of_rank(self._options.record), "name another file with record=...")
+            path, hint = path_of_rank(self._options.record), "name another file with record=..."
+            refuse_unwritable(path, hint)
+            refuse_foreign(path, RECORD_KIND, hint)
         with last_words.wait():
             window = MeasuredWindow(self._options, current())
             window._start()
@@ -144,7 +148,7 @@ def measure(
 
     Raises:
         UsageError: E641 for a wrong value; once it opens, E503 for an unknown meter, E605 for a record that cannot be
-            written
+            written, E632 where it names a file of somebody else's
         CannotMeasure: E501 once it opens, where energy is required and no sensor can be read
     """
     if callable(name):

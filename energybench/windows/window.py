@@ -8,7 +8,9 @@ has the power integral alone. One that is excluded from its parent pauses the wi
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
+import math
 import os
 import sys
 import threading
@@ -20,8 +22,10 @@ from functools import partial
 from pathlib import Path
 
 from energybench.common import machine
-from energybench.common.errors import CannotWrite, Problem, UsageError
-from energybench.common.sealed_files import write_out
+from energybench.common.build_logs import inert
+from energybench.common.errors import Problem, UsageError
+from energybench.common.escaping import printable
+from energybench.common.outputs import write_output
 from energybench.meter import Meter, devices, pool
 from energybench.meter.clock import REAL_TIME
 from energybench.meter.doubts import doubts
@@ -32,7 +36,7 @@ from energybench.meter.sensors import nested_meters
 from energybench.meter.window import Window, refuse_short
 from energybench.records.record import Flag, json_of
 from energybench.windows.ending import LastWords
-from energybench.windows.file import VARIABLE, Flop, WindowLine, WindowsFile, append, sentence
+from energybench.windows.file import RECORD_KIND, VARIABLE, Flop, WindowLine, WindowsFile, append, sentence
 
 _innermost: ContextVar[MeasuredWindow | None] = ContextVar("innermost window", default=None)
 _open: list[MeasuredWindow] = []  # of this process, in the order of opening
@@ -66,7 +70,7 @@ class MeasuredWindow:
         self._id = ".".join([*([self._node] if self._node else []), str(self._pid), str(next(_numbers))])
         self._steps: int | None = None
         self._samples: int | None = None
-        self._quality: dict[str, float] = {}
+        self._quality: dict[str, float | None] = {}
         self._flop: Flop | None = None
         self._error: str | None = None
         self._synchronised_ns = 0  # when the devices were last waited for
@@ -115,15 +119,19 @@ class MeasuredWindow:
 
         Args:
             metric: the name that a suite may ask for
-            value: a finite number; of the same metric the last one holds
-
-        Raises:
-            UsageError: E641 for what is no finite number
+            value: of the same metric the last one holds. One that is infinite or nan is kept as null: a training that
+                has diverged ends as it will, and its suite calls it so. For what is no number at all a line on stderr
+                says so: no report ends a training.
         """
-        number = float(value)
-        if number - number != 0:  # infinite or no number
-            raise UsageError(Problem("E641", f"{metric} is {number}, and quality is a finite number"))
-        self._quality[str(metric)] = number
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            with contextlib.suppress(
+                OSError, ValueError, RuntimeError
+            ):  # a closed stderr, or one that is being written
+                print(f"energybench: {metric} of '{self.name}' is no number: {error}", file=sys.stderr)
+            number = math.nan
+        self._quality[str(metric)] = number if math.isfinite(number) else None
         if self._closed:
             with last_words.wait():
                 self._deliver()
@@ -262,15 +270,16 @@ class MeasuredWindow:
             if path := os.environ.get(VARIABLE):
                 append(Path(path), self.line)
             if outermost._closed and outermost._options.record:
-                write_out(path_of_rank(outermost._options.record), json_of(outermost._file()).encode())
-        except (OSError, ValueError, CannotWrite) as error:
-            print(f"energybench: '{self.name}' could not be written: {error}", file=sys.stderr)
+                content = json_of(outermost._file()).encode()
+                write_output(path_of_rank(outermost._options.record), content, RECORD_KIND)
+        except (OSError, ValueError, UsageError) as error:
+            print(inert(printable(f"energybench: '{self.name}' could not be written: {error}")), file=sys.stderr)
         if outermost is self and not self._options.quiet and not path and not self._printed:
             self._print()
             self._printed = True
 
     def _print(self) -> None:
-        text = sentence(self.line)
+        text = inert(printable(sentence(self.line)))
         try:
             print(text, file=sys.stderr, flush=True)
         except RuntimeError:  # a signal came while the script itself was printing there

@@ -7,12 +7,14 @@ checkpoints were trained. Evaluation, scores and gradients of outputs see the ma
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from energybench.common.metrics import Better, Metric
 from energybench.train.batch import Batch, Forward
 from energybench.train.method import Task
 
@@ -28,6 +30,10 @@ class Classification(Task):
     """inputs (B, ...), targets (B,) of class numbers; the model returns logits (B, classes)."""
 
     name = "classification"
+    metrics: ClassVar[Mapping[str, Metric | Better]] = {
+        "accuracy": Metric(better="higher", scale="fraction", least=0.0, most=1.0),
+        "loss": Metric(better="lower", unit="nats", least=0.0),
+    }
 
     def forward(self, run: TrainingRun, batch: Batch) -> Forward:
         logits, auxiliary, weight = heads(run.model(batch.inputs))

@@ -1,7 +1,8 @@
 """Data sets by name: found, decoded once per run into a memory-mapped file, described for the record.
 
-Order of looking: the sets that a dependency ships; `$ENERGYBENCH_DATA/<name>` as an image folder or as torchvision lays
-it out; torchvision's download; else an error that says what to do. Nothing is downloaded unless a run needs it.
+Order of looking: the sets that a dependency ships; a folder whose path is given; `$ENERGYBENCH_DATA/<name>` as an image
+folder or as torchvision lays it out; torchvision's download; else an error that says what to do. Nothing is downloaded
+unless a run needs it. Names match whatever their capitals.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from energybench.common import data_folder
 from energybench.common.errors import Problem, UsageError, nearest
+from energybench.common.names import known_as
 from energybench.common.safe_read import list_folder
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.suite.tables import DataTable
 from energybench.train.data import Data, Resident, StandIn, Store, Streamed
 from energybench.train.images import Images, read_image
 from energybench.train.trees import take
-from energybench.workloads import stand_in
+from energybench.workloads import image_folders, stand_in
 from energybench.workloads.description import DataDescription
 from energybench.workloads.models import call
 
@@ -70,6 +73,7 @@ def prepare(
     settings: DataTable,
     cache: Path,
     *,
+    base: Path | None = None,
     function: Callable[..., Any] | None = None,
     download: bool = True,
     known: bool = False,
@@ -77,20 +81,24 @@ def prepare(
     """Decode the data set of a suite's `data` table into `cache` and describe it.
 
     Args:
+        base:     the suite's folder, from which paths are read; by default the one that we are in
         function: the user's own, where `use` names one
         download: whether torchvision may fetch it
         known:    describe a set whose shape is known by its name without its content, as kind "stand-in"
 
     Raises UsageError E402 when the data cannot be had.
     """
-    use = settings.use
+    use = settings.use if function is not None else known_as(settings.use, [*SHIPPED, *TORCHVISION, *stand_in.KNOWN])
+    if settings.split is not None and (function is not None or use in (*SHIPPED, *TORCHVISION)):
+        message = f"'{use}' has a test part of its own, and split is for a folder of images"
+        raise UsageError(Problem("E402", message, hint="take it out"))
     if function is not None:
         splits, source = _from_user(function, use, settings.options), use
     elif use in SHIPPED:
         splits, source = SHIPPED[use](), f"{use}, shipped with a dependency"
     else:
         try:
-            splits, source = _find(use, download)
+            splits, source = _find(use, settings, base or Path.cwd(), download)
         except UsageError:
             described = stand_in.describe(settings) if known and not _is_here(use) else None
             if described is None:
@@ -143,15 +151,19 @@ def open_part(described: DataDescription, settings: DataTable, device: torch.dev
     return Data(store, images, drop_last=part == "train" and settings.drop_last)
 
 
-def root() -> Path | None:
-    place = os.environ.get("ENERGYBENCH_DATA")
-    return Path(os.path.expanduser(place)) if place else None
-
-
 def _is_here(use: str) -> bool:
     """Whether a folder of this name holds something: then what is wrong with it is the mistake to tell."""
-    place = root()
-    return place is not None and bool(list_folder(place / use))
+    return image_folders.names_folder(use) or any(list_folder(folder) for folder in _kept_as(use))
+
+
+def _kept_as(use: str) -> list[Path]:
+    """The folder of $ENERGYBENCH_DATA with that name, whatever its capitals; none where there is none."""
+    place = data_folder.root()
+    if place is None:
+        return []
+    if os.path.isdir(place / use):
+        return [place / use]
+    return [path for path in list_folder(place) if path.name.casefold() == use.casefold() and os.path.isdir(path)][:1]
 
 
 def _from_user(function: Callable[..., Any], use: str, options: dict[str, Any]) -> tuple[Split, Split]:
@@ -163,27 +175,18 @@ def _from_user(function: Callable[..., Any], use: str, options: dict[str, Any]) 
     return tuple(result["train"]), tuple(result["test"])
 
 
-def _find(use: str, download: bool) -> tuple[tuple[Split, Split], str]:
-    place = root()
-    for folder in [place / use] if place else []:
-        test = next((folder / name for name in ("test", "val") if os.path.isdir(folder / name)), None)
-        if os.path.isdir(folder / "train") and test:
-            return _folders(folder / "train", test), f"$ENERGYBENCH_DATA/{use}, an image folder"
+def _find(use: str, settings: DataTable, base: Path, download: bool) -> tuple[tuple[Split, Split], str]:
+    written = image_folders.resolve(use, base)
+    if image_folders.names_folder(use) and os.path.isdir(written):
+        return _folder(written, use, settings)
+    kept = _kept_as(use)
+    for folder in kept:
+        if use not in TORCHVISION or image_folders.holds_parts(folder):
+            return _folder(folder, f"$ENERGYBENCH_DATA/{folder.name}", settings)
     if use not in TORCHVISION:
-        known = [
-            *SHIPPED,
-            *TORCHVISION,
-            *([path.name for path in list_folder(place) if os.path.isdir(path)] if place else []),
-        ]
-        raise UsageError(
-            Problem(
-                "E402",
-                f"no data set is called '{use}'",
-                hint=nearest(use, known)
-                + f"; or lay it out as $ENERGYBENCH_DATA/{use}/train/<class>/*.png and …/test/…",
-            )
-        )
-    for folder in [place / use, place] if place else []:
+        raise UsageError(_not_found(use, written))
+    place = data_folder.root()
+    for folder in [*kept, place] if place else []:
         try:
             return _torchvision(use, folder, download=False), f"$ENERGYBENCH_DATA, {use} as torchvision lays it out"
         except RuntimeError:
@@ -215,17 +218,31 @@ def _torchvision(use: str, folder: Path, download: bool) -> tuple[Split, Split]:
     return parts[0], parts[1]
 
 
-def _folders(train: Path, test: Path) -> tuple[Split, Split]:
-    """Labels are the training classes in alphabetical order, in both parts."""
-    parts, known = [], dict[str, int]()
-    for folder in (train, test):
-        source = import_torchvision().datasets.ImageFolder(str(folder))
-        known = known or source.class_to_idx
-        if strange := sorted(set(source.classes) - set(known)):
-            raise UsageError(Problem("E402", f"{folder} has a class that {train} lacks: '{strange[0]}'"))
-        files, labels = zip(*source.samples, strict=True)
-        parts.append((list(files), torch.tensor([known[source.classes[label]] for label in labels])))
-    return parts[0], parts[1]
+def _not_found(use: str, written: Path) -> Problem:
+    """No data set has this name, or there is no folder at this path."""
+    if image_folders.names_folder(use):
+        if os.path.exists(written):
+            return Problem("E402", f"'{use}' is a file, and images are read from a folder", hint="unpack it first")
+        here = Path(os.path.expanduser(use)).absolute()
+        hint = nearest(written.name, [path.name for path in list_folder(written.parent) if os.path.isdir(path)])
+        if os.path.isdir(here):
+            hint = f'paths are read from the suite\'s folder; the one that you are in has it: use = "{here}"'
+        return Problem("E402", f"there is no folder '{use}'", hint=f"looked at {written}; {hint}".removesuffix("; "))
+    message = f"no data set is called '{use}'"
+    if os.path.isdir(written):
+        return Problem("E402", message, hint=f'the folder beside the suite is use = "./{use}"')
+    hint = nearest(use, [*SHIPPED, *TORCHVISION, *data_folder.names()])
+    layout = image_folders.LAYOUT.format(folder=f"$ENERGYBENCH_DATA/{use}")
+    return Problem("E402", message, hint=f'{hint}; a folder of images is use = "./{use}"; or lay it out as {layout}')
+
+
+def _folder(folder: Path, shown: str, settings: DataTable) -> tuple[tuple[Split, Split], str]:
+    """The images of a folder, their labels, and what it is in words. Raises UsageError E402."""
+    found = image_folders.read_parts(folder, shown, settings.split, settings.split_seed)
+    image_folders.refuse_unreadable([*found.train.files, *found.test.files], folder)
+    split = f", {found.how}" if settings.split is not None else ""
+    train, test = ((part.files, torch.tensor(part.labels)) for part in (found.train, found.test))
+    return (train, test), f"{shown}, an image folder{split}"
 
 
 def _subset(part: Split, count: int | None) -> Split:
@@ -251,8 +268,18 @@ def _size(files: list[str], side: Any) -> tuple[int, int]:
 
 def _decode(part: Split, size: tuple[int, int]) -> Split:
     files, targets = part
+
+    def read(file: str) -> Tensor | str:
+        try:
+            return read_image(Path(file), size)
+        except Exception as error:  # a header that is whole and pixels that are not
+            return image_folders.reason_of(error)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter lock
-        return torch.stack(list(pool.map(lambda file: read_image(Path(file), size), files))), targets
+        images = list(pool.map(read, files))
+    reasons = (image if isinstance(image, str) else None for image in images)
+    image_folders.report_unreadable(zip(files, reasons, strict=True), Path(os.path.commonpath(files)).parent)
+    return torch.stack([image for image in images if isinstance(image, Tensor)]), targets
 
 
 def _describe(content: dict[str, Any], streamed: bool, source: str) -> DataDescription:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from energybench.common.errors import Problem, UsageError, nearest
+from energybench.common.names import known_as
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.workloads.paper_models import PAPER
 
@@ -63,10 +64,12 @@ OWN: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp, "vit_tiny": 
 
 def build(use: str, shape: Shape, classes: int | None, parameters: dict[str, Any]) -> nn.Module:
     """The model `use` for inputs of `shape` (C, H, W). Raises UsageError E401 for what it does not know."""
+    use = known_as(use, OWN)
     if use in OWN:
         return call(OWN[use], use, {"shape": shape, "classes": classes}, parameters)
     torchvision = import_torchvision()
     known = torchvision.models.list_models(module=torchvision.models)
+    use = known_as(use, known)
     if use not in known:
         hint = nearest(use, [*OWN, *known]) if len(use) > 2 else f"for example: {', '.join(OWN)}, resnet18"
         if not hint.startswith("did"):

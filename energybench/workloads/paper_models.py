@@ -6,6 +6,8 @@ The others are torchvision's: `resnet18` and `resnet50` with stem = "small" (ssP
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,12 +44,12 @@ def resnet26(shape: Shape, classes: int) -> nn.Module:
     return model
 
 
-def resnet32(shape: Shape, classes: int, shortcut: str = "A") -> nn.Module:
+def resnet32(shape: Shape, classes: int, shortcut: Literal["A", "B"] = "A") -> nn.Module:
     """He et al. 2015, §4.2, n = 5: 32 layers, 16, 32 and 64 wide, for 32×32 images; shortcut "A" or "B"."""
     return SmallResNet(shape, classes, 5, shortcut)
 
 
-def resnet56(shape: Shape, classes: int, shortcut: str = "A") -> nn.Module:
+def resnet56(shape: Shape, classes: int, shortcut: Literal["A", "B"] = "A") -> nn.Module:
     """He et al. 2015, §4.2, n = 9: 56 layers, 16, 32 and 64 wide, for 32×32 images; shortcut "A" or "B"."""
     return SmallResNet(shape, classes, 9, shortcut)
 

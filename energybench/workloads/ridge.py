@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from energybench.common.metrics import Better, Metric
 from energybench.train.batch import Batch, Forward
 from energybench.train.convexity import Convexity
 from energybench.train.method import Task
@@ -26,6 +28,10 @@ class Ridge(Task):
     """
 
     name = "ridge"
+    metrics: ClassVar[Mapping[str, Metric | Better]] = {
+        "accuracy": Metric(better="higher", scale="fraction", least=0.0, most=1.0),
+        "loss": Metric(better="lower", least=0.0),
+    }
 
     def forward(self, run: TrainingRun, batch: Batch) -> Forward:
         outputs = run.model(batch.inputs)

@@ -24,9 +24,10 @@ KNOWN: dict[str, tuple[tuple[int, int, int], int, int, int]] = {
 
 def describe(settings: DataTable) -> DataDescription | None:
     """What `datasets.prepare` would say of a suite's `data` table, but for the content; None for an unknown set."""
-    if settings.use not in KNOWN:
+    use = settings.use.casefold()
+    if use not in KNOWN:
         return None
-    shape, classes, train, test = KNOWN[settings.use]
+    shape, classes, train, test = KNOWN[use]
     if side := settings.options.get("size"):
         shape = (shape[0], int(side), int(side))
     side = settings.resize

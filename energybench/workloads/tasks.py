@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from energybench.common.errors import Problem, UsageError, nearest
+from energybench.common.names import known_as
 from energybench.train.discovery import Source, load, names_file, no_file
 from energybench.train.method import Task
 
@@ -18,6 +19,7 @@ TASKS = {
 
 def task_named(use: str, base: Path, where: str = "") -> Task:
     """A workload's task by name, or the user's "file.py:Class"."""
+    use = known_as(use, TASKS)
     if use in TASKS:
         module, _, name = TASKS[use].partition(":")
         return getattr(importlib.import_module(module), name)()

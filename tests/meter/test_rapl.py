@@ -514,3 +514,46 @@ def test_a_survey_lists_both_ways_with_their_domains_and_remedies(machine: Power
     assert (perf["way"], perf["usable"], perf["kind"], perf["domains"]) == ("perf_events", False, "absent", [])
     assert perf["reason"]
     assert perf["remedy"]
+
+
+# ── a stretch that nobody read it for ─────────────────────────────────────────────────────────────────────────
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(st.floats(0.3, 3.0), st.floats(20.0, 200.0)), min_size=2, max_size=6),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+def test_the_joules_of_a_stretch_inside_a_window_lie_within_their_error_of_the_truth(
+    pieces: list[tuple[float, float]], first: float, last: float
+) -> None:
+    """A script in any language writes when its training began and ended; the counter was read every quarter second."""
+    seconds = sum(length for length, _ in pieces)
+
+    with a_machine() as machine:
+        zone = machine.add("intel-rapl:0", "package-0", 50.0, rated_w=400.0)
+        meter = opened(machine)
+        zone.power = [(machine.time.now_ns() / 1e9, 50.0), *pieces]
+        began_ns = machine.time.now_ns()
+        whole = window(machine, meter, seconds)
+        start_ns, stop_ns = (began_ns + round(seconds * 1e9 * share) for share in sorted((first, last)))
+        (energy,) = meter.of_stretch(start_ns, stop_ns)
+        assert whole.energy[0].energy_j is not None, whole.energy[0].reason
+        assert energy.energy_j is not None
+        assert energy.error_j is not None
+        assert abs(energy.energy_j - zone.energy_j(start_ns, stop_ns)) <= energy.error_j + 1e-3
+        assert energy.error_j <= 200.0 * 2 * (meter.period_s + 0.01) + (whole.energy[0].error_j or 0.0)
+
+
+def test_a_stretch_of_a_window_without_a_figure_has_none(machine: Powercap) -> None:
+    machine.add("intel-rapl:0", "package-0", 50.0)
+    meter = opened(machine)
+    meter.start()
+    machine.time.sleep(2.0)
+    machine.errors["intel-rapl:0"] = errno.EIO
+    machine.time.sleep(2.0)
+    whole = meter.stop()
+    (energy,) = meter.of_stretch(1_000_000_000, 2_000_000_000)
+    assert (whole.energy[0].energy_j, energy.energy_j) == (None, None)
+    assert energy.reason == whole.energy[0].reason

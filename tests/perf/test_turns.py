@@ -110,13 +110,13 @@ class Way:
         self.planned = plan(suite, launcher, place)
         self.folder = Folder(place / "run")
         self.folder.path.mkdir()
-        self.trials = Trials(self.planned, self.folder, launcher, place, quiet, order_seed=1)
+        self.trials = Trials(self.planned, self.folder, launcher, place, quiet)
         self.logs: dict[str, list[float]] = {}  # of each cell, ln(its seconds / plain training's) of each launch
 
     def launch(self, number: int) -> None:
         """One block; the seed is always block 0's, so that every launch does the same work."""
         for each in schedule.by_workload(schedule.missing(self.planned.cells, 1, number, [], number)):
-            self.trials.run(each, 1)
+            list(self.trials.run(each, 1))
         made = [trial for trial in self.folder.trials() if trial.invocation == number]
         assert {trial.status for trial in made} == {"ok"}, [trial.reason for trial in made]
         seconds = {trial.method: trial.train.wall_s for trial in made if trial.train}

@@ -66,6 +66,8 @@ class Run:
     stamp: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=lambda: {"cpu": "Imaginary 2-core", "torch": "2.11.0"})
     seed: int = 0
+    schema: int = 4
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # as declared, by workload
     truths: list[Truth] = field(default_factory=lambda: [Truth("baseline", "baseline"), Truth("twin", "twin")])
     skipped: dict[str, str] = field(default_factory=dict)
     changes: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
@@ -145,7 +147,7 @@ class Run:
         fields |= self.changes.get((truth.label, block), {})
         if fields["status"] != "ok":
             fields |= {"phases": {}, "quality": {}, "passes": None}
-        return Trial(**fields, schema=3)
+        return Trial(**fields, schema=self.schema)
 
     def counting_run(self, truth: Truth) -> CountingRun:
         passes = self.passes(truth)
@@ -157,7 +159,7 @@ class Run:
             flop_per_sample=FLOP * truth.flop / tally["samples"],
         )
         return CountingRun(
-            schema=3,
+            schema=self.schema,
             workload=self.workload,
             method=truth.label,
             role=truth.role,
@@ -189,7 +191,7 @@ class Run:
         ]
         call = Invocation(number=0, argv=["run", "synthetic"], started_at="2026-01-01T00:00:00Z", outcome="done")
         return RunFile(
-            schema=3,
+            schema=self.schema,
             suite="synthetic",
             about="A run that never was.",
             run="r1",
@@ -201,6 +203,7 @@ class Run:
             cells=cells,
             blocks=self.blocks,
             machine=self.machine,
+            metrics=self.metrics,
             invocations=[call],
             finished=True,
         )

@@ -16,7 +16,7 @@ from energybench.meter.combine import metered
 from energybench.meter.reading import Energy, Reading
 from energybench.records.record import Estimate, Layer
 from energybench.report import html, markdown, terminal
-from energybench.verdict import explanations, wording
+from energybench.verdict import explanations, sentences, wording
 from energybench.verdict.pairing import energies
 from energybench.verdict.summary import summarise
 from energybench.windows.file import WindowLine, sentence
@@ -277,7 +277,7 @@ def test_the_roofline_is_told_where_the_machine_was_timed_and_the_formulas_save_
             told = run.estimate(next(t for t in run.truths if t.label == "half"))
             run.change("half", block, estimate=told.model_copy(update=roof if truth.get("epochs") else {}))
         (row,) = summarise(*run.records()).workloads[0].rows
-        return wording.plain(" ".join(wording.notes(row, "accuracy")))
+        return wording.plain(" ".join(sentences.notes(row, "accuracy")))
 
     sentence = (
         "At this machine's 12 FLOP per byte, 41 % of plain training's kernel time waits for memory, and the formulas "

@@ -14,7 +14,7 @@ from synthetic import GPU, JOULES, SECONDS, Run
 
 from energybench.meter.reading import Energy, Reading
 from energybench.records.record import ProcessUse, Trial
-from energybench.verdict import wording
+from energybench.verdict import sentences, wording
 from energybench.verdict.figures import Row
 from energybench.verdict.summary import summarise
 
@@ -78,8 +78,8 @@ def test_what_is_spent_once_is_billed_and_repaid_by_so_many_runs() -> None:
     assert row.once.share_rel == pytest.approx(0.8)
     assert row.once.steady.saving_rel == pytest.approx(0.5)
     assert (row.once.repaid_runs, row.once.repaid_epochs) == (pytest.approx(1.6), pytest.approx(9.6))
-    assert "8.0\N{NO-BREAK SPACE}s" in wording.once(row.once)
-    assert "1.6 runs or 9.6 epochs" in wording.once(row.once)
+    assert "8.0\N{NO-BREAK SPACE}s" in sentences.once(row.once)
+    assert "1.6 runs or 9.6 epochs" in sentences.once(row.once)
 
 
 def test_nobody_is_paid_for_preparing_faster_than_plain_training() -> None:
@@ -100,7 +100,7 @@ def test_what_saves_nothing_in_the_steady_state_never_repays() -> None:
     row = judged(Run().method("half", time=1.2), {"build": 9.0})
     assert row.once is not None
     assert row.once.repaid_runs is None
-    assert "never repays" in wording.once(row.once)
+    assert "never repays" in sentences.once(row.once)
 
 
 @pytest.mark.parametrize(("power_w", "once_w"), [(20.0, 20.0), (0.0, 50.0)])

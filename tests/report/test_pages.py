@@ -101,4 +101,3 @@ def test_a_folder_without_a_run_below_it_is_told(tmp_path: Path) -> None:
 
     done = CliRunner().invoke(app, ["report", "--all", str(tmp_path)])
     assert isinstance(done.exception, UsageError)
-    assert call()[0] == 2

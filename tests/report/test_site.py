@@ -211,7 +211,7 @@ def test_it_writes_over_nothing_that_is_not_its_own(tmp_path: Path, monkeypatch:
     home = tmp_path / "home"
     home.mkdir()
     (home / "index.html").write_text("<h1>mine</h1>")
-    for out, code in (("home", "E614"), ("reports", "E609"), (".", "E609")):
+    for out, code in (("home", "E632"), ("reports", "E609"), (".", "E609")):
         done = call("--html", out)
         assert isinstance(done.exception, UsageError)
         assert done.exception.problems[0].code == code

@@ -16,7 +16,7 @@ from synthetic import FLOP, GPU, JOULES, MODEL, SECONDS, Run, merge
 from energybench.meter.combine import metered
 from energybench.meter.reading import Energy, Reading
 from energybench.records.record import Claim, Flag, ProfilingRun, Target
-from energybench.verdict import wording
+from energybench.verdict import sentences, wording
 from energybench.verdict.figures import Row, Summary, Workload
 from energybench.verdict.summary import summarise, to_json
 
@@ -419,7 +419,7 @@ def test_phases_are_shares_of_plain_trainings_shadow_and_only_what_changes_is_to
     assert phases["backward"] == pytest.approx((0.6, 0.3))
     assert phases[overhead] == pytest.approx((0.0, 0.05))
     assert math.fsum(plain for plain, _ in phases.values()) == pytest.approx(1)
-    said = wording.plain(wording.phases(workload.rows[0].phases))
+    said = wording.plain(sentences.phases(workload.rows[0].phases))
     assert "backward 60.0 % → 30.0 %, its own work 0.0 % → 5.0 %." in said
     assert "forward" not in said
 
@@ -429,7 +429,7 @@ def test_a_shadow_that_failed_leaves_no_phases() -> None:
     told = [w.model_copy(update={"profiling_run": ProfilingRun(reason="out of memory")}) for w in counting_runs]
     (workload,) = summarise(meta, trials, told).workloads
     assert workload.rows[0].phases == ()
-    assert "not known: out of memory." in " ".join(wording.notes(workload.rows[0], "accuracy"))
+    assert "not known: out of memory." in " ".join(sentences.notes(workload.rows[0], "accuracy"))
 
 
 # Names of before

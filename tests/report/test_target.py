@@ -15,7 +15,7 @@ from energybench.meter.reading import Energy
 from energybench.records.record import Flag, Target
 from energybench.report.markdown import markdown
 from energybench.stats import paired
-from energybench.verdict import wording
+from energybench.verdict import sentences, wording
 from energybench.verdict.figures import Row, ToTarget
 from energybench.verdict.summary import summarise, to_json
 
@@ -120,7 +120,7 @@ def test_what_never_arrives_is_reported_as_such() -> None:
     found = way(*[(reached(NEVER), reached(10.0))] * 3)
     assert found.verdict == "not reached"
     assert found.method.seconds is found.method.steps is found.method.energy_j is None
-    said = wording.plain(wording.to_target(found))
+    said = wording.plain(sentences.to_target(found))
     assert "in none of 3 blocks, plain training after 10.0 s in 3 of 3 blocks" in said
     both = way(*[(reached(NEVER), reached(NEVER))] * 3)
     assert both.verdict == "not reached"
@@ -197,4 +197,4 @@ def test_the_page_and_the_json_tell_it() -> None:
 @pytest.mark.parametrize(("at_least", "told"), [(0.9, "0.90"), (0.975, "0.975"), (12.0, "12.00")])
 def test_a_target_is_told_to_its_last_digit(at_least: float, told: str) -> None:
     found = way(*[(reached(1.0), reached(1.0))] * 3)
-    assert wording.goal(dataclasses.replace(found, at_least=at_least)) == f"accuracy {told}"
+    assert sentences.goal(dataclasses.replace(found, at_least=at_least)) == f"accuracy {told}"

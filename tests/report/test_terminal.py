@@ -14,7 +14,7 @@ from synthetic import GPU, Run, Truth
 
 from energybench.records.record import Claim
 from energybench.report.terminal import fold, partial, render, wrap
-from energybench.verdict import wording
+from energybench.verdict import sentences, wording
 from energybench.verdict.figures import Summary
 from energybench.verdict.summary import summarise
 
@@ -61,7 +61,7 @@ def test_every_figure_in_the_notes_is_whole_on_its_line(width: int) -> None:
     summary = example(sensors=(GPU,))
     text = printed(summary, width)
     for row in summary.workloads[0].rows:
-        for note in wording.notes(row, "accuracy"):
+        for note in sentences.notes(row, "accuracy"):
             assert all(wording.plain(figure) in text for figure in note.split(" ") if wording.NB in figure)
 
 

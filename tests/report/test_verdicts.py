@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -15,8 +14,9 @@ from energybench.verdict import wording
 from energybench.verdict.figures import Quality, Row, Summary, Workload
 from energybench.verdict.interim import whole_blocks
 from energybench.verdict.pairing import TrialMean
+from energybench.verdict.sentences import notes
 from energybench.verdict.summary import summarise
-from energybench.verdict.wording import notes, plain
+from energybench.verdict.wording import plain
 
 
 def of(run: Run) -> Summary:
@@ -104,23 +104,16 @@ def test_margins_are_told_as_the_suite_wrote_them() -> None:
     accept = {"quality": {"metric": "accuracy", "loses_at_most": 0.0025}, "noise": 0.0025}
     found = of(Run(accept=accept).method("half", time=0.5, flop=0.5).method("same", flop=0.5))
     assert "no more than 0.25 pp of accuracy lost" in wording.plain(found.headline)
-    assert "within ±0.25 %" in wording.plain(found.workloads[0].rows[1].reason)
+    assert "within the saving margin, ±0.25 %" in wording.plain(found.workloads[0].rows[1].reason)
     assert "| −0.25 pp |" in markdown(found)
 
 
 def test_a_loss_just_beyond_the_margin_is_not_told_as_the_margin() -> None:
     assert wording.plain(row(Run().method("half", time=0.5, quality=-0.0052)).reason) == (
-        "accuracy changed by −0.52 pp, −0.50 pp is accepted"
+        "accuracy −0.52 pp [−0.52, −0.52], −0.50 pp is accepted"
     )
-    unproven = wording.verdict_reason(
-        dataclasses.replace(
-            row(Run().method("half", time=0.5)),
-            verdict="quality unproven",
-            quality=Quality("accuracy", 0.9, 0.899, -0.001, -0.00512, -0.005, True, 0.002, 3),
-        ),
-        0.01,
-    )
-    assert wording.plain(unproven).startswith("a change of −0.51 pp accuracy cannot be excluded, −0.50 pp is")
+    near = Quality("accuracy", 0.9, 0.899, -0.001, -0.00512, -0.005, True, 0.002, 3, best=0.00312)
+    assert wording.plain(wording.quality_interval(near)) == "accuracy −0.10 pp [−0.51, 0.31], −0.50 pp is accepted"
     for change, limit in ((-0.00501, -0.005), (-0.002502, -0.0025), (-0.100002, -0.1)):
         for fraction in (True, False):
             assert len(set(wording.beside(change, limit, fraction))) == 2
@@ -185,11 +178,11 @@ HIGHER = ["fidelity", "confidence", "lossless_rate", "answer_rate", "bleu", "cer
 @pytest.mark.parametrize(
     ("metric", "plain", "ours"), [(name, 4.0, 8.0) for name in LOWER] + [(name, 0.8, 0.4) for name in HIGHER]
 )
-def test_what_is_better_when_lower_is_lost_when_it_doubles_and_anything_else_when_it_halves(
+def test_before_metrics_were_declared_what_was_better_when_lower_is_lost_when_it_doubles_and_all_else_when_it_halves(
     metric: str, plain: float, ours: float
 ) -> None:
     accept = {"quality": {"metric": metric, "loses_at_most": 0.1}, "noise": 0.01}
-    run = half(accept=accept)
+    run = half(accept=accept, schema=3)
     for block in range(3):
         run.change("baseline", block, quality={metric: plain}).change("half", block, quality={metric: ours})
     assert row(run).verdict == "quality lost"

@@ -6,8 +6,9 @@ Not real: the plan, which is given, and the training, which is a nap. A trial ma
     python tests/run/light.py SUITE [--out FOLDER] [--new]       in the folder where `reports` shall be
 
 A trial whose name stands in the file `hold` waits for as long as it is there. If there is a file `mine.py`, it is the
-method's. LIGHT_DIE="parent:report:7" kills the parent by SIGKILL before its 7th change of a file whose path holds
-"report"; "trial:b1-i0-w.mine:2" kills that trial before the 2nd change of its record.
+method's. LIGHT_DIE="parent:report:7" kills the parent by SIGKILL before its 7th change of a file whose name holds
+"report"; "trial:b1-i0-w.mine:2" kills that trial before the 2nd change of its record. (Of a file in a folder that is
+held by its handle no more than the name is heard.)
 """
 
 from __future__ import annotations
@@ -185,8 +186,9 @@ def main(argv: list[str]) -> int:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Ours, so that the server finds what it imports in place of torch."""
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    """Ours, so that the server finds what it imports in place of torch; and energybench is the one beside this file."""
+    here = Path(__file__).resolve().parent
+    path = os.pathsep.join([str(here), str(here.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, **extra}
 
 

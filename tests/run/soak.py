@@ -1,14 +1,18 @@
-"""kill -9 of a run, its trial or both, a hundred times at random moments: nothing is lost and nothing is done twice.
+"""A run killed and its folder disturbed, a hundred times at random moments: nothing is lost, nothing is done twice.
 
     make soak                                       a hundred, at a fresh seed; `make test` kills a few, always the same
     python tests/run/soak.py --kills 100 --seed 7   these alone
 
 The runs are light ones (light.py): everything is real but the training. Some kills come after a random time, some
-before the n-th change of a file, so that every write, rename and page of a report is met sooner or later. After each:
+before the n-th change of a file, so that every write, rename and page of a report is met sooner or later. Some are no
+kills: while it works its folder is renamed, replaced or deleted, a record of it is deleted, another run's is put in, a
+part of it becomes a link, a log gets a second name elsewhere (disturb.py). After each:
 
 - no process of the run is left, though every trial leaves one behind that tries to get away;
 - every record can be read and its seal holds; those of before are the same, byte for byte;
-- the new ones are the first of those that the schedule had left to run, each once.
+- the new ones are the first of those that the schedule had left to run, each once, and none says that it failed;
+- outside of the folder nothing was written, changed or removed, and no folder was made in the place of one that is
+  gone.
 
 When a folder's share of kills is spent the same command runs to its end: the run is finished, each cell of each block
 stands once beside a baseline of its own invocation, nothing half written is left, its report is what its records give.
@@ -31,6 +35,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by hand
 
+import disturb
 import light
 import psutil
 from command_line import PATIENCE_S
@@ -71,7 +76,7 @@ class Soak:
     def kind(self) -> str:
         """What is killed next: each kind once before any comes again, so that none is left to chance."""
         if not self.left:
-            self.left = list(AFTER + BEFORE)
+            self.left = [*AFTER, *BEFORE, *disturb.KINDS]
             self.random.shuffle(self.left)
         return self.left.pop()
 
@@ -101,6 +106,7 @@ class Soak:
         environment = {key: value for key, value in environment.items() if key not in DROPPED}
         if how in BEFORE:
             environment["LIGHT_DIE"] = self.moment(how, expected)
+        disturbed: disturb.Disturbed | None = None
         log = (self.place / "log").open("a")
         with log:
             log.write(f"\n== {how} {environment.get('LIGHT_DIE', '')}\n")
@@ -116,6 +122,8 @@ class Soak:
             try:
                 if how in AFTER and self.kill(how, run):
                     self.counts[how] += 1
+                if how in disturb.KINDS:
+                    disturbed = self.disturb(how, run)
                 code = run.wait(timeout=PATIENCE_S)
             finally:
                 run.kill()
@@ -123,7 +131,14 @@ class Soak:
             wait_for(lambda: not processes_with(marker))
         except AssertionError:
             raise Lost(f"{how}: still alive: {processes_with(marker)}") from None
-        self.check(how, before, expected, code)
+        if disturbed is not None:
+            self.counts[str(how)] += 1
+            if wrong := disturbed.wrong():
+                raise Lost(f"{how}: {wrong}")
+            disturbed.undo()
+            before = {} if disturbed.all_gone else before
+            before = {name: content for name, content in before.items() if name != disturbed.victim}
+        self.check(how, before, expected, code, disturbed)
         failed = [json.loads(text)["status"] for name, text in self.records().items() if name not in before]
         struck = len(failed) - failed.count("ok")
         if struck > (how in ("trial", "guard", "server", "a write of a trial")):
@@ -133,11 +148,11 @@ class Soak:
 
     def moment(self, how: str, expected: list[str]) -> str:
         if how == "the report":
-            where, most = self.random.choice([("report.md", 2), ("figures", 9)])
+            where, most = self.random.choice([("report.md", 2), (".svg", 9)])
             return f"parent:{where}:{self.random.randint(1, most)}"
         if how == "a write of a trial" and expected:
             return f"trial:{self.random.choice(expected)}:{self.random.randint(1, 2)}"
-        where, most = self.random.choice([("run.json", 4), ("reports/", 12), ("energybench-", 20)])
+        where, most = self.random.choice([("run.json", 4), (".json", 12), ("cell.in", 20)])
         return f"parent:{where}:{self.random.randint(1, most)}"
 
     def kill(self, how: str, run: subprocess.Popen[bytes]) -> bool:
@@ -167,6 +182,20 @@ class Soak:
                 except psutil.Error:
                     pass
         return hit
+
+    def disturb(self, how: str, run: subprocess.Popen[bytes]) -> disturb.Disturbed | None:
+        """None where there was nothing to disturb yet, or any more."""
+        began = (self.place / "log").read_text(errors="replace").rpartition("\n== ")[2]
+        while run.poll() is None and not any(word in began for word in ("continuing in", "writing to")):
+            time.sleep(0.003)  # until it holds its folder: one that is not there is no folder to continue in
+            began = (self.place / "log").read_text(errors="replace").rpartition("\n== ")[2]
+        self.wait(run)
+        if run.poll() is not None or not self.runs():
+            return None
+        try:
+            return disturb.KINDS[how](self.runs()[0], self.place, self.random)
+        except FileNotFoundError:  # not there yet
+            return None
 
     def wait(self, run: subprocess.Popen[bytes]) -> None:
         """Until a random moment: one time in four soon after the start, else after some more files are there."""
@@ -200,7 +229,14 @@ class Soak:
         slots = schedule.missing(CELLS, light.BLOCKS, light.SEED, trials, len(run.invocations))
         return [slot.trial for slot in slots]
 
-    def check(self, how: str | None, before: dict[str, bytes], expected: list[str], code: int) -> None:
+    def check(
+        self,
+        how: str | None,
+        before: dict[str, bytes],
+        expected: list[str],
+        code: int,
+        disturbed: disturb.Disturbed | None = None,
+    ) -> None:
         if len(self.runs()) > 1:
             raise Lost(f"{how}: a second folder: {self.runs()}")
         for folder in self.runs():
@@ -209,9 +245,11 @@ class Soak:
         if any(after.get(name) != content for name, content in before.items()):
             raise Lost(f"{how}: a finished record was touched")
         new = set(after) - set(before)
+        if disturbed is not None and disturbed.victim in expected:
+            new.add(disturbed.victim)  # it was written, and then deleted by us
         if new != set(expected[: len(new)]):
             raise Lost(f"{how}: ran {sorted(new)}, but the schedule had left {expected}")
-        if code not in (0, 3, -signal.SIGKILL):
+        if code not in (0, 3, -signal.SIGKILL, *([2] if disturbed else [])):
             raise Lost(f"{how}: it ended with status {code}: {self.place / 'log'}")
 
     def check_end(self) -> None:

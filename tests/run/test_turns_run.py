@@ -207,13 +207,13 @@ class Limits:
         return time.monotonic() + self.passed_s
 
 
-def made(place: Path, limit_s: float, tick: Any = lambda _: None) -> TurnTrial:
-    class Spec:
-        def write(self, path: Path) -> None:
-            path.write_text("{}")
-
+def made(
+    launcher: Launcher, place: Path, limit_s: float, tick: Any = lambda _: None, entry: str = "converse"
+) -> TurnTrial:
+    (place / "in").write_text("{}")
+    child = launcher.start(f"targets:{entry}", place / "in", place / "out", log=place / "log", conversing=True)
     slot = Slot(Cell(workload="w", method="m", role="method"), 0, 0, 0)
-    return TurnTrial(slot, Spec(), place / "out", place / "log", limit_s, tick, {})  # type: ignore[arg-type]
+    return TurnTrial(slot, None, child, place / "out", limit_s, tick, {})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -232,8 +232,8 @@ def test_a_limit_holds_for_a_trials_own_seconds_and_ends_it(
     def tick(_: float) -> None:
         clock.passed_s += 100.0 * (tmp_path / "hanging").exists()
 
-    trial = made(tmp_path, 300.0, tick)
-    assert trial.set_up(launcher, "targets:converse", tmp_path / "in")
+    trial = made(launcher, tmp_path, 300.0, tick)
+    assert trial.set_up()
     clock.passed_s += 3600.0  # an hour of its siblings' turns
     rest = trial.turn(0.25)
     assert rest is not None
@@ -258,11 +258,10 @@ def test_who_rests_is_stopped_with_all_that_it_has_started_and_goes_on_where_it_
     launcher: Launcher, tmp_path: Path
 ) -> None:
     (tmp_path / "family").touch()
-    trial = made(tmp_path, 600.0)
+    trial = made(launcher, tmp_path, 600.0)
     try:
-        assert trial.set_up(launcher, "targets:converse", tmp_path / "in")
+        assert trial.set_up()
         assert trial.turn(0.25) is not None
-        assert trial._child is not None
         family = trial._child.pids()
         assert len(family) == 2
         wait_for(lambda: {_state(pid) for pid in family} == {"T"})
@@ -279,8 +278,8 @@ def test_who_rests_is_stopped_with_all_that_it_has_started_and_goes_on_where_it_
 
 
 def test_one_that_ends_while_it_is_set_up_has_no_turn(launcher: Launcher, tmp_path: Path) -> None:
-    trial = made(tmp_path, 600.0)
-    assert not trial.set_up(launcher, "targets:leave_early", tmp_path / "in")
+    trial = made(launcher, tmp_path, 600.0, entry="leave_early")
+    assert not trial.set_up()
     assert trial.outcome is not None
     assert trial.turn(0.5) is None
     assert trial.finish() is trial.outcome
@@ -291,8 +290,8 @@ def test_ending_one_leaves_its_siblings(launcher: Launcher, tmp_path: Path) -> N
     trials = []
     for place in places:
         place.mkdir()
-        trials.append(made(place, 600.0))
-        assert trials[-1].set_up(launcher, "targets:converse", place / "in")
+        trials.append(made(launcher, place, 600.0))
+        assert trials[-1].set_up()
     trials[0].end()
     assert trials[1].turn(math.inf) is None
     assert trials[1].finish().reason is None
