@@ -8,7 +8,6 @@ and if the parent dies, the server ends, and all with it.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.util
@@ -25,20 +24,14 @@ from typing import Any
 
 from energybench.common import module_path
 from energybench.common.command_start import is_error
-from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite, Problem, RunError
-from energybench.common.held_folder import FolderIdentity, HeldFolder
+from energybench.common.errors import EXIT_CANNOT_WRITE, Problem, RunError
+from energybench.common.held_folder import FolderIdentity
 from energybench.common.interrupts import SPREAD_S
 from energybench.common.processes import descendants, ignoring_interrupts, is_dead, shorten_socket_folder
-from energybench.process.reaper import (
-    PATIENCE_S,
-    continue_descendants,
-    end_descendants,
-    fork_below_guard,
-    stop_descendants,
-    wait_for_end,
-)
+from energybench.process import in_child
+from energybench.process.in_child import PRELOAD
+from energybench.process.reaper import PATIENCE_S, continue_descendants, end_descendants, stop_descendants, wait_for_end
 
-PRELOAD = "energybench.cli.preload"
 LONGEST_MESSAGE_B = 1 << 20
 SERVER_LOST = 255  # what multiprocessing says of a child whose server has died
 
@@ -151,7 +144,7 @@ class Launcher:
     def _start(self, arguments: tuple[Any, ...]) -> multiprocessing.process.BaseProcess:
         for last in (False, True):
             self.warm()  # again, if it has died
-            child = self._context.Process(target=_child, args=arguments)
+            child = self._context.Process(target=in_child.run, args=arguments)
             try:
                 with _without_main_module(), _isolated_interpreters():
                     child.start()
@@ -350,79 +343,3 @@ def _without_main_module() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-def _child(
-    target: str,
-    folder: str,
-    environment: dict[str, str],
-    path: tuple[list[str], list[str]],
-    in_path: str,
-    out_path: str,
-    log: str | None,
-    usage: str | None = None,
-    log_folder: FolderIdentity | None = None,
-    line: Connection[bytes, bytes] | None = None,
-) -> None:
-    global _line
-    _line = line
-    _close_inherited_server_pipe()
-    module_path.use(*path)  # multiprocessing has set the caller's, with its folder
-    os.environ.clear()  # the server knows it only as it was at its start
-    os.environ.update(environment)
-    fork_below_guard(getattr(sys.modules.get(PRELOAD), "SERVER", os.getppid()), usage)
-    if not os.path.exists(in_path):  # the caller was interrupted and has tidied up
-        os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.chdir(folder)  # the caller's, which the server knows only as it was at its start
-    if log:
-        try:
-            handle = _open_log(Path(log), log_folder)
-        except CannotWrite as error:
-            _exit_unwritten(error)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        os.close(handle)
-    module, _, function = target.partition(":")
-    try:
-        getattr(importlib.import_module(module), function)(in_path, out_path)
-    except CannotWrite as error:
-        _exit_unwritten(error)
-    sys.stdout.flush()
-    sys.stderr.flush()
-
-
-_line: Connection[bytes, bytes] | None = None  # of this process, where it is a child that converses
-
-
-def line() -> Connection[bytes, bytes] | None:
-    """In a child that was started `conversing`: the line to whoever started it. None elsewhere."""
-    return _line
-
-
-def _open_log(path: Path, identity: FolderIdentity | None) -> int:
-    """A handle that appends to it. Raises CannotWrite."""
-    if identity is None:
-        try:
-            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
-        except OSError as error:
-            raise CannotWrite.of(error, path) from None
-    with HeldFolder.reopen(identity) as folder:
-        return folder.append(path.relative_to(identity.path).as_posix())
-
-
-def _close_inherited_server_pipe() -> None:
-    """The server ends when nobody holds the write end of a pipe any more. multiprocessing hands each child a copy, and
-    a trial of hours would keep the server, and so itself, alive when the run is killed."""
-    server = getattr(multiprocessing.forkserver, "_forkserver", None)
-    handle = getattr(server, "_forkserver_alive_fd", None)
-    if isinstance(handle, int):
-        os.close(handle)
-        server._forkserver_alive_fd = None  # type: ignore[union-attr]
-
-
-def _exit_unwritten(error: CannotWrite) -> None:
-    """Say it in the log, if that has room, and by the status in any case."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"{error}\n".encode())
-    os._exit(EXIT_CANNOT_WRITE)

@@ -18,7 +18,6 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
-from energybench.common import processors
 from energybench.common.errors import EnergybenchError, Problem
 from energybench.common.fingerprint import source_digest
 from energybench.common.hashing import digest
@@ -27,10 +26,9 @@ from energybench.common.metrics import Metric
 from energybench.common.renamed import RenamedNameWarning
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.common.version import __version__
-from energybench.flops.balance import balance
 from energybench.flops.work import Line
 from energybench.records.record import Cell, Role
-from energybench.runner import plan_metrics, threads
+from energybench.runner import plan_metrics, plan_threads
 from energybench.runner.plan_claim import claim
 from energybench.runner.plan_controls import planned_control, useless_controls
 from energybench.runner.plan_energy import energy
@@ -80,7 +78,11 @@ class Plan:
 
     def result(self) -> PlanResult:
         stacks = {each.label: self.stack(each) for each in self.spec.variants if each.command is None}
-        workloads = self.with_threads({each.name: self.workload(number, each) for number, each in self.spec.trainings})
+        workloads = {each.name: self.workload(number, each) for number, each in self.spec.trainings}
+        choice, workloads = plan_threads.chosen(self.spec, self.device, workloads)
+        if choice:
+            self.threads, self.thread_facts = choice.threads, choice.facts
+            self.notes += choice.notes
         for number, workload in self.spec.trainings:
             self.check_recipes(workload, stacks)
             self.check_stacks(number, workload, stacks)
@@ -292,35 +294,14 @@ class Plan:
         try:
             run = Run(task, [], recipe, model.to(self.device), train, seed=0, device=self.device)
             step_s = time_step(run, STAND_IN_SAMPLES if data.kind == stand_in.KIND else None)
-            timed = time_threads(run, self.candidates) if self.candidates and data.kind != stand_in.KIND else {}
+            counts = plan_threads.candidates(self.spec, self.device) if data.kind != stand_in.KIND else ()
+            timed = time_threads(run, counts) if counts else {}
             self.check_quality(number, workload, task, run.evaluate(test.subset(torch.arange(min(2, len(test))))))
             return planned.model_copy(update={"step_s": step_s, "threads_s": timed})
         except Exception as error:
             message = f"a first step of '{workload.name}' failed: {type(error).__name__}: {error}"
             self.problems.append(Problem("E404", message, self.spec.where("workload", number, "model")))
         return planned
-
-    @property
-    def candidates(self) -> tuple[int, ...]:
-        """Numbers of threads among which is chosen; none where the suite names one, or a card trains."""
-        wanted = self.purpose in ("run", "check") and self.suite.trials.threads == "auto" and self.device.type == "cpu"
-        return threads.candidates(processors.usable()) if wanted else ()
-
-    def with_threads(self, workloads: dict[str, PlannedWorkload | None]) -> dict[str, PlannedWorkload | None]:
-        """Choose how many threads all trials compute with, and time with them what depends on it."""
-        choice = threads.choice({name: known for name, known in workloads.items() if known}, self.candidates)
-        if choice:
-            self.threads, self.thread_facts = choice.threads, choice.facts
-            self.notes += choice.notes
-            torch.set_num_threads(choice.threads)
-            workloads = {name: known and choice.timed(known) for name, known in workloads.items()}
-        precisions = {each.name: each.train.precision for _, each in self.spec.trainings}
-        return {
-            name: known.model_copy(update={"balance_flop_b": balance(self.device, precisions[name])})
-            if known and self.purpose == "run"
-            else known
-            for name, known in workloads.items()
-        }
 
     def check_quality(self, number: int, workload: WorkloadTable, task: Task, quality: dict[str, float]) -> None:
         """Whether the task reports what the suite judges by, and somebody says which way is better."""

@@ -23,7 +23,7 @@ import torch
 from energybench.meter import Meter
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.window import Window, ticks_of
-from energybench.process import forkserver
+from energybench.process import in_child
 from energybench.train.batch import Batch
 from energybench.train.run import Run
 from energybench.trial.control_run import ControlRun
@@ -54,7 +54,7 @@ class Gate:
     @classmethod
     def opened(cls, device: torch.device) -> Gate | None:
         """None for a trial that nobody gives turns."""
-        line = forkserver.line()
+        line = in_child.line()
         return None if line is None else cls(line, timed=device.type == "cpu")
 
     def ready(self, run: Run, meters: Sequence[Meter], idle: Reading | None) -> None:

@@ -141,7 +141,7 @@ def cannot_write(in_path: str, out_path: str) -> None:
 
 def converse(in_path: str, out_path: str) -> None:
     """A trial that takes turns and trains nothing. Beside IN: `family` lets it start a child, `hang` lets it hang."""
-    from energybench.process.forkserver import line
+    from energybench.process.in_child import line
 
     spoken, place, told = line(), Path(in_path).parent, []
     assert spoken is not None
