@@ -4,14 +4,16 @@ Every launch has fresh processes and does block 0's work. Of each figure one lau
 rounds that are told. Quick's own cells stand side by side in the first; in the second twins, one that trains every
 tenth step twice, one that skips half of its epochs, and one that clears everybody's caches.
 
-    make bench TESTS=tests/perf/test_turns.py               about a quarter of an hour; TURNS_LAUNCHES=7 takes a third
+    make bench TESTS=tests/perf/test_turns.py
+    python -m pytest tests/perf/test_turns.py -m perf -p no:xdist --benchmark-enable --benchmark-quiet --launches 8
+
+The first takes a quarter of an hour on two quiet cores.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,7 +95,6 @@ class Hog(Method):
         self.much += 1
 """,
 }
-LAUNCHES = int(os.environ.get("TURNS_LAUNCHES", "20"))
 FURTHEST = 1.015  # that an end of an A/A's interval may lie from 1
 
 
@@ -145,6 +146,11 @@ def furthest(logs: Sequence[float], expected: float) -> float:
     return max(1 - low, 1 / (1 - high))
 
 
+@pytest.fixture
+def launches(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("launches", default=20))
+
+
 def prepared(bench: Bench) -> Launcher:
     if not bench.measuring:
         pytest.skip("many trainings, which tests/run/test_turns_run.py has in small")
@@ -153,21 +159,21 @@ def prepared(bench: Bench) -> Launcher:
     return launcher
 
 
-def test_turns_scatter_less(bench: Bench, tmp_path: Path) -> None:
+def test_turns_scatter_less(bench: Bench, launches: int, tmp_path: Path) -> None:
     launcher = prepared(bench)
     ways = [Way(tmp_path / name, f'"{name}"', launcher, QUICK) for name in ("auto", "off")]
-    for number in range(LAUNCHES):
+    for number in range(launches):
         for way in ways if number % 2 else reversed(ways):
             way.launch(number)
     after, cells = "one after the other", [*ways[0].logs]
     twins, every = ([spreads(way, labels) for way in ways] for labels in (["twin"], cells))
-    bench.cost(f"spread of ln(twin / plain), {LAUNCHES} launches", *twins, of=after, goal=0.6)
+    bench.cost(f"spread of ln(twin / plain), {launches} launches", *twins, of=after, goal=0.6)
     bench.cost(f"the same, pooled over {len(cells)} cells", *every, of=after)
 
 
-def test_turns_take_no_side(bench: Bench, tmp_path: Path) -> None:
+def test_turns_take_no_side(bench: Bench, launches: int, tmp_path: Path) -> None:
     way = Way(tmp_path / "auto", '"auto"', prepared(bench), KNOWN, epochs=4)
-    for number in range(LAUNCHES):
+    for number in range(launches):
         way.launch(number)
     for label, expected in EXPECTED.items():
         ends = [furthest(each, expected) for each in leaving_one_out(way.logs[label])]
