@@ -49,16 +49,17 @@ def draw_order_seed() -> int:
 def order(cells: Sequence[Cell], block: int, seed: int) -> list[Cell]:
     """A block's cells in its own order; that of an odd block is the reverse of the one before it, controls apart."""
     chance = random.Random(stable_seed(seed, "schedule", block // 2))
-    by_workload: dict[str, list[Cell]] = {}
-    for cell in cells:
-        if not cell.skipped:
-            by_workload.setdefault(cell.workload, []).append(cell)
-    workloads = list(by_workload)
+    first: dict[str, list[Cell]] = {}
+    last: dict[str, list[Cell]] = {}  # drawn after the others, whose order is the same without them
+    for cell in (cell for cell in cells if not cell.skipped):
+        first.setdefault(cell.workload, [])
+        (last if waits_for_method(cell) else first).setdefault(cell.workload, []).append(cell)
+    workloads = list(first)
     chance.shuffle(workloads)
-    for inside in by_workload.values():
+    for inside in (*first.values(), *last.values()):
         chance.shuffle(inside)
     step = -1 if block % 2 else 1
-    return [cell for name in workloads[::step] for cell in sorted(by_workload[name][::step], key=waits_for_method)]
+    return [cell for name in workloads[::step] for part in (first, last) for cell in part.get(name, [])[::step]]
 
 
 def waits_for_method(cell: Cell) -> bool:

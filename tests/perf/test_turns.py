@@ -116,8 +116,9 @@ class Way:
 
     def launch(self, number: int) -> None:
         """One block; the seed is always block 0's, so that every launch does the same work."""
-        for each in schedule.by_workload(schedule.missing(self.planned.cells, 1, number, [], number)):
-            list(self.trials.run(each, 1))
+        with self.folder.lock():
+            for each in schedule.by_workload(schedule.missing(self.planned.cells, 1, number, [], number)):
+                list(self.trials.run(each, 1))
         made = [trial for trial in self.folder.trials() if trial.invocation == number]
         assert {trial.status for trial in made} == {"ok"}, [trial.reason for trial in made]
         seconds = {trial.method: trial.train.wall_s for trial in made if trial.train}
