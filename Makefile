@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test soak strange bench lint clean
+.PHONY: setup run test soak strange bench docs lint clean
 
 setup: $(VENV)/.ready
 
@@ -46,6 +46,12 @@ soak: setup
 	ENERGYBENCH_FUZZ_SEED=$(SEED) ENERGYBENCH_FUZZ_CASES=$(CASES) ENERGYBENCH_FUZZ_KILLS=$(KILLS) \
 	  $(BIN)/python -m pytest -m soak --durations=0 --durations-min=1 tests/fuzz tests/run/test_faults.py
 
+# The docs as a site in site/, with a card for each method; a dead link fails.
+docs: setup
+	@$(BIN)/python -c 'import material' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff check --preview --select PLW1514 energybench methods  # a file is opened in an encoding that is named
@@ -53,4 +59,4 @@ lint: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

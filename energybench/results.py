@@ -179,7 +179,7 @@ def run(
     suite: AnyPath | Suite,
     *,
     out: AnyPath | None = None,
-    fresh: bool = False,
+    new: bool = False,
     quick: bool = False,
     overrides: Iterable[str] = (),
     device: str | None = None,
@@ -188,13 +188,14 @@ def run(
     add_blocks: int = 0,
     keep_going: bool = False,
     quiet: bool = False,
+    fresh: bool | None = None,
 ) -> Results:
     """Train every cell of a suite: `energybench run` in Python.
 
     Args:
         suite:         a file, the name of a shipped suite, or a suite that is loaded.
         out:           the run's folder, by default reports/<suite>/<time>; an interrupted run in it is continued.
-        fresh:         start anew instead of continuing.
+        new:           start anew instead of continuing.
         quick:         with the suite's overlay for a smoke test.
         overrides:     as after --set: ["workload.train.epochs=2"].
         device:        "cpu", "cuda", "cuda:1"; by default the suite's.
@@ -204,6 +205,7 @@ def run(
         add_blocks:    blocks beyond a finished run's: exploratory, in no verdict.
         keep_going:    on past a command whose quality or windows cannot be used; else the first one ends the run.
         quiet:         print nothing on the way.
+        fresh:         the old name of new, taken for one version more.
 
     Returns:
         The results of the run; trials that failed are in `.summary.failures`.
@@ -219,6 +221,9 @@ def run(
     from energybench.runner.progress import Progress
     from energybench.suite.suite import Suite
 
+    if fresh is not None:
+        warnings.warn("run(fresh=...) is called new now, as --new on the command line", RenamedNameWarning, 2)
+        new = new or fresh
     chosen = (overrides,) if isinstance(overrides, str) else tuple(overrides)
     max_s = None if max_time is None else seconds_of("max_time", max_time)
     loaded = suite if isinstance(suite, Suite) else load_suite(os.fspath(suite), quick, chosen, device)
@@ -232,11 +237,11 @@ def run(
     code, folder = runner.run(
         loaded,
         out=None if out is None else Path(out),
-        fresh=fresh,
+        fresh=new,
         device=device,
         progress=progress,
         max_s=max_s,
-        argv=_argv(word, out, fresh, quick, chosen, device, until_decided, max_time, add_blocks, keep_going),
+        argv=_argv(word, out, new, quick, chosen, device, until_decided, max_time, add_blocks, keep_going),
         until_decided=until_decided,
         add_blocks=add_blocks,
         keep_going=keep_going,
@@ -250,7 +255,7 @@ def run(
 def _argv(
     suite: str,
     out: AnyPath | None,
-    fresh: bool,
+    new: bool,
     quick: bool,
     overrides: Sequence[str],
     device: str | None,
@@ -266,7 +271,7 @@ def _argv(
         "--max-time": max_time,
         "--add-blocks": str(add_blocks) if add_blocks else None,
     }
-    flags = {"--quick": quick, "--new": fresh, "--until-decided": until_decided, "--keep-going": keep_going}
+    flags = {"--quick": quick, "--new": new, "--until-decided": until_decided, "--keep-going": keep_going}
     words = ["energybench", "run", suite]
     words += [word for override in overrides for word in ("--set", override)]
     words += [word for option, value in values.items() if value is not None for word in (option, value)]

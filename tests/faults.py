@@ -163,6 +163,83 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
             "put `run.json` back, or another `--out`",
         ),
     ),
+    "Its folder is moved, linked or mixed with another while it works": (
+        Fault(
+            "folder renamed",
+            "The run's folder is renamed or moved",
+            "It is held by its handle: the trial in progress is kept in it, wherever it is. Then the run ends and "
+            "says where it is now. Nothing is made at its old place, and no trial has failed.",
+            "2, E626",
+            "the `mv` that is printed and the same command, or it with `--out` and the new name",
+        ),
+        Fault(
+            "folder replaced",
+            "Another folder is put in its place",
+            "As above; the other one is neither written nor read.",
+            "2, E626",
+            "put it back, then the same command",
+        ),
+        Fault(
+            "folder deleted",
+            "The run's folder is deleted",
+            "The run ends and says so. The folder is not made again.",
+            "2, E626",
+            "the same command, which starts anew",
+        ),
+        Fault(
+            "second run in it",
+            "A second run is started in a folder that was moved while the first one works in it",
+            "It refuses: the lock goes with the folder, whatever its name is.",
+            "2, E604",
+            "wait, or another `--out`",
+        ),
+        Fault(
+            "record deleted",
+            "A record is deleted",
+            "The run is not finished: it is finished only where each planned cell has its record in each block. What "
+            "is missing is named.",
+            "2, E627",
+        ),
+        Fault(
+            "linked part",
+            "`records`, `logs`, `figures` or another part of the folder becomes a link",
+            "No link below a run's folder is followed: nothing is read, written or removed where it leads.",
+            "2, E612",
+            "put the folder itself there, then the same command",
+        ),
+        Fault(
+            "hard linked log",
+            "A log is a second name of a file elsewhere (a hard link)",
+            "Nothing is appended to it.",
+            "2, E612",
+            "take it away, then the same command",
+        ),
+        Fault(
+            "record of another run",
+            "A record, or the `run.json`, of another run of the same suite is put in, now or later",
+            "Each record carries its run's identity. One of another run is named, and nothing is reported, compared, "
+            "exported or run with it. Of records of earlier versions their times and digests decide.",
+            "2, E625",
+            "the `mv` that is printed, then the same command",
+        ),
+    ),
+    "What it would write over is somebody else's": (
+        Fault(
+            "foreign page",
+            "The run's folder holds a `report.md` that is not ours",
+            "Nothing is run, and it is left as it is.",
+            "2, E632",
+            "move it away, or another `--out`",
+        ),
+        Fault(
+            "foreign output",
+            "`-o`, `--to`, `--accept`, `--markdown` or `record=` names a file that is there and is no earlier output "
+            "of the same kind; or `run.json`, a record, or anything in a part of a run's folder",
+            "It is refused before anything is measured or computed, and left as it is.",
+            "2, E632",
+            "another file",
+        ),
+    ),
     "The disk and the clock": (
         Fault(
             "disk full",

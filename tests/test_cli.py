@@ -20,6 +20,7 @@ import pytest
 from command_line import PATIENCE_S, energybench, environment
 from json_schema import refusal
 
+from energybench.cli.command_line import GROUPS
 from energybench.cli.suite_schema import suite_schema
 from energybench.suite.suite import Suite
 
@@ -37,6 +38,7 @@ VERBS = [
     "new",
     "overhead",
     "report",
+    "reread",
     "run",
     "schema",
     "show",
@@ -101,9 +103,15 @@ def on_a_terminal(*arguments: str, **extra: str) -> str:
 def test_help_lists_every_verb_with_a_sentence(flag: str) -> None:
     done = call(flag)
     assert (done.returncode, done.stderr) == (0, "")
-    shown = dict(re.findall(r"^  (\w+) +(\S.*)$", done.stdout.partition("Commands:")[2], re.MULTILINE))
-    assert sorted(shown) == VERBS
-    assert all(shown.values())
+    sections = re.findall(r"^([A-Z][\w ]+):\n((?:  .+\n)+)", done.stdout, re.MULTILINE)
+    verbs = {title: re.findall(r"^  (\w+) +\S", rows, re.MULTILINE) for title, rows in sections}
+    assert sorted(verb for title in GROUPS for verb in verbs[title]) == VERBS
+    assert [title for title, _ in sections] == ["Options", *GROUPS, "Examples"]
+    assert verbs["For energybench itself"] == ["cell"]
+    for line in dict(sections)["Examples"].splitlines():
+        words = line.split("  ")[1].split()
+        assert (words[0], words[1] in VERBS) == ("energybench", True)
+    assert "docs/" in done.stdout
 
 
 @pytest.mark.parametrize("verb", [*VERBS, "new method"])
@@ -340,7 +348,7 @@ def test_report_works_where_torch_is_missing(run_folder: Path) -> None:
     done = call("report", str(run_folder), blocked=("torch", "torchvision", "fvcore", "codecarbon"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "halved" in done.stdout
-    assert "50" in done.stdout  # exp of the mean log ratio of 1.00/2.00 and 1.01/2.01
+    assert "49.9 %" in done.stdout  # exp of the mean log ratio of 1.00/2.00 and 1.01/2.01
 
 
 def test_report_as_json_holds_the_same_facts(run_folder: Path) -> None:

@@ -401,7 +401,7 @@ def test_the_same_facts_come_as_json(bare: pytest.MonkeyPatch) -> None:
         assert floor["sd_log"] > 0
         assert [row["within_s"] for row in floor["detectable"]] == [60, 600, 3600]
     assert facts["calibration_reason"] is None
-    keys = {"machine", "versions", "sensors", "data", "disk_free_b", "energy", "energy_by", "energy_missing"}
+    keys = {"machine", "versions", "sensors", "scripts", "data", "disk_free_b", "energy", "energy_by", "energy_missing"}
     assert keys | {"calibration", "calibration_reason"} == set(facts)
     for found in facts["sensors"]:
         assert {"name", "scope", "measured", "usable", "why", "remedy"} <= set(found)

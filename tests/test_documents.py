@@ -79,6 +79,28 @@ def test_every_link_of_a_document_leads_somewhere() -> None:
                 assert (document.parent / unquote(target)).exists(), f"{document.name}: {target}"
 
 
+def _anchor(heading: str) -> str:
+    """As GitHub and mkdocs make it of a heading."""
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
+    return re.sub(r"[^\w\- ]", "", plain.strip().lower()).replace(" ", "-")
+
+
+def test_every_anchor_of_a_link_between_documents_is_a_heading_there() -> None:
+    headings = {
+        document: {*map(_anchor, re.findall(r"^#+ (.+)$", text, re.M)), *re.findall(r' id="([^"]+)"', text)}
+        for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+        for text in [document.read_text(encoding="utf-8")]
+    }
+    found = 0
+    for document in headings:
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", document.read_text(encoding="utf-8")):
+            leads_to = (document.parent / target).resolve() if target else document
+            if "://" not in target and leads_to in headings:
+                found += 1
+                assert anchor in headings[leads_to], f"{document.name}: {target}#{anchor}"
+    assert found
+
+
 def test_every_method_and_every_suite_parses_and_opens_with_its_card() -> None:
     from energybench.common.shipped import shipped
     from energybench.suite.suite import load

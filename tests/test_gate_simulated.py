@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtr
 
-from energybench.gate.regression import FAMILY, chance, holm, welch
+from energybench.gate.regression import FAMILY, chance, detectable, holm, welch
 from energybench.stats import paired
 
 MARGIN = -math.log1p(-0.01)
@@ -99,3 +99,19 @@ def test_losses_are_found_as_often_as_the_page_says(n: int, sd: float) -> None:
         truth[0] = math.log1p(loss)
         first = suspects(chances(drawn(rng, times, 6, n, sd), drawn(rng, times, 6, n, sd, truth)))
         assert 100 * first[:, 0].mean() == pytest.approx(told, abs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cells", [1, 6])
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_the_loss_that_sees_from_names_is_found_by_two_fresh_runs_four_times_in_five(n: int, cells: int) -> None:
+    rng, pairs, fresh, found = np.random.default_rng(n), 400, 80, []
+    truth = np.zeros((cells, 1))
+    for _ in range(pairs):
+        change = welch(*(_mean(drawn(rng, 1, 1, n, 0.02)[0, 0]) for _ in range(2)))
+        loss = detectable(change, MARGIN, cells, blocks=(n, n))
+        assert loss is not None
+        truth[0] = math.log1p(loss)
+        first = suspects(chances(drawn(rng, fresh, cells, n, 0.02), drawn(rng, fresh, cells, n, 0.02, truth)))
+        found.append(first[:, 0].mean())
+    assert np.mean(found) == pytest.approx(0.8, abs=0.04)

@@ -161,6 +161,15 @@ class Low(nn.Module):
 
 def low_rank(shape, classes):
     return Low(classes)
+
+class Rotated(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.flatten(1) @ torch.matrix_exp(self.turn - self.turn.T))
+
+def exponential(shape, classes):
+    model = Rotated(64, classes)
+    model.turn = nn.Parameter(torch.randn(64, 64) / 100)
+    return model
 """
 
 
@@ -182,6 +191,16 @@ def test_a_model_that_cannot_be_traced_is_told_with_its_line_and_its_place(tmp_p
     ((code, place),) = {(each["code"], each["where"].rpartition("tiny.toml:")[2]) for each in found["problems"]}
     assert (code, place) == ("E404", "10:1")
     assert any("net.py:14" in note for note in found["notes"])
+
+
+def test_operators_that_the_ledger_has_no_formula_for_are_named_before_anything_runs(tmp_path: Path) -> None:
+    found = planned(tmp_path, of_model(tmp_path, "exponential"))
+    name = f"aten.linalg_matrix_exp (net.py:{MODELS.split('matrix_exp')[0].count(chr(10)) + 1})"
+    assert not found["problems"]
+    assert found["cells"][0]["not_in_ledger"] == [name]
+    assert all(not cell["not_in_ledger"] for cell in found["cells"][1:])
+    assert any(f"the ledger has no formula for {name}" in note for note in found["notes"])
+    assert planned(tmp_path, of_model(tmp_path, "lazy"))["cells"][0]["not_in_ledger"] == []
 
 
 def test_what_a_step_costs_once_is_planned_for_every_pass_of_a_micro_batch(tmp_path: Path) -> None:

@@ -48,6 +48,35 @@ def test_over_many_first_runs_a_fresh_run_finds_the_printed_saving_four_times_in
     assert found == pytest.approx(0.8, abs=0.01)
 
 
+@pytest.mark.parametrize("alike", [2, 4, 7])
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_so_does_a_workload_whose_comparisons_share_their_baseline_and_their_spread(n: int, alike: int) -> None:
+    rng, runs = np.random.default_rng(100 * n + alike), 20_000
+    pooled_df = alike * (n - 1) / (1 + (alike - 1) / 4)
+    level = paired.CLAIM
+
+    def draw() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the first comparison: mean, the sd that bounds it, and the quantile that goes with it."""
+        costs = rng.normal(0, 0.05, (runs, alike + 1, n))
+        d = costs[:, 1:] - costs[:, :1]
+        own, shared = d[:, 0].std(1, ddof=1), np.sqrt(d.var(2, ddof=1).mean(1))
+        quantile = np.where(shared >= own, paired.student(level, pooled_df), paired.student(level, n - 1))
+        return d[:, 0].mean(1), np.maximum(own, shared), quantile
+
+    _, seen, _ = draw()
+    beyond = power.reach_with_pool(n - 1, pooled_df, level) * seen / math.sqrt(n)
+    one = power.detectable(float(seen[0]), n, MARGIN, df=pooled_df, pooled_df=pooled_df)
+    assert one == pytest.approx(-math.expm1(-H - beyond[0]))
+    mean, sd, quantile = draw()
+    found = (mean - H - beyond + quantile * sd / math.sqrt(n) < -H).mean()
+    assert found == pytest.approx(0.8, abs=0.02)  # the comparisons' own correlation is told by their degrees of freedom
+
+
+def test_a_pool_that_lends_nothing_promises_what_a_row_does_by_itself() -> None:
+    assert power.reach_with_pool(4, 4, 0.99) == power.reach(4, 4, 0.99)
+    assert power.reach_with_pool(4, 1e6, 0.99) < power.reach(4, 4, 0.99)
+
+
 def test_a_spread_that_is_known_well_promises_what_the_noncentral_t_says() -> None:
     saving = power.detectable(0.05, 5, MARGIN, df=1e7)
     assert saving is not None

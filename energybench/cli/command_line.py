@@ -25,7 +25,44 @@ from energybench.common.processes import restore_child_signals
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+# What one wants → the verbs for it; those that other programs call, last.
+GROUPS = {
+    "Run": ("run", "check", "flops", "measure"),
+    "Read": ("report", "show", "export", "reread"),
+    "Compare": ("compare", "overhead"),
+    "Look things up": ("list", "doctor", "claims"),
+    "Write your own": ("new", "schema"),
+    "For energybench itself": ("cell",),
+}
+EXAMPLE = """energybench run quick            two methods on handwritten digits, in minutes
+energybench report               the report of the newest run
+energybench list gradsamp        all about one method
+energybench new suite mine       a suite of your own"""
+
+
+class GroupedVerbs(Verbs):
+    """Its help groups the verbs by what one wants, and ends with examples and where the docs are."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        longest = max(map(len, self.commands))
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                room = formatter.width - 6 - longest
+                rows = [(name.ljust(longest), self.commands[name].get_short_help_str(room)) for name in names]
+                formatter.write_dl(rows)
+        with formatter.section("Examples"):
+            for line in EXAMPLE.splitlines():
+                formatter.write(f"  {line}\n")
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_paragraph()
+        formatter.write_text(
+            "More of one: energybench VERB --help. The docs lie in docs/ of the repository: suite.md has every key of "
+            "a suite and recipes, python.md the same from Python, ci.md and gates.md gates of a build."
+        )
+
+
+@click.group(cls=GroupedVerbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="energybench", message="%(prog)s %(version)s")
 def app() -> None:
     """Train the same model twice, once with the trick. See what the meter says."""

@@ -28,7 +28,9 @@ def _has_files(typed: str) -> bool:
 def names_of_all(context: click.Context, parameter: Any, typed: str) -> list[CompletionItem]:
     """What `list` takes."""
     from energybench.cli.listing import KINDS, listing
+    from energybench.workloads import catalogue
 
     every = [entry["name"] for entries in listing().values() for entry in entries]
-    words = [*KINDS, *(name for name in every if name[0] not in "<.")]
+    words = [*KINDS, *(name for name in every if name[0] not in "<."), *catalogue.data_set_names()]
+    words += catalogue.torchvision_models() if typed else []  # eighty of them
     return [CompletionItem(word) for word in dict.fromkeys(words) if word.startswith(typed)]

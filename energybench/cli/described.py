@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from energybench.cli.listing import listing
+from energybench.cli.listing import KINDS, listing
 from energybench.common.data_folder import names
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.escaping import printable
@@ -42,7 +42,7 @@ def describe(name: str) -> dict[str, Any]:
     every = [*methods, *suites, *models, *data, *torchvision, *catalogue.data_set_names(), *names()]
     wanted = known_as(name, every)
     if wanted in methods:
-        return _method(methods[wanted])
+        return _method(methods[wanted]) | ({"also": f"energybench check {wanted}"} if wanted in suites else {})
     if wanted in suites:
         entry = suites[wanted]
         return {"kind": "suite", **entry, "text": "", "example": f"energybench check {wanted}"}
@@ -52,8 +52,9 @@ def describe(name: str) -> dict[str, Any]:
         return _torchvision(wanted, torchvision[wanted])
     if wanted in every:
         return _data(wanted, data.get(wanted))
-    hint = nearest(name, [*methods, *suites, *models, *data])
-    raise UsageError(Problem("E615", f"nothing is called '{name}'", hint=f"{hint}; all there is: energybench list"))
+    close = nearest(name, {*KINDS, *every})
+    close = f"{close} all there is: " if close.startswith("did you mean") else ""  # and not a list of some sixty
+    raise UsageError(Problem("E615", f"nothing is called '{name}'", hint=f"{close}energybench list"))
 
 
 def _method(card: MethodCard) -> dict[str, Any]:
@@ -179,10 +180,16 @@ def _lines(facts: dict[str, Any], width: int) -> Iterator[str]:
             yield ""
             shown = (NEEDS.get(word, word) for word in words) if key == "needs" else words
             yield from _hanging(f"{SENTENCES[key]} {', '.join(shown)}", width, 2)
+    if facts["kind"] == "method" and not (facts["declared"] or {}).get("needs"):
+        yield ""
+        yield "needs nothing that a workload could lack"
     yield ""
     yield click.style("example", bold=True)
     for line in facts["example"].splitlines():
         yield f"  {printable(line)}"
+    if also := facts.get("also"):
+        yield ""
+        yield f"a suite of the same name is shipped too: {also}"
 
 
 def printable_lines(text: str) -> list[list[str]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from energybench.cli import script_imports
 from energybench.common.machine import cpu_name, platform_name
 from energybench.common.safe_read import list_folder
 from energybench.meter import kernel_sensors, rapl, survey
@@ -57,6 +58,7 @@ def examine(time: Time = REAL_TIME) -> dict[str, Any]:
     sensors: [{name, scope, measured: whether it is a sensor and no model, usable, why, remedy: "" or what to type}],
              and what is known of each kind beside it; energy: what a run will do; energy_by: scope → sensors that it
              will read; energy_missing: scope → why there are none
+    scripts: [{name, why, remedy}] of packages that a script of yours cannot import
     machine: what it is, and trackers: others that read energy sensors now
     """
     cards, processor = _cards(time), _rapl(time)
@@ -79,6 +81,7 @@ def examine(time: Time = REAL_TIME) -> dict[str, Any]:
         },
         "versions": {name: _version(name) for name in PACKAGES},
         "sensors": sensors,
+        "scripts": script_imports.problems(),
         "data": _data(),
         "disk_free_b": shutil.disk_usage(".").free,
         "energy": "measured" if usable else "modelled",

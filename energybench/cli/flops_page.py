@@ -141,6 +141,7 @@ def _cell(cell: Cell, planned: Planned, plain: Work, count: dict[str, Any] | Non
         "method": cell.method,
         "role": cell.role,
         "skipped": cell.skipped,
+        "not_in_ledger": cell.not_in_ledger,
         "status": count["status"] if count else None,
         "baseline_flop": plain.flop if plain.lines else None,
         "estimated_flop": work.flop if work else None,
@@ -193,9 +194,8 @@ def _differences(cells: list[dict[str, Any]]) -> list[str]:
     for cell in cells:
         if cell["role"] == "baseline":
             figures = {"plain_flop": cell["baseline_flop"], "counted_flop": cell["counted_flop"]}
-            flags = check_workload(
-                twin=None, margin=0.0, counted_error_flop=cell["counted_error_flop"] or 0.0, **figures
-            )
+            figures["counted_error_flop"] = cell["counted_error_flop"] or 0.0
+            flags = check_workload(twin=None, margin=0.0, not_in_ledger=cell["not_in_ledger"], **figures)
             differences += [f"{cell['workload']}: ledger and counter are {flag.detail}" for flag in flags]
     return differences
 

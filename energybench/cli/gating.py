@@ -11,7 +11,6 @@ import click
 
 from energybench.cli.common import Excluded, console, print_json, refuse_together
 from energybench.common.errors import EXIT_FINE, Problem, UsageError, nearest
-from energybench.common.units import UnitError, parse_ratio
 
 if TYPE_CHECKING:
     from energybench.gate.compare_runs import GateResult
@@ -130,6 +129,8 @@ def compare(
 
 def _size(text: str) -> float:
     """A relative loss. Raises UsageError E637."""
+    from energybench.common.units import UnitError, parse_ratio
+
     try:
         size = parse_ratio(text)
     except UnitError as error:

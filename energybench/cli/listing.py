@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def print_listing(entries_by_kind: dict[str, list[dict[str, Any]]]) -> None:
             click.echo(f"  {printable(entry['name']):<{longest}}  {text}")
             if entry.get("parameters"):
                 shown = ", ".join(f"{name} = {default}" for name, _, default in entry["parameters"])
-                click.echo(click.style(f"  {'':<{longest}}  {printable(shown)}", dim=True))
+                for line in textwrap.wrap(printable(shown), room, break_long_words=False, break_on_hyphens=False):
+                    click.echo(click.style(f"  {'':<{longest}}  {line}", dim=True))
 
 
 def _suites(here: Path) -> list[dict[str, Any]]:

@@ -155,13 +155,14 @@ def schema(page: Path | None) -> None:
     if page is None:
         click.echo(_schema(), nl=False)
         return
-    from energybench.cli.suite_page import markdown
+    from energybench.cli.suite_page import KIND, markdown
     from energybench.common.limits import SUITE_B
+    from energybench.common.outputs import refuse_foreign, write_output
     from energybench.common.safe_read import read_bytes
-    from energybench.common.sealed_files import write_out
 
-    so_far = read_bytes(page, SUITE_B).decode("utf-8") if page.exists() else ""
-    write_out(page, markdown(so_far).encode())
+    refuse_foreign(page, KIND)
+    so_far = read_bytes(page, SUITE_B).decode("utf-8") if page.is_file() else ""
+    write_output(page, markdown(so_far).encode(), KIND)
     click.echo(f"{page} written", err=True)
 
 

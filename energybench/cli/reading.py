@@ -40,6 +40,7 @@ def show(path: Path) -> None:
 @click.command()
 @click.argument("names", metavar="[FOLDER|SUITE]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+@click.option("-v", "--verbose", is_flag=True, help="All that stands behind it: each method's figures, plain training.")
 @click.option("--require", "hold", is_flag=True, help="Exit code 1 where the suite's [[require]] is not met.")
 @click.option("--strict", is_flag=True, help="With --require: exit code 4 where one is left undecided.")
 @click.option("--write", is_flag=True, help="Write FOLDER/report.md and figures/ again from its records.")
@@ -58,6 +59,7 @@ def show(path: Path) -> None:
 def report(
     names: tuple[str, ...],
     as_json: bool,
+    verbose: bool,
     hold: bool,
     strict: bool,
     write: bool,
@@ -115,7 +117,7 @@ def report(
         _side_by_side(parts, as_json)
     else:
         pages = [name for name in PAGES if name in given]
-        _one_run(parts[0], folders[0], pages, as_json, hold, strict)
+        _one_run(parts[0], folders[0], pages, as_json, hold, strict, verbose)
 
 
 def _carbon(folder: Path, wanted: tuple[str | None, str | None, float | None], write: bool, as_json: bool) -> None:
@@ -144,7 +146,9 @@ def _side_by_side(parts: list[Part], as_json: bool) -> None:
         merge.side_by_side(parts, console())
 
 
-def _one_run(part: Part, folder: Path, wanted: list[str], as_json: bool, hold: bool, strict: bool) -> None:
+def _one_run(
+    part: Part, folder: Path, wanted: list[str], as_json: bool, hold: bool, strict: bool, verbose: bool
+) -> None:
     """Its pages, its table, and with `hold` the exit code of its requirements."""
     from energybench.verdict.summary import summarise, to_json
 
@@ -163,7 +167,7 @@ def _one_run(part: Part, folder: Path, wanted: list[str], as_json: bool, hold: b
     else:
         from energybench.report.terminal import render
 
-        render(summary, console())
+        render(summary, console(), verbose)
     if hold:
         from energybench.verdict import requirements
 

@@ -223,6 +223,9 @@ def print_doctor(facts: dict[str, Any], console: Console) -> None:
     data = facts["data"]
     sets = f"{data['folder']}: {', '.join(data['sets'])}" if "sets" in data else data["why"]
     _say(console, f"data: {sets}")
+    for met in facts["scripts"]:
+        _say(console, f"a script of yours that imports {met['name']} will fail: {met['why']}", "yellow")
+        _remedy(console, met["remedy"])
     versions = (f"{name} {known or 'missing'}".replace(" ", "\u00a0") for name, known in facts["versions"].items())
     _say(console, f"versions: {', '.join(versions)}")
     _say(console, f"disk: {format_bytes(facts['disk_free_b'])} free here")

@@ -160,7 +160,7 @@ def write_suite(name: str, here: Path, schema: Callable[[], bytes]) -> list[Path
         raise UsageError(Problem("E305", f"'{name}' cannot be a suite's name", hint=hint))
     text = SUITE.format(name=name, file=typed(f"{name}.toml"), schema=SCHEMA_FILE, method=_a_method())
     written = [_write(here, Path(f"{name}.toml"), text)]
-    if not (here / SCHEMA_FILE).exists():
+    if not os.path.lexists(here / SCHEMA_FILE):
         write_out(here / SCHEMA_FILE, schema())
         written.append(Path(SCHEMA_FILE))
     return written

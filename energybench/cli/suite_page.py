@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from energybench.cli.suite_schema import without_null
+from energybench.common.outputs import Kind
 from energybench.common.shipped import shipped
 from energybench.common.units import Bytes, Intensity, Points, Ratio, Seconds, WarmupAmount
 from energybench.suite.suite import Suite, schema_json
@@ -23,6 +24,10 @@ from energybench.workloads import catalogue
 
 BEGIN = "<!-- from here on written by `energybench schema --markdown docs/suite.md` -->"
 END = "<!-- to here -->"
+KIND = Kind(
+    "a page with the suite's tables",
+    lambda page: (BEGIN.encode() in page and END.encode() in page) or page.startswith(b"## Every key\n\n"),
+)
 # A table of the schema → how it is written in a suite.
 TABLES = {
     "TrialsTable": "[trials]",
@@ -35,6 +40,7 @@ TABLES = {
     "ModelTable": "workload.model",
     "DataTable": "workload.data",
     "TrainTable": "workload.train",
+    "WorkloadAcceptTable": "workload.accept",
     "TargetTable": "workload.target",
     "MethodTable": "[[method]]",
     "ClaimsTable": "method.claims",

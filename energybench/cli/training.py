@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from energybench.cli.common import console, print_json, suite_options
+from energybench.cli.completion import names_of_suites
 from energybench.common.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, EnergybenchError, Problem, UsageError
 from energybench.runner.prepare import load_suite, plan_suite, seconds_of
 
@@ -78,7 +79,7 @@ def run(
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("suite", required=False)
+@click.argument("suite", required=False, shell_complete=names_of_suites)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="As for run, over the suite.")
 def reread(folder: Path, suite: str | None, overrides: tuple[str, ...]) -> None:
     """Take the quality of FOLDER's commands again, from their logs, as SUITE says where it is read.

@@ -276,8 +276,8 @@ def _lost(path: Path, now: Path | None) -> Problem:
         hint = f"put it back as {path}, and the same command continues; without it the same command starts anew"
         return Problem("E626", message, str(path), hint)
     message = f"the run's folder was moved while the run worked in it: it is {now} now{instead}"
-    back = typed("mv", now, path)
-    hint = f"what is finished is in it, and the same command continues it there: --out {typed(now)}; or back: {back}"
+    back = f"move that one away, and back: {typed('mv', now, path)}" if instead else f"back: {typed('mv', now, path)}"
+    hint = f"what is finished is in it, and the same command continues it there: --out {typed(now)}; or {back}"
     return Problem("E626", message, str(path), hint)
 
 

@@ -13,6 +13,9 @@ METHOD_B = 1_000_000  # of a method's file that is listed
 RECORD_B = 20_000_000
 TRACE_B = 200_000_000  # unpacked
 DEPTH = 32  # of tables in tables
+MOST_EPOCHS = 20_000_000  # of all trials of a suite: methods decide of each, before the run, whether it trains
+MOST_LAYERS = 2_500  # of a model: its check takes some 10 ms for each
+MOST_PARAMETERS = 2 * MOST_LAYERS  # tensors of weights and biases of a model, which is when its layers are not listed
 NAME = 1_000  # characters of a workload's, a method's, a record's name
 MOST_TRIALS = 1_000_000  # blocks × cells of a run that is reported: ten times what a suite may ask for
 

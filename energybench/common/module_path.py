@@ -1,10 +1,10 @@
 """Where Python looks for modules in processes of ours: never first of all where anybody may have put a file.
 
 Python puts the current folder (`-m`, `-c`), a script's folder and PYTHONPATH before its own library, and runs what it
-finds there: a random.py beside a suite is then imported in the place of `random`. Here the standard library comes
-first, then folders that PYTHONPATH names, then installed packages; the current folder comes in no place, however it
-was named. Interpreters that we start get that path, and run no sitecustomize of PYTHONPATH and nothing of the user's
-site folder.
+finds there: a user's file that is called as `random` is, beside a suite, is imported in its place. Here the standard
+library comes first, then folders that PYTHONPATH names, then installed packages; the current folder comes in no place,
+however it was named. Interpreters that we start get that path, and run no sitecustomize of PYTHONPATH and nothing of
+the user's site folder.
 
 Code that was asked for (a method, a model, a task or data of a file) finds its neighbours: once one is loaded, its
 folder and what was taken out of the path stand at its end.

@@ -20,7 +20,7 @@ from energybench.common.limits import RECORD_B
 from energybench.common.safe_read import read_bytes
 from energybench.common.sealed_files import standard_stream, write_out
 
-RUN_FILE = "run.json"
+RUN_FILE, LOCK = "run.json", ".lock"
 PARTS = ("records", "traces", "witness", "state", "logs", "figures")  # what a run and its report write into
 
 
@@ -101,10 +101,10 @@ def _is_replaceable(kind: Kind, read: Callable[[], bytes]) -> bool:
 
 
 def run_that_owns(path: Path) -> Path | None:
-    """The folder of a run whose run.json, or something in a part of it, a path is or leads to."""
+    """The folder of a run whose run.json or lock, or something in a part of it, a path is or leads to."""
     with suppress(OSError, RuntimeError, ValueError):
         real = path.resolve()
-        if real.name == RUN_FILE and _is_run(real):
+        if real.name in (RUN_FILE, LOCK) and _is_run(real.with_name(RUN_FILE)):
             return real.parent
         inside = zip(real.parents[1:], real.parents, strict=False)
         return next((folder for folder, part in inside if part.name in PARTS and _is_run(folder / RUN_FILE)), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 Sizes = list[int]
@@ -32,7 +33,11 @@ def in_place(node: Any) -> bool:
     return kind.startswith(PREFIX) and kind.endswith("_") and not kind.endswith("__")
 
 
-def where(node: Any) -> str:
-    """The user's file and line that called this operator, as far as torch knows it: "model.py:12"."""
-    place = str(node.sourceRange()).strip().splitlines()
-    return place[-1] if place else ""
+def where(node: Any, passed_over: tuple[str, ...] = ()) -> str:
+    """The file and line that called this operator, as far as torch knows it: "model.py:12". Innermost first, without
+    files of the folders that are passed over."""
+    for frame in str(node.sourceRange()).splitlines():
+        file, _, line = frame.partition("): ")[0].rpartition("(")
+        if file and not file.startswith(passed_over):
+            return f"{os.path.basename(file)}:{line}"
+    return ""

@@ -52,7 +52,7 @@ from energybench.flops import growth
 from energybench.flops.attention_kernels import AttentionKernels
 from energybench.flops.checkpoints import Checkpoints
 from energybench.flops.differentiation import Differentiation
-from energybench.flops.graph import elements, is_tensor
+from energybench.flops.graph import elements, is_tensor, where
 from energybench.flops.operators import Handles
 from energybench.flops.values import Entry
 from energybench.flops.work import FORWARD, RECOMPUTE, Line
@@ -76,12 +76,14 @@ _DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "output_padding": 0, "dila
 class Traced:
     """What a trace found.
 
-    lines: the ledger
-    note:  what a reader must know of it; empty where every line's growth with the batch was found and confirmed
+    lines:   the ledger
+    note:    what a reader must know of it; empty where every line's growth with the batch was found and confirmed
+    unknown: operators that may hide products and of which the ledger has no FLOPs: "aten.linalg_inv (model.py:12)"
     """
 
     lines: tuple[Line, ...]
     note: str = ""
+    unknown: tuple[str, ...] = ()
 
 
 def ledger(
@@ -132,7 +134,8 @@ def trace(
     ):
         tracer.place = place
         try:
-            return tracer.fitted(plans, most)
+            fitted = tracer.fitted(plans, most)
+            return replace(fitted, unknown=tuple(tracer.unknown))
         except Exception as error:  # control flow that needs numbers, a kernel without meta: any reason is enough
             reasons.append(error)
     last = reasons[0] if first.device.type == "meta" else reasons[-1]  # such a module cannot leave meta
@@ -165,6 +168,7 @@ class _Tracer:
     def __init__(self, module: nn.Module, inputs: Any, samples: int, target: torch.device, precision: str) -> None:
         self.module, self.inputs, self.samples = module, inputs, samples
         self.target, self.precision, self.place = target, precision, "meta"
+        self.unknown: dict[str, None] = {}  # in the order of their first calls
 
     def fitted(self, plans: list[tuple[int, ...]], batch: int) -> Traced:
         """By the first of these plans that fits; else one trace of `batch` samples as if all grew with them.
@@ -215,6 +219,9 @@ class _Tracer:
         gradients = Differentiation(nodes, outputs[:returned])
         handles = Handles(self.target, len(tree_leaves(inputs)), batch, gradients, self.precision, kernels.fused(nodes))
         repeated = checkpoints.repeated(nodes, gradients)
+        self.unknown |= {
+            f"{name} ({where(node, _NOT_THE_USERS)})": None for node in nodes if (name := handles.unknown(node))
+        }
         return list(_entries(nodes, gradients, handles, repeated))
 
     def _placed(self, leaf: Any) -> Any:

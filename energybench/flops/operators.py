@@ -18,12 +18,15 @@ from energybench.flops.differentiation import Differentiation
 from energybench.flops.graph import elements, is_tensor, sizes
 from energybench.flops.moves import Movers
 from energybench.flops.recurrent import Recurrent
+from energybench.flops.unpriced import matrix_work
 from energybench.flops.values import Entry, Moved, Values
 from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 
 Handle = Callable[[list[Any], list[Any]], list[Entry]]
 # A kernel that is not fused writes and reads its scores: QKᵀ, softmax, PV; then dP, dV, dS, dQ, dK.
 SCORES_FORWARD, SCORES_BACKWARD = 4, 7
+# What a trace calls by names that others of `matrix_work` have, and what multiplies no matrices.
+_NO_PRODUCTS = frozenset({"aten.linalg_norm", "aten.linalg_vecdot", "aten.linalg_diagonal"})
 DISTANCES_ONE_BY_ONE = 25  # rows, up to which torch.cdist multiplies no matrices
 
 
@@ -52,7 +55,9 @@ class Handles:
         self.values = Values(target, inputs, batch, gradients, precision)
         self.learns = self.values.learns
         self._fused = iter(fused)
-        self._handles = self._by_name()
+        self.movers = Movers(self.values)
+        self._priced = self._by_name()
+        self._handles = self.movers.by_name() | self._priced
 
     def entries(self, node: Any) -> list[Entry]:
         """What one node costs; nothing where nobody knows its operator."""
@@ -61,12 +66,21 @@ class Handles:
         handle = self._handles.get(str(node.kind()))
         return handle(list(node.inputs()), outputs) if handle else []
 
+    def unknown(self, node: Any) -> str:
+        """The name of an operator that may hide products and has no formula here; empty for every other. A custom
+        autograd.Function is one: nobody sees into it while it is traced."""
+        kind = str(node.kind())
+        if kind == "prim::PythonOp":
+            return str(node.pyname())
+        name = kind.replace("::", ".")
+        known = kind in self._priced or kind.startswith("prim::") or name in _NO_PRODUCTS
+        return "" if known or not matrix_work(name) else name
+
     def _by_name(self) -> dict[str, Handle]:
+        """Of those that have FLOPs."""
         recurrent = Recurrent(self.values)
-        self.movers = Movers(self.values)
         chains = ("linalg_multi_dot", "chain_matmul")
-        handles: dict[str, Handle] = self.movers.by_name()
-        handles |= {
+        return {
             "aten::_convolution": lambda inputs, outputs: self.convolution(
                 inputs, outputs, inputs[6].toIValue(), inputs[8].toIValue()
             ),
@@ -91,11 +105,12 @@ class Handles:
             **{f"aten::{op}": self.covariance for op in ("cov", "corrcoef")},
             **{f"aten::{op}": self.grouped for op in ("_grouped_mm", "grouped_mm")},
             "aten::cdist": self.distances,
+            "aten::bilinear": self.bilinear,
+            "aten::addr": self.outer,
             "aten::affine_grid_generator": self.affine_grid,
             **{f"aten::{op}": partial(recurrent.layers, name=op) for op in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
             **{f"aten::{op}_cell": recurrent.cell for op in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
         }
-        return handles
 
     def convolution(self, inputs: list[Any], outputs: list[Any], transposed: bool, groups: int) -> list[Entry]:
         x, w, out = sizes(inputs[0]), sizes(inputs[1]), sizes(outputs[0])
@@ -286,6 +301,24 @@ class Handles:
                 phases[phase] = phases.get(phase, 0.0) + pairs * a[-1]
         shape = {"rows": a[-2], "inner": a[-1], "columns": b[-2]}
         return self.values.entry(outputs[0], "matmul", phases, shape, self.factors(inputs[:2], outputs[0], phases))
+
+    def bilinear(self, inputs: list[Any], outputs: list[Any]) -> list[Entry]:
+        """x W_o for each output, then its inner product with y; each gradient contracts as much as the first."""
+        out, (_, left, right) = outputs[0], sizes(inputs[2])
+        inner = 2.0 * prod(sizes(out)) * right
+        operands = [(operand, True) for operand in inputs[:3]]
+        products = self.two_operands(out, inner * left, operands, {"in": left, "out": sizes(out)[-1]}, inputs[3])
+        return [*products, *self.values.entry(out, "matmul", {FORWARD: inner}, {"inner": right}, [])]
+
+    def outer(self, inputs: list[Any], outputs: list[Any]) -> list[Entry]:
+        """An outer product, which sums nothing, is added to a matrix; its vectors' gradients are matrix × vector."""
+        out, vectors = outputs[0], inputs[1:3]
+        phases: dict[str, float] = {}
+        for vector, weight in zip(vectors, self.values.are_weights(*vectors), strict=True):
+            if self.learns(out) and self.learns(vector):
+                phase = WEIGHT_GRADIENT if weight else INPUT_GRADIENT
+                phases[phase] = phases.get(phase, 0.0) + 2.0 * prod(sizes(out))
+        return self.values.entry(out, "matmul", phases, {}, self.factors(vectors, out, phases))
 
     def affine_grid(self, inputs: list[Any], outputs: list[Any]) -> list[Entry]:
         """Every point, with a one beside its coordinates, times the sample's matrix."""

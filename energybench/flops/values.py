@@ -19,6 +19,7 @@ from energybench.flops.differentiation import Differentiation
 from energybench.flops.graph import is_tensor, name_of, sizes
 from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 
+COMPLEX = 4  # real multiply-adds in a complex one
 TABLES = frozenset({"embedding", "embedding_bag"})  # their rows are activations, whoever learns them
 
 
@@ -172,8 +173,10 @@ class Values:
         module, operator = out.node().scopeName().split("/")[-1], name_of(out.node())
         results = {result.debugName() for result in out.node().outputs()}
         extent = tuple(shape.items())
+        reals = COMPLEX if is_tensor(out) and out.type().dtype().is_complex else 1
         costs: list[Entry] = [
-            (Cost(phase, module, op, extent, per_step=not self.origin(out)[0]), flop) for phase, flop in phases.items()
+            (Cost(phase, module, op, extent, per_step=not self.origin(out)[0]), reals * flop)
+            for phase, flop in phases.items()
         ]
         for phase, operand, value, count, width_b in moved:
             if not is_tensor(value) or not sizes(value):

@@ -177,15 +177,23 @@ def holm(chances: Sequence[float], level: float = FAMILY) -> list[bool]:
     return rejected
 
 
-def detectable(change: paired.Mean, log_margin: float, tests: int, power: float = POWER) -> float | None:
+def detectable(
+    change: paired.Mean, log_margin: float, tests: int, power: float = POWER, blocks: tuple[int, int] = (0, 0)
+) -> float | None:
     """The relative loss that one of `tests` comparisons detects with this power, if it is the only one.
 
-    Averaged over the two runs whose scatter is at hand and the two that look for it.
+    Averaged over the two runs whose scatter is at hand and the two that look for it, of which nobody knows whether
+    their workload's shared spread will lend them its degrees of freedom: they are taken to have their own `blocks`.
     """
     if not (change.df > 0 and math.isfinite(change.sd)):
         return None
-    seen = _beyond(change, change.df, 1.0, tests, power)
+    seen = _beyond(change, _own_df(change.df, blocks), 1.0, tests, power)
     return math.expm1(log_margin + seen) if math.isfinite(seen) else None
+
+
+def _own_df(df: float, blocks: tuple[int, int]) -> float:
+    own = sum(blocks) - 2
+    return min(df, own) if own > 0 else df
 
 
 def _beyond(change: paired.Mean, fresh_df: float, shrunk: float, tests: int, power: float = POWER) -> float:
@@ -203,7 +211,7 @@ def blocks_to_see(
         return None
 
     def sees(count: int) -> bool:
-        fresh_df, shrunk = change.df * (count - 1) / (n - 1), math.sqrt(n / count)
+        fresh_df, shrunk = _own_df(change.df * (count - 1) / (n - 1), (count, count)), math.sqrt(n / count)
         return log_margin + _beyond(change, fresh_df, shrunk, tests) <= math.log1p(size)
 
     if not sees(MOST_BLOCKS):
@@ -300,7 +308,7 @@ def _cost_finding(
         low_rel=_relative(low),
         high_rel=_relative(high),
         p=p,
-        detectable_rel=detectable(change, log_margin, tests),
+        detectable_rel=detectable(change, log_margin, tests, blocks=comparison.blocks),
     )
 
 

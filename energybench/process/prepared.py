@@ -1,6 +1,6 @@
 """An interpreter that has imported a module once and forks for each call of its main: a start in milliseconds.
 
-    run ── server            imports, then sleeps on a socket; ends with the run, at the end of its input
+    run ── server            imports, then sleeps on a pipe; ends with the run, at the end of its input
      └──── call, call, …     each forked twice by the server: its parent is then the run, which adopts orphans
 
 So whoever supervises a call is its parent, as of any process that it had started itself: it waits for it, is told its
@@ -16,12 +16,14 @@ import importlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Mapping
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
 from typing import IO
 
@@ -62,14 +64,14 @@ class PreparedInterpreter:
     def __init__(self, module: str) -> None:
         self.module = module
         self._server: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
+        self._line: Connection[bytes, bytes] | None = None
 
     def warm(self) -> None:
         """Start it now, so that its imports overlap with what the caller does next."""
         if self._server is not None and self._server.poll() is None:
             return
         self.close()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = Pipe()
         with theirs:
             words = [self.module, str(theirs.fileno()), str(os.getpid())]
             code = f"from {__name__} import main\nmain(*{words!r})"
@@ -82,7 +84,7 @@ class PreparedInterpreter:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-        self._socket = ours
+        self._line = ours
 
     def start(self, in_path: Path, out_path: Path, death_signal: int) -> Adopted:
         """A call of main(IN, OUT), in this process's folder and environment; the caller adopts orphans meanwhile.
@@ -96,7 +98,8 @@ class PreparedInterpreter:
             self.warm()
         except OSError as error:
             raise NotPrepared(str(error)) from None
-        assert self._socket is not None
+        assert self._line is not None
+        assert self._server is not None
         request = {
             "paths": [str(in_path.absolute()), str(out_path.absolute())],
             "folder": os.getcwd(),
@@ -106,14 +109,11 @@ class PreparedInterpreter:
         }
         read_ends, write_ends = zip(os.pipe(), os.pipe(), strict=True)
         try:
-            content = json.dumps(request).encode()
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, max(1 << 16, 4 * len(content)))
-            socket.send_fds(self._socket, [content], [*write_ends])
-            answer = self._socket.recv(64)
-            if not answer:
-                raise NotPrepared("the server has ended")
-            pid = int(answer)
-        except (OSError, ValueError) as error:
+            self._line.send_bytes(json.dumps(request).encode())
+            for end in write_ends:
+                send_handle(self._line, end, self._server.pid)
+            pid = int(self._line.recv_bytes(64))
+        except (OSError, EOFError, ValueError) as error:
             for end in read_ends:
                 os.close(end)
             self.close()
@@ -125,22 +125,24 @@ class PreparedInterpreter:
 
     def close(self) -> None:
         """It ends at the end of its input."""
-        if self._socket is not None:
-            self._socket.close()
+        if self._line is not None:
+            self._line.close()
         if self._server is not None:
             self._server.kill()
             self._server.wait()
-        self._server = self._socket = None
+        self._server = self._line = None
 
 
 def main(module: str, handle: str, caller: str) -> None:
     """The server: import, then fork for every request until the caller is gone."""
     die_with(int(caller), signal.SIGKILL)
     called = importlib.import_module(module)
-    with socket.socket(fileno=int(handle)) as asked:
+    with Connection(int(handle)) as asked:
         while True:
-            content, handles, *_ = socket.recv_fds(asked, LONGEST_B, 2)
-            if not content:
+            try:
+                content = asked.recv_bytes(LONGEST_B)
+                handles = [recv_handle(asked), recv_handle(asked)]
+            except EOFError:
                 return
             middle = os.fork()
             if not middle:
@@ -150,13 +152,15 @@ def main(module: str, handle: str, caller: str) -> None:
             os.waitpid(middle, 0)
 
 
-def _fork_again(called: object, request: Mapping[str, object], handles: list[int], asked: socket.socket) -> None:
+def _fork_again(
+    called: object, request: Mapping[str, object], handles: list[int], asked: Connection[bytes, bytes]
+) -> None:
     """In the process between: its child is an orphan at once, and the caller's."""
     status = 1
     try:
         call = os.fork()
         if call:
-            asked.send(str(call).encode())
+            asked.send_bytes(str(call).encode())
             status = 0
         else:
             asked.close()

@@ -298,6 +298,7 @@ class Cell(RecordModel):
     digest: str = ""
     expected_s: Seconds | None = None
     plain_flop: Flop | None = None
+    not_in_ledger: list[Text] = Field(default_factory=list)  # operators of plain training without a formula there
     skipped: str | None = None  # why this cell is not run
 
     @property

@@ -13,37 +13,47 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from energybench.common.errors import CannotWrite, EnergybenchError, Problem, UsageError, typed
 from energybench.common.held_folder import HeldFolder
-from energybench.common.outputs import PARTS, RUN_FILE
+from energybench.common.outputs import LOCK, PARTS, RUN_FILE
 from energybench.common.safe_read import name_too_long
 from energybench.common.sealed_files import PART_SUFFIX
 from energybench.records.reader import RECORDS, paths, read, read_counting_runs, read_trials
 from energybench.records.record import CountingRun, RunFile, Trial, json_of
 
-LOCK = ".lock"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?")  # what a run's folder is called, if nobody named it
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A temporary folder for decoded data and messages between processes; what killed runs left there is removed."""
+    folder, file = _locked_scratch()
+    try:
+        with file:
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked_scratch() -> tuple[Path, IO[str]]:
+    """A new folder, and the file in it whose lock says that its process lives."""
     try:
         for alive in Path(tempfile.gettempdir()).glob("energybench-*/alive"):
             if _is_ours(alive.parent, stat.S_ISDIR) and _is_ours(alive, stat.S_ISREG):
                 with suppress(OSError), alive.open() as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock of a dead process is free
                     shutil.rmtree(alive.parent, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix="energybench-"))
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix="energybench-"))
+            file = (folder / "alive").open("w")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:
+                return folder, file
+            file.close()  # another start took it for that of a dead process, before it was locked
     except OSError as error:  # no such folder at all, or no room in any
         raise CannotWrite.of(error, Path(os.environ.get("TMPDIR", "/tmp")) / "energybench") from None
-    try:
-        with (folder / "alive").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_ours(path: Path, kind: Callable[[int], bool]) -> bool:
@@ -64,6 +74,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._held: HeldFolder | None = None
+        self._saved: RunFile | None = None  # what this run wrote last
         self._admitted = False  # while it is locked: nothing is removed from a folder that may be another run's
 
     @property
@@ -91,7 +102,17 @@ class Folder:
             return read_counting_runs(folder, self._run_file_in(folder)) if folder else []
 
     def _run_file_in(self, folder: HeldFolder) -> RunFile | None:
-        return read(self.path / RUN_FILE, RunFile, folder) if folder.has(RUN_FILE) else None
+        """Raises CannotWrite E625 where this run wrote one, and another run's stands there by now."""
+        run = read(self.path / RUN_FILE, RunFile, folder) if folder.has(RUN_FILE) else None
+        if run is not None and self._saved is not None:
+            self._refuse_other(run, self._saved)
+        return run
+
+    def _refuse_other(self, there: RunFile, run: RunFile) -> None:
+        if there.run_identity != run.run_identity:
+            message = "the run.json of another run was put here while this one worked; it is left as it is"
+            hint = "put the run.json of this run back, or start anew with --new or another --out"
+            raise CannotWrite(Problem("E625", message, str(self.path / RUN_FILE), hint))
 
     @contextmanager
     def _opened(self) -> Iterator[HeldFolder | None]:
@@ -117,12 +138,10 @@ class Folder:
     def save(self, run: RunFile) -> None:
         """Raises CannotWrite E620, E626; E625 where another run's run.json stands there by now."""
         self.check()
-        there = self.run_file()
-        if there is not None and there.run_identity != run.run_identity:
-            message = "the run.json of another run was put here while this one worked; it is left as it is"
-            hint = "put the run.json of this run back, or start anew with --new or another --out"
-            raise CannotWrite(Problem("E625", message, str(self.path / RUN_FILE), hint))
+        if (there := self.run_file()) is not None:
+            self._refuse_other(there, run)
         self.held.write_bytes(RUN_FILE, json_of(run).encode())
+        self._saved = run
 
     def write_record(self, name: str, record: Trial | CountingRun) -> None:
         """A finished trial is kept in the folder that is held, even where that was moved meanwhile; then that is told.
@@ -187,7 +206,7 @@ class Folder:
             os.close(lock)
         if self._held is not None:
             self._held.close()
-        self._held, self._admitted = None, False
+        self._held, self._saved, self._admitted = None, None, False
 
     def _tidy(self) -> None:
         """Removes what a killed run left in the folder and its own parts: partly written files and empty logs."""

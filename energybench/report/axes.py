@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
 
-DECADES = 1.5  # from so many on, a linear axis shows only the greatest
+DECADE = 10.0  # over more than one, a linear axis has the lesser values in its last tenth
 FAR = 3.0  # times the span of the rest: so wide is the gap before an outlier
 MOST_FAR = 1 / 3  # of the values: more are no outliers
 FEWEST = 4  # values among which one can lie out
@@ -24,7 +24,7 @@ NOTE = "shaded: outliers, another scale"
 
 def spans_decades(values: Sequence[float]) -> bool:
     """Whether a logarithm shows these better. Never of what is not all above 0."""
-    return bool(values) and min(values) > 0 and max(values) >= 10**DECADES * min(values)
+    return bool(values) and min(values) > 0 and max(values) > DECADE * min(values)
 
 
 def logarithms(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[bool, bool]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 WIDTH_IN = 8.0
 LONGEST = 10_000  # characters of a name that anybody compares
+KEY = re.compile(r"(?<=[\[,])[\w.-]+=")  # of a parameter in a method's name: gradsamp[skip=every:5]
 NAME = 30  # characters of a name inside a picture; the tables have it whole
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -200,8 +201,11 @@ def short(name: str, most: int = NAME) -> str:
 
 
 def distinct(names: Sequence[str], most: int = NAME) -> list[str]:
-    """Names in one line each, no two of them the same: a long one loses its middle, and twins are numbered."""
+    """Names in one line each, no two the same: a long one loses its keys, then its middle; twins are numbered."""
     whole = [short(name, LONGEST) for name in names]
+    keyless = [KEY.sub("", name) for name in whole]
+    if any(len(name) > most for name in whole) and len({*keyless}) == len({*whole}):
+        whole = keyless
     tails = ((most - 1) * 3 // 4, most - 1, 1)  # characters kept of the end: names differ there more often than before
     tail = next(
         (tail for tail in tails if len({_squeezed(name, most, tail) for name in whole}) == len({*whole})), tails[0]

@@ -346,9 +346,14 @@ def _is_table_of_trials(content: bytes) -> bool:
 
 def _is_our_emissions(content: bytes) -> bool:
     """codecarbon's own file has the same head: the ids of its runs are others."""
-    head, *lines = content.decode("utf-8", "replace").splitlines()
-    ids = [line[EMISSIONS.index("run_id")] for line in csv.reader(lines[:1])]
-    return head == ",".join(EMISSIONS) and all(re.match(r"b\d+-i\d+-", each) for each in ids)
+    head, *lines = content.decode("utf-8", "replace").splitlines() or [""]
+    if head != ",".join(EMISSIONS):
+        return False
+    try:
+        first = next(csv.DictReader([head, *lines[:1]]), None)
+    except csv.Error:
+        return False
+    return first is not None and re.match(r"b\d+-i\d+-", first["run_id"] or "") is not None
 
 
 def _is_model_card(content: bytes) -> bool:

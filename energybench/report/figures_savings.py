@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST = 24  # methods in one picture; the table has all
+HEADING = 48  # characters of a method's name, which has a line to itself
 LANE_IN, LEFT_IN, RIGHT_IN = 0.17, 1.05, 2.15
 NOMINAL = (("claimed", "D", PAPER), ("estimated", "s", PAPER), ("counted", "s", INK))  # name, mark, its face
 FOUR = (*(name for name, _, _ in NOMINAL), "measured")
@@ -70,7 +71,7 @@ class Lanes:
 def _headings(axes: Axes, rows: Sequence[Row], lanes: Sequence[Sequence[str]]) -> Lanes:
     """Names and verdicts over their lanes; the lanes' own names to the left."""
     at, y = 0.0, []
-    for row, heading, names in zip(rows, distinct([row.method for row in rows]), lanes, strict=True):
+    for row, heading, names in zip(rows, distinct([row.method for row in rows], HEADING), lanes, strict=True):
         verdict = f"  {row.verdict}"
         axes.annotate(
             heading,

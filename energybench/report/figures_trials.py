@@ -209,7 +209,9 @@ def curves(usable: Sequence[Trial], over: str, folder: Path | None = None) -> li
 
     over: "epoch", "wall_s" or "joules", which needs the run's folder for the power traces
 
-    A block whose points lack that figure enters no mean; an epoch without a loss is no point.
+    A block whose points lack that figure enters no mean; an epoch without a loss is no point. Over seconds and joules
+    it is the mean of the epochs that all blocks have, where there are two: one block takes longer than another, and a
+    mean now of these and now of those would jump.
     """
     result = []
     for label, trials in cells(usable).items():
@@ -217,7 +219,10 @@ def curves(usable: Sequence[Trial], over: str, folder: Path | None = None) -> li
         for trial in trials:
             for epoch, x, loss in _along(trial, over, folder):
                 by_epoch.setdefault(epoch, []).append((x, loss))
-        rows = [by_epoch[epoch] for epoch in sorted(by_epoch)]
+        rows = sorted(by_epoch.values(), key=lambda row: math.fsum(x for x, _ in row) / len(row))
+        whole = [row for row in rows if len(row) == max(map(len, rows))]
+        if over != "epoch" and len(whole) > 1:
+            rows = whole
         if rows:
             result.append(
                 Curve(
@@ -277,31 +282,30 @@ def training(
     gap = 0.35
     wide = (WIDTH_IN - 0.65 - RIGHT_IN - gap * (len(panels) - 1)) / len(panels)
     with sheet(max(2.9, 0.8 + 0.17 * len(shown))) as page:
-        first = None
-        for column, (title, lines) in enumerate(panels):
-            axes = page.axes(0.65 + column * (wide + gap), 0.5, wide, page.height_in - 0.8)
+        row = [page.axes(0.65 + at * (wide + gap), 0.5, wide, page.height_in - 0.8) for at in range(len(panels))]
+        for axes, (title, lines) in zip(row, panels, strict=True):
             axes.grid(axis="y")
             entries = []
             for curve in lines:
                 style = style_of[curve.label]
                 entries.append((_draw_curve(axes, style, curve), style.label))
-            log_x, log_y = axis_kinds.logarithms([(curve.x, curve.y) for curve in lines])
+            log_x, _ = axis_kinds.logarithms([(curve.x, curve.y) for curve in lines])
             if title == OVER[0][1]:
                 axis_kinds.whole_numbers(axes)
             elif log_x:
                 axis_kinds.log_axis(axes, "x", [x for curve in lines for x in curve.x], 5)
                 title += ", log scale"
             axes.set_xlabel(title, loc="left")
-            if first is None:
-                first = axes
-                if log_y:
-                    axis_kinds.log_axis(axes, "y", [y for curve in lines for y in curve.y])
-                scale = ", log scale" if log_y else ""
-                axes.set_title(f"training loss{scale}, mean of the blocks; band: least to greatest")
+            if axes is row[0]:
                 legend(page, axes, entries, RIGHT_IN)
             else:
-                axes.sharey(first)
+                axes.sharey(row[0])
                 axes.tick_params(labelleft=False)
+        losses = [y for _, lines in panels for curve in lines for y in curve.y]
+        if logarithmic := axis_kinds.spans_decades(losses):
+            axis_kinds.log_axis(row[0], "y", losses)  # once they share it: else the others stay linear
+        scale = ", log scale" if logarithmic else ""
+        row[0].set_title(f"training loss{scale}, mean of the blocks; band: least to greatest")
         drawing = svg(page, name, alt)
     return Drawn(drawing, f"Training curves over {' and '.join(title for title, _ in panels)}", alt)
 

@@ -7,11 +7,12 @@ a link, a mention or a code span.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from energybench.report import markdown_sections
 from energybench.report.album import FOLDER, Album
-from energybench.report.markdown_syntax import brackets, escape, fence, table
+from energybench.report.markdown_syntax import brackets, details, escape, fence, table
 from energybench.report.rows import (
     CARBON_ABOUT,
     ENERGY_HEAD,
@@ -25,8 +26,8 @@ from energybench.report.rows import (
     machine_rows,
     uncounted_rows,
 )
-from energybench.verdict import sentences, wording
-from energybench.verdict.figures import Row, Summary, Workload
+from energybench.verdict import briefly, sentences, wording
+from energybench.verdict.figures import Check, RaisedFlag, Row, Summary, Workload
 
 
 def _link(text: str, record: str) -> str:
@@ -38,21 +39,82 @@ def _saving(row: Row) -> str:
     return f"~~{text}~~" if row.verdict_forbidden and row.measured else text
 
 
-def _row(row: Row) -> list[str]:
-    return [
-        f"[{escape(row.method)}](records/)",
-        wording.percent(row.claimed_rel),
-        wording.nominal(row.estimated_rel, row),
-        wording.counted(row),
-        _saving(row),
-        row.measured.quantity if row.measured else wording.NOTHING,
-        wording.realised(row.realised_rel),
-        wording.quality_change(row.quality),
-        f"**{wording.quality_word(row)}**" if row.quality_verdict == "lost" else wording.quality_word(row),
-        f"**{row.verdict}**",
-        " ".join(_link(str(block), record) for block, record in zip(row.blocks, row.records, strict=True))
-        or wording.NOTHING,
+def _results(workloads: Sequence[Workload]) -> str:
+    """One table: verdict, measured and quality first; what was promised, in one column where that agrees."""
+    placed = [(workload.name, row) for workload in workloads for row in workload.rows]
+    rows = [row for _, row in placed]
+    common, rest = wording.without_common_prefix(list(dict.fromkeys(row.method for row in rows)))
+    short = dict(zip(dict.fromkeys(row.method for row in rows), rest, strict=True))
+    metrics = {workload.metric for workload in workloads}
+    metric = (metrics.pop() if len(metrics) == 1 else None) or "quality"
+    quantities = {row.measured.quantity for row in rows if row.measured}
+    of = f" {next(iter(quantities))}" if len(quantities) == 1 else ""
+    columns: list[tuple[str, list[str], bool]] = []  # head, cells, whether they are figures
+    if len(workloads) > 1:
+        columns.append(("workload", [escape(name) for name, _ in placed], False))
+    columns += [
+        (escape(common) or "Method", [f"[{escape(short[row.method])}](records/)" for row in rows], False),
+        ("verdict", [f"**{row.verdict}**" for row in rows], False),
+        (f"measured{of} \\[95 %\\]", [_saving(row) for row in rows], True),
     ]
+    if not of:
+        columns.append(("of", [row.measured.quantity if row.measured else wording.NOTHING for row in rows], False))
+    columns += [
+        ("quality", [_quality_word(row) for row in rows], False),
+        (f"{escape(metric)} Δ", [wording.quality_change(row.quality) for row in rows], True),
+        *((" = ".join(titles), cells, True) for titles, cells in wording.nominal_columns(rows)),
+    ]
+    realised = [wording.realised(row) for row in rows]
+    if any(cell != wording.NOTHING for cell in realised):
+        columns.append(("realised", realised, True))
+    figures = {place for place, (_, _, figure) in enumerate(columns) if figure}
+    return table([head for head, _, _ in columns], zip(*(cells for _, cells, _ in columns), strict=True), figures)
+
+
+def _quality_word(row: Row) -> str:
+    word = wording.quality_word(row)
+    return f"**{word}**" if row.quality_verdict == "lost" else word
+
+
+def _first_screen(summary: Summary) -> list[str]:
+    """The table, a sentence for each method, what fired."""
+    compared = [workload for workload in summary.workloads if workload.rows]
+    page = []
+    if compared:
+        told = [f"- **{escape(m)}**: {escape(briefly.method(p))}" for m, p in briefly.by_method(summary).items()]
+        page += [_results(compared), "\n".join(told)]
+        if summary.decide:
+            page.append(f"To decide what is open: {escape(summary.decide)}")
+    fired: dict[str, list[RaisedFlag]] = {}
+    for flag in (f for w in summary.workloads for f in (*w.flags, *(f for row in w.rows for f in row.flags))):
+        fired.setdefault(flag.code, []).append(flag)
+    for flags in fired.values():
+        more = f", and {len(flags) - 1} more" if len(flags) > 1 else ""
+        page.append(escape(f"{flags[0].severity}: {flags[0].sentence} {flags[0].where}{more}"))
+    if summary.checks:
+        page.append(f"{briefly.checks(summary)}; all of them stand below.")
+    return page
+
+
+def _behind(row: Row, metric: str) -> str:
+    """What stands behind a method's figures on one workload, folded away."""
+    told = [note for note in sentences.notes(row, metric) if note != sentences.phases(row.phases)]
+    parts = ["\n".join(f"- {escape(note)}" for note in told)]
+    if row.phases:
+        shares = [
+            [
+                escape(sentences.PHASE.get(phase.name, phase.name)),
+                wording.percent(phase.baseline_rel),
+                wording.percent(phase.method_rel),
+            ]
+            for phase in row.phases
+        ]
+        head = ["of a profiled step, in plain training's time", "before", "after"]
+        parts.append(table(head, shares, right={1, 2}))
+    links = " ".join(_link(str(block), record) for block, record in zip(row.blocks, row.records, strict=True))
+    if links:
+        parts.append(f"Blocks: {links}")
+    return details(f"{row.method}: {row.verdict}, {wording.measured(row.measured)}", parts)
 
 
 def _pictures(album: Album, workload: Workload, *kinds: str) -> list[str]:
@@ -67,28 +129,9 @@ def _workload(workload: Workload, album: Album) -> list[str]:
     page.append(escape(sentences.baseline(workload)))
     page += _commands(workload)
     page += _pictures(album, workload, "ladder")
-    head = [
-        "Method",
-        "claimed",
-        "estimated",
-        "counted",
-        "measured \\[95 %\\]",
-        "of",
-        "realised",
-        f"{escape(metric)} Δ",
-        "quality",
-        "verdict",
-        "blocks",
-    ]
-    page.append(table(head, map(_row, workload.rows), right="12346 7"))
-    page.append(
-        f"Savings relative to {workload.baseline_name} in the same block; a negative saving is a cost. "
-        "*realised* is measured / estimated. Each block links to its record."
-    )
     page.append("### Where the saving went")
     page += _pictures(album, workload, "where")
-    notes = [f"- **{escape(row.method)}**: {escape(' '.join(sentences.notes(row, metric)))}" for row in workload.rows]
-    page.append("\n".join(notes))
+    page += [_behind(row, metric) for row in workload.rows]
     page.append("### Quality")
     page += _pictures(album, workload, "trade-off")
     page.append(_quality(workload))
@@ -190,22 +233,28 @@ def _quality(workload: Workload) -> str:
     return f"{text}\n\n{table(head, rows, right='234567')}"
 
 
-def _trust(summary: Summary) -> list[str]:
-    rows = [
-        [
-            f"`{check.code}`" if re.fullmatch(r"\w+", check.code) else escape(check.code),
-            f"**{check.severity}**" if check.result == "raised" else check.result,
-            escape(check.where),
-            escape(check.sentence),
-            escape(check.detail),
-        ]
-        for check in summary.checks
+def _check(check: Check) -> list[str]:
+    return [
+        f"`{check.code}`" if re.fullmatch(r"\w+", check.code) else escape(check.code),
+        f"**{check.severity}**" if check.result == "raised" else check.result,
+        escape(check.where),
+        escape(check.sentence),
+        escape(check.detail),
     ]
+
+
+def _trust(summary: Summary) -> list[str]:
+    fired = [_check(check) for check in summary.checks if check.result == "raised"]
+    others = [_check(check) for check in summary.checks if check.result != "raised"]
+    head = ["check", "result", "where", "means", "found"]
     text = (
         "Every reason to doubt a number, applied to this run. *invalid*: not used. *struck*: no verdict. "
         "*marked*: read the sentence. *not checked*: the evidence is missing, so nothing is promised."
     )
-    return ["## Can these numbers be trusted?", text, table(["check", "result", "where", "means", "found"], rows)]
+    page = ["## Can these numbers be trusted?", text]
+    if fired:
+        page.append(table(head, fired))
+    return [*page, details(briefly.checks(summary), [table(head, others)])] if others else page
 
 
 def _energy(summary: Summary) -> list[str]:
@@ -247,6 +296,12 @@ def markdown(summary: Summary, album: Album = Album()) -> str:  # noqa: B008  (f
     if summary.look_note:
         page.append(escape(summary.look_note))
     page += [escape(flag.sentence) for flag in summary.flags if flag.code != "modelled_energy"]
+    page += _first_screen(summary)
+    if baselines := dict.fromkeys(workload.baseline_name for workload in summary.workloads if workload.rows):
+        page.append(
+            f"Savings relative to {' or '.join(baselines)} in the same block; a negative saving is a cost. "
+            "*realised* is measured / estimated, where something was saved."
+        )
     if summary.about:
         page.append(escape(summary.about))
     page.append(SEE_GLOSSARY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from energybench.verdict import wording
 
@@ -19,6 +19,17 @@ def escape(text: object) -> str:
     return re.sub(r"^(\s*)([#+\-=]|\d+[.)](?=\s))", lambda m: m[1] + m[2][:-1] + f"&#{ord(m[2][-1])};", line)
 
 
+def details(summary: str, parts: Sequence[str]) -> str:
+    """What is folded away until it is asked for. `summary`: plain text; parts: paragraphs, escaped already."""
+    return "\n\n".join([f"<details>\n<summary>{_in_tag(summary)}</summary>", *parts, "</details>"])
+
+
+def _in_tag(text: str) -> str:
+    """Text inside of a tag, where Markdown's own escapes would be printed: all but harmless signs are encoded."""
+    line = wording.plain(wording.clean(text)).replace("www.", "www&#46;")
+    return re.sub(r"[^\w &#;.,:+()%=−–-]|&(?!#46;)|_", lambda m: f"&#{ord(m[0])};", line)
+
+
 def brackets(text: str) -> str:
     """A figure with its interval: the brackets make no link."""
     return text.replace("[", "\\[").replace("]", "\\]")
@@ -31,7 +42,8 @@ def fence(text: str) -> str:
     return f"{marks}text\n{text}\n{marks}"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: str | Collection[int] = "") -> str:
     """A pipe table; cells are escaped already. `right` names the columns of numbers by position, "1235"."""
-    rule = ["---:" if str(index) in right else "---" for index in range(len(head))]
+    places = {int(place) for place in right if place != " "}
+    rule = ["---:" if index in places else "---" for index in range(len(head))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))

@@ -69,7 +69,8 @@ def _home(path: Path) -> Path | None:
 def commands(folder: Path) -> list[str]:
     """What to type for more of a run that has just ended: by its suite's name where that means it."""
     lies_by_default = folder.parent.parent == HOME and not os.path.lexists(folder.parent.name)
-    return [typed("energybench", "report", folder.parent.name if lies_by_default else folder, "--html")]
+    of = folder.parent.name if lies_by_default else folder
+    return [typed("energybench", "report", of, flag) for flag in ("-v", "--html")]
 
 
 def newest(root: Path, say: Say) -> Path | None:

@@ -67,7 +67,7 @@ def _cells(row: Row) -> list[str]:
         wording.counted(row),
         wording.measured(row.measured),
         what,
-        wording.realised(row.realised_rel),
+        wording.realised(row),
         wording.quality_change(row.quality),
         wording.quality_word(row),
     ]

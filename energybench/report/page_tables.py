@@ -28,11 +28,10 @@ class Column:
     """Of the table of results. `numbers`: what the cells are sorted by; empty where they are sorted as texts."""
 
     title: str
-    kind: (
-        str  # "workload", "method", "verdict", "measured", "number", "date", "trial" or "text": how its cells are drawn
-    )
+    kind: str  # how cells are drawn: workload, method, verdict, measured, quality, number, date, trial or text
     cells: tuple[str, ...]
     numbers: tuple[float | None, ...] = ()
+    words: tuple[str, ...] = ()  # the verdict on each, beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,6 @@ def results(summary: Summary) -> Results:
         Column("verdict", "verdict", tuple(row.verdict for row in figures_of)),
         measured_column(f"measured{one} [95 %]", figures_of),
         quality_column(quality, figures_of),
-        Column("quality", "text", tuple(map(wording.quality_word, figures_of))),
     ]
     promised = [
         claimed_column(figures_of),
@@ -82,15 +80,13 @@ def results(summary: Summary) -> Results:
         _figures("counted", figures_of, wording.counted, lambda r: r.counted_rel),
     ]
     last = [
-        _figures("realised", figures_of, lambda r: wording.realised(r.realised_rel), lambda r: r.realised_rel),
+        _figures("realised", figures_of, wording.realised, lambda r: r.realised_rel),
         _figures("blocks", figures_of, lambda r: str(r.n), lambda r: float(r.n)),
     ]
     if not one:
         last.insert(0, Column("of", "text", tuple(of)))
     columns, said = without_constants(
-        [*first, *_agreeing(promised), *last],
-        keep={"method", "verdict", "measured", "quality", quality},
-        alone={"workload"},
+        [*first, *_agreeing(promised), *last], keep={"method", "verdict", "measured", "quality"}, alone={"workload"}
     )
     return Results(rows, tuple(columns), said)
 
@@ -113,10 +109,10 @@ def measured_column(title: str, rows: Sequence[Row]) -> Column:
 
 
 def quality_column(title: str, rows: Sequence[Row]) -> Column:
-    """What each method changed of the quality."""
-    return _figures(
-        title, rows, lambda r: wording.quality_change(r.quality), lambda r: r.quality.change if r.quality else None
-    )
+    """What each method changed of the quality, and whether it is held."""
+    changes = tuple(row.quality.change if row.quality else None for row in rows)
+    words = tuple(map(wording.quality_word, rows))
+    return Column(title, "quality", tuple(wording.quality_change(row.quality) for row in rows), changes, words)
 
 
 def claimed_column(rows: Sequence[Row]) -> Column:
@@ -174,7 +170,7 @@ def trials(lines: Sequence[Mapping[str, Any]]) -> tuple[tuple[Column, ...], Said
         ),
         *(_text(name, lines) for name in ("flags", "state")),
     ]
-    shown, said = without_constants(columns, keep={"trial"}, alone=())
+    shown, said = without_constants(columns, keep={"trial"})
     return tuple(shown), said
 
 
@@ -194,6 +190,6 @@ class Texts:
 def texts(head: Sequence[str], rows: Sequence[Sequence[str]], keep: Collection[str] = ()) -> Texts:
     """keep: columns that stay, since their figures are read one by one."""
     columns = [Column(title, "text", tuple(row[at] for row in rows)) for at, title in enumerate(head)]
-    shown, said = without_constants(columns, {*keep, head[0]}, alone=())
+    shown, said = without_constants(columns, keep)
     cells = tuple(zip(*(column.cells for column in shown), strict=True))
     return Texts(tuple(column.title for column in shown), cells, said)

@@ -81,10 +81,11 @@ def write(folders: Iterable[Path], out: Path, say: Callable[[str], None]) -> Pat
     with _opened(out) as site:
         refuse_foreign_page(site, INDEX, PAGE_KIND)
         site.refuse_link(PAGES, writing=True)
+        for entry in entries:  # all of them, before any is written
+            refuse_foreign_page(site, f"{PAGES}/{entry.page}", PAGE_KIND)
         written = set()
         for entry in entries:
             name = f"{PAGES}/{entry.page}"
-            refuse_foreign_page(site, name, PAGE_KIND)
             site.write_bytes(name, page(entry.summary, entry.part.records[1], entry.folder, home=HOME).encode())
             say(f"{out / name} written")
             written.add(name)

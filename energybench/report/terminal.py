@@ -1,10 +1,12 @@
-"""The report on a terminal: the sentence that matters, one table per workload, what stands behind it.
+"""The report on a terminal: the sentence that matters, the table, a sentence for each method, what fired; with
+`verbose` all that stands behind it.
 
 Words carry the verdict and colour repeats it. A narrow terminal loses whole columns, never a digit.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from energybench.report import rows, run_lines
-from energybench.verdict import sentences, wording
+from energybench.report import run_lines
+from energybench.report.rows import commands
+from energybench.verdict import briefly, sentences, wording
 from energybench.verdict.figures import RaisedFlag, Row, Summary, Workload
 
 STYLES = {
@@ -29,9 +32,12 @@ STYLES = {
     "not reached": "yellow",
 }
 QUALITY_STYLES = {"held": "green", "lost": "bold red", "open": "yellow"}
+RANKS = {"counted": 1, "estimated": 2, "claimed": 4}  # of columns, by the last thing that they say
 LABEL_LEAST = 10  # cells that a method's name needs at the very least
 LABEL_ENOUGH = 18  # before another column is given up for it
 GAP = 2  # between columns: one cell of padding, one of rule
+NAMED = 3  # places of one reason
+INDENT = "  "  # of a method below its workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +58,8 @@ def _text(text: str, style: str = "") -> Text:
     return Text(wording.plain(wording.clean(text)), style=style)
 
 
-def _nominal(value: float | None, row: Row) -> Text:
-    """In two lines, so that words do not make a column of figures wide."""
-    return Text(wording.plain(wording.nominal(value, row).replace(f"not{wording.NB}", "not\n")))
-
-
-def _counted(row: Row) -> Text:
-    """What sampling leaves open stands below."""
-    return Text(wording.plain(wording.counted(row).replace(f"not{wording.NB}", "not\n").replace(" ±", "\n±")))
-
-
-def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
+def _columns(rows: Sequence[Row], metric: str) -> list[Column]:
+    """Verdict, measured and quality always; what was promised, in one column where that agrees; what arrived of it."""
     quantities = {(r.measured.quantity, r.measured.scope) for r in rows if r.measured}
     one = len(quantities) == 1
     title = f"measured {next(iter(quantities))[0]}\n[95 %]" if one else "measured\n[95 %]"
@@ -73,20 +70,22 @@ def _columns(workload: Workload, rows: Sequence[Row]) -> list[Column]:
             text += wording.NB + row.measured.quantity
         return _text(text, "strike" if row.verdict_forbidden else "bold")
 
-    def column(name: str, cell: Iterable[str], rank: int) -> Column:
-        return Column(name, tuple(_text(text) for text in cell), rank)
-
-    quality = f"{wording.clean(workload.metric or 'quality')} Δ"
-    return [
-        column("claimed", (wording.percent(r.claimed_rel) for r in rows), 3),
-        Column("estimated", tuple(_nominal(r.estimated_rel, r) for r in rows), 1),
-        Column("counted", tuple(_counted(r) for r in rows), 2),
-        Column(title, tuple(measured(row) for row in rows)),
-        column("realised", (wording.realised(r.realised_rel) for r in rows), 5),
-        column(quality, (wording.quality_change(r.quality) for r in rows), 4),  # the notes say it too
-        Column("quality", tuple(_quality(row) for row in rows), 0, "left"),
+    columns = [
         Column("verdict", tuple(_text(r.verdict, STYLES.get(r.verdict, "")) for r in rows), 0, "left"),
+        Column(title, tuple(measured(row) for row in rows)),
+        Column("quality", tuple(_quality(row) for row in rows), 0, "left"),
+        Column(f"{metric} Δ", tuple(_text(wording.quality_change(r.quality)) for r in rows), 3),  # -v says it too
     ]
+    for titles, cells in wording.nominal_columns(rows):
+        # In two lines, so that words do not make a column of figures wide.
+        lines = (cell.replace(f"not{wording.NB}", "not\n").replace(" ±", "\n±") for cell in cells)
+        columns.append(
+            Column("\n= ".join(titles), tuple(Text(wording.plain(line)) for line in lines), RANKS[titles[-1]])
+        )
+    realised = [wording.realised(row) for row in rows]
+    if any(cell != wording.NOTHING for cell in realised):
+        columns.append(Column("realised", tuple(map(_text, realised)), 5))
+    return columns
 
 
 def _quality(row: Row) -> Text:
@@ -164,7 +163,9 @@ def _table(
     for column in shown:
         table.add_column(Text(column.title), no_wrap=True, justify=column.justify)  # type: ignore[arg-type]
     for index, label in enumerate(labels):
-        table.add_row(Text(fold(label, max(room, 1))), *(column.cells[index] for column in shown))
+        indent = INDENT if label.startswith(INDENT) else ""
+        lines = fold(label.removeprefix(indent), max(room - len(indent), 1)).split("\n")
+        table.add_row(Text("\n".join(f"{indent}{line}" for line in lines)), *(column.cells[index] for column in shown))
     return table, dropped
 
 
@@ -174,8 +175,8 @@ def _say(console: Console, text: str, style: str = "", indent: str = "", first: 
     console.print(Text(wording.plain("\n".join(lines)), style=style), soft_wrap=True)
 
 
-def show(console: Console, labels: Sequence[str], columns: Sequence[Column], head: str = "Method") -> None:
-    """A table with a label per row; a narrow terminal loses columns, then the table."""
+def show(console: Console, labels: Sequence[str], columns: Sequence[Column], head: str = "Method") -> bool:
+    """A table with a label per row; a narrow terminal loses columns, then the table. Whether it said so below it."""
     table, dropped = _table(console, labels, columns, head)
     if table is not None:
         console.print(table)
@@ -184,70 +185,131 @@ def show(console: Console, labels: Sequence[str], columns: Sequence[Column], hea
             _say(console, label, "bold")
             for column in columns:
                 title = " ".join(column.title.split())
+                if not column.cells[index].plain:  # of a line that only names a workload
+                    continue
                 _say(console, f"{title}: {column.cells[index].plain.replace(' ', wording.NB)}", indent="  ")
     if table is not None and dropped:
         _say(console, f"Left out at this width: {', '.join(' '.join(title.split()) for title in dropped)}.", "dim")
+        return True
+    return False
 
 
-def _flags(raised: Iterable[RaisedFlag]) -> list[str]:
-    """One line per reason, naming every place."""
+def _flags(raised: Iterable[RaisedFlag], verbose: bool) -> list[str]:
+    """One line per reason, naming the first places, or with `verbose` every one."""
     by_code: dict[str, list[RaisedFlag]] = {}
     for flag in raised:
         by_code.setdefault(flag.code, []).append(flag)
     return [
         f"{flags[0].severity}: {flags[0].sentence} "
-        + "; ".join(f"{flag.where}{f' ({flag.detail})' if flag.detail else ''}" for flag in flags)
+        + "; ".join(
+            f"{flag.where}{f' ({flag.detail})' if flag.detail else ''}" for flag in flags[: _named(flags, verbose)]
+        )
+        + (f"; and {rest} more" if (rest := len(flags[_named(flags, verbose) :])) else "")
         for flags in by_code.values()
     ]
 
 
-def _workload(console: Console, workload: Workload) -> None:
+def _named(flags: Sequence[RaisedFlag], verbose: bool) -> int:
+    """How many places stand in its line."""
+    return len(flags) if verbose or len(flags) <= NAMED else NAMED - 1
+
+
+def _behind(console: Console, workload: Workload) -> None:
+    """What stands behind the figures of a workload."""
     console.print()
     _say(console, workload.name, "bold underline")
     _say(console, sentences.baseline(workload), "dim")
-    for method, command in rows.commands(workload):
+    for method, command in commands(workload):
         _say(console, f"{method}: {command}", "dim", indent="    ", first="  $ ")
-    if workload.rows:
-        console.print()
-        show(console, [row.method for row in workload.rows], _columns(workload, workload.rows))
-        console.print()
     for row in workload.rows:
         notes = sentences.notes(row, workload.metric or "quality")
         _say(console, f"{row.method}: {' '.join(notes)}", indent="  ", first="• ")
-    for line in _flags([*workload.flags, *(flag for row in workload.rows for flag in row.flags)]):
-        _say(console, line, "yellow", indent="  ", first="! ")
 
 
-def render(summary: Summary, console: Console) -> None:
-    """The whole report."""
+def _results(console: Console, workloads: Sequence[Workload]) -> bool:
+    """One table, with a line for the name of each workload where there are several; as `show`."""
+    metrics = {workload.metric for workload in workloads}
+    metric = wording.clean((metrics.pop() if len(metrics) == 1 else None) or "quality")
+    rows = [row for workload in workloads for row in workload.rows]
+    methods = list(dict.fromkeys(row.method for row in rows))
+    head, rest = wording.without_common_prefix(methods)
+    if not head or cell_len(head) > LABEL_ENOUGH:
+        head, rest = "Method", methods
+    short = dict(zip(methods, rest, strict=True))
+    columns = _columns(rows, metric)
+    if len(workloads) == 1:
+        return show(console, [short[row.method] for row in rows], columns, head)
+    labels, of = [], list[int | None]()
+    for workload in workloads:
+        labels.append(workload.name)
+        of.append(None)
+        for row in workload.rows:
+            labels.append(f"{INDENT}{short[row.method]}")
+            of.append(rows.index(row))
+    blank = Text()
+    spaced = [
+        dataclasses.replace(column, cells=tuple(blank if i is None else column.cells[i] for i in of))
+        for column in columns
+    ]
+    return show(console, labels, spaced, head)
+
+
+def _sentences(console: Console, summary: Summary) -> None:
+    for method, places in briefly.by_method(summary).items():
+        _say(console, f"{method}: {briefly.method(places)}", indent="  ", first="• ")
+    if summary.decide:
+        _say(console, f"To decide what is open: {summary.decide}", "dim", indent="  ")
+
+
+def render(summary: Summary, console: Console, verbose: bool = False) -> None:
+    """The report on one screen; verbose: and all that stands behind it."""
     title = f"{summary.suite} · run {summary.run}"
     if not summary.finished:
         title += " · unfinished"
     _say(console, " · ".join([title, *summary.stamp]), "dim")
     _say(console, summary.headline, "bold")
-    if summary.energy_note:
-        _say(console, summary.energy_note, "yellow")
-    if summary.look_note:
-        _say(console, summary.look_note, "yellow")
+    for note in (summary.energy_note, summary.look_note):
+        if note:
+            _say(console, note, "yellow")
     for flag in summary.flags:
         if flag.code != "modelled_energy":  # said above
             _say(console, flag.sentence, "yellow")
-    for workload in summary.workloads:
-        _workload(console, workload)
+    compared = [workload for workload in summary.workloads if workload.rows]
+    if compared:
+        console.print()
+        if not _results(console, compared):
+            console.print()
+        _sentences(console, summary)
+    flags = [flag for w in summary.workloads for flag in (*w.flags, *(f for row in w.rows for f in row.flags))]
+    for line in _flags(flags, verbose):
+        _say(console, line, "yellow", indent="  ", first="! ")
     for line, style in run_lines.requirements(summary):
         _say(console, line, style, indent="  ", first="§ ")
-    extra = [*run_lines.overall(summary), *run_lines.added_blocks(summary)]
+    for line in run_lines.added_blocks(summary):
+        _say(console, line, indent="  ", first="• ")
+    _what_is_missing(console, summary)
+    if summary.checks:
+        _say(console, f"{briefly.checks(summary)}{'.' if verbose else '; energybench report -v tells all.'}", "dim")
+    if verbose:
+        _all_of_it(console, summary)
+
+
+def _all_of_it(console: Console, summary: Summary) -> None:
+    for workload in summary.workloads:
+        _behind(console, workload)
+    extra = run_lines.overall(summary)
     if extra:
         console.print()
     for line in extra:
         _say(console, line, indent="  ", first="• ")
     for line in run_lines.uncounted(summary):
         _say(console, line, "dim", indent="  ", first="– ")
-    lost = [failure for failure in summary.failures if not failure.repeated]
-    if lost or summary.not_run:
-        console.print()
-    for failure in lost:
-        _say(console, f"{failure.trial}: {failure.status}: {failure.reason}", "red", indent="  ", first="✗ ")
+
+
+def _what_is_missing(console: Console, summary: Summary) -> None:
+    for failure in summary.failures:
+        if not failure.repeated:
+            _say(console, f"{failure.trial}: {failure.status}: {failure.reason}", "red", indent="  ", first="✗ ")
     for missing in summary.not_run:
         where = f"{missing.workload}: {missing.method}"
         _say(console, f"{where}: {missing.reason}", "dim", indent="  ", first="– ")
@@ -261,5 +323,6 @@ def partial(summary: Summary, console: Console) -> None:
             continue
         _say(console, workload.name, "bold")
         so_far = tuple(_text(f"{row.n} of {summary.blocks}") for row in rows)
-        columns = [c for c in _columns(workload, rows) if c.title.startswith("measured") or c.title.endswith("Δ")]
+        metric = wording.clean(workload.metric or "quality")
+        columns = [c for c in _columns(rows, metric) if c.title.startswith("measured") or c.title.endswith("Δ")]
         show(console, [row.method for row in rows], [*columns, Column("blocks", so_far)])

@@ -168,7 +168,7 @@ def plan(
         parts.append(_ask(partial(launcher.call, "energybench.runner.planner:main"), spec, place))
     if spec.commands:
         parts.append(_ask(partial(subprocess_call.call, "energybench.runner.command_plan"), spec, place))
-    if problems := in_order(problem for part in parts for problem in part.problems):
+    if problems := in_order(suite.of_one(problem for part in parts for problem in part.problems)):
         raise (CannotMeasure if all(p.code == "E501" for p in problems) else UsageError)(problems)
     return Planned(suite, _together(parts, spec), spec)
 

@@ -103,6 +103,7 @@ class PlannedWorkload(Spec):
     """What is known of a workload that is trained, once it was built and traced.
 
     ledger:     of one plain training sample; empty where the model could not be traced
+    not_in_ledger: operators that may hide products and of which it has no FLOPs
     parameters: how many numbers the model has
     steps:      of one epoch; samples: that one epoch uses
     step_s:     seconds of a plain step, about; None where none was taken
@@ -111,6 +112,7 @@ class PlannedWorkload(Spec):
 
     data: DataDescription
     ledger: tuple[Line, ...]
+    not_in_ledger: tuple[str, ...] = ()
     balance_flop_b: float | None = None
     parameters: int
     steps: int

@@ -52,6 +52,8 @@ Built = TypeVar("Built")
 Stack = list[tuple[MethodSpec, Method]]  # outermost first: what rebuilds a method, and the method
 
 TRACED_SAMPLES, STAND_IN_SAMPLES = 11, 8
+# Of a cell: what follows from the rest of it, or only informs.
+_NOT_IN_DIGEST = {"stack", "expected_s", "plain_flop", "not_in_ledger", "epochs", "control"}
 # Where there is no data, so that a model's own mistakes show too.
 SUPPOSED = DataDescription(kind="resident", shape=(3, 32, 32), classes=10, train=0, test=0, sha256="")
 
@@ -105,10 +107,7 @@ class Plan:
             metrics=self.metrics,
             digest=digest(
                 [
-                    [
-                        cell.model_dump(exclude={"stack", "expected_s", "plain_flop", "epochs", "control"})
-                        for cell in cells
-                    ],
+                    [cell.model_dump(exclude=_NOT_IN_DIGEST) for cell in cells],
                     *self.spec.declared(),
                     *(
                         [["asked", *asked]]
@@ -269,12 +268,17 @@ class Plan:
         """The ledger of plain training and the time of a few plain steps, on real samples."""
         recipe, (train, test) = recipe_of(workload), opened
         lines: tuple[Line, ...] = ()
+        unknown: tuple[str, ...] = ()
         try:
             # An odd prime, so that what has no room for the batch can be told from what has.
             batch = next(iter(train.load([torch.arange(min(TRACED_SAMPLES, len(train)))])))
             traced = trace_task(task, model, recipe, batch, self.device)
-            lines = traced.lines
+            lines, unknown = traced.lines, traced.unknown
             self.notes += [f"{workload.name}: {traced.note}"] * bool(traced.note)
+            lacking = (
+                f"{workload.name}: the ledger has no formula for {', '.join(unknown)}; products there are not in it"
+            )
+            self.notes += [lacking] * bool(unknown)
         except EnergybenchError as error:  # the workload still runs: its estimate is not available, and why
             self.notes.append(f"{workload.name}: no ledger, so no estimate: {error.problems[0].message}")
         except Exception as error:  # whatever its data or model raise is this workload's, not the suite's
@@ -284,6 +288,7 @@ class Plan:
         planned = PlannedWorkload(
             data=data,
             ledger=lines,
+            not_in_ledger=unknown,
             parameters=sum(p.numel() for p in model.parameters()),
             steps=train.steps(recipe.batch),
             epochs=recipe.epochs,
@@ -362,6 +367,7 @@ class Plan:
             ),
             expected_s=None if known.step_s is None else known.step_s * known.steps * known.epochs,
             plain_flop=known.work(workload).flop if known.ledger else None,
+            not_in_ledger=list(known.not_in_ledger) if role == "baseline" else [],
         )
 
     @property

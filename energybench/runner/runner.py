@@ -212,6 +212,8 @@ class _Runner:
         summary = self._summary(closed)
         self.folder.check()
         pages.write(summary, self.folder.trials(), self.folder.path, self.folder.held)
+        if finished:
+            self._refuse_gaps()  # since the pages take their time
         self.folder.save(closed)
         self.run_file = closed
         return summary

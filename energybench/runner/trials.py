@@ -221,7 +221,7 @@ class Trials:
         """What a control trains: what the tally of its method paid for, in the same block and invocation. None for any
         other cell, and where the method did not train less."""
         cell = slot.cell
-        return None if cell.of is None else self._budgets[slot.block, cell.workload, cell.of]
+        return None if cell.of is None else self._budgets.get((slot.block, cell.workload, cell.of))
 
     def trial_spec(self, slot: Slot) -> TrialSpec:
         cell, header = slot.cell, self._header(slot)

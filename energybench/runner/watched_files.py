@@ -48,6 +48,13 @@ class WatchedFiles:
         there = [(path, trial) for path, trial in self._written.items() if path in self._seen]
         return [f"{self._short(path)} ({trial})" for path, trial in sorted(there)]
 
+    def _leads_inside(self, entry: os.DirEntry[str]) -> bool:
+        """Whether it is a link to a folder that is looked at anyway; of one elsewhere its own times tell."""
+        if not entry.is_symlink() or not entry.is_dir():
+            return False
+        target = Path(entry.path).resolve()
+        return any(target.is_relative_to(folder) or folder.is_relative_to(target) for folder in self.folders)
+
     def _short(self, path: Path) -> str:
         folder = next((folder for folder in self.folders if path.is_relative_to(folder)), path.parent)
         return str(path.relative_to(folder))
@@ -74,7 +81,7 @@ class WatchedFiles:
                 if entry.is_dir(follow_symlinks=False):
                     if entry.name not in CACHES and Path(entry.path) not in self._ours and not _is_run(entry.path):
                         yield from self._walk(entry.path)
-                elif not entry.name.endswith(".pyc"):
+                elif not entry.name.endswith(".pyc") and not self._leads_inside(entry):
                     facts = entry.stat()
                     yield Path(entry.path), (facts.st_mtime_ns, facts.st_size, facts.st_ino)
             except OSError:

@@ -8,7 +8,9 @@ fresh run's upper bound lies below −h when Z + t·S₂ < k·S₁, where the sa
     E[ P(Z + t·S₂ < k·S₁) ] = 0.8
 
 which no σ enters: exact for normal blocks, at every number of blocks. k over the k that knows σ is `factor`: the root
-of an upper confidence limit of s² (chi-square), at a confidence that follows from the blocks.
+of an upper confidence limit of s² (chi-square), at a confidence that follows from the blocks. Where a workload's
+comparisons share one spread (`paired.pool`), S is the larger of a row's own and the shared one, t the quantile that
+belongs to it, in both runs: `reach_with_pool`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from energybench.stats.paired import (
 POWER = 0.8
 MOST_BLOCKS = 200  # beyond it: not on this machine
 NODES, FEWER_NODES = 64, 24  # of the quadratures over S₁
+GRID, QUANTILES = 96, 192  # of the one over two spreads: nodes on either side, and what they are summed up to
 
 
 @lru_cache(maxsize=4096)
@@ -58,7 +61,41 @@ def reach(df: float, fresh_df: float, level: float, power: float = POWER) -> flo
     def found(k: float) -> float:
         return float(weights @ np.nan_to_num(1 - nctdtr(fresh_df, np.minimum(k * spreads, 1e4), bound), nan=1.0))
 
-    low, high = 0.0, bound + 1.0
+    return _root(found, power, bound + 1.0)
+
+
+@lru_cache(maxsize=4096)
+def reach_with_pool(own_df: float, pooled_df: float, level: float, power: float = POWER) -> float:
+    """The same, where both runs take the larger of a row's own sd and the one that a workload's comparisons share.
+
+    Args:
+        own_df: degrees of freedom of a row's own sd
+        pooled_df: those that the shared one is worth, its own among them
+        level: confidence of the fresh run's bound
+    """
+    import numpy as np
+    from scipy.special import chdtri, ndtr
+
+    others_df = pooled_df - own_df
+    if own_df <= 0 or others_df <= 0:
+        return reach(own_df, own_df, level, power)
+    middles = (np.arange(GRID) + 0.5) / GRID
+    own, others = np.meshgrid(chdtri(own_df, middles) / own_df, chdtri(others_df, middles) / others_df)
+    pooled = (own_df * own + others_df * others) / pooled_df
+    lent = pooled >= own
+    spreads = np.sqrt(np.where(lent, pooled, own))
+    bounds = spreads * np.where(lent, student(level, pooled_df), student(level, own_df))
+    spreads, bounds = (np.sort(each, axis=None).reshape(QUANTILES, -1).mean(1) for each in (spreads, bounds))
+
+    def found(k: float) -> float:
+        return float(ndtr(k * spreads[:, None] - bounds[None]).mean())
+
+    return _root(found, power, student(level, own_df) + 1.0)
+
+
+def _root(found: Callable[[float], float], power: float, high: float) -> float:
+    """The smallest k that is found with this power; infinite where none is. What is found grows with k."""
+    low = 0.0
     while found(high) < power:
         low, high = high, 2 * high
         if high > 1e6:
@@ -83,7 +120,7 @@ def detectable(
     power: float = POWER,
     df: float | None = None,
     alpha_fraction: float = 1.0,
-    fresh_df: float | None = None,
+    pooled_df: float | None = None,
 ) -> float | None:
     """The smallest true saving that a fresh run of n blocks calls one with this power; None below two blocks.
 
@@ -94,7 +131,8 @@ def detectable(
         power: the chance to call it, over the run that gave the sd and the fresh one
         df: degrees of freedom of sd, n − 1 by default
         alpha_fraction: of every chance of error, what the interim analysis may use
-        fresh_df: degrees of freedom of the fresh run's sd, n − 1 by default; more where a workload's spread is pooled
+        pooled_df: what the spread is worth that the workload's comparisons share, where they share one; sd is the
+            larger of the two, and df is not asked for
     """
     df = n - 1 if df is None else df
     if n < 2 or df <= 0 or not math.isfinite(sd):
@@ -102,7 +140,8 @@ def detectable(
     h = math.log1p(-margin)
     if sd == 0:
         return saving_of(h)
-    k = reach(df, n - 1 if fresh_df is None else fresh_df, adjusted_confidence(CLAIM, alpha_fraction), power)
+    level = adjusted_confidence(CLAIM, alpha_fraction)
+    k = reach(df, n - 1, level, power) if pooled_df is None else reach_with_pool(n - 1, pooled_df, level, power)
     return saving_of(h - k * sd / math.sqrt(n)) if math.isfinite(k) else None
 
 
@@ -128,14 +167,20 @@ def _fewest(chance: Callable[[int], float], power: float) -> int | None:
 
 def _over_spreads(chance: Callable[[float], float], sd: float, df: float) -> float:
     """The mean chance over the true spreads that an sd of so many degrees of freedom leaves possible: sd / S₁."""
+    if sd == 0 or df <= 0 or math.isinf(df):
+        return chance(sd)
+    return math.fsum(weight * chance(sd * stretch) for weight, stretch in _stretches(df))
+
+
+@lru_cache(maxsize=256)
+def _stretches(df: float) -> tuple[tuple[float, float], ...]:
+    """(weight, σ / s) of the true spreads that s leaves possible; the weights add up to 1."""
     import numpy as np
     from scipy.special import chdtri
 
-    if sd == 0 or df <= 0 or math.isinf(df):
-        return chance(sd)
     points, weights = np.polynomial.legendre.leggauss(FEWER_NODES)
-    spreads = sd / np.sqrt(chdtri(df, (points + 1) / 2) / df)
-    return math.fsum(weight / 2 * chance(float(spread)) for spread, weight in zip(spreads, weights, strict=True))
+    stretches = 1 / np.sqrt(chdtri(df, (points + 1) / 2) / df)
+    return tuple(zip((weights / 2).tolist(), stretches.tolist(), strict=True))
 
 
 def blocks_needed(

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from energybench.common.errors import nearest
 from energybench.suite.messages import KeyedError
 from energybench.suite.placeholders import ALWAYS, Value, fill_words, placeholders
 from energybench.suite.quality_source import QualitySourceTable, from_word
@@ -141,7 +142,9 @@ class CommandWorkloadTable(RunTable):
             if name in ALWAYS:
                 raise KeyedError(f"{{{name}}} is energybench's own", f"options.{name}", "give it another name")
             if name not in used:
-                hint = f"write {{{name}}} in the command, or remove it"
+                near = nearest(name, used - {*self.options, *ALWAYS})
+                meant = f"{near} It stands there in braces, and nothing gives a value to it" if near else ""
+                hint = meant or f"write {{{name}}} in the command, or remove it"
                 raise KeyedError(f"the command does not use {{{name}}}", f"options.{name}", hint)
         return self
 

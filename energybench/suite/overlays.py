@@ -14,8 +14,10 @@ from typing import Any
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.limits import too_deep
+from energybench.common.names import known_as
 from energybench.suite.node import Node, single_place
 from energybench.suite.renamed_keys import KeyRenamer
+from energybench.suite.set_hints import entry_meant, place_meant
 from energybench.suite.variants import method_label, toml
 
 OVERLAID = ("trials", "measure", "accept", "workload", "skip")  # what [quick] may change
@@ -178,12 +180,12 @@ def _wrong_override(text: str, message: str, hint: str = "") -> UsageError:
 def override(tree: Node, text: str, renamer: KeyRenamer) -> tuple[Node, list[Problem]]:
     """One `--set workload[NAME].train.epochs=2` merged over the suite; without [NAME], over every entry."""
     try:
-        return _apply_override(tree, _read_override(text, renamer)), []
+        return _apply_override(tree, _read_override(tree, text, renamer)), []
     except UsageError as error:
         return tree, error.problems
 
 
-def _read_override(text: str, renamer: KeyRenamer) -> Override:
+def _read_override(tree: Node, text: str, renamer: KeyRenamer) -> Override:
     """Raises UsageError E206."""
     if len(text) > LONGEST_SET or too_deep(text):
         raise UsageError(Problem("E206", "longer or deeper than any key and its value", f"--set {text[:40]}…"))
@@ -192,7 +194,7 @@ def _read_override(text: str, renamer: KeyRenamer) -> Override:
         raise _wrong_override(text, "expected KEY=VALUE with a dotted key")
     table, entry, rest, written = match.groups()
     if table not in SETTABLE:
-        raise _wrong_override(text, f"'{table}' cannot be set", nearest(table, SETTABLE))
+        raise _wrong_override(text, f"'{table}' cannot be set", place_meant(tree, table, rest, written, SETTABLE))
     if not written:
         raise _wrong_override(text, "no value after the '='")
     try:
@@ -218,13 +220,17 @@ def _apply_override(tree: Node, wanted: Override) -> Node:
         return _merge_key(tree, wanted.table, wanted.tree)
     entries = tree.items(wanted.table)
     names = [entry.text("name") if wanted.table == "workload" else method_label(entry.plain()) for entry in entries]
+    known = [name for name in names if name]
     if not entries:
         raise wanted.wrong(f"this suite has no {wanted.table}")
-    if wanted.entry is not None and wanted.entry not in names:
-        hint = nearest(wanted.entry, [known for known in names if known])
-        raise wanted.wrong(f"no {wanted.table} is named '{wanted.entry}'", hint)
+    chosen = None if wanted.entry is None else known_as(wanted.entry, known)
+    if chosen is not None and chosen not in known:
+        raise wanted.wrong(f"no {wanted.table} is named '{wanted.entry}'", nearest(chosen, known))
+    written = wanted.text.partition("=")[2].strip()
+    if chosen is None and (meant := entry_meant(tree, wanted.table, wanted.keys, written)):
+        raise wanted.wrong(f"'{wanted.keys[0]}' is the name of a {wanted.table}, and no key", meant)
     changed = [
-        _set_entry(entry, wanted.tree) if wanted.entry in (None, name) else entry
+        _set_entry(entry, wanted.tree) if chosen in (None, name) else entry
         for entry, name in zip(entries, names, strict=True)
     ]
     return _with(tree, wanted.table, changed)

@@ -45,7 +45,9 @@ class QualitySourceTable(SuiteTable):
     scale: Scale | None = Field(
         default=None, description='"fraction": 0.948; "percent": 94.8; "units": the metric\'s own'
     )
-    unit: Annotated[str, Field(min_length=1, max_length=40)] | None = Field(default=None, examples=["dB"])
+    unit: Annotated[str, Field(min_length=1, max_length=40)] | None = Field(
+        default=None, examples=["dB"], description="of a metric that is no share, as it is printed"
+    )
     range: Ends | None = Field(default=None, examples=[[0, 1]], description="what lies outside of it decides nothing")
     also: Several[QualitySourceTable] = Field(
         default=(), description="other metrics that are kept, and decide nothing; each needs a metric"

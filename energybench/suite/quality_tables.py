@@ -27,7 +27,7 @@ def _in_units(written: Any) -> bool:
 class QualityTable(SuiteTable):
     """The metric that decides, and the quality margin: how much of it a method may lose."""
 
-    metric: Name = "accuracy"
+    metric: Name = Field(default="accuracy", description="what the task, or the command, reports")
     loses_at_most: Points = Field(
         default="0.5 pp", validate_default=True, description="the quality margin, in points or the metric's own units"
     )
@@ -35,7 +35,9 @@ class QualityTable(SuiteTable):
     scale: Scale | None = Field(
         default=None, description='"fraction": 0.948; "percent": 94.8; "units": the metric\'s own'
     )
-    unit: Annotated[str, Field(min_length=1, max_length=40)] | None = Field(default=None, examples=["dB"])
+    unit: Annotated[str, Field(min_length=1, max_length=40)] | None = Field(
+        default=None, examples=["dB"], description="of a metric that is no share, as it is printed"
+    )
     range: Ends | None = Field(default=None, examples=[[0, 1]], description="what lies outside of it decides nothing")
     also: Several[Name] = Field(default=(), description="further metrics that are kept and shown; they decide nothing")
 
@@ -101,9 +103,11 @@ class WorkloadAcceptTable(SuiteTable):
 class TargetTable(SuiteTable):
     """Also report the cost of reaching this quality: at least so much, or at most where less is better."""
 
-    metric: Name = "accuracy"
-    at_least: Finite | None = Field(default=None, examples=[0.9])
-    at_most: Finite | None = Field(default=None, examples=[0.02])
+    metric: Name = Field(default="accuracy", description="what the task reports")
+    at_least: Finite | None = Field(
+        default=None, examples=[0.9], description="in the metric's own unit: of an accuracy 0.9 is 90 %"
+    )
+    at_most: Finite | None = Field(default=None, examples=[0.02], description="in its place where less is better")
 
     @model_validator(mode="after")
     def _one_side(self) -> TargetTable:

@@ -16,13 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError
+from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, ValidationError
 
 from energybench.common.errors import Problem, SuiteError, in_order, nearest
-from energybench.common.limits import MOST_PROBLEMS, SKIPPED_PAIRS, SUITE_ENTRIES
+from energybench.common.limits import MOST_EPOCHS, MOST_LAYERS, MOST_PROBLEMS, SKIPPED_PAIRS, SUITE_ENTRIES
 from energybench.suite.command_pairing import unlike, unpaired
 from energybench.suite.command_tables import CommandMethodTable, CommandWorkloadTable
-from energybench.suite.messages import FOLDER_NAME, explain, model_name, unfit, untagged
+from energybench.suite.messages import FOLDER_NAME, KeyedError, explain, model_name, unfit, untagged
 from energybench.suite.node import Node
 from energybench.suite.overlays import (
     OVERLAID,
@@ -35,6 +35,7 @@ from energybench.suite.overlays import (
 )
 from energybench.suite.quality_tables import QualityTable
 from energybench.suite.renamed_keys import RENAMED, KeyRenamer, with_old_keys
+from energybench.suite.set_hints import of_one
 from energybench.suite.suite_file import find_suite, read_tree
 from energybench.suite.table import Several, SuiteTable
 from energybench.suite.tables import (
@@ -80,10 +81,19 @@ TaggedMethod = Annotated[
 ]
 
 
+def _whole(value: Any) -> Any:
+    """1.0 and true are equal to 1, and are not the number of a schema."""
+    if type(value) is not int:
+        raise KeyedError("the schema is a whole number, written without a point", "", "schema = 1")
+    return value
+
+
 class Suite(SuiteTable):
     """A suite as it runs: `extends`, the quick overlay and `--set` applied, quantities in SI units."""
 
-    schema_: Literal[1] = Field(alias="schema", description="of this file; there is one so far")
+    schema_: Annotated[Literal[1], BeforeValidator(_whole)] = Field(
+        alias="schema", description="of this file; there is one so far"
+    )
     suite: str = Field(pattern=FOLDER_NAME, examples=["mine"], description="its name, and its folder's in reports/")
     about: str = Field(default="", description="one sentence, at the head of the report")
     trials: TrialsTable = Field(default_factory=TrialsTable)
@@ -99,6 +109,7 @@ class Suite(SuiteTable):
     _text: str = PrivateAttr(default="")
     _stamp: tuple[str, ...] = PrivateAttr(default=())
     _tree: Node = PrivateAttr(default=Node({}, ""))
+    _written: Node = PrivateAttr(default=Node({}, ""))  # before --set and the overlay
 
     @property
     def path(self) -> Path:
@@ -135,6 +146,10 @@ class Suite(SuiteTable):
             if method.get(str(loc[2])) is None:
                 return method.find(("sweep", loc[2])).place
         return self._tree.find(loc).place
+
+    def of_one(self, problems: Iterable[Problem]) -> list[Problem]:
+        """The same, where a --set without brackets is wrong for one entry with how to set another alone."""
+        return of_one(problems, self._written)
 
     def places(self) -> list[tuple[Loc, str]]:
         """(loc, place) of every key, for who has the settings without the file; as `where` says it."""
@@ -241,6 +256,7 @@ def load(
             problems.extend(problem for problem in invalid if problem.where not in reported)
         return base, suite
 
+    written = tree
     whole, quickened = resolve(tree), resolve(apply_quick(tree))  # both, so that --quick never finds new mistakes
     tree, suite = quickened if quick else whole
     problems += [*renamer.problems, *_reference_problems(tree, suite)]
@@ -248,13 +264,19 @@ def load(
     if problems or suite is None:
         stamp = ["quick"] if quick else []
         rest = _salvage(tree)
-        raise InvalidSuite(in_order(problems), None if rest is None else _complete(*rest, path, text, stamp))
+        if rest is not None and suite is None:
+            problems += _too_much_work(rest[1], rest[0])
+        problems = of_one(problems, written)
+        if rest is None or any(problem.code == "E207" for problem in problems):  # it would be expanded to be checked
+            raise InvalidSuite(in_order(problems))
+        raise InvalidSuite(in_order(problems), _complete(*rest, written, path, text, stamp))
     stamp = [*(["quick"] if quick else []), *(f"--set {text}" for text in overrides)]
-    return _complete(suite, tree, path, text, stamp)
+    return _complete(suite, tree, written, path, text, stamp)
 
 
-def _complete(suite: Suite, tree: Node, path: Path, text: str, stamp: list[str]) -> Suite:
-    suite._path, suite._text, suite._tree, suite._stamp = path.absolute(), text, tree, tuple(stamp)
+def _complete(suite: Suite, tree: Node, written: Node, path: Path, text: str, stamp: list[str]) -> Suite:
+    suite._path, suite._text, suite._stamp = path.absolute(), text, tuple(stamp)
+    suite._tree, suite._written = tree, written
     return suite
 
 
@@ -293,7 +315,7 @@ def _too_many(tree: Node) -> list[Problem]:
 
 def _reference_problems(tree: Node, suite: Suite | None) -> list[Problem]:
     """Labels and sweeps; patterns that match nothing; more cells than anyone can mean."""
-    if suite is not None and (too_many := _too_many_trials(tree, suite)):  # first, and without making the variants
+    if suite is not None and (too_many := _too_much_work(tree, suite)):  # first, and without making the variants
         return too_many
     variants, problems = expand(tree)
     problems += _too_many_patterns(tree, variants)
@@ -306,13 +328,37 @@ def _reference_problems(tree: Node, suite: Suite | None) -> list[Problem]:
     return problems
 
 
+def _too_much_work(tree: Node, suite: Suite) -> list[Problem]:
+    """What nobody can mean, seen from the text, before anything is built of it."""
+    return [*_too_many_trials(tree, suite), *_too_many_layers(tree, suite)]
+
+
+def _too_many_layers(tree: Node, suite: Suite) -> Iterator[Problem]:
+    """A model's layers are listed (widths, channels) or counted (`layers`); others are counted as they are built."""
+    for number, workload in enumerate(suite.workloads):
+        for key, value in workload.model.parameters.items() if isinstance(workload, WorkloadTable) else ():
+            count = len(value) if isinstance(value, list) else value if key == "layers" else 0
+            if isinstance(count, int) and count > MOST_LAYERS:
+                message = f"{key}: {counted(count)} layers; at most {MOST_LAYERS:,} are allowed"
+                place = tree.find(["workload", number, "model", key]).place
+                yield Problem("E207", message, place, "fewer layers")
+
+
 def _too_many_trials(tree: Node, suite: Suite) -> list[Problem]:
     variants = variants_of(tree)
-    count = len(suite.workloads) * (1 + suite.trials.twin + variants) * (suite.trials.blocks_max or suite.trials.blocks)
-    if variants > MOST_CELLS or count <= MOST_CELLS:  # `expand` reports more variants than that
+    of_each = (1 + suite.trials.twin + variants) * (suite.trials.blocks_max or suite.trials.blocks)
+    count = len(suite.workloads) * of_each
+    if variants > MOST_CELLS:  # which `expand` reports
         return []
-    message = f"this suite has {counted(count)} trials; at most {MOST_CELLS:,} are allowed"
-    return [Problem("E207", message, tree.find(["trials", "blocks"]).place, "fewer blocks, workloads or sweeps")]
+    place = tree.find(["trials", "blocks"]).place
+    if count > MOST_CELLS:
+        message = f"this suite has {counted(count)} trials; at most {MOST_CELLS:,} are allowed"
+        return [Problem("E207", message, place, "fewer blocks, workloads or sweeps")]
+    epochs = of_each * sum(each.train.epochs for each in suite.workloads if isinstance(each, WorkloadTable))
+    if epochs > MOST_EPOCHS:
+        message = f"the trials of this suite have {counted(epochs)} epochs; at most {MOST_EPOCHS:,} are allowed"
+        return [Problem("E207", message, place, "fewer epochs or blocks")]
+    return []
 
 
 def _too_many_patterns(tree: Node, variants: Sequence[Variant]) -> Iterator[Problem]:

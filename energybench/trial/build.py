@@ -19,6 +19,7 @@ from energybench.trial.control_run import ControlRun
 from energybench.trial.spec import MethodSpec, TrainingSpec
 from energybench.workloads import models
 from energybench.workloads.description import DataDescription
+from energybench.workloads.model_bounds import bounded_models, refuse_too_many
 from energybench.workloads.tasks import task_named
 
 
@@ -78,16 +79,18 @@ def recipe_of(workload: WorkloadTable) -> Recipe:
 def build_model(workload: WorkloadTable, data: DataDescription, base: Path, seed: int) -> torch.nn.Module:
     """The workload's model for samples of the data's shape, on the CPU.
 
-    Raises UsageError E401 for a model that is not known or refuses its parameters.
+    Raises UsageError E401 for a model that is not known or refuses its parameters, E207 for one that is too large.
     """
     torch.manual_seed(stable_seed(seed, "init"))
     use, settings = workload.model.use, workload.model.parameters
-    if discovery.names_file(use):
-        function = discovery.load_function(use, base)
-        known = {"shape": data.shape, "classes": data.classes}
-        model: torch.nn.Module = models.call(function, use, known, settings)
-    else:
-        model = models.build(use, data.shape, data.classes, settings)
+    with bounded_models(use):
+        if discovery.names_file(use):
+            function = discovery.load_function(use, base)
+            known = {"shape": data.shape, "classes": data.classes}
+            model: torch.nn.Module = models.call(function, use, known, settings)
+        else:
+            model = models.build(use, data.shape, data.classes, settings)
+    refuse_too_many(use, sum(1 for _ in model.parameters()))  # copies of layers are not counted as they are made
     models.fix_sizes(model, use, data.shape)
     if workload.train.activation:
         models.activate(model, use, workload.train.activation)

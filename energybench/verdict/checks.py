@@ -19,7 +19,12 @@ CARDS = ("mig", "mps", "foreign_process", "throttled", "temperature", "aliasing"
 LOOKED_AROUND = ("suspended", "second_tracker")
 SINCE_SCHEMA_2 = ("implausible", "other_load", *LOOKED_AROUND)  # nobody looked when records of schema 1 were made
 BY_WEIGHTS = ("weights_changed", "patched", "clock_differs", "same_weights", "outside_work")
-SINCE = {**dict.fromkeys(SINCE_SCHEMA_2, 2), **dict.fromkeys(("unpriced_work", *BY_WEIGHTS), 3)}
+BETWEEN_TRIALS = ("files_found", "cliff")
+SINCE = {
+    **dict.fromkeys(SINCE_SCHEMA_2, 2),
+    **dict.fromkeys(("unpriced_work", *BY_WEIGHTS), 3),
+    **dict.fromkeys(BETWEEN_TRIALS, 4),
+}
 SAMPLED = ("reads_missed", "harness_overhead")
 
 

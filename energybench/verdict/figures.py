@@ -376,3 +376,4 @@ class Summary:
     added: tuple[Added, ...]
     uncounted: tuple[Uncounted, ...] = ()  # of every cell that was counted and called one
     required: tuple[Required, ...] = ()  # of the suite's [[require]]; empty where it has none
+    decide: str = ""  # what to type for as many blocks as would decide what is open; empty where none would

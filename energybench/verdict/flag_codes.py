@@ -44,7 +44,7 @@ class FlagKind:
     raised: str  # "in the trial" or the test's name in flags.py
     sentence: str
     before_3: Severity | None = None
-    said_before_4: str = ""  # where the sentence was another
+    said_before_4: str = ""  # where the sentence was another before schema 4
 
     def of_schema(self, schema: int) -> Severity:
         """What it does to a number of records of this schema."""

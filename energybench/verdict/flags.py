@@ -88,7 +88,8 @@ def _unlike(method: Trial, baseline: Trial) -> Problems:
         settings += [(f"{uuid} {key}", cards[uuid].get(key), others[uuid].get(key)) for key in CARDS_ALIKE]
     for what, of_method, of_baseline in settings:
         if of_method is not None and of_baseline is not None and of_method != of_baseline:
-            yield "unlike", f"{what}: {of_method} against {of_baseline}"
+            remedy = "; write a window called 'train' in both scripts, or in neither" if what == "metered" else ""
+            yield "unlike", f"{what}: {of_method} against {of_baseline}{remedy}"
 
 
 def _warmer(method: Trial, baseline: Trial) -> Problems:
@@ -283,12 +284,14 @@ def check_workload(
     plain_flop: float | None = None,
     counted_flop: float | None = None,
     counted_error_flop: float = 0.0,
+    not_in_ledger: Iterable[str] = (),
     devices: Iterable[str] = (),
     workloads: int = 1,
 ) -> list[Flag]:
     """The machine against itself: the A/A comparison, and plain training's ledger against the counter.
 
-    workloads: of the run, that are compared with themselves
+    not_in_ledger: operators that may hide products and of which the ledger has no FLOPs
+    workloads:     of the run, that are compared with themselves
     """
     problems: list[tuple[str, str]] = []
     if len(set(devices)) > 1:
@@ -301,7 +304,9 @@ def check_workload(
     if plain_flop and counted_flop:
         apart = abs(plain_flop - counted_flop)
         if apart > LEDGER_TOLERANCE * counted_flop + counted_error_flop:
-            problems.append(("ledger_differs", f"{100 * apart / counted_flop:.2f} % apart"))
+            lacking = ", ".join(not_in_ledger)
+            why = f"; the ledger has no formula for {lacking}" if lacking else ""
+            problems.append(("ledger_differs", f"{100 * apart / counted_flop:.2f} % apart{why}"))
     return [Flag(code=code, detail=detail) for code, detail in problems]
 
 

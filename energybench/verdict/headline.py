@@ -34,6 +34,19 @@ def _proven(row: Row, workload: Workload) -> str:
     return f"{outcome} on {workload.name}{at_most}.{caveat}"
 
 
+def _only_cheaper(row: Row, workload: Workload) -> str:
+    """It costs less for sure, which is a saving only where quality is held."""
+    figure = row.measured
+    assert figure is not None
+    saving, baseline = wording.measured(figure), workload.baseline_name
+    if figure.quantity == "energy":
+        outcome = f"takes {saving} less of {wording.whose(figure.scope)} than {baseline}"
+    else:
+        outcome = f"takes {saving} less time than {baseline}"
+    of_quality = "" if row.quality_verdict == "lost" else ", and its quality is open"  # a loss has its own sentence
+    return f"No saving at held quality was proven: {row.method} {outcome} on {workload.name}{of_quality}."
+
+
 def _worse(row: Row, workload: Workload) -> str:
     figure = row.measured
     assert figure is not None
@@ -58,6 +71,9 @@ def headline(workloads: Sequence[Workload]) -> str:
     if not judged:
         return f"{_no_verdict([row for row, _ in compared], workloads)}{losses}"
     worse = [_worse(row, workload) for row, workload in judged if row.verdict in wording.WORSE]
+    cheaper = [(row, workload) for row, workload in judged if row.cost_verdict in wording.BETTER]
+    if cheaper:
+        return " ".join([_only_cheaper(*max(cheaper, key=_strength)), *worse[:1]]) + losses
     return " ".join([f"{_nothing_proven([row for row, _ in judged])}.", *worse[:1]]) + losses
 
 

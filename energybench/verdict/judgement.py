@@ -60,13 +60,17 @@ def _censored(verdict: paired.Verdict, row: Row) -> paired.Verdict:
     return "inconclusive" if of_method or of_baseline else verdict
 
 
-def detectable_rel(change: paired.Paired, accept: Accept) -> float | None:
+def detectable_rel(change: paired.Paired, pooled: paired.Spread | None, accept: Accept) -> float | None:
     """The smallest saving that a fresh run of as many blocks finds four times in five; None with too few of them."""
     if change.n < paired.FEWEST_BLOCKS:
         return None
-    df = change.df
     return power.detectable(
-        change.sd, change.n, accept.margin, df=df, fresh_df=df, alpha_fraction=change.alpha_fraction
+        change.sd,
+        change.n,
+        accept.margin,
+        df=change.df,
+        alpha_fraction=change.alpha_fraction,
+        pooled_df=None if pooled is None else pooled.df,
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from energybench.records.record import RunFile
+from energybench.verdict.figures import Workload
 
 MOST = "--set trials.blocks_max="
 
@@ -27,6 +29,13 @@ def more_blocks(run: RunFile, blocks: int) -> str:
             *(["--set", "trials.looks=[]"] if trials.get("looks") else []),
         ]
     return shlex.join(words)
+
+
+def more_blocks_for(run: RunFile, workloads: Sequence[Workload]) -> str:
+    """The command that decides all that a number of blocks would; empty where nothing is open."""
+    rows = [row for workload in workloads for row in workload.rows]
+    needed = [n for row in rows for n in (row.blocks_needed, row.quality_blocks_needed) if n is not None]
+    return more_blocks(run, max(needed)) if needed else ""
 
 
 def _option(stamp: str) -> list[str]:

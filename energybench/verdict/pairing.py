@@ -235,6 +235,11 @@ def mean_of(values: Iterable[float | None]) -> TrialMean | None:
     return TrialMean(mean, sd, len(known))
 
 
+def most_of(values: Iterable[int | None]) -> int | None:
+    """Of what is known; None of nothing."""
+    return max((value for value in values if value is not None), default=None)
+
+
 Parts = Sequence[Energy]  # of one source and scope in one trial: a figure for each device
 
 

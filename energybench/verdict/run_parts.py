@@ -83,11 +83,12 @@ def _join(parts: list[Part], new: Part) -> None:
             reason = reason or _differs(part, new)
             continue
         again = _repeated(part.records[1], new.records[1])
-        if not again:
+        if not again and part.records[0].run_identity == new.records[0].run_identity:
             parts[index] = _merged(part, new)
             return
         blocks = f"block{'s' * (len(again) != 1)} {', '.join(str(block) for block in again)}"
-        reason = f"it trained {blocks} again; finished runs are not pooled"
+        what = f"it trained {blocks} again" if again else "it is another run of these settings"
+        reason = f"{what}; finished runs are not pooled"
     parts.append(Part(new.folders, new.device, new.key, new.records, reason))
 
 

@@ -18,6 +18,7 @@ from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Accept, Added, Failure, Measured, NotRun, Summary, Uncounted
 from energybench.verdict.headline import busy_note, headline
 from energybench.verdict.interim import Look
+from energybench.verdict.next_steps import more_blocks_for
 from energybench.verdict.overall import over_all
 from energybench.verdict.workload import WorkloadComparison, raised
 
@@ -69,6 +70,7 @@ def summarise(
         added=_added(run, trials, counting_runs, look, examination),
         uncounted=_without_price(counting_runs),
         required=requirements.held(run.resolved.get("require") or (), workloads, look),
+        decide="" if look.next else more_blocks_for(run, workloads),
     )
 
 

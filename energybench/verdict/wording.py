@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from energybench.verdict.pairing import EnergyFigure
 
 NOTHING = "–"
+UNAVAILABLE = f"not{NB}available"
 SHOWS = 0.0005  # of a share: less is 0.0 pp
 FINEST = 6  # decimals, past which two figures are taken for the same
 clean = printable
@@ -97,7 +98,7 @@ def beside(change: float, limit: float, fraction: bool, unit: str = "") -> tuple
     return _apart(lambda value, digits: points(value, fraction, digits, unit), change, limit, decimals)
 
 
-def quality_interval(quality: Quality) -> str:
+def quality_interval(quality: Quality, accepted: bool = True) -> str:
     """ "accuracy −0.5 pp [−0.9, −0.1], −1.0 pp is accepted": in as many decimals as tell each end from what is."""
     ends = [end for end in (quality.bound, quality.best) if end is not None]
     fraction, unit = quality.fraction, quality.unit
@@ -114,7 +115,7 @@ def quality_interval(quality: Quality) -> str:
         scale, digits = (100, 1) if fraction else (1, 3)
         low, high = (number(scale * end, digits if decimals is None else decimals) for end in sorted(ends))
         text += f"{NB}[{low},{NB}{high}]"
-    if quality.limit is None:
+    if quality.limit is None or not accepted:
         return text
     return f"{text}, {points(quality.limit, fraction, decimals, unit)} is accepted"
 
@@ -139,9 +140,12 @@ def quality_word(row: Row) -> str:
     return NOTHING if row.quality_verdict == "no verdict" else row.quality_verdict
 
 
-def realised(value: float | None) -> str:
-    """Measured / estimated."""
-    return NOTHING if value is None else percent(value, 0)
+def realised(row: Row) -> str:
+    """Measured / estimated, where something was saved; a cost, and what may be one, realises nothing."""
+    interval = row.measured.interval if row.measured else None
+    if row.realised_rel is None or interval is None or interval[0] <= 0:
+        return NOTHING
+    return percent(row.realised_rel, 0)
 
 
 PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}  # of powers of 1000
@@ -269,4 +273,47 @@ def counted(row: Row) -> str:
 
 def nominal(value: float | None, row: Row) -> str:
     """An estimate or a count; where none can be had that is said, and the notes say why."""
-    return f"not{NB}available" if value is None and row.unavailable else percent(value)
+    return UNAVAILABLE if value is None and row.unavailable else percent(value)
+
+
+NOMINAL = ("claimed", "estimated", "counted")
+
+
+def nominal_cells(row: Row) -> tuple[str, str, str]:
+    """What the paper, the formulas and the counter say of one row, in the order of NOMINAL."""
+    return percent(row.claimed_rel), nominal(row.estimated_rel, row), counted(row)
+
+
+def nominal_columns(rows: Sequence[Row]) -> list[tuple[tuple[str, ...], list[str]]]:
+    """(titles, cells) of the columns that say what a method saves nominally: one column where they agree in every row.
+
+    What nobody claims, estimates or counts has no column; the notes say why.
+    """
+    columns: list[tuple[tuple[str, ...], list[str]]] = []
+    for title, cells in zip(NOMINAL, zip(*map(nominal_cells, rows), strict=True), strict=True):
+        if all(cell in (NOTHING, UNAVAILABLE) for cell in cells):
+            continue
+        if columns and columns[-1][1] == list(cells):
+            columns[-1] = ((*columns[-1][0], title), columns[-1][1])
+        else:
+            columns.append(((title,), list(cells)))
+    return columns
+
+
+def without_common_prefix(names: Sequence[str]) -> tuple[str, list[str]]:
+    """What all names begin with, as a heading, and what is left of each: "drop[…]", ["rate=0.1", "rate=0.5"].
+
+    It ends at a space, a slash, a colon or a bracket that all names close, and leaves something of each.
+    """
+    columns = list(zip(*names, strict=False)) if len(set(names)) > 1 else []
+    same = next((place for place, letters in enumerate(columns) if len(set(letters)) > 1), len(columns))
+    shared = names[0][:same] if columns else ""
+    for place in range(len(shared), 0, -1):
+        prefix, rest = shared[:place], [name[place:] for name in names]
+        bracket = prefix.endswith("[") and all(part.endswith("]") for part in rest)
+        if bracket:
+            rest = [part[:-1] for part in rest]
+        if not (bracket or prefix[-1] in " /:") or not prefix.strip() or not all(part.strip() for part in rest):
+            continue
+        return f"{prefix}…]" if bracket else f"{prefix.rstrip()} …", rest
+    return "", list(names)

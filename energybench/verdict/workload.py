@@ -139,8 +139,8 @@ class WorkloadComparison:
             energies=pairing.energies(trials),
             quality={name: mean for name, mean in quality.items() if mean},
             data_wait_rel=pairing.mean_of(waits),
-            memory_device_b=_most(t.memory_device_b for t in trials),
-            memory_resident_b=_most(t.memory_resident_b for t in trials),
+            memory_device_b=pairing.most_of(t.memory_device_b for t in trials),
+            memory_resident_b=pairing.most_of(t.memory_resident_b for t in trials),
             counted_flop=self.baseline_counting_run.counted_flop if self.baseline_counting_run else None,
             plain_flop=estimate.plain_flop if estimate else None,
         )
@@ -157,6 +157,7 @@ class WorkloadComparison:
                 plain_flop=estimate.plain_flop if estimate else None,
                 counted_flop=counted.counted_flop if counted else None,
                 counted_error_flop=counted.counted_error_flop if counted else 0.0,
+                not_in_ledger=[name for cell in self.cells.values() for name in cell.not_in_ledger],
                 devices=[trial.device for trial in trials],
                 workloads=len({cell.workload for cell in self.run.cells if cell.role == "twin" and not cell.skipped}),
             ),
@@ -329,7 +330,7 @@ class WorkloadComparison:
             realised_rel=self._realised_rel(row.estimated_rel, change),
             quality=of_quality,
             also=quality.further(self.run, self.name, pairs, self.accept, self.look.alpha_fraction),
-            detectable_rel=judgement.detectable_rel(change, self.accept),
+            detectable_rel=judgement.detectable_rel(change, self.pooled[quantity], self.accept),
             blocks_needed=judgement.blocks_needed(row, change, difference, self.accept),
             quality_blocks_needed=judgement.quality_blocks_needed(row, difference, self.accept),
             explanation=explanations.explain(
@@ -378,7 +379,3 @@ class WorkloadComparison:
     def _waiting_reason(self, row: Row) -> str:
         """Why there is no verdict yet; empty once a look was reached."""
         return "" if self.look.open else interim_notes.waiting(self.look, row.n)
-
-
-def _most(values: Iterable[int | None]) -> int | None:
-    return max((value for value in values if value is not None), default=None)

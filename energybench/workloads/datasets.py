@@ -92,6 +92,8 @@ def prepare(
     if settings.split is not None and (function is not None or use in (*SHIPPED, *TORCHVISION)):
         message = f"'{use}' has a test part of its own, and split is for a folder of images"
         raise UsageError(Problem("E402", message, hint="take it out"))
+    if function is None:
+        _check_options(use, settings.options)
     if function is not None:
         splits, source = _from_user(function, use, settings.options), use
     elif use in SHIPPED:
@@ -166,6 +168,18 @@ def _kept_as(use: str) -> list[Path]:
     return [path for path in list_folder(place) if path.name.casefold() == use.casefold() and os.path.isdir(path)][:1]
 
 
+def _check_options(use: str, options: dict[str, Any]) -> None:
+    """Raises UsageError E402 for one that would change nothing."""
+    taken = () if use in SHIPPED else ("size",)
+    if unknown := [key for key in options if key not in taken]:
+        hint = nearest(unknown[0], taken) or "it takes none"
+        raise UsageError(Problem("E402", f"'{use}' takes no option '{unknown[0]}'", hint=hint))
+    side = options.get("size", 1)
+    if not isinstance(side, int) or isinstance(side, bool) or side < 1:
+        message = f"options.size is {side!r}; expected a whole number of pixels, 1 at least"
+        raise UsageError(Problem("E402", message, hint="size = 64"))
+
+
 def _from_user(function: Callable[..., Any], use: str, options: dict[str, Any]) -> tuple[Split, Split]:
     result = call(function, use, {}, options)
     if not isinstance(result, dict) or set(result) != {"train", "test"}:
@@ -224,7 +238,8 @@ def _not_found(use: str, written: Path) -> Problem:
         if os.path.exists(written):
             return Problem("E402", f"'{use}' is a file, and images are read from a folder", hint="unpack it first")
         here = Path(os.path.expanduser(use)).absolute()
-        hint = nearest(written.name, [path.name for path in list_folder(written.parent) if os.path.isdir(path)])
+        beside = [path for path in list_folder(written.parent) if path.name[0] != "." and os.path.isdir(path)]
+        hint = nearest(written.name, [path.name for path in beside])
         if os.path.isdir(here):
             hint = f'paths are read from the suite\'s folder; the one that you are in has it: use = "{here}"'
         return Problem("E402", f"there is no folder '{use}'", hint=f"looked at {written}; {hint}".removesuffix("; "))

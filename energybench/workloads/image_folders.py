@@ -252,6 +252,8 @@ def _remedy(folder: Path, shown: str, parts: dict[str, str]) -> str:
     """What to type for a folder without the two parts."""
     if "train" in parts:
         return "add split = 0.2, and a fifth of each class of train/ is kept for testing; or add a test/"
+    if folder.name.lower() in ("train", *TEST_NAMES) and holds_parts(folder.parent):
+        return f"it is a part of a set: use the folder that it lies in, {_written(str(Path(shown).parent))}"
     if parts:
         return f"what is trained on belongs in {shown}/train/<class>/"
     if deeper := _one_level_down(folder):
@@ -278,10 +280,15 @@ def _class_folders_hint(folder: Path, shown: str) -> str:
 
 
 def _deeper_hint(shown: str, deeper: str) -> str:
-    """As a suite writes it: below $ENERGYBENCH_DATA without that, else with what makes it a path."""
-    path = f"{shown}/{deeper}".removeprefix("$ENERGYBENCH_DATA/")
-    prefix = "" if path != f"{shown}/{deeper}" or path.startswith(("/", "~", ".")) else "./"
-    return f'the classes are a folder further down: use = "{prefix}{path}"'
+    """Where to look instead."""
+    return f"the classes are a folder further down: {_written(f'{shown}/{deeper}')}"
+
+
+def _written(shown: str) -> str:
+    """As a suite has it: below $ENERGYBENCH_DATA without that, else with what makes it a path."""
+    path = shown.removeprefix("$ENERGYBENCH_DATA/")
+    prefix = "" if path != shown or path.startswith(("/", "~", ".")) else "./"
+    return f'use = "{prefix}{path}"'
 
 
 def _one_level_down(folder: Path) -> str | None:

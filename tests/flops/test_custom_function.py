@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from energybench.flops.counter import Counter
-from energybench.flops.ledger import ledger
+from energybench.flops.ledger import trace
 from energybench.verdict.flags import check_workload
 
 
@@ -77,9 +77,16 @@ def test_that_the_ledger_lacks_them_is_told_and_not_hidden():
     batch = torch.randn(BATCH, 6)
     for custom, codes in ((True, ["ledger_differs"]), (False, [])):
         model = Model(custom)
-        plain = BATCH * sum(line.flop for line in ledger(model, (batch,)))
-        found = check_workload(twin=None, margin=0.01, plain_flop=plain, counted_flop=counted(model, batch))
+        traced = trace(model, (batch,))
+        plain = BATCH * sum(line.flop for line in traced.lines)
+        found = check_workload(
+            twin=None, margin=0.01, plain_flop=plain, counted_flop=counted(model, batch), not_in_ledger=traced.unknown
+        )
         assert [flag.code for flag in found] == codes
         if custom:
             assert plain == 2 * FIRST
-            assert f"{100 * 5 * SECOND / (2 * FIRST + 5 * SECOND):.2f} %" in found[0].detail
+            line = Model.forward.__code__.co_firstlineno + 2
+            assert found[0].detail == (
+                f"{100 * 5 * SECOND / (2 * FIRST + 5 * SECOND):.2f} % apart; "
+                f"the ledger has no formula for Product (test_custom_function.py:{line})"
+            )

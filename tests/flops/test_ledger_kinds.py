@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from flop_models import FunctionModule
+from test_ledger_backward import by_phase
 from test_ledger_growth import in_step, step_flop
 from torch import Tensor, nn
 
 from energybench.flops.ledger import trace
+from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 
 D = 6
 
@@ -218,3 +222,89 @@ def test_grouped_products_are_those_of_their_rows() -> None:
     lines = trace(Grouped(), (torch.randn(11, 16),), batch=32).lines
     gate, first, grouped = 2 * 32 * 16 * 4, 2 * 32 * 16 * 16, 2 * 32 * 16 * 32
     assert in_step(lines, 32) == gate + 2 * first + 3 * grouped
+
+
+# ── what has three operands, four real numbers, or no formula ─────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_bilinear_layer_is_contracted_twice_and_once_for_each_gradient(learns: bool) -> None:
+    """y_o = Σ_lr x_l W_olr z_r. Forward: x W_o, then times z; each of the three gradients sums over two indices."""
+    left, right, out, batch = 3, 4, 5, 7
+    torch.manual_seed(0)
+    model = nn.Bilinear(left, right, out)
+    inputs = torch.randn(batch, left, requires_grad=learns), torch.randn(batch, right)
+    contraction = 2 * batch * out * left * right
+    expected = {FORWARD: contraction + 2 * batch * out * right, WEIGHT_GRADIENT: contraction}
+    assert by_phase(model, *inputs) == expected | ({INPUT_GRADIENT: contraction} if learns else {})
+
+
+@pytest.mark.parametrize("name", ["linear", "matmul", "einsum"])
+def test_a_complex_product_is_four_real_ones(name: str) -> None:
+    calls: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "linear": F.linear,
+        "matmul": lambda x, w: x @ w.mT,
+        "einsum": lambda x, w: torch.einsum("bi,oi->bo", x, w),
+    }
+    function = calls[name]
+    torch.manual_seed(0)
+    model = FunctionModule(lambda x, w: function(x.cfloat(), w).abs(), w=torch.randn(5, D, dtype=torch.cfloat))
+    x = torch.randn(4, D)
+    lines = trace(model, (x,), batch=4).lines
+    assert in_step(lines, 4) == step_flop(model, x) == 2 * (8 * 4 * D * 5)  # forward, dW
+
+
+def test_an_outer_product_that_is_added_sums_only_in_its_gradients() -> None:
+    """M + u vᵀ: du = G v and dv = Gᵀ u, and u is data here."""
+    torch.manual_seed(0)
+    model = FunctionModule(lambda x, v: torch.addr(x.new_zeros(1, 1), x[:, 0], v), v=torch.randn(5))
+    x = torch.randn(4, D)
+    lines = trace(model, (x,), batch=4).lines
+    assert in_step(lines, 4) == step_flop(model, x) == 2 * 4 * 5
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return x @ w
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x, w = ctx.saved_tensors
+        return dy @ w.T, x.T @ dy
+
+
+@torch.library.custom_op("energybench_tests::rotate", mutates_args=())
+def rotate(x: Tensor) -> Tensor:
+    return x.flip(-1)
+
+
+@rotate.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+UNKNOWN: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
+    "exponential": (lambda x, w: x @ torch.matrix_exp(w), "aten.linalg_matrix_exp"),
+    "inverse": (lambda x, w: x @ torch.linalg.inv(w), "aten.linalg_inv"),
+    "Fourier": (lambda x, w: torch.fft.rfft(x @ w).abs(), "aten.fft_rfft"),
+    "custom function": (lambda x, w: Doubled.apply(x, w), "Doubled"),
+    "custom operator": (lambda x, w: x @ rotate(w.detach()) @ w, "energybench_tests.rotate"),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_has_no_formula_in_the_ledger_is_named_with_its_line(name: str) -> None:
+    function, operator = UNKNOWN[name]
+    line = function.__code__.co_firstlineno
+    traced = trace(FunctionModule(function, w=torch.eye(D)), (torch.randn(4, D),))
+    assert traced.unknown == (f"{operator} (test_ledger_kinds.py:{line})",)
+
+
+def test_what_multiplies_no_matrices_has_no_need_of_a_formula() -> None:
+    def function(x: Tensor, w: Tensor) -> Tensor:
+        x = F.normalize(x @ w) / torch.linalg.norm(w) * torch.linalg.vecdot(x, x)[:, None]
+        return F.interpolate(x[None, None], scale_factor=2, mode="bilinear").cumsum(-1).topk(2).values
+
+    assert trace(FunctionModule(function, w=torch.eye(D)), (torch.randn(4, D),)).unknown == ()

@@ -493,3 +493,33 @@ def test_without_a_driver_there_is_a_reason_and_a_remedy() -> None:
     assert raised.value.kind == "absent"
     assert "NVML" in raised.value.reason
     assert "nvidia-smi" in raised.value.remedy
+
+
+# ── a stretch that nobody metered while it ran ────────────────────────────────────────────────────────────────
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    powers=st.lists(st.floats(50, 700), min_size=2, max_size=6),
+    ends=st.tuples(st.floats(0.02, 0.98), st.floats(0.02, 0.98)),
+)
+def test_the_joules_of_a_stretch_inside_a_window_lie_within_their_error_of_the_cards(
+    fake_nvml_library: Path, powers: list[float], ends: tuple[float, float]
+) -> None:
+    """A program in any language writes when its training began and ended; the card's power was sampled meanwhile."""
+    trajectory = [(4.0 * i, power) for i, power in enumerate(powers)]
+    with FakeDriver(fake_nvml_library, [FakeGpu(power=trajectory)], call_s=20e-6) as driver:
+        meter = GpuMeter(open_gpus(), driver.time)
+        whole, began_s, ended_s = measure(driver, 20.0, meter)
+        start_s, stop_s = (began_s + share * (ended_s - began_s) for share in sorted(ends))
+        found = meter.of_stretch(round(start_s * 1e9), round(stop_s * 1e9))
+        energy = next(each for each in found if each.source == "gpu_power_integral")
+        assert channel(whole, "gpu_power_integral").energy_j is not None
+        if energy.energy_j is None:  # too short for its samples, which is said
+            assert stop_s - start_s < 2.0
+            assert energy.reason
+            return
+        true_j = driver.energy_j(0, start_s, stop_s)
+        # A step of power between two samples is seen by the next one: at each end, and where it steps.
+        assert abs(energy.energy_j - true_j) <= (energy.error_j or 0.0) + 700.0 * meter._period_s * (len(powers) + 2)
+        assert all(each.source != "gpu_counter" or each.energy_j is None for each in found)

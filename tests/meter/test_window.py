@@ -301,3 +301,35 @@ def test_the_seconds_so_far_grow_inside_and_stand_still_in_a_pause_and_end_as_th
         window.stop()
         clock.sleep(0.02)
         assert window.elapsed_s() == window.reading().wall_s == pytest.approx(so_far + 0.01)
+
+
+def test_a_stretch_that_somebody_else_timed_has_its_seconds_and_what_sensors_can_say_of_a_part() -> None:
+    """A sensor that keeps its readings gives a figure; one that was read at the ends has none, and says so; what others
+    and this process did meanwhile nobody knows."""
+    kept = Energy(source="rapl", scope="cpu", device="package-0", energy_j=30.0, error_j=1.0)
+    once = Energy(source="gpu_counter", scope="gpu", device="GPU-a", energy_j=500.0, error_j=2.0)
+
+    class AtItsEnds:
+        def start(self) -> None: ...
+
+        def stop(self) -> Reading:
+            return Reading(wall_s=1.0, energy=[once])
+
+    class Kept(AtItsEnds):
+        def stop(self) -> Reading:
+            return Reading(wall_s=1.0, energy=[kept])
+
+        def of_stretch(self, start_ns: int, stop_ns: int) -> list[Energy]:
+            return [kept.model_copy(update={"energy_j": 10.0 * (stop_ns - start_ns) / 1e9})]
+
+    window = Window([AtItsEnds(), Kept()], lambda: None)
+    window.start()
+    window.stop()
+    reading = window.of_stretch(2_000_000_000, 4_500_000_000)
+    assert reading.wall_s == 2.5
+    assert (reading.cpu_s, reading.other_cpu_s, reading.steal_s) == (None, None, None)
+    found = {energy.scope: energy for energy in reading.energy}
+    assert found["cpu"].energy_j == 25.0
+    assert found["gpu"].energy_j is None
+    assert (found["gpu"].source, found["gpu"].device) == ("unavailable", "GPU-a")
+    assert "gpu_counter: the script timed its window itself" in (found["gpu"].reason or "")

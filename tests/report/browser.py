@@ -51,5 +51,13 @@ class Page:
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(file.as_uri())
 
+    def until(self, true: str) -> None:
+        """Waits for an expression; Playwright's own wait evaluates text in the page, which its policy forbids."""
+        for _ in range(250):
+            if self.page.evaluate(true):
+                return
+            self.page.wait_for_timeout(20)
+        raise AssertionError(f"never came true: {true}")
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.page, name)

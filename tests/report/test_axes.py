@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from synthetic import Run
 from traced import example, traced
 
-from energybench.report import axes, canvas
+from energybench.report import axes, canvas, figures_trials
 from energybench.report.figures import album
 from energybench.verdict.summary import summarise
 
@@ -30,14 +30,14 @@ SVG = "{http://www.w3.org/2000/svg}"
     [
         ([1.4, 0.014], True),  # two decades
         ([1.0, 10.0], False),  # one
-        ([1.0, 10**1.5], True),
+        ([1.0, 10.01], True),
         ([0.0, 1e6], False),  # zero has no logarithm
         ([-1.0, 1e6], False),
         ([], False),
         ([5.0], False),
     ],
 )
-def test_an_axis_is_logarithmic_from_one_decade_and_a_half_on_and_never_of_what_is_not_above_0(
+def test_an_axis_is_logarithmic_over_more_than_one_decade_and_never_of_what_is_not_above_0(
     values: list[float], log: bool
 ) -> None:
     assert axes.spans_decades(values) == log
@@ -63,12 +63,16 @@ def test_a_logarithmic_axis_has_ticks_inside_and_no_crowd_of_them(low: float, de
     assert 1 <= len(inside) <= most + 1
 
 
-def curves(run: Run, folder: Path, losses: dict[str, list[float]]) -> str:
+def curves(run: Run, folder: Path, losses: dict[str, list[float]], epoch_s: float | None = None) -> str:
     meta, trials, counting_runs = run.records()
-    trials = [
-        t.model_copy(update={"curve": [{"epoch": float(e), "loss": y} for e, y in enumerate(losses[t.method], 1)]})
-        for t in trials
-    ]
+    curve = {
+        method: [
+            {"epoch": float(e), "loss": y} | ({} if epoch_s is None else {"wall_s": epoch_s * e})
+            for e, y in enumerate(of_method, 1)
+        ]
+        for method, of_method in losses.items()
+    }
+    trials = [t.model_copy(update={"curve": curve[t.method]}) for t in trials]
     found = album(summarise(meta, trials, counting_runs), trials, folder, ["curves"])
     (picture,) = found.pictures
     return picture.svg
@@ -87,6 +91,39 @@ def test_losses_over_two_decades_are_drawn_on_a_logarithm_that_says_so_and_epoch
     for shown in (wide, narrow):
         assert {"1", "2", "3"} <= set(shown)
         assert not {"1.5", "2.5", "1.25"} & set(shown)
+
+
+@pytest.mark.parametrize("losses", [[1.0, 0.1, 0.001], [1.0, 0.8, 0.7]])
+def test_a_loss_stands_as_high_over_seconds_as_over_epochs(tmp_path: Path, losses: list[float]) -> None:
+    every = dict.fromkeys(("baseline", "twin", "m"), losses)
+    picture = ElementTree.fromstring(curves(Run().method("m"), tmp_path, every, epoch_s=0.2))
+    paths = [element.get("d", "") for element in picture.iter(f"{SVG}path")]
+    lines = [re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", path) for path in paths if re.search("[zC]", path) is None]
+    heights = [tuple(round(float(y), 2) for _, y in line) for line in lines if len(line) == 3]
+    heights = [line for line in heights if len(set(line)) > 1]  # less the legend's
+    assert len(heights) == 6  # three cells over epochs and over seconds
+    assert len(set(heights)) == 1, "all of them lost the same"
+
+
+@pytest.mark.parametrize(
+    ("shared", "x", "y"), [([3.0], (1.0, 16.5, 20.0), (1.0, 1 / 3, 1 / 2)), ([3.0, 4.0], (16.5, 22.0), (1 / 3, 1 / 4))]
+)
+def test_a_curve_over_seconds_is_of_the_epochs_that_all_blocks_have_or_else_in_the_order_of_time(
+    shared: list[float], x: tuple[float, ...], y: tuple[float, ...]
+) -> None:
+    trials = Run(blocks=2).method("m").records()[1]
+    epoch_s = {0: 1.0, 1: 10.0}
+    epochs = {0: [1.0, *shared], 1: [2.0, *shared]}
+    trials = [
+        t.model_copy(
+            update={"curve": [{"epoch": e, "wall_s": epoch_s[t.block] * e, "loss": 1 / e} for e in epochs[t.block]]}
+        )
+        for t in trials
+        if t.method == "m"
+    ]
+    (curve,) = figures_trials.curves(trials, "wall_s")
+    assert curve.x == pytest.approx(x)
+    assert curve.y == pytest.approx(y)
 
 
 def test_savings_whose_axis_is_a_logarithm_of_the_cost_say_so(tmp_path: Path) -> None:
@@ -213,6 +250,10 @@ def test_long_names_lose_what_they_share_and_keep_what_tells_them_apart() -> Non
     shown = canvas.distinct([*names, "mezo"], 26)
     assert shown[-1] == "mezo"
     assert all(name.endswith(f"0.{digit}] matched") for name, digit in zip(shown[:3], (2, 5, 7), strict=True))
+    keyed = [f"gradsamp[skip=random:0.{digit},epsilon=0.0001]" for digit in (2, 5)]
+    assert canvas.distinct(keyed, 30) == ["gradsamp[random:0.2,0.0001]", "gradsamp[random:0.5,0.0001]"]
+    of_keys = [f"m[{key}={'1' * 30}]" for key in ("alpha", "beta")]  # which differ in nothing but a key
+    assert all(key in name for key, name in zip(("alpha", "beta"), canvas.distinct(of_keys, 45), strict=True))
     heads = canvas.distinct(["alpha" + "x" * 50, "beta" + "x" * 50], 26)
     assert heads[0].startswith("alpha")
     assert heads[1].startswith("beta")

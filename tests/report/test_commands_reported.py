@@ -45,7 +45,7 @@ def records(
 
 def screen(summary: Summary, width: int = 120) -> str:
     out = io.StringIO()
-    render(summary, Console(file=out, width=width))
+    render(summary, Console(file=out, width=width), verbose=True)
     return out.getvalue()
 
 

@@ -151,7 +151,7 @@ def test_what_run_tells_to_type_for_more_means_that_run() -> None:
             assert (program, verb) == ("energybench", "report")
             assert newest.folders([w for w in words if not w.startswith("-")], lambda text: None) == [folder]
             assert report(*words).exit_code == 0
-    assert newest.commands(by_default) == ["energybench report 'my suite' --html"]
+    assert newest.commands(by_default) == ["energybench report 'my suite' -v", "energybench report 'my suite' --html"]
 
 
 def test_a_run_that_lies_elsewhere_may_be_linked_below_reports(tmp_path: Path) -> None:

@@ -296,7 +296,8 @@ CONTRAST = """() => {
     const bad = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     for (let node = walker.nextNode(); node; node = walker.nextNode()) {
         const element = node.parentElement;
-        if (!node.textContent.trim() || !element.getClientRects().length || element.closest("script, style, title")) continue;
+        if (!node.textContent.trim() || !element.getClientRects().length) continue;
+        if (element.closest("script, style, title")) continue;
         const style = getComputedStyle(element), inPicture = element.closest("[data-picture] svg");
         const front = light(parse(inPicture ? style.fill : style.color)), back = light(ground(element));
         const ratio = (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);
@@ -350,12 +351,32 @@ def test_verdict_measured_and_quality_are_on_the_first_screen_and_the_page_never
     silent(opened, file)
     assert opened.evaluate("document.documentElement.scrollWidth") == screen["viewport"]["width"]
     heads = opened.evaluate("[...document.querySelectorAll('#methods thead th')].map(cell => cell.textContent)")
+    first = [head.split()[0] for head in heads if head != "workload"][:3]
+    assert first == ["method", "verdict", "measured"]  # before whatever was promised
     verdict, measured = heads.index("verdict"), next(i for i, h in enumerate(heads) if h.startswith("measured"))
-    assert verdict < measured < heads.index("claimed")
     quality = next(i for i, head in enumerate(heads) if head.endswith("Δ"))
+    assert quality == measured + 1
     for column in (verdict, measured, quality):
         assert on_first_screen(opened, f"#methods tbody tr > :nth-child({column + 1})"), heads[column]
     assert opened.evaluate(CONTRAST) == []
+
+
+def test_beside_each_change_of_quality_stands_whether_it_is_held(browser: Any, tmp_path: Path) -> None:
+    run = Run(noise=0.02, quality_noise=0.001, sensors=(GPU,), blocks=5)
+    run.method("good", energy=0.5).method("bad", energy=0.5, quality=-0.2)
+    opened = Page(browser, written(run, tmp_path))
+    heads = opened.evaluate("[...document.querySelectorAll('#methods thead th')].map(cell => cell.textContent)")
+    at = 1 + next(i for i, head in enumerate(heads) if head.endswith("Δ"))
+    for row, word in ((1, "held"), (2, "lost")):
+        assert opened.inner_text(f"#methods tbody tr:nth-child({row}) > :nth-child({at})").endswith(f"\u00a0{word}")
+    assert opened.locator("#methods tbody .lost").count() == 1
+
+
+def test_the_contents_say_where_one_is_from_the_start_to_the_end(browser: Any, long: Path) -> None:
+    opened = Page(browser, long, viewport={"width": 390, "height": 300})  # which the header fills
+    opened.until("document.querySelector('nav a[aria-current]')?.hash === '#results'")
+    opened.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    opened.until("document.querySelector('nav a[aria-current]')?.hash === '#again'")
 
 
 def test_the_contents_stay_and_every_link_of_them_leads_to_a_section(
@@ -375,7 +396,7 @@ def test_the_contents_stay_and_every_link_of_them_leads_to_a_section(
         assert bar["top"] == 0  # at the top, wherever one reads
         at_the_end = opened.evaluate("innerHeight + scrollY >= document.documentElement.scrollHeight - 2")
         assert bar["height"] - 1 <= top < screen["viewport"]["height"] / 3 or at_the_end
-    opened.wait_for_function("document.querySelector('nav a[aria-current]')?.hash === '" + links[2] + "'")
+    opened.until("document.querySelector('nav a[aria-current]')?.hash === '" + links[2] + "'")
     seen = opened.evaluate(
         "(() => { const bar = document.querySelector('nav').getBoundingClientRect(),"
         " link = document.querySelector('nav a[aria-current]').getBoundingClientRect();"
@@ -389,7 +410,7 @@ def test_a_method_in_the_table_leads_to_what_is_said_of_it_and_opens_it(browser:
     link = opened.locator("#methods tbody th a").first
     name = link.text_content()
     link.click()
-    opened.wait_for_function("document.querySelector(location.hash).open")
+    opened.until("document.querySelector(location.hash).open")
     assert opened.locator("details:target summary strong").text_content() == name
     assert opened.locator("details:target li").first.is_visible()
 
@@ -458,7 +479,7 @@ def test_the_index_of_a_site_filters_sorts_and_leads_to_a_method_on_a_phone(brow
     shown = opened.locator("#methods tbody tr:not([hidden]) th a")
     assert shown.all_text_contents() == ["half"]
     shown.first.click()
-    opened.wait_for_function("document.documentElement.dataset.ready && document.querySelector('details:target').open")
+    opened.until("document.documentElement.dataset.ready && document.querySelector('details:target').open")
     assert opened.locator("details:target summary strong").text_content() == "half"
     opened.locator("nav a", has_text="All runs").click()
     assert opened.title().startswith("All runs")

@@ -134,14 +134,14 @@ def test_a_run_goes_on_until_cost_and_quality_are_both_decided() -> None:
 def test_the_narrowest_terminal_says_whether_quality_was_lost(width: int) -> None:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     terminal.render(of(reaching(0.062, 0.065, 0.059)), console)
-    table = console.file.getvalue().split("• ")[0].partition("Plain training")[2]  # type: ignore[attr-defined]
-    assert "lost" in table.split("verdict")[-1] or "quality: lost" in " ".join(table.split())
+    table = console.file.getvalue().split("• ")[0].partition("verdict")[2]  # type: ignore[attr-defined]
+    assert "lost" in table.split("───")[-1] or "quality: lost" in " ".join(table.split())
 
 
 def test_every_page_has_the_verdict_on_quality() -> None:
     summary = of(reaching(0.062, 0.065, 0.059, time=1.5))
     page = markdown(summary)
-    head = next(line for line in page.splitlines() if line.startswith("| Method | claimed"))
+    head = next(line for line in page.splitlines() if line.startswith("| Method | verdict"))
     line = next(line for line in page.splitlines() if line.startswith("| [it]"))
     titles, cells = ([cell.strip() for cell in text.split("|")] for text in (head, line))
     assert cells[titles.index("quality")] == "**lost**"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
-from synthetic import GPU, Run, Truth
+from synthetic import GPU, Run, Truth, merge
 
+from energybench.records.reader import read_folder
 from energybench.records.record import Claim
 from energybench.report.terminal import fold, partial, render, wrap
 from energybench.verdict import sentences, wording
@@ -36,8 +38,12 @@ def printed(summary: Summary, width: int, show: object = render) -> str:
     return console.export_text()
 
 
+def everything(summary: Summary, console: Console) -> None:
+    render(summary, console, verbose=True)
+
+
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("show", [render, partial])
+@pytest.mark.parametrize("show", [render, everything, partial])
 def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(width: int, show: object) -> None:
     text = printed(example(), width, show)
     assert "…" not in text
@@ -59,7 +65,7 @@ def test_every_measured_figure_and_verdict_is_whole_on_its_line_at_any_width(
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_figure_in_the_notes_is_whole_on_its_line(width: int) -> None:
     summary = example(sensors=(GPU,))
-    text = printed(summary, width)
+    text = printed(summary, width, everything)
     for row in summary.workloads[0].rows:
         for note in sentences.notes(row, "accuracy"):
             assert all(wording.plain(figure) in text for figure in note.split(" ") if wording.NB in figure)
@@ -72,12 +78,11 @@ def test_a_column_is_shown_whole_or_not_at_all(width: int) -> None:
     table = text[text.index("Method") : text.index("• ")]
     columns = {
         "claimed": [wording.percent(r.claimed_rel) for r in summary.workloads[0].rows],
-        "estimated": [wording.percent(r.estimated_rel) for r in summary.workloads[0].rows],
         "counted": [wording.percent(r.counted_rel) for r in summary.workloads[0].rows],
-        "realised": [wording.realised(r.realised_rel) for r in summary.workloads[0].rows],
+        "realised": [wording.realised(r) for r in summary.workloads[0].rows],
         "accuracy Δ": [wording.quality_change(r.quality) for r in summary.workloads[0].rows],
     }
-    shown = table.splitlines()[0]
+    shown = " ".join(" ".join(text[: text.index("───")].splitlines()[-2:]).split())
     for title, cells in columns.items():
         if title in shown:
             assert all(wording.plain(cell) in table for cell in cells)
@@ -85,16 +90,101 @@ def test_a_column_is_shown_whole_or_not_at_all(width: int) -> None:
             assert title in " ".join(text[text.index("Left out at this width") :].split())
 
 
+def head(text: str) -> str:
+    return text[: text.index("───")].split("\n\n")[-1]
+
+
 def test_a_wide_terminal_shows_every_column_and_a_narrow_one_fewer() -> None:
     def shown(width: int) -> int:
-        text = printed(example(), width)
-        head = next(line for line in text.splitlines() if line.startswith("Method"))
-        return sum(title in head for title in ("claimed", "estimated", "counted", "realised", "Δ", "verdict"))
+        return sum(title in head(printed(example(), width)) for title in TITLES)
 
     counts = [shown(width) for width in WIDTHS]
     assert counts == sorted(counts)
-    assert counts[-1] == 6
-    assert counts[0] < 6
+    assert counts[-1] == len(TITLES)
+    assert counts[0] < len(TITLES)
+
+
+TITLES = ["verdict", "measured", "quality", "accuracy Δ", "claimed", "estimated", "counted", "realised"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_verdict_measured_and_quality_come_first_at_every_width(width: int) -> None:
+    above, below = head(printed(example(), width)).splitlines()[-2:]
+    places = {title: max(above.find(title), below.find(title)) for title in TITLES}
+    assert 0 < places["verdict"] < places["measured"] < places["quality"]
+    rest = [places[title] for title in TITLES[3:] if places[title] >= 0]
+    assert all(place > places["quality"] for place in rest)
+
+
+def test_an_estimate_that_the_counter_confirms_in_every_row_has_one_column_with_it() -> None:
+    one = Run().method("half", time=0.7, flop=0.5).method("third", time=0.7, flop=0.3)
+    assert re.search(r"estimated +\n.*= counted", head(printed(summarise(*one.records()), 140)))
+    two = Run().method("half", time=0.7, flop=0.5).method("third", time=0.7, flop=0.3, estimate=0.4)
+    assert "= counted" not in head(printed(summarise(*two.records()), 140))
+
+
+def test_what_nobody_claims_has_no_column_and_what_saves_nothing_realises_nothing() -> None:
+    run = Run().method("half", time=0.5, flop=0.5).method("dear", time=2.0, flop=0.9)
+    summary = summarise(*run.records())
+    assert "claimed" not in head(printed(summary, 200))
+    assert [wording.realised(row) for row in summary.workloads[0].rows] == ["100\u00a0%", wording.NOTHING]
+
+
+def test_names_that_begin_alike_say_it_once_above_them() -> None:
+    run = Run().method("drop[rate=0.1]", time=0.9).method("drop[rate=0.5]", time=0.7)
+    table = printed(summarise(*run.records()), 100).split("• ")[0]
+    assert table.count("drop") == 2  # of the headline, and above the names
+    assert "drop[…]" in table
+    assert re.search(r"^rate=0.1 +faster", table, re.M)
+
+
+@pytest.mark.parametrize(
+    ("names", "heading", "rest"),
+    [
+        (["a b", "a c"], "a …", ["b", "c"]),
+        (["m[x=1]", "m[x=2]"], "m[…]", ["x=1", "x=2"]),
+        (["m[x=1]", "m[x=2]+n"], "", ["m[x=1]", "m[x=2]+n"]),
+        (["ssprop", "ssprop+dropout"], "", ["ssprop", "ssprop+dropout"]),
+        (["a ", "a b"], "", ["a ", "a b"]),
+        (["alone in here"], "", ["alone in here"]),
+        (["same x", "same x"], "", ["same x", "same x"]),
+        ([], "", []),
+    ],
+)
+def test_a_common_beginning_ends_at_a_separator_and_leaves_something(names, heading, rest) -> None:
+    assert wording.without_common_prefix(names) == (heading, rest)
+
+
+QUICK = Path(__file__).parents[2] / "reports" / "quick"
+
+
+@pytest.mark.parametrize("folder", sorted(file.parent for file in QUICK.glob("*/run.json")), ids=str)
+def test_quicks_report_is_one_screen_and_ends_with_what_fired(folder: Path) -> None:
+    lines = printed(summarise(*read_folder(folder)), 80).splitlines()
+    assert len(lines) <= 40
+    assert re.search(r"\d+ (other )?checks clear", lines[-1])
+
+
+def test_what_stands_behind_a_figure_is_told_when_it_is_asked_for_and_not_before() -> None:
+    summary = example()
+    short, long = printed(summary, 100), printed(summary, 100, everything)
+    for told in ("Plain training: 3 blocks", "Claimed by: Table 4"):
+        assert told in " ".join(long.split())
+        assert told not in " ".join(short.split())
+    assert len(short.splitlines()) < len(long.splitlines())
+
+
+def test_several_workloads_share_one_table_and_each_method_has_one_sentence() -> None:
+    first = Run(workload="one", noise=0.001).method("half", time=0.5).method("dear", time=2.0)
+    second = Run(workload="two", noise=0.001).method("half", time=1.0).method("dear", time=2.0)
+    text = printed(summarise(*merge(first, second)), 100)
+    assert text.count("verdict") == 1
+    assert re.search(r"^one *$", text, re.M)
+    assert re.search(r"^  half  +faster", text, re.M)
+    sentences_told = re.findall(r"^• (\w+): (.*)$", text, re.M)
+    assert [method for method, _ in sentences_told] == ["half", "dear"]
+    assert sentences_told[0][1].startswith("faster on one; no difference on two; quality held on both workloads")
+    assert sentences_told[1][1].startswith("slower on both workloads")
 
 
 def test_the_headline_comes_first_and_modelled_energy_is_named_on_the_first_screen() -> None:

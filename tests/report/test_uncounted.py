@@ -28,7 +28,7 @@ def of(calls: dict[str, int], method: str = "half", **changes: Any) -> Summary:
 
 def printed(summary: Summary) -> str:
     console = Console(file=io.StringIO(), width=200)
-    terminal.render(summary, console)
+    terminal.render(summary, console, verbose=True)
     return console.file.getvalue().replace("\u00a0", " ")  # type: ignore[attr-defined]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import light
 import pytest
 from command_line import energybench
 from rich.console import Console
@@ -73,6 +74,13 @@ def quiet() -> Callable[[], Progress]:
         return Console(file=io.StringIO(), **options)
 
     return lambda: Progress(silent(), silent(), quiet=True)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with the suite of a light run."""
+    (tmp_path / "light.toml").write_text(light.SUITE)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

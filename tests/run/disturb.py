@@ -82,7 +82,8 @@ def deleted(run: Path, place: Path, chance: random.Random) -> Disturbed:
     """As `rm -r` does it, but at once: the name first."""
     aside = place / "aside"
     os.rename(run, aside)
-    shutil.rmtree(aside)
+    while aside.exists():  # the run writes into it meanwhile, until it sees
+        shutil.rmtree(aside, ignore_errors=True)
     return Disturbed(absent=run, all_gone=True)
 
 
@@ -91,8 +92,15 @@ def record_deleted(run: Path, place: Path, chance: random.Random) -> Disturbed:
     if not records:
         raise FileNotFoundError
     victim = chance.choice(records)
+    content = victim.read_bytes()
     victim.unlink()
-    return Disturbed(victim=victim.stem)
+
+    def undo() -> None:
+        """Where the run was closed already when it was deleted: no run can see that."""
+        if json.loads((run / "run.json").read_text())["finished"]:
+            victim.write_bytes(content)
+
+    return Disturbed(victim=victim.stem, undo=undo)
 
 
 def record_of_another_run(run: Path, place: Path, chance: random.Random) -> Disturbed:

@@ -111,7 +111,7 @@ def failing(tmp_path_factory: pytest.TempPathFactory, marker: str) -> Done:
     home = home_of(tmp_path_factory.mktemp("commands"), plain + tables)
     (home / "gone.sh").write_text("#!/nowhere/interpreter\n")  # found when planned, not startable when run
     (home / "gone.sh").chmod(0o755)
-    return ran(home, MARKER=marker)
+    return ran(home, "--keep-going", MARKER=marker)
 
 
 def by_method(done: Done) -> dict[str, Trial]:
@@ -160,7 +160,7 @@ def test_no_record_of_a_command_has_an_estimate_or_a_witness(failing: Done):
 def test_a_command_knows_its_seed_block_and_trial(tmp_path: Path):
     tables = """[[workload]]
 name = "w"
-command = "python fine.py {seed} --out out/{trial} {block} {unknown}"
+command = "python fine.py {seed} --out out/{trial} {block} {{unknown}} ${unknown}"
 quality = { from = "json" }
 """
     done = ran(home_of(tmp_path, tables, blocks=2), "--set", "trials.seed=40")
@@ -170,7 +170,7 @@ quality = { from = "json" }
         told = json.loads(log.splitlines()[1])
         assert (told["seed"], told["block"], told["trial"]) == (str(40 + trial.block), str(trial.block), trial.trial)
         seed = str(40 + trial.block)
-        assert told["argv"] == [seed, "--out", f"out/{trial.trial}", str(trial.block), "{unknown}"]
+        assert told["argv"] == [seed, "--out", f"out/{trial.trial}", str(trial.block), "{unknown}", "${unknown}"]
         assert told["threads"] == "1"
         assert trial.settings["command"][2] == seed
         assert trial.seed == 40 + trial.block
@@ -192,7 +192,7 @@ command = { printed = "sh stops.sh", written = "sh file.sh 80" }
 name = "lazy"
 command = { written = "true" }
 """
-    done = ran(home_of(tmp_path, tables))
+    done = ran(home_of(tmp_path, tables), "--keep-going")
     found = {(t.workload, t.method): t for t in contents(done.folder)[1].values()}
     assert found["printed", "baseline"].quality == {"accuracy": 0.75}
     assert (found["printed", "other"].status, found["printed", "other"].reason) == (
@@ -225,7 +225,7 @@ command = "python fine.py"
     )
     (home / "half.py").write_text(SCRIPTS["window.py"].replace("FLOP", "5e9"))
     (home / "window.py").write_text(SCRIPTS["window.py"].replace("FLOP", "1e10"))
-    done = ran(home)
+    done = ran(home, "--keep-going")
     trials = {t.method: t for t in contents(done.folder)[1].values() if t.block == 0}
     plain = trials["baseline"]
     assert plain.train is not None
@@ -360,7 +360,7 @@ use = "nothing"
         ("fine.py", "E421", "python fine.py"),
         ("shell.sh", "E421", "./shell.sh"),
         ("./shell.sh", "E421", "chmod +x ./shell.sh"),
-        ("SEED=1 python fine.py", "E421", "env NAME=value"),
+        ("SEED=1 python fine.py", "E421", 'env = { SEED = "value" }'),
         ("python fien.py", "E422", "did you mean 'fine.py'?"),
     ],
 )

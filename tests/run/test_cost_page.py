@@ -163,4 +163,5 @@ train = { epochs = 1, lr = 0.1 }
     (baseline,) = found["cells"]
     assert baseline["baseline_flop"] == 32 * 2 * 2 * 64 * 16
     assert baseline["counted_flop"] == 32 * (2 * 2 * 64 * 16 + 3 * 2 * 16 * 10)
-    assert any("ledger and counter are" in note and "apart" in note for note in found["notes"])
+    assert baseline["not_in_ledger"] == ["Hidden (own.py:19)"]
+    assert any("apart; the ledger has no formula for Hidden (own.py:19)" in note for note in found["notes"])

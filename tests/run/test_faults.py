@@ -23,115 +23,15 @@ from pathlib import Path
 import light
 import psutil
 import pytest
-from command_line import PATIENCE_S, Forked, energybench
+from command_line import PATIENCE_S, energybench
 from faults import fault
+from light_runs import HELD, ORDER, command, finish, held_at, records, release, run, runs, server_of, told
 from tiny_runs import contents, only_run, processes_with, wait_for, write_suite
 
 from energybench.records.reader import read_folder
-from energybench.records.record import Cell, Trial
-from energybench.runner import schedule
 
 pytestmark = pytest.mark.slow
-
-ORDER = [
-    slot.trial
-    for slot in schedule.missing(
-        [
-            Cell(workload="w", method=m, role=r)
-            for m, r in (("baseline", "baseline"), ("twin", "twin"), ("mine", "method"))  # type: ignore[arg-type]
-        ],
-        light.BLOCKS,
-        light.SEED,
-        [],
-        0,
-    )
-]
-HELD = ORDER[4]  # in the second block
-SCRIPT = str(Path(light.__file__))
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    (tmp_path / "light.toml").write_text(light.SUITE)
-    return tmp_path
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, SCRIPT, "light.toml", *map(str, arguments)]
-
-
-def start(place: Path, *arguments: str | Path, **environment: str) -> subprocess.Popen[str] | Forked:
-    """A light run under way; a fresh interpreter where its environment says more than where it is."""
-    if not environment:
-        words = ["light.toml", *map(str, arguments)]
-        return Forked(words, cwd=place, env=light.environment(), program=SCRIPT)
-    return subprocess.Popen(
-        command(*arguments),
-        cwd=place,
-        env=light.environment(**environment),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-
-
-def run(place: Path, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    running = start(place, *arguments, **environment)
-    out, err = running.communicate(timeout=PATIENCE_S)
-    assert running.returncode is not None
-    return subprocess.CompletedProcess(running.args, running.returncode, out, err)
-
-
-def held_at(place: Path, trial: str, **environment: str) -> subprocess.Popen[str] | Forked:
-    """A run that waits inside this trial."""
-    (place / "hold").write_text(trial)
-    running = start(place, **environment)
-    wait_for(lambda: (place / "held").exists() or running.poll() is not None)
-    assert running.poll() is None, running.communicate()
-    return running
-
-
-def server_of(run: int) -> psutil.Process:
-    """That of its children which has started something: the other one only keeps a list."""
-    (server,) = [child for child in psutil.Process(run).children() if child.children()]
-    return server
-
-
-def release(place: Path) -> None:
-    (place / "hold").unlink()
-    (place / "held").unlink()
-
-
-def runs(place: Path) -> list[Path]:
-    return sorted(file.parent for file in (place / "reports/light").glob("*/run.json"))
-
-
-def records(place: Path) -> dict[str, bytes]:
-    return {file.stem: file.read_bytes() for folder in runs(place) for file in (folder / "records").iterdir()}
-
-
-def told(text: str, code: str) -> str:
-    """The message with this code and its hint; there is no trace."""
-    assert "Traceback" not in text, text
-    assert f"error[{code}]" in text, text
-    return text[text.index(f"error[{code}]") :]
-
-
-def finish(place: Path, before: dict[str, bytes]) -> list[Trial]:
-    """The same command continues, in the same folder, and touches nothing of before."""
-    done = run(place)
-    assert done.returncode == 0, done.stderr
-    (folder,) = runs(place)
-    after = records(place)
-    assert all(after[name] == content for name, content in before.items())
-    found, trials, _ = read_folder(folder)
-    assert found.finished
-    wanted = {(block, method) for block in range(light.BLOCKS) for method in light.METHODS}
-    assert {(t.block, t.method) for t in trials if t.status == "ok"} == wanted
-    assert not [file for file in folder.rglob("*") if file.suffix == ".part" or file.name == ".lock"]
-    return trials
-
+ROOT = Path(__file__).resolve().parents[2]
 
 # ── stopped ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -493,7 +393,7 @@ def test_a_table_that_finds_no_room_is_told(place: Path) -> None:
 
 # ── the clock ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-BACKWARDS = '''"""A clock that runs backwards, in every process alike."""
+BACKWARDS = '''
 import datetime, sys, time
 from importlib.machinery import PathFinder
 
@@ -514,32 +414,44 @@ class Finder:
         spec = PathFinder.find_spec(name, path) if name.startswith("energybench") else None
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
-            spec.loader.exec_module = lambda module: (load(module), vars(module).update(give(module)))
+            spec.loader.exec_module = lambda module: (load(module), give(module))
         return spec
 
 
 def give(module):
-    return {"datetime": Backwards} if vars(module).get("datetime") is datetime.datetime else {}
+    if vars(module).get("datetime") is datetime.datetime:
+        module.datetime = Backwards
 
 
 sys.meta_path.insert(0, Finder())
+for name in [name for name in sys.modules if name.startswith("energybench")]:
+    give(sys.modules[name])
 '''
 
 
 @fault("clock step")
 def test_a_clock_that_runs_backwards_moves_no_duration(tmp_path: Path) -> None:
-    """A real run, with torch: every process of it sees the wall clock fall."""
-    (tmp_path / "sitecustomize.py").write_text(BACKWARDS)
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    """A real run, with torch, whose own process sees the wall clock fall. (A trial whose code replaces the clock is
+    invalid.)"""
     suite = write_suite(tmp_path, '\n[[method]]\nuse = "dropout"\n', blocks=2)
     began = time.monotonic()
-    done = energybench("run", suite, cwd=tmp_path, PYTHONPATH=path)
+    program = f"{BACKWARDS}\nfrom energybench.cli import main\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "run", str(suite)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
     took_s = time.monotonic() - began
     assert done.returncode == 0, done.stderr
     found, trials, _ = contents(only_run(tmp_path))
     assert found.finished
-    stamps = [t.started_at for t in sorted(trials.values(), key=lambda t: (t.block, t.position))]
-    assert stamps[0] > stamps[-1]  # it did fall
+    (call,) = found.invocations
+    assert call.ended_at is not None
+    assert call.started_at > call.ended_at  # it did fall
     for trial in trials.values():
         for name, reading in trial.phases.items():
             assert 0 <= reading.wall_s <= took_s, (trial.trial, name)

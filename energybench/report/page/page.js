@@ -51,7 +51,9 @@ for (const link of document.querySelectorAll("nav a")) {
 const seen = new Set();
 const follow = new IntersectionObserver(entries => {
   for (const entry of entries) seen[entry.isIntersecting ? "add" : "delete"](entry.target);
-  const first = [...links.keys()].find(section => seen.has(section));
+  let first = [...links.keys()].find(section => seen.has(section));
+  if (!first && document.querySelector("nav a[aria-current]")) return;  // between two: still in the one before
+  first ||= [...links.keys()][0];
   for (const [section, link] of links) {
     if (section !== first) { link.removeAttribute("aria-current"); continue; }
     link.setAttribute("aria-current", "true");
