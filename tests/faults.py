@@ -43,6 +43,13 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
             "130",
         ),
         Fault(
+            "interrupted turns",
+            "Ctrl-C while trials take turns",
+            "The one whose turn it is and those that rest, stopped, are all ended. None of the group has a record yet, "
+            "and the group is repeated.",
+            "130",
+        ),
+        Fault(
             "sigterm",
             "SIGTERM from a scheduler, to the run or to all its processes",
             "As Ctrl-C. A file that is being written is finished first.",
@@ -406,6 +413,14 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
             "It raises, exits, diverges, or its process dies",
             "Recorded with its reason and, where there is one, its line; its output is kept in `logs/`. The "
             "others go on.",
+            "3",
+            "nothing; the report names each failure",
+        ),
+        Fault(
+            "one of a group",
+            "It does any of this while it takes turns with others",
+            "Its turns are over. The others of its group train on, with the same weights to the bit as alone; its "
+            "limit counts its own seconds.",
             "3",
             "nothing; the report names each failure",
         ),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energybench.suite import suite
-from energybench.suite.command_tables import fill
+from energybench.suite.command_tables import fill, shell_operator
 from energybench.suite.placeholders import placeholders
 from energybench.suite.suite import SuiteError
 
@@ -261,3 +261,22 @@ def test_only_known_names_in_braces_are_replaced():
     assert fill("awk '{print $1}' {file} {n}", {"file": "a b", "n": 0.5}) == ["awk", "{print $1}", "a b", "0.5"]
     assert fill("x {flag}", {"flag": True}) == ["x", "true"]
     assert placeholders("{a} {b_1} {} {not one}") == {"a", "b_1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "operator"),
+    [
+        ("a; b", ";"),
+        ("a&&b", "&&"),
+        ("a | b", "|"),
+        ("a 2>&1", "2>&1"),
+        ("a >out", ">"),
+        ("a 'b; c' \"d | e\"", None),
+        ("python -c 'print(1 > 0)'", None),
+        ("grep ';' file", None),
+        ("find . -exec echo {} \\;", None),
+        ('a "b \\" ; c"', None),
+    ],
+)
+def test_a_shells_operator_is_one_where_no_quotation_holds_it(text: str, operator: str | None) -> None:
+    assert shell_operator(text) == operator

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from energybench.records.record import Budget, Cell, Role, Trial
-from energybench.runner.schedule import Slot, missing, order
+from energybench.records.record import Budget, Cell, Role, Trial, Turns
+from energybench.runner.schedule import ORDER_SEED, Slot, draw_order_seed, missing, order
 
 
 def cell(method: str, role: Role = "method", workload: str = "w", **more: object) -> Cell:
@@ -43,6 +44,7 @@ def trial(slot: Slot, status: str = "ok") -> Trial:
         invocation=slot.invocation,
         position=slot.position,
         status=status,
+        turns=Turns(group=slot.group) if slot.group else None,
         digest="",
         started_at="",
         budget=Budget(steps=6, planned_steps=6 if c.method == "m1" else 12, paid_rel=0.5),
@@ -103,6 +105,55 @@ def test_a_blocks_order_does_not_depend_on_the_global_random_state_or_other_bloc
 def test_orders_differ_between_blocks(seed: int) -> None:
     # 8! orders: 6 equal ones in a row have a chance below 1e-22.
     assert len({tuple(c.method for c in order(cells(1, 6), block, seed)) for block in range(6)}) > 1
+
+
+@given(block=st.integers(0, 100), seed=st.integers(0, 2**62), workloads=st.integers(1, 4), methods=st.integers(0, 5))
+def test_the_second_of_two_blocks_is_the_reverse_of_the_first(block: int, seed: int, workloads: int, methods: int):
+    """So that every cell, and every pair of cells, has the same mean place: steady drift cancels exactly."""
+    planned = cells(workloads, methods)
+    first, second = order(planned, 2 * block, seed), order(planned, 2 * block + 1, seed)
+    assert second == first[::-1]
+    places = [first.index(cell) + second.index(cell) for cell in planned]
+    assert set(places) == {len(planned) - 1}
+
+
+@given(block=st.integers(0, 100), seed=st.integers(0, 2**62), workloads=st.integers(1, 5))
+def test_the_cells_of_a_workload_stand_together(block: int, seed: int, workloads: int) -> None:
+    names = [cell.workload for cell in order(cells(workloads, 3), block, seed)]
+    changes = sum(a != b for a, b in itertools.pairwise(names))
+    assert changes == workloads - 1
+
+
+def test_controls_stand_behind_the_other_cells_of_their_workload_whose_order_is_as_without_them() -> None:
+    """They wait for their methods' tallies; the second of two blocks still reverses the others."""
+    controls = [cell(f"{name} matched", "control", "w0", of=name) for name in ("m1", "m2")]
+    planned = cells(2, 3)
+    for seed, block in itertools.product(range(10), range(4)):
+        names = [c.method for c in order([*controls, *planned], block, seed) if c.workload == "w0"]
+        assert {*names[-2:]} == {"m1 matched", "m2 matched"}
+    for seed in range(10):
+        first, second = ([c for c in order([*planned, *controls], k, seed) if c.role != "control"] for k in (0, 1))
+        assert second == first[::-1]
+
+
+def test_each_run_draws_an_order_of_its_own_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ORDER_SEED, raising=False)
+    assert len({draw_order_seed() for _ in range(8)}) > 1  # all equal: 2^-224
+    monkeypatch.setenv(ORDER_SEED, "17")
+    assert {draw_order_seed() for _ in range(8)} == {17}
+    monkeypatch.setenv(ORDER_SEED, "seventeen")
+    assert len({draw_order_seed() for _ in range(8)}) > 1
+
+
+def test_a_baseline_of_another_group_is_no_partner() -> None:
+    planned = cells(1, 2)
+    slots = missing(planned, 1, 5, [], 0)
+    grouped = [replace(slot, group=int(slot.cell.method == "m1")) for slot in slots]
+    done = [trial(slot) for slot in grouped]
+    assert {slot.cell.name for slot in missing(planned, 1, 5, done, 1)} == {"w0.baseline", "w0.m1"}
+    plain = replace(next(slot for slot in slots if slot.cell.role == "baseline"), group=1)
+    assert missing(planned, 1, 5, [*done, trial(plain)], 1) == []
+    assert plain.trial != slots[0].trial
 
 
 @given(block=st.integers(0, 100))

@@ -18,7 +18,7 @@ from energybench.cli.common import console, print_json, say_if_heard
     type=click.IntRange(min=1),
     default=7,
     show_default=True,
-    help="With --vs: how often both run, in a random order each time.",
+    help="With --vs: how often both run; each is first in half of the pairs.",
 )
 @click.option(
     "--warmup",

@@ -28,6 +28,7 @@ from energybench.meter.sensors import measures
 from energybench.process import supervise
 from energybench.process.relay import SignalRelay
 from energybench.records.record import Cell, RunFile, Trial
+from energybench.suite.command_tables import shell_operator
 from energybench.trial.command_trial import MeteredCommand, RunOptions, metered, why_unusable
 from energybench.verdict.accept import MARGIN
 from energybench.verdict.figures import Summary
@@ -53,6 +54,10 @@ def words_of(arguments: Sequence[str]) -> list[str]:
             words = shlex.split(words[0])
         except ValueError as error:
             raise UsageError(Problem("E422", f"{error} in {arguments[0]}", hint="close the quotation")) from None
+        if words and (operator := shell_operator(arguments[0])):
+            message = f"no shell reads this, so '{operator}' would be an argument of {words[0]}"
+            hint = f"a shell reads: {shlex.quote('sh -c ' + shlex.quote(arguments[0]))}"
+            raise UsageError(Problem("E422", message, hint=hint))
     if not words or not words[0]:
         raise UsageError(Problem("E421", "an empty command", hint="energybench measure -- python train.py"))
     if shutil.which(words[0]) is None:
@@ -155,7 +160,10 @@ class CommandComparison:
     interrupted: Interrupted | None = None
 
     def run(self, meters: CommandMeters, *, warmup: int, show_output: bool, say: Callable[[str], None]) -> None:
-        """Every pair in a random order of its own. Raises CommandFailed at the first command that does not end well."""
+        """Pairs in orders that balance: one at random, the next its reverse.
+
+        Raises CommandFailed at the first command that does not end well.
+        """
         sides = dict(zip(SIDES, (self.baseline_command, self.method_command), strict=True))
         shown: dict[str, Any] = {"stdout": sys.stderr.fileno()}  # the comparison alone goes to stdout
         how: dict[str, Any] = shown if show_output else {"hear": lambda stream, line: None}
@@ -164,8 +172,10 @@ class CommandComparison:
                 for role in SIDES:
                     say(f"warm-up {number + 1}/{warmup}")
                     supervise.run(sides[role], **(shown if show_output else {"discard": True}))
+            order: Sequence[Literal["baseline", "method"]] = SIDES
             for block in range(self.pairs):
-                order = random.sample(SIDES, 2)
+                # AB, then BA: who runs first in a pair runs first in half of them, which a coin does not promise.
+                order = order[::-1] if block % 2 else random.sample(SIDES, 2)
                 for position, role in enumerate(order):
                     say(f"pair {block + 1}/{self.pairs}")
                     trial, _ = meters.trial(sides[role], role=role, block=block, position=position, **how)

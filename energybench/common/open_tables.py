@@ -5,7 +5,7 @@ are validated when the file is read, not halfway through a report. Other keys st
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -48,6 +48,10 @@ class CarbonKnown(Known):
     pue: Annotated[float, Field(ge=1, le=1e3)] = 1.0
 
 
+class BusyKnown(Known):
+    told: list[str] | None = None
+
+
 class MachineKnown(Known):
     cpu: str | None = None
     gpu: str | None = None
@@ -57,6 +61,7 @@ class MachineKnown(Known):
     cores: Threads | None = None
     threads: Threads | None = None
     carbon: CarbonKnown | None = None
+    busy: BusyKnown | None = None
 
 
 class CardKnown(Known):
@@ -95,7 +100,7 @@ class MeasureKnown(Known):
 class TrialsKnown(Known):
     blocks: Blocks | None = None
     seed: Seed | None = None
-    threads: Threads | None = None
+    threads: Threads | Literal["auto"] | None = None
 
 
 class SourceKnown(Known):

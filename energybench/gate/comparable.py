@@ -31,8 +31,14 @@ def settings_differ(base: RunFile, head: RunFile) -> list[str]:
             if key in after:
                 described += _described(before[key], after[key], f"{table} {key}: ")
     described += _described(base_settings.get("accept") or {}, head_settings.get("accept") or {}, "accept.")
-    before, after = ({"threads": (each.get("trials") or {}).get("threads")} for each in (base_settings, head_settings))
+    before, after = ({"threads": _threads(each)} for each in (base_settings, head_settings))
     return [*described, *_described(before, after, "trials.")]
+
+
+def _threads(settings: dict[str, Any]) -> Any:
+    """None where the suite leaves them to the machine, as all did before they could be chosen."""
+    threads = (settings.get("trials") or {}).get("threads")
+    return None if threads == "auto" else threads
 
 
 def _workload_name(entry: dict[str, Any]) -> str:

@@ -97,6 +97,7 @@ class Clock:
         self._wall_ns, self._cpu_s, self._suspended_ns = 0, 0.0, 0
         self._steal_s: float | None = None
         self._busy_s: float | None = None
+        self._owed_s = 0.0  # of earlier pieces, by how much their own seconds were more than the machine's
 
     def start(self) -> None:
         self._steal_s, self._busy_s = stolen_s(), busy_s()
@@ -111,6 +112,9 @@ class Clock:
         # A child that its parent never waited for takes its seconds with it; some hosts turn their counter back.
         cpu_s, busy_now_s = max(0.0, self._cpu() - self._cpu_s), busy_s()
         others = None if busy_now_s is None or self._busy_s is None else busy_now_s - self._busy_s - cpu_s
+        if others is not None:  # the machine's count moves in hundredths: in many short pieces they must not add up
+            others += self._owed_s
+            self._owed_s = min(0.0, others)
         return Reading(
             wall_s=wall_s,
             cpu_s=cpu_s,

@@ -7,7 +7,7 @@ gpu_power_integral   its power, sampled in the background and integrated (trace.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
@@ -60,6 +60,7 @@ class GpuMeter:
         now = {gpu.uuid: gpu.processes() for gpu in gpus}  # before we had a context of our own
         self._processes_before = {**now, **(processes_before or {})}
         self._own_processes: dict[str, set[int]] = {}
+        self._spared: dict[str, set[int]] = {}
         self._of_children = of_children
         self._stop_sampling: Callable[[], float] = lambda: 0.0
         self._start_ns = 0
@@ -141,6 +142,18 @@ class GpuMeter:
         """Its integrals; nothing is read."""
         self._stretches = [each for each in self._stretches if each is not stretch]
         return [energy for uuid, gpu in self._gpus.items() for energy in self._integrals(uuid, gpu, stretch, end_ns)]
+
+    def own_on_cards(self) -> dict[str, list[int]]:
+        """UUID → this process there, as the driver numbers it; empty before the first window."""
+        return {uuid: sorted(pids) for uuid, pids in self._own_processes.items()}
+
+    def spare(self, processes: Mapping[str, Iterable[int]]) -> None:
+        """From now on these are no foreign processes: they hold memory on the card, and compute nothing meanwhile.
+
+        processes: UUID → numbers, as the driver has them
+        """
+        for uuid, pids in processes.items():
+            self._spared.setdefault(uuid, set()).update(pids)
 
     def of_stretch(self, start_ns: int, stop_ns: int) -> list[Energy]:
         """The integrals of a stretch inside the last window, which nobody metered while it ran, from the samples that
@@ -233,7 +246,7 @@ class GpuMeter:
         return None
 
     def _foreign_among(self, uuid: str, on_card: set[int]) -> set[int]:
-        unknown = on_card - self._own_processes.get(uuid, set())
+        unknown = on_card - self._own_processes.get(uuid, set()) - self._spared.get(uuid, set())
         if unknown and self._of_children:
             # What cannot be seen from here is numbered by the host: then what came after we began is our own.
             known = self._processes_before[uuid] | {pid for pid in unknown if process_exists(pid)}

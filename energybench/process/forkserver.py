@@ -1,13 +1,13 @@
 """Each trial in a process of its own, forked from a server that has imported everything and computed nothing.
 
-The parent imports no torch and blocks while a trial runs. The child leads a session of its own, below a guard: at its
-end or its limit everything that it started ends with it, and if the parent dies, the server ends, and all with it.
+The parent imports no torch and blocks while a trial runs. Of several that take turns all but one are stopped.
+The child leads a session of its own, below a guard: at its end or its limit everything that it started ends with it,
+and if the parent dies, the server ends, and all with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.util
@@ -18,18 +18,21 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from energybench.common import module_path
-from energybench.common.command_start import is_error
-from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite, Problem, RunError
-from energybench.common.held_folder import FolderIdentity, HeldFolder
+from energybench.common.errors import EXIT_CANNOT_WRITE, Problem, RunError
+from energybench.common.held_folder import FolderIdentity
 from energybench.common.interrupts import SPREAD_S
-from energybench.common.processes import ignoring_interrupts, is_dead, shorten_socket_folder
-from energybench.process.reaper import PATIENCE_S, end_descendants, fork_below_guard, wait_for_end
+from energybench.common.processes import descendants, ignoring_interrupts, is_dead, shorten_socket_folder
+from energybench.process import in_child
+from energybench.process.in_child import PRELOAD
+from energybench.process.isolated import isolated_interpreters
+from energybench.process.reaper import PATIENCE_S, continue_descendants, end_descendants, stop_descendants, wait_for_end
 
-PRELOAD = "energybench.cli.preload"
+LONGEST_MESSAGE_B = 1 << 20
 SERVER_LOST = 255  # what multiprocessing says of a child whose server has died
 
 
@@ -44,6 +47,7 @@ class ChildOutcome:
     unwritten: its results could not be written: the disk is full, or read-only
     wall_s:    of the process itself, by the clock of its guard; None where the guard was killed
     cpu_s:     that it and all it started used, as the kernel told the guard
+    rested_s:  of wall_s, stopped
     """
 
     seconds: float
@@ -53,19 +57,21 @@ class ChildOutcome:
     unwritten: bool = False
     wall_s: float | None = None
     cpu_s: float | None = None
+    rested_s: float = 0.0
 
 
 class Launcher:
-    """Starts children one at a time, each forked from the server."""
+    """Starts children, each forked from the server: one at a time, or several that take turns."""
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([PRELOAD])
+        self._alive: list[Child] = []
 
     def warm(self) -> None:
         """Start the server now, so that imports overlap with what the caller does next."""
         shorten_socket_folder()
-        with ignoring_interrupts(), _isolated_interpreters():
+        with ignoring_interrupts(), isolated_interpreters():
             multiprocessing.forkserver.ensure_running()
 
     def call(
@@ -93,43 +99,54 @@ class Launcher:
         Returns:
             How it ended. Nothing that it started is left.
         """
+        child = self.start(target, in_path, out_path, log=log, folder=folder)
+        try:
+            timed_out = not child.wait(limit_s, tick, tick_s)
+        except BaseException:
+            child.end()
+            raise
+        return child.past(limit_s) if timed_out else child.outcome()
+
+    def start(
+        self,
+        target: str,
+        in_path: Path,
+        out_path: Path,
+        *,
+        log: Path | None = None,
+        folder: FolderIdentity | None = None,
+        conversing: bool = False,
+    ) -> Child:
+        """The same without waiting: whoever asks sees to it that the child ends.
+
+        Args:
+            conversing: whether it has a line to this process: `line()` there, `tell` and `hear` here.
+        """
         started = time.monotonic()
         paths = [str(path.absolute()) if path else None for path in (in_path, out_path, log)]
         usage = in_path.absolute().with_name(f"{in_path.name}.usage")
         usage.unlink(missing_ok=True)
         given = (target, os.getcwd(), dict(os.environ), module_path.path_of_children())
-        child = self._start((*given, *paths, str(usage), folder))
+        ours, its = self._context.Pipe() if conversing else (None, None)
         try:
-            timed_out = not self._wait(child, started, limit_s, tick, tick_s)
+            process = self._start((*given, *paths, str(usage), folder, its))
         except BaseException:
-            self._kill(child)
+            if ours is not None:
+                ours.close()
             raise
-        if timed_out:
-            self._kill(child)
-            return ChildOutcome(time.monotonic() - started, True, f"it ran past its limit of {limit_s:g} s")
-        code = child.exitcode
-        if not code:
-            wall_s, cpu_s = _read_usage(usage)
-            return ChildOutcome(time.monotonic() - started, wall_s=wall_s, cpu_s=cpu_s)
-        reason = f"it ended with status {code}"
-        if code == SERVER_LOST and self._server_is_dead():
-            wait_for_end(child.pid)  # it has no server any more, and may still be writing
-            reason = "the process that starts trials was killed"
-            time.sleep(SPREAD_S)
-        if code < 0:
-            self._end_orphans()  # it may have been the guard
-            if -code != signal.SIGKILL:
-                time.sleep(SPREAD_S)
-            name = signal.Signals(-code).name
-            reason = f"it was killed by {name}" + (", most often for lack of memory" if -code == signal.SIGKILL else "")
-        return ChildOutcome(time.monotonic() - started, False, reason, code < 0, code == EXIT_CANNOT_WRITE)
+        finally:
+            if its is not None:
+                its.close()
+        child = Child(self, process, started, usage, ours)
+        self._alive.append(child)
+        return child
 
     def _start(self, arguments: tuple[Any, ...]) -> multiprocessing.process.BaseProcess:
         for last in (False, True):
             self.warm()  # again, if it has died
-            child = self._context.Process(target=_child, args=arguments)
+            child = self._context.Process(target=in_child.run, args=arguments)
             try:
-                with _without_main_module(), _isolated_interpreters():
+                with _without_main_module(), isolated_interpreters():
                     child.start()
                 break
             except (OSError, EOFError) as error:
@@ -139,40 +156,10 @@ class Launcher:
                 wait_for_end(_server_pid())  # it was killed as we asked; what it had forked ends by itself
         return child
 
-    def _wait(
-        self,
-        child: multiprocessing.process.BaseProcess,
-        started: float,
-        limit_s: float | None,
-        tick: Callable[[float], None] | None,
-        tick_s: float,
-    ) -> bool:
-        while True:
-            elapsed = time.monotonic() - started
-            remaining = float("inf") if limit_s is None else limit_s - elapsed
-            if remaining <= 0:
-                return False
-            pause = min(remaining, tick_s if tick else remaining)
-            child.join(None if pause == float("inf") else pause)
-            if child.exitcode is not None:
-                return True
-            if tick:
-                tick(time.monotonic() - started)
-
-    def _kill(self, child: multiprocessing.process.BaseProcess) -> None:
-        """SIGTERM to the guard, which ends everything; SIGKILL if it does not answer."""
-        for number, patience_s in ((signal.SIGTERM, 2 * PATIENCE_S), (signal.SIGKILL, None)):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(child.pid or 0, number)
-            child.join(patience_s)
-            if child.exitcode is not None:
-                break
-        self._end_orphans()
-
     def _end_orphans(self) -> None:
         """End what the server became the parent of because its guard was killed by SIGKILL."""
         if pid := _server_pid():
-            end_descendants(pid)
+            end_descendants(pid, spared={child.guard for child in self._alive})
 
     @staticmethod
     def _server_is_dead() -> bool:
@@ -183,6 +170,128 @@ class Launcher:
         with contextlib.suppress(OSError):
             return not Path(f"/proc/{pid}/cmdline").read_bytes()
         return False
+
+
+class Child:
+    """A child under way, below its guard. `rested_s`: of its time, in which it was stopped."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        process: multiprocessing.process.BaseProcess,
+        started: float,
+        usage: Path,
+        line: Connection[bytes, bytes] | None,
+    ) -> None:
+        self._launcher, self._process, self._started, self._usage, self._line = launcher, process, started, usage, line
+        self.guard = process.pid or 0
+        self.rested_s = 0.0
+        self._stopped_at: float | None = None
+
+    @property
+    def own_s(self) -> float:
+        """Seconds since its start in which it was not stopped."""
+        now = time.monotonic()
+        resting_s = 0.0 if self._stopped_at is None else now - self._stopped_at
+        return now - self._started - self.rested_s - resting_s
+
+    def wait(
+        self,
+        limit_s: float | None = None,
+        tick: Callable[[float], None] | None = None,
+        tick_s: float = 5.0,
+        *,
+        hearing: bool = False,
+    ) -> bool:
+        """Asleep until it has ended or, if `hearing`, says something. False: `limit_s` of its own seconds passed."""
+        heard = [self._line] if hearing and self._line is not None else []
+        while True:
+            remaining = float("inf") if limit_s is None else limit_s - self.own_s
+            if remaining <= 0:
+                return False
+            pause = min(remaining, tick_s if tick else remaining)
+            ready = wait([self._process.sentinel, *heard], None if pause == float("inf") else pause)
+            if ready:
+                return True
+            if tick:
+                tick(self.own_s)
+
+    def hear(self) -> bytes | None:
+        """What it said; None where it has ended, or is about to."""
+        if self._line is not None:
+            with contextlib.suppress(EOFError, OSError):
+                if self._line.poll():
+                    return self._line.recv_bytes(LONGEST_MESSAGE_B)
+        return None
+
+    def tell(self, message: bytes) -> None:
+        """Say something to it; to one that has ended, nothing."""
+        if self._line is not None:
+            with contextlib.suppress(OSError):
+                self._line.send_bytes(message)
+
+    def stop(self) -> None:
+        """Nothing of it runs until `go_on`: SIGSTOP to it and to all that it has started."""
+        if self._stopped_at is None:
+            stop_descendants(self.guard)
+            self._stopped_at = time.monotonic()
+
+    def go_on(self) -> None:
+        if self._stopped_at is not None:
+            self.rested_s += time.monotonic() - self._stopped_at
+            self._stopped_at = None
+            continue_descendants(self.guard)
+
+    def pids(self) -> set[int]:
+        """Of it and of everything that it has started; its guard's is not among them."""
+        return descendants(self.guard)
+
+    def end(self) -> None:
+        """SIGTERM to the guard, which ends everything, stopped or not; SIGKILL if it does not answer."""
+        for number, patience_s in ((signal.SIGTERM, 2 * PATIENCE_S), (signal.SIGKILL, None)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.guard, number)
+            self._process.join(patience_s)
+            if self._process.exitcode is not None:
+                break
+        self._leave()
+        self._launcher._end_orphans()
+
+    def past(self, limit_s: float | None) -> ChildOutcome:
+        """End it at its limit."""
+        self.end()
+        seconds = time.monotonic() - self._started
+        return ChildOutcome(seconds, True, f"it ran past its limit of {limit_s:g} s", rested_s=self.rested_s)
+
+    def outcome(self) -> ChildOutcome:
+        """How it ended, once it has."""
+        self._process.join()
+        self._leave()
+        seconds, code = time.monotonic() - self._started, self._process.exitcode
+        if not code:
+            wall_s, cpu_s = _read_usage(self._usage)
+            return ChildOutcome(seconds, wall_s=wall_s, cpu_s=cpu_s, rested_s=self.rested_s)
+        reason = f"it ended with status {code}"
+        if code == SERVER_LOST and self._launcher._server_is_dead():
+            wait_for_end(self.guard)  # it has no server any more, and may still be writing
+            reason = "the process that starts trials was killed"
+            time.sleep(SPREAD_S)
+        if code < 0:
+            self._launcher._end_orphans()  # it may have been the guard
+            if -code != signal.SIGKILL:
+                time.sleep(SPREAD_S)
+            name = signal.Signals(-code).name
+            reason = f"it was killed by {name}" + (", most often for lack of memory" if -code == signal.SIGKILL else "")
+        unwritten = code == EXIT_CANNOT_WRITE
+        return ChildOutcome(seconds, False, reason, code < 0, unwritten, rested_s=self.rested_s)
+
+    def _leave(self) -> None:
+        """It has ended: it is none of those that are spared any more, and nobody listens to it."""
+        if self in self._launcher._alive:
+            self._launcher._alive.remove(self)
+        if self._line is not None:
+            self._line.close()
+            self._line = None
 
 
 def _read_usage(path: Path) -> tuple[float | None, float | None]:
@@ -199,37 +308,6 @@ def _server_pid() -> int | None:
 
 
 @contextlib.contextmanager
-def _isolated_interpreters() -> Iterator[None]:
-    """What multiprocessing starts meanwhile, its server of forks and its tracker of resources, gets our module path.
-
-    By itself it starts them by `-c`, so that the current folder comes first, with the caller's PYTHONPATH.
-    """
-    util: Any = multiprocessing.util
-    spawn = util.spawnv_passfds
-    util.spawnv_passfds = _isolated(spawn)
-    try:
-        yield
-    finally:
-        util.spawnv_passfds = spawn
-
-
-def _isolated(spawn: Callable[..., int]) -> Callable[..., int]:
-    """multiprocessing's start of an interpreter, with our module path."""
-
-    def isolated(executable: bytes, arguments: list[str], passed: list[int]) -> int:
-        at = arguments.index("-c")
-        code = module_path.in_new_interpreter(arguments[at + 1], with_package="forkserver" in arguments[at + 1])
-        flags = [flag for flag in arguments[:at] if not (flag[:2] == "-W" and is_error(flag[2:]))]
-        named = {name: os.environ.pop(name, None) for name in module_path.READ_AT_THE_START}
-        try:
-            return int(spawn(executable, [*flags, *code], passed))
-        finally:
-            os.environ.update({name: value for name, value in named.items() if value is not None})
-
-    return isolated
-
-
-@contextlib.contextmanager
 def _without_main_module() -> Iterator[None]:
     """multiprocessing imports the caller's main module again in every child: a script that calls energybench without
     `if __name__ == "__main__"` would run again in each. A trial needs nothing of it."""
@@ -239,69 +317,3 @@ def _without_main_module() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-def _child(
-    target: str,
-    folder: str,
-    environment: dict[str, str],
-    path: tuple[list[str], list[str]],
-    in_path: str,
-    out_path: str,
-    log: str | None,
-    usage: str | None = None,
-    log_folder: FolderIdentity | None = None,
-) -> None:
-    _close_inherited_server_pipe()
-    module_path.use(*path)  # multiprocessing has set the caller's, with its folder
-    multiprocessing.util.spawnv_passfds = _isolated(multiprocessing.util.spawnv_passfds)  # for workers of the trial's
-    os.environ.clear()  # the server knows it only as it was at its start
-    os.environ.update(environment)
-    fork_below_guard(getattr(sys.modules.get(PRELOAD), "SERVER", os.getppid()), usage)
-    if not os.path.exists(in_path):  # the caller was interrupted and has tidied up
-        os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.chdir(folder)  # the caller's, which the server knows only as it was at its start
-    if log:
-        try:
-            handle = _open_log(Path(log), log_folder)
-        except CannotWrite as error:
-            _exit_unwritten(error)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        os.close(handle)
-    module, _, function = target.partition(":")
-    try:
-        getattr(importlib.import_module(module), function)(in_path, out_path)
-    except CannotWrite as error:
-        _exit_unwritten(error)
-    sys.stdout.flush()
-    sys.stderr.flush()
-
-
-def _open_log(path: Path, identity: FolderIdentity | None) -> int:
-    """A handle that appends to it. Raises CannotWrite."""
-    if identity is None:
-        try:
-            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
-        except OSError as error:
-            raise CannotWrite.of(error, path) from None
-    with HeldFolder.reopen(identity) as folder:
-        return folder.append(path.relative_to(identity.path).as_posix())
-
-
-def _close_inherited_server_pipe() -> None:
-    """The server ends when nobody holds the write end of a pipe any more. multiprocessing hands each child a copy, and
-    a trial of hours would keep the server, and so itself, alive when the run is killed."""
-    server = getattr(multiprocessing.forkserver, "_forkserver", None)
-    handle = getattr(server, "_forkserver_alive_fd", None)
-    if isinstance(handle, int):
-        os.close(handle)
-        server._forkserver_alive_fd = None  # type: ignore[union-attr]
-
-
-def _exit_unwritten(error: CannotWrite) -> None:
-    """Say it in the log, if that has room, and by the status in any case."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"{error}\n".encode())
-    os._exit(EXIT_CANNOT_WRITE)

@@ -21,6 +21,7 @@ import resource
 import signal
 import time
 import warnings
+from collections.abc import Collection
 
 from energybench.common.processes import adopt_orphans, descendants, die_with, is_dead, restore_child_signals
 
@@ -82,24 +83,43 @@ def _tell(path: str, wall_s: float) -> None:
         file.write(f"{wall_s!r} {used.ru_utime + used.ru_stime!r}")
 
 
-def end_descendants(ancestor: int) -> None:
-    """SIGKILL to all of them, until there are none. Stopped first: what forks while it is killed gets away."""
+def end_descendants(ancestor: int, spared: Collection[int] = ()) -> None:
+    """SIGKILL to all of them, until there are none. Stopped first: what forks while it is killed gets away.
+
+    Args:
+        spared: children of the ancestor that stay, with what they started
+    """
     deadline = time.monotonic() + PATIENCE_S
-    while (alive := _descendants(ancestor)) and time.monotonic() < deadline:
-        stopped: set[int] = set()
-        while alive - stopped and time.monotonic() < deadline:
-            _signal_all(signal.SIGSTOP, alive - stopped)
-            stopped |= alive
-            alive = _descendants(ancestor)
-        _signal_all(signal.SIGKILL, alive | stopped)
+    while (alive := _descendants(ancestor, spared)) and time.monotonic() < deadline:
+        _signal_all(signal.SIGKILL, alive | _stop(ancestor, spared, deadline))
         time.sleep(PAUSE_S)
         if ancestor == os.getpid():
             _reap()
 
 
-def _descendants(ancestor: int) -> set[int]:
+def stop_descendants(ancestor: int) -> None:
+    """SIGSTOP to all of them, until none runs that was not sent it. What ends them by SIGKILL ends them stopped too."""
+    _stop(ancestor, (), time.monotonic() + PATIENCE_S)
+
+
+def continue_descendants(ancestor: int) -> None:
+    """SIGCONT to all of them."""
+    _signal_all(signal.SIGCONT, _descendants(ancestor))
+
+
+def _stop(ancestor: int, spared: Collection[int], deadline: float) -> set[int]:
+    """Stop whatever there is, and what that forked before it was stopped; whom a signal was sent."""
+    stopped: set[int] = set()
+    while (alive := _descendants(ancestor, spared)) - stopped and time.monotonic() < deadline:
+        _signal_all(signal.SIGSTOP, alive - stopped)
+        stopped |= alive
+    return stopped
+
+
+def _descendants(ancestor: int, spared: Collection[int] = ()) -> set[int]:
     """Those that are not yet dead."""
-    return {pid for pid in descendants(ancestor) if not is_dead(pid)}
+    kept = {*spared}.union(*map(descendants, spared))
+    return {pid for pid in descendants(ancestor) - kept if not is_dead(pid)}
 
 
 def wait_for_end(pid: int | None) -> None:

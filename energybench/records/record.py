@@ -48,7 +48,8 @@ from energybench.meter.reading import Energy, Reading, RecordModel
 SCHEMA = 4  # what is written
 # What is read. 2 adds suspended_s, other_cpu_s and trackers to a reading; 3 adds what holds a trial against its
 # counting run and its process: hashes of weights and samples, weights_moved, process, the price by samples forwarded;
-# 4 adds run_identity to run.json and to each of its records, the metrics that were declared, and targets from above.
+# 4 adds run_identity to run.json and to each of its records, the metrics that were declared, targets from above, turns,
+# the rests of a process, and the seed of a run's order.
 SCHEMAS = (1, 2, 3, 4)
 
 Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
@@ -137,6 +138,24 @@ class ProcessUse(RecordModel):
 
     wall_s: Seconds
     cpu_s: Seconds  # of the process and of every child of its that somebody waited for
+    rested_s: Seconds = 0.0  # of wall_s: stopped, while siblings of its group had their turns
+
+
+class Excess(RecordModel):
+    """What the first step of a part costs more than its others, after another process had the caches."""
+
+    parts: Count  # that were seen
+    share_rel: Figure  # (first step − median of the part's others) / the part's seconds; the median over the parts
+
+
+class Turns(RecordModel):
+    """How a trial shared its block's time with others of its group: one at a time, part by part of its progress."""
+
+    group: Place = 0  # of the block and workload; each has plain training of its own, and pairs are of one group
+    cells: list[Text] = Field(default_factory=list)  # methods' labels, this trial's too, in the order of their set-up
+    parts: Count | None = None  # that the planned steps were cut into; null: it ran alone, and `reason` says why
+    reason: str | None = None
+    after: dict[str, Excess] = Field(default_factory=dict)  # whose part came before → what that cost
 
 
 class Budget(RecordModel):
@@ -194,6 +213,12 @@ class Trial(RecordModel):
     weights_moved: Amount | None = None  # ‖end − start‖₂ over the plain model's tensors of real numbers
     samples_sha256: str | None = None  # of the samples that went forward in training, in order
     process: ProcessUse | None = None
+    turns: Turns | None = None  # null where every trial runs alone
+
+    @property
+    def group(self) -> int:
+        """Which of its block's groups it belongs to; trials that ran one after the other are all of group 0."""
+        return self.turns.group if self.turns else 0
 
     @property
     def train(self) -> Reading | None:
@@ -323,6 +348,7 @@ class RunFile(RecordModel):
     looks: Looks | None = None  # None: one look, when all blocks are there
     closed: Blocks | None = None  # blocks after which every comparison was decided, before the last look
     added: Place = 0  # blocks that were added to the finished run: exploratory, in no verdict
+    order_seed: Seed | None = None  # of the order of trials, drawn by each run; null before schema 4
     machine: Machine = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)  # name → path used
     data: DataFacts = Field(default_factory=dict)  # name → {source, sha256, train, test, ...}

@@ -162,7 +162,7 @@ class CommandPlan:
             source_digest(),
             self.device_name,
             self.suite.digest_source()["measure"],
-            self.suite.trials.threads,
+            self.suite.trials.given_threads,
             self.suite.quality_of(workload).model_dump(mode="json"),
         ]
         return Cell(

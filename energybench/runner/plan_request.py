@@ -35,6 +35,7 @@ class Planned:
         self.machine = result.machine
         self.device, self.device_name = result.device, result.device_name
         self.digest = result.digest
+        self.threads = result.threads  # of trainings
 
     def workload(self, name: str) -> tuple[WorkloadTable, PlannedWorkload]:
         """A workload that is trained, as the suite has it, and what is known of it."""
@@ -93,7 +94,7 @@ class Planned:
             seed=seed,
             ledger=known.ledger,
             balance_flop_b=known.balance_flop_b,
-            threads=self.suite.trials.threads,
+            threads=self.threads,
             device=self.device,
         )
 
@@ -185,6 +186,7 @@ def _together(parts: list[PlanResult], spec: PlanSpec) -> PlanResult:
         command_device=commands.device_name,
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         workloads={name: known for part in parts for name, known in part.workloads.items()},
+        threads=first.threads,
         cells=tuple(
             sorted((cell for part in parts for cell in part.cells), key=lambda cell: names.index(cell.workload))
         ),

@@ -107,6 +107,7 @@ class PlannedWorkload(Spec):
     parameters: how many numbers the model has
     steps:      of one epoch; samples: that one epoch uses
     step_s:     seconds of a plain step, about; None where none was taken
+    threads_s:  number of threads → seconds of a plain step, as often as it was timed
     """
 
     data: DataDescription
@@ -118,6 +119,7 @@ class PlannedWorkload(Spec):
     epochs: int
     samples: int
     step_s: float | None = None
+    threads_s: dict[int, tuple[float, ...]] = Field(default_factory=dict)
 
     def work(self, workload: WorkloadTable) -> Work:
         """Of plain training."""
@@ -133,6 +135,7 @@ class PlanResult(Spec):
     sources:     programs and files that commands name → what they were
     metrics:     of each workload, what is declared of its metrics
     cards:       that are metered while a command runs: "used", "all" or UUIDs
+    threads:     that trainings compute with; None: torch's own number
     """
 
     problems: tuple[Problem, ...] = ()
@@ -146,4 +149,5 @@ class PlanResult(Spec):
     sources: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, dict[str, Metric]] = Field(default_factory=dict)
     cards: str | tuple[str, ...] = "used"
+    threads: int | None = None
     digest: str

@@ -26,15 +26,14 @@ from energybench.common.metrics import Metric
 from energybench.common.renamed import RenamedNameWarning
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.common.version import __version__
-from energybench.flops.balance import balance
 from energybench.flops.work import Line
 from energybench.records.record import Cell, Role
-from energybench.runner import plan_metrics
+from energybench.runner import plan_metrics, plan_threads
 from energybench.runner.plan_claim import claim
 from energybench.runner.plan_controls import planned_control, useless_controls
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
-from energybench.runner.tracing import time_step, trace_task
+from energybench.runner.tracing import time_step, time_threads, trace_task
 from energybench.runner.user_code import user_files
 from energybench.suite.tables import WorkloadTable
 from energybench.suite.variants import StackItem, Variant
@@ -69,17 +68,23 @@ class Plan:
     def __init__(self, spec: PlanSpec) -> None:
         self.spec, self.suite, self.base, self.purpose = spec, spec.suite, spec.base, spec.purpose
         self.device = torch.device(spec.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if self.suite.trials.threads:
-            torch.set_num_threads(self.suite.trials.threads)
+        if self.suite.trials.given_threads:
+            torch.set_num_threads(self.suite.trials.given_threads)
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.data: dict[str, DataDescription] = {}
         self.checked: set[tuple[str, str]] = set()  # (variant, task) whose stack was
+        self.threads = self.suite.trials.given_threads
+        self.thread_facts: dict[str, Any] = {}
         self.metrics: dict[str, dict[str, Metric]] = {}  # of each workload
 
     def result(self) -> PlanResult:
         stacks = {each.label: self.stack(each) for each in self.spec.variants if each.command is None}
         workloads = {each.name: self.workload(number, each) for number, each in self.spec.trainings}
+        choice, workloads = plan_threads.chosen(self.spec, self.device, workloads)
+        if choice:
+            self.threads, self.thread_facts = choice.threads, choice.facts
+            self.notes += choice.notes
         for number, workload in self.spec.trainings:
             self.check_recipes(workload, stacks)
             self.check_stacks(number, workload, stacks)
@@ -98,6 +103,7 @@ class Plan:
             workloads={name: known for name, known in workloads.items() if known},
             cells=tuple(cells),
             machine=machine,
+            threads=self.threads,
             metrics=self.metrics,
             digest=digest(
                 [
@@ -283,7 +289,6 @@ class Plan:
             data=data,
             ledger=lines,
             not_in_ledger=unknown,
-            balance_flop_b=balance(self.device, recipe.precision) if self.purpose == "run" else None,
             parameters=sum(p.numel() for p in model.parameters()),
             steps=train.steps(recipe.batch),
             epochs=recipe.epochs,
@@ -294,8 +299,10 @@ class Plan:
         try:
             run = Run(task, [], recipe, model.to(self.device), train, seed=0, device=self.device)
             step_s = time_step(run, STAND_IN_SAMPLES if data.kind == stand_in.KIND else None)
+            counts = plan_threads.candidates(self.spec, self.device) if data.kind != stand_in.KIND else ()
+            timed = time_threads(run, counts) if counts else {}
             self.check_quality(number, workload, task, run.evaluate(test.subset(torch.arange(min(2, len(test))))))
-            return planned.model_copy(update={"step_s": step_s})
+            return planned.model_copy(update={"step_s": step_s, "threads_s": timed})
         except Exception as error:
             message = f"a first step of '{workload.name}' failed: {type(error).__name__}: {error}"
             self.problems.append(Problem("E404", message, self.spec.where("workload", number, "model")))
@@ -355,6 +362,7 @@ class Plan:
                     settings["measure"],
                     settings["trials"]["warmup"],
                     self.suite.trials.threads,
+                    self.suite.trials.turns,
                 ]
             ),
             expected_s=None if known.step_s is None else known.step_s * known.steps * known.epochs,
@@ -389,6 +397,8 @@ class Plan:
             "threads": torch.get_num_threads(),
             "device": str(self.device),
         }
+        if self.thread_facts:
+            facts["threads_chosen"] = self.thread_facts
         if self.device.type == "cuda":
             facts["gpu"] = torch.cuda.get_device_name(self.device)
         return facts

@@ -42,6 +42,11 @@ class Progress:
             self._clear()
             self.console.print(Text(printable(text), "dim"), soft_wrap=True)  # a path stays whole
 
+    def warn(self, text: str) -> None:
+        if not self.quiet:
+            self._clear()
+            self.console.print(Text(printable(text), "bold yellow"), soft_wrap=True)
+
     def confirm(self, question: str) -> bool:
         """Ask at a terminal; where nobody can answer, yes."""
         if not self.live or not sys.stdin.isatty():
@@ -62,6 +67,11 @@ class Progress:
     def expect(self, more: int) -> None:
         """So many runs more than were counted on; less where it is negative."""
         self._total += more
+
+    @property
+    def left(self) -> int:
+        """So many runs are counted on that have not ended."""
+        return self._total - self._done
 
     def start(self, stage: str, workload: str, method: str) -> None:
         self._what = printable(f"{stage} · {workload} · {method}")

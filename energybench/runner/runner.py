@@ -23,9 +23,9 @@ from energybench.records.reader import COUNTING_RUNS, RECORDS
 from energybench.records.record import Cell, CountingRun, Invocation, Looks, RunFile, Trial
 from energybench.records.run_folder import Folder, abandoned, choose, scratch
 from energybench.records.run_identity import new_identity
-from energybench.runner import schedule
+from energybench.runner import busy, schedule
 from energybench.runner.foresight import foresight, sentence
-from energybench.runner.plan_request import Planned, is_counted_on, plan
+from energybench.runner.plan_request import Planned, plan
 from energybench.runner.progress import Progress
 from energybench.runner.trials import COMMAND, Trials, now
 from energybench.runner.what_changed import changes
@@ -68,7 +68,7 @@ def run(
         message = "--until-decided needs the most blocks there may be, declared before the first"
         hint = "add [trials] blocks_max = 20, or --set trials.blocks_max=20"
         raise UsageError(Problem("E203", message, suite.where(("trials",)), hint))
-    launcher = Launcher()
+    launcher, watch = Launcher(), busy.Watch()
     prepared = PreparedInterpreter(COMMAND)
     with scratch() as place, signals_interrupt(), held_open(), closing(prepared):
         if suite.trains:
@@ -84,7 +84,7 @@ def run(
             _refuse_foreign_page(folder)
             trials = Trials(planned, folder, launcher, place, progress, prepared)
             runner = _Runner(planned, folder, trials, progress, argv or sys.argv, add_blocks, strict, keep_going)
-            return runner.run(None if max_s is None else began + max_s), folder.path
+            return runner.run(None if max_s is None else began + max_s, watch), folder.path
 
 
 class _Runner:
@@ -104,17 +104,19 @@ class _Runner:
         self.progress, self.suite = progress, planned.suite
         self.done, self.counted = folder.trials(), folder.read_counting_runs()  # a damaged one ends it here
         self.run_file = self._open(argv, added)
-        trials.run_identity = self.run_file.run_identity
+        self._keep_threads()
+        trials.run_identity, trials.order_seed = self.run_file.run_identity, self._order_seed()
 
-    def run(self, deadline: float | None) -> int:
-        """`deadline`: on the monotonic clock; past it no block is begun."""
+    def run(self, deadline: float | None, watch: busy.Watch) -> int:
+        """`deadline`: on the monotonic clock; past it no block is begun. `watch`: since the suite was checked."""
         blocks = self.blocks = self.run_file.verdict_blocks + self.added  # an earlier call may have asked for more
         number = self.run_file.invocations[-1].number
-        slots = schedule.missing(self.planned.cells, blocks, self.suite.trials.seed, self.done, number)
+        slots = schedule.missing(self.planned.cells, blocks, self._order_seed(), self.done, number)
         counted = {(w.workload, w.method): w.digest for w in self.counted}
         counting_runs = [c for c in self.planned.counting_runs if counted.get((c.workload, c.method)) != c.digest]
         for note in self.planned.notes:
             self.progress.say(f"note: {note}")
+        self._warn(watch.disturbed())
         if (seen := foresight(self.planned)) is not None:
             self.progress.say(sentence(seen))
         if self.run_file.looks:
@@ -122,7 +124,7 @@ class _Runner:
             self.progress.say(f"looks after {after} blocks; ends at the one that decides every comparison")
         self.progress.begin(
             self.folder.path,
-            len(counting_runs) + sum(is_counted_on(slot.cell) for slot in slots),
+            len(counting_runs) + sum(self.trials.in_turns.count(each) for each in schedule.by_workload(slots)),
             resumed=bool(self.done),
             expected_s=self.planned.expected_s(),
         )
@@ -152,10 +154,10 @@ class _Runner:
         """Block by block: how it ended, and whether that is the end of the run."""
         for block in range(blocks):
             in_block = [slot for slot in slots if slot.block == block]
-            for slot in in_block:
-                trial = self.trials.run(slot, blocks)
-                if trial is not None and REFUSED in trial.environment and not self.keep_going:
-                    return self._stopped(trial), False
+            for of_workload in schedule.by_workload(in_block):
+                for trial in self.trials.run(of_workload, blocks):
+                    if REFUSED in trial.environment and not self.keep_going:
+                        return self._stopped(trial), False
             over = deadline is not None and bool(in_block) and time.monotonic() >= deadline and block < blocks - 1
             if self._decided(block + 1, over):
                 break
@@ -171,7 +173,7 @@ class _Runner:
         trials, counting_runs = self.folder.trials(), self.folder.read_counting_runs()
         there = {f"{RECORDS}/{trial.trial}.json" for trial in trials} | {_counting_name(each) for each in counting_runs}
         had = [f"{RECORDS}/{t.trial}.json" for t in self.done] + [_counting_name(c) for c in self.counted]
-        number, seed = self.run_file.invocations[-1].number, self.suite.trials.seed
+        number, seed = self.run_file.invocations[-1].number, self._order_seed()
         blocks = self.run_file.verdict_blocks + self.added
         needed = [
             *(_counting_name(cell) for cell in self.planned.counting_runs),
@@ -270,6 +272,7 @@ class _Runner:
             ],
             blocks=planned.spec.blocks,
             looks=Looks(at=list(planned.spec.looks)) if planned.spec.looks else None,
+            order_seed=schedule.draw_order_seed(),
             machine=planned.machine,
             data=data,
             metrics=planned.result.metrics,
@@ -280,6 +283,28 @@ class _Runner:
             }
             | planned.result.sources,
         )
+
+    def _warn(self, disturbed: busy.Busy | None) -> None:
+        """Say it now, and keep it, where others use this machine: a report's last line is too late."""
+        if disturbed is None:
+            return
+        for told in disturbed.sentences:
+            self.progress.warn(f"this machine is busy: {told}")
+        self.progress.warn("only large savings will be seen; wait, or let it measure alone, to see smaller ones")
+        machine = {**self.run_file.machine, "busy": disturbed.facts | {"told": list(disturbed.sentences)}}
+        self.run_file = self.run_file.model_copy(update={"machine": machine})  # saved with what comes next
+
+    def _keep_threads(self) -> None:
+        """A run that is continued computes with as many threads as it began with, whatever would be chosen now."""
+        began = self.run_file.machine.get("threads")
+        if self.planned.threads is None or began is None or began == self.planned.threads:
+            return
+        self.planned.threads = began
+        self.planned.notes.append(f"threads: {began}, as this run began")
+
+    def _order_seed(self) -> int:
+        drawn = self.run_file.order_seed
+        return self.suite.trials.seed if drawn is None else drawn
 
     def _closed(self, outcome: str, finished: bool) -> RunFile:
         """run.json with this invocation ended."""

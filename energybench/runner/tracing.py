@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from energybench.flops.ledger import Traced
 
 TIMED_STEPS = 3
+ROUNDS, STEPS = 7, 3  # for each number of threads; in a round, after one that wakes the threads
 LONGEST_S = 10.0  # of all of them together
+LONGEST_THREADS_S = 2.0  # after which no other round of timings of threads is begun
 
 
 class TracedTask(nn.Module):
@@ -76,3 +79,30 @@ def time_step(run: Run, most: int | None = None) -> float:
         if sum(times) > LONGEST_S:  # of a step this long starting up is a small part
             break
     return min(times[1:] or times) * times_larger
+
+
+def time_threads(run: Run, counts: Sequence[int]) -> dict[int, tuple[float, ...]]:
+    """Seconds of one plain gradient on a full batch with each number of threads, in turns; at least twice.
+
+    A number that its neighbours hold up is timed under the load that does so.
+    """
+    positions = run.data.cut(torch.arange(len(run.data)), run.recipe.batch)[0]
+    batch = next(iter(run.data.load([positions])))
+    before = torch.get_num_threads()
+    seconds: dict[int, list[float]] = {count: [] for count in counts}
+    run.gradients(batch)  # what the first one allocates is nobody's
+    began = time.perf_counter()
+    try:
+        for number in range(ROUNDS):
+            for count in counts if number % 2 else reversed(counts):
+                torch.set_num_threads(count)
+                run.gradients(batch)
+                started = time.perf_counter()
+                for _ in range(STEPS):
+                    run.gradients(batch)
+                seconds[count].append((time.perf_counter() - started) / STEPS)
+            if number and time.perf_counter() - began > LONGEST_THREADS_S:
+                break
+    finally:
+        torch.set_num_threads(before)
+    return {count: tuple(each) for count, each in seconds.items()}

@@ -1,9 +1,10 @@
-"""Trials as processes: what each is handed, where its record goes, and what stands there when it left none."""
+"""Trials as processes, alone or in turns: what each is handed, where its record goes, what stands there without one."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,16 +12,17 @@ from pathlib import Path
 from energybench.common.errors import CannotWrite, UsageError
 from energybench.common.safe_read import list_folder
 from energybench.process import subprocess_call, supervise
-from energybench.process.forkserver import ChildOutcome, Launcher
+from energybench.process.forkserver import Child, ChildOutcome, Launcher
 from energybench.process.prepared import PreparedInterpreter
 from energybench.records.reader import COUNTING_RUNS, RECORDS, read
-from energybench.records.record import Budget, Cell, CountingRun, Flag, ProcessUse, Status, Trial
+from energybench.records.record import Budget, Cell, CountingRun, Flag, ProcessUse, Status, Trial, Turns
 from energybench.records.run_folder import Folder, remove_if_empty
 from energybench.runner import watched_files
 from energybench.runner.command_ranks import ranks_of
+from energybench.runner.group import InTurns
 from energybench.runner.plan_request import Planned, is_counted_on
 from energybench.runner.progress import Progress
-from energybench.runner.schedule import Slot, trial_name
+from energybench.runner.schedule import Slot
 from energybench.runner.watched_files import WatchedFiles
 from energybench.suite.command_tables import COPY, CommandWorkloadTable, RunTable
 from energybench.suite.placeholders import Value, fill_words
@@ -36,7 +38,10 @@ COUNTED_SLOWER = 3  # a counting run may take so many times a trial's limit
 
 
 class Trials:
-    """Starts them one at a time, each in a process of its own, and waits; in `place` lies what they are handed."""
+    """Starts them, each in a process of its own, and waits: one trains at a time. In `place` lies what they are handed.
+
+    order_seed: of the run, for the order of turns
+    """
 
     def __init__(
         self,
@@ -51,17 +56,32 @@ class Trials:
         self.progress, self.suite, self.prepared = progress, planned.suite, prepared
         self.run_identity: str | None = None  # as run.json says, once it is there
         self.written: list[str] = []  # names of records, from the run's folder
-        self.trials: dict[str, Trial] = {}  # of this invocation, by name
         self.watched: WatchedFiles | None = None
+        self.order_seed = 0
+        self.in_turns = InTurns(self)
+        self._budgets: dict[tuple[int, str, str], Budget | None] = {}  # by block, workload and method: of its control
 
-    def run(self, slot: Slot, blocks: int) -> Trial | None:
-        """One trial of `blocks`; whatever happens to it, a record is there afterwards. A control whose method did not
-        train less is no trial and has no record: None.
+    def run(self, slots: Sequence[Slot], blocks: int) -> Iterator[Trial]:
+        """The trials of one workload in one of `blocks`: in turns where they can be, else one after the other, each
+        begun when the one before it was taken.
 
-        Raises CannotWrite E620, E612, E626 where none can be kept: then the trial has not failed.
+        Whatever happens to a trial, a record is there afterwards. Raises CannotWrite E620, E612, E626 where none can be
+        kept: then the trial has not failed.
         """
-        cell, budget = slot.cell, self._budget(slot)
-        if cell.control and budget is None:
+        if slots[0].cell.command or self.suite.trials.turns == "off":
+            for slot in slots:
+                if trial := self.run_alone(slot, blocks):
+                    yield trial
+        else:
+            self.in_turns.run(slots, blocks)
+
+    def run_alone(self, slot: Slot, blocks: int, reason: str | None = None) -> Trial | None:
+        """A control whose method did not train less is no trial and has no record: None.
+
+        reason: why it takes no turns, where the suite did not say so
+        """
+        cell = slot.cell
+        if not self.is_due(slot):
             self.progress.expect(-is_counted_on(cell))
             return None
         self.progress.expect(not is_counted_on(cell))
@@ -73,23 +93,31 @@ class Trials:
             found = self.watched.found() if self.watched else []
             outcome = self._run_command(self._command_spec(cell, header), out)
         else:
-            outcome = self._train(
-                TRIAL, self._trial_spec(slot, header, budget), slot.trial, out, self.suite.trials.limit
-            )
+            outcome = self._train(TRIAL, self.trial_spec(slot), slot.trial, out, self.suite.trials.limit)
+        return self.settle(out, header, outcome, Turns(group=slot.group, reason=reason) if reason else None, found)
+
+    def settle(
+        self, out: Path, header: TrialHeader, outcome: ChildOutcome, shared: Turns | None, found: Sequence[str] = ()
+    ) -> Trial:
+        """Keep the record of a trial that has ended, with what was seen of it from outside.
+
+        found: files that others had left for it
+        """
         if not out.exists():
             status, reason = self._failure(outcome)
-            record = Trial(**header.model_dump(), status=status, reason=reason)
+            record = Trial(**header.model_dump(), status=status, reason=reason, turns=shared)
         else:
             record = read(out, Trial)
             if outcome.wall_s is not None and outcome.cpu_s is not None:  # what was seen from outside
-                use = ProcessUse(wall_s=outcome.wall_s, cpu_s=outcome.cpu_s)
+                use = ProcessUse(wall_s=outcome.wall_s, cpu_s=outcome.cpu_s, rested_s=outcome.rested_s)
                 record = record.model_copy(update={"process": use})
+            record = record.model_copy(update={"turns": shared})
             self._adopt()
         if found:
-            flag = Flag(code="files_found", detail=watched_files.shown(found))
+            flag = Flag(code="files_found", detail=watched_files.shown([*found]))
             record = record.model_copy(update={"flags": [*record.flags, flag]})
-        self._keep(f"{RECORDS}/{slot.trial}.json", record, out)
-        self.trials[slot.trial] = record
+        self._keep(f"{RECORDS}/{header.trial}.json", record, out)
+        self._budgets[record.block, record.workload, record.method] = record.budget if record.trained_less else None
         return record
 
     def _keep(self, name: str, record: Trial | CountingRun, out: Path) -> None:
@@ -141,7 +169,7 @@ class Trials:
                     stdin=place.stdin,
                     discard=True,
                     env={
-                        **environment(trials.seed, 0, "warmup", spec.windows, trials.threads, place.scratch),
+                        **environment(trials.seed, 0, "warmup", spec.windows, trials.given_threads, place.scratch),
                         **place.env,
                     },
                     limit_s=trials.warmup.count,
@@ -185,17 +213,18 @@ class Trials:
             claim=cell.claim,
         )
 
+    def is_due(self, slot: Slot) -> bool:
+        """Whether there is such a trial: of a control only where its method trained less."""
+        return not slot.cell.control or self._budget(slot) is not None
+
     def _budget(self, slot: Slot) -> Budget | None:
         """What a control trains: what the tally of its method paid for, in the same block and invocation. None for any
         other cell, and where the method did not train less."""
         cell = slot.cell
-        if cell.of is None:
-            return None
-        method = self.trials.get(trial_name(slot.block, slot.invocation, cell.workload, cell.of))
-        return method.budget if method is not None and method.trained_less else None
+        return None if cell.of is None else self._budgets.get((slot.block, cell.workload, cell.of))
 
-    def _trial_spec(self, slot: Slot, header: TrialHeader, budget: Budget | None) -> TrialSpec:
-        cell = slot.cell
+    def trial_spec(self, slot: Slot) -> TrialSpec:
+        cell, header = slot.cell, self._header(slot)
         workload, known = self.planned.workload(cell.workload)
         return TrialSpec(
             header=header,
@@ -204,10 +233,10 @@ class Trials:
             data=known.data,
             stack=stack_of(cell.stack),
             seed=header.seed,
-            budget=budget,
+            budget=self._budget(slot),
             ledger=known.ledger,
             balance_flop_b=known.balance_flop_b,
-            threads=self.suite.trials.threads,
+            threads=self.planned.threads,
             device=self.planned.device,
             device_name=self.planned.device_name,
             warmup=self.suite.trials.warmup,
@@ -231,7 +260,7 @@ class Trials:
             range_declared=quality.range is not None,
             ranks=ranks_of(cell.command),
             measure=self.planned.measure_commands,
-            threads=self.suite.trials.threads,
+            threads=self.suite.trials.given_threads,
             device_name=self.planned.result.command_device,
             limit_s=self.suite.trials.limit,
             windows=self.place / f"{name}.windows.jsonl",
@@ -263,15 +292,28 @@ class Trials:
         """A trial or counting run in our own loop."""
         in_path, log = self.place / "cell.in.json", self._log(name)
         spec.write(in_path)
-        self._refuse_what_cannot_be_written()
-        os.close(self.folder.held.append(f"logs/{name}.log"))  # the child does so too: what is wrong is told here
+        self._make_log(name)
         try:
             outcome = self.launcher.call(
                 entry, in_path, out, log=log, folder=self.folder.held.identity, limit_s=limit_s, tick=self.progress.tick
             )
         finally:
-            self._unless_empty(f"logs/{name}.log")
-        return self._written(outcome, out)
+            self.unless_empty(name)
+        return self.ended(outcome, out)
+
+    def start(self, spec: TrialSpec, in_path: Path) -> tuple[Child, Path]:
+        """A trial that takes turns, and where it writes its record. Whoever asks sees to it that it ends."""
+        name = spec.header.trial
+        out = self.place / f"{name}.json"
+        spec.write(in_path)
+        self._make_log(name)
+        identity = self.folder.held.identity
+        return self.launcher.start(TRIAL, in_path, out, log=self._log(name), folder=identity, conversing=True), out
+
+    def _make_log(self, name: str) -> None:
+        """Raises CannotWrite: the child appends to it too, and what is wrong is told here."""
+        self._refuse_what_cannot_be_written()
+        os.close(self.folder.held.append(f"logs/{name}.log"))
 
     def _run_command(self, spec: CommandTrialSpec, out: Path) -> ChildOutcome:
         """A trial that is a command, in a process of its own that needs no torch."""
@@ -288,9 +330,9 @@ class Trials:
                 prepared=self.prepared,
             )
         finally:
-            self._unless_empty(f"logs/{spec.log.name}")
+            self.unless_empty(spec.log.stem)
             self._leave(spec)
-        return self._written(outcome, out)
+        return self.ended(outcome, out)
 
     def _leave(self, spec: CommandTrialSpec) -> None:
         """Remove what was a trial's alone, and note what it has left in the suite's folder."""
@@ -306,7 +348,8 @@ class Trials:
         self.folder.check()
         self.folder.refuse_links(writing=True)
 
-    def _written(self, outcome: ChildOutcome, out: Path) -> ChildOutcome:
+    def ended(self, outcome: ChildOutcome, out: Path) -> ChildOutcome:
+        """The same. Raises CannotWrite where the process could not write its record."""
         if outcome.unwritten:
             self._refuse_what_cannot_be_written()
             raise CannotWrite.of(OSError(None, "its process found the disk full or read-only"), out)
@@ -321,9 +364,10 @@ class Trials:
             return "timeout", reason
         return ("out_of_memory" if outcome.killed and "KILL" in (outcome.reason or "") else "failed"), reason
 
-    def _unless_empty(self, log: str) -> None:
+    def unless_empty(self, name: str) -> None:
+        """Remove the log of a trial that said nothing."""
         with suppress(OSError, UsageError):
-            remove_if_empty(self.folder.held, log)
+            remove_if_empty(self.folder.held, f"logs/{name}.log")
             self.folder.held.remove_empty_folder("logs")
 
 

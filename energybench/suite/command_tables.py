@@ -21,7 +21,8 @@ from energybench.suite.quality_tables import WorkloadAcceptTable
 from energybench.suite.table import Name, SuiteTable
 from energybench.suite.tables import ClaimsTable, TunedTable
 
-OPERATORS = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "<<", "2>", "2>&1", "2>/dev/null"})
+OPERATOR = re.compile(r"\d*[|&;<>]+[&\d]*")  # a shell's own, where no quotation holds it
+QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
 PLAIN = re.compile(r"[\w@%+=:,./{}-]+")
 VARIABLE_NAME = re.compile(r"[^\x00-\x1f=]+")
 COPY = "copy"  # of cwd
@@ -35,10 +36,18 @@ def _split(text: str) -> list[str]:
         raise KeyedError(f"{error} in {text}", "", "close the quotation, or write \\' for the mark") from None
     if not words:
         raise KeyedError("an empty command", "", 'command = "python train.py"')
-    if operator := next((word for word in words if word in OPERATORS), None):
+    if operator := shell_operator(text):
         hint = f"command = '''sh -c {shlex.quote(text)}'''"
         raise KeyedError(f"no shell reads this, so '{operator}' would be an argument of {words[0]}", "", hint)
     return words
+
+
+def shell_operator(text: str) -> str | None:
+    """The first operator of a shell (`|`, `&&`, `;`, `2>`, ...) that stands outside of every quotation; None without
+    one. What no shell reads would be handed to the program as an argument."""
+    unquoted = QUOTED.sub(lambda match: "q" * len(match[0]), text)
+    found = OPERATOR.search(unquoted)
+    return found[0] if found else None
 
 
 def _checked(text: str) -> str:

@@ -48,7 +48,14 @@ class TrialsTable(SuiteTable):
         description='at most this long, until the time of a step settles; or exactly so many: "10 steps"',
     )
     limit: Seconds = Field(default="30 min", validate_default=True, gt=0, le=LONGEST_S, description="of one cell")
-    threads: int | None = Field(default=None, ge=1, le=4096, description="CPU threads of a trial")
+    turns: Annotated[int, Field(ge=2, le=1000)] | Literal["auto", "off"] = Field(
+        default="auto",
+        description="parts into which the trials of a block are cut and take turns; auto: trainings under two minutes",
+    )
+    threads: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
+        default="auto",
+        description="CPU threads of a trial; auto: chosen once per run from short timings, where the processor trains",
+    )
     cooldown: CooldownTable = Field(default_factory=lambda: CooldownTable())
 
     @model_validator(mode="after")
@@ -62,6 +69,11 @@ class TrialsTable(SuiteTable):
             hint = f"rising numbers of blocks from {FEWEST_BLOCKS} on, the last is blocks_max = {self.blocks_max}"
             raise KeyedError("looks must rise to the most blocks", "looks", hint)
         return self
+
+    @property
+    def given_threads(self) -> int | None:
+        """Those that the suite names itself."""
+        return None if self.threads == "auto" else self.threads
 
     @property
     def declared_looks(self) -> tuple[int, ...]:

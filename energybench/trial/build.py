@@ -24,17 +24,23 @@ from energybench.workloads.tasks import task_named
 
 
 def build(
-    spec: TrainingSpec, train: Data, device: torch.device, task: Task | None = None, kind: Callable[..., Run] = Run
+    spec: TrainingSpec,
+    train: Data,
+    device: torch.device,
+    task: Task | None = None,
+    kind: Callable[..., Run] | None = None,
 ) -> Run:
     """A fresh model, task and stack. The initial weights depend on the seed alone.
 
     Args:
         task: one that was made before; a fresh one where there is none
-        kind: what makes the run: `Run`, or another that takes the same; a budget makes its own
+        kind: what makes the run, where it is another than `Run`, or with a budget than `ControlRun`
     """
     stack = build_stack(spec.stack)
-    if spec.budget is not None:
-        kind = partial(ControlRun, steps=spec.budget.steps)
+    if spec.budget is None:
+        kind = kind or Run
+    else:
+        kind = partial(kind or ControlRun, steps=spec.budget.steps)
     model = build_model(spec.workload, spec.data, spec.base, spec.seed)
     return kind(
         task or task_named(spec.workload.task, spec.base),

@@ -148,6 +148,7 @@ class TrialSpec(TrainingSpec):
     device_name: "cpu", or the UUID of the card that trains
     trace:       file for what the meters sampled, in a folder called traces; None keeps none, nor the methods' tensors,
                  which go into a folder called state beside it
+    siblings:    UUID → processes on the card that rest while this one runs
     """
 
     mode: Literal["trial"] = "trial"
@@ -160,6 +161,7 @@ class TrialSpec(TrainingSpec):
     warmup: Quantity
     measure: MeasureSpec
     trace: Path | None = None
+    siblings: dict[str, list[int]] = Field(default_factory=dict)
 
 
 class CommandTrialSpec(Spec):

@@ -3,6 +3,7 @@
     set up → cool down → warm up (a Run and methods of its own) → build, metered: what a method spends once
            → idle → meter exactly the training → idle → evaluate, by the judge → report → finish, metered
 
+Where trials take turns the training is metered part by part, and the rests lie outside: `pause.py`.
 The same run, unmetered, under the counter of FLOPs: `counting_run.py`.
 """
 
@@ -38,6 +39,7 @@ from energybench.trial.build import build, build_model, recipe_of
 from energybench.trial.estimate import estimate
 from energybench.trial.failure import fill_and_write
 from energybench.trial.judge import Judge
+from energybench.trial.pause import Gate, PausingControlRun, PausingRun, spare
 from energybench.trial.phases import Phases
 from energybench.trial.record_draft import TrialDraft, finite
 from energybench.trial.spec import TrialSpec
@@ -69,6 +71,7 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
     record.device = spec.device_name
     with phases.phase("open"):  # the meters first, so that they see who is on the card before we are
         meters = open_meters(measure.selection(), spec.device_name)
+        spare(meters, spec.siblings)
         record.environment = {
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -85,8 +88,10 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
     with phases.phase("warmup"):
         record.warmup = warm_up(warming, spec.warmup, synchronise)
         del warming
+    gate = Gate.opened(device)
     with phases.phase("build", meters):
-        run = build(spec, train, device, task)
+        pausing = PausingRun if spec.budget is None else PausingControlRun
+        run = build(spec, train, device, task, partial(pausing, gate=gate) if gate else None)
     judge.watch(run)
     methods = list(run.methods)
     record.epochs, record.samples = run.epochs, len(train)
@@ -100,8 +105,12 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
 
     window = Window(meters, synchronise)
     tracker = TargetTracker(spec.workload.target, window, judge, phases)
+    if gate:
+        gate.ready(run, meters, phases.readings.get("idle_before"))
     window.start()
     try:
+        if gate:
+            gate.begin(window)
         run.train(tracker.after_epoch)
     finally:
         with contextlib.suppress(Exception):  # a device that failed cannot be synchronised either
@@ -113,6 +122,8 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         record.passes = Passes(**asdict(run.tally.passes()))
         record.steps, record.data_wait_s = run.tally.steps, run.tally.data_wait_ns / 1e9
         record.target = tracker.target
+    if gate:
+        gate.trained(phases.readings)
     with phases.phase("hash"):
         record.trained_sha256, record.samples_sha256 = judge.weights(), run.samples_sha256()
     phases.idle("idle_after", meters, measure.tick_s)

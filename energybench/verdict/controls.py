@@ -18,12 +18,12 @@ def pairs(
     """A method's trials, each with the control of its block; with plain training where its tally paid for all of it.
     Empty where no block has a control."""
     found = [t for t in trials if t.role == "control" and t.of == records.label]
-    partners = pairing.partners_of(found, reason_unusable)
-    if not partners:
+    controlled = {pairing.place(t)[:3] for t in found if reason_unusable(t) is None}
+    if not controlled:
         return []
-    whole = {(t.block, t.invocation, t.device) for t in records.trials if t.budget is not None and not t.trained_less}
-    plain = {place: baselines[place] for place in whole if place in baselines and place not in partners}
-    compared = pairing.pairs(records.trials, {**plain, **partners}, reason_unusable)
+    whole = {pairing.place(t) for t in records.trials if t.budget is not None and not t.trained_less}
+    plain = [baselines[place] for place in whole if place in baselines and place[:3] not in controlled]
+    compared = pairing.pairs_with_controls(records.trials, [*plain, *found], baselines, reason_unusable)
     return compared if any(pair.baseline.role == "control" for pair in compared) else []
 
 

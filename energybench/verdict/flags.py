@@ -45,7 +45,7 @@ def _trial_problems(trial: Trial) -> Problems:
         yield "diverged", trial.reason or ""
     if trial.status == "ok" and trial.process:
         accounted_s = sum(reading.wall_s for reading in trial.phases.values())
-        missing_s = trial.process.wall_s - accounted_s
+        missing_s = trial.process.wall_s - trial.process.rested_s - accounted_s
         if missing_s > CLOCK_S + CLOCK_REL * trial.process.wall_s:
             yield "clock_differs", f"{missing_s:.1f} s of {trial.process.wall_s:.1f} s"
     window, waited_s = trial.train, trial.data_wait_s or 0.0

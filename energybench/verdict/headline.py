@@ -11,6 +11,7 @@ from energybench.stats import paired
 from energybench.verdict import wording
 
 if TYPE_CHECKING:
+    from energybench.records.record import RunFile
     from energybench.verdict.figures import Row, Workload
 
 
@@ -133,3 +134,9 @@ def _nothing_proven(rows: Sequence[Row]) -> str:
         return f"{sentence}: {wording.blocks(n)} cannot see any saving"
     decimals = 0 if limit_rel >= 0.1 else 1
     return f"{sentence}: {wording.blocks(n)} cannot see savings under {wording.percent(limit_rel, decimals)}"
+
+
+def busy_note(run: RunFile) -> str:
+    """Who else used the machine when the run began, as a sentence behind the headline; empty where nobody did."""
+    told = (run.machine.get("busy") or {}).get("told") or ()
+    return f" The machine was busy when it began: {'; '.join(map(str, told))}." if told else ""

@@ -88,14 +88,12 @@ def this_run(
 
 def _costs(pair: Pair, quantity: paired.Quantity) -> tuple[tuple[float, float], tuple[float, float]]:
     """(window, once) of the method and of the baseline, in seconds or in measured joules."""
-    trials = (pair.method, pair.baseline)
+    trials, windows = (pair.method, pair.baseline), pair.costs(quantity)
     if quantity == "time":
-        method, baseline = ((seconds(trial), _once_s(trial)) for trial in trials)
+        once = [_once_s(trial) for trial in trials]
     else:
-        method, baseline = (
-            (window.joules, _once_j(trial, window)) for trial, window in zip(trials, pair.metered, strict=True)
-        )
-    return method, baseline
+        once = [_once_j(trial, window) for trial, window in zip(trials, pair.metered, strict=True)]
+    return (windows[0], once[0]), (windows[1], once[1])
 
 
 def extras(pairs: Sequence[Pair]) -> Extras:
@@ -140,4 +138,5 @@ def _outside_cpu_s(trial: Trial) -> float:
 
 def _unseen_s(trial: Trial) -> float:
     assert trial.process
-    return trial.process.wall_s - math.fsum(reading.wall_s for reading in trial.phases.values())
+    own_s = trial.process.wall_s - trial.process.rested_s
+    return own_s - math.fsum(reading.wall_s for reading in trial.phases.values())

@@ -21,15 +21,36 @@ from energybench.verdict.examination import examine
 
 @dataclass(frozen=True)
 class Pair:
-    """A trial and what it is held against: one block, one invocation, one device."""
+    """A trial and what it is held against: one block, one invocation, one device, one group of those that take turns.
+
+    beside: of two that took turns in different groups, a method and its control, each one's plain training of its own
+            group, the method's first: they are compared by way of these
+    """
 
     method: Trial
     baseline: Trial
+    beside: tuple[Trial, Trial] | None = None
 
     @cached_property
     def metered(self) -> tuple[Metered, Metered]:
         """Of both training windows, the method's first; asked for many times."""
         return metered(self.method.train), metered(self.baseline.train)
+
+    @cached_property
+    def metered_beside(self) -> tuple[Metered, ...]:
+        """Of the windows of the plain trainings by way of which the two are compared."""
+        return tuple(metered(trial.train) for trial in self.beside or ())
+
+    def costs(self, quantity: paired.Quantity) -> tuple[float, float]:
+        """(method, baseline) in seconds or in measured joules; by way of plain training, the latter as it would have
+        been in the method's group."""
+        if quantity == "time":
+            method, baseline = seconds(self.method), seconds(self.baseline)
+            beside = [seconds(trial) for trial in self.beside or ()]
+        else:
+            method, baseline = (window.joules for window in self.metered)
+            beside = [window.joules for window in self.metered_beside]
+        return (method, baseline * beside[0] / beside[1]) if beside else (method, baseline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +88,16 @@ def order(trials: Iterable[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda t: (t.workload, t.block, t.invocation, t.method, t.trial))
 
 
-Partners = dict[tuple[int, int, str], Trial]  # (block, invocation, device) → a usable trial
+Partners = dict[tuple[int, int, str, int], Trial]  # (block, invocation, device, group) → a usable trial
 
 
 def partners_of(baselines: Iterable[Trial], reason_unusable: ReasonUnusable = unusable) -> Partners:
-    return {(t.block, t.invocation, t.device): t for t in order(baselines) if reason_unusable(t) is None}
+    return {place(t): t for t in order(baselines) if reason_unusable(t) is None}
+
+
+def place(trial: Trial) -> tuple[int, int, str, int]:
+    """Its block, invocation, device and group."""
+    return trial.block, trial.invocation, trial.device, trial.group
 
 
 def pairs(
@@ -90,9 +116,31 @@ def pairs(
     partners = baselines if isinstance(baselines, dict) else partners_of(baselines, reason_unusable)
     by_block: dict[int, Pair] = {}
     for trial in order(trials):  # ascending invocations: the newest whole pair stays
-        partner = partners.get((trial.block, trial.invocation, trial.device))
+        partner = partners.get(place(trial))
         if partner is not None and reason_unusable(trial) is None:
             by_block[trial.block] = Pair(trial, partner)
+    return [by_block[block] for block in sorted(by_block)]
+
+
+def pairs_with_controls(
+    trials: Iterable[Trial], controls: Iterable[Trial], partners: Partners, reason_unusable: ReasonUnusable = unusable
+) -> list[Pair]:
+    """The same of a method and its control, which may have had their turns in different groups of a block.
+
+    partners: plain training, by way of which such a pair is compared; without it there is none
+    """
+    controls = [t for t in order(controls) if reason_unusable(t) is None]
+    by_block: dict[int, Pair] = {}
+    for trial in order(trials):
+        for control in controls if reason_unusable(trial) is None else ():
+            if place(trial)[:3] != place(control)[:3]:
+                continue
+            if trial.group == control.group:
+                by_block[trial.block] = Pair(trial, control)
+                continue
+            plain = (partners.get(place(trial)), partners.get(place(control)))
+            if plain[0] is not None and plain[1] is not None:
+                by_block[trial.block] = Pair(trial, control, (plain[0], plain[1]))
     return [by_block[block] for block in sorted(by_block)]
 
 
@@ -135,9 +183,9 @@ def sensors_of(compared: Sequence[Pair]) -> Sensors:
 
     Inside a pair they watched the same devices: one card of two is half the joules, and no saving.
     """
-    sums = [each for pair in compared for each in pair.metered]
+    sums = [each for pair in compared for each in (*pair.metered, *pair.metered_beside)]
     sets, joules = {each.sensors for each in sums}, all(each.joules > 0 for each in sums)
-    alike = all(method.channels == baseline.channels for method, baseline in (pair.metered for pair in compared))
+    alike = all(len({each.channels for each in (*pair.metered, *pair.metered_beside)}) == 1 for pair in compared)
     return next(iter(sets)) if len(sets) == 1 and joules and alike else frozenset()
 
 
@@ -155,10 +203,7 @@ def change(
         pooled: the spread of all comparisons of the workload
         alpha_fraction: of every chance of error, what the interim analysis may use
     """
-    if quantity == "time":
-        costs = [(seconds(pair.method), seconds(pair.baseline)) for pair in compared]
-    else:
-        costs = [(method.joules, baseline.joules) for method, baseline in (pair.metered for pair in compared)]
+    costs = [pair.costs(quantity) for pair in compared]
     return paired.paired([cost for cost, _ in costs], [cost for _, cost in costs], pooled, alpha_fraction)
 
 

@@ -16,7 +16,7 @@ from energybench.verdict import flags, interim, interim_notes, pairing, requirem
 from energybench.verdict.checks import checks
 from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Accept, Added, Failure, Measured, NotRun, Summary, Uncounted
-from energybench.verdict.headline import headline
+from energybench.verdict.headline import busy_note, headline
 from energybench.verdict.interim import Look
 from energybench.verdict.next_steps import more_blocks_for
 from energybench.verdict.overall import over_all
@@ -52,7 +52,7 @@ def summarise(
         stamp=tuple(run.stamp),
         finished=run.finished,
         blocks=run.blocks,
-        headline=wording.plain(interim_notes.headline(look, workloads) or headline(workloads)),
+        headline=wording.plain((interim_notes.headline(look, workloads) or headline(workloads)) + busy_note(run)),
         energy_note=_energy_note(run, trials),
         accept=Accept.of(run),
         workloads=workloads,

@@ -411,6 +411,21 @@ def test_whoever_else_is_on_the_card_is_named_and_we_are_not(fake_driver: Plug) 
     assert reading.cards[UUID].foreign_pids == [4711]
 
 
+def test_siblings_that_rest_on_the_card_are_spared_and_strangers_are_not(fake_driver: Plug) -> None:
+    """Numbered as the driver does, in a container: 900 came before us, 901 is our own, 902 and 903 come later."""
+    driver = fake_driver(FakeGpu(compute=[(900,), (901, 1.0), (902, 13.0), (903, 14.0)]))
+    meter = GpuMeter(open_gpus(), driver.time)
+    assert meter.own_on_cards() == {}
+    driver.time.sleep(2.0)
+    meter.spare({UUID: [900]})
+    reading, _, _ = measure(driver, 10.0, meter)
+    assert reading.cards[UUID].foreign_pids == []
+    assert meter.own_on_cards() == {UUID: [901]}
+    meter.spare({UUID: [902]})
+    reading, _, _ = measure(driver, 10.0, meter)
+    assert reading.cards[UUID].foreign_pids == [903]
+
+
 def test_in_a_container_what_came_with_our_own_context_is_taken_for_ours(fake_driver: Plug) -> None:
     """The driver numbers processes as the host does: 900 was there before us, 901 came with us, 902 later."""
     driver = fake_driver(FakeGpu(compute=[(900,), (901, 1.0), (902, 5.0)]))

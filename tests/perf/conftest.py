@@ -18,6 +18,7 @@ LOAD = pytest.StashKey[float]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--strict-goals", action="store_true", help="exit with 1 where a speed ratio misses its goal")
+    parser.addoption("--launches", type=int, default=20, help="of each way, where whole trials are launched")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -169,6 +169,7 @@ def main(argv: list[str]) -> int:
     here = str(Path(__file__).resolve().parent)  # the server finds it there; a program's own folder, first in its
     sys.path[:] = [*(entry for entry in sys.path if entry != here), here]  # path, is taken from its children's
     forkserver.PRELOAD = "light_preload"
+    os.environ["ENERGYBENCH_ORDER_SEED"] = str(SEED)  # the tests know the order
     runner.plan = planned  # type: ignore[assignment]
     _die_where_told("parent")
     try:

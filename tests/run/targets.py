@@ -137,3 +137,29 @@ def cannot_write(in_path: str, out_path: str) -> None:
     """Its record goes to a disk that is full, as far as it is concerned."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
     write_json(Path(out_path), {"much": "x" * 1000})
+
+
+def converse(in_path: str, out_path: str) -> None:
+    """A trial that takes turns and trains nothing. Beside IN: `family` lets it start a child, `hang` lets it hang."""
+    from energybench.process.in_child import line
+
+    spoken, place, told = line(), Path(in_path).parent, []
+    assert spoken is not None
+    if (place / "family").exists():
+        subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"], start_new_session=True)
+    message = {"at": "ready"}
+    while True:
+        spoken.send_bytes(json.dumps(message).encode())
+        told.append(json.loads(spoken.recv_bytes())["until"])
+        if message["at"] == "trained":
+            break
+        if (place / "hang").exists():
+            (place / "hanging").touch()
+            time.sleep(600)
+        message = {"at": "trained"} if told[-1] is None else {"at": "rest", "progress": told[-1], "part_s": 1.0}
+        message |= {"excess_s": None}
+    Path(out_path).write_text(json.dumps({"told": told}))
+
+
+def leave_early(in_path: str, out_path: str) -> None:
+    os._exit(7)

@@ -23,7 +23,7 @@ from energybench.records.reader import read_folder
 from energybench.records.record import Cell
 from energybench.runner import plan_request
 from energybench.runner.progress import Progress
-from energybench.runner.schedule import order
+from energybench.runner.schedule import ORDER_SEED, order
 from energybench.suite.suite import load
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,7 @@ def test_an_interrupted_run_continues_where_it_stood(
     (tmp_path / "holder.py").write_text(HOLDER)
     (tmp_path / "hold").write_text(str(seed + 1))
     suite = write_suite(tmp_path, METHODS, blocks=BLOCKS, seed=seed)
-    running = start("run", suite, cwd=tmp_path)
+    running = start("run", suite, cwd=tmp_path, **{ORDER_SEED: str(seed)})
     try:
         wait_for((tmp_path / "held").exists)
         folder = only_run(tmp_path)

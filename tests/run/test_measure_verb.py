@@ -199,10 +199,11 @@ def test_half_as_long_is_faster_and_saves_no_energy_that_was_not_measured(
     assert "saves" not in told.replace("see savings", "")
 
 
-def test_the_first_of_a_pair_is_drawn_anew_each_time(given_seconds: None, monkeypatch: pytest.MonkeyPatch):
+def test_each_is_first_in_half_of_the_pairs(given_seconds: None, monkeypatch: pytest.MonkeyPatch):
+    """The first of two pairs is drawn, the second is its reverse: a first-in-pair effect cancels."""
     one, other = list(versus.SIDES), list(versus.SIDES)[::-1]
     drawn = [one, other, other, one, other]
-    left = iter(drawn)
+    left = iter([one, other, other])
     monkeypatch.setattr(versus.random, "sample", lambda sides, count: next(left))
     found = versus.CommandComparison(["sleep", "1"], ["sleep", "2"], len(drawn))
     found.run(versus.CommandMeters(energy=False), warmup=0, show_output=False, say=lambda text: None)
@@ -210,6 +211,14 @@ def test_the_first_of_a_pair_is_drawn_anew_each_time(given_seconds: None, monkey
     ran = [[trial.role for trial in found.trials if trial.block == block] for block in range(len(drawn))]
     assert ran == drawn
     assert [trial.position for trial in found.trials] == [0, 1] * len(drawn)
+
+
+@pytest.mark.parametrize("other", ["sleep 1; sleep 2", "true && true", "echo a|wc", "echo a > 'b c'", "true &"])
+def test_a_shells_operator_is_no_argument_of_a_command_that_no_shell_reads(tmp_path: Path, other: str):
+    done = measure(tmp_path, "--vs", other, "true")
+    assert done.returncode == 2
+    assert "error[E422]" in done.stderr
+    assert "sh -c" in done.stderr
 
 
 def test_a_command_that_fails_ends_the_comparison_with_its_own_words(tmp_path: Path):
