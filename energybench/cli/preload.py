@@ -4,11 +4,14 @@ A fork after any computation (a convolution, a trace, a backward) inherits threa
 after imports alone it works. Nothing here may compute.
 """
 
+import importlib
 import os
+import pkgutil
 
 import torch
 import torch._dynamo
 
+import energybench.algorithms
 import energybench.cli.command_line
 import energybench.runner.planner
 import energybench.trial.counting_run
@@ -16,6 +19,10 @@ from energybench.common.torchvision_shim import import_torchvision
 from energybench.process.reaper import adopt_orphans_until_exit
 
 import_torchvision()
+# With the libraries that they need (scipy alone takes half a second): else the first method that uses one would be
+# billed its import, which plain training never pays.
+for _module in pkgutil.iter_modules(energybench.algorithms.__path__, "energybench.algorithms."):
+    importlib.import_module(_module.name)
 SERVER = os.getpid()
 adopt_orphans_until_exit()
 

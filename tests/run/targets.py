@@ -51,6 +51,15 @@ def train(in_path: str, out_path: str) -> None:
     _say(out_path, finite=bool(torch.isfinite(gradient).all()))
 
 
+def load_methods(in_path: str, out_path: str) -> None:
+    """Every shipped method's module, and which other modules that brought with it."""
+    from energybench.train.discovery import load, sources
+
+    before = set(sys.modules)
+    methods = [load(source) for source in sources(Path(in_path).parent).values()]
+    _say(out_path, methods=len(methods), brought=sorted(set(sys.modules) - before - {m.__module__ for m in methods}))
+
+
 def hang(in_path: str, out_path: str) -> None:
     """Ignores what can be ignored, and so does its child; says both process ids."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -124,6 +124,14 @@ def test_a_child_forked_after_the_preload_trains_and_does_not_hang(call: Any, ti
     assert (outcome.reason, facts) == (None, {"finite": True})
 
 
+def test_no_shipped_method_is_billed_the_import_of_a_library(call: Any) -> None:
+    """A trial's `build` is billed with it, and its module is loaded there: all that it needs must be there already."""
+    outcome, facts = call("load_methods", limit_s=300)
+    assert outcome.reason is None
+    assert facts["methods"] >= 14
+    assert facts["brought"] == []
+
+
 def test_past_its_limit_a_child_is_killed_with_its_whole_group(call: Any, tmp_path: Path, limits: Limits) -> None:
     outcome, facts = call("hang", limit_s=3000.0, tick=limits.once((tmp_path / "out").exists), tick_s=0.1)
     assert outcome.timed_out
