@@ -83,7 +83,7 @@ def place(problem: Problem) -> tuple[int, int]:
 
 def test_defaults_are_those_of_the_design(tmp_path: Path) -> None:
     loaded = suite.load(write(tmp_path, SMALL))
-    assert (loaded.trials.blocks, loaded.trials.twin, loaded.trials.threads) == (5, True, None)
+    assert (loaded.trials.blocks, loaded.trials.twin, loaded.trials.threads) == (5, True, "auto")
     assert loaded.trials.warmup == Quantity(20, "s")
     assert loaded.trials.limit == 1800
     assert loaded.measure.energy == "if available"

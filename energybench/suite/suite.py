@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, ValidationError
 
-from energybench.common.errors import Problem, SuiteError, in_order, nearest
-from energybench.common.limits import MOST_EPOCHS, MOST_LAYERS, MOST_PROBLEMS, SKIPPED_PAIRS, SUITE_ENTRIES
-from energybench.suite.command_pairing import unlike, unpaired
+from energybench.common.errors import Problem, SuiteError, in_order
+from energybench.common.limits import MOST_PROBLEMS
+from energybench.suite.command_pairing import unlike
 from energybench.suite.command_tables import CommandMethodTable, CommandWorkloadTable
 from energybench.suite.messages import FOLDER_NAME, KeyedError, explain, model_name, unfit, untagged
 from energybench.suite.node import Node
@@ -36,7 +35,9 @@ from energybench.suite.overlays import (
 from energybench.suite.quality_tables import QualityTable
 from energybench.suite.renamed_keys import RENAMED, KeyRenamer, with_old_keys
 from energybench.suite.set_hints import of_one
+from energybench.suite.suite_bounds import too_many_entries, too_much_work
 from energybench.suite.suite_file import find_suite, read_tree
+from energybench.suite.suite_references import reference_problems
 from energybench.suite.table import Several, SuiteTable
 from energybench.suite.tables import (
     AcceptTable,
@@ -48,9 +49,7 @@ from energybench.suite.tables import (
     WorkloadTable,
 )
 from energybench.suite.toml_positions import Loc
-from energybench.suite.variants import MOST_CELLS, Variant, counted, expand, matches, variants_of
-
-PATTERN_TABLES = {"skip": "skips", "require": "requires"}  # whose entries name workloads and methods by patterns
+from energybench.suite.variants import Variant, expand
 
 
 class InvalidSuite(SuiteError):
@@ -176,10 +175,11 @@ class Suite(SuiteTable):
         """(workload, variant, reason to skip it or None), workload by workload in the order of the file."""
         variants = self.variants()
         return [
-            (workload, variant, self._skipped(workload, variant)) for workload in self.workloads for variant in variants
+            (workload, variant, self.skipped(workload, variant)) for workload in self.workloads for variant in variants
         ]
 
-    def _skipped(self, workload: WorkloadTable | CommandWorkloadTable, variant: Variant) -> str | None:
+    def skipped(self, workload: WorkloadTable | CommandWorkloadTable, variant: Variant) -> str | None:
+        """Why a method is not run on a workload; None where it is."""
         declared = next((skip.because for skip in self.skips if skip.fits(workload.name, variant)), None)
         return declared or unlike(workload, variant)
 
@@ -229,7 +229,7 @@ def load(
     """
     path, overrides = find_suite(path_or_name, search), tuple(overrides)
     text, tree = read_tree(path)
-    if too_many := _too_many(tree):
+    if too_many := too_many_entries(tree):
         raise InvalidSuite(too_many)
     renamer = KeyRenamer()
     tree = renamer.tree(tree)
@@ -259,13 +259,13 @@ def load(
     written = tree
     whole, quickened = resolve(tree), resolve(apply_quick(tree))  # both, so that --quick never finds new mistakes
     tree, suite = quickened if quick else whole
-    problems += [*renamer.problems, *_reference_problems(tree, suite)]
+    problems += [*renamer.problems, *reference_problems(tree, suite)]
     renamer.warn(stacklevel=2)
     if problems or suite is None:
         stamp = ["quick"] if quick else []
         rest = _salvage(tree)
         if rest is not None and suite is None:
-            problems += _too_much_work(rest[1], rest[0])
+            problems += too_much_work(rest[1], rest[0])
         problems = of_one(problems, written)
         if rest is None or any(problem.code == "E207" for problem in problems):  # it would be expanded to be checked
             raise InvalidSuite(in_order(problems))
@@ -296,109 +296,6 @@ def _salvage(tree: Node, tries: int = 12) -> tuple[Suite, Node] | None:
                 return None
             tree = without(tree, loc)
     return None
-
-
-def _too_many(tree: Node) -> list[Problem]:
-    """Arrays of tables that are longer than the limit, since each entry is compared with every other."""
-    counts = {key: len(tree.items(key)) for key in ("workload", "method", "skip", "require")}
-    return [
-        Problem(
-            "E207",
-            f"this suite has {count:,} [[{key}]]; at most {SUITE_ENTRIES} are allowed",
-            tree.find((key,)).place,
-            "write several suites",
-        )
-        for key, count in counts.items()
-        if count > SUITE_ENTRIES
-    ]
-
-
-def _reference_problems(tree: Node, suite: Suite | None) -> list[Problem]:
-    """Labels and sweeps; patterns that match nothing; more cells than anyone can mean."""
-    if suite is not None and (too_many := _too_much_work(tree, suite)):  # first, and without making the variants
-        return too_many
-    variants, problems = expand(tree)
-    problems += _too_many_patterns(tree, variants)
-    if not problems:
-        problems += _unmatched_patterns(tree, variants)
-    if suite is not None and not problems:
-        problems += unpaired(tree, suite.workloads, variants)
-    if suite is not None and not problems:
-        problems += _all_skipped(tree, suite, variants)
-    return problems
-
-
-def _too_much_work(tree: Node, suite: Suite) -> list[Problem]:
-    """What nobody can mean, seen from the text, before anything is built of it."""
-    return [*_too_many_trials(tree, suite), *_too_many_layers(tree, suite)]
-
-
-def _too_many_layers(tree: Node, suite: Suite) -> Iterator[Problem]:
-    """A model's layers are listed (widths, channels) or counted (`layers`); others are counted as they are built."""
-    for number, workload in enumerate(suite.workloads):
-        for key, value in workload.model.parameters.items() if isinstance(workload, WorkloadTable) else ():
-            count = len(value) if isinstance(value, list) else value if key == "layers" else 0
-            if isinstance(count, int) and count > MOST_LAYERS:
-                message = f"{key}: {counted(count)} layers; at most {MOST_LAYERS:,} are allowed"
-                place = tree.find(["workload", number, "model", key]).place
-                yield Problem("E207", message, place, "fewer layers")
-
-
-def _too_many_trials(tree: Node, suite: Suite) -> list[Problem]:
-    variants = variants_of(tree)
-    of_each = (1 + suite.trials.twin + variants) * (suite.trials.blocks_max or suite.trials.blocks)
-    count = len(suite.workloads) * of_each
-    if variants > MOST_CELLS:  # which `expand` reports
-        return []
-    place = tree.find(["trials", "blocks"]).place
-    if count > MOST_CELLS:
-        message = f"this suite has {counted(count)} trials; at most {MOST_CELLS:,} are allowed"
-        return [Problem("E207", message, place, "fewer blocks, workloads or sweeps")]
-    epochs = of_each * sum(each.train.epochs for each in suite.workloads if isinstance(each, WorkloadTable))
-    if epochs > MOST_EPOCHS:
-        message = f"the trials of this suite have {counted(epochs)} epochs; at most {MOST_EPOCHS:,} are allowed"
-        return [Problem("E207", message, place, "fewer epochs or blocks")]
-    return []
-
-
-def _too_many_patterns(tree: Node, variants: Sequence[Variant]) -> Iterator[Problem]:
-    """Each [[skip]] and [[require]] is held against every pair of a workload and a variant."""
-    patterns, workloads = len(tree.items("skip")) + len(tree.items("require")), len(tree.items("workload"))
-    comparisons = patterns * workloads * (1 + len(variants))
-    if comparisons > SKIPPED_PAIRS:
-        limit = f"at most {SKIPPED_PAIRS:,} are allowed"
-        message = f"its skips and requirements would be held against {comparisons:,} pairs; {limit}"
-        yield Problem("E207", message, tree.find(["skip"]).place, "fewer of them, or smaller sweeps")
-
-
-def _unmatched_patterns(tree: Node, variants: Sequence[Variant]) -> Iterator[Problem]:
-    """Of each [[skip]] and [[require]] a pattern that fits no workload or no method."""
-    workloads = [entry.text("name") for entry in tree.items("workload")]
-    if None in workloads:
-        return
-    names = {
-        "workload": [[name] for name in workloads if name],
-        "method": [[variant.label, variant.entry] for variant in variants],
-    }
-    for (table, verb), (key, known) in itertools.product(PATTERN_TABLES.items(), names.items()):
-        for entry in tree.items(table):
-            pattern = entry.text(key)
-            if pattern and pattern != "*" and not any(matches(pattern, group) for group in known):
-                message = f"this {verb} nothing: no {key} matches '{pattern}'"
-                hint = nearest(pattern, {name for group in known for name in group})
-                yield Problem("E205", message, entry.find([key]).place, hint)
-
-
-def _all_skipped(tree: Node, suite: Suite, variants: Sequence[Variant]) -> Iterator[Problem]:
-    """Requirements that apply to no comparison, and so would always pass."""
-    if not suite.requires:
-        return
-    pairs = [(w.name, v, suite._skipped(w, v)) for w, v in itertools.product(suite.workloads, variants)]
-    for asked, entry in zip(suite.requires, tree.items("require"), strict=True):
-        reasons = [reason for workload, variant, reason in pairs if asked.fits(workload, variant)]
-        if None not in reasons:
-            message = f"this requires nothing: every comparison that it fits is skipped: {reasons[0]}"
-            yield Problem("E205", message, entry.place, "take out the [[skip]], or this [[require]]")
 
 
 def schema_json() -> dict[str, Any]:
