@@ -44,6 +44,18 @@ def install() -> None:
         _install_clock()
     if told := os.environ.get("FAKE_POWERCAP"):
         _when_imported("energybench.meter.rapl", lambda module: _install_powercap(module, json.loads(told)))
+    _when_imported("energybench.common.module_path", _reach_children)
+
+
+def _reach_children(module_path: ModuleType) -> None:
+    """Interpreters that energybench starts read no sitecustomize: they are told in what they run."""
+    made: Any = module_path.in_new_interpreter  # type: ignore[attr-defined]
+
+    def in_new_interpreter(code: str, *, with_package: bool) -> list[str]:
+        ours = "from fakes import in_children\nin_children.install()\n" if with_package else ""
+        return list(made(ours + code, with_package=with_package))
+
+    module_path.in_new_interpreter = in_new_interpreter  # type: ignore[attr-defined]
 
 
 def _install_powercap(rapl: ModuleType, told: dict[str, Any]) -> None:
@@ -112,6 +124,10 @@ def _clock() -> Any:
 
 
 def _when_imported(name: str, then: Callable[[ModuleType], object]) -> None:
+    if name in sys.modules:
+        then(sys.modules[name])
+        return
+
     class Finder:
         def find_spec(self, wanted: str, path: Any = None, target: Any = None) -> Any:
             spec = PathFinder.find_spec(wanted, path) if wanted == name else None
