@@ -99,11 +99,13 @@ class Planned:
         )
 
     def expected_s(self) -> float | None:
-        """About how long: plain steps for every cell, a second of set-up for each process. A command takes its time.
-        What only a method's tally will ask for is not in it."""
+        """About how long: plain steps for every cell, for each process a second of set-up and the suite's warm-up. A
+        command takes its time. What only a method's tally will ask for is not in it."""
         if any(cell.command and not cell.skipped for cell in self.cells):
             return None
-        metered = self.spec.blocks * sum((c.expected_s or 0) + 1 for c in self.cells if is_counted_on(c))
+        warmup = self.suite.trials.warmup
+        around_s = 1 + (warmup.count if warmup.unit == "s" else 0)
+        metered = self.spec.blocks * sum((c.expected_s or 0) + around_s for c in self.cells if is_counted_on(c))
         return metered + sum((c.expected_s or 0) * 1.5 + 1 for c in self.counting_runs)
 
 
