@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from fakes import in_children
 from fakes.hwmon import Machine
 from fakes.nvml import UUID, FakeDriver, FakeGpu
 from fakes.powercap import Powercap
@@ -544,10 +545,8 @@ def test_ctrl_c_ends_a_calibration_with_130_and_leaves_nothing(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_child_that_cannot_train_is_told_with_its_reason(tmp_path: Path) -> None:
-    (tmp_path / "sklearn").mkdir()
-    (tmp_path / "sklearn" / "__init__.py").write_text('raise ImportError("half installed")\n')
-    done = begin("--calibrate", PYTHONPATH=str(tmp_path))
+def test_a_child_that_cannot_train_is_told_with_its_reason() -> None:
+    done = begin("--calibrate", **in_children.environment(FAKE_BROKEN="sklearn"))
     out, errors = done.communicate(timeout=600)
     assert done.returncode == 3
     assert "error[E504]: the calibration failed: ImportError: half installed" in errors

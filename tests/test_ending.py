@@ -222,12 +222,12 @@ class Sends(real):
             os.kill(os.getpid(), signal.SIGTERM)
         super().stop()
 windows.Window = Sends
-write = windows.write_out
-def write_out(path, content):
+write = windows.write_output
+def write_output(*arguments):
     if place == "writing":
         os.kill(os.getpid(), signal.SIGTERM)
-    write(path, content)
-windows.write_out = write_out
+    write(*arguments)
+windows.write_output = write_output
 with energybench.measure(record="record.json"):
     time.sleep(0.05)
     with energybench.measure("epoch"):

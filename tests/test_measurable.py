@@ -213,7 +213,7 @@ def test_every_number_of_a_record_has_a_least_and_a_most(kind: type[RecordModel]
                 walk(inner, way)
 
     walk(kind.model_json_schema(), kind.__name__)
-    assert not [way for way in free if not way.endswith(("quality.additionalProperties",))]
+    assert not [way for way in free if "quality.additionalProperties" not in way]
 
 
 @pytest.mark.parametrize("folder", sorted(REPORTS.glob("*/*/run.json")), ids=lambda file: file.parent.name)

@@ -13,7 +13,7 @@ Student's t, pooled spreads, lost blocks and looks that a --max-time puts in, fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from energybench.common.renamed import renamed
@@ -49,20 +49,19 @@ def whole_blocks(run: RunFile, trials: Iterable[Trial]) -> int:
 def missing_blocks(cells: Iterable[Cell], trials: Iterable[Trial], blocks: int) -> dict[tuple[str, str], list[int]]:
     """(workload, method) → the blocks below `blocks` in which a trial of the cell is due and not there. A control's is
     due where the newest trial of its method trained less; in records of before, always."""
-    newest: dict[tuple[str, str, int], Trial] = {}
+    newest: dict[tuple[str, str], dict[int, Trial]] = {}
     for trial in sorted(trials, key=lambda t: t.invocation):
-        newest[trial.workload, trial.method, trial.block] = trial
+        newest.setdefault((trial.workload, trial.method), {})[trial.block] = trial
+    every = frozenset(range(blocks))
 
-    def due(cell: Cell, block: int) -> bool:
-        method = newest.get((cell.workload, cell.of or "", block))
-        return cell.control is None or (method is not None and method.trained_less)
+    def due(cell: Cell) -> Set[int]:
+        if cell.control is None:
+            return every
+        method = newest.get((cell.workload, cell.of or ""), {})
+        return every & {block for block, trial in method.items() if trial.trained_less}
 
-    return {
-        (cell.workload, cell.method): [
-            block for block in range(blocks) if (cell.workload, cell.method, block) not in newest and due(cell, block)
-        ]
-        for cell in cells
-    }
+    names = {(cell.workload, cell.method): cell for cell in cells}
+    return {name: sorted(due(cell) - newest.get(name, {}).keys()) for name, cell in names.items()}
 
 
 def current_look(run: RunFile, trials: Iterable[Trial]) -> Look:

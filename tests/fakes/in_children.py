@@ -5,6 +5,8 @@ FAKE_POWERCAP  a processor whose counters are computed in the moment in which th
 FAKE_CLOCK     "virtual": the whole process believes a clock that moves when somebody sleeps, and by 1 µs whenever
                somebody looks; sleeping takes no time. The card of a fake driver goes by it as well
 
+FAKE_BROKEN    the name of a package that cannot be imported
+
 The standard library keeps the real clock: what waits for a process, a lock or a socket really waits.
 """
 
@@ -44,7 +46,20 @@ def install() -> None:
         _install_clock()
     if told := os.environ.get("FAKE_POWERCAP"):
         _when_imported("energybench.meter.rapl", lambda module: _install_powercap(module, json.loads(told)))
+    if broken := os.environ.get("FAKE_BROKEN"):
+        sys.meta_path.insert(0, _Broken(broken))
     _when_imported("energybench.common.module_path", _reach_children)
+
+
+class _Broken:
+    """A finder of one package, which was installed by halves."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+
+    def find_spec(self, wanted: str, path: Any = None, target: Any = None) -> None:
+        if wanted == self.package:
+            raise ImportError("half installed")
 
 
 def _reach_children(module_path: ModuleType) -> None:

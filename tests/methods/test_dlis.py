@@ -295,10 +295,10 @@ def test_without_a_presampled_step_the_estimate_is_plain_training():
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"presample": 0}, "1 or more"),
-        ({"score": "parameter-gradient"}, "output-gradient, loss, last-layer-gradient"),
-        ({"resample": "even"}, "importance, uniform"),
-        ({"threshold": -1.0}, "≥ 0"),
+        ({"presample": 0}, "greater than or equal to 1"),
+        ({"score": "parameter-gradient"}, "'output-gradient', 'loss' or 'last-layer-gradient'"),
+        ({"resample": "even"}, "'importance' or 'uniform'"),
+        ({"threshold": -1.0}, "greater than or equal to 0"),
     ],
 )
 def test_what_a_parameter_cannot_be_is_refused_in_words(wrong, says):

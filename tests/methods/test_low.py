@@ -194,7 +194,7 @@ def test_the_record_tells_how_uneven_the_weights_were():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"), [({"lam": 0.0}, "> 0"), ({"grad_scale": "sum"}, "per_sample or batch_mean")]
+    ("wrong", "says"), [({"lam": 0.0}, "greater than 0"), ({"grad_scale": "sum"}, "'per_sample' or 'batch_mean'")]
 )
 def test_what_a_parameter_cannot_be_is_refused_in_words(wrong, says):
     with pytest.raises(UsageError, match=says):

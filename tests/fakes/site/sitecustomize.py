@@ -2,7 +2,7 @@
 
 import os
 
-if "FAKE_POWERCAP" in os.environ or "FAKE_CLOCK" in os.environ:
+if {"FAKE_POWERCAP", "FAKE_CLOCK", "FAKE_BROKEN"} & set(os.environ):
     from fakes import in_children
 
     in_children.install()
