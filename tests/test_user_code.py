@@ -270,5 +270,5 @@ def test_reading_verbs_run_nothing(canary: Path) -> None:
         ["compare", "--history", str(folder.parent)],
     ):
         result = energybench(*arguments)
-        assert result.returncode == 0, result.stderr
+        assert result.returncode in ((0, 4) if arguments[0] == "compare" else (0,)), result.stderr  # 4: undecided
         assert not canary.exists(), arguments
