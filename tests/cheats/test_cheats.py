@@ -112,7 +112,9 @@ def test_an_honest_proxy_shows_what_it_cost_to_prepare_and_when_that_is_repaid(
     once, trials = proxy["once"], contents(place)[1]
     spent, windows = [], []
     for block in range(3):
-        mine, plain = (trials[f"b{block}-i0-w.{name}"].phases for name in ("Proxy", "baseline"))
+        (method,) = [t for t in trials.values() if (t.method, t.block) == ("Proxy", block)]
+        baselines = [t for t in trials.values() if (t.method, t.block, t.group) == ("baseline", block, method.group)]
+        mine, plain = method.phases, baselines[0].phases
         ready = [max(p["build"].wall_s, p["warmup_build"].wall_s) + p["finish"].wall_s for p in (mine, plain)]
         assert ready[0] >= 4 * 16 * STEP_S
         spent.append((ready[0] - ready[1]) / plain["train"].wall_s)
