@@ -29,7 +29,9 @@ def test_exit_code_table_and_report_tell_the_same(finished: Done) -> None:
         assert method in (finished.folder / "report.md").read_text()
     for column in ("claimed", "estimated", "counted", "measured"):
         assert column in finished.process.stdout
-    assert finished.process.stdout.rstrip().endswith(str(finished.folder.relative_to(finished.home) / "report.md"))
+    told = finished.process.stdout.splitlines()
+    assert f"report: {finished.folder.relative_to(finished.home) / 'report.md'}" in told
+    assert [line for line in told if line.startswith("more: ")] == told[-2:]
     assert "\x1b" not in finished.process.stdout + finished.process.stderr
 
 

@@ -77,7 +77,7 @@ def test_the_report_says_quantity_interval_verdict_why_not_and_how_to_reproduce(
     assert row["counted_rel"] is None
     text = (done.folder / "report.md").read_text()
     plain = text.replace("\\", "")
-    assert f"| {row['measured']['quantity']} |" in text
+    assert f"| measured {row['measured']['quantity']} " in text
     assert f"**{row['verdict']}**" in text
     assert "not available" in text
     assert "outside energybench's loop" in text
