@@ -110,8 +110,10 @@ def test_ctrl_c_is_a_keyboard_interrupt_and_the_same_call_continues(tmp_path: Pa
     script = tmp_path / "script.py"
     script.write_text(
         "import energybench\n"
-        "try: print(len(energybench.run('tiny.toml', out='out', quiet=True).trials))\n"
+        "try: run = energybench.run('tiny.toml', out='out', quiet=True)\n"
         "except KeyboardInterrupt: print('interrupted')\n"
+        # What was taken up again has plain training of its own beside what had ended.
+        "else: print(len({(trial.block, trial.method) for trial in run.trials}))\n"
     )
     running = subprocess.Popen(
         [sys.executable, str(script)],
