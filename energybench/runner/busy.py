@@ -106,10 +106,14 @@ def _names(before: Seen, after: Seen) -> list[str]:
 
 
 def read(system: Path = SYSTEM, cgroups: Path = CGROUPS) -> Seen:
-    """One look."""
+    """One look. Where no process can be seen, /proc being empty, it is not known what others do."""
     ours = {os.getpid(), *descendants(os.getpid())}
     by_process, own_s = dict[int, tuple[str, float]](), 0.0
-    for process in psutil.process_iter():
+    try:
+        processes = list(psutil.process_iter())
+    except (OSError, psutil.Error):
+        processes = []
+    for process in processes:
         with contextlib.suppress(psutil.Error):
             times = process.cpu_times()
             if process.pid in ours:  # what has ended is counted by whoever waited for it
@@ -117,7 +121,7 @@ def read(system: Path = SYSTEM, cgroups: Path = CGROUPS) -> Seen:
             else:
                 by_process[process.pid] = (process.name(), float(sum(times[:2])))
     return Seen(
-        busy_s=busy_s(),
+        busy_s=busy_s() if processes else None,
         stolen_s=stolen_s(),
         own_s=own_s,
         hot=sum(_numbers(system.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))),

@@ -4,8 +4,8 @@ Every launch has fresh processes and does block 0's work. Of each figure one lau
 rounds that are told. Quick's own cells stand side by side in the first; in the second twins, one that trains every
 tenth step twice, one that skips half of its epochs, and one that clears everybody's caches.
 
-    make bench TESTS=tests/perf/test_turns.py
-    python -m pytest tests/perf/test_turns.py -m perf -p no:xdist --benchmark-enable --benchmark-quiet --launches 8
+    make bench TESTS=tests/perf/test_turns_on_this_machine.py
+    python -m pytest tests/perf/test_turns_on_this_machine.py -m perf -p no:xdist --benchmark-enable --benchmark-quiet --launches 8
 
 The first takes a quarter of an hour on two quiet cores.
 """
