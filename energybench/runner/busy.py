@@ -111,7 +111,7 @@ def read(system: Path = SYSTEM, cgroups: Path = CGROUPS) -> Seen:
     by_process, own_s = dict[int, tuple[str, float]](), 0.0
     try:
         processes = list(psutil.process_iter())
-    except (OSError, psutil.Error):
+    except (OSError, psutil.Error, IndexError):  # psutil takes the first of none
         processes = []
     for process in processes:
         with contextlib.suppress(psutil.Error):

@@ -5,7 +5,7 @@ rounds that are told. Quick's own cells stand side by side in the first; in the 
 tenth step twice, one that skips half of its epochs, and one that clears everybody's caches.
 
     make bench TESTS=tests/perf/test_turns_on_this_machine.py
-    python -m pytest tests/perf/test_turns_on_this_machine.py -m perf -p no:xdist --benchmark-enable --benchmark-quiet --launches 8
+    python -m pytest tests/perf/test_turns_on_this_machine.py -m perf -p no:xdist --benchmark-enable --launches 8
 
 The first takes a quarter of an hour on two quiet cores.
 """
