@@ -613,7 +613,7 @@ def test_the_shipped_cifar_suite_is_the_one_of_the_design() -> None:
     assert len(loaded.variants()) == 3 + 1 + 1
     assert {v.label for w, v, why in loaded.pairs() if why} == {"ssprop", "ssprop+dropout"}
     quick = suite.load("cifar", quick=True, search=[shipped("suites")])
-    assert {(w.data.subset, w.train.epochs, w.train.precision) for w in quick.workloads} == {(512, 6, "fp32")}
+    assert {(w.data.subset, w.train.epochs, w.train.precision) for w in quick.workloads} == {(96, 5, "fp32")}
     assert math.prod((quick.trials.blocks, len(quick.variants()))) == 3
 
 
