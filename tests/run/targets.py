@@ -60,6 +60,18 @@ def load_methods(in_path: str, out_path: str) -> None:
     _say(out_path, methods=len(methods), brought=sorted(set(sys.modules) - before - {m.__module__ for m in methods}))
 
 
+def allocate(in_path: str, out_path: str) -> None:
+    """Twenty times three blocks of 8 MiB, written to and freed: how many pages were faulted in, of how many."""
+    from energybench.process.in_child import keep_freed_memory
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for number in range(20):
+        blocks = [bytes([number + 1]) * (8 << 20) for _ in range(3)]
+        del blocks
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    _say(out_path, faults=faults, pages=20 * 3 * (8 << 20) // resource.getpagesize(), kept=keep_freed_memory())
+
+
 def hang(in_path: str, out_path: str) -> None:
     """Ignores what can be ignored, and so does its child; says both process ids."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

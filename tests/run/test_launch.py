@@ -132,6 +132,14 @@ def test_no_shipped_method_is_billed_the_import_of_a_library(call: Any) -> None:
     assert facts["brought"] == []
 
 
+def test_what_is_freed_is_kept_in_every_trial_alike(call: Any) -> None:
+    """Else the heap's end decides whether a step's tensors are faulted in again, for a process's whole life."""
+    _, facts = call("allocate")
+    if not facts["kept"]:
+        pytest.skip("this C library has no mallopt")
+    assert facts["faults"] < facts["pages"] / 10
+
+
 def test_past_its_limit_a_child_is_killed_with_its_whole_group(call: Any, tmp_path: Path, limits: Limits) -> None:
     outcome, facts = call("hang", limit_s=3000.0, tick=limits.once((tmp_path / "out").exists), tick_s=0.1)
     assert outcome.timed_out
