@@ -188,7 +188,8 @@ def test_a_record_of_before_there_were_seals_is_read(tmp_path: Path) -> None:
 
 @fault("other schema")
 @pytest.mark.parametrize(
-    ("schema", "remedy"), [(SCHEMA + 1, "pip install -U"), (0, "wrote it"), ("1", "wrote it"), (None, "wrote it")]
+    ("schema", "remedy"),
+    [(SCHEMA + 1, "pip install -U"), *((schema, "wrote it") for schema in (0, "1", None, float(SCHEMA), True))],
 )
 def test_another_schema_is_named_with_the_way_to_read_it(schema: Any, remedy: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"

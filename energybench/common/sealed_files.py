@@ -216,7 +216,8 @@ def read_sealed(
         message = f"not a whole {kind} record: {error or 'nested too deeply'}"
         raise UsageError(Problem("E601", message, str(path), hint)) from None
     seal = content.pop("seal", None)
-    if content.get("schema", schemas[-1]) not in schemas:
+    schema = content.get("schema", schemas[-1])
+    if type(schema) is not int or schema not in schemas:  # 3.0 and true are equal to whole numbers
         raise UsageError(_other_schema(content["schema"], schemas, path))
     if seal is not None and seal != _seal(content):
         message = "its content was changed after it was written: the seal does not hold"
