@@ -6,6 +6,7 @@ Imports no torch: records are read on machines that could never have made them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,7 +43,7 @@ def read(path: Path, kind: type[AnyModel], folder: HeldFolder | None = None) -> 
     load = None
     if folder is not None:
         name = path.relative_to(folder.path).as_posix()
-        load = lambda: folder.read_bytes(name, RECORD_B)  # noqa: E731
+        load = partial(folder.read_bytes, name, RECORD_B)
     content = read_sealed(path, SCHEMAS, kind.__name__, hint, load)
     try:
         return kind.model_validate(content, strict=True)
