@@ -29,6 +29,7 @@ from energybench.meter import devices
 from energybench.meter.facts import gpu_facts, keep_trace
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
+from energybench.process import heap_layout
 from energybench.records.record import Flag, Passes, Target
 from energybench.suite.quality_tables import TargetTable
 from energybench.train.fingerprint import fingerprint, moved
@@ -89,6 +90,7 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         record.warmup = warm_up(warming, spec.warmup, synchronise)
         del warming
     gate = Gate.opened(device)
+    heap_layout.draw()
     with phases.phase("build", meters):
         pausing = PausingRun if spec.budget is None else PausingControlRun
         run = build(spec, train, device, task, partial(pausing, gate=gate) if gate else None)
@@ -103,6 +105,7 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         torch.cuda.reset_peak_memory_stats(device)
     phases.idle("idle_before", meters, measure.tick_s)
 
+    heap_layout.draw()  # weights lie where they are, and what each step allocates lies elsewhere
     window = Window(meters, synchronise)
     tracker = TargetTracker(spec.workload.target, window, judge, phases)
     if gate:
