@@ -19,7 +19,8 @@ from energybench.cli.starting import write_data, write_method, write_model, writ
 from energybench.common.errors import UsageError
 from energybench.common.renamed import RenamedNameWarning
 from energybench.suite.suite import load
-from energybench.workloads import datasets, image_folders
+from energybench.workloads import datasets
+from energybench.workloads.datasets import image_folders
 
 SUITE = """schema = 1
 suite = "s"

@@ -68,10 +68,18 @@ def _is_the_users(source: discovery.Source, home: Path) -> bool:
 
 def user_files(workload: WorkloadTable, base: Path) -> list[str]:
     """Fingerprints of the user's own files that a workload names, and of installed packages that it names things of."""
-    uses = {"task": workload.task, "model": workload.model.use, "data": workload.data.use}
-    files = [base / use.partition(":")[0] for use in uses.values() if discovery.names_file(use)]
-    offers = [catalogue.offer(kind, use) for kind, use in uses.items() if not discovery.names_file(use)]
+    files = [base / use.partition(":")[0] for use in _uses(workload).values() if discovery.names_file(use)]
     return [
         *(digest(file.read_text(encoding="utf-8")) for file in files),
-        *(plugins.fingerprint(offer) for offer in offers if offer),
+        *(plugins.fingerprint(offer) for offer in offers_named(workload).values()),
     ]
+
+
+def offers_named(workload: WorkloadTable) -> dict[str, plugins.Offer]:
+    """What of a workload an installed package offers: "task" | "model" | "data" → it."""
+    found = {kind: catalogue.offer(kind, use) for kind, use in _uses(workload).items() if not discovery.names_file(use)}
+    return {kind: offer for kind, offer in found.items() if offer}
+
+
+def _uses(workload: WorkloadTable) -> dict[str, str]:
+    return {"task": workload.task, "model": workload.model.use, "data": workload.data.use}

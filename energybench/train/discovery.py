@@ -323,4 +323,4 @@ def _offered() -> Iterator[Source]:
     """What installed packages offer; one whose file is gone offers nothing, and that is nobody else's trouble."""
     for offer in plugins.offers("method").values():
         if offer.path:
-            yield Source(offer.name, offer.path, "entry point", offer.attribute or None, offer.package, offer.problem)
+            yield Source(offer.name, offer.path, plugins.ORIGIN, offer.attribute or None, offer.package, offer.problem)

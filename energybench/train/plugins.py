@@ -29,6 +29,7 @@ GROUPS = {
     "model": "energybench.models",
     "data": "energybench.data",
 }
+ORIGIN = "entry point"  # as it is shown
 _HEADING = b"[energybench."  # of a group of ours in a package's entry_points.txt
 
 

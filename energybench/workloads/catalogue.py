@@ -123,7 +123,7 @@ def _offered(kind: str, offer: plugins.Offer) -> Named:
         tree = ast.parse(read_bytes(offer.path, METHOD_B).decode("utf-8")) if offer.path else ast.Module([], [])
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:  # the parser's own limits
         tree, problem = ast.Module([], []), problem or f"its file cannot be read: {error}"
-    found = _read(offer.name, tree, offer.attribute or offer.name.replace("-", "_"), "entry point")
+    found = _read(offer.name, tree, offer.attribute or offer.name.replace("-", "_"), plugins.ORIGIN)
     return replace(found, package=offer.package, problem=problem)
 
 

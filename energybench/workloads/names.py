@@ -8,7 +8,7 @@ and the packages of an extra are looked for before it is. Imports no torch.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,8 @@ class Names:
         """Every name: ours, then what installed packages offer."""
         return list(dict.fromkeys([*self.table, *plugins.offers(self.kind)]))
 
-    def load(self, use: str, where: str = "") -> Any | None:
-        """What is called so, whatever its capitals; None for a name that nothing has.
+    def load(self, use: str, where: str = "") -> Callable[..., Any] | None:
+        """What is called so, whatever its capitals: a class or a function; None for a name that nothing has.
 
         Raises:
             UsageError: `code`, for a thing whose extra is not installed or whose package is broken
@@ -48,11 +48,21 @@ class Names:
         name = known_as(use, self.table)
         if name not in self.table:
             offer = catalogue.offer(self.kind, use)
-            return plugins.load(offer, what, self.code, where) if offer else None
+            return self._of_package(offer, where) if offer else None
         extra = self.needs.get(name, "")
         if missing := missing_packages(extra):
             lacks = f"{', '.join(missing)}, which {'are' if missing[1:] else 'is'} not installed"
             hint = f"pip install 'energybench[{extra}]'"
             raise UsageError(Problem(self.code, f"the {what} '{name}' needs {lacks}", where, hint))
         module, _, attribute = self.table[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        return found
+
+    def _of_package(self, offer: plugins.Offer, where: str) -> Callable[..., Any]:
+        found = plugins.load(offer, catalogue.WORDS[self.kind], self.code, where)
+        if not callable(found):
+            word = "class" if self.kind == "task" else "function"
+            message = f"what the package {offer.package} offers as '{offer.name}' is no {word}: {found!r}"
+            raise UsageError(Problem(self.code, message, where, offer.remedy))
+        made: Callable[..., Any] = found
+        return made

@@ -75,7 +75,8 @@ def prepare(
     source = use
     if function is None and (function := NAMES.load(use)) is not None:
         source = _named_source(use)
-        _check_options(use, settings.options, tuple(inspect.signature(function).parameters))
+        if use in DATA_SETS:
+            _check_options(use, settings.options, tuple(inspect.signature(function).parameters))
     elif function is None:
         _check_options(use, settings.options, ("size",))
     if settings.split is not None and (function is not None or use in TORCHVISION):

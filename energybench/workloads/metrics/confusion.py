@@ -32,10 +32,9 @@ class Confusion:
             predicted, true = predicted[labelled], true[labelled]
         classes = len(self.counts)
         for numbers in (predicted, true):
-            if numbers.numel() and not (0 <= int(numbers.min()) and int(numbers.max()) < classes):
-                raise ValueError(
-                    f"classes are 0 to {classes - 1}, and there is {int(numbers.min())} or {int(numbers.max())}"
-                )
+            if numbers.numel() and (int(numbers.min()) < 0 or int(numbers.max()) >= classes):
+                wrong = int(numbers.min()) if int(numbers.min()) < 0 else int(numbers.max())
+                raise ValueError(f"classes are 0 to {classes - 1}, and {wrong} is none")
         self.counts += torch.bincount(true * classes + predicted, minlength=classes**2).view(classes, classes)
 
     def accuracy(self) -> float:
@@ -54,7 +53,7 @@ class Confusion:
         return self._of_classes(self._ratio(self.counts.sum(1)), positive)
 
     def f1(self, positive: int | None = None) -> float:
-        """Harmonic mean of precision and recall, 2·right / (predicted + true): of `positive`, else the classes' mean."""
+        """Harmonic mean of precision and recall, 2·right / (predicted + true): of `positive`, else their mean."""
         return self._of_classes(2 * self._ratio(self.counts.sum(0) + self.counts.sum(1)), positive)
 
     def intersection_over_union(self) -> float:

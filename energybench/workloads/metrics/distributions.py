@@ -1,7 +1,7 @@
 """How near a distribution of features comes to another: the Fréchet distance of two normal distributions.
 
-Of features of Inception it is called FID (Heusel et al. 2017, equation 6); of another net's it is no FID and must not be
-called one.
+Of features of Inception it is called FID (Heusel et al. 2017, equation 6); of another net's it is no FID and must not
+be called one.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ def task_named(use: str, base: Path, where: str = "") -> Task:
             hint = f'{nearest(use, NAMES.known())}, or "file.py:Class"'
             raise UsageError(Problem("E403", f"no task is called '{use}'", where, hint))
         if not (isinstance(kind, type) and issubclass(kind, Task)):
-            raise UsageError(Problem("E403", f"what is offered as the task '{use}' is no class of Task", where))
+            message = f"what an installed package offers as the task '{use}' is no class of Task: {kind!r}"
+            raise UsageError(Problem("E403", message, where, "energybench.Task is its base"))
     task: Task = kind()
     return task
 
