@@ -34,10 +34,10 @@ from energybench.runner.plan_controls import planned_control, useless_controls
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
 from energybench.runner.tracing import time_step, time_threads, trace_task
-from energybench.runner.user_code import offers_named, user_files
+from energybench.runner.user_code import packages_named, user_files
 from energybench.suite.tables import WorkloadTable
 from energybench.suite.variants import StackItem, Variant
-from energybench.train import discovery, images, plugins
+from energybench.train import discovery, images
 from energybench.train.data import Data
 from energybench.train.method import Method, Task, parameters
 from energybench.train.run import Run
@@ -105,7 +105,7 @@ class Plan:
             machine=machine,
             threads=self.threads,
             metrics=self.metrics,
-            sources=self.sources(),
+            sources=packages_named(workload for _, workload in self.spec.trainings),
             digest=digest(
                 [
                     [cell.model_dump(exclude=_NOT_IN_DIGEST) for cell in cells],
@@ -375,11 +375,6 @@ class Plan:
     def seeds(self) -> list[int]:
         """Of all blocks."""
         return [self.suite.trials.seed + block for block in range(self.spec.blocks + self.spec.added)]
-
-    def sources(self) -> dict[str, str]:
-        """What installed packages offer of the workloads: "task far" → "far-tasks 1.0 (entry point)"."""
-        offers = [item for _, each in self.spec.trainings for item in offers_named(each).items()]
-        return {f"{kind} {offer.name}": f"{offer.package} ({plugins.ORIGIN})" for kind, offer in offers}
 
     # ── the machine ───────────────────────────────────────────────────────────────────────────────────────────
 

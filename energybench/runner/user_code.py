@@ -7,7 +7,7 @@ installed packages are not refused: whoever installed them has let their code in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from energybench.common.errors import Problem
@@ -71,12 +71,18 @@ def user_files(workload: WorkloadTable, base: Path) -> list[str]:
     files = [base / use.partition(":")[0] for use in _uses(workload).values() if discovery.names_file(use)]
     return [
         *(digest(file.read_text(encoding="utf-8")) for file in files),
-        *(plugins.fingerprint(offer) for offer in offers_named(workload).values()),
+        *(plugins.fingerprint(offer) for offer in _offers(workload).values()),
     ]
 
 
-def offers_named(workload: WorkloadTable) -> dict[str, plugins.Offer]:
-    """What of a workload an installed package offers: "task" | "model" | "data" → it."""
+def packages_named(workloads: Iterable[WorkloadTable]) -> dict[str, str]:
+    """What installed packages offer of them: "task far" → "far-tasks 1.0 (entry point)"."""
+    offers = (item for workload in workloads for item in _offers(workload).items())
+    return {f"{kind} {offer.name}": f"{offer.package} ({plugins.ORIGIN})" for kind, offer in offers}
+
+
+def _offers(workload: WorkloadTable) -> dict[str, plugins.Offer]:
+    """ "task" | "model" | "data" → what of the workload an installed package offers."""
     found = {kind: catalogue.offer(kind, use) for kind, use in _uses(workload).items() if not discovery.names_file(use)}
     return {kind: offer for kind, offer in found.items() if offer}
 
