@@ -81,13 +81,13 @@ def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("lacking")
 @pytest.mark.parametrize(("kind", "code"), [("task", "E403"), ("model", "E401"), ("data", "E402")])
 def test_a_name_whose_extra_is_not_installed_is_refused_with_what_to_type(kind: str, code: str, tmp_path: Path) -> None:
+    ask: dict[str, Any] = {
+        "task": lambda: tasks.task_named("Ridge", tmp_path, "s.toml:3"),
+        "model": lambda: models.build("mlp", (1, 4, 4), 2, {}),
+        "data": lambda: datasets.prepare(data_settings({"use": "digits"}), tmp_path),
+    }
     with pytest.raises(UsageError) as refused:
-        if kind == "task":
-            tasks.task_named("Ridge", tmp_path, "s.toml:3")
-        elif kind == "model":
-            models.build("mlp", (1, 4, 4), 2, {})
-        else:
-            datasets.prepare(data_settings({"use": "digits"}), tmp_path)
+        ask[kind]()
     (problem,) = refused.value.problems
     assert problem.code == code
     assert "needs no_such_library, nor.this_one, which are not installed" in problem.message
