@@ -213,7 +213,7 @@ def test_a_name_that_means_something_everywhere_is_never_taken_by_a_package(
     install(far, "taker", {group: {name: target}})
     assert catalogue.offer(kind, name) is None
     (entry,) = [each for each in catalogue.offered(kind) if each.name == name]
-    assert entry.problem == f"hidden: '{name}' is a name that energybench has itself"
+    assert entry.problem == f"hidden: '{name}' means something else everywhere"
     assert name not in [each.name for each in catalogue.usable(kind)]
     assert describe(name)["origin"] != "entry point"
     if kind == "task":

@@ -118,7 +118,7 @@ def _reserved(kind: str, name: str) -> bool:
 def _offered(kind: str, offer: plugins.Offer) -> Named:
     problem = offer.problem
     if not problem and _reserved(kind, offer.name):
-        problem = f"hidden: '{offer.name}' is a name that energybench has itself"
+        problem = f"hidden: '{offer.name}' means something else everywhere"
     try:
         tree = ast.parse(read_bytes(offer.path, METHOD_B).decode("utf-8")) if offer.path else ast.Module([], [])
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:  # the parser's own limits

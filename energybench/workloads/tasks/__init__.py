@@ -29,18 +29,20 @@ def task_named(use: str, base: Path, where: str = "") -> Task:
     Raises:
         UsageError: E403 for a name that nothing has, a file that is not there, or a package's task that is none
     """
-    if names_file(use):
-        kind = _from_file(use, base, where)
-    else:
-        kind = NAMES.load(use, where)
-        if kind is None:
-            hint = f'{nearest(use, NAMES.known())}, or "file.py:Class"'
-            raise UsageError(Problem("E403", f"no task is called '{use}'", where, hint))
-        if not (isinstance(kind, type) and issubclass(kind, Task)):
-            message = f"what an installed package offers as the task '{use}' is no class of Task: {kind!r}"
-            raise UsageError(Problem("E403", message, where, "energybench.Task is its base"))
+    kind = _from_file(use, base, where) if names_file(use) else _by_name(use, where)
     task: Task = kind()
     return task
+
+
+def _by_name(use: str, where: str) -> type:
+    found = NAMES.load(use, where)
+    if found is None:
+        hint = f'{nearest(use, NAMES.known())}, or "file.py:Class"'
+        raise UsageError(Problem("E403", f"no task is called '{use}'", where, hint))
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        message = f"what an installed package offers as the task '{use}' is no class of Task: {found!r}"
+        raise UsageError(Problem("E403", message, where, "energybench.Task is its base"))
+    return found
 
 
 def _from_file(use: str, base: Path, where: str) -> type:
