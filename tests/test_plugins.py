@@ -301,6 +301,26 @@ def test_and_it_breaks_nothing_else(broken: Path, tmp_path: Path) -> None:
     assert "gone" not in json.dumps(suite_schema([])["$defs"]["WorkloadTable"]["properties"]["task"])
 
 
+@pytest.mark.parametrize("text", [b"[energybench.tasks]\nno equals sign\n", b"[energybench.tasks]\n\xff = a:b\n"])
+def test_a_package_whose_metadata_are_broken_is_told_by_its_own_name(text: bytes, far: Path, tmp_path: Path) -> None:
+    install(far, "torn-things", {})
+    (far / "torn_things-1.0.dist-info" / "entry_points.txt").write_bytes(text)
+    assert planned(tmp_path, USES)["problems"] == []
+    assert plugins.offers("task")["torn_things"].problem.startswith("its entry_points.txt or METADATA cannot be read")
+    assert "torn_things" not in plugins.offers("model")
+    assert "cannot be read" in problem(task_named, "torn_things", tmp_path).message
+
+
+def test_of_two_installed_versions_the_one_that_python_imports_is_meant(far: Path, tmp_path: Path) -> None:
+    install(tmp_path / "older", "Far_Things", OFFERS, FAR, version="0.9")
+    sys.path.append(str(tmp_path / "older"))
+    try:
+        assert plugins.offers("task")["far"].package == "far-things 1.0"
+        assert not plugins.offers("task")["far"].problem
+    finally:
+        sys.path.remove(str(tmp_path / "older"))
+
+
 @pytest.mark.parametrize(("kind", "group"), [("model", "models"), ("data", "data")])
 def test_a_model_or_data_set_that_is_no_function_is_refused_by_its_own_code(
     kind: str, group: str, far: Path, tmp_path: Path

@@ -9,6 +9,7 @@ that a package which is broken, or slow to import, costs nobody else anything. I
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -41,6 +42,7 @@ class Offer:
     package: that offers it, with its version: "far-tasks 1.0"
     path:    of the module's file; None where there is none
     others:  further packages that offer another thing under the same name
+    reason:  why the package's metadata cannot be read
     """
 
     name: str
@@ -49,13 +51,14 @@ class Offer:
     package: str
     path: Path | None
     others: tuple[str, ...] = ()
+    reason: str = ""
 
     @property
     def problem(self) -> str:
         """Why it cannot be used, as far as can be told without running it; empty where nothing speaks against it."""
         if self.others:
             return f"{', '.join(self.others)} offers another thing under this name"
-        return "" if self.path else f"there is no module {self.module}"
+        return self.reason or ("" if self.path else f"there is no module {self.module}")
 
     @property
     def remedy(self) -> str:
@@ -79,34 +82,48 @@ def offers(kind: str) -> dict[str, Offer]:
 
 
 def _entries(group: str) -> Iterator[Offer]:
-    if not _any_offered():
-        return
-    from importlib.metadata import entry_points
+    heading = f"[{group}]".encode()
+    for folder, text in _offering():
+        if heading in text:
+            yield from _of_package(folder, group)
 
-    for point in entry_points(group=group):
+
+def _of_package(folder: Path, group: str) -> Iterator[Offer]:
+    """What the package whose metadata lie in a folder offers; where they are broken, the package itself, which is not
+    usable."""
+    from importlib.metadata import Distribution
+
+    named, _, version = folder.stem.partition("-")
+    made = Distribution.at(folder)
+    try:
+        points = made.entry_points.select(group=group)
+        package = f"{made.metadata['Name'] or named} {made.metadata['Version'] or version}"
+    except Exception as error:  # whatever its metadata make the library that reads them raise
+        reason = f"its entry_points.txt or METADATA cannot be read: {type(error).__name__}"
+        yield Offer(named, "", "", f"{named} {version}", None, reason=reason)
+        return
+    for point in points:
         module, _, attribute = point.value.partition("[")[0].strip().partition(":")
-        made = point.dist
-        package = f"{made.name} {made.version}" if made is not None else "of no name"
         yield Offer(point.name, module.strip(), attribute.strip(), package, file_of(module.strip()))
 
 
-def _any_offered() -> bool:
-    """Whether any installed package may offer something: importing the library that asks takes a fifth of a listing."""
+def _offering() -> Iterator[tuple[Path, bytes]]:
+    """Each installed package that offers something of ours: the folder of its metadata, its entry points. Of packages
+    of one name the first on the path, as Python imports it."""
+    seen: set[str] = set()
     for place in sys.path:
         try:
             with os.scandir(place or ".") as entries:
-                names = [entry.path for entry in entries if entry.name.endswith((".dist-info", ".egg-info"))]
-        except FileNotFoundError:
+                names = sorted(entry.path for entry in entries if entry.name.endswith((".dist-info", ".egg-info")))
+        except OSError:  # gone, or a zip
             continue
-        except OSError:  # a zip, say: let the library look
-            return True
         for name in names:
-            try:
-                if _HEADING in Path(name, "entry_points.txt").read_bytes():
-                    return True
-            except OSError:
-                continue
-    return False
+            package = os.path.basename(name).partition("-")[0].replace("_", "-").lower()
+            if package not in seen:
+                seen.add(package)
+                with contextlib.suppress(OSError):
+                    if _HEADING in (text := Path(name, "entry_points.txt").read_bytes()):
+                        yield Path(name), text
 
 
 def file_of(module: str) -> Path | None:
