@@ -104,8 +104,8 @@ QUICK = """An overlay that `--quick` merges over the suite, for a smoke test: ev
 first value. It may change {keys}; `workload` is merged over every workload."""
 
 OTHER_METHODS = """Others: a file of your own (`energybench new method NAME`), or an installed package's (`{group}`)."""
-OTHER_TASKS = """Others: a class of your own, `"file.py:Class"` (`energybench new task NAME`, [add a task](add-a-task.md)), or an
-installed package's (`{group}`)."""
+OTHER_TASKS = """Others: a class of your own, `"file.py:Class"` (`energybench new task NAME`,
+[add a task](add-a-task.md)), or an installed package's (`{group}`)."""
 OTHER_MODELS = """And every classifier of torchvision by its name (`resnet18`, `vit_b_16`, ...), its ResNets with
 `stem = "small"` for small images; a function of your own (`energybench new model NAME`); or an installed package's
 (`{group}`)."""
