@@ -39,10 +39,11 @@ def models() -> list[Named]:
 
 
 def data_sets() -> list[Named]:
-    """Those that a dependency ships, those that torchvision downloads, and those whose shape is known."""
+    """Those that a dependency ships, those that torchvision downloads, and the readers of folders."""
     there = "$ENERGYBENCH_DATA, or torchvision's download"
     downloaded = [Named(name, there, "torchvision") for name in _table("datasets.py", "TORCHVISION")]
-    return [*_functions("datasets.py", "SHIPPED"), *downloaded]
+    folders = [*_functions("mask_folders.py", "FOLDERS"), *_functions("coco_folders.py", "FOLDERS")]
+    return [*_functions("datasets.py", "SHIPPED"), *downloaded, *folders]
 
 
 def data_set_names() -> list[str]:
