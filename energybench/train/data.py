@@ -162,6 +162,9 @@ class Data:
     def zipped(self, names: Iterable[str]) -> Data:
         """The same samples, with batches of these parts beside them. Raises UsageError E403 for one that is not
         there."""
+        if isinstance(names, str):
+            message = f"batch_parts is '{names}', and it is a tuple of the names of parts"
+            raise UsageError(Problem("E403", message, hint=f"batch_parts = (\"{names}\",)"))
         names = tuple(names)
         if lacking := [name for name in names if name not in self.parts]:
             there = f"it has {', '.join(self.parts)}" if self.parts else "it has none but train and test"

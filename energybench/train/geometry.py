@@ -99,11 +99,13 @@ def resize_masks(masks: Tensor, size: Size) -> Tensor:
 
 
 def move_boxes(targets: dict[str, Any], moves: Sequence[Move], size: Size) -> dict[str, Any]:
-    """Boxes and labels of images of that size: cut at the border, dropped where a box's centre has left the image."""
+    """Boxes and labels of images of that size: cut at the border, dropped where a box's centre has left the image.
+
+    After each move, as the pixels are: what has left the image does not come back with the next one.
+    """
     boxes, labels = targets["boxes"], targets["labels"]
     for move in moves:
-        boxes = move.boxes(boxes, size)
-    boxes, labels = inside(boxes, labels, size)
+        boxes, labels = inside(move.boxes(boxes, size), labels, size)
     return {**targets, "boxes": boxes, "labels": labels}
 
 
