@@ -134,7 +134,8 @@ class Data:
     ) -> None:
         self.store, self.images, self.drop_last, self.domain = store, images, drop_last, domain
         self.prepare = prepare  # what a run's layers do to the inputs of each batch, last of all
-        self.facts, self.parts, self.beside = facts or Facts(), dict(parts or {}), ()
+        self.facts, self.parts = facts or Facts(), dict(parts or {})
+        self.beside: tuple[str, ...] = ()
         self.indices = torch.arange(len(store)) if indices is None else indices
         self._placed = {self.indices.device: self.indices}
 
@@ -164,7 +165,7 @@ class Data:
         there."""
         if isinstance(names, str):
             message = f"batch_parts is '{names}', and it is a tuple of the names of parts"
-            raise UsageError(Problem("E403", message, hint=f"batch_parts = (\"{names}\",)"))
+            raise UsageError(Problem("E403", message, hint=f'batch_parts = ("{names}",)'))
         names = tuple(names)
         if lacking := [name for name in names if name not in self.parts]:
             there = f"it has {', '.join(self.parts)}" if self.parts else "it has none but train and test"

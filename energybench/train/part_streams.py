@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,9 +44,12 @@ class PartStreams:
             stream.rest = torch.cat([stream.rest, self._order(name, len(part), stream.passes)])
         positions, stream.rest = stream.rest[:size], stream.rest[size:]
         stream.batches += 1
-        number, rng = stream.batches, self._rng
-        random = None if rng is None else (lambda _: rng("part", name, "augment", number))
+        random = None if self._rng is None else partial(self._augmenting, name, stream.batches)
         return next(iter(part.load([positions], random)))
+
+    def _augmenting(self, name: str, number: int, _: int) -> torch.Generator:
+        assert self._rng is not None
+        return self._rng("part", name, "augment", number)
 
     def _order(self, name: str, count: int, number: int) -> Tensor:
         if self._rng is None:

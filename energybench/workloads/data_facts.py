@@ -321,7 +321,7 @@ def refuse_augmentation(use: str, facts: Facts, augment: Iterable[str], inputs: 
         problem = "what comes in at the border belongs to no class, and no label says void"
         hint = f'"facts": {{"void": {VOID}}}, or no {crops[0]}'
     elif facts.targets in ("mask", "boxes") and not are_files(targets):
-        size = next(iter(sizes), None)
+        size = image_size(inputs)
         stays = [
             path
             for path, leaf in zip(paths(targets), tree_leaves(targets), strict=True)
