@@ -228,6 +228,23 @@ def test_another_part_or_another_word_on_the_targets_is_another_set(tmp_path):
     assert len({described(made, tmp_path).sha256 for made in variants}) == len(variants)
 
 
+def test_the_same_tensors_under_other_names_are_kept_apart(tmp_path):
+    made = [
+        both({"left": IMAGES, "right": IMAGES}, LABELS),
+        both({"right": IMAGES, "wrong": IMAGES}, LABELS),
+        both([IMAGES, IMAGES], LABELS),
+        both([IMAGES, IMAGES, LABELS], None),
+    ]
+    trains = [opened(one, tmp_path)[1] for one in made]
+    inputs = [next(train.in_order()).inputs for train in trains]
+    assert [sorted(tree) if isinstance(tree, dict) else len(tree) for tree in inputs] == [
+        ["left", "right"],
+        ["right", "wrong"],
+        2,
+        3,
+    ]
+
+
 # ── refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

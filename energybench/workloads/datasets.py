@@ -41,7 +41,7 @@ from energybench.workloads.data_facts import (
     refuse_augmentation,
     size_of,
 )
-from energybench.workloads.decoding import decoded, describe
+from energybench.workloads.decoding import decoded, describe, layout
 from energybench.workloads.description import DataDescription
 from energybench.workloads.models import call
 
@@ -146,7 +146,7 @@ def decode(
     kept |= {"zero_is_void": True} if content.zero_is_void else {}
     described = describe(kept, source, facts, content.told)
     name = re.sub(r"[^\w.-]", "_", use, flags=re.ASCII)[-80:]  # a path may be longer than any name
-    file = cache / f"{name}-{described.sha256[:12]}.pt"
+    file = cache / f"{name}-{described.sha256[:12]}{layout(kept)}.pt"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
         torch.save(kept, file.with_suffix(".part"))

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_structure
 
 from energybench.common.errors import Problem, UsageError
 from energybench.suite.tables import DataTable
@@ -92,7 +92,8 @@ def describe(content: dict[str, Any], source: str, facts: Facts, told: Told) -> 
     else:
         for path, leaf in zip(paths(inputs), tree_leaves(inputs), strict=True):
             if is_image(leaf):
-                images[path] = ImageMoments(**dict(zip(("mean", "std"), _moments(leaf), strict=True)))
+                of_leaf = _moments(leaf)
+                images[path] = ImageMoments(mean=of_leaf[0], std=of_leaf[1])
     return DataDescription(
         source=source,
         kind="streamed" if streamed else "resident",
@@ -112,6 +113,19 @@ def describe(content: dict[str, Any], source: str, facts: Facts, told: Told) -> 
     )
 
 
+def layout(content: dict[str, Any]) -> str:
+    """A few letters that tell trees of the same tensors apart; empty for plain tensors and files."""
+    splits = {"train": content["train"], "test": content["test"], **content.get("parts", {})}
+    plain = all(isinstance(tree, Tensor) or are_files(tree) for split in splits.values() for tree in split)
+    if plain:
+        return ""
+    named = [
+        (name, [None if tree is None else str(tree_structure(tree)) for tree in split])
+        for name, split in splits.items()
+    ]
+    return "-" + hashlib.sha256(json.dumps(named).encode()).hexdigest()[:6]
+
+
 def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, of the 0–1 range, from exact integer sums."""
     mean, std = [], []
@@ -126,7 +140,7 @@ def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def _checksum(content: dict[str, Any], told: Told) -> str:
     """Over the samples, their shapes and types; for streamed sets over the files' names, sizes and labels; and over
-    the names of further parts and of the leaves of further trees, and the facts that were told."""
+    the names of further parts and the facts that were told."""
     digest = hashlib.sha256(str(content["size"]).encode())
     further = content.get("parts", {})
     for name, (inputs, targets) in {"train": content["train"], "test": content["test"], **further}.items():
