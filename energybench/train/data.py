@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.processes import shorten_socket_folder
 from energybench.train.batch import Batch
-from energybench.train.facts import Facts
+from energybench.train.facts import Facts, Targets
 from energybench.train.images import Images, as_masks, read_image, read_mask
 from energybench.train.part_streams import PartStreams
 from energybench.train.trees import count, take, to
@@ -98,10 +99,13 @@ class Streamed:
 
 
 class StandIn:
-    """A store of `count` black images of class 0, made when they are asked for."""
+    """A store of `count` black images of class 0, made when they are asked for.
 
-    def __init__(self, shape: Iterable[int], count: int, device: torch.device) -> None:
-        self.shape, self.count, self.device = tuple(shape), count, device
+    kind: of the targets; a mask is of class 0 all over, and the one box of an image is the whole of it
+    """
+
+    def __init__(self, shape: Iterable[int], count: int, device: torch.device, kind: Targets = "class") -> None:
+        self.shape, self.count, self.device, self.kind = tuple(shape), count, device, kind
 
     def __len__(self) -> int:
         return self.count
@@ -109,7 +113,16 @@ class StandIn:
     def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any, Any]]:
         for index in batches:
             images = torch.zeros((len(index), *self.shape), dtype=torch.uint8, device=self.device)
-            yield index.to(self.device), images, torch.zeros(len(index), dtype=torch.long, device=self.device)
+            yield index.to(self.device), images, self._targets(len(index))
+
+    def _targets(self, count: int) -> Any:
+        zeros = partial(torch.zeros, dtype=torch.long, device=self.device)
+        if self.kind == "mask":
+            return zeros(count, *self.shape[1:])
+        if self.kind == "boxes":
+            whole = torch.tensor([0.0, 0, self.shape[2], self.shape[1]], device=self.device)
+            return {"boxes": whole.repeat(count, 1, 1), "labels": zeros(count, 1)}
+        return zeros(count)
 
 
 class Data:

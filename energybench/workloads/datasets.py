@@ -125,14 +125,17 @@ def decode(
         content, source = of_function(call(function, use, {}, settings.options), use), use
     elif use in SHIPPED:
         content, source = Content(*SHIPPED[use]()), f"{use}, shipped with a dependency"
-    elif use in FOLDERS:
-        content, source = _named_folder(use, settings.options, base or Path.cwd())
     else:
         try:
-            splits, source = _find(use, settings, base or Path.cwd(), download)
-            content = Content(*splits)
+            if use in FOLDERS:
+                content, source = _named_folder(use, settings.options, base or Path.cwd())
+            else:
+                splits, source = _find(use, settings, base or Path.cwd(), download)
+                content = Content(*splits)
         except UsageError:
-            described = stand_in.describe(settings) if known and not _is_here(use) else None
+            looked_for = settings.options.get("folder") if use in FOLDERS else use
+            absent = known and isinstance(looked_for, str) and not _is_here(looked_for)
+            described = stand_in.describe(settings) if absent else None
             if described is None:
                 raise
             return described
@@ -181,7 +184,7 @@ def open_part(described: DataDescription, settings: DataTable, device: torch.dev
     inputs, targets = content.get(part, (None, None))
     store: Store
     if absent:
-        store = StandIn(described.stored or described.shape, getattr(described, part), device)
+        store = StandIn(described.stored or described.shape, getattr(described, part), device, described.targets)
     elif described.kind == "streamed":
         masks_shifted = content.get("zero_is_void", False)
         store = Streamed(inputs, targets, tuple(content["size"]), settings.workers, device, masks_shifted)
