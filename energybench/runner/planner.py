@@ -203,7 +203,10 @@ class Plan:
         if data is None or task is None or model is None:
             return None
         opened = self.attempt("data", where("data"), lambda: datasets.open_data(data, settings, self.device))
-        return None if opened is None else self.trace(number, workload, data, task, model, opened)
+        if opened is None:
+            return None
+        train = self.attempt("task", where("task"), lambda: opened[0].zipped(task.batch_parts))
+        return None if train is None else self.trace(number, workload, data, task, model, (train, opened[1]))
 
     def attempt(self, key: str, where: str, build: Callable[[], Built]) -> Built | None:
         """What `build` gives, or None and its mistakes collected at the place of the workload's table `key`."""
@@ -233,7 +236,7 @@ class Plan:
         )
         if key not in self.data:
             function = discovery.load_function(data.use, self.base) if discovery.names_file(data.use) else None
-            described = datasets.prepare(
+            described = datasets.decode(
                 data,
                 self.spec.cache,
                 base=self.base,
@@ -247,7 +250,7 @@ class Plan:
                 self.notes.append(
                     f"'{data.use}' is not on this machine: shape and counts are the published ones{timed}"
                 )
-        return self.data[key]
+        return datasets.fitted(self.data[key], data)
 
     def check_precision(self, workload: WorkloadTable, where: str) -> None:
         if self.purpose == "trace":

@@ -41,6 +41,10 @@ class TaskInterface(Protocol):
     def parts(self) -> tuple[str, ...]:
         """Names of the groups of parameters that have an optimizer each: ("main",) or more."""
 
+    @property
+    def batch_parts(self) -> tuple[str, ...]:
+        """Parts of the data of which every batch has as many samples in `also`."""
+
     def forward(self, run: TrainingRun, batch: Batch) -> Forward:
         """One forward pass of the model as it stands, without tally, mode, autocast and contexts: methods call
         `run.forward` instead.
@@ -73,7 +77,7 @@ class TrainingRun(Protocol):
     """One training run, as its layers see it."""
 
     model: nn.Module  # on `device`; layers may swap modules in it in `setup`, and swap them back in `finish`
-    data: Data  # the training set
+    data: Data  # the training set; its `facts` say what the targets are, its `parts` what else the data has
     recipe: Recipe  # the suite's [train] table: batch, accumulate, lr, momentum, decay, clip, precision, ...
     device: torch.device
     seed: int  # of this trial; draw from `rng`, which is seeded by it

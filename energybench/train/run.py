@@ -33,6 +33,7 @@ from energybench.train.fingerprint import SamplesSeen
 from energybench.train.graph_hooks import on_backward
 from energybench.train.method import HOOKS, Method, Task, overrides
 from energybench.train.method_check import check_method
+from energybench.train.part_streams import PartStreams
 from energybench.train.recipe import Recipe, add_parameters
 from energybench.train.results import RESULTS, call_checked, checked
 from energybench.train.tally import Tally
@@ -93,7 +94,8 @@ class Run:
         self._forward_layers = [layer for layer in reversed(self.layers) if overrides(layer, "forward_context")]
         self._steps_layers = [layer for layer in reversed(self.layers) if overrides(layer, "steps_per_epoch")]
         self._prepare = self._input_chain()
-        self.data = self.prepared(data)
+        self.data = self.prepared(data.zipped(task.batch_parts))
+        self._part_streams = PartStreams(self.rng)
         self.steps_per_epoch, self._counts_passes = data.steps(recipe.batch), False
         for layer in self.layers:  # innermost first: outer layers see what inner ones built
             layer.setup(self)
@@ -252,7 +254,8 @@ class Run:
     def load(self, data: Data, batches: Iterable[Tensor]) -> Iterator[Batch]:
         """Batches of these positions, augmented as plain training augments this epoch's. Tallies the wait for them."""
         choosing = Waiting(batches)  # no wait for data: a method may draw the positions when they are asked for
-        loading = Waiting(self.prepared(data).load(choosing, partial(self.rng, "augment", self.epoch_number)))
+        augmenting = partial(self.rng, "augment", self.epoch_number)
+        loading = Waiting(self.prepared(data).load(choosing, augmenting, self._part_streams))
         for batch in loading:
             self.tally.data_wait_ns += loading.taken_ns - choosing.taken_ns
             loading.taken_ns = choosing.taken_ns = 0

@@ -83,13 +83,15 @@ def build_model(workload: WorkloadTable, data: DataDescription, base: Path, seed
     """
     torch.manual_seed(stable_seed(seed, "init"))
     use, settings = workload.model.use, workload.model.parameters
+    # Only what the data says: what a function has a default for stays.
+    offered = {**data.extra, **({} if data.void is None else {"void": data.void})}
     with bounded_models(use):
         if discovery.names_file(use):
             function = discovery.load_function(use, base)
             known = {"shape": data.shape, "classes": data.classes}
-            model: torch.nn.Module = models.call(function, use, known, settings)
+            model: torch.nn.Module = models.call(function, use, known, settings, offered)
         else:
-            model = models.build(use, data.shape, data.classes, settings)
+            model = models.build(use, data.shape, data.classes, settings, offered)
     refuse_too_many(use, sum(1 for _ in model.parameters()))  # copies of layers are not counted as they are made
     models.fix_sizes(model, use, data.shape)
     if workload.train.activation:

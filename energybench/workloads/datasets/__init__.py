@@ -1,26 +1,27 @@
 """Data sets by name: found, decoded once per run into a memory-mapped file, described for the record.
 
+What a set's targets are, and whether a function returned a set at all, is read in data_facts.py.
+
 Order of looking: the functions of DATA_SETS, and those that installed packages offer; a folder whose path is given;
 `$ENERGYBENCH_DATA/<name>` as an image folder or as torchvision lays it out; torchvision's download; else an error that
 says what to do. Nothing is downloaded unless a run needs it. Names match whatever their capitals.
 
-A set of its own is a function in a file here and a line of DATA_SETS: it takes the suite's `options`, finds its files
-by `common.data_folder`, and returns {"train": (inputs, targets), "test": (inputs, targets)}. Start with `shipped.py`.
+A set of its own is a function in a file here and a line of DATA_SETS: it takes the suite's `options` and returns
+{"train": (inputs, targets), "test": (inputs, targets)}. One that takes a `folder` gets it as a path: the suite writes
+one, or a name in $ENERGYBENCH_DATA. Start with `shipped.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from energybench.common import data_folder
@@ -30,22 +31,33 @@ from energybench.common.safe_read import list_folder
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.suite.tables import DataTable
 from energybench.train.data import Data, Resident, StandIn, Store, Streamed
-from energybench.train.images import Images, read_image
+from energybench.train.facts import Facts
+from energybench.train.images import Images, is_image
 from energybench.train.trees import take
 from energybench.workloads import catalogue, stand_in
 from energybench.workloads.datasets import image_folders
+from energybench.workloads.datasets.data_facts import (
+    Content,
+    Split,
+    are_files,
+    facts_of,
+    of_function,
+    refuse_augmentation,
+    size_of,
+)
+from energybench.workloads.datasets.decoding import decoded, describe, layout
 from energybench.workloads.description import DataDescription
 from energybench.workloads.models import call
 from energybench.workloads.names import Names
 
 Part = Literal["train", "test"]
-Split = tuple[Any, Any]  # inputs, targets: tensors or trees of tensors
-
 
 # Name → "module:function", imported when it is used.
 DATA_SETS = {
     "digits": "energybench.workloads.datasets.shipped:digits",
     "mnist5k": "energybench.workloads.datasets.shipped:mnist5k",
+    "mask_folder": "energybench.workloads.datasets.mask_folders:mask_folder",
+    "coco_folder": "energybench.workloads.datasets.coco_folders:coco_folder",
 }
 NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
 NAMES = Names("data", "E402", DATA_SETS, NEEDS)
@@ -71,49 +83,79 @@ def prepare(
 
     Raises UsageError E402 when the data cannot be had.
     """
+    found = decode(settings, cache, base=base, function=function, download=download, known=known)
+    return fitted(found, settings)
+
+
+def decode(
+    settings: DataTable,
+    cache: Path,
+    *,
+    base: Path | None = None,
+    function: Callable[..., Any] | None = None,
+    download: bool = True,
+    known: bool = False,
+) -> DataDescription:
+    """As `prepare`, but for what is done batch by batch: of workloads that differ in that the content is the same."""
     use = settings.use if function is not None else known_as(settings.use, [*DATA_SETS, *TORCHVISION, *stand_in.KNOWN])
-    source = use
+    own = function is None and use in DATA_SETS
+    source, options = use, settings.options
     if function is None and (function := NAMES.load(use)) is not None:
         source = _named_source(use)
-        if use in DATA_SETS:
-            _check_options(use, settings.options, tuple(inspect.signature(function).parameters))
-    elif function is None:
-        _check_options(use, settings.options, ("size",))
+    takes: Mapping[str, Any] = {"size": None} if function is None else inspect.signature(function).parameters
+    if own or function is None:
+        _check_options(use, options, tuple(takes))
     if settings.split is not None and (function is not None or use in TORCHVISION):
         message = f"'{use}' has a test part of its own, and split is for a folder of images"
         raise UsageError(Problem("E402", message, hint="take it out"))
+    looked_for: Any = options.get("folder", takes["folder"].default) if own and "folder" in takes else use
     try:
-        if function is not None:
-            splits = _from_user(function, use, settings.options)
-        else:
+        if function is None:
             splits, source = _find(use, settings, base or Path.cwd(), download)
+            content = Content(*splits)
+        else:
+            if own and "folder" in takes:
+                folder, source = _named_folder(use, looked_for, base or Path.cwd())
+                options = {**options, "folder": str(folder)}
+            made = call(function, use, {}, options)
+            content = made if isinstance(made, Content) else of_function(made, use)
     except UsageError:
-        described = stand_in.describe(settings) if known and not _is_here(use) else None
+        absent = known and isinstance(looked_for, str) and not _is_here(looked_for)
+        described = stand_in.describe(settings) if absent else None
         if described is None:
             raise
         return described
-    (train, test) = (
-        _subset(part, count) for part, count in zip(splits, (settings.subset, settings.test_subset), strict=True)
+    content = replace(
+        content, train=_subset(content.train, settings.subset), test=_subset(content.test, settings.test_subset)
     )
-    streamed = isinstance(train[0], list)
-    size = _size(train[0], settings.options.get("size")) if streamed else None
-    if size and 3 * size[0] * size[1] * (len(train[0]) + len(test[0])) <= settings.resident:
-        train, test, size = _decode(train, size), _decode(test, size), None
-        streamed = False
-    content = {"train": train, "test": test, "size": size}
-    described = _describe(content, streamed, source)
+    content = decoded(content, use, settings)
+    facts = facts_of(content, use)
+    kept = {"train": content.train, "test": content.test, "size": content.size}
+    kept |= {"parts": dict(content.parts)} if content.parts else {}
+    kept |= {"zero_is_void": True} if content.zero_is_void else {}
+    described = describe(kept, source, facts, content.told)
     name = re.sub(r"[^\w.-]", "_", use, flags=re.ASCII)[-80:]  # a path may be longer than any name
-    file = cache / f"{name}-{described.sha256[:12]}.pt"
+    file = cache / f"{name}-{described.sha256[:12]}{layout(kept)}.pt"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        torch.save(content, file.with_suffix(".part"))
+        torch.save(kept, file.with_suffix(".part"))
         file.with_suffix(".part").replace(file)
-    shape = described.shape
-    if settings.resize:
-        if described.mean is None:
-            raise UsageError(Problem("E402", f"'{use}' holds no images that could be resized", hint="remove resize"))
+    return described.model_copy(update={"file": str(file)})
+
+
+def fitted(described: DataDescription, settings: DataTable) -> DataDescription:
+    """What `decode` found, as this workload's `resize` and `augment` have it. Raises UsageError E402 where the set has
+    nothing that they could be done to."""
+    use, shape = settings.use, described.stored or described.shape
+    if settings.resize and not described.has_images:
+        raise UsageError(Problem("E402", f"'{use}' holds no images that could be resized", hint="remove resize"))
+    inputs: Any = None
+    if described.file is not None and (settings.augment or described.images):
+        inputs, targets = torch.load(described.file, mmap=True, weights_only=True)["train"]
+        refuse_augmentation(use, described.facts, settings.augment, inputs, targets)
+    if settings.resize and (not described.images or is_image(tree_leaves(inputs)[0])):
         shape = (shape[0], settings.resize, settings.resize)
-    return described.model_copy(update={"file": str(file), "shape": shape})
+    return described.model_copy(update={"shape": shape})
 
 
 def open_data(described: DataDescription, settings: DataTable, device: torch.device) -> tuple[Data, Data]:
@@ -125,18 +167,37 @@ def open_part(described: DataDescription, settings: DataTable, device: torch.dev
     """One of the two alone: what trains need not hold what it is judged by."""
     absent = described.kind == stand_in.KIND
     content = {} if absent else torch.load(str(described.file), mmap=True, weights_only=True)
-    images = None
-    if described.mean is not None and described.std is not None:
-        images = Images(described.mean, described.std, settings.augment, device, settings.resize)
     inputs, targets = content.get(part, (None, None))
     store: Store
     if absent:
-        store = StandIn(described.stored or described.shape, getattr(described, part), device)
+        store = StandIn(described.stored or described.shape, getattr(described, part), device, described.targets)
     elif described.kind == "streamed":
-        store = Streamed(inputs, targets, tuple(content["size"]), settings.workers, device)
+        masks_shifted = content.get("zero_is_void", False)
+        store = Streamed(inputs, targets, tuple(content["size"]), settings.workers, device, masks_shifted)
     else:
         store = Resident(inputs, targets, device)
-    return Data(store, images, drop_last=part == "train" and settings.drop_last)
+    facts, training = described.facts, part == "train"
+    parts = {
+        name: _further(split, described, settings, device)
+        for name, split in (content.get("parts", {}) if training else {}).items()
+    }
+    images = _images(described, facts, settings, device)
+    return Data(store, images, drop_last=training and settings.drop_last, facts=facts, parts=parts)
+
+
+def _further(split: Split, described: DataDescription, settings: DataTable, device: torch.device) -> Data:
+    """A further part, prepared and augmented as the training part is."""
+    facts = replace(described.facts, targets="none") if split[1] is None else described.facts
+    return Data(Resident(*split, device), _images(described, facts, settings, device), facts=facts)
+
+
+def _images(described: DataDescription, facts: Facts, settings: DataTable, device: torch.device) -> Images | None:
+    """How its images are prepared; None where there are none."""
+    if not described.has_images:
+        return None
+    leaves = {path: (each.mean, each.std) for path, each in described.images.items()}
+    mean, std = described.mean or (), described.std or ()
+    return Images(mean, std, settings.augment, device, settings.resize, facts=facts, leaves=leaves)
 
 
 def _is_here(use: str) -> bool:
@@ -169,13 +230,19 @@ def _check_options(use: str, options: dict[str, Any], taken: tuple[str, ...]) ->
         raise UsageError(Problem("E402", message, hint="size = 64"))
 
 
-def _from_user(function: Callable[..., Any], use: str, options: dict[str, Any]) -> tuple[Split, Split]:
-    result = call(function, use, {}, options)
-    if not isinstance(result, dict) or set(result) != {"train", "test"}:
-        raise UsageError(
-            Problem("E402", f"'{use}' must return {{'train': (inputs, targets), 'test': (inputs, targets)}}")
-        )
-    return tuple(result["train"]), tuple(result["test"])
+def _named_folder(use: str, folder: Any, base: Path) -> tuple[Path, str]:
+    """The folder that the options name, by a path or in $ENERGYBENCH_DATA, and what it is in words."""
+    if not isinstance(folder, str) or not folder:
+        hint = 'options = { folder = "camvid" }: in $ENERGYBENCH_DATA; or a path, "./camvid"'
+        raise UsageError(Problem("E402", f"'{use}' reads a folder, and options name none", hint=hint))
+    written = image_folders.resolve(folder, base)
+    is_path = image_folders.names_folder(folder)
+    place = [path for path in [written] if os.path.isdir(path)] if is_path else _kept_as(folder)
+    if not place:
+        hint = f"looked at {written}" if is_path else nearest(folder, data_folder.names())
+        hint = hint or 'a folder of $ENERGYBENCH_DATA by its name, or a path such as "./camvid"'
+        raise UsageError(Problem("E402", f"'{use}': there is no folder '{folder}'", hint=hint))
+    return place[0], f"{folder if is_path else f'$ENERGYBENCH_DATA/{place[0].name}'}, read by {use}"
 
 
 def _find(use: str, settings: DataTable, base: Path, download: bool) -> tuple[tuple[Split, Split], str]:
@@ -251,91 +318,12 @@ def _folder(folder: Path, shown: str, settings: DataTable) -> tuple[tuple[Split,
 
 def _subset(part: Split, count: int | None) -> Split:
     """The first `count` of one fixed shuffle: the same samples in every trial, whatever its seed."""
-    inputs, targets = part
-    size = len(tree_leaves(targets)[0])
+    size = size_of(part)
     if count is None or count >= size:
         return part
     index = torch.randperm(size, generator=torch.Generator().manual_seed(0))[:count].sort().values
-    chosen = [inputs[i] for i in index.tolist()] if isinstance(inputs, list) else take(inputs, index)
-    return chosen, take(targets, index)
-
-
-def _size(files: list[str], side: Any) -> tuple[int, int]:
-    """(height, width) all images are brought to: the suite's `options.size`, or the first image's own."""
-    if side:
-        return int(side), int(side)
-    from PIL import Image
-
-    with Image.open(files[0]) as image:
-        return image.height, image.width
-
-
-def _decode(part: Split, size: tuple[int, int]) -> Split:
-    files, targets = part
-
-    def read(file: str) -> Tensor | str:
-        try:
-            return read_image(Path(file), size)
-        except Exception as error:  # a header that is whole and pixels that are not
-            return image_folders.reason_of(error)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter lock
-        images = list(pool.map(read, files))
-    reasons = (image if isinstance(image, str) else None for image in images)
-    image_folders.report_unreadable(zip(files, reasons, strict=True), Path(os.path.commonpath(files)).parent)
-    return torch.stack([image for image in images if isinstance(image, Tensor)]), targets
-
-
-def _describe(content: dict[str, Any], streamed: bool, source: str) -> DataDescription:
-    (inputs, targets), (_, test_targets) = content["train"], content["test"]
-    labels = targets if isinstance(targets, Tensor) and not targets.is_floating_point() else None
-    first = tree_leaves(inputs)[0]
-    shape = [3, *content["size"]] if streamed else list(first.shape[1:])
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    if streamed:
-        spread = inputs[:: -(-len(inputs) // 256)]  # files are in the order of their classes
-        sample = torch.stack([read_image(Path(file), tuple(content["size"])) for file in spread])
-        mean, std = _moments(sample)
-    elif isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.dim() == 4:
-        mean, std = _moments(inputs)
-    return DataDescription(
-        source=source,
-        kind="streamed" if streamed else "resident",
-        shape=tuple(shape),
-        classes=int(torch.cat([labels, test_targets]).max()) + 1 if labels is not None else None,
-        mean=mean,
-        std=std,
-        train=len(tree_leaves(targets)[0]),
-        test=len(tree_leaves(test_targets)[0]),
-        sha256=_checksum(content),
-    )
-
-
-def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, of the 0–1 range, from exact integer sums."""
-    mean, std = [], []
-    for channel in images.unbind(1):
-        counts = torch.bincount(channel.flatten().long(), minlength=256).double()
-        values = torch.arange(256).double() / 255
-        centre = (counts * values).sum() / counts.sum()
-        mean.append(float(centre))
-        std.append(max(float(((counts * (values - centre) ** 2).sum() / counts.sum()).sqrt()), 1e-6))
-    return tuple(mean), tuple(std)
-
-
-def _checksum(content: dict[str, Any]) -> str:
-    """Over the samples, their shapes and types; for streamed sets over the files' names, sizes and labels."""
-    digest = hashlib.sha256(str(content["size"]).encode())
-    for part in ("train", "test"):
-        inputs, targets = content[part]
-        if isinstance(inputs, list):
-            for file in inputs:
-                digest.update(f"{Path(file).parent.name}/{Path(file).name}:{Path(file).stat().st_size};".encode())
-        for leaf in [*([] if isinstance(inputs, list) else tree_leaves(inputs)), *tree_leaves(targets)]:
-            digest.update(f"{tuple(leaf.shape)} {leaf.dtype};".encode())
-            digest.update(leaf.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    inputs, targets = ([tree[i] for i in index.tolist()] if are_files(tree) else take(tree, index) for tree in part)
+    return inputs, targets
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,10 +43,15 @@ NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
 NAMES = Names("model", "E401", MODELS, NEEDS)
 
 
-def build(use: str, shape: Shape, classes: int | None, parameters: dict[str, Any]) -> nn.Module:
-    """The model `use` for inputs of `shape` (C, H, W). Raises UsageError E401 for what it does not know."""
+def build(
+    use: str, shape: Shape, classes: int | None, parameters: dict[str, Any], offered: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """The model `use` for inputs of `shape` (C, H, W). Raises UsageError E401 for what it does not know.
+
+    offered: what else is known of the data, for a model that takes it
+    """
     if (function := NAMES.load(use)) is not None:
-        return call(function, use, {"shape": shape, "classes": classes}, parameters)
+        return call(function, use, {"shape": shape, "classes": classes}, parameters, offered)
     torchvision = import_torchvision()
     known = torchvision.models.list_models(module=torchvision.models)
     use = known_as(use, known)
@@ -95,8 +100,15 @@ def fix_sizes(model: nn.Module, use: str, shape: Shape) -> None:
         raise UsageError(Problem("E401", message, hint="remove it, or give it its size"))
 
 
-def call(function: Callable[..., Any], use: str, given: dict[str, Any], parameters: dict[str, Any]) -> Any:
-    """Call a builder with what it accepts of `given` and all of `parameters`; a refusal becomes E401."""
+def call(
+    function: Callable[..., Any],
+    use: str,
+    given: dict[str, Any],
+    parameters: dict[str, Any],
+    offered: Mapping[str, Any] | None = None,
+) -> Any:
+    """Call a builder with what it accepts of `given`, what it names of `offered` and all of `parameters`; a refusal
+    becomes E401."""
     signature = inspect.signature(function).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.values())
     if unknown := [key for key in parameters if key not in signature and not open_ended]:
@@ -106,7 +118,8 @@ def call(function: Callable[..., Any], use: str, given: dict[str, Any], paramete
                 "E401", f"'{use}' takes no parameter '{unknown[0]}'", hint=nearest(unknown[0], words) or "it takes none"
             )
         )
-    arguments = {key: value for key, value in given.items() if key in signature or open_ended} | parameters
+    arguments = {key: value for key, value in given.items() if key in signature or open_ended}
+    arguments |= {key: value for key, value in (offered or {}).items() if key in signature} | parameters
     try:
         return function(**arguments)
     except (TypeError, ValueError) as error:
