@@ -35,32 +35,15 @@ model = { use = "mlp", hidden = [4], weights = "start.pt", weights_strict = fals
 data = { use = "digits", batch = 16, subset = 64, test_subset = 32 }
 train = { epochs = 1 }
 sweep = { "train.lr" = [0.1, 0.2] }
-[[skip]]
-workload = "w"
-method = "nothing"
-because = "it is not needed here"
 """
 
 
 def test_the_records_say_what_training_started_from(tmp_path: Path, quiet: Callable[[], Progress]) -> None:
     (tmp_path / "tempered.py").write_text(TASK, encoding="utf-8")
     first = torch.nn.Linear(64, 4).state_dict()
-    torch.save({f"1.{name}": value for name, value in first.items()}, tmp_path / "start.pt")
-    file = write_suite(tmp_path, '\n[[method]]\nuse = "nothing"\n', workload=WORKLOAD, turns="off")
-    code, out = runner.run(load(file), out=tmp_path / "out", progress=quiet())
-    assert code == 0
-    run, trials, _ = contents(out)
-    assert [cell.workload for cell in run.cells if cell.role == "baseline"] == ["w[lr=0.1]", "w[lr=0.2]"]
-    assert {cell.skipped for cell in run.cells if cell.role == "method"} == {"it is not needed here"}
-    assert len(trials) == 0  # nothing to compare with, so nothing is trained
-
-
-def test_and_so_do_those_of_trials(tmp_path: Path, quiet: Callable[[], Progress]) -> None:
-    (tmp_path / "tempered.py").write_text(TASK, encoding="utf-8")
-    first = torch.nn.Linear(64, 4).state_dict()
     path = tmp_path / "start.pt"
     torch.save({f"1.{name}": value for name, value in first.items()}, path)
-    file = write_suite(tmp_path, workload=WORKLOAD.partition("[[skip]]")[0], turns="off")
+    file = write_suite(tmp_path, workload=WORKLOAD, turns="off")
     code, out = runner.run(load(file), out=tmp_path / "out", progress=quiet())
     assert code == 0
     run, trials, counting_runs = contents(out)
