@@ -119,6 +119,15 @@ def test_a_class_without_fields_is_made_as_it_always_was(tmp_path: Path) -> None
         tasks.task_named(TaskTable.model_validate({"use": "own.py:Own", "steps": 2}), tmp_path)
 
 
+def test_a_frozen_class_takes_parameters_too(tmp_path: Path) -> None:
+    text = "from dataclasses import dataclass\nfrom energybench import Task\n"
+    text += "@dataclass(frozen=True)\nclass Own(Task):\n    steps: int = 3\n"
+    (tmp_path / "own.py").write_text(text, encoding="utf-8")
+    assert parameters(tasks.task_named("own.py", tmp_path)) == {"steps": 3}
+    given = TaskTable.model_validate({"use": "own.py", "steps": 2})
+    assert parameters(tasks.task_named(given, tmp_path)) == {"steps": 2}
+
+
 # ── in a suite ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

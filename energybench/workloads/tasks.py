@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
-from dataclasses import is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 
 from energybench.common.errors import Problem, UsageError, nearest
@@ -36,15 +36,21 @@ def task_named(task: str | TaskTable, base: Path, where: str = "", place: Callab
     """
     use, parameters = (task, {}) if isinstance(task, str) else (task.use, task.parameters)
     kind = task_class(use, base, where)
-    if not parameters and not is_dataclass(kind):
-        return kind()
+    if not parameters and not _required(kind):
+        return kind()  # as it makes itself
     shown = known_as(use, TASKS) if not names_file(use) else short(use)
     try:
         made: Task = discovery.build(kind, shown, parameters, place or (lambda key: where))
     except UsageError as error:  # in the words of a method's parameters, and no method's mistakes
         raise UsageError(replace(problem, code="E403") for problem in error.problems) from None
-    made.name = kind.name  # its random stream and diagnostics go by the class's own
+    object.__setattr__(made, "name", kind.name)  # its random stream and diagnostics go by the class's own
     return made
+
+
+def _required(kind: type[Task]) -> bool:
+    """Whether a parameter of it has no default."""
+    given = fields(kind) if is_dataclass(kind) else ()
+    return any(item.init and item.default is MISSING and item.default_factory is MISSING for item in given)
 
 
 def task_class(use: str, base: Path, where: str = "") -> type[Task]:
