@@ -204,7 +204,7 @@ def test_the_check_of_a_suite_tells_a_typo_at_its_place_and_shows_what_will_be_t
     assert good["problems"] == []
     assert good["workloads"]["w"]["task"] == {"steps": 20, "kind": "linear", "gamma": 0.5}
     (problem,) = planned(folder, SUITE.replace("steps = 20", "steps = 20, gama = 1.0"))["problems"]
-    assert (problem["code"], problem["where"].rpartition("tiny.toml:")[2]) == ("E403", "10:40")
+    assert (problem["code"], problem["where"].rpartition("tiny.toml:")[2]) == ("E403", "10:42")
     (problem,) = planned(folder, SUITE.replace(", steps = 20", ""))["problems"]
     assert (problem["code"], problem["where"].rpartition("tiny.toml:")[2]) == ("E403", "10:1")
 

@@ -14,6 +14,7 @@ from json_schema import refusal
 
 from energybench.cli.suite_schema import suite_schema
 from energybench.common.shipped import shipped
+from energybench.common.units import RESOLVED
 from energybench.suite import suite
 from energybench.suite.suite import SuiteError
 from energybench.suite.sweep_keys import mark, plain_name, plain_names
@@ -130,9 +131,7 @@ def test_what_it_swept_stands_in_the_resolved_suite_and_crosses_a_process_border
         *({"model.layers": layers} for layers in (2, 4, 6)),
         None,
     ]
-    again = suite.Suite.model_validate(
-        loaded.model_dump(mode="json", by_alias=True), context={"resolved": True}, strict=False
-    )
+    again = suite.Suite.model_validate(loaded.model_dump(mode="json", by_alias=True), context=RESOLVED)
     assert [w.plain_name for w in again.workloads] == ["vit", "vit", "vit", "mlp"]
     assert plain_names(resolved["workload"]) == {w.name: w.plain_name for w in loaded.workloads}
 

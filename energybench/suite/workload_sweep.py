@@ -39,15 +39,15 @@ def expand_workloads(tree: Node, *, quick: bool = False) -> tuple[Node, list[Pro
         place = max(entries, key=_count).find(["sweep"]).place
         message = f"the sweeps make {counted(count)} workloads; at most {SUITE_ENTRIES} are allowed"
         problems.append(Problem("E207", message, place, "sweep fewer keys, or fewer values"))
+    items: list[Node] = []
+    if not problems:
+        for entry in node.value:
+            items += _expanded(entry, quick) if isinstance(entry.value, dict) else [entry]
+        problems = _clashes(items)
     if problems:  # the rest of each is checked all the same
-        made = [[_without_sweep(entry)] if isinstance(entry.value, dict) else [entry] for entry in node.value]
-    else:
-        made = [_expanded(entry, quick) if isinstance(entry.value, dict) else [entry] for entry in node.value]
-    items = [item for each in made for item in each]
-    problems += [] if problems else _clashes(items)
-    return Node({**tree.value, "workload": Node(items, node.place)}, tree.place), list(
-        dict.fromkeys(map(as_override_problem, problems))
-    )
+        items = [_without_sweep(entry) if isinstance(entry.value, dict) else entry for entry in node.value]
+    made = Node({**tree.value, "workload": Node(items, node.place)}, tree.place)
+    return made, list(dict.fromkeys(map(as_override_problem, problems)))
 
 
 def _choices(entry: Node) -> dict[str, Node]:
@@ -131,7 +131,7 @@ def _sweepable(path: Sequence[str], roots: Sequence[str]) -> str:
         example = f"{'options' if roots == OF_COMMANDS else 'model'}.{path[0]}"
     elif roots == OF_COMMANDS:
         example = "options.epochs"
-    near = nearest(path[0], roots) if len(path) > 1 else ""
+    near = nearest(path[0], roots) if len(path) > 1 and path[0] not in roots else ""
     return f'{near} A key is written with its table: "{example}" = [...]'.strip()
 
 
