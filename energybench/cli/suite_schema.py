@@ -36,6 +36,7 @@ def suite_schema(methods: Sequence[MethodCard] | None = None, folders: Iterable[
     """
     schema: Schema = without_null(schema_json())
     tables = schema["$defs"]
+    tables |= {f"Start_{key}": inner for key, inner in tables["ModelTable"]["properties"].items() if key != "use"}
     tables["ModelTable"] = _models(tables["ModelTable"])
     workload = tables["WorkloadTable"]["properties"]
     workload["task"] |= _tasks()
@@ -174,7 +175,7 @@ def _tasks() -> Schema:
 def _models(table: Schema) -> Schema:
     """The `model` of a workload: one of ours, one of torchvision's, a file, or more of an inherited one."""
     own = catalogue.models()
-    start = {key: schema for key, schema in table["properties"].items() if key != "use"}
+    start = {key: {"$ref": f"#/$defs/Start_{key}"} for key in table["properties"] if key != "use"}
     kinds = []
     for model in own:
         properties = {each.name: _parameter(each) for each in model.parameters} | start

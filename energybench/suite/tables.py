@@ -181,13 +181,10 @@ AnyTask = Annotated[
 
 
 class ModelTable(OpenTable):
-    """`use` is a name or "file.py:function"; other keys are passed to it.
-
-    A function of the user's own may have had arguments called `weights` and `weights_strict` before these were keys:
-    then they are its own still, of any type (workloads/start_weights.py).
-    """
+    """`use` is a name or "file.py:function"; other keys are passed to it, `weights` too where it names that argument."""
 
     use: Name = Field(examples=["resnet18"], description='a name, or "file.py:function", from the suite\'s folder')
+    # Of any type: a function of the user's may have had such arguments before these were keys, and has them still.
     weights: Annotated[Any, WithJsonSchema({"type": "string", "minLength": 1})] = Field(
         default=None,
         examples=["start.pt"],
