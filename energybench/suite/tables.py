@@ -181,7 +181,7 @@ AnyTask = Annotated[
 
 
 class ModelTable(OpenTable):
-    """`use` is a name or "file.py:function"; other keys are passed to it, `weights` too where it names that argument."""
+    """`use` is a name or "file.py:function"; other keys are passed to it, `weights` too if that is its argument."""
 
     use: Name = Field(examples=["resnet18"], description='a name, or "file.py:function", from the suite\'s folder')
     # Of any type: a function of the user's may have had such arguments before these were keys, and has them still.
