@@ -22,7 +22,7 @@ from energybench.train.part_streams import PartStreams
 from energybench.train.run import Run
 from energybench.train.trees import split
 from energybench.trial.control_run import ControlRun
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 SAMPLES, TARGET, BATCH = 20, 7, 8
 

@@ -33,7 +33,7 @@ def _workloads(suite: Suite) -> Iterator[Problem]:
         if isinstance(workload, CommandWorkloadTable):
             yield _command(suite.where(("workload", index, "command")))
             continue
-        uses = {("task",): workload.task, ("model", "use"): workload.model.use, ("data", "use"): workload.data.use}
+        uses = {("task",): workload.task_use, ("model", "use"): workload.model.use, ("data", "use"): workload.data.use}
         for loc, use in uses.items():
             if discovery.names_file(use):
                 message = f"the {loc[0]} is a file, '{use}', and --no-user-code runs none"
@@ -88,4 +88,4 @@ def _offers(workload: WorkloadTable) -> dict[str, plugins.Offer]:
 
 
 def _uses(workload: WorkloadTable) -> dict[str, str]:
-    return {"task": workload.task, "model": workload.model.use, "data": workload.data.use}
+    return {"task": workload.task_use, "model": workload.model.use, "data": workload.data.use}

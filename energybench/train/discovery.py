@@ -223,7 +223,7 @@ def build(kind: type, name: str, values: dict[str, Any], where: Callable[[str], 
         checked = model.model_validate_json(text)
         if not problems:
             method = kind(**{key: getattr(checked, key) for key in parameters})
-            method.name = name
+            object.__setattr__(method, "name", name)  # of a frozen one too
             return method
     except pydantic.ValidationError as error:
         for detail in error.errors():

@@ -75,3 +75,22 @@ class DataDescription(BaseModel):
             if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True)
         }
         return self.model_dump(mode="json", exclude={"file"} | silent)
+
+
+class StartWeights(BaseModel):
+    """The file from which a model's weights start, and what it gave.
+
+    file:    as the suite names it
+    sha256:  of its bytes
+    tensors: how many of the model's it filled
+    fresh:   tensors of the model that start from the seed, since the file lacks them or has them in another shape
+    unused:  tensors of the file that the model does not have
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    sha256: str
+    tensors: int
+    fresh: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
