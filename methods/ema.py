@@ -67,7 +67,7 @@ class EMA(Method):
             averages, weights = averages + self._buffer_averages, weights + (self._buffers or [])
         torch._foreach_lerp_(averages, weights, 1 - keep)
         self._epochs.add(run.epoch_number)
-        run.tally.mark(self)
+        self.acted = True  # and no mark: the step costs what it costs without
 
     def weight(self, number: int) -> float:
         """d at the update of this number, counted from 1."""
@@ -80,7 +80,7 @@ class EMA(Method):
         """
         weights, averages = self._weights.setdefault(part, []), self._averages.setdefault(part, [])
         for parameter in run.parameters(part)[len(weights) :]:
-            weights.append(parameter.detach())
+            weights.append(parameter)
             averages.append(parameter.detach().clone())
         if self._buffers is None:
             found = [b for b in run.model.buffers() if b.is_floating_point()] if self.buffers == "average" else []

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}  # what autocast makes of fp32
+from energybench.flops.autocast import NARROW
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Recipe:
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         narrow = NARROW.get(self.precision)
-        return nullcontext() if narrow is None else torch.autocast(device.type, narrow)
+        return nullcontext() if narrow is None else torch.autocast(device.type, getattr(torch, narrow))
 
     def build_optimizer(self, params: list[nn.Parameter]) -> Optimizer:
         """torch's own optimizer of that name; the learning rate is set before each update."""

@@ -262,7 +262,7 @@ class Run:
 
     @property
     def loss_scale(self) -> float:
-        """By which `backward` multiplies a loss before it differentiates it; `.grad` holds the gradient all the same."""
+        """By which `backward` multiplies what it differentiates; `.grad` holds the gradient all the same."""
         return self.loss_scaler.scale if self.loss_scaler else 1.0
 
     def rng(self, name: str, *key: Any, device: torch.device | str = "cpu") -> torch.Generator:
