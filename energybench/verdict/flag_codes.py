@@ -151,7 +151,7 @@ REGISTRY: tuple[FlagKind, ...] = (
         "marked",
         "trial",
         IN_TRIAL,
-        "Over 5 % of the updates were left out since a gradient overflowed in fp16: less was learned than was paid for.",
+        "Over 5 % of the updates were left out, as a gradient overflowed in fp16: less was learned than was paid for.",
     ),
     FlagKind(
         "estimate_gap",
