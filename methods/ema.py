@@ -6,8 +6,9 @@ BatchNorm are averaged too, as detectors' recipes have it, or kept as training h
 
 Paper: Polyak and Juditsky 1992, with a constant weight of the newest; the ramp is TensorFlow's. Promises 0 %: a pass
 over the weights in every update, and memory for one more copy of them.
-Acts in `update`, outside of whoever owns it: use = ["ema", "mezo"]. An epoch without updates, such as one that gradsamp
-samples, moves the weights past it: the average stays where it was, as in the papers. The record names these epochs.
+Acts after each `update`, outside of whoever owns it or puts weights back: use = ["ema", "mezo"], ["ema", "neq"]. An epoch
+without updates, such as one that gradsamp samples, moves the weights past it: the average stays where it was, as in the
+papers. The record names these epochs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from energybench import Method, TrainingRun
+from energybench import Batch, Method, TrainingRun
 
 
 @dataclass
@@ -52,14 +53,29 @@ class EMA(Method):
         self._averages: dict[str, list[Tensor]] = {}  # their averages
         self._buffers: list[Tensor] | None = None
         self._buffer_averages: list[Tensor] = []
+        self._in_step = False
+        self._due: list[str] = []  # parts that were updated in this step
         self._updates: Counter[str] = Counter()
         self._epochs: set[int] = set()  # with an update
 
-    @torch.no_grad()
+    def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
+        self._in_step = True
+        inner(batch)
+        self._in_step = False
+        for part in self._due:
+            self._average(run, part)
+        self._due.clear()
+
     def update(self, run: TrainingRun, part: str, inner: Callable[[str], None]) -> None:
         self._list(run, part)
         inner(part)
-        self._list(run, part)
+        if self._in_step:  # a layer further in may still put back what shall rest
+            self._due.append(part)
+        else:
+            self._average(run, part)
+
+    @torch.no_grad()
+    def _average(self, run: TrainingRun, part: str) -> None:
         self._updates[part] += 1
         keep = self.weight(self._updates[part])
         averages, weights = self._averages[part], self._weights[part]

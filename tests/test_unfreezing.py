@@ -1,4 +1,4 @@
-"""Parameters that are frozen, released, made or replaced while a run trains: they learn, or it is told that they do not.
+"""Parameters that are frozen, released, made or replaced while a run trains: they learn, or one is told.
 
 More of it, optimizer by optimizer: test_method_members.py.
 """

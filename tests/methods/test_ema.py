@@ -1,4 +1,4 @@
-"""ema: the average as its closed form, swapped in bit for bit where the model is judged, and told where it is bypassed."""
+"""ema: the average as its closed form, swapped in where the model is judged, and told where it is bypassed."""
 
 from __future__ import annotations
 
@@ -163,6 +163,20 @@ def test_epochs_that_are_sampled_pass_it_by_which_is_told(outermost):
     assert make_run([ema()]).methods[0].diagnostics()["epochs_without_update"] == []
 
 
+def test_a_neuron_that_rests_is_its_own_average():
+    """Decay moves it in the update, and neq puts it back behind: the average has what was put back."""
+    task = Judged()
+    neq = method_named("neq", epsilon=2.0, mode="released")  # from epoch 2 on all rest
+    weights = Weights()
+    run = make_run([ema(decay=0.0), neq, weights], task=task, epochs=3, decay=0.5)
+    ends = []
+    run.train(lambda run: ends.append(state(run.model)))
+    run.evaluate(run.data)
+    assert any(not torch.equal(weights.seen[-1][name], ends[-1][name]) for name in ends[-1])
+    assert torch.equal(ends[1]["0.weight"], ends[2]["0.weight"])
+    assert torch.equal(task.judged["0.weight"], ends[2]["0.weight"])
+
+
 def test_it_stands_outside_of_whoever_owns_the_update():
     assert check_stack([ema(), method_named("mezo")], Classification()) == []
     assert check_stack([method_named("mezo"), ema()], Classification()) != []
@@ -173,7 +187,7 @@ def test_it_stands_outside_of_whoever_owns_the_update():
 
 def test_parameters_out_of_their_bounds_are_refused():
     for wrong in ({"decay": 1.0}, {"decay": -0.1}, {"buffers": "drop"}):
-        with pytest.raises(ValueError, match="decay|buffers"):
+        with pytest.raises(ValueError, match=r"decay|buffers"):
             ema(**wrong)
 
 
