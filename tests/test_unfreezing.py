@@ -29,7 +29,6 @@ def train_frozen(stack: list[Method], frozen: set[int], epochs: int = 5, **recip
     """In which epochs the first layer's weight moved."""
     freezes = Freezes(frozen)
     run = make_run([freezes, *stack], tiny_cnn, digits(96), epochs=epochs, batch=24, decay=0.01, **recipe)
-    torch.manual_seed(0)
     initial = run.model[0].weight.detach().clone()
     run.train()
     assert run.untrained() == {}
