@@ -201,7 +201,9 @@ class Plan:
         task = self.attempt("task", where("task"), lambda: task_named(workload.task, self.base, where("task")))
         seed = self.suite.trials.seed
         model = self.attempt("model", where("model"), lambda: build_model(workload, data or SUPPOSED, self.base, seed))
-        if data is None or task is None or model is None or not self.check_multipliers(workload, model, where):
+        if model is not None and not self.check_multipliers(workload, model, where):
+            return None
+        if data is None or task is None or model is None:
             return None
         opened = self.attempt("data", where("data"), lambda: datasets.open_data(data, settings, self.device))
         return None if opened is None else self.trace(number, workload, data, task, model, opened)
