@@ -222,6 +222,15 @@ class TrainTable(SuiteTable):
     activation: Literal["relu", "sigmoid", "tanh"] | None = Field(
         default=None, description="in place of the model's own hidden activations, where these are modules"
     )
+    evaluate: Literal["at the end", "every epoch"] = Field(
+        default="at the end",
+        description="when the test set is looked at; after every epoch too it is outside the metered window",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_asked_for(self, as_table: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A suite without these keys is resolved to what it always was."""
+        return {key: value for key, value in as_table(self).items() if (key, value) != ("evaluate", "at the end")}
 
     @model_validator(mode="after")
     def _has_effect(self) -> TrainTable:
