@@ -1,4 +1,4 @@
-"""`evaluate = "every epoch"`: the task's metrics after each epoch, outside the window; nothing else is changed by it."""
+"""`evaluate = "every epoch"`: the task's metrics after each epoch, outside the window and changing nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
 from rich.console import Console
 from support import digits, make_run, state
 from synthetic import Run as Synthetic
