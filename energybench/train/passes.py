@@ -6,12 +6,13 @@ The ledger, the estimate, the budget of a matched control, the plan and the coun
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from energybench.common.errors import Problem, UsageError
+from energybench.train.method import Task
 
 if TYPE_CHECKING:
     from energybench.train.interface import TrainingRun
@@ -25,8 +26,8 @@ class Passes:
     forward:  samples that go forward in it, in training passes: what `run.forward` is handed
     backward: those of them that a backward pass reaches
     updates:  steps, that is calls of `run.step`
-    sizes:    samples of each step's batch; empty: all steps are of one size, and each sample goes forward once. A model
-              whose steps cost something whatever their size is only counted exactly with them; `Passes.of` sets them
+    sizes:    samples of each step's batch; empty: all steps are of one size and make one pass. A model whose steps cost
+              something whatever their size is only estimated exactly with them; `Passes.of` sets them
 
     Raises:
         ValueError: where an epoch has no step, or the sizes are not those of `updates` steps
@@ -76,12 +77,12 @@ class MeanEpoch:
 
 def mean_epoch(epochs: Sequence[Passes]) -> MeanEpoch:
     """Of one epoch or more."""
-    passes: Counter[float] = Counter()
+    passes: dict[float, float] = defaultdict(float)
     for each in epochs:
         if each.sizes:
             times = each.forward / sum(each.sizes)
             for size, steps in Counter(each.sizes).items():
-                passes[size] += times * steps  # type: ignore[assignment]  # a Counter adds fractions as well
+                passes[size] += times * steps
         else:
             passes[each.forward / each.updates] += each.updates
     count = len(epochs)
@@ -98,6 +99,8 @@ def passes_of(run: Run, epoch: int) -> Passes | None:
     Raises:
         UsageError: E323, where the task gives anything else.
     """
+    if type(run.task).passes is Task.passes:
+        return None
     current, run.epoch_number = run.epoch_number, epoch
     try:
         passes = run.task.passes(cast("TrainingRun", run))
@@ -123,6 +126,8 @@ def plain_samples(run: Run) -> int:
 
 def every_epoch(run: Run, epochs: Iterable[int]) -> list[Passes]:
     """What these epochs of plain training are by the task's word; empty where all are one pass over the data."""
+    if type(run.task).passes is Task.passes:  # there may be a million of them
+        return []
     told = [passes_of(run, epoch) for epoch in epochs]
     if not any(told):
         return []
