@@ -39,6 +39,7 @@ TORCH = (
     *(f"train/{name}" for name in ("learning_parameters", "loss_scaling", "parameter_groups")),
     "runner/plan_precision",
     *("train/run", "train/trees", "trial/budget", "trial/control_run", "train/geometry", "train/part_streams"),
+    *("train/pass_keys", "train/first_steps"),
     *(f"trial/{name}" for name in ("build", "calibrate", "count_cell", "counting_layer", "phase_profile")),
     *(f"trial/{name}" for name in ("counting_run", "estimate", "failure", "integrity", "judge")),
     *("trial/trial", "trial/warmup", "trial/pause"),

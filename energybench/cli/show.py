@@ -19,6 +19,7 @@ from energybench.common.escaping import json_text, printable, wrapped
 from energybench.common.limits import RECORD_B
 from energybench.common.safe_read import read_bytes
 from energybench.common.units import format_bytes, format_flop, format_ratio, format_seconds
+from energybench.records.curve import metrics_of
 from energybench.records.reader import read_folder, read_record
 from energybench.records.record import CountingRun, Trial
 from energybench.runner.progress import redraws
@@ -36,6 +37,7 @@ POWERS = {
     "NVML_FI_DEV_POWER_INSTANT": "of the moment; some cards look only a quarter of the time",
     "NVML_FI_DEV_POWER_AVERAGE": "the mean of the last second",
 }
+MOST_EPOCHS = 30  # of a record's curve, that are printed
 PARTS = {
     "gpu": "the GPU that trains",
     "cpu": "the processor",
@@ -190,10 +192,24 @@ def print_record(path: Path, console: Console) -> None:
             if reading.cpu_s is not None:
                 times += f", {format_seconds(reading.cpu_s)} CPU"
             console.print(printable_text(f"  {name}: {times}" + (f", {energy}" if energy else "")))
+        _print_curve(record, console)
         if record.memory_resident_b:
             console.print(f"  memory: {format_bytes(record.memory_resident_b)} resident at most")
     text = json_text(json.loads(read_bytes(path, RECORD_B)))
     console.print(JSONHighlighter()(text), soft_wrap=True)
+
+
+def _print_curve(trial: Trial, console: Console) -> None:
+    """The epochs whose metrics were looked at, at most so many of them, the last among them."""
+    looked = [(point, metrics) for point in trial.curve if (metrics := metrics_of(point))]
+    every = -(-len(looked) // MOST_EPOCHS)
+    shown = looked[::-1][:: max(1, every)][::-1]
+    for point, metrics in shown:
+        figures = {"training loss": point.get("loss")} | metrics
+        told = ", ".join(f"{name} {'–' if value is None else f'{value:.4g}'}" for name, value in figures.items())
+        console.print(printable_text(f"  epoch {point.get('epoch') or 0:g}: {told}"))
+    if len(shown) < len(looked):
+        console.print(f"  ({len(shown)} of {len(looked)} epochs; all of them: energybench export FOLDER --to curves)")
 
 
 def _kind(path: Path) -> type[Trial] | type[CountingRun]:

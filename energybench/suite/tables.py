@@ -305,6 +305,10 @@ class TrainTable(SuiteTable):
         examples=[{"backbone.*": 0.1}],
         description="patterns of the names of the model's parameters, and multiples of the learning rate for them",
     )
+    evaluate: Literal["at the end", "every epoch"] = Field(
+        default="at the end",
+        description="when the test set is looked at; after every epoch too it is outside the metered window",
+    )
 
     @model_validator(mode="after")
     def _has_effect(self) -> TrainTable:
@@ -328,9 +332,10 @@ class TrainTable(SuiteTable):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_multipliers_that_are_not_given(self, as_table: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A suite without them is resolved to what it always was."""
-        return {key: value for key, value in as_table(self).items() if key != "lr_multipliers" or value}
+    def _without_what_is_not_asked_for(self, as_table: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A suite without these keys is resolved to what it always was."""
+        silent = [("evaluate", "at the end"), ("lr_multipliers", {})]
+        return {key: value for key, value in as_table(self).items() if (key, value) not in silent}
 
 
 def without_empty_sweep(table: dict[str, Any]) -> dict[str, Any]:
