@@ -42,7 +42,7 @@ TORCH = (
     *("train/pass_keys", "train/first_steps"),
     *(f"trial/{name}" for name in ("build", "calibrate", "count_cell", "counting_layer", "phase_profile")),
     *(f"trial/{name}" for name in ("counting_run", "estimate", "failure", "integrity", "judge")),
-    *("trial/trial", "trial/warmup", "trial/pause"),
+    *("trial/trial", "trial/warmup", "trial/pause", "trial/rehearsal"),
 )
 NO_TORCH = (
     "algorithms",

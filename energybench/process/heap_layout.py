@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import random
+from typing import Any
 
 CHUNKS = 64
 LEAST_B, MOST_B = 1 << 10, 4 << 20  # of one; those held take about 16 MB together, which nobody touches
@@ -29,11 +30,12 @@ class HeapLayout:
     def __init__(self) -> None:
         self._held: list[int] = []  # addresses
         self._chance = random.SystemRandom()
+        self._malloc: Any = None
+        self._free: Any = None
         try:
             library = ctypes.CDLL(None)
             self._malloc, self._free = library.malloc, library.free
         except (OSError, AttributeError):  # no C library that can be asked: the layout stays what it is
-            self._malloc = None
             return
         self._malloc.restype, self._malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
         self._free.restype, self._free.argtypes = None, [ctypes.c_void_p]

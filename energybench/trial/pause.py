@@ -50,6 +50,7 @@ class Gate:
         self._meters: Sequence[Meter] = ()
         self._marks_s: list[float] = []  # of the window's own time, when the part began and behind each of its steps
         self._gap_s, self._rests = 0.0, 0
+        self.rehearse: Callable[[], None] | None = None  # before each part, outside the window
 
     @classmethod
     def opened(cls, device: torch.device) -> Gate | None:
@@ -68,6 +69,7 @@ class Gate:
         if run.device.type == "cuda":
             facts["device_free_b"], facts["device_b"] = torch.cuda.mem_get_info(run.device)
         self._rest("ready", facts)
+        self._prepare()
 
     def begin(self, window: Window) -> None:
         """The window is open, and the first part begins."""
@@ -86,6 +88,7 @@ class Gate:
         while progress >= self._until:  # a part that lies in epochs that were skipped is empty
             self._rest("rest", {"progress": progress, **self._part()})
             self._marks_s = []
+        self._prepare()
         self._outside(self._window.start)
         self._marks_s = [self._window.elapsed_s()]
 
@@ -107,6 +110,10 @@ class Gate:
         move()
         took_s = time.perf_counter() - started
         self._gap_s += max(0.0, took_s - max(0.0, self._window.elapsed_s() - inside_s))
+
+    def _prepare(self) -> None:
+        if self.rehearse is not None:
+            self.rehearse()
 
     def _rest(self, at: str, facts: Mapping[str, Any]) -> None:
         self._rests += at == "rest"

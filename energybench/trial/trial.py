@@ -46,6 +46,7 @@ from energybench.trial.judge import Judge
 from energybench.trial.pause import Gate, PausingControlRun, PausingRun, spare
 from energybench.trial.phases import Phases
 from energybench.trial.record_draft import TrialDraft, finite
+from energybench.trial.rehearsal import rehearsal
 from energybench.trial.spec import TrialSpec
 from energybench.trial.warmup import warm_up
 from energybench.workloads import datasets
@@ -94,7 +95,9 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
     with phases.phase("warmup"):
         record.warmup = warm_up(warming, spec.warmup, synchronise)
         del warming
-    gate = Gate.opened(device)
+    if gate := Gate.opened(device):
+        with phases.phase("setup"):
+            gate.rehearse = rehearsal(spec, train, device)
     heap_layout.draw()
     with phases.phase("build", meters):
         pausing = PausingRun if spec.budget is None else PausingControlRun
