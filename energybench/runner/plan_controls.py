@@ -23,7 +23,7 @@ from energybench.train.method import HOOKS, Method, overrides
 
 
 def planned_control(of: Cell, methods: Sequence[Method], asked: str, epochs: int, seeds: Sequence[int]) -> Cell:
-    """The control of a method's cell. Its time is what the methods declare, else plain training's, which is the most.
+    """The control of a method's cell. Its time is the method's: what the methods declare, else plain training's.
 
     Args:
         asked:  the suite's word: "auto" or "matched"
@@ -36,7 +36,6 @@ def planned_control(of: Cell, methods: Sequence[Method], asked: str, epochs: int
         why = "declared"
     if asked == "matched":
         why = "asked"
-    share = sum(kept) / (len(kept) * epochs) if kept else 1.0
     return Cell(
         workload=of.workload,
         method=f"{of.method} matched",
@@ -45,9 +44,15 @@ def planned_control(of: Cell, methods: Sequence[Method], asked: str, epochs: int
         control=why,
         epochs=kept if why in ("declared", "asked") else [],
         digest=digest([of.digest, "control"]),
-        expected_s=None if of.expected_s is None else of.expected_s * share,
+        expected_s=of.expected_s,
         plain_flop=of.plain_flop,
     )
+
+
+def kept_share(methods: Sequence[Method], epochs: int, seeds: Sequence[int]) -> float:
+    """Of plain training's epochs, as far as a stack declares it; over all blocks."""
+    kept = declared_epochs(methods, epochs, seeds)
+    return sum(kept) / (len(kept) * epochs) if kept else 1.0
 
 
 def declared_epochs(methods: Sequence[Method], epochs: int, seeds: Sequence[int]) -> list[int]:

@@ -17,6 +17,8 @@ from energybench.suite.suite import Suite
 from energybench.suite.tables import WorkloadTable
 from energybench.trial.spec import CellHeader, CountingSpec, MeasureSpec, stack_of
 
+AROUND_S = 0.5  # of a process: fork, data, model, evaluation, record
+COUNTED_SLOWER = 1.5  # than a training, under the counter of FLOPs
 WARMER_C = 10.0  # than at the start of the run, a card may be when a trial begins
 
 
@@ -100,14 +102,14 @@ class Planned:
         )
 
     def expected_s(self) -> float | None:
-        """About how long: plain steps for every cell, for each process a second of set-up and the suite's warm-up. A
-        command takes its time. What only a method's tally will ask for is not in it."""
+        """About how long: plain steps for the epochs that each cell keeps, for each process its set-up and the suite's
+        warm-up. A command takes its time. What only a method's tally will ask for is not in it."""
         if any(cell.command and not cell.skipped for cell in self.cells):
             return None
         warmup = self.suite.trials.warmup
-        around_s = 1 + (warmup.count if warmup.unit == "s" else 0)
+        around_s = AROUND_S + (warmup.count if warmup.unit == "s" else 0)
         metered = self.spec.blocks * sum((c.expected_s or 0) + around_s for c in self.cells if is_counted_on(c))
-        return metered + sum((c.expected_s or 0) * 1.5 + 1 for c in self.counting_runs)
+        return metered + sum((c.expected_s or 0) * COUNTED_SLOWER + AROUND_S for c in self.counting_runs)
 
 
 def spec_of(

@@ -30,11 +30,11 @@ from energybench.flops.work import Line
 from energybench.records.record import Cell, Role
 from energybench.runner import plan_metrics, plan_threads
 from energybench.runner.plan_claim import claim
-from energybench.runner.plan_controls import planned_control, useless_controls
+from energybench.runner.plan_controls import kept_share, planned_control, useless_controls
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_precision import refused
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
-from energybench.runner.tracing import time_step, time_threads, trace_run
+from energybench.runner.tracing import time_step, time_threads, trace_run, whole_step_rel
 from energybench.runner.user_code import packages_named, user_files
 from energybench.suite.tables import WorkloadTable
 from energybench.suite.variants import StackItem, Variant
@@ -338,6 +338,10 @@ class Plan:
             counts = plan_threads.candidates(self.spec, self.device) if data.kind != stand_in.KIND else ()
             timed = time_threads(run, counts) if counts else {}
             self.check_quality(number, workload, task, run.evaluate(test.subset(torch.arange(min(2, len(test))))))
+            if data.kind != stand_in.KIND:
+                whole_rel = whole_step_rel(run, step_s)
+                step_s *= whole_rel
+                timed = {count: tuple(whole_rel * each for each in seconds) for count, seconds in timed.items()}
             return planned.model_copy(update={"step_s": step_s, "threads_s": timed})
         except Exception as error:
             self.problems.append(self.failed(number, f"a first step of '{workload.name}'", error))
@@ -366,6 +370,10 @@ class Plan:
             stack = stacks[variant.label]
             methods = [method for _, method in stack]
             cell = self.cell(workload, known, variant.label, "method", [spec for spec, _ in stack])
+            if cell.expected_s is not None:
+                cell = cell.model_copy(
+                    update={"expected_s": cell.expected_s * kept_share(methods, known.epochs, self.seeds)}
+                )
             result.append(
                 cell.model_copy(
                     update={"claim": claim(variant, methods), "skipped": pair.skipped, "tuned_trials": variant.tuned}

@@ -7,12 +7,15 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from energybench.common.units import Quantity
+from energybench.meter import devices
 from energybench.train.batch import Batch
 from energybench.train.data import Data, Resident
 from energybench.train.first_steps import of_first_batch
@@ -20,6 +23,7 @@ from energybench.train.interface import TrainingRun
 from energybench.train.method import Task
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
+from energybench.trial.warmup import warm_up
 
 if TYPE_CHECKING:
     from energybench.flops.ledger import Traced
@@ -28,6 +32,7 @@ TRACED_SAMPLES = 11  # an odd prime, so that what has no room for the batch can 
 TIMED_STEPS = 3
 ROUNDS, STEPS = 7, 3  # for each number of threads; in a round, after one that wakes the threads
 LONGEST_S = 10.0  # of all of them together
+WHOLE_STEPS, LONGEST_WHOLE_S = 8, 4.0
 LONGEST_THREADS_S = 2.0  # after which no other round of timings of threads is begun
 
 
@@ -132,6 +137,24 @@ def _time_step(run: Run, batch: Batch, most: int | None) -> float:
         if sum(times) > LONGEST_S:  # of a step this long starting up is a small part
             break
     return min(times[1:] or times) * times_larger
+
+
+def whole_step_rel(run: Run, gradient_s: float) -> float:
+    """How many times as long as its gradient a plain step is with its batch and its update; trains the run.
+
+    gradient_s: seconds of that; 1 where a few steps would take longer than LONGEST_WHOLE_S
+    """
+    if 2 * WHOLE_STEPS * gradient_s > LONGEST_WHOLE_S:
+        return 1.0
+    synchronise = partial(devices.synchronise, run.device)
+    warm_up(run, Quantity(WHOLE_STEPS, "steps"), synchronise)
+    found = []
+    for _ in range(WHOLE_STEPS // 2):
+        started = time.perf_counter()
+        taken = warm_up(run, Quantity(2, "steps"), synchronise).steps
+        synchronise()
+        found.append((time.perf_counter() - started) / max(1, taken))
+    return max(1.0, min(found) / gradient_s)
 
 
 def time_threads(run: Run, counts: Sequence[int]) -> dict[int, tuple[float, ...]]:
