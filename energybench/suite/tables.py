@@ -17,6 +17,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic.config import JsonDict
 
 from energybench.common.renamed import renamed
 from energybench.common.units import Bytes, Intensity, Points, Ratio, Seconds, WarmupAmount
@@ -30,7 +31,7 @@ from energybench.suite.variants import Variant, matches, toml
 
 LONGEST_S = 1e8  # three years
 # What a swept key of a workload holds: values, or keys below it.
-SWEPT = {"anyOf": [{"type": "array", "minItems": 1, "uniqueItems": True}, {"type": "object"}]}
+SWEPT: JsonDict = {"anyOf": [{"type": "array", "minItems": 1, "uniqueItems": True}, {"type": "object"}]}
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 

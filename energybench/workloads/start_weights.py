@@ -13,8 +13,9 @@ import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ def _own(table: ModelTable, base: Path) -> frozenset[str]:
     return frozenset(KEYS) & inspect.signature(function).parameters.keys()
 
 
-def _read(opened: BinaryIO, file: str) -> tuple[Mapping[str, Tensor], str]:
+def _read(opened: BufferedReader, file: str) -> tuple[Mapping[str, Tensor], str]:
     """The tensors by name, and the file's SHA-256: of one opened file, whatever becomes of its name meanwhile."""
     size_b, memory_b = os.fstat(opened.fileno()).st_size, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if size_b > memory_b:
@@ -114,11 +115,11 @@ def _read(opened: BinaryIO, file: str) -> tuple[Mapping[str, Tensor], str]:
     return _tensors(content, file), sha256
 
 
-def _torch(opened: BinaryIO) -> Any:
+def _torch(opened: BufferedReader) -> Any:
     return torch.load(opened, map_location="cpu", weights_only=True)
 
 
-def _safetensors(opened: BinaryIO) -> Any:
+def _safetensors(opened: BufferedReader) -> Any:
     try:
         from safetensors.torch import load
     except ImportError:

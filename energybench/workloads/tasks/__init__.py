@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.names import known_as
@@ -57,7 +58,7 @@ def task_named(task: str | TaskTable, base: Path, where: str = "", place: Callab
 
 def _required(kind: type[Task]) -> bool:
     """Whether a parameter of it has no default."""
-    given = fields(kind) if is_dataclass(kind) else ()
+    given: tuple[Field[Any], ...] = fields(kind) if is_dataclass(kind) else ()
     return any(item.init and item.default is MISSING and item.default_factory is MISSING for item in given)
 
 
