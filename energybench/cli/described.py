@@ -1,4 +1,4 @@
-"""`list NAME`: everything about one method, suite, model or data set, read without running it."""
+"""`list NAME`: everything about one method, suite, model, task or data set, read without running it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from energybench.common.names import known_as
 from energybench.train.discovery import MethodCard, cards
 from energybench.train.parameter_schema import MISSING, Parameter
 from energybench.workloads import catalogue
+from energybench.workloads.tasks import cards as task_cards
 
 NEEDS = {
     "forward": "a forward pass of its own in every step",
@@ -39,7 +40,8 @@ def describe(name: str) -> dict[str, Any]:
     torchvision = catalogue.torchvision_models()
     suites = {entry["name"]: entry for entry in listing()["suites"]}
     data = {each.name: each for each in catalogue.data_sets()}
-    every = [*methods, *suites, *models, *data, *torchvision, *catalogue.data_set_names(), *names()]
+    tasks = {card.name: card for card in task_cards()}
+    every = [*methods, *suites, *models, *data, *torchvision, *tasks, *catalogue.data_set_names(), *names()]
     wanted = known_as(name, every)
     if wanted in methods:
         return _method(methods[wanted]) | ({"also": f"energybench check {wanted}"} if wanted in suites else {})
@@ -50,6 +52,8 @@ def describe(name: str) -> dict[str, Any]:
         return _model(models[wanted])
     if wanted in torchvision:
         return _torchvision(wanted, torchvision[wanted])
+    if wanted in tasks:
+        return _task(tasks[wanted])
     if wanted in every:
         return _data(wanted, data.get(wanted))
     close = nearest(name, {*KINDS, *every})
@@ -98,6 +102,21 @@ def _model(model: catalogue.Named) -> dict[str, Any]:
         "text": model.text,
         "parameters": [_parameter(each) for each in model.parameters],
         "example": f"model = {{ {', '.join(f'{key} = {value}' for key, value, _ in lines)} }}",
+    }
+
+
+def _task(card: MethodCard) -> dict[str, Any]:
+    given = [("use", json.dumps(card.name))]
+    given += [(each.name, _toml(each.value)) for each in card.details if each.value is not MISSING]
+    table = f"{{ {', '.join(f'{key} = {value}' for key, value in given)} }}"
+    return {
+        "kind": "task",
+        "name": card.name,
+        "origin": card.origin,
+        "summary": card.summary,
+        "text": card.text,
+        "parameters": [_parameter(each) for each in card.details],
+        "example": f"task = {table if len(given) > 1 else given[0][1]}",
     }
 
 

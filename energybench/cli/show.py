@@ -23,6 +23,7 @@ from energybench.records.reader import read_folder, read_record
 from energybench.records.record import CountingRun, Trial
 from energybench.runner.progress import redraws
 from energybench.suite.command_tables import written
+from energybench.suite.variants import toml
 from energybench.windows import file as windows_file
 
 SENSORS = {
@@ -42,6 +43,9 @@ PARTS = {
     "module": "the module",
     "machine": "the machine",
 }
+
+
+FRESH_SHOWN = 4  # tensors without a start in a file of weights
 
 
 def printable_text(text: str, style: str = "", **options: Any) -> Text:
@@ -64,6 +68,8 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
         samples = f"{data['train']:,} + {data['test']:,} samples of {data['source']}"
         pace = f"{steps} steps an epoch of {format_seconds(known['step_s'])}"
         console.print(printable_text(f"{known['parameters']:,} parameters; {samples}; {pace}"))
+        for line in _start_of(known):
+            console.print(printable_text(line))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("method", overflow="fold")
         table.add_column("plain FLOPs", justify="right")
@@ -95,6 +101,18 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
         f"{facts['blocks']} blocks, {facts['trials']} trials and {facts['counting_runs']} counted runs "
         f"on {facts['device']}{about}{_possible(facts['possible_controls'])}. No mistake found."
     )
+
+
+def _start_of(known: dict[str, Any]) -> Iterator[str]:
+    """The task's parameters, and the weights that training starts from."""
+    if task := known.get("task"):
+        yield f"task: {', '.join(f'{key} = {toml(value)}' for key, value in task.items())}"
+    if weights := known.get("weights"):
+        fresh = weights["fresh"]
+        left = f"; fresh: {', '.join(fresh[:FRESH_SHOWN])}" if fresh else ""
+        more = f" and {len(fresh) - FRESH_SHOWN} more" if len(fresh) > FRESH_SHOWN else ""
+        tensors = f"{weights['tensors']} tensors from {weights['file']} (SHA-256 {weights['sha256'][:12]}…)"
+        yield f"weights: {tensors}{left}{more}"
 
 
 def _possible(controls: int) -> str:

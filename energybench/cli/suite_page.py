@@ -37,6 +37,7 @@ TABLES = {
     "AcceptTable": "[accept]",
     "QualityTable": "accept.quality",
     "WorkloadTable": "[[workload]]",
+    "TaskTable": "workload.task",
     "ModelTable": "workload.model",
     "DataTable": "workload.data",
     "TrainTable": "workload.train",

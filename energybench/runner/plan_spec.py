@@ -18,7 +18,7 @@ from energybench.suite.tables import WorkloadTable
 from energybench.suite.toml_positions import Loc
 from energybench.suite.variants import Variant
 from energybench.trial.spec import Spec
-from energybench.workloads.description import DataDescription
+from energybench.workloads.description import DataDescription, StartWeights
 
 Purpose = Literal["run", "check", "count", "trace"]
 
@@ -108,6 +108,8 @@ class PlannedWorkload(Spec):
     steps:      of one epoch; samples: that one epoch uses
     step_s:     seconds of a plain step, about; None where none was taken
     threads_s:  number of threads → seconds of a plain step, as often as it was timed
+    weights:    that its model starts from; None: from the seed alone
+    task:       its parameters, defaults included; empty where it has none
     """
 
     data: DataDescription
@@ -120,6 +122,8 @@ class PlannedWorkload(Spec):
     samples: int
     step_s: float | None = None
     threads_s: dict[int, tuple[float, ...]] = Field(default_factory=dict)
+    weights: StartWeights | None = None
+    task: dict[str, Any] = Field(default_factory=dict)
 
     def work(self, workload: WorkloadTable) -> Work:
         """Of plain training."""

@@ -42,10 +42,11 @@ from energybench.train.data import Data
 from energybench.train.method import Method, Task, parameters
 from energybench.train.run import Run
 from energybench.train.stack_check import check_stack
-from energybench.trial.build import build_model, device_name, recipe_of
+from energybench.trial.build import device_name, fresh_model, recipe_of
 from energybench.trial.spec import MethodSpec
 from energybench.workloads import datasets, stand_in
 from energybench.workloads.description import DataDescription
+from energybench.workloads.start_weights import load_start
 from energybench.workloads.tasks import task_named
 
 Built = TypeVar("Built")
@@ -164,9 +165,10 @@ class Plan:
         except EnergybenchError:
             return  # already reported with its workload
         for pair, variant in self.spec.pairs_of(workload.name, commands=False):
-            if pair.skipped or (variant.label, workload.task) in self.checked:
+            kind = digest(workload.settings()["task"])
+            if pair.skipped or (variant.label, kind) in self.checked:
                 continue
-            self.checked.add((variant.label, workload.task))
+            self.checked.add((variant.label, kind))
             methods = [method for _, method in stacks[variant.label]]
             for problem in check_stack(methods, task, self.spec.where(*variant.stack[0].loc)):
                 hint = problem.hint
@@ -196,13 +198,19 @@ class Plan:
         if not self.check_augmentation(workload, where("data", "augment")):
             settings = settings.model_copy(update={"augment": ()})
         data = self.attempt("data", where("data"), lambda: self.prepare(workload))
-        task = self.attempt("task", where("task"), lambda: task_named(workload.task, self.base, where("task")))
+        in_task = partial(where, "task")
+        task = self.attempt("task", where("task"), lambda: task_named(workload.task, self.base, where("task"), in_task))
         seed = self.suite.trials.seed
-        model = self.attempt("model", where("model"), lambda: build_model(workload, data or SUPPOSED, self.base, seed))
+        model = self.attempt("model", where("model"), lambda: fresh_model(workload, data or SUPPOSED, self.base, seed))
+        weights = None
+        if model is not None:
+            load = partial(load_start, model, workload.model, self.base)
+            weights = self.attempt("model", where("model", "weights"), load)
         if data is None or task is None or model is None:
             return None
         opened = self.attempt("data", where("data"), lambda: datasets.open_data(data, settings, self.device))
-        return None if opened is None else self.trace(number, workload, data, task, model, opened)
+        planned = None if opened is None else self.trace(number, workload, data, task, model, opened)
+        return planned.model_copy(update={"weights": weights, "task": parameters(task)}) if planned else None
 
     def attempt(self, key: str, where: str, build: Callable[[], Built]) -> Built | None:
         """What `build` gives, or None and its mistakes collected at the place of the workload's table `key`."""
@@ -356,6 +364,7 @@ class Plan:
                     [(each.name, each.sha256, each.resolved) for each in stack or []],
                     known.data.sha256,
                     user_files(workload, self.base),
+                    *([known.weights.sha256] if known.weights else []),
                     source_digest(),
                     torch.__version__,
                     str(self.device),

@@ -32,7 +32,7 @@ def _workloads(suite: Suite) -> Iterator[Problem]:
         if isinstance(workload, CommandWorkloadTable):
             yield _command(suite.where(("workload", index, "command")))
             continue
-        uses = {("task",): workload.task, ("model", "use"): workload.model.use, ("data", "use"): workload.data.use}
+        uses = {("task",): workload.task_use, ("model", "use"): workload.model.use, ("data", "use"): workload.data.use}
         for loc, use in uses.items():
             if discovery.names_file(use):
                 message = f"the {loc[0]} is a file, '{use}', and --no-user-code runs none"
@@ -67,6 +67,6 @@ def _is_the_users(source: discovery.Source, home: Path) -> bool:
 
 def user_files(workload: WorkloadTable, base: Path) -> list[str]:
     """Fingerprints of the user's own files that a workload names."""
-    uses = [workload.task, workload.model.use, workload.data.use]
+    uses = [workload.task_use, workload.model.use, workload.data.use]
     files = [base / use.partition(":")[0] for use in uses if discovery.names_file(use)]
     return [digest(file.read_text(encoding="utf-8")) for file in files]

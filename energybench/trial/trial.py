@@ -98,6 +98,8 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
     record.settings = {
         "workload": spec.workload.settings(),
         "methods": [{"name": m.name, **parameters(m)} for m in methods],
+        **({"task": {"use": spec.workload.task_use, **given}} if (given := parameters(task)) else {}),
+        **({"weights": spec.weights.model_dump(mode="json")} if spec.weights else {}),
     }
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -148,7 +150,8 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         run.finish()
     with phases.phase("report"):
         record.weights_sha256 = fingerprint(run.model)
-        record.weights_moved = moved(run.model, build_model(spec.workload, spec.data, spec.base, spec.seed))
+        start = build_model(spec.workload, spec.data, spec.base, spec.seed, spec.weights)
+        record.weights_moved = moved(run.model, start)
 
 
 def _compiled(module: torch.nn.Module) -> bool:

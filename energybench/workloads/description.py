@@ -38,3 +38,22 @@ class DataDescription(BaseModel):
     def for_record(self) -> dict[str, Any]:
         """Without the file, which is gone when the run has ended."""
         return self.model_dump(mode="json", exclude={"file"} | (set() if self.stored else {"stored"}))
+
+
+class StartWeights(BaseModel):
+    """The file from which a model's weights start, and what it gave.
+
+    file:    as the suite names it
+    sha256:  of its bytes
+    tensors: how many of the model's it filled
+    fresh:   tensors of the model that start from the seed, since the file lacks them or has them in another shape
+    unused:  tensors of the file that the model does not have
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    sha256: str
+    tensors: int
+    fresh: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
