@@ -23,7 +23,7 @@ class FedProx(Classification):
 
     def __init__(self, shares: Iterable[int] = (1, 2, 3, 4, 6, 8), active: int = 3, local: int = 2) -> None:
         self.shares, self.active, self.local = tuple(shares), active, local
-        self.trained: list[list[int]] = []  # clients of each round
+        self.trained: list[list[int]] = []  # clients of each round that is over
 
     def setup(self, run: Run) -> None:
         places = torch.arange(len(run.data)).split(list(self.shares))
@@ -40,7 +40,6 @@ class FedProx(Classification):
     def epoch(self, run, data, inner):
         self._server = [parameter.detach().clone() for parameter in run.parameters()]
         chosen = self.chosen(run)
-        self.trained.append(chosen)
         sums = [torch.zeros_like(each) for each in self._server]
         for client in chosen:
             self._send(run)
@@ -52,6 +51,7 @@ class FedProx(Classification):
         self._server = sums
         self._send(run)
         del self._server
+        self.trained.append(chosen)
 
     def _send(self, run: Run) -> None:
         with torch.no_grad():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -14,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from support import digits, make_run, state
+
+sys.path.insert(0, str(Path(__file__).parent / "report"))
 from synthetic import Run as Synthetic
 
 from energybench.cli.show import MOST_EPOCHS, print_record

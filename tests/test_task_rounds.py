@@ -157,7 +157,7 @@ def test_what_each_step_costs_once_is_counted_by_the_clients_own_steps(accumulat
     assert works(ledger, run)[1].flop == pytest.approx(counter.result(run).counted_flop, rel=1e-9)
 
 
-@pytest.mark.parametrize("skip", ["every:2", "prob:0.5"])
+@pytest.mark.parametrize("skip", ["every:2", "random:0.5"])
 def test_skipped_rounds_are_not_those_of_the_mean(skip: str) -> None:
     """Rounds have other clients, so other samples: the estimate starts from those that were trained."""
     task = FedProx(shares=(1, 1, 2, 12, 3, 5), active=2)

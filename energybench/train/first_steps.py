@@ -44,8 +44,8 @@ def task_epoch(run: Run, step: Callable[[Batch], None]) -> None:
 def of_first_batch(run: Run, most: int | None, visit: Callable[[Batch], Result]) -> Result:
     """What `visit` gives of one batch of plain training, called inside the task's epoch; nothing is trained by this.
 
-    The first samples in their own order, not augmented; of a task that makes its own epochs, or batches of more than
-    one part, the first batch of an epoch.
+    The first samples in their own order, not augmented; of a task that makes its own epochs or batches, the first batch
+    of an epoch.
 
     Args:
         most: samples of it; None: a whole batch
@@ -54,7 +54,7 @@ def of_first_batch(run: Run, most: int | None, visit: Callable[[Batch], Result])
         ValueError: the task's epoch makes no step
     """
     task = run.task
-    if not (overrides(task, "epoch") or overrides(task, "batches") or getattr(task, "batch_parts", ())):
+    if not (overrides(task, "epoch") or overrides(task, "batches")):
         size = min(run.recipe.batch, len(run.data)) if most is None else min(most, len(run.data))
         return visit(next(iter(run.data.load([torch.arange(size)]))))
     results: list[Result] = []

@@ -83,6 +83,14 @@ METHODS = """
 use = "gradsamp"
 skip = "every:2"
 
+[[method]]
+use = "nothing"
+
+[[skip]]
+workload = "looked"
+method = "nothing"
+because = "one is enough"
+
 [[skip]]
 workload = "plain"
 method = "gradsamp"
@@ -92,7 +100,7 @@ because = "one is enough"
 
 def test_federated_rounds_are_planned_estimated_counted_controlled_and_looked_at(tmp_path: Path) -> None:
     (tmp_path / "federated.py").write_text(FEDERATED)
-    suite = write_suite(tmp_path, METHODS, workload=WORKLOADS, twin=False)
+    suite = write_suite(tmp_path, METHODS, workload=WORKLOADS, twin=False, turns="off")
     checked = energybench("check", suite, "--json", cwd=tmp_path)
     assert checked.returncode == 0, checked.stderr
     assert not [note for note in json.loads(checked.stdout)["notes"] if "ledger" in note]
