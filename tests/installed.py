@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,3 +31,4 @@ def install(
     for path, text in (modules or {}).items():
         (place / path).parent.mkdir(parents=True, exist_ok=True)
         (place / path).write_text(text, encoding="utf-8")
+    importlib.invalidate_caches()  # a folder's listing is kept by its time, which may be the same

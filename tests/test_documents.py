@@ -257,6 +257,15 @@ def test_the_page_on_methods_names_every_member_of_the_contract_and_links_to_whe
     assert "(../energybench/train/interface.py)" in contract
 
 
+def test_the_page_on_tasks_names_every_member_that_a_task_has_beyond_a_method() -> None:
+    from energybench.train.method import Task
+
+    page = (ROOT / "docs" / "add-a-task.md").read_text(encoding="utf-8")
+    rows = page[page.index("## What a task may define") :]
+    members = {name for name in {*vars(Task), *Task.__annotations__} if not name.startswith("_")}
+    assert members <= set(re.findall(r"`(\w+)`", rows))
+
+
 def test_the_page_on_methods_names_every_code_that_is_told_of_one() -> None:
     source = "".join(
         (ROOT / "energybench" / "train" / f"{name}.py").read_text("utf-8") for name in ("method_check", "run")

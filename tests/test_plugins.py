@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -390,7 +391,8 @@ def test_a_package_of_one_file_is_that_file(place: Path) -> None:
 def test_a_run_trains_with_them_in_its_processes_and_keeps_where_they_came_from(far: Path, tmp_path: Path) -> None:
     text = USES.replace("blocks = 2", "blocks = 1\ntwin = false\nthreads = 1").replace("epochs = 4", "epochs = 1")
     (tmp_path / "s.toml").write_text(f'{text}[[method]]\nuse = "dropout"\np = 0.5\n', encoding="utf-8")
-    done = energybench("run", "s.toml", "--no-user-code", cwd=tmp_path, fresh=True, PYTHONPATH=str(far))
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(far))))
+    done = energybench("run", "s.toml", "--no-user-code", cwd=tmp_path, fresh=True, PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "reports").rglob("run.json")
     run = json.loads(file.read_text(encoding="utf-8"))

@@ -110,8 +110,8 @@ def usable(kind: str) -> list[Named]:
 def _reserved(kind: str, name: str) -> bool:
     """Whether a name means something else on every machine already."""
     own = [*_table(f"{TABLES[kind][0]}/__init__.py", TABLES[kind][1])]
-    others = {"model": torchvision_models, "data": data_set_names}.get(kind)
-    names = [*own, *(others() if others else ())]
+    others = torchvision_models() if kind == "model" else data_set_names() if kind == "data" else ()
+    names = [*own, *others]
     return known_as(name, names) in names
 
 
