@@ -194,7 +194,7 @@ def test_the_schema_needs_no_torch() -> None:
 
 def test_list_as_json_and_as_text_hold_the_same_names() -> None:
     found = json.loads(call("list", "--json").stdout)
-    assert set(found) == {"methods", "suites", "models", "data"}
+    assert set(found) == {"methods", "suites", "tasks", "models", "data"}
     text = call("list").stdout
     for kind, entries in found.items():
         assert kind in text.splitlines()

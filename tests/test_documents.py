@@ -209,7 +209,7 @@ def test_the_list_of_rooms_has_every_room_and_every_file_beside_them_in_the_orde
 def test_files_that_contributing_says_one_touches_are_there() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text[text.index("| a new … |") : text.index("\n\n", text.index("| a new … |"))]
-    told = ["method", "task", "model", "data set", "metric", "meter", "page", "flag", "key of a suite", "verb"]
+    told = ["method", "task", "model", "data set", "metric", "extra", "meter", "page", "flag", "key of a suite", "verb"]
     assert re.findall(r"^\| ([a-z ]+) \|", table, re.MULTILINE)[0:] == told
     for name in re.findall(r"`([\w/]+(?:\.py|\.md|/))`", table):
         if "NAME" not in name:
@@ -255,6 +255,15 @@ def test_the_page_on_methods_names_every_member_of_the_contract_and_links_to_whe
     assert {*DECLARATIONS, *RENAMED} <= named
     assert "(../energybench/train/method.py)" in contract
     assert "(../energybench/train/interface.py)" in contract
+
+
+def test_the_page_on_tasks_names_every_member_that_a_task_has_beyond_a_method() -> None:
+    from energybench.train.method import Task
+
+    page = (ROOT / "docs" / "add-a-task.md").read_text(encoding="utf-8")
+    rows = page[page.index("## What a task may define") :]
+    members = {name for name in {*vars(Task), *Task.__annotations__} if not name.startswith("_")}
+    assert members <= set(re.findall(r"`(\w+)`", rows))
 
 
 def test_the_page_on_methods_names_every_code_that_is_told_of_one() -> None:

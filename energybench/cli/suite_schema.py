@@ -2,7 +2,7 @@
 
 `suite.schema_json` gives the keys of the tables; here `use` gets the methods, models, data sets and tasks that there
 are, and each method and model its own parameters, so that an editor completes them and underlines a typo. Methods in
-./methods are in it. Imports no torch: everything is read as text.
+./methods are in it, and what installed packages offer. Imports no torch: everything is read as text.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ def suite_schema(methods: Sequence[MethodCard] | None = None, folders: Iterable[
     tables = schema["$defs"]
     tables["ModelTable"] = _models(tables["ModelTable"])
     workload = tables["WorkloadTable"]["properties"]
-    workload["task"] |= _named(catalogue.tasks(), FILE)
+    workload["task"] |= _named([each.name for each in [*catalogue.tasks(), *catalogue.usable("task")]], FILE)
     data = tables["DataTable"]["properties"]
-    data["use"] |= _named([*catalogue.data_set_names(), *folders], FILE, PATH)
+    offered = [each.name for each in catalogue.usable("data")]
+    data["use"] |= _named([*catalogue.data_set_names(), *offered, *folders], FILE, PATH)
     crops = ["flip", "crop2", "crop4", "crop8"]
     data["augment"]["items"] = {"anyOf": [{"enum": crops}, {"type": "string", "pattern": catalogue.CROP}]}
     found = list(cards() if methods is None else methods)
@@ -157,7 +158,7 @@ def _file_stack(tables: Schema) -> Schema:
 
 def _models(table: Schema) -> Schema:
     """The `model` of a workload: one of ours, one of torchvision's, a file, or more of an inherited one."""
-    own = catalogue.models()
+    own = [*catalogue.models(), *catalogue.usable("model")]
     kinds = []
     for model in own:
         properties = {each.name: _parameter(each) for each in model.parameters}

@@ -193,7 +193,7 @@ def _together(parts: list[PlanResult], spec: PlanSpec) -> PlanResult:
             sorted((cell for part in parts for cell in part.cells), key=lambda cell: names.index(cell.workload))
         ),
         machine={**commands.machine, **first.machine} | ({"gpus": list(cards.values())} if cards else {}),
-        sources=commands.sources,
+        sources={**first.sources, **commands.sources},
         metrics={name: known for part in parts for name, known in part.metrics.items()},
         cards=commands.cards,
         digest=digest([[part.digest for part in parts], *spec.declared()]),

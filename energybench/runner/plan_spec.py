@@ -132,7 +132,7 @@ class PlanResult(Spec):
     device:      as torch names it; device_name: "cpu", or the UUID of the card that trains
     machine:     facts for the record
     workloads:   those that are trained, by name
-    sources:     programs and files that commands name → what they were
+    sources:     programs and files that commands name, and what installed packages offer → what they were
     metrics:     of each workload, what is declared of its metrics
     cards:       that are metered while a command runs: "used", "all" or UUIDs
     threads:     that trainings compute with; None: torch's own number

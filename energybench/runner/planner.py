@@ -34,7 +34,7 @@ from energybench.runner.plan_controls import planned_control, useless_controls
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
 from energybench.runner.tracing import time_step, time_threads, trace_task
-from energybench.runner.user_code import user_files
+from energybench.runner.user_code import packages_named, user_files
 from energybench.suite.tables import WorkloadTable
 from energybench.suite.variants import StackItem, Variant
 from energybench.train import discovery, images
@@ -105,6 +105,7 @@ class Plan:
             machine=machine,
             threads=self.threads,
             metrics=self.metrics,
+            sources=packages_named(workload for _, workload in self.spec.trainings),
             digest=digest(
                 [
                     [cell.model_dump(exclude=_NOT_IN_DIGEST) for cell in cells],

