@@ -210,7 +210,8 @@ def test_layers_further_in_come_first_and_each_input_is_prepared_once():
     loads = [run.load(run.data, [index]), run.load(vectors(), [index]), run.data.load([index])]
     for batches in loads:
         assert torch.equal(next(batches).inputs, wanted)
-    assert torch.equal(next(run.batches(run.data)).inputs, wanted_in(run, next(run.batches(run.data)).index))
+    batch = next(run.batches(run.data))
+    assert torch.equal(batch.inputs, wanted_in(run, batch.index))
     assert torch.equal(next(run.data.subset(index).subset(index[:3]).in_order()).inputs, wanted[:3])
 
 

@@ -20,7 +20,8 @@ from energybench.flops.work import Work
 from energybench.runner.tracing import time_step, time_threads, trace_run
 from energybench.train import discovery
 from energybench.train.method import Method
-from energybench.train.passes import every_epoch, mean_epoch
+from energybench.train.passes import mean_epoch
+from energybench.train.plain_epochs import every_epoch
 from energybench.train.run import Run
 from energybench.trial.budget import budget
 from energybench.trial.control_run import ControlRun

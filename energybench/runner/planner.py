@@ -42,7 +42,8 @@ from energybench.train import discovery, images
 from energybench.train.data import Data
 from energybench.train.method import Method, Task, parameters
 from energybench.train.parameter_groups import described, multipliers_of
-from energybench.train.passes import every_epoch, mean_epoch
+from energybench.train.passes import mean_epoch
+from energybench.train.plain_epochs import every_epoch
 from energybench.train.run import Run
 from energybench.train.stack_check import check_stack
 from energybench.trial.build import device_name, fresh_model, recipe_of

@@ -38,7 +38,7 @@ from energybench.train.method_check import check_method
 from energybench.train.parameter_groups import KEY, Multipliers, deaf, split_groups
 from energybench.train.part_streams import PartStreams
 from energybench.train.pass_keys import PassKeys
-from energybench.train.passes import plain_samples, plain_steps
+from energybench.train.plain_epochs import plain_samples, plain_steps
 from energybench.train.recipe import Recipe, add_parameters
 from energybench.train.results import RESULTS, call_checked, checked
 from energybench.train.tally import Tally

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from energybench.flops.work import BACKWARD, FORWARD, RECOMPUTE, Line, micro_batches
 from energybench.records.record import Budget
 from energybench.train.method import overrides
-from energybench.train.passes import Passes, every_epoch, mean_epoch
+from energybench.train.passes import Passes, mean_epoch
+from energybench.train.plain_epochs import every_epoch
 from energybench.train.run import Run
 
 PHASES_BACKWARD = BACKWARD | {RECOMPUTE}

@@ -12,7 +12,7 @@ from typing import Any
 from energybench.train.batch import Batch
 from energybench.train.data import Data
 from energybench.train.method import Task
-from energybench.train.passes import every_epoch
+from energybench.train.plain_epochs import every_epoch
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
 

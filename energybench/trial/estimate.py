@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from energybench.flops.intensity import explain
 from energybench.flops.work import Line, Work
 from energybench.records.record import Estimate, Layer
-from energybench.train.passes import every_epoch, mean_epoch
+from energybench.train.passes import mean_epoch
+from energybench.train.plain_epochs import every_epoch
 from energybench.train.run import Run
 from energybench.trial.spec import CountingSpec, TrialSpec
 

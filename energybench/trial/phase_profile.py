@@ -20,7 +20,7 @@ from torch import Tensor
 from energybench.records.record import Estimate, ProfilingRun
 from energybench.train.batch import Batch, Forward
 from energybench.train.data import Data
-from energybench.train.passes import every_epoch
+from energybench.train.plain_epochs import every_epoch
 from energybench.train.run import Run
 
 STEPS, FEWEST_STEPS = 24, 3  # of a profiling run; and in each of its epochs, of which the first is cold
