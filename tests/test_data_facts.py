@@ -40,8 +40,8 @@ def opened(made: dict[str, Any], folder: Path, **settings: Any) -> tuple[DataDes
     return (found, *datasets.open_data(found, keys, CPU))
 
 
-def both(inputs: Any, targets: Any, **facts: Any) -> dict[str, Any]:
-    part = (inputs, targets)
+def both(inputs: Any, labels: Any, /, **facts: Any) -> dict[str, Any]:
+    part = (inputs, labels)
     return {"train": part, "test": part, **({"facts": facts} if facts else {})}
 
 

@@ -144,7 +144,7 @@ def decode(
     )
     content = decoded(content, use, settings)
     facts = facts_of(content, use)
-    kept = {"train": content.train, "test": content.test, "size": content.size}
+    kept: dict[str, Any] = {"train": content.train, "test": content.test, "size": content.size}
     kept |= {"parts": dict(content.parts)} if content.parts else {}
     kept |= {"zero_is_void": True} if content.zero_is_void else {}
     described = describe(kept, source, facts, content.told)
