@@ -50,6 +50,7 @@ def test_a_code_is_given_in_one_room_unless_it_is_the_same_mistake() -> None:
     together = (  # one verb, and one function of the API, in several files
         {"gate/golden_counts.py", "gate/compare_runs.py", "cli/gating.py", "cli/reading.py"},
         {"windows/measure.py", "windows/window.py"},
-        {"workloads/datasets.py", "workloads/image_folders.py"},
+        {f"workloads/{name}.py" for name in ("datasets", "image_folders", "data_facts", "decoding")}
+        | {"workloads/mask_folders.py", "workloads/coco_folders.py"},
     )
     assert {code: files for code, files in twice.items() if not any(set(files) <= each for each in together)} == {}

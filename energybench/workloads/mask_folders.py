@@ -128,7 +128,7 @@ def _read_part(folder: Path, part: str, pairs: tuple[dict[str, str], dict[str, s
     """The files of a part, in the order of their names. Raises UsageError E402."""
     if pairs is None:
         names = sorted(path.name for path in list_folder(folder) if not path.name.startswith("."))
-        found = ", ".join(names[: image_folders.MOST_NAMED]) or "nothing"
+        found = ", ".join(names[: image_folders.MOST_NAMED]) or "no file"
         message = f"{folder.name}/ has {found}, and no images with masks for {part}"
         raise UsageError(Problem("E402", message, hint=f"lay it out as {LAYOUT}"))
     images, masks = pairs
