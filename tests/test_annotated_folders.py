@@ -116,7 +116,7 @@ def test_a_palettes_numbers_are_the_labels_and_255_is_void(tmp_path):
     def coloured(seed: int) -> Image.Image:
         numbers = np.asarray(labels(seed, 3)).copy()
         numbers[0, 0] = 255
-        image = Image.fromarray(numbers, mode="L").convert("P")
+        image = Image.new("P", (WIDTH, HEIGHT))
         image.putdata(numbers.flatten().tolist())
         image.putpalette([channel for colour in range(256) for channel in (colour, 255 - colour, 7)])
         return image

@@ -425,8 +425,9 @@ def test_a_users_function_makes_any_tree_of_tensors(tmp_path):
     function = discovery.load_function("mine.py:pairs", tmp_path)
     spec = SPEC | {"use": "mine.py:pairs", "options": {"count": 10, "scale": 2.0}, "subset": 8}
     described = datasets.prepare(data_settings(spec), tmp_path / "cache", function=function)
-    assert (described.train, described.test, described.mean, described.classes) == (8, 3, None, None)
+    assert (described.train, described.test, described.mean) == (8, 3, None)
     train, _ = datasets.open_data(described, data_settings({}), CPU)
+    assert described.classes == int(train.store.targets["y"].max()) + 1
     batch = next(train.load([torch.tensor([2, 5])]))
     assert torch.equal(batch.inputs["a"], 2.0 * batch.targets["y"])
     assert batch.inputs["b"].shape == (2, 2)

@@ -40,8 +40,8 @@ def opened(made: dict[str, Any], folder: Path, **settings: Any) -> tuple[DataDes
     return (found, *datasets.open_data(found, keys, CPU))
 
 
-def both(inputs: Any, targets: Any, **facts: Any) -> dict[str, Any]:
-    part = (inputs, targets)
+def both(inputs: Any, labels: Any, /, **facts: Any) -> dict[str, Any]:
+    part = (inputs, labels)
     return {"train": part, "test": part, **({"facts": facts} if facts else {})}
 
 
@@ -290,8 +290,8 @@ def test_what_a_function_returns_is_refused_in_words(change, words, tmp_path):
         ({**BOXES, "boxes": torch.full((N, 2, 4), float("nan"))}, {}, "not finite"),
         ({**BOXES, "boxes": BOXES["boxes"].long()}, {}, "of floats"),
         ({**BOXES, "labels": torch.full((N, 2), -1)}, {}, "no object"),
-        ({**BOXES, "labels": torch.full((N, 2), -2)}, {}, "label -2"),
-        ({**BOXES, "labels": torch.full((N, 2), 7)}, {"classes": 3}, "a label 7"),
+        ({"boxes": BOXES["boxes"][:, :1], "labels": torch.full((N, 1), -2)}, {}, "label -2"),
+        ({"boxes": BOXES["boxes"][:, :1], "labels": torch.full((N, 1), 7)}, {"classes": 3}, "a label 7"),
     ],
 )
 def test_masks_and_boxes_that_cannot_be_are_refused(targets, facts, words, tmp_path):
@@ -368,7 +368,7 @@ def test_a_model_is_told_what_it_asks_for_by_name(tmp_path):
     assert built("told", tmp_path, found).told == ((3, 4, 5), 3, 3, 90, 1)
     assert built("told", tmp_path, found, vocabulary=7, width=2).told == ((3, 4, 5), 3, 3, 7, 2)
     # What is not asked for by name is not handed on, and a default stands where the data says nothing.
-    assert built("plain", tmp_path, found).told == (3, {})
+    assert built("plain", tmp_path, described(both(IMAGES, MASKS, void=1), tmp_path)).told == (1, {})
     assert built("plain", tmp_path, described(both(IMAGES, LABELS), tmp_path)).told == (3, {})
 
 

@@ -72,10 +72,10 @@ def method(use: str, **parameters: Any) -> Method:
     return discovery.build(kind, use, dict(kind.example) | parameters)
 
 
-def trained(*methods: Method, kind: Any = None, **settings: Any) -> tuple[Run, Spy]:
+def trained(*methods: Method, **settings: Any) -> tuple[Run, Spy]:
     spy = Spy()
     defaults = {"model": tiny_mlp, "data": data(), "task": Adapting(), "batch": BATCH, "epochs": 3}
-    run = make_run([*methods, spy], **defaults | settings)
+    run = make_run([spy, *methods], **defaults | settings)
     run.train()
     return run, spy
 
@@ -139,19 +139,20 @@ def test_the_orders_are_the_seeds_own_and_do_not_move_the_batches():
         ("dlis", {"threshold": 0.0}),
         ("low", {}),
         ("with_replacement", {}),
-        ("importance", {"score": "last-layer-gradient"}),
+        ("importance", {"score": "loss"}),
     ],
 )
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_methods_that_choose_samples_have_the_part_beside_theirs(use, parameters, accumulate):
     run, spy = trained(method(use, **parameters), accumulate=accumulate)
     assert [len(batch.also["target"]) for batch in spy.batches_seen] == [8, 8, 4] * 3
-    assert run.methods[0].acted is not False
+    assert run.methods[1].acted is not False
 
 
-def test_a_score_of_single_samples_is_refused_where_a_batch_is_learned_from_as_a_whole():
+@pytest.mark.parametrize("score", ["parameter-gradient", "last-layer-gradient"])
+def test_a_score_that_takes_a_batch_apart_is_refused_where_it_has_something_beside_it(score):
     with pytest.raises(UsageError) as refused:
-        trained(method("importance", score="parameter-gradient"))
+        trained(method("importance", score=score))
     assert refused.value.problems[0].code == "E312"
     assert "beside" in refused.value.problems[0].message
 

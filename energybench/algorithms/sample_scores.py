@@ -46,7 +46,7 @@ class Scorer:
         self._hook: torch.utils.hooks.RemovableHandle | None = None
         task = type(run.task)
         closed = form == "analytic" and task.output_gradient is not Task.output_gradient
-        if kind == "parameter-gradient" and run.task.batch_parts:
+        if kind in ("parameter-gradient", "last-layer-gradient") and run.task.batch_parts:
             self._refuse(f"the task '{run.task.name}' learns from a batch and what is beside it, not sample by sample")
         of_output = kind in ("output-gradient", "last-layer-gradient")
         if of_output and not closed and task.losses is Task.losses:

@@ -183,7 +183,9 @@ class Data:
         if lacking := [name for name in names if name not in self.parts]:
             there = f"it has {', '.join(self.parts)}" if self.parts else "it has none but train and test"
             message = f"the task wants a part '{lacking[0]}' of the data, and {there}"
-            hint = nearest(lacking[0], self.parts) or f"a data function returns it: {{'{lacking[0]}': (inputs, None)}}"
+            hint = nearest(lacking[0], self.parts)
+            if not hint.startswith("did"):
+                hint = f"a data function returns it: {{'{lacking[0]}': (inputs, None)}}"
             raise UsageError(Problem("E403", message, hint=hint))
         if names == self.beside:
             return self

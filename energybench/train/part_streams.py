@@ -6,18 +6,25 @@ the next begins where the last one ends, within a batch too. They go on over the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from energybench.train.batch import Batch
 
-if TYPE_CHECKING:
-    from energybench.train.data import Data
+
+class Part(Protocol):
+    """What is drawn from: data."""
+
+    def __len__(self) -> int: ...
+
+    def load(
+        self, batches: Iterable[Tensor], random: Callable[[int], torch.Generator] | None = None
+    ) -> Iterator[Batch]: ...
 
 
 @dataclass
@@ -36,7 +43,7 @@ class PartStreams:
         self._rng = rng
         self._streams: dict[str, _Stream] = {}
 
-    def batch(self, name: str, part: Data, size: int) -> Batch:
+    def batch(self, name: str, part: Part, size: int) -> Batch:
         """The next `size` samples of a part, which is called `name`."""
         stream = self._streams.setdefault(name, _Stream())
         while len(stream.rest) < size:

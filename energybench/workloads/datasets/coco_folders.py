@@ -93,7 +93,7 @@ def _read(folder: Path, part: str, names: tuple[str, ...]) -> Annotated:
     file = _annotations(folder, names)
     if file is None:
         there = sorted(path.name for path in list_folder(folder) if not path.name.startswith("."))
-        found = ", ".join(there[: image_folders.MOST_NAMED]) or "nothing"
+        found = ", ".join(there[: image_folders.MOST_NAMED]) or "no file"
         message = f"{folder.name}/ has {found}, and no json of annotations for {part}"
         raise UsageError(Problem("E402", message, hint=f"lay it out as {LAYOUT}"))
     try:

@@ -66,9 +66,10 @@ def of_function(result: Any, use: str) -> Content:
         if name == "facts":
             continue
         if not isinstance(part, (tuple, list)) or len(part) != 2:
-            hint = nearest(str(name), OWN) if name not in OWN else ""
+            hint = nearest(str(name), OWN)
+            hint = hint if hint.startswith("did") and name not in OWN else "targets may be None"
             message = f"'{use}' must return {SHAPE}, and its part '{name}' is {_kind(part)}, not (inputs, targets)"
-            raise UsageError(Problem("E402", message, hint=hint or "targets may be None"))
+            raise UsageError(Problem("E402", message, hint=hint))
         splits[str(name)] = (part[0], part[1])
     for name, part in splits.items():
         _check_part(use, name, part)

@@ -93,11 +93,14 @@ def _pairs(folder: Path, names: Sequence[str]) -> tuple[dict[str, str], dict[str
     """Name without its ending → the file, of the images and of the masks of a part; None where no layout has one."""
     there = [folder / part for part in VOC]
     if all(map(os.path.isdir, there)):
-        lists = [there[2] / f"{name}.txt" for name in (*names, "val") if os.path.isfile(there[2] / f"{name}.txt")]
-        chosen = set(lists[0].read_text(encoding="utf-8").split()) if lists else set()
+        listed = next((file for name in names if os.path.isfile(file := there[2] / f"{name}.txt")), None)
+        chosen = set(listed.read_text(encoding="utf-8").split()) if listed else set()
         if not chosen:
             return None
         images, masks = (_by_name(place) for place in there[:2])
+        if gone := sorted(chosen - images.keys()):
+            message = f"{VOC[2]}/ lists {len(chosen):,} images, and {len(gone):,} are not in {VOC[0]}/: '{gone[0]}'"
+            raise UsageError(Problem("E402", message))
         return tuple({name: file for name, file in kind.items() if name in chosen} for kind in (images, masks))  # type: ignore[return-value]
     for images_at, masks_at in _candidates(folder, names):
         if os.path.isdir(images_at) and os.path.isdir(masks_at):
@@ -122,7 +125,7 @@ def _read_part(folder: Path, part: str, pairs: tuple[dict[str, str], dict[str, s
     """The files of a part, in the order of their names. Raises UsageError E402."""
     if pairs is None:
         names = sorted(path.name for path in list_folder(folder) if not path.name.startswith("."))
-        found = ", ".join(names[: image_folders.MOST_NAMED]) or "nothing"
+        found = ", ".join(names[: image_folders.MOST_NAMED]) or "no file"
         message = f"{folder.name}/ has {found}, and no images with masks for {part}"
         raise UsageError(Problem("E402", message, hint=f"lay it out as {LAYOUT}"))
     images, masks = pairs
