@@ -244,7 +244,7 @@ def test_options_of_a_folder_of_masks_are_refused_in_words(options, words, tmp_p
 
 def test_an_unknown_option_is_told_with_the_nearest(tmp_path):
     camvid(tmp_path / "camvid")
-    with pytest.raises(UsageError, match="takes no parameter 'siz'"):
+    with pytest.raises(UsageError, match="takes no option 'siz'"):
         opened("mask_folder", tmp_path / "cache", folder="camvid", siz=3)
 
 
