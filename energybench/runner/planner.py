@@ -261,9 +261,8 @@ class Plan:
             self.data[key] = described
             if described.kind == stand_in.KIND:
                 timed = "" if self.purpose == "trace" else "; times are those of a few black images"
-                self.notes.append(
-                    f"'{data.use}' is not on this machine: shape and counts are the published ones{timed}"
-                )
+                name = data.options.get("folder", data.use)
+                self.notes.append(f"'{name}' is not on this machine: shape and counts are the published ones{timed}")
         return datasets.fitted(self.data[key], data)
 
     def check_precision(self, workload: WorkloadTable, where: str) -> None:

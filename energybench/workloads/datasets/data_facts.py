@@ -320,7 +320,7 @@ def refuse_augmentation(use: str, facts: Facts, augment: Iterable[str], inputs: 
         problem = f"images of {len(sizes)} sizes would not be shifted alike"
     elif facts.targets == "mask" and crops and facts.void is None:
         problem = "what comes in at the border belongs to no class, and no label says void"
-        hint = f'"facts": {{"void": {VOID}}}, or no {crops[0]}'
+        hint = f"say which label is void, {VOID} for example: in the function's facts, or in options; or no {crops[0]}"
     elif facts.targets in ("mask", "boxes") and not are_files(targets):
         size = image_size(inputs)
         stays = [
