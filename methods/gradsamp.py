@@ -178,10 +178,10 @@ class GradSamp(Method):
             self._fits = [self._fit(update) for update in self._update]
         generator = run.rng(self.name, "draw", run.epoch_number, device=run.device)
         for parameter, ggd, update in zip(self._moved, self._fits, self._update, strict=True):
-            if ggd is None:  # too few elements, no spread or most at rest: move as in the last real epoch
-                parameter.add_(update)
-                continue
-            parameter.add_(self._widened(ggd).sample(parameter.shape, generator).to(parameter.dtype))
+            # Too few elements, no spread or most at rest: it moves as in the last real epoch.
+            drawn = update if ggd is None else self._widened(ggd).sample(parameter.shape, generator)
+            if parameter.requires_grad:  # drawn for a frozen one too, which moves nobody else's
+                parameter.add_(drawn.to(parameter.dtype))
         self._note(run)
 
     def _fit(self, update: Tensor) -> GGD | None:
@@ -239,6 +239,7 @@ class GradSamp(Method):
         """What Theorem 3.1 does not speak of: it has one gradient step or one draw of mean zero, by chance."""
         recipe = run.recipe
         plain = recipe.optimizer == "sgd" and not recipe.momentum and not recipe.decay and recipe.clip is None
+        plain = plain and not recipe.lr_multipliers and recipe.precision != "fp16"  # which leaves updates out
         if self._kind != "random" or self._row or self.min_real_between:
             return "epochs are not sampled independently by one chance"
         if self.location != "zero":

@@ -84,9 +84,10 @@ class MeZO(Method):
             length = slope.abs() * torch.stack(squares).sum().sqrt()
             slope = slope * (run.recipe.clip / (length + 1e-6)).clamp(max=1)
         for parameter, z in self._directions(run, part):
+            own = rate * run.lr_multiplier(parameter)
             if run.recipe.decay:
-                parameter.mul_(1 - rate * run.recipe.decay)
-            parameter.sub_(z.mul_(slope * rate))
+                parameter.mul_(1 - own * run.recipe.decay)
+            parameter.sub_(z.mul_(slope * own))
 
     def _rate(self, run: TrainingRun, part: str) -> float:
         if self.lr != "recipe":

@@ -2,7 +2,8 @@
 
 θ += (ε_k/2)·(∇log p(θ) + (N/n)·Σ_batch ∇log p(x|θ)) + √ε_k·N(0, I). Of a mean loss L over N samples the data term is
 −N·∇L. With ε_k → 0 the weights become samples of the posterior (Welling and Teh 2011, Eq. 4); by default ε_k = 2·lr/N,
-whose drift is plain SGD at the recipe's learning rate, so what differs from it is the noise.
+whose drift is plain SGD at the recipe's learning rate, so what differs from it is the noise. A multiplier of the rate
+is one of ε_k, so that the noise stays that of the same posterior.
 
 Promises 0 %: it draws a normal number per parameter and step, and is here as the noise that GradSamp is compared with.
 Owns `update` and builds no optimizer: momentum does not apply, gradients are clipped as the recipe says.
@@ -68,11 +69,12 @@ class SGLD(Method):
             noise = torch.empty(parameter.shape, device=run.device).normal_(generator=self._generator)
             if not parameter.requires_grad:
                 continue
+            own = width * run.lr_multiplier(parameter)
             if prior:
-                parameter.mul_(1 - width * prior / 2)
+                parameter.mul_(1 - own * prior / 2)
             if parameter.grad is not None:  # what the loss does not see is drawn from the prior alone
-                parameter.add_(parameter.grad, alpha=-width * samples / 2)
-            parameter.add_(noise.to(parameter.dtype), alpha=math.sqrt(width))
+                parameter.add_(parameter.grad, alpha=-own * samples / 2)
+            parameter.add_(noise.to(parameter.dtype), alpha=math.sqrt(own))
         self._updates[part] += 1
         self._steps = [*self._steps[:1], width]
 

@@ -35,6 +35,8 @@ TORCH = (
     *(f"papers/{name}" for name in ("calflops", "counting_rules", "published_tables", "shape_trace")),
     *("runner/planner", "runner/plan_controls", "runner/plan_threads", "runner/tracing"),
     *(f"train/{name}" for name in ("data", "evaluation", "fingerprint", "graph_hooks", "images", "recipe", "results")),
+    *(f"train/{name}" for name in ("learning_parameters", "loss_scaling", "parameter_groups")),
+    "runner/plan_precision",
     *("train/run", "train/trees", "trial/budget", "trial/control_run"),
     *(f"trial/{name}" for name in ("build", "calibrate", "count_cell", "counting_layer", "phase_profile")),
     *(f"trial/{name}" for name in ("counting_run", "estimate", "failure", "integrity", "judge")),

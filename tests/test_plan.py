@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 from energybench.common import machine
 from energybench.flops.counter import Counter
 from energybench.flops.work import Work
+from energybench.runner import plan_precision
 from energybench.runner import planner as plan
 from energybench.runner.plan_request import spec_of
 from energybench.runner.tracing import trace_task
@@ -59,6 +61,41 @@ def test_bf16_is_refused_with_a_hint_where_the_processor_emulates_it(
     (found,) = planned(tmp_path, text)["problems"]
     assert (found["code"], found["where"].rpartition("tiny.toml:")[2]) == ("E405", "12:33")
     assert "--set workload.train.precision=fp32" in found["hint"]
+
+
+def test_fp16_is_noted_where_the_processor_emulates_it_and_refused_where_torch_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = SUITE.replace("lr = 0.1 }", 'lr = 0.1, precision = "fp16" }')
+    for native in (False, True):
+        monkeypatch.setattr(plan, "native_fp16", lambda native=native: native)
+        found = planned(tmp_path, text)
+        assert found["problems"] == []
+        assert any("emulates fp16" in note for note in found["notes"]) is not native
+    monkeypatch.setattr(plan_precision, "lacking", lambda *_: "no kernel")
+    (problem,) = planned(tmp_path, text)["problems"]
+    assert (problem["code"], problem["where"].rpartition("tiny.toml:")[2]) == ("E405", "12:33")
+    assert "no kernel" in problem["message"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_torch_is_asked_on_the_device_itself(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plan_precision.lacking(precision, torch.device("cpu")) is None
+    monkeypatch.setattr(torch, "autocast", lambda *_: contextlib.nullcontext())  # as where it is not supported
+    assert "fp32" in str(plan_precision.lacking(precision, torch.device("cpu")))
+
+
+def test_multipliers_are_held_against_the_model_before_anything_trains(tmp_path: Path) -> None:
+    def text(pattern: str) -> str:
+        return SUITE.replace("lr = 0.1 }", f'lr = 0.1, lr_multipliers = {{ "{pattern}" = 0.1 }} }}')
+
+    (problem,) = planned(tmp_path, text("bakcbone.*"))["problems"]
+    assert (problem["code"], problem["where"].rpartition("tiny.toml:")[2].split(":")[0]) == ("E410", "12")
+    found = planned(tmp_path, text("*.bias"))
+    assert found["problems"] == []
+    assert any("the learning rate × 0.1 for" in note for note in found["notes"])
+    plain = planned(tmp_path, SUITE)
+    assert found["digest"] != plain["digest"]
 
 
 @pytest.mark.parametrize(

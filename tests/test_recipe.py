@@ -132,7 +132,7 @@ def test_every_setting_of_a_suites_training_reaches_the_recipe():
     """By the names that both give it; `activation` alone is the model's."""
     train = {"epochs": 3, "lr": 0.5, "momentum": 0.25, "nesterov": True, "decay": 0.125, "schedule": "step"}
     train |= {"milestones": [1.0, 2.0], "factor": 0.5, "warmup_epochs": 0.5, "clip": 2.0, "accumulate": 4}
-    train |= {"precision": "bf16", "label_smoothing": 0.0625}
+    train |= {"precision": "bf16", "label_smoothing": 0.0625, "lr_multipliers": {"head.*": 2.0}}
     given = {"name": "w", "model": {"use": "mlp"}, "data": {"use": "digits", "batch": 12}, "train": train}
     recipe = recipe_of(WorkloadTable.model_validate(given))
     assert {key: getattr(recipe, key) for key in train} == train | {"milestones": (1.0, 2.0)}
@@ -142,9 +142,9 @@ def test_every_setting_of_a_suites_training_reaches_the_recipe():
     )
 
 
-def test_bf16_is_autocast_and_fp32_is_nothing():
+def test_bf16_and_fp16_are_autocast_and_fp32_is_nothing():
     a = torch.ones(2, 2)
-    for precision, expected in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+    for precision, expected in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):
         with Recipe(1, 1, precision=precision).autocast(CPU):
             assert (a @ a).dtype == expected
 

@@ -213,7 +213,6 @@ def test_the_reference_is_the_length_of_each_samples_whole_gradient_and_moves_no
 def test_the_reference_leaves_out_what_does_not_learn_and_takes_any_task():
     run = make_run()
     run.model[0].requires_grad_(False)
-    run._parameters.clear()
     batch = first(run)
     torch.testing.assert_close(parameter_gradient(run, batch), one_at_a_time(run, batch), rtol=1e-4, atol=1e-6)
     data = Data(Resident(torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64), CPU))

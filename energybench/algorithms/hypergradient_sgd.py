@@ -78,6 +78,7 @@ class HyperSGD(Optimizer):
     hyper_lr:        η of the steps on α and μ; 0 is plain SGD
     hyper_momentum:  momentum of those steps
     learn_momentum:  learn μ too; not with nesterov
+    multiplier:      m of each parameter, whose step is w −= α·m·d, so that its products count m-fold; None: 1
 
     The first step leaves α and μ alone. `rate` and `momentum` are tensors () in double precision on the parameters'
     device. The direction of the last step is in each parameter's state: "momentum_buffer", with nesterov "direction".
@@ -95,6 +96,7 @@ class HyperSGD(Optimizer):
         hyper_lr: float = 0.0,
         hyper_momentum: float = 0.0,
         learn_momentum: bool = False,
+        multiplier: Callable[[nn.Parameter], float] | None = None,
     ) -> None:
         if nesterov and learn_momentum:
             raise ValueError("the momentum of nesterov's step is not learned: turn one of them off")
@@ -105,6 +107,7 @@ class HyperSGD(Optimizer):
             raise ValueError("one learning rate is learned, so there is one group of parameters")
         self.decay, self.nesterov = decay, nesterov
         self.hyper_lr, self.hyper_momentum, self.learn_momentum = hyper_lr, hyper_momentum, learn_momentum
+        self.multiplier = multiplier
         self.parameters: list[nn.Parameter] = self.param_groups[0]["params"]
         device = self.parameters[0].device
         self.rate = torch.tensor(lr, dtype=torch.float64, device=device)
@@ -130,7 +133,7 @@ class HyperSGD(Optimizer):
         self.parameters.extend(param_group["params"])
 
     def compute_hypergradients(self) -> Tensor:
-        """⟨g_t, d_{t−1}⟩ of every parameter, (n,)."""
+        """⟨g_t, d_{t−1}⟩ of every parameter, times its multiplier, (n,)."""
         self.products = self._product("direction" if self.nesterov else "momentum_buffer")
         return self.products
 
@@ -162,6 +165,8 @@ class HyperSGD(Optimizer):
             gradients = torch._foreach_add(gradients, moving, alpha=self.decay)
         self._update_buffers(moving, gradients)
         directions = self._directions(moving, gradients)
+        if self.multiplier is not None:
+            directions = list(torch._foreach_mul(directions, [self.multiplier(p) for p in moving]))
         if self.rate.is_cuda:
             by: Any = torch._foreach_mul(directions, self.rate.to(directions[0].dtype))
             torch._foreach_sub_(moving, by)
@@ -209,7 +214,10 @@ class HyperSGD(Optimizer):
             ones.append(parameter.grad if has_both else None)
             others.append(self.state[parameter][key] if has_both else None)
             self.product_flop += 2 * parameter.numel() * has_both
-        return inner_products(ones, others)
+        products = inner_products(ones, others)
+        if self.multiplier is None:
+            return products
+        return products * products.new_tensor([self.multiplier(p) for p in self.parameters])
 
 
 def _of(some: list[nn.Parameter], moving: list[nn.Parameter], gradients: list[Tensor]) -> list[Tensor]:
@@ -258,6 +266,7 @@ class LearnedRate(Method):
             hyper_lr=self.hyper_lr,
             hyper_momentum=self.hyper_momentum,
             learn_momentum=self.learn_momentum,
+            multiplier=run.lr_multiplier if run.recipe.lr_multipliers else None,
         )
         self._optimizers.append(optimizer)
         return optimizer

@@ -5,6 +5,7 @@
 mode "released": the whole backward runs, then the gradients of resting neurons are zeroed, as in the authors' code.
 mode "sliced":   their gradients are not computed (frozen_layers.py): neither dW, in layers where enough of them rest
                  for that to pay, nor dX where all that lies further up rests.
+What another layer has frozen stays frozen; a layer that does not learn before the first epoch never rests afterwards.
 Either way a resting neuron's weights stay bit for bit, its momentum is 0 and it does not decay; its BatchNorm
 statistics go on. The estimate of "sliced" is dW for live neurons and dX where something further up learns, that of
 "released" is the paper's rule; both add the probe's forwards and leave out the samples that went into it.
@@ -89,6 +90,7 @@ class Freezing(Method):
         self._asked: tuple[Tensor, ...] = (self._velocity, self._velocity)  # both, of all layers
         self._held: list[list[Held]] = []
         self._unneeded: list[list[Rows]] = []  # gradients that come all the same, and are zeroed
+        self._turned_off: dict[nn.Parameter, None] = {}  # by this method, in this epoch; who else froze one keeps it so
         self._at_rest: dict[str, float] = {}  # the share of each layer's neurons that rest
         # Samples, passes and pairs of samples in one; given: with the probe's.
         self._given: tuple[float, ...] = (0, 0, 0)
@@ -111,6 +113,7 @@ class Freezing(Method):
         rest, steps = self._without_probe(data), run.tally.steps
         inner(rest)
         self.restore()
+        self._turn_on()
         if run.tally.steps > steps:
             self._given, self._trained = (
                 tuple(map(sum, zip(sums, _passes(run, part), strict=True)))
@@ -217,7 +220,12 @@ class Freezing(Method):
         """Compute gradients of the needed rows alone; whether that is so, or all of them come."""
         count = int(needed.count_nonzero())
         for parameter, _ in neurons.rows:
-            parameter.requires_grad_(count > 0)
+            if count > 0 and parameter in self._turned_off:
+                parameter.requires_grad_(True)
+                del self._turned_off[parameter]
+            elif count == 0 and parameter.requires_grad:
+                parameter.requires_grad_(False)
+                self._turned_off[parameter] = None
         layer = self._layers.get(neurons.name)
         pays = 0 < count <= (1 - self.slice_from) * neurons.count and count < neurons.count
         if layer is not None:
@@ -226,13 +234,20 @@ class Freezing(Method):
 
     def _keep_a_gradient(self, run: TrainingRun) -> None:
         """A loss that depends on nothing that learns cannot be differentiated: then one small parameter is asked."""
-        if self._gated and self.mode == "sliced" and not any(p.requires_grad for p in run.model.parameters()):
-            self._gated[-1].rows[-1][0].requires_grad_(True)
+        if self._turned_off and not any(p.requires_grad for p in run.model.parameters()):
+            small = self._gated[-1].rows[-1][0]  # a bias, where there is one
+            chosen = small if small in self._turned_off else next(reversed(self._turned_off))
+            chosen.requires_grad_(True)
+            del self._turned_off[chosen]
+
+    def _turn_on(self) -> None:
+        """Between epochs nothing rests: who freezes and releases parameters then finds them as it left them."""
+        for parameter in self._turned_off:
+            parameter.requires_grad_(True)
+        self._turned_off.clear()
 
     def finish(self, run: TrainingRun) -> None:
-        for neurons in self._probe.neurons.values() if self._probe else ():
-            for parameter, _ in neurons.rows:
-                parameter.requires_grad_(True)
+        self._turn_on()
         swap_back(run.model, self._layers)
 
     # ── what it saves ─────────────────────────────────────────────────────────────────────────────────────────

@@ -143,17 +143,18 @@ def parameter_gradient(run: TrainingRun, batch: Batch) -> Tensor:
     learns = {name: p.detach() for name, p in module.named_parameters() if id(p) in wanted}
     size = max(1, sum(parameter.numel() for parameter in learns.values()))
     number = torch.zeros(1, dtype=torch.long, device=batch.index.device)
+    scale = run.loss_scale  # in fp16 a sample's gradient may be smaller than the least number above 0
 
     def loss(parameters: dict[str, Tensor], inputs: Any, targets: Any) -> Tensor:
         one = Batch(_alone(inputs), _alone(targets), number, part=batch.part)
         value: Tensor = torch.func.functional_call(module, parameters, (one,))
-        return value
+        return value if scale == 1 else _wide(value) * scale
 
     each: Callable[..., dict[str, Tensor]] = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
     lengths = []
     for piece in split(replace(batch, also={}), -(-size * len(batch) // HELD)):
         with torch.no_grad():
-            lengths.append(norms(list(each(learns, piece.inputs, piece.targets).values())))
+            lengths.append(norms(list(each(learns, piece.inputs, piece.targets).values())) / scale)
         run.tally.add_vectorised(len(piece))
     return torch.cat(lengths)
 

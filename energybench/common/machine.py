@@ -13,11 +13,20 @@ from energybench.common.programs import starting_safely
 
 def native_bf16() -> bool:
     """Whether this processor multiplies bf16 itself."""
+    return _has_flag("avx512_bf16", "amx_bf16", " bf16")
+
+
+def _has_flag(*names: str) -> bool:
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
-    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
+    return any(name in flags for name in names)
+
+
+def native_fp16() -> bool:
+    """Whether this processor multiplies fp16 itself."""
+    return _has_flag("avx512_fp16", "amx_fp16", " asimdhp")
 
 
 def cpu_name() -> str:

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from energybench.flops.autocast import NARROW
+
 NAME = "aten::scaled_dot_product_attention"
 ATTENTION = F.scaled_dot_product_attention
 
@@ -74,8 +76,8 @@ class AttentionKernels(TorchFunctionMode):
             if tensor is None:
                 return None
             extent, dtype = list(tensor.shape), tensor.dtype
-            if dtype == torch.float32 and self.precision == "bf16":
-                dtype = torch.bfloat16
+            if dtype == torch.float32 and self.precision in NARROW:
+                dtype = getattr(torch, NARROW[self.precision])
             if len(extent) == 4 and one_batch:
                 extent[0] = 1
             made = torch.empty_strided(extent, tensor.stride(), dtype=dtype, device=self.target)

@@ -1,11 +1,13 @@
-"""Which precision an operator works in under bf16 autocast: torch's own lists, by type of device.
+"""Which precision an operator works in under autocast to bf16 or fp16: torch's own lists, by type of device.
 
-Autocast casts an operator's fp32 operands down where that is safe and its bf16 operands up where it is not. Everything
-else computes in the wider of the types that it is given. The lists are ATen/autocast_mode.h and autocast_mode.cpp of
-torch 2.13; tests/flops compare them with the header and with what a CPU really does.
+Autocast casts an operator's fp32 operands down where that is safe and its narrow operands up where it is not.
+Everything else computes in the wider of the types that it is given. The lists are ATen/autocast_mode.h and
+autocast_mode.cpp of torch 2.13; tests/flops compare them with the header and with what a CPU really does.
 """
 
 from __future__ import annotations
+
+NARROW = {"bf16": "bfloat16", "fp16": "float16"}  # a recipe's precision → torch's name of it
 
 _LOWER_ANYWHERE = """
     _convolution _convolution_mode conv_tbc linear matmul mm bmm addmm _addmm_activation addbmm baddbmm einsum

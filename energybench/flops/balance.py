@@ -12,6 +12,8 @@ from functools import cache
 
 import torch
 
+from energybench.flops.autocast import NARROW
+
 TIMES = 7
 SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices
 COPIED = {"cpu": 2**25, "cuda": 2**28}  # float32 elements: larger than any cache
@@ -23,12 +25,12 @@ def balance(device: torch.device, precision: str) -> float:
 
     Args:
         device:    where the products and copies run.
-        precision: of the matrix products, "fp32" or "bf16"; the copies are of float32.
+        precision: of the matrix products, "fp32", "bf16" or "fp16"; the copies are of float32.
 
     Returns:
         FLOP/B.
     """
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = getattr(torch, NARROW.get(precision, "float32"))
     side, elements = SIDE.get(device.type, SIDE["cpu"]), COPIED.get(device.type, COPIED["cpu"])
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(left)

@@ -98,7 +98,7 @@ def ledger(
         inputs:    one batch; the first tensor's first dimension is the number of samples. The module is traced on a
                    few other numbers of samples too, which must be possible.
         device:    where training will run, which decides the attention kernel; by default the module's device.
-        precision: "bf16" counts the bytes of training under bf16 autocast on that device, casts included.
+        precision: "bf16" and "fp16" count the bytes of training under autocast on that device, casts included.
 
     Returns:
         A line per operation and phase: FLOPs and bytes per sample, per step and per pair of samples. Lines name

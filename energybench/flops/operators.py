@@ -38,7 +38,7 @@ class Handles:
         inputs:    how many tensors the traced call was given.
         batch:     samples in the traced call.
         gradients: which values get a gradient.
-        precision: of training, "fp32" or "bf16".
+        precision: of training, "fp32", "bf16" or "fp16".
         fused:     of each call of attention, whether torch took a fused kernel.
     """
 

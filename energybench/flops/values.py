@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from energybench.flops.autocast import FULL_RESULT, casts
+from energybench.flops.autocast import FULL_RESULT, NARROW, casts
 from energybench.flops.differentiation import Differentiation
 from energybench.flops.graph import is_tensor, name_of, sizes
 from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
@@ -60,7 +60,7 @@ class Values:
     inputs:    how many of the graph's first values are inputs; the others it starts from are parameters and buffers
     batch:     samples in the traced batch
     gradients: which values get a gradient
-    precision: "fp32", or "bf16" for what bf16 autocast does on that device
+    precision: "fp32", or "bf16" or "fp16" for what autocast to it does on that device
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class Values:
     # ── how wide it is ────────────────────────────────────────────────────────────────────────────────────────
 
     def is_lower(self, value: Any) -> bool:
-        """Whether this fp32 value of the trace is bf16 in training."""
-        if self.precision != "bf16":
+        """Whether this fp32 value of the trace is narrow in training: bf16 or fp16, 2 bytes either."""
+        if self.precision not in NARROW:
             return False
         name, node = value.debugName(), value.node()
         if name not in self._lower:
@@ -148,7 +148,7 @@ class Values:
     def element_b(self, value: Any, op: str = "") -> int:
         """Bytes per element, as stored; or as the operator `op` takes it, once autocast has cast it."""
         dtype = value.type().dtype()
-        if self.precision != "bf16" or dtype != torch.float32:
+        if self.precision not in NARROW or dtype != torch.float32:
             return int(dtype.itemsize)
         policy = casts(op, self.target.type) if op else ""
         return 2 if policy == "lower" or (not policy and self.is_lower(value)) else 4

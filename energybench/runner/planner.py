@@ -21,7 +21,7 @@ from torch import nn
 from energybench.common.errors import EnergybenchError, Problem
 from energybench.common.fingerprint import source_digest
 from energybench.common.hashing import digest
-from energybench.common.machine import cpu_name, native_bf16, platform_name
+from energybench.common.machine import cpu_name, native_bf16, native_fp16, platform_name
 from energybench.common.metrics import Metric
 from energybench.common.renamed import RenamedNameWarning
 from energybench.common.torchvision_shim import import_torchvision
@@ -32,6 +32,7 @@ from energybench.runner import plan_metrics, plan_threads
 from energybench.runner.plan_claim import claim
 from energybench.runner.plan_controls import planned_control, useless_controls
 from energybench.runner.plan_energy import energy
+from energybench.runner.plan_precision import refused
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
 from energybench.runner.tracing import time_step, time_threads, trace_task
 from energybench.runner.user_code import user_files
@@ -40,6 +41,7 @@ from energybench.suite.variants import StackItem, Variant
 from energybench.train import discovery, images
 from energybench.train.data import Data
 from energybench.train.method import Method, Task, parameters
+from energybench.train.parameter_groups import described, multipliers_of
 from energybench.train.run import Run
 from energybench.train.stack_check import check_stack
 from energybench.trial.build import build_model, device_name, recipe_of
@@ -199,6 +201,8 @@ class Plan:
         task = self.attempt("task", where("task"), lambda: task_named(workload.task, self.base, where("task")))
         seed = self.suite.trials.seed
         model = self.attempt("model", where("model"), lambda: build_model(workload, data or SUPPOSED, self.base, seed))
+        if model is not None and not self.check_multipliers(workload, model, where):
+            return None
         if data is None or task is None or model is None:
             return None
         opened = self.attempt("data", where("data"), lambda: datasets.open_data(data, settings, self.device))
@@ -249,12 +253,23 @@ class Plan:
         return self.data[key]
 
     def check_precision(self, workload: WorkloadTable, where: str) -> None:
-        if self.purpose == "trace":
-            return  # nothing is computed
-        if workload.train.precision == "bf16" and self.device.type == "cpu" and not native_bf16():
-            message = f"'{workload.name}' asks for bf16, which this processor emulates: 8–25× slower"
+        precision = workload.train.precision
+        if self.purpose == "trace" or precision == "fp32":
+            return  # nothing is computed, or nothing narrow
+        if what := refused(precision, self.device, native_bf16=native_bf16()):
             hint = "add --set workload.train.precision=fp32, or --quick where the suite's overlay has it"
-            self.problems.append(Problem("E405", message, where, hint))
+            self.problems.append(Problem("E405", f"'{workload.name}' asks for {what}", where, hint))
+        elif precision == "fp16" and self.device.type == "cpu" and not native_fp16():
+            slow = "this processor emulates fp16: its time and energy say nothing of a device that has it"
+            self.notes.append(f"{workload.name}: {slow}")
+
+    def check_multipliers(self, workload: WorkloadTable, model: nn.Module, where: Callable[..., str]) -> bool:
+        """Whether each pattern fits the model's parameters; what they fit is noted."""
+        patterns = workload.train.lr_multipliers
+        found = self.attempt("model", where("train", "lr_multipliers"), lambda: multipliers_of(model, patterns))
+        if found:
+            self.notes.append(f"{workload.name}: the learning rate {described(found)}")
+        return found is not None
 
     def trace(
         self,

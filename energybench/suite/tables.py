@@ -20,6 +20,16 @@ LONGEST_S = 1e8  # three years
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+def _quoted(value: Any) -> Any:
+    """A pattern without quotes is to TOML a table in a table."""
+    if isinstance(value, dict):
+        raise KeyedError("a name with dots is one key", "", 'write it in quotes: "backbone.*" = 0.1')
+    return value
+
+
+Multiplier = Annotated[float, Field(gt=0, le=1e6), BeforeValidator(_quoted)]
+
+
 class CooldownTable(SuiteTable):
     """Before each trial on a GPU, so that all start alike: a hot card draws more for the same work."""
 
@@ -217,10 +227,17 @@ class TrainTable(SuiteTable):
     warmup_epochs: float = Field(default=0.0, ge=0, description="the learning rate rises from 0 over so many epochs")
     clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
     accumulate: int = Field(default=1, ge=1, description="micro-batches per update")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast of torch")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="bf16, fp16: autocast of torch; fp16 with loss scaling"
+    )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of the target given to all classes")
     activation: Literal["relu", "sigmoid", "tanh"] | None = Field(
         default=None, description="in place of the model's own hidden activations, where these are modules"
+    )
+    lr_multipliers: dict[Name, Multiplier] = Field(
+        default_factory=dict,
+        examples=[{"backbone.*": 0.1}],
+        description="patterns of the names of the model's parameters, and multiples of the learning rate for them",
     )
 
     @model_validator(mode="after")
@@ -243,6 +260,11 @@ class TrainTable(SuiteTable):
         if self.betas and self.optimizer not in ("adam", "adamw"):
             raise KeyedError(f"{self.optimizer} has no betas", "betas", 'remove them, or use optimizer = "adamw"')
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_multipliers_that_are_not_given(self, as_table: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A suite without them is resolved to what it always was."""
+        return {key: value for key, value in as_table(self).items() if key != "lr_multipliers" or value}
 
 
 class WorkloadTable(SuiteTable):

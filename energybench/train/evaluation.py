@@ -49,7 +49,8 @@ def evaluate(
         data:     opens what is evaluated on, when all contexts have been entered
         entering: gives a context that is held while they are entered, to watch them
     """
-    with ExitStack() as stack, torch.no_grad(), run.recipe.autocast(run.device):
+    # Contexts are left as they are entered, without grad: weights that were swapped in are swapped back.
+    with torch.no_grad(), run.recipe.autocast(run.device), ExitStack() as stack:
         with ExitStack() as watching:
             if entering is not None:
                 watching.enter_context(entering())

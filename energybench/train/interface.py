@@ -147,7 +147,11 @@ class TrainingRun(Protocol):
         """
 
     def backward(self, loss: Tensor) -> None:
-        """The only way to a backward pass from a scalar loss (), tallied; adds to `.grad`, which is not zeroed here."""
+        """The only way to a backward pass from a scalar loss (), tallied; adds to `.grad`, which is not zeroed here.
+
+        Under `precision = "fp16"` the loss is scaled on its way and `.grad` is not: it holds the gradient itself. An
+        update of which a gradient overflowed is left out by the run, with no call of `update`.
+        """
 
     def add_loss(self, loss: Tensor) -> None:
         """Enter one batch's mean loss into the epoch's point of the curve, once a step. The default `gradients` does
@@ -156,6 +160,10 @@ class TrainingRun(Protocol):
         Args:
             loss: (), detached here; in the unit of the task's loss.
         """
+
+    @property
+    def loss_scale(self) -> float:
+        """By which `backward` multiplies the loss under `precision = "fp16"`, else 1: for gradients of one's own."""
 
     # ── data ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -184,9 +192,17 @@ class TrainingRun(Protocol):
     def lr(self, part: str = "main") -> float:
         """The learning rate now: a pure function of progress, so skipped epochs advance it."""
 
+    def lr_multiplier(self, parameter: nn.Parameter) -> float:
+        """By how much a parameter's learning rate is another than `lr`, as the recipe's `lr_multipliers` say; else 1.
+
+        The default `update` heeds it. Whoever replaces `update` does so too, or the run ends with E325 where the recipe
+        has some.
+        """
+
     def parameters(self, part: str = "main") -> list[nn.Parameter]:
         """The parameters of `part` that learn, or did so earlier in this run: one that is frozen later stays in the
-        list with `requires_grad` off, one that is released later is added at its end. The list is the run's own.
+        list with `requires_grad` off, one that is released later is added at its end, and so is, when the next epoch
+        begins, one that the model did not have when the part was listed. The list is the run's own: ask for it anew.
         """
 
     def optimizer(self, part: str = "main") -> Optimizer:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+
+from energybench.flops.autocast import NARROW
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Recipe:
     accumulate: int = 1
     precision: str = "fp32"
     label_smoothing: float = 0.0
+    lr_multipliers: Mapping[str, float] = field(default_factory=dict)  # pattern of names → multiple of the rate
 
     def lr_at(self, progress: float) -> float:
         """The learning rate at `progress` in [0, 1] of the planned epochs: a pure function, so skipping advances it.
@@ -48,9 +52,8 @@ class Recipe:
         return rate * min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else rate
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        if self.precision == "bf16":
-            return torch.autocast(device.type, torch.bfloat16)
-        return nullcontext()
+        narrow = NARROW.get(self.precision)
+        return nullcontext() if narrow is None else torch.autocast(device.type, getattr(torch, narrow))
 
     def build_optimizer(self, params: list[nn.Parameter]) -> Optimizer:
         """torch's own optimizer of that name; the learning rate is set before each update."""

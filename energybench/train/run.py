@@ -31,8 +31,11 @@ from energybench.train.batch import Batch, Forward
 from energybench.train.data import Data, Waiting
 from energybench.train.fingerprint import SamplesSeen
 from energybench.train.graph_hooks import on_backward
+from energybench.train.learning_parameters import LearningParameters
+from energybench.train.loss_scaling import LossScaler
 from energybench.train.method import HOOKS, Method, Task, overrides
 from energybench.train.method_check import check_method
+from energybench.train.parameter_groups import KEY, Multipliers, deaf, split_groups
 from energybench.train.recipe import Recipe, add_parameters
 from energybench.train.results import RESULTS, call_checked, checked
 from energybench.train.tally import Tally
@@ -77,8 +80,9 @@ class Run:
         self.optimizers: dict[str, Optimizer] = {}
         self.curve: list[dict[str, float | None]] = []
         self.stop_reason: str | None = None  # of a run that ended before its last planned epoch
-        self._parameters: dict[str, list[nn.Parameter]] = {}
-        self._frozen: dict[str, list[nn.Parameter]] = {}  # those that have not learned yet
+        self._learning = LearningParameters(partial(task.parameters, self), self._join, lambda: self.tally.updates)
+        self._multipliers = Multipliers(model, recipe.lr_multipliers)  # by the names before methods
+        self.loss_scaler = LossScaler(device) if recipe.precision == "fp16" else None
         self._mode = ""
         self._losses: list[Tensor] = []
         if problems := [problem for layer in self.layers for problem in check_method(layer, provided=task.provides)]:
@@ -153,7 +157,7 @@ class Run:
     def _update(self, part: str) -> None:
         optimizer = self.optimizer(part)
         for group in optimizer.param_groups:
-            group["lr"] = self.lr(part)
+            group["lr"] = self.lr(part) * group.get(KEY, 1.0)
         for parameter in (parameters := self.parameters(part)):
             if not parameter.requires_grad:  # frozen since its gradient was computed
                 parameter.grad = None
@@ -180,15 +184,23 @@ class Run:
 
     def _whole_step(self, chain: Callable[[Batch], None], batch: Batch) -> None:
         self.skip_update = False
+        if self.loss_scaler:
+            self.loss_scaler.begin_step()
         self.tally.begin_step()
         chain(batch)
         self.tally.end_step(len(batch))
         self.step_in_epoch += 1
 
     def _whole_update(self, chain: Callable[[str], None], part: str) -> None:
-        if not self.skip_update:
-            self.tally.updates += 1
-            chain(part)
+        if self.skip_update:
+            return
+        if self.loss_scaler and self.loss_scaler.leaves_out(self.epoch_number):
+            self.tally.updates_skipped += 1
+            return
+        self.tally.updates += 1
+        chain(part)
+        if self._multipliers.unheard:
+            raise deaf(self.layers)
 
     def _from_zero(self, chain: Callable[[Batch], Forward], batch: Batch) -> Forward:
         """Where a layer owns `gradients` no default zeroes them: what a step adds to is the same for every method."""
@@ -203,9 +215,13 @@ class Run:
         )
         self._counts_passes = planned is not None
         self.steps_per_epoch = self.data.steps(self.recipe.batch) if planned is None else max(1, planned)
+        self._learning.list_new()
 
     def _close_epoch(self) -> None:
-        loss = torch.stack(self._losses).mean().item() if self._losses else None
+        losses = torch.stack(self._losses) if self._losses else None
+        if losses is not None and self.loss_scaler:
+            losses = self.loss_scaler.finite(losses)
+        loss = None if losses is None else losses.mean().item()
         self._losses.clear()
         self._samples_seen.close_epoch()
         self.curve.append({"epoch": self.epoch_number, "loss": loss})
@@ -239,7 +255,15 @@ class Run:
     def backward(self, loss: Tensor) -> None:
         """The only way to a backward pass; adds to `.grad`."""
         self.tally.backwards += 1
-        self.tally.pass_sizes.add_backward(loss.backward)
+        backward: Callable[[], None] = loss.backward
+        if self.loss_scaler:
+            backward = partial(self.loss_scaler.backward, loss, self._learning.listed())
+        self.tally.pass_sizes.add_backward(backward)
+
+    @property
+    def loss_scale(self) -> float:
+        """By which `backward` multiplies what it differentiates; `.grad` holds the gradient all the same."""
+        return self.loss_scaler.scale if self.loss_scaler else 1.0
 
     def rng(self, name: str, *key: Any, device: torch.device | str = "cpu") -> torch.Generator:
         """A generator seeded by a stable hash of (seed, name, key), so that no layer's draws move another's."""
@@ -263,24 +287,28 @@ class Run:
         within = min(1.0, self.step_in_epoch / self.steps_per_epoch)
         return self.recipe.lr_at(min(1.0, (self.epoch_number - 1 + within) / self.schedule_epochs))
 
+    def lr_multiplier(self, parameter: nn.Parameter) -> float:
+        """What a parameter's learning rate is of `lr`: 1 where no pattern of the recipe's `lr_multipliers` fits it."""
+        return self._multipliers.of(parameter)
+
     def parameters(self, part: str = "main") -> list[nn.Parameter]:
         """Those that learn or have learned: what is frozen later stays, what is released later is added at the end."""
-        if part not in self._parameters:
-            every = list(self.task.parameters(self, part))
-            self._parameters[part] = [p for p in every if p.requires_grad]
-            self._frozen[part] = [p for p in every if not p.requires_grad]
-        if self._frozen[part]:
-            self._admit_released(part)
-        return self._parameters[part]
+        return self._learning.of(part)
 
-    def _admit_released(self, part: str) -> None:
-        released = [p for p in self._frozen[part] if p.requires_grad]
-        if not released:
-            return
-        self._frozen[part] = [p for p in self._frozen[part] if not p.requires_grad]
-        self._parameters[part] += released
+    def _join(self, part: str, joined: list[nn.Parameter]) -> None:
+        """Parameters that were released or made since the part was listed."""
         if optimizer := self.optimizers.get(part):
-            add_parameters(optimizer, released, self.recipe)
+            add_parameters(optimizer, joined, self.recipe)
+            self._group(optimizer)
+
+    def _group(self, optimizer: Optimizer) -> None:
+        """One group for each multiplier of the learning rate; whoever replaces `update` sets the rates itself."""
+        if self._multipliers and not any("update" in layer.replaces for layer in self.layers):
+            split_groups(optimizer, self.lr_multiplier)
+
+    def untrained(self) -> dict[str, str]:
+        """Names of parameters that got a gradient and stood still, each with the reason: asked when a run is over."""
+        return self._learning.untrained(self.model, self.task.parts)
 
     def optimizer(self, part: str = "main") -> Optimizer:
         """Built on first use, so that a forward-only method builds none."""
@@ -290,6 +318,7 @@ class Run:
             for layer in self.layers:
                 chain = partial(self._optimizer_of, layer, chain)
             self.optimizers[part] = chain(list(params))
+            self._group(self.optimizers[part])
         return self.optimizers[part]
 
     def _optimizer_of(

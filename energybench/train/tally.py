@@ -45,6 +45,7 @@ class Tally:
         self.pass_sizes = PassSizes()
         self.entered: Counter[tuple[str, str]] = Counter()  # (method, hook) → calls: finds overrides without a call
         self.forwards = self.backwards = self.updates = self.samples_forward = self.steps = self.samples = 0
+        self.updates_skipped = 0  # of which a gradient overflowed; the step cost what such a step costs
         self.epochs_trained: float = 0
         self.data_wait_ns = 0
         self._keys: dict[str, Counter[str]] = defaultdict(Counter)
@@ -54,7 +55,7 @@ class Tally:
 
     def begin_step(self) -> None:
         self._marks.clear()
-        self._before = (self.forwards, self.backwards, self.updates)
+        self._before = (self.forwards, self.backwards, self._updates_due)
         self._forwarded_before = self.samples_forward
 
     @property
@@ -94,11 +95,16 @@ class Tally:
 
     def cost_key(self) -> str:
         """What this step did so far: "plain", or its marks, with its passes where they are not the usual ones."""
-        passes = (self.forwards - self._before[0], self.backwards - self._before[1], self.updates - self._before[2])
+        forwards, backwards, updates = self._before
+        passes = (self.forwards - forwards, self.backwards - backwards, self._updates_due - updates)
         words = sorted(self._marks)
         if passes != (self.usual_passes, self.usual_passes, 1):
             words.append("{}f{}b{}u".format(*passes))
         return " ".join(words) or "plain"
+
+    @property
+    def _updates_due(self) -> int:
+        return self.updates + self.updates_skipped
 
     def passes(self) -> PassCounts:
         return PassCounts(

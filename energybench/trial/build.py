@@ -73,6 +73,7 @@ def recipe_of(workload: WorkloadTable) -> Recipe:
         accumulate=train.accumulate,
         precision=train.precision,
         label_smoothing=train.label_smoothing,
+        lr_multipliers=train.lr_multipliers,
     )
 
 

@@ -47,6 +47,8 @@ from energybench.trial.warmup import warm_up
 from energybench.workloads import datasets
 from energybench.workloads.tasks import task_named
 
+MOST_SKIPPED = 0.05  # of the updates, because a gradient overflowed in fp16
+MOST_NAMED = 1000  # parameters in a record
 UNSEEN = 'it was used and not metered: [measure] gpus = "all", or its UUID'
 
 
@@ -139,6 +141,7 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         record.estimate = estimate(spec, run)
         record.budget = budget(spec.ledger, run) if spec.header.role == "method" else spec.budget
         record.diagnostics = {m.name: diagnostics(m, spec) for m in methods}
+        told_of_the_recipe(record, run)
         if run.stop_reason is not None:
             record.epochs = run.epochs_ended
             record.diagnostics["ended_early"] = {"after_epoch": run.epochs_ended, "reason": run.stop_reason}
@@ -149,6 +152,20 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
     with phases.phase("report"):
         record.weights_sha256 = fingerprint(run.model)
         record.weights_moved = moved(run.model, build_model(spec.workload, spec.data, spec.base, spec.seed))
+
+
+def told_of_the_recipe(record: TrialDraft, run: Run) -> None:
+    """What loss scaling did, and which parameters got a gradient and stood still."""
+    if run.loss_scaler is not None:
+        facts = record.diagnostics["loss_scaling"] = run.loss_scaler.told(run.tally.updates)
+        if facts["skipped_share"] > MOST_SKIPPED:
+            detail = f"{facts['updates_skipped']} updates, the scale ended at {facts['scale']:g}"
+            record.flags.append(Flag(code="updates_skipped", detail=detail))
+    if untrained := run.untrained():
+        record.diagnostics["untrained"] = dict(list(untrained.items())[:MOST_NAMED])
+        detail = "; ".join(f"{name}: {reason}" for name, reason in list(untrained.items())[:3])
+        more = f" and {len(untrained) - 3} more" if len(untrained) > 3 else ""
+        record.flags.append(Flag(code="untrained", detail=detail + more))
 
 
 def _compiled(module: torch.nn.Module) -> bool:

@@ -140,6 +140,20 @@ REGISTRY: tuple[FlagKind, ...] = (
     ),
     FlagKind("inert", "marked", "trial", IN_TRIAL, "The method never acted: nothing was skipped, dropped or changed."),
     FlagKind(
+        "untrained",
+        "marked",
+        "trial",
+        IN_TRIAL,
+        "Parameters got a gradient and were never moved: they stood still at the full price of learning.",
+    ),
+    FlagKind(
+        "updates_skipped",
+        "marked",
+        "trial",
+        IN_TRIAL,
+        "Over 5 % of the updates were left out, as a gradient overflowed in fp16: less was learned than was paid for.",
+    ),
+    FlagKind(
         "estimate_gap",
         "struck",
         "cell",

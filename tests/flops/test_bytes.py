@@ -409,6 +409,14 @@ def test_a_gpu_normalises_layers_and_takes_softmax_in_fp32():
             assert line.sample_b == {"x": 8 * width, "y": 8 * width}, (device, op)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_fp16_moves_what_bf16_moves(device):
+    model, batch = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), torch.randn(BATCH, 3, 8, 8)
+    narrow, other = (ledger(model, (batch,), device, precision) for precision in ("bf16", "fp16"))
+    assert narrow == other
+    assert ledger(model, (batch,), device, "fp32") != other
+
+
 def test_fp32_and_bf16_have_the_same_flops():
     for name in ("small CNN", "GPT-2-like", "MLP-Mixer"):
         model, batch = build(name, "meta")

@@ -542,9 +542,16 @@ def test_warming_up_needs_no_epoch():
 
 def test_finish_lets_everything_learn_again():
     made = method(epsilon=2.0)
-    run = make_run([made], epochs=3)
+    learning: list[bool] = []
+
+    class Looks(Method):
+        def gradients(self, run, batch, inner):
+            learning.append(all(p.requires_grad for p in run.model.parameters()))
+            return inner(batch)
+
+    run = make_run([Looks(), made], epochs=3)
     run.train()
-    assert any(not p.requires_grad for p in run.model.parameters())
+    assert (learning[0], learning[-1]) == (True, False)
     assert any(isinstance(m, FrozenLayer) for m in run.model.modules())
     run.finish()
     assert all(p.requires_grad for p in run.model.parameters())
