@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from energybench.results import Results, load, run
     from energybench.train.data import Data
     from energybench.train.interface import TrainingRun
+    from energybench.train.passes import Passes
     from energybench.windows.measure import measure
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Line",
     "Method",
     "Metric",
+    "Passes",
     "Results",
     "Task",
     "TrainingRun",
@@ -49,6 +51,7 @@ _LATER = {
     "Metric": "common.metrics",
     "Data": "train.data",
     "TrainingRun": "train.interface",
+    "Passes": "train.passes",
 }
 
 

@@ -50,6 +50,9 @@ _TABLE = """
     context=train.run discovery=train.discovery+common.shipped+workloads.tasks loop=train.run
     method=train.method+train.batch+train.stack_check recipe=train.recipe tally=train.tally
     workloads.data=train.data workloads.images=train.images
+    workloads.classification=workloads.tasks.classification workloads.ridge=workloads.tasks.ridge
+    workloads.paper_models=workloads.models.paper workloads.model_bounds=workloads.models.bounds
+    workloads.image_folders=workloads.datasets.image_folders
     calibrate=trial.calibrate cell=trial.trial+trial.build command_cell=trial.command_trial
     command_quality=trial.command_quality counting=trial.count_cell phases=trial.phases+meter.facts+meter.sensors
     stopwatch=trial.phase_profile warmup=trial.warmup witness=trial.counting_layer

@@ -84,7 +84,7 @@ class DLIS(Method):
         ahead: deque[int | None] = deque()
         for batch in run.load(data, self._positions(run, data, ahead)):
             size = ahead.popleft()
-            yield batch if size is None else replace(_part(batch, slice(size)), also={PRESAMPLE: batch})
+            yield batch if size is None else _part(batch, slice(size), size, {PRESAMPLE: batch})
         self._averages.append(round(self._average.item(), 4))
 
     def _positions(self, run: TrainingRun, data: Data, ahead: deque[int | None]) -> Iterator[Tensor]:
@@ -119,7 +119,7 @@ class DLIS(Method):
         sampler = Sampler(scores if self.resample == "importance" else torch.ones_like(scores))
         index, probability = sampler.draw(size, self._generator)
         weights = unbiased(probability, len(whole)) if self.resample == "importance" else None
-        return replace(_part(whole, index), weights=weights)
+        return replace(_part(whole, index, size), weights=weights)
 
     def gradients(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], Forward]) -> Forward:
         if self._presampled:
@@ -161,7 +161,13 @@ class DLIS(Method):
         }
 
 
-def _part(batch: Batch, where: Tensor | slice) -> Batch:
+def _part(batch: Batch, where: Tensor | slice, size: int, also: Mapping[str, Batch] | None = None) -> Batch:
+    """Some samples of a batch, and of what it has beside it the first `size`; with `also` beside those."""
+    beside = {name: _part(other, slice(size), size) for name, other in batch.also.items()}
     return replace(
-        batch, inputs=take(batch.inputs, where), targets=take(batch.targets, where), index=batch.index[where]
+        batch,
+        inputs=take(batch.inputs, where),
+        targets=take(batch.targets, where),
+        index=batch.index[where],
+        also={**beside, **(also or {})},
     )

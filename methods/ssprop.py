@@ -153,7 +153,7 @@ class SsProp(Method):
             return 0.0
         if self.schedule == "constant":
             return self.drop
-        per_epoch = run.data.steps(run.recipe.batch)
+        per_epoch = run.steps_per_epoch
         if self.schedule == "alternate":
             steps = self.period.count * (per_epoch if self.period.unit == "epochs" else 1)
             now = (epoch - 1) * per_epoch + run.step_in_epoch

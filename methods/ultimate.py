@@ -48,9 +48,10 @@ class Ultimate(LearnedRate):
         self._epochs: list[dict[str, float | int]] = []
 
     def epoch(self, run: TrainingRun, data: Data, inner: Callable[[Data], None]) -> None:
-        steps = run.tally.steps
+        steps, told = run.tally.steps, run.task.passes(run)
         inner(data)
-        self._given += data.samples(run.recipe.batch) * (run.tally.steps > steps)
+        given = data.samples(run.recipe.batch) if told is None else told.forward
+        self._given += given * (run.tally.steps > steps)
         self._epochs += [{"epoch": run.epoch_number} | self.learned(optimizer) for optimizer in self._optimizers]
 
     def update(self, run: TrainingRun, part: str, inner: Callable[[str], None]) -> None:

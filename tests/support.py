@@ -21,7 +21,7 @@ from energybench.train.recipe import Recipe
 from energybench.train.run import Run
 from energybench.trial.counting_layer import CountedRun, StepCounter
 from energybench.workloads import datasets
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 CPU = torch.device("cpu")
 CLASSES = 10
@@ -76,7 +76,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {"cnn": tiny_cnn, "transformer": Ti
 
 @cache
 def _digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    return datasets.digits()
+    parts = datasets.digits()
+    return parts["train"], parts["test"]
 
 
 def digits(count: int = 96, augment: Sequence[str] = (), *, test: bool = False, drop_last: bool = False) -> Data:

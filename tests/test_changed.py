@@ -78,8 +78,8 @@ def begun(of: Planned) -> RunFile:
         ({"text": SUITE.replace("lr = 0.1", "lr = 0.2")}, "workload[w].train.lr 0.1 → 0.2"),
         ({"text": SUITE.replace("seed = 5", "seed = 6")}, "trials.seed 5 → 6"),
         ({"sha": "2", "device": "cuda"}, "device cpu → cuda; the file of method 'dropout'"),
-        ({}, "a file that a workload names, or energybench's own source"),
-        ({"platform": "another"}, "a file that a workload names, or energybench's own source"),
+        ({}, "a file or a package that a workload names, or energybench's own source"),
+        ({"platform": "another"}, "a file or a package that a workload names, or energybench's own source"),
     ],
 )
 def test_what_changed_is_named_and_nothing_else(options: dict[str, Any], said: str, tmp_path: Path) -> None:

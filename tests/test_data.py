@@ -206,7 +206,8 @@ def test_shipped_sets_are_whole_disjoint_and_keep_the_classes_shares(name, shape
     assert described.shape == tuple(shape)
     assert described.classes == 10
     assert described.train + described.test == count
-    (train, train_labels), (test, test_labels) = datasets.SHIPPED[name]()
+    parts = datasets.NAMES.load(name)()
+    (train, train_labels), (test, test_labels) = parts["train"], parts["test"]
     per_class, test_per_class = (torch.bincount(torch.cat([train_labels, test_labels])), torch.bincount(test_labels))
     assert test_per_class.tolist() == [total // 5 for total in per_class.tolist()]  # every fifth of each class
     seen = {image.numpy().tobytes() for image in train}
@@ -224,7 +225,7 @@ def test_a_subset_is_the_same_in_every_trial_and_part_of_the_whole(tmp_path):
     assert datasets.prepare(data_settings(spec), tmp_path / "b").sha256 == described.sha256
     assert (described.train, described.test) == (100, 30)
     train, test = datasets.open_data(described, data_settings({}), CPU)
-    whole = {image.numpy().tobytes() for image in datasets.digits()[0][0]}
+    whole = {image.numpy().tobytes() for image in datasets.digits()["train"][0]}
     chosen = [image.numpy().tobytes() for image in train.store.inputs]
     assert set(chosen) <= whole
     assert len(set(chosen)) > 90  # not the same image again and again
@@ -234,7 +235,7 @@ def test_a_subset_is_the_same_in_every_trial_and_part_of_the_whole(tmp_path):
 
 def test_a_subset_larger_than_the_set_is_the_set(tmp_path):
     assert datasets.prepare(data_settings(SPEC | {"use": "digits", "subset": 10**6}), tmp_path).train == len(
-        datasets.digits()[0][0]
+        datasets.digits()["train"][0]
     )
 
 

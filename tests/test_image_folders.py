@@ -18,8 +18,9 @@ from support import CPU, data_settings
 from energybench.common.errors import Problem, UsageError
 from energybench.common.names import known_as
 from energybench.suite.tables import DataTable
-from energybench.workloads import datasets, image_folders, models, tasks
-from energybench.workloads.image_folders import ImageParts, read_parts
+from energybench.workloads import datasets, models, tasks
+from energybench.workloads.datasets import image_folders
+from energybench.workloads.datasets.image_folders import ImageParts, read_parts
 
 
 def write_images(folder: Path, classes: dict[str, int], suffix: str = ".png") -> None:

@@ -17,7 +17,7 @@ from energybench.suite.suite import InvalidSuite, load
 from energybench.suite.tables import WorkloadTable
 from energybench.trial.build import build_model
 from energybench.workloads.datasets import prepare
-from energybench.workloads.model_bounds import bounded_models
+from energybench.workloads.models.bounds import bounded_models
 
 SUITE = """schema = 1
 suite = "s"

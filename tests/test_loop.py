@@ -29,7 +29,7 @@ from energybench.train.method import Method, Task
 from energybench.train.recipe import Recipe
 from energybench.train.run import Diverged
 from energybench.train.trees import join, split
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 # ── what a step computes ──────────────────────────────────────────────────────────────────────────────────────────
 

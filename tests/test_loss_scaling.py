@@ -24,7 +24,7 @@ from energybench.train.method import Method
 from energybench.train.run import Diverged
 from energybench.trial.trial import told_of_the_recipe
 from energybench.verdict import flag_codes
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 
 class Overflows(Classification):

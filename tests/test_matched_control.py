@@ -24,7 +24,7 @@ from energybench.train.trees import take
 from energybench.trial.budget import budget, plain_steps
 from energybench.trial.control_run import ControlRun
 from energybench.trial.warmup import warm_up
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 SAMPLES, BATCH, EPOCHS = 20, 8, 4
 SIZES = [8, 8, 4]

@@ -28,7 +28,7 @@ from energybench.trial.counting_layer import StepCounter
 from energybench.trial.estimate import works
 from energybench.trial.phases import Phases
 from energybench.trial.trial import TargetTracker
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 # ── a context around the forward pass ─────────────────────────────────────────────────────────────────────────────────
 

@@ -18,7 +18,7 @@ from energybench.train.batch import Batch
 from energybench.train.data import Data, Resident
 from energybench.train.recipe import Recipe
 from energybench.workloads import models
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 SHAPE, CLASSES = (3, 32, 32), 10
 HIDDEN = (nn.ReLU, nn.GELU, nn.SiLU)

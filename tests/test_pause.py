@@ -19,7 +19,7 @@ from energybench.train.method import Method
 from energybench.train.run import Run
 from energybench.trial.control_run import ControlRun
 from energybench.trial.pause import TURNS, Gate, PausingControlRun, PausingRun
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 SAMPLES, BATCH, EPOCHS = 20, 8, 4  # steps of 8, 8 and 4: twelve of them
 PER_EPOCH = 3

@@ -22,7 +22,7 @@ from energybench.suite.suite import load
 from energybench.train.batch import Batch
 from energybench.train.recipe import Recipe
 from energybench.workloads import models
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 SUITE = """schema = 1
 suite = "tiny"
@@ -281,7 +281,7 @@ def test_a_requirement_is_part_of_the_run_digest_and_none_leaves_it_as_it_was(tm
     assert len({plain, *found}) == 3
 
 
-@pytest.mark.parametrize("use", sorted(models.OWN))
+@pytest.mark.parametrize("use", sorted(models.MODELS))
 def test_on_plain_training_the_ledger_equals_the_counter_for_every_shipped_model(use: str) -> None:
     torch.manual_seed(0)
     model = models.build(use, (3, 16, 16), 10, {"layers": 2} if use == "vit_tiny" else {})

@@ -13,7 +13,7 @@ from torch.func import functional_call, hessian
 from energybench.algorithms.gradsamp_bound import bounds
 from energybench.train import discovery
 from energybench.train.data import Data
-from energybench.workloads.ridge import RIDGE, Ridge
+from energybench.workloads.tasks.ridge import RIDGE, Ridge
 from tests.support import digits, double_run, tiny_mlp, vectors
 
 KIND: Any = discovery.load(discovery.sources()["gradsamp"])

@@ -19,8 +19,8 @@ from energybench.algorithms.sample_scores import Scorer, norms, output_gradient,
 from energybench.common.errors import UsageError
 from energybench.flops.counter import Counter
 from energybench.train.data import Data, Resident
-from energybench.workloads.classification import Classification
 from energybench.workloads.models import mlp
+from energybench.workloads.tasks.classification import Classification
 
 
 class Pixels(Task):

@@ -116,3 +116,35 @@ def test_a_trace_computes_nothing_so_neither_sensors_nor_precision_matter(tmp_pa
     assert not timed
     codes = {problem["code"] for problem in planned(tmp_path, text, purpose="count")["problems"]}
     assert codes == {"E405"}
+
+
+@pytest.mark.parametrize(
+    ("use", "folder", "classes", "void", "train", "test"),
+    [
+        ("mask_folder", "voc2012", 21, 255, 1_464, 1_449),
+        ("mask_folder", "ade20k", 150, 255, 20_210, 2_000),
+        ("mask_folder", "CamVid", 11, 11, 367, 233),
+        ("coco_folder", "coco2017", 80, None, 118_287, 5_000),
+    ],
+)
+def test_a_known_folder_has_its_published_facts_and_targets_of_its_kind(
+    use, folder, classes, void, train, test, tmp_path
+):
+    spec = data_settings({"use": use, "options": {"folder": folder, "size": [8, 12]}, "batch": 2})
+    found = datasets.prepare(spec, tmp_path, download=False, known=True)
+    assert (found.classes, found.void, found.train, found.test) == (classes, void, train, test)
+    assert folder in found.source
+    data, _ = datasets.open_data(found, spec, CPU)
+    batch = next(data.load([torch.arange(3)]))
+    assert batch.inputs.shape == (3, 3, 8, 12)
+    if found.targets == "mask":
+        assert torch.equal(batch.targets, torch.zeros(3, 8, 12, dtype=torch.int64))
+    else:
+        assert batch.targets["boxes"].tolist() == [[[0, 0, 12, 8]]] * 3
+        assert batch.targets["labels"].tolist() == [[0]] * 3
+    other = "coco_folder" if use == "mask_folder" else "mask_folder"
+    for wrong in (spec.model_copy(update={"use": other}), data_settings({"use": use, "options": {"folder": "mine"}})):
+        with pytest.raises(UsageError):
+            datasets.prepare(wrong, tmp_path, download=False, known=True)
+    with pytest.raises(UsageError):
+        datasets.prepare(spec, tmp_path, download=False)

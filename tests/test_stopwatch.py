@@ -17,7 +17,7 @@ from energybench.train import discovery
 from energybench.train.method import Method
 from energybench.train.recipe import Recipe
 from energybench.trial.phase_profile import STEPS, Stopwatch, TimedRun, in_turns, other_work, scaled, steps_per_epoch
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 EPOCHS, BATCH = 4, 32
 SECOND = 1_000_000_000

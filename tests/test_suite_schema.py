@@ -230,11 +230,11 @@ def test_names_that_are_read_as_text_are_those_that_the_code_has() -> None:
 
     vision = import_torchvision().models
     assert set(catalogue.torchvision_models()) == set(vision.list_models(module=vision))
-    assert [each.name for each in catalogue.models()] == list(models.OWN)
-    assert catalogue.tasks() == list(TASKS)
-    assert {*datasets.SHIPPED, *datasets.TORCHVISION} <= set(catalogue.data_set_names())
+    assert [each.name for each in catalogue.models()] == list(models.MODELS)
+    assert [each.name for each in catalogue.tasks()] == list(TASKS)
+    assert {*datasets.DATA_SETS, *datasets.TORCHVISION} <= set(catalogue.data_set_names())
     for model in catalogue.models():
-        signature = models.inspect.signature(models.OWN[model.name]).parameters
+        signature = models.inspect.signature(models.NAMES.load(model.name)).parameters
         assert [each.name for each in model.parameters] == [n for n in signature if n not in ("shape", "classes")]
 
 

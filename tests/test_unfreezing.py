@@ -18,7 +18,7 @@ from torch import nn
 from energybench.algorithms.frozen_layers import FrozenLayer
 from energybench.train.method import Method
 from energybench.trial.trial import told_of_the_recipe
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 
 def moves(weights: list[torch.Tensor]) -> list[bool]:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energybench.common.units import Quantity
+from energybench.train.method import Task
 from energybench.trial import warmup
 from energybench.trial.warmup import ROUNDS, at_rest, warm_up
 
@@ -23,6 +24,7 @@ class Paced:
         self.seen: list[int] = []
         self.epoch_number = self.step_in_epoch = 0
         self.data = None
+        self.task = Task()
 
     def batches(self, data: Any) -> list[int]:
         return list(range(self._epoch))

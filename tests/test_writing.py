@@ -8,18 +8,21 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.shell_completion import ShellComplete
 from command_line import energybench
-from support import data_settings
+from support import data_settings, digits, make_run
 
-from energybench import results
+from energybench import Batch, Task, results
 from energybench.cli.command_line import app
 from energybench.cli.described import describe, print_described
-from energybench.cli.starting import write_data, write_method, write_model, write_suite
+from energybench.cli.starting import class_name, write_data, write_method, write_model, write_suite, write_task
 from energybench.common.errors import UsageError
 from energybench.common.renamed import RenamedNameWarning
 from energybench.suite.suite import load
-from energybench.workloads import datasets, image_folders
+from energybench.train import discovery
+from energybench.workloads import datasets
+from energybench.workloads.datasets import image_folders
 
 SUITE = """schema = 1
 suite = "s"
@@ -129,7 +132,14 @@ def test_all_about_a_method_is_printed_within_a_narrow_terminal(
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("quick", "suite"), ("cnn", "model"), ("ResNet18", "model"), ("CIFAR10", "data"), ("digits", "data")],
+    [
+        ("quick", "suite"),
+        ("ridge", "task"),
+        ("cnn", "model"),
+        ("ResNet18", "model"),
+        ("CIFAR10", "data"),
+        ("digits", "data"),
+    ],
 )
 def test_other_names_are_told_of_too(name: str, kind: str) -> None:
     facts = describe(name)
@@ -150,7 +160,8 @@ def test_a_name_that_nothing_has_is_told_with_the_nearest_and_never_with_a_list_
 # ── new ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_new_model_data_set_method_and_suite_fit_each_other(tmp_path: Path) -> None:
+def test_a_new_task_model_data_set_method_and_suite_fit_each_other(tmp_path: Path) -> None:
+    assert write_task("sharp_odds", tmp_path) == Path("sharp_odds.py")
     assert write_model("tiny", tmp_path) == Path("tiny.py")
     assert write_data("blobs", tmp_path) == Path("blobs.py")
     assert write_method("half", tmp_path) == Path("methods/half.py")
@@ -159,15 +170,38 @@ def test_a_new_model_data_set_method_and_suite_fit_each_other(tmp_path: Path) ->
     text = text.replace('use = "cnn", channels = [16, 32]', 'use = "tiny.py:tiny", width = 4')
     text = text.replace('use = "digits"', 'use = "blobs.py:blobs"').replace("blocks = 3", "blocks = 1")
     text = re.sub(r'use  = "\w+"\nskip .*', 'use = "half"', text)
+    told = energybench("new", "task", "unused", cwd=tmp_path).stdout.replace(
+        "unused.py:Unused", "sharp_odds.py:SharpOdds"
+    )
+    lines = told.partition("\n\n")[2]
+    text = text.replace(
+        'name  = "small"\n', f'name  = "small"\ntarget = {{ metric = "brier", at_most = 0.2 }}\n{lines}'
+    )
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
     done = energybench("check", "mine.toml", "--quick", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    told = " ".join(done.stdout.split())
-    assert "No mistake found" in told
-    assert "256 + 103 samples of blobs.py:blobs" in told  # a fifth of 512 is for testing
+    shown = " ".join(done.stdout.split())
+    assert "No mistake found" in shown
+    assert "256 + 103 samples of blobs.py:blobs" in shown  # a fifth of 512 is for testing
 
 
-@pytest.mark.parametrize("write", [write_model, write_data, write_method])
+def test_a_new_task_learns_as_it_is_written_and_its_score_is_briers(tmp_path: Path) -> None:
+    path = tmp_path / write_task("sharp_odds", tmp_path)
+    kind = discovery.load(discovery.Source(path.stem, path, "given", class_name("sharp_odds")), Task)
+    run = make_run(task=kind(), epochs=3, lr=0.5)
+    before = run.evaluate(digits(test=True))["brier"]
+    run.train()
+    after = run.evaluate(digits(test=True))["brier"]
+    assert after < before < 0.91  # of ten classes, chance has a Brier score of 0.9² + 9·0.1² = 0.9
+    outputs, targets = torch.tensor([[0.0, 0.0], [50.0, 0.0]]), torch.tensor([0, 1])
+    losses = kind(temperature=2.0).losses(run, outputs, Batch(outputs, targets, targets))
+    assert losses.tolist() == pytest.approx([0.5, 2.0])  # an even guess; all on the wrong class
+    with pytest.raises(ValueError, match="temperature"):
+        kind(temperature=0.0)
+    assert (kind.name, kind.metrics["brier"].better) == ("sharp_odds", "lower")
+
+
+@pytest.mark.parametrize("write", [write_task, write_model, write_data, write_method])
 def test_a_file_that_is_there_is_never_written_over(write: object, tmp_path: Path) -> None:
     assert callable(write)
     path = tmp_path / write("mine", tmp_path)

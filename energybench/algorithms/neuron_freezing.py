@@ -28,6 +28,7 @@ from energybench.algorithms.neurons import Neurons, find
 from energybench.flops.work import BACKWARD, FORWARD, WEIGHT_GRADIENT, Line, Work
 from energybench.papers.counting_rules import neq_saved
 from energybench.train.method import Method
+from energybench.train.passes import mean_epoch
 
 if TYPE_CHECKING:
     from energybench.train.batch import Batch, Forward
@@ -116,8 +117,8 @@ class Freezing(Method):
         self._turn_on()
         if run.tally.steps > steps:
             self._given, self._trained = (
-                tuple(map(sum, zip(sums, _passes(run, part), strict=True)))
-                for sums, part in ((self._given, data), (self._trained, rest))
+                tuple(map(sum, zip(sums, part, strict=True)))
+                for sums, part in ((self._given, _passes(run, data)), (self._trained, _passes(run, rest, data)))
             )
             self._note(run)
         if run.epoch_number < run.epochs:  # nobody would use what comes after the last
@@ -323,8 +324,17 @@ class Freezing(Method):
         }
 
 
-def _passes(run: TrainingRun, data: Data) -> tuple[float, ...]:
-    """Samples of an epoch of these data, its passes, and the pairs of samples in one."""
-    batch = run.recipe.batch
-    work = Work((), 1, data.samples(batch), batch, run.recipe.accumulate)
-    return (work.samples, *work.passes())
+def _passes(run: TrainingRun, data: Data, whole: Data | None = None) -> tuple[float, ...]:
+    """Samples of an epoch of these data, its passes, and the pairs of samples in one.
+
+    whole: what the epoch was given, of which `data` are left; a task that makes its own rounds takes its own data
+    """
+    batch, told = run.recipe.batch, run.task.passes(run)
+    if told is None:
+        work = Work((), 1, data.samples(batch), batch, run.recipe.accumulate)
+        return (work.samples, *work.passes())
+    work = Work.of_rounds((), 1, mean_epoch([told]).sizes, 1.0, batch, run.recipe.accumulate)
+    kept = 1.0
+    if whole is not None and "epoch" not in run.task.replaces:
+        kept = data.samples(batch) / max(1, whole.samples(batch))
+    return tuple(kept * each for each in (work.samples, *work.passes()))

@@ -46,6 +46,8 @@ class Scorer:
         self._hook: torch.utils.hooks.RemovableHandle | None = None
         task = type(run.task)
         closed = form == "analytic" and task.output_gradient is not Task.output_gradient
+        if kind == "parameter-gradient" and run.task.batch_parts:
+            self._refuse(f"the task '{run.task.name}' learns from a batch and what is beside it, not sample by sample")
         of_output = kind in ("output-gradient", "last-layer-gradient")
         if of_output and not closed and task.losses is Task.losses:
             self._refuse(f"the task '{run.task.name}' has no losses(run, outputs, batch) to differentiate")

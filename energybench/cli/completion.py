@@ -1,4 +1,4 @@
-"""What a shell completes after a verb: names of suites and their files, names of methods, models and data sets."""
+"""What a shell completes after a verb: names of suites and their files, and of whatever a suite may name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`list NAME`: everything about one method, suite, model or data set, read without running it."""
+"""`list NAME`: everything about one method, suite, task, model or data set, read without running it."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ def describe(name: str) -> dict[str, Any]:
     Raises UsageError E615 for a name that nothing has.
     """
     methods = {card.name: card for card in cards()}
-    models = {model.name: model for model in catalogue.models()}
+    tasks, models, data = (catalogue.by_name(kind) for kind in ("task", "model", "data"))
     torchvision = catalogue.torchvision_models()
     suites = {entry["name"]: entry for entry in listing()["suites"]}
-    data = {each.name: each for each in catalogue.data_sets()}
-    every = [*methods, *suites, *models, *data, *torchvision, *catalogue.data_set_names(), *names()]
+    every = [*methods, *suites, *tasks, *models, *data, *torchvision, *catalogue.data_set_names(), *names()]
     wanted = known_as(name, every)
     if wanted in methods:
         return _method(methods[wanted]) | ({"also": f"energybench check {wanted}"} if wanted in suites else {})
     if wanted in suites:
         entry = suites[wanted]
         return {"kind": "suite", **entry, "text": "", "example": f"energybench check {wanted}"}
+    if wanted in tasks:
+        return _task(tasks[wanted])
     if wanted in models:
         return _model(models[wanted])
     if wanted in torchvision:
@@ -66,6 +67,7 @@ def _method(card: MethodCard) -> dict[str, Any]:
         "summary": card.summary,
         "text": card.text,
         "paper": card.paper,
+        **({"package": card.package} if card.package else {}),
         "parameters": [_parameter(each) for each in card.details],
         "declared": {
             key: sorted(value) if isinstance(value, (set, frozenset)) else value
@@ -87,18 +89,26 @@ def example(card: MethodCard) -> str:
     return _table("[[method]]", lines)
 
 
+def _task(task: catalogue.Named) -> dict[str, Any]:
+    values = [(each.name, _toml(each.value)) for each in task.parameters if each.value is not MISSING]
+    given = "".join(f", {key} = {value}" for key, value in values)
+    example = f'task = {{ use = "{task.name}"{given} }}' if given else f'task = "{task.name}"'
+    return {**_said("task", task), "parameters": [_parameter(each) for each in task.parameters], "example": example}
+
+
 def _model(model: catalogue.Named) -> dict[str, Any]:
     lines = [("use", json.dumps(model.name), "")]
     lines += [(each.name, _toml(each.value), each.allowed) for each in model.parameters if each.value is not MISSING]
-    return {
-        "kind": "model",
-        "name": model.name,
-        "origin": model.origin,
-        "summary": model.summary,
-        "text": model.text,
-        "parameters": [_parameter(each) for each in model.parameters],
-        "example": f"model = {{ {', '.join(f'{key} = {value}' for key, value, _ in lines)} }}",
-    }
+    example = f"model = {{ {', '.join(f'{key} = {value}' for key, value, _ in lines)} }}"
+    return {**_said("model", model), "parameters": [_parameter(each) for each in model.parameters], "example": example}
+
+
+def _said(kind: str, named: catalogue.Named) -> dict[str, Any]:
+    """What a thing says of itself, and where it comes from."""
+    facts = {"kind": kind, "name": named.name, "origin": named.origin, "summary": named.summary, "text": named.text}
+    if named.problem:
+        facts["text"] = f"Cannot be used here: {named.problem}.\n\n{named.text}"
+    return facts | ({"package": named.package} if named.package else {})
 
 
 def _torchvision(name: str, arguments: Sequence[str]) -> dict[str, Any]:
@@ -115,14 +125,11 @@ def _torchvision(name: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 def _data(name: str, known: catalogue.Named | None) -> dict[str, Any]:
     there = "$ENERGYBENCH_DATA"
-    return {
-        "kind": "data",
-        "name": name,
-        "origin": known.origin if known else there,
-        "summary": known.summary if known else f"{there}/{name}",
-        "text": known.text if known else "",
-        "example": f'data = {{ use = "{name}", batch = 64 }}',
-    }
+    known = known or catalogue.Named(name, f"{there}/{name}", there)
+    values = ", ".join(f"{each.name} = {_toml(each.value)}" for each in known.parameters if each.value is not MISSING)
+    options = f", options = {{ {values} }}" if values else ""
+    facts = _said("data", known) | {"example": f'data = {{ use = "{name}", batch = 64{options} }}'}
+    return facts | ({"parameters": [_parameter(each) for each in known.parameters]} if known.parameters else {})
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
@@ -160,7 +167,8 @@ def print_described(facts: dict[str, Any]) -> None:
 
 def _lines(facts: dict[str, Any], width: int) -> Iterator[str]:
     place = facts.get("path")
-    where = f"{facts['origin']}, {_short(place)}" if place else facts["origin"]
+    origin = f"{facts['origin']} of {facts['package']}" if facts.get("package") else facts["origin"]
+    where = f"{origin}, {_short(place)}" if place else origin
     yield click.style(printable(facts["name"]), bold=True) + printable(f"  {facts['kind']}, {where}")
     text = facts["text"] or facts["summary"]
     for paragraph in printable_lines(text.removeprefix(f"{facts['name']}: ")):

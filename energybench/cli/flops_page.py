@@ -185,7 +185,7 @@ def _estimated(cell: Cell, plain: Work, count: dict[str, Any] | None) -> tuple[W
         return None, count.get("reason") if count else "not counted"
     lines = tuple(Line(**line) for line in count["lines"])
     run = {key: count[key] for key in ("epochs", "samples", "batch", "accumulate")}
-    return Work(lines, **run), count.get("reason")
+    return Work(lines, **run, sizes=tuple(map(tuple, count["sizes"]))), count.get("reason")
 
 
 def _differences(cells: list[dict[str, Any]]) -> list[str]:

@@ -17,23 +17,27 @@ from energybench.common.shipped import shipped
 from energybench.train.discovery import MethodCard, cards
 from energybench.workloads import catalogue
 
-KINDS = ("methods", "suites", "models", "data")
+KINDS = ("methods", "suites", "tasks", "models", "data")
 
 
 def listing(here: Path | None = None) -> dict[str, list[dict[str, Any]]]:
-    """{methods, suites, models, data}: each entry has a name, a summary and where it comes from."""
+    """{methods, suites, tasks, models, data}: each entry has a name, a summary and where it comes from."""
     of_torchvision = "resnet18, vit_b_16, … any classifier by its name"
     own = "a folder of images: {train,test}/<class>/*.png, or <class>/*.png with split = 0.2"
     there = "$ENERGYBENCH_DATA/<name>/{train,test}/<class>/*.png"
     return {
         "methods": [_card(card) for card in cards(here)],
         "suites": _suites(here or Path.cwd()),
+        "tasks": [
+            *map(_named, [*catalogue.tasks(), *catalogue.offered("task")]),
+            {"name": "<file.py:Class>", "summary": "a task of your own: energybench new task NAME", "origin": "yours"},
+        ],
         "models": [
-            *map(_named, catalogue.models()),
+            *map(_named, [*catalogue.models(), *catalogue.offered("model")]),
             {"name": "<torchvision's>", "summary": of_torchvision, "origin": "torchvision"},
         ],
         "data": [
-            *map(_named, catalogue.data_sets()),
+            *map(_named, [*catalogue.data_sets(), *catalogue.offered("data")]),
             {"name": "<a folder's>", "summary": there, "origin": "yours"},
             {"name": "./<folder>", "summary": own, "origin": "yours"},
         ],
@@ -42,11 +46,13 @@ def listing(here: Path | None = None) -> dict[str, list[dict[str, Any]]]:
 
 def _card(card: MethodCard) -> dict[str, Any]:
     keys = ("name", "origin", "path", "summary", "parameters")
-    return {key: getattr(card, key) for key in keys}
+    return {key: getattr(card, key) for key in keys} | ({"package": card.package} if card.package else {})
 
 
 def _named(named: catalogue.Named) -> dict[str, Any]:
-    return {"name": named.name, "summary": named.summary, "origin": named.origin}
+    entry = {"name": named.name, "summary": named.summary, "origin": named.origin}
+    more = {"package": named.package, "needs": named.needs, "problem": named.problem}
+    return entry | {key: value for key, value in more.items() if value}
 
 
 def print_listing(entries_by_kind: dict[str, list[dict[str, Any]]]) -> None:
@@ -55,7 +61,7 @@ def print_listing(entries_by_kind: dict[str, list[dict[str, Any]]]) -> None:
         click.echo(click.style(kind, bold=True))
         longest = max((len(entry["name"]) for entry in entries), default=0)
         for entry in entries:
-            summary = printable(entry["summary"].removeprefix(f"{entry['name']}: "))
+            summary = printable(_shown(entry))
             room = max(20, width - longest - 6)
             text = summary if len(summary) <= room else summary[: room - 1].rsplit(" ", 1)[0] + " …"
             click.echo(f"  {printable(entry['name']):<{longest}}  {text}")
@@ -63,6 +69,15 @@ def print_listing(entries_by_kind: dict[str, list[dict[str, Any]]]) -> None:
                 shown = ", ".join(f"{name} = {default}" for name, _, default in entry["parameters"])
                 for line in textwrap.wrap(printable(shown), room, break_long_words=False, break_on_hyphens=False):
                     click.echo(click.style(f"  {'':<{longest}}  {line}", dim=True))
+
+
+def _shown(entry: dict[str, Any]) -> str:
+    """Its summary, behind what is to be known first: which package it is of, or what it needs that is not here."""
+    summary = str(entry["summary"]).removeprefix(f"{entry['name']}: ")
+    problem = entry.get("problem")
+    if package := entry.get("package"):
+        return f"[{package}] {f'cannot be used: {problem}' if problem else summary}"
+    return f"(pip install 'energybench[{entry['needs']}]') {summary}" if problem else summary
 
 
 def _suites(here: Path) -> list[dict[str, Any]]:

@@ -13,10 +13,10 @@ from energybench.common.errors import EXIT_TRIALS_FAILED
 
 
 @click.command("list")
-@click.argument("what", metavar="[methods|suites|models|data|NAME]", required=False, shell_complete=names_of_all)
+@click.argument("what", metavar="[methods|suites|tasks|models|data|NAME]", required=False, shell_complete=names_of_all)
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
 def list_(what: str | None, as_json: bool) -> None:
-    """Methods, suites, models and data sets that can be used by name; with a NAME, all about that one.
+    """Methods, suites, tasks, models and data sets that can be used by name; with a NAME, all about that one.
 
     `energybench list gradsamp` prints its parameters with allowed values and defaults, what it needs, and an example.
     """
@@ -43,7 +43,7 @@ def list_(what: str | None, as_json: bool) -> None:
 
 @click.group(cls=Verbs)
 def new() -> None:
-    """Start a file of your own: a suite, a method, a model, a data set. Each works as it is written."""
+    """Start a file of your own: a suite, a method, a task, a model, a data set. Each works as it is written."""
 
 
 @new.command("method")
@@ -65,6 +65,18 @@ def new_suite(name: str) -> None:
 
     paths = write_suite(name, Path.cwd(), _schema)
     click.echo(f"{' and '.join(map(str, paths))} written. Try it:\n\n    {typed('energybench', 'run', paths[0])}\n")
+
+
+@new.command("task")
+@click.argument("name")
+def new_task(name: str) -> None:
+    """Write NAME.py: a task that trains, with a metric that is better when lower, to be changed."""
+    from energybench.cli.starting import class_name, write_task
+
+    path = write_task(name, Path.cwd())
+    quality = 'quality = { metric = "brier", loses_at_most = "0.02 units" }'
+    lines = f'task   = "{path}:{class_name(name)}"\n    accept = {{ {quality} }}'
+    click.echo(f"{path} written. In a [[workload]] of a suite of the same folder:\n\n    {lines}\n")
 
 
 @new.command("model")

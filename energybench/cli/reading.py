@@ -181,10 +181,10 @@ def _one_run(
 @click.option(
     "--to",
     "form",
-    type=click.Choice(["csv", "parquet", "emissions", "model-card", "sci"]),
+    type=click.Choice(["csv", "parquet", "curves", "emissions", "model-card", "sci"]),
     required=True,
-    help="csv, parquet: every trial; emissions: codecarbon's emissions.csv; model-card: Hugging Face's "
-    "co2_eq_emissions; sci: Software Carbon Intensity (ISO/IEC 21031).",
+    help="csv, parquet: every trial; curves: every epoch of each, as csv; emissions: codecarbon's emissions.csv; "
+    "model-card: Hugging Face's co2_eq_emissions; sci: Software Carbon Intensity (ISO/IEC 21031).",
 )
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="A file; default: stdout.")
 @click.option("--workload", metavar="NAME", help="model-card: of which one, where there are several.")

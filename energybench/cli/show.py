@@ -19,10 +19,12 @@ from energybench.common.escaping import json_text, printable, wrapped
 from energybench.common.limits import RECORD_B
 from energybench.common.safe_read import read_bytes
 from energybench.common.units import format_bytes, format_flop, format_ratio, format_seconds
+from energybench.records.curve import metrics_of
 from energybench.records.reader import read_folder, read_record
 from energybench.records.record import CountingRun, Trial
 from energybench.runner.progress import redraws
 from energybench.suite.command_tables import written
+from energybench.suite.variants import toml
 from energybench.windows import file as windows_file
 
 SENSORS = {
@@ -35,6 +37,7 @@ POWERS = {
     "NVML_FI_DEV_POWER_INSTANT": "of the moment; some cards look only a quarter of the time",
     "NVML_FI_DEV_POWER_AVERAGE": "the mean of the last second",
 }
+MOST_EPOCHS = 30  # of a record's curve, that are printed
 PARTS = {
     "gpu": "the GPU that trains",
     "cpu": "the processor",
@@ -42,6 +45,9 @@ PARTS = {
     "module": "the module",
     "machine": "the machine",
 }
+
+
+FRESH_SHOWN = 4  # tensors without a start in a file of weights
 
 
 def printable_text(text: str, style: str = "", **options: Any) -> Text:
@@ -64,6 +70,8 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
         samples = f"{data['train']:,} + {data['test']:,} samples of {data['source']}"
         pace = f"{steps} steps an epoch of {format_seconds(known['step_s'])}"
         console.print(printable_text(f"{known['parameters']:,} parameters; {samples}; {pace}"))
+        for line in _start_of(known):
+            console.print(printable_text(line))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("method", overflow="fold")
         table.add_column("plain FLOPs", justify="right")
@@ -95,6 +103,18 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
         f"{facts['blocks']} blocks, {facts['trials']} trials and {facts['counting_runs']} counted runs "
         f"on {facts['device']}{about}{_possible(facts['possible_controls'])}. No mistake found."
     )
+
+
+def _start_of(known: dict[str, Any]) -> Iterator[str]:
+    """The task's parameters, and the weights that training starts from."""
+    if task := known.get("task"):
+        yield f"task: {', '.join(f'{key} = {toml(value)}' for key, value in task.items())}"
+    if weights := known.get("weights"):
+        fresh = weights["fresh"]
+        left = f"; fresh: {', '.join(fresh[:FRESH_SHOWN])}" if fresh else ""
+        more = f" and {len(fresh) - FRESH_SHOWN} more" if len(fresh) > FRESH_SHOWN else ""
+        tensors = f"{weights['tensors']} tensors from {weights['file']} (SHA-256 {weights['sha256'][:12]}…)"
+        yield f"weights: {tensors}{left}{more}"
 
 
 def _possible(controls: int) -> str:
@@ -172,10 +192,24 @@ def print_record(path: Path, console: Console) -> None:
             if reading.cpu_s is not None:
                 times += f", {format_seconds(reading.cpu_s)} CPU"
             console.print(printable_text(f"  {name}: {times}" + (f", {energy}" if energy else "")))
+        _print_curve(record, console)
         if record.memory_resident_b:
             console.print(f"  memory: {format_bytes(record.memory_resident_b)} resident at most")
     text = json_text(json.loads(read_bytes(path, RECORD_B)))
     console.print(JSONHighlighter()(text), soft_wrap=True)
+
+
+def _print_curve(trial: Trial, console: Console) -> None:
+    """The epochs whose metrics were looked at, at most so many of them, the last among them."""
+    looked = [(point, metrics) for point in trial.curve if (metrics := metrics_of(point))]
+    every = -(-len(looked) // MOST_EPOCHS)
+    shown = looked[::-1][:: max(1, every)][::-1]
+    for point, metrics in shown:
+        figures = {"training loss": point.get("loss")} | metrics
+        told = ", ".join(f"{name} {'–' if value is None else f'{value:.4g}'}" for name, value in figures.items())
+        console.print(printable_text(f"  epoch {point.get('epoch') or 0:g}: {told}"))
+    if len(shown) < len(looked):
+        console.print(f"  ({len(shown)} of {len(looked)} epochs; all of them: energybench export FOLDER --to curves)")
 
 
 def _kind(path: Path) -> type[Trial] | type[CountingRun]:

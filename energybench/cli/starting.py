@@ -1,4 +1,4 @@
-"""`new`: a first file of one's own that works as it is: a method, a suite, a model, a data set."""
+"""`new`: a first file of one's own that works as it is: a method, a suite, a task, a model, a data set."""
 
 from __future__ import annotations
 
@@ -51,6 +51,53 @@ class {class_name}(Method):
 
     def estimate(self, work):
         return work.trained(work.epochs * self._trained / self._seen) if self._seen else work
+'''
+TASK = '''"""A task of your own: task = "{name}.py:{class_name}"
+
+What is learned, and how well. Here: the classes of images, by the Brier score of their probabilities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+
+from energybench import Forward, Metric, Task
+
+
+@dataclass
+class {class_name}(Task):
+    """Brier score: how far the probabilities of the classes lie from what is true, Σ (p − onehot)² of each sample.
+
+    inputs (B, ...), targets (B,) of class numbers; the model returns scores (B, classes).
+
+    temperature: by which scores are divided before they become probabilities
+    """
+
+    temperature: float = 1.0
+
+    name = "{name}"
+    # What `evaluate` gives. Which way is better is said here, never guessed from a name.
+    metrics = {{"brier": Metric(better="lower", least=0.0, most=2.0)}}
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is above 0, not {{self.temperature}}")
+
+    def forward(self, run, batch):
+        outputs = run.model(batch.inputs)
+        each = self.losses(run, outputs, batch)
+        return Forward(each.mean(), each, outputs)
+
+    def losses(self, run, outputs, batch):
+        """(B,): what methods score samples by; leave it out where a sample has no loss of its own."""
+        true = F.one_hot(batch.targets, outputs.shape[1])
+        return ((outputs / self.temperature).softmax(1) - true).square().sum(1)
+
+    def evaluate(self, run, data):
+        total = sum(self.losses(run, run.model(batch.inputs), batch).sum().item() for batch in data.in_order())
+        return {{"brier": total / len(data)}}
 '''
 MODEL = '''"""A model of your own: model = {{ use = "{name}.py:{name}", width = 32 }}"""
 
@@ -131,8 +178,18 @@ def write_method(name: str, here: Path) -> Path:
     _refuse_name(name, "a method's", "my_method")
     if name in sources(here):
         raise UsageError(Problem("E305", f"there is a method '{name}' already: {sources(here)[name].path}"))
-    class_name = "".join(part.capitalize() for part in name.split("_") if part)
-    return _write(here, Path("methods") / f"{name}.py", METHOD.format(name=name, class_name=class_name))
+    return _write(here, Path("methods") / f"{name}.py", METHOD.format(name=name, class_name=class_name(name)))
+
+
+def class_name(name: str) -> str:
+    """ "my_task" → "MyTask"."""
+    return "".join(part.capitalize() for part in name.split("_") if part)
+
+
+def write_task(name: str, here: Path) -> Path:
+    """NAME.py with a task that trains. Raises UsageError E305, E605."""
+    _refuse_name(name, "a task's", "my_task")
+    return _write(here, Path(f"{name}.py"), TASK.format(name=name, class_name=class_name(name)))
 
 
 def write_model(name: str, here: Path) -> Path:

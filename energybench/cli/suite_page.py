@@ -19,7 +19,8 @@ from energybench.common.outputs import Kind
 from energybench.common.shipped import shipped
 from energybench.common.units import Bytes, Intensity, Points, Ratio, Seconds, WarmupAmount
 from energybench.suite.suite import Suite, schema_json
-from energybench.train.discovery import GROUP, Source, card
+from energybench.train.discovery import Source, card
+from energybench.train.plugins import GROUPS
 from energybench.workloads import catalogue
 
 BEGIN = "<!-- from here on written by `energybench schema --markdown docs/suite.md` -->"
@@ -37,6 +38,7 @@ TABLES = {
     "AcceptTable": "[accept]",
     "QualityTable": "accept.quality",
     "WorkloadTable": "[[workload]]",
+    "TaskTable": "workload.task",
     "ModelTable": "workload.model",
     "DataTable": "workload.data",
     "TrainTable": "workload.train",
@@ -102,10 +104,15 @@ Keys that a workload takes from another by `extends` need not be written again. 
 QUICK = """An overlay that `--quick` merges over the suite, for a smoke test: every page then says so. A sweep keeps its
 first value. It may change {keys}; `workload` is merged over every workload."""
 
+OTHER_METHODS = """Others: a file of your own (`energybench new method NAME`), or an installed package's (`{group}`)."""
+OTHER_TASKS = """Others: a class of your own, `"file.py:Class"` (`energybench new task NAME`,
+[add a task](add-a-task.md)), or an installed package's (`{group}`)."""
 OTHER_MODELS = """And every classifier of torchvision by its name (`resnet18`, `vit_b_16`, ...), its ResNets with
-`stem = "small"` for small images; or a function of your own (`energybench new model NAME`)."""
-OTHER_DATA = """A folder of images by its path, `"./pets"`; a folder `$ENERGYBENCH_DATA/NAME` by its name; or a
-function of your own (`energybench new data NAME`). Images are jpg, png, ppm, bmp, pgm, tif and webp."""
+`stem = "small"` for small images; a function of your own (`energybench new model NAME`); or an installed package's
+(`{group}`)."""
+OTHER_DATA = """A folder of images by its path, `"./pets"`; a folder `$ENERGYBENCH_DATA/NAME` by its name; a function of
+your own (`energybench new data NAME`); or an installed package's (`{group}`). Images are jpg, png, ppm, bmp,
+pgm, tif and webp."""
 
 
 def _inner(table: dict[str, Any]) -> list[str]:
@@ -186,20 +193,24 @@ def _names() -> Iterator[str]:
     yield "`energybench list NAME` prints all about one of them. Capitals do not matter."
     yield "### Methods"
     yield _rows(("`use`", "what it does", "parameters"), rows)
-    yield f"Others: a file of your own (`energybench new method NAME`), or an installed package's (`{GROUP}`)."
+    yield OTHER_METHODS.format(group=GROUPS["method"])
+    yield "### Tasks"
+    yield _rows(
+        ("`task`", "what is learned", "parameters"),
+        [(each.name, each.summary, _parameters(each.parameters)) for each in catalogue.tasks()],
+    )
+    yield OTHER_TASKS.format(group=GROUPS["task"])
     yield "### Models"
     yield _rows(
         ("`use`", "what it is", "parameters"),
         [(each.name, each.summary, _parameters(each.parameters)) for each in catalogue.models()],
     )
-    yield OTHER_MODELS
+    yield OTHER_MODELS.format(group=GROUPS["model"])
     yield "### Data sets"
     yield _rows(("`use`", "what it is"), [(each.name, each.summary) for each in catalogue.data_sets()])
-    yield OTHER_DATA
-    yield "### Augmentations and tasks"
+    yield OTHER_DATA.format(group=GROUPS["data"])
+    yield "### Augmentations"
     yield _rows(("`augment`", "what it does"), list(catalogue.AUGMENTATIONS.items()))
-    tasks = ", ".join(f"`{name}`" for name in catalogue.tasks())
-    yield f'Tasks: {tasks}, or a class of your own, `"file.py:Class"`.'
     yield "Every word of ours, in one sentence each: [glossary](glossary.md)."
 
 

@@ -2,7 +2,7 @@
 
 `suite.schema_json` gives the keys of the tables; here `use` gets the methods, models, data sets and tasks that there
 are, and each method and model its own parameters, so that an editor completes them and underlines a typo. Methods in
-./methods are in it. Imports no torch: everything is read as text.
+./methods are in it, and what installed packages offer. Imports no torch: everything is read as text.
 """
 
 from __future__ import annotations
@@ -35,11 +35,14 @@ def suite_schema(methods: Sequence[MethodCard] | None = None, folders: Iterable[
     """
     schema: Schema = without_null(schema_json())
     tables = schema["$defs"]
+    tables |= {f"Start_{key}": inner for key, inner in tables["ModelTable"]["properties"].items() if key != "use"}
     tables["ModelTable"] = _models(tables["ModelTable"])
     workload = tables["WorkloadTable"]["properties"]
-    workload["task"] |= _named(catalogue.tasks(), FILE)
+    workload["task"] |= _tasks()
+    del tables["TaskTable"]
     data = tables["DataTable"]["properties"]
-    data["use"] |= _named([*catalogue.data_set_names(), *folders], FILE, PATH)
+    offered = [each.name for each in catalogue.usable("data")]
+    data["use"] |= _named([*catalogue.data_set_names(), *offered, *folders], FILE, PATH)
     crops = ["flip", "crop2", "crop4", "crop8"]
     data["augment"]["items"] = {"anyOf": [{"enum": crops}, {"type": "string", "pattern": catalogue.CROP}]}
     found = list(cards() if methods is None else methods)
@@ -152,21 +155,39 @@ def _file_stack(tables: Schema) -> Schema:
     return table | {"additionalProperties": {"type": "object"}}
 
 
+# ── tasks ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _tasks() -> Schema:
+    """The `task` of a workload: a name or a file; or a table of one with its parameters, or of more for an inherited
+    one."""
+    found = [*catalogue.tasks(), *catalogue.usable("task")]
+    kinds = [
+        _table(_named([task.name]), {each.name: _parameter(each) for each in task.parameters}, task.summary)
+        for task in found
+    ]
+    file = {"type": "string", "pattern": FILE}
+    kinds.append(_table(file, {}, "a class in a file of your own; other keys are its parameters", others=True))
+    inherited = {"type": "object", "properties": {"use": {"enum": []}}, "additionalProperties": True}
+    return {"anyOf": [*_named([task.name for task in found], FILE)["anyOf"], *kinds, inherited]}
+
+
 # ── models ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _models(table: Schema) -> Schema:
     """The `model` of a workload: one of ours, one of torchvision's, a file, or more of an inherited one."""
-    own = catalogue.models()
+    own = [*catalogue.models(), *catalogue.usable("model")]
+    start = {key: {"$ref": f"#/$defs/Start_{key}"} for key in table["properties"] if key != "use"}
     kinds = []
     for model in own:
-        properties = {each.name: _parameter(each) for each in model.parameters}
+        properties = {each.name: _parameter(each) for each in model.parameters} | start
         kinds.append(_table(_named([model.name]), properties, model.summary))
     by_arguments: dict[tuple[str, ...], list[str]] = {}
     for name, arguments in catalogue.torchvision_models().items():
         by_arguments.setdefault(arguments, []).append(name)
     for arguments, names in by_arguments.items():
-        properties = {name: {} for name in arguments}
+        properties = {name: {} for name in arguments} | start
         if "resnet18" in names:
             small = "small: a 3×3 first convolution of stride 1 and no max-pool, for small images"
             properties["stem"] = {"enum": ["small"], "description": small}
@@ -181,5 +202,6 @@ def _models(table: Schema) -> Schema:
         options = inherited.setdefault(parameter.name, [])
         options.extend([schema] if schema not in options else [])
     more = {name: each[0] if len(each) == 1 else {"anyOf": each} for name, each in inherited.items()}
+    more |= start
     kinds.append({"type": "object", "properties": {"use": {"enum": []}, **more}, "additionalProperties": True})
     return {"title": table["title"], "description": table["description"], "anyOf": kinds}

@@ -177,3 +177,15 @@ def nearest(word: str, words: Iterable[str]) -> str:
     if close:
         return f"did you mean '{close[0]}'?"
     return f"one of: {', '.join(choices)}" if choices else ""
+
+
+def line_in(error: BaseException, path: Path) -> str:
+    """ ":12" — the last line of the file `path` in an error's trace; empty where it never came there."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f":{error.lineno}"
+    line, trace = "", error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = f":{trace.tb_lineno}"
+        trace = trace.tb_next
+    return line

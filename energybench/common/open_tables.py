@@ -147,6 +147,9 @@ class DatumKnown(Known):
     shape: list[Count] | None = None
     mean: list[Figure] | None = None
     std: list[Annotated[float, Field(ge=0, le=1e100)]] | None = None
+    targets: str | None = None
+    class_names: list[str] | None = None
+    parts: dict[str, Count] | None = None
 
 
 class DataKnown(Known):

@@ -24,8 +24,9 @@ Normalisations, activations, pooling, embeddings and the like have lines of 0 FL
 
 Three traces of different batches say what grows with the batch, what with its square, and what every step costs
 whatever its batch (growth.py). Optimizer steps are not entered. Tracing happens on the meta device, which takes no
-memory and nearly no time; a model that needs real numbers is traced on the CPU with a few samples. Where the traces fit
-no such curve, one of the true batch is divided by its samples, and `trace` says so.
+memory and nearly no time; a model that needs real numbers is traced with a few samples on the CPU, or else on the
+device where it is. Where the traces fit no such curve, one of the true batch is divided by its samples, and `trace`
+says so. What is drawn in the forward pass is drawn without its generator, which no trace holds.
 """
 
 from __future__ import annotations
@@ -128,9 +129,10 @@ def trace(
     true = max(2, samples if batch is None else batch)
     reasons: list[Exception] = []
     on_cpu: list[tuple[int, ...]] = [ON_CPU]
+    on_device = [first.device.type] if first.device.type not in ("meta", "cpu") else []
     for place, plans, most in (
         ("meta", _sizes_on_meta(max(samples, 2), true), true),
-        ("cpu", on_cpu, max(2, min(true, samples))),
+        *((place, on_cpu, max(2, min(true, samples))) for place in ("cpu", *on_device)),
     ):
         tracer.place = place
         try:
@@ -212,6 +214,7 @@ class _Tracer:
         kernels, checkpoints = AttentionKernels(self.target, self.precision), Checkpoints()
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            torch.default_generator.manual_seed(0)  # of what is drawn in the forward pass
             with checkpoints, kernels, calls:
                 graph = _get_scoped_trace_graph(twin, inputs, aliases)
         nodes = list(graph.nodes())
@@ -281,7 +284,10 @@ class _Calls(TorchFunctionMode):
         self.results: list[Tensor] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = self._call(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        if isinstance(kwargs.get("generator"), torch.Generator):  # a trace holds none, and meta has none
+            kwargs = {**kwargs, "generator": None}
+        result = self._call(func, args, kwargs)
         if torch._C._get_tracing_state() is None:  # no part of the module: asked beside it
             return result
         leaves = result if isinstance(result, (tuple, list)) else (result,)

@@ -24,6 +24,7 @@ from typing import Any
 FORWARD, WEIGHT_GRADIENT, INPUT_GRADIENT = "forward", "weight_gradient", "input_gradient"
 RECOMPUTE = "recompute"
 BACKWARD = frozenset({WEIGHT_GRADIENT, INPUT_GRADIENT})
+_AFTER_LOSS = BACKWARD | {RECOMPUTE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,8 @@ class Work:
     samples:    of one epoch
     batch:      of a step; an epoch's last step has what is left. None: an epoch is one step
     accumulate: micro-batches that a step is cut into, each of which reads the parameters again
+    sizes:      (samples of a step, passes of that size in an epoch), where an epoch is no single pass over the data;
+                empty: as `samples` and `batch` have it
     """
 
     lines: tuple[Line, ...]
@@ -117,6 +120,23 @@ class Work:
     samples: float
     batch: float | None = None
     accumulate: int = 1
+    sizes: tuple[tuple[float, float], ...] = ()
+
+    @classmethod
+    def of_rounds(
+        cls,
+        lines: tuple[Line, ...],
+        epochs: float,
+        sizes: tuple[tuple[float, float], ...],
+        backward_rel: float,
+        batch: float,
+        accumulate: int,
+    ) -> Work:
+        """Of epochs that are no single pass over the data. backward_rel: samples that go backward over those that go
+        forward."""
+        scaled = tuple(line.times(backward_rel) if line.phase in _AFTER_LOSS else line for line in lines)
+        samples = math.fsum(size * times for size, times in sizes)
+        return cls(lines if backward_rel == 1 else scaled, epochs, samples, batch, accumulate, sizes)
 
     @property
     def flop(self) -> float:
@@ -143,7 +163,7 @@ class Work:
         whole = self.batch or self.samples
         full, rest = divmod(self.samples, whole) if whole else (0, 0)
         passes = pairs = 0.0
-        for size, times in ((whole, full), (rest, 1)):
+        for size, times in self.sizes or ((whole, full), (rest, 1)):
             if size and times:
                 pieces = micro_batches(size, self.accumulate)
                 passes += times * len(pieces)
@@ -163,7 +183,9 @@ class Work:
         return self.flop_by(lambda line: line.phase)
 
     def steps(self, batch: float) -> float:
-        """How many steps of `batch` samples the run takes; an epoch's last may be smaller."""
+        """How many steps of `batch` samples the run takes; an epoch's last may be smaller, as a step of `sizes` may."""
+        if self.sizes:
+            return self.epochs * math.fsum(times * math.ceil(size / batch) for size, times in self.sizes)
         return self.epochs * math.ceil(self.samples / batch)
 
     def line_b(self, line: Line, batch: float) -> float:

@@ -19,6 +19,7 @@ from pathlib import Path
 from energybench.common import module_path
 from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite
 from energybench.common.held_folder import FolderIdentity, HeldFolder
+from energybench.process import heap_layout
 from energybench.process.isolated import isolate_interpreters
 from energybench.process.reaper import fork_below_guard
 
@@ -44,6 +45,7 @@ def run(
     module_path.use(*path)  # multiprocessing has set the caller's, with its folder
     isolate_interpreters()  # workers of the trial's
     keep_freed_memory()
+    heap_layout.draw()
     os.environ.clear()  # the server knows it only as it was at its start
     os.environ.update(environment)
     fork_below_guard(getattr(sys.modules.get(PRELOAD), "SERVER", os.getppid()), usage)

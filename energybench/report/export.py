@@ -21,6 +21,7 @@ from energybench.common.outputs import Kind, json_kind
 from energybench.common.version import __version__
 from energybench.meter import combine
 from energybench.meter.grid import J_PER_KWH
+from energybench.records.curve import OWN, metrics_of
 from energybench.records.reader import read_folder
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.report.emissions import EMISSIONS, emission
@@ -62,6 +63,7 @@ def export(folder: Path, form: str, **options: Any) -> Exported:
     """The bytes of one export and notes on it. Raises UsageError E610 where nothing was measured."""
     makers: dict[str, Callable[..., Exported]] = {
         "csv": trials_csv,
+        "curves": curves_csv,
         "parquet": trials_parquet,
         "emissions": emissions_csv,
         "model-card": model_card,
@@ -75,7 +77,7 @@ def export(folder: Path, form: str, **options: Any) -> Exported:
 
 def rows(exported: ExportedRun) -> list[dict[str, Any]]:
     """One row per trial; columns that only some trials have are None elsewhere. SI units in the names."""
-    columns = _columns(exported.trials)
+    columns = _columns({metric for trial in exported.trials for metric in trial.quality})
     by_trial = [_row(exported.run, exported.examination[trial], columns) for trial in exported.trials]
     names = dict.fromkeys(name for row in by_trial for name in row)
     return [{name: row.get(name) for name in names} for row in by_trial]
@@ -132,11 +134,10 @@ def _by_source(trial: Trial) -> dict[str, float]:
     }
 
 
-def _columns(trials: Sequence[Trial]) -> dict[str, str]:
+def _columns(metrics: set[str]) -> dict[str, str]:
     """Metric → column, for all trials the same; where two would share one, both keep their own names."""
-    metrics = sorted({metric for trial in trials for metric in trial.quality})
     shared = Counter(map(_name, metrics))
-    return {m: f"quality_{_name(m) if shared[_name(m)] == 1 else m}" for m in metrics}
+    return {m: f"quality_{_name(m) if shared[_name(m)] == 1 else m}" for m in sorted(metrics)}
 
 
 def _name(text: str) -> str:
@@ -163,6 +164,23 @@ def _csv(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> bytes:
 def trials_csv(exported: ExportedRun, **_: Any) -> Exported:
     by_trial = rows(exported)
     return _csv(list(by_trial[0]) if by_trial else ["trial"], by_trial), []
+
+
+def curves_csv(exported: ExportedRun, **_: Any) -> Exported:
+    """One row per trial and epoch: the training loss, seconds of the window so far, and the task's metrics on the test
+    set where they were looked at."""
+    metrics = {metric for trial in exported.trials for point in trial.curve for metric in metrics_of(point)}
+    columns = _columns(metrics)
+    of_trial = ("trial", "workload", "method", "role", "block", "seed", "status")
+    by_epoch: list[dict[str, Any]] = []
+    for trial in exported.trials:
+        facts = {"suite": exported.run.suite, "run": exported.run.run} | {key: getattr(trial, key) for key in of_trial}
+        for point in trial.curve:
+            figures = {columns[metric]: value for metric, value in metrics_of(point).items()}
+            own = dict(zip(("epoch", "training_loss", "wall_s"), map(point.get, OWN), strict=True))
+            by_epoch.append(facts | own | figures)
+    names = ["suite", "run", *of_trial, "epoch", "training_loss", "wall_s", *sorted(columns.values())]
+    return _csv(names, by_epoch), []
 
 
 def trials_parquet(exported: ExportedRun, **_: Any) -> Exported:
@@ -362,7 +380,12 @@ def _is_model_card(content: bytes) -> bool:
     return bool(re.fullmatch(r'---\nco2_eq_emissions:\n(  .*\n)*  source: "energybench .*\n(  .*\n)*---\n', text))
 
 
+def _is_table_of_epochs(content: bytes) -> bool:
+    return content.startswith(b"suite,run,trial,workload,method,role,block,seed,status,epoch,training_loss,wall_s")
+
+
 KINDS = {
+    "curves": Kind("a table of trials' epochs", _is_table_of_epochs),
     "csv": Kind("a table of trials", _is_table_of_trials),
     "parquet": Kind("a table of trials", lambda found: found.startswith(b"PAR1") and b"measured_error_j" in found),
     "emissions": Kind("an emissions.csv", _is_our_emissions),

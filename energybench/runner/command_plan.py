@@ -122,7 +122,7 @@ class CommandPlan:
         self.known(workload, number)
         cells = [self.cell(workload, role, role, words, how, place, skipped=skipped) for role in roles]
         for pair, variant in pairs:
-            command = variant.command_for(workload.name)
+            command = variant.command_for(workload.name, workload.plain_name)
             values = {**workload.options, **variant.values}
             words = fill(command, values) if command else []
             place, how = self.spec.where(*variant.loc, "command"), self.spec.how(workload, variant)

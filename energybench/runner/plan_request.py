@@ -92,6 +92,7 @@ class Planned:
             data=known.data,
             stack=stack_of(cell.stack),
             seed=seed,
+            weights=known.weights,
             ledger=known.ledger,
             balance_flop_b=known.balance_flop_b,
             threads=self.threads,
@@ -193,7 +194,7 @@ def _together(parts: list[PlanResult], spec: PlanSpec) -> PlanResult:
             sorted((cell for part in parts for cell in part.cells), key=lambda cell: names.index(cell.workload))
         ),
         machine={**commands.machine, **first.machine} | ({"gpus": list(cards.values())} if cards else {}),
-        sources=commands.sources,
+        sources={**first.sources, **commands.sources},
         metrics={name: known for part in parts for name, known in part.metrics.items()},
         cards=commands.cards,
         digest=digest([[part.digest for part in parts], *spec.declared()]),
@@ -235,6 +236,8 @@ def plan_facts(planned: Planned) -> dict[str, Any]:
                 "steps_per_epoch": known.steps,
                 "step_s": known.step_s,
                 "data": known.data.for_record(),
+                **({"task": known.task} if known.task else {}),
+                **({"weights": known.weights.model_dump(mode="json")} if known.weights else {}),
             }
             for name, known in planned.workloads.items()
         },

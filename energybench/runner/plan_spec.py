@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -17,8 +17,9 @@ from energybench.suite.suite import Suite
 from energybench.suite.tables import WorkloadTable
 from energybench.suite.toml_positions import Loc
 from energybench.suite.variants import Variant
+from energybench.train.passes import MeanEpoch
 from energybench.trial.spec import Spec
-from energybench.workloads.description import DataDescription
+from energybench.workloads.description import DataDescription, StartWeights
 
 Purpose = Literal["run", "check", "count", "trace"]
 
@@ -105,9 +106,13 @@ class PlannedWorkload(Spec):
     ledger:     of one plain training sample; empty where the model could not be traced
     not_in_ledger: operators that may hide products and of which it has no FLOPs
     parameters: how many numbers the model has
-    steps:      of one epoch; samples: that one epoch uses
+    steps:      of one epoch; samples: that one epoch uses, forward; of rounds that differ, the mean
+    sizes:      (samples of a step, passes of that size in an epoch) where an epoch is no single pass over the data
+    backward_rel: samples that go backward over those that go forward
     step_s:     seconds of a plain step, about; None where none was taken
     threads_s:  number of threads → seconds of a plain step, as often as it was timed
+    weights:    that its model starts from; None: from the seed alone
+    task:       its parameters, defaults included; empty where it has none
     """
 
     data: DataDescription
@@ -118,12 +123,25 @@ class PlannedWorkload(Spec):
     steps: int
     epochs: int
     samples: int
+    sizes: tuple[tuple[float, float], ...] = ()
+    backward_rel: float = 1.0
     step_s: float | None = None
     threads_s: dict[int, tuple[float, ...]] = Field(default_factory=dict)
+    weights: StartWeights | None = None
+    task: dict[str, Any] = Field(default_factory=dict)
+
+    def in_rounds(self, epoch: MeanEpoch) -> Self:
+        """The same where an epoch is no single pass over the data."""
+        samples = round(sum(size * times for size, times in epoch.sizes))
+        known = {"sizes": epoch.sizes, "backward_rel": epoch.backward_rel, "samples": samples}
+        return self.model_copy(update=known | {"steps": max(1, round(epoch.updates))})
 
     def work(self, workload: WorkloadTable) -> Work:
         """Of plain training."""
-        return Work(self.ledger, self.epochs, self.samples, workload.data.batch, workload.train.accumulate)
+        batch, accumulate = workload.data.batch, workload.train.accumulate
+        if self.sizes:
+            return Work.of_rounds(self.ledger, self.epochs, self.sizes, self.backward_rel, batch, accumulate)
+        return Work(self.ledger, self.epochs, self.samples, batch, accumulate)
 
 
 class PlanResult(Spec):
@@ -132,7 +150,7 @@ class PlanResult(Spec):
     device:      as torch names it; device_name: "cpu", or the UUID of the card that trains
     machine:     facts for the record
     workloads:   those that are trained, by name
-    sources:     programs and files that commands name → what they were
+    sources:     programs and files that commands name, and what installed packages offer → what they were
     metrics:     of each workload, what is declared of its metrics
     cards:       that are metered while a command runs: "used", "all" or UUIDs
     threads:     that trainings compute with; None: torch's own number

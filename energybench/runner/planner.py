@@ -34,26 +34,28 @@ from energybench.runner.plan_controls import planned_control, useless_controls
 from energybench.runner.plan_energy import energy
 from energybench.runner.plan_precision import refused
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
-from energybench.runner.tracing import time_step, time_threads, trace_task
-from energybench.runner.user_code import user_files
+from energybench.runner.tracing import time_step, time_threads, trace_run
+from energybench.runner.user_code import packages_named, user_files
 from energybench.suite.tables import WorkloadTable
 from energybench.suite.variants import StackItem, Variant
 from energybench.train import discovery, images
 from energybench.train.data import Data
 from energybench.train.method import Method, Task, parameters
 from energybench.train.parameter_groups import described, multipliers_of
+from energybench.train.passes import every_epoch, mean_epoch
 from energybench.train.run import Run
 from energybench.train.stack_check import check_stack
-from energybench.trial.build import build_model, device_name, recipe_of
+from energybench.trial.build import device_name, fresh_model, recipe_of
 from energybench.trial.spec import MethodSpec
 from energybench.workloads import datasets, stand_in
 from energybench.workloads.description import DataDescription
+from energybench.workloads.start_weights import load_start
 from energybench.workloads.tasks import task_named
 
 Built = TypeVar("Built")
 Stack = list[tuple[MethodSpec, Method]]  # outermost first: what rebuilds a method, and the method
 
-TRACED_SAMPLES, STAND_IN_SAMPLES = 11, 8
+STAND_IN_SAMPLES = 8
 # Of a cell: what follows from the rest of it, or only informs.
 _NOT_IN_DIGEST = {"stack", "expected_s", "plain_flop", "not_in_ledger", "epochs", "control"}
 # Where there is no data, so that a model's own mistakes show too.
@@ -107,6 +109,7 @@ class Plan:
             machine=machine,
             threads=self.threads,
             metrics=self.metrics,
+            sources=packages_named(workload for _, workload in self.spec.trainings),
             digest=digest(
                 [
                     [cell.model_dump(exclude=_NOT_IN_DIGEST) for cell in cells],
@@ -166,9 +169,10 @@ class Plan:
         except EnergybenchError:
             return  # already reported with its workload
         for pair, variant in self.spec.pairs_of(workload.name, commands=False):
-            if pair.skipped or (variant.label, workload.task) in self.checked:
+            kind = digest(workload.settings()["task"])
+            if pair.skipped or (variant.label, kind) in self.checked:
                 continue
-            self.checked.add((variant.label, workload.task))
+            self.checked.add((variant.label, kind))
             methods = [method for _, method in stacks[variant.label]]
             for problem in check_stack(methods, task, self.spec.where(*variant.stack[0].loc)):
                 hint = problem.hint
@@ -198,15 +202,24 @@ class Plan:
         if not self.check_augmentation(workload, where("data", "augment")):
             settings = settings.model_copy(update={"augment": ()})
         data = self.attempt("data", where("data"), lambda: self.prepare(workload))
-        task = self.attempt("task", where("task"), lambda: task_named(workload.task, self.base, where("task")))
+        in_task = partial(where, "task")
+        task = self.attempt("task", where("task"), lambda: task_named(workload.task, self.base, where("task"), in_task))
         seed = self.suite.trials.seed
-        model = self.attempt("model", where("model"), lambda: build_model(workload, data or SUPPOSED, self.base, seed))
+        model = self.attempt("model", where("model"), lambda: fresh_model(workload, data or SUPPOSED, self.base, seed))
         if model is not None and not self.check_multipliers(workload, model, where):
             return None
+        weights = None
+        if model is not None:
+            load = partial(load_start, model, workload.model, self.base)
+            weights = self.attempt("model", where("model", "weights"), load)
         if data is None or task is None or model is None:
             return None
         opened = self.attempt("data", where("data"), lambda: datasets.open_data(data, settings, self.device))
-        return None if opened is None else self.trace(number, workload, data, task, model, opened)
+        if opened is None:
+            return None
+        train = self.attempt("task", where("task"), lambda: opened[0].zipped(task.batch_parts))
+        planned = None if train is None else self.trace(number, workload, data, task, model, (train, opened[1]))
+        return planned.model_copy(update={"weights": weights, "task": parameters(task)}) if planned else None
 
     def attempt(self, key: str, where: str, build: Callable[[], Built]) -> Built | None:
         """What `build` gives, or None and its mistakes collected at the place of the workload's table `key`."""
@@ -236,7 +249,7 @@ class Plan:
         )
         if key not in self.data:
             function = discovery.load_function(data.use, self.base) if discovery.names_file(data.use) else None
-            described = datasets.prepare(
+            described = datasets.decode(
                 data,
                 self.spec.cache,
                 base=self.base,
@@ -250,7 +263,7 @@ class Plan:
                 self.notes.append(
                     f"'{data.use}' is not on this machine: shape and counts are the published ones{timed}"
                 )
-        return self.data[key]
+        return datasets.fitted(self.data[key], data)
 
     def check_precision(self, workload: WorkloadTable, where: str) -> None:
         precision = workload.train.precision
@@ -284,10 +297,18 @@ class Plan:
         recipe, (train, test) = recipe_of(workload), opened
         lines: tuple[Line, ...] = ()
         unknown: tuple[str, ...] = ()
+        parameters_before = sum(p.numel() for p in model.parameters())
         try:
-            # An odd prime, so that what has no room for the batch can be told from what has.
-            batch = next(iter(train.load([torch.arange(min(TRACED_SAMPLES, len(train)))])))
-            traced = trace_task(task, model, recipe, batch, self.device)
+            run = Run(task, [], recipe, model.to(self.device), train, seed=self.suite.trials.seed, device=self.device)
+            epochs = every_epoch(run, range(1, recipe.epochs + 1))
+        except EnergybenchError as error:
+            self.problems += [problem.placed(self.spec.where("workload", number, "task")) for problem in error.problems]
+            return None
+        except Exception as error:
+            self.problems.append(self.failed(number, f"a first step of '{workload.name}'", error))
+            return None
+        try:
+            traced = trace_run(run, self.device)
             lines, unknown = traced.lines, traced.unknown
             self.notes += [f"{workload.name}: {traced.note}"] * bool(traced.note)
             lacking = (
@@ -296,32 +317,36 @@ class Plan:
             self.notes += [lacking] * bool(unknown)
         except EnergybenchError as error:  # the workload still runs: its estimate is not available, and why
             self.notes.append(f"{workload.name}: no ledger, so no estimate: {error.problems[0].message}")
-        except Exception as error:  # whatever its data or model raise is this workload's, not the suite's
-            message = f"reading and tracing '{workload.name}' failed: {type(error).__name__}: {error}"
-            self.problems.append(Problem("E404", message, self.spec.where("workload", number, "model")))
+        except Exception as error:
+            self.problems.append(self.failed(number, f"reading and tracing '{workload.name}'", error))
             return None
         planned = PlannedWorkload(
             data=data,
             ledger=lines,
             not_in_ledger=unknown,
-            parameters=sum(p.numel() for p in model.parameters()),
+            parameters=parameters_before,
             steps=train.steps(recipe.batch),
             epochs=recipe.epochs,
             samples=train.samples(recipe.batch),
         )
+        if epochs:
+            planned = planned.in_rounds(mean_epoch(epochs))
         if self.purpose == "trace":
             return planned
         try:
-            run = Run(task, [], recipe, model.to(self.device), train, seed=0, device=self.device)
             step_s = time_step(run, STAND_IN_SAMPLES if data.kind == stand_in.KIND else None)
             counts = plan_threads.candidates(self.spec, self.device) if data.kind != stand_in.KIND else ()
             timed = time_threads(run, counts) if counts else {}
             self.check_quality(number, workload, task, run.evaluate(test.subset(torch.arange(min(2, len(test))))))
             return planned.model_copy(update={"step_s": step_s, "threads_s": timed})
         except Exception as error:
-            message = f"a first step of '{workload.name}' failed: {type(error).__name__}: {error}"
-            self.problems.append(Problem("E404", message, self.spec.where("workload", number, "model")))
+            self.problems.append(self.failed(number, f"a first step of '{workload.name}'", error))
         return planned
+
+    def failed(self, number: int, what: str, error: Exception) -> Problem:
+        """Whatever its data, model or task raise is this workload's, not the suite's."""
+        where = self.spec.where("workload", number, "model")
+        return Problem("E404", f"{what} failed: {type(error).__name__}: {error}", where)
 
     def check_quality(self, number: int, workload: WorkloadTable, task: Task, quality: dict[str, float]) -> None:
         """Whether the task reports what the suite judges by, and somebody says which way is better."""
@@ -371,6 +396,7 @@ class Plan:
                     [(each.name, each.sha256, each.resolved) for each in stack or []],
                     known.data.sha256,
                     user_files(workload, self.base),
+                    *([known.weights.sha256] if known.weights else []),
                     source_digest(),
                     torch.__version__,
                     str(self.device),

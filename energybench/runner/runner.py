@@ -253,7 +253,9 @@ class _Runner:
     def _new_run_file(self) -> RunFile:
         suite, planned = self.suite, self.planned
         data = {
-            name: known.data.for_record() | {"parameters": known.parameters}
+            name: known.data.for_record()
+            | {"parameters": known.parameters}
+            | ({"weights": known.weights.model_dump(mode="json")} if known.weights else {})
             for name, known in planned.workloads.items()
         }
         return RunFile(

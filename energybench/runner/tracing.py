@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from energybench.train.batch import Batch
+from energybench.train.data import Data, Resident
+from energybench.train.first_steps import of_first_batch
 from energybench.train.interface import TrainingRun
 from energybench.train.method import Task
 from energybench.train.recipe import Recipe
@@ -22,6 +24,7 @@ from energybench.train.run import Run
 if TYPE_CHECKING:
     from energybench.flops.ledger import Traced
 
+TRACED_SAMPLES = 11  # an odd prime, so that what has no room for the batch can be told from what has
 TIMED_STEPS = 3
 ROUNDS, STEPS = 7, 3  # for each number of threads; in a round, after one that wakes the threads
 LONGEST_S = 10.0  # of all of them together
@@ -31,29 +34,78 @@ LONGEST_THREADS_S = 2.0  # after which no other round of timings of threads is b
 class TracedTask(nn.Module):
     """A task's forward pass to its loss, as a module of tensors, so that any task can be traced."""
 
-    def __init__(self, task: Task, model: nn.Module, recipe: Recipe, batch: Batch) -> None:
+    def __init__(self, run: Run, batch: Batch) -> None:
         super().__init__()
-        self.model = model
-        self.leaves, structure = tree_flatten((batch.inputs, batch.targets))
-        # A function, because the tracer copies this module deeply and functions are not copied.
-        self._rebuild = lambda leaves: tree_unflatten(list(leaves), structure)
-        self._task, self._recipe = task, recipe
+        self.model = run.model
+        leaves, structure = tree_flatten(_contents(batch))
+        self.leaves = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+        def rebuilt(tensors: Iterable[torch.Tensor]) -> Any:
+            """The tree with other tensors; what is none of them, such as a target that is None, stays."""
+            given = iter(tensors)
+            return tree_unflatten(
+                [next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], structure
+            )
+
+        # Functions, because the tracer copies this module deeply and functions are not copied.
+        self._batch = lambda tensors: _with_contents(batch, rebuilt(tensors))
+        self._loss = lambda model, batch, device: run.task.forward(traced_run(run, model, device), batch).value
 
     def forward(self, *leaves: torch.Tensor) -> torch.Tensor:
-        inputs, targets = self._rebuild(leaves)
-        # A forward pass may ask for no more of a run than this.
-        run = SimpleNamespace(model=self.model, recipe=self._recipe, device=leaves[0].device)
-        return self._task.forward(cast(TrainingRun, run), Batch(inputs, targets, torch.arange(len(leaves[0])))).value
+        loss: torch.Tensor = self._loss(self.model, self._batch(leaves), leaves[0].device)
+        return loss
+
+
+def _contents(batch: Batch) -> Any:
+    """Its inputs and targets, and those of other domains, as a tree."""
+    return [batch.inputs, batch.targets, {name: _contents(other) for name, other in batch.also.items()}]
+
+
+def _with_contents(batch: Batch, contents: Any) -> Batch:
+    inputs, targets, also = contents
+    first = next(leaf for leaf in tree_leaves([inputs, targets]) if isinstance(leaf, torch.Tensor))
+    return replace(
+        batch,
+        inputs=inputs,
+        targets=targets,
+        index=torch.arange(len(first), device=first.device),
+        weights=None,
+        also={name: _with_contents(other, also[name]) for name, other in batch.also.items()},
+    )
+
+
+def traced_run(run: Run, model: nn.Module, device: torch.device) -> TrainingRun:
+    """The same run with its model, or a copy of it, on the device where it is traced."""
+    other = copy.copy(run)
+    other.model, other.device = model, device
+    if device.type == "meta":  # which has no generator, and no numbers that could differ by one
+        other.rng = lambda name, *key, device="cpu": run.rng(name, *key)  # type: ignore[method-assign]
+    return cast(TrainingRun, other)
 
 
 def trace_task(task: Task, model: nn.Module, recipe: Recipe, batch: Batch, device: torch.device) -> Traced:
-    """The ledger of plain training, traced on these samples for the recipe's batch.
+    """The ledger of plain training, traced on these samples, which are the whole training set, for the recipe's batch.
 
     Raises UsageError E403 if the model cannot be traced.
     """
+    place = batch.index.device
+    data = Data(Resident(batch.inputs, batch.targets, place), indices=torch.arange(len(batch)))
+    return trace_batch(Run(task, [], recipe, model, data, seed=0, device=place), batch, device)
+
+
+def trace_run(run: Run, device: torch.device) -> Traced:
+    """The ledger of plain training, on a few samples of the run's data, inside its task's epoch.
+
+    Raises UsageError E403 if the model cannot be traced.
+    """
+    return of_first_batch(run, TRACED_SAMPLES, lambda batch: trace_batch(run, batch, device))
+
+
+def trace_batch(run: Run, batch: Batch, device: torch.device) -> Traced:
+    """As `trace_run`, on these samples."""
     from energybench.flops.ledger import trace
 
-    module = TracedTask(task, model, recipe, batch)
+    recipe, module = run.recipe, TracedTask(run, batch)
     once = math.ceil(recipe.batch / recipe.accumulate)
     traced = trace(module, tuple(module.leaves), device, recipe.precision, once)
     lines = (replace(line, module=line.module.removeprefix("model").removeprefix(".")) for line in traced.lines)
@@ -65,10 +117,11 @@ def time_step(run: Run, most: int | None = None) -> float:
 
     most: time a batch of no more than so many samples, and multiply
     """
-    positions = run.data.cut(torch.arange(len(run.data)), run.recipe.batch)[0]
-    times_larger = 1.0 if most is None else max(1.0, len(positions) / most)
-    positions = positions[:most]
-    batch = next(iter(run.data.load([positions])))
+    return of_first_batch(run, most, lambda batch: _time_step(run, batch, most))
+
+
+def _time_step(run: Run, batch: Batch, most: int | None) -> float:
+    times_larger = 1.0 if most is None else max(1.0, min(run.recipe.batch, len(run.data)) / most)
     times = []
     for _ in range(TIMED_STEPS + 1):
         started = time.perf_counter()
@@ -86,8 +139,10 @@ def time_threads(run: Run, counts: Sequence[int]) -> dict[int, tuple[float, ...]
 
     A number that its neighbours hold up is timed under the load that does so.
     """
-    positions = run.data.cut(torch.arange(len(run.data)), run.recipe.batch)[0]
-    batch = next(iter(run.data.load([positions])))
+    return of_first_batch(run, None, lambda batch: _time_threads(run, batch, counts))
+
+
+def _time_threads(run: Run, batch: Batch, counts: Sequence[int]) -> dict[int, tuple[float, ...]]:
     before = torch.get_num_threads()
     seconds: dict[int, list[float]] = {count: [] for count in counts}
     run.gradients(batch)  # what the first one allocates is nobody's

@@ -233,6 +233,7 @@ class Trials:
             data=known.data,
             stack=stack_of(cell.stack),
             seed=header.seed,
+            weights=known.weights,
             budget=self._budget(slot),
             ledger=known.ledger,
             balance_flop_b=known.balance_flop_b,

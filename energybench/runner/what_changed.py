@@ -13,6 +13,7 @@ from energybench.common.differences import Difference, differences
 from energybench.records.record import Cell, RunFile
 from energybench.runner.plan_request import Planned
 from energybench.suite.renamed_keys import with_new_keys
+from energybench.train.plugins import ORIGIN
 
 VERSIONS = ("energybench", "torch", "device")  # of the machine's facts, what a digest covers
 NAMED = 3  # differences of one kind; more are counted
@@ -22,7 +23,8 @@ LONGEST_VALUE = 40  # characters of a setting's value in a message
 def changes(run: RunFile, planned: Planned) -> str:
     """What differs between a run on disk and what would be run now: "methods/mine.py of 'mine'; torch 2.11 → 2.12"."""
     changed = [*_versions(run, planned), *_settings(run, planned), *_methods(run, planned), *_data(run, planned)]
-    return "; ".join(changed or ["a file that a workload names, or energybench's own source"])
+    changed += _packages(run, planned)
+    return "; ".join(changed or ["a file or a package that a workload names, or energybench's own source"])
 
 
 def _versions(run: RunFile, planned: Planned) -> Iterator[str]:
@@ -71,6 +73,14 @@ def _methods(run: RunFile, planned: Planned) -> Iterator[str]:
 def _checksums(cells: list[Cell]) -> dict[str, str]:
     """Method → the SHA-256 of its file."""
     return {str(layer.get("name")): str(layer.get("sha256")) for cell in cells for layer in cell.stack}
+
+
+def _packages(run: RunFile, planned: Planned) -> Iterator[str]:
+    """Of installed packages that offer a task, a model or a data set, by their versions."""
+    for name, now in planned.result.sources.items():
+        before = run.sources.get(name, now)
+        if now.endswith(f"({ORIGIN})") and before != now:
+            yield f"the {name}: {before} → {now}"
 
 
 def _data(run: RunFile, planned: Planned) -> Iterator[str]:

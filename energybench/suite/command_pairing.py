@@ -19,20 +19,22 @@ def unlike(workload: AnyWorkload, variant: Variant) -> str | None:
         return None if variant.command is None else "a command cannot change a training of energybench's loop"
     if variant.command is None:
         return "the workload is a command, which a method of energybench's loop cannot change"
-    return None if variant.command_for(workload.name) else "it has no command for this workload"
+    command = variant.command_for(workload.name, workload.plain_name)
+    return None if command else "it has no command for this workload"
 
 
 def unpaired(tree: Node, workloads: Sequence[AnyWorkload], variants: Sequence[Variant]) -> Iterator[Problem]:
     """Commands for workloads that are not commands; methods that apply to no workload; one command for two workloads
     whose own commands differ."""
     commands = {w.name: w for w in workloads if isinstance(w, CommandWorkloadTable)}
+    known = {name for w in commands.values() for name in (w.name, w.plain_name)}
     reported = set[tuple[str, str]]()
     for variant in variants:
         command, place = variant.command, tree.find((*variant.loc, "command"))
         for name in command if isinstance(command, dict) else ():
-            if name not in commands and (variant.entry, name) not in reported:
+            if name not in known and (variant.entry, name) not in reported:
                 reported.add((variant.entry, name))
-                hint = nearest(name, commands) or 'only a [[workload]] with command = "..." has one'
+                hint = nearest(name, known) or 'only a [[workload]] with command = "..." has one'
                 message = f"no workload that is a command is named '{name}'"
                 yield Problem("E205", message, place.find([name]).place, hint)
         if all(unlike(workload, variant) for workload in workloads) and not isinstance(command, dict):

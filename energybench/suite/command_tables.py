@@ -11,15 +11,23 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from energybench.common.errors import nearest
 from energybench.suite.messages import KeyedError
 from energybench.suite.placeholders import ALWAYS, Value, fill_words, placeholders
 from energybench.suite.quality_source import QualitySourceTable, from_word
 from energybench.suite.quality_tables import WorkloadAcceptTable
+from energybench.suite.sweep_keys import plain_name
 from energybench.suite.table import Name, SuiteTable
-from energybench.suite.tables import ClaimsTable, TunedTable
+from energybench.suite.tables import SWEPT, ClaimsTable, TunedTable, without_empty_sweep
 
 OPERATOR = re.compile(r"\d*[|&;<>]+[&\d]*")  # a shell's own, where no quotation holds it
 QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
@@ -133,6 +141,11 @@ class CommandWorkloadTable(RunTable):
         examples=[{"from": "json"}], description='where it is read; "none": there is no quality that could be lost'
     )
     accept: WorkloadAcceptTable | None = None
+    sweep: dict[str, Any] = Field(
+        default_factory=dict,
+        description='such as { "options.epochs" = [5, 10] }: one workload for each value, and for each combination',
+        json_schema_extra={"additionalProperties": SWEPT},
+    )
 
     @model_validator(mode="after")
     def _options_are_used(self) -> CommandWorkloadTable:
@@ -148,9 +161,20 @@ class CommandWorkloadTable(RunTable):
                 raise KeyedError(f"the command does not use {{{name}}}", f"options.{name}", hint)
         return self
 
+    @property
+    def plain_name(self) -> str:
+        """Without its sweep: "script" of "script[epochs=5]"."""
+        return plain_name(self.name, self.sweep)
+
     def settings(self) -> dict[str, Any]:
         """JSON-able; where a value came from is no setting."""
-        return self.model_dump(mode="json", by_alias=True, exclude={"extends"})
+        settings = self.model_dump(mode="json", by_alias=True)
+        return {key: value for key, value in settings.items() if key not in ("extends", "sweep")}
+
+    @model_serializer(mode="wrap")
+    def _without_a_sweep_that_there_is_not(self, as_table: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A suite without one is resolved to what it always was."""
+        return without_empty_sweep(as_table(self))
 
 
 def _commands(value: Any) -> Any:

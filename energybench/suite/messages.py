@@ -48,11 +48,16 @@ class KeyedError(ValueError):
 
 
 TAGS = frozenset({"WorkloadTable", "CommandWorkloadTable", "MethodTable", "CommandMethodTable"})
+TASK_TAGS = frozenset({"TaskName", "TaskTable"})  # of a workload's task, which is either
+
+
+def _is_tag(loc: Sequence[str | int], at: int) -> bool:
+    return (at == 2 and loc[at] in TAGS) or (at == 4 and loc[3] == "task" and loc[at] in TASK_TAGS)
 
 
 def untagged(loc: Sequence[str | int]) -> tuple[str | int, ...]:
-    """A location without pydantic's tag of a discriminated union, which says which kind of table it is in."""
-    return tuple(part for at, part in enumerate(loc) if not (at == 2 and part in TAGS))
+    """A location without pydantic's tags of a discriminated union, which say which kind of table it is in."""
+    return tuple(part for at, part in enumerate(loc) if not _is_tag(loc, at))
 
 
 def explain(
@@ -175,8 +180,8 @@ def _model_at(root: type[BaseModel], loc: Sequence[str | int]) -> type[BaseModel
     model: type[BaseModel] | None = root
     annotation: Any = None
     for at, part in enumerate(loc):
-        if at == 2 and part in TAGS:
-            model = _model(annotation, str(part))
+        if _is_tag(loc, at):
+            model = _model(annotation, str(part)) or model
         elif isinstance(part, str):
             field = _keys(model).get(part)
             annotation = field.annotation if field else None

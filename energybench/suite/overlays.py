@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from energybench.common.names import known_as
 from energybench.suite.node import Node, single_place
 from energybench.suite.renamed_keys import KeyRenamer
 from energybench.suite.set_hints import entry_meant, place_meant
+from energybench.suite.sweep_keys import at, flat, path_of
 from energybench.suite.variants import method_label, toml
 
 OVERLAID = ("trials", "measure", "accept", "workload", "skip")  # what [quick] may change
@@ -26,7 +27,8 @@ OF_COMMANDS = ("options",)  # of these, what only a workload that is a command h
 SETTABLE = ("suite", "about", "trials", "measure", "accept", "workload", "method")
 # A choice, what it is where none is written, and its keys: whoever chooses anew does not inherit them.
 BELONGS: dict[str, tuple[str, str | None, tuple[str, ...] | None]] = {
-    "model": ("use", None, None),  # every key
+    "task": ("use", None, None),  # every key
+    "model": ("use", None, None),
     "data": ("use", None, ("options", "split", "split_seed")),
     "train": ("optimizer", "sgd", ("momentum", "nesterov", "betas")),
     "quality": ("from", None, None),
@@ -40,17 +42,50 @@ def merge(base: Node, over: Node, name: str = "", *, keep_place: bool = False) -
         name: the table's own key, which tells what a choice in it discards (BELONGS).
         keep_place: a merged table stands where `base` was written, else where `over` was.
     """
+    if name == "task" and dict in (type(base.value), type(over.value)):  # a name is a table with `use` alone
+        base, over = (Node({"use": each}, each.place) if isinstance(each.value, str) else each for each in (base, over))
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
-    merged = dict(base.value)
-    choice, default, dependents = BELONGS.get(name, ("", None, ()))
-    chosen = over.get(choice)
-    if chosen is not None and chosen.plain() != (merged[choice].plain() if choice in merged else default):
-        discarded = set(merged) if dependents is None else set(dependents)
-        merged = {key: node for key, node in merged.items() if key not in discarded}
+    discarded = _discarded(name, base, over, base.value)
+    merged = {key: node for key, node in base.value.items() if key not in discarded}
     for key, node in over.value.items():
         merged[key] = merge(merged[key], node, key, keep_place=keep_place) if key in merged else node
     return Node(merged, base.place if keep_place else over.place)
+
+
+def _discarded(name: str, base: Node, over: Node, keys: Collection[str]) -> set[str]:
+    """Of the keys of the table `name`, those that belong to a choice which `over` makes anew."""
+    choice, default, dependents = BELONGS.get(name, ("", None, ()))
+    before, chosen = base.get(choice), over.get(choice)
+    if chosen is None or chosen.plain() == (default if before is None else before.plain()):
+        return set()
+    return set(keys) if dependents is None else {*keys} & {*dependents}
+
+
+def _give_way(base: Node, over: Node) -> Node:
+    """`base` less what it sweeps and `over` sets, or discards by a new choice; and less what it sets and `over` sweeps.
+
+    Both are workloads.
+    """
+    own, others = (each.get("sweep") for each in (base, over))
+    if own is not None and isinstance(own.value, dict):
+        left = {key: node for key, node in flat(own).items() if not _settled(base, over, path_of(key))}
+        base = Node({key: node for key, node in base.value.items() if key != "sweep"}, base.place)
+        base = Node({**base.value, "sweep": Node(left, own.place)}, base.place) if left else base
+    for path in map(path_of, flat(others) if others is not None else ()):
+        base = without(base, path) if at(base, path) is not None else base
+    return base
+
+
+def _settled(base: Node, over: Node, path: Sequence[str]) -> bool:
+    """Whether what `base` sweeps at a path has no meaning any more beside `over`."""
+    if at(over, path) is not None:
+        return True
+    name = path[0]
+    before, after = (each.get(name) or Node({}, each.place) for each in (base, over))
+    if name == "task":
+        before, after = (Node({"use": e}, e.place) if isinstance(e.value, str) else e for e in (before, after))
+    return len(path) > 1 and path[1] in _discarded(name, before, after, [path[1]])
 
 
 def extend(tree: Node) -> tuple[Node, list[Problem], frozenset[str]]:
@@ -90,7 +125,7 @@ def extend(tree: Node) -> tuple[Node, list[Problem], frozenset[str]]:
         else:
             base = whole(named[parent], (*chain, name), child)
             inherited = {key: node for key, node in base.value.items() if key not in ("name", "extends")}
-            return merge(Node(inherited, base.place), entry)
+            return merge(_give_way(Node(inherited, base.place), entry), entry)
         broken.add(child.place)
         return entry
 
@@ -115,7 +150,8 @@ def apply_quick(tree: Node) -> Node:
                     for inner, node in known.items()
                     if (inner in OF_COMMANDS) == command or (inner in OF_COMMANDS) not in commands
                 }
-                new.append(merge(entry, Node(fits, over.place), keep_place=True))
+                changes = Node(fits, over.place)
+                new.append(merge(_give_way(entry, changes), changes, keep_place=True))
             tree = _with(tree, key, new)
         elif key == "skip" and isinstance(over.value, list):  # in addition to the suite's own
             base = tree.get(key)
@@ -230,7 +266,7 @@ def _apply_override(tree: Node, wanted: Override) -> Node:
     if chosen is None and (meant := entry_meant(tree, wanted.table, wanted.keys, written)):
         raise wanted.wrong(f"'{wanted.keys[0]}' is the name of a {wanted.table}, and no key", meant)
     changed = [
-        _set_entry(entry, wanted.tree) if chosen in (None, name) else entry
+        _set_entry(entry, wanted) if chosen in (None, name) else entry
         for entry, name in zip(entries, names, strict=True)
     ]
     return _with(tree, wanted.table, changed)
@@ -255,10 +291,13 @@ def _toml_value(written: str) -> Any:
     return parsed["value"] if len(parsed) == 1 else written
 
 
-def _set_entry(entry: Node, over: Node) -> Node:
-    """A parameter that is set is no longer swept."""
+def _set_entry(entry: Node, wanted: Override) -> Node:
+    """A parameter that is set is no longer swept; of a workload, one that is swept is no longer set."""
+    over = wanted.tree
     sweep = entry.get("sweep")
-    if sweep is not None and isinstance(sweep.value, dict):
+    if wanted.table == "workload":
+        entry = _give_way(entry, over)
+    elif sweep is not None and isinstance(sweep.value, dict):
         left = {key: node for key, node in sweep.value.items() if key not in over.value}
         entry = Node({key: node for key, node in entry.value.items() if key != "sweep"}, entry.place)
         if left:

@@ -12,7 +12,7 @@ from energybench.suite.variants import method_label, short
 
 _OF_ALL = re.compile(r"--set\s+method(\.([^.=\s]+).*)", re.DOTALL)
 NOT_TAKEN = ("unknown key", "takes no parameter")  # by one method, and another may
-WORKLOAD_KEYS = ("task", "model", "data", "train", "target", "options", "quality")  # that a table may hold
+WORKLOAD_KEYS = ("task", "model", "data", "train", "target", "options", "quality", "sweep")  # that a table may hold
 
 
 def entries(tree: Node, table: str) -> list[tuple[str, Node]]:

@@ -50,6 +50,7 @@ from energybench.suite.tables import (
 )
 from energybench.suite.toml_positions import Loc
 from energybench.suite.variants import Variant, expand
+from energybench.suite.workload_sweep import expand_workloads
 
 
 class InvalidSuite(SuiteError):
@@ -180,7 +181,8 @@ class Suite(SuiteTable):
 
     def skipped(self, workload: WorkloadTable | CommandWorkloadTable, variant: Variant) -> str | None:
         """Why a method is not run on a workload; None where it is."""
-        declared = next((skip.because for skip in self.skips if skip.fits(workload.name, variant)), None)
+        names = (workload.name, workload.plain_name)
+        declared = next((skip.because for skip in self.skips if skip.fits(names, variant)), None)
         return declared or unlike(workload, variant)
 
     def digest_source(self) -> dict[str, Any]:
@@ -240,11 +242,13 @@ def load(
     tree, more, broken = extend(tree)
     problems += more
 
-    def resolve(base: Node) -> tuple[Node, Suite | None]:
-        """--set merged over it; what is wrong goes into `problems`."""
+    def resolve(base: Node, *, quicken: bool) -> tuple[Node, Suite | None]:
+        """--set merged over it, and its sweeps made workloads; what is wrong goes into `problems`."""
         for text in overrides:
             base, more = override(base, text, renamer)
             problems.extend(more)
+        base, more = expand_workloads(base, quick=quicken)
+        problems.extend(each for each in more if each not in problems)
         unfit_values = list(islice(unfit(base), MOST_PROBLEMS))
         problems.extend(unfit_values)
         suite = None
@@ -257,7 +261,8 @@ def load(
         return base, suite
 
     written = tree
-    whole, quickened = resolve(tree), resolve(apply_quick(tree))  # both, so that --quick never finds new mistakes
+    # Both, so that --quick never finds new mistakes.
+    whole, quickened = resolve(tree, quicken=False), resolve(apply_quick(tree), quicken=True)
     tree, suite = quickened if quick else whole
     problems += [*renamer.problems, *reference_problems(tree, suite)]
     renamer.warn(stacklevel=2)
@@ -302,8 +307,10 @@ def schema_json() -> dict[str, Any]:
     """The JSON Schema (2020-12) of a suite's file, for editors. Keys that `extends` can give are optional."""
     schema = copy.deepcopy(Suite.model_json_schema())
     tables = schema["$defs"]
-    for name in ("ModelTable", "DataTable", "TrainTable"):
+    for name in ("TaskTable", "ModelTable", "DataTable", "TrainTable"):
         tables[name].pop("required", None)
+    task = tables["WorkloadTable"]["properties"]["task"]
+    task["anyOf"] = task.pop("oneOf")
     tables["WorkloadTable"]["required"] = ["name"]
     for path, new in RENAMED.items():
         properties = tables[model_name(Suite, path[:-1])]["properties"]

@@ -11,6 +11,7 @@ from energybench.suite.command_pairing import unpaired
 from energybench.suite.command_tables import CommandWorkloadTable
 from energybench.suite.node import Node
 from energybench.suite.suite_bounds import Sized, too_many_patterns, too_much_work
+from energybench.suite.sweep_keys import plain_names
 from energybench.suite.tables import RequireTable, WorkloadTable
 from energybench.suite.variants import Variant, expand, matches
 
@@ -42,11 +43,12 @@ def reference_problems(tree: Node, suite: Referring | None) -> list[Problem]:
 
 def _unmatched_patterns(tree: Node, variants: Sequence[Variant]) -> Iterator[Problem]:
     """Of each [[skip]] and [[require]] a pattern that fits no workload or no method."""
-    workloads = [entry.text("name") for entry in tree.items("workload")]
-    if None in workloads:
+    workloads = tree.items("workload")
+    if not all(entry.text("name") for entry in workloads):
         return
+    plain_name_of = plain_names(entry.plain() for entry in workloads)
     names = {
-        "workload": [[name] for name in workloads if name],
+        "workload": [[*pair] for pair in plain_name_of.items()],
         "method": [[variant.label, variant.entry] for variant in variants],
     }
     for (table, verb), (key, known) in itertools.product(PATTERN_TABLES.items(), names.items()):
@@ -62,9 +64,9 @@ def _all_skipped(tree: Node, suite: Referring, variants: Sequence[Variant]) -> I
     """Requirements that apply to no comparison, and so would always pass."""
     if not suite.requires:
         return
-    pairs = [(w.name, v, suite.skipped(w, v)) for w, v in itertools.product(suite.workloads, variants)]
+    pairs = [((w.name, w.plain_name), v, suite.skipped(w, v)) for w, v in itertools.product(suite.workloads, variants)]
     for asked, entry in zip(suite.requires, tree.items("require"), strict=True):
-        reasons = [reason for workload, variant, reason in pairs if asked.fits(workload, variant)]
+        reasons = [reason for names, variant, reason in pairs if asked.fits(names, variant)]
         if None not in reasons:
             message = f"this requires nothing: every comparison that it fits is skipped: {reasons[0]}"
             yield Problem("E205", message, entry.place, "take out the [[skip]], or this [[require]]")

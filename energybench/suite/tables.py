@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, Strict, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Strict,
+    Tag,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
 
 from energybench.common.renamed import renamed
 from energybench.common.units import Bytes, Intensity, Points, Ratio, Seconds, WarmupAmount
@@ -13,10 +24,13 @@ from energybench.stats.interim import declared
 from energybench.stats.paired import FEWEST_BLOCKS, RowVerdict
 from energybench.suite.messages import KeyedError
 from energybench.suite.quality_tables import QualityTable, TargetTable, WorkloadAcceptTable
+from energybench.suite.sweep_keys import plain_name
 from energybench.suite.table import Name, OpenTable, Several, SuiteTable
-from energybench.suite.variants import Variant, matches
+from energybench.suite.variants import Variant, matches, toml
 
 LONGEST_S = 1e8  # three years
+# What a swept key of a workload holds: values, or keys below it.
+SWEPT = {"anyOf": [{"type": "array", "minItems": 1, "uniqueItems": True}, {"type": "object"}]}
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -153,10 +167,62 @@ class AcceptTable(SuiteTable):
     )
 
 
+class TaskTable(OpenTable):
+    """`use` is a name or "file.py:Class"; other keys are its parameters. Without any the name alone will do."""
+
+    use: Name = Field(examples=["classification"], description='a name or "file.py:Class"')
+
+
+def _plain_task(value: Any) -> Any:
+    """A table with nothing but a name means that name."""
+    only_named = isinstance(value, dict) and value.keys() == {"use"} and isinstance(value["use"], str)
+    return value["use"] if only_named else value
+
+
+def _task_kind(value: Any) -> str:
+    return "TaskTable" if isinstance(value, (dict, TaskTable)) else "TaskName"
+
+
+AnyTask = Annotated[
+    Annotated[Name, Tag("TaskName")] | Annotated[TaskTable, Tag("TaskTable")],
+    Discriminator(_task_kind),
+    BeforeValidator(_plain_task),
+]
+
+
 class ModelTable(OpenTable):
-    """`use` is a name or "file.py:function"; other keys are passed to it."""
+    """`use` is a name or "file.py:function"; other keys are passed to it, `weights` too if that is its argument."""
 
     use: Name = Field(examples=["resnet18"], description='a name, or "file.py:function", from the suite\'s folder')
+    # Of any type: a function of the user's may have had such arguments before these were keys, and has them still.
+    weights: Annotated[Any, WithJsonSchema({"type": "string", "minLength": 1})] = Field(
+        default=None,
+        examples=["start.pt"],
+        description="a file of weights to start from, from the suite's folder: a saved state_dict, or safetensors",
+    )
+    weights_strict: Annotated[Any, WithJsonSchema({"type": "boolean"})] = Field(
+        default=True, description="false: what the file lacks, or has in another shape, starts afresh: a new head"
+    )
+
+    @model_validator(mode="after")
+    def _names_a_file(self) -> ModelTable:
+        if self.use.partition(":")[0].endswith(".py"):
+            return self
+        if self.weights is not None and not (isinstance(self.weights, str) and self.weights):
+            message = f"expected the name of a file, not {toml(self.weights)}"
+            raise KeyedError(message, "weights", 'weights = "start.pt"')
+        if not isinstance(self.weights_strict, bool):
+            hint = "weights_strict = false, or leave it out"
+            raise KeyedError(f"expected true or false, not {toml(self.weights_strict)}", "weights_strict", hint)
+        if self.weights is None and "weights_strict" in self.model_fields_set:
+            raise KeyedError("there are no weights", "weights_strict", 'add weights = "start.pt", or take it out')
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_weights_that_are_not_given(self, as_table: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A suite without them is resolved to what it always was."""
+        absent = {"weights", "weights_strict"} - self.model_fields_set
+        return {key: value for key, value in as_table(self).items() if key not in absent}
 
 
 class DataTable(SuiteTable):
@@ -239,6 +305,10 @@ class TrainTable(SuiteTable):
         examples=[{"backbone.*": 0.1}],
         description="patterns of the names of the model's parameters, and multiples of the learning rate for them",
     )
+    evaluate: Literal["at the end", "every epoch"] = Field(
+        default="at the end",
+        description="when the test set is looked at; after every epoch too it is outside the metered window",
+    )
 
     @model_validator(mode="after")
     def _has_effect(self) -> TrainTable:
@@ -262,17 +332,31 @@ class TrainTable(SuiteTable):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_multipliers_that_are_not_given(self, as_table: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A suite without them is resolved to what it always was."""
-        return {key: value for key, value in as_table(self).items() if key != "lr_multipliers" or value}
+    def _without_what_is_not_asked_for(self, as_table: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A suite without these keys is resolved to what it always was."""
+        silent = [("evaluate", "at the end"), ("lr_multipliers", {})]
+        return {key: value for key, value in as_table(self).items() if (key, value) not in silent}
+
+
+def without_empty_sweep(table: dict[str, Any]) -> dict[str, Any]:
+    """Of a workload that is written out: the key only where something is swept."""
+    return {key: value for key, value in table.items() if key != "sweep" or value}
 
 
 class WorkloadTable(SuiteTable):
     """What is trained: model, data and recipe."""
 
     name: Name = Field(examples=["small"], description="as the report and --set call it")
-    task: Name = Field(default="classification", description='a name or "file.py:Class"')
+    task: AnyTask = Field(
+        default="classification",
+        description='a name or "file.py:Class"; with parameters { use = "...", parameter = value }',
+    )
     extends: Name | None = Field(default=None, description="a workload whose other keys it takes")
+    sweep: dict[str, Any] = Field(
+        default_factory=dict,
+        description='such as { "model.depth" = [2, 4] }: one workload for each value, and for each combination',
+        json_schema_extra={"additionalProperties": SWEPT},
+    )
     model: ModelTable
     data: DataTable
     train: TrainTable
@@ -286,9 +370,25 @@ class WorkloadTable(SuiteTable):
             raise KeyedError(message, "train.accumulate", f"at most {self.data.batch}")
         return self
 
+    @property
+    def plain_name(self) -> str:
+        """Without its sweep: "vit" of "vit[depth=2]"."""
+        return plain_name(self.name, self.sweep)
+
+    @property
+    def task_use(self) -> str:
+        """The task's name or file."""
+        return self.task if isinstance(self.task, str) else self.task.use
+
     def settings(self) -> dict[str, Any]:
         """JSON-able and resolved, in SI units; where a value came from is no setting."""
-        return self.model_dump(mode="json", by_alias=True, exclude={"extends"})
+        settings = self.model_dump(mode="json", by_alias=True)
+        return {key: value for key, value in settings.items() if key not in ("extends", "sweep")}
+
+    @model_serializer(mode="wrap")
+    def _without_a_sweep_that_there_is_not(self, as_table: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A suite without one is resolved to what it always was."""
+        return without_empty_sweep(as_table(self))
 
 
 class ClaimsTable(SuiteTable):
@@ -351,9 +451,12 @@ class PatternTable(SuiteTable):
         default="*", examples=["ssprop*"], description="pattern of labels, or of names without their sweep"
     )
 
-    def fits(self, workload: str, variant: Variant) -> bool:
-        """Whether both patterns match; the method's, the variant's label or its name without the sweep."""
-        return matches(self.workload, [workload]) and matches(self.method, [variant.label, variant.entry])
+    def fits(self, workload: Sequence[str], variant: Variant) -> bool:
+        """Whether both patterns match; each, the name in the report or that without the sweep.
+
+        workload: its names
+        """
+        return matches(self.workload, workload) and matches(self.method, [variant.label, variant.entry])
 
 
 class SkipTable(PatternTable):

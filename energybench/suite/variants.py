@@ -60,9 +60,14 @@ class Variant:
     command: str | dict[str, str] | None = None  # in place of a stack: what runs instead, or workload → what
     values: dict[str, Any] = field(default_factory=dict)  # what is swept of a command
 
-    def command_for(self, workload: str) -> str | None:
-        """What runs in place of this workload's own command; None where nothing does."""
-        return self.command.get(workload) if isinstance(self.command, dict) else self.command
+    def command_for(self, workload: str, plain_name: str = "") -> str | None:
+        """What runs in place of this workload's own command; None where nothing does.
+
+        plain_name: the workload's without its sweep, for which there may be one
+        """
+        if not isinstance(self.command, dict):
+            return self.command
+        return self.command.get(workload, self.command.get(plain_name))
 
 
 def short(use: str) -> str:

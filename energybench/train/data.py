@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.processes import shorten_socket_folder
 from energybench.train.batch import Batch
-from energybench.train.images import Images, read_image
-from energybench.train.trees import take, to
+from energybench.train.facts import Facts, Targets
+from energybench.train.images import Images, as_masks, read_image, read_mask
+from energybench.train.part_streams import PartStreams
+from energybench.train.trees import count, take, to
 
 Item = TypeVar("Item")
 Random = Callable[[int], torch.Generator]
@@ -34,13 +37,16 @@ class Store(Protocol):
 
 
 class Resident:
-    """Every sample already on the training device: `inputs` and `targets` are tensors or trees of tensors (N, ...)."""
+    """Every sample already on the training device: `inputs` and `targets` are tensors or trees of tensors (N, ...).
+
+    targets: None where there are none
+    """
 
     def __init__(self, inputs: Any, targets: Any, device: torch.device) -> None:
         self.inputs, self.targets, self.device = to(inputs, device), to(targets, device), device
 
     def __len__(self) -> int:
-        return len(tree_leaves(self.targets)[0])
+        return count(self.targets, self.inputs) or 0
 
     def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any, Any]]:
         for index in batches:
@@ -49,19 +55,32 @@ class Resident:
 
 
 class Streamed:
-    """Image files, decoded by `workers` processes ahead of the steps that use them."""
+    """Image files, decoded by `workers` processes ahead of the steps that use them.
+
+    targets: a tensor or a tree of tensors (N, ...), or the paths of the images' masks, or None
+    """
 
     def __init__(
-        self, files: list[str], targets: Tensor, size: tuple[int, int], workers: int, device: torch.device
+        self,
+        files: list[str],
+        targets: Any,
+        size: tuple[int, int],
+        workers: int,
+        device: torch.device,
+        zero_is_void: bool = False,
     ) -> None:
         self.files, self.targets, self.size, self.workers, self.device = files, targets, size, workers, device
+        self.zero_is_void = zero_is_void  # of masks, as `read_mask` has it
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: list[int]) -> tuple[Tensor, Tensor, Tensor | None]:
         images = torch.stack([read_image(Path(self.files[i]), self.size) for i in index])
-        return torch.tensor(index), images
+        if not isinstance(self.targets, list):
+            return torch.tensor(index), images, None
+        masks = [read_mask(Path(self.targets[i]), self.size, self.zero_is_void) for i in index]
+        return torch.tensor(index), images, torch.stack(masks)
 
     def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any, Any]]:
         if self.workers:
@@ -74,16 +93,19 @@ class Streamed:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its workers' seed, which nobody uses, is not drawn from the model's stream
         )
-        for index, images in loader:
-            targets = self.targets[index]
+        for index, images, masks in loader:
+            targets = take(self.targets, index) if masks is None else masks
             yield to(index, self.device), to(images, self.device), to(targets, self.device)
 
 
 class StandIn:
-    """A store of `count` black images of class 0, made when they are asked for."""
+    """A store of `count` black images of class 0, made when they are asked for.
 
-    def __init__(self, shape: Iterable[int], count: int, device: torch.device) -> None:
-        self.shape, self.count, self.device = tuple(shape), count, device
+    kind: of the targets; a mask is of class 0 all over, and the one box of an image is the whole of it
+    """
+
+    def __init__(self, shape: Iterable[int], count: int, device: torch.device, kind: Targets = "class") -> None:
+        self.shape, self.count, self.device, self.kind = tuple(shape), count, device, kind
 
     def __len__(self) -> int:
         return self.count
@@ -91,11 +113,25 @@ class StandIn:
     def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any, Any]]:
         for index in batches:
             images = torch.zeros((len(index), *self.shape), dtype=torch.uint8, device=self.device)
-            yield index.to(self.device), images, torch.zeros(len(index), dtype=torch.long, device=self.device)
+            yield index.to(self.device), images, self._targets(len(index))
+
+    def _targets(self, count: int) -> Any:
+        zeros = partial(torch.zeros, dtype=torch.long, device=self.device)
+        if self.kind == "mask":
+            return zeros(count, *self.shape[1:])
+        if self.kind == "boxes":
+            whole = torch.tensor([0.0, 0, self.shape[2], self.shape[1]], device=self.device)
+            return {"boxes": whole.repeat(count, 1, 1), "labels": zeros(count, 1)}
+        return zeros(count)
 
 
 class Data:
-    """A data set or a part of one: `indices` into its store. Positions are counted within the part."""
+    """A data set or some of it: `indices` into its store. Positions are counted within what it holds.
+
+    facts:  what its targets are
+    parts:  of a training set, the further parts of the data by name, such as the target of an adaptation
+    beside: those of them of which every batch that is loaded has as many samples in `also`
+    """
 
     def __init__(
         self,
@@ -106,9 +142,13 @@ class Data:
         indices: Tensor | None = None,
         domain: str = "main",
         prepare: Prepare | None = None,
+        facts: Facts | None = None,
+        parts: Mapping[str, Data] | None = None,
     ) -> None:
         self.store, self.images, self.drop_last, self.domain = store, images, drop_last, domain
         self.prepare = prepare  # what a run's layers do to the inputs of each batch, last of all
+        self.facts, self.parts = facts or Facts(), dict(parts or {})
+        self.beside: tuple[str, ...] = ()
         self.indices = torch.arange(len(store)) if indices is None else indices
         self._placed = {self.indices.device: self.indices}
 
@@ -122,19 +162,33 @@ class Data:
             positions: (n,) within these data, in the order that the part shall have.
             domain: the part's; by default the one of these data.
         """
-        return Data(
-            self.store,
-            self.images,
-            drop_last=self.drop_last,
-            indices=self.indices[positions],
-            domain=domain or self.domain,
-            prepare=self.prepare,
-        )
+        other = copy.copy(self)
+        other.indices, other.domain = self.indices[positions], domain or self.domain
+        other._placed = {other.indices.device: other.indices}
+        return other
 
     def prepared(self, prepare: Prepare) -> Data:
         """The same samples, whose inputs pass through `prepare` when they are loaded."""
         other = copy.copy(self)
         other.prepare = prepare
+        return other
+
+    def zipped(self, names: Iterable[str]) -> Data:
+        """The same samples, with batches of these parts beside them. Raises UsageError E403 for one that is not
+        there."""
+        if isinstance(names, str):
+            message = f"batch_parts is '{names}', and it is a tuple of the names of parts"
+            raise UsageError(Problem("E403", message, hint=f'batch_parts = ("{names}",)'))
+        names = tuple(names)
+        if lacking := [name for name in names if name not in self.parts]:
+            there = f"it has {', '.join(self.parts)}" if self.parts else "it has none but train and test"
+            message = f"the task wants a part '{lacking[0]}' of the data, and {there}"
+            hint = nearest(lacking[0], self.parts) or f"a data function returns it: {{'{lacking[0]}': (inputs, None)}}"
+            raise UsageError(Problem("E403", message, hint=hint))
+        if names == self.beside:
+            return self
+        other = copy.copy(self)
+        other.beside = names
         return other
 
     def cut(self, order: Tensor, batch: int) -> list[Tensor]:
@@ -156,15 +210,34 @@ class Data:
         steps = self.steps(batch)
         return [min(batch, self.samples(batch) - step * batch) for step in range(steps)]
 
-    def load(self, batches: Iterable[Tensor], random: Random | None = None) -> Iterator[Batch]:
-        """Batches for these positions. `random(i)` seeds the augmentation of the i-th; without it there is none."""
+    def load(
+        self, batches: Iterable[Tensor], random: Random | None = None, streams: PartStreams | None = None
+    ) -> Iterator[Batch]:
+        """Batches for these positions. `random(i)` seeds the augmentation of the i-th; without it there is none.
+
+        streams: where the batches of the parts beside come from; without it from each part in order, not augmented
+        """
         fetched = self.store.fetch(self._in_store(positions) for positions in batches)
+        if self.beside and streams is None:
+            streams = PartStreams()
         for number, (index, inputs, targets) in enumerate(fetched):
             if self.images is not None:
-                inputs = self.images(inputs, None if random is None else random(number))
+                inputs, targets = self.images.with_targets(inputs, targets, None if random is None else random(number))
+            elif self.facts.targets == "mask":
+                targets = as_masks(targets)
             if self.prepare is not None:
                 inputs = self.prepare(inputs)
-            yield Batch(inputs, targets, index)
+            if streams is None or not self.beside:
+                yield Batch(inputs, targets, index)
+            else:
+                yield Batch(inputs, targets, index, also=self._beside(len(index), streams))
+
+    def _beside(self, size: int, streams: PartStreams) -> dict[str, Batch]:
+        """As many samples of each part that is wanted."""
+        parts = ((name, self.parts[name]) for name in self.beside)
+        if self.prepare is not None:
+            parts = ((name, part.prepared(self.prepare)) for name, part in parts)
+        return {name: streams.batch(name, part, size) for name, part in parts}
 
     def _in_store(self, positions: Tensor) -> Tensor:
         """Looked up where the positions are, so that those drawn on a device need not wait for it."""
@@ -174,8 +247,8 @@ class Data:
         return self._placed[device][positions]
 
     def in_order(self, batch: int = 512) -> Iterator[Batch]:
-        """Every sample once, in order, not augmented: for evaluation and probes."""
-        return self.load(torch.arange(len(self)).split(batch))
+        """Every sample once, in order, not augmented, with nothing beside it: for evaluation and probes."""
+        return self.zipped(()).load(torch.arange(len(self)).split(batch))
 
 
 class Waiting(Iterator[Item]):

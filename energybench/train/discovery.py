@@ -14,28 +14,36 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from energybench.common.errors import Problem, UsageError, nearest
+from energybench.common.errors import Problem, UsageError, line_in, nearest
 from energybench.common.limits import METHOD_B
 from energybench.common.module_path import add_for_user_code
 from energybench.common.names import known_as
 from energybench.common.safe_read import list_folder, read_bytes, unreadable_reason
 from energybench.common.shipped import shipped
+from energybench.train import plugins
 from energybench.train.method import Method
-from energybench.train.parameter_schema import Parameter, aliases, of_field, told
+from energybench.train.parameter_schema import Parameter, aliases, is_dataclass_text, of_class
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a method comes from. `origin`: given | ./methods | entry point | shipped."""
+    """Where a method comes from.
+
+    origin:  "given", "./methods", "entry point" or "shipped"
+    package: that offers it by an entry point, with its version
+    problem: why the method of a package cannot be used
+    """
 
     name: str
     path: Path
     origin: str
     class_name: str | None = None
+    package: str = ""
+    problem: str = ""
 
     @property
     def sha256(self) -> str:
@@ -50,6 +58,7 @@ class MethodCard:
 
     details:  of each parameter what it may be and what it means
     declared: what its class declares: `needs`, `replaces`, `runs`, `swaps`, `example`
+    package:  that offers it by an entry point, with its version
     """
 
     name: str
@@ -60,6 +69,7 @@ class MethodCard:
     parameters: tuple[tuple[str, str, str], ...]
     details: tuple[Parameter, ...] = ()
     declared: dict[str, Any] = field(default_factory=dict)
+    package: str = ""
 
     @property
     def paper(self) -> str:
@@ -73,7 +83,7 @@ def sources(here: Path | None = None) -> dict[str, Source]:
     by_name: dict[str, Source] = {}
     places = (
         _python_files((here or Path.cwd()) / "methods", "./methods"),
-        _entry_points(),
+        _offered(),
         _python_files(shipped("methods"), "shipped"),
     )
     for source in (source for place in places for source in place):
@@ -99,6 +109,9 @@ def find(use: str, base: Path | None = None, where: str = "") -> Source:
         hint = nearest(use, known)
         hint += f"; or write your own: energybench new method {use}" if use.isidentifier() else ""
         raise UsageError(Problem("E301", f"no method is called '{use}'", where, hint))
+    if known[name].problem:
+        message = f"the method '{name}' of the package {known[name].package} cannot be used: {known[name].problem}"
+        raise UsageError(Problem("E301", message, where, plugins.offers("method")[name].remedy))
     return known[name]
 
 
@@ -114,7 +127,7 @@ def load(source: Source, kind: type = Method) -> type:
     try:
         module = load_module(source.path)
     except Exception as error:
-        line = _line_in(error, source.path)
+        line = line_in(error, source.path)
         raise UsageError(
             Problem("E302", f"loading it failed: {type(error).__name__}: {error}", f"{source.path}{line}")
         ) from error
@@ -155,7 +168,7 @@ def load_function(use: str, base: Path, where: str = "") -> Callable[..., Any]:
         function = getattr(load_module(path), name or path.stem, None)
     except Exception as error:
         raise UsageError(
-            Problem("E401", f"loading it failed: {type(error).__name__}: {error}", f"{path}{_line_in(error, path)}")
+            Problem("E401", f"loading it failed: {type(error).__name__}: {error}", f"{path}{line_in(error, path)}")
         ) from error
     if not callable(function):
         raise UsageError(Problem("E401", f"'{path.name}' has no function '{name or path.stem}'", where))
@@ -210,7 +223,7 @@ def build(kind: type, name: str, values: dict[str, Any], where: Callable[[str], 
         checked = model.model_validate_json(text)
         if not problems:
             method = kind(**{key: getattr(checked, key) for key in parameters})
-            method.name = name
+            object.__setattr__(method, "name", name)  # of a frozen one too
             return method
     except pydantic.ValidationError as error:
         for detail in error.errors():
@@ -238,6 +251,13 @@ def cards(here: Path | None = None) -> list[MethodCard]:
 
 def card(source: Source) -> MethodCard:
     """What a file says of itself; one that is no Python says so."""
+    return replace(_card(source), package=source.package)
+
+
+def _card(source: Source) -> MethodCard:
+    if source.problem:
+        told = f"cannot be used: {source.problem}"
+        return MethodCard(source.name, source.origin, str(source.path), told, "", ())
     try:
         tree = ast.parse(read_bytes(source.path, METHOD_B).decode("utf-8"))
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:  # the parser's own limits
@@ -248,10 +268,7 @@ def card(source: Source) -> MethodCard:
     kind = _class(tree, source)
     if kind is None:
         return MethodCard(source.name, source.origin, str(source.path), summary, text, ())
-    found = [item for item in kind.body if isinstance(item, ast.AnnAssign) and _is_field(item)]
-    found = found if "dataclass" in map(_decorator, kind.decorator_list) else []
-    about = told(ast.get_docstring(kind) or "", [ast.unparse(item.target) for item in found])
-    details = tuple(of_field(item, aliases(tree), about) for item in found)
+    details = of_class(kind, aliases(tree))
     parameters = tuple((each.name, each.type, each.default) for each in details)
     declared = _declared(tree, kind)
     return MethodCard(source.name, source.origin, str(source.path), summary, text, parameters, details, declared)
@@ -261,7 +278,7 @@ def _class(tree: ast.Module, source: Source) -> ast.ClassDef | None:
     """The method's class: the one that is named, else the first dataclass with a base, else the first with a base."""
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.bases]
     named = [node for node in classes if node.name == source.class_name]
-    data = [node for node in classes if "dataclass" in map(_decorator, node.decorator_list)]
+    data = [node for node in classes if is_dataclass_text(node)]
     return next(iter((*named, *data, *classes)), None)
 
 
@@ -296,65 +313,14 @@ def _of_base(tree: ast.Module, base: str) -> dict[str, Any]:
     return {}
 
 
-def _decorator(node: ast.expr) -> str:
-    return ast.unparse(node.func if isinstance(node, ast.Call) else node).rpartition(".")[2]
-
-
-def _is_field(item: ast.AnnAssign) -> bool:
-    default = ast.unparse(item.value) if item.value else ""
-    return "ClassVar" not in ast.unparse(item.annotation) and "init=False" not in default
-
-
 def _python_files(folder: Path, origin: str) -> Iterator[Source]:
     for path in list_folder(folder, ".py"):
         if not path.name.startswith("_") and os.path.isfile(path):
             yield Source(path.stem, path.resolve(), origin)
 
 
-GROUP = "energybench.methods"  # of entry points
-
-
-def _offered(group: str) -> bool:
-    """Whether any installed package may offer something: importing the library that asks takes a fifth of a listing."""
-    for place in sys.path:
-        try:
-            with os.scandir(place or ".") as entries:
-                names = [entry.path for entry in entries if entry.name.endswith((".dist-info", ".egg-info"))]
-        except FileNotFoundError:
-            continue
-        except OSError:  # a zip, say: let the library look
-            return True
-        for name in names:
-            try:
-                if group.encode() in Path(name, "entry_points.txt").read_bytes():
-                    return True
-            except OSError:
-                continue
-    return False
-
-
-def _entry_points() -> Iterator[Source]:
-    if not _offered(GROUP):
-        return
-    from importlib.metadata import entry_points
-
-    for point in entry_points(group=GROUP):
-        module, _, class_name = point.value.partition(":")
-        try:
-            spec = importlib.util.find_spec(module)
-        except ImportError:  # its package is gone: that is nobody else's trouble
-            continue
-        if spec is not None and spec.origin:
-            yield Source(point.name, Path(spec.origin), "entry point", class_name or None)
-
-
-def _line_in(error: BaseException, path: Path) -> str:
-    """ ":12" — the last line of `path` in the error's trace."""
-    if isinstance(error, SyntaxError) and error.lineno:
-        return f":{error.lineno}"
-    line, trace = "", error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = f":{trace.tb_lineno}"
-        trace = trace.tb_next
-    return line
+def _offered() -> Iterator[Source]:
+    """What installed packages offer; one whose file is gone offers nothing, and that is nobody else's trouble."""
+    for offer in plugins.offers("method").values():
+        if offer.path:
+            yield Source(offer.name, offer.path, plugins.ORIGIN, offer.attribute or None, offer.package, offer.problem)

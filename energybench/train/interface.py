@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from energybench.train.data import Data
+    from energybench.train.passes import Passes
     from energybench.train.recipe import Recipe
     from energybench.train.tally import Tally
 
@@ -40,6 +41,14 @@ class TaskInterface(Protocol):
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the groups of parameters that have an optimizer each: ("main",) or more."""
+
+    @property
+    def batch_parts(self) -> tuple[str, ...]:
+        """Parts of the data of which every batch has as many samples in `also`."""
+
+    @property
+    def replaces(self) -> frozenset[str]:
+        """Hooks that it owns outright: with "epoch" it makes its own rounds, of its own choice of data."""
 
     def forward(self, run: TrainingRun, batch: Batch) -> Forward:
         """One forward pass of the model as it stands, without tally, mode, autocast and contexts: methods call
@@ -65,6 +74,9 @@ class TaskInterface(Protocol):
     def output_gradient(self, run: TrainingRun, outputs: Any, batch: Batch) -> Tensor | None:
         """∂ℓᵢ/∂outputᵢ (B, ...), shaped like the outputs, where it has a closed form, else None."""
 
+    def passes(self, run: TrainingRun) -> Passes | None:
+        """What this epoch of plain training is where it is no single pass over the training set, else None."""
+
     def convexity(self, run: TrainingRun) -> Convexity | None:
         """Curvature and minimum of the training loss where they are known, else None."""
 
@@ -73,7 +85,7 @@ class TrainingRun(Protocol):
     """One training run, as its layers see it."""
 
     model: nn.Module  # on `device`; layers may swap modules in it in `setup`, and swap them back in `finish`
-    data: Data  # the training set
+    data: Data  # the training set; its `facts` say what the targets are, its `parts` what else the data has
     recipe: Recipe  # the suite's [train] table: batch, accumulate, lr, momentum, decay, clip, precision, ...
     device: torch.device
     seed: int  # of this trial; draw from `rng`, which is seeded by it
@@ -176,10 +188,12 @@ class TrainingRun(Protocol):
         """
 
     def order(self, data: Data) -> Tensor:
-        """Positions of all samples (N,), on the CPU, as plain training takes them in this epoch."""
+        """Positions of all samples (N,), on the CPU, as plain training takes them in this pass over `data`. Each pass
+        of an epoch has an order of its own, the first plain training's; within a pass it is always the same.
+        """
 
     def load(self, data: Data, batches: Iterable[Tensor]) -> Iterator[Batch]:
-        """Batches of these positions, augmented as plain training augments this epoch's. The wait is tallied.
+        """Batches of these positions, augmented as plain training augments this pass's. The wait is tallied.
 
         Args:
             data: the training set or a part of it.

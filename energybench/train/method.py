@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from energybench.train.convexity import Convexity
     from energybench.train.data import Data
     from energybench.train.interface import TrainingRun
+    from energybench.train.passes import Passes
 
 HOOKS = ("epoch", "batches", "step", "gradients", "update")
 
@@ -246,6 +247,8 @@ class Task(Method):
     # What `evaluate` gives, by name, and which way is better: {"mse": "lower", "psnr": Metric(better="higher", …)}
     metrics: ClassVar[Mapping[str, Metric | Better]] = {}
     parts: ClassVar[tuple[str, ...]] = ("main",)  # groups of parameters with an optimizer each
+    # Parts of the data of which `batch.also[name]` has as many samples as the batch, in an endless pass of its own
+    batch_parts: ClassVar[tuple[str, ...]] = ()
     provides: ClassVar[frozenset[str]] = frozenset({"forward", "backward", "per_sample_loss"})
 
     def parameters(self, run: TrainingRun, part: str) -> Iterator[nn.Parameter]:
@@ -262,6 +265,20 @@ class Task(Method):
 
     def output_gradient(self, run: TrainingRun, outputs: Any, batch: Batch) -> Tensor | None:
         """∂ℓᵢ/∂outputᵢ (B, ...) where it has a closed form; None: `losses` is differentiated."""
+        return None
+
+    def passes(self, run: TrainingRun) -> Passes | None:
+        """What the epoch `run.epoch_number` of plain training is, where it is another thing than one pass over the
+        training set for each part: a round of federated clients, a step of two passes. None: one pass.
+
+        By it the estimate, the plan, the learning rate within an epoch, matched controls and the share of steps that
+        are counted go; with an answer an epoch of the suite's `epochs` is one round. Asked for any epoch, before and
+        after training: it must be a function of `run.epoch_number`, `run.rng` and the data alone.
+
+        Returns:
+            `Passes.of(sizes of the steps' batches)`, with `forwards` and `backwards` of each step where it makes more
+            than one; or the sums, `Passes(forward=…, backward=…, updates=…)`.
+        """
         return None
 
     def convexity(self, run: TrainingRun) -> Convexity | None:

@@ -96,6 +96,25 @@ def of_field(item: ast.AnnAssign, known: Mapping[str, ast.expr], about: Mapping[
     return Parameter(name, base_type(item.annotation, known), default, value, written, about.get(name, ""))
 
 
+def of_class(kind: ast.ClassDef, known: Mapping[str, ast.expr]) -> tuple[Parameter, ...]:
+    """The fields of a dataclass that a suite may set; a class that is none has no parameters."""
+    found = [item for item in kind.body if isinstance(item, ast.AnnAssign) and _is_field(item)]
+    found = found if is_dataclass_text(kind) else []
+    about = told(ast.get_docstring(kind) or "", [ast.unparse(item.target) for item in found])
+    return tuple(of_field(item, known, about) for item in found)
+
+
+def is_dataclass_text(kind: ast.ClassDef) -> bool:
+    """Whether a class is decorated as a dataclass."""
+    written = (ast.unparse(node.func if isinstance(node, ast.Call) else node) for node in kind.decorator_list)
+    return "dataclass" in (name.rpartition(".")[2] for name in written)
+
+
+def _is_field(item: ast.AnnAssign) -> bool:
+    default = ast.unparse(item.value) if item.value else ""
+    return "ClassVar" not in ast.unparse(item.annotation) and "init=False" not in default
+
+
 def of_function(function: ast.FunctionDef, known: Mapping[str, ast.expr]) -> list[Parameter]:
     """A function's arguments that a suite may set: all but `shape` and `classes`, which it is given."""
     arguments = [*function.args.posonlyargs, *function.args.args]

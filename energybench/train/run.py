@@ -28,7 +28,7 @@ from energybench.common.errors import UsageError
 from energybench.common.hashing import stable_seed
 from energybench.train import evaluation
 from energybench.train.batch import Batch, Forward
-from energybench.train.data import Data, Waiting
+from energybench.train.data import Data, Random, Waiting
 from energybench.train.fingerprint import SamplesSeen
 from energybench.train.graph_hooks import on_backward
 from energybench.train.learning_parameters import LearningParameters
@@ -36,6 +36,9 @@ from energybench.train.loss_scaling import LossScaler
 from energybench.train.method import HOOKS, Method, Task, overrides
 from energybench.train.method_check import check_method
 from energybench.train.parameter_groups import KEY, Multipliers, deaf, split_groups
+from energybench.train.part_streams import PartStreams
+from energybench.train.pass_keys import PassKeys
+from energybench.train.passes import plain_samples, plain_steps
 from energybench.train.recipe import Recipe, add_parameters
 from energybench.train.results import RESULTS, call_checked, checked
 from energybench.train.tally import Tally
@@ -88,7 +91,7 @@ class Run:
         if problems := [problem for layer in self.layers for problem in check_method(layer, provided=task.provides)]:
             raise UsageError(problems)
         self.epoch = self._chain("epoch", self._epoch)
-        self.batches = self._chain("batches", self._batches)
+        self.batches = partial(self._whole_pass, self._chain("batches", self._batches))
         self.step = partial(self._whole_step, self._chain("step", self._step))
         self.gradients = self._chain("gradients", self._gradients)
         if any("gradients" in layer.replaces for layer in self.layers):
@@ -97,7 +100,10 @@ class Run:
         self._forward_layers = [layer for layer in reversed(self.layers) if overrides(layer, "forward_context")]
         self._steps_layers = [layer for layer in reversed(self.layers) if overrides(layer, "steps_per_epoch")]
         self._prepare = self._input_chain()
-        self.data = self.prepared(data)
+        self.data = self.prepared(data.zipped(task.batch_parts))
+        self._part_streams = PartStreams(self.rng)
+        self._pass_keys = PassKeys(self.data)
+        self.epochs_with_steps: list[int] = []  # their numbers
         self.steps_per_epoch, self._counts_passes = data.steps(recipe.batch), False
         for layer in self.layers:  # innermost first: outer layers see what inner ones built
             layer.setup(self)
@@ -118,9 +124,10 @@ class Run:
         steps, samples = self.tally.steps, self.tally.samples
         torch.manual_seed(stable_seed(self.seed, "model", self.epoch_number))  # the model's own dropout
         self._train_epoch()
+        if self.tally.steps > steps:
+            self.epochs_with_steps.append(number)
         if self._counts_passes:
-            one_pass = self.data.samples(self.recipe.batch) * len(self.task.parts)
-            self.tally.epochs_trained += (self.tally.samples - samples) / one_pass
+            self.tally.epochs_trained += (self.tally.samples - samples) / plain_samples(self)
         else:
             self.tally.epochs_trained += self.tally.steps > steps
         self._close_epoch()
@@ -182,6 +189,10 @@ class Run:
         self.tally.entered[key] += 1
         return call(argument, inner)
 
+    def _whole_pass(self, chain: Callable[[Data], Iterable[Batch]], data: Data) -> Iterable[Batch]:
+        self._pass_keys.begin(self.epoch_number, data)
+        return chain(data)
+
     def _whole_step(self, chain: Callable[[Batch], None], batch: Batch) -> None:
         self.skip_update = False
         if self.loss_scaler:
@@ -209,12 +220,13 @@ class Run:
         return chain(batch)
 
     def _plan_epoch(self) -> None:
-        """How many steps the epoch has, of which the learning rate is a function; one pass where no layer says."""
+        """How many steps the epoch has, of which the learning rate is a function; as plain training where no layer says
+        it."""
         planned = next(
             (steps for layer in self._steps_layers if (steps := layer.steps_per_epoch(self)) is not None), None
         )
         self._counts_passes = planned is not None
-        self.steps_per_epoch = self.data.steps(self.recipe.batch) if planned is None else max(1, planned)
+        self.steps_per_epoch = max(1, plain_steps(self) if planned is None else planned)
         self._learning.list_new()
 
     def _close_epoch(self) -> None:
@@ -270,17 +282,24 @@ class Run:
         return torch.Generator(device).manual_seed(stable_seed(self.seed, name, *key))
 
     def order(self, data: Data) -> Tensor:
-        """Positions of all samples, as plain training takes them in this epoch."""
-        return torch.randperm(len(data), generator=self.rng("order", self.epoch_number))
+        """Positions of all samples, as plain training takes them in this pass over them."""
+        return torch.randperm(len(data), generator=self.rng("order", *self._pass_keys.order(self.epoch_number, data)))
 
     def load(self, data: Data, batches: Iterable[Tensor]) -> Iterator[Batch]:
-        """Batches of these positions, augmented as plain training augments this epoch's. Tallies the wait for them."""
+        """Batches of these positions, augmented as plain training augments this pass's. Tallies the wait for them."""
+        key, end = self._pass_keys.load(self.epoch_number, data)
+        return self._load(data, batches, partial(self.rng, "augment", *key), end)
+
+    def _load(self, data: Data, batches: Iterable[Tensor], random: Random, end: Callable[[], None]) -> Iterator[Batch]:
         choosing = Waiting(batches)  # no wait for data: a method may draw the positions when they are asked for
-        loading = Waiting(self.prepared(data).load(choosing, partial(self.rng, "augment", self.epoch_number)))
-        for batch in loading:
-            self.tally.data_wait_ns += loading.taken_ns - choosing.taken_ns
-            loading.taken_ns = choosing.taken_ns = 0
-            yield batch
+        loading = Waiting(self.prepared(data).load(choosing, random, self._part_streams))
+        try:
+            for batch in loading:
+                self.tally.data_wait_ns += loading.taken_ns - choosing.taken_ns
+                loading.taken_ns = choosing.taken_ns = 0
+                yield batch
+        finally:
+            end()
 
     def lr(self, part: str = "main") -> float:
         """The learning rate now: a pure function of progress, so skipped epochs advance it."""

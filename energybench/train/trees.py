@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map
 
 from energybench.train.batch import Batch, Forward
 
@@ -22,6 +22,23 @@ def take(tree: Any, index: Tensor | slice) -> Any:
 def to(tree: Any, device: torch.device) -> Any:
     """Every tensor of a tree on `device`."""
     return tree_map(lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def count(*trees: Any) -> int | None:
+    """How many samples trees of tensors (N, ...) hold: N of the first tensor; None where there is none."""
+    leaves = (leaf for tree in trees for leaf in tree_leaves(tree))
+    return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), None)
+
+
+def paths(tree: Any) -> list[str]:
+    """Where each leaf of a tree stands, in their order: "image", "0", "pair.1"; "" for a tree of one leaf."""
+    found, _ = tree_flatten_with_path(tree)
+    return [".".join(str(_name(key)) for key in keys) for keys, _ in found]
+
+
+def _name(key: Any) -> Any:
+    """Of a step into a tree, by whichever attribute its kind has."""
+    return next(getattr(key, kind) for kind in ("key", "idx", "name") if hasattr(key, kind))
 
 
 def split(batch: Batch, pieces: int) -> list[Batch]:

@@ -9,11 +9,14 @@ train on half of them gets more; and one that only makes passes cheaper pays for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from energybench.flops.work import BACKWARD, FORWARD, RECOMPUTE, Line, micro_batches
 from energybench.records.record import Budget
+from energybench.train.method import overrides
+from energybench.train.passes import Passes, every_epoch, mean_epoch
 from energybench.train.run import Run
 
 PHASES_BACKWARD = BACKWARD | {RECOMPUTE}
@@ -48,6 +51,8 @@ def budget(ledger: tuple[Line, ...], run: Run) -> Budget:
     """
     prices, sizes, recipe = PassPrices(ledger), run.tally.pass_sizes, run.recipe
     paid = _sum(prices.forward, sizes.forward) + _sum(prices.backward, sizes.backward)
+    if rounds := every_epoch(run, range(1, recipe.epochs + 1)):
+        return _in_rounds(paid, [_round_flop(prices, each, recipe.accumulate) for each in rounds], rounds, run)
     step_flop = [
         sum(prices.forward(piece) + prices.backward(piece) for piece in micro_batches(size, recipe.accumulate))
         for size in run.data.sizes(recipe.batch)
@@ -58,6 +63,36 @@ def budget(ledger: tuple[Line, ...], run: Run) -> Budget:
         steps=min(planned, plain_steps(paid, step_flop)),
         planned_steps=planned,
         paid_rel=paid / (sum(step_flop) * recipe.epochs),
+    )
+
+
+def _round_flop(prices: PassPrices, epoch: Passes, accumulate: int) -> float:
+    """Of an epoch that is no single pass over the data."""
+    mean = mean_epoch([epoch])
+    return math.fsum(
+        times * (prices.forward(piece) + mean.backward_rel * prices.backward(piece))
+        for size, times in mean.sizes
+        for piece in micro_batches(size, accumulate)
+    )
+
+
+def _in_rounds(paid: float, round_flop: Sequence[float], rounds: Sequence[Passes], run: Run) -> Budget:
+    """The steps of the rounds that cost as much, the nearest number; of a task that makes its own epochs whole rounds,
+    since what a part of one would leave behind is no model: a client's, before the server has them all."""
+    whole = overrides(run.task, "epoch")
+    steps, left = 0, paid
+    for flop, epoch in zip(round_flop, rounds, strict=True):
+        share = left / flop if flop else 0.0
+        if share >= 1 - 1e-9:
+            steps, left = steps + epoch.updates, left - flop
+            continue
+        steps += epoch.updates * (share >= 0.5) if whole else math.floor(share * epoch.updates + 0.5)
+        break
+    planned = sum(each.updates for each in rounds)
+    return Budget(
+        steps=max(rounds[0].updates if whole else 1, steps),
+        planned_steps=planned,
+        paid_rel=paid / math.fsum(round_flop),
     )
 
 

@@ -18,8 +18,9 @@ from energybench.train.run import Run
 from energybench.trial.control_run import ControlRun
 from energybench.trial.spec import MethodSpec, TrainingSpec
 from energybench.workloads import models
-from energybench.workloads.description import DataDescription
-from energybench.workloads.model_bounds import bounded_models, refuse_too_many
+from energybench.workloads.description import DataDescription, StartWeights
+from energybench.workloads.models.bounds import bounded_models, refuse_too_many
+from energybench.workloads.start_weights import function_arguments, load_start
 from energybench.workloads.tasks import task_named
 
 
@@ -41,7 +42,7 @@ def build(
         kind = kind or Run
     else:
         kind = partial(kind or ControlRun, steps=spec.budget.steps)
-    model = build_model(spec.workload, spec.data, spec.base, spec.seed)
+    model = build_model(spec.workload, spec.data, spec.base, spec.seed, spec.weights)
     return kind(
         task or task_named(spec.workload.task, spec.base),
         stack,
@@ -77,20 +78,36 @@ def recipe_of(workload: WorkloadTable) -> Recipe:
     )
 
 
-def build_model(workload: WorkloadTable, data: DataDescription, base: Path, seed: int) -> torch.nn.Module:
-    """The workload's model for samples of the data's shape, on the CPU.
+def build_model(
+    workload: WorkloadTable, data: DataDescription, base: Path, seed: int, weights: StartWeights | None = None
+) -> torch.nn.Module:
+    """The workload's model for samples of the data's shape, on the CPU, with the weights that training starts from.
+
+    weights: the file's, as it was when the suite was checked
+
+    Raises UsageError as `fresh_model` and `load_start` do.
+    """
+    model = fresh_model(workload, data, base, seed)
+    load_start(model, workload.model, base, weights)
+    return model
+
+
+def fresh_model(workload: WorkloadTable, data: DataDescription, base: Path, seed: int) -> torch.nn.Module:
+    """The same as its seed initialises it, without a file of weights.
 
     Raises UsageError E401 for a model that is not known or refuses its parameters, E207 for one that is too large.
     """
     torch.manual_seed(stable_seed(seed, "init"))
-    use, settings = workload.model.use, workload.model.parameters
+    use, settings = workload.model.use, function_arguments(workload.model, base)
+    # Only what the data says: what a function has a default for stays.
+    offered = {**data.extra, **({} if data.void is None else {"void": data.void})}
     with bounded_models(use):
         if discovery.names_file(use):
             function = discovery.load_function(use, base)
             known = {"shape": data.shape, "classes": data.classes}
-            model: torch.nn.Module = models.call(function, use, known, settings)
+            model: torch.nn.Module = models.call(function, use, known, settings, offered)
         else:
-            model = models.build(use, data.shape, data.classes, settings)
+            model = models.build(use, data.shape, data.classes, settings, offered)
     refuse_too_many(use, sum(1 for _ in model.parameters()))  # copies of layers are not counted as they are made
     models.fix_sizes(model, use, data.shape)
     if workload.train.activation:

@@ -6,12 +6,13 @@ do. A budget of whole epochs is plain training planned for so many epochs, to th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from energybench.train.batch import Batch
 from energybench.train.data import Data
 from energybench.train.method import Task
+from energybench.train.passes import every_epoch
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
 
@@ -25,9 +26,14 @@ class ControlRun(Run):
 
     def __init__(self, task: Task, methods: list[Any], recipe: Recipe, *args: Any, steps: int, **kwargs: Any) -> None:
         super().__init__(task, methods, recipe, *args, **kwargs)
-        one_epoch = steps_per_epoch(task, self.data, recipe)
-        whole, self._rest = divmod(steps, one_epoch)
-        self.epochs, self.schedule_epochs = whole + (self._rest > 0), steps / one_epoch
+        if rounds := every_epoch(self, range(1, recipe.epochs + 1)):
+            whole, self._rest, one_epoch = _cut(steps, [epoch.updates for epoch in rounds])
+            self.schedule_epochs = whole + self._rest / one_epoch
+        else:
+            one_epoch = steps_per_epoch(task, self.data, recipe)
+            whole, self._rest = divmod(steps, one_epoch)
+            self.schedule_epochs = steps / one_epoch
+        self._in_rounds, self.epochs = bool(rounds), whole + (self._rest > 0)
 
     @property
     def epochs_of_work(self) -> float:
@@ -40,6 +46,9 @@ class ControlRun(Run):
 
     def train_epoch(self, number: int) -> None:
         super().train_epoch(number)
+        if self._in_rounds:
+            self.tally.epochs_trained = number - 1 + self.step_in_epoch / self.steps_per_epoch
+            return
         one_pass = self.data.samples(self.recipe.batch) * len(self.task.parts)
         self.tally.epochs_trained = self.tally.samples / one_pass
 
@@ -62,6 +71,18 @@ class ControlRun(Run):
         super()._whole_step(chain, batch)
         if self._training and self._in_part and self.step_in_epoch == self._rest:
             raise BudgetSpent
+
+
+def _cut(steps: int, updates: Sequence[int]) -> tuple[int, int, int]:
+    """Whole epochs, what is left of the steps behind them, and the steps of the epoch in which these lie.
+
+    updates: of every planned epoch
+    """
+    for whole, each in enumerate(updates):
+        if steps < each:
+            return whole, steps, each
+        steps -= each
+    return len(updates), 0, updates[-1]
 
 
 def steps_per_epoch(task: Task, data: Data, recipe: Recipe) -> int:

@@ -50,6 +50,7 @@ def count(spec: CountingSpec) -> dict[str, Any]:
         "samples": work.samples,
         "batch": work.batch,
         "accumulate": work.accumulate,
+        "sizes": work.sizes,
         "lines": [asdict(line) for line in work.lines],
         "wall_s": time.perf_counter() - started,
     }

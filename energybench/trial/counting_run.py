@@ -60,7 +60,8 @@ def counting_run(spec: CountingSpec, record: CountingRunDraft) -> None:
     record.samples_sha256 = run.samples_sha256()
     run.finish()
     record.weights_sha256 = fingerprint(run.model)
-    record.weights_moved = moved(run.model, build_model(spec.workload, spec.data, spec.base, spec.seed))
+    start = build_model(spec.workload, spec.data, spec.base, spec.seed, spec.weights)
+    record.weights_moved = moved(run.model, start)
     record.wall_s = time.perf_counter() - started
     if spec.header.role == "method":
         record.profiling_run = profiling_run(spec, train, run)
@@ -75,7 +76,7 @@ def profiling_run(spec: CountingSpec, train: Data, run: Run) -> ProfilingRun:
 
     def timed(stack: list[Method]) -> TimedRun:
         watch = Stopwatch(partial(devices.synchronise, device))
-        model = build_model(spec.workload, spec.data, spec.base, run.seed)
+        model = build_model(spec.workload, spec.data, spec.base, run.seed, spec.weights)
         return TimedRun(
             task_named(spec.workload.task, spec.base),
             stack,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from energybench.flops.intensity import explain
 from energybench.flops.work import Line, Work
 from energybench.records.record import Estimate, Layer
+from energybench.train.passes import every_epoch, mean_epoch
 from energybench.train.run import Run
 from energybench.trial.spec import CountingSpec, TrialSpec
 
@@ -15,12 +17,22 @@ LAYERS = 3  # of an estimate, named in the record
 
 def works(ledger: tuple[Line, ...], run: Run) -> tuple[Work, Work]:
     """The ledger of plain training, and what the stack's formulas make of it, innermost first."""
-    recipe = run.recipe
-    plain = Work(ledger, recipe.epochs, run.data.samples(recipe.batch), recipe.batch, recipe.accumulate)
-    work = plain.trained(run.epochs_of_work)
+    plain = plain_work(ledger, run)
+    # Rounds differ: the stack's formulas start from those in which it trained.
+    work = plain_work(ledger, run, run.epochs_with_steps).trained(run.epochs_of_work)
     for method in reversed(run.methods):
         work = method.estimate(work)
     return plain, work
+
+
+def plain_work(ledger: tuple[Line, ...], run: Run, of: Sequence[int] = ()) -> Work:
+    """Plain training, whose every epoch is as the mean of these; of none: of all."""
+    recipe = run.recipe
+    rounds = every_epoch(run, of or range(1, recipe.epochs + 1))
+    if not rounds:
+        return Work(ledger, recipe.epochs, run.data.samples(recipe.batch), recipe.batch, recipe.accumulate)
+    mean = mean_epoch(rounds)
+    return Work.of_rounds(ledger, recipe.epochs, mean.sizes, mean.backward_rel, recipe.batch, recipe.accumulate)
 
 
 def estimate(spec: TrialSpec | CountingSpec, run: Run) -> Estimate | None:

@@ -49,10 +49,17 @@ class Judge:
         return self._fingerprint(self._model)
 
     def quality(self, run: Run) -> dict[str, float]:
-        """By name, what a record can hold."""
-        before = _trained(run)
-        with self._watched_optimizers(), run.aside():
+        """By name, what a record can hold.
+
+        Where training goes on behind it, it does so as if nobody had looked: torch's own streams are set back, and
+        tensors of the model that are others now are noted for `flags`.
+        """
+        before, weights = _trained(run), self.weights() if run.continues else ""
+        cards = [run.device] if run.device.type == "cuda" else []
+        with torch.random.fork_rng(cards), self._watched_optimizers(), run.aside():
             quality = self._evaluation(run, self._methods, self._ask, self._open_test, self._watched_graphs)
+        if weights and weights != self.weights():
+            self._trained.append(f"the model's tensors are others after the evaluation of epoch {run.epoch_number}")
         if _trained(run) != before:
             self._trained.append("backward passes, steps or updates of the run in an evaluation")
         return {key: value for key, value in quality.items() if self._is_figure(value, key)}

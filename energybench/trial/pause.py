@@ -23,7 +23,7 @@ import torch
 from energybench.meter import Meter
 from energybench.meter.reading import Energy, Reading
 from energybench.meter.window import Window, ticks_of
-from energybench.process import in_child
+from energybench.process import heap_layout, in_child
 from energybench.train.batch import Batch
 from energybench.train.run import Run
 from energybench.trial.control_run import ControlRun
@@ -110,6 +110,7 @@ class Gate:
 
     def _rest(self, at: str, facts: Mapping[str, Any]) -> None:
         self._rests += at == "rest"
+        heap_layout.draw()
         self._line.send_bytes(json.dumps({"at": at, **facts}).encode())
         told = json.loads(self._line.recv_bytes())
         self._until = math.inf if told["until"] is None else float(told["until"])

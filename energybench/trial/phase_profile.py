@@ -20,6 +20,7 @@ from torch import Tensor
 from energybench.records.record import Estimate, ProfilingRun
 from energybench.train.batch import Batch, Forward
 from energybench.train.data import Data
+from energybench.train.passes import every_epoch
 from energybench.train.run import Run
 
 STEPS, FEWEST_STEPS = 24, 3  # of a profiling run; and in each of its epochs, of which the first is cold
@@ -151,7 +152,9 @@ def in_turns(baseline: TimedRun, method: TimedRun, keys: dict[str, int]) -> Prof
         for run in (baseline, method) if number % 2 else (method, baseline):
             if number <= run.epochs and run.stop_reason is None:
                 run.train_epoch(number)
-    whole = {"plain": baseline.epochs * baseline.data.steps(baseline.recipe.batch)}
+    rounds = every_epoch(baseline, range(1, baseline.epochs + 1))
+    planned = sum(epoch.updates for epoch in rounds) or baseline.epochs * baseline.data.steps(baseline.recipe.batch)
+    whole = {"plain": planned}
     return ProfilingRun(
         steps=sum(len(steps) for run in (baseline, method) for steps in run.by_key.values()),
         plain_s=dict(scaled(baseline, whole)),

@@ -22,7 +22,7 @@ from energybench.meter.sensors import MeterSelection
 from energybench.records.record import Budget, Claim, Role
 from energybench.suite.command_tables import CommandWorkloadTable, RunTable
 from energybench.suite.tables import MeasureTable, WorkloadTable
-from energybench.workloads.description import DataDescription
+from energybench.workloads.description import DataDescription, StartWeights
 
 
 class Spec(BaseModel):
@@ -116,6 +116,7 @@ class TrainingSpec(Spec):
     base:   the suite's folder, which paths of user files start from
     stack:  outermost first
     budget: of a control: its steps, in place of the recipe's epochs
+    weights: that the model starts from, as they were when the suite was checked
     """
 
     base: Path
@@ -124,6 +125,7 @@ class TrainingSpec(Spec):
     stack: tuple[MethodSpec, ...] = ()
     seed: int
     budget: Budget | None = None
+    weights: StartWeights | None = None
 
 
 class CountingSpec(TrainingSpec):

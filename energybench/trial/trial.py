@@ -14,6 +14,7 @@ import io
 import os
 import resource
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -27,8 +28,11 @@ from energybench.common.quantities import is_figure
 from energybench.common.sealed_files import write_bytes
 from energybench.meter import devices
 from energybench.meter.facts import gpu_facts, keep_trace
+from energybench.meter.reading import Reading
 from energybench.meter.sensors import open_meters
 from energybench.meter.window import Window, refuse_short
+from energybench.process import heap_layout
+from energybench.records.curve import key_of
 from energybench.records.record import Flag, Passes, Target
 from energybench.suite.quality_tables import TargetTable
 from energybench.train.fingerprint import fingerprint, moved
@@ -91,6 +95,7 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         record.warmup = warm_up(warming, spec.warmup, synchronise)
         del warming
     gate = Gate.opened(device)
+    heap_layout.draw()
     with phases.phase("build", meters):
         pausing = PausingRun if spec.budget is None else PausingControlRun
         run = build(spec, train, device, task, partial(pausing, gate=gate) if gate else None)
@@ -100,13 +105,17 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
     record.settings = {
         "workload": spec.workload.settings(),
         "methods": [{"name": m.name, **parameters(m)} for m in methods],
+        **({"task": {"use": spec.workload.task_use, **given}} if (given := parameters(task)) else {}),
+        **({"weights": spec.weights.model_dump(mode="json")} if spec.weights else {}),
     }
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     phases.idle("idle_before", meters, measure.tick_s)
 
+    heap_layout.draw()  # weights lie where they are, and what each step allocates lies elsewhere
     window = Window(meters, synchronise)
-    tracker = TargetTracker(spec.workload.target, window, judge, phases)
+    every_epoch = spec.workload.train.evaluate == "every epoch"
+    tracker = TargetTracker(spec.workload.target, window, judge, phases, every_epoch=every_epoch)
     if gate:
         gate.ready(run, meters, phases.readings.get("idle_before"))
     window.start()
@@ -120,7 +129,7 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
             phases.readings["train"] = devices.with_every_card(refuse_short(window.reading()), UNSEEN)
         for point in run.curve:
             point |= {key: None for key, value in point.items() if value is None or not is_figure(value, key)}
-        record.curve = run.curve
+        record.curve = tracker.curve(run.curve, {})
         record.passes = Passes(**asdict(run.tally.passes()))
         record.steps, record.data_wait_s = run.tally.steps, run.tally.data_wait_ns / 1e9
         record.target = tracker.target
@@ -132,6 +141,7 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
     record.trace = keep_trace(window, spec.trace)
     with phases.phase("evaluate"):
         record.quality = judge.quality(run)
+    record.curve = tracker.curve(run.curve, record.quality)
     with phases.phase("report"):
         record.judged_sha256 = judge.weights()
         record.flags += judge.flags(run, record.trained_sha256, record.judged_sha256)
@@ -151,7 +161,8 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         run.finish()
     with phases.phase("report"):
         record.weights_sha256 = fingerprint(run.model)
-        record.weights_moved = moved(run.model, build_model(spec.workload, spec.data, spec.base, spec.seed))
+        start = build_model(spec.workload, spec.data, spec.base, spec.seed, spec.weights)
+        record.weights_moved = moved(run.model, start)
 
 
 def told_of_the_recipe(record: TrialDraft, run: Run) -> None:
@@ -207,33 +218,59 @@ def keep_tensors(method: Method, trace: Path | None, trial: str) -> dict[str, st
 
 
 class TargetTracker:
-    """The workload's target: evaluated after each epoch, outside the window, until it is reached."""
+    """The task's metrics while the model trains, evaluated outside the window: after each epoch until the workload's
+    target is reached, and after every epoch where the suite asks for it.
 
-    def __init__(self, target: TargetTable | None, window: Window, judge: Judge, phases: Phases) -> None:
+    They are kept here and not in `run.curve`, in which a method could read how its model does on the test set.
+    """
+
+    def __init__(
+        self, target: TargetTable | None, window: Window, judge: Judge, phases: Phases, *, every_epoch: bool = False
+    ) -> None:
         self._wanted = target
         self.target = Target(metric=target.metric, at_least=target.at_least, at_most=target.at_most) if target else None
-        self._window, self._judge, self._phases = window, judge, phases
+        self._window, self._judge, self._phases, self._every_epoch = window, judge, phases, every_epoch
+        self._quality: list[dict[str, float]] = []  # of the epochs that are over; empty where none was asked for
 
     def after_epoch(self, run: Run) -> None:
         run.curve[-1]["wall_s"] = self._window.elapsed_s()
-        if self._wanted is None or self.target is None or self.target.epoch is not None:
+        self._quality.append({})
+        sought = self.target is not None and self.target.epoch is None
+        if not sought and not (self._every_epoch and run.continues):  # the last is evaluated behind the window
             return
         self._window.stop()
         with self._phases.phase("evaluate"):
             quality = self._judge.quality(run)
         reading = devices.with_every_card(refuse_short(self._window.reading()), UNSEEN)
-        run.curve[-1] |= {self.target.metric: quality[self.target.metric], "wall_s": reading.wall_s}
-        if self._wanted.reached(quality[self.target.metric]):
-            self.target = self.target.model_copy(
-                update={
-                    "epoch": run.epoch_number,
-                    "steps": run.tally.steps,
-                    "wall_s": reading.wall_s,
-                    "energy": reading.energy,
-                }
-            )
+        run.curve[-1]["wall_s"] = reading.wall_s
+        if sought:
+            self._look(quality, run, reading)
+        if self._every_epoch:
+            self._quality[-1] = quality
         if run.continues:  # a last piece without a step would be too short for any sensor
             self._window.start()
+
+    def _look(self, quality: dict[str, float], run: Run, reading: Reading) -> None:
+        """Whether the target is reached now."""
+        assert self._wanted is not None
+        assert self.target is not None
+        value = quality.get(self.target.metric)
+        if value is None:  # no figure, such as the perplexity of a model that has gone astray
+            return
+        self._quality[-1] = {self.target.metric: value}
+        if self._wanted.reached(value):
+            now = {"epoch": run.epoch_number, "steps": run.tally.steps}
+            self.target = self.target.model_copy(update=now | {"wall_s": reading.wall_s, "energy": reading.energy})
+
+    def curve(self, points: Sequence[Mapping[str, float | None]], last: dict[str, float]) -> list[dict[str, Any]]:
+        """A run's curve with the metrics of each epoch. last: of the trained model, so of the last epoch."""
+        known = [*self._quality, *[{}] * (len(points) - len(self._quality))]  # an epoch that diverged was not evaluated
+        if known and self._every_epoch and last:
+            known[-1] = last
+        return [
+            {**point, **{key_of(name): value for name, value in quality.items()}}
+            for point, quality in zip(points, known, strict=True)
+        ]
 
 
 if __name__ == "__main__":

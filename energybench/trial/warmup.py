@@ -1,4 +1,7 @@
-"""Steps before the window that nobody bills: caches fill, clocks rise, kernels are chosen."""
+"""Steps before the window that nobody bills: caches fill, clocks rise, kernels are chosen.
+
+They are taken inside the task's own epoch, in which it may build what its steps need; no method's epoch is entered.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Callable
 
 from energybench.common.units import Quantity
 from energybench.records.record import Warmup
+from energybench.train.batch import Batch
+from energybench.train.first_steps import EnoughSteps, task_epoch
 from energybench.train.run import Run
 
 ROUNDS = 5  # as many rounds of steps are held against as many before them
@@ -19,33 +24,59 @@ def warm_up(run: Run, amount: Quantity, synchronise: Callable[[], None]) -> Warm
 
     amount: in steps: exactly so many; in seconds: until the time of a round of steps settles, at most so long
     """
-    places = sorted({1, min(2, run.epochs), run.epochs // 2 + 1, run.epochs})
-    rounds: list[float] = []  # seconds of one step at each place
-    steps, started = 0, time.perf_counter()
-    began, settled = started, False
-    while not settled:
-        run.epoch_number = places[steps % len(places)]
-        taken = steps
-        for batch in run.batches(run.data):
-            if amount.unit == "steps" and steps >= amount.count:
-                return Warmup(steps=steps)
-            if amount.unit == "s" and time.perf_counter() - started >= amount.count:
-                return Warmup(steps=steps, settled=False, step_s=_median(rounds, len(places)))
-            run.step_in_epoch = 0
-            run.step(batch)
-            steps += 1
-            run.epoch_number = places[steps % len(places)]
-            if steps % len(places) == 0:
-                synchronise()
-                now = time.perf_counter()
-                rounds.append(now - began)
-                began = now
-                if amount.unit == "s" and at_rest(rounds):
-                    settled = True
-                    break
-        if steps == taken:
+    warming = _Warming(run, amount, synchronise)
+    while not warming.over:
+        taken = warming.steps
+        warming.place()
+        task_epoch(run, warming.step)
+        if warming.steps == taken:
             break  # a method that gives no batch in this epoch cannot be warmed up further
-    return Warmup(steps=steps, settled=settled if amount.unit == "s" else None, step_s=_median(rounds, len(places)))
+    return warming.result()
+
+
+class _Warming:
+    """Steps so far. over: that no further one is wanted; settled: that their time came to rest."""
+
+    def __init__(self, run: Run, amount: Quantity, synchronise: Callable[[], None]) -> None:
+        self._run, self._amount, self._synchronise = run, amount, synchronise
+        self._whole_step = run.step
+        self._places = sorted({1, min(2, run.epochs), run.epochs // 2 + 1, run.epochs})
+        self._rounds: list[float] = []  # seconds of one step at each place
+        self._started = self._began = time.perf_counter()
+        self.steps, self.over, self.settled = 0, False, False
+
+    def place(self) -> None:
+        """The epoch in which the next step is taken."""
+        self._run.epoch_number = self._places[self.steps % len(self._places)]
+
+    def step(self, batch: Batch) -> None:
+        """One step, or the end."""
+        so_far = self.steps if self._amount.unit == "steps" else time.perf_counter() - self._started
+        self.over = so_far >= self._amount.count
+        if self.over:
+            raise EnoughSteps
+        self._run.step_in_epoch = 0
+        self._whole_step(batch)
+        self.steps += 1
+        self.place()
+        if self.steps % len(self._places) == 0:
+            self._end_round()
+
+    def _end_round(self) -> None:
+        self._synchronise()
+        now = time.perf_counter()
+        self._rounds.append(now - self._began)
+        self._began = now
+        if self._amount.unit == "s" and at_rest(self._rounds):
+            self.over = self.settled = True
+            raise EnoughSteps
+
+    def result(self) -> Warmup:
+        if self.over and self._amount.unit == "steps":
+            return Warmup(steps=self.steps)
+        step_s = statistics.median(self._rounds[-ROUNDS:]) / len(self._places) if self._rounds else None
+        settled = self.settled if self._amount.unit == "s" else None
+        return Warmup(steps=self.steps, settled=settled, step_s=step_s)
 
 
 def at_rest(rounds: list[float]) -> bool:
@@ -54,7 +85,3 @@ def at_rest(rounds: list[float]) -> bool:
         return False
     before, last = statistics.median(rounds[-2 * ROUNDS : -ROUNDS]), statistics.median(rounds[-ROUNDS:])
     return abs(last / before - 1) <= SETTLED_WITHIN
-
-
-def _median(rounds: list[float], places: int) -> float | None:
-    return statistics.median(rounds[-ROUNDS:]) / places if rounds else None

@@ -22,13 +22,24 @@ Outcome = Literal["met", "not met", "undecided"]
 UNDECIDED = frozenset({"inconclusive", "no verdict", "quality unproven"})  # verdicts that more blocks may change
 
 
-def held(requires: Sequence[Mapping[str, Any]], workloads: Sequence[Workload], look: Look) -> tuple[Required, ...]:
-    """Each requirement on each comparison that its patterns fit, in the order of the suite. `requires`: as resolved."""
+def held(
+    requires: Sequence[Mapping[str, Any]],
+    workloads: Sequence[Workload],
+    look: Look,
+    plain_names: Mapping[str, str] | None = None,
+) -> tuple[Required, ...]:
+    """Each requirement on each comparison that its patterns fit, in the order of the suite.
+
+    Args:
+        requires:    as resolved
+        plain_names: of workloads: name → that without its sweep
+    """
+    without_sweep = plain_names or {}
     return tuple(
         required
         for asked in requires
         for workload in workloads
-        if matches(asked["workload"], [workload.name])
+        if matches(asked["workload"], [workload.name, without_sweep.get(workload.name, workload.name)])
         for row in workload.rows
         if matches(asked["method"], [row.method, re.sub(r"\[.*\]$", "", row.method)])
         for required in _of_row(asked, workload.name, row, look)

@@ -12,6 +12,7 @@ from energybench.flops.unpriced import matrix_operators
 from energybench.meter import combine
 from energybench.meter.not_seen import not_seen_of
 from energybench.records.record import CountingRun, RunFile, Trial
+from energybench.suite.sweep_keys import plain_names
 from energybench.verdict import flags, interim, interim_notes, pairing, requirements, wording
 from energybench.verdict.checks import checks
 from energybench.verdict.examination import Examination
@@ -69,7 +70,9 @@ def summarise(
         overall=over_all(comparisons, workloads),
         added=_added(run, trials, counting_runs, look, examination),
         uncounted=_without_price(counting_runs),
-        required=requirements.held(run.resolved.get("require") or (), workloads, look),
+        required=requirements.held(
+            run.resolved.get("require") or (), workloads, look, plain_names(run.resolved.get("workload") or ())
+        ),
         decide="" if look.next else more_blocks_for(run, workloads),
     )
 

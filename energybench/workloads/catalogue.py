@@ -1,6 +1,6 @@
-"""Models, data sets, tasks and augmentations that have a name, read as text: importing them would import torch.
+"""Tasks, models, data sets and augmentations that have a name, read as text: importing them would import torch.
 
-What torchvision has is read from its files too, where it is installed.
+What torchvision has is read from its files too, where it is installed, and so is what installed packages offer.
 """
 
 from __future__ import annotations
@@ -8,11 +8,17 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from energybench.train.parameter_schema import Parameter, aliases, of_function
+from energybench.common.extras import missing_packages
+from energybench.common.limits import METHOD_B
+from energybench.common.names import known_as
+from energybench.common.safe_read import read_bytes
+from energybench.train import plugins
+from energybench.train.parameter_schema import Parameter, aliases, of_class, of_function
 
 HERE = Path(__file__).resolve().parent
 AUGMENTATIONS = {
@@ -22,27 +28,47 @@ AUGMENTATIONS = {
 CROP = r"^crop[1-9]\d?$"
 
 
+# What a suite names, as messages call it; and where our own names of it stand: (package, table).
+WORDS = {"task": "task", "model": "model", "data": "data set"}
+TABLES = {"task": ("tasks", "TASKS"), "model": ("models", "MODELS"), "data": ("datasets", "DATA_SETS")}
+
+
 @dataclass(frozen=True, slots=True)
 class Named:
-    """Something that a suite may `use`. text: its whole docstring; summary: the first paragraph of that."""
+    """Something that a suite may `use`.
+
+    summary: the first paragraph of its docstring, `text`
+    origin:  "shipped", "torchvision" or "entry point"
+    package: that offers it by an entry point, with its version
+    needs:   the extra of energybench that it needs
+    problem: why it cannot be used here
+    """
 
     name: str
     summary: str
     origin: str
     text: str = ""
     parameters: tuple[Parameter, ...] = ()
+    package: str = ""
+    needs: str = ""
+    problem: str = ""
+
+
+def tasks() -> list[Named]:
+    """Those that come with energybench."""
+    return _own("task")
 
 
 def models() -> list[Named]:
     """Those that come with energybench."""
-    return [*_functions("models.py", "OWN"), *_functions("paper_models.py", "PAPER")]
+    return _own("model")
 
 
 def data_sets() -> list[Named]:
-    """Those that a dependency ships, those that torchvision downloads, and those whose shape is known."""
+    """Those that have a function of ours, and those that torchvision downloads."""
     there = "$ENERGYBENCH_DATA, or torchvision's download"
-    downloaded = [Named(name, there, "torchvision") for name in _table("datasets.py", "TORCHVISION")]
-    return [*_functions("datasets.py", "SHIPPED"), *downloaded]
+    downloaded = [Named(name, there, "torchvision") for name in _table("datasets/__init__.py", "TORCHVISION")]
+    return [*_own("data"), *downloaded]
 
 
 def data_set_names() -> list[str]:
@@ -50,8 +76,58 @@ def data_set_names() -> list[str]:
     return sorted({*(each.name for each in data_sets()), *_table("stand_in.py", "KNOWN")})
 
 
-def tasks() -> list[str]:
-    return _table("tasks.py", "TASKS")
+# ── of installed packages ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def offer(kind: str, use: str) -> plugins.Offer | None:
+    """What a suite's `use` means of what installed packages offer, whatever its capitals; None where it means ours, a
+    file, or nothing.
+
+    kind: "task", "model" or "data"
+    """
+    offered = plugins.offers(kind)
+    name = known_as(use, offered)
+    return offered[name] if name in offered and not _reserved(kind, name) else None
+
+
+def offered(kind: str) -> list[Named]:
+    """Everything of a kind that installed packages offer, with what keeps some of it from being used."""
+    return [_offered(kind, each) for each in plugins.offers(kind).values()]
+
+
+def by_name(kind: str) -> dict[str, Named]:
+    """What a name means: of ours, and of what installed packages offer, broken or not."""
+    own = {"task": tasks, "model": models, "data": data_sets}[kind]()
+    others = {each.name: each for each in offered(kind) if not _reserved(kind, each.name)}
+    return {each.name: each for each in own} | others
+
+
+def usable(kind: str) -> list[Named]:
+    """What of it a suite may use."""
+    return [each for each in offered(kind) if not each.problem]
+
+
+def _reserved(kind: str, name: str) -> bool:
+    """Whether a name means something else on every machine already."""
+    own = [*_table(f"{TABLES[kind][0]}/__init__.py", TABLES[kind][1])]
+    others = {"model": torchvision_models, "data": data_set_names}.get(kind)
+    names = [*own, *(others() if others else ())]
+    return known_as(name, names) in names
+
+
+def _offered(kind: str, offer: plugins.Offer) -> Named:
+    problem = offer.problem
+    if not problem and _reserved(kind, offer.name):
+        problem = f"hidden: '{offer.name}' means something else everywhere"
+    try:
+        tree = ast.parse(read_bytes(offer.path, METHOD_B).decode("utf-8")) if offer.path else ast.Module([], [])
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:  # the parser's own limits
+        tree, problem = ast.Module([], []), problem or f"its file cannot be read: {error}"
+    found = _read(offer.name, tree, offer.attribute or offer.name.replace("-", "_"), plugins.ORIGIN)
+    return replace(found, package=offer.package, problem=problem)
+
+
+# ── of torchvision ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @cache
@@ -85,30 +161,55 @@ def _arguments(tree: ast.Module) -> tuple[str, ...]:
     return tuple(sorted(found - {"num_classes"}))
 
 
+# ── read as text ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 @cache
 def _tree(file: str) -> ast.Module:
     return ast.parse((HERE / file).read_text(encoding="utf-8"))
 
 
-def _table(file: str, name: str) -> list[str]:
-    """The keys of a module's table of names."""
+def _table(file: str, name: str) -> dict[str, Any]:
+    """A module's table of names; of values that are no plain ones, None."""
     for node in _tree(file).body:
         if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not isinstance(node.value, ast.Dict):
             continue
         target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
         if isinstance(target, ast.Name) and target.id == name:
-            return [str(ast.literal_eval(key)) for key in node.value.keys if key is not None]
-    return []
+            pairs = zip(node.value.keys, node.value.values, strict=True)
+            return {str(ast.literal_eval(key)): _plain(value) for key, value in pairs if key is not None}
+    return {}
 
 
-def _functions(file: str, table: str) -> list[Named]:
-    functions = {node.name: node for node in _tree(file).body if isinstance(node, ast.FunctionDef)}
-    known = aliases(_tree(file))
+def _plain(value: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        return None
+
+
+def _own(kind: str) -> list[Named]:
+    """What a package's table has, each read from the file that it names."""
+    package, table = TABLES[kind]
+    needs = _table(f"{package}/__init__.py", "NEEDS")
     found = []
-    for name in _table(file, table):
-        function = functions.get(name)
-        text = (ast.get_docstring(function) or "") if function else ""
-        summary = " ".join(text.split("\n\n")[0].split())
-        parameters = tuple(of_function(function, known)) if function else ()
-        found.append(Named(name, summary, "shipped", text, parameters))
+    for name, target in _table(f"{package}/__init__.py", table).items():
+        module, _, attribute = target.partition(":")
+        file = "/".join(module.split(".")[2:]) + ".py"  # below energybench.workloads
+        extra = needs.get(name, "")
+        lacks = missing_packages(extra)
+        problem = f"it needs {', '.join(lacks)}: pip install 'energybench[{extra}]'" if lacks else ""
+        found.append(replace(_read(name, _tree(file), attribute, "shipped"), needs=extra, problem=problem))
     return found
+
+
+def _read(name: str, tree: ast.Module, attribute: str, origin: str) -> Named:
+    """What a function, or a class, says of itself; nothing where the file takes it from another one."""
+    definitions = (ast.FunctionDef, ast.ClassDef)
+    found = next((node for node in tree.body if isinstance(node, definitions) and node.name == attribute), None)
+    if found is None:
+        return Named(name, "", origin)
+    text = ast.get_docstring(found) or ""
+    known = aliases(tree)
+    parameters = of_class(found, known) if isinstance(found, ast.ClassDef) else tuple(of_function(found, known))
+    return Named(name, " ".join(text.split("\n\n")[0].split()), origin, text, parameters)

@@ -6,7 +6,10 @@ Imports no torch; the store that stands in for the samples is in train/data.py.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from energybench.suite.tables import DataTable
+from energybench.train.facts import Targets
 from energybench.workloads.description import DataDescription
 
 KIND = "stand-in"
@@ -22,23 +25,54 @@ KNOWN: dict[str, tuple[tuple[int, int, int], int, int, int]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class KnownFolder:
+    """A published set that a reader of folders finds. shape: of an image, where the suite gives no `size`."""
+
+    use: str
+    targets: Targets
+    shape: tuple[int, int, int]
+    classes: int
+    train: int
+    test: int
+    void: int | None = None
+
+
+# `folder` of `options`, as $ENERGYBENCH_DATA has it, → the set as it was published; sizes are the usual ones
+FOLDERS: dict[str, KnownFolder] = {
+    "voc2012": KnownFolder("mask_folder", "mask", (3, 512, 512), 21, 1_464, 1_449, 255),
+    "ade20k": KnownFolder("mask_folder", "mask", (3, 512, 512), 150, 20_210, 2_000, 255),
+    "camvid": KnownFolder("mask_folder", "mask", (3, 360, 480), 11, 367, 233, 11),
+    "coco2017": KnownFolder("coco_folder", "boxes", (3, 640, 640), 80, 118_287, 5_000),
+}
+
+
 def describe(settings: DataTable) -> DataDescription | None:
     """What `datasets.prepare` would say of a suite's `data` table, but for the content; None for an unknown set."""
-    use = settings.use.casefold()
-    if use not in KNOWN:
+    use, name = settings.use.casefold(), settings.use
+    folder = FOLDERS.get(str(settings.options.get("folder")).casefold())
+    if folder is not None and folder.use == use:
+        shape, classes, train, test = folder.shape, folder.classes, folder.train, folder.test
+        targets, void, name = folder.targets, folder.void, settings.options["folder"]
+    elif use in KNOWN:
+        shape, classes, train, test = KNOWN[use]
+        targets, void = "class", None
+    else:
         return None
-    shape, classes, train, test = KNOWN[use]
-    if side := settings.options.get("size"):
-        shape = (shape[0], int(side), int(side))
+    if size := settings.options.get("size"):
+        height, width = size if isinstance(size, list) else (size, size)
+        shape = (shape[0], int(height), int(width))
     side = settings.resize
     return DataDescription(
-        source=f"{settings.use}, known by its name: the files are not on this machine",
+        source=f"{name}, known by its name: the files are not on this machine",
         kind=KIND,
         stored=shape,
         shape=(shape[0], side, side) if side else shape,
         classes=classes,
         mean=(0.5,) * shape[0],
         std=(0.25,) * shape[0],
+        targets=targets,
+        void=void,
         train=min(train, settings.subset or train),
         test=min(test, settings.test_subset or test),
         sha256="unknown",

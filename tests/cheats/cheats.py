@@ -17,7 +17,7 @@ import torch
 
 from energybench import Method
 from energybench.train.data import Data
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 STEP_S, HIDDEN_S = 0.005, 0.3
 TEST_SAMPLES = 32

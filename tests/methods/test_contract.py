@@ -25,7 +25,7 @@ from energybench.train.run import Run
 from energybench.train.stack_check import check_stack
 from energybench.trial.budget import budget
 from energybench.trial.counting_layer import StepCounter
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 SOURCES = {name: s for name, s in discovery.sources().items() if s.path.parent.name == "methods"}
 EPOCHS, BATCH = 6, 32  # enough epochs for a default that acts in every fifth

@@ -26,7 +26,7 @@ from energybench.train.data import Data
 from energybench.train.recipe import Recipe
 from energybench.train.stack_check import check_stack
 from energybench.trial.counting_layer import StepCounter
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 KIND: Any = discovery.load(discovery.sources()["dlis"])
 dlis: Any = sys.modules[KIND.__module__]

@@ -15,7 +15,7 @@ from torch import nn
 from energybench.train.fingerprint import raw_fingerprint
 from energybench.train.method import Method
 from energybench.train.stack_check import check_stack
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 
 def ema(**parameters):

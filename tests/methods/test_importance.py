@@ -33,8 +33,8 @@ from energybench.train.stack_check import check_stack
 from energybench.trial import trial
 from energybench.trial.counting_layer import StepCounter
 from energybench.trial.warmup import warm_up
-from energybench.workloads.classification import Classification
 from energybench.workloads.models import mlp
+from energybench.workloads.tasks.classification import Classification
 
 KIND: Any = discovery.load(discovery.sources()["importance"])
 ALPHA, EPSILON = 0.25, 0.125  # exact in binary

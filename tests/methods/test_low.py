@@ -22,7 +22,7 @@ from energybench.common.errors import UsageError
 from energybench.flops.work import Work
 from energybench.train import discovery
 from energybench.train.stack_check import check_stack
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 KIND: Any = discovery.load(discovery.sources()["low"])
 low: Any = sys.modules[KIND.__module__]

@@ -24,7 +24,7 @@ from energybench.train.recipe import Recipe
 from energybench.train.stack_check import check_stack
 from energybench.trial.counting_layer import StepCounter
 from energybench.workloads import datasets
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 KIND: Any = discovery.load(discovery.sources()["neq"])
 
@@ -192,7 +192,7 @@ def test_batch_statistics_of_what_rests_go_on():
 
 
 def in_double() -> Data:
-    (images, labels), _ = datasets.digits()
+    images, labels = datasets.digits()["train"]
     return Data(Resident(images[:96].double() / 16, labels[:96], CPU))
 
 

@@ -29,7 +29,7 @@ from energybench.train import discovery
 from energybench.train.method import Method
 from energybench.train.recipe import Recipe
 from energybench.trial.counting_layer import StepCounter
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 KIND: Any = discovery.load(discovery.sources()["ssprop"])
 ssprop: Any = sys.modules[KIND.__module__]

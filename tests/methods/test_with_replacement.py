@@ -14,7 +14,7 @@ from energybench.flops.work import Work
 from energybench.train import discovery
 from energybench.train.data import Data
 from energybench.train.stack_check import check_stack
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 KIND: Any = discovery.load(discovery.sources()["with_replacement"])
 

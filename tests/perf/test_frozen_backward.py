@@ -37,7 +37,7 @@ from energybench.train.data import Data, Resident
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
 from energybench.workloads import models
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 BATCH, SMOKE = 128, 4
 # (in, out, side, stride): how many of them ResNet-32 has, its first one aside, whose input learns nothing

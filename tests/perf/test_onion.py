@@ -14,7 +14,7 @@ from energybench.train import discovery
 from energybench.train.data import Data, Resident
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 BATCH, ROUNDS = 16, 15
 # A step of 10 ms is 37 of the bare steps below where one takes 270 µs (two quiet cores of an AMD EPYC). Wanted is 1 %

@@ -22,7 +22,7 @@ from energybench.train.images import Images
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
 from energybench.workloads import models
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 IMAGENET, MOST_OF_MULTINOMIAL = 1_281_167, 2**24 - 1
 SMOKE = 2000

@@ -40,7 +40,7 @@ from energybench.train.data import Data, Resident
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
 from energybench.workloads import models
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 DROP, NO_SLOWER = 0.8, 1.05
 # name: ((batch, in, out, kernel, side), what is wanted, what came before)

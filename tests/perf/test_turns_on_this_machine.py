@@ -2,7 +2,8 @@
 
 Every launch has fresh processes and does block 0's work. Of each figure one launch after the other is left out: the
 rounds that are told. Quick's own cells stand side by side in the first; in the second twins, one that trains every
-tenth step twice, one that skips half of its epochs, and one that clears everybody's caches.
+tenth step twice, one that skips half of its epochs, and one that clears everybody's caches. The third starts several
+servers: what the twins of one have in common, beyond what its launches scatter, would be a bias of a whole run.
 
     make bench TESTS=tests/perf/test_turns_on_this_machine.py
     python -m pytest tests/perf/test_turns_on_this_machine.py -m perf -p no:xdist --benchmark-enable --launches 8
@@ -96,6 +97,8 @@ class Hog(Method):
 """,
 }
 FURTHEST = 1.015  # that an end of an A/A's interval may lie from 1
+SERVERS, OF_EACH = 5, 4  # servers, and launches of each
+IN_COMMON = 1.75  # the square root of F's 95 % point with 4 and 15 degrees of freedom, 3.06
 
 
 class Way:
@@ -141,6 +144,12 @@ def spreads(way: Way, labels: Sequence[str]) -> list[float]:
     return [spread(each) for each in zip(*kept, strict=True)]
 
 
+def in_common(servers: Sequence[Sequence[float]]) -> float:
+    """Spread of the servers' means beside what the spread of their launches makes of it: 1 where they share nothing."""
+    means = [statistics.fmean(each) for each in servers]
+    return statistics.stdev(means) / (spread(servers) * math.sqrt(statistics.fmean(1 / len(each) for each in servers)))
+
+
 def furthest(logs: Sequence[float], expected: float) -> float:
     """How far from what is expected the 95 % interval reaches, as a ratio above 1."""
     low, high = paired.paired([math.exp(log) for log in logs], [expected] * len(logs)).saving_interval()
@@ -181,3 +190,24 @@ def test_turns_take_no_side(bench: Bench, launches: int, tmp_path: Path) -> None
         bench.cost(
             f"{label}: what is furthest from {expected:g} in the 95 % interval", ends, 1.0, of="it", goal=FURTHEST
         )
+
+
+def test_the_launches_of_one_server_share_no_side(bench: Bench, tmp_path: Path) -> None:
+    twins: list[list[float]] = []
+    for server in range(SERVERS):
+        way = Way(tmp_path / str(server), '"auto"', prepared(bench), QUICK)
+        for number in range(OF_EACH):
+            way.launch(OF_EACH * server + number)
+        twins.append(way.logs["twin"])
+    kept = [
+        [leaving_one_out(each)[number] if each is left else each for each in twins]
+        for left in twins
+        for number in range(OF_EACH)
+    ]
+    bench.cost(
+        f"twins of {SERVERS} servers: spread of their means",
+        [in_common(each) for each in kept],
+        1.0,
+        of="by their launches' own spread",
+        goal=IN_COMMON,
+    )

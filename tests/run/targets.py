@@ -72,6 +72,27 @@ def allocate(in_path: str, out_path: str) -> None:
     _say(out_path, faults=faults, pages=20 * 3 * (8 << 20) // resource.getpagesize(), kept=keep_freed_memory())
 
 
+def lay_out(in_path: str, out_path: str) -> None:
+    """Where the memory of three tensors of a small net's activations begins: as they come, and after other draws."""
+    import torch
+
+    from energybench.process import heap_layout
+
+    def addresses() -> list[int]:
+        return [tensor.data_ptr() for tensor in [torch.empty(1 << size) for size in (16, 18, 17)]]
+
+    first = addresses()
+    redrawn = []
+    for _ in range(8):
+        heap_layout.draw()
+        redrawn.append(addresses())
+    before_b = psutil.Process().memory_info().rss
+    for _ in range(300):
+        heap_layout.draw()
+    grown_b = psutil.Process().memory_info().rss - before_b
+    _say(out_path, first=first, redrawn=redrawn, grown_b=grown_b)
+
+
 def hang(in_path: str, out_path: str) -> None:
     """Ignores what can be ignored, and so does its child; says both process ids."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

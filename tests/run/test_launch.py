@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,17 @@ def test_what_is_freed_is_kept_in_every_trial_alike(call: Any) -> None:
     if not facts["kept"]:
         pytest.skip("this C library has no mallopt")
     assert facts["faults"] < facts["pages"] / 10
+
+
+def test_equal_trials_of_one_server_do_not_share_where_their_tensors_lie(call: Any) -> None:
+    """They share its address space: what is laid out by a name's length would be so in every block, as a bias."""
+    children = [call("lay_out")[1] for _ in range(4)]
+    assert len({tuple(child["first"]) for child in children}) == len(children)
+    for child in children:
+        distances = {tuple(b - a for a, b in pairwise(each)) for each in child["redrawn"]}
+        assert len(distances) > 2  # to each other too
+        assert not [address for each in child["redrawn"] for address in each if address % 64]  # the same results
+        assert child["grown_b"] < 64 << 20  # what an earlier draw held is given up
 
 
 def test_past_its_limit_a_child_is_killed_with_its_whole_group(call: Any, tmp_path: Path, limits: Limits) -> None:

@@ -36,7 +36,7 @@ train = { epochs = 2, lr = 0.1 }
 TRAINED_S = 2 * 16 * FORWARD_S
 TIMED = f"""
 import time
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 
 class Timed(Classification):

@@ -36,7 +36,7 @@ class Drowsy(Method):
 '''
 TIMED = '''
 import random, time
-from energybench.workloads.classification import Classification
+from energybench.workloads.tasks.classification import Classification
 
 
 class Timed(Classification):

@@ -27,7 +27,10 @@ AUXILIARY = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}  # of an output's
 
 
 class Classification(Task):
-    """inputs (B, ...), targets (B,) of class numbers; the model returns logits (B, classes)."""
+    """Cross-entropy on one label for each sample; quality is accuracy.
+
+    inputs (B, ...), targets (B,) of class numbers; the model returns logits (B, classes).
+    """
 
     name = "classification"
     metrics: ClassVar[Mapping[str, Metric | Better]] = {

@@ -22,8 +22,9 @@ RIDGE = 1.0  # of the loss, not of the optimizer: what the curve shows is what i
 
 
 class Ridge(Task):
-    """inputs (B, ...), targets (B,) of class numbers; the model is one linear layer with a bias, behind a Flatten.
+    """Ridge regression on one-hot labels, whose curvature and minimum are known.
 
+    inputs (B, ...), targets (B,) of class numbers; the model is one linear layer with a bias, behind a Flatten.
     ℓᵢ = ½‖W xᵢ + b − onehot(yᵢ)‖² + ½·RIDGE·(‖W‖² + ‖b‖²); its mean over all samples is strongly convex and smooth
     """
 

@@ -88,16 +88,6 @@ def swin_tiny(shape: Shape, classes: int, drop_path: float = 0.1) -> nn.Module:
     return model
 
 
-PAPER = {
-    "mixer": mixer,
-    "resnet26": resnet26,
-    "resnet32": resnet32,
-    "resnet50_head4096": resnet50_head4096,
-    "resnet56": resnet56,
-    "swin_tiny": swin_tiny,
-}
-
-
 class Mixer(nn.Module):
     """(B, C, H, W) → (B, classes); H and W are multiples of `patch`."""
 

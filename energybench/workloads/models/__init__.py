@@ -1,10 +1,14 @@
-"""Models by name: our small ones here, the papers' in paper_models.py, torchvision's classifiers, a user's function."""
+"""Models by name: ours, one file for each family; torchvision's classifiers; an installed package's; a user's function.
+
+A model is a function (shape, classes, …) → nn.Module: `shape` is that of one sample, and what else it takes are keys of
+the suite's `model`. Start with `small.py`. A family of its own is a file here and a line of MODELS for each name.
+"""
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,66 +18,47 @@ from torch.nn.parameter import is_lazy
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.names import known_as
 from energybench.common.torchvision_shim import import_torchvision
-from energybench.workloads.paper_models import PAPER
+from energybench.workloads.names import Names
 
 Shape = tuple[int, ...]
-
-
-def cnn(shape: Shape, classes: int, channels: Sequence[int] = (16, 32), pool: bool = True) -> nn.Module:
-    """3×3 convolution, BatchNorm, ReLU and 2×2 max-pool per entry of `channels`; global mean; one linear layer."""
-    layers: list[nn.Module] = []
-    width, side = shape[0], min(shape[1:])
-    for out in channels:
-        layers += [nn.Conv2d(width, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
-        if pool and side >= 4:
-            layers.append(nn.MaxPool2d(2))
-            side //= 2
-        width = out
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
-
-
-def mlp(shape: Shape, classes: int, hidden: Sequence[int] = (256, 256)) -> nn.Module:
-    """Linear and ReLU per entry of `hidden`; one linear layer."""
-    width = 1
-    for extent in shape:
-        width *= extent
-    layers: list[nn.Module] = [nn.Flatten()]
-    for out in hidden:
-        layers += [nn.Linear(width, out), nn.ReLU()]
-        width = out
-    return nn.Sequential(*layers, nn.Linear(width, classes))
-
-
-def vit_tiny(
-    shape: Shape, classes: int, patch: int = 4, layers: int = 12, heads: int = 3, width: int = 192
-) -> nn.Module:
-    """torchvision's VisionTransformer at DeiT-tiny's size (Touvron et al. 2021, Table 1) on small square images."""
-    vision = import_torchvision().models.vision_transformer.VisionTransformer
-    model = vision(shape[1], patch, layers, heads, width, 4 * width, num_classes=classes)
-    if shape[0] != 3:
-        model.conv_proj = nn.Conv2d(shape[0], width, patch, patch)
-    return model
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 # What hidden layers end in. A sigmoid that is there already is a gate, and stays.
 HIDDEN = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh)
 
-OWN: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp, "vit_tiny": vit_tiny, **PAPER}
+# Name → "module:function", imported when it is used.
+MODELS = {
+    "cnn": "energybench.workloads.models.small:cnn",
+    "mlp": "energybench.workloads.models.small:mlp",
+    "vit_tiny": "energybench.workloads.models.small:vit_tiny",
+    "mixer": "energybench.workloads.models.paper:mixer",
+    "resnet26": "energybench.workloads.models.paper:resnet26",
+    "resnet32": "energybench.workloads.models.paper:resnet32",
+    "resnet50_head4096": "energybench.workloads.models.paper:resnet50_head4096",
+    "resnet56": "energybench.workloads.models.paper:resnet56",
+    "swin_tiny": "energybench.workloads.models.paper:swin_tiny",
+}
+NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
+NAMES = Names("model", "E401", MODELS, NEEDS)
 
 
-def build(use: str, shape: Shape, classes: int | None, parameters: dict[str, Any]) -> nn.Module:
-    """The model `use` for inputs of `shape` (C, H, W). Raises UsageError E401 for what it does not know."""
-    use = known_as(use, OWN)
-    if use in OWN:
-        return call(OWN[use], use, {"shape": shape, "classes": classes}, parameters)
+def build(
+    use: str, shape: Shape, classes: int | None, parameters: dict[str, Any], offered: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """The model `use` for inputs of `shape` (C, H, W). Raises UsageError E401 for what it does not know.
+
+    offered: what else is known of the data, for a model that takes it
+    """
+    if (function := NAMES.load(use)) is not None:
+        return call(function, use, {"shape": shape, "classes": classes}, parameters, offered)
     torchvision = import_torchvision()
     known = torchvision.models.list_models(module=torchvision.models)
     use = known_as(use, known)
     if use not in known:
-        hint = nearest(use, [*OWN, *known]) if len(use) > 2 else f"for example: {', '.join(OWN)}, resnet18"
+        hint = nearest(use, [*NAMES.known(), *known]) if len(use) > 2 else f"for example: {', '.join(MODELS)}, resnet18"
         if not hint.startswith("did"):
-            hint = f'ours: {", ".join(OWN)}; any torchvision classifier, such as resnet18; or "file.py:function"'
+            hint = f'ours: {", ".join(MODELS)}; any torchvision classifier, such as resnet18; or "file.py:function"'
         raise UsageError(Problem("E401", f"no model is called '{use}'", hint=hint))
     parameters = dict(parameters)
     if use in ("googlenet", "inception_v3"):
@@ -115,8 +100,15 @@ def fix_sizes(model: nn.Module, use: str, shape: Shape) -> None:
         raise UsageError(Problem("E401", message, hint="remove it, or give it its size"))
 
 
-def call(function: Callable[..., Any], use: str, given: dict[str, Any], parameters: dict[str, Any]) -> Any:
-    """Call a builder with what it accepts of `given` and all of `parameters`; a refusal becomes E401."""
+def call(
+    function: Callable[..., Any],
+    use: str,
+    given: dict[str, Any],
+    parameters: dict[str, Any],
+    offered: Mapping[str, Any] | None = None,
+) -> Any:
+    """Call a builder with what it accepts of `given`, what it names of `offered` and all of `parameters`; a refusal
+    becomes E401."""
     signature = inspect.signature(function).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.values())
     if unknown := [key for key in parameters if key not in signature and not open_ended]:
@@ -126,7 +118,8 @@ def call(function: Callable[..., Any], use: str, given: dict[str, Any], paramete
                 "E401", f"'{use}' takes no parameter '{unknown[0]}'", hint=nearest(unknown[0], words) or "it takes none"
             )
         )
-    arguments = {key: value for key, value in given.items() if key in signature or open_ended} | parameters
+    arguments = {key: value for key, value in given.items() if key in signature or open_ended}
+    arguments |= {key: value for key, value in (offered or {}).items() if key in signature} | parameters
     try:
         return function(**arguments)
     except (TypeError, ValueError) as error:
@@ -166,3 +159,10 @@ def activate(model: nn.Module, use: str, activation: str) -> None:
         parent, _, child = name.rpartition(".")
         if type(model.get_submodule(name)) is not ACTIVATIONS[activation]:
             setattr(model.get_submodule(parent), child, ACTIVATIONS[activation]())
+
+
+def __getattr__(name: str) -> Any:
+    """A model by its name, for scripts: `from energybench.workloads.models import mlp`."""
+    if name in MODELS:
+        return NAMES.load(name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -1,7 +1,7 @@
 """A folder of images as a data set: train/<class>/* beside test/<class>/*, or one folder per class and a split of ours.
 
 Labels are the training classes in the order of their names, in both parts; files come in the order of their names too,
-so that a folder is the same data set on every machine. Imports no torch; the files are decoded in datasets.py.
+so that a folder is the same data set on every machine. Imports no torch; the files are decoded by `datasets.prepare`.
 """
 
 from __future__ import annotations
