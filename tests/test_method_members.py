@@ -7,6 +7,7 @@ import itertools
 import math
 import warnings
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -210,7 +211,8 @@ def test_layers_further_in_come_first_and_each_input_is_prepared_once():
     loads = [run.load(run.data, [index]), run.load(vectors(), [index]), run.data.load([index])]
     for batches in loads:
         assert torch.equal(next(batches).inputs, wanted)
-    assert torch.equal(next(run.batches(run.data)).inputs, wanted_in(run, next(run.batches(run.data)).index))
+    batch = next(iter(run.batches(run.data)))
+    assert torch.equal(batch.inputs, wanted_in(run, batch.index))
     assert torch.equal(next(run.data.subset(index).subset(index[:3]).in_order()).inputs, wanted[:3])
 
 
@@ -415,8 +417,11 @@ OPTIMIZERS = {
 
 
 def method_named(name: str, **parameters: Any) -> Method:
-    source = discovery.sources()[name]
-    return discovery.build(discovery.load(source), name, parameters)
+    """With its own example's values where it requires some."""
+    kind = discovery.load(discovery.sources()[name])
+    required = {f.name for f in fields(kind) if f.init and f.default is MISSING and f.default_factory is MISSING}
+    example = {key: value for key, value in getattr(kind, "example", {}).items() if key in required}
+    return discovery.build(kind, name, example | parameters)
 
 
 TRAINED_BY: dict[str, tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]] = {
