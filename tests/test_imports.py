@@ -37,7 +37,7 @@ TORCH = (
     *("runner/planner", "runner/plan_controls", "runner/plan_threads", "runner/tracing"),
     *(f"train/{name}" for name in ("data", "evaluation", "fingerprint", "graph_hooks", "images", "recipe", "results")),
     *(f"train/{name}" for name in ("learning_parameters", "loss_scaling", "parameter_groups")),
-    "runner/plan_precision",
+    *("train/part_optimizers", "runner/plan_machine", "runner/plan_precision"),
     *("train/run", "train/trees", "trial/budget", "trial/control_run", "train/geometry", "train/part_streams"),
     *("train/pass_keys", "train/first_steps"),
     *(f"trial/{name}" for name in ("build", "calibrate", "count_cell", "counting_layer", "phase_profile")),

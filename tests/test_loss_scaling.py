@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,8 @@ from support import assert_same_state, digits, double_run, make_run, state, tiny
 from test_method_members import method_named
 from torch import nn
 
-from energybench.algorithms.sample_scores import parameter_gradient
+from energybench.algorithms.sample_scores import Scorer, parameter_gradient
+from energybench.common.errors import UsageError
 from energybench.train import loss_scaling
 from energybench.train.loss_scaling import LossScaler
 from energybench.train.method import Method
@@ -183,6 +185,42 @@ def test_an_overflow_in_a_step_without_an_update_is_no_reason_to_leave_out_the_n
         assert (run.tally.updates, run.tally.updates_skipped) == (2, 0)
 
 
+class TwoParts(Overflows):
+    """Body and head, each with an optimizer; the gradients of both come before either's update."""
+
+    parts, replaces = ("body", "head"), frozenset({"step"})
+
+    def parameters(self, run, part):
+        return run.model[{"body": 0, "head": 2}[part]].parameters()
+
+    def step(self, run, batch, inner):
+        run.model.zero_grad()
+        run.gradients(replace(batch, part="body"))
+        run.update("body")
+        run.update("head")
+
+
+def test_two_parts_with_one_gradient_are_left_out_together_and_the_scale_is_halved_once():
+    run = double_run(task=TwoParts({0}), precision="fp16", epochs=1)
+    before = state(run.model)
+    batch = next(run.data.load([torch.arange(8)]))
+    run.step(batch)
+    assert_same_state(state(run.model), before)
+    assert (run.loss_scale, run.tally.updates_skipped, run.loss_scaler.skipped[1]) == (2**15, 2, 2)
+    run.step(batch)
+    assert all(parameter.isfinite().all() for parameter in run.model.parameters())
+    assert (run.loss_scale, run.tally.updates) == (2**15, 2)
+
+
+def test_a_part_that_nobody_has_asked_for_yet_is_unscaled_too():
+    states = []
+    for precision in ("fp32", "fp16"):
+        run = double_run(task=TwoParts(set()), precision=precision, epochs=1)
+        run.train()
+        states.append(state(run.model))
+    assert_same_state(*states)
+
+
 def test_clipping_sees_the_gradient_and_not_its_multiple():
     run = double_run(precision="fp16", clip=0.1, lr=1.0)
     before = state(run.model)
@@ -314,8 +352,20 @@ def test_methods_train_in_fp16(name):
     assert all(parameter.isfinite().all() for parameter in run.model.parameters())
 
 
+def tiny_layers() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_where_torch_has_no_reference_score_in_a_narrow_precision_it_is_refused_in_words(precision):
+    with pytest.raises(UsageError, match=rf"E312.*BatchNorm.*{precision}"):
+        Scorer(make_run(precision=precision), "parameter-gradient", "analytic")
+    Scorer(make_run([], tiny_layers, precision=precision), "parameter-gradient", "analytic")
+    Scorer(make_run(), "parameter-gradient", "analytic")
+
+
 def test_the_reference_score_of_a_faint_sample_is_scaled_too():
-    run, plain = make_run(task=Faint(), precision="fp16"), make_run(task=Faint())
+    run, plain = (make_run([], tiny_layers, task=Faint(), precision=each) for each in ("fp16", "fp32"))
     batch = next(run.data.load([torch.arange(4)]))
     found, expected = (parameter_gradient(each, batch) for each in (run, plain))
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0)

@@ -15,7 +15,7 @@ from torch import nn
 
 from energybench.algorithms.hypergradient_sgd import HyperSGD
 from energybench.common.errors import UsageError
-from energybench.suite.tables import WorkloadTable
+from energybench.suite.tables import TrainTable, WorkloadTable
 from energybench.train.method import Method
 from energybench.train.parameter_groups import KEY, described, multipliers_of
 from energybench.train.recipe import Recipe
@@ -258,7 +258,7 @@ def test_a_suite_without_them_is_resolved_as_ever_and_one_with_them_says_them():
     plain, given = workload(), workload(lr_multipliers={"0.*": 0.5})
     assert "lr_multipliers" not in plain.settings()["train"]
     assert given.settings()["train"] == plain.settings()["train"] | {"lr_multipliers": {"0.*": 0.5}}
-    assert WorkloadTable.model_validate(given.settings()) == given
+    assert TrainTable.model_validate(given.settings()["train"]) == given.train
     assert recipe_of(given).lr_multipliers == {"0.*": 0.5}
     assert workload(lr_multipliers={}).settings() == plain.settings()
 

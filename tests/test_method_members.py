@@ -7,6 +7,7 @@ import itertools
 import math
 import warnings
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -416,8 +417,11 @@ OPTIMIZERS = {
 
 
 def method_named(name: str, **parameters: Any) -> Method:
-    source = discovery.sources()[name]
-    return discovery.build(discovery.load(source), name, parameters)
+    """With its own example's values where it requires some."""
+    kind = discovery.load(discovery.sources()[name])
+    required = {f.name for f in fields(kind) if f.init and f.default is MISSING and f.default_factory is MISSING}
+    example = {key: value for key, value in getattr(kind, "example", {}).items() if key in required}
+    return discovery.build(kind, name, example | parameters)
 
 
 TRAINED_BY: dict[str, tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]] = {

@@ -55,9 +55,9 @@ def test_bf16_is_refused_with_a_hint_where_the_processor_emulates_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = SUITE.replace("lr = 0.1 }", 'lr = 0.1, precision = "bf16" }')
-    monkeypatch.setattr(plan, "native_bf16", lambda: True)
+    monkeypatch.setattr(plan_precision, "native_bf16", lambda: True)
     assert problems(tmp_path, text) == []
-    monkeypatch.setattr(plan, "native_bf16", lambda: False)
+    monkeypatch.setattr(plan_precision, "native_bf16", lambda: False)
     (found,) = planned(tmp_path, text)["problems"]
     assert (found["code"], found["where"].rpartition("tiny.toml:")[2]) == ("E405", "12:33")
     assert "--set workload.train.precision=fp32" in found["hint"]
@@ -68,7 +68,7 @@ def test_fp16_is_noted_where_the_processor_emulates_it_and_refused_where_torch_h
 ) -> None:
     text = SUITE.replace("lr = 0.1 }", 'lr = 0.1, precision = "fp16" }')
     for native in (False, True):
-        monkeypatch.setattr(plan, "native_fp16", lambda native=native: native)
+        monkeypatch.setattr(plan_precision, "native_fp16", lambda native=native: native)
         found = planned(tmp_path, text)
         assert found["problems"] == []
         assert any("emulates fp16" in note for note in found["notes"]) is not native

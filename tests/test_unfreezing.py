@@ -92,8 +92,8 @@ def test_what_is_frozen_stands_still_in_a_sampled_epoch_too_and_the_others_draw_
         run.train()
         outcomes[bool(frozen)] = moves(freezes.weights)[-1], state(run.model)
     assert (outcomes[False][0], outcomes[True][0]) == (True, False)
-    same = [torch.equal(outcomes[False][1][name], value) for name, value in outcomes[True][1].items()]
-    assert same == [not name.startswith("0.") for name in outcomes[True][1]]
+    others = [{k: v for k, v in weights.items() if not k.startswith("0.")} for _, weights in outcomes.values()]
+    assert_same_state(*others)
 
 
 class Replaces(Method):
@@ -123,22 +123,56 @@ def test_what_a_method_makes_while_it_trains_learns_from_the_next_epoch_on(optim
     assert len(held) == len(set(held))
 
 
-def test_a_parameter_that_gets_a_gradient_and_is_in_no_part_is_told_by_name():
+def record_of(run: Any) -> Any:
+    record = SimpleNamespace(diagnostics={}, flags=[])
+    told_of_the_recipe(record, run)
+    return record
+
+
+def test_what_a_task_leaves_out_by_its_own_word_is_named_and_not_doubted():
     class HeadAlone(Classification):
         def parameters(self, run, part):
             return run.model[2].parameters()
 
     run = double_run(task=HeadAlone())
     run.train()
-    assert run.untrained() == dict.fromkeys(("0.weight", "0.bias"), "no part of the task lists it")
-    record: Any = SimpleNamespace(diagnostics={}, flags=[])
-    told_of_the_recipe(record, run)
-    assert record.diagnostics == {"untrained": run.untrained()}
-    assert [flag.code for flag in record.flags] == ["untrained"]
-    assert "0.weight: no part of the task lists it" in record.flags[0].detail
+    assert run.untrained() == dict.fromkeys(("0.weight", "0.bias"), "the task's `parameters` leaves it out")
+    record = record_of(run)
+    assert (record.diagnostics, record.flags) == ({"untrained": run.untrained()}, [])
     run = double_run(task=HeadAlone())
     run.model[0].requires_grad_(False)
     run.train()
+    assert run.untrained() == {}
+
+
+def test_what_is_made_in_the_last_epoch_and_never_moves_is_doubted():
+    class Late(Replaces):
+        def step(self, run, batch, inner):
+            if run.epoch_number == run.epochs and run.step_in_epoch == 1:
+                run.model[2].weight = nn.Parameter(run.model[2].weight.detach().clone())
+            inner(batch)
+
+    run = double_run([Late()], epochs=1)
+    run.train()
+    record = record_of(run)
+    assert record.diagnostics == {"untrained": {"2.weight": "it was made after the last epoch had begun"}}
+    (flag,) = record.flags
+    assert (flag.code, flag.detail) == ("untrained", "2.weight: it was made after the last epoch had begun")
+
+
+def test_a_released_layer_whose_gradient_is_zero_moves_nowhere_and_is_no_reason_to_doubt():
+    class Dead(Freezes):
+        def gradients(self, run, batch, inner):
+            forward = inner(batch)
+            for parameter in run.model[0].parameters():
+                if parameter.grad is not None:
+                    parameter.grad.zero_()
+            return forward
+
+    run = double_run([Dead({1})], epochs=2)
+    run.train()
+    assert run.model[0].weight.grad is not None
+    assert torch.equal(run.methods[0].weights[0], run.methods[0].weights[1])
     assert run.untrained() == {}
 
 

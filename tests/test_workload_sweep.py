@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from json_schema import refusal
 
 from energybench.cli.suite_schema import suite_schema
+from energybench.common.name_patterns import matches
 from energybench.common.shipped import shipped
 from energybench.common.units import RESOLVED
 from energybench.suite import suite
 from energybench.suite.suite import SuiteError
 from energybench.suite.sweep_keys import mark, plain_name, plain_names
-from energybench.suite.variants import matches
 
 SWEPT = """\
 schema = 1

@@ -48,6 +48,9 @@ class Scorer:
         closed = form == "analytic" and task.output_gradient is not Task.output_gradient
         if kind in ("parameter-gradient", "last-layer-gradient") and run.task.batch_parts:
             self._refuse(f"the task '{run.task.name}' learns from a batch and what is beside it, not sample by sample")
+        if kind == "parameter-gradient" and not _differentiable_one_by_one(run):
+            precision = run.recipe.precision
+            self._refuse(f"torch does not differentiate BatchNorm sample by sample in {precision} on this device")
         of_output = kind in ("output-gradient", "last-layer-gradient")
         if of_output and not closed and task.losses is Task.losses:
             self._refuse(f"the task '{run.task.name}' has no losses(run, outputs, batch) to differentiate")
@@ -159,6 +162,13 @@ def parameter_gradient(run: TrainingRun, batch: Batch) -> Tensor:
             lengths.append(norms(list(each(learns, piece.inputs, piece.targets).values())) / scale)
         run.tally.add_vectorised(len(piece))
     return torch.cat(lengths)
+
+
+def _differentiable_one_by_one(run: TrainingRun) -> bool:
+    """On CPUs torch.func's BatchNorm wants inputs and statistics of one type, which autocast makes two of."""
+    if run.recipe.precision == "fp32" or run.device.type != "cpu":
+        return True
+    return not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in run.model.modules())
 
 
 def _alone(tree: Any) -> Any:

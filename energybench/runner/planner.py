@@ -6,9 +6,6 @@ few plain steps timed for the expected duration. Every mistake is collected; not
 
 from __future__ import annotations
 
-import os
-import platform
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,26 +18,24 @@ from torch import nn
 from energybench.common.errors import EnergybenchError, Problem
 from energybench.common.fingerprint import source_digest
 from energybench.common.hashing import digest
-from energybench.common.machine import cpu_name, native_bf16, native_fp16, platform_name
 from energybench.common.metrics import Metric
-from energybench.common.renamed import RenamedNameWarning
-from energybench.common.torchvision_shim import import_torchvision
-from energybench.common.version import __version__
 from energybench.flops.work import Line
 from energybench.records.record import Cell, Role
 from energybench.runner import plan_metrics, plan_threads
 from energybench.runner.plan_claim import claim
 from energybench.runner.plan_controls import kept_share, planned_control, useless_controls
 from energybench.runner.plan_energy import energy
-from energybench.runner.plan_precision import refused
+from energybench.runner.plan_machine import machine_facts
+from energybench.runner.plan_precision import precision_on
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
+from energybench.runner.plan_stacks import Stack, build_stack
 from energybench.runner.tracing import time_step, time_threads, trace_run, whole_step_rel
 from energybench.runner.user_code import packages_named, user_files
 from energybench.suite.tables import WorkloadTable
-from energybench.suite.variants import StackItem, Variant
+from energybench.suite.variants import Variant
 from energybench.train import discovery, images
 from energybench.train.data import Data
-from energybench.train.method import Method, Task, parameters
+from energybench.train.method import Task, parameters
 from energybench.train.parameter_groups import described, multipliers_of
 from energybench.train.passes import mean_epoch
 from energybench.train.plain_epochs import every_epoch
@@ -54,7 +49,6 @@ from energybench.workloads.start_weights import load_start
 from energybench.workloads.tasks import task_named
 
 Built = TypeVar("Built")
-Stack = list[tuple[MethodSpec, Method]]  # outermost first: what rebuilds a method, and the method
 
 STAND_IN_SAMPLES = 8
 # Of a cell: what follows from the rest of it, or only informs.
@@ -95,7 +89,7 @@ class Plan:
             self.check_stacks(number, workload, stacks)
         methods = {label: [method for _, method in stack] for label, stack in stacks.items()}
         self.problems += useless_controls(self.spec, methods, self.seeds)
-        machine = self.machine() | self.energy()
+        machine = machine_facts(self.device, self.thread_facts) | self.energy()
         cells: list[Cell] = []
         if not self.problems:
             planned = [(each, workloads[each.name]) for _, each in self.spec.trainings]
@@ -127,41 +121,10 @@ class Plan:
     # ── methods ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def stack(self, variant: Variant) -> Stack:
-        built: Stack = []
-        for item in variant.stack:
-            try:
-                source = discovery.find(item.use, self.base, self.spec.where(*item.loc[:2], "use"))
-                kind = self.load(source)
-                method = discovery.build(kind, source.name, item.parameters, partial(self.parameter_place, item))
-            except EnergybenchError as error:
-                self.problems += error.problems
-                continue
-            spec = MethodSpec(
-                use=source.name,
-                name=source.name,
-                path=str(source.path),
-                origin=source.origin,
-                class_name=source.class_name,
-                sha256=source.sha256,
-                parameters=item.parameters,
-                resolved=parameters(method),
-            )
-            built.append((spec, method))
-        return built
-
-    def load(self, source: discovery.Source) -> type[Method]:
-        """The method's class; names that its file still uses and that are others now are noted."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            kind = discovery.load(source)
-        for each in caught:
-            if issubclass(each.category, RenamedNameWarning):
-                self.notes.append(f"{source.path.name}: {each.message}")
-        return kind
-
-    def parameter_place(self, item: StackItem, key: str) -> str:
-        """Where a parameter stands, or else its method's table."""
-        return self.spec.where(*item.loc, key) if key in item.parameters else self.spec.where(*item.loc)
+        stack, problems, notes = build_stack(self.spec, self.base, variant)
+        self.problems += problems
+        self.notes += notes
+        return stack
 
     def check_stacks(self, number: int, workload: WorkloadTable, stacks: dict[str, Stack]) -> None:
         """Each stack once for each kind of task."""
@@ -198,7 +161,10 @@ class Plan:
     def workload(self, number: int, workload: WorkloadTable) -> PlannedWorkload | None:
         """What is known of it; None where something failed, and its problem is collected."""
         where = partial(self.spec.where, "workload", number)
-        self.check_precision(workload, where("train", "precision"))
+        if self.purpose != "trace":  # where nothing is computed
+            problem, note = precision_on(self.device, workload.name, workload.train.precision)
+            self.problems += [problem.placed(where("train", "precision"))] if problem else []
+            self.notes += [f"{workload.name}: {note}"] if note else []
         settings = workload.data
         if not self.check_augmentation(workload, where("data", "augment")):
             settings = settings.model_copy(update={"augment": ()})
@@ -264,17 +230,6 @@ class Plan:
                 name = data.options.get("folder", data.use)
                 self.notes.append(f"'{name}' is not on this machine: shape and counts are the published ones{timed}")
         return datasets.fitted(self.data[key], data)
-
-    def check_precision(self, workload: WorkloadTable, where: str) -> None:
-        precision = workload.train.precision
-        if self.purpose == "trace" or precision == "fp32":
-            return  # nothing is computed, or nothing narrow
-        if what := refused(precision, self.device, native_bf16=native_bf16()):
-            hint = "add --set workload.train.precision=fp32, or --quick where the suite's overlay has it"
-            self.problems.append(Problem("E405", f"'{workload.name}' asks for {what}", where, hint))
-        elif precision == "fp16" and self.device.type == "cpu" and not native_fp16():
-            slow = "this processor emulates fp16: its time and energy say nothing of a device that has it"
-            self.notes.append(f"{workload.name}: {slow}")
 
     def check_multipliers(self, workload: WorkloadTable, model: nn.Module, where: Callable[..., str]) -> bool:
         """Whether each pattern fits the model's parameters; what they fit is noted."""
@@ -432,22 +387,4 @@ class Plan:
             return {}
         facts, problems = energy(self.spec, self.suite.measure, device_name(self.device))
         self.problems += problems
-        return facts
-
-    def machine(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {
-            "platform": platform_name(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": import_torchvision().__version__,
-            "energybench": __version__,
-            "cpu": cpu_name(),
-            "cores": len(os.sched_getaffinity(0)),
-            "threads": torch.get_num_threads(),
-            "device": str(self.device),
-        }
-        if self.thread_facts:
-            facts["threads_chosen"] = self.thread_facts
-        if self.device.type == "cuda":
-            facts["gpu"] = torch.cuda.get_device_name(self.device)
         return facts

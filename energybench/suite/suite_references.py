@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from energybench.common.errors import Problem, nearest
+from energybench.common.name_patterns import matches
 from energybench.suite.command_pairing import unpaired
 from energybench.suite.command_tables import CommandWorkloadTable
 from energybench.suite.node import Node
 from energybench.suite.suite_bounds import Sized, too_many_patterns, too_much_work
 from energybench.suite.sweep_keys import plain_names
 from energybench.suite.tables import RequireTable, WorkloadTable
-from energybench.suite.variants import Variant, expand, matches
+from energybench.suite.variants import Variant, expand
 
 PATTERN_TABLES = {"skip": "skips", "require": "requires"}  # whose entries name workloads and methods by patterns
 

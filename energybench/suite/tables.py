@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
+from energybench.common.name_patterns import matches
 from energybench.common.renamed import renamed
 from energybench.common.units import Bytes, Intensity, Points, Ratio, Seconds, WarmupAmount
 from energybench.stats.interim import declared
@@ -27,7 +28,7 @@ from energybench.suite.messages import KeyedError
 from energybench.suite.quality_tables import QualityTable, TargetTable, WorkloadAcceptTable
 from energybench.suite.sweep_keys import plain_name
 from energybench.suite.table import Name, OpenTable, Several, SuiteTable
-from energybench.suite.variants import Variant, matches, toml
+from energybench.suite.variants import Variant, toml
 
 LONGEST_S = 1e8  # three years
 # What a swept key of a workload holds: values, or keys below it.

@@ -5,10 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -234,20 +232,6 @@ def _sweep_problems(entry: Node, parameters: Mapping[str, Any], sweep: Mapping[s
         if key in parameters:
             report(key, f"'{key}' is both fixed and swept", "keep one of the two")
     return problems
-
-
-def matches(pattern: str, names: Iterable[str]) -> bool:
-    """Whether a pattern of `*` and `?` fits one of the names; brackets, which labels have, are themselves."""
-    fits = _regex(pattern).fullmatch
-    return any(fits(name) for name in names)
-
-
-@lru_cache(1000)
-def _regex(pattern: str) -> re.Pattern[str]:
-    """Atomic groups: what each `*` has matched is not tried again, so that no pattern takes exponential time."""
-    first, *rest = (re.escape(part).replace(r"\?", ".") for part in pattern.split("*"))
-    middle = "".join(f"(?>.*?{part})" for part in rest[:-1])
-    return re.compile(first + (f"{middle}.*{rest[-1]}" if rest else ""), re.DOTALL)
 
 
 def _shown(value: Any) -> str:

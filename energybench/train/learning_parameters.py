@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+LEFT_OUT = "the task's `parameters` leaves it out"  # by choice: no reason to doubt, and a price all the same
+
 
 @dataclass(frozen=True, slots=True)
 class Released:
@@ -52,10 +54,6 @@ class LearningParameters:
             self._admit_released(part)
         return self._lists[part]
 
-    def listed(self) -> list[nn.Parameter]:
-        """Of all parts that have been listed, with what has been released since."""
-        return [parameter for part in self._lists for parameter in self.of(part)]
-
     def list_new(self) -> None:
         """What the parts have since they were listed: a method may grow a model, or put in another parameter."""
         for part, listed in self._lists.items():
@@ -73,18 +71,28 @@ class LearningParameters:
         self._joined(part, released)
 
     def untrained(self, model: nn.Module, parts: Sequence[str]) -> dict[str, str]:
-        """Names of parameters that got a gradient and stood still, each with the reason: asked when a run is over."""
+        """Names of parameters that got a gradient and stood still, each with the reason: asked when a run is over.
+
+        A gradient of zeros moves nothing, whoever is told of it.
+        """
         listed = {parameter for part in parts for parameter in self.of(part)}
+        named = {parameter for part in parts for parameter in self._every(part)}
         still = {each.parameter for each in self._released if each.stands_still(self._updates())}
         found: dict[str, str] = {}
         for name, parameter in model.named_parameters():
-            if not parameter.requires_grad or parameter.grad is None:
+            if not parameter.requires_grad or parameter.grad is None or not _numbers(parameter.grad).any():
                 continue
-            if parameter not in listed:
-                found[name] = "no part of the task lists it"
+            if parameter not in named:
+                found[name] = LEFT_OUT
+            elif parameter not in listed:
+                found[name] = "it was made after the last epoch had begun"
             elif parameter in still:
                 found[name] = "the optimizer took no notice of its release"
         return found
+
+
+def _numbers(gradient: Tensor) -> Tensor:
+    return gradient._values() if gradient.is_sparse else gradient
 
 
 def _length(parameter: nn.Parameter) -> Tensor:

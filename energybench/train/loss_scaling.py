@@ -36,6 +36,7 @@ class LossScaler:
         self._found = torch.zeros((), device=device)  # above 0: a gradient that is not finite
         self._in_a_row = 0  # updates since S last changed
         self._used = False  # a backward pass ran since the last update
+        self._overflowed = False  # and what was found then
 
     def backward(self, loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
         """Add the gradient of a scalar loss () to `.grad` of these parameters, which hold all that may move.
@@ -47,7 +48,7 @@ class LossScaler:
         if earlier := _gradients(learning):  # of micro-batches before this one
             torch._foreach_mul_(earlier, self.scale)
         wide = loss.to(torch.promote_types(loss.dtype, torch.float32))
-        (wide * self.scale).backward()  # type: ignore[no-untyped-call]
+        (wide * self.scale).backward()
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
         for gradient in _gradients(learning):
             if gradient.element_size() < 4:
@@ -61,24 +62,33 @@ class LossScaler:
 
     def begin_step(self) -> None:
         """What overflowed in a step without an update is over."""
+        self._overflowed = False
         if self._used:
             self._found.zero_()
             self._used = False
 
     def leaves_out(self, epoch: int) -> bool:
-        """Whether the update that is due does not happen. Asked once for each; waits for the device."""
-        if not self._used:  # nothing was differentiated
-            return False
-        self._used = False
-        if self._found.item():
+        """Whether the update that is due does not happen. Asked once for each; waits for the device.
+
+        Where nothing was differentiated since the last one of a step, that one's answer holds: two parts of a model
+        whose gradients come before both updates are left out together, and the scale changes once.
+        """
+        if self._used:
+            self._used = False
+            self._overflowed = bool(self._found.item())
             self._found.zero_()
+            self._adapt()
+        if self._overflowed:
             self.skipped[epoch] += 1
+        return self._overflowed
+
+    def _adapt(self) -> None:
+        if self._overflowed:
             self.scale, self._in_a_row = self.scale * BACKOFF, 0
-            return True
+            return
         self._in_a_row += 1
         if self._in_a_row == GROWTH_INTERVAL:
             self.scale, self._in_a_row = min(self.scale * GROWTH, LARGEST_SCALE), 0
-        return False
 
     def finite(self, losses: Tensor) -> Tensor:
         """The losses (steps,) of an epoch without those that are not finite; all of them where none is."""

@@ -312,6 +312,24 @@ def overrides(layer: Method, member: str) -> bool:
     return getattr(type(layer), member) is not getattr(Method, member)
 
 
+def input_chain(run: TrainingRun, layers: Iterable[Method]) -> Callable[[Any], Any] | None:
+    """Every layer's `prepare_inputs` after those further in; None where nobody overrides it.
+
+    Args:
+        layers: innermost first
+    """
+    changing = [layer for layer in layers if overrides(layer, "prepare_inputs")]
+    if not changing:
+        return None
+
+    def prepare(inputs: Any) -> Any:
+        for layer in changing:
+            inputs = layer.prepare_inputs(run, inputs)
+        return inputs
+
+    return prepare
+
+
 # ── members under their old names ─────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from energybench.common.errors import Problem, UsageError, nearest
-from energybench.suite.variants import matches
+from energybench.common.name_patterns import matches
 
 if TYPE_CHECKING:
     from energybench.train.method import Method
@@ -107,10 +107,14 @@ def described(multipliers: Mapping[nn.Parameter, float]) -> str:
     for parameter, multiplier in multipliers.items():
         by_multiplier.setdefault(multiplier, []).append(parameter)
     parts = [
-        f"× {multiplier:g} for {sum(p.numel() for p in those):,} parameters in {len(those)} tensors"
+        f"× {multiplier:g} for {sum(p.numel() for p in those):,} parameters in {_tensors(len(those))}"
         for multiplier, those in sorted(by_multiplier.items())
     ]
     return ", ".join(parts)
+
+
+def _tensors(count: int) -> str:
+    return f"{count} tensor" if count == 1 else f"{count} tensors"
 
 
 def split_groups(optimizer: Optimizer, multiplier: Callable[[nn.Parameter], float]) -> None:

@@ -33,13 +33,14 @@ from energybench.train.fingerprint import SamplesSeen
 from energybench.train.graph_hooks import on_backward
 from energybench.train.learning_parameters import LearningParameters
 from energybench.train.loss_scaling import LossScaler
-from energybench.train.method import HOOKS, Method, Task, overrides
+from energybench.train.method import HOOKS, Method, Task, input_chain, overrides
 from energybench.train.method_check import check_method
-from energybench.train.parameter_groups import KEY, Multipliers, deaf, split_groups
+from energybench.train.parameter_groups import KEY, Multipliers, deaf
+from energybench.train.part_optimizers import PartOptimizers
 from energybench.train.part_streams import PartStreams
 from energybench.train.pass_keys import PassKeys
 from energybench.train.plain_epochs import plain_samples, plain_steps
-from energybench.train.recipe import Recipe, add_parameters
+from energybench.train.recipe import Recipe
 from energybench.train.results import RESULTS, call_checked, checked
 from energybench.train.tally import Tally
 from energybench.train.trees import join, split
@@ -80,11 +81,13 @@ class Run:
         self.epoch_number, self.step_in_epoch = 1, 0  # epochs are counted from 1, steps within one from 0
         self.skip_update = False  # set inside a step: its update does not happen
         self.tally, self._samples_seen = Tally(recipe.accumulate), SamplesSeen()
-        self.optimizers: dict[str, Optimizer] = {}
         self.curve: list[dict[str, float | None]] = []
         self.stop_reason: str | None = None  # of a run that ended before its last planned epoch
-        self._learning = LearningParameters(partial(task.parameters, self), self._join, lambda: self.tally.updates)
         self._multipliers = Multipliers(model, recipe.lr_multipliers)  # by the names before methods
+        self._optimizers = PartOptimizers(self, self.layers, self._multipliers)
+        self.optimizers = self._optimizers.built
+        joined, updates = self._optimizers.join, lambda: self.tally.updates
+        self._learning = LearningParameters(partial(task.parameters, self), joined, updates)
         self.loss_scaler = LossScaler(device) if recipe.precision == "fp16" else None
         self._mode = ""
         self._losses: list[Tensor] = []
@@ -99,7 +102,7 @@ class Run:
         self.update = partial(self._whole_update, self._chain("update", self._update))
         self._forward_layers = [layer for layer in reversed(self.layers) if overrides(layer, "forward_context")]
         self._steps_layers = [layer for layer in reversed(self.layers) if overrides(layer, "steps_per_epoch")]
-        self._prepare = self._input_chain()
+        self._prepare = input_chain(self, self.layers)
         self.data = self.prepared(data.zipped(task.batch_parts))
         self._part_streams = PartStreams(self.rng)
         self._pass_keys = PassKeys(self.data)
@@ -269,7 +272,9 @@ class Run:
         self.tally.backwards += 1
         backward: Callable[[], None] = loss.backward
         if self.loss_scaler:
-            backward = partial(self.loss_scaler.backward, loss, self._learning.listed())
+            backward = partial(
+                self.loss_scaler.backward, loss, [p for part in self.task.parts for p in self.parameters(part)]
+            )
         self.tally.pass_sizes.add_backward(backward)
 
     @property
@@ -314,37 +319,13 @@ class Run:
         """Those that learn or have learned: what is frozen later stays, what is released later is added at the end."""
         return self._learning.of(part)
 
-    def _join(self, part: str, joined: list[nn.Parameter]) -> None:
-        """Parameters that were released or made since the part was listed."""
-        if optimizer := self.optimizers.get(part):
-            add_parameters(optimizer, joined, self.recipe)
-            self._group(optimizer)
-
-    def _group(self, optimizer: Optimizer) -> None:
-        """One group for each multiplier of the learning rate; whoever replaces `update` sets the rates itself."""
-        if self._multipliers and not any("update" in layer.replaces for layer in self.layers):
-            split_groups(optimizer, self.lr_multiplier)
-
     def untrained(self) -> dict[str, str]:
         """Names of parameters that got a gradient and stood still, each with the reason: asked when a run is over."""
         return self._learning.untrained(self.model, self.task.parts)
 
     def optimizer(self, part: str = "main") -> Optimizer:
         """Built on first use, so that a forward-only method builds none."""
-        params = self.parameters(part)
-        if part not in self.optimizers:
-            chain: Callable[[list[nn.Parameter]], Optimizer] = self.recipe.build_optimizer
-            for layer in self.layers:
-                chain = partial(self._optimizer_of, layer, chain)
-            self.optimizers[part] = chain(list(params))
-            self._group(self.optimizers[part])
-        return self.optimizers[part]
-
-    def _optimizer_of(
-        self, layer: Method, inner: Callable[[list[nn.Parameter]], Optimizer], params: list[nn.Parameter]
-    ) -> Optimizer:
-        built: Optimizer = checked(layer.name, "optimizer", layer.optimizer(self, params, inner))
-        return built
+        return self._optimizers.of(part, self.parameters(part))
 
     def set_mode(self, mode: str) -> None:
         if mode == self._mode:  # walking the modules costs more than a small step
@@ -368,19 +349,6 @@ class Run:
             yield
         finally:
             self.tally.forward_counts, self._samples_seen = before
-
-    def _input_chain(self) -> Callable[[Any], Any] | None:
-        """Every layer's `prepare_inputs` after those further in; None where nobody overrides it."""
-        changing = [layer for layer in self.layers if overrides(layer, "prepare_inputs")]
-        if not changing:
-            return None
-
-        def prepare(inputs: Any) -> Any:
-            for layer in changing:
-                inputs = layer.prepare_inputs(self, inputs)
-            return inputs
-
-        return prepare
 
     def prepared(self, data: Data) -> Data:
         """The data with its inputs as the layers want them."""

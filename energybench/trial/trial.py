@@ -36,6 +36,7 @@ from energybench.records.curve import key_of
 from energybench.records.record import Flag, Passes, Target
 from energybench.suite.quality_tables import TargetTable
 from energybench.train.fingerprint import fingerprint, moved
+from energybench.train.learning_parameters import LEFT_OUT
 from energybench.train.method import Method, parameters
 from energybench.train.run import Run
 from energybench.trial.budget import budget
@@ -177,9 +178,10 @@ def told_of_the_recipe(record: TrialDraft, run: Run) -> None:
             record.flags.append(Flag(code="updates_skipped", detail=detail))
     if untrained := run.untrained():
         record.diagnostics["untrained"] = dict(list(untrained.items())[:MOST_NAMED])
-        detail = "; ".join(f"{name}: {reason}" for name, reason in list(untrained.items())[:3])
-        more = f" and {len(untrained) - 3} more" if len(untrained) > 3 else ""
-        record.flags.append(Flag(code="untrained", detail=detail + more))
+        doubted = [f"{name}: {reason}" for name, reason in untrained.items() if reason != LEFT_OUT]
+        if doubted:
+            more = f" and {len(doubted) - 3} more" if len(doubted) > 3 else ""
+            record.flags.append(Flag(code="untrained", detail="; ".join(doubted[:3]) + more))
 
 
 def _compiled(module: torch.nn.Module) -> bool:

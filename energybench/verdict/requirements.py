@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from energybench.common.errors import EXIT_FINE, EXIT_INCONCLUSIVE, EXIT_REGRESSION
+from energybench.common.name_patterns import matches
 from energybench.stats import paired
-from energybench.suite.variants import matches
 from energybench.verdict import sentences, wording
 from energybench.verdict.figures import Measured, Required, Row, Workload
 from energybench.verdict.interim import Look

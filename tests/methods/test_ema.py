@@ -12,6 +12,7 @@ from support import assert_same_state, digits, double_run, make_run, state
 from test_method_members import method_named
 from torch import nn
 
+from energybench.common.errors import UsageError
 from energybench.train.fingerprint import raw_fingerprint
 from energybench.train.method import Method
 from energybench.train.stack_check import check_stack
@@ -187,7 +188,7 @@ def test_it_stands_outside_of_whoever_owns_the_update():
 
 def test_parameters_out_of_their_bounds_are_refused():
     for wrong in ({"decay": 1.0}, {"decay": -0.1}, {"buffers": "drop"}):
-        with pytest.raises(ValueError, match=r"decay|buffers"):
+        with pytest.raises(UsageError, match=r"E304.*(decay|buffers)"):
             ema(**wrong)
 
 
