@@ -140,7 +140,7 @@ class PatchEncoder(nn.Module):
         nn.init.trunc_normal_(self.token, std=0.02)
         nn.init.trunc_normal_(self.token_place, std=0.02)
         nn.init.trunc_normal_(self.places, std=0.02)
-        rates = torch.linspace(0, drop_path, layers).tolist()
+        rates = (drop_path * layer / max(1, layers - 1) for layer in range(layers))
         self.blocks = nn.ModuleList(Block(width, heads, 0.0, rate) for rate in rates)
         self.norm = nn.LayerNorm(width)
 
