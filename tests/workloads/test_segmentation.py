@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import CPU, assert_same_state, make_run, state
+from support import CPU, assert_same_state, data_settings, make_run, state
 from torch import Tensor, nn
 
 from energybench.common import extras
@@ -31,7 +31,7 @@ from energybench.train.images import Images
 from energybench.train.method import Method
 from energybench.train.stack_check import check_stack
 from energybench.trial.counting_layer import StepCounter
-from energybench.workloads import models
+from energybench.workloads import datasets, models
 from energybench.workloads.models.segmentation import padded_to, segmenter
 from energybench.workloads.tasks.segmentation import Segmentation, at_scales, sample_losses
 
@@ -520,6 +520,24 @@ def test_the_papers_segmenter_has_the_flops_of_their_layers(tmp_path, monkeypatc
     assert (known.samples, known.data.classes, known.data.void) == (20_210, 150, 255)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "void", "train", "test"),
+    [("camvid", (3, 360, 480), 11, 11, 367, 233), ("ade20k", (3, 512, 512), 150, VOID, 20_210, 2_000)],
+)
+def test_a_set_by_its_name_has_its_published_facts_where_it_is_not(
+    name, shape, classes, void, train, test, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("ENERGYBENCH_DATA", raising=False)
+    found = datasets.prepare(data_settings({"use": name}), tmp_path, known=True)
+    assert (found.kind, found.targets, found.shape) == ("stand-in", "mask", shape)
+    assert (found.classes, found.void, found.train, found.test) == (classes, void, train, test)
+    sized = data_settings({"use": name, "options": {"size": [8, 12]}, "subset": 5})
+    assert datasets.prepare(sized, tmp_path, known=True).shape == (3, 8, 12)
+    for refused in ({"use": name}, {"use": "voc2012"}, {"use": name, "options": {"folder": "elsewhere"}}):
+        with pytest.raises(UsageError):
+            datasets.prepare(data_settings(refused), tmp_path, known=refused["use"] != name or "options" in refused)
+
+
 def camvid_like(folder: Path) -> None:
     """Two frames in each part of SegNet's layout, at 12 × 8 pixels, with a void pixel."""
     from PIL import Image
@@ -535,10 +553,6 @@ def camvid_like(folder: Path) -> None:
 
 
 def test_camvid_is_read_with_its_classes_and_its_void(tmp_path, monkeypatch):
-    from support import data_settings
-
-    from energybench.workloads import datasets
-
     camvid_like(tmp_path)
     monkeypatch.setenv("ENERGYBENCH_DATA", str(tmp_path))
     settings = data_settings({"use": "camvid", "options": {"size": [4, 6]}, "augment": ["flip"]})

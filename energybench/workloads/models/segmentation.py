@@ -231,8 +231,8 @@ def _stochastic_depth(rate: float) -> Any:
 
 
 def _initialise(module: nn.Module) -> None:
-    """As the released code does: weights of linear layers of deviation 0.02 and biases 0; the two projections before the
-    cosine, which have no bias, of deviation 1/√width."""
+    """As the released code does: linear layers' weights of deviation 0.02 and biases of 0; the two projections before
+    the cosine, which have no bias, of deviation 1/√width."""
     if isinstance(module, nn.Linear):
         if module.bias is None:
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
