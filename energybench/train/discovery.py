@@ -9,11 +9,12 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib.util
+import inspect
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -198,8 +199,8 @@ def build(kind: type, name: str, values: dict[str, Any], where: Callable[[str], 
     """A method or task from a suite's values, each checked against its field's type and unit; collects mistakes."""
     import pydantic
 
-    hints = get_type_hints(kind, include_extras=True)
     parameters = {item.name: item for item in fields(kind) if item.init} if is_dataclass(kind) else {}
+    hints = _hints(kind, parameters)
     problems = [
         Problem("E303", f"'{name}' takes no parameter '{key}'", where(key), nearest(key, parameters) or "it takes none")
         for key in values
@@ -242,6 +243,18 @@ def build(kind: type, name: str, values: dict[str, Any], where: Callable[[str], 
     except (ValueError, TypeError) as error:  # from the method's own __post_init__
         problems.append(Problem("E304", f"'{name}': {error}", where("")))
     raise UsageError(problems)
+
+
+def _hints(kind: type, names: Collection[str]) -> dict[str, Any]:
+    """The types of these fields alone: what else a class annotates may be known to type checkers only."""
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        own = {name: hint for name, hint in inspect.get_annotations(base).items() if name in names}
+        if own:
+            holder = type(base.__name__, (), {"__annotations__": own})
+            names_there = vars(sys.modules[base.__module__]) if base.__module__ in sys.modules else {}
+            found |= get_type_hints(holder, {**names_there}, {**vars(base)}, include_extras=True)
+    return found
 
 
 def cards(here: Path | None = None) -> list[MethodCard]:
