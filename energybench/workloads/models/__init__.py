@@ -38,8 +38,10 @@ MODELS = {
     "resnet50_head4096": "energybench.workloads.models.paper:resnet50_head4096",
     "resnet56": "energybench.workloads.models.paper:resnet56",
     "swin_tiny": "energybench.workloads.models.paper:swin_tiny",
+    "segmenter": "energybench.workloads.models.segmentation:segmenter",
+    "unet": "energybench.workloads.models.segmentation:unet",
 }
-NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
+NEEDS: dict[str, str] = {"unet": "vision"}  # name → the extra of energybench that it needs
 NAMES = Names("model", "E401", MODELS, NEEDS)
 
 
