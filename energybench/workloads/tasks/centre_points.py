@@ -40,7 +40,7 @@ class CentrePoints(NamedTuple):
             targets: "boxes" (B, K, 4) in pixels and "labels" (B, K), −1 where there is no object
             size: (height, width) of the images
         """
-        maps = self.maps.float()
+        maps = wide(self.maps)
         heat, sides = maps[:, :-4], maps[:, -4:]
         there = targets["labels"] != NO_OBJECT
         objects = there.sum(1).clamp(min=1)
@@ -56,7 +56,7 @@ class CentrePoints(NamedTuple):
     @torch.no_grad()
     def _wanted(self, targets: dict[str, Any], there: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Heat (B, classes, h, w), each object's cell (B, K), and offset and log size (B, 4, K)."""
-        boxes, labels = targets["boxes"].to(torch.float32) / self.stride, targets["labels"].clamp(min=0)
+        boxes, labels = targets["boxes"].to(wide(self.maps)) / self.stride, targets["labels"].clamp(min=0)
         height, width = (int(side) for side in self.maps.shape[-2:])
         sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=FEWEST)
         centres = (boxes[..., :2] + boxes[..., 2:]) / 2
@@ -67,7 +67,7 @@ class CentrePoints(NamedTuple):
         down = (torch.arange(height, device=boxes.device) - corner[..., 1:]) / spread[..., 1:]
         squares = down.square().unsqueeze(-1) + across.square().unsqueeze(-2)  # (B, K, h, w)
         each = (-squares / 2).exp() * there[..., None, None]
-        heat = torch.zeros_like(self.maps[:, :-4], dtype=torch.float32)
+        heat = torch.zeros_like(wide(self.maps)[:, :-4])
         heat = heat.scatter_reduce(1, labels[..., None, None].expand_as(each), each, "amax")
         cells = (corner[..., 1] * width + corner[..., 0]).long()
         return heat, cells, torch.cat([centres - corner, sides.log()], -1).transpose(1, 2)
@@ -78,7 +78,7 @@ class CentrePoints(NamedTuple):
         Args:
             most: of an image, n
         """
-        maps = self.maps.float()
+        maps = wide(self.maps)
         heat, sides = maps[:, :-4].sigmoid(), maps[:, -4:].flatten(2)
         heat = heat * (F.max_pool2d(heat, PEAK, 1, PEAK // 2) == heat)
         height, width = heat.shape[-2:]
@@ -89,6 +89,11 @@ class CentrePoints(NamedTuple):
         centres, half = corner + found[..., :2], found[..., 2:].clamp(max=20).exp() / 2
         boxes = torch.cat([centres - half, centres + half], -1) * self.stride
         return clipped(boxes, size), scores, classes
+
+
+def wide(x: Tensor) -> Tensor:
+    """In single precision or better, for losses of what was computed in half."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:

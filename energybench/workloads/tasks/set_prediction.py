@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from energybench.train.facts import NO_OBJECT
-from energybench.workloads.tasks.centre_points import clipped
+from energybench.workloads.tasks.centre_points import clipped, wide
 
 ABSOLUTE, OVERLAP = 5.0, 2.0  # weights of the two errors of a box, in the match and in the loss
 FOCAL_COST, FOCAL_ALPHA, FOCAL_GAMMA = 2.0, 0.25, 2.0  # of the class cost where scores are independent
@@ -47,7 +47,7 @@ class SetPredictions(NamedTuple):
             targets: "boxes" (B, K, 4) in pixels and "labels" (B, K), −1 where there is no object
             size: (height, width) of the images
         """
-        logits, boxes = self.logits.float(), self.boxes.float()
+        logits, boxes = wide(self.logits), wide(self.boxes)
         labels = targets["labels"]
         wanted = _centred(targets["boxes"].to(boxes), size)
         objects = (labels != NO_OBJECT).sum(1).clamp(min=1).unsqueeze(1)
@@ -88,7 +88,7 @@ class SetPredictions(NamedTuple):
         Args:
             most: of an image, n
         """
-        logits, boxes = self.logits[:, -1].float(), self.boxes[:, -1].float()
+        logits, boxes = wide(self.logits[:, -1]), wide(self.boxes[:, -1])
         if self.background:
             every, kinds = logits.softmax(-1)[..., :-1].max(-1)
             scores, query = every.topk(min(most, every.shape[1]))
