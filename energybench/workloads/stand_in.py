@@ -38,22 +38,26 @@ class KnownFolder:
     void: int | None = None
 
 
-# `folder` of `options`, as $ENERGYBENCH_DATA has it, → the set as it was published; sizes are the usual ones
+# `folder` of `options`, as $ENERGYBENCH_DATA has it, or a set's own name → the set as it was published; sizes are the
+# usual ones
 FOLDERS: dict[str, KnownFolder] = {
     "voc2012": KnownFolder("mask_folder", "mask", (3, 512, 512), 21, 1_464, 1_449, 255),
     "ade20k": KnownFolder("mask_folder", "mask", (3, 512, 512), 150, 20_210, 2_000, 255),
     "camvid": KnownFolder("mask_folder", "mask", (3, 360, 480), 11, 367, 233, 11),
     "coco2017": KnownFolder("coco_folder", "boxes", (3, 640, 640), 80, 118_287, 5_000),
+    "voc2012-boxes": KnownFolder("coco_folder", "boxes", (3, 640, 640), 20, 5_717, 5_823),
+    "bccd": KnownFolder("bccd", "boxes", (3, 240, 320), 3, 292, 72),
 }
 
 
 def describe(settings: DataTable) -> DataDescription | None:
     """What `datasets.prepare` would say of a suite's `data` table, but for the content; None for an unknown set."""
     use, name = settings.use.casefold(), settings.use
-    folder = FOLDERS.get(str(settings.options.get("folder")).casefold())
-    if folder is not None and folder.use == use:
+    key = str(settings.options.get("folder", settings.use))
+    folder = FOLDERS.get(key.casefold())
+    if folder is not None and use in (folder.use, key.casefold()):
         shape, classes, train, test = folder.shape, folder.classes, folder.train, folder.test
-        targets, void, name = folder.targets, folder.void, settings.options["folder"]
+        targets, void, name = folder.targets, folder.void, key
     elif use in KNOWN:
         shape, classes, train, test = KNOWN[use]
         targets, void = "class", None

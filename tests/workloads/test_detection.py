@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from energybench.common.errors import EnergybenchError, UsageError
 from energybench.flops.work import Work
-from energybench.runner.tracing import trace_task
+from energybench.runner.tracing import trace_run, trace_task
 from energybench.train import discovery
 from energybench.train.data import Data, Resident
 from energybench.train.facts import Facts

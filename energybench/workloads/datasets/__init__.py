@@ -58,6 +58,7 @@ DATA_SETS = {
     "mnist5k": "energybench.workloads.datasets.shipped:mnist5k",
     "mask_folder": "energybench.workloads.datasets.mask_folders:mask_folder",
     "coco_folder": "energybench.workloads.datasets.coco_folders:coco_folder",
+    "bccd": "energybench.workloads.datasets.detection:bccd",
 }
 NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
 NAMES = Names("data", "E402", DATA_SETS, NEEDS)

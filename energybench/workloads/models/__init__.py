@@ -38,8 +38,11 @@ MODELS = {
     "resnet50_head4096": "energybench.workloads.models.paper:resnet50_head4096",
     "resnet56": "energybench.workloads.models.paper:resnet56",
     "swin_tiny": "energybench.workloads.models.paper:swin_tiny",
+    "centre_net": "energybench.workloads.models.detection:centre_net",
+    "rt_detr_v2": "energybench.workloads.models.detection:rt_detr_v2",
+    "yolos": "energybench.workloads.models.detection:yolos",
 }
-NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
+NEEDS: dict[str, str] = {"rt_detr_v2": "vision", "yolos": "vision"}  # name → the extra of energybench that it needs
 NAMES = Names("model", "E401", MODELS, NEEDS)
 
 

@@ -24,6 +24,7 @@ from energybench.workloads.names import Names
 TASKS = {
     "classification": "energybench.workloads.tasks.classification:Classification",
     "ridge": "energybench.workloads.tasks.ridge:Ridge",
+    "detection": "energybench.workloads.tasks.detection:Detection",
 }
 NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
 NAMES = Names("task", "E403", TASKS, NEEDS)
