@@ -21,7 +21,10 @@ from torch import Tensor, nn
 
 from energybench.common.errors import EnergybenchError, UsageError
 from energybench.flops.work import Work
-from energybench.runner.tracing import trace_run, trace_task
+from energybench.runner import planner
+from energybench.runner.plan_request import spec_of
+from energybench.runner.tracing import trace_task
+from energybench.suite.suite import load
 from energybench.train import discovery
 from energybench.train.data import Data, Resident
 from energybench.train.facts import Facts
@@ -37,6 +40,7 @@ from energybench.workloads.tasks.centre_points import NARROWEST, SPREAD, CentreP
 from energybench.workloads.tasks.detection import Detection
 from energybench.workloads.tasks.set_prediction import SetPredictions, assigned, generalised_iou, iou
 
+ROOT = Path(__file__).resolve().parents[2]
 SIDE, CLASSES, STRIDE = 32, 2, 4
 SEED = st.integers(0, 10**6)
 
@@ -626,21 +630,6 @@ def test_the_ledger_is_what_is_counted(model):
     assert work.flop == pytest.approx(layer.result(run).counted_flop, rel=1e-3)
 
 
-@needs_transformers
-@pytest.mark.slow
-@pytest.mark.parametrize(("backbone", "published"), [("r18", 60e9), ("r50", 136e9)])
-def test_rt_detr_costs_what_its_paper_says(backbone, published):
-    """A forward pass at 640 pixels: RT-DETR's Table 2, 80 classes, whose GFLOPs count a multiply-add as two."""
-    model = rt_detr_v2((3, 640, 640), 80, backbone=backbone)
-    data = Data(
-        Resident(torch.zeros(2, 3, 640, 640), {"boxes": torch.ones(2, 1, 4), "labels": torch.zeros(2, 1).long()}, CPU)
-    )
-    batch = next(iter(data.load([torch.arange(2)])))
-    traced = trace_task(Detection(), model, Recipe(epochs=1, batch=2), batch, torch.device("cpu"))
-    forward = sum(line.flop for line in traced.lines if line.phase == "forward")
-    assert forward == pytest.approx(published, rel=0.05)
-
-
 # ── training ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 SOURCES = {name: source for name, source in discovery.sources().items() if source.path.parent.name == "methods"}
@@ -768,3 +757,36 @@ def test_blood_cells_that_are_not_there_or_broken_are_told(tmp_path, monkeypatch
     (tmp_path / "bccd" / "boxes.json").write_text('{"size": [32, 24], "images": []}')
     with pytest.raises(UsageError, match="bccd cannot be read"):
         datasets.prepare(settings, tmp_path / "cache")
+
+
+# ── suites ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def planned(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """As `energybench flops` plans it where there are no data."""
+    monkeypatch.delenv("ENERGYBENCH_DATA", raising=False)
+    suite = load(ROOT / "suites" / f"{name}.toml")
+    return planner.Plan(spec_of(suite, tmp_path, purpose="trace", download=False)).result()
+
+
+def test_its_suite_is_traced_where_there_are_no_data(tmp_path, monkeypatch):
+    found = planned("tasks-detection", tmp_path, monkeypatch)
+    assert not found.problems
+    known = found.workloads["centre-net-bccd"]
+    assert (known.data.targets, known.data.classes, known.data.shape) == ("boxes", 3, (3, 128, 160))
+    widths, cells = (3, 16, 32, 64, 64, 64), (64 * 80, 32 * 40, 16 * 20, 16 * 20, 16 * 20)
+    expected = sum(2 * 9 * i * o * n for i, o, n in zip(widths, widths[1:], cells, strict=False)) + 2 * 64 * 7 * 320
+    assert sum(line.flop for line in known.ledger if line.phase == "forward") == expected
+
+
+@needs_transformers
+def test_the_papers_setting_is_traced_at_its_published_costs_where_there_are_no_data(tmp_path, monkeypatch):
+    """RT-DETR-R50 costs 136 GFLOPs at 640 pixels (Zhao et al. 2024, Table 2), and YOLOv7 104.7 (Wang et al. 2023)."""
+    found = planned("paper-gradsamp-detection", tmp_path, monkeypatch)
+    assert not found.problems
+    published = {"rt-detr-v2-voc": 136e9, "centre-net-voc": 104.7e9}
+    assert set(found.workloads) == set(published)
+    for name, flop in published.items():
+        known = found.workloads[name]
+        assert sum(line.flop for line in known.ledger if line.phase == "forward") == pytest.approx(flop, rel=0.05)
+        assert (known.data.shape, known.data.classes, known.data.train) == ((3, 640, 640), 20, 5717)
