@@ -341,8 +341,8 @@ class Plan:
         return planned
 
     def failed(self, number: int, what: str, error: Exception) -> list[Problem]:
-        """Whatever its data, model or task raise is this workload's, not the suite's; a refusal says itself why, such as
-        of a package that its metrics need."""
+        """Whatever its data, model or task raise is this workload's, not the suite's. A refusal says itself why, as
+        one does of a package that is missing."""
         if isinstance(error, EnergybenchError):
             return [problem.placed(self.spec.where("workload", number, "task")) for problem in error.problems]
         where = self.spec.where("workload", number, "model")

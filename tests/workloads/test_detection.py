@@ -41,7 +41,7 @@ from energybench.workloads.tasks.detection import Detection
 from energybench.workloads.tasks.set_prediction import SetPredictions, assigned, generalised_iou, iou
 
 ROOT = Path(__file__).resolve().parents[2]
-SIDE, CLASSES, STRIDE = 32, 2, 4
+SIDE, CLASSES, STRIDE, NARROW = 32, 2, 4, 8
 SEED = st.integers(0, 10**6)
 
 
@@ -52,8 +52,8 @@ def generator(seed: int) -> torch.Generator:
 def boxes_of(count: int, most: int, seed: int, side: float = SIDE, least: int = 0) -> dict[str, Tensor]:
     """Targets of `count` images with `least` to `most` objects each, padded to `most`, in double precision."""
     random = generator(seed)
-    corners = torch.rand(count, most, 2, 2, generator=random, dtype=torch.float64).sort(2).values * (side - 4)
-    corners[:, :, 1] += 4
+    corners = torch.rand(count, most, 2, 2, generator=random, dtype=torch.float64).sort(2).values * (side - NARROW)
+    corners[:, :, 1] += NARROW
     labels = torch.randint(CLASSES, (count, most), generator=random)
     there = torch.arange(most) < torch.randint(least, most + 1, (count, 1), generator=random)
     boxes = torch.where(there[..., None], corners.flatten(2), 0.0)
@@ -661,14 +661,16 @@ def test_every_method_trains_it_or_is_refused_in_words(name):
 @pytest.mark.parametrize("model", every_model())
 @pytest.mark.parametrize(
     "recipe",
-    [{"precision": "bf16"}, {"precision": "fp16"}, {"accumulate": 3, "clip": 0.1}],
+    [{"precision": "bf16"}, {"precision": "fp16"}, {"accumulate": 2, "clip": 0.1}],
     ids=["bf16", "fp16", "accumulated"],
 )
 def test_it_trains_in_half_precision_and_in_micro_batches(model, recipe):
-    run = make_run([], model, pictures(8), Detection(), epochs=2, batch=4, optimizer="adamw", lr=1e-3, **recipe)
+    run = make_run([], model, pictures(8), Detection(), epochs=7, batch=4, optimizer="adamw", lr=1e-3, **recipe)
     run.train()
-    assert run.tally.updates == 4
-    assert all(point["loss"] is not None and math.isfinite(point["loss"]) for point in run.curve)
+    assert run.tally.updates + run.tally.updates_skipped == 14
+    assert run.tally.updates > 0
+    assert run.tally.updates == 14 or recipe.get("precision") == "fp16"  # where the first scale may be too large
+    assert run.curve[-1]["loss"] < run.curve[0]["loss"]
     assert all(parameter.dtype == torch.float32 for parameter in run.model.parameters())
 
 
@@ -697,13 +699,17 @@ def test_micro_batches_learn_what_the_whole_batch_does():
 
 @needs_metric
 def test_a_small_net_learns_rectangles_with_boxes_that_are_mirrored_with_their_images():
-    data = pictures(96, augment=["flip"], most=2)
+    data, test = pictures(96, augment=["flip"], most=1), pictures(48, seed=1, most=1)
     run = make_run(
-        [], tiny, data, Detection(), epochs=25, batch=12, optimizer="adamw", lr=0.01, momentum=0.0, schedule="cosine"
+        [],
+        lambda: centre_net((3, SIDE, SIDE), CLASSES, widths=(8, 16, 16), depth=1),
+        data,
+        Detection(),
+        **{"epochs": 25, "batch": 12, "optimizer": "adamw", "lr": 0.01, "schedule": "cosine"},
     )
-    before = run.evaluate(pictures(48, seed=1, most=2))
+    before = run.evaluate(test)
     run.train()
-    after = run.evaluate(pictures(48, seed=1, most=2))
+    after = run.evaluate(test)
     assert before["map50"] < 0.1
     assert after["map50"] > 0.5
     assert after["map"] < after["map50"]
@@ -766,7 +772,7 @@ def planned(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """As `energybench flops` plans it where there are no data."""
     monkeypatch.delenv("ENERGYBENCH_DATA", raising=False)
     suite = load(ROOT / "suites" / f"{name}.toml")
-    return planner.Plan(spec_of(suite, tmp_path, purpose="trace", download=False)).result()
+    return planner.Plan(spec_of(suite, tmp_path, device="cpu", download=False, purpose="trace")).result()
 
 
 def test_its_suite_is_traced_where_there_are_no_data(tmp_path, monkeypatch):

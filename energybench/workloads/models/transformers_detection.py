@@ -1,4 +1,4 @@
-"""transformers' RT-DETRv2 and YOLOS as the task "detection" takes them. Imports transformers: detection.py does so late.
+"""transformers' RT-DETRv2 and YOLOS as the task "detection" takes them. Imports transformers: detection.py comes first.
 
 Their own forward passes make a loss from lists of boxes, whose sizes depend on what an image shows, so that no two
 steps cost the same; here they return their predictions, and set_prediction.py learns from padded boxes. Names of
@@ -66,7 +66,7 @@ class RTDetrV2(RTDetrV2ForObjectDetection):  # type: ignore[misc]
     """Returns the encoder's chosen queries as the first stage, then each layer of the decoder."""
 
     def forward(self, images: Tensor) -> SetPredictions:
-        with _traceable(images):
+        with _traceable(self, images):
             found = self.model(images)
         logits = torch.cat([found.enc_topk_logits.unsqueeze(1), found.intermediate_logits], 1)
         boxes = torch.cat([found.enc_topk_bboxes.unsqueeze(1), found.intermediate_reference_points], 1)
@@ -80,7 +80,7 @@ class Yolos(YolosForObjectDetection):  # type: ignore[misc]
 
 
 @contextmanager
-def _traceable(images: Tensor) -> Iterator[None]:
+def _traceable(model: nn.Module, images: Tensor) -> Iterator[None]:
     """While it is traced: no check of numbers where there are none, and no tensor kept from another trace."""
     if not torch.jit.is_tracing():
         yield
@@ -90,15 +90,21 @@ def _traceable(images: Tensor) -> Iterator[None]:
         modeling.RTDetrV2SinePositionEmbedding._cached_build_2d_sinusoidal_position_embedding,
     ):
         _clear(cached)
+    if not images.is_meta:
+        yield
+        return
     before = os.environ.get(UNCHECKED)
-    if images.is_meta:
-        os.environ[UNCHECKED] = "1"
+    layers = [layer for layer in model.modules() if isinstance(layer, modeling.RTDetrV2EncoderLayer) and layer.training]
+    os.environ[UNCHECKED] = "1"
+    for layer in layers:
+        layer.training = False  # of itself alone: in training it looks whether its numbers are finite
     try:
         yield
     finally:
-        if images.is_meta:
-            os.environ.pop(UNCHECKED)
-            os.environ.update({} if before is None else {UNCHECKED: before})
+        for layer in layers:
+            layer.training = True
+        os.environ.pop(UNCHECKED)
+        os.environ.update({} if before is None else {UNCHECKED: before})
 
 
 def _clear(wrapped: Any) -> None:

@@ -110,19 +110,19 @@ def assigned(cost: Tensor, there: Tensor) -> Tensor:
         cost: (B, stages, Q, K), of a query for an object
         there: (B, K), whether a column is an object
     """
+    import numpy as np
     from scipy.optimize import linear_sum_assignment
 
     if cost.is_meta:  # a trace without numbers: any match costs the same
         return torch.zeros_like(cost[:, :, 0], dtype=torch.long)
     table = cost.detach().nan_to_num(nan=1e9, posinf=1e9, neginf=-1e9).cpu().double().numpy()
-    columns = there.cpu().numpy()
-    found = torch.full((table.shape[0], table.shape[1], table.shape[3]), NO_OBJECT)
-    for image, real in enumerate(columns):
+    found = np.full((*table.shape[:2], table.shape[3]), NO_OBJECT)
+    for image, real in enumerate(there.cpu().numpy()):
         numbers = real.nonzero()[0]
         for stage, each in enumerate(table[image]):
             rows, which = linear_sum_assignment(each[:, numbers])
-            found[image, stage, torch.from_numpy(numbers[which])] = torch.from_numpy(rows)
-    return found.to(cost.device)
+            found[image, stage, numbers[which]] = rows
+    return torch.from_numpy(found).to(cost.device)
 
 
 def _cross_entropy(logits: Tensor, place: Tensor, kinds: Tensor) -> Tensor:
