@@ -7,7 +7,7 @@ import importlib.util
 # Extra of pyproject.toml → what is imported of it.
 EXTRAS = {
     "text": ("tokenizers", "transformers"),
-    "vision": ("segmentation_models_pytorch", "torchmetrics", "faster_coco_eval"),
+    "vision": ("segmentation_models_pytorch", "torchmetrics", "faster_coco_eval", "transformers"),
     "diffusion": ("diffusers",),
 }
 

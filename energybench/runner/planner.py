@@ -256,11 +256,8 @@ class Plan:
         try:
             run = Run(task, [], recipe, model.to(self.device), train, seed=self.suite.trials.seed, device=self.device)
             epochs = every_epoch(run, range(1, recipe.epochs + 1))
-        except EnergybenchError as error:
-            self.problems += [problem.placed(self.spec.where("workload", number, "task")) for problem in error.problems]
-            return None
         except Exception as error:
-            self.problems.append(self.failed(number, f"a first step of '{workload.name}'", error))
+            self.problems += self.failed(number, f"a first step of '{workload.name}'", error)
             return None
         try:
             traced = trace_run(run, self.device)
@@ -273,7 +270,7 @@ class Plan:
         except EnergybenchError as error:  # the workload still runs: its estimate is not available, and why
             self.notes.append(f"{workload.name}: no ledger, so no estimate: {error.problems[0].message}")
         except Exception as error:
-            self.problems.append(self.failed(number, f"reading and tracing '{workload.name}'", error))
+            self.problems += self.failed(number, f"reading and tracing '{workload.name}'", error)
             return None
         planned = PlannedWorkload(
             data=data,
@@ -299,13 +296,16 @@ class Plan:
                 timed = {count: tuple(whole_rel * each for each in seconds) for count, seconds in timed.items()}
             return planned.model_copy(update={"step_s": step_s, "threads_s": timed})
         except Exception as error:
-            self.problems.append(self.failed(number, f"a first step of '{workload.name}'", error))
+            self.problems += self.failed(number, f"a first step of '{workload.name}'", error)
         return planned
 
-    def failed(self, number: int, what: str, error: Exception) -> Problem:
-        """Whatever its data, model or task raise is this workload's, not the suite's."""
+    def failed(self, number: int, what: str, error: Exception) -> list[Problem]:
+        """Whatever its data, model or task raise is this workload's, not the suite's. A refusal says itself why, as
+        one does of a package that is missing."""
+        if isinstance(error, EnergybenchError):
+            return [problem.placed(self.spec.where("workload", number, "task")) for problem in error.problems]
         where = self.spec.where("workload", number, "model")
-        return Problem("E404", f"{what} failed: {type(error).__name__}: {error}", where)
+        return [Problem("E404", f"{what} failed: {type(error).__name__}: {error}", where)]
 
     def check_quality(self, number: int, workload: WorkloadTable, task: Task, quality: dict[str, float]) -> None:
         """Whether the task reports what the suite judges by, and somebody says which way is better."""

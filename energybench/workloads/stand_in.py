@@ -44,9 +44,11 @@ FOLDERS: dict[str, KnownFolder] = {
     "ade20k": KnownFolder("mask_folder", "mask", (3, 512, 512), 150, 20_210, 2_000, 255),
     "camvid": KnownFolder("mask_folder", "mask", (3, 360, 480), 11, 367, 233, 11),
     "coco2017": KnownFolder("coco_folder", "boxes", (3, 640, 640), 80, 118_287, 5_000),
+    "voc2012-boxes": KnownFolder("coco_folder", "boxes", (3, 640, 640), 20, 5_717, 5_823),
+    "bccd": KnownFolder("bccd", "boxes", (3, 240, 320), 3, 292, 72),
 }
 
-NAMED = ("ade20k", "camvid")  # those of them that a suite may `use` without a folder
+NAMED = ("ade20k", "bccd", "camvid")  # those of them that a suite may `use` without a folder
 
 
 def describe(settings: DataTable) -> DataDescription | None:

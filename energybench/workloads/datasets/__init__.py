@@ -60,6 +60,7 @@ DATA_SETS = {
     "coco_folder": "energybench.workloads.datasets.coco_folders:coco_folder",
     "ade20k": "energybench.workloads.datasets.segmentation:ade20k",
     "camvid": "energybench.workloads.datasets.segmentation:camvid",
+    "bccd": "energybench.workloads.datasets.detection:bccd",
 }
 NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
 NAMES = Names("data", "E402", DATA_SETS, NEEDS)

@@ -40,8 +40,12 @@ MODELS = {
     "swin_tiny": "energybench.workloads.models.paper:swin_tiny",
     "segmenter": "energybench.workloads.models.segmentation:segmenter",
     "unet": "energybench.workloads.models.segmentation:unet",
+    "centre_net": "energybench.workloads.models.detection:centre_net",
+    "rt_detr_v2": "energybench.workloads.models.detection:rt_detr_v2",
+    "yolos": "energybench.workloads.models.detection:yolos",
 }
-NEEDS: dict[str, str] = {"unet": "vision"}  # name → the extra of energybench that it needs
+# Name → the extra of energybench that it needs.
+NEEDS: dict[str, str] = {"unet": "vision", "rt_detr_v2": "vision", "yolos": "vision"}
 NAMES = Names("model", "E401", MODELS, NEEDS)
 
 

@@ -26,6 +26,7 @@ TASKS = {
     "classification": "energybench.workloads.tasks.classification:Classification",
     "ridge": "energybench.workloads.tasks.ridge:Ridge",
     "segmentation": "energybench.workloads.tasks.segmentation:Segmentation",
+    "detection": "energybench.workloads.tasks.detection:Detection",
 }
 NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
 NAMES = Names("task", "E403", TASKS, NEEDS)
