@@ -1,0 +1,139 @@
+"""Models of text: GPT-2 by transformers, from a random start, as a classifier and as a language model.
+
+Each takes rows of token numbers (B, L) that end with −1 where a text is shorter. Attention is causal and padding stands
+at the end, so no token of a text ever attends to it: logits and gradients are those of the text alone, without a mask,
+which would cost time and memory to say the same. What a classifier reads is the last token of each text.
+
+Start weights: `model = { use = "gpt2_classifier", weights = "gpt2.pt" }` takes GPT-2's published tensors under the
+names that they have in its files and in those of transformers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+
+Shape = tuple[int, ...]
+BODY = "transformer."
+IN_BODY = re.compile(r"(wte|wpe|h|ln_f)\.")
+# Causal masks, which older files keep beside the weights.
+MASK = re.compile(rf"({re.escape(BODY)})?h\.\d+\.attn\.(masked_)?bias")
+
+
+def gpt2_classifier(
+    shape: Shape,
+    classes: int,
+    vocabulary: int,
+    layers: int = 12,
+    heads: int = 12,
+    width: int = 768,
+    dropout: float = 0.1,
+    positions: int | None = None,
+) -> nn.Module:
+    """GPT-2 (Radford et al. 2019) with a linear layer on the last token of a text; by default of its smallest size.
+
+    vocabulary: number of different tokens, which the data say
+    layers:     transformer blocks
+    heads:      of attention in each
+    width:      of the hidden states; a multiple of heads
+    dropout:    of embeddings, attention and residuals
+    positions:  that have an embedding; else as many as a sample has tokens. GPT-2's own files have 1024
+    """
+    settings = _config(shape, vocabulary, layers, heads, width, dropout, positions)
+    return GPT2Classifier(GPT2Config(num_labels=classes, **settings))
+
+
+def gpt2_language_model(
+    shape: Shape,
+    vocabulary: int,
+    layers: int = 12,
+    heads: int = 12,
+    width: int = 768,
+    dropout: float = 0.1,
+    positions: int | None = None,
+) -> nn.Module:
+    """GPT-2 (Radford et al. 2019) as it was trained: the token that follows, by the weights of the embedding.
+
+    vocabulary: number of different tokens, which the data say
+    layers:     transformer blocks
+    heads:      of attention in each
+    width:      of the hidden states; a multiple of heads
+    dropout:    of embeddings, attention and residuals
+    positions:  that have an embedding; else as many as a sample has tokens. GPT-2's own files have 1024
+    """
+    return GPT2Language(GPT2Config(**_config(shape, vocabulary, layers, heads, width, dropout, positions)))
+
+
+def _config(
+    shape: Shape, vocabulary: int, layers: int, heads: int, width: int, dropout: float, positions: int | None
+) -> dict[str, Any]:
+    """Raises ValueError for what makes no model of such samples."""
+    if len(shape) != 1:
+        raise ValueError(f"a sample is a row of tokens, (length,), not of shape {tuple(shape)}")
+    sizes = {"vocabulary": vocabulary, "layers": layers, "heads": heads, "width": width, "positions": positions or 1}
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; expected a whole number, 1 at least")
+    if width % heads:
+        raise ValueError(f"width = {width} is no multiple of heads = {heads}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is a share in [0, 1), not {dropout}")
+    if positions is not None and positions < shape[0]:
+        raise ValueError(f"positions = {positions}, and a sample has {shape[0]} tokens")
+    return {
+        "vocab_size": vocabulary,
+        "n_positions": positions or shape[0],
+        "n_layer": layers,
+        "n_head": heads,
+        "n_embd": width,
+        "resid_pdrop": dropout,
+        "embd_pdrop": dropout,
+        "attn_pdrop": dropout,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "use_cache": False,  # of keys and values, which training never reads again
+        "attn_implementation": "sdpa",
+    }
+
+
+class GPT2Classifier(GPT2ForSequenceClassification):  # type: ignore[misc]
+    """transformers' own, whose forward takes rows that end with −1 and returns logits (B, classes)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.transformer(tokens.clamp(min=0)).last_hidden_state
+        last = (tokens >= 0).sum(1).clamp(min=1) - 1
+        logits: Tensor = self.score(hidden[torch.arange(len(tokens), device=tokens.device), last])
+        return logits
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        _rename(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+class GPT2Language(GPT2LMHeadModel):  # type: ignore[misc]
+    """transformers' own, whose forward takes rows that end with −1 and returns logits (B, L, vocabulary)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.lm_head(self.transformer(tokens.clamp(min=0)).last_hidden_state)
+        return logits
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        _rename(state_dict, prefix)
+        embedding = state_dict.get(f"{prefix}{BODY}wte.weight")
+        if embedding is not None:
+            state_dict.setdefault(f"{prefix}lm_head.weight", embedding)  # one tensor, which files may have once
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+def _rename(state_dict: dict[str, Any], prefix: str) -> None:
+    """Give the tensors of a body without a head their names in a model with one, and leave masks out; in place."""
+    for name in [name for name in state_dict if name.startswith(prefix)]:
+        inner = name.removeprefix(prefix)
+        if MASK.fullmatch(inner):
+            del state_dict[name]
+        elif IN_BODY.match(inner):
+            state_dict[f"{prefix}{BODY}{inner}"] = state_dict.pop(name)
