@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from energybench.suite.tables import DataTable
 from energybench.train.facts import Targets
+from energybench.workloads import text_sets
 from energybench.workloads.description import DataDescription
 
 KIND = "stand-in"
@@ -50,6 +51,8 @@ FOLDERS: dict[str, KnownFolder] = {
 def describe(settings: DataTable) -> DataDescription | None:
     """What `datasets.prepare` would say of a suite's `data` table, but for the content; None for an unknown set."""
     use, name = settings.use.casefold(), settings.use
+    if use in text_sets.KNOWN:
+        return text_sets.describe(use, settings.options, settings.subset, settings.test_subset)
     folder = FOLDERS.get(str(settings.options.get("folder")).casefold())
     if folder is not None and folder.use == use:
         shape, classes, train, test = folder.shape, folder.classes, folder.train, folder.test

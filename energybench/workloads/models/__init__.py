@@ -38,8 +38,13 @@ MODELS = {
     "resnet50_head4096": "energybench.workloads.models.paper:resnet50_head4096",
     "resnet56": "energybench.workloads.models.paper:resnet56",
     "swin_tiny": "energybench.workloads.models.paper:swin_tiny",
+    "gpt2_classifier": "energybench.workloads.models.text:gpt2_classifier",
+    "gpt2_language_model": "energybench.workloads.models.text:gpt2_language_model",
 }
-NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
+NEEDS: dict[str, str] = {
+    "gpt2_classifier": "text",
+    "gpt2_language_model": "text",
+}  # name → the extra of energybench that it needs
 NAMES = Names("model", "E401", MODELS, NEEDS)
 
 

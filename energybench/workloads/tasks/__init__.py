@@ -25,6 +25,8 @@ from energybench.workloads.names import Names
 TASKS = {
     "classification": "energybench.workloads.tasks.classification:Classification",
     "ridge": "energybench.workloads.tasks.ridge:Ridge",
+    "text_classification": "energybench.workloads.tasks.text:TextClassification",
+    "language_model": "energybench.workloads.tasks.text:LanguageModel",
 }
 NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
 NAMES = Names("task", "E403", TASKS, NEEDS)
