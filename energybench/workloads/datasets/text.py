@@ -196,7 +196,10 @@ def _part(folder: Path, names: Sequence[str], ending: str) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Texts, or pairs of them, with a label each. where: the file or split, for messages."""
+    """Texts, or pairs of them, with a label each. where: the file or split, for messages.
+
+    The second text of a pair begins with a line break, which keeps the two apart.
+    """
 
     texts: list[tuple[str, ...]]
     labels: list[Any]
@@ -258,7 +261,7 @@ def _row(row: Mapping[str, Any], keys: tuple[str, ...], label: str, where: str) 
         if not isinstance(row[key], str):
             message = f"{where}: '{key}' is of type {type(row[key]).__name__}, and no text"
             raise UsageError(Problem("E402", message))
-    return tuple(row[key] for key in keys), row[label]
+    return tuple(f"\n{row[key]}" if number else row[key] for number, key in enumerate(keys)), row[label]
 
 
 def _read_labelled_lines(file: Path) -> Labelled:
@@ -346,9 +349,8 @@ def _running(folder: Path, options: TextOptions) -> dict[str, Any]:
         try:
             found[part] = stream(encoding.encode([text])[0], options.length)
         except ValueError as error:
-            raise UsageError(
-                Problem("E402", f"the {part} part of {folder} has {error}", hint="a shorter length")
-            ) from None
+            message = f"the {part} part of {folder} has {error}"
+            raise UsageError(Problem("E402", message, hint="a shorter length")) from None
     known = {"vocabulary": encoding.vocabulary}
     return found | {"facts": {"targets": "tokens", "classes": encoding.vocabulary, "extra": known}}
 

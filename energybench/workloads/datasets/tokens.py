@@ -76,12 +76,11 @@ class Subwords:
             return [each.ids for each in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
-def encoding_of(options: TextOptions, train: Sequence[str], test: Sequence[str], base: Path | None = None) -> Encoding:
+def encoding_of(options: TextOptions, train: Sequence[str], test: Sequence[str]) -> Encoding:
     """What `options.tokenizer` means.
 
     Args:
         train: texts that an encoding of its own is made from; characters are those of both parts
-        base:  the suite's folder, from which paths are read
 
     Raises UsageError E402 where there is none, or `tokenizers` is not installed.
     """
@@ -92,7 +91,7 @@ def encoding_of(options: TextOptions, train: Sequence[str], test: Sequence[str],
         raise UsageError(Problem("E402", message, hint="pip install 'energybench[text]'"))
     if options.tokenizer == BPE:
         return Subwords(made_from(train, options.asked_vocabulary))
-    return Subwords(_given(options.tokenizer, base))
+    return Subwords(_given(options.tokenizer))
 
 
 def made_from(texts: Iterable[str], vocabulary: int) -> Tokenizer:
@@ -116,9 +115,9 @@ def made_from(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     return tokenizer
 
 
-def _given(name: str, base: Path | None) -> Tokenizer:
+def _given(name: str) -> Tokenizer:
     """From a file or a folder. Raises UsageError E402."""
-    place = _place(name, base)
+    place = _place(name)
     from tokenizers import Tokenizer
 
     try:
@@ -148,14 +147,12 @@ def _of_pairs(table: Path, merges: Path) -> Tokenizer:
     return tokenizer
 
 
-def _place(name: str, base: Path | None) -> Path:
-    """A path, from the suite's folder, or a name in $ENERGYBENCH_DATA. Raises UsageError E402 where there is nothing."""
-    written = (base or Path.cwd()) / os.path.expanduser(name)
-    if os.path.exists(written):
-        return written
-    root = data_folder.root()
-    if root is not None and os.path.isdir(root / name):
-        return root / name
+def _place(name: str) -> Path:
+    """A path, or the name of a folder in $ENERGYBENCH_DATA. Raises UsageError E402 where there is nothing."""
+    written = Path(os.path.expanduser(name))
+    kept = data_folder.of(name)
+    if kept is not None or os.path.exists(written):
+        return kept or written
     words = nearest(name, [BPE, CHARACTERS, *data_folder.names()])
     hint = f'{words}; "{BPE}", "{CHARACTERS}", or {LAYOUT}, by its path or by its name in $ENERGYBENCH_DATA'
     raise UsageError(Problem("E402", f"there is no tokenizer '{name}'", hint=f"looked at {written}; {hint}"))
@@ -182,7 +179,7 @@ def rows(encoding: Encoding, texts: Sequence[tuple[str, ...]], length: int) -> T
     """A row of tokens for each text, (N, length) int64, −1 behind its end.
 
     Of a pair of texts the first is cut for the second to fit, as whoever asks whether the second follows from the first
-    must see it; a line break lies between them.
+    must see it.
 
     Raises:
         UsageError: E402 for a text without a token, where the encoding has none for the end of a text.
@@ -190,9 +187,7 @@ def rows(encoding: Encoding, texts: Sequence[tuple[str, ...]], length: int) -> T
     found = np.full((len(texts), length), NONE, dtype=np.int64)
     for start in range(0, len(texts), AT_ONCE):
         some = texts[start : start + AT_ONCE]
-        parts = [encoding.encode([text[0] for text in some])]
-        if len(some[0]) > 1:
-            parts.append(encoding.encode([f"\n{text[1]}" for text in some]))
+        parts = [encoding.encode(list(each)) for each in zip(*some, strict=True)]
         for number, tokens in enumerate(zip(*parts, strict=True), start):
             row = tokens[0][:length] if len(tokens) == 1 else _fitted(*tokens, length)
             if not row:
