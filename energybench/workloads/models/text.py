@@ -11,11 +11,11 @@ names that they have in its files and in those of transformers.
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
 Shape = tuple[int, ...]
 BODY = "transformer."
@@ -43,8 +43,8 @@ def gpt2_classifier(
     dropout:    of embeddings, attention and residuals
     positions:  that have an embedding; else as many as a sample has tokens. GPT-2's own files have 1024
     """
-    settings = _config(shape, vocabulary, layers, heads, width, dropout, positions)
-    return GPT2Classifier(GPT2Config(num_labels=classes, **settings))
+    settings = _settings(shape, vocabulary, layers, heads, width, dropout, positions)
+    return _made("classifier", num_labels=classes, **settings)
 
 
 def gpt2_language_model(
@@ -65,13 +65,13 @@ def gpt2_language_model(
     dropout:    of embeddings, attention and residuals
     positions:  that have an embedding; else as many as a sample has tokens. GPT-2's own files have 1024
     """
-    return GPT2Language(GPT2Config(**_config(shape, vocabulary, layers, heads, width, dropout, positions)))
+    return _made("language model", **_settings(shape, vocabulary, layers, heads, width, dropout, positions))
 
 
-def _config(
+def _settings(
     shape: Shape, vocabulary: int, layers: int, heads: int, width: int, dropout: float, positions: int | None
 ) -> dict[str, Any]:
-    """Raises ValueError for what makes no model of such samples."""
+    """Of transformers' configuration. Raises ValueError for what makes no model of such samples."""
     if len(shape) != 1:
         raise ValueError(f"a sample is a row of tokens, (length,), not of shape {tuple(shape)}")
     sizes = {"vocabulary": vocabulary, "layers": layers, "heads": heads, "width": width, "positions": positions or 1}
@@ -100,33 +100,47 @@ def _config(
     }
 
 
-class GPT2Classifier(GPT2ForSequenceClassification):  # type: ignore[misc]
-    """transformers' own, whose forward takes rows that end with −1 and returns logits (B, classes)."""
+def _made(kind: str, **settings: Any) -> nn.Module:
+    from transformers import GPT2Config
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        hidden = self.transformer(tokens.clamp(min=0)).last_hidden_state
-        last = (tokens >= 0).sum(1).clamp(min=1) - 1
-        logits: Tensor = self.score(hidden[torch.arange(len(tokens), device=tokens.device), last])
-        return logits
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        _rename(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *others)
+    model: nn.Module = _kinds()[kind](GPT2Config(**settings))
+    return model
 
 
-class GPT2Language(GPT2LMHeadModel):  # type: ignore[misc]
-    """transformers' own, whose forward takes rows that end with −1 and returns logits (B, L, vocabulary)."""
+class PublishedNames(nn.Module):
+    """Start weights may have the names that GPT-2's own files give them.
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        logits: Tensor = self.lm_head(self.transformer(tokens.clamp(min=0)).last_hidden_state)
-        return logits
+    A language model's head is its embedding: one tensor under two names, of which files may have one.
+    """
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         _rename(state_dict, prefix)
         embedding = state_dict.get(f"{prefix}{BODY}wte.weight")
-        if embedding is not None:
-            state_dict.setdefault(f"{prefix}lm_head.weight", embedding)  # one tensor, which files may have once
+        if embedding is not None and hasattr(self, "lm_head"):
+            state_dict.setdefault(f"{prefix}lm_head.weight", embedding)
         super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    """transformers' own classes, whose forward takes rows that end with −1 and returns logits; imported when used."""
+    from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
+
+    class GPT2Classifier(PublishedNames, GPT2ForSequenceClassification):
+        def forward(self, tokens: Tensor) -> Tensor:
+            """(B, L) → (B, classes)."""
+            hidden = self.transformer(tokens.clamp(min=0)).last_hidden_state
+            last = (tokens >= 0).sum(1).clamp(min=1) - 1
+            logits: Tensor = self.score(hidden[torch.arange(len(tokens), device=tokens.device), last])
+            return logits
+
+    class GPT2Language(PublishedNames, GPT2LMHeadModel):
+        def forward(self, tokens: Tensor) -> Tensor:
+            """(B, L) → (B, L, vocabulary)."""
+            logits: Tensor = self.lm_head(self.transformer(tokens.clamp(min=0)).last_hidden_state)
+            return logits
+
+    return {"classifier": GPT2Classifier, "language model": GPT2Language}
 
 
 def _rename(state_dict: dict[str, Any], prefix: str) -> None:
