@@ -18,7 +18,10 @@ from support import CPU, data_settings, make_run
 from torch import Tensor, nn
 
 from energybench.common.errors import UsageError
+from energybench.runner import planner
+from energybench.runner.plan_request import spec_of
 from energybench.runner.tracing import trace_task
+from energybench.suite.suite import load
 from energybench.train import discovery
 from energybench.train.batch import Batch
 from energybench.train.data import Data, Resident
@@ -665,8 +668,31 @@ def test_the_ledger_is_what_the_counter_counts(kind, dropout):
 
 
 @each_kind
-@pytest.mark.parametrize("recipe", [{"accumulate": 2, "clip": 0.1}, {"precision": "bf16"}])
-def test_micro_batches_clipping_and_bf16_train(kind, recipe):
+def test_a_forward_pass_costs_its_matrix_products(kind):
+    """Per block and token 24·W² of the four products and 4·L·W of attention; a head on one token, or on each."""
+    run = training(kind)
+    lines = trace_task(TASKS[kind](), run.model, run.recipe, next(iter(run.data.in_order(4))), CPU).lines
+    width, blocks = TINY["width"], TINY["layers"]
+    head = 2 * width * 3 if kind == "gpt2_classifier" else LENGTH * 2 * width * VOCABULARY
+    wanted = blocks * LENGTH * (24 * width**2 + 4 * LENGTH * width) + head
+    assert sum(line.flop for line in lines if line.phase == "forward") == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("name", ["tasks-text", "paper-gradsamp-text"])
+def test_a_suite_is_traced_where_its_text_is_not(nowhere, tmp_path, name):
+    needs_transformers()
+    suite = load(ROOT / "suites" / f"{name}.toml", quick=True)
+    spec = spec_of(suite, tmp_path, device="cpu", download=False).model_copy(update={"purpose": "trace"})
+    found = planner.Plan(spec).result()
+    assert found.problems == []
+    for workload in found.workloads.values():
+        assert sum(line.flop for line in workload.ledger) > 0
+        assert workload.data.kind == "stand-in"
+
+
+@each_kind
+@pytest.mark.parametrize("recipe", [{"accumulate": 2, "clip": 0.1}, {"precision": "bf16"}, {"precision": "fp16"}])
+def test_micro_batches_clipping_and_half_precision_train(kind, recipe):
     run = training(kind, **recipe)
     run.train()
     assert all(math.isfinite(point["loss"]) for point in run.curve)
