@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from energybench.common.torchvision_shim import import_torchvision
+
 Shape = tuple[int, ...]
 BODY = "transformer."
 IN_BODY = re.compile(r"(wte|wpe|h|ln_f)\.")
@@ -101,9 +103,10 @@ def _settings(
 
 
 def _made(kind: str, **settings: Any) -> nn.Module:
+    kinds = _kinds()
     from transformers import GPT2Config
 
-    model: nn.Module = _kinds()[kind](GPT2Config(**settings))
+    model: nn.Module = kinds[kind](GPT2Config(**settings))
     return model
 
 
@@ -124,6 +127,7 @@ class PublishedNames(nn.Module):
 @cache
 def _kinds() -> dict[str, Any]:
     """transformers' own classes, whose forward takes rows that end with −1 and returns logits; imported when used."""
+    import_torchvision()  # transformers imports its operators, which may be missing
     from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
     class GPT2Classifier(PublishedNames, GPT2ForSequenceClassification):
