@@ -201,8 +201,8 @@ class Labelled:
     The second text of a pair begins with a line break, which keeps the two apart.
     """
 
-    texts: list[tuple[str, ...]]
-    labels: list[Any]
+    texts: Sequence[tuple[str, ...]]
+    labels: Sequence[Any]
     where: str
 
 
@@ -225,7 +225,8 @@ def _of_jsonl(
             hint = JSONL.format(f'{{{fields}"{label}": 1}}')
             raise UsageError(Problem("E402", f"{folder} has no {part} part", hint=hint))
         parts.append(_read_jsonl(file, keys, label))
-    return _classes_of_texts(*parts, options, names)
+    train, test = parts
+    return _classes_of_texts(train, test, options, names)
 
 
 def _read_jsonl(file: Path, keys: tuple[str, ...], label: str) -> Labelled:
@@ -292,7 +293,7 @@ def _of_splits(
             raise UsageError(Problem("E402", message, hint=nearest(name, found)))
         whole = [_row(row, keys, label, f"{name}:{number}") for number, row in enumerate(found[name], 1)]
         parts.append(Labelled([text for text, _ in whole], [of for _, of in whole], name))
-    return _classes_of_texts(*parts, options, ())
+    return _classes_of_texts(parts[0], parts[1], options, ())
 
 
 def _classes_of_texts(train: Labelled, test: Labelled, options: TextOptions, names: tuple[str, ...]) -> dict[str, Any]:

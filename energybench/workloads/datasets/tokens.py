@@ -189,7 +189,7 @@ def rows(encoding: Encoding, texts: Sequence[tuple[str, ...]], length: int) -> T
         some = texts[start : start + AT_ONCE]
         parts = [encoding.encode(list(each)) for each in zip(*some, strict=True)]
         for number, tokens in enumerate(zip(*parts, strict=True), start):
-            row = tokens[0][:length] if len(tokens) == 1 else _fitted(*tokens, length)
+            row = tokens[0][:length] if len(tokens) == 1 else _fitted(tokens[0], tokens[1], length)
             if not row:
                 row = [_end(encoding, number)]
             found[number, : len(row)] = row

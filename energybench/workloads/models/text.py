@@ -131,6 +131,9 @@ def _kinds() -> dict[str, Any]:
     from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
     class GPT2Classifier(PublishedNames, GPT2ForSequenceClassification):
+        transformer: Any
+        score: Any
+
         def forward(self, tokens: Tensor) -> Tensor:
             """(B, L) → (B, classes)."""
             hidden = self.transformer(tokens.clamp(min=0)).last_hidden_state
@@ -139,6 +142,9 @@ def _kinds() -> dict[str, Any]:
             return logits
 
     class GPT2Language(PublishedNames, GPT2LMHeadModel):
+        transformer: Any
+        lm_head: Any
+
         def forward(self, tokens: Tensor) -> Tensor:
             """(B, L) → (B, L, vocabulary)."""
             logits: Tensor = self.lm_head(self.transformer(tokens.clamp(min=0)).last_hidden_state)
