@@ -53,8 +53,10 @@ NO_TORCH = (
     "workloads/names",
     "workloads/stand_in",
     "workloads/tasks",
+    "workloads/text_sets",
     "workloads/metrics",
     "workloads/metrics/signals",
+    "workloads/metrics/text",
 )
 HEAVY = frozenset({"torch", "torchvision", "fvcore"})
 SLOW_TO_IMPORT = frozenset(

@@ -101,19 +101,23 @@ class Streamed:
 class StandIn:
     """A store of `count` black images of class 0, made when they are asked for.
 
-    kind: of the targets; a mask is of class 0 all over, and the one box of an image is the whole of it
+    kind:   of the targets; a mask is of class 0 all over, and the one box of an image is the whole of it
+    tokens: samples are no images but rows of whole numbers
     """
 
-    def __init__(self, shape: Iterable[int], count: int, device: torch.device, kind: Targets = "class") -> None:
+    def __init__(
+        self, shape: Iterable[int], count: int, device: torch.device, kind: Targets = "class", tokens: bool = False
+    ) -> None:
         self.shape, self.count, self.device, self.kind = tuple(shape), count, device, kind
+        self.dtype = torch.long if tokens else torch.uint8
 
     def __len__(self) -> int:
         return self.count
 
     def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any, Any]]:
         for index in batches:
-            images = torch.zeros((len(index), *self.shape), dtype=torch.uint8, device=self.device)
-            yield index.to(self.device), images, self._targets(len(index))
+            inputs = torch.zeros((len(index), *self.shape), dtype=self.dtype, device=self.device)
+            yield index.to(self.device), inputs, self._targets(len(index))
 
     def _targets(self, count: int) -> Any:
         zeros = partial(torch.zeros, dtype=torch.long, device=self.device)
@@ -122,6 +126,8 @@ class StandIn:
         if self.kind == "boxes":
             whole = torch.tensor([0.0, 0, self.shape[2], self.shape[1]], device=self.device)
             return {"boxes": whole.repeat(count, 1, 1), "labels": zeros(count, 1)}
+        if self.kind == "tokens":
+            return zeros(count, *self.shape)
         return zeros(count)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from energybench.suite.tables import DataTable
 from energybench.train.facts import Targets
+from energybench.workloads import text_sets
 from energybench.workloads.description import DataDescription
 
 KIND = "stand-in"
@@ -54,6 +55,8 @@ NAMED = ("ade20k", "bccd", "camvid")  # those of them that a suite may `use` wit
 def describe(settings: DataTable) -> DataDescription | None:
     """What `datasets.prepare` would say of a suite's `data` table, but for the content; None for an unknown set."""
     use, name = settings.use.casefold(), settings.use
+    if use in text_sets.KNOWN:
+        return text_sets.describe(use, settings.options, settings.subset, settings.test_subset)
     key = str(settings.options.get("folder", settings.use))
     folder = FOLDERS.get(key.casefold())
     if folder is not None and (use == folder.use or (use in NAMED and use == key.casefold())):

@@ -61,6 +61,13 @@ DATA_SETS = {
     "ade20k": "energybench.workloads.datasets.segmentation:ade20k",
     "camvid": "energybench.workloads.datasets.segmentation:camvid",
     "bccd": "energybench.workloads.datasets.detection:bccd",
+    "imdb": "energybench.workloads.datasets.text:imdb",
+    "sst2": "energybench.workloads.datasets.text:sst2",
+    "rte": "energybench.workloads.datasets.text:rte",
+    "jsonl_text": "energybench.workloads.datasets.text:jsonl_text",
+    "hub_text": "energybench.workloads.datasets.text:hub_text",
+    "tinyshakespeare": "energybench.workloads.datasets.text:tinyshakespeare",
+    "running_text": "energybench.workloads.datasets.text:running_text",
 }
 NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
 NAMES = Names("data", "E402", DATA_SETS, NEEDS)
@@ -120,6 +127,8 @@ def decode(
             if own and "folder" in takes:
                 folder, source = _named_folder(use, looked_for, base or Path.cwd())
                 options = {**options, "folder": str(folder)}
+            if own and image_folders.names_folder(tokenizer := str(options.get("tokenizer", ""))):
+                options = {**options, "tokenizer": str(image_folders.resolve(tokenizer, base or Path.cwd()))}
             made = call(function, use, {}, options)
             content = made if isinstance(made, Content) else of_function(made, use)
     except UsageError:
@@ -173,7 +182,8 @@ def open_part(described: DataDescription, settings: DataTable, device: torch.dev
     inputs, targets = content.get(part, (None, None))
     store: Store
     if absent:
-        store = StandIn(described.stored or described.shape, getattr(described, part), device, described.targets)
+        shape, tokens = described.stored or described.shape, "vocabulary" in described.extra
+        store = StandIn(shape, getattr(described, part), device, described.targets, tokens)
     elif described.kind == "streamed":
         masks_shifted = content.get("zero_is_void", False)
         store = Streamed(inputs, targets, tuple(content["size"]), settings.workers, device, masks_shifted)

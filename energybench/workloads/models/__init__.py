@@ -43,9 +43,17 @@ MODELS = {
     "centre_net": "energybench.workloads.models.detection:centre_net",
     "rt_detr_v2": "energybench.workloads.models.detection:rt_detr_v2",
     "yolos": "energybench.workloads.models.detection:yolos",
+    "gpt2_classifier": "energybench.workloads.models.text:gpt2_classifier",
+    "gpt2_language_model": "energybench.workloads.models.text:gpt2_language_model",
 }
 # Name → the extra of energybench that it needs.
-NEEDS: dict[str, str] = {"unet": "vision", "rt_detr_v2": "vision", "yolos": "vision"}
+NEEDS: dict[str, str] = {
+    "unet": "vision",
+    "rt_detr_v2": "vision",
+    "yolos": "vision",
+    "gpt2_classifier": "text",
+    "gpt2_language_model": "text",
+}
 NAMES = Names("model", "E401", MODELS, NEEDS)
 
 

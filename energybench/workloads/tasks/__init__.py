@@ -27,6 +27,8 @@ TASKS = {
     "ridge": "energybench.workloads.tasks.ridge:Ridge",
     "segmentation": "energybench.workloads.tasks.segmentation:Segmentation",
     "detection": "energybench.workloads.tasks.detection:Detection",
+    "text_classification": "energybench.workloads.tasks.text:TextClassification",
+    "language_model": "energybench.workloads.tasks.text:LanguageModel",
 }
 NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
 NAMES = Names("task", "E403", TASKS, NEEDS)
