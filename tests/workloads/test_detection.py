@@ -705,7 +705,11 @@ def test_a_small_net_learns_rectangles_with_boxes_that_are_mirrored_with_their_i
         lambda: centre_net((3, SIDE, SIDE), CLASSES, widths=(8, 16, 16), depth=1),
         data,
         Detection(),
-        **{"epochs": 25, "batch": 12, "optimizer": "adamw", "lr": 0.01, "schedule": "cosine"},
+        epochs=25,
+        batch=12,
+        optimizer="adamw",
+        lr=0.01,
+        schedule="cosine",
     )
     before = run.evaluate(test)
     run.train()

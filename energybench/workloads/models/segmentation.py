@@ -79,7 +79,7 @@ def _unet_class() -> Callable[..., nn.Module]:
     """Made once, when the first U-Net is: the package is imported then."""
     import segmentation_models_pytorch
 
-    class UNet(segmentation_models_pytorch.Unet):  # type: ignore[misc]
+    class UNet(segmentation_models_pytorch.Unet):
         """(B, C, H, W) → logits (B, classes, H, W)."""
 
         def forward(self, images: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class PatchEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embed(images)
-        places = self.places
+        places: Tensor = self.places
         if x.shape[-2:] != self.grid:
             places = F.interpolate(places, size=x.shape[-2:], mode="bilinear", align_corners=False)
         x = (x + places).flatten(2).transpose(1, 2)

@@ -62,7 +62,7 @@ SIZES = {
 }
 
 
-class RTDetrV2(RTDetrV2ForObjectDetection):  # type: ignore[misc]
+class RTDetrV2(RTDetrV2ForObjectDetection):
     """Returns the encoder's chosen queries as the first stage, then each layer of the decoder."""
 
     def forward(self, images: Tensor) -> SetPredictions:
@@ -73,7 +73,7 @@ class RTDetrV2(RTDetrV2ForObjectDetection):  # type: ignore[misc]
         return SetPredictions(logits, boxes, background=False)
 
 
-class Yolos(YolosForObjectDetection):  # type: ignore[misc]
+class Yolos(YolosForObjectDetection):
     def forward(self, images: Tensor) -> SetPredictions:
         found = super().forward(images)
         return SetPredictions(found.logits.unsqueeze(1), found.pred_boxes.unsqueeze(1), background=True)
