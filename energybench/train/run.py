@@ -35,7 +35,7 @@ from energybench.train.method import HOOKS, Method, Task, overrides
 from energybench.train.method_check import check_method
 from energybench.train.part_streams import PartStreams
 from energybench.train.recipe import Recipe, add_parameters
-from energybench.train.results import RESULTS, call_checked, checked
+from energybench.train.results import RESULTS, call_checked, check_losses, checked
 from energybench.train.tally import Tally
 from energybench.train.trees import join, split
 
@@ -96,6 +96,7 @@ class Run:
         self._prepare = self._input_chain()
         self.data = self.prepared(data.zipped(task.batch_parts))
         self._part_streams = PartStreams(self.rng)
+        self._losses_unchecked = bool(task.batch_parts)
         self.steps_per_epoch, self._counts_passes = data.steps(recipe.batch), False
         for layer in self.layers:  # innermost first: outer layers see what inner ones built
             layer.setup(self)
@@ -235,6 +236,9 @@ class Run:
             for layer in self._forward_layers:
                 stack.enter_context(checked(layer.name, "forward_context", layer.forward_context(self, mode)))
             forward = self.task.forward(self, batch)
+        if self._losses_unchecked:
+            self._losses_unchecked = False
+            check_losses(self.task.name, forward)
         on_backward(forward, self.tally.pass_sizes.add_forward(len(batch)))
         return forward
 
