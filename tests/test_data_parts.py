@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,7 +41,8 @@ class Adapting(Classification):
         assert other.targets is None
         chances = run.model(other.inputs).softmax(1)
         entropy = -(chances * chances.log()).sum(1).mean()
-        return Forward(plain.value + 0.1 * entropy, plain.each, plain.outputs)
+        each = plain.each + 0.1 * entropy
+        return Forward(each.mean(), each, plain.outputs)
 
 
 class Spy(Method):
@@ -169,6 +171,34 @@ def test_a_control_of_so_many_steps_trains_as_plain_training_does():
 def trained_from(run: Run) -> dict[str, Any]:
     """The weights that a run of the same seed begins with."""
     return make_run(model=tiny_mlp, data=data(), task=Adapting(), batch=BATCH, epochs=run.epochs).model.state_dict()
+
+
+class Forgetful(Adapting):
+    """What it adds for the batch is in its loss, and in no sample's."""
+
+    def forward(self, run, batch):
+        whole = super().forward(run, batch)
+        return Forward(whole.value, whole.each - 0.5, whole.outputs)
+
+
+def test_a_task_whose_samples_losses_lack_what_it_adds_is_refused_before_a_method_weighs_them():
+    with pytest.raises(UsageError) as refused:
+        trained(task=Forgetful())
+    (problem,) = refused.value.problems
+    assert problem.code == "E403"
+    assert "each sample's loss" in problem.hint
+
+
+def test_weighted_samples_keep_what_the_task_adds_for_the_part():
+    """The gradient of a batch whose weights are all 1 is that of the batch without weights."""
+    gradients = []
+    for weights in (None, torch.ones(BATCH)):
+        run = make_run(model=tiny_mlp, data=data(), task=Adapting(), batch=BATCH)
+        batch = next(iter(run.data.load([torch.arange(BATCH)])))
+        run.gradients(replace(batch, weights=weights))
+        gradients.append([parameter.grad.clone() for parameter in run.model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_a_skipped_epoch_leaves_the_part_where_it_was():

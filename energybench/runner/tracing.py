@@ -94,7 +94,8 @@ def trace_task(task: Task, model: nn.Module, recipe: Recipe, batch: Batch, devic
     Raises UsageError E403 if the model cannot be traced.
     """
     place = batch.index.device
-    data = Data(Resident(batch.inputs, batch.targets, place), indices=torch.arange(len(batch)))
+    parts = {name: Data(Resident(other.inputs, other.targets, place)) for name, other in batch.also.items()}
+    data = Data(Resident(batch.inputs, batch.targets, place), indices=torch.arange(len(batch)), parts=parts)
     return trace_batch(Run(task, [], recipe, model, data, seed=0, device=place), batch, device)
 
 

@@ -247,7 +247,8 @@ class Task(Method):
     # What `evaluate` gives, by name, and which way is better: {"mse": "lower", "psnr": Metric(better="higher", …)}
     metrics: ClassVar[Mapping[str, Metric | Better]] = {}
     parts: ClassVar[tuple[str, ...]] = ("main",)  # groups of parameters with an optimizer each
-    # Parts of the data of which `batch.also[name]` has as many samples as the batch, in an endless pass of its own
+    # Parts of the data of which `batch.also[name]` has as many samples as the batch, in an endless pass of its own; the
+    # mean of `Forward.each` must be `Forward.value`, with what they add in both, or samples could not be weighted
     batch_parts: ClassVar[tuple[str, ...]] = ()
     provides: ClassVar[frozenset[str]] = frozenset({"forward", "backward", "per_sample_loss"})
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from energybench.common.errors import Problem, UsageError
@@ -34,3 +35,20 @@ def checked(name: str, member: str, result: Any) -> Any:
         return result
     what = "None" if result is None else f"a {type(result).__name__}"
     raise UsageError(Problem("E323", f"'{name}' gives {what} from `{member}`, which must give {wanted}"))
+
+
+def check_losses(task: str, forward: Forward) -> None:
+    """That a batch's loss is the mean of its samples' losses: a method that weighs samples trains on those alone, and
+    what the task added beside them would be lost without a word. Waits for the device, so once a run.
+
+    Raises UsageError E403.
+    """
+    if forward.each is None:
+        return
+    value, mean = forward.value.detach().float(), forward.each.detach().float().mean()
+    if not torch.isclose(value, mean, rtol=1e-2, atol=1e-6, equal_nan=True):
+        message = (
+            f"'{task}': the loss is {value.item():.4g}, and the mean of the losses of its samples {mean.item():.4g}"
+        )
+        hint = "add what belongs to the batch as a whole to each sample's loss; or give no losses per sample"
+        raise UsageError(Problem("E403", message, hint=hint))

@@ -41,7 +41,7 @@ from energybench.train.part_streams import PartStreams
 from energybench.train.pass_keys import PassKeys
 from energybench.train.plain_epochs import plain_samples, plain_steps
 from energybench.train.recipe import Recipe
-from energybench.train.results import RESULTS, call_checked, checked
+from energybench.train.results import RESULTS, call_checked, check_losses, checked
 from energybench.train.tally import Tally
 from energybench.train.trees import join, split
 
@@ -107,6 +107,7 @@ class Run:
         self._part_streams = PartStreams(self.rng)
         self._pass_keys = PassKeys(self.data)
         self.epochs_with_steps: list[int] = []  # their numbers
+        self._losses_unchecked = bool(task.batch_parts)
         self.steps_per_epoch, self._counts_passes = data.steps(recipe.batch), False
         for layer in self.layers:  # innermost first: outer layers see what inner ones built
             layer.setup(self)
@@ -264,6 +265,9 @@ class Run:
             for layer in self._forward_layers:
                 stack.enter_context(checked(layer.name, "forward_context", layer.forward_context(self, mode)))
             forward = self.task.forward(self, batch)
+        if self._losses_unchecked:
+            self._losses_unchecked = False
+            check_losses(self.task.name, forward)
         on_backward(forward, self.tally.pass_sizes.add_forward(len(batch)))
         return forward
 
