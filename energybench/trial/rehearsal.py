@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from energybench.train.data import Data
+from energybench.train.first_steps import of_first_batch
 from energybench.train.run import Run
 from energybench.trial.build import build
 from energybench.trial.spec import TrialSpec
@@ -24,8 +25,7 @@ class Rehearsal:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        first = run.data.cut(torch.arange(len(run.data)), run.recipe.batch)[0]
-        self._batch = next(iter(run.data.load([first])))
+        self._batch = of_first_batch(run, None, lambda batch: batch)
 
     def __call__(self) -> None:
         with torch.random.fork_rng(devices=[]):  # a model's dropout draws from the stream that the trial draws from
