@@ -12,7 +12,7 @@ SAID = frozenset(
 CHECKED = frozenset(
     {"$ref", "anyOf", "type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern"}
     | {"minLength", "maxLength", "properties", "additionalProperties", "required", "items", "prefixItems", "contains"}
-    | {"minItems", "maxItems", "uniqueItems"}
+    | {"minItems", "maxItems", "uniqueItems", "patternProperties", "propertyNames"}
 )
 
 
@@ -61,7 +61,12 @@ def _members(root: dict[str, Any], schema: dict[str, Any], value: dict[str, Any]
     if missing := set(schema.get("required", ())) - set(value):
         return f"{at}: lacks {sorted(missing)}"
     for key, item in value.items():
-        inner = schema.get("properties", {}).get(key, schema.get("additionalProperties", True))
+        if reason := refusal(root, key, schema.get("propertyNames", {}), f"{at}.{key}"):
+            return reason
+        patterns = schema.get("patternProperties", {})
+        fitting = next((inner for pattern, inner in patterns.items() if re.search(pattern, key)), None)
+        other = schema.get("additionalProperties", True) if fitting is None else fitting
+        inner = schema.get("properties", {}).get(key, other)
         if inner is False:
             return f"{at}.{key} is unknown"
         if isinstance(inner, dict) and (reason := refusal(root, item, inner, f"{at}.{key}")):

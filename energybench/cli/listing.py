@@ -60,11 +60,16 @@ def print_listing(entries_by_kind: dict[str, list[dict[str, Any]]]) -> None:
     for kind, entries in entries_by_kind.items():
         click.echo(click.style(kind, bold=True))
         longest = max((len(entry["name"]) for entry in entries), default=0)
+        longest = min(longest, max(10, width - 26))  # a longer name has a line of its own
         for entry in entries:
             summary = printable(_shown(entry))
             room = max(20, width - longest - 6)
             text = summary if len(summary) <= room else summary[: room - 1].rsplit(" ", 1)[0] + " …"
-            click.echo(f"  {printable(entry['name']):<{longest}}  {text}")
+            name = printable(entry["name"])
+            if len(name) > longest:
+                click.echo(f"  {name}")
+                name = ""
+            click.echo(f"  {name:<{longest}}  {text}")
             if entry.get("parameters"):
                 shown = ", ".join(f"{name} = {default}" for name, _, default in entry["parameters"])
                 for line in textwrap.wrap(printable(shown), room, break_long_words=False, break_on_hyphens=False):

@@ -1,7 +1,7 @@
 """Detectors: a small net of our own that finds centres, and transformers' RT-DETRv2 and YOLOS from a random start.
 
-Each returns an answer that the task "detection" learns from. The two of transformers are in transformers_detection.py,
-which is imported when one of them is built.
+Each returns an answer that the task "detection" learns from. How the two of transformers are made stands in
+transformers_detection.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from energybench.common.torchvision_shim import import_torchvision
+from energybench.workloads.models import transformers_detection
 from energybench.workloads.tasks.centre_points import CentrePoints
 
 Shape = tuple[int, ...]
@@ -67,8 +68,6 @@ def rt_detr_v2(
     """
     _needs_classes("rt_detr_v2", classes)
     import_torchvision()  # transformers takes its operators, which may be missing
-    from energybench.workloads.models import transformers_detection
-
     return transformers_detection.rt_detr_v2(shape, classes, backbone, queries)
 
 
@@ -81,8 +80,6 @@ def yolos(
     """
     _needs_classes("yolos", classes)
     import_torchvision()  # transformers takes its operators, which may be missing
-    from energybench.workloads.models import transformers_detection
-
     return transformers_detection.yolos(shape, classes, width, layers, heads, patch, queries)
 
 

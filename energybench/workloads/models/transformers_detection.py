@@ -1,4 +1,4 @@
-"""transformers' RT-DETRv2 and YOLOS as the task "detection" takes them. Imports transformers: detection.py comes first.
+"""transformers' RT-DETRv2 and YOLOS as the task "detection" takes them. Imports transformers when one is built.
 
 Their own forward passes make a loss from lists of boxes, whose sizes depend on what an image shows, so that no two
 steps cost the same; here they return their predictions, and set_prediction.py learns from padded boxes. Names of
@@ -13,18 +13,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    RTDetrResNetConfig,
-    RTDetrV2Config,
-    RTDetrV2ForObjectDetection,
-    YolosConfig,
-    YolosForObjectDetection,
-)
-from transformers.models.rt_detr_v2 import modeling_rt_detr_v2 as modeling
 
 from energybench.workloads.tasks.set_prediction import SetPredictions
 
@@ -62,21 +55,35 @@ SIZES = {
 }
 
 
-class RTDetrV2(RTDetrV2ForObjectDetection):
-    """Returns the encoder's chosen queries as the first stage, then each layer of the decoder."""
+@cache
+def _rt_detr() -> Any:
+    from transformers import RTDetrV2ForObjectDetection
 
-    def forward(self, images: Tensor) -> SetPredictions:
-        with _traceable(self, images):
-            found = self.model(images)
-        logits = torch.cat([found.enc_topk_logits.unsqueeze(1), found.intermediate_logits], 1)
-        boxes = torch.cat([found.enc_topk_bboxes.unsqueeze(1), found.intermediate_reference_points], 1)
-        return SetPredictions(logits, boxes, background=False)
+    class RTDetrV2(RTDetrV2ForObjectDetection):
+        """Returns the encoder's chosen queries as the first stage, then each layer of the decoder."""
+
+        def forward(self, images: Tensor) -> SetPredictions:
+            with _traceable(self, images):
+                found = self.model(images)
+            logits = torch.cat([found.enc_topk_logits.unsqueeze(1), found.intermediate_logits], 1)
+            boxes = torch.cat([found.enc_topk_bboxes.unsqueeze(1), found.intermediate_reference_points], 1)
+            return SetPredictions(logits, boxes, background=False)
+
+    return RTDetrV2
 
 
-class Yolos(YolosForObjectDetection):
-    def forward(self, images: Tensor) -> SetPredictions:
-        found = super().forward(images)
-        return SetPredictions(found.logits.unsqueeze(1), found.pred_boxes.unsqueeze(1), background=True)
+@cache
+def _yolos() -> Any:
+    from transformers import YolosForObjectDetection
+
+    class Yolos(YolosForObjectDetection):
+        """Returns what its tokens say, in one stage."""
+
+        def forward(self, images: Tensor) -> SetPredictions:
+            found = super().forward(images)
+            return SetPredictions(found.logits.unsqueeze(1), found.pred_boxes.unsqueeze(1), background=True)
+
+    return Yolos
 
 
 @contextmanager
@@ -85,6 +92,8 @@ def _traceable(model: nn.Module, images: Tensor) -> Iterator[None]:
     if not torch.jit.is_tracing():
         yield
         return
+    from transformers.models.rt_detr_v2 import modeling_rt_detr_v2 as modeling
+
     for cached in (
         modeling.RTDetrV2Model._cached_generate_anchors,
         modeling.RTDetrV2SinePositionEmbedding._cached_build_2d_sinusoidal_position_embedding,
@@ -125,6 +134,8 @@ def rt_detr_v2(shape: Shape, classes: int, backbone: str, queries: int | None) -
     places = sum((height // stride) * (width // stride) for stride in STRIDES)
     if not 1 <= queries <= places:
         raise ValueError(f"an image of {height}×{width} has {places} places for queries, not {queries}")
+    from transformers import RTDetrResNetConfig, RTDetrV2Config
+
     config = RTDetrV2Config(
         backbone_config=RTDetrResNetConfig(
             num_channels=channels,
@@ -149,7 +160,7 @@ def rt_detr_v2(shape: Shape, classes: int, backbone: str, queries: int | None) -
         num_denoising=0,
         freeze_backbone_batch_norms=False,
     )
-    model = RTDetrV2(config)
+    model: nn.Module = _rt_detr()(config)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):  # transformers draws about 0, for a checkpoint to overwrite
             nn.init.ones_(layer.weight)
@@ -161,6 +172,8 @@ def yolos(shape: Shape, classes: int, width: int, layers: int, heads: int, patch
     channels, height, across = shape
     if height < patch or across < patch:
         raise ValueError(f"a patch of {patch} pixels does not fit into images of {height}×{across}")
+    from transformers import YolosConfig
+
     config = YolosConfig(
         image_size=[height, across],
         patch_size=patch,
@@ -173,7 +186,7 @@ def yolos(shape: Shape, classes: int, width: int, layers: int, heads: int, patch
         num_labels=classes,
         use_mid_position_embeddings=False,
     )
-    model = Yolos(config)
+    model = _yolos()(config)
     places = model.vit.embeddings
     for parameter in (places.cls_token, places.detection_tokens, places.position_embeddings):
         nn.init.trunc_normal_(parameter, std=START)  # transformers leaves zeros, of which all tokens are alike

@@ -127,10 +127,10 @@ def assigned(cost: Tensor, there: Tensor) -> Tensor:
 
 def _cross_entropy(logits: Tensor, place: Tensor, kinds: Tensor) -> Tensor:
     """Mean over the queries, weighted by class, (B, stages); place: (B, stages, K) of the queries that are matched."""
-    queries, nothing = logits.shape[2], logits.shape[3] - 1
-    classes = torch.full_like(logits[..., :1], nothing, dtype=torch.long).squeeze(-1)
+    queries, absent = logits.shape[2], logits.shape[3] - 1
+    classes = torch.full_like(logits[..., :1], absent, dtype=torch.long).squeeze(-1)
     classes = F.pad(classes, (0, 1)).scatter(2, place, kinds)[..., :queries]
-    weights = torch.where(classes == nothing, NOTHING, 1.0)
+    weights = torch.where(classes == absent, NOTHING, 1.0)
     each = -logits.log_softmax(-1).gather(-1, classes.unsqueeze(-1)).squeeze(-1)
     return (weights * each).sum(-1) / weights.sum(-1)
 
