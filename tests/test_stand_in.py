@@ -10,6 +10,7 @@ import torch
 from support import data_settings
 
 from energybench.common.errors import UsageError
+from energybench.flops.work import Line
 from energybench.runner import planner as plan
 from energybench.runner.plan_request import spec_of
 from energybench.suite.suite import load
@@ -148,3 +149,10 @@ def test_a_known_folder_has_its_published_facts_and_targets_of_its_kind(
             datasets.prepare(wrong, tmp_path, download=False, known=True)
     with pytest.raises(UsageError):
         datasets.prepare(spec, tmp_path, download=False)
+
+
+@pytest.mark.parametrize(("sample_flop", "samples"), [(0.0, 8), (1e9, 8), (50e9, 4), (220e9, 2), (1e15, 2)])
+def test_a_step_is_timed_with_fewer_black_images_where_one_costs_much(sample_flop, samples):
+    lines = [Line("forward", "", "conv", sample_flop / 4), Line("weight_gradient", "", "conv", sample_flop * 3 / 4)]
+    assert stand_in.timed_samples(lines) == samples
+    assert stand_in.timed_samples([]) == 8

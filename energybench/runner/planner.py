@@ -50,7 +50,6 @@ from energybench.workloads.tasks import task_named
 
 Built = TypeVar("Built")
 
-STAND_IN_SAMPLES = 8
 # Of a cell: what follows from the rest of it, or only informs.
 _NOT_IN_DIGEST = {"stack", "expected_s", "plain_flop", "not_in_ledger", "epochs", "control"}
 # Where there is no data, so that a model's own mistakes show too.
@@ -286,8 +285,9 @@ class Plan:
         if self.purpose == "trace":
             return planned
         try:
-            step_s = time_step(run, STAND_IN_SAMPLES if data.kind == stand_in.KIND else None)
-            counts = plan_threads.candidates(self.spec, self.device) if data.kind != stand_in.KIND else ()
+            absent = data.kind == stand_in.KIND
+            step_s = time_step(run, stand_in.timed_samples(lines) if absent else None)
+            counts = () if absent else plan_threads.candidates(self.spec, self.device)
             timed = time_threads(run, counts) if counts else {}
             self.check_quality(number, workload, task, run.evaluate(test.subset(torch.arange(min(2, len(test))))))
             if data.kind != stand_in.KIND:

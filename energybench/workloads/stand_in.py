@@ -6,14 +6,17 @@ Imports no torch; the store that stands in for the samples is in train/data.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from energybench.flops.work import Line
 from energybench.suite.tables import DataTable
 from energybench.train.facts import Targets
 from energybench.workloads import text_sets
 from energybench.workloads.description import DataDescription
 
 KIND = "stand-in"
+FEWEST, MOST, ABOUT_FLOP = 2, 8, 2e11  # samples of a step that is timed, and its FLOPs: seconds on a few CPU cores
 
 # name → (channels, height, width), classes, training and test images
 KNOWN: dict[str, tuple[tuple[int, int, int], int, int, int]] = {
@@ -85,3 +88,12 @@ def describe(settings: DataTable) -> DataDescription | None:
         test=min(test, settings.test_subset or test),
         sha256="unknown",
     )
+
+
+def timed_samples(lines: Iterable[Line]) -> int:
+    """How many of them to time a step with: fewer where one image is large and its net deep.
+
+    lines: the ledger of one sample; empty where there is none
+    """
+    flop = sum(line.flop for line in lines)
+    return MOST if flop <= 0 else max(FEWEST, min(MOST, int(ABOUT_FLOP / flop)))

@@ -74,6 +74,11 @@ def tiny_segmenter() -> nn.Module:
     return segmenter((1, SIDE, SIDE), CLASSES, **settings, drop_path=0.0, decoder_dropout=0.0)
 
 
+def dropping_segmenter() -> nn.Module:
+    settings = {"patch": 4, "width": 16, "layers": 2, "heads": 2, "decoder_layers": 1}
+    return segmenter((1, SIDE, SIDE), CLASSES, **settings, drop_path=0.5, decoder_dropout=0.5)
+
+
 def tiny_unet() -> nn.Module:
     return models.build("unet", (1, SIDE, SIDE), CLASSES, {"encoder": "resnet18", "channels": [8, 8, 8]})
 
@@ -368,8 +373,7 @@ def test_the_segmenters_masks_do_not_change_when_patches_and_their_places_are_sh
 
 def test_stochastic_depth_and_dropout_are_drawn_in_training_alone():
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"patch": 4, "width": 16, "layers": 2, "heads": 2, "decoder_layers": 1}
-    model = segmenter((1, SIDE, SIDE), CLASSES, **settings, drop_path=0.5, decoder_dropout=0.5)
+    model = dropping_segmenter()
     images = torch.randn(4, 1, SIDE, SIDE)
     with torch.no_grad():
         assert not torch.equal(model(images), model(images))
@@ -433,6 +437,14 @@ def test_it_learns_and_its_ledger_is_what_is_counted(model):
     assert work.flop == pytest.approx(counter.result(run).counted_flop, rel=1e-3)
 
 
+def test_its_ledger_is_what_is_counted_with_dropout_and_stochastic_depth_too():
+    counter = StepCounter(10**9)
+    run = segmentation_run(model=dropping_segmenter, counter=counter, epochs=2)
+    work = Work(trace_run(run, CPU).lines, epochs=2, samples=12, batch=4)
+    run.train()
+    assert work.flop == pytest.approx(counter.result(run).counted_flop, rel=1e-3)
+
+
 def fresh(name: str) -> Method:
     kind = discovery.load(SOURCES[name])
     return discovery.build(kind, name, dict(kind.example))
@@ -445,11 +457,12 @@ def trained_plain() -> dict[str, Tensor]:
     return state(run.model)
 
 
+@pytest.mark.parametrize("model", [small_net, tiny_segmenter], ids=lambda model: model.__name__)
 @pytest.mark.parametrize("name", SOURCES)
-def test_every_method_trains_it(name):
+def test_every_method_trains_it(name, model):
     method = fresh(name)
     assert check_stack([method], Segmentation()) == []
-    run = segmentation_run([method], data=squares(augment=("flip", "crop2")), epochs=6, lr=0.05)
+    run = segmentation_run([method], model, data=squares(augment=("flip", "crop2")), epochs=6, lr=0.05)
     assert method.incompatible_recipe({"optimizer": "sgd", "lr": 0.05, "momentum": 0.9}) is None
     run.train()
     assert run.uncalled_overrides() == []
@@ -458,7 +471,7 @@ def test_every_method_trains_it(name):
     found = run.evaluate(run.data)
     assert set(found) == {"miou", "pixel_accuracy", "loss"}
     run.finish()
-    assert [type(module) for module in run.model.modules()] == [type(module) for module in small_net().modules()]
+    assert [type(module) for module in run.model.modules()] == [type(module) for module in model().modules()]
 
 
 def test_a_score_that_needs_one_row_of_logits_is_refused_in_words():
