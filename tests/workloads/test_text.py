@@ -602,6 +602,10 @@ def test_images_are_no_text():
     needs_transformers()
     build = partial(models.build, "gpt2_classifier", (1, 8, 8), 10, dict(TINY), {"vocabulary": 5})
     assert "a row of tokens" in refused("E401", build)
+    build = partial(models.build, "gpt2_classifier", (8,), 10, dict(TINY))
+    assert "do not say how many tokens" in refused("E401", build)
+    build = partial(models.build, "gpt2_classifier", (8,), None, dict(TINY), {"vocabulary": 5})
+    assert "no classes" in refused("E401", build)
 
 
 @pytest.mark.parametrize("kind", ["gpt2_classifier", "gpt2_language_model"])

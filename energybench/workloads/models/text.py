@@ -28,8 +28,8 @@ MASK = re.compile(rf"({re.escape(BODY)})?h\.\d+\.attn\.(masked_)?bias")
 
 def gpt2_classifier(
     shape: Shape,
-    classes: int,
-    vocabulary: int,
+    classes: int | None,
+    vocabulary: int | None = None,
     layers: int = 12,
     heads: int = 12,
     width: int = 768,
@@ -38,20 +38,22 @@ def gpt2_classifier(
 ) -> nn.Module:
     """GPT-2 (Radford et al. 2019) with a linear layer on the last token of a text; by default of its smallest size.
 
-    vocabulary: number of different tokens, which the data say
+    vocabulary: number of different tokens; what the data say
     layers:     transformer blocks
     heads:      of attention in each
     width:      of the hidden states; a multiple of heads
     dropout:    of embeddings, attention and residuals
     positions:  that have an embedding; else as many as a sample has tokens. GPT-2's own files have 1024
     """
+    if classes is None:
+        raise ValueError("the data have no classes")
     settings = _settings(shape, vocabulary, layers, heads, width, dropout, positions)
     return _made("classifier", num_labels=classes, **settings)
 
 
 def gpt2_language_model(
     shape: Shape,
-    vocabulary: int,
+    vocabulary: int | None = None,
     layers: int = 12,
     heads: int = 12,
     width: int = 768,
@@ -60,7 +62,7 @@ def gpt2_language_model(
 ) -> nn.Module:
     """GPT-2 (Radford et al. 2019) as it was trained: the token that follows, by the weights of the embedding.
 
-    vocabulary: number of different tokens, which the data say
+    vocabulary: number of different tokens; what the data say
     layers:     transformer blocks
     heads:      of attention in each
     width:      of the hidden states; a multiple of heads
@@ -71,11 +73,13 @@ def gpt2_language_model(
 
 
 def _settings(
-    shape: Shape, vocabulary: int, layers: int, heads: int, width: int, dropout: float, positions: int | None
+    shape: Shape, vocabulary: int | None, layers: int, heads: int, width: int, dropout: float, positions: int | None
 ) -> dict[str, Any]:
     """Of transformers' configuration. Raises ValueError for what makes no model of such samples."""
     if len(shape) != 1:
         raise ValueError(f"a sample is a row of tokens, (length,), not of shape {tuple(shape)}")
+    if vocabulary is None:
+        raise ValueError('the data do not say how many tokens there are: "facts": {"extra": {"vocabulary": 8000}}')
     sizes = {"vocabulary": vocabulary, "layers": layers, "heads": heads, "width": width, "positions": positions or 1}
     for name, value in sizes.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
