@@ -6,9 +6,9 @@ BatchNorm are averaged too, as detectors' recipes have it, or kept as training h
 
 Paper: Polyak and Juditsky 1992, with a constant weight of the newest; the ramp is TensorFlow's. Promises 0 %: a pass
 over the weights in every update, and memory for one more copy of them.
-Acts after each `update`, outside of whoever owns it or puts weights back: use = ["ema", "mezo"], ["ema", "neq"]. An
-epoch without updates, such as one that gradsamp samples, moves the weights past it: the average stays where it was, as
-in the papers. The record names these epochs.
+Composes with every method that updates. It acts after each `update`, outside of whoever owns it or puts weights back:
+use = ["ema", "mezo"], ["ema", "neq"]. An epoch without updates, such as one that gradsamp samples, moves the weights
+past it: the average stays where it was, as in the papers. The record names these epochs.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from support import data_settings
 
 from energybench.common.errors import UsageError
 from energybench.flops.work import Line
+from energybench.runner import plan_precision
 from energybench.runner import planner as plan
 from energybench.runner.plan_request import spec_of
 from energybench.suite.suite import load
@@ -107,7 +108,7 @@ def test_a_run_of_it_is_refused(tmp_path):
 
 
 def test_a_trace_computes_nothing_so_neither_sensors_nor_precision_matter(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "native_bf16", lambda: False)
+    monkeypatch.setattr(plan_precision, "native_bf16", lambda: False)
     timed: list[int] = []
     monkeypatch.setattr(plan, "time_step", lambda *_: timed.append(1) or 0.1)
     text = SUITE.replace('"off"', '"require"').replace("lr = 0.1 }", 'lr = 0.1, precision = "bf16" }')
