@@ -139,7 +139,8 @@ def test_every_method_has_a_control_that_says_why_it_is_planned(tmp_path: Path) 
         "mezo matched": ("mezo", "possible"),
     }
     assert cells["gradsamp matched"]["epochs"] == [2, 2]  # of 4 epochs, the second and fourth are skipped
-    assert cells["gradsamp matched"]["expected_s"] == pytest.approx(cells["gradsamp"]["expected_s"] / 2)
+    assert cells["gradsamp matched"]["expected_s"] == pytest.approx(cells["baseline"]["expected_s"] / 2)
+    assert cells["gradsamp"]["expected_s"] == pytest.approx(cells["gradsamp matched"]["expected_s"])
     assert {tuple(cells[f"{name} matched"]["epochs"]) for name in ("ssprop", "mezo")} == {()}
 
 
@@ -281,7 +282,12 @@ def test_a_requirement_is_part_of_the_run_digest_and_none_leaves_it_as_it_was(tm
     assert len({plain, *found}) == 3
 
 
-@pytest.mark.parametrize("use", sorted(models.MODELS))
+CLASSIFIERS = ("small", "paper")  # modules; models of other tasks are held to this in tests/workloads
+
+
+@pytest.mark.parametrize(
+    "use", sorted(use for use, where in models.MODELS.items() if where.partition(":")[0].endswith(CLASSIFIERS))
+)
 def test_on_plain_training_the_ledger_equals_the_counter_for_every_shipped_model(use: str) -> None:
     torch.manual_seed(0)
     model = models.build(use, (3, 16, 16), 10, {"layers": 2} if use == "vit_tiny" else {})
