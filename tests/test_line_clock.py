@@ -45,6 +45,7 @@ def test_every_stretch_inside_the_command_is_taken(
     ("start", "stop", "words"),
     [
         (START_S * 1e3, STOP_S * 1e3, "look like milliseconds"),
+        (START_S * 1e3, START_S * 1e3 + 1.5, "look like milliseconds"),  # a window of 1.5 ms is told too
         (START_S * 1e6, STOP_S * 1e6, "look like microseconds"),
         (START_S * 1e9, STOP_S * 1e9, "look like nanoseconds"),
         (START_S + DAY_S, STOP_S + DAY_S, "seconds of the clock of the day"),
