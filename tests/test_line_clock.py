@@ -59,7 +59,7 @@ def test_every_stretch_inside_the_command_is_taken(
         (START_S - 100, STOP_S - 100, "does not lie inside the command"),
         (START_S, STOP_S + 10, "does not lie inside the command"),
     ],
-    ids=[f"case{number}" for number in range(13)],  # times are of this process alone
+    ids=[f"case{number}" for number in range(14)],  # times are of this process alone
 )
 def test_times_that_are_no_seconds_of_the_monotonic_clock_are_told_for_what_they_are(
     tmp_path: Path, start: float, stop: float, words: str
