@@ -16,6 +16,7 @@ import energybench.cli.command_line
 import energybench.runner.planner
 import energybench.trial.counting_run
 from energybench.common.torchvision_shim import import_torchvision
+from energybench.process.in_child import be_silent_about_callers_that_left
 from energybench.process.reaper import adopt_orphans_until_exit
 
 import_torchvision()
@@ -24,6 +25,7 @@ import_torchvision()
 for _module in pkgutil.iter_modules(energybench.algorithms.__path__, "energybench.algorithms."):
     importlib.import_module(_module.name)
 SERVER = os.getpid()
+be_silent_about_callers_that_left()
 adopt_orphans_until_exit()
 
 __all__ = ["energybench", "torch"]

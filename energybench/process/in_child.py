@@ -11,10 +11,12 @@ import importlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import pickle
 import signal
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import TracebackType
 
 from energybench.common import module_path
 from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite
@@ -24,6 +26,17 @@ from energybench.process.isolated import isolate_interpreters
 from energybench.process.reaper import fork_below_guard
 
 PRELOAD = "energybench.cli.preload"
+
+
+def be_silent_about_callers_that_left() -> None:
+    """Called in the server, once. A caller that is interrupted while it says what to start leaves half a message: the
+    server, or the child that reads it, ends, and its traceback would stand in the output of the run."""
+    sys.excepthook = _tell_unless_the_caller_left
+
+
+def _tell_unless_the_caller_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not issubclass(kind, (EOFError, pickle.UnpicklingError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def run(
@@ -41,6 +54,7 @@ def run(
     """Become the child below a guard, and call the function. Arguments: as `Launcher.start` has them."""
     global _line
     _line = line
+    sys.excepthook = sys.__excepthook__
     _close_inherited_server_pipe()
     module_path.use(*path)  # multiprocessing has set the caller's, with its folder
     isolate_interpreters()  # workers of the trial's

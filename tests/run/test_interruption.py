@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -265,3 +266,24 @@ def test_an_interrupt_while_the_suite_is_checked_leaves_nothing(tmp_path: Path) 
     assert "Traceback" not in errors
     assert not (tmp_path / "reports").exists()
     assert list(scratch.glob("energybench-*")) == []
+
+
+HALF_SAID = """import os
+import multiprocessing.forkserver as server
+from energybench.process.forkserver import Launcher
+Launcher().warm()
+for said in (b"", b"\\x80\\x04\\x95"):  # nothing; a pickle that breaks off
+    told, line = server.connect_to_new_process([])
+    os.write(line, said)
+    os.close(line)
+    server.read_signed(told)
+    assert server.read_signed(told) == 1
+"""
+
+
+@fault("interrupted check")
+def test_a_caller_that_is_interrupted_while_it_says_what_to_start_leaves_no_traceback(tmp_path: Path) -> None:
+    script = tmp_path / "half_said.py"
+    script.write_text(HALF_SAID)
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (ended.returncode, ended.stderr) == (0, "")
