@@ -6,7 +6,8 @@ import torch
 from support import assert_same_state, digits, make_run, state
 from torch import nn
 
-from energybench.trial.rehearsal import STEPS, Rehearsal
+from energybench.trial.rehearsal import Rehearsal
+from energybench.trial.spec import REHEARSED_STEPS
 
 
 def with_dropout() -> nn.Module:
@@ -29,5 +30,5 @@ def test_it_learns_nothing_however_often_it_is_rehearsed() -> None:
     for _ in range(3):
         rehearse()
     assert_same_state(state(run.model), before)
-    assert run.tally.forwards == run.tally.backwards == 3 * STEPS
+    assert run.tally.forwards == run.tally.backwards == 3 * REHEARSED_STEPS
     assert run.tally.updates == 0

@@ -98,7 +98,11 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
     methods = {name: path for cell in facts["cells"] for name, path in cell["methods"].items()}
     for name, path in sorted(methods.items()):
         console.print(printable_text(f"{name}: {path}", "dim"), soft_wrap=True)
-    about = "" if facts["expected_s"] is None else f", about {format_seconds(facts['expected_s'])}"
+    about = ""
+    if facts["expected_s"] is not None:
+        from energybench.runner.expected_time import ExpectedTime
+
+        about = f", {ExpectedTime(facts['expected_s'], facts['expected_most_s'])}"
     console.print(
         f"{facts['blocks']} blocks, {facts['trials']} trials and {facts['counting_runs']} counted runs "
         f"on {facts['device']}{about}{_possible(facts['possible_controls'])}. No mistake found."

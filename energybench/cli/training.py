@@ -125,7 +125,7 @@ def check(
     """
     from energybench.cli.show import print_plan
     from energybench.runner.foresight import foresight
-    from energybench.runner.plan_request import plan_facts
+    from energybench.runner.plan_facts import plan_facts
 
     if others and as_json:
         raise click.UsageError("--json is about one suite.")

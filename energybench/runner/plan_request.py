@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from energybench.common.errors import CannotMeasure, CannotWrite, Problem, UsageError, in_order
 from energybench.common.hashing import digest
@@ -17,8 +16,6 @@ from energybench.suite.suite import Suite
 from energybench.suite.tables import WorkloadTable
 from energybench.trial.spec import CellHeader, CountingSpec, MeasureSpec, stack_of
 
-AROUND_S = 0.5  # of a process: fork, data, model, evaluation, record
-COUNTED_SLOWER = 1.5  # than a training, under the counter of FLOPs
 WARMER_C = 10.0  # than at the start of the run, a card may be when a trial begins
 
 
@@ -100,16 +97,6 @@ class Planned:
             threads=self.threads,
             device=self.device,
         )
-
-    def expected_s(self) -> float | None:
-        """About how long: plain steps for the epochs that each cell keeps, for each process its set-up and the suite's
-        warm-up. A command takes its time. What only a method's tally will ask for is not in it."""
-        if any(cell.command and not cell.skipped for cell in self.cells):
-            return None
-        warmup = self.suite.trials.warmup
-        around_s = AROUND_S + (warmup.count if warmup.unit == "s" else 0)
-        metered = self.spec.blocks * sum((c.expected_s or 0) + around_s for c in self.cells if is_counted_on(c))
-        return metered + sum((c.expected_s or 0) * COUNTED_SLOWER + AROUND_S for c in self.counting_runs)
 
 
 def spec_of(
@@ -216,50 +203,3 @@ def _ask(call: Callable[[Path, Path], ChildOutcome], spec: PlanSpec, place: Path
         message = f"checking the suite ended early: {outcome.reason or 'it ended with status 0'}"
         raise UsageError(Problem("E606", message, str(spec.suite.path), hint))
     return PlanResult.read(out_path)
-
-
-def plan_facts(planned: Planned) -> dict[str, Any]:
-    """The plan as plain data, for `check` and its `--json`."""
-    return {
-        "suite": planned.suite.suite,
-        "path": str(planned.suite.path),
-        "stamp": planned.suite.stamp,
-        "blocks": planned.spec.blocks,
-        "trials": planned.trials,
-        "possible_controls": planned.possible_controls,
-        "counting_runs": len(planned.counting_runs),
-        "witnesses": len(planned.counting_runs),  # the name before
-        "expected_s": planned.expected_s(),
-        "device": planned.device,
-        "notes": planned.notes,
-        "workloads": {
-            name: {
-                "parameters": known.parameters,
-                "steps_per_epoch": known.steps,
-                "step_s": known.step_s,
-                "data": known.data.for_record(),
-                **({"task": known.task} if known.task else {}),
-                **({"weights": known.weights.model_dump(mode="json")} if known.weights else {}),
-            }
-            for name, known in planned.workloads.items()
-        },
-        "sources": planned.result.sources,
-        "cells": [
-            {
-                "workload": c.workload,
-                "method": c.method,
-                "role": c.role,
-                "skipped": c.skipped,
-                "plain_flop": c.plain_flop,
-                "expected_s": c.expected_s,
-                "epochs": c.epochs,
-                "of": c.of,
-                "control": c.control,
-                "command": c.command,
-                "methods": {each.name: each.path for each in stack_of(c.stack)},
-                "claim": c.claim.model_dump() if c.claim else None,
-            }
-            for c in planned.cells
-        ],
-        "machine": planned.machine,
-    }

@@ -19,6 +19,7 @@ from energybench.common.units import format_seconds
 from energybench.records.record import CountingRun, Trial
 
 if TYPE_CHECKING:
+    from energybench.runner.expected_time import ExpectedTime
     from energybench.verdict.figures import Summary
 
 
@@ -58,9 +59,9 @@ class Progress:
         except EOFError:
             return False
 
-    def begin(self, folder: Path, total: int, *, resumed: bool, expected_s: float | None) -> None:
+    def begin(self, folder: Path, total: int, *, resumed: bool, expected: ExpectedTime | None) -> None:
         self._total, self._begun = total, time.monotonic()
-        about = "" if resumed or expected_s is None else f", about {format_seconds(expected_s)}"
+        about = "" if resumed or expected is None else f", {expected}"
         verb = "continuing in" if resumed else "writing to"
         self.say(f"{total} runs{about}; {verb} {folder}")
 

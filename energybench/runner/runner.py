@@ -24,6 +24,7 @@ from energybench.records.record import Cell, CountingRun, Invocation, Looks, Run
 from energybench.records.run_folder import Folder, abandoned, choose, scratch
 from energybench.records.run_identity import new_identity
 from energybench.runner import busy, schedule
+from energybench.runner.expected_time import expected_time
 from energybench.runner.foresight import foresight, sentence
 from energybench.runner.plan_request import Planned, plan
 from energybench.runner.progress import Progress
@@ -126,7 +127,7 @@ class _Runner:
             self.folder.path,
             len(counting_runs) + sum(self.trials.in_turns.count(each) for each in schedule.by_workload(slots)),
             resumed=bool(self.done),
-            expected_s=self.planned.expected_s(),
+            expected=expected_time(self.planned),
         )
         try:
             for cell in counting_runs:

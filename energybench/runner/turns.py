@@ -195,9 +195,14 @@ def groups(slots: Sequence[Slot]) -> list[list[Slot]]:
     return [[_in_group(each, number) for each in (baseline, *chunk)] for number, chunk in enumerate(chunks)]
 
 
+def group_count(others: int) -> int:
+    """Into how many groups so many cells beside plain training and its twin go."""
+    return math.ceil(others / MOST_BESIDE)
+
+
 def _chunks(slots: list[Slot]) -> list[list[Slot]]:
     """As few as hold at most MOST_BESIDE each, about equally many in each."""
-    count = math.ceil(len(slots) / MOST_BESIDE)
+    count = group_count(len(slots))
     ends = [round(number * len(slots) / count) for number in range(count + 1)] if count else [0]
     return [slots[a:b] for a, b in itertools.pairwise(ends)]
 

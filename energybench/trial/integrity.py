@@ -40,7 +40,6 @@ class Picture:
     """
 
     def __init__(self, task: Task, recipe: Recipe) -> None:
-        # torch wraps `step` of each kind of optimizer when the first of it is made.
         optimizer = type(recipe.build_optimizer([torch.nn.Parameter(torch.zeros(1))]))
         self._task, self._kind = task, type(task)
         self._owners: dict[str, Any] = {_name(owner): owner for owner in (*FOREIGN, optimizer)}
@@ -53,6 +52,9 @@ class Picture:
                     for each, value in vars(module).items()
                     if isinstance(value, type) and value.__module__ == name
                 }
+        for owner in self._owners.values():
+            if isinstance(owner, type) and issubclass(owner, torch.optim.Optimizer):
+                _wrap_step(owner)
         self._seen = {name: _code(owner) for name, owner in self._owners.items()}
         self._torch = {name: getattr(torch, name) for name in OF_TORCH}
 
@@ -73,6 +75,14 @@ class Picture:
 
 
 ADDED_BY_PYTHON = ("__abstractmethods__", "__signature__", "__annotations_cache__", "__annotate_func__")
+
+
+def _wrap_step(kind: type[torch.optim.Optimizer]) -> None:
+    """As torch does it when the first optimizer of a kind is made: a method makes its own after the picture."""
+    if not getattr(kind.step, "hooked", False):
+        step = torch.optim.Optimizer.profile_hook_step(kind.step)
+        step.hooked = True  # type: ignore[attr-defined]
+        kind.step = step  # type: ignore[method-assign]
 
 
 def _name(owner: Any) -> str:

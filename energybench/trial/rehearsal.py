@@ -13,10 +13,9 @@ from energybench.train.data import Data
 from energybench.train.first_steps import of_first_batch
 from energybench.train.run import Run
 from energybench.trial.build import build
-from energybench.trial.spec import TrialSpec
+from energybench.trial.spec import REHEARSED_STEPS, TrialSpec
 from energybench.workloads.tasks import task_named
 
-STEPS = 2  # the first finds what is cold, and the second is as those of the part will be
 OF_A_KIND = frozenset({"epoch", "step", "gradients"})  # hooks with which a task has steps of its own kind
 
 
@@ -29,7 +28,7 @@ class Rehearsal:
 
     def __call__(self) -> None:
         with torch.random.fork_rng(devices=[]):  # a model's dropout draws from the stream that the trial draws from
-            for _ in range(STEPS):
+            for _ in range(REHEARSED_STEPS):
                 self._run.gradients(self._batch)
 
 

@@ -24,6 +24,8 @@ from energybench.suite.command_tables import CommandWorkloadTable, RunTable
 from energybench.suite.tables import MeasureTable, WorkloadTable
 from energybench.workloads.description import DataDescription, StartWeights
 
+REHEARSED_STEPS = 2  # before each part: the first finds what is cold, and the second is as those of the part will be
+
 
 class Spec(BaseModel):
     """A frozen model that crosses a process border as JSON. A key that it does not know is an error."""
