@@ -7,9 +7,9 @@ statistics and optimizer state stay as they are; the learning-rate schedule adva
 Paper: GradSamp, Algorithm 1 and §4.1. Promises the nominal share of skipped epochs ("every:5" → 20 %), which its own
 Table 2 does not skip; what it really saves is the epochs it skipped, minus fit and draw, which are metered. The control
 that matters is plain training for the kept epochs, which stands beside it by default.
-Measured on two CPU cores, a small MLP on MNIST, 3 blocks: time fell about as the epochs skipped, 69 % [46, 82] for
-"random:0.7", which lost 4.5 points of accuracy, and 44 % [2, 68] for "late-random:0.7", which lost 0.1; no strategy
-was proven better than training for the kept epochs (reports/gradsamp/2026-11-21-193436).
+Measured on two CPU cores, a small MLP on MNIST, 3 blocks: time fell about as the epochs skipped, 63 % [37, 78] for
+"random:0.7" at 4.5 points of accuracy less, and 38 % [27, 47] for "late-random:0.7" at held quality; no strategy was
+proven better than training for the kept epochs (reports/gradsamp/2026-11-30-194650).
 Composes with everything that leaves `epoch` alone; under a forward-only method its skipped epochs save forwards.
 """
 

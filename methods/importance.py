@@ -8,8 +8,8 @@ q_i to α·q_i + (1 − α)·score. At the end of each epoch every q grows by ε
 Paper: Salaün et al., Algorithm 1 and 2 (line 3 read as a norm); after a first epoch as ours. Promises fewer steps to a
 target and no FLOP less: an epoch costs what a plain one does, and drawing comes on top. So the figure to look at is
 energy to target. Controls: `with_replacement`, and each score beside "parameter-gradient", the true gradient's norm.
-Measured on two CPU cores, a CNN on digits to 97.5 %, 3 blocks: −30 % [−39, −21] less time to the target
-(reports/importance/2026-11-21-194751).
+Measured on two CPU cores, a CNN on digits to 97.5 %, 3 blocks: −28 % [−31, −25] less time to the target
+(reports/importance/2026-11-30-195825).
 Owns `batches`. Composes with what thins the passes or skips epochs, not with another choice of samples or weights.
 """
 

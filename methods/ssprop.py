@@ -7,7 +7,8 @@ masked to those channels.
 Paper: Zhong et al., ssProp, Eq. 6–9. Promises its mean drop rate of the convolutions' backward FLOPs (80 % in every
 second epoch: 40 %). Choosing and gathering are not free: narrow layers can come out slower than dense, which
 `dense_below` is for. Measured on two CPU cores, layers of 64 and 128 channels on MNIST, 3 blocks: a constant 80 % took
-0 % [−107, 52] less time for half of the FLOPs (reports/ssprop/2026-11-21-192704).
+20 % [5, 33] less time for half of the FLOPs, every second epoch where it pays 5.6 % [3.7, 7.5] for 26 %
+(reports/ssprop/2026-11-30-194938).
 Composes with everything that leaves a backward pass; a second backward through it is refused.
 """
 
