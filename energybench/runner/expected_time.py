@@ -1,6 +1,6 @@
 """About how long a suite takes, by the plain steps that its check has timed. Imports no torch.
 
-A method that makes steps dearer (dropout by half, MeZO 2.7 times) makes the run longer by that: nobody has timed it yet.
+What a method makes steps dearer by (Dropout half, MeZO 2.7 times) is not in it: nobody has timed that yet.
 """
 
 from __future__ import annotations
