@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -310,17 +312,21 @@ def test_a_gradient_that_is_not_finite_is_zero_where_it_is_not_wanted():
     assert parameter.grad.isnan().all(1).tolist() == [True, False, True]
 
 
-def test_a_parameter_that_nothing_touched_is_not_written_to():
+@pytest.mark.parametrize("way", [{"foreach": True}, {"foreach": False}, {"fused": True}], ids=str)
+@pytest.mark.parametrize("watched", [nullcontext, Counter])
+def test_rows_stay_whatever_kernels_move_the_others_and_whoever_counts_them(
+    way: dict[str, bool], watched: Callable[[], AbstractContextManager[object]]
+) -> None:
     parameter = nn.Parameter(torch.ones(3, 2))
-    held = Held(parameter, 0, torch.tensor([1]), {})
-    with torch.no_grad():
-        held.restore()  # once, for the momentum
-        version = parameter._version
-        held.restore()
-        assert parameter._version == version
-        parameter.add_(1)
-        held.restore()
-    assert parameter.detach().sum(1).tolist() == [4, 2, 4]
+    optimizer = torch.optim.SGD([parameter], 0.5, weight_decay=0.5, **way)
+    held = Held(parameter, 0, torch.tensor([1]), optimizer.state[parameter])
+    with watched():
+        for _ in range(3):
+            parameter.grad = torch.zeros(3, 2)
+            optimizer.step()
+            with torch.no_grad():
+                held.restore()
+    assert parameter.detach().sum(1).tolist() == [2 * 0.75**3, 2, 2 * 0.75**3]
 
 
 def test_columns_can_be_held_as_rows_are():

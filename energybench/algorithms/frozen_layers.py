@@ -177,19 +177,16 @@ class Held:
         alike = {key: value for key, value in state.items() if self._is_alike(value) and key not in MOMENTA}
         tensors = [parameter.detach(), *alike.values()]
         self._saved = [(tensor, tensor.index_select(dim, rows)) for tensor in tensors]
-        self._version = -1
 
     def restore(self) -> None:
-        """Put them back, if anything has touched the parameter since."""
-        if self.parameter._version == self._version:
-            return
+        """Put them back. Always: a fused step, or `_foreach_` operators under a counter of operators, leave a
+        parameter's `_version` as it was."""
         for tensor, saved in self._saved:
             tensor.index_copy_(self.dim, self.rows, saved)
         for key in MOMENTA:
             momentum = self.state.get(key)
             if momentum is not None and self._is_alike(momentum):
                 momentum.index_fill_(self.dim, self.rows, 0)
-        self._version = self.parameter._version
 
     def _is_alike(self, value: Any) -> bool:
         return isinstance(value, Tensor) and value.shape == self.parameter.shape

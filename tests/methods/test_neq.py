@@ -556,3 +556,14 @@ def test_finish_lets_everything_learn_again():
     run.finish()
     assert all(p.requires_grad for p in run.model.parameters())
     assert not any(isinstance(m, FrozenLayer) for m in run.model.modules())
+
+
+def test_counted_steps_leave_the_same_weights_under_decay_and_a_learned_rate() -> None:
+    """The counter of operators sees the optimizer's `_foreach_` ones; resting neurons rest all the same."""
+
+    def trained(counter: StepCounter | None) -> dict[str, Tensor]:
+        run = make_run([method(EverySecond), other("ultimate")], epochs=3, decay=0.01, counter=counter)
+        run.train()
+        return state(run.model)
+
+    assert_same_state(trained(None), trained(StepCounter(10**9)))
