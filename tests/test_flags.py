@@ -120,8 +120,7 @@ def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
             blocks=1,
             trials=[trial()],
             counting_run=differing,
-            estimated_rel=0.5,
-            counted_rel=0.1,
+            gap_rel=0.4,
             estimate_gap=0.02,
             control_differs="30 steps paid for, 50 trained",
         ),
@@ -212,10 +211,9 @@ def test_a_witness_that_failed_binds_nobody() -> None:
     assert flags.compare_passes(run.trial(PLAIN, 0), failed) is None
 
 
-@pytest.mark.parametrize(("estimated", "expected"), [(0.52, []), (0.53, ["estimate_gap"]), (None, [])])
-def test_an_estimate_may_miss_the_counter_by_the_suites_gap(estimated: float | None, expected: list[str]) -> None:
-    found = flags.check_cell(blocks=3, estimated_rel=estimated, counted_rel=0.5001, estimate_gap=0.02)
-    assert codes(found) == expected
+@pytest.mark.parametrize(("gap", "expected"), [(0.0199, []), (0.0201, ["estimate_gap"]), (None, [])])
+def test_an_estimate_may_miss_the_counter_by_the_suites_gap(gap: float | None, expected: list[str]) -> None:
+    assert codes(flags.check_cell(blocks=3, gap_rel=gap, estimate_gap=0.02)) == expected
 
 
 @pytest.mark.parametrize(("blocks", "expected"), [(2, ["too_few_blocks"]), (3, [])])

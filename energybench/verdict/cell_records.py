@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from energybench.flops.work import BACKWARD
@@ -68,6 +68,20 @@ def nominal_savings(records: CellRecords, baseline_counting_run: CountingRun | N
         counted_rel = pairing.reported_rel(records.pairs, "counted")
     error_rel = _error_rel(counted_flop, baseline_flop, counting_run, baseline_counting_run)
     return NominalSavings(_claimed_rel(records), estimated_rel, counted_rel, error_rel)
+
+
+def estimate_gap(records: CellRecords, baseline_counting_run: CountingRun | None) -> float | None:
+    """How far the savings are apart that were estimated and counted of one training; None where either is not known.
+
+    That training is the trial of the counting run's seed, where it is there: what rests or is skipped may differ from
+    seed to seed, and then the mean over blocks is another training's than what was counted.
+    """
+    seed = records.counting_run.seed if records.counting_run else None
+    like = [pair for pair in records.pairs if pair.method.seed == seed] or records.pairs
+    both = nominal_savings(replace(records, pairs=like), baseline_counting_run)
+    if both.estimated_rel is None or both.counted_rel is None:
+        return None
+    return abs(both.estimated_rel - both.counted_rel)
 
 
 def _error_rel(

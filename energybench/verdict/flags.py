@@ -202,7 +202,7 @@ def check_cell(
     blocks: int,
     trials: Sequence[Trial] = (),
     counting_run: CountingRun | None = None,
-    estimated_rel: float | None = None,
+    gap_rel: float | None = None,
     counted_rel: float | None = None,
     estimate_gap: float | None = None,
     control_differs: str | None = None,
@@ -219,8 +219,9 @@ def check_cell(
         blocks: how many were paired
         trials: of the cell, those that are compared
         counting_run: of the cell
-        estimated_rel, counted_rel: savings of FLOPs, as fractions
-        estimate_gap: by how much the two may differ
+        gap_rel: between the savings of FLOPs that were estimated and counted, of the same training, as fractions
+        counted_rel: what was counted
+        estimate_gap: what gap_rel may be
         control_differs: how what its matched control trained is another budget than the method's
         sensor_error_rel: the widest error of a trial's sensors, of its energy; None where a part of it is not known
         known_error_rel: the same of those parts that are known: the error is at least as wide
@@ -239,10 +240,8 @@ def check_cell(
         kinds = ", ".join(f"'{name}'" for name in _unpriced(trials, counting_run))
         problems += [("uncounted_steps", kinds)] if kinds else []
         problems += _unpriced_work(counting_run)
-    if estimated_rel is not None and counted_rel is not None and estimate_gap is not None:
-        gap = abs(estimated_rel - counted_rel)
-        if gap > estimate_gap:
-            problems.append(("estimate_gap", f"{100 * gap:.1f} pp apart{_gap_explained(trials)}"))
+    if gap_rel is not None and estimate_gap is not None and gap_rel > estimate_gap:
+        problems.append(("estimate_gap", f"{100 * gap_rel:.1f} pp apart{_gap_explained(trials)}"))
     if same_weights and counted_rel is not None and margin is not None and counted_rel - counted_error_rel > margin:
         fewer = f"{_percent(counted_rel)} fewer FLOPs counted"
         problems.append(("same_weights", f"in {same_weights} block{'s' * (same_weights != 1)}, {fewer}"))

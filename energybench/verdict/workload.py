@@ -257,7 +257,7 @@ class WorkloadComparison:
                 blocks=len(pairs),
                 trials=trials,
                 counting_run=records.counting_run,
-                estimated_rel=nominal.estimated_rel,
+                gap_rel=cell_records.estimate_gap(records, self.baseline_counting_run),
                 counted_rel=nominal.counted_rel,
                 estimate_gap=self.accept.estimate_gap,
                 control_differs=controls.differs(self._control_pairs(records)),

@@ -82,6 +82,20 @@ def test_an_estimate_off_by_more_than_the_gap_is_struck() -> None:
     assert found.verdict == "no verdict"
 
 
+def test_an_estimate_is_held_against_the_count_of_the_same_seed() -> None:
+    """Blocks 1 and 2 leave out more than block 0, of whose seed the counting run is: by their formulas 10 points on the
+    mean, and none in the training that was counted."""
+    run = Run().method("half", time=0.8, flop=0.5, estimate=0.5)
+    more = run.estimate(Truth("half", flop=0.35))
+    for block in (1, 2):
+        run.change("half", block, estimate=more)
+    found = row(run)
+    assert found.estimated_rel == pytest.approx(0.6)
+    assert codes(found.flags) == []
+    less = run.estimate(Truth("half", flop=0.45))
+    assert codes(row(run.change("half", 0, estimate=less)).flags) == ["estimate_gap"]
+
+
 def test_before_schema_3_it_was_marked_and_such_a_report_says_what_it_said() -> None:
     run, trials, counting_runs = Run().method("half", time=0.8, flop=0.5, estimate=0.45).records()
     old = [trial.model_copy(update={"schema_": 2}) for trial in trials]
