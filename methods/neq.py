@@ -8,8 +8,8 @@ Paper: NEq (Bragagnolo et al. 2022), Eq. 1–6. Promises the resting neurons' sh
 86 % in what follows it; but a resting neuron saves dW and not dX, so about half of the backward is the most, and the
 authors' code (mode "released") computes the whole gradient and then zeroes it, which saves nothing. mode "sliced"
 saves what can be saved. The probe's forwards are billed, and its samples are not trained on.
-Measured on two CPU cores, three convolutions on MNIST, 3 blocks: released −34 % [−62, −11] less time, sliced
-−32 % [−60, −10] (reports/scotti/2026-11-21-195058).
+Measured on two CPU cores, three convolutions on MNIST, 3 blocks: released 2 % [−6, 9] less time, sliced
+0 % [−8, 7] for 10 % of the FLOPs (reports/scotti/2026-11-30-202127).
 Composes with what leaves `epoch`, `step` and `gradients` alone, in any order; an update of any kind is undone for
 resting neurons. Sliced, it needs the convolutions and linear layers for itself.
 """

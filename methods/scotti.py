@@ -11,8 +11,8 @@ step comes from ε as the last step left it. ε is not clamped: it goes negative
 Paper: SCoTTi (Bragagnolo et al. 2023). Promises up to 86 % of the backward, by NEq's rule (that it counted so is
 inferred); a resting neuron saves dW and not dX, so about half of the backward is the most, and code that zeroes a whole
 gradient (mode "released") saves nothing. Probe and inner products are billed.
-Measured on two CPU cores, three convolutions on MNIST, 3 blocks: released −33 % [−61, −10] less time, sliced
-−18 % [−112, 34] (reports/scotti/2026-11-21-195058).
+Measured on two CPU cores, three convolutions on MNIST, 3 blocks: released 0 % [−7, 8] less time, sliced
+−2 % [−23, 16] (reports/scotti/2026-11-30-202127).
 Owns `update`: α starts at the recipe's learning rate, whose schedule and warm-up do not apply; momentum, nesterov,
 decay and clip do. Composes with what leaves `epoch`, `step`, `gradients` and `update` alone. On a GPU it reads ε in
 every step, which waits for the device.
