@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from energybench.runner import planner
+from energybench.process.forkserver import Launcher
+from energybench.records.run_folder import Folder
+from energybench.runner import planner, schedule
 from energybench.runner.expected_time import AROUND_S, COUNTED_SLOWER, ExpectedTime, expected_time
+from energybench.runner.plan_facts import plan_facts
 from energybench.runner.plan_request import Planned, spec_of
+from energybench.runner.progress import Progress
+from energybench.runner.trials import Trials
 from energybench.suite.suite import load
 
 STEP_S, BLOCKS, STEPS = 0.1, 2, 3 * 20  # 48 samples in batches of 16, for 20 epochs
@@ -88,3 +95,17 @@ def test_controls_that_only_a_tally_can_ask_for_make_it_a_span(tmp_path: Path) -
     assert found.most_s == pytest.approx(found.least_s + BLOCKS * (PLAIN_S + AROUND_A_TRIAL_S))
     assert str(ExpectedTime(60.0, 119.0)) == "about 60 s to 2 min"
     assert str(ExpectedTime(60.0, 60.1)) == "about 60 s"
+
+
+def test_check_tells_of_as_many_trials_as_a_run_begins_with(tmp_path: Path) -> None:
+    """Ten methods beside plain training and its twin are three groups: further plain trainings are trials too."""
+    text = SUITE.replace('"off"', "2", 1) + DROPOUTS + DROPOUTS.replace('"d', '"e').replace("eropout", "dropout")
+    (tmp_path / "tiny.toml").write_text(text, encoding="utf-8")
+    suite = load(tmp_path / "tiny.toml")
+    spec = spec_of(suite, tmp_path, device="cpu", download=False)
+    planned = Planned(suite, planner.Plan(spec).result(), spec)
+    slots = schedule.missing(planned.cells, BLOCKS, 0, [], 0)
+    quiet = Progress(Console(file=io.StringIO()), Console(file=io.StringIO()), quiet=True)
+    trials = Trials(planned, Folder(tmp_path / "run"), Launcher(), tmp_path, quiet)
+    begun_with = sum(trials.in_turns.count(each) for each in schedule.by_workload(slots))
+    assert plan_facts(planned)["trials"] == begun_with == BLOCKS * (12 + 2)

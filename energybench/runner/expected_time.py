@@ -6,9 +6,11 @@ What a method makes steps dearer by (Dropout half, MeZO 2.7 times) is not in it:
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from energybench.common.units import format_seconds
+from energybench.records.record import Cell
 from energybench.runner import turns
 from energybench.runner.plan_request import Planned, is_counted_on
 from energybench.trial.spec import REHEARSED_STEPS
@@ -47,22 +49,45 @@ def _of_a_block_s(planned: Planned, name: str, possible: bool) -> float:
     cells = [cell for cell in planned.cells if cell.workload == name and not cell.skipped]
     cells = [cell for cell in cells if is_counted_on(cell) or (possible and cell.control == "possible")]
     _, known = planned.workload(name)
-    step_s, steps = known.step_s or 0.0, known.steps * known.epochs
-    parts = turns.parts_of(planned.suite.trials.turns, steps=steps, training_s=steps * step_s, least_part_s=0.0)
-    surround_s = _around_s(planned, name, parts if isinstance(parts, int) else 0)
-    again = 0
-    if isinstance(parts, int):
-        roles = Counter(cell.role for cell in cells)
-        again = max(0, turns.group_count(roles["method"]) + turns.group_count(roles["control"]) - 1)
-    return sum((cell.expected_s or 0.0) + surround_s for cell in cells) + again * (steps * step_s + surround_s)
+    plain_s = known.steps * known.epochs * (known.step_s or 0.0)
+    surround_s = _around_s(planned, name)
+    again = _further_groups(planned, name, cells)
+    return sum((cell.expected_s or 0.0) + surround_s for cell in cells) + again * (plain_s + surround_s)
 
 
-def _around_s(planned: Planned, name: str, parts: int) -> float:
+def further_plain(planned: Planned) -> int:
+    """Plain trainings beyond those of the cells: of groups that take turns, each further one has its own."""
+    counted_on = [cell for cell in planned.cells if is_counted_on(cell)]
+    of_a_block = (
+        _further_groups(planned, name, [cell for cell in counted_on if cell.workload == name])
+        for name in planned.workloads
+    )
+    return planned.spec.blocks * sum(of_a_block)
+
+
+def _further_groups(planned: Planned, name: str, cells: Sequence[Cell]) -> int:
+    """Beyond the first, of a workload's cells in a block."""
+    if not _parts(planned, name):
+        return 0
+    roles = Counter(cell.role for cell in cells)
+    return max(0, turns.group_count(roles["method"]) + turns.group_count(roles["control"]) - 1)
+
+
+def _parts(planned: Planned, name: str) -> int:
+    """Into how many parts its trainings are cut, as far as sensors ask for no longer ones; 0 where they are not."""
+    _, known = planned.workload(name)
+    steps = known.steps * known.epochs
+    training_s = steps * (known.step_s or 0.0)
+    parts = turns.parts_of(planned.suite.trials.turns, steps=steps, training_s=training_s, least_part_s=0.0)
+    return parts if isinstance(parts, int) else 0
+
+
+def _around_s(planned: Planned, name: str) -> float:
     """Of what surrounds a training: its process, the warm-up, the rehearsals before its parts, and the test set."""
     settings, known = planned.workload(name)
     warmup = planned.suite.trials.warmup
     evaluations = known.epochs if settings.train.evaluate == "every epoch" else 1
-    steps = REHEARSED_STEPS * parts + evaluations * FORWARD_REL * known.data.test / settings.data.batch
+    steps = REHEARSED_STEPS * _parts(planned, name) + evaluations * FORWARD_REL * known.data.test / settings.data.batch
     asked_s = warmup.count
     if warmup.unit != "s":
         steps, asked_s = steps + warmup.count, 0.0

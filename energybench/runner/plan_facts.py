@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from energybench.runner.expected_time import expected_time
+from energybench.runner.expected_time import expected_time, further_plain
 from energybench.runner.plan_request import Planned
 from energybench.trial.spec import stack_of
 
@@ -17,7 +17,7 @@ def plan_facts(planned: Planned) -> dict[str, Any]:
         "path": str(planned.suite.path),
         "stamp": planned.suite.stamp,
         "blocks": planned.spec.blocks,
-        "trials": planned.trials,
+        "trials": planned.trials + further_plain(planned),
         "possible_controls": planned.possible_controls,
         "counting_runs": len(planned.counting_runs),
         "witnesses": len(planned.counting_runs),  # the name before
