@@ -292,6 +292,7 @@ def thop_forward(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]
 
 
 Layers = Mapping[str, float] | Sequence[float]
+NEQ_HOOKED: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.BatchNorm2d)  # what NEq's public code hooks
 
 
 def neq_saved(forward_ops: Layers, frozen_fractions: Any, *, unhooked: Literal["saved", "trained"] = "saved") -> float:
@@ -306,7 +307,8 @@ def neq_saved(forward_ops: Layers, frozen_fractions: Any, *, unhooked: Literal["
     forward_ops:      {layer: operations}, as of `thop_forward`, or a sequence of operations.
     frozen_fractions: one entry an epoch, each {layer: f} or a sequence of f by position (None: not hooked), f the share
                       of the layer's neurons frozen in that epoch; or {layer: [f of each epoch]}; or a single epoch.
-    unhooked:         layers of which no f is given count as "saved", as in the public script, or as "trained".
+    unhooked:         layers of which no f is given count as "saved", as in the public script, or as "trained". That
+                      script hooks NEQ_HOOKED, so linear layers count as saved, whatever happens (`neq_unfrozen`).
     """
     if unhooked not in ("saved", "trained"):
         raise BadClaim(f"unhooked is 'saved' or 'trained', not {unhooked!r}")
@@ -328,6 +330,17 @@ def neq_saved(forward_ops: Layers, frozen_fractions: Any, *, unhooked: Literal["
             elif unhooked == "trained":
                 spent += ops
     return float(100 * (1 - spent / len(epochs) / total))
+
+
+def neq_unfrozen(
+    model: nn.Module, forward_ops: Mapping[str, float], hooked: tuple[type[nn.Module], ...] = NEQ_HOOKED
+) -> float:
+    """Percent that NEq's rule calls saved while nothing is frozen: the operations of layers that are not hooked.
+
+    forward_ops: as of `thop_forward`.
+    """
+    nothing = {name: 0.0 for name in forward_ops if isinstance(model.get_submodule(name), hooked)}
+    return neq_saved(forward_ops, [nothing])
 
 
 def neq_ceiling(model: nn.Module, input_shape: Sequence[int]) -> float:

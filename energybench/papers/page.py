@@ -25,13 +25,18 @@ ABOUT = (
 )
 COMMAND = "energybench claims --markdown docs/claims.md"
 KIND = Kind("the page of claims", lambda found: b"<!-- written by `energybench claims " in found)
+COMPARED = ("printed", "counted", "difference")  # the columns of a figure that is compared
 LABEL_LEAST = 9  # cells that a column of words gets before a table becomes lines
-STYLES = {"yes": "green", "no": "bold red"}
+STYLES = {"reproduced": "green", "differs": "bold red", "not held": "yellow", "fitted": "cyan", "ours": "dim"}
 
 
 def print_claims(facts: dict[str, Any], console: Console) -> None:
     _say(console, TITLE, "bold")
-    _say(console, f"{ABOUT} {_score(facts)}")
+    _say(console, ABOUT)
+    for line in _score(facts):
+        _say(console, line)
+    for word, meaning in facts["words"].items():
+        _say(console, f"  {word}: {meaning}", STYLES[word])
     for paper in facts["papers"]:
         console.print()
         _say(console, paper["name"], "bold underline")
@@ -50,54 +55,71 @@ def print_claims(facts: dict[str, Any], console: Console) -> None:
 
 def markdown(facts: dict[str, Any]) -> str:
     """The page; the same facts give the same bytes."""
-    page = [f"# {TITLE}", f"<!-- written by `{COMMAND}` -->", ABOUT, _score(facts)]
+    words = "\n".join(f"- **{word}**: {_escape(meaning)}" for word, meaning in facts["words"].items())
+    page = [f"# {TITLE}", f"<!-- written by `{COMMAND}` -->", ABOUT, " ".join(_score(facts)), words]
     for paper in facts["papers"]:
         page += [f"## {_escape(paper['name'])}", f"*{_escape(paper['source'])}*", _escape(paper["rule"])]
         for table in paper["tables"]:
-            rule = ["---:" if heading in table["numbers"] else "---" for heading in table["headings"]]
-            rows = [[_escape(cell) for cell in row] for row in (table["headings"], *table["rows"])]
+            headings, numbers = _columns(table), _numbers(table)
+            rule = ["---:" if heading in numbers else "---" for heading in headings]
+            rows = [[_escape(cell) for cell in row] for row in (headings, *table["rows"])]
             grid = "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
             page += [f"### {_escape(table['title'])}", grid, _escape(table["sentence"])]
     return "\n\n".join(page) + "\n"
 
 
-def _score(facts: dict[str, Any]) -> str:
-    return f"{facts['agree']} of {facts['figures']} printed rows agree, to their last digit or within their range."
+def _score(facts: dict[str, Any]) -> list[str]:
+    """A sentence for each kind: three counts, and no sum of them."""
+    printed, fitted, ours = (facts["counts"][kind] for kind in ("printed", "fitted", "ours"))
+    held = printed["figures"] - printed["not_held"]
+    return [
+        f"Of {printed['figures']} printed figures {held} are held here: {printed['reproduced']} are reproduced, "
+        f"{printed['differ']} {'differs' if printed['differ'] == 1 else 'differ'}.",
+        f"{fitted['figures']} more were fitted, {ours['figures']} are ours.",
+    ]
+
+
+def _numbers(table: dict[str, Any]) -> list[str]:
+    """The headings of figures, which stand to the right and are never broken over two lines."""
+    return [*COMPARED] if table["compares"] else table["figures"]
+
+
+def _columns(table: dict[str, Any]) -> list[str]:
+    return [*table["headings"], *_numbers(table), "kind"]
 
 
 def _fits(table: dict[str, Any], width: int) -> bool:
     least = 0
-    for position, heading in enumerate(table["headings"]):
-        cells = [heading, *(row[position] for row in table["rows"])]
-        whole = max(map(cell_len, cells))
-        number = heading in table["numbers"] or position == len(table["headings"]) - 1
-        least += (whole if number else min(whole, LABEL_LEAST)) + 2
+    labels = len(table["headings"])
+    for position, heading in enumerate(_columns(table)):
+        whole = max(map(cell_len, [heading, *(row[position] for row in table["rows"])]))
+        least += (min(whole, LABEL_LEAST) if position < labels else whole) + 2
     return least <= width
 
 
 def _table(table: dict[str, Any]) -> Table:
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for heading in table["headings"]:
-        number = heading in table["numbers"]
-        whole = number or heading == table["headings"][-1]
-        drawn.add_column(heading, justify="right" if number else "left", no_wrap=whole, overflow="fold")
-    for row in table["rows"]:
-        drawn.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
+    labels, numbers = len(table["headings"]), _numbers(table)
+    for position, heading in enumerate(_columns(table)):
+        number = labels <= position < labels + len(numbers)
+        drawn.add_column(heading, justify="right" if number else "left", no_wrap=position >= labels, overflow="fold")
+    for *cells, word in table["rows"]:
+        drawn.add_row(*(Text(cell) for cell in cells), Text(word, STYLES[word]))
     return drawn
 
 
 def _lines(table: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(style, line): one label a row, under it one line for each figure."""
-    for row in table["rows"]:
-        cells = list(zip(table["headings"], row, strict=True))
-        labels = [cell for heading, cell in cells if heading not in table["numbers"]]
-        verdict = labels.pop() if labels[-1] in (*STYLES, "taken") else ""
-        yield "", ", ".join(labels)
-        for heading, cell in cells:
-            if heading in table["numbers"]:
-                yield "dim", f"  {heading}: {cell}"
-        if verdict:
-            yield STYLES.get(verdict, ""), f"  {table['headings'][-1]}: {verdict}"
+    """(style, line): what a row is of and its kind, under it what is printed and counted, or a line for each figure."""
+    labels = len(table["headings"])
+    for *cells, word in table["rows"]:
+        yield STYLES[word] if word != "ours" else "", f"{', '.join(cells[:labels])}: {word}"
+        if table["compares"]:
+            printed, counted, difference = cells[labels:]
+            compared = "" if printed == "–" else f"{printed} printed, {difference} apart, "
+            yield "", f"  {compared}{counted} counted"
+            continue
+        for figure, cell in zip(table["figures"], cells[labels:], strict=True):
+            yield "dim", f"  {figure}: {cell}"
 
 
 def _escape(text: str) -> str:

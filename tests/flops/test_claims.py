@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 from torch import nn
 
 from energybench.cli import app
 from energybench.common.errors import UsageError
 from energybench.common.torchvision_shim import import_torchvision
-from energybench.papers import page
-from energybench.papers import published_tables as paper_tables
+from energybench.papers import cells, page, published_tables, ssprop_tables
 from energybench.papers.counting_rules import (
     BackwardFlop,
     BadClaim,
@@ -37,6 +37,7 @@ from energybench.papers.counting_rules import (
     gradsamp_total,
     neq_ceiling,
     neq_saved,
+    neq_unfrozen,
     presampling_gate,
     ssprop_backward,
     ssprop_total,
@@ -141,7 +142,7 @@ def test_dropout_counts_when_it_is_asked_for(coefficient):
 
 
 def test_table_6_counts_four_for_each_dropout_behind_a_batchnorm():
-    dropped = paper_tables._with_dropout("resnet26", CIFAR, {})
+    dropped = ssprop_tables.with_dropouts("resnet26", CIFAR, {})
     without, found = (ssprop_backward(dropped, (128, *CIFAR), drop=0.8, dropout_coefficient=c).dense for c in (None, 4))
     assert without == ssprop_backward(shipped("resnet26"), (128, *CIFAR), drop=0.8).dense
     # BatchNorms of each width: stem and two a block, one more in the shortcut where the width grows
@@ -554,6 +555,53 @@ def test_thop_counts_multiply_adds_once_and_norms_twice_an_element():
     assert thop_forward(model, (2, 3, 8, 8)) == {"0": 2 * 36 * 6 * 9, "1": 2 * (2 * 6 * 36), "5": 2 * (2 * 36)}
 
 
+def test_what_is_not_hooked_counts_as_saved_while_nothing_is_frozen():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5), nn.BatchNorm1d(5))
+    ops = thop_forward(model, (1, 3, 8, 8))
+    conv, norm, linear, last = 4 * 36 * 27, 2 * 4 * 36, 144 * 5, 2 * 5
+    every = conv + norm + linear + last
+    assert list(ops.values()) == [conv, norm, linear, last]
+    assert neq_unfrozen(model, ops) == pytest.approx(100 * (linear + last) / every, rel=1e-14)
+    assert neq_unfrozen(model, ops, (nn.Conv2d, nn.Linear)) == pytest.approx(100 * (norm + last) / every, rel=1e-14)
+    assert neq_unfrozen(model, ops, (nn.Module,)) == 0
+    assert neq_unfrozen(model, ops, ()) == 100
+
+
+@pytest.mark.parametrize(("use", "blocks", "saved"), [("resnet32", 5, "0.009"), ("resnet56", 9, "0.005")])
+def test_of_the_small_resnets_neqs_rule_saves_the_last_layer_whatever_rests(use, blocks, saved):
+    """Its 00.00 % in SCoTTi's table: 64 × 100 multiply-adds of 70 and 127 million."""
+    stages = [(16, 32), (32, 16), (64, 8)]
+    linear = 64 * 100
+    convolutions = 16 * 32**2 * 27 + sum(2 * blocks * width**2 * 9 * side**2 for width, side in stages)
+    convolutions -= sum(width * width // 2 * 9 * side**2 for width, side in stages[1:])  # half as wide before them
+    norms = 2 * (16 * 32**2 + sum(2 * blocks * width * side**2 for width, side in stages))
+    model = shipped(use, CIFAR, 100)
+    ops = thop_forward(model, (1, *CIFAR))
+    assert sum(ops.values()) == convolutions + norms + linear
+    found = neq_unfrozen(model, ops)
+    assert found == pytest.approx(100 * linear / (convolutions + norms + linear), rel=1e-12)
+    assert f"{found:.3f}" == saved
+
+
+def test_of_vgg16_it_saves_the_wide_classifier():
+    widths = [(64, 2, 32), (128, 2, 16), (256, 3, 8), (512, 3, 4), (512, 3, 2)]
+    convolutions, before = 0, 3
+    for width, layers, side in widths:
+        convolutions += side**2 * 9 * (before * width + (layers - 1) * width**2)
+        before = width
+    classifier = 512 * 7 * 7 * 4096 + 4096**2 + 4096 * 10
+    model = shipped("vgg16")
+    ops = thop_forward(model, (1, *CIFAR))
+    assert sum(ops.values()) == convolutions + classifier
+    assert f"{neq_unfrozen(model, ops):.1f}" == f"{100 * classifier / (convolutions + classifier):.1f}" == "27.6"
+
+
+def test_of_mobilenet_it_saves_a_hundredth():
+    model = shipped("mobilenet_v2", (3, 64, 64), 200)
+    ops = thop_forward(model, (1, 3, 64, 64))
+    assert f"{neq_unfrozen(model, ops):.2f}" == f"{100 * 1280 * 200 / sum(ops.values()):.2f}" == "0.99"
+
+
 @pytest.mark.parametrize(
     ("use", "shape", "classes"),
     [
@@ -706,36 +754,220 @@ def test_the_mixer_refuses_images_that_its_patches_do_not_tile():
 
 @pytest.fixture(scope="module")
 def facts():
-    return paper_tables.facts()
+    return published_tables.facts()
 
 
-def test_every_printed_row_agrees(facts):
-    assert facts["agree"] == facts["figures"] == 23
-    printed = [cell for paper in facts["papers"] for table in paper["tables"] for row in table["rows"] for cell in row]
-    for figure in ("8,223,875,584", "246716.268", *(text for *_, dense, mean in TABLE4 for text in (dense, mean))):
-        assert printed.count(figure) >= 2, figure  # theirs and ours
-    assert "no" not in printed
+def figures(facts, title):
+    """The cells of the one table whose title begins so."""
+    (found,) = [t["cells"] for paper in facts["papers"] for t in paper["tables"] if t["title"].startswith(title)]
+    return found
 
 
-def test_a_figure_that_differs_in_its_last_digit_does_not_agree():
-    table = paper_tables.compared("t", ["what", "printed", "ours"], [(["a"], ["1.24"], ["1.25"])], "s")
-    assert (table.agree, table.rows[0][-1]) == ([False], "no")
+def value(found, *labels, figure=None):
+    """The one figure that has all these labels."""
+    (one,) = [c for c in found if {*labels} <= {*c["labels"].values()} and figure in (None, c["figure"])]
+    return one["value"]
+
+
+def test_every_printed_figure_that_is_held_is_reproduced_and_no_two_kinds_are_counted_together(facts):
+    table2 = 10 + 99  # "% savings" and TFLOPs
+    table4 = 4 * 4 + 6 * 4  # two models, dense and ssProp, of four inputs and of six data sets
+    assert facts["counts"] == {
+        "printed": {
+            "figures": table2 + table4 + 5 + 4,  # and Tables 6 and 7
+            "reproduced": 10 + 1 + 2 * len(TABLE4) + 1 + 2,
+            "differ": 0,
+            "not_held": table2 + table4 + 5 + 4 - 22,
+        },
+        "fitted": {"figures": 10, "differ": 0},
+        "ours": {"figures": 71},
+    }
+    every = [cell for paper in facts["papers"] for table in paper["tables"] for cell in table["cells"]]
+    for kind in ("printed", "fitted", "ours"):
+        assert sum(cell["kind"] == kind for cell in every) == facts["counts"][kind]["figures"]
+    for cell in every:
+        held = cell["printed"] is not None
+        assert held == (cell["reason"] is None) == (cell["difference"] is not None) == (cell["agrees"] is not None)
+        assert not held or cell["printed"].replace(",", "") == cell["counted"]
+    assert {table["compares"] for paper in facts["papers"] for table in paper["tables"]} == {True, False}
+
+
+def test_the_figures_that_are_held_are_the_papers(facts):
+    held = {
+        title: {(*cell["labels"].values(), cell["printed"]) for cell in figures(facts, title) if cell["printed"]}
+        for title in ('Table 2: "% savings", and', "Table 2: ResNet-50", "Table 4: backward per", "Table 6", "Table 7")
+    }
+    names = {"resnet18": "ResNet-18", "resnet50": "ResNet-50"}
+    assert held == {
+        'Table 2: "% savings", and': {
+            *(("Pe=5", "20"), ("Pe=10", "10"), ("Pr=0.2", "20"), ("Pr=0.5", "50"), ("Pr=0.7", "70")),
+            *(("DP=5", "10"), ("DP=10", "5"), ("DR=0.2", "10"), ("DR=0.5", "25"), ("DR=0.7", "35")),
+        },
+        "Table 2: ResNet-50": {("baseline", "CIFAR-10", "246716.268")},
+        "Table 4: backward per": {
+            (f"{'MNIST' if shape == MNIST else 'CIFAR'}, 128", names[use], name, text)
+            for shape, use, *texts in TABLE4
+            for name, text in zip(("dense", "ssProp"), texts, strict=True)
+        },
+        "Table 6": {("dense", "669.75")},
+        "Table 7": {("per iteration, 10⁹", "dense", "440.19"), ("in total, 10¹⁵", "dense", "42.99")},
+    }
+    fitted = [cell for cell in figures(facts, "Table 2: epochs") if cell["kind"] == "fitted"]
+    assert [int(cell["counted"]) for cell in fitted] == [kept for _, kept in TABLE2]
+
+
+def test_there_are_36_more_figures_of_ssprop_than_table_4s_eight(facts):
+    iterations = [c for c in figures(facts, "Table 4: backward per") if c["labels"]["data, batch"][-3:] != "128"]
+    faces = [c for c in figures(facts, "Table 4: backward per") if c["labels"]["data, batch"] == "CelebA, 128"]
+    totals, table7 = figures(facts, "Table 4: backward in total"), figures(facts, "Table 7")
+    assert len(iterations) + len(faces) + len(totals) + len(table7) == 36
+
+
+@pytest.mark.parametrize(
+    ("label", "use", "times"),
+    [
+        ("CelebA, 128", "resnet18", Fraction(4)),
+        ("CelebA, 32", "resnet50", Fraction(4 * 32, 128)),
+        ("ImageNet, 32", "resnet18", Fraction(49 * 32, 128)),
+        ("ImageNet, 16", "resnet50", Fraction(49 * 16, 128)),
+    ],
+)
+def test_an_iteration_on_larger_images_is_cifars_by_its_pixels_and_its_batch(facts, label, use, times):
+    """All of it grows with batch · H · W but BatchNorm's 10·C and the −Cout of the selection, half of it of a mean."""
+    model = shipped(use, stem="small")
+    norms = 10 * sum(m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    outputs = sum(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    cifar = ssprop_backward(model, (128, *CIFAR), drop=0.8)
+    found = figures(facts, "Table 4: backward per")
+    name = "ResNet-" + use[-2:]
+    dense, mean = (1e9 * value(found, label, name, which) for which in ("dense", "ssProp"))
+    assert dense == pytest.approx((cifar.dense - norms) * float(times) + norms, rel=1e-12)
+    constant = norms - outputs / 2
+    assert mean == pytest.approx((cifar.mean - constant) * float(times) + constant, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "per_iteration", "batch", "epochs", "images"),
+    [
+        ("MNIST", "ResNet-18", "MNIST, 128", 128, 50, 60_000),
+        ("MNIST", "ResNet-50", "MNIST, 128", 128, 50, 60_000),
+        ("Fashion-MNIST", "ResNet-50", "MNIST, 128", 128, 50, 60_000),
+        ("CIFAR-10", "ResNet-18", "CIFAR, 128", 128, 50, 50_000),
+        ("CIFAR-10", "ResNet-50", "CIFAR, 128", 128, 250, 50_000),
+        ("CIFAR-100", "ResNet-50", "CIFAR, 128", 128, 250, 50_000),
+        ("CelebA", "ResNet-18", "CelebA, 128", 128, 50, 182_637),
+        ("CelebA", "ResNet-50", "CelebA, 32", 32, 50, 182_637),
+        ("ImageNet", "ResNet-18", "ImageNet, 32", 32, 50, 1_331_167),
+        ("ImageNet", "ResNet-50", "ImageNet, 16", 16, 50, 1_331_167),
+    ],
+)
+def test_a_total_is_an_iteration_times_epochs_and_images_by_the_batch(
+    facts, data, model, per_iteration, batch, epochs, images
+):
+    totals, iterations = (figures(facts, f"Table 4: backward {which}") for which in ("in total", "per"))
+    for which in ("dense", "ssProp"):
+        expected = value(iterations, per_iteration, model, which) * epochs * images / batch / 1e6
+        assert value(totals, data, model, which) == pytest.approx(expected, rel=1e-12)
+
+
+def test_table_6_is_of_resnet_50_and_each_dropout_counts_four_an_element(facts):
+    found = figures(facts, "Table 6")
+    dense, dropout, by_eq8 = (value(found, name) for name in ("dense", "Dropout", "Dropout, by Eq. 8"))
+    # elements of 128 samples behind its BatchNorms: stem, then per stage 2 narrow and 1 wide a block, one shortcut;
+    # the first block's first convolution still has the stage before's pixels
+    elements = 64 * 32**2
+    for width, blocks, side, before in ((64, 3, 32, 32), (128, 4, 16, 32), (256, 6, 8, 16), (512, 3, 4, 8)):
+        elements += width * (before**2 + (2 * blocks - 1) * side**2) + 4 * width * (blocks + 1) * side**2
+    assert 1e9 * (dropout - dense) == pytest.approx(4 * 128 * elements, rel=1e-9)
+    assert 1e9 * (by_eq8 - dense) == pytest.approx(2 * 128 * elements, rel=1e-9)
+    mean, both = value(found, "ssProp 0.4"), value(found, "0.4 + 0.4")
+    assert both - mean == pytest.approx(dropout - dense, rel=1e-9)
+    assert value(found, "0.2 + 0.2") > both
+
+
+@pytest.mark.parametrize(
+    ("number", "text", "difference", "word"),
+    [
+        (1.2449, "1.24", "0.00", "reproduced"),
+        (1.25, "1.24", "+0.01", "differs"),
+        (1.231, "1.24", "-0.01", "differs"),
+        (8_223_875_584, "8,223,875,584", "0", "reproduced"),
+        (20.0, "20", "0", "reproduced"),
+    ],
+)
+def test_a_figure_is_compared_to_the_last_digit_that_is_printed(number, text, difference, word):
+    cell = cells.printed(number, text)
+    assert (cell.difference, cell.word, cell.agrees) == (difference, word, word == "reproduced")
+    assert cells.fitted(number, text).word == ("fitted" if cell.agrees else "differs")
+
+
+def test_a_printed_figure_that_is_not_held_is_compared_with_nothing_and_says_why():
+    cell = cells.printed(1.239, None, 2)
+    assert (cell.counted, cell.printed, cell.difference, cell.agrees, cell.word) == (
+        "1.24",
+        None,
+        None,
+        None,
+        "not held",
+    )
+    assert cell.reason == cells.NOT_HELD
+    assert cells.ours(1.239, 2).word == "ours"
+
+
+@given(st.floats(0, 1e6), st.integers(0, 4))
+def test_a_figure_agrees_with_its_own_digits_and_with_no_others(number, decimals):
+    text = f"{number:.{decimals}f}"
+    assert cells.printed(number, text).agrees
+    assert not cells.printed(number + 10.0**-decimals * 2, text).agrees
+
+
+def test_a_row_has_one_kind_and_a_compared_figure_a_row_of_its_own():
+    mixed = cells.Row(["a"], [cells.ours(1), cells.printed(1, "1")])
+    with pytest.raises(ValueError, match="unpack"):
+        assert mixed.word
+    with pytest.raises(ValueError, match="a row of its own"):
+        cells.PublishedTable("t", ["what"], ["one", "two"], [mixed], "s")
+    with pytest.raises(ValueError, match="other columns"):
+        cells.PublishedTable("t", ["what", "where"], ["one", "two"], [mixed], "s")
+
+
+def test_a_figure_that_comes_to_be_held_is_compared_at_once(monkeypatch, facts):
+    right = next(c["counted"] for c in figures(facts, "Table 4: backward in total"))
+    wrong = f"{float(right) + 1:.2f}"
+    monkeypatch.setitem(ssprop_tables.TOTALS, ("MNIST", "resnet18"), (right, wrong))
+    row, other = ssprop_tables._totals().rows[:2]
+    assert (row.word, other.word) == ("reproduced", "differs")
 
 
 def test_table_2_is_whole_and_linear_in_its_kept_epochs(facts):
-    tables = [t for t in facts["papers"][0]["tables"] if t["title"].endswith("TFLOPs")]
-    assert sum(len(row) - 1 for table in tables for row in table["rows"]) == 99
+    tables = [
+        t
+        for t in facts["papers"][0]["tables"]
+        if t["title"] in ("Table 2: ResNet-50", "Table 2: Swin-T", "Table 2: MLP-Mixer")
+    ]
+    assert sum(len(table["cells"]) for table in tables) == 99
     kept = [200, *(epochs for _, epochs in TABLE2)]
     for table in tables:
-        for column in (1, 2, 3):
-            cells = [float(row[column]) for row in table["rows"]]
-            assert cells == pytest.approx([cells[0] * n / 200 for n in kept], abs=1.01e-3)
+        for data in ("CIFAR-10", "CIFAR-100", "Tiny ImageNet"):
+            of_data = [float(c["counted"]) for c in table["cells"] if c["labels"]["data"] == data]
+            assert of_data == pytest.approx([of_data[0] * n / 200 for n in kept], abs=1.01e-3)
+
+
+def test_the_one_cell_that_repeats_its_neighbour_says_so(facts):
+    reasons = [
+        c["reason"] for t in facts["papers"][0]["tables"] for c in t["cells"] if "repeats" in (c["reason"] or "")
+    ]
+    (cell,) = [c for c in figures(facts, "Table 2: MLP-Mixer") if "repeats" in c["reason"]]
+    assert cell["labels"] == {"strategy": "DR=0.5", "data": "CIFAR-100"}
+    assert len(reasons) == 1
 
 
 def test_every_claimed_percentage_is_above_the_flops_of_its_row(facts):
     table = next(t for t in facts["papers"][0]["tables"] if "against itself" in t["title"])
-    for _, written, claimed, paid, _ in table["rows"]:
-        assert float(written) == float(claimed) > float(paid)
+    for _, claimed, paid, times, word in table["rows"]:
+        assert float(claimed) > float(paid)
+        assert float(times) == pytest.approx(float(claimed) / float(paid), abs=0.005)
+        assert word == "ours"
 
 
 def test_the_page_in_the_documents_is_this_one(facts):
@@ -746,17 +978,18 @@ def test_the_page_in_the_documents_is_this_one(facts):
 def test_no_terminal_is_too_narrow_for_a_number(facts, width):
     console = Console(file=io.StringIO(), width=width, highlight=False)
     page.print_claims(facts, console)
+    lines = console.file.getvalue().splitlines()
     words = console.file.getvalue().split()
     for paper in facts["papers"]:
         for table in paper["tables"]:
-            for row in table["rows"]:
-                for heading, cell in zip(table["headings"], row, strict=True):
-                    if heading in table["numbers"]:
-                        assert cell in words, (width, cell)
+            for cell in table["cells"]:
+                assert cell["counted"] in words, (width, cell)
+                assert cell["printed"] is None or cell["difference"] in words, (width, cell)
+    assert width < 45 or max(map(cell_len, lines)) <= width
 
 
 def test_the_command_prints_the_page_as_text_as_json_and_to_a_file(facts, monkeypatch, tmp_path):
-    monkeypatch.setattr(paper_tables, "facts", lambda: facts)
+    monkeypatch.setattr(published_tables, "facts", lambda: facts)
     text = CliRunner().invoke(app, ["claims"])
     assert text.exit_code == 0
     assert page.TITLE in text.stdout
@@ -767,7 +1000,7 @@ def test_the_command_prints_the_page_as_text_as_json_and_to_a_file(facts, monkey
 
 
 def test_printing_needs_no_torch():
-    code = "import sys, energybench.papers.page; assert 'torch' not in sys.modules"
+    code = "import sys, energybench.papers.page, energybench.papers.cells; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
@@ -777,4 +1010,4 @@ def test_the_command_finds_every_printed_row_again():
         [sys.executable, "-m", "energybench", "claims", "--json"], capture_output=True, timeout=300, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["agree"] == 23
+    assert json.loads(done.stdout)["counts"]["printed"]["reproduced"] == 22
