@@ -6,8 +6,10 @@ neuron with |v| ≤ ε rests for an epoch: its weights stay bit for bit, without
 
 Paper: NEq (Bragagnolo et al. 2022), Eq. 1–6. Promises the resting neurons' share of the backward by its own rule, up to
 86 % in what follows it; but a resting neuron saves dW and not dX, so about half of the backward is the most, and the
-authors' code (mode "released") computes the whole gradient and then zeroes it, which saves nothing. mode "sliced"
-saves what can be saved. The probe's forwards are billed, and its samples are not trained on.
+authors' code (mode "released") computes the whole gradient and then zeroes it, which saves nothing. It hooks Conv2d and
+BatchNorm2d, so by its rule linear layers are saved whatever rests (docs/claims.md); here they rest as others do, and
+are counted so. mode "sliced" saves what can be saved. The probe's forwards are billed, and its samples are not trained
+on.
 Measured on two CPU cores, three convolutions on MNIST, 3 blocks: released 2 % [−6, 9] less time, sliced
 0 % [−8, 7] for 10 % of the FLOPs (reports/scotti/2026-11-30-202127).
 Composes with what leaves `epoch`, `step` and `gradients` alone, in any order; an update of any kind is undone for
