@@ -15,11 +15,12 @@ from typing import Any, Literal
 CellKind = Literal["printed", "fitted", "ours"]
 NOT_HELD = "the paper prints it; this project holds no copy of that figure"
 NOT_PRINTED = "no paper prints it"
+NONE = "–"  # in a table, where there is no figure
 
 # What a row is, in a word, and what the word means.
 WORDS = {
     "reproduced": "the paper prints it, and our functions give it to its last digit",
-    "differs": "the paper prints it, and our functions give another",
+    "differs": "the paper prints another figure than our functions give",
     "not held": "the paper prints it, but this project holds no copy of it: counted, and compared with nothing",
     "fitted": "our rule was read off this very figure, so that they agree says nothing",
     "ours": NOT_PRINTED,
@@ -32,7 +33,8 @@ class Cell:
 
     counted: what our functions give, with as many digits as the paper prints
     value:   the same, not rounded
-    printed: the paper's text of it; None: `reason` says why there is none
+    printed: the paper's text of it; of a fitted one what was read off the paper; None: `reason` says why there is none
+    differs: it is known that the paper has another figure, though not which
     """
 
     counted: str
@@ -40,6 +42,7 @@ class Cell:
     kind: CellKind
     printed: str | None
     reason: str | None
+    differs: bool = False
 
     @property
     def difference(self) -> str | None:
@@ -51,8 +54,10 @@ class Cell:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether both are the same to the last printed digit; None where nothing is compared."""
-        return None if self.printed is None else _decimal(self.counted) == _decimal(self.printed)
+        """Whether both are the same to the last printed digit; None where that is not known."""
+        if self.printed is None:
+            return False if self.differs else None
+        return _decimal(self.counted) == _decimal(self.printed)
 
     @property
     def word(self) -> str:
@@ -70,7 +75,9 @@ def _decimal(text: str) -> Decimal:
     return Decimal(text.replace(",", ""))
 
 
-def printed(value: float, figure: str | None, decimals: int = 0, reason: str = NOT_HELD) -> Cell:
+def printed(
+    value: float, figure: str | None, decimals: int = 0, reason: str = NOT_HELD, *, differs: bool = False
+) -> Cell:
     """A figure that a paper prints.
 
     Args:
@@ -78,13 +85,16 @@ def printed(value: float, figure: str | None, decimals: int = 0, reason: str = N
         figure:   the paper's text; None: it is not held here
         decimals: how many digits behind the point the table has, for a figure that is not held
         reason:   why it is not held
+        differs:  that it is known to be another, though it is not held
     """
-    return _cell(value, "printed", figure, decimals, reason)
+    if figure is None:
+        return Cell(f"{value:.{decimals}f}", float(value), "printed", None, reason, differs)
+    return _held(value, "printed", figure)
 
 
 def fitted(value: float, figure: str) -> Cell:
     """A figure of which our rule was read off."""
-    return _cell(value, "fitted", figure, 0, "")
+    return _held(value, "fitted", figure)
 
 
 def ours(value: float, decimals: int = 0, thousands: bool = False) -> Cell:
@@ -92,10 +102,8 @@ def ours(value: float, decimals: int = 0, thousands: bool = False) -> Cell:
     return Cell(f"{value:{',' * thousands}.{decimals}f}", float(value), "ours", None, NOT_PRINTED)
 
 
-def _cell(value: float, kind: CellKind, figure: str | None, decimals: int, reason: str) -> Cell:
-    if figure is not None:
-        decimals = len(figure.partition(".")[2])
-    return Cell(f"{value:.{decimals}f}", float(value), kind, figure, reason if figure is None else None)
+def _held(value: float, kind: CellKind, figure: str) -> Cell:
+    return Cell(f"{value:.{len(figure.partition('.')[2])}f}", float(value), kind, figure, None)
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,14 @@ class PublishedTable:
     def compares(self) -> bool:
         return any(cell.kind != "ours" for row in self.rows for cell in row.cells)
 
+    @property
+    def numbers(self) -> list[str]:
+        """The headings of its figures: of one that is compared what the paper has, what is counted, and the rest."""
+        if not self.compares:
+            return [*self.figures]
+        read_off = all(cell.kind == "fitted" for row in self.rows for cell in row.cells)
+        return ["read off" if read_off else "printed", "counted", "difference"]
+
     def facts(self) -> dict[str, Any]:
         """As `energybench claims --json` has it: every figure by itself, in `cells`."""
         cells = [
@@ -160,8 +176,8 @@ class PublishedTable:
         return {
             "title": self.title,
             "unit": self.unit,
-            "headings": list(self.headings),
-            "figures": list(self.figures),
+            "columns": [*self.headings, *self.numbers, "kind"],
+            "numbers": self.numbers,
             "compares": self.compares,
             "rows": [[*row.labels, *_texts(row, self.compares), row.word] for row in self.rows],
             "cells": cells,
@@ -174,7 +190,7 @@ def _texts(row: Row, compares: bool) -> list[str]:
     if not compares:
         return [cell.counted for cell in row.cells]
     (cell,) = row.cells
-    return [cell.printed or "–", cell.counted, cell.difference or "–"]
+    return [cell.printed or NONE, cell.counted, cell.difference or NONE]
 
 
 @dataclass(frozen=True)

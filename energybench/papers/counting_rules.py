@@ -339,8 +339,8 @@ def neq_unfrozen(
 
     forward_ops: as of `thop_forward`.
     """
-    nothing = {name: 0.0 for name in forward_ops if isinstance(model.get_submodule(name), hooked)}
-    return neq_saved(forward_ops, [nothing])
+    unfrozen = {name: 0.0 for name in forward_ops if isinstance(model.get_submodule(name), hooked)}
+    return neq_saved(forward_ops, [unfrozen])
 
 
 def neq_ceiling(model: nn.Module, input_shape: Sequence[int]) -> float:

@@ -7,7 +7,7 @@ table its rows become lines; a number is never cropped and never broken.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.cells import cell_len
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from energybench.common.escaping import wrapped
 from energybench.common.outputs import Kind
+from energybench.papers.cells import NONE
 
 TITLE = "What the papers claim, counted again"
 ABOUT = (
@@ -25,7 +26,6 @@ ABOUT = (
 )
 COMMAND = "energybench claims --markdown docs/claims.md"
 KIND = Kind("the page of claims", lambda found: b"<!-- written by `energybench claims " in found)
-COMPARED = ("printed", "counted", "difference")  # the columns of a figure that is compared
 LABEL_LEAST = 9  # cells that a column of words gets before a table becomes lines
 STYLES = {"reproduced": "green", "differs": "bold red", "not held": "yellow", "fitted": "cyan", "ours": "dim"}
 
@@ -60,9 +60,8 @@ def markdown(facts: dict[str, Any]) -> str:
     for paper in facts["papers"]:
         page += [f"## {_escape(paper['name'])}", f"*{_escape(paper['source'])}*", _escape(paper["rule"])]
         for table in paper["tables"]:
-            headings, numbers = _columns(table), _numbers(table)
-            rule = ["---:" if heading in numbers else "---" for heading in headings]
-            rows = [[_escape(cell) for cell in row] for row in (headings, *table["rows"])]
+            rule = ["---:" if heading in table["numbers"] else "---" for heading in table["columns"]]
+            rows = [[_escape(cell) for cell in row] for row in (table["columns"], *table["rows"])]
             grid = "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
             page += [f"### {_escape(table['title'])}", grid, _escape(table["sentence"])]
     return "\n\n".join(page) + "\n"
@@ -71,38 +70,32 @@ def markdown(facts: dict[str, Any]) -> str:
 def _score(facts: dict[str, Any]) -> list[str]:
     """A sentence for each kind: three counts, and no sum of them."""
     printed, fitted, ours = (facts["counts"][kind] for kind in ("printed", "fitted", "ours"))
-    held = printed["figures"] - printed["not_held"]
     return [
-        f"Of {printed['figures']} printed figures {held} are held here: {printed['reproduced']} are reproduced, "
-        f"{printed['differ']} {'differs' if printed['differ'] == 1 else 'differ'}.",
+        f"Of {printed['figures']} printed figures {printed['reproduced']} are reproduced and {printed['differ']} "
+        f"differ{'s' * (printed['differ'] == 1)}; {printed['not_held']} are not held here.",
         f"{fitted['figures']} more were fitted, {ours['figures']} are ours.",
     ]
 
 
-def _numbers(table: dict[str, Any]) -> list[str]:
-    """The headings of figures, which stand to the right and are never broken over two lines."""
-    return [*COMPARED] if table["compares"] else table["figures"]
-
-
-def _columns(table: dict[str, Any]) -> list[str]:
-    return [*table["headings"], *_numbers(table), "kind"]
+def _labels(table: dict[str, Any]) -> int:
+    """How many columns of words there are before the figures, which are never broken over two lines."""
+    return len(table["columns"]) - len(table["numbers"]) - 1
 
 
 def _fits(table: dict[str, Any], width: int) -> bool:
     least = 0
-    labels = len(table["headings"])
-    for position, heading in enumerate(_columns(table)):
+    for position, heading in enumerate(table["columns"]):
         whole = max(map(cell_len, [heading, *(row[position] for row in table["rows"])]))
-        least += (min(whole, LABEL_LEAST) if position < labels else whole) + 2
+        least += (min(whole, LABEL_LEAST) if position < _labels(table) else whole) + 2
     return least <= width
 
 
 def _table(table: dict[str, Any]) -> Table:
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    labels, numbers = len(table["headings"]), _numbers(table)
-    for position, heading in enumerate(_columns(table)):
-        number = labels <= position < labels + len(numbers)
-        drawn.add_column(heading, justify="right" if number else "left", no_wrap=position >= labels, overflow="fold")
+    labels, last = _labels(table), len(table["columns"]) - 1
+    for position, heading in enumerate(table["columns"]):
+        justify: Literal["left", "right"] = "right" if labels <= position < last else "left"
+        drawn.add_column(heading, justify=justify, no_wrap=position >= labels, overflow="fold")
     for *cells, word in table["rows"]:
         drawn.add_row(*(Text(cell) for cell in cells), Text(word, STYLES[word]))
     return drawn
@@ -110,15 +103,15 @@ def _table(table: dict[str, Any]) -> Table:
 
 def _lines(table: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(style, line): what a row is of and its kind, under it what is printed and counted, or a line for each figure."""
-    labels = len(table["headings"])
+    labels = _labels(table)
     for *cells, word in table["rows"]:
         yield STYLES[word] if word != "ours" else "", f"{', '.join(cells[:labels])}: {word}"
         if table["compares"]:
             printed, counted, difference = cells[labels:]
-            compared = "" if printed == "–" else f"{printed} printed, {difference} apart, "
+            compared = "" if printed == NONE else f"{printed} {table['numbers'][0]}, {difference} apart, "
             yield "", f"  {compared}{counted} counted"
             continue
-        for figure, cell in zip(table["figures"], cells[labels:], strict=True):
+        for figure, cell in zip(table["numbers"], cells[labels:], strict=True):
             yield "dim", f"  {figure}: {cell}"
 
 
