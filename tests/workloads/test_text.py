@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from support import CPU, data_settings, make_run
 from torch import Tensor, nn
 
+from energybench.algorithms.sample_scores import parameter_gradient
 from energybench.common.errors import UsageError
 from energybench.runner import planner
 from energybench.runner.plan_request import spec_of
@@ -313,11 +314,13 @@ def test_the_last_tenth_of_one_running_text_is_for_testing_unless_there_is_a_tes
     assert text.running_text("book", length=1)["test"][1].tolist() == [[0]]
 
 
-def test_the_hub_is_asked_nothing_unless_a_download_is_asked_for(monkeypatch):
-    told = refused("E402", lambda: text.hub_text("stanfordnlp/imdb"))
-    assert "download = true" in told
+def test_the_hub_is_asked_nothing_unless_a_download_is_asked_for(monkeypatch, tmp_path):
+    assert "download = true" in refused("E402", lambda: text.hub_text("stanfordnlp/imdb"))
     monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: None)
-    assert "pip install datasets" in refused("E402", lambda: text.hub_text("stanfordnlp/imdb", download=True))
+    assert "pip install 'datasets" in refused("E402", lambda: text.hub_text("stanfordnlp/imdb", download=True))
+    asked = {"use": "hub_text", "batch": 2, "options": {"name": "stanfordnlp/imdb", "download": True}}
+    told = refused("E402", lambda: datasets.prepare(data_settings(asked), tmp_path, download=False, known=True))
+    assert "check and flops never" in told
 
 
 def test_splits_of_the_hub_are_rows_by_column():
@@ -747,3 +750,17 @@ def test_gradsamp_over_mezo_trains_by_forward_passes_alone(kind):
     assert passes.epochs_trained == 2
     assert run.tally.backwards == 0
     assert run.tally.forwards == 2 * 3 * 2  # two for each of three steps of two epochs
+
+
+@each_kind
+def test_scores_by_the_gradient_of_all_parameters_are_those_of_one_text_at_a_time(kind):
+    run = training(kind)
+    run.model.double()
+    batch = next(iter(run.data.in_order(3)))
+    found = []
+    for number in range(3):
+        one = Batch(batch.inputs[number : number + 1], batch.targets[number : number + 1], torch.zeros(1))
+        run.model.zero_grad()
+        run.backward(run.forward(one, "eval").value)
+        found.append(math.sqrt(sum(p.grad.square().sum().item() for p in run.model.parameters())))
+    assert parameter_gradient(run, batch).tolist() == pytest.approx(found, rel=1e-9)

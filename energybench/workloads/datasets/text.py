@@ -30,6 +30,8 @@ from energybench.workloads.text_sets import BPE, CHARACTERS, HELD_OUT, KNOWN, Te
 
 TRAIN_NAMES, TEST_NAMES = ("train",), ("test", "dev", "validation", "val")
 JSONL = "train.jsonl and test.jsonl, lines such as {}"
+CODE_FREE_DATASETS = 4  # major version from which the library runs no code of a set
+INSTALL_DATASETS = f"pip install 'datasets>={CODE_FREE_DATASETS}'"
 SST2 = ("stsa.binary.train", "stsa.binary.test")
 
 
@@ -118,12 +120,16 @@ def hub_text(
     """
     options = TextOptions(length, tokenizer, vocabulary)
     if download is not True:
-        message = f"'{name}' lies on the Hugging Face hub, and nothing is downloaded unless it is asked for"
-        raise UsageError(Problem("E402", message, hint="options = { download = true, … }; or jsonl_text, of a folder"))
+        message = f"'{name}' lies on the Hugging Face hub, and nothing is downloaded here"
+        hint = "options = { download = true, … } lets a run do it, check and flops never; or jsonl_text, of a folder"
+        raise UsageError(Problem("E402", message, hint=hint))
     if importlib.util.find_spec("datasets") is None:
         message = "hub_text needs datasets, which is not installed"
-        raise UsageError(Problem("E402", message, hint="pip install datasets"))
+        raise UsageError(Problem("E402", message, hint=INSTALL_DATASETS))
     library: Any = importlib.import_module("datasets")
+    if int(str(library.__version__).partition(".")[0]) < CODE_FREE_DATASETS:
+        message = f"datasets {library.__version__} may run code of the set that it downloads"
+        raise UsageError(Problem("E402", message, hint=INSTALL_DATASETS))
     try:
         found = library.load_dataset(name, configuration)
     except Exception as error:  # no network, no such name, a gate: each raises something else
