@@ -164,7 +164,9 @@ def _fill(model: nn.Module, use: str, file: str, state: Mapping[str, Tensor], st
     if strict and reasons:
         hint = _prefixed(state) or "weights_strict = false starts afresh what does not fit, and records which that is"
         raise _refusal(f"'{file}' does not fit '{use}': {'; '.join(reasons)}", hint)
-    return {"tensors": loaded, "fresh": tuple(missing), "unused": tuple(unexpected)}
+    # A model may leave out what it computes itself, such as the masks in GPT-2's files.
+    filled = min(loaded, len(own.keys() - set(missing)))
+    return {"tensors": filled, "fresh": tuple(missing), "unused": tuple(unexpected)}
 
 
 def _unlike(there: Tensor, here: Tensor) -> str:
