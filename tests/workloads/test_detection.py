@@ -668,7 +668,7 @@ def every_pair() -> list[Any]:
 def test_every_method_trains_it(model, name):
     method = fresh(name)
     assert check_stack([method], Detection()) == []
-    data, epochs = (pictures(), 6) if model is tiny else (pictures(8), 3)
+    data, epochs = (pictures(8), 5) if model is tiny_rt_detr else (pictures(), 6)
     run = make_run([method], model, data, Detection(), epochs=epochs, batch=8, lr=0.01, clip=1.0)
     run.train()
     assert run.uncalled_overrides() == []
