@@ -157,3 +157,14 @@ def test_a_step_is_timed_with_fewer_black_images_where_one_costs_much(sample_flo
     lines = [Line("forward", "", "conv", sample_flop / 4), Line("weight_gradient", "", "conv", sample_flop * 3 / 4)]
     assert stand_in.timed_samples(lines) == samples
     assert stand_in.timed_samples([]) == 8
+
+
+@pytest.mark.parametrize(("about_flop", "timed", "judged"), [(1e15, 8, 2), (1.0, 2, 1)])
+def test_of_images_that_cost_much_two_are_timed_and_one_is_judged(about_flop, timed, judged, tmp_path, monkeypatch):
+    seen: list[int | None] = []
+    time_step, evaluate = plan.time_step, plan.Run.evaluate
+    monkeypatch.setattr(stand_in, "ABOUT_FLOP", about_flop)
+    monkeypatch.setattr(plan, "time_step", lambda run, most: seen.append(most) or time_step(run, most))
+    monkeypatch.setattr(plan.Run, "evaluate", lambda run, data: seen.append(len(data)) or evaluate(run, data))
+    assert planned(tmp_path)["problems"] == []
+    assert seen == [timed, judged]

@@ -164,7 +164,8 @@ def _fill(model: nn.Module, use: str, file: str, state: Mapping[str, Tensor], st
     if strict and reasons:
         hint = _prefixed(state) or "weights_strict = false starts afresh what does not fit, and records which that is"
         raise _refusal(f"'{file}' does not fit '{use}': {'; '.join(reasons)}", hint)
-    return {"tensors": loaded, "fresh": tuple(missing), "unused": tuple(unexpected)}
+    # Not what the file has: a model may leave out what it computes itself, such as the masks of GPT-2's files.
+    return {"tensors": len(own.keys() - set(missing)), "fresh": tuple(missing), "unused": tuple(unexpected)}
 
 
 def _unlike(there: Tensor, here: Tensor) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -17,26 +20,32 @@ from hypothesis import strategies as st
 from support import CPU, data_settings, make_run
 from torch import Tensor, nn
 
+from energybench.algorithms.sample_scores import parameter_gradient
 from energybench.common.errors import UsageError
 from energybench.runner import planner
 from energybench.runner.plan_request import spec_of
 from energybench.runner.tracing import trace_task
 from energybench.suite.suite import load
+from energybench.suite.tables import ModelTable
 from energybench.train import discovery
 from energybench.train.batch import Batch
 from energybench.train.data import Data, Resident
 from energybench.train.facts import Facts
 from energybench.train.method import Task
 from energybench.train.stack_check import check_stack
+from energybench.trial.build import build
 from energybench.trial.counting_layer import StepCounter
+from energybench.trial.spec import MethodSpec, TrainingSpec
 from energybench.workloads import datasets, models, text_sets
 from energybench.workloads.datasets import text
 from energybench.workloads.datasets.tokens import Characters, rows, stream
 from energybench.workloads.metrics.text import perplexity
+from energybench.workloads.start_weights import load_start
 from energybench.workloads.tasks.text import LanguageModel, TextClassification
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY, LENGTH = 13, 6
+MAPS = Path("/proc/self/maps")  # files that are mapped into memory
 METHODS = {name: s for name, s in discovery.sources().items() if s.path.parent.name == "methods"}
 
 
@@ -313,11 +322,56 @@ def test_the_last_tenth_of_one_running_text_is_for_testing_unless_there_is_a_tes
     assert text.running_text("book", length=1)["test"][1].tolist() == [[0]]
 
 
-def test_the_hub_is_asked_nothing_unless_a_download_is_asked_for(monkeypatch):
-    told = refused("E402", lambda: text.hub_text("stanfordnlp/imdb"))
-    assert "download = true" in told
+def test_the_hub_is_asked_nothing_unless_a_download_is_asked_for(monkeypatch, tmp_path):
+    assert "download = true" in refused("E402", lambda: text.hub_text("stanfordnlp/imdb"))
     monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: None)
-    assert "pip install datasets" in refused("E402", lambda: text.hub_text("stanfordnlp/imdb", download=True))
+    assert "pip install 'datasets" in refused("E402", lambda: text.hub_text("stanfordnlp/imdb", download=True))
+    asked = {"use": "hub_text", "batch": 2, "options": {"name": "stanfordnlp/imdb", "download": True}}
+    told = refused("E402", lambda: datasets.prepare(data_settings(asked), tmp_path, download=False, known=True))
+    assert "check and flops never" in told
+
+
+HUB = """__version__ = "4.1.0"
+def load_dataset(name, configuration):
+    assert (name, configuration) == ("glue", "sst2")
+    rows = [{"sentence": "ab", "label": 1, "idx": 0}, {"sentence": "a", "label": 0, "idx": 1}]
+    return {"train": rows, "validation": rows[:1]}
+"""
+OFFLINE = """__version__ = "4.1.0"
+def load_dataset(name, configuration):
+    raise ConnectionError("Couldn't reach the hub\\nTraceback: ...")
+"""
+OLD = HUB.replace("4.1.0", "3.6.0")
+
+
+def library_datasets(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """Reading "glue" by a package `datasets` of this code, which stands before any that is installed."""
+    (folder / "datasets").mkdir()
+    (folder / "datasets" / "__init__.py").write_text(code, encoding="utf-8")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "datasets"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(folder))
+    asked = {"name": "glue", "configuration": "sst2", "text": "sentence", "test": "validation", "download": True}
+    return partial(text.hub_text, **asked, **BY_LETTER)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (OFFLINE, "'glue' cannot be had from the hub: Couldn't reach the hub |"),
+        (OLD, "datasets 3.6.0 may run code of the set that it downloads | pip install 'datasets>=4'"),
+        (HUB.replace('"4.1.0"', "None"), "may run code"),
+        ("", "needs datasets, which is not installed | pip install 'datasets>=4'"),  # a folder of that name
+    ],
+)
+def test_a_hub_that_is_not_reached_or_not_safely_is_refused_in_one_line(code, told, tmp_path, monkeypatch):
+    assert told in refused("E402", library_datasets(code, tmp_path, monkeypatch))
+
+
+def test_a_set_of_the_hub_is_read_by_its_columns(tmp_path, monkeypatch):
+    found = library_datasets(HUB, tmp_path, monkeypatch)()
+    assert found["train"][0].tolist() == [[0, 1, -1, -1], [0, -1, -1, -1]]
+    assert (found["train"][1].tolist(), found["test"][1].tolist()) == ([1, 0], [1])
 
 
 def test_splits_of_the_hub_are_rows_by_column():
@@ -342,6 +396,24 @@ def test_a_prepared_set_says_what_it_holds_and_its_rows_are_mapped_into_memory(p
     batch = next(train.load([torch.tensor([1, 0])]))
     assert batch.inputs.tolist() == [[1, -1, -1, -1], [0, -1, -1, -1]]
     assert batch.targets.tolist() == [1, 0]
+
+
+def test_a_text_is_tokenised_once_and_a_trial_maps_what_that_left(place, tmp_path, monkeypatch):
+    write_lines(place / "imdb" / "train.jsonl", GOOD * 40)
+    write_lines(place / "imdb" / "test.jsonl", GOOD)
+    spec = data_settings({"use": "imdb", "batch": 2, "options": BY_LETTER})
+    described = datasets.prepare(spec, tmp_path / "cache")
+    kept = Path(described.file)
+    written = kept.stat().st_mtime_ns
+    assert datasets.prepare(spec, tmp_path / "cache").file == described.file
+    assert kept.stat().st_mtime_ns == written
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [kept.name]
+    monkeypatch.setattr(text, "encoding_of", lambda *_: pytest.fail("a trial tokenises"))
+    (place / "imdb" / "train.jsonl").unlink()
+    train, _ = datasets.open_data(described, spec, CPU)
+    assert next(train.load([torch.tensor([78, 79])])).targets.tolist() == [0, 1]
+    if MAPS.is_file():
+        assert str(kept.resolve()) in MAPS.read_text(encoding="utf-8")
 
 
 # ── without the text ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -455,6 +527,13 @@ class Next(nn.Module):
         return logits
 
 
+class Mean(nn.Module):
+    """Of each text."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits.mean(1)
+
+
 def language_data(samples: int = 5) -> Data:
     batch = some_text(samples=samples)
     facts = Facts("tokens", VOCABULARY, extra={"vocabulary": VOCABULARY})
@@ -486,6 +565,21 @@ def test_who_knows_nothing_is_as_perplexed_as_there_are_tokens():
     assert found == {"loss": pytest.approx(math.log(VOCABULARY)), "perplexity": pytest.approx(VOCABULARY)}
     assert perplexity(0.0) == 1.0
     assert perplexity(1e6) == math.inf
+
+
+def test_what_is_no_text_of_its_kind_is_told_in_words():
+    language, labels = language_data(), torch.zeros(5, dtype=torch.long)
+    texts = Data(Resident(next(language.in_order()).inputs, labels, CPU), facts=Facts("class", VOCABULARY))
+    pairs: list[tuple[Task, Any, Data, str]] = [
+        (LanguageModel(), Next, texts, r"the token that follows each.*targets are \(5,\)"),
+        (LanguageModel(), lambda: nn.Sequential(Next(), Mean()), language, r"returns \(5, 13\); language_model needs"),
+        (TextClassification(), Next, language, r"the class of each text.*targets are \(5, 6\)"),
+        (TextClassification(), Next, texts, r"returns \(5, 6, 13\); text_classification needs"),
+    ]
+    for task, model, data, told in pairs:
+        run = make_run(model=model, data=data, task=task, batch=5)
+        with pytest.raises(TypeError, match=told):
+            run.train()
 
 
 def test_evaluation_in_small_pieces_is_the_same(monkeypatch):
@@ -626,6 +720,25 @@ def test_weights_fit_under_the_names_of_gpt2s_files_and_of_transformers(kind):
     assert {"wte.weight", "h.0.attn.bias"} <= set(published)  # what was given is left as it was
 
 
+@pytest.mark.parametrize("kind", ["gpt2_classifier", "gpt2_language_model"])
+def test_a_local_checkpoint_fills_what_it_has_and_the_record_says_what_starts_afresh(kind, tmp_path):
+    source = gpt2("gpt2_language_model")
+    published = {name: value + 1 for name, value in source.transformer.state_dict().items()}
+    masks = {f"h.{layer}.attn.bias": torch.ones(1, 1, 4, 4) for layer in range(TINY["layers"])}
+    torch.save(published | masks, tmp_path / "gpt2.pt")
+    model, table = gpt2(kind), {"use": kind, "weights": "gpt2.pt"}
+    if kind == "gpt2_classifier":
+        fill = partial(load_start, model, ModelTable.model_validate(table), tmp_path)
+        assert "lacks score.weight" in refused("E401", fill)
+        table |= {"weights_strict": False}
+    found = load_start(model, ModelTable.model_validate(table), tmp_path)
+    assert found.fresh == (("score.weight",) if kind == "gpt2_classifier" else ())
+    tied = 1 if kind == "gpt2_language_model" else 0  # its head, which is its embedding
+    assert (found.tensors, found.unused) == (len(published) + tied, ())
+    loaded = model.transformer.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in published.items())
+
+
 # ── training ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 TASKS: dict[str, type[Task]] = {"gpt2_classifier": TextClassification, "gpt2_language_model": LanguageModel}
@@ -747,3 +860,55 @@ def test_gradsamp_over_mezo_trains_by_forward_passes_alone(kind):
     assert passes.epochs_trained == 2
     assert run.tally.backwards == 0
     assert run.tally.forwards == 2 * 3 * 2  # two for each of three steps of two epochs
+
+
+def test_the_example_of_mezo_runs_from_its_start_file_to_its_end(place, tmp_path):
+    """On a few sentences: `start.py` writes the body, and both of its methods train a fresh head on it."""
+    needs_transformers()
+    needs_tokenizers()
+    (place / "sst2").mkdir()
+    lines = [f"{number % 2} a {('dull', 'fine')[number % 2]} film about {number}\n" for number in range(64)]
+    for file in ("stsa.binary.train", "stsa.binary.test"):
+        (place / "sst2" / file).write_text("".join(lines), encoding="utf-8")
+    folder = tmp_path / "example"
+    folder.mkdir()
+    for file in ("start.py", "suite.toml"):
+        shutil.copy(ROOT / "examples" / "mezo_text" / file, folder)
+    runpy.run_path(str(folder / "start.py"))
+    body = torch.load(folder / "start.pt", weights_only=True)
+    suite = load(folder / "suite.toml")
+    spec = spec_of(suite, tmp_path / "cache", device="cpu", download=False, purpose="trace")
+    found = planner.Plan(spec).result()
+    assert not found.problems
+    (workload,) = suite.workloads
+    (known,) = found.workloads.values()
+    train, test = datasets.open_data(known.data, workload.data, CPU)
+    epochs = {}
+    for cell in (cell for cell in found.cells if cell.role == "method"):
+        stack = tuple(map(MethodSpec.model_validate, cell.stack))
+        trial = TrainingSpec(
+            base=folder, workload=workload, data=known.data, stack=stack, seed=1, weights=known.weights
+        )
+        run = build(trial, train, CPU)
+        loaded = run.model.state_dict()
+        assert all(torch.equal(loaded[name], value) for name, value in body.items())
+        assert {*loaded} - {*body} == {"score.weight"}
+        run.train()
+        assert run.tally.backwards == 0
+        assert math.isfinite(run.evaluate(test)["loss"])
+        epochs[cell.method] = run.tally.passes().epochs_trained
+    assert epochs == {"mezo": 5, "gradsamp+mezo": 4}
+
+
+@each_kind
+def test_scores_by_the_gradient_of_all_parameters_are_those_of_one_text_at_a_time(kind):
+    run = training(kind)
+    run.model.double()
+    batch = next(iter(run.data.in_order(3)))
+    found = []
+    for number in range(3):
+        one = Batch(batch.inputs[number : number + 1], batch.targets[number : number + 1], torch.zeros(1))
+        run.model.zero_grad()
+        run.backward(run.forward(one, "eval").value)
+        found.append(math.sqrt(sum(p.grad.square().sum().item() for p in run.model.parameters())))
+    assert parameter_gradient(run, batch).tolist() == pytest.approx(found, rel=1e-9)

@@ -127,6 +127,8 @@ def decode(
             if own and "folder" in takes:
                 folder, source = _named_folder(use, looked_for, base or Path.cwd())
                 options = {**options, "folder": str(folder)}
+            if own and "download" in takes and not download:  # `check` and `flops`, whatever a run may do
+                options = {**options, "download": False}
             if own and image_folders.names_folder(tokenizer := str(options.get("tokenizer", ""))):
                 options = {**options, "tokenizer": str(image_folders.resolve(tokenizer, base or Path.cwd()))}
             made = call(function, use, {}, options)

@@ -30,6 +30,8 @@ from energybench.workloads.text_sets import BPE, CHARACTERS, HELD_OUT, KNOWN, Te
 
 TRAIN_NAMES, TEST_NAMES = ("train",), ("test", "dev", "validation", "val")
 JSONL = "train.jsonl and test.jsonl, lines such as {}"
+CODE_FREE_DATASETS = 4  # major version from which the library runs no code of a set
+INSTALL_DATASETS = f"pip install 'datasets>={CODE_FREE_DATASETS}'"
 SST2 = ("stsa.binary.train", "stsa.binary.test")
 
 
@@ -118,18 +120,29 @@ def hub_text(
     """
     options = TextOptions(length, tokenizer, vocabulary)
     if download is not True:
-        message = f"'{name}' lies on the Hugging Face hub, and nothing is downloaded unless it is asked for"
-        raise UsageError(Problem("E402", message, hint="options = { download = true, … }; or jsonl_text, of a folder"))
-    if importlib.util.find_spec("datasets") is None:
-        message = "hub_text needs datasets, which is not installed"
-        raise UsageError(Problem("E402", message, hint="pip install datasets"))
-    library: Any = importlib.import_module("datasets")
+        message = f"'{name}' lies on the Hugging Face hub, and nothing is downloaded here"
+        hint = "options = { download = true, … } lets a run do it, check and flops never; or jsonl_text, of a folder"
+        raise UsageError(Problem("E402", message, hint=hint))
+    library = _hub_library()
     try:
         found = library.load_dataset(name, configuration)
     except Exception as error:  # no network, no such name, a gate: each raises something else
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(Problem("E402", f"'{name}' cannot be had from the hub: {reason}")) from None
     return _of_splits(found, (train, test), _keys(text), label, options)
+
+
+def _hub_library() -> Any:
+    """Hugging Face's `datasets`. Raises UsageError E402 where it is missing, or of a version that runs a set's code."""
+    found = importlib.import_module("datasets") if importlib.util.find_spec("datasets") is not None else None
+    if not hasattr(found, "load_dataset"):  # nor is a folder of that name, which Python takes for a package
+        message = "hub_text needs datasets, which is not installed"
+        raise UsageError(Problem("E402", message, hint=INSTALL_DATASETS))
+    major = str(getattr(found, "__version__", "")).partition(".")[0]
+    if not major.isdecimal() or int(major) < CODE_FREE_DATASETS:
+        message = f"datasets {getattr(found, '__version__', 'of no version')} may run code of the set that it downloads"
+        raise UsageError(Problem("E402", message, hint=INSTALL_DATASETS))
+    return found
 
 
 def tinyshakespeare(length: int = 64, tokenizer: str = CHARACTERS, vocabulary: int | None = None) -> dict[str, Any]:

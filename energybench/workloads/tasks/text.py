@@ -7,7 +7,7 @@ A text is a row of whole numbers (L,), the numbers of its tokens; where it has e
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,15 @@ class TextClassification(Classification):
         "loss": _NATS,
     }
 
+    def losses(self, run: TrainingRun, outputs: Tensor, batch: Batch) -> Tensor:
+        if not isinstance(batch.targets, Tensor) or batch.targets.dim() != 1:
+            wanted = "text_classification learns the class of each text, (samples,)"
+            raise TypeError(f"{wanted}, and targets are {_kind(batch.targets)}")
+        if outputs.dim() != 2:
+            wanted = "text_classification needs logits of each text, (samples, classes)"
+            raise TypeError(f"the model returns {_kind(outputs)}; {wanted}")
+        return super().losses(run, outputs, batch)
+
     def evaluate(self, run: TrainingRun, data: Data) -> dict[str, float]:
         """Shares (0–1) and mean loss without label smoothing, in nats."""
         counts: Confusion | None = None
@@ -92,6 +101,12 @@ class LanguageModel(Task):
         return Forward(each.mean(), each, outputs)
 
     def losses(self, run: TrainingRun, outputs: Tensor, batch: Batch) -> Tensor:
+        if not isinstance(batch.targets, Tensor) or batch.targets.dim() != 2:
+            wanted = "language_model learns the token that follows each, (samples, length)"
+            raise TypeError(f"{wanted}, and targets are {_kind(batch.targets)}")
+        if not isinstance(outputs, Tensor) or outputs.dim() != 3 or outputs.shape[:2] != batch.targets.shape:
+            wanted = "language_model needs logits of each token, (samples, length, vocabulary)"
+            raise TypeError(f"the model returns {_kind(outputs)}; {wanted}")
         each = _token_losses(outputs, batch.targets, run.recipe.label_smoothing)
         return each.sum(1) / _known(batch.targets).sum(1).clamp(min=1)
 
@@ -122,6 +137,10 @@ def _token_losses(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Te
         logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=NONE, label_smoothing=smoothing
     )
     return flat.view_as(targets)
+
+
+def _kind(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def _known(targets: Tensor) -> Tensor:
