@@ -5,8 +5,8 @@
     train/<class>/*.off, test/<class>/*.off    likewise
 
 A cloud is drawn from its mesh's surface, or from the points that are kept, by a seed of its own: it is the same
-whichever other shapes are read. It is centred on its mean and scaled so that its farthest point lies at a distance of 1.
-How a mesh is read and drawn from is in meshes.py.
+whichever other shapes are read. Its mean is moved to 0, and its farthest point to a distance of 1. How a mesh is read
+and drawn from is in meshes.py.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.hashing import stable_seed
 from energybench.common.safe_read import list_folder, read_bytes
 from energybench.workloads.datasets.meshes import Mesh, read_off, surface_points
-from energybench.workloads.stand_in import POINTS, points_asked
+from energybench.workloads.stand_in import points_asked
 
 LARGEST_MESH_B = 1_000_000_000
 PARTS = ("train", "test")
-LAYOUT = (
-    "<class>/train/*.off and <class>/test/*.off, or one .npz of train_points, train_labels, test_points, test_labels"
-)
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+ARCHIVE = "one .npz of train_points, train_labels, test_points, test_labels and classes"
+LAYOUT = f"<class>/train/*.off and <class>/test/*.off, or {ARCHIVE}"
+NO_ARCHIVE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, NotImplementedError)
+BROKEN_ARCHIVE = (zipfile.BadZipFile, zlib.error)
 
 
-def modelnet10(folder: str = "modelnet10", points: int = POINTS, seed: int = 0) -> dict[str, Any]:
+def modelnet10(folder: str = "modelnet10", points: int = 1024, seed: int = 0) -> dict[str, Any]:
     """Clouds of points of 10 kinds of furniture (ModelNet10, Wu et al. 2015): $ENERGYBENCH_DATA/modelnet10, npz or off.
 
     folder: with an .npz of clouds, or a folder of .off meshes for each class
@@ -48,7 +48,7 @@ def modelnet10(folder: str = "modelnet10", points: int = POINTS, seed: int = 0) 
     return point_clouds("modelnet10", Path(folder), points, seed)
 
 
-def modelnet40(folder: str = "modelnet40", points: int = POINTS, seed: int = 0) -> dict[str, Any]:
+def modelnet40(folder: str = "modelnet40", points: int = 1024, seed: int = 0) -> dict[str, Any]:
     """Clouds of points of 40 kinds of things (ModelNet40, Wu et al. 2015): $ENERGYBENCH_DATA/modelnet40, npz or off.
 
     folder: with an .npz of clouds, or a folder of .off meshes for each class
@@ -65,7 +65,7 @@ def point_clouds(use: str, folder: Path, points: int, seed: int) -> dict[str, An
     points_asked(points)
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise UsageError(Problem("E402", f"options.seed is {seed!r}; expected a whole number", hint="seed = 0"))
-    archives = list_folder(folder, ".npz")
+    archives = [file for file in list_folder(folder, ".npz") if os.path.isfile(file)]
     if len(archives) > 1:
         names = ", ".join(file.name for file in archives[:5])
         raise UsageError(Problem("E402", f"'{use}' has {len(archives)} archives of clouds: {names}", hint="keep one"))
@@ -90,16 +90,16 @@ def _of_archive(use: str, file: Path, points: int, seed: int) -> dict[str, Any]:
         with np.load(file, allow_pickle=False) as kept:
             names = [str(name) for name in kept["classes"]] if "classes" in kept else []
             arrays = {key: kept[key] for part in PARTS for key in (f"{part}_points", f"{part}_labels")}
-    except UNREADABLE as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+    except (*NO_ARCHIVE, *BROKEN_ARCHIVE) as error:
+        reason = str(error.args[0] if isinstance(error, KeyError) else error).partition("\n")[0]
         message = f"'{use}': {file.name} cannot be read: {reason}"
-        raise UsageError(Problem("E402", message, hint=LAYOUT.partition(", or ")[2])) from None
+        raise UsageError(Problem("E402", message, hint=f"it is {ARCHIVE}")) from None
     content: dict[str, Any] = {"facts": {"targets": "class"} | ({"class_names": names} if names else {})}
     for part in PARTS:
         clouds, labels = arrays[f"{part}_points"], arrays[f"{part}_labels"]
         if problem := _archive_problem(part, clouds, labels, points):
             raise UsageError(Problem("E402", f"'{use}': {file.name}: {problem}"))
-        chosen = _some_points(torch.from_numpy(clouds), points, seed, part)
+        chosen = _some_points(torch.from_numpy(clouds.astype(np.float32)), points, seed, part)
         content[part] = (normalised(chosen), torch.from_numpy(labels.astype(np.int64)))
     return content
 

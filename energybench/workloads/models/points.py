@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 Shape = tuple[int, ...]
-SHARED, HEAD = (64, 128, 1024), (512, 256)  # of the paper, for the network and for what predicts a transform
+SHARED, HEAD = (64, 128, 1024), (512, 256)  # of what predicts a transform
 
 
 def pointnet(
     shape: Shape,
     classes: int,
     before: Sequence[int] = (64, 64),
-    shared: Sequence[int] = SHARED,
-    head: Sequence[int] = HEAD,
+    shared: Sequence[int] = (64, 128, 1024),
+    head: Sequence[int] = (512, 256),
     dropout: float = 0.3,
     transforms: bool = False,
 ) -> nn.Module:
