@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import CPU, assert_same_state, data_settings, make_run, state
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from energybench.common.errors import UsageError
 from energybench.flops.work import Work
@@ -29,7 +31,7 @@ from energybench.train.stack_check import check_stack
 from energybench.trial.counting_layer import StepCounter
 from energybench.workloads import datasets, models
 from energybench.workloads.datasets.meshes import Mesh, read_off, surface_points
-from energybench.workloads.datasets.points import modelnet10, normalised
+from energybench.workloads.datasets.points import _some_points, modelnet10, normalised
 from energybench.workloads.models.points import Transform, pointnet
 from energybench.workloads.tasks.classification import Classification
 
@@ -260,16 +262,17 @@ def test_an_archives_clouds_are_whole_or_some_of_their_points(tmp_path):
     assert some.shape == (4, 5, 3)
     assert torch.equal(some, again)
     assert not torch.equal(some, other)
-    kept = torch.from_numpy(arrays["train_points"]).double()
-    for cloud, points in zip(some.double(), kept, strict=True):  # distances between its points are those of kept ones
-        found, wanted = (torch.cdist(each, each) for each in (cloud, points))
-        scale = max(
-            (wanted[i, j] / found[0, 1] for i in range(12) for j in range(12) if i != j),
-            key=lambda each: sum(
-                torch.isclose(found * each, row, rtol=1e-3).any() for row in wanted.flatten()[:, None]
-            ),
-        )
-        assert torch.isclose((found * scale)[..., None, None], wanted, rtol=1e-3).any(-1).any(-1).all()
+
+
+def test_points_that_are_chosen_are_a_clouds_own_each_once_and_every_one_as_often():
+    clouds = torch.arange(400 * 8 * 3).view(400, 8, 3)
+    found = _some_points(clouds, 3, 0, "train")
+    rows = (found[..., 0] - clouds[:, :1, 0]) // 3  # which of its cloud's points each is
+    assert torch.equal(clouds.gather(1, rows[..., None].expand(-1, -1, 3)), found)
+    assert all(len(set(each)) == 3 for each in rows.tolist())
+    for point in range(8):
+        assert within((rows == point).any(1).double().mean().item(), 3 / 8, 400)
+    assert not torch.equal(_some_points(clouds, 3, 0, "test"), found)
 
 
 @pytest.mark.parametrize(
@@ -412,17 +415,9 @@ def test_it_has_the_size_that_its_paper_gives(transforms, millions, multiply_add
         network = pointnet((1024, 3), 40, transforms=transforms)
         clouds = torch.zeros(2, 1024, 3)
     assert sum(parameter.numel() for parameter in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
-    found = Counted(network, clouds)
-    assert found == pytest.approx(2 * multiply_adds, rel=0.03)
-
-
-def Counted(network: nn.Module, clouds: Tensor) -> float:  # noqa: N802
-    """FLOPs of one cloud."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     with FlopCounterMode(display=False) as counter:
         network(clouds)
-    return counter.get_total_flops() / len(clouds)
+    assert counter.get_total_flops() / len(clouds) == pytest.approx(2 * multiply_adds, rel=0.03)
 
 
 def test_a_transform_is_none_at_first_and_then_multiplies_every_point_by_one_matrix():
@@ -563,5 +558,5 @@ def test_its_suites_are_traced_where_there_are_no_data(name, widths, points, cla
     (known,) = found.workloads.values()
     assert (known.samples, known.data.classes) == (samples, classes)
     forward = sum(line.flop for line in known.ledger if line.phase == "forward")
-    wanted = 2 * points * sum(a * b for a, b in zip(widths, widths[1:], strict=False)) + 2 * widths[-1] * classes
+    wanted = 2 * points * sum(a * b for a, b in pairwise(widths)) + 2 * widths[-1] * classes
     assert forward == pytest.approx(wanted, rel=1e-3)
