@@ -186,7 +186,7 @@ def test_the_peak_is_the_tasks_then_the_datas_and_without_any_there_is_no_ratio(
 
 @pytest.mark.parametrize("peak", [0.0, -1.0, math.inf, math.nan, "1"])
 def test_a_peak_that_is_none_is_refused(peak):
-    refused("E303", lambda: discovery.build(Regression, "regression", {"peak": peak}))
+    refused("E304", lambda: discovery.build(Regression, "regression", {"peak": peak}))
     assert "peak" in refused("E402", lambda: judged(torch.zeros(3, 1), torch.zeros(3, 1), peak=peak))
 
 
