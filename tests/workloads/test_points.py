@@ -141,7 +141,7 @@ def test_a_triangle_gets_points_by_its_area_and_not_by_its_number():
     points = surface_points(mesh, COUNT, seeded(1))
     assert mesh.areas().tolist() == [0.5, 0.0, 4.5]
     assert within((points[:, 2] == 0).double().mean().item(), 0.1)
-    assert set(points[:, 2].tolist()) == {0.0, 1.0}
+    assert ((points[:, 2] == 0) | ((points[:, 2] - 1).abs() < 1e-12)).all()
 
 
 def test_within_a_triangle_every_place_is_as_likely():
@@ -484,9 +484,9 @@ def points_run(methods: Any = (), model: Any = small, **given_: Any) -> Any:
 @each_model
 def test_it_learns_and_its_ledger_is_what_is_counted(model):
     counter = StepCounter(10**9)
-    run = points_run(model=model, counter=counter)
+    run = points_run(model=model, counter=counter, epochs=15)  # until BatchNorm's averages have followed
     traced = trace_run(run, CPU)
-    work = Work(traced.lines, epochs=4, samples=48, batch=12)
+    work = Work(traced.lines, epochs=15, samples=48, batch=12)
     run.train()
     assert traced.unknown == ()
     assert work.flop == pytest.approx(counter.result(run).counted_flop, rel=1e-3)
