@@ -546,7 +546,7 @@ def test_the_same_seed_gives_the_same_weights():
 @pytest.mark.parametrize(
     ("name", "widths", "points", "classes", "samples"),
     [
-        ("tasks-points", (3, 64, 128, 256), 256, 10, 3_991),
+        ("tasks-points", (3, 64, 128, 256), 256, 10, 1_000),
         ("paper-importance-points", (3, 64, 128, 1024), 1024, 40, 9_843),
     ],
 )

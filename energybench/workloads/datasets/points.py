@@ -135,7 +135,7 @@ def _of_meshes(use: str, folder: Path, points: int, seed: int) -> dict[str, Any]
     names = sorted(found["train"])
     if not names or not found["test"]:
         inside = ", ".join(path.name for path in list_folder(folder)[:5])
-        message = f"'{use}': there are no clouds and no meshes in {folder.name}/, which has {inside or 'nothing'}"
+        message = f"'{use}': there are no clouds and no meshes in {folder.name}/, which has {inside or 'no files'}"
         raise UsageError(Problem("E402", message, hint=f"put there {LAYOUT}"))
     if strange := sorted(set(found["test"]) - set(names)):
         message = f"'{use}': the class '{strange[0]}' has meshes for testing and none for training"
