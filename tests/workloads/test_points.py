@@ -209,6 +209,8 @@ def meshes(folder: Path, pattern: str = "{name}/{part}") -> Path:
             for shape in range(count):
                 (place / f"{name}_{shape:04}.off").write_text(box(1 + number + shape / 10), encoding="utf-8")
     (folder / "README.txt").write_text("as the archive has it", encoding="utf-8")
+    (place / "._desk_0000.off").write_bytes(b"hidden")
+    (place / "notes.txt").write_text("none", encoding="utf-8")
     return folder
 
 

@@ -158,11 +158,13 @@ def _meshes(folder: Path, part: str) -> Mapping[str, list[Path]]:
         places = {place.name: place for place in list_folder(whole)}
     else:
         places = {place.name: place / part for place in list_folder(folder)}
-    files = {
-        name: [file for file in list_folder(place) if file.suffix.lower() == ".off" and os.path.isfile(file)]
-        for name, place in places.items()
-    }
+    files = {name: [file for file in list_folder(place) if _is_mesh(file)] for name, place in places.items()}
     return {name: each for name, each in files.items() if each}
+
+
+def _is_mesh(file: Path) -> bool:
+    """Of its name; an archive made elsewhere may have hidden files beside."""
+    return file.suffix.lower() == ".off" and not file.name.startswith(".") and os.path.isfile(file)
 
 
 def _generator(seed: int, part: str, name: str, file: Path) -> torch.Generator:
