@@ -225,7 +225,7 @@ class Plan:
             )
             self.data[key] = described
             if described.kind == stand_in.KIND:
-                timed = "" if self.purpose == "trace" else "; times are those of a few black images"
+                timed = "" if self.purpose == "trace" else "; times are those of a few samples of zeros"
                 name = data.options.get("folder", data.use)
                 self.notes.append(f"'{name}' is not on this machine: shape and counts are the published ones{timed}")
         return datasets.fitted(self.data[key], data)

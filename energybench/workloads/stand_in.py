@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+from energybench.common.errors import Problem, UsageError
 from energybench.flops.work import Line
 from energybench.suite.tables import DataTable
 from energybench.train.facts import Targets
@@ -54,12 +56,19 @@ FOLDERS: dict[str, KnownFolder] = {
 
 NAMED = ("ade20k", "bccd", "camvid")  # those of them that a suite may `use` without a folder
 
+# Clouds of points by name → classes, training and test shapes, as ModelNet's own split has them
+POINT_CLOUDS = {"modelnet10": (10, 3_991, 908), "modelnet40": (40, 9_843, 2_468)}
+POINTS = 1024  # of a cloud, where the suite gives no `points`
+MOST_POINTS = 1 << 20
+
 
 def describe(settings: DataTable) -> DataDescription | None:
     """What `datasets.prepare` would say of a suite's `data` table, but for the content; None for an unknown set."""
     use, name = settings.use.casefold(), settings.use
     if use in text_sets.KNOWN:
         return text_sets.describe(use, settings.options, settings.subset, settings.test_subset)
+    if use in POINT_CLOUDS:
+        return _point_clouds(use, settings)
     key = str(settings.options.get("folder", settings.use))
     folder = FOLDERS.get(key.casefold())
     if folder is not None and (use == folder.use or (use in NAMED and use == key.casefold())):
@@ -84,6 +93,33 @@ def describe(settings: DataTable) -> DataDescription | None:
         std=(0.25,) * shape[0],
         targets=targets,
         void=void,
+        train=min(train, settings.subset or train),
+        test=min(test, settings.test_subset or test),
+        sha256="unknown",
+    )
+
+
+def points_asked(points: Any) -> int:
+    """Of each cloud. Raises UsageError E402 for what is no number of them."""
+    if not isinstance(points, int) or isinstance(points, bool) or not 1 <= points <= MOST_POINTS:
+        message = f"options.points is {points!r}; expected a whole number of points, 1 to {MOST_POINTS:,}"
+        raise UsageError(Problem("E402", message, hint=f"points = {POINTS}"))
+    return points
+
+
+def _point_clouds(use: str, settings: DataTable) -> DataDescription | None:
+    """None where they are looked for in a folder of another name."""
+    if str(settings.options.get("folder", use)).casefold() != use:
+        return None
+    classes, train, test = POINT_CLOUDS[use]
+    shape = (points_asked(settings.options.get("points", POINTS)), 3)
+    return DataDescription(
+        source=f"{use}, known by its name: the files are not on this machine",
+        kind=KIND,
+        stored=shape,
+        shape=shape,
+        classes=classes,
+        targets="class",
         train=min(train, settings.subset or train),
         test=min(test, settings.test_subset or test),
         sha256="unknown",

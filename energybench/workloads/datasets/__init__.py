@@ -68,6 +68,9 @@ DATA_SETS = {
     "hub_text": "energybench.workloads.datasets.text:hub_text",
     "tinyshakespeare": "energybench.workloads.datasets.text:tinyshakespeare",
     "running_text": "energybench.workloads.datasets.text:running_text",
+    "photograph": "energybench.workloads.datasets.regression:photograph",
+    "modelnet10": "energybench.workloads.datasets.points:modelnet10",
+    "modelnet40": "energybench.workloads.datasets.points:modelnet40",
 }
 NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
 NAMES = Names("data", "E402", DATA_SETS, NEEDS)
@@ -131,6 +134,9 @@ def decode(
                 options = {**options, "download": False}
             if own and image_folders.names_folder(tokenizer := str(options.get("tokenizer", ""))):
                 options = {**options, "tokenizer": str(image_folders.resolve(tokenizer, base or Path.cwd()))}
+            if own and isinstance(given := options.get("file"), str):
+                written = image_folders.resolve(given, base or Path.cwd())
+                options = {**options, "file": str(written)} if os.path.isfile(written) else options
             made = call(function, use, {}, options)
             content = made if isinstance(made, Content) else of_function(made, use)
     except UsageError:
@@ -184,8 +190,10 @@ def open_part(described: DataDescription, settings: DataTable, device: torch.dev
     inputs, targets = content.get(part, (None, None))
     store: Store
     if absent:
-        shape, tokens = described.stored or described.shape, "vocabulary" in described.extra
-        store = StandIn(shape, getattr(described, part), device, described.targets, tokens)
+        numbers = torch.uint8 if described.has_images else torch.float32
+        dtype = torch.long if "vocabulary" in described.extra else numbers
+        shape = described.stored or described.shape
+        store = StandIn(shape, getattr(described, part), device, described.targets, dtype)
     elif described.kind == "streamed":
         masks_shifted = content.get("zero_is_void", False)
         store = Streamed(inputs, targets, tuple(content["size"]), settings.workers, device, masks_shifted)

@@ -45,6 +45,8 @@ MODELS = {
     "yolos": "energybench.workloads.models.detection:yolos",
     "gpt2_classifier": "energybench.workloads.models.text:gpt2_classifier",
     "gpt2_language_model": "energybench.workloads.models.text:gpt2_language_model",
+    "siren": "energybench.workloads.models.regression:siren",
+    "pointnet": "energybench.workloads.models.points:pointnet",
 }
 # Name → the extra of energybench that it needs.
 NEEDS: dict[str, str] = {
