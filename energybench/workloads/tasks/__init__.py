@@ -24,13 +24,14 @@ from energybench.workloads.names import Names
 # Name → "module:Class", imported when it is used.
 TASKS = {
     "classification": "energybench.workloads.tasks.classification:Classification",
+    "ddpm": "energybench.workloads.tasks.diffusion:DDPM",
     "ridge": "energybench.workloads.tasks.ridge:Ridge",
     "segmentation": "energybench.workloads.tasks.segmentation:Segmentation",
     "detection": "energybench.workloads.tasks.detection:Detection",
     "text_classification": "energybench.workloads.tasks.text:TextClassification",
     "language_model": "energybench.workloads.tasks.text:LanguageModel",
 }
-NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
+NEEDS: dict[str, str] = {"ddpm": "diffusion"}  # name → the extra of energybench that it needs
 NAMES = Names("task", "E403", TASKS, NEEDS)
 
 
