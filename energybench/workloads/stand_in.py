@@ -25,7 +25,7 @@ KNOWN: dict[str, tuple[tuple[int, int, int], int, int, int]] = {
     "cifar10": ((3, 32, 32), 10, 50_000, 10_000),
     "cifar100": ((3, 32, 32), 100, 50_000, 10_000),
     "tiny-imagenet": ((3, 64, 64), 200, 100_000, 10_000),
-    "celeba": ((3, 64, 64), 1, 162_770, 19_962),  # of faces alone, at the size that its papers train on
+    "celeba": ((3, 64, 64), 2, 162_770, 19_962),  # by one of its labels, at the size that its papers train on
     "imagenet": ((3, 224, 224), 1000, 1_281_167, 50_000),  # at the size that its papers train on
 }
 

@@ -134,10 +134,11 @@ class DDPM(Task):
         for start in range(0, self.samples, run.recipe.batch):
             count = min(run.recipe.batch, self.samples - start)
             images = torch.randn(count, *like.shape[1:], generator=random)
-            for step in scheduler.timesteps:
-                steps = step.expand(count).to(run.device)
-                noise = predicted(run.model, images.to(like), steps).float().cpu()
-                images = scheduler.step(noise, int(step), images, generator=random).prev_sample
+            with torch.no_grad():  # else every pass through the model is kept
+                for step in scheduler.timesteps:
+                    steps = step.expand(count).to(run.device)
+                    noise = predicted(run.model, images.to(like), steps).float().cpu()
+                    images = scheduler.step(noise, int(step), images, generator=random).prev_sample
             yield images.clamp(-1, 1)
 
     def _training_images(self, run: TrainingRun) -> tuple[Tensor, Tensor | None]:
