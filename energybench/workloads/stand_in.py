@@ -25,7 +25,6 @@ KNOWN: dict[str, tuple[tuple[int, int, int], int, int, int]] = {
     "cifar10": ((3, 32, 32), 10, 50_000, 10_000),
     "cifar100": ((3, 32, 32), 100, 50_000, 10_000),
     "tiny-imagenet": ((3, 64, 64), 200, 100_000, 10_000),
-    "celeba": ((3, 64, 64), 2, 162_770, 19_962),  # by one of its labels, at the size that its papers train on
     "imagenet": ((3, 224, 224), 1000, 1_281_167, 50_000),  # at the size that its papers train on
 }
 
@@ -37,7 +36,7 @@ class KnownFolder:
     use: str
     targets: Targets
     shape: tuple[int, int, int]
-    classes: int
+    classes: int | None
     train: int
     test: int
     void: int | None = None
@@ -51,9 +50,10 @@ FOLDERS: dict[str, KnownFolder] = {
     "coco2017": KnownFolder("coco_folder", "boxes", (3, 640, 640), 80, 118_287, 5_000),
     "voc2012-boxes": KnownFolder("coco_folder", "boxes", (3, 640, 640), 20, 5_717, 5_823),
     "bccd": KnownFolder("bccd", "boxes", (3, 240, 320), 3, 292, 72),
+    "celeba": KnownFolder("unlabelled_folder", "none", (3, 64, 64), None, 162_770, 19_962),
 }
 
-NAMED = ("ade20k", "bccd", "camvid")  # those of them that a suite may `use` without a folder
+NAMED = ("ade20k", "bccd", "camvid", "celeba")  # those of them that a suite may `use` without a folder
 
 
 def describe(settings: DataTable) -> DataDescription | None:

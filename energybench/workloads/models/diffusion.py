@@ -23,11 +23,11 @@ def ddpm_unet(
 ) -> nn.Module:
     """The U-Net of denoising diffusion (Ho et al. 2020), diffusers' `UNet2DModel`, from a random start.
 
-    Called as (images (B, C, H, W), steps (B,)), it returns the predicted noise, as `sample`. A level is half as large as
-    the one before and has `width` times its multiplier as channels; `layers` is the number of residual blocks of each
-    on the way down, one less than on the way up. `attention` names the levels that attend to themselves, the finest is
-    0; the middle always does. `groups` are those of its group normalisation. No weights are downloaded; a checkpoint of
-    diffusers is read by `weights`.
+    Called as (images (B, C, H, W), steps (B,)), it returns the predicted noise, as `sample`. A level is half as large
+    as the one before and has `width` times its multiplier as channels; each has `layers` residual blocks on the way
+    down and one more on the way up. `attention` names the levels that attend to themselves, the finest is 0; the middle
+    always does. `groups` are those of its group normalisation. No weights are downloaded; a state_dict of diffusers'
+    is read by `weights`.
     """
     widths = [width * each for each in multipliers]
     _check(shape, widths, layers, attention, groups)
@@ -55,11 +55,13 @@ def _check(shape: Shape, widths: Sequence[int], layers: int, attention: Sequence
     if len(shape) != 3:
         raise ValueError(f"it takes images, (channels, height, width), not samples of shape {tuple(shape)}")
     if not widths or min(*widths, layers, groups) < 1:
-        raise ValueError("width, multipliers, layers and groups are 1 at least, and there is a multiplier for each level")
-    if wrong := [each for each in widths if each % groups or each % HEAD]:
-        raise ValueError(f"{wrong[0]} channels cannot be cut into {groups} groups and heads of {HEAD}")
+        raise ValueError("width, multipliers, layers and groups are 1 at least, and each level has a multiplier")
     if wrong := [level for level in attention if not 0 <= level < len(widths)]:
         raise ValueError(f"attention is at levels 0 to {len(widths) - 1}, and {wrong[0]} is none of them")
+    if wrong := [each for each in widths if each % groups]:
+        raise ValueError(f"{wrong[0]} channels cannot be cut into {groups} groups")
+    if wrong := [widths[level] for level in (*attention, -1) if widths[level] % HEAD]:
+        raise ValueError(f"{wrong[0]} channels attend to themselves, and cannot be cut into heads of {HEAD}")
     stride = 2 ** (len(widths) - 1)
     if shape[1] % stride or shape[2] % stride:
         fitting = stride * max(1, round(min(shape[1:]) / stride))
