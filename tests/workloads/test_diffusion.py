@@ -1,4 +1,4 @@
-"""Diffusion: its noise and loss against closed forms, generation by a model that knows, and every method that trains it."""
+"""Diffusion: noise and loss against closed forms, generation by a model that knows, every method that trains it."""
 
 from __future__ import annotations
 
@@ -145,7 +145,6 @@ def test_noise_has_the_moments_tails_and_independence_of_a_normal_distribution()
     """Each within five standard errors."""
     noise = keyed_noise.normal(keyed_noise.states(7, torch.arange(1000)), (201,)).double()
     n = noise.numel()
-    assert noise.dtype == torch.float64
     assert abs(noise.mean().item()) < 5 / math.sqrt(n)
     for power, moment, variance in ((2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert abs((noise**power).mean().item() - moment) < 5 * math.sqrt(variance / n)
@@ -231,7 +230,7 @@ def test_other_digits_are_near_and_noise_is_far():
     noise = features(net_of_digits().net, [random.clamp(-1, 1)])
     near, far = frechet_distance(others, known), frechet_distance(noise, known)
     assert near < 0.1
-    assert far > 0.5
+    assert far > 10 * near
 
 
 def test_images_without_classes_are_turned():
@@ -273,9 +272,7 @@ def test_the_linear_schedule_is_that_of_its_paper():
     for t in range(1000):
         product *= 1 - (1e-4 + (0.02 - 1e-4) * t / 999)
         wanted.append(product)
-    torch.testing.assert_close(
-        signal_left(1000, "linear").double(), torch.tensor(wanted).double(), rtol=1e-4, atol=1e-7
-    )
+    torch.testing.assert_close(signal_left(1000, "linear"), torch.tensor(wanted), rtol=1e-4, atol=1e-7)
 
 
 @needs_diffusers
@@ -540,14 +537,17 @@ def test_a_unet_that_cannot_be_is_refused_before_anything_is_imported(wrong, say
         ddpm_unet((784,))
 
 
-@pytest.mark.parametrize(("kind", "code"), [("task", "E403"), ("model", "E401")])
-def test_without_its_package_it_is_refused_with_what_to_install(kind, code, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("build", "code"),
+    [
+        (lambda: tasks.task_named("ddpm", Path()), "E403"),
+        (lambda: models.build("ddpm_unet", (1, 32, 32), None, {}), "E401"),
+    ],
+)
+def test_without_its_package_it_is_refused_with_what_to_install(build, code, monkeypatch):
     monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError) as refused:
-        if kind == "task":
-            tasks.task_named("ddpm", tmp_path)
-        else:
-            models.build("ddpm_unet", (1, 32, 32), None, {})
+        build()
     (problem,) = refused.value.problems
     assert problem.code == code
     assert "diffusers" in problem.message
