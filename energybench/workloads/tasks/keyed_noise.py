@@ -4,7 +4,7 @@ A generator gives numbers in the order in which it is asked, so that micro-batch
 that evaluates a step's loss twice would find two losses. Here each sample has a stream of its own: SplitMix64 (Steele,
 Lea and Flood 2014, figure 16) from a state that is mixed from the key, the sample's index, and how often the sample
 stood in the batch before; two halves of a word make two normal deviates (Box and Muller 1958). All of it is integer
-arithmetic modulo 2⁶⁴ on the device of the indices, up to the last line.
+arithmetic modulo 2⁶⁴ on the device of the indices, up to the logarithm.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # the factors of its out
 def states(key: int, index: Tensor) -> Tensor:
     """The start of each sample's stream: int64, of the shape (B,) of `index`.
 
-    A sample that stands in a batch several times, as sampling with replacement has it, gets a stream each time.
+    A sample that stands in a batch several times, as sampling with replacement has it, gets a stream each time; cut into
+    micro-batches, in each of them.
     """
-    number = torch.arange(len(index), device=index.device)
-    before = ((index[:, None] == index[None]) & (number[:, None] > number[None])).sum(1)
-    return _mixed(_mixed(_mixed(index + _signed(key)) + before))
+    order = index.argsort(stable=True)
+    ranked = index[order]
+    before = torch.empty_like(order)
+    before[order] = torch.arange(len(order), device=order.device) - torch.searchsorted(ranked, ranked)
+    one_key = _mixed(index + _signed(key)) + _signed(key * FIRST)  # twice, so that no key is another's, moved along
+    return _mixed(_mixed(one_key) + before)
 
 
 def normal(state: Tensor, shape: Sequence[int]) -> Tensor:
