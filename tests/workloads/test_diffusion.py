@@ -845,8 +845,9 @@ def test_no_image_is_generated_to_plan_a_run(monkeypatch, tmp_path):
         encoding="utf-8",
     )
     (tmp_path / "d.toml").write_text(
-        'schema = 1\nsuite = "d"\ntrials = { blocks = 1, warmup = "1 steps", threads = 1 }\nmeasure = { energy = "off" }\n'
-        'accept = { quality = { metric = "frechet_distance", loses_at_most = "0.1 units", also = ["loss", "psnr_db"] } }\n'
+        'schema = 1\nsuite = "d"\ntrials = { blocks = 1, warmup = "1 steps", threads = 1 }\n'
+        'measure = { energy = "off" }\n[accept.quality]\nmetric = "frechet_distance"\n'
+        'loses_at_most = "0.1 units"\nalso = ["loss", "psnr_db"]\n'
         '[[workload]]\nname = "w"\ntask = { use = "ddpm", timesteps = 10 }\nmodel = { use = "net.py" }\n'
         'data = { use = "digits", batch = 8, subset = 16 }\ntrain = { epochs = 2, lr = 0.01 }\n',
         encoding="utf-8",
