@@ -81,7 +81,8 @@ def celeba(folder: str = "celeba", size: int | list[int] | None = 64) -> Content
         if not parts[number]:
             message = f"{listed.name} lists no image to {purpose}: none has a {number} behind its name"
             raise UsageError(Problem("E402", message))
-    return _content(*([files[name] for name in names] for names in parts.values()), place, into)
+    train, test = ([files[name] for name in parts[number]] for number in (CELEBA_TRAIN, CELEBA_TEST))
+    return _content(train, test, place, into)
 
 
 def _partition(listed: Path) -> list[tuple[str, str]]:

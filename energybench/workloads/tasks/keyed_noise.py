@@ -22,8 +22,8 @@ FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # the factors of its out
 def states(key: int, index: Tensor) -> Tensor:
     """The start of each sample's stream: int64, of the shape (B,) of `index`.
 
-    A sample that stands in a batch several times, as sampling with replacement has it, gets a stream each time; cut into
-    micro-batches, in each of them.
+    A sample that stands in a batch several times, as sampling with replacement has it, gets a stream each time; of a
+    batch that is cut into micro-batches, within each of them.
     """
     order = index.argsort(stable=True)
     ranked = index[order]
