@@ -111,13 +111,14 @@ class DDPM(Task):
             like = batch.inputs
         if like is None:
             raise ValueError("there is no image to evaluate on")
-        quality = {"loss": torch.cat(losses).mean().item()}
-        if (real := torch.cat(seen)).shape[0] > 1:
-            self._compare_others(run, net, real, like)
-            made = features(net, self.generated(run, like))
-            finite = bool(made.isfinite().all())
-            quality["frechet_distance"] = frechet_distance(made, real) if finite else float("nan")
-        return quality
+        loss = torch.cat(losses).mean().item()
+        real = torch.cat(seen)
+        if len(real) < 2:
+            return {"loss": loss}
+        self._compare_others(run, net, real, like)
+        made = features(net, self.generated(run, like))
+        distance = frechet_distance(made, real) if bool(made.isfinite().all()) else float("nan")
+        return {"frechet_distance": distance, "loss": loss}
 
     def generated(self, run: TrainingRun, like: Tensor) -> Iterator[Tensor]:
         """`samples` images, in batches: (b, C, H, W), −1 … 1 (algorithm 2). The same noise for every model of a seed.
