@@ -155,7 +155,8 @@ def parameter_gradient(run: TrainingRun, batch: Batch) -> Tensor:
         value: Tensor = torch.func.functional_call(module, parameters, (one,))
         return value if scale == 1 else _wide(value) * scale
 
-    each: Callable[..., dict[str, Tensor]] = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
+    along = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, (batch.inputs, batch.targets))
+    each: Callable[..., dict[str, Tensor]] = torch.func.vmap(torch.func.grad(loss), in_dims=(None, *along))
     lengths = []
     for piece in split(replace(batch, also={}), -(-size * len(batch) // HELD)):
         with torch.no_grad():
@@ -172,7 +173,7 @@ def _differentiable_one_by_one(run: TrainingRun) -> bool:
 
 
 def _alone(tree: Any) -> Any:
-    return tree_map(lambda leaf: leaf[None], tree)
+    return tree_map(lambda leaf: leaf[None] if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def with_reference(work: Work) -> Work:

@@ -291,8 +291,8 @@ class Plan:
             counts = () if absent else plan_threads.candidates(self.spec, self.device)
             timed = time_threads(run, counts) if counts else {}
             judged = 1 if few == stand_in.FEWEST else 2  # of large images at several scales one takes seconds
-            found = run.evaluate(test.subset(torch.arange(min(judged, len(test)))))
-            self.check_quality(number, workload, task, found)
+            some = test.subset(torch.arange(min(judged, len(test))))
+            self.check_quality(number, workload, task, task.reports or tuple(run.evaluate(some)))
             if data.kind != stand_in.KIND:
                 whole_rel = whole_step_rel(run, step_s)
                 step_s *= whole_rel
@@ -310,10 +310,13 @@ class Plan:
         where = self.spec.where("workload", number, "model")
         return [Problem("E404", f"{what} failed: {type(error).__name__}: {error}", where)]
 
-    def check_quality(self, number: int, workload: WorkloadTable, task: Task, quality: dict[str, float]) -> None:
-        """Whether the task reports what the suite judges by, and somebody says which way is better."""
+    def check_quality(self, number: int, workload: WorkloadTable, task: Task, reported: tuple[str, ...]) -> None:
+        """Whether the task reports what the suite judges by, and somebody says which way is better.
+
+        reported: names of what its evaluation gives
+        """
         of_training = partial(plan_metrics.of_training, self.suite, number, workload, where=self.spec.where)
-        self.metrics[workload.name], problems = of_training(task=task.metrics, reported=quality)
+        self.metrics[workload.name], problems = of_training(task=task.metrics, reported=reported)
         self.problems += [problem for problem in problems if problem not in self.problems]
 
     # ── cells ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -101,7 +101,8 @@ class Streamed:
 class StandIn:
     """A store of `count` black images of class 0, made when they are asked for.
 
-    kind:  of the targets; a mask is of class 0 all over, and the one box of an image is the whole of it
+    kind:  of the targets; a mask is of class 0 all over, the one box of an image is the whole of it, and of "none"
+           there are none
     dtype: of samples that are no images: long of rows of tokens, float32 of vectors and clouds of points
     """
 
@@ -124,6 +125,8 @@ class StandIn:
             yield index.to(self.device), inputs, self._targets(len(index))
 
     def _targets(self, count: int) -> Any:
+        if self.kind == "none":
+            return None
         zeros = partial(torch.zeros, dtype=torch.long, device=self.device)
         if self.kind == "mask":
             return zeros(count, *self.shape[1:])

@@ -251,6 +251,9 @@ class Task(Method):
     # mean of `Forward.each` must be `Forward.value`, with what they add in both, or samples could not be weighted
     batch_parts: ClassVar[tuple[str, ...]] = ()
     provides: ClassVar[frozenset[str]] = frozenset({"forward", "backward", "per_sample_loss"})
+    # The names that `evaluate` gives, where it takes too long to be tried before a run; None: a plan tries it on two
+    # samples, and sees them
+    reports: ClassVar[tuple[str, ...] | None] = None
 
     def parameters(self, run: TrainingRun, part: str) -> Iterator[nn.Parameter]:
         """All parameters of `part`, whether they learn now or not."""

@@ -38,7 +38,7 @@ class KnownFolder:
     use: str
     targets: Targets
     shape: tuple[int, int, int]
-    classes: int
+    classes: int | None
     train: int
     test: int
     void: int | None = None
@@ -52,9 +52,10 @@ FOLDERS: dict[str, KnownFolder] = {
     "coco2017": KnownFolder("coco_folder", "boxes", (3, 640, 640), 80, 118_287, 5_000),
     "voc2012-boxes": KnownFolder("coco_folder", "boxes", (3, 640, 640), 20, 5_717, 5_823),
     "bccd": KnownFolder("bccd", "boxes", (3, 240, 320), 3, 292, 72),
+    "celeba": KnownFolder("unlabelled_folder", "none", (3, 64, 64), None, 162_770, 19_962),
 }
 
-NAMED = ("ade20k", "bccd", "camvid")  # those of them that a suite may `use` without a folder
+NAMED = ("ade20k", "bccd", "camvid", "celeba")  # those of them that a suite may `use` without a folder
 
 # Clouds of points by name → classes, training and test shapes, as ModelNet's own split has them
 POINT_CLOUDS = {"modelnet10": (10, 3_991, 908), "modelnet40": (40, 9_843, 2_468)}

@@ -60,6 +60,8 @@ DATA_SETS = {
     "coco_folder": "energybench.workloads.datasets.coco_folders:coco_folder",
     "ade20k": "energybench.workloads.datasets.segmentation:ade20k",
     "camvid": "energybench.workloads.datasets.segmentation:camvid",
+    "unlabelled_folder": "energybench.workloads.datasets.unlabelled_folders:unlabelled_folder",
+    "celeba": "energybench.workloads.datasets.unlabelled_folders:celeba",
     "bccd": "energybench.workloads.datasets.detection:bccd",
     "imdb": "energybench.workloads.datasets.text:imdb",
     "sst2": "energybench.workloads.datasets.text:sst2",

@@ -54,7 +54,7 @@ def resolve(use: str, base: Path) -> Path:
 
 def holds_parts(folder: Path) -> bool:
     """Whether it has a train/ and a test/ or val/ (of any case)."""
-    parts = _parts(folder)
+    parts = parts_of(folder)
     return "train" in parts and any(name in parts for name in TEST_NAMES)
 
 
@@ -70,7 +70,7 @@ def read_parts(folder: Path, shown: str, split: float | None = None, seed: int =
         UsageError: E402, with what was found in the folder, and what to do.
     """
     shown = shown.rstrip("/").removeprefix("./") or "."
-    parts = _parts(folder)
+    parts = parts_of(folder)
     test = next((parts[name] for name in TEST_NAMES if name in parts), None)
     if "train" in parts and test:
         if split is not None:
@@ -99,7 +99,7 @@ def read_parts(folder: Path, shown: str, split: float | None = None, seed: int =
     return ImageParts(tuple(classes), trained, kept, how)
 
 
-def _parts(folder: Path) -> dict[str, str]:
+def parts_of(folder: Path) -> dict[str, str]:
     """Lower-case name → the subfolder's own name, of those that are parts of a set."""
     found = {name.lower(): name for name in reversed(_folders(folder))}
     return {name: found[name] for name in ("train", *TEST_NAMES) if name in found}
@@ -108,7 +108,7 @@ def _parts(folder: Path) -> dict[str, str]:
 def _classes(folder: Path, shown: str, hint: str) -> dict[str, list[str]]:
     """Class → its images' paths, in the order of the names. Raises UsageError E402 where there is none, or one is
     empty."""
-    classes = {name: list(_images(folder / name)) for name in _folders(folder)}
+    classes = {name: list(images_below(folder / name)) for name in _folders(folder)}
     if not classes:
         raise UsageError(Problem("E402", f"{shown}/ {_found(folder)}", hint=hint))
     if empty := [name for name, files in classes.items() if not files]:
@@ -136,13 +136,13 @@ def _split(
             message = f"{shown}/{name}/ has one image, and a split needs two: one to train on, one to test"
             raise UsageError(Problem("E402", message, hint="add images, or take the class out"))
         count = min(len(files) - 1, max(1, int(len(files) * share + 0.5)))
-        tested = set(sorted(files, key=lambda file: _rank(seed, os.path.relpath(file, home)))[:count])
+        tested = set(sorted(files, key=lambda file: rank(seed, os.path.relpath(file, home)))[:count])
         for part, chosen in zip(parts, ([f for f in files if f not in tested], sorted(tested)), strict=True):
             part.append((label, chosen))
     return _labelled(parts[0]), _labelled(parts[1])
 
 
-def _rank(seed: int, name: str) -> bytes:
+def rank(seed: int, name: str) -> bytes:
     """Where an image stands in the split's order; file systems spell an accent in two ways."""
     return hashlib.sha256(f"{seed}/{unicodedata.normalize('NFC', name)}".encode(errors="surrogateescape")).digest()
 
@@ -173,7 +173,7 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def _images(folder: Path) -> Iterator[str]:
+def images_below(folder: Path) -> Iterator[str]:
     """Every image in it and below, folder by folder in the order of their paths; links are followed, not in circles."""
     for place, names in sorted(_walk(folder, frozenset())):
         yield from (os.path.join(place, name) for name in names if _is_image(name))

@@ -32,6 +32,7 @@ MODELS = {
     "cnn": "energybench.workloads.models.small:cnn",
     "mlp": "energybench.workloads.models.small:mlp",
     "vit_tiny": "energybench.workloads.models.small:vit_tiny",
+    "ddpm_unet": "energybench.workloads.models.diffusion:ddpm_unet",
     "mixer": "energybench.workloads.models.paper:mixer",
     "resnet26": "energybench.workloads.models.paper:resnet26",
     "resnet32": "energybench.workloads.models.paper:resnet32",
@@ -55,6 +56,7 @@ NEEDS: dict[str, str] = {
     "yolos": "vision",
     "gpt2_classifier": "text",
     "gpt2_language_model": "text",
+    "ddpm_unet": "diffusion",
 }
 NAMES = Names("model", "E401", MODELS, NEEDS)
 

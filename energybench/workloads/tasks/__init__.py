@@ -25,13 +25,14 @@ from energybench.workloads.names import Names
 TASKS = {
     "classification": "energybench.workloads.tasks.classification:Classification",
     "regression": "energybench.workloads.tasks.regression:Regression",
+    "ddpm": "energybench.workloads.tasks.diffusion:DDPM",
     "ridge": "energybench.workloads.tasks.ridge:Ridge",
     "segmentation": "energybench.workloads.tasks.segmentation:Segmentation",
     "detection": "energybench.workloads.tasks.detection:Detection",
     "text_classification": "energybench.workloads.tasks.text:TextClassification",
     "language_model": "energybench.workloads.tasks.text:LanguageModel",
 }
-NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
+NEEDS: dict[str, str] = {"ddpm": "diffusion"}  # name → the extra of energybench that it needs
 NAMES = Names("task", "E403", TASKS, NEEDS)
 
 
