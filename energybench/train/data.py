@@ -101,15 +101,20 @@ class Streamed:
 class StandIn:
     """A store of `count` black images of class 0, made when they are asked for.
 
-    kind:   of the targets; a mask is of class 0 all over, and the one box of an image is the whole of it
-    tokens: samples are no images but rows of whole numbers
+    kind:  of the targets; a mask is of class 0 all over, and the one box of an image is the whole of it
+    dtype: of the samples: uint8 are images, int64 rows of tokens, float32 any other numbers
     """
 
     def __init__(
-        self, shape: Iterable[int], count: int, device: torch.device, kind: Targets = "class", tokens: bool = False
+        self,
+        shape: Iterable[int],
+        count: int,
+        device: torch.device,
+        kind: Targets = "class",
+        dtype: torch.dtype = torch.uint8,
     ) -> None:
         self.shape, self.count, self.device, self.kind = tuple(shape), count, device, kind
-        self.dtype = torch.long if tokens else torch.uint8
+        self.dtype = dtype
 
     def __len__(self) -> int:
         return self.count

@@ -45,6 +45,7 @@ MODELS = {
     "yolos": "energybench.workloads.models.detection:yolos",
     "gpt2_classifier": "energybench.workloads.models.text:gpt2_classifier",
     "gpt2_language_model": "energybench.workloads.models.text:gpt2_language_model",
+    "vgg_small": "energybench.workloads.models.features:vgg_small",
 }
 # Name → the extra of energybench that it needs.
 NEEDS: dict[str, str] = {
