@@ -1,9 +1,9 @@
 """Features as data: what a frozen backbone makes of another set's images, computed once and kept.
 
 The images pass in batches of AT_ONCE, in their order, prepared as training would hand them over and not augmented,
-through the backbone in evaluation mode, on the CPU. What comes out is kept in the user's cache under a key of all that it
-depends on: the images, how they are prepared, the backbone's weights tensor by tensor, the layer, the versions of torch,
-of torchvision and of energybench itself. A suite's cells all train on the same features.
+through the backbone in evaluation mode, on the CPU. What comes out is kept in the user's cache under a key of all that
+it depends on: the images, how they are prepared, the backbone's weights tensor by tensor, the layer, the versions of
+torch, of torchvision and of energybench itself. A suite's cells all train on the same features.
 
 The cost of this is no trial's: it is counted and told, in the notes of the data in the record, and is in no figure.
 """
@@ -99,7 +99,7 @@ def features(
         return _standing_in(described, shape, f"{name}: they are not computed yet; {cost}")
     if kept is None:
         kept, how = _computed(extractor, described, settings, shape), "computed now"
-        unkept = found.unkept or kept_tensors.write(KIND, key, kept)
+        unkept = kept_tensors.write(KIND, key, kept) or found.unkept
         how += f", and not kept for the next run: {unkept}" if unkept else ""
     tensors = kept.tensors
     result = {part: (tensors[f"{part}.inputs"], tensors[f"{part}.targets"]) for part in ("train", "test")}
