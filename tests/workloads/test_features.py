@@ -490,7 +490,11 @@ energy = "off"
 name = "one"
 model = { use = "mlp", hidden = [5] }
 train = { epochs = 2, lr = 0.1 }
-data = { use = "features", batch = 8, subset = 24, test_subset = 12 }
+[workload.data]
+use = "features"
+batch = 8
+subset = 24
+test_subset = 12
 [workload.data.options]
 of = "digits"
 layer = "features"
