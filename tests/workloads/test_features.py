@@ -230,11 +230,13 @@ def test_an_output_that_a_later_layer_overwrites_is_taken_before():
     ids=["unknown", "flat", "small", "no-linear", "not-called", "one-row", "tuple"],
 )
 def test_a_layer_that_gives_no_features_is_refused(model, layer, pool, said):
+    shape = (3, 1, 8, 8)
     if isinstance(model, nn.ModuleDict):
         model.forward = lambda images: images  # type: ignore[method-assign]
-    shown = torch.randn(3, 1, 8, 8)[:, 0] if isinstance(model[0] if layer == "0" else None, nn.LSTM) else None
+    elif isinstance(model[0], nn.LSTM):
+        shape = (3, 8, 8)
     with pytest.raises(ValueError, match=said):
-        Extractor(model, layer, pool)(torch.randn(3, 1, 8, 8) if shown is None else shown.transpose(0, 1))
+        Extractor(model, layer, pool)(torch.randn(shape))
 
 
 def test_it_knows_which_tensors_the_features_depend_on():
@@ -697,7 +699,10 @@ def test_numbers_as_targets_are_kept_as_they_are(tmp_path, monkeypatch):
         ({"backbone": {"use": "vgg_small", "weights": 3}}, "options.backbone"),
         ({"backbone": VGG | {"classes": 0}}, "options.backbone.classes is 0"),
         ({"backbone": "mine.py:net"}, "is a file"),
-        ({"backbone": {"use": "vit_tiny", "patch": 4, "layers": 1}, "of": {"use": "digits", "resize": 9}}, "8"),
+        (
+            {"backbone": {"use": "vit_tiny", "patch": 4, "layers": 1}, "of": {"use": "digits", "resize": 9}},
+            "indivisible",
+        ),
         ({"trained_on": TRAINING, "backbone": VGG | {"weights": "a.pt"}}, "take one of them out"),
         ({"trained_on": TRAINING, "backbone": VGG | {"classes": 10}}, "is of a file's head"),
         ({"trained_on": TRAINING | {"epochs": 0}}, "options.trained_on.epochs is 0"),
@@ -705,13 +710,12 @@ def test_numbers_as_targets_are_kept_as_they_are(tmp_path, monkeypatch):
         ({"trained_on": TRAINING | {"epoch": 1}}, "did you mean 'epochs'"),
         ({"trained_on": "features"}, "features themselves"),
         ({"trained_on": {"use": "digits", "batch": 0}}, "options.trained_on.batch"),
-        ({"trained_on": TRAINING | {"lr": 900.0, "epochs": 9}}, "failed"),
+        ({"trained_on": TRAINING | {"lr": 1e38}}, "a smaller lr"),
     ],
     ids=lambda value: str(value)[:60] if isinstance(value, dict) else "",
 )
 def test_options_that_cannot_be_are_refused_in_words(options, said, tmp_path):
-    code = "E401" if "vit_tiny" in str(options) else "E402"
-    assert said in refused(tmp_path, code, **options)
+    assert said in refused(tmp_path, **options)
 
 
 @pytest.mark.parametrize(

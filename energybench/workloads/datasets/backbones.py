@@ -5,6 +5,7 @@ Whatever it is, it is told: in `Backbone.words`, which the record keeps with the
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -169,17 +170,26 @@ def _built(use: str, parameters: Mapping[str, Any], shape: tuple[int, ...], clas
     """As its seed makes it, whatever random numbers were drawn before, and without drawing any of theirs."""
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise refusal(f"options.backbone.classes is {classes!r}; expected a whole number", "classes = 1000")
-    with torch.random.fork_rng([]), bounded_models(use):
-        torch.manual_seed(stable_seed(seed, KIND))
-        model = models.build(use, shape, classes, dict(parameters))
-    models.fix_sizes(model, use, shape)
+    try:
+        with torch.random.fork_rng([]), bounded_models(use):
+            torch.manual_seed(stable_seed(seed, KIND))
+            model = models.build(use, shape, classes, dict(parameters))
+        models.fix_sizes(model, use, shape)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a builder makes of a size that is not its own
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        shown = "×".join(map(str, shape))
+        raise refusal(
+            f"'{use}' cannot be made for images of {shown}: {reason}", "resize, or another backbone"
+        ) from None
     return model
 
 
 def _check_recipe(epochs: Any, lr: Any) -> None:
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise refusal(f"options.trained_on.epochs is {epochs!r}; expected a whole number", f"epochs = {EPOCHS}")
-    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 < lr < 1e3:
+    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 < lr < math.inf:
         raise refusal(f"options.trained_on.lr is {lr!r}; expected a number above 0", f"lr = {LR}")
 
 
