@@ -82,5 +82,5 @@ def _checksum(key: str, tensors: Mapping[str, Tensor], facts: str) -> str:
     heads = [(name, list(tensor.shape), str(tensor.dtype)) for name, tensor in tensors.items()]
     digest = hashlib.sha256(json.dumps([FORMAT, key, facts, heads]).encode())
     for tensor in tensors.values():
-        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
