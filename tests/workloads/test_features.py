@@ -965,7 +965,7 @@ def traced_suite(name: str) -> Any:
 @pytest.mark.parametrize(
     ("name", "workload", "shape", "hidden", "classes", "samples"),
     [
-        ("tasks-features", "flowers17-vgg-small", (128, 2, 2), 512, 17, 1088),
+        ("tasks-features", "flowers17-vgg-small", (64, 4, 4), 512, 17, 1088),
         ("paper-importance-flowers", "vgg16-flowers102", (512, 7, 7), 256, 102, 6149),
     ],
 )
