@@ -150,6 +150,7 @@ class DatumKnown(Known):
     targets: str | None = None
     class_names: list[str] | None = None
     parts: dict[str, Count] | None = None
+    notes: list[str] | None = None
 
 
 class DataKnown(Known):

@@ -7,13 +7,13 @@ device and torch must be the same, else nothing is known. What cannot be read is
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from energybench.common import user_cache
 from energybench.common.limits import RECORD_B
 from energybench.common.quantities import Amount, Count, Text, WindowSeconds
 from energybench.common.safe_read import read_bytes
@@ -43,8 +43,7 @@ class Calibration(RecordModel):
 
 def place() -> Path:
     """Where it is kept."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(cache, "energybench", "calibration.json")
+    return user_cache.place("calibration.json")
 
 
 def machine_of(facts: dict[str, Any]) -> dict[str, str]:

@@ -224,7 +224,8 @@ class Plan:
                 known=self.purpose != "run",
             )
             self.data[key] = described
-            if described.kind == stand_in.KIND:
+            self.notes += described.notes
+            if described.kind == stand_in.KIND and not described.notes:
                 timed = "" if self.purpose == "trace" else "; times are those of a few samples of zeros"
                 name = data.options.get("folder", data.use)
                 self.notes.append(f"'{name}' is not on this machine: shape and counts are the published ones{timed}")

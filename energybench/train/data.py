@@ -103,7 +103,7 @@ class StandIn:
 
     kind:  of the targets; a mask is of class 0 all over, the one box of an image is the whole of it, and of "none"
            there are none
-    dtype: of samples that are no images: long of rows of tokens, float32 of vectors and clouds of points
+    dtype: of the samples: uint8 are images, int64 rows of tokens, float32 any other numbers
     """
 
     def __init__(

@@ -116,14 +116,15 @@ def _is_field(item: ast.AnnAssign) -> bool:
 
 
 def of_function(function: ast.FunctionDef, known: Mapping[str, ast.expr]) -> list[Parameter]:
-    """A function's arguments that a suite may set: all but `shape` and `classes`, which it is given."""
+    """A function's arguments that a suite may set: all but `shape` and `classes`, which it is given, and what begins
+    with an underscore."""
     arguments = [*function.args.posonlyargs, *function.args.args]
     defaults: list[ast.expr | None] = [None] * (len(arguments) - len(function.args.defaults))
     pairs = [*zip(arguments, [*defaults, *function.args.defaults], strict=True)]
     pairs += zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
     found = []
     for argument, written in pairs:
-        if argument.arg not in ("self", "shape", "classes"):
+        if argument.arg not in ("self", "shape", "classes") and not argument.arg.startswith("_"):
             default, value = _default(written)
             annotation = argument.annotation or ast.Name("Any")
             schema = schema_of(annotation, known)

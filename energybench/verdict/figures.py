@@ -270,6 +270,7 @@ class Workload:
     baseline_name: str = "plain training"  # what its methods are held against
     command: str = ""  # and what that ran, where it is a command
     percent: bool = False  # the metric was recorded as a percentage; changes of it are fractions here
+    data_notes: tuple[str, ...] = ()  # what the record says of how its data were made
 
 
 @renamed(kept_quality="quality_within_margin")

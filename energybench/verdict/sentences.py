@@ -227,7 +227,7 @@ def once(cost: Once) -> str:
 
 
 def baseline(workload: Workload) -> str:
-    """Plain training's own figures, and how far it lies from itself."""
+    """Plain training's own figures, how far it lies from itself, and what there is to say of its data."""
     figures = workload.baseline
     parts = [wording.blocks(figures.n)]
     if figures.seconds:
@@ -248,7 +248,8 @@ def baseline(workload: Workload) -> str:
     if workload.twin is not None:
         twin = workload.twin
         parts.append(f"against itself {wording.measured(twin)} {wording.what(twin.quantity, twin.scope)}")
-    return f"{workload.baseline_name.capitalize()}: {'; '.join(parts)}."
+    own = f"{workload.baseline_name.capitalize()}: {'; '.join(parts)}."
+    return " ".join([own, *(f"Its data: {note}." for note in workload.data_notes)])
 
 
 UNJUDGED = "Quality is not judged: the suite says that there is none to lose."

@@ -118,6 +118,7 @@ class WorkloadComparison:
             baseline_name="the plain command" if self.outside else "plain training",
             command=self._command("baseline"),
             percent=known is not None and known.metric.scale == "percent",
+            data_notes=tuple((self.run.data.get(self.name) or {}).get("notes") or ()),
         )
 
     def _command(self, label: str) -> str:

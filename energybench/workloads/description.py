@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from energybench.train.facts import Facts, Targets
 
-NEWER = ("targets", "void", "class_names", "extra", "images", "parts")  # recorded where they say something
+NEWER = ("targets", "void", "class_names", "extra", "images", "parts", "notes")  # recorded where they say something
 
 
 class ImageMoments(BaseModel):
@@ -35,6 +35,7 @@ class DataDescription(BaseModel):
     train, test: numbers of samples
     parts:       of further parts: their names and numbers of samples
     sha256:      over the samples; for streamed sets over the files' names, sizes and labels
+    notes:       what else there is to say of how it was made, a sentence each
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,6 +57,7 @@ class DataDescription(BaseModel):
     test: int
     parts: dict[str, int] = Field(default_factory=dict)
     sha256: str
+    notes: tuple[str, ...] = ()
 
     @property
     def facts(self) -> Facts:

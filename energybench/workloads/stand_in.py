@@ -6,11 +6,11 @@ Imports no torch; the store that stands in for the samples is in train/data.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from energybench.common.errors import Problem, UsageError
+from energybench.common.errors import Problem, UsageError, nearest
 from energybench.flops.work import Line
 from energybench.suite.tables import DataTable
 from energybench.train.facts import Targets
@@ -27,13 +27,18 @@ KNOWN: dict[str, tuple[tuple[int, int, int], int, int, int]] = {
     "cifar10": ((3, 32, 32), 10, 50_000, 10_000),
     "cifar100": ((3, 32, 32), 100, 50_000, 10_000),
     "tiny-imagenet": ((3, 64, 64), 200, 100_000, 10_000),
+    "flowers17": ((3, 128, 128), 17, 1_088, 272),  # a fifth of its 1,360 images for testing
     "imagenet": ((3, 224, 224), 1000, 1_281_167, 50_000),  # at the size that its papers train on
 }
 
 
 @dataclass(frozen=True, slots=True)
 class KnownFolder:
-    """A published set that a reader of folders finds. shape: of an image, where the suite gives no `size`."""
+    """A published set that a reader of folders finds.
+
+    shape:  of an image, where the suite gives no `size`
+    splits: published ones, of which options may choose others to train and to test on than train and test say
+    """
 
     use: str
     targets: Targets
@@ -42,8 +47,28 @@ class KnownFolder:
     train: int
     test: int
     void: int | None = None
+    splits: Mapping[str, int] = field(default_factory=dict)
+
+    def count(self, part: str, chosen: Any) -> int:
+        """Of a part, where `chosen` are the splits that it is made of, in the options; None: its own."""
+        if self.splits and chosen is not None:
+            return sum(self.splits[name] for name in chosen_splits(part, chosen))
+        own: int = getattr(self, part)
+        return own
 
 
+def chosen_splits(part: str, chosen: Any) -> list[str]:
+    """The published splits that an option names for a part: one, or a list. Raises UsageError E402."""
+    names = chosen if isinstance(chosen, list) else [chosen]
+    unknown = next((name for name in names if name not in list(FLOWERS_102)), None)
+    if not names or unknown is not None or len(set(names)) < len(names):
+        message = f"options.{part} is {chosen!r}; expected one of the published splits, or several of them"
+        hint = nearest(str(unknown), FLOWERS_102) if unknown is not None else ", ".join(FLOWERS_102)
+        raise UsageError(Problem("E402", message, hint=hint))
+    return names
+
+
+FLOWERS_102 = {"train": 1_020, "val": 1_020, "test": 6_149}
 # `folder` of `options`, as $ENERGYBENCH_DATA has it → the set as it was published; sizes are the usual ones
 FOLDERS: dict[str, KnownFolder] = {
     "voc2012": KnownFolder("mask_folder", "mask", (3, 512, 512), 21, 1_464, 1_449, 255),
@@ -53,9 +78,11 @@ FOLDERS: dict[str, KnownFolder] = {
     "voc2012-boxes": KnownFolder("coco_folder", "boxes", (3, 640, 640), 20, 5_717, 5_823),
     "bccd": KnownFolder("bccd", "boxes", (3, 240, 320), 3, 292, 72),
     "celeba": KnownFolder("unlabelled_folder", "none", (3, 64, 64), None, 162_770, 19_962),
+    "flowers102": KnownFolder("flowers102", "class", (3, 224, 224), 102, 1_020, 6_149, splits=FLOWERS_102),
 }
 
-NAMED = ("ade20k", "bccd", "camvid", "celeba")  # those of them that a suite may `use` without a folder
+# Those of them that a suite may `use` without a folder.
+NAMED = ("ade20k", "bccd", "camvid", "celeba", "flowers102")
 
 # Clouds of points by name → classes, training and test shapes, as ModelNet's own split has them
 POINT_CLOUDS = {"modelnet10": (10, 3_991, 908), "modelnet40": (40, 9_843, 2_468)}
@@ -73,7 +100,8 @@ def describe(settings: DataTable) -> DataDescription | None:
     key = str(settings.options.get("folder", settings.use))
     folder = FOLDERS.get(key.casefold())
     if folder is not None and (use == folder.use or (use in NAMED and use == key.casefold())):
-        shape, classes, train, test = folder.shape, folder.classes, folder.train, folder.test
+        shape, classes = folder.shape, folder.classes
+        train, test = (folder.count(part, settings.options.get(part)) for part in ("train", "test"))
         targets, void, name = folder.targets, folder.void, key
     elif use in KNOWN:
         shape, classes, train, test = KNOWN[use]

@@ -8,7 +8,7 @@ says what to do. Nothing is downloaded unless a run needs it. Names match whatev
 
 A set of its own is a function in a file here and a line of DATA_SETS: it takes the suite's `options` and returns
 {"train": (inputs, targets), "test": (inputs, targets)}. One that takes a `folder` gets it as a path: the suite writes
-one, or a name in $ENERGYBENCH_DATA. Start with `shipped.py`.
+one, or a name in $ENERGYBENCH_DATA; one that takes `_asked` is told what else was asked for. Start with `shipped.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,10 +73,24 @@ DATA_SETS = {
     "photograph": "energybench.workloads.datasets.regression:photograph",
     "modelnet10": "energybench.workloads.datasets.points:modelnet10",
     "modelnet40": "energybench.workloads.datasets.points:modelnet40",
+    "flowers102": "energybench.workloads.datasets.flowers:flowers102",
+    "features": "energybench.workloads.datasets.features:features",
 }
 NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
 NAMES = Names("data", "E402", DATA_SETS, NEEDS)
+OF_THE_RUN = "_asked"  # an argument that no suite sets
 TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a data set that is made of another one must know beside its options; as `prepare` is given it."""
+
+    settings: DataTable
+    cache: Path
+    base: Path
+    download: bool = True
+    known: bool = False
 
 
 def prepare(
@@ -117,7 +131,8 @@ def decode(
     source, options = use, settings.options
     if function is None and (function := NAMES.load(use)) is not None:
         source = _named_source(use)
-    takes: Mapping[str, Any] = {"size": None} if function is None else inspect.signature(function).parameters
+    takes: Mapping[str, Any] = {"size": None} if function is None else dict(inspect.signature(function).parameters)
+    takes = {name: each for name, each in takes.items() if name != OF_THE_RUN}
     if own or function is None:
         _check_options(use, options, tuple(takes))
     if settings.split is not None and (function is not None or use in TORCHVISION):
@@ -139,7 +154,10 @@ def decode(
             if own and isinstance(given := options.get("file"), str):
                 written = image_folders.resolve(given, base or Path.cwd())
                 options = {**options, "file": str(written)} if os.path.isfile(written) else options
-            made = call(function, use, {}, options)
+            asked = Asked(settings, cache, base or Path.cwd(), download, known)
+            made = call(function, use, {OF_THE_RUN: asked} if own else {}, options)
+            if own and isinstance(made, DataDescription):  # of what is known by its name alone
+                return made
             content = made if isinstance(made, Content) else of_function(made, use)
     except UsageError:
         absent = known and isinstance(looked_for, str) and not _is_here(looked_for)
@@ -155,14 +173,14 @@ def decode(
     kept: dict[str, Any] = {"train": content.train, "test": content.test, "size": content.size}
     kept |= {"parts": dict(content.parts)} if content.parts else {}
     kept |= {"zero_is_void": True} if content.zero_is_void else {}
-    described = describe(kept, source, facts, content.told)
+    described = describe(kept, content.source or source, facts, content.told)
     name = re.sub(r"[^\w.-]", "_", use, flags=re.ASCII)[-80:]  # a path may be longer than any name
     file = cache / f"{name}-{described.sha256[:12]}{layout(kept)}.pt"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
         torch.save(kept, file.with_suffix(".part"))
         file.with_suffix(".part").replace(file)
-    return described.model_copy(update={"file": str(file)})
+    return described.model_copy(update={"file": str(file), "notes": content.notes})
 
 
 def fitted(described: DataDescription, settings: DataTable) -> DataDescription:

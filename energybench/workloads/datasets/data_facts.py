@@ -46,7 +46,12 @@ class Told(BaseModel):
 
 @dataclass(frozen=True)
 class Content:
-    """A data set before it is decoded. size: (height, width) that files are brought to; None: the first one's."""
+    """A data set before it is decoded.
+
+    size:   (height, width) that files are brought to; None: the first one's
+    source: what it is in words, where its name does not say it
+    notes:  what else there is to say of how it was made, a sentence each
+    """
 
     train: Split
     test: Split
@@ -54,6 +59,8 @@ class Content:
     told: Told = field(default_factory=Told)
     size: tuple[int, int] | None = None
     zero_is_void: bool = False
+    source: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def of_function(result: Any, use: str) -> Content:

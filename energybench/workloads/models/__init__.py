@@ -48,6 +48,7 @@ MODELS = {
     "gpt2_language_model": "energybench.workloads.models.text:gpt2_language_model",
     "siren": "energybench.workloads.models.regression:siren",
     "pointnet": "energybench.workloads.models.points:pointnet",
+    "vgg_small": "energybench.workloads.models.features:vgg_small",
 }
 # Name → the extra of energybench that it needs.
 NEEDS: dict[str, str] = {
