@@ -251,6 +251,9 @@ class Task(Method):
     # mean of `Forward.each` must be `Forward.value`, with what they add in both, or samples could not be weighted
     batch_parts: ClassVar[tuple[str, ...]] = ()
     provides: ClassVar[frozenset[str]] = frozenset({"forward", "backward", "per_sample_loss"})
+    # True: one learning rate for a whole epoch, that of its first step, as of clients who train side by side and are
+    # only simulated one after another
+    lr_per_epoch: ClassVar[bool] = False
 
     def parameters(self, run: TrainingRun, part: str) -> Iterator[nn.Parameter]:
         """All parameters of `part`, whether they learn now or not."""
