@@ -155,6 +155,8 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         record.estimate = estimate(spec, run)
         record.budget = budget(spec.ledger, run) if spec.header.role == "method" else spec.budget
         record.diagnostics = {m.name: diagnostics(m, spec) for m in methods}
+        if of_task := diagnostics(task, spec):
+            record.diagnostics[task.name] = of_task
         told_of_the_recipe(record, run)
         if run.stop_reason is not None:
             record.epochs = run.epochs_ended
