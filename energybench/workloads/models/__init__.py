@@ -45,6 +45,8 @@ MODELS = {
     "yolos": "energybench.workloads.models.detection:yolos",
     "gpt2_classifier": "energybench.workloads.models.text:gpt2_classifier",
     "gpt2_language_model": "energybench.workloads.models.text:gpt2_language_model",
+    "lenet": "energybench.workloads.models.federated:lenet",
+    "resnet18_groupnorm": "energybench.workloads.models.federated:resnet18_groupnorm",
 }
 # Name → the extra of energybench that it needs.
 NEEDS: dict[str, str] = {
