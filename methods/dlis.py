@@ -24,7 +24,7 @@ from torch import Tensor
 
 from energybench import Batch, Data, Forward, Method, TrainingRun, Work
 from energybench.algorithms.sample_scores import Scorer
-from energybench.algorithms.weighted_sampling import Sampler, unbiased
+from energybench.algorithms.weighted_sampling import Sampler, pass_key, unbiased
 from energybench.flops.work import FORWARD
 from energybench.train.trees import join, split, take
 
@@ -89,7 +89,7 @@ class DLIS(Method):
 
     def _positions(self, run: TrainingRun, data: Data, ahead: deque[int | None]) -> Iterator[Tensor]:
         """Of each batch when it is asked for; the size of what shall be left of a presample goes into `ahead`."""
-        generator = run.rng(self.name, PRESAMPLE, run.epoch_number)
+        generator = run.rng(self.name, PRESAMPLE, *pass_key(run))
         for piece in data.cut(run.order(data), run.recipe.batch):
             ahead.append(len(piece) if self._open else None)
             count = self.presample * len(piece)

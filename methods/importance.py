@@ -27,7 +27,7 @@ from torch import Tensor
 
 from energybench import Batch, Data, Forward, Method, TrainingRun, Work
 from energybench.algorithms.sample_scores import FORMS, SCORES, Scorer, with_reference
-from energybench.algorithms.weighted_sampling import Sampler, average_repeats, unbiased
+from energybench.algorithms.weighted_sampling import Sampler, average_repeats, pass_key, unbiased
 
 ESTIMATORS = ("importance", "adaptive")
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -100,7 +100,7 @@ class Importance(Method):
         self, run: TrainingRun, data: Data, memory: Memory, ahead: deque[tuple[bool, Tensor | None]]
     ) -> Iterator[Tensor]:
         """Of each batch when it is asked for; what is not in it goes into `ahead`: whether it is drawn, its weights."""
-        generator = run.rng(self.name, "draw", run.epoch_number, device=run.device)
+        generator = run.rng(self.name, "draw", *pass_key(run), device=run.device)
         order: list[Tensor] = []
         checked = False
         for number, size in enumerate(data.sizes(run.recipe.batch)):

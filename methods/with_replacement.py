@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from energybench import Batch, Data, Method, TrainingRun
+from energybench.algorithms.weighted_sampling import pass_key
 
 
 class WithReplacement(Method):
@@ -22,7 +23,7 @@ class WithReplacement(Method):
         self._drawn = 0
 
     def batches(self, run: TrainingRun, data: Data, inner: Callable[[Data], Iterable[Batch]]) -> Iterable[Batch]:
-        generator = run.rng(self.name, "draw", run.epoch_number)
+        generator = run.rng(self.name, "draw", *pass_key(run))
         sizes = data.sizes(run.recipe.batch)
         self._drawn += sum(sizes)
         return run.load(data, (torch.randint(len(data), (size,), generator=generator) for size in sizes))

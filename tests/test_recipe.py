@@ -52,6 +52,22 @@ def test_a_step_schedule_multiplies_once_at_each_milestone(epochs, data):
         assert recipe.lr_at(epoch / epochs) == pytest.approx(0.1 * 0.5**passed)
 
 
+@given(st.integers(1, 300), st.floats(0.5, 0.9999), st.floats(0, 0.999))
+def test_an_exponential_schedule_multiplies_after_every_epoch(epochs, factor, within):
+    recipe = Recipe(epochs, 1, lr=0.1, schedule="exponential", factor=factor)
+    for epoch in range(epochs):
+        assert recipe.lr_at(epoch / epochs) == pytest.approx(0.1 * factor**epoch)
+        assert recipe.lr_at((epoch + within) / epochs) == pytest.approx(0.1 * factor**epoch)
+
+
+def test_an_exponential_schedule_says_its_factor():
+    with pytest.raises(ValueError, match="multiplies the rate"):
+        TrainTable.model_validate({"epochs": 10, "lr": 0.1, "schedule": "exponential"})
+    given = TrainTable.model_validate({"epochs": 10, "lr": 0.1, "schedule": "exponential", "factor": 0.998})
+    again = TrainTable.model_validate(given.model_dump(mode="json"))
+    assert (again.schedule, again.factor) == ("exponential", 0.998)
+
+
 @given(st.sampled_from(["constant", "linear", "cosine"]), st.floats(0.5, 5), progresses)
 def test_a_warm_up_is_a_ramp_over_whatever_the_schedule_says(schedule, warmup, progress):
     plain = Recipe(10, 1, lr=0.3, schedule=schedule)
@@ -99,7 +115,7 @@ REFERENCE = {
 
 def test_the_schema_offers_the_optimizers_and_schedules_that_exist():
     assert set(choices("optimizer")) == set(REFERENCE)
-    assert set(choices("schedule")) == {"constant", "linear", "cosine", "step"}
+    assert set(choices("schedule")) == {"constant", "linear", "cosine", "step", "exponential"}
 
 
 @pytest.mark.parametrize("name", REFERENCE)

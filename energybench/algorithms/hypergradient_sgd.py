@@ -253,6 +253,7 @@ class LearnedRate(Method):
             raise ValueError(f"{self.name}: {reason}")
         super().setup(run)
         self._optimizers: list[HyperSGD] = []  # one per part, in the order of their first use
+        self._flop_before = 0  # of those whose turn is over: a federated client has one of its own
 
     def optimizer(
         self, run: TrainingRun, params: list[nn.Parameter], inner: Callable[[list[nn.Parameter]], Optimizer]
@@ -268,6 +269,11 @@ class LearnedRate(Method):
             learn_momentum=self.learn_momentum,
             multiplier=run.lr_multiplier if run.recipe.lr_multipliers else None,
         )
+        for number, before in enumerate(self._optimizers):
+            if before.parameters[0] is params[0]:
+                self._flop_before += before.product_flop
+                self._optimizers[number] = optimizer
+                return optimizer
         self._optimizers.append(optimizer)
         return optimizer
 
@@ -282,7 +288,7 @@ class LearnedRate(Method):
 
     def inner_products_line(self, samples: int) -> Line:
         """What the inner products cost, per sample of `samples`."""
-        flop = sum(optimizer.product_flop for optimizer in self._optimizers)
+        flop = self._flop_before + sum(optimizer.product_flop for optimizer in self._optimizers)
         return Line("hypergradient", "", "dot", flop / max(1, samples))
 
     @staticmethod

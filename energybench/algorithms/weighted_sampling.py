@@ -13,9 +13,13 @@ at every call and ends at 2²⁴ of them. Nothing here makes the host wait for t
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from energybench.train.interface import TrainingRun
 
 ROW_BITS = 5
 ROW = 1 << ROW_BITS
@@ -126,3 +130,9 @@ def average_repeats(index: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     group = sums.index_select(0, past) - sums.index_select(0, first)
     mean = torch.where(count > 1, group / count, values)
     return mean, (ordered[1:] == ordered[:-1]).sum()
+
+
+def pass_key(run: TrainingRun) -> tuple[int, ...]:
+    """What tells the pass over some data that begins now from the other passes of its epoch, as federated clients make
+    them: key of `run.rng` for what a pass draws. Plain training's only pass of an epoch has the epoch alone."""
+    return (run.epoch_number, run.step_in_epoch) if run.step_in_epoch else (run.epoch_number,)

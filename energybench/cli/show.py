@@ -197,6 +197,7 @@ def print_record(path: Path, console: Console) -> None:
                 times += f", {format_seconds(reading.cpu_s)} CPU"
             console.print(printable_text(f"  {name}: {times}" + (f", {energy}" if energy else "")))
         _print_curve(record, console)
+        _print_summaries(record, console)
         if record.memory_resident_b:
             console.print(f"  memory: {format_bytes(record.memory_resident_b)} resident at most")
     text = json_text(json.loads(read_bytes(path, RECORD_B)))
@@ -214,6 +215,22 @@ def _print_curve(trial: Trial, console: Console) -> None:
         console.print(printable_text(f"  epoch {point.get('epoch') or 0:g}: {told}"))
     if len(shown) < len(looked):
         console.print(f"  ({len(shown)} of {len(looked)} epochs; all of them: energybench export FOLDER --to curves)")
+
+
+def _print_summaries(trial: Trial, console: Console) -> None:
+    """Figures that a task, or a method, has summed up in its diagnostics; bytes as such."""
+    for name, told in trial.diagnostics.items():
+        summary = told.get("summary") if isinstance(told, dict) else None
+        if isinstance(summary, dict):
+            figures = ", ".join(_figure(str(key), value) for key, value in summary.items())
+            console.print(printable_text(f"  {name}: {figures}"))
+
+
+def _figure(key: str, value: Any) -> str:
+    words = key.removesuffix("_b").replace("_", " ")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"{words} {value}"
+    return f"{words} {format_bytes(value) if key.endswith('_b') else f'{value:,}'}"
 
 
 def _kind(path: Path) -> type[Trial] | type[CountingRun]:

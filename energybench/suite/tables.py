@@ -287,11 +287,14 @@ class TrainTable(SuiteTable):
         default=None, examples=[[0.9, 0.999]], description="of adam and adamw; else torch's default"
     )
     decay: float = Field(default=0.0, ge=0, description="weight decay, as the optimizer defines it")
-    schedule: Literal["constant", "cosine", "linear", "step"] = Field(
-        default="constant", description="of the learning rate over the epochs, step by step"
+    schedule: Literal["constant", "cosine", "linear", "step", "exponential"] = Field(
+        default="constant",
+        description='of the learning rate over the epochs, step by step; "step" and "exponential" epoch by epoch',
     )
     milestones: Several[float] = Field(default=(), description='epochs after which "step" multiplies the rate')
-    factor: float = Field(default=0.1, gt=0, lt=1, description='of "step", at each milestone')
+    factor: float = Field(
+        default=0.1, gt=0, lt=1, description='of "step", at each milestone; of "exponential", after every epoch'
+    )
     warmup_epochs: float = Field(default=0.0, ge=0, description="the learning rate rises from 0 over so many epochs")
     clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
     accumulate: int = Field(default=1, ge=1, description="micro-batches per update")
@@ -322,6 +325,9 @@ class TrainTable(SuiteTable):
             hint = 'write both: schedule = "step", milestones = [100, 150]'
             key = "schedule" if self.milestones else "milestones"
             raise KeyedError('milestones are the epochs of schedule = "step", and it needs some', key, hint)
+        if self.schedule == "exponential" and "factor" not in self.model_fields_set:
+            message, hint = "after every epoch it multiplies the rate by a factor", "write it too: factor = 0.998"
+            raise KeyedError(f'schedule = "exponential": {message}', "schedule", hint)
         if any(b <= a for a, b in pairwise((0.0, *self.milestones, float(self.epochs)))):
             hint = f"epochs in rising order, above 0 and below {self.epochs}"
             raise KeyedError("milestones must rise and lie inside the training", "milestones", hint)

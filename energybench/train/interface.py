@@ -204,7 +204,8 @@ class TrainingRun(Protocol):
     # ── the optimizer ─────────────────────────────────────────────────────────────────────────────────────────
 
     def lr(self, part: str = "main") -> float:
-        """The learning rate now: a pure function of progress, so skipped epochs advance it."""
+        """The learning rate now: a pure function of progress, so skipped epochs advance it; the same in all steps of an
+        epoch where the task says so (`lr_per_epoch`)."""
 
     def lr_multiplier(self, parameter: nn.Parameter) -> float:
         """By how much a parameter's learning rate is another than `lr`, as the recipe's `lr_multipliers` say; else 1.

@@ -254,6 +254,9 @@ class Task(Method):
     # The names that `evaluate` gives, where it takes too long to be tried before a run; None: a plan tries it on two
     # samples, and sees them
     reports: ClassVar[tuple[str, ...] | None] = None
+    # True: one learning rate for a whole epoch, that of its first step, as of clients who train side by side and are
+    # only simulated one after another
+    lr_per_epoch: ClassVar[bool] = False
 
     def parameters(self, run: TrainingRun, part: str) -> Iterator[nn.Parameter]:
         """All parameters of `part`, whether they learn now or not."""

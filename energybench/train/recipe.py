@@ -40,7 +40,8 @@ class Recipe:
     def lr_at(self, progress: float) -> float:
         """The learning rate at `progress` in [0, 1] of the planned epochs: a pure function, so skipping advances it.
 
-        A warm-up multiplies whatever the schedule says by a ramp from 0 to 1. Milestones are in planned epochs.
+        A warm-up multiplies whatever the schedule says by a ramp from 0 to 1. Milestones are in planned epochs;
+        "exponential" multiplies by the factor after each of them.
         """
         rate, epoch = self.lr, progress * self.epochs
         if self.schedule == "cosine":
@@ -49,6 +50,8 @@ class Recipe:
             rate *= 1 - progress
         elif self.schedule == "step":
             rate *= self.factor ** sum(epoch > milestone - 1e-9 for milestone in self.milestones)
+        elif self.schedule == "exponential":
+            rate *= self.factor ** math.floor(epoch + 1e-9)
         return rate * min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else rate
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:

@@ -312,7 +312,7 @@ class Run:
 
     def lr(self, part: str = "main") -> float:
         """The learning rate now: a pure function of progress, so skipped epochs advance it."""
-        within = min(1.0, self.step_in_epoch / self.steps_per_epoch)
+        within = 0.0 if self.task.lr_per_epoch else min(1.0, self.step_in_epoch / self.steps_per_epoch)
         return self.recipe.lr_at(min(1.0, (self.epoch_number - 1 + within) / self.schedule_epochs))
 
     def lr_multiplier(self, parameter: nn.Parameter) -> float:

@@ -49,6 +49,8 @@ MODELS = {
     "siren": "energybench.workloads.models.regression:siren",
     "pointnet": "energybench.workloads.models.points:pointnet",
     "vgg_small": "energybench.workloads.models.features:vgg_small",
+    "lenet": "energybench.workloads.models.federated:lenet",
+    "resnet18_groupnorm": "energybench.workloads.models.federated:resnet18_groupnorm",
 }
 # Name → the extra of energybench that it needs.
 NEEDS: dict[str, str] = {

@@ -31,6 +31,9 @@ TASKS = {
     "detection": "energybench.workloads.tasks.detection:Detection",
     "text_classification": "energybench.workloads.tasks.text:TextClassification",
     "language_model": "energybench.workloads.tasks.text:LanguageModel",
+    "fedavg": "energybench.workloads.tasks.federated:FedAvg",
+    "fedprox": "energybench.workloads.tasks.federated:FedProx",
+    "fedspeed": "energybench.workloads.tasks.federated:FedSpeed",
 }
 NEEDS: dict[str, str] = {"ddpm": "diffusion"}  # name → the extra of energybench that it needs
 NAMES = Names("task", "E403", TASKS, NEEDS)
