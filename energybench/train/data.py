@@ -101,15 +101,23 @@ class Streamed:
 class StandIn:
     """A store of `count` black images of class 0, made when they are asked for.
 
-    kind:   of the targets; a mask is of class 0 all over, and the one box of an image is the whole of it
-    tokens: samples are no images but rows of whole numbers
+    kind:    of the targets; a mask is of class 0 all over, and the one box of an image is the whole of it
+    tokens:  samples are no images but rows of whole numbers
+    domains: beside its class a sample has the number of its domain, 0
     """
 
     def __init__(
-        self, shape: Iterable[int], count: int, device: torch.device, kind: Targets = "class", tokens: bool = False
+        self,
+        shape: Iterable[int],
+        count: int,
+        device: torch.device,
+        kind: Targets = "class",
+        tokens: bool = False,
+        domains: bool = False,
     ) -> None:
         self.shape, self.count, self.device, self.kind = tuple(shape), count, device, kind
         self.dtype = torch.long if tokens else torch.uint8
+        self.domains = domains
 
     def __len__(self) -> int:
         return self.count
@@ -128,7 +136,9 @@ class StandIn:
             return {"boxes": whole.repeat(count, 1, 1), "labels": zeros(count, 1)}
         if self.kind == "tokens":
             return zeros(count, *self.shape)
-        return zeros(count)
+        if self.kind == "none":
+            return None
+        return {"class": zeros(count), "domain": zeros(count)} if self.domains else zeros(count)
 
 
 class Data:

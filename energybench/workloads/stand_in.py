@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from energybench.flops.work import Line
 from energybench.suite.tables import DataTable
 from energybench.train.facts import Targets
-from energybench.workloads import text_sets
+from energybench.workloads import domain_sets, text_sets
 from energybench.workloads.description import DataDescription
 
 KIND = "stand-in"
@@ -61,6 +61,8 @@ def describe(settings: DataTable) -> DataDescription | None:
     if use in text_sets.KNOWN:
         return text_sets.describe(use, settings.options, settings.subset, settings.test_subset)
     key = str(settings.options.get("folder", settings.use))
+    if use in domain_sets.KNOWN and use == key.casefold():
+        return domain_sets.describe(use, settings)
     folder = FOLDERS.get(key.casefold())
     if folder is not None and (use == folder.use or (use in NAMED and use == key.casefold())):
         shape, classes, train, test = folder.shape, folder.classes, folder.train, folder.test

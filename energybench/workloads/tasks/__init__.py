@@ -29,6 +29,12 @@ TASKS = {
     "detection": "energybench.workloads.tasks.detection:Detection",
     "text_classification": "energybench.workloads.tasks.text:TextClassification",
     "language_model": "energybench.workloads.tasks.text:LanguageModel",
+    "source_only": "energybench.workloads.tasks.adaptation:SourceOnly",
+    "mcc": "energybench.workloads.tasks.adaptation:MinimumClassConfusion",
+    "mdd": "energybench.workloads.tasks.adaptation:MarginDisparity",
+    "erm": "energybench.workloads.tasks.generalization:RiskMinimization",
+    "vrex": "energybench.workloads.tasks.generalization:RiskExtrapolation",
+    "group_dro": "energybench.workloads.tasks.generalization:GroupRobustness",
 }
 NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
 NAMES = Names("task", "E403", TASKS, NEEDS)
