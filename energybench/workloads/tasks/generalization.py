@@ -86,8 +86,8 @@ class GroupRobustness(RiskMinimization):
 
     inputs (B, ...), targets {"class": (B,), "domain": (B,)}; the model returns logits (B, classes).
 
-    At every step q of a domain is multiplied by exp(η·risk) and all are normalised, before the loss is taken. With η = 0
-    it is the mean of the domains' risks.
+    At every step q of a domain is multiplied by exp(η·risk), and all are normalised, before the loss is taken. With
+    η = 0 it is the mean of the domains' risks.
 
     eta: η
     """
