@@ -1,4 +1,4 @@
-"""Adaptation and generalization: their losses by hand and in closed form, their data, and every method that composes."""
+"""Adaptation and generalization: losses by hand and in closed form, their data, and every method that composes."""
 
 from __future__ import annotations
 
