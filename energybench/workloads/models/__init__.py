@@ -45,6 +45,7 @@ MODELS = {
     "yolos": "energybench.workloads.models.detection:yolos",
     "gpt2_classifier": "energybench.workloads.models.text:gpt2_classifier",
     "gpt2_language_model": "energybench.workloads.models.text:gpt2_language_model",
+    "digit_net": "energybench.workloads.models.adaptation:digit_net",
     "mdd_net": "energybench.workloads.models.adaptation:mdd_net",
 }
 # Name → the extra of energybench that it needs.
