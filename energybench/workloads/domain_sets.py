@@ -39,7 +39,7 @@ class Roles:
     adapted: bool
 
     @property
-    def extra(self) -> dict[str, int | str]:
+    def extra(self) -> dict[str, int | float | str]:
         """What a task must know: how many domains a sample may be of, and which."""
         return {} if self.adapted else {"domains": len(self.train), "domain_names": ", ".join(self.train)}
 

@@ -199,8 +199,8 @@ def open_part(described: DataDescription, settings: DataTable, device: torch.dev
         further = {name: (_stand_in(described, n, "none", device), "none") for name, n in described.parts.items()}
     elif training:
         further = {
-            name: (Resident(*split, device), "none" if split[1] is None else facts.targets)
-            for name, split in content.get("parts", {}).items()
+            name: (Resident(of_part, labels, device), "none" if labels is None else facts.targets)
+            for name, (of_part, labels) in content.get("parts", {}).items()
         }
     parts = {name: _further(*each, described, settings, device) for name, each in further.items()}
     images = _images(described, facts, settings, device)
