@@ -51,6 +51,7 @@ NO_TORCH = (
     "workloads",
     "workloads/description",
     "workloads/catalogue",
+    "workloads/domain_sets",
     "workloads/names",
     "workloads/stand_in",
     "workloads/tasks",

@@ -101,9 +101,10 @@ class Streamed:
 class StandIn:
     """A store of `count` black images of class 0, made when they are asked for.
 
-    kind:  of the targets; a mask is of class 0 all over, the one box of an image is the whole of it, and of "none"
-           there are none
-    dtype: of the samples: uint8 are images, int64 rows of tokens, float32 any other numbers
+    kind:    of the targets; a mask is of class 0 all over, the one box of an image is the whole of it, and of "none"
+             there are none
+    dtype:   of the samples: uint8 are images, int64 rows of tokens, float32 any other numbers
+    domains: beside its class a sample has the number of its domain, 0
     """
 
     def __init__(
@@ -113,8 +114,10 @@ class StandIn:
         device: torch.device,
         kind: Targets = "class",
         dtype: torch.dtype = torch.uint8,
+        domains: bool = False,
     ) -> None:
         self.shape, self.count, self.device, self.kind, self.dtype = tuple(shape), count, device, kind, dtype
+        self.domains = domains
 
     def __len__(self) -> int:
         return self.count
@@ -135,7 +138,9 @@ class StandIn:
             return {"boxes": whole.repeat(count, 1, 1), "labels": zeros(count, 1)}
         if self.kind == "tokens":
             return zeros(count, *self.shape)
-        return zeros(count)
+        if self.kind == "none":
+            return None
+        return {"class": zeros(count), "domain": zeros(count)} if self.domains else zeros(count)
 
 
 class Data:

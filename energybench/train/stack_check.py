@@ -85,8 +85,9 @@ def _working_order(methods: Sequence[Method], task: Task) -> list[str] | None:
 
 
 def _separately(owner: Method, layer: Method) -> str:
-    if isinstance(layer, Task):
-        return f"'{owner.name}' cannot train the task '{layer.name}'"
+    for method, task in ((owner, layer), (layer, owner)):
+        if isinstance(task, Task):
+            return f"'{method.name}' cannot train the task '{task.name}'"
     return f"run '{owner.name}' and '{layer.name}' as two methods"
 
 
@@ -95,6 +96,7 @@ def _unmet_needs(methods: Sequence[Method], task: Task, where: str) -> list[Prob
     for layer in methods:
         for need in sorted(layer.needs - task.provides):
             problems.append(Problem("E312", f"'{layer.name}' needs {need}, which the task does not provide", where))
+    for layer in [*methods, task]:  # a task may act on a pass too: one in which a gradient turns round
         for owner in methods:
             if owner is layer or owner.runs is None:
                 continue
@@ -105,7 +107,7 @@ def _unmet_needs(methods: Sequence[Method], task: Task, where: str) -> list[Prob
                         f"'{layer.name}' acts on the {need} pass, but '{owner.name}' leaves only: "
                         f"{', '.join(sorted(owner.runs)) or 'none'}",
                         where,
-                        f"run '{layer.name}' and '{owner.name}' as two methods",
+                        _separately(layer, owner),
                     )
                 )
     return problems

@@ -14,7 +14,7 @@ from energybench.common.errors import Problem, UsageError, nearest
 from energybench.flops.work import Line
 from energybench.suite.tables import DataTable
 from energybench.train.facts import Targets
-from energybench.workloads import text_sets
+from energybench.workloads import domain_sets, text_sets
 from energybench.workloads.description import DataDescription
 
 KIND = "stand-in"
@@ -98,6 +98,8 @@ def describe(settings: DataTable) -> DataDescription | None:
     if use in POINT_CLOUDS:
         return _point_clouds(use, settings)
     key = str(settings.options.get("folder", settings.use))
+    if use in domain_sets.KNOWN and use == key.casefold():
+        return domain_sets.describe(use, settings)
     folder = FOLDERS.get(key.casefold())
     if folder is not None and (use == folder.use or (use in NAMED and use == key.casefold())):
         shape, classes = folder.shape, folder.classes

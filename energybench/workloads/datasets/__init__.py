@@ -31,7 +31,7 @@ from energybench.common.safe_read import list_folder
 from energybench.common.torchvision_shim import import_torchvision
 from energybench.suite.tables import DataTable
 from energybench.train.data import Data, Resident, StandIn, Store, Streamed
-from energybench.train.facts import Facts
+from energybench.train.facts import Facts, Targets
 from energybench.train.images import Images, is_image
 from energybench.train.trees import take
 from energybench.workloads import catalogue, stand_in
@@ -75,6 +75,11 @@ DATA_SETS = {
     "modelnet40": "energybench.workloads.datasets.points:modelnet40",
     "flowers102": "energybench.workloads.datasets.flowers:flowers102",
     "features": "energybench.workloads.datasets.features:features",
+    "domain_folder": "energybench.workloads.datasets.domains:domain_folder",
+    "pacs": "energybench.workloads.datasets.domains:pacs",
+    "office31": "energybench.workloads.datasets.domains:office31",
+    "mnist_to_digits": "energybench.workloads.datasets.domains:mnist_to_digits",
+    "coloured_mnist": "energybench.workloads.datasets.domains:coloured_mnist",
 }
 NEEDS: dict[str, str] = {}  # name → the extra of energybench that it needs
 NAMES = Names("data", "E402", DATA_SETS, NEEDS)
@@ -210,28 +215,39 @@ def open_part(described: DataDescription, settings: DataTable, device: torch.dev
     inputs, targets = content.get(part, (None, None))
     store: Store
     if absent:
-        numbers = torch.uint8 if described.has_images else torch.float32
-        dtype = torch.long if "vocabulary" in described.extra else numbers
-        shape = described.stored or described.shape
-        store = StandIn(shape, getattr(described, part), device, described.targets, dtype)
+        store = _stand_in(described, getattr(described, part), described.targets, device)
     elif described.kind == "streamed":
         masks_shifted = content.get("zero_is_void", False)
         store = Streamed(inputs, targets, tuple(content["size"]), settings.workers, device, masks_shifted)
     else:
         store = Resident(inputs, targets, device)
     facts, training = described.facts, part == "train"
-    parts = {
-        name: _further(split, described, settings, device)
-        for name, split in (content.get("parts", {}) if training else {}).items()
-    }
+    further: dict[str, tuple[Store, Targets]] = {}
+    if training and absent:
+        further = {name: (_stand_in(described, n, "none", device), "none") for name, n in described.parts.items()}
+    elif training:
+        further = {
+            name: (Resident(of_part, labels, device), "none" if labels is None else facts.targets)
+            for name, (of_part, labels) in content.get("parts", {}).items()
+        }
+    parts = {name: _further(*each, described, settings, device) for name, each in further.items()}
     images = _images(described, facts, settings, device)
     return Data(store, images, drop_last=training and settings.drop_last, facts=facts, parts=parts)
 
 
-def _further(split: Split, described: DataDescription, settings: DataTable, device: torch.device) -> Data:
+def _further(
+    store: Store, targets: Targets, described: DataDescription, settings: DataTable, device: torch.device
+) -> Data:
     """A further part, prepared and augmented as the training part is."""
-    facts = replace(described.facts, targets="none") if split[1] is None else described.facts
-    return Data(Resident(*split, device), _images(described, facts, settings, device), facts=facts)
+    facts = replace(described.facts, targets=targets)
+    return Data(store, _images(described, facts, settings, device), facts=facts)
+
+
+def _stand_in(described: DataDescription, count: int, targets: Targets, device: torch.device) -> StandIn:
+    numbers = torch.uint8 if described.has_images else torch.float32
+    dtype = torch.long if "vocabulary" in described.extra else numbers
+    shape = described.stored or described.shape
+    return StandIn(shape, count, device, targets, dtype, domains="domains" in described.extra)
 
 
 def _images(described: DataDescription, facts: Facts, settings: DataTable, device: torch.device) -> Images | None:

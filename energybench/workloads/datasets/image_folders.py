@@ -76,8 +76,8 @@ def read_parts(folder: Path, shown: str, split: float | None = None, seed: int =
         if split is not None:
             message = f"{shown}/ has a {test}/ of its own, so there is nothing to split"
             raise UsageError(Problem("E402", message, hint=f"take out split, or {test}/"))
-        classes = _classes(folder / parts["train"], f"{shown}/{parts['train']}", _two_parts_hint(shown))
-        tested = _classes(folder / test, f"{shown}/{test}", _two_parts_hint(shown))
+        classes = class_folders(folder / parts["train"], f"{shown}/{parts['train']}", _two_parts_hint(shown))
+        tested = class_folders(folder / test, f"{shown}/{test}", _two_parts_hint(shown))
         if strange := sorted(set(tested) - set(classes)):
             message = f"{shown}/{test} has a class that {shown}/{parts['train']} lacks: '{strange[0]}'"
             raise UsageError(Problem("E402", message, hint=nearest(strange[0], classes)))
@@ -91,7 +91,7 @@ def read_parts(folder: Path, shown: str, split: float | None = None, seed: int =
     if test:
         message = f"{shown}/ has {_listed(_folders(folder))} and no train/, so there is nothing to split"
         raise UsageError(Problem("E402", message, hint=f"take out split, and {_two_parts_hint(shown)}"))
-    classes = _classes(home, shown_home, _class_folders_hint(folder, shown))
+    classes = class_folders(home, shown_home, _class_folders_hint(folder, shown))
     deeper = _one_level_down(folder)
     _refuse_one_class(classes, shown_home, _deeper_hint(shown, deeper) if deeper else "")
     trained, kept = _split(home, shown_home, classes, split, seed)
@@ -105,7 +105,7 @@ def parts_of(folder: Path) -> dict[str, str]:
     return {name: found[name] for name in ("train", *TEST_NAMES) if name in found}
 
 
-def _classes(folder: Path, shown: str, hint: str) -> dict[str, list[str]]:
+def class_folders(folder: Path, shown: str, hint: str) -> dict[str, list[str]]:
     """Class → its images' paths, in the order of the names. Raises UsageError E402 where there is none, or one is
     empty."""
     classes = {name: list(images_below(folder / name)) for name in _folders(folder)}

@@ -51,6 +51,8 @@ MODELS = {
     "vgg_small": "energybench.workloads.models.features:vgg_small",
     "lenet": "energybench.workloads.models.federated:lenet",
     "resnet18_groupnorm": "energybench.workloads.models.federated:resnet18_groupnorm",
+    "digit_net": "energybench.workloads.models.adaptation:digit_net",
+    "mdd_net": "energybench.workloads.models.adaptation:mdd_net",
 }
 # Name → the extra of energybench that it needs.
 NEEDS: dict[str, str] = {

@@ -34,6 +34,12 @@ TASKS = {
     "fedavg": "energybench.workloads.tasks.federated:FedAvg",
     "fedprox": "energybench.workloads.tasks.federated:FedProx",
     "fedspeed": "energybench.workloads.tasks.federated:FedSpeed",
+    "source_only": "energybench.workloads.tasks.adaptation:SourceOnly",
+    "mcc": "energybench.workloads.tasks.adaptation:MinimumClassConfusion",
+    "mdd": "energybench.workloads.tasks.adaptation:MarginDisparity",
+    "erm": "energybench.workloads.tasks.generalization:RiskMinimization",
+    "vrex": "energybench.workloads.tasks.generalization:RiskExtrapolation",
+    "group_dro": "energybench.workloads.tasks.generalization:GroupRobustness",
 }
 NEEDS: dict[str, str] = {"ddpm": "diffusion"}  # name → the extra of energybench that it needs
 NAMES = Names("task", "E403", TASKS, NEEDS)

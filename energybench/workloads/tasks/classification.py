@@ -47,23 +47,32 @@ class Classification(Task):
 
     def losses(self, run: TrainingRun, outputs: Tensor, batch: Batch) -> Tensor:
         smoothing = run.recipe.label_smoothing
-        return F.cross_entropy(outputs, batch.targets, reduction="none", label_smoothing=smoothing)
+        return F.cross_entropy(outputs, self.labels(batch), reduction="none", label_smoothing=smoothing)
 
     def output_gradient(self, run: TrainingRun, outputs: Tensor, batch: Batch) -> Tensor:
         """softmax − target, with s of the target spread evenly over the classes: (B, classes)."""
         smoothing = run.recipe.label_smoothing
         gradient = outputs.softmax(1) - smoothing / outputs.shape[1]
         wanted = gradient.new_full((len(outputs), 1), smoothing - 1)
-        return gradient.scatter_add_(1, batch.targets[:, None], wanted)
+        return gradient.scatter_add_(1, self.labels(batch)[:, None], wanted)
+
+    def labels(self, batch: Batch) -> Tensor:
+        """The class of each sample (B,), for tasks whose targets say more."""
+        labels: Tensor = batch.targets
+        return labels
+
+    def logits(self, outputs: Any) -> Tensor:
+        """Those by which a sample is classified, (B, classes), of what the model returns."""
+        return heads(outputs)[0]
 
     def evaluate(self, run: TrainingRun, data: Data) -> dict[str, float]:
         """accuracy (0–1) and mean loss without label smoothing."""
         right = torch.zeros((), device=run.device)
         loss = torch.zeros((), device=run.device)
         for batch in data.in_order():
-            logits = heads(run.model(batch.inputs))[0].float()
-            right += (logits.argmax(1) == batch.targets).sum()
-            loss += F.cross_entropy(logits, batch.targets, reduction="sum")
+            logits, labels = self.logits(run.model(batch.inputs)).float(), self.labels(batch)
+            right += (logits.argmax(1) == labels).sum()
+            loss += F.cross_entropy(logits, labels, reduction="sum")
         return {"accuracy": right.item() / len(data), "loss": loss.item() / len(data)}
 
 
