@@ -96,7 +96,7 @@ class SsProp(Method):
         rises = self.schedule in ("linear", "cosine") and self.period is not None
         if rises and (self.period.count < 2 or not float(self.period.count).is_integer()):  # type: ignore[union-attr]
             raise ValueError(
-                f"a {self.schedule} schedule rises over a whole number of steps or epochs, 2 at least, not {self.period}"
+                f"a {self.schedule} schedule rises over whole steps or epochs, 2 at least, and not over {self.period}"
             )
         if self.warmup_epochs < 0:
             raise ValueError(f"warmup_epochs is 0 or more, not {self.warmup_epochs}")
