@@ -362,6 +362,8 @@ def test_any_json_is_either_panels_of_finite_figures_or_nothing(value: Any) -> N
             if isinstance(panel, figures_diagnostics.Histogram)
             else panel.observed
             if isinstance(panel, figures_diagnostics.Bounded)
+            else panel.y
+            if isinstance(panel, figures_diagnostics.Scatter)
             else panel.values
         )
         assert len(figures) > 1
@@ -395,6 +397,26 @@ def test_figures_by_number_and_over_epochs_are_found_and_a_constant_is_not() -> 
         figures_diagnostics.ByNumber("samples by drop rate", ("0", "0.8"), (5.0, 3.0)),
         figures_diagnostics.OverEpochs("shape", (2.0, 4.0), (1.0, 2.0)),
     ]
+
+
+def test_points_stand_against_each_other_where_there_are_as_many_of_both() -> None:
+    entry = {"name": "loss", "against": "norm", "x": [1, 2, 3], "y": [2, 4, 7], "rank_correlation": 1.0}
+    (panel,) = figures_diagnostics.panels({"compared": {"scatter": [entry]}})
+    assert panel == figures_diagnostics.Scatter("loss", "norm", (1.0, 2.0, 3.0), (2.0, 4.0, 7.0), 1.0)
+    for broken in ({"x": [1, 2]}, {"y": [1, 2, None]}, {"x": [1], "y": [1]}, {"x": "123"}):
+        assert not list(figures_diagnostics.panels({"compared": {"scatter": [entry | broken]}}))
+    (unknown,) = figures_diagnostics.panels({"compared": {"scatter": [entry | {"rank_correlation": None}]}})
+    assert unknown.rank_correlation is None  # a constant score has none, and is no 0
+
+
+def test_points_can_be_drawn_and_say_in_words_how_they_agree(tmp_path: Path) -> None:
+    meta, trials, counting_runs = traced(example(), tmp_path)
+    scatter = [{"name": "loss", "against": "norm", "x": [1, 2, 3], "y": [2, 7, 4], "rank_correlation": 0.5}]
+    trials = [t.model_copy(update={"diagnostics": {"half": {"scatter": scatter}}}) for t in trials]
+    found = album(summarise(meta, trials, counting_runs), trials, tmp_path, ["diagnostics"])
+    assert_no_mistake(found)
+    assert all("loss against norm, rank correlation 0.50" in picture.alt for picture in found.pictures)
+    assert any("rank correlation 0.50" in text for text in texts(found.pictures[0].svg))
 
 
 def test_what_was_observed_stands_with_its_positive_bounds_and_without_them_nowhere() -> None:
