@@ -15,7 +15,8 @@ from energybench.verdict import wording
 from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Summary, Workload
 
-KINDS = ("ladder", "where", "trade-off", "blocks", "curves", "power", "diagnostics")
+KINDS = ("ladder", "where", "trade-off", "quality-curves", "blocks", "curves", "power", "diagnostics")
+OPTIONAL = ("diagnostics", "quality-curves")  # most methods, and most suites, have none and need none
 DIAGNOSED = 8  # cells of a workload whose diagnostics are drawn
 
 
@@ -50,7 +51,7 @@ def album(
             if isinstance(drawn, Drawn):
                 caption, alt = (wording.clean(wording.plain(part)) for part in (drawn.caption, drawn.alt))
                 pictures.append(Picture(kind, workload.name, f"{name}.svg", caption, alt, drawn.svg))
-            elif kind != "diagnostics":  # most methods have nothing to draw, and need not
+            elif kind not in OPTIONAL or "our mistake" in drawn:
                 left_out.append(LeftOut(kind, workload.name, drawn))
     return Album(tuple(pictures), tuple(left_out))
 
@@ -67,6 +68,7 @@ def _drawers(
         ("ladder", f"ladder-{name}", partial(figures_savings.ladder, workload, margin)),
         ("where", f"where-{name}", partial(figures_savings.where, workload, margin)),
         ("trade-off", f"trade-off-{name}", partial(figures_trade_off.trade_off, workload, trials, margin, examination)),
+        ("quality-curves", f"quality-{name}", partial(figures_trials.quality, workload, trials, folder, examination)),
         ("blocks", f"blocks-{name}", partial(figures_trials.blocks, name, trials, examination)),
         ("curves", f"curves-{name}", partial(figures_trials.training, name, trials, folder, examination)),
         ("power", f"power-{name}", partial(figures_power.powers, name, trials, folder)),

@@ -133,7 +133,7 @@ def _workload(workload: Workload, album: Album) -> list[str]:
     page += _pictures(album, workload, "where")
     page += [_behind(row, metric) for row in workload.rows]
     page.append("### Quality")
-    page += _pictures(album, workload, "trade-off")
+    page += _pictures(album, workload, "trade-off", "quality-curves")
     page.append(_quality(workload))
     return page + _target(workload) + _over_the_run(workload, album)
 

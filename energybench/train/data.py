@@ -103,12 +103,20 @@ class StandIn:
 
     kind:   of the targets; a mask is of class 0 all over, and the one box of an image is the whole of it
     tokens: samples are no images but rows of whole numbers
+    labels: of a sample whose target is a value: numbers of 0 or 1
     """
 
     def __init__(
-        self, shape: Iterable[int], count: int, device: torch.device, kind: Targets = "class", tokens: bool = False
+        self,
+        shape: Iterable[int],
+        count: int,
+        device: torch.device,
+        kind: Targets = "class",
+        tokens: bool = False,
+        labels: int | None = None,
     ) -> None:
         self.shape, self.count, self.device, self.kind = tuple(shape), count, device, kind
+        self.labels = labels
         self.dtype = torch.long if tokens else torch.uint8
 
     def __len__(self) -> int:
@@ -128,7 +136,7 @@ class StandIn:
             return {"boxes": whole.repeat(count, 1, 1), "labels": zeros(count, 1)}
         if self.kind == "tokens":
             return zeros(count, *self.shape)
-        return zeros(count)
+        return zeros(count, self.labels) if self.kind == "value" and self.labels else zeros(count)
 
 
 class Data:

@@ -48,6 +48,7 @@ def test_the_same_records_in_any_order_give_the_same_bytes_and_every_kind_is_dra
     meta, trials, counting_runs = traced(example(), tmp_path)
     histogram = {"name": "w", "from": -1.0, "to": 1.0, "density": [0.2, 0.6, 0.2], "fitted": [0.3, 0.4, 0.3]}
     trials = [t.model_copy(update={"diagnostics": {"half": {"histograms": [histogram]}}}) for t in trials]
+    trials = [t.model_copy(update={"curve": [p | {"accuracy": p["epoch"] / 4} for p in t.curve]}) for t in trials]
     first = album(summarise(meta, trials, counting_runs), trials, tmp_path)
     random.Random(1).shuffle(trials)
     again = album(summarise(meta, trials, counting_runs[::-1]), trials, tmp_path)
@@ -277,6 +278,32 @@ def test_a_window_that_was_paused_has_no_joules_along_the_way(tmp_path: Path) ->
     paused = [t.model_copy(update={"phases": {"train": t.train.model_copy(update={"pieces": 2})}}) for t in trials]
     assert figures_trials.curves(paused, "joules", tmp_path) == []
     assert figures_trials.curves(paused, "wall_s", tmp_path) != []
+
+
+def test_a_metric_has_a_curve_over_epochs_and_seconds_where_every_epoch_was_evaluated(tmp_path: Path) -> None:
+    """Block b's epoch e has accuracy (e + b) / 10 after 2 e seconds of its window: the mean over blocks 0, 1, 2."""
+    meta, trials, counting_runs = traced(example(), tmp_path)
+
+    def looked_at(t: Any, epochs: int) -> Any:
+        points = [{"epoch": float(e), "loss": 1 / e, "wall_s": 2.0 * e} for e in (1, 2, 3)]
+        return t.model_copy(
+            update={"curve": [p | {"accuracy": (p["epoch"] + t.block) / 10} for p in points[:epochs]] + points[epochs:]}
+        )
+
+    trials = [looked_at(t, 2 if t.role == "twin" else 3) for t in trials]
+    found = figures_trials.curves(trials, "wall_s", figure="accuracy")
+    assert {curve.role for curve in found} == {t.role for t in trials} - {"twin"}  # whose looking ended with a target
+    plain = next(curve for curve in found if curve.role == "baseline")
+    assert plain.x == (2.0, 4.0, 6.0)
+    assert plain.y == pytest.approx((0.2, 0.3, 0.4))
+    assert (plain.low[0], plain.high[0]) == (0.1, 0.3)
+    drawn_of = album(summarise(meta, trials, counting_runs), trials, tmp_path, ["quality-curves"])
+    (picture,) = drawn_of.pictures
+    assert picture.caption.startswith("accuracy on the test set over epochs and seconds")
+    assert any("up is better" in text for text in texts(picture.svg))
+    never = [looked_at(t, 0) for t in trials]
+    nothing = album(summarise(meta, never, counting_runs), never, tmp_path, ["quality-curves"])
+    assert (nothing.pictures, nothing.left_out) == ((), ())  # no suite need look at every epoch
 
 
 def test_curves_over_seconds_exist_only_where_an_epoch_has_its_seconds(tmp_path: Path) -> None:

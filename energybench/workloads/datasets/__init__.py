@@ -56,6 +56,7 @@ Part = Literal["train", "test"]
 DATA_SETS = {
     "digits": "energybench.workloads.datasets.shipped:digits",
     "mnist5k": "energybench.workloads.datasets.shipped:mnist5k",
+    "celeba_attributes": "energybench.workloads.datasets.celeba:celeba_attributes",
     "mask_folder": "energybench.workloads.datasets.mask_folders:mask_folder",
     "coco_folder": "energybench.workloads.datasets.coco_folders:coco_folder",
     "ade20k": "energybench.workloads.datasets.segmentation:ade20k",
@@ -183,7 +184,7 @@ def open_part(described: DataDescription, settings: DataTable, device: torch.dev
     store: Store
     if absent:
         shape, tokens = described.stored or described.shape, "vocabulary" in described.extra
-        store = StandIn(shape, getattr(described, part), device, described.targets, tokens)
+        store = StandIn(shape, getattr(described, part), device, described.targets, tokens, described.classes)
     elif described.kind == "streamed":
         masks_shifted = content.get("zero_is_void", False)
         store = Streamed(inputs, targets, tuple(content["size"]), settings.workers, device, masks_shifted)

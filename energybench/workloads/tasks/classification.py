@@ -8,10 +8,12 @@ checkpoints were trained. Evaluation, scores and gradients of outputs see the ma
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from energybench.common.metrics import Better, Metric
@@ -26,17 +28,34 @@ if TYPE_CHECKING:
 AUXILIARY = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}  # of an output's type: each further head's weight
 
 
+_SHARE = Metric(better="higher", scale="fraction", least=0.0, most=1.0)
+
+
+@dataclass(eq=False, kw_only=True)
 class Classification(Task):
     """Cross-entropy on one label for each sample; quality is accuracy.
 
     inputs (B, ...), targets (B,) of class numbers; the model returns logits (B, classes).
+
+    top_k: also judge by the share of samples whose class is among the k likeliest: 5 gives "top5_accuracy", Acc@5
     """
+
+    top_k: Annotated[int, Field(ge=2)] | None = None
 
     name = "classification"
     metrics: ClassVar[Mapping[str, Metric | Better]] = {
-        "accuracy": Metric(better="higher", scale="fraction", least=0.0, most=1.0),
+        "accuracy": _SHARE,
         "loss": Metric(better="lower", unit="nats", least=0.0),
     }
+
+    def __post_init__(self) -> None:
+        if self.top_k is None:
+            return
+        if type(self).evaluate is not Classification.evaluate:
+            raise ValueError("it is evaluated by metrics of its own, and top_k is not among them")
+        if self.top_k < 2:
+            raise ValueError(f"top_k is 2 or more, not {self.top_k}: accuracy is that of the likeliest class")
+        self.metrics = {**type(self).metrics, f"top{self.top_k}_accuracy": _SHARE}  # type: ignore[misc]
 
     def forward(self, run: TrainingRun, batch: Batch) -> Forward:
         logits, auxiliary, weight = heads(run.model(batch.inputs))
@@ -57,14 +76,27 @@ class Classification(Task):
         return gradient.scatter_add_(1, batch.targets[:, None], wanted)
 
     def evaluate(self, run: TrainingRun, data: Data) -> dict[str, float]:
-        """accuracy (0–1) and mean loss without label smoothing."""
-        right = torch.zeros((), device=run.device)
+        """accuracy (0–1), that of the k likeliest where it is asked for, and mean loss without label smoothing."""
+        right, among = torch.zeros((), device=run.device), torch.zeros((), device=run.device)
         loss = torch.zeros((), device=run.device)
         for batch in data.in_order():
             logits = heads(run.model(batch.inputs))[0].float()
             right += (logits.argmax(1) == batch.targets).sum()
+            if self.top_k is not None:
+                among += among_likeliest(logits, batch.targets, self.top_k).sum()
             loss += F.cross_entropy(logits, batch.targets, reduction="sum")
-        return {"accuracy": right.item() / len(data), "loss": loss.item() / len(data)}
+        top = {} if self.top_k is None else {f"top{self.top_k}_accuracy": among.item() / len(data)}
+        return {"accuracy": right.item() / len(data), **top, "loss": loss.item() / len(data)}
+
+
+def among_likeliest(logits: Tensor, targets: Tensor, k: int) -> Tensor:
+    """Whether each target (B,) is among the k classes of the largest logits (B, classes).
+
+    Raises ValueError where there are no more than k classes: it would always be.
+    """
+    if k >= logits.shape[1]:
+        raise ValueError(f"top_k = {k} of {logits.shape[1]} classes is always right")
+    return (logits.topk(k, dim=1).indices == targets[:, None]).any(1)
 
 
 def heads(outputs: Any) -> tuple[Tensor, list[Tensor], float]:
