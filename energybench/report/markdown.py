@@ -144,6 +144,12 @@ def _over_the_run(workload: Workload, album: Album) -> list[str]:
     return ["### Over the run", *pictures] if pictures else []
 
 
+def _grids(album: Album) -> list[str]:
+    """Pictures of sweeps over two keys."""
+    pictures = [f"![{escape(p.alt)}]({FOLDER}/{quote(p.file)})" for p in album.pictures if p.kind == "grid"]
+    return ["## Grids", *pictures] if pictures else []
+
+
 def _commands(workload: Workload) -> list[str]:
     """What ran instead of energybench's loop."""
     rows = [[escape(method), escape(command)] for method, command in commands(workload)]
@@ -307,6 +313,7 @@ def markdown(summary: Summary, album: Album = Album()) -> str:  # noqa: B008  (f
     page.append(SEE_GLOSSARY)
     for workload in summary.workloads:
         page += _workload(workload, album)
+    page += _grids(album)
     page += markdown_sections.requirements(summary)
     page += markdown_sections.over_all_workloads(summary)
     page += markdown_sections.added_blocks(summary)

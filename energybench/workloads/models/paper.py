@@ -39,6 +39,8 @@ def plain_cnn(shape: Shape, classes: int, depth: int = 4, width: int = 64) -> nn
 
     It has neither strides nor pooling before the mean over the image.
     """
+    if depth < 1 or width < 1:
+        raise ValueError(f"depth and width are 1 or more, not {depth} and {width}")
     layers: list[nn.Module] = []
     for number in range(depth):
         before = width if number else shape[0]

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class MultiLabel(Task):
     """Binary cross-entropy on several labels for each sample; quality is the mean accuracy of a label.
 
-    inputs (B, ...), targets (B, labels) of 0 and 1; the model returns logits (B, labels), above 0 where a label is true.
-    The loss of a sample is the mean over its labels.
+    inputs (B, ...), targets (B, labels) of 0 and 1; the model returns logits (B, labels), above 0 for a label that is
+    true. The loss of a sample is the mean over its labels.
     """
 
     name = "multi_label"
