@@ -62,7 +62,7 @@ def _finite(text: str) -> float | None:
 def draw(grid: Grid, trials: Sequence[Trial], examination: Examination, name: str) -> Drawn | str:
     """Mean quality over the usable blocks, cell by cell; the best cell of each panel is framed."""
     first = next(iter(grid.places.values()))
-    metric = first.metric
+    metric = next((workload.metric for workload in grid.places.values() if workload.metric is not None), None)
     if metric is None:
         return "no quality was recorded"
     better = next((row.quality.better for workload in grid.places.values() for row in workload.rows if row.quality), "")
