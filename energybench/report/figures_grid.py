@@ -80,8 +80,7 @@ def draw(grid: Grid, trials: Sequence[Trial], examination: Examination, name: st
         return f"no trial of it has a quality '{wording.clean(metric)}'"
     shown = dict(list(panels.items())[:PANELS])
     cut = f" The first {PANELS} of {len(panels)} methods." if len(panels) > PANELS else ""
-    pick = min if better == "lower" else max
-    best = {label: pick(values, key=lambda place, of=values: of[place]) for label, values in shown.items()}  # type: ignore[misc]
+    best = {label: _best(values, lower=better == "lower") for label, values in shown.items()}
     names = {label: first.baseline_name if label == "baseline" else label for label in shown}
     told = [
         f"{names[label]} {wording.number(shown[label][place], 3)} at {_at(grid, place)}"
@@ -108,6 +107,12 @@ def draw(grid: Grid, trials: Sequence[Trial], examination: Examination, name: st
                 axes.set_ylabel(short(grid.row), loc="bottom")
         drawing = svg(page, name, alt)
     return Drawn(drawing, f"{metric} by {grid.row} and {grid.column}, the best cell framed", alt)
+
+
+def _best(values: dict[tuple[float, float], float], *, lower: bool) -> tuple[float, float]:
+    """Of equal ones the first."""
+    places = sorted(values)
+    return min(places, key=values.__getitem__) if lower else max(places, key=values.__getitem__)
 
 
 def _at(grid: Grid, place: tuple[float, float]) -> str:

@@ -309,7 +309,7 @@ def _over_training(
     every = [(title, curves(usable, over, folder, key)) for over, title in OVER]
     panels = [(title, lines) for title, lines in every if any(len(curve.x) > 1 for curve in lines)]
     if not panels:
-        return f"no trial has the {figure[0].lower()}{figure[1:]} of two epochs"
+        return "no trial has the loss of two epochs" if key == LOSS else "not every epoch was evaluated"
     last = [f"{style_of[c.label].label} {wording.number(c.y[-1], 3)}" for c in panels[0][1]]
     alt = f"{figure} on {workload}; in the end {listed(last)}.{cut}"
     gap = 0.35
@@ -338,8 +338,8 @@ def _over_training(
         if logarithmic := key == LOSS and axis_kinds.spans_decades(values):
             axis_kinds.log_axis(row[0], "y", values)  # once they share it: else the others stay linear
         scale = ", log scale" if logarithmic else ""
-        heading = f"{short(figure)}{better}{scale}"
-        row[0].set_title(f"{heading[0].lower()}{heading[1:]}, mean of the blocks; band: least to greatest")
+        heading = "training loss" if key == LOSS else short(figure)
+        row[0].set_title(f"{heading}{better}{scale}, mean of the blocks; band: least to greatest")
         drawing = svg(page, name, alt)
     kind = "Training curves" if key == LOSS else figure
     return Drawn(drawing, f"{kind} over {' and '.join(title for title, _ in panels)}", alt)
