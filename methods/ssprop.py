@@ -42,6 +42,7 @@ ROWS_FLOP = 150  # the same where channels are adjacent: channels_last and linea
 FEW_SLOWER = 1.4  # a kernel for few channels, per FLOP
 GPU_CALLS_FLOP, GPU_ELEMENT_FLOP = 4e9, 100  # not measured
 
+KINDS = 5  # of steps whose rate changes step by step
 ALTERNATE_PERIOD = Quantity(2, "epochs")  # the paper's
 SCHEDULES = ("constant", "linear", "cosine", "bar", "alternate")
 DIMENSIONS = ("channel", "spatial", "all")
@@ -152,10 +153,22 @@ class SsProp(Method):
             layer.drop = drop
         before = self._dropping(drop)
         forward = inner(batch)
-        if drop and self._dropping(drop) > before:  # not if every layer stayed dense
-            run.tally.mark(self, f"drop={drop:g}")
+        self._mark(run, drop, dropped=bool(drop) and self._dropping(drop) > before)  # not if every layer stayed dense
         self._samples[drop] += len(batch)
         return forward
+
+    def _mark(self, run: TrainingRun, drop: float, *, dropped: bool) -> None:
+        """Steps of one rate are of one kind. Where every step has a rate of its own they are of a few kinds, so that a
+        counter which sees some of them has seen each: steps of a kind cost about the same, and a few are dense."""
+        rises = self.schedule in ("linear", "cosine") and self.period is not None and self.period.unit == "steps"
+        if not rises or self.period.count <= KINDS or not self.drop:  # type: ignore[union-attr]
+            if dropped:
+                run.tally.mark(self, f"drop={drop:g}")
+            return
+        acted, kind = self.acted, min(int(KINDS * drop / self.drop), KINDS - 1)
+        low, high = (self.drop * end / KINDS for end in (kind, kind + 1))
+        run.tally.mark(self, f"drop={low:g} to {high:g}")
+        self.acted = acted or dropped
 
     def _dropping(self, drop: float) -> float:
         return sum(layer.log[drop] for layer in self._layers.values() if layer.log is not None)

@@ -7,6 +7,7 @@ import math
 import sys
 import types
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -385,6 +386,18 @@ def test_a_period_as_long_as_the_training_is_none(schedule):
 @pytest.mark.parametrize("period", ["2 steps", "6 steps", "2 epochs", "1 epoch"])
 def test_a_bar_with_a_period_is_what_alternate_is(period):
     assert rates(3, drop=0.5, schedule="bar", period=period) == rates(3, drop=0.5, period=period)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_rates_that_change_step_by_step_are_of_a_few_kinds_so_that_a_counter_meets_each(schedule):
+    made = method(drop=0.5, schedule=schedule, period="12 steps")
+    run = make_run([made], data=digits(96), batch=8, epochs=2)  # 12 steps an epoch
+    run.train()
+    keys = run.tally.passes().keys
+    assert set(keys) == {f"drop={low} to {high}" for low, high in pairwise(("0", "0.1", "0.2", "0.3", "0.4", "0.5"))}
+    assert sum(kind["steps"] for kind in keys.values()) == 24
+    assert made.acted is True
+    assert len(made.diagnostics()["samples_by_drop_rate"]) == 12  # where all are told apart
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "bar", "alternate"])
