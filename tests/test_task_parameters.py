@@ -101,7 +101,7 @@ def test_what_it_does_not_take_is_refused_in_words(folder: Path, values: dict[st
     assert problem.where == "s.toml:9:1"
 
 
-WITHOUT = ["classification", "ridge", "text_classification", "language_model", "detection"]  # parameters
+WITHOUT = ["classification", "multi_label", "ridge", "text_classification", "language_model", "detection"]  # parameters
 
 
 @pytest.mark.parametrize("name", WITHOUT)

@@ -21,7 +21,7 @@ from energybench.meter.trace import Sample, pack
 from energybench.records.record import Claim
 from energybench.report import canvas, figures_diagnostics, figures_savings, figures_trials, power_traces
 from energybench.report.album import Album
-from energybench.report.figures import KINDS, album
+from energybench.report.figures import KINDS, OPTIONAL, album
 from energybench.verdict import trade_off
 from energybench.verdict.summary import summarise
 
@@ -354,7 +354,7 @@ def test_a_picture_without_data_is_left_out_with_a_reason() -> None:
     meta, _, _ = Run().method("half").records()  # without a claim, which would be a figure
     found = album(summarise(meta, [], []), [], Path("nowhere"))
     assert found.pictures == ()
-    assert {each.kind for each in found.left_out} == set(KINDS) - {"diagnostics"}
+    assert {each.kind for each in found.left_out} == set(KINDS) - set(OPTIONAL)
     assert all(each.reason for each in found.left_out)
 
 

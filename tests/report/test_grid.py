@@ -47,7 +47,7 @@ def test_both_grids_stand_side_by_side_and_say_where_each_is_best(tmp_path: Path
     run = swept(lambda depth, rate, label: 0.75 if (depth, rate) == best.get(label, (3, 0.1)) else 0.25)
     (picture,) = picture_of(run, tmp_path)
     assert picture.workload == "cnn"
-    assert "plain training .75 at depth 3, lr 0.1; sparse .75 at depth 11, lr 0.0002" in picture.alt
+    assert "plain training 0.750 at depth 3, lr 0.1; sparse 0.750 at depth 11, lr 0.0002" in picture.alt
     assert "The best cell differs." in picture.alt
     texts = [element.text for element in ElementTree.fromstring(picture.svg).iter(f"{SVG}text")]
     assert texts.count(".25") == 2 * (len(DEPTHS) * len(RATES) - 1)

@@ -78,7 +78,7 @@ def test_accuracy_is_the_mean_over_labels_and_loss_is_without_smoothing():
 
 
 def test_logits_that_are_not_one_for_each_label_are_told():
-    with pytest.raises(ValueError, match=r"\(4, 3\) and \(4, 5\)"):
+    with pytest.raises(ValueError, match=r"logits \(4, 3\) and labels \(4, 5\)"):
         MultiLabel().losses(told(), torch.zeros(4, 3), batch_of(torch.zeros(4, LABELS)))
 
 

@@ -24,6 +24,7 @@ from energybench.workloads.names import Names
 # Name → "module:Class", imported when it is used.
 TASKS = {
     "classification": "energybench.workloads.tasks.classification:Classification",
+    "top_k_classification": "energybench.workloads.tasks.classification:TopKClassification",
     "multi_label": "energybench.workloads.tasks.multi_label:MultiLabel",
     "ridge": "energybench.workloads.tasks.ridge:Ridge",
     "segmentation": "energybench.workloads.tasks.segmentation:Segmentation",

@@ -28,34 +28,17 @@ if TYPE_CHECKING:
 AUXILIARY = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}  # of an output's type: each further head's weight
 
 
-_SHARE = Metric(better="higher", scale="fraction", least=0.0, most=1.0)
-
-
-@dataclass(eq=False, kw_only=True)
 class Classification(Task):
     """Cross-entropy on one label for each sample; quality is accuracy.
 
     inputs (B, ...), targets (B,) of class numbers; the model returns logits (B, classes).
-
-    top_k: also judge by the share of samples whose class is among the k likeliest: 5 gives "top5_accuracy", Acc@5
     """
-
-    top_k: Annotated[int, Field(ge=2)] | None = None
 
     name = "classification"
     metrics: ClassVar[Mapping[str, Metric | Better]] = {
-        "accuracy": _SHARE,
+        "accuracy": Metric(better="higher", scale="fraction", least=0.0, most=1.0),
         "loss": Metric(better="lower", unit="nats", least=0.0),
     }
-
-    def __post_init__(self) -> None:
-        if self.top_k is None:
-            return
-        if type(self).evaluate is not Classification.evaluate:
-            raise ValueError("it is evaluated by metrics of its own, and top_k is not among them")
-        if self.top_k < 2:
-            raise ValueError(f"top_k is 2 or more, not {self.top_k}: accuracy is that of the likeliest class")
-        self.metrics = {**type(self).metrics, f"top{self.top_k}_accuracy": _SHARE}  # type: ignore[misc]
 
     def forward(self, run: TrainingRun, batch: Batch) -> Forward:
         logits, auxiliary, weight = heads(run.model(batch.inputs))
@@ -76,17 +59,43 @@ class Classification(Task):
         return gradient.scatter_add_(1, batch.targets[:, None], wanted)
 
     def evaluate(self, run: TrainingRun, data: Data) -> dict[str, float]:
-        """accuracy (0–1), that of the k likeliest where it is asked for, and mean loss without label smoothing."""
-        right, among = torch.zeros((), device=run.device), torch.zeros((), device=run.device)
+        """accuracy (0–1) and mean loss without label smoothing."""
+        right = torch.zeros((), device=run.device)
         loss = torch.zeros((), device=run.device)
         for batch in data.in_order():
             logits = heads(run.model(batch.inputs))[0].float()
             right += (logits.argmax(1) == batch.targets).sum()
-            if self.top_k is not None:
-                among += among_likeliest(logits, batch.targets, self.top_k).sum()
             loss += F.cross_entropy(logits, batch.targets, reduction="sum")
-        top = {} if self.top_k is None else {f"top{self.top_k}_accuracy": among.item() / len(data)}
-        return {"accuracy": right.item() / len(data), **top, "loss": loss.item() / len(data)}
+        return {"accuracy": right.item() / len(data), "loss": loss.item() / len(data)}
+
+
+@dataclass(eq=False)
+class TopKClassification(Classification):
+    """Classification that is also judged by whether a class is among the k likeliest: Acc@5 as "top5_accuracy".
+
+    k: 2 or more, and fewer than there are classes
+    """
+
+    k: Annotated[int, Field(ge=2)] = 5
+
+    name = "top_k_classification"
+
+    def __post_init__(self) -> None:
+        if self.k < 2:
+            raise ValueError(f"k is 2 or more, not {self.k}: accuracy is that of the likeliest class")
+        share = Metric(better="higher", scale="fraction", least=0.0, most=1.0)
+        self.metrics = {**type(self).metrics, f"top{self.k}_accuracy": share}  # type: ignore[misc]
+
+    def evaluate(self, run: TrainingRun, data: Data) -> dict[str, float]:
+        """accuracy, that of the k likeliest (0–1), and mean loss without label smoothing."""
+        right, among, loss = (torch.zeros((), device=run.device) for _ in range(3))
+        for batch in data.in_order():
+            logits = heads(run.model(batch.inputs))[0].float()
+            right += (logits.argmax(1) == batch.targets).sum()
+            among += among_likeliest(logits, batch.targets, self.k).sum()
+            loss += F.cross_entropy(logits, batch.targets, reduction="sum")
+        sums = {"accuracy": right, f"top{self.k}_accuracy": among, "loss": loss}
+        return {name: total.item() / len(data) for name, total in sums.items()}
 
 
 def among_likeliest(logits: Tensor, targets: Tensor, k: int) -> Tensor:
@@ -95,7 +104,7 @@ def among_likeliest(logits: Tensor, targets: Tensor, k: int) -> Tensor:
     Raises ValueError where there are no more than k classes: it would always be.
     """
     if k >= logits.shape[1]:
-        raise ValueError(f"top_k = {k} of {logits.shape[1]} classes is always right")
+        raise ValueError(f"k = {k} of {logits.shape[1]} classes is always right")
     return (logits.topk(k, dim=1).indices == targets[:, None]).any(1)
 
 
