@@ -54,8 +54,8 @@ def album(
         of_it = _drawers(workload, of_workload, summary.accept.margin, folder, examination)
         drawers += [(workload.name, *each) for each in of_it]
     for grid in figures_grid.grids(summary.workloads):
-        draw = partial(figures_grid.draw, grid, trials, examination)
-        drawers.append((grid.name, "grid", f"grid-{grid.name}-{grid.row}-{grid.column}", draw))
+        stem = f"grid-{grid.name}-{grid.row}-{grid.column}"
+        drawers.append((grid.name, "grid", stem, partial(figures_grid.draw, grid, trials, examination)))
     for of, kind, stem, draw in drawers:
         if kind not in kinds:
             continue

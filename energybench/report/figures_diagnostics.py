@@ -229,8 +229,8 @@ def _described(panel: Panel) -> str:
 
 
 def _rank(panel: Scatter) -> str:
-    known = panel.rank_correlation is not None
-    return f"rank correlation {wording.number(panel.rank_correlation, 2)}" if known else "no rank correlation"
+    known = panel.rank_correlation
+    return "no rank correlation" if known is None else f"rank correlation {wording.number(known, 2)}"
 
 
 def _draw(page: Sheet, panel: Panel, place: tuple[float, float, float, float]) -> None:

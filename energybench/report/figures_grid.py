@@ -94,11 +94,11 @@ def draw(grid: Grid, trials: Sequence[Trial], examination: Examination, name: st
     high = min(max(0.26 * len(ys), 1.2), 4.5)
     ends = [value for values in shown.values() for value in values.values()]
     with sheet(down * (high + 0.95) + 0.05) as page:
-        for number, (label, values) in enumerate(shown.items()):
+        for number, (label, means) in enumerate(shown.items()):
             line, column = divmod(number, ACROSS)
             bottom = 0.6 + (down - 1 - line) * (high + 0.95)
             axes = page.axes(0.75 + column * (wide + 0.55), bottom, wide, high)
-            _fill(axes, (ys, xs), values, (min(ends), max(ends)), better == "lower")
+            _fill(axes, (ys, xs), means, (min(ends), max(ends)), better == "lower")
             row, across = ys.index(best[label][0]), xs.index(best[label][1])
             _frame(axes, across, row)
             axes.set_title(f"{short(names[label])}: best at {_at(grid, best[label])}", fontsize=8.5)
