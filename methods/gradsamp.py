@@ -25,8 +25,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from energybench import Data, Method, TrainingRun, Work
-from energybench.algorithms.generalized_gaussian import GGD, LOCATIONS, fit, goodness
+from energybench.algorithms.generalized_gaussian import GGD, LOCATIONS, fit
 from energybench.algorithms.gradsamp_bound import bounds
+from energybench.algorithms.update_fits import LEVEL, ChosenUpdates, described_fit, histogram, spread
 
 # Epochs of 200 that the paper's Table 2 skips by its own FLOPs. Its periodic counts come from a later first epoch.
 TABLE_2: dict[str, dict[float, int]] = {
@@ -51,9 +52,7 @@ Skip = Annotated[
     ),
 ]
 
-LEVEL = 0.05  # of the Kolmogorov–Smirnov test
-TESTED = 65_536  # elements of a tensor that a goodness of fit looks at, evenly spread
-PICTURED, BINS = 3, 41
+PICTURED = 3  # tensors of the last fit
 
 
 @dataclass
@@ -71,12 +70,15 @@ class GradSamp(Method):
     least_shape:       a tensor whose fitted β is smaller repeats its update. Not the paper's: ε in the scale becomes
                        ε·√(Γ(3/β)/Γ(1/β)) in the draws, 11 ε at β = 0.5, 361 ε at 0.3, 10³¹ ε at 0.05, where the fit of
                        a tensor ends that mostly stands still (attention's key bias, whose gradient is 0)
+    fit_layers:        names of parameters, with * and ?, of whose updates in `fit_epochs` the fits are kept and drawn
+    fit_epochs:        epochs (from 1) of those fits; a sampled one has the fit that it draws from. No weight changes:
+                       what is metered are two copies of these parameters in such an epoch, which are held to the end
 
     In the record: per skipped epoch the medians of shape and of noise over update, and E‖draw‖² of the fitted tensors;
     how far the loss stayed above its minimum, beside the bounds of Theorem 3.1 (algorithms/gradsamp_bound.py), or why
     there is none; for the last fit every tensor's parameters, its Kolmogorov–Smirnov statistic on up to 65,536
     elements, the share that passes at 5 %, and of the three largest tensors a histogram of the real update with the
-    fitted density.
+    fitted density; the same of `fit_layers` in `fit_epochs` (the paper's Figures 2 and 3).
     """
 
     skip: Skip = "every:5"
@@ -85,6 +87,8 @@ class GradSamp(Method):
     start_epoch: Annotated[int, Field(ge=2)] = 2
     min_real_between: Annotated[int, Field(ge=0)] = 0
     least_shape: Annotated[float, Field(ge=0)] = 0.3
+    fit_layers: tuple[str, ...] = ()
+    fit_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()
 
     def __post_init__(self) -> None:
         kind, _, amount = self.skip.partition(":")
@@ -111,6 +115,11 @@ class GradSamp(Method):
             raise ValueError(f"location is {', '.join(LOCATIONS)}, not '{self.location}'")
         if self.epsilon < 0 or self.start_epoch < 2 or self.min_real_between < 0 or self.least_shape < 0:
             raise ValueError("epsilon, min_real_between and least_shape are ≥ 0, start_epoch is ≥ 2")
+        self.fit_layers, self.fit_epochs = tuple(self.fit_layers), tuple(self.fit_epochs)
+        if bool(self.fit_layers) != bool(self.fit_epochs):
+            raise ValueError("fit_layers and fit_epochs go together: of which parameters, after which epochs")
+        if min(self.fit_epochs, default=1) < 1 or len(set(self.fit_epochs)) < len(self.fit_epochs):
+            raise ValueError(f"fit_epochs are different epochs, counted from 1, not {list(self.fit_epochs)}")
 
     def skipped_epochs(self, run: TrainingRun) -> set[int]:
         """Epochs (from 1) to sample; late from E/2 + 1."""
@@ -150,8 +159,9 @@ class GradSamp(Method):
         self._update: list[Tensor] = []
         self._moved: list[nn.Parameter] = []  # whose updates these are
         self._log: list[dict[str, float]] = []
-        self._epochs = self._real = 0
+        self._epochs = self._real = self._last_real = 0
         self._names: list[str] = []
+        self._chosen = ChosenUpdates(self.name, self.fit_layers, self.fit_epochs, run.model)
         self._run = run
         self._known = run.task.convexity(run) if self._uncovered(run) is None else None
 
@@ -159,17 +169,20 @@ class GradSamp(Method):
         self._epochs += 1
         if run.epoch_number in self._skipped:
             self._draw(run)
+            self._chosen.keep(run, self._moved, self._update, of=self._last_real)
             return
         self._real += 1
+        self._last_real = run.epoch_number
         parameters = self._parameters(run)
         needed = run.epoch_number + 1 in self._skipped  # only then is this epoch's update fitted
-        before = [p.detach().clone() for p in parameters] if needed else []
+        watched = parameters if needed else self._chosen.parameters(run)
+        before = [p.detach().clone() for p in watched]
         inner(data)
+        with torch.no_grad():
+            update = [torch.sub(p, b, out=b) for p, b in zip(watched, before, strict=True)]
         if needed:
-            with torch.no_grad():
-                self._update = [torch.sub(p, b, out=b) for p, b in zip(parameters, before, strict=True)]
-            self._moved = parameters
-            self._fits = []
+            self._update, self._moved, self._fits = update, parameters, []
+        self._chosen.keep(run, watched, update, of=run.epoch_number)
 
     @torch.no_grad()
     def _draw(self, run: TrainingRun) -> None:
@@ -226,9 +239,11 @@ class GradSamp(Method):
         return nominal, "training", "GradSamp, Table 2, the nominal share of skipped epochs"
 
     def diagnostics(self) -> dict[str, Any]:
-        """Asked for when the window is closed, so goodness of fit is nobody's energy; of the last fit alone, since
-        keeping every epoch's update would take memory that plain training does not."""
+        """Asked for when the window is closed, so goodness of fit is nobody's energy; of the last fit alone, and of
+        those that were asked for, since keeping every epoch's update would take memory that plain training does not."""
+        chosen = self._chosen.fits(self.location, self.epsilon)
         return {
+            **({"chosen_fits": chosen} if chosen else {}),
             "skipped_epochs": sorted(self._skipped),
             "fits": self._log,
             "theorem": self._theorem(),
@@ -291,24 +306,15 @@ class GradSamp(Method):
         real = passing = 0.0
         for name, update, ggd in zip(self._names, self._update, self._fits, strict=True):
             flat = update.flatten()
-            tensors.append({"name": name, "n": len(flat), "repeated": ggd is None})
             if ggd is None:
+                tensors.append({"name": name, "n": len(flat), "repeated": True})
                 continue
-            some = flat[:: -(-len(flat) // TESTED)].cpu()
-            statistic, p_value = goodness(some, ggd)
-            tensors[-1] |= {
-                "location": _short(ggd.location),
-                "scale": _short(ggd.scale),
-                "shape": _short(ggd.shape),
-                "noise_ratio": _short(1 + self.epsilon / ggd.scale),
-                "ks": _short(statistic),
-                "ks_n": len(some),
-                "ks_passes": p_value >= LEVEL,
-            }
+            some = spread(flat)
+            tensors.append({"repeated": False, **described_fit(name, len(flat), some, ggd, self.epsilon)})
             real += flat.double().square().sum().item()
-            passing += p_value >= LEVEL
+            passing += tensors[-1]["ks_passes"]
             if len(flat) >= sizes[:PICTURED][-1] and len(pictures) < PICTURED:
-                pictures.append({"name": name, **_picture(some, ggd)})
+                pictures.append({"name": name, **histogram(some, ggd)})
         return {
             "ks_level": LEVEL,
             "ks_pass_rate": passing / len(sizes),
@@ -322,23 +328,3 @@ class GradSamp(Method):
 def _square(ggd: GGD) -> float:
     """E x²."""
     return ggd.variance + ggd.location**2
-
-
-def _picture(values: Tensor, ggd: GGD) -> dict[str, Any]:
-    """Density of the values in equal bins about the location, which hold 99 % of them, and the fitted one there."""
-    reach = (values.double() - ggd.location).abs().quantile(0.99).item() or ggd.scale
-    edges = ggd.location + torch.linspace(-reach, reach, BINS + 1, dtype=torch.float64)
-    counts = torch.histogram(values.double(), edges).hist
-    # The mean over a bin: where β < 1 the density has a peak that a bin's middle overstates.
-    inside = ggd.cdf(edges).diff()
-    width = 2 * reach / BINS
-    return {
-        "from": _short(edges[0].item()),
-        "to": _short(edges[-1].item()),
-        "density": [_short(share) for share in (counts / (len(values) * width)).tolist()],
-        "fitted": [_short(share) for share in (inside / width).tolist()],
-    }
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.5g}")

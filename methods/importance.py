@@ -26,6 +26,7 @@ from pydantic import Field
 from torch import Tensor
 
 from energybench import Batch, Data, Forward, Method, TrainingRun, Work
+from energybench.algorithms import score_comparison
 from energybench.algorithms.sample_scores import FORMS, SCORES, Scorer, with_reference
 from energybench.algorithms.weighted_sampling import Sampler, average_repeats, pass_key, unbiased
 
@@ -44,6 +45,8 @@ class Importance(Method):
                 "parameter-gradient" (a forward and a backward pass more: the reference, not a way to save). Its passes
                 are dense and its estimate copies what methods further in have left of the ledger: put those outside it
     form:       "analytic" (the output gradient in closed form, where the task has one) | "autograd"
+    compare:    scores that are held against "parameter-gradient" when training is over, and with them the remembered
+                importances: correlations over `compare_samples` training samples, outside the window
 
     The memory belongs to the data that an epoch is given: a part of the set has its own. A sample that the first epoch
     left out gets the mean importance. Where worker processes read ahead, a batch is drawn, and weighed, by the
@@ -60,6 +63,8 @@ class Importance(Method):
     estimator: Literal["importance", "adaptive"] = "importance"
     score: Literal["output-gradient", "loss", "last-layer-gradient", "parameter-gradient"] = "output-gradient"
     form: Literal["analytic", "autograd"] = "analytic"
+    compare: tuple[Literal["output-gradient", "loss", "last-layer-gradient"], ...] = ()
+    compare_samples: Annotated[int, Field(ge=2)] = 512
 
     def __post_init__(self) -> None:
         words = {"estimator": ESTIMATORS, "score": SCORES, "form": FORMS}
@@ -70,11 +75,19 @@ class Importance(Method):
             raise ValueError(f"alpha is the share kept of an old importance in [0, 1), not {self.alpha}")
         if not 0 < self.epsilon < math.inf:
             raise ValueError(f"epsilon is > 0, or a sample of importance 0 is never seen again; not {self.epsilon}")
+        self.compare = tuple(self.compare)
+        if unknown := [kind for kind in self.compare if kind not in SCORES[:-1]]:
+            raise ValueError(f"compare is of {', '.join(SCORES[:-1])}, not '{unknown[0]}'")
+        if self.compare_samples < 2:
+            raise ValueError(f"compare_samples is 2 or more, not {self.compare_samples}")
         if self.score == "parameter-gradient":
             self.needs = self.needs | {"backward"}  # type: ignore[misc]
 
     def setup(self, run: TrainingRun) -> None:
         self.acted = False
+        if self.compare:
+            score_comparison.check(run, self.compare, self.form)
+        self._run = run
         self._scorer = Scorer(run, self.score, self.form)
         self._memories: list[Memory] = []
         self._memory: Memory | None = None  # of the batch that is trained on
@@ -137,7 +150,15 @@ class Importance(Method):
         return with_reference(work) if self.score == "parameter-gradient" and self._steps else work
 
     def diagnostics(self) -> dict[str, Any]:
-        return {"parts": len(self._memories), **(self._memories[0].summary() if self._memories else {})}
+        compared = {"against_gradient_norm": self._compared()} if self.compare else {}
+        summary = self._memories[0].summary() if self._memories else {}
+        return {**compared, "parts": len(self._memories), **summary}
+
+    def _compared(self) -> dict[str, Any]:
+        """The scores that the suite names, and the importances of the whole set, against the true gradient's norm."""
+        whole = [memory.sampler.importance for memory in self._memories if memory.is_of(self._run.data)]
+        remembered = {"remembered importance": whole[0]} if whole else {}
+        return score_comparison.compare(self._run, self.compare, self.compare_samples, self.form, remembered)
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Importances (N,) by position, and the positions' places in the data set, of each part."""

@@ -42,6 +42,8 @@ ROWS_FLOP = 150  # the same where channels are adjacent: channels_last and linea
 FEW_SLOWER = 1.4  # a kernel for few channels, per FLOP
 GPU_CALLS_FLOP, GPU_ELEMENT_FLOP = 4e9, 100  # not measured
 
+KINDS = 5  # of steps whose rate changes step by step
+ALTERNATE_PERIOD = Quantity(2, "epochs")  # the paper's
 SCHEDULES = ("constant", "linear", "cosine", "bar", "alternate")
 DIMENSIONS = ("channel", "spatial", "all")
 
@@ -52,7 +54,9 @@ class SsProp(Method):
 
     schedule:       "constant" | "linear" | "cosine" (growing over training) | "bar" (full in the second half) |
                     "alternate" (dense in the first half of each period, full in the second: the paper's choice)
-    period:         of "alternate": "2 epochs", "300 steps"
+    period:         after which the schedule begins anew: "2 epochs", "300 steps". Linear and cosine are at 0 in the
+                    first epoch (or step, as the period is written) of each period and at the full rate in its last; a
+                    bar is what alternate is. Without one alternate has 2 epochs and the others span the training
     warmup_epochs:  dense epochs before the schedule begins; it then spans the epochs that are left
     dimension:      what is dropped: "channel" | "spatial" (positions, importance averaged over batch and channels) |
                     "all" (elements, averaged over the batch). The last two only mask ∂L/∂Y, for the paper's ablation:
@@ -72,7 +76,7 @@ class SsProp(Method):
 
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.8
     schedule: Literal["constant", "linear", "cosine", "bar", "alternate"] = "alternate"
-    period: Period = Quantity(2, "epochs")
+    period: Period | None = None
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     dimension: Literal["channel", "spatial", "all"] = "channel"
     select: Literal["topk", "random"] = "topk"
@@ -86,6 +90,15 @@ class SsProp(Method):
         for name, known in words.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is one of {', '.join(known)}, not '{getattr(self, name)}'")
+        if self.schedule == "alternate" and self.period is None:
+            self.period = ALTERNATE_PERIOD
+        if self.period is not None and self.schedule == "constant":
+            raise ValueError("a constant rate has no period: take it out, or choose another schedule")
+        rises = self.schedule in ("linear", "cosine") and self.period is not None
+        if rises and (self.period.count < 2 or not float(self.period.count).is_integer()):  # type: ignore[union-attr]
+            raise ValueError(
+                f"a {self.schedule} schedule rises over whole steps or epochs, 2 at least, and not over {self.period}"
+            )
         if self.warmup_epochs < 0:
             raise ValueError(f"warmup_epochs is 0 or more, not {self.warmup_epochs}")
         if isinstance(self.dense_below, int) and self.dense_below < 0:
@@ -140,10 +153,22 @@ class SsProp(Method):
             layer.drop = drop
         before = self._dropping(drop)
         forward = inner(batch)
-        if drop and self._dropping(drop) > before:  # not if every layer stayed dense
-            run.tally.mark(self, f"drop={drop:g}")
+        self._mark(run, drop, dropped=bool(drop) and self._dropping(drop) > before)  # not if every layer stayed dense
         self._samples[drop] += len(batch)
         return forward
+
+    def _mark(self, run: TrainingRun, drop: float, *, dropped: bool) -> None:
+        """Steps of one rate are of one kind. Where every step has a rate of its own they are of a few kinds, so that a
+        counter which sees some of them has seen each: steps of a kind cost about the same, and a few are dense."""
+        rises = self.schedule in ("linear", "cosine") and self.period is not None and self.period.unit == "steps"
+        if not rises or self.period.count <= KINDS or not self.drop:  # type: ignore[union-attr]
+            if dropped:
+                run.tally.mark(self, f"drop={drop:g}")
+            return
+        acted, kind = self.acted, min(int(KINDS * drop / self.drop), KINDS - 1)
+        low, high = (self.drop * end / KINDS for end in (kind, kind + 1))
+        run.tally.mark(self, f"drop={low:g} to {high:g}")
+        self.acted = acted or dropped
 
     def _dropping(self, drop: float) -> float:
         return sum(layer.log[drop] for layer in self._layers.values() if layer.log is not None)
@@ -155,13 +180,17 @@ class SsProp(Method):
         if self.schedule == "constant":
             return self.drop
         per_epoch = run.steps_per_epoch
-        if self.schedule == "alternate":
+        now = (epoch - 1) * per_epoch + run.step_in_epoch
+        if self.schedule in ("bar", "alternate"):
+            if self.period is None:
+                return self.drop if epoch > epochs / 2 else 0.0
             steps = self.period.count * (per_epoch if self.period.unit == "epochs" else 1)
-            now = (epoch - 1) * per_epoch + run.step_in_epoch
             return self.drop if now % steps >= steps / 2 else 0.0
-        if self.schedule == "bar":
-            return self.drop if epoch > epochs / 2 else 0.0
-        progress = (epoch - 1) / max(1, epochs - 1)
+        if self.period is None:
+            progress = (epoch - 1) / max(1, epochs - 1)
+        else:
+            place = epoch - 1 if self.period.unit == "epochs" else now
+            progress = place % self.period.count / (self.period.count - 1)
         return self.drop * (progress if self.schedule == "linear" else (1 - math.cos(math.pi * progress)) / 2)
 
     def estimate(self, work: Work) -> Work:

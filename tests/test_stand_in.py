@@ -53,6 +53,8 @@ def planned(folder: Path, text: str = SUITE, **changes: Any) -> dict[str, Any]:
         ("mnist", [1, 28, 28], 10, 60_000, 10_000),
         ("fashion-mnist", [1, 28, 28], 10, 60_000, 10_000),
         ("tiny-imagenet", [3, 64, 64], 200, 100_000, 10_000),
+        ("domainnet-clipart", [3, 224, 224], 345, 33_525, 14_604),
+        ("domainnet-painting", [3, 224, 224], 345, 50_416, 21_850),
         ("imagenet", [3, 224, 224], 1000, 1_281_167, 50_000),
     ],
 )

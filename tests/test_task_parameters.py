@@ -103,6 +103,7 @@ def test_what_it_does_not_take_is_refused_in_words(folder: Path, values: dict[st
 
 WITHOUT = [  # parameters
     "classification",
+    "multi_label",
     "ridge",
     "text_classification",
     "language_model",

@@ -88,8 +88,8 @@ def _named(names: Iterable[str], *patterns: str) -> Schema:
 
 def _parameter(parameter: Parameter) -> Schema:
     schema = dict(parameter.schema)
-    if parameter.type in QUANTITIES:
-        schema |= TypeAdapter(QUANTITIES[parameter.type]).json_schema()
+    if (kind := parameter.type.removesuffix(" | None")) in QUANTITIES:
+        schema |= TypeAdapter(QUANTITIES[kind]).json_schema()
     if parameter.about:
         schema["description"] = parameter.about
     if parameter.value is not MISSING:

@@ -12,7 +12,7 @@ FOLDER = "figures"  # beside report.md
 class Picture:
     """One drawing. `alt` says what it shows to whoever cannot see it; both texts are as written, not escaped."""
 
-    kind: str  # "ladder", "where", "trade-off", "blocks", "curves", "power", "diagnostics"
+    kind: str  # "ladder", "where", "trade-off", "quality-curves", "blocks", "curves", "power", "diagnostics", "grid"
     workload: str
     file: str  # "ladder-cnn-digits.svg": letters, digits and -._+= only
     caption: str

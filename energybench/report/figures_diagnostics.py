@@ -2,6 +2,7 @@
 
 "histograms": [{"name", "from", "to", "density": [...], "fitted": [...]}, ...]    bars, and the fitted line
     beside "tensors": [{"name", "ks", "ks_n", "ks_passes"}, ...]                  goodness of fit, in the title
+"scatter": [{"name", "against", "x": [...], "y": [...], "rank_correlation"}, ...]   a point for each sample
 "bounded": [{"epoch", "observed", bound, ...}, ...]                               a line below dashed ones, logarithmic
 "...": [{"epoch", figure, ...}, ...]                                              a line for each figure that moves
 "...": {"0.8": 120, "0.5": 40}                                                    a bar for each number
@@ -22,7 +23,7 @@ from energybench.report.palette import INK, MUTED, SERIES
 from energybench.verdict import wording
 from energybench.verdict.examination import Examination
 
-PANELS, COLUMNS, BARS, BINS = 9, 3, 12, 400
+PANELS, COLUMNS, BARS, BINS, POINTS = 9, 3, 12, 400, 2000
 BARS_NAMED = 4  # of a panel's bars
 EACH_IN, GAP_IN = 1.25, 0.62
 BELOW_ABOVE = (("--", "top"), (":", "bottom"))  # a bound's line, and where its name stands
@@ -61,7 +62,18 @@ class Bounded:
     name: str = "observed"
 
 
-Panel = Histogram | OverEpochs | ByNumber | Bounded
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """One figure of each sample against another."""
+
+    name: str
+    against: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    rank_correlation: float | None = None
+
+
+Panel = Histogram | OverEpochs | ByNumber | Bounded | Scatter
 
 
 def number(value: object) -> float | None:
@@ -86,6 +98,8 @@ def panels(diagnostics: object, name: str = "", depth: int = 0) -> Iterator[Pane
         title = str(key).replace("_", " ")
         if key == "histograms" and isinstance(value, Sequence):
             yield from _histograms(value, diagnostics.get("tensors"))
+        elif key == "scatter" and isinstance(value, Sequence):
+            yield from _scatters(value)
         elif key == "bounded" and isinstance(value, Sequence):
             yield from _bounded(value)
         elif isinstance(value, Sequence) and not isinstance(value, str):
@@ -152,6 +166,16 @@ def _bounded(entries: Sequence[Any]) -> Iterator[Bounded]:
         yield Bounded(lines["epoch"], lines["observed"], bounds)
 
 
+def _scatters(entries: Sequence[Any]) -> Iterator[Scatter]:
+    for entry in entries:
+        if not isinstance(entry, Mapping):
+            continue
+        x, y = _numbers(entry.get("x")), _numbers(entry.get("y"))
+        if 1 < len(x) == len(y) <= POINTS:
+            name, against = str(entry.get("name") or "?"), str(entry.get("against") or "?")
+            yield Scatter(name, against, x, y, number(entry.get("rank_correlation")))
+
+
 def _by_number(title: str, counts: Mapping[str, Any]) -> ByNumber | None:
     known = []
     for key, value in counts.items():
@@ -199,7 +223,14 @@ def _described(panel: Panel) -> str:
         ends = listed([f"{name} {values[-1]:.3g}" for name, values in panel.bounds])
         reached = f"{panel.observed[0]:.3g} to {panel.observed[-1]:.3g}"
         return f"{panel.name} from {reached}, where its mean is bounded by {ends}"
+    if isinstance(panel, Scatter):
+        return f"{panel.name} against {panel.against}, {_rank(panel)}"
     return f"{panel.name} " + ", ".join(f"{k}: {v:g}" for k, v in zip(panel.keys, panel.values, strict=True))
+
+
+def _rank(panel: Scatter) -> str:
+    known = panel.rank_correlation
+    return "no rank correlation" if known is None else f"rank correlation {wording.number(known, 2)}"
 
 
 def _draw(page: Sheet, panel: Panel, place: tuple[float, float, float, float]) -> None:
@@ -224,6 +255,12 @@ def _draw(page: Sheet, panel: Panel, place: tuple[float, float, float, float]) -
         if axis_kinds.spans_decades(panel.values):
             axis_kinds.log_axis(axes, "y", panel.values)
             title += ", log scale"
+    elif isinstance(panel, Scatter):
+        axes.plot(panel.x, panel.y, color=SERIES[0], marker=".", markersize=3, linestyle="none", alpha=0.6)
+        axes.text(
+            0.98, 0.04, short(panel.against, 26), transform=axes.transAxes, ha="right", color=MUTED, fontsize=7
+        )  # along the horizontal axis
+        title += f"\n{_rank(panel)}"
     elif isinstance(panel, Bounded):
         axes.set_yscale("log", subs=[])
         axes.yaxis.set_major_formatter("{x:g}")

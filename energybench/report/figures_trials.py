@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energybench.meter import combine, trace
+from energybench.records.curve import key_of
 from energybench.records.record import Trial
 from energybench.report import axes as axis_kinds
-from energybench.report.canvas import WIDTH_IN, Drawn, legend, listed, sheet, svg
+from energybench.report.canvas import WIDTH_IN, Drawn, legend, listed, sheet, short, svg
 from energybench.report.palette import INK, MARKERS, PAPER, PLAIN, SERIES
 from energybench.report.power_traces import power
 from energybench.verdict import pairing, wording
 from energybench.verdict.examination import Examination
+from energybench.verdict.figures import Workload
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +28,7 @@ MARKED, SPARSE = 40, 12  # points of a curve with a mark each; a longer one has 
 RIGHT_IN = 2.3
 GAP_IN = 0.5  # between two panels: the upper one's ticks, the lower one's title
 OVER = (("epoch", "epochs"), ("wall_s", "seconds"), ("joules", "joules (integrated power)"))
+LOSS = "loss"  # of an epoch, in a trial's curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +197,7 @@ def _range(values: Sequence[float]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The mean loss of a cell at the end of each epoch, over its blocks; x in epochs, seconds or joules."""
+    """A cell's mean figure at the end of each epoch, over its blocks; x in epochs, seconds or joules."""
 
     label: str
     role: str
@@ -204,21 +207,25 @@ class Curve:
     high: tuple[float, ...]
 
 
-def curves(usable: Sequence[Trial], over: str, folder: Path | None = None) -> list[Curve]:
+def curves(usable: Sequence[Trial], over: str, folder: Path | None = None, figure: str = LOSS) -> list[Curve]:
     """One per cell, from trials that comparisons may use.
 
-    over: "epoch", "wall_s" or "joules", which needs the run's folder for the power traces
+    over:   "epoch", "wall_s" or "joules", which needs the run's folder for the power traces
+    figure: of a curve's points: the training loss, or the key of a metric
 
-    A block whose points lack that figure enters no mean; an epoch without a loss is no point. Over seconds and joules
-    it is the mean of the epochs that all blocks have, where there are two: one block takes longer than another, and a
-    mean now of these and now of those would jump.
+    A block whose points lack `over` enters no mean; an epoch without a loss is no point. Over seconds and joules it is
+    the mean of the epochs that all blocks have, where there are two: one block takes longer than another, and a mean
+    now of these and now of those would jump. A metric is drawn of a cell whose every epoch was evaluated, in every
+    block: where a target was reached the looking ends, and such a curve would end with it.
     """
     result = []
     for label, trials in cells(usable).items():
+        if figure != LOSS and any(point.get(figure) is None for trial in trials for point in trial.curve):
+            continue
         by_epoch: dict[float, list[tuple[float, float]]] = {}
         for trial in trials:
-            for epoch, x, loss in _along(trial, over, folder):
-                by_epoch.setdefault(epoch, []).append((x, loss))
+            for epoch, x, value in _along(trial, over, folder, figure):
+                by_epoch.setdefault(epoch, []).append((x, value))
         rows = sorted(by_epoch.values(), key=lambda row: math.fsum(x for x, _ in row) / len(row))
         whole = [row for row in rows if len(row) == max(map(len, rows))]
         if over != "epoch" and len(whole) > 1:
@@ -237,19 +244,19 @@ def curves(usable: Sequence[Trial], over: str, folder: Path | None = None) -> li
     return result
 
 
-def _along(trial: Trial, over: str, folder: Path | None) -> list[tuple[float, float, float]]:
-    """(epoch, x, loss) of one trial, where all three are known and finite."""
+def _along(trial: Trial, over: str, folder: Path | None, figure: str) -> list[tuple[float, float, float]]:
+    """(epoch, x, figure) of one trial, where all three are known and finite."""
     joules_at = joules_by(trial, folder) if over == "joules" else None
     if over == "joules" and joules_at is None:
         return []
     points = []
     for point in trial.curve:
-        epoch, loss, seconds = point.get("epoch"), point.get("loss"), point.get("wall_s")
+        epoch, value, seconds = point.get("epoch"), point.get(figure), point.get("wall_s")
         x = epoch if over == "epoch" else seconds
         if x is not None and joules_at is not None:
             x = joules_at(x)
-        if epoch is not None and x is not None and loss is not None and all(map(math.isfinite, (epoch, x, loss))):
-            points.append((epoch, x, loss))
+        if epoch is not None and x is not None and value is not None and all(map(math.isfinite, (epoch, x, value))):
+            points.append((epoch, x, value))
     return points
 
 
@@ -270,15 +277,41 @@ def training(
     workload: str, trials: Sequence[Trial], folder: Path | None, examination: Examination, name: str
 ) -> Drawn | str:
     """Loss over epochs; over seconds and joules where the records have them."""
+    return _over_training(workload, trials, folder, examination, name, (LOSS, "Training loss", ""))
+
+
+def quality(
+    workload: Workload, trials: Sequence[Trial], folder: Path | None, examination: Examination, name: str
+) -> Drawn | str:
+    """The metric that decides, on the test set, over the same: of cells of which every epoch was evaluated."""
+    if workload.metric is None:
+        return "no quality was recorded"
+    better = next((row.quality.better for row in workload.rows if row.quality), None)
+    word = {"higher": ", up is better", "lower": ", down is better"}.get(str(better), "")
+    metric = wording.plain(wording.clean(workload.metric))
+    told = (key_of(workload.metric), f"{metric} on the test set", word)
+    return _over_training(workload.name, trials, folder, examination, name, told)
+
+
+def _over_training(
+    workload: str,
+    trials: Sequence[Trial],
+    folder: Path | None,
+    examination: Examination,
+    name: str,
+    told: tuple[str, str, str],
+) -> Drawn | str:
+    """One panel for epochs, seconds and joules each. told: a figure's key in a curve, its name, which way is better"""
+    key, figure, better = told
     shown, cut = _first(cells(trials))
     style_of = styles(shown)
     usable = examination.usable([trial for of_cell in shown.values() for trial in of_cell])
-    every = [(title, curves(usable, over, folder)) for over, title in OVER]
+    every = [(title, curves(usable, over, folder, key)) for over, title in OVER]
     panels = [(title, lines) for title, lines in every if any(len(curve.x) > 1 for curve in lines)]
     if not panels:
-        return "no trial has the loss of two epochs"
+        return "no trial has the loss of two epochs" if key == LOSS else "not every epoch was evaluated"
     last = [f"{style_of[c.label].label} {wording.number(c.y[-1], 3)}" for c in panels[0][1]]
-    alt = f"Training loss on {workload}; in the end {listed(last)}.{cut}"
+    alt = f"{figure} on {workload}; in the end {listed(last)}.{cut}"
     gap = 0.35
     wide = (WIDTH_IN - 0.65 - RIGHT_IN - gap * (len(panels) - 1)) / len(panels)
     with sheet(max(2.9, 0.8 + 0.17 * len(shown))) as page:
@@ -301,13 +334,15 @@ def training(
             else:
                 axes.sharey(row[0])
                 axes.tick_params(labelleft=False)
-        losses = [y for _, lines in panels for curve in lines for y in curve.y]
-        if logarithmic := axis_kinds.spans_decades(losses):
-            axis_kinds.log_axis(row[0], "y", losses)  # once they share it: else the others stay linear
+        values = [y for _, lines in panels for curve in lines for y in curve.y]
+        if logarithmic := key == LOSS and axis_kinds.spans_decades(values):
+            axis_kinds.log_axis(row[0], "y", values)  # once they share it: else the others stay linear
         scale = ", log scale" if logarithmic else ""
-        row[0].set_title(f"training loss{scale}, mean of the blocks; band: least to greatest")
+        heading = "training loss" if key == LOSS else short(figure)
+        row[0].set_title(f"{heading}{better}{scale}, mean of the blocks; band: least to greatest")
         drawing = svg(page, name, alt)
-    return Drawn(drawing, f"Training curves over {' and '.join(title for title, _ in panels)}", alt)
+    kind = "Training curves" if key == LOSS else figure
+    return Drawn(drawing, f"{kind} over {' and '.join(title for title, _ in panels)}", alt)
 
 
 def _draw_curve(axes: Axes, style: CellStyle, curve: Curve) -> Any:

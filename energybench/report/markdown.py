@@ -133,7 +133,7 @@ def _workload(workload: Workload, album: Album) -> list[str]:
     page += _pictures(album, workload, "where")
     page += [_behind(row, metric) for row in workload.rows]
     page.append("### Quality")
-    page += _pictures(album, workload, "trade-off")
+    page += _pictures(album, workload, "trade-off", "quality-curves")
     page.append(_quality(workload))
     return page + _target(workload) + _over_the_run(workload, album)
 
@@ -142,6 +142,12 @@ def _over_the_run(workload: Workload, album: Album) -> list[str]:
     """Trials in time: whatever could be drawn."""
     pictures = _pictures(album, workload, "blocks", "curves", "power", "diagnostics")
     return ["### Over the run", *pictures] if pictures else []
+
+
+def _grids(album: Album) -> list[str]:
+    """Pictures of sweeps over two keys."""
+    pictures = [f"![{escape(p.alt)}]({FOLDER}/{quote(p.file)})" for p in album.pictures if p.kind == "grid"]
+    return ["## Grids", *pictures] if pictures else []
 
 
 def _commands(workload: Workload) -> list[str]:
@@ -307,6 +313,7 @@ def markdown(summary: Summary, album: Album = Album()) -> str:  # noqa: B008  (f
     page.append(SEE_GLOSSARY)
     for workload in summary.workloads:
         page += _workload(workload, album)
+    page += _grids(album)
     page += markdown_sections.requirements(summary)
     page += markdown_sections.over_all_workloads(summary)
     page += markdown_sections.added_blocks(summary)

@@ -18,7 +18,7 @@ from energybench.verdict import sentences, wording
 from energybench.verdict.figures import Row, Summary, Workload
 from energybench.verdict.run_parts import Part
 
-KINDS = ("ladder", "where", "trade-off", "blocks", "curves")
+KINDS = ("ladder", "where", "trade-off", "quality-curves", "blocks", "curves")
 HEAD = (
     "Method",
     "claimed",

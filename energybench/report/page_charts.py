@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from energybench.records.curve import key_of
 from energybench.records.record import Trial
 from energybench.report import axes, figures_power, figures_trials, power_traces
 from energybench.report.canvas import distinct
@@ -30,15 +31,36 @@ def charts(summary: Summary, trials: Sequence[Trial], folder: Path, examination:
         of_workload = [trial for trial in trials if trial.workload == workload.name]
         style_of = figures_trials.styles(figures_trials.cells(of_workload))
         usable = examination.usable(of_workload)
-        for over, title in figures_trials.OVER:
-            curves = [curve for curve in figures_trials.curves(usable, over, folder) if len(curve.x) > 1]
-            if curves:
-                series = [_series(style_of[curve.label], curve.x, curve.y) for curve in curves]
-                chart = _chart(workload.name, "curves", f"Training loss over {title}", (title, "loss"), series)
-                logs = axes.logarithms([(curve.x, curve.y) for curve in curves])
-                found.append(chart | {"integer": over == "epoch", "log_x": logs[0] and over != "epoch", "log": logs[1]})
+        if workload.metric is not None:
+            key, metric = key_of(workload.metric), wording.clean(workload.metric)
+            found += _curve_charts(workload.name, usable, folder, style_of, ("quality-curves", key, metric))
+        found += _curve_charts(
+            workload.name, usable, folder, style_of, ("curves", figures_trials.LOSS, "Training loss")
+        )
         found += _power_charts(workload.name, of_workload, folder, style_of)
     return found
+
+
+def _curve_charts(
+    workload: str,
+    usable: Sequence[Trial],
+    folder: Path,
+    style_of: dict[str, figures_trials.CellStyle],
+    told: tuple[str, str, str],
+) -> list[dict[str, Any]]:
+    """Of one figure over epochs, seconds and joules. told: kind of picture, the figure's key in a curve, its name"""
+    kind, key, name = told
+    charts = []
+    for over, title in figures_trials.OVER:
+        curves = [curve for curve in figures_trials.curves(usable, over, folder, key) if len(curve.x) > 1]
+        if curves:
+            series = [_series(style_of[curve.label], curve.x, curve.y) for curve in curves]
+            loss = key == figures_trials.LOSS
+            chart = _chart(workload, kind, f"{name} over {title}", (title, "loss" if loss else name), series)
+            logs = axes.logarithms([(curve.x, curve.y) for curve in curves])
+            charts.append(chart | {"integer": over == "epoch", "log_x": logs[0] and over != "epoch"})
+            charts[-1]["log"] = loss and logs[1]
+    return charts
 
 
 def _power_charts(

@@ -105,6 +105,7 @@ class StandIn:
              there are none
     dtype:   of the samples: uint8 are images, int64 rows of tokens, float32 any other numbers
     domains: beside its class a sample has the number of its domain, 0
+    labels:  of a sample whose target is a value: numbers of 0 or 1
     """
 
     def __init__(
@@ -114,10 +115,12 @@ class StandIn:
         device: torch.device,
         kind: Targets = "class",
         dtype: torch.dtype = torch.uint8,
+        *,
         domains: bool = False,
+        labels: int | None = None,
     ) -> None:
         self.shape, self.count, self.device, self.kind, self.dtype = tuple(shape), count, device, kind, dtype
-        self.domains = domains
+        self.domains, self.labels = domains, labels
 
     def __len__(self) -> int:
         return self.count
@@ -138,8 +141,8 @@ class StandIn:
             return {"boxes": whole.repeat(count, 1, 1), "labels": zeros(count, 1)}
         if self.kind == "tokens":
             return zeros(count, *self.shape)
-        if self.kind == "none":
-            return None
+        if self.kind == "value" and self.labels:
+            return zeros(count, self.labels)
         return {"class": zeros(count), "domain": zeros(count)} if self.domains else zeros(count)
 
 

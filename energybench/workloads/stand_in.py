@@ -28,6 +28,8 @@ KNOWN: dict[str, tuple[tuple[int, int, int], int, int, int]] = {
     "cifar100": ((3, 32, 32), 100, 50_000, 10_000),
     "tiny-imagenet": ((3, 64, 64), 200, 100_000, 10_000),
     "flowers17": ((3, 128, 128), 17, 1_088, 272),  # a fifth of its 1,360 images for testing
+    "domainnet-clipart": ((3, 224, 224), 345, 33_525, 14_604),  # its cleaned version
+    "domainnet-painting": ((3, 224, 224), 345, 50_416, 21_850),
     "imagenet": ((3, 224, 224), 1000, 1_281_167, 50_000),  # at the size that its papers train on
 }
 
@@ -76,6 +78,7 @@ FOLDERS: dict[str, KnownFolder] = {
     "camvid": KnownFolder("mask_folder", "mask", (3, 360, 480), 11, 367, 233, 11),
     "coco2017": KnownFolder("coco_folder", "boxes", (3, 640, 640), 80, 118_287, 5_000),
     "voc2012-boxes": KnownFolder("coco_folder", "boxes", (3, 640, 640), 20, 5_717, 5_823),
+    "celeba_attributes": KnownFolder("celeba_attributes", "value", (3, 64, 64), 40, 162_770, 19_962),
     "bccd": KnownFolder("bccd", "boxes", (3, 240, 320), 3, 292, 72),
     "celeba": KnownFolder("unlabelled_folder", "none", (3, 64, 64), None, 162_770, 19_962),
     "flowers102": KnownFolder("flowers102", "class", (3, 224, 224), 102, 1_020, 6_149, splits=FLOWERS_102),

@@ -191,6 +191,10 @@ def test_the_draw_belongs_to_the_seed_and_not_to_who_asks():
         {"epsilon": -1.0},
         {"start_epoch": 1},
         {"min_real_between": -1},
+        {"fit_layers": ["a"]},
+        {"fit_epochs": [3]},
+        {"fit_layers": ["a"], "fit_epochs": [0]},
+        {"fit_layers": ["a"], "fit_epochs": [3, 3]},
     ],
 )
 def test_parameters_that_mean_nothing_are_refused(wrong):
@@ -382,6 +386,49 @@ def test_a_picture_is_a_density_of_the_update_beside_the_fitted_one_and_there_ar
         real = watching.moved(2, picture["name"]).double()
         first = (real >= picture["from"]) & (real < picture["from"] + width)
         assert picture["density"][0] * width == pytest.approx(first.double().mean().item(), abs=2 / real.numel())
+
+
+def test_the_fits_that_a_suite_names_are_kept_epoch_by_epoch_and_change_nothing():
+    """Epochs 3 and 6 are sampled, and 2 precedes one; 4 is neither, and 9 never comes."""
+    made, watching = method(skip="every:3", fit_layers=["*.weight"], fit_epochs=[2, 3, 4, 9]), Diary()
+    run = make_run([watching, made], wide, epochs=6)
+    run.train()
+    found = made.diagnostics()["chosen_fits"]
+    layers = ["1.weight", "3.weight"]
+    assert [row["name"] for row in found["tensors"]] == [f"epoch {e}: {name}" for e in (2, 3, 4) for name in layers]
+    assert [row["update_of_epoch"] for row in found["tensors"]] == [2, 2, 2, 2, 4, 4]
+    assert found["epochs_without"] == [9]
+    assert [picture["name"] for picture in found["histograms"]] == [row["name"] for row in found["tensors"]]
+    for row, (epoch, name) in zip(found["tensors"], [(e, n) for e in (2, 2, 4) for n in layers], strict=True):
+        expected = fit(watching.moved(epoch, name), "median")
+        assert (row["location"], row["scale"], row["shape"]) == pytest.approx(
+            (expected.location, expected.scale, expected.shape), rel=1e-2, abs=1e-9
+        )
+    plain = make_run([method(skip="every:3")], wide, epochs=6)
+    plain.train()
+    assert_same_state(state(plain.model), state(run.model))
+    assert "chosen_fits" not in plain.methods[0].diagnostics()
+
+
+def test_an_update_without_spread_has_its_reason_in_place_of_a_fit():
+    _, _, made = diary("every:3", 3, Odd, fit_layers=["body.*", "common", "unused"], fit_epochs=[1])
+    found = made.diagnostics()["chosen_fits"]
+    assert {row["name"] for row in found["tensors"] if "reason" in row} == {"epoch 1: common", "epoch 1: unused"}
+    assert {picture["name"] for picture in found["histograms"]} == {"epoch 1: body.weight", "epoch 1: body.bias"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "epochs", "says"),
+    [
+        (["1.wieght"], [2], "did you mean '1.weight'"),
+        (["1"], [2], 'did you mean "1.*"'),
+        (["*"], list(range(1, 8)), "28 updates; at most 24"),
+    ],
+)
+def test_fits_of_no_layer_and_of_too_many_are_refused_before_it_trains(layers, epochs, says):
+    with pytest.raises(UsageError, match="fit_layers") as refused:
+        make_run([method(fit_layers=layers, fit_epochs=epochs)], wide)
+    assert says in str(refused.value)
 
 
 def test_a_large_model_does_not_make_a_large_record():

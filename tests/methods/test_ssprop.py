@@ -7,6 +7,7 @@ import math
 import sys
 import types
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -365,6 +366,48 @@ def test_the_other_schedules_are_what_their_names_say():
     assert cosine == pytest.approx([0.8 * (1 - math.cos(math.pi * t / 4)) / 2 for t in range(5)], abs=1e-6)
 
 
+def test_a_schedule_with_a_period_begins_anew_after_it_in_steps_or_in_epochs():
+    shape = {"linear": lambda t: t, "cosine": lambda t: (1 - math.cos(math.pi * t)) / 2}
+    for schedule, rise in shape.items():
+        flat = [rate for epoch in rates(4, drop=0.6, schedule=schedule, period="3 steps") for rate in epoch]
+        assert flat == pytest.approx([0.6 * rise(step % 3 / 2) for step in range(16)], abs=1e-6)
+        by_epoch = rates(6, drop=0.6, schedule=schedule, period="3 epochs", warmup_epochs=1)
+        expected = [0.0, *(0.6 * rise(epoch % 3 / 2) for epoch in range(5))]
+        assert [epoch[0] for epoch in by_epoch] == pytest.approx(expected, abs=1e-6)
+        assert all(len(set(epoch)) == 1 for epoch in by_epoch)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "bar"])
+def test_a_period_as_long_as_the_training_is_none(schedule):
+    whole = rates(4, drop=0.6, schedule=schedule)
+    assert rates(4, drop=0.6, schedule=schedule, period="4 epochs") == whole
+
+
+@pytest.mark.parametrize("period", ["2 steps", "6 steps", "2 epochs", "1 epoch"])
+def test_a_bar_with_a_period_is_what_alternate_is(period):
+    assert rates(3, drop=0.5, schedule="bar", period=period) == rates(3, drop=0.5, period=period)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_rates_that_change_step_by_step_are_of_a_few_kinds_so_that_a_counter_meets_each(schedule):
+    made = method(drop=0.5, schedule=schedule, period="12 steps")
+    run = make_run([made], data=digits(96), batch=8, epochs=2)  # 12 steps an epoch
+    run.train()
+    keys = run.tally.passes().keys
+    assert set(keys) == {f"drop={low} to {high}" for low, high in pairwise(("0", "0.1", "0.2", "0.3", "0.4", "0.5"))}
+    assert sum(kind["steps"] for kind in keys.values()) == 24
+    assert made.acted is True
+    assert len(made.diagnostics()["samples_by_drop_rate"]) == 12  # where all are told apart
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "bar", "alternate"])
+def test_the_claim_holds_over_whole_periods(schedule):
+    seen = [rate for epoch in rates(3, drop=0.6, schedule=schedule, period="6 steps") for rate in epoch]
+    assert method(drop=0.6, schedule=schedule, period="6 steps").claims()[0] == pytest.approx(
+        sum(seen) / len(seen), abs=1e-6
+    )
+
+
 def test_warm_up_epochs_are_dense_and_the_schedule_spans_the_rest():
     assert rates(5, drop=0.8, warmup_epochs=1) == [[0] * 4, [0] * 4, [0.8] * 4, [0] * 4, [0.8] * 4]
     assert rates(3, drop=0.4, schedule="constant", warmup_epochs=2) == [[0] * 4, [0] * 4, [0.4] * 4]
@@ -392,6 +435,9 @@ def test_the_claim_is_the_mean_rate_that_really_ran_over_whole_periods(schedule)
         {"period": 2},
         {"period": "2"},
         {"period": "0 steps"},
+        {"schedule": "constant", "period": "2 epochs"},
+        {"schedule": "linear", "period": "1 epoch"},
+        {"schedule": "cosine", "period": "2.5 epochs"},
         {"warmup_epochs": -1},
         {"dimension": "rows"},
         {"select": "bottom"},
@@ -411,6 +457,7 @@ def test_parameters_that_mean_nothing_are_refused(wrong):
 def test_the_period_may_be_written_or_given():
     assert method(period="300 steps").period == Quantity(300, "steps")
     assert method().period == Quantity(2, "epochs")
+    assert method(schedule="linear").period is None
 
 
 # ── the model around it ───────────────────────────────────────────────────────────────────────────────────────────

@@ -21,7 +21,7 @@ from energybench.meter.trace import Sample, pack
 from energybench.records.record import Claim
 from energybench.report import canvas, figures_diagnostics, figures_savings, figures_trials, power_traces
 from energybench.report.album import Album
-from energybench.report.figures import KINDS, album
+from energybench.report.figures import KINDS, OPTIONAL, album
 from energybench.verdict import trade_off
 from energybench.verdict.summary import summarise
 
@@ -48,6 +48,7 @@ def test_the_same_records_in_any_order_give_the_same_bytes_and_every_kind_is_dra
     meta, trials, counting_runs = traced(example(), tmp_path)
     histogram = {"name": "w", "from": -1.0, "to": 1.0, "density": [0.2, 0.6, 0.2], "fitted": [0.3, 0.4, 0.3]}
     trials = [t.model_copy(update={"diagnostics": {"half": {"histograms": [histogram]}}}) for t in trials]
+    trials = [t.model_copy(update={"curve": [p | {"accuracy": p["epoch"] / 4} for p in t.curve]}) for t in trials]
     first = album(summarise(meta, trials, counting_runs), trials, tmp_path)
     random.Random(1).shuffle(trials)
     again = album(summarise(meta, trials, counting_runs[::-1]), trials, tmp_path)
@@ -279,6 +280,32 @@ def test_a_window_that_was_paused_has_no_joules_along_the_way(tmp_path: Path) ->
     assert figures_trials.curves(paused, "wall_s", tmp_path) != []
 
 
+def test_a_metric_has_a_curve_over_epochs_and_seconds_where_every_epoch_was_evaluated(tmp_path: Path) -> None:
+    """Block b's epoch e has accuracy (e + b) / 10 after 2 e seconds of its window: the mean over blocks 0, 1, 2."""
+    meta, trials, counting_runs = traced(example(), tmp_path)
+
+    def looked_at(t: Any, epochs: int) -> Any:
+        points = [{"epoch": float(e), "loss": 1 / e, "wall_s": 2.0 * e} for e in (1, 2, 3)]
+        return t.model_copy(
+            update={"curve": [p | {"accuracy": (p["epoch"] + t.block) / 10} for p in points[:epochs]] + points[epochs:]}
+        )
+
+    trials = [looked_at(t, 2 if t.role == "twin" else 3) for t in trials]
+    found = figures_trials.curves(trials, "wall_s", figure="accuracy")
+    assert {curve.role for curve in found} == {t.role for t in trials} - {"twin"}  # whose looking ended with a target
+    plain = next(curve for curve in found if curve.role == "baseline")
+    assert plain.x == (2.0, 4.0, 6.0)
+    assert plain.y == pytest.approx((0.2, 0.3, 0.4))
+    assert (plain.low[0], plain.high[0]) == (0.1, 0.3)
+    drawn_of = album(summarise(meta, trials, counting_runs), trials, tmp_path, ["quality-curves"])
+    (picture,) = drawn_of.pictures
+    assert picture.caption.startswith("accuracy on the test set over epochs and seconds")
+    assert any("up is better" in text for text in texts(picture.svg))
+    never = [looked_at(t, 0) for t in trials]
+    nothing = album(summarise(meta, never, counting_runs), never, tmp_path, ["quality-curves"])
+    assert (nothing.pictures, nothing.left_out) == ((), ())  # no suite need look at every epoch
+
+
 def test_curves_over_seconds_exist_only_where_an_epoch_has_its_seconds(tmp_path: Path) -> None:
     _, trials, _ = traced(example(), tmp_path)
     bare = [
@@ -327,7 +354,7 @@ def test_a_picture_without_data_is_left_out_with_a_reason() -> None:
     meta, _, _ = Run().method("half").records()  # without a claim, which would be a figure
     found = album(summarise(meta, [], []), [], Path("nowhere"))
     assert found.pictures == ()
-    assert {each.kind for each in found.left_out} == set(KINDS) - {"diagnostics"}
+    assert {each.kind for each in found.left_out} == set(KINDS) - set(OPTIONAL)
     assert all(each.reason for each in found.left_out)
 
 
@@ -362,6 +389,8 @@ def test_any_json_is_either_panels_of_finite_figures_or_nothing(value: Any) -> N
             if isinstance(panel, figures_diagnostics.Histogram)
             else panel.observed
             if isinstance(panel, figures_diagnostics.Bounded)
+            else panel.y
+            if isinstance(panel, figures_diagnostics.Scatter)
             else panel.values
         )
         assert len(figures) > 1
@@ -395,6 +424,26 @@ def test_figures_by_number_and_over_epochs_are_found_and_a_constant_is_not() -> 
         figures_diagnostics.ByNumber("samples by drop rate", ("0", "0.8"), (5.0, 3.0)),
         figures_diagnostics.OverEpochs("shape", (2.0, 4.0), (1.0, 2.0)),
     ]
+
+
+def test_points_stand_against_each_other_where_there_are_as_many_of_both() -> None:
+    entry = {"name": "loss", "against": "norm", "x": [1, 2, 3], "y": [2, 4, 7], "rank_correlation": 1.0}
+    (panel,) = figures_diagnostics.panels({"compared": {"scatter": [entry]}})
+    assert panel == figures_diagnostics.Scatter("loss", "norm", (1.0, 2.0, 3.0), (2.0, 4.0, 7.0), 1.0)
+    for broken in ({"x": [1, 2]}, {"y": [1, 2, None]}, {"x": [1], "y": [1]}, {"x": "123"}):
+        assert not list(figures_diagnostics.panels({"compared": {"scatter": [entry | broken]}}))
+    (unknown,) = figures_diagnostics.panels({"compared": {"scatter": [entry | {"rank_correlation": None}]}})
+    assert unknown.rank_correlation is None  # a constant score has none, and is no 0
+
+
+def test_points_can_be_drawn_and_say_in_words_how_they_agree(tmp_path: Path) -> None:
+    meta, trials, counting_runs = traced(example(), tmp_path)
+    scatter = [{"name": "loss", "against": "norm", "x": [1, 2, 3], "y": [2, 7, 4], "rank_correlation": 0.5}]
+    trials = [t.model_copy(update={"diagnostics": {"half": {"scatter": scatter}}}) for t in trials]
+    found = album(summarise(meta, trials, counting_runs), trials, tmp_path, ["diagnostics"])
+    assert_no_mistake(found)
+    assert all("loss against norm, rank correlation 0.50" in picture.alt for picture in found.pictures)
+    assert any("rank correlation 0.50" in text for text in texts(found.pictures[0].svg))
 
 
 def test_what_was_observed_stands_with_its_positive_bounds_and_without_them_nowhere() -> None:

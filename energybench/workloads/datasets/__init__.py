@@ -56,6 +56,7 @@ Part = Literal["train", "test"]
 DATA_SETS = {
     "digits": "energybench.workloads.datasets.shipped:digits",
     "mnist5k": "energybench.workloads.datasets.shipped:mnist5k",
+    "celeba_attributes": "energybench.workloads.datasets.celeba:celeba_attributes",
     "mask_folder": "energybench.workloads.datasets.mask_folders:mask_folder",
     "coco_folder": "energybench.workloads.datasets.coco_folders:coco_folder",
     "ade20k": "energybench.workloads.datasets.segmentation:ade20k",
@@ -247,7 +248,8 @@ def _stand_in(described: DataDescription, count: int, targets: Targets, device: 
     numbers = torch.uint8 if described.has_images else torch.float32
     dtype = torch.long if "vocabulary" in described.extra else numbers
     shape = described.stored or described.shape
-    return StandIn(shape, count, device, targets, dtype, domains="domains" in described.extra)
+    domains = "domains" in described.extra
+    return StandIn(shape, count, device, targets, dtype, domains=domains, labels=described.classes)
 
 
 def _images(described: DataDescription, facts: Facts, settings: DataTable, device: torch.device) -> Images | None:

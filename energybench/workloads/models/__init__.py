@@ -34,6 +34,7 @@ MODELS = {
     "vit_tiny": "energybench.workloads.models.small:vit_tiny",
     "ddpm_unet": "energybench.workloads.models.diffusion:ddpm_unet",
     "mixer": "energybench.workloads.models.paper:mixer",
+    "plain_cnn": "energybench.workloads.models.paper:plain_cnn",
     "resnet26": "energybench.workloads.models.paper:resnet26",
     "resnet32": "energybench.workloads.models.paper:resnet32",
     "resnet50_head4096": "energybench.workloads.models.paper:resnet50_head4096",

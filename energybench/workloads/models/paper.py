@@ -34,6 +34,23 @@ def mixer(
     return Mixer(shape, classes, patch, width, layers, tokens, channels)
 
 
+def plain_cnn(shape: Shape, classes: int, depth: int = 4, width: int = 64) -> nn.Module:
+    """ssProp's plain CNN: `depth` 3×3 convolutions, each with BatchNorm and ReLU, all as wide; mean; one linear layer.
+
+    It has neither strides nor pooling before the mean over the image.
+    """
+    if depth < 1 or width < 1:
+        raise ValueError(f"depth and width are 1 or more, not {depth} and {width}")
+    layers: list[nn.Module] = []
+    for number in range(depth):
+        before = width if number else shape[0]
+        layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+
+
 def resnet26(shape: Shape, classes: int) -> nn.Module:
     """ssProp's ResNet-26: BasicBlocks (2, 3, 5, 2) behind a 3×3 stride-1 stem without max-pool, at every size."""
     vision = import_torchvision().models.resnet

@@ -26,6 +26,8 @@ TASKS = {
     "classification": "energybench.workloads.tasks.classification:Classification",
     "regression": "energybench.workloads.tasks.regression:Regression",
     "ddpm": "energybench.workloads.tasks.diffusion:DDPM",
+    "top_k_classification": "energybench.workloads.tasks.classification:TopKClassification",
+    "multi_label": "energybench.workloads.tasks.multi_label:MultiLabel",
     "ridge": "energybench.workloads.tasks.ridge:Ridge",
     "segmentation": "energybench.workloads.tasks.segmentation:Segmentation",
     "detection": "energybench.workloads.tasks.detection:Detection",

@@ -8,10 +8,12 @@ checkpoints were trained. Evaluation, scores and gradients of outputs see the ma
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from energybench.common.metrics import Better, Metric
@@ -74,6 +76,45 @@ class Classification(Task):
             right += (logits.argmax(1) == labels).sum()
             loss += F.cross_entropy(logits, labels, reduction="sum")
         return {"accuracy": right.item() / len(data), "loss": loss.item() / len(data)}
+
+
+@dataclass(eq=False)
+class TopKClassification(Classification):
+    """Classification that is also judged by whether a class is among the k likeliest: Acc@5 as "top5_accuracy".
+
+    k: 2 or more, and fewer than there are classes
+    """
+
+    k: Annotated[int, Field(ge=2)] = 5
+
+    name = "top_k_classification"
+
+    def __post_init__(self) -> None:
+        if self.k < 2:
+            raise ValueError(f"k is 2 or more, not {self.k}: accuracy is that of the likeliest class")
+        share = Metric(better="higher", scale="fraction", least=0.0, most=1.0)
+        self.metrics = {**type(self).metrics, f"top{self.k}_accuracy": share}  # type: ignore[misc]
+
+    def evaluate(self, run: TrainingRun, data: Data) -> dict[str, float]:
+        """accuracy, that of the k likeliest (0–1), and mean loss without label smoothing."""
+        right, among, loss = (torch.zeros((), device=run.device) for _ in range(3))
+        for batch in data.in_order():
+            logits = heads(run.model(batch.inputs))[0].float()
+            right += (logits.argmax(1) == batch.targets).sum()
+            among += among_likeliest(logits, batch.targets, self.k).sum()
+            loss += F.cross_entropy(logits, batch.targets, reduction="sum")
+        sums = {"accuracy": right, f"top{self.k}_accuracy": among, "loss": loss}
+        return {name: total.item() / len(data) for name, total in sums.items()}
+
+
+def among_likeliest(logits: Tensor, targets: Tensor, k: int) -> Tensor:
+    """Whether each target (B,) is among the k classes of the largest logits (B, classes).
+
+    Raises ValueError where there are no more than k classes: it would always be.
+    """
+    if k >= logits.shape[1]:
+        raise ValueError(f"k = {k} of {logits.shape[1]} classes is always right")
+    return (logits.topk(k, dim=1).indices == targets[:, None]).any(1)
 
 
 def heads(outputs: Any) -> tuple[Tensor, list[Tensor], float]:
