@@ -118,7 +118,7 @@ class WorkloadComparison:
             baseline_name="the plain command" if self.outside else "plain training",
             command=self._command("baseline"),
             percent=known is not None and known.metric.scale == "percent",
-            data_notes=tuple((self.run.data.get(self.name) or {}).get("notes") or ()),
+            data_notes=notes_of(self.run, self.name),
         )
 
     def _command(self, label: str) -> str:
@@ -380,3 +380,8 @@ class WorkloadComparison:
     def _waiting_reason(self, row: Row) -> str:
         """Why there is no verdict yet; empty once a look was reached."""
         return "" if self.look.open else interim_notes.waiting(self.look, row.n)
+
+
+def notes_of(run: RunFile, workload: str) -> tuple[str, ...]:
+    """What a record says of how a workload's data were made."""
+    return tuple((run.data.get(workload) or {}).get("notes") or ())

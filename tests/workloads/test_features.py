@@ -10,6 +10,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from energybench.common.errors import UsageError
 from energybench.common.hashing import stable_seed
 from energybench.common.open_tables import DataFacts
 from energybench.flops.work import Work
+from energybench.records.record import RunFile
 from energybench.runner import planner
 from energybench.runner.plan_request import spec_of
 from energybench.runner.tracing import trace_run
@@ -35,6 +37,9 @@ from energybench.train import discovery
 from energybench.train.data import Data
 from energybench.train.stack_check import check_stack
 from energybench.trial.counting_layer import StepCounter
+from energybench.verdict import sentences
+from energybench.verdict.figures import Baseline, Workload
+from energybench.verdict.workload import notes_of
 from energybench.workloads import catalogue, datasets, models, stand_in
 from energybench.workloads.datasets import backbones, kept_tensors
 from energybench.workloads.datasets import features as features_module
@@ -534,6 +539,16 @@ def test_check_computes_nothing_and_says_so_and_a_run_computes_once_for_all_work
     known = [each.workloads["two"] for each in (checked, run, after)]
     assert len({(each.data.shape, each.samples, each.ledger) for each in known}) == 1
     assert known[1].data.sha256 == known[2].data.sha256 != known[0].data.sha256
+
+
+def test_a_report_says_what_the_record_says_of_the_data():
+    figures = Baseline(3, None, (), {}, None, None, None, None, None)
+    told = Workload("w", None, figures, None, (), (), data_notes=("features of x: 3 GFLOP",))
+    alone = sentences.baseline(replace(told, data_notes=()))
+    assert alone.startswith("Plain training: ")
+    assert sentences.baseline(told) == f"{alone} Its data: features of x: 3 GFLOP."
+    file = RunFile.model_construct(data={"w": {"notes": ["made so"]}, "v": {}})
+    assert [notes_of(file, name) for name in ("w", "v", "u")] == [("made so",), (), ()]
 
 
 def test_zeros_stand_in_as_numbers_not_as_images(tmp_path):

@@ -118,7 +118,7 @@ def _trained(table: ModelTable, given: Any, shape: tuple[int, ...], seed: int, a
     if "classes" in parameters:
         raise refusal("options.backbone.classes is of a file's head", f"take it out: '{settings.use}' says it")
     model = _built(table.use, parameters, described.shape, classes, seed)
-    words = f"{table.use} trained on {settings.use} ({described.train:,} images, {epochs} epochs"
+    words = f"{table.use} trained on {settings.use} ({described.train:,} images, {epochs} epoch{'s' * (epochs != 1)}"
     if described.kind == stand_in.KIND:
         lacking = f"'{settings.use}' is not on this machine"
         return Backbone(model, table.use, parameters, f"{words})", None, lacking=lacking)
