@@ -157,9 +157,8 @@ def decode(
                 options = {**options, "download": False}
             if own and image_folders.names_folder(tokenizer := str(options.get("tokenizer", ""))):
                 options = {**options, "tokenizer": str(image_folders.resolve(tokenizer, base or Path.cwd()))}
-            if own and isinstance(given := options.get("file"), str):
-                written = image_folders.resolve(given, base or Path.cwd())
-                options = {**options, "file": str(written)} if os.path.isfile(written) else options
+            if own and isinstance(given := options.get("file"), str) and given:
+                options = {**options, "file": str(_named_file(given, base or Path.cwd()))}
             asked = Asked(settings, cache, base or Path.cwd(), download, known)
             made = call(function, use, {OF_THE_RUN: asked} if own else {}, options)
             if own and isinstance(made, DataDescription):  # of what is known by its name alone
@@ -304,6 +303,13 @@ def _named_folder(use: str, folder: Any, base: Path) -> tuple[Path, str]:
         hint = hint or 'a folder of $ENERGYBENCH_DATA by its name, or a path such as "./camvid"'
         raise UsageError(Problem("E402", f"'{use}': there is no folder '{folder}'", hint=hint))
     return place[0], f"{folder if is_path else f'$ENERGYBENCH_DATA/{place[0].name}'}, read by {use}"
+
+
+def _named_file(file: str, base: Path) -> Path:
+    """A path from the suite's folder where it leads to a file, else below $ENERGYBENCH_DATA."""
+    written, root = image_folders.resolve(file, base), data_folder.root()
+    below = written if root is None else root / file
+    return below if os.path.isfile(below) and not os.path.isfile(written) else written
 
 
 def _find(use: str, settings: DataTable, base: Path, download: bool) -> tuple[tuple[Split, Split], str]:

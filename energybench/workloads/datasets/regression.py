@@ -65,18 +65,14 @@ def colours(pixels: Tensor) -> Tensor:
 
 
 def _found(file: str) -> Path:
-    """Below $ENERGYBENCH_DATA, where it is not a path that is there. Raises UsageError E402."""
-    root = data_folder.root()
+    """The file of that path. Raises UsageError E402."""
     if not isinstance(file, str) or not file:
         hint = 'file = "./photo.png", from the suite\'s folder; or its name in $ENERGYBENCH_DATA'
         raise UsageError(Problem("E402", f"photograph: file is {file!r}, and no name of one", hint=hint))
-    written = Path(os.path.expanduser(file))
-    places = [written] if written.is_absolute() or root is None else [root / written, written]
-    for place in places:
-        if os.path.isfile(place):
-            return place
-    looked = " and ".join(dict.fromkeys(str(place) for place in places))
-    raise UsageError(Problem("E402", f"photograph: there is no file '{file}'", hint=f"looked at {looked}"))
+    if not os.path.isfile(file):
+        hint = f"looked below $ENERGYBENCH_DATA too, which is {data_folder.root() or 'not set'}"
+        raise UsageError(Problem("E402", f"photograph: there is no file '{file}'", hint=hint))
+    return Path(file)
 
 
 def _read(path: Path, shown: str, size: tuple[int, int]) -> Tensor:
