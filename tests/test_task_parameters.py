@@ -268,3 +268,14 @@ def test_the_old_way_of_asking_still_gives_a_name(tmp_path: Path) -> None:
     assert load(tmp_path, SUITE.replace('task = { use = "denoise.py", steps = 20 }\n', "")).workloads[0].task_use == (
         Classification.name
     )
+
+
+def test_a_task_that_names_what_it_reports_is_not_evaluated_to_plan_a_run(folder: Path) -> None:
+    """Of one that generates for hours only the names are wanted."""
+    file = folder / "denoise.py"
+    slow = '    reports = ("accuracy", "loss")\n\n    def evaluate(self, run, data):\n        raise OSError("hours")\n'
+    file.write_text(TASK + "\n" + slow, encoding="utf-8")
+    assert planned(folder, SUITE)["problems"] == []
+    wanting = SUITE + '[accept.quality]\nmetric = "f1"\nloses_at_most = "1 pp"\n'
+    (problem,) = planned(folder, wanting)["problems"]
+    assert (problem["code"], problem["hint"]) == ("E406", "its task reports: accuracy, loss")

@@ -1,4 +1,4 @@
-"""A run whose task has parameters, whose model starts from a file, and whose workload sweeps: what its records say."""
+"""A run whose task has parameters and diagnostics, whose model starts from a file, whose workload sweeps."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ class Tempered(Classification):
 
     def losses(self, run, outputs, batch):
         return super().losses(run, outputs / self.temperature, batch)
+
+    def diagnostics(self):
+        return {"cooled_to": self.temperature}
 """
 WORKLOAD = """[[workload]]
 name = "w"
@@ -57,6 +60,7 @@ def test_the_records_say_what_training_started_from(tmp_path: Path, quiet: Calla
         assert weights["fresh"] == ["3.weight", "3.bias"]
         assert trial.settings["workload"]["train"]["lr"] == float(trial.workload[5:-1])
         assert "sweep" not in trial.settings["workload"]
+        assert trial.diagnostics["tempered"] == {"cooled_to": 4.0}
     assert {facts["weights"]["sha256"] for facts in run.data.values()} == {sha256}
     by_cell = {(t.workload, t.method): t.weights_sha256 for t in trials.values()}
     assert by_cell["w[lr=0.1]", "baseline"] == by_cell["w[lr=0.1]", "twin"]
