@@ -267,6 +267,15 @@ def test_a_mean_of_one_or_of_all_alike_is_it_to_the_bit():
         assert all(torch.equal(a, b) for a, b in zip(mean.values(), tensors, strict=True))
 
 
+def test_complex_weights_are_averaged_and_truth_values_are_whether_any_is_true():
+    mean = MeanWeights()
+    mean.add([torch.tensor([1 + 2j, 4j]), torch.tensor([False, True, False])], 0.25)
+    mean.add([torch.tensor([5 - 2j, 0j]), torch.tensor([False, False, True])], 0.75)
+    weights, truth = mean.values()
+    assert weights.tolist() == [4 - 1j, 1j]
+    assert truth.tolist() == [False, True, True]
+
+
 def flat(parameters: Any) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in parameters])
 

@@ -194,18 +194,22 @@ class MeanWeights:
             self._beyond = [torch.zeros_like(each, dtype=_wide(each)) for each in self._first]
             return
         for number, (tensor, first) in enumerate(zip(tensors, self._first, strict=True)):
-            if tensor.is_floating_point():
+            if _averaged(tensor):
                 self._beyond[number].add_(tensor.detach().to(_wide(first)) - first, alpha=share)
             else:
                 self._first[number] = torch.maximum(first, tensor)
 
     def values(self) -> list[Tensor]:
         pairs = zip(self._first, self._beyond, strict=True)
-        return [(first + beyond).to(first.dtype) if first.is_floating_point() else first for first, beyond in pairs]
+        return [(first + beyond).to(first.dtype) if _averaged(first) else first for first, beyond in pairs]
+
+
+def _averaged(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else tensor.dtype
+    return torch.promote_types(tensor.dtype, torch.float32) if _averaged(tensor) else tensor.dtype
 
 
 @torch.no_grad()
