@@ -108,11 +108,20 @@ def fresh_model(workload: WorkloadTable, data: DataDescription, base: Path, seed
             model: torch.nn.Module = models.call(function, use, known, settings, offered)
         else:
             model = models.build(use, data.shape, data.classes, settings, offered)
+    _take_back()
     refuse_too_many(use, sum(1 for _ in model.parameters()))  # copies of layers are not counted as they are made
     models.fix_sizes(model, use, data.shape)
     if workload.train.activation:
         models.activate(model, use, workload.train.activation)
     return model
+
+
+def _take_back() -> None:
+    """transformers gives torch's own class of modules a function whenever it makes a model and finds none there; left
+    in place it would look as if a method had replaced what judges."""
+    added = vars(torch.nn.Module).get("smart_apply")
+    if str(getattr(added, "__module__", "")).startswith("transformers."):
+        del torch.nn.Module.smart_apply  # type: ignore[attr-defined]
 
 
 def build_stack(stack: Iterable[MethodSpec]) -> list[Method]:

@@ -33,8 +33,9 @@ from energybench.train.data import Data, Resident
 from energybench.train.facts import Facts
 from energybench.train.method import Task
 from energybench.train.stack_check import check_stack
-from energybench.trial.build import build
+from energybench.trial.build import build, recipe_of
 from energybench.trial.counting_layer import StepCounter
+from energybench.trial.integrity import Picture
 from energybench.trial.spec import MethodSpec, TrainingSpec
 from energybench.workloads import datasets, models, text_sets
 from energybench.workloads.datasets import text
@@ -889,6 +890,7 @@ def test_the_example_of_mezo_runs_from_its_start_file_to_its_end(place, tmp_path
         trial = TrainingSpec(
             base=folder, workload=workload, data=known.data, stack=stack, seed=1, weights=known.weights
         )
+        picture = Picture(TextClassification(), recipe_of(workload))
         run = build(trial, train, CPU)
         loaded = run.model.state_dict()
         assert all(torch.equal(loaded[name], value) for name, value in body.items())
@@ -896,6 +898,7 @@ def test_the_example_of_mezo_runs_from_its_start_file_to_its_end(place, tmp_path
         run.train()
         assert run.tally.backwards == 0
         assert math.isfinite(run.evaluate(test)["loss"])
+        assert list(picture.replaced()) == []  # transformers adds to torch's own classes as it makes a model
         epochs[cell.method] = run.tally.passes().epochs_trained
     assert epochs == {"mezo": 5, "gradsamp+mezo": 4}
 
