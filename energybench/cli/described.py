@@ -172,6 +172,8 @@ def _lines(facts: dict[str, Any], width: int) -> Iterator[str]:
     yield click.style(printable(facts["name"]), bold=True) + printable(f"  {facts['kind']}, {where}")
     text = facts["text"] or facts["summary"]
     for paragraph in printable_lines(text.removeprefix(f"{facts['name']}: ")):
+        if _lists_parameters(paragraph, facts):
+            continue  # they stand below, with their bounds
         yield ""
         yield from _wrapped(paragraph, width)
     if facts.get("parameters"):
@@ -204,6 +206,13 @@ def printable_lines(text: str) -> list[list[str]]:
     """Paragraphs, each as its lines."""
     blocks = text.strip().split("\n\n")
     return [[printable(line) for line in block.splitlines()] for block in blocks]
+
+
+def _lists_parameters(paragraph: Sequence[str], facts: dict[str, Any]) -> bool:
+    """Whether it begins as a docstring's list does, "name: ..." or "name, other: ...", of which each says so below too."""
+    head, colon, _ = paragraph[0].partition(":") if paragraph else ("", "", "")
+    known = {each["name"] for each in facts.get("parameters") or () if each["about"]}
+    return bool(colon) and {name.strip() for name in head.split(",")} <= known
 
 
 def _wrapped(paragraph: list[str], width: int) -> Iterator[str]:

@@ -39,7 +39,9 @@ IN_DIFFUSERS: dict[str, str] = {"linear": "linear", "squared-cosine": "squaredco
 
 @dataclass
 class DDPM(Task):
-    """inputs (B, C, H, W); the model is called with noisy images and their steps of time, and returns their noise.
+    """Denoising diffusion: the noise in an image by its squared error; quality is a Fréchet distance of what is generated.
+
+    inputs (B, C, H, W); the model is called with noisy images and their steps of time, and returns their noise.
 
     timesteps: of which the first has next to no noise and the last next to nothing else
     schedule: of the noise: "linear" from 1e-4 to 0.02 a step, made for 1,000 of them, or "squared-cosine"

@@ -37,7 +37,9 @@ _SHARE = Metric(better="higher", scale="fraction", least=0.0, most=1.0)
 
 @dataclass
 class Segmentation(Task):
-    """inputs (B, C, H, W), targets (B, H, W) of class numbers; the model returns logits (B, classes, H, W).
+    """Cross-entropy on the class of each pixel; quality is the mean intersection over union.
+
+    inputs (B, C, H, W), targets (B, H, W) of class numbers; the model returns logits (B, classes, H, W).
 
     scales: also judge by the average over the image at these sizes, as "miou_multiscale" and
         "pixel_accuracy_multiscale": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
