@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from json_schema import refusal
 from test_plan import planned
 
-from energybench.cli.described import describe
+from energybench.cli.described import describe, print_described
 from energybench.cli.suite_schema import suite_schema
 from energybench.common.errors import Problem, UsageError, WorkloadError
 from energybench.suite import suite
@@ -279,3 +280,15 @@ def test_a_task_that_names_what_it_reports_is_not_evaluated_to_plan_a_run(folder
     wanting = SUITE + '[accept.quality]\nmetric = "f1"\nloses_at_most = "1 pp"\n'
     (problem,) = planned(folder, wanting)["problems"]
     assert (problem["code"], problem["hint"]) == ("E406", "its task reports: accuracy, loss")
+
+
+@pytest.mark.parametrize("name", list(tasks.TASKS))
+def test_list_says_each_parameter_once_behind_a_sentence_on_what_the_task_is(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = describe(name)
+    assert facts["summary"][0].isupper()
+    print_described(facts)
+    shown = capsys.readouterr().out
+    for each in facts["parameters"]:
+        assert len(re.findall(rf"(?:^|\s){each['name']}:", shown)) == 1

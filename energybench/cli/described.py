@@ -209,7 +209,7 @@ def printable_lines(text: str) -> list[list[str]]:
 
 
 def _lists_parameters(paragraph: Sequence[str], facts: dict[str, Any]) -> bool:
-    """Whether it begins as a docstring's list does, "name: ..." or "name, other: ...", of which each says so below too."""
+    """Whether it is a docstring's list, "name: ..." or "name, other: ...", of parameters that say so below too."""
     head, colon, _ = paragraph[0].partition(":") if paragraph else ("", "", "")
     known = {each["name"] for each in facts.get("parameters") or () if each["about"]}
     return bool(colon) and {name.strip() for name in head.split(",")} <= known

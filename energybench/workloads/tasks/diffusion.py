@@ -39,7 +39,7 @@ IN_DIFFUSERS: dict[str, str] = {"linear": "linear", "squared-cosine": "squaredco
 
 @dataclass
 class DDPM(Task):
-    """Denoising diffusion: the noise in an image by its squared error; quality is a Fréchet distance of what is generated.
+    """Denoising diffusion: the noise in an image by its squared error; quality is a Fréchet distance of what it makes.
 
     inputs (B, C, H, W); the model is called with noisy images and their steps of time, and returns their noise.
 
