@@ -51,7 +51,9 @@ def test_a_code_is_given_in_one_room_unless_it_is_the_same_mistake() -> None:
         {"gate/golden_counts.py", "gate/compare_runs.py", "cli/gating.py", "cli/reading.py"},
         {"windows/measure.py", "windows/window.py"},
         {str(file.relative_to(PACKAGE)) for file in (PACKAGE / "workloads" / "datasets").glob("*.py")}
-        | {"workloads/text_sets.py", "common/data_folder.py"},
+        | {"workloads/text_sets.py", "workloads/domain_sets.py", "workloads/stand_in.py", "common/data_folder.py"}
+        | {"workloads/tasks/regression.py"},  # whose data say how large their numbers are
+        {"train/discovery.py", "algorithms/update_fits.py"},  # a value that a method cannot take
         {"train/plain_epochs.py", "train/results.py"},
     )
     assert {code: files for code, files in twice.items() if not any(set(files) <= each for each in together)} == {}

@@ -696,7 +696,7 @@ def test_nonsense_is_refused_in_words(call, word):
 def test_no_model_of_ours_takes_a_name_of_torchvisions():
     vision = import_torchvision().models
     assert not set(models.MODELS) & set(vision.list_models())
-    assert len(PAPER) == 6
+    assert len(PAPER) == 7
 
 
 @pytest.mark.parametrize(("use", "parameters", "layers"), [("resnet32", 464_154, 32), ("resnet56", 853_018, 56)])

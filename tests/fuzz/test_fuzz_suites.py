@@ -50,12 +50,16 @@ def as_it_says(suite: Suite, raw: dict[str, Any], plain: bool) -> None:
     written = raw.get("trials", {})
     assert suite.trials.blocks == written.get("blocks", 5)
     assert suite.trials.seed == written.get("seed", 0)
-    for workload, table in zip(suite.workloads, raw["workload"], strict=True):
-        assert workload.name == table["name"]
+    tables = {table["name"]: table for table in raw["workload"]}
+    written_as = [each.name if each.name in tables else each.name.partition("[")[0] for each in suite.workloads]
+    assert list(dict.fromkeys(written_as)) == list(tables)
+    for workload, name in zip(suite.workloads, written_as, strict=True):
+        table, swept = tables[name], tables[name].get("sweep", {})  # one workload for each of its values
+        assert workload.name == name or swept
         for key in ("epochs", "lr", "momentum"):
-            if key in table.get("train", {}):
+            if key in table.get("train", {}) and f"train.{key}" not in swept:
                 assert getattr(workload.train, key) == table["train"][key]
-        if "batch" in table.get("data", {}):
+        if "batch" in table.get("data", {}) and "data.batch" not in swept:
             assert workload.data.batch == table["data"]["batch"]
 
 
