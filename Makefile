@@ -18,9 +18,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 run: setup
 	@$(BIN)/energybench run suites/quick.toml
 
-# All tests, over three processes, since many wait for others. No clock decides: what is measured is a benchmark, what simulates clocks is a test.
+# All tests, over two processes. No clock decides: what is measured is a benchmark, what simulates clocks is a test.
 test: setup
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not perf' --durations=15
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not perf' --durations=15
 
 # The same on a strange machine (tests/strange.py), most of it as root alone: make strange TESTS=tests/meter
 strange: setup

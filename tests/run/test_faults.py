@@ -91,10 +91,13 @@ def test_nothing_outlives_a_run_that_is_killed(place: Path, who: str) -> None:
     running = held_at(place, HELD, LIGHT_MARK=marker, LIGHT_STRAYS="1")
     before = records(place)
     server = server_of(running.pid)
+    # Waited for: a guard that has just ended may still be seen, and a stray be seen twice while it starts.
+    wait_for(lambda: len(server.children()) == 1)
     (guard,) = server.children()
+    wait_for(lambda: len(guard.children()) == 1)
     (trial,) = guard.children()
-    assert len(trial.children()) == 1  # the stray of this trial; those of the four before are gone
-    assert len(processes_with(marker)) >= 5
+    wait_for(lambda: len(trial.children()) == 1)  # the stray of this trial; those of the four before are gone
+    wait_for(lambda: len(processes_with(marker)) >= 5)
     if who == "group":
         os.killpg(running.pid, signal.SIGKILL)
     else:
