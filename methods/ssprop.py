@@ -94,8 +94,8 @@ class SsProp(Method):
             self.period = ALTERNATE_PERIOD
         if self.period is not None and self.schedule == "constant":
             raise ValueError("a constant rate has no period: take it out, or choose another schedule")
-        rises = self.schedule in ("linear", "cosine") and self.period is not None
-        if rises and (self.period.count < 2 or not float(self.period.count).is_integer()):  # type: ignore[union-attr]
+        rising = self.period if self.schedule in ("linear", "cosine") else None
+        if rising is not None and (rising.count < 2 or not float(rising.count).is_integer()):
             raise ValueError(
                 f"a {self.schedule} schedule rises over whole steps or epochs, 2 at least, and not over {self.period}"
             )
@@ -160,8 +160,8 @@ class SsProp(Method):
     def _mark(self, run: TrainingRun, drop: float, *, dropped: bool) -> None:
         """Steps of one rate are of one kind. Where every step has a rate of its own they are of a few kinds, so that a
         counter which sees some of them has seen each: steps of a kind cost about the same, and a few are dense."""
-        rises = self.schedule in ("linear", "cosine") and self.period is not None and self.period.unit == "steps"
-        if not rises or self.period.count <= KINDS or not self.drop:  # type: ignore[union-attr]
+        rising = self.period if self.schedule in ("linear", "cosine") else None
+        if rising is None or rising.unit != "steps" or rising.count <= KINDS or not self.drop:
             if dropped:
                 run.tally.mark(self, f"drop={drop:g}")
             return

@@ -12,7 +12,6 @@ cross-entropy. A pass that is handed the source alone, such as a probe's, has th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -139,8 +138,11 @@ def both_domains(batch: Batch) -> Any:
     """Inputs of the batch, and behind them those of the target where there are some."""
     if TARGET not in batch.also:
         return batch.inputs
-    joined: Callable[..., Tensor] = lambda one, other: torch.cat([one, other])  # noqa: E731
-    return tree_map(joined, batch.inputs, batch.also[TARGET].inputs)
+    return tree_map(_joined, batch.inputs, batch.also[TARGET].inputs)
+
+
+def _joined(one: Tensor, other: Tensor) -> Tensor:
+    return torch.cat([one, other])
 
 
 def class_confusion(logits: Tensor, temperature: float) -> Tensor:
