@@ -179,4 +179,5 @@ def test_every_method_of_every_paper_suite_can_be_made(file):
         for use in uses:
             given = method.parameters if len(uses) == 1 else method.parameters.get(use, {})
             first = {key: values[0] for key, values in method.sweep.items()} if len(uses) == 1 else {}
-            discovery.build(discovery.load(discovery.sources()[use]), use, {**given, **first})
+            made = discovery.build(discovery.load(discovery.sources()[use]), use, {**given, **first})
+            assert all(key in vars(made) for key in given)
