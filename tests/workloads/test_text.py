@@ -349,6 +349,7 @@ def library_datasets(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     """Reading "glue" by a package `datasets` of this code, which stands before any that is installed."""
     (folder / "datasets").mkdir()
     (folder / "datasets" / "__init__.py").write_text(code, encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "datasets", None)  # so that it is gone again when the test ends
     for name in [name for name in sys.modules if name.partition(".")[0] == "datasets"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(folder))
