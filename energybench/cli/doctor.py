@@ -29,7 +29,7 @@ from energybench.meter.trackers import running
 from energybench.meter.unavailable import Unavailable
 from energybench.meter.visible import VISIBLE
 from energybench.process.forkserver import Launcher
-from energybench.records.run_folder import scratch
+from energybench.records.scratch_folder import scratch
 
 PACKAGES = ("torch", "torchvision", "fvcore", "codecarbon", "nvidia-ml-py", "scipy", "numpy")
 LOOK_S = 1.0  # at another package's meter, to see whether it answers

@@ -7,10 +7,20 @@ from pathlib import Path
 
 import click
 
-from energybench.cli.common import console, print_json, suite_options
+from energybench.cli.common import Excluded, console, print_json, refuse_together, suite_options
 from energybench.cli.completion import names_of_suites
 from energybench.common.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, EnergybenchError, Problem, UsageError
 from energybench.runner.prepare import load_suite, plan_suite, seconds_of
+
+ALONE = ("--max-time", "--add-blocks", "--strict", "--json")
+EXCLUDED: Excluded = {
+    "--block": (
+        "is run by one job of many, and only the report of all of them looks, after the numbers of blocks that were "
+        "declared",
+        ("--until-decided", "--plan-only", "--new", *ALONE),
+    ),
+    "--plan-only": ("trains nothing", ("--keep-going", *ALONE)),
+}
 
 
 @click.command()
@@ -29,6 +39,12 @@ from energybench.runner.prepare import load_suite, plan_suite, seconds_of
     metavar="N",
     help="N blocks beyond a finished run's: exploratory, in no verdict.",
 )
+@click.option(
+    "--block",
+    metavar="K",
+    help="Block K of the run alone (3, 3-5, 1,4-6), in --out FOLDER/shards/b3, by the plan in FOLDER: one job of many.",
+)
+@click.option("--plan-only", is_flag=True, help="The plan and the counting runs, for --block; nothing is trained.")
 @click.option("--strict", is_flag=True, help="Exit code 4 where something that the suite requires is left undecided.")
 @click.option(
     "--keep-going", is_flag=True, help="Go on where a command's quality or windows cannot be used; else it ends there."
@@ -45,6 +61,8 @@ def run(
     until_decided: bool,
     max_time: str | None,
     add_blocks: int | None,
+    block: str | None,
+    plan_only: bool,
     strict: bool,
     keep_going: bool,
     as_json: bool,
@@ -52,7 +70,23 @@ def run(
     """Train every cell of SUITE (a file, or a shipped one's name) and report. Run again to continue."""
     from energybench.runner import runner
     from energybench.runner.progress import Progress
+    from energybench.runner.shard import blocks_of
 
+    flags = {
+        "--block": block is not None,
+        "--plan-only": plan_only,
+        "--until-decided": until_decided,
+        "--new": fresh,
+        "--max-time": max_time is not None,
+        "--add-blocks": add_blocks is not None,
+        "--strict": strict,
+        "--json": as_json,
+        "--keep-going": keep_going,
+    }
+    refuse_together([name for name, given in flags.items() if given], EXCLUDED)
+    blocks = () if block is None else blocks_of("--block", block)
+    if blocks and out is None:
+        raise click.UsageError("--block needs --out: the folder of this part, such as FOLDER/shards/b3.")
     max_s = None if max_time is None else seconds_of("--max-time", max_time)
     loaded = load_suite(suite, quick, overrides, device, no_user_code)
     tables = console(to_stderr=as_json)
@@ -68,6 +102,8 @@ def run(
         add_blocks=add_blocks or 0,
         strict=strict,
         keep_going=keep_going,
+        blocks=blocks,
+        plan_only=plan_only,
     )
     if as_json and code != EXIT_INTERRUPTED:
         from energybench.records.reader import read_folder
