@@ -10,6 +10,7 @@ import click
 from energybench.cli.common import Excluded, console, print_json, refuse_together, suite_options
 from energybench.cli.completion import names_of_suites
 from energybench.common.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, EnergybenchError, Problem, UsageError
+from energybench.common.interrupts import signals_interrupt
 from energybench.runner.prepare import load_suite, plan_suite, seconds_of
 
 ALONE = ("--max-time", "--add-blocks", "--strict", "--json")
@@ -68,8 +69,6 @@ def run(
     as_json: bool,
 ) -> None:
     """Train every cell of SUITE (a file, or a shipped one's name) and report. Run again to continue."""
-    from energybench.runner import runner
-    from energybench.runner.progress import Progress
     from energybench.runner.shard import blocks_of
 
     flags = {
@@ -87,30 +86,34 @@ def run(
     blocks = () if block is None else blocks_of("--block", block)
     if blocks and out is None:
         raise click.UsageError("--block needs --out: the folder of this part, such as FOLDER/shards/b3.")
-    max_s = None if max_time is None else seconds_of("--max-time", max_time)
-    loaded = load_suite(suite, quick, overrides, device, no_user_code)
-    tables = console(to_stderr=as_json)
-    progress = Progress(console(to_stderr=True), tables)
-    code, folder = runner.run(
-        loaded,
-        out=out,
-        fresh=fresh,
-        device=device,
-        progress=progress,
-        max_s=max_s,
-        until_decided=until_decided,
-        add_blocks=add_blocks or 0,
-        strict=strict,
-        keep_going=keep_going,
-        blocks=blocks,
-        plan_only=plan_only,
-    )
-    if as_json and code != EXIT_INTERRUPTED:
-        from energybench.records.reader import read_folder
-        from energybench.verdict.summary import summarise, to_json
+    with signals_interrupt():  # a job may be ended before its run has begun
+        from energybench.runner import runner
+        from energybench.runner.progress import Progress
 
-        print_json(to_json(summarise(*read_folder(folder))))
-    sys.exit(code)
+        max_s = None if max_time is None else seconds_of("--max-time", max_time)
+        loaded = load_suite(suite, quick, overrides, device, no_user_code)
+        tables = console(to_stderr=as_json)
+        progress = Progress(console(to_stderr=True), tables)
+        code, folder = runner.run(
+            loaded,
+            out=out,
+            fresh=fresh,
+            device=device,
+            progress=progress,
+            max_s=max_s,
+            until_decided=until_decided,
+            add_blocks=add_blocks or 0,
+            strict=strict,
+            keep_going=keep_going,
+            blocks=blocks,
+            plan_only=plan_only,
+        )
+        if as_json and code != EXIT_INTERRUPTED:
+            from energybench.records.reader import read_folder
+            from energybench.verdict.summary import summarise, to_json
+
+            print_json(to_json(summarise(*read_folder(folder))))
+        sys.exit(code)
 
 
 @click.command()

@@ -4,9 +4,9 @@
     .lock-owner   where flock answers that there is none (Lustre without -o flock, some NFS and FUSE): made only where
                   no such file is there, and removed at the end
 
-Each says who holds it. Nobody frees `.lock-owner` for a process that was killed: it is taken over where that has surely
-ended, which is known on its own host alone. Elsewhere the message says whose it is and what to type. One folder may have
-flock on one node of a cluster and none on another, so each way looks at the other's file.
+Each says who holds it. Nobody frees `.lock-owner` for a process that was killed: it is taken over where that one has
+surely ended, which is known on its own host alone. Elsewhere the message says whose it is and what to type. One folder
+may have flock on one node of a cluster and none on another, so each way looks at the other's file.
 """
 
 from __future__ import annotations

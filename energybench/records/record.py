@@ -52,6 +52,7 @@ SCHEMA = 4  # what is written
 # the rests of a process, the seed of a run's order, the host and the job of a trial, and the blocks of a shard.
 SCHEMAS = (1, 2, 3, 4)
 
+FINISHED = "finished"  # the outcome of an invocation that left nothing missing
 Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
 Role = Literal["baseline", "twin", "method", "control"]
 # Why a control is planned, which is run where its method's tally shows that it trained less: the suite asks for it; a
@@ -380,6 +381,13 @@ class RunFile(RecordModel):
         if max(self.closed or 0, *(self.looks.at if self.looks else [0])) > self.blocks:
             raise ValueError(f"a look lies beyond the {self.blocks} blocks that are declared")
         return self
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing of what is run in this folder: of a shard, which is never `finished` by itself,
+        since a run is when all of its blocks are there, those that it holds."""
+        last = self.invocations[-1].outcome if self.invocations else None
+        return self.finished or (self.shard is not None and last == FINISHED)
 
     @property
     def verdict_blocks(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from energybench.common.errors import Problem, UsageError
 from energybench.records.record import Looks, RunFile
-from energybench.records.run_folder import abandoned
+from energybench.records.run_folder import Folder, abandoned
 from energybench.records.run_identity import new_identity
 from energybench.runner import schedule
 from energybench.runner.plan_request import Planned
@@ -74,3 +74,11 @@ def ask_about_another(suite: Suite, differs: Callable[[RunFile], str], progress:
     if not progress.confirm("Start a new run beside it?"):
         hint = "put back what changed and run again to continue it, or add --new"
         raise UsageError(Problem("E623", "no new run was started beside this one", str(path), hint))
+
+
+def refuse_foreign_page(folder: Folder) -> None:
+    """Before anything runs. Raises CannotWrite E632 where a page of somebody else's has the name of the report."""
+    if folder.held.has(folder.report.name):
+        from energybench.report import pages
+
+        pages.refuse_foreign_pages(folder.held)

@@ -26,20 +26,21 @@ from energybench.common.errors import (
 from energybench.common.hosts import host
 from energybench.common.interrupts import signals_interrupt
 from energybench.meter.nvml import held_open
+from energybench.meter.shared_node import node_claimed
 from energybench.process.forkserver import Launcher
 from energybench.process.prepared import PreparedInterpreter
 from energybench.records.reader import COUNTING_RUNS, RECORDS
-from energybench.records.record import Cell, CountingRun, Invocation, Looks, RunFile, Trial
+from energybench.records.record import FINISHED, Cell, CountingRun, Invocation, Looks, RunFile, Trial
 from energybench.records.run_folder import Folder, choose
 from energybench.records.scratch_folder import scratch
 from energybench.runner import busy, schedule
 from energybench.runner.expected_time import expected_time
 from energybench.runner.foresight import foresight, sentence
-from energybench.runner.new_run import ask_about_another, new_run_file
+from energybench.runner.new_run import ask_about_another, new_run_file, refuse_foreign_page
 from energybench.runner.placement import without_superseded
 from energybench.runner.plan_request import Planned, plan
 from energybench.runner.progress import Progress
-from energybench.runner.shard import FINISHED, Shard, command_of_block, refuse_sharded
+from energybench.runner.shard import Shard, command_of_block, refuse_sharded
 from energybench.runner.trials import COMMAND, Trials, now
 from energybench.runner.what_changed import changes
 from energybench.stats.paired import FEWEST_BLOCKS
@@ -87,7 +88,8 @@ def run(
     shard = Shard.opened(suite, blocks, out) if blocks and out is not None else None
     launcher, watch = Launcher(), busy.Watch()
     prepared = PreparedInterpreter(COMMAND)
-    with scratch() as place, signals_interrupt(), held_open(), closing(prepared):
+    metered = suite.measure.energy != "off" and not plan_only
+    with scratch() as place, signals_interrupt(), held_open(), closing(prepared), node_claimed(metered):
         if suite.trains:
             launcher.warm()
         progress.say(f"checking {suite.path.name}: {'methods, models, data' if suite.trains else 'commands'}")
@@ -120,7 +122,7 @@ def run(
                 return runner.plan(), folder.path
             if shard is None:
                 refuse_sharded(folder.path)
-                _refuse_foreign_page(folder)
+                refuse_foreign_page(folder)
             return runner.run(None if max_s is None else began + max_s, watch), folder.path
 
 
@@ -380,14 +382,6 @@ class _Runner:
             update={"looks": None, "finished": False, "closed": None, "blocks": self.blocks}
         )
         return summarise(blind, self.folder.trials(), self.folder.read_counting_runs())
-
-
-def _refuse_foreign_page(folder: Folder) -> None:
-    """Before anything runs. Raises CannotWrite E632 where a page of somebody else's has the name of the report."""
-    if folder.held.has(folder.report.name):
-        from energybench.report import pages
-
-        pages.refuse_foreign_pages(folder.held)
 
 
 def _counting_name(cell: Cell | CountingRun) -> str:

@@ -21,7 +21,6 @@ from energybench.runner import schedule
 from energybench.runner.plan_request import Planned
 from energybench.suite.suite import Suite, cell_name
 
-FINISHED = "finished"  # the outcome of an invocation after which nothing is missing
 SPAN = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?")
 
 
@@ -120,8 +119,7 @@ class Shard:
     def is_complete(self, run: RunFile, planned: Planned, trials: list[Trial]) -> bool:
         """Whether it was ended, and nothing of its blocks is missing since."""
         seed = planned.suite.trials.seed if run.order_seed is None else run.order_seed
-        ended = bool(run.invocations) and run.invocations[-1].outcome == FINISHED
-        return ended and not schedule.missing(planned.cells, self.blocks, seed, trials, 0)
+        return run.complete and not schedule.missing(planned.cells, self.blocks, seed, trials, 0)
 
 
 def refuse_sharded(folder: Path) -> None:
