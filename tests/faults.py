@@ -180,7 +180,8 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
         Fault(
             "another device",
             "A block goes on on another card, or another host's processor, than it was begun on",
-            "It starts anew with its baseline. What it had is kept in `superseded/`, counts no more, and is told. Blocks "
+            "It starts anew with its baseline. What it had is kept in `superseded/`, counts no more, and is "
+            "told. Blocks "
             "that are whole stay as they are.",
             "",
             "",
@@ -203,7 +204,8 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
         Fault(
             "stale lock",
             "There, a process was killed and left its lock",
-            "On the same host it is seen that it has ended, also where its number is another process's by now: the lock "
+            "On the same host it is seen that it has ended, also where its number is another process's by now: "
+            "the lock "
             "is taken over, and told.",
             "",
             "",
@@ -211,14 +213,16 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
         Fault(
             "lock elsewhere",
             "There, the lock is of a process on another host",
-            "It is never taken, since nobody here knows whether that one lives. The message names host, process and time.",
+            "It is never taken, since nobody here knows whether that one lives. The message names host, process "
+            "and time.",
             "2, E604; 75 with `--block`",
             "wait; or the `rm` that is printed, once you know that it has ended",
         ),
         Fault(
             "shared node",
             "A job of Slurm's has only some CPUs of its node, or another energybench meters the node already",
-            "RAPL, and what else sees the whole node, is not read: it would count the others' joules. The record says why.",
+            "RAPL, and what else sees the whole node, is not read: it would count the others' joules. The record "
+            "says why.",
             "",
             "`sbatch --exclusive`, or `ENERGYBENCH_EXCLUSIVE=1` where nobody else works there",
         ),

@@ -43,7 +43,9 @@ def test_blocks_count_from_one_as_a_run_prints_them(text: str, expected: tuple[i
     assert blocks_of("--block", text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "0", "0-2", "3-2", "-1", "1-", "b3", "1;2", "1,,2", "1.5", "٣", "9" * 30, "1-999999"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "0-2", "3-2", "-1", "1-", "b3", "1;2", "1,,2", "1.5", "٣", "9" * 30, "1-9999999"]
+)
 def test_what_names_no_block_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         blocks_of("--block", text)
@@ -174,9 +176,7 @@ def test_a_trial_names_its_device_and_on_a_processor_its_host() -> None:
         ({"SLURM_JOB_ID": "4\n7" * 100}, None, None),
     ],
 )
-def test_a_record_says_in_which_job_it_was_made(
-    environ: dict[str, str], job: str | None, restarts: int | None
-) -> None:
+def test_a_record_says_in_which_job_it_was_made(environ: dict[str, str], job: str | None, restarts: int | None) -> None:
     found = placement(environ)
     assert found.host == host()
     if "\n" in environ.get("SLURM_JOB_ID", ""):

@@ -56,10 +56,7 @@ def test_a_node_is_ours_where_the_job_has_all_of_it_or_it_is_declared(environ: d
         assert EXCLUSIVE in reason  # what to type
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 256), st.integers(1, 4)), min_size=1, max_size=5),
-    st.data(),
-)
+@given(st.lists(st.tuples(st.integers(1, 256), st.integers(1, 4)), min_size=1, max_size=5), st.data())
 def test_slurm_s_short_form_of_cpus_per_node_is_read(groups: list[tuple[int, int]], data: st.DataObject) -> None:
     text = ",".join(f"{cpus}(x{times})" if times > 1 else f"{cpus}" for cpus, times in groups)
     nodes = [cpus for cpus, times in groups for _ in range(times)]

@@ -59,9 +59,7 @@ def run(place: Path, *arguments: str | Path, **environment: str) -> subprocess.C
     return subprocess.CompletedProcess(running.args, running.returncode, out, err)
 
 
-def held_at(
-    place: Path, trial: str, *arguments: str | Path, **environment: str
-) -> subprocess.Popen[str] | Forked:
+def held_at(place: Path, trial: str, *arguments: str | Path, **environment: str) -> subprocess.Popen[str] | Forked:
     """A run that waits inside this trial."""
     (place / "hold").write_text(trial)
     running = start(place, *arguments, **environment)

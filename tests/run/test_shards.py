@@ -190,7 +190,8 @@ def test_a_shard_of_other_settings_or_of_another_plan_is_refused_in_a_line(place
     beyond = run(place, *shard("4"))
     assert beyond.returncode == 2
     assert "1 to 3" in told(beyond.stderr, "E204")
-    (place / "F/run.json").rename(place / "F/old")
+    for part in ("run.json", "witness"):
+        (place / "F" / part).rename(place / f"old-{part}")
     planned(place)  # again: another run
     strange = run(place, *shard("1"))
     assert strange.returncode == 2
@@ -235,7 +236,9 @@ def test_shards_train_the_weights_of_one_run_to_the_bit(tmp_path: Path) -> None:
     parts = facts([each for folder in shards_of(tmp_path / "F") for each in read_folder(folder)[1]])
     assert parts == whole
     assert len(whole) >= 4
-    counted = [{(w.workload, w.method): w.counted_flop for w in read_folder(tmp_path / each)[2]} for each in ("whole", "F")]
+    counted = [
+        {(w.workload, w.method): w.counted_flop for w in read_folder(tmp_path / each)[2]} for each in ("whole", "F")
+    ]
     assert counted[0] == counted[1]
 
 
