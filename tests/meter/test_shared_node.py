@@ -45,8 +45,8 @@ def _undeclared(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"SLURM_JOB_ID": "1", "SLURM_JOB_CPUS_PER_NODE": "64", "SLURM_OVERCOMMIT": "1"}, True),
         ({"SLURM_JOB_ID": "1", "SLURM_JOB_CPUS_PER_NODE": "4", EXCLUSIVE: "1"}, False),  # declared
         ({"SLURM_JOB_ID": "1", "SLURM_JOB_CPUS_PER_NODE": "4", EXCLUSIVE: "0"}, True),
-        ({METERED_BY: "4711"}, True),
-        ({METERED_BY: "4711", EXCLUSIVE: "1"}, False),
+        ({METERED_BY: "another run"}, True),
+        ({METERED_BY: "another run", EXCLUSIVE: "1"}, False),
     ],
 )
 def test_a_node_is_ours_where_the_job_has_all_of_it_or_it_is_declared(environ: dict[str, str], shared: bool) -> None:
@@ -90,43 +90,52 @@ def test_a_control_group_without_all_processors_is_no_owner(tmp_path: Path, monk
     assert shared_reason({}, 8, NOWHERE) == ""
 
 
-def test_a_second_run_on_a_node_is_told_of_the_first_and_what_stands_below_one_is_not() -> None:
-    """By real processes: the claim is gone with the one that held it, however that ended."""
-    code = (
-        "import os, sys\n"
-        "from energybench.meter.shared_node import node_claimed, shared_reason\n"
-        "with node_claimed():\n"
-        "    print(shared_reason() or 'alone', flush=True)\n"
-        "    sys.stdin.read()\n"
-    )
-    words = [sys.executable, "-c", code]
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("ENERGYBENCH_")}
-    first = subprocess.Popen(words, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert first.stdin is not None
+HOLDING = (
+    "import sys\n"
+    "from energybench.meter.shared_node import node_claimed, shared_reason\n"
+    "with node_claimed():\n"
+    "    print(shared_reason() or 'alone', flush=True)\n"
+    "    sys.stdin.read()\n"
+)
+
+
+@pytest.mark.parametrize("listed", ["class/powercap", "bus/event_source/devices/power"])
+def test_a_second_run_on_a_node_is_told_of_the_first_and_what_stands_below_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str
+) -> None:
+    """By a real process: the claim is gone with the one that held it, however that ended."""
+    monkeypatch.setenv("ENERGYBENCH_SYSFS", str(tmp_path))
+    (tmp_path / listed).mkdir(parents=True)
+    first = subprocess.Popen([sys.executable, "-c", HOLDING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
-    if "another run" in (said := first.stdout.readline()):  # of somebody else's, on this very machine
+    try:
+        assert first.stdout.readline() == "alone\n"
+        with node_claimed():
+            assert "another run of energybench" in shared_reason()
+            with node_claimed():  # its own trials, and what they start
+                assert "another run of energybench" in shared_reason()
+        monkeypatch.setenv(HOLDER, str(first.pid))
+        with node_claimed():
+            assert shared_reason() == ""
+        monkeypatch.delenv(HOLDER)
+    finally:
         first.kill()
         first.communicate()
-        pytest.skip("another run of energybench meters this machine")
-    assert said == "alone\n"
-    told = subprocess.run(words, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
-    assert "another run of energybench" in told.stdout
-    assert f"process {first.pid}" in told.stdout
-    below = environ | {HOLDER: str(first.pid)}
-    told = subprocess.run(words, env=below, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
-    assert told.stdout == "alone\n"
-    first.kill()
-    first.communicate()
-    told = subprocess.run(words, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
-    assert told.stdout == "alone\n"
+    with node_claimed(), node_claimed():
+        assert shared_reason() == ""
+    assert list((tmp_path / listed).iterdir()) == []
 
 
-def test_a_claim_leaves_the_environment_as_it_was() -> None:
+def test_a_claim_leaves_the_environment_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(os.environ)
-    with node_claimed():
-        assert {HOLDER, METERED_BY} & os.environ.keys()
+    with node_claimed():  # a machine without counters has nothing to claim
+        assert dict(os.environ) == before
+    monkeypatch.setenv("ENERGYBENCH_POWERCAP", str(tmp_path))
+    before = dict(os.environ)
     with node_claimed(wanted=False):
         assert dict(os.environ) == before
+    with node_claimed():
+        assert set(os.environ) - set(before) == {HOLDER}
     assert dict(os.environ) == before
 
 
