@@ -26,6 +26,7 @@ from energybench.records.run_identity import new_identity
 from energybench.runner import busy, schedule
 from energybench.runner.expected_time import expected_time
 from energybench.runner.foresight import foresight, sentence
+from energybench.runner.launched import refuse_ranks
 from energybench.runner.plan_request import Planned, plan
 from energybench.runner.progress import Progress
 from energybench.runner.trials import COMMAND, Trials, now
@@ -65,6 +66,7 @@ def run(
     keep_going:    on past a command whose quality or windows cannot be used; else the first such trial ends the call
     """
     began = time.monotonic()
+    refuse_ranks()
     if until_decided and suite.trials.blocks_max is None:
         message = "--until-decided needs the most blocks there may be, declared before the first"
         hint = "add [trials] blocks_max = 20, or --set trials.blocks_max=20"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -76,6 +77,25 @@ class Tally:
         self._keys[self.cost_key()].update(steps=1, samples=samples, forwarded=self.forwarded)
         self.steps += 1
         self.samples += samples
+
+    def add_ranks(self, others: Iterable[Tally]) -> None:
+        """What other ranks of the same training did: their passes add up; steps and updates are those of all together.
+
+        Raises:
+            ValueError: a rank took steps of other kinds than this one
+        """
+        for other in others:
+            if {key: counts["steps"] for key, counts in other._keys.items()} != {
+                key: counts["steps"] for key, counts in self._keys.items()
+            }:
+                raise ValueError(f"the ranks took steps of other kinds: {sorted(self._keys)} and {sorted(other._keys)}")
+            self.forwards += other.forwards
+            self.backwards += other.backwards
+            self.samples_forward += other.samples_forward
+            self.pass_sizes.forward.update(other.pass_sizes.forward)
+            self.pass_sizes.backward.update(other.pass_sizes.backward)
+            for key, counts in other._keys.items():
+                self._keys[key]["forwarded"] += counts["forwarded"]
 
     def add_vectorised(self, samples: int) -> None:
         """What `run.forward` saw of one sample was a pass of so many, with their gradients, by torch.func."""
