@@ -118,7 +118,8 @@ class NoNumber(Classification):
     def forward(self, run: Any, batch: Batch) -> Forward:
         forward = super().forward(run, batch)
         lost = run.rank_key and run.epoch_number == 2 and run.step_in_epoch == run.steps_per_epoch - 1
-        return replace(forward, value=forward.value * float("nan"), each=forward.each * float("nan")) if lost else forward
+        factor = float("nan") if lost else 1.0
+        return replace(forward, value=forward.value * factor, each=forward.each * factor)
 
 
 class Skips(Method):

@@ -1,4 +1,4 @@
-"""Several ranks that train one model: the weights of one process, one decision for all, and no rank that is waited for."""
+"""Several ranks that train one model: the weights of one process, one decision for all, nobody waited for in vain."""
 
 from __future__ import annotations
 
@@ -237,15 +237,7 @@ class Rounds(Task):
     replaces: ClassVar[frozenset[str]] = frozenset({"epoch"})
 
 
-@pytest.mark.parametrize(
-    "task",
-    [
-        Rounds(),
-        Beside(),
-        task_named("vrex", ROOT),
-        task_named("group_dro", ROOT),
-    ],
-)
+@pytest.mark.parametrize("task", [Rounds(), Beside(), task_named("vrex", ROOT), task_named("group_dro", ROOT)])
 def test_a_task_that_needs_its_whole_batch_is_refused(task: Task) -> None:
     (problem,) = refuse_task(task, 2, "here")
     assert (problem.code, problem.where) == ("E326", "here")
@@ -294,9 +286,8 @@ def test_a_suite_that_asks_for_what_there_is_not_is_told_so(
 
 def test_a_command_starts_its_ranks_itself(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
-    path.write_text(
-        'schema = 1\nsuite = "c"\ntrials = { devices = 2 }\n[[workload]]\nname = "w"\ncommand = "true"\nquality = "none"\n'
-    )
+    workload = '[[workload]]\nname = "w"\ncommand = "true"\nquality = "none"\n'
+    path.write_text(f'schema = 1\nsuite = "c"\ntrials = {{ devices = 2 }}\n{workload}')
     with pytest.raises(InvalidSuite) as refused:
         load(path)
     assert "torchrun --nproc_per_node=2" in refused.value.problems[0].hint

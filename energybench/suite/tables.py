@@ -42,7 +42,8 @@ def _parallel(value: Any) -> Any:
     if isinstance(value, str) and value.lower().startswith("fsdp"):
         message = "FSDP shows a rank a shard of every tensor: gradsamp fits whole ones, and ssprop chooses among "
         message += "the channels of whole layers, so neither would be the method that is measured"
-        raise KeyedError(message, "", 'parallel = "ddp", or leave it out; an FSDP training of your own can be a command')
+        hint = 'parallel = "ddp", or leave it out; an FSDP training of your own can be a command'
+        raise KeyedError(message, "", hint)
     return value
 
 

@@ -55,7 +55,10 @@ def budget(ledger: tuple[Line, ...], run: Run) -> Budget:
     if rounds := every_epoch(run, range(1, recipe.epochs + 1)):
         return _in_rounds(paid, [_round_flop(prices, each, recipe.accumulate) for each in rounds], rounds, run)
     step_flop = [
-        sum(prices.forward(piece) + prices.backward(piece) for piece in micro_batches(size, recipe.accumulate * run.world))
+        sum(
+            prices.forward(piece) + prices.backward(piece)
+            for piece in micro_batches(size, recipe.accumulate * run.world)
+        )
         for size in run.data.sizes(recipe.batch)
         for _ in run.task.parts
     ]

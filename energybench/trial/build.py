@@ -14,9 +14,9 @@ from energybench.suite.tables import WorkloadTable
 from energybench.train import discovery
 from energybench.train.data import Data
 from energybench.train.method import Method, Task
-from energybench.train.recipe import Recipe
 from energybench.train.rank_run import RankRun
 from energybench.train.ranks import Ranks
+from energybench.train.recipe import Recipe
 from energybench.train.run import Run
 from energybench.trial.control_run import ControlRun, RankControlRun
 from energybench.trial.spec import MethodSpec, TrainingSpec

@@ -119,8 +119,7 @@ class _Processes:
 
     def join(self) -> Ranks:
         """Meet the others."""
-        ranks = _meet(0, self._spec, self._port, self._socket)
-        return ranks
+        return _meet(0, self._spec, self._port, self._socket)
 
     def cause_of(self, error: Exception) -> Exception:
         """The error itself, or that of the rank whose end it follows from."""
@@ -233,9 +232,10 @@ def _said(heard: int) -> str:
 
 def _lost(number: int, code: int, said: str) -> RankLost:
     if code < 0:
-        killed = code == -signal.SIGKILL
         reason = f"rank {number} was killed by {signal.Signals(-code).name}"
-        return RankLost("out_of_memory", f"{reason}, most often for lack of memory") if killed else RankLost("failed", reason)
+        if code == -signal.SIGKILL:
+            return RankLost("out_of_memory", f"{reason}, most often for lack of memory")
+        return RankLost("failed", reason)
     try:
         status, reason = json.loads(said)
     except ValueError:
