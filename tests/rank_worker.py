@@ -217,7 +217,7 @@ def counted(ranks: Ranks, stack: Sequence[tuple[str, dict[str, Any]]]) -> dict[s
     told = ranks.gather((report_of(run), counter.told()))
     if not ranks.first:
         return {}
-    run.tally.add_ranks(report.tally for report, _ in told[1:])
+    run.tally.add_ranks(report["tally"] for report, _ in told[1:])
     counter.add_ranks([count for _, count in told[1:]])
     both = counter.result(run)
     return {

@@ -233,10 +233,10 @@ def divide(
         places = {name: name if BUS_ADDRESS.fullmatch(name) else by_serial(name, machine.there) for name in wanted.gpus}
         nvidia = [name for name, place in places.items() if not place]
         return nvidia or "used", device if nvidia else "cpu", [place for place in places.values() if place]
-    places = [by_serial(name, machine.there) for name in device.split("+")]
-    if device.startswith("GPU-") and not any(places) and not _nvml_answers():
-        places = [only_card("AMD", machine.there)]
-    trains = [place for place in places if place]
+    found = [by_serial(name, machine.there) for name in device.split("+")]
+    if device.startswith("GPU-") and not any(found) and not _nvml_answers():
+        found = [only_card("AMD", machine.there)]
+    trains = [place for place in found if place]
     return "used", "cpu" if trains else device, trains
 
 

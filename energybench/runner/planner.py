@@ -70,9 +70,9 @@ class Plan:
         if self.suite.trials.given_threads:
             torch.set_num_threads(self.suite.trials.given_threads)
         self.devices = self.suite.trials.devices
-        self.problems: list[Problem] = plan_devices.problems(spec, self.device)
-        self.notes: list[str] = []
+        self.problems = plan_devices.problems(spec, self.device)
         self.device_name = "cpu" if self.problems else device_name(self.device, self.devices)
+        self.notes: list[str] = []
         self.data: dict[str, DataDescription] = {}
         self.checked: set[tuple[str, str]] = set()  # (variant, task) whose stack was
         self.threads = self.suite.trials.given_threads
@@ -92,10 +92,8 @@ class Plan:
         methods = {label: [method for _, method in stack] for label, stack in stacks.items()}
         self.problems += useless_controls(self.spec, methods, self.seeds)
         machine = machine_facts(self.device, self.thread_facts) | self.energy()
-        cells: list[Cell] = []
-        if not self.problems:
-            planned = [(each, workloads[each.name]) for _, each in self.spec.trainings]
-            cells = [cell for each, known in planned if known for cell in self.cells(each, known, stacks)]
+        planned = [(each, workloads[each.name]) for _, each in ([] if self.problems else self.spec.trainings)]
+        cells = [cell for each, known in planned if known for cell in self.cells(each, known, stacks)]
         asked = [cell.name for cell in cells if cell.control == "asked"]
         return PlanResult(
             problems=tuple(self.problems),

@@ -6,8 +6,9 @@ waits in NCCL keeps its card busy: so whatever is only agreed upon, and every ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -79,10 +80,18 @@ class Ranks:
         return torch.cat([rows[:count] for rows, count in zip(given, counts, strict=True)])
 
     def gather(self, word: Any) -> list[Any]:
-        """Each rank's word, in the order of their numbers: anything that can be pickled."""
-        words: list[Any] = [None] * self.world
-        dist.all_gather_object(words, word)
-        return words
+        """Each rank's word, in the order of their numbers: anything that JSON holds, and nothing that could run."""
+        text = json.dumps(word).encode()
+        sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.world)]
+        dist.all_gather(sizes, torch.tensor([len(text)]))
+        longest = max(int(size.item()) for size in sizes)
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        texts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(texts, padded)
+        return [
+            json.loads(given[: int(size.item())].numpy().tobytes()) for given, size in zip(texts, sizes, strict=True)
+        ]
 
 
 class Wrapper:
@@ -135,16 +144,6 @@ class _Inside(nn.Module):
         given, self._given = self._given, None
         assert given is not None
         return given
-
-
-@contextmanager
-def alone(run: Any) -> Iterator[None]:
-    """Forward passes in here are this rank's own, and no other rank makes them: an evaluation's."""
-    before, run.passes_are_shared = run.passes_are_shared, False
-    try:
-        yield
-    finally:
-        run.passes_are_shared = before
 
 
 def weighted_mean(ranks: Ranks, value: Tensor, batch: Batch) -> Tensor:

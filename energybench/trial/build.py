@@ -44,10 +44,10 @@ def build(
         ranks: this process among those that train together; each of them builds its own
     """
     stack = build_stack(spec.stack)
-    if kind is None and ranks is None:
-        kind = Run if spec.budget is None else ControlRun
-    elif kind is None:
-        kind = RankRun if spec.budget is None else RankControlRun
+    usual: tuple[Callable[..., Run], Callable[..., Run]] = (
+        (Run, ControlRun) if ranks is None else (RankRun, RankControlRun)
+    )
+    kind = kind or usual[spec.budget is not None]
     if spec.budget is not None:
         kind = partial(kind, steps=spec.budget.steps)
     if ranks is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 
@@ -46,8 +46,7 @@ class StepCounts:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RankCount:
+class RankCount(TypedDict):
     """What one rank of several counted: `seen` of its chosen steps by their kinds, `outside` of steps in FLOPs."""
 
     seen: dict[str, list[StepSeen]]
@@ -70,7 +69,8 @@ class StepCounter:
     def told(self) -> RankCount:
         """For the first rank."""
         outside = self.counter.total - self._in_steps
-        return RankCount(dict(self._seen), outside, self.counter.by_op, self.counter.uncounted)
+        counter = self.counter
+        return RankCount(seen=dict(self._seen), outside=outside, by_op=counter.by_op, uncounted=counter.uncounted)
 
     def add_ranks(self, others: Sequence[RankCount]) -> None:
         """What other ranks counted of the same steps: their FLOPs, and the samples that they sent forward, add up.
@@ -80,12 +80,12 @@ class StepCounter:
         """
         sizes = {key: len(seen) for key, seen in self._seen.items()}
         for other in others:
-            if {key: len(seen) for key, seen in other.seen.items()} != sizes:
+            if {key: len(seen) for key, seen in other["seen"].items()} != sizes:
                 raise ValueError("the ranks took steps of other kinds")
             for key, seen in self._seen.items():
                 self._seen[key] = [
-                    StepSeen(own.flop + its.flop, own.samples, own.forwarded + its.forwarded)
-                    for own, its in zip(seen, other.seen[key], strict=True)
+                    StepSeen(own.flop + flop, own.samples, own.forwarded + forwarded)
+                    for own, (flop, _, forwarded) in zip(seen, other["seen"][key], strict=True)
                 ]
             self._others.append(other)
 
@@ -142,8 +142,8 @@ class StepCounter:
             unseen = 1 - len(seen) / counts["steps"]  # finite population: nothing is open when all were counted
             variance += unseen * (spread * units) ** 2 / len(seen)
         every = [self.told(), *self._others]
-        outside = sum(each.outside for each in every)
-        by_op, uncounted = _sums(each.by_op for each in every), _sums(each.uncounted for each in every)
+        outside = sum(each["outside"] for each in every)
+        by_op, uncounted = _sums(each["by_op"] for each in every), _sums(each["uncounted"] for each in every)
         return StepCounts(
             recorded,
             counted_flop=total + outside,

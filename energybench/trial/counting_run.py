@@ -42,7 +42,7 @@ def main(in_path: str, out_path: str) -> None:
     record.world = spec.world if spec.world > 1 else None
     fill = partial(counting_run, spec, record)
     if spec.world > 1:
-        fill = partial(together, spec, record, out_path, fill, partial(count_in_rank, spec))
+        fill = partial(together, spec, record, out_path, fill, partial(_follow, spec))
     fill_and_write(record, fill, out_path)
 
 
@@ -67,9 +67,13 @@ def count_in_rank(spec: CountingSpec, ranks: Ranks) -> tuple[Run, StepCounts, st
     told = ranks.gather((report_of(run), counter.told()))
     reports = [report for report, _ in told]
     if ranks.first:
-        run.tally.add_ranks(report.tally for report in reports[1:])
+        run.tally.add_ranks(report["tally"] for report in reports[1:])
         counter.add_ranks([count for _, count in told[1:]])
     return run, counter.result(run), samples_of(reports)
+
+
+def _follow(spec: CountingSpec, ranks: Ranks) -> None:
+    count_in_rank(spec, ranks)
 
 
 def counting_run(spec: CountingSpec, record: CountingRunDraft, join: Join | None = None) -> None:

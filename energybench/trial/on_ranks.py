@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import resource
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Any, TypedDict
 
 import torch
 
@@ -21,7 +21,7 @@ from energybench.records.record import Passes
 from energybench.train.fingerprint import parameters_fingerprint
 from energybench.train.ranks import Ranks
 from energybench.train.run import Run
-from energybench.train.tally import Tally
+from energybench.train.tally import RankTally
 from energybench.trial.record_draft import TrialDraft
 
 
@@ -55,15 +55,14 @@ def close_with(ranks: Ranks, synchronise: Callable[[], None]) -> None:
     ranks.barrier()
 
 
-@dataclass(frozen=True, slots=True)
-class RankReport:
+class RankReport(TypedDict):
     """What one rank tells the first when training is over.
 
     parameters_sha256: of the model's parameters, which must be the same on all; buffers such as running statistics of
                        BatchNorm are each rank's own, and the first one's are judged
     """
 
-    tally: Tally
+    tally: RankTally
     samples_sha256: str
     parameters_sha256: str
     own_samples: int
@@ -73,7 +72,7 @@ class RankReport:
 
 def report_of(run: Run) -> RankReport:
     return RankReport(
-        tally=run.tally,
+        tally=run.tally.as_rank(),
         samples_sha256=run.samples_sha256(),
         parameters_sha256=parameters_fingerprint(run.model),
         own_samples=run.tally.samples_forward,
@@ -84,12 +83,13 @@ def report_of(run: Run) -> RankReport:
 
 def samples_of(reports: Sequence[RankReport]) -> str:
     """One hash of what went forward on all ranks."""
-    return hashlib.sha256("".join(report.samples_sha256 for report in reports).encode()).hexdigest()
+    return hashlib.sha256("".join(report["samples_sha256"] for report in reports).encode()).hexdigest()
 
 
 def apart(reports: Sequence[RankReport]) -> list[int]:
     """Numbers of the ranks whose weights are not the first one's."""
-    return [number for number, each in enumerate(reports) if each.parameters_sha256 != reports[0].parameters_sha256]
+    first = reports[0]["parameters_sha256"]
+    return [number for number, report in enumerate(reports) if report["parameters_sha256"] != first]
 
 
 def keep(reports: Sequence[RankReport], run: Run, record: TrialDraft) -> None:
@@ -97,7 +97,7 @@ def keep(reports: Sequence[RankReport], run: Run, record: TrialDraft) -> None:
 
     Ranks that did not train one model are no training: the record is then invalid.
     """
-    run.tally.add_ranks(report.tally for report in reports[1:])
+    run.tally.add_ranks(report["tally"] for report in reports[1:])
     record.passes = Passes(**asdict(run.tally.passes()))
     record.samples_sha256 = samples_of(reports)
     record.diagnostics["ranks"] = facts(reports, run)
@@ -112,7 +112,7 @@ def facts(reports: Sequence[RankReport], run: Run) -> dict[str, Any]:
     differs = {method.name: method.differs_on_devices for method in run.methods if method.differs_on_devices}
     return {
         "world": len(reports),
-        "samples_forward": [report.own_samples for report in reports],
-        "memory_resident_b": [report.memory_resident_b for report in reports],
+        "samples_forward": [report["own_samples"] for report in reports],
+        "memory_resident_b": [report["memory_resident_b"] for report in reports],
         **({"differs": differs} if differs else {}),
     }

@@ -16,16 +16,19 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
+import tempfile
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from energybench.common.processes import die_with
 from energybench.process import heap_layout
@@ -37,7 +40,7 @@ from energybench.trial.failure import RankLost, failure_of
 from energybench.trial.record_draft import CountingRunDraft, TrialDraft
 from energybench.trial.spec import CountingSpec, TrialSpec
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 # Waiting is ended by the trial's own limit, which ends all of its processes; no other clock decides.
 LONGEST_WAIT = timedelta(days=365)
 GRACE_S = 5.0  # in which the first rank learns by itself that another is gone
@@ -95,8 +98,7 @@ class _Processes:
         self._noticed, self._ended = threading.Event(), threading.Event()
         self._alive: dict[int, int] = {}  # number → process
         self._lock = threading.Lock()
-        self._socket = socket.create_server((LOOPBACK, 0), backlog=spec.world)
-        self._port: int = self._socket.getsockname()[1]
+        self._place = _meeting_place()
         parent, heard = os.getpid(), dict[int, int]()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -104,9 +106,8 @@ class _Processes:
             reads, writes = os.pipe()
             pid = os.fork()
             if not pid:
-                self._socket.close()
                 os.close(reads)
-                _be_rank(parent, number, spec, self._port, follow, writes)
+                _be_rank(parent, number, spec, self._place, follow, writes)
             os.close(writes)
             self._alive[number], heard[number] = pid, reads
         self._threads = [
@@ -119,7 +120,7 @@ class _Processes:
 
     def join(self) -> Ranks:
         """Meet the others."""
-        return _meet(0, self._spec, self._port, self._socket)
+        return _meet(0, self._spec, self._place)
 
     def cause_of(self, error: Exception) -> Exception:
         """The error itself, or that of the rank whose end it follows from."""
@@ -142,7 +143,7 @@ class _Processes:
             thread.join()
         if done:
             dist.destroy_process_group()
-        self._socket.close()
+        os.close(self._place)
 
     def _watch(self, number: int, pid: int, heard: int) -> None:
         """In a thread for each rank: wait for its end, and tell of one that came too early."""
@@ -161,7 +162,7 @@ class _Processes:
 
 
 def _be_rank(
-    parent: int, number: int, spec: TrialSpec | CountingSpec, port: int, follow: Callable[[Ranks], None], writes: int
+    parent: int, number: int, spec: TrialSpec | CountingSpec, place: int, follow: Callable[[Ranks], None], writes: int
 ) -> None:
     """In a forked process, which ends here."""
     code = 1
@@ -169,7 +170,7 @@ def _be_rank(
         die_with(parent, signal.SIGKILL)
         heap_layout.draw()
         _use_threads(spec)
-        follow(_meet(number, spec, port))
+        follow(_meet(number, spec, place))
         dist.destroy_process_group()
         code = 0
     except Diverged:
@@ -192,31 +193,48 @@ def _use_threads(spec: TrialSpec | CountingSpec) -> None:
         torch.set_num_threads(max(1, spec.threads // (1 if spec.device.startswith("cuda") else spec.world)))
 
 
-def _meet(number: int, spec: TrialSpec | CountingSpec, port: int, listening: socket.socket | None = None) -> Ranks:
+def _meeting_place() -> int:
+    """A file without a name, by which ranks learn of each other: nobody else can open it, none is left behind, and it
+    can be locked wherever TMPDIR lies."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("energybench ranks")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _meet(number: int, spec: TrialSpec | CountingSpec, place: int) -> Ranks:
     """Returns when every rank is there. No card is touched before: the first rank opens its meters first."""
     world = str(spec.world)
     os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=world, LOCAL_WORLD_SIZE=world)
-    if name := next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
-    store = dist.TCPStore(
-        LOOPBACK,
-        port,
-        spec.world,
-        is_master=number == 0,
-        timeout=LONGEST_WAIT,
-        wait_for_workers=False,
-        master_listen_fd=None if listening is None else os.dup(listening.fileno()),
-    )
+    os.environ.update(GLOO_SOCKET_IFNAME=LOOPBACK, NCCL_SOCKET_IFNAME=LOOPBACK)  # no other machine hears them
+    store = dist.FileStore(f"/dev/fd/{place}", spec.world)
     device = rank_device(torch.device(spec.device), number)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=spec.world, timeout=LONGEST_WAIT)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.zeros(1, device=device)  # its context, before the first window: to its meters this process is none other
+    _warn_no_more()
     ranks = Ranks(number, spec.world, device)
     ranks.barrier()
     return ranks
+
+
+def _warn_no_more() -> None:
+    """torch says once in a process that looking for unused parameters found none, and that gradients lie otherwise in
+    memory than it sends them: in every rank of every trial. The first comes from C++ and is used up here; that the
+    looking is on in every cell is meant (`train/ranks.py`)."""
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            wrapped = DistributedDataParallel(nn.Linear(1, 1), find_unused_parameters=True)
+            wrapped(torch.ones(1, 1)).sum().backward()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _said(heard: int) -> str:

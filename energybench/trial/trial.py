@@ -177,10 +177,10 @@ def trial(spec: TrialSpec, record: TrialDraft, join: Join | None = None) -> None
         record.judged_sha256 = judge.weights()
         record.flags += judge.flags(run, record.trained_sha256, record.judged_sha256)
         record.memory_resident_b = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        record.memory_resident_b += sum(other.memory_resident_b for other in others)
+        record.memory_resident_b += sum(other["memory_resident_b"] for other in others)
         if device.type == "cuda":
             record.memory_device_b = torch.cuda.max_memory_allocated(device)
-            record.memory_device_b += sum(other.memory_device_b or 0 for other in others)
+            record.memory_device_b += sum(other["memory_device_b"] or 0 for other in others)
         record.estimate = estimate(spec, run)
         record.budget = budget(spec.ledger, run) if spec.header.role == "method" else spec.budget
         record.diagnostics |= {m.name: diagnostics(m, spec) for m in methods}

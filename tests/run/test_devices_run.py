@@ -54,7 +54,7 @@ MARK = "ENERGYBENCH_TEST_OF_DEVICES"
 def done(tmp_path_factory: pytest.TempPathFactory, fake_nvml_library: Path) -> Done:
     home = tmp_path_factory.mktemp("devices")
     (home / "timed.py").write_text(TIMED)
-    text = suite_text(METHODS, workload=WORKLOAD, devices=2, threads=2)
+    text = suite_text(METHODS, workload=WORKLOAD, devices=2, threads=2, twin=False)
     path = home / "s.toml"
     path.write_text(text.replace('energy = "off"', f"gpus = {json.dumps(list(CARD_W))}"), encoding="utf-8")
     machine = Powercap(home / "sys")
@@ -68,7 +68,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, fake_nvml_library: Path) -> D
 
 def test_one_trial_is_one_record_of_both_ranks(done: Done) -> None:
     _, trials, counting_runs = contents(done.folder)
-    assert sorted(t.method for t in trials.values()) == ["baseline", "gradsamp", "gradsamp matched", "ssprop", "twin"]
+    assert sorted(t.method for t in trials.values()) == ["baseline", "gradsamp", "gradsamp matched", "ssprop"]
     for trial in (*trials.values(), *counting_runs.values()):
         assert (trial.status, trial.world) == ("ok", 2), trial.reason
     for trial in trials.values():
@@ -87,7 +87,7 @@ def test_one_trial_is_one_record_of_both_ranks(done: Done) -> None:
 
 def test_each_card_and_the_processor_are_billed_once(done: Done) -> None:
     _, trials, _ = contents(done.folder)
-    for trial in trials.values():
+    for trial in [trial for trial in trials.values() if trial.method in ("baseline", "ssprop")]:
         reading = trial.train
         assert reading is not None
         parts = [assert_billed(reading, watts, "gpu_counter", uuid) for uuid, watts in CARD_W.items()]
@@ -121,3 +121,6 @@ def test_the_count_is_the_ledgers_sum_and_the_weights_are_the_counting_runs(done
 
 def test_nothing_is_left_behind(done: Done) -> None:
     assert processes_with(MARK) == []
+    assert sorted(part.name for part in done.folder.iterdir()) == [
+        *("figures", "records", "report.md", "run.json", "traces", "witness")
+    ]  # and no log: no rank said anything
