@@ -31,7 +31,9 @@ def plain_work(ledger: tuple[Line, ...], run: Run, of: Sequence[int] = ()) -> Wo
     recipe = run.recipe
     rounds = every_epoch(run, of or range(1, recipe.epochs + 1))
     if not rounds:
-        return Work(ledger, recipe.epochs, run.data.samples(recipe.batch), recipe.batch, passes_per_step(run))
+        # Where a batch has fewer samples than there are ranks, some sample stands on several.
+        samples = sum(max(size, run.world) for size in run.data.sizes(recipe.batch))
+        return Work(ledger, recipe.epochs, samples, recipe.batch, passes_per_step(run))
     mean = mean_epoch(rounds)
     return Work.of_rounds(ledger, recipe.epochs, mean.sizes, mean.backward_rel, recipe.batch, recipe.accumulate)
 

@@ -26,7 +26,7 @@ from energybench.trial.record_draft import TrialDraft
 
 
 class SharedWindow(Window):
-    """The first rank's. The others call `open_with` and `close_with` where it starts and stops."""
+    """The first rank's."""
 
     def __init__(self, meters: Sequence[Meter], synchronise: Callable[[], None], ranks: Ranks) -> None:
         self._ranks = ranks
@@ -42,17 +42,26 @@ class SharedWindow(Window):
         self._ranks.barrier()  # only now the others begin
 
 
-def open_with(ranks: Ranks, synchronise: Callable[[], None]) -> None:
-    """In another rank: returns when the first one's window is open."""
-    synchronise()
-    ranks.barrier()
-    ranks.barrier()
+class FollowedWindow:
+    """The same as another rank sees it: it starts and stops where the first one's does, and reads nothing."""
 
+    def __init__(self, synchronise: Callable[[], None], ranks: Ranks) -> None:
+        self._synchronise, self._ranks = synchronise, ranks
+        self._open = False
 
-def close_with(ranks: Ranks, synchronise: Callable[[], None]) -> None:
-    """In another rank: done; the first one's window closes when all are."""
-    synchronise()
-    ranks.barrier()
+    def start(self) -> None:
+        """Returns when the first one's window is open."""
+        self._synchronise()
+        self._ranks.barrier()
+        self._ranks.barrier()
+        self._open = True
+
+    def stop(self) -> None:
+        """Done: the first one's window closes when all are. One that is closed already stays so, as the first one's."""
+        if self._open:
+            self._open = False
+            self._synchronise()
+            self._ranks.barrier()
 
 
 class RankReport(TypedDict):

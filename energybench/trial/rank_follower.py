@@ -13,7 +13,7 @@ from energybench.train.data import Data
 from energybench.train.ranks import Ranks
 from energybench.train.run import Run
 from energybench.trial.build import build
-from energybench.trial.on_ranks import close_with, open_with, report_of
+from energybench.trial.on_ranks import FollowedWindow, report_of
 from energybench.trial.spec import TrialSpec
 from energybench.trial.warmup import warm_up
 from energybench.workloads import datasets
@@ -29,18 +29,18 @@ def follow_trial(spec: TrialSpec, ranks: Ranks) -> None:
     heap_layout.draw()
     run = _built(spec, train, ranks)
     heap_layout.draw()
-    asked = looks_between(spec)
+    window, asked = FollowedWindow(synchronise, ranks), looks_between(spec)
 
     def after_epoch(run: Run) -> None:
         if not asked or not ranks.agree(False):
             return
-        close_with(ranks, synchronise)
+        window.stop()
         if run.continues:
-            open_with(ranks, synchronise)
+            window.start()
 
-    open_with(ranks, synchronise)
+    window.start()
     run.train(after_epoch)
-    close_with(ranks, synchronise)
+    window.stop()
     ranks.gather(report_of(run))
     ranks.barrier()
     run.finish()

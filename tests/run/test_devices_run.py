@@ -19,7 +19,9 @@ pytestmark = pytest.mark.slow
 
 OTHER = "GPU-00000000-0000-0000-0000-000000000002"
 CARD_W, NODE_W = {UUID: 300.0, OTHER: 200.0}, 60.0
-EPOCHS, SAMPLES = 2, 64
+EPOCHS, SAMPLES, BATCH = 2, 65, 16  # the last batch has one sample, which both ranks take
+FORWARDED = EPOCHS * (SAMPLES + 1)
+STEPS = EPOCHS * 5
 # A step takes a while on each rank, so that the sensors' ticks fit into a training.
 TIMED = """
 import time
@@ -35,8 +37,9 @@ WORKLOAD = f"""[[workload]]
 name = "w"
 task = "timed.py:Timed"
 model = {{ use = "cnn", channels = [4, 4] }}
-data = {{ use = "digits", batch = 16, subset = {SAMPLES}, test_subset = 32 }}
+data = {{ use = "digits", batch = {BATCH}, subset = {SAMPLES}, test_subset = 32 }}
 train = {{ epochs = {EPOCHS}, lr = 0.1, evaluate = "every epoch" }}
+target = {{ metric = "accuracy", at_least = 2.0 }}
 """
 METHODS = """
 [[method]]
@@ -77,8 +80,9 @@ def test_one_trial_is_one_record_of_both_ranks(done: Done) -> None:
         assert sum(trial.diagnostics["ranks"]["samples_forward"]) == trial.passes.samples_forward
         assert len(trial.curve) == trial.epochs
     plain = next(t for t in trials.values() if t.role == "baseline")
-    assert plain.passes.samples_forward == EPOCHS * SAMPLES
-    assert plain.passes.updates == plain.steps == EPOCHS * SAMPLES // 16
+    assert plain.passes.samples_forward == FORWARDED
+    assert sum(counts["samples"] for counts in plain.passes.keys.values()) == EPOCHS * SAMPLES
+    assert plain.passes.updates == plain.steps == STEPS
     assert all("accuracy" in point for point in plain.curve)
     ssprop = next(t for t in trials.values() if t.method == "ssprop")
     assert "its own samples" in ssprop.diagnostics["ranks"]["differs"]["ssprop"]
@@ -102,7 +106,7 @@ def test_the_window_is_as_long_as_the_slowest_rank_and_holds_both_ranks_steps(do
     _, trials, _ = contents(done.folder)
     plain = next(t for t in trials.values() if t.role == "baseline")
     assert plain.train is not None
-    assert plain.train.wall_s >= 0.03 * EPOCHS * SAMPLES / 16
+    assert plain.train.wall_s >= 0.03 * STEPS
     assert plain.train.pieces == 2  # evaluated between the epochs, outside of it
 
 
@@ -114,6 +118,7 @@ def test_the_count_is_the_ledgers_sum_and_the_weights_are_the_counting_runs(done
         assert counting_run.counted_flop == pytest.approx(counting_run.estimate.estimated_flop, rel=1e-9)
         assert counting_run.counted_error_flop == 0
         trial = next(t for t in trials.values() if t.method == method)
+        assert trial.budget is None or trial.budget.paid_rel == pytest.approx(1)
         assert trial.passes == counting_run.passes
         assert trial.weights_sha256 == counting_run.weights_sha256
         assert trial.samples_sha256 == counting_run.samples_sha256
