@@ -97,7 +97,7 @@ class Plan:
         asked = [cell.name for cell in cells if cell.control == "asked"]
         return PlanResult(
             problems=tuple(self.problems),
-            notes=tuple(self.notes),
+            notes=tuple(dict.fromkeys(self.notes)),  # one that several workloads share is said once
             device=str(self.device),
             device_name=self.device_name,
             workloads={name: known for name, known in workloads.items() if known},
