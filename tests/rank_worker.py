@@ -141,6 +141,29 @@ class Stops(Method):
             run.stop_after_epoch("enough")
 
 
+class Thaws(Method):
+    """The first layer learns from the second epoch on."""
+
+    def setup(self, run: Any) -> None:
+        next(iter(run.model.parameters())).requires_grad = False
+
+    def epoch(self, run: Any, data: Data, inner: Callable[[Data], None]) -> None:
+        if run.epoch_number == 2:
+            next(iter(run.model.parameters())).requires_grad_()
+        inner(data)
+
+
+class Unused(nn.Module):
+    """Has a layer that no forward pass calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.never, self.used = nn.Linear(3, 3), tiny_mlp()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.used(inputs)
+
+
 class Drifts(Method):
     """Each rank moves by a number of its own."""
 
@@ -188,6 +211,8 @@ def checks(ranks: Ranks) -> dict[str, Any]:
     found["like one: float32"] = furthest(
         ranks, lambda r: make(r, model=flat_cnn, data=digits(95, augment=("flip", "crop1")), epochs=2)
     )
+    found["like one: thaws"] = furthest(ranks, lambda r: double(r, [Thaws()]))
+    found["like one: unused"] = furthest(ranks, lambda r: double(r, model=lambda: Unused().double(), decay=0.1))
     one = double(None)
     one.train()
     several = double(ranks)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,18 +14,25 @@ import pytest
 import rank_worker
 import torch
 from command_line import PATIENCE_S
+from fakes.nvml import UUID, FakeGpu
 from hypothesis import given
 from hypothesis import strategies as st
 from run.tiny_runs import suite_text
 
+from energybench.common import processors
 from energybench.common.errors import UsageError
+from energybench.meter import survey
+from energybench.meter.gpu import GpuMeter
+from energybench.meter.sensors import MeterSelection, open_meters
+from energybench.runner import plan_devices, plan_threads
 from energybench.runner.launched import refuse_ranks
+from energybench.runner.plan_request import spec_of
 from energybench.suite.suite import InvalidSuite, load
 from energybench.train import geometry
 from energybench.train.batch import Batch, Share
 from energybench.train.method import Method, Task
 from energybench.train.rank_refusals import refuse_methods, refuse_task
-from energybench.train.rank_run import mentions
+from energybench.train.rank_run import sets
 from energybench.trial.build import refuse_wrapped
 from energybench.workloads.tasks import task_named
 
@@ -112,6 +120,12 @@ def test_unequal_shares_and_a_rank_without_samples_change_nothing(found: dict[st
 def test_micro_batches_clipping_and_augmentation_are_those_of_one_process(found: dict[str, Any]) -> None:
     assert found["like one: accumulate"] < 1e-12
     assert found["like one: float32"] < 1e-6
+
+
+def test_what_learns_later_or_never_is_what_it_is_in_one_process(found: dict[str, Any]) -> None:
+    """A layer that is released in an epoch is averaged from then on; nobody waits for one without a gradient."""
+    assert found["like one: thaws"] < 1e-12
+    assert found["like one: unused"] < 1e-12
 
 
 def test_the_curve_and_the_tally_are_those_of_the_whole_batches(found: dict[str, Any]) -> None:
@@ -314,6 +328,65 @@ def test_a_run_under_a_launcher_of_ranks_is_refused_and_one_process_of_it_is_not
 
 
 def test_a_message_is_sent_for_what_a_layer_speaks_of_alone() -> None:
-    assert mentions(rank_worker.Skips, "skip_update")
-    assert not mentions(rank_worker.Drifts, "skip_update")
-    assert not mentions(type(built("importance", alpha=0.1, epsilon=0.1)), "skip_update")
+    assert sets(rank_worker.Skips, "skip_update")
+    assert not sets(rank_worker.Drifts, "skip_update")
+    assert sets(rank_worker.Thaws, "requires_grad", "requires_grad_")
+    shipped = [type(built(name, **given)) for stack in rank_worker.STACKS.values() for name, given in stack]
+    assert not [kind for kind in shipped if sets(kind, "skip_update", "requires_grad", "requires_grad_")]
+
+
+# ── the machine ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def planned(tmp_path: Path, purpose: str = "run", **trials: Any) -> Any:
+    return spec_of(suite(tmp_path, **trials), tmp_path, device=None, download=True, purpose=purpose)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("device", "cards", "message"),
+    [
+        ("cuda", 2, ""),
+        ("cuda:0", 4, ""),
+        ("cuda", 1, "CUDA shows 1 card here"),
+        ("cuda", 0, "CUDA shows 0 cards here"),
+        ("cuda:1", 4, "--device names 'cuda:1'"),
+        ("mps", 0, "not 'mps'"),
+    ],
+)
+def test_a_machine_has_as_many_cards_as_are_asked_for_or_says_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, cards: int, message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    problems = plan_devices.problems(planned(tmp_path, devices=2), torch.device(device))
+    assert [problem.code for problem in problems] == (["E208"] if message else [])
+    assert all(message in problem.message and problem.hint for problem in problems)
+    assert plan_devices.problems(planned(tmp_path), torch.device(device)) == []
+
+
+def test_ranks_on_a_cpu_need_a_processor_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processors, "usable", lambda: 2)
+    assert plan_devices.problems(planned(tmp_path, devices=2), torch.device("cpu")) == []
+    (problem,) = plan_devices.problems(planned(tmp_path, devices=3), torch.device("cpu"))
+    assert "2 processors may be used" in problem.message
+    assert problem.where.endswith(":4:1") or "s.toml" in problem.where
+    assert plan_devices.problems(planned(tmp_path, "check", devices=3), torch.device("cpu")) == []  # of another machine
+
+
+def test_threads_are_chosen_among_numbers_that_the_ranks_share_evenly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processors, "usable", lambda: 8)
+    auto = {"threads": "auto"}
+    assert plan_threads.candidates(planned(tmp_path, **auto), torch.device("cpu")) == (1, 2, 4, 8)
+    assert plan_threads.candidates(planned(tmp_path, devices=2, **auto), torch.device("cpu")) == (2, 4, 8)
+    assert plan_threads.candidates(planned(tmp_path, devices=3, **auto), torch.device("cpu")) == (3,)
+
+
+def test_every_card_of_a_trial_is_opened_by_its_uuid_once(fake_driver: Callable[..., Any]) -> None:
+    other, third = (f"GPU-00000000-0000-0000-0000-00000000000{number}" for number in (2, 3))
+    fake_driver(FakeGpu(), FakeGpu(uuid=other), FakeGpu(uuid=third))
+    (cards,) = [meter for meter in open_meters(MeterSelection(), f"{other}+{UUID}") if isinstance(meter, GpuMeter)]
+    assert cards.facts().keys() == {UUID, other}
+    seen = survey.sensors(MeterSelection(), f"{other}+{UUID}")
+    assert {card["uuid"] for card in seen["gpus"]} == {UUID, other}
+    assert seen["unmetered"] == []

@@ -12,7 +12,8 @@ weights, the same generators and the same gradients; that the weights are the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import dis
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from types import CodeType, FunctionType
 from typing import Any
@@ -44,7 +45,8 @@ class RankRun(Run):
         self._in_step = False
         self._pieces_left = 0  # micro-batches of the step that have yet to go forward
         super().__init__(*args, **kwargs)
-        self._may_skip = any(mentions(type(layer), "skip_update") for layer in self.layers)
+        self._may_skip = any(sets(type(layer), "skip_update") for layer in self.layers)
+        self._may_thaw = any(sets(type(layer), "requires_grad", "requires_grad_") for layer in self.layers)
         self._wrapper = Wrapper(self.model)  # when every layer has swapped its modules in
 
     # ── samples ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -61,12 +63,17 @@ class RankRun(Run):
     # ── a step ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def train_epoch(self, number: int) -> None:
-        """Layers that learn from now on, or no longer, are others to the wrapper: it is made anew on every rank."""
-        if self._wrapper is None or learning(self.model) != self._wrapper.learns:
-            self._wrapper = Wrapper(self.model)
+        self._renew()
         super().train_epoch(number)
 
+    def _renew(self) -> None:
+        """Parameters that learn from now on, or no longer, are others to the wrapper: it is made anew on every rank."""
+        if self._wrapper is None or learning(self.model) != self._wrapper.learns:
+            self._wrapper = Wrapper(self.model)
+
     def _whole_step(self, chain: Callable[[Batch], None], batch: Batch) -> None:
+        if self._may_thaw:
+            self._renew()
         self._weight = 1.0 if batch.share is None else batch.share.weight
         self._in_step, self._pieces_left = True, 0
         try:
@@ -108,15 +115,20 @@ class RankRun(Run):
         super()._close_epoch()
 
 
-def mentions(kind: type, name: str) -> bool:
-    """Whether a class, or one that it is made from below Method and Task, has a function that speaks of this name.
+def sets(kind: type, *names: str) -> bool:
+    """Whether a class, or one that it is made from below Method and Task, has a function that sets an attribute of one
+    of these names, or calls a method of that name which changes something in place.
 
-    Agreeing takes a message between the ranks in every update: it is sent where a layer may make use of it alone.
+    What follows from it takes a message between the ranks, or a look at every parameter, in each step: it is done where
+    a layer may make use of it alone.
     """
     own = (base for base in kind.__mro__ if base not in (Method, Task, object))
     functions = (value for base in own for value in vars(base).values() if isinstance(value, FunctionType))
-    return any(_speaks_of(function.__code__, name) for function in functions)
+    return any(_sets(function.__code__, names) for function in functions)
 
 
-def _speaks_of(code: CodeType, name: str) -> bool:
-    return name in code.co_names or any(_speaks_of(each, name) for each in code.co_consts if isinstance(each, CodeType))
+def _sets(code: CodeType, names: Collection[str]) -> bool:
+    for step in dis.get_instructions(code):
+        if step.argval in names and (step.opname == "STORE_ATTR" or step.argval.endswith("_")):
+            return True
+    return any(_sets(inner, names) for inner in code.co_consts if isinstance(inner, CodeType))
