@@ -15,9 +15,11 @@ import rank_worker
 import torch
 from command_line import PATIENCE_S
 from fakes.nvml import UUID, FakeGpu
+from faults import fault
 from hypothesis import given
 from hypothesis import strategies as st
 from run.tiny_runs import suite_text
+from support import digits, make_run
 
 from energybench.common import processors
 from energybench.common.errors import UsageError
@@ -34,6 +36,8 @@ from energybench.train.method import Method, Task
 from energybench.train.rank_refusals import refuse_methods, refuse_task
 from energybench.train.rank_run import sets
 from energybench.trial.build import refuse_wrapped
+from energybench.trial.on_ranks import RankReport, keep, report_of
+from energybench.trial.record_draft import TrialDraft
 from energybench.workloads.tasks import task_named
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -165,6 +169,29 @@ def test_ranks_that_drift_apart_can_be_told(found: dict[str, Any]) -> None:
     assert first[2] != other[2]
 
 
+def draft() -> TrialDraft:
+    header = {"workload": "w", "method": "m", "role": "method", "digest": "", "seed": 0, "trial": "t", "block": 0}
+    return TrialDraft(**header, invocation=0, position=0, started_at="", status="ok")
+
+
+@fault("ranks apart")
+@pytest.mark.parametrize("apart", [False, True])
+def test_ranks_with_different_weights_are_no_trial(apart: bool) -> None:
+    run = make_run(data=digits(8), epochs=1)
+    run.train()
+    own = report_of(run)
+    other: RankReport = {**own, "parameters_sha256": "another"} if apart else own
+    record = draft()
+    keep([own, own, other], run, record)
+    assert record.status == ("invalid" if apart else "ok")
+    assert (record.reason or "").endswith("2 with others than the first" if apart else "")
+    assert record.passes is not None
+    assert record.passes.samples_forward == 3 * 8  # what each rank sent forward adds up
+    assert record.passes.updates == 1  # the update is one
+    assert sum(run.tally.pass_sizes.forward.values()) == 3
+    assert record.samples_sha256 != own["samples_sha256"]
+
+
 @pytest.mark.parametrize("stack", ["plain", "ssprop"])
 def test_the_flops_of_the_ranks_add_up_to_those_of_one_process(found: dict[str, Any], stack: str) -> None:
     count = found[f"count: {stack}"]
@@ -179,6 +206,7 @@ def test_the_flops_of_the_ranks_add_up_to_those_of_one_process(found: dict[str, 
 # ── a rank that ends too early ────────────────────────────────────────────────────────────────────────────────────
 
 
+@fault("a rank ends")
 @pytest.mark.parametrize(
     ("part", "status", "reason"),
     [
