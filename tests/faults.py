@@ -427,8 +427,7 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
         Fault(
             "a rank ends",
             "One of its ranks raises or is killed, where it trains on several devices",
-            "Recorded with the reason of the rank that failed first. The others end with it, and those that wait for it "
-            "too.",
+            "Recorded with the reason of the rank that failed first. The others end with it, waiting or not.",
             "3",
             "nothing; the report names each failure",
         ),
