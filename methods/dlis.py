@@ -70,6 +70,9 @@ class DLIS(Method):
         """What the moving average of τ must exceed."""
         return (self.presample + 3) / 3 if self.threshold is None else self.threshold
 
+    def incompatible_devices(self, devices: int) -> str | None:
+        return "a sample that it chooses from the presample lies on one rank, and would have to move to another"
+
     def setup(self, run: TrainingRun) -> None:
         self.acted = False
         self._scorer = Scorer(run, self.score)

@@ -28,7 +28,7 @@ class Dropout(Method):
     def setup(self, run: TrainingRun) -> None:
         self.acted = False
         # A stream of its own: the model's own dropout, if it has any, draws what it draws without this method.
-        self._generator = run.rng(self.name, "mask", device=run.device)
+        self._generator = run.rng(self.name, "mask", *run.rank_key, device=run.device)
         modules = list(run.model.modules())
         kinds = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
         norms = next((layers for kind in kinds if (layers := [m for m in modules if isinstance(m, kind)])), [])

@@ -38,7 +38,7 @@ class GNI(Method):
 
     def setup(self, run: TrainingRun) -> None:
         self.acted = False
-        self._generator = run.rng(self.name, "noise", device=run.device)
+        self._generator = run.rng(self.name, "noise", *run.rank_key, device=run.device)
         layers = [m for m in run.model.modules() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear))]
         self._hooks = [layer.register_forward_pre_hook(self._add) for layer in layers[1:]]
 

@@ -11,6 +11,7 @@ energy to target. Controls: `with_replacement`, and each score beside "parameter
 Measured on two CPU cores, a CNN on digits to 97.5 %, 3 blocks: −28 % [−31, −25] less time to the target
 (reports/importance/2026-11-30-195825).
 Owns `batches`. Composes with what thins the passes or skips epochs, not with another choice of samples or weights.
+On several devices every rank keeps the whole memory: the scores of a batch are gathered, which it pays for.
 """
 
 from __future__ import annotations
@@ -83,6 +84,11 @@ class Importance(Method):
         if self.score == "parameter-gradient":
             self.needs = self.needs | {"backward"}  # type: ignore[misc]
 
+    def incompatible_devices(self, devices: int) -> str | None:
+        if self.score == "parameter-gradient":
+            return "the passes of its score go past the ranks' common backward; the other scores need none"
+        return "compare looks at samples by passes that one rank alone would make" if self.compare else None
+
     def setup(self, run: TrainingRun) -> None:
         self.acted = False
         if self.compare:
@@ -99,7 +105,7 @@ class Importance(Method):
         ahead: deque[tuple[bool, Tensor | None]] = deque()
         for batch in run.load(data, self._positions(run, data, memory, ahead)):
             self._memory, (self._drawn, weights) = memory, ahead.popleft()
-            yield batch if weights is None else replace(batch, weights=weights)
+            yield batch if weights is None else replace(batch, weights=batch.own_rows(weights))
         memory.sampler.reset(memory.sampler.importance + self.epsilon)
 
     def _memory_of(self, run: TrainingRun, data: Data) -> Memory:
@@ -136,7 +142,8 @@ class Importance(Method):
         if self._memory is None:  # not a batch of ours
             return forward
         scores = self._scorer(run, forward, batch)
-        self._memory.update(batch.index, scores, self.alpha if self._drawn else 0.0)
+        index, scores = run.all_rows(batch.index, batch), run.all_rows(scores, batch)  # every rank keeps all of them
+        self._memory.update(index, scores, self.alpha if self._drawn else 0.0)
         self._steps += 1
         before = self.acted
         run.tally.mark(self, "drawn" if self._drawn else "scored")

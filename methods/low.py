@@ -51,6 +51,11 @@ class LOW(Method):
             raise ValueError(f"grad_scale is per_sample or batch_mean, not '{self.grad_scale}'")
 
     def setup(self, run: TrainingRun) -> None:
+        if run.world > 1 and run.recipe.accumulate > 1:
+            raise ValueError(
+                f"'{self.name}' holds the graphs of all micro-batches until their weights are known, and on several "
+                "devices a graph must go back before the next is made: accumulate = 1"
+            )
         self._scorer = Scorer(run, "output-gradient")
         self._samples = 0
         self._zeros = torch.zeros((), dtype=torch.long, device=run.device)
@@ -68,7 +73,8 @@ class LOW(Method):
         sizes = [len(piece) for piece in pieces]
         forwards = [run.forward(piece) for piece in pieces]
         whole = join(forwards, sizes)
-        weights = self.weights(self._scorer(run, whole, batch))
+        lengths = run.all_rows(self._scorer(run, whole, batch), batch)  # the weights are those of the whole batch
+        weights = batch.own_rows(self.weights(lengths))
         for forward, part in zip(forwards, weights.split(sizes), strict=True):
             run.backward(forward.weighted(part) * (len(part) / len(batch)))
         run.add_loss(whole.value)

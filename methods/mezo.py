@@ -71,7 +71,8 @@ class MeZO(Method):
         self._move(run, batch.part, -2 * self.epsilon)
         below = self._losses(run, pieces, self._second_mode)
         self._move(run, batch.part, self.epsilon)
-        self._slopes[batch.part] = (_weighted(above, pieces) - _weighted(below, pieces)) / (2 * self.epsilon)
+        rise = run.all_mean(_weighted(above, pieces) - _weighted(below, pieces), batch)
+        self._slopes[batch.part] = rise / (2 * self.epsilon)
         whole = join(above, [len(piece) for piece in pieces])
         run.add_loss(whole.weighted(batch.weights))
         return whole

@@ -73,6 +73,9 @@ class SsProp(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"backward"})
     trains_less: ClassVar[bool | None] = False
+    differs_on_devices: ClassVar[str | None] = (
+        "each rank keeps the channels that matter most to its own samples: another choice than that of the whole batch"
+    )
 
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.8
     schedule: Literal["constant", "linear", "cosine", "bar", "alternate"] = "alternate"
@@ -111,6 +114,11 @@ class SsProp(Method):
                     f"dimension '{self.dimension}' only masks, which never pays: dense_below is a number there"
                 )
         self.swaps = frozenset({"conv", "linear"} if self.linear else {"conv"})
+
+    def incompatible_devices(self, devices: int) -> str | None:
+        if self.dense_below != "timed":
+            return None
+        return 'each rank would time its layers and leave others dense: dense_below = "auto", or a number'
 
     def setup(self, run: TrainingRun) -> None:
         self.acted = False

@@ -488,6 +488,20 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
             "3",
             "nothing; the report names each failure",
         ),
+        Fault(
+            "a rank ends",
+            "One of its ranks raises or is killed, where it trains on several devices",
+            "Recorded with the reason of the rank that failed first. The others end with it, waiting or not.",
+            "3",
+            "nothing; the report names each failure",
+        ),
+        Fault(
+            "ranks apart",
+            "Its ranks end with different weights: a method decided something by the samples of one of them",
+            "The trial is invalid, and says which ranks.",
+            "3",
+            "`[trials] devices = 1`, or a method that asks all ranks",
+        ),
     ),
     "A sensor is wrong, or is not there": (
         Fault(

@@ -253,6 +253,7 @@ class LearnedRate(Method):
             raise ValueError(f"{self.name}: {reason}")
         super().setup(run)
         self._optimizers: list[HyperSGD] = []  # one per part, in the order of their first use
+        self._world = run.world
         self._flop_before = 0  # of those whose turn is over: a federated client has one of its own
 
     def optimizer(
@@ -287,9 +288,9 @@ class LearnedRate(Method):
         return optimizer
 
     def inner_products_line(self, samples: int) -> Line:
-        """What the inner products cost, per sample of `samples`."""
+        """What the inner products cost, per sample of `samples`: of several ranks each computes them."""
         flop = self._flop_before + sum(optimizer.product_flop for optimizer in self._optimizers)
-        return Line("hypergradient", "", "dot", flop / max(1, samples))
+        return Line("hypergradient", "", "dot", self._world * flop / max(1, samples))
 
     @staticmethod
     def learned(optimizer: HyperSGD) -> dict[str, float]:

@@ -50,6 +50,9 @@ class Freezing(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"backward"})
 
+    def incompatible_devices(self, devices: int) -> str | None:
+        return "which neurons rest follows from a probe that each rank sees by batch statistics of its own"
+
     # Parameters, which each method declares.
     mode: str
     slice_from: float

@@ -106,7 +106,7 @@ def print_plan(facts: dict[str, Any], console: Console) -> None:
         about = f", {ExpectedTime(facts['expected_s'], facts['expected_most_s'])}"
     console.print(
         f"{facts['blocks']} blocks, {facts['trials']} trials and {facts['counting_runs']} counted runs "
-        f"on {facts['device']}{about}{_possible(facts['possible_controls'])}. No mistake found."
+        f"on {_devices(facts)}{about}{_possible(facts['possible_controls'])}. No mistake found."
     )
 
 
@@ -120,6 +120,12 @@ def _start_of(known: dict[str, Any]) -> Iterator[str]:
         more = f" and {len(fresh) - FRESH_SHOWN} more" if len(fresh) > FRESH_SHOWN else ""
         tensors = f"{weights['tensors']} tensors from {weights['file']} (SHA-256 {weights['sha256'][:12]}…)"
         yield f"weights: {tensors}{left}{more}"
+
+
+def _devices(facts: dict[str, Any]) -> str:
+    """What trains: "cpu", or "cuda, 2 devices a trial"."""
+    several = facts.get("devices")
+    return f"{facts['device']}, {several} devices a trial" if several else str(facts["device"])
 
 
 def _possible(controls: int) -> str:

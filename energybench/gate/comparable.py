@@ -74,7 +74,7 @@ def device_key(run: RunFile, trials: Sequence[Trial]) -> dict[str, str]:
         add("device", trial.device)
         for name in ("threads", "torch"):
             add(name, trial.environment.get(name))
-        card = (trial.environment.get("gpus") or {}).get(trial.device) or {}
+        card = (trial.environment.get("gpus") or {}).get(trial.device.partition("+")[0]) or {}
         for name in CARD:
             add(f"card's {name}", card.get(name))
     return {name: ", ".join(sorted(values)) for name, values in facts.items()}

@@ -144,7 +144,7 @@ def open_meters(wanted: MeterSelection, device: str) -> list[Meter]:
 
     Args:
         wanted: which of them
-        device: "cpu", or the UUID of the card that trains
+        device: "cpu", or the UUID of the card that trains, or several joined by "+"
 
     Returns:
         The meters, those that wait for an edge of their counter first; a missing sensor is an `UnavailableMeter`, and
@@ -225,7 +225,7 @@ def divide(
 
     Args:
         wanted: which cards
-        device: "cpu", or the UUID of the card that trains, as torch names it
+        device: "cpu", or the UUID of the card that trains, as torch names it, or several joined by "+"
         machine: as `look` found it
 
     Returns:
@@ -237,10 +237,11 @@ def divide(
         places = {name: name if BUS_ADDRESS.fullmatch(name) else by_serial(name, machine.there) for name in wanted.gpus}
         nvidia = [name for name, place in places.items() if not place]
         return nvidia or "used", device if nvidia else "cpu", [place for place in places.values() if place]
-    trains = by_serial(device, machine.there)
-    if device.startswith("GPU-") and not trains and not _nvml_answers():
-        trains = only_card("AMD", machine.there)
-    return "used", "cpu" if trains else device, [trains] if trains else []
+    found = [by_serial(name, machine.there) for name in device.split("+")]
+    if device.startswith("GPU-") and not any(found) and not _nvml_answers():
+        found = [only_card("AMD", machine.there)]
+    trains = [place for place in found if place]
+    return "used", "cpu" if trains else device, trains
 
 
 def _nvml_answers() -> bool:

@@ -81,6 +81,6 @@ def sensors(wanted: MeterSelection, device: str) -> dict[str, Any]:
     missing |= {energy.device: energy.reason or "" for energy in kernel.silent}
     seen = {card["uuid"] for card in cards if card["uuid"] not in missing}
     if kernel_cards:  # the device is one of another maker, which NVML does not know
-        seen |= {device} if {channel.device for channel in kernel.channels} & set(kernel_cards) else set()
+        seen |= set(device.split("+")) if {channel.device for channel in kernel.channels} & set(kernel_cards) else set()
     unmetered = [uuid for uuid in device.split("+") if uuid not in {"cpu", *seen}]
     return {"gpus": cards, "measured": measured, "missing": missing, "unmetered": unmetered}

@@ -193,7 +193,7 @@ class Trial(RecordModel):
     reason: str | None = None
     digest: str
     started_at: str  # ISO 8601, UTC
-    device: Text = "cpu"  # "cpu" or a GPU's UUID
+    device: Text = "cpu"  # "cpu" or a GPU's UUID; several in alphabetical order, joined by "+"
     placement: Placement | None = None  # null in records of before
     settings: Open = Field(default_factory=dict)
     environment: Environment = Field(default_factory=dict)
@@ -224,6 +224,7 @@ class Trial(RecordModel):
     samples_sha256: str | None = None  # of the samples that went forward in training, in order
     process: ProcessUse | None = None
     turns: Turns | None = None  # null where every trial runs alone
+    world: Count | None = None  # ranks that trained it together, a device each; null: one process
 
     @property
     def group(self) -> int:
@@ -294,6 +295,7 @@ class CountingRun(RecordModel):
     samples_sha256: str | None = None
     estimate: Estimate | None = None
     profiling_run: ProfilingRun | None = Field(default=None, alias="shadow")  # of a method's cell
+    world: Count | None = None  # as of a trial; its counts are the sums over all ranks
     wall_s: Seconds | None = None
 
 

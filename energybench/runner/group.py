@@ -193,6 +193,8 @@ class InTurns:
 
     def _parts(self, workload: str, least_part_s: float = 0.0) -> int | str:
         """Into how many parts its trainings are cut; or why its trials run alone."""
+        if self._trials.suite.trials.devices > 1:
+            return "each trains on several devices"
         planned = self._trials.planned
         settings, known = planned.workload(workload)
         plain = next(c for c in planned.cells if c.workload == workload and c.role == "baseline")

@@ -24,6 +24,7 @@ def plan_facts(planned: Planned) -> dict[str, Any]:
         "expected_s": expected and expected.least_s,
         "expected_most_s": expected and expected.most_s,
         "device": planned.device,
+        **({"devices": devices} if (devices := planned.suite.trials.devices) > 1 else {}),
         "notes": planned.notes,
         "workloads": {
             name: {

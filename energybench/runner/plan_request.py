@@ -96,6 +96,7 @@ class Planned:
             balance_flop_b=known.balance_flop_b,
             threads=self.threads,
             device=self.device,
+            world=self.suite.trials.devices,
         )
 
 

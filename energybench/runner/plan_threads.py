@@ -18,7 +18,11 @@ Workloads = dict[str, PlannedWorkload | None]  # None: something failed, and its
 def candidates(spec: PlanSpec, device: torch.device) -> tuple[int, ...]:
     """Numbers of threads among which is chosen; none where the suite names one, or a card trains."""
     wanted = spec.purpose in ("run", "check") and spec.suite.trials.threads == "auto" and device.type == "cpu"
-    return threads.candidates(processors.usable()) if wanted else ()
+    if not wanted:
+        return ()
+    ranks = spec.suite.trials.devices  # which share them evenly
+    counts = tuple(count for count in threads.candidates(processors.usable()) if count % ranks == 0)
+    return counts or (ranks,)
 
 
 def chosen(

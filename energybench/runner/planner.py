@@ -21,7 +21,7 @@ from energybench.common.hashing import digest
 from energybench.common.metrics import Metric
 from energybench.flops.work import Line
 from energybench.records.record import Cell, Role
-from energybench.runner import plan_metrics, plan_threads
+from energybench.runner import plan_devices, plan_metrics, plan_threads
 from energybench.runner.plan_claim import claim
 from energybench.runner.plan_controls import kept_share, planned_control, useless_controls
 from energybench.runner.plan_energy import energy, unless_elsewhere
@@ -39,6 +39,7 @@ from energybench.train.method import Task, parameters
 from energybench.train.parameter_groups import described, multipliers_of
 from energybench.train.passes import mean_epoch
 from energybench.train.plain_epochs import every_epoch
+from energybench.train.rank_refusals import refuse_methods, refuse_task
 from energybench.train.run import Run
 from energybench.train.stack_check import check_stack
 from energybench.trial.build import device_name, fresh_model, recipe_of
@@ -68,7 +69,9 @@ class Plan:
         self.device = torch.device(spec.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.suite.trials.given_threads:
             torch.set_num_threads(self.suite.trials.given_threads)
-        self.problems: list[Problem] = []
+        self.devices = self.suite.trials.devices
+        self.problems = plan_devices.problems(spec, self.device)
+        self.device_name = "cpu" if self.problems else device_name(self.device, self.devices)
         self.notes: list[str] = []
         self.data: dict[str, DataDescription] = {}
         self.checked: set[tuple[str, str]] = set()  # (variant, task) whose stack was
@@ -89,15 +92,14 @@ class Plan:
         methods = {label: [method for _, method in stack] for label, stack in stacks.items()}
         self.problems += useless_controls(self.spec, methods, self.seeds)
         machine = machine_facts(self.device, self.thread_facts) | self.energy()
-        cells: list[Cell] = []
-        if not self.problems:
-            planned = [(each, workloads[each.name]) for _, each in self.spec.trainings]
-            cells = [cell for each, known in planned if known for cell in self.cells(each, known, stacks)]
+        planned = [(each, workloads[each.name]) for _, each in ([] if self.problems else self.spec.trainings)]
+        cells = [cell for each, known in planned if known for cell in self.cells(each, known, stacks)]
+        asked = [cell.name for cell in cells if cell.control == "asked"]
         return PlanResult(
             problems=tuple(self.problems),
             notes=tuple(dict.fromkeys(self.notes)),  # one that several workloads share is said once
             device=str(self.device),
-            device_name=device_name(self.device),
+            device_name=self.device_name,
             workloads={name: known for name, known in workloads.items() if known},
             cells=tuple(cells),
             machine=machine,
@@ -108,11 +110,7 @@ class Plan:
                 [
                     [cell.model_dump(exclude=_NOT_IN_DIGEST) for cell in cells],
                     *self.spec.declared(),
-                    *(
-                        [["asked", *asked]]
-                        if (asked := [cell.name for cell in cells if cell.control == "asked"])
-                        else []
-                    ),
+                    *([["asked", *asked]] if asked else []),
                 ]
             ),
         )
@@ -137,6 +135,7 @@ class Plan:
                 continue
             self.checked.add((variant.label, kind))
             methods = [method for _, method in stacks[variant.label]]
+            self.problems += refuse_methods(methods, self.devices, self.spec.where(*variant.stack[0].loc))
             for problem in check_stack(methods, task, self.spec.where(*variant.stack[0].loc)):
                 hint = problem.hint
                 for use in (item.use for item in variant.stack if discovery.names_file(item.use)):
@@ -178,6 +177,8 @@ class Plan:
         if model is not None:
             load = partial(load_start, model, workload.model, self.base)
             weights = self.attempt("model", where("model", "weights"), load)
+        if task is not None:
+            self.problems += refuse_task(task, self.devices, where("task"))
         if data is None or task is None or model is None:
             return None
         opened = self.attempt("data", where("data"), lambda: datasets.open_data(data, settings, self.device))
@@ -374,6 +375,7 @@ class Plan:
                     settings["trials"]["warmup"],
                     self.suite.trials.threads,
                     self.suite.trials.turns,
+                    *([["devices", self.devices]] if self.devices > 1 else []),
                 ]
             ),
             expected_s=None if known.step_s is None else known.step_s * known.steps * known.epochs,
@@ -392,7 +394,7 @@ class Plan:
         """What this machine can say about energy, and the carbon intensity that the suite asks for."""
         if self.purpose in ("count", "trace"):
             return {}
-        facts, problems = energy(self.spec, self.suite.measure, device_name(self.device))
+        facts, problems = energy(self.spec, self.suite.measure, self.device_name)
         problems, notes = unless_elsewhere(self.spec, problems)
         self.problems, self.notes = [*self.problems, *problems], [*self.notes, *notes]
         return facts

@@ -36,6 +36,7 @@ from energybench.records.scratch_folder import scratch
 from energybench.runner import busy, schedule
 from energybench.runner.expected_time import expected_time
 from energybench.runner.foresight import foresight, sentence
+from energybench.runner.launched import refuse_ranks
 from energybench.runner.new_run import ask_about_another, new_run_file, refuse_foreign_page
 from energybench.runner.placement import without_superseded
 from energybench.runner.plan_request import Planned, plan
@@ -81,6 +82,7 @@ def run(
     plan_only:     the plan and the counting runs, for others to run the blocks by; nothing is trained
     """
     began = time.monotonic()
+    refuse_ranks()
     if until_decided and suite.trials.blocks_max is None:
         message = "--until-decided needs the most blocks there may be, declared before the first"
         hint = "add [trials] blocks_max = 20, or --set trials.blocks_max=20"

@@ -244,6 +244,7 @@ class Trials:
             threads=self.planned.threads,
             device=self.planned.device,
             device_name=self.planned.device_name,
+            world=self.suite.trials.devices,
             warmup=self.suite.trials.warmup,
             measure=self.planned.measure,
             trace=self.place / "traces" / f"{slot.trial}.csv.gz",

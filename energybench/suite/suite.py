@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, ValidationError
+from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
 
 from energybench.common.errors import Problem, SuiteError, in_order
 from energybench.common.limits import MOST_PROBLEMS
@@ -104,6 +104,15 @@ class Suite(SuiteTable):
     skips: Several[SkipTable] = Field(default=(), alias="skip")
     requires: Several[RequireTable] = Field(default=(), alias="require")
     quick: dict[str, Any] = Field(default_factory=dict, exclude=True)
+
+    @model_validator(mode="after")
+    def _commands_start_their_own_ranks(self) -> Suite:
+        command = next((each for each in self.workloads if isinstance(each, CommandWorkloadTable)), None)
+        if self.trials.devices > 1 and command is not None:
+            message = f"it is for what energybench trains itself, and '{command.name}' is a command"
+            hint = f"let the command start its ranks: torchrun --nproc_per_node={self.trials.devices} train.py; "
+            raise KeyedError(message, "trials.devices", f"{hint}they are metered together")
+        return self
 
     _path: Path = PrivateAttr(default=Path())
     _text: str = PrivateAttr(default="")

@@ -34,6 +34,17 @@ LONGEST_S = 1e8  # three years
 # What a swept key of a workload holds: values, or keys below it.
 SWEPT: JsonDict = {"anyOf": [{"type": "array", "minItems": 1, "uniqueItems": True}, {"type": "object"}]}
 Beta = Annotated[float, Field(ge=0, lt=1)]
+MOST_DEVICES = 64  # of one trial, on one node
+
+
+def _parallel(value: Any) -> Any:
+    """What shards a model over the devices has no place for methods that see whole layers."""
+    if isinstance(value, str) and value.lower().startswith("fsdp"):
+        message = "FSDP shows a rank a shard of every tensor: gradsamp fits whole ones, and ssprop chooses among "
+        message += "the channels of whole layers, so neither would be the method that is measured"
+        hint = 'parallel = "ddp", or leave it out; an FSDP training of your own can be a command'
+        raise KeyedError(message, "", hint)
+    return value
 
 
 def _quoted(value: Any) -> Any:
@@ -82,7 +93,30 @@ class TrialsTable(SuiteTable):
         default="auto",
         description="CPU threads of a trial; auto: chosen once per run from short timings, where the processor trains",
     )
+    devices: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_DEVICES,
+        examples=[2],
+        description="that train one trial together, a rank each: cards of this node, or parts of a CPU's threads",
+    )
+    parallel: Annotated[Literal["ddp"], BeforeValidator(_parallel)] = Field(
+        default="ddp", description="how several devices train one model: each on a part of every batch"
+    )
     cooldown: CooldownTable = Field(default_factory=lambda: CooldownTable())
+
+    @model_validator(mode="after")
+    def _takes_turns_on_one_device(self) -> TrialsTable:
+        if self.devices > 1 and isinstance(self.turns, int):
+            hint = 'turns = "off", or leave it out'
+            raise KeyedError("trials on several devices run one after the other", "turns", hint)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_asked_for(self, as_table: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A suite on one device is resolved to what it always was."""
+        silent = [("devices", 1), ("parallel", "ddp")]
+        return {key: value for key, value in as_table(self).items() if (key, value) not in silent}
 
     @model_validator(mode="after")
     def _can_be_looked_at(self) -> TrialsTable:

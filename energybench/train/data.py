@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.processes import shorten_socket_folder
-from energybench.train.batch import Batch
+from energybench.train.batch import Batch, Share
 from energybench.train.facts import Facts, Targets
 from energybench.train.images import Images, as_masks, read_image, read_mask
 from energybench.train.part_streams import PartStreams
@@ -234,24 +235,34 @@ class Data:
         return [min(batch, self.samples(batch) - step * batch) for step in range(steps)]
 
     def load(
-        self, batches: Iterable[Tensor], random: Random | None = None, streams: PartStreams | None = None
+        self,
+        batches: Iterable[Tensor],
+        random: Random | None = None,
+        streams: PartStreams | None = None,
+        share: Callable[[int], Share] | None = None,
     ) -> Iterator[Batch]:
         """Batches for these positions. `random(i)` seeds the augmentation of the i-th; without it there is none.
 
         streams: where the batches of the parts beside come from; without it from each part in order, not augmented
+        share:   what of a batch of so many samples is this rank's: the rest is never read, and these samples are
+                 augmented as they would be with the others beside them
         """
-        fetched = self.store.fetch(self._in_store(positions) for positions in batches)
+        shares: deque[Share] = deque()  # of batches that are being read
+        taken = batches if share is None else _own(batches, share, shares)
+        fetched = self.store.fetch(self._in_store(positions) for positions in taken)
         if self.beside and streams is None:
             streams = PartStreams()
         for number, (index, inputs, targets) in enumerate(fetched):
+            own = None if share is None else shares.popleft()
             if self.images is not None:
-                inputs, targets = self.images.with_targets(inputs, targets, None if random is None else random(number))
+                generator = None if random is None else random(number)
+                inputs, targets = self.images.with_targets(inputs, targets, generator, own)
             elif self.facts.targets == "mask":
                 targets = as_masks(targets)
             if self.prepare is not None:
                 inputs = self.prepare(inputs)
             if streams is None or not self.beside:
-                yield Batch(inputs, targets, index)
+                yield Batch(inputs, targets, index, share=own)
             else:
                 yield Batch(inputs, targets, index, also=self._beside(len(index), streams))
 
@@ -272,6 +283,13 @@ class Data:
     def in_order(self, batch: int = 512) -> Iterator[Batch]:
         """Every sample once, in order, not augmented, with nothing beside it: for evaluation and probes."""
         return self.zipped(()).load(torch.arange(len(self)).split(batch))
+
+
+def _own(batches: Iterable[Tensor], share: Callable[[int], Share], shares: deque[Share]) -> Iterator[Tensor]:
+    """Of each batch's positions this rank's; what they are of it goes into `shares`."""
+    for positions in batches:
+        shares.append(share(len(positions)))
+        yield positions[shares[-1].rows]
 
 
 class Waiting(Iterator[Item]):

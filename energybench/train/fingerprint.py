@@ -26,6 +26,14 @@ def raw_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def parameters_fingerprint(model: nn.Module) -> str:
+    """The same of the parameters alone."""
+    digest = hashlib.sha256()
+    for name, value in model.named_parameters():
+        _add(digest, name, value)
+    return digest.hexdigest()
+
+
 def _add(digest: Any, name: str, value: Tensor) -> None:
     digest.update(name.encode())
     digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

@@ -29,6 +29,9 @@ class Move(Protocol):
     def boxes(self, boxes: Tensor, size: Size) -> Tensor:
         """(B, K, 4) of images of that size; what lies outside is not cut here."""
 
+    def of(self, rows: slice) -> Move:
+        """The same of some of the batch's samples."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
@@ -44,6 +47,9 @@ class Mirror:
         left, top, right, bottom = boxes.unbind(-1)
         other = torch.stack([size[1] - right, top, size[1] - left, bottom], -1)
         return torch.where(self.mirrored.to(boxes.device).view(-1, 1, 1), other, boxes)
+
+    def of(self, rows: slice) -> Mirror:
+        return Mirror(self.mirrored[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,9 @@ class Shift:
     def boxes(self, boxes: Tensor, size: Size) -> Tensor:
         down, right = (self.amount - self.offsets.to(boxes.device)).unbind(0)  # (B, 1) each
         return boxes + torch.stack([right, down, right, down], -1).to(boxes.dtype)
+
+    def of(self, rows: slice) -> Shift:
+        return Shift(self.offsets[:, rows], self.amount)
 
 
 def draw_mirror(count: int, generator: torch.Generator) -> Mirror:

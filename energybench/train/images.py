@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from energybench.train import geometry
+from energybench.train.batch import Share
 from energybench.train.facts import Facts
 from energybench.train.geometry import Move, Size
 from energybench.train.trees import paths
@@ -54,12 +55,20 @@ class Images:
         """The inputs alone."""
         return self.with_targets(images, None, generator)[0]
 
-    def with_targets(self, inputs: Any, targets: Any, generator: torch.Generator | None) -> tuple[Any, Any]:
-        """The inputs and the targets of a batch, moved alike. A mask comes out as int64, as losses want it."""
+    def with_targets(
+        self, inputs: Any, targets: Any, generator: torch.Generator | None, share: Share | None = None
+    ) -> tuple[Any, Any]:
+        """The inputs and the targets of a batch, moved alike. A mask comes out as int64, as losses want it.
+
+        share: what they are of a batch that others have the rest of: they move as they would in the whole of it
+        """
         leaves, structure = ([inputs], None) if isinstance(inputs, Tensor) else tree_flatten(inputs)
         images = self._images(inputs)
         first = leaves[images[0][0]]
-        moves = [] if generator is None else self._draw(len(first), generator)
+        moves: list[Move] = []
+        if generator is not None:
+            moves = self._draw(len(first) if share is None else share.total, generator)
+            moves = moves if share is None else [move.of(share.rows) for move in moves]
         for number, scales in images:
             leaves[number] = self._ready(leaves[number], scales, moves)
         size: Size = (first.shape[-2], first.shape[-1])

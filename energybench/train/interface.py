@@ -201,6 +201,26 @@ class TrainingRun(Protocol):
                 may be a few steps ahead where worker processes decode files.
         """
 
+    # ── several devices ───────────────────────────────────────────────────────────────────────────────────────
+
+    # A batch of a run on several devices holds this rank's samples: `len(batch)` counts those, `batch.samples` those of
+    # the whole batch, and `batch.own_rows(whole)` takes its rows of a tensor that has a row for each of the latter.
+    world: int  # ranks that train together; 1: this process alone
+    rank_key: tuple[int, ...]  # for `rng(name, ..., *run.rank_key)` of what is drawn for each sample; () in the first
+
+    def all_rows(self, own: Tensor, batch: Batch) -> Tensor:
+        """What each rank has of its samples of a batch, put together: to be called by all of them in the same step.
+
+        Args:
+            own: (len(batch), ...), without gradient
+
+        Returns:
+            (batch.samples, ...), in the order of the whole batch, the same on every rank; alone `own` itself.
+        """
+
+    def all_mean(self, value: Tensor, batch: Batch) -> Tensor:
+        """The mean over a whole batch from each rank's mean () over its own samples; likewise."""
+
     # ── the optimizer ─────────────────────────────────────────────────────────────────────────────────────────
 
     def lr(self, part: str = "main") -> float:

@@ -64,6 +64,9 @@ class Method:
     # Values with which a small run shows what it does: of its required parameters, and of defaults that act late.
     example: ClassVar[Mapping[str, Any]] = {}
 
+    # What it does otherwise on several devices than on one, in a sentence for the record; None: nothing.
+    differs_on_devices: ClassVar[str | None] = None
+
     name: str = "method"  # set when it is loaded; keys its random stream and its diagnostics
     acted: bool | None = None  # a method that can fail to act sets this on itself: False in `setup`, then True
 
@@ -194,6 +197,19 @@ class Method:
 
         Args:
             train: the suite's resolved [train] table: "optimizer", "lr", "momentum", "nesterov", "precision", ...
+        """
+        return None
+
+    def incompatible_devices(self, devices: int) -> str | None:
+        """Why it cannot train on several devices at once; None if it can. Asked before a run starts, and only then.
+
+        Each rank has a part of every batch, and hooks see that part alone. The gradient of a pass by `run.forward` and
+        `run.backward` is averaged over the ranks before `update` sees it. What a method decides by it, or by
+        generators of `run.rng`, is decided alike on every rank; what it decides by its own samples is not: see
+        `run.all_rows`. Ranks that end with different weights make the trial invalid.
+
+        Args:
+            devices: two or more
         """
         return None
 

@@ -32,7 +32,7 @@ WORDS = {
     "runs": PASSES,
     "swaps": ("conv", "linear"),
 }
-DECLARATIONS = (*WORDS, "gap_because", "trains_less", "swaps_unless", "example", "acted")
+DECLARATIONS = (*WORDS, "gap_because", "trains_less", "swaps_unless", "example", "acted", "differs_on_devices")
 # Members that never give None.
 GIVING = (
     *("batches", "gradients", "optimizer", "prepare_inputs", "forward_context", "eval_context"),

@@ -35,6 +35,7 @@ from energybench.train.learning_parameters import LearningParameters
 from energybench.train.loss_scaling import LossScaler
 from energybench.train.method import HOOKS, Method, Task, input_chain, overrides
 from energybench.train.method_check import check_method
+from energybench.train.one_process import OneProcess
 from energybench.train.parameter_groups import KEY, Multipliers, deaf
 from energybench.train.part_optimizers import PartOptimizers
 from energybench.train.part_streams import PartStreams
@@ -53,7 +54,7 @@ class Diverged(Exception):
     """The loss is no longer a finite number."""
 
 
-class Run:
+class Run(OneProcess):
     """One training run: a task, a stack of methods (outermost first), a model, data and a recipe."""
 
     epoch: Callable[[Data], None]
@@ -126,7 +127,7 @@ class Run:
         self.epoch_number, self.step_in_epoch = number, 0
         self._plan_epoch()
         steps, samples = self.tally.steps, self.tally.samples
-        torch.manual_seed(stable_seed(self.seed, "model", self.epoch_number))  # the model's own dropout
+        torch.manual_seed(stable_seed(self.seed, "model", number, *self.rank_key))  # the model's own dropout
         self._train_epoch()
         if self.tally.steps > steps:
             self.epochs_with_steps.append(number)
@@ -203,7 +204,7 @@ class Run:
             self.loss_scaler.begin_step()
         self.tally.begin_step()
         chain(batch)
-        self.tally.end_step(len(batch))
+        self.tally.end_step(batch.samples)
         self.step_in_epoch += 1
 
     def _whole_update(self, chain: Callable[[str], None], part: str) -> None:
@@ -224,11 +225,9 @@ class Run:
         return chain(batch)
 
     def _plan_epoch(self) -> None:
-        """How many steps the epoch has, of which the learning rate is a function; as plain training where no layer says
-        it."""
-        planned = next(
-            (steps for layer in self._steps_layers if (steps := layer.steps_per_epoch(self)) is not None), None
-        )
+        """How many steps the epoch has, of which the learning rate is a function; plain training's where none says."""
+        told = (layer.steps_per_epoch(self) for layer in self._steps_layers)
+        planned = next((steps for steps in told if steps is not None), None)
         self._counts_passes = planned is not None
         self.steps_per_epoch = max(1, plain_steps(self) if planned is None else planned)
         self._learning.list_new()
@@ -264,21 +263,23 @@ class Run:
         with torch.set_grad_enabled(grad), self.recipe.autocast(self.device), ExitStack() as stack:
             for layer in self._forward_layers:
                 stack.enter_context(checked(layer.name, "forward_context", layer.forward_context(self, mode)))
-            forward = self.task.forward(self, batch)
+            forward = self._task_forward(batch, mode, grad)
         if self._losses_unchecked:
             self._losses_unchecked = False
             check_losses(self.task.name, forward)
         on_backward(forward, self.tally.pass_sizes.add_forward(len(batch)))
         return forward
 
+    def _task_forward(self, batch: Batch, mode: str, grad: bool) -> Forward:
+        return self.task.forward(self, batch)
+
     def backward(self, loss: Tensor) -> None:
         """The only way to a backward pass; adds to `.grad`."""
         self.tally.backwards += 1
         backward: Callable[[], None] = loss.backward
         if self.loss_scaler:
-            backward = partial(
-                self.loss_scaler.backward, loss, [p for part in self.task.parts for p in self.parameters(part)]
-            )
+            every = [parameter for part in self.task.parts for parameter in self.parameters(part)]
+            backward = partial(self.loss_scaler.backward, loss, every)
         self.tally.pass_sizes.add_backward(backward)
 
     @property
@@ -301,7 +302,7 @@ class Run:
 
     def _load(self, data: Data, batches: Iterable[Tensor], random: Random, end: Callable[[], None]) -> Iterator[Batch]:
         choosing = Waiting(batches)  # no wait for data: a method may draw the positions when they are asked for
-        loading = Waiting(self.prepared(data).load(choosing, random, self._part_streams))
+        loading = Waiting(self._fetch(self.prepared(data), choosing, random))
         try:
             for batch in loading:
                 self.tally.data_wait_ns += loading.taken_ns - choosing.taken_ns
@@ -309,6 +310,9 @@ class Run:
                 yield batch
         finally:
             end()
+
+    def _fetch(self, data: Data, batches: Iterable[Tensor], random: Random) -> Iterator[Batch]:
+        return data.load(batches, random, self._part_streams)
 
     def lr(self, part: str = "main") -> float:
         """The learning rate now: a pure function of progress, so skipped epochs advance it."""
@@ -341,7 +345,6 @@ class Run:
                 module.track_running_stats = mode != "frozen_stats"
 
     def evaluate(self, data: Data) -> dict[str, float]:
-        """Quality as the task defines it, inside every layer's `eval_context`."""
         return evaluation.evaluate(self, self.methods, self.task.evaluate, lambda: data)
 
     @contextmanager
@@ -363,8 +366,7 @@ class Run:
         return self._samples_seen.sha256()
 
     @property
-    def epochs_ended(self) -> int:
-        """Epochs that are over, skipped ones included."""
+    def epochs_ended(self) -> int:  # skipped ones included
         return len(self.curve)
 
     @property
@@ -378,7 +380,6 @@ class Run:
         return self.stop_reason is None and self.epoch_number < self.epochs
 
     def stop_after_epoch(self, reason: str) -> None:
-        """End training when this epoch is over."""
         self.stop_reason = self.stop_reason or reason or "no reason given"
 
     def finish(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from energybench.train.pass_sizes import PassSizes, Sizes
 
@@ -14,6 +15,16 @@ class Acting(Protocol):
 
     name: str
     acted: bool | None
+
+
+class RankTally(TypedDict):
+    """What one rank of several did: forwards, backwards and samples forwarded; of each kind of step how many, and the
+    samples that they forwarded; and (samples of a pass, passes of that size), forward and backward."""
+
+    passes: list[int]
+    steps: dict[str, list[int]]
+    forward: list[tuple[int, int]]
+    backward: list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,33 @@ class Tally:
         self.steps += 1
         self.samples += samples
 
+    def as_rank(self) -> RankTally:
+        """For another rank of the same training."""
+        return {
+            "passes": [self.forwards, self.backwards, self.samples_forward],
+            "steps": {key: [counts["steps"], counts["forwarded"]] for key, counts in self._keys.items()},
+            "forward": list(self.pass_sizes.forward.items()),
+            "backward": list(self.pass_sizes.backward.items()),
+        }
+
+    def add_ranks(self, others: Iterable[RankTally]) -> None:
+        """What other ranks did of the same training: their passes add up; steps and updates are those of all together.
+
+        Raises:
+            ValueError: a rank took steps of other kinds than this one
+        """
+        own = {key: counts["steps"] for key, counts in self._keys.items()}
+        for other in others:
+            if (its := {key: steps for key, (steps, _) in other["steps"].items()}) != own:
+                raise ValueError(f"the ranks took steps of other kinds: {own} and {its}")
+            forwards, backwards, samples = other["passes"]
+            self.forwards, self.backwards = self.forwards + forwards, self.backwards + backwards
+            self.samples_forward += samples
+            _add_sizes(self.pass_sizes.forward, other["forward"])
+            _add_sizes(self.pass_sizes.backward, other["backward"])
+            for key, (_, forwarded) in other["steps"].items():
+                self._keys[key]["forwarded"] += forwarded
+
     def add_vectorised(self, samples: int) -> None:
         """What `run.forward` saw of one sample was a pass of so many, with their gradients, by torch.func."""
         self.samples_forward += samples - 1
@@ -119,3 +157,8 @@ class Tally:
 
 def _told(counts: Counter[str]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if name != "forwarded" or count != counts["samples"]}
+
+
+def _add_sizes(sizes: Sizes, more: Iterable[tuple[int, int]]) -> None:
+    for size, count in more:
+        sizes[size] += count

@@ -54,9 +54,11 @@ def budget(ledger: tuple[Line, ...], run: Run) -> Budget:
     paid = _sum(prices.forward, sizes.forward) + _sum(prices.backward, sizes.backward)
     if rounds := every_epoch(run, range(1, recipe.epochs + 1)):
         return _in_rounds(paid, [_round_flop(prices, each, recipe.accumulate) for each in rounds], rounds, run)
+    # Each rank sends a sample forward at least.
+    cut = [micro_batches(max(size, run.world), recipe.accumulate * run.world) for size in run.data.sizes(recipe.batch)]
     step_flop = [
-        sum(prices.forward(piece) + prices.backward(piece) for piece in micro_batches(size, recipe.accumulate))
-        for size in run.data.sizes(recipe.batch)
+        sum(prices.forward(piece) + prices.backward(piece) for piece in pieces)
+        for pieces in cut
         for _ in run.task.parts
     ]
     planned = len(step_flop) * recipe.epochs

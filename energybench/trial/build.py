@@ -8,14 +8,17 @@ from pathlib import Path
 
 import torch
 
+from energybench.common.errors import Problem, UsageError
 from energybench.common.hashing import stable_seed
 from energybench.suite.tables import WorkloadTable
 from energybench.train import discovery
 from energybench.train.data import Data
 from energybench.train.method import Method, Task
+from energybench.train.rank_run import RankRun
+from energybench.train.ranks import Ranks
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
-from energybench.trial.control_run import ControlRun
+from energybench.trial.control_run import ControlRun, RankControlRun
 from energybench.trial.spec import MethodSpec, TrainingSpec
 from energybench.workloads import models
 from energybench.workloads.description import DataDescription, StartWeights
@@ -30,18 +33,25 @@ def build(
     device: torch.device,
     task: Task | None = None,
     kind: Callable[..., Run] | None = None,
+    ranks: Ranks | None = None,
 ) -> Run:
     """A fresh model, task and stack. The initial weights depend on the seed alone.
 
     Args:
         task: one that was made before; a fresh one where there is none
-        kind: what makes the run, where it is another than `Run`, or with a budget than `ControlRun`
+        kind: what makes the run, where it is another than `Run`, or with a budget than `ControlRun`; on several devices
+              one that takes `ranks`
+        ranks: this process among those that train together; each of them builds its own
     """
     stack = build_stack(spec.stack)
-    if spec.budget is None:
-        kind = kind or Run
-    else:
-        kind = partial(kind or ControlRun, steps=spec.budget.steps)
+    usual: tuple[Callable[..., Run], Callable[..., Run]] = (
+        (Run, ControlRun) if ranks is None else (RankRun, RankControlRun)
+    )
+    kind = kind or usual[spec.budget is not None]
+    if spec.budget is not None:
+        kind = partial(kind, steps=spec.budget.steps)
+    if ranks is not None:
+        kind = partial(kind, ranks=ranks)
     model = build_model(spec.workload, spec.data, spec.base, spec.seed, spec.weights)
     return kind(
         task or task_named(spec.workload.task, spec.base),
@@ -110,10 +120,27 @@ def fresh_model(workload: WorkloadTable, data: DataDescription, base: Path, seed
             model = models.build(use, data.shape, data.classes, settings, offered)
     _take_back()
     refuse_too_many(use, sum(1 for _ in model.parameters()))  # copies of layers are not counted as they are made
+    refuse_wrapped(model, use)
     models.fix_sizes(model, use, data.shape)
     if workload.train.activation:
         models.activate(model, use, workload.train.activation)
     return model
+
+
+def refuse_wrapped(model: torch.nn.Module, use: str) -> None:
+    """Raises UsageError E404 for a model that somebody has spread over processes already: nothing of FSDP is imported
+    to find out."""
+    kinds = {(kind.__name__, kind.__module__) for module in model.modules() for kind in type(module).__mro__}
+    kinds |= {(type(tensor).__name__, type(tensor).__module__) for tensor in model.parameters()}
+    named = {name for name, module in kinds if module.startswith("torch.")}
+    if named & {"FullyShardedDataParallel", "FSDPModule", "DTensor"}:
+        message = f"'{use}' gives a model under FSDP, of whose tensors a rank holds a shard: gradsamp fits whole ones, "
+        message += "and ssprop chooses among the channels of whole layers"
+        hint = "give the plain model; [trials] devices = 2 trains it on two by DDP"
+        raise UsageError(Problem("E404", message, hint=hint))
+    if "DistributedDataParallel" in named:
+        hint = "give the plain model; [trials] devices = 2 wraps it when the methods have changed it"
+        raise UsageError(Problem("E404", f"'{use}' gives a model under DistributedDataParallel", hint=hint))
 
 
 def _take_back() -> None:
@@ -134,8 +161,14 @@ def build_stack(stack: Iterable[MethodSpec]) -> list[Method]:
     return methods
 
 
-def device_name(device: torch.device) -> str:
-    """ "cpu", or the card's UUID as NVML writes it."""
+def device_name(device: torch.device, world: int = 1) -> str:
+    """ "cpu", or the card's UUID as NVML writes it; of several cards in their alphabetical order, joined by "+"."""
     if device.type != "cuda":
         return device.type
-    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    cards = [device] if world == 1 else [rank_device(device, number) for number in range(world)]
+    return "+".join(sorted(f"GPU-{torch.cuda.get_device_properties(card).uuid}" for card in cards))
+
+
+def rank_device(device: torch.device, number: int) -> torch.device:
+    """The device of one rank of several: the CPU for all of them, or a card each, as torch numbers them."""
+    return torch.device("cuda", number) if device.type == "cuda" else device

@@ -13,6 +13,7 @@ from energybench.train.batch import Batch
 from energybench.train.data import Data
 from energybench.train.method import Task
 from energybench.train.plain_epochs import every_epoch
+from energybench.train.rank_run import RankRun
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
 
@@ -71,6 +72,10 @@ class ControlRun(Run):
         super()._whole_step(chain, batch)
         if self._training and self._in_part and self.step_in_epoch == self._rest:
             raise BudgetSpent
+
+
+class RankControlRun(RankRun, ControlRun):
+    """The same by several ranks."""
 
 
 def _cut(steps: int, updates: Sequence[int]) -> tuple[int, int, int]:

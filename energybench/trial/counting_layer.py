@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 
@@ -20,6 +20,7 @@ from energybench.common.hashing import stable_seed
 from energybench.flops.counter import Counter
 from energybench.records.record import Counted, Passes
 from energybench.train.batch import Batch
+from energybench.train.rank_run import RankRun
 from energybench.train.run import Run
 
 
@@ -45,6 +46,15 @@ class StepCounts:
     reason: str | None = None
 
 
+class RankCount(TypedDict):
+    """What one rank of several counted: `seen` of its chosen steps by their kinds, `outside` of steps in FLOPs."""
+
+    seen: dict[str, list[StepSeen]]
+    outside: int
+    by_op: dict[str, int]
+    uncounted: dict[str, int]
+
+
 class StepCounter:
     """Counts up to about `budget` steps of a run; the rest runs uncounted, at full speed."""
 
@@ -54,6 +64,30 @@ class StepCounter:
         self._chosen: set[int] = set()
         self._seen: dict[str, list[StepSeen]] = defaultdict(list)  # by cost key
         self._in_steps = 0
+        self._others: list[RankCount] = []
+
+    def told(self) -> RankCount:
+        """For the first rank."""
+        outside = self.counter.total - self._in_steps
+        counter = self.counter
+        return RankCount(seen=dict(self._seen), outside=outside, by_op=counter.by_op, uncounted=counter.uncounted)
+
+    def add_ranks(self, others: Sequence[RankCount]) -> None:
+        """What other ranks counted of the same steps: their FLOPs, and the samples that they sent forward, add up.
+
+        Raises:
+            ValueError: a rank counted other steps than this one
+        """
+        sizes = {key: len(seen) for key, seen in self._seen.items()}
+        for other in others:
+            if {key: len(seen) for key, seen in other["seen"].items()} != sizes:
+                raise ValueError("the ranks took steps of other kinds")
+            for key, seen in self._seen.items():
+                self._seen[key] = [
+                    StepSeen(own.flop + flop, own.samples, own.forwarded + forwarded)
+                    for own, (flop, _, forwarded) in zip(seen, other["seen"][key], strict=True)
+                ]
+            self._others.append(other)
 
     @contextmanager
     def epoch(self, run: Run) -> Iterator[None]:
@@ -77,7 +111,7 @@ class StepCounter:
         step(batch)
         flop = self.counter.total - before
         self._in_steps += flop
-        self._seen[run.tally.cost_key()].append(StepSeen(flop, len(batch), run.tally.forwarded))
+        self._seen[run.tally.cost_key()].append(StepSeen(flop, batch.samples, run.tally.forwarded))
 
     def result(self, run: Run) -> StepCounts:
         """What was counted. A kind of step that no sample met makes the total null."""
@@ -107,16 +141,26 @@ class StepCounter:
             total += mean * units
             unseen = 1 - len(seen) / counts["steps"]  # finite population: nothing is open when all were counted
             variance += unseen * (spread * units) ** 2 / len(seen)
-        outside = self.counter.total - self._in_steps
+        every = [self.told(), *self._others]
+        outside = sum(each["outside"] for each in every)
+        by_op, uncounted = _sums(each["by_op"] for each in every), _sums(each["uncounted"] for each in every)
         return StepCounts(
             recorded,
             counted_flop=total + outside,
             counted_error_flop=1.96 * math.sqrt(variance),
             outside_steps_flop=float(outside),
             keys=keys,
-            by_op={op: float(flop) for op, flop in self.counter.by_op.items()},
-            uncounted_calls=dict(self.counter.uncounted),
+            by_op={op: float(flop) for op, flop in by_op.items()},
+            uncounted_calls=uncounted,
         )
+
+
+def _sums(tables: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    sums: dict[str, int] = defaultdict(int)
+    for table in tables:
+        for key, value in table.items():
+            sums[key] += value
+    return dict(sums)
 
 
 class CountedRun(Run):
@@ -133,6 +177,10 @@ class CountedRun(Run):
 
     def _whole_step(self, chain: Callable[[Batch], None], batch: Batch) -> None:
         super()._whole_step(partial(self._counting.step, self, chain), batch)
+
+
+class RankCountedRun(RankRun, CountedRun):
+    """The same by several ranks, each of which counts its own."""
 
 
 def per_sample(steps: Sequence[tuple[int, int]]) -> tuple[float, float]:

@@ -31,9 +31,16 @@ def plain_work(ledger: tuple[Line, ...], run: Run, of: Sequence[int] = ()) -> Wo
     recipe = run.recipe
     rounds = every_epoch(run, of or range(1, recipe.epochs + 1))
     if not rounds:
-        return Work(ledger, recipe.epochs, run.data.samples(recipe.batch), recipe.batch, recipe.accumulate)
+        # Where a batch has fewer samples than there are ranks, some sample stands on several.
+        samples = sum(max(size, run.world) for size in run.data.sizes(recipe.batch))
+        return Work(ledger, recipe.epochs, samples, recipe.batch, passes_per_step(run))
     mean = mean_epoch(rounds)
     return Work.of_rounds(ledger, recipe.epochs, mean.sizes, mean.backward_rel, recipe.batch, recipe.accumulate)
+
+
+def passes_per_step(run: Run) -> int:
+    """Into how many forward passes the samples of a whole batch go: micro-batches, on each rank."""
+    return run.recipe.accumulate * run.world
 
 
 def estimate(spec: TrialSpec | CountingSpec, run: Run) -> Estimate | None:
@@ -41,7 +48,7 @@ def estimate(spec: TrialSpec | CountingSpec, run: Run) -> Estimate | None:
     if not spec.ledger:
         return None
     plain, work = works(spec.ledger, run)
-    per_step = run.recipe.batch / run.recipe.accumulate
+    per_step = run.recipe.batch / passes_per_step(run)
     roofline = explain(plain, work, per_step, spec.balance_flop_b)
     layers = [
         Layer(

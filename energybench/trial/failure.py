@@ -14,6 +14,14 @@ from energybench.train.run import Diverged
 from energybench.trial.record_draft import CountingRunDraft, TrialDraft
 
 
+class RankLost(Exception):
+    """Another rank of the same trial ended before its end. status: of the trial."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
 def fill_and_write(record: TrialDraft | CountingRunDraft, fill: Callable[[], None], out_path: str) -> None:
     """Fill a record, and write what is there of it: with the failure where `fill` raises.
 
@@ -34,6 +42,8 @@ def failure_of(error: Exception) -> tuple[Status, str]:
     text = str(error).splitlines()[0] if str(error) else ""
     if isinstance(error, Diverged):
         return "diverged", text
+    if isinstance(error, RankLost):
+        return error.status, text
     memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text
     place = ""
     for frame in traceback.extract_tb(error.__traceback__):

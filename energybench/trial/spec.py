@@ -120,6 +120,7 @@ class TrainingSpec(Spec):
     stack:  outermost first
     budget: of a control: its steps, in place of the recipe's epochs
     weights: that the model starts from, as they were when the suite was checked
+    world:  processes that train it together, a device each
     """
 
     base: Path
@@ -129,6 +130,7 @@ class TrainingSpec(Spec):
     seed: int
     budget: Budget | None = None
     weights: StartWeights | None = None
+    world: int = Field(default=1, ge=1)
 
 
 class CountingSpec(TrainingSpec):
@@ -150,7 +152,8 @@ class CountingSpec(TrainingSpec):
 class TrialSpec(TrainingSpec):
     """The same, metered: one trial.
 
-    device_name: "cpu", or the UUID of the card that trains
+    device_name: "cpu", or the UUID of the card that trains; of several, joined by "+"
+    threads:     of the trial: several processes on a CPU share them
     trace:       file for what the meters sampled, in a folder called traces; None keeps none, nor the methods' tensors,
                  which go into a folder called state beside it
     siblings:    UUID → processes on the card that rest while this one runs

@@ -14,7 +14,7 @@ import io
 import os
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -40,12 +40,15 @@ from energybench.train.learning_parameters import LEFT_OUT
 from energybench.train.method import Method, parameters
 from energybench.train.run import Run
 from energybench.trial.budget import budget
-from energybench.trial.build import build, build_model, recipe_of
+from energybench.trial.build import build, build_model, rank_device, recipe_of
 from energybench.trial.estimate import estimate
 from energybench.trial.failure import fill_and_write
 from energybench.trial.judge import Judge
+from energybench.trial.on_ranks import RankReport, SharedWindow, keep, report_of
 from energybench.trial.pause import Gate, PausingControlRun, PausingRun, spare
 from energybench.trial.phases import Phases
+from energybench.trial.rank_follower import follow_trial, looks_between
+from energybench.trial.rank_processes import Join, together
 from energybench.trial.record_draft import TrialDraft, finite
 from energybench.trial.rehearsal import rehearsal
 from energybench.trial.spec import TrialSpec
@@ -64,24 +67,34 @@ def main(in_path: str, out_path: str) -> None:
     Raises CannotWrite where nothing can be kept: a full disk is no fault of the method's.
     """
     spec = TrialSpec.read(in_path)
-    if spec.threads:
+    if spec.threads and spec.world == 1:
         torch.set_num_threads(spec.threads)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     record = TrialDraft(**spec.header.model_dump(exclude={"started_at"}), started_at=started_at, status="ok")
-    fill_and_write(record, partial(trial, spec, record), out_path)
+    fill = partial(trial, spec, record)
+    if spec.world > 1:
+        fill = partial(together, spec, record, out_path, fill, partial(follow_trial, spec))
+    fill_and_write(record, fill, out_path)
 
 
-def trial(spec: TrialSpec, record: TrialDraft) -> None:
-    """The whole trial, from opening the meters to the fingerprint of the weights."""
+def trial(spec: TrialSpec, record: TrialDraft, join: Join | None = None) -> None:
+    """The whole trial, from opening the meters to the fingerprint of the weights.
+
+    join: of several ranks, of which this is the first: brings them together (`rank_follower.py`: what they do)
+    """
     device, measure = torch.device(spec.device), spec.measure
+    device = device if join is None else rank_device(device, 0)
     synchronise = partial(devices.synchronise, device)
     phases = Phases(record.phases, synchronise)
     record.device = spec.device_name
+    record.world = spec.world if spec.world > 1 else None
     with phases.phase("open"):  # the meters first, so that they see who is on the card before we are
         meters = open_meters(measure.selection(), spec.device_name)
         spare(meters, spec.siblings)
+        ranks = join() if join else None
+        meet = ranks.barrier if ranks else do_nothing
         record.environment = {
-            "threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads() * (spec.world if device.type == "cpu" else 1),
             "torch": torch.__version__,
             "load_average": os.getloadavg()[0],
             "gpus": gpu_facts(meters),
@@ -92,9 +105,11 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         judge = Judge(task, recipe_of(spec.workload), partial(open_part, "test"))
     record.flags = phases.cool_down(meters, measure.below_c, measure.cooldown_s)
     with phases.phase("warmup_build", meters):
-        warming = build(spec, train, device)
+        meet()  # in here, so that the meters see what each rank does
+        warming = build(spec, train, device, ranks=ranks)
+        meet()
     with phases.phase("warmup"):
-        record.warmup = warm_up(warming, spec.warmup, synchronise)
+        record.warmup = warm_up(warming, spec.warmup, synchronise, ranks.agree if ranks else bool)
         del warming
     if gate := Gate.opened(device):
         with phases.phase("setup"):
@@ -102,7 +117,9 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
     heap_layout.draw()
     with phases.phase("build", meters):
         pausing = PausingRun if spec.budget is None else PausingControlRun
-        run = build(spec, train, device, task, partial(pausing, gate=gate) if gate else None)
+        meet()
+        run = build(spec, train, device, task, partial(pausing, gate=gate) if gate else None, ranks)
+        meet()
     judge.watch(run)
     methods = list(run.methods)
     record.epochs, record.samples = run.epochs, len(train)
@@ -117,9 +134,10 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
     phases.idle("idle_before", meters, measure.tick_s)
 
     heap_layout.draw()  # weights lie where they are, and what each step allocates lies elsewhere
-    window = Window(meters, synchronise)
+    window = SharedWindow(meters, synchronise, ranks) if ranks else Window(meters, synchronise)
     every_epoch = spec.workload.train.evaluate == "every epoch"
-    tracker = TargetTracker(spec.workload.target, window, judge, phases, every_epoch=every_epoch)
+    agree = ranks.agree if ranks and looks_between(spec) else bool
+    tracker = TargetTracker(spec.workload.target, window, judge, phases, every_epoch=every_epoch, agree=agree)
     if gate:
         gate.ready(run, meters, phases.readings.get("idle_before"))
     window.start()
@@ -127,6 +145,10 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         if gate:
             gate.begin(window)
         run.train(tracker.after_epoch)
+    except BaseException:
+        if ranks:
+            ranks.leave()
+        raise
     finally:
         with contextlib.suppress(Exception):  # a device that failed cannot be synchronised either
             window.stop()
@@ -141,6 +163,11 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         gate.trained(phases.readings)
     with phases.phase("hash"):
         record.trained_sha256, record.samples_sha256 = judge.weights(), run.samples_sha256()
+        others: list[RankReport] = []
+        if ranks:
+            reports = ranks.gather(report_of(run))
+            keep(reports, run, record)
+            others = reports[1:]
     phases.idle("idle_after", meters, measure.tick_s)
     record.trace = keep_trace(window, spec.trace)
     with phases.phase("evaluate"):
@@ -150,11 +177,13 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         record.judged_sha256 = judge.weights()
         record.flags += judge.flags(run, record.trained_sha256, record.judged_sha256)
         record.memory_resident_b = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        record.memory_resident_b += sum(other["memory_resident_b"] for other in others)
         if device.type == "cuda":
             record.memory_device_b = torch.cuda.max_memory_allocated(device)
+            record.memory_device_b += sum(other["memory_device_b"] or 0 for other in others)
         record.estimate = estimate(spec, run)
         record.budget = budget(spec.ledger, run) if spec.header.role == "method" else spec.budget
-        record.diagnostics = {m.name: diagnostics(m, spec) for m in methods}
+        record.diagnostics |= {m.name: diagnostics(m, spec) for m in methods}
         if of_task := diagnostics(task, spec):
             record.diagnostics[task.name] = of_task
         told_of_the_recipe(record, run)
@@ -164,11 +193,17 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
         judge_run(record, run)
         record.environment["compiled"] = any(_compiled(module) for module in run.model.modules())
     with phases.phase("finish", meters):
+        meet()
         run.finish()
+        meet()
     with phases.phase("report"):
         record.weights_sha256 = fingerprint(run.model)
         start = build_model(spec.workload, spec.data, spec.base, spec.seed, spec.weights)
         record.weights_moved = moved(run.model, start)
+
+
+def do_nothing() -> None:
+    """There is nobody to meet."""
 
 
 def told_of_the_recipe(record: TrialDraft, run: Run) -> None:
@@ -229,21 +264,32 @@ class TargetTracker:
     target is reached, and after every epoch where the suite asks for it.
 
     They are kept here and not in `run.curve`, in which a method could read how its model does on the test set.
+
+    agree: tells other ranks of the same trial whether the window is closed for a look
     """
 
     def __init__(
-        self, target: TargetTable | None, window: Window, judge: Judge, phases: Phases, *, every_epoch: bool = False
+        self,
+        target: TargetTable | None,
+        window: Window,
+        judge: Judge,
+        phases: Phases,
+        *,
+        every_epoch: bool = False,
+        agree: Callable[[bool], bool] = bool,
     ) -> None:
         self._wanted = target
         self.target = Target(metric=target.metric, at_least=target.at_least, at_most=target.at_most) if target else None
         self._window, self._judge, self._phases, self._every_epoch = window, judge, phases, every_epoch
+        self._agree = agree
         self._quality: list[dict[str, float]] = []  # of the epochs that are over; empty where none was asked for
 
     def after_epoch(self, run: Run) -> None:
         run.curve[-1]["wall_s"] = self._window.elapsed_s()
         self._quality.append({})
         sought = self.target is not None and self.target.epoch is None
-        if not sought and not (self._every_epoch and run.continues):  # the last is evaluated behind the window
+        looks = sought or (self._every_epoch and run.continues)  # the last is evaluated behind the window
+        if not self._agree(looks):
             return
         self._window.stop()
         with self._phases.phase("evaluate"):

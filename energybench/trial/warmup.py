@@ -19,12 +19,15 @@ ROUNDS = 5  # as many rounds of steps are held against as many before them
 SETTLED_WITHIN = 0.05  # of each other's median
 
 
-def warm_up(run: Run, amount: Quantity, synchronise: Callable[[], None]) -> Warmup:
+def warm_up(
+    run: Run, amount: Quantity, synchronise: Callable[[], None], agree: Callable[[bool], bool] = bool
+) -> Warmup:
     """Real steps, spread over the schedule so that every kind of step has run once.
 
     amount: in steps: exactly so many; in seconds: until the time of a round of steps settles, at most so long
+    agree:  of several ranks the first one's word, whose clock decides for all
     """
-    warming = _Warming(run, amount, synchronise)
+    warming = _Warming(run, amount, synchronise, agree)
     while not warming.over:
         taken = warming.steps
         warming.place()
@@ -37,8 +40,10 @@ def warm_up(run: Run, amount: Quantity, synchronise: Callable[[], None]) -> Warm
 class _Warming:
     """Steps so far. over: that no further one is wanted; settled: that their time came to rest."""
 
-    def __init__(self, run: Run, amount: Quantity, synchronise: Callable[[], None]) -> None:
-        self._run, self._amount, self._synchronise = run, amount, synchronise
+    def __init__(
+        self, run: Run, amount: Quantity, synchronise: Callable[[], None], agree: Callable[[bool], bool]
+    ) -> None:
+        self._run, self._amount, self._synchronise, self._agree = run, amount, synchronise, agree
         self._whole_step = run.step
         self._places = sorted({1, min(2, run.epochs), run.epochs // 2 + 1, run.epochs})
         self._rounds: list[float] = []  # seconds of one step at each place
@@ -52,7 +57,7 @@ class _Warming:
     def step(self, batch: Batch) -> None:
         """One step, or the end."""
         so_far = self.steps if self._amount.unit == "steps" else time.perf_counter() - self._started
-        self.over = so_far >= self._amount.count
+        self.over = self._agree(so_far >= self._amount.count)
         if self.over:
             raise EnoughSteps
         self._run.step_in_epoch = 0
@@ -67,7 +72,7 @@ class _Warming:
         now = time.perf_counter()
         self._rounds.append(now - self._began)
         self._began = now
-        if self._amount.unit == "s" and at_rest(self._rounds):
+        if self._amount.unit == "s" and self._agree(at_rest(self._rounds)):
             self.over = self.settled = True
             raise EnoughSteps
 

@@ -62,6 +62,9 @@ class Federated(Classification):
     concentration: float
     weighting: Weighting
 
+    def incompatible_devices(self, devices: int) -> str | None:
+        return "its clients take turns on one device, and a round would need every client on each"
+
     def __post_init__(self) -> None:
         if self.active > self.clients:
             raise ValueError(f"active = {self.active} of clients = {self.clients}: at most all of them")

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 WHOLE = frozenset({"forward", "backward"})  # what a task provides whose samples have no loss of their own
 
 
+NEEDS_WHOLE_BATCH = "its loss is one of the domains in a whole batch, of which a rank has a part"
+
+
 class RiskMinimization(Classification):
     """ERM: the mean loss of all samples, whatever their domain; what the others are held against.
 
@@ -63,6 +66,9 @@ class RiskExtrapolation(RiskMinimization):
 
     name = "vrex"
     provides: ClassVar[frozenset[str]] = WHOLE
+
+    def incompatible_devices(self, devices: int) -> str | None:
+        return NEEDS_WHOLE_BATCH
 
     def __post_init__(self) -> None:
         if self.beta < 0 or self.anneal_steps < 0:
@@ -96,6 +102,9 @@ class GroupRobustness(RiskMinimization):
 
     name = "group_dro"
     provides: ClassVar[frozenset[str]] = WHOLE
+
+    def incompatible_devices(self, devices: int) -> str | None:
+        return NEEDS_WHOLE_BATCH
 
     def __post_init__(self) -> None:
         if self.eta < 0:
