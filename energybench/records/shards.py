@@ -1,4 +1,4 @@
-"""A run whose blocks were made by several jobs: FOLDER/shards/b0, b1, … are run folders of their own, one job in each."""
+"""A run whose blocks were made by several jobs: FOLDER/shards/b0, b1, … are run folders of their own."""
 
 from __future__ import annotations
 

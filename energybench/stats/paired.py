@@ -85,8 +85,8 @@ class Mean:
     """A mean of n independent samples with the standard deviation that bounds it (NaN when df is 0).
 
     alpha_fraction: of every chance of error: what this look may use
-    counts:         of each sample, the blocks that it is the mean of, where the samples are devices; else empty, and the
-                    samples are paired differences of blocks
+    counts:         of each sample, the blocks that it is the mean of, where the samples are devices; empty where
+                    they are blocks' paired differences
     """
 
     n: int
@@ -263,7 +263,7 @@ def quality_verdict(quality: Mean | None, quality_margin: float | None) -> Quali
     """The word for quality alone, whatever the cost.
 
     Args:
-        quality: `differences` of all blocks, over blocks or devices; None where a block has no figure, which leaves everything open
+        quality: `differences` of all blocks; None where a block has no figure, which leaves everything open
         quality_margin: the loss that the suite accepts, in the metric's own unit, at least 0
     """
     if quality is None or quality_margin is None or quality.n < FEWEST_BLOCKS:
