@@ -89,7 +89,9 @@ def export(folders: Path | Sequence[Path], form: str, **options: Any) -> Exporte
 def _refuse_several(parts: Sequence[Part], form: str) -> NoReturn:
     """Joules are of one device. Raises UsageError E609 with what to type for one."""
     what = "these are of " + "; ".join(part.device for part in parts[:2]) + (" …" if len(parts) > 2 else "")
-    hint = f"{typed('energybench', 'export', parts[0].folders[-1], '--to', form)}; --to csv has every trial of all"
+    several = len({folder for part in parts for folder in part.folders}) > 1
+    of_one = f"{typed('energybench', 'export', parts[0].folders[-1], '--to', form)}; " if several else ""
+    hint = f"{of_one}--to csv has every trial of all"
     raise UsageError(Problem("E609", f"--to {form} is about joules of one device, and {what}", hint=hint))
 
 
@@ -223,11 +225,12 @@ def trials_parquet(*exported: ExportedRun, **_: Any) -> Exported:
 
 def emissions_csv(*exported: ExportedRun, **_: Any) -> Exported:
     """One row per finished trial, as codecarbon writes one per tracked run; energies include the PUE, as there."""
-    try:
-        zone: Zone | None = exported[0].zone
-    except EnergybenchError:
-        zone = None
-    emissions = [emission(e.run, trial, zone) for e in exported for trial in e.examination.usable(e.trials)]
+    zones = [_zone(each) for each in exported]
+    emissions = [
+        emission(each.run, trial, zone)
+        for each, zone in zip(exported, zones, strict=True)
+        for trial in each.examination.usable(each.trials)
+    ]
     blind = sum(row["energy_consumed"] is None for row in emissions)
     notes = []
     if blind:
@@ -235,9 +238,16 @@ def emissions_csv(*exported: ExportedRun, **_: Any) -> Exported:
             f"note: {blind} of {len(emissions)} trials have no measured energy: their cells are empty; modelled energy "
             "is in --to csv, labelled"
         )
-    if zone is None:
+    if None in zones:
         notes.append("note: the suite names no country, so emissions are empty")
     return _csv(EMISSIONS, emissions), notes
+
+
+def _zone(exported: ExportedRun) -> Zone | None:
+    try:
+        return exported.zone
+    except EnergybenchError:
+        return None
 
 
 # ── a model card ──────────────────────────────────────────────────────────────────────────────────────────

@@ -13,7 +13,7 @@ from energybench.common.errors import CannotWrite, UsageError
 from energybench.common.held_folder import HeldFolder
 from energybench.common.outputs import Kind, refuse_foreign_page
 from energybench.records.record import Trial
-from energybench.records.shards import SHARDS, folders_of
+from energybench.records.shards import SHARDS, shards_of
 from energybench.report.album import FOLDER
 from energybench.report.figures import album
 from energybench.report.markdown import markdown
@@ -133,7 +133,7 @@ def runs(root: Path) -> list[Path]:
     """Every run's folder at or below `root`, in order; a folder with shards is one run."""
     found = []
     for folder, below, files in os.walk(root):
-        if "run.json" in files or (SHARDS in below and folders_of(Path(folder)) != [Path(folder)]):
+        if "run.json" in files or (SHARDS in below and shards_of(Path(folder))):
             found.append(Path(folder))
             below[:] = [name for name in below if name != SHARDS]
     return sorted(found)

@@ -17,7 +17,7 @@ from energybench.common.errors import CannotWrite, EnergybenchError, Problem, Us
 from energybench.common.held_folder import HeldFolder
 from energybench.common.outputs import Kind, refuse_foreign_page
 from energybench.records.reader import read_folder
-from energybench.records.shards import folders_of
+from energybench.records.whole_run import folders_of
 from energybench.report import page_tables
 from energybench.report.html import index_page, page
 from energybench.report.page_tables import Column, Listed, Result
@@ -128,7 +128,7 @@ def _read(folders: Iterable[Path], say: Callable[[str], None]) -> tuple[Readable
     """The runs that can be read, and (folder, why) of those that cannot. Raises UsageError where none can."""
     readable: Readable = {}
     problems: list[tuple[str, Problem]] = []
-    for folder in (each for folder in folders for each in folders_of(folder)):
+    for folder in (each for named in folders for each in folders_of(named)):
         try:
             records = read_folder(folder)
         except EnergybenchError as error:

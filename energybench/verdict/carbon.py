@@ -330,7 +330,7 @@ def _gains(
     examination: Examination,
     pooling: Pooling,
 ) -> list[Gain]:
-    """Of a method; on each device, where there are several: the verdict is of all of them, and joules are each one's."""
+    """Of a method; on each device, where there are several: the verdict is of them all, and joules are each one's."""
     whole, pairs = _gain(workload, row, trials, run, examination)
     if not pairs:
         return [whole]

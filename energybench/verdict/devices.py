@@ -28,7 +28,9 @@ def marks(trial: Trial) -> tuple[str, ...]:
     if trial.device not in PROCESSOR:
         return tuple(sorted(trial.device.split("+")))
     machine = trial.environment.get("machine") or {}
-    return tuple(f"{name} {machine[name]}" for name in ("node", "boot") if machine.get(name)) or ("cpu",)
+    known = [f"{name} {machine[name]}" for name in ("node", "boot") if machine.get(name)]
+    placement = getattr(trial, "placement", None)
+    return tuple(known or ([f"host {placement.host}"] if placement else ["cpu"]))
 
 
 def facts(run: RunFile, trial: Trial) -> Facts:

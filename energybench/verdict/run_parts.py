@@ -20,7 +20,7 @@ from typing import Any
 from energybench.common.errors import Problem, UsageError, typed
 from energybench.records.reader import read_folder
 from energybench.records.record import RunFile, Trial
-from energybench.records.shards import folders_of
+from energybench.records.whole_run import folders_of
 from energybench.stats.replication import FEWEST_DEVICES
 from energybench.verdict import devices, wording
 from energybench.verdict.devices import Facts, Pooling, marks
@@ -202,8 +202,8 @@ def _alone(unit: str, alike: int, kind: Facts) -> str:
         return f"Verdicts are of this {unit} alone: {reason}, so it is pooled with no other."
     return (
         f"Verdicts are of this {unit} alone: the run's blocks are on {wording.units(alike, unit)} of its kind, and "
-        f"{FEWEST_DEVICES} are the least to pool. A new run over {FEWEST_DEVICES} or more {wording.plural(unit)} of one "
-        "kind gets one verdict for all."
+        f"{FEWEST_DEVICES} are the least to pool. A new run over {FEWEST_DEVICES} or more {wording.plural(unit)} of "
+        "one kind gets one verdict for all."
     )
 
 
