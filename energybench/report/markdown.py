@@ -102,7 +102,7 @@ def _first_screen(summary: Summary, path: RecordPath) -> list[str]:
     return page
 
 
-def _behind(row: Row, metric: str, path: RecordPath) -> str:
+def _behind(row: Row, metric: str, path: RecordPath = beside) -> str:
     """What stands behind a method's figures on one workload, folded away."""
     told = [note for note in sentences.notes(row, metric) if note != sentences.phases(row.phases)]
     parts = ["\n".join(f"- {escape(note)}" for note in told)]

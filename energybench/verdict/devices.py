@@ -23,6 +23,11 @@ SLICE = "MIG"  # a slice of a card is no device of its own: others share its pow
 Facts = tuple[tuple[str, str | None], ...]  # (what, its value; None where the record does not say)
 
 
+def plural(unit: str) -> str:
+    """ "GPUs", "sets of GPUs"."""
+    return f"sets{unit.removeprefix('set')}" if unit.startswith("set ") else f"{unit}s"
+
+
 def marks(trial: Trial) -> tuple[str, ...]:
     """What tells its device from others, most telling first; trials that share one ran on the same device."""
     if trial.device not in PROCESSOR:
