@@ -33,8 +33,8 @@ def marks(trial: Trial) -> tuple[str, ...]:
     if trial.device not in PROCESSOR:
         return tuple(sorted(trial.device.split("+")))
     machine = trial.environment.get("machine") or {}
-    known = [f"{name} {machine[name]}" for name in ("node", "boot") if machine.get(name)]
-    placement = getattr(trial, "placement", None)
+    known = [f"{said} {machine[name]}" for name, said in (("host", "host"), ("boot", "its boot")) if machine.get(name)]
+    placement = getattr(trial, "placement", None)  # of a trial that a shard's job made
     return tuple(known or ([f"host {placement.host}"] if placement else ["cpu"]))
 
 

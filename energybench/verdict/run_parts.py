@@ -218,6 +218,6 @@ def _kind_name(run: RunFile, trials: Sequence[Trial]) -> str:
 def _device_name(run: RunFile, trials: Sequence[Trial]) -> str:
     if not trials or trials[0].device in devices.PROCESSOR:
         machine = run.machine | ((trials[0].environment.get("machine") or {}) if trials else {})
-        host = f" (host {machine['node']})" if machine.get("node") else ""
+        host = f" (host {machine['host']})" if machine.get("host") else ""
         return f"{machine.get('cpu') or 'a processor'}, {machine.get('cores') or '?'} cores{host}"
     return f"{_kind_name(run, trials)} ({trials[0].device})"

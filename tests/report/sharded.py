@@ -22,9 +22,9 @@ def card(number: int, **facts: Any) -> dict[str, Any]:
     return {"device": f"GPU-{number}", "environment": {"torch": "2.13", "gpus": {f"GPU-{number}": CARD | facts}}}
 
 
-def host(number: int, node: str = "", boot: str = "", **facts: Any) -> dict[str, Any]:
+def host(number: int, called: str = "", boot: str = "", **facts: Any) -> dict[str, Any]:
     """Fields of a trial on a processor."""
-    machine = HOST | {"node": node or f"n{number}", "boot": boot or f"b{number}"} | facts
+    machine = HOST | {"host": called or f"h{number}", "boot": boot or f"b{number}"} | facts
     return {"device": "cpu", "environment": {"torch": "2.13", "threads": 2, "machine": machine}}
 
 

@@ -134,7 +134,7 @@ class Run:
             "status": "ok",
             "digest": "d",
             "started_at": "2026-01-01T00:00:00Z",
-            "environment": {"machine": {"node": self.host, "boot": self.host}} if self.host else {},
+            "environment": {"machine": {"host": self.host, "boot": self.host}} if self.host else {},
             "epochs": 6,
             "steps": 60,
             "samples": SAMPLES,

@@ -231,7 +231,7 @@ def test_looks_are_taken_when_the_run_s_blocks_are_there_whichever_device_ran_th
 
 
 def test_containers_of_one_host_and_a_host_started_again_are_one_device(tmp_path: Path) -> None:
-    on = [host(0), host(1, node="other", boot="b0"), host(2, node="n0", boot="again")]
+    on = [host(0), host(1, called="other", boot="b0"), host(2, called="h0", boot="again")]
     part = only(put_shards(tmp_path / "run", spread(on)))
     assert row_of(part.summary()).unit == "block"
     assert row_of(part.summary()).n == 12
