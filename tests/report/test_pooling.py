@@ -521,3 +521,90 @@ def test_one_device_says_nothing_of_devices_and_its_pages_are_as_they_were(tmp_p
     for text in (markdown(summary), page(summary, trials, folder)):
         assert "GPUs of one kind" not in text
     assert CARD["name"] in only(folder).device
+
+
+# ── runs of earlier schemas ───────────────────────────────────────────────────────────────────────────────────────
+
+OLD = sorted(path.parent for path in (Path(__file__).parents[1] / "old_records").glob("schema-*/*/run.json"))
+
+
+@pytest.mark.parametrize("folder", OLD, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
+def test_an_old_run_and_its_copies_are_one_run_and_halves_of_it_are_not_taken_for_one_machine(
+    folder: Path, tmp_path: Path
+) -> None:
+    alone = only(folder)
+    assert (alone.summary().device_note, row_of(alone.summary()).unit) == ("", "block")
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (merged,) = run_parts.read([folder, copy])
+    assert merged.summary().workloads == alone.summary().workloads
+    halves = [Path(shutil.copytree(folder, tmp_path / name)) for name in ("first", "second")]
+    for half, kept in zip(halves, ("b0", "b1"), strict=True):
+        for record in half.glob("records/*.json"):
+            if not record.name.startswith(kept):
+                record.unlink()
+    first, second = run_parts.read(halves)
+    assert second.apart == "its records name no host, so nothing tells whether it is the same machine"
+    assert len(first.records[1]) + len(second.records[1]) < len(alone.records[1])
+    (again,) = run_parts.read([folder, *halves])  # beside the whole they are copies, and add nothing
+    assert len(again.records[1]) == len(alone.records[1])
+
+
+# ── what one types ────────────────────────────────────────────────────────────────────────────────────────────────
+
+REQUIRES = {"accept": Run().accept, "require": [{"workload": "*", "method": "*", "saves_at_least": 0.1}]}
+
+
+def typed(*arguments: str | Path, code: int = 0) -> str:
+    """What a command prints on stdout."""
+    from click.testing import CliRunner
+
+    from energybench.cli.command_line import app
+
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == code, (done.output, done.exception)
+    return done.stdout
+
+
+@pytest.mark.parametrize("plan", [True, False], ids=["with a plan", "shards alone"])
+def test_every_verb_takes_a_folder_with_shards(tmp_path: Path, plan: bool) -> None:
+    run = put_shards(tmp_path / "run", spread(FOUR, resolved=REQUIRES), plan=plan)
+    assert "12 blocks on 4 GPUs" in wording.plain(" ".join(typed("report", run).split()))
+    assert json.loads(typed("report", run, "--json"))["workloads"][0]["rows"][0]["units"] == 4
+    assert "§ met" in typed("report", run, "--require", "--strict")
+    assert "This benchmark itself took" in typed("report", run, "--carbon")
+    assert typed("show", run).count("cnn-digits.half") == 12
+    assert typed("export", run, "--to", "csv").count("\n") == 37
+    assert "met" in typed("compare", run)
+    typed("compare", tmp_path / "golden.json", run, "--accept")
+    assert (tmp_path / "golden.json").exists()
+    typed("report", run, "--write", "--html")
+    assert (run / "report.html").exists()
+    assert not list(run.glob("shards/*/report*"))
+    typed("report", "--all", tmp_path, "--html", tmp_path / "site")
+    (site_page,) = (tmp_path / "site" / "runs").rglob("*.html")
+    assert "12 blocks on 4 GPUs" in site_page.read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_pooled_is_printed_gated_and_exported_side_by_side(tmp_path: Path) -> None:
+    run = put_shards(tmp_path / "run", spread(FOUR[:2], resolved=REQUIRES))
+    assert "2 runs side by side" in typed("report", run)
+    assert typed("report", run, "--require", "--strict").count("§ met") == 2
+    assert typed("report", run, "--carbon").count("This benchmark itself took") == 2
+    assert typed("export", run, "--to", "csv").count("\n") == 37
+    never = spread(FOUR[:2], resolved=REQUIRES, energy=1.0, identity="cd" * 16)
+    typed("report", put_shards(tmp_path / "never", never), "--require", code=1)
+
+
+def test_a_page_of_what_stands_apart_is_refused_with_the_site_to_make(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from energybench.cli.command_line import app
+
+    run = put_shards(tmp_path / "run", spread(FOUR[:2]))
+    error = CliRunner().invoke(app, ["report", str(run), "--html"]).exception
+    assert isinstance(error, UsageError)
+    assert error.problems[0].code == "E609"
+    site = f"energybench report --all {run} --html site"
+    assert site in (error.problems[0].hint or "")
+    typed("report", "--all", run, "--html", tmp_path / "site")
+    assert len(list((tmp_path / "site" / "runs").rglob("*.html"))) == 2
