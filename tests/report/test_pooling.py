@@ -17,7 +17,7 @@ from sharded import CARD, IDENTITY, card, host, put, put_shards, spread
 from synthetic import Run
 
 from energybench.common.errors import CannotMeasure, UsageError
-from energybench.gate import compare_runs
+from energybench.gate import ci_formats, compare_runs
 from energybench.records.record import Trial
 from energybench.report import merge, pages
 from energybench.report.carbon_page import report_carbon
@@ -466,6 +466,17 @@ def test_the_gate_tells_of_devices_that_are_not_pooled(tmp_path: Path) -> None:
     assert saving.outcome == "cannot tell"
     assert "different devices" in saving.reason
     assert any(each.level == "counts" and each.outcome == "same" for each in result.findings)
+
+
+def test_a_file_of_benchmarks_has_each_device_by_itself(tmp_path: Path) -> None:
+    head = compare_runs.read_side(put_shards(tmp_path / "run", spread(FOUR)))
+    benchmarks = ci_formats.pytest_benchmark(head)["benchmarks"]
+    assert [each["name"] for each in benchmarks] == [
+        f"cnn-digits[{method}, GPU-{device}]" for method in ("baseline", "half") for device in range(4)
+    ]
+    assert {each["stats"]["rounds"] for each in benchmarks} == {3}
+    (entry,) = ci_formats.benchmark(head, bigger=True)
+    assert entry["extra"].endswith("12 blocks on 4 GPUs")
 
 
 # ── pages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
