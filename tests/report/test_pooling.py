@@ -26,7 +26,7 @@ from energybench.report.html import page
 from energybench.report.markdown import markdown
 from energybench.report.terminal import render
 from energybench.stats import paired
-from energybench.verdict import devices, run_parts, wording
+from energybench.verdict import devices, merging, run_parts, wording
 from energybench.verdict.carbon import Asked
 from energybench.verdict.figures import Row, Summary
 from energybench.verdict.run_parts import Part
@@ -343,6 +343,25 @@ def test_the_order_of_folders_changes_nothing(tmp_path: Path, seed: int) -> None
     (part,) = run_parts.read([run, *shuffled])
     (other,) = run_parts.read([*shuffled, run])
     assert part.summary().workloads == other.summary().workloads
+
+
+@pytest.mark.parametrize(("place", "parts"), [("run/shards", 1), ("elsewhere", 12)])
+def test_shards_that_no_plan_gave_an_identity_are_one_run_by_the_folder_they_lie_in(
+    tmp_path: Path, place: str, parts: int
+) -> None:
+    meta, trials, counting_runs = spread(FOUR)
+    found: list[merging.Found] = []
+    for block in range(12):
+        identity = f"{block:032}"
+        own = [t.model_copy(update={"run_identity": identity}) for t in trials if t.block == block]
+        run = meta.model_copy(update={"run_identity": identity, "shard": [block]})
+        found.append((tmp_path / place / f"b{block + 1}", (run, own, counting_runs)))
+    found.append((tmp_path / "copy", found[3][1]))  # a copy of a shard adds nothing, wherever it lies
+    merged = run_parts.joined(found)
+    assert len(merged) == parts
+    assert sum(len(part.records[1]) for part in merged) == len(trials)
+    if parts == 1:
+        assert row_of(merged[0].summary()).units == 4
 
 
 def test_a_finished_shard_does_not_finish_the_run(tmp_path: Path) -> None:
