@@ -12,6 +12,7 @@ from energybench.common.escaping import NB, printable
 from energybench.meter.combine import in_short as in_short_device
 from energybench.meter.modelled import MODEL, whole_machine
 from energybench.meter.not_seen import in_short
+from energybench.verdict.devices import plural
 
 if TYPE_CHECKING:
     from energybench.meter.reading import Energy
@@ -177,7 +178,17 @@ def duration(value: float) -> str:
 
 
 def blocks(n: int) -> str:
-    return f"{n}{NB}block{'s' * (n != 1)}"
+    return units(n, "block")
+
+
+def units(n: int, unit: str) -> str:
+    """ "12 blocks", "4 GPUs"."""
+    return f"{n}{NB}{unit if n == 1 else plural(unit)}"
+
+
+def repeated(row: Row) -> str:
+    """How often a row was repeated: "12 blocks", or "12 blocks on 4 GPUs"."""
+    return blocks(row.n) if row.unit == "block" else f"{blocks(row.n)} on {units(row.units, row.unit)}"
 
 
 SENSORS = {
