@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import preloaded
+from fakes import in_children
 
 EXECUTABLE = [sys.executable, "-m", "energybench"]
 PATIENCE_S = 600.0  # for what hangs; how fast a machine is decides nothing
@@ -88,8 +89,8 @@ class Server:
         """Whether a fork of it can stand for a fresh interpreter with this environment."""
         with self._lock:
             self._ensure()
-        ours = self._started_with
-        differ = {name for name in env.keys() | ours.keys() if env.get(name) != ours.get(name)}
+        ours, theirs = self._started_with, in_children.known_to_forks(env)
+        differ = {name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name)}
         return all(name in CHANGES_THE_OUTPUT or name.startswith(READ_LATER) for name in differ)
 
     def fork(

@@ -108,6 +108,10 @@ def become(request: int, streams: list[int]) -> NoReturn:
     os.environ.clear()
     os.environ.update(asked["environment"])
     tempfile.tempdir = None
+    if any(name.startswith("FAKE_") for name in asked["environment"]):
+        from fakes.in_children import install_in_fork
+
+        install_in_fork()  # as sitecustomize does
     sys.path[0] = asked["cwd"]  # as -m does
     sys.argv = [asked["program"] or "energybench", *asked["arguments"]]
     if not asked["program"]:

@@ -103,7 +103,8 @@ def test_nothing_outlives_a_run_that_is_killed(place: Path, who: str) -> None:
     else:
         for name, pid in (("run", running.pid), ("trial", trial.pid), ("guard", guard.pid), ("server", server.pid)):
             if name in who.split(" and "):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has ended with the run, which was killed before it
+                    os.kill(pid, signal.SIGKILL)
     if who == "server":  # the run goes on with another one
         wait_for(lambda: not psutil.pid_exists(trial.pid))
         release(place)
