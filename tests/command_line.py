@@ -33,7 +33,11 @@ READ_LATER = (
     "NO_COLOR",
     "FORCE_COLOR",
     "GITHUB_",
+    "CI",
     "HF_HUB_OFFLINE",
+    "HOME",
+    "https_proxy",
+    "no_proxy",
 )
 CHANGES_THE_OUTPUT = ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "ENERGYBENCH_DATA")
 
