@@ -1,7 +1,8 @@
 """Run the command blocks of documents, each in the checkout's root.
 
 The blocks of a document run one after the other, and two documents run beside each other, since most blocks wait for a
-single training. Those that say `<!-- shares reports/ -->` write or read that folder: they are run in the order given.
+single training. README.md and those that say `<!-- shares reports/ -->` write or read that folder: they are run in the
+order given.
 
 A block is a fence of ```sh. What stands before a fence, in a comment, says more:
 
@@ -44,8 +45,9 @@ def main(documents: list[str]) -> int:
 
 def in_turns(texts: dict[str, str]) -> list[dict[str, str]]:
     """Documents that are run one after the other, and those that may run beside them."""
-    sharing = {document: text for document, text in texts.items() if "<!-- shares reports/ -->" in text}
-    return [sharing, {document: text for document, text in texts.items() if document not in sharing}]
+    mark = "<!-- shares reports/ -->"
+    sharing = {name: text for name, text in texts.items() if name == "README.md" or mark in text}
+    return [sharing, {name: text for name, text in texts.items() if name not in sharing}]
 
 
 def run_all(texts: dict[str, str], root: Path) -> tuple[int, int]:

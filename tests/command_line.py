@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -103,27 +101,24 @@ class Server:
         """`PROGRAM ARGUMENTS` under way; what comes back tells its process number, then its exit code."""
         with self._lock:
             self._ensure()
-            ours, theirs = socket.socketpair()
-            request = {
-                "program": program,
-                "arguments": arguments,
-                "cwd": str(cwd.absolute()),
-                "environment": environment,
-            }
-            with theirs, tempfile.TemporaryFile() as file:  # of any size, in one message
-                file.write(json.dumps(request).encode())
-                file.flush()
-                socket.send_fds(self._asked, [b"!"], [theirs.fileno(), file.fileno(), *streams])
-                assert ours.recv(1) == b"!"  # taken: our copies may be closed
-        return ours
+            return preloaded.ask(self._asked, program, arguments, str(cwd.absolute()), environment, streams)
+
+    def command(self, path: Path) -> None:
+        """Write an `energybench` for a shell: a fork in the shell's folder, with its environment and streams."""
+        with self._lock:
+            self._ensure()
+        asks = f'exec "{sys.executable}" -S -E "{preloaded.__file__}" ask {self._name} "$@"'
+        path.write_text(f"#!/bin/sh\n{asks}\n", encoding="utf-8")
+        path.chmod(0o755)
 
     def _ensure(self) -> None:
         if self._process is not None and self._process.poll() is None:
             return
         self._started_with = dict(os.environ)
         self._asked, theirs = socket.socketpair()
+        self._name = f"energybench-tests-{os.getpid()}-{time.time_ns()}"
         with theirs:
-            command = [sys.executable, preloaded.__file__, str(theirs.fileno())]
+            command = [sys.executable, preloaded.__file__, str(theirs.fileno()), self._name]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
 
     def close(self) -> None:

@@ -38,19 +38,49 @@ LATER = (
 )
 
 
-def serve(asked: socket.socket) -> None:
-    """Until nobody holds the other end."""
+def ask(
+    server: socket.socket, program: str, arguments: list[str], cwd: str, environment: dict[str, str], streams: list[int]
+) -> socket.socket:
+    """`PROGRAM ARGUMENTS` under way; what comes back tells its process number, then its exit code."""
+    ours, theirs = socket.socketpair()
+    request = {"program": program, "arguments": arguments, "cwd": cwd, "environment": environment}
+    with theirs, tempfile.TemporaryFile() as file:  # of any size, in one message
+        file.write(json.dumps(request).encode())
+        file.flush()
+        socket.send_fds(server, [b"!"], [theirs.fileno(), file.fileno(), *streams])
+        assert ours.recv(1) == b"!"  # taken: our copies may be closed
+    return ours
+
+
+def ask_by_name(name: str, arguments: list[str]) -> int:
+    """`energybench ARGUMENTS` in the place of this process, which a shell has started; its exit code."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(f"\0{name}")
+        with ask(server, "", arguments, os.getcwd(), dict(os.environ), [0, 1, 2]) as told:
+            _, code = told.makefile().read().split()
+    return int(code) if int(code) >= 0 else 128 - int(code)
+
+
+def serve(asked: socket.socket, name: str) -> None:
+    """Until nobody holds the other end. Whoever knows the name may ask too."""
+    named = socket.socket(socket.AF_UNIX)
+    named.bind(f"\0{name}")
+    named.listen()
     preload()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever stops the tests stops us by closing the socket
     running: dict[int, tuple[int, socket.socket]] = {}  # handle of a process → its number, who waits for it
     while True:
-        ready, _, _ = select.select([asked, *running], [], [])
+        ready, _, _ = select.select([asked, named, *running], [], [])
         for handle in ready:
-            if handle is asked:
-                message, handles, _, _ = socket.recv_fds(asked, 1, 5)
-                if not message:
+            if handle in (asked, named):
+                line = asked if handle is asked else named.accept()[0]
+                message, handles, _, _ = socket.recv_fds(line, 1, 5)
+                if line is not asked:
+                    line.close()
+                elif not message:
                     return
-                pid, answer = begin(handles, [*running, asked.fileno(), *(s.fileno() for _, s in running.values())])
+                ours = [*running, asked.fileno(), named.fileno(), *(s.fileno() for _, s in running.values())]
+                pid, answer = begin(handles, ours)
                 running[os.pidfd_open(pid)] = (pid, answer)
             else:
                 pid, answer = running.pop(handle)
@@ -202,4 +232,6 @@ def _started() -> Any:
 started = _started()
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    if sys.argv[1] == "ask":
+        sys.exit(ask_by_name(sys.argv[2], sys.argv[3:]))
+    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
