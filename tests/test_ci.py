@@ -21,6 +21,7 @@ SUITE = """schema = 1
 suite = "mine"
 [trials]
 blocks = 1
+threads = 1
 twin = true
 warmup = "1 steps"
 [measure]
