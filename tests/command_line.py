@@ -80,9 +80,13 @@ def start(*arguments: str | Path, cwd: Path, fresh: bool = False, **extra: str) 
 
 
 class Server:
-    """Started when it is first asked; ends with this process, whose end of the socket closes."""
+    """Started when it is first asked; ends with this process, whose end of the socket closes.
 
-    def __init__(self) -> None:
+    light: without torch, for scripts that import none
+    """
+
+    def __init__(self, *, light: bool = False) -> None:
+        self._kind = ["light"] if light else []
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._started_with = dict(os.environ)
@@ -118,7 +122,7 @@ class Server:
         self._asked, theirs = socket.socketpair()
         self._name = f"energybench-tests-{os.getpid()}-{time.time_ns()}"
         with theirs:
-            command = [sys.executable, preloaded.__file__, str(theirs.fileno()), self._name]
+            command = [sys.executable, preloaded.__file__, str(theirs.fileno()), self._name, *self._kind]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
 
     def close(self) -> None:
@@ -127,21 +131,23 @@ class Server:
             self._process.wait()
 
 
-SERVER = Server()
-atexit.register(SERVER.close)
+SERVER, LIGHT_SERVER = Server(), Server(light=True)
+for _server in (SERVER, LIGHT_SERVER):
+    atexit.register(_server.close)
 
 
 class Forked:
     """As subprocess.Popen(["energybench", ...], stdout=PIPE, stderr=PIPE, text=True), of a process that was forked."""
 
     def __init__(self, arguments: list[str], *, cwd: Path, env: dict[str, str], program: str = "") -> None:
-        """program: the path of a script in the place of `energybench`, which is given its folder to import from"""
+        """program: the path of a script in the place of `energybench`, which imports no torch; it finds its neighbours"""
         self.args = [program or "energybench", *arguments]
         self.returncode: int | None = None
         (out, out_to), (err, err_to) = os.pipe(), os.pipe()
         nothing = os.open(os.devnull, os.O_RDONLY)
         try:
-            self._told = SERVER.fork(program, arguments, cwd, env, [nothing, out_to, err_to])
+            server = LIGHT_SERVER if program else SERVER
+            self._told = server.fork(program, arguments, cwd, env, [nothing, out_to, err_to])
         finally:
             for handle in (nothing, out_to, err_to):
                 os.close(handle)
