@@ -140,7 +140,7 @@ class Forked:
     """As subprocess.Popen(["energybench", ...], stdout=PIPE, stderr=PIPE, text=True), of a process that was forked."""
 
     def __init__(self, arguments: list[str], *, cwd: Path, env: dict[str, str], program: str = "") -> None:
-        """program: the path of a script in the place of `energybench`, which imports no torch; it finds its neighbours"""
+        """program: the path of a script in the place of `energybench`: it imports no torch, and finds its neighbours"""
         self.args = [program or "energybench", *arguments]
         self.returncode: int | None = None
         (out, out_to), (err, err_to) = os.pipe(), os.pipe()
