@@ -112,7 +112,7 @@ class Bad(Method):
     """{name}: misbehaves"""
 
     def epoch(self, run, data, inner):
-        if WAITS and type(run).__name__ == "CountedRun":
+        if WAITS and type(run).__name__ in ("CountedRun", "TimedRun"):
             return inner(data){body}
 {extra}'''
 
