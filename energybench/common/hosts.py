@@ -22,7 +22,18 @@ START = 19  # place of a process's start in /proc/PID/stat, counted behind its n
 @cache
 def host() -> str:
     """The name of this host, 12 hexadecimal digits; the same until it is installed or named anew."""
-    return hashlib.sha256(f"energybench host {_node()} {_line(MACHINE_ID)}".encode()).hexdigest()[:SHOWN]
+    return _mark("host", f"{_node()} {_line(MACHINE_ID)}")
+
+
+def boot() -> str | None:
+    """The name of this host's present boot, likewise; None where the kernel does not say."""
+    known = _line(BOOT_ID)
+    return _mark("boot", known) if known else None
+
+
+def _mark(kind: str, text: str) -> str:
+    """A checksum that tells one from another and cannot be read back."""
+    return hashlib.sha256(f"energybench {kind} {text}".encode()).hexdigest()[:SHOWN]
 
 
 def _node() -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import sys
 from pathlib import Path
 from typing import Any
 
+from energybench.common.hosts import boot, host
 from energybench.common.programs import starting_safely
 
-MACHINE_ID, BOOT_ID = Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id")
 MEMORY_TABLE = Path("/sys/firmware/dmi/tables/DMI")  # root reads it, and a virtual machine's may be empty
 MEMORY_DEVICE, SIZE, SPEED, CONFIGURED_SPEED = 17, 0x0C, 0x15, 0x20  # SMBIOS 3.7, 7.18: a type, and places in it
-MARK = 12  # hexadecimal digits
 
 
 def native_bf16() -> bool:
@@ -81,21 +79,9 @@ def of_trial() -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_mt_s": memory_mt_s(),
-        "host": _mark("host", f"{os.uname().nodename} {_line(MACHINE_ID)}"),
-        "boot": _mark("boot", boot) if (boot := _line(BOOT_ID)) else None,
+        "host": host(),
+        "boot": boot(),
     }
-
-
-def _line(file: Path) -> str:
-    try:
-        return file.read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _mark(kind: str, text: str) -> str:
-    """A checksum that tells one from another and cannot be read."""
-    return hashlib.sha256(f"energybench {kind} {text}".encode()).hexdigest()[:MARK]
 
 
 def memory_mt_s() -> int | None:
