@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 
 import preloaded
+from fakes import in_children
 
 EXECUTABLE = [sys.executable, "-m", "energybench"]
 PATIENCE_S = 600.0  # for what hangs; how fast a machine is decides nothing
@@ -32,7 +31,11 @@ READ_LATER = (
     "NO_COLOR",
     "FORCE_COLOR",
     "GITHUB_",
+    "CI",
     "HF_HUB_OFFLINE",
+    "HOME",
+    "https_proxy",
+    "no_proxy",
 )
 CHANGES_THE_OUTPUT = ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "ENERGYBENCH_DATA")
 
@@ -77,9 +80,13 @@ def start(*arguments: str | Path, cwd: Path, fresh: bool = False, **extra: str) 
 
 
 class Server:
-    """Started when it is first asked; ends with this process, whose end of the socket closes."""
+    """Started when it is first asked; ends with this process, whose end of the socket closes.
 
-    def __init__(self) -> None:
+    light: without torch, for scripts that import none
+    """
+
+    def __init__(self, *, light: bool = False) -> None:
+        self._kind = ["light"] if light else []
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._started_with = dict(os.environ)
@@ -88,8 +95,8 @@ class Server:
         """Whether a fork of it can stand for a fresh interpreter with this environment."""
         with self._lock:
             self._ensure()
-        ours = self._started_with
-        differ = {name for name in env.keys() | ours.keys() if env.get(name) != ours.get(name)}
+        ours, theirs = self._started_with, in_children.known_to_forks(env)
+        differ = {name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name)}
         return all(name in CHANGES_THE_OUTPUT or name.startswith(READ_LATER) for name in differ)
 
     def fork(
@@ -98,27 +105,24 @@ class Server:
         """`PROGRAM ARGUMENTS` under way; what comes back tells its process number, then its exit code."""
         with self._lock:
             self._ensure()
-            ours, theirs = socket.socketpair()
-            request = {
-                "program": program,
-                "arguments": arguments,
-                "cwd": str(cwd.absolute()),
-                "environment": environment,
-            }
-            with theirs, tempfile.TemporaryFile() as file:  # of any size, in one message
-                file.write(json.dumps(request).encode())
-                file.flush()
-                socket.send_fds(self._asked, [b"!"], [theirs.fileno(), file.fileno(), *streams])
-                assert ours.recv(1) == b"!"  # taken: our copies may be closed
-        return ours
+            return preloaded.ask(self._asked, program, arguments, str(cwd.absolute()), environment, streams)
+
+    def command(self, path: Path) -> None:
+        """Write an `energybench` for a shell: a fork in the shell's folder, with its environment and streams."""
+        with self._lock:
+            self._ensure()
+        asks = f'exec "{sys.executable}" -S -E "{preloaded.__file__}" ask {self._name} "$@"'
+        path.write_text(f"#!/bin/sh\n{asks}\n", encoding="utf-8")
+        path.chmod(0o755)
 
     def _ensure(self) -> None:
         if self._process is not None and self._process.poll() is None:
             return
         self._started_with = dict(os.environ)
         self._asked, theirs = socket.socketpair()
+        self._name = f"energybench-tests-{os.getpid()}-{time.time_ns()}"
         with theirs:
-            command = [sys.executable, preloaded.__file__, str(theirs.fileno())]
+            command = [sys.executable, preloaded.__file__, str(theirs.fileno()), self._name, *self._kind]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
 
     def close(self) -> None:
@@ -127,21 +131,23 @@ class Server:
             self._process.wait()
 
 
-SERVER = Server()
-atexit.register(SERVER.close)
+SERVER, LIGHT_SERVER = Server(), Server(light=True)
+for _server in (SERVER, LIGHT_SERVER):
+    atexit.register(_server.close)
 
 
 class Forked:
     """As subprocess.Popen(["energybench", ...], stdout=PIPE, stderr=PIPE, text=True), of a process that was forked."""
 
     def __init__(self, arguments: list[str], *, cwd: Path, env: dict[str, str], program: str = "") -> None:
-        """program: the path of a script in the place of `energybench`, which is given its folder to import from"""
+        """program: the path of a script in the place of `energybench`: it imports no torch, and finds its neighbours"""
         self.args = [program or "energybench", *arguments]
         self.returncode: int | None = None
         (out, out_to), (err, err_to) = os.pipe(), os.pipe()
         nothing = os.open(os.devnull, os.O_RDONLY)
         try:
-            self._told = SERVER.fork(program, arguments, cwd, env, [nothing, out_to, err_to])
+            server = LIGHT_SERVER if program else SERVER
+            self._told = server.fork(program, arguments, cwd, env, [nothing, out_to, err_to])
         finally:
             for handle in (nothing, out_to, err_to):
                 os.close(handle)

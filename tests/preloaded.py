@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -25,32 +26,68 @@ import tempfile
 import threading
 from typing import Any, NoReturn
 
-# What verbs and plans import when they are asked.
-LATER = (
+# What a run of trials that train nothing imports (run/light.py): a server of it forks three times as fast.
+LIGHT = (
     "energybench.runner.runner",
+    "energybench.report.newest",
     "energybench.report.pages",
     "energybench.report.terminal",
-    "energybench.results",
-    "codecarbon.core.cpu",
+    "energybench.cli.terminal_encoding",
+    "multiprocessing.popen_forkserver",
+    "matplotlib.backends.backend_svg",
     "matplotlib.figure",
-    "mlxtend.data",
-    "sklearn.datasets",
+    "matplotlib.style",
+    "scipy.special",
+    "pynvml",
 )
+# What verbs and plans import when they are asked.
+LATER = (*LIGHT, "energybench.results", "codecarbon.core.cpu", "mlxtend.data", "sklearn.datasets")
 
 
-def serve(asked: socket.socket) -> None:
-    """Until nobody holds the other end."""
-    preload()
+def ask(
+    server: socket.socket, program: str, arguments: list[str], cwd: str, environment: dict[str, str], streams: list[int]
+) -> socket.socket:
+    """`PROGRAM ARGUMENTS` under way; what comes back tells its process number, then its exit code."""
+    ours, theirs = socket.socketpair()
+    request = {"program": program, "arguments": arguments, "cwd": cwd, "environment": environment}
+    with theirs, tempfile.TemporaryFile() as file:  # of any size, in one message
+        file.write(json.dumps(request).encode())
+        file.flush()
+        socket.send_fds(server, [b"!"], [theirs.fileno(), file.fileno(), *streams])
+        assert ours.recv(1) == b"!"  # taken: our copies may be closed
+    return ours
+
+
+def ask_by_name(name: str, arguments: list[str]) -> int:
+    """`energybench ARGUMENTS` in the place of this process, which a shell has started; its exit code."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(f"\0{name}")
+        with ask(server, "", arguments, os.getcwd(), dict(os.environ), [0, 1, 2]) as told:
+            _, code = told.makefile().read().split()
+    return int(code) if int(code) >= 0 else 128 - int(code)
+
+
+def serve(asked: socket.socket, name: str, light: bool) -> None:
+    """Until nobody holds the other end. Whoever knows the name may ask too."""
+    named = socket.socket(socket.AF_UNIX)
+    named.bind(f"\0{name}")
+    named.listen()
+    preload(light)
+    gc.freeze()  # or each fork copies every object when it collects
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever stops the tests stops us by closing the socket
     running: dict[int, tuple[int, socket.socket]] = {}  # handle of a process → its number, who waits for it
     while True:
-        ready, _, _ = select.select([asked, *running], [], [])
+        ready, _, _ = select.select([asked, named, *running], [], [])
         for handle in ready:
-            if handle is asked:
-                message, handles, _, _ = socket.recv_fds(asked, 1, 5)
-                if not message:
+            if handle in (asked, named):
+                line = asked if handle is asked else named.accept()[0]
+                message, handles, _, _ = socket.recv_fds(line, 1, 5)
+                if line is not asked:
+                    line.close()
+                elif not message:
                     return
-                pid, answer = begin(handles, [*running, asked.fileno(), *(s.fileno() for _, s in running.values())])
+                ours = [*running, asked.fileno(), named.fileno(), *(s.fileno() for _, s in running.values())]
+                pid, answer = begin(handles, ours)
                 running[os.pidfd_open(pid)] = (pid, answer)
             else:
                 pid, answer = running.pop(handle)
@@ -60,8 +97,12 @@ def serve(asked: socket.socket) -> None:
                     answer.sendall(f"{code}\n".encode())
 
 
-def preload() -> None:
+def preload(light: bool = False) -> None:
     """What a run and the process that starts its trials import. Nothing is computed, as in energybench.cli.preload."""
+    if light:
+        for name in LIGHT:
+            importlib.import_module(name)
+        return
     from energybench.process import forkserver, reaper
 
     adopt_orphans_until_exit, reaper.adopt_orphans_until_exit = (
@@ -108,6 +149,10 @@ def become(request: int, streams: list[int]) -> NoReturn:
     os.environ.clear()
     os.environ.update(asked["environment"])
     tempfile.tempdir = None
+    if any(name.startswith("FAKE_") for name in asked["environment"]):
+        from fakes.in_children import install_in_fork
+
+        install_in_fork()  # as sitecustomize does
     sys.path[0] = asked["cwd"]  # as -m does
     sys.argv = [asked["program"] or "energybench", *asked["arguments"]]
     if not asked["program"]:
@@ -198,4 +243,6 @@ def _started() -> Any:
 started = _started()
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    if sys.argv[1] == "ask":
+        sys.exit(ask_by_name(sys.argv[2], sys.argv[3:]))
+    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2], light=sys.argv[3:] == ["light"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from command_line import SERVER
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ROOT / ".github/workflows/energybench.yml"
@@ -20,6 +21,7 @@ SUITE = """schema = 1
 suite = "mine"
 [trials]
 blocks = 1
+threads = 1
 twin = true
 warmup = "1 steps"
 [measure]
@@ -54,9 +56,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites/mine.toml").write_text(SUITE, encoding="utf-8")
     (tmp_path / ".venv/bin").mkdir(parents=True)
-    command = tmp_path / ".venv/bin/energybench"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m energybench "$@"\n')
-    command.chmod(0o755)
+    SERVER.command(tmp_path / ".venv/bin/energybench")
     return tmp_path
 
 
@@ -142,6 +142,7 @@ def test_our_overhead_job_compares_two_commits(project: Path) -> None:
     clone = project / "clone"
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
     (project / ".venv").rename(clone / ".venv")
+    (clone / ".venv/bin/energybench").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m energybench "$@"\n')
     (text,) = [text for text in commands(WORKFLOWS["ours"], "overhead") if not NEEDS_NETWORK.search(text)]
     assert "--rounds 7" in text
     text = text.replace("--rounds 7", "--rounds 3 --only parse --only help")

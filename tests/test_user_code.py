@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
 import tomli_w
 from click.testing import CliRunner
@@ -207,10 +206,7 @@ def test_a_file_is_refused_too_where_set_or_quick_brings_it_in(canary: Path) -> 
 
 # ── what runs really ──────────────────────────────────────────────────────────────────────────────────────────
 
-
-def energybench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "energybench", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env={**os.environ})
+energybench = partial(command_line.energybench, cwd=Path())  # where the canary is
 
 
 @pytest.mark.parametrize("verb", ["run", "check", "flops"])

@@ -16,20 +16,22 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+FOLDERS = (str(HERE / "site"), str(HERE.parent))  # on PYTHONPATH, before what is there
+LIBRARY = "libnvidia-ml.so.1"
 LOOK_NS = 1000  # what looking at the virtual clock takes
 
 
 def environment(*, clock: str = "real", powercap: Any = None, **more: str) -> dict[str, str]:
     """For child processes. clock: "real" or "virtual"; powercap: a Powercap; more: what else they get."""
     before = more.get("PYTHONPATH") or os.environ.get("PYTHONPATH")
-    paths = [str(HERE / "site"), str(HERE.parent), *([before] if before else [])]
+    paths = [*FOLDERS, *([before] if before else [])]
     found = {**more, "PYTHONPATH": os.pathsep.join(paths)}
     if clock == "virtual":
         found["FAKE_CLOCK"] = clock
@@ -38,6 +40,31 @@ def environment(*, clock: str = "real", powercap: Any = None, **more: str) -> di
         told = {"origin_ns": 0 if clock == "virtual" else time.perf_counter_ns(), "zones": zones}
         found |= {"FAKE_POWERCAP": json.dumps(told), "ENERGYBENCH_POWERCAP": str(powercap.flat)}
     return found
+
+
+def known_to_forks(given: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what `install_in_fork` makes up for in a process that was started without it."""
+    left = dict(given)
+    if "FAKE_BROKEN" in given:  # it has been imported
+        return left
+    left = {name: value for name, value in left.items() if name not in ("FAKE_CLOCK", "FAKE_POWERCAP")}
+    ours = os.pathsep.join(FOLDERS)
+    if left.get("PYTHONPATH", "").startswith(ours):
+        left["PYTHONPATH"] = left["PYTHONPATH"].removeprefix(ours).removeprefix(os.pathsep)
+        if not left["PYTHONPATH"]:
+            del left["PYTHONPATH"]
+    if left.pop("FAKE_NVML_SCRIPT", None):
+        left["LD_LIBRARY_PATH"] = left["LD_LIBRARY_PATH"].partition(os.pathsep)[2]
+    return left
+
+
+def install_in_fork() -> None:
+    """What an interpreter does at its start with this environment, in a process that has started without it."""
+    sys.path[1:1] = [folder for folder in FOLDERS if folder in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    if "FAKE_NVML_SCRIPT" in os.environ:  # the loader knows LD_LIBRARY_PATH as it was at its start
+        _load_driver_from(Path(os.environ["LD_LIBRARY_PATH"].partition(os.pathsep)[0]))
+    if {"FAKE_CLOCK", "FAKE_POWERCAP"} & set(os.environ):
+        install()
 
 
 def install() -> None:
@@ -49,6 +76,19 @@ def install() -> None:
     if broken := os.environ.get("FAKE_BROKEN"):
         sys.meta_path.insert(0, _Broken(broken))
     _when_imported("energybench.common.module_path", _reach_children)
+
+
+def _load_driver_from(folder: Path) -> None:
+    import ctypes
+
+    import pynvml
+
+    class Library(ctypes.CDLL):
+        def __init__(self, name: Any, *words: Any, **more: Any) -> None:
+            super().__init__(str(folder / LIBRARY) if name == LIBRARY else name, *words, **more)
+
+    for module in (ctypes, pynvml):
+        module.CDLL = Library  # type: ignore[attr-defined]
 
 
 class _Broken:
@@ -65,6 +105,8 @@ class _Broken:
 def _reach_children(module_path: ModuleType) -> None:
     """Interpreters that energybench starts read no sitecustomize: they are told in what they run."""
     made: Any = module_path.in_new_interpreter  # type: ignore[attr-defined]
+    if made.__module__ == __name__:  # of a fork, whose parent was told
+        return
 
     def in_new_interpreter(code: str, *, with_package: bool) -> list[str]:
         ours = "from fakes import in_children\nin_children.install()\n" if with_package else ""

@@ -37,10 +37,10 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def start(place: Path, *arguments: str | Path, **environment: str) -> subprocess.Popen[str] | Forked:
-    """A light run under way; a fresh interpreter where its environment says more than where it is."""
-    if not environment:
+    """A light run under way; a fresh interpreter where its environment says what is read at the start of one."""
+    if all(name.startswith("LIGHT_") for name in environment):
         words = ["light.toml", *map(str, arguments)]
-        return Forked(words, cwd=place, env=light.environment(), program=SCRIPT)
+        return Forked(words, cwd=place, env=light.environment(**environment), program=SCRIPT)
     return subprocess.Popen(
         command(*arguments),
         cwd=place,

@@ -26,7 +26,7 @@ import pytest
 from command_line import PATIENCE_S, energybench
 from faults import fault
 from light_runs import HELD, ORDER, command, finish, held_at, records, release, run, runs, server_of, told
-from tiny_runs import contents, only_run, processes_with, wait_for, write_suite
+from tiny_runs import contents, only_run, processes_in, wait_for, write_suite
 
 from energybench.records.reader import read_folder
 
@@ -43,14 +43,13 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("last", [False, True], ids=["the run first", "the run last"])
 def test_a_signal_to_all_processes_of_a_run_ends_it_whole(place: Path, number: signal.Signals, last: bool) -> None:
     """As a scheduler sends it: to the run, its server, the guard and the trial, in any order; none of them failed."""
-    marker = f"faults-{os.getpid()}-{time.time_ns()}"
-    running = held_at(place, HELD, LIGHT_MARK=marker)
+    running = held_at(place, HELD)
     before = records(place)
-    others = [pid for pid in processes_with(marker) if pid != running.pid]
+    others = [pid for pid in processes_in(place) if pid != running.pid]
     for pid in [*others, running.pid] if last else [running.pid, *others]:
         with contextlib.suppress(ProcessLookupError):  # it has ended with another one
             if last and pid == running.pid:
-                wait_for(lambda: processes_with(marker) == [running.pid] or len(processes_with(marker)) < 3)
+                wait_for(lambda: processes_in(place) == [running.pid] or len(processes_in(place)) < 3)
                 time.sleep(0.4)
             os.kill(pid, number)
     _, errors = running.communicate(timeout=PATIENCE_S)
@@ -60,7 +59,7 @@ def test_a_signal_to_all_processes_of_a_run_ends_it_whole(place: Path, number: s
     assert "Traceback" not in errors
     assert set(records(place)) == set(ORDER[:4])
     assert read_folder(runs(place)[0])[0].invocations[-1].outcome == "interrupted"
-    wait_for(lambda: not processes_with(marker))
+    wait_for(lambda: not processes_in(place))
     release(place)
     assert len(finish(place, before)) == len(ORDER) + 1  # the second block's baseline, in the second invocation
 
@@ -87,8 +86,7 @@ def test_nohup_is_obeyed(place: Path) -> None:
 @pytest.mark.parametrize("who", ["run", "run and trial", "run and guard", "group", "server"])
 def test_nothing_outlives_a_run_that_is_killed(place: Path, who: str) -> None:
     """Every trial leaves a process in a session of its own; no kill of a group would find it."""
-    marker = f"faults-{os.getpid()}-{time.time_ns()}"
-    running = held_at(place, HELD, LIGHT_MARK=marker, LIGHT_STRAYS="1")
+    running = held_at(place, HELD, LIGHT_STRAYS="1")
     before = records(place)
     server = server_of(running.pid)
     # Waited for: a guard that has just ended may still be seen, and a stray be seen twice while it starts.
@@ -97,13 +95,14 @@ def test_nothing_outlives_a_run_that_is_killed(place: Path, who: str) -> None:
     wait_for(lambda: len(guard.children()) == 1)
     (trial,) = guard.children()
     wait_for(lambda: len(trial.children()) == 1)  # the stray of this trial; those of the four before are gone
-    wait_for(lambda: len(processes_with(marker)) >= 5)
+    wait_for(lambda: len(processes_in(place)) >= 5)
     if who == "group":
         os.killpg(running.pid, signal.SIGKILL)
     else:
         for name, pid in (("run", running.pid), ("trial", trial.pid), ("guard", guard.pid), ("server", server.pid)):
             if name in who.split(" and "):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has ended with the run, which was killed before it
+                    os.kill(pid, signal.SIGKILL)
     if who == "server":  # the run goes on with another one
         wait_for(lambda: not psutil.pid_exists(trial.pid))
         release(place)
@@ -115,7 +114,7 @@ def test_nothing_outlives_a_run_that_is_killed(place: Path, who: str) -> None:
     else:
         running.communicate(timeout=PATIENCE_S)
         release(place)
-    wait_for(lambda: not processes_with(marker))
+    wait_for(lambda: not processes_in(place))
     if who != "server":
         assert set(before) == set(ORDER[:4])
         finish(place, before)

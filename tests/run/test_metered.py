@@ -3,6 +3,7 @@
 The truth is known, so the first screen can be held to it: measured by what, or modelled, or missing and why. Cards go
 by a virtual clock that every process of a run believes (fakes/in_children.py): a forward pass takes a tenth of a second
 of it, and no time. The processor goes by the real clock, and what a slow machine does to a reading stands in its error.
+The first run is of a fresh interpreter; the others are forks (preloaded.py), held to the same truth.
 """
 
 from __future__ import annotations
@@ -63,15 +64,17 @@ def run(
     measure: str = 'gpus = "all"',
     methods: str = "",
     expect: int = 0,
+    fresh: bool = False,
     **trials: Any,
 ) -> tuple[str, Path, dict[str, Trial]]:
-    """On the virtual clock: (the terminal's report, the run's folder, its trials)."""
+    """On the virtual clock: (the terminal's report, the run's folder, its trials). fresh: as `energybench` has it"""
     cards = FakeDriver(library, gpus).environment(folder, clock="virtual") if gpus else {}
     path = suite(folder, measure, methods, **trials)
     done = energybench(
         "run",
         path,
         cwd=folder,
+        fresh=fresh,
         **in_children.environment(clock="virtual", **cards),
         ENERGYBENCH_POWERCAP=str(folder / "no-rapl"),
     )
@@ -84,7 +87,7 @@ def test_a_card_of_300_watts_is_billed_300_joules_a_second_and_the_first_screen_
     fake_nvml_library: Path, tmp_path: Path
 ) -> None:
     gpus = (FakeGpu(name="Fake H100", power=300.0, tick_s=TICK_S), FakeGpu(uuid=OTHER, power=100.0, tick_s=TICK_S))
-    screen, folder, trials = run(fake_nvml_library, tmp_path, *gpus, methods=SKIPPER)
+    screen, folder, trials = run(fake_nvml_library, tmp_path, *gpus, methods=SKIPPER, fresh=True)
     cards = "Energy is measured: gpu by the card's energy counter (GPU-00000000 + GPU-4e817856)."
     assert f"{cards} Not seen: cpu (RAPL absent)." in " ".join(screen.split())
     assert "modelled" not in screen

@@ -9,6 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 from command_line import PATIENCE_S, SERVER, Forked, energybench, environment, start
+from fakes import in_children
+from fakes.nvml import FakeDriver, FakeGpu
+from fakes.powercap import Powercap
 from tiny_runs import contents, only_run, wait_for, write_suite
 
 pytestmark = pytest.mark.slow
@@ -54,6 +57,18 @@ def test_what_is_read_at_the_start_of_an_interpreter_gets_a_fresh_one(tmp_path: 
     assert SERVER.knows(environment(COLUMNS="40", TMPDIR=str(tmp_path), ENERGYBENCH_SYSFS="/nowhere"))
     for name in ("PYTHONHASHSEED", "PYTHONPATH", "LD_PRELOAD", "LANG", "OMP_NUM_THREADS", "MARKER"):
         assert not SERVER.knows(environment(**{name: "1"})), name
+
+
+def test_fakes_that_a_fork_can_be_given_need_no_fresh_interpreter(tmp_path: Path, fake_nvml_library: Path) -> None:
+    """That they are the same in both, test_metered.py shows by the joules that they are billed."""
+    cards = FakeDriver(fake_nvml_library, [FakeGpu()]).environment(tmp_path, clock="virtual")
+    for fakes in ({"clock": "virtual"}, {"powercap": Powercap(tmp_path / "sys")}, {"clock": "virtual", **cards}):
+        given = in_children.environment(**fakes)
+        assert SERVER.knows(environment(**given)), fakes
+        paths = f"{given['PYTHONPATH']}{os.pathsep}{tmp_path}"
+        assert not SERVER.knows(environment(**given | {"PYTHONPATH": paths}))
+    assert not SERVER.knows(environment(**in_children.environment(FAKE_BROKEN="sklearn")))  # it is imported there
+    assert not SERVER.knows(environment(**cards | {"LD_LIBRARY_PATH": f"{tmp_path}:{cards['LD_LIBRARY_PATH']}"}))
 
 
 def test_a_signal_ends_what_was_forked_and_everything_below_it(tmp_path: Path) -> None:

@@ -60,14 +60,23 @@ def contents(folder: Path) -> tuple[RunFile, dict[str, Trial], dict[str, Countin
 
 
 def processes_with(marker: str) -> list[int]:
-    """Processes whose environment holds this marker: a run, its server and every child of theirs."""
+    """Processes whose first environment holds this marker: a run, its server and every child of theirs."""
+    return _alive(lambda entry: marker.encode() in (entry / "environ").read_bytes())
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Processes whose current folder it is: a run that was forked there, its server and every child of theirs."""
+    return _alive(lambda entry: (entry / "cwd").samefile(folder))
+
+
+def _alive(wanted: Callable[[Path], bool]) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             alive = (entry / "stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-            if alive and marker.encode() in (entry / "environ").read_bytes():
+            if alive and wanted(entry):
                 found.append(int(entry.name))
         except OSError:
             continue
