@@ -17,8 +17,8 @@ from energybench.records.record import Trial
 
 pytestmark = pytest.mark.slow
 
-# Each misbehaves in the metered trial only: the witness stack has a layer named "counting" outermost, and the warm-up
-# enters `step` but never `epoch`.
+# Each misbehaves in its trial and in its counting run, and not in the warm-up, which enters `step` but never `epoch`.
+# Those that wait do so in the trial alone: a counting run has three times its limit.
 BASE = """
 import os, resource, signal, subprocess, sys, time
 from dataclasses import dataclass
@@ -26,11 +26,8 @@ import torch
 from energybench import Method
 
 
-def metered(run):
-    return all(method.name != "counting" for method in run.methods)
-
-
 """
+WAITS = ("sleeps", "stubborn")
 METHODS = {
     "raises": """
         raise ValueError("this method is broken")""",
@@ -107,12 +104,15 @@ def source(name: str, marker: str) -> str:
         facts = "{'loss': float('nan'), 'far': float('inf'), 'near': 1.5}"
         extra = f"\n    def diagnostics(self):\n        return {facts}\n"
     return f'''{BASE}
+WAITS = {name in WAITS}
+
+
 @dataclass
 class Bad(Method):
     """{name}: misbehaves"""
 
     def epoch(self, run, data, inner):
-        if not metered(run):
+        if WAITS and type(run).__name__ in ("CountedRun", "TimedRun"):
             return inner(data){body}
 {extra}'''
 
