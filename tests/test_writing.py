@@ -26,7 +26,7 @@ from energybench.workloads.datasets import image_folders
 
 SUITE = """schema = 1
 suite = "s"
-trials = { blocks = 2 }
+trials = { blocks = 2, threads = 1 }
 [[workload]]
 name = "small"
 model = { use = "cnn" }

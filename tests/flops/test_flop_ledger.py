@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from flop_models import MODELS, build, counted, entered
+from flop_models import MODELS, build, counted, entered, traced
 from torch import nn
 
 from energybench.common.errors import EnergybenchError
@@ -20,7 +20,7 @@ from energybench.flops.work import BACKWARD, FORWARD, Work
 @pytest.mark.parametrize("name", MODELS)
 def test_on_plain_training_the_ledger_equals_the_counter(name):
     model, batch = build(name, "meta")
-    assert entered(ledger(model, (batch,))) == pytest.approx(counted(model, batch), rel=1e-3)
+    assert entered(traced(name)) == pytest.approx(counted(model, batch), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["small CNN", "MLP", "MLP-Mixer", "GPT-2-like"])
@@ -55,9 +55,7 @@ def test_a_convolution_line_holds_what_formulas_need():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_lines_name_modules_as_named_modules_does(name):
-    model, batch = build(name, "meta")
-    names = dict(model.named_modules())
-    lines = ledger(model, (batch,))
+    names, lines = dict(build(name, "meta")[0].named_modules()), traced(name)
     assert lines
     for line in lines:
         module = names[line.module]

@@ -205,6 +205,7 @@ schema = 1
 suite = "s"
 [trials]
 blocks = 1
+threads = 1
 [measure]
 energy = "off"
 [[workload]]
