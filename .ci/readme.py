@@ -1,4 +1,8 @@
-"""Run the command blocks of documents, one after the other, each in the checkout's root.
+"""Run the command blocks of documents, each in the checkout's root.
+
+The blocks of a document run one after the other, and two documents run beside each other, since most blocks wait for a
+single training. README.md and those that say `<!-- shares reports/ -->` write or read that folder: they are run in the
+order given.
 
 A block is a fence of ```sh. What stands before a fence, in a comment, says more:
 
@@ -18,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 BLOCK = re.compile(
@@ -30,17 +35,31 @@ LIMIT_S = 600
 
 def main(documents: list[str]) -> int:
     root = Path(__file__).resolve().parent.parent
-    ran = failed = 0
-    for document in documents:
-        text = (root / document).read_text(encoding="utf-8")
-        if "<!-- in a folder of its own -->" in text:
-            with tempfile.TemporaryDirectory() as folder:
-                found = run(document, text, root, Path(folder))
-        else:
-            found = run(document, text, root, root)
-        ran, failed = ran + found[0], failed + found[1]
+    texts = {document: (root / document).read_text(encoding="utf-8") for document in documents}
+    with ThreadPoolExecutor(2) as lanes:
+        found = [each.result() for each in [lanes.submit(run_all, documents, root) for documents in in_turns(texts)]]
+    ran, failed = (sum(each) for each in zip(*found, strict=True))
     print(f"{ran - failed} blocks ran, {failed} failed")
     return 1 if failed or not ran else 0
+
+
+def in_turns(texts: dict[str, str]) -> list[dict[str, str]]:
+    """Documents that are run one after the other, and those that may run beside them."""
+    mark = "<!-- shares reports/ -->"
+    sharing = {name: text for name, text in texts.items() if name == "README.md" or mark in text}
+    return [sharing, {name: text for name, text in texts.items() if name not in sharing}]
+
+
+def run_all(texts: dict[str, str], root: Path) -> tuple[int, int]:
+    """(blocks that ran, of those that failed)"""
+    found = [(0, 0)]
+    for document, text in texts.items():
+        if "<!-- in a folder of its own -->" in text:
+            with tempfile.TemporaryDirectory() as folder:
+                found.append(run(document, text, root, Path(folder)))
+        else:
+            found.append(run(document, text, root, root))
+    return sum(ran for ran, _ in found), sum(failed for _, failed in found)
 
 
 def run(document: str, text: str, root: Path, folder: Path) -> tuple[int, int]:
@@ -83,8 +102,8 @@ def run(document: str, text: str, root: Path, folder: Path) -> tuple[int, int]:
             )
             if result.returncode:
                 failed += 1
-                print(f"{commands}\nexit {result.returncode}", flush=True)
-                print(f"{result.stdout[-3000:]}\n{result.stderr[-3000:]}", flush=True)
+                told = f"{commands}\nexit {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+                print(f"{document}:\n{told}", flush=True)
     return ran, failed
 
 

@@ -176,6 +176,21 @@ def test_a_documents_blocks_run_in_one_folder_with_its_files_and_a_wrong_output_
     assert run("page", text.replace("WORD", "pepper"), ROOT, tmp_path) == (1, 1)
 
 
+def test_documents_whose_commands_share_the_folder_of_reports_run_one_after_the_other() -> None:
+    """Every other document may run beside them: it starts no run there and asks for no newest run."""
+    found = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
+    texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in found}
+    sharing, beside = runner_of_documents().in_turns(texts)
+    assert next(iter(sharing)) == "README.md"
+    assert sharing.keys() | beside.keys() == texts.keys()
+    for document, text in beside.items():
+        own = "<!-- in a folder of its own -->" in text
+        for block in runner_of_documents().BLOCK.finditer(text):
+            if block["language"] != "sh" or block["kind"] == "not run" or "mktemp -d" in block["text"] or own:
+                continue
+            assert not re.search(r"make run|energybench (run|report|show)|reports/", block["text"]), document
+
+
 def test_the_citation_names_this_version() -> None:
     import yaml
 
