@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import importlib.util
 import json
 import os
 import subprocess
@@ -56,6 +55,13 @@ def loaded_by_python() -> frozenset[str]:
     """What `python -m` has imported before the module that it is asked for: Python's own, before any line of ours."""
     command = [sys.executable, "-c", "import runpy, sys; print(*sys.modules)"]
     return frozenset(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+def found_by_python(names: set[str]) -> set[str]:
+    """Those that a fresh interpreter finds: in this one, a test before may have left more."""
+    code = "import sys\nfrom importlib.util import find_spec\nprint(*filter(find_spec, sys.argv[1:]))"
+    command = [sys.executable, "-P", "-c", code, *names]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
 def every_module() -> set[str]:
@@ -119,7 +125,7 @@ def test_nor_by_python_m_or_pythonpath_once_python_has_started(tmp_path: Path, w
     log = tmp_path / "ran"
     names = every_module() - loaded_by_python() - {"sitecustomize"}
     if where == "PYTHONPATH by its name":  # a folder that was asked for comes last, after what is here
-        names = {name for name in names if importlib.util.find_spec(name) is not None}
+        names = found_by_python(names)
     folder = plant(tmp_path / "here", names, log)
     added = {"current folder": "", "PYTHONPATH": ":.", "PYTHONPATH by its name": f":{folder}"}[where]
     cwd = folder if where != "PYTHONPATH by its name" else tmp_path
