@@ -4,7 +4,7 @@ are validated when the file is read, not halfway through a report. Other keys st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -157,12 +157,31 @@ class DataKnown(Known):
     __pydantic_extra__: dict[str, DatumKnown | None] = Field(init=False)
 
 
-def _validated_as(kind: type[Known]) -> AfterValidator:
+Check = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _validated_as(kind: type[Known]) -> Check:
+    known = kind.model_fields.keys()  # none where every key is one
+
     def check(table: dict[str, Any]) -> dict[str, Any]:
+        if known and known.isdisjoint(table):
+            return table
         try:
             kind.model_validate(table, strict=True)
         except ValidationError as error:
             raise ValueError("; ".join(_messages(error))) from None
+        return table
+
+    return check
+
+
+def _in_turn(*checks: Check) -> AfterValidator:
+    """All of them as one, and none for an empty table, of which a record has dozens."""
+
+    def check(table: dict[str, Any]) -> dict[str, Any]:
+        if table:
+            for each in checks:
+                each(table)
         return table
 
     return AfterValidator(check)
@@ -173,8 +192,9 @@ def _messages(error: ValidationError) -> Iterator[str]:
         yield f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
 
 
-Machine = Annotated[Open, _validated_as(MachineKnown), AfterValidator(physical)]
-Environment = Annotated[Open, _validated_as(EnvironmentKnown), AfterValidator(physical)]
-Detail = Annotated[Open, _validated_as(DetailKnown), AfterValidator(physical)]
-DataFacts = Annotated[Open, _validated_as(DataKnown)]
-Resolved = Annotated[Open, _validated_as(ResolvedKnown)]
+Table = dict[str, Any]
+Machine = Annotated[Table, _in_turn(_shallow, _validated_as(MachineKnown), physical)]
+Environment = Annotated[Table, _in_turn(_shallow, _validated_as(EnvironmentKnown), physical)]
+Detail = Annotated[Table, _in_turn(_shallow, _validated_as(DetailKnown), physical)]
+DataFacts = Annotated[Table, _in_turn(_shallow, _validated_as(DataKnown))]
+Resolved = Annotated[Table, _in_turn(_shallow, _validated_as(ResolvedKnown))]

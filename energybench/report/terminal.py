@@ -7,6 +7,7 @@ Words carry the verdict and colour repeats it. A narrow terminal loses whole col
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -239,13 +240,13 @@ def _results(console: Console, workloads: Sequence[Workload]) -> bool:
     columns = _columns(rows, metric)
     if len(workloads) == 1:
         return show(console, [short[row.method] for row in rows], columns, head)
-    labels, of = [], list[int | None]()
+    labels, of, number = [], list[int | None](), itertools.count()
     for workload in workloads:
         labels.append(workload.name)
         of.append(None)
         for row in workload.rows:
             labels.append(f"{INDENT}{short[row.method]}")
-            of.append(rows.index(row))
+            of.append(next(number))
     blank = Text()
     spaced = [
         dataclasses.replace(column, cells=tuple(blank if i is None else column.cells[i] for i in of))

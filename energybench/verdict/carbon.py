@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -213,7 +214,8 @@ def carbon_report(
     examination = Examination(trials)
     summary = summarise(run, trials, counting_runs, examination)
     zones = zones_of(run, asked)
-    judged = [t for t in pairing.order(trials) if t.block < summary.look.blocks]
+    judged = _Judged(pairing.order(trials), summary.look.blocks)
+    tuned = {(cell.workload, cell.method): cell.tuned_trials for cell in reversed(run.cells)}
     uses = [use for w in summary.workloads for use in _uses(w, judged, examination)]
     rows = [(w.name, row) for w in summary.workloads for row in w.rows]
     return CarbonReport(
@@ -226,10 +228,26 @@ def carbon_report(
         no_zone="" if zones else NO_ZONE,
         energy_note=summary.energy_note,
         uses=tuple(uses),
-        gains=tuple(_gain(name, row, judged, run, summary.look.alpha_fraction, examination) for name, row in rows),
+        gains=tuple(
+            _gain(name, row, judged, tuned.get((name, row.method)), summary.look.alpha_fraction, examination)
+            for name, row in rows
+        ),
         whole_j=_whole(trials),
         not_in_it=_not_in_it(summary, zones),
     )
+
+
+class _Judged:
+    """The trials before the look's last block, sorted once: of each workload's plain training, of each of its cells."""
+
+    def __init__(self, trials: Sequence[Trial], blocks: int) -> None:
+        self.baselines: dict[str, list[Trial]] = defaultdict(list)
+        self.cells: dict[tuple[str, str], list[Trial]] = defaultdict(list)
+        for trial in trials:
+            if trial.block < blocks:
+                self.cells[trial.workload, trial.method].append(trial)
+                if trial.role == BASELINE:
+                    self.baselines[trial.workload].append(trial)
 
 
 def _headline(summary: Summary) -> str:
@@ -275,10 +293,9 @@ def _metered(trials: Sequence[Trial]) -> list[Metered]:
     return windows if same else []
 
 
-def _uses(workload: Workload, trials: Sequence[Trial], examination: Examination) -> list[Use]:
-    of_workload = [t for t in trials if t.workload == workload.name]
-    cells = [(workload.baseline_name, BASELINE, [t for t in of_workload if t.role == BASELINE])]
-    cells += [(row.method, row.method, [t for t in of_workload if t.method == row.method]) for row in workload.rows]
+def _uses(workload: Workload, judged: _Judged, examination: Examination) -> list[Use]:
+    cells = [(workload.baseline_name, BASELINE, judged.baselines[workload.name])]
+    cells += [(row.method, row.method, judged.cells[workload.name, row.method]) for row in workload.rows]
     return [
         _use(workload.name, name, label, pairing.newest(of_cell, examination.reason_unusable))
         for name, label, of_cell in cells
@@ -300,22 +317,16 @@ def _use(workload: str, method: str, label: str, trials: Sequence[Trial]) -> Use
 
 
 def _gain(
-    workload: str, row: Row, trials: Sequence[Trial], run: RunFile, alpha_fraction: float, examination: Examination
+    workload: str, row: Row, judged: _Judged, tuned: int | None, alpha_fraction: float, examination: Examination
 ) -> Gain:
-    cell = next((c for c in run.cells if (c.workload, c.method) == (workload, row.method)), None)
-    tuned = cell.tuned_trials if cell else None
     empty = Gain(workload, row.method, row.verdict, "", None, None, tuned, None, None, None, None)
     if row.measured is None or row.measured.quantity != "energy":
         return dataclasses.replace(empty, reason="its energy was not measured on both sides")
     if row.verdict not in PROVEN:
         detail = f": {row.reason}" if row.reason else ""
         return dataclasses.replace(empty, reason=f"{row.verdict}{detail}; nothing is multiplied")
-    of_workload = [t for t in trials if t.workload == workload]
-    pairs = pairing.pairs(
-        [t for t in of_workload if t.method == row.method],
-        [t for t in of_workload if t.role == BASELINE],
-        examination.reason_unusable,
-    )
+    trials, baselines = judged.cells[workload, row.method], judged.baselines[workload]
+    pairs = pairing.pairs(trials, baselines, examination.reason_unusable)
     return dataclasses.replace(empty, **_multiplied(pairs, tuned, alpha_fraction))
 
 
