@@ -59,8 +59,11 @@ class Source:
             self._at_hand[name] = value
         return value
 
-    def take(self) -> None:
-        self._at_hand = {}
+    def take(self) -> bool:
+        """Whether it was not taken already."""
+        first = self._at_hand is None
+        self._at_hand = self._at_hand or {}
+        return first
 
     def let_go(self) -> None:
         self._at_hand = None
@@ -69,9 +72,7 @@ class Source:
 @contextmanager
 def at_hand(trials: Iterable[Trial]) -> Iterator[None]:
     """Inside, what is asked for of these trials and was not kept is read once, and forgotten at the end."""
-    sources = [trial._source for trial in trials if isinstance(trial, KeptTrial)]
-    for source in sources:
-        source.take()
+    sources = [trial._source for trial in trials if isinstance(trial, KeptTrial) and trial._source.take()]
     try:
         yield
     finally:
@@ -87,13 +88,13 @@ def whole(trial: Trial) -> Trial:
 class KeptEnergy:
     """All of an `Energy`."""
 
-    __slots__ = ("detail", "device", "energy_j", "error_j", "reason", "scope", "source")
+    __slots__ = ("detail", "device", "energy_j", "error_j", "measured", "reason", "scope", "source")
 
-    measured, lost, unmetered = Energy.measured, Energy.lost, Energy.unmetered
+    lost, unmetered = Energy.lost, Energy.unmetered
 
     def __init__(self, energy: Energy, shared: Shared) -> None:
         self.source, self.scope, self.device = shared(energy.source), shared(energy.scope), shared(energy.device)
-        self.energy_j, self.error_j = energy.energy_j, energy.error_j
+        self.energy_j, self.error_j, self.measured = energy.energy_j, energy.error_j, energy.measured
         self.reason = None if energy.reason is None else shared(energy.reason)
         self.detail = shared.last(("detail", energy.source, energy.device), energy.detail) if energy.detail else NONE
 

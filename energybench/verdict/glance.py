@@ -25,7 +25,7 @@ from energybench.verdict.pairing import Pair
 
 @dataclass(slots=True)
 class Moments:
-    """Count, mean and sum of squared deviations of values, one after the other (Welford, Technometrics 4 (1962) 419)."""
+    """Count, mean and sum of squared deviations, value by value (Welford, Technometrics 4 (1962) 419)."""
 
     n: int = 0
     mean: float = 0.0
@@ -260,5 +260,5 @@ def _quality(comparison: Comparison, metric: str | None) -> Quality | None:
     if sums is None or metric is None:
         return None
     unit = sums.known.metric.unit if sums.known else ""
-    nothing = math.nan  # of the sides' own means nobody prints anything before a report
-    return Quality(metric, nothing, nothing, sums.change.mean, None, None, sums.fraction, n=sums.change.n, unit=unit)
+    unknown = math.nan  # of the sides' own means nobody prints anything before a report
+    return Quality(metric, unknown, unknown, sums.change.mean, None, None, sums.fraction, n=sums.change.n, unit=unit)
