@@ -86,50 +86,69 @@ def whole(trial: Trial) -> Trial:
 
 
 class KeptEnergy:
-    """All of an `Energy`."""
+    """Of an `Energy` all but the detail of a figure that is not the training window's."""
 
-    __slots__ = ("detail", "device", "energy_j", "error_j", "measured", "reason", "scope", "source")
+    __slots__ = (
+        "_phase",
+        "_source",
+        "detail",
+        "device",
+        "energy_j",
+        "error_j",
+        "measured",
+        "reason",
+        "scope",
+        "source",
+    )
 
     lost, unmetered = Energy.lost, Energy.unmetered
 
-    def __init__(self, energy: Energy, shared: Shared) -> None:
+    def __init__(self, energy: Energy, phase: str, source: Source, shared: Shared) -> None:
+        self._phase, self._source = phase, source
         self.source, self.scope, self.device = shared(energy.source), shared(energy.scope), shared(energy.device)
         self.energy_j, self.error_j, self.measured = energy.energy_j, energy.error_j, energy.measured
         self.reason = None if energy.reason is None else shared(energy.reason)
-        self.detail = shared.last(("detail", energy.source, energy.device), energy.detail) if energy.detail else NONE
+        if not energy.detail:
+            self.detail = NONE
+        elif phase == TRAIN or energy.energy_j is None:
+            table = {shared(key): value for key, value in energy.detail.items()}
+            self.detail = shared.last(("detail", energy.source, energy.device), table)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        mine = self.source, self.scope, self.device, self.energy_j
+        every = self._source.member("phases")[self._phase].energy
+        return getattr(next(e for e in every if (e.source, e.scope, e.device, e.energy_j) == mine), name)
 
 
 class KeptReading:
-    """Of a `Reading` its time and energy; of the training window, whose doubts are looked for, everything."""
+    """Of a `Reading` its time and energy."""
 
-    __slots__ = (
-        "_name",
-        "_source",
-        "cards",
-        "cpu_s",
-        "energy",
-        "other_cpu_s",
-        "pieces",
-        "sampler",
-        "steal_s",
-        "suspended_s",
-        "trackers",
-        "wall_s",
-    )
+    __slots__ = ("_name", "_source", "cpu_s", "energy", "pieces", "wall_s")
 
     def __init__(self, reading: Reading, name: str, source: Source, shared: Shared) -> None:
         self._name, self._source = name, source
         self.wall_s, self.cpu_s, self.pieces = reading.wall_s, reading.cpu_s, reading.pieces
-        self.energy = [shared.energy(each) for each in reading.energy] if reading.energy else NOTHING
-        if name == TRAIN:
-            self.steal_s, self.other_cpu_s, self.suspended_s = reading.steal_s, reading.other_cpu_s, reading.suspended_s
-            self.trackers, self.sampler = reading.trackers or NOTHING, reading.sampler
-            self.cards = reading.cards or NONE
+        self.energy = [shared.energy(each, name, source) for each in reading.energy] if reading.energy else NOTHING
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._source.member("phases")[self._name], name)
+
+
+class KeptWindow(KeptReading):
+    """Of the `Reading` of the training window, whose doubts are looked for, everything."""
+
+    __slots__ = ("cards", "other_cpu_s", "sampler", "steal_s", "suspended_s", "trackers")
+
+    def __init__(self, reading: Reading, name: str, source: Source, shared: Shared) -> None:
+        super().__init__(reading, name, source, shared)
+        self.steal_s, self.other_cpu_s, self.suspended_s = reading.steal_s, reading.other_cpu_s, reading.suspended_s
+        self.trackers = reading.trackers or NOTHING
+        self.sampler = shared.model(("sampler",), reading.sampler)
+        self.cards = {shared(uuid): shared.model(("card", uuid), card) for uuid, card in reading.cards.items()}
 
 
 class KeptEstimate:
@@ -213,13 +232,13 @@ class Shared:
                 object.__setattr__(model, "__pydantic_fields_set__", written)
         return self.last(place, model)
 
-    def energy(self, energy: Energy) -> KeptEnergy:
+    def energy(self, energy: Energy, phase: str, source: Source) -> KeptEnergy:
         """One object for all that say the same: that there was no sensor, and why."""
         if energy.energy_j is not None or energy.detail or energy.error_j is not None:
-            return KeptEnergy(energy, self)
+            return KeptEnergy(energy, phase, source, self)
         key = energy.source, energy.scope, energy.device, energy.reason or ""
         if key not in self._silent:
-            self._silent[key] = KeptEnergy(energy, self)
+            self._silent[key] = KeptEnergy(energy, phase, source, self)
         return self._silent[key]
 
 
@@ -246,7 +265,6 @@ AS_IT_IS = (
     "weights_sha256",
     "samples_sha256",
     "judged_sha256",
-    "target",
 )
 TABLES, MODELS = ("settings", "flop"), ("passes", "claim", "budget")  # that are often equal in all trials of a cell
 IF_EMPTY = ("curve", "diagnostics")  # kept where there is nothing in it
@@ -271,6 +289,7 @@ class KeptTrial:
         "process",
         "quality",
         "run_identity",
+        "target",
         "train",
         "warmup",
     )
@@ -297,17 +316,19 @@ class KeptTrial:
         self.of = None if trial.of is None else shared(trial.of)
         self.run_identity = None if trial.run_identity is None else shared(trial.run_identity)
         self.environment = {
-            key: shared.last(("environment", key), value) if isinstance(value, str | dict) else value
+            shared(key): shared.last(("environment", key), value) if isinstance(value, str | dict) else value
             for key, value in trial.environment.items()
         }
         self.flags = trial.flags or NOTHING
+        self.target = shared.model(("target", *cell), trial.target)
         self.group = trial.group
         self.process = KeptProcess(trial.process) if trial.process else None
         self.warmup = KeptWarmup(trial.warmup) if trial.warmup else None
         self.quality = {shared(name): value for name, value in trial.quality.items()}
         self.estimate = KeptEstimate(trial.estimate, source, shared, cell) if trial.estimate else None
         self.phases = {
-            shared(name): KeptReading(reading, name, source, shared) for name, reading in trial.phases.items()
+            (phase := shared(name)): (KeptWindow if name == TRAIN else KeptReading)(reading, phase, source, shared)
+            for name, reading in trial.phases.items()
         }
         self.train = self.phases.get(TRAIN)
 
