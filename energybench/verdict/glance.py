@@ -1,7 +1,7 @@
 """What a run says after each block of what is there so far: no verdict, and no work that grows with what is done.
 
 Each comparison is kept as the moments of its blocks' figures, so that a block costs what its own trials cost. Figures
-and intervals are those that a report of the same blocks would print (`tests/test_glance.py` holds both together).
+and intervals are those that a report of the same blocks would print: tests/report/test_glance.py holds both together.
 A figure is struck where a flag of a single trial, or of a pair, forbids its verdict; flags that need all trials side by
 side wait for the report, as verdicts do for their looks.
 """
