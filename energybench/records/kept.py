@@ -72,7 +72,8 @@ class Source:
 @contextmanager
 def at_hand(trials: Iterable[Trial]) -> Iterator[None]:
     """Inside, what is asked for of these trials and was not kept is read once, and forgotten at the end."""
-    sources = [trial._source for trial in trials if isinstance(trial, KeptTrial) and trial._source.take()]
+    every: Iterable[Any] = trials
+    sources = [trial._source for trial in every if isinstance(trial, KeptTrial) and trial._source.take()]
     try:
         yield
     finally:
@@ -82,7 +83,8 @@ def at_hand(trials: Iterable[Trial]) -> Iterator[None]:
 
 def whole(trial: Trial) -> Trial:
     """The record itself, as the model that is written and changed. Raises as `Source.whole`."""
-    return trial._source.whole() if isinstance(trial, KeptTrial) else trial
+    kept: Any = trial
+    return cast(Trial, kept._source.whole()) if isinstance(kept, KeptTrial) else trial
 
 
 class KeptEnergy:
@@ -293,6 +295,8 @@ class KeptTrial:
         "train",
         "warmup",
     )
+    judged_sha256: str | None
+    weights_sha256: str | None
     __hash__ = None  # type: ignore[assignment]  # as a trial's, which holds lists
 
     trained_less = Trial.trained_less

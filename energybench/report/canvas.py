@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from energybench.report import axes as axis_kinds
 from energybench.report.palette import BAND, DARK, GRID, INK, MUTED, PAPER
@@ -123,7 +123,7 @@ def sheet(height_in: float) -> Iterator[Sheet]:
     from matplotlib.figure import Figure
 
     with rc_context(), warnings.catch_warnings():
-        dict.update(rcParams, _parameters())
+        dict.update(cast("dict[str, Any]", rcParams), _parameters())
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's own fonts have it
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
         figure = Figure(figsize=(WIDTH_IN, height_in))
