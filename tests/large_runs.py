@@ -1,7 +1,10 @@
-"""Runs of many thousand trials: a frozen run of a few, multiplied over workloads and blocks.
+"""Runs of many thousand trials: a run of a few, multiplied over workloads and blocks.
 
-Every trial is a whole record, sealed, of the size that a metered training on a card has (20 kB); its seconds and joules
-differ from its model's by a factor of its own, and its quality by a little, so that there is something to compute.
+Every trial is a whole record, sealed; its seconds and joules differ from its model's by a factor of its own, and its
+quality by a little, so that there is something to compute. Models are a metered training on a card, of 20 kB without
+a space, and what is usual: a committed run of a processor, of 6 kB (10 kB as it is written).
+
+    python tests/large_runs.py FOLDER 56 10          # 56 workloads, 10 blocks: 10,080 trials of the usual kind
 """
 
 from __future__ import annotations
@@ -10,18 +13,18 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from typing import Any
 
 from energybench.common.sealed_files import with_seal
 
-FROZEN = Path(__file__).parent / "old_records" / "schema-3" / "trained"
-CELLS = 5  # of one block of it: plain training, its twin, two methods, a control
+ON_A_CARD = Path(__file__).parent / "old_records" / "schema-3" / "trained"
+USUAL = max((Path(__file__).parents[1] / "reports" / "ssprop").iterdir())  # 18 trials in a block
 NOISE, QUALITY_NOISE = 0.02, 0.003
 
 
-def made(folder: Path, workloads: int, blocks: int, frozen: Path = FROZEN) -> int:
+def made(folder: Path, workloads: int, blocks: int, frozen: Path = ON_A_CARD) -> int:
     """A run's folder with so many workloads and blocks. Returns how many trials are in it."""
     run = _content(frozen / "run.json")
     (name,) = {cell["workload"] for cell in run["cells"]}
@@ -97,7 +100,5 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(with_seal(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def shapes(trials: int) -> Iterator[tuple[int, int]]:
-    """(workloads, blocks) of so many trials: many workloads, and many blocks."""
-    yield trials // (CELLS * 20), 20
-    yield 4, trials // (CELLS * 4)
+if __name__ == "__main__":
+    print(made(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), USUAL))

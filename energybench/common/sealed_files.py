@@ -227,7 +227,9 @@ def read_with_seal(
 
     try:
         written = load() if load else read_bytes(path, RECORD_B)
-        content = _decoded(written)
+        if (whole := _whole(written, schemas)) is not None:
+            return whole
+        content = json.loads(written, parse_constant=_refuse)
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
     except OSError as error:
@@ -260,12 +262,17 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-_JSON = json.JSONDecoder(parse_constant=_refuse)
+def _whole(written: bytes, schemas: Sequence[int]) -> tuple[dict[str, Any], bytes] | None:
+    """The content and the seal of a file of which nothing needs to be said, by a parser that is twice as fast: its seal
+    holds for what that parser read. None for any other, of which json tells what is wrong."""
+    from pydantic_core import from_json
 
-
-def _decoded(content: bytes) -> Any:
-    """As json.loads, with a decoder that was made once. Raises ValueError, RecursionError."""
-    text = content.decode(json.detect_encoding(content), "surrogatepass")
-    if text.startswith("\ufeff"):
-        return json.loads(text)  # which says what is wrong
-    return _JSON.decode(text)
+    try:
+        content = from_json(written, allow_inf_nan=False)
+    except ValueError:
+        return None
+    if not isinstance(content, dict) or not isinstance(seal := content.pop("seal", None), str):
+        return None
+    if type(schema := content.get("schema")) is not int or schema not in schemas:
+        return None
+    return (content, bytes.fromhex(seal)) if seal == _seal(content) else None
