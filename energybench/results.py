@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from energybench.common.build_logs import InertFile
 from energybench.common.errors import EXIT_INTERRUPTED, Problem, UsageError, nearest
 from energybench.common.renamed import RenamedNameWarning
+from energybench.records.kept import whole
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.report import merge
 from energybench.verdict import run_parts
@@ -61,9 +62,10 @@ class Results:
         """run.json: the suite as written and as resolved, the cells, the machine."""
         return self._one.records[0]
 
-    @property
+    @cached_property
     def trials(self) -> list[Trial]:
-        return [trial for part in self._parts for trial in part.records[1]]
+        """The records, read whole when they are first asked for. Raises UsageError E621 where one was changed since."""
+        return [whole(trial) for part in self._parts for trial in part.records[1]]
 
     @property
     def counting_runs(self) -> list[CountingRun]:

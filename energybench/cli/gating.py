@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from energybench.cli.common import Excluded, console, print_json, refuse_together
+from energybench.cli.reading_bar import shows_reading
 from energybench.common.errors import EXIT_FINE, Problem, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ SUMMARY = "GITHUB_STEP_SUMMARY"
 @click.option("--to", "outputs", metavar="FORMAT=FILE", multiple=True, help=f"Also write {', '.join(FORMATS)}.")
 @click.option("--history", is_flag=True, help="All runs at and below the folders, in time: trends, steps, noise.")
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+@shows_reading
 def compare(
     paths: tuple[Path, ...],
     levels: tuple[str, ...],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from energybench.cli.common import Excluded, Finite, console, print_json, refuse_together
+from energybench.cli.reading_bar import shows_reading
 from energybench.common.errors import Problem, UsageError, typed
 from energybench.common.escaping import printable
 
@@ -30,6 +31,7 @@ EXCLUDED: Excluded = {
 
 @click.command()
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
+@shows_reading
 def show(path: Path) -> None:
     """Print one record, or the trials of a run's folder."""
     from energybench.cli.show import print_record, print_run
@@ -56,6 +58,7 @@ def show(path: Path) -> None:
 @click.option("--zones", metavar="FR,US-CA", help="With --carbon: countries, states, cloud regions, side by side.")
 @click.option("--intensity", metavar='"56 g/kWh"', help="With --carbon: a carbon intensity of your own.")
 @click.option("--pue", metavar="1.2", type=Finite(min=1, max=1000), help="With --carbon: in place of the suite's PUE.")
+@shows_reading
 def report(
     names: tuple[str, ...],
     as_json: bool,
@@ -226,6 +229,7 @@ def _one_run(
 @click.option(
     "--lifespan", metavar="YEARS", type=Finite(min=0, min_open=True), help="sci: years over which --embodied is spread."
 )
+@shows_reading
 def export(folders: tuple[Path, ...], form: str, out: Path | None, **options: Any) -> None:
     """A run for other tools, or several of one suite. Only what was measured is exported as emissions."""
     from energybench.common.outputs import refuse_foreign, write_output

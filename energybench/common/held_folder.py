@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +119,22 @@ class HeldFolder:
             self.refuse_link(name)
             handle = os.open(last, os.O_RDONLY | os.O_NONBLOCK | NO_LINK, dir_fd=parent)
         return read_regular(handle, most_b, head_b)
+
+    @contextmanager
+    def reading(self, part: str) -> Iterator[Callable[[str, int], bytes]]:
+        """What reads regular files in one folder below it, by their names there, as `read_bytes`: for many of them."""
+        with self._folder(part) as parent:
+
+            def read(name: str, most_b: int) -> bytes:
+                try:
+                    handle = os.open(name, os.O_RDONLY | os.O_NONBLOCK | NO_LINK, dir_fd=parent)
+                except OSError as error:
+                    if error.errno == errno.ELOOP:
+                        self.refuse_link(f"{part}/{name}")
+                    raise
+                return read_regular(handle, most_b)
+
+            yield read
 
     def names(self, part: str = "", suffix: str = "") -> list[str]:
         """Names in a folder below it, from it, sorted; none where there is no such folder. Raises OSError."""

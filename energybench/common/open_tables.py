@@ -4,26 +4,27 @@ are validated when the file is read, not halfway through a report. Other keys st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from energybench.common.limits import DEPTH
-from energybench.common.quantities import Blocks, Count, Figure, Part, Period, Seconds, Seed, Text, physical
+from energybench.common.quantities import Blocks, Count, Figure, Part, Period, Seconds, Seed, Text, least, physical
+
+MOST = 1e300  # of any number
+REMEMBERED = 10_000  # tables that were valid
 
 
 def _shallow(value: Any, depth: int = 0) -> Any:
     """The value. Raises ValueError where it is too deep or has a number that is not finite or above 1e300."""
     if depth > DEPTH:
         raise ValueError(f"nested more than {DEPTH} deep")
-    if isinstance(value, dict):
-        for item in value.values():
-            _shallow(item, depth + 1)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _shallow(item, depth + 1)
-    elif isinstance(value, (int, float)) and not abs(value) <= 1e300:
+    if isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            if type(item) is not str and item is not None:
+                _shallow(item, depth + 1)
+    elif isinstance(value, (int, float)) and not abs(value) <= MOST:
         raise ValueError("a number that is not finite, or too large")
     return value
 
@@ -166,12 +167,63 @@ class DataKnown(Known):
     __pydantic_extra__: dict[str, DatumKnown | None] = Field(init=False)
 
 
-def _validated_as(kind: type[Known]) -> AfterValidator:
+Check = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _validated_as(kind: type[Known]) -> Check:
+    known = kind.model_fields.keys()  # none where every key is one
+    sound = set[tuple[Any, ...]]()  # what was valid: many records say the same
+
     def check(table: dict[str, Any]) -> dict[str, Any]:
+        if known and known.isdisjoint(table):
+            return table
+        said = tuple((key, type(value), value) for key in known if not _is_nested(value := table.get(key)))
+        alike = len(said) == len(known) > 0
+        if alike and said in sound:
+            return table
         try:
             kind.model_validate(table, strict=True)
         except ValidationError as error:
             raise ValueError("; ".join(_messages(error))) from None
+        if alike and len(sound) < REMEMBERED:
+            sound.add(said)
+        return table
+
+    return check
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, (dict, list, tuple))
+
+
+def _is_flat(table: dict[str, Any]) -> bool:
+    """Whether it holds plain values alone, and no figure in it is out of bounds: then nothing is wrong with it."""
+    for key, value in table.items():
+        kind = type(value)
+        if kind is float or kind is int:
+            if not least(key) <= value <= MOST or value < -MOST:
+                return False
+        elif kind is not str and kind is not bool and value is not None:
+            return False
+    return True
+
+
+def _table(kind: type[Known], bounded: bool = False) -> AfterValidator:
+    """All checks of a table as one, and none for an empty one, of which a record has dozens.
+
+    bounded: whether a key's unit says how little its figure can be
+    """
+    known = _validated_as(kind)
+
+    def check(table: dict[str, Any]) -> dict[str, Any]:
+        if not table:
+            return table
+        flat = _is_flat(table)
+        if not flat:
+            _shallow(table)
+        known(table)
+        if bounded and not flat:
+            physical(table)
         return table
 
     return AfterValidator(check)
@@ -182,8 +234,9 @@ def _messages(error: ValidationError) -> Iterator[str]:
         yield f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
 
 
-Machine = Annotated[Open, _validated_as(MachineKnown), AfterValidator(physical)]
-Environment = Annotated[Open, _validated_as(EnvironmentKnown), AfterValidator(physical)]
-Detail = Annotated[Open, _validated_as(DetailKnown), AfterValidator(physical)]
-DataFacts = Annotated[Open, _validated_as(DataKnown)]
-Resolved = Annotated[Open, _validated_as(ResolvedKnown)]
+Table = dict[str, Any]
+Machine = Annotated[Table, _table(MachineKnown, bounded=True)]
+Environment = Annotated[Table, _table(EnvironmentKnown, bounded=True)]
+Detail = Annotated[Table, _table(DetailKnown, bounded=True)]
+DataFacts = Annotated[Table, _table(DataKnown)]
+Resolved = Annotated[Table, _table(ResolvedKnown)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -48,14 +49,17 @@ Text = Annotated[str, Field(max_length=NAME)]
 # What a name that ends so can be: a second is not negative because somebody else chose the name.
 UNITS = {"_s": 0.0, "_j": 0.0, "_w": 0.0, "_kg": 0.0, "_flop": 0.0, "_b": 0.0, "_mhz": 0.0, "_c": -273.15}
 OTHERS = {unit: least for unit, least in UNITS.items() if unit not in ("_w", "_b", "_c")}
+NAMES = 10_000  # that are remembered: a record says each of its names in every phase
 SHORTEST_STEM = 4  # of a metric's name: `tick_s` and `wall_s`, but Spearman's `r_s` is below 0 as it likes
 
 
+@lru_cache(NAMES)
 def least(name: str) -> float:
     """The least figure that can have this name in a table of ours, by the unit in which it ends; else −∞."""
     return next((least for unit, least in UNITS.items() if name.endswith(unit)), -math.inf)
 
 
+@lru_cache(NAMES)
 def least_metric(name: str) -> float:
     """The same of a metric, whose name others choose: they end a bound in `_b`, a class in `_c`."""
     return next(

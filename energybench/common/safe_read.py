@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 
 LONGEST_NAME_B, LONGEST_PATH_B = 255, 4095  # of a file, and of a whole path, on Linux
+CHUNK_B = 1 << 13  # that are read at once of what does not say how large it is
 
 
 def unreadable_reason(path: Path | str) -> str:
@@ -65,11 +66,23 @@ def read_bytes(path: Path, most_b: int, head_b: int | None = None) -> bytes:
 
 def read_regular(handle: int, most_b: int, head_b: int | None = None) -> bytes:
     """The same of an open file, which is closed. Raises OSError."""
-    with os.fdopen(handle, "rb") as file:
+    try:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
             raise NotRegularFile(0, "it is no regular file")
-        content = b"" if facts.st_size > most_b else file.read(most_b + 1 if head_b is None else head_b)
+        content = b"" if facts.st_size > most_b else _up_to(handle, facts.st_size, most_b + 1, head_b)
         if max(facts.st_size, len(content)) > most_b:
             raise NotRegularFile(0, f"it is larger than the {most_b:,} bytes that such a file may have")
         return content
+    finally:
+        os.close(handle)
+
+
+def _up_to(handle: int, size_b: int, most_b: int, head_b: int | None) -> bytes:
+    """Its bytes, which are about `size_b`: at most so many of them."""
+    most_b = most_b if head_b is None else head_b
+    pieces, left = [], most_b
+    while left > 0 and (piece := os.read(handle, min(left, max(size_b + 1, CHUNK_B)))):
+        pieces.append(piece)
+        left -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -184,10 +184,12 @@ def with_seal(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "seal": _seal(content)}
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, check_circular=False)
+
+
 def _seal(content: dict[str, Any]) -> str:
     """The SHA-256 of its canonical JSON, whatever the layout on disk: keys in order, no spaces."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(content).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_sealed(
@@ -205,24 +207,47 @@ def read_sealed(
     Raises:
         UsageError: E601 missing, cut short or no JSON object; E621 edited; E622 another schema.
     """
+    return read_with_seal(path, schemas, kind, hint, load)[0]
+
+
+def read_with_seal(
+    path: Path,
+    schemas: Sequence[int],
+    kind: str,
+    hint: str | Callable[[], str],
+    load: Callable[[], bytes] | None = None,
+) -> tuple[dict[str, Any], bytes]:
+    """The same, and what is equal in two files only if they say the same: the seal, or the hash of what has none.
+
+    hint: or what gives it, asked only where something is wrong
+    """
+
+    def told() -> str:
+        return hint if isinstance(hint, str) else hint()
+
     try:
-        content = json.loads(load() if load else read_bytes(path, RECORD_B), parse_constant=_refuse)
+        written = load() if load else read_bytes(path, RECORD_B)
+        if (whole := _whole(written, schemas)) is not None:
+            return whole
+        content = json.loads(written, parse_constant=_refuse)
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
     except OSError as error:
-        hint = f"name a {kind} record, or a run's folder: one that holds a run.json"
-        raise UsageError(Problem("E601", f"cannot read it: {error.strerror}", str(path), hint)) from None
+        other = f"name a {kind} record, or a run's folder: one that holds a run.json"
+        raise UsageError(Problem("E601", f"cannot read it: {error.strerror}", str(path), other)) from None
     except (ValueError, RecursionError) as error:
         message = f"not a whole {kind} record: {error or 'nested too deeply'}"
-        raise UsageError(Problem("E601", message, str(path), hint)) from None
+        raise UsageError(Problem("E601", message, str(path), told())) from None
     seal = content.pop("seal", None)
     schema = content.get("schema", schemas[-1])
     if type(schema) is not int or schema not in schemas:  # 3.0 and true are equal to whole numbers
         raise UsageError(_other_schema(content["schema"], schemas, path))
-    if seal is not None and seal != _seal(content):
+    if seal is None:
+        return content, hashlib.sha256(written).digest()
+    if seal != (known := _seal(content)):
         message = "its content was changed after it was written: the seal does not hold"
-        raise UsageError(Problem("E621", message, str(path), hint))
-    return content
+        raise UsageError(Problem("E621", message, str(path), told()))
+    return content, bytes.fromhex(known)
 
 
 def _other_schema(schema: Any, known: Sequence[int], path: Path) -> Problem:
@@ -235,3 +260,19 @@ def _other_schema(schema: Any, known: Sequence[int], path: Path) -> Problem:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _whole(written: bytes, schemas: Sequence[int]) -> tuple[dict[str, Any], bytes] | None:
+    """The content and the seal of a file of which nothing needs to be said, by a parser that is twice as fast: its seal
+    holds for what that parser read. None for any other, of which json tells what is wrong."""
+    from pydantic_core import from_json
+
+    try:
+        content = from_json(written, allow_inf_nan=False)
+    except ValueError:
+        return None
+    if not isinstance(content, dict) or not isinstance(seal := content.pop("seal", None), str):
+        return None
+    if type(schema := content.get("schema")) is not int or schema not in schemas:
+        return None
+    return (content, bytes.fromhex(seal)) if seal == _seal(content) else None

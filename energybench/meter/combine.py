@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
 
 from energybench.meter.reading import NO_SENSOR, Energy, Reading
 
 Sensors = frozenset[tuple[str, str]]  # (source, scope)
+Names = TypeVar("Names", bound=tuple[str, ...])
 PREFERENCE = ("gpu_counter", "rapl", "gpu_power_integral")  # one channel per device: the second only checks it
 MACHINE = "machine"  # the scope of a meter that sees everything: what others see is in its figure
 MODULE = "module"  # and of one that sees a board with its processor, GPU and memory
@@ -79,13 +82,24 @@ def metered(reading: Reading | None) -> Metered:
     Returns:
         The sum in joules of one channel per device. 0 J by no sensor where nothing was measured: ask `sensors` first.
     """
-    added = channels(reading)
+    added = channels(reading) if reading and reading.energy else ()
+    if not added:
+        return NOTHING
     return Metered(
-        frozenset((energy.source, energy.scope) for energy in added),
+        _shared(frozenset((energy.source, energy.scope) for energy in added)),
         math.fsum(energy.energy_j or 0.0 for energy in added),
         added_error(energy.error_j for energy in added),
-        frozenset((energy.source, energy.scope, energy.device) for energy in added),
+        _shared(frozenset((energy.source, energy.scope, energy.device) for energy in added)),
     )
+
+
+NOTHING = Metered(frozenset(), 0.0, 0.0, frozenset())
+
+
+@lru_cache(1000)
+def _shared(names: frozenset[Names]) -> frozenset[Names]:
+    """One set for all windows of the same sensors: a long run has thousands of them."""
+    return names
 
 
 SHORT = 12  # of a card's UUID: GPU-4e817856

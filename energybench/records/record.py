@@ -404,5 +404,14 @@ def write_json(path: Path, model: BaseModel | dict[str, Any]) -> None:
 
 def json_of(model: BaseModel | dict[str, Any]) -> str:
     """The text of its file; a record with its seal."""
-    payload = with_seal(model.model_dump(mode="json", by_alias=True)) if isinstance(model, BaseModel) else model
+    return sealed_json(model)[0] if isinstance(model, BaseModel) else _json(model)
+
+
+def sealed_json(model: BaseModel) -> tuple[str, bytes]:
+    """The text of a record's file, and its seal."""
+    payload = with_seal(model.model_dump(mode="json", by_alias=True))
+    return _json(payload), bytes.fromhex(payload["seal"])
+
+
+def _json(payload: dict[str, Any]) -> str:
     return json.dumps(payload, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -18,7 +18,7 @@ from energybench.common.outputs import LOCK, LOCK_OWNER, PARTS, RUN_FILE
 from energybench.common.safe_read import name_too_long
 from energybench.common.sealed_files import PART_SUFFIX
 from energybench.records.reader import RECORDS, paths, read, read_counting_runs, read_trials
-from energybench.records.record import CountingRun, RunFile, Trial, json_of
+from energybench.records.record import CountingRun, RunFile, Trial, json_of, sealed_json
 from energybench.records.shards import shards_of
 
 SUPERSEDED = "superseded"  # records that count no more: of a block that started anew on another device
@@ -103,18 +103,20 @@ class Folder:
         self.held.write_bytes(RUN_FILE, json_of(run).encode())
         self._saved = run
 
-    def write_record(self, name: str, record: Trial | CountingRun) -> None:
+    def write_record(self, name: str, record: Trial | CountingRun) -> bytes:
         """A finished trial is kept in the folder that is held, even where that was moved meanwhile; then that is told.
 
-        Raises CannotWrite E620, E612, E626.
+        Returns its seal. Raises CannotWrite E620, E612, E626.
         """
+        text, seal = sealed_json(record)
         lost = self.held.lost()
         if lost is None and not os.access(self.path, os.W_OK):  # mounted read-only since; the handle may know better
             raise CannotWrite.of(OSError(errno.EROFS, os.strerror(errno.EROFS)), self.path / name)
         if lost is None or not self.held.is_deleted():
-            self.held.write_bytes(name, json_of(record).encode())
+            self.held.write_bytes(name, text.encode())
         if lost is not None:
             raise CannotWrite(lost)
+        return seal
 
     def set_apart(self, trial: str) -> None:
         """Its record out of the way of whoever reads the run, kept as it is. Raises CannotWrite E620, E626."""

@@ -15,7 +15,8 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
 
 from energybench.report import axes as axis_kinds
 from energybench.report.palette import BAND, DARK, GRID, INK, MUTED, PAPER
@@ -105,14 +106,24 @@ def legend(sheet: Sheet, axes: Axes, entries: Sequence[tuple[Any, str]], right_i
     )
 
 
+@cache
+def _parameters() -> dict[str, Any]:
+    """matplotlib's own style and ours upon it, validated once: half of drawing a small picture is reading the style."""
+    from matplotlib import rcParams, style
+
+    with style.context(["default", STYLE]):
+        return {key: dict.__getitem__(rcParams, key) for key in dict.keys(rcParams) if key != "backend"}
+
+
 @contextmanager
 def sheet(height_in: float) -> Iterator[Sheet]:
     """A sheet of 8 inches by `height_in`, under our style and nobody's matplotlibrc."""
-    from matplotlib import style
+    from matplotlib import rc_context, rcParams
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with style.context(["default", STYLE]), warnings.catch_warnings():
+    with rc_context(), warnings.catch_warnings():
+        dict.update(cast("dict[str, Any]", rcParams), _parameters())
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's own fonts have it
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
         figure = Figure(figsize=(WIDTH_IN, height_in))

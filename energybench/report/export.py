@@ -192,14 +192,14 @@ def trials_csv(*exported: ExportedRun, **_: Any) -> Exported:
 def curves_csv(*exported: ExportedRun, **_: Any) -> Exported:
     """One row per trial and epoch: the training loss, seconds of the window so far, and the task's metrics on the test
     set where they were looked at."""
-    trials = [(each.run, trial) for each in exported for trial in each.trials]
-    metrics = {metric for _, trial in trials for point in trial.curve for metric in metrics_of(point)}
-    columns = _columns(metrics)
     of_trial = ("trial", "workload", "method", "role", "block", "seed", "status")
+    trials = [(each.run, trial) for each in exported for trial in each.trials]
+    curves = [trial.curve for _, trial in trials]  # each is read when it is asked for
+    columns = _columns({metric for curve in curves for point in curve for metric in metrics_of(point)})
     by_epoch: list[dict[str, Any]] = []
-    for run, trial in trials:
+    for (run, trial), curve in zip(trials, curves, strict=True):
         facts = {"suite": run.suite, "run": run.run} | {key: getattr(trial, key) for key in of_trial}
-        for point in trial.curve:
+        for point in curve:
             figures = {columns[metric]: value for metric, value in metrics_of(point).items()}
             own = dict(zip(("epoch", "training_loss", "wall_s"), map(point.get, OWN), strict=True))
             by_epoch.append(facts | own | figures)

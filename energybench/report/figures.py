@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from energybench.common.errors import EnergybenchError
+from energybench.records.kept import at_hand
 from energybench.records.record import Trial
 from energybench.report import (
     figures_diagnostics,
@@ -45,30 +47,61 @@ def album(
         kinds: what to draw
         examination: of these trials; by default they are examined here
     """
-    examination = examination or Examination(trials)
-    pictures: list[Picture] = []
-    left_out: list[LeftOut] = []
-    drawers: list[tuple[str, str, str, Draw]] = []
-    for workload in summary.workloads:
-        of_workload = [trial for trial in trials if trial.workload == workload.name]
-        of_it = _drawers(workload, of_workload, summary.accept.margin, folder, examination)
-        drawers += [(workload.name, *each) for each in of_it]
-    for grid in figures_grid.grids(summary.workloads):
-        stem = f"grid-{grid.name}-{grid.row}-{grid.column}"
-        drawers.append((grid.name, "grid", stem, partial(figures_grid.draw, grid, trials, examination)))
-    for of, kind, stem, draw in drawers:
-        if kind not in kinds:
-            continue
+    artist = Artist(summary, trials, folder, kinds, examination or Examination(trials))
+    every = [each for workload in summary.workloads for each in artist.of_workload(workload)]
+    every += artist.of_run()
+    pictures = tuple(each for each in every if isinstance(each, Picture))
+    return Album(pictures, tuple(each for each in every if isinstance(each, LeftOut)))
+
+
+class Artist:
+    """Draws the pictures of a run, those of one workload at a time: only its curves are in memory then.
+
+    Args: those of `album`.
+    """
+
+    def __init__(
+        self, summary: Summary, trials: Sequence[Trial], folder: Path, kinds: Sequence[str], examination: Examination
+    ) -> None:
+        self._summary, self._trials, self._folder, self._kinds = summary, trials, folder, kinds
+        self._examination = examination
+        self._names: set[str] = set()
+        self._by_workload: dict[str, list[Trial]] = {}
+        for trial in trials:
+            self._by_workload.setdefault(trial.workload, []).append(trial)
+
+    def trials(self, workload: str) -> list[Trial]:
+        return self._by_workload.get(workload, [])
+
+    def of_workload(self, workload: Workload) -> Iterator[Picture | LeftOut]:
+        """Each as it is drawn."""
+        trials, margin = self.trials(workload.name), self._summary.accept.margin
+        drawers = _drawers(workload, trials, margin, self._folder, self._examination)
+        with at_hand(trials):
+            for kind, stem, draw in drawers:
+                yield from self._drawn(workload.name, kind, stem, draw)
+
+    def of_run(self) -> Iterator[Picture | LeftOut]:
+        """Those of several workloads."""
+        for grid in figures_grid.grids(self._summary.workloads):
+            stem = f"grid-{grid.name}-{grid.row}-{grid.column}"
+            draw = partial(figures_grid.draw, grid, self._trials, self._examination)
+            yield from self._drawn(grid.name, "grid", stem, draw)
+
+    def _drawn(self, of: str, kind: str, stem: str, draw: Draw) -> Iterator[Picture | LeftOut]:
+        """The picture; what is missing with its reason; nothing for what was not asked for, or need not be there."""
+        if kind not in self._kinds:
+            return
         name = slug(stem).replace("+", "-").replace("=", "-")
-        while any(picture.file == f"{name}.svg" for picture in pictures):
+        while name in self._names:
             name += "-"
         drawn = _attempt(draw, name)
         if isinstance(drawn, Drawn):
+            self._names.add(name)
             caption, alt = (wording.clean(wording.plain(part)) for part in (drawn.caption, drawn.alt))
-            pictures.append(Picture(kind, of, f"{name}.svg", caption, alt, drawn.svg))
+            yield Picture(kind, of, f"{name}.svg", caption, alt, drawn.svg)
         elif kind not in OPTIONAL or drawn.startswith(MISTAKE):
-            left_out.append(LeftOut(kind, of, drawn))
-    return Album(tuple(pictures), tuple(left_out))
+            yield LeftOut(kind, of, drawn)
 
 
 Draw = Callable[[str], Drawn | str]  # the ids' prefix → the drawing, or why there is none
@@ -98,5 +131,7 @@ def _attempt(draw: Callable[[str], Drawn | str], name: str) -> Drawn | str:
     """A mistake of ours in one picture must not cost the report of a whole run; it is said on the page."""
     try:
         return draw(name)
+    except EnergybenchError:  # a record that was changed while it is drawn from
+        raise
     except Exception as error:  # whatever a library raises
         return f"{MISTAKE}: {type(error).__name__}: {wording.clean(str(error))[:120]}"

@@ -15,13 +15,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any, Generic, TypeVar, get_args
 
 from energybench.meter import combine
+from energybench.records.kept import at_hand, whole
 from energybench.records.record import Trial
 from energybench.report import page_charts, page_tables, run_lines
-from energybench.report.album import Album
-from energybench.report.figures import album
+from energybench.report.album import Album, LeftOut, Picture
+from energybench.report.figures import KINDS, OF_RUN, Artist
 from energybench.report.places import Homes, RecordPath, record_path, with_traces
 from energybench.report.rows import (
     CARBON_ABOUT,
@@ -43,6 +44,8 @@ from energybench.verdict.figures import Result, Summary
 
 LIMIT_B = 2_000_000
 PICTURES_B, CHARTS_B, TRIALS = 900_000, 250_000, 1_500  # of pictures, of figures to zoom, rows of trials
+LEAST_RECORD_B = 500  # and no record is smaller: the names of its keys take more
+Item = TypeVar("Item")
 CODE = ("uPlot.iife.min.js", "page.js")
 
 
@@ -70,7 +73,9 @@ def page(
     parts = _parts(summary, trials, folder, record_path(folder, homes))
     room = LIMIT_B - _size(_render(summary, parts, home)) - 1000
     for number, trial in enumerate(pairing.order(trials)[: len(parts.trials)]):
-        record = json.loads(trial.model_dump_json(by_alias=True))
+        if room < LEAST_RECORD_B:
+            break
+        record = json.loads(whole(trial).model_dump_json(by_alias=True))
         size = _size(_json(record))
         if size <= room:
             room -= size
@@ -84,29 +89,60 @@ def page(
 
 def _parts(summary: Summary, trials: Sequence[Trial], folder: Path, path: RecordPath) -> Parts:
     examination = Examination(trials)
-    drawn = album(summary, trials, folder, examination=examination)
-    left_out = [f"{each.kind}, {each.workload}: {each.reason}" for each in drawn.left_out]
-    pictures = list(_within(drawn.pictures, PICTURES_B, lambda picture: len(picture.svg)))
-    if gone := len(drawn.pictures) - len(pictures):
-        left_out.append(f"{gone} pictures do not fit into one page; they lie in figures/.")
-    every = page_charts.charts(summary, trials, folder, examination)
-    charts = list(_within(every, CHARTS_B, lambda chart: len(_json(chart))))
-    if gone := len(every) - len(charts):
-        left_out.append(f"{gone} figures to zoom do not fit into one page.")
-    rows = [_trial(examination[trial], summary, path) for trial in pairing.order(trials)]
-    if len(rows) > TRIALS:
-        left_out.append(f"The first {TRIALS} of {len(rows)} trials are listed; all lie in records/ of its folder.")
-    return Parts(Album(tuple(pictures), drawn.left_out), charts, rows[:TRIALS], [None] * len(rows[:TRIALS]), left_out)
+    artist = Artist(summary, trials, folder, (*KINDS, *OF_RUN), examination)
+    pictures, charts = Room[Picture](PICTURES_B), Room[dict[str, Any]](CHARTS_B)
+    missing: list[LeftOut] = []
+    undrawn = 0
+
+    def take(drawn: Iterable[Picture | LeftOut]) -> None:
+        for each in drawn:
+            if isinstance(each, Picture):
+                pictures.take(each, len(each.svg))
+            else:
+                missing.append(each)
+
+    for workload in summary.workloads:
+        of_workload = artist.trials(workload.name)
+        with at_hand(of_workload):
+            if pictures.refused:  # the page is full: who draws a hundred workloads waits for what nobody sees
+                undrawn += 1
+            else:
+                take(artist.of_workload(workload))
+            if not charts.refused:
+                for chart in page_charts.charts(workload, of_workload, folder, examination):
+                    charts.take(chart, len(_json(chart)))
+    if not pictures.refused:
+        take(artist.of_run())
+    left_out = [f"{each.kind}, {each.workload}: {each.reason}" for each in missing]
+    if pictures.refused:
+        left_out.append(f"{pictures.refused} pictures do not fit into one page; they lie in figures/.")
+    if undrawn:
+        left_out.append(
+            f"Pictures of {undrawn} more workloads are not in this page, which is full; report --write draws them."
+        )
+    if charts.refused:
+        left_out.append(f"{charts.refused} figures to zoom do not fit into one page.")
+    if len(trials) > TRIALS:
+        left_out.append(f"The first {TRIALS} of {len(trials)} trials are listed; all lie in records/ of its folder.")
+    metrics = {workload.name: workload.metric for workload in reversed(summary.workloads)}
+    rows = [_trial(examination[trial], metrics.get(trial.workload), path) for trial in pairing.order(trials)[:TRIALS]]
+    return Parts(Album(tuple(pictures.taken), tuple(missing)), charts.taken, rows, [None] * len(rows), left_out)
 
 
-def _within(items: Iterable[Any], most: int, size: Any) -> Iterable[Any]:
-    """In order, each that still fits."""
-    for item in items:
-        most -= size(item)
-        if most < 0:
-            most += size(item)
-        else:
-            yield item
+class Room(Generic[Item]):
+    """A part of a page of limited size: in order, each that still fits. `refused`: how many did not."""
+
+    def __init__(self, most_b: int) -> None:
+        self._left_b = most_b
+        self.taken: list[Item] = []
+        self.refused = 0
+
+    def take(self, item: Item, size_b: int) -> None:
+        if size_b > self._left_b:
+            self.refused += 1
+            return
+        self._left_b -= size_b
+        self.taken.append(item)
 
 
 def _size(text: str) -> int:
@@ -123,12 +159,14 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _trial(examined: ExaminedTrial, summary: Summary, path: RecordPath) -> dict[str, Any]:
-    """One line of the table of trials. Energy says by which kind of source; nothing measured is never 0."""
+def _trial(examined: ExaminedTrial, metric: str | None, path: RecordPath) -> dict[str, Any]:
+    """One line of the table of trials. Energy says by which kind of source; nothing measured is never 0.
+
+    metric: of its workload, that decides
+    """
     trial, reason = examined.trial, examined.reason_unusable
     seconds = _finite(trial.train.wall_s if trial.train else None)
     metered = combine.metered(trial.train)
-    metric = next((w.metric for w in summary.workloads if w.name == trial.workload), None)
     quality = _finite(trial.quality.get(metric) if metric else None)
     return {
         "trial": trial.trial,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from energybench.report.canvas import distinct
 from energybench.report.palette import PAPER
 from energybench.verdict import wording
 from energybench.verdict.examination import Examination
-from energybench.verdict.figures import Summary
+from energybench.verdict.figures import Workload
 
 POINTS = 1_500  # of a power trace
 LABEL = 60  # characters of a cell's name in a legend
@@ -24,21 +24,18 @@ def _rounded(values: Iterable[float]) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def charts(summary: Summary, trials: Sequence[Trial], folder: Path, examination: Examination) -> list[dict[str, Any]]:
-    """Curves and power traces, workload by workload."""
-    found: list[dict[str, Any]] = []
-    for workload in summary.workloads:
-        of_workload = [trial for trial in trials if trial.workload == workload.name]
-        style_of = figures_trials.styles(figures_trials.cells(of_workload))
-        usable = examination.usable(of_workload)
-        if workload.metric is not None:
-            key, metric = key_of(workload.metric), wording.clean(workload.metric)
-            found += _curve_charts(workload.name, usable, folder, style_of, ("quality-curves", key, metric))
-        found += _curve_charts(
-            workload.name, usable, folder, style_of, ("curves", figures_trials.LOSS, "Training loss")
-        )
-        found += _power_charts(workload.name, of_workload, folder, style_of)
-    return found
+def charts(
+    workload: Workload, trials: Sequence[Trial], folder: Path, examination: Examination
+) -> Iterator[dict[str, Any]]:
+    """Curves and power traces of one workload. trials: its own"""
+    style_of = figures_trials.styles(figures_trials.cells(trials))
+    usable = examination.usable(trials)
+    if workload.metric is not None:
+        key, metric = key_of(workload.metric), wording.clean(workload.metric)
+        yield from _curve_charts(workload.name, usable, folder, style_of, ("quality-curves", key, metric))
+    told = ("curves", figures_trials.LOSS, "Training loss")
+    yield from _curve_charts(workload.name, usable, folder, style_of, told)
+    yield from _power_charts(workload.name, trials, folder, style_of)
 
 
 def _curve_charts(

@@ -7,6 +7,7 @@ Words carry the verdict and colour repeats it. A narrow terminal loses whole col
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from energybench.report import run_lines
 from energybench.report.rows import commands
 from energybench.verdict import briefly, sentences, wording
 from energybench.verdict.figures import RaisedFlag, Row, Summary, Workload
+from energybench.verdict.glance import Glimpse, WorkloadSoFar
 
 STYLES = {
     "saves": "bold green",
@@ -60,21 +62,11 @@ def _text(text: str, style: str = "") -> Text:
 
 def _columns(rows: Sequence[Row], metric: str) -> list[Column]:
     """Verdict, measured and quality always; what was promised, in one column where that agrees; what arrived of it."""
-    quantities = {(r.measured.quantity, r.measured.scope) for r in rows if r.measured}
-    one = len(quantities) == 1
-    title = f"measured {next(iter(quantities))[0]}\n[95 %]" if one else "measured\n[95 %]"
-
-    def measured(row: Row) -> Text:
-        text = wording.measured(row.measured)
-        if row.measured and not one:
-            text += wording.NB + row.measured.quantity
-        return _text(text, "strike" if row.verdict_forbidden else "bold")
-
     columns = [
         Column("verdict", tuple(_text(r.verdict, STYLES.get(r.verdict, "")) for r in rows), 0, "left"),
-        Column(title, tuple(measured(row) for row in rows)),
+        _measured(rows),
         Column("quality", tuple(_quality(row) for row in rows), 0, "left"),
-        Column(f"{metric} Δ", tuple(_text(wording.quality_change(r.quality)) for r in rows), 3),  # -v says it too
+        _change(rows, metric),
     ]
     for titles, cells in wording.nominal_columns(rows):
         # In two lines, so that words do not make a column of figures wide.
@@ -86,6 +78,24 @@ def _columns(rows: Sequence[Row], metric: str) -> list[Column]:
     if any(cell != wording.NOTHING for cell in realised):
         columns.append(Column("realised", tuple(map(_text, realised)), 5))
     return columns
+
+
+def _measured(rows: Sequence[Row] | Sequence[Glimpse]) -> Column:
+    quantities = {(r.measured.quantity, r.measured.scope) for r in rows if r.measured}
+    one = len(quantities) == 1
+    title = f"measured {next(iter(quantities))[0]}\n[95 %]" if one else "measured\n[95 %]"
+
+    def measured(row: Row | Glimpse) -> Text:
+        text = wording.measured(row.measured)
+        if row.measured and not one:
+            text += wording.NB + row.measured.quantity
+        return _text(text, "strike" if row.verdict_forbidden else "bold")
+
+    return Column(title, tuple(measured(row) for row in rows))
+
+
+def _change(rows: Sequence[Row] | Sequence[Glimpse], metric: str) -> Column:
+    return Column(f"{metric} Δ", tuple(_text(wording.quality_change(r.quality)) for r in rows), 3)  # -v says it too
 
 
 def _quality(row: Row) -> Text:
@@ -239,13 +249,13 @@ def _results(console: Console, workloads: Sequence[Workload]) -> bool:
     columns = _columns(rows, metric)
     if len(workloads) == 1:
         return show(console, [short[row.method] for row in rows], columns, head)
-    labels, of = [], list[int | None]()
+    labels, of, number = [], list[int | None](), itertools.count()
     for workload in workloads:
         labels.append(workload.name)
         of.append(None)
         for row in workload.rows:
             labels.append(f"{INDENT}{short[row.method]}")
-            of.append(rows.index(row))
+            of.append(next(number))
     blank = Text()
     spaced = [
         dataclasses.replace(column, cells=tuple(blank if i is None else column.cells[i] for i in of))
@@ -315,14 +325,16 @@ def _what_is_missing(console: Console, summary: Summary) -> None:
         _say(console, f"{where}: {missing.reason}", "dim", indent="  ", first="– ")
 
 
-def partial(summary: Summary, console: Console) -> None:
+def partial(so_far: Iterable[WorkloadSoFar], blocks: int, console: Console) -> None:
     """After a block: what is known so far, without a verdict, for looking early proves too much."""
-    for workload in summary.workloads:
-        rows = [row for row in workload.rows if row.measured is not None]
+    for workload in so_far:
+        rows = workload.rows
         if not rows:
             continue
         _say(console, workload.name, "bold")
-        so_far = tuple(_text(f"{row.n} of {summary.blocks}") for row in rows)
-        metric = wording.clean(workload.metric or "quality")
-        columns = [c for c in _columns(rows, metric) if c.title.startswith("measured") or c.title.endswith("Δ")]
-        show(console, [row.method for row in rows], [*columns, Column("blocks", so_far)])
+        columns = [
+            _measured(rows),
+            _change(rows, wording.clean(workload.metric or "quality")),
+            Column("blocks", tuple(_text(f"{row.n} of {blocks}") for row in rows)),
+        ]
+        show(console, [row.method for row in rows], columns)

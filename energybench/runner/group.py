@@ -145,6 +145,8 @@ class InTurns:
         self._alone: dict[str, str] = {}
         self._said = set[str]()
         self._seen: dict[str, Seen] = {}
+        cells = trials.planned.cells
+        self._training_s = {cell.workload: cell.expected_s for cell in reversed(cells) if cell.role == "baseline"}
 
     def count(self, slots: Sequence[Slot]) -> int:
         """How many trials these are of one workload in a block, as far as they can be counted on: further groups have
@@ -197,11 +199,10 @@ class InTurns:
             return "each trains on several devices"
         planned = self._trials.planned
         settings, known = planned.workload(workload)
-        plain = next(c for c in planned.cells if c.workload == workload and c.role == "baseline")
         return turns.parts_of(
             self._trials.suite.trials.turns,
             steps=known.steps * settings.train.epochs,
-            training_s=plain.expected_s,
+            training_s=self._training_s[workload],
             least_part_s=least_part_s,
         )
 

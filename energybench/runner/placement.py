@@ -43,12 +43,17 @@ def made_here(planned: Planned, trial: Trial) -> bool:
     return device != "cpu" or trial.placement is None or trial.placement.host == host()
 
 
-def without_superseded(
-    planned: Planned, folder: Folder, blocks: Sequence[int], seed: int, done: list[Trial], say: Callable[[str], None]
-) -> list[Trial]:
-    """`done` without what a block has of another device that it was begun on: those records are kept apart, and told.
+def set_superseded_apart(
+    planned: Planned,
+    folder: Folder,
+    blocks: Sequence[int],
+    seed: int,
+    done: Sequence[Trial],
+    say: Callable[[str], None],
+) -> bool:
+    """What a block has of another device that it was begun on: those records are kept apart, and told.
 
-    Raises CannotWrite E620, E626.
+    Returns whether there was any. Raises CannotWrite E620, E626.
     """
     gone = schedule.superseded(planned.cells, blocks, seed, done, partial(made_here, planned))
     for trial in gone:
@@ -58,8 +63,7 @@ def without_superseded(
         of = ", ".join(dict.fromkeys(trial.made_on for trial in there))
         trials = f"{len(there)} trial{'s' * (len(there) != 1)} of another device ({of})"
         say(f"note: block {block + 1}: {trials} set apart in {SUPERSEDED}/; it starts anew on this one")
-    names = {trial.trial for trial in gone}
-    return [trial for trial in done if trial.trial not in names]
+    return bool(gone)
 
 
 def _printable(text: str) -> str:

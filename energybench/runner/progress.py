@@ -22,6 +22,7 @@ from energybench.records.record import CountingRun, Trial
 if TYPE_CHECKING:
     from energybench.runner.expected_time import ExpectedTime
     from energybench.verdict.figures import Summary
+    from energybench.verdict.glance import Glance
 
 
 def redraws(console: Console) -> bool:
@@ -107,13 +108,14 @@ class Progress:
             soft_wrap=True,
         )
 
-    def block(self, summary: Summary) -> None:
+    def block(self, glance: Glance, blocks: int) -> None:
+        """What is known after a block of so many."""
         if self.quiet:
             return
         from energybench.report.terminal import partial
 
         self._clear()
-        partial(summary, self.console)
+        partial(glance.so_far(), blocks, self.console)
 
     def end(self, summary: Summary, report: Path) -> None:
         from energybench.report.newest import commands

@@ -17,6 +17,7 @@ from energybench.common.errors import Problem, UsageError, nearest
 from energybench.common.hashing import digest
 from energybench.common.metrics import Metric
 from energybench.process.output_log import LEFT_OUT, Lines, of_stream
+from energybench.records.kept import whole
 from energybench.records.reader import RECORDS
 from energybench.records.record import RunFile, Trial
 from energybench.records.run_folder import Folder
@@ -64,8 +65,8 @@ def reread(path: Path, suite_path: str | None, overrides: tuple[str, ...]) -> Re
         tables = _workloads(run, suite)
         metrics = _metrics(run, suite, tables)
         done = Reread(0, {})
-        for trial in folder.trials():
-            table = tables.get(trial.workload)
+        for kept in folder.trials():
+            trial, table = whole(kept), tables.get(kept.workload)
             if table is None or "command" not in trial.settings:
                 continue
             try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Set
 from contextlib import closing
 from datetime import datetime
 from functools import partial
@@ -29,6 +30,7 @@ from energybench.meter.nvml import held_open
 from energybench.meter.shared_node import node_claimed
 from energybench.process.forkserver import Launcher
 from energybench.process.prepared import PreparedInterpreter
+from energybench.records.growing import GrowingRecords
 from energybench.records.reader import COUNTING_RUNS, RECORDS
 from energybench.records.record import FINISHED, Cell, CountingRun, Invocation, Looks, RunFile, Trial
 from energybench.records.run_folder import Folder, choose
@@ -38,7 +40,7 @@ from energybench.runner.expected_time import expected_time
 from energybench.runner.foresight import foresight, sentence
 from energybench.runner.launched import refuse_ranks
 from energybench.runner.new_run import ask_about_another, new_run_file, refuse_foreign_page
-from energybench.runner.placement import without_superseded
+from energybench.runner.placement import set_superseded_apart
 from energybench.runner.plan_request import Planned, plan
 from energybench.runner.progress import Progress
 from energybench.runner.shard import Shard, command_of_block, refuse_sharded
@@ -144,11 +146,14 @@ class _Runner:
         self.strict, self.added, self.keep_going, self.shard = strict, added, keep_going, shard
         self.planned, self.folder, self.trials = planned, folder, trials
         self.progress, self.suite, self.argv = progress, planned.suite, argv
-        self.done, self.counted = folder.trials(), folder.read_counting_runs()  # a damaged one ends it here
+        self.records = trials.records = GrowingRecords(folder)  # a damaged one ends it here
 
     def begin(self) -> None:
         """This invocation, in run.json."""
+        from energybench.verdict.glance import Glance
+
         self.run_file = self._open(self.argv, self.added)
+        self.glance = Glance(self.run_file)
         self._keep_threads()
         self.trials.run_identity, self.trials.order_seed = self.run_file.run_identity, self._order_seed()
 
@@ -172,24 +177,26 @@ class _Runner:
         return EXIT_FINE
 
     def _uncounted(self) -> list[Cell]:
-        counted = {(w.workload, w.method): w.digest for w in self.counted}
+        counted = {(w.workload, w.method): w.digest for w in self.records.counting_runs}
         return [c for c in self.planned.counting_runs if counted.get((c.workload, c.method)) != c.digest]
 
     def run(self, deadline: float | None, watch: busy.Watch) -> int:
         """`deadline`: on the monotonic clock; past it no block is begun. `watch`: since the suite was checked."""
         if self.shard is not None:
             there = self.folder.run_file()
-            if there is not None and self.shard.is_complete(there, self.planned, self.done):
+            if there is not None and self.shard.is_complete(there, self.planned, self.records.trials):
                 self.progress.say(f"{self.shard.told}: complete already in {self.folder.path}; nothing is repeated")
-                return EXIT_TRIALS_FAILED if _failed(self.done) else EXIT_FINE
+                return EXIT_TRIALS_FAILED if _failed(self.records.trials) else EXIT_FINE
         self.begin()
         if self.shard is not None:
-            self.counted = self.shard.take_counts(self.folder)
+            self.shard.take_counts(self.folder)
+            self.records.read_all()
         blocks = self.blocks = self.run_file.verdict_blocks + self.added  # an earlier call may have asked for more
         number = self.run_file.invocations[-1].number
         seed = self._order_seed()
-        self.done = without_superseded(self.planned, self.folder, self._mine(), seed, self.done, self.progress.say)
-        slots = schedule.missing(self.planned.cells, self._mine(), seed, self.done, number)
+        if set_superseded_apart(self.planned, self.folder, self._mine(), seed, self.records.trials, self.progress.say):
+            self.records.read_all()
+        slots = schedule.missing(self.planned.cells, self._mine(), seed, self.records.trials, number)
         counting_runs = self._uncounted()
         for note in self.planned.notes:
             self.progress.say(f"note: {note}")
@@ -202,7 +209,7 @@ class _Runner:
         self.progress.begin(
             self.folder.path,
             len(counting_runs) + sum(self.trials.in_turns.count(each) for each in schedule.by_workload(slots)),
-            resumed=bool(self.done),
+            resumed=bool(self.records.trials),
             expected=expected_time(self.planned) if self.shard is None else None,
         )
         try:
@@ -217,7 +224,7 @@ class _Runner:
             if self.shard is not None:
                 self.folder.save(self._closed(outcome, finished=False))  # the run is, when all shards are there
                 self.progress.say(f"{self.shard.told}: {outcome}, in {self.folder.path}")
-                return EXIT_TRIALS_FAILED if _failed(self.folder.trials()) else EXIT_FINE
+                return EXIT_TRIALS_FAILED if _failed(self.records.trials) else EXIT_FINE
             summary = self._report(outcome, finished)
         except KeyboardInterrupt as interrupt:
             return self._interrupted(interrupt)
@@ -227,7 +234,7 @@ class _Runner:
         from energybench.verdict import requirements
 
         code = requirements.exit_code(summary.required, self.strict)
-        return EXIT_TRIALS_FAILED if code != EXIT_REGRESSION and _failed(self.folder.trials()) else code
+        return EXIT_TRIALS_FAILED if code != EXIT_REGRESSION and _failed(self.records.trials) else code
 
     def _interrupted(self, interrupt: KeyboardInterrupt) -> int:
         self.folder.save(self._closed("interrupted", finished=self.run_file.finished))
@@ -240,41 +247,47 @@ class _Runner:
 
     def _train(self, slots: list[schedule.Slot], blocks: int, deadline: float | None) -> tuple[str, bool]:
         """Block by block: how it ended, and whether that is the end of the run."""
-        mine = self._mine()
-        for block in mine:
-            in_block = [slot for slot in slots if slot.block == block]
+        by_block: dict[int, list[schedule.Slot]] = {}
+        for slot in slots:
+            by_block.setdefault(slot.block, []).append(slot)
+        for block in self._mine():
+            in_block = by_block.get(block, [])
             for of_workload in schedule.by_workload(in_block):
                 for trial in self.trials.run(of_workload, blocks):
                     if REFUSED in trial.environment and not self.keep_going:
                         return self._stopped(trial), False
             if self.shard is not None:
                 continue  # only who reads all shards looks
+            self.records.look_around()
+            self.glance.block(block, self.records.of_block(block))
             over = deadline is not None and bool(in_block) and time.monotonic() >= deadline and block < blocks - 1
             if self._decided(block + 1, over):
                 break
             if over:
                 return f"time is up after {block + 1} of {blocks} blocks", False
             if in_block and block < blocks - 1:
-                self.progress.block(self._so_far())
+                self.progress.block(self.glance, self.blocks)
         return FINISHED, True
 
     def _refuse_gaps(self) -> None:
-        """Before the run is closed as finished: every record that was there or was written is there, every cell has
-        one in every block. Raises UsageError E627 otherwise; the same command runs what is missing."""
-        trials, counting_runs = self.folder.trials(), self.folder.read_counting_runs()
-        there = {f"{RECORDS}/{trial.trial}.json" for trial in trials} | {_counting_name(each) for each in counting_runs}
-        had = [f"{RECORDS}/{t.trial}.json" for t in self.done] + [_counting_name(c) for c in self.counted]
+        """Before the run is closed as finished everything is read again: every record that was there or was written is
+        there, every cell has one in every block. Raises UsageError E627 otherwise; the same command runs what is
+        missing."""
+        had = self.records.names
+        self.records.read_all()
         number, seed = self.run_file.invocations[-1].number, self._order_seed()
+        missing = schedule.missing(self.planned.cells, self._mine(), seed, self.records.trials, number)
         needed = [
             *(_counting_name(cell) for cell in self.planned.counting_runs),
-            *(
-                f"{RECORDS}/{slot.trial}.json"
-                for slot in schedule.missing(self.planned.cells, self._mine(), seed, trials, number)
-            ),
+            *(f"{RECORDS}/{slot.trial}.json" for slot in missing),
         ]
-        gone = [name for name in dict.fromkeys([*had, *self.trials.written, *needed]) if name not in there]
-        if not gone:
+        self._refuse_gone(had.union(needed) - self.records.names)
+
+    def _refuse_gone(self, names: Set[str]) -> None:
+        """Raises UsageError E627 where there is any, once run.json says so."""
+        if not names:
             return
+        gone = sorted(names)
         self.folder.save(self._closed("records are missing", finished=self.run_file.finished))
         shown = ", ".join(gone[:MOST_SHOWN]) + (f" and {len(gone) - MOST_SHOWN} more" if gone[MOST_SHOWN:] else "")
         message = f"the run is not finished: {shown} {'is' if len(gone) == 1 else 'are'} not there"
@@ -301,9 +314,9 @@ class _Runner:
         closed = self._closed(outcome, finished=finished or self.run_file.finished)
         summary = self._summary(closed)
         self.folder.check()
-        pages.write(summary, self.folder.trials(), self.folder.path, self.folder.held)
+        pages.write(summary, self.records.trials, self.folder.path, self.folder.held)
         if finished:
-            self._refuse_gaps()  # since the pages take their time
+            self._refuse_gone(self.records.names - self.records.listed())  # since the pages take their time
         self.folder.save(closed)
         self.run_file = closed
         return summary
@@ -374,16 +387,7 @@ class _Runner:
     def _summary(self, run: RunFile) -> Summary:
         from energybench.verdict.summary import summarise
 
-        return summarise(run, self.folder.trials(), self.folder.read_counting_runs())
-
-    def _so_far(self) -> Summary:
-        """All blocks that are there, for a glance between looks: no verdict is drawn from it."""
-        from energybench.verdict.summary import summarise
-
-        blind = self.run_file.model_copy(
-            update={"looks": None, "finished": False, "closed": None, "blocks": self.blocks}
-        )
-        return summarise(blind, self.folder.trials(), self.folder.read_counting_runs())
+        return summarise(run, self.records.trials, self.records.counting_runs)
 
 
 def _counting_name(cell: Cell | CountingRun) -> str:

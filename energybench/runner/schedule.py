@@ -109,10 +109,10 @@ def missing(
             and not (cell.control and (block, cell.workload, cell.of) in alone)
         ]
         beside = {(cell.workload, cell.of) for cell in left}
-        left = [cell for cell in planned if cell in left or (cell.workload, cell.method) in beside]
-        resumed = {cell.workload for cell in left}
+        again = {(cell.workload, cell.method) for cell in left} | beside
+        resumed = {cell.workload for cell in planned if (cell.workload, cell.method) in again}
         for position, cell in enumerate(planned):
-            if cell in left or (cell.role == "baseline" and cell.workload in resumed):
+            if (cell.workload, cell.method) in again or (cell.role == "baseline" and cell.workload in resumed):
                 slots.append(Slot(cell, block, position, invocation))
     return slots
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from energybench.common.errors import Problem, UsageError, typed
 from energybench.common.limits import MOST_TRIALS
 from energybench.records.reader import COUNTING_RUNS
-from energybench.records.record import CountingRun, RunFile, Trial, json_of
+from energybench.records.record import RunFile, Trial, json_of
 from energybench.records.run_folder import Folder
 from energybench.records.shards import SHARDS, plan_of, ranges, shards_of
 from energybench.runner import schedule
@@ -107,14 +107,13 @@ class Shard:
             mine["machine"] = new.machine | (threads if "threads" in new.machine else {})
         return new.model_copy(update=mine)
 
-    def take_counts(self, folder: Folder) -> list[CountingRun]:
+    def take_counts(self, folder: Folder) -> None:
         """The plan's counting runs, copied into the shard's own folder where they are not there yet."""
         there = {(each.workload, each.method) for each in folder.read_counting_runs()}
         for each in Folder(self.home).read_counting_runs() if self.home is not None else ():
             if (each.workload, each.method) not in there:
                 name = f"{COUNTING_RUNS}/{cell_name(each.workload, each.method)}.json"
                 folder.held.write_bytes(name, json_of(each).encode())
-        return folder.read_counting_runs()
 
     def is_complete(self, run: RunFile, planned: Planned, trials: list[Trial]) -> bool:
         """Whether it was ended, and nothing of its blocks is missing since."""

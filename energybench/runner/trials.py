@@ -14,6 +14,7 @@ from energybench.common.safe_read import list_folder
 from energybench.process import subprocess_call, supervise
 from energybench.process.forkserver import Child, ChildOutcome, Launcher
 from energybench.process.prepared import PreparedInterpreter
+from energybench.records.growing import GrowingRecords
 from energybench.records.reader import COUNTING_RUNS, RECORDS, read
 from energybench.records.record import Budget, Cell, CountingRun, Flag, ProcessUse, Status, Trial, Turns
 from energybench.records.run_folder import Folder, remove_if_empty
@@ -58,7 +59,7 @@ class Trials:
         self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
         self.progress, self.suite, self.prepared, self.home = progress, planned.suite, prepared, home
         self.run_identity: str | None = None  # as run.json says, once it is there
-        self.written: list[str] = []  # names of records, from the run's folder
+        self.records: GrowingRecords | None = None  # of the run, where somebody follows it
         self.watched: WatchedFiles | None = None
         self.order_seed, self.placement = 0, placement()
         self.in_turns = InTurns(self)
@@ -125,8 +126,10 @@ class Trials:
 
     def _keep(self, name: str, record: Trial | CountingRun, out: Path) -> None:
         """A record into the run's folder, once it is whole."""
-        self.folder.write_record(name, record)
-        self.written.append(name)
+        if self.records is None:
+            self.folder.write_record(name, record)
+        else:
+            self.records.write(name, record)
         out.unlink(missing_ok=True)
         self.progress.finish(record)
 

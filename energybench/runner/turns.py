@@ -17,7 +17,7 @@ import itertools
 import math
 import random
 import statistics
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -35,6 +35,7 @@ LONGEST_TRAINING_S = 120.0  # of plain training, for "auto": longer trials meet 
 MOST_BESIDE = 4  # cells in a group, beside plain training and its twin
 EXCESS_OF_MARGIN = 0.25  # of the margin of the saving, that a part's first step may cost more
 FEWEST_EXCESSES = 5  # parts that were seen after each cell's, before any grows
+MOST_EXCESSES = 500  # that are remembered: the standard error of their median is a twentieth of how widely they scatter
 SURE = 3.0  # standard errors that an excess lies above 0
 SD_OF_MAD, SE_OF_MEDIAN = 1.4826, 1.2533  # of normal values: sd / median deviation, and the median's se / the mean's
 MOST_MEMORY = 0.7  # of the machine's, or the card's
@@ -68,7 +69,8 @@ class Seen:
     whose part it was."""
 
     training_s: float | None = None  # of the longest training of the last block, about
-    excess_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # by whose part came before
+    # By whose part came before: the last of them, so that a long run looks at no more in each block than a short one.
+    excess_s: dict[str, deque[float]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=MOST_EXCESSES)))
     shares: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
     def add(self, label: str, before: str, rest: Rest) -> None:

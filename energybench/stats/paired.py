@@ -188,9 +188,14 @@ def paired(
     ratios = [math.log(cost) - math.log(of_baseline) for cost, of_baseline in zip(method, baseline, strict=True)]
     d, counts = by_device(ratios, devices)
     mean, unpooled = _spread(d)
-    lends = pooled is not None and unpooled.df > 0 and pooled.sd >= unpooled.sd and pooled.df > unpooled.df
-    spread = pooled if pooled is not None and lends else unpooled
+    spread = lent(unpooled, pooled)
     return Paired(len(d), mean, spread.sd, spread.df, d, alpha_fraction=alpha_fraction, counts=counts)
+
+
+def lent(unpooled: Spread, pooled: Spread | None) -> Spread:
+    """The spread that bounds a comparison: its own, or the workload's where that is no smaller and worth more."""
+    lends = pooled is not None and unpooled.df > 0 and pooled.sd >= unpooled.sd and pooled.df > unpooled.df
+    return pooled if pooled is not None and lends else unpooled
 
 
 def differences(
@@ -221,9 +226,13 @@ def pool(groups: Sequence[Sequence[float]], correlation: float = 0.5, level: flo
     The cells of a block share its baseline, so equal variances make their differences correlate by 1/2 and
     k cells of ν degrees of freedom are worth k·ν / (1 + (k − 1)·ρ²), not k·ν.
     """
+    return pool_spreads([_spread(group)[1] for group in groups if len(group) > 1], correlation, level)
+
+
+def pool_spreads(spreads: Sequence[Spread], correlation: float = 0.5, level: float = 0.01) -> Spread | None:
+    """The same of comparisons' own spreads, each of one degree of freedom at least."""
     from scipy.special import chdtrc
 
-    spreads = [_spread(group)[1] for group in groups if len(group) > 1]
     k, total = len(spreads), math.fsum(spread.df for spread in spreads)
     if k < 2:
         return None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -222,7 +223,8 @@ def carbon_report(
     pooling = pooling or devices.pooling(run, trials)
     summary = summarise(run, trials, counting_runs, examination, pooling)
     zones = zones_of(run, asked)
-    judged = [t for t in pairing.order(trials) if t.block < summary.look.blocks]
+    judged = _Judged(pairing.order(trials), summary.look.blocks)
+    tuned = {(cell.workload, cell.method): cell.tuned_trials for cell in reversed(run.cells)}
     uses = [use for w in summary.workloads for use in _uses(w, judged, examination, pooling)]
     rows = [(w.name, row) for w in summary.workloads for row in w.rows]
     return CarbonReport(
@@ -238,12 +240,27 @@ def carbon_report(
         gains=tuple(
             gain
             for name, row in rows
-            for gain in _gains(name, row, judged, run, summary.look.alpha_fraction, examination, pooling)
+            for gain in _gains(
+                name, row, judged, tuned.get((name, row.method)), summary.look.alpha_fraction, examination, pooling
+            )
         ),
         device_note=summary.device_note,
         whole_j=_whole(trials),
         not_in_it=_not_in_it(summary, zones),
     )
+
+
+class _Judged:
+    """The trials before the look's last block, sorted once: of each workload's plain training, of each of its cells."""
+
+    def __init__(self, trials: Sequence[Trial], blocks: int) -> None:
+        self.baselines: dict[str, list[Trial]] = defaultdict(list)
+        self.cells: dict[tuple[str, str], list[Trial]] = defaultdict(list)
+        for trial in trials:
+            if trial.block < blocks:
+                self.cells[trial.workload, trial.method].append(trial)
+                if trial.role == BASELINE:
+                    self.baselines[trial.workload].append(trial)
 
 
 def _headline(summary: Summary) -> str:
@@ -289,11 +306,10 @@ def _metered(trials: Sequence[Trial]) -> list[Metered]:
     return windows if same else []
 
 
-def _uses(workload: Workload, trials: Sequence[Trial], examination: Examination, pooling: Pooling) -> list[Use]:
+def _uses(workload: Workload, judged: _Judged, examination: Examination, pooling: Pooling) -> list[Use]:
     """Of each cell; on each device, where there are several."""
-    of_workload = [t for t in trials if t.workload == workload.name]
-    cells = [(workload.baseline_name, BASELINE, [t for t in of_workload if t.role == BASELINE])]
-    cells += [(row.method, row.method, [t for t in of_workload if t.method == row.method]) for row in workload.rows]
+    cells = [(workload.baseline_name, BASELINE, judged.baselines[workload.name])]
+    cells += [(row.method, row.method, judged.cells[workload.name, row.method]) for row in workload.rows]
     if not pooling.several:
         return [
             _use(workload.name, name, label, pairing.newest(of_cell, examination.reason_unusable))
@@ -324,14 +340,14 @@ def _use(workload: str, method: str, label: str, trials: Sequence[Trial], device
 def _gains(
     workload: str,
     row: Row,
-    trials: Sequence[Trial],
-    run: RunFile,
+    judged: _Judged,
+    tuned: int | None,
     alpha_fraction: float,
     examination: Examination,
     pooling: Pooling,
 ) -> list[Gain]:
     """Of a method; on each device, where there are several: the verdict is of them all, and joules are each one's."""
-    whole, pairs = _gain(workload, row, trials, run, examination)
+    whole, pairs = _gain(workload, row, judged, tuned, examination)
     if not pairs:
         return [whole]
     if not pooling.several:
@@ -350,24 +366,17 @@ def _gains(
 
 
 def _gain(
-    workload: str, row: Row, trials: Sequence[Trial], run: RunFile, examination: Examination
+    workload: str, row: Row, judged: _Judged, tuned: int | None, examination: Examination
 ) -> tuple[Gain, list[Pair]]:
     """What is not multiplied, with the reason and no pair; else the pairs."""
-    cell = next((c for c in run.cells if (c.workload, c.method) == (workload, row.method)), None)
-    tuned = cell.tuned_trials if cell else None
     empty = Gain(workload, row.method, row.verdict, "", None, None, tuned, None, None, None, None)
     if row.measured is None or row.measured.quantity != "energy":
         return dataclasses.replace(empty, reason="its energy was not measured on both sides"), []
     if row.verdict not in PROVEN:
         detail = f": {row.reason}" if row.reason else ""
         return dataclasses.replace(empty, reason=f"{row.verdict}{detail}; nothing is multiplied"), []
-    of_workload = [t for t in trials if t.workload == workload]
-    pairs = pairing.pairs(
-        [t for t in of_workload if t.method == row.method],
-        [t for t in of_workload if t.role == BASELINE],
-        examination.reason_unusable,
-    )
-    return empty, pairs
+    trials, baselines = judged.cells[workload, row.method], judged.baselines[workload]
+    return empty, pairing.pairs(trials, baselines, examination.reason_unusable)
 
 
 def _multiplied(pairs: Sequence[Pair], tuned: int | None, alpha_fraction: float) -> dict[str, Any]:

@@ -43,11 +43,14 @@ def checks(
     """
     all_raised = _all_raised(workloads, run_flags, trials, examination)
     evidence = _evidence(workloads, trials, counting_runs)
+    by_code: dict[str, list[RaisedFlag]] = {}
+    for flag in all_raised:
+        by_code.setdefault(flag.code, []).append(flag)
     unknown = {flag.code: flag_codes.kind(flag.code) for flag in all_raised if flag.code not in flag_codes.KINDS}
     schema = max((trial.schema_ for trial in trials), default=SCHEMA)
     result: list[Check] = []
     for kind in (*flag_codes.REGISTRY, *(unknown[code] for code in sorted(unknown))):
-        places = [flag for flag in all_raised if flag.code == kind.code]
+        places = by_code.get(kind.code, [])
         result += [Check(kind.code, f.where, "raised", f.severity, kind.said_of(schema), f.detail) for f in places]
         if kind.code == "aa_failed":
             result += [_aa(w) for w in workloads if not any(f.code == "aa_failed" for f in w.flags)]

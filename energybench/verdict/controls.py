@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from energybench.records.record import Budget, Cell, Trial
+from energybench.records.record import Budget, Trial
 from energybench.verdict import pairing, sentences
 from energybench.verdict.cell_records import CellRecords
 from energybench.verdict.pairing import Pair, Partners, ReasonUnusable
@@ -13,11 +13,13 @@ EPOCH_TOLERANCE = 0.5  # epochs between a method and its control, which trained 
 
 
 def pairs(
-    trials: Iterable[Trial], records: CellRecords, baselines: Partners, reason_unusable: ReasonUnusable
+    found: Sequence[Trial], records: CellRecords, baselines: Partners, reason_unusable: ReasonUnusable
 ) -> list[Pair]:
     """A method's trials, each with the control of its block; with plain training where its tally paid for all of it.
-    Empty where no block has a control."""
-    found = [t for t in trials if t.role == "control" and t.of == records.label]
+    Empty where no block has a control.
+
+    found: its controls' trials
+    """
     controlled = {pairing.place(t)[:3] for t in found if reason_unusable(t) is None}
     if not controlled:
         return []
@@ -52,9 +54,8 @@ def _apart(compared: Iterable[Pair]) -> Iterator[tuple[float, str]]:
             yield abs(kept.epochs_trained - of_control.epochs_trained), described
 
 
-def why_none(records: CellRecords, cells: Iterable[Cell]) -> str:
+def why_none(records: CellRecords, asked: bool) -> str:
     """Why a method whose control the suite asks for has none; empty where it has one, or where nobody asked."""
-    asked = any(cell.control == "asked" and cell.of == records.label for cell in cells)
     known = [t.budget for t in records.paired_trials if t.budget is not None]
     if not asked or not known or any(t.trained_less for t in records.paired_trials):
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
 from energybench.flops.unpriced import matrix_operators
 from energybench.meter.doubts import doubts, found
@@ -343,10 +344,11 @@ def _fall(figures: Sequence[float | None], least: float) -> tuple[float, float] 
     known = [figure for figure in figures if figure is not None]
     if len(known) < len(figures):
         return None
-    for place in range(1, len(known)):
-        before, after = min(known[:place]), max(known[place:])
-        if before > CLIFF * after and before - after > least:
-            return before, after
+    before = accumulate(known, min)
+    after = [*accumulate(reversed(known), max)][::-1]
+    for least_before, most_after in zip(before, after[1:], strict=False):
+        if least_before > CLIFF * most_after and least_before - most_after > least:
+            return least_before, most_after
     return None
 
 

@@ -67,16 +67,15 @@ def this_run(
         epochs:   of plain training, into which its saving is divided
         pooling:  of the devices, where they may be several
     """
-    if not all(_once(trial) for pair in pairs for trial in (pair.method, pair.baseline)):
+    if not all(map(holds_once, pairs)):
         return steady, None
-    costs = [_costs(pair, quantity) for pair in pairs]  # (window, once) of the method and of the baseline
+    costs = [costs_of(pair, quantity) for pair in pairs]  # (window, once) of the method and of the baseline
     shares = [(method[1] - baseline[1]) / baseline[0] for method, baseline in costs]
     devices = devices_of(pairs, pooling)
     extra = paired.differences(shares, [0.0] * len(shares), devices=devices)
-    low, high = extra.interval() if extra.df > 0 else (None, None)
-    most = high if high is not None and extra.n >= paired.FEWEST_BLOCKS else extra.mean
-    if most <= margin or extra.mean <= 0:  # nobody is paid for preparing faster than plain training
+    if not is_billed(extra, margin):
         return steady, None
+    low, high = extra.interval() if extra.df > 0 else (None, None)
     change = paired.paired(
         [sum(method) for method, _ in costs],
         [sum(baseline) for _, baseline in costs],
@@ -97,7 +96,19 @@ def this_run(
     )
 
 
-def _costs(pair: Pair, quantity: paired.Quantity) -> tuple[tuple[float, float], tuple[float, float]]:
+def is_billed(extra: paired.Mean, margin: float) -> bool:
+    """Whether what is spent once, as shares of plain training's window, may lie beyond the margin."""
+    high = extra.interval()[1] if extra.df > 0 else None
+    most = high if high is not None and extra.n >= paired.FEWEST_BLOCKS else extra.mean
+    return most > margin and extra.mean > 0  # nobody is paid for preparing faster than plain training
+
+
+def holds_once(pair: Pair) -> bool:
+    """Whether the records of both sides say what was spent once."""
+    return bool(_once(pair.method) and _once(pair.baseline))
+
+
+def costs_of(pair: Pair, quantity: paired.Quantity) -> tuple[tuple[float, float], tuple[float, float]]:
     """(window, once) of the method and of the baseline, in seconds or in measured joules."""
     trials, windows = (pair.method, pair.baseline), pair.costs(quantity)
     if quantity == "time":

@@ -10,7 +10,7 @@ side of the truth with a chance of 2^(1 − W), so the range over the workloads 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from energybench.common.hashing import stable_seed
@@ -37,10 +37,11 @@ def interval(groups: Sequence[Blocks], seed: int, draws: int = DRAWS) -> tuple[f
     random = np.random.default_rng(seed)
     drawn = (random.random((draws, count)) * count).astype(int)
     values = np.empty((draws, count))
-    for index, group in enumerate(groups):
-        of_group = drawn == index
-        blocks = np.asarray(group)[(random.random((int(of_group.sum()), len(group))) * len(group)).astype(int)]
-        values[of_group] = blocks.mean(axis=1)
+    by_group = np.argsort(drawn, axis=None, kind="stable")  # where each was drawn, one group after the other
+    ends = np.cumsum(np.bincount(drawn.ravel(), minlength=count))
+    for group, start, end in zip(groups, [0, *ends[:-1]], ends, strict=True):
+        blocks = np.asarray(group)[(random.random((int(end - start), len(group))) * len(group)).astype(int)]
+        values.flat[by_group[start:end]] = blocks.mean(axis=1)
     reach = paired.student((1 + paired.INTERVAL) / 2, count - 1) * math.sqrt(count / (count - 1))
     tail = float(ndtr(-reach))
     low, high = np.quantile(values.mean(axis=1), [tail, 1 - tail])
@@ -49,13 +50,20 @@ def interval(groups: Sequence[Blocks], seed: int, draws: int = DRAWS) -> tuple[f
 
 def over_all(comparisons: Sequence[WorkloadComparison], workloads: Sequence[Workload]) -> tuple[Overall, ...]:
     """Every method that was compared on two workloads or more, in the order of the suite."""
-    labels = dict.fromkeys(label for comparison in comparisons for label in comparison.methods)
-    overall = [_method(label, comparisons, workloads) for label in labels]
+    by_label: dict[str, dict[str, Row]] = {}  # method → workload → row
+    compared: dict[str, list[WorkloadComparison]] = {}
+    for comparison in comparisons:
+        for label in comparison.methods:
+            compared.setdefault(label, []).append(comparison)
+    for workload in workloads:
+        for row in workload.rows:
+            by_label.setdefault(row.method, {})[workload.name] = row
+    overall = [_method(label, of_label, by_label.get(label, {})) for label, of_label in compared.items()]
     return tuple(each for each in overall if each is not None)
 
 
-def _method(label: str, comparisons: Sequence[WorkloadComparison], workloads: Sequence[Workload]) -> Overall | None:
-    rows = {workload.name: row for workload in workloads for row in workload.rows if row.method == label}
+def _method(label: str, comparisons: Sequence[WorkloadComparison], rows: Mapping[str, Row]) -> Overall | None:
+    """comparisons: that have the method; rows: of it, by workload."""
     whole = {name: row for name, row in rows.items() if _is_whole(row)}
     used = [comparison for comparison in comparisons if comparison.name in whole]
     if len(used) < 2:

@@ -130,12 +130,13 @@ def pairs_with_controls(
 
     partners: plain training, by way of which such a pair is compared; without it there is none
     """
-    controls = [t for t in order(controls) if reason_unusable(t) is None]
+    beside: dict[tuple[int, int, str], list[Trial]] = {}  # those of one block, invocation and device
+    for control in order(controls):
+        if reason_unusable(control) is None:
+            beside.setdefault(place(control)[:3], []).append(control)
     by_block: dict[int, Pair] = {}
     for trial in order(trials):
-        for control in controls if reason_unusable(trial) is None else ():
-            if place(trial)[:3] != place(control)[:3]:
-                continue
+        for control in beside.get(place(trial)[:3], ()) if reason_unusable(trial) is None else ():
             if trial.group == control.group:
                 by_block[trial.block] = Pair(trial, control)
                 continue

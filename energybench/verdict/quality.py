@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from energybench.common import metrics
@@ -22,6 +22,7 @@ from energybench.verdict.figures import Quality, QualityWord, Row
 from energybench.verdict.pairing import Pair, devices_of
 
 DECLARED_SINCE = 4  # schema
+UNDECLARED = Metric(better="higher")  # which nobody said: it is printed, and decides nothing
 LOWER_IS_BETTER = re.compile(  # anywhere in a name; or as a word of it
     r"loss(?!less)|error|perplexity|entropy|mae|mse|fid(?!e)|bits_per"
     r"|(?<![a-z])(ppl|nll|wer|cer|eer|bpb|bpc|bpd|kid|lpips|mape)(?![a-z])"
@@ -50,8 +51,12 @@ def known(run: RunFile, workload: str, name: str) -> Known | None:
 
 def main_metric(trials: Iterable[Trial]) -> str | None:
     """Accuracy where it was recorded, else the first metric by name."""
-    names = sorted({name for trial in trials for name in trial.quality})
-    return "accuracy" if "accuracy" in names else next(iter(names), None)
+    return main_of({name for trial in trials for name in trial.quality})
+
+
+def main_of(names: Collection[str]) -> str | None:
+    """The same of the metrics that were recorded."""
+    return "accuracy" if "accuracy" in names else min(names, default=None)
 
 
 def compare(
@@ -92,11 +97,12 @@ def _compare(
     alpha_fraction: float,
     pooling: Pooling | None,
 ) -> tuple[Quality | None, paired.Mean | None]:
-    judged, recorded = _values(pairs, name)
+    judged = [pair for pair in pairs if values([pair], name)]
+    recorded = values(judged, name)
     if not recorded:
         return None, None
     of = known(run, workload, name)
-    metric = of.metric if of else Metric(better="higher")
+    metric = of.metric if of else UNDECLARED
     of_method, of_baseline = ([metric.fraction(value[side]) for value in recorded] for side in (0, 1))
     devices = devices_of(judged, pooling)
     difference = paired.differences(of_method, of_baseline, metric.better == "higher", alpha_fraction, devices)
@@ -136,15 +142,10 @@ def _doubt(name: str, metric: Metric, outside: float | None) -> str:
     return f"{name} {outside:.4g} lies out of its range, {metric.range_in_words}{hint}"
 
 
-def _values(pairs: Sequence[Pair], name: str) -> tuple[list[Pair], list[tuple[float, float]]]:
-    """The pairs of which both sides are known and finite, and (method, baseline) of each."""
-    both = [(pair, pair.method.quality.get(name), pair.baseline.quality.get(name)) for pair in pairs]
-    known = [
-        (pair, (a, b))
-        for pair, a, b in both
-        if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)
-    ]
-    return [pair for pair, _ in known], [values for _, values in known]
+def values(pairs: Sequence[Pair], name: str) -> list[tuple[float, float]]:
+    """(method, baseline) of the blocks in which both are known and finite."""
+    both = [(pair.method.quality.get(name), pair.baseline.quality.get(name)) for pair in pairs]
+    return [(a, b) for a, b in both if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)]
 
 
 def word(row: Row, difference: paired.Mean | None, quality_margin: float | None, open_: bool) -> QualityWord:

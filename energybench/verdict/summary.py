@@ -14,6 +14,7 @@ from energybench.meter.not_seen import not_seen_of
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.suite.sweep_keys import plain_names
 from energybench.verdict import devices, flags, interim, interim_notes, pairing, requirements, wording
+from energybench.verdict.by_workload import ByWorkload
 from energybench.verdict.checks import checks
 from energybench.verdict.devices import Pooling
 from energybench.verdict.examination import Examination
@@ -46,14 +47,9 @@ def summarise(
     pooling = pooling or devices.pooling(run, trials)
     of_run = trials if pooling.whole is None else pairing.order(pooling.whole)
     counting_runs = sorted(counting_runs, key=lambda w: (w.workload, w.method))
-    names = dict.fromkeys([c.workload for c in run.cells] + [t.workload for t in trials])
+    records = ByWorkload(run, trials, counting_runs)
     look = interim.current_look(run, of_run)
-    by_name: dict[str, list[Trial]] = {name: [] for name in names}
-    for trial in trials:
-        by_name[trial.workload].append(trial)
-    comparisons = [
-        WorkloadComparison(name, run, by_name[name], counting_runs, look, examination, pooling) for name in names
-    ]
+    comparisons = [WorkloadComparison(name, records, look, examination, pooling) for name in records.names]
     workloads = tuple(comparison.workload() for comparison in comparisons)
     run_flags = raised(flags.check_run(run, trials), "this run")
     return Summary(
@@ -78,7 +74,7 @@ def summarise(
         look=look,
         look_note=wording.plain(interim_notes.note(look)),
         overall=over_all(comparisons, workloads),
-        added=_added(run, trials, counting_runs, look, examination, pooling),
+        added=_added(records, trials, look, examination, pooling),
         uncounted=_without_price(counting_runs),
         required=requirements.held(
             run.resolved.get("require") or (), workloads, look, plain_names(run.resolved.get("workload") or ())
@@ -144,22 +140,14 @@ def _not_run(run: RunFile, trials: Sequence[Trial], look: Look) -> tuple[NotRun,
 
 
 def _added(
-    run: RunFile,
-    trials: Sequence[Trial],
-    counting_runs: Sequence[CountingRun],
-    look: Look,
-    examination: Examination,
-    pooling: Pooling,
+    records: ByWorkload, trials: Sequence[Trial], look: Look, examination: Examination, pooling: Pooling
 ) -> tuple[Added, ...]:
     """Every comparison over all blocks, where some were added to the finished run."""
-    count = interim_notes.added_blocks(run, trials)
+    count = interim_notes.added_blocks(records.run, trials)
     if not count:
         return ()
     everything = dataclasses.replace(look, blocks=max(t.block for t in trials) + 1, alpha_fraction=1.0)
-    names = dict.fromkeys(t.workload for t in trials)
-    comparisons = [
-        WorkloadComparison(name, run, trials, counting_runs, everything, examination, pooling) for name in names
-    ]
+    comparisons = [WorkloadComparison(name, records, everything, examination, pooling) for name in records.trials]
     return tuple(
         Added(comparison.name, label, count, comparison.measured(*comparison.compare(pairs)))
         for comparison in comparisons

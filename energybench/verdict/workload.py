@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from energybench.records.record import SCHEMA, CountingRun, Flag, RunFile, Trial
+from energybench.records.record import SCHEMA, Flag, RunFile, Trial
 from energybench.stats import paired
 from energybench.suite.command_tables import written
 from energybench.verdict import (
@@ -26,6 +26,7 @@ from energybench.verdict import (
 )
 from energybench.verdict.absolute import absolute
 from energybench.verdict.accept import Accept
+from energybench.verdict.by_workload import ByWorkload
 from energybench.verdict.cell_records import CellRecords, NominalSavings
 from energybench.verdict.devices import Pooling
 from energybench.verdict.examination import Examination
@@ -55,39 +56,36 @@ class WorkloadComparison:
 
     Args:
         name: of the workload
-        run: with the suite as it was resolved, and the cells that were planned
-        trials: any of the run's, of this workload or not
-        counting_runs: likewise
+        records: of the run
         look: the verdicts are of; trials of later blocks enter nothing
         examination: of all these trials
         pooling: of their devices
     """
 
-    def __init__(
-        self,
-        name: str,
-        run: RunFile,
-        trials: Sequence[Trial],
-        counting_runs: Sequence[CountingRun],
-        look: Look,
-        examination: Examination,
-        pooling: Pooling,
-    ) -> None:
+    def __init__(self, name: str, records: ByWorkload, look: Look, examination: Examination, pooling: Pooling) -> None:
+        self.run = run = records.run
         self.pooling = pooling
-        self.name, self.run, self.accept, self.look = name, run, Accept.of(run, name), look
+        self.name, self.accept, self.look, self.twins = name, Accept.of(run, name), look, records.twins
         self.examination = examination
-        self.trials = [t for t in trials if t.workload == name and t.block < look.blocks]
+        self.trials = [t for t in records.trials.get(name, ()) if t.block < look.blocks]
         self.schema = max((t.schema_ for t in self.trials), default=SCHEMA)
         self.unjudged = cell_records.is_unjudged(run, name)
-        self.counting_run = {w.method: w for w in counting_runs if w.workload == name}
-        self.cells = {c.method: c for c in run.cells if c.workload == name}
+        self.counting_run = {w.method: w for w in records.counting_runs.get(name, ())}
+        self.cells = {c.method: c for c in records.cells.get(name, ())}
         self.outside = any(cell.command for cell in self.cells.values())  # of our loop
         self.baselines = self._of_role("baseline")
         self.partners = pairing.partners_of(self.baselines, examination.reason_unusable)
         self.baseline_counting_run = next((w for w in self.counting_run.values() if w.role == "baseline"), None)
         planned = [c.method for c in self.cells.values() if c.role == "method" and c.skipped is None]
         self.methods = list(dict.fromkeys([*planned, *(t.method for t in self._of_role("method"))]))
-        self.compared = {label: self.pairs([t for t in self.trials if t.method == label]) for label in self.methods}
+        self.of_method: dict[str, list[Trial]] = {}
+        self.controls: dict[str, list[Trial]] = {}  # by the method whose budget they train
+        for trial in self.trials:
+            self.of_method.setdefault(trial.method, []).append(trial)
+            if trial.role == "control":
+                self.controls.setdefault(trial.of or "", []).append(trial)
+        self.asked = {cell.of for cell in self.cells.values() if cell.control == "asked"}
+        self.compared = {label: self.pairs(self.of_method.get(label, [])) for label in self.methods}
         twins = self.pairs(self._of_role("twin"))
         self.pooled = pairing.pooled([twins, *self.compared.values()], pooling)
         self.twin = self.compare(twins) if twins else None
@@ -168,7 +166,7 @@ class WorkloadComparison:
                 counted_error_flop=counted.counted_error_flop if counted else 0.0,
                 not_in_ledger=[name for cell in self.cells.values() for name in cell.not_in_ledger],
                 mixed=self.pooling.mixed,
-                workloads=len({cell.workload for cell in self.run.cells if cell.role == "twin" and not cell.skipped}),
+                workloads=self.twins,
             ),
             *flags.check_cliff(self.trials),
             *(flag for trial in trials for flag in self.examination.flags(trial)),
@@ -187,7 +185,7 @@ class WorkloadComparison:
         records = CellRecords(
             label,
             pairs=self.compared[label],
-            trials=[t for t in self.trials if t.method == label],
+            trials=self.of_method.get(label, []),
             counting_run=self.counting_run.get(label),
             cell=self.cells.get(label),
         )
@@ -240,7 +238,7 @@ class WorkloadComparison:
             to_target=None,
             flags=raised_flags,
             control=control,
-            control_note=controls.why_none(records, self.cells.values()),
+            control_note=controls.why_none(records, asked=records.label in self.asked),
             **absolute(trials, self.pooling),
             command=self._command(records.label),
             unjudged=self.unjudged,
@@ -310,7 +308,8 @@ class WorkloadComparison:
         )
 
     def _control_pairs(self, records: CellRecords) -> list[Pair]:
-        return controls.pairs(self.trials, records, self.partners, self.examination.reason_unusable)
+        of_method = self.controls.get(records.label, [])
+        return controls.pairs(of_method, records, self.partners, self.examination.reason_unusable)
 
     def _sound(self, pairs: Sequence[Pair]) -> bool:
         """Whether the comparison with a control may show anything."""

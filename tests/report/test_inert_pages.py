@@ -25,6 +25,7 @@ from energybench.report.markdown_syntax import details, escape
 from energybench.report.rows import GLOSSARY
 from energybench.report.terminal import partial, render
 from energybench.verdict.carbon import carbon_report
+from energybench.verdict.glance import Glance
 from energybench.verdict.summary import summarise, to_json
 
 NAMES = (
@@ -161,7 +162,9 @@ def test_what_is_folded_away_is_named_as_it_was_written(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_a_hostile_name_moves_no_terminal(name: str, tmp_path: Path) -> None:
     run, trials, counting_runs = hostile(name)
-    summary = summarise(run, trials, counting_runs)
+    summary, glance = summarise(run, trials, counting_runs), Glance(run)
+    for block in {trial.block for trial in trials}:
+        glance.block(block, [trial for trial in trials if trial.block == block])
     write_json(tmp_path / "run.json", run)
     for number, trial in enumerate(trials):
         write_json(tmp_path / "records" / f"{number}.json", trial)
@@ -169,7 +172,7 @@ def test_a_hostile_name_moves_no_terminal(name: str, tmp_path: Path) -> None:
     for width in (60, 120):
         console = Console(file=out, width=width, force_terminal=False)
         render(summary, console, verbose=width > 60)
-        partial(summary, console)
+        partial(glance.so_far(), 3, console)
         carbon_render(carbon_report(run, trials, counting_runs), console)
         show.print_run(tmp_path, console)
         show.print_record(tmp_path / "records" / "0.json", console)

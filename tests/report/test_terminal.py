@@ -18,18 +18,22 @@ from energybench.records.record import Claim
 from energybench.report.terminal import fold, partial, render, wrap
 from energybench.verdict import sentences, wording
 from energybench.verdict.figures import Summary
+from energybench.verdict.glance import Glance
 from energybench.verdict.summary import summarise
 
 WIDTHS = [60, 80, 100, 140, 200]
 LONG = "slow+dropout skip=random:0.25,period=12,depth=0.875"
 
 
-def example(**options: object) -> Summary:
+def made(**options: object) -> Run:
     run = Run(noise=0.02, quality_noise=0.001, **options)  # type: ignore[arg-type]
     run.method("half", time=0.7, flop=0.5, claim=Claim(saving_rel=0.4, of="backward", source="Table 4"))
     run.method(LONG, time=1.53, flop=0.9, energy=1.2).method("ssprop", time=1.002, flop=0.61)
-    run.control("half", time=0.71).skip("other", "no convolution here")
-    return summarise(*run.records())
+    return run.control("half", time=0.71).skip("other", "no convolution here")
+
+
+def example(**options: object) -> Summary:
+    return summarise(*made(**options).records())
 
 
 def printed(summary: Summary, width: int, show: object = render) -> str:
@@ -38,12 +42,21 @@ def printed(summary: Summary, width: int, show: object = render) -> str:
     return console.export_text()
 
 
+def so_far(summary: Summary, console: Console) -> None:
+    """Of the same records, as after its last block."""
+    run, trials, _ = made().records()
+    glance = Glance(run)
+    for block in range(summary.blocks):
+        glance.block(block, [trial for trial in trials if trial.block == block])
+    partial(glance.so_far(), summary.blocks, console)
+
+
 def everything(summary: Summary, console: Console) -> None:
     render(summary, console, verbose=True)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("show", [render, everything, partial])
+@pytest.mark.parametrize("show", [render, everything, so_far])
 def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(width: int, show: object) -> None:
     text = printed(example(), width, show)
     assert "…" not in text
@@ -212,7 +225,7 @@ def test_markup_and_escapes_in_a_name_are_printed_as_they_are_or_blanked() -> No
 
 
 def test_after_a_block_no_verdict_is_given() -> None:
-    text = printed(example(), 100, partial)
+    text = printed(example(), 100, so_far)
     assert "3 of 3" in text
     assert "verdict" not in text
     assert "slower" not in text
