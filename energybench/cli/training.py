@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from energybench.cli.common import console, print_json, suite_options
+from energybench.cli import engines
+from energybench.cli.common import console, print_json, refuse_together, suite_options
 from energybench.cli.completion import names_of_suites
 from energybench.common.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, EnergybenchError, Problem, UsageError
 from energybench.runner.prepare import load_suite, plan_suite, seconds_of
@@ -33,6 +34,16 @@ from energybench.runner.prepare import load_suite, plan_suite, seconds_of
 @click.option(
     "--keep-going", is_flag=True, help="Go on where a command's quality or windows cannot be used; else it ends there."
 )
+@click.option(
+    "--on",
+    "engine",
+    type=click.Choice(engines.ENGINES),
+    help="Run the blocks as jobs of a cluster, as [on] says, and report when they have ended.",
+)
+@click.option(
+    "--blocks-per-job", type=click.IntRange(1, 1000), metavar="N", help="--on slurm: in place of the suite's."
+)
+@click.option("--submit-only", is_flag=True, help="--on slurm: do not wait; the same command waits later.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def run(
     suite: str,
@@ -47,9 +58,32 @@ def run(
     add_blocks: int | None,
     strict: bool,
     keep_going: bool,
+    engine: str | None,
+    blocks_per_job: int | None,
+    submit_only: bool,
     as_json: bool,
 ) -> None:
     """Train every cell of SUITE (a file, or a shipped one's name) and report. Run again to continue."""
+    given = {"--until-decided": until_decided, "--max-time": max_time, "--add-blocks": add_blocks, "--on": engine}
+    refuse_together([name for name, value in given.items() if value], engines.EXCLUDED)
+    if engine != "slurm" and (blocks_per_job or submit_only):
+        raise click.UsageError(f"{'--submit-only' if submit_only else '--blocks-per-job'} is about --on slurm.")
+    if engine is not None:
+        flags = {"quick": quick, "no_user_code": no_user_code, "keep_going": keep_going}
+        sys.exit(
+            engines.run_on(
+                engine,
+                load_suite(suite, quick, overrides, device, no_user_code),
+                options=engines.handed_on(flags, overrides, device),
+                device=device,
+                out=out,
+                fresh=fresh,
+                blocks_per_job=blocks_per_job,
+                submit_only=submit_only,
+                strict=strict,
+                as_json=as_json,
+            )
+        )
     from energybench.runner import runner
     from energybench.runner.progress import Progress
 

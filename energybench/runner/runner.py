@@ -149,7 +149,7 @@ class _Runner:
         from energybench.verdict import requirements
 
         code = requirements.exit_code(summary.required, self.strict)
-        return EXIT_TRIALS_FAILED if code != EXIT_REGRESSION and _failed(self.folder.trials()) else code
+        return EXIT_TRIALS_FAILED if code != EXIT_REGRESSION and failed(self.folder.trials()) else code
 
     def _train(self, slots: list[schedule.Slot], blocks: int, deadline: float | None) -> tuple[str, bool]:
         """Block by block: how it ended, and whether that is the end of the run."""
@@ -343,7 +343,7 @@ def _counting_name(cell: Cell | CountingRun) -> str:
     return f"{COUNTING_RUNS}/{cell_name(cell.workload, cell.method)}.json"
 
 
-def _failed(trials: list[Trial]) -> list[Trial]:
+def failed(trials: list[Trial]) -> list[Trial]:
     """The trials that failed or that no comparison may use, and that no later invocation has repeated well."""
     unusable = {id(trial) for trial in trials if examine(trial).reason_unusable is not None}
     good = {

@@ -1,0 +1,62 @@
+"""What a Ray worker does of a block: it starts our command, hands it on when it is to end, and tells how it ended.
+
+Imports neither torch nor ray: a worker's process is small, and reads this file by its import.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from energybench.cluster.block_commands import BlockEnd
+
+ENDING_S = 60.0  # for a command that was told to end
+ELSEWHERE_S, APART_S = 120.0, 5.0  # while a lost worker's command may still be ending
+RESUMABLE = frozenset({BlockEnd.INTERRUPTED, *(-number for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT))})
+
+
+class Lost(Exception):
+    """The command ended before its work did, and goes on if it is started again: what Ray retries."""
+
+
+def work(words: Sequence[str], place: str, log: str) -> int:
+    """Run a command to its end. Returns its exit code.
+
+    Args:
+        place: folder to run it in
+        log:   file that its output is added to
+
+    Raises:
+        Lost: it was ended from outside.
+        KeyboardInterrupt: the task was cancelled; its command has ended.
+    """
+    until = time.monotonic() + ELSEWHERE_S
+    while True:
+        code = _to_its_end(words, place, Path(log))
+        if code in RESUMABLE:
+            raise Lost(f"ended by {code}")
+        if code != BlockEnd.ELSEWHERE or time.monotonic() > until:
+            return code
+        time.sleep(APART_S)
+
+
+def _to_its_end(words: Sequence[str], place: str, log: Path) -> int:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    tied = [sys.executable, "-m", "energybench.cluster.tied_child", str(os.getpid()), *words]
+    with log.open("ab") as file:
+        child = subprocess.Popen(tied, cwd=place, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        try:
+            return child.wait()
+        finally:
+            if child.poll() is None:  # cancelled, or the worker ends
+                child.terminate()
+                try:
+                    child.wait(timeout=ENDING_S)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()

@@ -1,0 +1,224 @@
+"""`energybench run SUITE --on slurm`: from a suite on a login node to one report.
+
+    choose or make the run's folder           run_folder_choice.py
+    submit what is missing                    submission.py: plan → array of blocks → report
+    wait: the queue's state beside the records'; blocks whose job was lost are submitted again
+    report                                    from the records of all blocks
+
+Whoever ends the wait (Ctrl-C, a closed terminal) ends no job: the same command waits again, and submits what is
+missing. Nothing here imports torch, and no card is looked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from energybench.cluster import job_script, queue_state
+from energybench.cluster.block_commands import Asked
+from energybench.cluster.blocks_on_disk import BlocksOnDisk
+from energybench.cluster.jobs_file import JOBS
+from energybench.cluster.live_line import LiveLine
+from energybench.cluster.queue_state import Task
+from energybench.cluster.run_folder_choice import choose
+from energybench.cluster.slurm_calls import NoAnswer, Slurm, refuse_without_slurm
+from energybench.cluster.submission import Submission, no_answer, submitting
+from energybench.common.errors import EXIT_FINE, EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, Problem, UsageError, typed
+from energybench.common.interrupts import signals_interrupt
+from energybench.suite.on_tables import SlurmTable
+
+MOST_AGAIN = 3  # submissions of a block whose job was lost, beyond the first
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 20.0  # between two looks at the queue
+LOG_LINES = 15  # of a job that failed
+
+
+@dataclass
+class Waited:
+    """How the jobs ended. code: EXIT_FINE where every block is complete."""
+
+    code: int
+    folder: Path
+    disk: BlocksOnDisk
+
+
+def run_on_slurm(
+    asked: Asked,
+    *,
+    out: Path | None,
+    fresh: bool,
+    blocks_per_job: int | None,
+    submit_only: bool,
+    line: LiveLine,
+    sleep: Callable[[float], None] = time.sleep,
+) -> tuple[Waited, Submission | None]:
+    """Submit what is missing, and wait for it. The submission where everything was waited for, to say that its report
+    was shown.
+
+    Raises UsageError E680 to E685; EnergybenchError of a folder or a file that cannot be used.
+    """
+    table = slurm_table(asked)
+    refuse_without_slurm()
+    folder = choose(asked, "slurm", out, fresh, line.say)
+    disk = BlocksOnDisk(folder, asked.blocks)
+    slurm = Slurm(line.warn, sleep=sleep)
+    with signals_interrupt():
+        with submitting(folder):
+            submission = Submission(asked, folder, table, slurm, line.say, blocks_per_job)
+            tasks = _submit_missing(submission, disk, line)
+        if submit_only:
+            line.say("the same command without --submit-only waits for them and reports")
+            return Waited(EXIT_FINE, folder, disk), None
+        try:
+            return _wait(submission, disk, tasks, line, sleep), submission
+        except KeyboardInterrupt as interrupt:
+            _left(submission, interrupt, line)
+            return Waited(EXIT_INTERRUPTED, folder, disk), None
+
+
+def slurm_table(asked: Asked) -> SlurmTable:
+    """Raises UsageError E685 where the suite says nothing of Slurm."""
+    table = asked.suite.on.slurm if asked.suite.on else None
+    if table is None:
+        hint = 'add [on] slurm = { partition = "gpu", gres = "gpu:1", cpus = 8, time = "4 h" }; docs/cluster.md'
+        place = asked.suite.where(("on",)) if asked.suite.on else str(asked.suite.path)
+        raise UsageError(Problem("E685", "the suite does not say what to ask of Slurm", place, hint))
+    return table
+
+
+def _submit_missing(submission: Submission, disk: BlocksOnDisk, line: LiveLine) -> list[Task]:
+    """The queue as it was before; what is neither complete nor in it is submitted."""
+    try:
+        tasks = submission.look()
+    except NoAnswer as silence:
+        raise UsageError(no_answer(silence, submission.slurm.patience_s)) from None
+    disk.look()
+    live = submission.live_blocks(tasks)
+    missing = [block for block in disk.missing if block not in live]
+    began = bool(submission.jobs.submitted)
+    if began:
+        line.say(f"continuing in {submission.folder}: {disk}; {queue_state.sentence(tasks)}")
+    if missing:
+        submission.submit(tasks, missing)
+        ids = ", ".join(str(job.id) for job in submission.jobs.submitted if job.id and not _known(job.name, tasks))
+        what = f"{len(missing)} of {asked_blocks(disk)}" if began else asked_blocks(disk)
+        line.say(f"{what} submitted as job {ids}; writing to {submission.folder}")
+    return tasks
+
+
+def asked_blocks(disk: BlocksOnDisk) -> str:
+    return f"{disk.blocks} block{'s' * (disk.blocks != 1)}"
+
+
+def _known(name: str, tasks: Sequence[Task]) -> bool:
+    return any(task.name == name for task in tasks)
+
+
+def _wait(
+    submission: Submission, disk: BlocksOnDisk, tasks: list[Task], line: LiveLine, sleep: Callable[[float], None]
+) -> Waited:
+    """Until every block is complete and the report's job has ended, or nothing is left that could complete them."""
+    pause_s, before, suspected = FIRST_PAUSE_S, "", set[int]()
+    while True:
+        try:
+            tasks = submission.look()
+        except NoAnswer as silence:
+            raise UsageError(no_answer(silence, submission.slurm.patience_s)) from None
+        disk.look()
+        _refuse_failed_plan(submission, tasks)
+        lost = set(submission.lost(tasks, disk, MOST_AGAIN))
+        again = sorted(lost & suspected)  # at two looks: a queue is between two states, a disk of a network is late
+        suspected = lost
+        if again:
+            with submitting(submission.folder):
+                submission.submit_again(tasks, again)
+            line.warn(f"the job of {_blocks(again)} was lost; submitted again")
+            suspected = set()
+            continue
+        live = [task for task in tasks if task.live]
+        said = f"{disk} · {queue_state.sentence(live)}"
+        line.show(said, last=not live and not suspected)
+        if not live and not suspected:
+            line.clear()
+            return Waited(_left_undone(submission, disk, line), submission.folder, disk)
+        pause_s = FIRST_PAUSE_S if said != before or suspected else min(LONGEST_PAUSE_S, 1.5 * pause_s)
+        before = said
+        sleep(pause_s)
+
+
+def _refuse_failed_plan(submission: Submission, tasks: Sequence[Task]) -> None:
+    """Raises UsageError E686 where the job that plans has ended without a plan."""
+    job = submission.jobs.plan
+    plan = queue_state.last_of(tasks, job)
+    if job is None or submission.planned or (plan is not None and plan.live):
+        return
+    submission.look()  # the file may have come since
+    if submission.planned:
+        return
+    state = f" ({plan.state.lower()})" if plan is not None else ""
+    log = submission.folder / JOBS / "plan.log"
+    problem = Problem("E686", f"the job that plans the run ended without a plan{state}{_end_of(log)}", str(log))
+    raise UsageError(problem)
+
+
+def _end_of(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 10_000))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ", and left no log"
+    shown = [f"  {line}" for line in lines[-LOG_LINES:] if line.strip()]
+    return "\n".join([":", *shown]) if shown else ", and wrote nothing"
+
+
+def _left_undone(submission: Submission, disk: BlocksOnDisk, line: LiveLine) -> int:
+    """Says what became of blocks that are not complete; the exit code that stands for it."""
+    if not disk.missing:
+        return EXIT_FINE
+    code = EXIT_INTERRUPTED
+    by_reason: dict[str, list[int]] = {}
+    for block in disk.missing:
+        last = (job_script.notes(submission.folder, f"b{block}") or ["killed"])[-1]
+        by_reason.setdefault("cancelled" if block in submission.jobs.cancelled else last, []).append(block)
+    for reason, blocks in by_reason.items():
+        line.warn(f"not complete: {_blocks(blocks)}: {_meaning(reason)}")
+        if reason == "time" or reason.startswith("refused"):
+            code = EXIT_TRIALS_FAILED
+    logs = typed("tail", *(submission.folder / JOBS / name for name in _logs(submission, disk.missing[:1])))
+    line.say(f"logs: {logs}; the same command submits what is missing")
+    return code
+
+
+def _meaning(reason: str) -> str:
+    kind, _, code = reason.partition(":")
+    return {
+        "cancelled": "its job was cancelled",
+        "time": "no trial of it ended within the time of its job; it needs more: [on] slurm.time",
+        "refused": f"its command ended with {code}; its log says why",
+        "elsewhere": "another process works on it",
+    }.get(kind, "its jobs were lost")
+
+
+def _logs(submission: Submission, blocks: Sequence[int]) -> list[str]:
+    """Names of the newest log of each block."""
+    return [
+        f"{job.name.rpartition('-')[2]}-{index}.log"
+        for block in blocks
+        for job in submission.jobs.arrays[-1:]
+        for index, task in enumerate(job.tasks)
+        if block in task
+    ] or ["plan.log"]
+
+
+def _blocks(blocks: Sequence[int]) -> str:
+    """ "block 3"; "blocks 0, 1 and 5"; at most a dozen are named."""
+    shown = ", ".join(map(str, blocks[:12])) + (f" and {len(blocks) - 12} more" if blocks[12:] else "")
+    return f"block{'s' * (len(blocks) != 1)} {shown}"
+
+
+def _left(submission: Submission, interrupt: KeyboardInterrupt, line: LiveLine) -> None:
+    ids = [str(job.id) for job in submission.jobs.submitted if job.id]
+    line.warn(f"{str(interrupt) or 'interrupted'}; the jobs go on, and the same command waits for them again")
+    line.say(f"to look: squeue --jobs={','.join(ids)}; to end them: scancel {' '.join(ids)}")
