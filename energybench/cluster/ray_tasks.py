@@ -157,7 +157,7 @@ class _Tasks:
             self.ray.cancel(task, force=False)
         until = time.monotonic() + CANCELLED_S
         while self.under_way and time.monotonic() < until:
-            done, left = self.ray.wait(list(self.under_way), num_returns=len(self.under_way), timeout=1.0)
+            _, left = self.ray.wait(list(self.under_way), num_returns=len(self.under_way), timeout=1.0)
             self.under_way = {task: self.under_way[task] for task in left}
         for task in self.under_way:
             self.ray.cancel(task, force=True)

@@ -24,7 +24,7 @@ from energybench.cluster.live_line import LiveLine
 from energybench.cluster.queue_state import Task
 from energybench.cluster.run_folder_choice import choose
 from energybench.cluster.slurm_calls import NoAnswer, Slurm, refuse_without_slurm
-from energybench.cluster.submission import Submission, no_answer, submitting
+from energybench.cluster.submission import Submission, log_of, no_answer, submitting
 from energybench.common.errors import EXIT_FINE, EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, Problem, UsageError, typed
 from energybench.common.interrupts import signals_interrupt
 from energybench.suite.on_tables import SlurmTable
@@ -186,8 +186,9 @@ def _left_undone(submission: Submission, disk: BlocksOnDisk, line: LiveLine) -> 
         line.warn(f"not complete: {_blocks(blocks)}: {_meaning(reason)}")
         if reason == "time" or reason.startswith("refused"):
             code = EXIT_TRIALS_FAILED
-    logs = typed("tail", *(submission.folder / JOBS / name for name in _logs(submission, disk.missing[:1])))
-    line.say(f"logs: {logs}; the same command submits what is missing")
+    line.say(
+        f"{typed('tail', *_logs(submission, disk.missing[:1]))} shows why; the same command submits what is missing"
+    )
     return code
 
 
@@ -201,15 +202,13 @@ def _meaning(reason: str) -> str:
     }.get(kind, "its jobs were lost")
 
 
-def _logs(submission: Submission, blocks: Sequence[int]) -> list[str]:
-    """Names of the newest log of each block."""
-    return [
-        f"{job.name.rpartition('-')[2]}-{index}.log"
-        for block in blocks
-        for job in submission.jobs.arrays[-1:]
-        for index, task in enumerate(job.tasks)
-        if block in task
-    ] or ["plan.log"]
+def _logs(submission: Submission, blocks: Sequence[int]) -> list[Path]:
+    """The newest log of each block."""
+    folder, newest = submission.folder / JOBS, {}
+    for job in submission.jobs.arrays:
+        for index, task in enumerate(job.tasks):
+            newest |= {block: log_of(folder, int(job.name.rpartition("-")[2]), index) for block in task}
+    return [newest.get(block, folder / "plan.log") for block in blocks]
 
 
 def _blocks(blocks: Sequence[int]) -> str:

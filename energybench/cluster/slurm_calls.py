@@ -15,10 +15,10 @@ from energybench.common.errors import Problem, UsageError, nearest, typed
 
 # Of an answer that says nothing about what was asked: the controller is restarted, overloaded, or was for a moment.
 AWAY = re.compile(
-    r"unable to contact slurm controller|connect failure|connection refused|socket timed out|zero bytes were transmitted"
-    r"|unexpected message received|slurmctld daemon|in standby mode|backup controller|resource temporarily unavailable"
-    r"|transport endpoint|communication (?:connection|shutdown) failure|insane message length|munge.*(?:retry|timed out)"
-    r"|temporarily unable to accept job",
+    r"unable to contact slurm controller|connect failure|connection refused|socket timed out"
+    r"|zero bytes were transmitted|unexpected message received|slurmctld daemon|in standby mode|backup controller"
+    r"|resource temporarily unavailable|transport endpoint|communication (?:connection|shutdown) failure"
+    r"|insane message length|munge.*(?:retry|timed out)|temporarily unable to accept job",
     re.IGNORECASE,
 )
 LONGEST_CALL_S = 120.0

@@ -300,8 +300,16 @@ def no_answer(why: Exception, patience_s: float) -> Problem:
 
 
 def log_pattern(folder: Path, name: str) -> str:
-    """A file below `folder` for sbatch's --output, which reads %x in it, and a backslash as an escape."""
+    """A file below `folder` for sbatch's --output, which replaces %a by a task's index and %% by %, but nothing once
+    there is a backslash, which it takes for an escape: then all tasks write to one file."""
+    if "\\" in str(folder):
+        return str(folder / name.replace("-%a", "")).replace("\\", "\\\\")
     return f"{str(folder).replace('%', '%%')}/{name}"
+
+
+def log_of(folder: Path, serial: int, index: int) -> Path:
+    """Where `log_pattern` leads the output of a task of an array."""
+    return folder / (f"{serial}.log" if "\\" in str(folder) else f"{serial}-{index}.log")
 
 
 @contextmanager
