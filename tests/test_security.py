@@ -26,7 +26,8 @@ from energybench.meter.trace import Sample, pack
 from energybench.records import run_folder as folders
 from energybench.records.reader import read_folder
 from energybench.records.record import write_json
-from energybench.records.run_folder import Folder, scratch
+from energybench.records.run_folder import Folder
+from energybench.records.scratch_folder import scratch
 from energybench.report import pages
 from energybench.report.html import page
 from energybench.report.power_traces import power

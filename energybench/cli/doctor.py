@@ -25,11 +25,12 @@ from energybench.meter.devices import visible_uuids
 from energybench.meter.gpu import PERIOD_S
 from energybench.meter.nvml import held_open, refused_gpus
 from energybench.meter.sensors import ThirdParty, offered
+from energybench.meter.shared_node import REMEDY, shared_reason
 from energybench.meter.trackers import running
 from energybench.meter.unavailable import Unavailable
 from energybench.meter.visible import VISIBLE
 from energybench.process.forkserver import Launcher
-from energybench.records.run_folder import scratch
+from energybench.records.scratch_folder import scratch
 
 PACKAGES = ("torch", "torchvision", "fvcore", "codecarbon", "nvidia-ml-py", "scipy", "numpy")
 LOOK_S = 1.0  # at another package's meter, to see whether it answers
@@ -155,12 +156,13 @@ def _card_remedy(reason: str, otherwise: str) -> str:
 
 
 def _rapl(time: Time) -> list[dict[str, Any]]:
+    shared = shared_reason()  # of a node that others use too, no run reads it
     return [
         _sensor(
             f"RAPL by {row['way']}",
             "cpu",
-            row["reason"] or ", ".join(row["domains"]),
-            row["remedy"],
+            row["reason"] or shared or ", ".join(row["domains"]),
+            REMEDY if shared and row["usable"] else row["remedy"],
             **{key: row[key] for key in ("way", "kind", "domains", "left_out")},
         )
         for row in rapl.survey(time=time)
@@ -171,7 +173,7 @@ def _kernel(time: Time, cards: Sequence[dict[str, Any]], processor: Sequence[dic
     """hwmon's sensors, and every accelerator that nothing meters; nothing of a machine that has neither."""
     machine = kernel_sensors.look()
     nvidia = [card["pci_address"] for card in cards if "pci_address" in card]
-    counted = any(sensor["usable"] for sensor in processor)
+    counted = any(sensor["usable"] for sensor in processor) or bool(shared_reason())
     found = kernel_sensors.select(machine, None, nvidia, processor=not counted, time=time)
     rows = [
         _sensor(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from energybench.common.errors import EXIT_FINE, EXIT_REGRESSION, EXIT_TRIALS_FA
 from energybench.common.escaping import printable
 
 if TYPE_CHECKING:
+    from energybench.cluster.block_commands import Asked
     from energybench.suite.suite import Suite
 
 ENGINES = ("slurm", "ray")
@@ -21,57 +23,59 @@ EXCLUDED: Excluded = {
         ("--block", "--plan-only", "--until-decided", "--max-time", "--add-blocks"),
     )
 }
-# An option of `run` that each job is given too → its word.
-HANDED_ON = {"quick": "--quick", "no_user_code": "--no-user-code", "keep_going": "--keep-going"}
 
 
-def handed_on(flags: Mapping[str, bool], overrides: tuple[str, ...], device: str | None) -> tuple[str, ...]:
-    """The words of a job's command that are those of this one."""
-    words = [word for name, word in HANDED_ON.items() if flags.get(name)]
-    words += [word for text in overrides for word in ("--set", text)]
-    return (*words, *(("--device", device) if device else ()))
+@dataclass(frozen=True)
+class Wanted:
+    """Of the command line, what no job is told. blocks_per_job: in place of the suite's."""
+
+    out: Path | None
+    fresh: bool
+    blocks_per_job: int | None
+    submit_only: bool
+    strict: bool
+    as_json: bool
 
 
-def run_on(
-    engine: str,
-    suite: Suite,
-    *,
-    options: tuple[str, ...],
-    device: str | None,
-    out: Path | None,
-    fresh: bool,
-    blocks_per_job: int | None,
-    submit_only: bool,
-    strict: bool,
-    as_json: bool,
-) -> int:
-    """Submit, wait, report. Returns the exit code: of the verdicts where every block is complete."""
+def asked(suite: Suite, flags: Mapping[str, bool], overrides: tuple[str, ...], device: str | None) -> Asked:
+    """What each job runs. flags: an option that it is handed as it is → whether it was given."""
     from energybench.cluster.block_commands import Asked
+
+    words = [name for name, given in flags.items() if given]
+    words += [word for text in overrides for word in ("--set", text)]
+    return Asked(suite, (*words, *(("--device", device) if device else ())), device)
+
+
+def run_on(engine: str, asked: Asked, wanted: Wanted) -> int:
+    """Submit, wait, report. Returns the exit code: of the verdicts where every block is complete."""
     from energybench.cluster.live_line import LiveLine
 
-    asked = Asked(suite, options, device)
     line = LiveLine(console(to_stderr=True))
     if engine == "ray":
         from energybench.cluster.ray_tasks import run_on_ray
 
-        code, folder = run_on_ray(asked, out=out, fresh=fresh, line=line)
-        return _report(folder, strict, as_json) if code == EXIT_FINE else code
+        code, folder = run_on_ray(asked, out=wanted.out, fresh=wanted.fresh, line=line)
+        return _report(folder, wanted) if code == EXIT_FINE else code
     from energybench.cluster.slurm import run_on_slurm
 
     waited, submission = run_on_slurm(
-        asked, out=out, fresh=fresh, blocks_per_job=blocks_per_job, submit_only=submit_only, line=line
+        asked,
+        out=wanted.out,
+        fresh=wanted.fresh,
+        blocks_per_job=wanted.blocks_per_job,
+        submit_only=wanted.submit_only,
+        line=line,
     )
-    if submission is None:
+    if submission is None or not waited.disk.complete:
         return waited.code
-    if waited.disk.complete:
-        code = _report(waited.folder, strict, as_json)
-        if waited.code == EXIT_FINE:
-            submission.told()
-            return code
-    return waited.code
+    code = _report(waited.folder, wanted)
+    if waited.code != EXIT_FINE:
+        return waited.code
+    submission.told()
+    return code
 
 
-def _report(folder: Path, strict: bool, as_json: bool) -> int:
+def _report(folder: Path, wanted: Wanted) -> int:
     """Pages and table of all blocks that are there."""
     from energybench.report import newest, pages
     from energybench.report.terminal import render
@@ -81,13 +85,13 @@ def _report(folder: Path, strict: bool, as_json: bool) -> int:
     (part,) = run_parts.read([folder])
     summary, trials = summarise(*part.records), part.records[1]
     pages.write(summary, trials, folder)
-    if as_json:
+    if wanted.as_json:
         print_json(to_json(summary))
     else:
         render(summary, console())
         for line in (f"report: {folder / pages.PAGE}", *(f"more: {each}" for each in newest.commands(folder))):
             console().print(printable(line), soft_wrap=True, markup=False)
-    code = requirements.exit_code(summary.required, strict)
+    code = requirements.exit_code(summary.required, wanted.strict)
     return EXIT_TRIALS_FAILED if code != EXIT_REGRESSION and _failed(trials) else code
 
 

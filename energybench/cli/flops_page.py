@@ -26,7 +26,7 @@ from energybench.flops.unpriced import matrix_operators
 from energybench.flops.work import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, Line, Work
 from energybench.process.forkserver import Launcher
 from energybench.records.record import Cell
-from energybench.records.run_folder import scratch
+from energybench.records.scratch_folder import scratch
 from energybench.runner.plan_request import Planned, plan
 from energybench.runner.plan_spec import Purpose
 from energybench.suite.suite import Suite

@@ -8,10 +8,22 @@ from pathlib import Path
 import click
 
 from energybench.cli import engines
-from energybench.cli.common import console, print_json, refuse_together, suite_options
+from energybench.cli.common import Excluded, console, print_json, refuse_together, suite_options
 from energybench.cli.completion import names_of_suites
 from energybench.common.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, EnergybenchError, Problem, UsageError
+from energybench.common.interrupts import signals_interrupt
 from energybench.runner.prepare import load_suite, plan_suite, seconds_of
+
+ALONE = ("--max-time", "--add-blocks", "--strict", "--json")
+EXCLUDED: Excluded = {
+    "--block": (
+        "is run by one job of many, and only the report of all of them looks, after the numbers of blocks that were "
+        "declared",
+        ("--until-decided", "--plan-only", "--new", *ALONE),
+    ),
+    "--plan-only": ("trains nothing", ("--keep-going", *ALONE)),
+    **engines.EXCLUDED,
+}
 
 
 @click.command()
@@ -30,6 +42,12 @@ from energybench.runner.prepare import load_suite, plan_suite, seconds_of
     metavar="N",
     help="N blocks beyond a finished run's: exploratory, in no verdict.",
 )
+@click.option(
+    "--block",
+    metavar="K",
+    help="Block K of the run alone (3, 3-5, 1,4-6), in --out FOLDER/shards/b3, by the plan in FOLDER: one job of many.",
+)
+@click.option("--plan-only", is_flag=True, help="The plan and the counting runs, for --block; nothing is trained.")
 @click.option("--strict", is_flag=True, help="Exit code 4 where something that the suite requires is left undecided.")
 @click.option(
     "--keep-going", is_flag=True, help="Go on where a command's quality or windows cannot be used; else it ends there."
@@ -56,6 +74,8 @@ def run(
     until_decided: bool,
     max_time: str | None,
     add_blocks: int | None,
+    block: str | None,
+    plan_only: bool,
     strict: bool,
     keep_going: bool,
     engine: str | None,
@@ -64,51 +84,59 @@ def run(
     as_json: bool,
 ) -> None:
     """Train every cell of SUITE (a file, or a shipped one's name) and report. Run again to continue."""
-    given = {"--until-decided": until_decided, "--max-time": max_time, "--add-blocks": add_blocks, "--on": engine}
-    refuse_together([name for name, value in given.items() if value], engines.EXCLUDED)
+    from energybench.runner.shard import blocks_of
+
+    flags = {
+        "--block": block is not None,
+        "--plan-only": plan_only,
+        "--until-decided": until_decided,
+        "--new": fresh,
+        "--max-time": max_time is not None,
+        "--add-blocks": add_blocks is not None,
+        "--strict": strict,
+        "--json": as_json,
+        "--keep-going": keep_going,
+        "--on": engine is not None,
+    }
+    refuse_together([name for name, given in flags.items() if given], EXCLUDED)
+    blocks = () if block is None else blocks_of("--block", block)
+    if blocks and out is None:
+        raise click.UsageError("--block needs --out: the folder of this part, such as FOLDER/shards/b3.")
     if engine != "slurm" and (blocks_per_job or submit_only):
         raise click.UsageError(f"{'--submit-only' if submit_only else '--blocks-per-job'} is about --on slurm.")
-    if engine is not None:
-        flags = {"quick": quick, "no_user_code": no_user_code, "keep_going": keep_going}
-        sys.exit(
-            engines.run_on(
-                engine,
-                load_suite(suite, quick, overrides, device, no_user_code),
-                options=engines.handed_on(flags, overrides, device),
-                device=device,
-                out=out,
-                fresh=fresh,
-                blocks_per_job=blocks_per_job,
-                submit_only=submit_only,
-                strict=strict,
-                as_json=as_json,
-            )
+    with signals_interrupt():  # a job may be ended before its run has begun
+        if engine is not None:
+            given = {"--quick": quick, "--no-user-code": no_user_code, "--keep-going": keep_going}
+            asked = engines.asked(load_suite(suite, quick, overrides, device, no_user_code), given, overrides, device)
+            wanted = engines.Wanted(out, fresh, blocks_per_job, submit_only, strict, as_json)
+            sys.exit(engines.run_on(engine, asked, wanted))
+        from energybench.runner import runner
+        from energybench.runner.progress import Progress
+
+        max_s = None if max_time is None else seconds_of("--max-time", max_time)
+        loaded = load_suite(suite, quick, overrides, device, no_user_code)
+        tables = console(to_stderr=as_json)
+        progress = Progress(console(to_stderr=True), tables)
+        code, folder = runner.run(
+            loaded,
+            out=out,
+            fresh=fresh,
+            device=device,
+            progress=progress,
+            max_s=max_s,
+            until_decided=until_decided,
+            add_blocks=add_blocks or 0,
+            strict=strict,
+            keep_going=keep_going,
+            blocks=blocks,
+            plan_only=plan_only,
         )
-    from energybench.runner import runner
-    from energybench.runner.progress import Progress
+        if as_json and code != EXIT_INTERRUPTED:
+            from energybench.records.reader import read_folder
+            from energybench.verdict.summary import summarise, to_json
 
-    max_s = None if max_time is None else seconds_of("--max-time", max_time)
-    loaded = load_suite(suite, quick, overrides, device, no_user_code)
-    tables = console(to_stderr=as_json)
-    progress = Progress(console(to_stderr=True), tables)
-    code, folder = runner.run(
-        loaded,
-        out=out,
-        fresh=fresh,
-        device=device,
-        progress=progress,
-        max_s=max_s,
-        until_decided=until_decided,
-        add_blocks=add_blocks or 0,
-        strict=strict,
-        keep_going=keep_going,
-    )
-    if as_json and code != EXIT_INTERRUPTED:
-        from energybench.records.reader import read_folder
-        from energybench.verdict.summary import summarise, to_json
-
-        print_json(to_json(summarise(*read_folder(folder))))
-    sys.exit(code)
+            print_json(to_json(summarise(*read_folder(folder))))
+        sys.exit(code)
 
 
 @click.command()

@@ -8,7 +8,8 @@ EnergybenchError           carries every Problem that was found, not the first
 ├─ MeteringError    E5xx   sensors and devices
 │  └─ CannotMeasure E501   exit 5: this machine cannot measure what is required
 ├─ RunError         E6xx   runs and records
-│  └─ CannotWrite   E620   the disk is full, over quota or read-only
+│  ├─ CannotWrite   E620   the disk is full, over quota or read-only
+│  └─ AtWork        E604   exit 75: another process works in the folder of a shard
 └─ UsageError              exit 2: the command line or the suite is wrong; of any family, or of several at once
 
 Whichever class a site raises, the error is an instance of its problems' family too (`EnergybenchError.__init__`).
@@ -28,6 +29,7 @@ from energybench.common.escaping import printable
 EXIT_FINE, EXIT_REGRESSION, EXIT_USAGE, EXIT_TRIALS_FAILED = 0, 1, 2, 3
 LONGEST_WORD, MOST_WORDS = 200, 500  # that are held against each other
 EXIT_INCONCLUSIVE, EXIT_CANNOT_MEASURE, EXIT_INTERRUPTED = 4, 5, 130
+EXIT_AT_WORK = 75  # sysexits' EX_TEMPFAIL: of a job that may come again
 EXIT_CANNOT_WRITE = 74  # between a trial and its run only: sysexits' EX_IOERR
 
 
@@ -119,6 +121,12 @@ class CannotWrite(UsageError, RunError):
             remedy = f"make {Path(path).parent} writable"
         hint = f"{remedy}; what is finished is kept, and the same command continues"
         return cls(Problem("E620", message, str(path), hint))
+
+
+class AtWork(UsageError, RunError):
+    """Another process works in the folder of a shard: whoever asked may come again."""
+
+    exit_code = EXIT_AT_WORK
 
 
 class CannotMeasure(MeteringError):

@@ -193,6 +193,14 @@ class HeldFolder:
         with self._parent(name) as (parent, last):
             os.unlink(last, dir_fd=parent)
 
+    def move(self, name: str, to: str) -> None:
+        """Another name below it for a file, on disk at once; what has that name already stays. Raises OSError."""
+        with self._parent(name) as (parent, last), self._parent(to, make=True) as (other, new):
+            self.refuse_link(name)
+            if self.has(to):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), to)
+            os.rename(last, new, src_dir_fd=parent, dst_dir_fd=other)
+
     def remove_empty_folder(self, part: str) -> None:
         """Raises OSError, for one that holds anything too."""
         with self._parent(part) as (parent, last):

@@ -81,6 +81,10 @@ def signals_interrupt() -> Iterator[Interrupts]:
 
     One that is ignored (nohup) stays ignored, and one of ANNOUNCING that the program handles is left to it.
     """
+    around = signal.getsignal(signal.SIGTERM)
+    if isinstance(around, Interrupts):  # a block around this one: one burst of signals raises once in both
+        yield around
+        return
     interrupt = Interrupts()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt  # only the main thread may say what a signal does

@@ -20,8 +20,9 @@ from energybench.common.limits import RECORD_B
 from energybench.common.safe_read import read_bytes
 from energybench.common.sealed_files import standard_stream, write_out
 
-RUN_FILE, LOCK = "run.json", ".lock"
-PARTS = ("records", "traces", "witness", "state", "logs", "figures")  # what a run and its report write into
+RUN_FILE, LOCK, LOCK_OWNER = "run.json", ".lock", ".lock-owner"
+# What a run and its report write into.
+PARTS = ("records", "traces", "witness", "state", "logs", "figures", "superseded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def run_that_owns(path: Path) -> Path | None:
     """The folder of a run whose run.json or lock, or something in a part of it, a path is or leads to."""
     with suppress(OSError, RuntimeError, ValueError):
         real = path.resolve()
-        if real.name in (RUN_FILE, LOCK) and _is_run(real.with_name(RUN_FILE)):
+        if real.name in (RUN_FILE, LOCK, LOCK_OWNER) and _is_run(real.with_name(RUN_FILE)):
             return real.parent
         inside = zip(real.parents[1:], real.parents, strict=False)
         return next((folder for folder, part in inside if part.name in PARTS and _is_run(folder / RUN_FILE)), None)

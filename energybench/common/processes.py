@@ -18,7 +18,7 @@ CHILDREN_LIST = Path("/proc/thread-self/children")
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 LONGEST_SOCKET = 107  # bytes of a path, on Linux
 SOCKET_BYTES = len("/pymp-12345678/listener-12345678")  # multiprocessing's own folder, and a socket in it
-SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", os.environ.get("XDG_RUNTIME_DIR", "/run"))
 # Loaded before any fork: a child that runs nothing but its first instructions loads no library.
 PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux's alone
 
@@ -94,7 +94,8 @@ def shorten_socket_folder() -> None:
     if len(os.fsencode(tempfile.gettempdir())) + SOCKET_BYTES <= LONGEST_SOCKET:
         return
     before = tempfile.tempdir
-    tempfile.tempdir = next((folder for folder in SHORT_FOLDERS if os.access(folder, os.W_OK | os.X_OK)), before)
+    short = (folder for folder in SHORT_FOLDERS if len(os.fsencode(folder)) + SOCKET_BYTES <= LONGEST_SOCKET)
+    tempfile.tempdir = next((folder for folder in short if os.access(folder, os.W_OK | os.X_OK)), before)
     try:
         get_temp_dir()  # which it keeps, and hands on to every process that it starts
     finally:

@@ -30,16 +30,33 @@ def quota(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> float | None:
     return min(found, default=None)
 
 
-def _folders(cgroups: Path, own: Path) -> list[Path]:
-    """This process's control group and those around it, of version 2 and of version 1's controller `cpu`."""
-    folders = {cgroups: None, cgroups / "cpu": None, cgroups / "cpu,cpuacct": None}
+def cpuset(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> int | None:
+    """How many processors this process's control groups give it, the least of them; None where they do not say."""
+    found = []
+    for folder in _folders(cgroups, own, "cpuset"):
+        for name in ("cpuset.cpus.effective", "cpuset.effective_cpus"):  # version 2, version 1
+            count = sum(_count(span) for span in "".join(_words(folder / name)).split(","))
+            found += [count] if count else []
+    return min(found, default=None)
+
+
+def _count(span: str) -> int:
+    """Of "0-7" 8, of "3" 1; of anything else 0."""
+    first, _, last = span.partition("-")
+    last = last or first
+    return max(0, int(last) - int(first) + 1) if first.isdecimal() and last.isdecimal() else 0
+
+
+def _folders(cgroups: Path, own: Path, controller: str = "cpu") -> list[Path]:
+    """This process's control group and those around it, of version 2 and of version 1's controller."""
+    folders = {cgroups: None, cgroups / controller: None, cgroups / "cpu,cpuacct": None}
     try:
         lines = own.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     for line in lines:
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         root = cgroups / controllers if controllers else cgroups
         inside = Path(path.lstrip("/"))

@@ -28,6 +28,7 @@ from energybench.meter.kernel_sensors import (
 )
 from energybench.meter.nvml import Cards, find_gpus, open_gpus, refused_gpus
 from energybench.meter.reading import NO_SENSOR, UNMETERED, Energy, Reading
+from energybench.meter.shared_node import shared_reason
 from energybench.meter.unavailable import Unavailable
 from energybench.meter.visible import refuse_slices
 
@@ -147,31 +148,34 @@ def open_meters(wanted: MeterSelection, device: str) -> list[Meter]:
 
     Returns:
         The meters, those that wait for an edge of their counter first; a missing sensor is an `UnavailableMeter`, and
-        so is what sees the whole node in a rank that is not its first (ranks.py). None where energy is "off".
+        so is what sees the whole node in a rank that is not its first (ranks.py), or where others work on the node too
+        (shared_node.py). None where energy is "off".
 
     Raises:
         UsageError: E503 for a meter that no package offers
     """
     if wanted.energy == "off":
         return []
-    first = ranks.reads_node()
+    first, shared = ranks.reads_node(), shared_reason()
     if not first and wanted.gpus == "all":
         wanted = replace(wanted, gpus="used")
     machine = look()
     if first:
-        processor, others = _processor(), [_third_party(name) for name in wanted.meters]
+        processor: Meter = UnavailableMeter("cpu", f"RAPL: {shared}") if shared else _processor()
+        others = [_third_party(name) for name in wanted.meters]
     else:  # each rank would bill the whole node again
         processor = UnavailableMeter("cpu", ranks.READ_BY_THE_FIRST)
         others = [UnavailableMeter("machine", f"{name}: {ranks.READ_BY_THE_FIRST}") for name in wanted.meters]
     nvidia, nvidia_device, cards = divide(wanted, device, machine)
     gpus = _gpus(replace(wanted, gpus=nvidia), nvidia_device)
-    kernel = kernel_sensors(wanted, cards, machine, _places(gpus), processor=not measures(processor))
-    if not first:
-        kernel = KernelSensors([channel for channel in kernel.channels if BUS_ADDRESS.fullmatch(channel.device)])
+    sockets = not measures(processor) and not shared
+    kernel = kernel_sensors(wanted, cards, machine, _places(gpus), processor=sockets)
+    if not first or shared:
+        kernel = of_cards_alone(kernel)
     silent = [UnavailableMeter(energy.scope, "", energy=energy) for energy in kernel.silent]
     hwmon = [Hwmon(kernel.channels, REAL_TIME)] if kernel.channels else []
     meters = [*gpus, *others, processor, *hwmon, *silent]
-    if wanted.model and first and not any(map(measures, meters)):
+    if wanted.model and first and not shared and not any(map(measures, meters)):
         from energybench.meter.carbon import CodecarbonModel
 
         meters.append(CodecarbonModel(wanted.model))
@@ -265,6 +269,11 @@ def kernel_sensors(
         shown, unclear = visible_cards(machine, os.environ)
         cards = [*cards, *shown]
     return select(machine, cards, nvidia, processor=processor, unclear=unclear)
+
+
+def of_cards_alone(kernel: KernelSensors) -> KernelSensors:
+    """Without what sees the whole node."""
+    return KernelSensors([channel for channel in kernel.channels if BUS_ADDRESS.fullmatch(channel.device)])
 
 
 def _places(meters: Sequence[Meter]) -> list[str]:

@@ -11,7 +11,8 @@ from energybench.meter.counter import SensorError, infer_tick
 from energybench.meter.kernel_sensors import look
 from energybench.meter.nvml import Cards, open_gpus
 from energybench.meter.nvml_gpu import Gpu
-from energybench.meter.sensors import MeterSelection, divide, find_cards, kernel_sensors, offered, told
+from energybench.meter.sensors import MeterSelection, divide, find_cards, kernel_sensors, of_cards_alone, offered, told
+from energybench.meter.shared_node import shared_reason
 from energybench.meter.unavailable import Unavailable
 
 
@@ -65,14 +66,17 @@ def sensors(wanted: MeterSelection, device: str) -> dict[str, Any]:
     if not ranks.reads_node():
         missing["cpu"] = ranks.READ_BY_THE_FIRST
         return {"gpus": cards, "measured": measured, "missing": missing, "unmetered": []}
-    ways = rapl.survey()
+    shared = shared_reason()
+    ways = [] if shared else rapl.survey()
     usable = next((way for way in ways if way["usable"]), None)
     if usable:
         measured += [f"RAPL {domain}" for domain in usable["domains"]]
     else:
-        missing["cpu"] = f"RAPL: {'; '.join(dict.fromkeys(way['reason'] for way in ways))}"
+        missing["cpu"] = f"RAPL: {shared or '; '.join(dict.fromkeys(way['reason'] for way in ways))}"
     places = [*(gpu.pci_address() for gpu in found.opened), *("" for _ in found.refused)]
-    kernel = kernel_sensors(wanted, kernel_cards, machine, places, processor=not usable)
+    kernel = kernel_sensors(wanted, kernel_cards, machine, places, processor=not usable and not shared)
+    if shared:
+        kernel = of_cards_alone(kernel)
     measured += [f"{channel.source} {channel.device}".rstrip() for channel in kernel.channels]
     missing |= {energy.device: energy.reason or "" for energy in kernel.silent}
     seen = {card["uuid"] for card in cards if card["uuid"] not in missing}

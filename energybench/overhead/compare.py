@@ -284,7 +284,7 @@ def trees(*named: str) -> Iterator[list[Path]]:
     Raises:
         UsageError: E660 for what is neither, E661 for a tree without energybench and without methods.
     """
-    from energybench.records.run_folder import scratch
+    from energybench.records.scratch_folder import scratch
 
     with scratch() as place:
         yield [_tree(name, place / str(number)) for number, name in enumerate(named)]

@@ -71,8 +71,14 @@ class Launcher:
     def warm(self) -> None:
         """Start the server now, so that imports overlap with what the caller does next."""
         shorten_socket_folder()
-        with ignoring_interrupts(), isolated_interpreters():
-            multiprocessing.forkserver.ensure_running()
+        try:
+            with ignoring_interrupts(), isolated_interpreters():
+                multiprocessing.forkserver.ensure_running()
+        except OSError as error:
+            if error.errno is None and "AF_UNIX" in str(error):  # and no shorter folder can be written
+                message = "the process that starts trials needs a socket, whose path is too long in TMPDIR"
+                raise RunError(Problem("E670", message, hint="export TMPDIR= a folder with a short path")) from None
+            raise
 
     def call(
         self,

@@ -49,9 +49,10 @@ SCHEMA = 4  # what is written
 # What is read. 2 adds suspended_s, other_cpu_s and trackers to a reading; 3 adds what holds a trial against its
 # counting run and its process: hashes of weights and samples, weights_moved, process, the price by samples forwarded;
 # 4 adds run_identity to run.json and to each of its records, the metrics that were declared, targets from above, turns,
-# the rests of a process, and the seed of a run's order.
+# the rests of a process, the seed of a run's order, the host and the job of a trial, and the blocks of a shard.
 SCHEMAS = (1, 2, 3, 4)
 
+FINISHED = "finished"  # the outcome of an invocation that left nothing missing
 Status = Literal["ok", "failed", "diverged", "timeout", "out_of_memory", "invalid"]
 Role = Literal["baseline", "twin", "method", "control"]
 # Why a control is planned, which is run where its method's tally shows that it trained less: the suite asks for it; a
@@ -158,6 +159,14 @@ class Turns(RecordModel):
     after: dict[str, Excess] = Field(default_factory=dict)  # whose part came before → what that cost
 
 
+class Placement(RecordModel):
+    """Where a trial ran, beside its device: on which host, in which job of a cluster's engine."""
+
+    host: Text  # a checksum that tells it from others and says nothing of it: common/hosts.py
+    job: Text | None = None  # "slurm 4711_3", "ray 02000000"; null outside of any
+    restarts: Count | None = None  # of the job, before this trial: it was requeued so often
+
+
 class Budget(RecordModel):
     """What a method's own tally paid for, in steps of plain training: those of its matched control."""
 
@@ -185,6 +194,7 @@ class Trial(RecordModel):
     digest: str
     started_at: str  # ISO 8601, UTC
     device: Text = "cpu"  # "cpu" or a GPU's UUID
+    placement: Placement | None = None  # null in records of before
     settings: Open = Field(default_factory=dict)
     environment: Environment = Field(default_factory=dict)
 
@@ -219,6 +229,11 @@ class Trial(RecordModel):
     def group(self) -> int:
         """Which of its block's groups it belongs to; trials that ran one after the other are all of group 0."""
         return self.turns.group if self.turns else 0
+
+    @property
+    def made_on(self) -> str:
+        """Its device, which only another block may change: the card, or the processor of one host."""
+        return self.device if self.device != "cpu" or self.placement is None else f"cpu of {self.placement.host}"
 
     @property
     def train(self) -> Reading | None:
@@ -314,6 +329,7 @@ class Invocation(RecordModel):
     started_at: str
     ended_at: str | None = None
     outcome: str | None = None
+    host: Text | None = None  # by whose clock the times are; null in records of before
 
 
 class Looks(RecordModel):
@@ -348,6 +364,7 @@ class RunFile(RecordModel):
     looks: Looks | None = None  # None: one look, when all blocks are there
     closed: Blocks | None = None  # blocks after which every comparison was decided, before the last look
     added: Place = 0  # blocks that were added to the finished run: exploratory, in no verdict
+    shard: list[Place] | None = None  # the blocks that are run in this folder, of all; null where all of them are
     order_seed: Seed | None = None  # of the order of trials, drawn by each run; null before schema 4
     machine: Machine = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)  # name → path used
@@ -364,6 +381,13 @@ class RunFile(RecordModel):
         if max(self.closed or 0, *(self.looks.at if self.looks else [0])) > self.blocks:
             raise ValueError(f"a look lies beyond the {self.blocks} blocks that are declared")
         return self
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing of what is run in this folder: of a shard, which is never `finished` by itself,
+        since a run is when all of its blocks are there, those that it holds."""
+        last = self.invocations[-1].outcome if self.invocations else None
+        return self.finished or (self.shard is not None and last == FINISHED)
 
     @property
     def verdict_blocks(self) -> int:

@@ -3,66 +3,26 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
-import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 from energybench.common.errors import CannotWrite, EnergybenchError, Problem, UsageError, typed
+from energybench.common.folder_lock import FolderBusy, FolderLock
 from energybench.common.held_folder import HeldFolder
-from energybench.common.outputs import LOCK, PARTS, RUN_FILE
+from energybench.common.outputs import LOCK, LOCK_OWNER, PARTS, RUN_FILE
 from energybench.common.safe_read import name_too_long
 from energybench.common.sealed_files import PART_SUFFIX
 from energybench.records.reader import RECORDS, paths, read, read_counting_runs, read_trials
 from energybench.records.record import CountingRun, RunFile, Trial, json_of
+from energybench.records.shards import shards_of
 
+SUPERSEDED = "superseded"  # records that count no more: of a block that started anew on another device
 STAMP = re.compile(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?")  # what a run's folder is called, if nobody named it
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """A temporary folder for decoded data and messages between processes; what killed runs left there is removed."""
-    folder, file = _locked_scratch()
-    try:
-        with file:
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _locked_scratch() -> tuple[Path, IO[str]]:
-    """A new folder, and the file in it whose lock says that its process lives."""
-    try:
-        for alive in Path(tempfile.gettempdir()).glob("energybench-*/alive"):
-            if _is_ours(alive.parent, stat.S_ISDIR) and _is_ours(alive, stat.S_ISREG):
-                with suppress(OSError), alive.open() as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock of a dead process is free
-                    shutil.rmtree(alive.parent, ignore_errors=True)
-        while True:
-            folder = Path(tempfile.mkdtemp(prefix="energybench-"))
-            file = (folder / "alive").open("w")
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if os.fstat(file.fileno()).st_nlink:
-                return folder, file
-            file.close()  # another start took it for that of a dead process, before it was locked
-    except OSError as error:  # no such folder at all, or no room in any
-        raise CannotWrite.of(error, Path(os.environ.get("TMPDIR", "/tmp")) / "energybench") from None
-
-
-def _is_ours(path: Path, kind: Callable[[int], bool]) -> bool:
-    """Whether this user made it and it is no link, since anyone may place a link in a temporary folder."""
-    try:
-        facts = path.lstat()
-    except OSError:
-        return False
-    return facts.st_uid == os.getuid() and kind(facts.st_mode)
 
 
 class Folder:
@@ -156,26 +116,46 @@ class Folder:
         if lost is not None:
             raise CannotWrite(lost)
 
+    def set_apart(self, trial: str) -> None:
+        """Its record out of the way of whoever reads the run, kept as it is. Raises CannotWrite E620, E626."""
+        self.check()
+        name = f"{trial}.json"
+        try:
+            self.held.move(f"{RECORDS}/{name}", f"{SUPERSEDED}/{name}")
+        except OSError as error:
+            raise CannotWrite.of(error, self.path / SUPERSEDED / name) from None
+
     def refuse_links(self, writing: bool = False) -> None:
         """Raises UsageError E612 where a part of the folder is a link."""
         for part in PARTS:
             self.held.refuse_link(part, writing)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, busy: type[UsageError] = UsageError) -> Iterator[FolderLock]:
         """Held for as long as a run writes here, by its handle: also under another name, if it is moved.
 
-        Raises UsageError E604 while another one does, E612 where a part of the folder is a link.
+        Args:
+            busy: what is raised with E604; AtWork for whoever may come again
+
+        Raises:
+            UsageError: E604 while another one does, E605, E612 where a part of the folder is a link.
         """
         if name_too_long(self.path):
             hint = "name another folder with --out"
             raise UsageError(Problem("E605", "no folder can have this name", str(self.path), hint))
-        lock = -1
+        lock: FolderLock | None = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._held = HeldFolder(self.path)
             self.refuse_links()
-            lock = self.held.lock_file(LOCK)
+            lock = FolderLock(self.held)
+        except FolderBusy as other:
+            self._let_go(lock)
+            whose = f": {other.holder.shown}" if other.holder else ""
+            message = f"another energybench is running in this folder{whose}"
+            hint = "wait for it, or start another beside it: --new, or --out with another folder"
+            hint += f"; {other.hint}" if other.hint else ""
+            raise busy(Problem("E604", message, str(self.path), hint)) from None
         except OSError as error:
             self._let_go(lock)
             hint = "name another folder with --out"
@@ -184,26 +164,16 @@ class Folder:
             self._let_go(lock)
             raise
         try:
-            _lock(self.held, lock)
-        except BlockingIOError:
-            self._let_go(lock)
-            message = "another energybench is running in this folder"
-            hint = "wait for it, or start another beside it: --new, or --out with another folder"
-            raise UsageError(Problem("E604", message, str(self.path), hint)) from None
-        try:
             self.check()
-            yield
+            yield lock
         finally:
             if self._admitted:
                 self._tidy()  # what a trial was writing when it was stopped
-            with suppress(OSError, UsageError):  # a disk that has become read-only: the lock is free all the same
-                if self.held.is_at(lock, LOCK):
-                    self.held.remove(LOCK)
             self._let_go(lock)
 
-    def _let_go(self, lock: int) -> None:
-        if lock >= 0:
-            os.close(lock)
+    def _let_go(self, lock: FolderLock | None) -> None:
+        if lock is not None:
+            lock.free()
         if self._held is not None:
             self._held.close()
         self._held, self._saved, self._admitted = None, None, False
@@ -286,20 +256,6 @@ def remove_if_empty(folder: HeldFolder, name: str) -> None:
         folder.remove(name)
 
 
-def _lock(folder: HeldFolder, lock: int) -> None:
-    """The lock file, which every file system can lock, and the folder itself, where it can: that lock stays when the
-    file is deleted. Raises BlockingIOError while another run has either."""
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    if not folder.is_at(lock, LOCK):
-        raise BlockingIOError  # we hold the file of a run that has just ended and unlinked it
-    try:
-        fcntl.flock(folder.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return  # NFS locks files that are open for writing, and no folder
-
-
 def _runs(home: Path, say: Callable[[str], None]) -> Iterator[tuple[Path, RunFile]]:
     """The runs of a suite, newest first. One that cannot be read is said and left as it is."""
     for path in sorted((file.parent for file in home.glob(f"*/{RUN_FILE}")), key=_in_order, reverse=True):
@@ -335,6 +291,7 @@ def choose(
     add: bool = False,
     say: Callable[[str], None] = lambda _: None,
     differs: Callable[[RunFile], str] = lambda _: "their digests",
+    sharded: bool = False,
 ) -> Folder:
     """The folder of a run: `out`, that of the newest unfinished run of the same digest, or a new one.
 
@@ -343,6 +300,7 @@ def choose(
         add: Blocks are added to a finished run, so one must exist.
         say: Called with a note for each run that cannot be read.
         differs: Says in words how a run on disk differs from this one.
+        sharded: Also one whose blocks lie in shards, or one that is finished, as for whoever plans only.
 
     Raises:
         UsageError: E602, E603, E624 when `out` cannot be continued; E607 when there is no run to add to.
@@ -351,13 +309,13 @@ def choose(
         return _finished(suite, digest, out, say)
     if out is not None:
         folder = Folder(out)
-        folder.admit(digest, differs)
+        folder.admit(digest, differs, finished=sharded)
         return folder
     home = Path("reports") / suite
     _remove_empty_runs(home)
     if not fresh:
         for path, run in _runs(home, say):
-            if run.digest == digest and not run.finished:
+            if run.digest == digest and not run.finished and (sharded or not shards_of(path)):
                 return Folder(path)
     return Folder(_new(home))
 
@@ -367,16 +325,22 @@ def _remove_empty_runs(home: Path) -> None:
     for path in [file.parent for file in home.glob(f"*/{LOCK}")]:
         with suppress(OSError, UsageError), HeldFolder(path) as folder:
             left = folder.names()
-            if path.is_symlink() or any(name != LOCK and not name.endswith(PART_SUFFIX) for name in left):
+            ours = (LOCK, LOCK_OWNER)
+            if path.is_symlink() or any(name not in ours and not name.endswith(PART_SUFFIX) for name in left):
                 continue
-            lock = folder.lock_file(LOCK)
             try:
-                _lock(folder, lock)
+                lock = FolderLock(folder)
+            except FolderBusy:
+                continue
+            try:
                 for name in left:
-                    folder.remove(name)
+                    with suppress(FileNotFoundError):
+                        folder.remove(name)
+                with suppress(FileNotFoundError):
+                    folder.remove(LOCK_OWNER)  # its own
                 os.rmdir(path)  # an empty one alone
             finally:
-                os.close(lock)
+                lock.free()
 
 
 def _new(home: Path) -> Path:
@@ -394,4 +358,4 @@ def abandoned(suite: str, stamp: list[str]) -> tuple[Path, RunFile] | None:
     """The newest run of the same command if it is unfinished, and so cannot be continued because something changed."""
     same = ((path, run) for path, run in _runs(Path("reports") / suite, lambda _: None) if run.stamp == stamp)
     newest = next(same, None)
-    return newest if newest and not newest[1].finished else None
+    return newest if newest and not newest[1].finished and not shards_of(newest[0]) else None

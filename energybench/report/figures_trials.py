@@ -80,9 +80,11 @@ def _first(by_label: dict[str, list[Trial]]) -> tuple[dict[str, list[Trial]], st
 
 
 def _moments(trials: Sequence[Trial]) -> tuple[dict[str, float], str]:
-    """Where each trial stands in time: minutes since the first began, or its turn where no times were kept."""
+    """Where each trial stands in time: minutes since the first began, or its turn where no times were kept, or the
+    clocks of several hosts kept them."""
+    hosts = {t.placement.host for t in trials if t.placement}
     try:
-        began = {t.trial: datetime.fromisoformat(t.started_at).timestamp() for t in trials}
+        began = {} if len(hosts) > 1 else {t.trial: datetime.fromisoformat(t.started_at).timestamp() for t in trials}
     except (ValueError, OverflowError, OSError):
         began = {}
     if len(set(began.values())) > 1:

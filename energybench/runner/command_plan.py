@@ -26,7 +26,7 @@ from energybench.meter.unavailable import Unavailable
 from energybench.records.record import Cell, Claim, Role
 from energybench.runner import command_files, plan_metrics
 from energybench.runner.command_ranks import ranks_of
-from energybench.runner.plan_energy import energy
+from energybench.runner.plan_energy import energy, unless_elsewhere
 from energybench.runner.plan_spec import PlanResult, PlanSpec
 from energybench.suite.command_tables import COPY, CommandWorkloadTable, RunTable, fill
 from energybench.suite.placeholders import ALWAYS, fill_words, placeholders
@@ -61,7 +61,8 @@ class CommandPlan:
         if self.spec.purpose not in ("count", "trace"):  # else nothing will be metered
             measure = self.suite.measure.model_copy(update={"gpus": self.gpus()})
             facts, problems = energy(self.spec, measure, self.device_name, of_commands=True)
-            self.problems += problems
+            problems, notes = unless_elsewhere(self.spec, problems)
+            self.problems, self.notes = [*self.problems, *problems], [*self.notes, *notes]
         return PlanResult(
             problems=tuple(self.problems),
             notes=tuple(dict.fromkeys(self.notes)),

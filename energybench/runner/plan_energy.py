@@ -65,3 +65,15 @@ def _grid(carbon: CarbonTable) -> dict[str, Any]:
     if carbon.intensity is not None:
         return own_intensity(carbon.intensity, (carbon.source or "").strip(), "given in the suite")
     return intensity(carbon.country or "")
+
+
+def unless_elsewhere(spec: PlanSpec, problems: list[Problem]) -> tuple[list[Problem], list[str]]:
+    """(problems, notes): a required sensor that is missing is only noted where no trial will run on this machine."""
+    if not spec.metered_elsewhere:
+        return problems, []
+    notes = [f"{p.message}; the blocks are refused where they run if it is so there" for p in problems if _sensor(p)]
+    return [problem for problem in problems if not _sensor(problem)], notes
+
+
+def _sensor(problem: Problem) -> bool:
+    return problem.code == "E501"

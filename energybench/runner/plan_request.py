@@ -108,6 +108,7 @@ def spec_of(
     purpose: Purpose | None = None,
     until_decided: bool = False,
     added: int = 0,
+    metered_elsewhere: bool = False,
 ) -> PlanSpec:
     """What the check of a suite is handed.
 
@@ -118,6 +119,7 @@ def spec_of(
         purpose:       what the plan is for; by default a run, or a check where nothing may be downloaded
         until_decided: as many blocks as the suite declares at most, with its looks
         added:         blocks beyond the declared ones, which change no digest
+        metered_elsewhere: no trial runs on this machine
     """
     looks = suite.trials.declared_looks if until_decided else ()
     return PlanSpec(
@@ -134,6 +136,7 @@ def spec_of(
         added=added,
         device=device,
         download=download,
+        metered_elsewhere=metered_elsewhere,
     )
 
 
@@ -147,13 +150,21 @@ def plan(
     purpose: Purpose | None = None,
     until_decided: bool = False,
     added: int = 0,
+    metered_elsewhere: bool = False,
 ) -> Planned:
     """Check everything that can be checked without training, in a child. Arguments: as `spec_of` takes them.
 
     Raises UsageError with every mistake; CannotMeasure where a required sensor is all that is missing.
     """
     spec = spec_of(
-        suite, place, device=device, download=download, purpose=purpose, until_decided=until_decided, added=added
+        suite,
+        place,
+        device=device,
+        download=download,
+        purpose=purpose,
+        until_decided=until_decided,
+        added=added,
+        metered_elsewhere=metered_elsewhere,
     )
     parts = []
     if spec.trainings:

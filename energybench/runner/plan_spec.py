@@ -43,6 +43,7 @@ class PlanSpec(Spec):
     blocks:  the most there will be; looks: after how many of them; empty: one, when all are there
     added:   blocks beyond those, which change no digest
     device:  as torch names it; None: the first card, else the processor
+    metered_elsewhere: no trial runs on this machine, whose sensors do not matter then
     """
 
     purpose: Purpose
@@ -58,6 +59,7 @@ class PlanSpec(Spec):
     added: int = 0
     device: str | None = None
     download: bool = True
+    metered_elsewhere: bool = False
 
     @cached_property
     def _place(self) -> dict[Loc, str]:

@@ -24,7 +24,7 @@ from energybench.records.record import Cell, Role
 from energybench.runner import plan_metrics, plan_threads
 from energybench.runner.plan_claim import claim
 from energybench.runner.plan_controls import kept_share, planned_control, useless_controls
-from energybench.runner.plan_energy import energy
+from energybench.runner.plan_energy import energy, unless_elsewhere
 from energybench.runner.plan_machine import machine_facts
 from energybench.runner.plan_precision import precision_on
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
@@ -393,5 +393,6 @@ class Plan:
         if self.purpose in ("count", "trace"):
             return {}
         facts, problems = energy(self.spec, self.suite.measure, device_name(self.device))
-        self.problems += problems
+        problems, notes = unless_elsewhere(self.spec, problems)
+        self.problems, self.notes = [*self.problems, *problems], [*self.notes, *notes]
         return facts

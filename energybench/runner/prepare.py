@@ -55,7 +55,7 @@ def load_suite(
 
 def plan_suite(suite: Suite, device: str | None) -> Planned:
     from energybench.process.forkserver import Launcher
-    from energybench.records.run_folder import scratch
+    from energybench.records.scratch_folder import scratch
     from energybench.runner.plan_request import plan
 
     with scratch() as place:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from energybench.common.errors import typed
 from energybench.common.escaping import printable
 from energybench.common.units import format_seconds
 from energybench.records.record import CountingRun, Trial
@@ -123,6 +124,17 @@ class Progress:
         self.tables.print(Text(printable(f"report: {report}")), soft_wrap=True)
         for command in commands(report.parent):
             self.tables.print(Text(printable(f"more: {command}")), soft_wrap=True)
+
+    def planned(self, folder: Path, command: str, blocks: int, device: str) -> None:
+        """Where the plan is, and what to type for its blocks. command: of the first of them"""
+        self._clear()
+        lines = (
+            f"planned: {folder}",
+            f"the first of {blocks} block{'s' * (blocks != 1)}, each on a device of this kind ({device}): {command}",
+            f"all together: {typed('energybench', 'report', folder)}",
+        )
+        for line in lines:
+            self.tables.print(Text(printable(line)), soft_wrap=True)
 
     def interrupted(self, folder: Path, how: str) -> None:
         self._clear()

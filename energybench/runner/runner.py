@@ -7,33 +7,45 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from energybench.common.errors import EXIT_INTERRUPTED, EXIT_REGRESSION, EXIT_TRIALS_FAILED, Problem, UsageError, typed
+from energybench.common.errors import (
+    EXIT_FINE,
+    EXIT_INTERRUPTED,
+    EXIT_REGRESSION,
+    EXIT_TRIALS_FAILED,
+    AtWork,
+    Problem,
+    UsageError,
+    typed,
+)
+from energybench.common.hosts import host
 from energybench.common.interrupts import signals_interrupt
 from energybench.meter.nvml import held_open
+from energybench.meter.shared_node import node_claimed
 from energybench.process.forkserver import Launcher
 from energybench.process.prepared import PreparedInterpreter
 from energybench.records.reader import COUNTING_RUNS, RECORDS
-from energybench.records.record import Cell, CountingRun, Invocation, Looks, RunFile, Trial
-from energybench.records.run_folder import Folder, abandoned, choose, scratch
-from energybench.records.run_identity import new_identity
+from energybench.records.record import FINISHED, Cell, CountingRun, Invocation, Looks, RunFile, Trial
+from energybench.records.run_folder import Folder, choose
+from energybench.records.scratch_folder import scratch
 from energybench.runner import busy, schedule
 from energybench.runner.expected_time import expected_time
 from energybench.runner.foresight import foresight, sentence
+from energybench.runner.new_run import ask_about_another, new_run_file, refuse_foreign_page
+from energybench.runner.placement import without_superseded
 from energybench.runner.plan_request import Planned, plan
 from energybench.runner.progress import Progress
+from energybench.runner.shard import Shard, command_of_block, refuse_sharded
 from energybench.runner.trials import COMMAND, Trials, now
 from energybench.runner.what_changed import changes
 from energybench.stats.paired import FEWEST_BLOCKS
 from energybench.suite.suite import Suite, cell_name
 from energybench.trial.command_trial import REFUSED
-from energybench.trial.spec import MethodSpec, stack_of
 from energybench.verdict.examination import examine
 
 if TYPE_CHECKING:
@@ -55,6 +67,8 @@ def run(
     add_blocks: int = 0,
     strict: bool = False,
     keep_going: bool = False,
+    blocks: tuple[int, ...] = (),
+    plan_only: bool = False,
 ) -> tuple[int, Path]:
     """Run what is missing of a suite and report. Returns the exit code and the run's folder.
 
@@ -63,28 +77,52 @@ def run(
     add_blocks:    so many beyond a finished run's: exploratory, in no verdict
     strict:        a requirement of the suite that is left undecided is exit code 4
     keep_going:    on past a command whose quality or windows cannot be used; else the first such trial ends the call
+    blocks:        from 0: these alone, in `out`, by the plan in the folder above its folder `shards`; no report
+    plan_only:     the plan and the counting runs, for others to run the blocks by; nothing is trained
     """
     began = time.monotonic()
     if until_decided and suite.trials.blocks_max is None:
         message = "--until-decided needs the most blocks there may be, declared before the first"
         hint = "add [trials] blocks_max = 20, or --set trials.blocks_max=20"
         raise UsageError(Problem("E203", message, suite.where(("trials",)), hint))
+    shard = Shard.opened(suite, blocks, out) if blocks and out is not None else None
     launcher, watch = Launcher(), busy.Watch()
     prepared = PreparedInterpreter(COMMAND)
-    with scratch() as place, signals_interrupt(), held_open(), closing(prepared):
+    metered = suite.measure.energy != "off" and not plan_only
+    with scratch() as place, signals_interrupt(), held_open(), closing(prepared), node_claimed(metered):
         if suite.trains:
             launcher.warm()
         progress.say(f"checking {suite.path.name}: {'methods, models, data' if suite.trains else 'commands'}")
-        planned = plan(suite, launcher, place, device=device, until_decided=until_decided, added=add_blocks)
+        planned = plan(
+            suite,
+            launcher,
+            place,
+            device=device,
+            until_decided=until_decided or (shard is not None and shard.until_decided),
+            added=add_blocks,
+            metered_elsewhere=plan_only,
+        )
         differs = partial(changes, planned=planned)
-        folder = choose(suite.suite, planned.digest, out, fresh, add_blocks > 0, progress.say, differs)
+        if shard is not None:
+            folder = shard.folder(planned, differs)
+        else:
+            folder = choose(suite.suite, planned.digest, out, fresh, add_blocks > 0, progress.say, differs, plan_only)
         if out is None and not fresh and not folder.path.exists():
-            _ask_about_another(suite, differs, progress)
-        with folder.lock():
-            folder.admit(planned.digest, differs, finished=add_blocks > 0)  # nobody came between
-            _refuse_foreign_page(folder)
-            trials = Trials(planned, folder, launcher, place, progress, prepared)
-            runner = _Runner(planned, folder, trials, progress, argv or sys.argv, add_blocks, strict, keep_going)
+            ask_about_another(suite, differs, progress)
+        with folder.lock(AtWork if shard or plan_only else UsageError) as lock:
+            if lock.taken_over is not None:
+                progress.say(f"note: the lock of a run that has ended was taken over: {lock.taken_over.shown}")
+            if shard is not None:
+                shard.admit(folder, planned, differs)
+            else:
+                folder.admit(planned.digest, differs, finished=add_blocks > 0 or plan_only)  # nobody came between
+            trials = Trials(planned, folder, launcher, place, progress, prepared, shard.home if shard else None)
+            runner = _Runner(planned, folder, trials, progress, argv or sys.argv, add_blocks, strict, keep_going, shard)
+            if plan_only:
+                return runner.plan(), folder.path
+            if shard is None:
+                refuse_sharded(folder.path)
+                refuse_foreign_page(folder)
             return runner.run(None if max_s is None else began + max_s, watch), folder.path
 
 
@@ -99,35 +137,71 @@ class _Runner:
         added: int,
         strict: bool,
         keep_going: bool = False,
+        shard: Shard | None = None,
     ) -> None:
-        self.strict, self.added, self.keep_going = strict, added, keep_going
+        self.strict, self.added, self.keep_going, self.shard = strict, added, keep_going, shard
         self.planned, self.folder, self.trials = planned, folder, trials
-        self.progress, self.suite = progress, planned.suite
+        self.progress, self.suite, self.argv = progress, planned.suite, argv
         self.done, self.counted = folder.trials(), folder.read_counting_runs()  # a damaged one ends it here
-        self.run_file = self._open(argv, added)
+
+    def begin(self) -> None:
+        """This invocation, in run.json."""
+        self.run_file = self._open(self.argv, self.added)
         self._keep_threads()
-        trials.run_identity, trials.order_seed = self.run_file.run_identity, self._order_seed()
+        self.trials.run_identity, self.trials.order_seed = self.run_file.run_identity, self._order_seed()
+
+    def plan(self) -> int:
+        """run.json and the counting runs, unless they are there."""
+        run, home = self.folder.run_file(), self.folder.path
+        left = self._uncounted()
+        if run is None or left:
+            self.begin()
+            for note in self.planned.notes:
+                self.progress.say(f"note: {note}")
+            self.progress.begin(home, len(left), resumed=run is not None, expected=None)
+            try:
+                for cell in left:
+                    self.trials.count(cell)
+            except KeyboardInterrupt as interrupt:
+                return self._interrupted(interrupt)
+            run = self._closed("planned", finished=self.run_file.finished)
+            self.folder.save(run)
+        self.progress.planned(home, command_of_block(self.argv, home), run.blocks, self.planned.device)
+        return EXIT_FINE
+
+    def _uncounted(self) -> list[Cell]:
+        counted = {(w.workload, w.method): w.digest for w in self.counted}
+        return [c for c in self.planned.counting_runs if counted.get((c.workload, c.method)) != c.digest]
 
     def run(self, deadline: float | None, watch: busy.Watch) -> int:
         """`deadline`: on the monotonic clock; past it no block is begun. `watch`: since the suite was checked."""
+        if self.shard is not None:
+            there = self.folder.run_file()
+            if there is not None and self.shard.is_complete(there, self.planned, self.done):
+                self.progress.say(f"{self.shard.told}: complete already in {self.folder.path}; nothing is repeated")
+                return EXIT_TRIALS_FAILED if _failed(self.done) else EXIT_FINE
+        self.begin()
+        if self.shard is not None:
+            self.counted = self.shard.take_counts(self.folder)
         blocks = self.blocks = self.run_file.verdict_blocks + self.added  # an earlier call may have asked for more
         number = self.run_file.invocations[-1].number
-        slots = schedule.missing(self.planned.cells, blocks, self._order_seed(), self.done, number)
-        counted = {(w.workload, w.method): w.digest for w in self.counted}
-        counting_runs = [c for c in self.planned.counting_runs if counted.get((c.workload, c.method)) != c.digest]
+        seed = self._order_seed()
+        self.done = without_superseded(self.planned, self.folder, self._mine(), seed, self.done, self.progress.say)
+        slots = schedule.missing(self.planned.cells, self._mine(), seed, self.done, number)
+        counting_runs = self._uncounted()
         for note in self.planned.notes:
             self.progress.say(f"note: {note}")
         self._warn(watch.disturbed())
         if (seen := foresight(self.planned)) is not None:
             self.progress.say(sentence(seen))
-        if self.run_file.looks:
+        if self.run_file.looks and self.shard is None:
             after = ", ".join(map(str, self.run_file.looks.at))
             self.progress.say(f"looks after {after} blocks; ends at the one that decides every comparison")
         self.progress.begin(
             self.folder.path,
             len(counting_runs) + sum(self.trials.in_turns.count(each) for each in schedule.by_workload(slots)),
             resumed=bool(self.done),
-            expected=expected_time(self.planned),
+            expected=expected_time(self.planned) if self.shard is None else None,
         )
         try:
             for cell in counting_runs:
@@ -138,11 +212,13 @@ class _Runner:
             outcome, finished = self._train(slots, blocks, deadline)
             if finished:
                 self._refuse_gaps()
+            if self.shard is not None:
+                self.folder.save(self._closed(outcome, finished=False))  # the run is, when all shards are there
+                self.progress.say(f"{self.shard.told}: {outcome}, in {self.folder.path}")
+                return EXIT_TRIALS_FAILED if _failed(self.folder.trials()) else EXIT_FINE
             summary = self._report(outcome, finished)
         except KeyboardInterrupt as interrupt:
-            self.folder.save(self._closed("interrupted", finished=self.run_file.finished))
-            self.progress.interrupted(self.folder.path, str(interrupt) or "interrupted")
-            return EXIT_INTERRUPTED
+            return self._interrupted(interrupt)
         self.progress.end(summary, self.folder.report)
         if not finished:
             self.progress.say(f"{outcome}; the same command continues")
@@ -151,14 +227,26 @@ class _Runner:
         code = requirements.exit_code(summary.required, self.strict)
         return EXIT_TRIALS_FAILED if code != EXIT_REGRESSION and failed(self.folder.trials()) else code
 
+    def _interrupted(self, interrupt: KeyboardInterrupt) -> int:
+        self.folder.save(self._closed("interrupted", finished=self.run_file.finished))
+        self.progress.interrupted(self.folder.path, str(interrupt) or "interrupted")
+        return EXIT_INTERRUPTED
+
+    def _mine(self) -> list[int]:
+        """The blocks that are run in this folder, from 0."""
+        return list(range(self.run_file.verdict_blocks + self.added)) if self.shard is None else [*self.shard.blocks]
+
     def _train(self, slots: list[schedule.Slot], blocks: int, deadline: float | None) -> tuple[str, bool]:
         """Block by block: how it ended, and whether that is the end of the run."""
-        for block in range(blocks):
+        mine = self._mine()
+        for block in mine:
             in_block = [slot for slot in slots if slot.block == block]
             for of_workload in schedule.by_workload(in_block):
                 for trial in self.trials.run(of_workload, blocks):
                     if REFUSED in trial.environment and not self.keep_going:
                         return self._stopped(trial), False
+            if self.shard is not None:
+                continue  # only who reads all shards looks
             over = deadline is not None and bool(in_block) and time.monotonic() >= deadline and block < blocks - 1
             if self._decided(block + 1, over):
                 break
@@ -166,7 +254,7 @@ class _Runner:
                 return f"time is up after {block + 1} of {blocks} blocks", False
             if in_block and block < blocks - 1:
                 self.progress.block(self._so_far())
-        return "finished", True
+        return FINISHED, True
 
     def _refuse_gaps(self) -> None:
         """Before the run is closed as finished: every record that was there or was written is there, every cell has
@@ -175,12 +263,11 @@ class _Runner:
         there = {f"{RECORDS}/{trial.trial}.json" for trial in trials} | {_counting_name(each) for each in counting_runs}
         had = [f"{RECORDS}/{t.trial}.json" for t in self.done] + [_counting_name(c) for c in self.counted]
         number, seed = self.run_file.invocations[-1].number, self._order_seed()
-        blocks = self.run_file.verdict_blocks + self.added
         needed = [
             *(_counting_name(cell) for cell in self.planned.counting_runs),
             *(
                 f"{RECORDS}/{slot.trial}.json"
-                for slot in schedule.missing(self.planned.cells, blocks, seed, trials, number)
+                for slot in schedule.missing(self.planned.cells, self._mine(), seed, trials, number)
             ),
         ]
         gone = [name for name in dict.fromkeys([*had, *self.trials.written, *needed]) if name not in there]
@@ -201,8 +288,8 @@ class _Runner:
         return "stopped at a trial whose quality or windows cannot be used"
 
     def _began_ns(self) -> int | None:
-        """When an earlier call of this run began; None where there was none."""
-        earlier = self.run_file.invocations[:-1]
+        """When an earlier call of this run began; None where there was none by the clock of this host."""
+        earlier = [each for each in self.run_file.invocations[:-1] if each.host in (None, host())]
         return int(datetime.fromisoformat(earlier[0].started_at).timestamp() * 1e9) if earlier else None
 
     def _report(self, outcome: str, finished: bool) -> Summary:
@@ -242,50 +329,17 @@ class _Runner:
 
     def _open(self, argv: list[str], added: int) -> RunFile:
         """run.json with this invocation added, and with the blocks that it adds to a finished run."""
-        run = self.folder.run_file() or self._new_run_file()
+        run = self.folder.run_file()
+        if run is None:
+            run = new_run_file(self.planned, self.folder.path.name)
+            run = run if self.shard is None else self.shard.run_file(run)
         if run.finished:
             run = run.model_copy(update={"added": max(run.added, added)})
         number = max((i.number for i in run.invocations), default=-1) + 1
-        invocation = Invocation(number=number, argv=[Path(argv[0]).name, *argv[1:]], started_at=now())
+        invocation = Invocation(number=number, argv=[Path(argv[0]).name, *argv[1:]], started_at=now(), host=host())
         run = run.model_copy(update={"invocations": [*run.invocations, invocation]})
         self.folder.save(run)
         return run
-
-    def _new_run_file(self) -> RunFile:
-        suite, planned = self.suite, self.planned
-        data = {
-            name: known.data.for_record()
-            | {"parameters": known.parameters}
-            | ({"weights": known.weights.model_dump(mode="json")} if known.weights else {})
-            for name, known in planned.workloads.items()
-        }
-        return RunFile(
-            suite=suite.suite,
-            about=suite.about,
-            run=self.folder.path.name,
-            run_identity=new_identity(),
-            digest=planned.digest,
-            stamp=suite.stamp,
-            suite_path=suite.path.name,
-            suite_text=suite.text,
-            resolved=suite.digest_source(),
-            cells=[
-                cell.model_copy(update={"stack": [_portable(each) for each in stack_of(cell.stack)]})
-                for cell in planned.cells
-            ],
-            blocks=planned.spec.blocks,
-            looks=Looks(at=list(planned.spec.looks)) if planned.spec.looks else None,
-            order_seed=schedule.draw_order_seed(),
-            machine=planned.machine,
-            data=data,
-            metrics=planned.result.metrics,
-            sources={
-                each.name: f"{Path(each.path).name} ({each.origin})"
-                for cell in planned.cells
-                for each in stack_of(cell.stack)
-            }
-            | planned.result.sources,
-        )
 
     def _warn(self, disturbed: busy.Busy | None) -> None:
         """Say it now, and keep it, where others use this machine: a report's last line is too late."""
@@ -330,14 +384,6 @@ class _Runner:
         return summarise(blind, self.folder.trials(), self.folder.read_counting_runs())
 
 
-def _refuse_foreign_page(folder: Folder) -> None:
-    """Before anything runs. Raises CannotWrite E632 where a page of somebody else's has the name of the report."""
-    if folder.held.has(folder.report.name):
-        from energybench.report import pages
-
-        pages.refuse_foreign_pages(folder.held)
-
-
 def _counting_name(cell: Cell | CountingRun) -> str:
     """Of its file, from the run's folder."""
     return f"{COUNTING_RUNS}/{cell_name(cell.workload, cell.method)}.json"
@@ -352,24 +398,3 @@ def failed(trials: list[Trial]) -> list[Trial]:
         if id(t) not in unusable
     }
     return [t for t in trials if id(t) in unusable and good.get((t.block, t.workload, t.method), -1) < t.invocation]
-
-
-def _portable(method: MethodSpec) -> dict[str, Any]:
-    """A stack's entry for the record, without the folders of this machine."""
-    return method.model_copy(update={"path": Path(method.path).name}).model_dump(mode="json")
-
-
-def _ask_about_another(suite: Suite, differs: Callable[[RunFile], str], progress: Progress) -> None:
-    """Before a new run begins beside one that the same command would have continued, had nothing changed.
-
-    Who sits at a terminal is asked. A job in a queue has nobody to ask: it goes on in a folder of its own, and says so.
-    Raises UsageError E623 when the answer is no.
-    """
-    unfinished = abandoned(suite.suite, suite.stamp)
-    if unfinished is None:
-        return
-    path, run = unfinished
-    progress.say(f"note: the unfinished run in {path} stays as it is. Changed since: {differs(run)}")
-    if not progress.confirm("Start a new run beside it?"):
-        hint = "put back what changed and run again to continue it, or add --new"
-        raise UsageError(Problem("E623", "no new run was started beside this one", str(path), hint))

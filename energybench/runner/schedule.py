@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import random
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from energybench.common.hashing import stable_seed
@@ -75,9 +75,11 @@ def by_workload(slots: Sequence[Slot]) -> list[list[Slot]]:
     return list(found.values())
 
 
-def missing(cells: Sequence[Cell], blocks: int, seed: int, done: Iterable[Trial], invocation: int) -> list[Slot]:
-    """What is left to run. A block that is resumed runs its baseline again: only one invocation's trials pair up, and
-    of those that took turns only one group's.
+def missing(
+    cells: Sequence[Cell], blocks: int | Iterable[int], seed: int, done: Iterable[Trial], invocation: int
+) -> list[Slot]:
+    """What is left to run of so many blocks, or of these. A block that is resumed runs its baseline again: only one
+    invocation's trials pair up, and of those that took turns only one group's.
 
     For the same reason a trial whose own invocation never got to the baseline of its block is not done, nor a control
     whose invocation never got to its method; and a method runs again beside a control that is left. None is left of a
@@ -98,7 +100,7 @@ def missing(cells: Sequence[Cell], blocks: int, seed: int, done: Iterable[Trial]
         if t.role == "method" and not t.trained_less and (t.block, t.workload, t.invocation, t.group) in paired
     }
     slots: list[Slot] = []
-    for block in range(blocks):
+    for block in range(blocks) if isinstance(blocks, int) else blocks:
         planned = order(cells, block, seed)
         left = [
             cell
@@ -113,3 +115,22 @@ def missing(cells: Sequence[Cell], blocks: int, seed: int, done: Iterable[Trial]
             if cell in left or (cell.role == "baseline" and cell.workload in resumed):
                 slots.append(Slot(cell, block, position, invocation))
     return slots
+
+
+def superseded(
+    cells: Sequence[Cell], blocks: Iterable[int], seed: int, done: Iterable[Trial], is_here: Callable[[Trial], bool]
+) -> list[Trial]:
+    """What a block that is not whole has of another device: it starts anew on this one, with its baseline, since a
+    block that is begun on one device and ended on another is one of neither. A block that is whole stays as it is.
+
+    is_here: whether a trial was made on the device of this job
+    """
+    of_block: dict[int, list[Trial]] = {}
+    for trial in done:
+        of_block.setdefault(trial.block, []).append(trial)
+    found: list[Trial] = []
+    for block in blocks:
+        elsewhere = [trial for trial in of_block.get(block, []) if not is_here(trial)]
+        if elsewhere and missing(cells, [block], seed, of_block[block], 0):
+            found += elsewhere
+    return found

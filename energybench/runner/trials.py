@@ -20,6 +20,7 @@ from energybench.records.run_folder import Folder, remove_if_empty
 from energybench.runner import watched_files
 from energybench.runner.command_ranks import ranks_of
 from energybench.runner.group import InTurns
+from energybench.runner.placement import placement
 from energybench.runner.plan_request import Planned, is_counted_on
 from energybench.runner.progress import Progress
 from energybench.runner.schedule import Slot
@@ -40,6 +41,7 @@ COUNTED_SLOWER = 3  # a counting run may take so many times a trial's limit
 class Trials:
     """Starts them, each in a process of its own, and waits: one trains at a time. In `place` lies what they are handed.
 
+    home: of the whole run, where `folder` is a part of it
     order_seed: of the run, for the order of turns
     """
 
@@ -51,13 +53,14 @@ class Trials:
         place: Path,
         progress: Progress,
         prepared: PreparedInterpreter | None = None,
+        home: Path | None = None,
     ) -> None:
         self.planned, self.folder, self.launcher, self.place = planned, folder, launcher, place
-        self.progress, self.suite, self.prepared = progress, planned.suite, prepared
+        self.progress, self.suite, self.prepared, self.home = progress, planned.suite, prepared, home
         self.run_identity: str | None = None  # as run.json says, once it is there
         self.written: list[str] = []  # names of records, from the run's folder
         self.watched: WatchedFiles | None = None
-        self.order_seed = 0
+        self.order_seed, self.placement = 0, placement()
         self.in_turns = InTurns(self)
         self._budgets: dict[tuple[int, str, str], Budget | None] = {}  # by block, workload and method: of its control
 
@@ -144,7 +147,7 @@ class Trials:
             cwd = self._how(cell).cwd
             if cwd and cwd != COPY and os.path.isdir(spec.base / cwd):
                 folders.append(spec.base / cwd)
-        self.watched = WatchedFiles(folders, [self.folder.path, self.place], since_ns)
+        self.watched = WatchedFiles(folders, [self.home or self.folder.path, self.place], since_ns)
         if self.watched.too_many:
             self.progress.say(
                 f"note: {spec.base} holds more than {watched_files.MOST_FILES:,} files, so files that trials leave for "
@@ -210,6 +213,7 @@ class Trials:
             digest=cell.digest,
             started_at=now(),
             device=result.command_device if cell.command else result.device_name,
+            placement=self.placement,
             claim=cell.claim,
         )
 

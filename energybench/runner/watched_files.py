@@ -90,7 +90,9 @@ class WatchedFiles:
 
 def _is_run(folder: str) -> bool:
     """Whether a run of ours is in it."""
-    return os.path.isfile(os.path.join(folder, "run.json")) and os.path.isdir(os.path.join(folder, "records"))
+    if not os.path.isfile(os.path.join(folder, "run.json")):
+        return False
+    return any(os.path.lexists(os.path.join(folder, part)) for part in ("records", "witness", "shards", ".lock"))
 
 
 def _is_its_own(path: Path, trial: str) -> bool:

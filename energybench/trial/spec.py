@@ -19,7 +19,7 @@ from energybench.common.sealed_files import write_text
 from energybench.common.units import RESOLVED, Quantity
 from energybench.flops.work import Line
 from energybench.meter.sensors import MeterSelection
-from energybench.records.record import Budget, Claim, Role
+from energybench.records.record import Budget, Claim, Placement, Role
 from energybench.suite.command_tables import CommandWorkloadTable, RunTable
 from energybench.suite.tables import MeasureTable, WorkloadTable
 from energybench.workloads.description import DataDescription, StartWeights
@@ -86,6 +86,7 @@ class TrialHeader(CellHeader):
     position: int  # in the block's random order
     started_at: str  # ISO 8601, UTC
     device: str = "cpu"  # or a GPU's UUID
+    placement: Placement | None = None
     claim: Claim | None = None
 
 
