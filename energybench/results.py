@@ -26,7 +26,7 @@ from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.report import merge
 from energybench.verdict import run_parts
 from energybench.verdict.figures import Row, Summary
-from energybench.verdict.summary import summarise, to_json
+from energybench.verdict.summary import to_json
 
 if TYPE_CHECKING:
     import pandas
@@ -38,7 +38,7 @@ AnyPath = str | os.PathLike[str]
 
 
 class Results:
-    """One run, or several of one suite side by side; the latter are never averaged.
+    """One run, on one device or pooled over several; or several runs of one suite side by side, never averaged.
 
     runs:    each run by itself; of a single one, itself
     summary: every figure of the report, as typed values
@@ -77,7 +77,7 @@ class Results:
 
     @cached_property
     def summary(self) -> Summary:
-        return summarise(*self._one.records)
+        return self._one.summary()
 
     @cached_property
     def comparisons(self) -> dict[tuple[str, str], Row]:
@@ -96,7 +96,7 @@ class Results:
         """One row per trial, as `energybench export --to csv` has them: for any library of data frames."""
         from energybench.report.export import ExportedRun, rows
 
-        return [row for part in self._parts for row in rows(ExportedRun(part.records))]
+        return rows(*(ExportedRun(part.records, part.pooling) for part in self._parts))
 
     def frame(self) -> pandas.DataFrame:
         """The same rows in pandas."""
@@ -155,14 +155,14 @@ class Results:
     def _html(self) -> str:
         from energybench.report.notebook import html
 
-        return "\n".join(html(summarise(*part.records), part) for part in self._parts)
+        return "\n".join(html(part.summary(), part) for part in self._parts)
 
 
 def load(*folders: AnyPath) -> Results:
     """The results of a run that is on disk.
 
     Args:
-        folders: one run's folder, or several of one suite: copies and parts of one run are merged.
+        folders: one run's folder, or several of one suite: copies, shards and parts of one run are merged.
 
     Returns:
         One run, or several side by side.

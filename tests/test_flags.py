@@ -125,7 +125,7 @@ def test_every_code_that_a_check_raises_stands_in_the_list() -> None:
             control_differs="30 steps paid for, 50 trained",
         ),
         *flags.check_workload(
-            twin=twin(1.1, 1.11, 1.09), margin=0.01, plain_flop=2, counted_flop=1, devices=["GPU-a", "GPU-b"]
+            twin=twin(1.1, 1.11, 1.09), margin=0.01, plain_flop=2, counted_flop=1, mixed="GPU-a, GPU-b"
         ),
         *flags.check_run(run.run(), [trial()]),
         *flags.check_cliff(cliff_of(60, 1)),

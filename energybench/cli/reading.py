@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 PAGES = ("--write", "--html")  # of one run, in the order in which they are written
 CARBON = ("--carbon", "--zones", "--intensity", "--pue")  # each asks for the page on carbon
-OF_ONE_FOLDER = (*PAGES, "--require", *CARBON)
 # What build servers set that do not set CI.
 BUILD_SERVERS = {"GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION", "JENKINS_URL"}
 _OWN_PAGE = ("is a page of its own", ("--require", "--html", "--strict"))
@@ -72,7 +72,8 @@ def report(
 ) -> None:
     """Print the report of a run from its records: of the newest, of a suite's newest, of a folder. Needs no torch.
 
-    Several folders of one suite: copies of one run's blocks are merged, other devices stand side by side.
+    Several folders of one suite, or one with shards: what is one run is merged, and pooled from three devices of one
+    kind on; what is not stands side by side, with the reason.
     """
     flags = {
         "--all": every,
@@ -103,27 +104,33 @@ def report(
         names = (html,)
 
     from energybench.report import newest
-
-    folders = newest.folders(names, lambda text: click.echo(printable(text), err=True))
-    if len(folders) > 1 and (of_one := [name for name in OF_ONE_FOLDER if name in given]):
-        message = f"{of_one[0]} is about one folder, and {len(folders)} are named"
-        raise UsageError(Problem("E609", message, hint=f"one after the other: energybench report {typed(folders[0])}"))
-    if any(name in given for name in CARBON):
-        _carbon(folders[0], (zones, intensity, pue), write, as_json)
-        return
-
     from energybench.verdict import run_parts
 
+    folders = newest.folders(names, lambda text: click.echo(printable(text), err=True))
     parts = run_parts.read(folders)
-    if len(parts) > 1:
-        _side_by_side(parts, as_json)
+    pages = [name for name in PAGES if name in given]
+    if len(parts) > 1 and pages:
+        _refuse_one_page(pages[0], parts, folders)
+    if any(name in given for name in CARBON):
+        _carbon(parts, folders[0], (zones, intensity, pue), write, as_json)
+    elif len(parts) > 1:
+        _side_by_side(parts, as_json, hold, strict)
     else:
-        pages = [name for name in PAGES if name in given]
         _one_run(parts[0], folders[0], pages, as_json, hold, strict, verbose)
 
 
-def _carbon(folder: Path, wanted: tuple[str | None, str | None, float | None], write: bool, as_json: bool) -> None:
-    """wanted: what --zones, --intensity and --pue say."""
+def _refuse_one_page(flag: str, parts: Sequence[Part], folders: Sequence[Path]) -> NoReturn:
+    """Raises UsageError E609: a page is of one run, pooled or not, and a site has one for each."""
+    message = f"{flag} writes the page of one run, and these are {len(parts)} side by side: {parts[1].apart}"
+    site = typed("energybench", "report", "--all", *folders, "--html", "site")
+    hint = f"{site} — a site with a page for each; without {flag} they are printed side by side"
+    raise UsageError(Problem("E609", message, hint=hint))
+
+
+def _carbon(
+    parts: Sequence[Part], folder: Path, wanted: tuple[str | None, str | None, float | None], write: bool, as_json: bool
+) -> None:
+    """wanted: what --zones, --intensity and --pue say; folder: where a page of one run is written"""
     from energybench.common.units import UnitError, parse_intensity
     from energybench.report.carbon_page import report_carbon
     from energybench.verdict.carbon import Asked
@@ -134,36 +141,49 @@ def _carbon(folder: Path, wanted: tuple[str | None, str | None, float | None], w
     except UnitError as error:
         raise UsageError(Problem("E204", f"--intensity: {error}", hint=error.hint)) from None
     names = () if zones is None else tuple(name.strip() for name in zones.split(",") if name.strip()) or ("",)
-    facts = report_carbon(folder, Asked(names, own, pue), None if as_json else console(), write=write)
+    facts = report_carbon(parts, Asked(names, own, pue), None if as_json else console(), folder if write else None)
     if as_json:
         print_json(facts)
 
 
-def _side_by_side(parts: list[Part], as_json: bool) -> None:
+def _side_by_side(parts: Sequence[Part], as_json: bool, hold: bool, strict: bool) -> None:
+    """Each run by itself; with `hold` the exit code of the requirements of all of them."""
     from energybench.report import merge
 
+    summaries = [part.summary() for part in parts]
+    if hold and not any(summary.required for summary in summaries):
+        _refuse_nothing_required(parts[0].folders[0])
     if as_json:
-        print_json(merge.to_json(parts))
+        print_json(merge.to_json(parts, summaries))
     else:
-        merge.side_by_side(parts, console())
+        merge.side_by_side(parts, console(), summaries)
+    if hold:
+        from energybench.verdict import requirements
+
+        sys.exit(requirements.exit_code([each for summary in summaries for each in summary.required], strict))
+
+
+def _refuse_nothing_required(folder: Path | str) -> NoReturn:
+    hint = 'add a [[require]] with saves_at_least = "5 %" to the suite, and run it'
+    raise UsageError(Problem("E631", "the suite of this run requires nothing", str(folder), hint))
 
 
 def _one_run(
     part: Part, folder: Path, wanted: list[str], as_json: bool, hold: bool, strict: bool, verbose: bool
 ) -> None:
     """Its pages, its table, and with `hold` the exit code of its requirements."""
-    from energybench.verdict.summary import summarise, to_json
+    from energybench.verdict.summary import to_json
 
-    summary, trials = summarise(*part.records), part.records[1]
+    summary = part.summary()
     if hold and not part.records[0].resolved.get("require"):
-        hint = 'add a [[require]] with saves_at_least = "5 %" to the suite, and run it'
-        raise UsageError(Problem("E631", "the suite of this run requires nothing", str(folder), hint))
+        _refuse_nothing_required(folder)
     if wanted:
         from energybench.report import pages
 
-        writers = {"--write": pages.write, "--html": pages.write_html}
+        of_all = f", of {len(part.folders)} folders" if len(part.folders) > 1 else ""
         for name in wanted:
-            click.echo(f"{writers[name](summary, trials, folder)} written", err=True)
+            write = pages.write if name == "--write" else pages.write_html
+            click.echo(f"{write(summary, part.records[1], folder, homes=part.homes)} written{of_all}", err=True)
     if as_json:
         print_json(to_json(summary))
     else:
@@ -177,7 +197,13 @@ def _one_run(
 
 
 @click.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument(
+    "folders",
+    metavar="FOLDER...",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+)
 @click.option(
     "--to",
     "form",
@@ -200,15 +226,15 @@ def _one_run(
 @click.option(
     "--lifespan", metavar="YEARS", type=Finite(min=0, min_open=True), help="sci: years over which --embodied is spread."
 )
-def export(folder: Path, form: str, out: Path | None, **options: Any) -> None:
-    """A run for other tools. Only what was measured is exported as emissions."""
+def export(folders: tuple[Path, ...], form: str, out: Path | None, **options: Any) -> None:
+    """A run for other tools, or several of one suite. Only what was measured is exported as emissions."""
     from energybench.common.outputs import refuse_foreign, write_output
     from energybench.report.export import KINDS
     from energybench.report.export import export as make
 
     if out is not None:
         refuse_foreign(out, KINDS[form])
-    content, notes = make(folder, form, **options)
+    content, notes = make(folders, form, **options)
     if out is not None:
         write_output(out, content, KINDS[form])
         notes = [*notes, f"{out} written"]
@@ -230,7 +256,10 @@ def _for_a_log(content: bytes) -> bytes:
 
 
 def _write_all(roots: tuple[str, ...], html: str | None) -> None:
-    """Every run's pages below the roots, from their records; with a folder in `html`, one site of all of them there."""
+    """Every run's pages below the roots, from their records; with a folder in `html`, one site of all of them there.
+
+    A folder with shards is one run.
+    """
     from energybench.report import pages
 
     folders = dict.fromkeys(folder for root in roots for folder in pages.runs(Path(root)))

@@ -20,7 +20,7 @@ from energybench.common.limits import RECORD_B
 from energybench.common.safe_read import read_bytes
 from energybench.common.units import format_bytes, format_flop, format_ratio, format_seconds
 from energybench.records.curve import metrics_of
-from energybench.records.reader import read_folder, read_record
+from energybench.records.reader import read_record
 from energybench.records.record import CountingRun, Trial
 from energybench.runner.progress import redraws
 from energybench.suite.command_tables import written
@@ -141,8 +141,10 @@ def _print_commands(cells: list[dict[str, Any]], console: Console) -> None:
 
 def print_run(folder: Path, console: Console) -> None:
     from energybench.report import terminal
+    from energybench.verdict.run_parts import read
 
-    run, trials, _ = read_folder(folder)
+    parts = read([folder])
+    run, trials = parts[0].records[0], [trial for part in parts for trial in part.records[1]]
     console.print(
         printable_text(
             " · ".join([f"{run.suite} · run {run.run}", *run.stamp, *([] if run.finished else ["unfinished"])]), "bold"

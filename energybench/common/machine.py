@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
@@ -9,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from energybench.common.programs import starting_safely
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+MEMORY_TABLE = Path("/sys/firmware/dmi/tables/DMI")  # root reads it, and a virtual machine's may be empty
+MEMORY_DEVICE, SIZE, SPEED, CONFIGURED_SPEED = 17, 0x0C, 0x15, 0x20  # SMBIOS 3.7, 7.18: a type, and places in it
+MARK = 12  # hexadecimal digits
 
 
 def native_bf16() -> bool:
@@ -63,3 +69,58 @@ def facts() -> dict[str, Any]:
     }
     torch = sys.modules.get("torch")
     return machine | ({"torch": str(torch.__version__)} if torch is not None else {})
+
+
+def of_trial() -> dict[str, Any]:
+    """What a trial's record says of the machine under it: what machines of one kind share, and two marks of the host.
+
+    Two marks, since each fails by itself: containers of one host may call themselves differently, and share its boot; a
+    host that was started again has another boot, and its old name. Hosts that share either are taken for one.
+    """
+    return {
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_mt_s": memory_mt_s(),
+        "node": _mark("node", os.uname().nodename),
+        "boot": _mark("boot", _boot_id()),
+    }
+
+
+def _boot_id() -> str:
+    try:
+        return BOOT_ID.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _mark(kind: str, text: str) -> str | None:
+    """A checksum that tells one from another and cannot be read; None of nothing."""
+    return hashlib.sha256(f"energybench {kind} {text}".encode()).hexdigest()[:MARK] if text else None
+
+
+def memory_mt_s() -> int | None:
+    """What the memory runs at, in MT/s, by the firmware's table; None where it cannot be read, or modules differ."""
+    try:
+        table = MEMORY_TABLE.read_bytes()
+    except OSError:
+        return None
+    speeds: set[int] = set()
+    at = 0
+    while at + 4 <= len(table):
+        kind, length = table[at], table[at + 1]
+        strings_end = table.find(b"\0\0", at + length)
+        if length < 4 or strings_end < 0:
+            break
+        if kind == MEMORY_DEVICE:
+            size, rated, configured = (
+                _word(table[at : at + length], place) for place in (SIZE, SPEED, CONFIGURED_SPEED)
+            )
+            if size:  # there is a module in the slot
+                speeds.add(configured or rated)
+        at = strings_end + 2
+    return speeds.pop() if len(speeds) == 1 and not speeds & {0, 0xFFFF} else None
+
+
+def _word(structure: bytes, place: int) -> int:
+    """Two bytes, least first; 0 where an older table ends before them."""
+    return int.from_bytes(structure[place : place + 2], "little") if len(structure) >= place + 2 else 0

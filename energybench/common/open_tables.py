@@ -68,7 +68,16 @@ class CardKnown(Known):
     name: str | None = None
 
 
+class TrialMachineKnown(Known):
+    cpu: str | None = None
+    cores: Threads | None = None
+    memory_mt_s: Count | None = None
+    node: str | None = None
+    boot: str | None = None
+
+
 class EnvironmentKnown(Known):
+    machine: TrialMachineKnown | None = None
     gpus: dict[str, CardKnown] | None = None
     threads: Threads | None = None
     load_average: Annotated[float, Field(ge=0, le=1e9)] | None = None

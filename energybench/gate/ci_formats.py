@@ -88,7 +88,7 @@ def benchmark(head: Side, bigger: bool) -> list[dict[str, Any]]:
                 "name": f"{workload.name}: {row.method} ({quantity})",
                 "value": round(value, 4),
                 "unit": "% saved" if bigger else "% of plain training",
-                "extra": f"{quantity}; verdict: {row.verdict}; {wording.plain(wording.blocks(row.n))}",
+                "extra": f"{quantity}; verdict: {row.verdict}; {wording.plain(wording.repeated(row))}",
             }
             if (reach := _reach(figure)) is not None:
                 entry["range"] = f"± {reach:.4g}"

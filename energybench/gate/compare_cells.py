@@ -13,6 +13,7 @@ from energybench.gate.regression import Cell, Comparison, Missing, Records, Stru
 from energybench.meter import combine
 from energybench.stats import paired
 from energybench.verdict import pairing, sentences, wording
+from energybench.verdict.devices import Unit
 from energybench.verdict.figures import Measured, Row, Summary
 
 
@@ -33,11 +34,9 @@ def _figures_of_one_quantity(base: Row, head: Row) -> tuple[Measured | None, Mea
     return before, after
 
 
-def _too_few_blocks(name: str, blocks: int) -> str:
+def _too_few(name: str, count: int, unit: Unit = "block") -> str:
     """ "BASE has 2 blocks, and 3 are the least"; empty where they are enough."""
-    if blocks >= paired.FEWEST_BLOCKS:
-        return ""
-    return f"{name} has {blocks} block{'s' * (blocks != 1)}, and {paired.FEWEST_BLOCKS} are the least"
+    return "" if count >= paired.FEWEST_BLOCKS else f"{name} has {wording.plain(sentences.too_few(count, unit))}"
 
 
 def _reason_against(row: Row, figure: Measured | None, name: str, open_: bool) -> str:
@@ -50,7 +49,7 @@ def _reason_against(row: Row, figure: Measured | None, name: str, open_: bool) -
         return f"{name} is not finished: {row.reason}"
     if past_limit := sentences.past_limit(row):
         return f"{name}: {past_limit}"
-    return _too_few_blocks(name, figure.n)
+    return _too_few(name, figure.n, figure.unit)
 
 
 def saving_comparisons(base: Summary, head: Summary) -> list[Comparison]:
@@ -85,7 +84,9 @@ def _row_comparisons(cell: Cell, base_row: Row, head_row: Row, base: Summary, he
         diverged = _divergence(cell, base_row, head_row) if comparable else []
         return [Comparison("savings", *cell, quantity, shown, reason=reason or "a figure has no spread"), *diverged]
     blocks = (samples[0].n, samples[1].n)
-    cost = Comparison("savings", *cell, quantity, shown, welch(samples[0], samples[1]), blocks=blocks)
+    units = before.unit if before else "block", after.unit if after else "block"
+    change = welch(samples[0], samples[1])
+    cost = Comparison("savings", *cell, quantity, shown, change, blocks=blocks, units=units)
     return [cost, *_quality_comparisons(cell, base_row, head_row, base.look.alpha_fraction, head.look.alpha_fraction)]
 
 
@@ -147,7 +148,7 @@ def absolute_comparisons(
         shown = [paired.geometric_mean(side[key]) for side in sides]
         named = list(zip(("BASE", "HEAD"), sides, struck, strict=True))
         reasons = [f"{name}: {of_cell[key[:2]]}" for name, _, of_cell in named if key[:2] in of_cell]
-        reasons += filter(None, (_too_few_blocks(name, len(side[key])) for name, side, _ in named))
+        reasons += filter(None, (_too_few(name, len(side[key])) for name, side, _ in named))
         if reasons:
             comparisons.append(Comparison("absolute", *key, (shown[0], shown[1]), reason=reasons[0]))
             continue

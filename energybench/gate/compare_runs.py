@@ -17,18 +17,21 @@ from energybench.common.renamed import as_data, renamed
 from energybench.common.safe_read import list_folder, unreadable_reason
 from energybench.gate import comparable, compare_cells, golden_counts, regression
 from energybench.gate.regression import Comparison, Finding, Records
-from energybench.records.reader import read_folder
+from energybench.records.shards import shards_of
+from energybench.verdict import wording
+from energybench.verdict.devices import Pooling
 from energybench.verdict.figures import Required, Summary
-from energybench.verdict.summary import summarise
+from energybench.verdict.run_parts import whole_run
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A run, read and summarised."""
+    """A run, read with its shards and summarised."""
 
     path: Path
     records: Records
     summary: Summary
+    pooling: Pooling
 
     @property
     def key(self) -> dict[str, str]:
@@ -58,9 +61,9 @@ class GateResult:
 
 
 def read_side(path: Path) -> Side:
-    """A run's folder. Raises UsageError E601."""
-    records = read_folder(_existing(path))
-    return Side(path, records, summarise(*records))
+    """A run's folder, with its shards. Raises UsageError E601, E609."""
+    part = whole_run(_existing(path))
+    return Side(path, part.records, part.summary(), part.pooling)
 
 
 def compare(
@@ -184,7 +187,7 @@ def accept(base: Path, head: Path) -> GateResult:
 
 def _existing(path: Path) -> Path:
     """The path, if it is a file or a run's folder. Raises UsageError E601."""
-    if os.path.isdir(path) and not os.path.exists(path / "run.json"):
+    if os.path.isdir(path) and not os.path.exists(path / "run.json") and not shards_of(path):
         inside = [folder for folder in list_folder(path) if os.path.exists(folder / "run.json")]
         hint = f"it holds runs; name one: {typed(inside[-1])}" if inside else "a run's folder holds a run.json"
         raise UsageError(Problem("E601", "this folder is no run", str(path), hint))
@@ -268,6 +271,12 @@ def _saving_comparisons(before: Side, after: Side) -> list[Comparison]:
 
 
 def _absolute_comparisons(before: Side, after: Side) -> list[Comparison]:
+    for side in (before, after):
+        if side.pooling.several:
+            count = len(set(side.pooling.device_of.values()))
+            message = f"seconds and joules are compared on one device only, and this ran on {_units(count, side)}"
+            hint = "--level savings pools devices of one kind, each trial against plain training on its own"
+            raise CannotMeasure(Problem("E501", message, str(side.path), hint))
     if unlike := comparable.devices_differ(before.key, after.key):
         message = f"seconds and joules are compared on one device only; {comparable.abridged(unlike)}"
         hint = "--level savings holds each run against its own plain training, on any machine"
@@ -278,6 +287,10 @@ def _absolute_comparisons(before: Side, after: Side) -> list[Comparison]:
     ]
     struck = [_struck(each.summary) for each in (before, after)]
     return compare_cells.absolute_comparisons(before.records, after.records, looks, struck)
+
+
+def _units(count: int, side: Side) -> str:
+    return wording.plain(wording.units(count, side.pooling.unit))
 
 
 COMPARISONS: dict[str, Callable[[Side, Side], list[Comparison]]] = {

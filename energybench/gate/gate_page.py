@@ -15,6 +15,7 @@ from energybench.report import grid, terminal
 from energybench.report.markdown_syntax import escape, table
 from energybench.stats.power import MOST_BLOCKS
 from energybench.verdict import wording
+from energybench.verdict.devices import Unit
 
 TITLES = {
     "counts": "Counts",
@@ -86,10 +87,18 @@ def _to_see_it(result: GateResult, blind: Sequence[Finding]) -> str:
         return ""
     counts = [each.blocks_to_see for each in scattered]
     known = [count for count in counts if count is not None]
+    if (unit := _unit(scattered)) != "block":
+        many = wording.units(max(known), unit) if len(known) == len(counts) else f"more {wording.plural(unit)}"
+        return f"; {many} a run, with as many blocks on each, would see it"
     if len(known) < len(counts):
         return f"; it would take more than {MOST_BLOCKS} blocks a run to see it: not on this machine"
     most = max(known)
     return f"; {most} blocks a run would see it: energybench run {result.suite} --new --set trials.blocks={most}"
+
+
+def _unit(findings: Sequence[Finding]) -> Unit:
+    """What they count: devices, where any does."""
+    return next((each.unit for each in findings if each.unit != "block"), "block")
 
 
 def _count(number: int, what: str) -> str:
@@ -197,8 +206,10 @@ def _undecided_note(findings: Sequence[Finding]) -> str:
     if not undecided:
         return ""
     needed = [f.blocks_to_see for f in undecided if f.blind and f.blocks_to_see is not None]
-    more = f"; with {max(needed)} blocks a run it would show" if needed else "; more blocks show it"
-    return f'undecided: a change smaller than "sees from" may hide in the scatter of the blocks{more}.'
+    unit = _unit(undecided)
+    what = wording.plural(unit)
+    more = f"; with {wording.units(max(needed), unit)} a run it would show" if needed else f"; more {what} show it"
+    return f'undecided: a change smaller than "sees from" may hide in the scatter of the {what}{more}.'
 
 
 def _same_note(findings: Sequence[Finding]) -> str:

@@ -28,8 +28,8 @@ from energybench.common.quantities import Seed, Text
 from energybench.common.safe_read import read_bytes
 from energybench.gate.regression import Finding
 from energybench.meter.reading import RecordModel
-from energybench.records.reader import read_folder
 from energybench.records.record import CountingRun, Passes, RunFile, Trial
+from energybench.verdict.run_parts import whole_run
 
 SCHEMA = 1
 SAME_REL = 1e-9  # floats that were summed in another order
@@ -159,7 +159,7 @@ def of_flops(facts: dict[str, Any]) -> Counts:
 def read(path: Path) -> Counts:
     """A run's folder, a golden file, or the JSON of `energybench flops`. Raises UsageError E632 for anything else."""
     if os.path.isdir(path):
-        return of_run(*read_folder(path))
+        return of_run(*whole_run(path).records)
     wrong = Problem(
         "E632",
         "neither golden counts, nor the JSON of energybench flops, nor a run's folder",

@@ -32,6 +32,7 @@ from energybench.common.renamed import renamed
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.stats import paired
 from energybench.stats.power import MOST_BLOCKS, POWER, reach
+from energybench.verdict.devices import Unit
 
 Outcome = Literal[
     "regression",
@@ -86,6 +87,7 @@ class Finding:
     reason: str = ""
     blind: bool = False  # a loss of the size that the gate names could hide in it
     blocks_to_see: int | None = None  # on either side, with which it could not; None beyond 200, or where nothing tells
+    unit: Unit = "block"  # what blocks_to_see are: devices, where those are counted on either side
 
     @property
     def key(self) -> Key:
@@ -98,7 +100,8 @@ class Comparison:
 
     shown:   the figures of BASE and HEAD, for the page
     change:  mean log cost of HEAD less that of BASE; None where there is nothing to test
-    blocks:  of BASE and of HEAD
+    blocks:  of BASE and of HEAD; devices, where those are counted
+    units:   what each of the two is
     quality: the cost is a metric's drop; `lost` where it went from within the suite's margin to beyond it
     """
 
@@ -113,6 +116,7 @@ class Comparison:
     quality: bool = False
     lost: bool = True
     blocks: tuple[int, int] = (0, 0)
+    units: tuple[Unit, Unit] = ("block", "block")
 
     @property
     def key(self) -> Key:
@@ -285,8 +289,10 @@ def _blind(finding: Finding, comparison: Comparison, log_margin: float, tests: i
     seen = finding.detectable_rel is not None and finding.detectable_rel <= sees
     if finding.outcome != "undecided" or seen or comparison.change is None:
         return finding
-    needed = blocks_to_see(comparison.change, comparison.blocks, log_margin, tests, sees)
-    return replace(finding, blind=True, blocks_to_see=needed)
+    alike = len(set(comparison.units)) == 1  # blocks of one run and devices of another are no one number
+    needed = blocks_to_see(comparison.change, comparison.blocks, log_margin, tests, sees) if alike else None
+    unit = next((each for each in comparison.units if each != "block"), "block")
+    return replace(finding, blind=True, blocks_to_see=needed, unit=unit)
 
 
 def _cost_finding(

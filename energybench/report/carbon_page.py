@@ -11,7 +11,6 @@ from energybench.common.outputs import Kind
 from energybench.meter.grid import J_PER_KWH
 from energybench.meter.modelled import MODEL, whole_machine
 from energybench.meter.zones import OWN
-from energybench.records.reader import read_folder
 from energybench.report.pages import write_beside
 from energybench.report.rows import SEE_GLOSSARY
 from energybench.verdict import wording
@@ -21,19 +20,45 @@ from energybench.verdict.pairing import EnergyFigure
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from energybench.verdict.run_parts import Part
+
 WHAT_TO_DO = "energybench doctor says what this machine could measure; a run that measures has CO₂e on this page."
 KIND = Kind("a page on carbon", lambda text: text.partition(b"\n")[0].endswith(b": energy and carbon"))
 Table = tuple[list[str], list[list[str]]]  # head, rows; the first column is labels
 
 
-def report_carbon(folder: Path, asked: Asked, console: Console | None, *, write: bool) -> dict[str, Any]:
-    """Print the page, write it if asked to, and return its facts. Raises UsageError E502."""
-    report = carbon_report(*read_folder(folder), asked)
-    if write:
-        write_beside(folder, "carbon.md", markdown(report), KIND)
-    if console is not None:
+def report_carbon(
+    parts: Sequence[Part], asked: Asked, console: Console | None, folder: Path | None = None
+) -> dict[str, Any]:
+    """Print the page of each part, write that of the only one, and return the facts. Raises UsageError E502.
+
+    folder: where the page is written; None for none
+    """
+    reports = [carbon_report(*part.records, asked, part.pooling) for part in parts]
+    if folder is not None:
+        write_beside(folder, "carbon.md", markdown(reports[0]), KIND)
+    for number, (part, report) in enumerate(zip(parts, reports, strict=True), 1):
+        if console is None:
+            break
+        if len(parts) > 1:
+            _say_which(console, number, part)
         render(report, console)
-    return to_json(report)
+    if len(parts) == 1:
+        return to_json(reports[0])
+    facts = [
+        {"folders": list(p.folders), "device": p.device, "apart": p.apart or None, "report": to_json(r)}
+        for p, r in zip(parts, reports, strict=True)
+    ]
+    return {"schema": 1, "runs": facts}
+
+
+def _say_which(console: Console, number: int, part: Part) -> None:
+    from energybench.report.grid import say
+
+    if number > 1:
+        console.print()
+    apart = f" Apart: {part.apart}." if part.apart else ""
+    say(console, f"{number}: {part.described}.{apart}", "bold")
 
 
 def span(figure: Span | None, unit: str, zone_factor: float = 1.0) -> str:
@@ -251,7 +276,7 @@ def render(report: CarbonReport, console: Console) -> None:
         for line in (*short, *_rest(report)):
             say(console, line)
         return
-    for line in (report.energy_note, report.look_note, *zone_lines(report)):
+    for line in (report.energy_note, report.device_note, report.look_note, *zone_lines(report)):
         if line:
             say(console, line, "yellow")
     for name in _workloads(report):
@@ -287,7 +312,7 @@ def markdown(report: CarbonReport) -> str:
     if short := unmeasured(report):
         text += [escape(line) for line in (*short, *_rest(report))]
         return wording.plain("\n\n".join([*text, SEE_GLOSSARY])) + "\n"
-    text += [escape(line) for line in (report.energy_note, report.look_note) if line]
+    text += [escape(line) for line in (report.energy_note, report.device_note, report.look_note) if line]
     text.append("\n".join(f"- {escape(line)}" for line in zone_lines(report)))
     for name in _workloads(report):
         text += [f"## {escape(name)}", pipe(uses(report, name))]

@@ -14,20 +14,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from energybench.common.errors import EnergybenchError, Problem, UsageError
+from energybench.common.errors import EnergybenchError, Problem, UsageError, typed
 from energybench.common.outputs import Kind, json_kind
 from energybench.common.version import __version__
 from energybench.meter import combine
 from energybench.meter.grid import J_PER_KWH
 from energybench.records.curve import OWN, metrics_of
-from energybench.records.reader import read_folder
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.report.emissions import EMISSIONS, emission
-from energybench.verdict import interim, pairing, wording
+from energybench.verdict import devices, interim, pairing, run_parts, wording
 from energybench.verdict.carbon import CarbonReport, Use, Zone, carbon_report
+from energybench.verdict.devices import Pooling
 from energybench.verdict.examination import Examination, ExaminedTrial
+from energybench.verdict.run_parts import Part
 
 HOURS_PER_YEAR = 365.25 * 24
 UNITS = {"run": "one training run", "epoch": "one epoch of it", "sample": "one sample of one epoch"}
@@ -37,8 +38,9 @@ Exported = tuple[bytes, list[str]]  # the file, and notes for whoever asked
 class ExportedRun:
     """The records of one run, and what the carbon report says of them."""
 
-    def __init__(self, records: tuple[RunFile, list[Trial], list[CountingRun]]) -> None:
+    def __init__(self, records: tuple[RunFile, list[Trial], list[CountingRun]], pooling: Pooling | None = None) -> None:
         self.run, trials, self.counting_runs = records
+        self.pooling = pooling or devices.pooling(self.run, trials)
         self.trials: list[Trial] = sorted(trials, key=lambda t: (t.block, t.invocation, t.position, t.trial))
 
     @cached_property
@@ -47,7 +49,7 @@ class ExportedRun:
 
     @cached_property
     def carbon(self) -> CarbonReport:
-        return carbon_report(self.run, self.trials, self.counting_runs)
+        return carbon_report(self.run, self.trials, self.counting_runs, pooling=self.pooling)
 
     @property
     def zone(self) -> Zone:
@@ -59,26 +61,47 @@ class ExportedRun:
         return zones[0]
 
 
-def export(folder: Path, form: str, **options: Any) -> Exported:
-    """The bytes of one export and notes on it. Raises UsageError E610 where nothing was measured."""
-    makers: dict[str, Callable[..., Exported]] = {
+def export(folders: Path | Sequence[Path], form: str, **options: Any) -> Exported:
+    """The bytes of one export and notes on it.
+
+    Args:
+        folders: one run's, or several of one suite: tables have the trials of all, what is of one device is refused
+        form: of KINDS
+
+    Raises:
+        UsageError: E610 where nothing was measured; E609 where one run on one device is needed.
+    """
+    parts = run_parts.read([folders] if isinstance(folders, Path) else folders)
+    runs = [ExportedRun(part.records, part.pooling) for part in parts]
+    tables: dict[str, Callable[..., Exported]] = {
         "csv": trials_csv,
         "curves": curves_csv,
         "parquet": trials_parquet,
         "emissions": emissions_csv,
-        "model-card": model_card,
-        "sci": sci,
     }
-    return makers[form](ExportedRun(read_folder(folder)), **options)
+    if form in tables:
+        return tables[form](*runs, **options)
+    if len(parts) > 1 or runs[0].pooling.several:
+        _refuse_several(parts, form)
+    return {"model-card": model_card, "sci": sci}[form](runs[0], **options)
+
+
+def _refuse_several(parts: Sequence[Part], form: str) -> NoReturn:
+    """Joules are of one device. Raises UsageError E609 with what to type for one."""
+    what = "these are of " + "; ".join(part.device for part in parts[:2]) + (" …" if len(parts) > 2 else "")
+    several = len({folder for part in parts for folder in part.folders}) > 1
+    of_one = f"{typed('energybench', 'export', parts[0].folders[-1], '--to', form)}; " if several else ""
+    hint = f"{of_one}--to csv has every trial of all"
+    raise UsageError(Problem("E609", f"--to {form} is about joules of one device, and {what}", hint=hint))
 
 
 # ── every trial ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def rows(exported: ExportedRun) -> list[dict[str, Any]]:
+def rows(*exported: ExportedRun) -> list[dict[str, Any]]:
     """One row per trial; columns that only some trials have are None elsewhere. SI units in the names."""
-    columns = _columns({metric for trial in exported.trials for metric in trial.quality})
-    by_trial = [_row(exported.run, exported.examination[trial], columns) for trial in exported.trials]
+    columns = _columns({metric for each in exported for trial in each.trials for metric in trial.quality})
+    by_trial = [_row(each.run, each.examination[trial], columns) for each in exported for trial in each.trials]
     names = dict.fromkeys(name for row in by_trial for name in row)
     return [{name: row.get(name) for name in names} for row in by_trial]
 
@@ -161,20 +184,21 @@ def _csv(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> bytes:
     return file.getvalue().encode()
 
 
-def trials_csv(exported: ExportedRun, **_: Any) -> Exported:
-    by_trial = rows(exported)
+def trials_csv(*exported: ExportedRun, **_: Any) -> Exported:
+    by_trial = rows(*exported)
     return _csv(list(by_trial[0]) if by_trial else ["trial"], by_trial), []
 
 
-def curves_csv(exported: ExportedRun, **_: Any) -> Exported:
+def curves_csv(*exported: ExportedRun, **_: Any) -> Exported:
     """One row per trial and epoch: the training loss, seconds of the window so far, and the task's metrics on the test
     set where they were looked at."""
-    metrics = {metric for trial in exported.trials for point in trial.curve for metric in metrics_of(point)}
+    trials = [(each.run, trial) for each in exported for trial in each.trials]
+    metrics = {metric for _, trial in trials for point in trial.curve for metric in metrics_of(point)}
     columns = _columns(metrics)
     of_trial = ("trial", "workload", "method", "role", "block", "seed", "status")
     by_epoch: list[dict[str, Any]] = []
-    for trial in exported.trials:
-        facts = {"suite": exported.run.suite, "run": exported.run.run} | {key: getattr(trial, key) for key in of_trial}
+    for run, trial in trials:
+        facts = {"suite": run.suite, "run": run.run} | {key: getattr(trial, key) for key in of_trial}
         for point in trial.curve:
             figures = {columns[metric]: value for metric, value in metrics_of(point).items()}
             own = dict(zip(("epoch", "training_loss", "wall_s"), map(point.get, OWN), strict=True))
@@ -183,7 +207,7 @@ def curves_csv(exported: ExportedRun, **_: Any) -> Exported:
     return _csv(names, by_epoch), []
 
 
-def trials_parquet(exported: ExportedRun, **_: Any) -> Exported:
+def trials_parquet(*exported: ExportedRun, **_: Any) -> Exported:
     """The same with types. Needs pyarrow, an extra. Raises UsageError E611 without it."""
     try:
         import pyarrow
@@ -192,20 +216,21 @@ def trials_parquet(exported: ExportedRun, **_: Any) -> Exported:
         hint = "pip install 'energybench[parquet]', or --to csv"
         raise UsageError(Problem("E611", "Parquet needs pyarrow, which is not installed", hint=hint)) from None
     file = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist(rows(exported)), file)
+    parquet.write_table(pyarrow.Table.from_pylist(rows(*exported)), file)
     return file.getvalue(), []
 
 
 # ── emissions.csv ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def emissions_csv(exported: ExportedRun, **_: Any) -> Exported:
+def emissions_csv(*exported: ExportedRun, **_: Any) -> Exported:
     """One row per finished trial, as codecarbon writes one per tracked run; energies include the PUE, as there."""
-    try:
-        zone: Zone | None = exported.zone
-    except EnergybenchError:
-        zone = None
-    emissions = [emission(exported.run, trial, zone) for trial in exported.examination.usable(exported.trials)]
+    zones = [_zone(each) for each in exported]
+    emissions = [
+        emission(each.run, trial, zone)
+        for each, zone in zip(exported, zones, strict=True)
+        for trial in each.examination.usable(each.trials)
+    ]
     blind = sum(row["energy_consumed"] is None for row in emissions)
     notes = []
     if blind:
@@ -213,9 +238,16 @@ def emissions_csv(exported: ExportedRun, **_: Any) -> Exported:
             f"note: {blind} of {len(emissions)} trials have no measured energy: their cells are empty; modelled energy "
             "is in --to csv, labelled"
         )
-    if zone is None:
+    if None in zones:
         notes.append("note: the suite names no country, so emissions are empty")
     return _csv(EMISSIONS, emissions), notes
+
+
+def _zone(exported: ExportedRun) -> Zone | None:
+    try:
+        return exported.zone
+    except EnergybenchError:
+        return None
 
 
 # ── a model card ──────────────────────────────────────────────────────────────────────────────────────────

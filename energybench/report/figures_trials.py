@@ -17,6 +17,7 @@ from energybench.report.canvas import WIDTH_IN, Drawn, legend, listed, sheet, sh
 from energybench.report.palette import INK, MARKERS, PAPER, PLAIN, SERIES
 from energybench.report.power_traces import power
 from energybench.verdict import pairing, wording
+from energybench.verdict.devices import devices_of
 from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Workload
 
@@ -29,6 +30,11 @@ RIGHT_IN = 2.3
 GAP_IN = 0.5  # between two panels: the upper one's ticks, the lower one's title
 OVER = (("epoch", "epochs"), ("wall_s", "seconds"), ("joules", "joules (integrated power)"))
 LOSS = "loss"  # of an epoch, in a trial's curve
+
+
+def over(trials: Sequence[Trial]) -> tuple[tuple[str, str], ...]:
+    """What their curves may be drawn over; seconds and joules of several devices are never averaged."""
+    return OVER if len(set(devices_of(trials).values())) < 2 else OVER[:1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +314,7 @@ def _over_training(
     shown, cut = _first(cells(trials))
     style_of = styles(shown)
     usable = examination.usable([trial for of_cell in shown.values() for trial in of_cell])
-    every = [(title, curves(usable, over, folder, key)) for over, title in OVER]
+    every = [(title, curves(usable, x, folder, key)) for x, title in over(usable)]
     panels = [(title, lines) for title, lines in every if any(len(curve.x) > 1 for curve in lines)]
     if not panels:
         return "no trial has the loss of two epochs" if key == LOSS else "not every epoch was evaluated"

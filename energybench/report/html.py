@@ -14,14 +14,15 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
-from urllib.parse import quote
 
 from energybench.meter import combine
 from energybench.records.record import Trial
 from energybench.report import page_charts, page_tables, run_lines
 from energybench.report.album import Album
 from energybench.report.figures import album
+from energybench.report.places import Homes, RecordPath, record_path, with_traces
 from energybench.report.rows import (
     CARBON_ABOUT,
     ENERGY_HEAD,
@@ -56,13 +57,17 @@ class Parts:
     left_out: list[str] = field(default_factory=list)
 
 
-def page(summary: Summary, trials: Sequence[Trial], folder: Path, *, home: str = "") -> str:
+def page(
+    summary: Summary, trials: Sequence[Trial], folder: Path, *, home: str = "", homes: Homes = MappingProxyType({})
+) -> str:
     """The whole page. The same records give the same text.
 
     home: the index of the site that the page is part of. There are no records and documents beside it then, and nothing
         links to them.
+    homes: of the records that lie in other folders than the page
     """
-    parts = _parts(summary, trials, folder)
+    trials = with_traces(trials, folder, homes)
+    parts = _parts(summary, trials, folder, record_path(folder, homes))
     room = LIMIT_B - _size(_render(summary, parts, home)) - 1000
     for number, trial in enumerate(pairing.order(trials)[: len(parts.trials)]):
         record = json.loads(trial.model_dump_json(by_alias=True))
@@ -77,7 +82,7 @@ def page(summary: Summary, trials: Sequence[Trial], folder: Path, *, home: str =
     return _render(summary, parts, home)
 
 
-def _parts(summary: Summary, trials: Sequence[Trial], folder: Path) -> Parts:
+def _parts(summary: Summary, trials: Sequence[Trial], folder: Path, path: RecordPath) -> Parts:
     examination = Examination(trials)
     drawn = album(summary, trials, folder, examination=examination)
     left_out = [f"{each.kind}, {each.workload}: {each.reason}" for each in drawn.left_out]
@@ -88,7 +93,7 @@ def _parts(summary: Summary, trials: Sequence[Trial], folder: Path) -> Parts:
     charts = list(_within(every, CHARTS_B, lambda chart: len(_json(chart))))
     if gone := len(every) - len(charts):
         left_out.append(f"{gone} figures to zoom do not fit into one page.")
-    rows = [_trial(examination[trial], summary) for trial in pairing.order(trials)]
+    rows = [_trial(examination[trial], summary, path) for trial in pairing.order(trials)]
     if len(rows) > TRIALS:
         left_out.append(f"The first {TRIALS} of {len(rows)} trials are listed; all lie in records/ of its folder.")
     return Parts(Album(tuple(pictures), drawn.left_out), charts, rows[:TRIALS], [None] * len(rows[:TRIALS]), left_out)
@@ -118,7 +123,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _trial(examined: ExaminedTrial, summary: Summary) -> dict[str, Any]:
+def _trial(examined: ExaminedTrial, summary: Summary, path: RecordPath) -> dict[str, Any]:
     """One line of the table of trials. Energy says by which kind of source; nothing measured is never 0."""
     trial, reason = examined.trial, examined.reason_unusable
     seconds = _finite(trial.train.wall_s if trial.train else None)
@@ -139,7 +144,7 @@ def _trial(examined: ExaminedTrial, summary: Summary) -> dict[str, Any]:
         "quality": quality,
         "quality_text": wording.NOTHING if quality is None else wording.number(quality, 4),
         "flags": ", ".join(dict.fromkeys(flag.code for flag in trial.flags)) or wording.NOTHING,
-        "href": f"records/{quote(trial.trial, safe='')}.json",
+        "href": path(trial.trial),
     }
 
 

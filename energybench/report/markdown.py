@@ -13,6 +13,7 @@ from urllib.parse import quote
 from energybench.report import markdown_sections
 from energybench.report.album import FOLDER, Album
 from energybench.report.markdown_syntax import brackets, details, escape, fence, table
+from energybench.report.places import RecordPath, beside
 from energybench.report.rows import (
     CARBON_ABOUT,
     ENERGY_HEAD,
@@ -30,8 +31,9 @@ from energybench.verdict import briefly, sentences, wording
 from energybench.verdict.figures import Check, RaisedFlag, Row, Summary, Workload
 
 
-def _link(text: str, record: str) -> str:
-    return f"[{text}](records/{quote(record, safe='')}.json)"
+def _folder_of(row: Row, path: RecordPath) -> str:
+    """Where a row's records lie."""
+    return path(row.records[0]).rpartition("/")[0] if row.records else "records"
 
 
 def _saving(row: Row) -> str:
@@ -39,7 +41,7 @@ def _saving(row: Row) -> str:
     return f"~~{text}~~" if row.verdict_forbidden and row.measured else text
 
 
-def _results(workloads: Sequence[Workload]) -> str:
+def _results(workloads: Sequence[Workload], path: RecordPath) -> str:
     """One table: verdict, measured and quality first; what was promised, in one column where that agrees."""
     placed = [(workload.name, row) for workload in workloads for row in workload.rows]
     rows = [row for _, row in placed]
@@ -53,7 +55,11 @@ def _results(workloads: Sequence[Workload]) -> str:
     if len(workloads) > 1:
         columns.append(("workload", [escape(name) for name, _ in placed], False))
     columns += [
-        (escape(common) or "Method", [f"[{escape(short[row.method])}](records/)" for row in rows], False),
+        (
+            escape(common) or "Method",
+            [f"[{escape(short[row.method])}]({_folder_of(row, path)}/)" for row in rows],
+            False,
+        ),
         ("verdict", [f"**{row.verdict}**" for row in rows], False),
         (f"measured{of} \\[95 %\\]", [_saving(row) for row in rows], True),
     ]
@@ -76,13 +82,13 @@ def _quality_word(row: Row) -> str:
     return f"**{word}**" if row.quality_verdict == "lost" else word
 
 
-def _first_screen(summary: Summary) -> list[str]:
+def _first_screen(summary: Summary, path: RecordPath) -> list[str]:
     """The table, a sentence for each method, what fired."""
     compared = [workload for workload in summary.workloads if workload.rows]
     page = []
     if compared:
         told = [f"- **{escape(m)}**: {escape(briefly.method(p))}" for m, p in briefly.by_method(summary).items()]
-        page += [_results(compared), "\n".join(told)]
+        page += [_results(compared, path), "\n".join(told)]
         if summary.decide:
             page.append(f"To decide what is open: {escape(summary.decide)}")
     fired: dict[str, list[RaisedFlag]] = {}
@@ -96,7 +102,7 @@ def _first_screen(summary: Summary) -> list[str]:
     return page
 
 
-def _behind(row: Row, metric: str) -> str:
+def _behind(row: Row, metric: str, path: RecordPath) -> str:
     """What stands behind a method's figures on one workload, folded away."""
     told = [note for note in sentences.notes(row, metric) if note != sentences.phases(row.phases)]
     parts = ["\n".join(f"- {escape(note)}" for note in told)]
@@ -111,7 +117,7 @@ def _behind(row: Row, metric: str) -> str:
         ]
         head = ["of a profiled step, in plain training's time", "before", "after"]
         parts.append(table(head, shares, right={1, 2}))
-    links = " ".join(_link(str(block), record) for block, record in zip(row.blocks, row.records, strict=True))
+    links = " ".join(f"[{block}]({path(record)})" for block, record in zip(row.blocks, row.records, strict=True))
     if links:
         parts.append(f"Blocks: {links}")
     return details(f"{row.method}: {row.verdict}, {wording.measured(row.measured)}", parts)
@@ -121,7 +127,7 @@ def _pictures(album: Album, workload: Workload, *kinds: str) -> list[str]:
     return [f"![{escape(p.alt)}]({FOLDER}/{quote(p.file)})" for p in album.of(workload.name, *kinds)]
 
 
-def _workload(workload: Workload, album: Album) -> list[str]:
+def _workload(workload: Workload, album: Album, path: RecordPath) -> list[str]:
     page = [f"## {escape(workload.name)}"]
     metric = workload.metric or "quality"
     if not workload.rows:
@@ -131,7 +137,7 @@ def _workload(workload: Workload, album: Album) -> list[str]:
     page += _pictures(album, workload, "ladder")
     page.append("### Where the saving went")
     page += _pictures(album, workload, "where")
-    page += [_behind(row, metric) for row in workload.rows]
+    page += [_behind(row, metric, path) for row in workload.rows]
     page.append("### Quality")
     page += _pictures(album, workload, "trade-off", "quality-curves")
     page.append(_quality(workload))
@@ -292,17 +298,16 @@ def _again(summary: Summary) -> list[str]:
     return [*page, _machine(summary)]
 
 
-def markdown(summary: Summary, album: Album = Album()) -> str:  # noqa: B008  (frozen)
-    """The whole page, ending in one newline. The album's files lie in figures/ beside it."""
+def markdown(summary: Summary, album: Album = Album(), path: RecordPath = beside) -> str:  # noqa: B008  (frozen)
+    """The whole page, ending in one newline. The album's files lie in figures/ beside it. path: of a record, from it"""
     stamps = [*summary.stamp, *([] if summary.finished else ["unfinished"])]
     stamp = f" ({escape(', '.join(stamps))})" if stamps else ""
     page = [f"# {escape(summary.suite)}{stamp}", f"**{escape(summary.headline)}**"]
     if summary.energy_note:
         page.append(escape(summary.energy_note))
-    if summary.look_note:
-        page.append(escape(summary.look_note))
+    page += [escape(note) for note in (summary.device_note, summary.look_note) if note]
     page += [escape(flag.sentence) for flag in summary.flags if flag.code != "modelled_energy"]
-    page += _first_screen(summary)
+    page += _first_screen(summary, path)
     if baselines := dict.fromkeys(workload.baseline_name for workload in summary.workloads if workload.rows):
         page.append(
             f"Savings relative to {' or '.join(baselines)} in the same block; a negative saving is a cost. "
@@ -312,7 +317,7 @@ def markdown(summary: Summary, album: Album = Album()) -> str:  # noqa: B008  (f
         page.append(escape(summary.about))
     page.append(SEE_GLOSSARY)
     for workload in summary.workloads:
-        page += _workload(workload, album)
+        page += _workload(workload, album, path)
     page += _grids(album)
     page += markdown_sections.requirements(summary)
     page += markdown_sections.over_all_workloads(summary)
@@ -321,7 +326,7 @@ def markdown(summary: Summary, album: Album = Album()) -> str:  # noqa: B008  (f
     page += _energy(summary)
     if summary.failures:
         rows = [
-            [_link(escape(f.trial), f.trial), f.status, escape(f.reason), "yes" if f.repeated else "no"]
+            [f"[{escape(f.trial)}]({path(f.trial)})", f.status, escape(f.reason), "yes" if f.repeated else "no"]
             for f in summary.failures
         ]
         page += ["## What failed", table(["trial", "status", "why", "repeated since"], rows)]

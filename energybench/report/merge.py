@@ -7,14 +7,14 @@ from typing import Any
 
 from rich.console import Console
 
-from energybench.report import grid
+from energybench.report import grid, run_lines
 from energybench.verdict import summary, wording
 from energybench.verdict.figures import Row, Summary
 from energybench.verdict.run_parts import Part
 
 
-def to_json(parts: Sequence[Part]) -> dict[str, Any]:
-    """Each part's own report, and why it stands apart."""
+def to_json(parts: Sequence[Part], summaries: Sequence[Summary] | None = None) -> dict[str, Any]:
+    """Each part's own report, and why it stands apart. summaries: of the parts, where they are made already"""
     return {
         "schema": 1,
         "runs": [
@@ -22,24 +22,26 @@ def to_json(parts: Sequence[Part]) -> dict[str, Any]:
                 "folders": list(part.folders),
                 "device": part.device,
                 "apart": part.apart or None,
-                "report": summary.to_json(summary.summarise(*part.records)),
+                "report": summary.to_json(each),
             }
-            for part in parts
+            for part, each in zip(parts, summaries or [part.summary() for part in parts], strict=True)
         ],
     }
 
 
-def side_by_side(parts: Sequence[Part], console: Console) -> None:
-    """Who the parts are, then one table per workload with a column for each."""
-    summaries = [summary.summarise(*part.records) for part in parts]
+def side_by_side(parts: Sequence[Part], console: Console, summaries: Sequence[Summary] | None = None) -> None:
+    """Who the parts are, then one table per workload with a column for each. summaries: as of `to_json`"""
+    summaries = summaries or [part.summary() for part in parts]
     grid.say(console, f"{summaries[0].suite} · {len(parts)} runs side by side, never averaged", "bold")
     for number, (part, each) in enumerate(zip(parts, summaries, strict=True), 1):
         stamps = [*each.stamp, *([] if each.finished else ["unfinished"])]
         apart = f" Apart: {part.apart}." if part.apart else ""
         grid.say(console, f"{number}: {' · '.join([part.described, *stamps])}.{apart}")
-        for line in (each.headline, each.energy_note, each.look_note):
+        for line in (each.headline, each.energy_note, each.device_note, each.look_note):
             if line:
                 grid.say(console, line, "dim", "   ")
+        for line, style in run_lines.requirements(each):
+            grid.say(console, f"§ {line}", style, "   ")
     head = ["Method", *map(str, range(1, len(parts) + 1))]
     for name in dict.fromkeys(w.name for each in summaries for w in each.workloads):
         rows = _rows(summaries, name)
@@ -48,7 +50,15 @@ def side_by_side(parts: Sequence[Part], console: Console) -> None:
             grid.say(console, name, "bold underline")
             grid.grid(console, head, rows)
     console.print()
-    grid.say(console, "Each run's whole report: energybench report FOLDER", "dim")
+    grid.say(console, _whole(parts), "dim")
+
+
+def _whole(parts: Sequence[Part]) -> str:
+    """Where each one's whole report is."""
+    folders = [folder for part in parts for folder in part.folders]
+    if len(set(folders)) == len(folders):
+        return "Each run's whole report: energybench report FOLDER"
+    return "Each one's whole report: energybench report --all FOLDER --html site"  # one folder holds several
 
 
 def _rows(summaries: Sequence[Summary], name: str) -> list[list[str]]:

@@ -13,6 +13,7 @@ from typing import Any
 from energybench.common.errors import Problem, UsageError, nearest, typed
 from energybench.common.limits import RECORD_B, SUITE_B
 from energybench.common.safe_read import list_folder, read_bytes
+from energybench.records.shards import shards_of
 
 HOME = Path("reports")  # where `energybench run` leaves its runs
 Say = Callable[[str], None]
@@ -40,7 +41,7 @@ def folders(names: Sequence[str], say: Say) -> list[Path]:
 
 def _folder(name: str, say: Say) -> Path:
     path = Path(name)
-    if os.path.isfile(path / "run.json"):
+    if os.path.isfile(path / "run.json") or shards_of(path):
         return path
     for home in (_home(path), path):
         found = newest(home, say) if home is not None and os.path.isdir(home) else None

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from energybench.report.figures import album
+from energybench.report.places import with_traces
 from energybench.report.rows import GLOSSARY
 from energybench.report.templates import template
 from energybench.verdict import sentences, wording
@@ -38,9 +39,10 @@ def html(summary: Summary, part: Part) -> str:
     """The same records give the same text."""
     stamps = [*summary.stamp, *([] if summary.finished else ["unfinished"])]
     title = " · ".join([summary.suite, f"run {summary.run}", *([part.described] if part.apart else []), *stamps])
-    notes = [summary.energy_note, summary.look_note, f"Apart: {part.apart}." if part.apart else ""]
+    notes = [summary.energy_note, summary.device_note, summary.look_note, f"Apart: {part.apart}." if part.apart else ""]
     notes += [flag.sentence for flag in summary.flags if flag.code != "modelled_energy"]
-    drawn = album(summary, part.records[1], Path(part.folders[0]), KINDS)
+    home = Path(part.folders[0])
+    drawn = album(summary, with_traces(part.records[1], home, part.homes), home, KINDS)
     text = template("notebook.html.j2").render(
         summary=summary,
         title=title,

@@ -51,7 +51,7 @@ def _curve_charts(
     """Of one figure over epochs, seconds and joules. told: kind of picture, the figure's key in a curve, its name"""
     kind, key, name = told
     charts = []
-    for over, title in figures_trials.OVER:
+    for over, title in figures_trials.over(usable):
         curves = [curve for curve in figures_trials.curves(usable, over, folder, key) if len(curve.x) > 1]
         if curves:
             series = [_series(style_of[curve.label], curve.x, curve.y) for curve in curves]

@@ -7,17 +7,19 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from energybench.common.errors import CannotWrite, UsageError
 from energybench.common.held_folder import HeldFolder
 from energybench.common.outputs import Kind, refuse_foreign_page
-from energybench.records.reader import read_folder
 from energybench.records.record import Trial
+from energybench.records.shards import SHARDS, shards_of
 from energybench.report.album import FOLDER
 from energybench.report.figures import album
 from energybench.report.markdown import markdown
+from energybench.report.places import Homes, record_path, with_traces
 from energybench.verdict.figures import Summary
-from energybench.verdict.summary import summarise
+from energybench.verdict.run_parts import whole_run
 
 PAGE, HTML = "report.md", "report.html"
 # By what stands in each of them, those of earlier versions too.
@@ -27,23 +29,32 @@ HTML_KIND = Kind("a report", lambda text: b"energybench</title>" in text)
 PICTURE_KIND = Kind("a picture", lambda text: b'prefers-color-scheme:dark){[style*="fill: ' in text)
 
 
-def contents(summary: Summary, trials: Sequence[Trial], folder: Path) -> dict[str, str]:
-    """Path from the run's folder → text, for the Markdown page and its figures."""
-    pictures = album(summary, trials, folder)
+def contents(
+    summary: Summary, trials: Sequence[Trial], folder: Path, homes: Homes = MappingProxyType({})
+) -> dict[str, str]:
+    """Path from the run's folder → text, for the Markdown page and its figures. homes: as `places` has them"""
+    pictures = album(summary, with_traces(trials, folder, homes), folder)
     files = {f"{FOLDER}/{picture.file}": picture.svg for picture in pictures.pictures}
-    return {PAGE: markdown(summary, pictures), **files}
+    return {PAGE: markdown(summary, pictures, record_path(folder, homes)), **files}
 
 
-def write(summary: Summary, trials: Sequence[Trial], folder: Path, held: HeldFolder | None = None) -> Path:
+def write(
+    summary: Summary,
+    trials: Sequence[Trial],
+    folder: Path,
+    held: HeldFolder | None = None,
+    homes: Homes = MappingProxyType({}),
+) -> Path:
     """report.md and figures/; a figure that the records no longer give is removed. Returns the page's path.
 
     Args:
         held: The folder, by its handle, where it is held already.
+        homes: Of the records that lie in other folders.
 
     Raises:
         CannotWrite: E612 where figures/ is a link; E632 where another page or picture has the name of ours; E620.
     """
-    files = contents(summary, trials, folder)
+    files = contents(summary, trials, folder, homes)
     with _opened(folder, held) as place:
         refuse_foreign_pages(place, files)
         for name, text in files.items():
@@ -102,22 +113,27 @@ def write_beside(folder: Path, name: str, text: str, kind: Kind) -> Path:
     return folder / name
 
 
-def write_html(summary: Summary, trials: Sequence[Trial], folder: Path) -> Path:
-    """report.html: everything in one file."""
+def write_html(summary: Summary, trials: Sequence[Trial], folder: Path, homes: Homes = MappingProxyType({})) -> Path:
+    """report.html: everything in one file. homes: of the records that lie in other folders"""
     from energybench.report.html import page
 
-    return write_beside(folder, HTML, page(summary, trials, folder), HTML_KIND)
+    return write_beside(folder, HTML, page(summary, trials, folder, homes=homes), HTML_KIND)
 
 
 def rewrite(folder: Path, html: bool = False) -> Path:
     """A run's report.md and figures again, from its records; report.html too if asked for, or if there is one."""
-    run, trials, counting_runs = read_folder(folder)
-    summary = summarise(run, trials, counting_runs)
+    part = whole_run(folder)
+    summary, trials = part.summary(), part.records[1]
     if html or (folder / HTML).exists():
-        write_html(summary, trials, folder)
-    return write(summary, trials, folder)
+        write_html(summary, trials, folder, part.homes)
+    return write(summary, trials, folder, homes=part.homes)
 
 
 def runs(root: Path) -> list[Path]:
-    """Every run's folder at or below `root`, in order."""
-    return sorted(Path(folder) for folder, _, files in os.walk(root) if "run.json" in files)
+    """Every run's folder at or below `root`, in order; a folder with shards is one run."""
+    found = []
+    for folder, below, files in os.walk(root):
+        if "run.json" in files or (SHARDS in below and shards_of(Path(folder))):
+            found.append(Path(folder))
+            below[:] = [name for name in below if name != SHARDS]
+    return sorted(found)

@@ -10,7 +10,7 @@ from typing import Any
 from energybench.meter.grid import J_PER_KWH
 from energybench.meter.zones import OWN
 from energybench.verdict import wording
-from energybench.verdict.figures import Summary, Workload
+from energybench.verdict.figures import OnDevice, Summary, Workload
 from energybench.verdict.pairing import EnergyFigure
 
 GLOSSARY = "../../../docs/glossary.md"  # from reports/SUITE/RUN, where a run lies by default
@@ -81,11 +81,18 @@ def energy_rows(summary: Summary) -> list[list[str]]:
     rows = []
     for workload in summary.workloads:
         cells = [(workload.baseline_name, workload.baseline.energies)]
-        cells += [(row.method, row.energies) for row in workload.rows]
+        cells += _on_each(workload.baseline_name, workload.baseline.on_devices)
+        for row in workload.rows:
+            cells += [(row.method, row.energies), *_on_each(row.method, row.on_devices)]
         rows += [
             [workload.name, label, *_energy_row(energy, intensity)] for label, energies in cells for energy in energies
         ]
     return rows
+
+
+def _on_each(label: str, figures: Sequence[OnDevice]) -> list[tuple[str, tuple[EnergyFigure, ...]]]:
+    """A cell's joules on each of several devices, where none are averaged."""
+    return [(f"{label}, {each.device}", each.energies) for each in figures]
 
 
 def _energy_row(energy: EnergyFigure, intensity: float | None) -> list[str]:

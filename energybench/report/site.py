@@ -16,14 +16,16 @@ from urllib.parse import quote
 from energybench.common.errors import CannotWrite, EnergybenchError, Problem, UsageError
 from energybench.common.held_folder import HeldFolder
 from energybench.common.outputs import Kind, refuse_foreign_page
+from energybench.records.reader import read_folder
+from energybench.records.whole_run import folders_of
 from energybench.report import page_tables
 from energybench.report.html import index_page, page
 from energybench.report.page_tables import Column, Listed, Result
 from energybench.suite.suite import slug
 from energybench.verdict import run_parts, wording
 from energybench.verdict.figures import Summary
-from energybench.verdict.run_parts import Part, Records
-from energybench.verdict.summary import summarise
+from energybench.verdict.merging import Records
+from energybench.verdict.run_parts import Part
 
 PAGES = "runs"  # the folder of the runs' pages, beside index.html
 HOME = "../../index.html"  # from one of them
@@ -86,7 +88,8 @@ def write(folders: Iterable[Path], out: Path, say: Callable[[str], None]) -> Pat
         written = set()
         for entry in entries:
             name = f"{PAGES}/{entry.page}"
-            site.write_bytes(name, page(entry.summary, entry.part.records[1], entry.folder, home=HOME).encode())
+            text = page(entry.summary, entry.part.records[1], entry.folder, home=HOME, homes=entry.part.homes)
+            site.write_bytes(name, text.encode())
             say(f"{out / name} written")
             written.add(name)
         _remove_old(site, written)
@@ -125,9 +128,9 @@ def _read(folders: Iterable[Path], say: Callable[[str], None]) -> tuple[Readable
     """The runs that can be read, and (folder, why) of those that cannot. Raises UsageError where none can."""
     readable: Readable = {}
     problems: list[tuple[str, Problem]] = []
-    for folder in folders:
+    for folder in (each for named in folders for each in folders_of(named)):
         try:
-            records = run_parts.read_folder(folder)
+            records = read_folder(folder)
         except EnergybenchError as error:
             problems.append((str(folder), error.problems[0]))
             say(f"note: left out: {problems[-1][1].where or folder}: {problems[-1][1].message}")
@@ -149,7 +152,7 @@ def _entries(parts: Iterable[Part]) -> list[Entry]:
         while name.casefold() in taken:  # one run on two devices, or a file system that does not tell A from a
             name, number = f"{stem}-{number}", number + 1
         taken.add(name.casefold())
-        entries.append(Entry(Path(part.folders[0]), part, summarise(*part.records), f"{name}.html"))
+        entries.append(Entry(Path(part.folders[0]), part, part.summary(), f"{name}.html"))
     return entries
 
 

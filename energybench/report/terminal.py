@@ -268,7 +268,7 @@ def render(summary: Summary, console: Console, verbose: bool = False) -> None:
         title += " · unfinished"
     _say(console, " · ".join([title, *summary.stamp]), "dim")
     _say(console, summary.headline, "bold")
-    for note in (summary.energy_note, summary.look_note):
+    for note in (summary.energy_note, summary.device_note, summary.look_note):
         if note:
             _say(console, note, "yellow")
     for flag in summary.flags:

@@ -15,6 +15,8 @@ more is better) against the loss q that the suite accepts, whether or not anythi
     lost   its one-sided 95 % upper bound lies below −q
     open   anything else: one block, a block without a figure, an interval that holds −q
 
+Blocks on several devices are averaged within each device, and n counts devices: `replication.py`.
+
 `verdict` puts both into one word: a cost that is not proven worse counts for nothing where quality is lost, and a
 saving is one only where quality is held.
 
@@ -33,6 +35,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from energybench.stats.replication import by_device
+
 Quantity = Literal["energy", "time"]
 RowVerdict = Literal[
     "saves",
@@ -49,7 +53,7 @@ RowVerdict = Literal[
 Verdict = Literal[RowVerdict, "not reached"]  # the last of the way to a target
 QualityVerdict = Literal["held", "lost", "open"]
 
-FEWEST_BLOCKS = 3  # below it there is no verdict
+FEWEST_BLOCKS = 3  # below it there is no verdict; of devices, `replication.FEWEST_DEVICES`
 CLAIM, INTERVAL, QUALITY = 0.99, 0.95, 0.95  # one-sided, two-sided, one-sided at either end
 ROUNDING = 1e-12  # 0.905 − 0.9 is not 0.005 in floats
 
@@ -78,13 +82,24 @@ def adjusted_confidence(confidence: float, alpha_fraction: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean of n paired differences with the standard deviation that bounds it (NaN when df is 0)."""
+    """A mean of n independent samples with the standard deviation that bounds it (NaN when df is 0).
+
+    alpha_fraction: of every chance of error: what this look may use
+    counts:         of each sample, the blocks that it is the mean of, where the samples are devices; empty where
+                    they are blocks' paired differences
+    """
 
     n: int
     mean: float
     sd: float
     df: float
-    alpha_fraction: float = field(default=1.0, kw_only=True)  # of every chance of error: what this look may use
+    alpha_fraction: float = field(default=1.0, kw_only=True)
+    counts: tuple[int, ...] = field(default=(), kw_only=True)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks are in it."""
+        return sum(self.counts) if self.counts else self.n
 
     def _reach(self, confidence: float) -> float:
         if self.df <= 0:
@@ -107,7 +122,7 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Paired(Mean):
-    """The mean log ratio ln(method / baseline) of n blocks; `d` holds each block's."""
+    """The mean log ratio ln(method / baseline) of n blocks, or of n devices; `d` holds each one's."""
 
     d: tuple[float, ...] = ()
 
@@ -146,14 +161,19 @@ def _same_length(method: Sequence[float], baseline: Sequence[float]) -> None:
 
 
 def paired(
-    method: Sequence[float], baseline: Sequence[float], pooled: Spread | None = None, alpha_fraction: float = 1.0
+    method: Sequence[float],
+    baseline: Sequence[float],
+    pooled: Spread | None = None,
+    alpha_fraction: float = 1.0,
+    devices: Sequence[str] | None = None,
 ) -> Paired:
-    """Compare block by block.
+    """Compare block by block; over devices, where the blocks ran on several.
 
     Args:
         method, baseline: costs in the same unit, all above 0; block i is (method[i], baseline[i])
         pooled: the spread of all comparisons of the workload
         alpha_fraction: of every chance of error, what the interim analysis may use
+        devices: of each block; None where one device ran them all
 
     Raises:
         ValueError: without a pair, with a value that is missing, or one that is not above 0
@@ -165,21 +185,29 @@ def paired(
     _same_length(method, baseline)
     if not all(math.isfinite(value) and value > 0 for value in (*method, *baseline)):
         raise ValueError("log ratios need finite values above 0")
-    d = tuple(math.log(cost) - math.log(of_baseline) for cost, of_baseline in zip(method, baseline, strict=True))
+    ratios = [math.log(cost) - math.log(of_baseline) for cost, of_baseline in zip(method, baseline, strict=True)]
+    d, counts = by_device(ratios, devices)
     mean, unpooled = _spread(d)
     lends = pooled is not None and unpooled.df > 0 and pooled.sd >= unpooled.sd and pooled.df > unpooled.df
     spread = pooled if pooled is not None and lends else unpooled
-    return Paired(len(d), mean, spread.sd, spread.df, d, alpha_fraction=alpha_fraction)
+    return Paired(len(d), mean, spread.sd, spread.df, d, alpha_fraction=alpha_fraction, counts=counts)
 
 
 def differences(
-    method: Sequence[float], baseline: Sequence[float], higher_is_better: bool = True, alpha_fraction: float = 1.0
+    method: Sequence[float],
+    baseline: Sequence[float],
+    higher_is_better: bool = True,
+    alpha_fraction: float = 1.0,
+    devices: Sequence[str] | None = None,
 ) -> Mean:
-    """method − baseline, block by block, turned so that a positive change is an improvement."""
+    """method − baseline, block by block, turned so that a positive change is an improvement; over devices, as `paired`,
+    where the blocks ran on several."""
     _same_length(method, baseline)
     sign = 1 if higher_is_better else -1
-    mean, spread = _spread([sign * (value - of_baseline) for value, of_baseline in zip(method, baseline, strict=True)])
-    return Mean(len(method), mean, spread.sd, spread.df, alpha_fraction=alpha_fraction)
+    blocks = [sign * (value - of_baseline) for value, of_baseline in zip(method, baseline, strict=True)]
+    samples, counts = by_device(blocks, devices)
+    mean, spread = _spread(samples)
+    return Mean(len(samples), mean, spread.sd, spread.df, alpha_fraction=alpha_fraction, counts=counts)
 
 
 def pool(groups: Sequence[Sequence[float]], correlation: float = 0.5, level: float = 0.01) -> Spread | None:

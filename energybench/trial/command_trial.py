@@ -22,6 +22,7 @@ from typing import TypedDict, Unpack
 
 from pydantic import ValidationError
 
+from energybench.common import machine
 from energybench.common.errors import EXIT_CANNOT_WRITE, CannotWrite
 from energybench.common.held_folder import HeldFolder
 from energybench.common.interrupts import SPREAD_S, is_signal
@@ -206,7 +207,12 @@ def trial(spec: CommandTrialSpec, record: TrialDraft) -> None:
     phases = Phases(record.phases, lambda: None)
     record.device = spec.device_name
     meters = open_meters(measure.selection(), spec.device_name)
-    record.environment = {"load_average": os.getloadavg()[0], "gpus": gpu_facts(meters), "metered": WHOLE}
+    record.environment = {
+        "load_average": os.getloadavg()[0],
+        "gpus": gpu_facts(meters),
+        "machine": machine.of_trial(),
+        "metered": WHOLE,
+    }
     if spec.threads:
         record.environment["threads"] = spec.threads
     if spec.ranks:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from energybench.common import machine
 from energybench.common.quantities import is_figure
 from energybench.common.sealed_files import write_bytes
 from energybench.meter import devices
@@ -85,6 +86,7 @@ def trial(spec: TrialSpec, record: TrialDraft) -> None:
             "torch": torch.__version__,
             "load_average": os.getloadavg()[0],
             "gpus": gpu_facts(meters),
+            "machine": machine.of_trial(),
         }
     with phases.phase("setup"):
         open_part = partial(datasets.open_part, spec.data, spec.workload.data, device)

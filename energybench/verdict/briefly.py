@@ -80,14 +80,16 @@ def _would_decide(rows: Sequence[Row]) -> str:
     """Of the most that any of them needs."""
     if past := next(filter(None, map(sentences.past_limit, rows)), ""):
         return past
-    return _most([row.blocks_needed for row in rows])
+    return _most([row.blocks_needed for row in rows], rows[0])
 
 
-def _most(needed: Sequence[int | None]) -> str:
-    known = [blocks for blocks in needed if blocks is not None]
-    if len(known) < len(needed):
-        return f"over {power.MOST_BLOCKS} blocks: not on this machine"
-    return sentences.would_decide(max(known))
+def _most(needed: Sequence[int | None], row: Row) -> str:
+    """row: any of those that need them, for what they are of"""
+    known = [count for count in needed if count is not None]
+    if len(known) == len(needed):
+        return sentences.would_decide(max(known), unit=row.unit, each=row.blocks_on_each)
+    where = ": not on this machine" if row.unit == "block" else ""
+    return f"over {power.MOST_BLOCKS} {wording.plural(row.unit)}{where}"
 
 
 def _quality(places: Sequence[Place]) -> list[str]:
@@ -112,7 +114,7 @@ def _why(word: str, group: Sequence[Place], among: int) -> str:
     doubtful = [row for row in rows if row.quality_blocks_needed is None and not _decidable(row)]
     if doubtful:
         return f" ({doubtful[0].quality_reason})"
-    return f" ({_most([row.quality_blocks_needed for row in rows])})"
+    return f" ({_most([row.quality_blocks_needed for row in rows], rows[0])})"
 
 
 def _lost_margins(row: Row) -> float:
@@ -127,7 +129,7 @@ def _decidable(row: Row) -> bool:
     quality = row.quality
     if quality is None or quality.limit is None or quality.doubt:
         return False
-    return row.n >= paired.FEWEST_BLOCKS and not row.timed_out
+    return row.units >= paired.FEWEST_BLOCKS and not row.timed_out
 
 
 def checks(summary: Summary) -> str:

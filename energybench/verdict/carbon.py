@@ -25,7 +25,8 @@ from energybench.meter.reading import Reading
 from energybench.meter.zones import OWN, intensity, own_intensity
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.stats import paired
-from energybench.verdict import pairing, wording
+from energybench.verdict import devices, pairing, wording
+from energybench.verdict.devices import Pooling
 from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Row, Summary, Workload
 from energybench.verdict.pairing import EnergyFigure, Pair
@@ -98,6 +99,7 @@ class Use:
     sensors: str  # "gpu by the card's energy counter"
     reason: str  # why there is no measured figure
     sources: tuple[EnergyFigure, ...]  # each by itself, modelled ones too
+    device: str = ""  # on which of several; empty where one ran everything
 
 
 @renamed(because="reason")
@@ -134,6 +136,7 @@ class CarbonReport:
     gains: tuple[Gain, ...]
     whole_j: float | None  # every metered window of the run
     not_in_it: tuple[str, ...]
+    device_note: str = ""  # which devices are pooled, or why none are
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +200,11 @@ def _zone(known: Mapping[str, Any], recorded: Mapping[str, Any], pue: float | No
 
 
 def carbon_report(
-    run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun], asked: Asked = Asked()
+    run: RunFile,
+    trials: Sequence[Trial],
+    counting_runs: Sequence[CountingRun],
+    asked: Asked = Asked(),
+    pooling: Pooling | None = None,
 ) -> CarbonReport:
     """Everything the carbon report says.
 
@@ -206,15 +213,17 @@ def carbon_report(
         trials: of the run, good and failed
         counting_runs: its unmetered, counted runs
         asked: zones, an intensity and a PUE in place of the run's own
+        pooling: of its devices, as `run_parts` has it; joules of several are never pooled, and each has its own figures
 
     Raises:
         UsageError: E502 for a zone of which no intensity is known
     """
     examination = Examination(trials)
-    summary = summarise(run, trials, counting_runs, examination)
+    pooling = pooling or devices.pooling(run, trials)
+    summary = summarise(run, trials, counting_runs, examination, pooling)
     zones = zones_of(run, asked)
     judged = [t for t in pairing.order(trials) if t.block < summary.look.blocks]
-    uses = [use for w in summary.workloads for use in _uses(w, judged, examination)]
+    uses = [use for w in summary.workloads for use in _uses(w, judged, examination, pooling)]
     rows = [(w.name, row) for w in summary.workloads for row in w.rows]
     return CarbonReport(
         suite=run.suite,
@@ -226,7 +235,12 @@ def carbon_report(
         no_zone="" if zones else NO_ZONE,
         energy_note=summary.energy_note,
         uses=tuple(uses),
-        gains=tuple(_gain(name, row, judged, run, summary.look.alpha_fraction, examination) for name, row in rows),
+        gains=tuple(
+            gain
+            for name, row in rows
+            for gain in _gains(name, row, judged, run, summary.look.alpha_fraction, examination, pooling)
+        ),
+        device_note=summary.device_note,
         whole_j=_whole(trials),
         not_in_it=_not_in_it(summary, zones),
     )
@@ -275,17 +289,25 @@ def _metered(trials: Sequence[Trial]) -> list[Metered]:
     return windows if same else []
 
 
-def _uses(workload: Workload, trials: Sequence[Trial], examination: Examination) -> list[Use]:
+def _uses(workload: Workload, trials: Sequence[Trial], examination: Examination, pooling: Pooling) -> list[Use]:
+    """Of each cell; on each device, where there are several."""
     of_workload = [t for t in trials if t.workload == workload.name]
     cells = [(workload.baseline_name, BASELINE, [t for t in of_workload if t.role == BASELINE])]
     cells += [(row.method, row.method, [t for t in of_workload if t.method == row.method]) for row in workload.rows]
+    if not pooling.several:
+        return [
+            _use(workload.name, name, label, pairing.newest(of_cell, examination.reason_unusable))
+            for name, label, of_cell in cells
+        ]
     return [
-        _use(workload.name, name, label, pairing.newest(of_cell, examination.reason_unusable))
+        _use(workload.name, f"{name}, {pooling.name(device)}", label, newest, device)
         for name, label, of_cell in cells
+        for device, of_it in pooling.by_device(of_cell).items()
+        if (newest := pairing.newest(of_it, examination.reason_unusable))
     ]
 
 
-def _use(workload: str, method: str, label: str, trials: Sequence[Trial]) -> Use:
+def _use(workload: str, method: str, label: str, trials: Sequence[Trial], device: str = "") -> Use:
     windows = _metered(trials)
     figure, sensors, reason = None, "", ""
     if windows:
@@ -296,27 +318,56 @@ def _use(workload: str, method: str, label: str, trials: Sequence[Trial]) -> Use
     else:
         some = any(metered(trial.train).sensors for trial in trials)
         reason = "not every block had the same sensors" if some else "not measured"
-    return Use(workload, method, label, len(trials), figure, sensors, reason, pairing.energies(trials))
+    return Use(workload, method, label, len(trials), figure, sensors, reason, pairing.energies(trials), device)
+
+
+def _gains(
+    workload: str,
+    row: Row,
+    trials: Sequence[Trial],
+    run: RunFile,
+    alpha_fraction: float,
+    examination: Examination,
+    pooling: Pooling,
+) -> list[Gain]:
+    """Of a method; on each device, where there are several: the verdict is of them all, and joules are each one's."""
+    whole, pairs = _gain(workload, row, trials, run, examination)
+    if not pairs:
+        return [whole]
+    if not pooling.several:
+        return [dataclasses.replace(whole, **_multiplied(pairs, whole.tuned_trials, alpha_fraction))]
+    by_device: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        by_device.setdefault(pooling.device(pair.method), []).append(pair)
+    return [
+        dataclasses.replace(
+            whole,
+            method=f"{whole.method}, {pooling.name(device)}",
+            **_multiplied(of_it, whole.tuned_trials, alpha_fraction),
+        )
+        for device, of_it in by_device.items()
+    ]
 
 
 def _gain(
-    workload: str, row: Row, trials: Sequence[Trial], run: RunFile, alpha_fraction: float, examination: Examination
-) -> Gain:
+    workload: str, row: Row, trials: Sequence[Trial], run: RunFile, examination: Examination
+) -> tuple[Gain, list[Pair]]:
+    """What is not multiplied, with the reason and no pair; else the pairs."""
     cell = next((c for c in run.cells if (c.workload, c.method) == (workload, row.method)), None)
     tuned = cell.tuned_trials if cell else None
     empty = Gain(workload, row.method, row.verdict, "", None, None, tuned, None, None, None, None)
     if row.measured is None or row.measured.quantity != "energy":
-        return dataclasses.replace(empty, reason="its energy was not measured on both sides")
+        return dataclasses.replace(empty, reason="its energy was not measured on both sides"), []
     if row.verdict not in PROVEN:
         detail = f": {row.reason}" if row.reason else ""
-        return dataclasses.replace(empty, reason=f"{row.verdict}{detail}; nothing is multiplied")
+        return dataclasses.replace(empty, reason=f"{row.verdict}{detail}; nothing is multiplied"), []
     of_workload = [t for t in trials if t.workload == workload]
     pairs = pairing.pairs(
         [t for t in of_workload if t.method == row.method],
         [t for t in of_workload if t.role == BASELINE],
         examination.reason_unusable,
     )
-    return dataclasses.replace(empty, **_multiplied(pairs, tuned, alpha_fraction))
+    return empty, pairs
 
 
 def _multiplied(pairs: Sequence[Pair], tuned: int | None, alpha_fraction: float) -> dict[str, Any]:
@@ -357,7 +408,12 @@ def _windows(trial: Trial) -> list[Reading]:
 
 def _not_in_it(summary: Summary, zones: Sequence[Zone]) -> tuple[str, ...]:
     pue = f" ({zones[0].pue:g}{': nothing of it' if zones[0].pue == 1 else ''})" if zones else ""
-    scopes = {e.scope for w in summary.workloads for e in w.baseline.energies if e.measured}
+    baselines = [w.baseline for w in summary.workloads]
+    every = [
+        *(e for b in baselines for e in b.energies),
+        *(e for b in baselines for d in b.on_devices for e in d.energies),
+    ]
+    scopes = {energy.scope for energy in every if energy.measured}
     seen = {*scopes, *(combine.IN_A_MODULE if combine.MODULE in scopes else ())}
     unseen = [name for scope, name in PARTS.items() if scope not in seen] + ["fans, disks and power supplies"]
     parts = "" if combine.MACHINE in scopes or not scopes else f"; what no sensor here sees: {', '.join(unseen)}"

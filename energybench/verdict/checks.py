@@ -108,7 +108,7 @@ def _aa(workload: Workload) -> Check:
     """The A/A check always shows its figure: how far plain training lies from itself."""
     kind, twin = flag_codes.KINDS["aa_failed"], workload.twin
     if twin is None or twin.n < paired.FEWEST_BLOCKS:
-        detail = "no twin" if twin is None else wording.plain(wording.blocks(twin.n))
+        detail = "no twin" if twin is None else wording.plain(wording.units(twin.n, twin.unit))
         return Check(kind.code, workload.name, "not checked", kind.severity, kind.sentence, detail)
     detail = wording.plain(f"{wording.measured(twin)} {wording.what(twin.quantity, twin.scope)}")
     return Check(kind.code, workload.name, "clear", kind.severity, kind.sentence, detail)

@@ -11,6 +11,7 @@ from energybench.common.renamed import renamed
 from energybench.stats import paired
 from energybench.verdict import flag_codes
 from energybench.verdict.accept import Accept
+from energybench.verdict.devices import Unit
 from energybench.verdict.interim import Look
 from energybench.verdict.pairing import EnergyFigure, TrialMean
 
@@ -20,7 +21,11 @@ QualityWord = Literal["held", "lost", "open", "not judged", "no verdict"]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A saving against plain training: positive is less. The bounds are the 95 % interval, if n > 1."""
+    """A saving against plain training: positive is less. The bounds are the 95 % interval, if n > 1.
+
+    n:      what the interval counts, and `unit` what that is: blocks on one device, or devices with blocks on each
+    blocks: that are in it
+    """
 
     quantity: paired.Quantity
     scope: str  # "gpu", "cpu + gpu"; empty for time
@@ -30,12 +35,14 @@ class Measured:
     sd_log: float | None
     df: float
     n: int
+    unit: Unit = "block"
+    blocks: int = 0
 
     @classmethod
-    def of(cls, change: paired.Paired, quantity: paired.Quantity, scope: str = "") -> Measured:
+    def of(cls, change: paired.Paired, quantity: paired.Quantity, scope: str = "", unit: Unit = "block") -> Measured:
         low, high = change.saving_interval() if change.df > 0 else (None, None)
         sd = change.sd if math.isfinite(change.sd) else None
-        return cls(quantity, scope, change.saving, low, high, sd, change.df, change.n)
+        return cls(quantity, scope, change.saving, low, high, sd, change.df, change.n, unit, change.blocks)
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -49,13 +56,13 @@ class Measured:
 class Once:
     """What a method spends once in a run, beyond plain training: proxies, compilation, profiling; and undoing it.
 
-    seconds:    the mean over the blocks
+    seconds:    the mean over the blocks; None where those ran on several devices
     share_rel:  of plain training's window, in what the verdict is of, with its 95 % interval
     steady:     the windows alone
     repaid_*:   after so many runs, or epochs of plain training, it is repaid; None where it never is
     """
 
-    seconds: float
+    seconds: float | None
     share_rel: float
     low_rel: float | None
     high_rel: float | None
@@ -78,8 +85,8 @@ class Quality:
     bound: float | None
     limit: float | None  # the worst change that the suite accepts
     fraction: bool  # print in percentage points
-    sd: float | None = None  # of the paired changes; None below two
-    n: int = 0
+    sd: float | None = None  # of the paired changes, or of their means on each device; None below two
+    n: int = 0  # of what sd is: blocks, or devices
     best: float | None = None
     better: Better = "higher"
     unit: str = ""  # of what is no fraction
@@ -132,6 +139,16 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class OnDevice:
+    """A cell's own figures on one of several devices: seconds and joules of different devices are never pooled."""
+
+    device: str  # as one says it
+    n: int  # trials
+    seconds: TrialMean | None
+    energies: tuple[EnergyFigure, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SideToTarget:
     """What one side took to reach a target quality: the blocks that reached it, and the means over those."""
 
@@ -160,6 +177,7 @@ class ToTarget:
     verdict: paired.Verdict
     reason: str  # for the verdict, and what would change it
     at_most: float | None = None
+    unit: Unit = "block"  # what the verdict counts
 
 
 @renamed(plain_rel="baseline_rel")
@@ -239,6 +257,14 @@ class Row:
     quality_blocks_needed: int | None = None
     also: tuple[Quality, ...] = ()  # metrics beside the one that decides
     once: Once | None = None  # what `measured` bills beside the window; None where it is below the margin
+    unit: Unit = "block"  # what its verdicts, intervals and promises count; `blocks_needed` is of these too
+    units: int = 0  # how many of them have a pair
+    on_devices: tuple[OnDevice, ...] = ()  # of several that are pooled; then there are no seconds and energies of all
+
+    @property
+    def blocks_on_each(self) -> float | None:
+        """Of its devices, where they are what is counted; the mean."""
+        return None if self.unit == "block" or not self.units else self.n / self.units
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +280,7 @@ class Baseline:
     memory_resident_b: int | None
     counted_flop: float | None
     plain_flop: float | None
+    on_devices: tuple[OnDevice, ...] = ()  # of several that are pooled; then there are no seconds and energies of all
 
 
 @renamed(plain="baseline_name")
@@ -378,3 +405,4 @@ class Summary:
     uncounted: tuple[Uncounted, ...] = ()  # of every cell that was counted and called one
     required: tuple[Required, ...] = ()  # of the suite's [[require]]; empty where it has none
     decide: str = ""  # what to type for as many blocks as would decide what is open; empty where none would
+    device_note: str = ""  # which devices are pooled, or why none are; empty where one ran everything

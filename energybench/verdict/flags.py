@@ -9,6 +9,7 @@ from energybench.meter.doubts import doubts, found
 from energybench.meter.reading import Reading
 from energybench.records.record import CountingRun, Flag, Passes, RunFile, Trial
 from energybench.stats.paired import FEWEST_BLOCKS, Paired, differences
+from energybench.verdict.wording import plural
 
 AA_CHANCE = 0.02  # of striking a run whose plain training repeats itself, over all its workloads
 LEDGER_TOLERANCE = 0.001  # plain ledger against counter
@@ -165,19 +166,22 @@ def reproducible(trials: Iterable[Trial], counting_run: CountingRun | None) -> b
     return any(t.seed == counting_run.seed and t.weights_sha256 == counting_run.weights_sha256 for t in trials)
 
 
-def check_outside(extras: Mapping[str, Sequence[tuple[float, float]]], margin: float) -> list[Flag]:
+def check_outside(
+    extras: Mapping[str, Sequence[tuple[float, float]]], margin: float, devices: Sequence[str] | None = None
+) -> list[Flag]:
     """Work outside the window beyond plain training's: where the whole 95 % interval lies beyond the margin.
 
     Args:
         extras: what → of each block (seconds, as a share of plain training's window)
         margin: of the saving
+        devices: of each block, where several are counted
     """
     beyond = []
     for what, blocks in extras.items():
         seconds, shares = ([each[place] for each in blocks] for place in (0, 1))
-        if len(blocks) < FEWEST_BLOCKS or sum(seconds) / len(seconds) < OUTSIDE_S:
+        extra = differences(shares, [0.0] * len(shares), devices=devices)
+        if extra.n < FEWEST_BLOCKS or sum(seconds) / len(seconds) < OUTSIDE_S:
             continue
-        extra = differences(shares, [0.0] * len(shares))
         if extra.interval()[0] > margin:
             beyond.append(f"{what}: {sum(seconds) / len(seconds):.2g} s, {_percent(extra.mean)} of the window")
     return [Flag(code="outside_work", detail="; ".join(beyond))] if beyond else []
@@ -200,6 +204,7 @@ def _gap_explained(trials: Sequence[Trial]) -> str:
 def check_cell(
     *,
     blocks: int,
+    unit: str = "block",
     trials: Sequence[Trial] = (),
     counting_run: CountingRun | None = None,
     gap_rel: float | None = None,
@@ -216,7 +221,8 @@ def check_cell(
     """What shows only when a cell's trials lie side by side. Where an argument is None its check is left out.
 
     Args:
-        blocks: how many were paired
+        blocks: how many were paired; of devices, where those are counted
+        unit: what they are
         trials: of the cell, those that are compared
         counting_run: of the cell
         gap_rel: between the savings of FLOPs that were estimated and counted, of the same training, as fractions
@@ -246,7 +252,7 @@ def check_cell(
         fewer = f"{_percent(counted_rel)} fewer FLOPs counted"
         problems.append(("same_weights", f"in {same_weights} block{'s' * (same_weights != 1)}, {fewer}"))
     if blocks < FEWEST_BLOCKS:
-        problems.append(("too_few_blocks", f"{blocks} block{'s' * (blocks != 1)}"))
+        problems.append(("too_few_blocks", f"{blocks} {unit if blocks == 1 else plural(unit)}"))
     if margin is not None:
         problems += _sensor_error(sensor_error_rel, known_error_rel, margin)
     if control_differs is not None:
@@ -284,17 +290,16 @@ def check_workload(
     counted_flop: float | None = None,
     counted_error_flop: float = 0.0,
     not_in_ledger: Iterable[str] = (),
-    devices: Iterable[str] = (),
+    mixed: str = "",
     workloads: int = 1,
 ) -> list[Flag]:
     """The machine against itself: the A/A comparison, and plain training's ledger against the counter.
 
     not_in_ledger: operators that may hide products and of which the ledger has no FLOPs
+    mixed:         why the devices that the blocks ran on are not pooled; empty where they are, or where it was one
     workloads:     of the run, that are compared with themselves
     """
-    problems: list[tuple[str, str]] = []
-    if len(set(devices)) > 1:
-        problems.append(("devices_mixed", ", ".join(sorted(set(devices)))))
+    problems: list[tuple[str, str]] = [("devices_mixed", mixed)] if mixed else []
     if twin is not None and aa_fails(twin, margin, workloads):
         confidence = aa_confidence(workloads)
         low, high = twin.saving_interval(confidence)

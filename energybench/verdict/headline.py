@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from energybench.stats import paired
-from energybench.verdict import wording
+from energybench.verdict import sentences, wording
 
 if TYPE_CHECKING:
     from energybench.records.record import RunFile
@@ -85,9 +85,11 @@ def _strength(item: tuple[Row, Workload]) -> tuple[bool, float]:
 
 
 def _no_verdict(rows: Sequence[Row], workloads: Sequence[Workload]) -> str:
-    most_blocks = max(row.n for row in rows)
-    if most_blocks < paired.FEWEST_BLOCKS:
-        return f"No verdict: {wording.blocks(most_blocks)}, and {paired.FEWEST_BLOCKS} are the least."
+    most = max(rows, key=lambda row: row.units)
+    if most.units < paired.FEWEST_BLOCKS:
+        return f"No verdict: {sentences.too_few(most.units, most.unit)}."
+    if any(flag.code == "devices_mixed" for workload in workloads for flag in workload.flags):
+        return "No verdict: its blocks ran on different devices, which are not pooled."
     if any(flag.code == "aa_failed" for workload in workloads for flag in workload.flags):
         return "No verdict: this machine was too unsteady to compare; run it quiet."
     return "No verdict: a check of the measurement failed, see the flags."
@@ -126,14 +128,14 @@ def _nothing_proven(rows: Sequence[Row]) -> str:
     """And how small a saving could not have been seen."""
     quantities = frozenset(row.measured.quantity for row in rows if row.measured)
     sentence = NOTHING_PROVEN.get(quantities, "No method was proven to save energy or time")
-    limits = [(row.detectable_rel, row.n) for row in rows if row.detectable_rel is not None]
+    limits = [(row.detectable_rel, row.n, wording.repeated(row)) for row in rows if row.detectable_rel is not None]
     if not limits:
         return sentence
-    limit_rel, n = min(limits)
+    limit_rel, _, repeated = min(limits)
     if wording.is_all(limit_rel):
-        return f"{sentence}: {wording.blocks(n)} cannot see any saving"
+        return f"{sentence}: {repeated} cannot see any saving"
     decimals = 0 if limit_rel >= 0.1 else 1
-    return f"{sentence}: {wording.blocks(n)} cannot see savings under {wording.percent(limit_rel, decimals)}"
+    return f"{sentence}: {repeated} cannot see savings under {wording.percent(limit_rel, decimals)}"
 
 
 def busy_note(run: RunFile) -> str:

@@ -57,7 +57,7 @@ def undecided(summary: Summary) -> list[Row]:
 def _undecided(row: Row) -> bool:
     if row.verdict_forbidden and row.quality_forbidden:
         return False
-    if not row.verdict_forbidden and 0 < row.n < paired.FEWEST_BLOCKS and not row.diverged:
+    if not row.verdict_forbidden and 0 < row.units < paired.FEWEST_BLOCKS and not row.diverged:
         return True
     of_cost = row.cost_verdict == "inconclusive" and not (row.timed_out or row.baseline_timed_out)
     return of_cost or _quality_undecided(row)

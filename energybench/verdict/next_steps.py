@@ -32,8 +32,9 @@ def more_blocks(run: RunFile, blocks: int) -> str:
 
 
 def more_blocks_for(run: RunFile, workloads: Sequence[Workload]) -> str:
-    """The command that decides all that a number of blocks would; empty where nothing is open."""
-    rows = [row for workload in workloads for row in workload.rows]
+    """The command that decides all that a number of blocks would; empty where nothing is open, or devices are counted:
+    no machine has more of those by a command."""
+    rows = [row for workload in workloads for row in workload.rows if row.unit == "block"]
     needed = [n for row in rows for n in (row.blocks_needed, row.quality_blocks_needed) if n is not None]
     return more_blocks(run, max(needed)) if needed else ""
 

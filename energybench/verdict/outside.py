@@ -13,8 +13,9 @@ from energybench.meter.combine import Metered, metered
 from energybench.meter.reading import Reading
 from energybench.records.record import Trial
 from energybench.stats import paired
+from energybench.verdict.devices import Pooling
 from energybench.verdict.figures import Measured, Once
-from energybench.verdict.pairing import Pair, seconds
+from energybench.verdict.pairing import Pair, devices_of, seconds
 
 # Before the window and after the evaluation: what a method makes ready, and undoes. It makes ready twice, for the
 # warm-up and for the window, and is billed the dearer time: what the first left in memory spares the second.
@@ -48,7 +49,12 @@ def _once_j(trial: Trial, window: Metered) -> float:
 
 
 def this_run(
-    pairs: Sequence[Pair], steady: paired.Paired, quantity: paired.Quantity, margin: float, epochs: float | None
+    pairs: Sequence[Pair],
+    steady: paired.Paired,
+    quantity: paired.Quantity,
+    margin: float,
+    epochs: float | None,
+    pooling: Pooling | None = None,
 ) -> tuple[paired.Paired, Once | None]:
     """The change of whole runs, what is spent once included, and what that is; the window's own change and None where
     the whole interval of what is spent once lies below the margin, or the records do not hold it.
@@ -59,12 +65,14 @@ def this_run(
         quantity: of the change
         margin:   of the saving, as a fraction
         epochs:   of plain training, into which its saving is divided
+        pooling:  of the devices, where they may be several
     """
     if not all(_once(trial) for pair in pairs for trial in (pair.method, pair.baseline)):
         return steady, None
     costs = [_costs(pair, quantity) for pair in pairs]  # (window, once) of the method and of the baseline
     shares = [(method[1] - baseline[1]) / baseline[0] for method, baseline in costs]
-    extra = paired.differences(shares, [0.0] * len(shares))
+    devices = devices_of(pairs, pooling)
+    extra = paired.differences(shares, [0.0] * len(shares), devices=devices)
     low, high = extra.interval() if extra.df > 0 else (None, None)
     most = high if high is not None and extra.n >= paired.FEWEST_BLOCKS else extra.mean
     if most <= margin or extra.mean <= 0:  # nobody is paid for preparing faster than plain training
@@ -73,14 +81,17 @@ def this_run(
         [sum(method) for method, _ in costs],
         [sum(baseline) for _, baseline in costs],
         alpha_fraction=steady.alpha_fraction,
+        devices=devices,
     )
     runs = extra.mean / steady.saving if steady.saving > 0 < extra.mean else None
     return change, Once(
-        seconds=math.fsum(_once_s(pair.method) - _once_s(pair.baseline) for pair in pairs) / len(pairs),
+        seconds=None
+        if devices
+        else math.fsum(_once_s(pair.method) - _once_s(pair.baseline) for pair in pairs) / len(pairs),
         share_rel=extra.mean,
         low_rel=low,
         high_rel=high,
-        steady=Measured.of(steady, quantity),
+        steady=Measured.of(steady, quantity, unit="block" if pooling is None else pooling.counts),
         repaid_runs=runs,
         repaid_epochs=None if runs is None or not epochs else runs * epochs,
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DRAWS = 4000
 FEWEST_WORKLOADS = 6
-Blocks = Sequence[float]  # one workload's log ratios, block by block
+Blocks = Sequence[float]  # one workload's log ratios, block by block; device by device, where those are counted
 
 
 def interval(groups: Sequence[Blocks], seed: int, draws: int = DRAWS) -> tuple[float, float] | None:
@@ -61,7 +61,7 @@ def _method(label: str, comparisons: Sequence[WorkloadComparison], workloads: Se
     if len(used) < 2:
         return None
     quantity, scope = _one_quantity(list(whole.values()))
-    groups = [pairing.change(comparison.compared[label], quantity).d for comparison in used]
+    groups = [pairing.change(comp.compared[label], quantity, pooling=comp.pooling).d for comp in used]
     means = [math.fsum(group) / len(group) for group in groups]
     bounds = interval(groups, stable_seed("over all workloads", label))
     low, high = (None, None) if bounds is None else (paired.saving_of(bounds[1]), paired.saving_of(bounds[0]))

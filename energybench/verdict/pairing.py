@@ -16,6 +16,7 @@ from energybench.meter.modelled import loads_of
 from energybench.meter.reading import Energy, Reading
 from energybench.records.record import Counted, CountingRun, Estimate, Trial
 from energybench.stats import paired
+from energybench.verdict.devices import Pooling, marks
 from energybench.verdict.examination import examine
 
 
@@ -97,7 +98,7 @@ def partners_of(baselines: Iterable[Trial], reason_unusable: ReasonUnusable = un
 
 def place(trial: Trial) -> tuple[int, int, str, int]:
     """Its block, invocation, device and group."""
-    return trial.block, trial.invocation, trial.device, trial.group
+    return trial.block, trial.invocation, " ".join(marks(trial)), trial.group
 
 
 def pairs(
@@ -189,11 +190,17 @@ def sensors_of(compared: Sequence[Pair]) -> Sensors:
     return next(iter(sets)) if len(sets) == 1 and joules and alike else frozenset()
 
 
+def devices_of(compared: Sequence[Pair], pooling: Pooling | None) -> list[str] | None:
+    """Of each pair, as `stats` asks for them: None where one device ran everything, so that blocks are counted."""
+    return None if pooling is None or not pooling.several else [pooling.device(pair.method) for pair in compared]
+
+
 def change(
     compared: Sequence[Pair],
     quantity: paired.Quantity,
     pooled: paired.Spread | None = None,
     alpha_fraction: float = 1.0,
+    pooling: Pooling | None = None,
 ) -> paired.Paired:
     """The paired log ratios ln(method / baseline) of seconds, or of measured joules.
 
@@ -202,12 +209,16 @@ def change(
         quantity: "time" or "energy"
         pooled: the spread of all comparisons of the workload
         alpha_fraction: of every chance of error, what the interim analysis may use
+        pooling: of the devices, where they may be several
     """
     costs = [pair.costs(quantity) for pair in compared]
-    return paired.paired([cost for cost, _ in costs], [cost for _, cost in costs], pooled, alpha_fraction)
+    devices = devices_of(compared, pooling)
+    return paired.paired([cost for cost, _ in costs], [cost for _, cost in costs], pooled, alpha_fraction, devices)
 
 
-def pooled(comparisons: Sequence[Sequence[Pair]]) -> dict[paired.Quantity, paired.Spread | None]:
+def pooled(
+    comparisons: Sequence[Sequence[Pair]], pooling: Pooling | None = None
+) -> dict[paired.Quantity, paired.Spread | None]:
     """One spread for all comparisons of a workload, by quantity; None where their variances differ."""
     bounded = [pairs for pairs in comparisons if len(pairs) > 1]
     groups: dict[paired.Quantity, list[Sequence[Pair]]] = {
@@ -215,7 +226,8 @@ def pooled(comparisons: Sequence[Sequence[Pair]]) -> dict[paired.Quantity, paire
         "energy": [pairs for pairs in bounded if sensors_of(pairs)],
     }
     return {
-        quantity: paired.pool([change(pairs, quantity).residuals for pairs in of]) for quantity, of in groups.items()
+        quantity: paired.pool([change(pairs, quantity, pooling=pooling).residuals for pairs in of])
+        for quantity, of in groups.items()
     }
 
 

@@ -17,8 +17,9 @@ from energybench.records.record import RunFile, Trial
 from energybench.stats import paired
 from energybench.verdict import wording
 from energybench.verdict.accept import Accept
+from energybench.verdict.devices import Pooling
 from energybench.verdict.figures import Quality, QualityWord, Row
-from energybench.verdict.pairing import Pair
+from energybench.verdict.pairing import Pair, devices_of
 
 DECLARED_SINCE = 4  # schema
 LOWER_IS_BETTER = re.compile(  # anywhere in a name; or as a word of it
@@ -54,32 +55,51 @@ def main_metric(trials: Iterable[Trial]) -> str | None:
 
 
 def compare(
-    run: RunFile, workload: str, pairs: Sequence[Pair], accept: Accept, alpha_fraction: float
+    run: RunFile,
+    workload: str,
+    pairs: Sequence[Pair],
+    accept: Accept,
+    alpha_fraction: float,
+    pooling: Pooling | None = None,
 ) -> tuple[Quality | None, paired.Mean | None]:
     """What is reported of the metric that decides, and the differences that a verdict may use; None where they prove
     nothing: a block without a figure, a figure out of range, a metric that nobody declared."""
     name = accept.metric or main_metric(pair.baseline for pair in pairs)
-    return (None, None) if name is None else _compare(run, workload, pairs, name, accept.loses_at_most, alpha_fraction)
+    if name is None:
+        return None, None
+    return _compare(run, workload, pairs, name, accept.loses_at_most, alpha_fraction, pooling)
 
 
 def further(
-    run: RunFile, workload: str, pairs: Sequence[Pair], accept: Accept, alpha_fraction: float
+    run: RunFile,
+    workload: str,
+    pairs: Sequence[Pair],
+    accept: Accept,
+    alpha_fraction: float,
+    pooling: Pooling | None = None,
 ) -> tuple[Quality, ...]:
     """The metrics that are kept beside it and decide nothing."""
-    found = (_compare(run, workload, pairs, name, None, alpha_fraction)[0] for name in accept.also)
+    found = (_compare(run, workload, pairs, name, None, alpha_fraction, pooling)[0] for name in accept.also)
     return tuple(quality for quality in found if quality is not None)
 
 
 def _compare(
-    run: RunFile, workload: str, pairs: Sequence[Pair], name: str, loses_at_most: float | None, alpha_fraction: float
+    run: RunFile,
+    workload: str,
+    pairs: Sequence[Pair],
+    name: str,
+    loses_at_most: float | None,
+    alpha_fraction: float,
+    pooling: Pooling | None,
 ) -> tuple[Quality | None, paired.Mean | None]:
-    recorded = _values(pairs, name)
+    judged, recorded = _values(pairs, name)
     if not recorded:
         return None, None
     of = known(run, workload, name)
     metric = of.metric if of else Metric(better="higher")
     of_method, of_baseline = ([metric.fraction(value[side]) for value in recorded] for side in (0, 1))
-    difference = paired.differences(of_method, of_baseline, metric.better == "higher", alpha_fraction)
+    devices = devices_of(judged, pooling)
+    difference = paired.differences(of_method, of_baseline, metric.better == "higher", alpha_fraction, devices)
     fraction = metric.in_points
     if of is not None and of.guessed:
         fraction = metric.better == "higher" and all(0 <= value <= 1 for value in (*of_method, *of_baseline))
@@ -99,7 +119,7 @@ def _compare(
         limit=None if loses_at_most is None else -sign * loses_at_most,
         fraction=fraction,
         sd=difference.sd if bounded else None,
-        n=len(recorded),
+        n=difference.n,
         best=sign * difference.upper(paired.QUALITY) if bounded else None,
         better=metric.better,
         unit=metric.unit,
@@ -116,10 +136,15 @@ def _doubt(name: str, metric: Metric, outside: float | None) -> str:
     return f"{name} {outside:.4g} lies out of its range, {metric.range_in_words}{hint}"
 
 
-def _values(pairs: Sequence[Pair], name: str) -> list[tuple[float, float]]:
-    """(method, baseline) of the blocks in which both are known and finite."""
-    both = [(pair.method.quality.get(name), pair.baseline.quality.get(name)) for pair in pairs]
-    return [(a, b) for a, b in both if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)]
+def _values(pairs: Sequence[Pair], name: str) -> tuple[list[Pair], list[tuple[float, float]]]:
+    """The pairs of which both sides are known and finite, and (method, baseline) of each."""
+    both = [(pair, pair.method.quality.get(name), pair.baseline.quality.get(name)) for pair in pairs]
+    known = [
+        (pair, (a, b))
+        for pair, a, b in both
+        if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)
+    ]
+    return [pair for pair, _ in known], [values for _, values in known]
 
 
 def word(row: Row, difference: paired.Mean | None, quality_margin: float | None, open_: bool) -> QualityWord:

@@ -6,10 +6,23 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from energybench.stats import paired, power
+from energybench.stats.replication import FEWEST_DEVICES
 from energybench.verdict import wording
 
 if TYPE_CHECKING:
-    from energybench.verdict.figures import Control, Once, Phase, Roofline, Row, SideToTarget, ToTarget, Workload
+    from energybench.verdict.devices import Unit
+    from energybench.verdict.figures import (
+        Control,
+        Once,
+        OnDevice,
+        Phase,
+        Roofline,
+        Row,
+        SideToTarget,
+        ToTarget,
+        Workload,
+    )
+    from energybench.verdict.pairing import EnergyFigure
 
 Command = Callable[[int], str]  # so many blocks → what to type for them; empty where nothing is
 
@@ -39,8 +52,11 @@ def phases(profiled: Sequence[Phase]) -> str:
 
 def side_to_target(side: SideToTarget, n: int) -> str:
     """What one side took to the target, and how often it arrived."""
-    if not side.reached or side.seconds is None:
+    if not side.reached:
         return f"in none of {wording.blocks(n)}"
+    if side.seconds is None:  # of several devices, whose seconds are never averaged
+        steps = "" if side.steps is None else f"after {wording.number(side.steps.mean, 0)}{wording.NB}steps "
+        return f"{steps}in {side.reached} of {wording.blocks(n)}"
     steps = "" if side.steps is None else f"{wording.number(side.steps.mean, 0)}{wording.NB}steps, "
     energy = "" if side.energy_j is None else f" and {wording.si(side.energy_j.mean, 'J')}"
     return f"after {steps}{wording.duration(side.seconds.mean)}{energy} in {side.reached} of {wording.blocks(n)}"
@@ -86,10 +102,24 @@ def ended(lost: int, n: int) -> str:
     )
 
 
-def would_decide(needed: int | None, command: Command | None = None) -> str:
-    """How many blocks, and what to type to get there."""
+def too_few(n: int, unit: Unit) -> str:
+    """ "2 blocks, and 3 are the least"."""
+    least = paired.FEWEST_BLOCKS if unit == "block" else FEWEST_DEVICES
+    return f"{wording.units(n, unit)}, and {least} are the least"
+
+
+def would_decide(
+    needed: int | None, command: Command | None = None, unit: Unit = "block", each: float | None = None
+) -> str:
+    """How many blocks, and what to type to get there; where devices are counted, how many of them, with as many blocks
+    on each as now: more blocks on the same devices decide little. each: of a device, the mean."""
+    if needed is None and unit != "block":
+        return f"more than {power.MOST_BLOCKS} {wording.plural(unit)} would be needed"
     if needed is None:
         return f"more than {power.MOST_BLOCKS} blocks would be needed: not on this machine"
+    if unit != "block":
+        on_each = "" if each is None else f", a new run with {wording.blocks(max(1, round(each)))} on each,"
+        return f"about {wording.units(needed, unit)}{on_each} would decide"
     typed = f" ({words})" if command and (words := command(needed)) else ""
     return f"about {wording.blocks(needed)} would decide{typed}"
 
@@ -129,13 +159,13 @@ def verdict_reason(row: Row, margin: float, command: Command | None = None) -> s
     """Why the verdict is this one, and what would change it. `command`: what to type for more blocks."""
     match row.verdict:
         case "inconclusive":
-            return past_limit(row) or would_decide(row.blocks_needed, command)
+            return past_limit(row) or would_decide(row.blocks_needed, command, row.unit, row.blocks_on_each)
         case "no saving" | "no difference":
             return f"the whole interval lies within the saving margin, ±{wording.as_written(margin)}"
-        case "no verdict" if row.n < paired.FEWEST_BLOCKS:
+        case "no verdict" if row.units < paired.FEWEST_BLOCKS:
             if row.timed_out or row.baseline_timed_out:
                 return past_limit(row)
-            return f"{wording.blocks(row.n)}, and {paired.FEWEST_BLOCKS} are the least"
+            return too_few(row.units, row.unit)
         case "quality lost" | "quality unproven":
             return row.quality_reason
     return ""
@@ -157,11 +187,11 @@ def quality_reason(row: Row, command: Command | None = None) -> str:
         return f"{told}; no quality margin in the suite"
     if quality.doubt:
         return f"{told}; {quality.doubt}"
-    if row.n < paired.FEWEST_BLOCKS:
-        return f"{told}; {wording.blocks(row.n)}, and {paired.FEWEST_BLOCKS} are the least"
+    if row.units < paired.FEWEST_BLOCKS:
+        return f"{told}; {too_few(row.units, row.unit)}"
     if row.timed_out:
         return f"{told}; {past_limit(row)}"
-    return f"{told}; {would_decide(row.quality_blocks_needed, command)}"
+    return f"{told}; {would_decide(row.quality_blocks_needed, command, row.unit, row.blocks_on_each)}"
 
 
 def _quality(row: Row) -> Iterator[str]:
@@ -211,14 +241,15 @@ def notes(row: Row, metric: str) -> list[str]:
     if row.detectable_rel is not None:
         none = wording.is_all(row.detectable_rel)
         seen = "no saving at all" if none else f"savings from {wording.percent(row.detectable_rel)}"
-        sentences.append(f"{wording.blocks(row.n)} see {seen}.")
+        sentences.append(f"{wording.repeated(row)} see {seen}.")
     return sentences
 
 
 def once(cost: Once) -> str:
     """What the measured figure bills beside the window, and what is left of the saving once that is repaid."""
     share = wording.percent(cost.share_rel)
-    spent = f"Billed with it, spent once a run: {wording.duration(cost.seconds)}, {share} of plain training"
+    seconds = "" if cost.seconds is None else f"{wording.duration(cost.seconds)}, "
+    spent = f"Billed with it, spent once a run: {seconds}{share} of plain training"
     steady = f"without it {wording.measured(cost.steady)} {wording.what(cost.steady.quantity, cost.steady.scope)}"
     if cost.repaid_runs is None:
         return f"{spent}; {steady}, which never repays it."
@@ -233,14 +264,8 @@ def baseline(workload: Workload) -> str:
     if figures.seconds:
         spread = f" ± {wording.duration(figures.seconds.sd)}" if figures.seconds.sd else ""
         parts.append(f"{wording.duration(figures.seconds.mean)}{spread}".replace(" ", wording.NB))
-    for energy in figures.energies:
-        if energy.energy_j:
-            how = "measured by" if energy.measured else "modelled by"
-            of_what = f", {scope}" if (scope := wording.modelled_of(energy)) else ""
-            parts.append(
-                f"{wording.si(energy.energy_j.mean, 'J')} {energy.scope}, "
-                f"{how} {wording.sensor(energy.source)}{of_what}"
-            )
+    parts += _energies(figures.energies)
+    parts += [_on_device(each) for each in figures.on_devices]
     if workload.metric and (metric := figures.quality.get(workload.metric)):
         parts.append(f"{workload.metric} {wording.number(metric.mean, 4)}")
     if figures.data_wait_rel is not None:
@@ -250,6 +275,23 @@ def baseline(workload: Workload) -> str:
         parts.append(f"against itself {wording.measured(twin)} {wording.what(twin.quantity, twin.scope)}")
     own = f"{workload.baseline_name.capitalize()}: {'; '.join(parts)}."
     return " ".join([own, *(f"Its data: {note}." for note in workload.data_notes)])
+
+
+def _energies(energies: Sequence[EnergyFigure]) -> Iterator[str]:
+    for energy in energies:
+        if energy.energy_j:
+            how = "measured by" if energy.measured else "modelled by"
+            of_what = f", {scope}" if (scope := wording.modelled_of(energy)) else ""
+            yield (
+                f"{wording.si(energy.energy_j.mean, 'J')} {energy.scope}, "
+                f"{how} {wording.sensor(energy.source)}{of_what}"
+            )
+
+
+def _on_device(figures: OnDevice) -> str:
+    """Seconds and joules on one of several devices, where none are averaged."""
+    seconds = [wording.duration(figures.seconds.mean)] if figures.seconds else []
+    return f"on {figures.device} {', '.join([*seconds, *_energies(figures.energies)]) or wording.NOTHING}"
 
 
 UNJUDGED = "Quality is not judged: the suite says that there is none to lose."

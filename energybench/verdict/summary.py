@@ -13,10 +13,11 @@ from energybench.meter import combine
 from energybench.meter.not_seen import not_seen_of
 from energybench.records.record import CountingRun, RunFile, Trial
 from energybench.suite.sweep_keys import plain_names
-from energybench.verdict import flags, interim, interim_notes, pairing, requirements, wording
+from energybench.verdict import devices, flags, interim, interim_notes, pairing, requirements, wording
 from energybench.verdict.checks import checks
+from energybench.verdict.devices import Pooling
 from energybench.verdict.examination import Examination
-from energybench.verdict.figures import Accept, Added, Failure, Measured, NotRun, Summary, Uncounted
+from energybench.verdict.figures import Accept, Added, Failure, NotRun, Summary, Uncounted
 from energybench.verdict.headline import busy_note, headline
 from energybench.verdict.interim import Look
 from energybench.verdict.next_steps import more_blocks_for
@@ -25,7 +26,11 @@ from energybench.verdict.workload import WorkloadComparison, raised
 
 
 def summarise(
-    run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun], examination: Examination | None = None
+    run: RunFile,
+    trials: Sequence[Trial],
+    counting_runs: Sequence[CountingRun],
+    examination: Examination | None = None,
+    pooling: Pooling | None = None,
 ) -> Summary:
     """Everything there is to say about a run. The order of the records does not matter.
 
@@ -34,16 +39,21 @@ def summarise(
         trials: of the run, good and failed
         counting_runs: its unmetered, counted runs
         examination: of these trials, for whoever asks it further questions; by default they are examined here
+        pooling: of their devices, as `run_parts` has it; by default that of one folder
     """
     trials = pairing.order(trials)
     examination = examination or Examination(trials)
+    pooling = pooling or devices.pooling(run, trials)
+    of_run = trials if pooling.whole is None else pairing.order(pooling.whole)
     counting_runs = sorted(counting_runs, key=lambda w: (w.workload, w.method))
     names = dict.fromkeys([c.workload for c in run.cells] + [t.workload for t in trials])
-    look = interim.current_look(run, trials)
+    look = interim.current_look(run, of_run)
     by_name: dict[str, list[Trial]] = {name: [] for name in names}
     for trial in trials:
         by_name[trial.workload].append(trial)
-    comparisons = [WorkloadComparison(name, run, by_name[name], counting_runs, look, examination) for name in names]
+    comparisons = [
+        WorkloadComparison(name, run, by_name[name], counting_runs, look, examination, pooling) for name in names
+    ]
     workloads = tuple(comparison.workload() for comparison in comparisons)
     run_flags = raised(flags.check_run(run, trials), "this run")
     return Summary(
@@ -54,13 +64,13 @@ def summarise(
         finished=run.finished,
         blocks=run.blocks,
         headline=wording.plain((interim_notes.headline(look, workloads) or headline(workloads)) + busy_note(run)),
-        energy_note=_energy_note(run, trials),
+        energy_note=_energy_note(run, trials, pooling.several),
         accept=Accept.of(run),
         workloads=workloads,
         flags=run_flags,
         checks=checks(workloads, run_flags, trials, counting_runs, examination),
         failures=_failures(trials, examination),
-        not_run=_not_run(run, trials, look) + _uncounted(counting_runs),
+        not_run=_not_run(run, of_run, look) + _uncounted(counting_runs),
         machine=run.machine,
         invocations=tuple(tuple(call.argv) for call in run.invocations),
         digest=run.digest,
@@ -68,31 +78,36 @@ def summarise(
         look=look,
         look_note=wording.plain(interim_notes.note(look)),
         overall=over_all(comparisons, workloads),
-        added=_added(run, trials, counting_runs, look, examination),
+        added=_added(run, trials, counting_runs, look, examination, pooling),
         uncounted=_without_price(counting_runs),
         required=requirements.held(
             run.resolved.get("require") or (), workloads, look, plain_names(run.resolved.get("workload") or ())
         ),
         decide="" if look.next else more_blocks_for(run, workloads),
+        device_note=wording.plain(pooling.note),
     )
 
 
-def _energy_note(run: RunFile, trials: Sequence[Trial]) -> str:
-    """The first screen's word on energy: measured by what, or modelled, or not to be had, and why."""
+def _energy_note(run: RunFile, trials: Sequence[Trial], pooled: bool) -> str:
+    """The first screen's word on energy: measured by what, or modelled, or not to be had, and why.
+
+    pooled: over devices, each of which was measured by itself
+    """
     windows = [trial.train for trial in trials if trial.train is not None]
     sensors = [combine.metered(window).sensors for window in windows]
     if (run.resolved.get("measure") or {}).get("energy") == "off":
         return wording.ENERGY_OFF
     missing = [e for window in windows for e in window.energy if e.energy_j is None]
-    devices = not_seen_of(e for window in windows for e in window.energy)
+    unseen = not_seen_of(e for window in windows for e in window.energy)
     if any(sensors):
         measured_by = dict.fromkeys(sensor for of_window in sensors for sensor in sorted(of_window))
         of: dict[tuple[str, str], list[str]] = {}
-        for source, scope, device in dict.fromkeys(c for w in windows for c in sorted(combine.metered(w).channels)):
+        channels = () if pooled else dict.fromkeys(c for w in windows for c in sorted(combine.metered(w).channels))
+        for source, scope, device in channels:  # whose joules are added
             of.setdefault((source, scope), []).append(device)
-        return wording.energy_measured(list(measured_by), all(sensors), missing, devices, of)
+        return wording.energy_measured(list(measured_by), all(sensors), missing, unseen, of)
     modelled = any(e.energy_j is not None for window in windows for e in window.energy)
-    return wording.energy_not_measured(modelled, missing, devices) if windows else ""
+    return wording.energy_not_measured(modelled, missing, unseen) if windows else ""
 
 
 def _failures(trials: Sequence[Trial], examination: Examination) -> tuple[Failure, ...]:
@@ -129,7 +144,12 @@ def _not_run(run: RunFile, trials: Sequence[Trial], look: Look) -> tuple[NotRun,
 
 
 def _added(
-    run: RunFile, trials: Sequence[Trial], counting_runs: Sequence[CountingRun], look: Look, examination: Examination
+    run: RunFile,
+    trials: Sequence[Trial],
+    counting_runs: Sequence[CountingRun],
+    look: Look,
+    examination: Examination,
+    pooling: Pooling,
 ) -> tuple[Added, ...]:
     """Every comparison over all blocks, where some were added to the finished run."""
     count = interim_notes.added_blocks(run, trials)
@@ -137,9 +157,11 @@ def _added(
         return ()
     everything = dataclasses.replace(look, blocks=max(t.block for t in trials) + 1, alpha_fraction=1.0)
     names = dict.fromkeys(t.workload for t in trials)
-    comparisons = [WorkloadComparison(name, run, trials, counting_runs, everything, examination) for name in names]
+    comparisons = [
+        WorkloadComparison(name, run, trials, counting_runs, everything, examination, pooling) for name in names
+    ]
     return tuple(
-        Added(comparison.name, label, count, Measured.of(*comparison.compare(pairs)))
+        Added(comparison.name, label, count, comparison.measured(*comparison.compare(pairs)))
         for comparison in comparisons
         for label, pairs in comparison.compared.items()
         if pairs

@@ -177,7 +177,22 @@ def duration(value: float) -> str:
 
 
 def blocks(n: int) -> str:
-    return f"{n}{NB}block{'s' * (n != 1)}"
+    return units(n, "block")
+
+
+def plural(unit: str) -> str:
+    """ "GPUs", "sets of GPUs"."""
+    return f"sets{unit.removeprefix('set')}" if unit.startswith("set ") else f"{unit}s"
+
+
+def units(n: int, unit: str) -> str:
+    """ "12 blocks", "4 GPUs"."""
+    return f"{n}{NB}{unit if n == 1 else plural(unit)}"
+
+
+def repeated(row: Row) -> str:
+    """How often a row was repeated: "12 blocks", or "12 blocks on 4 GPUs"."""
+    return blocks(row.n) if row.unit == "block" else f"{blocks(row.n)} on {units(row.units, row.unit)}"
 
 
 SENSORS = {

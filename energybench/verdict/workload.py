@@ -24,8 +24,10 @@ from energybench.verdict import (
     sentences,
     wording,
 )
+from energybench.verdict.absolute import absolute
 from energybench.verdict.accept import Accept
 from energybench.verdict.cell_records import CellRecords, NominalSavings
+from energybench.verdict.devices import Pooling
 from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Baseline, Control, Measured, Quality, RaisedFlag, Row, ToTarget, Workload
 from energybench.verdict.interim import Look
@@ -58,6 +60,7 @@ class WorkloadComparison:
         counting_runs: likewise
         look: the verdicts are of; trials of later blocks enter nothing
         examination: of all these trials
+        pooling: of their devices
     """
 
     def __init__(
@@ -68,7 +71,9 @@ class WorkloadComparison:
         counting_runs: Sequence[CountingRun],
         look: Look,
         examination: Examination,
+        pooling: Pooling,
     ) -> None:
+        self.pooling = pooling
         self.name, self.run, self.accept, self.look = name, run, Accept.of(run, name), look
         self.examination = examination
         self.trials = [t for t in trials if t.workload == name and t.block < look.blocks]
@@ -84,7 +89,7 @@ class WorkloadComparison:
         self.methods = list(dict.fromkeys([*planned, *(t.method for t in self._of_role("method"))]))
         self.compared = {label: self.pairs([t for t in self.trials if t.method == label]) for label in self.methods}
         twins = self.pairs(self._of_role("twin"))
-        self.pooled = pairing.pooled([twins, *self.compared.values()])
+        self.pooled = pairing.pooled([twins, *self.compared.values()], pooling)
         self.twin = self.compare(twins) if twins else None
 
     def _of_role(self, role: str) -> list[Trial]:
@@ -99,8 +104,12 @@ class WorkloadComparison:
         sensors = pairing.sensors_of(pairs)
         quantity: paired.Quantity = "energy" if sensors else "time"
         spread = self.pooled[quantity] if pooled else None
-        change = pairing.change(pairs, quantity, spread, self.look.alpha_fraction)
+        change = pairing.change(pairs, quantity, spread, self.look.alpha_fraction, self.pooling)
         return change, quantity, " + ".join(sorted({scope for _, scope in sensors}))
+
+    def measured(self, change: paired.Paired, quantity: paired.Quantity, scope: str = "") -> Measured:
+        """As the report has it."""
+        return Measured.of(change, quantity, scope, self.pooling.counts)
 
     def workload(self) -> Workload:
         """Everything about this workload."""
@@ -112,7 +121,7 @@ class WorkloadComparison:
             self.name,
             metric=metric,
             baseline=self._baseline(),
-            twin=Measured.of(*self.twin) if self.twin else None,
+            twin=self.measured(*self.twin) if self.twin else None,
             rows=tuple(self._row(label, forbidding) for label in self.methods),
             flags=workload_flags,
             baseline_name="the plain command" if self.outside else "plain training",
@@ -136,8 +145,7 @@ class WorkloadComparison:
         waits = [t.data_wait_s / pairing.seconds(t) for t in trials if t.data_wait_s is not None]
         return Baseline(
             n=len(trials),
-            seconds=pairing.mean_of(pairing.seconds(t) for t in trials),
-            energies=pairing.energies(trials),
+            **absolute(trials, self.pooling),
             quality={name: mean for name, mean in quality.items() if mean},
             data_wait_rel=pairing.mean_of(waits),
             memory_device_b=pairing.most_of(t.memory_device_b for t in trials),
@@ -159,7 +167,7 @@ class WorkloadComparison:
                 counted_flop=counted.counted_flop if counted else None,
                 counted_error_flop=counted.counted_error_flop if counted else 0.0,
                 not_in_ledger=[name for cell in self.cells.values() for name in cell.not_in_ledger],
-                devices=[trial.device for trial in trials],
+                mixed=self.pooling.mixed,
                 workloads=len({cell.workload for cell in self.run.cells if cell.role == "twin" and not cell.skipped}),
             ),
             *flags.check_cliff(self.trials),
@@ -233,12 +241,13 @@ class WorkloadComparison:
             flags=raised_flags,
             control=control,
             control_note=controls.why_none(records, self.cells.values()),
-            seconds=pairing.mean_of(pairing.seconds(t) for t in trials),
-            energies=pairing.energies(trials),
+            **absolute(trials, self.pooling),
             command=self._command(records.label),
             unjudged=self.unjudged,
             unavailable=OUTSIDE if uncountable else "",
             quality_forbidden=any(map(flag_codes.concerns_training, (*forbidding, *raised_flags))),
+            unit=self.pooling.counts,
+            units=self._units(records.pairs),
             timed_out=cell_records.count(ends, "timeout"),
             baseline_timed_out=cell_records.count(baseline_ends, "timeout"),
         )
@@ -248,6 +257,11 @@ class WorkloadComparison:
             row = dataclasses.replace(row, control=dataclasses.replace(control, better=False))
         return row
 
+    def _units(self, pairs: Sequence[Pair]) -> int:
+        """How many of what verdicts count have a pair."""
+        devices = pairing.devices_of(pairs, self.pooling)
+        return len(pairs) if devices is None else len(set(devices))
+
     def _row_flags(self, records: CellRecords, nominal: NominalSavings) -> list[Flag]:
         pairs, trials = records.pairs, records.paired_trials
         measured = bool(pairing.sensors_of(pairs))
@@ -255,7 +269,8 @@ class WorkloadComparison:
             *(flag for trial in trials for flag in self.examination.flags(trial)),
             *(flag for pair in pairs for flag in flags.check_pair(pair.method, pair.baseline)),
             *flags.check_cell(
-                blocks=len(pairs),
+                blocks=self._units(pairs),
+                unit=self.pooling.counts,
                 trials=trials,
                 counting_run=records.counting_run,
                 gap_rel=cell_records.estimate_gap(records, self.baseline_counting_run),
@@ -269,7 +284,7 @@ class WorkloadComparison:
                 same_weights=cell_records.same_weights(records, self.baseline_counting_run, self.accept.margin),
                 counted_error_rel=nominal.counted_error_rel,
             ),
-            *flags.check_outside(outside.extras(pairs), self.accept.margin),
+            *flags.check_outside(outside.extras(pairs), self.accept.margin, pairing.devices_of(pairs, self.pooling)),
         ]
 
     def _control(self, records: CellRecords) -> Control | None:
@@ -279,14 +294,15 @@ class WorkloadComparison:
         if not pairs:
             return None
         change, quantity, scope = self.compare(pairs, pooled=False)
-        change, _ = outside.this_run(pairs, change, quantity, self.accept.margin, None)  # proxies are not free here
+        margin = self.accept.margin
+        change, _ = outside.this_run(pairs, change, quantity, margin, None, self.pooling)  # proxies are not free here
         of_quality, difference = self._quality(pairs)
         better = self._sound(pairs) and difference is not None and self._better(change, quantity, difference)
         label = next(pair.baseline.method for pair in pairs if pair.baseline.role == "control")
         budgets = controls.budgets(pairs)
         return Control(
             label,
-            Measured.of(change, quantity, scope),
+            self.measured(change, quantity, scope),
             of_quality,
             better,
             steps=pairing.mean_of(each.steps for each in budgets),
@@ -316,21 +332,21 @@ class WorkloadComparison:
     def _judge(self, row: Row, pairs: Sequence[Pair]) -> Row:
         """The measured side of a row, and its verdict."""
         change, quantity, scope = self.compare(pairs)
-        time = pairing.change(pairs, "time", self.pooled["time"], self.look.alpha_fraction)
-        change, once = outside.this_run(pairs, change, quantity, self.accept.margin, self._epochs())
+        time = pairing.change(pairs, "time", self.pooled["time"], self.look.alpha_fraction, self.pooling)
+        change, once = outside.this_run(pairs, change, quantity, self.accept.margin, self._epochs(), self.pooling)
         if once is not None:  # seconds of whole runs beside joules of whole runs
-            time, _ = outside.this_run(pairs, time, "time", -math.inf, None)
+            time, _ = outside.this_run(pairs, time, "time", -math.inf, None, self.pooling)
             once = dataclasses.replace(once, steady=dataclasses.replace(once.steady, scope=scope))
         of_quality, difference = self._quality(pairs)
         row = judgement.with_verdicts(row, change, quantity, difference, self.accept, self.look)
         return dataclasses.replace(
             row,
-            measured=Measured.of(change, quantity, scope),
+            measured=self.measured(change, quantity, scope),
             once=once,
-            time=Measured.of(time, "time"),
+            time=self.measured(time, "time"),
             realised_rel=self._realised_rel(row.estimated_rel, change),
             quality=of_quality,
-            also=quality.further(self.run, self.name, pairs, self.accept, self.look.alpha_fraction),
+            also=quality.further(self.run, self.name, pairs, self.accept, self.look.alpha_fraction, self.pooling),
             detectable_rel=judgement.detectable_rel(change, self.pooled[quantity], self.accept),
             blocks_needed=judgement.blocks_needed(row, change, difference, self.accept),
             quality_blocks_needed=judgement.quality_blocks_needed(row, difference, self.accept),
@@ -350,8 +366,8 @@ class WorkloadComparison:
     def _quality(self, pairs: Sequence[Pair]) -> tuple[Quality | None, paired.Mean | None]:
         """Of the metric that decides; one and the same result where the suite says that there is none to lose."""
         if self.unjudged:
-            return None, paired.Mean(len(pairs), 0.0, 0.0, 1.0)
-        return quality.compare(self.run, self.name, pairs, self.accept, self.look.alpha_fraction)
+            return None, paired.Mean(self._units(pairs), 0.0, 0.0, 1.0)
+        return quality.compare(self.run, self.name, pairs, self.accept, self.look.alpha_fraction, self.pooling)
 
     def _realised_rel(self, estimated_rel: float | None, change: paired.Paired) -> float | None:
         """Measured / estimated; None where the estimate is too small to divide by."""
@@ -368,6 +384,7 @@ class WorkloadComparison:
             alpha_fraction=self.look.alpha_fraction,
             waiting_reason=self._waiting_reason(row),
             lost_blocks=len(lost_blocks),
+            pooling=self.pooling,
         )
 
     def _reason(self, row: Row, forbidding: Sequence[RaisedFlag], command: sentences.Command | None) -> str:
