@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from energybench.cli.common import Excluded, console, print_json
 from energybench.common.errors import EXIT_FINE, EXIT_REGRESSION, EXIT_TRIALS_FAILED
@@ -76,26 +76,32 @@ def run_on(engine: str, asked: Asked, wanted: Wanted) -> int:
 
 
 def _report(folder: Path, wanted: Wanted) -> int:
-    """Pages and table of all blocks that are there."""
-    from energybench.report import newest, pages
+    """Pages and table of all blocks that are there; where they ran on devices that are never one sample, side by
+    side. Returns the exit code."""
+    from energybench.report import merge, newest, pages
     from energybench.report.terminal import render
-    from energybench.verdict import requirements, run_parts
-    from energybench.verdict.summary import summarise, to_json
-
-    (part,) = run_parts.read([folder])
-    summary, trials = summarise(*part.records), part.records[1]
-    pages.write(summary, trials, folder)
-    if wanted.as_json:
-        print_json(to_json(summary))
-    else:
-        render(summary, console())
-        for line in (f"report: {folder / pages.PAGE}", *(f"more: {each}" for each in newest.commands(folder))):
-            console().print(printable(line), soft_wrap=True, markup=False)
-    code = requirements.exit_code(summary.required, wanted.strict)
-    return EXIT_TRIALS_FAILED if code != EXIT_REGRESSION and _failed(trials) else code
-
-
-def _failed(trials: list[Any]) -> bool:
     from energybench.runner.runner import failed
+    from energybench.verdict import requirements, run_parts
+    from energybench.verdict.summary import to_json
 
-    return bool(failed(trials))
+    parts = run_parts.read([folder])
+    summaries = [part.summary() for part in parts]
+    if len(parts) > 1:
+        if wanted.as_json:
+            print_json(merge.to_json(parts, summaries))
+        else:
+            merge.side_by_side(parts, console(), summaries)
+    else:
+        (part,), (summary,) = parts, summaries
+        pages.write(summary, part.records[1], folder, homes=part.homes)
+        if wanted.as_json:
+            print_json(to_json(summary))
+        else:
+            render(summary, console())
+    if not wanted.as_json:
+        shown = [f"report: {folder / pages.PAGE}"] if len(parts) == 1 else []
+        for text in (*shown, *(f"more: {each}" for each in newest.commands(folder))):
+            console().print(printable(text), soft_wrap=True, markup=False)
+    code = requirements.exit_code([each for summary in summaries for each in summary.required], wanted.strict)
+    trials = [trial for part in parts for trial in part.records[1]]
+    return EXIT_TRIALS_FAILED if code != EXIT_REGRESSION and failed(trials) else code

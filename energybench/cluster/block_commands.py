@@ -6,10 +6,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from energybench.common.errors import EXIT_AT_WORK, EXIT_FINE, EXIT_INTERRUPTED, EXIT_TRIALS_FAILED
 from energybench.common.hashing import digest
+from energybench.records.shards import SHARDS, named
 from energybench.suite.suite import Suite
 
-SHARDS = "shards"
 ENERGYBENCH = (sys.executable, "-m", "energybench")
 
 
@@ -43,17 +44,20 @@ class Asked:
 
 
 def block_folder(folder: Path, block: int) -> Path:
-    return folder / SHARDS / f"b{block}"
+    """block: from 0, as everywhere in this room; what people and commands read counts from 1."""
+    return folder / SHARDS / named([block])
 
 
 def plan_words(asked: Asked, folder: Path) -> list[str]:
     """Plans and counts once, and writes FOLDER/run.json."""
-    return [*asked.run, "--plan-only", "--out", str(folder)]
+    of_trials = ("--keep-going",)
+    run = [word for word in asked.run if word not in of_trials]
+    return [*run, "--plan-only", "--out", str(folder)]
 
 
 def block_words(asked: Asked, folder: Path, block: int) -> list[str]:
     """Runs what is missing of one block; its codes are those of BlockEnd."""
-    return [*asked.run, "--block", str(block), "--out", str(block_folder(folder, block))]
+    return [*asked.run, "--block", str(block + 1), "--out", str(block_folder(folder, block))]
 
 
 def report_words(folder: Path) -> list[str]:
@@ -69,4 +73,4 @@ class BlockEnd:
     INTERRUPTED: the same command goes on where it ended
     """
 
-    COMPLETE, FAILED, ELSEWHERE, INTERRUPTED = 0, 3, 75, 130
+    COMPLETE, FAILED, ELSEWHERE, INTERRUPTED = EXIT_FINE, EXIT_TRIALS_FAILED, EXIT_AT_WORK, EXIT_INTERRUPTED

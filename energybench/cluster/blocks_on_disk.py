@@ -19,7 +19,7 @@ def is_complete(folder: Path, block: int) -> bool:
     if not path.is_file():
         return False
     try:
-        return read(path, RunFile).finished
+        return read(path, RunFile).complete
     except EnergybenchError:
         return False
 

@@ -11,8 +11,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from energybench.cluster.block_commands import SHARDS, Asked, plan_words, report_words
+from energybench.cluster.block_commands import Asked, plan_words, report_words
 from energybench.cluster.jobs_file import JOBS
+from energybench.records.shards import SHARDS, named
 
 LONGEST_LEAD_S = 120  # before its end a job is told of it
 MOST_SLACK_S = 60  # Slurm sends a signal up to so much earlier
@@ -44,6 +45,7 @@ attempt() {
   child=$!
   [ -n "$stop" ] && kill -TERM "$child" 2>/dev/null
   while interrupted=; wait "$child"; code=$?; [ -n "$interrupted" ]; do :; done
+  [ "$code" -ge 0 ] || code=143  # what bash says of a child that a signal ended while it looked
   child=
 }
 
@@ -108,7 +110,7 @@ one() {
 }
 """
 BLOCKS = r"""
-# The blocks of each task of the array.
+# The blocks of each task of the array, counted from 1.
 tasks=({tasks})
 for block in ${{tasks[$SLURM_ARRAY_TASK_ID]}}; do
   [ -n "$stop" ] && {{ note "b$block" interrupted; continue; }}
@@ -131,10 +133,10 @@ def blocks_script(asked: Asked, folder: Path, tasks: Sequence[Sequence[int]], ti
     """Of an array of blocks.
 
     Args:
-        tasks:  the blocks of each task, by its index
+        tasks:  the blocks of each task, by its index; from 0
         time_s: of a job
     """
-    listed = " ".join(shlex.quote(" ".join(map(str, task))) for task in tasks)
+    listed = " ".join(shlex.quote(" ".join(str(block + 1) for block in task)) for task in tasks)
     work = BLOCKS.format(tasks=listed, shards=SHARDS, words=shlex.join(asked.run))
     return _head("blocks", folder, time_s) + BODY + work
 
@@ -154,11 +156,11 @@ def _head(what: str, folder: Path, time_s: float | None) -> str:
     return HEAD.format(what=what, place=shlex.quote(str(Path.cwd())), folder=shlex.quote(str(folder)), limit_s=limit_s)
 
 
-def notes(folder: Path, part: str) -> list[str]:
-    """Why each job of a part ended without it, the oldest first: "elsewhere", "time", "lost", "interrupted",
+def notes(folder: Path, block: int) -> list[str]:
+    """Why each job of a block ended without it, the oldest first: "elsewhere", "time", "lost", "interrupted",
     "refused:2"."""
     try:
-        lines = (folder / JOBS / f"{part}.ended").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (folder / JOBS / f"{named([block])}.ended").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     return [line.split(" ", 1)[0] for line in lines if line]

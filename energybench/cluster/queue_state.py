@@ -40,6 +40,16 @@ class Task:
         return self.state not in ENDED
 
     @property
+    def number(self) -> str:
+        """As Slurm's commands take it."""
+        return f"{self.id}" if self.index is None else f"{self.id}_{self.index}"
+
+    @property
+    def launch_failed(self) -> bool:
+        """Whether Slurm holds it because it could not be started where it was sent to."""
+        return self.held and "launch failed" in self.reason.lower().replace("_", " ")
+
+    @property
     def held(self) -> bool:
         return self.live and "held" in self.reason.lower()
 
@@ -102,11 +112,22 @@ def last_of(tasks: Sequence[Task], job: Job | None) -> Task | None:
     return max(found, key=lambda task: (task.live, task.id), default=None)
 
 
-def sentence(tasks: Iterable[Task]) -> str:
-    """ "3 running on n1, n2; 17 waiting (Resources); 1 held"; of the live ones."""
+def sentence(tasks: Iterable[Task], jobs: Jobs) -> str:
+    """ "3 running on n1, n2; 17 waiting (Resources); 1 held"; of the live ones, the plan and the report by name."""
     live = [task for task in tasks if task.live]
-    running = [task for task in live if task.state in RUNNING]
+    words = []
+    if (plan := last_of(live, jobs.plan)) is not None:
+        words.append(f"planning on {plan.node}" if plan.state in RUNNING and plan.node else "plan waiting")
+    of_blocks = [task for task in live if any(task.name == job.name for job in jobs.arrays)]
+    words += _of_blocks(of_blocks)
+    if not words and last_of(live, jobs.report) is not None:
+        words.append("the report is queued")
+    return "; ".join(words) or "no job is queued"
+
+
+def _of_blocks(live: Sequence[Task]) -> list[str]:
     held = [task for task in live if task.held]
+    running = [task for task in live if task.state in RUNNING and task not in held]
     waiting = [task for task in live if task not in running and task not in held]
     nodes = sorted({task.node for task in running if task.node})
     reasons = [reason for reason, _ in Counter(task.reason for task in waiting).most_common()]
@@ -118,9 +139,5 @@ def sentence(tasks: Iterable[Task]) -> str:
     if waiting:
         words.append(f"{len(waiting)} waiting{f' ({reasons[0]})' if reasons else ''}")
     if held:
-        words.append(f"{len(held)} held: scontrol release {' '.join(_number(task) for task in held[:4])}")
-    return "; ".join(words) or "no job is queued"
-
-
-def _number(task: Task) -> str:
-    return f"{task.id}" if task.index is None else f"{task.id}_{task.index}"
+        words.append(f"{len(held)} held: scontrol release {' '.join(task.number for task in held[:4])}")
+    return words

@@ -21,8 +21,8 @@ from energybench.cluster.live_line import LiveLine
 from energybench.cluster.run_folder_choice import choose
 from energybench.cluster.submission import submitting
 from energybench.common.errors import EXIT_FINE, EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, Problem, UsageError
-from energybench.common.interrupts import signals_interrupt
 from energybench.common.outputs import RUN_FILE
+from energybench.records.shards import named
 from energybench.suite.on_tables import RayTable
 
 LOOK_S = 2.0  # between two looks at the records
@@ -37,7 +37,7 @@ def run_on_ray(asked: Asked, *, out: Path | None, fresh: bool, line: LiveLine) -
     table = ray_table(asked)
     ray = _ray()
     folder = choose(asked, "ray", out, fresh, line.say)
-    with signals_interrupt(), submitting(folder):
+    with submitting(folder):
         jobs = read_jobs(folder) or new_jobs("ray", asked.identity)
         if jobs.asked != asked.identity or jobs.engine != "ray":
             message = "this folder holds the jobs of another run"
@@ -116,7 +116,7 @@ class _Tasks:
         self.disk.look()
         missing = self.disk.missing
         self.line.say(f"{self.disk}; {len(missing)} to run in {self.folder}")
-        self._run_all([(f"b{block}", block_words(self.asked, self.folder, block)) for block in missing])
+        self._run_all([(named([block]), block_words(self.asked, self.folder, block)) for block in missing])
         self.disk.look()
         for part, why in self.failed.items():
             self.line.warn(f"{part} ended {why}: {self._log(part)}")

@@ -26,7 +26,7 @@ from energybench.cluster.run_folder_choice import choose
 from energybench.cluster.slurm_calls import NoAnswer, Slurm, refuse_without_slurm
 from energybench.cluster.submission import Submission, log_of, no_answer, submitting
 from energybench.common.errors import EXIT_FINE, EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, Problem, UsageError, typed
-from energybench.common.interrupts import signals_interrupt
+from energybench.records.shards import ranges
 from energybench.suite.on_tables import SlurmTable
 
 MOST_AGAIN = 3  # submissions of a block whose job was lost, beyond the first
@@ -63,18 +63,17 @@ def run_on_slurm(
     folder = choose(asked, "slurm", out, fresh, line.say)
     disk = BlocksOnDisk(folder, asked.blocks)
     slurm = Slurm(line.warn, sleep=sleep)
-    with signals_interrupt():
-        with submitting(folder):
-            submission = Submission(asked, folder, table, slurm, line.say, blocks_per_job)
-            tasks = _submit_missing(submission, disk, line)
-        if submit_only:
-            line.say("the same command without --submit-only waits for them and reports")
-            return Waited(EXIT_FINE, folder, disk), None
-        try:
-            return _wait(submission, disk, tasks, line, sleep), submission
-        except KeyboardInterrupt as interrupt:
-            _left(submission, interrupt, line)
-            return Waited(EXIT_INTERRUPTED, folder, disk), None
+    with submitting(folder):
+        submission = Submission(asked, folder, table, slurm, line.say, blocks_per_job)
+        _submit_missing(submission, disk, line)
+    if submit_only:
+        line.say("the same command without --submit-only waits for them and reports")
+        return Waited(EXIT_FINE, folder, disk), None
+    try:
+        return _wait(submission, disk, line, sleep), submission
+    except KeyboardInterrupt as interrupt:
+        _left(submission, interrupt, line)
+        return Waited(EXIT_INTERRUPTED, folder, disk), None
 
 
 def slurm_table(asked: Asked) -> SlurmTable:
@@ -87,8 +86,8 @@ def slurm_table(asked: Asked) -> SlurmTable:
     return table
 
 
-def _submit_missing(submission: Submission, disk: BlocksOnDisk, line: LiveLine) -> list[Task]:
-    """The queue as it was before; what is neither complete nor in it is submitted."""
+def _submit_missing(submission: Submission, disk: BlocksOnDisk, line: LiveLine) -> None:
+    """What is neither complete nor in the queue is submitted."""
     try:
         tasks = submission.look()
     except NoAnswer as silence:
@@ -98,13 +97,12 @@ def _submit_missing(submission: Submission, disk: BlocksOnDisk, line: LiveLine) 
     missing = [block for block in disk.missing if block not in live]
     began = bool(submission.jobs.submitted)
     if began:
-        line.say(f"continuing in {submission.folder}: {disk}; {queue_state.sentence(tasks)}")
+        line.say(f"continuing in {submission.folder}: {disk}; {queue_state.sentence(tasks, submission.jobs)}")
     if missing:
         submission.submit(tasks, missing)
         ids = ", ".join(str(job.id) for job in submission.jobs.submitted if job.id and not _known(job.name, tasks))
         what = f"{len(missing)} of {asked_blocks(disk)}" if began else asked_blocks(disk)
         line.say(f"{what} submitted as job {ids}; writing to {submission.folder}")
-    return tasks
 
 
 def asked_blocks(disk: BlocksOnDisk) -> str:
@@ -115,9 +113,7 @@ def _known(name: str, tasks: Sequence[Task]) -> bool:
     return any(task.name == name for task in tasks)
 
 
-def _wait(
-    submission: Submission, disk: BlocksOnDisk, tasks: list[Task], line: LiveLine, sleep: Callable[[float], None]
-) -> Waited:
+def _wait(submission: Submission, disk: BlocksOnDisk, line: LiveLine, sleep: Callable[[float], None]) -> Waited:
     """Until every block is complete and the report's job has ended, or nothing is left that could complete them."""
     pause_s, before, suspected = FIRST_PAUSE_S, "", set[int]()
     while True:
@@ -136,8 +132,11 @@ def _wait(
             line.warn(f"the job of {_blocks(again)} was lost; submitted again")
             suspected = set()
             continue
+        if released := submission.release(tasks, MOST_AGAIN):
+            numbers = " ".join(task.number for task in released)
+            line.warn(f"Slurm held {numbers} because a launch had failed; released")
         live = [task for task in tasks if task.live]
-        said = f"{disk} · {queue_state.sentence(live)}"
+        said = f"{disk} · {queue_state.sentence(live, submission.jobs)}"
         line.show(said, last=not live and not suspected)
         if not live and not suspected:
             line.clear()
@@ -180,7 +179,7 @@ def _left_undone(submission: Submission, disk: BlocksOnDisk, line: LiveLine) -> 
     code = EXIT_INTERRUPTED
     by_reason: dict[str, list[int]] = {}
     for block in disk.missing:
-        last = (job_script.notes(submission.folder, f"b{block}") or ["killed"])[-1]
+        last = (job_script.notes(submission.folder, block) or ["killed"])[-1]
         by_reason.setdefault("cancelled" if block in submission.jobs.cancelled else last, []).append(block)
     for reason, blocks in by_reason.items():
         line.warn(f"not complete: {_blocks(blocks)}: {_meaning(reason)}")
@@ -204,7 +203,7 @@ def _meaning(reason: str) -> str:
 
 def _logs(submission: Submission, blocks: Sequence[int]) -> list[Path]:
     """The newest log of each block."""
-    folder, newest = submission.folder / JOBS, {}
+    folder, newest = submission.folder / JOBS, dict[int, Path]()
     for job in submission.jobs.arrays:
         for index, task in enumerate(job.tasks):
             newest |= {block: log_of(folder, int(job.name.rpartition("-")[2]), index) for block in task}
@@ -212,12 +211,11 @@ def _logs(submission: Submission, blocks: Sequence[int]) -> list[Path]:
 
 
 def _blocks(blocks: Sequence[int]) -> str:
-    """ "block 3"; "blocks 0, 1 and 5"; at most a dozen are named."""
-    shown = ", ".join(map(str, blocks[:12])) + (f" and {len(blocks) - 12} more" if blocks[12:] else "")
-    return f"block{'s' * (len(blocks) != 1)} {shown}"
+    """ "block 4", "blocks 1-2,6", as people count them."""
+    return f"block{'s' * (len(blocks) != 1)} {ranges(blocks)}"
 
 
 def _left(submission: Submission, interrupt: KeyboardInterrupt, line: LiveLine) -> None:
-    ids = [str(job.id) for job in submission.jobs.submitted if job.id]
+    ids = list(dict.fromkeys(str(job.id) for job in submission.jobs.submitted if job.id))
     line.warn(f"{str(interrupt) or 'interrupted'}; the jobs go on, and the same command waits for them again")
     line.say(f"to look: squeue --jobs={','.join(ids)}; to end them: scancel {' '.join(ids)}")

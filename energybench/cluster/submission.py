@@ -7,7 +7,6 @@ report   afterany:blocks   whatever became of them
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import re
@@ -23,13 +22,14 @@ from energybench.cluster.jobs_file import JOBS, Job, Jobs, new_jobs, read_jobs, 
 from energybench.cluster.queue_state import Task
 from energybench.cluster.slurm_calls import NoAnswer, Refused, Slurm, refusal
 from energybench.common.errors import CannotWrite, Problem, UsageError, typed
+from energybench.common.folder_lock import FolderBusy, FolderLock
+from energybench.common.held_folder import HeldFolder
 from energybench.common.outputs import RUN_FILE
 from energybench.common.sealed_files import write_bytes
 from energybench.suite.on_tables import SlurmTable
 
 TRIES = 3  # of one submission whose answer is lost
 MOST_TASKS = 1001  # of an array where the controller does not say; Slurm's own default
-LOCK = "jobs.lock"
 
 
 @dataclass
@@ -278,11 +278,26 @@ class Submission:
             if found and found[-1].state == "CANCELLED":
                 self._save(cancelled=sorted({*self.jobs.cancelled, block}))
                 continue
-            why = (job_script.notes(self.folder, f"b{block}") or ["killed"])[-1]
+            why = (job_script.notes(self.folder, block) or ["killed"])[-1]
             if why in ("time", "lost") or why.startswith("refused") or self.jobs.again.get(str(block), 0) >= most:
                 continue
             lost.append(block)
         return lost
+
+    def release(self, tasks: Sequence[Task], most: int) -> list[Task]:
+        """Those that Slurm holds because their launch failed, as after a node came back: they wait for nothing. Each
+        `most` times; what a person holds stays held."""
+        released = []
+        for task in tasks:
+            name = f"held {task.number}"
+            if task.launch_failed and self.jobs.again.get(name, 0) < most:
+                try:
+                    self.slurm.call(["scontrol", "release", task.number])
+                except (Refused, NoAnswer):
+                    continue
+                self._save(again=self.jobs.again | {name: self.jobs.again.get(name, 0) + 1})
+                released.append(task)
+        return released
 
     def submit_again(self, tasks: Sequence[Task], blocks: Sequence[int]) -> None:
         again = self.jobs.again | {str(block): self.jobs.again.get(str(block), 0) + 1 for block in blocks}
@@ -315,21 +330,23 @@ def log_of(folder: Path, serial: int, index: int) -> Path:
 @contextmanager
 def submitting(folder: Path) -> Iterator[None]:
     """Only one command at a time submits a run's jobs. Raises UsageError E684 while another does; E620."""
-    path = folder / LOCK
+    place = folder / JOBS
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        place.mkdir(parents=True, exist_ok=True)
+        held = HeldFolder(place)
     except OSError as error:
-        raise CannotWrite.of(error, path) from None
-    try:
+        raise CannotWrite.of(error, place) from None
+    with held:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            hint = "wait for it; the same command then shows what is queued"
-            message = "another energybench is submitting the jobs of this run"
+            lock = FolderLock(held)
+        except FolderBusy as busy:
+            who = f": {busy.holder.shown}" if busy.holder else ""
+            hint = busy.hint or "wait for it; the same command then shows what is queued"
+            message = f"another energybench is submitting the jobs of this run{who}"
             raise UsageError(Problem("E684", message, str(folder), hint)) from None
-        except OSError:
-            pass  # a file system without locks: the names of the jobs, which the queue is asked for, must do
-        yield
-    finally:
-        os.close(handle)
+        except OSError as error:
+            raise CannotWrite.of(error, place) from None
+        try:
+            yield
+        finally:
+            lock.free()

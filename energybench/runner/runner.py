@@ -179,7 +179,7 @@ class _Runner:
             there = self.folder.run_file()
             if there is not None and self.shard.is_complete(there, self.planned, self.done):
                 self.progress.say(f"{self.shard.told}: complete already in {self.folder.path}; nothing is repeated")
-                return EXIT_TRIALS_FAILED if _failed(self.done) else EXIT_FINE
+                return EXIT_TRIALS_FAILED if failed(self.done) else EXIT_FINE
         self.begin()
         if self.shard is not None:
             self.counted = self.shard.take_counts(self.folder)
@@ -215,7 +215,7 @@ class _Runner:
             if self.shard is not None:
                 self.folder.save(self._closed(outcome, finished=False))  # the run is, when all shards are there
                 self.progress.say(f"{self.shard.told}: {outcome}, in {self.folder.path}")
-                return EXIT_TRIALS_FAILED if _failed(self.folder.trials()) else EXIT_FINE
+                return EXIT_TRIALS_FAILED if failed(self.folder.trials()) else EXIT_FINE
             summary = self._report(outcome, finished)
         except KeyboardInterrupt as interrupt:
             return self._interrupted(interrupt)

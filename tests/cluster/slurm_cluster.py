@@ -155,7 +155,7 @@ class Cluster:
                 here = not name or f"SLURMD_NODENAME={name}".encode() in environment
                 if ours and step and here:
                     found.append(int(process.name))
-                elif f"slurmstepd: [" in (words := (process / "cmdline").read_text(errors="replace")) and ours:
+                elif "slurmstepd: [" in (words := (process / "cmdline").read_text(errors="replace")) and ours:
                     found.append(int(process.name)) if not name or name in words else None
         return found
 
@@ -183,7 +183,7 @@ class Cluster:
 def slurm(
     *,
     node_lost_after_s: int = 5,
-    requeued_after_s: int = 3,
+    requeued_after_s: int = 5,
     forgotten_after_s: int = 300,
     longest_array: int = 1001,
 ) -> Iterator[Cluster]:
