@@ -181,11 +181,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def slurm(
-    *,
-    node_lost_after_s: int = 5,
-    requeued_after_s: int = 5,
-    forgotten_after_s: int = 300,
-    longest_array: int = 1001,
+    *, node_lost_after_s: int = 5, requeued_after_s: int = 5, forgotten_after_s: int = 300, longest_array: int = 1001
 ) -> Iterator[Cluster]:
     """Up and idle. node_lost_after_s: that a node says nothing; requeued_after_s: a job of it may start again."""
     place = Path(tempfile.mkdtemp(prefix="eb-slurm-", dir="/tmp"))  # a socket's path is short
