@@ -111,20 +111,15 @@ class Submission:
         per_job = self.blocks_per_job or self.table.blocks_per_job
         groups = [list(blocks[first : first + per_job]) for first in range(0, len(blocks), per_job)]
         longest = self._longest_array() if groups else MOST_TASKS
+        waited_for = [job for job in self.jobs.arrays if any(task.name == job.name for task in live)]
         for first in range(0, len(groups), longest):
             array = self._submit_array(groups[first : first + longest], before, running)
+            waited_for.append(array)
             if self.table.at_once is not None:  # the next one's limit is of its own: it waits for this one
                 before = [f"afterany:{array.id}"]
             running = 0
-        queued = {task.name for task in live} | {job.name for job in self.jobs.arrays if job.id and groups}
-        waited_for = [job for job in self.jobs.arrays if job.name in queued and self._may_be_live(job, tasks)]
         if waited_for and (groups or not self._is_live(self.jobs.report, tasks)):
             self._submit_report(waited_for, tasks)
-
-    def _may_be_live(self, job: Job, tasks: Sequence[Task]) -> bool:
-        """Whether it is queued, or was submitted after `tasks` were looked at."""
-        known = [task for task in tasks if task.name == job.name]
-        return any(task.live for task in known) or (not known and job.name.endswith(f"-{self.jobs.serial}"))
 
     @staticmethod
     def _is_live(job: Job | None, tasks: Sequence[Task]) -> bool:

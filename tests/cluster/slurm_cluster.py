@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -170,6 +171,16 @@ class Cluster:
         )
         return done.returncode == 0 and done.stdout.split() == ["idle"] * len(NODES)
 
+    def administer(self, over: threading.Event) -> None:
+        """What an administrator does of nodes that Slurm has drained: a controller that was killed forgets what it had
+        not saved in the last seconds, gives a number again, and drains the node that knows it from before."""
+        while not over.wait(1.0):
+            nodes = self.run("sinfo", "--noheader", "--Node", "--partition=main", "--format=%n %t", check=False)
+            for line in nodes.splitlines():
+                name, _, state = line.partition(" ")
+                if state.startswith(("drain", "drng")):
+                    self.run("scontrol", "update", f"nodename={name}", "state=resume", check=False)
+
     def stop(self) -> None:
         for name in ("n1", "n2", "slurmctld", "munged"):
             if name in self.running:
@@ -185,7 +196,7 @@ def slurm(
 ) -> Iterator[Cluster]:
     """Up and idle. node_lost_after_s: that a node says nothing; requeued_after_s: a job of it may start again."""
     place = Path(tempfile.mkdtemp(prefix="eb-slurm-", dir="/tmp"))  # a socket's path is short
-    cluster = Cluster(place)
+    cluster, over = Cluster(place), threading.Event()
     try:
         host = socket.gethostname().split(".")[0]
         controller_port, *ports = free_ports(1 + len(NODES))
@@ -212,8 +223,11 @@ def slurm(
         for name in ("slurmctld", *NODES):
             cluster.start(name)
         wait_for(cluster.up, f"Slurm; its logs are in {place}")
+        administrator = threading.Thread(target=cluster.administer, args=(over,), daemon=True)
+        administrator.start()
         yield cluster
     finally:
+        over.set()
         cluster.stop()
         if "ENERGYBENCH_KEEP_SLURM" not in os.environ:
             shutil.rmtree(place, ignore_errors=True)

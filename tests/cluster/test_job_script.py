@@ -122,7 +122,7 @@ NAMES = st.text(st.characters(exclude_characters="\0/", exclude_categories=("Cs"
 @example("a\nb\tc ; exit 5 #")
 @example("{place} {folder}")
 @given(NAMES.filter(lambda name: name.strip(".") and len(name.encode()) < 100))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_no_name_of_a_file_is_read_as_anything_else(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         place = tmp_path_factory.mktemp("quoted") / name

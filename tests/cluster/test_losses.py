@@ -77,7 +77,7 @@ def test_a_partition_that_is_not_there_is_told_with_its_line(cluster: Cluster, t
 
 @pytest.mark.soak
 def test_losses_at_any_moment_lose_and_double_nothing(cluster: Cluster, tmp_path: Path) -> None:
-    """A handful here, fifty in `make soak`; what is lost and when is drawn from the seed."""
+    """Fifty in `make soak`; what is lost and when is drawn from the seed."""
     chance, done, number = random.Random(SEED), list[str](), 0
     kinds: list[str] = []
     while len(done) < LOSSES:
