@@ -26,7 +26,7 @@ from energybench.records.shards import named
 from energybench.suite.on_tables import RayTable
 
 LOOK_S = 2.0  # between two looks at the records
-CANCELLED_S = 90.0  # for tasks to end their commands
+CANCELLED_S, AGAIN_S = 90.0, 3.0  # for tasks to end their commands, and between two times that they are told to
 
 
 def run_on_ray(asked: Asked, *, out: Path | None, fresh: bool, line: LiveLine) -> tuple[int, Path]:
@@ -153,11 +153,13 @@ class _Tasks:
 
     def _cancel(self) -> None:
         """Softly, so that each command ends whole and its records stay; what does not end in time is ended by force."""
-        for task in self.under_way:
-            self.ray.cancel(task, force=False)
         until = time.monotonic() + CANCELLED_S
         while self.under_way and time.monotonic() < until:
-            _, left = self.ray.wait(list(self.under_way), num_returns=len(self.under_way), timeout=1.0)
+            for (
+                task
+            ) in self.under_way:  # again: what is being started anew, after a loss, hears the first one too early
+                self.ray.cancel(task, force=False)
+            _, left = self.ray.wait(list(self.under_way), num_returns=len(self.under_way), timeout=AGAIN_S)
             self.under_way = {task: self.under_way[task] for task in left}
         for task in self.under_way:
             self.ray.cancel(task, force=True)

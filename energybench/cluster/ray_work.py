@@ -54,9 +54,17 @@ def _to_its_end(words: Sequence[str], place: str, log: Path) -> int:
             return child.wait()
         finally:
             if child.poll() is None:  # cancelled, or the worker ends
-                child.terminate()
-                try:
-                    child.wait(timeout=ENDING_S)
-                except subprocess.TimeoutExpired:
-                    child.kill()
-                    child.wait()
+                _end(child)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """However often the worker is told meanwhile."""
+    child.terminate()
+    until = time.monotonic() + ENDING_S
+    while child.poll() is None:
+        try:
+            child.wait(timeout=max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+        except KeyboardInterrupt:
+            continue
