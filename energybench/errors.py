@@ -8,15 +8,13 @@ EnergybenchError           carries every Problem that was found, not the first
 ├─ MeteringError    E5xx   sensors and devices
 │  └─ CannotMeasure E501   this machine cannot measure what is required
 ├─ RunError         E6xx   runs and records
-│  ├─ CannotWrite   E620   the disk is full, over quota or read-only
-│  └─ AtWork        E604   another process works in the folder of a shard
+│  └─ CannotWrite   E620   the disk is full, over quota or read-only
 └─ UsageError              the command line or the suite is wrong; of any family, or of several at once
 
 They are defined in `common/errors.py`; this is the documented place to import them from.
 """
 
 from energybench.common.errors import (
-    AtWork,
     CannotMeasure,
     CannotWrite,
     EnergybenchError,
@@ -31,7 +29,6 @@ from energybench.common.errors import (
 )
 
 __all__ = [
-    "AtWork",
     "CannotMeasure",
     "CannotWrite",
     "EnergybenchError",

@@ -163,6 +163,70 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
             "put `run.json` back, or another `--out`",
         ),
     ),
+    "Blocks of one run as jobs of a cluster": (
+        Fault(
+            "shard at work",
+            "`run --block 3` in a folder where another process works",
+            "It leaves it to that one, and ends at once. Other blocks have folders of their own.",
+            "75, E604",
+            "nothing, or the same command later",
+        ),
+        Fault(
+            "shard interrupted",
+            "A job of one block is ended: SIGTERM, SIGINT, SIGHUP, SIGUSR1 or SIGUSR2",
+            "Its trials that are whole stay; the plan and other blocks are not touched.",
+            "130",
+        ),
+        Fault(
+            "another device",
+            "A block goes on on another card, or another host's processor, than it was begun on",
+            "It starts anew with its baseline. What it had is kept in `superseded/`, counts no more, and is "
+            "told. Blocks "
+            "that are whole stay as they are.",
+            "",
+            "",
+        ),
+        Fault(
+            "shard of another plan",
+            "A block is asked for with settings, methods or versions that are not the plan's, or in a folder of other "
+            "blocks or of another plan; a run of all blocks in a folder with shards",
+            "It is refused and says what differs; nothing is written.",
+            "2, E603, E629, E625",
+            "another `--out`",
+        ),
+        Fault(
+            "no flock",
+            "The file system has no `flock` (Lustre, some NFS): ENOLCK, ENOSYS, EOPNOTSUPP",
+            "The lock is a file, `.lock-owner`, that is created once and says which process holds it.",
+            "",
+            "",
+        ),
+        Fault(
+            "stale lock",
+            "There, a process was killed and left its lock",
+            "On the same host it is seen that it has ended, also where its number is another process's by now: "
+            "the lock "
+            "is taken over, and told.",
+            "",
+            "",
+        ),
+        Fault(
+            "lock elsewhere",
+            "There, the lock is of a process on another host",
+            "It is never taken, since nobody here knows whether that one lives. The message names host, process "
+            "and time.",
+            "2, E604; 75 with `--block`",
+            "wait; or the `rm` that is printed, once you know that it has ended",
+        ),
+        Fault(
+            "shared node",
+            "A job of Slurm's has only some CPUs of its node, or another energybench meters the node already",
+            "RAPL, and what else sees the whole node, is not read: it would count the others' joules. The record "
+            "says why.",
+            "",
+            "`sbatch --exclusive`, or `ENERGYBENCH_EXCLUSIVE=1` where nobody else works there",
+        ),
+    ),
     "Its folder is moved, linked or mixed with another while it works": (
         Fault(
             "folder renamed",

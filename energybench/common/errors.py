@@ -8,8 +8,7 @@ EnergybenchError           carries every Problem that was found, not the first
 ├─ MeteringError    E5xx   sensors and devices
 │  └─ CannotMeasure E501   exit 5: this machine cannot measure what is required
 ├─ RunError         E6xx   runs and records
-│  ├─ CannotWrite   E620   the disk is full, over quota or read-only
-│  └─ AtWork        E604   exit 75: another process works in the folder of a shard
+│  └─ CannotWrite   E620   the disk is full, over quota or read-only
 └─ UsageError              exit 2: the command line or the suite is wrong; of any family, or of several at once
 
 Whichever class a site raises, the error is an instance of its problems' family too (`EnergybenchError.__init__`).
@@ -124,7 +123,7 @@ class CannotWrite(UsageError, RunError):
 
 
 class AtWork(UsageError, RunError):
-    """Another process works in the folder of a shard: whoever asked may come again."""
+    """Another process works in the folder of a shard: a job that asked may come again. Of the command line alone."""
 
     exit_code = EXIT_AT_WORK
 

@@ -16,6 +16,7 @@ import fcntl
 import os
 import secrets
 from contextlib import suppress
+from typing import IO
 
 from energybench.common.errors import UsageError, typed
 from energybench.common.held_folder import NO_LINK, HeldFolder
@@ -27,10 +28,10 @@ NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.E
 LARGEST_B = 4096  # of such a file
 
 
-def flock(handle: int, flags: int) -> bool:
+def flock(file: int | IO[bytes], flags: int) -> bool:
     """Whether the file system has flock at all. Raises BlockingIOError while another process holds it, and OSError."""
     try:
-        fcntl.flock(handle, flags)
+        fcntl.flock(file, flags)
     except OSError as error:
         if error.errno in NO_FLOCK:
             return False

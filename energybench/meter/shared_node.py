@@ -7,23 +7,21 @@ another run of energybench that meters this node, says that others work here too
 
 from __future__ import annotations
 
-import errno
+import fcntl
 import os
 import re
-import socket
-import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from energybench.common.processors import OWN_CGROUP, cpuset
 from energybench.meter.perf_events import sysfs
 
 EXCLUSIVE = "ENERGYBENCH_EXCLUSIVE"  # 1: nobody else works on this node, whatever its engine says
-METERED_BY = "ENERGYBENCH_METERED_BY"  # this run, and its trials, stand beside the run that has this process id
+METERED_BY = "ENERGYBENCH_METERED_BY"  # told to trials: who meters this node already
 HOLDER = "ENERGYBENCH_METERS_NODE"  # this process stands below the run that has this process id
 REMEDY = f"sbatch --exclusive; or {EXCLUSIVE}=1 where nobody else works on this node"
-CLAIM = "\0energybench meters this node"  # an abstract socket: no file, and gone with its process
+POWER = "bus/event_source/devices/power"  # below /sys
 _CPUS = re.compile(r"(\d+)(?:\(x(\d+)\))?")  # "72(x2),36": of each node, in order
 
 
@@ -39,8 +37,7 @@ def shared_reason(environ: Mapping[str, str] | None = None, cores: int | None = 
     if known.get(EXCLUSIVE, "").lower() in ("1", "yes", "true"):
         return ""
     if other := known.get(METERED_BY):
-        who = f" (process {other})" if other.isdecimal() else ""
-        return f"another run of energybench meters this node{who}, and both would bill both: {REMEDY}"
+        return f"{other} meters this node already, and both would bill both: {REMEDY}"
     if known.get("SLURM_JOB_ID"):
         ours = slurm_cpus(known)
         if known.get("SLURM_OVERCOMMIT", "0") not in ("", "0"):
@@ -71,35 +68,34 @@ def slurm_cpus(environ: Mapping[str, str]) -> int | None:
 @contextmanager
 def node_claimed(wanted: bool = True) -> Iterator[None]:
     """This process and its children meter the node meanwhile: whoever comes beside it does not read what sees all of
-    it. A process that stands below the one that has claimed it does as if it were alone."""
-    if not wanted or os.environ.get(HOLDER) or os.environ.get(METERED_BY):
+    it. A process that stands below the one that has claimed it does as if it were alone.
+
+    What is locked are the counters themselves, as the kernel lists them: no file is made, every user and every
+    container that sees them is told, and the claim is gone with its process.
+    """
+    counters = _counters() if wanted and not os.environ.keys() & {HOLDER, METERED_BY} else None
+    if counters is None:
         yield
         return
-    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    name, value = HOLDER, str(os.getpid())
-    try:
+    name = HOLDER
+    with suppress(OSError):  # without locks nobody is told
         try:
-            claim.bind(CLAIM)
-            claim.listen(1)
-        except OSError as error:
-            name, value = (METERED_BY, _claimed_by()) if error.errno == errno.EADDRINUSE else ("", "")
-        if name:
-            os.environ[name] = value
+            fcntl.flock(counters, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            name = METERED_BY
+    os.environ[name] = str(os.getpid()) if name == HOLDER else "another run of energybench"
+    try:
         yield
     finally:
-        if name:
-            os.environ.pop(name, None)
-        claim.close()
+        os.environ.pop(name, None)
+        os.close(counters)
 
 
-def _claimed_by() -> str:
-    """The process id of the run that has claimed this node; "unknown" where the kernel does not say."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
-        asking.setblocking(False)
-        try:
-            asking.connect(CLAIM)
-            facts = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            pid = int(struct.unpack("3i", facts)[0])
-        except OSError:
-            return "unknown"
-    return str(pid) if pid > 0 else "unknown"
+def _counters() -> int | None:
+    """A handle of the folder in which the kernel lists RAPL's counters; None where there are none."""
+    from energybench.meter.rapl import POWERCAP, VARIABLE
+
+    for folder in (os.environ.get(VARIABLE) or sysfs() / POWERCAP, sysfs() / POWER):
+        with suppress(OSError):
+            return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return None

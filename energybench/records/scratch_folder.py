@@ -33,15 +33,15 @@ def _locked_scratch() -> tuple[Path, IO[bytes]]:
     try:
         for alive in Path(tempfile.gettempdir()).glob("energybench-*/alive"):
             if _is_ours(alive.parent, stat.S_ISDIR) and _is_ours(alive, stat.S_ISREG):
-                with suppress(OSError), alive.open("rb") as file:
-                    free = flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock of a dead process is free
-                    maker = ProcessIdentity.of_json(file.read(LARGEST_B))
+                with suppress(OSError), alive.open("rb") as left:
+                    free = flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock of a dead process is free
+                    maker = ProcessIdentity.of_json(left.read(LARGEST_B))
                     if maker.is_over() if maker is not None else free:
                         shutil.rmtree(alive.parent, ignore_errors=True)
         while True:
             folder = Path(tempfile.mkdtemp(prefix="energybench-"))
             file = (folder / "alive").open("wb")
-            has_locks = flock(file.fileno(), fcntl.LOCK_EX)
+            has_locks = flock(file, fcntl.LOCK_EX)
             if not has_locks:  # a file system without: who made it is told in it
                 file.write(this_process().to_json())
                 file.flush()

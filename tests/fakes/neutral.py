@@ -85,7 +85,6 @@ def neutral(environment: Mapping[str, str], place: Path) -> dict[str, str]:
         "TZ": "UTC",
         "ENERGYBENCH_SYSFS": str(place / "no-sys"),
         "ENERGYBENCH_PROC": str(place / "no-proc"),  # nobody else computes here or meters
-        "ENERGYBENCH_EXCLUSIVE": "1",  # other tests of the same kind beside this one are no matter
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": str(place / "gitconfig"),

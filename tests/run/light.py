@@ -3,7 +3,9 @@
 Real: the runner, its folder, lock, schedule, records, seals and report; the launcher, its server and guards.
 Not real: the plan, which is given, and the training, which is a nap. A trial may leave strays that try to escape.
 
-    python tests/run/light.py SUITE [--out FOLDER] [--new]       in the folder where `reports` shall be
+    python tests/run/light.py SUITE [--out FOLDER] [--new] [--block K] [--plan-only]    where `reports` shall be
+
+LIGHT_DEVICE is the card that it trains on; without it, the processor.
 
 A trial whose name stands in the file `hold` waits for as long as it is there. If there is a file `mine.py`, it is the
 method's. LIGHT_DIE="parent:report:7" kills the parent by SIGKILL before its 7th change of a file whose name holds
@@ -73,7 +75,7 @@ def planned(suite: Any, launcher: Any, place: Path, **options: Any) -> Any:
         cells=tuple(cells),
         machine={"cpu": "none"},
         device="cpu",
-        device_name="cpu",
+        device_name=os.environ.get("LIGHT_DEVICE", "cpu"),
         digest=digest([sha, suite.digest_source()]),
     )
     return Planned(suite, result, spec_of(suite, place, download=False, **options))
@@ -157,12 +159,15 @@ def main(argv: list[str]) -> int:
     from energybench.process import forkserver
     from energybench.runner import runner
     from energybench.runner.progress import Progress
+    from energybench.runner.shard import blocks_of
     from energybench.suite.suite import load
 
     parser = argparse.ArgumentParser()
     parser.add_argument("suite")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--new", dest="fresh", action="store_true")
+    parser.add_argument("--block", default="")
+    parser.add_argument("--plan-only", action="store_true")
     asked = parser.parse_args(argv)
     write_what_can_be_written()  # as `energybench.cli.command_line` does
     restore_child_signals()
@@ -179,6 +184,8 @@ def main(argv: list[str]) -> int:
             fresh=asked.fresh,
             argv=["light"],
             progress=Progress(Console(stderr=True), Console()),
+            blocks=blocks_of("--block", asked.block) if asked.block else (),
+            plan_only=asked.plan_only,
         )[0]
     except EnergybenchError as error:
         print(error, file=sys.stderr)

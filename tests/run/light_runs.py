@@ -59,10 +59,10 @@ def run(place: Path, *arguments: str | Path, **environment: str) -> subprocess.C
     return subprocess.CompletedProcess(running.args, running.returncode, out, err)
 
 
-def held_at(place: Path, trial: str, **environment: str) -> subprocess.Popen[str] | Forked:
+def held_at(place: Path, trial: str, *arguments: str | Path, **environment: str) -> subprocess.Popen[str] | Forked:
     """A run that waits inside this trial."""
     (place / "hold").write_text(trial)
-    running = start(place, **environment)
+    running = start(place, *arguments, **environment)
     wait_for(lambda: (place / "held").exists() or running.poll() is not None)
     assert running.poll() is None, running.communicate()
     return running
