@@ -104,6 +104,12 @@ def test_a_suite_is_checked_without_its_data_and_says_so(tmp_path):
     assert flop == 3 * convs - no_dx + 3 * 2 * 4 * 10
 
 
+def test_what_several_workloads_lack_is_said_once(tmp_path):
+    other = SUITE[SUITE.index("[[workload]]") :].replace('"w"', '"other"').replace("batch = 16", "batch = 32")
+    notes = planned(tmp_path, SUITE + other)["notes"]
+    assert [note for note in notes if "is not on this machine" in note] == notes[:1]
+
+
 def test_a_run_of_it_is_refused(tmp_path):
     (problem,) = planned(tmp_path, purpose="run")["problems"]
     assert problem["code"] == "E402"

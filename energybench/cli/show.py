@@ -15,6 +15,7 @@ from rich.highlighter import JSONHighlighter
 from rich.table import Table
 from rich.text import Text
 
+from energybench.cli.show_rounds import print_rounds
 from energybench.common.escaping import json_text, printable, wrapped
 from energybench.common.limits import RECORD_B
 from energybench.common.safe_read import read_bytes
@@ -200,6 +201,7 @@ def print_record(path: Path, console: Console) -> None:
             console.print(printable_text(f"  {name}: {times}" + (f", {energy}" if energy else "")))
         _print_curve(record, console)
         _print_summaries(record, console)
+        print_rounds(record, console)
         if record.memory_resident_b:
             console.print(f"  memory: {format_bytes(record.memory_resident_b)} resident at most")
     text = json_text(json.loads(read_bytes(path, RECORD_B)))

@@ -11,7 +11,7 @@ from typing import Any
 
 from energybench.common.programs import starting_safely
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+MACHINE_ID, BOOT_ID = Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id")
 MEMORY_TABLE = Path("/sys/firmware/dmi/tables/DMI")  # root reads it, and a virtual machine's may be empty
 MEMORY_DEVICE, SIZE, SPEED, CONFIGURED_SPEED = 17, 0x0C, 0x15, 0x20  # SMBIOS 3.7, 7.18: a type, and places in it
 MARK = 12  # hexadecimal digits
@@ -75,27 +75,27 @@ def of_trial() -> dict[str, Any]:
     """What a trial's record says of the machine under it: what machines of one kind share, and two marks of the host.
 
     Two marks, since each fails by itself: containers of one host may call themselves differently, and share its boot; a
-    host that was started again has another boot, and its old name. Hosts that share either are taken for one.
+    host that was started again has another boot, and its old name and machine-id. What shares either is one host.
     """
     return {
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_mt_s": memory_mt_s(),
-        "node": _mark("node", os.uname().nodename),
-        "boot": _mark("boot", _boot_id()),
+        "host": _mark("host", f"{os.uname().nodename} {_line(MACHINE_ID)}"),
+        "boot": _mark("boot", boot) if (boot := _line(BOOT_ID)) else None,
     }
 
 
-def _boot_id() -> str:
+def _line(file: Path) -> str:
     try:
-        return BOOT_ID.read_text(encoding="ascii", errors="replace").strip()
+        return file.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         return ""
 
 
-def _mark(kind: str, text: str) -> str | None:
-    """A checksum that tells one from another and cannot be read; None of nothing."""
-    return hashlib.sha256(f"energybench {kind} {text}".encode()).hexdigest()[:MARK] if text else None
+def _mark(kind: str, text: str) -> str:
+    """A checksum that tells one from another and cannot be read."""
+    return hashlib.sha256(f"energybench {kind} {text}".encode()).hexdigest()[:MARK]
 
 
 def memory_mt_s() -> int | None:

@@ -72,7 +72,7 @@ class TrialMachineKnown(Known):
     cpu: str | None = None
     cores: Threads | None = None
     memory_mt_s: Count | None = None
-    node: str | None = None
+    host: str | None = None
     boot: str | None = None
 
 

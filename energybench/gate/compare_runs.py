@@ -31,7 +31,7 @@ class Side:
     path: Path
     records: Records
     summary: Summary
-    pooling: Pooling
+    pooling: Pooling | None = None
 
     @property
     def key(self) -> dict[str, str]:
@@ -272,9 +272,10 @@ def _saving_comparisons(before: Side, after: Side) -> list[Comparison]:
 
 def _absolute_comparisons(before: Side, after: Side) -> list[Comparison]:
     for side in (before, after):
-        if side.pooling.several:
+        if side.pooling is not None and side.pooling.several and not side.pooling.mixed:  # what is mixed is struck
             count = len(set(side.pooling.device_of.values()))
-            message = f"seconds and joules are compared on one device only, and this ran on {_units(count, side)}"
+            ran_on = wording.plain(wording.units(count, side.pooling.unit))
+            message = f"seconds and joules are compared on one device only, and this ran on {ran_on}"
             hint = "--level savings pools devices of one kind, each trial against plain training on its own"
             raise CannotMeasure(Problem("E501", message, str(side.path), hint))
     if unlike := comparable.devices_differ(before.key, after.key):
@@ -287,10 +288,6 @@ def _absolute_comparisons(before: Side, after: Side) -> list[Comparison]:
     ]
     struck = [_struck(each.summary) for each in (before, after)]
     return compare_cells.absolute_comparisons(before.records, after.records, looks, struck)
-
-
-def _units(count: int, side: Side) -> str:
-    return wording.plain(wording.units(count, side.pooling.unit))
 
 
 COMPARISONS: dict[str, Callable[[Side, Side], list[Comparison]]] = {

@@ -15,7 +15,7 @@ from energybench.report import grid, terminal
 from energybench.report.markdown_syntax import escape, table
 from energybench.stats.power import MOST_BLOCKS
 from energybench.verdict import wording
-from energybench.verdict.devices import Unit
+from energybench.verdict.devices import Unit, plural
 
 TITLES = {
     "counts": "Counts",
@@ -88,7 +88,7 @@ def _to_see_it(result: GateResult, blind: Sequence[Finding]) -> str:
     counts = [each.blocks_to_see for each in scattered]
     known = [count for count in counts if count is not None]
     if (unit := _unit(scattered)) != "block":
-        many = wording.units(max(known), unit) if len(known) == len(counts) else f"more {wording.plural(unit)}"
+        many = wording.units(max(known), unit) if len(known) == len(counts) else f"more {plural(unit)}"
         return f"; {many} a run, with as many blocks on each, would see it"
     if len(known) < len(counts):
         return f"; it would take more than {MOST_BLOCKS} blocks a run to see it: not on this machine"
@@ -207,7 +207,7 @@ def _undecided_note(findings: Sequence[Finding]) -> str:
         return ""
     needed = [f.blocks_to_see for f in undecided if f.blind and f.blocks_to_see is not None]
     unit = _unit(undecided)
-    what = wording.plural(unit)
+    what = plural(unit)
     more = f"; with {wording.units(max(needed), unit)} a run it would show" if needed else f"; more {what} show it"
     return f'undecided: a change smaller than "sees from" may hide in the scatter of the {what}{more}.'
 

@@ -291,7 +291,7 @@ def _blind(finding: Finding, comparison: Comparison, log_margin: float, tests: i
         return finding
     alike = len(set(comparison.units)) == 1  # blocks of one run and devices of another are no one number
     needed = blocks_to_see(comparison.change, comparison.blocks, log_margin, tests, sees) if alike else None
-    unit = next((each for each in comparison.units if each != "block"), "block")
+    unit: Unit = next((each for each in comparison.units if each != "block"), "block")
     return replace(finding, blind=True, blocks_to_see=needed, unit=unit)
 
 

@@ -6,6 +6,7 @@ a link, a mention or a code span.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from urllib.parse import quote
@@ -32,8 +33,9 @@ from energybench.verdict.figures import Check, RaisedFlag, Row, Summary, Workloa
 
 
 def _folder_of(row: Row, path: RecordPath) -> str:
-    """Where a row's records lie."""
-    return path(row.records[0]).rpartition("/")[0] if row.records else "records"
+    """Where a row's records lie, all of them."""
+    folders = {path(record).rpartition("/")[0] for record in row.records}
+    return (os.path.commonpath(folders) or ".") if folders else "records"
 
 
 def _saving(row: Row) -> str:
@@ -102,7 +104,7 @@ def _first_screen(summary: Summary, path: RecordPath) -> list[str]:
     return page
 
 
-def _behind(row: Row, metric: str, path: RecordPath) -> str:
+def _behind(row: Row, metric: str, path: RecordPath = beside) -> str:
     """What stands behind a method's figures on one workload, folded away."""
     told = [note for note in sentences.notes(row, metric) if note != sentences.phases(row.phases)]
     parts = ["\n".join(f"- {escape(note)}" for note in told)]

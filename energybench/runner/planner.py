@@ -95,7 +95,7 @@ class Plan:
             cells = [cell for each, known in planned if known for cell in self.cells(each, known, stacks)]
         return PlanResult(
             problems=tuple(self.problems),
-            notes=tuple(self.notes),
+            notes=tuple(dict.fromkeys(self.notes)),  # one that several workloads share is said once
             device=str(self.device),
             device_name=device_name(self.device),
             workloads={name: known for name, known in workloads.items() if known},

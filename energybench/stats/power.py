@@ -11,6 +11,9 @@ which no σ enters: exact for normal blocks, at every number of blocks. k over t
 of an upper confidence limit of s² (chi-square), at a confidence that follows from the blocks. Where a workload's
 comparisons share one spread (`paired.pool`), S is the larger of a row's own and the shared one, t the quantile that
 belongs to it, in both runs: `reach_with_pool`.
+
+Where a run counts devices (`replication.py`), so do these: sd is that of the devices' means, n and what is needed are
+devices, with as many blocks on each as in the run at hand.
 """
 
 from __future__ import annotations

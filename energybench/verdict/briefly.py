@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from energybench.stats import paired, power
 from energybench.verdict import sentences, wording
+from energybench.verdict.devices import plural
 
 if TYPE_CHECKING:
     from energybench.verdict.figures import Row, Summary
@@ -89,7 +90,7 @@ def _most(needed: Sequence[int | None], row: Row) -> str:
     if len(known) == len(needed):
         return sentences.would_decide(max(known), unit=row.unit, each=row.blocks_on_each)
     where = ": not on this machine" if row.unit == "block" else ""
-    return f"over {power.MOST_BLOCKS} {wording.plural(row.unit)}{where}"
+    return f"over {power.MOST_BLOCKS} {plural(row.unit)}{where}"
 
 
 def _quality(places: Sequence[Place]) -> list[str]:

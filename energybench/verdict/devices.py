@@ -23,13 +23,18 @@ SLICE = "MIG"  # a slice of a card is no device of its own: others share its pow
 Facts = tuple[tuple[str, str | None], ...]  # (what, its value; None where the record does not say)
 
 
+def plural(unit: str) -> str:
+    """ "GPUs", "sets of GPUs"."""
+    return f"sets{unit.removeprefix('set')}" if unit.startswith("set ") else f"{unit}s"
+
+
 def marks(trial: Trial) -> tuple[str, ...]:
     """What tells its device from others, most telling first; trials that share one ran on the same device."""
     if trial.device not in PROCESSOR:
         return tuple(sorted(trial.device.split("+")))
     machine = trial.environment.get("machine") or {}
-    known = [f"{name} {machine[name]}" for name in ("node", "boot") if machine.get(name)]
-    placement = getattr(trial, "placement", None)
+    known = [f"{said} {machine[name]}" for name, said in (("host", "host"), ("boot", "its boot")) if machine.get(name)]
+    placement = getattr(trial, "placement", None)  # of a trial that a shard's job made
     return tuple(known or ([f"host {placement.host}"] if placement else ["cpu"]))
 
 

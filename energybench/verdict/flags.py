@@ -9,7 +9,7 @@ from energybench.meter.doubts import doubts, found
 from energybench.meter.reading import Reading
 from energybench.records.record import CountingRun, Flag, Passes, RunFile, Trial
 from energybench.stats.paired import FEWEST_BLOCKS, Paired, differences
-from energybench.verdict.wording import plural
+from energybench.verdict.devices import plural
 
 AA_CHANCE = 0.02  # of striking a run whose plain training repeats itself, over all its workloads
 LEDGER_TOLERANCE = 0.001  # plain ledger against counter

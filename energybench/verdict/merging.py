@@ -57,7 +57,7 @@ class MergedRun:
             shared = [trial for trial in blocks[block] if trial.trial in self.trials]
             for trial in shared:
                 known = self.trials[trial.trial]
-                if known != trial and known.started_at == trial.started_at and known.device == trial.device:
+                if known != trial and trial.run_identity and known.started_at == trial.started_at:
                     return f"its record {trial.trial} is another than that in {self.homes[trial.trial]}"
             if not shared or any(self.trials[trial.trial] != trial for trial in shared):
                 again.append(str(block))
@@ -78,6 +78,10 @@ class MergedRun:
             self.counting_runs.setdefault((each.workload, each.method), each)
         self.held.append(frozenset(trial.block for trial in trials))
         self.folders.append((folder, run, new))
+
+    def of_first(self) -> list[Trial]:
+        """The trials of its first folder."""
+        return self.folders[0][2]
 
     # ── what explains it ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -187,8 +191,11 @@ def _apart(
         return f"other settings, methods or versions (digest {run.digest})"
     if reason:
         return reason
-    if trials and first.marks and not first.marks & {mark for trial in trials for mark in marks(trial)}:
-        return "another device, and another run of these settings; finished runs are not pooled"
+    elsewhere = trials and first.marks and not first.marks & {mark for trial in trials for mark in marks(trial)}
+    if run.run_identity is None and (elsewhere or _place(run, trials) != _place(first.folders[0][1], first.of_first())):
+        return "another device"
+    if elsewhere:
+        return "another run of these settings, on another device; finished runs are not pooled"
     return first.repeated(trials) or "it is another run of these settings; finished runs are not pooled"
 
 

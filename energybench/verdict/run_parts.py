@@ -23,7 +23,7 @@ from energybench.records.record import RunFile, Trial
 from energybench.records.whole_run import folders_of
 from energybench.stats.replication import FEWEST_DEVICES
 from energybench.verdict import devices, wording
-from energybench.verdict.devices import Facts, Pooling, marks
+from energybench.verdict.devices import Facts, Pooling, marks, plural
 from energybench.verdict.examination import Examination
 from energybench.verdict.figures import Summary
 from energybench.verdict.merging import Found, MergedRun, Records, merged_runs
@@ -192,7 +192,7 @@ def _pooled(group: Sequence[str], usable: Mapping[str, int], unit: str) -> str:
     each = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
     return (
         f"{wording.blocks(sum(counts))} on {wording.units(len(counts), unit)} of one kind, {each} on each: log ratios "
-        f"are averaged within each {unit}, and verdicts and intervals count {wording.plural(unit)}. Joules and seconds "
+        f"are averaged within each {unit}, and verdicts and intervals count {plural(unit)}. Joules and seconds "
         f"are each {unit}'s own."
     )
 
@@ -202,7 +202,7 @@ def _alone(unit: str, alike: int, kind: Facts) -> str:
         return f"Verdicts are of this {unit} alone: {reason}, so it is pooled with no other."
     return (
         f"Verdicts are of this {unit} alone: the run's blocks are on {wording.units(alike, unit)} of its kind, and "
-        f"{FEWEST_DEVICES} are the least to pool. A new run over {FEWEST_DEVICES} or more {wording.plural(unit)} of "
+        f"{FEWEST_DEVICES} are the least to pool. A new run over {FEWEST_DEVICES} or more {plural(unit)} of "
         "one kind gets one verdict for all."
     )
 
@@ -218,6 +218,6 @@ def _kind_name(run: RunFile, trials: Sequence[Trial]) -> str:
 def _device_name(run: RunFile, trials: Sequence[Trial]) -> str:
     if not trials or trials[0].device in devices.PROCESSOR:
         machine = run.machine | ((trials[0].environment.get("machine") or {}) if trials else {})
-        host = f" (host {machine['node']})" if machine.get("node") else ""
+        host = f" (host {machine['host']})" if machine.get("host") else ""
         return f"{machine.get('cpu') or 'a processor'}, {machine.get('cores') or '?'} cores{host}"
     return f"{_kind_name(run, trials)} ({trials[0].device})"

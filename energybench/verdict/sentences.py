@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from energybench.stats import paired, power
 from energybench.stats.replication import FEWEST_DEVICES
 from energybench.verdict import wording
+from energybench.verdict.devices import plural
 
 if TYPE_CHECKING:
     from energybench.verdict.devices import Unit
@@ -114,7 +115,7 @@ def would_decide(
     """How many blocks, and what to type to get there; where devices are counted, how many of them, with as many blocks
     on each as now: more blocks on the same devices decide little. each: of a device, the mean."""
     if needed is None and unit != "block":
-        return f"more than {power.MOST_BLOCKS} {wording.plural(unit)} would be needed"
+        return f"more than {power.MOST_BLOCKS} {plural(unit)} would be needed"
     if needed is None:
         return f"more than {power.MOST_BLOCKS} blocks would be needed: not on this machine"
     if unit != "block":

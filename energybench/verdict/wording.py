@@ -12,6 +12,7 @@ from energybench.common.escaping import NB, printable
 from energybench.meter.combine import in_short as in_short_device
 from energybench.meter.modelled import MODEL, whole_machine
 from energybench.meter.not_seen import in_short
+from energybench.verdict.devices import plural
 
 if TYPE_CHECKING:
     from energybench.meter.reading import Energy
@@ -178,11 +179,6 @@ def duration(value: float) -> str:
 
 def blocks(n: int) -> str:
     return units(n, "block")
-
-
-def plural(unit: str) -> str:
-    """ "GPUs", "sets of GPUs"."""
-    return f"sets{unit.removeprefix('set')}" if unit.startswith("set ") else f"{unit}s"
 
 
 def units(n: int, unit: str) -> str:

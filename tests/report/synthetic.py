@@ -65,6 +65,7 @@ class Run:
     )
     stamp: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=lambda: {"cpu": "Imaginary 2-core", "torch": "2.11.0"})
+    host: str | None = "imaginary"  # None: records that name none
     seed: int = 0
     schema: int = 4
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # as declared, by workload
@@ -133,6 +134,7 @@ class Run:
             "status": "ok",
             "digest": "d",
             "started_at": "2026-01-01T00:00:00Z",
+            "environment": {"machine": {"host": self.host, "boot": self.host}} if self.host else {},
             "epochs": 6,
             "steps": 60,
             "samples": SAMPLES,

@@ -793,6 +793,7 @@ def test_a_set_by_its_name_has_its_published_facts_where_it_is_not(name, options
 
 SUITES = {
     "tasks-adaptation": (5, ["mdd-digits", "mcc-art-to-photo"]),
+    "tasks-adaptation-pairs": (36, ["mdd-sketch[target=art_painting]"]),
     "tasks-generalization": (6, ["vrex-colours", "group-dro-photo"]),
     "paper-gradsamp-adaptation": (12, ["mdd-amazon[target=webcam]"]),
     "paper-gradsamp-generalization": (12, ["group-dro[left_out=photo]"]),

@@ -20,8 +20,9 @@ from rich.console import Console
 from support import CPU, assert_same_state, digits, double_run, make_run, state, tiny_cnn, tiny_mlp, vectors
 from torch import Tensor, nn
 
-from energybench.cli import show
+from energybench.cli import show, show_rounds
 from energybench.common.errors import UsageError
+from energybench.meter.reading import Energy
 from energybench.runner import planner
 from energybench.runner.plan_request import spec_of
 from energybench.runner.tracing import time_step, trace_run
@@ -545,6 +546,46 @@ def test_show_prints_what_was_summed_up():
     console = Console(file=io.StringIO(), width=200)
     show._print_summaries(trial, console)
     assert console.file.getvalue() == "  fedavg: rounds 1,200, sent up 15.5 MB\n"  # type: ignore[attr-defined]
+
+
+def test_rounds_add_up_to_the_training_and_scopes_stand_side_by_side():
+    """A round's FLOPs go by samples, its joules by seconds; a module's joules hold its GPU's and are not added."""
+    rounds = [
+        {"epoch": 1, "clients": 2, "samples": 30, "sent_down_b": 80, "sent_up_b": 80},
+        {"epoch": 2, "clients": 0, "samples": 0, "sent_down_b": 0, "sent_up_b": 0},
+        {"epoch": 3, "clients": 2, "samples": 10, "sent_down_b": 80, "sent_up_b": 80},
+    ]
+    energy = [
+        Energy(source="gpu_counter", scope="gpu", device="0", energy_j=500.0),
+        Energy(source="meter(board)", scope="module", energy_j=800.0),
+        Energy(source="model(codecarbon cpu_load)", scope="cpu", energy_j=77.0),
+        Energy(source="unavailable", scope="dram", reason="none"),
+    ]
+    trial: Any = SimpleNamespace(
+        diagnostics={"gradsamp": {"rounds": "no list"}, "fedavg": {"rounds": rounds}},
+        estimate=SimpleNamespace(estimated_flop=4e9),
+        curve=[{"epoch": 1.0, "wall_s": 6.0}, {"epoch": 2.0, "wall_s": 6.5}, {"epoch": 3.0, "wall_s": 10.0}],
+        train=SimpleNamespace(wall_s=10.0, energy=energy),
+    )
+    told = show_rounds.rounds_of(trial)
+    assert [each.flop for each in told] == [3e9, 0.0, 1e9]
+    assert [each.wall_s for each in told] == pytest.approx([6.0, 0.5, 3.5])
+    assert [each.energy_j["gpu 0"] for each in told] == pytest.approx([300.0, 25.0, 175.0])
+    assert sum(each.energy_j["module"] for each in told) == pytest.approx(800.0)
+    assert set(told[0].energy_j) == {"gpu 0", "module"}  # what is modelled is not beside what is measured
+    console = Console(file=io.StringIO(), width=100)
+    show_rounds.print_rounds(trial, console)
+    assert "FLOPs by a round's samples, energy by its seconds" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_what_only_looks_like_rounds_and_what_is_not_known_is_not_made_up():
+    noted = {"epoch": 1, "clients": 1, "samples": 4, "sent_down_b": 8, "sent_up_b": 8}
+    bare: Any = SimpleNamespace(diagnostics={"fedavg": {"rounds": [noted]}}, estimate=None, curve=[], train=None)
+    (only,) = show_rounds.rounds_of(bare)
+    assert (only.flop, only.wall_s, only.energy_j, only.sent_up_b) == (None, None, {}, 8)
+    for odd in ([noted | {"samples": -1}], [noted | {"clients": "x"}], [3], [], {"epoch": 1}):
+        bare.diagnostics = {"other": {"rounds": odd}}
+        assert show_rounds.rounds_of(bare) == []
 
 
 # ── what is refused ───────────────────────────────────────────────────────────────────────────────────────────────────
