@@ -57,6 +57,7 @@ def measure(
     from energybench.common.sealed_files import refuse_unwritable
     from energybench.meter.nvml import held_open
     from energybench.meter.ranks import path_of_rank
+    from energybench.meter.shared_node import node_claimed
     from energybench.process.relay import SignalRelay
     from energybench.records.record import json_of
 
@@ -66,7 +67,7 @@ def measure(
         refuse_foreign(out, kind)
     words = words_of(command)
     other = None if vs is None else words_of([vs])
-    with held_open():
+    with held_open(), node_claimed(energy == "auto"):
         meters = CommandMeters(energy == "auto")
         if other is None:
             sys.stdout.flush()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from energybench.common.processors import OWN_CGROUP, cpuset
 from energybench.meter.perf_events import sysfs
+from energybench.meter.ranks import reads_node
 
 EXCLUSIVE = "ENERGYBENCH_EXCLUSIVE"  # 1: nobody else works on this node, whatever its engine says
 METERED_BY = "ENERGYBENCH_METERED_BY"  # told to trials: who meters this node already
@@ -73,7 +74,8 @@ def node_claimed(wanted: bool = True) -> Iterator[None]:
     What is locked are the counters themselves, as the kernel lists them: no file is made, every user and every
     container that sees them is told, and the claim is gone with its process.
     """
-    counters = _counters() if wanted and not os.environ.keys() & {HOLDER, METERED_BY} else None
+    below = os.environ.keys() & {HOLDER, METERED_BY} or not reads_node()  # of several ranks the first one claims it
+    counters = _counters() if wanted and not below else None
     if counters is None:
         yield
         return

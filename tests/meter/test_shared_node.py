@@ -136,6 +136,10 @@ def test_a_claim_leaves_the_environment_as_it_was(tmp_path: Path, monkeypatch: p
         assert dict(os.environ) == before
     with node_claimed():
         assert set(os.environ) - set(before) == {HOLDER}
+    with monkeypatch.context() as patch:  # the second rank of a node leaves it to the first
+        patch.setenv("LOCAL_RANK", "1")
+        with node_claimed():
+            assert HOLDER not in os.environ
     assert dict(os.environ) == before
 
 
