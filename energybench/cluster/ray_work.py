@@ -6,6 +6,7 @@ Imports neither torch nor ray: a worker's process is small, and reads this file 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from energybench.cluster.block_commands import BlockEnd
 
+LOOK_S = 1.0
 ENDING_S = 60.0  # for a command that was told to end
 ELSEWHERE_S, APART_S = 120.0, 5.0  # while a lost worker's command may still be ending
 RESUMABLE = frozenset({BlockEnd.INTERRUPTED, *(-number for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT))})
@@ -51,10 +53,26 @@ def _to_its_end(words: Sequence[str], place: str, log: Path) -> int:
     with log.open("ab") as file:
         child = subprocess.Popen(tied, cwd=place, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         try:
+            while child.poll() is None:
+                _sleep_until_ended(child.pid)
             return child.wait()
         finally:
             if child.poll() is None:  # cancelled, or the worker ends
                 _end(child)
+
+
+def _sleep_until_ended(pid: int) -> None:
+    """For LOOK_S at most: a cancelled task is told by a flag that Python looks at, and by no signal that would end a
+    wait."""
+    try:
+        handle = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        time.sleep(LOOK_S)
+        return
+    try:
+        select.select([handle], [], [], LOOK_S)
+    finally:
+        os.close(handle)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
