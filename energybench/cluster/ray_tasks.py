@@ -8,6 +8,7 @@ them, and the same command goes on. Ray is imported when it is used: pip install
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,7 +130,9 @@ class _Tasks:
             while waiting or self.under_way:
                 while waiting and len(self.under_way) < most:
                     part, words = waiting.pop(0)
-                    self.under_way[self.task.remote(words, self.place, str(self._log(part)))] = part
+                    self.under_way[self.task.remote(words, self.place, str(self._log(part)), secrets.token_hex(8))] = (
+                        part
+                    )
                 done, _ = self.ray.wait(list(self.under_way), timeout=LOOK_S)
                 for each in done:
                     self._end(each)

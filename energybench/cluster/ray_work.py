@@ -11,10 +11,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from energybench.cluster.block_commands import BlockEnd
+from energybench.runner.placement import RESTARTS
 
 LOOK_S = 1.0
 ENDING_S = 60.0  # for a command that was told to end
@@ -26,20 +27,21 @@ class Lost(Exception):
     """The command ended before its work did, and goes on if it is started again: what Ray retries."""
 
 
-def work(words: Sequence[str], place: str, log: str) -> int:
+def work(words: Sequence[str], place: str, log: str, token: str) -> int:
     """Run a command to its end. Returns its exit code.
 
     Args:
         place: folder to run it in
         log:   file that its output is added to
+        token: of this task, the same in each of its attempts, which Ray counts for itself alone
 
     Raises:
         Lost: it was ended from outside.
         KeyboardInterrupt: the task was cancelled; its command has ended.
     """
-    until = time.monotonic() + ELSEWHERE_S
+    until, environment = time.monotonic() + ELSEWHERE_S, os.environ | {RESTARTS: str(_earlier(Path(log), token))}
     while True:
-        code = _to_its_end(words, place, Path(log))
+        code = _to_its_end(words, place, Path(log), environment)
         if code in RESUMABLE:
             raise Lost(f"ended by {code}")
         if code != BlockEnd.ELSEWHERE or time.monotonic() > until:
@@ -47,11 +49,20 @@ def work(words: Sequence[str], place: str, log: str) -> int:
         time.sleep(APART_S)
 
 
-def _to_its_end(words: Sequence[str], place: str, log: Path) -> int:
+def _earlier(log: Path, token: str) -> int:
+    """So many attempts of this task there were before this one, which is noted beside the log."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    with log.with_suffix(".started").open("a+", encoding="utf-8") as notes:
+        notes.seek(0)
+        earlier = notes.read().split().count(token)
+        notes.write(f"{token}\n")
+    return earlier
+
+
+def _to_its_end(words: Sequence[str], place: str, log: Path, environment: Mapping[str, str]) -> int:
     tied = [sys.executable, "-m", "energybench.cluster.tied_child", str(os.getpid()), *words]
     with log.open("ab") as file:
-        child = subprocess.Popen(tied, cwd=place, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        child = subprocess.Popen(tied, cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         try:
             while child.poll() is None:
                 _sleep_until_ended(child.pid)

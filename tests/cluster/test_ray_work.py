@@ -42,15 +42,23 @@ def until(path: str) -> None:
 @pytest.mark.parametrize("code", [0, 2, 3])
 def test_a_code_is_handed_on_and_what_was_said_is_in_the_log(tmp_path: Path, code: int) -> None:
     assert (
-        work(python(f"print('said'); raise SystemExit({code})"), str(tmp_path), str(tmp_path / "jobs/b1.log")) == code
+        work(python(f"print('said'); raise SystemExit({code})"), str(tmp_path), str(tmp_path / "jobs/b1.log"), "t")
+        == code
     )
     assert (tmp_path / "jobs/b1.log").read_text() == "said\n"
+
+
+def test_each_attempt_of_a_task_is_told_how_many_there_were_before_it(tmp_path: Path) -> None:
+    tells = python("import os; print(os.environ['ENERGYBENCH_RESTARTS'])")
+    for token in ("one", "one", "another", "one"):
+        work(tells, str(tmp_path), str(tmp_path / "b1.log"), token)
+    assert (tmp_path / "b1.log").read_text().split() == ["0", "1", "0", "2"]
 
 
 @pytest.mark.parametrize("how", ["raise SystemExit(130)", "import os; os.kill(os.getpid(), 9)"])
 def test_what_was_ended_from_outside_is_to_be_tried_again(tmp_path: Path, how: str) -> None:
     with pytest.raises(Lost):
-        work(python(how), str(tmp_path), str(tmp_path / "log"))
+        work(python(how), str(tmp_path), str(tmp_path / "log"), "t")
 
 
 def test_a_block_at_work_elsewhere_is_asked_for_again_for_a_while(
@@ -58,14 +66,14 @@ def test_a_block_at_work_elsewhere_is_asked_for_again_for_a_while(
 ) -> None:
     monkeypatch.setattr(ray_work, "APART_S", 0.01)
     counted = "open('n', 'a').write('.'); raise SystemExit(0 if len(open('n').read()) == 3 else 75)"
-    assert work(python(counted), str(tmp_path), str(tmp_path / "log")) == 0
+    assert work(python(counted), str(tmp_path), str(tmp_path / "log"), "t") == 0
     monkeypatch.setattr(ray_work, "ELSEWHERE_S", 0.0)
-    assert work(python("raise SystemExit(75)"), str(tmp_path), str(tmp_path / "log")) == 75
+    assert work(python("raise SystemExit(75)"), str(tmp_path), str(tmp_path / "log"), "t") == 75
 
 
 def worker(tmp_path: Path, first: str = "") -> subprocess.Popen[bytes]:
     """A process that works on a command, as Ray's does; `began` is there when the command is under way."""
-    work = f"from energybench.cluster.ray_work import work; work({python(TOLD)!r}, {str(tmp_path)!r}, 'log')"
+    work = f"from energybench.cluster.ray_work import work; work({python(TOLD)!r}, {str(tmp_path)!r}, 'log', 't')"
     started = subprocess.Popen([sys.executable, "-c", f"{first}\n{work}"], cwd=tmp_path)
     until("began")
     return started
