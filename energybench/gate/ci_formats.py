@@ -14,7 +14,7 @@ import math
 import re
 import statistics
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from energybench.common.outputs import Kind, json_kind
@@ -22,6 +22,7 @@ from energybench.common.version import __version__
 from energybench.gate import gate_page
 from energybench.gate.compare_runs import GateResult, Side
 from energybench.gate.regression import FAILS, OPEN, Finding
+from energybench.records.record import Trial
 from energybench.verdict import pairing, wording
 from energybench.verdict.figures import Measured
 
@@ -105,15 +106,18 @@ def _reach(figure: Measured) -> float | None:
 
 
 def pytest_benchmark(head: Side) -> dict[str, Any]:
-    """Seconds of every cell, each block a round; twins and controls are left out."""
+    """Seconds of every cell, each block a round; twins and controls are left out. On several devices a cell is a
+    benchmark on each: their seconds are never averaged."""
     run, trials, _ = head.records
     began = run.invocations[0].started_at if run.invocations else ""
     cells = dict.fromkeys((t.workload, t.method) for t in trials if t.role in ("baseline", "method"))
     benchmarks = []
     for workload, method in cells:
-        used = pairing.newest(t for t in trials if (t.workload, t.method) == (workload, method))
-        if used:
-            benchmarks.append(_benchmark(run.suite, workload, method, [pairing.seconds(t) for t in used]))
+        of_cell = [t for t in trials if (t.workload, t.method) == (workload, method)]
+        for device, of_it in _by_device(head, of_cell):
+            label = f"{method}, {device}" if device else method
+            if used := pairing.newest(of_it):
+                benchmarks.append(_benchmark(run.suite, workload, label, [pairing.seconds(t) for t in used]))
     machine = {
         "node": "",
         "processor": run.machine.get("cpu", ""),
@@ -130,6 +134,12 @@ def pytest_benchmark(head: Side) -> dict[str, Any]:
         "datetime": began,
         "version": __version__,
     }
+
+
+def _by_device(head: Side, trials: list[Trial]) -> Iterable[tuple[str, list[Trial]]]:
+    """Device → its trials; "" where one ran them all."""
+    several = head.pooling is not None and head.pooling.several
+    return head.pooling.by_device(trials).items() if head.pooling is not None and several else [("", trials)]
 
 
 def _benchmark(suite: str, workload: str, method: str, seconds: Sequence[float]) -> dict[str, Any]:

@@ -31,11 +31,19 @@ def plural(unit: str) -> str:
 def marks(trial: Trial) -> tuple[str, ...]:
     """What tells its device from others, most telling first; trials that share one ran on the same device."""
     if trial.device not in PROCESSOR:
-        return tuple(sorted(trial.device.split("+")))
+        return tuple(sorted(trial.device.split("+"))) if "+" in trial.device else (trial.device,)
     machine = trial.environment.get("machine") or {}
-    known = [f"{said} {machine[name]}" for name, said in (("host", "host"), ("boot", "its boot")) if machine.get(name)]
-    placement = getattr(trial, "placement", None)  # of a trial that a shard's job made
-    return tuple(known or ([f"host {placement.host}"] if placement else ["cpu"]))
+    placement = getattr(trial, "placement", None)
+    host, boot = placement.host if placement else machine.get("host"), machine.get("boot")
+    return tuple(f"{what} {mark}" for what, mark in (("host", host), ("its boot", boot)) if mark) or ("cpu",)
+
+
+def where(trial: Trial) -> str:
+    """The device that a trial ran on, as far as trials of one invocation are told apart: the card, or the host."""
+    if trial.device not in PROCESSOR:
+        return trial.device
+    machine = trial.environment.get("machine")
+    return str(machine.get("host") or machine.get("boot") or "cpu") if machine else "cpu"
 
 
 def facts(run: RunFile, trial: Trial) -> Facts:

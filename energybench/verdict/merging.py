@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
 from energybench.records.record import CountingRun, Looks, RunFile, Trial
-from energybench.records.shards import SHARDS
+from energybench.records.shards import SHARDS, plan_of
 from energybench.verdict import devices, interim
 from energybench.verdict.devices import marks
 
 Records = tuple[RunFile, list[Trial], list[CountingRun]]
 Found = tuple[Path, Records]  # a run's folder, and what lies in it
+Key = tuple[str, ...]
 
 
 @dataclass
@@ -120,11 +122,14 @@ def merged_runs(found: Iterable[Found]) -> list[MergedRun]:
     """What is one run together, in the order of the folders."""
     runs: list[MergedRun] = []
     first_of: dict[str, MergedRun] = {}  # digest → the first run of it
-    by_key: dict[tuple[str, ...], _RunsOfOneKey] = {}
+    by_key: dict[Key, _RunsOfOneKey] = {}
+    copied: dict[tuple[str, str, str, str], Key] = {}  # digest, identity, trial, its start → the key of who holds it
     for folder, records in found:
         for piece in _pieces(records):
             run, trials, _ = piece
-            key = (run.digest, run.run_identity or "", *(() if run.run_identity else _place(run, trials)))
+            copies = [(run.digest, t.run_identity, t.trial, t.started_at) for t in trials if t.run_identity]
+            key = next((copied[each] for each in copies if each in copied), _key(folder, run, trials))
+            copied.update(dict.fromkeys(copies, key))
             known = by_key.setdefault(key, _RunsOfOneKey())
             place, reason = known.place_of(trials)
             if reason or place == len(known.runs):
@@ -162,6 +167,16 @@ class _RunsOfOneKey:
             self.of_record.setdefault((trial.trial, trial.started_at), place)
             if self.holding.get(trial.block, 0) == place:
                 self.holding[trial.block] = place + 1
+
+
+def _key(folder: Path, run: RunFile, trials: Sequence[Trial]) -> Key:
+    """What runs must share to be one: digest and identity. Shards that were made without a plan drew one each: they are
+    one run by the folder that they lie in. A run of before identities is that of its device."""
+    if run.run_identity is None:
+        return (run.digest, "", *_place(run, trials))
+    if getattr(run, "shard", None) and folder.parent.name == SHARDS and plan_of(folder) is None:
+        return (run.digest, f"shards in {realpath(folder.parent)}")
+    return (run.digest, run.run_identity)
 
 
 def _pieces(records: Records) -> Iterator[Records]:

@@ -16,7 +16,7 @@ from energybench.meter.modelled import loads_of
 from energybench.meter.reading import Energy, Reading
 from energybench.records.record import Counted, CountingRun, Estimate, Trial
 from energybench.stats import paired
-from energybench.verdict.devices import Pooling, marks
+from energybench.verdict.devices import Pooling, where
 from energybench.verdict.examination import examine
 
 
@@ -98,7 +98,7 @@ def partners_of(baselines: Iterable[Trial], reason_unusable: ReasonUnusable = un
 
 def place(trial: Trial) -> tuple[int, int, str, int]:
     """Its block, invocation, device and group."""
-    return trial.block, trial.invocation, " ".join(marks(trial)), trial.group
+    return trial.block, trial.invocation, where(trial), trial.group
 
 
 def pairs(

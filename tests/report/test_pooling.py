@@ -17,7 +17,7 @@ from sharded import CARD, IDENTITY, card, host, put, put_shards, spread
 from synthetic import Run
 
 from energybench.common.errors import CannotMeasure, UsageError
-from energybench.gate import compare_runs
+from energybench.gate import ci_formats, compare_runs
 from energybench.records.record import Trial
 from energybench.report import merge, pages
 from energybench.report.carbon_page import report_carbon
@@ -26,7 +26,7 @@ from energybench.report.html import page
 from energybench.report.markdown import markdown
 from energybench.report.terminal import render
 from energybench.stats import paired
-from energybench.verdict import devices, run_parts, wording
+from energybench.verdict import devices, merging, run_parts, wording
 from energybench.verdict.carbon import Asked
 from energybench.verdict.figures import Row, Summary
 from energybench.verdict.run_parts import Part
@@ -345,6 +345,25 @@ def test_the_order_of_folders_changes_nothing(tmp_path: Path, seed: int) -> None
     assert part.summary().workloads == other.summary().workloads
 
 
+@pytest.mark.parametrize(("place", "parts"), [("run/shards", 1), ("elsewhere", 12)])
+def test_shards_that_no_plan_gave_an_identity_are_one_run_by_the_folder_they_lie_in(
+    tmp_path: Path, place: str, parts: int
+) -> None:
+    meta, trials, counting_runs = spread(FOUR)
+    found: list[merging.Found] = []
+    for block in range(12):
+        identity = f"{block:032}"
+        own = [t.model_copy(update={"run_identity": identity}) for t in trials if t.block == block]
+        run = meta.model_copy(update={"run_identity": identity, "shard": [block]})
+        found.append((tmp_path / place / f"b{block + 1}", (run, own, counting_runs)))
+    found.append((tmp_path / "copy", found[3][1]))  # a copy of a shard adds nothing, wherever it lies
+    merged = run_parts.joined(found)
+    assert len(merged) == parts
+    assert sum(len(part.records[1]) for part in merged) == len(trials)
+    if parts == 1:
+        assert row_of(merged[0].summary()).units == 4
+
+
 def test_a_finished_shard_does_not_finish_the_run(tmp_path: Path) -> None:
     meta, trials, counting_runs = spread(FOUR, finished=True)
     some = [t for t in trials if t.block < 9]
@@ -468,6 +487,17 @@ def test_the_gate_tells_of_devices_that_are_not_pooled(tmp_path: Path) -> None:
     assert any(each.level == "counts" and each.outcome == "same" for each in result.findings)
 
 
+def test_a_file_of_benchmarks_has_each_device_by_itself(tmp_path: Path) -> None:
+    head = compare_runs.read_side(put_shards(tmp_path / "run", spread(FOUR)))
+    benchmarks = ci_formats.pytest_benchmark(head)["benchmarks"]
+    assert [each["name"] for each in benchmarks] == [
+        f"cnn-digits[{method}, GPU-{device}]" for method in ("baseline", "half") for device in range(4)
+    ]
+    assert {each["stats"]["rounds"] for each in benchmarks} == {3}
+    (entry,) = ci_formats.benchmark(head, bigger=True)
+    assert entry["extra"].endswith("12 blocks on 4 GPUs")
+
+
 # ── pages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -521,3 +551,90 @@ def test_one_device_says_nothing_of_devices_and_its_pages_are_as_they_were(tmp_p
     for text in (markdown(summary), page(summary, trials, folder)):
         assert "GPUs of one kind" not in text
     assert CARD["name"] in only(folder).device
+
+
+# ── runs of earlier schemas ───────────────────────────────────────────────────────────────────────────────────────
+
+OLD = sorted(path.parent for path in (Path(__file__).parents[1] / "old_records").glob("schema-*/*/run.json"))
+
+
+@pytest.mark.parametrize("folder", OLD, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
+def test_an_old_run_and_its_copies_are_one_run_and_halves_of_it_are_not_taken_for_one_machine(
+    folder: Path, tmp_path: Path
+) -> None:
+    alone = only(folder)
+    assert (alone.summary().device_note, row_of(alone.summary()).unit) == ("", "block")
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (merged,) = run_parts.read([folder, copy])
+    assert merged.summary().workloads == alone.summary().workloads
+    halves = [Path(shutil.copytree(folder, tmp_path / name)) for name in ("first", "second")]
+    for half, kept in zip(halves, ("b0", "b1"), strict=True):
+        for record in half.glob("records/*.json"):
+            if not record.name.startswith(kept):
+                record.unlink()
+    first, second = run_parts.read(halves)
+    assert second.apart == "its records name no host, so nothing tells whether it is the same machine"
+    assert len(first.records[1]) + len(second.records[1]) < len(alone.records[1])
+    (again,) = run_parts.read([folder, *halves])  # beside the whole they are copies, and add nothing
+    assert len(again.records[1]) == len(alone.records[1])
+
+
+# ── what one types ────────────────────────────────────────────────────────────────────────────────────────────────
+
+REQUIRES = {"accept": Run().accept, "require": [{"workload": "*", "method": "*", "saves_at_least": 0.1}]}
+
+
+def typed(*arguments: str | Path, code: int = 0) -> str:
+    """What a command prints on stdout."""
+    from click.testing import CliRunner
+
+    from energybench.cli.command_line import app
+
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == code, (done.output, done.exception)
+    return done.stdout
+
+
+@pytest.mark.parametrize("plan", [True, False], ids=["with a plan", "shards alone"])
+def test_every_verb_takes_a_folder_with_shards(tmp_path: Path, plan: bool) -> None:
+    run = put_shards(tmp_path / "run", spread(FOUR, resolved=REQUIRES), plan=plan)
+    assert "12 blocks on 4 GPUs" in wording.plain(" ".join(typed("report", run).split()))
+    assert json.loads(typed("report", run, "--json"))["workloads"][0]["rows"][0]["units"] == 4
+    assert "§ met" in typed("report", run, "--require", "--strict")
+    assert "This benchmark itself took" in typed("report", run, "--carbon")
+    assert typed("show", run).count("cnn-digits.half") == 12
+    assert typed("export", run, "--to", "csv").count("\n") == 37
+    assert "met" in typed("compare", run)
+    typed("compare", tmp_path / "golden.json", run, "--accept")
+    assert (tmp_path / "golden.json").exists()
+    typed("report", run, "--write", "--html")
+    assert (run / "report.html").exists()
+    assert not list(run.glob("shards/*/report*"))
+    typed("report", "--all", tmp_path, "--html", tmp_path / "site")
+    (site_page,) = (tmp_path / "site" / "runs").rglob("*.html")
+    assert "12 blocks on 4 GPUs" in site_page.read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_pooled_is_printed_gated_and_exported_side_by_side(tmp_path: Path) -> None:
+    run = put_shards(tmp_path / "run", spread(FOUR[:2], resolved=REQUIRES))
+    assert "2 runs side by side" in typed("report", run)
+    assert typed("report", run, "--require", "--strict").count("§ met") == 2
+    assert typed("report", run, "--carbon").count("This benchmark itself took") == 2
+    assert typed("export", run, "--to", "csv").count("\n") == 37
+    never = spread(FOUR[:2], resolved=REQUIRES, energy=1.0, identity="cd" * 16)
+    typed("report", put_shards(tmp_path / "never", never), "--require", code=1)
+
+
+def test_a_page_of_what_stands_apart_is_refused_with_the_site_to_make(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from energybench.cli.command_line import app
+
+    run = put_shards(tmp_path / "run", spread(FOUR[:2]))
+    error = CliRunner().invoke(app, ["report", str(run), "--html"]).exception
+    assert isinstance(error, UsageError)
+    assert error.problems[0].code == "E609"
+    site = f"energybench report --all {run} --html site"
+    assert site in (error.problems[0].hint or "")
+    typed("report", "--all", run, "--html", tmp_path / "site")
+    assert len(list((tmp_path / "site" / "runs").rglob("*.html"))) == 2
