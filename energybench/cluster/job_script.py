@@ -82,7 +82,11 @@ one() {
   case $code in
     0) return ;;
     3) [ "$part" = report ] || return ;;  # complete: what failed has its record
-    75) note "$part" elsewhere; say "$part is at work elsewhere"; return ;;
+    75)
+      note "$part" elsewhere
+      say "$part is at work elsewhere"
+      [ "$part" = plan ] && worst=75  # what waits for it must not begin
+      return ;;
     130 | 137 | 138 | 140 | 143)
       if [ "$(records "$place")" -le "$before" ]; then
         if [ "$limit_s" -gt 0 ] && [ $((SECONDS - began)) -ge "$limit_s" ]; then

@@ -10,10 +10,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from energybench.common.errors import Problem, UsageError
+from energybench.common.outputs import JOBS_FILE
 from energybench.common.sealed_files import read_sealed, write_text
 from energybench.records.record import json_of
 
-FILE = "jobs.json"
 JOBS = "jobs"  # the folder of scripts, logs and notes in the run's
 SCHEMA = 1
 JobId = Annotated[int, Field(ge=1)]
@@ -75,7 +75,7 @@ def new_jobs(engine: str, asked: str) -> Jobs:
 
 def read_jobs(folder: Path) -> Jobs | None:
     """None where nothing was submitted. Raises UsageError E601, E621, E622."""
-    path = folder / FILE
+    path = folder / JOBS_FILE
     if not path.exists():
         return None
     hint = "put it back from a copy; or see that no job of this run is queued, and move it away"
@@ -92,4 +92,4 @@ def read_jobs(folder: Path) -> Jobs | None:
 
 def write_jobs(folder: Path, jobs: Jobs) -> None:
     """Raises CannotWrite E620."""
-    write_text(folder / FILE, json_of(jobs))
+    write_text(folder / JOBS_FILE, json_of(jobs))

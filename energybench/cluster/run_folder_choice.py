@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from energybench.cluster.block_commands import Asked
-from energybench.cluster.jobs_file import FILE, Jobs, read_jobs
+from energybench.cluster.jobs_file import Jobs, read_jobs
 from energybench.common.errors import EnergybenchError, Problem, UsageError
-from energybench.common.outputs import RUN_FILE
+from energybench.common.outputs import JOBS_FILE, RUN_FILE
 from energybench.records import run_folder
 
 
@@ -24,7 +24,7 @@ def choose(asked: Asked, engine: str, out: Path | None, fresh: bool, say: Callab
             raise UsageError(Problem("E683", message, str(out), "name another folder with --out"))
         return folder
     home = Path("reports") / asked.suite.suite
-    for folder in [] if fresh else sorted((file.parent for file in home.glob(f"*/{FILE}")), reverse=True):
+    for folder in [] if fresh else sorted((file.parent for file in home.glob(f"*/{JOBS_FILE}")), reverse=True):
         jobs = _read(folder, say)
         if jobs is not None and jobs.engine == engine and jobs.asked == asked.identity and not jobs.told:
             return folder.absolute()

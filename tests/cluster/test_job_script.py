@@ -220,6 +220,8 @@ def test_a_block_at_work_elsewhere_is_asked_for_again_and_then_left(job: Job) ->
     assert "b2 is at work elsewhere" in said
     assert len(job.said) == 13  # two minutes, ten seconds apart
     assert notes(job.folder, 1) == ["elsewhere"]
+    plan = job_script.plan_script(job.asked(), job.folder, None).replace("pause 10\n", "pause 0.01\n")
+    assert job.run(plan)[0] == 75  # for what waits for the plan must not begin
 
 
 def test_the_plan_and_the_report_are_one_command_each_whose_code_the_job_ends_with(job: Job) -> None:
