@@ -187,9 +187,9 @@ def test_a_block_that_gains_trials_is_queued_again_however_often_it_was(job: Job
 
 
 def test_a_block_of_which_nothing_ends_within_the_time_of_a_job_is_told_and_not_run_for_ever(job: Job) -> None:
-    job.do("import time; time.sleep(2.2); sys.exit(130)")
-    script = job.blocks(time_s=60.0).replace("limit_s=30 ", "limit_s=2 ")
-    assert "limit_s=2 " in script
+    job.do("import time; time.sleep(1.1); sys.exit(130)")
+    script = job.blocks([0], [1], time_s=60.0).replace("limit_s=30 ", "limit_s=1 ")
+    assert "limit_s=1 " in script
     code, said = job.run(script)
     assert code == 1
     assert "it needs more: [on] slurm.time" in said

@@ -88,7 +88,11 @@ def test_a_worker_that_is_killed_by_force_takes_its_command_with_it(tmp_path: Pa
 
 def test_a_task_that_is_cancelled_softly_ends_its_command_first(tmp_path: Path) -> None:
     """Ray sets the flag of an interrupt in the worker; no signal comes that would end a wait."""
-    flag = "import _thread, threading; threading.Timer(1.5, _thread.interrupt_main).start()"
+    flag = (
+        "import _thread, os, threading, time, energybench.cluster.ray_work as ray_work; ray_work.LOOK_S = 0.1\n"
+        "def later():\n    while not os.path.exists('began'): time.sleep(0.01)\n    _thread.interrupt_main()\n"
+        "threading.Thread(target=later).start()"
+    )
     started = worker(tmp_path, flag)
     started.wait()
     assert Path("told").exists()
