@@ -163,8 +163,13 @@ def _head(what: str, folder: Path, time_s: float | None) -> str:
 def notes(folder: Path, block: int) -> list[str]:
     """Why each job of a block ended without it, the oldest first: "elsewhere", "time", "lost", "interrupted",
     "refused:2"."""
+    return notes_of(folder, named([block]))
+
+
+def notes_of(folder: Path, part: str) -> list[str]:
+    """Likewise of "plan" and "report"."""
     try:
-        lines = (folder / JOBS / f"{named([block])}.ended").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (folder / JOBS / f"{part}.ended").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     return [line.split(" ", 1)[0] for line in lines if line]

@@ -24,7 +24,7 @@ from energybench.cluster.live_line import LiveLine
 from energybench.cluster.queue_state import Task
 from energybench.cluster.run_folder_choice import choose
 from energybench.cluster.slurm_calls import NoAnswer, Slurm, refuse_without_slurm
-from energybench.cluster.submission import Submission, log_of, no_answer, submitting
+from energybench.cluster.submission import AT_WORK, PLAN, PlanTrouble, Submission, log_of, no_answer, submitting
 from energybench.common.errors import EXIT_FINE, EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, Problem, UsageError, typed
 from energybench.records.shards import ranges
 from energybench.suite.on_tables import SlurmTable
@@ -97,6 +97,7 @@ def _submit_missing(submission: Submission, disk: BlocksOnDisk, line: LiveLine) 
     missing = [block for block in disk.missing if block not in live]
     began = bool(submission.jobs.submitted)
     if began:
+        submission.begin_counting_again()
         line.say(f"continuing in {submission.folder}: {disk}; {queue_state.sentence(tasks, submission.jobs)}")
     if missing:
         submission.submit(tasks, missing)
@@ -115,26 +116,27 @@ def _known(name: str, tasks: Sequence[Task]) -> bool:
 
 def _wait(submission: Submission, disk: BlocksOnDisk, line: LiveLine, sleep: Callable[[float], None]) -> Waited:
     """Until every block is complete and the report's job has ended, or nothing is left that could complete them."""
-    pause_s, before, suspected = FIRST_PAUSE_S, "", set[int]()
+    pause_s, before, suspected = FIRST_PAUSE_S, "", set[object]()
     while True:
         try:
             tasks = submission.look()
+            disk.look()
+            trouble = submission.plan_trouble(tasks, MOST_AGAIN)
+            # What is seen at two looks: a queue is between two states, and the disk of a network is late.
+            seen: set[object] = {trouble} if trouble else {*submission.lost(tasks, disk, MOST_AGAIN)}
+            certain, suspected = seen & suspected, seen
+            if trouble in certain:
+                if trouble is not None and not trouble.lost:
+                    raise UsageError(_failed_plan(submission, trouble))
+                certain = {PLAN}
+            if certain and _again(submission, disk, certain, line):
+                suspected = set()
+                continue
+            if released := submission.release(tasks, MOST_AGAIN):
+                numbers = " ".join(task.number for task in released)
+                line.warn(f"Slurm held {numbers} because a launch had failed; released")
         except NoAnswer as silence:
             raise UsageError(no_answer(silence, submission.slurm.patience_s)) from None
-        disk.look()
-        _refuse_failed_plan(submission, tasks)
-        lost = set(submission.lost(tasks, disk, MOST_AGAIN))
-        again = sorted(lost & suspected)  # at two looks: a queue is between two states, a disk of a network is late
-        suspected = lost
-        if again:
-            with submitting(submission.folder):
-                submission.submit_again(tasks, again)
-            line.warn(f"the job of {_blocks(again)} was lost; submitted again")
-            suspected = set()
-            continue
-        if released := submission.release(tasks, MOST_AGAIN):
-            numbers = " ".join(task.number for task in released)
-            line.warn(f"Slurm held {numbers} because a launch had failed; released")
         live = [task for task in tasks if task.live]
         said = f"{disk} · {queue_state.sentence(live, submission.jobs)}"
         line.show(said, last=not live and not suspected)
@@ -146,19 +148,27 @@ def _wait(submission: Submission, disk: BlocksOnDisk, line: LiveLine, sleep: Cal
         sleep(pause_s)
 
 
-def _refuse_failed_plan(submission: Submission, tasks: Sequence[Task]) -> None:
-    """Raises UsageError E686 where the job that plans has ended without a plan."""
-    job = submission.jobs.plan
-    plan = queue_state.last_of(tasks, job)
-    if job is None or submission.planned or (plan is not None and plan.live):
-        return
-    submission.look()  # the file may have come since
-    if submission.planned:
-        return
-    state = f" ({plan.state.lower()})" if plan is not None else ""
+def _again(submission: Submission, disk: BlocksOnDisk, lost: set[object], line: LiveLine) -> bool:
+    """Submit what was lost. Whether it was: another command may be doing so. Raises NoAnswer, UsageError E681, E682."""
+    try:
+        with submitting(submission.folder):
+            if PLAN in lost:
+                submission.plan_again(disk.missing)
+                line.warn("the job that plans the run was lost; submitted again")
+            elif blocks := submission.submit_again([block for block in disk.missing if block in lost]):
+                line.warn(f"the job of {_blocks(blocks)} was lost; submitted again")
+    except UsageError as error:
+        if error.problems[0].code != AT_WORK:
+            raise
+        return False
+    return True
+
+
+def _failed_plan(submission: Submission, trouble: PlanTrouble) -> Problem:
+    """E686: the plan's job ended without a plan."""
+    state = f" ({trouble.state})" if trouble.state else ""
     log = submission.folder / JOBS / "plan.log"
-    problem = Problem("E686", f"the job that plans the run ended without a plan{state}{_end_of(log)}", str(log))
-    raise UsageError(problem)
+    return Problem("E686", f"the job that plans the run ended without a plan{state}{_end_of(log)}", str(log))
 
 
 def _end_of(log: Path) -> str:

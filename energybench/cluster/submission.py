@@ -28,8 +28,18 @@ from energybench.common.outputs import RUN_FILE
 from energybench.common.sealed_files import write_bytes
 from energybench.suite.on_tables import SlurmTable
 
+PLAN = "plan"
+AT_WORK = "E684"
 TRIES = 3  # of one submission whose answer is lost
 MOST_TASKS = 1001  # of an array where the controller does not say; Slurm's own default
+
+
+@dataclass(frozen=True)
+class PlanTrouble:
+    """A plan's job that ended without a plan. state: as Slurm has it; lost: whether trying again may help."""
+
+    state: str
+    lost: bool
 
 
 @dataclass
@@ -63,8 +73,9 @@ class Submission:
     def look(self) -> list[Task]:
         """The queue; a job whose number never came back is known from now on, or was never submitted.
 
-        Raises NoAnswer.
+        What another command has submitted since is known too. Raises NoAnswer.
         """
+        self.jobs = read_jobs(self.folder) or self.jobs
         try:
             tasks = queue_state.ask(self.slurm, self.jobs)
         except Refused as refused:
@@ -290,14 +301,53 @@ class Submission:
                     self.slurm.call(["scontrol", "release", task.number])
                 except (Refused, NoAnswer):
                     continue
-                self._save(again=self.jobs.again | {name: self.jobs.again.get(name, 0) + 1})
+                self._count_again(name)
                 released.append(task)
         return released
 
-    def submit_again(self, tasks: Sequence[Task], blocks: Sequence[int]) -> None:
-        again = self.jobs.again | {str(block): self.jobs.again.get(str(block), 0) + 1 for block in blocks}
-        self._save(again=again)
-        self.submit(tasks, blocks)
+    def submit_again(self, blocks: Sequence[int]) -> list[int]:
+        """Blocks whose jobs were lost, but for those that another command has submitted meanwhile. Returns them.
+
+        Raises NoAnswer, UsageError as `submit`.
+        """
+        tasks = self.look()
+        live = self.live_blocks(tasks)
+        left = [block for block in blocks if block not in live]
+        if left:
+            self._count_again(*map(str, left))
+            self.submit(tasks, left)
+        return left
+
+    def plan_again(self, blocks: Sequence[int]) -> None:
+        """A plan that was lost, and what waited for it. Raises as `submit_again`."""
+        tasks = self.look()
+        if self.planned or self._is_live(self.jobs.plan, tasks):
+            return
+        self._count_again(PLAN)
+        for job in (*self.jobs.arrays, self.jobs.report):
+            if job is not None and self._is_live(job, tasks):  # it waits for what will never be
+                with suppress(Refused):
+                    self.slurm.call(["scancel", str(job.id)])
+        self.submit([], blocks)
+
+    def _count_again(self, *names: str) -> None:
+        self._save(again=self.jobs.again | {name: self.jobs.again.get(name, 0) + 1 for name in names})
+
+    def begin_counting_again(self) -> None:
+        """Somebody asks: what was lost may be lost as often as at first."""
+        if self.jobs.again:
+            self._save(again={})
+
+    def plan_trouble(self, tasks: Sequence[Task], most: int) -> PlanTrouble | None:
+        """What became of a plan's job that ended without a plan; None while there is hope, or a plan."""
+        plan = queue_state.last_of(tasks, self.jobs.plan)
+        if self.jobs.plan is None or self.planned or (plan is not None and plan.live):
+            return None
+        state = "" if plan is None else plan.state
+        why = (job_script.notes_of(self.folder, PLAN) or ["killed"])[-1]
+        if why.startswith("refused") or state == "CANCELLED" or self.jobs.again.get(PLAN, 0) >= most:
+            return PlanTrouble(state.lower(), lost=False)
+        return PlanTrouble(state.lower(), lost=True)
 
     def told(self) -> None:
         self._save(told=True)
@@ -338,7 +388,7 @@ def submitting(folder: Path) -> Iterator[None]:
             who = f": {busy.holder.shown}" if busy.holder else ""
             hint = busy.hint or "wait for it; the same command then shows what is queued"
             message = f"another energybench is submitting the jobs of this run{who}"
-            raise UsageError(Problem("E684", message, str(folder), hint)) from None
+            raise UsageError(Problem(AT_WORK, message, str(folder), hint)) from None
         except OSError as error:
             raise CannotWrite.of(error, place) from None
         try:

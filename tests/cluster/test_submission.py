@@ -398,9 +398,33 @@ def test_what_is_lost_comes_again_by_itself_but_not_what_was_cancelled_refused_o
     assert each.lost(tasks, disk, 2) == [4, 5, 6]
     assert each.jobs.cancelled == [1]
     for _ in range(2):
-        each.submit_again(each.look(), [4])
+        assert each.submit_again([4]) == [4]
+        assert each.submit_again([4]) == []  # it is queued
         queue.states |= dict.fromkeys(queue.states, "FAILED")
     assert each.lost(each.look(), disk, 2) == [5, 6]
+
+
+def test_a_plan_that_was_lost_is_made_again_with_all_that_waited_for_it_but_not_one_that_was_refused(
+    tmp_path: Path, queue: Queue, complete: set[int]
+) -> None:
+    again(tmp_path, queue)
+    each = submission(tmp_path, queue)
+    assert each.plan_trouble(each.look(), 1) is None
+    (plan,), (array,), (report,) = queue.names("plan"), queue.names("blocks"), queue.names("report")
+    queue.states[plan, None] = "FAILED"
+    trouble = each.plan_trouble(each.look(), 1)
+    assert trouble is not None
+    assert trouble.lost
+    each.plan_again(range(BLOCKS))
+    assert {queue.states[array, index] for index in range(BLOCKS)} == {queue.states[report, None]} == {"CANCELLED"}
+    assert [queue.states[key] for key in queue.states if key[0] in (queue.names("plan")[1], queue.names("blocks")[1])]
+    assert "--dependency=afterok:4" in queue.submitted[-2]
+    assert each.plan_trouble(each.look(), 1) is None
+    queue.states[queue.names("plan")[1], None] = "FAILED"
+    (tmp_path / "run/jobs/plan.ended").write_text("interrupted 0 4\nrefused:2 0 4\n")
+    trouble = each.plan_trouble(each.look(), 9)
+    assert trouble is not None
+    assert not trouble.lost
 
 
 def test_what_slurm_holds_after_a_failed_launch_is_released_a_few_times(
