@@ -134,12 +134,12 @@ class Run:
         return self.cluster.run(*words, check=False).split() if names else []
 
     def commands(self) -> list[int]:
-        """Process ids of the blocks' commands, as energybench runs them."""
+        """Process ids of what its jobs run: the plan, blocks."""
         found = []
         for pid in self.cluster.processes():
             with contextlib.suppress(OSError):
                 words = (Path("/proc") / str(pid) / "cmdline").read_bytes().split(b"\0")
-                if b"--block" in words and str(self.place).encode() in b" ".join(words):
+                if {b"--block", b"--plan-only"} & {*words} and str(self.place).encode() in b" ".join(words):
                     found.append(pid)
         return found
 
@@ -189,7 +189,7 @@ def lose_controller(run: Run, away_s: float = 3.0) -> None:
 
 
 def lose_job(run: Run, chance: random.Random | None = None) -> None:
-    """`kill -9` of a block's command."""
+    """`kill -9` of the command of a block, or of the plan."""
     if pids := run.commands():
         os.kill((chance or random.Random(0)).choice(pids), signal.SIGKILL)
 
