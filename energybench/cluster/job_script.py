@@ -16,13 +16,12 @@ from energybench.cluster.jobs_file import JOBS
 from energybench.records.shards import SHARDS, named
 
 LONGEST_LEAD_S = 120  # before its end a job is told of it
-MOST_SLACK_S = 60  # Slurm sends a signal up to so much earlier
 
 HEAD = r"""#!/bin/bash
 # A job of energybench: {what}. Written by `energybench run --on slurm`.
 cd -- {place} || exit 1
 folder={folder}
-limit_s={limit_s}        # of the job, less the time in which it is told of its end; 0: not known
+told_s={told_s}  # before its end, or up to a minute earlier, the job is told of it
 stop= child= interrupted= worst=0
 me=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
 me=${{me:-${{SLURM_JOB_ID:-}}}}
@@ -36,8 +35,11 @@ say() { printf 'energybench job %s: %s\n' "$me" "$1"; }
 # note PART WHY: for whoever collects.
 note() { printf '%s %s %s\n' "$2" "$restarts" "$me" >>"$folder/jobs/$1.ended"; }
 
-# records FOLDER: how many trials have one.
-records() { local found=("$1"/records/*.json); echo "${#found[@]}"; }
+# records FOLDER: how many cells have a trial there; a baseline that each start repeats is one.
+records() {
+  local found=("$1"/records/*.json)
+  printf '%s\n' "${found[@]##*/}" | sed -E 's/^(b[0-9]+)-i[0-9]+-/\1-/' | sort -u | grep -c .
+}
 
 # attempt WORDS...: runs them to their end; $code is theirs, however many signals came while they ran.
 attempt() {
@@ -52,14 +54,24 @@ attempt() {
 # pause SECONDS: ends early on a signal.
 pause() { sleep "$1" & wait "$!"; }
 
+# ask: Slurm's $state of this job and the seconds that are $left to it; "" and many where it does not say.
+ask() {
+  local try text='' units=(1 60 3600 86400) parts i
+  for try in 1 2 3 4 5; do
+    text=$(squeue --noheader --jobs="$me" --format='%T %L' 2>/dev/null) && break
+    pause 5
+  done
+  state=${text%% *} left=999999999
+  [[ ${text#* } =~ ^[0-9:-]+$ ]] || return
+  IFS=:- read -ra parts <<<"${text#* }"
+  left=0
+  for ((i = 0; i < ${#parts[@]}; i++)); do left=$((left + 10#${parts[-1 - i]} * ${units[i]:-0})); done
+}
+
 # queue_again: whether this job is now queued again. Never one that its user has cancelled, or that Slurm itself has
 # queued again: only one that is said to run.
 queue_again() {
-  local try state
-  for try in 1 2 3 4 5; do
-    state=$(squeue --noheader --jobs="$me" --format=%T 2>/dev/null) && break
-    pause 5
-  done
+  local try
   [ "$state" = RUNNING ] || return 1
   for try in 1 2 3 4 5; do
     scontrol requeue "$me" && return 0
@@ -88,8 +100,11 @@ one() {
       [ "$part" = plan ] && worst=75  # what waits for it must not begin
       return ;;
     130 | 137 | 138 | 140 | 143)
+      ask
       if [ "$(records "$place")" -le "$before" ]; then
-        if [ "$limit_s" -gt 0 ] && [ $((SECONDS - began)) -ge "$limit_s" ]; then
+        # It is told of its end, and had most of its time for this alone: it would have no more of it the next time.
+        if [ "$state" = RUNNING ] && [ "$left" -le $((told_s + 65)) ] &&
+          [ $((2 * (SECONDS - began))) -ge "$SECONDS" ]; then
           note "$part" time
           say "nothing of $part ended within the time of the job; it needs more: [on] slurm.time"
           worst=1
@@ -156,8 +171,8 @@ def report_script(folder: Path) -> str:
 
 
 def _head(what: str, folder: Path, time_s: float | None) -> str:
-    limit_s = 0 if time_s is None else int(time_s) - lead_s(time_s) - min(MOST_SLACK_S, int(time_s // 4))
-    return HEAD.format(what=what, place=shlex.quote(str(Path.cwd())), folder=shlex.quote(str(folder)), limit_s=limit_s)
+    quoted = {"place": shlex.quote(str(Path.cwd())), "folder": shlex.quote(str(folder))}
+    return HEAD.format(what=what, told_s=lead_s(time_s), **quoted)
 
 
 def notes(folder: Path, block: int) -> list[str]:

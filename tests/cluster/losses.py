@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from slurm_cluster import NODES, Cluster, wait_for
 
@@ -81,22 +82,30 @@ class Run:
             cwd=self.place,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=self.output(),
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
 
+    def output(self) -> IO[str]:
+        """A new file for what a command says."""
+        return (self.marks / f"said-{len(list(self.marks.glob('said-*')))}").open("w")
+
+    def said(self) -> str:
+        """By the command that was started last."""
+        return (self.marks / f"said-{len(list(self.marks.glob('said-*'))) - 1}").read_text()
+
     def end(self, running: subprocess.Popen[str]) -> int:
-        """Its exit code; what it said is in `log`."""
+        """Its exit code; what it said is in `log`. It is the one that was started last."""
         try:
-            said, _ = running.communicate(timeout=END_S)
+            running.wait(timeout=END_S)
         except subprocess.TimeoutExpired:
             running.send_signal(signal.SIGINT)
-            said, _ = running.communicate(timeout=30)
-            self.log.append(said)
+            running.wait(timeout=30)
+            self.log.append(self.said())
             raise AssertionError(f"it did not end in {END_S:.0f} s:\n{self.told()}") from None
-        self.log.append(said)
+        self.log.append(self.said())
         return running.returncode
 
     def told(self) -> str:
@@ -116,7 +125,7 @@ class Run:
         running = self.start()
         try:
             wait_for(lambda: len(list(self.marks.glob("held-*"))) >= tasks or running.poll() is not None, "a trial")
-            assert running.poll() is None, running.communicate()
+            assert running.poll() is None, self.said()
             yield running
         finally:
             (self.marks / "hold").unlink(missing_ok=True)

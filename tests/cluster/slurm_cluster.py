@@ -172,13 +172,14 @@ class Cluster:
         return done.returncode == 0 and done.stdout.split() == ["idle"] * len(NODES)
 
     def administer(self, over: threading.Event) -> None:
-        """What an administrator does of nodes that Slurm has drained: a controller that was killed forgets what it had
-        not saved in the last seconds, gives a number again, and drains the node that knows it from before."""
+        """What an administrator does of nodes that run and that Slurm has drained, or thinks to be down: a controller
+        that was killed forgets what it had not saved in the last seconds, gives a number of a job again, and drains the
+        node that knows it from before."""
         while not over.wait(1.0):
             nodes = self.run("sinfo", "--noheader", "--Node", "--partition=main", "--format=%n %t", check=False)
             for line in nodes.splitlines():
                 name, _, state = line.partition(" ")
-                if state.startswith(("drain", "drng")):
+                if name in self.running and state.startswith(("drain", "drng", "down")):
                     self.run("scontrol", "update", f"nodename={name}", "state=resume", check=False)
 
     def stop(self) -> None:

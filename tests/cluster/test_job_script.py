@@ -48,13 +48,14 @@ time.sleep(60)
 class Job:
     """A job of one task; what Slurm would be asked is in `asked`, and `state` is what squeue answers."""
 
-    def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch, *, state: str = "RUNNING") -> None:
+    def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch, *, state: str = "RUNNING 1:00:00") -> None:
         self.place, self.folder = place, place / "run"
         (self.folder / "jobs").mkdir(parents=True)
         (place / "bin").mkdir()
         (place / "command.py").write_text(COMMAND)
         self.do("")
-        for name, text in {"squeue": f"echo {state}", "scontrol": f'echo "$@" >>{place}/asked'}.items():
+        (place / "state").write_text(f"{state}\n")
+        for name, text in {"squeue": f"cat {place}/state", "scontrol": f'echo "$@" >>{place}/asked'}.items():
             (place / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
             (place / "bin" / name).chmod(0o755)
         monkeypatch.chdir(place)
@@ -134,7 +135,7 @@ def test_no_name_of_a_file_is_read_as_anything_else(tmp_path_factory: pytest.Tem
         assert job.said[0][1] == str(place / f"{name}.toml")
         assert job.said[0][-1] == f"{job.folder}/shards/b2"
         assert sorted(each.name for each in place.iterdir()) == sorted(
-            ["bin", "command.py", "do", "said", "script.sh", "run", f"{name}.toml"]
+            ["bin", "command.py", "do", "said", "script.sh", "state", "run", f"{name}.toml"]
         )
 
 
@@ -151,7 +152,7 @@ def test_a_job_that_is_told_of_its_end_hands_that_on_and_is_queued_again(job: Jo
     assert "b2 ended by 130 and is queued again" in said
 
 
-@pytest.mark.parametrize("state", ["CANCELLED", "COMPLETING", "PENDING", "PREEMPTED", ""])
+@pytest.mark.parametrize("state", ["CANCELLED 0:00", "COMPLETING 0:10", "PENDING 1:00:00", "PREEMPTED 0:10", ""])
 def test_a_job_that_its_user_or_slurm_ended_is_never_queued_again_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
@@ -186,15 +187,37 @@ def test_a_block_that_gains_trials_is_queued_again_however_often_it_was(job: Job
     assert len(job.requeued) == 3
 
 
-def test_a_block_of_which_nothing_ends_within_the_time_of_a_job_is_told_and_not_run_for_ever(job: Job) -> None:
-    job.do("import time; time.sleep(1.1); sys.exit(130)")
-    script = job.blocks([0], [1], time_s=60.0).replace("limit_s=30 ", "limit_s=1 ")
-    assert "limit_s=1 " in script
-    code, said = job.run(script)
+@pytest.mark.parametrize("left", ["0:10", "1:19", "01:20"])
+def test_a_block_of_which_nothing_ends_within_the_time_of_a_job_is_told_and_not_run_for_ever(
+    job: Job, left: str
+) -> None:
+    """A job of a minute is told fifteen seconds before its end, or up to a minute earlier."""
+    job.do("sys.exit(130)")
+    (job.place / "state").write_text(f"RUNNING {left}\n")
+    code, said = job.run(job.blocks([0], [1], time_s=60.0))
     assert code == 1
     assert "it needs more: [on] slurm.time" in said
     assert not job.requeued
     assert notes(job.folder, 1) == ["time"]
+
+
+def test_a_baseline_that_each_start_repeats_is_no_gain(job: Job) -> None:
+    job.do(
+        "place = sys.argv[-1] + '/records'; os.makedirs(place, exist_ok=True)\n"
+        "open(place + '/b1-i%d-w.baseline.json' % len(os.listdir(place)), 'w').close(); sys.exit(130)"
+    )
+    (job.place / "state").write_text("RUNNING 0:30\n")
+    codes = [job.run(job.blocks([0], [1], time_s=60.0))[0] for _ in range(2)]
+    assert codes == [0, 1]
+    assert notes(job.folder, 1) == ["time"]
+
+
+@pytest.mark.parametrize("left", ["1:21", "10:00", "1:00:00", "1-00:00:10", "08:09:08", "UNLIMITED", "INVALID", ""])
+def test_a_block_that_ended_for_another_reason_is_queued_again_whatever_it_gained(job: Job, left: str) -> None:
+    job.do("sys.exit(130)")
+    (job.place / "state").write_text(f"RUNNING {left}\n")
+    code, said = job.run(job.blocks([0], [1], time_s=60.0))
+    assert (code, job.requeued) == (0, ["requeue 7_1"]), said
 
 
 def test_what_a_command_refuses_is_noted_and_the_other_blocks_run(job: Job) -> None:

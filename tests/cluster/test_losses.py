@@ -13,7 +13,7 @@ from pathlib import Path
 import losses
 import pytest
 from losses import Run
-from slurm_cluster import Cluster
+from slurm_cluster import Cluster, wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -34,6 +34,7 @@ def test_what_is_lost_while_a_trial_runs_is_run_again(cluster: Cluster, tmp_path
         loss(run)
     assert run.end(running) == 0, run.told()
     run.check()
+    assert loss is not losses.preempt or "DUE TO PREEMPTION" in run.told()
 
 
 def test_who_ends_the_wait_ends_no_job_and_what_is_cancelled_comes_again_when_it_is_asked_for(
@@ -48,6 +49,7 @@ def test_who_ends_the_wait_ends_no_job_and_what_is_cancelled_comes_again_when_it
         assert "submitted as" not in run.log[-1]  # all of it is queued or runs
         assert "running on" in run.log[-1]
         waiting = run.start()
+        wait_for(lambda: " · " in run.said(), "the wait")
         assert losses.cancel(run)
     assert run.end(waiting) == 130, run.told()
     assert "its job was cancelled" in run.log[-1]

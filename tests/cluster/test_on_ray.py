@@ -33,7 +33,7 @@ class RayRun(Run):
             cwd=self.place,
             env={**self.cluster.environment, "COLUMNS": "120"},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=self.output(),
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
