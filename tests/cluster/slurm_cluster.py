@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from energybench.common.processes import die_with
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
 NODES = ("n1", "n2")
 CPUS = 4  # of each node; `config_overrides` lets it say so
@@ -127,9 +129,16 @@ class Cluster:
             ],
             "slurmctld": ["slurmctld", "-D", "-f", conf],
         }.get(name, ["slurmd", "-D", "-N", name, "-f", conf])
+        tests = os.getpid()
         with (self.place / f"{name}.out").open("ab") as log:
             self.running[name] = subprocess.Popen(
-                words, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                words,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=lambda: die_with(tests, signal.SIGKILL),  # tests that are killed leave no daemon
             )
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
