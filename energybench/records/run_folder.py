@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from energybench.common.errors import CannotWrite, EnergybenchError, Problem, UsageError, typed
+from energybench.common.errors import AtWork, CannotWrite, EnergybenchError, Problem, UsageError, typed
 from energybench.common.folder_lock import FolderBusy, FolderLock
 from energybench.common.held_folder import HeldFolder
 from energybench.common.outputs import LOCK, LOCK_OWNER, PARTS, RUN_FILE
@@ -154,6 +154,8 @@ class Folder:
             whose = f": {other.holder.shown}" if other.holder else ""
             message = f"another energybench is running in this folder{whose}"
             hint = "wait for it, or start another beside it: --new, or --out with another folder"
+            if issubclass(busy, AtWork):
+                hint = "leave it to that one, or come again with the same command"
             hint += f"; {other.hint}" if other.hint else ""
             raise busy(Problem("E604", message, str(self.path), hint)) from None
         except OSError as error:

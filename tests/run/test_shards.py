@@ -107,7 +107,8 @@ def test_a_shard_has_one_worker_and_others_are_told_to_come_again(place: Path) -
     assert beside.returncode == 0, beside.stderr
     release(place)
     _, errors = running.communicate(timeout=PATIENCE_S)
-    assert running.returncode == 0, errors
+    assert "block 2: finished" in errors  # a trial that was held for long is doubted: no matter of the lock's
+    assert {t.trial for t in read_folder(place / "F/shards/b2")[1] if t.status == "ok"} == set(OF_BLOCK[1])
 
 
 @fault("shard interrupted")
