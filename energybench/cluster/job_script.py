@@ -106,7 +106,7 @@ one() {
         if [ "$state" = RUNNING ] && [ "$left" -le $((told_s + 65)) ] &&
           [ $((2 * (SECONDS - began))) -ge "$SECONDS" ]; then
           note "$part" time
-          say "nothing of $part ended within the time of the job; it needs more: [on] slurm.time"
+          say "nothing new of $part ended within the time of the job; it needs more: [on] slurm.time"
           worst=1
           return
         elif [ "$restarts" -ge 20 ] || { [ "$code" = 137 ] && [ "$restarts" -ge 3 ]; }; then

@@ -205,7 +205,7 @@ def _meaning(reason: str) -> str:
     kind, _, code = reason.partition(":")
     return {
         "cancelled": "its job was cancelled",
-        "time": "no trial of it ended within the time of its job; it needs more: [on] slurm.time",
+        "time": "nothing new of it ended within the time of its job; it needs more: [on] slurm.time",
         "refused": f"its command ended with {code}; its log says why",
         "elsewhere": "another process works on it",
     }.get(kind, "its jobs were lost")
