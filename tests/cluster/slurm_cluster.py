@@ -185,7 +185,7 @@ class Cluster:
         that was killed forgets what it had not saved in the last seconds, gives a number of a job again, and drains the
         node that knows it from before."""
         while not over.wait(1.0):
-            nodes = self.run("sinfo", "--noheader", "--Node", "--partition=main", "--format=%n %t", check=False)
+            nodes = self.run("sinfo", "--noheader", "--Node", "--partition=main", "--format=%N %t", check=False)
             for line in nodes.splitlines():
                 name, _, state = line.partition(" ")
                 if name in self.running and state.startswith(("drain", "drng", "down")):
