@@ -102,6 +102,7 @@ class _Tasks:
         self.ray, self.table, self.asked, self.disk, self.line = ray, table, asked, disk, line
         self.folder, self.place = disk.folder, str(Path.cwd())
         options = {"num_cpus": table.cpus, "num_gpus": table.gpus, "max_retries": table.retries}
+        self.job = str(ray.get_runtime_context().get_job_id())
         self.task = ray.remote(ray_work.work).options(**options, retry_exceptions=[ray_work.Lost])
         self.under_way: dict[Any, str] = {}
         self.failed: dict[str, str] = {}
@@ -130,9 +131,9 @@ class _Tasks:
             while waiting or self.under_way:
                 while waiting and len(self.under_way) < most:
                     part, words = waiting.pop(0)
-                    self.under_way[self.task.remote(words, self.place, str(self._log(part)), secrets.token_hex(8))] = (
-                        part
-                    )
+                    self.under_way[
+                        self.task.remote(words, self.place, str(self._log(part)), secrets.token_hex(8), self.job)
+                    ] = part
                 done, _ = self.ray.wait(list(self.under_way), timeout=LOOK_S)
                 for each in done:
                     self._end(each)

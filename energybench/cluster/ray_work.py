@@ -27,19 +27,21 @@ class Lost(Exception):
     """The command ended before its work did, and goes on if it is started again: what Ray retries."""
 
 
-def work(words: Sequence[str], place: str, log: str, token: str) -> int:
+def work(words: Sequence[str], place: str, log: str, token: str, job: str = "") -> int:
     """Run a command to its end. Returns its exit code.
 
     Args:
         place: folder to run it in
         log:   file that its output is added to
         token: of this task, the same in each of its attempts, which Ray counts for itself alone
+        job:   number of Ray's job, which the environment of a worker that was started before it does not say
 
     Raises:
         Lost: it was ended from outside.
         KeyboardInterrupt: the task was cancelled; its command has ended.
     """
     until, environment = time.monotonic() + ELSEWHERE_S, os.environ | {RESTARTS: str(_earlier(Path(log), token))}
+    environment |= {"RAY_JOB_ID": job} if job else {}
     while True:
         code = _to_its_end(words, place, Path(log), environment)
         if code in RESUMABLE:
