@@ -29,7 +29,7 @@ SYS = Path("/sys")
 EVENTS, POWERCAP = SYS / "bus/event_source/devices", SYS / "class/powercap"
 CACHE = Path("/etc/ld.so.cache")
 PROCESSOR = "Strange Processor 9000 @ 0.5 GHz"
-ALL = ["-m", "not perf"]
+ALL = ["-m", "not perf and not cluster"]
 
 ENVIRONMENT = {
     "TZ": "STRANGE-13:37",

@@ -23,7 +23,19 @@ PACKAGE, METHODS = ROOT / "energybench", ROOT / "methods"
 # The rooms from the ground up: each imports only those before it. A module beside the rooms stands for itself.
 FLOORS = (
     *("common", "errors", "stats", "meter", "process", "flops", "suite", "records", "train", "trees", "workloads"),
-    *("papers", "windows", "verdict", "algorithms", "trial", "callbacks", "report", "runner", "gate", "pytest_energy"),
+    *(
+        "papers",
+        "windows",
+        "verdict",
+        "algorithms",
+        "trial",
+        "callbacks",
+        "report",
+        "runner",
+        "gate",
+        "cluster",
+        "pytest_energy",
+    ),
     *("results", "moved", "__init__", "pytest_plugin", "overhead", "cli", "__main__"),
 )
 # What may import torch when it is itself imported, and what in these rooms may not; everything else works, and starts,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from energybench.cli import engines
 from energybench.cli.common import Excluded, console, print_json, refuse_together, suite_options
 from energybench.cli.completion import names_of_suites
 from energybench.common.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, EnergybenchError, Problem, UsageError
@@ -21,6 +22,7 @@ EXCLUDED: Excluded = {
         ("--until-decided", "--plan-only", "--new", *ALONE),
     ),
     "--plan-only": ("trains nothing", ("--keep-going", *ALONE)),
+    **engines.EXCLUDED,
 }
 
 
@@ -50,6 +52,16 @@ EXCLUDED: Excluded = {
 @click.option(
     "--keep-going", is_flag=True, help="Go on where a command's quality or windows cannot be used; else it ends there."
 )
+@click.option(
+    "--on",
+    "engine",
+    type=click.Choice(engines.ENGINES),
+    help="Run the blocks as jobs of a cluster, as [on] says, and report when they have ended.",
+)
+@click.option(
+    "--blocks-per-job", type=click.IntRange(1, 1000), metavar="N", help="--on slurm: in place of the suite's."
+)
+@click.option("--submit-only", is_flag=True, help="--on slurm: do not wait; the same command waits later.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def run(
     suite: str,
@@ -66,6 +78,9 @@ def run(
     plan_only: bool,
     strict: bool,
     keep_going: bool,
+    engine: str | None,
+    blocks_per_job: int | None,
+    submit_only: bool,
     as_json: bool,
 ) -> None:
     """Train every cell of SUITE (a file, or a shipped one's name) and report. Run again to continue."""
@@ -81,12 +96,20 @@ def run(
         "--strict": strict,
         "--json": as_json,
         "--keep-going": keep_going,
+        "--on": engine is not None,
     }
     refuse_together([name for name, given in flags.items() if given], EXCLUDED)
     blocks = () if block is None else blocks_of("--block", block)
     if blocks and out is None:
         raise click.UsageError("--block needs --out: the folder of this part, such as FOLDER/shards/b3.")
+    if engine != "slurm" and (blocks_per_job or submit_only):
+        raise click.UsageError(f"{'--submit-only' if submit_only else '--blocks-per-job'} is about --on slurm.")
     with signals_interrupt():  # a job may be ended before its run has begun
+        if engine is not None:
+            given = {"--quick": quick, "--no-user-code": no_user_code, "--keep-going": keep_going}
+            asked = engines.asked(load_suite(suite, quick, overrides, device, no_user_code), given, overrides, device)
+            wanted = engines.Wanted(out, fresh, blocks_per_job, submit_only, strict, as_json)
+            sys.exit(engines.run_on(engine, asked, wanted))
         from energybench.runner import runner
         from energybench.runner.progress import Progress
 

@@ -21,6 +21,7 @@ from energybench.common.safe_read import read_bytes
 from energybench.common.sealed_files import standard_stream, write_out
 
 RUN_FILE, LOCK, LOCK_OWNER = "run.json", ".lock", ".lock-owner"
+JOBS_FILE = "jobs.json"  # of a run whose blocks are jobs of an engine
 # What a run and its report write into.
 PARTS = ("records", "traces", "witness", "state", "logs", "figures", "superseded")
 
@@ -105,7 +106,7 @@ def run_that_owns(path: Path) -> Path | None:
     """The folder of a run whose run.json or lock, or something in a part of it, a path is or leads to."""
     with suppress(OSError, RuntimeError, ValueError):
         real = path.resolve()
-        if real.name in (RUN_FILE, LOCK, LOCK_OWNER) and _is_run(real.with_name(RUN_FILE)):
+        if real.name in (RUN_FILE, LOCK, LOCK_OWNER, JOBS_FILE) and _is_run(real.with_name(RUN_FILE)):
             return real.parent
         inside = zip(real.parents[1:], real.parents, strict=False)
         return next((folder for folder, part in inside if part.name in PARTS and _is_run(folder / RUN_FILE)), None)

@@ -19,7 +19,7 @@ from energybench.common.safe_read import name_too_long
 from energybench.common.sealed_files import PART_SUFFIX
 from energybench.records.reader import RECORDS, paths, read, read_counting_runs, read_trials
 from energybench.records.record import CountingRun, RunFile, Trial, json_of, sealed_json
-from energybench.records.shards import shards_of
+from energybench.records.shards import is_in_parts
 
 SUPERSEDED = "superseded"  # records that count no more: of a block that started anew on another device
 STAMP = re.compile(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?")  # what a run's folder is called, if nobody named it
@@ -319,7 +319,7 @@ def choose(
     _remove_empty_runs(home)
     if not fresh:
         for path, run in _runs(home, say):
-            if run.digest == digest and not run.finished and (sharded or not shards_of(path)):
+            if run.digest == digest and not run.finished and (sharded or not is_in_parts(path)):
                 return Folder(path)
     return Folder(_new(home))
 
@@ -362,4 +362,4 @@ def abandoned(suite: str, stamp: list[str]) -> tuple[Path, RunFile] | None:
     """The newest run of the same command if it is unfinished, and so cannot be continued because something changed."""
     same = ((path, run) for path, run in _runs(Path("reports") / suite, lambda _: None) if run.stamp == stamp)
     newest = next(same, None)
-    return newest if newest and not newest[1].finished and not shards_of(newest[0]) else None
+    return newest if newest and not newest[1].finished and not is_in_parts(newest[0]) else None

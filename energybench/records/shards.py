@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from energybench.common.outputs import RUN_FILE
+from energybench.common.outputs import JOBS_FILE, RUN_FILE
 from energybench.common.safe_read import list_folder
 
 SHARDS = "shards"
@@ -23,6 +23,11 @@ def shards_of(folder: Path) -> list[Path]:
     """The folders of a run's shards that have begun, in the order of their blocks; none where it has none."""
     there = [each for each in list_folder(folder / SHARDS) if os.path.isfile(each / RUN_FILE)]
     return sorted(there, key=lambda each: (_numbers(each.name), each.name))
+
+
+def is_in_parts(folder: Path) -> bool:
+    """Whether the blocks of a run lie in shards, or will: the jobs of an engine were submitted for it."""
+    return os.path.lexists(folder / JOBS_FILE) or bool(shards_of(folder))
 
 
 def plan_of(shard: Path) -> Path | None:

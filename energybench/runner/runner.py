@@ -186,7 +186,7 @@ class _Runner:
             there = self.folder.run_file()
             if there is not None and self.shard.is_complete(there, self.planned, self.records.trials):
                 self.progress.say(f"{self.shard.told}: complete already in {self.folder.path}; nothing is repeated")
-                return EXIT_TRIALS_FAILED if _failed(self.records.trials) else EXIT_FINE
+                return EXIT_TRIALS_FAILED if failed(self.records.trials) else EXIT_FINE
         self.begin()
         if self.shard is not None:
             self.shard.take_counts(self.folder)
@@ -224,7 +224,7 @@ class _Runner:
             if self.shard is not None:
                 self.folder.save(self._closed(outcome, finished=False))  # the run is, when all shards are there
                 self.progress.say(f"{self.shard.told}: {outcome}, in {self.folder.path}")
-                return EXIT_TRIALS_FAILED if _failed(self.records.trials) else EXIT_FINE
+                return EXIT_TRIALS_FAILED if failed(self.records.trials) else EXIT_FINE
             summary = self._report(outcome, finished)
         except KeyboardInterrupt as interrupt:
             return self._interrupted(interrupt)
@@ -234,7 +234,7 @@ class _Runner:
         from energybench.verdict import requirements
 
         code = requirements.exit_code(summary.required, self.strict)
-        return EXIT_TRIALS_FAILED if code != EXIT_REGRESSION and _failed(self.records.trials) else code
+        return EXIT_TRIALS_FAILED if code != EXIT_REGRESSION and failed(self.records.trials) else code
 
     def _interrupted(self, interrupt: KeyboardInterrupt) -> int:
         self.folder.save(self._closed("interrupted", finished=self.run_file.finished))
@@ -395,7 +395,7 @@ def _counting_name(cell: Cell | CountingRun) -> str:
     return f"{COUNTING_RUNS}/{cell_name(cell.workload, cell.method)}.json"
 
 
-def _failed(trials: list[Trial]) -> list[Trial]:
+def failed(trials: list[Trial]) -> list[Trial]:
     """The trials that failed or that no comparison may use, and that no later invocation has repeated well."""
     unusable = {id(trial) for trial in trials if examine(trial).reason_unusable is not None}
     good = {

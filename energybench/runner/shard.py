@@ -16,7 +16,7 @@ from energybench.common.limits import MOST_TRIALS
 from energybench.records.reader import COUNTING_RUNS
 from energybench.records.record import RunFile, Trial, json_of
 from energybench.records.run_folder import Folder
-from energybench.records.shards import SHARDS, plan_of, ranges, shards_of
+from energybench.records.shards import SHARDS, is_in_parts, plan_of, ranges, shards_of
 from energybench.runner import schedule
 from energybench.runner.plan_request import Planned
 from energybench.suite.suite import Suite, cell_name
@@ -123,8 +123,10 @@ class Shard:
 
 def refuse_sharded(folder: Path) -> None:
     """Raises UsageError E629 where the blocks of a run lie in shards: a run of all of them beside would repeat them."""
-    if shards := shards_of(folder):
-        message = f"the blocks of this run are in {len(shards)} shard{'s' * (len(shards) != 1)} below it"
+    if is_in_parts(folder):
+        number = len(shards_of(folder))
+        message = f"the blocks of this run are in {number} shard{'s' * (number != 1)} below it"
+        message = message if number else "the blocks of this run were submitted as jobs"
         hint = f"go on with --block, one after the other; read them with {typed('energybench', 'report', folder)}; "
         hint += "a run of its own: --new, or another --out"
         raise UsageError(Problem("E629", message, str(folder), hint))

@@ -23,6 +23,7 @@ from energybench.suite.command_pairing import unlike
 from energybench.suite.command_tables import CommandMethodTable, CommandWorkloadTable
 from energybench.suite.messages import FOLDER_NAME, KeyedError, explain, model_name, unfit, untagged
 from energybench.suite.node import Node
+from energybench.suite.on_tables import OnTable
 from energybench.suite.overlays import (
     OVERLAID,
     WORKLOAD_OVERLAID,
@@ -104,6 +105,7 @@ class Suite(SuiteTable):
     skips: Several[SkipTable] = Field(default=(), alias="skip")
     requires: Several[RequireTable] = Field(default=(), alias="require")
     quick: dict[str, Any] = Field(default_factory=dict, exclude=True)
+    on: OnTable | None = Field(default=None, exclude=True, description="no setting of a run, and in no digest")
 
     @model_validator(mode="after")
     def _commands_start_their_own_ranks(self) -> Suite:
