@@ -104,9 +104,14 @@ def unsafe(text: str) -> Iterator[str]:
             yield f"{node.lineno}: {name} with a shell"
 
 
+# What may be there, and once: it becomes the program that its own command line names, without a shell.
+ALLOWED = {"energybench/cluster/tied_child.py": ["os.execv"]}
+
+
 @pytest.mark.parametrize("path", PRODUCTION, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_production_file_runs_what_it_reads_or_opens_the_network(path: Path) -> None:
-    assert list(unsafe(path.read_text(encoding="utf-8"))) == []
+    found = [each.partition(": ")[2] for each in unsafe(path.read_text(encoding="utf-8"))]
+    assert found == ALLOWED.get(path.relative_to(ROOT).as_posix(), [])
 
 
 @pytest.mark.parametrize(

@@ -263,12 +263,16 @@ AS_IT_IS = (
     "data_wait_s",
     "memory_device_b",
     "memory_resident_b",
+    "world",
     "weights_moved",
     "weights_sha256",
     "samples_sha256",
     "judged_sha256",
 )
-TABLES, MODELS = ("settings", "flop"), ("passes", "claim", "budget")  # that are often equal in all trials of a cell
+TABLES, MODELS = (
+    ("settings", "flop"),
+    ("passes", "claim", "budget", "placement"),
+)  # that are often equal in all trials of a cell
 IF_EMPTY = ("curve", "diagnostics")  # kept where there is nothing in it
 
 
@@ -299,7 +303,7 @@ class KeptTrial:
     weights_sha256: str | None
     __hash__ = None  # type: ignore[assignment]  # as a trial's, which holds lists
 
-    trained_less = Trial.trained_less
+    trained_less, made_on = Trial.trained_less, Trial.made_on
 
     def __init__(self, trial: Trial, source: Source, shared: Shared) -> None:
         values = trial.__dict__

@@ -56,13 +56,16 @@ def set_superseded_apart(
     Returns whether there was any. Raises CannotWrite E620, E626.
     """
     gone = schedule.superseded(planned.cells, blocks, seed, done, partial(made_here, planned))
-    for trial in gone:
-        folder.set_apart(trial.trial)
+    told = []
     for block in dict.fromkeys(trial.block for trial in gone):
         there = [trial for trial in gone if trial.block == block]
         of = ", ".join(dict.fromkeys(trial.made_on for trial in there))
         trials = f"{len(there)} trial{'s' * (len(there) != 1)} of another device ({of})"
-        say(f"note: block {block + 1}: {trials} set apart in {SUPERSEDED}/; it starts anew on this one")
+        told.append(f"note: block {block + 1}: {trials} set apart in {SUPERSEDED}/; it starts anew on this one")
+    for trial in gone:
+        folder.set_apart(trial.trial)
+    for each in told:
+        say(each)
     return bool(gone)
 
 

@@ -71,7 +71,7 @@ def read(folders: Iterable[Path], read_one: Callable[[Path], Records] = read_fol
     suites: dict[str, Path] = {}
     named: dict[str, Path] = {}
     for each in (each for folder in folders for each in folders_of(folder)):
-        named.setdefault(realpath(each), each)
+        named.setdefault(_place(each), each)
     for folder in named.values():
         found.append((folder, read_one(folder)))
         suites.setdefault(found[-1][1][0].suite, folder)
@@ -80,6 +80,14 @@ def read(folders: Iterable[Path], read_one: Callable[[Path], Records] = read_fol
             message = f"'{first}' in {one} and '{second}' in {other} are different suites: there is nothing to compare"
             raise UsageError(Problem("E608", message, hint=f"energybench report {typed(other)}"))
     return joined(found)
+
+
+def _place(folder: Path) -> str:
+    """Where it lies, links followed; of what no folder can be called, its name: whoever reads it says so."""
+    try:
+        return realpath(folder)
+    except (OSError, ValueError):
+        return str(folder)
 
 
 def joined(found: Iterable[Found]) -> list[Part]:
