@@ -54,13 +54,20 @@ def as_it_says(suite: Suite, raw: dict[str, Any], plain: bool) -> None:
     written_as = [each.name if each.name in tables else each.name.partition("[")[0] for each in suite.workloads]
     assert list(dict.fromkeys(written_as)) == list(tables)
     for workload, name in zip(suite.workloads, written_as, strict=True):
-        table, swept = tables[name], tables[name].get("sweep", {})  # one workload for each of its values
+        table, swept = tables[name], sweep_of(name, tables)  # one workload for each of its values
         assert workload.name == name or swept
         for key in ("epochs", "lr", "momentum"):
             if key in table.get("train", {}) and f"train.{key}" not in swept:
                 assert getattr(workload.train, key) == table["train"][key]
         if "batch" in table.get("data", {}) and "data.batch" not in swept:
             assert workload.data.batch == table["data"]["batch"]
+
+
+def sweep_of(name: str, tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A workload's own, or that of the one that it extends."""
+    while "sweep" not in tables[name] and "extends" in tables[name]:
+        name = tables[name]["extends"]
+    return dict(tables[name].get("sweep", {}))
 
 
 def finite(value: Any) -> None:
