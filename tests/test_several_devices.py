@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 import rank_worker
 import torch
+from click.testing import CliRunner
 from command_line import PATIENCE_S
 from fakes.nvml import UUID, FakeGpu
 from faults import fault
@@ -21,13 +22,14 @@ from hypothesis import strategies as st
 from run.tiny_runs import suite_text
 from support import digits, make_run
 
+from energybench.cli import training
 from energybench.common import processors
 from energybench.common.errors import UsageError
 from energybench.meter import survey
 from energybench.meter.gpu import GpuMeter
 from energybench.meter.sensors import MeterSelection, open_meters
-from energybench.runner import plan_devices, plan_threads
-from energybench.runner.launched import refuse_ranks
+from energybench.runner import plan_devices, plan_threads, runner
+from energybench.runner.launched import leave_torchrun, refuse_ranks, torchrun_of_one_node
 from energybench.runner.plan_request import spec_of
 from energybench.suite.suite import InvalidSuite, load
 from energybench.train import geometry
@@ -353,6 +355,49 @@ def test_a_run_under_a_launcher_of_ranks_is_refused_and_one_process_of_it_is_not
     assert "trials.devices=2" in refused.value.problems[0].hint
     refuse_ranks({})
     refuse_ranks({"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1"})
+
+
+def of_torchrun(number: int, world: int = 2, here: int = 2) -> dict[str, str]:
+    told = {"RANK": number, "LOCAL_RANK": number % here, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": here}
+    return {name: str(value) for name, value in told.items()} | {"MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "x"}
+
+
+def test_of_torchruns_processes_on_one_node_the_first_is_told_from_the_others_and_then_is_no_rank() -> None:
+    first = of_torchrun(0) | {"PATH": "/bin"}
+    assert (torchrun_of_one_node(first), torchrun_of_one_node(of_torchrun(1))) == ((0, 2), (1, 2))
+    leave_torchrun(first)
+    assert first == {"PATH": "/bin"}
+    refuse_ranks(first)
+    several_nodes, of_mpirun = of_torchrun(2, world=4), {"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}
+    for other in (several_nodes, of_mpirun, of_torchrun(0, 1, 1), {}):
+        assert torchrun_of_one_node(other) is None
+    with pytest.raises(UsageError, match="rank 2 of 4"):
+        refuse_ranks(several_nodes)
+
+
+@pytest.mark.parametrize(("number", "devices", "ends"), [(0, 1, None), (0, 2, None), (1, 1, 0), (0, 4, 2), (1, 4, 2)])
+def test_under_torchrun_each_trial_has_as_many_devices_and_one_process_runs_the_suite(
+    number: int, devices: int, ends: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in of_torchrun(number).items():
+        monkeypatch.setenv(name, value)
+    suite = tmp_path / "s.toml"
+    data = 'data = { use = "digits", batch = 8 }'
+    model, train = 'model = { use = "mlp", hidden = [4] }', "train = { epochs = 1, lr = 0.1 }"
+    workload = f'[[workload]]\nname = "w"\n{model}\n{data}\n{train}\n'
+    suite.write_text(
+        f'schema = 1\nsuite = "s"\n[trials]\ndevices = {devices}\n{workload}[[method]]\nuse = "nothing"\n',
+        encoding="utf-8",
+    )
+    began: list[int] = []
+    monkeypatch.setattr(runner, "run", lambda suite, **_: (began.append(suite.trials.devices), (7, tmp_path))[1])
+    done = CliRunner().invoke(training.run, [str(suite)])
+    if ends == 2:
+        assert isinstance(done.exception, UsageError)
+        assert "torchrun --nproc-per-node=4" in done.exception.problems[0].hint
+    else:
+        assert done.exit_code == (7 if ends is None else ends), done.output
+    assert began == ([2] if ends is None else [])
 
 
 def test_a_message_is_sent_for_what_a_layer_speaks_of_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from energybench.cli.completion import names_of_suites
 from energybench.common.errors import EXIT_INTERRUPTED, EXIT_TRIALS_FAILED, EnergybenchError, Problem, UsageError
 from energybench.common.interrupts import signals_interrupt
 from energybench.runner.prepare import load_suite, plan_suite, seconds_of
+
+if TYPE_CHECKING:
+    from energybench.suite.suite import Suite
 
 ALONE = ("--max-time", "--add-blocks", "--strict", "--json")
 EXCLUDED: Excluded = {
@@ -115,6 +119,9 @@ def run(
 
         max_s = None if max_time is None else seconds_of("--max-time", max_time)
         loaded = load_suite(suite, quick, overrides, device, no_user_code)
+        if (devices := _of_torchrun(loaded)) != loaded.trials.devices:
+            given_too = (*overrides, f"trials.devices={devices}")
+            loaded = load_suite(suite, quick, given_too, device, no_user_code)
         tables = console(to_stderr=as_json)
         progress = Progress(console(to_stderr=True), tables)
         code, folder = runner.run(
@@ -137,6 +144,27 @@ def run(
 
             print_json(to_json(summarise(*read_folder(folder))))
         sys.exit(code)
+
+
+def _of_torchrun(suite: Suite) -> int:
+    """Devices of each trial: as many as torchrun started processes on this node, of which all but the first end here;
+    without it, the suite's.
+
+    Raises UsageError E672 where torchrun and the suite say different numbers.
+    """
+    from energybench.runner import launched
+
+    asked = suite.trials.devices
+    if (found := launched.torchrun_of_one_node()) is None:
+        return asked
+    number, world = found
+    launched.refuse_other_devices(asked, world, suite.where(("trials", "devices")))
+    if number:
+        note = f"rank {number} of {world}: the first one runs the suite and starts the ranks of each trial"
+        click.echo(note, err=True)
+        sys.exit(0)
+    launched.leave_torchrun()
+    return world
 
 
 @click.command()
