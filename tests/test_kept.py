@@ -15,9 +15,10 @@ from energybench.common.errors import UsageError
 from energybench.common.sealed_files import with_seal
 from energybench.meter.reading import Energy, Reading
 from energybench.records import reader
-from energybench.records.kept import KeptTrial, at_hand, whole
+from energybench.records.kept import KeptTrial, Shared, Source, at_hand, keep, whole
 from energybench.records.reader import read, read_folder
-from energybench.records.record import Estimate, Trial
+from energybench.records.record import Estimate, Placement, Trial
+from energybench.verdict import devices
 
 OLD = Path(__file__).parent / "old_records"
 RUNS = sorted(path.parent for path in OLD.glob("schema-*/*/run.json"))
@@ -61,6 +62,20 @@ def _hold(mine: Trial, record: Trial) -> None:
     assert mine.model_dump_json(by_alias=True) == record.model_dump_json(by_alias=True)
     with pytest.raises(AttributeError):
         mine.no_such_member  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_where_a_trial_ran_is_kept_and_no_file_is_read_for_it() -> None:
+    """Every verdict asks for it, of every trial."""
+    (old, *_) = (whole(trial) for trial in read_folder(OLD / "schema-3" / "trained")[1])
+    placed = old.model_copy(update={"placement": Placement(host="a1", job="slurm 7_1", restarts=2), "world": 2})
+
+    def never(folder: Path, stem: str) -> tuple[Trial, bytes]:
+        raise AssertionError(f"{folder}/{stem} was read")
+
+    kept = keep(placed, Source(never, OLD, "t", b""), Shared())
+    for name in ("device", "placement", "world", "made_on", "environment"):
+        assert getattr(kept, name) == getattr(placed, name), name
+    assert devices.marks(kept) == devices.marks(placed)
 
 
 def test_it_is_equal_to_a_trial_that_says_the_same_and_to_no_other() -> None:

@@ -33,8 +33,8 @@ def marks(trial: Trial) -> tuple[str, ...]:
     if trial.device not in PROCESSOR:
         return tuple(sorted(trial.device.split("+"))) if "+" in trial.device else (trial.device,)
     machine = trial.environment.get("machine") or {}
-    placement = getattr(trial, "placement", None)
-    host, boot = placement.host if placement else machine.get("host"), machine.get("boot")
+    host = trial.placement.host if trial.placement else machine.get("host")  # of a trial that no run made
+    boot = machine.get("boot")
     return tuple(f"{what} {mark}" for what, mark in (("host", host), ("its boot", boot)) if mark) or ("cpu",)
 
 

@@ -174,7 +174,7 @@ def _key(folder: Path, run: RunFile, trials: Sequence[Trial]) -> Key:
     one run by the folder that they lie in. A run of before identities is that of its device."""
     if run.run_identity is None:
         return (run.digest, "", *_place(run, trials))
-    if getattr(run, "shard", None) and folder.parent.name == SHARDS and plan_of(folder) is None:
+    if run.shard and folder.parent.name == SHARDS and plan_of(folder) is None:
         return (run.digest, f"shards in {realpath(folder.parent)}")
     return (run.digest, run.run_identity)
 
