@@ -58,8 +58,7 @@ def test_a_code_is_given_in_one_room_unless_it_is_the_same_mistake() -> None:
         {"train/discovery.py", "algorithms/update_fits.py"},  # a value that a method cannot take
         {"train/plain_epochs.py", "train/results.py"},
         {"common/sealed_files.py", "records/kept.py"},  # a record that is not what it was
-        {
-            str(file.relative_to(PACKAGE)) for file in (PACKAGE / "cluster").glob("*.py")
-        },  # each engine's way of one mistake
+        # Each engine's way of one mistake.
+        {str(file.relative_to(PACKAGE)) for file in (PACKAGE / "cluster").glob("*.py")},
     )
     assert {code: files for code, files in twice.items() if not any(set(files) <= each for each in together)} == {}

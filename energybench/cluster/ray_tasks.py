@@ -131,9 +131,8 @@ class _Tasks:
             while waiting or self.under_way:
                 while waiting and len(self.under_way) < most:
                     part, words = waiting.pop(0)
-                    self.under_way[
-                        self.task.remote(words, self.place, str(self._log(part)), secrets.token_hex(8), self.job)
-                    ] = part
+                    log, token = str(self._log(part)), secrets.token_hex(8)
+                    self.under_way[self.task.remote(words, self.place, log, token, self.job)] = part
                 done, _ = self.ray.wait(list(self.under_way), timeout=LOOK_S)
                 for each in done:
                     self._end(each)
@@ -159,9 +158,7 @@ class _Tasks:
         """Softly, so that each command ends whole and its records stay; what does not end in time is ended by force."""
         until = time.monotonic() + CANCELLED_S
         while self.under_way and time.monotonic() < until:
-            for (
-                task
-            ) in self.under_way:  # again: what is being started anew, after a loss, hears the first one too early
+            for task in self.under_way:  # again and again: one that is just started anew hears the first too early
                 self.ray.cancel(task, force=False)
             _, left = self.ray.wait(list(self.under_way), num_returns=len(self.under_way), timeout=AGAIN_S)
             self.under_way = {task: self.under_way[task] for task in left}

@@ -31,6 +31,8 @@ from energybench.report.rows import (
 from energybench.verdict import briefly, sentences, wording
 from energybench.verdict.figures import Check, RaisedFlag, Row, Summary, Workload
 
+NO_PICTURES = Album()
+
 
 def _folder_of(row: Row, path: RecordPath) -> str:
     """Where a row's records lie, all of them."""
@@ -300,7 +302,7 @@ def _again(summary: Summary) -> list[str]:
     return [*page, _machine(summary)]
 
 
-def markdown(summary: Summary, album: Album = Album(), path: RecordPath = beside) -> str:  # noqa: B008  (frozen)
+def markdown(summary: Summary, album: Album = NO_PICTURES, path: RecordPath = beside) -> str:
     """The whole page, ending in one newline. The album's files lie in figures/ beside it. path: of a record, from it"""
     stamps = [*summary.stamp, *([] if summary.finished else ["unfinished"])]
     stamp = f" ({escape(', '.join(stamps))})" if stamps else ""
