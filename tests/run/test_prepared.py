@@ -102,6 +102,7 @@ def test_how_a_call_ends_is_told_as_of_any_process(prepared: PreparedInterpreter
 def test_a_server_that_has_died_is_started_again(prepared: PreparedInterpreter, tmp_path: Path) -> None:
     _, facts, _ = call(prepared, tmp_path)
     os.kill(facts["server"], signal.SIGKILL)
+    os.waitid(os.P_PID, facts["server"], os.WEXITED | os.WNOWAIT)  # until it is dead, and is left for its parent
     _, again, _ = call(prepared, tmp_path)
     assert again["server"] != facts["server"]
 
