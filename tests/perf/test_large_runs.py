@@ -39,19 +39,23 @@ class Used:
     most_b: int
 
 
+# A small process between: the most memory of a process counts what its parent had when it was started.
+BETWEEN = """import os, sys
+pid = os.posix_spawn(sys.executable, [sys.executable, "-m", "energybench", *sys.argv[1:]], os.environ)
+_, status, used = os.wait4(pid, 0)
+print(os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, file=sys.stderr)
+"""
+
+
 def command(*words: str | Path) -> Used:
     """Raises CalledProcessError where it ends with an error."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "energybench", *map(str, words)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, process.args)
-    return Used(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+    called = [sys.executable, "-S", "-c", BETWEEN, *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(called, env=environment, capture_output=True, text=True, check=True)
+    code, cpu_s, most_b = done.stderr.splitlines()[-1].split()
+    if int(code):
+        raise subprocess.CalledProcessError(int(code), called, done.stdout, done.stderr)
+    return Used(float(cpu_s), int(most_b))
 
 
 def reporting(*words: str | Path) -> Side:
