@@ -52,7 +52,7 @@ TORCH = (
     *(f"train/{name}" for name in ("learning_parameters", "loss_scaling", "parameter_groups")),
     *("train/part_optimizers", "runner/plan_machine", "runner/plan_precision"),
     *("train/run", "train/trees", "trial/budget", "trial/control_run", "train/geometry", "train/part_streams"),
-    *("train/pass_keys", "train/first_steps", "train/ranks", "train/rank_run", "runner/plan_devices"),
+    *("train/pass_keys", "train/first_steps", "train/traced_task", "train/ranks", "train/rank_run", "runner/plan_devices"),
     *("trial/on_ranks", "trial/rank_follower", "trial/rank_processes"),
     *(f"trial/{name}" for name in ("build", "calibrate", "count_cell", "counting_layer", "phase_profile")),
     *(f"trial/{name}" for name in ("counting_run", "estimate", "failure", "integrity", "judge")),
