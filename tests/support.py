@@ -50,6 +50,23 @@ class TinyTransformer(nn.Module):
         return self.head(self.after(x).mean(1))
 
 
+class StackedTransformer(nn.Module):
+    """A patch convolution, three of torch's encoder layers one after another, a mean and a linear head."""
+
+    def __init__(self, width: int = 16, heads: int = 2, patch: int = 2, layers: int = 3) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(1, width, patch, patch)
+        layer = partial(nn.TransformerEncoderLayer, width, heads, 2 * width, 0.0, batch_first=True, norm_first=True)
+        self.layers = nn.ModuleList(layer() for _ in range(layers))
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.patch(images).flatten(2).transpose(1, 2)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x.mean(1))
+
+
 def tiny_cnn(widths: Sequence[int] = (8, 16)) -> nn.Module:
     """Convolution, BatchNorm and ReLU twice, then a linear head: what ssprop and dropout look for."""
     first, second = widths

@@ -47,7 +47,7 @@ TORCH = (
     *(f"flops/{name}" for name in ("attention_kernels", "checkpoints", "recurrent")),
     *(f"papers/{name}" for name in ("calflops", "counting_rules", "published_tables", "shape_trace")),
     *(f"papers/{name}" for name in ("gradsamp_tables", "meta_models", "neq_tables", "ssprop_tables")),
-    *("runner/planner", "runner/plan_controls", "runner/plan_threads", "runner/tracing"),
+    *("runner/planner", "runner/plan_controls", "runner/plan_refusals", "runner/plan_threads", "runner/tracing"),
     *(f"train/{name}" for name in ("data", "evaluation", "fingerprint", "graph_hooks", "images", "recipe", "results")),
     *(f"train/{name}" for name in ("learning_parameters", "loss_scaling", "parameter_groups")),
     *("train/part_optimizers", "runner/plan_machine", "runner/plan_precision"),

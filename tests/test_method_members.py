@@ -16,6 +16,7 @@ import torch
 from support import CPU, assert_same_state, digits, double_run, make_run, state, tiny_cnn, vectors
 from torch import nn
 
+from energybench.common.errors import UsageError
 from energybench.flops.work import Line
 from energybench.meter.window import Window
 from energybench.runner.tracing import trace_task
@@ -625,3 +626,59 @@ def test_two_runs_with_every_member_used_are_the_same_bit_for_bit():
         return run.model
 
     assert_same_state(state(trained()), state(trained()))
+
+
+# ── what it asks of the run ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Halving(Method):
+    """The rate halves with every epoch."""
+
+    name = "halving"
+
+    def lr_factor(self, run):
+        return 0.5 ** (run.epoch_number - 1)
+
+
+def test_factors_of_layers_multiply_the_recipes_learning_rate():
+    run = double_run([Halving(), Halving()], lr=0.4, epochs=3)
+    rates = []
+    run.train(lambda run: rates.append(run.lr()))
+    assert rates == pytest.approx([0.4, 0.4 / 4, 0.4 / 16])
+
+
+def test_a_factor_is_what_the_default_update_moves_weights_by():
+    with_it, without = double_run([Halving()], epochs=1, lr=0.4), double_run(epochs=1, lr=0.4)
+    for run in (with_it, without):
+        run.train()
+    assert_same_state(state(with_it.model), state(without.model))  # 1 in the first epoch
+
+
+class Narrow(Method):
+    name, trains_in = "narrow", "bf16"
+
+
+def test_a_method_that_says_its_precision_trains_as_the_recipe_of_that_precision_does():
+    with_it, without = make_run([Narrow()]), make_run(precision="bf16")
+    for run in (with_it, without):
+        run.train()
+    assert with_it.recipe.precision == "bf16"
+    assert_same_state(state(with_it.model), state(without.model))
+
+
+class Picky(Method):
+    name = "picky"
+
+    def incompatible_run(self, run):
+        batch = next(iter(run.data.load([torch.arange(2)])))
+        return None if batch.inputs.dim() == 4 else "it takes images alone"
+
+    def setup(self, run):
+        raise AssertionError("a method that refuses is not set up")
+
+
+def test_a_run_that_a_method_refuses_is_never_set_up():
+    with pytest.raises(UsageError, match="'picky' cannot train it: it takes images alone"):
+        double_run([Picky()])
+    with pytest.raises(AssertionError):
+        make_run([Picky()])

@@ -314,3 +314,52 @@ def test_a_method_written_for_the_version_before_is_planned_and_its_old_names_ar
     assert any("older.py: " in note and "energybench.train.method" in note for note in found["notes"])
     refused = planned(tmp_path, suite.replace("lr = 0.1 }", "lr = 0.1, momentum = 0.9 }"))["problems"]
     assert [problem["code"] for problem in refused] == ["E315"]  # and what it says under the old name holds
+
+
+REFUSING = '''"""picky: a method that refuses."""
+from energybench import Method
+
+
+class Picky(Method):
+    trains_in = {precision!r}
+
+    def incompatible_run(self, run):
+        biases = [name for name, _ in run.model.named_parameters() if name.endswith("bias")]
+        return f"it has {{len(biases)}} biases" if biases and {run} else None
+
+    def incompatible_hardware(self, device):
+        return f"no knob on a {{device}}" if {hardware} else None
+'''
+
+
+def refused_by(folder: Path, *, run: bool = False, hardware: bool = False, precision: str | None = None, **settings):
+    text = REFUSING.format(run=run, hardware=hardware, precision=precision)
+    (folder / "picky.py").write_text(text, encoding="utf-8")
+    return planned(folder, SUITE + '[[method]]\nuse = "picky.py"\n', **settings)
+
+
+def test_a_method_may_refuse_a_model_and_the_place_and_the_way_out_are_told(tmp_path: Path) -> None:
+    (problem,) = refused_by(tmp_path, run=True)["problems"]
+    assert problem["code"] == "E327"
+    assert "'picky' cannot train 'w': it has " in problem["message"]
+    assert 'workload = "w", method = "picky"' in problem["hint"]
+
+
+def test_a_method_that_refuses_nothing_is_planned(tmp_path: Path) -> None:
+    assert refused_by(tmp_path)["problems"] == []
+
+
+def test_what_needs_a_card_is_refused_where_it_would_run_and_noted_where_it_is_looked_at(tmp_path: Path) -> None:
+    (problem,) = refused_by(tmp_path, hardware=True, purpose="run")["problems"]
+    assert (problem["code"], "no knob on a cpu" in problem["message"]) == ("E328", True)
+    for purpose in ("check", "count", "trace"):
+        looked = refused_by(tmp_path, hardware=True, purpose=purpose)
+        assert looked["problems"] == []
+        assert any("no knob on a cpu" in note for note in looked["notes"])
+
+
+def test_a_methods_own_precision_is_refused_where_the_processor_emulates_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("energybench.runner.plan_precision.native_bf16", lambda: False)
+    (problem,) = refused_by(tmp_path, precision="bf16")["problems"]
+    assert (problem["code"], "'picky' asks for bf16" in problem["message"]) == ("E405", True)
+    assert problem["where"]

@@ -35,8 +35,8 @@ from energybench.suite.suite import InvalidSuite, load
 from energybench.train import geometry
 from energybench.train.batch import Batch, Share
 from energybench.train.method import Method, Task
-from energybench.train.rank_refusals import refuse_methods, refuse_task
 from energybench.train.rank_run import sets
+from energybench.train.refusals import refuse_methods, refuse_task
 from energybench.trial.build import refuse_wrapped
 from energybench.trial.on_ranks import RankReport, keep, report_of
 from energybench.trial.record_draft import TrialDraft

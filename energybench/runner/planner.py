@@ -7,7 +7,6 @@ few plain steps timed for the expected duration. Every mistake is collected; not
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,7 +20,7 @@ from energybench.common.hashing import digest
 from energybench.common.metrics import Metric
 from energybench.flops.work import Line
 from energybench.records.record import Cell, Role
-from energybench.runner import plan_devices, plan_metrics, plan_threads
+from energybench.runner import plan_devices, plan_metrics, plan_refusals, plan_threads
 from energybench.runner.plan_claim import claim
 from energybench.runner.plan_controls import kept_share, planned_control, useless_controls
 from energybench.runner.plan_energy import energy, unless_elsewhere
@@ -39,9 +38,8 @@ from energybench.train.method import Task, parameters
 from energybench.train.parameter_groups import described, multipliers_of
 from energybench.train.passes import mean_epoch
 from energybench.train.plain_epochs import every_epoch
-from energybench.train.rank_refusals import refuse_methods, refuse_task
+from energybench.train.refusals import refuse_task
 from energybench.train.run import Run
-from energybench.train.stack_check import check_stack
 from energybench.trial.build import device_name, fresh_model, recipe_of
 from energybench.trial.spec import MethodSpec
 from energybench.workloads import datasets, stand_in
@@ -78,17 +76,17 @@ class Plan:
         self.threads = self.suite.trials.given_threads
         self.thread_facts: dict[str, Any] = {}
         self.metrics: dict[str, dict[str, Metric]] = {}  # of each workload
+        self.stacks: dict[str, Stack] = {}
 
     def result(self) -> PlanResult:
-        stacks = {each.label: self.stack(each) for each in self.spec.variants if each.command is None}
+        self.stacks = stacks = {each.label: self.stack(each) for each in self.spec.variants if each.command is None}
         workloads = {each.name: self.workload(number, each) for number, each in self.spec.trainings}
         choice, workloads = plan_threads.chosen(self.spec, self.device, workloads)
         if choice:
             self.threads, self.thread_facts = choice.threads, choice.facts
             self.notes += choice.notes
         for number, workload in self.spec.trainings:
-            self.check_recipes(workload, stacks)
-            self.check_stacks(number, workload, stacks)
+            self.check_methods(number, workload)
         methods = {label: [method for _, method in stack] for label, stack in stacks.items()}
         self.problems += useless_controls(self.spec, methods, self.seeds)
         machine = machine_facts(self.device, self.thread_facts) | self.energy()
@@ -123,8 +121,11 @@ class Plan:
         self.notes += notes
         return stack
 
-    def check_stacks(self, number: int, workload: WorkloadTable, stacks: dict[str, Stack]) -> None:
-        """Each stack once for each kind of task."""
+    def check_methods(self, number: int, workload: WorkloadTable) -> None:
+        """Each stack by the workload's recipe, and once for each kind of task."""
+        refused = plan_refusals.Refusals(self.spec, self.device, self.stacks)
+        problems, notes = refused.by_recipe(workload)
+        self.problems, self.notes = [*self.problems, *problems], [*self.notes, *notes]
         try:
             task = task_named(workload.task, self.base, self.spec.where("workload", number, "task"))
         except EnergybenchError:
@@ -134,25 +135,8 @@ class Plan:
             if pair.skipped or (variant.label, kind) in self.checked:
                 continue
             self.checked.add((variant.label, kind))
-            methods = [method for _, method in stacks[variant.label]]
-            self.problems += refuse_methods(methods, self.devices, self.spec.where(*variant.stack[0].loc))
-            for problem in check_stack(methods, task, self.spec.where(*variant.stack[0].loc)):
-                hint = problem.hint
-                for use in (item.use for item in variant.stack if discovery.names_file(item.use)):
-                    hint = hint.replace(f'"{Path(use.partition(":")[0]).stem}"', f'"{use}"')  # as one would type it
-                self.problems.append(replace(problem, hint=hint))
-
-    def check_recipes(self, workload: WorkloadTable, stacks: dict[str, Stack]) -> None:
-        recipe = workload.train.model_dump(mode="json")
-        for pair, variant in self.spec.pairs_of(workload.name, commands=False):
-            for _, method in [] if pair.skipped else stacks[variant.label]:
-                if reason := method.incompatible_recipe(recipe):
-                    where, name = self.spec.where(*variant.stack[0].loc), workload.name
-                    hint = (
-                        f'[[skip]] workload = "{name}", method = "{variant.label}", with a because; or another recipe'
-                    )
-                    message = f"'{method.name}' cannot train '{name}': {reason}"
-                    self.problems.append(Problem("E315", message, where, hint))
+            problems, notes = refused.in_stack(variant, task)
+            self.problems, self.notes = [*self.problems, *problems], [*self.notes, *notes]
 
     # ── workloads ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -260,6 +244,7 @@ class Plan:
         except Exception as error:
             self.problems += self.failed(number, f"a first step of '{workload.name}'", error)
             return None
+        self.problems += plan_refusals.Refusals(self.spec, self.device, self.stacks).by_run(workload, run)
         try:
             traced = trace_run(run, self.device)
             lines, unknown = traced.lines, traced.unknown

@@ -84,13 +84,14 @@ class Streamed:
         return torch.tensor(index), images, torch.stack(masks)
 
     def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any, Any]]:
-        if self.workers:
+        workers = self.workers if not isinstance(batches, list) or len(batches) > 1 else 0  # one look is not worth them
+        if workers:
             shorten_socket_folder()  # by which they hand over what they have read, or wait for ever
         loader: Any = torch.utils.data.DataLoader(
             self,  # type: ignore[arg-type]
             sampler=(index.tolist() for index in batches),
             batch_size=None,
-            num_workers=self.workers,
+            num_workers=workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its workers' seed, which nobody uses, is not drawn from the model's stream
         )

@@ -64,6 +64,9 @@ class Method:
     # Values with which a small run shows what it does: of its required parameters, and of defaults that act late.
     example: ClassVar[Mapping[str, Any]] = {}
 
+    # The precision in which it trains in place of the recipe's, "bf16" or "fp16"; None: the recipe's.
+    trains_in: str | None = None
+
     # What it does otherwise on several devices than on one, in a sentence for the record; None: nothing.
     differs_on_devices: ClassVar[str | None] = None
 
@@ -212,6 +215,37 @@ class Method:
             devices: two or more
         """
         return None
+
+    def incompatible_run(self, run: TrainingRun) -> str | None:
+        """Why it cannot train this model on these data; None if it can. Asked before a run starts, and of each run
+        before `setup`, which need not ask again.
+
+        Args:
+            run: not set up yet: its `model`, `data`, `recipe`, `task` and `device` may be looked at, and none of them
+                changed. `next(iter(run.data.load([torch.arange(2)])))` is a batch of two samples.
+        """
+        return None
+
+    def incompatible_hardware(self, device: str) -> str | None:
+        """Why it cannot train on this kind of device; None if it can. A run is refused by it. What is only checked or
+        counted is not: there it trains as plain training does.
+
+        Args:
+            device: "cpu" or "cuda"
+        """
+        return None
+
+    def lr_factor(self, run: TrainingRun) -> float:
+        """By which the recipe's learning rate is multiplied now: `run.lr` has it in."""
+        return 1.0
+
+    def card_settings(self) -> Mapping[str, float]:
+        """What the harness sets on the card for its trials, and puts back on every way out; it sets none itself.
+
+        Returns:
+            {"power_limit_w": watts}, {"clock_limit_hz": hertz} or nothing.
+        """
+        return {}
 
     def kept_epochs(self, run: TrainingRun) -> int | None:
         """How many of `run.epochs` will really train, when fewer; decided before the first step from `run.rng`.

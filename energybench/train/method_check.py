@@ -32,11 +32,14 @@ WORDS = {
     "runs": PASSES,
     "swaps": ("conv", "linear"),
 }
-DECLARATIONS = (*WORDS, "gap_because", "trains_less", "swaps_unless", "example", "acted", "differs_on_devices")
+DECLARATIONS = (
+    *(*WORDS, "gap_because", "trains_less", "swaps_unless", "example", "acted", "differs_on_devices"),
+    "trains_in",
+)
 # Members that never give None.
 GIVING = (
     *("batches", "gradients", "optimizer", "prepare_inputs", "forward_context", "eval_context"),
-    *("estimate", "diagnostics", "saved_tensors"),
+    *("estimate", "diagnostics", "saved_tensors", "lr_factor", "card_settings"),
 )
 AFFIXES = re.compile(
     r"^(on|at|do|run|before|after|pre|post|begin|end|train|training|compute|get)_|_(hook|start|end|begin)$"

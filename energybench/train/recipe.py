@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -53,6 +53,10 @@ class Recipe:
         elif self.schedule == "exponential":
             rate *= self.factor ** math.floor(epoch + 1e-9)
         return rate * min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else rate
+
+    def in_precision(self, precision: str | None) -> Recipe:
+        """The same recipe in another precision; None: in its own."""
+        return self if precision is None else replace(self, precision=precision)
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         narrow = NARROW.get(self.precision)

@@ -42,6 +42,7 @@ from energybench.train.part_streams import PartStreams
 from energybench.train.pass_keys import PassKeys
 from energybench.train.plain_epochs import plain_samples, plain_steps
 from energybench.train.recipe import Recipe
+from energybench.train.refusals import refuse_run
 from energybench.train.results import RESULTS, call_checked, check_losses, checked
 from energybench.train.tally import Tally
 from energybench.train.trees import join, split
@@ -75,7 +76,8 @@ class Run(OneProcess):
         device: torch.device,
         epochs: int | None = None,
     ) -> None:
-        self.task, self.methods, self.recipe = task, list(methods), recipe
+        self.task, self.methods = task, list(methods)
+        self.recipe = recipe = recipe.in_precision(next((m.trains_in for m in methods if m.trains_in), None))
         self.model, self.seed, self.device = model, seed, device
         self.epochs = epochs or recipe.epochs
         self.schedule_epochs: float = self.epochs  # over which the learning rate moves
@@ -102,6 +104,7 @@ class Run(OneProcess):
             self.gradients = partial(self._from_zero, self.gradients)
         self.update = partial(self._whole_update, self._chain("update", self._update))
         self._forward_layers = [layer for layer in reversed(self.layers) if overrides(layer, "forward_context")]
+        self._lr_layers = [layer for layer in self.layers if overrides(layer, "lr_factor")]
         self._steps_layers = [layer for layer in reversed(self.layers) if overrides(layer, "steps_per_epoch")]
         self._prepare = input_chain(self, self.layers)
         self.data = self.prepared(data.zipped(task.batch_parts))
@@ -110,6 +113,8 @@ class Run(OneProcess):
         self.epochs_with_steps: list[int] = []  # their numbers
         self._losses_unchecked = bool(task.batch_parts)
         self.steps_per_epoch, self._counts_passes = data.steps(recipe.batch), False
+        if problems := refuse_run([layer for layer in self.layers if overrides(layer, "incompatible_run")], self, "it"):
+            raise UsageError(problems)
         for layer in self.layers:  # innermost first: outer layers see what inner ones built
             layer.setup(self)
         self._plan_epoch()
@@ -317,7 +322,8 @@ class Run(OneProcess):
     def lr(self, part: str = "main") -> float:
         """The learning rate now: a pure function of progress, so skipped epochs advance it."""
         within = 0.0 if self.task.lr_per_epoch else min(1.0, self.step_in_epoch / self.steps_per_epoch)
-        return self.recipe.lr_at(min(1.0, (self.epoch_number - 1 + within) / self.schedule_epochs))
+        rate = self.recipe.lr_at(min(1.0, (self.epoch_number - 1 + within) / self.schedule_epochs))
+        return rate * math.prod(layer.lr_factor(self) for layer in self._lr_layers)
 
     def lr_multiplier(self, parameter: nn.Parameter) -> float:
         """What a parameter's learning rate is of `lr`: 1 where no pattern of the recipe's `lr_multipliers` fits it."""

@@ -1,11 +1,16 @@
-"""What cannot be trained on several devices at once, and why. Imports no torch."""
+"""What a task or a method cannot train, in its own words: on several devices (E326), this model on these data (E327),
+on this kind of device (E328). Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from energybench.common.errors import Problem
 from energybench.train.method import Method, Task
+
+if TYPE_CHECKING:
+    from energybench.train.interface import TrainingRun
 
 CODE = "E326"
 ALONE = "[trials] devices = 1"
@@ -31,6 +36,33 @@ def refuse_methods(methods: Sequence[Method], devices: int, where: str = "") -> 
     reasons = ((method.name, method.incompatible_devices(devices)) for method in methods)
     return [
         Problem(CODE, f"'{name}' cannot train on {devices} devices: {reason}", where, f"{ALONE}, or leave '{name}' out")
+        for name, reason in reasons
+        if reason is not None
+    ]
+
+
+def refuse_run(
+    methods: Sequence[Method], run: TrainingRun, what: str, where: str = "", hint: str = ""
+) -> list[Problem]:
+    """What can be said against training a model on data by a stack, of which no layer has been set up.
+
+    Args:
+        run: whose model and data are looked at
+        what: the name of what is trained
+    """
+    reasons = ((method.name, method.incompatible_run(run)) for method in methods)
+    return [
+        Problem("E327", f"'{name}' cannot train {what}: {reason}", where, hint)
+        for name, reason in reasons
+        if reason is not None
+    ]
+
+
+def refuse_hardware(methods: Sequence[Method], device: str, where: str = "") -> list[Problem]:
+    """What can be said against a stack on a kind of device: "cpu" or "cuda"."""
+    reasons = ((method.name, method.incompatible_hardware(device)) for method in methods)
+    return [
+        Problem("E328", f"'{name}' cannot train on {device}: {reason}", where, f"leave '{name}' out there")
         for name, reason in reasons
         if reason is not None
     ]
