@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -55,7 +56,9 @@ class ProgressiveResizing(Method):
         if not 0 < self.start <= 1:
             raise ValueError(f"start is a share of the side in (0, 1], not {self.start}")
         if not 0 <= self.delay <= self.until <= 1:
-            raise ValueError(f"delay and until are shares of training, 0 ≤ delay ≤ until ≤ 1, not {self.delay}, {self.until}")
+            raise ValueError(
+                f"delay and until are shares of training, 0 ≤ delay ≤ until ≤ 1, not {self.delay}, {self.until}"
+            )
         if self.multiple < 1:
             raise ValueError(f"multiple is 1 pixel or more, not {self.multiple}")
 
@@ -86,7 +89,9 @@ class ProgressiveResizing(Method):
             return "its inputs are no images, (batch, channels, height, width) of floating point"
         size = _size(image)
         if (spatial := _unknown_targets(batch.targets, size, run.data.facts)) is not None:
-            return f"its targets {spatial} have the size of the images and are no masks: they would not be resized alike"
+            return (
+                f"its targets {spatial} have the size of the images and are no masks: they would not be resized alike"
+            )
         scales = sorted({self.scale(epoch, run.epochs) for epoch in range(1, run.epochs + 1)})
         if all(self._sized(size, scale) == size for scale in scales):
             return f"images of {size[0]} × {size[1]} pixels stay as they are in steps of {self.multiple} pixels"
@@ -168,7 +173,9 @@ class ProgressiveResizing(Method):
             return work
         run = self._run
         plain = self._twin.lines(run)
-        sized = {s: self._twin.lines(run, batch=lambda b, s=s: self._resized(run, b, s)) for s in self._samples}
+        sized = {
+            scale: self._twin.lines(run, batch=partial(self._resized, run, scale=scale)) for scale in self._samples
+        }
         variants = [
             Variant(self._samples[scale] / samples, self._steps[scale] / steps, lines)
             for scale, lines in sized.items()

@@ -148,12 +148,11 @@ def remade(work: Work, plain: Lines, variants: Sequence[Variant]) -> Work:
             old = before.get(key, {}).get(part, 0.0)
             return value * after.get(key, {}).get(part, 0.0) / old if old else value
 
-        numbers = {name: scaled((name, ""), getattr(line, name)) for name in _FLOP}
-        tables = {
-            name: {operand: scaled((name, operand), moved) for operand, moved in getattr(line, name).items()}
-            for name in _BYTES
-        }
-        return replace(line, **numbers, **tables)
+        numbers: dict[str, Any] = {name: scaled((name, ""), getattr(line, name)) for name in _FLOP}
+        for name in _BYTES:
+            moved_b = getattr(line, name).items()
+            numbers[name] = {operand: scaled((name, operand), moved) for operand, moved in moved_b}
+        return replace(line, **numbers)
 
     added = [
         _line(key, {part: value for part, value in parts.items() if not before.get(key, {}).get(part)})
@@ -177,11 +176,10 @@ def _table(traces: Sequence[tuple[float, float, Lines]]) -> _Table:
 
 def _line(key: _Key, parts: dict[_Part, float]) -> Line:
     module, op, phase = key
-    line = Line(phase, module, op, 0.0)
+    flops: dict[str, Any] = {"flop": 0.0, **{name: value for (name, operand), value in parts.items() if not operand}}
+    line = Line(phase, module, op, **flops)
     for (name, operand), value in parts.items():
-        if not operand:
-            line = replace(line, **{name: value})
-        elif value:
+        if operand and value:
             getattr(line, name)[operand] = value
     return line
 
