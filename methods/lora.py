@@ -133,7 +133,7 @@ class LoRA(Method):
             a, b = getattr(layer, A), getattr(layer, B)
             update = self.alpha / len(a) * (b.flatten(1) @ a.flatten(1))
             weight = _weight(layer)
-            weight += update.T if _is_transposed(layer) else update.view(weight.shape)
+            weight.add_(update.T if _is_transposed(layer) else update.view(weight.shape))
             del layer._parameters[A], layer._parameters[B]
         for parameter in run.model.parameters():
             parameter.requires_grad_(parameter in self._learned)

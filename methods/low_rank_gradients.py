@@ -42,7 +42,8 @@ class Projected:
         self._aside: tuple[Tensor, Tensor | None] | None = None
 
     def find_basis(self, gradient: Tensor) -> None:
-        left, _, right = torch.linalg.svd(gradient.float(), full_matrices=False)
+        finite = torch.nan_to_num(gradient.float(), posinf=0.0, neginf=0.0)  # a loss that diverges ends the epoch
+        left, _, right = torch.linalg.svd(finite, full_matrices=False)
         basis = left[:, : self.rank] if self.left else right[: self.rank].T
         self.basis = basis.to(gradient.dtype).contiguous()
 
