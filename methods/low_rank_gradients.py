@@ -42,7 +42,8 @@ class Projected:
         self._aside: tuple[Tensor, Tensor | None] | None = None
 
     def find_basis(self, gradient: Tensor) -> None:
-        finite = torch.nan_to_num(gradient.float(), posinf=0.0, neginf=0.0)  # a loss that diverges ends the epoch
+        wide = gradient if gradient.dtype == torch.float64 else gradient.float()
+        finite = torch.nan_to_num(wide, posinf=0.0, neginf=0.0)  # of a loss that diverges the run tells by itself
         left, _, right = torch.linalg.svd(finite, full_matrices=False)
         basis = left[:, : self.rank] if self.left else right[: self.rank].T
         self.basis = basis.to(gradient.dtype).contiguous()

@@ -61,6 +61,7 @@ class TokenDropping(Method):
             raise ValueError(f"until is a share of training in [0, 1], not {self.until}")
         if self.first < 0:
             raise ValueError(f"first is 0 tokens or more, not {self.first}")
+        self._found: dict[str, int] = {}  # middle layers, and the tokens that each is given
 
     def share(self, epoch: int, epochs: int) -> float:
         """Of the tokens, in an epoch, counted from 1; progress is 0 in the first and 1 in the last."""
@@ -70,7 +71,6 @@ class TokenDropping(Method):
         return self.keep if self.growth == "constant" else self.keep + (1 - self.keep) * progress / self.until
 
     def incompatible_run(self, run: TrainingRun) -> str | None:
-        self._found: dict[str, int] = {}  # middle layers, and the tokens that each is given
         batch = next(iter(run.data.load([torch.arange(min(2, len(run.data)))])))
         model, tried = copy_on(run.model, META), on_meta(batch)
         if failure(run, model, tried) is not None:  # it needs numbers
