@@ -6,9 +6,10 @@ update; what the optimizer keeps, such as momentum, stays as it is then. Weight 
 SGD's is a part of G, AdamW's shrinks W itself.
 
 Paper: Zhao et al. 2024, GaLore, Algorithm 2, with its defaults. Promises memory, r/m of the optimizer's state of each
-such matrix, and no FLOP: 4·r·m·n more in every update for PᵀG and PN, and the singular vectors, of which no counter
-knows the price. Composes with what leaves `update` to the recipe's optimizer: who replaces it leaves nothing to act on.
-Only matrices whose both sides exceed r are projected: no convolutions, no embeddings, and none that is released later.
+such matrix, and no FLOP: it costs 4·r·m·n more in every update, for PᵀG and PN, and the singular vectors, which are
+metered and have no price in a count: its cell is marked so. Composes with what leaves `update` to the recipe's
+optimizer: who replaces it leaves nothing to act on. Only matrices whose both sides exceed r are projected: no
+convolutions, no embeddings, and none that is released later.
 """
 
 from __future__ import annotations

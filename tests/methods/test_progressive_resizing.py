@@ -212,3 +212,23 @@ def test_the_same_batch_keeps_its_index_and_weights():
     small = resizing()._resized(run, batch, 0.5)
     assert small.index is batch.index
     assert small.weights is batch.weights
+
+
+class NeedsNumbers(nn.Module):
+    """Cannot run without numbers; takes sides of some multiple of pixels."""
+
+    def __init__(self, multiple: int) -> None:
+        super().__init__()
+        self.multiple, self.inside = multiple, one_convolution()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.shape[-1] % self.multiple or images.isnan().any().item():
+            raise ValueError(f"sides are multiples of {self.multiple}")
+        return self.inside(images)
+
+
+def test_a_model_that_needs_numbers_is_tried_on_a_copy():
+    assert "4 × 4 pixels (ValueError: sides are multiples of 8)" in refusal(resizing(), lambda: NeedsNumbers(8))
+    run = make_run([resizing()], lambda: NeedsNumbers(4))
+    run.train()
+    assert run.methods[0].acted
