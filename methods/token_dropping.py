@@ -8,8 +8,9 @@ last has all tokens, as evaluation has. Masks of attention and of padding are cu
 Sources: Yao et al. 2022, Random-LTD, with its growing length; Hou et al. 2022, Token dropping for efficient BERT
 pretraining, drops by importance and once for all middle layers. Promises, of a middle layer, k/T of its linear layers
 and (k/T)² of its attention's products, forward and backward. Costs drawing, gathering and putting back, and quality.
-Composes with what leaves the stack's layers their places. Layers are found as a list of three or more of one kind that
-map (batch, tokens, width) to as much; a model without, or whose layers need every token, is refused.
+Composes with what leaves the stack's layers their places, not with a compiled model. Layers are found as a list of
+three or more of one kind that map (batch, tokens, width) to as much; a model without, or whose layers need every token,
+is refused.
 """
 
 from __future__ import annotations
@@ -121,6 +122,11 @@ class TokenDropping(Method):
     def forward_context(self, run: TrainingRun, mode: str) -> AbstractContextManager[Any]:
         if mode != "train" or self._share == 1:
             return nullcontext()
+        if getattr(run.model, "_compiled_call_impl", None) is not None:  # its code keeps the first pass's hooks
+            raise ValueError(
+                f"'{self.name}' gives layers other tokens in every pass, which compiled code does not follow: "
+                "leave out what compiles the model"
+            )
         return on_some_tokens(
             self._layers, lambda tokens: random_tokens(tokens, self._share, self.first, self._generator)
         )

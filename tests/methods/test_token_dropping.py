@@ -280,6 +280,13 @@ def test_what_it_cannot_train_is_told_in_words():
     assert "all of them" in refusal(dropping(keep=0.99), StackedTransformer)
 
 
+def test_a_compiled_model_is_refused_in_words_before_it_is_compiled():
+    run = make_run([dropping()], StackedTransformer)
+    run.model.compile()
+    with pytest.raises(ValueError, match="compiled code does not follow"):
+        run.train()
+
+
 def test_a_stack_is_three_or_more_layers_of_one_kind():
     alike = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)))
     others = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
