@@ -40,7 +40,7 @@ class ProgressiveResizing(Method):
     """start:    share of the side with which training begins, in (0, 1]
 
     delay:    share of training that has this size
-    until:    share of training after which images are whole, at least `delay`
+    until:    share of training after which images are whole, whatever `delay` is
     multiple: of which both sides are while images are smaller, in pixels
     """
 
@@ -55,10 +55,9 @@ class ProgressiveResizing(Method):
     def __post_init__(self) -> None:
         if not 0 < self.start <= 1:
             raise ValueError(f"start is a share of the side in (0, 1], not {self.start}")
-        if not 0 <= self.delay <= self.until <= 1:
-            raise ValueError(
-                f"delay and until are shares of training, 0 ≤ delay ≤ until ≤ 1, not {self.delay}, {self.until}"
-            )
+        for name in ("delay", "until"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share of training in [0, 1], not {getattr(self, name)}")
         if self.multiple < 1:
             raise ValueError(f"multiple is 1 pixel or more, not {self.multiple}")
 
