@@ -1,13 +1,13 @@
-"""layer_drop: leave whole layers of a transformer out of a step by chance, all with the same: x_{l+1} = x_l + b_l·f_l(x_l).
+"""layer_drop: leave whole layers of a transformer out of a step, each with the same chance: x ← x + b_l·f_l(x).
 
-b_l is 0 with the chance `drop`, drawn for every layer in every step: then the layer is not computed, forward or
-backward. Nothing is scaled. Evaluation uses all layers, or a part of them: what was trained so bears being pruned to
-every other layer without fine-tuning.
+b_l is 0 with the chance `drop`, drawn for every layer in every step, and else 1: at 0 the layer is not computed,
+forward or backward. Nothing is scaled. Evaluation uses all layers, or a part of them: what was trained like this bears
+being pruned to every other layer without fine-tuning.
 
-Paper: Fan et al. 2020, Reducing Transformer Depth on Demand with Structured Dropout, section 3. Promises regularisation
-and a network of any depth from one training, and not a share of it; what it leaves out is `drop` of the layers' FLOPs. A
-layer is a residual block of whatever kind, ResNets' too; one with a projection always runs. A dropped layer's weights
-stand still in that step: no decay, no momentum.
+Paper: Fan et al. 2020, Reducing Transformer Depth on Demand with Structured Dropout, section 3. Promises
+regularisation and networks of any depth from one training, and no share of that; what it leaves out is `drop` of the
+layers' FLOPs. A layer is a residual block of whatever kind, ResNets' too; one with a projection always runs. A dropped
+layer's weights stand still in that step: no decay, no momentum.
 Composes with everything that leaves a forward pass. What looks at the whole model outside of its steps, such as a score
 of samples from further out, sees all layers. Compiled, each set of layers is a graph of its own.
 """

@@ -31,7 +31,9 @@ from energybench import Batch, Data, Forward, Line, Method, TrainingRun, Work
 from energybench.algorithms.front_layers import FrontLayers, RestingFront, reached
 from energybench.algorithms.frozen_layers import MOMENTA
 
-RECURRENT_GAP = "of a recurrent layer that is the first to learn, the gradient to its input is not told from that in time"
+RECURRENT_GAP = (
+    "of a recurrent layer that is the first to learn, the gradient to its input is not told from that in time"
+)
 
 
 @dataclass

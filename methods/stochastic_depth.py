@@ -1,9 +1,9 @@
-"""stochastic_depth: leave whole residual blocks out of a step by chance, later ones more often: H_l = σ(b_l·f_l(x) + x).
+"""stochastic_depth: leave whole residual blocks out of a step, later ones more often: x ← σ(x + b_l·f_l(x)).
 
-b_l is 1 with the chance p_l = 1 − l/L·(1 − p_L), drawn for every block in every step, and else 0: then the block is not
-computed, forward or backward. Evaluation uses all blocks. So that it sees what training saw in the mean, kept branches
-are divided by p_l in training, as libraries of models do it, or all branches are multiplied by p_l in evaluation, as in
-the paper.
+b_l is 1 with the chance p_l = 1 − l/L·(1 − p_L), drawn for every block in every step, and else 0: at 0 the block is
+not computed, forward or backward. Evaluation uses all blocks. So that it sees what training saw in the mean, kept
+branches are divided by p_l in training, as libraries of models do it, or all branches are multiplied by p_l in
+evaluation, as in the paper.
 
 Paper: Huang et al. 2016, Deep Networks with Stochastic Depth, Eq. 2–5. Promises about a quarter of training at p_L =
 0.5, and a better network. Here l counts blocks that can be left out, those whose output has the shape of their input: a

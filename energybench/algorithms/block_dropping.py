@@ -69,7 +69,9 @@ class BlockDropping(Method):
             block.scale = self.scale_of_kept(keep)
         if min(self._keep) < 1:
             acted = self.acted
-            run.tally.mark(self)  # one kind of step: a kind for each set of blocks would be met too rarely to be counted
+            run.tally.mark(
+                self
+            )  # one kind of step: a kind for each set of blocks would be met too rarely to be counted
             self.acted = acted or not all(block.kept for block in self._blocks)
         try:
             inner(batch)

@@ -13,8 +13,8 @@ Where the first n layers rest:   dW   of the others alone
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FrontLayers:
-    """names: of the layers, in order. called: names of all modules that a forward pass calls."""
+    """names: of the layers, in order. called: names of all modules that a forward pass calls. weights: module → the
+    place of the layer with which its own weights rest, a later one's where it shares them."""
 
     names: tuple[str, ...]
     called: frozenset[str]
+    weights: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: TrainingRun) -> FrontLayers:
@@ -42,7 +44,15 @@ class FrontLayers:
         every = cls(tuple(order), frozenset(order))
         held = every.parameters(run.model)
         learning = [name for name, own in zip(order, held, strict=True) if any(p.requires_grad for p in own)]
-        return cls(tuple(learning), frozenset(order))
+        layers = cls(tuple(learning), frozenset(order))
+        places = {p: place for place, own in enumerate(layers.parameters(run.model)) for p in own}
+        weights: dict[str, int] = {}
+        for name, module in run.model.named_modules(remove_duplicate=False):
+            own = [p for p in module.parameters(recurse=False) if p in places]
+            matrices = [p for p in own if p.dim() > 1] or own
+            if matrices:
+                weights[name] = max(places[p] for p in matrices)
+        return replace(layers, weights=weights)
 
     def place(self, name: str) -> int | None:
         """Of the layer that a module or a parameter is in, by its name; None: in none."""
@@ -95,7 +105,7 @@ class RestingFront:
 
     def __init__(self, layers: FrontLayers, reached: dict[int, dict[str, float]], work: Work) -> None:
         self._layers, self._reached, self._lines = layers, reached, work.lines
-        self._places = {line.module: layers.place(line.module) for line in work.lines}
+        self._places = {line.module: layers.weights.get(line.module, layers.place(line.module)) for line in work.lines}
         self._leaves = {module for module in self._places if layers.is_leaf(module)}
         self._own: dict[int, int] = {}  # of a line, the place of its operation's forward line
         forward: dict[tuple[str, str], int] = {}
@@ -124,6 +134,7 @@ class RestingFront:
         """Whether an operation comes after the first one of these modules."""
         among = set(modules)
         first = next(
-            (n for n, each in enumerate(self._lines) if each.phase == FORWARD and each.module in among), len(self._lines)
+            (n for n, each in enumerate(self._lines) if each.phase == FORWARD and each.module in among),
+            len(self._lines),
         )
         return self._own[id(line)] > first

@@ -60,6 +60,7 @@ class ResidualBlock:
     scale: float = 1.0
     scale_in_evaluation: float = 1.0
     counts: bool = False
+    _end_scale: float = 1.0  # of the call that runs
     # Σ over its calls of what it was given, in elements n of x: n, 1 and n²; all calls, and those that were computed.
     _asked: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     _computed: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
@@ -84,6 +85,7 @@ class ResidualBlock:
             self._tally(x.numel(), computed)
         if not computed:
             return self._returned(x)
+        self._end_scale = self.scale if training else self.scale_in_evaluation
         output = forward(*args, **kwargs)
         if not training or self.scale == 1 or self.end is not None:
             return output
@@ -91,8 +93,7 @@ class ResidualBlock:
 
     def scaled(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """A hook behind the layer in which f ends."""
-        scale = self.scale if layer.training else self.scale_in_evaluation
-        return output if scale == 1 else output * scale
+        return output if self._end_scale == 1 else output * self._end_scale
 
     def _tally(self, elements: int, computed: bool) -> None:
         for number, amount in enumerate((elements, 1, elements**2)):
