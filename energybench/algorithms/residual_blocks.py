@@ -232,8 +232,8 @@ class _Search:
         inside = [called for called in reversed(self._called) if called.startswith(f"{name}.")]
         for called in inside:
             own = [f"{called.removeprefix(f'{name}.')}.{key}" for key in self._called[called]._parameters]
-            nothing = {key: zeros[key] for key in own if key in zeros}
-            if nothing and torch.equal(given(nothing), x):
+            own_zeros = {key: zeros[key] for key in own if key in zeros}
+            if own_zeros and torch.equal(given(own_zeros), x):
                 return called
         return None
 
