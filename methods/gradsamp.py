@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from energybench import Data, Method, TrainingRun, Work
 from energybench.algorithms.generalized_gaussian import GGD, LOCATIONS, fit
 from energybench.algorithms.gradsamp_bound import bounds
+from energybench.algorithms.side_by_side import side_by_side
 from energybench.algorithms.update_fits import LEVEL, ChosenUpdates, described_fit, histogram, spread
 
 # Epochs of 200 that the paper's Table 2 skips by its own FLOPs. Its periodic counts come from a later first epoch.
@@ -184,18 +186,22 @@ class GradSamp(Method):
             self._update, self._moved, self._fits = update, parameters, []
         self._chosen.keep(run, watched, update, of=run.epoch_number)
 
-    @torch.no_grad()
     def _draw(self, run: TrainingRun) -> None:
         run.tally.mark(self)
         if not self._fits:  # a second skipped epoch in a row reuses the fit: its δ would be the last draw
-            self._fits = [self._fit(update) for update in self._update]
-        generator = run.rng(self.name, "draw", run.epoch_number, device=run.device)
-        for parameter, ggd, update in zip(self._moved, self._fits, self._update, strict=True):
-            # Too few elements, no spread or most at rest: it moves as in the last real epoch.
-            drawn = update if ggd is None else self._widened(ggd).sample(parameter.shape, generator)
-            if parameter.requires_grad:  # drawn for a frozen one too, which moves nobody else's
-                parameter.add_(drawn.to(parameter.dtype))
+            self._fits = side_by_side([(update.numel(), partial(self._fit, update)) for update in self._update])
+        side_by_side([(p.numel(), partial(self._move, run, number)) for number, p in enumerate(self._moved)])
         self._note(run)
+
+    def _move(self, run: TrainingRun, number: int) -> None:
+        """Draw one parameter's update and add it: by a generator of its own, so that the order is no matter."""
+        parameter, ggd, drawn = self._moved[number], self._fits[number], self._update[number]
+        if not parameter.requires_grad:
+            return
+        if ggd is not None:  # else too few elements, no spread or most at rest: it moves as in the last real epoch
+            generator = run.rng(self.name, "draw", run.epoch_number, number, device=run.device)
+            drawn = self._widened(ggd).sample(parameter.shape, generator)
+        parameter.add_(drawn.to(parameter.dtype))
 
     def _fit(self, update: Tensor) -> GGD | None:
         try:

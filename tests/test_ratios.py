@@ -13,6 +13,7 @@ from typing import Any
 
 import perf.conftest
 import pytest
+from perf import roofline
 from perf.ratios import Bench, Ratio, figure, missed, order, take_turns, timed, told
 
 pytest_plugins = ["pytester"]
@@ -166,7 +167,7 @@ def test_the_table_says_ratio_spread_goal_limit_and_what_was_missed():
     assert lines[3:] == [
         "test_it.py",
         "  it: theirs / ours",
-        "       4.00 (2.50–6.00)           goal ≥ 4.5    MISSED   limit 5.02, FLOPs",
+        "       4.00 (2.50–6.00)           goal ≥ 4.5    MISSED   limit 5.02, FLOPs: 80%",
         "  other: ours / peer",
         "      0.500 (0.500–0.500)         goal ≤ 0.6    reached",
         "",
@@ -183,6 +184,33 @@ def test_the_table_fits_80_columns():
     made = one(goal=1234, limit=(5.02, "FLOPs of the backward"), seen="word " * 30)
     long = Ratio("f.py", "a long name " * 9, "ours / theirs", (0.000123,) * 7, 0.0001, False)
     assert max(map(len, told([made, long], "a machine " * 12, 80).splitlines())) <= 80
+
+
+def test_the_share_of_a_limit_is_one_where_it_is_reached_from_either_side():
+    assert one(limit=(8, "FLOPs")).share == pytest.approx(0.5)
+    assert Ratio("f.py", "cost", "ours / peer", (2.0,) * 7, None, False, (1, "nothing")).share == pytest.approx(0.5)
+    assert one().share is None
+
+
+# ── the roofline of a backward ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kept", [1, 13, 64])
+def test_where_products_outweigh_memory_the_limit_is_that_of_the_flops(kept):
+    layer = roofline.Convolution(spatial=4096, into=64, out=64, positions=9)
+    whole, less = (
+        roofline.time_of(parts, 0.0) for parts in (roofline.dense(layer), roofline.channel_sparse(layer, kept))
+    )
+    assert whole / (less - layer.y) == pytest.approx(64 / kept)  # choosing adds |dY| up
+    assert whole / roofline.time_of(roofline.resting(layer, kept), 0.0) == pytest.approx(2 / (1 + kept / 64))
+
+
+def test_where_memory_is_all_that_counts_nothing_is_gained_by_gathering_much():
+    layer = roofline.Convolution(spatial=4096, into=64, out=64, positions=9)
+    slow = 1e9
+    whole = roofline.time_of(roofline.dense(layer), slow)
+    assert roofline.time_of(roofline.channel_sparse(layer, 64), slow) > 1.5 * whole
+    assert roofline.time_of(roofline.resting(layer, 64), slow) > whole
 
 
 @pytest.mark.parametrize(
@@ -241,7 +269,7 @@ def test_a_missed_goal_fails_only_where_asked_and_an_error_always(run, files, st
     assert ("a missed goal fails this run" in printed) is (strict and "short" in files)
     if "good" in files:
         assert "good: theirs / ours" in printed
-        assert "limit 9, physics" in printed
+        assert "limit 9, physics: 44%" in printed.replace("\n  ", " ")
     if "silent" in files:
         assert "told no ratio" in printed
 
@@ -269,6 +297,7 @@ def test_the_json_is_pytest_benchmarks_with_our_times_and_the_ratios(run, tmp_pa
         "reached": False,
         "limit": 9,
         "limit_of": "physics",
+        "share": pytest.approx(4 / 9),
         "seen": "",
         "threads": 1,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import click
 
 from energybench.common.escaping import printable
 from energybench.common.limits import SUITE_B, too_deep
+from energybench.common.remembered import Remembered
 from energybench.common.safe_read import list_folder, read_bytes
 from energybench.common.shipped import shipped
-from energybench.train.discovery import MethodCard, cards
+from energybench.train import discovery, parameter_schema
+from energybench.train.discovery import Source, card, sources
 from energybench.workloads import catalogue
 
+READERS = (__file__, catalogue.__file__, discovery.__file__, parameter_schema.__file__)
 KINDS = ("methods", "suites", "tasks", "models", "data")
 
 
@@ -25,28 +29,39 @@ def listing(here: Path | None = None) -> dict[str, list[dict[str, Any]]]:
     of_torchvision = "resnet18, vit_b_16, … any classifier by its name"
     own = "a folder of images: {train,test}/<class>/*.png, or <class>/*.png with split = 0.2"
     there = "$ENERGYBENCH_DATA/<name>/{train,test}/<class>/*.png"
-    return {
-        "methods": [_card(card) for card in cards(here)],
-        "suites": _suites(here or Path.cwd()),
+    remembered = Remembered("listing", READERS)
+    found = {
+        "methods": [_card(source, remembered) for _, source in sorted(sources(here).items())],
+        "suites": _suites(here or Path.cwd(), remembered),
         "tasks": [
-            *map(_named, [*catalogue.tasks(), *catalogue.offered("task")]),
+            *map(_named, [*catalogue.summaries("task", remembered), *catalogue.offered("task")]),
             {"name": "<file.py:Class>", "summary": "a task of your own: energybench new task NAME", "origin": "yours"},
         ],
         "models": [
-            *map(_named, [*catalogue.models(), *catalogue.offered("model")]),
+            *map(_named, [*catalogue.summaries("model", remembered), *catalogue.offered("model")]),
             {"name": "<torchvision's>", "summary": of_torchvision, "origin": "torchvision"},
         ],
         "data": [
-            *map(_named, [*catalogue.data_sets(), *catalogue.offered("data")]),
+            *map(_named, [*catalogue.summaries("data", remembered), *catalogue.offered("data")]),
             {"name": "<a folder's>", "summary": there, "origin": "yours"},
             {"name": "./<folder>", "summary": own, "origin": "yours"},
         ],
     }
+    remembered.save()
+    return found
 
 
-def _card(card: MethodCard) -> dict[str, Any]:
-    keys = ("name", "origin", "path", "summary", "parameters")
-    return {key: getattr(card, key) for key in keys} | ({"package": card.package} if card.package else {})
+def _card(source: Source, remembered: Remembered) -> dict[str, Any]:
+    """What a listing has of a method's card."""
+
+    def read() -> dict[str, Any]:
+        told = card(source)
+        return {"summary": told.summary, "parameters": told.parameters}
+
+    key = f"method {source.path}:{source.class_name or ''}"
+    said = read() if source.problem else remembered.get(key, source.path, read)
+    entry = {"name": source.name, "origin": source.origin, "path": str(source.path), **said}
+    return entry | ({"package": source.package} if source.package else {})
 
 
 def _named(named: catalogue.Named) -> dict[str, Any]:
@@ -85,17 +100,21 @@ def _shown(entry: dict[str, Any]) -> str:
     return f"(pip install 'energybench[{entry['needs']}]') {summary}" if problem else summary
 
 
-def _suites(here: Path) -> list[dict[str, Any]]:
+def _suites(here: Path, remembered: Remembered) -> list[dict[str, Any]]:
     suites: dict[str, dict[str, Any]] = {}
     for origin, folder in (("./suites", here / "suites"), ("shipped", shipped("suites"))):
         for path in list_folder(folder, ".toml"):
-            try:
-                text = read_bytes(path, SUITE_B).decode("utf-8")
-                about = _about(text)
-            except (ValueError, OSError, RecursionError) as error:
-                about = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-            suites.setdefault(path.stem, {"name": path.stem, "summary": about, "origin": origin, "path": str(path)})
+            if path.stem not in suites:
+                about = remembered.get(f"suite {path}", path, partial(_suite_about, path))
+                suites[path.stem] = {"name": path.stem, "summary": about, "origin": origin, "path": str(path)}
     return list(suites.values())
+
+
+def _suite_about(path: Path) -> str:
+    try:
+        return _about(read_bytes(path, SUITE_B).decode("utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def _about(text: str) -> str:

@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +108,26 @@ def _of_package(folder: Path, group: str) -> Iterator[Offer]:
         yield Offer(point.name, module.strip(), attribute.strip(), package, file_of(module.strip()))
 
 
-def _offering() -> Iterator[tuple[Path, bytes]]:
+def _offering() -> tuple[tuple[Path, bytes], ...]:
     """Each installed package that offers something of ours: the folder of its metadata, its entry points. Of packages
     of one name the first on the path, as Python imports it."""
-    seen: set[str] = set()
+    places = []
     for place in sys.path:
+        with contextlib.suppress(OSError):  # gone
+            places.append((place or ".", os.stat(place or ".").st_mtime_ns))
+    return _offering_in(tuple(places))
+
+
+@lru_cache(maxsize=1)
+def _offering_in(places: tuple[tuple[str, int], ...]) -> tuple[tuple[Path, bytes], ...]:
+    """places: folders, and when each was changed: one command asks for four kinds, and looks once."""
+    seen: set[str] = set()
+    found = []
+    for place, _ in places:
         try:
-            with os.scandir(place or ".") as entries:
+            with os.scandir(place) as entries:
                 names = sorted(entry.path for entry in entries if entry.name.endswith((".dist-info", ".egg-info")))
-        except OSError:  # gone, or a zip
+        except OSError:  # a zip
             continue
         for name in names:
             package = os.path.basename(name).partition("-")[0].replace("_", "-").lower()
@@ -123,7 +135,8 @@ def _offering() -> Iterator[tuple[Path, bytes]]:
                 seen.add(package)
                 with contextlib.suppress(OSError):
                     if _HEADING in (text := Path(name, "entry_points.txt").read_bytes()):
-                        yield Path(name), text
+                        found.append((Path(name), text))
+    return tuple(found)
 
 
 def file_of(module: str) -> Path | None:

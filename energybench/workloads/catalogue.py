@@ -8,14 +8,16 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from energybench.common.extras import missing_packages
 from energybench.common.limits import METHOD_B
 from energybench.common.names import known_as
+from energybench.common.remembered import Remembered
 from energybench.common.safe_read import read_bytes
 from energybench.train import plugins
 from energybench.train.parameter_schema import Parameter, aliases, of_class, of_function
@@ -66,9 +68,13 @@ def models() -> list[Named]:
 
 def data_sets() -> list[Named]:
     """Those that have a function of ours, and those that torchvision downloads."""
+    return [*_own("data"), *downloaded()]
+
+
+def downloaded() -> list[Named]:
+    """The data sets that torchvision downloads."""
     there = "$ENERGYBENCH_DATA, or torchvision's download"
-    downloaded = [Named(name, there, "torchvision") for name in _table("datasets/__init__.py", "TORCHVISION")]
-    return [*_own("data"), *downloaded]
+    return [Named(name, there, "torchvision") for name in _table("datasets/__init__.py", "TORCHVISION")]
 
 
 def data_set_names() -> list[str]:
@@ -188,19 +194,39 @@ def _plain(value: ast.expr) -> Any:
         return None
 
 
-def _own(kind: str) -> list[Named]:
-    """What a package's table has, each read from the file that it names."""
+def _places(kind: str) -> Iterator[tuple[Named, str, str]]:
+    """What a package's table has, with what it needs: (without what its docstring says, file, attribute there)."""
     package, table = TABLES[kind]
     needs = _table(f"{package}/__init__.py", "NEEDS")
-    found = []
     for name, target in _table(f"{package}/__init__.py", table).items():
         module, _, attribute = target.partition(":")
         file = "/".join(module.split(".")[2:]) + ".py"  # below energybench.workloads
         extra = needs.get(name, "")
         lacks = missing_packages(extra)
         problem = f"it needs {', '.join(lacks)}: pip install 'energybench[{extra}]'" if lacks else ""
-        found.append(replace(_read(name, _tree(file), attribute, "shipped"), needs=extra, problem=problem))
+        yield Named(name, "", "shipped", needs=extra, problem=problem), file, attribute
+
+
+def _own(kind: str) -> list[Named]:
+    """The same, with what each says of itself."""
+    found = []
+    for named, file, attribute in _places(kind):
+        read = _read(named.name, _tree(file), attribute, named.origin)
+        found.append(replace(read, needs=named.needs, problem=named.problem))
     return found
+
+
+def summaries(kind: str, remembered: Remembered) -> list[Named]:
+    """What comes with energybench, with its summary alone: as `tasks`, `models` and `data_sets` have it."""
+    found = []
+    for named, file, attribute in _places(kind):
+        read = partial(_summary, named, file, attribute)
+        found.append(replace(named, summary=remembered.get(f"{kind} {named.name}", HERE / file, read)))
+    return found + (downloaded() if kind == "data" else [])
+
+
+def _summary(named: Named, file: str, attribute: str) -> str:
+    return _read(named.name, _tree(file), attribute, named.origin).summary
 
 
 def _read(name: str, tree: ast.Module, attribute: str, origin: str) -> Named:

@@ -64,6 +64,13 @@ class Ratio:
             return None
         return self.median >= self.goal if self.at_least else self.median <= self.goal
 
+    @property
+    def share(self) -> float | None:
+        """Of what the limit allows, how much was reached; None where none is known."""
+        if self.limit is None:
+            return None
+        return self.median / self.limit[0] if self.at_least else self.limit[0] / self.median
+
     def facts(self) -> dict[str, Any]:
         """What the JSON keeps."""
         low, high = self.quartiles
@@ -80,6 +87,7 @@ class Ratio:
             "reached": self.reached,
             "limit": limit,
             "limit_of": of,
+            "share": self.share,
             "seen": self.seen,
             "threads": self.threads,
         }
@@ -224,7 +232,7 @@ def told(found: Sequence[Ratio], machine: str, width: int) -> str:
             low, high = map(figure, ratio.quartiles)
             verdict = {True: "reached", False: "MISSED", None: ""}[ratio.reached]
             goal = "no goal" if ratio.goal is None else f"goal {_wanted(ratio)}"
-            limit = f"limit {_brief(ratio.limit[0])}, {ratio.limit[1]}" if ratio.limit else ""
+            limit = f"limit {_brief(ratio.limit[0])}, {ratio.limit[1]}: {ratio.share:.0%}" if ratio.limit else ""
             lines += _wrapped(f"{ratio.name}: {ratio.fraction}", width, "  ")
             spread = f"({low}–{high})"
             lines += _wrapped(f"{figure(ratio.median):>11} {spread:<21} {goal:<13} {verdict:<8} {limit}", width)

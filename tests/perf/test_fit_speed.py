@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,12 +12,14 @@ from scipy import stats
 from torch import Tensor
 
 from energybench.algorithms.generalized_gaussian import GGD, fit
+from energybench.algorithms.side_by_side import side_by_side
+from energybench.algorithms.ziggurat import ziggurat
 from energybench.common.torchvision_shim import import_torchvision
 
 SHAPE = 1.5
 # A fit has a part that does not grow with the sample, so the ratio does: 50 is wanted at 2.4 million elements.
 GOALS = {300_000: {"median": 20, "free": 8}, 2_400_000: {"median": 50, "free": 25}}
-RESNET50_S = 3.0
+RESNET50_S = {"median": 0.5, "free": 3.0}
 
 
 @pytest.mark.parametrize("count", GOALS)
@@ -47,17 +50,20 @@ def resnet50_updates() -> list[Tensor]:
 @pytest.mark.parametrize("location", ["median", "free"])
 def test_a_skipped_epoch_of_resnet_50_fits_and_draws_every_tensor(location: str, bench: Bench) -> None:
     updates = resnet50_updates() if bench.measuring else [torch.randn(3, 50), torch.randn(60)]
-    random = torch.Generator().manual_seed(3)
+
+    def fitted_and_drawn(number: int) -> Tensor:
+        update = updates[number]
+        return fit(update, location).sample(update.shape, torch.Generator().manual_seed(number))
 
     def skipped_epoch() -> None:
-        for update in updates:
-            fit(update, location).sample(update.shape, random)
+        ziggurat.cache_clear()  # in training no shape comes twice
+        side_by_side([(update.numel(), partial(fitted_and_drawn, number)) for number, update in enumerate(updates)])
 
     times = bench.turns({"ours": timed(skipped_epoch)})
     bench.cost(
         f"skipped epoch of ResNet-50, location {location}",
         times["ours"],
-        RESNET50_S,
-        of=f"{RESNET50_S:g} s, wanted of one core",
+        RESNET50_S[location],
+        of=f"{RESNET50_S[location]:g} s",
         goal=1,
     )

@@ -30,6 +30,7 @@ from typing import Any
 
 import pytest
 import torch
+from perf import roofline
 from perf.ratios import Bench, Side, timed
 from torch import Tensor, nn
 
@@ -132,7 +133,10 @@ def test_wide_layers(name: str, threads: int, bench: Bench) -> None:
     bench.threads(threads)
     shape, goal, seen = LAYERS[name]
     shape = bench.size(shape, SMOKE)
-    limit = (shape[2] / channels_kept(shape[2], DROP), "FLOPs")
+    layer = roofline.Convolution(shape[0] * shape[4] ** 2, shape[1], shape[2], shape[3] ** 2)
+    parts = roofline.dense(layer), roofline.channel_sparse(layer, channels_kept(shape[2], DROP))
+    balance = roofline.machine_balance(bench.measuring)
+    limit = (roofline.time_of(parts[0], balance) / roofline.time_of(parts[1], balance), "roofline")
     on = f"{threads} thread{'s' * (threads > 1)}"
     times = backwards(bench, shape)
     bench.faster(
