@@ -17,7 +17,10 @@ OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./([^)#\s]+)(?:#[^)\s]*)?\)")
 
 def methods_page() -> str:
     """Every shipped method: what its docstring says, its parameters, an example."""
-    parts = ["# Cards of the methods", "Each in its own words, from its file in `methods/`; in a terminal, `energybench list NAME`."]
+    parts = [
+        "# Cards of the methods",
+        "Each in its own words, from its file in `methods/`; in a terminal, `energybench list NAME`.",
+    ]
     for path in sorted(shipped("methods").glob("[!_]*.py")):
         parts += _card(describe(path.stem))
     return "\n\n".join(parts) + "\n"

@@ -110,8 +110,8 @@ def measured(runs: Iterable[Run]) -> list[Measured]:
 
 def energy_of(workload: Workload) -> str:
     """What is known of a workload's energy: "measured: gpu", "modelled", or that nothing is."""
-    sides = [workload.baseline, *workload.baseline.on_devices]
-    energies: list[EnergyFigure] = [energy for side in sides for energy in side.energies]
+    energies: list[EnergyFigure] = [*workload.baseline.energies]
+    energies += [energy for each in workload.baseline.on_devices for energy in each.energies]
     known = [energy for energy in energies if energy.energy_j is not None]
     scopes = dict.fromkeys(energy.scope for energy in known if energy.measured)
     if scopes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -26,22 +27,22 @@ OTHERS = "Other methods"
 ABOUT = """\
 What each method promises, what it was counted to leave out, what it was measured to save, whether the trained model was
 as good, and where. The same model is trained on the same data plainly and with the method, in pairs that are repeated
-block after block; a *saving* is the share that was not needed of what plain training took, and a negative one is a cost.
+block after block; a *saving* is the share of what plain training took that was not needed, a negative one is a cost.
 Brackets hold the 95 % interval. *Counted* is the share of the whole training's FLOPs that was left out, by an
-independent counter. Every figure of a row stands in the report that the row links to; words are explained in [the
-glossary](glossary.md)."""
+independent counter. Every figure of a row stands in the report that the row links to; words are explained in
+{glossary}."""
 NO_ENERGY = (
     "No run on this page measured energy: where a sensor is missing it is modelled from time and load, and a modelled "
     "figure proves nothing. So **time decides** here. At the same load on the same machine, less time is less energy; "
     "how much less, only a machine with a sensor can say."
 )
 SOME_ENERGY = (
-    "Where a figure is of energy, a sensor measured it. Everywhere else energy is modelled or not known, and a modelled "
+    "Where a figure is of energy, a sensor measured it. Everywhere else energy is modelled or not known; a modelled "
     "figure proves nothing, so that **time decides** there."
 )
 SAVES = (
     "Proven savings at held quality, the largest first: the whole interval lies beyond the margin of the suite. *Than "
-    "training less*: what skips work is also held against plain training that stops after as much work, which saves too."
+    "training less*: what skips work is also held against plain training that ends after as much work, which saves too."
 )
 NO_SAVING = "No saving at held quality is proven yet."
 DECIDED = (
@@ -76,7 +77,7 @@ class _Page:
         self.one_device = len({run.part.device for run in runs}) < 2
 
     def blocks(self) -> list[str]:
-        page = ["# What each method saves", f"<!-- written by `{COMMAND}` -->", ABOUT]
+        page = ["# What each method saves", f"<!-- written by `{COMMAND}` -->", ABOUT.format(glossary=self._glossary())]
         page += ["## What saves energy?", *self._what_saves()]
         page += ["## All methods", self._index()]
         for card in self.cards:
@@ -193,6 +194,10 @@ class _Page:
     def _to(self, path: Path) -> str:
         return quote(os.path.relpath(path, self.home).replace(os.sep, "/"))
 
+    def _glossary(self) -> str:
+        beside = (self.home / "glossary.md").is_file()
+        return "[the glossary](glossary.md)" if beside else "docs/glossary.md of energybench"
+
     # ── words ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
@@ -247,9 +252,8 @@ def _saved(cell: Measured) -> float:
 
 def _tally(cells: Sequence[Measured]) -> str:
     """ "2 faster, 5 inconclusive", the most frequent first"""
-    counts: Mapping[str, int] = {word: 0 for word in sorted({cell.row.verdict for cell in cells})}
-    counts = {word: sum(cell.row.verdict == word for cell in cells) for word in counts}
-    return ", ".join(f"{n} {word}" for word, n in sorted(counts.items(), key=lambda item: -item[1])) or NOT_YET
+    counts = Counter(sorted(cell.row.verdict for cell in cells))
+    return ", ".join(f"{n} {word}" for word, n in counts.most_common()) or NOT_YET
 
 
 def _quality(cell: Measured) -> str:
