@@ -71,7 +71,7 @@ class Measured:
 
 
 def _layer(layer: Mapping[str, Any]) -> str:
-    """ "gradsamp[skip=every:3]", as a sweep is written"""
+    """ "mine[rate=0.1]", as the label of a sweep is written"""
     settings = ",".join(f"{key}={value}" for key, value in (layer.get("parameters") or {}).items())
     name = str(layer.get("name") or layer.get("use"))
     return f"{name}[{settings}]" if settings else name

@@ -49,6 +49,10 @@ DECIDED = (
     "What else is decided, by method: how many of its rows came out so, and the measured savings among them, from the "
     "least to the most. Rows that are not here are undecided; all of them stand below."
 )
+PROMISES = r"\b[Pp]romises,? "
+ABBREVIATED = "".join(
+    rf"(?<!\b{word})" for word in ("al", "Eq", "Eqs", "Fig", "Sec", "Alg", "vs", "cf", "e\\.g", "i\\.e")
+)
 PLACES = "Where it was measured"
 
 
@@ -138,7 +142,7 @@ class _Page:
         title = f"[{escape(card.name)}]({self._to(path.resolve())})" if inside else escape(card.name)
         does = card.summary.removeprefix(f"{card.name}: ")
         page = [f"### {title}", _prose(does[:1].upper() + does[1:])]
-        paper = re.split(r"\b[Pp]romises ", card.paper)[0].strip()
+        paper = re.split(PROMISES, card.paper)[0].strip()
         said = [f"{word} {text}" for word, text in (("Source:", paper), ("Promises", promise(card))) if text]
         page += [" ".join(_prose(text.rstrip(".") + ".") for text in said)] if said else []
         cells = self.of[card.name]
@@ -223,8 +227,8 @@ class _Page:
 def promise(card: MethodCard) -> str:
     """The sentence of a card that says what the method promises, without that word; empty where there is none."""
     text = " ".join(card.text.split())
-    found = re.search(r"\b[Pp]romises (.*?[.])(?=\s+[^\sa-z0-9]|$)", text)
-    return found[1].rstrip(".") if found else ""
+    found = re.search(rf"{PROMISES}(.*?){ABBREVIATED}\.(?:\s|$)", text)
+    return found[1] if found else ""
 
 
 def _claims(cells: Iterable[Measured]) -> list[str]:

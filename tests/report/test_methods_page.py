@@ -260,6 +260,8 @@ def test_a_run_that_cannot_be_read_is_said_and_left_out(tmp_path: Path) -> None:
         ("m: it.\n\nPaper: A et al. 2020, Eq. 3. Promises 0 %: a pass\nmore. Composes with all.", "0 %: a pass more"),
         ("m: it.\n\nPromises 1.5 % (Eq. 2), no more.\nOwns `update`.", "1.5 % (Eq. 2), no more"),
         ("m: it.\n\nIt promises less memory.", "less memory"),
+        ("m: it.\n\nPromises no dW. dX is needed.", "no dW"),
+        ("m: it.\n\nPromises, of A et al. 2020 (cf. Eq. 2), half. Costs more.", "of A et al. 2020 (cf. Eq. 2), half"),
         ("m: it.\n\nComposes with all.", ""),
     ],
 )
