@@ -474,7 +474,7 @@ def test_a_name_that_never_was_is_still_not_found():
 
 
 NAMES = sorted(file.stem for file in METHODS.glob("*.py"))
-ENGLISH = {"importance", "low", "dropout"}  # of a sample; of an interval; of a model of its own
+ENGLISH = {"importance", "low", "dropout", "compile"}  # of a sample; an interval; a model of its own; a pattern
 
 
 @pytest.mark.parametrize("module", files())
