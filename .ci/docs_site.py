@@ -11,13 +11,16 @@ from typing import Any
 from energybench.cli.described import describe
 from energybench.common.shipped import shipped
 
-PAGE = "methods.md"
+PAGE = "cards.md"
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./([^)#\s]+)(?:#[^)\s]*)?\)")
 
 
 def methods_page() -> str:
     """Every shipped method: what its docstring says, its parameters, an example."""
-    parts = ["# Methods", "Each in its own words, from its file in `methods/`; in a terminal, `energybench list NAME`."]
+    parts = [
+        "# Cards of the methods",
+        "Each in its own words, from its file in `methods/`; in a terminal, `energybench list NAME`.",
+    ]
     for path in sorted(shipped("methods").glob("[!_]*.py")):
         parts += _card(describe(path.stem))
     return "\n\n".join(parts) + "\n"

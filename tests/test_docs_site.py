@@ -29,7 +29,7 @@ def site() -> ModuleType:
 def test_every_page_is_in_the_contents_once() -> None:
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     named = [page for part in settings["nav"] for pages in part.values() for page in pages]
-    assert sorted(named) == sorted([*(path.name for path in (ROOT / "docs").glob("*.md")), "methods.md"])
+    assert sorted(named) == sorted([*(path.name for path in (ROOT / "docs").glob("*.md")), "cards.md"])
     assert settings["theme"]["font"] is False  # nothing is fetched by who reads it
 
 
@@ -53,12 +53,12 @@ def test_no_link_of_the_site_leads_out_of_it(page: Path, site: ModuleType) -> No
     for target, anchor in re.findall(r"\]\(([^)#\s]+)(?:#([^)\s]+))?\)", text):
         if "://" in target:
             continue
-        assert (page.parent / target).is_file() or (target == "methods.md" and anchor in cards), target
+        assert (page.parent / target).is_file() or (target == "cards.md" and anchor in cards), target
 
 
 def test_a_link_out_of_the_docs_becomes_words_and_a_methods_one_its_card(site: ModuleType) -> None:
     assert site.inside("see [it](../methods/gradsamp.py) and [that](other.md#x)") == (
-        "see [it](methods.md#gradsamp) and [that](other.md#x)"
+        "see [it](cards.md#gradsamp) and [that](other.md#x)"
     )
     assert site.inside("[a report](../reports/q/1/report.md#top)") == (
         "a report (`reports/q/1/report.md` in the repository)"

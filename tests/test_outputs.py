@@ -23,6 +23,7 @@ from energybench.gate.golden_counts import KIND as GOLDEN
 from energybench.papers.page import KIND as CLAIMS
 from energybench.report.export import EMISSIONS
 from energybench.report.export import KINDS as EXPORTS
+from energybench.report.methods_page import KIND as METHODS_PAGE
 from energybench.report.pages import HTML_KIND, PAGE_KIND
 from energybench.report.site import PAGE_KIND as SITE
 from energybench.windows.file import RECORD_KIND as WINDOWS
@@ -40,6 +41,7 @@ OUTPUTS: dict[str, list[str]] = {
     **EXPORTED,
     **GATED,
     "schema": ["schema", "--markdown", "{out}"],
+    "methods": ["list", "methods", "--markdown", "{out}", "--reports", "."],
     "measure": ["measure", "-o", "{out}", "--", sys.executable, "-c", "pass"],
     "measure --vs": ["measure", "--vs", MEASURED, "--pairs", "2", "-o", "{out}", "--", sys.executable, "-c", "pass"],
     "accept": ["compare", "{out}", "run", "--accept"],
@@ -122,6 +124,7 @@ def test_the_mode_is_what_the_umask_leaves(mask: int, tmp_path: Path) -> None:
 EVERY_KIND = {**EXPORTS, **ci_formats.KINDS, "claims": CLAIMS, "accept": GOLDEN, "record=": WINDOWS, "site": SITE}
 EVERY_KIND |= {
     "schema": SUITE_PAGE,
+    "methods": METHODS_PAGE,
     "measure": RECORD_KIND,
     "measure --vs": COMPARISON_KIND,
     "page": PAGE_KIND,

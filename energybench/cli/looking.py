@@ -15,13 +15,32 @@ from energybench.common.errors import EXIT_TRIALS_FAILED
 @click.command("list")
 @click.argument("what", metavar="[methods|suites|tasks|models|data|NAME]", required=False, shell_complete=names_of_all)
 @click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
-def list_(what: str | None, as_json: bool) -> None:
+@click.option(
+    "--markdown",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Of methods: write a page of what each promises and what the reports found.",
+)
+@click.option(
+    "--reports",
+    metavar="FOLDER",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="With --markdown: where the runs lie; default: reports.",
+)
+def list_(what: str | None, as_json: bool, page: Path | None, reports: Path | None) -> None:
     """Methods, suites, tasks, models and data sets that can be used by name; with a NAME, all about that one.
 
     `energybench list gradsamp` prints its parameters with allowed values and defaults, what it needs, and an example.
     """
     from energybench.cli.listing import KINDS, listing, print_listing
 
+    if reports is not None and page is None:
+        raise click.UsageError("--reports is about --markdown.")
+    if page is not None:
+        if what != "methods" or as_json:
+            raise click.UsageError("--markdown is a page of methods: energybench list methods --markdown FILE")
+        _write_methods_page(page, reports or Path("reports"))
+        return
     if what is not None and what not in KINDS:
         from energybench.cli.described import describe, print_described
 
@@ -39,6 +58,25 @@ def list_(what: str | None, as_json: bool) -> None:
         print_listing(entries)
         if what is None:
             click.echo("more of one: energybench list NAME")
+
+
+def _write_methods_page(page: Path, reports: Path) -> None:
+    """Raises UsageError E601 where no run lies below the folder: a slip would empty the page."""
+    from energybench.common.errors import Problem, UsageError
+    from energybench.common.escaping import printable
+    from energybench.common.outputs import refuse_foreign, write_output
+    from energybench.report import measured_cells, pages
+    from energybench.report.methods_page import KIND, markdown
+    from energybench.train.discovery import cards
+
+    refuse_foreign(page, KIND)
+    runs = measured_cells.read(pages.runs(reports), lambda text: click.echo(printable(text), err=True))
+    if not runs:
+        hint = "energybench list methods --markdown FILE --reports FOLDER"
+        raise UsageError(Problem("E601", "there is no run that can be read below it", str(reports), hint))
+    own = [card for card in cards() if not card.package]
+    write_output(page, markdown(own, runs, page, Path.cwd()).encode(), KIND)
+    click.echo(f"{page} written", err=True)
 
 
 @click.group(cls=Verbs)
