@@ -8,7 +8,7 @@ recipe's, reached by a linear warm-up from it.
 Papers: Smith et al. 2018, Don't Decay the Learning Rate, Increase the Batch Size, §3; Goyal et al. 2017, Accurate,
 Large Minibatch SGD, §2.1 (linear scaling) and §2.2 (gradual warm-up); Hoffer et al. 2017 for the square root. Promises
 no FLOPs: as many samples, in fewer updates and larger products, which use a device better. Costs memory, in proportion.
-Owns `batches`: composes with what leaves the choice of samples to it. Give it a recipe with a constant rate for `at`.
+Owns `batches`. Composes with what leaves the choice of samples to it. Give it a recipe with a constant rate for `at`.
 """
 
 from __future__ import annotations

@@ -68,6 +68,7 @@ TORCH = (
 NO_TORCH = (
     "algorithms",
     "algorithms/gradsamp_bound",
+    "algorithms/passes_taken",
     "workloads",
     "workloads/description",
     "workloads/catalogue",
