@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -146,6 +146,7 @@ class Droppable:
 
 
 def _asking(block: ResidualBlock, forward: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(forward)  # whoever asks for its parameters finds the block's own
     def asked(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return block.call(partial(forward, self), self.training, args, kwargs)
 
