@@ -467,7 +467,8 @@ def test_a_name_that_never_was_is_still_not_found():
 
 
 NAMES = sorted(file.stem for file in METHODS.glob("*.py"))
-ENGLISH = {"importance", "low", "dropout"}  # of a sample; of an interval; of a model of its own
+# Of a sample; of an interval; of a model of its own; torch's own name of an order in memory.
+ENGLISH = {"importance", "low", "dropout", "channels_last"}
 
 
 @pytest.mark.parametrize("module", files())
