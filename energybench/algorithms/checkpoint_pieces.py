@@ -67,7 +67,7 @@ def _largest_sequential(model: nn.Module) -> str | None:
     names = [
         name
         for name, module in model.named_modules()
-        if type(module).forward is nn.Sequential.forward and len(module) > 1  # type: ignore[arg-type]
+        if type(module).forward is nn.Sequential.forward and len(module) > 1
     ]
     return max(names, key=lambda name: _held(model, [name]), default=None)
 
