@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
@@ -54,7 +54,7 @@ class Piece:
     call: SeenCall | None = None
     norms: list[_NormBase] | None = None
     looked: bool = False
-    shares: Shares = field(default_factory=dict)
+    shares: Shares | None = None
 
 
 @dataclass
@@ -176,15 +176,14 @@ class GradientCheckpointing(Method):
             generator.set_state(state)
         try:
             yield
-        finally:
+        finally:  # also where the pass is ended early, which torch does by an exception
             for generator, state in now:
                 generator.set_state(state)
             for norm, held in zip(norms, buffers, strict=True):
                 norm._buffers.update(held)
             _set(modules, norms, modes_now)
             piece.looked = True
-        if changed := [name for name, version in _versions(modules).items() if versions.get(name, version) != version]:
-            raise ValueError(f"{changed[0]} of {piece.names[0]} changes in each forward pass, and would change twice")
+            _refuse_changes(piece, versions)
 
     def finish(self, run: TrainingRun) -> None:
         for module, before in reversed(self._replaced):
@@ -209,15 +208,19 @@ class GradientCheckpointing(Method):
 
     def _shares(self, piece: Piece) -> Shares:
         """By a trace of the piece as it was called; where it cannot be traced, everything is made again."""
-        if not piece.shares and piece.call is not None:
-            parts = nn.ModuleList(piece.modules())
-            lines = piece.call.lines(parts, self._run.device, self._run.recipe.precision, _checkpointed)
-            before, after = (_amounts(lines, phase, piece.call.samples) for phase in (FORWARD, RECOMPUTE))
-            for (module, op), amount in before.items():
-                number, _, inside = module.partition(".")
-                name = f"{piece.names[int(number)]}.{inside}".removesuffix(".")
-                piece.shares[name, op] = min(1.0, after.get((module, op), 0.0) / amount) if amount else 0.0
+        if piece.shares is None:
+            piece.shares = {} if piece.call is None else self._traced(piece, piece.call)
         return piece.shares
+
+    def _traced(self, piece: Piece, call: SeenCall) -> Shares:
+        lines = call.lines(nn.ModuleList(piece.modules()), self._run.device, self._run.recipe.precision, _checkpointed)
+        before, after = (_amounts(lines, phase, call.samples) for phase in (FORWARD, RECOMPUTE))
+        shares: Shares = {}
+        for (module, op), amount in before.items():
+            number, _, inside = module.partition(".")
+            name = f"{piece.names[int(number)]}.{inside}".removesuffix(".")
+            shares[name, op] = min(1.0, after.get((module, op), 0.0) / amount) if amount else 0.0
+        return shares
 
     def diagnostics(self) -> dict[str, Any]:
         named = self._found.named()
@@ -252,6 +255,12 @@ def _set(modules: list[nn.Module], norms: list[_NormBase], modes: Modes) -> None
 def _versions(modules: list[nn.Module]) -> dict[str, int]:
     """How often each buffer was written to."""
     return {name: buffer._version for module in modules for name, buffer in module.named_buffers()}
+
+
+def _refuse_changes(piece: Piece, before: dict[str, int]) -> None:
+    for name, version in _versions(piece.modules()).items() if before else ():
+        if version != before.get(name, version):
+            raise ValueError(f"{name} of {piece.names[0]} changes in each forward pass, and would change twice")
 
 
 def _amounts(lines: tuple[Line, ...], phase: str, samples: int) -> dict[tuple[str, str], float]:

@@ -97,7 +97,9 @@ def test_what_a_layer_further_in_leaves_out_is_left_out_of_its_bytes_too():
     half = plain.change(lambda line: 0.5)
     casts = sum(line.moved_b(BATCH) for line in method.estimate(plain).lines[len(plain.lines) :])
     assert casts > 0
-    lines = [sum(line.moved_b(BATCH) for line in method.estimate(work).lines[: len(plain.lines)]) for work in (plain, half)]
+    lines = [
+        sum(line.moved_b(BATCH) for line in method.estimate(work).lines[: len(plain.lines)]) for work in (plain, half)
+    ]
     assert lines[1] == pytest.approx(lines[0] / 2)
 
 

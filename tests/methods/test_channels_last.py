@@ -79,7 +79,12 @@ def test_evaluation_is_given_the_same_order():
 
 def test_a_tree_of_inputs_is_reordered_leaf_by_leaf_and_rows_are_left_alone():
     run = make_run([method := channels_last()], flat, images(8, 8))
-    tree = {"image": torch.randn(2, 3, 4, 5), "video": torch.randn(2, 3, 4, 5, 6), "row": torch.randn(2, 7), "none": None}
+    tree = {
+        "image": torch.randn(2, 3, 4, 5),
+        "video": torch.randn(2, 3, 4, 5, 6),
+        "row": torch.randn(2, 7),
+        "none": None,
+    }
     prepared = method.prepare_inputs(run, tree)
     assert prepared["image"].stride() == (60, 1, 15, 3)
     assert prepared["video"].stride() == (360, 1, 90, 18, 3)
