@@ -1,4 +1,4 @@
-"""channels_last: another order in memory and the same numbers, in training and in evaluation, and put back at the end."""
+"""channels_last: another order in memory and the same numbers, in training and evaluation, and put back at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fused_optimizer: the loop's weights by torch's other forms of the same optimizer, whatever is released or laid out."""
+"""fused_optimizer: the loop's weights by torch's other forms of an optimizer, whatever is released or laid out."""
 
 from __future__ import annotations
 

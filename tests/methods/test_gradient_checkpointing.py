@@ -1,4 +1,4 @@
-"""gradient_checkpointing: plain training's weights and running statistics, with fewer tensors kept and a forward more."""
+"""gradient_checkpointing: plain training's weights and running statistics, with fewer tensors kept, a forward more."""
 
 from __future__ import annotations
 
