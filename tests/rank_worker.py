@@ -58,6 +58,12 @@ STACKS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 }
 # Each is, on two ranks, what it is in one process.
 LIKE_ONE = {"plain": [], "importance": STACKS["importance"], "low": [("low", {})], "mezo": [("mezo", {"lr": 0.01})]}
+# So is each of these, on layers that add to what they are given.
+LIKE_ONE_ON_SUMS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "layer_freezing": [("layer_freezing", {"share": 0.75, "start": 0.3})],
+    "layer_drop": [("layer_drop", {"drop": 0.4})],
+    "stochastic_depth": [("stochastic_depth", {"keep_last": 0.4})],
+}
 
 
 def methods(stack: Sequence[tuple[str, dict[str, Any]]]) -> list[Method]:
@@ -67,6 +73,22 @@ def methods(stack: Sequence[tuple[str, dict[str, Any]]]) -> list[Method]:
 def flat_cnn() -> nn.Module:
     """Without BatchNorm, whose statistics are each rank's own."""
     return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))
+
+
+class Sum(nn.Module):
+    """x + W·tanh(x)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.branch(x.tanh())
+        return y
+
+
+def sums() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 5), Sum(), Sum(), nn.Linear(5, 3)).double()
 
 
 def make(
@@ -200,6 +222,8 @@ def checks(ranks: Ranks) -> dict[str, Any]:
         run.finish()
     for name, stack in LIKE_ONE.items():
         found[f"like one: {name}"] = furthest(ranks, lambda r, stack=stack: double(r, methods(stack)))
+    for name, stack in LIKE_ONE_ON_SUMS.items():
+        found[f"like one: {name}"] = furthest(ranks, lambda r, stack=stack: double(r, methods(stack), model=sums))
     for samples in (511, 513):
         data = vectors(samples)
         found[f"like one: {samples}"] = furthest(ranks, lambda r, data=data: double(r, data=data, batch=512))

@@ -52,7 +52,14 @@ TORCH = (
     *(f"train/{name}" for name in ("learning_parameters", "loss_scaling", "parameter_groups")),
     *("train/part_optimizers", "runner/plan_machine", "runner/plan_precision"),
     *("train/run", "train/trees", "trial/budget", "trial/control_run", "train/geometry", "train/part_streams"),
-    *("train/pass_keys", "train/first_steps", "train/ranks", "train/rank_run", "runner/plan_devices"),
+    *(
+        "train/pass_keys",
+        "train/first_steps",
+        "train/traced_task",
+        "train/ranks",
+        "train/rank_run",
+        "runner/plan_devices",
+    ),
     *("trial/on_ranks", "trial/rank_follower", "trial/rank_processes"),
     *(f"trial/{name}" for name in ("build", "calibrate", "count_cell", "counting_layer", "phase_profile")),
     *(f"trial/{name}" for name in ("counting_run", "estimate", "failure", "integrity", "judge")),
@@ -467,8 +474,8 @@ def test_a_name_that_never_was_is_still_not_found():
 
 
 NAMES = sorted(file.stem for file in METHODS.glob("*.py"))
-# Of a sample; of an interval; of a model of its own; torch's own name of an order in memory.
-ENGLISH = {"importance", "low", "dropout", "channels_last"}
+# Of a sample; an interval; a model of its own; a pattern; torch's name of an order in memory.
+ENGLISH = {"importance", "low", "dropout", "compile", "channels_last"}
 
 
 @pytest.mark.parametrize("module", files())

@@ -109,7 +109,7 @@ def test_all_ranks_end_every_epoch_with_the_same_weights(found: dict[str, Any], 
     assert found[f"same weights: {stack}"] == [True] * 4
 
 
-@pytest.mark.parametrize("stack", list(rank_worker.LIKE_ONE))
+@pytest.mark.parametrize("stack", [*rank_worker.LIKE_ONE, *rank_worker.LIKE_ONE_ON_SUMS])
 def test_two_ranks_train_what_one_process_trains(found: dict[str, Any], stack: str) -> None:
     """Batches of 8 and a last one of 5, in double precision: what is left is the order of sums."""
     assert found[f"like one: {stack}"] < 1e-9

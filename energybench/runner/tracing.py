@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_leaves
 
 from energybench.common.units import Quantity
 from energybench.meter import devices
 from energybench.train.batch import Batch
 from energybench.train.data import Data, Resident
 from energybench.train.first_steps import of_first_batch
-from energybench.train.interface import TrainingRun
 from energybench.train.method import Task
 from energybench.train.recipe import Recipe
 from energybench.train.run import Run
+from energybench.train.traced_task import trace_batch
 from energybench.trial.warmup import warm_up
 
 if TYPE_CHECKING:
@@ -34,58 +31,6 @@ ROUNDS, STEPS = 7, 3  # for each number of threads; in a round, after one that w
 LONGEST_S = 10.0  # of all of them together
 WHOLE_STEPS, LONGEST_WHOLE_S = 8, 4.0
 LONGEST_THREADS_S = 2.0  # after which no other round of timings of threads is begun
-
-
-class TracedTask(nn.Module):
-    """A task's forward pass to its loss, as a module of tensors, so that any task can be traced."""
-
-    def __init__(self, run: Run, batch: Batch) -> None:
-        super().__init__()
-        self.model = run.model
-        leaves, structure = tree_flatten(_contents(batch))
-        self.leaves = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-
-        def rebuilt(tensors: Iterable[torch.Tensor]) -> Any:
-            """The tree with other tensors; what is none of them, such as a target that is None, stays."""
-            given = iter(tensors)
-            return tree_unflatten(
-                [next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], structure
-            )
-
-        # Functions, because the tracer copies this module deeply and functions are not copied.
-        self._batch = lambda tensors: _with_contents(batch, rebuilt(tensors))
-        self._loss = lambda model, batch, device: run.task.forward(traced_run(run, model, device), batch).value
-
-    def forward(self, *leaves: torch.Tensor) -> torch.Tensor:
-        loss: torch.Tensor = self._loss(self.model, self._batch(leaves), leaves[0].device)
-        return loss
-
-
-def _contents(batch: Batch) -> Any:
-    """Its inputs and targets, and those of other domains, as a tree."""
-    return [batch.inputs, batch.targets, {name: _contents(other) for name, other in batch.also.items()}]
-
-
-def _with_contents(batch: Batch, contents: Any) -> Batch:
-    inputs, targets, also = contents
-    first = next(leaf for leaf in tree_leaves([inputs, targets]) if isinstance(leaf, torch.Tensor))
-    return replace(
-        batch,
-        inputs=inputs,
-        targets=targets,
-        index=torch.arange(len(first), device=first.device),
-        weights=None,
-        also={name: _with_contents(other, also[name]) for name, other in batch.also.items()},
-    )
-
-
-def traced_run(run: Run, model: nn.Module, device: torch.device) -> TrainingRun:
-    """The same run with its model, or a copy of it, on the device where it is traced."""
-    other = copy.copy(run)
-    other.model, other.device = model, device
-    if device.type == "meta":  # which has no generator, and no numbers that could differ by one
-        other.rng = lambda name, *key, device="cpu": run.rng(name, *key)  # type: ignore[method-assign]
-    return cast(TrainingRun, other)
 
 
 def trace_task(task: Task, model: nn.Module, recipe: Recipe, batch: Batch, device: torch.device) -> Traced:
@@ -105,17 +50,6 @@ def trace_run(run: Run, device: torch.device) -> Traced:
     Raises UsageError E403 if the model cannot be traced.
     """
     return of_first_batch(run, TRACED_SAMPLES, lambda batch: trace_batch(run, batch, device))
-
-
-def trace_batch(run: Run, batch: Batch, device: torch.device) -> Traced:
-    """As `trace_run`, on these samples."""
-    from energybench.flops.ledger import trace
-
-    recipe, module = run.recipe, TracedTask(run, batch)
-    once = math.ceil(recipe.batch / recipe.accumulate)
-    traced = trace(module, tuple(module.leaves), device, recipe.precision, once)
-    lines = (replace(line, module=line.module.removeprefix("model").removeprefix(".")) for line in traced.lines)
-    return replace(traced, lines=tuple(lines))
 
 
 def time_step(run: Run, most: int | None = None) -> float:

@@ -2,12 +2,14 @@
 
 In one process nothing can be locked away from a method. So a picture is taken first: which functions the clock, torch's
 losses and tensors, the loop, the meters and the task consist of. What was replaced meanwhile is named, and the trial is
-no trial (flag `patched`). What is beyond this picture is seen from outside: by the guard, and by the counting run.
+no trial (flag `patched`). What torch wraps itself, when it compiles for the first time, is told from that by the code
+in its own files. What is beyond this picture is seen from outside: by the guard, and by the counting run.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import resource
 import sys
 import time
@@ -63,7 +65,7 @@ class Picture:
         for name, before in self._seen.items():
             now = _code(self._owners[name])
             for each in before:
-                if now.get(each) is not before[each]:
+                if now.get(each) is not before[each] and not _wrapped_by_torch(now.get(each), before[each]):
                     yield f"{name}.{each}"
             if isinstance(self._owners[name], type):
                 yield from (f"{name}.{each}" for each in now.keys() - before.keys() if each not in ADDED_BY_PYTHON)
@@ -83,6 +85,35 @@ def _wrap_step(kind: type[torch.optim.Optimizer]) -> None:
         step = torch.optim.Optimizer.profile_hook_step(kind.step)
         step.hooked = True  # type: ignore[attr-defined]
         kind.step = step  # type: ignore[method-assign]
+
+
+# Where torch makes its wrappers, when something is compiled for the first time in a process: around the functions that
+# make a module, and around those of optimizers that are not compiled.
+WRAPPERS = {"torch._dynamo.mutation_guard": {"patched_init", "patched_setstate"}, "torch._dynamo.eval_frame": {"_fn"}}
+
+
+def _wrapped_by_torch(now: Any, before: Any) -> bool:
+    """Whether `now` calls `before` from a wrapper of torch's compiler: by the code in torch's file, not by what the
+    function says of itself or what stands in torch's modules by now."""
+    if not isinstance(now, types.FunctionType):
+        return False
+    module = str(now.__globals__.get("__name__"))
+    if module not in WRAPPERS or now.__globals__ is not vars(sys.modules.get(module, types)):
+        return False
+    if now.__code__.co_name not in WRAPPERS[module] or now.__code__ not in _codes_in_file(module):
+        return False
+    return any(cell.cell_contents is before for cell in now.__closure__ or ())
+
+
+def _codes_in_file(module: str) -> Iterator[types.CodeType]:
+    """Of every function in a module's file, however deep it stands, as Python compiles it."""
+    spec = importlib.util.find_spec(module)
+    loader: Any = spec.loader if spec else None
+    waiting = [loader.get_code(module)] if hasattr(loader, "get_code") else []
+    while waiting:
+        code = waiting.pop()
+        yield code
+        waiting += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]
 
 
 def _name(owner: Any) -> str:
